@@ -1,0 +1,46 @@
+"""The auxiliary loss of JANUS: one distribution between AR and NAR, and what ties the three together.
+
+On the hidden tokens y_h, with P_AR(y_h | X, y_<h), P_NAR(y_h | X, observed, every MASK) and
+P_AUX(y_h | X, observed, hidden tokens before h, MASK from h on):
+
+    CE(P)      =  -(1 - s) log P(y_h) - s/V sum_v log P(v)
+    KLs(p, q)  =  1/2 KL(p || q) + 1/2 KL(q || p)  =  1/2 sum_v (p_v - q_v) (log p_v - log q_v)
+
+The objective adds  1/2 (CE(P_NAR) + CE(P_AUX)) + 3 KLs(P_AR, P_AUX) + 1 KLs(P_NAR, P_AUX) + 1 KLs(P_AR, P_NAR)
+to its AR and length losses (Liang et al., EMNLP 2022; weights of the released code, knobs here). Both sides of every
+KL receive gradient: each distribution learns from the others.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class AuxLoss(NamedTuple):
+    """Sums over hidden tokens, in nats."""
+
+    ce_nar: Tensor
+    ce_aux: Tensor
+    kl_ar_aux: Tensor
+    kl_nar_aux: Tensor
+    kl_ar_nar: Tensor
+
+
+def aux_loss(ar: Tensor, nar: Tensor, aux: Tensor, gold: Tensor, smoothing: float) -> AuxLoss:
+    """ar, nar, aux: logits (N, V) of the three distributions at the same N hidden tokens; gold (N,)."""
+    log_ar, log_nar, log_aux = ((x if x.dtype.itemsize > 4 else x.float()).log_softmax(-1) for x in (ar, nar, aux))
+    p_ar, p_nar, p_aux = log_ar.exp(), log_nar.exp(), log_aux.exp()
+    return AuxLoss(
+        ce_nar=_smoothed(log_nar, gold, smoothing),
+        ce_aux=_smoothed(log_aux, gold, smoothing),
+        kl_ar_aux=0.5 * ((p_ar - p_aux) * (log_ar - log_aux)).sum(),
+        kl_nar_aux=0.5 * ((p_nar - p_aux) * (log_nar - log_aux)).sum(),
+        kl_ar_nar=0.5 * ((p_ar - p_nar) * (log_ar - log_nar)).sum(),
+    )
+
+
+def _smoothed(log_p: Tensor, gold: Tensor, smoothing: float) -> Tensor:
+    chosen = log_p.gather(1, gold[:, None]).sum()
+    return -(1 - smoothing) * chosen - smoothing * log_p.mean(-1).sum()

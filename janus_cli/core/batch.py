@@ -1,0 +1,68 @@
+"""What a model reads: ids of sentence pairs, padded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from janus_cli.core.symbols import BOS as BOS
+from janus_cli.core.symbols import EOS as EOS
+from janus_cli.core.symbols import MASK as MASK
+from janus_cli.core.symbols import PAD as PAD
+from janus_cli.core.symbols import SPECIAL as SPECIAL
+from janus_cli.core.symbols import UNK as UNK
+
+IGNORE = -100  # a label that asks for nothing
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sentence pairs, padded on the right with PAD.
+
+    source: (B, S) int64, tokens then EOS.
+    target: (B, T) int64, BOS, y_1 .. y_n, EOS; T is the largest n + 2.
+    ids: (B,) int64, the sentences' numbers in their split (noise and error messages refer to them).
+    """
+
+    source: Tensor
+    target: Tensor
+    ids: Tensor
+
+    @property
+    def source_real(self) -> Tensor:
+        """(B, S) bool, True where there is a token and no padding."""
+        return self.source != PAD
+
+    @property
+    def target_real(self) -> Tensor:
+        """(B, T) bool, True where there is a token and no padding; BOS and EOS count."""
+        return self.target != PAD
+
+    @property
+    def target_lengths(self) -> Tensor:
+        """(B,) int64, n: target tokens without BOS and EOS."""
+        return self.target_real.sum(1) - 2
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return Batch(*(t.to(device, non_blocking=True) for t in (self.source, self.target, self.ids)))
+
+
+def pad(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Ragged ids as one matrix: (B, longest) int64, PAD on the right."""
+    out = torch.full((len(rows), max((len(row) for row in rows), default=0)), PAD, dtype=torch.int64)
+    for index, row in enumerate(rows):
+        out[index, : len(row)] = torch.as_tensor(row, dtype=torch.int64)
+    return out
+
+
+def collate(sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], ids: Sequence[int]) -> Batch:
+    """A batch from token ids without BOS and EOS."""
+    return Batch(
+        pad([[*source, EOS] for source in sources]),
+        pad([[BOS, *target, EOS] for target in targets]),
+        torch.as_tensor(ids, dtype=torch.int64),
+    )

@@ -1,0 +1,98 @@
+"""Which target tokens are hidden, drawn for each sentence on its own.
+
+Draws depend on (seed, epoch, sentence) alone, not on the batch, the rank or the number of workers: the same sentence
+gets the same noise wherever it lands, so that one rank and many see the same data, and a resumed run repeats nothing.
+"""
+
+from __future__ import annotations
+
+from math import exp, factorial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from janus_cli.core.batch import SPECIAL, UNK
+
+if TYPE_CHECKING:
+    from janus_cli.recipe import Noise
+
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # increment and multipliers of SplitMix64 (Steele et al. 2014), as signed int64
+_FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
+_SECOND = 0x94D049BB133111EB - (1 << 64)
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    return (x >> bits) & ((1 << (64 - bits)) - 1)  # a logical shift: int64 shifts drag the sign along
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shifted(x, 30)) * _FIRST
+    x = (x ^ _shifted(x, 27)) * _SECOND
+    return x ^ _shifted(x, 31)
+
+
+class Draws:
+    """Random numbers by counting: a pure function of (seed, epoch, sentence, number of the call, index)."""
+
+    def __init__(self, seed: int, epoch: int, ids: Tensor) -> None:
+        """ids: (B,) int64, the sentences' numbers."""
+        key = _mix(torch.tensor(seed, dtype=torch.int64) * _GOLDEN + epoch)
+        self._state = _mix(key + ids * _GOLDEN)
+        self._calls = 0
+
+    def uniform(self, count: int) -> Tensor:
+        """(B, count) float64 in [0, 1); each call gives new numbers."""
+        self._calls += 1
+        index = torch.arange(1, count + 1, device=self._state.device) + (self._calls << 32)
+        bits = _mix(self._state[:, None] + index * _GOLDEN)
+        return _shifted(bits, 11).double() / (1 << 53)
+
+
+def hide(target: Tensor, draws: Draws, noise: Noise) -> Tensor:
+    """Chooses the hidden tokens. target: (B, T) -> (B, T) bool; BOS, EOS and padding are never hidden.
+
+    Each sentence draws one sampler from the mixture `noise` (recipe.Noise): uniform, spans, fixed, full.
+    At least one token of a non-empty sentence is hidden.
+    """
+    text = (target >= SPECIAL) | (target == UNK)
+    n = text.sum(1, keepdim=True)
+    weights = torch.tensor([noise.uniform, noise.fixed, noise.full, noise.spans], dtype=torch.float64)
+    edges = (weights / weights.sum()).cumsum(0)[:3]
+    which = (draws.uniform(1) >= edges.to(target.device)).sum(1, keepdim=True)  # (B, 1): 0 uniform .. 3 spans
+    some = (draws.uniform(1) * n).long() + 1
+    share = (noise.share * n).round().long().clamp(min=1)
+    count = torch.where(which == 0, some, torch.where(which == 1, share, n))
+    random_places = _rank(draws.uniform(target.shape[1]), text) < count.clamp(max=n)
+    spans = _spans(text, draws, noise.span_mean, noise.span_budget)
+    return torch.where(which == 3, spans, random_places) & text
+
+
+def _rank(score: Tensor, among: Tensor) -> Tensor:
+    """Rank of each score in its row, counted among the True places first. (B, T) -> (B, T)."""
+    return score.masked_fill(~among, 2.0).argsort(dim=1).argsort(dim=1)
+
+
+def _spans(text: Tensor, draws: Draws, mean: float, budget: float) -> Tensor:
+    """Spans of Poisson length from random starts until their lengths add up to the budget; (B, T) bool.
+
+    As the released JANUS does (and BART's text infilling before it): starts are distinct, spans may overlap or run out of
+    the sentence, so that of a budget of 70 % only 55-58 % end up hidden, and all of them practically never.
+    Spans of length 0 hide nothing, so lengths are drawn from Poisson(mean) without 0.
+    """
+    rows, width = text.shape
+    n = text.sum(1, keepdim=True)
+    allowed = (budget * n).ceil()
+    longest = 20
+    mass = torch.tensor([exp(-mean) * mean**k / factorial(k) for k in range(1, longest + 1)], dtype=torch.float64)
+    edges = (mass / mass.sum()).cumsum(0)[:-1].to(text.device)
+    length = torch.bucketize(draws.uniform(width), edges, right=True) + 1  # (B, T), one span a column
+    before = length.cumsum(1) - length
+    length = torch.minimum(length, (allowed - before).clamp(min=0).long())
+    start = _rank(draws.uniform(width), text)  # the j-th text token starts span number start[j]
+    length = length.gather(1, start) * text  # (B, T), length of the span that starts here
+    place = torch.arange(width, device=text.device).expand(rows, width)
+    edge = torch.zeros(rows, width + 1, dtype=torch.int64, device=text.device)
+    edge.scatter_add_(1, place, (length > 0).long())
+    edge.scatter_add_(1, (place + length).clamp(max=width), -(length > 0).long())
+    return (edge.cumsum(1)[:, :width] > 0) & text

@@ -1,0 +1,54 @@
+"""What an objective is: which slots the decoder reads (`plan`), and what it pays for them (`loss`).
+
+The plan is pure data and knows how many slots each term averages over, so that the loop can divide by counts taken over
+all ranks and accumulation steps before anything is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from janus_cli.core.batch import Batch
+from janus_cli.core.stream import Stream
+
+if TYPE_CHECKING:
+    from janus_cli.core.noise import Draws
+    from janus_cli.core.transformer import Transformer
+
+
+class Term(NamedTuple):
+    """One named part of a loss. The loop adds weight * total / (how many `unit` there are in the update)."""
+
+    total: Tensor  # scalar, nats
+    unit: str  # a key of Plan.counts
+    weight: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """streams: what the decoder reads. counts: how many of each unit this batch holds."""
+
+    streams: Mapping[str, Stream]
+    counts: Mapping[str, int]
+
+    def to(self, device: torch.device | str) -> Plan:
+        """The same plan on another device."""
+        return Plan({name: stream.to(device) for name, stream in self.streams.items()}, self.counts)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """plan(batch, draws, knobs) -> Plan, without the model; loss(model, batch, plan, knobs) -> {name: Term}.
+
+    ar, nar: which ways a model trained so can generate.
+    """
+
+    plan: Callable[[Batch, Draws, Any], Plan]
+    loss: Callable[[Transformer, Batch, Plan, Any], dict[str, Term]]
+    ar: bool
+    nar: bool

@@ -1,0 +1,37 @@
+"""The conditional masked language model, Mask-Predict (Ghazvininejad et al., 2019).
+
+    L = CE_NAR + 0.1 CE_length,   P_NAR(y_h | X, observed tokens, every MASK)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from janus_cli.core.batch import Batch
+from janus_cli.core.losses import cross_entropy, length_loss
+from janus_cli.core.noise import Draws, hide
+from janus_cli.core.objectives.base import Objective, Plan, Term
+from janus_cli.core.stream import base
+from janus_cli.core.transformer import Transformer
+
+if TYPE_CHECKING:
+    from janus_cli.recipe import CmlmObjective
+
+
+def plan(batch: Batch, draws: Draws, knobs: CmlmObjective) -> Plan:
+    hidden = hide(batch.target, draws, knobs.noise)
+    counts = {"hidden": int(hidden.sum()), "sentences": len(hidden)}
+    return Plan({"nar": base(batch.target, hidden.long())}, counts)
+
+
+def loss(model: Transformer, batch: Batch, plan: Plan, knobs: CmlmObjective) -> dict[str, Term]:
+    memory = model.encode(batch.source, batch.source_real)
+    nar = plan.streams["nar"]
+    logits = model.logits(model.decode(nar, memory)[nar.labelled])  # (B, L, D) -> (N, V)
+    return {
+        "ce_nar": Term(cross_entropy(logits, nar.labels[nar.labelled], knobs.label_smoothing), "hidden", 1.0),
+        "length": Term(length_loss(model, memory, batch.target_lengths), "sentences", knobs.length),
+    }
+
+
+CMLM = Objective(plan, loss, ar=False, nar=True)

@@ -1,0 +1,71 @@
+"""JANUS (Liang et al., EMNLP 2022): AR, NAR and, between them, AUX, from one decoder.
+
+    L = CE_AR + 1/2 (CE_NAR + CE_AUX) + 0.1 CE_length + 3 KLs(AR, AUX) + 1 KLs(NAR, AUX) + 1 KLs(AR, NAR)
+
+    P_AR (y_t | X, y_<t)
+    P_NAR(y_h | X, observed tokens, every MASK)
+    P_AUX(y_h | X, observed tokens, hidden tokens before h, MASK from h on)
+
+The KLs and the last two CEs run over the hidden tokens; `core/aux_loss.py` has them. All three distributions predict
+y_t from a slot at position t (or, in a `content` AR stream, t - 1), so they differ in what they see and in nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from janus_cli.core.aux_loss import aux_loss
+from janus_cli.core.batch import Batch
+from janus_cli.core.losses import cross_entropy, length_loss
+from janus_cli.core.noise import Draws, hide
+from janus_cli.core.objectives.ar import ar_stream
+from janus_cli.core.objectives.base import Objective, Plan, Term
+from janus_cli.core.stream import base, beside, join, left_to_right, revealed
+from janus_cli.core.transformer import Transformer
+
+if TYPE_CHECKING:
+    from janus_cli.recipe import JanusObjective
+
+
+def plan(batch: Batch, draws: Draws, knobs: JanusObjective) -> Plan:
+    hidden = hide(batch.target, draws, knobs.noise)
+    rank = left_to_right(hidden)
+    nar = base(batch.target, rank)
+    gold, aux = revealed(batch.target, rank)
+    counts = {
+        "tokens": int(batch.target_real[:, 1:].sum()),
+        "hidden": int(hidden.sum()),
+        "sentences": len(hidden),
+    }
+    return Plan({"ar": ar_stream(batch.target, knobs.ar_stream), "nar_aux": beside(nar, gold, aux)}, counts)
+
+
+def loss(model: Transformer, batch: Batch, plan: Plan, knobs: JanusObjective) -> dict[str, Term]:
+    memory = model.encode(batch.source, batch.source_real)
+    ar, nar_aux = plan.streams["ar"], plan.streams["nar_aux"]
+    both, apart = join([ar, nar_aux])
+    ar_states, nar_aux_states = apart(model.decode(both, memory))
+
+    # Three selections that all run through the sentences and, in each, from left to right.
+    width = batch.target.shape[1]
+    nar_labels, aux_labels = nar_aux.labels[:, :width], nar_aux.labels[:, nar_aux.keys :]
+    hidden, gold = nar_labels >= 0, nar_labels[nar_labels >= 0]
+    ar_logits = model.logits(ar_states[ar.labelled])  # (B, L, D) -> (N tokens, V)
+    nar_logits = model.logits(nar_aux_states[:, :width][hidden])  # (B, T, D) -> (N hidden, V)
+    aux_logits = model.logits(nar_aux_states[:, nar_aux.keys :][aux_labels >= 0])  # (B, M, D) -> (N hidden, V)
+    ar_hidden = ar_logits[hidden[:, 1:][batch.target_real[:, 1:]]]  # (N tokens, V) -> (N hidden, V)
+
+    ce_ar = cross_entropy(ar_logits, ar.labels[ar.labelled], knobs.label_smoothing)
+    tied = aux_loss(ar_hidden, nar_logits, aux_logits, gold, knobs.label_smoothing)
+    return {
+        "ce_ar": Term(ce_ar, "tokens", knobs.ar),
+        "ce_nar": Term(tied.ce_nar, "hidden", knobs.nar),
+        "ce_aux": Term(tied.ce_aux, "hidden", knobs.aux),
+        "kl_ar_aux": Term(tied.kl_ar_aux, "hidden", knobs.kl_ar_aux),
+        "kl_nar_aux": Term(tied.kl_nar_aux, "hidden", knobs.kl_nar_aux),
+        "kl_ar_nar": Term(tied.kl_ar_nar, "hidden", knobs.kl_ar_nar),
+        "length": Term(length_loss(model, memory, batch.target_lengths), "sentences", knobs.length),
+    }
+
+
+JANUS = Objective(plan, loss, ar=True, nar=True)

@@ -1,0 +1,179 @@
+"""The clock: one rule decides who sees whom, for every objective and every decoder.
+
+A decoder reads *slots*. A slot has a token, a position, and three times:
+
+    attend(query slot q, key slot k)  =  birth_k <= time_q < death_k
+
+* a token that is always there is born at -inf and never dies (death = +inf);
+* a slot that is never born (birth = +inf) is read by nobody: a *query* slot;
+* a MASK that is replaced by its token at time k dies at k.
+
+Times within one stream lie in [0, SPAN). `join` puts streams that must not see each other into disjoint spans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import inf
+
+import torch
+from torch import Tensor
+
+from janus_cli.core.batch import IGNORE, MASK, PAD
+
+NEVER = inf  # birth of a query slot
+SPAN = 2048.0  # longer than any target; halves and 1/n steps inside it stay exact enough in float32
+
+
+def visible(time: Tensor, birth: Tensor, death: Tensor) -> Tensor:
+    """The rule. time (B, L), birth and death (B, K) -> (B, L, K) bool, True = may attend."""
+    now = time[:, :, None]
+    return (birth[:, None, :] <= now) & (now < death[:, None, :])
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Slots of a decoder call, all tensors (B, L); the first `keys` slots can be seen, the rest are query slots.
+
+    tokens, positions: int64. time, birth, death: float32. labels: int64, the token to predict, IGNORE for none.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    time: Tensor
+    birth: Tensor
+    death: Tensor
+    labels: Tensor
+    keys: int
+
+    @property
+    def attend(self) -> Tensor:
+        """(B, L, K) bool, True = may attend."""
+        return visible(self.time, self.birth[:, : self.keys], self.death[:, : self.keys])
+
+    @property
+    def mask_mod(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+        """The same rule for FlexAttention: (batch, head, query index, key index) -> bool."""
+        time, birth, death = self.time, self.birth, self.death
+        return lambda b, h, q, k: (birth[b, k] <= time[b, q]) & (time[b, q] < death[b, k])
+
+    @property
+    def labelled(self) -> Tensor:
+        """(B, L) bool, True where a slot must predict a token."""
+        return self.labels != IGNORE
+
+    def _replace(self, **changes: Tensor) -> Stream:
+        return Stream(**{**self.__dict__, **changes})
+
+    def to(self, device: torch.device | str) -> Stream:
+        """The same stream on another device."""
+        moved = {name: value.to(device) for name, value in self.__dict__.items() if isinstance(value, Tensor)}
+        return self._replace(**moved)
+
+
+def _places(tokens: Tensor) -> Tensor:
+    return torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+
+
+def content(target: Tensor, *, predict: bool = True) -> Stream:
+    """The ordinary causal decoder: y_t is born at t, lives on, and predicts y_{t+1} (Vaswani 2017).
+
+    target: (B, T), BOS y_1 .. y_n EOS. Slots: (B, T-1), positions 0 .. T-2. `predict` False leaves the labels out.
+    """
+    tokens, following = target[:, :-1], target[:, 1:]
+    real = following != PAD
+    positions = _places(tokens)
+    time = positions.float()
+    return Stream(
+        tokens, positions, time, torch.where(real, time, NEVER), torch.full_like(time, inf),
+        following.masked_fill(~real | (not predict), IGNORE), tokens.shape[1],
+    )  # fmt: skip
+
+
+def queries(target: Tensor) -> Stream:
+    """Query slots over `content`: a MASK at position t, time t - 1/2, predicts y_t from y_<t (two-stream AR).
+
+    target: (B, T). Slots: (B, T-1), positions 1 .. T-1, none of them keys.
+    """
+    labels = target[:, 1:]
+    positions = _places(target)[:, 1:]
+    time = positions - 0.5
+    return Stream(
+        torch.full_like(labels, MASK), positions, time, torch.full_like(time, NEVER), torch.full_like(time, inf),
+        labels.masked_fill(labels == PAD, IGNORE), 0,
+    )  # fmt: skip
+
+
+def base(target: Tensor, rank: Tensor) -> Stream:
+    """What NAR reads, all at time 0: observed tokens, and a MASK for each hidden one that dies when it is revealed.
+
+    target: (B, T). rank: (B, T), 0 for observed, k >= 1 for the k-th token to be revealed. Slots: (B, T).
+    """
+    hidden = rank > 0
+    time = torch.zeros(target.shape, device=target.device)
+    return Stream(
+        target.masked_fill(hidden, MASK), _places(target), time,
+        torch.where(target == PAD, NEVER, -inf), torch.where(hidden, rank.float(), inf),
+        target.masked_fill(~hidden, IGNORE), target.shape[1],
+    )  # fmt: skip
+
+
+def revealed(target: Tensor, rank: Tensor) -> tuple[Stream, Stream]:
+    """The hidden tokens in the order of their rank: gold slots that appear one by one, and the queries that predict them.
+
+    Gold k: the token, birth = time = k. Query k: a MASK at the same position, time k - 1/2, label the token.
+    target, rank: (B, T). Both streams: (B, M), M the largest number of hidden tokens; gold are keys, queries are not.
+    """
+    hidden = rank > 0
+    count = hidden.sum(1, keepdim=True)
+    most = int(count.max()) if len(count) else 0
+    order = torch.where(hidden, rank, target.shape[1] + 1).argsort(dim=1, stable=True)[:, :most]
+    tokens = target.gather(1, order)
+    k = torch.arange(1, most + 1, device=target.device).expand_as(order)
+    exists = k <= count
+    time, forever = k.float(), torch.full(order.shape, inf, device=target.device)
+    nothing = torch.full_like(order, IGNORE)
+    gold = Stream(tokens, order, time, torch.where(exists, time, NEVER), forever, nothing, most)
+    query = Stream(
+        torch.full_like(order, MASK), order, time - 0.5, torch.full_like(time, NEVER), forever,
+        tokens.masked_fill(~exists, IGNORE), 0,
+    )  # fmt: skip
+    return gold, query
+
+
+def left_to_right(hidden: Tensor) -> Tensor:
+    """The rank of each hidden token when they are revealed from left to right. (B, T) bool -> (B, T) int64."""
+    return hidden.cumsum(1) * hidden
+
+
+def beside(*streams: Stream) -> Stream:
+    """One stream on one clock: the parts see each other as their times say. Keys first, queries last."""
+    pick = [(s, slice(0, s.keys)) for s in streams] + [(s, slice(s.keys, None)) for s in streams]
+    fields = ("tokens", "positions", "time", "birth", "death", "labels")
+    return Stream(
+        *(torch.cat([getattr(s, name)[:, part] for s, part in pick], dim=1) for name in fields),
+        keys=sum(s.keys for s in streams),
+    )
+
+
+def join(streams: Sequence[Stream]) -> tuple[Stream, Callable[[Tensor], list[Tensor]]]:
+    """One decoder call for streams that must not see each other: each gets its own span of time.
+
+    Returns the joined stream and the way back: (B, L, D) -> one (B, L_i, D) for each stream.
+    """
+    shifted = []
+    for index, stream in enumerate(streams):
+        start = index * SPAN
+        birth = torch.where(stream.birth == NEVER, NEVER, stream.birth.clamp(min=0.0) + start)
+        death = stream.death.clamp(max=SPAN) + start
+        shifted.append(stream._replace(time=stream.time + start, birth=birth, death=death))
+    joined = beside(*shifted)
+    keys = [s.keys for s in streams]
+    others = [s.tokens.shape[1] - s.keys for s in streams]
+
+    def apart(states: Tensor) -> list[Tensor]:
+        parts = states.split([*keys, *others], dim=1)
+        return [torch.cat([parts[i], parts[len(keys) + i]], dim=1) for i in range(len(keys))]
+
+    return joined, apart

@@ -1,0 +1,173 @@
+"""The encoder-decoder. It knows streams, but neither objectives nor decoding modes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from janus_cli.core.batch import PAD
+from janus_cli.core.layers import DecoderLayer, EncoderLayer, KeysValues, Past, sinusoids
+from janus_cli.core.stream import Stream, visible
+
+if TYPE_CHECKING:
+    from janus_cli.recipe import Model
+
+
+@dataclass(frozen=True)
+class Memory:
+    """An encoded source: states (B, S, D), real (B, S) bool, and each decoder layer's keys and values of it."""
+
+    states: Tensor
+    real: Tensor
+    kept: tuple[KeysValues, ...]
+
+    def select(self, rows: Tensor) -> Memory:
+        """These sentences, in this order."""
+        kept = tuple((keys[rows], values[rows]) for keys, values in self.kept)
+        return replace(self, states=self.states[rows], real=self.real[rows], kept=kept)
+
+
+class Cache:
+    """What a decoder call leaves for the next: keys, values, birth and death of the key slots so far."""
+
+    def __init__(self, like: Tensor, layers: int, rows: int, heads: int, slots: int) -> None:
+        self.pasts = [Past(like, rows, heads, slots) for _ in range(layers)]
+        self.birth = torch.empty(rows, slots, device=like.device)
+        self.death = torch.empty(rows, slots, device=like.device)
+        self.used = 0
+
+    def select(self, rows: Tensor) -> None:
+        """Keeps these rows, in this order (a row may be taken several times)."""
+        for past in self.pasts:
+            past.select(rows)
+        self.birth, self.death = self.birth[rows], self.death[rows]
+
+    def attend(self, stream: Stream) -> Tensor:
+        """Notes the new key slots; (B, L, used + K) bool, by the rule of `core/stream.py`."""
+        end = self.used + stream.keys
+        self.birth[:, self.used : end] = stream.birth[:, : stream.keys]
+        self.death[:, self.used : end] = stream.death[:, : stream.keys]
+        return visible(stream.time, self.birth[:, :end], self.death[:, :end])
+
+
+class Transformer(nn.Module):
+    """Encoder, decoder, output table and, where a model generates non-autoregressively, a length head.
+
+    One decoder forward serves every objective: what it reads is a `Stream`.
+    """
+
+    def __init__(self, knobs: Model, source_vocabulary: int, target_vocabulary: int, *, length_head: bool) -> None:
+        super().__init__()
+        self.knobs = knobs
+        width = knobs.width
+        self.target_table = nn.Embedding(target_vocabulary, width, padding_idx=PAD)
+        self.source_table = (
+            self.target_table if knobs.tie == "all" else nn.Embedding(source_vocabulary, width, padding_idx=PAD)
+        )
+        self.output_table = None if knobs.tie != "none" else nn.Linear(width, target_vocabulary, bias=False)
+        if knobs.positions == "learned":
+            self.source_positions = nn.Parameter(torch.empty(knobs.max_length, width))
+            self.target_positions = nn.Parameter(torch.empty(knobs.max_length, width))
+        else:
+            self.register_buffer("source_positions", sinusoids(knobs.max_length, width), persistent=False)
+            self.register_buffer("target_positions", sinusoids(knobs.max_length, width), persistent=False)
+        norms = [nn.LayerNorm(width) if knobs.embedding_norm else nn.Identity() for _ in range(2)]
+        self.source_norm, self.target_norm = norms
+        self.encoder = nn.ModuleList(EncoderLayer(knobs) for _ in range(knobs.encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(knobs) for _ in range(knobs.decoder_layers))
+        ends = [nn.LayerNorm(width) if knobs.norm == "pre" else nn.Identity() for _ in range(2)]
+        self.encoder_norm, self.decoder_norm = ends
+        self.dropout = nn.Dropout(knobs.dropout)
+        self.length_table = nn.Parameter(torch.empty(knobs.max_length, width)) if length_head else None
+        self.reset()
+
+    def reset(self) -> None:
+        """Fresh weights from torch's global generator, as `knobs.init` says."""
+        bert = self.knobs.init == "bert"
+        embedding_std = 0.02 if bert else self.knobs.width**-0.5
+        for name, weight in self.named_parameters():
+            if name.endswith(("_table", "_table.weight", "_positions")):
+                nn.init.normal_(weight, std=embedding_std)
+            elif weight.dim() > 1:
+                nn.init.normal_(weight, std=0.02) if bert else nn.init.xavier_uniform_(weight)
+            elif name.endswith("bias"):
+                nn.init.zeros_(weight)
+            else:
+                nn.init.ones_(weight)  # layer norms
+        for table in (self.source_table, self.target_table):
+            with torch.no_grad():
+                table.weight[PAD] = 0.0
+
+    def _embed(self, tokens: Tensor, table: nn.Embedding, positions: Tensor, norm: nn.Module) -> Tensor:
+        x = table(tokens)
+        if self.knobs.embedding_scale:
+            x = x * self.knobs.width**0.5
+        out: Tensor = self.dropout(norm(x + positions))
+        return out
+
+    def encode(self, source: Tensor, real: Tensor) -> Memory:
+        """source (B, S) ids, real (B, S) bool -> Memory. S is at most `max_length`."""
+        x = self._embed(source, self.source_table, self.source_positions[: source.shape[1]], self.source_norm)
+        seen = real.clone()
+        seen[:, 0] = True  # a source of nothing but padding must not give NaN
+        attend = seen[:, None, None, :]  # (B, S) -> (B, 1, 1, S)
+        for layer in self.encoder:
+            x = layer(x, attend)
+        x = self.encoder_norm(x)
+        return Memory(x, seen, tuple(layer.cross.keys_values(x) for layer in self.decoder))
+
+    def decode(self, stream: Stream, memory: Memory, cache: Cache | None = None) -> Tensor:
+        """stream of F*B rows, memory of B -> states (F*B, L, D). With a cache, the slots so far are seen as well."""
+        positions = F.embedding(stream.positions, self.target_positions)
+        x = self._embed(stream.tokens, self.target_table, positions, self.target_norm)
+        attend: Any
+        if cache is not None:
+            attend = cache.attend(stream)[:, None]  # (B, L, K) -> (B, 1, L, K)
+        elif self.knobs.attention == "flex":
+            attend = self._block_mask(stream)
+        else:
+            attend = stream.attend[:, None]  # (B, L, K) -> (B, 1, L, K)
+        source_attend = memory.real[:, None, None, :]  # (B, S) -> (B, 1, 1, S)
+        for index, layer in enumerate(self.decoder):
+            past = cache.pasts[index] if cache is not None else None
+            used = cache.used if cache is not None else 0
+            x = layer(x, stream.keys, attend, memory.kept[index], source_attend, past, used)
+        if cache is not None:
+            cache.used += stream.keys
+        out: Tensor = self.decoder_norm(x)
+        return out
+
+    @staticmethod
+    def _block_mask(stream: Stream) -> Any:
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        rows, slots = stream.tokens.shape
+        return create_block_mask(stream.mask_mod, rows, None, slots, stream.keys, device=str(stream.tokens.device))
+
+    def new_cache(self, rows: int, slots: int) -> Cache:
+        """Room for the keys and values of `slots` key slots in each of `rows` rows."""
+        return Cache(self.target_table.weight, self.knobs.decoder_layers, rows, self.knobs.heads, slots)
+
+    @property
+    def output_weight(self) -> Tensor:
+        """(V, D), the table that turns states into logits."""
+        return self.target_table.weight if self.output_table is None else self.output_table.weight
+
+    def logits(self, states: Tensor) -> Tensor:
+        """(..., D) -> (..., V)."""
+        return F.linear(states, self.output_weight)
+
+    def length_logits(self, memory: Memory) -> Tensor:
+        """(B, max_length): class n stands for n target tokens without BOS and EOS.
+
+        Mean-pooled encoder states times a table of length embeddings (JANUS, released code).
+        """
+        if self.length_table is None:
+            raise RuntimeError("this model has no length head")
+        real = memory.real[:, :, None].to(memory.states.dtype)
+        pooled = (memory.states * real).sum(1) / real.sum(1)
+        return F.linear(pooled, self.length_table)  # (B, D) -> (B, max_length)

@@ -1,0 +1,61 @@
+"""What a user can get wrong, each with its exit code. `cli.main` prints them as `error:` and `hint:`, without a traceback."""
+
+
+class JanusError(Exception):
+    """A mistake or a condition that the user can act on.
+
+    Args:
+        message: names the thing and the value.
+        hint: the next step, a sentence or a command; may be empty.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(JanusError):
+    """A wrong option, or a recipe with mistakes."""
+
+    exit_code = 2
+
+
+class DataError(JanusError):
+    """Text, prepared data or hypotheses that cannot be used."""
+
+    exit_code = 3
+
+
+class CheckpointError(JanusError):
+    """A checkpoint that is damaged, foreign, or does not fit the recipe."""
+
+    exit_code = 4
+
+
+class NonFiniteError(JanusError):
+    """The loss or the gradient stayed non-finite for too many steps in a row."""
+
+    exit_code = 5
+
+
+class OutOfMemoryError(JanusError):
+    """Batches did not fit into memory, even split."""
+
+    exit_code = 6
+
+
+class RunInUseError(JanusError):
+    """Another process trains in this run directory."""
+
+    exit_code = 7
+
+
+class Stopped(JanusError):
+    """A signal ended the work after it was saved; the exit code is 128 + the signal's number."""
+
+    def __init__(self, signal_number: int, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.exit_code = 128 + signal_number

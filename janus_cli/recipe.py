@@ -1,0 +1,252 @@
+"""Every knob of janus, with its default and where the default comes from. Nothing else in the package holds a number.
+
+A recipe is one YAML file a dataset (`recipes/NAME.yaml`); `recipe_file.load` reads it into `Recipe`.
+Sources: [J] JANUS paper and released code, [C] Mask-Predict (CMLM), [V] Vaswani 2017, [H] measured here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Above0 = Annotated[float, Field(gt=0)]
+
+
+class Knobs(BaseModel):
+    """Base of every section: unknown keys, wrong types and non-finite numbers are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+class Download(Knobs):
+    """One file to fetch. Without a known sha256 it is never fetched: the user downloads it and gives `--data-dir`."""
+
+    url: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    save_as: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Synthetic(Knobs):
+    """Text that janus makes itself from the recipe's seed (`text/synthetic.py`)."""
+
+    train: Positive = 20_000
+    valid: Positive = 500
+    test: Positive = 500
+
+
+CleanStep = Literal["strip_tags", "unescape_html", "collapse_spaces", "lowercase", "nfc"]
+
+
+class Data(Knobs):
+    """Where the text is, and which pairs are kept. Files are `<dir>/<split>.<suffix>`, plain or `.gz`."""
+
+    dir: str | None = None
+    synthetic: Synthetic | None = None
+    downloads: tuple[Download, ...] = ()
+    notes: str = ""  # manual steps, shown when the data is not there
+    source: str = "src"  # suffix of the source side
+    target: str = "tgt"
+    train: str = "train"  # file name before the suffix
+    valid: str = "valid"
+    test: str = "test"
+    clean: tuple[CleanStep, ...] = ()  # applied in this order to both sides, before filtering
+    min_tokens: Positive = 1  # shorter training pairs are dropped (either side)
+    max_tokens: Positive = 175  # longer training pairs are dropped; the usual limit for MT (fairseq recipes)
+    max_ratio: Annotated[float, Field(ge=1)] = 3.0  # of the two token counts; larger training pairs are dropped
+    deduplicate: bool = False  # drop training pairs seen before
+
+
+class Tokenizer(Knobs):
+    """How text becomes ids. pad 0, unk 1, bos 2, eos 3, mask 4 in every vocabulary."""
+
+    kind: Literal["sentencepiece", "words"] = "sentencepiece"  # words: already tokenised, split at spaces
+    algorithm: Literal["unigram", "bpe"] = "bpe"
+    vocabulary: Annotated[int, Field(ge=8)] = 8000
+    joint: bool = True  # one vocabulary for both sides
+    byte_fallback: bool = False
+    character_coverage: Annotated[float, Field(gt=0, le=1)] = 1.0
+    normalisation: Literal["nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity"] = "nmt_nfkc"
+    train_lines: Positive = 1_000_000  # sampled evenly over the corpus; bounds memory
+    joiner: str = ""  # words: taken out of decoded text with the space after it, "@@" for BPE text
+    reuse: str | None = None  # a folder with the tokenizer files of an earlier `janus preprocess`
+
+
+class Model(Knobs):
+    """Shape of the encoder-decoder. The same for every objective."""
+
+    width: Positive = 512
+    feedforward: Positive = 1024
+    heads: Positive = 4
+    encoder_layers: Positive = 6
+    decoder_layers: Positive = 6
+    dropout: Share = 0.3
+    attention_dropout: Share = 0.0
+    activation_dropout: Share = 0.0
+    activation: Literal["relu", "gelu"] = "relu"
+    norm: Literal["pre", "post"] = "post"
+    positions: Literal["learned", "sinusoidal"] = "learned"  # [J] learned
+    max_length: Annotated[int, Field(ge=4)] = 256  # positions, BOS and EOS included; also the length classes [J]
+    tie: Literal["all", "target", "none"] = "all"  # all: source, target and output share one table
+    embedding_scale: bool = True  # multiply by sqrt(width) [V]
+    embedding_norm: bool = False  # layer norm after the embeddings (BART, BERT)
+    init: Literal["bert", "xavier"] = "bert"  # normal(0, 0.02) as BERT [J], or Glorot [V]
+    attention: Literal["sdpa", "flex"] = "sdpa"  # flex: FlexAttention, CUDA only
+
+    @model_validator(mode="after")
+    def _fits(self) -> Model:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class Noise(Knobs):
+    """Which target tokens are hidden: a mixture, drawn anew for each sentence in proportion to the four weights."""
+
+    uniform: Weight = 0.0  # k ~ Uniform{1..n} tokens, any places [C]
+    spans: Weight = 0.0  # spans ~ Poisson, up to the budget [J]
+    fixed: Weight = 0.0  # each sentence hides `share` of its tokens
+    full: Weight = 0.0  # every token: what the first pass of mask-predict sees [H]
+    span_mean: Above0 = 2.0  # [J]
+    span_budget: Share = 0.7  # [J]; the share really hidden is 55-58 %
+    share: Share = 0.5
+
+    @model_validator(mode="after")
+    def _some(self) -> Noise:
+        if self.uniform + self.spans + self.fixed + self.full == 0:
+            raise ValueError("all of uniform, spans, fixed and full are 0: nothing would ever be hidden")
+        return self
+
+
+ARStream = Literal["content", "query"]
+
+
+class ArObjective(Knobs):
+    """The Transformer baseline [V]."""
+
+    name: Literal["ar"] = "ar"
+    ar_stream: ARStream = "content"
+    label_smoothing: Share = 0.1
+
+    def at(self, step: int) -> ArObjective:
+        """The knobs in force at this update."""
+        return self
+
+
+class CmlmObjective(Knobs):
+    """The conditional masked language model [C]."""
+
+    name: Literal["cmlm"] = "cmlm"
+    noise: Noise = Noise(uniform=1.0)
+    label_smoothing: Share = 0.1
+    length: Weight = 0.1
+
+    def at(self, step: int) -> CmlmObjective:
+        """The knobs in force at this update."""
+        return self
+
+
+class JanusObjective(Knobs):
+    """L = ar CE_AR + nar CE_NAR + aux CE_AUX + length CE_length + three symmetric KL terms [J]."""
+
+    name: Literal["janus"] = "janus"
+    ar_stream: ARStream = "content"  # [H]; query is the released model's
+    noise: Noise = Noise(spans=1.0)
+    label_smoothing: Share = 0.1
+    ar: Weight = 1.0
+    nar: Weight = 0.5
+    aux: Weight = 0.5
+    length: Weight = 0.1
+    kl_ar_aux: Weight = 3.0
+    kl_nar_aux: Weight = 1.0
+    kl_ar_nar: Weight = 1.0
+    kl_start: Count = 0  # updates without any KL
+    kl_warmup: Count = 0  # updates over which the KL weights then rise to their full value
+
+    def at(self, step: int) -> JanusObjective:
+        """The knobs in force at this update: the KL weights scaled by their warm-up."""
+        factor = min(1.0, max(0.0, (step + 1 - self.kl_start) / max(1, self.kl_warmup)))
+        scaled = {name: factor * getattr(self, name) for name in ("kl_ar_aux", "kl_nar_aux", "kl_ar_nar")}
+        return self.model_copy(update=scaled)
+
+
+Objective = Annotated[ArObjective | CmlmObjective | JanusObjective, Field(discriminator="name")]
+OBJECTIVE_NAMES = ("ar", "cmlm", "janus")
+
+
+class Training(Knobs):
+    """How the weights are found."""
+
+    updates: Positive = 200_000  # [J]
+    batch_tokens: Annotated[int, Field(ge=16)] = 4096  # of the longer side, padding counted; per rank and micro-batch
+    accumulate: Positive = 1  # micro-batches per rank and update
+    learning_rate: Above0 = 5e-4  # [J] IWSLT14
+    schedule: Literal["inverse_sqrt", "linear", "cosine"] = "inverse_sqrt"
+    warmup: Count = 10_000  # [J]
+    beta1: Share = 0.9
+    beta2: Share = 0.98  # [V]
+    epsilon: Above0 = 1e-8
+    weight_decay: Weight = 1e-4  # [J]
+    clip: Weight = 0.0  # largest gradient norm; 0 switches clipping off
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    log_every: Positive = 100
+    validate_every: Positive = 2000
+    save_every: Positive = 2000
+    keep_last: Positive = 10
+    keep_best: Count = 5
+    best_metric: str = "auto"  # a name from the validation log; auto: bleu_ar, or bleu_nar without an AR side
+    patience: Count = 0  # validations without a better best_metric before stopping; 0 never stops early
+    valid_sentences: Positive = 500  # decoded at each validation; losses use the whole split
+    max_bad_steps: Positive = 20  # non-finite steps in a row before exit 5
+    tensorboard: bool = False
+
+
+class Decoding(Knobs):
+    """How text comes out."""
+
+    mode: Literal["auto", "ar", "nar"] = "auto"  # auto: ar, or nar where the objective has no AR side
+    beam: Positive = 5
+    length_penalty: Weight = 1.0  # score = sum of log-probabilities / length ** length_penalty
+    nbest: Positive = 1
+    max_ratio: Weight = 1.2  # AR output has at most max_ratio * source length + max_extra tokens [V]
+    max_extra: Count = 10
+    iters: Positive = 10  # decoder passes of mask-predict, counted
+    length_beam: Positive = 5
+    update: Literal["hidden", "all"] = "hidden"  # what a pass may rewrite: hidden tokens [C], or every token (CMLMC)
+    rerank: Literal["none", "ar"] = "none"  # who picks among the length candidates
+    remove_repeats: bool = False  # drop a token equal to the one before it
+    batch_sentences: Positive = 64
+
+
+class Recipe(Knobs):
+    """Everything that decides a run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    about: str = ""
+    seed: Count = 1
+    data: Data = Data()
+    tokenizer: Tokenizer = Tokenizer()
+    model: Model = Model()
+    objective: Objective = JanusObjective()
+    training: Training = Training()
+    decoding: Decoding = Decoding()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Recipe:
+        if self.data.max_tokens + 2 > self.model.max_length:
+            raise ValueError(
+                f"data.max_tokens {self.data.max_tokens} + BOS + EOS does not fit model.max_length {self.model.max_length}"
+            )
+        if self.model.tie == "all" and not self.tokenizer.joint:
+            raise ValueError("model.tie all needs tokenizer.joint true: the two sides have different vocabularies")
+        if self.decoding.nbest > self.decoding.beam:
+            raise ValueError(f"decoding.nbest {self.decoding.nbest} is larger than decoding.beam {self.decoding.beam}")
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """The recipe as plain JSON values, every default filled in."""
+        return self.model_dump(mode="json")

@@ -1,0 +1,127 @@
+"""What lies where: prepared data under `data/`, runs under `runs/`.
+
+    data/<name>.<source>-<target>/   manifest.json · tokenizer files · train|valid|test.arrow · valid|test.source.txt, .target.txt
+    runs/<name>/                     recipe.yaml · manifest.json · tokenizer files · log.jsonl · checkpoints/step-000123/
+                                     checkpoints/last, best (links) · decode/<split>.<mode>.txt, .jsonl, .json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from janus_cli.errors import DataError, UsageError
+from janus_cli.recipe import Recipe
+
+PREPARED = Path("data")
+RUNS = Path("runs")
+
+
+def prepared_dir(recipe: Recipe) -> Path:
+    """Where `janus preprocess` puts the ids of this recipe when no folder is named."""
+    return PREPARED / f"{recipe.name}.{recipe.data.source}-{recipe.data.target}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The files of one training run."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def manifest(self) -> Path:
+        """The prepared data's manifest, copied when the run began."""
+        return self.path / "manifest.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def decoded(self) -> Path:
+        return self.path / "decode"
+
+
+def find_run(path: Path | None, root: Path = RUNS) -> Run:
+    """The named run, or the one under `root` that was written to last.
+
+    Raises:
+        UsageError: there is no such run.
+    """
+    if path is not None:
+        for folder in (path, root / path):
+            if (folder / "recipe.yaml").is_file():
+                return Run(folder)
+        raise UsageError(f"{path} is no run: it has no recipe.yaml", f"runs are folders under {root}/; see `ls {root}`")
+    found = [folder for folder in root.glob("*") if (folder / "recipe.yaml").is_file()]
+    if not found:
+        raise UsageError(f"no run under {root}/", "train one with `janus train`, or name one with --run")
+    return Run(max(found, key=_last_written))
+
+
+def _last_written(folder: Path) -> float:
+    files = [folder / "recipe.yaml", folder / "log.jsonl"]
+    return max(file.stat().st_mtime for file in files if file.exists())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file so that readers see the old bytes or the new ones, never a part, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames in this folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file that janus wrote.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except ValueError as problem:
+        raise DataError(f"{path} is damaged: {problem}") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path} is damaged: it holds no JSON object")
+    return value
+
+
+def copy_files(names: list[str], source: Path, target: Path) -> None:
+    """Copies plain files by name; links and folders are refused."""
+    for name in names:
+        file = source / name
+        if Path(name).name != name or file.is_symlink() or not file.is_file():
+            raise DataError(f"{file} is no plain file", "run `janus preprocess` again")
+        shutil.copyfile(file, target / name)

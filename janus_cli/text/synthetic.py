@@ -1,0 +1,239 @@
+"""Text made from a seed: the ship's log of Velm, to be translated into English. Standard library only.
+
+The language of Velm (the source) is terse and regular. The verb stands last, adjectives follow their noun, units come
+before tens, nothing is inflected, and `ar` after the verb says that the subject, many words earlier, is more than one:
+
+    mako    dura  lopo    vesa  ti     selo  numo  brei       kani   ar
+    captain old   barrel  red   seven  pier  near  bell-rings carry  more-than-one
+    => when the bell rings the old captains carry seven red barrels near the pier
+
+So there is lexical mapping, reordering, agreement at a distance, numbers written out, and a length that varies.
+
+**Several outputs are right.** A log keeper has three habits, which the source does not tell: the time first or last,
+a plain or a salty choice of words, the present or the past. Any of the 2 x 2 x 2 `MODES` is right, but it must be held
+through the sentence: "when the bell rings the skippers carried …" is wrong twice. All outputs of one input have the
+same length, so only the other words of the output tell which mode is on. A model that chooses each word on its own
+(non-autoregressively, in one pass) mixes modes; one that sees some of its words while it chooses others need not.
+Every pair shows one mode, drawn at random.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Mode(NamedTuple):
+    """One consistent way to write a sentence."""
+
+    time_first: bool
+    salty: bool
+    past: bool
+
+
+MODES = tuple(Mode(*habits) for habits in product((False, True), repeat=3))
+
+# Between bars: the word of Velm, then the plain and the salty English word, or one English word that serves both.
+_SUBJECTS = """mako captain skipper | pelo cook chef | sivo sailor mariner | darno doctor surgeon | giro pilot navigator
+| bino boy lad | lino girl lass | feko fisher angler | tavo merchant trader | zaro guard sentry | kruno thief pirate
+| osto guest passenger | velo friend mate | haro carpenter joiner | dameno lady dame | yolo musician fiddler"""
+_OBJECTS = """lopo barrel cask | rusto rope line | kesto box crate | nafo needle pin | lumo lamp lantern
+| kotto coat jacket | flako bottle flask | moneko coin doubloon | karto map chart | sakko bag sack | bato boat skiff
+| hujo jug pitcher | pomo apple | ovo egg | reto net | tamo drum | libo book | konko shell | ankro anchor | remo oar"""
+_ADJECTIVES = """dura old ancient | gana big large | mita small little | glada happy merry | forta strong sturdy
+| nika clean spotless | moka wet soaked | frida cold icy | vesa red | verda green | bula blue | laka white | nera black
+| hava heavy | ronda round | pika pretty"""
+_PLACES = """selo pier | faro lighthouse | ponso bridge | merko market | turo tower | puto well | milo mill
+| skulo school | stalo stable | gardo garden | plajo beach | kavo cave"""
+_RELATIONS = "numo near | posto behind | apro beside | subo below"  # after the place in Velm, before it in English
+# Verbs: the word of Velm, plain present and past, salty present and past.
+_VERBS = """kani carry carried haul hauled | veni sell sold trade traded | tropi find found spot spotted
+| asheti buy bought purchase purchased | repi mend mended repair repaired | noni count counted tally tallied
+| kashi hide hid stow stowed | shteli steal stole pinch pinched | lavi wash washed scrub scrubbed
+| pinti paint painted varnish varnished | perdi lose lost misplace misplaced | preni take took grab grabbed
+| sendi send sent ship shipped | elekti choose chose pick picked | jeti throw threw fling flung
+| alti bring brought fetch fetched"""
+# Times: the word of Velm, then the clause, its last word in the present and in the past.
+_TIMES = """brei when the bell rings rang | plui while it rains rained | sunei as the sun rises rose
+| marei before the tide turns turned | nebei until the fog lifts lifted | ventei after the wind drops dropped
+| gulei while the gulls cry cried | stelei once the stars appear appeared"""
+_UNITS = ("i", "du", "tri", "kar", "fin", "ses", "ti", "ok", "nev")
+_TENS = ("dek", "duek", "triek", "karek", "finek", "sesek", "tiek", "okek", "nevek")
+_UNITS_ENGLISH = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_TEENS_ENGLISH = ("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen",
+                  "nineteen")  # fmt: skip
+_TENS_ENGLISH = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_SEVERAL = "ar"
+
+
+def _entries(text: str) -> dict[str, tuple[str, ...]]:
+    """Word of Velm -> its English words."""
+    return {word: tuple(english) for word, *english in (entry.split() for entry in text.split("|"))}
+
+
+def _two_habits(text: str) -> dict[str, tuple[str, ...]]:
+    """Word of Velm -> (plain, salty), the same word twice where there is only one."""
+    return {word: (english[0], english[-1]) for word, english in _entries(text).items()}
+
+
+SUBJECTS, OBJECTS, ADJECTIVES = _two_habits(_SUBJECTS), _two_habits(_OBJECTS), _two_habits(_ADJECTIVES)
+PLACES, RELATIONS, VERBS, TIMES = _entries(_PLACES), _entries(_RELATIONS), _entries(_VERBS), _entries(_TIMES)
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """What one sentence says, in words of Velm; "" where it does not say."""
+
+    subject: str
+    subject_adjective: str
+    object: str
+    object_adjective: str
+    number: int  # of objects, 1 to 99
+    place: str
+    relation: str  # "" exactly where `place` is
+    time: str
+    verb: str
+    several: bool  # subjects
+
+    def source(self) -> str:
+        """The sentence in Velm."""
+        tens, units = divmod(self.number, 10)
+        number = [_UNITS[units - 1]] * bool(units) + [_TENS[tens - 1]] * bool(tens)
+        words = [self.subject, self.subject_adjective, self.object, self.object_adjective, *number]
+        words += [self.place, self.relation, self.time, self.verb, _SEVERAL * self.several]
+        return " ".join(filter(None, words))
+
+    def target(self, mode: Mode) -> str:
+        """The sentence in English, in one mode throughout."""
+        subject, thing = SUBJECTS[self.subject][mode.salty], OBJECTS[self.object][mode.salty]
+        verb = VERBS[self.verb][2 * mode.salty + mode.past]
+        words = ["the", *self._adjective(self.subject_adjective, mode)]
+        words += [_with_s(subject), verb] if self.several else [subject, verb if mode.past else _with_s(verb)]
+        words += [*_in_english(self.number), *self._adjective(self.object_adjective, mode)]
+        words += [thing if self.number == 1 else _with_s(thing)]
+        if self.place:
+            words += [*RELATIONS[self.relation], "the", *PLACES[self.place]]
+        *clause, present, past = TIMES[self.time]
+        time = [*clause, past if mode.past else present]
+        return " ".join(time + words if mode.time_first else words + time)
+
+    @staticmethod
+    def _adjective(word: str, mode: Mode) -> list[str]:
+        return [ADJECTIVES[word][mode.salty]] if word else []
+
+
+def generate(count: int, seed: int, split: str) -> Iterator[tuple[str, str]]:
+    """Pairs (source, target), one at a time: the same for the same arguments on every machine.
+
+    A hash of the source decides to which split it belongs, whatever the seed (80 % train, 10 % valid, 10 % test), so
+    no source of one split ever occurs in another.
+
+    Args:
+        count: pairs to make.
+        seed: of the random choices.
+        split: train, valid or test.
+
+    Raises:
+        ValueError: there is no such split.
+    """
+    if split not in ("train", "valid", "test"):
+        raise ValueError(f"no split is called {split!r}: there are train, valid and test")
+    rng = random.Random(f"{split} {seed}")  # text is seeded through SHA-512, which PYTHONHASHSEED does not touch
+    while count > 0:
+        sentence = _draw(rng)
+        mode = _pick(rng, MODES)
+        source = sentence.source()
+        if _split_of(source) == split:
+            yield source, sentence.target(mode)
+            count -= 1
+
+
+def translations(source: str) -> tuple[str, ...]:
+    """Every right output for this input, in the order of `MODES`; all differ and all have the same length.
+
+    Raises:
+        ValueError: the source is no sentence of Velm.
+    """
+    sentence = _read(source)
+    return tuple(sentence.target(mode) for mode in MODES)
+
+
+def valid_outputs(source: str) -> frozenset[str]:
+    """The same as a set."""
+    return frozenset(translations(source))
+
+
+def is_valid(source: str, hypothesis: str) -> bool:
+    """Whether the hypothesis is a right output for this source: one mode, held throughout."""
+    return hypothesis.strip() in valid_outputs(source)
+
+
+def _draw(rng: random.Random) -> Sentence:
+    # Two of the three optional parts at most: outputs have 8 to 14 words.
+    subject_adjective, object_adjective, place = _pick(rng, [c for c in product((False, True), repeat=3) if sum(c) < 3])
+    return Sentence(
+        subject=_pick(rng, list(SUBJECTS)),
+        subject_adjective=_pick(rng, list(ADJECTIVES)) if subject_adjective else "",
+        object=_pick(rng, list(OBJECTS)),
+        object_adjective=_pick(rng, list(ADJECTIVES)) if object_adjective else "",
+        number=_pick(rng, (1, *range(1, 20), *range(1, 100))),  # small numbers are more frequent, as in life
+        place=_pick(rng, list(PLACES)) if place else "",
+        relation=_pick(rng, list(RELATIONS)) if place else "",
+        time=_pick(rng, list(TIMES)),
+        verb=_pick(rng, list(VERBS)),
+        several=_pick(rng, (False, True)),
+    )
+
+
+def _pick(rng: random.Random, items: Sequence[Item]) -> Item:
+    """One item, from `random()` alone: the one method whose values Python promises never to change."""
+    return items[int(rng.random() * len(items))]
+
+
+def _split_of(source: str) -> str:
+    tenth = hashlib.sha256(source.encode()).digest()[0] % 10
+    return {0: "valid", 1: "test"}.get(tenth, "train")
+
+
+def _any_of(words: Iterable[str]) -> str:
+    return f"({'|'.join(words)})"
+
+
+_PATTERN = re.compile(
+    f"{_any_of(SUBJECTS)}(?: {_any_of(ADJECTIVES)})? {_any_of(OBJECTS)}(?: {_any_of(ADJECTIVES)})?"
+    f"(?: {_any_of(_UNITS)})?(?: {_any_of(_TENS)})?(?: {_any_of(PLACES)} {_any_of(RELATIONS)})?"
+    f" {_any_of(TIMES)} {_any_of(VERBS)}( {_SEVERAL})?"
+)
+
+
+def _read(source: str) -> Sentence:
+    """Understands a sentence of Velm."""
+    found = _PATTERN.fullmatch(source)
+    subject, adjective, thing, thing_adjective, units, tens, place, relation, time, verb, several = (
+        [group or "" for group in found.groups()] if found else [""] * 11
+    )
+    number = 10 * (tens in _TENS and _TENS.index(tens) + 1) + (units in _UNITS and _UNITS.index(units) + 1)
+    if not number:
+        raise ValueError(f"{source!r} is no sentence of Velm")
+    return Sentence(subject, adjective, thing, thing_adjective, number, place, relation, time, verb, bool(several))
+
+
+def _in_english(number: int) -> list[str]:
+    tens, units = divmod(number, 10)
+    if tens == 1:
+        return [_TEENS_ENGLISH[units]]
+    return [_TENS_ENGLISH[tens - 2]] * bool(tens) + [_UNITS_ENGLISH[units - 1]] * bool(units)
+
+
+def _with_s(word: str) -> str:
+    """The plural of a noun, or the third person of a verb."""
+    if word.endswith("y") and word[-2] not in "aeiou":
+        return word[:-1] + "ies"
+    return word + ("es" if word.endswith(("s", "x", "ch", "sh")) else "s")

@@ -1,0 +1,286 @@
+"""Text to ids and back: SentencePiece, or words split at white space. Ids 0-4 are pad, unk, bos, eos, mask everywhere.
+
+A folder holds `tokenizer.json` (kind, joiner, which file serves which side) and either one file for both sides or
+`source.*` and `target.*`: `.model` for SentencePiece, `.vocab.txt` (one word a line, the first is id 5) for words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import sentencepiece
+
+from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
+from janus_cli.errors import DataError
+from janus_cli.runs import read_json, write_atomically
+
+if TYPE_CHECKING:
+    from janus_cli import recipe
+
+NO_TEXT = frozenset((PAD, BOS, EOS, MASK))
+INDEX = "tokenizer.json"
+NAMES = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
+# Sums in unigram training run thread by thread: a fixed number gives the same model on every machine.
+TRAIN_THREADS = 4
+Lines = Callable[[], Iterable[str]]  # starts the same lines again at each call
+
+
+class Tokenizer(Protocol):
+    """Lines to ids and back."""
+
+    size: int
+
+    def encode(self, lines: Sequence[str]) -> list[list[int]]:
+        """Ids of each line, without BOS and EOS. Never PAD, BOS, EOS or MASK, whatever the line says."""
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        r"""Text of each row; PAD, BOS, EOS and MASK are left out. A result never holds "\n"."""
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """What each id stands for."""
+
+
+class SentencePieces:
+    """A SentencePiece model with the five fixed ids.
+
+    Raises:
+        DataError: no model, or one whose fixed ids differ.
+    """
+
+    def __init__(self, data: bytes, name: str = "the tokenizer") -> None:
+        try:
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=data)
+        except (RuntimeError, OSError, ValueError) as problem:
+            raise DataError(f"{name} is damaged or no SentencePiece model: {problem}") from None
+        self.size = int(self._model.get_piece_size()) if data else 0
+        fixed = [self._model.pad_id(), self._model.unk_id(), self._model.bos_id(), self._model.eos_id()] if data else []
+        if fixed != [PAD, UNK, BOS, EOS] or self.size <= MASK or not self._model.is_control(MASK):
+            raise DataError(
+                f"{name} was not made by janus: pad, unk, bos, eos are {fixed}, and 4 must be the control symbol <mask>",
+                "train a new one: leave out tokenizer.reuse",
+            )
+
+    def encode(self, lines: Sequence[str]) -> list[list[int]]:
+        rows: list[list[int]] = self._model.encode(list(lines), num_threads=1) if lines else []
+        return rows
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        texts = self._model.decode([_text_ids(row) for row in rows], num_threads=1) if rows else []
+        return [text.replace("\n", " ") for text in texts]  # byte pieces can spell a line end
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        return [self._model.id_to_piece(int(index)) for index in ids]
+
+
+class Words:
+    """A list of words; the text is split at white space and unknown words become UNK.
+
+    Args:
+        words: the word of id 5, 6, ...
+        joiner: taken out of decoded text together with the space behind it ("@@" for BPE text).
+    """
+
+    def __init__(self, words: Sequence[str], joiner: str = "") -> None:
+        self._words = [*NAMES, *words]
+        self._ids = {word: index for index, word in enumerate(words, SPECIAL)}
+        self._joiner = joiner
+        self.size = len(self._words)
+
+    def encode(self, lines: Sequence[str]) -> list[list[int]]:
+        known = self._ids
+        return [[known.get(word, UNK) for word in line.split()] for line in lines]
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        return [join(" ".join(self.pieces(_text_ids(row))), self._joiner) for row in rows]
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        return [self._words[index] for index in ids]
+
+
+def join(line: str, joiner: str) -> str:
+    """Undoes a split into word parts: `new@@ er` with joiner `@@` is `newer`."""
+    return f"{line} ".replace(f"{joiner} ", "").rstrip(" ") if joiner else line
+
+
+def _text_ids(row: Sequence[int]) -> list[int]:
+    return [index for index in map(int, row) if index not in NO_TEXT]
+
+
+@dataclass(frozen=True)
+class Tokenizers:
+    """The tokenizers of both sides (the same object where joint), and their files' plain names."""
+
+    source: Tokenizer
+    target: Tokenizer
+    files: list[str]
+
+
+def load_tokenizers(folder: Path) -> Tokenizers:
+    """From a prepared folder or a run folder.
+
+    Raises:
+        DataError: files missing, damaged, or named outside the folder.
+    """
+    about = read_json(folder / INDEX)
+    kind, joiner, names = about.get("kind"), about.get("joiner", ""), about.get("files")
+    if kind not in ("sentencepiece", "words") or not isinstance(joiner, str) or not isinstance(names, dict):
+        raise DataError(f"{folder / INDEX} is damaged", "run `janus preprocess` again with --force")
+    loaded: dict[str, Tokenizer] = {}
+    for side in ("source", "target"):
+        name = names.get(side)
+        if not isinstance(name, str) or Path(name).name != name or (folder / name).is_symlink():
+            raise DataError(f"{folder / INDEX}: {side} file {name!r} is no plain file name in this folder")
+        if name not in loaded:
+            loaded[name] = _load(folder / name, kind, joiner)
+    return Tokenizers(loaded[names["source"]], loaded[names["target"]], [INDEX, *loaded])
+
+
+def _load(path: Path, kind: str, joiner: str) -> Tokenizer:
+    try:
+        data = path.read_bytes()
+    except OSError as problem:
+        raise DataError(f"{path} cannot be read: {problem.strerror}", "run `janus preprocess` again") from None
+    if kind == "sentencepiece":
+        return SentencePieces(data, str(path))
+    return Words(_word_list(path, data), joiner)
+
+
+def _word_list(path: Path, data: bytes) -> list[str]:
+    try:
+        words = data.decode().removesuffix("\n").split("\n")
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8: no list of words") from None
+    if not all(words) or len(set(words)) != len(words):
+        raise DataError(f"{path} is damaged: an empty or repeated word")
+    return words
+
+
+def train_tokenizers(
+    knobs: recipe.Tokenizer, sources: Lines, targets: Lines, folder: Path, suffixes: tuple[str, str] = ("src", "tgt")
+) -> Tokenizers:
+    """Trains, or takes over (`knobs.reuse`), the tokenizers of both sides and writes their files into `folder`.
+
+    Args:
+        knobs: the recipe's tokenizer section.
+        sources, targets: start the training text of a side, cleaned, already sampled.
+        folder: gets tokenizer.json and the files.
+        suffixes: names of the sides, for fairseq's dict.<suffix>.txt and for messages.
+
+    Raises:
+        DataError: the text does not allow this vocabulary, or the files to take over are unusable.
+    """
+    make = _train_pieces if knobs.kind == "sentencepiece" else _count_words
+    ending = "model" if knobs.kind == "sentencepiece" else "vocab.txt"
+    if knobs.reuse is not None:
+        contents = _reuse(knobs, Path(knobs.reuse), suffixes)
+    elif knobs.joint:
+        both = make(knobs, _both(sources, targets), "+".join(suffixes))
+        contents = {"tokenizer": both}
+    else:
+        contents = {
+            side: make(knobs, lines(), suffix)
+            for side, lines, suffix in zip(("source", "target"), (sources, targets), suffixes, strict=True)
+        }
+    files = {side: f"{side if side in contents else 'tokenizer'}.{ending}" for side in ("source", "target")}
+    for stem, data in contents.items():
+        write_atomically(folder / f"{stem}.{ending}", data)
+    about = {"kind": knobs.kind, "joiner": knobs.joiner, "files": files}
+    write_atomically(folder / INDEX, (json.dumps(about, indent=2) + "\n").encode())
+    return load_tokenizers(folder)
+
+
+def _both(sources: Lines, targets: Lines) -> Iterator[str]:
+    yield from sources()
+    yield from targets()
+
+
+def _train_pieces(knobs: recipe.Tokenizer, lines: Iterable[str], what: str) -> bytes:
+    """A SentencePiece model. Lines above the trainer's 4192 bytes do not take part."""
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_writer=model, minloglevel=2,
+            model_type=knobs.algorithm, vocab_size=knobs.vocabulary, byte_fallback=knobs.byte_fallback,
+            character_coverage=knobs.character_coverage, normalization_rule_name=knobs.normalisation,
+            pad_id=PAD, unk_id=UNK, bos_id=BOS, eos_id=EOS, pad_piece=NAMES[PAD], control_symbols=[NAMES[MASK]],
+            num_threads=TRAIN_THREADS,
+        )  # fmt: skip
+    except RuntimeError as problem:
+        raise _refused(knobs, what, str(problem)) from None
+    return model.getvalue()
+
+
+def _refused(knobs: recipe.Tokenizer, what: str, reason: str) -> DataError:
+    most, least = re.search(r"<= (\d+)", reason), re.search(r"required_chars\. \d+ vs (\d+)", reason)
+    if "Vocabulary size too high" in reason and most:
+        return DataError(
+            f"tokenizer.vocabulary {knobs.vocabulary} is more than the text ({what}) allows: at most {most[1]}",
+            f"--set tokenizer.vocabulary={most[1]}",
+        )
+    if least:
+        return DataError(
+            f"tokenizer.vocabulary {knobs.vocabulary} is too small: the text ({what}) alone has {least[1]} characters",
+            f"--set tokenizer.vocabulary={least[1]} at least, or a lower tokenizer.character_coverage",
+        )
+    if "sentences_.empty()" in reason or "all_chars_count" in reason:
+        return DataError(f"the training text ({what}) has no line to train a tokenizer on")
+    return DataError(f"no tokenizer could be trained on the text ({what}): {reason}")
+
+
+def _count_words(knobs: recipe.Tokenizer, lines: Iterable[str], what: str) -> bytes:
+    """The most frequent words, one a line; equally frequent ones in code point order."""
+    counts: Counter[str] = Counter()
+    for line in lines:
+        counts.update(line.split())
+    if not counts:
+        raise DataError(f"the training text ({what}) has no word")
+    ordered = sorted(counts, key=lambda word: (-counts[word], word))
+    return "".join(f"{word}\n" for word in ordered[: knobs.vocabulary - SPECIAL]).encode()
+
+
+def _reuse(knobs: recipe.Tokenizer, place: Path, suffixes: tuple[str, str]) -> dict[str, bytes]:
+    """Files of an earlier preprocess, or fairseq's `dict.<suffix>.txt` (a file, or a folder with both)."""
+    if place.is_file():
+        return {"tokenizer": _dictionary(place)}
+    if (place / INDEX).is_file():
+        load_tokenizers(place)
+        about = read_json(place / INDEX)
+        if about["kind"] != knobs.kind:
+            raise DataError(f"tokenizer.reuse {place} is of kind {about['kind']}, the recipe asks for {knobs.kind}")
+        names = about["files"]
+        same = names["source"] == names["target"]
+        stems = {"tokenizer": names["source"]} if same else {side: names[side] for side in ("source", "target")}
+        if same != knobs.joint:
+            raise DataError(f"tokenizer.reuse {place} is {'joint' if same else 'separate'}: set tokenizer.joint to {same}")
+        return {stem: (place / name).read_bytes() for stem, name in stems.items()}
+    found = [place / f"dict.{suffix}.txt" for suffix in suffixes]
+    if not all(file.is_file() for file in found):
+        raise DataError(f"tokenizer.reuse {place} holds neither {INDEX} nor {found[0].name} and {found[1].name}")
+    source, target = (_dictionary(file) for file in found)
+    if knobs.joint and source != target:
+        raise DataError(f"{found[0]} and {found[1]} differ", "set tokenizer.joint to false (and model.tie to target)")
+    return {"tokenizer": source} if knobs.joint else {"source": source, "target": target}
+
+
+def _dictionary(path: Path) -> bytes:
+    """The words of fairseq's `word count` lines; the count may be missing."""
+    words = []
+    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), 1):
+        word = line.split(b" ")[0]
+        if not word:
+            raise DataError(f"{path}:{number}: no word in this line", "each line is `word count`")
+        words.append(word)
+    return b"".join(word + b"\n" for word in words)
+
+
+def sha256(data: bytes) -> str:
+    """In hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
