@@ -1,15 +1,16 @@
-"""The command `janus`: one function per verb in `commands/`, one place where a failure becomes a message and an exit code.
+"""The command `janus`: a function per verb in `commands/`, one place where a failure becomes words and an exit code.
 
-Nothing imported here may import torch, numpy or pydantic: `janus --help` answers at once. Commands import those inside.
+Nothing imported here may import torch, numpy or pydantic: `janus --help` answers at once. Commands import them inside.
 """
 
 import errno
 import importlib
-import inspect
+import importlib.util
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from inspect import cleandoc
 from typing import Annotated, NoReturn
 
 import typer
@@ -18,8 +19,15 @@ from janus_cli import __version__
 from janus_cli.errors import JanusError
 
 # A click usage error, whichever click this typer carries (its own copy, or the click package).
-_ClickUsageError = typer.BadParameter.__bases__[0]
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_ClickUsageError: type[Exception] = typer.BadParameter.__bases__[0]
+_SURROUNDINGS = {  # not our bugs: what to do about them
+    errno.ENOSPC: "free some space and run it again",
+    errno.EDQUOT: "free some space and run it again",
+    errno.EFBIG: "raise the limit on file sizes (`ulimit -f`)",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "check the permissions, or choose another folder",
+    errno.EPERM: "check the permissions, or choose another folder",
+}
 
 app = typer.Typer(
     name="janus",
@@ -35,18 +43,20 @@ app = typer.Typer(
 )
 
 
-def _help(function: Callable[..., object]) -> str:
-    """The docstring; paragraphs with indented lines (examples) keep their line breaks: click reads \\b so."""
-    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
-    return "\n\n".join(f"\b\n{text}" if "\n  " in text or text.startswith("  ") else text for text in paragraphs)
+def _add(function: Callable[..., object]) -> None:
+    """Makes a command of a function: its docstring is the help, the first line of it the entry in `janus --help`."""
+    text = cleandoc(function.__doc__ or "")
+    # Paragraphs with indented lines (examples) keep their line breaks: click takes \\b as the sign for that.
+    kept = "\n\n".join(
+        f"\b\n{part}" if "\n  " in part or part.startswith("  ") else part for part in text.split("\n\n")
+    )
+    app.command(help=kept, short_help=text.split("\n")[0])(function)
 
 
 for _name in ("preprocess", "train", "decode", "score", "demo", "recipes", "inspect", "average"):
-    try:
-        _module = importlib.import_module(f"janus_cli.commands.{_name}")
-    except ModuleNotFoundError:
+    if importlib.util.find_spec(f"janus_cli.commands.{_name}") is None:
         continue
-    app.command(_name, help=_help(getattr(_module, _name)))(getattr(_module, _name))
+    _add(getattr(importlib.import_module(f"janus_cli.commands.{_name}"), _name))
 
 
 def _version(asked: bool) -> None:
@@ -69,12 +79,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     A reader that went away (`janus decode | head -1`) ends the command quietly with 141, as SIGPIPE would.
     """
+    command = typer.main.get_command(app)
+    code = 0
     try:
-        code = app(None if arguments is None else list(arguments), prog_name="janus", standalone_mode=False)
+        # Not app(): that would turn a broken pipe into exit 1 and print a usage mistake its own way.
+        with command.make_context("janus", list(sys.argv[1:] if arguments is None else arguments)) as context:
+            command.invoke(context)
         sys.stdout.flush()
+    except typer.Exit as stop:
+        code = stop.exit_code
     except JanusError as problem:
-        _report(problem.message, problem.hint)
-        code = problem.exit_code
+        code = _report(problem.message, problem.hint, problem.exit_code)
     except _ClickUsageError as problem:
         code = _usage(problem)
     except (KeyboardInterrupt, typer.Abort):
@@ -82,16 +97,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except OSError as problem:
         if problem.errno == errno.EPIPE:
             code = 128 + signal.SIGPIPE
-        elif problem.errno in _NO_ROOM:
-            _report(
-                f"cannot write {problem.filename or 'the output'}: {problem.strerror}",
-                "free some space and run it again",
-            )
-            code = 1
+        elif problem.errno in _SURROUNDINGS:
+            code = _report(f"{problem.filename or 'output'}: {problem.strerror}", _SURROUNDINGS[problem.errno], 1)
         else:
             raise
         _drop_stdout()
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code)
 
 
 def _usage(problem: Exception) -> int:
@@ -101,14 +112,14 @@ def _usage(problem: Exception) -> int:
     if type(problem).__name__ == "NoArgsIsHelpError":
         typer.echo(message, err=True)
         return 2
-    _report(message.rstrip("."), f"see `{context.command_path if context else 'janus'} --help`")
-    return 2
+    return _report(message.rstrip("."), f"see `{context.command_path if context else 'janus'} --help`", 2)
 
 
-def _report(message: str, hint: str) -> None:
+def _report(message: str, hint: str, code: int) -> int:
     from janus_cli import console  # rich costs 50 ms
 
     console.error(message, hint)
+    return code
 
 
 def _drop_stdout() -> None:

@@ -1,4 +1,7 @@
-"""What a user can get wrong, each with its exit code. `cli.main` prints them as `error:` and `hint:`, without a traceback."""
+"""What a user can get wrong, each with its exit code. `cli.main` prints them as `error:` and `hint:`, no traceback."""
+
+import importlib
+from types import ModuleType
 
 
 class JanusError(Exception):
@@ -59,3 +62,15 @@ class Stopped(JanusError):
     def __init__(self, signal_number: int, message: str, hint: str = "") -> None:
         super().__init__(message, hint)
         self.exit_code = 128 + signal_number
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Imports an optional dependency, which `pip install 'janus-cli[extra]'` brings.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as problem:
+        raise UsageError(f"{problem.name} is not installed", f"pip install 'janus-cli[{extra}]'") from None

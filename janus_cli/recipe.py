@@ -6,15 +6,25 @@ Sources: [J] JANUS paper and released code, [C] Mask-Predict (CMLM), [V] Vaswani
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Above0 = Annotated[float, Field(gt=0)]
+
+
+def _plain_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+        raise ValueError("should be a plain name of letters, digits, '.', '_' and '-', with no folder in it")
+    return value
+
+
+PlainName = Annotated[str, AfterValidator(_plain_name)]  # becomes part of a path: nothing is written outside
 
 
 class Knobs(BaseModel):
@@ -28,7 +38,7 @@ class Download(Knobs):
 
     url: str
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    save_as: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    save_as: PlainName
 
 
 class Synthetic(Knobs):
@@ -49,11 +59,11 @@ class Data(Knobs):
     synthetic: Synthetic | None = None
     downloads: tuple[Download, ...] = ()
     notes: str = ""  # manual steps, shown when the data is not there
-    source: str = "src"  # suffix of the source side
-    target: str = "tgt"
-    train: str = "train"  # file name before the suffix
-    valid: str = "valid"
-    test: str = "test"
+    source: PlainName = "src"  # suffix of the source side
+    target: PlainName = "tgt"
+    train: PlainName = "train"  # file name before the suffix
+    valid: PlainName = "valid"
+    test: PlainName = "test"
     clean: tuple[CleanStep, ...] = ()  # applied in this order to both sides, before filtering
     min_tokens: Positive = 1  # shorter training pairs are dropped (either side)
     max_tokens: Positive = 175  # longer training pairs are dropped; the usual limit for MT (fairseq recipes)
@@ -177,6 +187,10 @@ class JanusObjective(Knobs):
 Objective = Annotated[ArObjective | CmlmObjective | JanusObjective, Field(discriminator="name")]
 OBJECTIVE_NAMES = ("ar", "cmlm", "janus")
 
+# `janus score` needs no recipe: these two are the defaults of its options.
+BOOTSTRAP_SAMPLES = 1000  # Koehn 2004
+BOOTSTRAP_SEED = 1
+
 
 class Training(Knobs):
     """How the weights are found."""
@@ -225,7 +239,7 @@ class Decoding(Knobs):
 class Recipe(Knobs):
     """Everything that decides a run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: PlainName
     about: str = ""
     seed: Count = 1
     data: Data = Data()
@@ -239,7 +253,8 @@ class Recipe(Knobs):
     def _fits(self) -> Recipe:
         if self.data.max_tokens + 2 > self.model.max_length:
             raise ValueError(
-                f"data.max_tokens {self.data.max_tokens} + BOS + EOS does not fit model.max_length {self.model.max_length}"
+                f"data.max_tokens {self.data.max_tokens} + BOS + EOS does not fit "
+                f"model.max_length {self.model.max_length}"
             )
         if self.model.tie == "all" and not self.tokenizer.joint:
             raise ValueError("model.tie all needs tokenizer.joint true: the two sides have different vocabularies")

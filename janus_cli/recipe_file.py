@@ -20,6 +20,7 @@ from janus_cli.yaml12 import shorten
 
 _LARGEST = 1_000_000  # bytes
 _MOST_SHOWN = 40  # mistakes
+_DEFAULT_OBJECTIVE: str = Recipe.model_fields["objective"].default.name
 
 
 def load(name_or_path: str, overrides: Sequence[str] | None = None, objective: str | None = None) -> Recipe:
@@ -28,8 +29,8 @@ def load(name_or_path: str, overrides: Sequence[str] | None = None, objective: s
     Args:
         name_or_path: a name of `available()`, or a YAML file.
         overrides: `KEY=VALUE` as given to `--set`, applied last, in this order.
-        objective: name of the objective whose defaults replace the recipe's objective section; nothing happens where the
-            recipe already has this objective.
+        objective: name of the objective whose defaults replace the recipe's objective section, unless the recipe
+            already has this objective.
 
     Raises:
         UsageError: no such recipe, or mistakes in it; the message lists them all as `file:line: key: what is wrong`.
@@ -74,12 +75,11 @@ class _Draft:
     value: dict[str, Any] = field(default_factory=dict)
     places: dict[yaml12.Path, _Place] = field(default_factory=dict)
     mistakes: list[tuple[_Place, str, str]] = field(default_factory=list)  # place, dotted key, what is wrong
-    reported: set[yaml12.Path] = field(default_factory=set)
+    unread: set[yaml12.Path] = field(default_factory=set)  # said already; nothing more is to be said about these
     complete: bool = True
 
     def wrong(self, place: _Place, path: yaml12.Path, text: str) -> None:
-        self.mistakes.append((place, ".".join(str(part) for part in path), text))
-        self.reported.add(path)
+        self.mistakes.append((place, ".".join(map(str, path)), text))
 
     def place(self, path: yaml12.Path) -> _Place:
         """The place of the value, or of the nearest section around it."""
@@ -93,15 +93,15 @@ class _Draft:
 
     def exchange(self, name: str) -> None:
         """Puts the defaults of another objective in the place of the recipe's."""
+        place = _Place(2**31, f"--objective {name}")
         if name not in OBJECTIVE_NAMES:
-            raise UsageError(
-                f"--objective {name}: no such objective{_guess(name, OBJECTIVE_NAMES)}", _choose(OBJECTIVE_NAMES)
-            )
-        section = self.value.get("objective", {"name": Recipe.model_fields["objective"].default.name})
-        if not isinstance(section, dict) or section.get("name") != name:
+            self.wrong(place, (), _no_objective(name))
+            return
+        section = self.value.get("objective", {})
+        if not isinstance(section, dict) or section.get("name", _DEFAULT_OBJECTIVE) != name:
             self.forget(("objective",))
             self.value["objective"] = {"name": name}
-            self.places[("objective",)] = _Place(2**31, f"--objective {name}")
+            self.places[("objective",)] = place
 
     def set(self, change: str, number: int) -> None:
         """Applies one `KEY=VALUE`."""
@@ -115,6 +115,7 @@ class _Draft:
         parsed = yaml12.parse(text) if text[:1] in tuple("[{\"'") else yaml12.parse_scalar(text)
         for _, below, mistake in parsed.mistakes:
             self.wrong(place, (*path, *below), mistake)
+            self.unread.add((*path, *below))
         section = self.value
         for depth, part in enumerate(path[:-1]):
             self.places.setdefault(path[: depth + 1], place)
@@ -148,12 +149,12 @@ def _read(path: Path) -> _Draft:
     if len(raw) > _LARGEST:
         raise UsageError(f"{path}: larger than {_LARGEST:,} bytes, so no recipe", "name a recipe with --recipe")
     try:
-        text = raw.decode("utf-8-sig")
+        text = raw.decode()  # a byte order mark is YAML's own business
     except UnicodeDecodeError as problem:
         line = raw.count(b"\n", 0, problem.start) + 1
         raise UsageError(f"{path}:{line}: not UTF-8 (byte {problem.start + 1})", "save the recipe as UTF-8") from None
     parsed = yaml12.parse(text)
-    draft = _Draft(str(path), complete=parsed.complete)
+    draft = _Draft(str(path), unread=parsed.unread, complete=parsed.complete)
     draft.places = {key: _Place(line, f"{path}:{line}") for key, line in parsed.lines.items()}
     for line, key, mistake in parsed.mistakes:
         draft.wrong(_Place(line, f"{path}:{line}"), key, mistake)
@@ -170,7 +171,7 @@ def _read(path: Path) -> _Draft:
 def _validated(draft: _Draft) -> Recipe | None:
     section = draft.value.get("objective")
     if isinstance(section, dict):
-        section.setdefault("name", Recipe.model_fields["objective"].default.name)
+        section.setdefault("name", _DEFAULT_OBJECTIVE)
     try:
         # As JSON, because strict JSON validation takes a list for a tuple and 1 for 1.0, and nothing else.
         return Recipe.model_validate_json(json.dumps(draft.value))
@@ -182,7 +183,7 @@ def _validated(draft: _Draft) -> Recipe | None:
 
 def _add(draft: _Draft, error: dict[str, Any]) -> None:
     """Turns one pydantic error into a mistake with a place."""
-    path = _path(error["loc"], draft.value)
+    path = _path(error["loc"])
     kind, given = error["type"], error["input"]
     got = "" if isinstance(given, dict) else f" (got {shorten(json.dumps(given, ensure_ascii=False))})"
     text = f"{error['msg'].replace('Input should', 'should')}{got}"
@@ -190,24 +191,25 @@ def _add(draft: _Draft, error: dict[str, Any]) -> None:
         text = f"unknown key{_known_keys(path, draft.value)}"
     elif kind == "missing":
         text = "is missing"
-    elif kind in ("model_type", "model_attributes_type"):
+    elif kind in ("model_type", "model_attributes_type", "dict_type"):
         text = f"should be a section of `key: value` lines{got}"
+    elif kind == "tuple_type":
+        text = f"should be a list{got}"
     elif kind == "union_tag_invalid":
         path = (*path, "name")
-        name = str(given.get("name"))
-        text = f"no such objective{_guess(name, OBJECTIVE_NAMES)} {_choose(OBJECTIVE_NAMES)} (got {shorten(name)})"
+        text = _no_objective(given.get("name"))
     elif kind == "literal_error":
         options = re.findall(r"'([^']*)'", error["ctx"]["expected"])
         text += _guess(str(given), options)
     elif kind == "value_error":
-        text = str(error["ctx"]["error"])
+        text = f"{error['ctx']['error']}{got}"
         if not path and (named := re.match(r"[a-z_]+(\.[a-z_]+)+", text)):
             path, text = tuple(named[0].split(".")), text.removeprefix(named[0]).strip()
-    if not any(path[: len(known)] == known for known in draft.reported if known):
-        draft.mistakes.append((draft.place(path), ".".join(map(str, path)), text))
+    if not any(path[: len(known)] == known for known in draft.unread):
+        draft.wrong(draft.place(path), path, text)
 
 
-def _path(location: Iterable[str | int], value: Any) -> yaml12.Path:
+def _path(location: Iterable[str | int]) -> yaml12.Path:
     """Pydantic's location without the objective's name, which it puts in as the branch it took."""
     path = list(location)
     if len(path) > 1 and path[0] == "objective" and path[1] in OBJECTIVE_NAMES:
@@ -228,7 +230,7 @@ def _known_keys(path: yaml12.Path, value: Any) -> str:
     elsewhere = [
         f"{section}.{key}"
         for section, info in Recipe.model_fields.items()
-        if any(key in choice.model_fields for choice in _models(info.annotation))
+        if section != path[0] and any(key in choice.model_fields for choice in _models(info.annotation))
     ]
     guess = _guess(key, keys) or (f", did you mean {elsewhere[0]}?" if elsewhere else ".")
     return f"{guess} Valid here: {', '.join(keys)}"
@@ -242,6 +244,10 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 def _name(model: type[BaseModel]) -> object:
     return model.model_fields["name"].default if "name" in model.model_fields else None
+
+
+def _no_objective(name: object) -> str:
+    return f"no such objective (got {shorten(name)}; {_choose(OBJECTIVE_NAMES)}){_guess(str(name), OBJECTIVE_NAMES)}"
 
 
 def _guess(word: str, known: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """YAML as people expect it: the core schema of YAML 1.2 and nothing else.
 
-`1e-4` is a number; `no`, `on`, `12:30` and `2020-01-01` are text; a key stands once. Aliases, anchors and tags are mistakes.
-PyYAML scans the text; values are made here, each with the line it stands on, and all mistakes are collected.
+`1e-4` is a number; `no`, `on`, `12:30` and `2020-01-01` are text; a key stands once. Aliases, anchors and tags are
+mistakes. PyYAML scans the text; values are made here, each with the line it stands on, and all mistakes are collected.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class Parsed:
     value: Any = None
     lines: dict[Path, int] = field(default_factory=dict)
     mistakes: list[tuple[int, Path, str]] = field(default_factory=list)
+    unread: set[Path] = field(default_factory=set)  # paths whose value could not be taken; None stands there
     complete: bool = False  # False: the text is no YAML from some line on, and `value` holds nothing
 
 
@@ -90,6 +91,10 @@ class _Builder:
     def wrong(self, line: int, path: Path, text: str) -> None:
         self.parsed.mistakes.append((line, path, text))
 
+    def unread(self, line: int, path: Path, text: str) -> None:
+        self.wrong(line, path, text)
+        self.parsed.unread.add(path)
+
     def next(self) -> yaml.Event:
         event = next(self.events)
         self.line = event.start_mark.line + 1 if event.start_mark else self.line
@@ -114,14 +119,14 @@ class _Builder:
         if len(path) > _DEPTH:
             raise _TooDeep
         if isinstance(event, yaml.AliasEvent):
-            self.wrong(line, path, f"aliases are not allowed, write the value out (got *{event.anchor})")
+            self.unread(line, path, f"aliases are not allowed, write the value out (got *{event.anchor})")
             return None
         assert isinstance(event, yaml.NodeEvent)
         if event.anchor is not None:
             self.wrong(line, path, f"anchors are not allowed (got &{event.anchor})")
         tag = getattr(event, "tag", None)
         if tag is not None:
-            self.wrong(line, path, f"tags are not allowed (got {tag})")
+            self.unread(line, path, f"tags are not allowed (got {tag})")
         if isinstance(event, yaml.SequenceStartEvent):
             return self.sequence(path)
         if isinstance(event, yaml.MappingStartEvent):
@@ -131,10 +136,10 @@ class _Builder:
 
     def checked(self, value: Any, text: str, path: Path) -> Any:
         if isinstance(value, str) and (found := _UNUSABLE.search(value)):
-            self.wrong(self.line, path, f"character U+{ord(found[0]):04X} is not allowed")
+            self.unread(self.line, path, f"character U+{ord(found[0]):04X} is not allowed")
             return None
         if isinstance(value, int) and abs(value) >= 2**63:
-            self.wrong(self.line, path, f"too large a number (got {shorten(text)})")
+            self.unread(self.line, path, f"too large a number (got {shorten(text)})")
             return None
         return value
 

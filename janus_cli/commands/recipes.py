@@ -27,6 +27,8 @@ def recipes(
     from janus_cli.errors import UsageError
 
     if action == "show":
+        if name is None:
+            console.say("no recipe named: this is demo")
         typer.echo(recipe_file.dump(recipe_file.load(name or "demo", changes, objective)), nl=False)
         return
     if name or changes or objective:

@@ -6,8 +6,8 @@ P_AUX(y_h | X, observed, hidden tokens before h, MASK from h on):
     CE(P)      =  -(1 - s) log P(y_h) - s/V sum_v log P(v)
     KLs(p, q)  =  1/2 KL(p || q) + 1/2 KL(q || p)  =  1/2 sum_v (p_v - q_v) (log p_v - log q_v)
 
-The objective adds  1/2 (CE(P_NAR) + CE(P_AUX)) + 3 KLs(P_AR, P_AUX) + 1 KLs(P_NAR, P_AUX) + 1 KLs(P_AR, P_NAR)
-to its AR and length losses (Liang et al., EMNLP 2022; weights of the released code, knobs here). Both sides of every
+The objective adds  CE(P_AR) + 1/2 (CE(P_NAR) + CE(P_AUX)) + 3 KLs(P_AR, P_AUX) + 1 KLs(P_NAR, P_AUX) + 1 KLs(P_AR, P_NAR)
+and, on the other tokens, CE(P_AR) (Liang et al., EMNLP 2022; weights of the released code, knobs here). Both sides of every
 KL receive gradient: each distribution learns from the others.
 """
 
@@ -15,12 +15,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from janus_cli.core.losses import rows_at_once
 
 
 class AuxLoss(NamedTuple):
     """Sums over hidden tokens, in nats."""
 
+    ce_ar: Tensor
     ce_nar: Tensor
     ce_aux: Tensor
     kl_ar_aux: Tensor
@@ -28,11 +33,23 @@ class AuxLoss(NamedTuple):
     kl_ar_nar: Tensor
 
 
-def aux_loss(ar: Tensor, nar: Tensor, aux: Tensor, gold: Tensor, smoothing: float) -> AuxLoss:
-    """ar, nar, aux: logits (N, V) of the three distributions at the same N hidden tokens; gold (N,)."""
+def aux_loss(ar: Tensor, nar: Tensor, aux: Tensor, weight: Tensor, gold: Tensor, smoothing: float) -> AuxLoss:
+    """ar, nar, aux: states (N, D) of the three distributions at the same N hidden tokens; weight (V, D); gold (N,).
+
+    Logits are made for some tokens at a time. See the module's docstring for the equation.
+    """
+    rows = rows_at_once(len(weight))
+    chunks = zip(*(x.split(rows) for x in (ar, nar, aux, gold)), strict=True)
+    parts = [terms(*(F.linear(x, weight) for x in (a, n, u)), y, smoothing) for a, n, u, y in chunks]
+    return AuxLoss(*(torch.stack(sums).sum() for sums in zip(*parts, strict=True)))
+
+
+def terms(ar: Tensor, nar: Tensor, aux: Tensor, gold: Tensor, smoothing: float) -> AuxLoss:
+    """The same from logits (N, V)."""
     log_ar, log_nar, log_aux = ((x if x.dtype.itemsize > 4 else x.float()).log_softmax(-1) for x in (ar, nar, aux))
     p_ar, p_nar, p_aux = log_ar.exp(), log_nar.exp(), log_aux.exp()
     return AuxLoss(
+        ce_ar=_smoothed(log_ar, gold, smoothing),
         ce_nar=_smoothed(log_nar, gold, smoothing),
         ce_aux=_smoothed(log_aux, gold, smoothing),
         kl_ar_aux=0.5 * ((p_ar - p_aux) * (log_ar - log_aux)).sum(),

@@ -59,7 +59,7 @@ def pad(rows: Sequence[Sequence[int]]) -> Tensor:
     return out
 
 
-def collate(sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], ids: Sequence[int]) -> Batch:
+def collate(sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], ids: Sequence[int] | NDArray[np.int64]) -> Batch:
     """A batch from token ids without BOS and EOS."""
     return Batch(
         pad([[*source, EOS] for source in sources]),

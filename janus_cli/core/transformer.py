@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -73,8 +74,8 @@ class Transformer(nn.Module):
             self.source_positions = nn.Parameter(torch.empty(knobs.max_length, width))
             self.target_positions = nn.Parameter(torch.empty(knobs.max_length, width))
         else:
-            self.register_buffer("source_positions", sinusoids(knobs.max_length, width), persistent=False)
-            self.register_buffer("target_positions", sinusoids(knobs.max_length, width), persistent=False)
+            self.register_buffer("source_positions", torch.empty(knobs.max_length, width), persistent=False)
+            self.register_buffer("target_positions", torch.empty(knobs.max_length, width), persistent=False)
         norms = [nn.LayerNorm(width) if knobs.embedding_norm else nn.Identity() for _ in range(2)]
         self.source_norm, self.target_norm = norms
         self.encoder = nn.ModuleList(EncoderLayer(knobs) for _ in range(knobs.encoder_layers))
@@ -98,9 +99,25 @@ class Transformer(nn.Module):
                 nn.init.zeros_(weight)
             else:
                 nn.init.ones_(weight)  # layer norms
-        for table in (self.source_table, self.target_table):
-            with torch.no_grad():
+        with torch.no_grad():
+            for table in (self.source_table, self.target_table):
                 table.weight[PAD] = 0.0
+            self._fill_constants()
+
+    def _fill_constants(self) -> None:
+        for buffer in self.buffers():
+            buffer.copy_(sinusoids(*buffer.shape))
+
+    def weights(self) -> dict[str, Tensor]:
+        """Every weight by name, tied tables once."""
+        return {name: weight.detach() for name, weight in self.named_parameters()}
+
+    @torch.no_grad()
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes over weights of the same names and shapes; also makes a model built on the meta device whole."""
+        for name, weight in self.named_parameters():
+            weight.copy_(weights[name])
+        self._fill_constants()
 
     def _embed(self, tokens: Tensor, table: nn.Embedding, positions: Tensor, norm: nn.Module) -> Tensor:
         x = table(tokens)

@@ -12,7 +12,6 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,41 +21,11 @@ import pyarrow as pa
 
 from janus_cli.errors import DataError
 from janus_cli.runs import sync_folder
+from janus_cli.text.encode import Ragged
 
 FORMAT = "1"
 AGAIN = "run `janus preprocess` again with --force"
 _SCHEMA = pa.schema([pa.field(side, pa.list_(pa.int32()), nullable=False) for side in ("source", "target")])
-
-
-@dataclass(frozen=True)
-class Ragged:
-    """Rows of unequal length, one behind the other.
-
-    values: (sum of lengths,) int32.
-    lengths: (rows,) int64.
-    """
-
-    values: np.ndarray
-    lengths: np.ndarray
-
-    @classmethod
-    def of(cls, rows: Sequence[Sequence[int]]) -> Ragged:
-        """From lists of ids."""
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        values = np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum()))
-        return cls(values, lengths)
-
-    def keep(self, chosen: np.ndarray) -> Ragged:
-        """The rows where `chosen`, (rows,) bool, is True."""
-        if chosen.all():
-            return self
-        return Ragged(self.values[np.repeat(chosen, self.lengths)], self.lengths[chosen])
-
-    def arrow(self) -> pa.Array:
-        """The same rows as an Arrow list array, without copying the values."""
-        offsets = np.zeros(len(self.lengths) + 1, np.int32)
-        np.cumsum(self.lengths, out=offsets[1:])
-        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(self.values))
 
 
 class StoreWriter:
@@ -95,10 +64,12 @@ class StoreWriter:
             self._digest.update(side.lengths.astype("<i8").tobytes())
             self._digest.update(side.values.astype("<i4").tobytes())
         if len(sides[0].lengths):
-            self._writer.write_batch(pa.record_batch([side.arrow() for side in sides], schema=_SCHEMA))
+            self._writer.write_batch(pa.record_batch([_list_array(side) for side in sides], schema=_SCHEMA))
             self.rows += len(sides[0].lengths)
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if kind is None:
                 self._finish()
@@ -108,13 +79,19 @@ class StoreWriter:
 
     def _finish(self) -> None:
         self.fingerprint = self._digest.hexdigest()
-        nothing = pa.record_batch([Ragged.of([]).arrow()] * 2, schema=_SCHEMA)
+        nothing = pa.record_batch([_list_array(Ragged.of([]))] * 2, schema=_SCHEMA)
         self._writer.write_batch(nothing, custom_metadata={"rows": str(self.rows), "fingerprint": self.fingerprint})
         self._writer.close()
         self._file.flush()
         os.fsync(self._file.fileno())
         self._temporary.replace(self.path)
         sync_folder(self.path.parent)
+
+
+def _list_array(rows: Ragged) -> Any:
+    offsets = np.zeros(len(rows.lengths) + 1, np.int32)
+    np.cumsum(rows.lengths, out=offsets[1:])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.values))
 
 
 @dataclass(frozen=True)
@@ -131,9 +108,14 @@ class _Column:
 class Store:
     """Sentence pairs of one split, memory-mapped."""
 
-    def __init__(self, path: Path, about: dict[str, str], closing: dict[str, str], columns: list[list[_Column]]) -> None:
+    def __init__(
+        self, path: Path, about: dict[str, str], closing: dict[str, str], columns: list[list[_Column]]
+    ) -> None:
         self.path, self.split = path, about["split"]
-        self.source_vocabulary, self.target_vocabulary = int(about["source_vocabulary"]), int(about["target_vocabulary"])
+        self.source_vocabulary, self.target_vocabulary = (
+            int(about["source_vocabulary"]),
+            int(about["target_vocabulary"]),
+        )
         self.fingerprint = closing["fingerprint"]
         self.origin = {key[7:]: value for key, value in about.items() if key.startswith("origin.")}
         self._columns = columns

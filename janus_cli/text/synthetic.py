@@ -9,10 +9,10 @@ before tens, nothing is inflected, and `ar` after the verb says that the subject
 
 So there is lexical mapping, reordering, agreement at a distance, numbers written out, and a length that varies.
 
-**Several outputs are right.** A log keeper has three habits, which the source does not tell: the time first or last,
-a plain or a salty choice of words, the present or the past. Any of the 2 x 2 x 2 `MODES` is right, but it must be held
-through the sentence: "when the bell rings the skippers carried …" is wrong twice. All outputs of one input have the
-same length, so only the other words of the output tell which mode is on. A model that chooses each word on its own
+**Several outputs are right.** A log keeper has two habits, which the source does not tell: the time comes first or
+last, and the words are plain and in the present, or salty and in the past. Each of the 2 x 2 `MODES` is right, but it
+must be held through the sentence: "when the bell rings the skippers carry …" is wrong. All outputs of one input have
+the same length, so only the other words of the output tell which mode is on. A model that chooses each word on its own
 (non-autoregressively, in one pass) mixes modes; one that sees some of its words while it chooses others need not.
 Every pair shows one mode, drawn at random.
 """
@@ -34,36 +34,26 @@ class Mode(NamedTuple):
     """One consistent way to write a sentence."""
 
     time_first: bool
-    salty: bool
-    past: bool
+    salty: bool  # and in the past; otherwise plain, and in the present
 
 
-MODES = tuple(Mode(*habits) for habits in product((False, True), repeat=3))
+MODES = tuple(Mode(*habits) for habits in product((False, True), repeat=2))
 
 # Between bars: the word of Velm, then the plain and the salty English word, or one English word that serves both.
 _SUBJECTS = """mako captain skipper | pelo cook chef | sivo sailor mariner | darno doctor surgeon | giro pilot navigator
-| bino boy lad | lino girl lass | feko fisher angler | tavo merchant trader | zaro guard sentry | kruno thief pirate
-| osto guest passenger | velo friend mate | haro carpenter joiner | dameno lady dame | yolo musician fiddler"""
-_OBJECTS = """lopo barrel cask | rusto rope line | kesto box crate | nafo needle pin | lumo lamp lantern
-| kotto coat jacket | flako bottle flask | moneko coin doubloon | karto map chart | sakko bag sack | bato boat skiff
-| hujo jug pitcher | pomo apple | ovo egg | reto net | tamo drum | libo book | konko shell | ankro anchor | remo oar"""
-_ADJECTIVES = """dura old ancient | gana big large | mita small little | glada happy merry | forta strong sturdy
-| nika clean spotless | moka wet soaked | frida cold icy | vesa red | verda green | bula blue | laka white | nera black
-| hava heavy | ronda round | pika pretty"""
-_PLACES = """selo pier | faro lighthouse | ponso bridge | merko market | turo tower | puto well | milo mill
-| skulo school | stalo stable | gardo garden | plajo beach | kavo cave"""
+| bino boy lad | lino girl lass | tavo merchant trader | zaro guard sentry | kruno thief pirate"""
+_OBJECTS = """lopo barrel cask | rusto rope line | kesto box crate | lumo lamp lantern | kotto coat jacket
+| flako bottle flask | moneko coin doubloon | karto map chart | pomo apple | ovo egg | tamo drum | konko shell"""
+_ADJECTIVES = """dura old ancient | gana big large | mita small little | forta strong sturdy | nika clean spotless
+| moka wet soaked | vesa red | verda green | bula blue | hava heavy"""
+_PLACES = "selo pier | faro lighthouse | ponso bridge | merko market | turo tower | puto well | milo mill | kavo cave"
 _RELATIONS = "numo near | posto behind | apro beside | subo below"  # after the place in Velm, before it in English
-# Verbs: the word of Velm, plain present and past, salty present and past.
-_VERBS = """kani carry carried haul hauled | veni sell sold trade traded | tropi find found spot spotted
-| asheti buy bought purchase purchased | repi mend mended repair repaired | noni count counted tally tallied
-| kashi hide hid stow stowed | shteli steal stole pinch pinched | lavi wash washed scrub scrubbed
-| pinti paint painted varnish varnished | perdi lose lost misplace misplaced | preni take took grab grabbed
-| sendi send sent ship shipped | elekti choose chose pick picked | jeti throw threw fling flung
-| alti bring brought fetch fetched"""
-# Times: the word of Velm, then the clause, its last word in the present and in the past.
-_TIMES = """brei when the bell rings rang | plui while it rains rained | sunei as the sun rises rose
-| marei before the tide turns turned | nebei until the fog lifts lifted | ventei after the wind drops dropped
-| gulei while the gulls cry cried | stelei once the stars appear appeared"""
+# The plain present and the salty past.
+_VERBS = """kani carry hauled | veni sell traded | tropi find spotted | asheti buy purchased | noni count tallied
+| kashi hide stowed | shteli steal pinched | pinti paint varnished | perdi lose misplaced | jeti throw flung"""
+# A clause; of its two last words one is for the present and one for the past.
+_TIMES = """brei when the bell rings rang | plui while it rains rained | marei before the tide turns turned
+| nebei until the fog lifts lifted | ventei after the wind drops dropped | stelei once the stars appear appeared"""
 _UNITS = ("i", "du", "tri", "kar", "fin", "ses", "ti", "ok", "nev")
 _TENS = ("dek", "duek", "triek", "karek", "finek", "sesek", "tiek", "okek", "nevek")
 _UNITS_ENGLISH = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -112,16 +102,19 @@ class Sentence:
 
     def target(self, mode: Mode) -> str:
         """The sentence in English, in one mode throughout."""
-        subject, thing = SUBJECTS[self.subject][mode.salty], OBJECTS[self.object][mode.salty]
-        verb = VERBS[self.verb][2 * mode.salty + mode.past]
+        subject, thing, verb = (
+            table[word][mode.salty]
+            for table, word in ((SUBJECTS, self.subject), (OBJECTS, self.object), (VERBS, self.verb))
+        )
         words = ["the", *self._adjective(self.subject_adjective, mode)]
-        words += [_with_s(subject), verb] if self.several else [subject, verb if mode.past else _with_s(verb)]
+        words += [_with_s(subject) if self.several else subject]
+        words += [verb if self.several or mode.salty else _with_s(verb)]  # only the present agrees with the subject
         words += [*_in_english(self.number), *self._adjective(self.object_adjective, mode)]
         words += [thing if self.number == 1 else _with_s(thing)]
         if self.place:
             words += [*RELATIONS[self.relation], "the", *PLACES[self.place]]
         *clause, present, past = TIMES[self.time]
-        time = [*clause, past if mode.past else present]
+        time = [*clause, past if mode.salty else present]
         return " ".join(time + words if mode.time_first else words + time)
 
     @staticmethod

@@ -6,7 +6,6 @@ A folder holds `tokenizer.json` (kind, joiner, which file serves which side) and
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
@@ -64,7 +63,8 @@ class SentencePieces:
         fixed = [self._model.pad_id(), self._model.unk_id(), self._model.bos_id(), self._model.eos_id()] if data else []
         if fixed != [PAD, UNK, BOS, EOS] or self.size <= MASK or not self._model.is_control(MASK):
             raise DataError(
-                f"{name} was not made by janus: pad, unk, bos, eos are {fixed}, and 4 must be the control symbol <mask>",
+                f"{name} is no tokenizer of janus: its pad, unk, bos, eos are {fixed or 'missing'} instead of "
+                f"{[PAD, UNK, BOS, EOS]}, or {MASK} is not the control symbol {NAMES[MASK]}",
                 "train a new one: leave out tokenizer.reuse",
             )
 
@@ -247,9 +247,9 @@ def _count_words(knobs: recipe.Tokenizer, lines: Iterable[str], what: str) -> by
 
 
 def _reuse(knobs: recipe.Tokenizer, place: Path, suffixes: tuple[str, str]) -> dict[str, bytes]:
-    """Files of an earlier preprocess, or fairseq's `dict.<suffix>.txt` (a file, or a folder with both)."""
+    """Files of an earlier preprocess; for words also fairseq's `dict.<suffix>.txt`: one file, or a folder with both."""
     if place.is_file():
-        return {"tokenizer": _dictionary(place)}
+        return {"tokenizer": _dictionary(place) if knobs.kind == "words" else place.read_bytes()}
     if (place / INDEX).is_file():
         load_tokenizers(place)
         about = read_json(place / INDEX)
@@ -259,11 +259,14 @@ def _reuse(knobs: recipe.Tokenizer, place: Path, suffixes: tuple[str, str]) -> d
         same = names["source"] == names["target"]
         stems = {"tokenizer": names["source"]} if same else {side: names[side] for side in ("source", "target")}
         if same != knobs.joint:
-            raise DataError(f"tokenizer.reuse {place} is {'joint' if same else 'separate'}: set tokenizer.joint to {same}")
+            raise DataError(
+                f"tokenizer.reuse {place} is {'joint' if same else 'separate'}: set tokenizer.joint to {same}"
+            )
         return {stem: (place / name).read_bytes() for stem, name in stems.items()}
     found = [place / f"dict.{suffix}.txt" for suffix in suffixes]
-    if not all(file.is_file() for file in found):
-        raise DataError(f"tokenizer.reuse {place} holds neither {INDEX} nor {found[0].name} and {found[1].name}")
+    if knobs.kind != "words" or not all(file.is_file() for file in found):
+        words = f" nor {found[0].name} and {found[1].name}" if knobs.kind == "words" else ""
+        raise DataError(f"tokenizer.reuse: {place} has no {INDEX}{words}", "name a folder that `janus preprocess` made")
     source, target = (_dictionary(file) for file in found)
     if knobs.joint and source != target:
         raise DataError(f"{found[0]} and {found[1]} differ", "set tokenizer.joint to false (and model.tie to target)")
@@ -271,16 +274,11 @@ def _reuse(knobs: recipe.Tokenizer, place: Path, suffixes: tuple[str, str]) -> d
 
 
 def _dictionary(path: Path) -> bytes:
-    """The words of fairseq's `word count` lines; the count may be missing."""
-    words = []
+    """The words of fairseq's `word count` lines, one a line; repeated ones once."""
+    words: dict[bytes, None] = {}
     for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), 1):
-        word = line.split(b" ")[0]
-        if not word:
-            raise DataError(f"{path}:{number}: no word in this line", "each line is `word count`")
-        words.append(word)
+        word, _, count = line.partition(b" ")
+        if not word or not count.split(b" ")[0].isdigit():
+            raise DataError(f"{path}:{number}: {line[:60].decode(errors='replace')!r} is not `word count`")
+        words[word] = None
     return b"".join(word + b"\n" for word in words)
-
-
-def sha256(data: bytes) -> str:
-    """In hexadecimal."""
-    return hashlib.sha256(data).hexdigest()

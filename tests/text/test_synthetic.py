@@ -23,31 +23,23 @@ PAIRS = list(generate(400, 7, "train"))
             SEVEN_BARRELS,
             (
                 "the old captains carry seven red barrels near the pier when the bell rings",
-                "the old captains carried seven red barrels near the pier when the bell rang",
-                "the ancient skippers haul seven red casks near the pier when the bell rings",
                 "the ancient skippers hauled seven red casks near the pier when the bell rang",
                 "when the bell rings the old captains carry seven red barrels near the pier",
-                "when the bell rang the old captains carried seven red barrels near the pier",
-                "when the bell rings the ancient skippers haul seven red casks near the pier",
                 "when the bell rang the ancient skippers hauled seven red casks near the pier",
             ),
         ),
         (
-            "dameno kesto i plui noni",  # one subject, one object: "counts", "tallies", "a box"
+            "zaro kesto i plui noni",  # one subject: "counts"; one object: "box"
             (
-                "the lady counts one box while it rains",
-                "the lady counted one box while it rained",
-                "the dame tallies one crate while it rains",
-                "the dame tallied one crate while it rained",
-                "while it rains the lady counts one box",
-                "while it rained the lady counted one box",
-                "while it rains the dame tallies one crate",
-                "while it rained the dame tallied one crate",
+                "the guard counts one box while it rains",
+                "the sentry tallied one crate while it rained",
+                "while it rains the guard counts one box",
+                "while it rained the sentry tallied one crate",
             ),
         ),
     ],
 )
-def test_all_eight_outputs_of_a_sentence(source: str, expected: tuple[str, ...]) -> None:
+def test_all_outputs_of_a_sentence(source: str, expected: tuple[str, ...]) -> None:
     assert translations(source) == expected
     assert valid_outputs(source) == set(expected)
 
@@ -60,7 +52,7 @@ def test_all_eight_outputs_of_a_sentence(source: str, expected: tuple[str, ...])
     ],
 )  # fmt: skip
 def test_numbers_are_written_out(words: str, english: str) -> None:
-    assert translations(f"pelo ovo {words} gulei veni")[0] == f"the cook sells {english} eggs while the gulls cry"
+    assert translations(f"pelo ovo {words} brei veni")[0] == f"the cook sells {english} eggs when the bell rings"
 
 
 def test_the_same_arguments_give_the_same_text_and_others_do_not() -> None:
@@ -87,7 +79,9 @@ def test_text_is_the_same_in_every_process() -> None:
     }
     here = "\n".join("\t".join(pair) for pair in generate(50, 3, "test")).encode()
     assert outputs == {here}
-    assert here.startswith(b"sivo kesto i brei kani\tthe sailor carried one box when the bell rang\n")
+    assert here.startswith(
+        b"lino forta tamo fin nevek plui jeti ar\twhile it rained the sturdy lasses flung ninety five drums\n"
+    )
 
 
 def test_no_source_of_one_split_occurs_in_another() -> None:
@@ -115,15 +109,20 @@ def test_texts_look_as_promised() -> None:
     pairs = list(generate(4000, 1, "train"))
     lengths = {len(target.split()) for _, target in pairs}
     assert lengths == set(range(8, 15))
-    assert 100 < len({word for source, _ in pairs for word in source.split()}) < 150
-    assert 250 < len({word for _, target in pairs for word in target.split()}) < 400
+    assert 60 < len({word for source, _ in pairs for word in source.split()}) < 100
+    assert 150 < len({word for _, target in pairs for word in target.split()}) < 250
     for source, _ in pairs[:300]:
         outputs = translations(source)
         assert len(set(outputs)) == len(MODES)
         assert len({len(output.split()) for output in outputs}) == 1
 
 
-@given(pair=st.sampled_from(PAIRS), first=st.integers(0, 7), second=st.integers(0, 7), cut=st.integers(1, 13))
+@given(
+    pair=st.sampled_from(PAIRS),
+    first=st.sampled_from(range(len(MODES))),
+    second=st.sampled_from(range(len(MODES))),
+    cut=st.integers(1, 13),
+)
 def test_mixing_two_modes_is_wrong(pair: tuple[str, str], first: int, second: int, cut: int) -> None:
     outputs = translations(pair[0])
     mixed = " ".join(outputs[first].split()[:cut] + outputs[second].split()[cut:])
@@ -131,14 +130,12 @@ def test_mixing_two_modes_is_wrong(pair: tuple[str, str], first: int, second: in
     assert is_valid(pair[0], mixed) == (mixed in (outputs[first], outputs[second]))
 
 
-@given(pair=st.sampled_from(PAIRS), mode=st.integers(0, 7), data=st.data())
-def test_one_word_of_another_mode_is_wrong(pair: tuple[str, str], mode: int, data: st.DataObject) -> None:
+@given(pair=st.sampled_from(PAIRS), mode=st.sampled_from(range(len(MODES))), data=st.data())
+def test_one_word_of_the_other_style_is_wrong(pair: tuple[str, str], mode: int, data: st.DataObject) -> None:
     outputs = translations(pair[0])
-    words = outputs[mode].split()
-    # The tense shows at two places, the verb and the time; changed at one of them only, it is an error.
-    other = outputs[mode ^ 1].split()
+    words, other = outputs[mode].split(), outputs[mode ^ 1].split()  # the same order
     places = [place for place, (word, changed) in enumerate(zip(words, other, strict=True)) if word != changed]
-    assert len(places) == 2
+    assert len(places) >= 3  # the subject, the verb and the time, at least
     place = data.draw(st.sampled_from(places))
     words[place] = other[place]
     assert not is_valid(pair[0], " ".join(words))

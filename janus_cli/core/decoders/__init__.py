@@ -1,6 +1,7 @@
 """Searches over callables: they know nothing of the model that fills them in (`core/generate.py` does)."""
 
-from janus_cli.core.decoders.beam import Hypothesis, beam_search
+from janus_cli.core.decoders.beam import beam_search
 from janus_cli.core.decoders.mask_predict import mask_predict, mean_logp, predicted_lengths, without_repeats
+from janus_cli.core.decoders.output import Iteration, Output
 
-__all__ = ["Hypothesis", "beam_search", "mask_predict", "mean_logp", "predicted_lengths", "without_repeats"]
+__all__ = ["Iteration", "Output", "beam_search", "mask_predict", "mean_logp", "predicted_lengths", "without_repeats"]

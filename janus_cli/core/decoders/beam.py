@@ -3,44 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
 
 import torch
 from torch import Tensor
 
 from janus_cli.core.batch import BOS, EOS
+from janus_cli.core.decoders.output import Output
 
 Step = Callable[[Tensor, Tensor | None], Tensor]
 
 
-@dataclass(frozen=True)
-class Hypothesis:
-    """One finished output.
-
-    tokens: without EOS. logps: nats of each token and, last, of EOS, so one more than tokens.
-    score: sum of logps / length ** length_penalty. passes: decoder passes that its sentence took part in.
-    """
-
-    tokens: list[int]
-    logps: list[float]
-    score: float
-    passes: int
-
-    @property
-    def length(self) -> int:
-        """Predicted tokens, EOS included: what the length penalty counts."""
-        return len(self.logps)
-
-    @property
-    def logp(self) -> float:
-        """Nats of the whole hypothesis, EOS included."""
-        return sum(self.logps)
-
-
 def beam_search(
     step: Step, max_lengths: Tensor, beam: int, length_penalty: float = 1.0, nbest: int = 1
-) -> list[list[Hypothesis]]:
+) -> list[list[Output]]:
     """The best `nbest` hypotheses of each sentence, best first; fewer only where fewer exist.
 
     Each pass ranks all continuations of a sentence's live hypotheses by their summed log-probability. Those among the
@@ -59,7 +35,7 @@ def beam_search(
         length_penalty: p >= 0 in score = sum of log-probabilities / length ** p.
     """
     device = max_lengths.device
-    found: list[list[Hypothesis]] = [[] for _ in range(len(max_lengths))]
+    found: list[list[Output]] = [[] for _ in range(len(max_lengths))]
     alive = torch.arange(len(max_lengths), device=device)  # (A,) sentences still searched
     sums = torch.zeros(len(alive), 1, dtype=torch.float64, device=device)  # (A, F) F: live hypotheses, first 1 then beam
     tokens = torch.full((len(alive), 1, 1), BOS, device=device)  # (A, F, 1 + tokens so far)
@@ -81,7 +57,7 @@ def beam_search(
             paths = torch.cat([totals[row, source], total[row, rank, None]], dim=1).diff(dim=1)
             columns = (t.tolist() for t in (alive[row], tokens[row, source, 1:], paths, scores[row, rank]))
             for sentence, *fields in zip(*columns, strict=True):
-                found[sentence].append(Hypothesis(*fields, passes=length))
+                found[sentence].append(Output(*fields, passes=length))
         best = torch.cat([best, scores], dim=1).sort(dim=1, descending=True).values[:, :beam]
 
         # EOS candidates sink to the end; at most one a live hypothesis, so `beam` of the 2 * beam candidates remain

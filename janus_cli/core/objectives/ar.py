@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from janus_cli.core.batch import Batch
 from janus_cli.core.losses import cross_entropy
 from janus_cli.core.noise import Draws
-from janus_cli.core.objectives.base import Objective, Plan, Term
+from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
 from janus_cli.core.stream import Stream, beside, content, queries
 from janus_cli.core.transformer import Transformer
 
@@ -26,15 +26,15 @@ def ar_stream(target: Tensor, kind: str) -> Stream:
 
 
 def plan(batch: Batch, draws: Draws, knobs: ArObjective) -> Plan:
-    tokens = int(batch.target_real[:, 1:].sum())
-    return Plan({"ar": ar_stream(batch.target, knobs.ar_stream)}, {"tokens": tokens})
+    return Plan({"ar": ar_stream(batch.target, knobs.ar_stream)}, count_units(batch))
 
 
 def loss(model: Transformer, batch: Batch, plan: Plan, knobs: ArObjective) -> dict[str, Term]:
     memory = model.encode(batch.source, batch.source_real)
     ar = plan.streams["ar"]
-    logits = model.logits(model.decode(ar, memory)[ar.labelled])  # (B, L, D) -> (N, V)
-    return {"ce_ar": Term(cross_entropy(logits, ar.labels[ar.labelled], knobs.label_smoothing), "tokens", 1.0)}
+    states = model.decode(ar, memory)[ar.labelled]  # (B, L, D) -> (N, D)
+    ce = cross_entropy(states, model.output_weight, ar.labels[ar.labelled], knobs.label_smoothing)
+    return {"ce_ar": Term(ce, "tokens", 1.0)}
 
 
 AR = Objective(plan, loss, ar=True, nar=False)

@@ -41,6 +41,12 @@ class Plan:
         return Plan({name: stream.to(device) for name, stream in self.streams.items()}, self.counts)
 
 
+def count_units(batch: Batch, hidden: Tensor | None = None) -> dict[str, int]:
+    """What terms are averaged over: target tokens with EOS, sentences and, given hidden (B, T) bool, hidden tokens."""
+    units = {"tokens": int(batch.target_real[:, 1:].sum()), "sentences": len(batch.ids)}
+    return units if hidden is None else {**units, "hidden": int(hidden.sum())}
+
+
 @dataclass(frozen=True)
 class Objective:
     """plan(batch, draws, knobs) -> Plan, without the model; loss(model, batch, plan, knobs) -> {name: Term}.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from janus_cli.core.batch import Batch
 from janus_cli.core.losses import cross_entropy, length_loss
 from janus_cli.core.noise import Draws, hide
-from janus_cli.core.objectives.base import Objective, Plan, Term
+from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
 from janus_cli.core.stream import base
 from janus_cli.core.transformer import Transformer
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 def plan(batch: Batch, draws: Draws, knobs: CmlmObjective) -> Plan:
     hidden = hide(batch.target, draws, knobs.noise)
-    counts = {"hidden": int(hidden.sum()), "sentences": len(hidden)}
-    return Plan({"nar": base(batch.target, hidden.long())}, counts)
+    return Plan({"nar": base(batch.target, hidden.long())}, count_units(batch, hidden))
 
 
 def loss(model: Transformer, batch: Batch, plan: Plan, knobs: CmlmObjective) -> dict[str, Term]:
     memory = model.encode(batch.source, batch.source_real)
     nar = plan.streams["nar"]
-    logits = model.logits(model.decode(nar, memory)[nar.labelled])  # (B, L, D) -> (N, V)
+    states = model.decode(nar, memory)[nar.labelled]  # (B, L, D) -> (N, D)
+    ce = cross_entropy(states, model.output_weight, nar.labels[nar.labelled], knobs.label_smoothing)
     return {
-        "ce_nar": Term(cross_entropy(logits, nar.labels[nar.labelled], knobs.label_smoothing), "hidden", 1.0),
+        "ce_nar": Term(ce, "hidden", 1.0),
         "length": Term(length_loss(model, memory, batch.target_lengths), "sentences", knobs.length),
     }
 

@@ -15,11 +15,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from janus_cli.core.aux_loss import aux_loss
-from janus_cli.core.batch import Batch
+from janus_cli.core.batch import IGNORE, Batch
 from janus_cli.core.losses import cross_entropy, length_loss
 from janus_cli.core.noise import Draws, hide
 from janus_cli.core.objectives.ar import ar_stream
-from janus_cli.core.objectives.base import Objective, Plan, Term
+from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
 from janus_cli.core.stream import base, beside, join, left_to_right, revealed
 from janus_cli.core.transformer import Transformer
 
@@ -32,12 +32,8 @@ def plan(batch: Batch, draws: Draws, knobs: JanusObjective) -> Plan:
     rank = left_to_right(hidden)
     nar = base(batch.target, rank)
     gold, aux = revealed(batch.target, rank)
-    counts = {
-        "tokens": int(batch.target_real[:, 1:].sum()),
-        "hidden": int(hidden.sum()),
-        "sentences": len(hidden),
-    }
-    return Plan({"ar": ar_stream(batch.target, knobs.ar_stream), "nar_aux": beside(nar, gold, aux)}, counts)
+    streams = {"ar": ar_stream(batch.target, knobs.ar_stream), "nar_aux": beside(nar, gold, aux)}
+    return Plan(streams, count_units(batch, hidden))
 
 
 def loss(model: Transformer, batch: Batch, plan: Plan, knobs: JanusObjective) -> dict[str, Term]:
@@ -46,19 +42,19 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: JanusObjective) ->
     both, apart = join([ar, nar_aux])
     ar_states, nar_aux_states = apart(model.decode(both, memory))
 
-    # Three selections that all run through the sentences and, in each, from left to right.
-    width = batch.target.shape[1]
+    # Selections that all run through the sentences and, in each, from left to right.
+    width, words = batch.target.shape[1], model.output_weight
     nar_labels, aux_labels = nar_aux.labels[:, :width], nar_aux.labels[:, nar_aux.keys :]
-    hidden, gold = nar_labels >= 0, nar_labels[nar_labels >= 0]
-    ar_logits = model.logits(ar_states[ar.labelled])  # (B, L, D) -> (N tokens, V)
-    nar_logits = model.logits(nar_aux_states[:, :width][hidden])  # (B, T, D) -> (N hidden, V)
-    aux_logits = model.logits(nar_aux_states[:, nar_aux.keys :][aux_labels >= 0])  # (B, M, D) -> (N hidden, V)
-    ar_hidden = ar_logits[hidden[:, 1:][batch.target_real[:, 1:]]]  # (N tokens, V) -> (N hidden, V)
+    hidden, asked = nar_labels != IGNORE, ar.labels[ar.labelled]
+    ar_states = ar_states[ar.labelled]  # (B, L, D) -> (N tokens, D)
+    is_hidden = hidden[:, 1:][batch.target_real[:, 1:]]  # (N tokens,)
+    nar_states = nar_aux_states[:, :width][hidden]  # (B, T, D) -> (N hidden, D)
+    aux_states = nar_aux_states[:, nar_aux.keys :][aux_labels != IGNORE]  # (B, M, D) -> (N hidden, D)
 
-    ce_ar = cross_entropy(ar_logits, ar.labels[ar.labelled], knobs.label_smoothing)
-    tied = aux_loss(ar_hidden, nar_logits, aux_logits, gold, knobs.label_smoothing)
+    rest = cross_entropy(ar_states[~is_hidden], words, asked[~is_hidden], knobs.label_smoothing)
+    tied = aux_loss(ar_states[is_hidden], nar_states, aux_states, words, asked[is_hidden], knobs.label_smoothing)
     return {
-        "ce_ar": Term(ce_ar, "tokens", knobs.ar),
+        "ce_ar": Term(rest + tied.ce_ar, "tokens", knobs.ar),
         "ce_nar": Term(tied.ce_nar, "hidden", knobs.nar),
         "ce_aux": Term(tied.ce_aux, "hidden", knobs.aux),
         "kl_ar_aux": Term(tied.kl_ar_aux, "hidden", knobs.kl_ar_aux),

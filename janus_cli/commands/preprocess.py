@@ -1,0 +1,90 @@
+"""`janus preprocess`: text becomes token ids."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from janus_cli.commands.options import DataDirOption, DryRunOption, ForceOption, RecipeOption, SeedOption, SetOption
+
+if TYPE_CHECKING:
+    from janus_cli.recipe import Recipe
+
+BadUtf8 = Literal["stop", "skip", "replace"]
+
+
+def preprocess(
+    recipe: RecipeOption = None,
+    data_dir: DataDirOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FOLDER", help="Where to; by default data/RECIPE.SOURCE-TARGET."),
+    ] = None,
+    changes: SetOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, metavar="N", help="Processes; by default as many cores as are worth it."),
+    ] = None,
+    bad_utf8: Annotated[
+        BadUtf8, typer.Option("--bad-utf8", help="Lines that are not UTF-8: stop, skip the pair, or replace the bytes.")
+    ] = "stop",
+    seed: SeedOption = None,
+    dry_run: DryRunOption = False,
+    force: ForceOption = False,
+) -> None:
+    """Turn text into token ids: check, clean, filter, make a tokenizer, encode.
+
+    Reads FOLDER/train.SRC, train.TGT, valid.* and test.* (plain or .gz), one sentence a line, aligned. The folder that
+    it writes appears whole or not at all; its manifest.json counts what was kept and what was dropped, and why.
+
+    Examples:
+      janus preprocess
+      janus preprocess --recipe multi30k --data-dir corpora/multi30k
+      janus preprocess --recipe mine.yaml --set tokenizer.vocabulary=4000 --force
+      janus preprocess --recipe iwslt14 --data-dir iwslt14.tokenized.de-en --set tokenizer.kind=words
+      janus preprocess --recipe multi30k --data-dir corpora/multi30k --bad-utf8 skip --dry-run
+    """
+    from janus_cli import console, recipe_file
+    from janus_cli.runs import prepared_dir
+    from janus_cli.text.prepare import prepare
+
+    if recipe is None:
+        console.say("recipe: demo (name another with --recipe)")
+    loaded = recipe_file.load(recipe or "demo", changes or ())
+    if data_dir is not None:
+        loaded = loaded.model_copy(update={"data": loaded.data.model_copy(update={"dir": str(data_dir)})})
+    if seed is not None:
+        loaded = loaded.model_copy(update={"seed": seed})
+    place = out or prepared_dir(loaded)
+    if dry_run:
+        _rehearse(loaded, place, bad_utf8, force=force)
+        return
+    prepare(loaded, place, workers=workers, force=force, bad_utf8=bad_utf8)
+    console.say(f"written to {place}; next: janus train{f' --recipe {recipe}' if recipe else ''}")
+
+
+def _rehearse(recipe: "Recipe", out: Path, bad_utf8: BadUtf8, *, force: bool) -> None:
+    """Checks all that can be checked without writing, and says what would happen."""
+    from janus_cli import console
+    from janus_cli.errors import DataError
+    from janus_cli.text import corpus, download
+    from janus_cli.text.folder import must_be_free
+
+    data = recipe.data
+    must_be_free(out, force=force)
+    if data.dir is not None:
+        for split in corpus.survey(data, Path(data.dir), bad_utf8):
+            for side in split.sides.values():
+                console.say(f"would read {side.path}: {side.lines:,} lines")
+    elif data.synthetic is not None:
+        sizes = data.synthetic
+        console.say(
+            f"would make {sizes.train:,} + {sizes.valid:,} + {sizes.test:,} pairs of text from seed {recipe.seed}"
+        )
+    elif download.complete(data):
+        for item in data.downloads:
+            console.say(f"would fetch {item.url}")
+    else:
+        raise DataError("this recipe's text has to be fetched by hand", download.by_hand(data))
+    knobs = recipe.tokenizer
+    console.say(f"would make a {knobs.kind} tokenizer of {knobs.vocabulary:,} entries and write everything to {out}")

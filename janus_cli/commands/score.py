@@ -1,0 +1,84 @@
+"""`janus score`: hypotheses and references in, numbers with signatures out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from janus_cli.commands.options import JsonOption, RunOption
+
+
+def score(
+    hypotheses: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Text, or .jsonl of `janus decode --jsonl`; - for stdin. By default what was decoded last."
+        ),
+    ] = None,
+    reference: Annotated[
+        list[Path] | None,
+        typer.Option("--reference", metavar="FILE", help="Reference text; .tsv: several a line. Repeatable."),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", metavar="FILE", help="A second output, compared with the first by paired bootstrap."),
+    ] = None,
+    metrics: Annotated[
+        str,
+        typer.Option(
+            "--metrics", metavar="NAME,…", help="bleu, bleu-tok, bleu-compound, chrf, ter, rouge, rouge-stem, exact."
+        ),
+    ] = "bleu,chrf,ter",
+    run: RunOption = None,
+    bootstrap: Annotated[
+        int | None,
+        typer.Option(
+            "--bootstrap", min=0, metavar="N", help="Samples; 0 for none. By default 1000 with --against, else none."
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Seed of the bootstrap.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score hypotheses against references: BLEU, chrF, TER, ROUGE, exact match, each with its signature.
+
+    References are those of the decoded split unless --reference names others.
+
+    Examples:
+      janus score
+      janus score --metrics bleu,rouge,exact --json
+      janus decode --mode nar --iters 4 | janus score -
+      janus score runs/a/decode/test.nar4.txt --against runs/b/decode/test.ar.txt
+      janus score out.txt --reference first.en --reference second.en
+      janus score out.txt --reference e2e.refs.tsv --bootstrap 1000
+    """
+    import json
+
+    from janus_cli import console
+    from janus_cli.recipe import BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED
+    from janus_cli.runs import find_run
+    from janus_cli.scoring import inputs, report
+    from janus_cli.scoring.metrics import expand, looks_tokenised
+
+    names = expand([name.strip() for name in metrics.split(",") if name.strip()])
+    samples = bootstrap if bootstrap is not None else BOOTSTRAP_SAMPLES if against else 0
+    first = hypotheses or inputs.newest_decoded(find_run(run)).hypotheses
+    lines = inputs.read_hypotheses(first)
+    files = reference or inputs.find_references(first, run)
+    console.say(f"scoring {inputs.name_of(first)} against {', '.join(map(str, files))}")
+    if "bleu" in names and looks_tokenised(lines):
+        console.warn("the hypotheses look tokenised; `--metrics bleu-tok` scores them as they are")
+    found = report.measure(
+        report.Output(inputs.name_of(first), lines),
+        report.Output(str(against), inputs.read_hypotheses(against)) if against else None,
+        inputs.read_references(files),
+        names,
+        samples,
+        BOOTSTRAP_SEED if seed is None else seed,
+    )
+    if as_json:
+        typer.echo(json.dumps(found.plain(), ensure_ascii=False))
+        return
+    columns, rows = found.table()
+    console.table("", columns, rows, to_stdout=True)
+    for note in found.notes():
+        typer.echo(note)

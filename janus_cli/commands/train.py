@@ -1,0 +1,68 @@
+"""`janus train`: prepared ids -> checkpoints and a log."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from janus_cli.commands.options import (
+    DataDirOption,
+    DeviceOption,
+    DryRunOption,
+    ForceOption,
+    ObjectiveOption,
+    RecipeOption,
+    SeedOption,
+    SetOption,
+    ThreadsOption,
+)
+
+
+def train(
+    recipe: RecipeOption = None,
+    objective: ObjectiveOption = None,
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", metavar="FOLDER", help="Where the run goes; by default runs/RECIPE-OBJECTIVE."),
+    ] = None,
+    prepared: Annotated[
+        Path | None,
+        typer.Option("--prepared", metavar="FOLDER", help="What `janus preprocess` made; by default found under data/."),
+    ] = None,
+    data_dir: DataDirOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run from its last checkpoint.")] = False,
+    allow_change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-change", metavar="KEY", help="With --resume: this knob of the recipe may differ. Repeatable."
+        ),
+    ] = None,
+    changes: SetOption = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = None,
+    threads: ThreadsOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Train a model on prepared data; text that is not prepared yet is prepared first.
+
+    Everything lands in the run's folder: recipe.yaml, log.jsonl, checkpoints/. Ctrl-C saves and stops; --resume goes
+    on, to the bit. Several GPUs or machines: torchrun --nproc-per-node 8 -m janus_cli train ...
+
+    Examples:
+
+      janus train
+      janus train --recipe multi30k --data-dir ~/multi30k
+      janus train --recipe multi30k --objective cmlm --set training.updates=5000
+      janus train --resume --run runs/multi30k-janus
+      torchrun --nproc-per-node 2 -m janus_cli train --recipe iwslt14
+    """
+    from janus_cli.training.session import Request, run_training
+
+    run_training(
+        Request(
+            recipe=recipe, objective=objective, run=run, prepared=prepared, data_dir=data_dir, resume=resume,
+            allow_change=tuple(allow_change or ()), changes=tuple(changes or ()), device=device, seed=seed,
+            threads=threads, force=force, dry_run=dry_run,
+        )
+    )  # fmt: skip

@@ -1,0 +1,40 @@
+"""What a decoder hands back for a sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One pass of mask-predict: the tokens after it, their log-probabilities in nats, and which are hidden next."""
+
+    tokens: list[int]
+    logps: list[float]
+    hidden: list[bool]
+
+
+@dataclass(frozen=True)
+class Output:
+    """One hypothesis.
+
+    tokens: without BOS and EOS. logps: nats of each token; left-to-right search adds that of EOS at the end.
+    score: what hypotheses of the sentence were ranked by, higher is better; see the decoder.
+    passes: decoder passes that the sentence took part in. trace: its passes, where they were asked for.
+    """
+
+    tokens: list[int]
+    logps: list[float]
+    score: float
+    passes: int
+    trace: tuple[Iteration, ...] = ()
+
+    @property
+    def logp(self) -> float:
+        """Nats of everything predicted."""
+        return sum(self.logps)
+
+    @property
+    def length(self) -> int:
+        """Predictions made: tokens, and EOS where it was predicted. What the length penalty counts."""
+        return len(self.logps)

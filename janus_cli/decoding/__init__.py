@@ -1,0 +1,1 @@
+"""`janus decode`: a checkpoint and lines of text -> hypotheses, records, timing."""

@@ -1,0 +1,102 @@
+"""How to decode: the recipe's decoding section, what the user changed in it, and whether it all fits together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from janus_cli.core.objectives import OBJECTIVES
+from janus_cli.errors import UsageError
+from janus_cli.recipe import ARStream, Decoding, Recipe
+
+ONLY_AR = ("beam", "length_penalty", "max_ratio", "max_extra")
+ONLY_NAR = ("iters", "length_beam", "update", "rerank", "remove_repeats")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `generate_ar` or `generate_nar` is called with. ar_stream is None where the objective has no AR side."""
+
+    mode: Literal["ar", "nar"]
+    options: Decoding
+    ar_stream: ARStream | None
+
+    @property
+    def label(self) -> str:
+        """Short name of the mode, as in `ar.beam5` or `nar4.lb5.rerank`; names the files of a decoded split."""
+        options = self.options
+        if self.mode == "ar":
+            plain = options.length_penalty == Decoding().length_penalty
+            return f"ar.beam{options.beam}" + ("" if plain else f".lp{options.length_penalty:g}")
+        parts = [f"nar{options.iters}", f"lb{options.length_beam}"]
+        parts += ["all"] * (options.update == "all")
+        parts += ["norepeats"] * options.remove_repeats
+        parts += ["rerank"] * (options.rerank == "ar")
+        return ".".join(parts)
+
+    @property
+    def used(self) -> dict[str, Any]:
+        """The options that matter in this mode."""
+        other = ONLY_NAR if self.mode == "ar" else ONLY_AR
+        values = self.options.model_dump(mode="json")
+        return {name: value for name, value in values.items() if name not in (*other, "mode")}
+
+
+def choose(recipe: Recipe, given: Mapping[str, Any]) -> Plan:
+    """The plan for a model trained with this recipe.
+
+    given: names and values of the decoding section that stand on the command line.
+
+    Raises:
+        UsageError: they contradict each other or the model.
+    """
+    options = recipe.decoding.model_copy(update=dict(given))
+    objective = OBJECTIVES[recipe.objective.name]
+    mode = options.mode if options.mode != "auto" else "ar" if objective.ar else "nar"
+    _must_fit(recipe, options, mode, given)
+    return Plan(mode, options, getattr(recipe.objective, "ar_stream", None))
+
+
+def _must_fit(recipe: Recipe, options: Decoding, mode: Literal["ar", "nar"], given: Mapping[str, Any]) -> None:
+    name = recipe.objective.name
+    objective = OBJECTIVES[name]
+    if mode == "nar" and not objective.nar:
+        raise UsageError(
+            f"this model was trained with objective {name}: it cannot decode non-autoregressively",
+            "use --mode ar, or train with --objective janus or cmlm",
+        )
+    if mode == "ar" and not objective.ar:
+        raise UsageError(
+            f"this model was trained with objective {name}: it cannot decode autoregressively",
+            "use --mode nar, or train with --objective janus or ar",
+        )
+    foreign = [_flag(option) for option in (ONLY_NAR if mode == "ar" else ONLY_AR) if option in given]
+    if foreign:
+        other = "nar" if mode == "ar" else "ar"
+        raise UsageError(
+            f"{', '.join(foreign)} would change nothing: this decodes with --mode {mode}",
+            f"add --mode {other}, or leave {'it' if len(foreign) == 1 else 'them'} out",
+        )
+    if not math.isfinite(options.length_penalty):
+        raise UsageError(f"--length-penalty {options.length_penalty} is no number", "1.0 divides by the length")
+    width, what = (options.beam, "--beam") if mode == "ar" else (options.length_beam, "--length-beam")
+    if options.nbest > width:
+        raise UsageError(
+            f"--nbest {options.nbest} is more than {what} {width}: there are not so many hypotheses",
+            f"use {what} {options.nbest} or a smaller --nbest",
+        )
+    if mode == "nar" and options.length_beam > recipe.model.max_length - 2:
+        raise UsageError(
+            f"--length-beam {options.length_beam} is more than the {recipe.model.max_length - 2} lengths of this model",
+            "use a smaller one; 5 is usual",
+        )
+    if mode == "nar" and options.rerank == "ar" and not objective.ar:
+        raise UsageError(
+            f"--rerank ar needs an AR side, and objective {name} has none", "use --rerank none, or train with janus"
+        )
+
+
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"

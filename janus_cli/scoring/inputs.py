@@ -1,0 +1,152 @@
+"""Where hypotheses and references come from: files, stdin, or what `janus decode` left in a run.
+
+`runs/<run>/decode/<split>.<label>.json` is the summary of one decoding; its "hypotheses" and "references" name text
+files in the same folder.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import zlib
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+from janus_cli.errors import DataError
+from janus_cli.runs import Run, find_run, read_json
+from janus_cli.text.corpus import open_bytes
+
+STDIN = Path("-")
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One decoding of one split."""
+
+    hypotheses: Path
+    references: tuple[Path, ...]  # none where the split has no target
+
+
+@dataclass(frozen=True)
+class References:
+    """Of one file: lists of N lines, None where a line has fewer references than others."""
+
+    name: str
+    columns: list[list[str | None]]
+
+
+def newest_decoded(run: Run) -> Decoded:
+    """What was decoded last with this run.
+
+    Raises:
+        DataError: nothing was, or the summary is damaged.
+    """
+    summaries = sorted(run.decoded.glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    if not summaries:
+        raise DataError(
+            f"nothing was decoded with {run.path} yet", f"run `janus decode --run {run.path}`, or name a file"
+        )
+    return _read_summary(summaries[-1])
+
+
+def find_references(hypotheses: Path, run: Path | None) -> list[Path]:
+    """The references of what `janus decode` wrote: beside the hypotheses, or of the run's newest decoding for stdin or
+    where a run is named.
+
+    Raises:
+        DataError: there are none.
+        UsageError: there is no such run.
+    """
+    summary = hypotheses.with_suffix(".json")  # <split>.<label>.txt, .jsonl and .json belong together
+    if hypotheses != STDIN and summary.is_file():
+        decoded = _read_summary(summary)
+    elif hypotheses == STDIN or run is not None:
+        decoded = newest_decoded(find_run(run))
+    else:
+        raise DataError(
+            f"there is no reference for {hypotheses}", "name one with --reference FILE, or a run with --run"
+        )
+    if not decoded.references:
+        raise DataError(f"{decoded.hypotheses} was decoded without a reference", "name one with --reference FILE")
+    return list(decoded.references)
+
+
+def _read_summary(path: Path) -> Decoded:
+    summary = read_json(path)
+    hypotheses, references = summary.get("hypotheses"), summary.get("references") or []
+    names = [hypotheses, *references] if isinstance(references, list) else [None]
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise DataError(f"{path} is damaged: {name!r} is no file name", "run `janus decode` again")
+    return Decoded(path.with_name(str(hypotheses)), tuple(path.with_name(name) for name in references))
+
+
+def read_hypotheses(path: Path) -> list[str]:
+    """The lines of a text file or of stdin (`-`), or the field "hypothesis" of each line of `janus decode --jsonl`.
+
+    Raises:
+        DataError: the file cannot be read, or a line is no such JSON or no UTF-8.
+    """
+    lines = _read_lines(path)
+    if path.suffix == ".jsonl" or (path == STDIN and lines and lines[0].startswith('{"')):
+        return [_hypothesis(line, f"{name_of(path)}:{number}") for number, line in enumerate(lines, 1)]
+    return lines
+
+
+def _hypothesis(line: str, place: str) -> str:
+    try:
+        record = json.loads(line)
+    except ValueError as problem:
+        raise DataError(f"{place} is no JSON: {problem}") from None
+    text = record.get("hypothesis") if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        raise DataError(
+            f'{place} has no text under "hypothesis"', "score the output of `janus decode --jsonl`, or plain text"
+        )
+    return text
+
+
+def read_references(paths: Sequence[Path]) -> list[References]:
+    """The references in each file. A `.tsv` file holds several a line, between tabs.
+
+    Raises:
+        DataError: a file cannot be read, or is no UTF-8.
+    """
+    return [_columns(path, _read_lines(path)) for path in paths]
+
+
+def _columns(path: Path, lines: list[str]) -> References:
+    if path.suffix != ".tsv":
+        return References(str(path), [list(lines)])
+    # An empty cell is no reference; a line without any has one, the empty text.
+    cells = [[cell for cell in line.split("\t") if cell] or [""] for line in lines]
+    return References(str(path), [list(column) for column in zip_longest(*cells)] or [[]])
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        with nullcontext(sys.stdin.buffer) if path == STDIN else open_bytes(path) as file:
+            # Iterating over bytes breaks lines at b"\n" only.
+            return [_text(line, number, path) for number, line in enumerate(file, 1)]
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except (OSError, EOFError, zlib.error) as problem:
+        raise DataError(f"{path} cannot be read: {getattr(problem, 'strerror', None) or problem}") from None
+
+
+def _text(line: bytes, number: int, path: Path) -> str:
+    try:
+        return line.removesuffix(b"\n").removesuffix(b"\r").decode()
+    except UnicodeDecodeError as problem:
+        raise DataError(
+            f"{name_of(path)}:{number}:{problem.start + 1}: byte 0x{line[problem.start]:02x} is not UTF-8",
+            "convert the file, for example with iconv -t UTF-8",
+        ) from None
+
+
+def name_of(path: Path) -> str:
+    """As people read it."""
+    return "stdin" if path == STDIN else str(path)

@@ -1,0 +1,285 @@
+r"""Text files: finding, checking, reading in chunks, cleaning. A line is what stands between b"\n" and nothing else.
+
+U+2028, U+0085, \x0b, \x0c, \x1c, a lone \r and NUL are text. A \r before the \n and a BOM at the start are not.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import hashlib
+import html
+import re
+import unicodedata
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import BinaryIO, Literal, cast
+
+import numpy as np
+
+from janus_cli import console
+from janus_cli.errors import DataError
+from janus_cli.recipe import Data
+
+BadUtf8 = Literal["stop", "skip", "replace"]
+SPLITS = ("train", "valid", "test")
+BOM = b"\xef\xbb\xbf"
+BLOCK = 1 << 20  # bytes read at once
+LONGEST_LINE = 1 << 22  # bytes; beyond that it is no text with lines, and encoding it would take 100 times as many
+CHUNK_LINES = 4000  # pairs handed to a process at once ...
+CHUNK_BYTES = 1 << 22  # ... or fewer where lines are long
+_MARKUP_LINE = re.compile(r"\s*<(?:url|keywords|speaker|talkid|reviewer|translator|doc|/doc)\b")
+_TAG = re.compile(r"</?[A-Za-z][^<>]*>")
+_SPACES = re.compile(r"\s+")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One checked text file.
+
+    path: the file; lines: in it; bytes, sha256: of the file as it lies on disk.
+    """
+
+    path: Path
+    lines: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """The aligned files of one split; a test split may have no target."""
+
+    name: str
+    source: Side
+    target: Side | None
+
+    @property
+    def sides(self) -> dict[str, Side]:
+        """The sides that are there, by name."""
+        return {"source": self.source} | ({"target": self.target} if self.target else {})
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """A text file behind its BOM, plain or `.gz`."""
+    file = cast(BinaryIO, gzip.GzipFile(path)) if path.suffix == ".gz" else path.open("rb")
+    if file.read(len(BOM)) != BOM:
+        file.seek(0)
+    return file
+
+
+def find(folder: Path, stem: str, suffix: str) -> Path | None:
+    """`<folder>/<stem>.<suffix>`, plain or `.gz`; None where neither is there."""
+    names = (f"{stem}.{suffix}", f"{stem}.{suffix}.gz")
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def stems(data: Data) -> dict[str, str]:
+    """File names before the suffix, by split."""
+    return dict(zip(SPLITS, (data.train, data.valid, data.test), strict=True))
+
+
+def survey(data: Data, folder: Path, bad_utf8: BadUtf8) -> list[Split]:
+    """Finds and checks the files of every split, reading each once.
+
+    Raises:
+        DataError: a file is missing, empty, not UTF-8 (with `stop`), cut off, or not aligned with its partner.
+    """
+    splits = []
+    for name, stem in stems(data).items():
+        source, target = find(folder, stem, data.source), find(folder, stem, data.target)
+        if name == "test" and source is None:
+            console.say(f"no test split: {folder / f'{stem}.{data.source}'} is not there")
+            continue
+        if source is None or (target is None and name != "test"):
+            suffix = data.source if source is None else data.target
+            raise DataError(
+                f"{folder / f'{stem}.{suffix}'} (or .gz) is not there",
+                "name the folder with --data-dir, the suffixes with --set data.source=… --set data.target=…",
+            )
+        split = Split(name, check(source, bad_utf8), check(target, bad_utf8) if target else None)
+        _must_align(split)
+        splits.append(split)
+    return splits
+
+
+def check(path: Path, bad_utf8: BadUtf8) -> Side:
+    """Counts a file's lines and makes sure that it can be used.
+
+    Raises:
+        DataError: unreadable, empty, cut off, without line ends, or not UTF-8 (with `stop`), naming file:line:byte.
+    """
+    try:
+        digest = sha256(path)
+        with open_bytes(path) as file:
+            bom = file.tell() == len(BOM)
+            lines = _count_lines(path, file)
+        if bad_utf8 == "stop":
+            _must_be_utf8(path)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
+        raise DataError(f"{path} is damaged: {problem}", "fetch or compress it again") from None
+    except OSError as problem:
+        raise DataError(f"{path} cannot be read: {problem.strerror}") from None
+    if not lines:
+        raise DataError(f"{path} is empty")
+    if bom:
+        console.say(f"{path}: byte order mark removed")
+    return Side(path, lines, path.stat().st_size, digest)
+
+
+def sha256(path: Path) -> str:
+    """Of a whole file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _count_lines(path: Path, file: BinaryIO) -> int:
+    count, open_line = 0, 0  # open_line: bytes since the last line end
+    while block := file.read(BLOCK):
+        ends = block.count(b"\n")
+        count += ends
+        open_line = len(block) - block.rfind(b"\n") - 1 if ends else open_line + len(block)
+        if open_line > LONGEST_LINE:
+            raise DataError(
+                f"{path}:{count + 1}: this line is longer than {LONGEST_LINE >> 20} MiB: is this a text file?"
+            )
+    return count + (open_line > 0)
+
+
+def _must_be_utf8(path: Path) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        with open_bytes(path) as file:
+            while block := file.read(BLOCK):
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
+        return
+    except UnicodeDecodeError:
+        pass
+    with open_bytes(path) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as problem:
+                bad = f"byte 0x{line[problem.start]:02x} is not UTF-8 ({problem.reason})"
+                raise DataError(
+                    f"{path}:{number}:{problem.start + 1}: {bad}",
+                    "convert the file (`iconv -t UTF-8`), or use --bad-utf8 skip or --bad-utf8 replace",
+                ) from None
+
+
+def _must_align(split: Split) -> None:
+    source, target = split.source, split.target
+    if target is None or source.lines == target.lines:
+        return
+    number = _first_suspicious(source.path, target.path)
+    raise DataError(
+        f"{source.path} has {source.lines:,} lines, {target.path} has {target.lines:,}; "
+        f"they seem to go apart at line {number:,}",
+        f"compare: sed -n {number}p {source.path}; sed -n {number}p {target.path}",
+    )
+
+
+def _first_suspicious(source: Path, target: Path) -> int:
+    """The line, from 1, where one side most likely has lines too many: before it pairs have the most equal lengths as
+    they stand, from it on when the longer side is moved up by the difference in line counts."""
+    with open_bytes(source) as first, open_bytes(target) as second:
+        sizes = [np.fromiter((len(line.strip()) + 1 for line in file), np.float64) for file in (first, second)]
+    longer, shorter = sorted((np.log(size) for size in sizes), key=len, reverse=True)
+    extra = len(longer) - len(shorter)
+    as_it_stands = np.abs(longer[: len(shorter)] - shorter)
+    moved = np.abs(longer[extra:] - shorter)
+    # Cost of a break before line k+1: pairs 1..k as they stand, the others moved.
+    cost = np.concatenate(([0.0], np.cumsum(as_it_stands))) + np.concatenate((np.cumsum(moved[::-1])[::-1], [0.0]))
+    return int(np.argmin(cost)) + 1
+
+
+@dataclass(frozen=True)
+class Chunk:
+    r"""Consecutive lines of a split, joined by b"\n", without the last line end.
+
+    number: of the first line, from 0. target is None where the split has none.
+    """
+
+    number: int
+    lines: int
+    source: bytes
+    target: bytes | None
+
+
+def chunks(split: Split) -> Iterator[Chunk]:
+    """The split from start to end in chunks that do not depend on who reads them."""
+    with open_bytes(split.source.path) as sources:
+        if split.target is None:
+            yield from _cut(((line, b"") for line in sources), paired=False)
+            return
+        with open_bytes(split.target.path) as targets:
+            yield from _cut(zip_longest(sources, targets, fillvalue=b""), paired=True)
+
+
+def _cut(pairs: Iterator[tuple[bytes, bytes]], *, paired: bool) -> Iterator[Chunk]:
+    number = 0
+    while True:
+        held: list[tuple[bytes, bytes]] = []
+        size = 0
+        for pair in islice(pairs, CHUNK_LINES):
+            held.append(pair)
+            size += len(pair[0]) + len(pair[1])
+            if size >= CHUNK_BYTES:
+                break
+        if not held:
+            return
+        sources, targets = (
+            b"".join(line.removesuffix(b"\n") + b"\n" for line in side)[:-1] for side in zip(*held, strict=True)
+        )
+        yield Chunk(number, len(held), sources, targets if paired else None)
+        number += len(held)
+
+
+def sample(side: Side, most: int, clean: Callable[[str], str]) -> Iterator[str]:
+    """At most `most` lines, evenly over the file, cleaned; without empty ones and those that are not UTF-8."""
+    with open_bytes(side.path) as file:
+        for number, line in enumerate(file):
+            # Line i is taken where i * most / lines passes a whole number.
+            if number * most % side.lines < most:
+                with suppress(UnicodeDecodeError):
+                    if text := clean(line.removesuffix(b"\n").removesuffix(b"\r").decode()):
+                        yield text
+
+
+def cleaner(steps: Sequence[str]) -> Callable[[str], str]:
+    """One function that does the recipe's `data.clean` in order; it never makes a line end."""
+    functions = [_STEPS[step] for step in steps]
+
+    def clean(line: str) -> str:
+        for function in functions:
+            line = function(line)
+        return line
+
+    return clean
+
+
+def _strip_tags(line: str) -> str:
+    """IWSLT's files: lines that only describe the talk become empty, of other lines the tags go."""
+    return "" if _MARKUP_LINE.match(line) else _TAG.sub("", line).strip()
+
+
+def _unescape(line: str) -> str:
+    return html.unescape(line).replace("\n", " ")
+
+
+def _collapse(line: str) -> str:
+    return _SPACES.sub(" ", line).strip()
+
+
+_STEPS: dict[str, Callable[[str], str]] = {
+    "strip_tags": _strip_tags,
+    "unescape_html": _unescape,
+    "collapse_spaces": _collapse,
+    "lowercase": str.lower,
+    "nfc": lambda line: unicodedata.normalize("NFC", line),
+}

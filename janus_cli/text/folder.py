@@ -1,0 +1,102 @@
+"""A folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from janus_cli.errors import DataError, UsageError
+from janus_cli.runs import sync_folder
+
+MANIFEST = "manifest.json"
+LOCK = "lock"  # in the working folder only, held by the process that works there
+REPLACED = ".old"
+
+
+def must_be_free(out: Path, *, force: bool) -> None:
+    """Whether `out` may be made.
+
+    Raises:
+        UsageError: it is there and `force` is not given, or it is not a folder that `janus preprocess` made.
+    """
+    if not out.exists() and not out.is_symlink():
+        return
+    if not out.is_dir() or out.is_symlink() or (any(out.iterdir()) and not (out / MANIFEST).is_file()):
+        raise UsageError(f"{out} is there and was not made by `janus preprocess`", "name another folder with --out")
+    if any(out.iterdir()) and not force:
+        raise UsageError(f"{out} holds prepared data already", "use it, or make it anew with --force")
+
+
+@contextmanager
+def whole_folder(out: Path, *, force: bool) -> Iterator[Path]:
+    """A working folder beside `out` that becomes `out` on a clean exit, and is removed otherwise.
+
+    Several processes may make the same `out`: each works in its own folder, the last to finish with `force` stays.
+    What a killed process left is removed: nobody holds its lock.
+
+    Raises:
+        UsageError: `out` is there (see `must_be_free`), at the start or at the end.
+        DataError: nothing can be written beside it.
+    """
+    must_be_free(out, force=force)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_overs(out)
+        unlocked = out.with_name(f".{out.name}.new.{secrets.token_hex(4)}")
+        unlocked.mkdir()
+    except OSError as problem:
+        raise DataError(f"cannot write {out}: {problem.strerror}", "name another folder with --out") from None
+    lock = os.open(unlocked / LOCK, os.O_CREAT | os.O_RDWR)
+    work = out.with_name(unlocked.name.replace(".new.", ".making."))
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        unlocked.rename(work)
+        yield work
+        for path in work.iterdir():
+            _sync_file(path)
+        (work / LOCK).unlink()
+        sync_folder(work)
+        _put_in_place(work, out, force=force)
+    finally:
+        os.close(lock)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_left_overs(out: Path) -> None:
+    for left in out.parent.glob(f".{out.name}.making.*"):
+        if left.name.endswith(REPLACED):
+            shutil.rmtree(left, ignore_errors=True)
+            continue
+        with suppress(OSError), (left / LOCK).open("rb") as file:  # without a lock it is being renamed
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _put_in_place(work: Path, out: Path, *, force: bool) -> None:
+    old = work.with_name(work.name + REPLACED)
+    while True:
+        try:
+            work.rename(out)  # takes the place of nothing, or of an empty folder
+            break
+        except OSError as problem:
+            if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        must_be_free(out, force=force)
+        with suppress(FileNotFoundError):  # another process may have taken it away
+            out.rename(old)
+            shutil.rmtree(old)
+    sync_folder(out.parent)
+
+
+def _sync_file(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

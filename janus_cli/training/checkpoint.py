@@ -1,0 +1,212 @@
+"""Checkpoints that are whole or not there.
+
+    step-000123/  model.safetensors · optimizer.safetensors · state.json · recipe.yaml · vocabulary.json · manifest.json
+
+Protocol: write everything into a temporary folder, fsync each file, write the manifest (sizes, sha256) last, rename the
+folder, fsync its parent, move the link `last`. A folder without a valid manifest is no checkpoint. No pickle anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from janus_cli import console, recipe_file
+from janus_cli.core.objectives import OBJECTIVES
+from janus_cli.core.transformer import Transformer
+from janus_cli.errors import CheckpointError
+from janus_cli.recipe import Recipe
+from janus_cli.runs import sync_folder
+
+FORMAT = 1
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint: its folder, its recipe, and the training state that goes with the weights."""
+
+    folder: Path
+    recipe: Recipe
+    source_vocabulary: int
+    target_vocabulary: int
+    state: Mapping[str, Any]
+
+
+def build_model(recipe: Recipe, source_vocabulary: int, target_vocabulary: int) -> Transformer:
+    """Fresh weights from torch's global generator."""
+    objective = OBJECTIVES[recipe.objective.name]
+    return Transformer(recipe.model, source_vocabulary, target_vocabulary, length_head=objective.nar)
+
+
+def step_folder(root: Path, step: int) -> Path:
+    return root / f"step-{step:06d}"
+
+
+def save(
+    root: Path, name: str, recipe: Recipe, vocabularies: tuple[int, int], state: Mapping[str, Any],
+    weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor] | None,
+) -> Path:  # fmt: skip
+    """Writes the checkpoint root/name by the protocol above and returns its folder.
+
+    Raises:
+        CheckpointError: it could not be written (disk full); older checkpoints are untouched.
+    """
+    final = root / name
+    temporary = root / f".{name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    try:
+        temporary.mkdir(parents=True)
+        save_file({key: value.contiguous() for key, value in weights.items()}, temporary / MODEL)
+        if optimizer is not None:
+            save_file({key: value.contiguous() for key, value in optimizer.items()}, temporary / OPTIMIZER)
+        (temporary / "recipe.yaml").write_text(recipe_file.dump(recipe), encoding="utf-8")
+        full = {**state, "source_vocabulary": vocabularies[0], "target_vocabulary": vocabularies[1]}
+        (temporary / STATE).write_text(json.dumps(full, indent=1), encoding="utf-8")
+        files = {file.name: _describe(file) for file in sorted(temporary.iterdir())}
+        for file in temporary.iterdir():
+            _sync(file)
+        manifest = temporary / "manifest.json"
+        manifest.write_text(json.dumps({"format": FORMAT, "files": files}, indent=1), encoding="utf-8")
+        _sync(manifest)
+        sync_folder(temporary)
+        if final.exists():
+            shutil.rmtree(final)
+        temporary.rename(final)
+        sync_folder(root)
+    except (OSError, SafetensorError) as problem:
+        shutil.rmtree(temporary, ignore_errors=True)
+        needed = sum(t.numel() * t.element_size() for t in (*weights.values(), *(optimizer or {}).values()))
+        raise CheckpointError(
+            f"{final} could not be written: {problem}", f"a checkpoint needs about {needed:,} bytes; older ones are untouched"
+        ) from None
+    return final
+
+
+def point(root: Path, link: str, target: Path) -> None:
+    """Moves the link root/link (`last`, `best`) to a checkpoint, in one step."""
+    temporary = root / f".{link}.{os.getpid()}.tmp"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target.name)
+    temporary.replace(root / link)
+    sync_folder(root)
+
+
+def _describe(file: Path) -> dict[str, Any]:
+    with file.open("rb") as handle:
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    return {"bytes": file.stat().st_size, "sha256": digest}
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def verify(folder: Path) -> Checkpoint:
+    """Checks every byte of a checkpoint against its manifest.
+
+    Raises:
+        CheckpointError: missing, damaged, foreign, or of another format version; the file is named.
+    """
+    manifest = _json(folder / "manifest.json")
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder} has checkpoint format {manifest.get('format')!r}, this janus reads format {FORMAT}",
+            "use the janus version that wrote it",
+        )
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not {MODEL, STATE, "recipe.yaml"} <= files.keys():
+        raise CheckpointError(f"{folder / 'manifest.json'} is damaged: it does not list the checkpoint's files")
+    for name, expected in files.items():
+        file = folder / name
+        if Path(name).name != name or file.is_symlink() or not file.is_file():
+            raise CheckpointError(f"{file} is missing or no plain file")
+        if _describe(file) != expected:
+            raise CheckpointError(f"{file} is damaged: size or sha256 differs from the manifest")
+    state = _json(folder / STATE)
+    recipe = recipe_file.load(str(folder / "recipe.yaml"))
+    return Checkpoint(folder, recipe, int(state["source_vocabulary"]), int(state["target_vocabulary"]), state)
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{file.parent} is no checkpoint: it has no {file.name}", "see `janus inspect RUN`") from None
+    except ValueError as problem:
+        raise CheckpointError(f"{file} is damaged: {problem}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file} is damaged: it holds no JSON object")
+    return value
+
+
+def tensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Reads a safetensors file whose names, shapes and types must equal `expected`; values must be finite.
+
+    Raises:
+        CheckpointError: anything else, also for files that are no safetensors.
+    """
+    try:
+        with safe_open(file, framework="pt") as handle:
+            found = set(handle.keys())
+            if found != expected.keys():
+                missing, extra = sorted(expected.keys() - found), sorted(found - expected.keys())
+                raise CheckpointError(f"{file}: missing {missing[:3]}, unexpected {extra[:3]}", "was it made with this recipe?")
+            for name, like in expected.items():
+                shape = list(handle.get_slice(name).get_shape())
+                if shape != list(like.shape):
+                    raise CheckpointError(f"{file}: {name} has shape {shape}, the recipe makes it {list(like.shape)}")
+        loaded = load_file(file)
+    except (SafetensorError, OSError) as problem:
+        raise CheckpointError(f"{file} is no readable safetensors file: {problem}") from None
+    for name, value in loaded.items():
+        if value.dtype != expected[name].dtype:
+            raise CheckpointError(f"{file}: {name} has type {value.dtype}, expected {expected[name].dtype}")
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise CheckpointError(f"{file}: {name} holds values that are not finite")
+    return loaded
+
+
+def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
+    """The model of a checkpoint, ready to generate."""
+    checkpoint = verify(folder)
+    with torch.device("meta"):
+        model = build_model(checkpoint.recipe, checkpoint.source_vocabulary, checkpoint.target_vocabulary)
+    model.to_empty(device=device)
+    model.load_weights(tensors(folder / MODEL, model.weights()))
+    return model.eval()
+
+
+def steps(root: Path) -> Iterator[Path]:
+    """Checkpoint folders of training steps, oldest first (not verified)."""
+    yield from sorted(folder for folder in root.glob("step-*") if folder.is_dir() and not folder.is_symlink())
+
+
+def newest_valid(root: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole; damaged ones are named and passed over. None where there is none at all.
+
+    Raises:
+        CheckpointError: there are checkpoints, and every one is damaged.
+    """
+    problem: CheckpointError | None = None
+    for folder in reversed(list(steps(root))):
+        try:
+            return verify(folder)
+        except CheckpointError as found:
+            problem = found
+            console.warn(f"{found.message}; trying the checkpoint before it")
+    if problem is not None:
+        raise CheckpointError(f"no checkpoint under {root} is whole", problem.message)
+    return None

@@ -1,0 +1,132 @@
+"""Where a training stands, when it saves, what it keeps, and how it goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from janus_cli.core.transformer import Transformer
+from janus_cli.errors import CheckpointError
+from janus_cli.recipe import Recipe
+from janus_cli.training import checkpoint
+from janus_cli.training.checkpoint import OPTIMIZER, STATE, Checkpoint
+from janus_cli.training.distributed import World
+from janus_cli.training.validation import best_metric, better
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each weight
+
+
+@dataclass
+class Position:
+    """step: updates done. epoch, window: where the next update's data starts. bad: non-finite updates in a row.
+
+    best, best_step: the best validation so far. since_best: validations since then.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    window: int = 0
+    bad: int = 0
+    best: float | None = None
+    best_step: int = 0
+    since_best: int = 0
+
+
+class Saver:
+    """Writes checkpoints (first rank only), moves `last` and `best`, prunes what the recipe does not keep."""
+
+    def __init__(self, root: Path, recipe: Recipe, vocabularies: tuple[int, int], world: World) -> None:
+        self.root, self.recipe, self.vocabularies, self.world = root, recipe, vocabularies, world
+        self.metric = best_metric(recipe)
+        self.metrics: Mapping[str, float] = {}
+        self.judged = 0  # the update that `metrics` belong to
+
+    def judge(self, at: Position, metrics: Mapping[str, float]) -> None:
+        """Notes a validation.
+
+        Raises:
+            CheckpointError: the recipe's best_metric is not among the metrics.
+        """
+        if not self.world.first:
+            return
+        if self.metric not in metrics:
+            raise CheckpointError(
+                f"training.best_metric {self.metric} is no validation metric of this objective",
+                f"choose one of {', '.join(metrics)}",
+            )
+        self.metrics, self.judged = metrics, at.step
+        if better(self.metric, metrics[self.metric], at.best):
+            at.best, at.best_step, at.since_best = metrics[self.metric], at.step, 0
+        else:
+            at.since_best += 1
+
+    def patience_is_over(self, at: Position) -> bool:
+        """Whether training should stop early."""
+        patience = self.recipe.training.patience
+        return bool(patience) and at.since_best >= patience
+
+    def save(self, at: Position, model: Transformer, optimizer: torch.optim.AdamW) -> None:
+        """Saves this update, unless it is saved already."""
+        if self.world.first and not (checkpoint.step_folder(self.root, at.step) / "manifest.json").exists():
+            state = {**asdict(at), "metrics": dict(self.metrics) if self.judged == at.step else {}}
+            name = checkpoint.step_folder(self.root, at.step).name
+            moments = optimizer_tensors(model, optimizer)
+            folder = checkpoint.save(self.root, name, self.recipe, self.vocabularies, state, model.weights(), moments)
+            checkpoint.point(self.root, "last", folder)
+            best = checkpoint.step_folder(self.root, at.best_step)
+            if at.best is not None and best.exists():
+                checkpoint.point(self.root, "best", best)
+            self._prune(at)
+        self.world.wait()
+
+    def _prune(self, at: Position) -> None:
+        folders = list(checkpoint.steps(self.root))
+        keep = set(folders[-self.recipe.training.keep_last :]) | {checkpoint.step_folder(self.root, at.best_step)}
+        keep |= set(best_folders(self.root, self.metric)[: self.recipe.training.keep_best])
+        for folder in folders:
+            if folder not in keep:
+                # A reader must never find half a checkpoint: it loses its name before it loses its files.
+                doomed = folder.rename(folder.with_name(f".{folder.name}.gone"))
+                shutil.rmtree(doomed, ignore_errors=True)
+
+
+def best_folders(root: Path, metric: str) -> list[Path]:
+    """Checkpoints that have this metric, best first; later ones win ties, NaN is left out."""
+    found: list[tuple[float, Path]] = []
+    for folder in checkpoint.steps(root):
+        value = json.loads((folder / STATE).read_text(encoding="utf-8")).get("metrics", {}).get(metric)
+        if isinstance(value, int | float) and value == value:
+            found.append((float(value), folder))
+    smaller = better(metric, 0.0, 1.0)
+    found.sort(key=lambda pair: (-pair[0] if smaller else pair[0], pair[1].name), reverse=True)
+    return [folder for _, folder in found]
+
+
+def optimizer_tensors(model: Transformer, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
+    """AdamW's moments by weight name; zeros where no update has been made."""
+    tensors = {}
+    for name, weight in model.named_parameters():
+        state = optimizer.state.get(weight, {})
+        for moment in MOMENTS:
+            empty = torch.tensor(0.0) if moment == "step" else torch.zeros_like(weight)
+            tensors[f"{name}.{moment}"] = state.get(moment, empty).detach()
+    return tensors
+
+
+def resume(found: Checkpoint, model: Transformer, optimizer: torch.optim.AdamW, device: torch.device) -> Position:
+    """Puts weights, moments and position back as they were.
+
+    Raises:
+        CheckpointError: a file does not hold what the recipe's model needs.
+    """
+    model.load_weights(checkpoint.tensors(found.folder / checkpoint.MODEL, model.weights()))
+    moments = checkpoint.tensors(found.folder / OPTIMIZER, optimizer_tensors(model, optimizer))
+    for name, weight in model.named_parameters():
+        state = {moment: moments[f"{name}.{moment}"].to(device) for moment in MOMENTS}
+        optimizer.state[weight] = state
+    return Position(**{key: found.state[key] for key in Position.__dataclass_fields__})

@@ -1,0 +1,234 @@
+"""One `janus train`, from options to a finished run: which recipe, which folder, fresh or resumed."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from janus_cli import __version__, console, recipe_file, runs
+from janus_cli.errors import CheckpointError, DataError, RunInUseError, UsageError
+from janus_cli.recipe import Recipe
+from janus_cli.runs import Run
+from janus_cli.text.batching import epoch_batches, padding
+from janus_cli.text.prepare import open_prepared, prepare
+from janus_cli.training import checkpoint, saving
+from janus_cli.training.checkpoint import Checkpoint
+from janus_cli.training.distributed import World, keep_freed_memory, start_world
+from janus_cli.training.log import Log
+from janus_cli.training.loop import make_optimizer, train
+from janus_cli.training.saving import Position, Saver
+
+if TYPE_CHECKING:
+    from janus_cli.text.prepare import Prepared
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; see the options of `janus train`."""
+
+    recipe: str | None = None
+    objective: str | None = None
+    run: Path | None = None
+    prepared: Path | None = None
+    data_dir: Path | None = None
+    resume: bool = False
+    allow_change: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+    device: str = "auto"
+    seed: int | None = None
+    threads: int | None = None
+    force: bool = False
+    dry_run: bool = False
+
+
+def run_training(request: Request) -> Run:
+    """Trains as asked, and returns the run."""
+    if request.threads:
+        torch.set_num_threads(request.threads)
+    keep_freed_memory()
+    world = start_world(request.device)
+    console.quiet = not world.first
+    try:
+        recipe, run = _recipe_and_run(request)
+        _must_be_free(request, run)
+        prepared = _open_data(request, recipe, world)
+        _describe(recipe, prepared, run, world)
+        if not request.dry_run:
+            _train(request, recipe, run, prepared, world)
+        return run
+    finally:
+        console.quiet = False
+        world.close()
+
+
+def _recipe_and_run(request: Request) -> tuple[Recipe, Run]:
+    """The recipe in force and the run's folder."""
+    changes = list(request.changes) + ([f"seed={request.seed}"] if request.seed is not None else [])
+    if request.data_dir is not None:
+        changes.append(f"data.dir={json.dumps(str(request.data_dir))}")
+    if request.resume and request.recipe is None:
+        run = runs.find_run(request.run)
+        if request.run is None:
+            console.say(f"resuming {run.path}, the newest run")
+        return recipe_file.load(str(run.recipe), changes, request.objective), run
+    if request.recipe is None:
+        console.say("no --recipe: using the built-in recipe demo")
+    recipe = recipe_file.load(request.recipe or "demo", changes, request.objective)
+    return recipe, Run(request.run or runs.RUNS / f"{recipe.name}-{recipe.objective.name}")
+
+
+def _must_be_free(request: Request, run: Run) -> None:
+    if run.recipe.exists() and not (request.resume or request.force):
+        raise UsageError(
+            f"{run.path} holds a run already",
+            f"go on with it: janus train --resume --run {run.path}; start anew: --force; keep both: --run ANOTHER",
+        )
+    if request.resume and not run.recipe.exists():
+        raise UsageError(f"--resume: {run.path} holds no run", "leave out --resume to start it")
+
+
+def _open_data(request: Request, recipe: Recipe, world: World) -> Prepared:
+    """The ids; made first (by the first rank) where they are not there."""
+    folder = request.prepared or runs.prepared_dir(recipe)
+    if world.first and not (folder / "manifest.json").exists():
+        if request.prepared is not None:
+            raise DataError(f"{folder} holds no prepared data", f"janus preprocess --recipe {recipe.name} --out {folder}")
+        console.say(f"{folder} is not there yet: preparing it first, as `janus preprocess` would")
+        prepare(recipe, folder, workers=None, force=False)
+    world.wait()
+    return open_prepared(recipe, folder)
+
+
+def _describe(recipe: Recipe, prepared: Prepared, run: Run, world: World) -> None:
+    source, target = prepared.train.lengths()
+    batches = epoch_batches(source, target, recipe.training.batch_tokens, recipe.seed, 0)
+    per_update = world.size * recipe.training.accumulate
+    console.say(
+        f"run {run.path}: recipe {recipe.name}, objective {recipe.objective.name}, {len(prepared.train):,} pairs, "
+        f"{-(-len(batches) // per_update):,} updates an epoch, padding {padding(source, target, batches).share:.1%}, "
+        f"{world.size} rank{'s' * (world.size > 1)} on {world.device}, {torch.get_num_threads()} threads"
+    )
+
+
+def _train(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world: World) -> None:
+    if world.first:
+        _make_folder(run)
+    with _locked(run, world):
+        found = _begin(request, recipe, run, prepared, world)
+        world.wait()
+        torch.manual_seed(recipe.seed)
+        vocabularies = (prepared.train.source_vocabulary, prepared.train.target_vocabulary)
+        model = checkpoint.build_model(recipe, *vocabularies).to(world.device)
+        optimizer = make_optimizer(model, recipe.training)
+        at = saving.resume(found, model, optimizer, world.device) if found else Position()
+        saver = Saver(run.checkpoints, recipe, vocabularies, world)
+        if at.step >= recipe.training.updates or saver.patience_is_over(at):
+            console.say(f"{run.path} is finished: {at.step:,} updates; more with --set training.updates=N --allow-change training.updates")
+            return
+        log = Log(run.log if world.first else None, run.path / "tensorboard" if recipe.training.tensorboard else None)
+        if world.first:
+            runs.write_atomically(run.recipe, recipe_file.dump(recipe).encode())
+        count = sum(weight.numel() for weight in model.parameters())
+        console.say(f"{count:,} parameters, from update {at.step:,} to {recipe.training.updates:,}")
+        log.write("resumed" if found else "start", at.step, parameters=count, **_machine(world))
+        try:
+            end = train(model, optimizer, recipe, prepared, world, at, saver, log)
+        finally:
+            log.close()
+        best = "" if end.best is None else f"; best {saver.metric} {end.best:.4g} at update {end.best_step:,}"
+        console.say(f"done after {end.step:,} updates{best}")
+        console.say(f"next: janus decode --run {run.path}")
+
+
+def _make_folder(run: Run) -> None:
+    try:
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        (run.path / ".lock").touch()
+    except OSError as problem:
+        raise UsageError(f"{run.path} cannot be written: {problem.strerror}", "choose another folder with --run") from None
+
+
+def _begin(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world: World) -> Checkpoint | None:
+    """What to go on from: nothing in a fresh run, the newest whole checkpoint in a resumed one."""
+    if request.resume:
+        _must_agree(recipe_file.load(str(run.recipe)), recipe, request.allow_change)
+        theirs = runs.read_json(run.manifest)
+        if theirs["fingerprint"] != prepared.train.fingerprint:
+            raise CheckpointError(f"{prepared.folder} is not the data that {run.path} was trained on", "prepare the same text again")
+        found = checkpoint.newest_valid(run.checkpoints)
+        if found is None:
+            console.say("no checkpoint yet: starting at update 0")
+        return found
+    if world.first:
+        for old in (run.checkpoints, run.decoded, run.path / "tensorboard"):
+            shutil.rmtree(old, ignore_errors=True)
+        run.log.unlink(missing_ok=True)
+        run.checkpoints.mkdir()
+        runs.copy_files(prepared.tokenizers.files, prepared.folder, run.path)
+        about = {**prepared.manifest, "prepared": str(prepared.folder.resolve()), "fingerprint": prepared.train.fingerprint}
+        runs.write_atomically(run.manifest, json.dumps(about, indent=1).encode())
+        runs.write_atomically(run.recipe, recipe_file.dump(recipe).encode())
+    return None
+
+
+def _must_agree(before: Recipe, now: Recipe, allowed: tuple[str, ...]) -> None:
+    """A resumed run keeps its recipe, but for the knobs that the user names.
+
+    Raises:
+        CheckpointError: with every difference.
+    """
+    old, new = dict(_leaves(before.plain())), dict(_leaves(now.plain()))
+    differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    free = (*allowed, "data.dir", "about", "data.notes")
+    bad = [key for key in differing if not any(key == each or key.startswith(f"{each}.") for each in free)]
+    if bad:
+        lines = "\n  ".join(f"{key}: {old.get(key)!r} in the run, {new.get(key)!r} now" for key in bad)
+        raise CheckpointError(f"the recipe has changed since the run began:\n  {lines}", "allow a change with --allow-change KEY")
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _machine(world: World) -> dict[str, Any]:
+    return {
+        "janus": __version__, "torch": torch.__version__, "python": sys.version.split()[0], "device": str(world.device),
+        "ranks": world.size, "threads": torch.get_num_threads(), "command": sys.argv[1:],
+    }  # fmt: skip
+
+
+@contextmanager
+def _locked(run: Run, world: World) -> Iterator[None]:
+    """One training in a folder; the kernel frees the lock when its process ends, however it ends.
+
+    Raises:
+        RunInUseError: another process has it.
+    """
+    if not world.first:
+        yield
+        return
+    with (run.path / ".lock").open("r+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunInUseError(f"{run.path} is in use by {file.read().strip() or 'another process'}", "wait for it, or choose --run") from None
+        file.seek(0)
+        file.truncate()
+        file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield

@@ -1,0 +1,90 @@
+"""How good the model is now: every term on the whole validation split, BLEU both ways on a bounded sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from janus_cli.core.generate import generate_ar, generate_nar
+from janus_cli.core.noise import Draws
+from janus_cli.core.objectives import OBJECTIVES
+from janus_cli.core.transformer import Transformer
+from janus_cli.recipe import Recipe
+from janus_cli.scoring.metrics import corpus_bleu
+from janus_cli.text.batching import epoch_batches, load_batch
+
+if TYPE_CHECKING:
+    from janus_cli.core.decoders import Output
+    from janus_cli.text.prepare import Prepared
+
+SMALLER_IS_BETTER = ("loss", "ce_", "kl_", "length")
+
+
+def best_metric(recipe: Recipe) -> str:
+    """The name of the number that decides which checkpoint is best."""
+    if recipe.training.best_metric != "auto":
+        return recipe.training.best_metric
+    return "bleu_ar" if OBJECTIVES[recipe.objective.name].ar else "bleu_nar"
+
+
+def better(metric: str, value: float, than: float | None) -> bool:
+    """Whether `value` beats the best so far; a tie does not, and NaN never does."""
+    if than is None:
+        return value == value
+    return value < than if metric.startswith(SMALLER_IS_BETTER) else value > than
+
+
+def validate(model: Transformer, recipe: Recipe, prepared: Prepared, device: torch.device) -> dict[str, float]:
+    """Terms in nats per unit, without label smoothing and with the same noise every time; BLEU of greedy AR and of
+    mask-predict with the recipe's iterations and a length beam of 1."""
+    metrics = _terms(model, recipe, prepared, device)
+    objective = OBJECTIVES[recipe.objective.name]
+    rows = np.arange(min(recipe.training.valid_sentences, len(prepared.valid)))
+    lines = (prepared.folder / "valid.target.txt").read_bytes().split(b"\n")[: len(rows)]
+    references = [line.decode() for line in lines]
+    options = recipe.decoding.model_copy(update={"beam": 1, "nbest": 1, "length_beam": 1, "rerank": "none"})
+    stream = getattr(recipe.objective, "ar_stream", None)
+    source_lengths = prepared.valid.lengths()[0][rows]
+    order = np.argsort(source_lengths, kind="stable")
+    decoded: dict[str, list[list[int]]] = {name: [[]] * len(rows) for name in ("ar", "nar")}
+    for start in range(0, len(order), recipe.decoding.batch_sentences):
+        some = order[start : start + recipe.decoding.batch_sentences]
+        source = load_batch(prepared.valid, some).source.to(device)
+        if objective.ar:
+            _place(decoded["ar"], some.tolist(), generate_ar(model, source, stream, options))
+        if objective.nar:
+            _place(decoded["nar"], some.tolist(), generate_nar(model, source, options))
+    for name, wanted in (("ar", objective.ar), ("nar", objective.nar)):
+        if wanted:
+            texts = prepared.tokenizers.target.decode(decoded[name])
+            metrics[f"bleu_{name}"] = corpus_bleu(texts, [references])
+    return metrics
+
+
+def _place(into: list[list[int]], rows: Sequence[int], outputs: list[list[Output]]) -> None:
+    for row, best in zip(rows, outputs, strict=True):
+        into[row] = best[0].tokens
+
+
+@torch.no_grad()
+def _terms(model: Transformer, recipe: Recipe, prepared: Prepared, device: torch.device) -> dict[str, float]:
+    objective = OBJECTIVES[recipe.objective.name]
+    knobs = recipe.objective.model_copy(update={"label_smoothing": 0.0})
+    totals: dict[str, float] = {}
+    counts: dict[str, float] = {}
+    weights: dict[str, float] = {}
+    model.eval()
+    source, target = prepared.valid.lengths()
+    for rows in epoch_batches(source, target, recipe.training.batch_tokens, 0, 0):
+        batch = load_batch(prepared.valid, rows)
+        plan = objective.plan(batch, Draws(recipe.seed, -1, batch.ids), knobs)
+        for name, term in objective.loss(model, batch.to(device), plan.to(device), knobs).items():
+            totals[name] = totals.get(name, 0.0) + float(term.total)
+            counts[name] = counts.get(name, 0.0) + plan.counts[term.unit]
+            weights[name] = term.weight
+    model.train()
+    metrics = {name: totals[name] / max(1.0, counts[name]) for name in totals}
+    return {"loss": sum(weights[name] * value for name, value in metrics.items()), **metrics}

@@ -1,0 +1,246 @@
+"""The glue between a model and the decoders, on tiny random models in float64."""
+
+import random
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from janus_cli.core import generate
+from janus_cli.core.batch import BOS, EOS, MASK, PAD, SPECIAL, UNK, pad
+from janus_cli.core.decoders import Output
+from janus_cli.core.generate import framed, generate_ar, generate_nar, most_tokens
+from janus_cli.core.stream import base, beside, content, queries
+from janus_cli.core.transformer import Transformer
+from janus_cli.recipe import ARStream, Decoding, Model
+
+VOCABULARY = 19
+OPTIONS = Decoding(beam=1, nbest=1, length_beam=3, iters=3)
+
+
+def tiny(seed: int = 1) -> Transformer:
+    """A random model whose outputs vary in length and content (a fresh one would say the same everywhere)."""
+    torch.manual_seed(seed)
+    knobs = Model(
+        width=16, feedforward=24, heads=2, encoder_layers=1, decoder_layers=2,
+        max_length=20, norm="pre", tie="none", embedding_scale=False,
+    )  # fmt: skip
+    model = Transformer(knobs, VOCABULARY, VOCABULARY, length_head=True).double().eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() > 1:
+                weight.copy_(torch.randn_like(weight) * (1.0 if re.search("cross|output|length", name) else 0.5))
+    return model.requires_grad_(False)
+
+
+def sentences(count: int, seed: int = 3) -> list[list[int]]:
+    draw = random.Random(seed)
+    return [[draw.choice([UNK, *range(SPECIAL, VOCABULARY)]) for _ in range(draw.randint(1, 9))] for _ in range(count)]
+
+
+def source(rows: list[list[int]]) -> Tensor:
+    return pad([[*row, EOS] for row in rows])
+
+
+def allowed(logits: Tensor, *never: int) -> Tensor:
+    return logits.index_fill(-1, torch.tensor([PAD, BOS, MASK, *never]), -torch.inf).log_softmax(-1)
+
+
+def slow_greedy(model: Transformer, row: list[int], ar_stream: ARStream, most: int) -> list[int]:
+    """No cache, no batch: the whole prefix goes through the decoder for every token."""
+    ids = source([row])
+    memory = model.encode(ids, ids != PAD)
+    tokens: list[int] = []
+    while True:
+        target = torch.tensor([[BOS, *tokens, UNK]])  # UNK stands for the token to come
+        stream = content(target) if ar_stream == "content" else beside(content(target), queries(target))
+        logp = allowed(model.logits(model.decode(stream, memory)[0, -1]))
+        token = EOS if len(tokens) + 1 == most else int(logp.argmax())
+        if token == EOS:
+            return tokens
+        tokens.append(token)
+
+
+def plain(outputs: list[list[Output]]) -> list[list[list[int]]]:
+    return [[output.tokens for output in row] for row in outputs]
+
+
+@pytest.mark.parametrize("ar_stream", ["content", "query"])
+def test_greedy_with_a_cache_equals_reading_the_whole_prefix_again(ar_stream: ARStream) -> None:
+    model, rows = tiny(), sentences(12)
+    most = most_tokens(source(rows), model, OPTIONS).tolist()
+    expected = [slow_greedy(model, row, ar_stream, m) for row, m in zip(rows, most, strict=True)]
+    assert len({len(tokens) for tokens in expected}) > 2
+    outputs = generate_ar(model, source(rows), ar_stream, OPTIONS)
+    assert plain(outputs) == [[tokens] for tokens in expected]
+    assert [o.passes for (o,) in outputs] == [len(tokens) + 1 for tokens in expected]
+
+
+@pytest.mark.parametrize("ar_stream", ["content", "query"])
+@pytest.mark.parametrize("beam", [1, 4])
+def test_the_score_of_an_output_is_what_one_pass_over_it_gives(ar_stream: ARStream, beam: int) -> None:
+    model, rows = tiny(), sentences(9)
+    options = OPTIONS.model_copy(update={"beam": beam, "nbest": beam})
+    outputs = generate_ar(model, source(rows), ar_stream, options)
+    for row, found in zip(rows, outputs, strict=True):
+        ids = source([row])
+        memory = model.encode(ids, ids != PAD)
+        for output in found:
+            (score,) = generate.ar_scores(model, memory, torch.tensor([output.tokens], dtype=torch.int64), ar_stream)
+            assert output.score == pytest.approx(float(score), abs=1e-5)
+        assert [o.score for o in found] == sorted((o.score for o in found), reverse=True)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("ar_stream", ["content", "query"])
+@pytest.mark.parametrize("beam", [1, 5])
+def test_ar_outputs_do_not_depend_on_batch_order_size_or_padding(seed: int, ar_stream: ARStream, beam: int) -> None:
+    model, rows = tiny(seed), sentences(24, seed)
+    options = OPTIONS.model_copy(update={"beam": beam, "nbest": beam})
+    check_independence(rows, lambda part: generate_ar(model, part, ar_stream, options))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"update": "all"}, {"rerank": "ar"}, {"remove_repeats": True, "rerank": "ar"}, {"length_beam": 1, "iters": 9}],
+)
+def test_nar_outputs_do_not_depend_on_batch_order_size_or_padding(seed: int, changes: dict[str, object]) -> None:
+    model, rows = tiny(seed), sentences(24, seed)
+    options = OPTIONS.model_copy(update=changes)
+    check_independence(rows, lambda part: generate_nar(model, part, options, "content"))
+
+
+def check_independence(rows: list[list[int]], decode: Callable[[Tensor], list[list[Output]]]) -> None:
+    together = decode(source(rows))
+    assert len({tuple(found[0].tokens) for found in together}) > len(rows) // 3
+    order = random.Random(0).sample(range(len(rows)), len(rows))
+    for size, stop in ((1, 6), (5, len(rows))):
+        for start in range(0, stop, size):
+            places = order[start : start + size]
+            for place, found in zip(places, decode(source([rows[p] for p in places])), strict=True):
+                assert [o.tokens for o in found] == [o.tokens for o in together[place]]
+                assert [o.passes for o in found] == [o.passes for o in together[place]]
+                assert [o.score for o in found] == pytest.approx([o.score for o in together[place]], abs=1e-5)
+    wide = F.pad(source(rows), (0, 3), value=PAD)
+    assert plain(decode(wide)) == plain(together)
+
+
+def slow_mask_predict(model: Transformer, row: list[int], n: int, iters: int) -> tuple[list[int], list[float]]:
+    """The published loop in plain Python, for one sentence and one length."""
+    ids = source([row])
+    memory = model.encode(ids, ids != PAD)
+    tokens, sure = [MASK] * n, [0.0] * n
+    for done in range(1, iters + 1):
+        target = torch.tensor([[BOS, *tokens, EOS]])
+        logp = allowed(model.logits(model.decode(base(target, torch.zeros_like(target)), memory)), EOS)[0, 1:-1]
+        for place in range(n):
+            if tokens[place] == MASK:
+                tokens[place], sure[place] = int(logp[place].argmax()), float(logp[place].max())
+        for place in sorted(range(n), key=lambda p: sure[p])[: n * (iters - done) // iters]:
+            tokens[place] = MASK
+    return tokens, sure
+
+
+def test_mask_predict_equals_the_plain_loop_over_every_length() -> None:
+    model, rows = tiny(), sentences(8)
+    for row, (output,) in zip(rows, generate_nar(model, source(rows), OPTIONS), strict=True):
+        ids = source([row])
+        lengths = model.length_logits(model.encode(ids, ids != PAD))[0, 1:19].argsort(descending=True)[:3] + 1
+        candidates = [slow_mask_predict(model, row, n, OPTIONS.iters) for n in lengths.tolist()]
+        tokens, sure = max(candidates, key=lambda pair: sum(pair[1]) / len(pair[1]))
+        assert output.tokens == tokens
+        assert output.logps == pytest.approx(sure, abs=1e-5)
+        assert output.score == pytest.approx(sum(sure) / len(sure), abs=1e-5)
+        assert (output.length, output.passes) == (len(tokens), OPTIONS.iters)
+
+
+def test_the_rerank_picks_what_the_ar_side_likes_best_in_one_more_pass() -> None:
+    model, rows = tiny(), sentences(12)
+    all_three = OPTIONS.model_copy(update={"nbest": 3})
+    by_itself = generate_nar(model, source(rows), all_three)
+    by_ar = generate_nar(model, source(rows), all_three.model_copy(update={"rerank": "ar"}), "content")
+    moved = 0
+    for row, own, ranked in zip(rows, by_itself, by_ar, strict=True):
+        ids = source([row])
+        memory = model.encode(ids, ids != PAD)
+        tokens = [output.tokens for output in own]
+        scores = [float(generate.ar_scores(model, memory, torch.tensor([t]), "content")) for t in tokens]
+        assert sorted(tokens) == sorted(output.tokens for output in ranked)
+        assert [o.score for o in ranked] == pytest.approx(sorted(scores, reverse=True), abs=1e-5)
+        assert {output.passes for output in ranked} == {OPTIONS.iters + 1}
+        moved += own[0].tokens != ranked[0].tokens
+    assert moved > 0
+
+
+def test_special_ids_are_never_written() -> None:
+    model, rows = tiny(), sentences(20)
+    table = model.output_table.weight
+    table[[PAD, BOS, MASK]] = table[[6, 7, 8]] * 9
+    several = OPTIONS.model_copy(update={"beam": 4, "nbest": 4})
+    for outputs in (generate_ar(model, source(rows), "query", several), generate_nar(model, source(rows), OPTIONS)):
+        written = {token for found in outputs for output in found for token in output.tokens}
+        assert written
+        assert not written & {PAD, BOS, EOS, MASK}
+
+
+@pytest.mark.parametrize(("boost", "expected"), [(0, 1), (1, 1), (18, 18), (19, 18)])
+def test_a_length_head_that_says_nothing_or_too_much_is_kept_in_range(
+    monkeypatch: pytest.MonkeyPatch, boost: int, expected: int
+) -> None:
+    model = tiny()
+    says = -((torch.arange(20.0) - boost) ** 2)
+    monkeypatch.setattr(model, "length_logits", lambda memory: says.expand(len(memory.real), -1))
+    outputs = generate_nar(model, source(sentences(3)), OPTIONS.model_copy(update={"length_beam": 1}))
+    assert [len(o.tokens) for (o,) in outputs] == [expected] * 3
+
+
+def test_every_length_at_once_and_a_source_of_padding_stay_finite() -> None:
+    model = tiny()
+    ids = torch.cat([source(sentences(2)), torch.full((1, source(sentences(2)).shape[1]), PAD)])
+    every = OPTIONS.model_copy(update={"length_beam": 18, "nbest": 18})
+    for found in generate_nar(model, ids, every):
+        assert sorted(len(o.tokens) for o in found) == list(range(1, 19))
+        assert all(torch.tensor(o.logps).isfinite().all() for o in found)
+    for found in generate_ar(model, ids, "content", OPTIONS.model_copy(update={"beam": 3})):
+        assert torch.tensor(found[0].logps).isfinite().all()
+
+
+def test_ar_outputs_stay_within_the_limit() -> None:
+    model, ids = tiny(), source([[5] * 9, [5], [5] * 5])
+    assert most_tokens(ids, model, OPTIONS).tolist() == [19, 12, 17]  # 9 * 1.2 + 10 + EOS is more than 20 positions hold
+    short = OPTIONS.model_copy(update={"max_ratio": 0.0, "max_extra": 0})
+    assert most_tokens(ids, model, short).tolist() == [1, 1, 1]
+    assert plain(generate_ar(model, ids, "content", short)) == [[[]]] * 3
+
+
+def test_chunks_change_nothing_and_the_model_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids = tiny(), source(sentences(7))
+    options = OPTIONS.model_copy(update={"rerank": "ar"})
+    whole = generate_nar(model, ids, options, "query")
+    monkeypatch.setattr(generate, "AT_ONCE", 3)
+    model.train()
+    assert plain(generate_nar(model, ids, options, "query")) == plain(whole)  # dropout is off
+    assert model.training
+    assert plain(generate_ar(model, ids, "content", OPTIONS)) == plain(generate_ar(model.eval(), ids, "content", OPTIONS))
+
+
+def test_the_trace_shows_every_pass_of_the_chosen_candidate() -> None:
+    model, ids = tiny(), source(sentences(6))
+    for (output,) in generate_nar(model, ids, OPTIONS, trace=True):
+        n = output.length
+        assert [sum(i.hidden) for i in output.trace] == [n * 2 // 3, n // 3, 0]
+        assert output.trace[-1].tokens == output.tokens
+        assert output.trace[-1].logps == output.logps
+        for before, after in zip(output.trace, output.trace[1:], strict=False):
+            kept = [p for p in range(n) if not before.hidden[p]]
+            assert [before.tokens[p] for p in kept] == [after.tokens[p] for p in kept]
+    assert generate_nar(model, ids, OPTIONS)[0][0].trace == ()
+
+
+def test_framed_puts_bos_and_eos_around_each_row() -> None:
+    tokens = torch.tensor([[7, 8, 9], [MASK, PAD, PAD], [PAD, PAD, PAD]])
+    assert framed(tokens).tolist() == [[BOS, 7, 8, 9, EOS], [BOS, MASK, EOS, PAD, PAD], [BOS, EOS, PAD, PAD, PAD]]
