@@ -46,7 +46,7 @@ app = typer.Typer(
 def _add(function: Callable[..., object]) -> None:
     """Makes a command of a function: its docstring is the help, the first line of it the entry in `janus --help`."""
     text = cleandoc(function.__doc__ or "")
-    # Paragraphs with indented lines (examples) keep their line breaks: click takes \\b as the sign for that.
+    # Paragraphs with indented lines (examples) keep their line breaks: click takes \b as the sign for that.
     kept = "\n\n".join(
         f"\b\n{part}" if "\n  " in part or part.startswith("  ") else part for part in text.split("\n\n")
     )

@@ -53,7 +53,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, 
     Console(file=stream, highlight=False, width=width).print(drawn)
 
 
-class progress:  # noqa: N801
+class progress:
     """A bar with time left on a terminal, a plain line about every ten seconds elsewhere.
 
     with progress("encoding", total=n) as bar: bar.advance(1, "12,000 tokens/s")
@@ -77,7 +77,9 @@ class progress:  # noqa: N801
             self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.bar:
             self.bar.stop()
 
@@ -89,7 +91,9 @@ class progress:  # noqa: N801
             self.bar.update(self.task, completed=self.done, note=escape(self.note))
         elif time.monotonic() - self.spoke >= self.every:
             self.spoke = time.monotonic()
-            say(f"{self.what}: {self.done:,}{f' / {self.total:,}' if self.total else ''}{self._left()}  {self.note}".rstrip())
+            say(
+                f"{self.what}: {self.done:,}{f' / {self.total:,}' if self.total else ''}{self._left()}  {self.note}".rstrip()
+            )
 
     def _left(self) -> str:
         made = self.done - self.first

@@ -1,8 +1,8 @@
 """What lies where: prepared data under `data/`, runs under `runs/`.
 
-    data/<name>.<source>-<target>/   manifest.json · tokenizer files · train|valid|test.arrow · valid|test.source.txt, .target.txt
-    runs/<name>/                     recipe.yaml · manifest.json · tokenizer files · log.jsonl · checkpoints/step-000123/
-                                     checkpoints/last, best (links) · decode/<split>.<mode>.txt, .jsonl, .json
+data/<name>.<source>-<target>/   manifest.json · tokenizer files · train|valid|test.arrow · valid|test.source.txt, .target.txt
+runs/<name>/                     recipe.yaml · manifest.json · tokenizer files · log.jsonl · checkpoints/step-000123/
+                                 checkpoints/last, best (links) · decode/<split>.<mode>.txt, .jsonl, .json
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def test_help_names_every_command(janus: Janus) -> None:
     assert (code, err) == (0, "")
     for name in _COMMANDS:
         assert re.search(rf"^  {name}  +[A-Z]\w+", out, re.MULTILINE), name
-    assert "..." not in out
+    assert "..." not in out.split("Commands:")[1]
 
 
 def test_no_arguments_show_the_help(janus: Janus) -> None:

@@ -27,7 +27,9 @@ def train(
     ] = None,
     prepared: Annotated[
         Path | None,
-        typer.Option("--prepared", metavar="FOLDER", help="What `janus preprocess` made; by default found under data/."),
+        typer.Option(
+            "--prepared", metavar="FOLDER", help="What `janus preprocess` made; by default found under data/."
+        ),
     ] = None,
     data_dir: DataDirOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run from its last checkpoint.")] = False,
@@ -47,15 +49,14 @@ def train(
     """Train a model on prepared data; text that is not prepared yet is prepared first.
 
     Everything lands in the run's folder: recipe.yaml, log.jsonl, checkpoints/. Ctrl-C saves and stops; --resume goes
-    on, to the bit. Several GPUs or machines: torchrun --nproc-per-node 8 -m janus_cli train ...
+    on, to the bit. Several GPUs: torchrun, as below; its -- keeps it from reading our options.
 
     Examples:
-
       janus train
       janus train --recipe multi30k --data-dir ~/multi30k
       janus train --recipe multi30k --objective cmlm --set training.updates=5000
       janus train --resume --run runs/multi30k-janus
-      torchrun --nproc-per-node 2 -m janus_cli train --recipe iwslt14
+      torchrun --nproc-per-node 2 -m -- janus_cli train --recipe iwslt14
     """
     from janus_cli.training.session import Request, run_training
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from janus_cli.core.losses import rows_at_once
@@ -39,8 +38,8 @@ def aux_loss(ar: Tensor, nar: Tensor, aux: Tensor, weight: Tensor, gold: Tensor,
     Logits are made for some tokens at a time. See the module's docstring for the equation.
     """
     rows = rows_at_once(len(weight))
-    chunks = zip(*(x.split(rows) for x in (ar, nar, aux, gold)), strict=True)
-    parts = [terms(*(F.linear(x, weight) for x in (a, n, u)), y, smoothing) for a, n, u, y in chunks]
+    chunks = zip(ar.split(rows), nar.split(rows), aux.split(rows), gold.split(rows), strict=True)
+    parts = [terms(a @ weight.T, n @ weight.T, u @ weight.T, y, smoothing) for a, n, u, y in chunks]
     return AuxLoss(*(torch.stack(sums).sum() for sums in zip(*parts, strict=True)))
 
 

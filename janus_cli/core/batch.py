@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,7 +59,7 @@ def pad(rows: Sequence[Sequence[int]]) -> Tensor:
     return out
 
 
-def collate(sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], ids: Sequence[int] | NDArray[np.int64]) -> Batch:
+def collate(sources: Sequence[Iterable[int]], targets: Sequence[Iterable[int]], ids: Sequence[int]) -> Batch:
     """A batch from token ids without BOS and EOS."""
     return Batch(
         pad([[*source, EOS] for source in sources]),

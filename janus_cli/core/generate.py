@@ -61,7 +61,7 @@ def generate_nar(
 
 
 def most_tokens(source: Tensor, model: Transformer, options: Decoding) -> Tensor:
-    """(B,) the most tokens of an AR output, EOS included: max_ratio * source length + max_extra, and what the model holds."""
+    """(B,) the most tokens of an AR output, EOS included: max_ratio * source + max_extra, and what the model holds."""
     lengths = (source != PAD).sum(1) - 1  # EOS
     limit = (lengths * options.max_ratio).long() + options.max_extra + 1
     return limit.clamp(1, model.knobs.max_length - 1)
@@ -77,7 +77,7 @@ def ar_scores(model: Transformer, memory: Memory, tokens: Tensor, ar_stream: ARS
     logps[asked] = torch.cat(
         [
             log_probabilities(model, part).gather(1, gold[:, None])[:, 0]
-            for part, gold in zip(states.split(AT_ONCE), stream.labels[asked].split(AT_ONCE), strict=True)
+            for part, gold in zip(torch.split(states, AT_ONCE), torch.split(stream.labels[asked], AT_ONCE), strict=True)
         ]
     )
     return logps.sum(1) / asked.sum(1)
@@ -115,13 +115,13 @@ class _NextToken:
 
     def _follow(self, parents: Tensor) -> None:
         self.cache.select(parents)
-        sentences = (parents // self.fan).unique_consecutive()
+        sentences = torch.unique(parents // self.fan)
         self.fan = len(parents) // len(sentences)
         if len(sentences) < len(self.memory.real):
             self.memory = self.memory.select(sentences)
 
     def _slots(self, last: Tensor) -> Stream:
-        """y_t at position and time t; as `stream.queries`, the query for y_{t+1} is a MASK there, half a tick earlier."""
+        """y_t at position and time t; as in `stream.queries`, the query for y_{t+1} is a MASK half a tick before it."""
         t, shape = self.position, (len(last), 1 + self.query)
 
         def row(*values: float) -> Tensor:
@@ -129,7 +129,13 @@ class _NextToken:
 
         tokens = torch.stack([last, torch.full_like(last, MASK)], dim=1)[:, : shape[1]]
         return Stream(
-            tokens, row(t, t + 1), row(float(t), t + 0.5), row(float(t), NEVER), row(inf, inf), row(IGNORE, IGNORE), keys=1
+            tokens,
+            row(t, t + 1),
+            row(float(t), t + 0.5),
+            row(float(t), NEVER),
+            row(inf, inf),
+            row(IGNORE, IGNORE),
+            keys=1,
         )
 
 
@@ -145,7 +151,8 @@ class _AllTokens:
         asked = real if self.everywhere else tokens == MASK
         best, logps = torch.full_like(tokens, PAD), torch.zeros(tokens.shape, device=tokens.device)
         parts = [
-            log_probabilities(self.model, part, (*NEVER_WRITTEN, EOS)).max(1) for part in states[asked].split(AT_ONCE)
+            log_probabilities(self.model, part, (*NEVER_WRITTEN, EOS)).max(1)
+            for part in torch.split(states[asked], AT_ONCE)
         ]
         best[asked] = torch.cat([part.indices for part in parts])
         logps[asked] = torch.cat([part.values for part in parts])
@@ -153,7 +160,13 @@ class _AllTokens:
 
 
 def _ranked(
-    tokens: Tensor, logps: Tensor, scores: Tensor, nbest: int, count: int, sizes: Tensor, passes: list[tuple[Tensor, ...]]
+    tokens: Tensor,
+    logps: Tensor,
+    scores: Tensor,
+    nbest: int,
+    count: int,
+    sizes: Tensor,
+    passes: list[tuple[Tensor, ...]],
 ) -> list[list[Output]]:
     """The best candidates of each sentence as outputs. tokens, logps (B * F, T), scores (B, F)."""
     order = scores.sort(dim=1, descending=True, stable=True).indices[:, :nbest].tolist()

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from janus_cli.core.transformer import Memory, Transformer
 
 
-LOGITS_AT_ONCE = 4 << 20  # numbers: 16 MiB in float32. Larger temporaries cost page faults, on CPU more than the arithmetic
+LOGITS_AT_ONCE = (
+    4 << 20
+)  # numbers: 16 MiB in float32. Larger temporaries cost page faults, on CPU more than the arithmetic
 
 
 def rows_at_once(vocabulary: int) -> int:

@@ -17,7 +17,9 @@ from janus_cli.core.batch import SPECIAL, UNK
 if TYPE_CHECKING:
     from janus_cli.recipe import Noise
 
-_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # increment and multipliers of SplitMix64 (Steele et al. 2014), as signed int64
+_GOLDEN = 0x9E3779B97F4A7C15 - (
+    1 << 64
+)  # increment and multipliers of SplitMix64 (Steele et al. 2014), as signed int64
 _FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
 _SECOND = 0x94D049BB133111EB - (1 << 64)
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from janus_cli.core.batch import IGNORE, MASK, PAD
 
 NEVER = inf  # birth of a query slot
+FIELDS = ("tokens", "positions", "time", "birth", "death", "labels")
 SPAN = 2048.0  # longer than any target; halves and 1/n steps inside it stay exact enough in float32
 
 
@@ -68,8 +69,11 @@ class Stream:
 
     def to(self, device: torch.device | str) -> Stream:
         """The same stream on another device."""
-        moved = {name: value.to(device) for name, value in self.__dict__.items() if isinstance(value, Tensor)}
-        return self._replace(**moved)
+        return self._replace(**{name: getattr(self, name).to(device) for name in FIELDS})
+
+    def select(self, rows: Tensor) -> Stream:
+        """These rows, in this order."""
+        return self._replace(**{name: getattr(self, name)[rows] for name in FIELDS})
 
 
 def _places(tokens: Tensor) -> Tensor:
@@ -150,11 +154,8 @@ def left_to_right(hidden: Tensor) -> Tensor:
 def beside(*streams: Stream) -> Stream:
     """One stream on one clock: the parts see each other as their times say. Keys first, queries last."""
     pick = [(s, slice(0, s.keys)) for s in streams] + [(s, slice(s.keys, None)) for s in streams]
-    fields = ("tokens", "positions", "time", "birth", "death", "labels")
-    return Stream(
-        *(torch.cat([getattr(s, name)[:, part] for s, part in pick], dim=1) for name in fields),
-        keys=sum(s.keys for s in streams),
-    )
+    parts = {name: torch.cat([getattr(s, name)[:, part] for s, part in pick], dim=1) for name in FIELDS}
+    return Stream(**parts, keys=sum(s.keys for s in streams))
 
 
 def join(streams: Sequence[Stream]) -> tuple[Stream, Callable[[Tensor], list[Tensor]]]:

@@ -123,8 +123,7 @@ class Transformer(nn.Module):
         x = table(tokens)
         if self.knobs.embedding_scale:
             x = x * self.knobs.width**0.5
-        out: Tensor = self.dropout(norm(x + positions))
-        return out
+        return self.dropout(norm(x + positions))
 
     def encode(self, source: Tensor, real: Tensor) -> Memory:
         """source (B, S) ids, real (B, S) bool -> Memory. S is at most `max_length`."""
@@ -135,7 +134,8 @@ class Transformer(nn.Module):
         for layer in self.encoder:
             x = layer(x, attend)
         x = self.encoder_norm(x)
-        return Memory(x, seen, tuple(layer.cross.keys_values(x) for layer in self.decoder))
+        crossing = (layer.cross for layer in self.decoder if isinstance(layer, DecoderLayer))
+        return Memory(x, seen, tuple(cross.keys_values(x) for cross in crossing))
 
     def decode(self, stream: Stream, memory: Memory, cache: Cache | None = None) -> Tensor:
         """stream of F*B rows, memory of B -> states (F*B, L, D). With a cache, the slots so far are seen as well."""
@@ -155,8 +155,7 @@ class Transformer(nn.Module):
             x = layer(x, stream.keys, attend, memory.kept[index], source_attend, past, used)
         if cache is not None:
             cache.used += stream.keys
-        out: Tensor = self.decoder_norm(x)
-        return out
+        return self.decoder_norm(x)
 
     @staticmethod
     def _block_mask(stream: Stream) -> Any:

@@ -25,7 +25,7 @@ LINE_BYTES = 1 << 16
 class Reader:
     """Yields each line as cleaned text; counts what had to be mended.
 
-    clean: applied to each line. cut: numbers of lines (from 1) of which only the start was read.
+    clean: applied to each line. cut: lines of which only the start was read.
     """
 
     path: Path
@@ -50,8 +50,6 @@ class Reader:
                 for number, (line, whole) in enumerate(_bounded(file)):
                     yield self._text(line, whole, first=number == 0)
         except (OSError, EOFError, zlib.error) as problem:
-            if getattr(problem, "filename", None) not in (None, str(self.path), self.path):
-                raise  # not about this file
             reason = getattr(problem, "strerror", None) or problem
             raise DataError(f"{self.name} cannot be read: {reason}") from None
 

@@ -82,7 +82,7 @@ def _download(item: Download, path: Path) -> None:
             _receive(item, file)
         except urllib.error.HTTPError as problem:
             raise DataError(f"{item.url}: the server says {problem.code} {problem.reason}") from None
-        except (urllib.error.URLError, http.client.HTTPException, OSError) as problem:
+        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as problem:
             reason = getattr(problem, "reason", None) or problem
             raise DataError(f"{item.url} could not be fetched: {reason}; {_kept(file)}") from None
         file.flush()
@@ -102,13 +102,14 @@ def _receive(item: Download, file: BinaryIO) -> None:
     try:
         response = urllib.request.urlopen(urllib.request.Request(item.url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as problem:
+        problem.close()
         if problem.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
             raise
         return  # nothing is missing: the sha256 will tell
     with response:
         if response.status != http.client.PARTIAL_CONTENT:
             start = 0
-            file.truncate(0)
+            file.seek(file.truncate(0))
         size = response.headers.get("Content-Length")
         total = start + int(size) if size and size.isdigit() else None
         with console.progress(f"fetching {item.save_as}", total, start=start) as bar:

@@ -155,10 +155,13 @@ def open_prepared(recipe: Recipe, folder: Path) -> Prepared:
     Raises:
         DataError: any of it does not hold.
     """
-    again = _command(recipe, folder)
+    again = f"make it: {_command(recipe, folder)}"
     if not (folder / MANIFEST).is_file():
-        raise DataError(f"there is no prepared data in {folder}", f"make it: {again}")
-    manifest = read_json(folder / MANIFEST)
+        raise DataError(f"there is no prepared data in {folder}", again)
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except DataError as problem:
+        raise DataError(problem.message, f"{again} --force") from None
     again = f"make it again: {_command(recipe, folder, manifest)} --force"
     if manifest.get("format") != FORMAT:
         raise DataError(f"{folder / MANIFEST} has format {manifest.get('format')}, this version reads {FORMAT}", again)
@@ -172,7 +175,7 @@ def open_prepared(recipe: Recipe, folder: Path) -> Prepared:
             if not _belongs(store, manifest["splits"][name], manifest["vocabulary"]):
                 raise DataError(f"{store.path} was not made together with {folder / MANIFEST}", again)
         train, valid = stores["train"], stores["valid"]
-    except (KeyError, TypeError, AttributeError) as problem:
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise DataError(f"{folder / MANIFEST} is damaged: {problem!r}", again) from None
     return Prepared(folder, manifest, load_tokenizers(folder), train, valid, stores.get("test"))
 

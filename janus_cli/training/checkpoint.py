@@ -89,7 +89,8 @@ def save(
         shutil.rmtree(temporary, ignore_errors=True)
         needed = sum(t.numel() * t.element_size() for t in (*weights.values(), *(optimizer or {}).values()))
         raise CheckpointError(
-            f"{final} could not be written: {problem}", f"a checkpoint needs about {needed:,} bytes; older ones are untouched"
+            f"{final} could not be written: {problem}",
+            f"a checkpoint needs about {needed:,} bytes; older ones are untouched",
         ) from None
     return final
 
@@ -144,7 +145,9 @@ def _json(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_bytes())
     except FileNotFoundError:
-        raise CheckpointError(f"{file.parent} is no checkpoint: it has no {file.name}", "see `janus inspect RUN`") from None
+        raise CheckpointError(
+            f"{file.parent} is no checkpoint: it has no {file.name}", "see `janus inspect RUN`"
+        ) from None
     except ValueError as problem:
         raise CheckpointError(f"{file} is damaged: {problem}") from None
     if not isinstance(value, dict):
@@ -163,7 +166,9 @@ def tensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
             found = set(handle.keys())
             if found != expected.keys():
                 missing, extra = sorted(expected.keys() - found), sorted(found - expected.keys())
-                raise CheckpointError(f"{file}: missing {missing[:3]}, unexpected {extra[:3]}", "was it made with this recipe?")
+                raise CheckpointError(
+                    f"{file}: missing {missing[:3]}, unexpected {extra[:3]}", "was it made with this recipe?"
+                )
             for name, like in expected.items():
                 shape = list(handle.get_slice(name).get_shape())
                 if shape != list(like.shape):

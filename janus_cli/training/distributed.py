@@ -55,7 +55,9 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"--device {name}: no CUDA device is available to this torch ({torch.__version__})", "--device cpu")
+        raise UsageError(
+            f"--device {name}: no CUDA device is available to this torch ({torch.__version__})", "--device cpu"
+        )
     return torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
 
 

@@ -1,7 +1,8 @@
 """The training loop, in one piece: windows of batches -> update -> log, validate, save, stop.
 
-A window is what one update sees: `accumulate` batches on each of `size` ranks. Batches, noise and dropout are pure functions
-of (seed, epoch, place in the epoch), so a run that stops anywhere and resumes is, bit for bit, the run that did not stop.
+A window is what one update sees: `accumulate` batches on each of `size` ranks. Batches, noise and dropout are pure
+functions of (seed, epoch, place in the epoch), so a run that stops anywhere and resumes is, bit for bit, the run that
+did not stop.
 """
 
 from __future__ import annotations
@@ -53,7 +54,12 @@ def make_optimizer(model: nn.Module, knobs: Training) -> torch.optim.AdamW:
     """Adam with decoupled weight decay."""
     betas = (knobs.beta1, knobs.beta2)
     return torch.optim.AdamW(
-        model.parameters(), lr=knobs.learning_rate, betas=betas, eps=knobs.epsilon, weight_decay=knobs.weight_decay, fused=True
+        model.parameters(),
+        lr=knobs.learning_rate,
+        betas=betas,
+        eps=knobs.epsilon,
+        weight_decay=knobs.weight_decay,
+        fused=True,
     )
 
 
@@ -162,7 +168,7 @@ def windows(recipe: Recipe, prepared: Prepared, world: World, at: Position) -> I
         batches = epoch_batches(source, target, knobs.batch_tokens, recipe.seed, at.epoch)
         starts = range(at.window * per_window, len(batches), per_window)
         for start in starts:
-            window = []
+            window: list[Micro] = []
             for place in range(start + world.rank, start + per_window, world.size):
                 rows, weight = (batches[place], 1.0) if place < len(batches) else (batches[start], 0.0)
                 if weight or not window:

@@ -103,7 +103,9 @@ def _open_data(request: Request, recipe: Recipe, world: World) -> Prepared:
     folder = request.prepared or runs.prepared_dir(recipe)
     if world.first and not (folder / "manifest.json").exists():
         if request.prepared is not None:
-            raise DataError(f"{folder} holds no prepared data", f"janus preprocess --recipe {recipe.name} --out {folder}")
+            raise DataError(
+                f"{folder} holds no prepared data", f"janus preprocess --recipe {recipe.name} --out {folder}"
+            )
         console.say(f"{folder} is not there yet: preparing it first, as `janus preprocess` would")
         prepare(recipe, folder, workers=None, force=False)
     world.wait()
@@ -134,7 +136,10 @@ def _train(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world
         at = saving.resume(found, model, optimizer, world.device) if found else Position()
         saver = Saver(run.checkpoints, recipe, vocabularies, world)
         if at.step >= recipe.training.updates or saver.patience_is_over(at):
-            console.say(f"{run.path} is finished: {at.step:,} updates; more with --set training.updates=N --allow-change training.updates")
+            console.say(
+                f"{run.path} is finished after {at.step:,} updates; "
+                "for more: --set training.updates=N --allow-change training.updates"
+            )
             return
         log = Log(run.log if world.first else None, run.path / "tensorboard" if recipe.training.tensorboard else None)
         if world.first:
@@ -156,7 +161,9 @@ def _make_folder(run: Run) -> None:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         (run.path / ".lock").touch()
     except OSError as problem:
-        raise UsageError(f"{run.path} cannot be written: {problem.strerror}", "choose another folder with --run") from None
+        raise UsageError(
+            f"{run.path} cannot be written: {problem.strerror}", "choose another folder with --run"
+        ) from None
 
 
 def _begin(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world: World) -> Checkpoint | None:
@@ -165,7 +172,9 @@ def _begin(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world
         _must_agree(recipe_file.load(str(run.recipe)), recipe, request.allow_change)
         theirs = runs.read_json(run.manifest)
         if theirs["fingerprint"] != prepared.train.fingerprint:
-            raise CheckpointError(f"{prepared.folder} is not the data that {run.path} was trained on", "prepare the same text again")
+            raise CheckpointError(
+                f"{prepared.folder} is not the data that {run.path} was trained on", "prepare the same text again"
+            )
         found = checkpoint.newest_valid(run.checkpoints)
         if found is None:
             console.say("no checkpoint yet: starting at update 0")
@@ -176,7 +185,11 @@ def _begin(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world
         run.log.unlink(missing_ok=True)
         run.checkpoints.mkdir()
         runs.copy_files(prepared.tokenizers.files, prepared.folder, run.path)
-        about = {**prepared.manifest, "prepared": str(prepared.folder.resolve()), "fingerprint": prepared.train.fingerprint}
+        about = {
+            **prepared.manifest,
+            "prepared": str(prepared.folder.resolve()),
+            "fingerprint": prepared.train.fingerprint,
+        }
         runs.write_atomically(run.manifest, json.dumps(about, indent=1).encode())
         runs.write_atomically(run.recipe, recipe_file.dump(recipe).encode())
     return None
@@ -194,7 +207,9 @@ def _must_agree(before: Recipe, now: Recipe, allowed: tuple[str, ...]) -> None:
     bad = [key for key in differing if not any(key == each or key.startswith(f"{each}.") for each in free)]
     if bad:
         lines = "\n  ".join(f"{key}: {old.get(key)!r} in the run, {new.get(key)!r} now" for key in bad)
-        raise CheckpointError(f"the recipe has changed since the run began:\n  {lines}", "allow a change with --allow-change KEY")
+        raise CheckpointError(
+            f"the recipe has changed since the run began:\n  {lines}", "allow a change with --allow-change KEY"
+        )
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -226,7 +241,9 @@ def _locked(run: Run, world: World) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunInUseError(f"{run.path} is in use by {file.read().strip() or 'another process'}", "wait for it, or choose --run") from None
+            raise RunInUseError(
+                f"{run.path} is in use by {file.read().strip() or 'another process'}", "wait for it, or choose --run"
+            ) from None
         file.seek(0)
         file.truncate()
         file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")

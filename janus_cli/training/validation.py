@@ -46,15 +46,15 @@ def validate(model: Transformer, recipe: Recipe, prepared: Prepared, device: tor
     lines = (prepared.folder / "valid.target.txt").read_bytes().split(b"\n")[: len(rows)]
     references = [line.decode() for line in lines]
     options = recipe.decoding.model_copy(update={"beam": 1, "nbest": 1, "length_beam": 1, "rerank": "none"})
-    stream = getattr(recipe.objective, "ar_stream", None)
+    ar_stream = getattr(recipe.objective, "ar_stream", None)
     source_lengths = prepared.valid.lengths()[0][rows]
     order = np.argsort(source_lengths, kind="stable")
     decoded: dict[str, list[list[int]]] = {name: [[]] * len(rows) for name in ("ar", "nar")}
     for start in range(0, len(order), recipe.decoding.batch_sentences):
         some = order[start : start + recipe.decoding.batch_sentences]
         source = load_batch(prepared.valid, some).source.to(device)
-        if objective.ar:
-            _place(decoded["ar"], some.tolist(), generate_ar(model, source, stream, options))
+        if ar_stream is not None:
+            _place(decoded["ar"], some.tolist(), generate_ar(model, source, ar_stream, options))
         if objective.nar:
             _place(decoded["nar"], some.tolist(), generate_nar(model, source, options))
     for name, wanted in (("ar", objective.ar), ("nar", objective.nar)):

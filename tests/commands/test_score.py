@@ -171,6 +171,8 @@ def test_two_outputs_are_compared(janus: Janus) -> None:
     assert janus(*arguments, "--json", "--metrics", "bleu,ter", "--seed", "2")[1] != out
     code, out, _ = janus(*arguments, "--metrics", "bleu")
     (row,) = (line for line in out.split("\n") if line.startswith("│ bleu"))
+    first, second, difference = row.replace("│", " ").split()[1:4]
+    assert float(difference) == pytest.approx(float(first) - float(second), abs=0.011)
     assert "100.0%" in row
     assert "0.010" in row
     assert "paired bootstrap: 99 samples of 30 lines, seed 1" in out
@@ -180,6 +182,8 @@ def test_two_outputs_are_compared(janus: Janus) -> None:
     assert code == 0
     assert "bootstrap" not in out
     assert "difference" in out
+    code, out, _ = janus(*arguments[:-2], "--metrics", "exact", "--json")
+    assert json.loads(out)["bootstrap"] == {"samples": 1000, "seed": 1}
 
 
 def test_bootstrap_of_one_output(janus: Janus) -> None:

@@ -211,7 +211,11 @@ def test_every_length_at_once_and_a_source_of_padding_stay_finite() -> None:
 
 def test_ar_outputs_stay_within_the_limit() -> None:
     model, ids = tiny(), source([[5] * 9, [5], [5] * 5])
-    assert most_tokens(ids, model, OPTIONS).tolist() == [19, 12, 17]  # 9 * 1.2 + 10 + EOS is more than 20 positions hold
+    assert most_tokens(ids, model, OPTIONS).tolist() == [
+        19,
+        12,
+        17,
+    ]  # 9 * 1.2 + 10 + EOS is more than 20 positions hold
     short = OPTIONS.model_copy(update={"max_ratio": 0.0, "max_extra": 0})
     assert most_tokens(ids, model, short).tolist() == [1, 1, 1]
     assert plain(generate_ar(model, ids, "content", short)) == [[[]]] * 3
@@ -225,7 +229,9 @@ def test_chunks_change_nothing_and_the_model_is_left_as_it_was(monkeypatch: pyte
     model.train()
     assert plain(generate_nar(model, ids, options, "query")) == plain(whole)  # dropout is off
     assert model.training
-    assert plain(generate_ar(model, ids, "content", OPTIONS)) == plain(generate_ar(model.eval(), ids, "content", OPTIONS))
+    assert plain(generate_ar(model, ids, "content", OPTIONS)) == plain(
+        generate_ar(model.eval(), ids, "content", OPTIONS)
+    )
 
 
 def test_the_trace_shows_every_pass_of_the_chosen_candidate() -> None:

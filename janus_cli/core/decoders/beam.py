@@ -37,7 +37,9 @@ def beam_search(
     device = max_lengths.device
     found: list[list[Output]] = [[] for _ in range(len(max_lengths))]
     alive = torch.arange(len(max_lengths), device=device)  # (A,) sentences still searched
-    sums = torch.zeros(len(alive), 1, dtype=torch.float64, device=device)  # (A, F) F: live hypotheses, first 1 then beam
+    sums = torch.zeros(
+        len(alive), 1, dtype=torch.float64, device=device
+    )  # (A, F) F: live hypotheses, first 1 then beam
     tokens = torch.full((len(alive), 1, 1), BOS, device=device)  # (A, F, 1 + tokens so far)
     totals = sums[..., None]  # (A, F, 1 + tokens so far) `sums` after each token
     best = torch.full((len(alive), beam), -inf, dtype=torch.float64, device=device)  # (A, beam) scores of the finished
@@ -86,7 +88,7 @@ def _only_eos(logps: Tensor, at_end: Tensor) -> Tensor:
 
 
 def _candidates(logps: Tensor, sums: Tensor, beam: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The best continuations of each sentence. logps (A * F, V), sums (A, F) -> totals, beam slots, tokens (A, <= 2 beam)."""
+    """The best continuations: logps (A * F, V), sums (A, F) -> totals, beam slots, tokens, each (A, up to 2 * beam)."""
     sentences, live = sums.shape
     values, tokens = _largest(logps, min(2 * beam, logps.shape[1]))  # of each row first: all rows hold few of the best
     totals = (sums[..., None] + values.view(sentences, live, -1)).flatten(1)

@@ -54,7 +54,7 @@ def mask_predict(
 
 
 def least_certain(logps: Tensor, real: Tensor, count: Tensor) -> Tensor:
-    """The `count` (R,) smallest of each row's real log-probabilities (R, T), leftmost first among equals -> (R, T) bool."""
+    """The `count` (R,) smallest log-probabilities of each row, the leftmost first among equals -> (R, T) bool."""
     order = logps.masked_fill(~real, inf).sort(dim=1, stable=True).indices
     rank = order.argsort(dim=1)
     return real & (rank < count[:, None])

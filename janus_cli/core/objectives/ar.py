@@ -1,6 +1,6 @@
 """The autoregressive Transformer (Vaswani et al., 2017).
 
-    L = CE_AR,   P_AR(y_t | X, y_<t)
+L = CE_AR,   P_AR(y_t | X, y_<t)
 """
 
 from __future__ import annotations

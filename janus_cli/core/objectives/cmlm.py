@@ -1,6 +1,6 @@
 """The conditional masked language model, Mask-Predict (Ghazvininejad et al., 2019).
 
-    L = CE_NAR + 0.1 CE_length,   P_NAR(y_h | X, observed tokens, every MASK)
+L = CE_NAR + 0.1 CE_length,   P_NAR(y_h | X, observed tokens, every MASK)
 """
 
 from __future__ import annotations

@@ -1,0 +1,38 @@
+"""`janus average`: the mean of several checkpoints' weights."""
+
+from typing import Annotated
+
+import typer
+
+from janus_cli.commands.options import ForceOption, RunOption
+
+
+def average(
+    run: RunOption = None,
+    last: Annotated[int | None, typer.Option("--last", min=1, metavar="N", help="The N newest checkpoints.")] = None,
+    best: Annotated[
+        int | None, typer.Option("--best", min=1, metavar="N", help="The N best by the run's best_metric.")
+    ] = None,
+    force: ForceOption = False,
+) -> None:
+    """Average the weights of a run's last or best checkpoints into a new checkpoint of the run.
+
+    The new one is named average-lastN or average-bestN; decode with it by --checkpoint. Default: --last 5.
+
+    Examples:
+      janus average --last 5
+      janus average --run multi30k-janus --best 3
+      janus decode --run multi30k-janus --checkpoint average-best3
+    """
+    from janus_cli import console, runs
+    from janus_cli.errors import UsageError
+    from janus_cli.training.averaging import average_checkpoints
+
+    if last and best:
+        raise UsageError("--last and --best exclude each other", "give one of them")
+    chosen = runs.find_run(run)
+    if run is None:
+        console.say(f"run {chosen.path}, the newest")
+    folder, names = average_checkpoints(chosen, last=None if best else last or 5, best=best, force=force)
+    console.say(f"{folder}: mean of {', '.join(names)}")
+    console.say(f"next: janus decode --run {chosen.path} --checkpoint {folder.name}")

@@ -1,0 +1,108 @@
+"""`janus decode`: a checkpoint and text -> hypotheses."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from janus_cli.commands.options import DeviceOption, DryRunOption, ForceOption, RunOption, SetOption, ThreadsOption
+
+
+def decode(
+    run: RunOption = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="FOLDER|NAME",
+            help="best, last, step-000500, or a folder; by default best, else last.",
+        ),
+    ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option("--input", metavar="FILE", help="Text to decode, plain or .gz; - for stdin. By default a split."),
+    ] = None,
+    split: Annotated[
+        Literal["test", "valid"] | None,
+        typer.Option(
+            "--split", help="Decode this split of the run's data and keep the result in the run. Default: test."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="Write hypotheses here instead of to stdout.")
+    ] = None,
+    mode: Annotated[
+        Literal["auto", "ar", "nar"] | None,
+        typer.Option("--mode", help="ar: left to right. nar: mask-predict. auto: ar where the model can."),
+    ] = None,
+    beam: Annotated[int | None, typer.Option("--beam", min=1, metavar="N", help="ar: beam size; 1 is greedy.")] = None,
+    length_penalty: Annotated[
+        float | None,
+        typer.Option("--length-penalty", min=0, metavar="P", help="ar: score = log-probability / length ** P."),
+    ] = None,
+    nbest: Annotated[
+        int | None, typer.Option("--nbest", min=1, metavar="N", help="Hypotheses for each line, best first.")
+    ] = None,
+    iters: Annotated[int | None, typer.Option("--iters", min=1, metavar="T", help="nar: decoder passes.")] = None,
+    length_beam: Annotated[
+        int | None, typer.Option("--length-beam", min=1, metavar="K", help="nar: lengths tried for each line.")
+    ] = None,
+    update: Annotated[
+        Literal["hidden", "all"] | None,
+        typer.Option("--update", help="nar: a pass rewrites hidden tokens only, or all of them."),
+    ] = None,
+    rerank: Annotated[
+        Literal["none", "ar"] | None,
+        typer.Option("--rerank", help="nar: ar lets the model's AR side pick among the lengths, in one more pass."),
+    ] = None,
+    remove_repeats: Annotated[
+        bool | None,
+        typer.Option("--remove-repeats/--keep-repeats", help="nar: drop a token equal to the one before it."),
+    ] = None,
+    batch_sentences: Annotated[
+        int | None, typer.Option("--batch-sentences", min=1, metavar="N", help="Lines decoded together.")
+    ] = None,
+    jsonl: Annotated[
+        bool, typer.Option("--jsonl", help="Write a JSON object a line: text, tokens, scores, length, passes.")
+    ] = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Show how the first hypothesis came about, pass by pass.")
+    ] = False,
+    trace_lines: Annotated[
+        int | None, typer.Option("--trace-lines", min=1, metavar="N", help="As --trace, for the first N lines.")
+    ] = None,
+    changes: SetOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Decode text, autoregressively or not, with a trained model.
+
+    One line in, one line out, in order; an empty line gives an empty line. With --nbest, N lines for each:
+    number of the line from 0, tab, score, tab, text. Options left out are those of the recipe's decoding section.
+    A decoded split is also kept in the run, as decode/SPLIT.MODE.txt, .jsonl and .json, where `janus score` finds it;
+    decoding it again with the same options replaces it. On a terminal it is then not printed.
+
+    Examples:
+      janus decode
+      janus decode --mode nar --iters 4
+      janus decode --mode nar --iters 10 --length-beam 5 --rerank ar --run runs/multi30k-janus
+      janus decode --mode nar --iters 4 --trace > hypotheses.txt
+      echo "ein mann fährt fahrrad ." | janus decode --input - --beam 5 --nbest 3
+      janus decode --input book.de --output book.en --jsonl
+    """
+    from janus_cli.decoding.session import Request, run_decoding
+
+    options = {
+        "mode": mode, "beam": beam, "length_penalty": length_penalty, "nbest": nbest, "iters": iters,
+        "length_beam": length_beam, "update": update, "rerank": rerank, "remove_repeats": remove_repeats,
+        "batch_sentences": batch_sentences,
+    }  # fmt: skip
+    run_decoding(
+        Request(
+            run=run, checkpoint=checkpoint, input=text, split=split, output=output, jsonl=jsonl,
+            given={name: value for name, value in options.items() if value is not None}, changes=tuple(changes or ()),
+            trace=trace_lines or int(trace), device=device, threads=threads, force=force, dry_run=dry_run,
+        )
+    )  # fmt: skip

@@ -1,0 +1,32 @@
+"""`janus inspect`: what a run, a checkpoint or prepared data holds."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from janus_cli.commands.options import JsonOption
+
+
+def inspect(
+    what: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUN|CHECKPOINT|DATA]", help="A folder; by default the newest run."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a folder of janus holds: sizes, vocabulary, objective, provenance, steps, fingerprints.
+
+    Checkpoints are checked against their manifest, byte for byte.
+
+    Examples:
+      janus inspect
+      janus inspect runs/multi30k-janus/checkpoints/best
+      janus inspect data/multi30k.de-en --json
+    """
+    import json
+
+    from janus_cli.training.inspecting import describe, lines
+
+    found = describe(what)
+    typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(lines(found)))

@@ -1,0 +1,73 @@
+"""How a hypothesis came about, for the terminal: columns of tokens, readable in black and white."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+from janus_cli.decoding.translator import Result
+from janus_cli.text.tokenizer import Tokenizer
+
+GAP = "____"
+Rows = Sequence[tuple[str, Sequence[str]]]  # a name and a cell for each token
+
+
+def shown(result: Result, tokenizer: Tokenizer, width: int) -> Iterator[str]:
+    """Lines for the best hypothesis.
+
+    Mask-predict, each pass: the tokens it read (`____` is hidden), those there are after it, how sure each is, and `^`
+    under those that are hidden again. Left to right: the tokens and how sure each was.
+    """
+    output, text = result.outputs[0], result.texts[0]
+    yield f"sentence {result.index + 1}: {_printable(result.source)}"
+    if not output.trace:
+        ended = ["</s>"] * (len(output.logps) - len(output.tokens))
+        yield from _columns(
+            [("writes", [*tokenizer.pieces(output.tokens), *ended]), ("sure", _sure(output.logps))], width
+        )
+    before = [True] * len(output.trace[0].tokens) if output.trace else []
+    for number, iteration in enumerate(output.trace, 1):
+        pieces = tokenizer.pieces(iteration.tokens)
+        previous = tokenizer.pieces(output.trace[number - 2].tokens) if number > 1 else pieces
+        yield f"pass {number} of {len(output.trace)}"
+        rows = [
+            ("reads", [GAP if gap else piece for gap, piece in zip(before, previous, strict=True)]),
+            ("writes", pieces),
+            ("sure", _sure(iteration.logps)),
+        ]
+        if any(iteration.hidden):
+            rows.append(("hides", ["^" if hidden else "" for hidden in iteration.hidden]))
+        yield from _columns(rows, width)
+        before = iteration.hidden
+    yield f"result, score {output.score:.3f}: {_printable(text)}"
+
+
+def _sure(logps: Sequence[float]) -> list[str]:
+    return [f"{100 * math.exp(logp):.0f}%" for logp in logps]
+
+
+def _columns(rows: Rows, width: int) -> Iterator[str]:
+    """The rows under each other, cells aligned; broken into blocks that fit into `width`."""
+    cells = [[_printable(cell) for cell in values] for _, values in rows]
+    sizes = [max(_size(row[place]) for row in cells) for place in range(len(cells[0]))]
+    start = 0
+    while start < len(sizes):
+        end, used = start + 1, 10 + sizes[start]
+        while end < len(sizes) and used + 1 + sizes[end] <= width:
+            used += 1 + sizes[end]
+            end += 1
+        for (name, _), row in zip(rows, cells, strict=True):
+            padded = (row[place] + " " * (sizes[place] - _size(row[place])) for place in range(start, end))
+            yield f"  {name:<7} {' '.join(padded)}".rstrip()
+        start = end
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "·" for character in text)
+
+
+def _size(text: str) -> int:
+    """Places that a text takes in a terminal."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return len(text) + wide - sum(unicodedata.combining(character) > 0 for character in text)

@@ -1,0 +1,106 @@
+"""What a command line names: a run, a checkpoint of it, a split of its data, and where a decoded split is kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from janus_cli import console, recipe_file, runs
+from janus_cli.decoding.lines import Reader
+from janus_cli.errors import CheckpointError, DataError, UsageError
+from janus_cli.recipe import Recipe
+from janus_cli.runs import Run
+from janus_cli.text.corpus import sha256
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a decoded split is kept: `stem`.txt, .jsonl and .json in `folder`. target: its reference, if it has one."""
+
+    folder: Path
+    stem: str
+    split: str
+    target: Path | None
+
+    def path(self, suffix: str) -> Path:
+        return self.folder / f"{self.stem}.{suffix}"
+
+
+def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Path]:
+    """The run and a checkpoint folder, links resolved: the named one, else the run's best, else its last.
+
+    checkpoint: a folder, or the name of one in the run's checkpoints. Without `run`, a folder's own run is taken.
+
+    Raises:
+        UsageError: there is no such run, or a checkpoint's run is not known.
+        CheckpointError: there is no such checkpoint.
+    """
+    if checkpoint is not None and run is None and checkpoint.is_dir():
+        folder = checkpoint.resolve()
+        if not (own := Run(folder.parent.parent)).recipe.is_file():
+            raise UsageError(f"{checkpoint} lies in no run, so its tokenizer is not known", "name its run with --run")
+        return own, folder
+    found = runs.find_run(run)
+    if run is None:
+        console.say(f"no --run: taking {found.path}, the newest")
+    if checkpoint is None:
+        for place in (found.checkpoints / "best", found.checkpoints / "last"):
+            if place.is_dir():
+                return found, place.resolve()
+        raise CheckpointError(f"{found.path} has no checkpoint yet", f"janus train --resume --run {found.path}")
+    for place in (checkpoint, found.checkpoints / checkpoint):
+        if place.is_dir():
+            return found, place.resolve()
+    raise CheckpointError(
+        f"there is no checkpoint {checkpoint} in {found.path}", f"see `ls {found.checkpoints}`, or name a folder"
+    )
+
+
+def own_recipe(folder: Path, changes: Sequence[str]) -> Recipe:
+    """The recipe of a checkpoint, with changes that touch how to decode and nothing else.
+
+    Raises:
+        UsageError: other changes, or mistakes in them.
+        CheckpointError: the folder is no checkpoint.
+    """
+    for change in changes:
+        if not change.startswith("decoding."):
+            raise UsageError(
+                f"--set {change}: only decoding.… can be changed here, the rest is what the model was trained with",
+                "for example --set decoding.max_ratio=2",
+            )
+    file = folder / "recipe.yaml"
+    if not file.is_file():
+        raise CheckpointError(f"{folder} is no checkpoint: it has no {file.name}", "see `janus inspect RUN`")
+    return recipe_file.load(str(file), changes)
+
+
+def find_split(run: Run, recipe: Recipe, split: str, label: str) -> tuple[Reader, Place]:
+    """The source text of a split, and the place where what `label` makes of it is kept.
+
+    Raises:
+        DataError: the data has no such split, or its text is gone or was changed.
+    """
+    manifest = runs.read_json(run.manifest)
+    source, target = (_prepared(manifest, recipe, f"{split}.{side}.txt") for side in ("source", "target"))
+    if source is None:
+        raise DataError(f"the data of {run.path} has no {split} split", "name a text with --input FILE")
+    stem = re.sub(r"[^A-Za-z0-9._-]", "-", f"{split}.{label}")
+    return Reader(source), Place(run.decoded, stem, split, target)
+
+
+def _prepared(manifest: Mapping[str, Any], recipe: Recipe, name: str) -> Path | None:
+    """A text file of the prepared data that the run was trained with; None where there was none."""
+    known = manifest.get("files", {}).get(name)
+    if known is None:
+        return None
+    recorded = Path(manifest.get("prepared", ""))
+    path = (recorded if (recorded / name).is_file() else runs.prepared_dir(recipe)) / name
+    if not path.is_file():
+        raise DataError(f"the data of this run is gone: there is no {path}", "name a text with --input FILE")
+    if sha256(path) != known.get("sha256"):
+        raise DataError(f"{path} was changed since the run began", "prepare the same text again, or use --input FILE")
+    return path

@@ -1,0 +1,62 @@
+"""The mean of several checkpoints, weight by weight (Vaswani 2017, section 6.1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from janus_cli.errors import CheckpointError, UsageError
+from janus_cli.runs import Run
+from janus_cli.training import checkpoint
+from janus_cli.training.checkpoint import MODEL, Checkpoint
+from janus_cli.training.saving import best_folders
+from janus_cli.training.validation import best_metric
+
+
+def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: bool) -> tuple[Path, list[str]]:
+    """Writes checkpoints/average-lastN or average-bestN; returns its folder and the names of what went into it.
+
+    Means are taken in float64 and written in the weights' own type. Tied tables stay one table.
+
+    Raises:
+        UsageError: there are fewer checkpoints than asked for, or the average is there already.
+        CheckpointError: the checkpoints do not belong together.
+    """
+    name = f"average-last{last}" if last else f"average-best{best}"
+    if (run.checkpoints / name).exists() and not force:
+        raise UsageError(f"{run.checkpoints / name} exists", "--force makes it anew")
+    folders = list(checkpoint.steps(run.checkpoints))
+    if not folders:
+        raise CheckpointError(f"{run.path} has no checkpoint", "train it first")
+    metric = best_metric(checkpoint.verify(folders[-1]).recipe)
+    chosen = folders[-last:] if last else best_folders(run.checkpoints, metric)[:best]
+    asked = last or best or 0
+    if len(chosen) < asked:
+        kind = "checkpoints" if last else f"checkpoints with {metric}"
+        raise UsageError(f"{run.path} has {len(chosen)} {kind}, not {asked}", f"ask for {len(chosen)} or fewer")
+    found = [checkpoint.verify(folder) for folder in chosen]
+    first = found[0]
+    for other in found[1:]:
+        _must_match(first, other)
+    like = checkpoint.build_model(first.recipe, first.source_vocabulary, first.target_vocabulary).weights()
+    sums = {key: torch.zeros_like(value, dtype=torch.float64) for key, value in like.items()}
+    for each in found:
+        for key, value in checkpoint.tensors(each.folder / MODEL, like).items():
+            sums[key] += value
+    mean = {key: (total / len(found)).to(like[key].dtype) for key, total in sums.items()}
+    names = [folder.name for folder in chosen]
+    state = {**found[-1].state, "averaged": names}
+    vocabularies = (first.source_vocabulary, first.target_vocabulary)
+    return checkpoint.save(run.checkpoints, name, first.recipe, vocabularies, state, mean, None), names
+
+
+def _must_match(first: Checkpoint, other: Checkpoint) -> None:
+    for what, a, b in (
+        ("model", first.recipe.model, other.recipe.model),
+        ("objective", first.recipe.objective.name, other.recipe.objective.name),
+        ("source vocabulary", first.source_vocabulary, other.source_vocabulary),
+        ("target vocabulary", first.target_vocabulary, other.target_vocabulary),
+    ):
+        if a != b:
+            raise CheckpointError(f"{first.folder.name} and {other.folder.name} differ in their {what}: {a} and {b}")

@@ -1,0 +1,120 @@
+"""What a folder holds, as plain values; `janus inspect` prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from janus_cli import recipe_file, runs
+from janus_cli.errors import UsageError
+from janus_cli.recipe import Recipe
+from janus_cli.runs import RUNS, Run
+from janus_cli.text.store import Store
+from janus_cli.training import checkpoint
+from janus_cli.training.checkpoint import MODEL
+
+
+def describe(what: Path | None) -> dict[str, Any]:
+    """A run (its recipe.yaml and log), a checkpoint (its state.json) or prepared data (its manifest.json).
+
+    Raises:
+        UsageError: the folder is none of them.
+        CheckpointError: a checkpoint is damaged.
+        DataError: prepared data is damaged.
+    """
+    if what is None:
+        return describe_run(runs.find_run(None))
+    if (what / "state.json").is_file() or (what / MODEL).is_file():
+        return describe_checkpoint(what)
+    for folder in (what, RUNS / what):
+        if (folder / "recipe.yaml").is_file():
+            return describe_run(Run(folder))
+    if (what / "train.arrow").is_file():
+        return describe_data(what)
+    raise UsageError(f"{what} is no run, no checkpoint and no prepared data", "give a folder under runs/ or data/")
+
+
+def describe_run(run: Run) -> dict[str, Any]:
+    recipe = recipe_file.load(str(run.recipe))
+    manifest = runs.read_json(run.manifest)
+    saved = {}
+    for folder in checkpoint.steps(run.checkpoints):
+        state = runs.read_json(folder / "state.json")
+        saved[folder.name] = {
+            key: round(value, 4) for key, value in state.get("metrics", {}).items()
+        } or "not validated"
+    links = {
+        name: (run.checkpoints / name).readlink().name
+        for name in ("last", "best")
+        if (run.checkpoints / name).is_symlink()
+    }
+    return {
+        "run": str(run.path),
+        **_recipe(recipe),
+        "data": {"prepared": manifest.get("prepared"), "fingerprint": manifest.get("fingerprint")},
+        **links,
+        "checkpoints": saved,
+        "averages": sorted(folder.name for folder in run.checkpoints.glob("average-*")),
+        "decoded": sorted(file.stem for file in run.decoded.glob("*.json")),
+    }
+
+
+def describe_checkpoint(folder: Path) -> dict[str, Any]:
+    found = checkpoint.verify(folder)
+    model = checkpoint.build_model(found.recipe, found.source_vocabulary, found.target_vocabulary)
+    manifest = runs.read_json(folder / "manifest.json")
+    return {
+        "checkpoint": str(folder),
+        **_recipe(found.recipe),
+        "parameters": {
+            "all": sum(weight.numel() for weight in model.parameters()),
+            "encoder": sum(weight.numel() for weight in model.encoder.parameters()),
+            "decoder": sum(weight.numel() for weight in model.decoder.parameters()),
+        },
+        "vocabulary": {"source": found.source_vocabulary, "target": found.target_vocabulary},
+        "state": {key: value for key, value in found.state.items() if not key.endswith("_vocabulary")},
+        "files": {
+            name: f"{about['bytes']:,} bytes, sha256 {about['sha256']}" for name, about in manifest["files"].items()
+        },
+    }
+
+
+def describe_data(folder: Path) -> dict[str, Any]:
+    manifest = runs.read_json(folder / "manifest.json")
+    stores = {}
+    for file in sorted(folder.glob("*.arrow")):
+        store = Store.open(file)
+        source, target = store.lengths()
+        stores[file.stem] = {
+            "pairs": len(store),
+            "source tokens": int(source.sum()),
+            "target tokens": int(target.sum()),
+            "vocabulary": f"{store.source_vocabulary:,} / {store.target_vocabulary:,}",
+            "fingerprint": store.fingerprint,
+        }
+    return {"data": str(folder), "stores": stores, "manifest": manifest}
+
+
+def _recipe(recipe: Recipe) -> dict[str, Any]:
+    model = recipe.model
+    shape = f"{model.encoder_layers}+{model.decoder_layers} layers, {model.width}/{model.feedforward}, {model.heads} heads"
+    return {
+        "recipe": recipe.name,
+        "pair": f"{recipe.data.source}-{recipe.data.target}",
+        "objective": recipe.objective.model_dump(mode="json"),
+        "model": shape,
+        "seed": recipe.seed,
+    }
+
+
+def lines(values: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
+    """Indented `key: value` lines."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield f"{'  ' * depth}{key}:"
+            yield from lines(value, depth + 1)
+        else:
+            shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
+            yield f"{'  ' * depth}{key}: {', '.join(map(str, shown)) if isinstance(shown, list) else shown}"
+

@@ -1,0 +1,433 @@
+"""`janus decode` through the command line, on an untrained model whose outputs nevertheless differ."""
+
+import gzip
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from math import exp
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from janus_cli import recipe_file
+from janus_cli.cli import main
+from janus_cli.runs import copy_files, write_atomically
+from janus_cli.text.prepare import prepare
+from janus_cli.text.tokenizer import load_tokenizers
+from janus_cli.training import checkpoint
+
+Result = tuple[int, str, str]
+Janus = Callable[..., Result]
+LINES = 30
+CHANGES = [
+    "data.synthetic.train=300", "data.synthetic.valid=10", f"data.synthetic.test={LINES}", "data.max_tokens=38",
+    "tokenizer.vocabulary=250", "model.width=16", "model.feedforward=24", "model.heads=2", "model.encoder_layers=1",
+    "model.decoder_layers=1", "model.max_length=40", "model.tie=none", "model.norm=pre", "model.embedding_scale=false",
+    "decoding.batch_sentences=8", "decoding.beam=3", "decoding.iters=3",
+]  # fmt: skip
+
+
+def make_run(root: Path, prepared: Path, objective: str) -> Path:
+    """A run as `janus train` leaves it, with large random weights."""
+    recipe = recipe_file.load("demo", CHANGES, objective)
+    run = root / "runs" / objective
+    (run / "checkpoints").mkdir(parents=True)
+    manifest = json.loads((prepared / "manifest.json").read_bytes())
+    tokenizers = load_tokenizers(prepared)
+    copy_files(tokenizers.files, prepared, run)
+    write_atomically(run / "manifest.json", json.dumps({**manifest, "prepared": str(prepared)}).encode())
+    write_atomically(run / "recipe.yaml", recipe_file.dump(recipe).encode())
+    sizes = tokenizers.source.size, tokenizers.target.size
+    for step in (1, 2):
+        torch.manual_seed(step)
+        model = checkpoint.build_model(recipe, *sizes).requires_grad_(False)
+        for name, weight in model.named_parameters():
+            if weight.dim() > 1:
+                weight.copy_(torch.randn_like(weight) * (1.0 if re.search("cross|output|length", name) else 0.5))
+        folder = checkpoint.save(
+            run / "checkpoints", f"step-{step:06d}", recipe, sizes, {"step": step}, model.weights(), None
+        )
+        checkpoint.point(run / "checkpoints", "last", folder)
+    return run
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data/demo and runs/janus, runs/ar, runs/cmlm."""
+    root = tmp_path_factory.mktemp("decode")
+    prepared = root / "data" / "demo"
+    prepared.parent.mkdir()
+    prepare(recipe_file.load("demo", CHANGES), prepared, workers=1, force=False)
+    for objective in ("ar", "cmlm", "janus"):
+        make_run(root, prepared, objective)
+    os.utime(root / "runs" / "janus" / "recipe.yaml", (2e9, 2e9))  # the newest
+    return root
+
+
+@pytest.fixture
+def janus(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Janus:
+    """Runs `janus decode` where a copy of `made` lies; returns the exit code, stdout and stderr."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True, symlinks=True)
+    os.utime(tmp_path / "runs" / "janus" / "recipe.yaml", (2e9, 2e9))
+    monkeypatch.chdir(tmp_path)
+    for manifest in Path("runs").glob("*/manifest.json"):
+        about = {**json.loads(manifest.read_bytes()), "prepared": str(tmp_path / "data" / "demo")}
+        manifest.write_text(json.dumps(about), encoding="utf-8")
+
+    def run(*arguments: str, stdin: bytes = b"") -> Result:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as stopped:
+            main(["decode", *arguments])
+        assert isinstance(stopped.value.code, int)
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return stopped.value.code, captured.out, captured.err
+
+    return run
+
+
+def lines(text: str) -> list[str]:
+    assert text.endswith("\n")
+    return text.removesuffix("\n").split("\n")
+
+
+def source() -> list[str]:
+    return lines(Path("data/demo/test.source.txt").read_text(encoding="utf-8"))
+
+
+def records(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines(text)]
+
+
+def test_the_test_split_goes_to_stdout_and_into_the_run(janus: Janus) -> None:
+    code, out, err = janus()
+    assert code == 0
+    assert len(lines(out)) == LINES
+    assert len(set(lines(out))) > LINES // 2
+    assert "taking runs/janus" in err
+    assert re.search(r"30 sentences in .* sentences/s, \d+ tokens/s, .* decoder passes .* p95 \d+ ms \(loading", err)
+    kept = Path("runs/janus/decode")
+    assert (kept / "test.ar.beam3.txt").read_text(encoding="utf-8") == out
+    assert (kept / "test.reference.txt").read_bytes() == Path("data/demo/test.target.txt").read_bytes()
+    about = json.loads((kept / "test.ar.beam3.json").read_bytes())
+    weights = json.loads(Path("runs/janus/checkpoints/step-000002/manifest.json").read_bytes())["files"]
+    assert about["sha256"] == weights["model.safetensors"]["sha256"]
+    assert (about["mode"], about["step"], about["checkpoint"], about["split"]) == ("ar", 2, "step-000002", "test")
+    assert (about["hypotheses"], about["references"]) == ("test.ar.beam3.txt", ["test.reference.txt"])
+    assert about["sentences"] == LINES
+    assert about["options"]["beam"] == 3
+    found = records((kept / "test.ar.beam3.jsonl").read_text(encoding="utf-8"))
+    assert [record["hypothesis"] for record in found] == lines(out)
+    assert about["tokens"] == sum(len(record["tokens"]) for record in found)
+    assert about["batches"] == 4
+    assert about["passes_mean"] == pytest.approx(sum(record["passes"] for record in found) / LINES, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "label"),
+    [
+        (["--beam", "1"], "test.ar.beam1"),
+        (["--beam", "2", "--length-penalty", "0.6"], "test.ar.beam2.lp0.6"),
+        (["--mode", "nar", "--iters", "4"], "test.nar4.lb3"),
+        (["--mode", "nar", "--length-beam", "2", "--rerank", "ar", "--update", "all"], "test.nar3.lb2.all.rerank"),
+        (["--mode", "nar", "--remove-repeats", "--checkpoint", "step-000001"], "test.nar3.lb3.norepeats.step-000001"),
+        (["--split", "valid", "--set", "decoding.max_extra=2"], "valid.ar.beam3"),
+    ],
+)
+def test_each_way_has_its_own_files_and_decoding_again_replaces_them(
+    janus: Janus, arguments: list[str], label: str
+) -> None:
+    code, out, err = janus(*arguments)
+    assert (code, "replacing" in err) == (0, False)
+    kept = Path("runs/janus/decode")
+    split = label.split(".")[0]
+    expected = {f"{label}.txt", f"{label}.jsonl", f"{label}.json", f"{split}.reference.txt"}
+    assert {file.name for file in kept.iterdir()} == expected
+    code, again, err = janus(*arguments)
+    assert (code, again, "replacing" in err) == (0, out, True)
+    assert {file.name for file in kept.iterdir()} == expected
+
+
+def test_score_finds_what_was_decoded(janus: Janus, capsys: pytest.CaptureFixture[str]) -> None:
+    janus("--mode", "nar")
+    with pytest.raises(SystemExit) as stopped:
+        main(["score", "--json"])
+    assert stopped.value.code == 0
+    assert "test.nar3.lb3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        ["--mode", "ar", "--beam", "1"],
+        ["--mode", "ar", "--beam", "5", "--nbest", "5"],
+        ["--mode", "nar", "--iters", "4"],
+        ["--mode", "nar", "--rerank", "ar", "--update", "all", "--remove-repeats"],
+    ],
+)
+def test_batch_size_order_and_threads_change_no_hypothesis(janus: Janus, mode: list[str]) -> None:
+    Path("text").write_text("".join(f"{line}\n" for line in source()), encoding="utf-8")
+    Path("reversed").write_text("".join(f"{line}\n" for line in reversed(source())), encoding="utf-8")
+
+    def hypotheses(*arguments: str) -> list[list[str]]:
+        code, out, _ = janus(*mode, "--jsonl", *arguments)
+        assert code == 0
+        return [[h["hypothesis"] for h in record.get("nbest", [record])] for record in records(out)]
+
+    expected = hypotheses("--input", "text", "--batch-sentences", "64")
+    assert hypotheses("--input", "text", "--batch-sentences", "1") == expected
+    assert hypotheses("--input", "text", "--batch-sentences", "3", "--threads", "1") == expected
+    assert hypotheses("--input", "text", "--threads", "2") == expected
+    assert hypotheses("--input", "reversed", "--batch-sentences", "7") == expected[::-1]
+    assert hypotheses() == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--iters", "0", "--mode", "nar"], "--iters"),
+        (["--beam", "0"], "--beam"),
+        (["--beam", "2", "--nbest", "3"], "--nbest 3 is more than --beam 2"),
+        (["--mode", "nar", "--length-beam", "2", "--nbest", "3"], "--nbest 3 is more than --length-beam 2"),
+        (["--mode", "nar", "--length-beam", "39"], "more than the 38 lengths"),
+        (["--mode", "nar", "--run", "ar"], "objective ar: it cannot decode non-autoregressively"),
+        (["--mode", "ar", "--run", "cmlm"], "objective cmlm: it cannot decode autoregressively"),
+        (["--rerank", "ar", "--run", "cmlm"], "objective cmlm has none"),
+        (["--iters", "4"], "--iters would change nothing: this decodes with --mode ar"),
+        (["--mode", "nar", "--beam", "5"], "--beam would change nothing: this decodes with --mode nar"),
+        (["--length-penalty", "nan"], "--length-penalty nan is no number"),
+        (["--mode", "sideways"], "sideways"),
+        (["--set", "model.width=32"], "only decoding.… can be changed"),
+        (["--set", "decoding.beem=2"], "did you mean beam"),
+        (["--set", "decoding.iters=0"], "iters"),
+        (["--input", "text", "--split", "test"], "--input and --split"),
+        (["--run", "nowhere"], "nowhere"),
+        (["--device", "abacus"], "abacus"),
+    ],
+)
+def test_wrong_options_end_with_2_and_a_reason(janus: Janus, arguments: list[str], words: str) -> None:
+    code, out, err = janus(*arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert "hint:" in err
+    assert not list(Path("runs").glob("*/decode"))
+
+
+def test_a_model_without_an_ar_side_decodes_the_other_way_by_itself(janus: Janus) -> None:
+    code, out, err = janus("--run", "cmlm")
+    assert (code, len(lines(out))) == (0, LINES)
+    assert "nar" in err
+    assert Path("runs/cmlm/decode/test.nar3.lb3.txt").is_file()
+    assert janus("--run", "runs/ar")[0] == 0
+    assert Path("runs/ar/decode/test.ar.beam3.txt").is_file()
+
+
+def test_lines_are_what_stands_between_line_feeds_and_none_is_lost(janus: Janus) -> None:
+    first, second = (line.encode() for line in source()[:2])
+    joined = first + b"\xe2\x80\xa8" + second + b"\x0b\x0c\x1c\xc2\x85"
+    text = b"\xef\xbb\xbf" + first + b"\r\n\n" + joined + b"\n   \n\xff" + second + b"\n\n" + second  # no final newline
+    code, out, err = janus("--input", "-", stdin=text)
+    assert code == 0
+    plain = janus("--input", "-", stdin=first + b"\n" + second + b"\n")[1].split("\n")
+    got = lines(out)
+    assert len(got) == 7
+    assert (got[0], got[1], got[3], got[5], got[6]) == (plain[0], "", "", "", plain[1])
+    assert got[2]
+    assert got[4]
+    assert "byte order mark" in err
+    assert "1 lines are not UTF-8" in err
+    Path("text.gz").write_bytes(gzip.compress(text))
+    assert janus("--input", "text.gz")[1] == out
+
+
+def test_nothing_in_nothing_out(janus: Janus) -> None:
+    assert janus("--input", "-", stdin=b"")[:2] == (0, "")
+    assert janus("--input", "-", stdin=b"\n\n")[:2] == (0, "\n\n")
+
+
+def test_a_line_of_a_megabyte_is_cut_with_one_warning(janus: Janus) -> None:
+    first = source()[0]
+    long = (first + " ") * (1 << 20 // len(first))
+    code, out, err = janus("--input", "-", stdin=f"{first}\n{long}\n{' '.join([first] * 9)}\n{first}\n".encode())
+    got = lines(out)
+    assert (code, len(got), got[0]) == (0, 4, got[3])
+    assert got[1]
+    assert err.count("warning:") == 1
+    assert "of 2 long lines only the first 39 tokens were read" in err
+    code, out, err = janus("--input", "-", stdin=b"\xc3\xa4" * (1 << 16) + b"\n" + first.encode())
+    assert (code, len(lines(out))) == (0, 2)
+    assert lines(out)[1] == got[0]
+    assert "UTF-8" not in err  # a character cut in two is no mistake of the text
+
+
+def test_nbest_gives_lines_with_number_and_score_and_the_best_is_kept_for_scoring(janus: Janus) -> None:
+    code, out, _ = janus("--nbest", "3")
+    assert code == 0
+    cells = [line.split("\t", 2) for line in lines(out)]
+    assert [int(number) for number, _, _ in cells] == [index for index in range(LINES) for _ in range(3)]
+    for start in range(0, len(cells), 3):
+        scores = [float(score) for _, score, _ in cells[start : start + 3]]
+        assert scores == sorted(scores, reverse=True)
+    best = Path("runs/janus/decode/test.ar.beam3.txt").read_text(encoding="utf-8")
+    assert lines(best) == [text for _, _, text in cells[::3]]
+    kept = records(Path("runs/janus/decode/test.ar.beam3.jsonl").read_text(encoding="utf-8"))
+    assert [h["hypothesis"] for record in kept for h in record["nbest"]] == [text for _, _, text in cells]
+
+
+@pytest.mark.parametrize("mode", ["ar", "nar"])
+def test_records_hold_what_the_scores_are_made_of(janus: Janus, mode: str) -> None:
+    code, out, _ = janus("--mode", mode, "--jsonl")
+    assert code == 0
+    tokenizer = load_tokenizers(Path("runs/janus")).target
+    for record, line in zip(records(out), source(), strict=True):
+        ending = 1 if mode == "ar" else 0
+        assert record["source"] == line
+        assert record["length"] == len(record["logps"]) == len(record["ids"]) + ending
+        assert record["tokens"] == tokenizer.pieces(record["ids"])
+        assert [record["hypothesis"]] == tokenizer.decode([record["ids"]])
+        assert record["score"] == pytest.approx(sum(record["logps"]) / record["length"], abs=1e-5)
+        assert record["passes"] == 3 or mode == "ar"
+        assert "trace" not in record
+
+
+def test_the_trace_shows_each_pass_to_people_and_to_programs(janus: Janus) -> None:
+    code, out, err = janus("--mode", "nar", "--iters", "4", "--trace-lines", "2", "--jsonl")
+    assert code == 0
+    found = records(out)
+    assert ["trace" in record for record in found] == [True, True] + [False] * (LINES - 2)
+    for record in found[:2]:
+        n = record["length"]
+        assert [step["iteration"] for step in record["trace"]] == [1, 2, 3, 4]
+        assert [sum(step["hidden"]) for step in record["trace"]] == [n * 3 // 4, n // 2, n // 4, 0]
+        assert record["trace"][-1]["tokens"] == record["tokens"]
+        assert record["trace"][-1]["logp"] == record["logps"]
+        assert f"sentence {record['index'] + 1}: {record['source']}" in err
+    assert err.count("pass 1 of 4") == 2
+    reads = next(line for line in err.split("\n") if line.strip().startswith("reads"))
+    assert set(reads.split()[1:]) == {"____"}
+    assert "pass" not in janus("--trace")[2].replace("decoder passes", "")  # left to right there is one line of tokens
+
+
+def test_the_trace_of_ar_shows_how_sure_each_token_was(janus: Janus) -> None:
+    code, out, err = janus("--trace", "--jsonl")
+    assert code == 0
+    sure = next(line for line in err.split("\n") if line.strip().startswith("sure")).split()[1:]
+    assert sure[0] == f"{100 * exp(records(out)[0]['logps'][0]):.0f}%"
+    assert "</s>" in err
+
+
+def test_output_files_are_not_overwritten_without_force(janus: Janus) -> None:
+    Path("text").write_text(f"{source()[0]}\n{source()[1]}\n", encoding="utf-8")
+    code, out, _ = janus("--input", "text", "--output", "mine.txt")
+    assert (code, out) == (0, "")
+    wanted = Path("mine.txt").read_bytes()
+    assert wanted == janus("--input", "text")[1].encode()
+    Path("mine.txt").write_text("precious", encoding="utf-8")
+    code, _, err = janus("--input", "text", "--output", "mine.txt")
+    assert (code, "--force" in err) == (2, True)
+    assert Path("mine.txt").read_text(encoding="utf-8") == "precious"
+    assert janus("--input", "text", "--output", "mine.txt", "--force")[0] == 0
+    assert Path("mine.txt").read_bytes() == wanted
+    code, _, err = janus("--input", "text", "--output", "no/such/folder")
+    assert (code, "cannot be written" in err) == (3, True)
+    assert not list(Path().glob(".*tmp"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_ends_it_without_a_traceback_and_without_half_files(janus: Janus) -> None:
+    code, _, err = janus("--output", "/dev/full")
+    assert (code, "No space left" in err) == (1, True)
+    assert not list(Path("runs/janus/decode").iterdir())
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "janus_cli", "decode"]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 1
+    assert "No space left" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_reader_that_goes_away_is_no_mistake(janus: Janus) -> None:
+    command = [sys.executable, "-m", "janus_cli", "decode", "--batch-sentences", "1", "--jsonl"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        err = process.stderr.read().decode()
+    assert "error" not in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("spoil", "arguments", "code", "words"),
+    [
+        (lambda: Path("data/demo/test.source.txt").write_text("new\n"), [], 3, "was changed since"),
+        (lambda: shutil.rmtree("data"), [], 3, "is gone"),
+        (lambda: shutil.rmtree("runs/janus/checkpoints"), [], 4, "no checkpoint yet"),
+        (lambda: None, ["--checkpoint", "step-000009"], 4, "no checkpoint step-000009"),
+        (lambda: None, ["--checkpoint", "data/demo", "--run", "janus"], 4, "is no checkpoint"),
+        (lambda: None, ["--checkpoint", "data/demo"], 2, "lies in no run"),
+        (lambda: None, ["--input", "nowhere.txt"], 3, "nowhere.txt does not exist"),
+        (lambda: None, ["--input", "data"], 3, "data cannot be read"),
+        (
+            lambda: shutil.copy("data/demo/manifest.json", "text.gz"),
+            ["--input", "text.gz"],
+            3,
+            "text.gz cannot be read",
+        ),
+        (lambda: os.truncate("runs/janus/checkpoints/step-000002/model.safetensors", 99), [], 4, "model.safetensors"),
+    ],
+)
+def test_what_is_not_there_or_damaged_is_named(
+    janus: Janus, spoil: Callable[[], object], arguments: list[str], code: int, words: str
+) -> None:
+    spoil()
+    got, out, err = janus(*arguments)
+    assert (got, out) == (code, "")
+    assert words in err
+    assert not list(Path("runs/janus").glob("decode/*"))
+
+
+def test_a_split_that_was_never_prepared(janus: Janus) -> None:
+    manifest = Path("runs/janus/manifest.json")
+    about = json.loads(manifest.read_bytes())
+    del about["files"]["test.source.txt"]
+    manifest.write_text(json.dumps(about), encoding="utf-8")
+    code, _, err = janus()
+    assert (code, "has no test split" in err) == (3, True)
+    assert janus("--split", "valid")[0] == 0
+
+
+def test_checkpoints_by_name_folder_and_best(janus: Janus) -> None:
+    last = janus("--input", "-", stdin=source()[0].encode())[1]
+    root = Path("runs/janus/checkpoints")
+    first = janus("--checkpoint", str(root / "step-000001"), "--input", "-", stdin=source()[0].encode())[1]
+    assert first != last
+    assert janus("--checkpoint", "step-000001", "--input", "-", stdin=source()[0].encode())[1] == first
+    checkpoint.point(root, "best", root / "step-000001")
+    assert janus("--input", "-", stdin=source()[0].encode())[1] == first
+    assert janus("--checkpoint", "last", "--input", "-", stdin=source()[0].encode())[1] == last
+
+
+def test_a_tokenizer_of_another_size_is_refused(janus: Janus) -> None:
+    prepare(recipe_file.load("demo", [*CHANGES, "tokenizer.vocabulary=240"]), Path("other"), workers=1, force=False)
+    copy_files(load_tokenizers(Path("other")).files, Path("other"), Path("runs/janus"))
+    code, _, err = janus()
+    assert (code, "was not trained with the tokenizer" in err) == (4, True)
+
+
+def test_a_dry_run_checks_and_writes_nothing(janus: Janus) -> None:
+    before = sorted(Path().rglob("*"))
+    code, out, err = janus("--dry-run", "--mode", "nar")
+    assert (code, out) == (0, "")
+    assert "would decode" in err
+    assert "iters 3" in err
+    assert sorted(Path().rglob("*")) == before
+    assert janus("--dry-run", "--nbest", "9")[0] == 2

@@ -1,0 +1,70 @@
+"""What many tests share: a tiny model, tiny text, and one thread, so that tests do not fight over cores."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+from janus_cli.core.batch import Batch, collate
+from janus_cli.core.transformer import Transformer
+from janus_cli.recipe import Model
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny() -> Model:
+    """Width 16, one layer each side, no dropout."""
+    return Model(width=16, feedforward=32, heads=2, encoder_layers=1, decoder_layers=1, dropout=0.0, max_length=32)
+
+
+@pytest.fixture
+def model(tiny: Model) -> Transformer:
+    """Random weights, large enough that every token matters; float64 so that equal means equal."""
+    torch.manual_seed(0)
+    made = Transformer(tiny.model_copy(update={"init": "xavier"}), 20, 20, length_head=True)
+    return made.double().eval()
+
+
+@pytest.fixture
+def ragged() -> Batch:
+    """Three pairs of different lengths; vocabulary 20."""
+    return collate([[5, 6, 7], [8, 9], [10, 11, 12, 13]], [[5, 6, 7, 8], [9], [10, 11]], [0, 1, 2])
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A new working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+TINY_RECIPE = """
+name: tiny
+data: {synthetic: {train: 64, valid: 8, test: 8}, max_tokens: 60}
+tokenizer: {vocabulary: 120}
+model: {width: 16, feedforward: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, dropout: 0.1, max_length: 64, norm: pre}
+training:
+  updates: 8
+  batch_tokens: 256
+  learning_rate: 1e-3
+  warmup: 4
+  log_every: 2
+  validate_every: 4
+  save_every: 2
+  valid_sentences: 4
+decoding: {iters: 2, beam: 2, length_beam: 2}
+"""
+
+
+@pytest.fixture
+def tiny_recipe(empty_folder: Path) -> Path:
+    """A recipe that trains in a second, in a working directory of its own."""
+    path = empty_folder / "tiny.yaml"
+    path.write_text(TINY_RECIPE)
+    return path

@@ -1,0 +1,172 @@
+"""Each objective on a tiny model: no distribution sees what it must not, terms add up, padding is nothing."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from janus_cli.core.batch import IGNORE, Batch, collate
+from janus_cli.core.noise import Draws
+from janus_cli.core.objectives import OBJECTIVES, Plan
+from janus_cli.core.objectives import ar as ar_module
+from janus_cli.core.objectives import janus as janus_module
+from janus_cli.core.transformer import Transformer
+from janus_cli.recipe import ArObjective, CmlmObjective, JanusObjective, Noise
+
+N = 6
+SENTENCE = [5, 6, 7, 8, 9, 10]
+HIDDEN = (2, 4, 5)  # positions
+CASES = [
+    ("ar", ArObjective(ar_stream="content")),
+    ("ar", ArObjective(ar_stream="query")),
+    ("cmlm", CmlmObjective()),
+    ("janus", JanusObjective(ar_stream="content")),
+    ("janus", JanusObjective(ar_stream="query")),
+]
+
+
+def make(tokens: list[int], beside: list[int] | None = None) -> Batch:
+    """The sentence, next to a longer one so that it is padded."""
+    return collate([[5, 6, 7]] * 2, [tokens, beside or [11] * 9], [0, 1])
+
+
+def states(model: Transformer, batch: Batch, kind: str) -> dict[str, dict[int, Tensor]]:
+    """Logits of the first sentence by distribution and position of the predicted token."""
+    hidden = torch.zeros_like(batch.target, dtype=torch.bool)
+    hidden[0, list(HIDDEN)] = True
+    hidden[1, 1] = True
+    rank = janus_module.left_to_right(hidden)
+    gold, query = janus_module.revealed(batch.target, rank)
+    stream = janus_module.beside(janus_module.base(batch.target, rank), gold, query)
+    ar = ar_module.ar_stream(batch.target, kind)
+    memory = model.encode(batch.source, batch.source_real)
+    joined, apart = janus_module.join([ar, stream])
+    ar_states, both = apart(model.decode(joined, memory))
+    ar_logits, logits = model.logits(ar_states)[0], model.logits(both)[0]
+    width, aux = batch.target.shape[1], logits[stream.keys :]
+    found = {
+        "ar": dict(enumerate(ar_logits[ar.labelled[0]], 1)),
+        "nar": {p: logits[p] for p in HIDDEN},
+        "aux": {p: aux[k] for k, p in enumerate(HIDDEN)},
+    }
+    assert stream.labels[0, :width][list(HIDDEN)].tolist() == [batch.target[0, p] for p in HIDDEN]
+    return found
+
+
+def sees(distribution: str, predicted: int, changed: int) -> bool:
+    """Whether the prediction of one position may depend on the real token at another."""
+    if distribution == "ar":
+        return changed < predicted
+    if changed not in HIDDEN:
+        return True
+    return distribution == "aux" and changed < predicted
+
+
+@pytest.mark.parametrize("kind", ["content", "query"])
+@pytest.mark.parametrize("changed", range(1, N + 1))
+def test_no_distribution_sees_what_it_must_not(model: Transformer, kind: str, changed: int) -> None:
+    """Change one token: exactly the logits that may see it move."""
+    other = list(SENTENCE)
+    other[changed - 1] = 15
+    before, after = (states(model, make(tokens), kind) for tokens in (SENTENCE, other))
+    for distribution, logits in before.items():
+        for predicted, value in logits.items():
+            moved = not torch.allclose(value, after[distribution][predicted], atol=1e-12)
+            assert moved == sees(distribution, predicted, changed), (distribution, predicted)
+
+
+@pytest.mark.parametrize("kind", ["content", "query"])
+def test_the_other_sentence_and_the_amount_of_padding_change_nothing(model: Transformer, kind: str) -> None:
+    before, after = (states(model, make(SENTENCE, other), kind) for other in ([11] * 9, [12] * 17))
+    for distribution, logits in before.items():
+        for predicted, value in logits.items():
+            assert torch.allclose(value, after[distribution][predicted], atol=1e-12)
+
+
+def loss_of(model: Transformer, name: str, knobs: object, batch: Batch, plan: Plan | None = None) -> dict[str, float]:
+    objective = OBJECTIVES[name]
+    plan = plan or objective.plan(batch, Draws(1, 0, batch.ids), knobs)
+    terms = objective.loss(model, batch, plan, knobs)
+    return {key: float(term.total.detach()) for key, term in terms.items()}
+
+
+@pytest.mark.parametrize(("name", "knobs"), CASES)
+def test_terms_are_sums_over_sentences(model: Transformer, ragged: Batch, name: str, knobs: object) -> None:
+    """A batch costs what its sentences cost alone: nothing depends on neighbours or padding."""
+    whole = loss_of(model, name, knobs, ragged)
+    alone: dict[str, float] = dict.fromkeys(whole, 0.0)
+    for row in range(3):
+        n, s = int(ragged.target_real[row].sum()), int(ragged.source_real[row].sum())
+        one = Batch(ragged.source[row : row + 1, :s], ragged.target[row : row + 1, :n], ragged.ids[row : row + 1])
+        for key, value in loss_of(model, name, knobs, one).items():
+            alone[key] += value
+    assert whole == pytest.approx(alone, rel=1e-6)
+
+
+@pytest.mark.parametrize(("name", "knobs"), CASES)
+def test_counts_are_the_labelled_slots(ragged: Batch, name: str, knobs: object) -> None:
+    plan = OBJECTIVES[name].plan(ragged, Draws(1, 0, ragged.ids), knobs)
+    assert plan.counts["tokens"] == 5 + 2 + 3
+    assert plan.counts["sentences"] == 3
+    labels = {key: int(stream.labelled.sum()) for key, stream in plan.streams.items()}
+    if name == "cmlm":
+        assert labels == {"nar": plan.counts["hidden"]}
+    else:
+        assert labels["ar"] == plan.counts["tokens"]
+    if name == "janus":
+        assert labels["nar_aux"] == 2 * plan.counts["hidden"]
+
+
+def test_janus_without_kl_and_nar_is_ar(model: Transformer, ragged: Batch) -> None:
+    assert loss_of(model, "janus", JanusObjective(), ragged)["ce_ar"] == pytest.approx(
+        loss_of(model, "ar", ArObjective(), ragged)["ce_ar"], rel=1e-6
+    )
+
+
+def test_janus_nar_is_cmlm_on_the_same_noise(model: Transformer, ragged: Batch) -> None:
+    noise = Noise(uniform=1.0)
+    ours = loss_of(model, "janus", JanusObjective(noise=noise), ragged)
+    theirs = loss_of(model, "cmlm", CmlmObjective(noise=noise), ragged)
+    assert ours["ce_nar"] == pytest.approx(theirs["ce_nar"], rel=1e-6)
+    assert ours["length"] == pytest.approx(theirs["length"], rel=1e-6)
+
+
+def test_janus_terms_are_compared_at_the_same_tokens(model: Transformer) -> None:
+    """With everything hidden, AUX of the first token sees what NAR sees: KL 0 there, and only there."""
+    batch = collate([[5, 6]], [[7]], [0])
+    found = loss_of(model, "janus", JanusObjective(noise=Noise(full=1.0), label_smoothing=0.0), batch)
+    assert found["kl_nar_aux"] == pytest.approx(0.0, abs=1e-9)
+    assert found["ce_nar"] == pytest.approx(found["ce_aux"], rel=1e-9)
+    assert found["kl_ar_aux"] > 1e-4
+
+
+@pytest.mark.parametrize(("name", "knobs"), CASES)
+def test_every_weight_gets_gradient(tiny, name: str, knobs: object, ragged: Batch) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    objective = OBJECTIVES[name]
+    model = Transformer(tiny, 20, 20, length_head=objective.nar)
+    plan = objective.plan(ragged, Draws(1, 0, ragged.ids), knobs)
+    terms = objective.loss(model, ragged, plan, knobs)
+    torch.stack([term.weight * term.total / plan.counts[term.unit] for term in terms.values()]).sum().backward()
+    for key, weight in model.named_parameters():
+        assert weight.grad is not None, key
+        assert torch.isfinite(weight.grad).all(), key
+
+
+@pytest.mark.parametrize(("name", "knobs"), CASES)
+def test_hard_batches_stay_finite(model: Transformer, name: str, knobs: object) -> None:
+    """A target of no tokens, a source of nothing but padding, everything hidden."""
+    batch = collate([[], [5]], [[], [6, 7]], [0, 1])
+    batch = replace(batch, source=torch.tensor([[0, 0], [5, 3]]))
+    if name != "ar":
+        knobs = knobs.model_copy(update={"noise": Noise(full=1.0)})  # type: ignore[attr-defined]
+    for value in loss_of(model, name, knobs, batch).values():
+        assert torch.isfinite(torch.tensor(value))
+
+
+def test_kl_warmup() -> None:
+    knobs = JanusObjective(kl_start=10, kl_warmup=20)
+    assert [round(knobs.at(step).kl_ar_aux, 3) for step in (0, 9, 10, 19, 29, 500)] == [0.0, 0.0, 0.15, 1.5, 3.0, 3.0]
+    assert JanusObjective().at(0).kl_ar_aux == 3.0
+    assert IGNORE < 0

@@ -1,0 +1,186 @@
+"""Checkpoints: whole or refused, and the file at fault is named."""
+
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from janus_cli.errors import CheckpointError, UsageError
+from janus_cli.runs import Run
+from janus_cli.training import checkpoint
+from janus_cli.training.averaging import average_checkpoints
+from janus_cli.training.checkpoint import MODEL, load_model, newest_valid, verify
+from janus_cli.training.inspecting import describe, lines
+from janus_cli.training.session import Request, run_training
+
+
+@pytest.fixture
+def run(tiny_recipe: Path) -> Run:
+    changes = ("training.updates=6", "training.validate_every=3")
+    return run_training(Request(recipe=str(tiny_recipe), run=Path("run"), changes=changes, device="cpu"))
+
+
+def last(run: Run) -> Path:
+    return (run.checkpoints / "last").resolve()
+
+
+def relabel(folder: Path) -> None:
+    """Makes the manifest agree with changed files, as an attacker would."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name in manifest["files"]:
+        manifest["files"][name] = checkpoint._describe(folder / name)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("where", [0, 8, 40, 0.5, -1])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+def test_truncated_files_are_named_and_the_one_before_is_taken(run: Run, name: str, where: float) -> None:
+    folder = last(run)
+    data = (folder / name).read_bytes()
+    keep = int(len(data) * where) if isinstance(where, float) else where if where >= 0 else len(data) - 1
+    (folder / name).write_bytes(data[:keep])
+    with pytest.raises(CheckpointError, match=name):
+        verify(folder)
+    found = newest_valid(run.checkpoints)
+    assert found is not None
+    assert found.folder.name == "step-000004"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "manifest.json", "recipe.yaml"])
+def test_one_flipped_bit(run: Run, name: str) -> None:
+    file = last(run) / name
+    data = bytearray(file.read_bytes())
+    at = data.index(b"sha256") + 20 if name == "manifest.json" else len(data) // 2
+    data[at] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(CheckpointError):
+        load_model(last(run))
+
+
+def test_a_folder_without_manifest_is_no_checkpoint(run: Run) -> None:
+    (last(run) / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        load_model(last(run))
+
+
+def test_when_all_are_damaged_resume_says_so(run: Run) -> None:
+    for folder in checkpoint.steps(run.checkpoints):
+        (folder / MODEL).write_bytes(b"")
+    with pytest.raises(CheckpointError, match="is whole"):
+        newest_valid(run.checkpoints)
+
+
+class Payload:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch pwned",)
+
+
+def test_a_pickle_never_runs(run: Run) -> None:
+    folder = last(run)
+    (folder / MODEL).write_bytes(pickle.dumps(Payload()))
+    relabel(folder)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        load_model(folder)
+    assert not Path("pwned").exists()
+
+
+@pytest.mark.parametrize("fault", ["missing", "extra", "shape", "dtype", "nan"])
+def test_foreign_weights(run: Run, fault: str) -> None:
+    folder = last(run)
+    weights = load_file(folder / MODEL)
+    name = "decoder.0.cross.out.weight"
+    if fault == "missing":
+        del weights[name]
+    elif fault == "extra":
+        weights["more"] = torch.zeros(1)
+    elif fault == "shape":
+        weights[name] = weights[name][:-1].clone()
+    elif fault == "dtype":
+        weights[name] = weights[name].half()
+    else:
+        weights[name][0, 0] = float("nan")
+    save_file(weights, folder / MODEL)
+    relabel(folder)
+    with pytest.raises(CheckpointError, match="more" if fault == "extra" else name.replace(".", r"\.")):
+        load_model(folder)
+
+
+def test_another_format_version(run: Run) -> None:
+    manifest = last(run) / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 99}))
+    with pytest.raises(CheckpointError, match="format 99.*format 1"):
+        verify(last(run))
+
+
+def test_a_manifest_cannot_point_outside(run: Run) -> None:
+    folder = last(run)
+    shutil.copy(folder / MODEL, "outside")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["../../../outside"] = manifest["files"][MODEL]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="no plain file"):
+        verify(folder)
+
+
+def test_a_failed_save_leaves_nothing_and_the_older_ones(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sorted(file.name for file in run.checkpoints.iterdir())
+    found = verify(last(run))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_sync", full)
+    with pytest.raises(CheckpointError, match="No space left") as problem:
+        checkpoint.save(run.checkpoints, "step-000099", found.recipe, (9, 9), {}, {"w": torch.zeros(1000)}, None)
+    assert "4,000 bytes" in problem.value.hint
+    assert sorted(file.name for file in run.checkpoints.iterdir()) == before
+
+
+def test_average_is_the_mean_and_keeps_tables_tied(run: Run) -> None:
+    folder, names = average_checkpoints(run, last=3, best=None, force=False)
+    assert names == ["step-000003", "step-000004", "step-000006"]
+    parts = [load_file(run.checkpoints / name / MODEL) for name in names]
+    mean = load_file(folder / MODEL)
+    assert sum(name.endswith("table.weight") for name in mean) == 1
+    for name, value in mean.items():
+        assert torch.allclose(value, torch.stack([part[name].double() for part in parts]).mean(0).float(), atol=1e-7)
+    model = load_model(folder)
+    assert model.source_table is model.target_table
+    with pytest.raises(UsageError, match="exists"):
+        average_checkpoints(run, last=3, best=None, force=False)
+
+
+def test_average_of_the_best(run: Run) -> None:
+    _, names = average_checkpoints(run, last=None, best=2, force=False)
+    assert sorted(names) == ["step-000003", "step-000006"]  # the two that were validated
+    with pytest.raises(UsageError, match="has 2 checkpoints with bleu_ar, not 3"):
+        average_checkpoints(run, last=None, best=3, force=False)
+
+
+def test_averaging_strangers_is_refused(run: Run, tiny_recipe: Path) -> None:
+    other = run_training(
+        Request(
+            recipe=str(tiny_recipe), run=Path("other"), objective="ar", changes=("training.updates=9",), device="cpu"
+        )
+    )
+    shutil.copytree(other.checkpoints / "step-000009", run.checkpoints / "step-000009")
+    with pytest.raises(CheckpointError, match="differ in their objective"):
+        average_checkpoints(run, last=2, best=None, force=False)
+
+
+def test_inspect(run: Run) -> None:
+    text = "\n".join(lines(describe(Path("run"))))
+    assert "name: janus" in text
+    assert "last: step-000006" in text
+    text = "\n".join(lines(describe(last(run))))
+    assert "step: 6" in text
+    assert "sha256" in text
+    text = "\n".join(lines(describe(Path("data/tiny.src-tgt"))))
+    assert "pairs: 64" in text
+    with pytest.raises(UsageError, match="is no run"):
+        describe(Path("nowhere"))

@@ -1,0 +1,201 @@
+"""Stopping anywhere and going on is, bit for bit, not having stopped."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from janus_cli import console
+from janus_cli.errors import CheckpointError, NonFiniteError, RunInUseError, Stopped, UsageError
+from janus_cli.runs import Run
+from janus_cli.training import loop, session
+from janus_cli.training.session import Request, run_training
+
+OBJECTIVES = ["ar", "cmlm", "janus"]
+
+
+def go(recipe: Path, run: str, *changes: str, resume: bool = False, allow: tuple[str, ...] = (), **more: object) -> Run:
+    request = Request(
+        recipe=None if resume else str(recipe), run=Path(run), changes=changes, resume=resume, allow_change=allow,
+        device="cpu", **more,  # type: ignore[arg-type]
+    )  # fmt: skip
+    return run_training(request)
+
+
+def digests(run: Run, step: int) -> dict[str, str]:
+    folder = run.checkpoints / f"step-{step:06d}"
+    files = ("model.safetensors", "optimizer.safetensors")
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
+
+
+def kinds(run: Run) -> list[str]:
+    return [json.loads(line)["kind"] for line in run.log.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("stop", [1, 3, 6])
+def test_stop_and_resume_equals_not_stopping(tiny_recipe: Path, objective: str, stop: int) -> None:
+    """Mid-epoch and over an epoch's edge, with accumulation: the last window of an epoch is short."""
+    changes = ["training.accumulate=2"]
+    whole = go(tiny_recipe, "whole", *changes, objective=objective)
+    go(tiny_recipe, "parts", *changes, f"training.updates={stop}", objective=objective)
+    parts = go(tiny_recipe, "parts", "training.updates=8", resume=True, allow=("training.updates",))
+    assert digests(whole, 8) == digests(parts, 8)
+    epochs = [json.loads(line)["epoch"] for line in whole.log.read_text().splitlines() if '"kind": "train"' in line]
+    assert epochs[-1] >= 1
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(tiny_recipe: Path) -> None:
+    one, two, other = (
+        go(tiny_recipe, name, "training.updates=2", seed=seed) for name, seed in (("a", 5), ("b", 5), ("c", 6))
+    )
+    assert digests(one, 2) == digests(two, 2) != digests(other, 2)
+
+
+def test_a_finished_run_is_left_alone(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = go(tiny_recipe, "run", "training.updates=2")
+    before = {file: file.stat().st_mtime_ns for file in run.path.rglob("*") if file.name != ".lock"}
+    said: list[str] = []
+    monkeypatch.setattr(console, "say", said.append)
+    go(tiny_recipe, "run", resume=True)
+    assert {file: file.stat().st_mtime_ns for file in run.path.rglob("*") if file.name != ".lock"} == before
+    assert any("is finished after 2 updates" in line for line in said)
+
+
+def test_a_run_is_not_overwritten(tiny_recipe: Path) -> None:
+    go(tiny_recipe, "run", "training.updates=2")
+    with pytest.raises(UsageError, match="holds a run already"):
+        go(tiny_recipe, "run", "training.updates=2")
+    go(tiny_recipe, "run", "training.updates=1", force=True)
+    with pytest.raises(UsageError, match="is no run"):
+        go(tiny_recipe, "nothing", resume=True)
+
+
+@pytest.mark.parametrize(
+    "change", ["training.batch_tokens=128", "training.learning_rate=0.5", "objective.label_smoothing=0.3"]
+)
+def test_a_changed_recipe_is_refused(tiny_recipe: Path, change: str) -> None:
+    go(tiny_recipe, "run", "training.updates=2")
+    key, value = change.split("=")
+    with pytest.raises(CheckpointError, match=key) as problem:
+        go(tiny_recipe, "run", change, resume=True)
+    assert value in problem.value.message
+
+
+def test_changed_data_is_refused(tiny_recipe: Path) -> None:
+    go(tiny_recipe, "run", "training.updates=2")
+    manifest = Path("run/manifest.json")
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "fingerprint": "0" * 64}))
+    with pytest.raises(CheckpointError, match="not the data"):
+        go(tiny_recipe, "run", "training.updates=4", resume=True, allow=("training.updates",))
+
+
+def test_a_broken_gradient_is_skipped_counted_and_in_the_end_fatal(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned = iter([False, True, False, *[True] * 9])
+    plain = loop.nn.utils.clip_grad_norm_
+
+    def poison(parameters: Iterator[loop.Tensor], largest: float) -> loop.Tensor:
+        weights = list(parameters)
+        if next(poisoned):
+            weights[0].grad.fill_(float("nan"))  # type: ignore[union-attr]
+        return plain(weights, largest)
+
+    monkeypatch.setattr(loop.nn.utils, "clip_grad_norm_", poison)
+    with pytest.raises(NonFiniteError, match="3 updates in a row"):
+        go(tiny_recipe, "run", "training.max_bad_steps=3", "training.updates=20")
+    lines = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
+    skipped = [line for line in lines if line["kind"] == "skipped"]
+    assert [line["in_a_row"] for line in skipped] == [1, 1, 2, 3]
+    assert all(line["sentences"] for line in skipped)
+    from janus_cli.training.checkpoint import load_model
+
+    load_model(Path("run/checkpoints/last"))  # refuses weights that are not finite
+
+
+def test_early_stopping_and_best(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([1.0, 3.0, 2.0, 3.0, 9.0])
+    monkeypatch.setattr(loop, "validate", lambda *_: {"loss": 1.0, "bleu_ar": next(scores)})
+    changes = ("training.validate_every=1", "training.patience=2", "training.updates=50", "training.keep_last=1")
+    run = go(tiny_recipe, "run", *changes, "training.keep_best=1")
+    assert kinds(run)[-1] == "done"
+    assert run.checkpoints.joinpath("best").readlink().name == "step-000002"
+    assert run.checkpoints.joinpath("last").readlink().name == "step-000004"
+    assert sorted(folder.name for folder in run.checkpoints.glob("step-*")) == ["step-000002", "step-000004"]
+
+
+def test_an_unknown_best_metric_is_named(tiny_recipe: Path) -> None:
+    with pytest.raises(CheckpointError, match="rouge is no validation metric"):
+        go(tiny_recipe, "run", "training.best_metric=rouge")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)])
+def test_signals_save_and_stop(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    whole = go(tiny_recipe, "whole")
+    plain, calls = loop.update, iter(range(100))
+
+    def update(*arguments: object) -> int:
+        if next(calls) == 2:
+            os.kill(os.getpid(), number)
+        return plain(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "update", update)
+    with pytest.raises(Stopped) as stopped:
+        go(tiny_recipe, "run")
+    assert stopped.value.exit_code == code
+    assert kinds(Run(Path("run")))[-1] == "stopped"
+    monkeypatch.setattr(loop, "update", plain)
+    parts = go(tiny_recipe, "run", resume=True)
+    assert digests(whole, 8) == digests(parts, 8)
+
+
+def test_two_trainings_in_one_folder(tiny_recipe: Path) -> None:
+    go(tiny_recipe, "run", "training.updates=1")
+    script = (
+        "import fcntl, sys; f = open('run/.lock', 'r+'); fcntl.flock(f, fcntl.LOCK_EX); "
+        "f.write('pid 4242 on elsewhere'); f.flush(); print('ready', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"ready\n"
+        with pytest.raises(RunInUseError, match="pid 4242"):
+            go(tiny_recipe, "run", resume=True)
+        other.communicate()
+    go(tiny_recipe, "run", resume=True)  # the lock of a process that is gone holds nobody up
+
+
+def test_data_is_prepared_on_the_way_and_announced(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(console, "say", said.append)
+    go(tiny_recipe, "run", "training.updates=1")
+    assert any("preparing it first" in line for line in said)
+    assert Path("data/tiny.src-tgt/manifest.json").exists()
+
+
+def test_dry_run_writes_nothing(tiny_recipe: Path) -> None:
+    go(tiny_recipe, "first", "training.updates=1")
+    go(tiny_recipe, "run", dry_run=True)
+    assert not Path("run").exists()
+
+
+def test_a_parent_that_cannot_be_written_is_refused(tiny_recipe: Path) -> None:
+    Path("file").write_text("")
+    with pytest.raises(UsageError, match="cannot be written"):
+        go(tiny_recipe, "file/run")
+
+
+def test_tensorboard_or_the_hint(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(UsageError) as problem:
+        go(tiny_recipe, "run", "training.tensorboard=true", "training.updates=1")
+    assert "janus-cli[tensorboard]" in problem.value.message + problem.value.hint
+    assert session.run_training is run_training
