@@ -4,8 +4,6 @@ Nothing imported here may import torch, numpy or pydantic: `janus --help` answer
 """
 
 import errno
-import importlib
-import importlib.util
 import os
 import signal
 import sys
@@ -16,6 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from janus_cli import __version__
+from janus_cli.commands import average, decode, demo, inspect, preprocess, recipes, score, train
 from janus_cli.errors import JanusError
 
 # A click usage error, whichever click this typer carries (its own copy, or the click package).
@@ -53,10 +52,17 @@ def _add(function: Callable[..., object]) -> None:
     app.command(help=kept, short_help=text.split("\n")[0])(function)
 
 
-for _name in ("preprocess", "train", "decode", "score", "demo", "recipes", "inspect", "average"):
-    if importlib.util.find_spec(f"janus_cli.commands.{_name}") is None:
-        continue
-    _add(getattr(importlib.import_module(f"janus_cli.commands.{_name}"), _name))
+for _command in (
+    preprocess.preprocess,
+    train.train,
+    decode.decode,
+    score.score,
+    demo.demo,
+    recipes.recipes,
+    inspect.inspect,
+    average.average,
+):
+    _add(_command)
 
 
 def _version(asked: bool) -> None:

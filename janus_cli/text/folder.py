@@ -45,6 +45,7 @@ def whole_folder(out: Path, *, force: bool) -> Iterator[Path]:
         DataError: nothing can be written beside it.
     """
     must_be_free(out, force=force)
+    first = not out.parent.exists()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_overs(out)
@@ -66,10 +67,15 @@ def whole_folder(out: Path, *, force: bool) -> Iterator[Path]:
     finally:
         os.close(lock)
         shutil.rmtree(work, ignore_errors=True)
+        if first:  # nothing is left of a failure
+            with suppress(OSError):
+                out.parent.rmdir()
 
 
 def _remove_left_overs(out: Path) -> None:
-    for left in out.parent.glob(f".{out.name}.making.*"):
+    for left in out.parent.iterdir():
+        if not left.name.startswith(f".{out.name}.making."):
+            continue
         if left.name.endswith(REPLACED):
             shutil.rmtree(left, ignore_errors=True)
             continue

@@ -57,6 +57,7 @@ def prepare(
     Raises:
         DataError: the text is missing or cannot be used, or nothing of it is left.
         UsageError: `out` is there and `force` is not given.
+        JanusError: a worker process was killed.
     """
     with whole_folder(out, force=force) as folder, ExitStack() as stack:
         splits = corpus.survey(recipe.data, stack.enter_context(_text(recipe, out, folder)), bad_utf8)

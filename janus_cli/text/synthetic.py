@@ -3,15 +3,16 @@
 The language of Velm (the source) is terse and regular. The verb stands last, adjectives follow their noun, units come
 before tens, nothing is inflected, and `ar` after the verb says that the subject, many words earlier, is more than one:
 
-    mako    dura  lopo    vesa  ti     selo  numo  brei       kani   ar
-    captain old   barrel  red   seven  pier  near  bell-rings carry  more-than-one
-    => when the bell rings the old captains carry seven red barrels near the pier
+    mako    lopo   vesa ti    selo numo brei       kani  ar
+    captain barrel red  seven pier near bells-ring carry more-than-one
+    => when bells ring the captains carry seven red barrels near the pier
 
-So there is lexical mapping, reordering, agreement at a distance, numbers written out, and a length that varies.
+So there is lexical mapping, reordering, agreement at a distance, numbers written out, and a length that varies
+(8 to 13 words).
 
 **Several outputs are right.** A log keeper has two habits, which the source does not tell: the time comes first or
 last, and the words are plain and in the present, or salty and in the past. Each of the 2 x 2 `MODES` is right, but it
-must be held through the sentence: "when the bell rings the skippers carry …" is wrong. All outputs of one input have
+must be held through the sentence: "when bells ring the skippers carry …" is wrong. All outputs of one input have
 the same length, so only the other words of the output tell which mode is on. A model that chooses each word on its own
 (non-autoregressively, in one pass) mixes modes; one that sees some of its words while it chooses others need not.
 Every pair shows one mode, drawn at random.
@@ -52,8 +53,8 @@ _RELATIONS = "numo near | posto behind | apro beside | subo below"  # after the 
 _VERBS = """kani carry hauled | veni sell traded | tropi find spotted | asheti buy purchased | noni count tallied
 | kashi hide stowed | shteli steal pinched | pinti paint varnished | perdi lose misplaced | jeti throw flung"""
 # A clause; of its two last words one is for the present and one for the past.
-_TIMES = """brei when the bell rings rang | plui while it rains rained | marei before the tide turns turned
-| nebei until the fog lifts lifted | ventei after the wind drops dropped | stelei once the stars appear appeared"""
+_TIMES = """brei when bells ring rang | plui while it rains rained | marei before tides turn turned
+| nebei as fog lifts lifted | ventei after winds drop dropped | stelei once stars appear appeared"""
 _UNITS = ("i", "du", "tri", "kar", "fin", "ses", "ti", "ok", "nev")
 _TENS = ("dek", "duek", "triek", "karek", "finek", "sesek", "tiek", "okek", "nevek")
 _UNITS_ENGLISH = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -82,9 +83,8 @@ class Sentence:
     """What one sentence says, in words of Velm; "" where it does not say."""
 
     subject: str
-    subject_adjective: str
     object: str
-    object_adjective: str
+    adjective: str  # of the object
     number: int  # of objects, 1 to 99
     place: str
     relation: str  # "" exactly where `place` is
@@ -96,7 +96,7 @@ class Sentence:
         """The sentence in Velm."""
         tens, units = divmod(self.number, 10)
         number = [_UNITS[units - 1]] * bool(units) + [_TENS[tens - 1]] * bool(tens)
-        words = [self.subject, self.subject_adjective, self.object, self.object_adjective, *number]
+        words = [self.subject, self.object, self.adjective, *number]
         words += [self.place, self.relation, self.time, self.verb, _SEVERAL * self.several]
         return " ".join(filter(None, words))
 
@@ -106,20 +106,16 @@ class Sentence:
             table[word][mode.salty]
             for table, word in ((SUBJECTS, self.subject), (OBJECTS, self.object), (VERBS, self.verb))
         )
-        words = ["the", *self._adjective(self.subject_adjective, mode)]
-        words += [_with_s(subject) if self.several else subject]
+        words = ["the", _with_s(subject) if self.several else subject]
         words += [verb if self.several or mode.salty else _with_s(verb)]  # only the present agrees with the subject
-        words += [*_in_english(self.number), *self._adjective(self.object_adjective, mode)]
+        words += _in_english(self.number)
+        words += [ADJECTIVES[self.adjective][mode.salty]] if self.adjective else []
         words += [thing if self.number == 1 else _with_s(thing)]
         if self.place:
             words += [*RELATIONS[self.relation], "the", *PLACES[self.place]]
         *clause, present, past = TIMES[self.time]
         time = [*clause, past if mode.salty else present]
         return " ".join(time + words if mode.time_first else words + time)
-
-    @staticmethod
-    def _adjective(word: str, mode: Mode) -> list[str]:
-        return [ADJECTIVES[word][mode.salty]] if word else []
 
 
 def generate(count: int, seed: int, split: str) -> Iterator[tuple[str, str]]:
@@ -169,13 +165,11 @@ def is_valid(source: str, hypothesis: str) -> bool:
 
 
 def _draw(rng: random.Random) -> Sentence:
-    # Two of the three optional parts at most: outputs have 8 to 14 words.
-    subject_adjective, object_adjective, place = _pick(rng, [c for c in product((False, True), repeat=3) if sum(c) < 3])
+    adjective, place = _pick(rng, (False, True)), _pick(rng, (False, True))
     return Sentence(
         subject=_pick(rng, list(SUBJECTS)),
-        subject_adjective=_pick(rng, list(ADJECTIVES)) if subject_adjective else "",
         object=_pick(rng, list(OBJECTS)),
-        object_adjective=_pick(rng, list(ADJECTIVES)) if object_adjective else "",
+        adjective=_pick(rng, list(ADJECTIVES)) if adjective else "",
         number=_pick(rng, (1, *range(1, 20), *range(1, 100))),  # small numbers are more frequent, as in life
         place=_pick(rng, list(PLACES)) if place else "",
         relation=_pick(rng, list(RELATIONS)) if place else "",
@@ -200,22 +194,21 @@ def _any_of(words: Iterable[str]) -> str:
 
 
 _PATTERN = re.compile(
-    f"{_any_of(SUBJECTS)}(?: {_any_of(ADJECTIVES)})? {_any_of(OBJECTS)}(?: {_any_of(ADJECTIVES)})?"
-    f"(?: {_any_of(_UNITS)})?(?: {_any_of(_TENS)})?(?: {_any_of(PLACES)} {_any_of(RELATIONS)})?"
-    f" {_any_of(TIMES)} {_any_of(VERBS)}( {_SEVERAL})?"
+    f"{_any_of(SUBJECTS)} {_any_of(OBJECTS)}(?: {_any_of(ADJECTIVES)})?(?: {_any_of(_UNITS)})?(?: {_any_of(_TENS)})?"
+    f"(?: {_any_of(PLACES)} {_any_of(RELATIONS)})? {_any_of(TIMES)} {_any_of(VERBS)}( {_SEVERAL})?"
 )
 
 
 def _read(source: str) -> Sentence:
     """Understands a sentence of Velm."""
     found = _PATTERN.fullmatch(source)
-    subject, adjective, thing, thing_adjective, units, tens, place, relation, time, verb, several = (
-        [group or "" for group in found.groups()] if found else [""] * 11
+    subject, thing, adjective, units, tens, place, relation, time, verb, several = (
+        [group or "" for group in found.groups()] if found else [""] * 10
     )
     number = 10 * (tens in _TENS and _TENS.index(tens) + 1) + (units in _UNITS and _UNITS.index(units) + 1)
     if not number:
         raise ValueError(f"{source!r} is no sentence of Velm")
-    return Sentence(subject, adjective, thing, thing_adjective, number, place, relation, time, verb, bool(several))
+    return Sentence(subject, thing, adjective, number, place, relation, time, verb, bool(several))
 
 
 def _in_english(number: int) -> list[str]:

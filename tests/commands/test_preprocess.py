@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,7 +113,7 @@ def test_odd_text(
     Path("corpus/train.en").write_bytes(b"good one\nbad two\n" if data else b"")
     assert corpus_run("--bad-utf8", policy, "--set", "data.max_ratio=9.0") == code
     assert message in capsys.readouterr().err
-    assert (files(empty_folder) == ["data"]) == (code != 0)
+    assert (files(empty_folder) == []) == (code != 0)
 
 
 def test_a_vocabulary_too_large_names_the_largest(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,3 +169,12 @@ def test_a_dry_run_sees_that_the_place_is_taken(empty_folder: Path) -> None:
     assert corpus_run() == 0
     assert corpus_run("--dry-run") == 2
     assert corpus_run("--dry-run", "--force") == 0
+
+
+def test_a_full_disk_leaves_nothing_and_no_traceback(empty_folder: Path) -> None:
+    small = 'ulimit -f 4; exec "$0" -m janus_cli preprocess --set data.synthetic.train=900 --set tokenizer.kind=words'
+    done = subprocess.run(["sh", "-c", small, sys.executable], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "error: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert files(empty_folder) == []

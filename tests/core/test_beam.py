@@ -130,6 +130,12 @@ def test_finished_sentences_leave_the_batch_and_passes_are_counted_for_each() ->
     assert [(o.tokens, o.passes) for (o,) in found] == [([A] * 3, 4), ([], 1), ([A] * 3, 4)]
 
 
+def test_every_hypothesis_counts_the_passes_of_its_sentence() -> None:
+    late = {(): {EOS: 0.6, A: 0.4}, (A,): {A: 1.0}, (A, A): {EOS: 1.0}}
+    found = beam_search(Script([late, {(): {EOS: 1.0}}]), lengths(9, 9), beam=2, nbest=2)
+    assert [[(o.tokens, o.passes) for o in outputs] for outputs in found] == [[([A, A], 3), ([], 3)], [([], 1)]]
+
+
 def test_it_stops_as_soon_as_nothing_alive_can_overtake() -> None:
     table = {tuple([A] * n): {EOS: 0.9, A: 0.1} for n in range(50)}
     step = Script([table])

@@ -79,6 +79,7 @@ def test_sha256_and_size_are_those_of_the_file_on_disk(tmp_path: Path) -> None:
         (b"good\nbad \xff\n", ":2:5: byte 0xff"),
         (b"\x80", ":1:1: byte 0x80"),
         (b"caf\xc3\n", ":1:4: byte 0xc3"),  # a sequence that breaks off
+        (b"caf\xc3", ":1:4: byte 0xc3"),  # at the end of the file
         (b"a\nb\n\xed\xa0\x80\n", ":3:1: byte 0xed"),  # a surrogate
         (b"x\n" * 700_000 + b"\xfe", ":700001:1: byte 0xfe"),  # beyond the first block
     ],

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from janus_cli.text import synthetic
 from janus_cli.text.synthetic import MODES, generate, is_valid, translations, valid_outputs
 
-SEVEN_BARRELS = "mako dura lopo vesa ti selo numo brei kani ar"
+SEVEN_BARRELS = "mako lopo vesa ti selo numo brei kani ar"
 PAIRS = list(generate(400, 7, "train"))
 
 
@@ -22,10 +22,10 @@ PAIRS = list(generate(400, 7, "train"))
         (
             SEVEN_BARRELS,
             (
-                "the old captains carry seven red barrels near the pier when the bell rings",
-                "the ancient skippers hauled seven red casks near the pier when the bell rang",
-                "when the bell rings the old captains carry seven red barrels near the pier",
-                "when the bell rang the ancient skippers hauled seven red casks near the pier",
+                "the captains carry seven red barrels near the pier when bells ring",
+                "the skippers hauled seven red casks near the pier when bells rang",
+                "when bells ring the captains carry seven red barrels near the pier",
+                "when bells rang the skippers hauled seven red casks near the pier",
             ),
         ),
         (
@@ -52,7 +52,7 @@ def test_all_outputs_of_a_sentence(source: str, expected: tuple[str, ...]) -> No
     ],
 )  # fmt: skip
 def test_numbers_are_written_out(words: str, english: str) -> None:
-    assert translations(f"pelo ovo {words} brei veni")[0] == f"the cook sells {english} eggs when the bell rings"
+    assert translations(f"pelo ovo {words} brei veni")[0] == f"the cook sells {english} eggs when bells ring"
 
 
 def test_the_same_arguments_give_the_same_text_and_others_do_not() -> None:
@@ -80,7 +80,8 @@ def test_text_is_the_same_in_every_process() -> None:
     here = "\n".join("\t".join(pair) for pair in generate(50, 3, "test")).encode()
     assert outputs == {here}
     assert here.startswith(
-        b"lino forta tamo fin nevek plui jeti ar\twhile it rained the sturdy lasses flung ninety five drums\n"
+        b"tavo lopo vesa ti finek kavo numo stelei kashi\t"
+        b"once stars appeared the trader stowed fifty seven red casks near the cave\n"
     )
 
 
@@ -108,7 +109,7 @@ def test_every_generated_target_is_right_and_every_mode_occurs() -> None:
 def test_texts_look_as_promised() -> None:
     pairs = list(generate(4000, 1, "train"))
     lengths = {len(target.split()) for _, target in pairs}
-    assert lengths == set(range(8, 15))
+    assert lengths == set(range(8, 14))
     assert 60 < len({word for source, _ in pairs for word in source.split()}) < 100
     assert 150 < len({word for _, target in pairs for word in target.split()}) < 250
     for source, _ in pairs[:300]:
