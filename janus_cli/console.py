@@ -92,7 +92,8 @@ class progress:
         elif time.monotonic() - self.spoke >= self.every:
             self.spoke = time.monotonic()
             say(
-                f"{self.what}: {self.done:,}{f' / {self.total:,}' if self.total else ''}{self._left()}  {self.note}".rstrip()
+                f"{self.what}: {self.done:,}{f' / {self.total:,}' if self.total else ''}"
+                f"{self._left()}  {self.note}".rstrip()
             )
 
     def _left(self) -> str:

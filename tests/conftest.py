@@ -48,7 +48,8 @@ TINY_RECIPE = """
 name: tiny
 data: {synthetic: {train: 64, valid: 8, test: 8}, max_tokens: 60}
 tokenizer: {vocabulary: 120}
-model: {width: 16, feedforward: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, dropout: 0.1, max_length: 64, norm: pre}
+model:
+  {width: 16, feedforward: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, dropout: 0.1, max_length: 64, norm: pre}
 training:
   updates: 8
   batch_tokens: 256

@@ -1,7 +1,5 @@
 """`janus demo`: the whole road in minutes, on text that janus makes itself."""
 
-import typer
-
 from janus_cli.commands.options import ForceOption, SeedOption, SetOption, ThreadsOption
 
 

@@ -6,9 +6,12 @@ P_AUX(y_h | X, observed, hidden tokens before h, MASK from h on):
     CE(P)      =  -(1 - s) log P(y_h) - s/V sum_v log P(v)
     KLs(p, q)  =  1/2 KL(p || q) + 1/2 KL(q || p)  =  1/2 sum_v (p_v - q_v) (log p_v - log q_v)
 
-The objective adds  CE(P_AR) + 1/2 (CE(P_NAR) + CE(P_AUX)) + 3 KLs(P_AR, P_AUX) + 1 KLs(P_NAR, P_AUX) + 1 KLs(P_AR, P_NAR)
-and, on the other tokens, CE(P_AR) (Liang et al., EMNLP 2022; weights of the released code, knobs here). Both sides of every
-KL receive gradient: each distribution learns from the others.
+The objective adds them up,
+
+    CE(AR) + 1/2 (CE(NAR) + CE(AUX)) + 3 KLs(AR, AUX) + 1 KLs(NAR, AUX) + 1 KLs(AR, NAR)
+
+and CE(AR) on the other tokens (Liang et al., EMNLP 2022; weights of the released code, knobs here). Both sides of
+every KL receive gradient: each distribution learns from the others.
 """
 
 from __future__ import annotations

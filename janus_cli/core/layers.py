@@ -34,7 +34,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, kept: KeysValues, attend: Any) -> Tensor:
         """x (F*B, L, D), keys and values of B rows -> (F*B, L, D).
 
-        F neighbouring rows of x share one row of keys and values (length candidates and beams share a sentence's source).
+        F neighbouring rows of x share one row of keys and values: a sentence's candidates or beams share its source.
         attend: bool, broadcastable to (B, H, F*L, K), True = may attend; or a BlockMask of FlexAttention.
         """
         rows, count, width = x.shape

@@ -78,8 +78,8 @@ def _rank(score: Tensor, among: Tensor) -> Tensor:
 def _spans(text: Tensor, draws: Draws, mean: float, budget: float) -> Tensor:
     """Spans of Poisson length from random starts until their lengths add up to the budget; (B, T) bool.
 
-    As the released JANUS does (and BART's text infilling before it): starts are distinct, spans may overlap or run out of
-    the sentence, so that of a budget of 70 % only 55-58 % end up hidden, and all of them practically never.
+    As the released JANUS does (and BART's text infilling before it): starts are distinct, spans may overlap or run out
+    of the sentence, so that of a budget of 70 % only 55-58 % end up hidden, and all of them practically never.
     Spans of length 0 hide nothing, so lengths are drawn from Poisson(mean) without 0.
     """
     rows, width = text.shape

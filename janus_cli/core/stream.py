@@ -124,7 +124,7 @@ def base(target: Tensor, rank: Tensor) -> Stream:
 
 
 def revealed(target: Tensor, rank: Tensor) -> tuple[Stream, Stream]:
-    """The hidden tokens in the order of their rank: gold slots that appear one by one, and the queries that predict them.
+    """The hidden tokens in the order of their rank: gold slots that appear one by one, and queries that predict them.
 
     Gold k: the token, birth = time = k. Query k: a MASK at the same position, time k - 1/2, label the token.
     target, rank: (B, T). Both streams: (B, M), M the largest number of hidden tokens; gold are keys, queries are not.

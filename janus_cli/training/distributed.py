@@ -73,7 +73,7 @@ def start_world(device: str) -> World:
 
 
 def keep_freed_memory() -> None:
-    """Asks glibc to reuse freed memory instead of handing it back: a step frees and takes the same blocks again and again.
+    """Asks glibc to keep freed memory: a step frees and takes the same blocks again and again.
 
     Without it, about half of a CPU step's time can go into page faults. Elsewhere than on glibc nothing happens.
     """

@@ -98,7 +98,9 @@ def describe_data(folder: Path) -> dict[str, Any]:
 
 def _recipe(recipe: Recipe) -> dict[str, Any]:
     model = recipe.model
-    shape = f"{model.encoder_layers}+{model.decoder_layers} layers, {model.width}/{model.feedforward}, {model.heads} heads"
+    shape = (
+        f"{model.encoder_layers}+{model.decoder_layers} layers, {model.width}/{model.feedforward}, {model.heads} heads"
+    )
     return {
         "recipe": recipe.name,
         "pair": f"{recipe.data.source}-{recipe.data.target}",
@@ -117,4 +119,3 @@ def lines(values: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
         else:
             shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
             yield f"{'  ' * depth}{key}: {', '.join(map(str, shown)) if isinstance(shown, list) else shown}"
-

@@ -113,7 +113,7 @@ def test_foreign_weights(run: Run, fault: str) -> None:
 def test_another_format_version(run: Run) -> None:
     manifest = last(run) / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 99}))
-    with pytest.raises(CheckpointError, match="format 99.*format 1"):
+    with pytest.raises(CheckpointError, match=r"format 99.*format 1"):
         verify(last(run))
 
 

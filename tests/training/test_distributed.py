@@ -22,7 +22,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("objective", ["ar", "janus"])
 def test_two_ranks_equal_one_with_accumulation(tiny_recipe: Path, objective: str) -> None:
-    """Same windows, same noise, counts over both ranks; epochs end in odd windows. No dropout: each rank draws its own."""
+    """Same windows, same noise, counts over both ranks; odd last windows. No dropout: each rank draws its own."""
     common = ("model.dropout=0.0", "training.updates=6")
     one = run_training(
         Request(
@@ -32,8 +32,8 @@ def test_two_ranks_equal_one_with_accumulation(tiny_recipe: Path, objective: str
     )  # fmt: skip
     sets = [part for change in common for part in ("--set", change)]
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "janus_cli", "train",
-        "--recipe", str(tiny_recipe), "--objective", objective, "--run", "two", "--device", "cpu", *sets,
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--",
+        "janus_cli", "train", "--recipe", str(tiny_recipe), "--objective", objective, "--run", "two", "--device", "cpu", *sets,
     ]  # fmt: skip
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}

@@ -7,7 +7,7 @@
     P_AUX(y_h | X, observed tokens, hidden tokens before h, MASK from h on)
 
 The KLs and the last two CEs run over the hidden tokens; `core/aux_loss.py` has them. All three distributions predict
-y_t from a slot at position t (or, in a `content` AR stream, t - 1), so they differ in what they see and in nothing else.
+y_t from a slot at position t (a `content` AR stream: t - 1), so they differ in what they see and in nothing else.
 """
 
 from __future__ import annotations
