@@ -146,6 +146,19 @@ def test_it_stops_as_soon_as_nothing_alive_can_overtake() -> None:
     assert len(step.rows) == 2
 
 
+def test_it_goes_on_while_something_alive_can_still_overtake_by_its_length() -> None:
+    table = {(): {EOS: 0.5, A: 0.4, B: 0.1}, (A,): {EOS: 1.0}, (B,): {EOS: 1.0}}
+    (output,) = beam_search(Script([table]), lengths(9), beam=3, length_penalty=1.0)[0]
+    assert output.tokens == [A]  # log .4 / 2 is more than log .5 / 1, but log .4 / 1 was less
+    assert output.score == pytest.approx(log(0.4) / 2)
+
+
+def test_a_finished_hypothesis_takes_no_room_from_the_living() -> None:
+    table = {(): {EOS: 0.4, A: 0.35, B: 0.25}, (A,): {A: 0.9, EOS: 0.1}, (A, A): {EOS: 1.0}, (B,): {EOS: 1.0}}
+    found = beam_search(Script([table]), lengths(9), beam=2, length_penalty=1.0, nbest=2)[0]
+    assert [o.tokens for o in found] == [[B], []]  # B was third behind EOS and A, and is alive
+
+
 def test_equals_are_ranked_by_slot_then_token() -> None:
     flat = {EOS: 0.25, A: 0.25, B: 0.25, C: 0.25}
     table = {prefix: flat for size in range(3) for prefix in itertools.product((A, B, C), repeat=size)}

@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -129,7 +130,9 @@ def check_independence(rows: list[list[int]], decode: Callable[[Tensor], list[li
     assert plain(decode(wide)) == plain(together)
 
 
-def slow_mask_predict(model: Transformer, row: list[int], n: int, iters: int) -> tuple[list[int], list[float]]:
+def slow_mask_predict(
+    model: Transformer, row: list[int], n: int, iters: int, everywhere: bool
+) -> tuple[list[int], list[float]]:
     """The published loop in plain Python, for one sentence and one length."""
     ids = source([row])
     memory = model.encode(ids, ids != PAD)
@@ -138,19 +141,21 @@ def slow_mask_predict(model: Transformer, row: list[int], n: int, iters: int) ->
         target = torch.tensor([[BOS, *tokens, EOS]])
         logp = allowed(model.logits(model.decode(base(target, torch.zeros_like(target)), memory)), EOS)[0, 1:-1]
         for place in range(n):
-            if tokens[place] == MASK:
+            if everywhere or tokens[place] == MASK:
                 tokens[place], sure[place] = int(logp[place].argmax()), float(logp[place].max())
         for place in sorted(range(n), key=lambda p: sure[p])[: n * (iters - done) // iters]:
             tokens[place] = MASK
     return tokens, sure
 
 
-def test_mask_predict_equals_the_plain_loop_over_every_length() -> None:
+@pytest.mark.parametrize("update", ["hidden", "all"])
+def test_mask_predict_equals_the_plain_loop_over_every_length(update: Literal["hidden", "all"]) -> None:
     model, rows = tiny(), sentences(8)
-    for row, (output,) in zip(rows, generate_nar(model, source(rows), OPTIONS), strict=True):
+    outputs = generate_nar(model, source(rows), OPTIONS.model_copy(update={"update": update}))
+    for row, (output,) in zip(rows, outputs, strict=True):
         ids = source([row])
         lengths = model.length_logits(model.encode(ids, ids != PAD))[0, 1:19].argsort(descending=True)[:3] + 1
-        candidates = [slow_mask_predict(model, row, n, OPTIONS.iters) for n in lengths.tolist()]
+        candidates = [slow_mask_predict(model, row, n, OPTIONS.iters, update == "all") for n in lengths.tolist()]
         tokens, sure = max(candidates, key=lambda pair: sum(pair[1]) / len(pair[1]))
         assert output.tokens == tokens
         assert output.logps == pytest.approx(sure, abs=1e-5)

@@ -96,7 +96,7 @@ def _only_eos(logps: Tensor, at_end: Tensor) -> Tensor:
 def _candidates(logps: Tensor, sums: Tensor, beam: int) -> tuple[Tensor, Tensor, Tensor]:
     """The best continuations: logps (A * F, V), sums (A, F) -> totals, beam slots, tokens; each (A, C)."""
     sentences, live = sums.shape
-    values, tokens = _largest(logps, min(2 * beam, logps.shape[1]))  # the best of all are among the best of each row
+    values, tokens = _largest(logps, beam + 1)  # of a row, EOS and `beam` others are enough
     totals = (sums[..., None] + values.reshape(sentences, live, -1)).flatten(1)
     totals, places = totals.sort(dim=1, descending=True, stable=True)
     totals, places = totals[:, : 2 * beam], places[:, : 2 * beam]
