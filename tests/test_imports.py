@@ -21,6 +21,7 @@ _FLOORS = [
     ["cli"],
     ["commands"],
     ["decoding"],
+    ["decoding"],
     ["training"],
     ["scoring"],
     ["text"],

@@ -18,7 +18,7 @@ def demo(
     Examples:
       janus demo
       janus demo --set training.updates=1000 --force
-      janus decode --run runs/demo-janus --mode nar --iters 4 --trace 3
+      janus decode --run runs/demo-janus --mode nar --iters 4 --trace
     """
     from janus_cli.decoding.demo import run_demo
 

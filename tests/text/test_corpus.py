@@ -100,7 +100,7 @@ def test_a_character_across_two_blocks_is_fine(tmp_path: Path) -> None:
 @pytest.mark.parametrize("policy", ["skip", "replace"])
 def test_other_policies_leave_invalid_utf8_to_the_encoder(tmp_path: Path, policy: corpus.BadUtf8) -> None:
     assert check(put(tmp_path / "x", b"\xff\nb\n"), policy).lines == 2
-    assert _lines(b"\xff a\r\nb") == (["\ufffd a", "b"], {0})
+    assert _lines(b"\xff a\r\nb\rc\n") == (["\ufffd a", "b\rc", ""], {0})
 
 
 @pytest.mark.parametrize(

@@ -261,6 +261,7 @@ def foreign(**changes: Any) -> bytes:
     "changes",
     [
         {"pad_id": -1, "unk_id": 0, "bos_id": 1, "eos_id": 2},  # SentencePiece's own default
+        {"pad_id": 1, "unk_id": 0},
         {"control_symbols": []},
         {"control_symbols": [], "user_defined_symbols": ["<mask>"]},  # text could then hold it
     ],

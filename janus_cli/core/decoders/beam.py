@@ -11,7 +11,7 @@ C candidates of each (up to 2 * beam).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import inf
 
 import torch
@@ -21,6 +21,7 @@ from janus_cli.core.batch import BOS, EOS
 from janus_cli.core.decoders.output import Output
 
 Step = Callable[[Tensor, Tensor | None], Tensor]
+Found = tuple[list[int], list[float], float]  # tokens, log-probabilities, score
 
 
 def beam_search(
@@ -37,7 +38,7 @@ def beam_search(
         beam: live hypotheses of a sentence. nbest: hypotheses wanted, at most `beam`.
         length_penalty: p >= 0 in score = sum of log-probabilities / length ** p; the length includes EOS.
     """
-    found: list[list[tuple[list[int], list[float], float]]] = [[] for _ in range(len(max_lengths))]
+    found: list[list[Found]] = [[] for _ in range(len(max_lengths))]
     if not found:
         return []
     shortest, longest = int(max_lengths.min()), int(max_lengths.max())
@@ -58,12 +59,9 @@ def beam_search(
         if bool((is_eos & (total > -inf))[:, :beam].any()):
             ended = is_eos[:, :beam]
             scores = torch.where(ended, total[:, :beam] / length**length_penalty, -inf)
-            row, rank = (scores > -inf).nonzero(as_tuple=True)
-            source = slot[row, rank]
-            paths = torch.cat([totals[row, source], total[row, rank, None]], dim=1).diff(dim=1)
-            columns = (t.tolist() for t in (alive[row], tokens[row, source, 1:], paths, scores[row, rank]))
-            for sentence, words, path, score in zip(*columns, strict=True):
-                found[sentence].append((words, path, score))
+            places = alive.tolist()
+            for row, hypothesis in _ended(scores, total, slot, tokens, totals):
+                found[places[row]].append(hypothesis)
             best = torch.cat([best, scores], dim=1).sort(dim=1, descending=True).values[:, :beam]
 
         # At most one EOS a live hypothesis: when they sink to the end, `beam` of the 2 * beam candidates remain.
@@ -85,6 +83,17 @@ def beam_search(
         [Output(*fields, passes=count) for fields in sorted(hypotheses, key=lambda h: -h[2])[:nbest]]
         for hypotheses, count in zip(found, passes.tolist(), strict=True)
     ]
+
+
+def _ended(scores: Tensor, total: Tensor, slot: Tensor, tokens: Tensor, totals: Tensor) -> Iterator[tuple[int, Found]]:
+    """Candidates that have a score, each with the row of its sentence. scores, total, slot (A, C); paths (A, F, t)."""
+    row, rank = (scores > -inf).nonzero(as_tuple=True)
+    source = slot[row, rank]
+    logps = torch.cat([totals[row, source], total[row, rank, None]], dim=1).diff(dim=1)
+    words = tokens[row, source, 1:]
+    yield from zip(
+        row.tolist(), zip(words.tolist(), logps.tolist(), scores[row, rank].tolist(), strict=True), strict=True
+    )
 
 
 def _only_eos(logps: Tensor, at_end: Tensor) -> Tensor:
