@@ -30,7 +30,8 @@ def generate_ar(model: Transformer, source: Tensor, ar_stream: ARStream, options
     source: (B, S) int64, tokens then EOS, PAD behind. Score: sum of log-probabilities / length ** length_penalty.
     """
     with _deciding(model):
-        step = _NextToken(model, source, ar_stream, most := most_tokens(source, model, options))
+        most = most_tokens(source, model, options)
+        step = _NextToken(model, source, ar_stream, most)
         return beam_search(step, most, options.beam, options.length_penalty, options.nbest)
 
 

@@ -100,7 +100,7 @@ class Past:
 
     def select(self, rows: Tensor) -> None:
         """Keeps these rows, in this order."""
-        self.keys, self.values = self.keys[rows], self.values[rows]
+        self.keys, self.values = self.keys.index_select(0, rows), self.values.index_select(0, rows)
 
 
 class DecoderLayer(nn.Module):

@@ -117,7 +117,9 @@ def _write(request: Request, translator: Translator, reader: Reader, place: Plac
             if place.path("txt").exists():
                 console.say(f"replacing {place.path('txt')}")
             kept = {suffix: stack.enter_context(results.growing(place.path(suffix))) for suffix in ("txt", "jsonl")}
-        bar = stack.enter_context(console.progress("decoding", total))
+        # A bar would be drawn into the lines that a person reads.
+        read_here = request.trace or (asked is sys.stdout.buffer and sys.stdout.isatty())
+        bar = None if read_here else stack.enter_context(console.progress("decoding", total))
         for some in translator.windows(reader):
             json_lines = results.records(some, tokenizer, request.trace) if request.jsonl or kept else b""
             if asked is not None:
@@ -129,7 +131,8 @@ def _write(request: Request, translator: Translator, reader: Reader, place: Plac
             for result in some[: max(0, request.trace - some[0].index)]:
                 for line in shown(result, tokenizer, width):
                     console.say(line)
-            bar.advance(len(some))
+            if bar is not None:
+                bar.advance(len(some))
     return perf_counter() - started
 
 
@@ -155,9 +158,9 @@ def _make(folder: Path) -> None:
 
 def _warn(translator: Translator, reader: Reader) -> None:
     if reader.bad_utf8:
-        console.warn(f"{reader.name}: {reader.bad_utf8:,} lines are not UTF-8; the bad bytes were replaced")
+        console.warn(f"{reader.name}: lines that are not UTF-8: {reader.bad_utf8:,}; the bad bytes were replaced")
     if cut := max(translator.truncated, reader.cut):
-        console.warn(f"{reader.name}: of {cut:,} long lines only the first {translator.longest} tokens were read")
+        console.warn(f"{reader.name}: lines cut to the {translator.longest} tokens that the model reads: {cut:,}")
 
 
 def _measured(translator: Translator, seconds: float, device: torch.device) -> dict[str, Any]:
@@ -168,8 +171,8 @@ def _measured(translator: Translator, seconds: float, device: torch.device) -> d
     rates = [count / max(seconds, 1e-9) for count in (timing.sentences, timing.tokens)]
     passes = timing.passes / max(1, timing.sentences)
     console.say(
-        f"{timing.sentences:,} sentences in {seconds:.1f} s: {rates[0]:.1f} sentences/s, {rates[1]:.0f} tokens/s, "
-        f"{passes:.1f} decoder passes a sentence; a batch of up to {batch} took "
+        f"{timing.sentences:,} sentence{'s' * (timing.sentences != 1)} in {seconds:.1f} s: {rates[0]:.1f} sentences/s, "
+        f"{rates[1]:.0f} tokens/s, {passes:.1f} decoder passes a sentence; a batch of up to {batch} took "
         f"{1000 * mean:.0f} ms from start to end, p95 {1000 * p95:.0f} ms (loading the model not counted)"
     )
     return {

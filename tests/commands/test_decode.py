@@ -244,7 +244,7 @@ def test_lines_are_what_stands_between_line_feeds_and_none_is_lost(janus: Janus)
     assert got[2]
     assert got[4]
     assert "byte order mark" in err
-    assert "1 lines are not UTF-8" in err
+    assert "not UTF-8: 1" in err
     Path("text.gz").write_bytes(gzip.compress(text))
     assert janus("--input", "text.gz")[1] == out
 
@@ -262,7 +262,7 @@ def test_a_line_of_a_megabyte_is_cut_with_one_warning(janus: Janus) -> None:
     assert (code, len(got), got[0]) == (0, 4, got[3])
     assert got[1]
     assert err.count("warning:") == 1
-    assert "of 2 long lines only the first 39 tokens were read" in err
+    assert "cut to the 39 tokens that the model reads: 2" in err
     code, out, err = janus("--input", "-", stdin=b"\xc3\xa4" * (1 << 16) + b"\n" + first.encode())
     assert (code, len(lines(out))) == (0, 2)
     assert lines(out)[1] == got[0]
