@@ -173,7 +173,7 @@ def open_prepared(recipe: Recipe, folder: Path) -> Prepared:
             raise DataError(f"the prepared data in {folder} does not fit: {'; '.join(changes)}", again)
         stores = {name: Store.open(folder / f"{name}.arrow", name) for name in SPLITS if name in manifest["splits"]}
         for name, store in stores.items():
-            if not _belongs(store, manifest["splits"][name], manifest["vocabulary"]):
+            if store.fingerprint != manifest["splits"][name]["fingerprint"]:
                 raise DataError(f"{store.path} was not made together with {folder / MANIFEST}", again)
         train, valid = stores["train"], stores["valid"]
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
@@ -218,8 +218,3 @@ def _other_text(manifest: Mapping[str, Any]) -> Iterator[str]:
             now = path.stat()
             if now.st_size != known["bytes"] or (now.st_mtime >= made and sha256(path) != known["sha256"]):
                 yield f"the text {path} was changed"
-
-
-def _belongs(store: Store, known: Mapping[str, Any], vocabulary: Mapping[str, int]) -> bool:
-    sizes = {"source": store.source_vocabulary, "target": store.target_vocabulary}
-    return store.fingerprint == known["fingerprint"] and len(store) == known["kept"] and sizes == vocabulary

@@ -33,7 +33,8 @@ def test_two_ranks_equal_one_with_accumulation(tiny_recipe: Path, objective: str
     sets = [part for change in common for part in ("--set", change)]
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--",
-        "janus_cli", "train", "--recipe", str(tiny_recipe), "--objective", objective, "--run", "two", "--device", "cpu", *sets,
+        "janus_cli", "train", "--recipe", str(tiny_recipe), "--objective", objective, "--run", "two",
+        "--device", "cpu", *sets,
     ]  # fmt: skip
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}
