@@ -100,7 +100,9 @@ class Model(Knobs):
     activation: Literal["relu", "gelu"] = "relu"
     norm: Literal["pre", "post"] = "post"
     positions: Literal["learned", "sinusoidal"] = "learned"  # [J] learned
-    max_length: Annotated[int, Field(ge=4)] = 256  # positions, BOS and EOS included; also the length classes [J]
+    max_length: Annotated[int, Field(ge=4, le=2046)] = (
+        256  # positions, BOS and EOS included; also the length classes [J]
+    )
     tie: Literal["all", "target", "none"] = "all"  # all: source, target and output share one table
     embedding_scale: bool = True  # multiply by sqrt(width) [V]
     embedding_norm: bool = False  # layer norm after the embeddings (BART, BERT)

@@ -17,7 +17,8 @@ def average(
 ) -> None:
     """Average the weights of a run's last or best checkpoints into a new checkpoint of the run.
 
-    The new one is named average-lastN or average-bestN; decode with it by --checkpoint. Default: --last 5.
+    The new one is named average-lastN or average-bestN; decode with it by --checkpoint. Default: the last 5, or as
+    many as there are.
 
     Examples:
       janus average --last 5
@@ -33,6 +34,6 @@ def average(
     chosen = runs.find_run(run)
     if run is None:
         console.say(f"run {chosen.path}, the newest")
-    folder, names = average_checkpoints(chosen, last=None if best else last or 5, best=best, force=force)
+    folder, names = average_checkpoints(chosen, last=last, best=best, force=force)
     console.say(f"{folder}: mean of {', '.join(names)}")
     console.say(f"next: janus decode --run {chosen.path} --checkpoint {folder.name}")

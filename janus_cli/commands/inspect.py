@@ -17,7 +17,7 @@ def inspect(
 ) -> None:
     """Show what a folder of janus holds: sizes, vocabulary, objective, provenance, steps, fingerprints.
 
-    Checkpoints are checked against their manifest, byte for byte.
+    A checkpoint is checked against its manifest, byte for byte.
 
     Examples:
       janus inspect

@@ -13,6 +13,7 @@ from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.decoding.plan import choose
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translator import Translator
+from janus_cli.errors import CheckpointError, DataError
 from janus_cli.recipe import OBJECTIVE_NAMES
 from janus_cli.runs import Run
 from janus_cli.scoring.metrics import corpus_bleu
@@ -48,7 +49,11 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
             recipe="demo", objective=objective, run=run.path, changes=tuple(changes), seed=seed, threads=threads,
             force=force, resume=run.recipe.exists() and not force, device="cpu",
         )  # fmt: skip
-        trained[objective] = run_training(request)
+        try:
+            trained[objective] = run_training(request)
+        except (CheckpointError, DataError) as problem:
+            hint = "begin anew: rm -r data/demo.*; janus demo --force"
+            raise type(problem)(problem.message, hint) from None
     rows = [row for objective, run in trained.items() for row in _rows(objective, run)]
     console.say("")
     console.table(

@@ -15,7 +15,9 @@ from janus_cli.training.validation import best_metric
 
 
 def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: bool) -> tuple[Path, list[str]]:
-    """Writes checkpoints/average-lastN or average-bestN; returns its folder and the names of what went into it.
+    """Averages the N last or best checkpoints; the last 5, or all there are, where neither is given.
+
+    Writes checkpoints/average-lastN or average-bestN; returns its folder and the names of what went into it.
 
     Means are taken in float64 and written in the weights' own type. Tied tables stay one table.
 
@@ -23,6 +25,8 @@ def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: 
         UsageError: there are fewer checkpoints than asked for, or the average is there already.
         CheckpointError: the checkpoints do not belong together.
     """
+    if not last and not best:
+        last = min(5, len(list(checkpoint.steps(run.checkpoints)))) or 1
     name = f"average-last{last}" if last else f"average-best{best}"
     if (run.checkpoints / name).exists() and not force:
         raise UsageError(f"{run.checkpoints / name} exists", "--force makes it anew")
@@ -46,7 +50,7 @@ def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: 
             sums[key] += value
     mean = {key: (total / len(found)).to(like[key].dtype) for key, total in sums.items()}
     names = [folder.name for folder in chosen]
-    state = {**found[-1].state, "averaged": names}
+    state = {**found[-1].state, "metrics": {}, "averaged": names}
     vocabularies = (first.source_vocabulary, first.target_vocabulary)
     return checkpoint.save(run.checkpoints, name, first.recipe, vocabularies, state, mean, None), names
 

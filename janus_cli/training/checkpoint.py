@@ -55,6 +55,11 @@ def step_folder(root: Path, step: int) -> Path:
     return root / f"step-{step:06d}"
 
 
+def step_of(folder: Path) -> int:
+    """The update that a folder of `steps` was saved after."""
+    return int(folder.name.removeprefix("step-"))
+
+
 def save(
     root: Path, name: str, recipe: Recipe, vocabularies: tuple[int, int], state: Mapping[str, Any],
     weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor] | None,
@@ -196,7 +201,8 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
 
 def steps(root: Path) -> Iterator[Path]:
     """Checkpoint folders of training steps, oldest first (not verified)."""
-    yield from sorted(folder for folder in root.glob("step-*") if folder.is_dir() and not folder.is_symlink())
+    found = [folder for folder in root.glob("step-*") if folder.is_dir() and folder.name[5:].isdecimal()]
+    yield from sorted(found, key=step_of)
 
 
 def newest_valid(root: Path) -> Checkpoint | None:

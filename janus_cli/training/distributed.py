@@ -6,6 +6,7 @@ import ctypes
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -58,7 +59,10 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         raise UsageError(
             f"--device {name}: no CUDA device is available to this torch ({torch.__version__})", "--device cpu"
         )
-    return torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
+    device = torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {device}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+    return device
 
 
 def start_world(device: str) -> World:
@@ -68,7 +72,8 @@ def start_world(device: str) -> World:
     if size > 1:
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        # The others wait while the first rank prepares data or validates.
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(hours=12))
     return World(rank, size, chosen)
 
 

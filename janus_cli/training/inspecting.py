@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from janus_cli import recipe_file, runs
-from janus_cli.errors import UsageError
+from janus_cli.errors import DataError, UsageError
 from janus_cli.recipe import Recipe
 from janus_cli.runs import RUNS, Run
 from janus_cli.text.store import Store
@@ -38,9 +38,13 @@ def describe(what: Path | None) -> dict[str, Any]:
 def describe_run(run: Run) -> dict[str, Any]:
     recipe = recipe_file.load(str(run.recipe))
     manifest = runs.read_json(run.manifest)
-    saved = {}
+    saved: dict[str, Any] = {}
     for folder in checkpoint.steps(run.checkpoints):
-        state = runs.read_json(folder / "state.json")
+        try:
+            state = runs.read_json(folder / "state.json")
+        except DataError as problem:
+            saved[folder.name] = problem.message
+            continue
         saved[folder.name] = {
             key: round(value, 4) for key, value in state.get("metrics", {}).items()
         } or "not validated"

@@ -99,7 +99,11 @@ def train(
                 log.write("saved", at.step)
             if number:
                 log.write("stopped", at.step, signal=number)
-                raise Stopped(number, f"stopped after update {at.step:,}, saved", "go on with `janus train --resume`")
+                raise Stopped(
+                    number,
+                    f"stopped after update {at.step:,}, saved",
+                    f"go on with: janus train --resume --run {saver.root.parent}",
+                )
             if over or enough:
                 log.write("done", at.step, early=enough)
                 return at
@@ -122,6 +126,7 @@ def update(
             here[unit] = here.get(unit, 0.0) + weight * count
     counts = world.sums(here)
     optimizer.zero_grad(set_to_none=True)
+    done: list[tuple[dict[str, Term], Plan, float]] = []
     for index, (batch, plan, weight) in enumerate(window):
         last = index == len(window) - 1
         quiet = nullcontext() if last or not isinstance(trainee, DistributedDataParallel) else trainee.no_sync()
@@ -130,12 +135,14 @@ def update(
                 terms = trainee(batch.to(world.device), plan.to(world.device), knobs)
             parts = [weight * term.weight * term.total / max(1.0, counts[term.unit]) for term in terms.values()]
             (world.size * torch.stack(parts).sum()).backward()  # DDP averages over ranks; we want the sum
-        meter.add(terms, plan, weight)
+        done.append((terms, plan, weight))
     norm = nn.utils.clip_grad_norm_(trainee.parameters(), recipe.training.clip or float("inf"))
     finite = bool(torch.isfinite(norm))
     if finite:
         optimizer.step()
-    meter.end(counts, float(norm))
+        for each in done:
+            meter.add(*each)
+    meter.end(counts, float(norm) if finite else 0.0)
     at.bad = 0 if finite else at.bad + 1
     if not finite:
         ids = [int(i) for batch, _, _ in window for i in batch.ids]
@@ -166,16 +173,16 @@ def windows(recipe: Recipe, prepared: Prepared, world: World, at: Position) -> I
     per_window = world.size * knobs.accumulate
     while True:
         batches = epoch_batches(source, target, knobs.batch_tokens, recipe.seed, at.epoch)
-        starts = range(at.window * per_window, len(batches), per_window)
+        starts = range(at.batch, len(batches), per_window)
         for start in starts:
             window: list[Micro] = []
             for place in range(start + world.rank, start + per_window, world.size):
                 rows, weight = (batches[place], 1.0) if place < len(batches) else (batches[start], 0.0)
                 if weight or not window:
                     window.append(_micro(prepared, rows, weight, objective, recipe, at))
-            at.window += 1
+            at.batch = start + per_window
             yield window
-        at.epoch, at.window = at.epoch + 1, 0
+        at.epoch, at.batch = at.epoch + 1, 0
 
 
 def _micro(

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from janus_cli.core.transformer import Transformer
-from janus_cli.errors import CheckpointError
 from janus_cli.recipe import Recipe
 from janus_cli.training import checkpoint
 from janus_cli.training.checkpoint import OPTIMIZER, STATE, Checkpoint
@@ -23,14 +22,14 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each weight
 
 @dataclass
 class Position:
-    """step: updates done. epoch, window: where the next update's data starts. bad: non-finite updates in a row.
+    """step: updates done. epoch, batch: where the next update's data starts. bad: non-finite updates in a row.
 
     best, best_step: the best validation so far. since_best: validations since then.
     """
 
     step: int = 0
     epoch: int = 0
-    window: int = 0
+    batch: int = 0
     bad: int = 0
     best: float | None = None
     best_step: int = 0
@@ -45,20 +44,12 @@ class Saver:
         self.metric = best_metric(recipe)
         self.metrics: Mapping[str, float] = {}
         self.judged = 0  # the update that `metrics` belong to
+        self.saved: int | None = None  # the update saved last by this process
 
     def judge(self, at: Position, metrics: Mapping[str, float]) -> None:
-        """Notes a validation.
-
-        Raises:
-            CheckpointError: the recipe's best_metric is not among the metrics.
-        """
+        """Notes a validation."""
         if not self.world.first:
             return
-        if self.metric not in metrics:
-            raise CheckpointError(
-                f"training.best_metric {self.metric} is no validation metric of this objective",
-                f"choose one of {', '.join(metrics)}",
-            )
         self.metrics, self.judged = metrics, at.step
         if better(self.metric, metrics[self.metric], at.best):
             at.best, at.best_step, at.since_best = metrics[self.metric], at.step, 0
@@ -71,8 +62,8 @@ class Saver:
         return bool(patience) and at.since_best >= patience
 
     def save(self, at: Position, model: Transformer, optimizer: torch.optim.AdamW) -> None:
-        """Saves this update, unless it is saved already."""
-        if self.world.first and not (checkpoint.step_folder(self.root, at.step) / "manifest.json").exists():
+        """Saves this update, once. A damaged checkpoint of the same update, left from before a resume, is replaced."""
+        if self.world.first and self.saved != at.step:
             state = {**asdict(at), "metrics": dict(self.metrics) if self.judged == at.step else {}}
             name = checkpoint.step_folder(self.root, at.step).name
             moments = optimizer_tensors(model, optimizer)
@@ -81,12 +72,15 @@ class Saver:
             best = checkpoint.step_folder(self.root, at.best_step)
             if at.best is not None and best.exists():
                 checkpoint.point(self.root, "best", best)
+            self.saved = at.step
             self._prune(at)
         self.world.wait()
 
     def _prune(self, at: Position) -> None:
         folders = list(checkpoint.steps(self.root))
-        keep = set(folders[-self.recipe.training.keep_last :]) | {checkpoint.step_folder(self.root, at.best_step)}
+        # Later ones can only be damaged: a resume passed them over.
+        whole = [folder for folder in folders if checkpoint.step_of(folder) <= at.step]
+        keep = set(whole[-self.recipe.training.keep_last :]) | {checkpoint.step_folder(self.root, at.best_step)}
         keep |= set(best_folders(self.root, self.metric)[: self.recipe.training.keep_best])
         for folder in folders:
             if folder not in keep:
@@ -99,12 +93,22 @@ def best_folders(root: Path, metric: str) -> list[Path]:
     """Checkpoints that have this metric, best first; later ones win ties, NaN is left out."""
     found: list[tuple[float, Path]] = []
     for folder in checkpoint.steps(root):
-        value = json.loads((folder / STATE).read_text(encoding="utf-8")).get("metrics", {}).get(metric)
+        try:
+            value = json.loads((folder / STATE).read_text(encoding="utf-8")).get("metrics", {}).get(metric)
+        except (OSError, ValueError):
+            continue  # damaged: whoever reads it as a checkpoint says so
         if isinstance(value, int | float) and value == value:
             found.append((float(value), folder))
     smaller = better(metric, 0.0, 1.0)
-    found.sort(key=lambda pair: (-pair[0] if smaller else pair[0], pair[1].name), reverse=True)
+    found.sort(key=lambda pair: (-pair[0] if smaller else pair[0], checkpoint.step_of(pair[1])), reverse=True)
     return [folder for _, folder in found]
+
+
+def remove_leftovers(root: Path) -> None:
+    """What a save or a removal that was killed left behind."""
+    for name in (".*.tmp", ".*.gone"):
+        for left in root.glob(name):
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
 
 
 def optimizer_tensors(model: Transformer, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:

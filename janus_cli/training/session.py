@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from janus_cli import __version__, console, recipe_file, runs
-from janus_cli.errors import CheckpointError, DataError, RunInUseError, UsageError
+from janus_cli.errors import CheckpointError, DataError, RunInUseError, UsageError, require
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.text.batching import epoch_batches, padding
@@ -28,6 +28,7 @@ from janus_cli.training.distributed import World, keep_freed_memory, start_world
 from janus_cli.training.log import Log
 from janus_cli.training.loop import make_optimizer, train
 from janus_cli.training.saving import Position, Saver
+from janus_cli.training.validation import best_metric
 
 if TYPE_CHECKING:
     from janus_cli.text.prepare import Prepared
@@ -61,8 +62,9 @@ def run_training(request: Request) -> Run:
     console.quiet = not world.first
     try:
         recipe, run = _recipe_and_run(request)
+        best_metric(recipe)  # a wrong name is found now, not after hours
         _must_be_free(request, run)
-        prepared = _open_data(request, recipe, world)
+        prepared = _open_data(request, recipe, run, world)
         _describe(recipe, prepared, run, world)
         if not request.dry_run:
             _train(request, recipe, run, prepared, world)
@@ -77,11 +79,11 @@ def _recipe_and_run(request: Request) -> tuple[Recipe, Run]:
     changes = list(request.changes) + ([f"seed={request.seed}"] if request.seed is not None else [])
     if request.data_dir is not None:
         changes.append(f"data.dir={json.dumps(str(request.data_dir))}")
-    if request.resume and request.recipe is None:
+    if request.resume and (request.recipe is None or request.run is not None):
         run = runs.find_run(request.run)
         if request.run is None:
             console.say(f"resuming {run.path}, the newest run")
-        return recipe_file.load(str(run.recipe), changes, request.objective), run
+        return recipe_file.load(request.recipe or str(run.recipe), changes, request.objective), run
     if request.recipe is None:
         console.say("no --recipe: using the built-in recipe demo")
     recipe = recipe_file.load(request.recipe or "demo", changes, request.objective)
@@ -89,6 +91,13 @@ def _recipe_and_run(request: Request) -> tuple[Recipe, Run]:
 
 
 def _must_be_free(request: Request, run: Run) -> None:
+    if request.resume and request.force:
+        raise UsageError("--resume and --force exclude each other", "--resume goes on, --force starts anew")
+    if request.allow_change and not request.resume:
+        raise UsageError("--allow-change needs --resume", "a new run takes any recipe")
+    theirs = [path for path in (run.checkpoints, run.decoded, run.log) if path.exists()]
+    if theirs and not run.recipe.exists():
+        raise UsageError(f"{run.path} holds {theirs[0].name} but no recipe.yaml: it is no run", "choose another --run")
     if run.recipe.exists() and not (request.resume or request.force):
         raise UsageError(
             f"{run.path} holds a run already",
@@ -98,14 +107,22 @@ def _must_be_free(request: Request, run: Run) -> None:
         raise UsageError(f"--resume: {run.path} holds no run", "leave out --resume to start it")
 
 
-def _open_data(request: Request, recipe: Recipe, world: World) -> Prepared:
+def _recorded(run: Run) -> Path | None:
+    """Where the data of a resumed run was, if it is still there."""
+    folder = Path(runs.read_json(run.manifest)["prepared"])
+    return folder if folder.is_dir() else None
+
+
+def _open_data(request: Request, recipe: Recipe, run: Run, world: World) -> Prepared:
     """The ids; made first (by the first rank) where they are not there."""
-    folder = request.prepared or runs.prepared_dir(recipe)
+    folder = request.prepared or (_recorded(run) if request.resume else None) or runs.prepared_dir(recipe)
     if world.first and not (folder / "manifest.json").exists():
         if request.prepared is not None:
             raise DataError(
                 f"{folder} holds no prepared data", f"janus preprocess --recipe {recipe.name} --out {folder}"
             )
+        if request.dry_run:
+            raise DataError(f"{folder} is not there yet", "a dry run prepares nothing: run `janus preprocess` first")
         console.say(f"{folder} is not there yet: preparing it first, as `janus preprocess` would")
         prepare(recipe, folder, workers=None, force=False)
     world.wait()
@@ -124,6 +141,8 @@ def _describe(recipe: Recipe, prepared: Prepared, run: Run, world: World) -> Non
 
 
 def _train(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world: World) -> None:
+    if recipe.training.tensorboard:
+        require("tensorboard", "tensorboard")  # before anything is replaced
     if world.first:
         _make_folder(run)
     with _locked(run, world):
@@ -175,6 +194,8 @@ def _begin(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world
             raise CheckpointError(
                 f"{prepared.folder} is not the data that {run.path} was trained on", "prepare the same text again"
             )
+        if world.first:
+            saving.remove_leftovers(run.checkpoints)
         found = checkpoint.newest_valid(run.checkpoints)
         if found is None:
             console.say("no checkpoint yet: starting at update 0")

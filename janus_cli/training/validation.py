@@ -12,6 +12,7 @@ from janus_cli.core.generate import generate_ar, generate_nar
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.core.transformer import Transformer
+from janus_cli.errors import UsageError
 from janus_cli.recipe import Recipe
 from janus_cli.scoring.metrics import corpus_bleu
 from janus_cli.text.batching import epoch_batches, load_batch
@@ -24,10 +25,19 @@ SMALLER_IS_BETTER = ("loss", "ce_", "kl_", "length")
 
 
 def best_metric(recipe: Recipe) -> str:
-    """The name of the number that decides which checkpoint is best."""
-    if recipe.training.best_metric != "auto":
-        return recipe.training.best_metric
-    return "bleu_ar" if OBJECTIVES[recipe.objective.name].ar else "bleu_nar"
+    """The name of the number that decides which checkpoint is best.
+
+    Raises:
+        UsageError: training.best_metric is no number that this objective's validation gives.
+    """
+    objective, chosen = OBJECTIVES[recipe.objective.name], recipe.training.best_metric
+    names = [*["bleu_ar"] * objective.ar, *["bleu_nar"] * objective.nar, "loss", *objective.terms]
+    if chosen != "auto" and chosen not in names:
+        raise UsageError(
+            f"training.best_metric {chosen} is no validation metric of objective {recipe.objective.name}",
+            f"choose one of {', '.join(names)}",
+        )
+    return names[0] if chosen == "auto" else chosen
 
 
 def better(metric: str, value: float, than: float | None) -> bool:

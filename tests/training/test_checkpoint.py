@@ -68,6 +68,23 @@ def test_a_folder_without_manifest_is_no_checkpoint(run: Run) -> None:
         load_model(last(run))
 
 
+def test_training_again_replaces_the_damaged_checkpoint(run: Run) -> None:
+    """The newest is broken: resume goes on from the one before, and the run ends with the same weights, whole."""
+    good = {name: value.clone() for name, value in load_file(last(run) / MODEL).items()}  # the file is mapped
+    for name in ("state.json", MODEL):
+        (last(run) / name).write_bytes(b"{")
+    run_training(Request(run=Path("run"), resume=True, device="cpu"))
+    assert verify(last(run)).state["step"] == 6
+    assert all(torch.equal(good[name], value) for name, value in load_file(last(run) / MODEL).items())
+
+
+def test_checkpoints_are_ordered_by_number(tmp_path: Path) -> None:
+    for step in (1_000_000, 999_000, 5):
+        checkpoint.step_folder(tmp_path, step).mkdir()
+    (tmp_path / "step-notes").mkdir()
+    assert [checkpoint.step_of(folder) for folder in checkpoint.steps(tmp_path)] == [5, 999_000, 1_000_000]
+
+
 def test_when_all_are_damaged_resume_says_so(run: Run) -> None:
     for folder in checkpoint.steps(run.checkpoints):
         (folder / MODEL).write_bytes(b"")

@@ -132,7 +132,7 @@ def test_early_stopping_and_best(tiny_recipe: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_unknown_best_metric_is_named(tiny_recipe: Path) -> None:
-    with pytest.raises(CheckpointError, match="rouge is no validation metric"):
+    with pytest.raises(UsageError, match="rouge is no validation metric"):
         go(tiny_recipe, "run", "training.best_metric=rouge")
 
 
@@ -191,6 +191,48 @@ def test_a_parent_that_cannot_be_written_is_refused(tiny_recipe: Path) -> None:
     Path("file").write_text("")
     with pytest.raises(UsageError, match="cannot be written"):
         go(tiny_recipe, "file/run")
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tiny_recipe: Path) -> None:
+    """Somebody's own checkpoints/ are not ours to replace, not even with --force."""
+    mine = Path("project/checkpoints/mine.pt")
+    mine.parent.mkdir(parents=True)
+    mine.write_text("precious")
+    for force in (False, True):
+        with pytest.raises(UsageError, match="it is no run"):
+            go(tiny_recipe, "project", force=force)
+    assert mine.read_text() == "precious"
+
+
+@pytest.mark.parametrize("wrong", [{"resume": True, "force": True}, {"allow": ("seed",)}])
+def test_options_that_contradict_each_other(tiny_recipe: Path, wrong: dict[str, bool]) -> None:
+    go(tiny_recipe, "run", "training.updates=1")
+    with pytest.raises(UsageError, match=r"exclude each other|needs --resume"):
+        go(tiny_recipe, "run", **wrong)  # type: ignore[arg-type]
+
+
+def test_resume_finds_data_that_was_prepared_elsewhere(tiny_recipe: Path) -> None:
+    whole = go(tiny_recipe, "whole", "training.updates=2")
+    Path("data/tiny.src-tgt").rename("elsewhere")
+    go(tiny_recipe, "run", "training.updates=1", prepared=Path("elsewhere"))
+    run = go(tiny_recipe, "run", "training.updates=2", resume=True, allow=("training.updates",))
+    assert digests(run, 2) == digests(whole, 2)
+
+
+def test_resume_with_other_ranks_or_accumulation_starts_at_the_same_sentence(tiny_recipe: Path) -> None:
+    """The position is a batch of the epoch, whatever a window was."""
+    run = go(tiny_recipe, "run", "training.updates=2", "training.accumulate=2")
+    state = json.loads((run.checkpoints / "last" / "state.json").read_text())
+    assert (state["epoch"], state["batch"]) == (0, 4)
+
+
+def test_what_a_killed_save_left_is_removed(tiny_recipe: Path) -> None:
+    run = go(tiny_recipe, "run", "training.updates=1")
+    for name in (".step-000009.1.tmp", ".step-000001.gone"):
+        (run.checkpoints / name).mkdir()
+        (run.checkpoints / name / "part").write_text("")
+    go(tiny_recipe, "run", "training.updates=2", resume=True, allow=("training.updates",))
+    assert not list(run.checkpoints.glob(".*"))
 
 
 def test_tensorboard_or_the_hint(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

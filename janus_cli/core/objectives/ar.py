@@ -37,4 +37,4 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: ArObjective) -> di
     return {"ce_ar": Term(ce, "tokens", 1.0)}
 
 
-AR = Objective(plan, loss, ar=True, nar=False)
+AR = Objective(plan, loss, ar=True, nar=False, terms=("ce_ar",))

@@ -51,10 +51,11 @@ def count_units(batch: Batch, hidden: Tensor | None = None) -> dict[str, int]:
 class Objective:
     """plan(batch, draws, knobs) -> Plan, without the model; loss(model, batch, plan, knobs) -> {name: Term}.
 
-    ar, nar: which ways a model trained so can generate.
+    ar, nar: which ways a model trained so can generate. terms: the names that `loss` gives.
     """
 
     plan: Callable[[Batch, Draws, Any], Plan]
     loss: Callable[[Transformer, Batch, Plan, Any], dict[str, Term]]
     ar: bool
     nar: bool
+    terms: tuple[str, ...]

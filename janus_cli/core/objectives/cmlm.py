@@ -34,4 +34,4 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: CmlmObjective) -> 
     }
 
 
-CMLM = Objective(plan, loss, ar=False, nar=True)
+CMLM = Objective(plan, loss, ar=False, nar=True, terms=("ce_nar", "length"))

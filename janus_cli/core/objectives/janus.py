@@ -64,4 +64,5 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: JanusObjective) ->
     }
 
 
-JANUS = Objective(plan, loss, ar=True, nar=True)
+TERMS = ("ce_ar", "ce_nar", "ce_aux", "kl_ar_aux", "kl_nar_aux", "kl_ar_nar", "length")
+JANUS = Objective(plan, loss, ar=True, nar=True, terms=TERMS)
