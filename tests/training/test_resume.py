@@ -14,7 +14,7 @@ import pytest
 from janus_cli import console
 from janus_cli.errors import CheckpointError, NonFiniteError, RunInUseError, Stopped, UsageError
 from janus_cli.runs import Run
-from janus_cli.training import loop, session
+from janus_cli.training import loop
 from janus_cli.training.session import Request, run_training
 
 OBJECTIVES = ["ar", "cmlm", "janus"]
@@ -240,4 +240,3 @@ def test_tensorboard_or_the_hint(tiny_recipe: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(UsageError) as problem:
         go(tiny_recipe, "run", "training.tensorboard=true", "training.updates=1")
     assert "janus-cli[tensorboard]" in problem.value.message + problem.value.hint
-    assert session.run_training is run_training
