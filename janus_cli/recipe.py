@@ -117,11 +117,12 @@ class Model(Knobs):
 
 
 class Noise(Knobs):
-    """Which target tokens are hidden: a mixture, drawn anew for each sentence in proportion to the four weights."""
+    """Which target tokens are hidden: a mixture, drawn anew for each sentence in proportion to the five weights."""
 
     uniform: Weight = 0.0  # k ~ Uniform{1..n} tokens, any places [C]
     spans: Weight = 0.0  # spans ~ Poisson, up to the budget [J]
     fixed: Weight = 0.0  # each sentence hides `share` of its tokens
+    suffix: Weight = 0.0  # the last k ~ Uniform{1..n} tokens: what a draft after a verified prefix sees
     full: Weight = 0.0  # every token: what the first pass of mask-predict sees [H]
     span_mean: Above0 = 2.0  # [J]
     span_budget: Share = 0.7  # [J]; the share really hidden is 55-58 %
@@ -129,8 +130,8 @@ class Noise(Knobs):
 
     @model_validator(mode="after")
     def _some(self) -> Noise:
-        if self.uniform + self.spans + self.fixed + self.full == 0:
-            raise ValueError("all of uniform, spans, fixed and full are 0: nothing would ever be hidden")
+        if self.uniform + self.spans + self.fixed + self.suffix + self.full == 0:
+            raise ValueError("all of uniform, spans, fixed, suffix and full are 0: nothing would ever be hidden")
         return self
 
 

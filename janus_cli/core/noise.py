@@ -54,20 +54,21 @@ class Draws:
 def hide(target: Tensor, draws: Draws, noise: Noise) -> Tensor:
     """Chooses the hidden tokens. target: (B, T) -> (B, T) bool; BOS, EOS and padding are never hidden.
 
-    Each sentence draws one sampler from the mixture `noise` (recipe.Noise): uniform, spans, fixed, full.
+    Each sentence draws one sampler from the mixture `noise` (recipe.Noise): uniform, spans, fixed, suffix, full.
     At least one token of a non-empty sentence is hidden.
     """
     text = (target >= SPECIAL) | (target == UNK)
     n = text.sum(1, keepdim=True)
-    weights = torch.tensor([noise.uniform, noise.fixed, noise.full, noise.spans], dtype=torch.float64)
-    edges = (weights / weights.sum()).cumsum(0)[:3]
-    which = (draws.uniform(1) >= edges.to(target.device)).sum(1, keepdim=True)  # (B, 1): 0 uniform .. 3 spans
+    weights = torch.tensor([noise.uniform, noise.fixed, noise.suffix, noise.full, noise.spans], dtype=torch.float64)
+    edges = (weights / weights.sum()).cumsum(0)[:-1]
+    which = (draws.uniform(1) >= edges.to(target.device)).sum(1, keepdim=True)  # (B, 1): 0 uniform .. 4 spans
     some = (draws.uniform(1) * n).long() + 1
     share = (noise.share * n).round().long().clamp(min=1)
-    count = torch.where(which == 0, some, torch.where(which == 1, share, n))
-    random_places = _rank(draws.uniform(target.shape[1]), text) < count.clamp(max=n)
+    count = torch.where(which == 1, share, torch.where(which == 3, n, some)).clamp(max=n)
+    random_places = _rank(draws.uniform(target.shape[1]), text) < count
+    suffix = text.flip(1).cumsum(1).flip(1) <= count
     spans = _spans(text, draws, noise.span_mean, noise.span_budget)
-    return torch.where(which == 3, spans, random_places) & text
+    return torch.where(which == 4, spans, torch.where(which == 2, suffix, random_places)) & text
 
 
 def _rank(score: Tensor, among: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from janus_cli.core.batch import BOS, EOS, MASK, PAD, UNK, collate
 from janus_cli.core.noise import Draws, hide
 from janus_cli.recipe import Noise
 
-MIXTURE = Noise(uniform=0.4, spans=0.3, fixed=0.1, full=0.2)
+MIXTURE = Noise(uniform=0.3, spans=0.3, fixed=0.1, suffix=0.1, full=0.2)
 
 
 def sentences(length: int, count: int) -> torch.Tensor:
@@ -49,6 +49,14 @@ def test_fixed_and_full_and_their_mixture() -> None:
     both = hide(target, Draws(1, 0, ids), Noise(fixed=0.75, full=0.25, share=0.3)).sum(1)
     assert set(both.tolist()) == {3, 10}
     assert 0.2 < float((both == 10).double().mean()) < 0.3
+
+
+def test_suffix_hides_the_last_tokens_every_count_equally_often() -> None:
+    hidden = hide(sentences(10, 20_000), Draws(1, 0, torch.arange(20_000)), Noise(suffix=1.0))[:, 1:11]
+    assert (hidden[:, 1:] | ~hidden[:, :-1]).all()  # once hidden, hidden to the end
+    often = torch.bincount(hidden.sum(1), minlength=11)
+    assert often[0] == 0
+    assert (often[1:] - 2000).abs().max() < 250
 
 
 def test_special_tokens_are_never_hidden_but_unk_is() -> None:
