@@ -225,7 +225,7 @@ class Training(Knobs):
 class Decoding(Knobs):
     """How text comes out."""
 
-    mode: Literal["auto", "ar", "nar"] = "auto"  # auto: ar, or nar where the objective has no AR side
+    mode: Literal["auto", "ar", "nar", "spec"] = "auto"  # auto: ar, or nar where the objective has no AR side
     beam: Positive = 5
     length_penalty: Weight = 1.0  # score = sum of log-probabilities / length ** length_penalty
     nbest: Positive = 1
@@ -236,6 +236,10 @@ class Decoding(Knobs):
     update: Literal["hidden", "all"] = "hidden"  # what a pass may rewrite: hidden tokens [C], or every token (CMLMC)
     rerank: Literal["none", "ar"] = "none"  # who picks among the length candidates
     remove_repeats: bool = False  # drop a token equal to the one before it
+    draft_iters: Positive = 1  # spec: decoder passes of mask-predict that write a draft
+    draft_length: Positive = 64  # spec: the most tokens of a draft behind the verified prefix
+    verify_window: Positive = 64  # spec: the most of them that one pass verifies
+    redraft: Literal["nar", "ar"] = "nar"  # spec: who writes the next draft; ar: what verifying the last one left over
     batch_sentences: Positive = 64
 
 

@@ -32,8 +32,11 @@ def decode(
         Path | None, typer.Option("--output", metavar="FILE", help="Write hypotheses here instead of to stdout.")
     ] = None,
     mode: Annotated[
-        Literal["auto", "ar", "nar"] | None,
-        typer.Option("--mode", help="ar: left to right. nar: mask-predict. auto: ar where the model can."),
+        Literal["auto", "ar", "nar", "spec"] | None,
+        typer.Option(
+            "--mode",
+            help="ar: left to right. nar: mask-predict. spec: greedy ar, drafted by nar. auto: ar where the model can.",
+        ),
     ] = None,
     beam: Annotated[int | None, typer.Option("--beam", min=1, metavar="N", help="ar: beam size; 1 is greedy.")] = None,
     length_penalty: Annotated[
@@ -58,6 +61,19 @@ def decode(
     remove_repeats: Annotated[
         bool | None,
         typer.Option("--remove-repeats/--keep-repeats", help="nar: drop a token equal to the one before it."),
+    ] = None,
+    draft_iters: Annotated[
+        int | None, typer.Option("--draft-iters", min=1, metavar="T", help="spec: decoder passes that write a draft.")
+    ] = None,
+    draft_length: Annotated[
+        int | None, typer.Option("--draft-length", min=1, metavar="N", help="spec: tokens drafted ahead, at most.")
+    ] = None,
+    verify_window: Annotated[
+        int | None, typer.Option("--verify-window", min=1, metavar="N", help="spec: tokens verified at once, at most.")
+    ] = None,
+    redraft: Annotated[
+        Literal["nar", "ar"] | None,
+        typer.Option("--redraft", help="spec: who writes the next draft; ar: what verifying the last one left over."),
     ] = None,
     batch_sentences: Annotated[
         int | None, typer.Option("--batch-sentences", min=1, metavar="N", help="Lines decoded together.")
@@ -89,6 +105,7 @@ def decode(
       janus decode --mode nar --iters 4
       janus decode --mode nar --iters 10 --length-beam 5 --rerank ar --run runs/multi30k-janus
       janus decode --mode nar --iters 4 --trace > hypotheses.txt
+      janus decode --mode spec --batch-sentences 1
       echo "ein mann fährt fahrrad ." | janus decode --input - --beam 5 --nbest 3
       janus decode --input book.de --output book.en --jsonl
     """
@@ -97,6 +114,7 @@ def decode(
     options = {
         "mode": mode, "beam": beam, "length_penalty": length_penalty, "nbest": nbest, "iters": iters,
         "length_beam": length_beam, "update": update, "rerank": rerank, "remove_repeats": remove_repeats,
+        "draft_iters": draft_iters, "draft_length": draft_length, "verify_window": verify_window, "redraft": redraft,
         "batch_sentences": batch_sentences,
     }  # fmt: skip
     run_decoding(

@@ -11,25 +11,33 @@ from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.errors import UsageError
 from janus_cli.recipe import ARStream, Decoding, Recipe
 
-ONLY_AR = ("beam", "length_penalty", "max_ratio", "max_extra")
-ONLY_NAR = ("iters", "length_beam", "update", "rerank", "remove_repeats")
+Mode = Literal["ar", "nar", "spec"]
+OPTIONS: dict[Mode, tuple[str, ...]] = {  # those that some modes share and others do not know
+    "ar": ("beam", "length_penalty", "nbest", "max_ratio", "max_extra"),
+    "nar": ("iters", "length_beam", "nbest", "update", "rerank", "remove_repeats"),
+    "spec": ("draft_iters", "draft_length", "verify_window", "redraft", "max_ratio", "max_extra"),
+}
+NOT_EVERYWHERE = {option for options in OPTIONS.values() for option in options}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What `generate_ar` or `generate_nar` is called with. ar_stream is None where the objective has no AR side."""
+    """What `generate_{mode}` is called with. ar_stream is None where the objective has no AR side."""
 
-    mode: Literal["ar", "nar"]
+    mode: Mode
     options: Decoding
     ar_stream: ARStream | None
 
     @property
     def label(self) -> str:
         """Short name of the mode, as in `ar.beam5` or `nar4.lb5.rerank`; names the files of a decoded split."""
-        options = self.options
+        options, usual = self.options, Decoding()
         if self.mode == "ar":
-            plain = options.length_penalty == Decoding().length_penalty
+            plain = options.length_penalty == usual.length_penalty
             return f"ar.beam{options.beam}" + ("" if plain else f".lp{options.length_penalty:g}")
+        if self.mode == "spec":
+            changed = (name for name in OPTIONS["spec"] if getattr(options, name) != getattr(usual, name))
+            return ".".join(["spec", *(f"{name}-{getattr(options, name)}" for name in changed)])
         parts = [f"nar{options.iters}", f"lb{options.length_beam}"]
         parts += ["all"] * (options.update == "all")
         parts += ["norepeats"] * options.remove_repeats
@@ -39,9 +47,9 @@ class Plan:
     @property
     def used(self) -> dict[str, Any]:
         """The options that matter in this mode."""
-        other = ONLY_NAR if self.mode == "ar" else ONLY_AR
+        other = NOT_EVERYWHERE.difference(OPTIONS[self.mode])
         values = self.options.model_dump(mode="json")
-        return {name: value for name, value in values.items() if name not in (*other, "mode")}
+        return {name: value for name, value in values.items() if name not in other and name != "mode"}
 
 
 def choose(recipe: Recipe, given: Mapping[str, Any]) -> Plan:
@@ -56,33 +64,35 @@ def choose(recipe: Recipe, given: Mapping[str, Any]) -> Plan:
     objective = OBJECTIVES[recipe.objective.name]
     mode = options.mode if options.mode != "auto" else "ar" if objective.ar else "nar"
     _must_fit(recipe, options, mode, given)
+    if mode == "spec":
+        options = options.model_copy(update={"nbest": 1})
     return Plan(mode, options, getattr(recipe.objective, "ar_stream", None))
 
 
-def _must_fit(recipe: Recipe, options: Decoding, mode: Literal["ar", "nar"], given: Mapping[str, Any]) -> None:
+def _must_fit(recipe: Recipe, options: Decoding, mode: Mode, given: Mapping[str, Any]) -> None:
     name = recipe.objective.name
     objective = OBJECTIVES[name]
-    if mode == "nar" and not objective.nar:
+    if mode in ("nar", "spec") and not objective.nar:
         raise UsageError(
             f"this model was trained with objective {name}: it cannot decode non-autoregressively",
-            "use --mode ar, or train with --objective janus or cmlm",
+            "use --mode ar, or train with --objective janus" + " or cmlm" * (mode == "nar"),
         )
-    if mode == "ar" and not objective.ar:
+    if mode in ("ar", "spec") and not objective.ar:
         raise UsageError(
             f"this model was trained with objective {name}: it cannot decode autoregressively",
-            "use --mode nar, or train with --objective janus or ar",
+            "use --mode nar, or train with --objective janus" + " or ar" * (mode == "ar"),
         )
-    foreign = [_flag(option) for option in (ONLY_NAR if mode == "ar" else ONLY_AR) if option in given]
+    foreign = [option for option in given if option in NOT_EVERYWHERE.difference(OPTIONS[mode])]
     if foreign:
-        other = "nar" if mode == "ar" else "ar"
+        others = [other for other, known in OPTIONS.items() if foreign[0] in known]
         raise UsageError(
-            f"{', '.join(foreign)} would change nothing: this decodes with --mode {mode}",
-            f"add --mode {other}, or leave {'it' if len(foreign) == 1 else 'them'} out",
+            f"{', '.join(map(_flag, foreign))} would change nothing: this decodes with --mode {mode}",
+            f"add --mode {' or '.join(others)}, or leave {'it' if len(foreign) == 1 else 'them'} out",
         )
     if not math.isfinite(options.length_penalty):
         raise UsageError(f"--length-penalty {options.length_penalty} is no number", "1.0 divides by the length")
     width, what = (options.beam, "--beam") if mode == "ar" else (options.length_beam, "--length-beam")
-    if options.nbest > width:
+    if mode != "spec" and options.nbest > width:
         raise UsageError(
             f"--nbest {options.nbest} is more than {what} {width}: there are not so many hypotheses",
             f"use {what} {options.nbest} or a smaller --nbest",
