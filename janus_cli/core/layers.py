@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from janus_cli.recipe import Model
 
 KeysValues = tuple[Tensor, Tensor]  # each (B, H, K, D/H)
+Keep = Callable[[KeysValues], KeysValues]  # takes the keys and values of new slots, returns those of all slots
 
 
 class Attention(nn.Module):
@@ -90,17 +92,29 @@ class Past:
 
     def __init__(self, like: Tensor, rows: int, heads: int, slots: int) -> None:
         shape = (rows, heads, slots, like.shape[-1] // heads)
-        self.keys, self.values = like.new_empty(shape), like.new_empty(shape)
+        # Zeros, because a slot that nobody sees still takes part in the product: 0 * NaN is NaN.
+        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
 
-    def extend(self, used: int, fresh: KeysValues) -> KeysValues:
-        """Appends (B, H, K, D/H) behind the first `used` slots and returns all of them."""
-        end = used + fresh[0].shape[2]
-        self.keys[:, :, used:end], self.values[:, :, used:end] = fresh
+    def put(self, at: int | Tensor, end: int, fresh: KeysValues) -> KeysValues:
+        """Writes (B, H, K, D/H) to the slots from `at` on, for all rows or (B,) for each; returns slots 0 .. end."""
+        count = fresh[0].shape[2]
+        if isinstance(at, int):
+            self.keys[:, :, at : at + count], self.values[:, :, at : at + count] = fresh
+        else:
+            places = (at[:, None] + torch.arange(count, device=at.device))[:, None, :, None].expand_as(fresh[0])
+            self.keys.scatter_(2, places, fresh[0])
+            self.values.scatter_(2, places, fresh[1])
         return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def select(self, rows: Tensor) -> None:
-        """Keeps these rows, in this order."""
-        self.keys, self.values = self.keys.index_select(0, rows), self.values.index_select(0, rows)
+    def select(self, rows: Tensor, end: int) -> None:
+        """Keeps these rows, in this order, of the slots 0 .. end; the others are to be written before they are read."""
+        self.keys, self.values = (_select(kept, rows, end) for kept in (self.keys, self.values))
+
+
+def _select(kept: Tensor, rows: Tensor, end: int) -> Tensor:
+    moved = kept.new_zeros(len(rows), *kept.shape[1:])
+    moved[:, :, :end] = kept[:, :, :end].index_select(0, rows)
+    return moved
 
 
 class DecoderLayer(nn.Module):
@@ -115,13 +129,13 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(knobs.dropout)
 
     def forward(
-        self, x: Tensor, keys: int, attend: Any, source: KeysValues, source_attend: Tensor, past: Past | None, used: int
+        self, x: Tensor, keys: int, attend: Any, source: KeysValues, source_attend: Tensor, keep: Keep | None
     ) -> Tensor:
         """x (B, L, D), of which the first `keys` slots can be seen -> (B, L, D)."""
         y = self.attention_norm(x) if self.pre else x
         kept = self.attention.keys_values(y[:, :keys])
-        if past is not None:
-            kept = past.extend(used, kept)
+        if keep is not None:
+            kept = keep(kept)
         x = x + self.dropout(self.attention(y, kept, attend))
         if self.pre:
             x = x + self.dropout(self.cross(self.cross_norm(x), source, source_attend))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_cli.core.batch import PAD
-from janus_cli.core.layers import DecoderLayer, EncoderLayer, KeysValues, Past, sinusoids
-from janus_cli.core.stream import Stream, visible
+from janus_cli.core.layers import DecoderLayer, EncoderLayer, Keep, KeysValues, Past, sinusoids
+from janus_cli.core.stream import NEVER, Stream, visible
 
 if TYPE_CHECKING:
     from janus_cli.recipe import Model
@@ -28,31 +29,46 @@ class Memory:
 
     def select(self, rows: Tensor) -> Memory:
         """These sentences, in this order."""
-        kept = tuple((keys[rows], values[rows]) for keys, values in self.kept)
+        kept = tuple((keys.index_select(0, rows), values.index_select(0, rows)) for keys, values in self.kept)
         return replace(self, states=self.states[rows], real=self.real[rows], kept=kept)
 
 
 class Cache:
-    """What a decoder call leaves for the next: keys, values, birth and death of the key slots so far."""
+    """What a decoder call leaves for the next: keys, values, birth and death of the key slots so far.
+
+    at: where the next key slots go, for all rows or (R,) for each. Setting it back takes slots back: their place is
+    written again, and until then their birth lies in the future of everything that is decoded there.
+    """
 
     def __init__(self, like: Tensor, layers: int, rows: int, heads: int, slots: int) -> None:
         self.pasts = [Past(like, rows, heads, slots) for _ in range(layers)]
-        self.birth = torch.empty(rows, slots, device=like.device)
-        self.death = torch.empty(rows, slots, device=like.device)
-        self.used = 0
+        self.birth = torch.full((rows, slots), NEVER, device=like.device)
+        self.death = torch.full((rows, slots), NEVER, device=like.device)
+        self.at: int | Tensor = 0
+        self.end = 0  # slots from here on were not written in any row
 
     def select(self, rows: Tensor) -> None:
         """Keeps these rows, in this order (a row may be taken several times)."""
         for past in self.pasts:
-            past.select(rows)
+            past.select(rows, self.end)
         self.birth, self.death = self.birth[rows], self.death[rows]
+        if not isinstance(self.at, int):
+            self.at = self.at[rows]
 
-    def attend(self, stream: Stream) -> Tensor:
-        """Notes the new key slots; (B, L, used + K) bool, by the rule of `core/stream.py`."""
-        end = self.used + stream.keys
-        self.birth[:, self.used : end] = stream.birth[:, : stream.keys]
-        self.death[:, self.used : end] = stream.death[:, : stream.keys]
-        return visible(stream.time, self.birth[:, :end], self.death[:, :end])
+    def admit(self, stream: Stream) -> tuple[Tensor, list[Keep]]:
+        """Notes the new key slots: who attends (B, L, end) by the rule of `core/stream.py`, and each layer's `Keep`."""
+        at, count = self.at, stream.keys
+        if isinstance(at, int):
+            end = at + count
+            self.birth[:, at:end], self.death[:, at:end] = stream.birth[:, :count], stream.death[:, :count]
+        else:
+            end = int(at.max()) + count
+            places = at[:, None] + torch.arange(count, device=at.device)
+            self.birth.scatter_(1, places, stream.birth[:, :count])
+            self.death.scatter_(1, places, stream.death[:, :count])
+        self.at, self.end = at + count, max(self.end, end)
+        attend = visible(stream.time, self.birth[:, :end], self.death[:, :end])
+        return attend, [partial(past.put, at, end) for past in self.pasts]
 
 
 class Transformer(nn.Module):
@@ -142,19 +158,17 @@ class Transformer(nn.Module):
         positions = F.embedding(stream.positions, self.target_positions)
         x = self._embed(stream.tokens, self.target_table, positions, self.target_norm)
         attend: Any
+        keeps: Sequence[Keep | None] = [None] * len(self.decoder)
         if cache is not None:
-            attend = cache.attend(stream)[:, None]  # (B, L, K) -> (B, 1, L, K)
+            attend, keeps = cache.admit(stream)
+            attend = attend[:, None]  # (B, L, K) -> (B, 1, L, K)
         elif self.knobs.attention == "flex":
             attend = self._block_mask(stream)
         else:
             attend = stream.attend[:, None]  # (B, L, K) -> (B, 1, L, K)
         source_attend = memory.real[:, None, None, :]  # (B, S) -> (B, 1, 1, S)
-        for index, layer in enumerate(self.decoder):
-            past = cache.pasts[index] if cache is not None else None
-            used = cache.used if cache is not None else 0
-            x = layer(x, stream.keys, attend, memory.kept[index], source_attend, past, used)
-        if cache is not None:
-            cache.used += stream.keys
+        for layer, source, keep in zip(self.decoder, memory.kept, keeps, strict=True):
+            x = layer(x, stream.keys, attend, source, source_attend, keep)
         return self.decoder_norm(x)
 
     @staticmethod

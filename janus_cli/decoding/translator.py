@@ -11,7 +11,7 @@ import torch
 
 from janus_cli.core.batch import EOS, pad
 from janus_cli.core.decoders import Output
-from janus_cli.core.generate import generate_ar, generate_nar
+from janus_cli.core.generate import generate_ar, generate_nar, generate_spec
 from janus_cli.core.transformer import Transformer
 from janus_cli.decoding.plan import Plan
 from janus_cli.errors import OutOfMemoryError
@@ -61,10 +61,13 @@ class Translator:
         self.timing = Timing()
         self.truncated = 0
 
-    def windows(self, lines: Iterable[str]) -> Iterator[list[Result]]:
-        """The results of all lines in order, some at a time; one at a time where a batch is one sentence."""
+    def windows(self, lines: Iterable[str], first: int = 0) -> Iterator[list[Result]]:
+        """The results of all lines in order, some at a time; one at a time where a batch is one sentence.
+
+        first: the number of the first line.
+        """
         size = self.plan.options.batch_sentences
-        numbered = enumerate(lines)
+        numbered = enumerate(lines, first)
         while window := list(islice(numbered, size * WINDOW_BATCHES if size > 1 else 1)):
             yield self._window(window[0][0], [line for _, line in window])
 
@@ -98,7 +101,8 @@ class Translator:
                 found = generate_nar(self.model, source, plan.options, plan.ar_stream, trace)
             else:
                 assert plan.ar_stream is not None, "checked by plan.choose"
-                found = generate_ar(self.model, source, plan.ar_stream, plan.options)
+                generate = generate_ar if plan.mode == "ar" else generate_spec
+                found = generate(self.model, source, plan.ar_stream, plan.options)
         except torch.OutOfMemoryError as problem:
             raise OutOfMemoryError(
                 f"a batch of {len(ids)} sentences does not fit into memory: {problem}".split("\n")[0],

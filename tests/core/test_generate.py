@@ -13,7 +13,7 @@ from torch import Tensor
 from janus_cli.core import generate
 from janus_cli.core.batch import BOS, EOS, MASK, PAD, SPECIAL, UNK, pad
 from janus_cli.core.decoders import Output
-from janus_cli.core.generate import framed, generate_ar, generate_nar, most_tokens
+from janus_cli.core.generate import framed, generate_ar, generate_nar, generate_spec, most_tokens
 from janus_cli.core.stream import base, beside, content, queries
 from janus_cli.core.transformer import Transformer
 from janus_cli.recipe import ARStream, Decoding, Model
@@ -102,6 +102,33 @@ def test_ar_outputs_do_not_depend_on_batch_order_size_or_padding(seed: int, ar_s
     model, rows = tiny(seed), sentences(24, seed)
     options = OPTIONS.model_copy(update={"beam": beam, "nbest": beam})
     check_independence(rows, lambda part: generate_ar(model, part, ar_stream, options))
+
+
+SPECULATIVE = [
+    {}, {"draft_iters": 2}, {"draft_length": 2}, {"verify_window": 1}, {"redraft": "ar"},
+    {"redraft": "ar", "draft_length": 3, "verify_window": 2},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("ar_stream", ["content", "query"])
+@pytest.mark.parametrize("changes", SPECULATIVE)
+def test_speculative_text_is_greedy_text(seed: int, ar_stream: ARStream, changes: dict[str, object]) -> None:
+    model, rows = tiny(seed), sentences(24, seed)
+    options = OPTIONS.model_copy(update=changes)
+    expected = generate_ar(model, source(rows), ar_stream, options)
+    found = generate_spec(model, source(rows), ar_stream, options)
+    assert plain(found) == plain(expected)
+    for (ours,), (theirs,) in zip(found, expected, strict=True):
+        assert ours.logps == pytest.approx(theirs.logps, abs=1e-9)
+        assert ours.passes <= 2 * theirs.passes * options.draft_iters
+
+
+@pytest.mark.parametrize(("ar_stream", "redraft"), [("content", "nar"), ("query", "ar")])
+def test_speculative_outputs_do_not_depend_on_batch_order_size_or_padding(ar_stream: ARStream, redraft: str) -> None:
+    model, rows = tiny(), sentences(24)
+    options = OPTIONS.model_copy(update={"redraft": redraft, "draft_length": 4})
+    check_independence(rows, lambda part: generate_spec(model, part, ar_stream, options))
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from janus_cli.core.batch import MASK, PAD, SPECIAL
-from janus_cli.core.decoders import mask_predict, mean_logp, predicted_lengths, without_repeats
+from janus_cli.core.decoders import mask_predict, masks, mean_logp, predicted_lengths, without_repeats
 
 A, B, C = SPECIAL, SPECIAL + 1, SPECIAL + 2
 
@@ -20,7 +20,7 @@ class Counting:
         self.sure = [torch.tensor(table) for table in sure]
         self.seen: list[list[list[int]]] = []
 
-    def __call__(self, tokens: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, tokens: Tensor, asked: Tensor, sentences: Tensor | None) -> tuple[Tensor, Tensor]:
         done = len(self.seen)
         self.seen.append(tokens.tolist())
         logps = self.sure[min(done, len(self.sure) - 1)].log().expand(tokens.shape)
@@ -30,7 +30,7 @@ class Counting:
 def row(n: int, iters: int) -> list[int]:
     """How many tokens each pass was shown hidden."""
     step = Counting([[0.5] * max(n, 1)])
-    mask_predict(step, torch.tensor([n]), iters)
+    mask_predict(step, masks(torch.tensor([n])), iters)
     return [tokens[0].count(MASK) for tokens in step.seen]
 
 
@@ -39,20 +39,20 @@ def row(n: int, iters: int) -> list[int]:
     [
         (10, 1, [10]),
         (10, 4, [10, 7, 5, 2]),  # floor(10 * 3/4), floor(10 * 2/4), floor(10 * 1/4)
-        (7, 10, [7, 6, 5, 4, 4, 3, 2, 2, 1, 0]),
-        (3, 5, [3, 2, 1, 1, 0]),
-        (1, 4, [1, 0, 0, 0]),
-        (2, 3, [2, 1, 0]),
-        (0, 3, [0, 0, 0]),
+        (7, 10, [7, 6, 5, 4, 3, 2, 1]),  # floors 7 6 5 4 4 3 2 2 1 0: 4 and 2 hide the same tokens twice, 0 none
+        (3, 5, [3, 2, 1]),
+        (1, 4, [1]),
+        (2, 3, [2, 1]),
+        (0, 3, []),
     ],
 )
-def test_exactly_t_passes_and_the_number_hidden_before_each(n: int, iters: int, hidden: list[int]) -> None:
+def test_the_number_hidden_before_each_pass_that_can_change_something(n: int, iters: int, hidden: list[int]) -> None:
     assert row(n, iters) == hidden
 
 
 def test_the_least_certain_are_hidden_again_and_others_keep_token_and_certainty() -> None:
     step = Counting([[0.9, 0.2, 0.5, 0.3]], [[0.1, 0.4, 0.1, 0.8]], [[0.1, 0.6, 0.7, 0.1]])
-    tokens, logps = mask_predict(step, torch.tensor([4]), 3)
+    tokens, logps, _ = mask_predict(step, masks(torch.tensor([4])), 3)
     assert step.seen == [
         [[MASK] * 4],
         [[A, MASK, A, MASK]],  # floor(4 * 2/3) = 2: 0.2 and 0.3
@@ -64,7 +64,7 @@ def test_the_least_certain_are_hidden_again_and_others_keep_token_and_certainty(
 
 def test_update_all_writes_every_token_anew() -> None:
     step = Counting([[0.9, 0.2, 0.5, 0.3]], [[0.1, 0.4, 0.2, 0.8]], [[0.3, 0.6, 0.7, 0.5]])
-    tokens, logps = mask_predict(step, torch.tensor([4]), 3, "all")
+    tokens, logps, _ = mask_predict(step, masks(torch.tensor([4])), 3, update="all")
     assert step.seen[1:] == [[[A, MASK, A, MASK]], [[MASK, B, B, B]]]
     assert tokens.tolist() == [[C] * 4]
     assert logps[0].tolist() == pytest.approx([log(p) for p in (0.3, 0.6, 0.7, 0.5)])
@@ -72,18 +72,17 @@ def test_update_all_writes_every_token_anew() -> None:
 
 def test_equals_are_hidden_from_the_left() -> None:
     step = Counting([[0.5, 0.5, 0.9, 0.5, 0.5]])
-    mask_predict(step, torch.tensor([5]), 2)
+    mask_predict(step, masks(torch.tensor([5])), 2)
     assert step.seen[1] == [[MASK, MASK, A, A, A]]
 
 
 def test_padding_is_never_hidden_shown_or_counted() -> None:
     step = Counting([[0.5, 0.4, 0.3, 0.2, 0.1, 0.05]])
-    tokens, logps = mask_predict(step, torch.tensor([6, 2, 0, 4]), 2)
-    assert step.seen[0] == [[MASK] * n + [PAD] * (6 - n) for n in (6, 2, 0, 4)]
+    tokens, logps, _ = mask_predict(step, masks(torch.tensor([6, 2, 0, 4])), 2)
+    assert step.seen[0] == [[MASK] * n + [PAD] * (6 - n) for n in (6, 2, 4)]  # nothing to write in the empty one
     assert step.seen[1] == [
         [A, A, A, MASK, MASK, MASK],
         [A, MASK, PAD, PAD, PAD, PAD],
-        [PAD] * 6,
         [A, A, MASK, MASK, PAD, PAD],
     ]
     assert tokens[1:3].tolist() == [[A, B, PAD, PAD, PAD, PAD], [PAD] * 6]
@@ -91,27 +90,80 @@ def test_padding_is_never_hidden_shown_or_counted() -> None:
     assert mean_logp(tokens, logps)[:3].tolist() == pytest.approx([float(logps[0].mean()), log(0.5 * 0.4) / 2, 0.0])
 
 
-def neighbourless(tokens: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+def neighbourless(tokens: Tensor, asked: Tensor, sentences: Tensor | None) -> tuple[Tensor, Tensor]:
     """A step in which each row depends on its own tokens only, in a way that is hard to guess."""
     place = torch.arange(tokens.shape[1]) + 1
-    weight = (tokens * real * place).sum(1, keepdim=True) * 31 + tokens * 7 + place**2
+    weight = (tokens * (tokens != PAD) * place).sum(1, keepdim=True) * 31 + tokens * 7 + place**2
     return SPECIAL + weight % 11, -((weight % 97) / 97.0) - 0.01
 
 
 @pytest.mark.parametrize("update", ["hidden", "all"])
 def test_a_row_does_not_depend_on_its_neighbours(update: Literal["hidden", "all"]) -> None:
     sizes = torch.tensor([5, 1, 9, 0, 9, 3, 17])
-    tokens, logps = mask_predict(neighbourless, sizes, 6, update)
+    tokens, logps, passes = mask_predict(neighbourless, masks(sizes), 6, update=update)
     for index, n in enumerate(sizes.tolist()):
-        alone, sure = mask_predict(neighbourless, sizes[index : index + 1], 6, update)
+        alone, sure, took = mask_predict(neighbourless, masks(sizes[index : index + 1]), 6, update=update)
+        assert took.tolist() == passes[index : index + 1].tolist()
         assert tokens[index, :n].tolist() == alone[0].tolist()
         assert logps[index, :n].tolist() == sure[0].tolist()
+
+
+def every_pass(tokens: Tensor, iters: int, update: Literal["hidden", "all"]) -> tuple[Tensor, Tensor]:
+    """The published loop, without leaving anything out."""
+    ours = hidden = tokens == MASK
+    logps = torch.zeros(tokens.shape)
+    for done in range(1, iters + 1):
+        best, sure = neighbourless(tokens.masked_fill(hidden, MASK), hidden, None)
+        written = hidden if update == "hidden" else ours
+        tokens, logps = torch.where(written, best, tokens), torch.where(written, sure, logps)
+        hidden = torch.zeros_like(ours)
+        for row, sure_here in enumerate(logps.tolist()):
+            places = sorted(ours[row].nonzero()[:, 0].tolist(), key=lambda place, p=sure_here: p[place])
+            hidden[row, places[: len(places) * (iters - done) // iters]] = True
+    return tokens, logps
+
+
+@pytest.mark.parametrize("update", ["hidden", "all"])
+@pytest.mark.parametrize("iters", [1, 4, 12])
+@pytest.mark.parametrize("fan", [1, 3])
+def test_leaving_passes_out_changes_nothing(update: Literal["hidden", "all"], iters: int, fan: int) -> None:
+    start = masks(torch.tensor([5, 1, 9, 0, 2, 3, 17, 4, 4]))
+    start[6, 3:6] = torch.tensor([A, B, C])  # known from the start
+    tokens, logps, passes = mask_predict(neighbourless, start, iters, update=update, fan=fan)
+    expected, sure = every_pass(start, iters, update)
+    assert tokens.tolist() == expected.tolist()
+    assert torch.allclose(logps, sure)
+    assert tokens[6, 3:6].tolist() == [A, B, C]
+    assert int(passes.max()) <= iters
+    if iters == 12 and update == "hidden" and fan == 1:
+        assert [passes[1], passes[3]] == [1, 0]  # one token, and none
+        assert all(n < 12 for n in passes[[0, 4, 5, 7, 8]].tolist())
+
+
+def test_sentences_are_named_when_some_are_left_out() -> None:
+    seen: list[tuple[int, list[int] | None]] = []
+
+    def step(tokens: Tensor, asked: Tensor, sentences: Tensor | None) -> tuple[Tensor, Tensor]:
+        seen.append((len(tokens), None if sentences is None else sentences.tolist()))
+        return neighbourless(tokens, asked, sentences)
+
+    mask_predict(step, masks(torch.tensor([1, 2, 6, 6, 1, 1])), 3, fan=2)
+    assert seen == [(6, None), (4, [0, 1]), (2, [1])]
+
+
+def test_only_some_places_may_be_written() -> None:
+    step = Counting([[0.5] * 4])
+    only = torch.tensor([[True, True, False, False]])
+    tokens, _, _ = mask_predict(step, masks(torch.tensor([4])), 2, only=only)
+    assert step.seen == [[[MASK] * 4], [[MASK, A, MASK, MASK]]]
+    assert tokens.tolist() == [[B, A, MASK, MASK]]
 
 
 def test_the_trace_tells_what_was_written_and_what_is_hidden_next() -> None:
     told: list[tuple[int, list[int], list[bool]]] = []
     step = Counting([[0.9, 0.2, 0.5]])
-    mask_predict(step, torch.tensor([3]), 3, trace=lambda i, t, p, h: told.append((i, t[0].tolist(), h[0].tolist())))
+    trace = lambda i, t, p, h: told.append((i, t[0].tolist(), h[0].tolist()))  # noqa: E731
+    mask_predict(step, masks(torch.tensor([3])), 3, trace=trace)
     assert told == [
         (1, [A, A, A], [False, True, True]),
         (2, [A, B, B], [False, True, False]),

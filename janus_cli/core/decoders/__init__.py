@@ -1,7 +1,20 @@
 """Searches over callables: they know nothing of the model that fills them in (`core/generate.py` does)."""
 
 from janus_cli.core.decoders.beam import beam_search
-from janus_cli.core.decoders.mask_predict import mask_predict, mean_logp, predicted_lengths, without_repeats
+from janus_cli.core.decoders.greedy import greedy
+from janus_cli.core.decoders.mask_predict import mask_predict, masks, mean_logp, predicted_lengths, without_repeats
 from janus_cli.core.decoders.output import Iteration, Output
+from janus_cli.core.decoders.speculative import speculative
 
-__all__ = ["Iteration", "Output", "beam_search", "mask_predict", "mean_logp", "predicted_lengths", "without_repeats"]
+__all__ = [
+    "Iteration",
+    "Output",
+    "beam_search",
+    "greedy",
+    "mask_predict",
+    "masks",
+    "mean_logp",
+    "predicted_lengths",
+    "speculative",
+    "without_repeats",
+]

@@ -14,50 +14,84 @@ from torch import Tensor
 
 from janus_cli.core.batch import MASK, PAD
 
-Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Step = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 Trace = Callable[[int, Tensor, Tensor, Tensor], None]
+Update = Literal["hidden", "all"]
 
 
 def mask_predict(
-    step: Step, lengths: Tensor, iters: int, update: Literal["hidden", "all"] = "hidden", trace: Trace | None = None
-) -> tuple[Tensor, Tensor]:
-    """Writes `lengths` tokens in exactly `iters` decoder passes.
+    step: Step, tokens: Tensor, iters: int, *, update: Update = "hidden", fan: int = 1,
+    only: Tensor | None = None, trace: Trace | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Writes every MASK in `iters` decoder passes.
 
-    The first pass sees only MASK. After pass i of T the floor(n (T - i) / T) least certain of a row's n tokens are
-    hidden again (equals: the leftmost first), so nothing is hidden after the last. No row depends on another.
+    After pass i of T the floor(n (T - i) / T) least certain of the n tokens that a row was to write are hidden again
+    (equals: the leftmost first), so nothing is hidden after the last. No row depends on another.
+
+    A pass is left out for a sentence that it cannot change: all its rows read what they read in the pass before (and so
+    would be answered the same), or have nothing to write.
 
     Args:
-        step: `step(tokens, real)` -> each position's best token and its log-probability; all (R, T). One decoder pass.
-        lengths: (R,) int64, n of each row, BOS and EOS not counted; may be 0. T is the largest.
+        step: `step(tokens, asked, sentences)` -> the best token and its log-probability at each place `asked` (A, T)
+            bool; both (A, T). One decoder pass. sentences: (S,) int64, those whose rows these are; None for all.
+        tokens: (R, T) int64, MASK where a token is to be written, PAD behind the end of a row.
         iters: decoder passes, at least 1.
-        update: "hidden": a pass rewrites hidden tokens, the others keep token and certainty. "all": every token is
-            written anew in each pass, hidden or not.
+        update: "hidden": a pass rewrites hidden tokens, the others keep token and certainty. "all": everything that was
+            once MASK is written anew in each pass, hidden or not.
+        fan: rows of a sentence, which stand side by side.
+        only: (R, T) bool, the places that may be written; a MASK elsewhere stays.
         trace: called after each pass as `trace(pass, tokens, logps, hidden)`: what is written, and what is hidden next.
 
     Returns:
-        tokens (R, T) int64 with PAD behind the end, their log-probabilities (R, T) in nats with 0 there.
+        tokens (R, T) int64, their log-probabilities (R, T) in nats with 0 where none was written, and the passes (B,)
+        that each sentence took part in.
     """
-    longest = int(lengths.max()) if len(lengths) else 0
-    real = torch.arange(longest, device=lengths.device) < lengths[:, None]
-    hidden = real
-    tokens = torch.full_like(real, PAD, dtype=torch.int64)
-    logps = torch.zeros(real.shape, device=lengths.device)
+    ours = tokens == MASK if only is None else only & (tokens == MASK)
+    count = ours.sum(1)
+    hidden, logps = ours, torch.zeros(tokens.shape, device=tokens.device)
+    passes = torch.zeros(len(tokens) // fan, dtype=torch.int64, device=tokens.device)
+    read = torch.full_like(tokens, -1)
     for done in range(1, iters + 1):
-        best, certainty = step(tokens.masked_fill(hidden, MASK), real)
-        written = hidden if update == "hidden" else real
-        tokens = torch.where(written, best, tokens)
-        logps = torch.where(written, certainty.to(logps.dtype), logps)
-        hidden = least_certain(logps, real, lengths * (iters - done) // iters)
+        reading = tokens.masked_fill(hidden, MASK)
+        asked = hidden if update == "hidden" else ours
+        changes = (reading != read).any(1) & asked.any(1)
+        active = changes.view(-1, fan).any(1)
+        rows, sentences = _taking_part(active, fan)
+        if rows is None:
+            best, certainty = step(reading, asked, None)
+            tokens, logps = torch.where(asked, best, tokens), torch.where(asked, certainty.to(logps.dtype), logps)
+        elif len(rows):
+            part = asked[rows]
+            best, certainty = step(reading[rows], part, sentences)
+            tokens = tokens.index_copy(0, rows, torch.where(part, best, tokens[rows]))
+            logps = logps.index_copy(0, rows, torch.where(part, certainty.to(logps.dtype), logps[rows]))
+        passes += active
+        read, hidden = reading, least_certain(logps, ours, count * (iters - done) // iters)
         if trace is not None:
             trace(done, tokens, logps, hidden)
-    return tokens, logps
+    return tokens, logps, passes
 
 
-def least_certain(logps: Tensor, real: Tensor, count: Tensor) -> Tensor:
+def _taking_part(active: Tensor, fan: int) -> tuple[Tensor | None, Tensor | None]:
+    """Rows and sentences (int64) of the next pass; None for all of them."""
+    if bool(active.all()):
+        return None, None
+    sentences = active.nonzero()[:, 0]
+    return (sentences[:, None] * fan + torch.arange(fan, device=active.device)).flatten(), sentences
+
+
+def masks(lengths: Tensor) -> Tensor:
+    """`lengths` (R,) MASKs in each row, PAD behind -> (R, T) int64, T the largest length."""
+    longest = int(lengths.max()) if len(lengths) else 0
+    real = torch.arange(longest, device=lengths.device) < lengths[:, None]
+    return torch.where(real, MASK, PAD)
+
+
+def least_certain(logps: Tensor, among: Tensor, count: Tensor) -> Tensor:
     """The `count` (R,) smallest log-probabilities of each row, the leftmost first among equals -> (R, T) bool."""
-    order = logps.masked_fill(~real, inf).sort(dim=1, stable=True).indices
+    order = logps.masked_fill(~among, inf).sort(dim=1, stable=True).indices
     rank = order.argsort(dim=1)
-    return real & (rank < count[:, None])
+    return among & (rank < count[:, None])
 
 
 def predicted_lengths(logits: Tensor, count: int, longest: int) -> Tensor:

@@ -1,0 +1,181 @@
+"""What the decoders need of a model, as callables over streams; `core/generate.py` puts them together."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from janus_cli.core.batch import BOS, EOS, IGNORE, MASK, PAD
+from janus_cli.core.decoders import mask_predict
+from janus_cli.core.stream import NEVER, Stream, base, beside
+
+if TYPE_CHECKING:
+    from janus_cli.core.transformer import Memory, Transformer
+    from janus_cli.recipe import ARStream, Decoding
+
+NEVER_WRITTEN = (PAD, BOS, MASK)
+AT_ONCE = 1024  # states turned into logits together: with 32k tokens about 130 MB, whatever the batch
+
+
+def framed(tokens: Tensor) -> Tensor:
+    """tokens (R, T), PAD behind the end -> (R, T + 2): BOS, tokens, EOS, PAD."""
+    target = F.pad(tokens, (1, 1), value=PAD)
+    target[:, 0] = BOS
+    return target.scatter(1, 1 + (tokens != PAD).sum(1, keepdim=True), EOS)
+
+
+def allowed_logits(model: Transformer, states: Tensor, never: tuple[int, ...] = NEVER_WRITTEN) -> Tensor:
+    """(N, D) -> (N, V) in float32 at least, -inf for what may not be written."""
+    logits = model.logits(states)
+    logits = logits if logits.dtype.itemsize > 4 else logits.float()
+    for token in never:
+        logits[:, token] = -inf
+    return logits
+
+
+def log_probabilities(model: Transformer, states: Tensor, never: tuple[int, ...] = NEVER_WRITTEN) -> Tensor:
+    """(N, D) -> (N, V) in nats, over the tokens that may be written."""
+    return allowed_logits(model, states, never).log_softmax(1)
+
+
+def choices(
+    model: Transformer, states: Tensor, never: tuple[int, ...] = NEVER_WRITTEN, at_end: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The best token, the lowest id among equals, and its log-probability in nats. (N, D) -> (N,), (N,).
+
+    at_end: (N,) bool, where EOS is the only choice.
+    """
+    found = []
+    for start in range(0, max(1, len(states)), AT_ONCE):
+        logits = allowed_logits(model, states[start : start + AT_ONCE], never)
+        top, best = logits.max(1)
+        if at_end is not None:
+            ends = at_end[start : start + AT_ONCE]
+            top, best = torch.where(ends, logits[:, EOS], top), best.masked_fill(ends, EOS)
+        found.append((best, top - logits.logsumexp(1)))
+    return found[0] if len(found) == 1 else (torch.cat([b for b, _ in found]), torch.cat([p for _, p in found]))
+
+
+def left_to_right(tokens: Tensor, start: Tensor, real: Tensor, ar_stream: ARStream) -> Stream:
+    """Slots that predict what follows each of `tokens` (R, L), of which the first stands at position `start` (R,).
+
+    y_t stands at position and time t. With a `query` stream, as in `stream.queries`, the query for y_{t+1} is a MASK at
+    position t + 1, half a tick before it. real: (R, L) bool, False for padding behind.
+    """
+    positions = start[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
+    time = positions.float()
+    forever, nothing = torch.full_like(time, inf), torch.full_like(tokens, IGNORE)
+    keys = Stream(tokens, positions, time, torch.where(real, time, NEVER), forever, nothing, tokens.shape[1])
+    if ar_stream == "content":
+        return keys
+    masks, never = torch.full_like(tokens, MASK), torch.full_like(time, NEVER)
+    return beside(keys, Stream(masks, positions + 1, time + 0.5, never, forever, nothing, 0))
+
+
+class NextToken:
+    """The step of `beam_search` and `greedy`: one new slot a row (content), or one and a query, over a cache."""
+
+    def __init__(self, model: Transformer, memory: Memory, ar_stream: ARStream, most: Tensor) -> None:
+        self.model, self.memory, self.ar_stream = model, memory, ar_stream
+        self.cache = model.new_cache(len(memory.real), int(most.max()))
+        self.position, self.fan = 0, 1
+
+    def __call__(self, last: Tensor, parents: Tensor | None) -> Tensor:
+        """For `beam_search`: (R, V) log-probabilities."""
+        if parents is not None:
+            sentences = torch.unique(parents // self.fan)
+            self.fan = len(parents) // len(sentences)
+            self._keep(parents, sentences)
+        return log_probabilities(self.model, self._states(last))
+
+    def best(self, last: Tensor, kept: Tensor | None, at_end: Tensor) -> tuple[Tensor, Tensor]:
+        """For `greedy`: the best token and its log-probability; each (R,)."""
+        if kept is not None:
+            self._keep(kept, kept)
+        return choices(self.model, self._states(last), at_end=at_end)
+
+    def _keep(self, rows: Tensor, sentences: Tensor) -> None:
+        self.cache.select(rows)
+        if len(sentences) < len(self.memory.real):
+            self.memory = self.memory.select(sentences)
+
+    def _states(self, last: Tensor) -> Tensor:
+        start, real = torch.full_like(last, self.position), torch.ones_like(last, dtype=torch.bool)
+        self.position += 1
+        return self.model.decode(
+            left_to_right(last[:, None], start, real[:, None], self.ar_stream), self.memory, self.cache
+        )[:, -1]
+
+
+class AllTokens:
+    """The step of `mask_predict`: one decoder pass over BOS, observed and MASK tokens, EOS; all see each other."""
+
+    def __init__(self, model: Transformer, memory: Memory) -> None:
+        self.model, self.memory = model, memory
+
+    def __call__(self, tokens: Tensor, asked: Tensor, sentences: Tensor | None) -> tuple[Tensor, Tensor]:
+        memory = self.memory if sentences is None else self.memory.select(sentences)
+        target = framed(tokens)
+        states = self.model.decode(base(target, torch.zeros_like(target)), memory)[:, 1:-1]  # (R, T, D)
+        best, logps = torch.full_like(tokens, PAD), states.new_zeros(tokens.shape)
+        found, sure = choices(self.model, states[asked], (*NEVER_WRITTEN, EOS))
+        best[asked], logps[asked] = found, sure.to(logps.dtype)
+        return best, logps
+
+
+class Draft:
+    """The draft of `speculative`: mask-predict over all that is missing up to the predicted length."""
+
+    def __init__(self, model: Transformer, memory: Memory, lengths: Tensor, most: Tensor, options: Decoding) -> None:
+        """lengths, most: (B,) int64, predicted length without EOS, and the longest output with EOS."""
+        self.model, self.memory, self.options = model, memory, options
+        self.lengths, self.most = lengths, (most - 1).clamp(max=model.knobs.max_length - 2)
+
+    def __call__(self, tokens: Tensor, counts: Tensor, sentences: Tensor) -> tuple[Tensor, Tensor]:
+        size = torch.maximum(self.lengths[sentences], counts + 1).minimum(self.most[sentences])
+        place = torch.arange(int(size.max()), device=tokens.device)
+        known = F.pad(tokens, (0, max(0, len(place) - tokens.shape[1])))[:, : len(place)]
+        known = torch.where(place < counts[:, None], known, MASK).masked_fill(place >= size[:, None], PAD)
+        end = torch.minimum(size, counts + self.options.draft_length)
+        everyone = len(sentences) == len(self.memory.real)
+        step = AllTokens(self.model, self.memory if everyone else self.memory.select(sentences))
+        written, _, passes = mask_predict(step, known, self.options.draft_iters, only=place < end[:, None])
+        # Behind the last token of the text, the end of it is proposed as well.
+        places = counts[:, None] + torch.arange(int((end - counts).max()) + 1, device=tokens.device)
+        proposals = F.pad(written, (0, 1)).gather(1, places.clamp(max=len(place)))
+        proposals = proposals.masked_fill(places >= end[:, None], PAD)
+        return torch.where((places == size[:, None]) & (end == size)[:, None], EOS, proposals), passes
+
+
+class Verify:
+    """The verifier of `speculative`: one pass over the last verified token and all that is proposed behind it.
+
+    Slots of a proposal that was refused stay in the cache until the next one is written over them; till then the
+    clock hides them, because they are born later than anything that is asked.
+    """
+
+    def __init__(self, model: Transformer, memory: Memory, ar_stream: ARStream, most: Tensor, window: int) -> None:
+        self.model, self.memory, self.ar_stream = model, memory, ar_stream
+        self.cache = model.new_cache(len(memory.real), int(most.max()) + window + 1)
+
+    def __call__(
+        self, last: Tensor, proposals: Tensor, counts: Tensor, at_end: Tensor, kept: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        if kept is not None:
+            self.cache.select(kept)
+            self.memory = self.memory.select(kept)
+        self.cache.at = counts if len(counts) > 1 else int(counts)
+        tokens = torch.cat([last[:, None], proposals], dim=1)  # (A, W + 1)
+        real = tokens != PAD
+        stream = left_to_right(tokens, counts, real, self.ar_stream)
+        # Padding may lie behind the last position that the model has.
+        stream = stream._replace(positions=stream.positions.clamp(max=self.model.knobs.max_length - 1))
+        states = self.model.decode(stream, self.memory, self.cache)[:, -tokens.shape[1] :]
+        best, logps = torch.full_like(tokens, PAD), states.new_zeros(tokens.shape)
+        found, sure = choices(self.model, states[real], at_end=at_end[real])
+        best[real], logps[real] = found, sure.to(logps.dtype)
+        return best, logps
