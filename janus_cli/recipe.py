@@ -194,6 +194,18 @@ OBJECTIVE_NAMES = ("ar", "cmlm", "janus")
 BOOTSTRAP_SAMPLES = 1000  # Koehn 2004
 BOOTSTRAP_SEED = 1
 
+# `janus bench` measures a run, whatever its recipe: the defaults of its options.
+BENCH_BEAMS = (1, 5)  # of left-to-right rows
+BENCH_ITERS = (1, 4, 10)  # of mask-predict rows
+BENCH_LENGTH_BEAMS = (1, 5)
+BENCH_BATCHES = (16, 32, 64, 128)  # tried for the best throughput
+BENCH_REPEATS = 3
+BENCH_WARMUP = 8  # sentences that nobody times, for each row and batch size
+BENCH_SENTENCES = 1000  # timed in batches; quality uses the whole split
+BENCH_SINGLES = 100  # timed one by one
+BENCH_SEED = 1  # which sentences of the split
+BENCH_BUSY = 0.5  # load average a core above which timings are off
+
 
 class Training(Knobs):
     """How the weights are found."""

@@ -46,7 +46,18 @@ def janus(capsys: pytest.CaptureFixture[str]) -> Janus:
 
 
 def test_the_commands() -> None:
-    assert set(_COMMANDS) == {"preprocess", "train", "decode", "score", "demo", "recipes", "inspect", "average"}
+    assert set(_COMMANDS) == {
+        "preprocess",
+        "train",
+        "decode",
+        "score",
+        "demo",
+        "recipes",
+        "inspect",
+        "average",
+        "export",
+        "bench",
+    }
 
 
 def test_version(janus: Janus) -> None:

@@ -20,6 +20,8 @@ _FLOORS = [
     ["__main__"],
     ["cli"],
     ["commands"],
+    ["benching"],
+    ["exporting"],
     ["decoding"],
     ["decoding"],
     ["training"],

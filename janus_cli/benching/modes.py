@@ -1,0 +1,78 @@
+"""Which decoding modes a run is measured in."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from janus_cli.decoding.plan import Plan, choose
+from janus_cli.errors import UsageError
+from janus_cli.recipe import BENCH_BEAMS, BENCH_ITERS, BENCH_LENGTH_BEAMS, Recipe
+
+MODES = ("ar", "nar", "spec")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is measured, in the order of the table, and what is left out and why."""
+
+    plans: Mapping[str, Plan]
+    left_out: Mapping[str, str]
+
+
+def wanted() -> dict[str, dict[str, Any]]:
+    """The label and the decoding options of every row that a table can have. Labels are those of `Plan.label`."""
+    rows: dict[str, dict[str, Any]] = {f"ar.beam{beam}": {"mode": "ar", "beam": beam} for beam in BENCH_BEAMS}
+    for iters in BENCH_ITERS:
+        for width in BENCH_LENGTH_BEAMS:
+            options = {"mode": "nar", "iters": iters, "length_beam": width}
+            rows[f"nar{iters}.lb{width}"] = {**options, "rerank": "none"}
+            if width > 1:
+                rows[f"nar{iters}.lb{width}.rerank"] = {**options, "rerank": "ar"}
+    return rows | {
+        "spec": {"mode": "spec", "redraft": "nar"},
+        "spec.redraft-ar": {"mode": "spec", "redraft": "ar"},
+    }
+
+
+def select(recipe: Recipe, names: Sequence[str]) -> Selection:
+    """The rows of a run with this recipe; its decoding section fills in what a row does not say.
+
+    names: a mode (ar, nar, spec), a label, or the start of labels up to a dot (nar4); none means every row.
+
+    Raises:
+        UsageError: a name fits no row, or the run can do none of those named.
+    """
+    rows = wanted()
+    asked = {label for name in names for label in _matching(name, rows)} if names else set(rows)
+    single = recipe.model_copy(update={"decoding": recipe.decoding.model_copy(update={"nbest": 1})})
+    plans: dict[str, Plan] = {}
+    left_out: dict[str, str] = {}
+    for label in (label for label in rows if label in asked):
+        try:
+            plans[label] = choose(single, rows[label])
+        except UsageError as problem:
+            left_out[label] = problem.message
+    if not plans:
+        raise UsageError(
+            f"this run can do none of {', '.join(left_out)}: {next(iter(left_out.values()))}",
+            "leave --mode out to measure every row that it can",
+        )
+    return Selection(plans, left_out)
+
+
+def _matching(name: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    if name in MODES:
+        return [label for label, options in rows.items() if options["mode"] == name]
+    if name in rows:
+        return [name]
+    found = [label for label in rows if label.startswith(f"{name}.")]
+    if not found:
+        close = difflib.get_close_matches(name, [*MODES, *rows], n=1)
+        raise UsageError(
+            f"--mode {name}: there is no such row" + (f"; did you mean {close[0]}?" if close else ""),
+            f"rows: {', '.join([*MODES, *rows])}",
+        )
+    return found

@@ -1,0 +1,194 @@
+"""One `janus bench`: which rows, on which sentences, measured, written down."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from janus_cli import __version__, console, runs
+from janus_cli.benching import child, peers, plot, report
+from janus_cli.benching.contestant import Contestant, Decoded, own
+from janus_cli.benching.machine import in_words
+from janus_cli.benching.measure import Timed, Work, measure
+from janus_cli.benching.prepare import SPLIT, Bench, Request, prepared
+from janus_cli.core.transformer import Transformer
+from janus_cli.decoding.plan import choose
+from janus_cli.errors import JanusError
+from janus_cli.recipe import BENCH_SEED
+from janus_cli.scoring.metrics import score
+from janus_cli.text.tokenizer import Tokenizers
+from janus_cli.training.checkpoint import MODEL, STATE
+from janus_cli.training.distributed import keep_freed_memory
+
+
+def run_bench(request: Request) -> dict[str, Any] | None:
+    """Measures as asked and returns everything that was found, as plain values; a dry run returns None.
+
+    Raises:
+        UsageError: options that do not fit the run, an extra that is missing, or files that are there already.
+    """
+    bench = prepared(request)
+    model, tokenizers = bench.load()
+    ours = [own(label, plan, model, tokenizers) for label, plan in bench.selection.plans.items()]
+    _announce(bench)
+    if request.dry_run:
+        _estimate(bench, ours)
+        return None
+    keep_freed_memory()
+    with tempfile.TemporaryDirectory() as exported:
+        about = _run(bench, model, tokenizers, ours, Path(exported) / "model")
+    console.say(f"kept as {report.keep(bench.run, about)}")
+    if request.json is not None:
+        runs.write_atomically(request.json, report.dump(about))
+    if request.plot is not None:
+        runs.write_atomically(request.plot, plot.svg(about))
+    return about
+
+
+def _labels(bench: Bench) -> list[str]:
+    return [
+        *bench.selection.plans,
+        *(label for peer in bench.request.against for label in peers.labels(peer, bench.device)),
+    ]
+
+
+def _announce(bench: Bench) -> None:
+    work, labels = bench.work, _labels(bench)
+    verb = "would measure" if bench.request.dry_run else "measuring"
+    console.say(
+        f"{verb} {bench.run.path}, checkpoint {bench.folder.name}, on {in_words(bench.machine)}: {', '.join(labels)}"
+    )
+    for label, why in bench.selection.left_out.items():
+        console.say(f"left out: {label}: {why}")
+    console.say(
+        f"quality on {len(bench.lines):,} sentences, batches of {', '.join(map(str, work.batches))} on "
+        f"{len(work.lines):,}, one by one {len(work.singles):,}; {work.repeats} repeats, {work.warmup} to warm up"
+    )
+
+
+def _total(bench: Bench) -> int:
+    """Sentences decoded in all: quality, timing, memory."""
+    rows = len(_labels(bench))
+    return rows * (len(bench.lines) + len(bench.work.lines)) + bench.work.translations(rows)
+
+
+def _estimate(bench: Bench, ours: Sequence[Contestant]) -> None:
+    """Decodes a few sentences one by one; in batches it goes faster, so what follows is an upper bound."""
+    probe = bench.work.singles[: max(1, bench.work.warmup)]
+    warm = Work(probe, probe, (1,), 1, 1)
+    seconds = [sum(timed.singles[0]) / len(probe) for timed in measure(ours, warm, lambda *_: None).values()]
+    per_row = _total(bench) / len(_labels(bench))
+    most = console.duration(sum(seconds) * per_row)
+    beside = " (peers not counted)" if bench.request.against else ""
+    console.say(f"{_total(bench):,} translations: at most {most}{beside}; batches make it several times faster")
+
+
+def _run(
+    bench: Bench, model: Transformer, tokenizers: Tokenizers, ours: list[Contestant], exported: Path
+) -> dict[str, Any]:
+    """Quality, timing, memory, in this order: decoding everything once is a warm-up, too."""
+    decoded: dict[str, Decoded] = {}
+    memory: dict[str, Any] = {}
+    with console.progress("measuring", _total(bench)) as bar:
+
+        def decode(row: Contestant) -> None:
+            decoded[row.label] = row.translate(bench.lines, bench.recipe.decoding.batch_sentences)
+            bar.advance(len(bench.lines), f"{row.label}: quality")
+
+        for row in ours:
+            decode(row)
+        settings: dict[str, peers.Setting] = {}
+        rows = list(ours)
+        for name in bench.request.against:
+            setting = _setting(bench, name, model, tokenizers, decoded, exported)
+            for row in peers.contestants(setting):
+                decode(row)
+                rows.append(row)
+                settings[row.label] = setting
+        timed = measure(rows, bench.work, bar.advance)
+        for row in rows:
+            memory[row.label] = _memory(bench, row.label, timed[row.label].batch, settings.get(row.label))
+            bar.advance(len(bench.work.lines), f"{row.label}: memory")
+    return _about(bench, rows, decoded, timed, memory)
+
+
+def _setting(
+    bench: Bench, name: peers.Peer, model: Transformer, tokenizers: Tokenizers, decoded: Mapping[str, Decoded],
+    exported: Path,
+) -> peers.Setting:  # fmt: skip
+    """How long a peer with random weights writes: as our greedy output, or as the references where there is none."""
+    greedy = {"mode": "ar", "beam": 1, "nbest": 1}
+    if "ar.beam1" in decoded:
+        sizes, writer = decoded["ar.beam1"].sizes, "ar.beam1 does"
+    elif getattr(bench.recipe.objective, "ar_stream", None) is not None:
+        row = own("ar.beam1", choose(bench.recipe, greedy), model, tokenizers)
+        sizes, writer = row.translate(bench.lines, bench.recipe.decoding.batch_sentences).sizes, "ar.beam1 does"
+    else:
+        texts = bench.references or bench.lines
+        sizes, writer = [len(row) for row in tokenizers.target.encode(texts)], "the references have"
+    lengths = dict(zip(bench.lines, sizes, strict=True))
+    trained = name == "ctranslate2" and peers.export(bench.recipe, model, tokenizers, bench.run, exported)
+    return peers.Setting(name, bench.recipe, tokenizers, bench.device, lengths, writer, exported, trained)
+
+
+def _memory(bench: Bench, label: str, batch: int, setting: peers.Setting | None) -> dict[str, Any] | None:
+    asked = child.asked_of(bench.run.path, bench.folder, bench.request.changes, bench.device, bench.work.lines)
+    asked |= {"label": label, "batch": batch}
+    if setting is not None:
+        if bench.device.type == "cuda" and setting.peer == "ctranslate2":
+            return None  # its memory is not torch's
+        asked |= {
+            "peer": setting.peer, "exported": str(setting.folder), "own_weights": setting.own_weights,
+            "lengths": [setting.lengths[line] for line in bench.work.lines],
+        }  # fmt: skip
+    try:
+        return child.peak_memory(asked)
+    except JanusError as problem:
+        bench.warn(f"{label}: its memory could not be measured: {problem.message}")
+        return None
+
+
+def _about(
+    bench: Bench, rows: Sequence[Contestant], decoded: Mapping[str, Decoded], timed: Mapping[str, Timed],
+    memory: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Everything, as plain values."""
+    work = bench.work
+    others = [row.label for row in rows if row.mode == "peer"]
+    ratios = report.ratios(timed, [*report.BASELINES, *others])
+    return {
+        "format": 1, "janus": __version__, "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "run": str(bench.run.path), "checkpoint": bench.folder.name,
+        "step": runs.read_json(bench.folder / STATE).get("step"),
+        "sha256": runs.read_json(bench.folder / "manifest.json")["files"][MODEL]["sha256"],
+        "objective": bench.recipe.objective.name, "split": SPLIT, "machine": dict(bench.machine),
+        "work": {
+            "sentences": len(bench.lines), "lines": len(work.lines), "singles": len(work.singles),
+            "batches": list(work.batches), "repeats": work.repeats, "warmup": work.warmup, "seed": BENCH_SEED,
+        },
+        "rows": [
+            {
+                "label": row.label, "mode": row.mode, "options": dict(row.options), "note": row.note,
+                "quality": _quality(bench, row, decoded[row.label]),
+                "passes": _passes(decoded[row.label]),
+                **report.timings(timed[row.label], len(work.lines)),
+                "memory": memory[row.label], "ratios": ratios[row.label],
+            }
+            for row in rows
+        ],
+        "left_out": dict(bench.selection.left_out), "warnings": bench.warnings,
+    }  # fmt: skip
+
+
+def _quality(bench: Bench, row: Contestant, decoded: Decoded) -> dict[str, Any] | None:
+    if bench.references is None or not row.comparable:
+        return None
+    found = score(decoded.texts, [bench.references], ["bleu"])[0]
+    return {"metric": found.name, "value": found.value, "signature": found.signature}
+
+
+def _passes(decoded: Decoded) -> float | None:
+    return None if decoded.passes is None else decoded.passes / len(decoded.texts)

@@ -1,0 +1,106 @@
+"""`janus bench`: every decoding mode of a run, measured, in one table."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from janus_cli.commands.options import DeviceOption, DryRunOption, ForceOption, SetOption, ThreadsOption
+
+
+def bench(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="A training run; by default the newest one under runs/.")
+    ] = None,
+    mode: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mode", metavar="NAME,…", help="Rows: ar, nar, spec, nar4, nar4.lb5.rerank, … Repeatable. Default: all."
+        ),
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against",
+            metavar="ctranslate2|transformers",
+            help="Measure this peer in the same call, as more rows. Repeatable.",
+        ),
+    ] = None,
+    sentences: Annotated[
+        int | None, typer.Option("--sentences", min=1, metavar="N", help="Of the test split. Default: all.")
+    ] = None,
+    batches: Annotated[
+        str | None,
+        typer.Option("--batches", metavar="N,…", help="Batch sizes tried for throughput. Default: 16,32,64,128."),
+    ] = None,
+    repeats: Annotated[
+        int | None, typer.Option("--repeats", min=1, metavar="R", help="Timings of each row. Default: 3.")
+    ] = None,
+    warmup: Annotated[
+        int | None,
+        typer.Option("--warmup", min=0, metavar="W", help="Sentences decoded before a row is timed. Default: 8."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="FOLDER|NAME",
+            help="best, last, step-000500, or a folder; by default best, else last.",
+        ),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write everything measured here, too.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw BLEU against latency at batch 1.")
+    ] = None,
+    changes: SetOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Measure every decoding mode of a run: BLEU, decoder passes, latency, throughput, memory.
+
+    Rows take turns, so that a machine that drifts does so for all; medians of the repeats, with their range. Times are
+    from text to text. Latency is that of one sentence at a time, throughput that of the best batch size. Everything
+    measured is kept in the run, as bench/DATE.json.
+
+    --against adds rows of what users would pick instead: on the run's weights where the peer can have them, otherwise
+    on random ones of equal size.
+
+    Examples:
+      janus bench
+      janus bench runs/multi30k-janus --threads 2 --plot multi30k.svg
+      janus bench multi30k-janus --mode ar,nar4 --mode spec --sentences 200
+      janus bench --against ctranslate2 --against transformers --repeats 5
+      janus bench --dry-run
+    """
+    from janus_cli.benching.peers import known
+    from janus_cli.benching.prepare import Request
+    from janus_cli.benching.report import table
+    from janus_cli.benching.session import run_bench
+    from janus_cli.recipe import BENCH_BATCHES, BENCH_REPEATS, BENCH_WARMUP
+
+    found = run_bench(
+        Request(
+            run=run, checkpoint=checkpoint, sentences=sentences, against=known(_names(against)), modes=_names(mode),
+            batches=BENCH_BATCHES if batches is None else _sizes(batches),
+            repeats=BENCH_REPEATS if repeats is None else repeats, warmup=BENCH_WARMUP if warmup is None else warmup,
+            changes=tuple(changes or ()), json=json_file, plot=plot, device=device, threads=threads, force=force,
+            dry_run=dry_run,
+        )
+    )  # fmt: skip
+    if found is not None:
+        typer.echo(table(found))
+
+
+def _names(values: list[str] | None) -> list[str]:
+    return [name.strip() for value in values or () for name in value.split(",") if name.strip()]
+
+
+def _sizes(text: str) -> list[int]:
+    words = text.split(",")
+    if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
+        raise typer.BadParameter(f"{text!r} is no list of numbers above 0, as in 16,64", param_hint="--batches")
+    return [int(word) for word in words]

@@ -1,0 +1,74 @@
+"""Which rows a run has, and how rows are named."""
+
+import pytest
+
+from janus_cli import recipe_file
+from janus_cli.benching.modes import select, wanted
+from janus_cli.errors import UsageError
+
+NAR = [f"nar{n}.lb{k}" for n in (1, 4, 10) for k in ("1", "5", "5.rerank")]
+PLAIN_NAR = [label for label in NAR if not label.endswith("rerank")]
+AR = ["ar.beam1", "ar.beam5"]
+SPEC = ["spec", "spec.redraft-ar"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "rows", "reason"),
+    [
+        ("janus", AR + NAR + SPEC, ""),
+        ("ar", AR, "cannot decode non-autoregressively"),
+        ("cmlm", PLAIN_NAR, "cannot decode autoregressively|has none"),
+    ],
+)
+def test_a_run_has_the_rows_that_it_can_do_and_says_why_not_the_others(
+    objective: str, rows: list[str], reason: str
+) -> None:
+    found = select(recipe_file.load("demo", (), objective), ())
+    assert list(found.plans) == rows
+    assert set(found.plans) | set(found.left_out) == set(wanted())
+    for why in found.left_out.values():
+        assert any(part in why for part in reason.split("|"))
+
+
+def test_labels_are_those_of_the_plans() -> None:
+    plans = select(recipe_file.load("demo"), ()).plans
+    assert list(plans) == [plan.label for plan in plans.values()]
+
+
+def test_the_recipe_fills_in_the_rest_and_its_n_best_is_one() -> None:
+    recipe = recipe_file.load(
+        "demo", ["decoding.nbest=2", "decoding.beam=2", "decoding.update=all", "decoding.max_extra=3"]
+    )
+    plans = select(recipe, ["ar.beam1", "nar4.lb1"]).plans
+    assert [plan.options.nbest for plan in plans.values()] == [1, 1]
+    assert plans["nar4.lb1"].options.update == "all"
+    assert plans["ar.beam1"].options.max_extra == 3
+
+
+@pytest.mark.parametrize(
+    ("names", "rows"),
+    [
+        (["ar"], AR),
+        (["nar"], NAR),
+        (["spec"], SPEC),
+        (["nar4"], NAR[3:6]),
+        (["nar1"], NAR[:3]),
+        (["nar4.lb5"], ["nar4.lb5"]),
+        (["nar4.lb5.rerank", "ar.beam5"], ["ar.beam5", "nar4.lb5.rerank"]),
+        (["ar", "ar.beam1"], AR),
+    ],
+)
+def test_rows_are_picked_by_mode_label_or_start_and_keep_their_order(names: list[str], rows: list[str]) -> None:
+    assert list(select(recipe_file.load("demo"), names).plans) == rows
+
+
+@pytest.mark.parametrize("name", ["nar5", "ar.beam", "nar4.lb5.rerankk", "*", "na"])
+def test_an_unknown_row_is_named(name: str) -> None:
+    with pytest.raises(UsageError, match="there is no such row") as caught:
+        select(recipe_file.load("demo"), [name])
+    assert "nar4.lb1" in caught.value.hint
+
+
+def test_a_run_that_can_do_none_of_the_rows() -> None:
+    with pytest.raises(UsageError, match=r"can do none of ar.beam1, ar.beam5: .*cmlm"):
+        select(recipe_file.load("demo", (), "cmlm"), ["ar"])
