@@ -72,7 +72,8 @@ def _row(asked: Mapping[str, Any], device: torch.device) -> Contestant:
     recipe, tokenizers = own_recipe(Path(asked["folder"]), asked["changes"]), load_tokenizers(Path(asked["run"]))
     if not asked.get("peer"):
         plan = select(recipe, [asked["label"]]).plans[asked["label"]]
-        return own(asked["label"], plan, load_model(Path(asked["folder"]), device), tokenizers)
+        model = load_model(Path(asked["folder"]), device, plan.options.precision)
+        return own(asked["label"], plan, model, tokenizers)
     setting = peers.Setting(
         asked["peer"], recipe, tokenizers, device, dict(zip(asked["lines"], asked["lengths"], strict=True)), "",
         Path(asked["exported"]), asked["own_weights"],

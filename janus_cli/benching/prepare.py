@@ -74,7 +74,8 @@ class Bench:
 
     def load(self) -> tuple[Transformer, Tokenizers]:
         """The model on its device, and the tokenizers that belong to it."""
-        model, tokenizers = load_model(self.folder, self.device), load_tokenizers(self.run.path)
+        model = load_model(self.folder, self.device, self.recipe.decoding.precision)
+        tokenizers = load_tokenizers(self.run.path)
         if model.target_table.num_embeddings != tokenizers.target.size:
             raise CheckpointError(f"{self.folder} was not trained with the tokenizer in {self.run.path}")
         return model, tokenizers

@@ -9,6 +9,7 @@ from janus_cli.commands.options import DeviceOption, DryRunOption, ForceOption, 
 
 
 def decode(
+    context: typer.Context,
     run: RunOption = None,
     checkpoint: Annotated[
         Path | None,
@@ -75,6 +76,10 @@ def decode(
         Literal["nar", "ar"] | None,
         typer.Option("--redraft", help="spec: who writes the next draft; ar: what verifying the last one left over."),
     ] = None,
+    precision: Annotated[
+        Literal["float32", "bf16"] | None,
+        typer.Option("--precision", help="Of weights and states; bf16 is fast where the hardware multiplies it."),
+    ] = None,
     batch_sentences: Annotated[
         int | None, typer.Option("--batch-sentences", min=1, metavar="N", help="Lines decoded together.")
     ] = None,
@@ -87,6 +92,9 @@ def decode(
     trace_lines: Annotated[
         int | None, typer.Option("--trace-lines", min=1, metavar="N", help="As --trace, for the first N lines.")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after the last finished line of a decoding that was stopped.")
+    ] = False,
     changes: SetOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -100,6 +108,12 @@ def decode(
     A decoded split is also kept in the run, as decode/SPLIT.MODE.txt, .jsonl and .json, where `janus score` finds it;
     decoding it again with the same options replaces it. On a terminal it is then not printed.
 
+    Files appear under their names when they are complete. Until then each grows as .NAME.partial beside its place, with
+    .NAME.journal, and whatever stops the work leaves all finished lines there: --resume, with the same text, weights
+    and options, goes on, and the result is that of an unbroken decoding, to the byte on the same machine.
+    --batch-sentences, --threads and --device may differ; hypotheses then agree up to rounding. Stdout is not kept;
+    a split's hypotheses are sent there from the first line again.
+
     Examples:
       janus decode
       janus decode --mode nar --iters 4
@@ -108,6 +122,7 @@ def decode(
       janus decode --mode spec --batch-sentences 1
       echo "ein mann fährt fahrrad ." | janus decode --input - --beam 5 --nbest 3
       janus decode --input book.de --output book.en --jsonl
+      janus decode --input book.de --output book.en --jsonl --resume
     """
     from janus_cli.decoding.session import Request, run_decoding
 
@@ -115,12 +130,29 @@ def decode(
         "mode": mode, "beam": beam, "length_penalty": length_penalty, "nbest": nbest, "iters": iters,
         "length_beam": length_beam, "update": update, "rerank": rerank, "remove_repeats": remove_repeats,
         "draft_iters": draft_iters, "draft_length": draft_length, "verify_window": verify_window, "redraft": redraft,
-        "batch_sentences": batch_sentences,
+        "precision": precision, "batch_sentences": batch_sentences,
     }  # fmt: skip
     run_decoding(
         Request(
             run=run, checkpoint=checkpoint, input=text, split=split, output=output, jsonl=jsonl,
             given={name: value for name, value in options.items() if value is not None}, changes=tuple(changes or ()),
-            trace=trace_lines or int(trace), device=device, threads=threads, force=force, dry_run=dry_run,
+            trace=trace_lines or int(trace), device=device, threads=threads, resume=resume, force=force,
+            dry_run=dry_run, words=_words(context),
         )
     )  # fmt: skip
+
+
+def _words(context: typer.Context) -> list[str]:
+    """The options of the command line, but for those that say where it begins: what to repeat in order to go on."""
+    words = []
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if source is None or source.name != "COMMANDLINE" or option.name in ("run", "checkpoint", "resume", "force"):
+            continue
+        value = context.params[option.name or ""]
+        if isinstance(value, bool):
+            words.append((option.opts if value else option.secondary_opts)[0])
+        else:
+            for each in value if isinstance(value, list | tuple) else [value]:
+                words += [option.opts[0], str(each)]
+    return words

@@ -94,6 +94,7 @@ class Past:
         shape = (rows, heads, slots, like.shape[-1] // heads)
         # Zeros, because a slot that nobody sees still takes part in the product: 0 * NaN is NaN.
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
+        self.spare: KeysValues | None = None
 
     def put(self, at: int | Tensor, end: int, fresh: KeysValues) -> KeysValues:
         """Writes (B, H, K, D/H) to the slots from `at` on, for all rows or (B,) for each; returns slots 0 .. end."""
@@ -107,14 +108,15 @@ class Past:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def select(self, rows: Tensor, end: int) -> None:
-        """Keeps these rows, in this order, of the slots 0 .. end; the others are to be written before they are read."""
-        self.keys, self.values = (_select(kept, rows, end) for kept in (self.keys, self.values))
-
-
-def _select(kept: Tensor, rows: Tensor, end: int) -> Tensor:
-    moved = kept.new_zeros(len(rows), *kept.shape[1:])
-    moved[:, :, :end] = kept[:, :, :end].index_select(0, rows)
-    return moved
+        """Keeps these rows, in this order, of the slots 0 .. end; what lies behind is written before it is seen."""
+        if self.spare is None or len(rows) > len(self.spare[0]):
+            shape = (len(rows), *self.keys.shape[1:])
+            self.spare = self.keys.new_zeros(shape), self.keys.new_zeros(shape)
+        fresh = self.spare[0][: len(rows)], self.spare[1][: len(rows)]
+        for kept, moved in zip((self.keys, self.values), fresh, strict=True):
+            moved[:, :, :end] = kept[:, :, :end].index_select(0, rows)
+        self.spare = self.keys, self.values
+        self.keys, self.values = fresh
 
 
 class DecoderLayer(nn.Module):

@@ -7,7 +7,7 @@ import gzip
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -19,6 +19,7 @@ from janus_cli.text.corpus import BOM
 STDIN = Path("-")
 # Bytes of a line that are read; the rest is passed over. Far more than a model's positions hold.
 LINE_BYTES = 1 << 16
+COUNT_BYTES = 1 << 20
 
 
 @dataclass
@@ -37,6 +38,16 @@ class Reader:
     def name(self) -> str:
         """As people read it."""
         return "stdin" if self.path == STDIN else str(self.path)
+
+    def count(self) -> int | None:
+        """How many lines there are; None where only reading them would tell (stdin, pipes, .gz)."""
+        if not self.path.is_file() or self.path.suffix == ".gz":
+            return None
+        count, last = 0, b"\n"
+        with suppress(OSError), self.path.open("rb") as file:  # whoever reads the lines hears of it
+            while block := file.read(COUNT_BYTES):
+                count, last = count + block.count(b"\n"), block[-1:]
+        return count + (last != b"\n")
 
     def __iter__(self) -> Iterator[str]:
         """The lines from the start.

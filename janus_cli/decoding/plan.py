@@ -33,16 +33,18 @@ class Plan:
         """Short name of the mode, as in `ar.beam5` or `nar4.lb5.rerank`; names the files of a decoded split."""
         options, usual = self.options, Decoding()
         if self.mode == "ar":
-            plain = options.length_penalty == usual.length_penalty
-            return f"ar.beam{options.beam}" + ("" if plain else f".lp{options.length_penalty:g}")
-        if self.mode == "spec":
-            changed = (name for name in OPTIONS["spec"] if getattr(options, name) != getattr(usual, name))
-            return ".".join(["spec", *(f"{name}-{getattr(options, name)}" for name in changed)])
-        parts = [f"nar{options.iters}", f"lb{options.length_beam}"]
-        parts += ["all"] * (options.update == "all")
-        parts += ["norepeats"] * options.remove_repeats
-        parts += ["rerank"] * (options.rerank == "ar")
-        return ".".join(parts)
+            parts = [f"ar.beam{options.beam}"]
+            parts += [f"lp{options.length_penalty:g}"] * (options.length_penalty != usual.length_penalty)
+        elif self.mode == "spec":
+            drafting = ("draft_iters", "draft_length", "verify_window", "redraft")
+            changed = (name for name in drafting if getattr(options, name) != getattr(usual, name))
+            parts = ["spec", *(f"{name}-{getattr(options, name)}" for name in changed)]
+        else:
+            parts = [f"nar{options.iters}", f"lb{options.length_beam}"]
+            parts += ["all"] * (options.update == "all")
+            parts += ["norepeats"] * options.remove_repeats
+            parts += ["rerank"] * (options.rerank == "ar")
+        return ".".join(parts + [options.precision] * (options.precision != usual.precision))
 
     @property
     def used(self) -> dict[str, Any]:

@@ -1,19 +1,13 @@
-"""Results as plain text and as JSON, and the files they go to."""
+"""Results as plain text and as JSON."""
 
 from __future__ import annotations
 
 import json
-import os
-import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, BinaryIO
+from collections.abc import Sequence
+from typing import Any
 
 from janus_cli.core.decoders import Output
 from janus_cli.decoding.translator import Result
-from janus_cli.errors import DataError
-from janus_cli.runs import sync_folder
 from janus_cli.text.tokenizer import Tokenizer
 
 DIGITS = 6  # of scores and log-probabilities
@@ -27,6 +21,17 @@ def plain(results: Sequence[Result], nbest: int) -> bytes:
         f"{result.index}\t{output.score:.{DIGITS}f}\t{text}\n"
         for result in results
         for output, text in zip(result.outputs, result.texts, strict=True)
+    ).encode()
+
+
+def plain_again(line: bytes, nbest: int) -> bytes:
+    """What `plain` gives for the result that one line of `records` was made from."""
+    about = json.loads(line)
+    if nbest == 1:
+        return f"{about['hypothesis']}\n".encode()
+    return "".join(
+        f"{about['index']}\t{found['score']:.{DIGITS}f}\t{found['hypothesis']}\n"
+        for found in about.get("nbest", [about])
     ).encode()
 
 
@@ -70,31 +75,3 @@ def _fields(output: Output, text: str, tokenizer: Tokenizer, traced: bool) -> di
 
 def _rounded(values: Sequence[float]) -> list[float]:
     return [round(value, DIGITS) for value in values]
-
-
-@contextmanager
-def growing(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears under its name when it is complete; what is no plain file (/dev/null, a pipe) is written to.
-
-    Raises:
-        DataError: it cannot be made.
-    """
-    special = path.exists() and not path.is_file()
-    written = path if special else path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        file = written.open("wb")
-    except OSError as problem:
-        raise DataError(f"{path} cannot be written: {problem.strerror}", "name another file with --output") from None
-    try:
-        with file:
-            yield file
-            file.flush()
-            if not special:
-                os.fsync(file.fileno())
-        if not special:
-            written.replace(path)
-            sync_folder(path.parent)
-    except BaseException:
-        if not special:
-            written.unlink(missing_ok=True)
-        raise

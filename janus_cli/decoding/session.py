@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any, BinaryIO
@@ -15,24 +17,31 @@ from typing import Any, BinaryIO
 import torch
 
 from janus_cli import console, runs
-from janus_cli.decoding import results
+from janus_cli.decoding import results, summary
+from janus_cli.decoding.interrupt import Interrupt, interruptible
+from janus_cli.decoding.journal import writable
 from janus_cli.decoding.lines import STDIN, Reader
 from janus_cli.decoding.plan import choose
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translator import Result, Translator
-from janus_cli.decoding.where import Place, find_checkpoint, find_split, own_recipe
-from janus_cli.errors import CheckpointError, DataError, UsageError
+from janus_cli.decoding.unfinished import Unfinished
+from janus_cli.decoding.where import Place, find_split, own_recipe, read_checkpoint
+from janus_cli.errors import CheckpointError, DataError, Stopped, UsageError
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.text.corpus import cleaner
 from janus_cli.text.tokenizer import load_tokenizers
-from janus_cli.training.checkpoint import MODEL, STATE, load_model
+from janus_cli.training.checkpoint import STATE, fingerprint, load_model
 from janus_cli.training.distributed import choose_device, keep_freed_memory
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for; see the options of `janus decode`. given: options of the decoding section."""
+    """What the user asked for; see the options of `janus decode`.
+
+    given: options of the decoding section. words: the command line's options but for --run, --checkpoint, --resume and
+    --force, to tell the user how to go on.
+    """
 
     run: Path | None = None
     checkpoint: Path | None = None
@@ -45,46 +54,88 @@ class Request:
     trace: int = 0
     device: str = "auto"
     threads: int | None = None
+    resume: bool = False
     force: bool = False
     dry_run: bool = False
+    words: Sequence[str] = ()
+
+
+@dataclass
+class Job:
+    """All that decoding needs. about: the summary so far. translator: None in a dry run.
+
+    place: where a split is kept. files: those that are kept if this is stopped, None where all goes to stdout.
+    """
+
+    about: dict[str, Any]
+    reader: Reader
+    place: Place | None
+    files: Unfinished | None
+    translator: Translator | None = None
 
 
 def run_decoding(request: Request) -> dict[str, Any]:
     """Decodes as asked and returns the summary; a dry run returns what it would begin with."""
+    if request.resume and request.force:
+        raise UsageError("--resume and --force exclude each other", "--resume goes on, --force starts over")
     if request.threads:
         torch.set_num_threads(request.threads)
     device = choose_device(request.device)
-    run, folder = find_checkpoint(request.run, request.checkpoint)
+    with interruptible():
+        job = read_checkpoint(request.run, request.checkpoint, partial(_job, request, device))
+        if job.translator is None:
+            return job.about
+        if job.place is not None:
+            _make(job.place.folder)
+            if job.place.path("txt").exists() and not request.resume:
+                console.say(f"replacing {job.place.path('txt')}")
+        with job.files.opened() if job.files else _unkept(job.translator):
+            seconds = _write(request, job, job.translator)
+            if job.files:
+                job.files.finish()
+            summary.warn(job.translator, job.reader)
+            job.about |= summary.measured(job.translator, seconds, device)
+            if job.place is not None:
+                job.about |= summary.keep(job.place, job.about)
+        return job.about
+
+
+def _job(request: Request, device: torch.device, run: Run, folder: Path) -> Job:
+    """Checks everything that can be checked beforehand, then loads the model."""
     recipe = own_recipe(folder, request.changes)
     plan = choose(recipe, request.given)
     reader, place = _input(request, run, recipe, plan.label, folder)
-    if request.output is not None and request.output.is_file() and not request.force:
-        raise UsageError(f"{request.output} is there already", "overwrite it with --force, or name another file")
     about = {
         "run": str(run.path), "checkpoint": folder.name, "objective": recipe.objective.name, "mode": plan.mode,
         "label": plan.label, "split": place.split if place else None, "input": reader.name, "options": plan.used,
     }  # fmt: skip
+    targets = _targets(request, place)
+    files, weights = None, fingerprint(folder)
+    if targets:
+        # Batches of another size give the same hypotheses: who ran out of memory may go on with smaller ones.
+        options = {name: value for name, value in plan.used.items() if name != "batch_sentences"}
+        asked = {"mode": plan.mode, "jsonl": request.jsonl and _named(request) in targets, "trace": request.trace}
+        files = Unfinished(targets, (folder.name, weights), {**asked, **options}, _again(request, run, folder, place))
+        files.check(resume=request.resume, force=request.force)
+    elif request.resume:
+        raise UsageError("--resume: what goes to stdout is not kept", "add --output FILE")
     console.say(
         f"{'would decode' if request.dry_run else 'decoding'} {reader.name} with {run.path}, checkpoint {folder.name}: "
         + ", ".join([plan.mode, *(f"{name} {value}" for name, value in plan.used.items())])
     )
+    if files is not None and files.resumed:
+        console.say(f"going on after {files.point.lines:,} finished lines")
+    job = Job(about, reader, place, files)
     if request.dry_run:
-        return about
+        return job
     keep_freed_memory()
-    model, tokenizers = load_model(folder, device), load_tokenizers(run.path)
+    model, tokenizers = load_model(folder, device, plan.options.precision), load_tokenizers(run.path)
     sizes = model.source_table.num_embeddings, model.target_table.num_embeddings
     if sizes != (tokenizers.source.size, tokenizers.target.size):
         raise CheckpointError(f"{folder} was not trained with the tokenizer in {run.path}", "name its run with --run")
-    translator = Translator(model, tokenizers, plan, request.trace)
-    seconds = _write(request, translator, reader, place)
-    _warn(translator, reader)
-    about |= _measured(translator, seconds, device) | {
-        "step": runs.read_json(folder / STATE).get("step"),
-        "sha256": runs.read_json(folder / "manifest.json")["files"][MODEL]["sha256"],
-    }
-    if place is not None:
-        about |= _keep(place, about)
-    return about
+    job.about |= {"step": runs.read_json(folder / STATE).get("step"), "sha256": weights}
+    job.translator = Translator(model, tokenizers, plan, request.trace)
+    return job
 
 
 def _input(request: Request, run: Run, recipe: Recipe, label: str, folder: Path) -> tuple[Reader, Place | None]:
@@ -100,51 +151,100 @@ def _input(request: Request, run: Run, recipe: Recipe, label: str, folder: Path)
     return Reader(request.input, cleaner(recipe.data.clean)), None
 
 
-def _write(request: Request, translator: Translator, reader: Reader, place: Place | None) -> float:
+def _named(request: Request) -> Path | None:
+    return None if request.output == STDIN else request.output
+
+
+def _targets(request: Request, place: Place | None) -> dict[Path, bool]:
+    """The files to make, and whether they may replace what is there: a split's two, and the one that the user named."""
+    targets = {place.path(suffix): True for suffix in ("txt", "jsonl")} if place else {}
+    output = _named(request)
+    if output is not None and (output.is_file() or not output.exists()):
+        if output in targets:
+            raise UsageError(f"{output} is made in any case", "leave out --output")
+        targets[output] = request.force
+    return targets
+
+
+def _again(request: Request, run: Run, folder: Path, place: Place | None) -> str:
+    """The command that goes on with what this one began, with the run and the checkpoint that were taken."""
+    words = [*request.words, "--run", str(run.path)]
+    if place is None or request.checkpoint is not None:  # otherwise the name would become part of the split's files
+        inside = folder.parent == run.checkpoints.resolve()
+        words += ["--checkpoint", folder.name if inside else str(folder)]
+    fed = " (with the same text on stdin)" if request.input == STDIN else ""
+    return shlex.join(["janus", "decode", *words, "--resume"]) + fed
+
+
+def _write(request: Request, job: Job, translator: Translator) -> float:
     """Decodes all lines and writes them wherever they go; returns the seconds it took, loading left out."""
-    nbest, tokenizer = translator.plan.options.nbest, translator.tokenizers.target
+    nbest, tokenizer, timing = translator.plan.options.nbest, translator.tokenizers.target, translator.timing
     width = shutil.get_terminal_size().columns
-    total = None
-    if place is not None:
-        with reader.path.open("rb") as file:
-            total = sum(1 for _ in file)
-    started = perf_counter()
+    first, lines = 0, iter(job.reader)
     with ExitStack() as stack:
-        asked = _asked(request, stack, place is not None)
-        kept: dict[str, BinaryIO] = {}
-        if place is not None:
-            _make(place.folder)
-            if place.path("txt").exists():
-                console.say(f"replacing {place.path('txt')}")
-            kept = {suffix: stack.enter_context(results.growing(place.path(suffix))) for suffix in ("txt", "jsonl")}
+        stream = _stream(request, stack, job.place is not None)
+        before = 0.0
+        if job.files is not None:
+            begun = job.files.point
+            first, lines, before = begun.lines, job.files.skipped(lines), begun.seconds
+            timing.sentences, timing.tokens, timing.passes = first, begun.tokens, begun.passes
+            if stream is not None and first:
+                _replay(stream, job.files.partials[1], first, request.jsonl, nbest)
         # A bar would be drawn into the lines that a person reads.
-        read_here = request.trace or (asked is sys.stdout.buffer and sys.stdout.isatty())
-        bar = None if read_here else stack.enter_context(console.progress("decoding", total))
-        for some in translator.windows(reader):
-            json_lines = results.records(some, tokenizer, request.trace) if request.jsonl or kept else b""
-            if asked is not None:
-                asked.write(json_lines if request.jsonl else results.plain(some, nbest))
-                asked.flush()
-            if kept:
-                kept["txt"].write(results.plain([_best(result) for result in some], 1))
-                kept["jsonl"].write(json_lines)
+        read_here = request.trace or (stream is sys.stdout.buffer and sys.stdout.isatty())
+        bar = None if read_here else console.progress("decoding", job.reader.count(), start=first)
+        if bar is not None:
+            translator.advance = stack.enter_context(bar).advance
+        started = perf_counter()
+        for some in translator.windows(lines, first):
+            json_lines = results.records(some, tokenizer, request.trace) if request.jsonl or job.place else b""
+            asked = json_lines if request.jsonl else results.plain(some, nbest)
+            if job.files is not None:
+                kept = [results.plain([_best(result) for result in some], 1), json_lines] if job.place else []
+                parts = [*kept, asked][: len(job.files.targets)]  # `asked` goes to the stream if no file was named
+                seconds = before + perf_counter() - started
+                sources = [result.source for result in some]
+                job.files.write(parts, sources, timing.tokens, timing.passes, seconds)
+            if stream is not None:
+                stream.write(asked)
+                stream.flush()
             for result in some[: max(0, request.trace - some[0].index)]:
                 for line in shown(result, tokenizer, width):
                     console.say(line)
-            if bar is not None:
-                bar.advance(len(some))
-    return perf_counter() - started
+        return before + perf_counter() - started
 
 
 def _best(result: Result) -> Result:
     return Result(result.index, result.source, result.outputs[:1], result.texts[:1])
 
 
-def _asked(request: Request, stack: ExitStack, kept: bool) -> BinaryIO | None:
-    """Where the hypotheses go besides the run's folder: the named file, or stdout unless nobody needs them there."""
-    if request.output is not None and request.output != STDIN:
-        return stack.enter_context(results.growing(request.output))
-    return None if kept and sys.stdout.isatty() else sys.stdout.buffer
+def _stream(request: Request, stack: ExitStack, kept: bool) -> BinaryIO | None:
+    """Where the hypotheses flow: a device or pipe that was named, else stdout unless nobody needs them there."""
+    output = _named(request)
+    if output is None:
+        return None if kept and sys.stdout.isatty() else sys.stdout.buffer
+    if output.is_file() or not output.exists():
+        return None
+    with writable(output):
+        return stack.enter_context(output.open("wb"))
+
+
+def _replay(stream: BinaryIO, records: Path, lines: int, jsonl: bool, nbest: int) -> None:
+    """Whoever reads the stream gets all lines, also those that an earlier process decoded."""
+    with records.open("rb") as file:
+        for line in islice(file, lines):
+            stream.write(line if jsonl else results.plain_again(line, nbest))
+    stream.flush()
+
+
+@contextmanager
+def _unkept(translator: Translator) -> Iterator[None]:
+    try:
+        yield
+    except Interrupt as stop:
+        raise Stopped(
+            stop.number, f"{stop} after {translator.timing.sentences:,} lines", "--output FILE keeps them for --resume"
+        ) from None
 
 
 def _make(folder: Path) -> None:
@@ -154,45 +254,3 @@ def _make(folder: Path) -> None:
         raise DataError(
             f"{folder} cannot be written: {problem.strerror}", "decode a text with --input FILE instead"
         ) from None
-
-
-def _warn(translator: Translator, reader: Reader) -> None:
-    if reader.bad_utf8:
-        console.warn(f"{reader.name}: lines that are not UTF-8: {reader.bad_utf8:,}; the bad bytes were replaced")
-    if cut := max(translator.truncated, reader.cut):
-        console.warn(f"{reader.name}: lines cut to the {translator.longest} tokens that the model reads: {cut:,}")
-
-
-def _measured(translator: Translator, seconds: float, device: torch.device) -> dict[str, Any]:
-    """Says how fast it was, and returns it."""
-    timing = translator.timing
-    mean, p95 = timing.latency()
-    batch = translator.plan.options.batch_sentences
-    rates = [count / max(seconds, 1e-9) for count in (timing.sentences, timing.tokens)]
-    passes = timing.passes / max(1, timing.sentences)
-    console.say(
-        f"{timing.sentences:,} sentence{'s' * (timing.sentences != 1)} in {seconds:.1f} s: {rates[0]:.1f} sentences/s, "
-        f"{rates[1]:.0f} tokens/s, {passes:.1f} decoder passes a sentence; a batch of up to {batch} took "
-        f"{1000 * mean:.0f} ms from start to end, p95 {1000 * p95:.0f} ms (loading the model not counted)"
-    )
-    return {
-        "sentences": timing.sentences, "tokens": timing.tokens, "seconds": round(seconds, 3),
-        "sentences_per_second": round(rates[0], 3), "tokens_per_second": round(rates[1], 3),
-        "passes_mean": round(passes, 3), "batches": len(timing.seconds),
-        "batch_latency_ms": {"mean": round(1000 * mean, 3), "p95": round(1000 * p95, 3)},
-        "threads": torch.get_num_threads(), "device": str(device), "torch": torch.__version__,
-    }  # fmt: skip
-
-
-def _keep(place: Place, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes the summary and the reference beside the hypotheses; the summary last, `janus score` starts from it."""
-    references = []
-    if place.target is not None:
-        references = [f"{place.split}.reference.txt"]
-        runs.write_atomically(place.folder / references[0], place.target.read_bytes())
-    files = {"hypotheses": place.path("txt").name, "records": place.path("jsonl").name, "references": references}
-    runs.write_atomically(
-        place.path("json"), (json.dumps({**about, **files}, indent=1, ensure_ascii=False) + "\n").encode()
-    )
-    console.say(f"kept as {place.path('txt')} (.jsonl, .json); score it with `janus score {place.path('txt')}`")
-    return files

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -17,7 +17,9 @@ from janus_cli.decoding.plan import Plan
 from janus_cli.errors import OutOfMemoryError
 from janus_cli.text.tokenizer import Tokenizers
 
-WINDOW_BATCHES = 64  # lines are sorted within windows of so many batches: memory stays bounded, output flows
+WINDOW_BATCHES = (
+    16  # lines are sorted within windows of so many batches: memory is bounded, and so is what a stop loses
+)
 NOTHING = Output([], [], 0.0, 0)
 
 
@@ -52,6 +54,7 @@ class Translator:
     """A model with its tokenizers and a plan.
 
     traced: the first so many lines keep every pass of mask-predict. truncated: lines longer than the model reads.
+    advance: called with a number of lines when these are decoded, for a bar.
     """
 
     def __init__(self, model: Transformer, tokenizers: Tokenizers, plan: Plan, traced: int = 0) -> None:
@@ -60,6 +63,7 @@ class Translator:
         self.longest = model.knobs.max_length - 1  # EOS
         self.timing = Timing()
         self.truncated = 0
+        self.advance: Callable[[int], None] = lambda count: None
 
     def windows(self, lines: Iterable[str], first: int = 0) -> Iterator[list[Result]]:
         """The results of all lines in order, some at a time; one at a time where a batch is one sentence.
@@ -83,6 +87,8 @@ class Translator:
             trace = any(first + row < self.traced for row in rows)
             for row, found in zip(rows, self._batch([ids[row] for row in rows], trace), strict=True):
                 outputs[row] = found
+            self.advance(len(rows))
+        self.advance(len(lines) - len(order))
         texts = iter(self.tokenizers.target.decode([output.tokens for found in outputs for output in found]))
         self.timing.sentences += len(lines)
         self.timing.tokens += sum(len(found[0].tokens) for found in outputs)

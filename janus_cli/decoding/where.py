@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from janus_cli import console, recipe_file, runs
 from janus_cli.decoding.lines import Reader
-from janus_cli.errors import CheckpointError, DataError, UsageError
+from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.text.corpus import sha256
+
+Read = TypeVar("Read")
+RETRIES = 3  # each needs a training that saves and prunes while one checkpoint is read
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,27 @@ def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Pat
     raise CheckpointError(
         f"there is no checkpoint {checkpoint} in {found.path}", f"see `ls {found.checkpoints}`, or name a folder"
     )
+
+
+def read_checkpoint(run: Path | None, checkpoint: Path | None, read: Callable[[Run, Path], Read]) -> Read:
+    """What `read` makes of the run and the folder that `find_checkpoint` finds.
+
+    A training may prune the folder meanwhile, after it moved the links: `read` is then called with their new target.
+    It must have read everything when it returns.
+
+    Raises:
+        CheckpointError: what was named is there no longer; other errors of `read`.
+    """
+    found, folder = find_checkpoint(run, checkpoint)
+    for _ in range(RETRIES):
+        try:
+            return read(found, folder)
+        except (JanusError, OSError):
+            if folder.is_dir():
+                raise
+            console.say(f"{folder} was pruned meanwhile: looking for another one")
+            found, folder = find_checkpoint(found.path, checkpoint)
+    return read(found, folder)
 
 
 def own_recipe(folder: Path, changes: Sequence[str]) -> Recipe:

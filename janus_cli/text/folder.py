@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from janus_cli.errors import DataError, UsageError
-from janus_cli.runs import sync_folder
+from janus_cli.runs import sync
 
 MANIFEST = "manifest.json"
 LOCK = "lock"  # in the working folder only, held by the process that works there
@@ -60,9 +60,9 @@ def whole_folder(out: Path, *, force: bool) -> Iterator[Path]:
         unlocked.rename(work)
         yield work
         for path in work.iterdir():
-            _sync_file(path)
+            sync(path)
         (work / LOCK).unlink()
-        sync_folder(work)
+        sync(work)
         _put_in_place(work, out, force=force)
     finally:
         os.close(lock)
@@ -97,12 +97,4 @@ def _put_in_place(work: Path, out: Path, *, force: bool) -> None:
         with suppress(FileNotFoundError):  # another process may have taken it away
             out.rename(old)
             shutil.rmtree(old)
-    sync_folder(out.parent)
-
-
-def _sync_file(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(out.parent)

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from janus_cli.errors import DataError
-from janus_cli.runs import sync_folder
+from janus_cli.runs import sync
 from janus_cli.text.encode import Ragged
 
 FORMAT = "1"
@@ -85,7 +85,7 @@ class StoreWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._temporary.replace(self.path)
-        sync_folder(self.path.parent)
+        sync(self.path.parent)
 
 
 def _list_array(rows: Ragged) -> Any:

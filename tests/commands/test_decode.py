@@ -18,6 +18,7 @@ import torch
 
 from janus_cli import recipe_file
 from janus_cli.cli import main
+from janus_cli.core.transformer import Transformer
 from janus_cli.runs import copy_files, write_atomically
 from janus_cli.text.prepare import prepare
 from janus_cli.text.tokenizer import load_tokenizers
@@ -139,6 +140,8 @@ def test_the_test_split_goes_to_stdout_and_into_the_run(janus: Janus) -> None:
         (["--beam", "2", "--length-penalty", "0.6"], "test.ar.beam2.lp0.6"),
         (["--mode", "nar", "--iters", "4"], "test.nar4.lb3"),
         (["--mode", "nar", "--length-beam", "2", "--rerank", "ar", "--update", "all"], "test.nar3.lb2.all.rerank"),
+        (["--mode", "spec"], "test.spec"),
+        (["--mode", "spec", "--redraft", "ar", "--precision", "bf16"], "test.spec.redraft-ar.bf16"),
         (["--mode", "nar", "--remove-repeats", "--checkpoint", "step-000001"], "test.nar3.lb3.norepeats.step-000001"),
         (["--split", "valid", "--set", "decoding.max_extra=2"], "valid.ar.beam3"),
     ],
@@ -172,6 +175,8 @@ def test_score_finds_what_was_decoded(janus: Janus, capsys: pytest.CaptureFixtur
         ["--mode", "ar", "--beam", "5", "--nbest", "5"],
         ["--mode", "nar", "--iters", "4"],
         ["--mode", "nar", "--rerank", "ar", "--update", "all", "--remove-repeats"],
+        ["--mode", "spec"],
+        ["--mode", "spec", "--redraft", "ar", "--verify-window", "3"],
     ],
 )
 def test_batch_size_order_and_threads_change_no_hypothesis(janus: Janus, mode: list[str]) -> None:
@@ -191,6 +196,15 @@ def test_batch_size_order_and_threads_change_no_hypothesis(janus: Janus, mode: l
     assert hypotheses() == expected
 
 
+def test_speculative_text_is_greedy_text(janus: Janus) -> None:
+    (greedy, spec) = (
+        records(janus(*mode, "--jsonl")[1]) for mode in (["--mode", "ar", "--beam", "1"], ["--mode", "spec"])
+    )
+    assert [line["ids"] for line in spec] == [line["ids"] for line in greedy]
+    assert [line["logps"] for line in spec] == [pytest.approx(line["logps"], abs=1e-4) for line in greedy]
+    assert len({line["passes"] for line in spec}) > 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -199,6 +213,9 @@ def test_batch_size_order_and_threads_change_no_hypothesis(janus: Janus, mode: l
         (["--beam", "2", "--nbest", "3"], "--nbest 3 is more than --beam 2"),
         (["--mode", "nar", "--length-beam", "2", "--nbest", "3"], "--nbest 3 is more than --length-beam 2"),
         (["--mode", "nar", "--length-beam", "39"], "more than the 38 lengths"),
+        (["--mode", "spec", "--run", "ar"], "objective ar: it cannot decode non-autoregressively"),
+        (["--mode", "spec", "--nbest", "2"], "--nbest would change nothing: this decodes with --mode spec"),
+        (["--draft-iters", "2"], "--draft-iters would change nothing: this decodes with --mode ar"),
         (["--mode", "nar", "--run", "ar"], "objective ar: it cannot decode non-autoregressively"),
         (["--mode", "ar", "--run", "cmlm"], "objective cmlm: it cannot decode autoregressively"),
         (["--rerank", "ar", "--run", "cmlm"], "objective cmlm has none"),
@@ -283,19 +300,19 @@ def test_nbest_gives_lines_with_number_and_score_and_the_best_is_kept_for_scorin
     assert [h["hypothesis"] for record in kept for h in record["nbest"]] == [text for _, _, text in cells]
 
 
-@pytest.mark.parametrize("mode", ["ar", "nar"])
+@pytest.mark.parametrize("mode", ["ar", "nar", "spec"])
 def test_records_hold_what_the_scores_are_made_of(janus: Janus, mode: str) -> None:
     code, out, _ = janus("--mode", mode, "--jsonl")
     assert code == 0
     tokenizer = load_tokenizers(Path("runs/janus")).target
     for record, line in zip(records(out), source(), strict=True):
-        ending = 1 if mode == "ar" else 0
+        ending = 0 if mode == "nar" else 1
         assert record["source"] == line
         assert record["length"] == len(record["logps"]) == len(record["ids"]) + ending
         assert record["tokens"] == tokenizer.pieces(record["ids"])
         assert [record["hypothesis"]] == tokenizer.decode([record["ids"]])
         assert record["score"] == pytest.approx(sum(record["logps"]) / record["length"], abs=1e-5)
-        assert record["passes"] == 3 or mode == "ar"
+        assert record["passes"] <= 3 or mode != "nar"
         assert "trace" not in record
 
 
@@ -346,7 +363,10 @@ def test_output_files_are_not_overwritten_without_force(janus: Janus) -> None:
 def test_a_full_disk_ends_it_without_a_traceback_and_without_half_files(janus: Janus) -> None:
     code, _, err = janus("--output", "/dev/full")
     assert (code, "No space left" in err) == (1, True)
-    assert not list(Path("runs/janus/decode").iterdir())
+    kept = Path("runs/janus/decode")
+    assert all(file.name.startswith(".test.ar.beam3.") for file in kept.iterdir())  # what was decoded is not lost
+    assert janus("--resume")[0] == 0
+    assert not list(kept.glob(".*"))
     with Path("/dev/full").open("wb") as full:
         command = [sys.executable, "-m", "janus_cli", "decode"]
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
@@ -433,3 +453,27 @@ def test_a_dry_run_checks_and_writes_nothing(janus: Janus) -> None:
     assert "iters 3" in err
     assert sorted(Path().rglob("*")) == before
     assert janus("--dry-run", "--nbest", "9")[0] == 2
+
+
+@pytest.mark.parametrize("mode", [["--mode", "ar"], ["--mode", "nar"], ["--mode", "spec"]])
+@pytest.mark.parametrize("size", ["1", "64"])
+def test_sources_of_nothing_give_lines_of_nothing(janus: Janus, mode: list[str], size: str) -> None:
+    code, out, _ = janus(*mode, "--jsonl", "--input", "-", "--batch-sentences", size, stdin=b"\n  \n\t\n\n")
+    assert code == 0
+    assert [(r["hypothesis"], r["tokens"], r["score"], r["passes"]) for r in records(out)] == [("", [], 0.0, 0)] * 4
+    text = f"\n{source()[0]}\n\n".encode()
+    among = records(janus(*mode, "--jsonl", "--input", "-", "--batch-sentences", size, stdin=text)[1])
+    assert [bool(record["passes"]) for record in among] == [False, True, False]
+    alone = janus(*mode, "--input", "-", "--batch-sentences", size, stdin=source()[0].encode())[1]
+    assert among[1]["hypothesis"] == alone.removesuffix("\n")
+
+
+@pytest.mark.parametrize(("says", "length"), [(0, 1), (1, 1), (38, 38), (39, 38)])
+def test_a_length_head_that_says_nothing_or_too_much_is_clamped(
+    janus: Janus, monkeypatch: pytest.MonkeyPatch, says: int, length: int
+) -> None:
+    logits = -((torch.arange(40.0) - says) ** 2)
+    monkeypatch.setattr(Transformer, "length_logits", lambda self, memory: logits.expand(len(memory.real), -1))
+    code, out, _ = janus("--mode", "nar", "--length-beam", "1", "--jsonl")
+    assert code == 0
+    assert {record["length"] for record in records(out)} == {length}

@@ -64,6 +64,19 @@ def test_as_many_lines_as_there_are_line_feeds(parts: list[bytes]) -> None:
     assert len(read(data)[0]) == len(parts)
 
 
+@pytest.mark.parametrize("text", ["", "\n", "a", "a\n", "a\n\nb", "a\r\x0b\u2028b\nc", "long" * 9 + "\n" * 9 + "end"])
+def test_lines_are_counted_where_that_is_cheap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:  # fmt: skip
+    monkeypatch.setattr(lines, "COUNT_BYTES", 7)
+    reader = Reader(tmp_path / "text")
+    reader.path.write_bytes(text.encode())
+    assert reader.count() == len(list(reader))
+    (tmp_path / "text.gz").write_bytes(gzip.compress(text.encode()))
+    for other in (tmp_path / "text.gz", tmp_path, STDIN):
+        assert Reader(other).count() is None
+
+
 def test_files_plain_and_compressed(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x\ny")
     (tmp_path / "b.gz").write_bytes(gzip.compress(b"x\ny"))

@@ -151,7 +151,7 @@ def test_a_failed_save_leaves_nothing_and_the_older_ones(run: Run, monkeypatch: 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_sync", full)
+    monkeypatch.setattr(checkpoint, "sync", full)
     with pytest.raises(CheckpointError, match="No space left") as problem:
         checkpoint.save(run.checkpoints, "step-000099", found.recipe, (9, 9), {}, {"w": torch.zeros(1000)}, None)
     assert "4,000 bytes" in problem.value.hint
