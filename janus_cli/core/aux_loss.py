@@ -12,41 +12,95 @@ The objective adds them up,
 
 and CE(AR) on the other tokens (Liang et al., EMNLP 2022; weights of the released code, knobs here). Both sides of
 every KL receive gradient: each distribution learns from the others.
+
+`terms` is the readable version, from logits, and autograd does the rest. `aux_loss` gives the same values and the same
+gradient without ever holding the logits of a batch. For one token, with log-probabilities l_i and probabilities p_i of
+the three distributions i, c_i the coefficient of CE(i), h_ij half that of KLs(i, j), and z_i the logits:
+
+    d/dz_i  =  c_i (p_i - (1 - s) [gold] - s/V)
+               + sum_j h_ij ( p_i (l_i - l_j) - p_i KL(p_i || p_j) + p_i - p_j )
+
+which is linear in (l_1, l_2, l_3) and in (p_1, p_2, p_3) with coefficients that do not depend on the word.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from janus_cli.core.losses import rows_at_once
+from janus_cli.core.losses import in_chunks, rows_at_once, with_gradient
+
+Number = TypeVar("Number", Tensor, float)
 
 
-class AuxLoss(NamedTuple):
-    """Sums over hidden tokens, in nats."""
+class AuxLoss(NamedTuple, Generic[Number]):
+    """Sums over hidden tokens, in nats; or a coefficient for each of them."""
 
-    ce_ar: Tensor
-    ce_nar: Tensor
-    ce_aux: Tensor
-    kl_ar_aux: Tensor
-    kl_nar_aux: Tensor
-    kl_ar_nar: Tensor
+    ce_ar: Number
+    ce_nar: Number
+    ce_aux: Number
+    kl_ar_aux: Number
+    kl_nar_aux: Number
+    kl_ar_nar: Number
 
 
-def aux_loss(ar: Tensor, nar: Tensor, aux: Tensor, weight: Tensor, gold: Tensor, smoothing: float) -> AuxLoss:
+PAIRS = ((0, 2), (1, 2), (0, 1))  # of (AR, NAR, AUX), in the order of the KLs above
+
+
+def aux_loss(
+    ar: Tensor, nar: Tensor, aux: Tensor, weight: Tensor, gold: Tensor, smoothing: float, coefficients: AuxLoss[float]
+) -> AuxLoss[Tensor]:
     """ar, nar, aux: states (N, D) of the three distributions at the same N hidden tokens; weight (V, D); gold (N,).
 
-    Logits are made for some tokens at a time. See the module's docstring for the equation.
+    See the module's docstring for the equation. coefficients: what the sums will be multiplied with, up to a
+    common factor, when they are added up; the gradient is that of this sum.
     """
-    rows = rows_at_once(len(weight))
-    chunks = zip(ar.split(rows), nar.split(rows), aux.split(rows), gold.split(rows), strict=True)
-    parts = [terms(a @ weight.T, n @ weight.T, u @ weight.T, y, smoothing) for a, n, u, y in chunks]
-    return AuxLoss(*(torch.stack(sums).sum() for sums in zip(*parts, strict=True)))
+    states = torch.stack([ar, nar, aux])  # (3, N, D)
+    exact = torch.promote_types(ar.dtype, torch.float32)
+    factors = torch.tensor(coefficients, dtype=exact, device=ar.device)
+    half = torch.zeros(3, 3, dtype=exact, device=ar.device)  # h_ij
+    for (i, j), factor in zip(PAIRS, factors[3:], strict=True):
+        half[i, j] = half[j, i] = factor / 2
+    wanted = torch.is_grad_enabled() and (states.requires_grad or weight.requires_grad)
+    totals, by_states, by_weight = torch.zeros_like(factors), torch.zeros_like(states), torch.zeros_like(weight)
+    for where, some, table, logits in in_chunks(states, weight, rows_at_once(3 * len(weight))):
+        logs = logits.log_softmax(2)  # (3, R, V)
+        p = logs.exp()
+        inner = p.transpose(0, 1) @ logs.permute(1, 2, 0)  # (R, 3, 3): sum_v p_i l_j
+        kl = inner.diagonal(dim1=1, dim2=2)[..., None] - inner  # KL(p_i || p_j)
+        totals += _totals(logs, kl, gold[where], smoothing)
+        if wanted:
+            slope = _slope(logs, p, kl, gold[where], smoothing, factors[:3], half).to(some.dtype)
+            everywhere = smoothing * factors[:3, None, None]  # c_i s, over V: equal for all words, so without a pass
+            by_states[:, where] = slope @ table - everywhere * table.mean(0)
+            by_weight += slope.flatten(0, 1).T @ some.flatten(0, 1)
+            by_weight -= (everywhere / len(weight) * some).sum((0, 1))
+    if wanted:
+        totals = with_gradient(totals, factors, states, weight, by_states, by_weight)
+    return AuxLoss(*totals)
 
 
-def terms(ar: Tensor, nar: Tensor, aux: Tensor, gold: Tensor, smoothing: float) -> AuxLoss:
+def _totals(logs: Tensor, kl: Tensor, gold: Tensor, smoothing: float) -> Tensor:
+    """The six sums. logs (3, R, V), kl (R, 3, 3), gold (R,) -> (6,)."""
+    chosen = logs.gather(2, gold.expand(3, -1)[..., None]).sum((1, 2))
+    ce = -(1 - smoothing) * chosen - smoothing * logs.mean(2).sum(1)
+    both = kl.sum(0)
+    return torch.cat([ce, torch.stack([(both[i, j] + both[j, i]) / 2 for i, j in PAIRS])])
+
+
+def _slope(logs: Tensor, p: Tensor, kl: Tensor, gold: Tensor, smoothing: float, c: Tensor, half: Tensor) -> Tensor:
+    """d/dz (see the top) but for c_i s/V; logs, p (3, R, V), kl (R, 3, 3), c (3,), half = h (3, 3) -> (3, R, V)."""
+    by_logs = torch.diag(half.sum(1)) - half  # sum_j h_ij (l_i - l_j) = (by_logs @ l)_i
+    constant = half.sum(1) - (half * kl).sum(2)  # (R, 3)
+    slope = (by_logs @ logs.view(3, -1)).view_as(logs).add_(constant.T[..., None]).mul_(p)
+    slope.view(3, -1).addmm_(torch.diag(c) - half, p.view(3, -1))
+    taken = (smoothing - 1) * c[:, None, None].expand(3, len(gold), 1)
+    return slope.scatter_add_(2, gold.expand(3, -1)[..., None], taken)
+
+
+def terms(ar: Tensor, nar: Tensor, aux: Tensor, gold: Tensor, smoothing: float) -> AuxLoss[Tensor]:
     """The same from logits (N, V)."""
     log_ar, log_nar, log_aux = ((x if x.dtype.itemsize > 4 else x.float()).log_softmax(-1) for x in (ar, nar, aux))
     p_ar, p_nar, p_aux = log_ar.exp(), log_nar.exp(), log_aux.exp()

@@ -132,8 +132,9 @@ def update(
         quiet = nullcontext() if last or not isinstance(trainee, DistributedDataParallel) else trainee.no_sync()
         with quiet:
             with _autocast(recipe.training, world.device):
-                terms = trainee(batch.to(world.device), plan.to(world.device), knobs)
-            parts = [weight * term.weight * term.total / max(1.0, counts[term.unit]) for term in terms.values()]
+                plan = plan.to(world.device).part_of(counts)
+                terms = trainee(batch.to(world.device), plan, knobs)
+            parts = [weight * term.weight * term.total * plan.share(term.unit) for term in terms.values()]
             (world.size * torch.stack(parts).sum()).backward()  # DDP averages over ranks; we want the sum
         done.append((terms, plan, weight))
     norm = nn.utils.clip_grad_norm_(trainee.parameters(), recipe.training.clip or float("inf"))

@@ -46,12 +46,24 @@ def plain(ar: Tensor, nar: Tensor, aux: Tensor, gold: Tensor, smoothing: float) 
     return AuxLoss(**sums)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("at_once", [1, 21, 1 << 20])
+def close(ours: Tensor, theirs: Tensor | None, tolerance: float) -> bool:
+    theirs = torch.zeros_like(ours) if theirs is None else theirs
+    return torch.allclose(ours.double(), theirs.double(), rtol=tolerance, atol=tolerance)
+
+
+PRECISIONS = [(torch.float64, 1e-10), (torch.float32, 1e-5)]
+ONE = {name: AuxLoss(*(float(name == other) for other in AuxLoss._fields)) for name in AuxLoss._fields}
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+@pytest.mark.parametrize("at_once", [1, 60, 1 << 20])
+@pytest.mark.parametrize(
+    "weights", [*ONE.values(), AuxLoss(0.3, 0.5, 0.25, 3.0, 1.0, 2.0), AuxLoss(*[0.0] * 6)], ids=lambda w: str([*w])
+)
 def test_aux_loss_equals_the_plain_version(
-    dtype: torch.dtype, tolerance: float, at_once: int, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, tolerance: float, at_once: int, weights: AuxLoss[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Values and gradients of every term, on both sides of every KL, whatever the chunk size."""
+    """Values and gradients, of each term alone and of them all, whatever the chunk size."""
     monkeypatch.setattr(losses, "LOGITS_AT_ONCE", at_once)
     torch.manual_seed(3)
     shapes = [(5, 4)] * 3 + [(7, 4)]
@@ -59,18 +71,64 @@ def test_aux_loss_equals_the_plain_version(
     given = [x.detach().to(dtype).requires_grad_() for x in exact]
     gold = torch.tensor([0, 6, 2, 2, 5])
     expected = plain(*(x @ exact[3].T for x in exact[:3]), gold, 0.1)
-    found = aux_loss(*given, gold, 0.1)
-    for name in AuxLoss._fields:
-        a, b = getattr(expected, name), getattr(found, name)
-        assert b.item() == pytest.approx(a.item(), rel=tolerance)
-        ours = torch.autograd.grad(b, given, retain_graph=True, allow_unused=True)
-        theirs = torch.autograd.grad(a, exact, retain_graph=True, allow_unused=True)
-        for own, other in zip(ours, theirs, strict=True):
-            assert (
-                (own is None or bool((own == 0).all()))
-                if other is None
-                else torch.allclose(own.double(), other, rtol=tolerance, atol=tolerance)
-            )
+    found = aux_loss(*given, gold, 0.1, weights)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.item() == pytest.approx(theirs.item(), rel=tolerance)
+    with torch.no_grad():
+        assert torch.allclose(torch.stack(found), torch.stack(aux_loss(*given, gold, 0.1, weights)))
+    total = sum(2 * weight * value for weight, value in zip(weights, found, strict=True))
+    wanted = sum(2 * weight * value for weight, value in zip(weights, expected, strict=True))
+    theirs = torch.autograd.grad(wanted, exact, allow_unused=True)
+    for own, other in zip(torch.autograd.grad(total, given), theirs, strict=True):
+        assert close(own, other, tolerance)
+
+
+def test_a_gradient_for_other_weights_is_refused() -> None:
+    torch.manual_seed(0)
+    states = [torch.randn(3, 4, requires_grad=True) for _ in range(3)]
+    found = aux_loss(*states, torch.randn(5, 4), torch.tensor([0, 1, 2]), 0.1, AuxLoss(1.0, 0.5, 0.5, 3.0, 1.0, 1.0))
+    with pytest.raises(RuntimeError, match="was made for totals weighted"):
+        (found.ce_ar + found.ce_nar).backward()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+@pytest.mark.parametrize("at_once", [1, 20, 1 << 20])
+def test_cross_entropy_equals_the_plain_version(
+    dtype: torch.dtype, tolerance: float, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", at_once)
+    torch.manual_seed(4)
+    exact = [torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in ((5, 4), (7, 4))]
+    given = [x.detach().to(dtype).requires_grad_() for x in exact]
+    gold = torch.tensor([0, 6, 2, 2, 5])
+    logits = exact[0] @ exact[1].T
+    wanted = 3 * torch.nn.functional.cross_entropy(logits, gold, label_smoothing=0.1, reduction="sum")
+    found = 3 * cross_entropy(*given, gold, 0.1)
+    assert found.item() == pytest.approx(wanted.item(), rel=tolerance)
+    with torch.no_grad():
+        assert torch.equal(3 * cross_entropy(*given, gold, 0.1), found.detach())
+    for own, other in zip(torch.autograd.grad(found, given), torch.autograd.grad(wanted, exact), strict=True):
+        assert close(own, other, tolerance)
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_losses_in_bf16_under_autocast_are_near_and_finite(count: int) -> None:
+    """Products in bf16, softmax in float32; a batch without tokens costs nothing."""
+    torch.manual_seed(5)
+    states = [torch.randn(count, 8, requires_grad=True) for _ in range(3)]
+    weight, gold = torch.randn(11, 8, requires_grad=True), torch.arange(count)
+    weights = AuxLoss(1.0, 0.5, 0.5, 3.0, 1.0, 1.0)
+    sums = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            tied = aux_loss(*states, weight, gold, 0.1, weights)
+            ce = cross_entropy(states[0], weight, gold, 0.1)
+        total = sum((a * b for a, b in zip(weights, tied, strict=True)), ce)
+        sums.append((total, *torch.autograd.grad(total, [*states, weight])))
+    for exact, low in zip(*sums, strict=True):
+        assert exact.dtype == low.dtype == torch.float32
+        assert (exact - low).abs().sum() <= 0.05 * exact.abs().sum()
+    assert float(sums[0][0].detach()) > 0 or not count
 
 
 def test_both_sides_of_each_kl_get_gradient() -> None:

@@ -7,7 +7,7 @@ all ranks and accumulation steps before anything is computed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Term(NamedTuple):
-    """One named part of a loss. The loop adds weight * total / (how many `unit` there are in the update)."""
+    """One named part of a loss. The loop adds weight * total * plan.share(unit)."""
 
     total: Tensor  # scalar, nats
     unit: str  # a key of Plan.counts
@@ -31,14 +31,26 @@ class Term(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """streams: what the decoder reads. counts: how many of each unit this batch holds."""
+    """streams: what the decoder reads. counts: how many of each unit this batch holds.
+
+    whole: how many there are in the whole update, over ranks and accumulation; by default, this batch is all of it.
+    """
 
     streams: Mapping[str, Stream]
     counts: Mapping[str, int]
+    whole: Mapping[str, float] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Plan:
         """The same plan on another device."""
-        return Plan({name: stream.to(device) for name, stream in self.streams.items()}, self.counts)
+        return replace(self, streams={name: stream.to(device) for name, stream in self.streams.items()})
+
+    def part_of(self, whole: Mapping[str, float]) -> Plan:
+        """The same plan as part of a larger update."""
+        return replace(self, whole=whole)
+
+    def share(self, unit: str) -> float:
+        """What one `unit` counts for in the mean over the update."""
+        return 1 / max(1.0, self.whole.get(unit, self.counts[unit]))
 
 
 def count_units(batch: Batch, hidden: Tensor | None = None) -> dict[str, int]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from janus_cli.core.aux_loss import aux_loss
+from janus_cli.core.aux_loss import AuxLoss, aux_loss
 from janus_cli.core.batch import IGNORE, Batch
 from janus_cli.core.losses import cross_entropy, length_loss
 from janus_cli.core.noise import Draws, hide
@@ -52,7 +52,14 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: JanusObjective) ->
     aux_states = nar_aux_states[:, nar_aux.keys :][aux_labels != IGNORE]  # (B, M, D) -> (N hidden, D)
 
     rest = cross_entropy(ar_states[~is_hidden], words, asked[~is_hidden], knobs.label_smoothing)
-    tied = aux_loss(ar_states[is_hidden], nar_states, aux_states, words, asked[is_hidden], knobs.label_smoothing)
+    token, one = plan.share("tokens"), plan.share("hidden")
+    weights = AuxLoss(
+        knobs.ar * token, knobs.nar * one, knobs.aux * one,
+        knobs.kl_ar_aux * one, knobs.kl_nar_aux * one, knobs.kl_ar_nar * one,
+    )  # fmt: skip
+    tied = aux_loss(
+        ar_states[is_hidden], nar_states, aux_states, words, asked[is_hidden], knobs.label_smoothing, weights
+    )
     return {
         "ce_ar": Term(rest + tied.ce_ar, "tokens", knobs.ar),
         "ce_nar": Term(tied.ce_nar, "hidden", knobs.nar),
