@@ -177,6 +177,7 @@ class JanusObjective(Knobs):
     kl_ar_aux: Weight = 3.0
     kl_nar_aux: Weight = 1.0
     kl_ar_nar: Weight = 1.0
+    kl_to_ar: Share = 1.0  # the part of the KLs' gradient that AR receives [J]; at 0, AR teaches and is not taught
     kl_start: Count = 0  # updates without any KL
     kl_warmup: Count = 0  # updates over which the KL weights then rise to their full value
 

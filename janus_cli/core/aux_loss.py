@@ -11,7 +11,8 @@ The objective adds them up,
     CE(AR) + 1/2 (CE(NAR) + CE(AUX)) + 3 KLs(AR, AUX) + 1 KLs(NAR, AUX) + 1 KLs(AR, NAR)
 
 and CE(AR) on the other tokens (Liang et al., EMNLP 2022; weights of the released code, knobs here). Both sides of
-every KL receive gradient: each distribution learns from the others.
+every KL receive gradient: each distribution learns from the others. How much of it AR receives is a knob: as long as
+NAR and AUX are much weaker than AR, they hold it back.
 
 `terms` is the readable version, from logits, and autograd does the rest. `aux_loss` gives the same values and the same
 gradient without ever holding the logits of a batch. For one token, with log-probabilities l_i and probabilities p_i of
@@ -50,12 +51,14 @@ PAIRS = ((0, 2), (1, 2), (0, 1))  # of (AR, NAR, AUX), in the order of the KLs a
 
 
 def aux_loss(
-    ar: Tensor, nar: Tensor, aux: Tensor, weight: Tensor, gold: Tensor, smoothing: float, coefficients: AuxLoss[float]
-) -> AuxLoss[Tensor]:
+    ar: Tensor, nar: Tensor, aux: Tensor, weight: Tensor, gold: Tensor, smoothing: float,
+    coefficients: AuxLoss[float], kl_to_ar: float = 1.0,
+) -> AuxLoss[Tensor]:  # fmt: skip
     """ar, nar, aux: states (N, D) of the three distributions at the same N hidden tokens; weight (V, D); gold (N,).
 
     See the module's docstring for the equation. coefficients: what the sums will be multiplied with, up to a
     common factor, when they are added up; the gradient is that of this sum.
+    kl_to_ar: the KLs' gradient by `ar` is multiplied with it.
     """
     states = torch.stack([ar, nar, aux])  # (3, N, D)
     exact = torch.promote_types(ar.dtype, torch.float32)
@@ -63,6 +66,7 @@ def aux_loss(
     half = torch.zeros(3, 3, dtype=exact, device=ar.device)  # h_ij
     for (i, j), factor in zip(PAIRS, factors[3:], strict=True):
         half[i, j] = half[j, i] = factor / 2
+    half[0] *= kl_to_ar  # row i is what reaches distribution i
     wanted = torch.is_grad_enabled() and (states.requires_grad or weight.requires_grad)
     totals, by_states, by_weight = torch.zeros_like(factors), torch.zeros_like(states), torch.zeros_like(weight)
     for where, some, table, logits in in_chunks(states, weight, rows_at_once(3 * len(weight))):

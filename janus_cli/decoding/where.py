@@ -43,6 +43,8 @@ def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Pat
     """
     if checkpoint is not None and run is None and checkpoint.is_dir():
         folder = checkpoint.resolve()
+        if (folder / "tokenizer.json").is_file():  # an exported folder is its own run
+            return Run(folder), folder
         if not (own := Run(folder.parent.parent)).recipe.is_file():
             raise UsageError(f"{checkpoint} lies in no run, so its tokenizer is not known", "name its run with --run")
         return own, folder

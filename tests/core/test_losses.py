@@ -83,6 +83,24 @@ def test_aux_loss_equals_the_plain_version(
         assert close(own, other, tolerance)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_how_much_of_the_kls_reaches_ar(share: float) -> None:
+    torch.manual_seed(6)
+    ar, nar, aux = (torch.randn(5, 4, dtype=torch.float64).requires_grad_() for _ in range(3))
+    weight, gold = torch.randn(7, 4, dtype=torch.float64), torch.tensor([0, 6, 2, 2, 5])
+    weights = AuxLoss(0.3, 0.5, 0.25, 3.0, 1.0, 2.0)
+    found = aux_loss(ar, nar, aux, weight, gold, 0.1, weights, share)
+    total = sum(factor * value for factor, value in zip(weights, found, strict=True))
+    reached = ar * share + ar.detach() * (1 - share)  # the same values; gradient times `share`
+    taught = plain(reached @ weight.T, nar @ weight.T, aux @ weight.T, gold, 0.1)
+    alone = plain(ar @ weight.T, nar.detach() @ weight.T, aux.detach() @ weight.T, gold, 0.1)
+    expected = weights.ce_ar * alone.ce_ar + sum(f * v for f, v in zip(weights[1:], taught[1:], strict=True))
+    assert total.item() == pytest.approx(expected.item(), rel=1e-10)
+    theirs = torch.autograd.grad(expected, [ar, nar, aux])
+    for own, other in zip(torch.autograd.grad(total, [ar, nar, aux]), theirs, strict=True):
+        assert close(own, other, 1e-10)
+
+
 def test_a_gradient_for_other_weights_is_refused() -> None:
     torch.manual_seed(0)
     states = [torch.randn(3, 4, requires_grad=True) for _ in range(3)]

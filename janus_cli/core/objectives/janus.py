@@ -58,8 +58,9 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: JanusObjective) ->
         knobs.kl_ar_aux * one, knobs.kl_nar_aux * one, knobs.kl_ar_nar * one,
     )  # fmt: skip
     tied = aux_loss(
-        ar_states[is_hidden], nar_states, aux_states, words, asked[is_hidden], knobs.label_smoothing, weights
-    )
+        ar_states[is_hidden], nar_states, aux_states, words, asked[is_hidden], knobs.label_smoothing,
+        weights, knobs.kl_to_ar,
+    )  # fmt: skip
     return {
         "ce_ar": Term(rest + tied.ce_ar, "tokens", knobs.ar),
         "ce_nar": Term(tied.ce_nar, "hidden", knobs.nar),
