@@ -252,7 +252,7 @@ class Decoding(Knobs):
     draft_iters: Positive = 1  # spec: decoder passes of mask-predict that write a draft
     draft_length: Positive = 64  # spec: the most tokens of a draft behind the verified prefix
     verify_window: Positive = 64  # spec: the most of them that one pass verifies
-    redraft: Literal["nar", "ar"] = "nar"  # spec: who writes the next draft; ar: what verifying the last one left over
+    redraft: Literal["nar", "ar", "joint"] = "nar"  # spec: who writes the next draft; see core/decoders/speculative.py
     precision: Literal["float32", "bf16"] = "float32"  # of weights and states; logits and scores are float32 in both
     batch_sentences: Positive = 64
 

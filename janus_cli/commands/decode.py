@@ -73,8 +73,11 @@ def decode(
         int | None, typer.Option("--verify-window", min=1, metavar="N", help="spec: tokens verified at once, at most.")
     ] = None,
     redraft: Annotated[
-        Literal["nar", "ar"] | None,
-        typer.Option("--redraft", help="spec: who writes the next draft; ar: what verifying the last one left over."),
+        Literal["nar", "ar", "joint"] | None,
+        typer.Option(
+            "--redraft",
+            help="spec: who writes the next draft. ar: what verifying left over. joint: nar in the verifying pass.",
+        ),
     ] = None,
     precision: Annotated[
         Literal["float32", "bf16"] | None,

@@ -53,8 +53,8 @@ def generate_spec(model: Transformer, source: Tensor, ar_stream: ARStream, optio
         memory, most = model.encode(source, source != PAD), most_tokens(source, model, options)
         (lengths,) = predicted_lengths(model.length_logits(memory), 1, model.knobs.max_length - 2).T
         window = min(options.verify_window, int(most.max()))
-        verify = Verify(model, memory, ar_stream, most, window)
         draft = Draft(model, memory, lengths, most, options)
+        verify = Verify(model, memory, ar_stream, most, window, draft if options.redraft == "joint" else None)
         return [[output] for output in speculative(draft, verify, most, window, options.redraft)]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from janus_cli.core.batch import BOS, EOS, IGNORE, MASK, PAD
 from janus_cli.core.decoders import mask_predict
-from janus_cli.core.stream import NEVER, Stream, base, beside
+from janus_cli.core.stream import NEVER, Stream, base, beside, in_span
 
 if TYPE_CHECKING:
     from janus_cli.core.transformer import Memory, Transformer
@@ -136,46 +136,72 @@ class Draft:
         self.lengths, self.most = lengths, (most - 1).clamp(max=model.knobs.max_length - 2)
 
     def __call__(self, tokens: Tensor, counts: Tensor, sentences: Tensor) -> tuple[Tensor, Tensor]:
-        size = torch.maximum(self.lengths[sentences], counts + 1).minimum(self.most[sentences])
-        place = torch.arange(int(size.max()), device=tokens.device)
-        known = F.pad(tokens, (0, max(0, len(place) - tokens.shape[1])))[:, : len(place)]
-        known = torch.where(place < counts[:, None], known, MASK).masked_fill(place >= size[:, None], PAD)
-        end = torch.minimum(size, counts + self.options.draft_length)
+        known, asked = self.reading(tokens, counts, sentences)
         everyone = len(sentences) == len(self.memory.real)
         step = AllTokens(self.model, self.memory if everyone else self.memory.select(sentences))
-        written, _, passes = mask_predict(step, known, self.options.draft_iters, only=place < end[:, None])
-        # Behind the last token of the text, the end of it is proposed as well.
-        places = counts[:, None] + torch.arange(int((end - counts).max()) + 1, device=tokens.device)
-        proposals = F.pad(written, (0, 1)).gather(1, places.clamp(max=len(place)))
-        proposals = proposals.masked_fill(places >= end[:, None], PAD)
-        return torch.where((places == size[:, None]) & (end == size)[:, None], EOS, proposals), passes
+        written, _, passes = mask_predict(step, known, self.options.draft_iters, only=asked)
+        return self.proposals(written, counts), passes
+
+    def reading(self, tokens: Tensor, counts: Tensor, sentences: Tensor) -> tuple[Tensor, Tensor]:
+        """The first `counts` (A,) of tokens (A, P), MASKs, PAD -> (A, T), and which of the MASKs are asked for."""
+        size = torch.maximum(self.lengths[sentences], counts + 1).minimum(self.most[sentences])[:, None]
+        place = torch.arange(int(size.max()), device=tokens.device)
+        known = F.pad(tokens, (0, max(0, len(place) - tokens.shape[1])))[:, : len(place)]
+        known = torch.where(place < counts[:, None], known, MASK).masked_fill(place >= size, PAD)
+        return known, (known == MASK) & (place < counts[:, None] + self.options.draft_length)
+
+    def proposals(self, written: Tensor, counts: Tensor) -> Tensor:
+        """What was written behind the prefix (A, T), and the end of the text if it comes next -> (A, W)."""
+        longest = min(self.options.draft_length, written.shape[1] - int(counts.min()))
+        places = counts[:, None] + torch.arange(longest + 1, device=written.device)
+        found = F.pad(written, (0, 1)).gather(1, places.clamp(max=written.shape[1]))  # behind the longest: PAD
+        size = (written != PAD).sum(1, keepdim=True)
+        found = torch.where(places == size, EOS, found)
+        return found.masked_fill((found == MASK).cumsum(1) > 0, PAD)
 
 
 class Verify:
     """The verifier of `speculative`: one pass over the last verified token and all that is proposed behind it.
 
     Slots of a proposal that was refused stay in the cache until the next one is written over them; till then the
-    clock hides them, because they are born later than anything that is asked.
+    clock hides them, because they are born later than anything that is asked. With `draft` the same pass writes
+    the next draft: its slots live in a span of time of their own, another one in each pass.
     """
 
-    def __init__(self, model: Transformer, memory: Memory, ar_stream: ARStream, most: Tensor, window: int) -> None:
-        self.model, self.memory, self.ar_stream = model, memory, ar_stream
-        self.cache = model.new_cache(len(memory.real), int(most.max()) + window + 1)
+    def __init__(
+        self, model: Transformer, memory: Memory, ar_stream: ARStream, most: Tensor, window: int, draft: Draft | None
+    ) -> None:
+        self.model, self.memory, self.ar_stream, self.draft = model, memory, ar_stream, draft
+        longest = int(most.max())
+        self.cache = model.new_cache(len(memory.real), longest + window + 1 + (longest + 2 if draft else 0))
+        self.passes = 0
 
     def __call__(
-        self, last: Tensor, proposals: Tensor, counts: Tensor, at_end: Tensor, kept: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+        self, tokens: Tensor, counts: Tensor, proposals: Tensor, at_end: Tensor, sentences: Tensor, kept: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         if kept is not None:
             self.cache.select(kept)
             self.memory = self.memory.select(kept)
         self.cache.at = counts if len(counts) > 1 else int(counts)
-        tokens = torch.cat([last[:, None], proposals], dim=1)  # (A, W + 1)
-        real = tokens != PAD
-        stream = left_to_right(tokens, counts, real, self.ar_stream)
+        self.passes += 1
+        last = F.pad(tokens, (1, 0), value=BOS).gather(1, counts[:, None])
+        read = torch.cat([last, proposals], dim=1)  # (A, W + 1)
+        real, width = read != PAD, read.shape[1]
+        stream = left_to_right(read, counts, real, self.ar_stream)
         # Padding may lie behind the last position that the model has.
-        stream = stream._replace(positions=stream.positions.clamp(max=self.model.knobs.max_length - 1))
-        states = self.model.decode(stream, self.memory, self.cache)[:, -tokens.shape[1] :]
-        best, logps = torch.full_like(tokens, PAD), states.new_zeros(tokens.shape)
-        found, sure = choices(self.model, states[real], at_end=at_end[real])
+        stream = in_span(stream._replace(positions=stream.positions.clamp(max=self.model.knobs.max_length - 1)), 0)
+        known, asked = tokens[:, :0], tokens[:, :0].bool()
+        if self.draft is not None:
+            known, asked = self.draft.reading(tokens, counts, sentences)
+            target = framed(known)
+            stream = beside(stream, in_span(base(target, torch.zeros_like(target)), self.passes))
+        states = self.model.decode(stream, self.memory, self.cache)
+        best, logps = torch.full_like(read, PAD), states.new_zeros(read.shape)
+        verifying = states[:, :width] if self.ar_stream == "content" else states[:, -width:]
+        found, sure = choices(self.model, verifying[real], at_end=at_end[real])
         best[real], logps[real] = found, sure.to(logps.dtype)
-        return best, logps
+        if self.draft is None:
+            return best, logps, proposals[:, :0]
+        writing = states[:, width + 1 : width + 1 + known.shape[1]]  # behind its BOS
+        known = known.masked_scatter(asked, choices(self.model, writing[asked], (*NEVER_WRITTEN, EOS))[0])
+        return best, logps, self.draft.proposals(known, counts)

@@ -158,18 +158,19 @@ def beside(*streams: Stream) -> Stream:
     return Stream(**parts, keys=sum(s.keys for s in streams))
 
 
+def in_span(stream: Stream, index: int) -> Stream:
+    """The same slots in the `index`-th span of time: they neither see slots of other spans nor are seen there."""
+    start = index * SPAN
+    birth = torch.where(stream.birth == NEVER, NEVER, stream.birth.clamp(min=0.0) + start)
+    return stream._replace(time=stream.time + start, birth=birth, death=stream.death.clamp(max=SPAN) + start)
+
+
 def join(streams: Sequence[Stream]) -> tuple[Stream, Callable[[Tensor], list[Tensor]]]:
     """One decoder call for streams that must not see each other: each gets its own span of time.
 
     Returns the joined stream and the way back: (B, L, D) -> one (B, L_i, D) for each stream.
     """
-    shifted = []
-    for index, stream in enumerate(streams):
-        start = index * SPAN
-        birth = torch.where(stream.birth == NEVER, NEVER, stream.birth.clamp(min=0.0) + start)
-        death = stream.death.clamp(max=SPAN) + start
-        shifted.append(stream._replace(time=stream.time + start, birth=birth, death=death))
-    joined = beside(*shifted)
+    joined = beside(*(in_span(stream, index) for index, stream in enumerate(streams)))
     keys = [s.keys for s in streams]
     others = [s.tokens.shape[1] - s.keys for s in streams]
 

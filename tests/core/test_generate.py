@@ -106,7 +106,8 @@ def test_ar_outputs_do_not_depend_on_batch_order_size_or_padding(seed: int, ar_s
 
 SPECULATIVE = [
     {}, {"draft_iters": 2}, {"draft_length": 2}, {"verify_window": 1}, {"redraft": "ar"},
-    {"redraft": "ar", "draft_length": 3, "verify_window": 2},
+    {"redraft": "ar", "draft_length": 3, "verify_window": 2}, {"redraft": "joint"},
+    {"redraft": "joint", "draft_length": 3, "verify_window": 2},
 ]  # fmt: skip
 
 
@@ -124,7 +125,7 @@ def test_speculative_text_is_greedy_text(seed: int, ar_stream: ARStream, changes
         assert ours.passes <= 2 * theirs.passes * options.draft_iters
 
 
-@pytest.mark.parametrize(("ar_stream", "redraft"), [("content", "nar"), ("query", "ar")])
+@pytest.mark.parametrize(("ar_stream", "redraft"), [("content", "joint"), ("query", "joint"), ("query", "ar")])
 def test_speculative_outputs_do_not_depend_on_batch_order_size_or_padding(ar_stream: ARStream, redraft: str) -> None:
     model, rows = tiny(), sentences(24)
     options = OPTIONS.model_copy(update={"redraft": redraft, "draft_length": 4})

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from janus_cli.core.batch import EOS, PAD, SPECIAL
 from janus_cli.core.decoders import Output, beam_search, greedy, speculative
+from janus_cli.core.decoders.speculative import Draft, Redraft
 
 VOCABULARY = SPECIAL + 4
 
@@ -63,21 +64,22 @@ class Steps:
 class Verifier:
     """The `verify` of `speculative`; checks what it is told against the text so far."""
 
-    def __init__(self, language: Language) -> None:
-        self.language, self.sentences = language, list(range(len(language.seeds)))
+    def __init__(self, language: Language, draft: Draft | None = None) -> None:
+        self.language, self.sentences, self.draft = language, list(range(len(language.seeds))), draft
         self.texts: list[tuple[int, ...]] = [()] * len(self.sentences)
         self.verified: list[int] = []  # tokens of each proposal
 
     def __call__(
-        self, last: Tensor, proposals: Tensor, counts: Tensor, at_end: Tensor, kept: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+        self, tokens: Tensor, counts: Tensor, proposals: Tensor, at_end: Tensor, sentences: Tensor, kept: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         if kept is not None:
             self.sentences = [self.sentences[row] for row in kept.tolist()]
+        assert self.sentences == sentences.tolist()
+        ahead = proposals[:, :0] if self.draft is None else self.draft(tokens, counts, sentences)[0]
         best, logps = torch.full(at_end.shape, SPECIAL), torch.zeros(at_end.shape)
         for row, sentence in enumerate(self.sentences):
             prefix = self.texts[sentence]
-            assert len(prefix) == counts[row]
-            assert not prefix or prefix[-1] == last[row]
+            assert prefix == tuple(tokens[row, : counts[row]].tolist())
             proposal = [token for token in proposals[row].tolist() if token != PAD]
             self.verified.append(len(proposal))
             going = True
@@ -87,10 +89,10 @@ class Verifier:
                 if going:
                     self.texts[sentence] = (*text, int(best[row, place]))
                 going = going and place < len(proposal) and int(best[row, place]) == proposal[place] != EOS
-        return best, logps
+        return best, logps, ahead
 
 
-def drafter(language: Language, skill: float, longest: int, seed: int = 0):  # type: ignore[no-untyped-def]
+def drafter(language: Language, skill: float, longest: int, seed: int = 0) -> Draft:
     """A draft that writes the right token with probability `skill`, of random length; it may be empty."""
     draw = random.Random(seed)
 
@@ -134,14 +136,14 @@ def test_greedy_is_a_beam_of_one(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("skill", [0.0, 0.5, 0.9, 1.0])
-@pytest.mark.parametrize("redraft", ["nar", "ar"])
+@pytest.mark.parametrize("redraft", ["nar", "ar", "joint"])
 @pytest.mark.parametrize("window", [1, 3, 20])
-def test_speculative_text_is_greedy_text(seed: int, skill: float, redraft: str, window: int) -> None:
+def test_speculative_text_is_greedy_text(seed: int, skill: float, redraft: Redraft, window: int) -> None:
     language = Language([seed * 100 + n for n in range(len(MOST))])
     expected = greedy(Steps(language).best, torch.tensor(MOST))
-    verify = Verifier(language)
     draft = drafter(language, skill, 5, seed)
-    found = speculative(draft, verify, torch.tensor(MOST), window, "ar" if redraft == "ar" else "nar")
+    verify = Verifier(language, draft if redraft == "joint" else None)
+    found = speculative(draft, verify, torch.tensor(MOST), window, redraft)
     same(found, expected)
     assert max(verify.verified) <= window
     assert [text[:-1] for text in verify.texts] == [tuple(o.tokens) for o in expected]
@@ -179,11 +181,11 @@ def test_what_verifying_leaves_over_is_the_next_draft() -> None:
         return torch.tensor([[5, 8, 7, 8, 5, 5, EOS]]), torch.tensor([1])
 
     def verify(
-        last: Tensor, proposals: Tensor, counts: Tensor, at_end: Tensor, kept: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+        tokens: Tensor, counts: Tensor, proposals: Tensor, at_end: Tensor, sentences: Tensor, kept: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         start = int(counts)
         right = (text[start:] + [5] * 9)[: at_end.shape[1]]
-        return torch.tensor([right]), torch.zeros(at_end.shape)
+        return torch.tensor([right]), torch.zeros(at_end.shape), proposals
 
     (output,) = speculative(draft, verify, torch.tensor([20]), 20, "ar")
     assert output.tokens == text[:-1]

@@ -5,8 +5,9 @@ what it would have written at each place. The longest prefix of the draft on whi
 own token after it, so each pass adds one token at least, and the text is that of greedy search whatever the draft
 says (Leviathan et al., ICML 2023, for the sampled case; Stern et al., NeurIPS 2018, for the greedy one).
 
-What verifying says beyond the first disagreement can serve as the next draft for nothing (Jacobi decoding, Santilli et
-al., ACL 2023): `redraft="ar"`.
+Two sources of the next draft cost no pass of their own. What verifying says beyond the first disagreement
+(`redraft="ar"`; Jacobi decoding, Santilli et al., ACL 2023). And a draft that is written in the verifying pass itself,
+for all that follows the prefix verified so far (`redraft="joint"`): it is one round behind.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from janus_cli.core.batch import BOS, EOS, PAD
+from janus_cli.core.batch import EOS, PAD
 from janus_cli.core.decoders.greedy import finished
 from janus_cli.core.decoders.output import Output
 
+Redraft = Literal["nar", "ar", "joint"]
 Draft = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-Verify = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+Verify = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor]]
 
 
 def speculative(
-    draft: Draft, verify: Verify, max_lengths: Tensor, window: int, redraft: Literal["nar", "ar"] = "nar"
+    draft: Draft, verify: Verify, max_lengths: Tensor, window: int, redraft: Redraft = "nar"
 ) -> list[Output]:
     """The greedy output of each sentence. `passes` counts those that verified and those that wrote drafts.
 
@@ -36,13 +38,13 @@ def speculative(
         draft: `draft(tokens, counts, sentences)` -> proposals (A, W) int64 for the places behind the prefix, PAD
             behind them, which may end in EOS; and the decoder passes (A,) that it took. tokens: (A, P) int64, the first
             `counts` (A,) of each row are verified. sentences: (A,) int64, places in the batch.
-        verify: `verify(last, proposals, counts, at_end, kept)` -> the left-to-right model's choice (A, W + 1) after the
-            prefix and after each proposed token, and its log-probability. last: (A,) int64, the last verified
-            token, BOS at first. counts: (A,) tokens before the first choice. at_end: (A, W + 1) bool, where EOS is
-            the only choice. kept: (A,) int64, the rows of the call before that are still there; None for all of them.
+        verify: `verify(tokens, counts, proposals, at_end, sentences, kept)` -> the left-to-right model's choice
+            (A, W + 1) after the prefix and after each proposed token, its log-probability, and with "joint" what the
+            draft proposes (A, W') behind the same prefix. at_end: (A, W + 1) bool, where EOS is the only choice.
+            kept: (A,) int64, the rows of the call before that are still there; None for all of them.
         max_lengths: (B,) int64, the most tokens of an output, EOS included; at least 1.
         window: the most proposed tokens that are verified at once.
-        redraft: who proposes after the first time; where verifying left nothing over, the draft does.
+        redraft: who proposes after the first time; where nothing is left over for a sentence, the draft does.
     """
     device, batch = max_lengths.device, len(max_lengths)
     if not batch:
@@ -60,8 +62,9 @@ def speculative(
             proposals = _drafted(draft, tokens, counts, rows, left, passes)
         places = counts[:, None] + torch.arange(1, min(window, proposals.shape[1]) + 2, device=device)
         proposals = proposals[:, :window].masked_fill(places[:, :-1] >= most[:, None], PAD)
-        last = tokens.gather(1, (counts - 1).clamp(min=0)[:, None])[:, 0].masked_fill(counts == 0, BOS)
-        best, certainty = verify(last, proposals, counts, places == most[:, None], kept)
+        best, certainty, ahead = verify(
+            tokens[:, : int(counts.max())], counts, proposals, places == most[:, None], rows, kept
+        )
         passes[rows] += 1
 
         agreed = (proposals == best[:, :-1]).int().cumprod(1).sum(1)
@@ -73,7 +76,9 @@ def speculative(
         counts = counts + fresh
         done[rows], sure[rows] = tokens, logps
         going = ended >= fresh
-        left = _left_over(best, proposals, fresh) if redraft == "ar" else left[:, :0]
+        left = left[:, :0]
+        if redraft != "nar":
+            left = _behind(ahead if redraft == "joint" else _left_over(best, proposals), fresh)
         kept = None
         if not bool(going.all()):
             kept = going.nonzero()[:, 0]
@@ -94,10 +99,15 @@ def _drafted(draft: Draft, tokens: Tensor, counts: Tensor, rows: Tensor, left: T
     return proposals
 
 
-def _left_over(best: Tensor, proposals: Tensor, fresh: Tensor) -> Tensor:
-    """The model's choices behind the accepted ones, up to EOS, as proposals. best (A, W + 1) -> (A, W)."""
+def _left_over(best: Tensor, proposals: Tensor) -> Tensor:
+    """The model's choices up to EOS, as proposals for the same places. best (A, W + 1) -> (A, W + 1)."""
     width = (proposals != PAD).sum(1, keepdim=True) + 1  # choices after proposed tokens; behind them is padding
-    places = fresh[:, None] + torch.arange(proposals.shape[1], device=best.device)
-    left = best.gather(1, places.clamp(max=best.shape[1] - 1)).masked_fill(places >= width, PAD)
-    behind_eos = (left == EOS).int().cumsum(1) - (left == EOS).int() > 0
-    return left.masked_fill(behind_eos, PAD)
+    return best.masked_fill(torch.arange(best.shape[1], device=best.device) >= width, PAD)
+
+
+def _behind(proposals: Tensor, fresh: Tensor) -> Tensor:
+    """What of the proposals (A, W) lies behind the first `fresh` (A,) places, up to EOS; PAD behind."""
+    places = fresh[:, None] + torch.arange(proposals.shape[1], device=fresh.device)
+    left = proposals.gather(1, places.clamp(max=proposals.shape[1] - 1)).masked_fill(places >= proposals.shape[1], PAD)
+    ended = (left == EOS).int()
+    return left.masked_fill(ended.cumsum(1) - ended > 0, PAD)
