@@ -14,6 +14,7 @@ from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.text.corpus import sha256
+from janus_cli.training.checkpoint import MODEL
 
 Read = TypeVar("Read")
 RETRIES = 3  # each needs a training that saves and prunes while one checkpoint is read
@@ -43,7 +44,7 @@ def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Pat
     """
     if checkpoint is not None and run is None and checkpoint.is_dir():
         folder = checkpoint.resolve()
-        if (folder / "tokenizer.json").is_file():  # an exported folder is its own run
+        if all((folder / name).is_file() for name in ("tokenizer.json", MODEL)):  # an exported folder is its own run
             return Run(folder), folder
         if not (own := Run(folder.parent.parent)).recipe.is_file():
             raise UsageError(f"{checkpoint} lies in no run, so its tokenizer is not known", "name its run with --run")

@@ -73,7 +73,7 @@ With janus-cli, from the folder that this file is in:
 
 On the command line (FOLDER is the one that this file is in):
 
-  janus decode --run FOLDER --checkpoint FOLDER --input text
+  janus decode --checkpoint FOLDER --input text
   janus inspect FOLDER
 
 What goes in and out

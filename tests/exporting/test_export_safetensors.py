@@ -44,7 +44,7 @@ def test_the_folder_works_without_its_run(make_run: MakeRun, janus: Janus, objec
     assert found.keys() == weights.keys()
     assert all(torch.equal(found[name], weights[name]) for name in weights)
     for mode in modes:
-        options = ("--run", str(place), "--checkpoint", str(place), "--mode", mode, "--input", "text")
+        options = ("--checkpoint", str(place), "--mode", mode, "--input", "text")
         assert janus("decode", *options, "--output", f"again.{mode}")[0] == 0
         assert Path(f"again.{mode}").read_bytes() == Path(f"ours.{mode}").read_bytes()
     assert f"objective:\n  name: {objective}" in janus("inspect", str(place))[1]
