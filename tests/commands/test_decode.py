@@ -1,7 +1,6 @@
 """`janus decode` through the command line, on an untrained model whose outputs nevertheless differ."""
 
 import gzip
-import io
 import json
 import os
 import re
@@ -11,102 +10,18 @@ import sys
 from collections.abc import Callable
 from math import exp
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from untrained import CHANGES, LINES, Janus, lines, records, source
 
 from janus_cli import recipe_file
 from janus_cli.cli import main
 from janus_cli.core.transformer import Transformer
-from janus_cli.runs import copy_files, write_atomically
+from janus_cli.runs import copy_files
 from janus_cli.text.prepare import prepare
 from janus_cli.text.tokenizer import load_tokenizers
 from janus_cli.training import checkpoint
-
-Result = tuple[int, str, str]
-Janus = Callable[..., Result]
-LINES = 20
-CHANGES = [
-    "data.synthetic.train=300", "data.synthetic.valid=10", f"data.synthetic.test={LINES}", "data.max_tokens=38",
-    "tokenizer.vocabulary=250", "model.width=16", "model.feedforward=24", "model.heads=2", "model.encoder_layers=1",
-    "model.decoder_layers=1", "model.max_length=40", "model.tie=none", "model.norm=pre", "model.embedding_scale=false",
-    "decoding.batch_sentences=8", "decoding.beam=3", "decoding.iters=3",
-    "decoding.max_ratio=0.5", "decoding.max_extra=2",
-]  # fmt: skip
-
-
-def make_run(root: Path, prepared: Path, objective: str) -> Path:
-    """A run as `janus train` leaves it, with large random weights."""
-    recipe = recipe_file.load("demo", CHANGES, objective)
-    run = root / "runs" / objective
-    (run / "checkpoints").mkdir(parents=True)
-    manifest = json.loads((prepared / "manifest.json").read_bytes())
-    tokenizers = load_tokenizers(prepared)
-    copy_files(tokenizers.files, prepared, run)
-    write_atomically(run / "manifest.json", json.dumps({**manifest, "prepared": str(prepared)}).encode())
-    write_atomically(run / "recipe.yaml", recipe_file.dump(recipe).encode())
-    sizes = tokenizers.source.size, tokenizers.target.size
-    for step in (1, 2):
-        torch.manual_seed(step)
-        model = checkpoint.build_model(recipe, *sizes).requires_grad_(False)
-        for name, weight in model.named_parameters():
-            if weight.dim() > 1:
-                weight.copy_(torch.randn_like(weight) * (1.0 if re.search("cross|output|length", name) else 0.5))
-        folder = checkpoint.save(
-            run / "checkpoints", f"step-{step:06d}", recipe, sizes, {"step": step}, model.weights(), None
-        )
-        checkpoint.point(run / "checkpoints", "last", folder)
-    return run
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data/demo and runs/janus, runs/ar, runs/cmlm."""
-    root = tmp_path_factory.mktemp("decode")
-    prepared = root / "data" / "demo"
-    prepared.parent.mkdir()
-    prepare(recipe_file.load("demo", CHANGES), prepared, workers=1, force=False)
-    for objective in ("ar", "cmlm", "janus"):
-        make_run(root, prepared, objective)
-    os.utime(root / "runs" / "janus" / "recipe.yaml", (2e9, 2e9))  # the newest
-    return root
-
-
-@pytest.fixture
-def janus(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Janus:
-    """Runs `janus decode` where a copy of `made` lies; returns the exit code, stdout and stderr."""
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True, symlinks=True)
-    os.utime(tmp_path / "runs" / "janus" / "recipe.yaml", (2e9, 2e9))
-    monkeypatch.chdir(tmp_path)
-    for manifest in Path("runs").glob("*/manifest.json"):
-        about = {**json.loads(manifest.read_bytes()), "prepared": str(tmp_path / "data" / "demo")}
-        manifest.write_text(json.dumps(about), encoding="utf-8")
-
-    def run(*arguments: str, stdin: bytes = b"") -> Result:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        with pytest.raises(SystemExit) as stopped:
-            main(["decode", *arguments])
-        torch.set_num_threads(1)
-        assert isinstance(stopped.value.code, int)
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return stopped.value.code, captured.out, captured.err
-
-    return run
-
-
-def lines(text: str) -> list[str]:
-    assert text.endswith("\n")
-    return text.removesuffix("\n").split("\n")
-
-
-def source() -> list[str]:
-    return lines(Path("data/demo/test.source.txt").read_text(encoding="utf-8"))
-
-
-def records(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in lines(text)]
 
 
 def test_the_test_split_goes_to_stdout_and_into_the_run(janus: Janus) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_decode import LINES, Janus, janus, lines, made, records, source  # noqa: F401
+from untrained import LINES, Janus, lines, source
 
 from janus_cli import console
 from janus_cli.decoding import session, translator, where
@@ -32,7 +32,7 @@ SMALL = ("--batch-sentences", "2")  # windows of four lines, see `stop`
 
 
 @pytest.fixture
-def stop(monkeypatch: pytest.MonkeyPatch, janus: Janus) -> Stop:  # noqa: F811
+def stop(monkeypatch: pytest.MonkeyPatch, janus: Janus) -> Stop:
     """Makes the next decoding call something after so many windows; writes the file `text`."""
     monkeypatch.setattr(translator, "WINDOW_BATCHES", 2)
     Path("text").write_text("".join(f"{line}\n" for line in source()), encoding="utf-8")
@@ -71,7 +71,7 @@ def hidden() -> list[str]:
     "form", [(), ("--jsonl",), ("--nbest", "2", "--trace-lines", "6", "--jsonl"), ("--nbest", "2")]
 )
 def test_an_interrupted_file_goes_on_to_the_same_bytes(
-    janus: Janus, stop: Stop, mode: tuple[str, ...], form: tuple[str, ...]  # noqa: F811
+    janus: Janus, stop: Stop, mode: tuple[str, ...], form: tuple[str, ...]
 ) -> None:  # fmt: skip
     arguments = [*mode, *form, *SMALL, "--input", "text", "--output"]
     assert janus(*arguments, "whole")[0] == 0
@@ -99,7 +99,7 @@ def test_an_interrupted_file_goes_on_to_the_same_bytes(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)], ids=str
 )
 def test_an_interrupted_split_goes_on_in_all_its_files_and_on_stdout(
-    janus: Janus, stop: Stop, mode: tuple[str, ...], number: signal.Signals, code: int  # noqa: F811
+    janus: Janus, stop: Stop, mode: tuple[str, ...], number: signal.Signals, code: int
 ) -> None:  # fmt: skip
     before = signal.getsignal(number)
     _, out, _ = janus(*mode, *SMALL)
@@ -126,7 +126,7 @@ def test_an_interrupted_split_goes_on_in_all_its_files_and_on_stdout(
 
 @pytest.mark.parametrize("form", [(), ("--jsonl",), ("--nbest", "2"), ("--nbest", "3", "--jsonl")])
 def test_stdout_gets_every_line_of_a_split_that_is_gone_on_with(
-    janus: Janus, stop: Stop, form: tuple[str, ...]  # noqa: F811
+    janus: Janus, stop: Stop, form: tuple[str, ...]
 ) -> None:  # fmt: skip
     _, out, _ = janus(*form, *SMALL)
     stop(2, ctrl_c)
@@ -137,7 +137,7 @@ def test_stdout_gets_every_line_of_a_split_that_is_gone_on_with(
     assert janus(*command(err))[:2] == (0, out)
 
 
-def test_without_a_file_it_says_that_nothing_is_kept(janus: Janus, stop: Stop) -> None:  # noqa: F811
+def test_without_a_file_it_says_that_nothing_is_kept(janus: Janus, stop: Stop) -> None:
     stop(2, ctrl_c)
     code, out, err = janus(*SMALL, "--input", "text")
     assert (code, len(lines(out))) == (130, 8)
@@ -178,7 +178,7 @@ JOURNAL = "runs/janus/decode/.test.ar.beam3.txt.journal"
     ],
 )
 def test_files_that_were_cut_at_different_places_go_on_from_the_last_one_that_all_reach(
-    janus: Janus, stop: Stop, spoil: Callable[[], object], left: int | None  # noqa: F811
+    janus: Janus, stop: Stop, spoil: Callable[[], object], left: int | None
 ) -> None:  # fmt: skip
     janus(*SMALL)
     expected = [Path(f"runs/janus/decode/test.ar.beam3.{suffix}").read_bytes() for suffix in ("txt", "jsonl")]
@@ -224,7 +224,7 @@ main(sys.argv[2:])
 
 
 @pytest.mark.parametrize(("where", "left"), [("window", 12), ("rename", LINES), ("summary", LINES)])
-def test_a_killed_decoding_goes_on(janus: Janus, stop: Stop, where: str, left: int) -> None:  # noqa: F811
+def test_a_killed_decoding_goes_on(janus: Janus, stop: Stop, where: str, left: int) -> None:
     _, out, _ = janus(*SMALL)
     kept = Path("runs/janus/decode")
     expected = {suffix: (kept / f"test.ar.beam3.{suffix}").read_bytes() for suffix in ("txt", "jsonl")}
@@ -267,7 +267,7 @@ BEGUN = ("--input", "text", "--output", "mine", *SMALL)
     ],
 )  # fmt: skip
 def test_what_does_not_belong_together_is_refused_and_nothing_is_lost(
-    janus: Janus, stop: Stop, spoil: Callable[[], object] | None, arguments: list[str], code: int, words: str  # noqa: F811
+    janus: Janus, stop: Stop, spoil: Callable[[], object] | None, arguments: list[str], code: int, words: str
 ) -> None:  # fmt: skip
     janus(*BEGUN)
     whole = Path("mine").read_bytes()
@@ -296,7 +296,7 @@ def test_what_does_not_belong_together_is_refused_and_nothing_is_lost(
     assert not hidden()
 
 
-def test_force_starts_over_and_going_on_keeps_the_permission(janus: Janus, stop: Stop) -> None:  # noqa: F811
+def test_force_starts_over_and_going_on_keeps_the_permission(janus: Janus, stop: Stop) -> None:
     Path("mine").write_text("old", encoding="utf-8")
     stop(2, ctrl_c)
     code, _, err = janus(*BEGUN, "--force")
@@ -313,7 +313,7 @@ def test_force_starts_over_and_going_on_keeps_the_permission(janus: Janus, stop:
     assert not hidden()
 
 
-def test_a_file_that_came_into_being_meanwhile_is_not_replaced(janus: Janus, stop: Stop) -> None:  # noqa: F811
+def test_a_file_that_came_into_being_meanwhile_is_not_replaced(janus: Janus, stop: Stop) -> None:
     stop(4, lambda: Path("mine").write_text("precious", encoding="utf-8"))
     code, _, err = janus(*BEGUN)
     assert (code, "mine is there already; 20 finished lines are kept" in err) == (2, True)
@@ -323,7 +323,7 @@ def test_a_file_that_came_into_being_meanwhile_is_not_replaced(janus: Janus, sto
     assert len(lines(Path("mine").read_text(encoding="utf-8"))) == LINES
 
 
-def test_smaller_batches_may_finish_what_larger_ones_could_not(janus: Janus, stop: Stop) -> None:  # noqa: F811
+def test_smaller_batches_may_finish_what_larger_ones_could_not(janus: Janus, stop: Stop) -> None:
     janus(*BEGUN)
     whole = Path("mine").read_bytes()
     Path("mine").unlink()
@@ -339,7 +339,7 @@ def test_smaller_batches_may_finish_what_larger_ones_could_not(janus: Janus, sto
     assert Path("mine").read_bytes() == whole
 
 
-def test_stdin_goes_on_if_the_same_text_is_fed_again(janus: Janus, stop: Stop) -> None:  # noqa: F811
+def test_stdin_goes_on_if_the_same_text_is_fed_again(janus: Janus, stop: Stop) -> None:
     text = Path("text").read_bytes()
     arguments = ["--input", "-", "--output", "mine", "--jsonl", *SMALL]
     janus(*arguments, stdin=text)
@@ -354,7 +354,7 @@ def test_stdin_goes_on_if_the_same_text_is_fed_again(janus: Janus, stop: Stop) -
     assert Path("mine").read_bytes() == whole
 
 
-def test_one_process_at_a_time(janus: Janus, stop: Stop) -> None:  # noqa: F811
+def test_one_process_at_a_time(janus: Janus, stop: Stop) -> None:
     stop(2, ctrl_c)
     janus(*BEGUN)
     with Path(".mine.journal").open("rb") as file:
@@ -376,7 +376,7 @@ def test_one_process_at_a_time(janus: Janus, stop: Stop) -> None:  # noqa: F811
     ],
 )
 def test_a_full_disk_keeps_what_is_finished(
-    janus: Janus, stop: Stop, form: list[str], limit: int | None, what: str  # noqa: F811
+    janus: Janus, stop: Stop, form: list[str], limit: int | None, what: str
 ) -> None:  # fmt: skip
     arguments = [*BEGUN, *form]
     if limit is None:
@@ -411,7 +411,7 @@ def test_a_full_disk_keeps_what_is_finished(
 
 
 def test_who_only_looks_at_the_first_lines_leaves_nothing_behind(
-    janus: Janus, stop: Stop, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    janus: Janus, stop: Stop, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     class Closed(io.RawIOBase):
         def writable(self) -> bool:
@@ -439,7 +439,7 @@ def test_who_only_looks_at_the_first_lines_leaves_nothing_behind(
 
 @pytest.mark.parametrize("at", ["load_model", "load_tokenizers", "own_recipe"])
 def test_a_signal_while_the_model_is_loaded(
-    janus: Janus, monkeypatch: pytest.MonkeyPatch, at: str  # noqa: F811
+    janus: Janus, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:  # fmt: skip
     monkeypatch.setattr(session, at, lambda *_: signal.raise_signal(signal.SIGTERM))
     code, out, err = janus("--output", "mine")
@@ -447,7 +447,7 @@ def test_a_signal_while_the_model_is_loaded(
 
 
 def test_the_bar_knows_how_many_lines_there_are(
-    janus: Janus, stop: Stop, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    janus: Janus, stop: Stop, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     class Noted(console.progress):
         def __init__(self, what: str, total: int | None, *, start: int = 0) -> None:
@@ -476,7 +476,7 @@ def test_the_bar_knows_how_many_lines_there_are(
 @pytest.mark.parametrize("at", ["own_recipe", "fingerprint", "load_model", "load_tokenizers"])
 @pytest.mark.parametrize("name", ["last", "best", "step-000002"])
 def test_a_checkpoint_that_a_training_prunes_meanwhile(
-    janus: Janus, monkeypatch: pytest.MonkeyPatch, name: str, at: str  # noqa: F811
+    janus: Janus, monkeypatch: pytest.MonkeyPatch, name: str, at: str
 ) -> None:  # fmt: skip
     root = Path("runs/janus/checkpoints")
     first = janus("--input", "-", "--checkpoint", "step-000001", stdin=source()[0].encode())[1]
@@ -500,7 +500,7 @@ def test_a_checkpoint_that_a_training_prunes_meanwhile(
         assert "checkpoint step-000003" in err
 
 
-def test_a_checkpoint_that_is_pruned_after_it_was_read(janus: Janus, stop: Stop) -> None:  # noqa: F811
+def test_a_checkpoint_that_is_pruned_after_it_was_read(janus: Janus, stop: Stop) -> None:
     _, out, _ = janus(*SMALL)
     about = json.loads(Path("runs/janus/decode/test.ar.beam3.json").read_bytes())
     stop(0, lambda: shutil.rmtree("runs/janus/checkpoints"))
@@ -509,7 +509,7 @@ def test_a_checkpoint_that_is_pruned_after_it_was_read(janus: Janus, stop: Stop)
     assert (again["sha256"], again["step"]) == (about["sha256"], 2)
 
 
-def test_a_folder_that_keeps_failing_is_read_once(janus: Janus, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_folder_that_keeps_failing_is_read_once(janus: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Path] = []
 
     def read(run: object, folder: Path) -> None:

@@ -1,0 +1,62 @@
+"""A run with large random weights, whose outputs differ though nobody trained it; and how to read what it decodes."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from janus_cli import recipe_file
+from janus_cli.runs import copy_files, write_atomically
+from janus_cli.text.tokenizer import load_tokenizers
+from janus_cli.training import checkpoint
+
+Result = tuple[int, str, str]
+Janus = Callable[..., Result]
+LINES = 20
+CHANGES = [
+    "data.synthetic.train=300", "data.synthetic.valid=10", f"data.synthetic.test={LINES}", "data.max_tokens=38",
+    "tokenizer.vocabulary=250", "model.width=16", "model.feedforward=24", "model.heads=2", "model.encoder_layers=1",
+    "model.decoder_layers=1", "model.max_length=40", "model.tie=none", "model.norm=pre", "model.embedding_scale=false",
+    "decoding.batch_sentences=8", "decoding.beam=3", "decoding.iters=3",
+    "decoding.max_ratio=0.5", "decoding.max_extra=2",
+]  # fmt: skip
+
+
+def make_run(root: Path, prepared: Path, objective: str) -> Path:
+    """A run as `janus train` leaves it, with large random weights."""
+    recipe = recipe_file.load("demo", CHANGES, objective)
+    run = root / "runs" / objective
+    (run / "checkpoints").mkdir(parents=True)
+    manifest = json.loads((prepared / "manifest.json").read_bytes())
+    tokenizers = load_tokenizers(prepared)
+    copy_files(tokenizers.files, prepared, run)
+    write_atomically(run / "manifest.json", json.dumps({**manifest, "prepared": str(prepared)}).encode())
+    write_atomically(run / "recipe.yaml", recipe_file.dump(recipe).encode())
+    sizes = tokenizers.source.size, tokenizers.target.size
+    for step in (1, 2):
+        torch.manual_seed(step)
+        model = checkpoint.build_model(recipe, *sizes).requires_grad_(False)
+        for name, weight in model.named_parameters():
+            if weight.dim() > 1:
+                weight.copy_(torch.randn_like(weight) * (1.0 if re.search("cross|output|length", name) else 0.5))
+        folder = checkpoint.save(
+            run / "checkpoints", f"step-{step:06d}", recipe, sizes, {"step": step}, model.weights(), None
+        )
+        checkpoint.point(run / "checkpoints", "last", folder)
+    return run
+
+
+def lines(text: str) -> list[str]:
+    assert text.endswith("\n")
+    return text.removesuffix("\n").split("\n")
+
+
+def source() -> list[str]:
+    return lines(Path("data/demo/test.source.txt").read_text(encoding="utf-8"))
+
+
+def records(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines(text)]
