@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from janus_cli.core.batch import BOS, EOS, PAD, pad
-from janus_cli.core.steps import left_to_right, log_probabilities
+from janus_cli.core.steps import following, log_probabilities
 from janus_cli.core.transformer import Transformer
 from janus_cli.decoding.lines import Reader
 from janus_cli.decoding.plan import choose
@@ -81,7 +81,7 @@ def lead(model: Transformer, tokenizers: Tokenizers, ar_stream: ARStream, one: R
     with torch.inference_mode():
         source = pad([[*tokenizers.source.encode([one.source])[0], EOS]])
         tokens = torch.tensor([[BOS, *a[:place]]])
-        stream = left_to_right(tokens, torch.tensor([0]), tokens != PAD, ar_stream)
+        stream = following(tokens, torch.tensor([0]), tokens != PAD, ar_stream)
         logps = log_probabilities(exact, exact.decode(stream, exact.encode(source, source != PAD))[0, -1:])[0]
     return abs(float(logps[a[place]] - logps[b[place]]))
 

@@ -244,7 +244,7 @@ class Decoding(Knobs):
     nbest: Positive = 1
     max_ratio: Weight = 1.2  # AR output has at most max_ratio * source length + max_extra tokens [V]
     max_extra: Count = 10
-    iters: Positive = 10  # decoder passes of mask-predict, counted
+    iters: Positive = 10  # decoder passes of mask-predict; those that can change nothing are left out
     length_beam: Positive = 5
     update: Literal["hidden", "all"] = "hidden"  # what a pass may rewrite: hidden tokens [C], or every token (CMLMC)
     rerank: Literal["none", "ar"] = "none"  # who picks among the length candidates

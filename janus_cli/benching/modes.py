@@ -34,6 +34,7 @@ def wanted() -> dict[str, dict[str, Any]]:
     return rows | {
         "spec": {"mode": "spec", "redraft": "nar"},
         "spec.redraft-ar": {"mode": "spec", "redraft": "ar"},
+        "spec.redraft-joint": {"mode": "spec", "redraft": "joint"},
     }
 
 

@@ -5,7 +5,14 @@ from typing import Annotated
 
 import typer
 
-from janus_cli.commands.options import DeviceOption, DryRunOption, ForceOption, SetOption, ThreadsOption
+from janus_cli.commands.options import (
+    CheckpointOption,
+    DeviceOption,
+    DryRunOption,
+    ForceOption,
+    SetOption,
+    ThreadsOption,
+)
 
 
 def bench(
@@ -40,14 +47,7 @@ def bench(
         int | None,
         typer.Option("--warmup", min=0, metavar="W", help="Sentences decoded before a row is timed. Default: 8."),
     ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            "--checkpoint",
-            metavar="FOLDER|NAME",
-            help="best, last, step-000500, or a folder; by default best, else last.",
-        ),
-    ] = None,
+    checkpoint: CheckpointOption = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write everything measured here, too.")
     ] = None,

@@ -5,20 +5,21 @@ from typing import Annotated, Literal
 
 import typer
 
-from janus_cli.commands.options import DeviceOption, DryRunOption, ForceOption, RunOption, SetOption, ThreadsOption
+from janus_cli.commands.options import (
+    CheckpointOption,
+    DeviceOption,
+    DryRunOption,
+    ForceOption,
+    RunOption,
+    SetOption,
+    ThreadsOption,
+)
 
 
 def decode(
     context: typer.Context,
     run: RunOption = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            "--checkpoint",
-            metavar="FOLDER|NAME",
-            help="best, last, step-000500, or a folder; by default best, else last.",
-        ),
-    ] = None,
+    checkpoint: CheckpointOption = None,
     text: Annotated[
         Path | None,
         typer.Option("--input", metavar="FILE", help="Text to decode, plain or .gz; - for stdin. By default a split."),

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from janus_cli.commands.options import DryRunOption, ForceOption, RunOption
+from janus_cli.commands.options import CheckpointOption, DryRunOption, ForceOption, RunOption
 
 
 def export(
@@ -13,14 +13,7 @@ def export(
         Path | None, typer.Argument(metavar="[RUN]", help="The same as --run.", show_default=False)
     ] = None,
     run: RunOption = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            "--checkpoint",
-            metavar="FOLDER|NAME",
-            help="best, last, step-000500, or a folder; by default best, else last.",
-        ),
-    ] = None,
+    checkpoint: CheckpointOption = None,
     target: Annotated[
         Literal["safetensors", "ctranslate2"],
         typer.Option(

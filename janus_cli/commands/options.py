@@ -38,6 +38,14 @@ RunOption = Annotated[
     Path | None,
     typer.Option("--run", metavar="FOLDER|NAME", help="A training run; by default the newest one under runs/."),
 ]
+CheckpointOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="FOLDER|NAME",
+        help="best, last, step-000500, or a folder; by default best, else last.",
+    ),
+]
 DataDirOption = Annotated[
     Path | None,
     typer.Option(

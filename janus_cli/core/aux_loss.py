@@ -69,6 +69,7 @@ def aux_loss(
     half[0] *= kl_to_ar  # row i is what reaches distribution i
     wanted = torch.is_grad_enabled() and (states.requires_grad or weight.requires_grad)
     totals, by_states, by_weight = torch.zeros_like(factors), torch.zeros_like(states), torch.zeros_like(weight)
+    average = weight.detach().mean(0)
     for where, some, table, logits in in_chunks(states, weight, rows_at_once(3 * len(weight))):
         logs = logits.log_softmax(2)  # (3, R, V)
         p = logs.exp()
@@ -78,7 +79,7 @@ def aux_loss(
         if wanted:
             slope = _slope(logs, p, kl, gold[where], smoothing, factors[:3], half).to(some.dtype)
             everywhere = smoothing * factors[:3, None, None]  # c_i s, over V: equal for all words, so without a pass
-            by_states[:, where] = slope @ table - everywhere * table.mean(0)
+            by_states[:, where] = slope @ table - everywhere * average
             by_weight += slope.flatten(0, 1).T @ some.flatten(0, 1)
             by_weight -= (everywhere / len(weight) * some).sum((0, 1))
     if wanted:

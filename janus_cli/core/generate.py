@@ -22,8 +22,8 @@ from janus_cli.core.decoders import (
     speculative,
 )
 from janus_cli.core.decoders import without_repeats as drop_repeats
+from janus_cli.core.objectives.ar import ar_stream as slots
 from janus_cli.core.steps import AT_ONCE, AllTokens, Draft, NextToken, Verify, framed, log_probabilities
-from janus_cli.core.stream import beside, content, queries
 
 if TYPE_CHECKING:
     from janus_cli.core.transformer import Memory, Transformer
@@ -96,7 +96,7 @@ def most_tokens(source: Tensor, model: Transformer, options: Decoding) -> Tensor
 def ar_scores(model: Transformer, memory: Memory, tokens: Tensor, ar_stream: ARStream) -> Tensor:
     """Mean log-probability in nats of each row's tokens and EOS, read left to right in one pass. (R, T) -> (R,)."""
     target = framed(tokens)
-    stream = content(target) if ar_stream == "content" else beside(content(target, predict=False), queries(target))
+    stream = slots(target, ar_stream)
     asked = stream.labelled
     states, gold = model.decode(stream, memory)[asked], stream.labels[asked]  # (R, L, D) -> (N, D), (N,)
     found = [

@@ -60,7 +60,7 @@ def choices(
     return found[0] if len(found) == 1 else (torch.cat([b for b, _ in found]), torch.cat([p for _, p in found]))
 
 
-def left_to_right(tokens: Tensor, start: Tensor, real: Tensor, ar_stream: ARStream) -> Stream:
+def following(tokens: Tensor, start: Tensor, real: Tensor, ar_stream: ARStream) -> Stream:
     """Slots that predict what follows each of `tokens` (R, L), of which the first stands at position `start` (R,).
 
     y_t stands at position and time t. With a `query` stream, as in `stream.queries`, the query for y_{t+1} is a MASK at
@@ -74,6 +74,16 @@ def left_to_right(tokens: Tensor, start: Tensor, real: Tensor, ar_stream: ARStre
         return keys
     masks, never = torch.full_like(tokens, MASK), torch.full_like(time, NEVER)
     return beside(keys, Stream(masks, positions + 1, time + 0.5, never, forever, nothing, 0))
+
+
+def chosen_at(
+    model: Transformer, states: Tensor, asked: Tensor, never: tuple[int, ...], at_end: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`choices` at the places `asked` (R, L) bool of states (R, L, D) -> (R, L), (R, L); PAD and 0 elsewhere."""
+    best = torch.full(asked.shape, PAD, device=asked.device)
+    logps = torch.zeros(asked.shape, dtype=torch.promote_types(states.dtype, torch.float32), device=asked.device)
+    best[asked], logps[asked] = choices(model, states[asked], never, None if at_end is None else at_end[asked])
+    return best, logps
 
 
 class NextToken:
@@ -107,7 +117,7 @@ class NextToken:
         start, real = torch.full_like(last, self.position), torch.ones_like(last, dtype=torch.bool)
         self.position += 1
         return self.model.decode(
-            left_to_right(last[:, None], start, real[:, None], self.ar_stream), self.memory, self.cache
+            following(last[:, None], start, real[:, None], self.ar_stream), self.memory, self.cache
         )[:, -1]
 
 
@@ -121,10 +131,7 @@ class AllTokens:
         memory = self.memory if sentences is None else self.memory.select(sentences)
         target = framed(tokens)
         states = self.model.decode(base(target, torch.zeros_like(target)), memory)[:, 1:-1]  # (R, T, D)
-        best, logps = torch.full_like(tokens, PAD), states.new_zeros(tokens.shape)
-        found, sure = choices(self.model, states[asked], (*NEVER_WRITTEN, EOS))
-        best[asked], logps[asked] = found, sure.to(logps.dtype)
-        return best, logps
+        return chosen_at(self.model, states, asked, (*NEVER_WRITTEN, EOS))
 
 
 class Draft:
@@ -187,7 +194,7 @@ class Verify:
         last = F.pad(tokens, (1, 0), value=BOS).gather(1, counts[:, None])
         read = torch.cat([last, proposals], dim=1)  # (A, W + 1)
         real, width = read != PAD, read.shape[1]
-        stream = left_to_right(read, counts, real, self.ar_stream)
+        stream = following(read, counts, real, self.ar_stream)
         # Padding may lie behind the last position that the model has.
         stream = in_span(stream._replace(positions=stream.positions.clamp(max=self.model.knobs.max_length - 1)), 0)
         known, asked = tokens[:, :0], tokens[:, :0].bool()
@@ -196,12 +203,10 @@ class Verify:
             target = framed(known)
             stream = beside(stream, in_span(base(target, torch.zeros_like(target)), self.passes))
         states = self.model.decode(stream, self.memory, self.cache)
-        best, logps = torch.full_like(read, PAD), states.new_zeros(read.shape)
         verifying = states[:, :width] if self.ar_stream == "content" else states[:, -width:]
-        found, sure = choices(self.model, verifying[real], at_end=at_end[real])
-        best[real], logps[real] = found, sure.to(logps.dtype)
+        best, logps = chosen_at(self.model, verifying, real, NEVER_WRITTEN, at_end)
         if self.draft is None:
             return best, logps, proposals[:, :0]
         writing = states[:, width + 1 : width + 1 + known.shape[1]]  # behind its BOS
-        known = known.masked_scatter(asked, choices(self.model, writing[asked], (*NEVER_WRITTEN, EOS))[0])
-        return best, logps, self.draft.proposals(known, counts)
+        written, _ = chosen_at(self.model, writing, asked, (*NEVER_WRITTEN, EOS))
+        return best, logps, self.draft.proposals(torch.where(asked, written, known), counts)

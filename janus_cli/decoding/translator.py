@@ -17,9 +17,8 @@ from janus_cli.decoding.plan import Plan
 from janus_cli.errors import OutOfMemoryError
 from janus_cli.text.tokenizer import Tokenizers
 
-WINDOW_BATCHES = (
-    16  # lines are sorted within windows of so many batches: memory is bounded, and so is what a stop loses
-)
+# Lines are sorted within windows of so many batches: memory is bounded, and so is what a stop loses.
+WINDOW_BATCHES = 16
 NOTHING = Output([], [], 0.0, 0)
 
 

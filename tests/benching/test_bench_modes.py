@@ -9,7 +9,7 @@ from janus_cli.errors import UsageError
 NAR = [f"nar{n}.lb{k}" for n in (1, 4, 10) for k in ("1", "5", "5.rerank")]
 PLAIN_NAR = [label for label in NAR if not label.endswith("rerank")]
 AR = ["ar.beam1", "ar.beam5"]
-SPEC = ["spec", "spec.redraft-ar"]
+SPEC = ["spec", "spec.redraft-ar", "spec.redraft-joint"]
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,10 @@ def test_only_some_places_may_be_written() -> None:
 def test_the_trace_tells_what_was_written_and_what_is_hidden_next() -> None:
     told: list[tuple[int, list[int], list[bool]]] = []
     step = Counting([[0.9, 0.2, 0.5]])
-    trace = lambda i, t, p, h: told.append((i, t[0].tolist(), h[0].tolist()))  # noqa: E731
+
+    def trace(done: int, tokens: Tensor, logps: Tensor, hidden: Tensor) -> None:
+        told.append((done, tokens[0].tolist(), hidden[0].tolist()))
+
     mask_predict(step, masks(torch.tensor([3])), 3, trace=trace)
     assert told == [
         (1, [A, A, A], [False, True, True]),

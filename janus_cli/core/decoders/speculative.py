@@ -50,31 +50,28 @@ def speculative(
     if not batch:
         return []
     longest = int(max_lengths.max())
-    done = torch.full((batch, longest + window + 1), PAD, device=device)  # room for what is cut off again
-    sure = torch.zeros(done.shape, device=device)
+    tokens = torch.full((batch, longest + window + 1), PAD, device=device)  # room for what is cut off again
+    logps = torch.zeros(tokens.shape, device=device)
     passes = torch.zeros_like(max_lengths)
     rows = torch.arange(batch, device=device)
-    tokens, logps, counts, most = done.clone(), sure.clone(), torch.zeros_like(rows), max_lengths
+    counts, most = torch.zeros_like(rows), max_lengths
     left, kept = torch.full((batch, 0), PAD, device=device), None
     while len(rows):
-        proposals = left
+        proposals, verified = left, tokens[rows, : int(counts.max())]
         if redraft == "nar" or not left.shape[1] or bool((left[:, 0] == PAD).any()):
-            proposals = _drafted(draft, tokens, counts, rows, left, passes)
+            proposals = _drafted(draft, verified, counts, rows, left, passes)
         places = counts[:, None] + torch.arange(1, min(window, proposals.shape[1]) + 2, device=device)
         proposals = proposals[:, :window].masked_fill(places[:, :-1] >= most[:, None], PAD)
-        best, certainty, ahead = verify(
-            tokens[:, : int(counts.max())], counts, proposals, places == most[:, None], rows, kept
-        )
+        best, certainty, ahead = verify(verified, counts, proposals, places == most[:, None], rows, kept)
         passes[rows] += 1
 
         agreed = (proposals == best[:, :-1]).int().cumprod(1).sum(1)
         ended = (best == EOS).int().argmax(1).masked_fill(~(best == EOS).any(1), best.shape[1])
         fresh = torch.minimum(agreed, ended) + 1  # agreed tokens and the model's own after them, EOS at the most
-        order = torch.arange(best.shape[1], device=device)
-        tokens = tokens.scatter(1, places - 1, best.masked_fill(order >= fresh[:, None], PAD))
-        logps = logps.scatter(1, places - 1, certainty.to(logps.dtype).masked_fill(order >= fresh[:, None], 0.0))
+        cut = torch.arange(best.shape[1], device=device) >= fresh[:, None]
+        tokens[rows[:, None], places - 1] = best.masked_fill(cut, PAD)
+        logps[rows[:, None], places - 1] = certainty.to(logps.dtype).masked_fill(cut, 0.0)
         counts = counts + fresh
-        done[rows], sure[rows] = tokens, logps
         going = ended >= fresh
         left = left[:, :0]
         if redraft != "nar":
@@ -82,14 +79,13 @@ def speculative(
         kept = None
         if not bool(going.all()):
             kept = going.nonzero()[:, 0]
-            rows, tokens, logps, counts, most, left = (t[kept] for t in (rows, tokens, logps, counts, most, left))
-    return finished(done, sure, passes=passes.tolist())
+            rows, counts, most, left = (t[kept] for t in (rows, counts, most, left))
+    return finished(tokens, logps, passes=passes.tolist())
 
 
-def _drafted(draft: Draft, tokens: Tensor, counts: Tensor, rows: Tensor, left: Tensor, passes: Tensor) -> Tensor:
+def _drafted(draft: Draft, verified: Tensor, counts: Tensor, rows: Tensor, left: Tensor, passes: Tensor) -> Tensor:
     """What is left over from verifying, and a draft for the rows in which nothing is. left (A, W) -> (A, W')."""
     empty = torch.ones_like(rows, dtype=torch.bool) if not left.shape[1] else left[:, 0] == PAD
-    verified = tokens[:, : int(counts.max())]
     written, took = draft(verified[empty], counts[empty], rows[empty])
     passes[rows[empty]] += took
     width = max(written.shape[1], left.shape[1])
