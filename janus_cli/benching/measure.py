@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import numpy as np
+
 from janus_cli.benching.contestant import Contestant
 from janus_cli.errors import OutOfMemoryError
 
@@ -71,8 +73,7 @@ class Spread:
 
 def percentile(values: Sequence[float], percent: int) -> float:
     """By nearest rank: the smallest value that at least `percent` of all do not exceed."""
-    ordered = sorted(values)
-    return ordered[-(-percent * len(ordered) // 100) - 1]
+    return float(np.percentile(values, percent, method="inverted_cdf"))
 
 
 def rotated(items: Sequence[Item], turn: int) -> list[Item]:

@@ -16,8 +16,8 @@ from janus_cli.benching.measure import Work
 from janus_cli.benching.modes import Selection, select
 from janus_cli.core.transformer import Transformer
 from janus_cli.decoding.lines import Reader
-from janus_cli.decoding.where import find_checkpoint, find_split, own_recipe
-from janus_cli.errors import CheckpointError, DataError, UsageError
+from janus_cli.decoding.where import find_checkpoint, find_split, load, own_recipe
+from janus_cli.errors import DataError, UsageError
 from janus_cli.recipe import (
     BENCH_BATCHES,
     BENCH_REPEATS,
@@ -28,8 +28,7 @@ from janus_cli.recipe import (
     Recipe,
 )
 from janus_cli.runs import Run
-from janus_cli.text.tokenizer import Tokenizers, load_tokenizers
-from janus_cli.training.checkpoint import load_model
+from janus_cli.text.tokenizer import Tokenizers
 from janus_cli.training.distributed import choose_device
 
 SPLIT = "test"
@@ -74,11 +73,7 @@ class Bench:
 
     def load(self) -> tuple[Transformer, Tokenizers]:
         """The model on its device, and the tokenizers that belong to it."""
-        model = load_model(self.folder, self.device, self.recipe.decoding.precision)
-        tokenizers = load_tokenizers(self.run.path)
-        if model.target_table.num_embeddings != tokenizers.target.size:
-            raise CheckpointError(f"{self.folder} was not trained with the tokenizer in {self.run.path}")
-        return model, tokenizers
+        return load(self.run, self.folder, self.device, self.recipe.decoding.precision)
 
     def warn(self, text: str) -> None:
         """Says it now and again under the table."""

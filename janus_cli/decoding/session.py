@@ -25,13 +25,12 @@ from janus_cli.decoding.plan import choose
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translator import Result, Translator
 from janus_cli.decoding.unfinished import Unfinished
-from janus_cli.decoding.where import Place, find_split, own_recipe, read_checkpoint
-from janus_cli.errors import CheckpointError, DataError, Stopped, UsageError
+from janus_cli.decoding.where import Place, find_split, load, own_recipe, read_checkpoint
+from janus_cli.errors import DataError, Stopped, UsageError
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.text.corpus import cleaner
-from janus_cli.text.tokenizer import load_tokenizers
-from janus_cli.training.checkpoint import STATE, fingerprint, load_model
+from janus_cli.training.checkpoint import STATE, fingerprint
 from janus_cli.training.distributed import choose_device, keep_freed_memory
 
 
@@ -129,10 +128,7 @@ def _job(request: Request, device: torch.device, run: Run, folder: Path) -> Job:
     if request.dry_run:
         return job
     keep_freed_memory()
-    model, tokenizers = load_model(folder, device, plan.options.precision), load_tokenizers(run.path)
-    sizes = model.source_table.num_embeddings, model.target_table.num_embeddings
-    if sizes != (tokenizers.source.size, tokenizers.target.size):
-        raise CheckpointError(f"{folder} was not trained with the tokenizer in {run.path}", "name its run with --run")
+    model, tokenizers = load(run, folder, device, plan.options.precision)
     job.about |= {"step": runs.read_json(folder / STATE).get("step"), "sha256": weights}
     job.translator = Translator(model, tokenizers, plan, request.trace)
     return job

@@ -6,15 +6,19 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
+
+import torch
 
 from janus_cli import console, recipe_file, runs
+from janus_cli.core.transformer import Transformer
 from janus_cli.decoding.lines import Reader
 from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.text.corpus import sha256
-from janus_cli.training.checkpoint import MODEL
+from janus_cli.text.tokenizer import Tokenizers, load_tokenizers
+from janus_cli.training.checkpoint import MODEL, load_model
 
 Read = TypeVar("Read")
 RETRIES = 3  # each needs a training that saves and prunes while one checkpoint is read
@@ -84,6 +88,21 @@ def read_checkpoint(run: Path | None, checkpoint: Path | None, read: Callable[[R
             console.say(f"{folder} was pruned meanwhile: looking for another one")
             found, folder = find_checkpoint(found.path, checkpoint)
     return read(found, folder)
+
+
+def load(
+    run: Run, folder: Path, device: torch.device | str = "cpu", precision: Literal["float32", "bf16"] = "float32"
+) -> tuple[Transformer, Tokenizers]:
+    """A checkpoint's model and the tokenizers of its run.
+
+    Raises:
+        CheckpointError: they do not belong together, or the checkpoint is damaged.
+    """
+    model, tokenizers = load_model(folder, device, precision), load_tokenizers(run.path)
+    sizes = model.source_table.num_embeddings, model.target_table.num_embeddings
+    if sizes != (tokenizers.source.size, tokenizers.target.size):
+        raise CheckpointError(f"{folder} was not trained with the tokenizer in {run.path}", "name its run with --run")
+    return model, tokenizers
 
 
 def own_recipe(folder: Path, changes: Sequence[str]) -> Recipe:

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from janus_cli import __version__, console
-from janus_cli.decoding.where import own_recipe, read_checkpoint
-from janus_cli.errors import CheckpointError, UsageError
+from janus_cli.decoding.where import load, own_recipe, read_checkpoint
+from janus_cli.errors import UsageError
 from janus_cli.exporting import ctranslate2, safetensors
 from janus_cli.exporting.folder import PROVENANCE, README, Source, appearing, must_be_free, write_json
 from janus_cli.runs import Run
-from janus_cli.text.tokenizer import load_tokenizers
 from janus_cli.training import checkpoint
 
 Format = Literal["ctranslate2", "safetensors"]
@@ -80,10 +79,7 @@ def _read(request: Request, run: Run, folder: Path) -> Source:
     recipe = own_recipe(folder, ())
     if request.format == "ctranslate2":
         ctranslate2.must_fit(recipe)
-    state, model, tokenizers = checkpoint.verify(folder).state, checkpoint.load_model(folder), load_tokenizers(run.path)
-    sizes = model.source_table.num_embeddings, model.target_table.num_embeddings
-    if sizes != (tokenizers.source.size, tokenizers.target.size):
-        raise CheckpointError(f"{folder} was not trained with the tokenizer in {run.path}", "name its run with --run")
+    state, (model, tokenizers) = checkpoint.verify(folder).state, load(run, folder)
     provenance = {
         "run": run.path.resolve().name,
         "checkpoint": folder.name,

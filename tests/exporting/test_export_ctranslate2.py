@@ -86,7 +86,8 @@ def compared(run: Path, folder: Path) -> list[Output]:
     for output, limit, (_, score) in zip(ours, most, theirs, strict=True):
         # At its limit ours adds the EOS that it must end with; CTranslate2 just stops.
         cut = len(output.tokens) == limit and sum(output.logps[:-1]) / limit
-        assert score == pytest.approx(output.score, abs=1e-4) or score == pytest.approx(cut, abs=1e-4)
+        # Its AVX-512 kernels approximate exp: up to 1.5e-4 nats a token were seen there, 1e-5 on AVX2.
+        assert score == pytest.approx(output.score, abs=5e-4) or score == pytest.approx(cut, abs=5e-4)
     return ours
 
 
