@@ -139,9 +139,11 @@ def _ranked(
 def _deciding(model: Transformer) -> Iterator[None]:
     """No dropout and no gradients, and afterwards the model as it was."""
     training = model.training
-    model.eval()
+    if training:  # asked first: going through all modules takes longer than a decoder pass
+        model.eval()
     try:
         with torch.inference_mode():
             yield
     finally:
-        model.train(training)
+        if training:
+            model.train()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from math import inf
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,15 +17,71 @@ KeysValues = tuple[Tensor, Tensor]  # each (B, H, K, D/H)
 Keep = Callable[[KeysValues], KeysValues]  # takes the keys and values of new slots, returns those of all slots
 
 
-class Attention(nn.Module):
+PACKED_PAYS = 1 << 20  # multiplications: with fewer, calling oneDNN costs more than it saves in float32
+
+
+class Direct(nn.Module):
+    """A module that is called directly: hooks, unused here, take as long as a small product."""
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self.forward(*inputs)
+
+
+class Packed(NamedTuple):
+    """A weight (E, D) in oneDNN's own layout, and how many numbers an input must have for it to pay."""
+
+    weight: Tensor
+    least: int
+
+
+def packed(weight: Tensor) -> Packed | None:
+    """For generating on a CPU: products with few rows, and decoding consists of them, take half the time or less.
+
+    None where this torch or processor has no such thing.
+    """
+    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
+        return None
+    try:  # what torch.compile calls for frozen weights; no public name leads there
+        found = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+        torch.ops.mkldnn._linear_pointwise(weight.detach()[:1], found, None, "none", [], "")
+    except (AttributeError, RuntimeError):
+        return None
+    return Packed(found, PACKED_PAYS // len(weight) if weight.dtype == torch.float32 else 0)
+
+
+def product(x: Tensor, weight: Tensor, pack: Packed | None, bias: Tensor | None = None) -> Tensor:
+    """x (..., D), weight (E, D), perhaps also packed, bias (E,) -> (..., E)."""
+    if pack is None or x.numel() < pack.least:
+        return F.linear(x, weight, bias)
+    return torch.ops.mkldnn._linear_pointwise(x, pack.weight, bias, "none", [], "")
+
+
+class Linear(Direct, nn.Linear):
+    """A linear map whose weight can be packed; while it is, changes of `weight` are not seen."""
+
+    packed: Packed | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., E)."""
+        return product(x, self.weight, self.packed, self.bias)
+
+
+class LayerNorm(Direct, nn.LayerNorm):
+    """Layer norm over the last dimension."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class Attention(Direct):
     """Multi-head attention in which keys and values are made apart from the queries, so that they can be kept."""
 
     def __init__(self, knobs: Model) -> None:
         super().__init__()
         self.heads, self.dropout, self.kernel = knobs.heads, knobs.attention_dropout, knobs.attention
-        self.query = nn.Linear(knobs.width, knobs.width)
-        self.key_value = nn.Linear(knobs.width, 2 * knobs.width)
-        self.out = nn.Linear(knobs.width, knobs.width)
+        self.query = Linear(knobs.width, knobs.width)
+        self.key_value = Linear(knobs.width, 2 * knobs.width)
+        self.out = Linear(knobs.width, knobs.width)
 
     def keys_values(self, x: Tensor) -> KeysValues:
         """x (B, K, D) -> keys and values, each (B, H, K, D/H)."""
@@ -37,13 +94,13 @@ class Attention(nn.Module):
         """x (F*B, L, D), keys and values of B rows -> (F*B, L, D).
 
         F neighbouring rows of x share one row of keys and values: a sentence's candidates or beams share its source.
-        attend: bool, broadcastable to (B, H, F*L, K), True = may attend; or a BlockMask of FlexAttention.
+        attend: what `sight` made of a mask that is broadcastable to (B, H, F*L, K); or a BlockMask of FlexAttention.
         """
         rows, count, width = x.shape
         keys, values = kept
         q = self.query(x).view(keys.shape[0], -1, self.heads, width // self.heads).transpose(1, 2)
         # (F*B, L, D) -> (B, H, F*L, D/H)
-        if isinstance(attend, Tensor):
+        if attend is None or isinstance(attend, Tensor):
             dropout = self.dropout if self.training else 0.0
             y = F.scaled_dot_product_attention(q, keys, values, attn_mask=attend, dropout_p=dropout)
         else:
@@ -53,38 +110,59 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).reshape(rows, count, width))  # (B, H, F*L, D/H) -> (F*B, L, D)
 
 
-class FeedForward(nn.Module):
+def sight(attend: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """A mask (bool, True = may attend) as attention scores take it: 0 and -inf to be added, once for all layers.
+
+    None where all is seen; on a CPU only, because a GPU would have to be waited for.
+    """
+    if attend.device.type == "cpu" and bool(attend.all()):
+        return None
+    return torch.zeros(attend.shape, dtype=dtype, device=attend.device).masked_fill_(~attend, -inf)
+
+
+class FeedForward(Direct):
     """Two linear maps around an activation; (..., D) -> (..., D)."""
 
     def __init__(self, knobs: Model) -> None:
         super().__init__()
-        self.up = nn.Linear(knobs.width, knobs.feedforward)
-        self.down = nn.Linear(knobs.feedforward, knobs.width)
+        self.up = Linear(knobs.width, knobs.feedforward)
+        self.down = Linear(knobs.feedforward, knobs.width)
         self.activation = F.relu if knobs.activation == "relu" else F.gelu
-        self.dropout = nn.Dropout(knobs.activation_dropout)
+        self.dropout = knobs.activation_dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.dropout(self.activation(self.up(x))))
+        y = self.activation(self.up(x))
+        return self.down(F.dropout(y, self.dropout) if self.training and self.dropout else y)
 
 
-class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward over the source."""
+class Layer(Direct):
+    """What both kinds of layer have."""
 
     def __init__(self, knobs: Model) -> None:
         super().__init__()
-        self.pre = knobs.norm == "pre"
-        self.attention, self.attention_norm = Attention(knobs), nn.LayerNorm(knobs.width)
-        self.feedforward, self.feedforward_norm = FeedForward(knobs), nn.LayerNorm(knobs.width)
-        self.dropout = nn.Dropout(knobs.dropout)
+        self.pre, self.dropout = knobs.norm == "pre", knobs.dropout
+        self.attention, self.attention_norm = Attention(knobs), LayerNorm(knobs.width)
 
-    def forward(self, x: Tensor, attend: Tensor) -> Tensor:
-        """x (B, S, D), attend (B, 1, 1, S) -> (B, S, D)."""
+    def drop(self, x: Tensor) -> Tensor:
+        """Dropout while training."""
+        return F.dropout(x, self.dropout) if self.training and self.dropout else x
+
+
+class EncoderLayer(Layer):
+    """Self-attention and feed-forward over the source."""
+
+    def __init__(self, knobs: Model) -> None:
+        super().__init__(knobs)
+        self.feedforward, self.feedforward_norm = FeedForward(knobs), LayerNorm(knobs.width)
+
+    def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
+        """x (B, S, D), attend from (B, 1, 1, S) -> (B, S, D)."""
         if self.pre:
             y = self.attention_norm(x)
-            x = x + self.dropout(self.attention(y, self.attention.keys_values(y), attend))
-            return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
-        x = self.attention_norm(x + self.dropout(self.attention(x, self.attention.keys_values(x), attend)))
-        return self.feedforward_norm(x + self.dropout(self.feedforward(x)))
+            x = x + self.drop(self.attention(y, self.attention.keys_values(y), attend))
+            return x + self.drop(self.feedforward(self.feedforward_norm(x)))
+        x = self.attention_norm(x + self.drop(self.attention(x, self.attention.keys_values(x), attend)))
+        return self.feedforward_norm(x + self.drop(self.feedforward(x)))
 
 
 class Past:
@@ -100,12 +178,13 @@ class Past:
         """Writes (B, H, K, D/H) to the slots from `at` on, for all rows or (B,) for each; returns slots 0 .. end."""
         count = fresh[0].shape[2]
         if isinstance(at, int):
-            self.keys[:, :, at : at + count], self.values[:, :, at : at + count] = fresh
+            self.keys.narrow(2, at, count).copy_(fresh[0])
+            self.values.narrow(2, at, count).copy_(fresh[1])
         else:
             places = (at[:, None] + torch.arange(count, device=at.device))[:, None, :, None].expand_as(fresh[0])
             self.keys.scatter_(2, places, fresh[0])
             self.values.scatter_(2, places, fresh[1])
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        return self.keys.narrow(2, 0, end), self.values.narrow(2, 0, end)
 
     def select(self, rows: Tensor, end: int) -> None:
         """Keeps these rows, in this order, of the slots 0 .. end; what lies behind is written before it is seen."""
@@ -119,32 +198,29 @@ class Past:
         self.keys, self.values = fresh
 
 
-class DecoderLayer(nn.Module):
+class DecoderLayer(Layer):
     """Self-attention by the clock, attention to the source, feed-forward."""
 
     def __init__(self, knobs: Model) -> None:
-        super().__init__()
-        self.pre = knobs.norm == "pre"
-        self.attention, self.attention_norm = Attention(knobs), nn.LayerNorm(knobs.width)
-        self.cross, self.cross_norm = Attention(knobs), nn.LayerNorm(knobs.width)
-        self.feedforward, self.feedforward_norm = FeedForward(knobs), nn.LayerNorm(knobs.width)
-        self.dropout = nn.Dropout(knobs.dropout)
+        super().__init__(knobs)
+        self.cross, self.cross_norm = Attention(knobs), LayerNorm(knobs.width)
+        self.feedforward, self.feedforward_norm = FeedForward(knobs), LayerNorm(knobs.width)
 
     def forward(
-        self, x: Tensor, keys: int, attend: Any, source: KeysValues, source_attend: Tensor, keep: Keep | None
+        self, x: Tensor, keys: int, attend: Any, source: KeysValues, source_attend: Tensor | None, keep: Keep | None
     ) -> Tensor:
         """x (B, L, D), of which the first `keys` slots can be seen -> (B, L, D)."""
         y = self.attention_norm(x) if self.pre else x
         kept = self.attention.keys_values(y[:, :keys])
         if keep is not None:
             kept = keep(kept)
-        x = x + self.dropout(self.attention(y, kept, attend))
+        x = x + self.drop(self.attention(y, kept, attend))
         if self.pre:
-            x = x + self.dropout(self.cross(self.cross_norm(x), source, source_attend))
-            return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
+            x = x + self.drop(self.cross(self.cross_norm(x), source, source_attend))
+            return x + self.drop(self.feedforward(self.feedforward_norm(x)))
         x = self.attention_norm(x)
-        x = self.cross_norm(x + self.dropout(self.cross(x, source, source_attend)))
-        return self.feedforward_norm(x + self.dropout(self.feedforward(x)))
+        x = self.cross_norm(x + self.drop(self.cross(x, source, source_attend)))
+        return self.feedforward_norm(x + self.drop(self.feedforward(x)))
 
 
 def sinusoids(count: int, width: int) -> Tensor:

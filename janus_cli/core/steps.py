@@ -52,11 +52,10 @@ def choices(
     found = []
     for start in range(0, max(1, len(states)), AT_ONCE):
         logits = allowed_logits(model, states[start : start + AT_ONCE], never)
-        top, best = logits.max(1)
+        best = logits.argmax(1)
         if at_end is not None:
-            ends = at_end[start : start + AT_ONCE]
-            top, best = torch.where(ends, logits[:, EOS], top), best.masked_fill(ends, EOS)
-        found.append((best, top - logits.logsumexp(1)))
+            best = best.masked_fill(at_end[start : start + AT_ONCE], EOS)
+        found.append((best, -F.cross_entropy(logits, best, reduction="none")))
     return found[0] if len(found) == 1 else (torch.cat([b for b, _ in found]), torch.cat([p for _, p in found]))
 
 

@@ -12,7 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_cli.core.batch import PAD
-from janus_cli.core.layers import DecoderLayer, EncoderLayer, Keep, KeysValues, Past, sinusoids
+from janus_cli.core.layers import (
+    DecoderLayer,
+    EncoderLayer,
+    Keep,
+    KeysValues,
+    LayerNorm,
+    Linear,
+    Packed,
+    Past,
+    packed,
+    product,
+    sight,
+    sinusoids,
+)
 from janus_cli.core.stream import NEVER, Stream, visible
 
 if TYPE_CHECKING:
@@ -21,16 +34,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Memory:
-    """An encoded source: states (B, S, D), real (B, S) bool, and each decoder layer's keys and values of it."""
+    """An encoded source.
+
+    states: (B, S, D). real: (B, S) bool. attend: the same as `layers.sight` has it, (B, 1, 1, S) or None.
+    kept: each decoder layer's keys and values of it.
+    """
 
     states: Tensor
     real: Tensor
+    attend: Tensor | None
     kept: tuple[KeysValues, ...]
 
     def select(self, rows: Tensor) -> Memory:
         """These sentences, in this order."""
         kept = tuple((keys.index_select(0, rows), values.index_select(0, rows)) for keys, values in self.kept)
-        return replace(self, states=self.states[rows], real=self.real[rows], kept=kept)
+        attend = None if self.attend is None else self.attend[rows]
+        return replace(self, states=self.states[rows], real=self.real[rows], attend=attend, kept=kept)
 
 
 class Cache:
@@ -92,14 +111,14 @@ class Transformer(nn.Module):
         else:
             self.register_buffer("source_positions", torch.empty(knobs.max_length, width), persistent=False)
             self.register_buffer("target_positions", torch.empty(knobs.max_length, width), persistent=False)
-        norms = [nn.LayerNorm(width) if knobs.embedding_norm else nn.Identity() for _ in range(2)]
+        norms = [LayerNorm(width) if knobs.embedding_norm else nn.Identity() for _ in range(2)]
         self.source_norm, self.target_norm = norms
         self.encoder = nn.ModuleList(EncoderLayer(knobs) for _ in range(knobs.encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(knobs) for _ in range(knobs.decoder_layers))
-        ends = [nn.LayerNorm(width) if knobs.norm == "pre" else nn.Identity() for _ in range(2)]
+        ends = [LayerNorm(width) if knobs.norm == "pre" else nn.Identity() for _ in range(2)]
         self.encoder_norm, self.decoder_norm = ends
-        self.dropout = nn.Dropout(knobs.dropout)
         self.length_table = nn.Parameter(torch.empty(knobs.max_length, width)) if length_head else None
+        self.packed_output: Packed | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -135,23 +154,42 @@ class Transformer(nn.Module):
             weight.copy_(weights[name])
         self._fill_constants()
 
+    def pack(self) -> Transformer:
+        """Lays the weights out for generating (see `layers.Linear`); they must not change any more."""
+        self.eval()
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.packed = packed(module.weight)
+        self.packed_output = packed(self.output_weight)
+        return self
+
+    def train(self, mode: bool = True) -> Transformer:
+        """As of any module; training takes the weights out of their packing."""
+        if mode:
+            self.packed_output = None
+            for module in self.modules():
+                if isinstance(module, Linear):
+                    module.packed = None
+        return super().train(mode)
+
     def _embed(self, tokens: Tensor, table: nn.Embedding, positions: Tensor, norm: nn.Module) -> Tensor:
         x = table(tokens)
         if self.knobs.embedding_scale:
             x = x * self.knobs.width**0.5
-        return self.dropout(norm(x + positions))
+        x = norm(x + positions)
+        return F.dropout(x, self.knobs.dropout) if self.training and self.knobs.dropout else x
 
     def encode(self, source: Tensor, real: Tensor) -> Memory:
         """source (B, S) ids, real (B, S) bool -> Memory. S is at most `max_length`."""
         x = self._embed(source, self.source_table, self.source_positions[: source.shape[1]], self.source_norm)
         seen = real.clone()
         seen[:, 0] = True  # a source of nothing but padding must not give NaN
-        attend = seen[:, None, None, :]  # (B, S) -> (B, 1, 1, S)
+        attend = sight(seen[:, None, None, :], x.dtype)  # (B, S) -> (B, 1, 1, S)
         for layer in self.encoder:
             x = layer(x, attend)
         x = self.encoder_norm(x)
         crossing = (layer.cross for layer in self.decoder if isinstance(layer, DecoderLayer))
-        return Memory(x, seen, tuple(cross.keys_values(x) for cross in crossing))
+        return Memory(x, seen, attend, tuple(cross.keys_values(x) for cross in crossing))
 
     def decode(self, stream: Stream, memory: Memory, cache: Cache | None = None) -> Tensor:
         """stream of F*B rows, memory of B -> states (F*B, L, D). With a cache, the slots so far are seen as well."""
@@ -160,15 +198,14 @@ class Transformer(nn.Module):
         attend: Any
         keeps: Sequence[Keep | None] = [None] * len(self.decoder)
         if cache is not None:
-            attend, keeps = cache.admit(stream)
-            attend = attend[:, None]  # (B, L, K) -> (B, 1, L, K)
+            seen, keeps = cache.admit(stream)
+            attend = sight(seen[:, None], x.dtype)  # (B, L, K) -> (B, 1, L, K)
         elif self.knobs.attention == "flex":
             attend = self._block_mask(stream)
         else:
-            attend = stream.attend[:, None]  # (B, L, K) -> (B, 1, L, K)
-        source_attend = memory.real[:, None, None, :]  # (B, S) -> (B, 1, 1, S)
+            attend = sight(stream.attend[:, None], x.dtype)  # (B, L, K) -> (B, 1, L, K)
         for layer, source, keep in zip(self.decoder, memory.kept, keeps, strict=True):
-            x = layer(x, stream.keys, attend, source, source_attend, keep)
+            x = layer(x, stream.keys, attend, source, memory.attend, keep)
         return self.decoder_norm(x)
 
     @staticmethod
@@ -189,7 +226,7 @@ class Transformer(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """(..., D) -> (..., V)."""
-        return F.linear(states, self.output_weight)
+        return product(states, self.output_weight, self.packed_output)
 
     def length_logits(self, memory: Memory) -> Tensor:
         """(B, max_length): class n stands for n target tokens without BOS and EOS.

@@ -206,7 +206,7 @@ def load_model(
     # Not on the meta device: drawing weights that are thrown away takes 0.1 s, the imports behind it 1.9 s.
     model = build_model(checkpoint.recipe, checkpoint.source_vocabulary, checkpoint.target_vocabulary).to(device)
     model.load_weights(tensors(folder / MODEL, model.weights()))
-    return model.to(torch.bfloat16 if precision == "bf16" else torch.float32).eval()
+    return model.to(torch.bfloat16 if precision == "bf16" else torch.float32).pack()
 
 
 def steps(root: Path) -> Iterator[Path]:

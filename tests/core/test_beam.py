@@ -5,10 +5,13 @@ from math import inf, log
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from janus_cli.core.batch import EOS, SPECIAL
 from janus_cli.core.decoders import Output, beam_search
+from janus_cli.core.decoders.beam import _largest
 
 A, B, C = SPECIAL, SPECIAL + 1, SPECIAL + 2
 VOCABULARY = SPECIAL + 3
@@ -188,3 +191,17 @@ def test_the_step_keeps_its_tensor() -> None:
     (output,) = beam_search(lambda last, parents: table, lengths(1), beam=1)[0]
     assert isinstance(output, Output)
     assert torch.equal(table, before)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 7), st.sampled_from([2, 3, 40]))
+def test_the_largest_are_those_of_a_stable_sort(seed: int, count: int, different: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(0, different, (5, 6 + seed % 9), generator=generator).float()
+    values[0, ::2] = -torch.inf
+    values[1] = -torch.inf
+    values[1, 3] = 1.0
+    expected, order = values.sort(dim=1, descending=True, stable=True)
+    top, places = _largest(values, count)
+    assert torch.equal(top, expected[:, :count])
+    finite = top > -torch.inf
+    assert torch.equal(places[finite], order[:, : top.shape[1]][finite])

@@ -114,11 +114,25 @@ def _candidates(logps: Tensor, sums: Tensor, beam: int) -> tuple[Tensor, Tensor,
 
 def _largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` largest of each row and their places, the lower place first among equals."""
+    count = min(count, values.shape[1])
     top, places = values.topk(min(count + 1, values.shape[1]), dim=1)
-    if bool(((top[:, 1:] == top[:, :-1]) & (top[:, 1:] > -inf)).any()):
-        # Equals: topk promises neither their order nor, at the cut, which of them it takes.
-        top, places = values.sort(dim=1, descending=True, stable=True)
+    equal = (top[:, 1:] == top[:, :-1]) & (top[:, 1:] > -inf)
+    if bool(equal.any()):  # bf16 has many equals; topk promises neither their order nor which of them it takes
+        if top.shape[1] > count and bool(equal[:, -1].any()):
+            rows = equal[:, -1].nonzero()[:, 0]
+            places[rows, :count] = _first_among_equals(values[rows], top[rows, count - 1 : count], count)
+        places = places[:, :count].sort(dim=1).values
+        top, order = values.gather(1, places).sort(dim=1, descending=True, stable=True)
+        places = places.gather(1, order)
     return top[:, :count], places[:, :count]
+
+
+def _first_among_equals(values: Tensor, least: Tensor, count: int) -> Tensor:
+    """Places of all that exceed `least` (R, 1) and of the first that equal it, `count` in all. (R, V) -> (R, count)."""
+    more, equal = values > least, values == least
+    missing = count - more.sum(1, keepdim=True)
+    taken = more | (equal & (equal.cumsum(1, dtype=torch.int32) <= missing))
+    return taken.nonzero()[:, 1].view(len(values), count)
 
 
 def _extend(paths: Tensor, slot: Tensor, last: Tensor) -> Tensor:
