@@ -1,7 +1,10 @@
-"""How much memory one row needs, measured in a process of its own: `python -m janus_cli.benching.child`.
+"""One row in a process of its own: `python -m janus_cli.benching.child`.
 
-A JSON object on stdin says what to decode, one on stdout what it took. Within one process the peaks of several rows
-could not be told apart.
+Peers are timed there, because libraries in one process disturb each other (their idle threads wait for work in
+different ways), and every row's memory is measured there, because peaks within one process cannot be told apart.
+
+One JSON object a line: the first on stdin says which row to build, each that follows what to decode; each is answered
+by one on stdout.
 """
 
 from __future__ import annotations
@@ -9,15 +12,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
 
 from janus_cli.benching import machine, peers
-from janus_cli.benching.contestant import Contestant, own
+from janus_cli.benching.contestant import Contestant, Decoded, own
 from janus_cli.benching.modes import select
 from janus_cli.decoding.where import own_recipe
 from janus_cli.errors import JanusError
@@ -26,17 +32,73 @@ from janus_cli.training.checkpoint import load_model
 from janus_cli.training.distributed import keep_freed_memory
 
 
+class Worker:
+    """A process that decodes for one row, until it is closed.
+
+    Raises (anywhere):
+        JanusError: the process ended; the message is the last line that it wrote.
+    """
+
+    def __init__(self, asked: Mapping[str, Any]) -> None:
+        """asked: see `asked_of`."""
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "janus_cli.benching.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=self._words, text=True, encoding="utf-8",
+        )  # fmt: skip
+        self.before: int = self._ask(asked)["before"]
+        self.peak = 0
+
+    def translate(self, lines: Sequence[str], batch: int) -> Decoded:
+        """As `Contestant.translate`; `peak` is then the most memory that it took, in bytes."""
+        found = self._ask({"lines": list(lines), "batch": batch})
+        self.peak = found.pop("peak")
+        return Decoded(**found)
+
+    def _ask(self, what: Mapping[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(what) + "\n")
+            self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            code = self._process.wait()
+            self._words.seek(0)
+            words = self._words.read().decode(errors="replace").strip().split("\n")[-1]
+            self.close()
+            raise JanusError(words or f"exit code {code}")
+        return json.loads(answer)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._words):
+            with suppress(BrokenPipeError):
+                if pipe is not None:
+                    pipe.close()
+
+
 def peak_memory(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Runs `main` in a new process.
+    """Decodes `lines` in batches of `batch`, in a new process, and says what it took, in bytes.
+
+    before: the process (imports) before anything is loaded; on CUDA, where torch's allocator is asked, 0.
 
     Raises:
-        JanusError: it failed; the message is the last line that it wrote.
+        JanusError: it failed.
     """
-    command = [sys.executable, "-m", "janus_cli.benching.child"]
-    ended = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise JanusError((ended.stderr.strip() or f"exit code {ended.returncode}").split("\n")[-1])
-    return json.loads(ended.stdout.split("\n")[-2])
+    with Worker(asked) as worker:
+        worker.translate(asked["lines"], asked["batch"])
+        return {"before": worker.before, "peak": worker.peak}
 
 
 def asked_of(
@@ -50,11 +112,8 @@ def asked_of(
 
 
 def main() -> None:
-    """Decodes what stdin asks for and writes `before` and `peak`, in bytes.
-
-    before: of the process (imports) before anything is loaded; on CUDA, where torch's allocator is asked, 0.
-    """
-    asked = json.load(sys.stdin)
+    """Builds a row and decodes what stdin asks for, until stdin ends."""
+    asked = json.loads(sys.stdin.readline())
     torch.set_num_threads(asked["threads"])
     device = torch.device(asked["device"])
     keep_freed_memory()
@@ -62,10 +121,22 @@ def main() -> None:
         peers.load(asked["peer"])
     before = machine.peak_bytes() if device.type == "cpu" else 0
     row = _row(asked, device)
-    _forget_peak(device)
-    row.translate(asked["lines"], asked["batch"])
-    peak = machine.peak_bytes() if device.type == "cpu" else torch.cuda.max_memory_allocated(device)
-    sys.stdout.write(json.dumps({"before": before, "peak": peak}) + "\n")
+    _answer({"before": before})
+    for line in sys.stdin:
+        wish = json.loads(line)
+        _forget_peak(device)
+        started = time.perf_counter()
+        found = row.translate(wish["lines"], wish["batch"])
+        seconds = time.perf_counter() - started
+        peak = machine.peak_bytes() if device.type == "cpu" else torch.cuda.max_memory_allocated(device)
+        _answer({
+            "texts": found.texts, "sizes": found.sizes, "passes": found.passes, "seconds": seconds, "peak": peak
+        })  # fmt: skip
+
+
+def _answer(what: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
 
 
 def _row(asked: Mapping[str, Any], device: torch.device) -> Contestant:

@@ -17,11 +17,13 @@ class Decoded:
     """What became of some lines, in order.
 
     sizes: tokens of each output, EOS not counted. passes: decoder passes, summed over the lines; None: not known.
+    seconds: what it took where that was measured in another process; None: whoever asked measures it.
     """
 
     texts: list[str]
     sizes: list[int]
     passes: int | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)

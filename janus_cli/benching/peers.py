@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -74,16 +75,16 @@ def load(peer: Peer) -> None:
 
 
 def contestants(setting: Setting) -> Iterator[Contestant]:
-    """The rows of a peer: greedy and beam search, at each precision that it offers."""
+    """The rows of a peer: greedy and beam search, at each precision that it offers. Models load when first used."""
     if setting.peer == "transformers":
-        model = _marian(setting)
+        marian = cache(partial(_marian, setting))
         for beam in BENCH_BEAMS:
             yield _contestant(
-                f"transformers.beam{beam}", setting, _generate(model, setting, beam), {"beam": beam}, False
+                f"transformers.beam{beam}", setting, _generate(marian, setting, beam), {"beam": beam}, False
             )
         return
     for kind in COMPUTE_TYPES[setting.device.type]:
-        translator = _ctranslate2(setting, kind)
+        translator = cache(partial(_ctranslate2, setting, kind))
         for beam in BENCH_BEAMS:
             options = {"beam": beam, "compute_type": kind, "threads": torch.get_num_threads()}
             search = _translate_batch(translator, setting, beam)
@@ -136,11 +137,11 @@ def _marian(setting: Setting) -> Any:
     return transformers.MarianMTModel(config).to(setting.device).eval()
 
 
-def _generate(model: Any, setting: Setting, beam: int) -> Search:
+def _generate(model: Callable[[], Any], setting: Setting, beam: int) -> Search:
     def search(ids: Ids, forced: int) -> Ids:
         source = pad([[*row, EOS] for row in ids]).to(setting.device)
         with torch.inference_mode():
-            found = model.generate(
+            found = model().generate(
                 input_ids=source, attention_mask=(source != PAD).long(), num_beams=beam, do_sample=False,
                 min_new_tokens=forced, max_new_tokens=forced, length_penalty=setting.recipe.decoding.length_penalty,
             )  # fmt: skip
@@ -157,13 +158,13 @@ def _ctranslate2(setting: Setting, kind: str) -> Any:
     )  # fmt: skip
 
 
-def _translate_batch(translator: Any, setting: Setting, beam: int) -> Search:
+def _translate_batch(translator: Callable[[], Any], setting: Setting, beam: int) -> Search:
     source = ctranslate2.unique_names(setting.tokenizers.source)
     number = {name: index for index, name in enumerate(ctranslate2.unique_names(setting.tokenizers.target))}
 
     def search(ids: Ids, forced: int) -> Ids:
         most = [forced or setting.most(row) for row in ids]
-        found = translator.translate_batch(
+        found = translator().translate_batch(
             [[source[token] for token in row] for row in ids], beam_size=beam, max_input_length=0,
             length_penalty=setting.recipe.decoding.length_penalty, min_decoding_length=forced,
             max_decoding_length=max(most),

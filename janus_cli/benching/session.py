@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,8 +40,9 @@ def run_bench(request: Request) -> dict[str, Any] | None:
         _estimate(bench, ours)
         return None
     keep_freed_memory()
-    with tempfile.TemporaryDirectory() as exported:
-        about = _run(bench, model, tokenizers, ours, Path(exported) / "model")
+    with ExitStack() as closing:
+        exported = closing.enter_context(tempfile.TemporaryDirectory())
+        about = _run(bench, model, tokenizers, ours, Path(exported) / "model", closing)
     console.say(f"kept as {report.keep(bench.run, about)}")
     if request.json is not None:
         runs.write_atomically(request.json, report.dump(about))
@@ -87,9 +90,12 @@ def _estimate(bench: Bench, ours: Sequence[Contestant]) -> None:
 
 
 def _run(
-    bench: Bench, model: Transformer, tokenizers: Tokenizers, ours: list[Contestant], exported: Path
+    bench: Bench, model: Transformer, tokenizers: Tokenizers, ours: list[Contestant], exported: Path, closing: ExitStack
 ) -> dict[str, Any]:
-    """Quality, timing, memory, in this order: decoding everything once is a warm-up, too."""
+    """Quality, timing, memory, in this order: decoding everything once is a warm-up, too.
+
+    Every row of a peer has a process of its own, which lives until `closing`.
+    """
     decoded: dict[str, Decoded] = {}
     memory: dict[str, Any] = {}
     with console.progress("measuring", _total(bench)) as bar:
@@ -105,6 +111,8 @@ def _run(
         for name in bench.request.against:
             setting = _setting(bench, name, model, tokenizers, decoded, exported)
             for row in peers.contestants(setting):
+                worker = closing.enter_context(child.Worker(_asked(bench, row.label, bench.lines, setting)))
+                row = replace(row, translate=worker.translate)
                 decode(row)
                 rows.append(row)
                 settings[row.label] = setting
@@ -134,18 +142,23 @@ def _setting(
     return peers.Setting(name, bench.recipe, tokenizers, bench.device, lengths, writer, exported, trained)
 
 
-def _memory(bench: Bench, label: str, batch: int, setting: peers.Setting | None) -> dict[str, Any] | None:
-    asked = child.asked_of(bench.run.path, bench.folder, bench.request.changes, bench.device, bench.work.lines)
-    asked |= {"label": label, "batch": batch}
+def _asked(bench: Bench, label: str, lines: Sequence[str], setting: peers.Setting | None) -> dict[str, Any]:
+    """What a process of its own is told for this row; `lines` are all that it will see."""
+    asked = child.asked_of(bench.run.path, bench.folder, bench.request.changes, bench.device, lines)
+    asked |= {"label": label}
     if setting is not None:
-        if bench.device.type == "cuda" and setting.peer == "ctranslate2":
-            return None  # its memory is not torch's
         asked |= {
             "peer": setting.peer, "exported": str(setting.folder), "own_weights": setting.own_weights,
-            "lengths": [setting.lengths[line] for line in bench.work.lines],
+            "lengths": [setting.lengths[line] for line in lines],
         }  # fmt: skip
+    return asked
+
+
+def _memory(bench: Bench, label: str, batch: int, setting: peers.Setting | None) -> dict[str, Any] | None:
+    if setting is not None and bench.device.type == "cuda" and setting.peer == "ctranslate2":
+        return None  # its memory is not torch's
     try:
-        return child.peak_memory(asked)
+        return child.peak_memory({**_asked(bench, label, bench.work.lines, setting), "batch": batch})
     except JanusError as problem:
         bench.warn(f"{label}: its memory could not be measured: {problem.message}")
         return None
