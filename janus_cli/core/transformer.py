@@ -21,6 +21,7 @@ from janus_cli.core.layers import (
     Linear,
     Packed,
     Past,
+    dropout,
     packed,
     product,
     sight,
@@ -176,8 +177,7 @@ class Transformer(nn.Module):
         x = table(tokens)
         if self.knobs.embedding_scale:
             x = x * self.knobs.width**0.5
-        x = norm(x + positions)
-        return F.dropout(x, self.knobs.dropout) if self.training and self.knobs.dropout else x
+        return dropout(norm(x + positions), self.knobs.dropout, self.training)
 
     def encode(self, source: Tensor, real: Tensor) -> Memory:
         """source (B, S) ids, real (B, S) bool -> Memory. S is at most `max_length`."""
