@@ -23,7 +23,7 @@ from janus_cli.core.decoders import (
 )
 from janus_cli.core.decoders import without_repeats as drop_repeats
 from janus_cli.core.objectives.ar import ar_stream as slots
-from janus_cli.core.steps import AT_ONCE, AllTokens, Draft, NextToken, Verify, framed, log_probabilities
+from janus_cli.core.steps import AllTokens, Draft, NextToken, Verify, at_once, framed, log_probabilities
 
 if TYPE_CHECKING:
     from janus_cli.core.transformer import Memory, Transformer
@@ -99,9 +99,10 @@ def ar_scores(model: Transformer, memory: Memory, tokens: Tensor, ar_stream: ARS
     stream = slots(target, ar_stream)
     asked = stream.labelled
     states, gold = model.decode(stream, memory)[asked], stream.labels[asked]  # (R, L, D) -> (N, D), (N,)
+    count = at_once(model)
     found = [
         log_probabilities(model, some).gather(1, token[:, None])[:, 0]
-        for some, token in zip(states.split(AT_ONCE), gold.split(AT_ONCE), strict=True)
+        for some, token in zip(states.split(count), gold.split(count), strict=True)
     ]
     logps = torch.zeros(asked.shape, dtype=found[0].dtype, device=tokens.device)
     logps[asked] = torch.cat(found)

@@ -151,7 +151,7 @@ class FeedForward(Direct):
         super().__init__()
         self.up = Linear(knobs.width, knobs.feedforward)
         self.down = Linear(knobs.feedforward, knobs.width)
-        self.activation = F.relu if knobs.activation == "relu" else F.gelu
+        self.activation = torch.relu_ if knobs.activation == "relu" else F.gelu
         self.dropout = knobs.activation_dropout
 
     def forward(self, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from janus_cli.recipe import ARStream, Decoding
 
 NEVER_WRITTEN = (PAD, BOS, MASK)
-AT_ONCE = 1024  # states turned into logits together: with 32k tokens about 130 MB, whatever the batch
+LOGITS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 25}  # numbers: 4 MiB stay in a CPU's cache while they are used
 
 
 def framed(tokens: Tensor) -> Tensor:
@@ -42,6 +42,12 @@ def log_probabilities(model: Transformer, states: Tensor, never: tuple[int, ...]
     return allowed_logits(model, states, never).log_softmax(1)
 
 
+def at_once(model: Transformer) -> int:
+    """How many states are turned into logits together: memory does not grow with the batch."""
+    words = model.output_weight
+    return max(64, LOGITS_AT_ONCE.get(words.device.type, 1 << 25) // len(words))
+
+
 def choices(
     model: Transformer, states: Tensor, never: tuple[int, ...] = NEVER_WRITTEN, at_end: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -49,12 +55,12 @@ def choices(
 
     at_end: (N,) bool, where EOS is the only choice.
     """
-    found = []
-    for start in range(0, max(1, len(states)), AT_ONCE):
-        logits = allowed_logits(model, states[start : start + AT_ONCE], never)
+    found, count = [], at_once(model)
+    for start in range(0, max(1, len(states)), count):
+        logits = allowed_logits(model, states[start : start + count], never)
         best = logits.argmax(1)
         if at_end is not None:
-            best = best.masked_fill(at_end[start : start + AT_ONCE], EOS)
+            best = best.masked_fill(at_end[start : start + count], EOS)
         found.append((best, -F.cross_entropy(logits, best, reduction="none")))
     return found[0] if len(found) == 1 else (torch.cat([b for b, _ in found]), torch.cat([p for _, p in found]))
 

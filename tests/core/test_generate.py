@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from janus_cli.core import generate
+from janus_cli.core import generate, steps
 from janus_cli.core.batch import BOS, EOS, MASK, PAD, SPECIAL, UNK, pad
 from janus_cli.core.decoders import Output
 from janus_cli.core.generate import framed, generate_ar, generate_nar, generate_spec, most_tokens
@@ -258,7 +258,8 @@ def test_chunks_change_nothing_and_the_model_is_left_as_it_was(monkeypatch: pyte
     model, ids = tiny(), source(sentences(7))
     options = OPTIONS.model_copy(update={"rerank": "ar"})
     whole = generate_nar(model, ids, options, "query")
-    monkeypatch.setattr(generate, "AT_ONCE", 3)
+    for module in (generate, steps):
+        monkeypatch.setattr(module, "at_once", lambda model: 3)
     model.train()
     assert plain(generate_nar(model, ids, options, "query")) == plain(whole)  # dropout is off
     assert model.training
