@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from janus_cli import recipe_file, runs
+from janus_cli.core import flops
+from janus_cli.core.batch import SPECIAL, collate
+from janus_cli.core.noise import Draws
+from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.errors import DataError, UsageError
 from janus_cli.recipe import Recipe
 from janus_cli.runs import RUNS, Run
 from janus_cli.text.store import Store
+from janus_cli.text.tokenizer import load_tokenizers
 from janus_cli.training import checkpoint
 from janus_cli.training.checkpoint import MODEL
 
@@ -53,9 +58,11 @@ def describe_run(run: Run) -> dict[str, Any]:
         for name in ("last", "best")
         if (run.checkpoints / name).is_symlink()
     }
+    words = load_tokenizers(run.path).target.size
     return {
         "run": str(run.path),
         **_recipe(recipe),
+        "arithmetic": arithmetic(recipe, words),
         "data": {"prepared": manifest.get("prepared"), "fingerprint": manifest.get("fingerprint")},
         **links,
         "checkpoints": saved,
@@ -76,6 +83,7 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
             "encoder": sum(weight.numel() for weight in model.encoder.parameters()),
             "decoder": sum(weight.numel() for weight in model.decoder.parameters()),
         },
+        "arithmetic": arithmetic(found.recipe, found.target_vocabulary),
         "vocabulary": {"source": found.source_vocabulary, "target": found.target_vocabulary},
         "state": {key: value for key, value in found.state.items() if not key.endswith("_vocabulary")},
         "files": {
@@ -98,6 +106,17 @@ def describe_data(folder: Path) -> dict[str, Any]:
             "fingerprint": store.fingerprint,
         }
     return {"data": str(folder), "stores": stores, "manifest": manifest}
+
+
+def arithmetic(recipe: Recipe, vocabulary: int) -> str:
+    """What a training step costs, counted on a batch of sentences of 20 tokens (see `core/flops.py`)."""
+    length = min(20, recipe.data.max_tokens)
+    count = max(1, recipe.training.batch_tokens // (length + 1))
+    rows = [[SPECIAL] * length] * count
+    batch = collate(rows, rows, range(count))
+    plan = OBJECTIVES[recipe.objective.name].plan(batch, Draws(recipe.seed, 0, batch.ids), recipe.objective)
+    step = flops.step(recipe.model, vocabulary, length + 1, plan.streams.values())
+    return f"{step / 1e9:,.1f} GFLOP a step of {count * (length + 1):,} target tokens, sentences of {length}"
 
 
 def _recipe(recipe: Recipe) -> dict[str, Any]:

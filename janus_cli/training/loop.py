@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from janus_cli import console
+from janus_cli.core import flops
 from janus_cli.core.batch import Batch
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES, Objective, Plan, Term
@@ -28,6 +29,7 @@ from janus_cli.recipe import Recipe, Training
 from janus_cli.text.batching import epoch_batches, load_batch
 from janus_cli.training.distributed import World
 from janus_cli.training.log import Log
+from janus_cli.training.precision import autocast, chosen, product_rate
 from janus_cli.training.saving import Position, Saver
 from janus_cli.training.schedule import learning_rate
 from janus_cli.training.signals import StopSignal
@@ -48,6 +50,13 @@ class Trainee(nn.Module):
 
     def forward(self, batch: Batch, plan: Plan, knobs: Any) -> dict[str, Term]:
         return self.objective.loss(self.model, batch, plan, knobs)
+
+
+def model_of(trainee: nn.Module) -> Transformer:
+    """The model inside, whether or not DistributedDataParallel is around it."""
+    inner = trainee.module if isinstance(trainee, DistributedDataParallel) else trainee
+    assert isinstance(inner, Trainee)
+    return inner.model
 
 
 def make_optimizer(model: nn.Module, knobs: Training) -> torch.optim.AdamW:
@@ -77,7 +86,7 @@ def train(
     trainee: nn.Module = Trainee(model, OBJECTIVES[recipe.objective.name])
     if world.size > 1:
         trainee = DistributedDataParallel(trainee)
-    meter = Meter(world)
+    meter = Meter(world, product_rate(chosen(knobs, world.device), world.device))
     model.train()
     with StopSignal() as stop, console.progress("training", knobs.updates, start=at.step) as bar:
         for window in windows(recipe, prepared, world, at):
@@ -120,8 +129,9 @@ def update(
     """
     knobs = recipe.objective.at(at.step)
     torch.manual_seed(dropout_seed(recipe.seed, at.step, world.rank))
-    here = {"stop": float(stop_number)}
-    for _, plan, weight in window:
+    here, vocabulary = {"stop": float(stop_number), "flops": 0.0}, model_of(trainee).output_weight.shape[0]
+    for batch, plan, weight in window:
+        here["flops"] += flops.step(recipe.model, vocabulary, batch.source.shape[1], plan.streams.values())
         for unit, count in plan.counts.items():
             here[unit] = here.get(unit, 0.0) + weight * count
     counts = world.sums(here)
@@ -131,7 +141,7 @@ def update(
         last = index == len(window) - 1
         quiet = nullcontext() if last or not isinstance(trainee, DistributedDataParallel) else trainee.no_sync()
         with quiet:
-            with _autocast(recipe.training, world.device):
+            with autocast(recipe.training, world.device):
                 plan = plan.to(world.device).part_of(counts)
                 terms = trainee(batch.to(world.device), plan, knobs)
             parts = [weight * term.weight * term.total * plan.share(term.unit) for term in terms.values()]
@@ -193,23 +203,19 @@ def _micro(
     return batch, objective.plan(batch, Draws(recipe.seed, at.epoch, batch.ids), recipe.objective), weight
 
 
-def _autocast(knobs: Training, device: torch.device) -> Any:
-    bf16 = knobs.precision == "bf16" or (knobs.precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
-
-
 class Meter:
-    """Running sums since the last log line."""
+    """Running sums since the last log line. rate: FLOP/s of this rank's matrix products, see `product_rate`."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, rate: float) -> None:
         self.world, self.note, self.noted = world, "", 0.0
+        self.rate = world.sums({"rate": rate})["rate"]
         self._clear()
 
     def _clear(self) -> None:
         self.totals: dict[str, Tensor] = {}
         self.counts: dict[str, float] = {}
         self.weights: dict[str, float] = {}
-        self.updates, self.tokens, self.norm, self.since = 0, 0.0, 0.0, time.perf_counter()
+        self.updates, self.tokens, self.flops, self.norm, self.since = 0, 0.0, 0.0, 0.0, time.perf_counter()
 
     def add(self, terms: dict[str, Term], plan: Plan, weight: float) -> None:
         """Adds one micro-batch of this rank."""
@@ -221,7 +227,7 @@ class Meter:
     def end(self, counts: dict[str, float], norm: float) -> None:
         """Ends an update; counts are those of all ranks."""
         self.updates, self.norm = self.updates + 1, norm
-        self.tokens += counts["tokens"]
+        self.tokens, self.flops = self.tokens + counts["tokens"], self.flops + counts["flops"]
         if time.perf_counter() - self.noted < 1.0:
             return  # reading the sums makes a GPU wait
         self.noted = time.perf_counter()
@@ -230,7 +236,10 @@ class Meter:
         self.note = f"{' '.join(parts)}  {speed:,.0f} tokens/s"
 
     def take(self) -> dict[str, Any]:
-        """Means over all ranks since the last call: loss and terms in nats, target tokens/s, gradient norm."""
+        """Means over all ranks since the last call: loss and terms in nats, target tokens/s, gradient norm.
+
+        utilisation: the share of the machine's matrix-product rate that the step's own products come to.
+        """
         seconds = time.perf_counter() - self.since
         totals = self.world.sums({name: float(total) for name, total in self.totals.items()})
         counts = self.world.sums(self.counts)
@@ -238,7 +247,7 @@ class Meter:
         loss = sum(self.weights[name] * value for name, value in terms.items())
         values = {
             "loss": loss, "terms": terms, "norm": self.norm, "tokens_per_second": self.tokens / seconds,
-            "seconds_per_update": seconds / max(1, self.updates),
+            "seconds_per_update": seconds / max(1, self.updates), "utilisation": self.flops / seconds / self.rate,
         }  # fmt: skip
         self._clear()
         return values

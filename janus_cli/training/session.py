@@ -27,6 +27,7 @@ from janus_cli.training.checkpoint import Checkpoint
 from janus_cli.training.distributed import World, keep_freed_memory, start_world
 from janus_cli.training.log import Log
 from janus_cli.training.loop import make_optimizer, train
+from janus_cli.training.precision import chosen
 from janus_cli.training.saving import Position, Saver
 from janus_cli.training.validation import best_metric
 
@@ -164,8 +165,10 @@ def _train(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world
         if world.first:
             runs.write_atomically(run.recipe, recipe_file.dump(recipe).encode())
         count = sum(weight.numel() for weight in model.parameters())
-        console.say(f"{count:,} parameters, from update {at.step:,} to {recipe.training.updates:,}")
-        log.write("resumed" if found else "start", at.step, parameters=count, **_machine(world))
+        precision = chosen(recipe.training, world.device)
+        console.say(f"{count:,} parameters, {precision}, from update {at.step:,} to {recipe.training.updates:,}")
+        about = {"parameters": count, "precision": precision, **_machine(world)}
+        log.write("resumed" if found else "start", at.step, **about)
         try:
             end = train(model, optimizer, recipe, prepared, world, at, saver, log)
         finally:

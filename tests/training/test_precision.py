@@ -1,0 +1,36 @@
+"""Which precision `auto` takes, and that the rate it is measured against is one."""
+
+from typing import Literal
+
+import pytest
+import torch
+
+from janus_cli.recipe import Training
+from janus_cli.training.precision import autocast, chosen, product_rate
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"avx2": True}, "float32"), ({}, "float32")],
+)
+def test_auto_is_bf16_where_the_cpu_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert chosen(Training(), CPU) == expected
+    assert chosen(Training(precision="float32"), CPU) == "float32"
+    assert chosen(Training(precision="bf16"), CPU) == "bf16"
+    with autocast(Training(), CPU):
+        assert torch.is_autocast_enabled("cpu") == (expected == "bf16")
+
+
+def test_a_torch_that_does_not_know_its_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert chosen(Training(), CPU) == "float32"
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_the_rate_of_products_is_one_of_this_century(precision: Literal["float32", "bf16"]) -> None:
+    assert 1e8 < product_rate(precision, CPU) < 1e16
