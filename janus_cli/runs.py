@@ -1,8 +1,9 @@
 """What lies where: prepared data under `data/`, runs under `runs/`.
 
 data/<name>.<source>-<target>/   manifest.json · tokenizer files · SPLIT.arrow · {valid,test}.{source,target}.txt
-runs/<name>/                     recipe.yaml · manifest.json · tokenizer files · log.jsonl · checkpoints/step-000123/
-                                 checkpoints/last, best (links) · decode/<split>.<mode>.txt, .jsonl, .json
+runs/<name>/                     run.txt · recipe.yaml · manifest.json · tokenizer files · log.jsonl
+                                 checkpoints/step-000123/ · checkpoints/last, best (links)
+                                 decode/<split>.<mode>.txt, .jsonl, .json
 """
 
 from __future__ import annotations

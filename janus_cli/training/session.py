@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from janus_cli import __version__, console, recipe_file, runs
-from janus_cli.errors import CheckpointError, DataError, RunInUseError, UsageError, require
+from janus_cli.errors import CheckpointError, DataError, JanusError, RunInUseError, UsageError, require
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.text.batching import epoch_batches, padding
@@ -25,6 +25,7 @@ from janus_cli.text.prepare import open_prepared, prepare
 from janus_cli.training import checkpoint, saving
 from janus_cli.training.checkpoint import Checkpoint
 from janus_cli.training.distributed import World, keep_freed_memory, start_world
+from janus_cli.training.explain import explain
 from janus_cli.training.log import Log
 from janus_cli.training.loop import make_optimizer, train
 from janus_cli.training.precision import chosen
@@ -169,12 +170,22 @@ def _train(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world
         console.say(f"{count:,} parameters, {precision}, from update {at.step:,} to {recipe.training.updates:,}")
         about = {"parameters": count, "precision": precision, **_machine(world)}
         log.write("resumed" if found else "start", at.step, **about)
+
+        def tell(ended: str | None = None) -> None:
+            if world.first:
+                explain(run, recipe, about, at, ended)
+
+        tell()
         try:
-            end = train(model, optimizer, recipe, prepared, world, at, saver, log)
+            train(model, optimizer, recipe, prepared, world, at, saver, log)
+        except JanusError as problem:
+            tell(problem.message.split("\n")[0])
+            raise
         finally:
             log.close()
-        best = "" if end.best is None else f"; best {saver.metric} {end.best:.4g} at update {end.best_step:,}"
-        console.say(f"done after {end.step:,} updates{best}")
+        tell("done")
+        best = "" if at.best is None else f"; best {saver.metric} {at.best:.4g} at update {at.best_step:,}"
+        console.say(f"done after {at.step:,} updates{best}")
         console.say(f"next: janus decode --run {run.path}")
 
 
@@ -206,7 +217,8 @@ def _begin(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world
     if world.first:
         for old in (run.checkpoints, run.decoded, run.path / "tensorboard"):
             shutil.rmtree(old, ignore_errors=True)
-        run.log.unlink(missing_ok=True)
+        for file in (run.log, run.path / "run.txt"):
+            file.unlink(missing_ok=True)
         run.checkpoints.mkdir()
         runs.copy_files(prepared.tokenizers.files, prepared.folder, run.path)
         about = {

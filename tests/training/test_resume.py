@@ -10,13 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from janus_cli import console
 from janus_cli.errors import CheckpointError, NonFiniteError, RunInUseError, Stopped, UsageError
+from janus_cli.recipe import Training
 from janus_cli.runs import Run
 from janus_cli.training import loop
+from janus_cli.training.precision import chosen
 from janus_cli.training.session import Request, run_training
 
+CPU = torch.device("cpu")
 OBJECTIVES = ["ar", "cmlm", "janus"]
 
 
@@ -49,6 +53,27 @@ def test_stop_and_resume_equals_not_stopping(tiny_recipe: Path, objective: str, 
     assert digests(whole, 8) == digests(parts, 8)
     epochs = [json.loads(line)["epoch"] for line in whole.log.read_text().splitlines() if '"kind": "train"' in line]
     assert epochs[-1] >= 1
+
+
+def test_a_run_explains_itself(tiny_recipe: Path) -> None:
+    def told(run: Run) -> dict[str, str]:
+        lines = (run.path / "run.txt").read_text(encoding="utf-8").split("\n")
+        return dict(line.split(maxsplit=1) for line in lines if len(line.split(maxsplit=1)) == 2)
+
+    run = go(tiny_recipe, "runs/told", "training.updates=2", objective="janus")
+    first = told(run)
+    assert "janus train --resume --run runs/told" in (run.path / "run.txt").read_text(encoding="utf-8")
+    assert first["state"].startswith("done (")
+    assert "update 2 of 2" in first["state"]
+    assert "objective janus" in first["what"]
+    assert json.loads(run.manifest.read_bytes())["fingerprint"] in (run.path / "run.txt").read_text(encoding="utf-8")
+    go(tiny_recipe, "runs/told", "training.updates=3", resume=True, allow=("training.updates",))
+    again = told(run)
+    assert "update 3 of 3" in again["state"]
+    assert (again["began"], again["command"]) == (first["began"], first["command"])
+    log = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
+    assert [line["precision"] for line in log if line["kind"] in ("start", "resumed")] == [chosen(Training(), CPU)] * 2
+    assert all(0 < line["utilisation"] < 2 for line in log if line["kind"] == "train")
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(tiny_recipe: Path) -> None:
