@@ -7,6 +7,7 @@ its gradient with respect to states and output table, and forgotten: memory does
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -48,8 +49,9 @@ class _Known(torch.autograd.Function):
         coefficients, by_states, by_weight = ctx.saved_tensors
         size = (coefficients * coefficients).sum()
         scale = (grad * coefficients).sum() / torch.where(size > 0, size, 1.0)
-        largest = float(grad.abs().max()) if grad.device.type == "cpu" else None  # a GPU would have to be waited for
-        if largest is not None and not torch.allclose(grad, scale * coefficients, rtol=1e-4, atol=1e-6 * largest):
+        # Not checked on a GPU, which would have to be waited for; what is not finite is for the loop to skip.
+        largest = float(grad.abs().max()) if grad.device.type == "cpu" else inf
+        if isfinite(largest) and not torch.allclose(grad, scale * coefficients, rtol=1e-4, atol=1e-6 * largest):
             raise RuntimeError(
                 f"the gradient was made for totals weighted {coefficients.tolist()}, not {grad.tolist()}"
             )

@@ -27,9 +27,10 @@ from janus_cli.training.checkpoint import Checkpoint
 from janus_cli.training.distributed import World, keep_freed_memory, start_world
 from janus_cli.training.explain import explain
 from janus_cli.training.log import Log
-from janus_cli.training.loop import make_optimizer, train
+from janus_cli.training.loop import train
 from janus_cli.training.precision import chosen
 from janus_cli.training.saving import Position, Saver
+from janus_cli.training.update import make_optimizer
 from janus_cli.training.validation import best_metric
 
 if TYPE_CHECKING:

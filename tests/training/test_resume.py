@@ -125,15 +125,15 @@ def test_a_broken_gradient_is_skipped_counted_and_in_the_end_fatal(
     tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poisoned = iter([False, True, False, *[True] * 9])
-    plain = loop.nn.utils.clip_grad_norm_
+    plain = torch.nn.utils.clip_grad_norm_
 
-    def poison(parameters: Iterator[loop.Tensor], largest: float) -> loop.Tensor:
+    def poison(parameters: Iterator[torch.Tensor], largest: float) -> torch.Tensor:
         weights = list(parameters)
         if next(poisoned):
             weights[0].grad.fill_(float("nan"))  # type: ignore[union-attr]
         return plain(weights, largest)
 
-    monkeypatch.setattr(loop.nn.utils, "clip_grad_norm_", poison)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", poison)
     with pytest.raises(NonFiniteError, match="3 updates in a row"):
         go(tiny_recipe, "run", "training.max_bad_steps=3", "training.updates=20")
     lines = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]

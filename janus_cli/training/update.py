@@ -1,0 +1,183 @@
+"""One update: gradients of a window of batches, over all ranks, and a step of the optimiser, or a reason why not."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from janus_cli import console
+from janus_cli.core import flops
+from janus_cli.core.batch import Batch
+from janus_cli.core.noise import Draws
+from janus_cli.core.objectives import OBJECTIVES, Objective, Plan, Term
+from janus_cli.core.transformer import Transformer
+from janus_cli.errors import NonFiniteError, OutOfMemoryError
+from janus_cli.recipe import Recipe, Training
+from janus_cli.training.distributed import World
+from janus_cli.training.log import Log
+from janus_cli.training.meter import Meter
+from janus_cli.training.precision import autocast
+from janus_cli.training.saving import Position
+
+Micro = tuple[Batch, Plan, float]  # weight 0 for a batch that only keeps the ranks in step
+Done = tuple[dict[str, Term], Plan, float]
+
+
+class Trainee(nn.Module):
+    """Model and objective as one module, so that DistributedDataParallel sees one forward."""
+
+    def __init__(self, model: Transformer, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, batch: Batch, plan: Plan, knobs: Any) -> dict[str, Term]:
+        return self.objective.loss(self.model, batch, plan, knobs)
+
+
+def model_of(trainee: nn.Module) -> Transformer:
+    """The model inside, whether or not DistributedDataParallel is around it."""
+    inner = trainee.module if isinstance(trainee, DistributedDataParallel) else trainee
+    assert isinstance(inner, Trainee)
+    return inner.model
+
+
+def make_optimizer(model: nn.Module, knobs: Training) -> torch.optim.AdamW:
+    """Adam with decoupled weight decay."""
+    betas = (knobs.beta1, knobs.beta2)
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=knobs.learning_rate,
+        betas=betas,
+        eps=knobs.epsilon,
+        weight_decay=knobs.weight_decay,
+        fused=True,
+    )
+
+
+def update(
+    trainee: nn.Module, optimizer: torch.optim.AdamW, window: list[Micro], recipe: Recipe, world: World,
+    at: Position, meter: Meter, log: Log, stop_number: int,
+) -> int:  # fmt: skip
+    """One step of the optimiser: sum of weight * total / count, counts over all ranks and the whole window.
+
+    An update without a finite gradient, or that does not fit into memory even in halves, is skipped and counted.
+    Returns the number of a signal that any rank has received, 0 for none.
+
+    Raises:
+        NonFiniteError, OutOfMemoryError: `max_bad_steps` updates in a row were skipped, the last for this reason.
+    """
+    here, vocabulary = {"stop": float(stop_number), "flops": 0.0}, model_of(trainee).output_weight.shape[0]
+    for batch, plan, weight in window:
+        here["flops"] += flops.step(recipe.model, vocabulary, batch.source.shape[1], plan.streams.values())
+        for unit, count in plan.counts.items():
+            here[unit] = here.get(unit, 0.0) + weight * count
+    counts = world.sums(here)
+    done = _gradients_that_fit(trainee, window, recipe, world, at, counts)
+    norm = nn.utils.clip_grad_norm_(trainee.parameters(), recipe.training.clip or float("inf")) if done else None
+    fine = norm is not None and bool(torch.isfinite(norm))
+    if fine:
+        optimizer.step()
+        for each in done:
+            meter.add(*each)
+    meter.end(counts, float(norm) if fine and norm is not None else 0.0)
+    at.bad = 0 if fine else at.bad + 1
+    if not fine:
+        _skip(window, recipe, at, log, "out of memory" if norm is None else "gradient not finite")
+    at.step += 1
+    return (stop_number or signal.SIGTERM) if counts["stop"] else 0
+
+
+def _gradients_that_fit(
+    trainee: nn.Module, window: list[Micro], recipe: Recipe, world: World, at: Position, counts: Mapping[str, float]
+) -> list[Done]:
+    """Gradients of the window; where it does not fit into memory, those of its halves; where these do not, none.
+
+    Raises:
+        OutOfMemoryError: several ranks, which cannot start a step over on their own.
+    """
+    for parts in (window, None):
+        torch.manual_seed(dropout_seed(recipe.seed, at.step, world.rank))
+        trainee.zero_grad(set_to_none=True)
+        try:
+            return _gradients(trainee, parts or halves(window, recipe, at.epoch), recipe, world, at, counts)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
+            if not _is_about_memory(problem):
+                raise
+            if world.size > 1:
+                raise OutOfMemoryError(*_too_large(at, recipe)) from None
+        if world.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if parts:
+            console.warn(f"update {at.step + 1} does not fit into memory; once more in halves")
+    trainee.zero_grad(set_to_none=True)
+    return []
+
+
+def _gradients(
+    trainee: nn.Module, window: list[Micro], recipe: Recipe, world: World, at: Position, counts: Mapping[str, float]
+) -> list[Done]:
+    knobs = recipe.objective.at(at.step)
+    done: list[Done] = []
+    for index, (batch, plan, weight) in enumerate(window):
+        last = index == len(window) - 1
+        quiet = nullcontext() if last or not isinstance(trainee, DistributedDataParallel) else trainee.no_sync()
+        with quiet:
+            with autocast(recipe.training, world.device):
+                plan = plan.to(world.device).part_of(counts)
+                terms = trainee(batch.to(world.device), plan, knobs)
+            parts = [weight * term.weight * term.total * plan.share(term.unit) for term in terms.values()]
+            (world.size * torch.stack(parts).sum()).backward()  # DDP averages over ranks; we want the sum
+        done.append((terms, plan, weight))
+    return done
+
+
+def halves(window: list[Micro], recipe: Recipe, epoch: int) -> list[Micro]:
+    """The same sentences with the same noise in twice as many batches."""
+    parts: list[Micro] = []
+    for batch, _, weight in window:
+        middle = (len(batch.ids) + 1) // 2
+        for rows in (slice(0, middle), slice(middle, None)):
+            if len(batch.ids[rows]):
+                part = Batch(batch.source[rows], batch.target[rows], batch.ids[rows])
+                parts.append((part, planned(part, recipe, epoch), weight))
+    return parts
+
+
+def planned(batch: Batch, recipe: Recipe, epoch: int) -> Plan:
+    """What the recipe's objective reads of this batch in this epoch."""
+    return OBJECTIVES[recipe.objective.name].plan(batch, Draws(recipe.seed, epoch, batch.ids), recipe.objective)
+
+
+def _is_about_memory(problem: BaseException) -> bool:
+    return isinstance(problem, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(problem)
+
+
+def _too_large(at: Position, recipe: Recipe) -> tuple[str, str]:
+    words = f"update {at.step + 1} does not fit into memory"
+    return words, f"the last checkpoint is untouched; lower training.batch_tokens ({recipe.training.batch_tokens:,})"
+
+
+def _skip(window: list[Micro], recipe: Recipe, at: Position, log: Log, why: str) -> None:
+    """Says so; ends the training when too many in a row were skipped."""
+    ids = [int(i) for batch, _, _ in window for i in batch.ids]
+    log.write("skipped", at.step, why=why, in_a_row=at.bad, sentences=ids)
+    console.warn(f"update {at.step + 1}: {why}; skipped ({at.bad} in a row)")
+    if at.bad < recipe.training.max_bad_steps:
+        return
+    if why == "out of memory":
+        raise OutOfMemoryError(*_too_large(at, recipe))
+    raise NonFiniteError(
+        f"{at.bad} updates in a row without a finite gradient, the last at update {at.step + 1}",
+        "the last good checkpoint is untouched; lower training.learning_rate or set training.clip",
+    )
+
+
+def dropout_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of torch's generator for one update on one rank."""
+    return ((seed * 1_000_003 + step) * 1_000_003 + rank) % (1 << 63)

@@ -1,0 +1,119 @@
+"""FAULTS 5, 10, 37: a training that is killed anywhere goes on as if it had not been."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from processes import digest, ended, start
+
+from janus_cli.training import checkpoint
+
+# Kills itself at the n-th call that touches the disk while the checkpoint of update 4 is written.
+DEADLY = """
+import os, signal
+from pathlib import Path
+from janus_cli.training import checkpoint, saving
+count, armed = 0, False
+def deadly(name, owner):
+    plain = getattr(owner, name)
+    def call(*arguments, **more):
+        global count
+        if armed:
+            count += 1
+            if count == {at}:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return plain(*arguments, **more)
+    setattr(owner, name, call)
+for name in ("save_file", "sync", "_describe"):
+    deadly(name, checkpoint)
+for name in ("write_text", "rename", "replace", "mkdir", "symlink_to"):
+    deadly(name, Path)
+plain_save = saving.Saver.save
+def save(self, at, *rest):
+    global armed
+    armed = at.step == 4
+    plain_save(self, at, *rest)
+    if armed:
+        print("calls", count, flush=True)
+    armed = False
+saving.Saver.save = save
+"""
+QUICK = ("--set", "training.validate_every=100", "--set", "training.save_every=1")
+
+
+def whole(recipe: Path) -> str:
+    """The weights of the training that nobody kills, which is then put aside."""
+    code, said = ended(start(recipe, *QUICK))
+    assert code == 0, said
+    found = digest(Path("run/checkpoints/step-000008"))
+    Path("run").rename("whole")
+    return found
+
+
+def test_killed_at_each_step_of_the_commit_protocol(tiny_recipe: Path) -> None:
+    """Every sixth of the calls that touch the disk, the first and the last among them; all of them with -m slow."""
+    killed_at(tiny_recipe, every=6)
+
+
+@pytest.mark.slow
+def test_killed_at_every_call_of_the_commit_protocol(tiny_recipe: Path) -> None:
+    killed_at(tiny_recipe, every=1)
+
+
+def killed_at(recipe: Path, every: int) -> None:
+    expected = whole(recipe)
+    code, said = ended(start(recipe, *QUICK, before=DEADLY.format(at=0)))
+    assert code == 0, said
+    calls = int(said.split("calls ")[1].split()[0])
+    assert calls > 15
+    for at in sorted({*range(1, calls + 1, every), calls}):
+        ended(start(recipe, *QUICK, "--force", before=DEADLY.format(at=at)))
+        found = checkpoint.newest_valid(Path("run/checkpoints"))
+        assert found is not None
+        assert found.state["step"] in (3, 4), f"killed at call {at} of {calls}"
+        code, said = ended(start(recipe, "--resume"))
+        assert code == 0, said
+        assert digest(Path("run/checkpoints/step-000008")) == expected
+        assert not [left for left in Path("run/checkpoints").iterdir() if left.name.startswith(".")]
+
+
+def test_killed_at_random_moments(tiny_recipe: Path) -> None:
+    killed_often(tiny_recipe, times=4)
+
+
+@pytest.mark.slow
+def test_killed_thirty_times(tiny_recipe: Path) -> None:
+    killed_often(tiny_recipe, times=30)
+
+
+def killed_often(recipe: Path, times: int) -> None:
+    expected = whole(recipe)
+    draw = random.Random(5)
+    process, kills = start(recipe, *QUICK), 0
+    while kills < times:
+        # Not before there is something to go on from, and slowly enough that there is something left to do.
+        deadline = time.monotonic() + 60
+        while not list(Path("run").glob("checkpoints/step-*/manifest.json")) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        ended(process)
+        kills += 1
+        newest = checkpoint.newest_valid(Path("run/checkpoints"))
+        assert newest is not None
+        process = start(recipe, "--resume")
+    code, said = ended(process)
+    assert code == 0, said
+    assert digest(Path("run/checkpoints/step-000008")) == expected
+
+
+def test_hash_seed_locale_time_zone_and_folder_change_nothing(tiny_recipe: Path) -> None:
+    expected = whole(tiny_recipe)
+    code, said = ended(start(tiny_recipe, *QUICK, PYTHONHASHSEED="77", LC_ALL="C", TZ="Asia/Kathmandu", PYTHONUTF8="0"))
+    assert code == 0, said
+    assert digest(Path("run/checkpoints/step-000008")) == expected

@@ -1,0 +1,129 @@
+"""FAULTS 17, 18, 19: several processes stop together, share every sentence, and skip together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from processes import ENVIRONMENT, ended
+
+from janus_cli import recipe_file
+from janus_cli.text.prepare import open_prepared, prepare
+from janus_cli.training import checkpoint
+from janus_cli.training.distributed import World
+from janus_cli.training.loop import windows
+from janus_cli.training.saving import Position
+
+
+def torchrun(recipe: Path, *arguments: str, before: str = "") -> subprocess.Popen[str]:
+    """Two ranks, in a process group of their own, as a shell starts them."""
+    script = Path("ranks.py")
+    script.write_text(f"import os, sys\n{before}\nfrom janus_cli.cli import main\nmain(['train', *sys.argv[1:]])\n")
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--", str(script),
+        "--recipe", str(recipe), "--run", "run", "--device", "cpu", "--set", "training.save_every=1", *arguments,
+    ]  # fmt: skip
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT, start_new_session=True
+    )
+
+
+def wait_for(pattern: str, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not list(Path().glob(pattern)):
+        assert time.monotonic() < deadline, f"no {pattern}"
+        time.sleep(0.05)
+
+
+def gone(group: int) -> bool:
+    """Whether no process of the group is left."""
+    for _ in range(100):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_ctrl_c_under_torchrun(tiny_recipe: Path) -> None:
+    process = torchrun(tiny_recipe, "--set", "training.updates=100000", "--set", "training.validate_every=100000")
+    wait_for("run/checkpoints/step-*/manifest.json")
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+    code, said = ended(process)
+    assert code != 0
+    assert gone(process.pid), said
+    assert checkpoint.newest_valid(Path("run/checkpoints")) is not None
+
+
+def test_one_rank_dies(tiny_recipe: Path) -> None:
+    die = """
+from janus_cli.training import loop
+plain, count = loop.update, 0
+def update(*arguments):
+    global count
+    count += 1
+    if count == 4 and os.environ["RANK"] == "1":
+        os._exit(9)
+    return plain(*arguments)
+loop.update = update
+"""
+    process = torchrun(tiny_recipe, "--set", "training.updates=100000", before=die)
+    code, said = ended(process)
+    assert code != 0
+    assert gone(process.pid), said
+    found = checkpoint.newest_valid(Path("run/checkpoints"))
+    assert found is not None
+    assert found.state["step"] == 3
+
+
+def test_a_bad_gradient_on_one_rank_is_skipped_on_both(tiny_recipe: Path) -> None:
+    poison = """
+import torch
+from janus_cli.training import update as module
+plain = module.Trainee.forward
+count = 0
+def forward(self, *arguments):
+    global count
+    count += 1
+    terms = plain(self, *arguments)
+    if count == 2 and os.environ["RANK"] == "1":
+        terms = {name: term._replace(total=term.total * float("nan")) for name, term in terms.items()}
+    return terms
+module.Trainee.forward = forward
+"""
+    code, said = ended(torchrun(tiny_recipe, "--set", "training.updates=4", before=poison))
+    assert code == 0, said
+    lines = [json.loads(line) for line in Path("run/log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "skipped"] == [1]
+    assert checkpoint.newest_valid(Path("run/checkpoints")) is not None
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_every_sentence_once_an_epoch_and_as_many_steps_on_every_rank(
+    tiny_recipe: Path, size: int, accumulate: int
+) -> None:
+    recipe = recipe_file.load(str(tiny_recipe), [f"training.accumulate={accumulate}"])
+    prepare(recipe, Path("data/tiny"), workers=1, force=False)
+    prepared = open_prepared(recipe, Path("data/tiny"))
+    seen: list[int] = []
+    steps = []
+    for rank in range(size):
+        at, count = Position(), 0
+        for window in windows(recipe, prepared, World(rank, size, torch.device("cpu")), at):
+            if at.epoch:
+                break
+            count += 1
+            assert window
+            seen += [int(i) for batch, _, weight in window if weight for i in batch.ids]
+        steps.append(count)
+    assert sorted(seen) == list(range(len(prepared.train)))
+    assert len(set(steps)) == 1
