@@ -1,5 +1,6 @@
 """`janus average`: the mean of several checkpoints' weights."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,6 +9,9 @@ from janus_cli.commands.options import ForceOption, RunOption
 
 
 def average(
+    which: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="A training run, as with --run; by default the newest.")
+    ] = None,
     run: RunOption = None,
     last: Annotated[int | None, typer.Option("--last", min=1, metavar="N", help="The N newest checkpoints.")] = None,
     best: Annotated[
@@ -22,7 +26,7 @@ def average(
 
     Examples:
       janus average --last 5
-      janus average --run multi30k-janus --best 3
+      janus average multi30k-janus --best 3
       janus decode --run multi30k-janus --checkpoint average-best3
     """
     from janus_cli import console, runs
@@ -31,8 +35,10 @@ def average(
 
     if last and best:
         raise UsageError("--last and --best exclude each other", "give one of them")
-    chosen = runs.find_run(run)
-    if run is None:
+    if which and run:
+        raise UsageError(f"the run is named twice: {which} and {run}", "give one of them")
+    chosen = runs.find_run(which or run)
+    if not (which or run):
         console.say(f"run {chosen.path}, the newest")
     folder, names = average_checkpoints(chosen, last=last, best=best, force=force)
     console.say(f"{folder}: mean of {', '.join(names)}")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from janus_cli.cli import main
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
@@ -177,6 +178,19 @@ def test_average_of_the_best(run: Run) -> None:
     assert sorted(names) == ["step-000003", "step-000006"]  # the two that were validated
     with pytest.raises(UsageError, match="has 2 checkpoints with bleu_ar, not 3"):
         average_checkpoints(run, last=None, best=3, force=False)
+
+
+def test_the_run_to_average_is_named_first_or_by_option(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, code in (
+        ([str(run.path)], 0),
+        (["--run", str(run.path), "--force"], 0),
+        ([str(run.path), "--run", "x"], 2),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(["average", *arguments, "--last", "2"])
+        assert stopped.value.code == code
+    assert "the run is named twice" in capsys.readouterr().err
+    assert (run.checkpoints / "average-last2").is_dir()
 
 
 def test_averaging_strangers_is_refused(run: Run, tiny_recipe: Path) -> None:
