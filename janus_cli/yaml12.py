@@ -189,6 +189,8 @@ class _Dumper(yaml.SafeDumper):
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     plain = isinstance(scalar(text), str)  # PyYAML quotes by YAML 1.1, which takes 1e-4 for text
     style = "|" if "\n" in text else None if plain else "'"
+    if any(character in text for character in "\r\x85\u2028\u2029"):
+        style = '"'  # the only style that escapes what YAML takes for the end of a line
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from janus_cli import yaml12
@@ -131,6 +131,8 @@ _PLAIN = st.recursive(
 
 @settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.sampled_from(["a", "b", "c"]), _PLAIN))
+@example({"a": "\x85"})
+@example({"a": "one\u2028two\n\u2029\r\n"})
 def test_dump_reads_back_unchanged(value: dict[str, Any]) -> None:
     parsed = yaml12.parse(yaml12.dump(value))
     assert parsed.mistakes == []
