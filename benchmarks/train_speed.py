@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import argparse
 import resource
-import statistics
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from janus_cli import recipe_file
+from janus_cli.benching.measure import Spread, rotated
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.text.prepare import open_prepared
 from janus_cli.training.checkpoint import build_model
@@ -37,7 +39,8 @@ STEPS_A_TURN = 3
 class Training:
     """One objective in one precision, ready to step, and what its steps took."""
 
-    name: str
+    objective: str
+    precision: Literal["float32", "bf16"]
     arguments: argparse.Namespace
     seconds: list[float] = field(default_factory=list)
     loading: list[float] = field(default_factory=list)
@@ -45,7 +48,7 @@ class Training:
     utilisation: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        objective, precision = self.name.split()
+        objective, precision = self.objective, self.precision
         changes = [*self.arguments.changes, f"training.precision={precision}"]
         self.recipe = recipe_file.load(self.arguments.recipe, changes, objective)
         prepared = open_prepared(self.recipe, self.arguments.prepared)
@@ -53,11 +56,9 @@ class Training:
         torch.manual_seed(self.recipe.seed)
         sizes = prepared.train.source_vocabulary, prepared.train.target_vocabulary
         model = build_model(self.recipe, *sizes).to(self.world.device).train()
-        self.trainee, self.optimizer = (
-            Trainee(model, OBJECTIVES[objective]),
-            make_optimizer(model, self.recipe.training),
-        )
-        self.meter = Meter(self.world, product_rate(precision, self.world.device))  # type: ignore[arg-type]
+        self.trainee = Trainee(model, OBJECTIVES[objective])
+        self.optimizer = make_optimizer(model, self.recipe.training)
+        self.meter = Meter(self.world, product_rate(precision, self.world.device))
         self.batches: Iterator[list[Micro]] = windows(self.recipe, prepared, self.world, self.at)
 
     def turn(self, steps: int) -> None:
@@ -75,6 +76,20 @@ class Training:
         self.tokens.append(values["tokens_per_second"])
         self.utilisation.append(values["utilisation"])
 
+    def forget(self) -> None:
+        """The turns so far do not count."""
+        for values in (self.seconds, self.loading, self.tokens, self.utilisation):
+            values.clear()
+
+    def summary(self) -> str:
+        """One line."""
+        seconds, tokens = Spread.of(self.seconds), Spread.of(self.tokens)
+        return (
+            f"{self.objective:6} {self.precision:8} {seconds.median:.3f} ({seconds.lowest:.3f}-{seconds.highest:.3f}) "
+            f"s a step, {tokens.median:,.0f} target tokens/s, utilisation {Spread.of(self.utilisation).median:.0%}, "
+            f"batches and noise {Spread.of(self.loading).median:.1%}"
+        )
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -89,26 +104,21 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
-    names = [
-        f"{o} {p}" for o in arguments.objectives or ["ar", "janus"] for p in arguments.precisions or ["float32", "bf16"]
+    trainings = [
+        Training(objective, precision, arguments)
+        for objective in arguments.objectives or ["ar", "janus"]
+        for precision in arguments.precisions or ["float32", "bf16"]
     ]
-    trainings = [Training(name, arguments) for name in names]
     for training in trainings:
         training.turn(2)  # to warm up
-        training.__dict__.update(seconds=[], loading=[], tokens=[], utilisation=[])
+        training.forget()
     for number in range(arguments.turns):
-        for training in trainings[number % len(trainings) :] + trainings[: number % len(trainings)]:
+        for training in rotated(trainings, number):
             training.turn(STEPS_A_TURN)
-    print(f"{arguments.threads} threads, {arguments.turns} turns of {STEPS_A_TURN} steps; median (lowest-highest)")  # noqa: T201
-    for training in trainings:
-        seconds = training.seconds
-        print(  # noqa: T201
-            f"{training.name:14} {statistics.median(seconds):.3f} ({min(seconds):.3f}-{max(seconds):.3f}) s a step, "
-            f"{statistics.median(training.tokens):,.0f} target tokens/s, "
-            f"utilisation {statistics.median(training.utilisation):.0%}, "
-            f"batches and noise {statistics.median(training.loading):.1%}"
-        )
-    print(f"peak memory of all together: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB")  # noqa: T201
+    lines = [f"{arguments.threads} threads, {arguments.turns} turns of {STEPS_A_TURN} steps; median (lowest-highest)"]
+    lines += [training.summary() for training in trainings]
+    lines.append(f"peak memory of all together: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB")
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,11 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -33,19 +32,15 @@ from janus_cli.training.distributed import keep_freed_memory
 
 
 class Worker:
-    """A process that decodes for one row, until it is closed.
+    """A process that decodes for one row; see `working`.
 
     Raises (anywhere):
         JanusError: the process ended; the message is the last line that it wrote.
     """
 
-    def __init__(self, asked: Mapping[str, Any]) -> None:
-        """asked: see `asked_of`."""
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "janus_cli.benching.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self._words, text=True, encoding="utf-8",
-        )  # fmt: skip
+    def __init__(self, process: subprocess.Popen[str], words: IO[bytes], asked: Mapping[str, Any]) -> None:
+        """words: what the process writes to stderr. asked: see `asked_of`."""
+        self._process, self._words = process, words
         self.before: int = self._ask(asked)["before"]
         self.peak = 0
 
@@ -66,26 +61,26 @@ class Worker:
             code = self._process.wait()
             self._words.seek(0)
             words = self._words.read().decode(errors="replace").strip().split("\n")[-1]
-            self.close()
             raise JanusError(words or f"exit code {code}")
         return json.loads(answer)
 
-    def __enter__(self) -> Worker:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._words):
+@contextmanager
+def working(asked: Mapping[str, Any]) -> Iterator[Worker]:
+    """Starts a worker and ends it."""
+    command = [sys.executable, "-m", "janus_cli.benching.child"]
+    pipe = subprocess.PIPE
+    with (
+        tempfile.TemporaryFile() as words,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=words, text=True, encoding="utf-8") as process,
+    ):
+        try:
+            yield Worker(process, words, asked)
+        finally:
+            process.kill()
             with suppress(BrokenPipeError):
-                if pipe is not None:
-                    pipe.close()
+                assert process.stdin is not None
+                process.stdin.close()
 
 
 def peak_memory(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,7 +91,7 @@ def peak_memory(asked: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         JanusError: it failed.
     """
-    with Worker(asked) as worker:
+    with working(asked) as worker:
         worker.translate(asked["lines"], asked["batch"])
         return {"before": worker.before, "peak": worker.peak}
 

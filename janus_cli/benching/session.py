@@ -111,7 +111,7 @@ def _run(
         for name in bench.request.against:
             setting = _setting(bench, name, model, tokenizers, decoded, exported)
             for row in peers.contestants(setting):
-                worker = closing.enter_context(child.Worker(_asked(bench, row.label, bench.lines, setting)))
+                worker = closing.enter_context(child.working(_asked(bench, row.label, bench.lines, setting)))
                 row = replace(row, translate=worker.translate)
                 decode(row)
                 rows.append(row)

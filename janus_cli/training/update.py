@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping
 from contextlib import nullcontext
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -79,16 +80,16 @@ def update(
             here[unit] = here.get(unit, 0.0) + weight * count
     counts = world.sums(here)
     done = _gradients_that_fit(trainee, window, recipe, world, at, counts)
-    norm = nn.utils.clip_grad_norm_(trainee.parameters(), recipe.training.clip or float("inf")) if done else None
-    fine = norm is not None and bool(torch.isfinite(norm))
+    norm = float(nn.utils.clip_grad_norm_(trainee.parameters(), recipe.training.clip or inf)) if done else inf
+    fine = isfinite(norm)
     if fine:
         optimizer.step()
         for each in done:
             meter.add(*each)
-    meter.end(counts, float(norm) if fine and norm is not None else 0.0)
+    meter.end(counts, norm if fine else 0.0)
     at.bad = 0 if fine else at.bad + 1
     if not fine:
-        _skip(window, recipe, at, log, "out of memory" if norm is None else "gradient not finite")
+        _skip(window, recipe, at, log, "gradient not finite" if done else "out of memory")
     at.step += 1
     return (stop_number or signal.SIGTERM) if counts["stop"] else 0
 

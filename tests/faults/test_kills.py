@@ -54,46 +54,30 @@ def whole(recipe: Path) -> str:
     return found
 
 
-def test_killed_at_each_step_of_the_commit_protocol(tiny_recipe: Path) -> None:
-    """Every sixth of the calls that touch the disk, the first and the last among them; all of them with -m slow."""
-    killed_at(tiny_recipe, every=6)
-
-
-@pytest.mark.slow
-def test_killed_at_every_call_of_the_commit_protocol(tiny_recipe: Path) -> None:
-    killed_at(tiny_recipe, every=1)
-
-
-def killed_at(recipe: Path, every: int) -> None:
-    expected = whole(recipe)
-    code, said = ended(start(recipe, *QUICK, before=DEADLY.format(at=0)))
+@pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_at_each_step_of_the_commit_protocol(tiny_recipe: Path, every: int) -> None:
+    """Some of the calls that touch the disk, the first and the last among them; all of them with -m slow."""
+    expected = whole(tiny_recipe)
+    code, said = ended(start(tiny_recipe, *QUICK, before=DEADLY.format(at=0)))
     assert code == 0, said
     calls = int(said.split("calls ")[1].split()[0])
     assert calls > 15
     for at in sorted({*range(1, calls + 1, every), calls}):
-        ended(start(recipe, *QUICK, "--force", before=DEADLY.format(at=at)))
+        ended(start(tiny_recipe, *QUICK, "--force", before=DEADLY.format(at=at)))
         found = checkpoint.newest_valid(Path("run/checkpoints"))
         assert found is not None
         assert found.state["step"] in (3, 4), f"killed at call {at} of {calls}"
-        code, said = ended(start(recipe, "--resume"))
+        code, said = ended(start(tiny_recipe, "--resume"))
         assert code == 0, said
         assert digest(Path("run/checkpoints/step-000008")) == expected
         assert not [left for left in Path("run/checkpoints").iterdir() if left.name.startswith(".")]
 
 
-def test_killed_at_random_moments(tiny_recipe: Path) -> None:
-    killed_often(tiny_recipe, times=4)
-
-
-@pytest.mark.slow
-def test_killed_thirty_times(tiny_recipe: Path) -> None:
-    killed_often(tiny_recipe, times=30)
-
-
-def killed_often(recipe: Path, times: int) -> None:
-    expected = whole(recipe)
+@pytest.mark.parametrize("times", [4, pytest.param(30, marks=pytest.mark.slow)])
+def test_killed_at_random_moments(tiny_recipe: Path, times: int) -> None:
+    expected = whole(tiny_recipe)
     draw = random.Random(5)
-    process, kills = start(recipe, *QUICK), 0
+    process, kills = start(tiny_recipe, *QUICK), 0
     while kills < times:
         # Not before there is something to go on from, and slowly enough that there is something left to do.
         deadline = time.monotonic() + 60
@@ -106,7 +90,7 @@ def killed_often(recipe: Path, times: int) -> None:
         kills += 1
         newest = checkpoint.newest_valid(Path("run/checkpoints"))
         assert newest is not None
-        process = start(recipe, "--resume")
+        process = start(tiny_recipe, "--resume")
     code, said = ended(process)
     assert code == 0, said
     assert digest(Path("run/checkpoints/step-000008")) == expected
