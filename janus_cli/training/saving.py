@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from janus_cli.recipe import Recipe
 from janus_cli.training import checkpoint
 from janus_cli.training.checkpoint import OPTIMIZER, STATE, Checkpoint
 from janus_cli.training.distributed import World
+from janus_cli.training.precision import chosen
 from janus_cli.training.validation import best_metric, better
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each weight
@@ -64,7 +66,8 @@ class Saver:
     def save(self, at: Position, model: Transformer, optimizer: torch.optim.AdamW) -> None:
         """Saves this update, once. A damaged checkpoint of the same update, left from before a resume, is replaced."""
         if self.world.first and self.saved != at.step:
-            state = {**asdict(at), "metrics": dict(self.metrics) if self.judged == at.step else {}}
+            state: dict[str, Any] = {**asdict(at), "precision": chosen(self.recipe.training, self.world.device)}
+            state["metrics"] = dict(self.metrics) if self.judged == at.step else {}
             name = checkpoint.step_folder(self.root, at.step).name
             moments = optimizer_tensors(model, optimizer)
             folder = checkpoint.save(self.root, name, self.recipe, self.vocabularies, state, model.weights(), moments)

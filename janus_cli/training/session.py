@@ -168,6 +168,11 @@ def _train(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world
             runs.write_atomically(run.recipe, recipe_file.dump(recipe).encode())
         count = sum(weight.numel() for weight in model.parameters())
         precision = chosen(recipe.training, world.device)
+        before = found.state.get("precision", precision) if found else precision
+        if before != precision:
+            console.warn(
+                f"up to update {at.step:,} this run was trained in {before}; training.precision now means {precision}"
+            )
         console.say(f"{count:,} parameters, {precision}, from update {at.step:,} to {recipe.training.updates:,}")
         about = {"parameters": count, "precision": precision, **_machine(world)}
         log.write("resumed" if found else "start", at.step, **about)

@@ -1,5 +1,6 @@
 """Which precision `auto` takes, and that the rate it is measured against is one."""
 
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from janus_cli.recipe import Training
 from janus_cli.training.precision import autocast, chosen, product_rate
+from janus_cli.training.session import Request, run_training
 
 CPU = torch.device("cpu")
 
@@ -34,3 +36,16 @@ def test_a_torch_that_does_not_know_its_cpu(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_the_rate_of_products_is_one_of_this_century(precision: Literal["float32", "bf16"]) -> None:
     assert 1e8 < product_rate(precision, CPU) < 1e16
+
+
+def test_a_run_that_goes_on_in_another_precision_says_so(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`auto` may mean something else on the machine that a run is resumed on."""
+    for updates, capabilities in ((2, {}), (3, {}), (4, {"avx512_bf16": True})):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
+        changes = (f"training.updates={updates}",)
+        recipe, allowed = (str(tiny_recipe), ()) if updates == 2 else (None, ("training.updates",))
+        run_training(Request(recipe=recipe, run=Path("run"), changes=changes, resume=updates > 2, allow_change=allowed))
+        told = "up to update 3 this run was trained in float32; training.precision now means bf16"
+        assert (told in capsys.readouterr().err) == (updates == 4)
