@@ -151,12 +151,13 @@ class Transformer(nn.Module):
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Takes over weights of the same names and shapes; also makes a model built on the meta device whole."""
+        self.unpack()
         for name, weight in self.named_parameters():
             weight.copy_(weights[name])
         self._fill_constants()
 
     def pack(self) -> Transformer:
-        """Lays the weights out for generating (see `layers.Linear`); they must not change any more."""
+        """Lays the weights out for generating (see `layers.packed`); until `unpack`, changes of them are not seen."""
         self.eval()
         for module in self.modules():
             if isinstance(module, Linear):
@@ -164,13 +165,17 @@ class Transformer(nn.Module):
         self.packed_output = packed(self.output_weight)
         return self
 
+    def unpack(self) -> None:
+        """Back to the plain weights, which may change."""
+        self.packed_output = None
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.packed = None
+
     def train(self, mode: bool = True) -> Transformer:
         """As of any module; training takes the weights out of their packing."""
         if mode:
-            self.packed_output = None
-            for module in self.modules():
-                if isinstance(module, Linear):
-                    module.packed = None
+            self.unpack()
         return super().train(mode)
 
     def _embed(self, tokens: Tensor, table: nn.Embedding, positions: Tensor, norm: nn.Module) -> Tensor:

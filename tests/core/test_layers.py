@@ -96,6 +96,8 @@ def test_training_takes_weights_out_of_their_packing(ragged: Batch) -> None:
     assert not torch.allclose(changed, plain, atol=1e-2)
     model.pack()
     assert torch.allclose(logits(), changed, atol=1e-4)
+    model.load_weights({name: weight * 0.5 for name, weight in model.weights().items()})
+    assert not torch.allclose(logits(), changed, atol=1e-2)
 
 
 def test_attention_under_bf16_has_the_gradient_of_float32() -> None:
