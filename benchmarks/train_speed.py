@@ -22,6 +22,7 @@ import torch
 from janus_cli import recipe_file
 from janus_cli.benching.measure import Spread, rotated
 from janus_cli.core.objectives import OBJECTIVES
+from janus_cli.errors import JanusError
 from janus_cli.text.prepare import open_prepared
 from janus_cli.training.checkpoint import build_model
 from janus_cli.training.distributed import keep_freed_memory, start_world
@@ -122,4 +123,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except JanusError as problem:
+        sys.exit(f"error: {problem.message}\nhint: {problem.hint}")
