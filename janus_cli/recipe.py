@@ -1,7 +1,8 @@
-"""Every knob of janus, with its default and where the default comes from. Nothing else in the package holds a number.
+"""Every knob of janus, with its default and where the default comes from; the objectives' in `recipe_objectives.py`.
 
-A recipe is one YAML file a dataset (`recipes/NAME.yaml`); `recipe_file.load` reads it into `Recipe`.
-Sources: [J] JANUS paper and released code, [C] Mask-Predict (CMLM), [V] Vaswani 2017, [H] measured here.
+Nothing else in the package holds a number. A recipe is one YAML file a dataset (`recipes/NAME.yaml`);
+`recipe_file.load` reads it into `Recipe`. Sources, as there: [J] JANUS paper and released code, [C] Mask-Predict
+(CMLM), [M] CMLMC, [V] Vaswani 2017, [H] measured here.
 """
 
 from __future__ import annotations
@@ -9,13 +10,26 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Weight = Annotated[float, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-Above0 = Annotated[float, Field(gt=0)]
+from janus_cli.recipe_objectives import OBJECTIVE_NAMES as OBJECTIVE_NAMES
+from janus_cli.recipe_objectives import SYSTEMS as SYSTEMS
+from janus_cli.recipe_objectives import (
+    Above0,
+    Count,
+    Knobs,
+    Objective,
+    Positive,
+    Share,
+    Weight,
+)
+from janus_cli.recipe_objectives import ArObjective as ArObjective
+from janus_cli.recipe_objectives import ARStream as ARStream
+from janus_cli.recipe_objectives import CematObjective as CematObjective
+from janus_cli.recipe_objectives import CmlmcObjective as CmlmcObjective
+from janus_cli.recipe_objectives import CmlmObjective as CmlmObjective
+from janus_cli.recipe_objectives import JanusObjective as JanusObjective
+from janus_cli.recipe_objectives import Noise as Noise
 
 
 def _plain_name(value: str) -> str:
@@ -25,12 +39,6 @@ def _plain_name(value: str) -> str:
 
 
 PlainName = Annotated[str, AfterValidator(_plain_name)]  # becomes part of a path: nothing is written outside
-
-
-class Knobs(BaseModel):
-    """Base of every section: unknown keys, wrong types and non-finite numbers are mistakes."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True)
 
 
 class Download(Knobs):
@@ -105,6 +113,8 @@ class Model(Knobs):
     )
     tie: Literal["all", "target", "none"] = "all"  # all: source, target and output share one table
     embedding_scale: bool = True  # multiply by sqrt(width) [V]
+    embedding: Literal["sum", "concat"] = "sum"  # of token and position [V]; or side by side, then a linear map [M]
+    causal_attention: bool = False  # decoder layers have a second self-attention that looks to the left only [M]
     embedding_norm: bool = False  # layer norm after the embeddings (BART, BERT)
     init: Literal["bert", "xavier"] = "bert"  # normal(0, 0.02) as BERT [J], or Glorot [V]
     attention: Literal["sdpa", "flex"] = "sdpa"  # flex: FlexAttention, CUDA only
@@ -115,81 +125,6 @@ class Model(Knobs):
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         return self
 
-
-class Noise(Knobs):
-    """Which target tokens are hidden: a mixture, drawn anew for each sentence in proportion to the five weights."""
-
-    uniform: Weight = 0.0  # k ~ Uniform{1..n} tokens, any places [C]
-    spans: Weight = 0.0  # spans ~ Poisson, up to the budget [J]
-    fixed: Weight = 0.0  # each sentence hides `share` of its tokens
-    suffix: Weight = 0.0  # the last k ~ Uniform{1..n} tokens: what a draft after a verified prefix sees
-    full: Weight = 0.0  # every token: what the first pass of mask-predict sees [H]
-    span_mean: Above0 = 2.0  # [J]
-    span_budget: Share = 0.7  # [J]; the share really hidden is 55-58 %
-    share: Share = 0.5
-
-    @model_validator(mode="after")
-    def _some(self) -> Noise:
-        if self.uniform + self.spans + self.fixed + self.suffix + self.full == 0:
-            raise ValueError("all of uniform, spans, fixed, suffix and full are 0: nothing would ever be hidden")
-        return self
-
-
-ARStream = Literal["content", "query"]
-
-
-class ArObjective(Knobs):
-    """The Transformer baseline [V]."""
-
-    name: Literal["ar"] = "ar"
-    ar_stream: ARStream = "content"
-    label_smoothing: Share = 0.1
-
-    def at(self, step: int) -> ArObjective:
-        """The knobs in force at this update."""
-        return self
-
-
-class CmlmObjective(Knobs):
-    """The conditional masked language model [C]."""
-
-    name: Literal["cmlm"] = "cmlm"
-    noise: Noise = Noise(uniform=1.0)
-    label_smoothing: Share = 0.1
-    length: Weight = 0.1
-
-    def at(self, step: int) -> CmlmObjective:
-        """The knobs in force at this update."""
-        return self
-
-
-class JanusObjective(Knobs):
-    """L = ar CE_AR + nar CE_NAR + aux CE_AUX + length CE_length + three symmetric KL terms [J]."""
-
-    name: Literal["janus"] = "janus"
-    ar_stream: ARStream = "content"  # [H]; query is the released model's
-    noise: Noise = Noise(spans=1.0)
-    label_smoothing: Share = 0.1
-    ar: Weight = 1.0
-    nar: Weight = 0.5
-    aux: Weight = 0.5
-    length: Weight = 0.1
-    kl_ar_aux: Weight = 3.0
-    kl_nar_aux: Weight = 1.0
-    kl_ar_nar: Weight = 1.0
-    kl_to_ar: Share = 1.0  # the part of the KLs' gradient that AR receives [J]; at 0, AR teaches and is not taught
-    kl_start: Count = 0  # updates without any KL
-    kl_warmup: Count = 0  # updates over which the KL weights then rise to their full value
-
-    def at(self, step: int) -> JanusObjective:
-        """The knobs in force at this update: the KL weights scaled by their warm-up."""
-        factor = min(1.0, max(0.0, (step + 1 - self.kl_start) / max(1, self.kl_warmup)))
-        scaled = {name: factor * getattr(self, name) for name in ("kl_ar_aux", "kl_nar_aux", "kl_ar_nar")}
-        return self.model_copy(update=scaled)
-
-
-Objective = Annotated[ArObjective | CmlmObjective | JanusObjective, Field(discriminator="name")]
-OBJECTIVE_NAMES = ("ar", "cmlm", "janus")
 
 # `janus score` needs no recipe: these two are the defaults of its options.
 BOOTSTRAP_SAMPLES = 1000  # Koehn 2004
@@ -279,6 +214,10 @@ class Recipe(Knobs):
             )
         if self.model.tie == "all" and not self.tokenizer.joint:
             raise ValueError("model.tie all needs tokenizer.joint true: the two sides have different vocabularies")
+        if getattr(self.objective, "switched", 0) and not self.tokenizer.joint:
+            raise ValueError(
+                "objective.switched puts words of the target into the source: it needs tokenizer.joint true, or 0"
+            )
         if self.decoding.nbest > self.decoding.beam:
             raise ValueError(f"decoding.nbest {self.decoding.nbest} is larger than decoding.beam {self.decoding.beam}")
         return self

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from janus_cli import yaml12
 from janus_cli.errors import UsageError
-from janus_cli.recipe import OBJECTIVE_NAMES, Recipe
+from janus_cli.recipe import OBJECTIVE_NAMES, SYSTEMS, Recipe
 from janus_cli.yaml12 import shorten
 
 _LARGEST = 1_000_000  # bytes
@@ -30,7 +30,8 @@ def load(name_or_path: str, overrides: Sequence[str] | None = None, objective: s
         name_or_path: a name of `available()`, or a YAML file.
         overrides: `KEY=VALUE` as given to `--set`, applied last, in this order.
         objective: name of the objective whose defaults replace the recipe's objective section, unless the recipe
-            already has this objective.
+            already has this objective. What its system sets elsewhere (`recipe.SYSTEMS`) holds where the recipe and
+            the changes say nothing.
 
     Raises:
         UsageError: no such recipe, or mistakes in it; the message lists them all as `file:line: key: what is wrong`.
@@ -172,6 +173,7 @@ def _validated(draft: _Draft) -> Recipe | None:
     section = draft.value.get("objective")
     if isinstance(section, dict):
         section.setdefault("name", _DEFAULT_OBJECTIVE)
+        _complete(draft, section["name"])
     try:
         # As JSON, because strict JSON validation takes a list for a tuple and 1 for 1.0, and nothing else.
         return Recipe.model_validate_json(json.dumps(draft.value))
@@ -179,6 +181,15 @@ def _validated(draft: _Draft) -> Recipe | None:
         for error in problem.errors(include_url=False):
             _add(draft, typing.cast(dict[str, Any], error))
     return None
+
+
+def _complete(draft: _Draft, objective: object) -> None:
+    """What the objective's system sets in other sections, where the recipe says nothing."""
+    for name, values in SYSTEMS.get(str(objective), {}).items():
+        section = draft.value.setdefault(name, {})
+        if isinstance(section, dict):
+            for key, value in values.items():
+                section.setdefault(key, value)
 
 
 def _add(draft: _Draft, error: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """What lies where: prepared data under `data/`, runs under `runs/`.
 
 data/<name>.<source>-<target>/   manifest.json · tokenizer files · SPLIT.arrow · {valid,test}.{source,target}.txt
-runs/<name>/                     run.txt · recipe.yaml · manifest.json · tokenizer files · log.jsonl
+runs/<name>/                     run.txt · recipe.yaml · manifest.json · tokenizer files · lexicon.json · log.jsonl
                                  checkpoints/step-000123/ · checkpoints/last, best (links)
                                  decode/<split>.<mode>.txt, .jsonl, .json
 """
@@ -42,6 +42,11 @@ class Run:
     def manifest(self) -> Path:
         """The prepared data's manifest, copied when the run began."""
         return self.path / "manifest.json"
+
+    @property
+    def lexicon(self) -> Path:
+        """Translations of tokens, where the objective switches words."""
+        return self.path / "lexicon.json"
 
     @property
     def log(self) -> Path:

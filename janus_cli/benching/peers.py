@@ -185,7 +185,8 @@ def export(recipe: Recipe, model: Transformer, tokenizers: Tokenizers, run: Run,
     try:
         ctranslate2.must_fit(recipe)
     except UsageError:
-        own, recipe = False, recipe.model_copy(update={"objective": ArObjective()})
+        ordinary = recipe.model.model_copy(update=ctranslate2.ORDINARY)
+        own, recipe = False, recipe.model_copy(update={"objective": ArObjective(), "model": ordinary})
         torch.manual_seed(recipe.seed)
         model = build_model(recipe, tokenizers.source.size, tokenizers.target.size).eval()
     about = dict.fromkeys(("run", "checkpoint", "step", "objective", "sha256", "janus"), "of a bench")

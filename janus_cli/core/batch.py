@@ -25,11 +25,14 @@ class Batch:
     source: (B, S) int64, tokens then EOS.
     target: (B, T) int64, BOS, y_1 .. y_n, EOS; T is the largest n + 2.
     ids: (B,) int64, the sentences' numbers in their split (noise and error messages refer to them).
+    lexicon: (V, K) int64, translations of each token of the source's vocabulary, likeliest first, PAD for none; the
+        same for all batches, and None where the objective wants none. It stays where it is when the batch moves.
     """
 
     source: Tensor
     target: Tensor
     ids: Tensor
+    lexicon: Tensor | None = None
 
     @property
     def source_real(self) -> Tensor:
@@ -48,7 +51,12 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        return Batch(*(t.to(device, non_blocking=True) for t in (self.source, self.target, self.ids)))
+        source, target, ids = (t.to(device, non_blocking=True) for t in (self.source, self.target, self.ids))
+        return Batch(source, target, ids, self.lexicon)
+
+    def select(self, rows: slice) -> Batch:
+        """These sentences."""
+        return Batch(self.source[rows], self.target[rows], self.ids[rows], self.lexicon)
 
 
 def pad(rows: Sequence[Sequence[int]]) -> Tensor:
@@ -59,10 +67,16 @@ def pad(rows: Sequence[Sequence[int]]) -> Tensor:
     return out
 
 
-def collate(sources: Sequence[Iterable[int]], targets: Sequence[Iterable[int]], ids: Sequence[int]) -> Batch:
+def collate(
+    sources: Sequence[Iterable[int]],
+    targets: Sequence[Iterable[int]],
+    ids: Sequence[int],
+    lexicon: Tensor | None = None,
+) -> Batch:
     """A batch from token ids without BOS and EOS."""
     return Batch(
         pad([[*source, EOS] for source in sources]),
         pad([[BOS, *target, EOS] for target in targets]),
         torch.as_tensor(ids, dtype=torch.int64),
+        lexicon,
     )

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from janus_cli.core.stream import Stream
+from janus_cli.core.batch import IGNORE
 
 if TYPE_CHECKING:
+    from janus_cli.core.objectives import Plan
+    from janus_cli.core.stream import Stream
     from janus_cli.recipe import Model
 
 BACKWARD = 2  # each product of the forward pass has two gradients, each as large as itself
@@ -32,18 +34,48 @@ def forward(knobs: Model, vocabulary: int, rows: int, source: int, slots: int, k
 
     rows: B. source: S. slots, keys: L and K of the decoder call. asked: states that become logits, in all rows.
     """
-    encoder = attention(knobs, rows, source, source) + feedforward(knobs, rows * source)
-    decoder = (
-        attention(knobs, rows, slots, keys) + attention(knobs, rows, slots, source) + feedforward(knobs, rows * slots)
-    )
-    output = 2 * asked * knobs.width * vocabulary
-    return knobs.encoder_layers * encoder + knobs.decoder_layers * decoder + output
+    return encoder(knobs, rows, source) + decoder(knobs, vocabulary, rows, source, slots, keys, asked)
 
 
-def step(knobs: Model, vocabulary: int, source: int, streams: Iterable[Stream]) -> int:
-    """FLOPs of a step, forward and backward, over streams that share one decoder call; source: S."""
-    parts = list(streams)
-    rows = parts[0].tokens.shape[0]
-    slots, keys = sum(part.tokens.shape[1] for part in parts), sum(part.keys for part in parts)
-    asked = sum(int(part.labelled.sum()) for part in parts)
-    return (1 + BACKWARD) * forward(knobs, vocabulary, rows, source, slots, keys, asked)
+def encoder(knobs: Model, rows: int, source: int) -> int:
+    """FLOPs of encoding, without what the decoder makes of the states."""
+    layer = attention(knobs, rows, source, source) + feedforward(knobs, rows * source)
+    return knobs.encoder_layers * layer + embedding(knobs, rows * source)
+
+
+def decoder(knobs: Model, vocabulary: int, rows: int, source: int, slots: int, keys: int, asked: int) -> int:
+    """FLOPs of a decoder call, with the keys and values of the source and the logits."""
+    itself = (1 + knobs.causal_attention) * attention(knobs, rows, slots, keys)
+    layer = itself + attention(knobs, rows, slots, source) + feedforward(knobs, rows * slots)
+    return knobs.decoder_layers * layer + embedding(knobs, rows * slots) + output(knobs, vocabulary, asked)
+
+
+def embedding(knobs: Model, slots: int) -> int:
+    """FLOPs of the linear map over tokens and positions, where there is one."""
+    return 2 * slots * 2 * knobs.width**2 if knobs.embedding == "concat" else 0
+
+
+def output(knobs: Model, vocabulary: int, asked: int) -> int:
+    """FLOPs of turning so many states into logits."""
+    return 2 * asked * knobs.width * vocabulary
+
+
+def step(knobs: Model, vocabulary: int, source: int, plan: Plan) -> int:
+    """FLOPs of a step: forward and backward over streams that share one decoder call, forward over each draft.
+
+    vocabulary: the target's; what an encoder predicts is counted with it too. source: S.
+    """
+
+    def call(parts: Iterable[Stream]) -> tuple[int, int, int]:
+        known = list(parts)
+        slots, keys = sum(part.tokens.shape[1] for part in known), sum(part.keys for part in known)
+        return slots, keys, sum(int(part.labelled.sum()) for part in known)
+
+    rows = next(iter(plan.streams.values())).tokens.shape[0]
+    forth = forward(knobs, vocabulary, rows, source, *call(plan.streams.values()))
+    if plan.source is not None:
+        forth += output(knobs, vocabulary, int((plan.source.labels != IGNORE).sum()))
+    # A draft reads the keys and values of the source that the streams read too.
+    shared = knobs.decoder_layers * 2 * rows * 2 * source * knobs.width**2
+    drafts = (decoder(knobs, vocabulary, rows, source, *call([draft])) - shared for draft in plan.drafts.values())
+    return (1 + BACKWARD) * forth + sum(drafts)

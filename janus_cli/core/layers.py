@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -222,29 +222,44 @@ class Past:
         self.keys, self.values = fresh
 
 
+class Look(NamedTuple):
+    """How slots look at each other in one self-attention: who attends, as `sight` or FlexAttention has it, and what
+    keeps keys and values for the next call."""
+
+    attend: Any
+    keep: Keep | None
+
+
 class DecoderLayer(Layer):
-    """Self-attention by the clock, attention to the source, feed-forward."""
+    """Self-attention by the clock, perhaps also a causal one (Huang 2022), attention to the source, feed-forward."""
 
     def __init__(self, knobs: Model) -> None:
         super().__init__(knobs)
+        if knobs.causal_attention:
+            self.causal, self.causal_norm = Attention(knobs), LayerNorm(knobs.width)
         self.cross, self.cross_norm = Attention(knobs), LayerNorm(knobs.width)
         self.feedforward, self.feedforward_norm = FeedForward(knobs), LayerNorm(knobs.width)
 
     def forward(
-        self, x: Tensor, keys: int, attend: Any, source: KeysValues, source_attend: Tensor | None, keep: Keep | None
+        self, x: Tensor, keys: int, looks: Sequence[Look], source: KeysValues, source_attend: Tensor | None
     ) -> Tensor:
-        """x (B, L, D), of which the first `keys` slots can be seen -> (B, L, D)."""
-        y = self.attention_norm(x) if self.pre else x
-        kept = self.attention.keys_values(y[:, :keys])
-        if keep is not None:
-            kept = keep(kept)
-        x = x + self.drop(self.attention(y, kept, attend))
+        """x (B, L, D), of which the first `keys` slots can be seen, a look for each self-attention -> (B, L, D)."""
+        x = self._look(x, keys, looks[0], self.attention, self.attention_norm)
+        for look in looks[1:]:
+            x = self._look(x, keys, look, self.causal, self.causal_norm)
         if self.pre:
             x = x + self.drop(self.cross(self.cross_norm(x), source, source_attend))
             return x + self.drop(self.feedforward(self.feedforward_norm(x)))
-        x = self.attention_norm(x)
         x = self.cross_norm(x + self.drop(self.cross(x, source, source_attend)))
         return self.feedforward_norm(x + self.drop(self.feedforward(x)))
+
+    def _look(self, x: Tensor, keys: int, look: Look, attention: Attention, norm: LayerNorm) -> Tensor:
+        y = norm(x) if self.pre else x
+        kept = attention.keys_values(y[:, :keys])
+        if look.keep is not None:
+            kept = look.keep(kept)
+        x = x + self.drop(attention(y, kept, look.attend))
+        return x if self.pre else norm(x)
 
 
 def sinusoids(count: int, width: int) -> Tensor:

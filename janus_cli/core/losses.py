@@ -7,6 +7,7 @@ its gradient with respect to states and output table, and forgotten: memory does
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, cast
 
@@ -110,6 +111,18 @@ def cross_entropy(states: Tensor, weight: Tensor, gold: Tensor, smoothing: float
     if not wanted:
         return total
     return with_gradient(total[None], torch.ones_like(total)[None], states, weight, by_states, by_weight)[0]
+
+
+@contextmanager
+def without_gradient(device: str) -> Iterator[None]:
+    """A forward pass in the midst of one that wants gradients, on a device of this type.
+
+    Autocast keeps a weight that it has converted, and an older torch then takes it without its gradient for the passes
+    that follow: here it keeps nothing.
+    """
+    low, on = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+    with torch.no_grad(), torch.autocast(device, dtype=low, enabled=on, cache_enabled=False):
+        yield
 
 
 def length_loss(model: Transformer, memory: Memory, lengths: Tensor) -> Tensor:

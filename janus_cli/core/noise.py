@@ -51,13 +51,23 @@ class Draws:
         return _shifted(bits, 11).double() / (1 << 53)
 
 
+def is_text(tokens: Tensor) -> Tensor:
+    """Which tokens stand for text: all but BOS, EOS, MASK and padding. (B, T) -> (B, T) bool."""
+    return (tokens >= SPECIAL) | (tokens == UNK)
+
+
+def pick(among: Tensor, count: Tensor, draws: Draws) -> Tensor:
+    """`count` (B, 1) of the places `among` (B, T) bool, or all where there are fewer, at random -> (B, T) bool."""
+    return (_rank(draws.uniform(among.shape[1]), among) < count) & among
+
+
 def hide(target: Tensor, draws: Draws, noise: Noise) -> Tensor:
     """Chooses the hidden tokens. target: (B, T) -> (B, T) bool; BOS, EOS and padding are never hidden.
 
     Each sentence draws one sampler from the mixture `noise` (recipe.Noise): uniform, spans, fixed, suffix, full.
     At least one token of a non-empty sentence is hidden.
     """
-    text = (target >= SPECIAL) | (target == UNK)
+    text = is_text(target)
     n = text.sum(1, keepdim=True)
     weights = torch.tensor([noise.uniform, noise.fixed, noise.suffix, noise.full, noise.spans], dtype=torch.float64)
     edges = (weights / weights.sum()).cumsum(0)[:-1]
@@ -65,7 +75,7 @@ def hide(target: Tensor, draws: Draws, noise: Noise) -> Tensor:
     some = (draws.uniform(1) * n).long() + 1
     share = (noise.share * n).round().long().clamp(min=1)
     count = torch.where(which == 1, share, torch.where(which == 3, n, some)).clamp(max=n)
-    random_places = _rank(draws.uniform(target.shape[1]), text) < count
+    random_places = pick(text, count, draws)
     suffix = text.flip(1).cumsum(1).flip(1) <= count
     spans = _spans(text, draws, noise.span_mean, noise.span_budget)
     return torch.where(which == 4, spans, torch.where(which == 2, suffix, random_places)) & text

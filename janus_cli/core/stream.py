@@ -33,6 +33,11 @@ def visible(time: Tensor, birth: Tensor, death: Tensor) -> Tensor:
     return (birth[:, None, :] <= now) & (now < death[:, None, :])
 
 
+def leftward(positions: Tensor, keys: Tensor) -> Tensor:
+    """Which keys stand where the query stands or to its left. positions (B, L), keys (B, K) -> (B, L, K) bool."""
+    return keys[:, None, :] <= positions[:, :, None]
+
+
 @dataclass(frozen=True)
 class Stream:
     """Slots of a decoder call, all tensors (B, L); the first `keys` slots can be seen, the rest are query slots.
@@ -54,10 +59,21 @@ class Stream:
         return visible(self.time, self.birth[:, : self.keys], self.death[:, : self.keys])
 
     @property
+    def causal(self) -> Tensor:
+        """(B, L, K) bool, True = may attend in a causal self-attention: by the clock, and not to the right."""
+        return self.attend & leftward(self.positions, self.positions[:, : self.keys])
+
+    @property
     def mask_mod(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
         """The same rule for FlexAttention: (batch, head, query index, key index) -> bool."""
         time, birth, death = self.time, self.birth, self.death
         return lambda b, h, q, k: (birth[b, k] <= time[b, q]) & (time[b, q] < death[b, k])
+
+    @property
+    def causal_mod(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+        """`causal` for FlexAttention."""
+        clock, positions = self.mask_mod, self.positions
+        return lambda b, h, q, k: clock(b, h, q, k) & (positions[b, k] <= positions[b, q])
 
     @property
     def labelled(self) -> Tensor:
@@ -66,6 +82,14 @@ class Stream:
 
     def _replace(self, **changes: Tensor) -> Stream:
         return Stream(**{**self.__dict__, **changes})
+
+    def relabelled(self, labels: Tensor) -> Stream:
+        """The same slots, asked for other tokens; labels (B, L)."""
+        return self._replace(labels=labels)
+
+    def rewritten(self, tokens: Tensor) -> Stream:
+        """The same slots with other tokens in them; tokens (B, L)."""
+        return self._replace(tokens=tokens)
 
     def to(self, device: torch.device | str) -> Stream:
         """The same stream on another device."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from janus_cli.core.layers import (
     KeysValues,
     LayerNorm,
     Linear,
+    Look,
     Packed,
     Past,
     dropout,
@@ -27,7 +28,7 @@ from janus_cli.core.layers import (
     sight,
     sinusoids,
 )
-from janus_cli.core.stream import NEVER, Stream, visible
+from janus_cli.core.stream import NEVER, Stream, leftward, visible
 
 if TYPE_CHECKING:
     from janus_cli.recipe import Model
@@ -54,41 +55,58 @@ class Memory:
 
 
 class Cache:
-    """What a decoder call leaves for the next: keys, values, birth and death of the key slots so far.
+    """What a decoder call leaves for the next: keys, values, birth and death of the key slots so far, and, where the
+    layers have a causal self-attention too, their positions.
 
     at: where the next key slots go, for all rows or (R,) for each. Setting it back takes slots back: their place is
     written again, and until then their birth lies in the future of everything that is decoded there.
     """
 
-    def __init__(self, like: Tensor, layers: int, rows: int, heads: int, slots: int) -> None:
-        self.pasts = [Past(like, rows, heads, slots) for _ in range(layers)]
+    def __init__(self, like: Tensor, knobs: Model, rows: int, slots: int) -> None:
+        def pasts() -> list[Past]:
+            return [Past(like, rows, knobs.heads, slots) for _ in range(knobs.decoder_layers)]
+
+        self.pasts = [pasts(), pasts()] if knobs.causal_attention else [pasts()]  # of each self-attention and layer
         self.birth = torch.full((rows, slots), NEVER, device=like.device)
         self.death = torch.full((rows, slots), NEVER, device=like.device)
+        self.positions = torch.zeros((rows, slots), dtype=torch.int64, device=like.device)
         self.at: int | Tensor = 0
         self.end = 0  # slots from here on were not written in any row
 
     def select(self, rows: Tensor) -> None:
         """Keeps these rows, in this order (a row may be taken several times)."""
-        for past in self.pasts:
+        for past in (past for pasts in self.pasts for past in pasts):
             past.select(rows, self.end)
         self.birth, self.death = self.birth[rows], self.death[rows]
+        if len(self.pasts) > 1:
+            self.positions = self.positions[rows]
         if not isinstance(self.at, int):
             self.at = self.at[rows]
 
-    def admit(self, stream: Stream) -> tuple[Tensor, list[Keep]]:
-        """Notes the new key slots: who attends (B, L, end) by the rule of `core/stream.py`, and each layer's `Keep`."""
+    def admit(self, stream: Stream) -> list[tuple[Tensor, list[Keep]]]:
+        """Notes the new key slots. For each self-attention: who attends (B, L, end), and every layer's `Keep`.
+
+        Who attends follows the rule of `core/stream.py` over all slots so far, as in one call with all of them.
+        """
         at, count = self.at, stream.keys
+        notes = [(self.birth, stream.birth), (self.death, stream.death)]
+        if len(self.pasts) > 1:
+            notes.append((self.positions, stream.positions))
         if isinstance(at, int):
             end = at + count
-            self.birth[:, at:end], self.death[:, at:end] = stream.birth[:, :count], stream.death[:, :count]
+            for known, fresh in notes:
+                known[:, at:end] = fresh[:, :count]
         else:
             end = int(at.max()) + count
             places = at[:, None] + torch.arange(count, device=at.device)
-            self.birth.scatter_(1, places, stream.birth[:, :count])
-            self.death.scatter_(1, places, stream.death[:, :count])
+            for known, fresh in notes:
+                known.scatter_(1, places, fresh[:, :count])
         self.at, self.end = at + count, max(self.end, end)
-        attend = visible(stream.time, self.birth[:, :end], self.death[:, :end])
-        return attend, [partial(past.put, at, end) for past in self.pasts]
+        attends = [visible(stream.time, self.birth[:, :end], self.death[:, :end])]
+        if len(self.pasts) > 1:
+            attends.append(attends[0] & leftward(stream.positions, self.positions[:, :end]))
+        keeps: list[list[Keep]] = [[partial(past.put, at, end) for past in pasts] for pasts in self.pasts]
+        return list(zip(attends, keeps, strict=True))
 
 
 class Transformer(nn.Module):
@@ -112,6 +130,9 @@ class Transformer(nn.Module):
         else:
             self.register_buffer("source_positions", torch.empty(knobs.max_length, width), persistent=False)
             self.register_buffer("target_positions", torch.empty(knobs.max_length, width), persistent=False)
+        # Where tokens and positions are not added up, a linear map takes them side by side (Huang 2022).
+        maps = [Linear(2 * width, width) if knobs.embedding == "concat" else None for _ in range(2)]
+        self.source_map, self.target_map = maps
         norms = [LayerNorm(width) if knobs.embedding_norm else nn.Identity() for _ in range(2)]
         self.source_norm, self.target_norm = norms
         self.encoder = nn.ModuleList(EncoderLayer(knobs) for _ in range(knobs.encoder_layers))
@@ -178,15 +199,23 @@ class Transformer(nn.Module):
             self.unpack()
         return super().train(mode)
 
-    def _embed(self, tokens: Tensor, table: nn.Embedding, positions: Tensor, norm: nn.Module) -> Tensor:
+    def _embed(
+        self, tokens: Tensor, table: nn.Embedding, positions: Tensor, together: Linear | None, norm: nn.Module
+    ) -> Tensor:
         x = table(tokens)
         if self.knobs.embedding_scale:
             x = x * self.knobs.width**0.5
-        return dropout(norm(x + positions), self.knobs.dropout, self.training)
+        if together is None:
+            x = x + positions
+        else:
+            both = torch.cat([x, positions.expand_as(x)], dim=-1)
+            x = together(both).to(x.dtype)  # what the layers add to keeps its precision, also under autocast
+        return dropout(norm(x), self.knobs.dropout, self.training)
 
     def encode(self, source: Tensor, real: Tensor) -> Memory:
         """source (B, S) ids, real (B, S) bool -> Memory. S is at most `max_length`."""
-        x = self._embed(source, self.source_table, self.source_positions[: source.shape[1]], self.source_norm)
+        positions = self.source_positions[: source.shape[1]]
+        x = self._embed(source, self.source_table, positions, self.source_map, self.source_norm)
         seen = real.clone()
         seen[:, 0] = True  # a source of nothing but padding must not give NaN
         attend = sight(seen[:, None, None, :], x.dtype)  # (B, S) -> (B, 1, 1, S)
@@ -199,30 +228,34 @@ class Transformer(nn.Module):
     def decode(self, stream: Stream, memory: Memory, cache: Cache | None = None) -> Tensor:
         """stream of F*B rows, memory of B -> states (F*B, L, D). With a cache, the slots so far are seen as well."""
         positions = F.embedding(stream.positions, self.target_positions)
-        x = self._embed(stream.tokens, self.target_table, positions, self.target_norm)
-        attend: Any
-        keeps: Sequence[Keep | None] = [None] * len(self.decoder)
-        if cache is not None:
-            seen, keeps = cache.admit(stream)
-            attend = sight(seen[:, None], x.dtype)  # (B, L, K) -> (B, 1, L, K)
-        elif self.knobs.attention == "flex":
-            attend = self._block_mask(stream)
-        else:
-            attend = sight(stream.attend[:, None], x.dtype)  # (B, L, K) -> (B, 1, L, K)
-        for layer, source, keep in zip(self.decoder, memory.kept, keeps, strict=True):
-            x = layer(x, stream.keys, attend, source, memory.attend, keep)
+        x = self._embed(stream.tokens, self.target_table, positions, self.target_map, self.target_norm)
+        looks = zip(*self._looks(stream, cache, x.dtype), strict=True)  # of each self-attention -> of each layer
+        for layer, source, own in zip(self.decoder, memory.kept, looks, strict=True):
+            x = layer(x, stream.keys, own, source, memory.attend)
         return self.decoder_norm(x)
 
+    def _looks(self, stream: Stream, cache: Cache | None, dtype: torch.dtype) -> list[list[Look]]:
+        """For each self-attention and layer, how the slots look at each other."""
+        if cache is not None:
+            found = [(sight(attend[:, None], dtype), keeps) for attend, keeps in cache.admit(stream)]
+            return [[Look(attend, keep) for keep in keeps] for attend, keeps in found]  # (B, L, K) -> (B, 1, L, K)
+        causal, layers = self.knobs.causal_attention, len(self.decoder)
+        if self.knobs.attention == "flex":
+            mods = [stream.mask_mod, stream.causal_mod] if causal else [stream.mask_mod]
+            return [[Look(self._block_mask(stream, mod), None)] * layers for mod in mods]
+        attends = [stream.attend, stream.causal] if causal else [stream.attend]
+        return [[Look(sight(attend[:, None], dtype), None)] * layers for attend in attends]
+
     @staticmethod
-    def _block_mask(stream: Stream) -> Any:
+    def _block_mask(stream: Stream, mask_mod: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Any:
         from torch.nn.attention.flex_attention import create_block_mask
 
         rows, slots = stream.tokens.shape
-        return create_block_mask(stream.mask_mod, rows, None, slots, stream.keys, device=str(stream.tokens.device))
+        return create_block_mask(mask_mod, rows, None, slots, stream.keys, device=str(stream.tokens.device))
 
     def new_cache(self, rows: int, slots: int) -> Cache:
         """Room for the keys and values of `slots` key slots in each of `rows` rows."""
-        return Cache(self.target_table.weight, self.knobs.decoder_layers, rows, self.knobs.heads, slots)
+        return Cache(self.target_table.weight, self.knobs, rows, slots)
 
     @property
     def output_weight(self) -> Tensor:

@@ -14,7 +14,6 @@ from janus_cli.decoding.plan import choose
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translator import Translator
 from janus_cli.errors import CheckpointError, DataError
-from janus_cli.recipe import OBJECTIVE_NAMES
 from janus_cli.runs import Run
 from janus_cli.scoring.metrics import corpus_bleu
 from janus_cli.text.synthetic import is_valid, translations
@@ -23,7 +22,7 @@ from janus_cli.training.checkpoint import load_model
 from janus_cli.training.session import Request, run_training
 
 ITERATIONS = (1, 4, 10)
-TITLES = {"ar": "Transformer", "cmlm": "CMLM", "janus": "JANUS"}
+SYSTEMS = {"ar": "Transformer", "cmlm": "CMLM", "janus": "JANUS"}
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
     """Trains what is not trained yet, prints the table on stdout and everything else on stderr."""
     started = time.monotonic()
     trained: dict[str, Run] = {}
-    for number, objective in enumerate(OBJECTIVE_NAMES, 1):
-        console.say(f"\n[{number} of {len(OBJECTIVE_NAMES)}] {TITLES[objective]}")
+    for number, objective in enumerate(SYSTEMS, 1):
+        console.say(f"\n[{number} of {len(SYSTEMS)}] {SYSTEMS[objective]}")
         run = Run(runs.RUNS / f"demo-{objective}")
         request = Request(
             recipe="demo", objective=objective, run=run.path, changes=tuple(changes), seed=seed, threads=threads,
@@ -84,7 +83,7 @@ def _rows(objective: str, run: Run) -> list[Row]:
         timing = translator.timing
         found.append(
             Row(
-                TITLES[objective], name, corpus_bleu(texts, references), 100 * right / len(texts),
+                SYSTEMS[objective], name, corpus_bleu(texts, references), 100 * right / len(texts),
                 timing.passes / timing.sentences, timing.sentences / sum(timing.seconds),
             )
         )  # fmt: skip

@@ -23,6 +23,7 @@ from janus_cli.text.tokenizer import INDEX, NAMES, Tokenizer
 EXTRA = "export"
 # Added to the logits of tokens that are never written. Far below every other logit, and still a float16.
 FORBIDDEN = -1e4
+ORDINARY = {"causal_attention": False, "embedding": "sum"}  # knobs of a model that its Transformer can be
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -42,6 +43,13 @@ def must_fit(recipe: Recipe) -> None:
             "which the decoder of CTranslate2 cannot do",
             "use --format safetensors, or train with --set objective.ar_stream=content",
         )
+    for knob, usual in ORDINARY.items():
+        value = getattr(recipe.model, knob)
+        if value != usual:
+            raise UsageError(
+                f"this model was trained with model.{knob} {str(value).lower()}: CTranslate2 has no such decoder",
+                f"use --format safetensors, or train with --set model.{knob}={str(usual).lower()}",
+            )
     require("ctranslate2", EXTRA)
 
 

@@ -77,4 +77,4 @@ def padding(source: Lengths, target: Lengths, batches: list[NDArray[np.int64]]) 
 def load_batch(store: Store, rows: NDArray[np.int64]) -> Batch:
     """The sentences of one batch from disk."""
     pairs = [store.pair(int(row)) for row in rows]
-    return collate([s for s, _ in pairs], [t for _, t in pairs], rows.tolist())
+    return collate([s for s, _ in pairs], [t for _, t in pairs], rows.tolist(), store.lexicon)

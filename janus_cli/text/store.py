@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,9 @@ import pyarrow as pa
 from janus_cli.errors import DataError
 from janus_cli.runs import sync
 from janus_cli.text.encode import Ragged
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = "1"
 AGAIN = "run `janus preprocess` again with --force"
@@ -117,6 +120,7 @@ class Store:
             int(about["target_vocabulary"]),
         )
         self.fingerprint = closing["fingerprint"]
+        self.lexicon: Tensor | None = None  # goes into every batch, see `text/lexicon.py`
         self.origin = {key[7:]: value for key, value in about.items() if key.startswith("origin.")}
         self._columns = columns
         self._ends = np.cumsum([len(source.offsets) - 1 for source, _ in columns], dtype=np.int64)

@@ -115,7 +115,7 @@ def arithmetic(recipe: Recipe, vocabulary: int) -> str:
     rows = [[SPECIAL] * length] * count
     batch = collate(rows, rows, range(count))
     plan = OBJECTIVES[recipe.objective.name].plan(batch, Draws(recipe.seed, 0, batch.ids), recipe.objective)
-    step = flops.step(recipe.model, vocabulary, length + 1, plan.streams.values())
+    step = flops.step(recipe.model, vocabulary, length + 1, plan)
     return f"{step / 1e9:,.1f} GFLOP a step of {count * (length + 1):,} target tokens, sentences of {length}"
 
 

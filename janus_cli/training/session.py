@@ -20,6 +20,7 @@ from janus_cli import __version__, console, recipe_file, runs
 from janus_cli.errors import CheckpointError, DataError, JanusError, RunInUseError, UsageError, require
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
+from janus_cli.text import lexicon
 from janus_cli.text.batching import epoch_batches, padding
 from janus_cli.text.prepare import open_prepared, prepare
 from janus_cli.training import checkpoint, saving
@@ -150,7 +151,10 @@ def _train(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world
         _make_folder(run)
     with _locked(run, world):
         found = _begin(request, recipe, run, prepared, world)
+        if world.first and found is None:
+            lexicon.make(recipe, prepared, run.lexicon)
         world.wait()
+        lexicon.attach(recipe, prepared, run.lexicon)
         torch.manual_seed(recipe.seed)
         vocabularies = (prepared.train.source_vocabulary, prepared.train.target_vocabulary)
         model = checkpoint.build_model(recipe, *vocabularies).to(world.device)
@@ -223,7 +227,7 @@ def _begin(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world
     if world.first:
         for old in (run.checkpoints, run.decoded, run.path / "tensorboard"):
             shutil.rmtree(old, ignore_errors=True)
-        for file in (run.log, run.path / "run.txt"):
+        for file in (run.log, run.lexicon, run.path / "run.txt"):
             file.unlink(missing_ok=True)
         run.checkpoints.mkdir()
         runs.copy_files(prepared.tokenizers.files, prepared.folder, run.path)

@@ -75,7 +75,7 @@ def update(
     """
     here, vocabulary = {"stop": float(stop_number), "flops": 0.0}, model_of(trainee).output_weight.shape[0]
     for batch, plan, weight in window:
-        here["flops"] += flops.step(recipe.model, vocabulary, batch.source.shape[1], plan.streams.values())
+        here["flops"] += flops.step(recipe.model, vocabulary, batch.source.shape[1], plan)
         for unit, count in plan.counts.items():
             here[unit] = here.get(unit, 0.0) + weight * count
     counts = world.sums(here)
@@ -145,7 +145,7 @@ def halves(window: list[Micro], recipe: Recipe, epoch: int) -> list[Micro]:
         middle = (len(batch.ids) + 1) // 2
         for rows in (slice(0, middle), slice(middle, None)):
             if len(batch.ids[rows]):
-                part = Batch(batch.source[rows], batch.target[rows], batch.ids[rows])
+                part = batch.select(rows)
                 parts.append((part, planned(part, recipe, epoch), weight))
     return parts
 

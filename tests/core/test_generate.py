@@ -3,7 +3,7 @@
 import random
 import re
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -22,12 +22,12 @@ VOCABULARY = 19
 OPTIONS = Decoding(beam=1, nbest=1, length_beam=3, iters=3)
 
 
-def tiny(seed: int = 1) -> Transformer:
+def tiny(seed: int = 1, **options: Any) -> Transformer:
     """A random model whose outputs vary in length and content (a fresh one would say the same everywhere)."""
     torch.manual_seed(seed)
     knobs = Model(
         width=16, feedforward=24, heads=2, encoder_layers=1, decoder_layers=2,
-        max_length=20, norm="pre", tie="none", embedding_scale=False,
+        max_length=20, norm="pre", tie="none", embedding_scale=False, **options,
     )  # fmt: skip
     model = Transformer(knobs, VOCABULARY, VOCABULARY, length_head=True).double().eval()
     with torch.no_grad():
@@ -78,6 +78,23 @@ def test_greedy_with_a_cache_equals_reading_the_whole_prefix_again(ar_stream: AR
     outputs = generate_ar(model, source(rows), ar_stream, OPTIONS)
     assert plain(outputs) == [[tokens] for tokens in expected]
     assert [o.passes for (o,) in outputs] == [len(tokens) + 1 for tokens in expected]
+
+
+@pytest.mark.parametrize("ar_stream", ["content", "query"])
+def test_a_causal_self_attention_decodes_in_every_mode(ar_stream: ARStream) -> None:
+    """Greedy, beam and speculative decoding read the cache, mask-predict and reranking do not."""
+    model, rows = tiny(causal_attention=True, embedding="concat"), sentences(12)
+    most = most_tokens(source(rows), model, OPTIONS).tolist()
+    expected = [[slow_greedy(model, row, ar_stream, m)] for row, m in zip(rows, most, strict=True)]
+    assert expected != plain(generate_ar(tiny(), source(rows), ar_stream, OPTIONS))
+    assert plain(generate_ar(model, source(rows), ar_stream, OPTIONS)) == expected
+    for changes in SPECULATIVE:
+        found = generate_spec(model, source(rows), ar_stream, OPTIONS.model_copy(update=changes))
+        assert plain(found) == expected, changes
+    beam = OPTIONS.model_copy(update={"beam": 4, "nbest": 4})
+    check_independence(rows, lambda part: generate_ar(model, part, ar_stream, beam))
+    nar = OPTIONS.model_copy(update={"update": "all", "rerank": "ar"})
+    check_independence(rows, lambda part: generate_nar(model, part, nar, ar_stream))
 
 
 @pytest.mark.parametrize("ar_stream", ["content", "query"])

@@ -150,6 +150,22 @@ def test_one_joined_call_equals_separate_calls(model: Transformer, ragged: Batch
         assert torch.allclose(states[stream.labelled], alone[stream.labelled], atol=1e-12)
 
 
+def test_a_causal_self_attention_sees_what_the_clock_shows_and_nothing_to_the_right() -> None:
+    """The slots of `test_nar_and_aux_slots`: positions 0 1 2 3 4 | 1 3 (gold) as keys, 1 3 (queries)."""
+    rank = left_to_right(torch.tensor([[False, True, False, True, False]]))
+    stream = beside(base(TARGET, rank), *revealed(TARGET, rank))
+    causal = ["".join("1" if cell else "0" for cell in line) for line in stream.causal[0].tolist()]
+    assert causal == [
+        "1000000", "1100000", "1110000", "1111000", "1111100",
+        "1000010",  # gold 5 at position 1: its own MASK has died
+        "1010011",  # gold 7 at position 3
+        "1100000",  # query for 5
+        "1011010",  # query for 7: 5 revealed, its own MASK alive
+    ]  # fmt: skip
+    for ordinary in (content(TARGET), beside(content(TARGET, predict=False), queries(TARGET))):
+        assert torch.equal(ordinary.causal, ordinary.attend)
+
+
 def test_flex_attention_has_the_same_rule(ragged: Batch) -> None:
     from torch.nn.attention.flex_attention import create_mask
 
@@ -158,3 +174,6 @@ def test_flex_attention_has_the_same_rule(ragged: Batch) -> None:
     rows, slots = stream.tokens.shape
     dense = create_mask(stream.mask_mod, rows, 1, slots, stream.keys, device="cpu")
     assert torch.equal(dense[:, 0], stream.attend)
+    causal = create_mask(stream.causal_mod, rows, 1, slots, stream.keys, device="cpu")
+    assert torch.equal(causal[:, 0], stream.causal)
+    assert not torch.equal(stream.causal, stream.attend)

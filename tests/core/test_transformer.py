@@ -20,8 +20,20 @@ def pick(stream: Stream, rows: torch.Tensor) -> Stream:
     return Stream(*(getattr(stream, name)[rows] for name in FIELDS), keys=stream.keys)
 
 
+@pytest.fixture
+def causal(tiny: Model) -> Transformer:
+    """With both options of CMLMC."""
+    torch.manual_seed(0)
+    knobs = tiny.model_copy(update={"init": "xavier", "causal_attention": True, "embedding": "concat"})
+    return Transformer(knobs, 20, 20, length_head=True).double().eval()
+
+
 @pytest.mark.parametrize("kind", ["content", "query"])
-def test_step_by_step_with_a_cache_equals_one_pass(model: Transformer, ragged: Batch, kind: str) -> None:
+@pytest.mark.parametrize("name", ["model", "causal"])
+def test_step_by_step_with_a_cache_equals_one_pass(
+    request: pytest.FixtureRequest, ragged: Batch, kind: str, name: str
+) -> None:
+    model: Transformer = request.getfixturevalue(name)
     stream = content(ragged.target)
     count = stream.keys
     if kind == "query":
@@ -70,6 +82,10 @@ def test_candidates_share_the_memory_of_their_sentence(model: Transformer, ragge
         {"tie": "none"},
         {"encoder_layers": 3, "decoder_layers": 1},
         {"init": "xavier"},
+        {"causal_attention": True},
+        {"causal_attention": True, "norm": "pre"},
+        {"embedding": "concat", "embedding_scale": False},
+        {"embedding": "concat", "init": "xavier", "positions": "sinusoidal"},
     ],
     ids=lambda change: "-".join(map(str, change.values())),
 )
@@ -89,6 +105,51 @@ def test_every_shape_option_runs_and_learns(tiny: Model, ragged: Batch, change: 
         optimizer.step()
         first, last = (loss.item() if step == 0 else first), loss.item()
     assert last < 0.5 * first
+
+
+LAYER = ("attention.query", "attention.key_value", "attention.out", "feedforward.up", "feedforward.down")
+NORMS = ("attention_norm", "feedforward_norm")
+
+
+def test_options_leave_the_names_of_other_models_alone(tiny: Model, causal: Transformer) -> None:
+    """Checkpoints are read by these names."""
+    cross = ("cross.query", "cross.key_value", "cross.out", "cross_norm")
+    modules = [f"encoder.0.{name}" for name in LAYER + NORMS] + [f"decoder.0.{name}" for name in LAYER + NORMS + cross]
+    names = {f"{name}.{kind}" for name in modules for kind in ("weight", "bias")}
+    names |= {"target_table.weight", "source_positions", "target_positions", "length_table"}
+    assert set(Transformer(tiny, 20, 20, length_head=True).weights()) == names
+    more = ("causal.query", "causal.key_value", "causal.out", "causal_norm")
+    new = {f"decoder.0.{name}" for name in more} | {"source_map", "target_map"}
+    assert set(causal.weights()) == names | {f"{name}.{kind}" for name in new for kind in ("weight", "bias")}
+
+
+def test_the_causal_self_attention_looks_to_the_left_only(causal: Transformer, ragged: Batch) -> None:
+    """Without what the other attentions add, a slot's state depends on no slot to its right."""
+    for layer in causal.decoder:
+        for part in (layer.attention.out, layer.cross.out):
+            torch.nn.init.zeros_(part.weight)
+    memory = causal.encode(ragged.source, ragged.source_real)
+    nothing = torch.zeros_like(ragged.target)
+    before = causal.decode(base(ragged.target, nothing), memory)[0]
+    for changed in range(1, 5):
+        other = ragged.target.clone()
+        other[0, changed] = 15
+        after = causal.decode(base(other, nothing), memory)[0]
+        moved = [not torch.allclose(x, y, atol=1e-12) for x, y in zip(before, after, strict=True)]
+        assert moved == [place >= changed for place in range(6)]
+
+
+def test_tokens_and_positions_stand_side_by_side(causal: Transformer, ragged: Batch) -> None:
+    """The map is linear: with the identity on each half it adds them up, as the ordinary embedding does."""
+    eye = torch.eye(causal.knobs.width).double()
+    ordinary = Transformer(causal.knobs.model_copy(update={"embedding": "sum"}), 20, 20, length_head=True)
+    ordinary.double().eval().load_weights({k: v for k, v in causal.weights().items() if "_map" not in k})
+    with torch.no_grad():
+        for part in (causal.source_map, causal.target_map):
+            part.weight.copy_(torch.cat([eye, eye], dim=1))
+    stream = content(ragged.target)
+    one, two = (m.decode(stream, m.encode(ragged.source, ragged.source_real)) for m in (causal, ordinary))
+    assert torch.allclose(one, two, atol=1e-12)
 
 
 def test_vocabularies_may_differ_when_untied(tiny: Model) -> None:

@@ -23,6 +23,7 @@ Janus = Callable[..., tuple[int, str, str]]
         ("ar", []),
         ("cmlm", ["tokenizer.joint=false", "model.tie=target", "model.norm=pre"]),
         ("janus", ["model.tie=none", "model.positions=sinusoidal", "model.embedding_norm=true"]),
+        ("janus", ["model.causal_attention=true", "model.embedding=concat"]),
         ("janus", ["objective.ar_stream=query", "tokenizer.kind=words", "model.activation=gelu"]),
     ],
 )

@@ -24,6 +24,8 @@ def tree(folder: Path = Path()) -> dict[str, bytes]:
     [
         ("cmlm", [], "objective cmlm: it has no left-to-right side"),
         ("janus", ["objective.ar_stream=query"], "ar_stream query"),
+        ("ar", ["model.causal_attention=true"], "model.causal_attention true"),
+        ("ar", ["model.embedding=concat"], "model.embedding concat"),
         ("ar", ["objective.ar_stream=query"], "ar_stream query"),
     ],
 )

@@ -29,20 +29,35 @@ class Term(NamedTuple):
     weight: float
 
 
+class Reading(NamedTuple):
+    """What the encoder reads where that is not the source as it stands: tokens and labels, both (B, S)."""
+
+    tokens: Tensor
+    labels: Tensor  # the token to predict, IGNORE for none
+
+
 @dataclass(frozen=True)
 class Plan:
     """streams: what the decoder reads. counts: how many of each unit this batch holds.
 
+    drafts: what it reads before that, in calls without gradient, to make something of the streams.
+    source: what the encoder reads, None for the source itself.
     whole: how many there are in the whole update, over ranks and accumulation; by default, this batch is all of it.
     """
 
     streams: Mapping[str, Stream]
     counts: Mapping[str, int]
     whole: Mapping[str, float] = field(default_factory=dict)
+    drafts: Mapping[str, Stream] = field(default_factory=dict)
+    source: Reading | None = None
 
     def to(self, device: torch.device | str) -> Plan:
         """The same plan on another device."""
-        return replace(self, streams={name: stream.to(device) for name, stream in self.streams.items()})
+        streams, drafts = (
+            {name: stream.to(device) for name, stream in each.items()} for each in (self.streams, self.drafts)
+        )
+        source = self.source and Reading(*(tensor.to(device) for tensor in self.source))
+        return replace(self, streams=streams, drafts=drafts, source=source)
 
     def part_of(self, whole: Mapping[str, float]) -> Plan:
         """The same plan as part of a larger update."""

@@ -1,0 +1,93 @@
+"""The conditional masked language model with a masked encoder, CeMAT (Li et al., ACL 2022).
+
+    L = 0.3 CE_encoder + 0.7 CE_NAR + 0.1 CE_length
+
+    P_encoder(x_h | X', MASK at every h)                          10-20 % of the source
+    P_NAR    (y_h | X', observed tokens, every MASK)              20-50 % of the target
+
+X' is the source with 15 % of its words switched: where a dictionary has a translation of x_i that stands in the target,
+x_i gives way to another of its translations, and the one that stands there is hidden (aligned code-switching). The
+dictionary lists tokens, because these are what the model reads: `Batch.lexicon`, made by `text/lexicon.py`.
+
+Whatever is hidden is a MASK here; the released code leaves every tenth token as it is and makes every tenth a random
+one. CeMAT pre-trains on many languages and is then trained on; here it is trained on one pair, with a length head, so
+that it decodes as CMLM does. The encoder's words come out of its own embedding table.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from janus_cli.core.batch import IGNORE, MASK, PAD, Batch
+from janus_cli.core.losses import cross_entropy, length_loss
+from janus_cli.core.noise import Draws, is_text, pick
+from janus_cli.core.objectives.base import Objective, Plan, Reading, Term, count_units
+from janus_cli.core.stream import base
+from janus_cli.core.transformer import Transformer
+
+if TYPE_CHECKING:
+    from janus_cli.recipe import CematObjective
+
+
+def plan(batch: Batch, draws: Draws, knobs: CematObjective) -> Plan:
+    source, target = is_text(batch.source), is_text(batch.target)
+    source_count = _drawn(source, knobs.source_least, knobs.source_most, draws)
+    target_count = _drawn(target, knobs.target_least, knobs.target_most, draws).clamp(min=1)
+    read, switched, aligned = switch(batch, knobs.switched, draws)
+    unread = pick(source & ~switched, source_count, draws)
+    hidden = aligned | pick(target & ~aligned, target_count - aligned.sum(1, keepdim=True), draws)
+    reading = Reading(read.masked_fill(unread, MASK), batch.source.masked_fill(~unread, IGNORE))
+    counts = {**count_units(batch, hidden), "unread": int(unread.sum())}
+    return Plan({"nar": base(batch.target, hidden.long())}, counts, source=reading)
+
+
+def _drawn(text: Tensor, least: float, most: float, draws: Draws) -> Tensor:
+    """How many of the tokens to hide, (B, 1): a share of them between `least` and `most`."""
+    share = least + (most - least) * draws.uniform(1)
+    return (share * text.sum(1, keepdim=True)).round().long()
+
+
+def switch(batch: Batch, share: float, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+    """Aligned code-switching of this share of the source, or as much of it as the lexicon has words for.
+
+    Returns the source (B, S) with words switched, which these are (B, S) bool, and every place in the target (B, T)
+    bool of the words that they are aligned with: of all translations that stand there, the likeliest.
+    """
+    source, target, text = batch.source, batch.target, is_text(batch.source)
+    if batch.lexicon is None:
+        return source, torch.zeros_like(text), torch.zeros_like(target, dtype=torch.bool)
+    known = batch.lexicon[source]  # (B, S) -> (B, S, K)
+    real = known != PAD
+    there = real[..., None] & (known[..., None] == target[:, None, None, :])  # (B, S, K, T)
+    found = there.any(3)
+    other = real & ~found & (known != source[..., None])  # none that gives away a word of the target
+    count = (share * text.sum(1, keepdim=True)).round().long()
+    switched = pick(text & found.any(2) & other.any(2), count, draws)
+    which = (draws.uniform(source.shape[1]) * other.sum(2)).long()
+    chosen = other & (other.cumsum(2) == which[..., None] + 1)
+    read = torch.where(switched, (known * chosen).sum(2), source)
+    likeliest = found & (found.cumsum(2) == 1) & switched[..., None]
+    return read, switched, (there & likeliest[..., None]).flatten(1, 2).any(1)
+
+
+def loss(model: Transformer, batch: Batch, plan: Plan, knobs: CematObjective) -> dict[str, Term]:
+    assert plan.source is not None, "made by `plan`"
+    memory = model.encode(plan.source.tokens, batch.source_real)
+    unread = plan.source.labels != IGNORE
+    ce_encoder = cross_entropy(
+        memory.states[unread], model.source_table.weight, plan.source.labels[unread], knobs.label_smoothing
+    )  # (B, S, D) -> (N, D)
+    nar = plan.streams["nar"]
+    states = model.decode(nar, memory)[nar.labelled]  # (B, L, D) -> (N, D)
+    ce_nar = cross_entropy(states, model.output_weight, nar.labels[nar.labelled], knobs.label_smoothing)
+    return {
+        "ce_encoder": Term(ce_encoder, "unread", knobs.encoder),
+        "ce_nar": Term(ce_nar, "hidden", knobs.nar),
+        "length": Term(length_loss(model, memory, batch.target_lengths), "sentences", knobs.length),
+    }
+
+
+CEMAT = Objective(plan, loss, ar=False, nar=True, terms=("ce_encoder", "ce_nar", "length"))
