@@ -12,7 +12,7 @@ from janus_cli.core.objectives import OBJECTIVES, Plan
 from janus_cli.core.objectives import ar as ar_module
 from janus_cli.core.objectives import janus as janus_module
 from janus_cli.core.transformer import Transformer
-from janus_cli.recipe import ArObjective, CmlmObjective, JanusObjective, Model, Noise
+from janus_cli.recipe import ArObjective, CematObjective, CmlmcObjective, CmlmObjective, JanusObjective, Model, Noise
 
 N = 6
 SENTENCE = [5, 6, 7, 8, 9, 10]
@@ -21,6 +21,8 @@ CASES = [
     ("ar", ArObjective(ar_stream="content")),
     ("ar", ArObjective(ar_stream="query")),
     ("cmlm", CmlmObjective()),
+    ("cmlmc", CmlmcObjective()),
+    ("cemat", CematObjective()),
     ("janus", JanusObjective(ar_stream="content")),
     ("janus", JanusObjective(ar_stream="query")),
 ]
@@ -111,12 +113,21 @@ def test_counts_are_the_labelled_slots(ragged: Batch, name: str, knobs: object) 
     assert plan.counts["tokens"] == 5 + 2 + 3
     assert plan.counts["sentences"] == 3
     labels = {key: int(stream.labelled.sum()) for key, stream in plan.streams.items()}
-    if name == "cmlm":
+    if name in ("cmlm", "cemat"):
         assert labels == {"nar": plan.counts["hidden"]}
+    elif name == "cmlmc":
+        assert labels == {"nar": plan.counts["hidden"], "correct": plan.counts["wrong"]}
     else:
         assert labels["ar"] == plan.counts["tokens"]
     if name == "janus":
         assert labels["nar_aux"] == 2 * plan.counts["hidden"]
+
+
+@pytest.mark.parametrize(("name", "knobs"), CASES)
+def test_every_slot_sees_something_also_in_a_causal_self_attention(ragged: Batch, name: str, knobs: object) -> None:
+    plan = OBJECTIVES[name].plan(ragged, Draws(1, 0, ragged.ids), knobs)
+    for stream in (*plan.streams.values(), *plan.drafts.values()):
+        assert stream.causal.any(-1).all()
 
 
 def test_janus_without_kl_and_nar_is_ar(model: Transformer, ragged: Batch) -> None:
@@ -149,7 +160,7 @@ def test_every_weight_gets_gradient(tiny: Model, name: str, knobs: object, ragge
     model = Transformer(tiny, 20, 20, length_head=objective.nar)
     plan = objective.plan(ragged, Draws(1, 0, ragged.ids), knobs)
     terms = objective.loss(model, ragged, plan, knobs)
-    torch.stack([term.weight * term.total / plan.counts[term.unit] for term in terms.values()]).sum().backward()
+    torch.stack([term.weight * term.total * plan.share(term.unit) for term in terms.values()]).sum().backward()
     for key, weight in model.named_parameters():
         assert weight.grad is not None, key
         assert torch.isfinite(weight.grad).all(), key

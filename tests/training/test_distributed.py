@@ -20,7 +20,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("objective", ["ar", "janus"])
+@pytest.mark.parametrize("objective", ["ar", "janus", "cmlmc", "cemat"])
 def test_two_ranks_equal_one_with_accumulation(tiny_recipe: Path, objective: str) -> None:
     """Same windows, same noise, counts over both ranks; odd last windows. No dropout: each rank draws its own."""
     common = ("model.dropout=0.0", "training.updates=6")

@@ -21,7 +21,7 @@ from janus_cli.training.precision import chosen
 from janus_cli.training.session import Request, run_training
 
 CPU = torch.device("cpu")
-OBJECTIVES = ["ar", "cmlm", "janus"]
+OBJECTIVES = ["ar", "cmlm", "cmlmc", "cemat", "janus"]
 
 
 def go(recipe: Path, run: str, *changes: str, resume: bool = False, allow: tuple[str, ...] = (), **more: object) -> Run:

@@ -1,0 +1,176 @@
+"""CeMAT: which words are switched and hidden, on both sides, and that no prediction sees its answer."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from janus_cli.core.batch import BOS, EOS, IGNORE, MASK, PAD, Batch, collate
+from janus_cli.core.noise import Draws
+from janus_cli.core.objectives import cemat
+from janus_cli.core.objectives.base import Plan
+from janus_cli.core.transformer import Transformer
+from janus_cli.recipe import CematObjective, Model
+
+# 5 is 15 or 16, 6 is 16 only, 7 is 17, 18 or 7 itself.
+LEXICON = torch.full((20, 3), PAD)
+LEXICON[5, :2] = torch.tensor([15, 16])
+LEXICON[6, 0] = 16
+LEXICON[7] = torch.tensor([17, 18, 7])
+NOTHING = CematObjective(source_least=0.0, source_most=0.0, target_least=0.0, target_most=0.0, switched=0.0)
+
+
+def pairs(sources: list[list[int]], targets: list[list[int]], lexicon: Tensor | None = LEXICON) -> Batch:
+    return collate(sources, targets, range(len(sources)), lexicon)
+
+
+def planned(batch: Batch, seed: int = 1, epoch: int = 0, **changes: float) -> Plan:
+    knobs = CematObjective.model_validate(NOTHING.model_dump() | {"label_smoothing": 0.0} | changes)
+    return cemat.plan(batch, Draws(seed, epoch, batch.ids), knobs)
+
+
+def test_the_stream_shows_everything_at_once() -> None:
+    batch = pairs([[5, 6, 8]], [[9, 10, 11, 12]])
+    nar = planned(batch, target_least=0.5, target_most=0.5).streams["nar"]
+    hidden = nar.labelled[0]
+    assert int(hidden.sum()) == 2
+    assert nar.tokens[0].tolist() == [
+        BOS,
+        *(MASK if h else t for h, t in zip(hidden[1:5], range(9, 13), strict=True)),
+        EOS,
+    ]
+    assert ["".join("1" if cell else "0" for cell in line) for line in nar.attend[0].tolist()] == ["111111"] * 6
+
+
+def test_a_word_gives_way_to_a_translation_that_the_target_does_not_have_and_its_own_is_hidden() -> None:
+    """5 -> 16 because 15 is there; 6 has no other translation; the two 17 of 7 are both hidden; 8 is in no lexicon."""
+    batch = pairs([[5, 6, 7, 8]], [[15, 17, 9, 17, 16]])
+    plan = planned(batch, switched=1.0)
+    assert plan.source is not None
+    assert plan.source.tokens.tolist() == [[5, 6, 18, 8, EOS]]  # nothing to switch 5 to: 16 is there too
+    assert plan.streams["nar"].tokens.tolist() == [[BOS, 15, MASK, 9, MASK, 16, EOS]]
+    plan = planned(pairs([[5, 6, 7, 8]], [[15, 17, 9, 17]]), switched=1.0)
+    assert plan.source is not None
+    assert plan.source.tokens.tolist() == [[16, 6, 18, 8, EOS]]
+    assert plan.streams["nar"].tokens.tolist() == [[BOS, MASK, MASK, 9, MASK, EOS]]
+    assert (plan.source.labels == IGNORE).all()
+
+
+def test_of_several_translations_that_are_there_the_likeliest_is_hidden() -> None:
+    lexicon = LEXICON.clone()
+    lexicon[8] = torch.tensor([10, 11, 12])
+    plan = planned(pairs([[8]], [[11, 10]], lexicon), switched=1.0)
+    assert plan.source is not None
+    assert plan.source.tokens.tolist() == [[12, EOS]]
+    assert plan.streams["nar"].tokens.tolist() == [[BOS, 11, MASK, EOS]]
+
+
+@pytest.mark.parametrize("lexicon", [None, torch.full((20, 3), PAD)])
+def test_without_a_lexicon_nothing_is_switched(lexicon: Tensor | None) -> None:
+    batch = pairs([[5, 6, 7]], [[15, 16, 17]], lexicon)
+    plan = planned(batch, switched=1.0)
+    assert plan.source is not None
+    assert torch.equal(plan.source.tokens, batch.source)
+
+
+def test_how_much_is_hidden_and_switched() -> None:
+    """Twenty words a side, all with translations: shares are those of the paper, and spread evenly."""
+    lexicon = torch.full((20, 2), PAD)
+    lexicon[5:] = torch.tensor([6, 7])
+    count = 4000
+    batch = pairs([[5] * 20] * count, [[6] + [8] * 19] * count, lexicon)
+    defaults = CematObjective()
+    plan = cemat.plan(batch, Draws(1, 0, batch.ids), defaults)
+    assert plan.source is not None
+    switched = plan.source.tokens == 7
+    unread = plan.source.labels != IGNORE
+    hidden = plan.streams["nar"].labelled
+    assert (switched.sum(1) == 3).all()
+    assert hidden[:, 1].all()  # what 5 is aligned with
+    assert not (switched & unread).any()
+    assert torch.equal(plan.source.tokens == MASK, unread)
+    assert (plan.source.labels[unread] == 5).all()
+    for places, least, most in ((unread, 2, 4), (hidden, 4, 10)):
+        often = torch.bincount(places.sum(1), minlength=most + 1)
+        assert often[:least].sum() == 0
+        assert len(often) == most + 1
+        inner = often[least + 1 : most]  # a share at an end is rounded to it half as often
+        assert (inner - count / (most - least)).abs().max() < 130
+    assert plan.counts["unread"] == int(unread.sum())
+    assert plan.counts["hidden"] == int(hidden.sum())
+
+
+def test_noise_depends_on_seed_epoch_and_sentence_alone() -> None:
+    sources, targets = [[5, 7, 8, 9, 5, 7]] * 40, [[15, 17, 9, 10, 11, 12]] * 40
+    sources[3], targets[3] = [5] * 9, [15] * 11
+    whole = pairs(sources, targets)
+    changes = {"source_most": 0.5, "target_most": 0.5, "switched": 0.4}
+
+    def seen(batch: Batch, seed: int, epoch: int) -> list[tuple[list[int], list[int]]]:
+        plan = planned(batch, seed, epoch, **changes)
+        assert plan.source is not None
+        rows = zip(plan.source.tokens.tolist(), plan.streams["nar"].tokens.tolist(), strict=True)
+        return [tuple([t for t in side if t != PAD] for side in row) for row in rows]  # type: ignore[misc]
+
+    first = seen(whole, 1, 0)
+    parts = [seen(collate([sources[i]], [targets[i]], [i], LEXICON), 1, 0)[0] for i in range(40)]
+    assert first == parts
+    assert first != seen(whole, 2, 0)
+    assert first != seen(whole, 1, 1)
+    assert len({str(row) for row in first}) > 30
+
+
+def logits(monkeypatch: pytest.MonkeyPatch, model: Transformer, batch: Batch, plan: Plan) -> list[Tensor]:
+    """Of the encoder's and of the decoder's predictions, as `loss` makes them; tables told apart by their width."""
+    found: list[Tensor] = []
+
+    def keep(states: Tensor, words: Tensor, gold: Tensor, smoothing: float) -> Tensor:
+        found.append(states @ words.T)
+        return states.sum()
+
+    monkeypatch.setattr(cemat, "cross_entropy", keep)
+    cemat.loss(model, batch, plan, NOTHING)
+    return found
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize("changed", range(1, 6))
+def test_no_prediction_sees_what_is_hidden(
+    monkeypatch: pytest.MonkeyPatch, model: Transformer, side: str, changed: int
+) -> None:
+    """Change one word of a pair whose noise stays: hidden and switched ones move nothing."""
+    sentences = {"source": [5, 8, 9, 10, 11], "target": [15, 8, 9, 10, 11]}
+    options = {"source_least": 0.4, "source_most": 0.4, "target_least": 0.4, "target_most": 0.4, "switched": 0.2}
+
+    def made(sentences: dict[str, list[int]]) -> tuple[Batch, Plan]:
+        batch = pairs([sentences["source"]], [sentences["target"]])
+        return batch, planned(batch, **options)
+
+    batch, plan = made(sentences)
+    assert plan.source is not None
+    assert plan.source.tokens[0, 0] == 16  # switched
+    unread, hidden = (plan.source.labels != IGNORE)[0].tolist(), plan.streams["nar"].labelled[0].tolist()
+    before = logits(monkeypatch, model, batch, plan)
+    if (side, changed) in (("source", 1), ("target", 1)):  # a switched word, and what it is aligned with
+        reading = replace(plan, source=plan.source)
+        tokens = getattr(batch, side).clone()
+        tokens[0, 0 if side == "source" else 1] = 14
+        batch, plan, secret = replace(batch, **{side: tokens}), reading, True
+    else:
+        other = {**sentences, side: [*sentences[side]]}
+        other[side][changed - 1] = 14
+        batch, plan = made(other)
+        secret = unread[changed - 1] if side == "source" else hidden[changed]
+    after = logits(monkeypatch, model, batch, plan)
+    moved = [not torch.allclose(x, y, atol=1e-12) for x, y in zip(before, after, strict=True)]
+    sees_target = [False, True]
+    assert moved == ([False, False] if secret else [True, True] if side == "source" else sees_target)
+
+
+def test_the_encoder_speaks_with_its_own_table(monkeypatch: pytest.MonkeyPatch, tiny: Model) -> None:
+    model = Transformer(tiny.model_copy(update={"tie": "none"}), 30, 20, length_head=True)
+    batch = pairs([[5, 6, 7]], [[8, 9]])
+    plan = planned(batch, source_least=0.5, source_most=0.5)
+    shapes = [tuple(found.shape) for found in logits(monkeypatch, model, batch, plan)]
+    assert shapes == [(2, 30), (1, 20)]

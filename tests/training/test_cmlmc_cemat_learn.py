@@ -1,0 +1,72 @@
+"""CMLMC and CeMAT through the commands' own code on the demo's text: they learn, and what they learn is decoded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from janus_cli import recipe_file
+from janus_cli.core.objectives import OBJECTIVES
+from janus_cli.decoding.plan import choose
+from janus_cli.decoding.translator import Translator
+from janus_cli.runs import Run
+from janus_cli.text.store import Store
+from janus_cli.text.tokenizer import load_tokenizers
+from janus_cli.training.checkpoint import load_model, step_of
+from janus_cli.training.checkpoint import steps as checkpoint_steps
+from janus_cli.training.session import Request, run_training
+
+# Eight sentences, seen often: enough to be known by heart.
+CHANGES = (
+    "data.synthetic.train=8", "data.synthetic.valid=8", "data.synthetic.test=8", "tokenizer.vocabulary=120",
+    "model.width=64", "model.feedforward=128", "model.heads=2", "model.encoder_layers=1", "model.decoder_layers=1",
+    "model.dropout=0.0", "training.updates=150", "training.batch_tokens=1024", "training.learning_rate=6e-3",
+    "training.warmup=20", "training.log_every=20", "training.validate_every=150", "training.save_every=60",
+    "training.precision=float32", "objective.label_smoothing=0.0",
+)  # fmt: skip
+
+
+def go(*changes: str, **more: object) -> Run:
+    request = Request(
+        recipe=None if more.get("resume") else "demo",
+        run=Path("run"),
+        changes=changes,
+        device="cpu",
+        threads=1,
+        **more,  # type: ignore[arg-type]
+    )
+    return run_training(request)
+
+
+def exact(run: Run, step: int, **options: object) -> float:
+    """Share of the training pairs whose target comes out, token for token."""
+    prepared = Path(json.loads(run.manifest.read_bytes())["prepared"])
+    store, tokenizers = Store.open(prepared / "train.arrow"), load_tokenizers(run.path)
+    pairs = [store.pair(row) for row in range(len(store))]
+    texts = tokenizers.source.decode([source.tolist() for source, _ in pairs])
+    plan = choose(recipe_file.load(str(run.recipe)), {"mode": "nar", "iters": 4, "length_beam": 1, **options})
+    translator = Translator(load_model(run.checkpoints / f"step-{step:06d}"), tokenizers, plan)
+    found = [result.outputs[0].tokens for window in translator.windows(texts) for result in window]
+    return sum(tokens == target.tolist() for tokens, (_, target) in zip(found, pairs, strict=True)) / len(pairs)
+
+
+@pytest.mark.parametrize(
+    ("objective", "changes", "share"),
+    [
+        ("cmlmc", (), 0.8),
+        ("cemat", ("objective.target_most=1.0", "training.updates=250"), 0.6),  # the first pass of decoding hides all
+    ],
+)
+def test_it_learns_and_decodes_what_it_learned(
+    empty_folder: Path, objective: str, changes: tuple[str, ...], share: float
+) -> None:
+    run = go(*CHANGES, *changes, objective=objective)
+    log = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
+    first, *_, last = [line["terms"] for line in log if line["kind"] == "train"]
+    for name in OBJECTIVES[objective].terms:
+        assert last[name] < (0.6 if name == "ce_encoder" else 0.2) * first[name], name
+    steps = [step_of(folder) for folder in checkpoint_steps(run.checkpoints)]
+    assert exact(run, steps[0]) <= share / 2
+    assert exact(run, steps[-1]) >= share
