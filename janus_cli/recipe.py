@@ -1,7 +1,10 @@
-"""Every knob of janus, with its default and where the default comes from. Nothing else in the package holds a number.
+"""Every knob of janus, with its default and where the default comes from.
+
+Those of the objectives stand in `recipe_objectives.py`. Nothing else in the package holds a number.
 
 A recipe is one YAML file a dataset (`recipes/NAME.yaml`); `recipe_file.load` reads it into `Recipe`.
-Sources: [J] JANUS paper and released code, [C] Mask-Predict (CMLM), [V] Vaswani 2017, [H] measured here.
+Sources: [J] JANUS paper and released code, [C] Mask-Predict (CMLM), [V] Vaswani 2017, [X] XLNet, [M] MPNet,
+[P] ProphetNet, [B] BANG, [H] measured here.
 """
 
 from __future__ import annotations
@@ -9,13 +12,26 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Weight = Annotated[float, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-Above0 = Annotated[float, Field(gt=0)]
+from janus_cli.recipe_objectives import OBJECTIVE_NAMES as OBJECTIVE_NAMES
+from janus_cli.recipe_objectives import Above0 as Above0
+from janus_cli.recipe_objectives import ArObjective as ArObjective
+from janus_cli.recipe_objectives import ARSide as ARSide
+from janus_cli.recipe_objectives import ARStream as ARStream
+from janus_cli.recipe_objectives import BangObjective as BangObjective
+from janus_cli.recipe_objectives import CmlmObjective as CmlmObjective
+from janus_cli.recipe_objectives import Count as Count
+from janus_cli.recipe_objectives import JanusObjective as JanusObjective
+from janus_cli.recipe_objectives import Knobs as Knobs
+from janus_cli.recipe_objectives import MpnetObjective as MpnetObjective
+from janus_cli.recipe_objectives import Noise as Noise
+from janus_cli.recipe_objectives import Objective as Objective
+from janus_cli.recipe_objectives import Positive as Positive
+from janus_cli.recipe_objectives import ProphetnetObjective as ProphetnetObjective
+from janus_cli.recipe_objectives import Share as Share
+from janus_cli.recipe_objectives import Weight as Weight
+from janus_cli.recipe_objectives import XlnetObjective as XlnetObjective
 
 
 def _plain_name(value: str) -> str:
@@ -25,12 +41,6 @@ def _plain_name(value: str) -> str:
 
 
 PlainName = Annotated[str, AfterValidator(_plain_name)]  # becomes part of a path: nothing is written outside
-
-
-class Knobs(BaseModel):
-    """Base of every section: unknown keys, wrong types and non-finite numbers are mistakes."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True)
 
 
 class Download(Knobs):
@@ -116,81 +126,6 @@ class Model(Knobs):
         return self
 
 
-class Noise(Knobs):
-    """Which target tokens are hidden: a mixture, drawn anew for each sentence in proportion to the five weights."""
-
-    uniform: Weight = 0.0  # k ~ Uniform{1..n} tokens, any places [C]
-    spans: Weight = 0.0  # spans ~ Poisson, up to the budget [J]
-    fixed: Weight = 0.0  # each sentence hides `share` of its tokens
-    suffix: Weight = 0.0  # the last k ~ Uniform{1..n} tokens: what a draft after a verified prefix sees
-    full: Weight = 0.0  # every token: what the first pass of mask-predict sees [H]
-    span_mean: Above0 = 2.0  # [J]
-    span_budget: Share = 0.7  # [J]; the share really hidden is 55-58 %
-    share: Share = 0.5
-
-    @model_validator(mode="after")
-    def _some(self) -> Noise:
-        if self.uniform + self.spans + self.fixed + self.suffix + self.full == 0:
-            raise ValueError("all of uniform, spans, fixed, suffix and full are 0: nothing would ever be hidden")
-        return self
-
-
-ARStream = Literal["content", "query"]
-
-
-class ArObjective(Knobs):
-    """The Transformer baseline [V]."""
-
-    name: Literal["ar"] = "ar"
-    ar_stream: ARStream = "content"
-    label_smoothing: Share = 0.1
-
-    def at(self, step: int) -> ArObjective:
-        """The knobs in force at this update."""
-        return self
-
-
-class CmlmObjective(Knobs):
-    """The conditional masked language model [C]."""
-
-    name: Literal["cmlm"] = "cmlm"
-    noise: Noise = Noise(uniform=1.0)
-    label_smoothing: Share = 0.1
-    length: Weight = 0.1
-
-    def at(self, step: int) -> CmlmObjective:
-        """The knobs in force at this update."""
-        return self
-
-
-class JanusObjective(Knobs):
-    """L = ar CE_AR + nar CE_NAR + aux CE_AUX + length CE_length + three symmetric KL terms [J]."""
-
-    name: Literal["janus"] = "janus"
-    ar_stream: ARStream = "content"  # [H]; query is the released model's
-    noise: Noise = Noise(spans=1.0)
-    label_smoothing: Share = 0.1
-    ar: Weight = 1.0
-    nar: Weight = 0.5
-    aux: Weight = 0.5
-    length: Weight = 0.1
-    kl_ar_aux: Weight = 3.0
-    kl_nar_aux: Weight = 1.0
-    kl_ar_nar: Weight = 1.0
-    kl_to_ar: Share = 1.0  # the part of the KLs' gradient that AR receives [J]; at 0, AR teaches and is not taught
-    kl_start: Count = 0  # updates without any KL
-    kl_warmup: Count = 0  # updates over which the KL weights then rise to their full value
-
-    def at(self, step: int) -> JanusObjective:
-        """The knobs in force at this update: the KL weights scaled by their warm-up."""
-        factor = min(1.0, max(0.0, (step + 1 - self.kl_start) / max(1, self.kl_warmup)))
-        scaled = {name: factor * getattr(self, name) for name in ("kl_ar_aux", "kl_nar_aux", "kl_ar_nar")}
-        return self.model_copy(update=scaled)
-
-
-Objective = Annotated[ArObjective | CmlmObjective | JanusObjective, Field(discriminator="name")]
-OBJECTIVE_NAMES = ("ar", "cmlm", "janus")
-
 # `janus score` needs no recipe: these two are the defaults of its options.
 BOOTSTRAP_SAMPLES = 1000  # Koehn 2004
 BOOTSTRAP_SEED = 1
@@ -199,6 +134,7 @@ BOOTSTRAP_SEED = 1
 BENCH_BEAMS = (1, 5)  # of left-to-right rows
 BENCH_ITERS = (1, 4, 10)  # of mask-predict rows
 BENCH_LENGTH_BEAMS = (1, 5)
+BENCH_BLOCKS = (2, 4)  # of rows that write in blocks
 BENCH_BATCHES = (16, 32, 64, 128)  # tried for the best throughput
 BENCH_REPEATS = 3
 BENCH_WARMUP = 8  # sentences that nobody times, for each row and batch size
@@ -238,7 +174,7 @@ class Training(Knobs):
 class Decoding(Knobs):
     """How text comes out."""
 
-    mode: Literal["auto", "ar", "nar", "spec"] = "auto"  # auto: ar, or nar where the objective has no AR side
+    mode: Literal["auto", "ar", "nar", "semi", "spec"] = "auto"  # auto: ar, or nar where there is no AR side
     beam: Positive = 5
     length_penalty: Weight = 1.0  # score = sum of log-probabilities / length ** length_penalty
     nbest: Positive = 1
@@ -249,6 +185,7 @@ class Decoding(Knobs):
     update: Literal["hidden", "all"] = "hidden"  # what a pass may rewrite: hidden tokens [C], or every token (CMLMC)
     rerank: Literal["none", "ar"] = "none"  # who picks among the length candidates
     remove_repeats: bool = False  # drop a token equal to the one before it
+    block: Positive = 4  # semi: tokens written in one pass, behind those that are there
     draft_iters: Positive = 1  # spec: decoder passes of mask-predict that write a draft
     draft_length: Positive = 64  # spec: the most tokens of a draft behind the verified prefix
     verify_window: Positive = 64  # spec: the most of them that one pass verifies

@@ -14,7 +14,6 @@ from janus_cli.decoding.plan import choose
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translator import Translator
 from janus_cli.errors import CheckpointError, DataError
-from janus_cli.recipe import OBJECTIVE_NAMES
 from janus_cli.runs import Run
 from janus_cli.scoring.metrics import corpus_bleu
 from janus_cli.text.synthetic import is_valid, translations
@@ -42,8 +41,8 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
     """Trains what is not trained yet, prints the table on stdout and everything else on stderr."""
     started = time.monotonic()
     trained: dict[str, Run] = {}
-    for number, objective in enumerate(OBJECTIVE_NAMES, 1):
-        console.say(f"\n[{number} of {len(OBJECTIVE_NAMES)}] {TITLES[objective]}")
+    for number, objective in enumerate(TITLES, 1):
+        console.say(f"\n[{number} of {len(TITLES)}] {TITLES[objective]}")
         run = Run(runs.RUNS / f"demo-{objective}")
         request = Request(
             recipe="demo", objective=objective, run=run.path, changes=tuple(changes), seed=seed, threads=threads,

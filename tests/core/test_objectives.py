@@ -12,7 +12,17 @@ from janus_cli.core.objectives import OBJECTIVES, Plan
 from janus_cli.core.objectives import ar as ar_module
 from janus_cli.core.objectives import janus as janus_module
 from janus_cli.core.transformer import Transformer
-from janus_cli.recipe import ArObjective, CmlmObjective, JanusObjective, Model, Noise
+from janus_cli.recipe import (
+    ArObjective,
+    BangObjective,
+    CmlmObjective,
+    JanusObjective,
+    Model,
+    MpnetObjective,
+    Noise,
+    ProphetnetObjective,
+    XlnetObjective,
+)
 
 N = 6
 SENTENCE = [5, 6, 7, 8, 9, 10]
@@ -23,6 +33,11 @@ CASES = [
     ("cmlm", CmlmObjective()),
     ("janus", JanusObjective(ar_stream="content")),
     ("janus", JanusObjective(ar_stream="query")),
+    ("xlnet", XlnetObjective()),
+    ("xlnet", XlnetObjective(predicted=0.5)),
+    ("mpnet", MpnetObjective()),
+    ("prophetnet", ProphetnetObjective(ngram=3)),
+    ("bang", BangObjective(streams=3)),
 ]
 
 
@@ -111,12 +126,17 @@ def test_counts_are_the_labelled_slots(ragged: Batch, name: str, knobs: object) 
     assert plan.counts["tokens"] == 5 + 2 + 3
     assert plan.counts["sentences"] == 3
     labels = {key: int(stream.labelled.sum()) for key, stream in plan.streams.items()}
-    if name == "cmlm":
-        assert labels == {"nar": plan.counts["hidden"]}
-    else:
-        assert labels["ar"] == plan.counts["tokens"]
-    if name == "janus":
-        assert labels["nar_aux"] == 2 * plan.counts["hidden"]
+    counts = plan.counts
+    expected = {
+        "ar": lambda: {"ar": counts["tokens"]},
+        "cmlm": lambda: {"nar": counts["hidden"]},
+        "janus": lambda: {"ar": counts["tokens"], "nar_aux": 2 * counts["hidden"]},
+        "xlnet": lambda: {"permuted": counts["hidden"]},
+        "mpnet": lambda: {"permuted": counts["hidden"]},
+        "prophetnet": lambda: {"prophets": counts["tokens"] + counts["later"]},
+        "bang": lambda: {"bridge": counts["ar"] + counts["nar"] + counts["semi"]},
+    }
+    assert labels == expected[name]()
 
 
 def test_janus_without_kl_and_nar_is_ar(model: Transformer, ragged: Batch) -> None:
@@ -146,7 +166,7 @@ def test_janus_terms_are_compared_at_the_same_tokens(model: Transformer) -> None
 def test_every_weight_gets_gradient(tiny: Model, name: str, knobs: object, ragged: Batch) -> None:
     torch.manual_seed(0)
     objective = OBJECTIVES[name]
-    model = Transformer(tiny, 20, 20, length_head=objective.nar)
+    model = Transformer(tiny, 20, 20, length_head=objective.lengths)
     plan = objective.plan(ragged, Draws(1, 0, ragged.ids), knobs)
     terms = objective.loss(model, ragged, plan, knobs)
     torch.stack([term.weight * term.total / plan.counts[term.unit] for term in terms.values()]).sum().backward()
@@ -160,7 +180,7 @@ def test_hard_batches_stay_finite(model: Transformer, name: str, knobs: object) 
     """A target of no tokens, a source of nothing but padding, everything hidden."""
     batch = collate([[], [5]], [[], [6, 7]], [0, 1])
     batch = replace(batch, source=torch.tensor([[0, 0], [5, 3]]))
-    if name != "ar":
+    if hasattr(knobs, "noise"):
         knobs = knobs.model_copy(update={"noise": Noise(full=1.0)})  # type: ignore[attr-defined]
     for value in loss_of(model, name, knobs, batch).values():
         assert torch.isfinite(torch.tensor(value))
