@@ -1,8 +1,10 @@
-"""Every knob of janus, with its default and where the default comes from; the objectives' in `recipe_objectives.py`.
+"""Every knob of janus, with its default and where the default comes from.
 
-Nothing else in the package holds a number. A recipe is one YAML file a dataset (`recipes/NAME.yaml`);
-`recipe_file.load` reads it into `Recipe`. Sources, as there: [J] JANUS paper and released code, [C] Mask-Predict
-(CMLM), [M] CMLMC, [V] Vaswani 2017, [H] measured here.
+Those of the objectives stand in `recipe_objectives.py`. Nothing else in the package holds a number.
+
+A recipe is one YAML file a dataset (`recipes/NAME.yaml`); `recipe_file.load` reads it into `Recipe`.
+Sources: [J] JANUS paper and released code, [C] Mask-Predict (CMLM), [V] Vaswani 2017, [X] XLNet, [M] MPNet,
+[P] ProphetNet, [B] BANG, [CC] CMLMC (Huang 2022), [CE] CeMAT (Li 2022), [H] measured here. Papers and released code.
 """
 
 from __future__ import annotations
@@ -14,22 +16,25 @@ from pydantic import AfterValidator, Field, model_validator
 
 from janus_cli.recipe_objectives import OBJECTIVE_NAMES as OBJECTIVE_NAMES
 from janus_cli.recipe_objectives import SYSTEMS as SYSTEMS
-from janus_cli.recipe_objectives import (
-    Above0,
-    Count,
-    Knobs,
-    Objective,
-    Positive,
-    Share,
-    Weight,
-)
+from janus_cli.recipe_objectives import Above0 as Above0
 from janus_cli.recipe_objectives import ArObjective as ArObjective
+from janus_cli.recipe_objectives import ARSide as ARSide
 from janus_cli.recipe_objectives import ARStream as ARStream
+from janus_cli.recipe_objectives import BangObjective as BangObjective
 from janus_cli.recipe_objectives import CematObjective as CematObjective
 from janus_cli.recipe_objectives import CmlmcObjective as CmlmcObjective
 from janus_cli.recipe_objectives import CmlmObjective as CmlmObjective
+from janus_cli.recipe_objectives import Count as Count
 from janus_cli.recipe_objectives import JanusObjective as JanusObjective
+from janus_cli.recipe_objectives import Knobs as Knobs
+from janus_cli.recipe_objectives import MpnetObjective as MpnetObjective
 from janus_cli.recipe_objectives import Noise as Noise
+from janus_cli.recipe_objectives import Objective as Objective
+from janus_cli.recipe_objectives import Positive as Positive
+from janus_cli.recipe_objectives import ProphetnetObjective as ProphetnetObjective
+from janus_cli.recipe_objectives import Share as Share
+from janus_cli.recipe_objectives import Weight as Weight
+from janus_cli.recipe_objectives import XlnetObjective as XlnetObjective
 
 
 def _plain_name(value: str) -> str:
@@ -113,8 +118,8 @@ class Model(Knobs):
     )
     tie: Literal["all", "target", "none"] = "all"  # all: source, target and output share one table
     embedding_scale: bool = True  # multiply by sqrt(width) [V]
-    embedding: Literal["sum", "concat"] = "sum"  # of token and position [V]; or side by side, then a linear map [M]
-    causal_attention: bool = False  # decoder layers have a second self-attention that looks to the left only [M]
+    embedding: Literal["sum", "concat"] = "sum"  # of token and position [V]; or side by side, then a linear map [CC]
+    causal_attention: bool = False  # decoder layers have a second self-attention that looks to the left only [CC]
     embedding_norm: bool = False  # layer norm after the embeddings (BART, BERT)
     init: Literal["bert", "xavier"] = "bert"  # normal(0, 0.02) as BERT [J], or Glorot [V]
     attention: Literal["sdpa", "flex"] = "sdpa"  # flex: FlexAttention, CUDA only
@@ -134,6 +139,7 @@ BOOTSTRAP_SEED = 1
 BENCH_BEAMS = (1, 5)  # of left-to-right rows
 BENCH_ITERS = (1, 4, 10)  # of mask-predict rows
 BENCH_LENGTH_BEAMS = (1, 5)
+BENCH_BLOCKS = (2, 4)  # of rows that write in blocks
 BENCH_BATCHES = (16, 32, 64, 128)  # tried for the best throughput
 BENCH_REPEATS = 3
 BENCH_WARMUP = 8  # sentences that nobody times, for each row and batch size
@@ -173,7 +179,7 @@ class Training(Knobs):
 class Decoding(Knobs):
     """How text comes out."""
 
-    mode: Literal["auto", "ar", "nar", "spec"] = "auto"  # auto: ar, or nar where the objective has no AR side
+    mode: Literal["auto", "ar", "nar", "semi", "spec"] = "auto"  # auto: ar, or nar where there is no AR side
     beam: Positive = 5
     length_penalty: Weight = 1.0  # score = sum of log-probabilities / length ** length_penalty
     nbest: Positive = 1
@@ -184,6 +190,7 @@ class Decoding(Knobs):
     update: Literal["hidden", "all"] = "hidden"  # what a pass may rewrite: hidden tokens [C], or every token (CMLMC)
     rerank: Literal["none", "ar"] = "none"  # who picks among the length candidates
     remove_repeats: bool = False  # drop a token equal to the one before it
+    block: Positive = 4  # semi: tokens written in one pass, behind those that are there
     draft_iters: Positive = 1  # spec: decoder passes of mask-predict that write a draft
     draft_length: Positive = 64  # spec: the most tokens of a draft behind the verified prefix
     verify_window: Positive = 64  # spec: the most of them that one pass verifies

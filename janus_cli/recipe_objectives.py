@@ -1,12 +1,11 @@
-"""The objective section of a recipe: one class an objective, every knob with its default and its source.
+"""The knobs of every objective, with their defaults and where these come from; `recipe.py` has all the others.
 
-Sources: [J] JANUS paper and released code, [C] Mask-Predict (CMLM), [M] CMLMC (Huang 2022) and its released code,
-[L] CeMAT (Li 2022) and its released code, [V] Vaswani 2017, [H] measured here.
+Sources: see `recipe.py`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -43,89 +42,79 @@ class Noise(Knobs):
 
 
 ARStream = Literal["content", "query"]
+ARSide = Literal["content", "query", "self", "masks"]  # see core/objectives/ar.py; the last two come with an objective
 
 
-class ArObjective(Knobs):
+class ObjectiveKnobs(Knobs):
+    """What all objectives share."""
+
+    label_smoothing: Share = 0.1  # [V]
+
+    def at(self, step: int) -> Self:
+        """The knobs in force at this update."""
+        return self
+
+
+class ArObjective(ObjectiveKnobs):
     """The Transformer baseline [V]."""
 
     name: Literal["ar"] = "ar"
     ar_stream: ARStream = "content"
-    label_smoothing: Share = 0.1
-
-    def at(self, step: int) -> ArObjective:
-        """The knobs in force at this update."""
-        return self
 
 
-class CmlmObjective(Knobs):
+class CmlmObjective(ObjectiveKnobs):
     """The conditional masked language model [C]."""
 
     name: Literal["cmlm"] = "cmlm"
     noise: Noise = Noise(uniform=1.0)
-    label_smoothing: Share = 0.1
     length: Weight = 0.1
 
-    def at(self, step: int) -> CmlmObjective:
-        """The knobs in force at this update."""
-        return self
 
-
-class CmlmcObjective(Knobs):
-    """CMLM that also corrects its own mistakes: L = nar CE_NAR + correct CE_correct + length CE_length [M]."""
+class CmlmcObjective(ObjectiveKnobs):
+    """CMLM that also corrects its own mistakes: L = nar CE_NAR + correct CE_correct + length CE_length [CC]."""
 
     name: Literal["cmlmc"] = "cmlmc"
-    noise: Noise = Noise(uniform=1.0)  # [C], kept by [M]
-    replaced: Share = 0.3  # of the observed tokens, by what the model itself would write there [M]
-    label_smoothing: Share = 0.1
-    nar: Weight = 0.5  # with `correct`: the mean of both terms [M]
+    noise: Noise = Noise(uniform=1.0)  # [C], kept by [CC]
+    replaced: Share = 0.3  # of the observed tokens, by what the model itself would write there [CC]
+    nar: Weight = 0.5  # with `correct`: the mean of both terms [CC]
     correct: Weight = 0.5
     length: Weight = 0.1
 
-    def at(self, step: int) -> CmlmcObjective:
-        """The knobs in force at this update."""
-        return self
 
-
-class CematObjective(Knobs):
+class CematObjective(ObjectiveKnobs):
     """Masked tokens on both sides, and words switched by a dictionary:
-    L = encoder CE_encoder + nar CE_NAR + length CE_length [L]."""
+    L = encoder CE_encoder + nar CE_NAR + length CE_length [CE]."""
 
     name: Literal["cemat"] = "cemat"
-    source_least: Share = 0.1  # of a source are hidden at least this share [L]
-    source_most: Share = 0.2  # and at most this one [L]
-    target_least: Share = 0.2  # the same of a target [L]
-    target_most: Share = 0.5  # [L]
-    switched: Share = 0.15  # of a source, by other translations; 0 needs no dictionary [L]
+    source_least: Share = 0.1  # of a source are hidden at least this share [CE]
+    source_most: Share = 0.2  # and at most this one [CE]
+    target_least: Share = 0.2  # the same of a target [CE]
+    target_most: Share = 0.5  # [CE]; 1.0 also hides all, what the first pass of mask-predict sees
+    switched: Share = 0.15  # of a source, by other translations; 0 needs no dictionary [CE]
     dictionary: str | None = None  # word pairs, one a line, a tab between; without, induced from the training text
     dictionary_pairs: Positive = 50_000  # sentence pairs, evenly over the training text, to induce it from [H]
     dictionary_rounds: Positive = 5  # of expectation maximisation, IBM model 1; the usual number
     translations: Positive = 4  # kept for each token, likeliest first [H]
     translation_least: Share = 0.05  # probability of an induced translation below which it is dropped [H]
-    label_smoothing: Share = 0.1
-    encoder: Weight = 0.3  # [L]
-    nar: Weight = 0.7  # [L]
+    encoder: Weight = 0.3  # [CE]
+    nar: Weight = 0.7  # [CE]
     length: Weight = 0.1  # [C]; CeMAT itself pre-trains, and learns lengths afterwards
 
     @model_validator(mode="after")
-    def _fits(self) -> CematObjective:
+    def _fits(self) -> Self:
         for side in ("source", "target"):
             least, most = getattr(self, f"{side}_least"), getattr(self, f"{side}_most")
             if least > most:
                 raise ValueError(f"{side}_least {least} is more than {side}_most {most}")
         return self
 
-    def at(self, step: int) -> CematObjective:
-        """The knobs in force at this update."""
-        return self
 
-
-class JanusObjective(Knobs):
+class JanusObjective(ObjectiveKnobs):
     """L = ar CE_AR + nar CE_NAR + aux CE_AUX + length CE_length + three symmetric KL terms [J]."""
 
     name: Literal["janus"] = "janus"
     ar_stream: ARStream = "content"  # [H]; query is the released model's
     noise: Noise = Noise(spans=1.0)
-    label_smoothing: Share = 0.1
     ar: Weight = 1.0
     nar: Weight = 0.5
     aux: Weight = 0.5
@@ -137,23 +126,69 @@ class JanusObjective(Knobs):
     kl_start: Count = 0  # updates without any KL
     kl_warmup: Count = 0  # updates over which the KL weights then rise to their full value
 
-    def at(self, step: int) -> JanusObjective:
+    def at(self, step: int) -> Self:
         """The knobs in force at this update: the KL weights scaled by their warm-up."""
         factor = min(1.0, max(0.0, (step + 1 - self.kl_start) / max(1, self.kl_warmup)))
         scaled = {name: factor * getattr(self, name) for name in ("kl_ar_aux", "kl_nar_aux", "kl_ar_nar")}
         return self.model_copy(update=scaled)
 
 
+class XlnetObjective(ObjectiveKnobs):
+    """Permutation language modelling in two streams [X]."""
+
+    name: Literal["xlnet"] = "xlnet"
+    ar_stream: ClassVar[ARSide] = "query"
+    predicted: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the order, its end; 1/6 [X] never starts from nothing [H]
+
+
+class MpnetObjective(ObjectiveKnobs):
+    """Masked and permuted language modelling [M]."""
+
+    name: Literal["mpnet"] = "mpnet"
+    ar_stream: ClassVar[ARSide] = "masks"
+    # fixed with share 0.15 [M] never starts from nothing; full is what left to right starts from, uniform mask-predict
+    noise: Noise = Noise(uniform=0.5, full=0.5)
+    length: Weight = 0.1  # [C]
+
+
+class ProphetnetObjective(ObjectiveKnobs):
+    """Future n-gram prediction [P]."""
+
+    name: Literal["prophetnet"] = "prophetnet"
+    ar_stream: ClassVar[ARSide] = "self"
+    ngram: Positive = 2  # tokens that each prefix predicts [P]
+
+
+class BangObjective(ObjectiveKnobs):
+    """AR, NAR and what lies between, without a length [B]."""
+
+    name: Literal["bang"] = "bang"
+    ar_stream: ClassVar[ARSide] = "self"
+    streams: Annotated[int, Field(ge=2)] = 9  # [B]; slots, and time, grow with it; a block has at most so many tokens
+    ar: Weight = 1.0  # equal weights [B]
+    nar: Weight = 1.0
+    semi: Weight = 1.0
+
+
 Objective = Annotated[
-    ArObjective | CmlmObjective | CmlmcObjective | CematObjective | JanusObjective, Field(discriminator="name")
+    ArObjective
+    | CmlmObjective
+    | CmlmcObjective
+    | CematObjective
+    | JanusObjective
+    | XlnetObjective
+    | MpnetObjective
+    | ProphetnetObjective
+    | BangObjective,
+    Field(discriminator="name"),
 ]
-OBJECTIVE_NAMES = ("ar", "cmlm", "cmlmc", "cemat", "janus")
+OBJECTIVE_NAMES = ("ar", "cmlm", "cmlmc", "cemat", "janus", "xlnet", "mpnet", "prophetnet", "bang")
 
 # What a system's paper sets in other sections of a recipe. `recipe_file.load` fills it in wherever the recipe itself
 # and --set say nothing, so that `--objective NAME` is the whole system.
 SYSTEMS: dict[str, dict[str, dict[str, Any]]] = {
     "cmlmc": {
-        "model": {"causal_attention": True, "embedding": "concat", "embedding_scale": False},  # [M]
-        "decoding": {"update": "all"},  # [M]
+        "model": {"causal_attention": True, "embedding": "concat", "embedding_scale": False},  # [CC]
+        "decoding": {"update": "all"},  # [CC]
     },
 }

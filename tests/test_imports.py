@@ -85,7 +85,7 @@ def test_core_imports_torch_and_nothing_above(file: Path) -> None:
 def test_only_the_console_knows_rich_and_only_the_recipe_knows_pydantic(file: Path) -> None:
     homes = {
         "rich": {"console"},
-        "pydantic": {"recipe", "recipe_objectives", "recipe_file"},
+        "pydantic": {"recipe", "recipe_file", "recipe_objectives"},
         "yaml": {"yaml12"},
         "typer": {"cli", "commands"},
     }

@@ -81,6 +81,12 @@ def test_iwslt14_decodes_three_lengths() -> None:
     ("section", "words"),
     [
         ({"model": {"width": 30, "heads": 4}}, "width 30 is not a multiple of heads 4"),
+        ({"objective": {"name": "cemat", "source_least": 0.3}}, "source_least 0.3 is more than source_most 0.2"),
+        ({"objective": {"name": "cemat", "target_most": 0.1}}, "target_least 0.2 is more than target_most 0.1"),
+        (
+            {"objective": {"name": "cemat"}, "tokenizer": {"joint": False}, "model": {"tie": "target"}},
+            "objective.switched puts words of the target into the source: it needs tokenizer.joint true, or 0",
+        ),
         ({"data": {"max_tokens": 255}}, "data.max_tokens 255 + BOS + EOS does not fit"),
         ({"tokenizer": {"joint": False}}, "model.tie all needs tokenizer.joint true"),
         ({"decoding": {"nbest": 6}}, "decoding.nbest 6 is larger than decoding.beam 5"),
@@ -94,6 +100,27 @@ def test_iwslt14_decodes_three_lengths() -> None:
 def test_what_does_not_fit_is_refused(section: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words.replace("+", r"\+")):
         Recipe.model_validate({"name": "x", **section})
+
+
+def test_an_objective_brings_what_its_system_changes_elsewhere(tmp_path: Path) -> None:
+    """A recipe that names the knob and --set have the last word; other objectives change nothing."""
+
+    def knobs(recipe: Recipe) -> tuple[object, ...]:
+        model = recipe.model
+        return model.causal_attention, model.embedding, model.embedding_scale, recipe.decoding.update
+
+    whole, plain = (True, "concat", False, "all"), (False, "sum", True, "hidden")
+    assert knobs(recipe_file.load("demo", objective="cmlmc")) == whole
+    assert knobs(recipe_file.load("demo", ["objective.name=cmlmc", "objective={name: cmlmc}"])) == whole
+    assert knobs(recipe_file.load("demo")) == knobs(recipe_file.load("demo", objective="cemat")) == plain
+    changes = ["model.causal_attention=false", "decoding.update=hidden"]
+    assert knobs(recipe_file.load("demo", changes, "cmlmc")) == (False, "concat", False, "hidden")
+    file = tmp_path / "own.yaml"
+    file.write_text("name: own\nmodel: {embedding: sum}\nobjective: {name: cmlmc}\n", encoding="utf-8")
+    own = recipe_file.load(str(file))
+    assert knobs(own) == (True, "sum", False, "all")
+    file.write_text(recipe_file.dump(own), encoding="utf-8")
+    assert recipe_file.load(str(file)) == own
 
 
 @pytest.mark.parametrize("value", ["../x", "/etc/x", "a/b", "..", ".x", "", "a\\b", "a b", "x\n", "a\0"])

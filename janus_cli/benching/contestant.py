@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from janus_cli.core.transformer import Transformer
@@ -49,7 +49,7 @@ def own(label: str, plan: Plan, model: Transformer, tokenizers: Tokenizers) -> C
     def translate(lines: Sequence[str], batch: int) -> Decoded:
         if batch not in translators:
             options = plan.options.model_copy(update={"batch_sentences": batch})
-            translators[batch] = Translator(model, tokenizers, Plan(plan.mode, options, plan.ar_stream))
+            translators[batch] = Translator(model, tokenizers, replace(plan, options=options))
         found = [result for window in translators[batch].windows(lines) for result in window]
         best = [result.outputs[0] for result in found]
         return Decoded(

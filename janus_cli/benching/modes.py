@@ -9,9 +9,9 @@ from typing import Any
 
 from janus_cli.decoding.plan import Plan, choose
 from janus_cli.errors import UsageError
-from janus_cli.recipe import BENCH_BEAMS, BENCH_ITERS, BENCH_LENGTH_BEAMS, Recipe
+from janus_cli.recipe import BENCH_BEAMS, BENCH_BLOCKS, BENCH_ITERS, BENCH_LENGTH_BEAMS, Recipe
 
-MODES = ("ar", "nar", "spec")
+MODES = ("ar", "nar", "semi", "spec")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ def wanted() -> dict[str, dict[str, Any]]:
             rows[f"nar{iters}.lb{width}"] = {**options, "rerank": "none"}
             if width > 1:
                 rows[f"nar{iters}.lb{width}.rerank"] = {**options, "rerank": "ar"}
+    rows["nar"] = {"mode": "nar"}  # without lengths: one pass, up to EOS
+    rows |= {f"semi{block}": {"mode": "semi", "block": block} for block in BENCH_BLOCKS}
     return rows | {
         "spec": {"mode": "spec", "redraft": "nar"},
         "spec.redraft-ar": {"mode": "spec", "redraft": "ar"},
@@ -53,9 +55,14 @@ def select(recipe: Recipe, names: Sequence[str]) -> Selection:
     left_out: dict[str, str] = {}
     for label in (label for label in rows if label in asked):
         try:
-            plans[label] = choose(single, rows[label])
+            plan = choose(single, rows[label])
         except UsageError as problem:
             left_out[label] = problem.message
+            continue
+        if label == "nar" and plan.lengths:
+            left_out[label] = "this run predicts lengths and refines what it wrote: see the rows nar1, nar4, …"
+        else:
+            plans[label] = plan
     if not plans:
         raise UsageError(
             f"this run can do none of {', '.join(left_out)}: {next(iter(left_out.values()))}",

@@ -34,10 +34,11 @@ def decode(
         Path | None, typer.Option("--output", metavar="FILE", help="Write hypotheses here instead of to stdout.")
     ] = None,
     mode: Annotated[
-        Literal["auto", "ar", "nar", "spec"] | None,
+        Literal["auto", "ar", "nar", "semi", "spec"] | None,
         typer.Option(
             "--mode",
-            help="ar: left to right. nar: mask-predict. spec: greedy ar, drafted by nar. auto: ar where the model can.",
+            help="ar: left to right. nar: mask-predict (bang: all in one pass). semi: --block tokens a pass (bang). "
+            "spec: greedy ar, drafted by nar. auto: ar where the model can.",
         ),
     ] = None,
     beam: Annotated[int | None, typer.Option("--beam", min=1, metavar="N", help="ar: beam size; 1 is greedy.")] = None,
@@ -63,6 +64,9 @@ def decode(
     remove_repeats: Annotated[
         bool | None,
         typer.Option("--remove-repeats/--keep-repeats", help="nar: drop a token equal to the one before it."),
+    ] = None,
+    block: Annotated[
+        int | None, typer.Option("--block", min=1, metavar="N", help="semi: tokens written in each pass.")
     ] = None,
     draft_iters: Annotated[
         int | None, typer.Option("--draft-iters", min=1, metavar="T", help="spec: decoder passes that write a draft.")
@@ -133,6 +137,7 @@ def decode(
     options = {
         "mode": mode, "beam": beam, "length_penalty": length_penalty, "nbest": nbest, "iters": iters,
         "length_beam": length_beam, "update": update, "rerank": rerank, "remove_repeats": remove_repeats,
+        "block": block,
         "draft_iters": draft_iters, "draft_length": draft_length, "verify_window": verify_window, "redraft": redraft,
         "precision": precision, "batch_sentences": batch_sentences,
     }  # fmt: skip

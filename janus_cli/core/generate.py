@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -20,30 +20,67 @@ from janus_cli.core.decoders import (
     mean_logp,
     predicted_lengths,
     speculative,
+    write_blocks,
 )
 from janus_cli.core.decoders import without_repeats as drop_repeats
 from janus_cli.core.objectives.ar import ar_stream as slots
-from janus_cli.core.steps import AllTokens, Draft, NextToken, Verify, at_once, framed, log_probabilities
+from janus_cli.core.steps import (
+    AllTokens,
+    Draft,
+    NextBlock,
+    NextOfLength,
+    NextToken,
+    Verify,
+    at_once,
+    framed,
+    log_probabilities,
+)
 
 if TYPE_CHECKING:
     from janus_cli.core.transformer import Memory, Transformer
-    from janus_cli.recipe import ARStream, Decoding
+    from janus_cli.recipe import ARSide, Decoding
+
+Mode = Literal["ar", "nar", "semi", "spec"]
 
 
-def generate_ar(model: Transformer, source: Tensor, ar_stream: ARStream, options: Decoding) -> list[list[Output]]:
+def generate(
+    model: Transformer, source: Tensor, mode: Mode, options: Decoding, ar_stream: ARSide | None, trace: bool = False
+) -> list[list[Output]]:
+    """What the mode's function below gives; without a length head, `nar` is one block for all.
+
+    source: (B, S) int64, tokens then EOS, PAD behind. ar_stream: None where there is no AR side.
+    """
+    if mode == "semi":
+        return generate_blocks(model, source, options, options.block)
+    if mode == "nar" and model.length_table is None:
+        return generate_blocks(model, source, options, None)
+    if mode == "nar":
+        return generate_nar(model, source, options, ar_stream, trace)
+    assert ar_stream is not None, f"{mode} needs an AR side"
+    return (generate_ar if mode == "ar" else generate_spec)(model, source, ar_stream, options)
+
+
+def generate_ar(model: Transformer, source: Tensor, ar_stream: ARSide, options: Decoding) -> list[list[Output]]:
     """Beam search (greedy where `options.beam` is 1): the `options.nbest` best outputs of each sentence, best first.
 
     source: (B, S) int64, tokens then EOS, PAD behind. Score: sum of log-probabilities / length ** length_penalty.
+    An AR side of `masks` writes as many tokens as the length head finds likeliest.
     """
     with _deciding(model):
-        most = most_tokens(source, model, options)
-        step = NextToken(model, model.encode(source, source != PAD), ar_stream, most)
+        memory = model.encode(source, source != PAD)
+        if ar_stream == "masks":
+            (lengths,) = predicted_lengths(model.length_logits(memory), 1, model.knobs.max_length - 2).T
+            most = lengths + 1
+            step: NextToken = NextOfLength(model, memory, lengths)
+        else:
+            most = most_tokens(source, model, options)
+            step = NextToken(model, memory, ar_stream, most)
         if options.beam == 1:
             return [[output] for output in greedy(step.best, most, options.length_penalty)]
         return beam_search(step, most, options.beam, options.length_penalty, options.nbest)
 
 
-def generate_spec(model: Transformer, source: Tensor, ar_stream: ARStream, options: Decoding) -> list[list[Output]]:
+def generate_spec(model: Transformer, source: Tensor, ar_stream: ARSide, options: Decoding) -> list[list[Output]]:
     """Speculative decoding: what greedy `generate_ar` gives, drafted by the NAR side and verified by the AR side.
 
     source: (B, S) int64, tokens then EOS, PAD behind. The text equals greedy's wherever the best token leads by more
@@ -58,8 +95,23 @@ def generate_spec(model: Transformer, source: Tensor, ar_stream: ARStream, optio
         return [[output] for output in speculative(draft, verify, most, window, options.redraft)]
 
 
+def generate_blocks(model: Transformer, source: Tensor, options: Decoding, block: int | None) -> list[list[Output]]:
+    """One output of each sentence, `block` tokens a pass (None: all in one) up to the first EOS.
+
+    source: (B, S) int64, tokens then EOS, PAD behind. Score: mean log-probability of the tokens.
+    """
+    with _deciding(model):
+        most = most_tokens(source, model, options)
+        step = NextBlock(model, model.encode(source, source != PAD), most, block or int(most.max()))
+        tokens, logps, passes = write_blocks(step, most, block)
+        if options.remove_repeats:
+            tokens, logps = drop_repeats(tokens, logps)
+        scores = mean_logp(tokens, logps)[:, None]
+        return _ranked(tokens, logps, scores, 1, passes.tolist(), (tokens != PAD).sum(1), [])
+
+
 def generate_nar(
-    model: Transformer, source: Tensor, options: Decoding, ar_stream: ARStream | None = None, trace: bool = False
+    model: Transformer, source: Tensor, options: Decoding, ar_stream: ARSide | None = None, trace: bool = False
 ) -> list[list[Output]]:
     """Mask-predict over a length beam: the `options.nbest` best of `options.length_beam` candidates, best first.
 
@@ -93,7 +145,7 @@ def most_tokens(source: Tensor, model: Transformer, options: Decoding) -> Tensor
     return limit.clamp(1, model.knobs.max_length - 1)
 
 
-def ar_scores(model: Transformer, memory: Memory, tokens: Tensor, ar_stream: ARStream) -> Tensor:
+def ar_scores(model: Transformer, memory: Memory, tokens: Tensor, ar_stream: ARSide) -> Tensor:
     """Mean log-probability in nats of each row's tokens and EOS, read left to right in one pass. (R, T) -> (R,)."""
     target = framed(tokens)
     stream = slots(target, ar_stream)

@@ -81,6 +81,11 @@ def hide(target: Tensor, draws: Draws, noise: Noise) -> Tensor:
     return torch.where(which == 4, spans, torch.where(which == 2, suffix, random_places)) & text
 
 
+def random_order(among: Tensor, draws: Draws) -> Tensor:
+    """Ranks 1 .. k for the k chosen places of each row, in random order, 0 elsewhere. (B, T) bool -> (B, T) int64."""
+    return (_rank(draws.uniform(among.shape[1]), among) + 1) * among
+
+
 def _rank(score: Tensor, among: Tensor) -> Tensor:
     """Rank of each score in its row, counted among the True places first. (B, T) -> (B, T)."""
     return score.masked_fill(~among, 2.0).argsort(dim=1).argsort(dim=1)

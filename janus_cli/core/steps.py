@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from janus_cli.core.batch import BOS, EOS, IGNORE, MASK, PAD
-from janus_cli.core.decoders import mask_predict
-from janus_cli.core.stream import NEVER, Stream, base, beside, in_span
+from janus_cli.core.decoders import mask_predict, masks
+from janus_cli.core.stream import NEVER, Stream, ahead, base, beside, in_span, left_to_right
 
 if TYPE_CHECKING:
     from janus_cli.core.transformer import Memory, Transformer
-    from janus_cli.recipe import ARStream, Decoding
+    from janus_cli.recipe import ARSide, Decoding
 
 NEVER_WRITTEN = (PAD, BOS, MASK)
 LOGITS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 25}  # numbers: 4 MiB stay in a CPU's cache while they are used
@@ -65,11 +65,12 @@ def choices(
     return found[0] if len(found) == 1 else (torch.cat([b for b, _ in found]), torch.cat([p for _, p in found]))
 
 
-def following(tokens: Tensor, start: Tensor, real: Tensor, ar_stream: ARStream) -> Stream:
+def following(tokens: Tensor, start: Tensor, real: Tensor, ar_stream: ARSide) -> Stream:
     """Slots that predict what follows each of `tokens` (R, L), of which the first stands at position `start` (R,).
 
     y_t stands at position and time t. With a `query` stream, as in `stream.queries`, the query for y_{t+1} is a MASK at
-    position t + 1, half a tick before it. real: (R, L) bool, False for padding behind.
+    position t + 1, half a tick before it; with `self`, it is also a key, until the next tick. real: (R, L) bool, False
+    for padding behind.
     """
     positions = start[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
     time = positions.float()
@@ -77,8 +78,10 @@ def following(tokens: Tensor, start: Tensor, real: Tensor, ar_stream: ARStream) 
     keys = Stream(tokens, positions, time, torch.where(real, time, NEVER), forever, nothing, tokens.shape[1])
     if ar_stream == "content":
         return keys
-    masks, never = torch.full_like(tokens, MASK), torch.full_like(time, NEVER)
-    return beside(keys, Stream(masks, positions + 1, time + 0.5, never, forever, nothing, 0))
+    masks, now, never = torch.full_like(tokens, MASK), time + 0.5, torch.full_like(time, NEVER)
+    if ar_stream == "query":
+        return beside(keys, Stream(masks, positions + 1, now, never, forever, nothing, 0))
+    return beside(keys, Stream(masks, positions + 1, now, now, time + 1, nothing, tokens.shape[1]))
 
 
 def chosen_at(
@@ -94,9 +97,11 @@ def chosen_at(
 class NextToken:
     """The step of `beam_search` and `greedy`: one new slot a row (content), or one and a query, over a cache."""
 
-    def __init__(self, model: Transformer, memory: Memory, ar_stream: ARStream, most: Tensor) -> None:
+    never: tuple[int, ...] = NEVER_WRITTEN
+
+    def __init__(self, model: Transformer, memory: Memory, ar_stream: ARSide, most: Tensor) -> None:
         self.model, self.memory, self.ar_stream = model, memory, ar_stream
-        self.cache = model.new_cache(len(memory.real), int(most.max()))
+        self.cache = model.new_cache(len(memory.real), int(most.max()) + (ar_stream == "self"))
         self.position, self.fan = 0, 1
 
     def __call__(self, last: Tensor, parents: Tensor | None) -> Tensor:
@@ -105,13 +110,13 @@ class NextToken:
             sentences = torch.unique(parents // self.fan)
             self.fan = len(parents) // len(sentences)
             self._keep(parents, sentences)
-        return log_probabilities(self.model, self._states(last))
+        return log_probabilities(self.model, self._states(last), self.never)
 
     def best(self, last: Tensor, kept: Tensor | None, at_end: Tensor) -> tuple[Tensor, Tensor]:
         """For `greedy`: the best token and its log-probability; each (R,)."""
         if kept is not None:
             self._keep(kept, kept)
-        return choices(self.model, self._states(last), at_end=at_end)
+        return choices(self.model, self._states(last), self.never, at_end)
 
     def _keep(self, rows: Tensor, sentences: Tensor) -> None:
         self.cache.select(rows)
@@ -121,9 +126,76 @@ class NextToken:
     def _states(self, last: Tensor) -> Tensor:
         start, real = torch.full_like(last, self.position), torch.ones_like(last, dtype=torch.bool)
         self.position += 1
-        return self.model.decode(
-            following(last[:, None], start, real[:, None], self.ar_stream), self.memory, self.cache
-        )[:, -1]
+        stream = following(last[:, None], start, real[:, None], self.ar_stream)
+        states = self.model.decode(stream, self.memory, self.cache)[:, -1]
+        self.cache.at = self.position  # a query that read itself is written over
+        return states
+
+
+class NextOfLength(NextToken):
+    """The same for an AR side of `masks`: MASKs stand for all tokens of a text whose length is known.
+
+    Base slots, which do not change, are decoded at the start; then, for each token, its slot and the next query.
+    """
+
+    never = (*NEVER_WRITTEN, EOS)
+
+    def __init__(self, model: Transformer, memory: Memory, lengths: Tensor) -> None:
+        """lengths: (B,) int64, without EOS."""
+        super().__init__(model, memory, "masks", 2 * lengths + 2)
+        target = framed(masks(lengths))
+        model.decode(base(target, left_to_right(target == MASK)), memory, self.cache)
+        self.lengths = lengths
+
+    def __call__(self, last: Tensor, parents: Tensor | None) -> Tensor:
+        logps = super().__call__(last, parents)
+        ending = self.lengths < self.position
+        logps[ending] = -inf
+        logps[ending, EOS] = 0.0
+        return logps
+
+    def best(self, last: Tensor, kept: Tensor | None, at_end: Tensor) -> tuple[Tensor, Tensor]:
+        found, logps = super().best(last, kept, torch.zeros_like(at_end))
+        return found.masked_fill(at_end, EOS), logps.masked_fill(at_end, 0.0)
+
+    def _keep(self, rows: Tensor, sentences: Tensor) -> None:
+        super()._keep(rows, sentences)
+        self.lengths = self.lengths[rows]
+
+    def _states(self, last: Tensor) -> Tensor:
+        tokens, place = last[:, None], torch.full_like(last, self.position)[:, None]
+        stream = following(tokens, place[:, 0], tokens == tokens, "query")
+        if not self.position:  # BOS is a base slot
+            stream = stream.unread
+        self.position += 1
+        return self.model.decode(stream, self.memory, self.cache)[:, -1]
+
+
+class NextBlock:
+    """The step of `blocks`: the tokens of the last block, and behind them as many MASKs as the next is to have.
+
+    The MASKs see all tokens, themselves and those before them, as in BANG; they are written over in the next pass.
+    """
+
+    def __init__(self, model: Transformer, memory: Memory, most: Tensor, block: int) -> None:
+        self.model, self.memory, self.known = model, memory, 0
+        self.cache = model.new_cache(len(memory.real), int(most.max()) + 2 * block)
+
+    def __call__(self, last: Tensor, count: int, kept: Tensor | None) -> tuple[Tensor, Tensor]:
+        """last: (R, N) int64, BOS at first. kept: (R,) rows of the pass before. -> `count` more, (R, count) each."""
+        if kept is not None:
+            self.cache.select(kept)
+            self.memory = self.memory.select(kept)
+        ones = torch.ones_like(last, dtype=torch.bool)
+        read = following(last, torch.full_like(last[:, 0], self.known), ones, "content")
+        self.known += last.shape[1]
+        blank = torch.full((len(last), self.known + count), MASK, device=last.device)
+        step = torch.arange(1, count + 1, device=last.device)
+        written = ahead(blank, torch.full_like(step, self.known - 1), step, alone=False)
+        states = self.model.decode(beside(read, written), self.memory, self.cache)[:, -count:]
+        self.cache.at = self.known
+        best, logps = choices(self.model, states.flatten(0, 1))
+        return best.view(len(last), count), logps.view(len(last), count)
 
 
 class AllTokens:
@@ -181,7 +253,7 @@ class Verify:
     """
 
     def __init__(
-        self, model: Transformer, memory: Memory, ar_stream: ARStream, most: Tensor, window: int, draft: Draft | None
+        self, model: Transformer, memory: Memory, ar_stream: ARSide, most: Tensor, window: int, draft: Draft | None
     ) -> None:
         self.model, self.memory, self.ar_stream, self.draft = model, memory, ar_stream, draft
         longest = int(most.max())
@@ -201,7 +273,7 @@ class Verify:
         real, width = read != PAD, read.shape[1]
         stream = following(read, counts, real, self.ar_stream)
         # Padding may lie behind the last position that the model has.
-        stream = in_span(stream._replace(positions=stream.positions.clamp(max=self.model.knobs.max_length - 1)), 0)
+        stream = in_span(stream.replace(positions=stream.positions.clamp(max=self.model.knobs.max_length - 1)), 0)
         known, asked = tokens[:, :0], tokens[:, :0].bool()
         if self.draft is not None:
             known, asked = self.draft.reading(tokens, counts, sentences)

@@ -80,24 +80,22 @@ class Stream:
         """(B, L) bool, True where a slot must predict a token."""
         return self.labels != IGNORE
 
-    def _replace(self, **changes: Tensor) -> Stream:
+    def replace(self, **changes: Tensor) -> Stream:
+        """The same slots with other values in these fields."""
         return Stream(**{**self.__dict__, **changes})
 
-    def relabelled(self, labels: Tensor) -> Stream:
-        """The same slots, asked for other tokens; labels (B, L)."""
-        return self._replace(labels=labels)
-
-    def rewritten(self, tokens: Tensor) -> Stream:
-        """The same slots with other tokens in them; tokens (B, L)."""
-        return self._replace(tokens=tokens)
+    @property
+    def unread(self) -> Stream:
+        """Its query slots alone."""
+        return Stream(**{name: getattr(self, name)[:, self.keys :] for name in FIELDS}, keys=0)
 
     def to(self, device: torch.device | str) -> Stream:
         """The same stream on another device."""
-        return self._replace(**{name: getattr(self, name).to(device) for name in FIELDS})
+        return self.replace(**{name: getattr(self, name).to(device) for name in FIELDS})
 
     def select(self, rows: Tensor) -> Stream:
         """These rows, in this order."""
-        return self._replace(**{name: getattr(self, name)[rows] for name in FIELDS})
+        return self.replace(**{name: getattr(self, name)[rows] for name in FIELDS})
 
 
 def _places(tokens: Tensor) -> Tensor:
@@ -133,17 +131,38 @@ def queries(target: Tensor) -> Stream:
     )  # fmt: skip
 
 
-def base(target: Tensor, rank: Tensor) -> Stream:
+def ahead(target: Tensor, known: Tensor, step: Tensor, *, alone: bool) -> Stream:
+    """Slots over `content` that predict y_{d+s} from y_<=d: a MASK at position d + s, born at time d + s/T.
+
+    All slots of one d stand on one stretch of time, d .. d + 1, in the order of s. `alone`: a slot reads no MASK but
+    itself, as in ProphetNet, because each dies before the next is born; else those before it too, as in BANG.
+
+    target: (B, T). known, step: (L,) int64, d >= 0 and s >= 1 of each slot, d + s < T. Slots: (B, L), all keys.
+    """
+    positions = (known + step).expand(len(target), -1)
+    labels = target.gather(1, positions)
+    real = labels != PAD
+    tick = 1 / target.shape[1]
+    time = (known + step * tick).expand(positions.shape)
+    death = time + tick / 2 if alone else (known + 1.0).expand(positions.shape)
+    return Stream(
+        torch.full_like(labels, MASK), positions, time, torch.where(real, time, NEVER), death,
+        labels.masked_fill(~real, IGNORE), positions.shape[1],
+    )  # fmt: skip
+
+
+def base(target: Tensor, rank: Tensor, *, predict: bool = True) -> Stream:
     """What NAR reads, all at time 0: observed tokens, and a MASK for each hidden one that dies when it is revealed.
 
     target: (B, T). rank: (B, T), 0 for observed, k >= 1 for the k-th token to be revealed. Slots: (B, T).
+    `predict` False leaves the labels out.
     """
     hidden = rank > 0
     time = torch.zeros(target.shape, device=target.device)
     return Stream(
         target.masked_fill(hidden, MASK), _places(target), time,
         torch.where(target == PAD, NEVER, -inf), torch.where(hidden, rank.float(), inf),
-        target.masked_fill(~hidden, IGNORE), target.shape[1],
+        target.masked_fill(~hidden | (not predict), IGNORE), target.shape[1],
     )  # fmt: skip
 
 
@@ -186,7 +205,7 @@ def in_span(stream: Stream, index: int) -> Stream:
     """The same slots in the `index`-th span of time: they neither see slots of other spans nor are seen there."""
     start = index * SPAN
     birth = torch.where(stream.birth == NEVER, NEVER, stream.birth.clamp(min=0.0) + start)
-    return stream._replace(time=stream.time + start, birth=birth, death=stream.death.clamp(max=SPAN) + start)
+    return stream.replace(time=stream.time + start, birth=birth, death=stream.death.clamp(max=SPAN) + start)
 
 
 def join(streams: Sequence[Stream]) -> tuple[Stream, Callable[[Tensor], list[Tensor]]]:

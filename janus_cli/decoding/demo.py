@@ -22,7 +22,7 @@ from janus_cli.training.checkpoint import load_model
 from janus_cli.training.session import Request, run_training
 
 ITERATIONS = (1, 4, 10)
-SYSTEMS = {"ar": "Transformer", "cmlm": "CMLM", "janus": "JANUS"}
+TITLES = {"ar": "Transformer", "cmlm": "CMLM", "janus": "JANUS"}
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
     """Trains what is not trained yet, prints the table on stdout and everything else on stderr."""
     started = time.monotonic()
     trained: dict[str, Run] = {}
-    for number, objective in enumerate(SYSTEMS, 1):
-        console.say(f"\n[{number} of {len(SYSTEMS)}] {SYSTEMS[objective]}")
+    for number, objective in enumerate(TITLES, 1):
+        console.say(f"\n[{number} of {len(TITLES)}] {TITLES[objective]}")
         run = Run(runs.RUNS / f"demo-{objective}")
         request = Request(
             recipe="demo", objective=objective, run=run.path, changes=tuple(changes), seed=seed, threads=threads,
@@ -83,7 +83,7 @@ def _rows(objective: str, run: Run) -> list[Row]:
         timing = translator.timing
         found.append(
             Row(
-                SYSTEMS[objective], name, corpus_bleu(texts, references), 100 * right / len(texts),
+                TITLES[objective], name, corpus_bleu(texts, references), 100 * right / len(texts),
                 timing.passes / timing.sentences, timing.sentences / sum(timing.seconds),
             )
         )  # fmt: skip

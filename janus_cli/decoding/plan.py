@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from janus_cli.core.objectives import OBJECTIVES
+from janus_cli.core.generate import Mode
+from janus_cli.core.objectives import OBJECTIVES, Objective
 from janus_cli.errors import UsageError
-from janus_cli.recipe import ARStream, Decoding, Recipe
+from janus_cli.recipe import ARSide, Decoding, Recipe
 
-Mode = Literal["ar", "nar", "spec"]
-OPTIONS: dict[Mode, tuple[str, ...]] = {  # those that some modes share and others do not know
+ONE_PASS = "nar without lengths"  # how an objective that writes blocks does `nar`
+OPTIONS: dict[str, tuple[str, ...]] = {  # those that some modes share and others do not know
     "ar": ("beam", "length_penalty", "nbest", "max_ratio", "max_extra"),
     "nar": ("iters", "length_beam", "nbest", "update", "rerank", "remove_repeats"),
+    ONE_PASS: ("remove_repeats", "max_ratio", "max_extra"),
+    "semi": ("block", "remove_repeats", "max_ratio", "max_extra"),
     "spec": ("draft_iters", "draft_length", "verify_window", "redraft", "max_ratio", "max_extra"),
 }
 NOT_EVERYWHERE = {option for options in OPTIONS.values() for option in options}
@@ -22,11 +25,20 @@ NOT_EVERYWHERE = {option for options in OPTIONS.values() for option in options}
 
 @dataclass(frozen=True)
 class Plan:
-    """What `generate_{mode}` is called with. ar_stream is None where the objective has no AR side."""
+    """What `generate` is called with. ar_stream is None where the objective has no AR side.
+
+    lengths: whether NAR predicts lengths (and refines), or writes up to the first EOS in one pass.
+    """
 
     mode: Mode
     options: Decoding
-    ar_stream: ARStream | None
+    ar_stream: ARSide | None
+    lengths: bool = True
+
+    @property
+    def way(self) -> str:
+        """The mode, as `OPTIONS` has it."""
+        return _way(self.mode, self.lengths)
 
     @property
     def label(self) -> str:
@@ -39,19 +51,26 @@ class Plan:
             drafting = ("draft_iters", "draft_length", "verify_window", "redraft")
             changed = (name for name in drafting if getattr(options, name) != getattr(usual, name))
             parts = ["spec", *(f"{name}-{getattr(options, name)}" for name in changed)]
-        else:
+        elif self.way == "nar":
             parts = [f"nar{options.iters}", f"lb{options.length_beam}"]
             parts += ["all"] * (options.update == "all")
             parts += ["norepeats"] * options.remove_repeats
             parts += ["rerank"] * (options.rerank == "ar")
+        else:
+            parts = [f"semi{options.block}" if self.mode == "semi" else "nar"]
+            parts += ["norepeats"] * options.remove_repeats
         return ".".join(parts + [options.precision] * (options.precision != usual.precision))
 
     @property
     def used(self) -> dict[str, Any]:
         """The options that matter in this mode."""
-        other = NOT_EVERYWHERE.difference(OPTIONS[self.mode])
+        other = NOT_EVERYWHERE.difference(OPTIONS[self.way])
         values = self.options.model_dump(mode="json")
         return {name: value for name, value in values.items() if name not in other and name != "mode"}
+
+
+def _way(mode: str, lengths: bool) -> str:
+    return ONE_PASS if mode == "nar" and not lengths else mode
 
 
 def choose(recipe: Recipe, given: Mapping[str, Any]) -> Plan:
@@ -65,28 +84,46 @@ def choose(recipe: Recipe, given: Mapping[str, Any]) -> Plan:
     options = recipe.decoding.model_copy(update=dict(given))
     objective = OBJECTIVES[recipe.objective.name]
     mode = options.mode if options.mode != "auto" else "ar" if objective.ar else "nar"
+    _must_be_able(recipe, mode)
     _must_fit(recipe, options, mode, given)
-    if mode == "spec":
+    if mode in ("semi", "spec"):
         options = options.model_copy(update={"nbest": 1})
-    return Plan(mode, options, getattr(recipe.objective, "ar_stream", None))
+    return Plan(mode, options, getattr(recipe.objective, "ar_stream", None), objective.lengths)
+
+
+def modes(objective: Objective, ar_stream: ARSide | None) -> tuple[Mode, ...]:
+    """What a model trained so can do."""
+    # A draft is written by mask-predict, and verified by slots that come one behind the other.
+    spec = objective.ar and objective.lengths and ar_stream in ("content", "query")
+    able: dict[Mode, bool] = {"ar": objective.ar, "nar": objective.nar, "semi": objective.blocks, "spec": spec}
+    return tuple(mode for mode, is_able in able.items() if is_able)
+
+
+def _must_be_able(recipe: Recipe, mode: Mode) -> None:
+    name = recipe.objective.name
+    able = modes(OBJECTIVES[name], getattr(recipe.objective, "ar_stream", None))
+    if mode in able:
+        return
+    what = {"ar": "autoregressively", "nar": "non-autoregressively", "semi": "in blocks", "spec": "speculatively"}[mode]
+    others = {"ar": "ar or janus", "nar": "cmlm or janus", "semi": "bang", "spec": "janus"}[mode]
+    raise UsageError(
+        f"this model was trained with objective {name}: it cannot decode {what}",
+        f"use --mode {' or '.join(able)}, or train with --objective {others}",
+    )
 
 
 def _must_fit(recipe: Recipe, options: Decoding, mode: Mode, given: Mapping[str, Any]) -> None:
     name = recipe.objective.name
     objective = OBJECTIVES[name]
-    if mode in ("nar", "spec") and not objective.nar:
+    way = _way(mode, objective.lengths)
+    foreign = [option for option in given if option in NOT_EVERYWHERE.difference(OPTIONS[way])]
+    if foreign and way == ONE_PASS:
         raise UsageError(
-            f"this model was trained with objective {name}: it cannot decode non-autoregressively",
-            "use --mode ar, or train with --objective janus" + " or cmlm" * (mode == "nar"),
+            f"{', '.join(map(_flag, foreign))} would change nothing: objective {name} writes all tokens in one pass",
+            "leave it out; --mode semi --block N takes more passes",
         )
-    if mode in ("ar", "spec") and not objective.ar:
-        raise UsageError(
-            f"this model was trained with objective {name}: it cannot decode autoregressively",
-            "use --mode nar, or train with --objective janus" + " or ar" * (mode == "ar"),
-        )
-    foreign = [option for option in given if option in NOT_EVERYWHERE.difference(OPTIONS[mode])]
     if foreign:
-        others = [other for other, known in OPTIONS.items() if foreign[0] in known]
+        others = [other for other, known in OPTIONS.items() if foreign[0] in known and other != ONE_PASS]
         raise UsageError(
             f"{', '.join(map(_flag, foreign))} would change nothing: this decodes with --mode {mode}",
             f"add --mode {' or '.join(others)}, or leave {'it' if len(foreign) == 1 else 'them'} out",
@@ -94,17 +131,22 @@ def _must_fit(recipe: Recipe, options: Decoding, mode: Mode, given: Mapping[str,
     if not math.isfinite(options.length_penalty):
         raise UsageError(f"--length-penalty {options.length_penalty} is no number", "1.0 divides by the length")
     width, what = (options.beam, "--beam") if mode == "ar" else (options.length_beam, "--length-beam")
-    if mode != "spec" and options.nbest > width:
+    if mode == "semi" and options.block > (streams := getattr(recipe.objective, "streams", options.block)):
+        raise UsageError(
+            f"--block {options.block}: this model was trained to write at most {streams} tokens behind known ones",
+            f"use --block {streams} or less, or --mode nar for all at once",
+        )
+    if "nbest" in OPTIONS[way] and options.nbest > width:
         raise UsageError(
             f"--nbest {options.nbest} is more than {what} {width}: there are not so many hypotheses",
             f"use {what} {options.nbest} or a smaller --nbest",
         )
-    if mode == "nar" and options.length_beam > recipe.model.max_length - 2:
+    if way == "nar" and options.length_beam > recipe.model.max_length - 2:
         raise UsageError(
             f"--length-beam {options.length_beam} is more than the {recipe.model.max_length - 2} lengths of this model",
             "use a smaller one; 5 is usual",
         )
-    if mode == "nar" and options.rerank == "ar" and not objective.ar:
+    if way == "nar" and options.rerank == "ar" and not objective.ar:
         raise UsageError(
             f"--rerank ar needs an AR side, and objective {name} has none", "use --rerank none, or train with janus"
         )

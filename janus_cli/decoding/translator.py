@@ -12,7 +12,7 @@ import torch
 
 from janus_cli.core.batch import EOS, pad
 from janus_cli.core.decoders import Output
-from janus_cli.core.generate import generate_ar, generate_nar, generate_spec
+from janus_cli.core.generate import generate
 from janus_cli.core.transformer import Transformer
 from janus_cli.decoding.plan import Plan
 from janus_cli.errors import OutOfMemoryError
@@ -102,12 +102,7 @@ class Translator:
         plan = self.plan
         try:
             source = pad([[*row, EOS] for row in ids]).to(self.device)
-            if plan.mode == "nar":
-                found = generate_nar(self.model, source, plan.options, plan.ar_stream, trace)
-            else:
-                assert plan.ar_stream is not None, "checked by plan.choose"
-                generate = generate_ar if plan.mode == "ar" else generate_spec
-                found = generate(self.model, source, plan.ar_stream, plan.options)
+            found = generate(self.model, source, plan.mode, plan.options, plan.ar_stream, trace)
         except torch.OutOfMemoryError as problem:
             raise OutOfMemoryError(
                 f"a batch of {len(ids)} sentences does not fit into memory: {problem}".split("\n")[0],

@@ -48,7 +48,7 @@ class Checkpoint:
 def build_model(recipe: Recipe, source_vocabulary: int, target_vocabulary: int) -> Transformer:
     """Fresh weights from torch's global generator."""
     objective = OBJECTIVES[recipe.objective.name]
-    return Transformer(recipe.model, source_vocabulary, target_vocabulary, length_head=objective.nar)
+    return Transformer(recipe.model, source_vocabulary, target_vocabulary, length_head=objective.lengths)
 
 
 def step_folder(root: Path, step: int) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from janus_cli.core.generate import generate_ar, generate_nar
+from janus_cli.core.generate import Mode, generate
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.core.transformer import Transformer
@@ -59,18 +59,16 @@ def validate(model: Transformer, recipe: Recipe, prepared: Prepared, device: tor
     ar_stream = getattr(recipe.objective, "ar_stream", None)
     source_lengths = prepared.valid.lengths()[0][rows]
     order = np.argsort(source_lengths, kind="stable")
-    decoded: dict[str, list[list[int]]] = {name: [[]] * len(rows) for name in ("ar", "nar")}
+    able: dict[Mode, bool] = {"ar": objective.ar, "nar": objective.nar}
+    wanted = [mode for mode, is_able in able.items() if is_able]
+    decoded: dict[str, list[list[int]]] = {name: [[]] * len(rows) for name in wanted}
     for start in range(0, len(order), recipe.decoding.batch_sentences):
         some = order[start : start + recipe.decoding.batch_sentences]
         source = load_batch(prepared.valid, some).source.to(device)
-        if ar_stream is not None:
-            _place(decoded["ar"], some.tolist(), generate_ar(model, source, ar_stream, options))
-        if objective.nar:
-            _place(decoded["nar"], some.tolist(), generate_nar(model, source, options))
-    for name, wanted in (("ar", objective.ar), ("nar", objective.nar)):
-        if wanted:
-            texts = prepared.tokenizers.target.decode(decoded[name])
-            metrics[f"bleu_{name}"] = corpus_bleu(texts, [references])
+        for mode in wanted:
+            _place(decoded[mode], some.tolist(), generate(model, source, mode, options, ar_stream))
+    for mode in wanted:
+        metrics[f"bleu_{mode}"] = corpus_bleu(prepared.tokenizers.target.decode(decoded[mode]), [references])
     return metrics
 
 

@@ -15,9 +15,11 @@ SPEC = ["spec", "spec.redraft-ar", "spec.redraft-joint"]
 @pytest.mark.parametrize(
     ("objective", "rows", "reason"),
     [
-        ("janus", AR + NAR + SPEC, ""),
-        ("ar", AR, "cannot decode non-autoregressively"),
-        ("cmlm", PLAIN_NAR, "cannot decode autoregressively|has none"),
+        ("janus", AR + NAR + SPEC, "predicts lengths|in blocks"),
+        ("ar", AR, "cannot decode"),
+        ("cmlm", PLAIN_NAR, "cannot decode|has none|predicts lengths"),
+        ("mpnet", AR + NAR, "cannot decode|predicts lengths"),
+        ("bang", [*AR, "nar", "semi2", "semi4"], "would change nothing|speculatively"),
     ],
 )
 def test_a_run_has_the_rows_that_it_can_do_and_says_why_not_the_others(

@@ -13,17 +13,18 @@ from untrained import CHANGES, Janus, Result, make_run
 
 from janus_cli import recipe_file
 from janus_cli.cli import main
+from janus_cli.recipe import OBJECTIVE_NAMES
 from janus_cli.text.prepare import prepare
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data/demo and runs/janus, runs/ar, runs/cmlm."""
+    """A folder with data/demo and a run of every objective, as runs/janus."""
     root = tmp_path_factory.mktemp("decode")
     prepared = root / "data" / "demo"
     prepared.parent.mkdir()
     prepare(recipe_file.load("demo", CHANGES), prepared, workers=1, force=False)
-    for objective in ("ar", "cmlm", "janus"):
+    for objective in OBJECTIVE_NAMES:
         make_run(root, prepared, objective)
     os.utime(root / "runs" / "janus" / "recipe.yaml", (2e9, 2e9))  # the newest
     return root

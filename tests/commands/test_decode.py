@@ -128,7 +128,7 @@ def test_speculative_text_is_greedy_text(janus: Janus) -> None:
         (["--beam", "2", "--nbest", "3"], "--nbest 3 is more than --beam 2"),
         (["--mode", "nar", "--length-beam", "2", "--nbest", "3"], "--nbest 3 is more than --length-beam 2"),
         (["--mode", "nar", "--length-beam", "39"], "more than the 38 lengths"),
-        (["--mode", "spec", "--run", "ar"], "objective ar: it cannot decode non-autoregressively"),
+        (["--mode", "spec", "--run", "ar"], "objective ar: it cannot decode speculatively"),
         (["--mode", "spec", "--nbest", "2"], "--nbest would change nothing: this decodes with --mode spec"),
         (["--draft-iters", "2"], "--draft-iters would change nothing: this decodes with --mode ar"),
         (["--mode", "nar", "--run", "ar"], "objective ar: it cannot decode non-autoregressively"),

@@ -12,7 +12,19 @@ from janus_cli.core.objectives import OBJECTIVES, Plan
 from janus_cli.core.objectives import ar as ar_module
 from janus_cli.core.objectives import janus as janus_module
 from janus_cli.core.transformer import Transformer
-from janus_cli.recipe import ArObjective, CematObjective, CmlmcObjective, CmlmObjective, JanusObjective, Model, Noise
+from janus_cli.recipe import (
+    ArObjective,
+    BangObjective,
+    CematObjective,
+    CmlmcObjective,
+    CmlmObjective,
+    JanusObjective,
+    Model,
+    MpnetObjective,
+    Noise,
+    ProphetnetObjective,
+    XlnetObjective,
+)
 
 N = 6
 SENTENCE = [5, 6, 7, 8, 9, 10]
@@ -25,6 +37,11 @@ CASES = [
     ("cemat", CematObjective()),
     ("janus", JanusObjective(ar_stream="content")),
     ("janus", JanusObjective(ar_stream="query")),
+    ("xlnet", XlnetObjective()),
+    ("xlnet", XlnetObjective(predicted=0.5)),
+    ("mpnet", MpnetObjective()),
+    ("prophetnet", ProphetnetObjective(ngram=3)),
+    ("bang", BangObjective(streams=3)),
 ]
 
 
@@ -113,14 +130,19 @@ def test_counts_are_the_labelled_slots(ragged: Batch, name: str, knobs: object) 
     assert plan.counts["tokens"] == 5 + 2 + 3
     assert plan.counts["sentences"] == 3
     labels = {key: int(stream.labelled.sum()) for key, stream in plan.streams.items()}
-    if name in ("cmlm", "cemat"):
-        assert labels == {"nar": plan.counts["hidden"]}
-    elif name == "cmlmc":
-        assert labels == {"nar": plan.counts["hidden"], "correct": plan.counts["wrong"]}
-    else:
-        assert labels["ar"] == plan.counts["tokens"]
-    if name == "janus":
-        assert labels["nar_aux"] == 2 * plan.counts["hidden"]
+    counts = plan.counts
+    expected = {
+        "ar": lambda: {"ar": counts["tokens"]},
+        "cmlm": lambda: {"nar": counts["hidden"]},
+        "cmlmc": lambda: {"nar": counts["hidden"], "correct": counts["wrong"]},
+        "cemat": lambda: {"nar": counts["hidden"]},
+        "janus": lambda: {"ar": counts["tokens"], "nar_aux": 2 * counts["hidden"]},
+        "xlnet": lambda: {"permuted": counts["hidden"]},
+        "mpnet": lambda: {"permuted": counts["hidden"]},
+        "prophetnet": lambda: {"prophets": counts["tokens"] + counts["later"]},
+        "bang": lambda: {"bridge": counts["ar"] + counts["nar"] + counts["semi"]},
+    }
+    assert labels == expected[name]()
 
 
 @pytest.mark.parametrize(("name", "knobs"), CASES)
@@ -157,7 +179,7 @@ def test_janus_terms_are_compared_at_the_same_tokens(model: Transformer) -> None
 def test_every_weight_gets_gradient(tiny: Model, name: str, knobs: object, ragged: Batch) -> None:
     torch.manual_seed(0)
     objective = OBJECTIVES[name]
-    model = Transformer(tiny, 20, 20, length_head=objective.nar)
+    model = Transformer(tiny, 20, 20, length_head=objective.lengths)
     plan = objective.plan(ragged, Draws(1, 0, ragged.ids), knobs)
     terms = objective.loss(model, ragged, plan, knobs)
     torch.stack([term.weight * term.total * plan.share(term.unit) for term in terms.values()]).sum().backward()
@@ -171,7 +193,7 @@ def test_hard_batches_stay_finite(model: Transformer, name: str, knobs: object) 
     """A target of no tokens, a source of nothing but padding, everything hidden."""
     batch = collate([[], [5]], [[], [6, 7]], [0, 1])
     batch = replace(batch, source=torch.tensor([[0, 0], [5, 3]]))
-    if name != "ar":
+    if hasattr(knobs, "noise"):
         knobs = knobs.model_copy(update={"noise": Noise(full=1.0)})  # type: ignore[attr-defined]
     for value in loss_of(model, name, knobs, batch).values():
         assert torch.isfinite(torch.tensor(value))

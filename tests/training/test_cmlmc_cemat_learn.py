@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from janus_cli import recipe_file
+from janus_cli.core.batch import MASK
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.decoding.plan import choose
 from janus_cli.decoding.translator import Translator
+from janus_cli.errors import CheckpointError, UsageError
+from janus_cli.recipe import Decoding
 from janus_cli.runs import Run
+from janus_cli.text import lexicon
+from janus_cli.text.prepare import open_prepared
 from janus_cli.text.store import Store
 from janus_cli.text.tokenizer import load_tokenizers
+from janus_cli.training import validation
 from janus_cli.training.checkpoint import load_model, step_of
 from janus_cli.training.checkpoint import steps as checkpoint_steps
+from janus_cli.training.distributed import World
+from janus_cli.training.loop import windows
+from janus_cli.training.saving import Position
 from janus_cli.training.session import Request, run_training
 
 # Eight sentences, seen often: enough to be known by heart.
@@ -70,3 +82,53 @@ def test_it_learns_and_decodes_what_it_learned(
     steps = [step_of(folder) for folder in checkpoint_steps(run.checkpoints)]
     assert exact(run, steps[0]) <= share / 2
     assert exact(run, steps[-1]) >= share
+
+
+TINY = (*CHANGES, "model.width=16", "training.updates=4", "training.save_every=2", "training.warmup=2")
+
+
+def test_cmlmc_rewrites_everything_also_in_validation(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    plain = validation.generate
+
+    def spied(model: Any, source: Any, mode: Any, options: Decoding, ar_stream: Any) -> Any:
+        seen.append(options.update)
+        return plain(model, source, mode, options, ar_stream)
+
+    monkeypatch.setattr(validation, "generate", spied)
+    run = go(*TINY, "training.updates=2", objective="cmlmc")
+    assert set(seen) == {"all"}
+    recipe = recipe_file.load(str(run.recipe))
+    assert choose(recipe, {"iters": 4}).label == "nar4.lb3.all"
+    assert choose(recipe, {"iters": 4, "update": "hidden"}).label == "nar4.lb3"
+    with pytest.raises(UsageError, match="cannot decode autoregressively"):
+        choose(recipe, {"mode": "ar"})
+
+
+def test_cemat_switches_words_from_the_lexicon_that_its_run_keeps(empty_folder: Path) -> None:
+    """It is made when a run begins, also when that was stopped before it had saved; going on needs it."""
+    run = go(*TINY, objective="cemat")
+    recipe, prepared = recipe_file.load(str(run.recipe)), Path(json.loads(run.manifest.read_bytes())["prepared"])
+    data = open_prepared(recipe, prepared)
+    lexicon.attach(recipe, data, run.lexicon)
+    at = Position()
+    ((batch, plan, _),) = next(windows(recipe, data, World(0, 1, torch.device("cpu")), at))
+    assert plan.source is not None
+    read = plan.source.tokens
+    switched = (read != batch.source) & (read != MASK)
+    assert switched.any()
+    assert data.train.lexicon is not None
+    for place in switched.nonzero():
+        x, y = int(batch.source[*place]), int(read[*place])
+        assert y in data.train.lexicon[x]
+
+    before = run.lexicon.read_bytes()
+    run.lexicon.unlink()
+    more = {"resume": True, "allow_change": ("training.updates",)}
+    with pytest.raises(CheckpointError, match=r"lexicon\.json does not exist"):
+        go("training.updates=6", **more)
+    shutil.rmtree(run.checkpoints)
+    go("training.updates=6", **more)
+    assert run.lexicon.read_bytes() == before
+    go(*TINY, objective="cmlm", force=True)
+    assert not run.lexicon.exists()

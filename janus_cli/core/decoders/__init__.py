@@ -1,6 +1,7 @@
 """Searches over callables: they know nothing of the model that fills them in (`core/generate.py` does)."""
 
 from janus_cli.core.decoders.beam import beam_search
+from janus_cli.core.decoders.blocks import write_blocks
 from janus_cli.core.decoders.greedy import greedy
 from janus_cli.core.decoders.mask_predict import mask_predict, masks, mean_logp, predicted_lengths, without_repeats
 from janus_cli.core.decoders.output import Iteration, Output
@@ -17,4 +18,5 @@ __all__ = [
     "predicted_lengths",
     "speculative",
     "without_repeats",
+    "write_blocks",
 ]

@@ -79,6 +79,8 @@ class Objective:
     """plan(batch, draws, knobs) -> Plan, without the model; loss(model, batch, plan, knobs) -> {name: Term}.
 
     ar, nar: which ways a model trained so can generate. terms: the names that `loss` gives.
+    blocks: it writes any number of tokens in one pass behind those that are there, up to the first EOS; so `nar` is one
+    pass over everything, without lengths, and blocks of a smaller size lie between `nar` and `ar`.
     """
 
     plan: Callable[[Batch, Draws, Any], Plan]
@@ -86,3 +88,9 @@ class Objective:
     ar: bool
     nar: bool
     terms: tuple[str, ...]
+    blocks: bool = False
+
+    @property
+    def lengths(self) -> bool:
+        """Whether lengths are predicted from the source."""
+        return self.nar and not self.blocks

@@ -38,8 +38,8 @@ def plan(batch: Batch, draws: Draws, knobs: CmlmcObjective) -> Plan:
     count = (knobs.replaced * observed.sum(1, keepdim=True)).long()
     wrong = pick(observed, count, draws)
     nar, labels = base(target, hidden.long()), target.masked_fill(~wrong, IGNORE)
-    correct = nar.relabelled(labels)  # `loss` puts the wrong tokens in
-    guess = base(target, text.long()).relabelled(labels)
+    correct = nar.replace(labels=labels)  # `loss` puts the wrong tokens in
+    guess = base(target, text.long()).replace(labels=labels)
     counts = {**count_units(batch, hidden), "wrong": int(wrong.sum())}
     return Plan({"nar": nar, "correct": correct}, counts, drafts={"guess": guess})
 
@@ -50,7 +50,7 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: CmlmcObjective) ->
     wrong = correct.labelled
     with without_gradient(batch.source.device.type):
         written, _ = chosen_at(model, model.decode(guess, memory), wrong, (*NEVER_WRITTEN, EOS))
-    correct = correct.rewritten(torch.where(wrong, written, correct.tokens))
+    correct = correct.replace(tokens=torch.where(wrong, written, correct.tokens))
 
     both, apart = join([nar, correct])
     nar_states, correct_states = apart(model.decode(both, memory))

@@ -1,0 +1,65 @@
+"""BANG (Qi et al., 2021): a bridge from AR to NAR, over how many of the last tokens are hidden.
+
+L = CE_AR + CE_NAR + CE_semi,   P_s(y_t | X, y_<=t-s, s MASKs, the last of them at t)
+    AR: s = 1.   NAR: s = t, nothing is known.   semi: 2 <= s < t, up to `streams`
+    (section 3, figure 2: streams with cross-stream visible attention; all streams count alike)
+
+All slots with the same d = t - s share one stretch of time, d .. d + 1: slot (t, s) is born d + s/T, and dies at
+d + 1. So it reads y_<=d and the MASKs before it. Nobody predicts a length: a text ends at its first EOS.
+
+The released model has 9 streams and so writes 9 tokens at most without a known one; here NAR has all of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from janus_cli.core.batch import Batch
+from janus_cli.core.losses import cross_entropy
+from janus_cli.core.noise import Draws
+from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
+from janus_cli.core.stream import Stream, ahead, beside, content
+from janus_cli.core.transformer import Transformer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from janus_cli.recipe import BangObjective
+
+
+def bridge(target: Tensor, streams: int) -> Stream:
+    """Content, and the MASKs (t, s) of AR, then NAR, then all between; target (B, T)."""
+    last = target.shape[1] - 1  # position of the longest text's EOS
+    slots = [(d, 1) for d in range(last)]
+    slots += [(0, s) for s in range(2, last + 1)]
+    slots += [(d, s) for s in range(2, streams + 1) for d in range(1, last - s + 1)]
+    known, step = torch.tensor(slots, device=target.device).T
+    return beside(content(target, predict=False), ahead(target, known, step, alone=False))
+
+
+def _parts(target: Tensor) -> dict[str, slice]:
+    last = target.shape[1] - 1
+    return {"ar": slice(last, 2 * last), "nar": slice(2 * last, 3 * last - 1), "semi": slice(3 * last - 1, None)}
+
+
+def plan(batch: Batch, draws: Draws, knobs: BangObjective) -> Plan:
+    stream = bridge(batch.target, knobs.streams)
+    labelled = {name: int(stream.labelled[:, slots].sum()) for name, slots in _parts(batch.target).items()}
+    return Plan({"bridge": stream}, {**count_units(batch), **labelled})
+
+
+def loss(model: Transformer, batch: Batch, plan: Plan, knobs: BangObjective) -> dict[str, Term]:
+    memory = model.encode(batch.source, batch.source_real)
+    stream = plan.streams["bridge"]
+    states = model.decode(stream, memory)
+    terms: dict[str, Term] = {}
+    for name, slots in _parts(batch.target).items():
+        asked, labels = stream.labelled[:, slots], stream.labels[:, slots]
+        ce = cross_entropy(states[:, slots][asked], model.output_weight, labels[asked], knobs.label_smoothing)
+        terms[f"ce_{name}"] = Term(ce, name, getattr(knobs, name))
+    return terms
+
+
+BANG = Objective(plan, loss, ar=True, nar=True, blocks=True, terms=("ce_ar", "ce_nar", "ce_semi"))

@@ -1,0 +1,43 @@
+"""MPNet (Song et al., 2020): masked and permuted language modelling.
+
+L = mean over hidden tokens, in a random order z, of  -log P(y_{z_k} | X, observed tokens, y_{z_<k}, MASK for z_>=k)
+    + 0.1 CE_length   (equation 5; the length term is Mask-Predict's, because here the text is not given)
+
+What is not yet revealed stands there as a MASK, which dies when its token is born; so each query sees all positions.
+These are JANUS's AUX slots, in a random order and alone. The first query sees what a MASK sees in mask-predict.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from janus_cli.core.batch import Batch
+from janus_cli.core.losses import cross_entropy, length_loss
+from janus_cli.core.noise import Draws, hide, random_order
+from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
+from janus_cli.core.stream import base, beside, revealed
+from janus_cli.core.transformer import Transformer
+
+if TYPE_CHECKING:
+    from janus_cli.recipe import MpnetObjective
+
+
+def plan(batch: Batch, draws: Draws, knobs: MpnetObjective) -> Plan:
+    hidden = hide(batch.target, draws, knobs.noise)
+    rank = random_order(hidden, draws)
+    stream = beside(base(batch.target, rank, predict=False), *revealed(batch.target, rank))
+    return Plan({"permuted": stream}, count_units(batch, hidden))
+
+
+def loss(model: Transformer, batch: Batch, plan: Plan, knobs: MpnetObjective) -> dict[str, Term]:
+    memory = model.encode(batch.source, batch.source_real)
+    stream = plan.streams["permuted"]
+    states = model.decode(stream, memory)[stream.labelled]  # (B, L, D) -> (N, D)
+    ce = cross_entropy(states, model.output_weight, stream.labels[stream.labelled], knobs.label_smoothing)
+    return {
+        "ce_permuted": Term(ce, "hidden", 1.0),
+        "length": Term(length_loss(model, memory, batch.target_lengths), "sentences", knobs.length),
+    }
+
+
+MPNET = Objective(plan, loss, ar=True, nar=True, terms=("ce_permuted", "length"))

@@ -1,0 +1,58 @@
+"""ProphetNet (Qi et al., 2020): each prefix predicts the next g tokens at once.
+
+L = 1/g sum_{k=1..g} CE_k,   P_k(y_{d+k} | X, y_<=d)
+    (equation 3, with equal weights, as in the released code)
+
+Stream k has a slot for each prefix y_<=d: a MASK at position d + k that lives for its own instant, so it reads the
+prefix and itself. Stream 1 alone generates; the others are there for what they teach the prefix.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from janus_cli.core.batch import Batch
+from janus_cli.core.losses import cross_entropy
+from janus_cli.core.noise import Draws
+from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
+from janus_cli.core.stream import Stream, ahead, beside, content
+from janus_cli.core.transformer import Transformer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from janus_cli.recipe import ProphetnetObjective
+
+
+def prophets(target: Tensor, steps: int) -> Stream:
+    """Content, and the slots of streams 1 .. `steps`, one stream behind the other; target (B, T)."""
+    slots = [(d, k) for k in range(1, steps + 1) for d in range(target.shape[1] - k)]
+    known, step = torch.tensor(slots, device=target.device).T
+    return beside(content(target, predict=False), ahead(target, known, step, alone=True))
+
+
+def plan(batch: Batch, draws: Draws, knobs: ProphetnetObjective) -> Plan:
+    stream = prophets(batch.target, knobs.ngram)
+    units = count_units(batch)
+    return Plan({"prophets": stream}, {**units, "later": int(stream.labelled.sum()) - units["tokens"]})
+
+
+def loss(model: Transformer, batch: Batch, plan: Plan, knobs: ProphetnetObjective) -> dict[str, Term]:
+    memory = model.encode(batch.source, batch.source_real)
+    stream = plan.streams["prophets"]
+    states = model.decode(stream, memory)
+    ends = 2 * (batch.target.shape[1] - 1)  # content, then stream 1
+
+    def ce(slots: slice) -> Tensor:
+        asked, labels = stream.labelled[:, slots], stream.labels[:, slots]
+        return cross_entropy(states[:, slots][asked], model.output_weight, labels[asked], knobs.label_smoothing)
+
+    return {
+        "ce_ar": Term(ce(slice(0, ends)), "tokens", 1 / knobs.ngram),
+        "ce_later": Term(ce(slice(ends, None)), "later", 1 - 1 / knobs.ngram),
+    }
+
+
+PROPHETNET = Objective(plan, loss, ar=True, nar=False, terms=("ce_ar", "ce_later"))

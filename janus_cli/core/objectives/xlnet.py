@@ -1,0 +1,52 @@
+"""XLNet (Yang et al., 2019): permutation language modelling, in two streams.
+
+L = mean over the last tokens of a random order z of  -log P(y_{z_r} | X, y_{z_1} .. y_{z_{r-1}}, position z_r)
+    (section 2.3; two streams: equations 4 and 5)
+
+Content of rank r is born at time r and lives on; a query, which knows its position only, asks for it half a tick
+earlier. EOS takes part in the order: nothing but the tokens says how long the text is. Generation takes the order
+from left to right.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from janus_cli.core.batch import BOS, IGNORE, PAD, Batch
+from janus_cli.core.losses import cross_entropy
+from janus_cli.core.noise import Draws, random_order
+from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
+from janus_cli.core.stream import Stream, base, beside, revealed
+from janus_cli.core.transformer import Transformer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from janus_cli.recipe import XlnetObjective
+
+
+def permuted(target: Tensor, rank: Tensor, share: float) -> Stream:
+    """BOS, the tokens in the order of their rank (B, T), and queries, of which the last `share` of each row predict."""
+    gold, query = revealed(target, rank)
+    begin = base(target[:, :1], rank[:, :1])
+    stream = beside(begin, gold, query)
+    count = (rank > 0).sum(1, keepdim=True)
+    early = stream.time + 0.5 <= count - (share * count).ceil()  # a query of rank r stands at time r - 1/2
+    return stream.replace(labels=stream.labels.masked_fill(early, IGNORE))
+
+
+def plan(batch: Batch, draws: Draws, knobs: XlnetObjective) -> Plan:
+    rank = random_order((batch.target != PAD) & (batch.target != BOS), draws)
+    stream = permuted(batch.target, rank, knobs.predicted)
+    return Plan({"permuted": stream}, count_units(batch, stream.labelled))
+
+
+def loss(model: Transformer, batch: Batch, plan: Plan, knobs: XlnetObjective) -> dict[str, Term]:
+    memory = model.encode(batch.source, batch.source_real)
+    stream = plan.streams["permuted"]
+    states = model.decode(stream, memory)[stream.labelled]  # (B, L, D) -> (N, D)
+    ce = cross_entropy(states, model.output_weight, stream.labels[stream.labelled], knobs.label_smoothing)
+    return {"ce_permuted": Term(ce, "hidden", 1.0)}
+
+
+XLNET = Objective(plan, loss, ar=True, nar=False, terms=("ce_permuted",))

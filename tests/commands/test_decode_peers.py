@@ -1,0 +1,91 @@
+"""`janus decode` for every objective: each mode that it has, whatever the batch; the others refused with the reason."""
+
+import json
+from pathlib import Path
+
+import pytest
+from untrained import LINES, Janus, lines
+
+from janus_cli import recipe_file
+from janus_cli.core.objectives import OBJECTIVES
+from janus_cli.decoding.plan import modes
+from janus_cli.recipe import OBJECTIVE_NAMES
+
+MODES = {
+    "ar": ("ar",),
+    "cmlm": ("nar",),
+    "janus": ("ar", "nar", "spec"),
+    "xlnet": ("ar",),
+    "mpnet": ("ar", "nar"),
+    "prophetnet": ("ar",),
+    "bang": ("ar", "nar", "semi"),
+}
+CASES = [(name, mode) for name, own in MODES.items() for mode in own]
+
+
+def test_every_objective_has_its_modes() -> None:
+    assert set(MODES) == set(OBJECTIVES) == set(OBJECTIVE_NAMES)
+    for name, expected in MODES.items():
+        knobs = recipe_file.load("demo", (), name).objective
+        assert modes(OBJECTIVES[name], getattr(knobs, "ar_stream", None)) == expected
+
+
+@pytest.mark.parametrize(("name", "mode"), CASES)
+def test_the_batch_changes_no_hypothesis(janus: Janus, name: str, mode: str) -> None:
+    """One by one or together, with neighbours of other lengths: the same texts, and one pass at least for each."""
+    decoded = []
+    for batch in ("1", "7", "64"):
+        code, out, err = janus("--run", name, "--mode", mode, "--batch-sentences", batch, "--force")
+        assert code == 0, err
+        decoded.append(lines(out))
+    assert decoded[0] == decoded[1] == decoded[2]
+    assert len(decoded[0]) == LINES
+    assert len(set(decoded[0])) > LINES / 2, "random weights write differently for each source"
+    (summary,) = [json.loads(file.read_bytes()) for file in Path(f"runs/{name}/decode").glob("*.json")]
+    assert summary["passes_mean"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [(name, mode) for name in MODES for mode in ("ar", "nar", "semi", "spec") if mode not in MODES[name]],
+)
+def test_other_modes_are_refused(janus: Janus, name: str, mode: str) -> None:
+    code, out, err = janus("--run", name, "--mode", mode)
+    assert (code, out) == (2, "")
+    assert f"objective {name}: it cannot decode" in err
+    assert f"use --mode {' or '.join(MODES[name])}" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--run", "bang", "--mode", "nar", "--iters", "4"], "--iters would change nothing: objective bang writes all"),
+        (["--run", "bang", "--mode", "semi", "--block", "10"], "at most 9 tokens behind known ones"),
+        (["--run", "bang", "--mode", "nar", "--block", "2"], "--block would change nothing"),
+        (["--run", "bang", "--mode", "semi", "--nbest", "2"], "--nbest would change nothing"),
+        (["--run", "janus", "--block", "2"], "add --mode semi"),
+        (["--run", "mpnet", "--mode", "nar", "--block", "2"], "--block would change nothing"),
+    ],
+)
+def test_options_that_do_not_belong_are_refused(janus: Janus, arguments: list[str], words: str) -> None:
+    code, out, err = janus(*arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+
+
+def test_blocks_take_fewer_passes_and_are_named_after_their_size(janus: Janus) -> None:
+    passes = []
+    for block in ("1", "2", "9"):
+        assert janus("--run", "bang", "--mode", "semi", "--block", block)[0] == 0
+        summary = json.loads(Path(f"runs/bang/decode/test.semi{block}.json").read_bytes())
+        assert summary["options"]["block"] == int(block)
+        passes.append(summary["passes_mean"])
+    assert passes[0] > passes[1] > passes[2]
+    assert janus("--run", "bang", "--mode", "nar")[0] == 0
+    assert json.loads(Path("runs/bang/decode/test.nar.json").read_bytes())["passes_mean"] == 1
+
+
+def test_an_ar_side_reranks_the_lengths_of_mpnet(janus: Janus) -> None:
+    code, out, _ = janus("--run", "mpnet", "--mode", "nar", "--length-beam", "3", "--rerank", "ar")
+    assert code == 0
+    assert out != janus("--run", "mpnet", "--mode", "nar", "--length-beam", "3")[1]
