@@ -31,7 +31,10 @@ SetOption = Annotated[
 ObjectiveOption = Annotated[
     str | None,
     typer.Option(
-        "--objective", metavar="ar|cmlm|janus", help="Exchange the recipe's objective for this one's defaults."
+        "--objective",
+        metavar="NAME",
+        help="Exchange the recipe's objective for this one's defaults: "
+        "ar, cmlm, cmlmc, cemat, janus, xlnet, mpnet, prophetnet, bang.",
     ),
 ]
 RunOption = Annotated[

@@ -10,7 +10,7 @@ from janus_cli.core.noise import Draws, is_text
 from janus_cli.core.objectives import cmlmc
 from janus_cli.core.objectives.base import Plan
 from janus_cli.core.stream import Stream, join
-from janus_cli.core.transformer import Transformer
+from janus_cli.core.transformer import Memory, Transformer
 from janus_cli.recipe import CmlmcObjective, Model, Noise
 
 # This seed hides 6 and 9 of the first sentence below and makes 5 wrong.
@@ -65,7 +65,13 @@ def recorded(
 ) -> tuple[list[Stream], list[Tensor]]:
     """The streams that `loss` decodes, and the logits that it is paid for: hidden tokens, then wrong ones."""
     streams, logits, plain = [], [], model.decode
-    monkeypatch.setattr(model, "decode", lambda stream, memory: streams.append(stream) or plain(stream, memory))
+
+    def decode(stream: Stream, memory: Memory) -> Tensor:
+        assert torch.is_grad_enabled() == bool(streams)  # not in the first call, which guesses
+        streams.append(stream)
+        return plain(stream, memory)
+
+    monkeypatch.setattr(model, "decode", decode)
 
     def keep(states: Tensor, words: Tensor, gold: Tensor, smoothing: float) -> Tensor:
         logits.append(states @ words.T)

@@ -48,6 +48,23 @@ def test_step_by_step_with_a_cache_equals_one_pass(
         assert torch.allclose(states[real, -1], whole[real, slots[-1]], atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["model", "causal"])
+@pytest.mark.parametrize("at", [2, torch.tensor([2, 0, 1])], ids=["all", "each"])
+def test_slots_that_all_see_each_other_may_be_decoded_over_a_cache(
+    request: pytest.FixtureRequest, ragged: Batch, name: str, at: int | torch.Tensor
+) -> None:
+    """As the joint draft of speculative decoding does; in a causal self-attention their positions count."""
+    model: Transformer = request.getfixturevalue(name)
+    stream, memory = (
+        base(ragged.target, torch.zeros_like(ragged.target)),
+        model.encode(ragged.source, ragged.source_real),
+    )
+    cache = model.new_cache(3, 8)
+    cache.at = at
+    states, whole = model.decode(stream, memory, cache), model.decode(stream, memory)
+    assert torch.allclose(states[ragged.target_real], whole[ragged.target_real], atol=1e-12)
+
+
 def test_selected_rows_keep_their_past(model: Transformer, ragged: Batch) -> None:
     """Beams move between rows: going on with chosen rows equals having decoded those rows from the start."""
     stream = content(ragged.target)
