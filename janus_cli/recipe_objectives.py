@@ -48,6 +48,7 @@ ARSide = Literal["content", "query", "self", "masks"]  # see core/objectives/ar.
 class ObjectiveKnobs(Knobs):
     """What all objectives share."""
 
+    name: str  # here, so that it comes first
     label_smoothing: Share = 0.1  # [V]
 
     def at(self, step: int) -> Self:
