@@ -20,6 +20,7 @@ _FLOORS = [
     ["__main__"],
     ["cli"],
     ["commands"],
+    ["comparing"],
     ["benching"],
     ["exporting"],
     ["decoding"],
