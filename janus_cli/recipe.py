@@ -207,6 +207,12 @@ BENCH_SINGLES = 100  # timed one by one
 BENCH_SEED = 1  # which sentences of the split
 BENCH_BUSY = 0.5  # load average a core above which timings are off
 
+# `janus report` shows runs, whatever their recipes.
+REPORT_SENTENCES = 500  # of the validation split, for calibration and lengths; as many as a validation decodes
+REPORT_TRACED = 3  # of them, decoded and shown
+REPORT_BINS = 10  # of confidence, equal in width (Guo et al. 2017, figure 1)
+REPORT_SEED = 1  # which sentences of the split
+
 
 class Training(Knobs):
     """How the weights are found."""

@@ -20,7 +20,7 @@ _FLOORS = [
     ["__main__"],
     ["cli"],
     ["commands"],
-    ["benching"],
+    ["benching", "reporting"],
     ["exporting"],
     ["decoding"],
     ["decoding"],
