@@ -49,12 +49,7 @@ class Findings:
             self.missing[name] = problem.message
         except OSError as problem:
             self.missing[name] = f"{problem.filename or self.run.path}: {problem.strerror}"
-        except RECORDS as problem:
-            self.missing[name] = f"a file of the run is damaged: {problem!r}"
         return None
-
-
-RECORDS = (KeyError, TypeError, ValueError, AttributeError)  # what a record of another shape than ours raises
 
 
 def gather(label: str, run: Run, device: torch.device, sentences: int) -> Findings:
@@ -62,14 +57,25 @@ def gather(label: str, run: Run, device: torch.device, sentences: int) -> Findin
     found = Findings(label, run)
     found.recipe = found.take("recipe", lambda: recipe_file.load(str(run.recipe)))
     found.log = found.take("log", lambda: logbook.read(run.log))
-    found.manifest = found.take("manifest", lambda: runs.read_json(run.manifest))
+    found.manifest = found.take("manifest", partial(_manifest, run))
     recipe = found.recipe
-    if recipe is None:
-        found.missing |= dict.fromkeys(("lengths", "probe"), found.missing["recipe"])
+    if recipe is None or found.manifest is None:
+        why = found.missing["manifest" if recipe else "recipe"]
+        found.missing |= {"lengths": why, "probe": why}
         return found
     found.lengths = found.take("lengths", lambda: open_store(run, recipe, "train").lengths())
     found.probe = found.take("probe", lambda: read_checkpoint(run.path, None, partial(probe, sentences, device)))
     return found
+
+
+def _manifest(run: Run) -> dict[str, Any]:
+    """The manifest of a run's data; whoever opens the data relies on these two."""
+    manifest = runs.read_json(run.manifest)
+    files = manifest.get("files")
+    entries = files.values() if isinstance(files, dict) else [None]
+    if not isinstance(manifest.get("prepared"), str) or not all(isinstance(entry, dict) for entry in entries):
+        raise DataError(f"{run.manifest} is damaged: it does not say where the data is or what belongs to it")
+    return manifest
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
@@ -94,6 +100,6 @@ def splits(manifest: Mapping[str, Any]) -> list[list[str]]:
                     f"{name}, {side}", f"{split['in']:,}", f"{split['kept']:,}", dropped,
                     *(f"{number:,.1f}" if isinstance(number, float) else f"{number:,}" for number in numbers),
                 ])  # fmt: skip
-    except RECORDS as problem:
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise DataError(f"the manifest is damaged: {problem!r}") from None
     return rows

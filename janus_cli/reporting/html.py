@@ -27,7 +27,7 @@ nav a { margin-right: 14px; white-space: nowrap; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 2px 20px; padding: 0; margin: 8px 0; }
 .legend li { overflow-wrap: anywhere; }
 .legend svg { width: 34px; height: 12px; margin-right: 6px; vertical-align: middle; }
-.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(300px, 100%), 1fr)); gap: 14px; }
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(350px, 100%), 1fr)); gap: 14px; }
 .plots > figure { max-width: 460px; }
 figure { margin: 0; min-width: 0; }
 figcaption { font-weight: 600; font-size: 14px; overflow-wrap: anywhere; }
@@ -36,7 +36,8 @@ figure svg { display: block; width: 100%; height: auto; stroke-linejoin: round; 
 table { border-collapse: collapse; font-size: 14px; }
 th, td { text-align: left; vertical-align: top; padding: 3px 14px 3px 0; border-bottom: 1px solid #e3e3e3; }
 thead th { border-bottom: 2px solid #999; white-space: nowrap; }
-tbody th { font-weight: 400; color: #555; white-space: nowrap; }
+tbody th { font-weight: 400; color: #555; position: sticky; left: 0; background: #fff; min-width: 6em; }
+table:not(.numbers) td { min-width: 11em; }
 .numbers td { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .numbers thead th:not(:first-child) { text-align: right; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 12px; margin: 6px 0; }

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from janus_cli.errors import DataError
 
@@ -46,7 +47,7 @@ class Logbook:
         total, at = 0.0, 0
         for entry in self.of("train"):
             each = entry.get("seconds_per_update")
-            total += max(0, entry["step"] - at) * each if _is_number(each) else 0.0
+            total += max(0, entry["step"] - at) * each if _is_number(each) and math.isfinite(each) else 0.0
             at = entry["step"]
         return total
 
@@ -110,5 +111,5 @@ def _parts(line: bytes) -> Iterator[bytes]:
         yield line[start:]
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)

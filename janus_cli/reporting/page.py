@@ -99,22 +99,26 @@ def _history(each: Findings) -> Iterable[tuple[str, str]]:
     yield "machine", ", ".join(f"{key} {about[key]}" for key in keys if key in about) or "–"
     updates = max(entry["step"] for entry in log.entries)
     yield "updates", f"{updates:,}" + ("" if each.recipe is None else f" of {each.recipe.training.updates:,}")
-    last = log.entries[-1].get("time")
-    when = ""
-    if isinstance(last, int | float):
-        when = f" (last word {datetime.fromtimestamp(last, UTC):%Y-%m-%d %H:%M} UTC)"
-    yield "state", log.state + when
+    yield "state", log.state + _last_word(log.entries[-1].get("time"))
     yield "time in updates", console.duration(log.seconds)
     resumed, skipped = log.of("resumed"), log.of("skipped")
     happened = [f"resumed at update {', '.join(format(entry['step'], ',') for entry in resumed)}"] if resumed else []
     if skipped:
         reasons = "; ".join(dict.fromkeys(str(entry.get("why", "no reason given")) for entry in skipped))
-        happened.append(f"{len(skipped)} updates skipped ({reasons})")
+        happened.append(f"skipped updates: {len(skipped)} ({reasons})")
     if log.redone:
-        happened.append(f"{log.redone} log entries were done over after a resume, and are left out")
+        happened.append(f"log entries of what was done over after a resume, left out: {log.redone}")
     if log.damaged:
-        happened.append(f"{log.damaged} damaged lines in the log, left out")
+        happened.append(f"damaged lines of the log: {log.damaged}")
     yield "on the way", "; ".join(happened) or "nothing special"
+
+
+def _last_word(time: object) -> str:
+    """When the log was written to last; time: seconds since 1970."""
+    try:
+        return f" (last word {datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M} UTC)"  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError, OSError):
+        return ""
 
 
 def _all(found: Sequence[Findings], kind: str) -> list[dict[str, Curve]]:
@@ -127,7 +131,8 @@ def _drawn(looks: Sequence[Look], runs: Sequence[dict[str, Curve]], name: str) -
 
 def _terms(found: Sequence[Findings], looks: Sequence[Look]) -> list[Html]:
     train, valid = _all(found, "train"), _all(found, "valid")
-    known = dict.fromkeys(name for curves in (*train, *valid) for name in curves)
+    richest = sorted((*train, *valid), key=len, reverse=True)  # its order is that of the objective
+    known = dict.fromkeys(name for curves in richest for name in curves)
     names = [name for name in known if name not in NOT_TERMS and not name.startswith("bleu")]
     drawn = [
         html.figure(name, plots.curves(_drawn(looks, train, name), _drawn(looks, valid, name), "nats", falling=True))
@@ -171,7 +176,7 @@ def _bleu(found: Sequence[Findings], looks: Sequence[Look]) -> list[Html]:
 def _speed(found: Sequence[Findings], looks: Sequence[Look]) -> list[Html]:
     train = _all(found, "train")
     drawn = [
-        html.figure(title, plots.curves(_drawn(looks, train, name), [], title))
+        html.figure(title, plots.curves(_drawn(looks, train, name), [], title, from_zero=True))
         for name, title in SPEED.items()
         if any(name in curves for curves in train)
     ]

@@ -37,7 +37,9 @@ def _data(group: Sequence[Findings]) -> list[Html]:
     if isinstance(tokenizer, dict) and isinstance(vocabulary, dict):
         kind = " ".join(str(tokenizer.get(key, "")) for key in ("kind", "algorithm"))
         facts["vocabulary"] = f"{kind}, {vocabulary.get('source')} source and {vocabulary.get('target')} target entries"
-    listed = html.joined(Html(f"<dt>{html.text(key)}</dt><dd>{html.text(value)}</dd>") for key, value in facts.items())
+    listed = html.joined(
+        Html(f"<dt>{html.text(key)}</dt><dd>{html.text(value)}</dd>") for key, value in facts.items() if value
+    )
     parts = [html.element("h3", html.text(f"Data of {names}")), html.element("dl", listed)]
     try:
         head = ["tokens without EOS", "pairs read", "kept", "dropped", "tokens", "mean", "median", "95 %", "longest"]
@@ -62,8 +64,8 @@ def lengths(found: Sequence[Findings], looks: Sequence[Look]) -> list[Html]:
         if each.probe is None:
             continue
         if each.probe.lengths is None:
-            why = "its objective trains no length head: decoding left to right ends with EOS"
-            parts.append(html.missing(each.label, why))
+            why = f"{each.label} has no length head: its objective writes left to right until EOS"
+            parts.append(html.paragraph(why, "note"))
             continue
         guesses, real = each.probe.lengths
         off = guesses - real

@@ -100,8 +100,13 @@ def inline(svg: str) -> Html:
     return Html(re.sub(r"url\(#", f"url(#{prefix}", body))
 
 
-def curves(lines: Sequence[Drawn], marked: Sequence[Drawn], up: str, *, falling: bool = False) -> Html:
-    """Over updates: `lines` thin, `marked` with dots. falling: the first updates may lie above the frame."""
+def curves(
+    lines: Sequence[Drawn], marked: Sequence[Drawn], up: str, *, falling: bool = False, from_zero: bool = False
+) -> Html:
+    """Over updates: `lines` thin, `marked` with dots. falling: the first updates may lie above the frame.
+
+    from_zero: the frame begins at 0.
+    """
     with Plot("update", up) as plot:
         for look, curve in lines:
             dot = "." if len(curve) == 1 else None
@@ -110,6 +115,8 @@ def curves(lines: Sequence[Drawn], marked: Sequence[Drawn], up: str, *, falling:
             plot.axes.plot(*_finite(curve), linewidth=1.5, marker="o", markersize=3.0, **look.line)
         if falling:
             _frame(plot.axes, [curve for _, curve in (*lines, *marked)])
+        if from_zero:
+            plot.axes.set_ylim(bottom=0)
         plot.axes.xaxis.set_major_formatter("{x:,.0f}")
         plot.axes.xaxis.set_major_locator(require("matplotlib.ticker", "report").MaxNLocator(5, integer=True))
     return plot.svg
@@ -139,7 +146,7 @@ def reliability(rows: Sequence[tuple[Look, Sequence[tuple[float, float, float]]]
         for look, points in rows:
             sure, right, share = zip(*points, strict=True)
             plot.axes.plot(sure, right, linewidth=1.2, **look.line)
-            plot.axes.scatter(sure, right, [6 + 150 * part for part in share], look.colour, alpha=0.7, linewidths=0)
+            plot.axes.scatter(sure, right, [8 + 250 * part for part in share], look.colour, alpha=0.7, linewidths=0)
         plot.axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     return plot.svg
 
