@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import count
 from typing import NewType
 
 Html = NewType("Html", str)
@@ -90,7 +92,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool =
 
 
 def figure(caption: str, svg: Html) -> Html:
-    """svg: drawn by `plots`."""
+    """svg: drawn by `plots`; `document` sees to it that figures share no ids."""
     named = Html(svg.replace("<svg ", f'<svg role="img" aria-label="{text(caption)}" ', 1))
     return element("figure", Html(f"<figcaption>{text(caption)}</figcaption>{named}"))
 
@@ -102,6 +104,16 @@ def plots(figures: Iterable[Html]) -> Html:
 
 def section(key: str, title: str, *parts: Html) -> Html:
     return Html(f'<section id="{key}">\n<h2>{text(title)}</h2>\n{joined(part for part in parts if part)}\n</section>')
+
+
+def _own_ids(parts: Html) -> Html:
+    """The ids of each figure, made its own."""
+    numbers = count(1)
+
+    def numbered(found: re.Match[str]) -> str:
+        return re.sub(r'(\bid="|href="#|url\(#)', rf"\1figure{next(numbers)}-", found[0])
+
+    return Html(re.sub(r"<figure>.*?</figure>", numbered, parts, flags=re.DOTALL))
 
 
 def document(title: str, head: Html, sections: Sequence[tuple[str, str, Html]], foot: Html) -> bytes:
@@ -126,7 +138,7 @@ def document(title: str, head: Html, sections: Sequence[tuple[str, str, Html]], 
 <nav>{links}</nav>
 </header>
 <main>
-{joined(part for _, _, part in sections)}
+{_own_ids(joined(part for _, _, part in sections))}
 </main>
 <footer>{foot}</footer>
 </body>

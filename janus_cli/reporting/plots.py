@@ -5,7 +5,6 @@ No text from outside is drawn: names of runs and terms stand around the plots, w
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import re
@@ -92,12 +91,8 @@ class Plot:
 
 
 def inline(svg: str) -> Html:
-    """An SVG file as an element: without its head, and with ids that no different plot of the page has."""
-    body = re.sub(r"<style[^>]*>.*?</style>", "", svg[svg.index("<svg") :], flags=re.DOTALL)  # it would hold for all
-    prefix = f"p{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
-    body = re.sub(r'\bid="', f'id="{prefix}', body)
-    body = re.sub(r'href="#', f'href="#{prefix}', body)
-    return Html(re.sub(r"url\(#", f"url(#{prefix}", body))
+    """An SVG file as an element: without its head, and without styles, which would hold for the whole page."""
+    return Html(re.sub(r"<style[^>]*>.*?</style>", "", svg[svg.index("<svg") :], flags=re.DOTALL))
 
 
 def curves(
