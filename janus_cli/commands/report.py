@@ -11,7 +11,7 @@ from janus_cli.commands.options import DeviceOption, ForceOption, ThreadsOption
 def report(
     run: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[RUN]…", help="Training runs; by default the newest one under runs/."),
+        typer.Argument(metavar="RUN", help="Training runs; by default the newest one under runs/."),
     ] = None,
     out: Annotated[
         Path | None,
