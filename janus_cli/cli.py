@@ -14,7 +14,20 @@ from typing import Annotated, NoReturn
 import typer
 
 from janus_cli import __version__
-from janus_cli.commands import average, bench, compare, decode, demo, export, inspect, preprocess, recipes, score, train
+from janus_cli.commands import (
+    average,
+    bench,
+    compare,
+    decode,
+    demo,
+    export,
+    inspect,
+    preprocess,
+    recipes,
+    report,
+    score,
+    train,
+)
 from janus_cli.errors import JanusError
 
 # A click usage error, whichever click this typer carries (its own copy, or the click package).
@@ -64,6 +77,7 @@ for _command in (
     export.export,
     bench.bench,
     compare.compare,
+    report.report,
 ):
     _add(_command)
 

@@ -152,6 +152,12 @@ COMPARE_SENTENCES = 200
 COMPARE_SINGLES = 50
 BENCH_BUSY = 0.5  # load average a core above which timings are off
 
+# `janus report` shows runs, whatever their recipes.
+REPORT_SENTENCES = 500  # of the validation split, for calibration and lengths; as many as a validation decodes
+REPORT_TRACED = 3  # of them, decoded and shown
+REPORT_BINS = 10  # of confidence, equal in width (Guo et al. 2017, figure 1)
+REPORT_SEED = 1  # which sentences of the split
+
 
 class Training(Knobs):
     """How the weights are found."""

@@ -57,6 +57,7 @@ def test_the_commands() -> None:
         "average",
         "export",
         "bench",
+        "report",
     }
 
 

@@ -21,7 +21,7 @@ _FLOORS = [
     ["cli"],
     ["commands"],
     ["comparing"],
-    ["benching"],
+    ["benching", "reporting"],
     ["exporting"],
     ["decoding"],
     ["decoding"],
