@@ -55,6 +55,7 @@ def test_the_commands() -> None:
         "recipes",
         "inspect",
         "average",
+        "distill",
         "export",
         "bench",
         "report",

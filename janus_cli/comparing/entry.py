@@ -22,7 +22,7 @@ from janus_cli.runs import Run
 from janus_cli.text.tokenizer import Tokenizers
 from janus_cli.training import checkpoint
 from janus_cli.training.averaging import average_checkpoints
-from janus_cli.training.checkpoint import MODEL, STATE
+from janus_cli.training.checkpoint import STATE
 from janus_cli.training.session import Request, run_training
 
 SPLIT = "test"
@@ -84,8 +84,8 @@ class Outcome:
 
     @property
     def sha256(self) -> str:
-        """Of the decoded weights, as the checkpoint's manifest has it."""
-        return str(runs.read_json(self.folder / "manifest.json")["files"][MODEL]["sha256"])
+        """Of the decoded weights."""
+        return checkpoint.fingerprint(self.folder)
 
 
 def trained(entry: Entry, request: Request, average: int) -> Outcome:

@@ -69,6 +69,11 @@ def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Pat
     )
 
 
+def checkpoint_name(run: Run, folder: Path) -> str:
+    """What names this checkpoint beside --run."""
+    return folder.name if folder.parent == run.checkpoints.resolve() else str(folder)
+
+
 def read_checkpoint(run: Path | None, checkpoint: Path | None, read: Callable[[Run, Path], Read]) -> Read:
     """What `read` makes of the run and the folder that `find_checkpoint` finds.
 

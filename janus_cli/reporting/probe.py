@@ -13,10 +13,11 @@ import torch
 from janus_cli import runs
 from janus_cli.core.batch import Batch
 from janus_cli.core.decoders import predicted_lengths
+from janus_cli.core.generate import Mode
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.core.transformer import Transformer
 from janus_cli.decoding.lines import Reader
-from janus_cli.decoding.plan import Mode, choose
+from janus_cli.decoding.plan import choose
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translator import Translator
 from janus_cli.decoding.where import find_split, load, own_recipe, prepared_file
