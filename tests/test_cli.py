@@ -58,6 +58,7 @@ def test_the_commands() -> None:
         "distill",
         "export",
         "bench",
+        "compare",
         "report",
     }
 
