@@ -14,7 +14,21 @@ from typing import Annotated, NoReturn
 import typer
 
 from janus_cli import __version__
-from janus_cli.commands import average, bench, decode, demo, export, inspect, preprocess, recipes, score, train
+from janus_cli.commands import (
+    average,
+    bench,
+    compare,
+    decode,
+    demo,
+    distill,
+    export,
+    inspect,
+    preprocess,
+    recipes,
+    report,
+    score,
+    train,
+)
 from janus_cli.errors import JanusError
 
 # A click usage error, whichever click this typer carries (its own copy, or the click package).
@@ -61,8 +75,11 @@ for _command in (
     recipes.recipes,
     inspect.inspect,
     average.average,
+    distill.distill,
     export.export,
     bench.bench,
+    compare.compare,
+    report.report,
 ):
     _add(_command)
 

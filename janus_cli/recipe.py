@@ -146,13 +146,29 @@ BENCH_WARMUP = 8  # sentences that nobody times, for each row and batch size
 BENCH_SENTENCES = 1000  # timed in batches; quality uses the whole split
 BENCH_SINGLES = 100  # timed one by one
 BENCH_SEED = 1  # which sentences of the split
+
+# `janus compare`: what each system is decoded with, where it can, and how much of the test split is timed.
+COMPARE_MODES = (
+    "ar.beam1", "ar.beam5", "nar1.lb5", "nar4.lb5", "nar10.lb5", "nar4.lb5.rerank", "nar10.lb5.rerank", "nar.eos",
+    "semi4", "spec.redraft-joint",
+)  # fmt: skip
+COMPARE_UPDATES = 2000
+COMPARE_SENTENCES = 200
+COMPARE_SINGLES = 50
 BENCH_BUSY = 0.5  # load average a core above which timings are off
+
+# `janus report` shows runs, whatever their recipes.
+REPORT_SENTENCES = 500  # of the validation split, for calibration and lengths; as many as a validation decodes
+REPORT_TRACED = 3  # of them, decoded and shown
+REPORT_BINS = 10  # of confidence, equal in width (Guo et al. 2017, figure 1)
+REPORT_SEED = 1  # which sentences of the split
 
 
 class Training(Knobs):
     """How the weights are found."""
 
     updates: Positive = 200_000  # [J]
+    minutes: Weight = 0.0  # stop after so long in updates, however many these are; validating and saving do not count
     batch_tokens: Annotated[int, Field(ge=16)] = 4096  # of the longer side, padding counted; per rank and micro-batch
     accumulate: Positive = 1  # micro-batches per rank and update
     learning_rate: Above0 = 5e-4  # [J] IWSLT14

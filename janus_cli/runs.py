@@ -1,6 +1,7 @@
 """What lies where: prepared data under `data/`, runs under `runs/`.
 
 data/<name>.<source>-<target>/   manifest.json · tokenizer files · SPLIT.arrow · {valid,test}.{source,target}.txt
+data/<name>-distilled.…/         the same, with a teacher's training targets
 runs/<name>/                     run.txt · recipe.yaml · manifest.json · tokenizer files · lexicon.json · log.jsonl
                                  checkpoints/step-000123/ · checkpoints/last, best (links)
                                  decode/<split>.<mode>.txt, .jsonl, .json
@@ -12,6 +13,7 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,20 @@ RUNS = Path("runs")
 def prepared_dir(recipe: Recipe) -> Path:
     """Where `janus preprocess` puts the ids of this recipe when no folder is named."""
     return PREPARED / f"{recipe.name}.{recipe.data.source}-{recipe.data.target}"
+
+
+def distilled_dir(recipe: Recipe) -> Path:
+    """Where `janus distill` puts the ids of this recipe's data with a teacher's targets when no folder is named."""
+    return PREPARED / f"{recipe.name}-distilled.{recipe.data.source}-{recipe.data.target}"
+
+
+def teacher(manifest: Mapping[str, Any]) -> str | None:
+    """Who wrote the training targets of prepared data, for people; None where they are those of the text.
+
+    manifest: of prepared data, or of a run.
+    """
+    found = manifest.get("distilled")
+    return f"{found['run']}, checkpoint {found['checkpoint']}, beam {found['options']['beam']}" if found else None
 
 
 @dataclass(frozen=True)

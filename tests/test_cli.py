@@ -55,8 +55,11 @@ def test_the_commands() -> None:
         "recipes",
         "inspect",
         "average",
+        "distill",
         "export",
         "bench",
+        "compare",
+        "report",
     }
 
 

@@ -31,7 +31,7 @@ def wanted() -> dict[str, dict[str, Any]]:
             rows[f"nar{iters}.lb{width}"] = {**options, "rerank": "none"}
             if width > 1:
                 rows[f"nar{iters}.lb{width}.rerank"] = {**options, "rerank": "ar"}
-    rows["nar"] = {"mode": "nar"}  # without lengths: one pass, up to EOS
+    rows["nar.eos"] = {"mode": "nar"}  # without lengths: one pass, up to EOS
     rows |= {f"semi{block}": {"mode": "semi", "block": block} for block in BENCH_BLOCKS}
     return rows | {
         "spec": {"mode": "spec", "redraft": "nar"},
@@ -49,7 +49,7 @@ def select(recipe: Recipe, names: Sequence[str]) -> Selection:
         UsageError: a name fits no row, or the run can do none of those named.
     """
     rows = wanted()
-    asked = {label for name in names for label in _matching(name, rows)} if names else set(rows)
+    asked = matching(names) if names else set(rows)
     single = recipe.model_copy(update={"decoding": recipe.decoding.model_copy(update={"nbest": 1})})
     plans: dict[str, Plan] = {}
     left_out: dict[str, str] = {}
@@ -59,7 +59,7 @@ def select(recipe: Recipe, names: Sequence[str]) -> Selection:
         except UsageError as problem:
             left_out[label] = problem.message
             continue
-        if label == "nar" and plan.lengths:
+        if label == "nar.eos" and plan.lengths:
             left_out[label] = "this run predicts lengths and refines what it wrote: see the rows nar1, nar4, …"
         else:
             plans[label] = plan
@@ -69,6 +69,16 @@ def select(recipe: Recipe, names: Sequence[str]) -> Selection:
             "leave --mode out to measure every row that it can",
         )
     return Selection(plans, left_out)
+
+
+def matching(names: Sequence[str]) -> set[str]:
+    """The labels that these names stand for; see `select`.
+
+    Raises:
+        UsageError: a name fits no row.
+    """
+    rows = wanted()
+    return {label for name in names for label in _matching(name, rows)}
 
 
 def _matching(name: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:

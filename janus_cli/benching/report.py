@@ -62,11 +62,11 @@ def table(about: Mapping[str, Any]) -> str:
     bases = [base for base in BASELINES if any(base in row["ratios"] for row in rows)]
     columns = ["mode", "BLEU", "passes", "batch 1: p50 ms", "p95 ms", "sentences/s", "batch", "MiB"]
     cells = [_cells(row) + [_ratio(row, base) for base in bases] for row in rows]
-    parts = [_head(about), _markdown([*columns, *(f"× {base}" for base in bases)], cells)]
+    parts = [_head(about), markdown([*columns, *(f"× {base}" for base in bases)], cells)]
     others = [row["label"] for row in rows if row["mode"] == "peer"]
     if others:
         own = [[row["label"], *(_ratio(row, base) for base in others)] for row in rows if row["mode"] != "peer"]
-        parts.append(_markdown(["speed relative to", *others], own))
+        parts.append(markdown(["speed relative to", *others], own))
     return "\n\n".join([*parts, "\n".join(f"* {line}" for line in _notes(about, bool(bases or others)))])
 
 
@@ -104,7 +104,7 @@ def _ratio(row: Mapping[str, Any], base: str) -> str:
     return "–" if found is None else f"{found['latency']:.2f} / {found['throughput']:.2f}"
 
 
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """The first column left-aligned, the others right-aligned, also where Markdown is read as it is."""
     widths = [max(len(line[place]) for line in [columns, *rows]) for place in range(len(columns))]
     rule = ["-" * widths[0], *(f"{'-' * (width - 1)}:" for width in widths[1:])]

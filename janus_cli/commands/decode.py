@@ -13,6 +13,7 @@ from janus_cli.commands.options import (
     RunOption,
     SetOption,
     ThreadsOption,
+    typed,
 )
 
 
@@ -146,22 +147,6 @@ def decode(
             run=run, checkpoint=checkpoint, input=text, split=split, output=output, jsonl=jsonl,
             given={name: value for name, value in options.items() if value is not None}, changes=tuple(changes or ()),
             trace=trace_lines or int(trace), device=device, threads=threads, resume=resume, force=force,
-            dry_run=dry_run, words=_words(context),
+            dry_run=dry_run, words=typed(context, "run", "checkpoint", "resume", "force"),
         )
     )  # fmt: skip
-
-
-def _words(context: typer.Context) -> list[str]:
-    """The options of the command line, but for those that say where it begins: what to repeat in order to go on."""
-    words = []
-    for option in context.command.params:
-        source = context.get_parameter_source(option.name or "")
-        if source is None or source.name != "COMMANDLINE" or option.name in ("run", "checkpoint", "resume", "force"):
-            continue
-        value = context.params[option.name or ""]
-        if isinstance(value, bool):
-            words.append((option.opts if value else option.secondary_opts)[0])
-        else:
-            for each in value if isinstance(value, list | tuple) else [value]:
-                words += [option.opts[0], str(each)]
-    return words

@@ -70,3 +70,19 @@ ThreadsOption = Annotated[
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, check it, write nothing.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table for people.")]
+
+
+def typed(context: typer.Context, *but: str) -> list[str]:
+    """The options that stand on the command line, to repeat them, without those whose parameters are named in `but`."""
+    words = []
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if source is None or source.name != "COMMANDLINE" or option.name in but:
+            continue
+        value = context.params[option.name or ""]
+        if isinstance(value, bool):
+            words.append((option.opts if value else option.secondary_opts)[0])
+        else:
+            for each in value if isinstance(value, list | tuple) else [value]:
+                words += [option.opts[0], str(each)]
+    return words

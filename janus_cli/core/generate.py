@@ -140,9 +140,13 @@ def generate_nar(
 
 def most_tokens(source: Tensor, model: Transformer, options: Decoding) -> Tensor:
     """(B,) the most tokens of an AR output, EOS included: max_ratio * source + max_extra, and what the model holds."""
-    lengths = (source != PAD).sum(1) - 1  # EOS
+    return length_limit((source != PAD).sum(1) - 1, model.knobs.max_length, options)  # EOS
+
+
+def length_limit(lengths: Tensor, max_length: int, options: Decoding) -> Tensor:
+    """`most_tokens` from the lengths of sources without EOS, (B,) int64, and the positions of the model."""
     limit = (lengths * options.max_ratio).long() + options.max_extra + 1
-    return limit.clamp(1, model.knobs.max_length - 1)
+    return limit.clamp(1, max_length - 1)
 
 
 def ar_scores(model: Transformer, memory: Memory, tokens: Tensor, ar_stream: ARSide) -> Tensor:

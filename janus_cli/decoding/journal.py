@@ -19,6 +19,7 @@ from janus_cli.errors import DataError, RunInUseError
 FORMAT = 1
 DONE = b'"done"'
 START_OVER = "--force starts over"
+ELSEWHERE = "name another file with --output"
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,11 @@ class Kept(NamedTuple):
 
 @dataclass
 class Journal:
-    """what: the file, or the first of the files, that it is about."""
+    """what: the file, or the first of the files, that it is about. elsewhere: how to name others, for people."""
 
     path: Path
     what: Path
+    elsewhere: str = ELSEWHERE
     _file: BinaryIO = field(init=False, repr=False)
 
     def kept(self) -> Kept | None:
@@ -63,7 +65,7 @@ class Journal:
             with self.path.open("rb") as file:
                 self._lock(file, fcntl.LOCK_SH)
                 rows = file.read().split(b"\n")[:-1]  # the end of a line is its last byte to be written
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         if not rows:
             return None
@@ -82,7 +84,7 @@ class Journal:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunInUseError(
-                f"another process is writing {self.what}", "wait for it, or name another file with --output"
+                f"another process is writing {self.what}", f"wait for it, or {self.elsewhere}"
             ) from None
 
     @contextmanager
@@ -93,7 +95,7 @@ class Journal:
             DataError: it cannot be made.
             RunInUseError: another process is writing it.
         """
-        with writable(self.what):
+        with writable(self.what, self.elsewhere):
             self._file = self.path.open("ab")
         try:
             self._lock(self._file, fcntl.LOCK_EX)
@@ -133,8 +135,8 @@ def _parsed(row: bytes) -> Any:
 
 
 @contextmanager
-def writable(path: Path) -> Iterator[None]:
-    """Opens files inside.
+def writable(path: Path, elsewhere: str = ELSEWHERE) -> Iterator[None]:
+    """Opens files inside. elsewhere: how to name others, for people.
 
     Raises:
         DataError: `path` cannot be made.
@@ -142,7 +144,7 @@ def writable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
-        raise DataError(f"{path} cannot be written: {problem.strerror}", "name another file with --output") from None
+        raise DataError(f"{path} cannot be written: {problem.strerror}", elsewhere) from None
 
 
 @contextmanager

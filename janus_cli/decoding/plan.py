@@ -57,7 +57,7 @@ class Plan:
             parts += ["norepeats"] * options.remove_repeats
             parts += ["rerank"] * (options.rerank == "ar")
         else:
-            parts = [f"semi{options.block}" if self.mode == "semi" else "nar"]
+            parts = [f"semi{options.block}" if self.mode == "semi" else "nar.eos"]
             parts += ["norepeats"] * options.remove_repeats
         return ".".join(parts + [options.precision] * (options.precision != usual.precision))
 

@@ -25,7 +25,7 @@ from janus_cli.decoding.plan import choose
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translator import Result, Translator
 from janus_cli.decoding.unfinished import Unfinished
-from janus_cli.decoding.where import Place, find_split, load, own_recipe, read_checkpoint
+from janus_cli.decoding.where import Place, checkpoint_name, find_split, load, own_recipe, read_checkpoint
 from janus_cli.errors import DataError, Stopped, UsageError
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
@@ -166,8 +166,7 @@ def _again(request: Request, run: Run, folder: Path, place: Place | None) -> str
     """The command that goes on with what this one began, with the run and the checkpoint that were taken."""
     words = [*request.words, "--run", str(run.path)]
     if place is None or request.checkpoint is not None:  # otherwise the name would become part of the split's files
-        inside = folder.parent == run.checkpoints.resolve()
-        words += ["--checkpoint", folder.name if inside else str(folder)]
+        words += ["--checkpoint", checkpoint_name(run, folder)]
     fed = " (with the same text on stdin)" if request.input == STDIN else ""
     return shlex.join(["janus", "decode", *words, "--resume"]) + fed
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from janus_cli import console
 from janus_cli.decoding.interrupt import Interrupt
-from janus_cli.decoding.journal import START_OVER, Journal, Kept, Point, blaming, writable
+from janus_cli.decoding.journal import ELSEWHERE, START_OVER, Journal, Kept, Point, blaming, writable
 from janus_cli.errors import CheckpointError, DataError, JanusError, Stopped, UsageError
 from janus_cli.runs import sync
 
@@ -31,16 +31,22 @@ class Unfinished:
     """Files that are written together, some lines of input at a time.
 
     targets: the files, and whether one that is there already may be replaced. checkpoint: name and sha256 of the
-    weights. options: what else must be equal for going on. again: the command that goes on, for people to read.
+    weights. options: what else must be equal for going on. For people to read, again: the command that goes on;
+    elsewhere: how to name other targets.
     """
 
     def __init__(
-        self, targets: Mapping[Path, bool], checkpoint: tuple[str, str], options: Mapping[str, Any], again: str
+        self,
+        targets: Mapping[Path, bool],
+        checkpoint: tuple[str, str],
+        options: Mapping[str, Any],
+        again: str,
+        elsewhere: str = ELSEWHERE,
     ) -> None:
         self.targets, self.again = dict(targets), again
         self.partials = [path.with_name(f".{path.name}.partial") for path in targets]
         first = next(iter(targets))
-        self.journal = Journal(first.with_name(f".{first.name}.journal"), first)
+        self.journal = Journal(first.with_name(f".{first.name}.journal"), first, elsewhere)
         self.header = {
             "files": [path.name for path in targets], "replace": list(targets.values()),
             "checkpoint": checkpoint[0], "sha256": checkpoint[1], "options": json.loads(json.dumps(options)),
@@ -112,7 +118,7 @@ class Unfinished:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Holds the files open. Ended early, it leaves what is whole; after `finish` it leaves the targets only.
+        """Holds the files open. Ended early, it leaves what is whole; after `finish` or `discard` no trace of the work.
 
         Raises:
             DataError: the files cannot be made.
@@ -134,7 +140,7 @@ class Unfinished:
         for target, partial, size in zip(self.targets, self.partials, self.point.sizes, strict=True):
             if self.resumed and not partial.exists():
                 target.replace(partial)  # the work was stopped between the renames
-            with writable(target):
+            with writable(target, self.journal.elsewhere):
                 file = partial.open("r+b" if self.resumed else "wb")
             self._files.append(file)
             file.truncate(size)
@@ -199,6 +205,12 @@ class Unfinished:
             partial.replace(target)
         for folder in {target.parent for target in self.targets}:
             sync(folder)
+
+    def discard(self) -> None:
+        """Removes the files, from which something else was made."""
+        for file, partial in zip(self._files, self.partials, strict=True):
+            file.close()
+            partial.unlink()
 
     def _leave(self, problem: BaseException) -> None:
         """Keeps what is whole, and says so in words that fit the problem."""

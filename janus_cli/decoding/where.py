@@ -69,6 +69,11 @@ def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Pat
     )
 
 
+def checkpoint_name(run: Run, folder: Path) -> str:
+    """What names this checkpoint beside --run."""
+    return folder.name if folder.parent == run.checkpoints.resolve() else str(folder)
+
+
 def read_checkpoint(run: Path | None, checkpoint: Path | None, read: Callable[[Run, Path], Read]) -> Read:
     """What `read` makes of the run and the folder that `find_checkpoint` finds.
 
@@ -131,15 +136,19 @@ def find_split(run: Run, recipe: Recipe, split: str, label: str) -> tuple[Reader
         DataError: the data has no such split, or its text is gone or was changed.
     """
     manifest = runs.read_json(run.manifest)
-    source, target = (_prepared(manifest, recipe, f"{split}.{side}.txt") for side in ("source", "target"))
+    source, target = (prepared_file(manifest, recipe, f"{split}.{side}.txt") for side in ("source", "target"))
     if source is None:
         raise DataError(f"the data of {run.path} has no {split} split", "name a text with --input FILE")
     stem = re.sub(r"[^A-Za-z0-9._-]", "-", f"{split}.{label}")
     return Reader(source), Place(run.decoded, stem, split, target)
 
 
-def _prepared(manifest: Mapping[str, Any], recipe: Recipe, name: str) -> Path | None:
-    """A text file of the prepared data that the run was trained with; None where there was none."""
+def prepared_file(manifest: Mapping[str, Any], recipe: Recipe, name: str) -> Path | None:
+    """A file of the prepared data that the run was trained with, unchanged; None where there was none.
+
+    Raises:
+        DataError: it is gone or was changed.
+    """
     known = manifest.get("files", {}).get(name)
     if known is None:
         return None

@@ -94,12 +94,12 @@ class Encoder:
         bad |= also_bad
         sources, targets = [clean(line) for line in sources], [clean(line) for line in targets]
         ids = Ragged.of(self.tokenizers.source.encode(sources)), Ragged.of(self.tokenizers.target.encode(targets))
-        kept, dropped = _filter(ids[0].lengths, ids[1].lengths, bad, rules)
+        kept, dropped = filter_pairs(ids[0].lengths, ids[1].lengths, bad, rules)
         numbers = np.flatnonzero(kept).tolist() if rules.split != "train" or rules.deduplicate else []
         texts = [sources[index] for index in numbers], [targets[index] for index in numbers]
         keys = []
         if rules.split == "train":
-            keys, texts = [_key(*pair) for pair in zip(*texts, strict=True)], ([], [])
+            keys, texts = [key(*pair) for pair in zip(*texts, strict=True)], ([], [])
         replaced = 0 if rules.skip_bad_utf8 and rules.split != "test" else len(bad)
         return Encoded(chunk.lines, ids[0].keep(kept), ids[1].keep(kept), keys, texts, dropped, replaced)
 
@@ -114,7 +114,9 @@ def _lines(blob: bytes) -> tuple[list[str], set[int]]:
     return texts, {number for number, line in enumerate(lines) if texts[number].encode() != line}
 
 
-def _filter(source: np.ndarray, target: np.ndarray, bad: set[int], rules: Rules) -> tuple[np.ndarray, Counter[str]]:
+def filter_pairs(
+    source: np.ndarray, target: np.ndarray, bad: set[int], rules: Rules
+) -> tuple[np.ndarray, Counter[str]]:
     """Which pairs stay, (pairs,) bool, from their token counts; and how many go for each reason."""
     dropped: Counter[str] = Counter()
     kept = np.ones(len(source), bool)
@@ -138,7 +140,8 @@ def _filter(source: np.ndarray, target: np.ndarray, bad: set[int], rules: Rules)
     return kept, dropped
 
 
-def _key(source: str, target: str) -> bytes:
+def key(source: str, target: str) -> bytes:
+    """16 bytes that no other pair has."""
     return hashlib.blake2b(f"{source}\n{target}".encode(), digest_size=16).digest()
 
 

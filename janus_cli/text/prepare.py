@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -22,7 +23,7 @@ import sentencepiece
 from janus_cli import __version__, console
 from janus_cli.errors import DataError
 from janus_cli.recipe import Recipe
-from janus_cli.runs import prepared_dir, read_json, write_atomically
+from janus_cli.runs import distilled_dir, prepared_dir, read_json, write_atomically
 from janus_cli.text import corpus, download, synthetic
 from janus_cli.text.corpus import SPLITS, BadUtf8, Side, sha256
 from janus_cli.text.folder import LOCK, MANIFEST, whole_folder
@@ -76,9 +77,7 @@ def prepare(
             lost = reasons(writer.dropped)
             kept = f"{split.name}: {writer.kept:,} of {split.source.lines:,} pairs kept"
             console.say(f"{kept}; dropped: {lost}" if lost else kept)
-        manifest = _manifest(recipe, tokenizers, written, folder)
-        write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
-    return manifest
+        return seal(folder, _about(recipe, tokenizers, written))
 
 
 @contextmanager
@@ -112,10 +111,7 @@ def _tokenizers(recipe: Recipe, source: Side, target: Side, folder: Path) -> Tok
     return train_tokenizers(knobs, sources, targets, folder, (recipe.data.source, recipe.data.target))
 
 
-def _manifest(
-    recipe: Recipe, tokenizers: Tokenizers, written: Mapping[str, SplitWriter], folder: Path
-) -> dict[str, Any]:
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != LOCK)
+def _about(recipe: Recipe, tokenizers: Tokenizers, written: Mapping[str, SplitWriter]) -> dict[str, Any]:
     made_here = recipe.data.dir is None and recipe.data.synthetic is not None
     return {
         "format": FORMAT,
@@ -125,10 +121,20 @@ def _manifest(
         "tokenizer": recipe.plain()["tokenizer"],
         "vocabulary": {"source": tokenizers.source.size, "target": tokenizers.target.size},
         "splits": {name: writer.entry(made_here=made_here) for name, writer in written.items()},
+    }
+
+
+def seal(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the manifest of a folder, in which nothing else is missing: `about`, every file, versions, the time."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in (LOCK, MANIFEST))
+    manifest = {
+        **about,
         "files": {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names},
         "versions": {"janus": __version__, "sentencepiece": sentencepiece.__version__, "pyarrow": pyarrow.__version__},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
+    return manifest
 
 
 def _cores() -> int:
@@ -183,6 +189,11 @@ def open_prepared(recipe: Recipe, folder: Path) -> Prepared:
 
 def _command(recipe: Recipe, folder: Path, manifest: Mapping[str, Any] | None = None) -> str:
     """The command that makes this folder."""
+    distilled = (manifest or {}).get("distilled")
+    if distilled:
+        return (
+            f"{distilled['command']}{'' if folder == distilled_dir(recipe) else f' --out {shlex.quote(str(folder))}'}"
+        )
     place = "" if folder == prepared_dir(recipe) else f" --out {folder}"
     text = (manifest or {}).get("data", {}).get("dir") or recipe.data.dir
     return f"janus preprocess --recipe {recipe.name}{f' --data-dir {text}' if text else ''}{place}"

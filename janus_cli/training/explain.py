@@ -18,7 +18,7 @@ TEXT = """\
 
 what       objective {objective}, recipe {recipe} (recipe.yaml holds every knob), seed {seed}
 model      {layers} layers, {width}/{feedforward}, {heads} heads, {parameters:,} parameters, {precision}
-data       {source} to {target}: {prepared}
+data       {source} to {target}: {prepared}{targets}
            fingerprint {fingerprint}
 began      {began}
 command    {command}
@@ -51,6 +51,7 @@ def explain(run: Run, recipe: Recipe, about: dict[str, Any], at: Position, ended
         heads=model.heads, source=recipe.data.source, target=recipe.data.target, prepared=manifest.get("prepared"),
         fingerprint=manifest.get("fingerprint"), began=old.get("began", now),
         command=old.get("command", shlex.join(["janus", *sys.argv[1:]])), state=state, path=run.path,
+        targets=f"\n           targets by {teacher}" if (teacher := runs.teacher(manifest)) else "",
         parameters=about["parameters"], precision=about["precision"],
     )  # fmt: skip
     try:

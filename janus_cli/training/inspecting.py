@@ -59,11 +59,16 @@ def describe_run(run: Run) -> dict[str, Any]:
         if (run.checkpoints / name).is_symlink()
     }
     words = load_tokenizers(run.path).target.size
+    teacher = runs.teacher(manifest)
     return {
         "run": str(run.path),
         **_recipe(recipe),
         "arithmetic": arithmetic(recipe, words),
-        "data": {"prepared": manifest.get("prepared"), "fingerprint": manifest.get("fingerprint")},
+        "data": {
+            "prepared": manifest.get("prepared"),
+            "fingerprint": manifest.get("fingerprint"),
+            **({"targets by": teacher} if teacher else {}),
+        },
         **links,
         "checkpoints": saved,
         "averages": sorted(folder.name for folder in run.checkpoints.glob("average-*")),

@@ -8,6 +8,7 @@ did not stop.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,7 +39,7 @@ def train(
     model: Transformer, optimizer: torch.optim.AdamW, recipe: Recipe, prepared: Prepared, world: World,
     at: Position, saver: Saver, log: Log,
 ) -> Position:  # fmt: skip
-    """Trains until `training.updates`, an early stop or a signal; saves on the way and at the end.
+    """Trains until `training.updates` or `.minutes`, an early stop or a signal; saves on the way and at the end.
 
     Raises:
         NonFiniteError, OutOfMemoryError: see `update`.
@@ -54,9 +55,12 @@ def train(
         for window in windows(recipe, prepared, world, at):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(at.step, knobs)
+            started = perf_counter()
             number = update(trainee, optimizer, window, recipe, world, at, meter, log, stop.number)
+            at.seconds += perf_counter() - started
             bar.advance(1, meter.note)
-            over = at.step == knobs.updates or bool(number)
+            late = bool(knobs.minutes and world.sums({"late": float(at.is_late(knobs.minutes))})["late"])
+            over = at.step == knobs.updates or bool(number) or late
             if at.step % knobs.log_every == 0 or over:
                 log.write("train", at.step, epoch=at.epoch, lr=learning_rate(at.step - 1, knobs), **meter.take())
             if at.step % knobs.validate_every == 0 or (over and not number):

@@ -26,7 +26,7 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each weight
 class Position:
     """step: updates done. epoch, batch: where the next update's data starts. bad: non-finite updates in a row.
 
-    best, best_step: the best validation so far. since_best: validations since then.
+    best, best_step: the best validation so far. since_best: validations since then. seconds: spent in updates.
     """
 
     step: int = 0
@@ -36,6 +36,11 @@ class Position:
     best: float | None = None
     best_step: int = 0
     since_best: int = 0
+    seconds: float = 0.0
+
+    def is_late(self, minutes: float) -> bool:
+        """Whether `training.minutes` are over; 0 never are."""
+        return 0 < 60 * minutes <= self.seconds
 
 
 class Saver:
@@ -136,4 +141,5 @@ def resume(found: Checkpoint, model: Transformer, optimizer: torch.optim.AdamW, 
     for name, weight in model.named_parameters():
         state = {moment: moments[f"{name}.{moment}"].to(device) for moment in MOMENTS}
         optimizer.state[weight] = state
-    return Position(**{key: found.state[key] for key in Position.__dataclass_fields__})
+    # A checkpoint of an earlier version has no `seconds`.
+    return Position(**{key: found.state[key] for key in Position.__dataclass_fields__ if key in found.state})

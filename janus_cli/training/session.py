@@ -161,7 +161,8 @@ def _train(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world
         optimizer = make_optimizer(model, recipe.training)
         at = saving.resume(found, model, optimizer, world.device) if found else Position()
         saver = Saver(run.checkpoints, recipe, vocabularies, world)
-        if at.step >= recipe.training.updates or saver.patience_is_over(at):
+        knobs = recipe.training
+        if at.step >= knobs.updates or at.is_late(knobs.minutes) or saver.patience_is_over(at):
             console.say(
                 f"{run.path} is finished after {at.step:,} updates; "
                 "for more: --set training.updates=N --allow-change training.updates"

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def janus(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Janus:
-    """Runs `janus decode` where a copy of `made` lies; returns the exit code, stdout and stderr."""
+def any_janus(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Janus:
+    """Runs `janus` where a copy of `made` lies; returns the exit code, stdout and stderr."""
     shutil.copytree(made, tmp_path, dirs_exist_ok=True, symlinks=True)
     os.utime(tmp_path / "runs" / "janus" / "recipe.yaml", (2e9, 2e9))
     monkeypatch.chdir(tmp_path)
@@ -43,7 +44,7 @@ def janus(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     def run(*arguments: str, stdin: bytes = b"") -> Result:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         with pytest.raises(SystemExit) as stopped:
-            main(["decode", *arguments])
+            main(arguments)
         torch.set_num_threads(1)
         assert isinstance(stopped.value.code, int)
         captured = capsys.readouterr()
@@ -51,3 +52,9 @@ def janus(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         return stopped.value.code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def janus(any_janus: Janus) -> Janus:
+    """The same for `janus decode`."""
+    return partial(any_janus, "decode")

@@ -269,8 +269,9 @@ def test_output_files_are_not_overwritten_without_force(janus: Janus) -> None:
     assert Path("mine.txt").read_text(encoding="utf-8") == "precious"
     assert janus("--input", "text", "--output", "mine.txt", "--force")[0] == 0
     assert Path("mine.txt").read_bytes() == wanted
-    code, _, err = janus("--input", "text", "--output", "no/such/folder")
-    assert (code, "cannot be written" in err) == (3, True)
+    for place in ("no/such/folder", "text/is/a/file"):
+        code, _, err = janus("--input", "text", "--output", place)
+        assert (code, "cannot be written" in err) == (3, True)
     assert not list(Path().glob(".*tmp"))
 
 

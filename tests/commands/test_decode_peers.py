@@ -14,6 +14,8 @@ from janus_cli.recipe import OBJECTIVE_NAMES
 MODES = {
     "ar": ("ar",),
     "cmlm": ("nar",),
+    "cmlmc": ("nar",),
+    "cemat": ("nar",),
     "janus": ("ar", "nar", "spec"),
     "xlnet": ("ar",),
     "mpnet": ("ar", "nar"),
@@ -82,7 +84,7 @@ def test_blocks_take_fewer_passes_and_are_named_after_their_size(janus: Janus) -
         passes.append(summary["passes_mean"])
     assert passes[0] > passes[1] > passes[2]
     assert janus("--run", "bang", "--mode", "nar")[0] == 0
-    assert json.loads(Path("runs/bang/decode/test.nar.json").read_bytes())["passes_mean"] == 1
+    assert json.loads(Path("runs/bang/decode/test.nar.eos.json").read_bytes())["passes_mean"] == 1
 
 
 def test_an_ar_side_reranks_the_lengths_of_mpnet(janus: Janus) -> None:

@@ -1,0 +1,101 @@
+"""`janus compare`: objectives side by side, under equal conditions."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from janus_cli.commands.options import (
+    DataDirOption,
+    DeviceOption,
+    DryRunOption,
+    ForceOption,
+    RecipeOption,
+    SetOption,
+    ThreadsOption,
+)
+
+
+def compare(
+    recipe: RecipeOption = None,
+    objectives: Annotated[
+        str | None, typer.Option("--objectives", metavar="NAME,…", help="What to compare; by default every objective.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, metavar="N", help="Updates of each training. Default: 2,000.")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes", min=0.01, metavar="M", help="Instead: time of each training, spent in updates."),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", metavar="N,…", help="Train each with these seeds; default the recipe's.")
+    ] = None,
+    modes: Annotated[
+        str | None,
+        typer.Option("--modes", metavar="NAME,…", help="Decoding rows, as in `janus bench --mode`, where they can be."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="'OBJECTIVE MODE'", help="Row to test against. Default: 'ar ar.beam5'."),
+    ] = None,
+    average: Annotated[
+        int, typer.Option("--average", min=0, metavar="K", help="Decode the mean of the last K checkpoints.")
+    ] = 0,
+    speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Time the rows, which take turns.")] = True,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FOLDER", help="Where it all goes; by default runs/compare-RECIPE."),
+    ] = None,
+    prepared: Annotated[
+        Path | None, typer.Option("--prepared", metavar="FOLDER", help="What `janus preprocess` made.")
+    ] = None,
+    data_dir: DataDirOption = None,
+    changes: SetOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Train several objectives with an equal budget, decode each in every mode it has, score and time them.
+
+    Writes comparison.md, .json and .svg (BLEU against decoder passes), and prints the table. BLEU and chrF have their
+    signatures; each row is tested against one row by paired bootstrap. Stopped, the same command goes on; with more
+    --steps or --minutes, trainings go on from where they were. A system that fails leaves a row that says why.
+
+    Examples:
+      janus compare
+      janus compare --recipe multi30k --data-dir ~/multi30k --objectives ar,cmlm,janus --steps 5000 --average 5
+      janus compare --recipe multi30k --minutes 30 --seeds 1,2 --against 'janus ar.beam5'
+      janus compare --objectives ar,bang --steps 900 --modes ar.beam1,nar.eos,semi2,semi4 --no-speed
+    """
+    from janus_cli.comparing.session import Request, run_compare
+    from janus_cli.errors import JanusError
+    from janus_cli.recipe import COMPARE_MODES, OBJECTIVE_NAMES
+
+    found = run_compare(
+        Request(
+            recipe=recipe, objectives=_names(objectives) or OBJECTIVE_NAMES, steps=steps, minutes=minutes,
+            seeds=_numbers(seeds), modes=_names(modes) or COMPARE_MODES, against=against, average=average, speed=speed,
+            out=out, prepared=prepared, data_dir=data_dir, changes=tuple(changes or ()), device=device, threads=threads,
+            force=force, dry_run=dry_run,
+        )
+    )  # fmt: skip
+    if found is not None:
+        table, failed = found
+        typer.echo(table)
+        if failed:
+            raise JanusError(
+                f"{failed} of the rows failed; the notes below the table say why", "the same command goes on"
+            )
+
+
+def _names(text: str | None) -> list[str]:
+    return list(dict.fromkeys(name.strip() for name in (text or "").split(",") if name.strip()))
+
+
+def _numbers(text: str | None) -> list[int]:
+    names = _names(text)
+    if not all(name.isdecimal() for name in names):
+        raise typer.BadParameter(f"{text!r} is no list of numbers, as in 1,2", param_hint="--seeds")
+    return [int(name) for name in names]

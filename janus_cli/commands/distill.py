@@ -1,0 +1,77 @@
+"""`janus distill`: a trained run -> prepared data whose training targets are what the run makes of the sources."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from janus_cli.commands.options import (
+    CheckpointOption,
+    DeviceOption,
+    DryRunOption,
+    ForceOption,
+    RunOption,
+    SetOption,
+    ThreadsOption,
+    typed,
+)
+
+
+def distill(
+    context: typer.Context,
+    named: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="The teacher, as with --run.", show_default=False)
+    ] = None,
+    run: RunOption = None,
+    checkpoint: CheckpointOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FOLDER", help="Where to; by default data/RECIPE-distilled.SOURCE-TARGET."),
+    ] = None,
+    beam: Annotated[
+        int | None, typer.Option("--beam", min=1, metavar="N", help="Beam size; 1 is greedy. Default: the recipe's, 5.")
+    ] = None,
+    batch_sentences: Annotated[
+        int | None, typer.Option("--batch-sentences", min=1, metavar="N", help="Sentences decoded together.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after the last finished sentence of a work that was stopped.")
+    ] = False,
+    changes: SetOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Make training data from what a trained model says: sequence-level knowledge distillation (Kim & Rush 2016).
+
+    The run's left-to-right side decodes the source of every training pair. Its token ids become the targets of a new
+    folder of prepared data, with the same tokenizer and the same valid and test splits, references and all.
+    Pairs that the recipe's data section would not let in (empty, too short or long, lengths too different, duplicates
+    where it wants none) are dropped and counted; outputs that reached the longest length allowed are kept and counted.
+    The manifest.json says which weights wrote the targets, how, and from which data.
+
+    Options left out are those of the recipe's decoding section; --set decoding.… changes the others, as in
+    --set decoding.precision=bf16. Whatever stops the work leaves the finished sentences beside FOLDER, as
+    .FOLDER.partial: --resume, with the same options, goes on to the same bytes. The folder appears when it is complete.
+
+    Examples:
+      janus distill
+      janus distill runs/multi30k-ar
+      janus distill multi30k-ar --checkpoint average-best5 --beam 4 --out data/multi30k-by-average.de-en
+      janus train --recipe multi30k --objective cmlm --prepared data/multi30k-distilled.de-en --run runs/cmlm-distilled
+    """
+    from janus_cli.decoding.distill import Request, run_distilling
+    from janus_cli.errors import UsageError
+
+    if named is not None and run is not None:
+        raise UsageError(f"{named} and --run {run} both name a run", "give one of them")
+    given = {"beam": beam, "batch_sentences": batch_sentences}
+    run_distilling(
+        Request(
+            run=run if named is None else named, checkpoint=checkpoint, out=out, device=device, threads=threads,
+            given={name: value for name, value in given.items() if value is not None}, changes=tuple(changes or ()),
+            resume=resume, force=force, dry_run=dry_run,
+            words=typed(context, "named", "run", "checkpoint", "out", "resume", "force"),
+        )
+    )  # fmt: skip

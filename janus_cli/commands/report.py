@@ -1,0 +1,51 @@
+"""`janus report`: runs as a page for people."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from janus_cli.commands.options import DeviceOption, ForceOption, ThreadsOption
+
+
+def report(
+    run: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="RUN", help="Training runs; by default the newest one under runs/."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="By default RUN/report.html; of several runs, report.html here."),
+    ] = None,
+    sentences: Annotated[
+        int | None,
+        typer.Option(
+            "--sentences", min=1, metavar="N", help="Validation sentences for calibration and lengths. Default: 500."
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Show one run, or several side by side, as a page that needs no network: one HTML file.
+
+    Losses, validation BLEU, speed, data statistics, predicted lengths, calibration, and a few decoded sentences with
+    their traces. What a run does not have (yet) is said on the page; a run may still be in training. An earlier report
+    is replaced, any other file only with --force. Plots need: pip install 'janus-cli[report]'
+
+    Examples:
+      janus report
+      janus report runs/multi30k-janus
+      janus report multi30k-ar multi30k-cmlm multi30k-janus --out compared.html
+    """
+    from janus_cli.recipe import REPORT_SENTENCES
+    from janus_cli.reporting.session import Request, run_report
+
+    typer.echo(
+        run_report(
+            Request(
+                runs=tuple(run or ()), out=out, sentences=REPORT_SENTENCES if sentences is None else sentences,
+                device=device, threads=threads, force=force,
+            )
+        )
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""`janus compare`: several objectives trained, decoded and scored under equal conditions."""

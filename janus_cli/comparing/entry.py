@@ -1,0 +1,179 @@
+"""One system of a comparison: an objective with a seed, trained and decoded; what is there already is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from janus_cli import console, runs
+from janus_cli.benching.modes import select
+from janus_cli.core.transformer import Transformer
+from janus_cli.decoding.plan import Plan
+from janus_cli.decoding.translator import Translator
+from janus_cli.decoding.where import find_split, load, own_recipe
+from janus_cli.errors import JanusError, Stopped, UsageError
+from janus_cli.recipe import Recipe
+from janus_cli.runs import Run
+from janus_cli.text.tokenizer import Tokenizers
+from janus_cli.training import checkpoint
+from janus_cli.training.averaging import average_checkpoints
+from janus_cli.training.checkpoint import STATE
+from janus_cli.training.session import Request, run_training
+
+SPLIT = "test"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An objective with a seed, and where its run is."""
+
+    objective: str
+    seed: int
+    run: Run
+
+    @property
+    def name(self) -> str:
+        return f"{self.objective}.seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one mode of an entry wrote. passes: decoder passes a sentence."""
+
+    label: str
+    texts: list[str]
+    passes: float
+
+
+@dataclass
+class Outcome:
+    """What became of an entry: its rows by label. failed: what went wrong, and why.
+
+    checkpoint: what was decoded; None where the training failed. training: updates, epochs, seconds in updates, size.
+    """
+
+    entry: Entry
+    checkpoint: Path | None = None
+    training: dict[str, Any] | None = None
+    rows: dict[str, Row] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """The decoded checkpoint."""
+        assert self.checkpoint is not None, "the training failed"
+        return self.checkpoint
+
+    @property
+    def recipe(self) -> Recipe:
+        """That of the checkpoint."""
+        return own_recipe(self.folder, ())
+
+    def load(self, device: torch.device) -> tuple[Transformer, Tokenizers]:
+        """The checkpoint's model and tokenizers."""
+        return load(self.entry.run, self.folder, device, self.recipe.decoding.precision)
+
+    def plan(self, label: str) -> Plan:
+        """How the row of this label was decoded."""
+        return select(self.recipe, (label,)).plans[label]
+
+    @property
+    def sha256(self) -> str:
+        """Of the decoded weights."""
+        return checkpoint.fingerprint(self.folder)
+
+
+def trained(entry: Entry, request: Request, average: int) -> Outcome:
+    """Trains the entry, or goes on with it, and finds the checkpoint to decode. What goes wrong is its outcome.
+
+    average: decode the mean of so many last checkpoints, or of as many as there are; 0: the last one.
+
+    Raises:
+        Stopped: a signal ended the training; it was saved.
+    """
+    outcome = Outcome(entry)
+    try:
+        run_training(request)
+        folder = (entry.run.checkpoints / "last").resolve()
+        if average:
+            there = len(list(checkpoint.steps(entry.run.checkpoints)))
+            folder, _ = average_checkpoints(entry.run, last=min(average, there), best=None, force=True)
+    except Stopped:
+        raise
+    except JanusError as problem:
+        console.error(f"{entry.name}: {problem.message}", problem.hint)
+        outcome.failed["training"] = problem.message
+        return outcome
+    outcome.checkpoint, outcome.training = folder, _training(entry.run, folder)
+    return outcome
+
+
+def _training(run: Run, folder: Path) -> dict[str, Any]:
+    state = runs.read_json(folder / STATE)
+    log = [json.loads(line) for line in run.log.read_bytes().split(b"\n") if line.startswith(b'{"kind": "start"')]
+    return {
+        "updates": state["step"], "epochs": state["epoch"], "seconds": round(state.get("seconds", 0.0), 1),
+        "parameters": log[-1]["parameters"] if log else None, "precision": state.get("precision"),
+        "checkpoint": folder.name,
+    }  # fmt: skip
+
+
+def decoded(outcome: Outcome, names: Sequence[str], outputs: Path, device: torch.device) -> None:
+    """Fills `rows`: the test split in each of the modes `names` (see `benching.modes.select`) that the run has.
+
+    Texts go to `outputs`, with what weights wrote them; those of the same weights are not decoded again.
+    """
+    recipe = outcome.recipe
+    try:
+        plans = select(recipe, names).plans
+    except UsageError as problem:
+        outcome.failed["decoding"] = problem.message
+        return
+    reader, _ = find_split(outcome.entry.run, recipe, SPLIT, "compared")
+    lines = list(reader)
+    model: tuple[Transformer, Tokenizers] | None = None
+    for label, plan in plans.items():
+        stem = outputs / f"{outcome.entry.name}.{label}"
+        row = _kept(stem, label, outcome.sha256, len(lines))
+        if row is None:
+            model = model or outcome.load(device)
+            try:
+                row = _decode(model, plan, label, lines, outcome.entry.name)
+            except Stopped:
+                raise
+            except JanusError as problem:
+                console.error(f"{outcome.entry.name} {label}: {problem.message}", problem.hint)
+                outcome.failed[label] = problem.message
+                continue
+            _keep(stem, row, outcome.sha256)
+        outcome.rows[label] = row
+
+
+def _decode(model: tuple[Transformer, Tokenizers], plan: Plan, label: str, lines: Sequence[str], name: str) -> Row:
+    translator = Translator(*model, plan)
+    with console.progress(f"{name} {label}", len(lines)) as bar:
+        translator.advance = bar.advance
+        texts = [result.texts[0] for window in translator.windows(lines) for result in window]
+    return Row(label, texts, translator.timing.passes / max(1, translator.timing.sentences))
+
+
+def _kept(stem: Path, label: str, sha256: str, lines: int) -> Row | None:
+    """What an earlier call wrote with the same weights."""
+    text, about = (stem.with_name(f"{stem.name}.{suffix}") for suffix in ("txt", "json"))
+    if not (text.is_file() and about.is_file()):
+        return None
+    found, texts = runs.read_json(about), text.read_bytes().decode().split("\n")[:-1]
+    if found.get("sha256") != sha256 or len(texts) != lines:
+        return None
+    return Row(label, texts, float(found["passes"]))
+
+
+def _keep(stem: Path, row: Row, sha256: str) -> None:
+    runs.write_atomically(stem.with_name(f"{stem.name}.txt"), "".join(f"{text}\n" for text in row.texts).encode())
+    about = json.dumps({"sha256": sha256, "passes": row.passes})
+    runs.write_atomically(stem.with_name(f"{stem.name}.json"), about.encode())

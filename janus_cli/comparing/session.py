@@ -1,0 +1,231 @@
+"""One `janus compare`, from options to a table: train each, decode each, time all together, write it down."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from janus_cli import __version__, console, recipe_file, runs
+from janus_cli.benching import machine
+from janus_cli.benching.contestant import own
+from janus_cli.benching.measure import Spread, Work, measure, percentile
+from janus_cli.benching.modes import matching, select
+from janus_cli.comparing import report
+from janus_cli.comparing.entry import SPLIT, Entry, Outcome, decoded, trained
+from janus_cli.decoding.where import find_split
+from janus_cli.errors import DataError, UsageError
+from janus_cli.recipe import (
+    BENCH_REPEATS,
+    BENCH_WARMUP,
+    COMPARE_MODES,
+    COMPARE_SENTENCES,
+    COMPARE_SINGLES,
+    COMPARE_UPDATES,
+    OBJECTIVE_NAMES,
+    Recipe,
+)
+from janus_cli.runs import Run
+from janus_cli.training import session
+from janus_cli.training.distributed import choose_device, keep_freed_memory
+
+UNBOUNDED = 10_000_000  # updates, where minutes decide
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; see the options of `janus compare`."""
+
+    recipe: str | None = None
+    objectives: Sequence[str] = OBJECTIVE_NAMES
+    steps: int | None = None
+    minutes: float | None = None
+    seeds: Sequence[int] = ()
+    modes: Sequence[str] = COMPARE_MODES
+    against: str | None = None
+    average: int = 0
+    speed: bool = True
+    out: Path | None = None
+    prepared: Path | None = None
+    data_dir: Path | None = None
+    changes: Sequence[str] = ()
+    device: str = "auto"
+    threads: int | None = None
+    force: bool = False
+    dry_run: bool = False
+
+
+def run_compare(request: Request) -> tuple[str, int] | None:
+    """Compares as asked and returns the table and how many rows failed; a dry run returns None.
+
+    Raises:
+        UsageError: options that do not fit each other, or a folder that holds something else.
+        Stopped: a signal came; the same command goes on.
+    """
+    recipe, entries, folder = _planned(request)
+    console.say(
+        f"comparing {len(entries)} system{'s' * (len(entries) != 1)} in {folder}: {report.budget(_settings(request))}"
+    )
+    if request.dry_run:
+        for entry in entries:
+            there = "goes on" if entry.run.recipe.exists() else "begins"
+            console.say(f"{entry.name}: {there} in {entry.run.path}, then {', '.join(request.modes)} as far as it can")
+        return None
+    if request.threads:
+        torch.set_num_threads(request.threads)
+    keep_freed_memory()
+    _begin(folder, request)
+    device = choose_device(request.device)
+    outcomes = []
+    for number, entry in enumerate(entries, 1):
+        console.say(f"\n[{number} of {len(entries)}] {entry.name}")
+        outcome = trained(entry, _training_request(request, entry), request.average)
+        if outcome.checkpoint is not None:
+            decoded(outcome, request.modes, folder / "outputs", device)
+        outcomes.append(outcome)
+    about = _about(request, recipe, outcomes, device)
+    table = report.table(about)
+    report.write(folder, about, table)
+    return table, sum(len(outcome.failed) for outcome in outcomes)
+
+
+def _planned(request: Request) -> tuple[Recipe, list[Entry], Path]:
+    """The recipe, what is compared, and where.
+
+    Raises:
+        UsageError: options that do not fit.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("janus compare runs in one process", "train with torchrun, then use janus bench and score")
+    if (request.steps is None) == (request.minutes is None) and request.steps is not None:
+        raise UsageError(
+            "--steps and --minutes exclude each other", "give each system the same updates or the same time"
+        )
+    unknown = [name for name in request.objectives if name not in OBJECTIVE_NAMES]
+    if unknown or not request.objectives:
+        raise UsageError(f"no such objective: {', '.join(unknown)}", f"choose of {', '.join(OBJECTIVE_NAMES)}")
+    recipe = recipe_file.load(request.recipe or "demo", request.changes)
+    matching(request.modes)
+    rows: list[str] = []
+    for objective in request.objectives:  # mistakes are found before hours of training
+        theirs = recipe_file.load(request.recipe or "demo", request.changes, objective)
+        with suppress(UsageError):  # an objective that can do none of the modes becomes a row that says so
+            rows += [f"{objective} {label}" for label in select(theirs, request.modes).plans]
+    if request.against is not None and request.against not in rows:
+        raise UsageError(f"--against {request.against}: there will be no such row", f"rows: {'; '.join(rows)}")
+    if request.minutes and recipe.training.schedule != "inverse_sqrt":
+        raise UsageError(
+            f"--minutes: schedule {recipe.training.schedule} must know the number of updates", "use --steps"
+        )
+    folder = request.out or runs.RUNS / f"compare-{recipe.name}"
+    seeds = request.seeds or [recipe.seed]
+    entries = [
+        Entry(objective, seed, Run(folder / f"{objective}.seed{seed}"))
+        for seed in seeds
+        for objective in request.objectives
+    ]
+    return recipe, entries, folder
+
+
+def _settings(request: Request) -> dict[str, Any]:
+    steps = None if request.minutes else request.steps or COMPARE_UPDATES
+    return {"steps": steps, "minutes": request.minutes, "average": request.average}
+
+
+def _begin(folder: Path, request: Request) -> None:
+    """Makes the folder, or finds it as an earlier call left it."""
+    mark = folder / "comparison.json"
+    if folder.exists() and not mark.is_file() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is there and holds no comparison", "name another folder with --out")
+    recipe = request.recipe or "demo"
+    if mark.is_file() and not request.force:
+        before = runs.read_json(mark).get("recipe")
+        if before != recipe:
+            raise UsageError(f"{folder} compares with recipe {before}, not {recipe}", "another --out, or --force")
+    try:
+        (folder / "outputs").mkdir(parents=True, exist_ok=True)
+        if not mark.is_file():
+            runs.write_atomically(mark, json.dumps({"recipe": recipe}).encode())
+    except OSError as problem:
+        raise DataError(f"{folder} cannot be written: {problem.strerror}", "name another folder with --out") from None
+
+
+def _training_request(request: Request, entry: Entry) -> session.Request:
+    settings = _settings(request)
+    changes = [*request.changes, f"training.updates={settings['steps'] or UNBOUNDED}"]
+    changes += [f"training.minutes={float(settings['minutes'])}"] if settings["minutes"] else ["training.minutes=0.0"]
+    there = entry.run.recipe.exists() and not request.force
+    return session.Request(
+        recipe=request.recipe or "demo", objective=entry.objective, run=entry.run.path, prepared=request.prepared,
+        data_dir=request.data_dir, resume=there, changes=tuple(changes), device=request.device, seed=entry.seed,
+        threads=request.threads, force=request.force and not there,
+        allow_change=("training.updates", "training.minutes") if there else (),  # a budget may grow
+    )  # fmt: skip
+
+
+def _about(request: Request, recipe: Recipe, outcomes: Sequence[Outcome], device: torch.device) -> dict[str, Any]:
+    """Everything that was found, as plain values."""
+    done = [outcome for outcome in outcomes if outcome.rows]
+    lines, references = _texts(done)
+    load = machine.load_average()
+    speeds = _speeds(done, lines, device) if request.speed and done else {}
+    about: dict[str, Any] = {
+        "format": 1, "janus": __version__, "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "recipe": request.recipe or "demo", "name": recipe.name, "changes": list(request.changes),
+        "settings": _settings(request), "split": SPLIT, "sentences": len(lines),
+        "machine": {**machine.describe(device), "load": load},
+        "timed": {"sentences": min(COMPARE_SENTENCES, len(lines)), "singles": min(COMPARE_SINGLES, len(lines)),
+                  "repeats": BENCH_REPEATS} if speeds else None,
+        "systems": [
+            {"objective": each.entry.objective, "seed": each.entry.seed, "run": str(each.entry.run.path),
+             "training": each.training, "failed": each.failed}
+            for each in outcomes
+        ],
+    }  # fmt: skip
+    about["rows"], about["against"] = report.scored(done, references, request.against)
+    for row in about["rows"]:
+        row["speed"] = speeds.get(f"{row['objective']} {row['label']}")
+    return about
+
+
+def _texts(done: Sequence[Outcome]) -> tuple[list[str], list[str] | None]:
+    """The split's lines and references; these are None where the data has none."""
+    if not done:
+        return [], None
+    reader, place = find_split(done[0].entry.run, done[0].recipe, SPLIT, "compared")
+    if place.target is None:
+        return list(reader), None
+    return list(reader), place.target.read_bytes().decode().split("\n")[:-1]
+
+
+def _speeds(done: Sequence[Outcome], lines: Sequence[str], device: torch.device) -> dict[str, Mapping[str, Any]]:
+    """How fast each objective's modes are, the first seed's; all rows take turns, so a machine that drifts is fair."""
+    rows, seen = [], set()
+    for outcome in done:
+        if outcome.entry.objective in seen:
+            continue
+        seen.add(outcome.entry.objective)
+        model, tokenizers = outcome.load(device)
+        for label in outcome.rows:
+            row = own(label, outcome.plan(label), model, tokenizers)
+            rows.append(replace(row, label=f"{outcome.entry.objective} {label}"))
+    texts = [line for line in lines if line.strip()]
+    batch = done[0].recipe.decoding.batch_sentences
+    work = Work(texts[:COMPARE_SENTENCES], texts[:COMPARE_SINGLES], (batch,), BENCH_REPEATS, BENCH_WARMUP)
+    with console.progress("timing", work.translations(len(rows))) as bar:
+        found = measure(rows, work, bar.advance)
+    return {
+        label: {
+            "p50": asdict(Spread.of([percentile(taken, 50) for taken in timed.singles])),
+            "sentences_per_second": asdict(Spread.of([len(work.lines) / seconds for seconds in timed.batched])),
+            "batch": timed.batch,
+        }
+        for label, timed in found.items()
+    }

@@ -1,0 +1,193 @@
+"""One `janus distill`, from options to a folder: which teacher, which sentences, where to."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from janus_cli import console, recipe_file, runs
+from janus_cli.core.objectives import OBJECTIVES
+from janus_cli.decoding import distilled, results
+from janus_cli.decoding.distilled import IdLines
+from janus_cli.decoding.interrupt import interruptible
+from janus_cli.decoding.journal import writable
+from janus_cli.decoding.plan import Plan, choose
+from janus_cli.decoding.translator import Translator
+from janus_cli.decoding.unfinished import Unfinished
+from janus_cli.decoding.where import checkpoint_name, load, own_recipe, read_checkpoint
+from janus_cli.errors import DataError, UsageError
+from janus_cli.recipe import Recipe
+from janus_cli.runs import Run
+from janus_cli.text.folder import must_be_free
+from janus_cli.text.prepare import Prepared, open_prepared
+from janus_cli.text.tokenizer import Tokenizers
+from janus_cli.training.checkpoint import STATE, fingerprint
+from janus_cli.training.distributed import choose_device, keep_freed_memory
+
+ELSEWHERE = "name another folder with --out"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; see the options of `janus distill`.
+
+    given: options of the decoding section. words: the command line's options but for the run, --checkpoint, --out,
+    --resume and --force, to tell how to do it again.
+    """
+
+    run: Path | None = None
+    checkpoint: Path | None = None
+    out: Path | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
+    changes: Sequence[str] = ()
+    device: str = "auto"
+    threads: int | None = None
+    resume: bool = False
+    force: bool = False
+    dry_run: bool = False
+    words: Sequence[str] = ()
+
+
+@dataclass
+class Job:
+    """All that distilling needs. about: what the manifest will say. translator: None in a dry run."""
+
+    recipe: Recipe
+    prepared: Prepared
+    out: Path
+    about: dict[str, Any]
+    files: Unfinished
+    translator: Translator | None = None
+
+
+def run_distilling(request: Request) -> Path:
+    """Distills as asked, and returns the folder."""
+    if request.resume and request.force:
+        raise UsageError("--resume and --force exclude each other", "--resume goes on, --force starts over")
+    if request.threads:
+        torch.set_num_threads(request.threads)
+    device = choose_device(request.device)
+    with interruptible():
+        job = read_checkpoint(request.run, request.checkpoint, partial(_job, request, device))
+        if job.translator is None:
+            return job.out
+        with writable(job.out, ELSEWHERE):
+            job.out.parent.mkdir(parents=True, exist_ok=True)
+        with job.files.opened():
+            _decode(job, job.translator)
+            about = job.about | {"seconds": job.files.point.seconds}
+            replace = job.files.targets[job.out]
+            written = distilled.write(job.prepared, job.recipe, job.files.partials[0], job.out, about, force=replace)
+            job.files.discard()
+        _tell(job, written)
+    return job.out
+
+
+def _job(request: Request, device: torch.device, run: Run, folder: Path) -> Job:
+    """Checks everything that can be checked beforehand, then loads the model."""
+    recipe = own_recipe(folder, request.changes)
+    plan = _plan(request, run, recipe)
+    out = request.out or runs.distilled_dir(recipe)
+    if not request.resume:  # whether a resumed one may replace it was said when it began
+        must_be_free(out, force=request.force)
+    prepared = _prepared(run, recipe)
+    weights, name = fingerprint(folder), checkpoint_name(run, folder)
+    command = shlex.join(["janus", "distill", str(run.path), "--checkpoint", name, *request.words])
+    about = {
+        "run": str(run.path), "checkpoint": name, "sha256": weights, "objective": recipe.objective.name,
+        "options": plan.used, "device": str(device), "torch": torch.__version__, "command": command,
+        "prepared": str(prepared.folder.resolve()), "fingerprint": prepared.train.fingerprint,
+    }  # fmt: skip
+    files = _files(request, plan, out, about)
+    if not request.dry_run:
+        keep_freed_memory()
+    console.say(
+        f"{'would decode' if request.dry_run else 'decoding'} the {len(prepared.train):,} training sources of "
+        f"{prepared.folder} with {run.path}, checkpoint {folder.name}: "
+        + ", ".join(f"{name} {value}" for name, value in plan.used.items())
+    )
+    if files.resumed:
+        console.say(f"going on after {files.point.lines:,} finished sentences")
+    job = Job(recipe, prepared, out, about, files)
+    if request.dry_run:
+        console.say(f"would write {out}")
+        return job
+    model, tokenizers = load(run, folder, device, plan.options.precision)
+    job.about["step"] = runs.read_json(folder / STATE).get("step")
+    ids = Tokenizers(IdLines(tokenizers.source), IdLines(tokenizers.target), tokenizers.files)
+    job.translator = Translator(model, ids, plan)
+    return job
+
+
+def _plan(request: Request, run: Run, recipe: Recipe) -> Plan:
+    """How to decode: left to right, one hypothesis."""
+    if not OBJECTIVES[recipe.objective.name].ar:
+        raise UsageError(
+            f"{run.path} was trained with objective {recipe.objective.name}: it has no autoregressive side to distil",
+            "name a run of objective ar or janus",
+        )
+    return choose(recipe, {"mode": "ar", "nbest": 1, **request.given})
+
+
+def _prepared(run: Run, recipe: Recipe) -> Prepared:
+    """The data that the run was trained on.
+
+    Raises:
+        DataError: it is gone, or it was made anew from something else.
+    """
+    theirs = runs.read_json(run.manifest)
+    recorded = Path(theirs.get("prepared", ""))
+    prepared = open_prepared(recipe, recorded if recorded.is_dir() else runs.prepared_dir(recipe))
+    # Where the text lay when it was prepared may differ.
+    made, used = (
+        {name: split["fingerprint"] for name, split in manifest.get("splits", {}).items()}
+        for manifest in (prepared.manifest, theirs)
+    )
+    if made != used:
+        raise DataError(
+            f"{prepared.folder} is not the data that {run.path} was trained on", "prepare the same text again"
+        )
+    return prepared
+
+
+def _files(request: Request, plan: Plan, out: Path, about: Mapping[str, Any]) -> Unfinished:
+    """Where the work grows; checked."""
+    # Batches of another size give the same hypotheses: who ran out of memory may go on with smaller ones.
+    options = {name: value for name, value in plan.used.items() if name != "batch_sentences"}
+    options["data"] = about["fingerprint"]
+    again = f"{about['command']}{f' --out {shlex.quote(str(out))}' if request.out else ''} --resume"
+    files = Unfinished({out: request.force}, (about["checkpoint"], about["sha256"]), options, again, ELSEWHERE)
+    files.check(resume=request.resume, force=request.force)
+    return files
+
+
+def _decode(job: Job, translator: Translator) -> None:
+    """Decodes the sources that are not done yet. A line of ids for each goes into the unfinished file."""
+    begun, timing = job.files.point, translator.timing
+    timing.sentences, timing.tokens, timing.passes = begun.lines, begun.tokens, begun.passes
+    sources = job.files.skipped(distilled.sources(job.prepared.train))
+    with console.progress("distilling", len(job.prepared.train), start=begun.lines) as bar:
+        translator.advance = bar.advance
+        started = perf_counter()
+        for some in translator.windows(sources, begun.lines):
+            seconds = begun.seconds + perf_counter() - started
+            done = [result.source for result in some]
+            job.files.write([results.plain(some, 1)], done, timing.tokens, timing.passes, seconds)
+
+
+def _tell(job: Job, written: Mapping[str, Any]) -> None:
+    split, about, name = written["splits"]["train"], written["distilled"], job.recipe.name
+    if about["at_limit"]:
+        console.warn(f"{about['at_limit']:,} outputs reached the longest length allowed; they are kept")
+    known = name if name in recipe_file.available() else Path(about["run"]) / "recipe.yaml"
+    console.say(
+        f"{split['kept']:,} pairs written to {job.out}; next: janus train --recipe {known} --objective cmlm "
+        f"--prepared {job.out} --run {runs.RUNS / f'{name}-cmlm-distilled'}"
+    )

@@ -1,0 +1,132 @@
+"""Prepared data with a teacher's targets: sources as lines of ids, lines of ids back into a folder.
+
+Ids stay ids. Text would not do: another split of the same words into pieces is another target than the teacher's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from janus_cli import console
+from janus_cli.core.generate import length_limit
+from janus_cli.decoding.journal import START_OVER
+from janus_cli.errors import DataError
+from janus_cli.recipe import Decoding, Recipe
+from janus_cli.runs import copy_files
+from janus_cli.text.corpus import CHUNK_LINES, Side, Split, sha256
+from janus_cli.text.encode import Encoded, Ragged, Rules, filter_pairs, key
+from janus_cli.text.folder import whole_folder
+from janus_cli.text.prepare import Prepared, seal
+from janus_cli.text.splits import SplitWriter, reasons
+from janus_cli.text.store import Store
+from janus_cli.text.tokenizer import Tokenizer
+
+
+class IdLines:
+    """A tokenizer whose text is the ids themselves: the line `17 5 230` for [17, 5, 230]. like: whose ids they are."""
+
+    def __init__(self, like: Tokenizer) -> None:
+        self.size, self.pieces = like.size, like.pieces
+
+    def encode(self, lines: Sequence[str]) -> list[list[int]]:
+        return [[int(word) for word in line.split()] for line in lines]
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        return [" ".join(map(str, row)) for row in rows]
+
+
+def sources(store: Store) -> Iterator[str]:
+    """The source of every pair as a line of ids."""
+    for index in range(len(store)):
+        yield " ".join(map(str, store.pair(index)[0].tolist()))
+
+
+def write(
+    prepared: Prepared, recipe: Recipe, hypotheses: Path, out: Path, about: Mapping[str, Any], *, force: bool
+) -> dict[str, Any]:
+    """Makes the folder `out`, whole or not at all: the data of `prepared`, but with other training targets.
+
+    hypotheses: a line of ids for each training pair. about: who wrote them, for the manifest; its `options` are the
+    decoding options. Pairs that the recipe's data section does not let in are dropped. Memory is bounded (but see
+    `prepare` for `data.deduplicate`).
+
+    Returns:
+        The manifest, as written. Its `distilled` is `about` and at_limit: how many outputs have all tokens allowed.
+
+    Raises:
+        DataError: no pair is left, or `hypotheses` is damaged.
+        UsageError: `out` is there and `force` is not given.
+    """
+    before = prepared.manifest
+    count = len(prepared.train)
+    target = Side(hypotheses, count, hypotheses.stat().st_size, sha256(hypotheses))
+    source = Side(
+        prepared.train.path, count, prepared.train.path.stat().st_size, before["files"]["train.arrow"]["sha256"]
+    )
+    pairs = _Pairs(prepared.train, hypotheses, recipe, Decoding(**about["options"]), prepared.tokenizers.target.size)
+    with whole_folder(out, force=force) as folder:
+        copy_files([name for name in before["files"] if name != "train.arrow"], prepared.folder, folder)
+        origin = {"data": prepared.train.fingerprint, "teacher": about["sha256"]}
+        writer = SplitWriter(
+            recipe.data, Split("train", source, target), prepared.tokenizers, folder, origin, recipe.tokenizer.joiner
+        )
+        try:
+            writer.fill(pairs.filtered, "stop")
+        except DataError:
+            if writer.dropped.total() < count:
+                raise
+            raise DataError(
+                f"none of the teacher's outputs makes a training pair: {reasons(writer.dropped)}",
+                "take a better teacher or another checkpoint, and start over with --force",
+            ) from None
+        lost = reasons(writer.dropped)
+        console.say(f"{writer.kept:,} of {count:,} pairs kept" + (f"; dropped: {lost}" if lost else ""))
+        train = writer.entry(made_here=True)
+        train["text"]["source"] = before["splits"]["train"]["text"]["source"]
+        more = {"splits": {**before["splits"], "train": train}, "distilled": {**about, "at_limit": pairs.at_limit}}
+        return seal(folder, {**before, **more})
+
+
+class _Pairs:
+    """Sources of a store beside lines of ids, in chunks. at_limit: outputs so far that have all tokens allowed."""
+
+    def __init__(self, store: Store, hypotheses: Path, recipe: Recipe, options: Decoding, size: int) -> None:
+        self.store, self.hypotheses, self.options, self.size = store, hypotheses, options, size
+        self.max_length = recipe.model.max_length
+        self.at_limit = 0
+
+    def filtered(self, split: Split, rules: Rules) -> Iterator[Encoded]:
+        """What `SplitWriter.fill` writes: the pairs that the rules let in.
+
+        Raises:
+            DataError: there are not as many lines as pairs, or other things than ids in them.
+        """
+        with self.hypotheses.open("rb") as file:
+            for start in range(0, len(self.store), CHUNK_LINES):
+                yield self._chunk(file, range(start, min(start + CHUNK_LINES, len(self.store))), rules)
+            if file.read(1):
+                raise self._damaged()
+
+    def _chunk(self, file: BinaryIO, numbers: range, rules: Rules) -> Encoded:
+        try:
+            rows = [[int(word) for word in line.split()] for line in islice(file, len(numbers))]
+        except ValueError:
+            raise self._damaged() from None
+        if len(rows) != len(numbers) or any(not 0 <= index < self.size for row in rows for index in row):
+            raise self._damaged()
+        inputs = [self.store.pair(number)[0].tolist() for number in numbers]
+        source, target = Ragged.of(inputs), Ragged.of(rows)
+        most = length_limit(torch.from_numpy(source.lengths), self.max_length, self.options).numpy() - 1  # EOS
+        self.at_limit += int((target.lengths >= most).sum())
+        kept, dropped = filter_pairs(source.lengths, target.lengths, set(), rules)
+        keys = [key(str(inputs[row]), str(rows[row])) for row in np.flatnonzero(kept)] if rules.deduplicate else []
+        return Encoded(len(rows), source.keep(kept), target.keep(kept), keys, ([], []), dropped, 0)
+
+    def _damaged(self) -> DataError:
+        return DataError(f"{self.hypotheses} is damaged: it is not a line of known ids for each pair", START_OVER)

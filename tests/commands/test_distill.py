@@ -1,0 +1,299 @@
+"""`janus distill`: a teacher's outputs as training data, whole or not at all, and a student that trains on them."""
+
+import fcntl
+import json
+import re
+import shlex
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from untrained import CHANGES, Janus
+
+from janus_cli import recipe_file
+from janus_cli.cli import main
+from janus_cli.core.batch import EOS, pad
+from janus_cli.core.generate import generate_ar
+from janus_cli.decoding import distilled, translator
+from janus_cli.decoding.translator import Result, Translator
+from janus_cli.errors import DataError
+from janus_cli.text.prepare import open_prepared
+from janus_cli.text.store import Store
+from janus_cli.training.checkpoint import fingerprint, load_model
+
+OUT = Path("data/demo-distilled.src-tgt")
+SMALL = ("--batch-sentences", "16")
+Stop = Callable[[int, signal.Signals], None]
+
+
+@pytest.fixture
+def distill(any_janus: Janus) -> Janus:
+    return partial(any_janus, "distill")
+
+
+@pytest.fixture
+def stop(monkeypatch: pytest.MonkeyPatch) -> Stop:
+    """Makes the next work get a signal after so many windows of 32 sentences."""
+    monkeypatch.setattr(translator, "WINDOW_BATCHES", 2)
+    all_windows = Translator.windows
+
+    def after(count: int, number: signal.Signals) -> None:
+        def windows(self: Translator, rest: Iterator[str], first: int = 0) -> Iterator[list[Result]]:
+            for index, window in enumerate(all_windows(self, rest, first)):
+                if index == count:
+                    monkeypatch.setattr(Translator, "windows", all_windows)
+                    signal.raise_signal(number)
+                yield window
+
+        monkeypatch.setattr(Translator, "windows", windows)
+
+    return after
+
+
+def manifest(folder: Path = OUT) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
+    return found
+
+
+def stores(folder: Path = OUT) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.name != "manifest.json"}
+
+
+def again(err: str) -> list[str]:
+    """The arguments of the command that the hint names."""
+    found = re.search(r"go on with: janus distill (.*)$", err, re.MULTILINE)
+    assert found
+    return shlex.split(found[1])
+
+
+def left() -> list[str]:
+    return sorted(path.name for path in Path("data").iterdir() if path.name.startswith("."))
+
+
+@pytest.mark.parametrize(("run", "beam"), [("ar", 3), ("ar", 1), ("janus", 2)])
+def test_targets_are_what_the_teacher_says_of_each_source_alone(distill: Janus, run: str, beam: int) -> None:
+    assert distill(f"runs/{run}", "--beam", str(beam))[:2] == (0, "")
+    recipe = recipe_file.load("demo", CHANGES, run)
+    options = recipe.decoding.model_copy(update={"beam": beam})
+    model = load_model(Path(f"runs/{run}/checkpoints/last").resolve())
+    raw, made = Store.open(Path("data/demo/train.arrow")), Store.open(OUT / "train.arrow", "train")
+    dropped: dict[str, int] = {}
+    at_limit, rows = 0, iter(range(len(made)))
+    for index in range(len(raw)):
+        source = raw.pair(index)[0].tolist()
+        ((found,),) = generate_ar(model, pad([[*source, EOS]]), "content", options)
+        at_limit += len(found.tokens) == int(len(source) * 0.5) + 2
+        long, short = max(len(source), len(found.tokens)), min(len(source), len(found.tokens))
+        if not found.tokens or long > 3 * short:
+            reason = "ratio" if found.tokens else "empty"
+            dropped[reason] = dropped.get(reason, 0) + 1
+            continue
+        kept = made.pair(next(rows))
+        assert (kept[0].tolist(), kept[1].tolist()) == (source, found.tokens)
+    assert next(rows, None) is None
+    about = manifest()
+    assert about["splits"]["train"]["dropped"] == dropped
+    assert (about["splits"]["train"]["in"], about["splits"]["train"]["kept"]) == (len(raw), len(made))
+    assert about["distilled"]["at_limit"] == at_limit > 0
+    assert len(made) > 200
+
+
+def test_everything_but_the_training_targets_stays(distill: Janus) -> None:
+    code, _, err = distill("ar", "--checkpoint", "step-000001", "--set", "decoding.length_penalty=0.5")
+    assert code == 0
+    assert "outputs reached the longest length allowed" in err
+    raw, made = stores(Path("data/demo")), stores()
+    assert raw.keys() == made.keys()
+    assert {name for name in raw if raw[name] != made[name]} == {"train.arrow"}
+    before, now = manifest(Path("data/demo")), manifest()
+    changed = {"splits", "files", "created", "distilled"}
+    assert {key: value for key, value in now.items() if key not in changed} == {
+        key: value for key, value in before.items() if key not in changed
+    }
+    assert now["splits"] | {"train": {}} == before["splits"] | {"train": {}}
+    about = now["distilled"]
+    assert about["run"] == "runs/ar"
+    assert (about["checkpoint"], about["step"]) == ("step-000001", 1)
+    assert about["sha256"] == fingerprint(Path("runs/ar/checkpoints/step-000001"))
+    assert about["fingerprint"] == before["splits"]["train"]["fingerprint"]
+    assert Path(about["prepared"]) == Path("data/demo").resolve()
+    assert (about["options"]["beam"], about["options"]["length_penalty"]) == (3, 0.5)
+    # Whoever follows the manifest gets the same bytes.
+    words = shlex.split(about["command"])
+    assert distill(*words[2:], "--out", "data/second")[0] == 0
+    assert stores(Path("data/second")) == made
+    assert not left()
+
+
+def test_prepared_data_of_the_recipe_that_says_how_to_make_it_again(distill: Janus) -> None:
+    assert distill("runs/ar", "--beam", "2", "--out", "data/mine")[0] == 0
+    recipe = recipe_file.load("demo", CHANGES)
+    assert len(open_prepared(recipe, Path("data/mine")).train) == manifest(Path("data/mine"))["splits"]["train"]["kept"]
+    (Path("data/mine") / "train.arrow").write_bytes(b"")
+    with pytest.raises(DataError, match="does not fit") as caught:
+        open_prepared(recipe, Path("data/mine"))
+    assert caught.value.hint == (
+        "make it again: janus distill runs/ar --checkpoint step-000002 --beam 2 --out data/mine --force"
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)], ids=str
+)
+def test_stopped_and_gone_on_with_it_has_the_same_bytes(
+    distill: Janus, stop: Stop, number: signal.Signals, code: int
+) -> None:
+    assert distill("ar", *SMALL, "--out", "data/whole")[0] == 0
+    stop(2, number)
+    got, out, err = distill("ar", *SMALL)
+    assert (got, out) == (code, "")
+    assert f"stopped by {number.name}; 64 finished lines are kept in data/.{OUT.name}.partial" in err
+    assert not OUT.exists()
+    stop(3, number)
+    assert distill(*again(err))[0] == code
+    got, _, err = distill(*again(err))
+    assert got == 0
+    assert "going on after 160 finished sentences" in err
+    assert stores() == stores(Path("data/whole"))
+    assert not left()
+
+
+def test_stopped_while_the_folder_is_written(distill: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert distill("ar", "--out", "data/whole")[0] == 0
+    seal = distilled.seal
+    monkeypatch.setattr(distilled, "seal", lambda *some: signal.raise_signal(signal.SIGTERM))
+    code, _, err = distill("ar", "--out", "data/x y")
+    assert code == 143
+    assert "298 finished lines are kept" in err
+    assert not Path("data/x y").exists()
+    monkeypatch.setattr(distilled, "seal", seal)
+    monkeypatch.setattr(Translator, "_batch", None)  # nothing is decoded again
+    assert distill(*again(err))[0] == 0
+    assert stores(Path("data/x y")) == stores(Path("data/whole"))
+    assert not left()
+
+
+def test_nothing_is_overwritten_without_force(distill: Janus, stop: Stop) -> None:
+    assert distill("ar")[0] == 0
+    before = stores()
+    code, _, err = distill("ar", "--beam", "1")
+    assert code == 2
+    assert f"{OUT} holds prepared data already" in err
+    stop(1, signal.SIGINT)
+    code, _, err = distill("ar", "--beam", "1", "--force", *SMALL)
+    assert code == 130
+    assert stores() == before
+    assert distill(*again(err))[0] == 0  # --force was said when it began
+    assert stores() != before
+    assert not left()
+    Path("notes").mkdir()
+    Path("notes/mine.txt").write_text("mine")
+    code, _, err = distill("ar", "--out", "notes", "--force")
+    assert code == 2
+    assert "was not made by" in err
+    assert Path("notes/mine.txt").read_text() == "mine"
+
+
+def test_what_was_kept_is_neither_lost_nor_mixed(distill: Janus, stop: Stop) -> None:
+    stop(1, signal.SIGINT)
+    _, _, err = distill("ar", *SMALL)
+    words = again(err)
+    partial_file = Path(f"data/.{OUT.name}.partial")
+    kept = partial_file.read_bytes()
+    for arguments, code, message in [
+        (["ar", *SMALL], 2, "32 finished lines"),
+        ([*words, "--beam", "2"], 2, "beam 3, now 2"),
+        (["ar", *SMALL, "--checkpoint", "step-000001", "--resume"], 4, "begun with the weights of step-000002"),
+        (["ar", "--out", "data/other", "--resume"], 2, "no finished line is kept"),
+        ([*words, "--force"], 2, "exclude each other"),
+    ]:
+        got, _, err = distill(*arguments)
+        assert got == code, err
+        assert message in err
+        assert partial_file.read_bytes() == kept
+    with Path(f"data/.{OUT.name}.journal").open("rb") as journal:
+        fcntl.flock(journal, fcntl.LOCK_EX)
+        code, _, err = distill(*words)
+    assert code == 7
+    assert "name another folder with --out" in err
+    assert distill("ar", "--force")[0] == 0
+    assert not left()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["cmlm"], 2, "runs/cmlm was trained with objective cmlm: it has no autoregressive side"),
+        (["ar", "--run", "janus"], 2, "both name a run"),
+        (["nothing"], 2, "is no run"),
+        (["ar", "--checkpoint", "step-9"], 4, "no checkpoint step-9"),
+        (["ar", "--set", "training.updates=1"], 2, "only decoding.…"),
+        (["ar", "--out", "data/demo"], 2, "holds prepared data already"),
+        (["ar", "--out", "data/demo/manifest.json/x"], 3, "cannot be written"),
+    ],
+)
+def test_mistakes(distill: Janus, arguments: list[str], code: int, message: str) -> None:
+    before = sorted(Path().rglob("*"))
+    got, out, err = distill(*arguments)
+    assert (got, out) == (code, "")
+    assert message in err
+    assert "\nhint: " in err
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_data_that_the_teacher_was_not_trained_on(distill: Janus) -> None:
+    file = Path("runs/ar/manifest.json")
+    theirs = json.loads(file.read_bytes())
+    theirs["splits"]["train"]["fingerprint"] = "0" * 64
+    file.write_text(json.dumps(theirs))
+    code, _, err = distill("ar")
+    assert code == 3
+    assert "is not the data that runs/ar was trained on" in err
+    assert not OUT.exists()
+
+
+def test_a_dry_run_writes_nothing(distill: Janus) -> None:
+    before = sorted(Path().rglob("*"))
+    code, out, err = distill("--dry-run", "--beam", "4")
+    assert (code, out) == (0, "")
+    assert "would decode the 298 training sources" in err
+    assert "beam 4" in err
+    assert f"would write {OUT}" in err
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_student_trains_on_it_goes_on_and_is_decoded_and_scored(
+    tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def janus(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        torch.set_num_threads(1)
+        captured = capsys.readouterr()
+        assert stopped.value.code == 0, captured.err
+        return captured.out + captured.err
+
+    janus("train", "--recipe", "tiny.yaml", "--objective", "ar")
+    found = janus("distill", "--set", "decoding.max_extra=0", "--beam", "2")
+    words = shlex.split(found.split("next: janus ")[1].replace("--recipe runs/tiny-ar/recipe.yaml", ""))
+    assert words[words.index("--prepared") + 1] == "data/tiny-distilled.src-tgt"
+    student = words[words.index("--run") + 1]
+    janus(*words, "--recipe", "tiny.yaml", "--set", "training.updates=4")
+    (Path("data") / "tiny.src-tgt").rename("data/elsewhere")
+    more = ("--set", "training.updates=8", "--allow-change", "training.updates")
+    assert "from update 4 to 8" in janus("train", "--resume", "--run", student, *more)
+    log = [json.loads(line) for line in Path(student, "log.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] == 8
+    for split in ("valid", "test"):
+        janus("decode", "--run", student, "--split", split)
+        scored = janus("score", "--run", student, "--json")
+        assert '"bleu"' in scored
+        reference = Path(student, "decode", f"{split}.reference.txt")
+        assert reference.read_bytes() == Path(f"data/elsewhere/{split}.target.txt").read_bytes()
+    assert "targets by runs/tiny-ar, checkpoint step-" in Path(student, "run.txt").read_text()
+    assert "targets by: runs/tiny-ar, checkpoint step-" in janus("inspect", student)
+    assert Path(manifest(Path(student))["prepared"]).samefile("data/tiny-distilled.src-tgt")

@@ -1,0 +1,210 @@
+"""`janus report` on untrained runs: the page, what is missing, and what is not overwritten."""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from untrained import Janus, Result
+
+from janus_cli.cli import main
+
+pytest.importorskip("matplotlib")
+
+Report = Callable[..., Result]
+TERMS = {"ar": ["ce_ar"], "cmlm": ["ce_nar", "length"], "janus": ["ce_ar", "ce_nar", "kl_ar_nar", "length"]}
+EMPTY = {"meta", "br", "line", "path", "use", "rect"}
+
+
+class Page(HTMLParser):
+    """A page in pieces: ids, text a section, what is not closed, and everything that it would load."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.loads: list[str] = []
+        self.sections: dict[str, str] = {}
+        self.at = ""
+        self.text = path.read_text(encoding="utf-8")
+        self.feed(self.text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.ids += [given["id"] or ""] if "id" in given else []
+        urls = [given.get(name) or "#" for name in ("src", "href", "xlink:href", "action", "data")]
+        self.loads += [url for url in urls if not url.startswith("#")] + [tag] * (tag in ("script", "link", "img"))
+        if tag == "section":
+            self.at = given["id"] or ""
+        if tag not in EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in EMPTY:
+            assert self.open.pop() == tag, self.getpos()
+
+    def handle_data(self, data: str) -> None:
+        self.sections[self.at] = self.sections.get(self.at, "") + data
+
+
+@pytest.fixture
+def report(janus: Janus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Report:
+    """Runs `janus report` where runs/ar, runs/cmlm, runs/janus lie, each with a log that a kill cut short."""
+    assert janus("--help")[0] == 0  # the fixture brought us into the folder
+    for name, terms in TERMS.items():
+        bleu = {f"bleu_{way}": 30.0 for way in ("ar", "nar") if any(term == f"ce_{way}" for term in terms)}
+        values = dict.fromkeys(terms, 2.0)
+        speed = {"norm": 1.0, "lr": 1e-3, "tokens_per_second": 900.0, "seconds_per_update": 2.0, "utilisation": 0.4}
+        entries = [
+            {"kind": "start", "step": 0, "time": 1.0, "parameters": 1234, "device": "cpu"},
+            *({"kind": "train", "step": n, "time": 1.0, "loss": 9 / n, "terms": values, **speed} for n in (1, 2, 3)),
+            {"kind": "resumed", "step": 2, "time": 1.0, "parameters": 1234, "device": "cpu"},
+            {"kind": "skipped", "step": 2, "time": 1.0, "why": "<nan>"},
+            {"kind": "valid", "step": 2, "time": 1.0, "loss": 2.0, **values, **bleu},
+        ]
+        manifest = json.loads(Path(f"runs/{name}/manifest.json").read_bytes())
+        manifest["fingerprint"] = manifest["splits"]["train"]["fingerprint"]
+        Path(f"runs/{name}/manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        torn = '{"kind": "train", "st'
+        Path(f"runs/{name}/log.jsonl").write_text("\n".join(map(json.dumps, entries)) + "\n" + torn, encoding="utf-8")
+
+    def run(*arguments: str) -> Result:
+        with pytest.raises(SystemExit) as stopped:
+            main(["report", *arguments])
+        torch.set_num_threads(1)
+        assert isinstance(stopped.value.code, int)
+        return (stopped.value.code, *capsys.readouterr())
+
+    return run
+
+
+def page(found: Result) -> Page:
+    assert found[0] == 0, found
+    made = Page(Path(found[1].removesuffix("\n")))
+    assert (made.open, made.loads) == ([], [])
+    assert len(made.ids) == len(set(made.ids))
+    return made
+
+
+def test_one_run_by_default_the_newest_into_its_folder(report: Report) -> None:
+    found = report("--sentences", "6")
+    assert found[1] == "runs/janus/report.html\n"
+    made = page(found)
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", made.text)
+    assert captions == [
+        "loss", "ce_ar", "ce_nar", "kl_ar_nar", "length", "learning rate", "gradient norm", "bleu_ar", "bleu_nar",
+        "target tokens a second", "utilisation", "Lengths in the training split: source (grey), target (line)",
+        "Predicted less real length", "janus: predicted and real", "ar", "nar", "aux",
+    ]  # fmt: skip
+    overview = made.sections["overview"]
+    assert "1,234" in overview
+    assert "resumed at update 2" in overview
+    assert "skipped updates: 1 (<nan>)" in overview
+    assert "left out: 1" in overview
+    assert "damaged lines of the log: 1" in overview
+    assert "bleu_ar 30 at update 2" in overview
+    assert "6 of 10" in made.sections["calibration"]
+    assert "<tr><th>train, source</th><td>300</td>" in made.text
+    assert "pass 1 of" in made.sections["decodes"]
+    assert "sure" in made.sections["decodes"]
+    reference = Path("data/demo/valid.target.txt").read_text(encoding="utf-8").split("\n")
+    number = int(re.findall(r"Validation sentence (\d+)", made.sections["decodes"])[0])
+    assert reference[number - 1] in made.sections["decodes"]
+    assert 'class="missing"' not in made.text
+
+
+def test_several_runs_side_by_side(report: Report) -> None:
+    found = report("ar", "runs/cmlm", "janus", "runs/ar")
+    assert found[1] == "report.html\n"
+    made = page(found)
+    assert "Data of ar, cmlm, janus" in made.sections["data"]
+    assert made.text.count("<figcaption>ce_ar</figcaption>") == 1
+    for name in ("ar, ar.beam3", "cmlm, nar3", "janus, ar.beam3", "janus, nar3"):
+        assert name in made.sections["decodes"]
+    assert "ar has no length head" in made.sections["lengths"]
+    assert made.sections["decodes"].count("Validation sentence") == 3
+
+
+def test_twice_the_same_page_but_for_its_date(report: Report) -> None:
+    texts = [page(report("cmlm", "--sentences", "4")).text for _ in range(2)]
+    first, second = (re.sub(r"on \d{4}-\d\d-\d\d \d\d:\d\d UTC", "", text) for text in texts)
+    assert first == second
+
+
+def test_names_and_terms_that_are_html(report: Report) -> None:
+    Path("runs/ar").rename('runs/<b>&"$x$')
+    with Path('runs/<b>&"$x$/log.jsonl').open("a", encoding="utf-8") as file:
+        file.write('\n{"kind": "train", "step": 4, "terms": {"<script>": 1.0}}\n')
+    made = page(report('<b>&"$x$', "janus"))
+    assert "&lt;b&gt;&amp;&quot;$x$" in made.text
+    assert "<figcaption>&lt;script&gt;</figcaption>" in made.text
+
+
+@pytest.mark.parametrize(
+    ("spoil", "key", "why"),
+    [
+        (lambda run: (run / "log.jsonl").unlink(), "terms", "log.jsonl does not exist"),
+        (lambda run: (run / "log.jsonl").write_text(""), "bleu", "has no validation line yet"),
+        (lambda run: shutil.rmtree(run / "checkpoints"), "calibration", "has no checkpoint yet"),
+        (lambda run: Path("data/demo/valid.arrow").unlink(), "decodes", "the data of this run is gone"),
+        (lambda run: Path("data/demo/train.arrow").write_bytes(b"x"), "data", "was changed since the run began"),
+        (lambda run: (run / "manifest.json").write_text("{"), "data", "manifest.json is damaged"),
+        (lambda run: (run / "manifest.json").write_text("{}"), "lengths", "manifest.json is damaged"),
+        (lambda run: (run / "recipe.yaml").write_text("name: 3"), "overview", "name"),
+        (lambda run: (run / "tokenizer.model").unlink(), "calibration", "tokenizer.model"),
+        (
+            lambda run: (run / "checkpoints/last/model.safetensors").write_bytes(b"x"),
+            "calibration",
+            "model.safetensors",
+        ),
+    ],
+)
+def test_what_is_missing_is_said_and_the_rest_is_shown(
+    report: Report, spoil: Callable[[Path], object], key: str, why: str
+) -> None:
+    spoil(Path("runs/cmlm"))
+    found = report("cmlm", "--sentences", "4")
+    made = page(found)
+    assert why in made.sections[key]
+    assert len(made.sections) >= 8
+    assert "Traceback" not in found[2]
+
+
+def test_only_a_report_is_replaced(report: Report) -> None:
+    mine = Path("runs/ar/report.html")
+    mine.write_text("<html>mine</html>", encoding="utf-8")
+    code, out, err = report("ar")
+    assert (code, out) == (2, "")
+    assert "is no report of janus" in err
+    assert mine.read_text(encoding="utf-8") == "<html>mine</html>"
+    page(report("ar", "--force", "--sentences", "2"))
+    page(report("ar", "--sentences", "2"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "nowhere is no run"),
+        (["ar", "--out", "no/such/folder.html"], "there is no folder"),
+        (["ar", "--out", "runs"], "runs is a folder"),
+        (["ar", "--sentences", "0"], "--sentences"),
+    ],
+)
+def test_mistakes(report: Report, arguments: list[str], words: str) -> None:
+    code, out, err = report(*arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+
+
+def test_without_matplotlib_the_extra_is_named(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr("janus_cli.reporting.session.gather", pytest.fail)  # said before the work begins
+    code, _, err = report("ar")
+    assert code == 2
+    assert "janus-cli[report]" in err
+    assert not Path("runs/ar/report.html").exists()

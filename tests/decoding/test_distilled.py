@@ -1,0 +1,141 @@
+"""A teacher's ids as training targets: what is let in, what is counted, and what is no such file."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from janus_cli import recipe_file
+from janus_cli.decoding import distilled
+from janus_cli.decoding.distilled import IdLines
+from janus_cli.decoding.plan import choose
+from janus_cli.errors import DataError
+from janus_cli.recipe import Recipe
+from janus_cli.text.prepare import Prepared, open_prepared, prepare
+from janus_cli.text.store import Store
+
+CHANGES = [
+    "data.synthetic.train=60", "data.synthetic.valid=2", "data.synthetic.test=2", "tokenizer.vocabulary=250",
+    "data.min_tokens=2", "data.max_tokens=40", "data.max_ratio=4", "decoding.max_ratio=3",
+]  # fmt: skip
+
+
+@pytest.fixture
+def data(empty_folder: Path) -> tuple[Prepared, Recipe]:
+    recipe = recipe_file.load("demo", CHANGES)
+    prepare(recipe, empty_folder / "raw", workers=1, force=False)
+    return open_prepared(recipe, empty_folder / "raw"), recipe
+
+
+def targets(prepared: Prepared) -> list[list[int]]:
+    """As good as those of the text: they are its sources, some of them."""
+    return [prepared.train.pair(index)[0].tolist() for index in range(len(prepared.train))]
+
+
+def write(prepared: Prepared, recipe: Recipe, lines: Sequence[str], folder: str = "made") -> dict[str, Any]:
+    Path("hypotheses").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    options = choose(recipe, {"mode": "ar"}).used
+    about = {"sha256": "0" * 64, "options": options, "run": "runs/x", "checkpoint": "last", "command": "janus distill"}
+    return distilled.write(prepared, recipe, Path("hypotheses"), Path(folder), about, force=False)
+
+
+def as_lines(rows: Sequence[Sequence[int]]) -> list[str]:
+    return [" ".join(map(str, row)) for row in rows]
+
+
+def test_ids_are_text_and_back(data: tuple[Prepared, Recipe]) -> None:
+    prepared, _ = data
+    ids = IdLines(prepared.tokenizers.target)
+    rows = [[5, 1, 249], [], [7]]
+    assert ids.decode(rows) == ["5 1 249", "", "7"]
+    assert ids.encode(ids.decode(rows)) == rows
+    assert (ids.size, ids.pieces([1])) == (250, ["<unk>"])
+    assert ids.encode(list(distilled.sources(prepared.train))) == targets(prepared)
+
+
+@pytest.mark.parametrize("chunk", [7, 4000])
+def test_the_rules_of_preprocessing_hold_and_what_they_drop_is_counted(
+    data: tuple[Prepared, Recipe], monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(distilled, "CHUNK_LINES", chunk)
+    prepared, recipe = data
+    rows = targets(prepared)
+    lengths = np.array([len(row) for row in rows])
+    longest = int(lengths.argmax())
+    assert lengths[longest] > 8
+    assert lengths.min() > 1
+    rows[longest], others = [9, 9], [index for index in range(4, 60, 7) if index != longest][:4]
+    for index, row in zip(others, ([], [], [9], [9] * 41), strict=True):
+        rows[index] = row
+    made = write(prepared, recipe, as_lines(rows))
+    entry = made["splits"]["train"]
+    assert (entry["in"], entry["kept"]) == (60, 55)
+    assert entry["dropped"] == {"empty": 2, "too_short": 1, "too_long": 1, "ratio": 1}
+    assert entry["text"]["source"] == prepared.manifest["splits"]["train"]["text"]["source"]
+    assert entry["text"]["target"]["lines"] == 60
+    assert made["distilled"]["at_limit"] == sum(
+        len(row) >= min(3 * length + 10, recipe.model.max_length - 2)
+        for row, length in zip(rows, lengths.tolist(), strict=True)
+    )
+    store = Store.open(Path("made/train.arrow"), "train")
+    kept = [index for index in range(60) if index not in (longest, *others)]
+    for row, index in enumerate(kept):
+        source, target = store.pair(row)
+        assert source.tolist() == prepared.train.pair(index)[0].tolist()
+        assert target.tolist() == rows[index]
+    assert store.origin["teacher"] == "0" * 64
+    assert len(open_prepared(recipe, Path("made")).train) == 55
+
+
+def test_outputs_that_have_all_tokens_allowed_are_kept_and_counted(data: tuple[Prepared, Recipe]) -> None:
+    prepared, recipe = data
+    tight = recipe.model_copy(
+        update={"decoding": recipe.decoding.model_copy(update={"max_ratio": 1.0, "max_extra": 2})}
+    )
+    rows = targets(prepared)
+    rows[0], rows[1] = [*rows[0], 9, 9], [*rows[1], 9]
+    made = write(prepared, tight, as_lines(rows))
+    assert (made["distilled"]["at_limit"], made["splits"]["train"]["kept"]) == (1, 60)
+
+
+@pytest.mark.parametrize("deduplicate", [False, True])
+def test_pairs_that_became_equal_go_where_the_recipe_wants_no_duplicates(empty_folder: Path, deduplicate: bool) -> None:
+    text = empty_folder / "text"
+    text.mkdir()
+    for split in ("train", "valid"):
+        (text / f"{split}.src").write_text("a b c\n" * 3 + "d e f\n")
+        (text / f"{split}.tgt").write_text("x y\nx z\nz y\nx y z\n")
+    recipe = recipe_file.load(
+        "demo",
+        [
+            f"data.deduplicate={str(deduplicate).lower()}", f"data.dir={json.dumps(str(text))}", "data.synthetic=null",
+            "tokenizer.kind=words", "tokenizer.joint=false", "model.tie=none",
+        ],
+    )  # fmt: skip
+    prepare(recipe, Path("raw"), workers=1, force=False)
+    made = write(open_prepared(recipe, Path("raw")), recipe, ["5 6", "5 6", "5 7", "5 6"])
+    assert made["splits"]["train"]["kept"] == 4 - deduplicate
+    assert made["splits"]["train"]["dropped"] == ({"duplicate": 1} if deduplicate else {})
+
+
+@pytest.mark.parametrize("spoil", ["more", "fewer", "word", "unknown", "negative"])
+def test_damaged_hypotheses_make_no_folder(data: tuple[Prepared, Recipe], spoil: str) -> None:
+    prepared, recipe = data
+    lines = as_lines(targets(prepared))
+    lines = {
+        "more": [*lines, "5 6"], "fewer": lines[:-1], "word": [*lines[:-1], "5 x"],
+        "unknown": [*lines[:-1], "5 250"], "negative": [*lines[:-1], "5 -1"],
+    }[spoil]  # fmt: skip
+    with pytest.raises(DataError, match="hypotheses is damaged"):
+        write(prepared, recipe, lines)
+    assert not Path("made").exists()
+
+
+def test_a_teacher_that_says_nothing(data: tuple[Prepared, Recipe]) -> None:
+    prepared, recipe = data
+    with pytest.raises(DataError, match="none of the teacher's outputs makes a training pair: empty 60"):
+        write(prepared, recipe, [""] * 60)
+    assert not Path("made").exists()
