@@ -190,7 +190,7 @@ def test_train_speed_prints_both_tables(tmp_path: Path) -> None:
     assert code == 0, err
     for label in ("ar float32", "janus float32", "transformers float32"):
         assert re.search(rf"{label} +│ +0\.0\d M │ [\d.]+ \([\d.]+-[\d.]+\) │ +[\d,]+ │", out), out
-    assert re.search(r"ar float32 / transformers float32 │ [\d.]+ \(.*at least 1\.0 │ +(yes|no) │", out)
+    assert re.search(r"ar float32 / transformers float32 +│ [\d.]+ \(.*at least 1\.0 │ +(yes|no) │", out)
     assert re.search(r"step: janus / ar, float32 +│ [\d.]+ \(.*at most 3\.2 │ +(yes|no) │", out)
     assert not list(tmp_path.iterdir())
 
