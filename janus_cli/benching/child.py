@@ -152,8 +152,7 @@ def _forget_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with suppress(OSError):  # only Linux can
-            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+        machine.forget_peak()
 
 
 if __name__ == "__main__":

@@ -66,6 +66,15 @@ def too_busy(load: float | None, cores: int) -> str:
     return f"other work runs here (load average {load:.1f} on {cores} cores): the timings will be off"
 
 
+def forget_peak() -> bool:
+    """From now on `peak_bytes` counts anew; False where the system cannot (only Linux can)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    except OSError:
+        return False
+    return True
+
+
 def peak_bytes() -> int:
     """The most memory that this process has held at once.
 

@@ -119,22 +119,30 @@ def _contestant(
     return Contestant(label, "peer", translate, options, note, comparable)
 
 
-def _marian(setting: Setting) -> Any:
-    """A Marian model of the recipe's shape with random weights: nothing is downloaded."""
-    transformers = require("transformers", "peers")
-    knobs, tokenizers = setting.recipe.model, setting.tokenizers
+def marian(recipe: Recipe, source_vocabulary: int, target_vocabulary: int) -> Any:
+    """A Marian model of the recipe's shape and dropout with random weights: nothing is downloaded.
+
+    Its norms come after the sums and its positions are sinusoids, whatever the recipe says: it has nothing else.
+    """
+    transformers, knobs = require("transformers", "peers"), recipe.model
     config = transformers.MarianConfig(
-        vocab_size=tokenizers.source.size, decoder_vocab_size=tokenizers.target.size,
+        vocab_size=source_vocabulary, decoder_vocab_size=target_vocabulary,
         share_encoder_decoder_embeddings=knobs.tie == "all", tie_word_embeddings=knobs.tie != "none",
         d_model=knobs.width, encoder_layers=knobs.encoder_layers, decoder_layers=knobs.decoder_layers,
         encoder_attention_heads=knobs.heads, decoder_attention_heads=knobs.heads,
-        encoder_ffn_dim=knobs.feedforward, decoder_ffn_dim=knobs.feedforward,
+        encoder_ffn_dim=knobs.feedforward, decoder_ffn_dim=knobs.feedforward, dropout=knobs.dropout,
+        attention_dropout=knobs.attention_dropout, activation_dropout=knobs.activation_dropout,
         max_position_embeddings=knobs.max_length, activation_function=knobs.activation,
         scale_embedding=knobs.embedding_scale, pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS,
         decoder_start_token_id=BOS, forced_eos_token_id=None,
     )  # fmt: skip
-    torch.manual_seed(setting.recipe.seed)
-    return transformers.MarianMTModel(config).to(setting.device).eval()
+    torch.manual_seed(recipe.seed)
+    return transformers.MarianMTModel(config)
+
+
+def _marian(setting: Setting) -> Any:
+    tokenizers = setting.tokenizers
+    return marian(setting.recipe, tokenizers.source.size, tokenizers.target.size).to(setting.device).eval()
 
 
 def _generate(model: Callable[[], Any], setting: Setting, beam: int) -> Search:

@@ -23,7 +23,6 @@ def svg(about: Mapping[str, Any]) -> bytes:
 
     Rows whose quality says nothing (random weights) are lines at their latency.
     """
-    matplotlib = require("matplotlib", "bench")
     figure = require("matplotlib.figure", "bench").Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
     seen: set[str] = set()
@@ -60,7 +59,14 @@ def svg(about: Mapping[str, Any]) -> bytes:
     axes.set_axisbelow(True)
     if seen:
         axes.legend()
-    drawn = io.BytesIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "janus"}):  # text stays text
-        figure.savefig(drawn, format="svg", metadata={"Date": None})
-    return drawn.getvalue()
+    return drawn(figure)
+
+
+def drawn(figure: Any) -> bytes:
+    """A figure of matplotlib as SVG; the same bytes at each call."""
+    file = io.BytesIO()
+    with require("matplotlib", "bench").rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": "janus"}
+    ):  # text stays text
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()

@@ -1,0 +1,170 @@
+"""Who is timed by `train_speed.py`, each in a process of its own: our objectives, and Hugging Face in a bare loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from janus_cli.benching import machine, peers
+from janus_cli.core.batch import PAD, Batch
+from janus_cli.core.objectives import OBJECTIVES
+from janus_cli.errors import JanusError
+from janus_cli.recipe import Recipe
+from janus_cli.text.batching import epoch_batches, load_batch
+from janus_cli.text.store import Store
+from janus_cli.training.checkpoint import build_model
+from janus_cli.training.distributed import keep_freed_memory, start_world
+from janus_cli.training.log import Log
+from janus_cli.training.loop import windows
+from janus_cli.training.meter import Meter
+from janus_cli.training.precision import autocast, chosen, product_rate
+from janus_cli.training.saving import Position
+from janus_cli.training.update import Trainee, make_optimizer, update
+
+HUGGING_FACE = "transformers"
+SMOOTHING = 0.1  # of the peer's cross-entropy
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Who takes part. who: an objective of the recipe, or `HUGGING_FACE`. store: the training pairs."""
+
+    who: str
+    recipe: Recipe
+    store: Path
+    device: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.who} {self.recipe.training.precision}"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What some steps took. loading: the share of the time in which batches and noise were made; peak: bytes so far.
+
+    utilisation: the share of the machine's matrix-product rate that the products came to; None: not counted.
+    """
+
+    seconds_a_step: float
+    tokens_a_second: float
+    loading: float
+    peak: int
+    utilisation: float | None = None
+
+
+class Ours:
+    """An objective, as `janus train` trains it."""
+
+    def __init__(self, entry: Entry, store: Store) -> None:
+        keep_freed_memory()
+        self.recipe, self.world, self.at = entry.recipe, start_world(entry.device), Position()
+        torch.manual_seed(self.recipe.seed)
+        sizes = store.source_vocabulary, store.target_vocabulary
+        model = build_model(self.recipe, *sizes).to(self.world.device).train()
+        self.parameters = sum(weight.numel() for weight in model.parameters())
+        self.trainee = Trainee(model, OBJECTIVES[self.recipe.objective.name])
+        self.optimizer = make_optimizer(model, self.recipe.training)
+        rate = product_rate(chosen(self.recipe.training, self.world.device), self.world.device)
+        self.meter = Meter(self.world, rate)
+        prepared: Any = SimpleNamespace(train=store)  # all that is asked of it
+        self.batches = windows(self.recipe, prepared, self.world, self.at)
+
+    def turn(self, steps: int) -> Turn:
+        self.meter.take()
+        began, loading, done = time.perf_counter(), 0.0, 0
+        for _ in range(steps):
+            before = time.perf_counter()
+            window = next(self.batches)
+            loading += time.perf_counter() - before
+            update(self.trainee, self.optimizer, window, self.recipe, self.world, self.at, self.meter, Log(None), 0)
+            done += self.at.bad == 0
+        if done < steps:
+            raise JanusError(f"{steps - done} of {steps} updates were skipped", "lower training.learning_rate")
+        values = self.meter.take()
+        taken = time.perf_counter() - began
+        return Turn(
+            taken / steps, values["tokens_per_second"], loading / taken, _peak(self.world.device),
+            values["utilisation"],
+        )  # fmt: skip
+
+
+class Marian:
+    """transformers' MarianMTModel of the same shape in the loop that a user would write: the same batches, no plan."""
+
+    def __init__(self, entry: Entry, store: Store) -> None:
+        self.recipe, self.store, self.device = entry.recipe, store, start_world(entry.device).device
+        model = peers.marian(self.recipe, store.source_vocabulary, store.target_vocabulary)
+        self.model = model.to(self.device).train()
+        self.parameters = sum(weight.numel() for weight in model.parameters())
+        self.optimizer = make_optimizer(self.model, self.recipe.training)
+        self.batches = self._batches()
+
+    def _batches(self) -> Iterator[Batch]:
+        source, target = self.store.lengths()
+        epoch = 0
+        while True:
+            for rows in epoch_batches(source, target, self.recipe.training.batch_tokens, self.recipe.seed, epoch):
+                yield load_batch(self.store, rows)
+            epoch += 1
+
+    def turn(self, steps: int) -> Turn:
+        began, loading, tokens = time.perf_counter(), 0.0, 0
+        for _ in range(steps):
+            before = time.perf_counter()
+            batch = next(self.batches)
+            loading += time.perf_counter() - before
+            tokens += int(batch.target_real[:, 1:].sum())
+            self.step(batch.to(self.device))
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        taken = time.perf_counter() - began
+        return Turn(taken / steps, tokens / taken, loading / taken, _peak(self.device))
+
+    def step(self, batch: Batch) -> float:
+        """One update; the loss, nats a token."""
+        self.optimizer.zero_grad()
+        labels = batch.target[:, 1:]
+        with autocast(self.recipe.training, self.device):
+            logits = self.model(
+                input_ids=batch.source, attention_mask=batch.source_real.long(), decoder_input_ids=batch.target[:, :-1],
+                use_cache=False,
+            ).logits  # fmt: skip
+            loss = F.cross_entropy(
+                logits.flatten(0, 1), labels.flatten(), ignore_index=PAD, label_smoothing=SMOOTHING
+            )  # (B, L, V) -> (B*L, V)
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.detach())
+
+
+def _peak(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else machine.peak_bytes()
+
+
+_running: Ours | Marian
+
+
+def begin(entry: Entry) -> int:
+    """Builds it in this process, which has room for one; its number of weights.
+
+    Raises:
+        DataError: the training pairs cannot be read.
+        UsageError: there is no such device, or transformers is not installed.
+    """
+    global _running
+    made: Callable[[Entry, Store], Ours | Marian] = Marian if entry.who == HUGGING_FACE else Ours
+    _running = made(entry, Store.open(entry.store, "train"))
+    return _running.parameters
+
+
+def turn(steps: int) -> Turn:
+    """So many steps of what `begin` built."""
+    return _running.turn(steps)

@@ -1,0 +1,215 @@
+"""The benchmarks of training on tiny settings: they run and compare equal things; no number that is a time decides."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from janus_cli import recipe_file
+from janus_cli.text.store import Store
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("shared", "trainings", "train_speed", "loss_memory", "joined_calls")
+TINY = ["--shape", "16/32", "--set", "model.heads=2", "--threads", "1"]
+SPEED = [
+    *TINY, "--vocabulary", "200", "--batch-tokens", "128", "--pairs", "100", "--turns", "2", "--steps", "1",
+    "--precision", "float32",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def benchmarks() -> Iterator[dict[str, ModuleType]]:
+    """The scripts as modules, by name."""
+    import importlib
+
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    yield {name: importlib.import_module(name) for name in NAMES}
+    sys.path.remove(str(ROOT / "benchmarks"))
+    for name in NAMES:
+        del sys.modules[name]
+
+
+def called(name: str, *arguments: str, folder: Path) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a benchmark."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+MISTAKES = [
+    ("train_speed", ["--shape", "256"], "WIDTH/FEEDFORWARD"),
+    ("train_speed", ["--turns", "0"], "above 0"),
+    ("train_speed", ["--against", "fairseq"], "invalid choice: 'fairseq'"),
+    ("train_speed", ["--shape", "30/32"], "width 30 is not a multiple of heads 4"),
+    ("train_speed", ["--prepared", "nowhere"], "there is no prepared data in nowhere"),
+    ("loss_memory", ["--words", "500"], "--words 500 does not fit model.max_length"),
+    ("joined_calls", ["--length", "500"], "--length 500 does not fit model.max_length"),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "said"), MISTAKES)
+def test_a_mistake_is_a_message(
+    name: str,
+    arguments: list[str],
+    said: str,
+    benchmarks: dict[str, ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    with pytest.raises(SystemExit) as left:
+        benchmarks["shared"].run(benchmarks[name].main)
+    assert left.value.code in (2, 3)
+    written = capsys.readouterr()
+    assert said in written.err
+    assert "Traceback" not in written.err
+    assert not written.out
+
+
+def test_the_plot_does_not_replace_a_file(benchmarks: dict[str, ModuleType], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from janus_cli.errors import UsageError
+
+    file = tmp_path / "curve.svg"
+    file.write_text("mine")
+    with pytest.raises(UsageError, match=r"curve\.svg is there already"):
+        benchmarks["loss_memory"].main([*TINY, "--tokens", "20", "--vocabulary", "50", "--plot", str(file)])
+    assert file.read_text() == "mine"
+
+
+def test_made_up_pairs_are_as_asked(benchmarks: dict[str, ModuleType], tmp_path: Path) -> None:
+    benchmarks["shared"].made_up_store(tmp_path / "train.arrow", 2000, 14, 40, 300)
+    store = Store.open(tmp_path / "train.arrow", "train")
+    assert len(store) == 2000
+    for lengths in store.lengths():
+        assert lengths.mean() == pytest.approx(14, abs=0.5)
+        assert lengths.min() >= 1
+        assert lengths.max() <= 40
+    assert store.source_vocabulary == store.target_vocabulary == 300
+
+
+@pytest.mark.parametrize("objective", ["ar", "janus"])
+def test_the_twin_has_the_same_size(objective: str) -> None:
+    """But for the positions, which it does not learn, and JANUS' length table: 2 % at 256/1024 and 8,000 words."""
+    pytest.importorskip("transformers")
+    from janus_cli.benching import peers
+    from janus_cli.training.checkpoint import build_model
+
+    recipe = recipe_file.load("multi30k", ["model.width=256", "model.feedforward=1024"], objective)
+    ours, theirs = (
+        sum(weight.numel() for weight in model.parameters())
+        for model in (build_model(recipe, 8000, 8000), peers.marian(recipe, 8000, 8000))
+    )
+    assert theirs == pytest.approx(ours, rel=0.02)
+
+
+def test_the_twin_has_our_dropout_and_learns(benchmarks: dict[str, ModuleType], tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    shared, trainings = benchmarks["shared"], benchmarks["trainings"]
+    changes = ["model.width=16", "model.feedforward=32", "model.dropout=0.25", "training.precision=float32"]
+    changes += ["training.batch_tokens=64", "training.learning_rate=1e-2"]
+    shared.made_up_store(tmp_path / "train.arrow", 4, 6, 10, 50)
+    recipe = recipe_file.load("multi30k", changes, "ar")
+    twin = trainings.Marian(
+        trainings.Entry("transformers", recipe, tmp_path, "cpu"), Store.open(tmp_path / "train.arrow")
+    )
+    assert twin.model.model.decoder.layers[0].dropout == 0.25
+    batch = next(twin.batches)
+    losses = [twin.step(batch) for _ in range(30)]
+    assert losses[-1] < losses[0] - 1
+
+
+def test_the_peer_gets_our_batches(benchmarks: dict[str, ModuleType], tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    shared, trainings = benchmarks["shared"], benchmarks["trainings"]
+    shared.made_up_store(tmp_path / "train.arrow", 40, 6, 10, 50)
+    changes = ["model.width=16", "model.feedforward=32", "training.precision=float32", "training.batch_tokens=64"]
+    recipe, store = recipe_file.load("multi30k", changes, "ar"), Store.open(tmp_path / "train.arrow")
+    ours = trainings.Ours(trainings.Entry("ar", recipe, tmp_path, "cpu"), store)
+    peer = trainings.Marian(trainings.Entry("transformers", recipe, tmp_path, "cpu"), store)
+    for _ in range(20):  # into the second epoch
+        [(mine, _, _)], theirs = next(ours.batches), next(peer.batches)
+        assert torch.equal(mine.source, theirs.source)
+        assert torch.equal(mine.target, theirs.target)
+    assert ours.at.epoch > 0
+
+
+@pytest.mark.parametrize("objective", ["ar", "janus"])
+def test_both_losses_are_the_same_loss(objective: str, benchmarks: dict[str, ModuleType]) -> None:
+    shared, memory = benchmarks["shared"], benchmarks["loss_memory"]
+    asked = argparse.Namespace(recipe="multi30k", shape=(16, 32), changes=[])
+    case = memory.Case(shared.load(asked, objective, "float32"), "plain", 60, 5, 7)
+    found = []
+    for way in memory.WAYS:
+        states, weight, gold = memory.made_up_states(case, *case.asked)
+        total = memory.loss(way, states, weight, gold, 0.1)
+        total.backward()
+        found.append([total.detach(), weight.grad, *(each.grad for each in states)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("way", ["one", "two"])
+def test_one_call_and_two_make_the_same_states(way: str, benchmarks: dict[str, ModuleType]) -> None:
+    shared, joined = benchmarks["shared"], benchmarks["joined_calls"]
+    asked = argparse.Namespace(recipe="multi30k", shape=(16, 32), changes=["model.dropout=0"])
+    setting = joined.prepared(shared.load(asked, "janus", "float32"), 9, 40, torch.device("cpu"))
+    states: list[Tensor] = setting.states(way)
+    assert [each.shape[:2] for each in states] == [stream.tokens.shape for stream in setting.streams]
+    for each, stream in zip(states, setting.streams, strict=True):
+        torch.testing.assert_close(each, setting.model.decode(stream, setting.memory))
+    assert setting.step(way) > 0
+    weights = setting.model.decoder.named_parameters()
+    idle = {name.partition(".")[2] for name, weight in weights if weight.grad is None}
+    assert idle == {"cross.key_value.weight", "cross.key_value.bias"}  # made before, once for both ways
+
+
+def test_two_calls_are_less_arithmetic_and_the_more_so_the_longer(benchmarks: dict[str, ModuleType]) -> None:
+    shared, joined = benchmarks["shared"], benchmarks["joined_calls"]
+    asked = argparse.Namespace(recipe="multi30k", shape=(16, 32), changes=[])
+    recipe = shared.load(asked, "janus", "float32")
+    short, long = (joined.prepared(recipe, words, 200, torch.device("cpu")).arithmetic() for words in (10, 80))
+    assert long < short < 1
+
+
+@pytest.mark.slow
+def test_train_speed_prints_both_tables(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    code, out, err = called("train_speed", *SPEED, "--against", "transformers", folder=tmp_path)
+    assert code == 0, err
+    for label in ("ar float32", "janus float32", "transformers float32"):
+        assert re.search(rf"{label} +│ +0\.0\d M │ [\d.]+ \([\d.]+-[\d.]+\) │ +[\d,]+ │", out), out
+    assert re.search(r"ar float32 / transformers float32 +│ [\d.]+ \(.*at least 1\.0 │ +(yes|no) │", out)
+    assert re.search(r"step: janus / ar, float32 +│ [\d.]+ \(.*at most 3\.2 │ +(yes|no) │", out)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_loss_in_chunks_takes_less_memory(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    code, out, err = called(
+        "loss_memory", *TINY, "--tokens", "1500", "--vocabulary", "20000", "--objective", "ar", "--plot", "a.svg",
+        folder=tmp_path,
+    )  # fmt: skip
+    assert code == 0, err
+    taken = dict(re.findall(r"│ ar +│ +(in chunks|plain) │ +20,000 │ +(\d+) │", out))
+    assert int(taken["plain"]) > 2 * int(taken["in chunks"]) > 0
+    assert "<svg" in (tmp_path / "a.svg").read_text()
+
+
+def test_joined_calls_prints_a_row_for_each_length(tmp_path: Path) -> None:
+    options = ["--length", "5", "--length", "9", "--tokens", "60", "--turns", "1", "--precision", "float32"]
+    code, out, err = called("joined_calls", *TINY, *options, folder=tmp_path)
+    assert code == 0, err
+    assert re.findall(r"│ float32 │ +(\d+) │ +(\d+) │", out) == [("5", "10"), ("9", "6")]
