@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+import janus_cli
+
+# The code that is under test here, whatever is installed.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(janus_cli.__file__).parents[1])}
 
 
 def start(recipe: Path, *arguments: str, before: str = "", **environment: str) -> subprocess.Popen[str]:
