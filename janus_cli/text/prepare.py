@@ -78,7 +78,10 @@ def prepare(
             kept = f"{split.name}: {writer.kept:,} of {split.source.lines:,} pairs kept"
             console.say(f"{kept}; dropped: {lost}" if lost else kept)
         manifest = _manifest(recipe, tokenizers, written, folder)
-        write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
+        write_atomically(
+            folder / MANIFEST,
+            (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"),
+        )
     return manifest
 
 

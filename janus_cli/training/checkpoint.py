@@ -1,6 +1,6 @@
 """Checkpoints that are whole or not there.
 
-    step-000123/  model.safetensors · optimizer.safetensors · state.json · recipe.yaml · vocabulary.json · manifest.json
+    step-000123/  model.safetensors · optimizer.safetensors · state.json · recipe.yaml · manifest.json
 
 Protocol: write everything into a temporary folder, fsync each file, write the manifest (sizes, sha256) last, rename the
 folder, fsync its parent, move the link `last`. A folder without a valid manifest is no checkpoint. No pickle anywhere.

@@ -64,6 +64,8 @@ def run_training(request: Request) -> Run:
         recipe, run = _recipe_and_run(request)
         best_metric(recipe)  # a wrong name is found now, not after hours
         _must_be_free(request, run)
+        if request.resume:  # before the data is opened, which other settings do not fit
+            _must_agree(recipe_file.load(str(run.recipe)), recipe, request.allow_change)
         prepared = _open_data(request, recipe, run, world)
         _describe(recipe, prepared, run, world)
         if not request.dry_run:
@@ -207,7 +209,6 @@ def _make_folder(run: Run) -> None:
 def _begin(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world: World) -> Checkpoint | None:
     """What to go on from: nothing in a fresh run, the newest whole checkpoint in a resumed one."""
     if request.resume:
-        _must_agree(recipe_file.load(str(run.recipe)), recipe, request.allow_change)
         theirs = runs.read_json(run.manifest)
         if theirs["fingerprint"] != prepared.train.fingerprint:
             raise CheckpointError(
