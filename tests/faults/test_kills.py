@@ -1,4 +1,4 @@
-"""FAULTS 5, 10, 37: a training that is killed anywhere goes on as if it had not been."""
+"""FAULTS 5: a training that is killed anywhere goes on as if it had not been."""
 
 from __future__ import annotations
 
@@ -63,9 +63,7 @@ def test_killed_at_each_step_of_the_commit_protocol(tiny_recipe: Path, every: in
         found = checkpoint.newest_valid(Path("run/checkpoints"))
         assert found is not None
         assert found.state["step"] in (3, 4), f"killed at call {at} of {calls}"
-        code, said = ended(start(tiny_recipe, "--resume"))
-        assert code == 0, said
-        assert digest(Path("run/checkpoints/step-000008")) == expected
+        assert digest(go(tiny_recipe, "run", resume=True) / "step-000008") == expected
         assert not [left for left in Path("run/checkpoints").iterdir() if left.name.startswith(".")]
 
 
@@ -88,12 +86,5 @@ def test_killed_at_random_moments(tiny_recipe: Path, times: int) -> None:
         assert newest is not None
         process = start(tiny_recipe, "--resume")
     code, said = ended(process)
-    assert code == 0, said
-    assert digest(Path("run/checkpoints/step-000008")) == expected
-
-
-def test_hash_seed_locale_time_zone_and_folder_change_nothing(tiny_recipe: Path) -> None:
-    expected = whole(tiny_recipe)
-    code, said = ended(start(tiny_recipe, *QUICK, PYTHONHASHSEED="77", LC_ALL="C", TZ="Asia/Kathmandu", PYTHONUTF8="0"))
     assert code == 0, said
     assert digest(Path("run/checkpoints/step-000008")) == expected
