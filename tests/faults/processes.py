@@ -48,6 +48,17 @@ def ended(process: subprocess.Popen[str], seconds: float = 100) -> tuple[int, st
     return process.returncode, said
 
 
+def read_until(process: subprocess.Popen[str], words: str) -> None:
+    """Waits for a line with these words."""
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        if words in line:
+            return
+        said.append(line)
+    raise AssertionError(f"it never said {words}, but {said}")
+
+
 def digest(folder: Path) -> str:
     """Of all weights and moments in a checkpoint."""
     files = ("model.safetensors", "optimizer.safetensors")

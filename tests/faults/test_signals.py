@@ -6,10 +6,9 @@ import json
 import signal
 import time
 from pathlib import Path
-from subprocess import Popen
 
 import pytest
-from processes import digest, ended, go, start
+from processes import digest, ended, go, read_until, start
 
 from janus_cli import console
 from janus_cli.training import checkpoint
@@ -56,14 +55,6 @@ def test_a_signal_finishes_the_step_and_saves_once(tiny_recipe: Path, of: str, a
     assert found is not None
     assert found.state["step"] == lines[-1]["step"] == saved[-1] < 8
     assert digest(go(tiny_recipe, "run", resume=True) / LAST) == expected
-
-
-def read_until(process: Popen[str], words: str) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        if words in line:
-            return
-    raise AssertionError(f"it never said {words}")
 
 
 @pytest.mark.parametrize(("of", "at"), [WORKS[0], WORKS[2], WORKS[3]])
