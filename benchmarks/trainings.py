@@ -108,10 +108,9 @@ class Marian:
         self.batches = self._batches()
 
     def _batches(self) -> Iterator[Batch]:
-        source, target = self.store.lengths()
         epoch = 0
         while True:
-            for rows in epoch_batches(source, target, self.recipe.training.batch_tokens, self.recipe.seed, epoch):
+            for rows in epoch_batches(self.store, self.recipe.training.batch_tokens, self.recipe.seed, epoch):
                 yield load_batch(self.store, rows)
             epoch += 1
 

@@ -149,7 +149,7 @@ def _grouped(texts: Mapping[str, str]) -> dict[str, list[str]]:
 
 def dump(about: Mapping[str, Any]) -> bytes:
     """As JSON."""
-    return (json.dumps(about, indent=1, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(about, indent=1, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 def keep(run: Run, about: Mapping[str, Any]) -> str:

@@ -51,7 +51,8 @@ def keep(place: Place, about: Mapping[str, Any]) -> dict[str, Any]:
         runs.write_atomically(place.folder / references[0], place.target.read_bytes())
     files = {"hypotheses": place.path("txt").name, "records": place.path("jsonl").name, "references": references}
     runs.write_atomically(
-        place.path("json"), (json.dumps({**about, **files}, indent=1, ensure_ascii=False) + "\n").encode()
+        place.path("json"),
+        (json.dumps({**about, **files}, indent=1, ensure_ascii=False) + "\n").encode(errors="backslashreplace"),
     )
     console.say(f"kept as {place.path('txt')} (.jsonl, .json); score it with `janus score {place.path('txt')}`")
     return files

@@ -83,7 +83,7 @@ def appearing(folder: Path, force: bool) -> Iterator[Path]:
 
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
-    write_atomically(file, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    write_atomically(file, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
 def origin(source: Source) -> str:

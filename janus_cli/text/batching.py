@@ -1,8 +1,14 @@
-"""Which sentences make up which batch: a pure function of (lengths, seed, epoch)."""
+"""Which sentences make up which batch: a pure function of (lengths, seed, epoch).
+
+Data of up to BLOCK sentences is shuffled as one. Where there is more, runs of neighbours are shuffled, so many of them
+at a time make a block, and the sentences of a block are shuffled: the memory is that of one block, whatever the
+size of the data and the number of ranks, and of the lengths only a block's are read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +19,10 @@ from janus_cli.errors import DataError
 from janus_cli.text.store import Store
 
 Lengths = NDArray[np.int64]
+Rows = NDArray[np.int64]  # sentence numbers
 POOL_BATCHES = 64  # sentences are sorted by length within pools of about so many batches, and only there
+BLOCK = 1 << 20  # sentences whose batches are made at once: about 100 MB for a moment
+RUN = 1 << 10  # neighbours that stay in one block: a block is a sample of 1,024 places of the data
 
 
 class Padding(NamedTuple):
@@ -27,26 +36,81 @@ class Padding(NamedTuple):
         return 1.0 - self.real / max(1, self.cells)
 
 
-def epoch_batches(source: Lengths, target: Lengths, budget: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
-    """Sentence numbers of every batch of one epoch, in order; each sentence exactly once.
+class Epoch(NamedTuple):
+    """What an epoch comes to. about: "about " where the first of several blocks stands for all, else nothing."""
 
-    source, target: token counts without BOS and EOS. budget: the most cells that the wider of the two padded
-    matrices of a batch may have.
+    batches: int
+    padding: Padding
+    about: str
+
+
+def epoch_batches(store: Store, budget: int, seed: int, epoch: int) -> Iterator[Rows]:
+    """Sentence numbers of every batch of one epoch, in order, made a block at a time; each sentence exactly once.
+
+    budget: the most cells that the wider of the two padded matrices of a batch may have.
 
     Raises:
         DataError: a single pair is longer than the budget.
     """
+    for number, runs in enumerate(_blocks(len(store), seed, epoch)):
+        rows, source, target = _block(store, runs)
+        for batch in block_batches(rows, source, target, budget, (seed, epoch, number)):
+            yield rows[batch]
+
+
+def first_look(store: Store, budget: int, seed: int, longest: int) -> Epoch:
+    """Counts an epoch's batches and their padding; where there are several blocks, in the first of them.
+
+    longest: tokens of the longest side of any pair, BOS and EOS counted.
+
+    Raises:
+        DataError: as `epoch_batches`, for whichever block.
+    """
+    batches, counted, padded = 0, 0, Padding(0, 0)
+    for runs in islice(_blocks(len(store), seed, 0), 1):
+        rows, source, target = _block(store, runs)
+        found = block_batches(rows, source, target, budget, (seed, 0, 0))
+        batches, counted, padded = len(found), len(rows), padding(source, target, found)
+    if counted == len(store):
+        return Epoch(batches, padded, "")
+    if longest > budget:
+        raise _too_long("a pair", longest, budget)
+    return Epoch(round(batches * len(store) / counted), padded, "about ")
+
+
+def _blocks(count: int, seed: int, epoch: int) -> Iterator[list[range]]:
+    """The runs of every block."""
+    if 0 < count <= BLOCK:
+        yield [range(count)]
+    elif count:
+        # A seed of its own: the blocks' seeds end with the block's number.
+        starts = RUN * np.random.default_rng([seed, epoch, count]).permutation(-(-count // RUN))
+        for first in range(0, len(starts), BLOCK // RUN):
+            some = starts[first : first + BLOCK // RUN].tolist()
+            yield [range(start, min(start + RUN, count)) for start in some]
+
+
+def _block(store: Store, runs: Sequence[range]) -> tuple[Rows, Lengths, Lengths]:
+    """A block's sentence numbers and the lengths of both sides."""
+    parts = [store.lengths(run.start, run.stop) for run in runs]
+    rows = np.concatenate([np.arange(run.start, run.stop) for run in runs])
+    source, target = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
+    return rows, source, target
+
+
+def block_batches(rows: Rows, source: Lengths, target: Lengths, budget: int, seed: Sequence[int]) -> list[Rows]:
+    """Batches of one block, as places in it.
+
+    rows: the sentences' numbers, for messages. source, target: their token counts without BOS and EOS.
+    """
     wide = np.maximum(source + 1, target + 2)  # EOS; BOS and EOS
     if len(wide) and wide.max() > budget:
         worst = int(wide.argmax())
-        raise DataError(
-            f"pair {worst + 1} has {wide[worst]} tokens, more than training.batch_tokens {budget}",
-            "raise training.batch_tokens or lower data.max_tokens",
-        )
-    random = np.random.default_rng([seed, epoch])
+        raise _too_long(f"pair {rows[worst] + 1}", int(wide[worst]), budget)
+    random = np.random.default_rng(seed)
     order = random.permutation(len(wide))
     per_pool = max(1, int(POOL_BATCHES * budget / max(1.0, wide.mean()))) if len(wide) else 1
-    batches: list[NDArray[np.int64]] = []
+    batches: list[Rows] = []
     for start in range(0, len(order), per_pool):
         pool = order[start : start + per_pool]
         pool = pool[np.lexsort((source[pool], target[pool], wide[pool]))]
@@ -54,17 +118,25 @@ def epoch_batches(source: Lengths, target: Lengths, budget: int, seed: int, epoc
     return [batches[i] for i in random.permutation(len(batches))]
 
 
-def _cut(pool: NDArray[np.int64], wide: Lengths, budget: int) -> Iterator[NDArray[np.int64]]:
+def _too_long(pair: str, tokens: int, budget: int) -> DataError:
+    return DataError(
+        f"{pair} has {tokens} tokens, more than training.batch_tokens {budget}",
+        "raise training.batch_tokens or lower data.max_tokens",
+    )
+
+
+def _cut(pool: Rows, wide: Lengths, budget: int) -> Iterator[Rows]:
     """Cuts sentences sorted by width so that count * width stays within the budget."""
     start = 0
     while start < len(pool):
-        fits = np.arange(1, len(pool) - start + 1) * wide[start:] <= budget
+        some = wide[start : start + budget // wide[start]]  # the narrowest comes first: more than these never fit
+        fits = np.arange(1, len(some) + 1) * some <= budget
         end = start + (int(fits.argmin()) if not fits.all() else len(fits))
         yield pool[start:end]
         start = end
 
 
-def padding(source: Lengths, target: Lengths, batches: list[NDArray[np.int64]]) -> Padding:
+def padding(source: Lengths, target: Lengths, batches: Sequence[Rows]) -> Padding:
     """How much of the batches is padding, EOS and BOS counted as tokens."""
     real = cells = 0
     for rows in batches:
@@ -74,7 +146,7 @@ def padding(source: Lengths, target: Lengths, batches: list[NDArray[np.int64]]) 
     return Padding(real, cells)
 
 
-def load_batch(store: Store, rows: NDArray[np.int64]) -> Batch:
+def load_batch(store: Store, rows: Rows) -> Batch:
     """The sentences of one batch from disk."""
     pairs = [store.pair(int(row)) for row in rows]
     return collate([s for s, _ in pairs], [t for _, t in pairs], rows.tolist(), store.lexicon)

@@ -113,7 +113,7 @@ def _receive(item: Download, file: BinaryIO) -> None:
         size = response.headers.get("Content-Length")
         total = start + int(size) if size and size.isdigit() else None
         with console.progress(f"fetching {item.save_as}", total, start=start) as bar:
-            while block := response.read(BLOCK):
+            while block := response.read1(BLOCK):  # what came is kept if nothing more comes
                 file.write(block)
                 bar.advance(len(block))
         if total is not None and file.tell() != total:

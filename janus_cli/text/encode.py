@@ -43,6 +43,11 @@ class Ragged:
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         return cls(np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum())), lengths)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Ragged]) -> Ragged:
+        """The rows of all parts, in order."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("values", "lengths")))
+
     def keep(self, chosen: np.ndarray) -> Ragged:
         """The rows where `chosen`, (rows,) bool, is True."""
         if chosen.all():

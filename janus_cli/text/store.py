@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = "1"
+BATCH_ROWS = 1 << 16  # at least so many pairs a record batch: few batches open fast, and all fit into memory many times
 AGAIN = "run `janus preprocess` again with --force"
 _SCHEMA = pa.schema([pa.field(side, pa.list_(pa.int32()), nullable=False) for side in ("source", "target")])
 
@@ -54,6 +55,8 @@ class StoreWriter:
         }
         self._digest = hashlib.sha256(repr(sorted(self._about.items())).encode())
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        self._waiting: list[list[Ragged]] = []
+        self._waiting_rows = 0
 
     def __enter__(self) -> StoreWriter:
         self._file = self._temporary.open("wb")
@@ -61,14 +64,23 @@ class StoreWriter:
         return self
 
     def add(self, sources: Sequence[Sequence[int]] | Ragged, targets: Sequence[Sequence[int]] | Ragged) -> None:
-        """Appends pairs as one record batch: give thousands at a time."""
+        """Appends pairs: give thousands at a time."""
         sides = [rows if isinstance(rows, Ragged) else Ragged.of(rows) for rows in (sources, targets)]
         for side in sides:
             self._digest.update(side.lengths.astype("<i8").tobytes())
             self._digest.update(side.values.astype("<i4").tobytes())
-        if len(sides[0].lengths):
-            self._writer.write_batch(pa.record_batch([_list_array(side) for side in sides], schema=_SCHEMA))
-            self.rows += len(sides[0].lengths)
+        self._waiting.append(sides)
+        self._waiting_rows += len(sides[0].lengths)
+        if self._waiting_rows >= BATCH_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Writes what waits as one record batch."""
+        if self._waiting_rows:
+            columns = [_list_array(Ragged.joined(side)) for side in zip(*self._waiting, strict=True)]
+            self._writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
+        self.rows += self._waiting_rows
+        self._waiting, self._waiting_rows = [], 0
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -81,6 +93,7 @@ class StoreWriter:
             self._temporary.unlink(missing_ok=True)
 
     def _finish(self) -> None:
+        self._flush()
         self.fingerprint = self._digest.hexdigest()
         nothing = pa.record_batch([_list_array(Ragged.of([]))] * 2, schema=_SCHEMA)
         self._writer.write_batch(nothing, custom_metadata={"rows": str(self.rows), "fingerprint": self.fingerprint})
@@ -126,12 +139,13 @@ class Store:
         self._ends = np.cumsum([len(source.offsets) - 1 for source, _ in columns], dtype=np.int64)
 
     @classmethod
-    def open(cls, path: Path, split: str | None = None) -> Store:
+    def open(cls, path: Path, split: str | None = None, *, check: bool = True) -> Store:
         """Maps a store and checks it: every id is looked at once.
 
         Args:
             path: the file.
             split: what it must be; None takes any.
+            check: False where the very same file was looked at before: its ids, which may be many, are not read again.
 
         Raises:
             DataError: missing, truncated, damaged, of another split, or with ids outside its vocabulary.
@@ -148,17 +162,34 @@ class Store:
             raise DataError(f"{path} is damaged: {len(store)} pairs where {rows} were written", AGAIN)
         if split is not None and split != store.split:
             raise DataError(f"{path} holds the {store.split} split, not {split}", AGAIN)
-        store._check()
+        if check:
+            store._check()
         return store
 
     def __len__(self) -> int:
         """Number of pairs."""
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def lengths(self) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens of every source and every target: two arrays (pairs,) int64."""
-        sides = [[np.diff(batch[side].offsets).astype(np.int64) for batch in self._columns] for side in (0, 1)]
-        source, target = (np.concatenate(side) if side else np.zeros(0, np.int64) for side in sides)
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Tokens of all sources and of all targets."""
+        source, target = (sum(len(batch[side].values) for batch in self._columns) for side in (0, 1))
+        return source, target
+
+    def lengths(self, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of every source and every target of pairs start .. stop - 1: two arrays (pairs,) int64.
+
+        Memory grows with the pairs that are asked for; None asks for all from `start` on.
+        """
+        stop = len(self) if stop is None else min(stop, len(self))
+        sides: list[list[np.ndarray]] = [[np.zeros(0, np.int64)], [np.zeros(0, np.int64)]]
+        batch = int(np.searchsorted(self._ends, start, side="right"))
+        while start < stop:
+            first, end = int(self._ends[batch - 1]) if batch else 0, min(stop, int(self._ends[batch]))
+            for side, column in zip(sides, self._columns[batch], strict=True):
+                side.append(np.diff(column.offsets[start - first : end - first + 1]).astype(np.int64))
+            start, batch = end, batch + 1
+        source, target = map(np.concatenate, sides)
         return source, target
 
     def pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from janus_cli import console, recipe_file
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
@@ -33,13 +35,23 @@ def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: 
     folders = list(checkpoint.steps(run.checkpoints))
     if not folders:
         raise CheckpointError(f"{run.path} has no checkpoint", "train it first")
-    metric = best_metric(checkpoint.verify(folders[-1]).recipe)
+    metric = best_metric(recipe_file.load(str(run.recipe)))
     chosen = folders[-last:] if last else best_folders(run.checkpoints, metric)[:best]
     asked = last or best or 0
     if len(chosen) < asked:
         kind = "checkpoints" if last else f"checkpoints with {metric}"
         raise UsageError(f"{run.path} has {len(chosen)} {kind}, not {asked}", f"ask for {len(chosen)} or fewer")
-    found = [checkpoint.verify(folder) for folder in chosen]
+    try:
+        return _averaged(run, chosen, name)
+    except CheckpointError:
+        if all(folder.is_dir() for folder in chosen):
+            raise
+    console.say("a checkpoint was pruned meanwhile: beginning again with those that are there now")
+    return average_checkpoints(run, last=last, best=best, force=force)
+
+
+def _averaged(run: Run, folders: Sequence[Path], name: str) -> tuple[Path, list[str]]:
+    found = [checkpoint.verify(folder) for folder in folders]
     first = found[0]
     for other in found[1:]:
         _must_match(first, other)
@@ -49,7 +61,7 @@ def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: 
         for key, value in checkpoint.tensors(each.folder / MODEL, like).items():
             sums[key] += value
     mean = {key: (total / len(found)).to(like[key].dtype) for key, total in sums.items()}
-    names = [folder.name for folder in chosen]
+    names = [folder.name for folder in folders]
     state = {**found[-1].state, "metrics": {}, "averaged": names}
     vocabularies = (first.source_vocabulary, first.target_vocabulary)
     return checkpoint.save(run.checkpoints, name, first.recipe, vocabularies, state, mean, None), names

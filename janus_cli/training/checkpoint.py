@@ -1,6 +1,6 @@
 """Checkpoints that are whole or not there.
 
-    step-000123/  model.safetensors · optimizer.safetensors · state.json · recipe.yaml · vocabulary.json · manifest.json
+    step-000123/  model.safetensors · optimizer.safetensors · state.json · recipe.yaml · manifest.json
 
 Protocol: write everything into a temporary folder, fsync each file, write the manifest (sizes, sha256) last, rename the
 folder, fsync its parent, move the link `last`. A folder without a valid manifest is no checkpoint. No pickle anywhere.
@@ -26,7 +26,7 @@ from torch import Tensor
 from janus_cli import console, recipe_file
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.core.transformer import Transformer
-from janus_cli.errors import CheckpointError
+from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.recipe import Recipe
 from janus_cli.runs import sync
 
@@ -151,7 +151,10 @@ def verify(folder: Path) -> Checkpoint:
         if _describe(file) != expected:
             raise CheckpointError(f"{file} is damaged: size or sha256 differs from the manifest")
     state = _json(folder / STATE)
-    recipe = recipe_file.load(str(folder / "recipe.yaml"))
+    try:
+        recipe = recipe_file.load(str(folder / "recipe.yaml"))
+    except UsageError as problem:
+        raise CheckpointError(problem.message, "use the janus version that wrote it") from None
     return Checkpoint(folder, recipe, int(state["source_vocabulary"]), int(state["target_vocabulary"]), state)
 
 

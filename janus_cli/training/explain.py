@@ -55,13 +55,13 @@ def explain(run: Run, recipe: Recipe, about: dict[str, Any], at: Position, ended
         parameters=about["parameters"], precision=about["precision"],
     )  # fmt: skip
     try:
-        runs.write_atomically(file, text.encode())
+        runs.write_atomically(file, text.encode(errors="surrogateescape"))  # paths may be no text
     except OSError as problem:
         console.warn(f"{file} cannot be written ({problem.strerror}); training goes on without it")
 
 
 def _lines(file: Path) -> list[str]:
     try:
-        return file.read_text(encoding="utf-8").split("\n")
+        return file.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
     except OSError:
         return []

@@ -102,11 +102,11 @@ def describe_data(folder: Path) -> dict[str, Any]:
     stores = {}
     for file in sorted(folder.glob("*.arrow")):
         store = Store.open(file)
-        source, target = store.lengths()
+        source, target = store.tokens
         stores[file.stem] = {
             "pairs": len(store),
-            "source tokens": int(source.sum()),
-            "target tokens": int(target.sum()),
+            "source tokens": source,
+            "target tokens": target,
             "vocabulary": f"{store.source_vocabulary:,} / {store.target_vocabulary:,}",
             "fingerprint": store.fingerprint,
         }

@@ -8,6 +8,7 @@ did not stop.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -91,18 +92,16 @@ def windows(recipe: Recipe, prepared: Prepared, world: World, at: Position) -> I
     An epoch's last window may be short; ranks without a batch then repeat one with weight 0, so that all stay in step.
     """
     knobs = recipe.training
-    source, target = prepared.train.lengths()
     per_window = world.size * knobs.accumulate
     while True:
-        batches = epoch_batches(source, target, knobs.batch_tokens, recipe.seed, at.epoch)
-        starts = range(at.batch, len(batches), per_window)
-        for start in starts:
+        batches = islice(epoch_batches(prepared.train, knobs.batch_tokens, recipe.seed, at.epoch), at.batch, None)
+        while group := list(islice(batches, per_window)):
             window: list[Micro] = []
-            for place in range(start + world.rank, start + per_window, world.size):
-                rows, weight = (batches[place], 1.0) if place < len(batches) else (batches[start], 0.0)
+            for place in range(world.rank, per_window, world.size):
+                rows, weight = (group[place], 1.0) if place < len(group) else (group[0], 0.0)
                 if weight or not window:
                     batch = load_batch(prepared.train, rows)
                     window.append((batch, planned(batch, recipe, at.epoch), weight))
-            at.batch = start + per_window
+            at.batch += per_window
             yield window
         at.epoch, at.batch = at.epoch + 1, 0

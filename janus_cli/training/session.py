@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
-import socket
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from janus_cli import __version__, console, recipe_file, runs
-from janus_cli.errors import CheckpointError, DataError, JanusError, RunInUseError, UsageError, require
+from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError, require
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.text import lexicon
-from janus_cli.text.batching import epoch_batches, padding
+from janus_cli.text.batching import first_look
 from janus_cli.text.prepare import open_prepared, prepare
 from janus_cli.training import checkpoint, saving
 from janus_cli.training.checkpoint import Checkpoint
 from janus_cli.training.distributed import World, keep_freed_memory, start_world
 from janus_cli.training.explain import explain
+from janus_cli.training.lock import LOCK, locked
 from janus_cli.training.log import Log
 from janus_cli.training.loop import train
 from janus_cli.training.precision import chosen
@@ -68,6 +65,8 @@ def run_training(request: Request) -> Run:
         recipe, run = _recipe_and_run(request)
         best_metric(recipe)  # a wrong name is found now, not after hours
         _must_be_free(request, run)
+        if request.resume:  # before the data is opened, which other settings do not fit
+            _must_agree(recipe_file.load(str(run.recipe)), recipe, request.allow_change)
         prepared = _open_data(request, recipe, run, world)
         _describe(recipe, prepared, run, world)
         if not request.dry_run:
@@ -129,17 +128,19 @@ def _open_data(request: Request, recipe: Recipe, run: Run, world: World) -> Prep
             raise DataError(f"{folder} is not there yet", "a dry run prepares nothing: run `janus preprocess` first")
         console.say(f"{folder} is not there yet: preparing it first, as `janus preprocess` would")
         prepare(recipe, folder, workers=None, force=False)
+    mine = open_prepared(recipe, folder) if world.first else None  # what it has checked, the others need not
     world.wait()
-    return open_prepared(recipe, folder)
+    return mine or open_prepared(recipe, folder)
 
 
 def _describe(recipe: Recipe, prepared: Prepared, run: Run, world: World) -> None:
-    source, target = prepared.train.lengths()
-    batches = epoch_batches(source, target, recipe.training.batch_tokens, recipe.seed, 0)
+    tokens = prepared.manifest["splits"]["train"]["tokens"]
+    longest = max(tokens["source"]["max"] + 1, tokens["target"]["max"] + 2)
+    look = first_look(prepared.train, recipe.training.batch_tokens, recipe.seed, longest)
     per_update = world.size * recipe.training.accumulate
     console.say(
         f"run {run.path}: recipe {recipe.name}, objective {recipe.objective.name}, {len(prepared.train):,} pairs, "
-        f"{-(-len(batches) // per_update):,} updates an epoch, padding {padding(source, target, batches).share:.1%}, "
+        f"{look.about}{-(-look.batches // per_update):,} updates an epoch, padding {look.padding.share:.1%}, "
         f"{world.size} rank{'s' * (world.size > 1)} on {world.device}, {torch.get_num_threads()} threads"
     )
 
@@ -149,7 +150,7 @@ def _train(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world
         require("tensorboard", "tensorboard")  # before anything is replaced
     if world.first:
         _make_folder(run)
-    with _locked(run, world):
+    with locked(run, world):
         found = _begin(request, recipe, run, prepared, world)
         if world.first and found is None:
             lexicon.make(recipe, prepared, run.lexicon)
@@ -203,7 +204,7 @@ def _train(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world
 def _make_folder(run: Run) -> None:
     try:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
-        (run.path / ".lock").touch()
+        (run.path / LOCK).touch()
     except OSError as problem:
         raise UsageError(
             f"{run.path} cannot be written: {problem.strerror}", "choose another folder with --run"
@@ -213,7 +214,6 @@ def _make_folder(run: Run) -> None:
 def _begin(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world: World) -> Checkpoint | None:
     """What to go on from: nothing in a fresh run, the newest whole checkpoint in a resumed one."""
     if request.resume:
-        _must_agree(recipe_file.load(str(run.recipe)), recipe, request.allow_change)
         theirs = runs.read_json(run.manifest)
         if theirs["fingerprint"] != prepared.train.fingerprint:
             raise CheckpointError(
@@ -272,27 +272,3 @@ def _machine(world: World) -> dict[str, Any]:
         "janus": __version__, "torch": torch.__version__, "python": sys.version.split()[0], "device": str(world.device),
         "ranks": world.size, "threads": torch.get_num_threads(), "command": sys.argv[1:],
     }  # fmt: skip
-
-
-@contextmanager
-def _locked(run: Run, world: World) -> Iterator[None]:
-    """One training in a folder; the kernel frees the lock when its process ends, however it ends.
-
-    Raises:
-        RunInUseError: another process has it.
-    """
-    if not world.first:
-        yield
-        return
-    with (run.path / ".lock").open("r+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunInUseError(
-                f"{run.path} is in use by {file.read().strip() or 'another process'}", "wait for it, or choose --run"
-            ) from None
-        file.seek(0)
-        file.truncate()
-        file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        yield

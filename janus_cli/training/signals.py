@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -33,4 +34,5 @@ class StopSignal:
         self.number = number
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)  # the second signal needs no patience
-        console.warn(f"{signal.Signals(number).name}: finishing this step and saving; once more to stop at once")
+        with suppress(RuntimeError):  # stderr was being written to, and cannot be entered again
+            console.warn(f"{signal.Signals(number).name}: finishing this step and saving; once more to stop at once")

@@ -25,6 +25,7 @@ from janus_cli.training.log import Log
 from janus_cli.training.meter import Meter
 from janus_cli.training.precision import autocast
 from janus_cli.training.saving import Position
+from janus_cli.training.signals import SIGNALS
 
 Micro = tuple[Batch, Plan, float]  # weight 0 for a batch that only keeps the ranks in step
 Done = tuple[dict[str, Term], Plan, float]
@@ -73,7 +74,8 @@ def update(
     Raises:
         NonFiniteError, OutOfMemoryError: `max_bad_steps` updates in a row were skipped, the last for this reason.
     """
-    here, vocabulary = {"stop": float(stop_number), "flops": 0.0}, model_of(trainee).output_weight.shape[0]
+    here = {"signals": float(stop_number), "stopped": float(stop_number > 0), "flops": 0.0}
+    vocabulary = model_of(trainee).output_weight.shape[0]
     for batch, plan, weight in window:
         here["flops"] += flops.step(recipe.model, vocabulary, batch.source.shape[1], plan)
         for unit, count in plan.counts.items():
@@ -91,7 +93,15 @@ def update(
     if not fine:
         _skip(window, recipe, at, log, "gradient not finite" if done else "out of memory")
     at.step += 1
-    return (stop_number or signal.SIGTERM) if counts["stop"] else 0
+    return stop_number or _signal_of_others(counts)
+
+
+def _signal_of_others(counts: Mapping[str, float]) -> int:
+    """The signal that other ranks have received; SIGTERM where they received different ones, 0 for none."""
+    if not counts["stopped"]:
+        return 0
+    mean = counts["signals"] / counts["stopped"]
+    return int(mean) if mean in SIGNALS else signal.SIGTERM
 
 
 def _gradients_that_fit(

@@ -57,7 +57,7 @@ def validate(model: Transformer, recipe: Recipe, prepared: Prepared, device: tor
     references = [line.decode() for line in lines]
     options = recipe.decoding.model_copy(update={"beam": 1, "nbest": 1, "length_beam": 1, "rerank": "none"})
     ar_stream = getattr(recipe.objective, "ar_stream", None)
-    source_lengths = prepared.valid.lengths()[0][rows]
+    source_lengths = prepared.valid.lengths(0, len(rows))[0]
     order = np.argsort(source_lengths, kind="stable")
     able: dict[Mode, bool] = {"ar": objective.ar, "nar": objective.nar}
     wanted = [mode for mode, is_able in able.items() if is_able]
@@ -85,8 +85,7 @@ def _terms(model: Transformer, recipe: Recipe, prepared: Prepared, device: torch
     counts: dict[str, float] = {}
     weights: dict[str, float] = {}
     model.eval()
-    source, target = prepared.valid.lengths()
-    for rows in epoch_batches(source, target, recipe.training.batch_tokens, 0, 0):
+    for rows in epoch_batches(prepared.valid, recipe.training.batch_tokens, 0, 0):
         batch = load_batch(prepared.valid, rows)
         plan = objective.plan(batch, Draws(recipe.seed, -1, batch.ids), knobs)
         for name, term in objective.loss(model, batch.to(device), plan.to(device), knobs).items():

@@ -23,7 +23,8 @@ BODY = bytes(range(256)) * 40
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files`; `sends` shortens what is really sent, `ranges` switches resuming off, `hangs` never answers."""
+    """Serves `files`; `sends` shortens what is really sent, `ranges` switches resuming off, `hangs` never answers;
+    with both `sends` and `hangs` the rest never comes."""
 
     files: dict[str, bytes]
     asked: list[str | None]
@@ -38,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         wanted = self.headers.get("Range")
         self.server.asked.append(wanted)
-        if self.server.hangs:
+        if self.server.hangs and self.server.sends is None:
             self.server.hangs.wait()
             return
         body = self.server.files.get(self.path.removeprefix("/"))
@@ -53,6 +54,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body) - start))
         self.end_headers()
         self.wfile.write(body[start:][: self.server.sends])
+        if self.server.hangs:
+            self.wfile.flush()
+            self.server.hangs.wait()
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -147,6 +151,22 @@ def test_a_server_that_says_nothing(server: Server, tmp_path: Path, monkeypatch:
         assert "could not be fetched" in refused(wanting(server), tmp_path)
     finally:
         server.hangs.set()
+
+
+def test_a_transfer_that_comes_to_a_stop_is_kept_and_resumed(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+    server.hangs, server.sends = threading.Event(), 4000
+    try:
+        assert "could not be fetched: timed out; 4,000 bytes are kept" in refused(wanting(server), tmp_path)
+    finally:
+        server.hangs.set()
+    assert names(tmp_path) == ["train.src.part"]
+    server.hangs = server.sends = None
+    fetch(wanting(server), tmp_path)
+    assert server.asked == [None, "bytes=4000-"]
+    assert names(tmp_path) == ["train.src"]
 
 
 def test_offline(server: Server, tmp_path: Path) -> None:

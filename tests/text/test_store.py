@@ -13,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from janus_cli.errors import DataError
+from janus_cli.text import store as module
 from janus_cli.text.store import Store, StoreWriter
+
+
+@pytest.fixture(autouse=True)
+def a_record_batch_for_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores of several record batches without many thousands of pairs."""
+    monkeypatch.setattr(module, "BATCH_ROWS", 1)
+
 
 Rows = Sequence[Sequence[int]]
 BATCHES: list[tuple[Rows, Rows]] = [([[5, 6], [], [7]], [[8], [9, 9], []]), ([[6]], [[5, 5, 5]])]
@@ -67,6 +75,36 @@ def test_an_empty_store_has_no_pairs(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "s")
     assert len(store) == 0
     assert [len(side) for side in store.lengths()] == [0, 0]
+
+
+@pytest.mark.parametrize("gathered", [1, 3, 100])
+def test_pairs_are_gathered_and_lengths_of_any_part_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gathered: int
+) -> None:
+    """Many small calls become few record batches; where one ends does not show."""
+    monkeypatch.setattr(module, "BATCH_ROWS", gathered)
+    row = [[5] * (index % 4) for index in range(10)]
+    plain = write(tmp_path / "s", [([each], [each[:1]]) for each in row])
+    with pa.memory_map(str(tmp_path / "s")) as file:
+        assert pa.ipc.open_file(file).num_record_batches == {1: 10, 3: 4, 100: 1}[gathered] + 1
+    store = Store.open(tmp_path / "s")
+    assert [store.pair(index)[0].tolist() for index in range(10)] == row
+    assert store.tokens == (13, 7)
+    for start in range(12):
+        for stop in range(start, 12):
+            expected = [min(index % 4, 9) for index in range(10)][start:stop]
+            source, target = store.lengths(start, stop)
+            assert source.tolist() == expected
+            assert target.tolist() == [min(length, 1) for length in expected]
+    monkeypatch.setattr(module, "BATCH_ROWS", 1)
+    assert write(tmp_path / "t", [([each], [each[:1]]) for each in row]) == plain
+
+
+def test_what_was_checked_before_is_not_read_again(tmp_path: Path) -> None:
+    write(tmp_path / "s", [([[1], [10]], [[1], [2]])])
+    assert len(Store.open(tmp_path / "s", check=False)) == 2
+    with pytest.raises(DataError, match="outside the vocabulary"):
+        Store.open(tmp_path / "s")
 
 
 @pytest.mark.parametrize("index", [-1, 4, 100])

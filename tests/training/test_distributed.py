@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,43 +12,77 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import janus_cli
 from janus_cli.recipe import Training
+from janus_cli.runs import Run
 from janus_cli.training.schedule import learning_rate
 from janus_cli.training.session import Request, run_training
+
+COMMON = ("model.dropout=0.0", "training.updates=6")
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
+def alone(recipe: Path, objective: str) -> Run:
+    """One process that reads as much before an update as two do."""
+    changes = (*COMMON, "training.accumulate=2")
+    return run_training(
+        Request(recipe=str(recipe), run=Path("one"), objective=objective, device="cpu", changes=changes)
+    )
+
+
+def launch(recipe: Path, objective: str, run: str, *launcher: str) -> subprocess.Popen[str]:
+    """`torchrun` with these options of its own."""
+    sets = [part for change in COMMON for part in ("--set", change)]
+    command = [
+        sys.executable, "-m", "torch.distributed.run", *launcher, "-m", "--", "janus_cli", "train",
+        "--recipe", str(recipe), "--objective", objective, "--run", run, "--device", "cpu", *sets,
+    ]  # fmt: skip
+    here = str(Path(janus_cli.__file__).parents[1])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": here}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def must_be_alike(one: Run, two: Path) -> None:
+    weights = load_file(one.checkpoints / "step-000006" / "model.safetensors")
+    others = load_file(two / "checkpoints/step-000006/model.safetensors")
+    for name, weight in weights.items():
+        assert torch.allclose(weight, others[name], atol=1e-5), name
+    losses = [[line["loss"] for line in read_log(run) if line["kind"] == "train"] for run in (one.path, two)]
+    assert len(losses[0]) == 3
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 @pytest.mark.parametrize("objective", ["ar", "janus", "cmlmc", "cemat"])
 def test_two_ranks_equal_one_with_accumulation(tiny_recipe: Path, objective: str) -> None:
     """Same windows, same noise, counts over both ranks; odd last windows. No dropout: each rank draws its own."""
-    common = ("model.dropout=0.0", "training.updates=6")
-    one = run_training(
-        Request(
-            recipe=str(tiny_recipe), run=Path("one"), objective=objective, device="cpu",
-            changes=(*common, "training.accumulate=2"),
+    one = alone(tiny_recipe, objective)
+    with launch(tiny_recipe, objective, "two", "--standalone", "--nproc-per-node", "2") as process:
+        said = process.communicate(timeout=240)[1]
+    assert process.returncode == 0, said[-3000:]
+    assert said.count("2 ranks on cpu") == 1  # one voice
+    must_be_alike(one, Path("two"))
+
+
+def test_two_nodes_equal_one_process(tiny_recipe: Path) -> None:
+    """Two launchers that know of each other only by an address, as on two machines that share a file system."""
+    one = alone(tiny_recipe, "janus")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    nodes = [
+        launch(
+            tiny_recipe, "janus", "two", "--nnodes", "2", "--nproc-per-node", "1", "--node-rank", str(rank),
+            "--master-addr", "127.0.0.1", "--master-port", port,
         )
-    )  # fmt: skip
-    sets = [part for change in common for part in ("--set", change)]
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--",
-        "janus_cli", "train", "--recipe", str(tiny_recipe), "--objective", objective, "--run", "two",
-        "--device", "cpu", *sets,
+        for rank in (0, 1)
     ]  # fmt: skip
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stderr.count("2 ranks on cpu") == 1  # one voice
-    weights = load_file(one.checkpoints / "step-000006" / "model.safetensors")
-    others = load_file("two/checkpoints/step-000006/model.safetensors")
-    for name, weight in weights.items():
-        assert torch.allclose(weight, others[name], atol=1e-5), name
-    losses = [[line["loss"] for line in read_log(Path(run)) if line["kind"] == "train"] for run in ("one", "two")]
-    assert len(losses[0]) == 3
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    said = [node.communicate(timeout=240)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert ["2 ranks on cpu" in words for words in said] == [True, False]
+    must_be_alike(one, Path("two"))
 
 
 def test_schedules() -> None:

@@ -183,7 +183,7 @@ def test_signals_save_and_stop(
     assert digests(whole, 8) == digests(parts, 8)
 
 
-def test_two_trainings_in_one_folder(tiny_recipe: Path) -> None:
+def test_two_trainings_in_one_folder(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     go(tiny_recipe, "run", "training.updates=1")
     script = (
         "import fcntl, sys; f = open('run/.lock', 'r+'); fcntl.flock(f, fcntl.LOCK_EX); "
@@ -195,7 +195,10 @@ def test_two_trainings_in_one_folder(tiny_recipe: Path) -> None:
         with pytest.raises(RunInUseError, match="pid 4242"):
             go(tiny_recipe, "run", resume=True)
         other.communicate()
-    go(tiny_recipe, "run", resume=True)  # the lock of a process that is gone holds nobody up
+    assert "taken over" not in capsys.readouterr().err
+    for taken_over in (True, False):  # the lock of a process that is gone holds nobody up
+        go(tiny_recipe, "run", resume=True)
+        assert ("pid 4242 on elsewhere left run" in capsys.readouterr().err) == taken_over
 
 
 def test_data_is_prepared_on_the_way_and_announced(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

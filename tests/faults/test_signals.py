@@ -1,0 +1,82 @@
+"""FAULTS 16: a signal finds a training at any of its works; the second one is obeyed at once."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from processes import digest, ended, go, read_until, start
+
+from janus_cli import console
+from janus_cli.training import checkpoint
+from janus_cli.training.signals import StopSignal
+
+LAST = "step-000008"
+# At its n-th call, a function is interrupted by SIGTERM, and then goes on, for so many seconds before it does its work.
+AT = """
+import os, signal, time
+from janus_cli.training import checkpoint, loop
+plain, calls = {of}, 0
+def call(*arguments, **more):
+    global calls
+    calls += 1
+    if calls == {at}:
+        print("now", time.time(), flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep({seconds})
+    return plain(*arguments, **more)
+{of} = call
+"""
+WORKS = [
+    pytest.param("loop.update", 3, id="training"),
+    pytest.param("loop.validate", 1, id="validation"),
+    pytest.param("checkpoint.save_file", 3, id="save"),  # the weights of the second checkpoint
+    pytest.param("checkpoint.sync", 13, id="commit"),
+    pytest.param("loop.load_batch", 3, id="data"),
+]
+
+
+@pytest.mark.parametrize(("of", "at"), WORKS)
+def test_a_signal_finishes_the_step_and_saves_once(tiny_recipe: Path, of: str, at: int) -> None:
+    expected = digest(go(tiny_recipe, "whole") / LAST)
+    code, said = ended(start(tiny_recipe, before=AT.format(of=of, at=at, seconds=0)))
+    late = time.time() - float(said.split("now ")[1].split()[0])
+    assert code == 143, said
+    assert late < 10
+    assert "Traceback" not in said
+    lines = [json.loads(line) for line in Path("run/log.jsonl").read_text(encoding="utf-8").splitlines()]
+    saved = [line["step"] for line in lines if line["kind"] == "saved"]
+    assert len(set(saved)) == len(saved)
+    assert lines[-1]["kind"] == "stopped"
+    found = checkpoint.newest_valid(Path("run/checkpoints"))
+    assert found is not None
+    assert found.state["step"] == lines[-1]["step"] == saved[-1] < 8
+    assert digest(go(tiny_recipe, "run", resume=True) / LAST) == expected
+
+
+@pytest.mark.parametrize(("of", "at"), [WORKS[0], WORKS[2], WORKS[3]])
+def test_the_second_signal_stops_at_once_and_damages_nothing(tiny_recipe: Path, of: str, at: int) -> None:
+    expected = digest(go(tiny_recipe, "whole") / LAST)
+    process = start(tiny_recipe, before=AT.format(of=of, at=at, seconds=60))
+    read_until(process, "once more to stop at once")
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert ended(process)[0] == -signal.SIGTERM
+    assert time.monotonic() - began < 5
+    found = checkpoint.newest_valid(Path("run/checkpoints"))
+    assert found is not None
+    assert found.state["step"] == 2
+    assert digest(go(tiny_recipe, "run", resume=True) / LAST) == expected
+
+
+def test_a_signal_while_stderr_is_written_to_is_noted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(_: str) -> None:
+        raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+
+    monkeypatch.setattr(console, "warn", busy)
+    with StopSignal() as stop:
+        signal.raise_signal(signal.SIGUSR1)
+        assert stop.number == signal.SIGUSR1
