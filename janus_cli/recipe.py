@@ -171,6 +171,7 @@ class Training(Knobs):
     minutes: Weight = 0.0  # stop after so long in updates, however many these are; validating and saving do not count
     batch_tokens: Annotated[int, Field(ge=16)] = 4096  # of the longer side, padding counted; per rank and micro-batch
     accumulate: Positive = 1  # micro-batches per rank and update
+    cpu_slots: Count = 2048  # decoder slots that a CPU computes at once; more go in parts: as fast, less memory [H]
     learning_rate: Above0 = 5e-4  # [J] IWSLT14
     schedule: Literal["inverse_sqrt", "linear", "cosine"] = "inverse_sqrt"
     warmup: Count = 10_000  # [J]

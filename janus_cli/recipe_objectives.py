@@ -90,7 +90,7 @@ class CematObjective(ObjectiveKnobs):
     source_least: Share = 0.1  # of a source are hidden at least this share [CE]
     source_most: Share = 0.2  # and at most this one [CE]
     target_least: Share = 0.2  # the same of a target [CE]
-    target_most: Share = 0.5  # [CE]; 1.0 also hides all, what the first pass of mask-predict sees
+    target_most: Share = 1.0  # 0.5 [CE] never hides all, which is what the first pass of mask-predict sees [H]
     switched: Share = 0.15  # of a source, by other translations; 0 needs no dictionary [CE]
     dictionary: str | None = None  # word pairs, one a line, a tab between; without, induced from the training text
     dictionary_pairs: Positive = 50_000  # sentence pairs, evenly over the training text, to induce it from [H]

@@ -81,7 +81,11 @@ def keep_freed_memory() -> None:
     """Asks glibc to keep freed memory: a step frees and takes the same blocks again and again.
 
     It halves a step's page faults (system time 6 % -> 3 % of a small JANUS step). Without glibc nothing happens.
+
+    oneDNN, which multiplies in bf16, keeps code for the last 1,024 shapes that it met, about a megabyte each, and
+    batches hardly ever repeat a shape: with fewer, a training stays a gigabyte smaller and takes 2-4 % longer.
     """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")  # read when the first product is made
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, the largest that glibc takes

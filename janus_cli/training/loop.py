@@ -29,7 +29,7 @@ from janus_cli.training.precision import chosen, product_rate
 from janus_cli.training.saving import Position, Saver
 from janus_cli.training.schedule import learning_rate
 from janus_cli.training.signals import StopSignal
-from janus_cli.training.update import Micro, Trainee, planned, update
+from janus_cli.training.update import Micro, Trainee, micros, update
 from janus_cli.training.validation import validate
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def windows(recipe: Recipe, prepared: Prepared, world: World, at: Position) -> I
                 rows, weight = (group[place], 1.0) if place < len(group) else (group[0], 0.0)
                 if weight or not window:
                     batch = load_batch(prepared.train, rows)
-                    window.append((batch, planned(batch, recipe, at.epoch), weight))
+                    window += micros(batch, weight, recipe, at.epoch, world.device)
             at.batch += per_window
             yield window
         at.epoch, at.batch = at.epoch + 1, 0

@@ -116,7 +116,7 @@ def _gradients_that_fit(
         torch.manual_seed(dropout_seed(recipe.seed, at.step, world.rank))
         trainee.zero_grad(set_to_none=True)
         try:
-            return _gradients(trainee, parts or halves(window, recipe, at.epoch), recipe, world, at, counts)
+            return _gradients(trainee, parts or in_parts(window, recipe, at.epoch, 2), recipe, world, at, counts)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
             if not _is_about_memory(problem):
                 raise
@@ -148,15 +148,23 @@ def _gradients(
     return done
 
 
-def halves(window: list[Micro], recipe: Recipe, epoch: int) -> list[Micro]:
-    """The same sentences with the same noise in twice as many batches."""
+def micros(batch: Batch, weight: float, recipe: Recipe, epoch: int, device: torch.device) -> list[Micro]:
+    """A batch as an update takes it: on a CPU in parts of at most about `training.cpu_slots` slots, or one sentence."""
+    whole = (batch, planned(batch, recipe, epoch), weight)
+    slots, most = sum(stream.tokens.numel() for stream in whole[1].streams.values()), recipe.training.cpu_slots
+    if device.type != "cpu" or not most or slots <= most:
+        return [whole]
+    return in_parts([whole], recipe, epoch, -(-slots // most))
+
+
+def in_parts(window: list[Micro], recipe: Recipe, epoch: int, count: int) -> list[Micro]:
+    """The same sentences with the same noise in up to `count` times as many batches."""
     parts: list[Micro] = []
     for batch, _, weight in window:
-        middle = (len(batch.ids) + 1) // 2
-        for rows in (slice(0, middle), slice(middle, None)):
-            if len(batch.ids[rows]):
-                part = batch.select(rows)
-                parts.append((part, planned(part, recipe, epoch), weight))
+        size = -(-len(batch.ids) // count)
+        for start in range(0, len(batch.ids), max(1, size)):
+            part = batch.select(slice(start, start + size))
+            parts.append((part, planned(part, recipe, epoch), weight))
     return parts
 
 
