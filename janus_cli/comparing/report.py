@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from janus_cli import console, runs
 from janus_cli.benching.machine import in_words
+from janus_cli.benching.plot import drawn
 from janus_cli.benching.report import dump, markdown
 from janus_cli.comparing.entry import Outcome, Row
 from janus_cli.errors import UsageError, require
@@ -182,7 +182,6 @@ def plot(about: Mapping[str, Any]) -> bytes:
     Raises:
         UsageError: matplotlib is not installed.
     """
-    matplotlib = require("matplotlib", "bench")
     figure = require("matplotlib.figure", "bench").Figure(figsize=(8.0, 5.0), layout="constrained")
     axes = figure.subplots()
     objectives = list(dict.fromkeys(row["objective"] for row in about["rows"] if "bleu" in row["scores"]))
@@ -205,7 +204,4 @@ def plot(about: Mapping[str, Any]) -> bytes:
     axes.set_axisbelow(True)
     if objectives:
         axes.legend()
-    drawn = io.BytesIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "janus"}):
-        figure.savefig(drawn, format="svg", metadata={"Date": None})
-    return drawn.getvalue()
+    return drawn(figure)

@@ -5,7 +5,6 @@ Padding counts, because it is computed; softmax, norms, dropout and the optimise
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from janus_cli.core.batch import IGNORE
@@ -61,21 +60,19 @@ def output(knobs: Model, vocabulary: int, asked: int) -> int:
 
 
 def step(knobs: Model, vocabulary: int, source: int, plan: Plan) -> int:
-    """FLOPs of a step: forward and backward over streams that share one decoder call, forward over each draft.
+    """FLOPs of a step: forward and backward over the streams, a decoder call for each, forward over each draft.
 
     vocabulary: the target's; what an encoder predicts is counted with it too. source: S.
     """
-
-    def call(parts: Iterable[Stream]) -> tuple[int, int, int]:
-        known = list(parts)
-        slots, keys = sum(part.tokens.shape[1] for part in known), sum(part.keys for part in known)
-        return slots, keys, sum(int(part.labelled.sum()) for part in known)
-
     rows = next(iter(plan.streams.values())).tokens.shape[0]
-    forth = forward(knobs, vocabulary, rows, source, *call(plan.streams.values()))
+    # The keys and values of the source are made once, and read by every call.
+    shared = knobs.decoder_layers * 2 * rows * 2 * source * knobs.width**2
+
+    def call(part: Stream) -> int:
+        asked = int(part.labelled.sum())
+        return decoder(knobs, vocabulary, rows, source, part.tokens.shape[1], part.keys, asked) - shared
+
+    forth = encoder(knobs, rows, source) + shared + sum(map(call, plan.streams.values()))
     if plan.source is not None:
         forth += output(knobs, vocabulary, int((plan.source.labels != IGNORE).sum()))
-    # A draft reads the keys and values of the source that the streams read too.
-    shared = knobs.decoder_layers * 2 * rows * 2 * source * knobs.width**2
-    drafts = (decoder(knobs, vocabulary, rows, source, *call([draft])) - shared for draft in plan.drafts.values())
-    return (1 + BACKWARD) * forth + sum(drafts)
+    return (1 + BACKWARD) * forth + sum(map(call, plan.drafts.values()))

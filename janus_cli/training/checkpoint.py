@@ -191,7 +191,7 @@ def tensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 if shape != list(like.shape):
                     raise CheckpointError(f"{file}: {name} has shape {shape}, the recipe makes it {list(like.shape)}")
         loaded = load_file(file)
-    except (SafetensorError, OSError) as problem:
+    except (SafetensorError, OSError, RuntimeError) as problem:  # torch, where the file is gone by now
         raise CheckpointError(f"{file} is no readable safetensors file: {problem}") from None
     for name, value in loaded.items():
         if value.dtype != expected[name].dtype:

@@ -11,6 +11,7 @@ from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES, Plan
 from janus_cli.core.objectives import ar as ar_module
 from janus_cli.core.objectives import janus as janus_module
+from janus_cli.core.stream import join
 from janus_cli.core.transformer import Transformer
 from janus_cli.recipe import (
     ArObjective,
@@ -60,7 +61,7 @@ def states(model: Transformer, batch: Batch, kind: str) -> dict[str, dict[int, T
     stream = janus_module.beside(janus_module.base(batch.target, rank), gold, query)
     ar = ar_module.ar_stream(batch.target, kind)
     memory = model.encode(batch.source, batch.source_real)
-    joined, apart = janus_module.join([ar, stream])
+    joined, apart = join([ar, stream])
     ar_states, both = apart(model.decode(joined, memory))
     ar_logits, logits = model.logits(ar_states)[0], model.logits(both)[0]
     width, aux = batch.target.shape[1], logits[stream.keys :]

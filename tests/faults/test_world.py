@@ -6,7 +6,6 @@ import random
 from pathlib import Path
 
 import pytest
-from conftest import TINY_RECIPE
 from processes import digest, ended, go, janus
 
 ELSEWHERE = {
@@ -40,20 +39,23 @@ def road(recipe: Path, folder: Path, **environment: str) -> tuple[str, list[byte
     return digest(folder / "run/checkpoints/last"), [(folder / name).read_bytes() for name in names]
 
 
-def test_hash_seed_locale_time_zone_and_folder_change_nothing(empty_folder: Path) -> None:
-    recipe = empty_folder / "tiny.yaml"
-    recipe.write_text(TINY_RECIPE.replace("vocabulary: 120", "vocabulary: 60"), encoding="utf-8")
+@pytest.fixture
+def recipe(tiny_recipe: Path) -> Path:
+    """A vocabulary that so few words allow."""
+    tiny_recipe.write_text(tiny_recipe.read_text().replace("vocabulary: 120", "vocabulary: 60"), encoding="utf-8")
+    return tiny_recipe
+
+
+def test_hash_seed_locale_time_zone_and_folder_change_nothing(recipe: Path, empty_folder: Path) -> None:
     first = road(recipe, empty_folder / "here", PYTHONHASHSEED="1")
     assert first == road(recipe, empty_folder / "dört" / "with space", **ELSEWHERE)
     assert any(byte > 127 for byte in first[1][2])
 
 
 @pytest.mark.parametrize("command", ["preprocess", "decode"])
-def test_the_memory_for_a_long_line_is_bounded(empty_folder: Path, command: str) -> None:
+def test_the_memory_for_a_long_line_is_bounded(recipe: Path, empty_folder: Path, command: str) -> None:
     """A line of a megabyte, measured against the same work without it."""
     peaks = []
-    recipe = empty_folder / "tiny.yaml"
-    recipe.write_text(TINY_RECIPE.replace("vocabulary: 120", "vocabulary: 60"), encoding="utf-8")
     write_text(empty_folder / "short")
     write_text(empty_folder / "long", "Straße fährt " * (1 << 16))
     if command == "decode":

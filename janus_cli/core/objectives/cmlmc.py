@@ -24,7 +24,7 @@ from janus_cli.core.losses import cross_entropy, length_loss, without_gradient
 from janus_cli.core.noise import Draws, hide, is_text, pick
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
 from janus_cli.core.steps import NEVER_WRITTEN, chosen_at
-from janus_cli.core.stream import base, join
+from janus_cli.core.stream import base
 from janus_cli.core.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: CmlmcObjective) ->
         written, _ = chosen_at(model, model.decode(guess, memory), wrong, (*NEVER_WRITTEN, EOS))
     correct = correct.replace(tokens=torch.where(wrong, written, correct.tokens))
 
-    both, apart = join([nar, correct])
-    nar_states, correct_states = apart(model.decode(both, memory))
+    nar_states, correct_states = model.decode(nar, memory), model.decode(correct, memory)
     smoothing, words = knobs.label_smoothing, model.output_weight
     ce_nar = cross_entropy(nar_states[nar.labelled], words, nar.labels[nar.labelled], smoothing)
     ce_correct = cross_entropy(correct_states[wrong], words, correct.labels[wrong], smoothing)
