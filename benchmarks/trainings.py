@@ -20,7 +20,7 @@ from janus_cli.recipe import Recipe
 from janus_cli.text.batching import epoch_batches, load_batch
 from janus_cli.text.store import Store
 from janus_cli.training.checkpoint import build_model
-from janus_cli.training.distributed import keep_freed_memory, start_world
+from janus_cli.training.distributed import keep_few_shapes, keep_freed_memory, start_world
 from janus_cli.training.log import Log
 from janus_cli.training.loop import windows
 from janus_cli.training.meter import Meter
@@ -65,6 +65,7 @@ class Ours:
 
     def __init__(self, entry: Entry, store: Store) -> None:
         keep_freed_memory()
+        keep_few_shapes()
         self.recipe, self.world, self.at = entry.recipe, start_world(entry.device), Position()
         torch.manual_seed(self.recipe.seed)
         sizes = store.source_vocabulary, store.target_vocabulary

@@ -21,7 +21,7 @@ from janus_cli.text.batching import first_look
 from janus_cli.text.prepare import open_prepared, prepare
 from janus_cli.training import checkpoint, saving
 from janus_cli.training.checkpoint import Checkpoint
-from janus_cli.training.distributed import World, keep_freed_memory, start_world
+from janus_cli.training.distributed import World, keep_few_shapes, keep_freed_memory, start_world
 from janus_cli.training.explain import explain
 from janus_cli.training.lock import LOCK, locked
 from janus_cli.training.log import Log
@@ -59,6 +59,7 @@ def run_training(request: Request) -> Run:
     if request.threads:
         torch.set_num_threads(request.threads)
     keep_freed_memory()
+    keep_few_shapes()
     world = start_world(request.device)
     console.quiet = not world.first
     try:
