@@ -73,10 +73,12 @@ def run_compare(request: Request) -> tuple[str, int] | None:
     console.say(
         f"comparing {len(entries)} system{'s' * (len(entries) != 1)} in {folder}: {report.budget(_settings(request))}"
     )
+    _must_be_ours(folder, request)
     if request.dry_run:
         for entry in entries:
             there = "goes on" if entry.run.recipe.exists() else "begins"
-            console.say(f"{entry.name}: {there} in {entry.run.path}, then {', '.join(request.modes)} as far as it can")
+            console.say(f"{entry.name}: {there} in {entry.run.path}")
+        console.say(f"each is then decoded, as far as it can, with {', '.join(request.modes)}")
         return None
     if request.threads:
         torch.set_num_threads(request.threads)
@@ -139,20 +141,24 @@ def _settings(request: Request) -> dict[str, Any]:
     return {"steps": steps, "minutes": request.minutes, "average": request.average}
 
 
-def _begin(folder: Path, request: Request) -> None:
-    """Makes the folder, or finds it as an earlier call left it."""
+def _must_be_ours(folder: Path, request: Request) -> None:
+    """Raises UsageError where the folder holds something else than an earlier call of this comparison."""
     mark = folder / "comparison.json"
     if folder.exists() and not mark.is_file() and any(folder.iterdir()):
         raise UsageError(f"{folder} is there and holds no comparison", "name another folder with --out")
-    recipe = request.recipe or "demo"
     if mark.is_file() and not request.force:
-        before = runs.read_json(mark).get("recipe")
+        before, recipe = runs.read_json(mark).get("recipe"), request.recipe or "demo"
         if before != recipe:
             raise UsageError(f"{folder} compares with recipe {before}, not {recipe}", "another --out, or --force")
+
+
+def _begin(folder: Path, request: Request) -> None:
+    """Makes the folder, or finds it as an earlier call left it."""
+    mark = folder / "comparison.json"
     try:
         (folder / "outputs").mkdir(parents=True, exist_ok=True)
-        if not mark.is_file():
-            runs.write_atomically(mark, json.dumps({"recipe": recipe}).encode())
+        if not mark.is_file() or request.force:
+            runs.write_atomically(mark, json.dumps({"recipe": request.recipe or "demo"}).encode())
     except OSError as problem:
         raise DataError(f"{folder} cannot be written: {problem.strerror}", "name another folder with --out") from None
 

@@ -163,6 +163,8 @@ def test_mistakes_are_found_before_anything_is_trained(compare: Compare, argumen
     assert (code, out) == (2, "")
     assert words in err
     assert not Path("runs").exists()
+    if "--out" in arguments:
+        assert compare(*arguments, "--dry-run")[0] == 2
 
 
 def test_a_dry_run_writes_nothing(compare: Compare) -> None:
