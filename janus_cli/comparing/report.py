@@ -158,9 +158,20 @@ def _notes(about: Mapping[str, Any]) -> list[str]:
             f"median of {timed['singles']} sentences; sentences/s: {timed['sentences']} sentences in batches"
         )
     for each in about["systems"]:
+        if each["training"] is not None and not _is_equal(each["training"], about["settings"]):
+            notes.append(
+                f"not the same budget: {each['objective']}.seed{each['seed']}, trained before or stopped early"
+            )
         for what, why in each["failed"].items():
             notes.append(f"failed: {each['objective']}.seed{each['seed']} {what}: {why}")
     return notes
+
+
+def _is_equal(training: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether a training had the budget: an earlier call may have given it more, and patience may have ended it."""
+    if settings["minutes"]:
+        return bool(0.9 < training["seconds"] / (60 * settings["minutes"]) < 1.5)  # one update more than the time
+    return bool(training["updates"] == settings["steps"])
 
 
 def write(folder: Path, about: Mapping[str, Any], text: str) -> None:

@@ -106,7 +106,7 @@ def _planned(request: Request) -> tuple[Recipe, list[Entry], Path]:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("janus compare runs in one process", "train with torchrun, then use janus bench and score")
-    if (request.steps is None) == (request.minutes is None) and request.steps is not None:
+    if request.steps is not None and request.minutes is not None:
         raise UsageError(
             "--steps and --minutes exclude each other", "give each system the same updates or the same time"
         )

@@ -163,8 +163,8 @@ class NextOfLength(NextToken):
         self.lengths = self.lengths[rows]
 
     def _states(self, last: Tensor) -> Tensor:
-        tokens, place = last[:, None], torch.full_like(last, self.position)[:, None]
-        stream = following(tokens, place[:, 0], tokens == tokens, "query")
+        start, real = torch.full_like(last, self.position), torch.ones_like(last, dtype=torch.bool)
+        stream = following(last[:, None], start, real[:, None], "query")
         if not self.position:  # BOS is a base slot
             stream = stream.unread
         self.position += 1

@@ -115,9 +115,11 @@ def _history(each: Findings) -> Iterable[tuple[str, str]]:
 
 def _last_word(time: object) -> str:
     """When the log was written to last; time: seconds since 1970."""
+    if not isinstance(time, int | float):
+        return ""
     try:
-        return f" (last word {datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M} UTC)"  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError, OSError):
+        return f" (last word {datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M} UTC)"
+    except (ValueError, OverflowError, OSError):
         return ""
 
 

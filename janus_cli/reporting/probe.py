@@ -13,7 +13,6 @@ import torch
 from janus_cli import runs
 from janus_cli.core.batch import Batch
 from janus_cli.core.decoders import predicted_lengths
-from janus_cli.core.generate import Mode
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.core.transformer import Transformer
 from janus_cli.decoding.lines import Reader
@@ -129,11 +128,9 @@ def _decoded(
     references: Sequence[str],
 ) -> Iterator[Decoded]:  # fmt: skip
     """Each of these sentences in every way that the objective can decode."""
-    objective = OBJECTIVES[recipe.objective.name]
-    modes: list[Mode] = [*(["ar"] * objective.ar), *(["nar"] * objective.nar)]  # type: ignore[list-item]
     ways: dict[int, list[tuple[str, str, list[str]]]] = {row: [] for row in rows}
-    for mode in modes:
-        plan = choose(recipe, {"mode": mode, "nbest": 1})
+    for side in OBJECTIVES[recipe.objective.name].sides:
+        plan = choose(recipe, {"mode": side, "nbest": 1})
         translator = Translator(model, tokenizers, plan, traced=len(rows))
         found = [result for window in translator.windows([sources[row] for row in rows]) for result in window]
         for row, result in zip(rows, found, strict=True):

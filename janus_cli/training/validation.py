@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from janus_cli.core.generate import Mode, generate
+from janus_cli.core.generate import generate
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.core.transformer import Transformer
@@ -31,7 +31,7 @@ def best_metric(recipe: Recipe) -> str:
         UsageError: training.best_metric is no number that this objective's validation gives.
     """
     objective, chosen = OBJECTIVES[recipe.objective.name], recipe.training.best_metric
-    names = [*["bleu_ar"] * objective.ar, *["bleu_nar"] * objective.nar, "loss", *objective.terms]
+    names = [*(f"bleu_{side}" for side in objective.sides), "loss", *objective.terms]
     if chosen != "auto" and chosen not in names:
         raise UsageError(
             f"training.best_metric {chosen} is no validation metric of objective {recipe.objective.name}",
@@ -59,16 +59,14 @@ def validate(model: Transformer, recipe: Recipe, prepared: Prepared, device: tor
     ar_stream = getattr(recipe.objective, "ar_stream", None)
     source_lengths = prepared.valid.lengths(0, len(rows))[0]
     order = np.argsort(source_lengths, kind="stable")
-    able: dict[Mode, bool] = {"ar": objective.ar, "nar": objective.nar}
-    wanted = [mode for mode, is_able in able.items() if is_able]
-    decoded: dict[str, list[list[int]]] = {name: [[]] * len(rows) for name in wanted}
+    decoded: dict[str, list[list[int]]] = {side: [[]] * len(rows) for side in objective.sides}
     for start in range(0, len(order), recipe.decoding.batch_sentences):
         some = order[start : start + recipe.decoding.batch_sentences]
         source = load_batch(prepared.valid, some).source.to(device)
-        for mode in wanted:
-            _place(decoded[mode], some.tolist(), generate(model, source, mode, options, ar_stream))
-    for mode in wanted:
-        metrics[f"bleu_{mode}"] = corpus_bleu(prepared.tokenizers.target.decode(decoded[mode]), [references])
+        for side in objective.sides:
+            _place(decoded[side], some.tolist(), generate(model, source, side, options, ar_stream))
+    for name, ids in decoded.items():
+        metrics[f"bleu_{name}"] = corpus_bleu(prepared.tokenizers.target.decode(ids), [references])
     return metrics
 
 

@@ -81,6 +81,10 @@ def test_the_same_command_goes_on_and_a_larger_budget_trains_further(
     assert found()["rows"] == first["rows"]
     assert compare(*command, "--steps", "4")[0] == 0
     assert [each["training"]["updates"] for each in found()["systems"]] == [4, 4]
+    assert "not the same budget" not in Path("runs/compare-tiny/comparison.md").read_text()
+    code, out, _ = compare(*command, "--steps", "3")
+    assert code == 0
+    assert "not the same budget: ar.seed1" in out
     log = Path("runs/compare-tiny/ar.seed1/log.jsonl").read_text()
     assert '"kind": "resumed", "step": 2' in log
 

@@ -111,7 +111,7 @@ def test_noise_depends_on_seed_epoch_and_sentence_alone() -> None:
         plan = planned(batch, seed, epoch, **changes)
         assert plan.source is not None
         rows = zip(plan.source.tokens.tolist(), plan.streams["nar"].tokens.tolist(), strict=True)
-        return [tuple([t for t in side if t != PAD] for side in row) for row in rows]  # type: ignore[misc]
+        return [([t for t in read if t != PAD], [t for t in nar if t != PAD]) for read, nar in rows]
 
     first = seen(whole, 1, 0)
     parts = [seen(collate([sources[i]], [targets[i]], [i], LEXICON), 1, 0)[0] for i in range(40)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from janus_cli.core.stream import Stream
 if TYPE_CHECKING:
     from janus_cli.core.noise import Draws
     from janus_cli.core.transformer import Transformer
+
+
+Side = Literal["ar", "nar"]
 
 
 class Term(NamedTuple):
@@ -89,6 +92,12 @@ class Objective:
     nar: bool
     terms: tuple[str, ...]
     blocks: bool = False
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The ways that it has of these two."""
+        able: dict[Side, bool] = {"ar": self.ar, "nar": self.nar}
+        return tuple(side for side, is_able in able.items() if is_able)
 
     @property
     def lengths(self) -> bool:
