@@ -12,6 +12,7 @@ from janus_cli.commands.options import (
     ForceOption,
     SetOption,
     ThreadsOption,
+    names,
 )
 
 
@@ -84,7 +85,8 @@ def bench(
 
     found = run_bench(
         Request(
-            run=run, checkpoint=checkpoint, sentences=sentences, against=known(_names(against)), modes=_names(mode),
+            run=run, checkpoint=checkpoint, sentences=sentences,
+            against=known(names(*against or ())), modes=names(*mode or ()),
             batches=BENCH_BATCHES if batches is None else _sizes(batches),
             repeats=BENCH_REPEATS if repeats is None else repeats, warmup=BENCH_WARMUP if warmup is None else warmup,
             changes=tuple(changes or ()), json=json_file, plot=plot, device=device, threads=threads, force=force,
@@ -93,10 +95,6 @@ def bench(
     )  # fmt: skip
     if found is not None:
         typer.echo(table(found))
-
-
-def _names(values: list[str] | None) -> list[str]:
-    return [name.strip() for value in values or () for name in value.split(",") if name.strip()]
 
 
 def _sizes(text: str) -> list[int]:

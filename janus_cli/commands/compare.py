@@ -13,6 +13,7 @@ from janus_cli.commands.options import (
     RecipeOption,
     SetOption,
     ThreadsOption,
+    names,
 )
 
 
@@ -75,8 +76,9 @@ def compare(
 
     found = run_compare(
         Request(
-            recipe=recipe, objectives=_names(objectives) or OBJECTIVE_NAMES, steps=steps, minutes=minutes,
-            seeds=_numbers(seeds), modes=_names(modes) or COMPARE_MODES, against=against, average=average, speed=speed,
+            recipe=recipe, objectives=names(objectives or "") or OBJECTIVE_NAMES, steps=steps, minutes=minutes,
+            seeds=_numbers(seeds), modes=names(modes or "") or COMPARE_MODES, against=against, average=average,
+            speed=speed,
             out=out, prepared=prepared, data_dir=data_dir, changes=tuple(changes or ()), device=device, threads=threads,
             force=force, dry_run=dry_run,
         )
@@ -90,12 +92,8 @@ def compare(
             )
 
 
-def _names(text: str | None) -> list[str]:
-    return list(dict.fromkeys(name.strip() for name in (text or "").split(",") if name.strip()))
-
-
 def _numbers(text: str | None) -> list[int]:
-    names = _names(text)
-    if not all(name.isdecimal() for name in names):
+    found = names(text or "")
+    if not all(name.isdecimal() for name in found):
         raise typer.BadParameter(f"{text!r} is no list of numbers, as in 1,2", param_hint="--seeds")
-    return [int(name) for name in names]
+    return [int(name) for name in found]

@@ -18,6 +18,11 @@ def _device(value: str) -> str:
     return value
 
 
+def names(*texts: str) -> list[str]:
+    """What stands between commas, each once, in order."""
+    return list(dict.fromkeys(name.strip() for text in texts for name in text.split(",") if name.strip()))
+
+
 RecipeOption = Annotated[
     str | None,
     typer.Option("--recipe", metavar="NAME|FILE", help="A recipe by name (see `janus recipes`) or a YAML file."),

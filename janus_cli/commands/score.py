@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from janus_cli.commands.options import JsonOption, RunOption
+from janus_cli.commands.options import JsonOption, RunOption, names
 
 
 def score(
@@ -59,19 +59,19 @@ def score(
     from janus_cli.scoring import inputs, report
     from janus_cli.scoring.metrics import expand, looks_tokenised
 
-    names = expand([name.strip() for name in metrics.split(",") if name.strip()])
+    wanted = expand(names(metrics))
     samples = bootstrap if bootstrap is not None else BOOTSTRAP_SAMPLES if against else 0
     first = hypotheses or inputs.newest_decoded(find_run(run)).hypotheses
     lines = inputs.read_hypotheses(first)
     files = reference or inputs.find_references(first, run)
     console.say(f"scoring {inputs.name_of(first)} against {', '.join(map(str, files))}")
-    if "bleu" in names and looks_tokenised(lines):
+    if "bleu" in wanted and looks_tokenised(lines):
         console.warn("the hypotheses look tokenised; `--metrics bleu-tok` scores them as they are")
     found = report.measure(
         report.Output(inputs.name_of(first), lines),
         report.Output(str(against), inputs.read_hypotheses(against)) if against else None,
         inputs.read_references(files),
-        names,
+        wanted,
         samples,
         BOOTSTRAP_SEED if seed is None else seed,
     )

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
+    from janus_cli.core.stream import Stream
     from janus_cli.core.transformer import Memory, Transformer
 
 
@@ -123,6 +124,14 @@ def without_gradient(device: str) -> Iterator[None]:
     low, on = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
     with torch.no_grad(), torch.autocast(device, dtype=low, enabled=on, cache_enabled=False):
         yield
+
+
+def labelled_loss(
+    model: Transformer, stream: Stream, states: Tensor, smoothing: float, slots: slice = slice(None)
+) -> Tensor:
+    """Cross-entropy of what a stream's slots, or some of them, are asked for; states (B, L, D) -> scalar, in nats."""
+    asked, labels = stream.labelled[:, slots], stream.labels[:, slots]
+    return cross_entropy(states[:, slots][asked], model.output_weight, labels[asked], smoothing)  # (N, D), (N,)
 
 
 def length_loss(model: Transformer, memory: Memory, lengths: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from janus_cli.core import losses
 from janus_cli.core.batch import BOS, EOS, IGNORE, MASK, PAD, Batch, collate
 from janus_cli.core.losses import without_gradient
 from janus_cli.core.noise import Draws, is_text
@@ -77,7 +78,7 @@ def recorded(
         logits.append(states @ words.T)
         return states.sum()
 
-    monkeypatch.setattr(cmlmc, "cross_entropy", keep)
+    monkeypatch.setattr(losses, "cross_entropy", keep)
     cmlmc.loss(model, batch, plan, KNOBS)
     monkeypatch.undo()
     return streams, logits

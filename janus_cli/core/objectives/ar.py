@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from janus_cli.core.batch import BOS, EOS, PAD, Batch
-from janus_cli.core.losses import cross_entropy
+from janus_cli.core.losses import labelled_loss
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
 from janus_cli.core.stream import Stream, ahead, base, beside, content, left_to_right, queries, revealed
@@ -47,8 +47,7 @@ def plan(batch: Batch, draws: Draws, knobs: ArObjective) -> Plan:
 def loss(model: Transformer, batch: Batch, plan: Plan, knobs: ArObjective) -> dict[str, Term]:
     memory = model.encode(batch.source, batch.source_real)
     ar = plan.streams["ar"]
-    states = model.decode(ar, memory)[ar.labelled]  # (B, L, D) -> (N, D)
-    ce = cross_entropy(states, model.output_weight, ar.labels[ar.labelled], knobs.label_smoothing)
+    ce = labelled_loss(model, ar, model.decode(ar, memory), knobs.label_smoothing)
     return {"ce_ar": Term(ce, "tokens", 1.0)}
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from janus_cli.core.batch import Batch
-from janus_cli.core.losses import cross_entropy
+from janus_cli.core.losses import labelled_loss
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
 from janus_cli.core.stream import Stream, ahead, beside, content
@@ -56,8 +56,7 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: BangObjective) -> 
     states = model.decode(stream, memory)
     terms: dict[str, Term] = {}
     for name, slots in _parts(batch.target).items():
-        asked, labels = stream.labelled[:, slots], stream.labels[:, slots]
-        ce = cross_entropy(states[:, slots][asked], model.output_weight, labels[asked], knobs.label_smoothing)
+        ce = labelled_loss(model, stream, states, knobs.label_smoothing, slots)
         terms[f"ce_{name}"] = Term(ce, name, getattr(knobs, name))
     return terms
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from janus_cli.core.batch import IGNORE, MASK, PAD, Batch
-from janus_cli.core.losses import cross_entropy, length_loss
+from janus_cli.core.losses import cross_entropy, labelled_loss, length_loss
 from janus_cli.core.noise import Draws, is_text, pick
 from janus_cli.core.objectives.base import Objective, Plan, Reading, Term, count_units
 from janus_cli.core.stream import base
@@ -81,8 +81,7 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: CematObjective) ->
         memory.states[unread], model.source_table.weight, plan.source.labels[unread], knobs.label_smoothing
     )  # (B, S, D) -> (N, D)
     nar = plan.streams["nar"]
-    states = model.decode(nar, memory)[nar.labelled]  # (B, L, D) -> (N, D)
-    ce_nar = cross_entropy(states, model.output_weight, nar.labels[nar.labelled], knobs.label_smoothing)
+    ce_nar = labelled_loss(model, nar, model.decode(nar, memory), knobs.label_smoothing)
     return {
         "ce_encoder": Term(ce_encoder, "unread", knobs.encoder),
         "ce_nar": Term(ce_nar, "hidden", knobs.nar),

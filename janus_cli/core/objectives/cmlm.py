@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from janus_cli.core.batch import Batch
-from janus_cli.core.losses import cross_entropy, length_loss
+from janus_cli.core.losses import labelled_loss, length_loss
 from janus_cli.core.noise import Draws, hide
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
 from janus_cli.core.stream import base
@@ -26,8 +26,7 @@ def plan(batch: Batch, draws: Draws, knobs: CmlmObjective) -> Plan:
 def loss(model: Transformer, batch: Batch, plan: Plan, knobs: CmlmObjective) -> dict[str, Term]:
     memory = model.encode(batch.source, batch.source_real)
     nar = plan.streams["nar"]
-    states = model.decode(nar, memory)[nar.labelled]  # (B, L, D) -> (N, D)
-    ce = cross_entropy(states, model.output_weight, nar.labels[nar.labelled], knobs.label_smoothing)
+    ce = labelled_loss(model, nar, model.decode(nar, memory), knobs.label_smoothing)
     return {
         "ce_nar": Term(ce, "hidden", 1.0),
         "length": Term(length_loss(model, memory, batch.target_lengths), "sentences", knobs.length),

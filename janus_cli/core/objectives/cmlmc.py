@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from janus_cli.core.batch import EOS, IGNORE, Batch
-from janus_cli.core.losses import cross_entropy, length_loss, without_gradient
+from janus_cli.core.losses import labelled_loss, length_loss, without_gradient
 from janus_cli.core.noise import Draws, hide, is_text, pick
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
 from janus_cli.core.steps import NEVER_WRITTEN, chosen_at
@@ -52,10 +52,9 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: CmlmcObjective) ->
         written, _ = chosen_at(model, model.decode(guess, memory), wrong, (*NEVER_WRITTEN, EOS))
     correct = correct.replace(tokens=torch.where(wrong, written, correct.tokens))
 
-    nar_states, correct_states = model.decode(nar, memory), model.decode(correct, memory)
-    smoothing, words = knobs.label_smoothing, model.output_weight
-    ce_nar = cross_entropy(nar_states[nar.labelled], words, nar.labels[nar.labelled], smoothing)
-    ce_correct = cross_entropy(correct_states[wrong], words, correct.labels[wrong], smoothing)
+    ce_nar, ce_correct = (
+        labelled_loss(model, stream, model.decode(stream, memory), knobs.label_smoothing) for stream in (nar, correct)
+    )
     return {
         "ce_nar": Term(ce_nar, "hidden", knobs.nar),
         "ce_correct": Term(ce_correct, "wrong", knobs.correct),

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from janus_cli.core.batch import Batch
-from janus_cli.core.losses import cross_entropy, length_loss
+from janus_cli.core.losses import labelled_loss, length_loss
 from janus_cli.core.noise import Draws, hide, random_order
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
 from janus_cli.core.stream import base, beside, revealed
@@ -32,8 +32,7 @@ def plan(batch: Batch, draws: Draws, knobs: MpnetObjective) -> Plan:
 def loss(model: Transformer, batch: Batch, plan: Plan, knobs: MpnetObjective) -> dict[str, Term]:
     memory = model.encode(batch.source, batch.source_real)
     stream = plan.streams["permuted"]
-    states = model.decode(stream, memory)[stream.labelled]  # (B, L, D) -> (N, D)
-    ce = cross_entropy(states, model.output_weight, stream.labels[stream.labelled], knobs.label_smoothing)
+    ce = labelled_loss(model, stream, model.decode(stream, memory), knobs.label_smoothing)
     return {
         "ce_permuted": Term(ce, "hidden", 1.0),
         "length": Term(length_loss(model, memory, batch.target_lengths), "sentences", knobs.length),

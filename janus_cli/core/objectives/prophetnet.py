@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from janus_cli.core.batch import Batch
-from janus_cli.core.losses import cross_entropy
+from janus_cli.core.losses import labelled_loss
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
 from janus_cli.core.stream import Stream, ahead, beside, content
@@ -44,14 +44,13 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: ProphetnetObjectiv
     stream = plan.streams["prophets"]
     states = model.decode(stream, memory)
     ends = 2 * (batch.target.shape[1] - 1)  # content, then stream 1
-
-    def ce(slots: slice) -> Tensor:
-        asked, labels = stream.labelled[:, slots], stream.labels[:, slots]
-        return cross_entropy(states[:, slots][asked], model.output_weight, labels[asked], knobs.label_smoothing)
-
+    ce_ar, ce_later = (
+        labelled_loss(model, stream, states, knobs.label_smoothing, slots)
+        for slots in (slice(0, ends), slice(ends, None))
+    )
     return {
-        "ce_ar": Term(ce(slice(0, ends)), "tokens", 1 / knobs.ngram),
-        "ce_later": Term(ce(slice(ends, None)), "later", 1 - 1 / knobs.ngram),
+        "ce_ar": Term(ce_ar, "tokens", 1 / knobs.ngram),
+        "ce_later": Term(ce_later, "later", 1 - 1 / knobs.ngram),
     }
 
 
