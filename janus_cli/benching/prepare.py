@@ -16,7 +16,7 @@ from janus_cli.benching.measure import Work
 from janus_cli.benching.modes import Selection, select
 from janus_cli.core.transformer import Transformer
 from janus_cli.decoding.lines import Reader
-from janus_cli.decoding.where import find_checkpoint, find_split, load, own_recipe
+from janus_cli.decoding.where import find_split, load, own_recipe
 from janus_cli.errors import DataError, UsageError
 from janus_cli.recipe import (
     BENCH_BATCHES,
@@ -29,6 +29,7 @@ from janus_cli.recipe import (
 )
 from janus_cli.runs import Run
 from janus_cli.text.tokenizer import Tokenizers
+from janus_cli.training.checkpoint import find_checkpoint
 from janus_cli.training.distributed import choose_device
 
 SPLIT = "test"

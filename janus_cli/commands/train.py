@@ -33,6 +33,12 @@ def train(
     ] = None,
     data_dir: DataDirOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run from its last checkpoint.")] = False,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="RUN|CHECKPOINT", help="Begin with these weights, whatever objective they are of."
+        ),
+    ] = None,
     allow_change: Annotated[
         list[str] | None,
         typer.Option(
@@ -56,6 +62,7 @@ def train(
       janus train --recipe multi30k --data-dir ~/multi30k
       janus train --recipe multi30k --objective cmlm --set training.updates=5000
       janus train --resume --run runs/multi30k-janus
+      janus train --recipe multi30k --from runs/multi30k-ar
       torchrun --nproc-per-node 2 -m -- janus_cli train --recipe iwslt14
     """
     from janus_cli.training.session import Request, run_training
@@ -63,7 +70,7 @@ def train(
     run_training(
         Request(
             recipe=recipe, objective=objective, run=run, prepared=prepared, data_dir=data_dir, resume=resume,
-            allow_change=tuple(allow_change or ()), changes=tuple(changes or ()), device=device, seed=seed,
+            start=start, allow_change=tuple(allow_change or ()), changes=tuple(changes or ()), device=device, seed=seed,
             threads=threads, force=force, dry_run=dry_run,
         )
     )  # fmt: skip

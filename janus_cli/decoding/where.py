@@ -18,7 +18,7 @@ from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.text.corpus import sha256
 from janus_cli.text.tokenizer import Tokenizers, load_tokenizers
-from janus_cli.training.checkpoint import MODEL, load_model
+from janus_cli.training.checkpoint import find_checkpoint, load_model
 
 Read = TypeVar("Read")
 RETRIES = 3  # each needs a training that saves and prunes while one checkpoint is read
@@ -35,38 +35,6 @@ class Place:
 
     def path(self, suffix: str) -> Path:
         return self.folder / f"{self.stem}.{suffix}"
-
-
-def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Path]:
-    """The run and a checkpoint folder, links resolved: the named one, else the run's best, else its last.
-
-    checkpoint: a folder, or the name of one in the run's checkpoints. Without `run`, a folder's own run is taken.
-
-    Raises:
-        UsageError: there is no such run, or a checkpoint's run is not known.
-        CheckpointError: there is no such checkpoint.
-    """
-    if checkpoint is not None and run is None and checkpoint.is_dir():
-        folder = checkpoint.resolve()
-        if all((folder / name).is_file() for name in ("tokenizer.json", MODEL)):  # an exported folder is its own run
-            return Run(folder), folder
-        if not (own := Run(folder.parent.parent)).recipe.is_file():
-            raise UsageError(f"{checkpoint} lies in no run, so its tokenizer is not known", "name its run with --run")
-        return own, folder
-    found = runs.find_run(run)
-    if run is None:
-        console.say(f"no --run: taking {found.path}, the newest")
-    if checkpoint is None:
-        for place in (found.checkpoints / "best", found.checkpoints / "last"):
-            if place.is_dir():
-                return found, place.resolve()
-        raise CheckpointError(f"{found.path} has no checkpoint yet", f"janus train --resume --run {found.path}")
-    for place in (checkpoint, found.checkpoints / checkpoint):
-        if place.is_dir():
-            return found, place.resolve()
-    raise CheckpointError(
-        f"there is no checkpoint {checkpoint} in {found.path}", f"see `ls {found.checkpoints}`, or name a folder"
-    )
 
 
 def checkpoint_name(run: Run, folder: Path) -> str:

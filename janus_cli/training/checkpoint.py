@@ -28,7 +28,7 @@ from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.core.transformer import Transformer
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.recipe import Recipe
-from janus_cli.runs import sync
+from janus_cli.runs import Run, find_run, sync
 
 FORMAT = 1
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -210,6 +210,38 @@ def load_model(
     model = build_model(checkpoint.recipe, checkpoint.source_vocabulary, checkpoint.target_vocabulary).to(device)
     model.load_weights(tensors(folder / MODEL, model.weights()))
     return model.to(torch.bfloat16 if precision == "bf16" else torch.float32).pack()
+
+
+def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Path]:
+    """The run and a checkpoint folder, links resolved: the named one, else the run's best, else its last.
+
+    checkpoint: a folder, or the name of one in the run's checkpoints. Without `run`, a folder's own run is taken.
+
+    Raises:
+        UsageError: there is no such run, or a checkpoint's run is not known.
+        CheckpointError: there is no such checkpoint.
+    """
+    if checkpoint is not None and run is None and checkpoint.is_dir():
+        folder = checkpoint.resolve()
+        if all((folder / name).is_file() for name in ("tokenizer.json", MODEL)):  # an exported folder is its own run
+            return Run(folder), folder
+        if not (own := Run(folder.parent.parent)).recipe.is_file():
+            raise UsageError(f"{checkpoint} lies in no run, so its tokenizer is not known", "name its run with --run")
+        return own, folder
+    found = find_run(run)
+    if run is None:
+        console.say(f"no --run: taking {found.path}, the newest")
+    if checkpoint is None:
+        for place in (found.checkpoints / "best", found.checkpoints / "last"):
+            if place.is_dir():
+                return found, place.resolve()
+        raise CheckpointError(f"{found.path} has no checkpoint yet", f"janus train --resume --run {found.path}")
+    for place in (checkpoint, found.checkpoints / checkpoint):
+        if place.is_dir():
+            return found, place.resolve()
+    raise CheckpointError(
+        f"there is no checkpoint {checkpoint} in {found.path}", f"see `ls {found.checkpoints}`, or name a folder"
+    )
 
 
 def steps(root: Path) -> Iterator[Path]:

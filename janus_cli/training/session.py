@@ -19,7 +19,7 @@ from janus_cli.runs import Run
 from janus_cli.text import lexicon
 from janus_cli.text.batching import first_look
 from janus_cli.text.prepare import open_prepared, prepare
-from janus_cli.training import checkpoint, saving
+from janus_cli.training import checkpoint, saving, starting
 from janus_cli.training.checkpoint import Checkpoint
 from janus_cli.training.distributed import World, keep_few_shapes, keep_freed_memory, start_world
 from janus_cli.training.explain import explain
@@ -45,6 +45,7 @@ class Request:
     prepared: Path | None = None
     data_dir: Path | None = None
     resume: bool = False
+    start: Path | None = None
     allow_change: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     device: str = "auto"
@@ -97,6 +98,8 @@ def _recipe_and_run(request: Request) -> tuple[Recipe, Run]:
 def _must_be_free(request: Request, run: Run) -> None:
     if request.resume and request.force:
         raise UsageError("--resume and --force exclude each other", "--resume goes on, --force starts anew")
+    if request.resume and request.start is not None:
+        raise UsageError("--resume and --from exclude each other", "--resume goes on from the run's own checkpoint")
     if request.allow_change and not request.resume:
         raise UsageError("--allow-change needs --resume", "a new run takes any recipe")
     theirs = [path for path in (run.checkpoints, run.decoded, run.log) if path.exists()]
@@ -161,6 +164,8 @@ def _train(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world
         vocabularies = (prepared.train.source_vocabulary, prepared.train.target_vocabulary)
         model = checkpoint.build_model(recipe, *vocabularies).to(world.device)
         optimizer = make_optimizer(model, recipe.training)
+        if found is None:
+            starting.take_over(run, model)
         at = saving.resume(found, model, optimizer, world.device) if found else Position()
         saver = Saver(run.checkpoints, recipe, vocabularies, world)
         knobs = recipe.training
@@ -227,6 +232,7 @@ def _begin(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world
             console.say("no checkpoint yet: starting at update 0")
         return found
     if world.first:
+        origin = {} if request.start is None else {"from": starting.find(request.start, prepared)}
         for old in (run.checkpoints, run.decoded, run.path / "tensorboard"):
             shutil.rmtree(old, ignore_errors=True)
         for file in (run.log, run.lexicon, run.path / "run.txt"):
@@ -237,6 +243,7 @@ def _begin(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world
             **prepared.manifest,
             "prepared": str(prepared.folder.resolve()),
             "fingerprint": prepared.train.fingerprint,
+            **origin,
         }
         runs.write_atomically(run.manifest, json.dumps(about, indent=1).encode())
         runs.write_atomically(run.recipe, recipe_file.dump(recipe).encode())

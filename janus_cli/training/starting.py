@@ -1,0 +1,72 @@
+"""Beginning a training with the weights of another one, of whatever objective: fine-tuning, or AR first, then JANUS.
+
+Only weights are taken over: updates, learning rate and moments begin anew. What the other model does not have (the
+length table, where it was an AR model) stays as drawn from the seed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from janus_cli import console, runs
+from janus_cli.errors import CheckpointError
+from janus_cli.training import checkpoint
+from janus_cli.training.checkpoint import MODEL
+
+if TYPE_CHECKING:
+    from janus_cli.core.transformer import Transformer
+    from janus_cli.text.prepare import Prepared
+
+Origin = dict[str, Any]  # plain values: they stand in the run's manifest
+
+
+def find(named: Path, prepared: Prepared) -> Origin:
+    """Which weights to begin from. named: a run, of which the best checkpoint is taken, or a checkpoint folder.
+
+    Raises:
+        UsageError: it is neither.
+        CheckpointError: it belongs to another tokenizer, or is damaged.
+    """
+    is_checkpoint = (named / MODEL).is_file()
+    run, folder = checkpoint.find_checkpoint(*((None, named) if is_checkpoint else (named, None)))
+    for name in prepared.tokenizers.files:
+        theirs = run.path / name
+        if not theirs.is_file() or theirs.read_bytes() != (prepared.folder / name).read_bytes():
+            raise CheckpointError(
+                f"{run.path} has another tokenizer than {prepared.folder}: its weights mean other words",
+                f"prepare the text with its tokenizer: janus preprocess --set tokenizer.reuse={run.path} --out FOLDER",
+            )
+    return {"checkpoint": str(folder.resolve()), "sha256": checkpoint.fingerprint(folder)}
+
+
+def in_words(manifest: dict[str, Any]) -> str | None:
+    """The checkpoint that a run of this manifest began from, for people; None where it began afresh."""
+    return str(manifest["from"]["checkpoint"]) if "from" in manifest else None
+
+
+def take_over(run: runs.Run, model: Transformer) -> None:
+    """Puts the weights that the run's manifest names into a fresh model; nothing where it names none.
+
+    Raises:
+        CheckpointError: they are gone, changed or damaged, or of another shape.
+    """
+    origin = runs.read_json(run.manifest).get("from")
+    if origin is None:
+        return
+    found = checkpoint.verify(Path(origin["checkpoint"]))
+    if checkpoint.fingerprint(found.folder) != origin["sha256"]:
+        raise CheckpointError(f"{found.folder} has changed since {run.path} began from it", "--force begins anew")
+    theirs = checkpoint.build_model(found.recipe, found.source_vocabulary, found.target_vocabulary).weights()
+    mine, loaded = model.weights(), checkpoint.tensors(found.folder / MODEL, theirs)
+    unlike = [name for name in mine.keys() & loaded.keys() if mine[name].shape != loaded[name].shape]
+    if unlike:
+        name = min(unlike)
+        raise CheckpointError(
+            f"{found.folder} does not fit: {name} has shape {list(loaded[name].shape)}, here {list(mine[name].shape)}",
+            "the sections model and tokenizer must be those of its recipe.yaml",
+        )
+    model.load_weights({**mine, **{name: loaded[name] for name in mine if name in loaded}})
+    missing, unused = sorted(mine.keys() - loaded.keys()), sorted(loaded.keys() - mine.keys())
+    about = [f"fresh: {', '.join(missing)}"] * bool(missing) + [f"not used: {', '.join(unused)}"] * bool(unused)
+    console.say("; ".join([f"weights from {found.folder}", *about]))
