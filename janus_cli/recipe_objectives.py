@@ -124,8 +124,13 @@ class JanusObjective(ObjectiveKnobs):
     kl_nar_aux: Weight = 1.0
     kl_ar_nar: Weight = 1.0
     kl_to_ar: Share = 1.0  # the part of the KLs' gradient that AR receives [J]; at 0, AR teaches and is not taught
+    kl_temperature: Above0 = 1.0  # logits in the KLs are divided by it, the KLs multiplied by its square (Hinton 2015)
     kl_start: Count = 0  # updates without any KL
     kl_warmup: Count = 0  # updates over which the KL weights then rise to their full value
+
+    correct: Weight = 0.0  # weight of CMLMC's CE_correct; with it, try decoding.update all
+    replaced: Share = 0.3  # of the observed tokens, for that term [CC]
+    glance: Share = 0.0  # of as many hidden tokens as the model got wrong, this part is shown; 0.5 down to 0.3 in GLAT
 
     def at(self, step: int) -> Self:
         """The knobs in force at this update: the KL weights scaled by their warm-up."""

@@ -52,13 +52,15 @@ PAIRS = ((0, 2), (1, 2), (0, 1))  # of (AR, NAR, AUX), in the order of the KLs a
 
 def aux_loss(
     ar: Tensor, nar: Tensor, aux: Tensor, weight: Tensor, gold: Tensor, smoothing: float,
-    coefficients: AuxLoss[float], kl_to_ar: float = 1.0,
+    coefficients: AuxLoss[float], kl_to_ar: float = 1.0, temperature: float = 1.0,
 ) -> AuxLoss[Tensor]:  # fmt: skip
     """ar, nar, aux: states (N, D) of the three distributions at the same N hidden tokens; weight (V, D); gold (N,).
 
     See the module's docstring for the equation. coefficients: what the sums will be multiplied with, up to a
     common factor, when they are added up; the gradient is that of this sum.
     kl_to_ar: the KLs' gradient by `ar` is multiplied with it.
+    temperature: the KLs are those of softmax(z / temperature), times its square, so that their gradient keeps its size
+    (Hinton 2015, section 2).
     """
     states = torch.stack([ar, nar, aux])  # (3, N, D)
     exact = torch.promote_types(ar.dtype, torch.float32)
@@ -67,17 +69,20 @@ def aux_loss(
     for (i, j), factor in zip(PAIRS, factors[3:], strict=True):
         half[i, j] = half[j, i] = factor / 2
     half[0] *= kl_to_ar  # row i is what reaches distribution i
+    half *= temperature  # its square, and 1 / temperature for d(z / temperature)
     wanted = torch.is_grad_enabled() and (states.requires_grad or weight.requires_grad)
     totals, by_states, by_weight = torch.zeros_like(factors), torch.zeros_like(states), torch.zeros_like(weight)
     average = weight.detach().mean(0)
     for where, some, table, logits in in_chunks(states, weight, rows_at_once(3 * len(weight))):
         logs = logits.log_softmax(2)  # (3, R, V)
         p = logs.exp()
-        inner = p.transpose(0, 1) @ logs.permute(1, 2, 0)  # (R, 3, 3): sum_v p_i l_j
-        kl = inner.diagonal(dim1=1, dim2=2)[..., None] - inner  # KL(p_i || p_j)
-        totals += _totals(logs, kl, gold[where], smoothing)
+        soft = logs if temperature == 1 else (logits / temperature).log_softmax(2)
+        q = p if temperature == 1 else soft.exp()
+        inner = q.transpose(0, 1) @ soft.permute(1, 2, 0)  # (R, 3, 3): sum_v q_i l_j
+        kl = inner.diagonal(dim1=1, dim2=2)[..., None] - inner  # KL(q_i || q_j)
+        totals += _totals(logs, kl * temperature**2, gold[where], smoothing)
         if wanted:
-            slope = _slope(logs, p, kl, gold[where], smoothing, factors[:3], half).to(some.dtype)
+            slope = _slope(p, soft, q, kl, gold[where], smoothing, factors[:3], half).to(some.dtype)
             everywhere = smoothing * factors[:3, None, None]  # c_i s, over V: equal for all words, so without a pass
             by_states[:, where] = slope @ table - everywhere * average
             by_weight += slope.flatten(0, 1).T @ some.flatten(0, 1)
@@ -95,28 +100,30 @@ def _totals(logs: Tensor, kl: Tensor, gold: Tensor, smoothing: float) -> Tensor:
     return torch.cat([ce, torch.stack([(both[i, j] + both[j, i]) / 2 for i, j in PAIRS])])
 
 
-def _slope(logs: Tensor, p: Tensor, kl: Tensor, gold: Tensor, smoothing: float, c: Tensor, half: Tensor) -> Tensor:
-    """d/dz (see the top) but for c_i s/V; logs, p (3, R, V), kl (R, 3, 3), c (3,), half = h (3, 3) -> (3, R, V)."""
+def _slope(
+    p: Tensor, soft: Tensor, q: Tensor, kl: Tensor, gold: Tensor, smoothing: float, c: Tensor, half: Tensor
+) -> Tensor:
+    """d/dz (see the top) but for c_i s/V; p and, at the KLs' temperature, soft = log q (3, R, V), kl (R, 3, 3), c (3,),
+    half = h (3, 3) -> (3, R, V)."""
     by_logs = torch.diag(half.sum(1)) - half  # sum_j h_ij (l_i - l_j) = (by_logs @ l)_i
     constant = half.sum(1) - (half * kl).sum(2)  # (R, 3)
-    slope = (by_logs @ logs.view(3, -1)).view_as(logs).add_(constant.T[..., None]).mul_(p)
-    slope.view(3, -1).addmm_(torch.diag(c) - half, p.view(3, -1))
+    slope = (by_logs @ soft.view(3, -1)).view_as(soft).add_(constant.T[..., None]).mul_(q)
+    if q is p:  # one pass instead of two
+        slope.view(3, -1).addmm_(torch.diag(c) - half, p.view(3, -1))
+    else:
+        slope.view(3, -1).addmm_(-half, q.view(3, -1)).addmm_(torch.diag(c), p.view(3, -1))
     taken = (smoothing - 1) * c[:, None, None].expand(3, len(gold), 1)
     return slope.scatter_add_(2, gold.expand(3, -1)[..., None], taken)
 
 
-def terms(ar: Tensor, nar: Tensor, aux: Tensor, gold: Tensor, smoothing: float) -> AuxLoss[Tensor]:
+def terms(
+    ar: Tensor, nar: Tensor, aux: Tensor, gold: Tensor, smoothing: float, temperature: float = 1.0
+) -> AuxLoss[Tensor]:
     """The same from logits (N, V)."""
-    log_ar, log_nar, log_aux = ((x if x.dtype.itemsize > 4 else x.float()).log_softmax(-1) for x in (ar, nar, aux))
-    p_ar, p_nar, p_aux = log_ar.exp(), log_nar.exp(), log_aux.exp()
-    return AuxLoss(
-        ce_ar=_smoothed(log_ar, gold, smoothing),
-        ce_nar=_smoothed(log_nar, gold, smoothing),
-        ce_aux=_smoothed(log_aux, gold, smoothing),
-        kl_ar_aux=0.5 * ((p_ar - p_aux) * (log_ar - log_aux)).sum(),
-        kl_nar_aux=0.5 * ((p_nar - p_aux) * (log_nar - log_aux)).sum(),
-        kl_ar_nar=0.5 * ((p_ar - p_nar) * (log_ar - log_nar)).sum(),
-    )
+    logits = [x if x.dtype.itemsize > 4 else x.float() for x in (ar, nar, aux)]
+    soft = [(x / temperature).log_softmax(-1) for x in logits]
+    kl = [temperature**2 * 0.5 * ((soft[i].exp() - soft[j].exp()) * (soft[i] - soft[j])).sum() for i, j in PAIRS]
+    return AuxLoss(*(_smoothed(x.log_softmax(-1), gold, smoothing) for x in logits), *kl)
 
 
 def _smoothed(log_p: Tensor, gold: Tensor, smoothing: float) -> Tensor:

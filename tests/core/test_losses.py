@@ -30,7 +30,7 @@ def test_aux_terms_by_hand() -> None:
     assert found.kl_nar_aux.item() == 0.0
 
 
-def plain(ar: Tensor, nar: Tensor, aux: Tensor, gold: Tensor, smoothing: float) -> AuxLoss:
+def plain(ar: Tensor, nar: Tensor, aux: Tensor, gold: Tensor, smoothing: float, temperature: float = 1.0) -> AuxLoss:
     """The equations, token by token and word by word, in Python."""
     sums = dict.fromkeys(AuxLoss._fields, torch.zeros((), dtype=torch.float64))
     for row in range(len(gold)):
@@ -38,11 +38,13 @@ def plain(ar: Tensor, nar: Tensor, aux: Tensor, gold: Tensor, smoothing: float) 
         for name, q in p.items():
             smooth = sum(-q[v].log() for v in range(len(q))) / len(q)
             sums[f"ce_{name}"] = sums[f"ce_{name}"] + (1 - smoothing) * -q[gold[row]].log() + smoothing * smooth
+        p = {name: torch.softmax(x[row] / temperature, -1) for name, x in (("ar", ar), ("nar", nar), ("aux", aux))}
         for one, two in (("ar", "aux"), ("nar", "aux"), ("ar", "nar")):
             for v in range(len(p[one])):
                 a, b = p[one][v], p[two][v]
                 key = f"kl_{one}_{two}"
-                sums[key] = sums[key] + 0.5 * a * (a / b).log() + 0.5 * b * (b / a).log()
+                both = 0.5 * a * (a / b).log() + 0.5 * b * (b / a).log()
+                sums[key] = sums[key] + temperature**2 * both
     return AuxLoss(**sums)
 
 
@@ -81,6 +83,23 @@ def test_aux_loss_equals_the_plain_version(
     theirs = torch.autograd.grad(wanted, exact, allow_unused=True)
     for own, other in zip(torch.autograd.grad(total, given), theirs, strict=True):
         assert close(own, other, tolerance)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_the_kls_at_another_temperature(temperature: float) -> None:
+    """Values and gradients are those of the plain version, and the gradient keeps its size as temperature grows."""
+    torch.manual_seed(8)
+    given = [torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in [(5, 4)] * 3 + [(7, 4)]]
+    gold, weights = torch.tensor([0, 6, 2, 2, 5]), AuxLoss(0.3, 0.5, 0.25, 3.0, 1.0, 2.0)
+    expected = plain(*(x @ given[3].T for x in given[:3]), gold, 0.1, temperature)
+    found = aux_loss(*given, gold, 0.1, weights, temperature=temperature)
+    colder = plain(*(x @ given[3].T for x in given[:3]), gold, 0.1)
+    assert torch.allclose(torch.stack(found), torch.stack(expected), rtol=1e-10)
+    assert torch.allclose(torch.stack(found[:3]), torch.stack(colder[:3]))  # cross-entropies stay as they are
+    assert not torch.allclose(torch.stack(found[3:]), torch.stack(colder[3:]), rtol=1e-2)
+    sums = (sum(factor * value for factor, value in zip(weights, each, strict=True)) for each in (found, expected))
+    for own, other in zip(*(torch.autograd.grad(total, given) for total in sums), strict=True):
+        assert close(own, other, 1e-10)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])

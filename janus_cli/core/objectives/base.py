@@ -81,7 +81,8 @@ def count_units(batch: Batch, hidden: Tensor | None = None) -> dict[str, int]:
 class Objective:
     """plan(batch, draws, knobs) -> Plan, without the model; loss(model, batch, plan, knobs) -> {name: Term}.
 
-    ar, nar: which ways a model trained so can generate. terms: the names that `loss` gives.
+    ar, nar: which ways a model trained so can generate. terms: the names that `loss` gives, or may give, where
+    a knob brings them.
     blocks: it writes any number of tokens in one pass behind those that are there, up to the first EOS; so `nar` is one
     pass over everything, without lengths, and blocks of a smaller size lie between `nar` and `ar`.
     """

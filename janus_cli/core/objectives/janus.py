@@ -8,6 +8,9 @@
 
 The KLs and the last two CEs run over the hidden tokens; `core/aux_loss.py` has them. All three distributions predict
 y_t from a slot at position t (a `content` AR stream: t - 1), so they differ in what they see and in nothing else.
+
+Beyond the paper, behind knobs: `correct` adds CMLMC's CE_correct (`correction.py`), `glance` shows a part of the hidden
+tokens to a model that got them wrong (`glancing.py`).
 """
 
 from __future__ import annotations
@@ -16,29 +19,43 @@ from typing import TYPE_CHECKING
 
 from janus_cli.core.aux_loss import AuxLoss, aux_loss
 from janus_cli.core.batch import IGNORE, Batch
-from janus_cli.core.losses import cross_entropy, length_loss
+from janus_cli.core.losses import cross_entropy, labelled_loss, length_loss
 from janus_cli.core.noise import Draws, hide
 from janus_cli.core.objectives.ar import ar_stream
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
-from janus_cli.core.stream import base, beside, left_to_right, revealed
+from janus_cli.core.objectives.correction import corrected, correction
+from janus_cli.core.objectives.glancing import first_look, still_hidden
+from janus_cli.core.stream import Stream, base, beside, left_to_right, revealed
 from janus_cli.core.transformer import Transformer
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from janus_cli.recipe import JanusObjective
 
 
-def plan(batch: Batch, draws: Draws, knobs: JanusObjective) -> Plan:
-    hidden = hide(batch.target, draws, knobs.noise)
+def masked(target: Tensor, hidden: Tensor) -> Stream:
+    """P_NAR's and P_AUX's slots; target, hidden (B, T)."""
     rank = left_to_right(hidden)
-    nar = base(batch.target, rank)
-    gold, aux = revealed(batch.target, rank)
-    streams = {"ar": ar_stream(batch.target, knobs.ar_stream), "nar_aux": beside(nar, gold, aux)}
-    return Plan(streams, count_units(batch, hidden))
+    return beside(base(target, rank), *revealed(target, rank))
+
+
+def plan(batch: Batch, draws: Draws, knobs: JanusObjective) -> Plan:
+    target, hidden = batch.target, hide(batch.target, draws, knobs.noise)
+    streams = {"ar": ar_stream(target, knobs.ar_stream), "nar_aux": masked(target, hidden)}
+    drafts, counts = {}, count_units(batch, hidden)
+    if knobs.correct:
+        streams["correct"], drafts["guess"], counts["wrong"] = correction(target, hidden, knobs.replaced, draws)
+    if knobs.glance:
+        drafts["look"] = first_look(target, hidden, draws)
+    return Plan(streams, counts, drafts=drafts)
 
 
 def loss(model: Transformer, batch: Batch, plan: Plan, knobs: JanusObjective) -> dict[str, Term]:
     memory = model.encode(batch.source, batch.source_real)
     ar, nar_aux = plan.streams["ar"], plan.streams["nar_aux"]
+    if knobs.glance and model.training:  # means are still taken over all that the plan hides: easy texts count less
+        nar_aux = masked(batch.target, still_hidden(model, memory, plan.drafts["look"], knobs.glance))
     # Two calls, not one of the two streams joined: that computes scores which nobody sees (benchmarks/joined_calls.py).
     ar_states, nar_aux_states = model.decode(ar, memory), model.decode(nar_aux, memory)
 
@@ -59,9 +76,9 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: JanusObjective) ->
     )  # fmt: skip
     tied = aux_loss(
         ar_states[is_hidden], nar_states, aux_states, words, asked[is_hidden], knobs.label_smoothing,
-        weights, knobs.kl_to_ar,
+        weights, knobs.kl_to_ar, knobs.kl_temperature,
     )  # fmt: skip
-    return {
+    terms = {
         "ce_ar": Term(rest + tied.ce_ar, "tokens", knobs.ar),
         "ce_nar": Term(tied.ce_nar, "hidden", knobs.nar),
         "ce_aux": Term(tied.ce_aux, "hidden", knobs.aux),
@@ -70,7 +87,12 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: JanusObjective) ->
         "kl_ar_nar": Term(tied.kl_ar_nar, "hidden", knobs.kl_ar_nar),
         "length": Term(length_loss(model, memory, batch.target_lengths), "sentences", knobs.length),
     }
+    if knobs.correct:
+        correct = corrected(model, memory, plan.streams["correct"], plan.drafts["guess"])
+        ce = labelled_loss(model, correct, model.decode(correct, memory), knobs.label_smoothing)
+        terms["ce_correct"] = Term(ce, "wrong", knobs.correct)
+    return terms
 
 
-TERMS = ("ce_ar", "ce_nar", "ce_aux", "kl_ar_aux", "kl_nar_aux", "kl_ar_nar", "length")
+TERMS = ("ce_ar", "ce_nar", "ce_aux", "kl_ar_aux", "kl_nar_aux", "kl_ar_nar", "length", "ce_correct")
 JANUS = Objective(plan, loss, ar=True, nar=True, terms=TERMS)

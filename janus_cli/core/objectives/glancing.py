@@ -1,0 +1,35 @@
+"""Glancing (Qian et al., ACL 2021, section 3): the worse the model would do, the more of the hidden tokens it is shown.
+
+The model writes all hidden tokens in one pass, without gradient. Of those, `ratio` times the number that it got wrong
+are shown to it, at random, before it is asked for the rest. So a text that it cannot write yet becomes an easier one,
+and one that it can write stays hidden.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from janus_cli.core.losses import without_gradient
+from janus_cli.core.noise import random_order
+from janus_cli.core.steps import NEVER_WRITTEN, chosen_at
+from janus_cli.core.stream import Stream, base
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from janus_cli.core.noise import Draws
+    from janus_cli.core.transformer import Memory, Transformer
+
+
+def first_look(target: Tensor, hidden: Tensor, draws: Draws) -> Stream:
+    """The pass that is looked at: a MASK for every hidden token, which dies the sooner, the sooner it is shown."""
+    return base(target, random_order(hidden, draws))
+
+
+def still_hidden(model: Transformer, memory: Memory, look: Stream, ratio: float) -> Tensor:
+    """What stays hidden after the model has looked, (B, T) bool."""
+    hidden = look.labelled
+    with without_gradient(look.tokens.device.type):
+        written, _ = chosen_at(model, model.decode(look, memory), hidden, NEVER_WRITTEN)
+    mistakes = (hidden & (written != look.labels)).sum(1, keepdim=True)
+    return hidden & (look.death > (ratio * mistakes).floor())
