@@ -20,7 +20,20 @@ from janus_cli.commands.options import (
 def compare(
     recipe: RecipeOption = None,
     objectives: Annotated[
-        str | None, typer.Option("--objectives", metavar="NAME,…", help="What to compare; by default every objective.")
+        str | None,
+        typer.Option("--objectives", metavar="NAME,…", help="What to compare; by default all, or --variant alone."),
+    ] = None,
+    variants: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--variant",
+            metavar="'NAME: OBJECTIVE KEY=VALUE …'",
+            help="And this objective with these knobs changed. Repeatable.",
+        ),
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="RUN|CHECKPOINT", help="Begin each training with these weights."),
     ] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, metavar="N", help="Updates of each training. Default: 2,000.")
@@ -38,7 +51,7 @@ def compare(
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option("--against", metavar="'OBJECTIVE MODE'", help="Row to test against. Default: 'ar ar.beam5'."),
+        typer.Option("--against", metavar="'SYSTEM MODE'", help="Row to test against. Default: 'ar ar.beam5'."),
     ] = None,
     average: Annotated[
         int, typer.Option("--average", min=0, metavar="K", help="Decode the mean of the last K checkpoints.")
@@ -68,19 +81,20 @@ def compare(
       janus compare
       janus compare --recipe multi30k --data-dir ~/multi30k --objectives ar,cmlm,janus --steps 5000 --average 5
       janus compare --recipe multi30k --minutes 30 --seeds 1,2 --against 'janus ar.beam5'
+      janus compare --objectives janus --variant 'glance: janus objective.glance=0.3' --steps 900 --seeds 1,2
       janus compare --objectives ar,bang --steps 900 --modes ar.beam1,nar.eos,semi2,semi4 --no-speed
     """
     from janus_cli.comparing.session import Request, run_compare
     from janus_cli.errors import JanusError
     from janus_cli.recipe import COMPARE_MODES, OBJECTIVE_NAMES
 
+    chosen = names(objectives or "") or (() if variants else OBJECTIVE_NAMES)
     found = run_compare(
         Request(
-            recipe=recipe, objectives=names(objectives or "") or OBJECTIVE_NAMES, steps=steps, minutes=minutes,
+            recipe=recipe, objectives=chosen, variants=variants or (), start=start, steps=steps, minutes=minutes,
             seeds=_numbers(seeds), modes=names(modes or "") or COMPARE_MODES, against=against, average=average,
-            speed=speed,
-            out=out, prepared=prepared, data_dir=data_dir, changes=tuple(changes or ()), device=device, threads=threads,
-            force=force, dry_run=dry_run,
+            speed=speed, out=out, prepared=prepared, data_dir=data_dir, changes=tuple(changes or ()), device=device,
+            threads=threads, force=force, dry_run=dry_run,
         )
     )  # fmt: skip
     if found is not None:

@@ -1,4 +1,4 @@
-"""One system of a comparison: an objective with a seed, trained and decoded; what is there already is kept."""
+"""One system of a comparison with a seed: trained and decoded; what is there already is kept."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 
 from janus_cli import console, runs
 from janus_cli.benching.modes import select
+from janus_cli.comparing.systems import System
 from janus_cli.core.transformer import Transformer
 from janus_cli.decoding.plan import Plan
 from janus_cli.decoding.translator import Translator
@@ -30,15 +31,15 @@ SPLIT = "test"
 
 @dataclass(frozen=True)
 class Entry:
-    """An objective with a seed, and where its run is."""
+    """A system with a seed, and where its run is."""
 
-    objective: str
+    system: System
     seed: int
     run: Run
 
     @property
     def name(self) -> str:
-        return f"{self.objective}.seed{self.seed}"
+        return f"{self.system.name}.seed{self.seed}"
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,14 @@ MARKERS = "osD^vP*Xph<>"
 def scored(
     done: Sequence[Outcome], references: Sequence[str] | None, against: str | None
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """A row for each objective and mode, over its seeds, and the name of the row that the others are compared with.
+    """A row for each system and mode, over its seeds, and the name of the row that the others are compared with.
 
-    against: "OBJECTIVE MODE"; by default, or where that row failed, the AR baseline or the first row.
+    against: "SYSTEM MODE"; by default, or where that row failed, the AR baseline or the first row.
     """
     found: dict[str, dict[int, Row]] = {}
     for outcome in done:
         for label, row in outcome.rows.items():
-            found.setdefault(f"{outcome.entry.objective} {label}", {})[outcome.entry.seed] = row
+            found.setdefault(f"{outcome.entry.system.name} {label}", {})[outcome.entry.seed] = row
     base = next((name for name in (against, *BASELINES, *found) if name in found), None)
     scores: dict[str, dict[int, list[Score]]] = {}
     if references is not None:
@@ -41,7 +41,7 @@ def scored(
             scores[name] = {seed: score(row.texts, [references], list(METRICS)) for seed, row in rows.items()}
     rows_found = [
         {
-            "objective": name.split()[0], "label": name.split()[1], "seeds": list(rows),
+            "system": name.split()[0], "label": name.split()[1], "seeds": list(rows),
             "passes": fmean(row.passes for row in rows.values()),
             "scores": _values(scores.get(name, {})),
             "comparison": None if base is None or name == base else _compared(scores.get(name), scores.get(base)),
@@ -88,6 +88,8 @@ def table(about: Mapping[str, Any]) -> str:
     average = about["settings"]["average"]
     which = f"mean of the last {average} checkpoints" if average else "last checkpoint"
     changes = "".join(f" --set {change}" for change in about["changes"])
+    if about["from"]:
+        changes += f" --from {about['from']}"
     head = (
         f"recipe {about['recipe']}{changes}, {budget(about['settings'])}, {which}; {about['sentences']:,} sentences of "
         f"{about['split']}; {in_words(about['machine'])}"
@@ -102,11 +104,11 @@ def _trainings(about: Mapping[str, Any]) -> str:
     for each in about["systems"]:
         one = each["training"]
         if one is None:
-            cells.append([each["objective"], str(each["seed"]), *["failed"] * 5])
+            cells.append([each["system"], str(each["seed"]), *["failed"] * 5])
             continue
         cells.append(
             [
-                each["objective"], str(each["seed"]), f"{one['updates']:,}", str(one["epochs"]),
+                each["system"], str(each["seed"]), f"{one['updates']:,}", str(one["epochs"]),
                 f"{one['seconds'] / 60:.1f}", f"{1000 * one['seconds'] / max(1, one['updates']):.0f}",
                 "–" if one["parameters"] is None else f"{one['parameters']:,}",
             ]
@@ -121,7 +123,7 @@ def _rows(about: Mapping[str, Any]) -> str:
         speed, compared = row["speed"], row["comparison"]
         cells.append(
             [
-                row["objective"], row["label"], _value(row["scores"].get("bleu")), _value(row["scores"].get("chrf")),
+                row["system"], row["label"], _value(row["scores"].get("bleu")), _value(row["scores"].get("chrf")),
                 "–" if compared is None else f"{compared['difference']:+.2f}",
                 "–" if compared is None else f"{compared['p']:.3f}",
                 f"{row['passes']:.1f}",
@@ -142,7 +144,8 @@ def _value(found: Mapping[str, Any] | None) -> str:
 
 
 def _notes(about: Mapping[str, Any]) -> list[str]:
-    notes = []
+    changed = {each["system"]: each for each in about["systems"] if each["changes"]}
+    notes = [f"{name}: {each['objective']} with {' '.join(each['changes'])}" for name, each in changed.items()]
     signatures = {one["signature"]: name for row in about["rows"] for name, one in row["scores"].items()}
     notes += [f"{name}: {signature}" for signature, name in signatures.items()]
     if about["against"]:
@@ -159,11 +162,9 @@ def _notes(about: Mapping[str, Any]) -> list[str]:
         )
     for each in about["systems"]:
         if each["training"] is not None and not _is_equal(each["training"], about["settings"]):
-            notes.append(
-                f"not the same budget: {each['objective']}.seed{each['seed']}, trained before or stopped early"
-            )
+            notes.append(f"not the same budget: {each['system']}.seed{each['seed']}, trained before or stopped early")
         for what, why in each["failed"].items():
-            notes.append(f"failed: {each['objective']}.seed{each['seed']} {what}: {why}")
+            notes.append(f"failed: {each['system']}.seed{each['seed']} {what}: {why}")
     return notes
 
 
@@ -188,22 +189,22 @@ def write(folder: Path, about: Mapping[str, Any], text: str) -> None:
 
 
 def plot(about: Mapping[str, Any]) -> bytes:
-    """BLEU against decoder passes, a marker for each objective, as SVG.
+    """BLEU against decoder passes, a marker for each system, as SVG.
 
     Raises:
         UsageError: matplotlib is not installed.
     """
     figure = require("matplotlib.figure", "bench").Figure(figsize=(8.0, 5.0), layout="constrained")
     axes = figure.subplots()
-    objectives = list(dict.fromkeys(row["objective"] for row in about["rows"] if "bleu" in row["scores"]))
-    for number, objective in enumerate(objectives):
-        rows = [row for row in about["rows"] if row["objective"] == objective]
+    systems = list(dict.fromkeys(row["system"] for row in about["rows"] if "bleu" in row["scores"]))
+    for number, system in enumerate(systems):
+        rows = [row for row in about["rows"] if row["system"] == system]
         values = [list(row["scores"]["bleu"]["values"].values()) for row in rows]
         middle = [fmean(each) for each in values]
         spread = [[m - min(v) for m, v in zip(middle, values, strict=True)],
                   [max(v) - m for m, v in zip(middle, values, strict=True)]]  # fmt: skip
         axes.errorbar(
-            [row["passes"] for row in rows], middle, yerr=spread, label=objective, linestyle="none",
+            [row["passes"] for row in rows], middle, yerr=spread, label=system, linestyle="none",
             marker=MARKERS[number % len(MARKERS)], markersize=7, capsize=2,
         )  # fmt: skip
     axes.set_xscale("log")
@@ -213,6 +214,6 @@ def plot(about: Mapping[str, Any]) -> bytes:
     axes.set_title(f"{about['recipe']}: {budget(about['settings'])}", fontsize=9)
     axes.grid(visible=True, which="both", color="0.9")
     axes.set_axisbelow(True)
-    if objectives:
+    if systems:
         axes.legend()
     return drawn(figure)

@@ -18,7 +18,7 @@ from janus_cli.benching import machine
 from janus_cli.benching.contestant import own
 from janus_cli.benching.measure import Spread, Work, measure, percentile
 from janus_cli.benching.modes import matching, select
-from janus_cli.comparing import report
+from janus_cli.comparing import report, systems
 from janus_cli.comparing.entry import SPLIT, Entry, Outcome, decoded, trained
 from janus_cli.decoding.where import find_split
 from janus_cli.errors import DataError, UsageError
@@ -45,6 +45,8 @@ class Request:
 
     recipe: str | None = None
     objectives: Sequence[str] = OBJECTIVE_NAMES
+    variants: Sequence[str] = ()
+    start: Path | None = None
     steps: int | None = None
     minutes: float | None = None
     seeds: Sequence[int] = ()
@@ -110,16 +112,14 @@ def _planned(request: Request) -> tuple[Recipe, list[Entry], Path]:
         raise UsageError(
             "--steps and --minutes exclude each other", "give each system the same updates or the same time"
         )
-    unknown = [name for name in request.objectives if name not in OBJECTIVE_NAMES]
-    if unknown or not request.objectives:
-        raise UsageError(f"no such objective: {', '.join(unknown)}", f"choose of {', '.join(OBJECTIVE_NAMES)}")
+    compared = systems.asked(request.objectives, request.variants)
     recipe = recipe_file.load(request.recipe or "demo", request.changes)
     matching(request.modes)
     rows: list[str] = []
-    for objective in request.objectives:  # mistakes are found before hours of training
-        theirs = recipe_file.load(request.recipe or "demo", request.changes, objective)
+    for system in compared:  # mistakes are found before hours of training
+        theirs = system.recipe(request.recipe or "demo", request.changes)
         with suppress(UsageError):  # an objective that can do none of the modes becomes a row that says so
-            rows += [f"{objective} {label}" for label in select(theirs, request.modes).plans]
+            rows += [f"{system.name} {label}" for label in select(theirs, request.modes).plans]
     if request.against is not None and request.against not in rows:
         raise UsageError(f"--against {request.against}: there will be no such row", f"rows: {'; '.join(rows)}")
     if request.minutes and recipe.training.schedule != "inverse_sqrt":
@@ -128,11 +128,7 @@ def _planned(request: Request) -> tuple[Recipe, list[Entry], Path]:
         )
     folder = request.out or runs.RUNS / f"compare-{recipe.name}"
     seeds = request.seeds or [recipe.seed]
-    entries = [
-        Entry(objective, seed, Run(folder / f"{objective}.seed{seed}"))
-        for seed in seeds
-        for objective in request.objectives
-    ]
+    entries = [Entry(system, seed, Run(folder / f"{system.name}.seed{seed}")) for seed in seeds for system in compared]
     return recipe, entries, folder
 
 
@@ -165,12 +161,13 @@ def _begin(folder: Path, request: Request) -> None:
 
 def _training_request(request: Request, entry: Entry) -> session.Request:
     settings = _settings(request)
-    changes = [*request.changes, f"training.updates={settings['steps'] or UNBOUNDED}"]
+    changes = [*request.changes, *entry.system.changes, f"training.updates={settings['steps'] or UNBOUNDED}"]
     changes += [f"training.minutes={float(settings['minutes'])}"] if settings["minutes"] else ["training.minutes=0.0"]
     there = entry.run.recipe.exists() and not request.force
     return session.Request(
-        recipe=request.recipe or "demo", objective=entry.objective, run=entry.run.path, prepared=request.prepared,
-        data_dir=request.data_dir, resume=there, changes=tuple(changes), device=request.device, seed=entry.seed,
+        recipe=request.recipe or "demo", objective=entry.system.objective, run=entry.run.path,
+        prepared=request.prepared, data_dir=request.data_dir, resume=there,
+        start=None if there else request.start, changes=tuple(changes), device=request.device, seed=entry.seed,
         threads=request.threads, force=request.force and not there,
         allow_change=("training.updates", "training.minutes") if there else (),  # a budget may grow
     )  # fmt: skip
@@ -185,19 +182,21 @@ def _about(request: Request, recipe: Recipe, outcomes: Sequence[Outcome], device
     about: dict[str, Any] = {
         "format": 1, "janus": __version__, "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe": request.recipe or "demo", "name": recipe.name, "changes": list(request.changes),
+        "from": None if request.start is None else str(request.start),
         "settings": _settings(request), "split": SPLIT, "sentences": len(lines),
         "machine": {**machine.describe(device), "load": load},
         "timed": {"sentences": min(COMPARE_SENTENCES, len(lines)), "singles": min(COMPARE_SINGLES, len(lines)),
                   "repeats": BENCH_REPEATS} if speeds else None,
         "systems": [
-            {"objective": each.entry.objective, "seed": each.entry.seed, "run": str(each.entry.run.path),
+            {"system": each.entry.system.name, "objective": each.entry.system.objective,
+             "changes": each.entry.system.changes, "seed": each.entry.seed, "run": str(each.entry.run.path),
              "training": each.training, "failed": each.failed}
             for each in outcomes
         ],
     }  # fmt: skip
     about["rows"], about["against"] = report.scored(done, references, request.against)
     for row in about["rows"]:
-        row["speed"] = speeds.get(f"{row['objective']} {row['label']}")
+        row["speed"] = speeds.get(f"{row['system']} {row['label']}")
     return about
 
 
@@ -212,16 +211,16 @@ def _texts(done: Sequence[Outcome]) -> tuple[list[str], list[str] | None]:
 
 
 def _speeds(done: Sequence[Outcome], lines: Sequence[str], device: torch.device) -> dict[str, Mapping[str, Any]]:
-    """How fast each objective's modes are, the first seed's; all rows take turns, so a machine that drifts is fair."""
+    """How fast each system's modes are, the first seed's; all rows take turns, so a machine that drifts is fair."""
     rows, seen = [], set()
     for outcome in done:
-        if outcome.entry.objective in seen:
+        if outcome.entry.system.name in seen:
             continue
-        seen.add(outcome.entry.objective)
+        seen.add(outcome.entry.system.name)
         model, tokenizers = outcome.load(device)
         for label in outcome.rows:
             row = own(label, outcome.plan(label), model, tokenizers)
-            rows.append(replace(row, label=f"{outcome.entry.objective} {label}"))
+            rows.append(replace(row, label=f"{outcome.entry.system.name} {label}"))
     texts = [line for line in lines if line.strip()]
     batch = done[0].recipe.decoding.batch_sentences
     work = Work(texts[:COMPARE_SENTENCES], texts[:COMPARE_SINGLES], (batch,), BENCH_REPEATS, BENCH_WARMUP)

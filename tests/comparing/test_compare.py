@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from janus_cli import recipe_file
 from janus_cli.cli import main
 from janus_cli.comparing import entry as entry_module
 from janus_cli.errors import OutOfMemoryError, Stopped
+from janus_cli.recipe import JanusObjective
 
 Compare = Callable[..., tuple[int, str, str]]
 QUICK = ("--recipe", "tiny.yaml", "--threads", "1", "--device", "cpu", "--no-speed")
@@ -38,7 +40,7 @@ def found() -> dict[str, Any]:
 
 
 def names(about: dict[str, Any]) -> list[str]:
-    return [f"{row['objective']} {row['label']}" for row in about["rows"]]
+    return [f"{row['system']} {row['label']}" for row in about["rows"]]
 
 
 def test_every_system_has_a_row_for_each_mode_that_it_can(compare: Compare) -> None:
@@ -54,7 +56,7 @@ def test_every_system_has_a_row_for_each_mode_that_it_can(compare: Compare) -> N
         assert row["seeds"] == [1, 2]
         assert set(row["scores"]["bleu"]["values"]) == {"1", "2"}
         assert "nrefs:1" in row["scores"]["bleu"]["signature"]
-        assert (row["comparison"] is None) == (row["label"] == "ar.beam1" and row["objective"] == "ar")
+        assert (row["comparison"] is None) == (row["label"] == "ar.beam1" and row["system"] == "ar")
     assert {row["label"]: row["passes"] for row in about["rows"]}["nar.eos"] == 1
     assert out.strip() == Path("runs/compare-tiny/comparison.md").read_text().strip()
     assert re.search(r"^\| bang +\| +semi2 ", out, re.M)
@@ -152,6 +154,13 @@ def test_the_plot_has_every_system(compare: Compare) -> None:
     [
         (["--steps", "2", "--minutes", "1"], "--steps and --minutes exclude each other"),
         (["--objectives", "ar,transfomer"], "no such objective: transfomer"),
+        (["--variant", "glance objective.glance=0.3"], "is not NAME: OBJECTIVE KEY=VALUE"),
+        (["--variant", "glance:"], "is not NAME: OBJECTIVE KEY=VALUE"),
+        (["--variant", "a/b: janus"], "is not NAME: OBJECTIVE KEY=VALUE"),
+        (["--variant", "glance: junus objective.glance=0.3"], "no such objective: junus"),
+        (["--variant", "glance: janus objective.glans=0.3"], "objective.glans"),
+        (["--variant", "long: ar training.updates=9"], "the budget is the same for all"),
+        (["--objectives", "ar", "--variant", "ar: ar training.clip=1"], "two systems are called ar"),
         (["--objectives", "ar", "--against", "cmlm nar4.lb1"], "--against cmlm nar4.lb1: there will be no such row"),
         (["--seeds", "1,x"], "no list of numbers"),
         (["--set", "training.update=3"], "did you mean updates"),
@@ -177,3 +186,25 @@ def test_a_dry_run_writes_nothing(compare: Compare) -> None:
     assert "ar.seed1: begins in runs/compare-tiny/ar.seed1" in err
     assert "2,000 updates each" in err
     assert not Path("runs").exists()
+
+
+def test_variants_are_systems_of_their_own(compare: Compare) -> None:
+    """Each has a run with its knobs, rows under its name, and a note that says what it changes."""
+    first = ("--objectives", "ar", "--steps", "2", "--modes", "ar.beam1", "--out", "base")
+    assert compare(*first)[0] == 0
+    command = (
+        "--objectives", "ar", "--variant", "glance: janus objective.glance=0.5 'objective.noise={full: 1.0}'",
+        "--steps", "2", "--modes", "ar.beam1,nar1.lb1", "--from", "base/ar.seed1",
+    )  # fmt: skip
+    code, out, err = compare(*command)
+    assert code == 0, err
+    about = found()
+    assert names(about) == ["ar ar.beam1", "glance ar.beam1", "glance nar1.lb1"]
+    assert "* glance: janus with objective.glance=0.5 objective.noise={full: 1.0}" in out
+    assert "--from base/ar.seed1" in out
+    run = Path("runs/compare-tiny/glance.seed1")
+    recipe = recipe_file.load(str(run / "recipe.yaml"))
+    assert isinstance(recipe.objective, JanusObjective)
+    assert (recipe.objective.glance, recipe.objective.noise.full) == (0.5, 1.0)
+    assert "from" in json.loads((run / "manifest.json").read_text())
+    assert compare(*command)[0] == 0  # what is there already is kept
