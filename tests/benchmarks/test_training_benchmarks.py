@@ -19,7 +19,7 @@ from janus_cli import recipe_file
 from janus_cli.text.store import Store
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("shared", "trainings", "train_speed", "loss_memory", "joined_calls")
+NAMES = ("shared", "trainings", "train_speed", "loss_memory", "joined_calls", "products")
 TINY = ["--shape", "16/32", "--set", "model.heads=2", "--threads", "1"]
 SPEED = [
     *TINY, "--vocabulary", "200", "--batch-tokens", "128", "--pairs", "100", "--turns", "2", "--steps", "1",
@@ -56,6 +56,14 @@ MISTAKES = [
     ("loss_memory", ["--words", "500"], "--words 500 does not fit model.max_length"),
     ("joined_calls", ["--length", "500"], "--length 500 does not fit model.max_length"),
 ]
+
+
+def test_products_are_the_same_product_in_three_precisions(benchmarks: dict[str, ModuleType]) -> None:
+    torch.manual_seed(1)
+    exact, low, quantised = (call() for call in benchmarks["products"].contestants(64, 48, 5))
+    for close in (low, quantised):
+        assert close.shape == exact.shape == (5, 48)
+        assert (close.float() - exact).norm() < 0.02 * exact.norm()
 
 
 @pytest.mark.parametrize(("name", "arguments", "said"), MISTAKES)
