@@ -69,6 +69,7 @@ class CmlmObjective(ObjectiveKnobs):
     name: Literal["cmlm"] = "cmlm"
     noise: Noise = Noise(uniform=1.0)
     length: Weight = 0.1
+    glance: Share = 0.0  # as for JANUS
 
 
 class CmlmcObjective(ObjectiveKnobs):

@@ -34,6 +34,7 @@ CASES = [
     ("ar", ArObjective(ar_stream="content")),
     ("ar", ArObjective(ar_stream="query")),
     ("cmlm", CmlmObjective()),
+    ("cmlm", CmlmObjective(glance=0.5)),
     ("cmlmc", CmlmcObjective()),
     ("cemat", CematObjective()),
     ("janus", JanusObjective(ar_stream="content")),

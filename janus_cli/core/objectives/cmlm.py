@@ -1,6 +1,8 @@
 """The conditional masked language model, Mask-Predict (Ghazvininejad et al., 2019).
 
 L = CE_NAR + 0.1 CE_length,   P_NAR(y_h | X, observed tokens, every MASK)
+
+Behind a knob, `glance` shows a part of the hidden tokens to a model that got them wrong (`glancing.py`).
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from janus_cli.core.batch import Batch
 from janus_cli.core.losses import labelled_loss, length_loss
 from janus_cli.core.noise import Draws, hide
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
+from janus_cli.core.objectives.glancing import first_look, still_hidden
 from janus_cli.core.stream import base
 from janus_cli.core.transformer import Transformer
 
@@ -20,12 +23,15 @@ if TYPE_CHECKING:
 
 def plan(batch: Batch, draws: Draws, knobs: CmlmObjective) -> Plan:
     hidden = hide(batch.target, draws, knobs.noise)
-    return Plan({"nar": base(batch.target, hidden.long())}, count_units(batch, hidden))
+    drafts = {"look": first_look(batch.target, hidden, draws)} if knobs.glance else {}
+    return Plan({"nar": base(batch.target, hidden.long())}, count_units(batch, hidden), drafts=drafts)
 
 
 def loss(model: Transformer, batch: Batch, plan: Plan, knobs: CmlmObjective) -> dict[str, Term]:
     memory = model.encode(batch.source, batch.source_real)
     nar = plan.streams["nar"]
+    if knobs.glance and model.training:
+        nar = base(batch.target, still_hidden(model, memory, plan.drafts["look"], knobs.glance).long())
     ce = labelled_loss(model, nar, model.decode(nar, memory), knobs.label_smoothing)
     return {
         "ce_nar": Term(ce, "hidden", 1.0),

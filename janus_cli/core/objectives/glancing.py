@@ -2,7 +2,7 @@
 
 The model writes all hidden tokens in one pass, without gradient. Of those, `ratio` times the number that it got wrong
 are shown to it, at random, before it is asked for the rest. So a text that it cannot write yet becomes an easier one,
-and one that it can write stays hidden.
+and one that it can write stays hidden. Means are still taken over all that was hidden at first.
 """
 
 from __future__ import annotations

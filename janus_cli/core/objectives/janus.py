@@ -54,7 +54,7 @@ def plan(batch: Batch, draws: Draws, knobs: JanusObjective) -> Plan:
 def loss(model: Transformer, batch: Batch, plan: Plan, knobs: JanusObjective) -> dict[str, Term]:
     memory = model.encode(batch.source, batch.source_real)
     ar, nar_aux = plan.streams["ar"], plan.streams["nar_aux"]
-    if knobs.glance and model.training:  # means are still taken over all that the plan hides: easy texts count less
+    if knobs.glance and model.training:
         nar_aux = masked(batch.target, still_hidden(model, memory, plan.drafts["look"], knobs.glance))
     # Two calls, not one of the two streams joined: that computes scores which nobody sees (benchmarks/joined_calls.py).
     ar_states, nar_aux_states = model.decode(ar, memory), model.decode(nar_aux, memory)
