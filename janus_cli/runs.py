@@ -44,6 +44,12 @@ def teacher(manifest: Mapping[str, Any]) -> str | None:
     return f"{found['run']}, checkpoint {found['checkpoint']}, beam {found['options']['beam']}" if found else None
 
 
+def origin(manifest: Mapping[str, Any]) -> str | None:
+    """The checkpoint whose weights a run began with, for people; None where it began afresh. manifest: of the run."""
+    found = manifest.get("from")
+    return str(found["checkpoint"]) if found else None
+
+
 @dataclass(frozen=True)
 class Run:
     """The files of one training run."""

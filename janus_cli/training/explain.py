@@ -11,7 +11,6 @@ from typing import Any
 from janus_cli import __version__, console, runs
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.training import starting
 from janus_cli.training.saving import Position
 
 TEXT = """\
@@ -53,7 +52,7 @@ def explain(run: Run, recipe: Recipe, about: dict[str, Any], at: Position, ended
         fingerprint=manifest.get("fingerprint"), began=old.get("began", now),
         command=old.get("command", shlex.join(["janus", *sys.argv[1:]])), state=state, path=run.path,
         targets=f"\n           targets by {teacher}" if (teacher := runs.teacher(manifest)) else "",
-        origin=f"\nfrom       {begun}" if (begun := starting.in_words(manifest)) else "",
+        origin=f"\nfrom       {begun}" if (begun := runs.origin(manifest)) else "",
         parameters=about["parameters"], precision=about["precision"],
     )  # fmt: skip
     try:

@@ -59,7 +59,7 @@ def describe_run(run: Run) -> dict[str, Any]:
         if (run.checkpoints / name).is_symlink()
     }
     words = load_tokenizers(run.path).target.size
-    teacher = runs.teacher(manifest)
+    teacher, origin = runs.teacher(manifest), runs.origin(manifest)
     return {
         "run": str(run.path),
         **_recipe(recipe),
@@ -69,6 +69,7 @@ def describe_run(run: Run) -> dict[str, Any]:
             "fingerprint": manifest.get("fingerprint"),
             **({"targets by": teacher} if teacher else {}),
         },
+        **({"from": origin} if origin else {}),
         **links,
         "checkpoints": saved,
         "averages": sorted(folder.name for folder in run.checkpoints.glob("average-*")),

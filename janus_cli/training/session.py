@@ -28,6 +28,7 @@ from janus_cli.training.log import Log
 from janus_cli.training.loop import train
 from janus_cli.training.precision import chosen
 from janus_cli.training.saving import Position, Saver
+from janus_cli.training.starting import Origin
 from janus_cli.training.update import make_optimizer
 from janus_cli.training.validation import best_metric
 
@@ -70,9 +71,10 @@ def run_training(request: Request) -> Run:
         if request.resume:  # before the data is opened, which other settings do not fit
             _must_agree(recipe_file.load(str(run.recipe)), recipe, request.allow_change)
         prepared = _open_data(request, recipe, run, world)
+        origin = None if request.start is None else starting.find(request.start, recipe, prepared)
         _describe(recipe, prepared, run, world)
         if not request.dry_run:
-            _train(request, recipe, run, prepared, world)
+            _train(request, recipe, run, prepared, origin, world)
         return run
     finally:
         console.quiet = False
@@ -149,13 +151,13 @@ def _describe(recipe: Recipe, prepared: Prepared, run: Run, world: World) -> Non
     )
 
 
-def _train(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world: World) -> None:
+def _train(request: Request, recipe: Recipe, run: Run, prepared: Prepared, origin: Origin | None, world: World) -> None:
     if recipe.training.tensorboard:
         require("tensorboard", "tensorboard")  # before anything is replaced
     if world.first:
         _make_folder(run)
     with locked(run, world):
-        found = _begin(request, recipe, run, prepared, world)
+        found = _begin(request, recipe, run, prepared, origin, world)
         if world.first and found is None:
             lexicon.make(recipe, prepared, run.lexicon)
         world.wait()
@@ -217,7 +219,9 @@ def _make_folder(run: Run) -> None:
         ) from None
 
 
-def _begin(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world: World) -> Checkpoint | None:
+def _begin(
+    request: Request, recipe: Recipe, run: Run, prepared: Prepared, origin: Origin | None, world: World
+) -> Checkpoint | None:
     """What to go on from: nothing in a fresh run, the newest whole checkpoint in a resumed one."""
     if request.resume:
         theirs = runs.read_json(run.manifest)
@@ -232,7 +236,6 @@ def _begin(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world
             console.say("no checkpoint yet: starting at update 0")
         return found
     if world.first:
-        origin = {} if request.start is None else {"from": starting.find(request.start, prepared)}
         for old in (run.checkpoints, run.decoded, run.path / "tensorboard"):
             shutil.rmtree(old, ignore_errors=True)
         for file in (run.log, run.lexicon, run.path / "run.txt"):
@@ -243,7 +246,7 @@ def _begin(request: Request, recipe: Recipe, run: Run, prepared: Prepared, world
             **prepared.manifest,
             "prepared": str(prepared.folder.resolve()),
             "fingerprint": prepared.train.fingerprint,
-            **origin,
+            **({"from": origin} if origin else {}),
         }
         runs.write_atomically(run.manifest, json.dumps(about, indent=1).encode())
         runs.write_atomically(run.recipe, recipe_file.dump(recipe).encode())

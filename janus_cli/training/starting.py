@@ -6,27 +6,31 @@ length table, where it was an AR model) stays as drawn from the seed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from janus_cli import console, runs
 from janus_cli.errors import CheckpointError
 from janus_cli.training import checkpoint
-from janus_cli.training.checkpoint import MODEL
+from janus_cli.training.checkpoint import MODEL, Checkpoint
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from janus_cli.core.transformer import Transformer
+    from janus_cli.recipe import Recipe
     from janus_cli.text.prepare import Prepared
 
 Origin = dict[str, Any]  # plain values: they stand in the run's manifest
 
 
-def find(named: Path, prepared: Prepared) -> Origin:
+def find(named: Path, recipe: Recipe, prepared: Prepared) -> Origin:
     """Which weights to begin from. named: a run, of which the best checkpoint is taken, or a checkpoint folder.
 
     Raises:
         UsageError: it is neither.
-        CheckpointError: it belongs to another tokenizer, or is damaged.
+        CheckpointError: it belongs to another tokenizer, does not fit the recipe's model, or is damaged.
     """
     is_checkpoint = (named / MODEL).is_file()
     run, folder = checkpoint.find_checkpoint(*((None, named) if is_checkpoint else (named, None)))
@@ -37,12 +41,24 @@ def find(named: Path, prepared: Prepared) -> Origin:
                 f"{run.path} has another tokenizer than {prepared.folder}: its weights mean other words",
                 f"prepare the text with its tokenizer: janus preprocess --set tokenizer.reuse={run.path} --out FOLDER",
             )
+    train = prepared.train
+    like = checkpoint.build_model(recipe, train.source_vocabulary, train.target_vocabulary).weights()
+    _fitting(checkpoint.verify(folder), like)
     return {"checkpoint": str(folder.resolve()), "sha256": checkpoint.fingerprint(folder)}
 
 
-def in_words(manifest: dict[str, Any]) -> str | None:
-    """The checkpoint that a run of this manifest began from, for people; None where it began afresh."""
-    return str(manifest["from"]["checkpoint"]) if "from" in manifest else None
+def _fitting(found: Checkpoint, mine: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The checkpoint's weights; those that are among `mine` as well have the same shape."""
+    theirs = checkpoint.build_model(found.recipe, found.source_vocabulary, found.target_vocabulary).weights()
+    loaded = checkpoint.tensors(found.folder / MODEL, theirs)
+    for name in sorted(mine.keys() & loaded.keys()):
+        if mine[name].shape != loaded[name].shape:
+            raise CheckpointError(
+                f"{found.folder} does not fit: {name} has shape {list(loaded[name].shape)}, "
+                f"here {list(mine[name].shape)}",
+                "the sections model and tokenizer must be those of its recipe.yaml",
+            )
+    return loaded
 
 
 def take_over(run: runs.Run, model: Transformer) -> None:
@@ -57,15 +73,8 @@ def take_over(run: runs.Run, model: Transformer) -> None:
     found = checkpoint.verify(Path(origin["checkpoint"]))
     if checkpoint.fingerprint(found.folder) != origin["sha256"]:
         raise CheckpointError(f"{found.folder} has changed since {run.path} began from it", "--force begins anew")
-    theirs = checkpoint.build_model(found.recipe, found.source_vocabulary, found.target_vocabulary).weights()
-    mine, loaded = model.weights(), checkpoint.tensors(found.folder / MODEL, theirs)
-    unlike = [name for name in mine.keys() & loaded.keys() if mine[name].shape != loaded[name].shape]
-    if unlike:
-        name = min(unlike)
-        raise CheckpointError(
-            f"{found.folder} does not fit: {name} has shape {list(loaded[name].shape)}, here {list(mine[name].shape)}",
-            "the sections model and tokenizer must be those of its recipe.yaml",
-        )
+    mine = model.weights()
+    loaded = _fitting(found, mine)
     model.load_weights({**mine, **{name: loaded[name] for name in mine if name in loaded}})
     missing, unused = sorted(mine.keys() - loaded.keys()), sorted(loaded.keys() - mine.keys())
     about = [f"fresh: {', '.join(missing)}"] * bool(missing) + [f"not used: {', '.join(unused)}"] * bool(unused)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
+from janus_cli.training.inspecting import describe_run
 from janus_cli.training.session import Request, run_training
 
 
@@ -35,6 +36,7 @@ def test_weights_are_those_of_the_other_run(tiny_recipe: Path, capsys: pytest.Ca
     assert "fresh: length_table" in capsys.readouterr().err
     origin = json.loads(janus.manifest.read_text())["from"]
     assert origin["checkpoint"] == str((ar.checkpoints / "best").resolve())
+    assert describe_run(janus)["from"] == origin["checkpoint"]
     assert f"from       {origin['checkpoint']}" in (janus.path / "run.txt").read_text()
 
     back = go(tiny_recipe, "back", "training.updates=1", objective="ar", start=janus.checkpoints / "last")
@@ -45,9 +47,9 @@ def test_weights_are_those_of_the_other_run(tiny_recipe: Path, capsys: pytest.Ca
 def test_what_does_not_fit_is_refused(tiny_recipe: Path) -> None:
     ar = go(tiny_recipe, "ar", objective="ar")
     with pytest.raises(CheckpointError, match=r"does not fit: .* has shape"):
-        go(tiny_recipe, "wide", "model.feedforward=24", objective="ar", start=ar.path)
+        go(tiny_recipe, "wide", "model.feedforward=24", objective="ar", start=ar.path, dry_run=True)
     with pytest.raises(UsageError, match="nowhere is no run"):
-        go(tiny_recipe, "none", objective="ar", start=Path("nowhere"))
+        go(tiny_recipe, "none", objective="ar", start=Path("nowhere"), dry_run=True)
     with pytest.raises(UsageError, match="exclude each other"):
         go(tiny_recipe, "ar", resume=True, start=ar.path)
     tokenizer = next(
