@@ -41,6 +41,11 @@ class Entry:
     def name(self) -> str:
         return f"{self.system.name}.seed{self.seed}"
 
+    @property
+    def origin(self) -> str | None:
+        """The checkpoint whose weights its run began with, if any."""
+        return runs.origin(runs.read_json(self.run.manifest)) if self.run.manifest.is_file() else None
+
 
 @dataclass(frozen=True)
 class Row:

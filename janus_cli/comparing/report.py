@@ -88,8 +88,6 @@ def table(about: Mapping[str, Any]) -> str:
     average = about["settings"]["average"]
     which = f"mean of the last {average} checkpoints" if average else "last checkpoint"
     changes = "".join(f" --set {change}" for change in about["changes"])
-    if about["from"]:
-        changes += f" --from {about['from']}"
     head = (
         f"recipe {about['recipe']}{changes}, {budget(about['settings'])}, {which}; {about['sentences']:,} sentences of "
         f"{about['split']}; {in_words(about['machine'])}"
@@ -163,6 +161,8 @@ def _notes(about: Mapping[str, Any]) -> list[str]:
     for each in about["systems"]:
         if each["training"] is not None and not _is_equal(each["training"], about["settings"]):
             notes.append(f"not the same budget: {each['system']}.seed{each['seed']}, trained before or stopped early")
+        if each["from"]:
+            notes.append(f"{each['system']}.seed{each['seed']} began with the weights of {each['from']}")
         for what, why in each["failed"].items():
             notes.append(f"failed: {each['system']}.seed{each['seed']} {what}: {why}")
     return notes

@@ -182,15 +182,14 @@ def _about(request: Request, recipe: Recipe, outcomes: Sequence[Outcome], device
     about: dict[str, Any] = {
         "format": 1, "janus": __version__, "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe": request.recipe or "demo", "name": recipe.name, "changes": list(request.changes),
-        "from": None if request.start is None else str(request.start),
         "settings": _settings(request), "split": SPLIT, "sentences": len(lines),
         "machine": {**machine.describe(device), "load": load},
         "timed": {"sentences": min(COMPARE_SENTENCES, len(lines)), "singles": min(COMPARE_SINGLES, len(lines)),
                   "repeats": BENCH_REPEATS} if speeds else None,
         "systems": [
             {"system": each.entry.system.name, "objective": each.entry.system.objective,
-             "changes": each.entry.system.changes, "seed": each.entry.seed, "run": str(each.entry.run.path),
-             "training": each.training, "failed": each.failed}
+             "changes": each.entry.system.changes, "from": each.entry.origin,
+             "seed": each.entry.seed, "run": str(each.entry.run.path), "training": each.training, "failed": each.failed}
             for each in outcomes
         ],
     }  # fmt: skip

@@ -201,7 +201,8 @@ def test_variants_are_systems_of_their_own(compare: Compare) -> None:
     about = found()
     assert names(about) == ["ar ar.beam1", "glance ar.beam1", "glance nar1.lb1"]
     assert "* glance: janus with objective.glance=0.5 objective.noise={full: 1.0}" in out
-    assert "--from base/ar.seed1" in out
+    origin = (Path("base/ar.seed1/checkpoints/best")).resolve()
+    assert f"* glance.seed1 began with the weights of {origin}" in out
     run = Path("runs/compare-tiny/glance.seed1")
     recipe = recipe_file.load(str(run / "recipe.yaml"))
     assert isinstance(recipe.objective, JanusObjective)
