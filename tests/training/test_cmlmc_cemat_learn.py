@@ -36,7 +36,7 @@ CHANGES = (
     "model.width=64", "model.feedforward=128", "model.heads=2", "model.encoder_layers=1", "model.decoder_layers=1",
     "model.dropout=0.0", "training.updates=150", "training.batch_tokens=1024", "training.learning_rate=6e-3",
     "training.warmup=20", "training.log_every=20", "training.validate_every=150", "training.save_every=60",
-    "training.precision=float32", "objective.label_smoothing=0.0",
+    "training.keep_last=20", "training.precision=float32", "objective.label_smoothing=0.0",
 )  # fmt: skip
 
 
@@ -80,6 +80,7 @@ def test_it_learns_and_decodes_what_it_learned(
     for name in OBJECTIVES[objective].terms:
         assert last[name] < (0.6 if name == "ce_encoder" else 0.2) * first[name], name
     steps = [step_of(folder) for folder in checkpoint_steps(run.checkpoints)]
+    assert steps[0] == 60
     assert exact(run, steps[0]) <= share / 2
     assert exact(run, steps[-1]) >= share
 
