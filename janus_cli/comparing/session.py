@@ -33,7 +33,7 @@ from janus_cli.recipe import (
     Recipe,
 )
 from janus_cli.runs import Run
-from janus_cli.training import session
+from janus_cli.training import session, starting
 from janus_cli.training.distributed import choose_device, keep_freed_memory
 
 UNBOUNDED = 10_000_000  # updates, where minutes decide
@@ -115,6 +115,8 @@ def _planned(request: Request) -> tuple[Recipe, list[Entry], Path]:
     compared = systems.asked(request.objectives, request.variants)
     recipe = recipe_file.load(request.recipe or "demo", request.changes)
     matching(request.modes)
+    if request.start is not None:
+        starting.locate(request.start)
     rows: list[str] = []
     for system in compared:  # mistakes are found before hours of training
         theirs = system.recipe(request.recipe or "demo", request.changes)

@@ -71,7 +71,7 @@ def run_training(request: Request) -> Run:
         if request.resume:  # before the data is opened, which other settings do not fit
             _must_agree(recipe_file.load(str(run.recipe)), recipe, request.allow_change)
         prepared = _open_data(request, recipe, run, world)
-        origin = None if request.start is None else starting.find(request.start, recipe, prepared)
+        origin = None if request.start is None else starting.find(request.start, recipe, prepared, run)
         _describe(recipe, prepared, run, world)
         if not request.dry_run:
             _train(request, recipe, run, prepared, origin, world)

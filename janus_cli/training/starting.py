@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from janus_cli import console, runs
-from janus_cli.errors import CheckpointError
+from janus_cli.errors import CheckpointError, UsageError
+from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 from janus_cli.training.checkpoint import MODEL, Checkpoint
 
@@ -25,43 +26,55 @@ if TYPE_CHECKING:
 Origin = dict[str, Any]  # plain values: they stand in the run's manifest
 
 
-def find(named: Path, recipe: Recipe, prepared: Prepared) -> Origin:
-    """Which weights to begin from. named: a run, of which the best checkpoint is taken, or a checkpoint folder.
+def locate(named: Path) -> tuple[Run, Path]:
+    """A run and the checkpoint to begin from. named: a run, of which the best is taken, or a checkpoint folder.
 
     Raises:
-        UsageError: it is neither.
+        UsageError, CheckpointError: it is neither.
+    """
+    if (named / MODEL).is_file():
+        return checkpoint.find_checkpoint(None, named)
+    return checkpoint.find_checkpoint(named, None)
+
+
+def find(named: Path, recipe: Recipe, prepared: Prepared, run: Run) -> Origin:
+    """Which weights `run` is to begin from; named: see `locate`.
+
+    Raises:
+        UsageError: it is no run or checkpoint, or one of `run` itself, which would be replaced.
         CheckpointError: it belongs to another tokenizer, does not fit the recipe's model, or is damaged.
     """
-    is_checkpoint = (named / MODEL).is_file()
-    run, folder = checkpoint.find_checkpoint(*((None, named) if is_checkpoint else (named, None)))
+    theirs, folder = locate(named)
+    if theirs.path.resolve() == run.path.resolve():
+        raise UsageError(f"--from {named} lies in {run.path}, which a new run would replace", "choose another --run")
     for name in prepared.tokenizers.files:
-        theirs = run.path / name
-        if not theirs.is_file() or theirs.read_bytes() != (prepared.folder / name).read_bytes():
+        file = theirs.path / name
+        if not file.is_file() or file.read_bytes() != (prepared.folder / name).read_bytes():
             raise CheckpointError(
-                f"{run.path} has another tokenizer than {prepared.folder}: its weights mean other words",
-                f"prepare the text with its tokenizer: janus preprocess --set tokenizer.reuse={run.path} --out FOLDER",
+                f"{theirs.path} has another tokenizer than {prepared.folder}: its weights mean other words",
+                f"prepare the text with its tokenizer: "
+                f"janus preprocess --set tokenizer.reuse={theirs.path} --out FOLDER",
             )
     train = prepared.train
-    like = checkpoint.build_model(recipe, train.source_vocabulary, train.target_vocabulary).weights()
-    _fitting(checkpoint.verify(folder), like)
+    mine = checkpoint.build_model(recipe, train.source_vocabulary, train.target_vocabulary).weights()
+    _must_fit(checkpoint.verify(folder), mine)
     return {"checkpoint": str(folder.resolve()), "sha256": checkpoint.fingerprint(folder)}
 
 
-def _fitting(found: Checkpoint, mine: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The checkpoint's weights; those that are among `mine` as well have the same shape."""
+def _must_fit(found: Checkpoint, mine: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights like those of the checkpoint, by name; those that are among `mine` as well have the same shape."""
     theirs = checkpoint.build_model(found.recipe, found.source_vocabulary, found.target_vocabulary).weights()
-    loaded = checkpoint.tensors(found.folder / MODEL, theirs)
-    for name in sorted(mine.keys() & loaded.keys()):
-        if mine[name].shape != loaded[name].shape:
+    for name in sorted(mine.keys() & theirs.keys()):
+        if mine[name].shape != theirs[name].shape:
             raise CheckpointError(
-                f"{found.folder} does not fit: {name} has shape {list(loaded[name].shape)}, "
+                f"{found.folder} does not fit: {name} has shape {list(theirs[name].shape)}, "
                 f"here {list(mine[name].shape)}",
                 "the sections model and tokenizer must be those of its recipe.yaml",
             )
-    return loaded
+    return theirs
 
 
-def take_over(run: runs.Run, model: Transformer) -> None:
+def take_over(run: Run, model: Transformer) -> None:
     """Puts the weights that the run's manifest names into a fresh model; nothing where it names none.
 
     Raises:
@@ -74,7 +87,7 @@ def take_over(run: runs.Run, model: Transformer) -> None:
     if checkpoint.fingerprint(found.folder) != origin["sha256"]:
         raise CheckpointError(f"{found.folder} has changed since {run.path} began from it", "--force begins anew")
     mine = model.weights()
-    loaded = _fitting(found, mine)
+    loaded = checkpoint.tensors(found.folder / MODEL, _must_fit(found, mine))
     model.load_weights({**mine, **{name: loaded[name] for name in mine if name in loaded}})
     missing, unused = sorted(mine.keys() - loaded.keys()), sorted(loaded.keys() - mine.keys())
     about = [f"fresh: {', '.join(missing)}"] * bool(missing) + [f"not used: {', '.join(unused)}"] * bool(unused)

@@ -31,7 +31,7 @@ def best_metric(recipe: Recipe) -> str:
         UsageError: training.best_metric is no number that this objective's validation gives.
     """
     objective, chosen = OBJECTIVES[recipe.objective.name], recipe.training.best_metric
-    names = [*(f"bleu_{side}" for side in objective.sides), "loss", *objective.terms]
+    names = [*(f"bleu_{side}" for side in objective.sides), "loss", *objective.terms_with(recipe.objective)]
     if chosen != "auto" and chosen not in names:
         raise UsageError(
             f"training.best_metric {chosen} is no validation metric of objective {recipe.objective.name}",

@@ -154,6 +154,7 @@ def test_the_plot_has_every_system(compare: Compare) -> None:
     [
         (["--steps", "2", "--minutes", "1"], "--steps and --minutes exclude each other"),
         (["--objectives", "ar,transfomer"], "no such objective: transfomer"),
+        (["--from", "nowhere"], "nowhere is no run"),
         (["--variant", "glance objective.glance=0.3"], "is not NAME: OBJECTIVE KEY=VALUE"),
         (["--variant", "glance:"], "is not NAME: OBJECTIVE KEY=VALUE"),
         (["--variant", "a/b: janus"], "is not NAME: OBJECTIVE KEY=VALUE"),

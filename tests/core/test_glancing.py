@@ -1,5 +1,7 @@
 """Glancing and correction, as JANUS takes them: what is shown, what is asked for; knobs at 0 change nothing."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -70,9 +72,9 @@ def test_glancing_asks_for_less_while_training_only(
     asked: list[int] = []
     decode = model.decode
 
-    def spy(stream: Stream, *rest: object) -> Tensor:
+    def spy(stream: Stream, *rest: Any) -> Tensor:
         asked.append(int(stream.labelled.sum()))
-        return decode(stream, *rest)  # type: ignore[arg-type]
+        return decode(stream, *rest)
 
     monkeypatch.setattr(model, "decode", spy)
     model.eval()

@@ -117,8 +117,7 @@ def loss_of(model: Transformer, name: str, knobs: object, batch: Batch, plan: Pl
 def test_terms_are_sums_over_sentences(model: Transformer, ragged: Batch, name: str, knobs: object) -> None:
     """A batch costs what its sentences cost alone: nothing depends on neighbours or padding."""
     whole = loss_of(model, name, knobs, ragged)
-    behind_a_knob = {"ce_correct"} if name == "janus" and not getattr(knobs, "correct", 0) else set()
-    assert tuple(whole) == tuple(term for term in OBJECTIVES[name].terms if term not in behind_a_knob)
+    assert tuple(whole) == OBJECTIVES[name].terms_with(knobs)
     alone: dict[str, float] = dict.fromkeys(whole, 0.0)
     for row in range(3):
         n, s = int(ragged.target_real[row].sum()), int(ragged.source_real[row].sum())

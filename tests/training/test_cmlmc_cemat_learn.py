@@ -40,14 +40,14 @@ CHANGES = (
 )  # fmt: skip
 
 
-def go(*changes: str, **more: object) -> Run:
+def go(*changes: str, **more: Any) -> Run:
     request = Request(
         recipe=None if more.get("resume") else "demo",
         run=Path("run"),
         changes=changes,
         device="cpu",
         threads=1,
-        **more,  # type: ignore[arg-type]
+        **more,
     )
     return run_training(request)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,10 +25,10 @@ CPU = torch.device("cpu")
 OBJECTIVES = ["ar", "cmlm", "cmlmc", "cemat", "janus"]
 
 
-def go(recipe: Path, run: str, *changes: str, resume: bool = False, allow: tuple[str, ...] = (), **more: object) -> Run:
+def go(recipe: Path, run: str, *changes: str, resume: bool = False, allow: tuple[str, ...] = (), **more: Any) -> Run:
     request = Request(
         recipe=None if resume else str(recipe), run=Path(run), changes=changes, resume=resume, allow_change=allow,
-        device="cpu", **more,  # type: ignore[arg-type]
+        device="cpu", **more,
     )  # fmt: skip
     return run_training(request)
 
@@ -159,6 +160,8 @@ def test_early_stopping_and_best(tiny_recipe: Path, monkeypatch: pytest.MonkeyPa
 def test_an_unknown_best_metric_is_named(tiny_recipe: Path) -> None:
     with pytest.raises(UsageError, match="rouge is no validation metric"):
         go(tiny_recipe, "run", "training.best_metric=rouge")
+    with pytest.raises(UsageError, match="ce_correct is no validation metric"):  # of a term whose knob is 0
+        go(tiny_recipe, "run", "training.best_metric=ce_correct", objective="janus")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)])

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +16,8 @@ from janus_cli.training.inspecting import describe_run
 from janus_cli.training.session import Request, run_training
 
 
-def go(recipe: Path, run: str, *changes: str, **more: object) -> Run:
-    request = Request(recipe=str(recipe), run=Path(run), changes=changes, device="cpu", **more)  # type: ignore[arg-type]
-    return run_training(request)
+def go(recipe: Path, run: str, *changes: str, **more: Any) -> Run:
+    return run_training(Request(recipe=str(recipe), run=Path(run), changes=changes, device="cpu", **more))
 
 
 def weights(run: Run, name: str = "last") -> dict[str, torch.Tensor]:
@@ -52,6 +52,8 @@ def test_what_does_not_fit_is_refused(tiny_recipe: Path) -> None:
         go(tiny_recipe, "none", objective="ar", start=Path("nowhere"), dry_run=True)
     with pytest.raises(UsageError, match="exclude each other"):
         go(tiny_recipe, "ar", resume=True, start=ar.path)
+    with pytest.raises(UsageError, match="which a new run would replace"):  # and would be gone when it is to be read
+        go(tiny_recipe, "ar", objective="ar", start=ar.path, force=True)
     tokenizer = next(
         file for file in ar.path.iterdir() if file.name.endswith((".model", ".txt")) and "run" not in file.name
     )

@@ -81,8 +81,8 @@ def count_units(batch: Batch, hidden: Tensor | None = None) -> dict[str, int]:
 class Objective:
     """plan(batch, draws, knobs) -> Plan, without the model; loss(model, batch, plan, knobs) -> {name: Term}.
 
-    ar, nar: which ways a model trained so can generate. terms: the names that `loss` gives, or may give, where
-    a knob brings them.
+    ar, nar: which ways a model trained so can generate. terms: the names that `loss` gives.
+    more: the names that it gives as well where a knob is not 0, by knob.
     blocks: it writes any number of tokens in one pass behind those that are there, up to the first EOS; so `nar` is one
     pass over everything, without lengths, and blocks of a smaller size lie between `nar` and `ar`.
     """
@@ -93,6 +93,11 @@ class Objective:
     nar: bool
     terms: tuple[str, ...]
     blocks: bool = False
+    more: Mapping[str, str] = field(default_factory=dict)
+
+    def terms_with(self, knobs: object) -> tuple[str, ...]:
+        """The names that `loss` gives with these knobs."""
+        return (*self.terms, *(name for knob, name in self.more.items() if getattr(knobs, knob)))
 
     @property
     def sides(self) -> tuple[Side, ...]:

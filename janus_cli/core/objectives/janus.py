@@ -94,5 +94,5 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: JanusObjective) ->
     return terms
 
 
-TERMS = ("ce_ar", "ce_nar", "ce_aux", "kl_ar_aux", "kl_nar_aux", "kl_ar_nar", "length", "ce_correct")
-JANUS = Objective(plan, loss, ar=True, nar=True, terms=TERMS)
+TERMS = ("ce_ar", "ce_nar", "ce_aux", "kl_ar_aux", "kl_nar_aux", "kl_ar_nar", "length")
+JANUS = Objective(plan, loss, ar=True, nar=True, terms=TERMS, more={"correct": "ce_correct"})
