@@ -68,6 +68,9 @@ def compare(
     changes: SetOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, metavar="N", help="Train so many at once, each in a process of its own.")
+    ] = 1,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
 ) -> None:
@@ -82,6 +85,7 @@ def compare(
       janus compare --recipe multi30k --data-dir ~/multi30k --objectives ar,cmlm,janus --steps 5000 --average 5
       janus compare --recipe multi30k --minutes 30 --seeds 1,2 --against 'janus ar.beam5'
       janus compare --objectives janus --variant 'glance: janus objective.glance=0.3' --steps 900 --seeds 1,2
+      janus compare --recipe multi30k --objectives ar,janus --seeds 1,2,3 --device cuda --jobs 6
       janus compare --objectives ar,bang --steps 900 --modes ar.beam1,nar.eos,semi2,semi4 --no-speed
     """
     from janus_cli.comparing.session import Request, run_compare
@@ -94,7 +98,7 @@ def compare(
             recipe=recipe, objectives=chosen, variants=variants or (), start=start, steps=steps, minutes=minutes,
             seeds=_numbers(seeds), modes=names(modes or "") or COMPARE_MODES, against=against, average=average,
             speed=speed, out=out, prepared=prepared, data_dir=data_dir, changes=tuple(changes or ()), device=device,
-            threads=threads, force=force, dry_run=dry_run,
+            threads=threads, jobs=jobs, force=force, dry_run=dry_run,
         )
     )  # fmt: skip
     if found is not None:

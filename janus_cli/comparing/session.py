@@ -18,7 +18,7 @@ from janus_cli.benching import machine
 from janus_cli.benching.contestant import own
 from janus_cli.benching.measure import Spread, Work, measure, percentile
 from janus_cli.benching.modes import matching, select
-from janus_cli.comparing import report, systems
+from janus_cli.comparing import jobs, report, systems
 from janus_cli.comparing.entry import SPLIT, Entry, Outcome, decoded, trained
 from janus_cli.decoding.where import find_split
 from janus_cli.errors import DataError, UsageError
@@ -60,6 +60,7 @@ class Request:
     changes: Sequence[str] = ()
     device: str = "auto"
     threads: int | None = None
+    jobs: int = 1
     force: bool = False
     dry_run: bool = False
 
@@ -87,6 +88,9 @@ def run_compare(request: Request) -> tuple[str, int] | None:
     keep_freed_memory()
     _begin(folder, request)
     device = choose_device(request.device)
+    if request.jobs > 1:
+        jobs.run([_job(request, entry, folder) for entry in entries], request.jobs)
+        request = replace(request, force=False)  # what it replaces was replaced by them
     outcomes = []
     for number, entry in enumerate(entries, 1):
         console.say(f"\n[{number} of {len(entries)}] {entry.name}")
@@ -173,6 +177,13 @@ def _training_request(request: Request, entry: Entry) -> session.Request:
         threads=request.threads, force=request.force and not there,
         allow_change=("training.updates", "training.minutes") if there else (),  # a budget may grow
     )  # fmt: skip
+
+
+def _job(request: Request, entry: Entry, folder: Path) -> jobs.Job:
+    """What one of several processes does; without --threads they share the cores."""
+    threads = request.threads or max(1, machine.usable_cores() // request.jobs)
+    training = replace(_training_request(request, entry), threads=threads)
+    return jobs.Job(entry, training, request.average, request.modes, folder / "outputs")
 
 
 def _about(request: Request, recipe: Recipe, outcomes: Sequence[Outcome], device: torch.device) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def aux_loss(
     wanted = torch.is_grad_enabled() and (states.requires_grad or weight.requires_grad)
     totals, by_states, by_weight = torch.zeros_like(factors), torch.zeros_like(states), torch.zeros_like(weight)
     average = weight.detach().mean(0)
-    for where, some, table, logits in in_chunks(states, weight, rows_at_once(3 * len(weight))):
+    for where, some, table, logits in in_chunks(states, weight, rows_at_once(3 * len(weight), weight.device)):
         logs = logits.log_softmax(2)  # (3, R, V)
         p = logs.exp()
         soft = logs if temperature == 1 else (logits / temperature).log_softmax(2)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from janus_cli.core.symbols import PAD as PAD
 from janus_cli.core.symbols import SPECIAL as SPECIAL
 from janus_cli.core.symbols import UNK as UNK
 
+Ids = Sequence[int] | np.ndarray
 IGNORE = -100  # a label that asks for nothing
 
 
@@ -59,24 +61,34 @@ class Batch:
         return Batch(self.source[rows], self.target[rows], self.ids[rows], self.lexicon)
 
 
-def pad(rows: Sequence[Sequence[int]]) -> Tensor:
+def pad(rows: Sequence[Ids]) -> Tensor:
     """Ragged ids as one matrix: (B, longest) int64, PAD on the right."""
-    out = torch.full((len(rows), max((len(row) for row in rows), default=0)), PAD, dtype=torch.int64)
-    for index, row in enumerate(rows):
-        out[index, : len(row)] = torch.as_tensor(row, dtype=torch.int64)
-    return out
+    return _framed(rows, (), ())
 
 
 def collate(
-    sources: Sequence[Iterable[int]],
-    targets: Sequence[Iterable[int]],
+    sources: Sequence[Ids],
+    targets: Sequence[Ids],
     ids: Sequence[int],
     lexicon: Tensor | None = None,
 ) -> Batch:
-    """A batch from token ids without BOS and EOS."""
+    """A batch from token ids without BOS and EOS, lists or arrays."""
     return Batch(
-        pad([[*source, EOS] for source in sources]),
-        pad([[BOS, *target, EOS] for target in targets]),
+        _framed(sources, (), (EOS,)),
+        _framed(targets, (BOS,), (EOS,)),
         torch.as_tensor(ids, dtype=torch.int64),
         lexicon,
     )
+
+
+def _framed(rows: Sequence[Ids], before: Sequence[int], behind: Sequence[int]) -> Tensor:
+    """The rows, each between the same ids, as one matrix. Without a loop over rows: a GPU would wait for it."""
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    first, last = len(before), len(before) + lengths
+    out = np.full((len(rows), int(last.max(initial=first)) + len(behind)), PAD, np.int64)
+    place = np.arange(out.shape[1])
+    out[(place >= first) & (place < last[:, None])] = np.concatenate([np.zeros(0, np.int64), *rows])
+    out[:, :first] = before
+    for index, token in enumerate(behind):
+        out[np.arange(len(rows)), last + index] = token
+    return torch.from_numpy(out)

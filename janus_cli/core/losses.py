@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from janus_cli.core.transformer import Memory, Transformer
 
 
-LOGITS_AT_ONCE = 1 << 22  # numbers: 16 MiB in float32
+LOGITS_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 26}  # numbers: 16 MiB in float32; a GPU wants few, large products
 
 
-def rows_at_once(vocabulary: int) -> int:
+def rows_at_once(vocabulary: int, device: torch.device) -> int:
     """How many rows of logits are made together."""
-    return max(1, LOGITS_AT_ONCE // vocabulary)
+    return max(1, LOGITS_AT_ONCE.get(device.type, 1 << 22) // vocabulary)
 
 
 class _Known(torch.autograd.Function):
@@ -98,7 +98,7 @@ def cross_entropy(states: Tensor, weight: Tensor, gold: Tensor, smoothing: float
     total = torch.zeros((), dtype=torch.promote_types(states.dtype, torch.float32), device=states.device)
     by_states, by_weight = torch.zeros_like(states), torch.zeros_like(weight)
     average = weight.detach().mean(0)
-    for where, some, table, logits in in_chunks(states, weight, rows_at_once(len(weight))):
+    for where, some, table, logits in in_chunks(states, weight, rows_at_once(len(weight), weight.device)):
         words, logs = gold[where, None], logits.log_softmax(1)
         chosen = logs.gather(1, words)
         norm = logits.gather(1, words) - chosen

@@ -63,7 +63,8 @@ def run_training(request: Request) -> Run:
     keep_freed_memory()
     keep_few_shapes()
     world = start_world(request.device)
-    console.quiet = not world.first
+    before = console.quiet
+    console.quiet = before or not world.first
     try:
         recipe, run = _recipe_and_run(request)
         best_metric(recipe)  # a wrong name is found now, not after hours
@@ -77,8 +78,14 @@ def run_training(request: Request) -> Run:
             _train(request, recipe, run, prepared, origin, world)
         return run
     finally:
-        console.quiet = False
+        console.quiet = before
         world.close()
+
+
+def prepare_data(request: Request) -> None:
+    """Makes the ids that a training wants, where they are not there yet."""
+    recipe, run = _recipe_and_run(request)
+    _open_data(request, recipe, run, World(0, 1, torch.device("cpu")))
 
 
 def _recipe_and_run(request: Request) -> tuple[Recipe, Run]:

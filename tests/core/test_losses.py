@@ -66,7 +66,7 @@ def test_aux_loss_equals_the_plain_version(
     dtype: torch.dtype, tolerance: float, at_once: int, weights: AuxLoss[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Values and gradients, of each term alone and of them all, whatever the chunk size."""
-    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", {"cpu": at_once})
     torch.manual_seed(3)
     shapes = [(5, 4)] * 3 + [(7, 4)]
     exact = [torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in shapes]
@@ -133,7 +133,7 @@ def test_a_gradient_for_other_weights_is_refused() -> None:
 def test_cross_entropy_equals_the_plain_version(
     dtype: torch.dtype, tolerance: float, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", {"cpu": at_once})
     torch.manual_seed(4)
     exact = [torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in ((5, 4), (7, 4))]
     given = [x.detach().to(dtype).requires_grad_() for x in exact]
