@@ -34,7 +34,6 @@ from janus_cli.text.prepare import open_prepared
 
 PRECISIONS = ("float32", "bf16")
 PEERS = {HUGGING_FACE: "float32", f"{HUGGING_FACE}-bf16": "bf16"}
-WARM_UP = 2  # steps
 # The bars.
 AR_AGAINST_PEER = {"bf16": 1.6, "float32": 1.0}  # of its tokens/s, at least
 JANUS_AGAINST_AR = 3.2  # of its step, at most
@@ -72,6 +71,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--against", action="append", default=[], choices=tuple(PEERS))
     parser.add_argument("--turns", type=shared.positive, default=5)
     parser.add_argument("--steps", type=shared.positive, default=3, help="of a turn")
+    parser.add_argument("--warm-up", type=shared.positive, default=2, help="steps; a GPU wants more")
     parser.add_argument("--device", default="cpu")
     asked = parser.parse_args(arguments)
     if asked.shape:
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None) -> None:
             entry = Entry(name[0], recipe, store, asked.device)
             contestants.append(Contestant(entry, closing.enter_context(shared.apart(asked.threads))))
             contestants[-1].parameters = contestants[-1].call(begin, entry)
-        take_turns(contestants, asked.turns, asked.steps)
+        take_turns(contestants, asked.turns, asked.steps, asked.warm_up)
     report(asked, contestants)
 
 
@@ -117,11 +117,11 @@ def pairs(asked: argparse.Namespace, recipe: Recipe, folder: Path) -> Path:
     return path
 
 
-def take_turns(contestants: Sequence[Contestant], turns: int, steps: int) -> None:
+def take_turns(contestants: Sequence[Contestant], turns: int, steps: int, warm_up: int) -> None:
     """Warms up, then lets each do its steps in every turn."""
     with console.progress("timing", (turns + 1) * len(contestants)) as bar:
         for each in bar.over(contestants):
-            each.call(turn, WARM_UP)
+            each.call(turn, warm_up)
         for number in range(turns):
             for each in bar.over(rotated(contestants, number)):
                 each.turns.append(each.call(turn, steps))

@@ -214,6 +214,7 @@ class Decoding(Knobs):
     redraft: Literal["nar", "ar", "joint"] = "nar"  # spec: who writes the next draft; see core/decoders/speculative.py
     precision: Literal["float32", "bf16"] = "float32"  # of weights and states; logits and scores are float32 in both
     batch_sentences: Positive = 64
+    cuda_graphs: bool = True  # on a GPU: record the passes of small batches and replay them; see core/recorded.py
 
 
 class Recipe(Knobs):

@@ -141,8 +141,9 @@ def marian(recipe: Recipe, source_vocabulary: int, target_vocabulary: int) -> An
 
 
 def _marian(setting: Setting) -> Any:
-    tokenizers = setting.tokenizers
-    return marian(setting.recipe, tokenizers.source.size, tokenizers.target.size).to(setting.device).eval()
+    tokenizers, low = setting.tokenizers, setting.recipe.decoding.precision == "bf16"
+    model = marian(setting.recipe, tokenizers.source.size, tokenizers.target.size).to(setting.device).eval()
+    return model.bfloat16() if low and setting.device.type == "cuda" else model  # on a CPU float32 is the faster one
 
 
 def _generate(model: Callable[[], Any], setting: Setting, beam: int) -> Search:

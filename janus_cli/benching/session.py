@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from janus_cli import __version__, console, runs
 from janus_cli.benching import child, peers, plot, report
 from janus_cli.benching.contestant import Contestant, Decoded, own
@@ -107,6 +109,7 @@ def _run(
         for row in ours:
             decode(row)
         settings: dict[str, peers.Setting] = {}
+        workers: dict[str, child.Worker] = {}
         rows = list(ours)
         for name in bench.request.against:
             setting = _setting(bench, name, model, tokenizers, decoded, exported)
@@ -115,10 +118,14 @@ def _run(
                 row = replace(row, translate=worker.translate)
                 decode(row)
                 rows.append(row)
-                settings[row.label] = setting
+                settings[row.label], workers[row.label] = setting, worker
         timed = measure(rows, bench.work, bar.advance)
         for row in rows:
-            memory[row.label] = _memory(bench, row.label, timed[row.label].batch, settings.get(row.label))
+            batch = timed[row.label].batch
+            if bench.device.type == "cuda":
+                memory[row.label] = _allocated(bench, row, batch, workers.get(row.label), model)
+            else:
+                memory[row.label] = _memory(bench, row.label, batch, settings.get(row.label))
             bar.advance(len(bench.work.lines), f"{row.label}: memory")
     return _about(bench, rows, decoded, timed, memory)
 
@@ -155,13 +162,23 @@ def _asked(bench: Bench, label: str, lines: Sequence[str], setting: peers.Settin
 
 
 def _memory(bench: Bench, label: str, batch: int, setting: peers.Setting | None) -> dict[str, Any] | None:
-    if setting is not None and bench.device.type == "cuda" and setting.peer == "ctranslate2":
-        return None  # its memory is not torch's
     try:
         return child.peak_memory({**_asked(bench, label, bench.work.lines, setting), "batch": batch})
     except JanusError as problem:
         bench.warn(f"{label}: its memory could not be measured: {problem.message}")
         return None
+
+
+def _allocated(
+    bench: Bench, row: Contestant, batch: int, worker: child.Worker | None, model: Transformer
+) -> dict[str, Any] | None:
+    """The most that torch held on a GPU, which it can be asked anew for each row: weights and one decoding."""
+    if row.label in peers.labels("ctranslate2", bench.device):
+        return None  # its memory is not torch's
+    model.pack()  # without what the other rows have recorded
+    torch.cuda.reset_peak_memory_stats(bench.device)
+    row.translate(bench.work.lines, batch)
+    return {"before": 0, "peak": torch.cuda.max_memory_allocated(bench.device) if worker is None else worker.peak}
 
 
 def _about(

@@ -24,6 +24,7 @@ from janus_cli.core.decoders import (
 )
 from janus_cli.core.decoders import without_repeats as drop_repeats
 from janus_cli.core.objectives.ar import ar_stream as slots
+from janus_cli.core.recorded import MOST_ROWS, NextRecorded, Source
 from janus_cli.core.steps import (
     AllTokens,
     Draft,
@@ -67,14 +68,17 @@ def generate_ar(model: Transformer, source: Tensor, ar_stream: ARSide, options: 
     An AR side of `masks` writes as many tokens as the length head finds likeliest.
     """
     with _deciding(model):
-        memory = model.encode(source, source != PAD)
-        if ar_stream == "masks":
+        most = most_tokens(source, model, options)
+        step: NextToken | NextRecorded
+        if ar_stream != "masks" and (recorded := _recorded(model, source, options, options.beam)):
+            step = recorded.next_token(ar_stream, options.beam, most)
+        elif ar_stream == "masks":
+            memory = model.encode(source, source != PAD)
             (lengths,) = predicted_lengths(model.length_logits(memory), 1, model.knobs.max_length - 2).T
             most = lengths + 1
-            step: NextToken = NextOfLength(model, memory, lengths)
+            step = NextOfLength(model, memory, lengths)
         else:
-            most = most_tokens(source, model, options)
-            step = NextToken(model, memory, ar_stream, most)
+            step = NextToken(model, model.encode(source, source != PAD), ar_stream, most)
         if options.beam == 1:
             return [[output] for output in greedy(step.best, most, options.length_penalty)]
         return beam_search(step, most, options.beam, options.length_penalty, options.nbest)
@@ -119,23 +123,34 @@ def generate_nar(
     `options.rerank` "ar" that of tokens and EOS in one left-to-right pass of the same model (needs `ar_stream`).
     """
     with _deciding(model):
-        memory = model.encode(source, source != PAD)
-        sizes = predicted_lengths(model.length_logits(memory), options.length_beam, model.knobs.max_length - 2)
-        passes: list[tuple[Tensor, ...]] = []
-        keep = (lambda _, *state: passes.append(state)) if trace else None
-        tokens, logps, passed = mask_predict(
-            AllTokens(model, memory), masks(sizes.flatten()), options.iters,
-            update=options.update, fan=options.length_beam, trace=keep,
-        )  # (B * length_beam, T), (B * length_beam, T), (B,)  # fmt: skip
+        fan, passes = options.length_beam, list[tuple[Tensor, ...]]()
+        recorded = None if trace else _recorded(model, source, options, fan)
+        memory = recorded.memory if recorded else model.encode(source, source != PAD)
+        sizes = predicted_lengths(model.length_logits(memory), fan, model.knobs.max_length - 2)
+        blank = masks(sizes.flatten())
+        if recorded:
+            tokens, logps, passed = recorded.mask_predict(blank, options.iters, options.update, fan)
+        else:
+            keep = (lambda _, *state: passes.append(state)) if trace else None
+            step = AllTokens(model, memory)
+            tokens, logps, passed = mask_predict(step, blank, options.iters, update=options.update, fan=fan, trace=keep)
+        # (B * fan, T), (B * fan, T), (B,)
         if options.remove_repeats:
             tokens, logps = drop_repeats(tokens, logps)
         if options.rerank == "ar":
             assert ar_stream is not None, "without an AR side there is nothing to rerank with"
-            scores = ar_scores(model, memory, tokens, ar_stream)
+            scores = recorded.ar_scores(tokens, ar_stream) if recorded else ar_scores(model, memory, tokens, ar_stream)
         else:
             scores = mean_logp(tokens, logps)
         counts = (passed + (options.rerank == "ar")).tolist()
         return _ranked(tokens, logps, scores.view(sizes.shape), options.nbest, counts, sizes.flatten(), passes)
+
+
+def _recorded(model: Transformer, source: Tensor, options: Decoding, fan: int) -> Source | None:
+    """The encoded sources, where passes over `fan` rows of each are to be replayed."""
+    if model.recordings is None or not options.cuda_graphs or not 0 < len(source) * fan <= MOST_ROWS:
+        return None
+    return model.recordings.read(source)
 
 
 def most_tokens(source: Tensor, model: Transformer, options: Decoding) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -128,10 +129,17 @@ class Attention(Direct):
         if attend is None or isinstance(attend, Tensor):
             y = attention(q, keys, values, attend, self.dropout if self.training else 0.0)
         else:
-            from torch.nn.attention.flex_attention import flex_attention
-
-            y = flex_attention(q, keys, values, block_mask=attend)
+            y = flexible(q.device.type)(q, keys, values, block_mask=attend)
         return self.out(y.transpose(1, 2).reshape(rows, count, width))  # (B, H, F*L, D/H) -> (F*B, L, D)
+
+
+@cache
+def flexible(device: str) -> Callable[..., Any]:
+    """FlexAttention: on a GPU its kernel, which is compiled at the first call; elsewhere what it means, spelt out."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    plain: Callable[..., Any] = flex_attention
+    return torch.compile(plain, dynamic=True) if device == "cuda" else plain
 
 
 def sight(attend: Tensor, dtype: torch.dtype) -> Tensor | None:

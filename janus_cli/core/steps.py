@@ -201,13 +201,17 @@ class NextBlock:
 class AllTokens:
     """The step of `mask_predict`: one decoder pass over BOS, observed and MASK tokens, EOS; all see each other."""
 
-    def __init__(self, model: Transformer, memory: Memory) -> None:
-        self.model, self.memory = model, memory
+    def __init__(self, model: Transformer, memory: Memory, *, everywhere: bool = False) -> None:
+        """everywhere: tokens are chosen at every place, asked or not, so that shapes do not depend on who is asked."""
+        self.model, self.memory, self.everywhere = model, memory, everywhere
 
     def __call__(self, tokens: Tensor, asked: Tensor, sentences: Tensor | None) -> tuple[Tensor, Tensor]:
         memory = self.memory if sentences is None else self.memory.select(sentences)
         target = framed(tokens)
         states = self.model.decode(base(target, torch.zeros_like(target)), memory)[:, 1:-1]  # (R, T, D)
+        if self.everywhere:
+            best, logps = choices(self.model, states.flatten(0, 1), (*NEVER_WRITTEN, EOS))
+            return best.view(asked.shape), logps.view(asked.shape)
         return chosen_at(self.model, states, asked, (*NEVER_WRITTEN, EOS))
 
 

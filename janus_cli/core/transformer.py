@@ -31,6 +31,7 @@ from janus_cli.core.layers import (
 from janus_cli.core.stream import NEVER, Stream, leftward, visible
 
 if TYPE_CHECKING:
+    from janus_cli.core.recorded import Recordings
     from janus_cli.recipe import Model
 
 
@@ -60,9 +61,10 @@ class Cache:
 
     at: where the next key slots go, for all rows or (R,) for each. Setting it back takes slots back: their place is
     written again, and until then their birth lies in the future of everything that is decoded there.
+    fixed: all slots are always looked at, so that shapes stay as they are.
     """
 
-    def __init__(self, like: Tensor, knobs: Model, rows: int, slots: int) -> None:
+    def __init__(self, like: Tensor, knobs: Model, rows: int, slots: int, *, fixed: bool = False) -> None:
         def pasts() -> list[Past]:
             return [Past(like, rows, knobs.heads, slots) for _ in range(knobs.decoder_layers)]
 
@@ -70,6 +72,7 @@ class Cache:
         self.birth = torch.full((rows, slots), NEVER, device=like.device)
         self.death = torch.full((rows, slots), NEVER, device=like.device)
         self.positions = torch.zeros((rows, slots), dtype=torch.int64, device=like.device)
+        self.fixed = fixed
         self.at: int | Tensor = 0
         self.end = 0  # slots from here on were not written in any row
 
@@ -82,6 +85,12 @@ class Cache:
             self.positions = self.positions[rows]
         if not isinstance(self.at, int):
             self.at = self.at[rows]
+
+    def reorder(self, rows: Tensor) -> None:
+        """As `select` with as many rows as there are, all of the same times, without moving the buffers."""
+        for past in (past for pasts in self.pasts for past in pasts):
+            past.keys.copy_(past.keys.index_select(0, rows))
+            past.values.copy_(past.values.index_select(0, rows))
 
     def admit(self, stream: Stream) -> list[tuple[Tensor, list[Keep]]]:
         """Notes the new key slots. For each self-attention: who attends (B, L, end), and every layer's `Keep`.
@@ -97,7 +106,7 @@ class Cache:
             for known, fresh in notes:
                 known[:, at:end] = fresh[:, :count]
         else:
-            end = int(at.max()) + count
+            end = self.birth.shape[1] if self.fixed else int(at.max()) + count
             places = at[:, None] + torch.arange(count, device=at.device)
             for known, fresh in notes:
                 known.scatter_(1, places, fresh[:, :count])
@@ -141,6 +150,7 @@ class Transformer(nn.Module):
         self.encoder_norm, self.decoder_norm = ends
         self.length_table = nn.Parameter(torch.empty(knobs.max_length, width)) if length_head else None
         self.packed_output: Packed | None = None
+        self.recordings: Recordings | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -178,8 +188,14 @@ class Transformer(nn.Module):
         self._fill_constants()
 
     def pack(self) -> Transformer:
-        """Lays the weights out for generating (see `layers.packed`); until `unpack`, changes of them are not seen."""
+        """For generating: lays the weights out (see `layers.packed`), records what a GPU does (see `core/recorded.py`).
+
+        Until `unpack`, the weights must not change.
+        """
+        from janus_cli.core.recorded import Recordings  # imports this module's users
+
         self.eval()
+        self.recordings = Recordings(self) if self.output_weight.device.type == "cuda" else None
         for module in self.modules():
             if isinstance(module, Linear):
                 module.packed = packed(module.weight)
@@ -188,7 +204,7 @@ class Transformer(nn.Module):
 
     def unpack(self) -> None:
         """Back to the plain weights, which may change."""
-        self.packed_output = None
+        self.packed_output = self.recordings = None
         for module in self.modules():
             if isinstance(module, Linear):
                 module.packed = None
@@ -253,9 +269,9 @@ class Transformer(nn.Module):
         rows, slots = stream.tokens.shape
         return create_block_mask(mask_mod, rows, None, slots, stream.keys, device=str(stream.tokens.device))
 
-    def new_cache(self, rows: int, slots: int) -> Cache:
+    def new_cache(self, rows: int, slots: int, *, fixed: bool = False) -> Cache:
         """Room for the keys and values of `slots` key slots in each of `rows` rows."""
-        return Cache(self.target_table.weight, self.knobs, rows, slots)
+        return Cache(self.target_table.weight, self.knobs, rows, slots, fixed=fixed)
 
     @property
     def output_weight(self) -> Tensor:

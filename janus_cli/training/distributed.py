@@ -62,6 +62,8 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     device = torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {device}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape of a batch, which takes longer
     return device
 
 

@@ -21,7 +21,7 @@ Update = Literal["hidden", "all"]
 
 def mask_predict(
     step: Step, tokens: Tensor, iters: int, *, update: Update = "hidden", fan: int = 1,
-    only: Tensor | None = None, trace: Trace | None = None,
+    only: Tensor | None = None, leaving: bool = True, trace: Trace | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Writes every MASK in `iters` decoder passes.
 
@@ -40,6 +40,7 @@ def mask_predict(
             once MASK is written anew in each pass, hidden or not.
         fan: rows of a sentence, which stand side by side.
         only: (R, T) bool, the places that may be written; a MASK elsewhere stays.
+        leaving: False: every row takes part in every pass, though it cannot change; nothing waits for a GPU then.
         trace: called after each pass as `trace(pass, tokens, logps, hidden)`: what is written, and what is hidden next.
 
     Returns:
@@ -56,7 +57,7 @@ def mask_predict(
         asked = hidden if update == "hidden" else ours
         changes = (reading != read).any(1) & asked.any(1)
         active = changes.view(-1, fan).any(1)
-        rows, sentences = _taking_part(active, fan)
+        rows, sentences = _taking_part(active, fan) if leaving else (None, None)
         if rows is None:
             best, certainty = step(reading, asked, None)
             tokens, logps = torch.where(asked, best, tokens), torch.where(asked, certainty.to(logps.dtype), logps)

@@ -1,0 +1,223 @@
+"""Decoding on a GPU without launching each kernel: passes of fixed shapes are recorded once and replayed (CUDA graphs).
+
+A pass of a small batch is hundreds of kernels that take longer to launch than to run. A recording reads and writes
+buffers that stay where they are, so sources, texts and caches are padded to a few sizes, and rows that have ended go on
+being computed. Who attends is decided by the clock as ever: what is padded is never born. Texts are those of the other
+steps up to rounding. Without a GPU nothing is recorded: the same functions run over the same buffers, as tests do it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from janus_cli.core.batch import BOS, PAD
+from janus_cli.core.decoders import mask_predict
+from janus_cli.core.objectives.ar import ar_stream as slots
+from janus_cli.core.steps import NEVER_WRITTEN, AllTokens, choices, following, framed, log_probabilities
+from janus_cli.core.stream import NEVER
+
+if TYPE_CHECKING:
+    from janus_cli.core.decoders.mask_predict import Update
+    from janus_cli.core.transformer import Transformer
+    from janus_cli.recipe import ARSide
+
+MOST_ROWS = 128  # with more, launches matter less, rows that have ended cost more, and each shape keeps much memory
+KEPT = 1024  # sentences, of all shapes of batches together, whose recordings are kept
+STEP = 8  # tokens: lengths are padded to multiples of it
+
+Function = Callable[..., tuple[Tensor, ...]]
+
+
+def padded(length: int, most: int) -> int:
+    """The length that a recording has for this one."""
+    return min(most, -(-length // STEP) * STEP)
+
+
+class Recorder:
+    """Where the recordings of one device lie: they share their memory, because one is replayed at a time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.pool = torch.cuda.graph_pool_handle() if self.stream else None
+
+    def record(self, function: Function, inputs: list[Tensor]) -> tuple[Callable[[], None], tuple[Tensor, ...]]:
+        """How to run the function once more over the same inputs, and where its outputs will lie."""
+        if self.stream is None:
+            raise RuntimeError("only a GPU can record")
+        now = torch.cuda.current_stream(self.stream.device)
+        self.stream.wait_stream(now)
+        with torch.cuda.stream(self.stream):
+            function(*inputs)  # what a first call makes, such as room for matrix products, is no part of a recording
+            graph = torch.cuda.CUDAGraph()
+            graph.capture_begin(pool=self.pool)
+            outputs = function(*inputs)
+            graph.capture_end()
+        now.wait_stream(self.stream)
+        return graph.replay, outputs
+
+
+class Replay:
+    """A function of tensors of fixed shapes. What it returns holds until it is called again."""
+
+    def __init__(self, recorder: Recorder, function: Function) -> None:
+        self.recorder, self.function = recorder, function
+        self.inputs: list[Tensor] = []
+        self.again: Callable[[], None] | None = None
+        self.outputs: tuple[Tensor, ...] = ()
+
+    def prepare(self, *inputs: Tensor) -> None:
+        """Makes the recording, if it is not made yet, with inputs like these: runs the function once."""
+        if not self.inputs:
+            self.inputs = [given.clone() for given in inputs]
+            if self.recorder.stream is not None:
+                self.again, self.outputs = self.recorder.record(self.function, self.inputs)
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        self.prepare(*inputs)
+        for own, given in zip(self.inputs, inputs, strict=True):
+            own.copy_(given)
+        if self.again is None:
+            return self.function(*self.inputs)
+        self.again()
+        return self.outputs
+
+
+class Recordings:
+    """Of a model whose weights do not change any more."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model
+        self.recorder = Recorder(model.output_weight.device)
+        self.sources: OrderedDict[tuple[int, int], Source] = OrderedDict()
+
+    def read(self, source: Tensor) -> Source:
+        """Encodes (B, S) and returns what decodes it; it holds until the next source of its shape is read."""
+        size = len(source), padded(source.shape[1], self.model.knobs.max_length)
+        found = self.sources.pop(size, None)
+        if found is None:
+            found = Source(self.model, self.recorder)
+            while self.sources and sum(rows for rows, _ in self.sources) + size[0] > KEPT:
+                self.sources.popitem(last=False)
+        self.sources[size] = found
+        found.encode(F.pad(source, (0, size[1] - source.shape[1]), value=PAD))
+        return found
+
+
+class Source:
+    """A batch of sources of one shape, encoded, and all that was recorded of how to decode it."""
+
+    def __init__(self, model: Transformer, recorder: Recorder) -> None:
+        self.model, self.recorder = model, recorder
+        self.encode = Replay(recorder, self._encode)  # (B, S) -> nothing, but `memory` is then that of it
+        self.passes: dict[Hashable, Any] = {}
+
+    def _encode(self, source: Tensor) -> tuple[Tensor, ...]:
+        self.memory = self.model.encode(source, source != PAD)
+        return ()
+
+    def known(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What was made for this key, or is now."""
+        if key not in self.passes:
+            self.passes[key] = make()
+        return self.passes[key]
+
+    def mask_predict(self, tokens: Tensor, iters: int, update: Update, fan: int) -> tuple[Tensor, Tensor, Tensor]:
+        """As `decoders.mask_predict` over all its passes in one go; tokens (B * fan, T), MASKs and PAD."""
+        room = padded(tokens.shape[1], self.model.knobs.max_length - 2)
+
+        def passes(tokens: Tensor) -> tuple[Tensor, ...]:
+            step = AllTokens(self.model, self.memory, everywhere=True)
+            return mask_predict(step, tokens, iters, update=update, fan=fan, leaving=False)
+
+        replay = self.known(("nar", room, iters, update, fan), lambda: Replay(self.recorder, passes))
+        written, logps, count = replay(F.pad(tokens, (0, room - tokens.shape[1]), value=PAD))
+        return written[:, : tokens.shape[1]].clone(), logps[:, : tokens.shape[1]].clone(), count.clone()
+
+    def ar_scores(self, tokens: Tensor, ar_stream: ARSide) -> Tensor:
+        """As `generate.ar_scores`: (R, T) -> (R,)."""
+        room = padded(tokens.shape[1], self.model.knobs.max_length - 2)
+
+        def scores(tokens: Tensor) -> tuple[Tensor, ...]:
+            stream = slots(framed(tokens), ar_stream)
+            logps = log_probabilities(self.model, self.model.decode(stream, self.memory).flatten(0, 1))
+            gold = logps.gather(1, stream.labels.clamp(min=0).view(-1, 1)).view(stream.labels.shape)
+            return (torch.where(stream.labelled, gold, 0.0).sum(1) / stream.labelled.sum(1),)
+
+        replay = self.known(("scores", room, len(tokens), ar_stream), lambda: Replay(self.recorder, scores))
+        (found,) = replay(F.pad(tokens, (0, room - tokens.shape[1]), value=PAD))
+        return found.clone()
+
+    def next_token(self, ar_stream: ARSide, beam: int, most: Tensor) -> NextRecorded:
+        """The step of `greedy` and `beam_search`."""
+        room = padded(int(most.max()) + 1, self.model.knobs.max_length)
+        key = ("next", room, beam, ar_stream)
+        step = self.known(key, lambda: Next(self, ar_stream, beam, room))
+        step.begin()
+        return NextRecorded(step)
+
+
+class Next:
+    """One pass of left-to-right search over `beam` rows of each sentence, with its cache."""
+
+    def __init__(self, source: Source, ar_stream: ARSide, beam: int, room: int) -> None:
+        self.source, self.ar_stream, self.beam = source, ar_stream, beam
+        rows = len(source.memory.real) * beam
+        self.cache = source.model.new_cache(rows, room, fixed=True)
+        self.position = torch.zeros(rows, dtype=torch.int64, device=source.memory.real.device)
+        self.rows = torch.arange(rows, device=self.position.device)
+        self.run = Replay(source.recorder, self._best if beam == 1 else self._log_probabilities)
+
+    def begin(self) -> None:
+        """Before a text's first token."""
+        self.run.prepare(torch.full_like(self.rows, BOS), self.rows < 0 if self.beam == 1 else self.rows)
+        self.position.zero_()
+        self.cache.birth.fill_(NEVER)
+
+    def _states(self, last: Tensor) -> Tensor:
+        real = torch.ones_like(last, dtype=torch.bool)
+        self.cache.at = self.position.clone()
+        stream = following(last[:, None], self.position, real[:, None], self.ar_stream)
+        states = self.source.model.decode(stream, self.source.memory, self.cache)[:, -1]
+        self.position.add_(1)
+        return states
+
+    def _best(self, last: Tensor, at_end: Tensor) -> tuple[Tensor, ...]:
+        return choices(self.source.model, self._states(last), NEVER_WRITTEN, at_end)
+
+    def _log_probabilities(self, last: Tensor, order: Tensor) -> tuple[Tensor, ...]:
+        self.cache.reorder(order)
+        return (log_probabilities(self.source.model, self._states(last)),)
+
+
+class NextRecorded:
+    """As `steps.NextToken`; knows which rows of the recording are the rows of the search."""
+
+    def __init__(self, step: Next) -> None:
+        self.step, self.last = step, torch.full_like(step.rows, BOS)
+        self.rows = step.rows[:: step.beam]  # at first one of each sentence
+
+    def best(self, last: Tensor, kept: Tensor | None, at_end: Tensor) -> tuple[Tensor, Tensor]:
+        """For `greedy`: the best token and its log-probability; each (R,)."""
+        if kept is not None:
+            self.rows = self.rows[kept]
+        ends = (self.step.rows < 0).index_copy(0, self.rows, at_end)
+        best, logps = self.step.run(self.last.index_copy_(0, self.rows, last), ends)
+        return best[self.rows], logps[self.rows]
+
+    def __call__(self, last: Tensor, parents: Tensor | None) -> Tensor:
+        """For `beam_search`: (R, V) log-probabilities."""
+        order = self.step.rows
+        if parents is not None:
+            before, beam = self.rows[parents], self.step.beam
+            sentences = torch.unique_consecutive(before // beam)
+            fan = len(before) // len(sentences)
+            self.rows = (sentences[:, None] * beam + order[:fan]).flatten()
+            order = order.index_copy(0, self.rows, before)
+        (logps,) = self.step.run(self.last.index_copy_(0, self.rows, last), order)
+        return logps[self.rows]

@@ -1,0 +1,102 @@
+"""Passes over fixed buffers: what they write is what the other steps write, in every order of shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from janus_cli.core import recorded
+from janus_cli.core.batch import EOS, pad
+from janus_cli.core.generate import Mode, generate
+from janus_cli.core.recorded import Recordings
+from janus_cli.core.transformer import Transformer
+from janus_cli.recipe import ARSide, Decoding, Model
+
+BATCHES = [
+    [[5, 6, 7]],
+    [[9] * 12, [8, 5], [6, 7, 8, 9, 10]],
+    [[7, 6]],
+    [[5] * 3, [4, 5, 6, 7], [9]],
+    [[11, 8, 7, 6] * 4],
+]
+
+
+def sources() -> Iterator[Tensor]:
+    for rows in [*BATCHES, *BATCHES[::-1]]:  # shapes come again, with other sentences and behind others
+        yield pad([[*row, EOS] for row in rows])
+
+
+@pytest.fixture
+def model() -> Transformer:
+    torch.manual_seed(3)
+    knobs = Model(width=32, feedforward=64, heads=4, encoder_layers=2, decoder_layers=2, max_length=48)
+    return Transformer(knobs, 40, 40, length_head=True).eval()
+
+
+def outputs(model: Transformer, mode: Mode, options: Decoding, side: ARSide) -> list[tuple[list[int], int]]:
+    found = [output for source in sources() for output in generate(model, source, mode, options, side)]
+    return [(one.tokens, one.passes) for nbest in found for one in nbest]
+
+
+@pytest.mark.parametrize("side", ["content", "query", "self"])
+@pytest.mark.parametrize(
+    ("mode", "knobs"),
+    [
+        ("ar", {"beam": 1}),
+        ("ar", {"beam": 3, "nbest": 2}),
+        ("nar", {"iters": 1, "length_beam": 1}),
+        ("nar", {"iters": 5, "length_beam": 3, "nbest": 3}),
+        ("nar", {"iters": 4, "length_beam": 3, "update": "all", "remove_repeats": True}),
+        ("nar", {"iters": 4, "length_beam": 3, "rerank": "ar"}),
+    ],
+    ids=str,
+)
+def test_texts_and_passes_are_those_of_the_other_steps(
+    model: Transformer, mode: Mode, knobs: dict[str, object], side: ARSide
+) -> None:
+    options = Decoding.model_validate(knobs)
+    expected = outputs(model, mode, options, side)
+    assert len({tuple(tokens) for tokens, _ in expected}) > 5
+    model.recordings = Recordings(model)
+    assert outputs(model, mode, options, side) == expected
+    assert len(model.recordings.sources) == 4, "shapes (1, 8), (3, 16), (3, 8), (1, 24) of sources"
+    assert all(source.passes for source in model.recordings.sources.values())
+
+
+def test_scores_too(model: Transformer) -> None:
+    (plain,) = generate(model, pad([[5, 6, 7, EOS]]), "nar", Decoding(rerank="ar"), "content")
+    model.recordings = Recordings(model)
+    (again,) = generate(model, pad([[5, 6, 7, EOS]]), "nar", Decoding(rerank="ar"), "content")
+    assert again[0].score == pytest.approx(plain[0].score, abs=1e-5)
+    assert again[0].logps == pytest.approx(plain[0].logps, abs=1e-5)
+
+
+def test_large_batches_traces_and_who_does_not_want_it_go_the_other_way(
+    model: Transformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.recordings = Recordings(model)
+    source = pad([[5, 6, 7, EOS]])
+    generate(model, source, "nar", Decoding(), "content", trace=True)
+    generate(model, source, "ar", Decoding(cuda_graphs=False), "content")
+    with monkeypatch.context() as patch:
+        patch.setattr("janus_cli.core.generate.MOST_ROWS", 4)
+        generate(model, source, "ar", Decoding(beam=5), "content")
+    assert not model.recordings.sources
+
+
+def test_only_so_many_shapes_are_kept(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorded, "KEPT", 4)
+    options = Decoding(beam=1)
+    expected = outputs(model, "ar", options, "content")
+    model.recordings = Recordings(model)
+    assert outputs(model, "ar", options, "content") == expected
+    assert list(model.recordings.sources) == [(3, 16), (1, 8)], "the last two of four"
+
+
+def test_new_weights_are_not_decoded_with_old_recordings(model: Transformer) -> None:
+    model.recordings = Recordings(model)
+    model.load_weights(model.weights())
+    assert model.recordings is None

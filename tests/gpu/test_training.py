@@ -1,0 +1,53 @@
+"""Trainings on a GPU: they learn, stop, go on to the bit, and survive what does not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from janus_cli.training import update as update_module
+from janus_cli.training.session import Request, run_training
+from tests.faults.processes import digest
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+def go(recipe: Path, run: str, *changes: str, resume: bool = False) -> Path:
+    request = Request(
+        recipe=None if resume else str(recipe), run=Path(run), changes=changes, resume=resume, device="cuda",
+        allow_change=("training.updates",) if resume else (),
+    )  # fmt: skip
+    return run_training(request).checkpoints
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_training_that_stopped_goes_on_to_the_bit(tiny_recipe: Path, precision: str) -> None:
+    chosen = f"training.precision={precision}"
+    whole = go(tiny_recipe, "whole", chosen, "training.updates=12")
+    go(tiny_recipe, "parts", chosen, "training.updates=5")
+    parts = go(tiny_recipe, "parts", chosen, "training.updates=12", resume=True)
+    assert digest(parts / "step-000012") == digest(whole / "step-000012")
+
+
+def test_the_loss_falls(tiny_recipe: Path) -> None:
+    go(tiny_recipe, "run", "training.updates=200", "training.log_every=20", "training.learning_rate=3e-3")
+    lines = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    assert losses[-1] < 0.95 * losses[0]
+
+
+def test_what_does_not_fit_is_taken_in_halves(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, sizes = update_module._gradients, []
+
+    def crowded(trainee: object, window: list[update_module.Micro], *rest: object) -> object:
+        sizes.append(len(window))
+        if len(window) == 1:
+            torch.empty(1 << 45, dtype=torch.uint8, device="cuda")  # 32 TiB
+        return real(trainee, window, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(update_module, "_gradients", crowded)
+    go(tiny_recipe, "run", "training.updates=2")
+    assert sizes == [1, 2, 1, 2]
