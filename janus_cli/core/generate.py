@@ -23,15 +23,15 @@ from janus_cli.core.decoders import (
     write_blocks,
 )
 from janus_cli.core.decoders import without_repeats as drop_repeats
+from janus_cli.core.drafts import Draft, Verify
 from janus_cli.core.objectives.ar import ar_stream as slots
-from janus_cli.core.recorded import MOST_ROWS, NextRecorded, Source
+from janus_cli.core.recorded import MOST_ROWS, Source
+from janus_cli.core.recorded_steps import DraftRecorded, NextRecorded, VerifyRecorded
 from janus_cli.core.steps import (
     AllTokens,
-    Draft,
     NextBlock,
     NextOfLength,
     NextToken,
-    Verify,
     at_once,
     framed,
     log_probabilities,
@@ -71,7 +71,7 @@ def generate_ar(model: Transformer, source: Tensor, ar_stream: ARSide, options: 
         most = most_tokens(source, model, options)
         step: NextToken | NextRecorded
         if ar_stream != "masks" and (recorded := _recorded(model, source, options, options.beam)):
-            step = recorded.next_token(ar_stream, options.beam, most)
+            step = NextRecorded(recorded, ar_stream, options.beam, most)
         elif ar_stream == "masks":
             memory = model.encode(source, source != PAD)
             (lengths,) = predicted_lengths(model.length_logits(memory), 1, model.knobs.max_length - 2).T
@@ -91,11 +91,19 @@ def generate_spec(model: Transformer, source: Tensor, ar_stream: ARSide, options
     than the rounding between one pass over several tokens and one pass for each (see the README, Limits).
     """
     with _deciding(model):
-        memory, most = model.encode(source, source != PAD), most_tokens(source, model, options)
+        most, joint = most_tokens(source, model, options), options.redraft == "joint"
+        recorded = _recorded(model, source, options, 1)
+        memory = recorded.memory if recorded else model.encode(source, source != PAD)
         (lengths,) = predicted_lengths(model.length_logits(memory), 1, model.knobs.max_length - 2).T
         window = min(options.verify_window, int(most.max()))
-        draft = Draft(model, memory, lengths, most, options)
-        verify = Verify(model, memory, ar_stream, most, window, draft if options.redraft == "joint" else None)
+        draft: Draft
+        verify: Verify | VerifyRecorded
+        if recorded:
+            draft = DraftRecorded(recorded, lengths, most, options)
+            verify = VerifyRecorded(recorded, ar_stream, most, window, draft, joint=joint)
+        else:
+            draft = Draft(model, memory, lengths, most, options)
+            verify = Verify(model, memory, ar_stream, most, window, draft if joint else None)
         return [[output] for output in speculative(draft, verify, most, window, options.redraft)]
 
 

@@ -16,11 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from janus_cli.core.batch import BOS, PAD
+from janus_cli.core.batch import MASK, PAD
 from janus_cli.core.decoders import mask_predict
 from janus_cli.core.objectives.ar import ar_stream as slots
-from janus_cli.core.steps import NEVER_WRITTEN, AllTokens, choices, following, framed, log_probabilities
-from janus_cli.core.stream import NEVER
+from janus_cli.core.steps import AllTokens, framed, log_probabilities
 
 if TYPE_CHECKING:
     from janus_cli.core.decoders.mask_predict import Update
@@ -127,16 +126,20 @@ class Source:
             self.passes[key] = make()
         return self.passes[key]
 
-    def mask_predict(self, tokens: Tensor, iters: int, update: Update, fan: int) -> tuple[Tensor, Tensor, Tensor]:
-        """As `decoders.mask_predict` over all its passes in one go; tokens (B * fan, T), MASKs and PAD."""
+    def mask_predict(
+        self, tokens: Tensor, iters: int, update: Update = "hidden", fan: int = 1, only: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `decoders.mask_predict`, all its passes in one go; tokens (B * fan, T)."""
         room = padded(tokens.shape[1], self.model.knobs.max_length - 2)
 
-        def passes(tokens: Tensor) -> tuple[Tensor, ...]:
+        def passes(tokens: Tensor, only: Tensor) -> tuple[Tensor, ...]:
             step = AllTokens(self.model, self.memory, everywhere=True)
-            return mask_predict(step, tokens, iters, update=update, fan=fan, leaving=False)
+            return mask_predict(step, tokens, iters, update=update, fan=fan, only=only, leaving=False)
 
         replay = self.known(("nar", room, iters, update, fan), lambda: Replay(self.recorder, passes))
-        written, logps, count = replay(F.pad(tokens, (0, room - tokens.shape[1]), value=PAD))
+        wider = 0, room - tokens.shape[1]
+        only = tokens == MASK if only is None else only
+        written, logps, count = replay(F.pad(tokens, wider, value=PAD), F.pad(only, wider))
         return written[:, : tokens.shape[1]].clone(), logps[:, : tokens.shape[1]].clone(), count.clone()
 
     def ar_scores(self, tokens: Tensor, ar_stream: ARSide) -> Tensor:
@@ -152,72 +155,3 @@ class Source:
         replay = self.known(("scores", room, len(tokens), ar_stream), lambda: Replay(self.recorder, scores))
         (found,) = replay(F.pad(tokens, (0, room - tokens.shape[1]), value=PAD))
         return found.clone()
-
-    def next_token(self, ar_stream: ARSide, beam: int, most: Tensor) -> NextRecorded:
-        """The step of `greedy` and `beam_search`."""
-        room = padded(int(most.max()) + 1, self.model.knobs.max_length)
-        key = ("next", room, beam, ar_stream)
-        step = self.known(key, lambda: Next(self, ar_stream, beam, room))
-        step.begin()
-        return NextRecorded(step)
-
-
-class Next:
-    """One pass of left-to-right search over `beam` rows of each sentence, with its cache."""
-
-    def __init__(self, source: Source, ar_stream: ARSide, beam: int, room: int) -> None:
-        self.source, self.ar_stream, self.beam = source, ar_stream, beam
-        rows = len(source.memory.real) * beam
-        self.cache = source.model.new_cache(rows, room, fixed=True)
-        self.position = torch.zeros(rows, dtype=torch.int64, device=source.memory.real.device)
-        self.rows = torch.arange(rows, device=self.position.device)
-        self.run = Replay(source.recorder, self._best if beam == 1 else self._log_probabilities)
-
-    def begin(self) -> None:
-        """Before a text's first token."""
-        self.run.prepare(torch.full_like(self.rows, BOS), self.rows < 0 if self.beam == 1 else self.rows)
-        self.position.zero_()
-        self.cache.birth.fill_(NEVER)
-
-    def _states(self, last: Tensor) -> Tensor:
-        real = torch.ones_like(last, dtype=torch.bool)
-        self.cache.at = self.position.clone()
-        stream = following(last[:, None], self.position, real[:, None], self.ar_stream)
-        states = self.source.model.decode(stream, self.source.memory, self.cache)[:, -1]
-        self.position.add_(1)
-        return states
-
-    def _best(self, last: Tensor, at_end: Tensor) -> tuple[Tensor, ...]:
-        return choices(self.source.model, self._states(last), NEVER_WRITTEN, at_end)
-
-    def _log_probabilities(self, last: Tensor, order: Tensor) -> tuple[Tensor, ...]:
-        self.cache.reorder(order)
-        return (log_probabilities(self.source.model, self._states(last)),)
-
-
-class NextRecorded:
-    """As `steps.NextToken`; knows which rows of the recording are the rows of the search."""
-
-    def __init__(self, step: Next) -> None:
-        self.step, self.last = step, torch.full_like(step.rows, BOS)
-        self.rows = step.rows[:: step.beam]  # at first one of each sentence
-
-    def best(self, last: Tensor, kept: Tensor | None, at_end: Tensor) -> tuple[Tensor, Tensor]:
-        """For `greedy`: the best token and its log-probability; each (R,)."""
-        if kept is not None:
-            self.rows = self.rows[kept]
-        ends = (self.step.rows < 0).index_copy(0, self.rows, at_end)
-        best, logps = self.step.run(self.last.index_copy_(0, self.rows, last), ends)
-        return best[self.rows], logps[self.rows]
-
-    def __call__(self, last: Tensor, parents: Tensor | None) -> Tensor:
-        """For `beam_search`: (R, V) log-probabilities."""
-        order = self.step.rows
-        if parents is not None:
-            before, beam = self.rows[parents], self.step.beam
-            sentences = torch.unique_consecutive(before // beam)
-            fan = len(before) // len(sentences)
-            self.rows = (sentences[:, None] * beam + order[:fan]).flatten()
-            order = order.index_copy(0, self.rows, before)
-        (logps,) = self.step.run(self.last.index_copy_(0, self.rows, last), order)
-        return logps[self.rows]

@@ -201,7 +201,7 @@ def beside(*streams: Stream) -> Stream:
     return Stream(**parts, keys=sum(s.keys for s in streams))
 
 
-def in_span(stream: Stream, index: int) -> Stream:
+def in_span(stream: Stream, index: int | Tensor) -> Stream:
     """The same slots in the `index`-th span of time: they neither see slots of other spans nor are seen there."""
     start = index * SPAN
     birth = torch.where(stream.birth == NEVER, NEVER, stream.birth.clamp(min=0.0) + start)

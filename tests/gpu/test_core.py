@@ -100,7 +100,7 @@ def test_texts_are_those_of_the_cpu(mode: Mode, knobs: dict[str, Any], side: ARS
             found = generate(model, source.cuda(), mode, options, side)
             assert [(one[0].tokens, one[0].passes) for one in found] == expected
             assert found[0][0].score == pytest.approx(generate(here, source, mode, options, side)[0][0].score)
-    assert bool(recorded.recordings.sources) == (mode in ("ar", "nar"))
+    assert bool(recorded.recordings.sources) == (mode != "semi")
 
 
 def test_recordings_in_bf16_say_what_the_passes_say(recwarn: pytest.WarningsRecorder) -> None:
