@@ -28,7 +28,7 @@ from janus_cli.decoding.where import own_recipe
 from janus_cli.errors import JanusError
 from janus_cli.text.tokenizer import load_tokenizers
 from janus_cli.training.checkpoint import load_model
-from janus_cli.training.distributed import keep_freed_memory
+from janus_cli.training.distributed import choose_device, keep_freed_memory
 
 
 class Worker:
@@ -110,7 +110,7 @@ def main() -> None:
     """Builds a row and decodes what stdin asks for, until stdin ends."""
     asked = json.loads(sys.stdin.readline())
     torch.set_num_threads(asked["threads"])
-    device = torch.device(asked["device"])
+    device = choose_device(asked["device"])  # peers too do without what slows our rows
     keep_freed_memory()
     if asked.get("peer"):
         peers.load(asked["peer"])
