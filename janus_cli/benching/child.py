@@ -150,6 +150,7 @@ def _row(asked: Mapping[str, Any], device: torch.device) -> Contestant:
 def _forget_peak(device: torch.device) -> None:
     """Loading holds the weights twice for a moment; what counts is the peak of decoding."""
     if device.type == "cuda":
+        torch.zeros(1, device=device)  # nothing can be reset before something was taken
         torch.cuda.reset_peak_memory_stats(device)
     else:
         machine.forget_peak()

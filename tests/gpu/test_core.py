@@ -56,7 +56,7 @@ def test_losses_and_gradients_are_those_of_the_cpu(name: str, knobs: Any) -> Non
     assert found == pytest.approx(expected, rel=1e-6)  # the length's is float32
     assert others.keys() == slopes.keys()
     for key, slope in slopes.items():
-        torch.testing.assert_close(others[key], slope, rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(others[key], slope, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
