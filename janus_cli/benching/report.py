@@ -117,14 +117,15 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _notes(about: Mapping[str, Any], compared: bool) -> list[str]:
-    work = about["work"]
+    work, on_gpu = about["work"], str(about["machine"]["device"]).startswith("cuda")
+    held = "peak of a process that decodes at that batch size, above what the imports take"
+    held = "the most that torch held on the GPU at that batch size" if on_gpu else held
     lines = [
         f"median (lowest–highest) of {work['repeats']} repeat{'s' * (work['repeats'] != 1)}, in which rows took turns",
         "times are from text to text: tokenising, encoding, decoding, detokenising",
         f"batch 1: {work['singles']:,} sentences one by one, median and 95th percentile over them; sentences/s: "
         f"{work['lines']:,} sentences at the best of the batch sizes {', '.join(map(str, work['batches']))}",
-        "passes: decoder passes a sentence; MiB: peak of a process that decodes at that batch size, above what the "
-        "imports take",
+        f"passes: decoder passes a sentence; MiB: {held}",
     ]
     if compared:
         lines.append(
