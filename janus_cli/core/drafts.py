@@ -11,7 +11,7 @@ from torch import Tensor
 from janus_cli.core.batch import BOS, EOS, MASK, PAD
 from janus_cli.core.decoders import mask_predict
 from janus_cli.core.steps import NEVER_WRITTEN, AllTokens, chosen_at, following, framed
-from janus_cli.core.stream import base, beside, in_span
+from janus_cli.core.stream import Stream, base, beside, in_span
 
 if TYPE_CHECKING:
     from janus_cli.core.transformer import Memory, Transformer
@@ -65,6 +65,22 @@ class Draft:
         return found.masked_fill((found == MASK).cumsum(1) > 0, PAD)
 
 
+def verifying(tokens: Tensor, counts: Tensor, proposals: Tensor, ar_stream: ARSide, most: int) -> tuple[Stream, Tensor]:
+    """What a pass reads that verifies: the last of `counts` (A,) tokens (A, P) and the proposals (A, W); and which of
+    these W + 1 are no padding. most: positions that the model has."""
+    last = F.pad(tokens, (1, 0), value=BOS).gather(1, counts[:, None])
+    read = torch.cat([last, proposals], dim=1)  # (A, W + 1)
+    stream = following(read, counts, read != PAD, ar_stream)
+    # Padding may lie behind the last position that the model has.
+    return in_span(stream.replace(positions=stream.positions.clamp(max=most - 1)), 0), read != PAD
+
+
+def with_draft(stream: Stream, known: Tensor, span: int | Tensor) -> Stream:
+    """The same pass writes what is missing of `known` (A, T); in a span of time that no other pass has."""
+    target = framed(known)
+    return beside(stream, in_span(base(target, torch.zeros_like(target)), span))
+
+
 class Verify:
     """The verifier of `speculative`: one pass over the last verified token and all that is proposed behind it.
 
@@ -89,20 +105,15 @@ class Verify:
             self.memory = self.memory.select(kept)
         self.cache.at = counts if len(counts) > 1 else int(counts)
         self.passes += 1
-        last = F.pad(tokens, (1, 0), value=BOS).gather(1, counts[:, None])
-        read = torch.cat([last, proposals], dim=1)  # (A, W + 1)
-        real, width = read != PAD, read.shape[1]
-        stream = following(read, counts, real, self.ar_stream)
-        # Padding may lie behind the last position that the model has.
-        stream = in_span(stream.replace(positions=stream.positions.clamp(max=self.model.knobs.max_length - 1)), 0)
+        stream, real = verifying(tokens, counts, proposals, self.ar_stream, self.model.knobs.max_length)
+        width = real.shape[1]
         known, asked = tokens[:, :0], tokens[:, :0].bool()
         if self.draft is not None:
             known, asked = self.draft.reading(tokens, counts, sentences)
-            target = framed(known)
-            stream = beside(stream, in_span(base(target, torch.zeros_like(target)), self.passes))
+            stream = with_draft(stream, known, self.passes)
         states = self.model.decode(stream, self.memory, self.cache)
-        verifying = states[:, :width] if self.ar_stream == "content" else states[:, -width:]
-        best, logps = chosen_at(self.model, verifying, real, NEVER_WRITTEN, at_end)
+        asking = states[:, :width] if self.ar_stream == "content" else states[:, -width:]
+        best, logps = chosen_at(self.model, asking, real, NEVER_WRITTEN, at_end)
         if self.draft is None:
             return best, logps, proposals[:, :0]
         writing = states[:, width + 1 : width + 1 + known.shape[1]]  # behind its BOS

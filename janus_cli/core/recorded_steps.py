@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from janus_cli.core.batch import BOS, EOS, PAD
-from janus_cli.core.drafts import Draft, reading
+from janus_cli.core.drafts import Draft, reading, verifying, with_draft
 from janus_cli.core.recorded import Replay, Source, padded
-from janus_cli.core.steps import NEVER_WRITTEN, choices, following, framed, log_probabilities
-from janus_cli.core.stream import NEVER, base, beside, in_span
+from janus_cli.core.steps import NEVER_WRITTEN, choices, following, log_probabilities
+from janus_cli.core.stream import NEVER
 
 if TYPE_CHECKING:
     from janus_cli.recipe import ARSide, Decoding
@@ -60,8 +60,8 @@ class NextRecorded:
 
     def __init__(self, source: Source, ar_stream: ARSide, beam: int, most: Tensor) -> None:
         room = padded(int(most.max()) + 1, source.model.knobs.max_length)
-        make = lambda: Next(source, ar_stream, beam, room)  # noqa: E731
-        self.step: Next = source.known(("next", room, beam, ar_stream), make)
+        key = "next", room, beam, ar_stream
+        self.step: Next = source.known(key, lambda: Next(source, ar_stream, beam, room))
         self.step.begin()
         self.last = torch.full_like(self.step.rows, BOS)
         self.rows = self.step.rows[::beam]  # at first one of each sentence
@@ -119,18 +119,14 @@ class Verifying:
     ) -> tuple[Tensor, ...]:
         model = self.source.model
         self.cache.at = counts
-        last = F.pad(tokens, (1, 0), value=BOS).gather(1, counts[:, None])
-        read = torch.cat([last, proposals], dim=1)  # (B, W + 1)
-        real, width = read != PAD, read.shape[1]
-        stream = following(read, counts, real, self.ar_stream)
-        stream = in_span(stream.replace(positions=stream.positions.clamp(max=model.knobs.max_length - 1)), 0)
+        stream, real = verifying(tokens, counts, proposals, self.ar_stream, model.knobs.max_length)
+        width = real.shape[1]
         if self.draft_length:
             known, asked = reading(tokens, counts, size, self.draft_length, self.room)
-            target = framed(known)
-            stream = beside(stream, in_span(base(target, torch.zeros_like(target)), span))
+            stream = with_draft(stream, known, span)
         states = model.decode(stream, self.source.memory, self.cache)
-        verifying = states[:, :width] if self.ar_stream == "content" else states[:, -width:]
-        best, logps = choices(model, verifying.flatten(0, 1), NEVER_WRITTEN, at_end.flatten())
+        asking = states[:, :width] if self.ar_stream == "content" else states[:, -width:]
+        best, logps = choices(model, asking.flatten(0, 1), NEVER_WRITTEN, at_end.flatten())
         found = best.view(real.shape).masked_fill(~real, PAD), logps.view(real.shape).masked_fill(~real, 0.0)
         if not self.draft_length:
             return found
@@ -148,8 +144,8 @@ class VerifyRecorded:
         longest = source.model.knobs.max_length
         width, room = padded(window, longest), padded(int(most.max()), longest - 2)
         length = draft.options.draft_length if joint else 0
-        make = lambda: Verifying(source, ar_stream, width, room, length)  # noqa: E731
-        self.step: Verifying = source.known(("verify", width, room, length, ar_stream), make)
+        key = "verify", width, room, length, ar_stream
+        self.step: Verifying = source.known(key, lambda: Verifying(source, ar_stream, width, room, length))
         self.step.begin()
         self.draft, self.joint, self.rows, self.passes = draft, joint, self.step.rows, 0
 
@@ -167,7 +163,7 @@ class VerifyRecorded:
         full = [one.index_copy(0, self.rows, part) for one, part in zip(blank, wide, strict=True)]
         best, logps, *written = self.step.run(*full, span * self.passes)
         shape = slice(None, at_end.shape[1])
-        best, logps = best[self.rows, shape].clone(), logps[self.rows, shape].clone()
+        best, logps = best[self.rows, shape], logps[self.rows, shape]
         if not written:
             return best, logps, proposals[:, :0]
         return best, logps, self.draft.proposals(written[0][self.rows], counts)
