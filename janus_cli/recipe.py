@@ -179,6 +179,7 @@ class Training(Knobs):
     beta2: Share = 0.98  # [V]
     epsilon: Above0 = 1e-8
     weight_decay: Weight = 1e-4  # [J]
+    ema: Share = 0.0  # decay of a mean of the weights that is kept beside them, for `janus average --ema`; 0 keeps none
     clip: Weight = 0.0  # largest gradient norm; 0 switches clipping off
     precision: Literal["auto", "float32", "bf16"] = "auto"
     log_every: Positive = 100

@@ -17,12 +17,15 @@ def average(
     best: Annotated[
         int | None, typer.Option("--best", min=1, metavar="N", help="The N best by the run's best_metric.")
     ] = None,
+    ema: Annotated[
+        bool, typer.Option("--ema", help="The exponential mean that training.ema keeps in the newest checkpoint.")
+    ] = False,
     force: ForceOption = False,
 ) -> None:
     """Average the weights of a run's last or best checkpoints into a new checkpoint of the run.
 
-    The new one is named average-lastN or average-bestN; decode with it by --checkpoint. Default: the last 5, or as
-    many as there are.
+    The new one is named average-lastN, average-bestN or average-ema; decode with it by --checkpoint. Default: the last
+    5, or as many as there are.
 
     Examples:
       janus average --last 5
@@ -33,13 +36,13 @@ def average(
     from janus_cli.errors import UsageError
     from janus_cli.training.averaging import average_checkpoints
 
-    if last and best:
-        raise UsageError("--last and --best exclude each other", "give one of them")
+    if bool(last) + bool(best) + ema > 1:
+        raise UsageError("--last, --best and --ema exclude each other", "give one of them")
     if which and run:
         raise UsageError(f"the run is named twice: {which} and {run}", "give one of them")
     chosen = runs.find_run(which or run)
     if not (which or run):
         console.say(f"run {chosen.path}, the newest")
-    folder, names = average_checkpoints(chosen, last=last, best=best, force=force)
+    folder, names = average_checkpoints(chosen, last=last, best=best, ema=ema, force=force)
     console.say(f"{folder}: mean of {', '.join(names)}")
     console.say(f"next: janus decode --run {chosen.path} --checkpoint {folder.name}")

@@ -11,15 +11,19 @@ from janus_cli import console, recipe_file
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
-from janus_cli.training.checkpoint import MODEL, Checkpoint
-from janus_cli.training.saving import best_folders
+from janus_cli.training.checkpoint import MODEL, OPTIMIZER, Checkpoint
+from janus_cli.training.saving import EMA, best_folders, optimizer_tensors
+from janus_cli.training.update import make_optimizer
 from janus_cli.training.validation import best_metric
 
 
-def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: bool) -> tuple[Path, list[str]]:
-    """Averages the N last or best checkpoints; the last 5, or all there are, where neither is given.
+def average_checkpoints(
+    run: Run, *, last: int | None, best: int | None, ema: bool = False, force: bool
+) -> tuple[Path, list[str]]:
+    """Averages the N last or best checkpoints; the last 5, or all there are, where neither is given. With `ema`, takes
+    the mean of all weights so far that the last one holds.
 
-    Writes checkpoints/average-lastN or average-bestN; returns its folder and the names of what went into it.
+    Writes checkpoints/average-lastN, -bestN or -ema; returns its folder and the names of what went into it.
 
     Means are taken in float64 and written in the weights' own type. Tied tables stay one table.
 
@@ -27,11 +31,12 @@ def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: 
         UsageError: there are fewer checkpoints than asked for, or the average is there already.
         CheckpointError: the checkpoints do not belong together.
     """
+    if ema:
+        return _followed(run, force)
     if not last and not best:
         last = min(5, len(list(checkpoint.steps(run.checkpoints)))) or 1
     name = f"average-last{last}" if last else f"average-best{best}"
-    if (run.checkpoints / name).exists() and not force:
-        raise UsageError(f"{run.checkpoints / name} exists", "--force makes it anew")
+    _must_be_free(run, name, force)
     folders = list(checkpoint.steps(run.checkpoints))
     if not folders:
         raise CheckpointError(f"{run.path} has no checkpoint", "train it first")
@@ -48,6 +53,30 @@ def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: 
             raise
     console.say("a checkpoint was pruned meanwhile: beginning again with those that are there now")
     return average_checkpoints(run, last=last, best=best, force=force)
+
+
+def _must_be_free(run: Run, name: str, force: bool) -> None:
+    if (run.checkpoints / name).exists() and not force:
+        raise UsageError(f"{run.checkpoints / name} exists", "--force makes it anew")
+
+
+def _followed(run: Run, force: bool) -> tuple[Path, list[str]]:
+    """What `training.ema` has kept in the last checkpoint."""
+    name = "average-ema"
+    _must_be_free(run, name, force)
+    folders = list(checkpoint.steps(run.checkpoints))
+    if not folders:
+        raise CheckpointError(f"{run.path} has no checkpoint", "train it first")
+    found = checkpoint.verify(folders[-1])
+    if not found.recipe.training.ema:
+        raise UsageError(f"{run.path} keeps no mean of its weights", "train with --set training.ema=0.999")
+    vocabularies = (found.source_vocabulary, found.target_vocabulary)
+    model = checkpoint.build_model(found.recipe, *vocabularies)
+    like = optimizer_tensors(model, make_optimizer(model, found.recipe.training), found.recipe)
+    kept = checkpoint.tensors(found.folder / OPTIMIZER, like)
+    mean = {key: kept[f"{key}.{EMA}"] for key in model.weights()}
+    state = {**found.state, "metrics": {}, "averaged": [f"{found.folder.name} (ema)"]}
+    return checkpoint.save(run.checkpoints, name, found.recipe, vocabularies, state, mean, None), [found.folder.name]
 
 
 def _averaged(run: Run, folders: Sequence[Path], name: str) -> tuple[Path, list[str]]:

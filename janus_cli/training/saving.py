@@ -20,6 +20,7 @@ from janus_cli.training.precision import chosen
 from janus_cli.training.validation import best_metric, better
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each weight
+EMA = "ema"  # what `update.follow` keeps beside them
 
 
 @dataclass
@@ -74,7 +75,7 @@ class Saver:
             state: dict[str, Any] = {**asdict(at), "precision": chosen(self.recipe.training, self.world.device)}
             state["metrics"] = dict(self.metrics) if self.judged == at.step else {}
             name = checkpoint.step_folder(self.root, at.step).name
-            moments = optimizer_tensors(model, optimizer)
+            moments = optimizer_tensors(model, optimizer, self.recipe)
             folder = checkpoint.save(self.root, name, self.recipe, self.vocabularies, state, model.weights(), moments)
             checkpoint.point(self.root, "last", folder)
             best = checkpoint.step_folder(self.root, at.best_step)
@@ -119,15 +120,19 @@ def remove_leftovers(root: Path) -> None:
             shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
 
 
-def optimizer_tensors(model: Transformer, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
-    """AdamW's moments by weight name; zeros where no update has been made."""
+def optimizer_tensors(model: Transformer, optimizer: torch.optim.AdamW, recipe: Recipe) -> dict[str, torch.Tensor]:
+    """By weight name, AdamW's moments, zeros where no update has been made, and the mean of the weights, if any."""
     tensors = {}
     for name, weight in model.named_parameters():
         state = optimizer.state.get(weight, {})
-        for moment in MOMENTS:
-            empty = torch.tensor(0.0) if moment == "step" else torch.zeros_like(weight)
-            tensors[f"{name}.{moment}"] = state.get(moment, empty).detach()
+        for kept in _kept(recipe):
+            empty = {"step": torch.tensor(0.0), EMA: weight}.get(kept, torch.zeros_like(weight))
+            tensors[f"{name}.{kept}"] = state.get(kept, empty).detach()
     return tensors
+
+
+def _kept(recipe: Recipe) -> tuple[str, ...]:
+    return (*MOMENTS, EMA) if recipe.training.ema else MOMENTS
 
 
 def resume(found: Checkpoint, model: Transformer, optimizer: torch.optim.AdamW, device: torch.device) -> Position:
@@ -137,9 +142,9 @@ def resume(found: Checkpoint, model: Transformer, optimizer: torch.optim.AdamW, 
         CheckpointError: a file does not hold what the recipe's model needs.
     """
     model.load_weights(checkpoint.tensors(found.folder / checkpoint.MODEL, model.weights()))
-    moments = checkpoint.tensors(found.folder / OPTIMIZER, optimizer_tensors(model, optimizer))
+    tensors = checkpoint.tensors(found.folder / OPTIMIZER, optimizer_tensors(model, optimizer, found.recipe))
     for name, weight in model.named_parameters():
-        state = {moment: moments[f"{name}.{moment}"].to(device) for moment in MOMENTS}
+        state = {kept: tensors[f"{name}.{kept}"].to(device) for kept in _kept(found.recipe)}
         optimizer.state[weight] = state
     # A checkpoint of an earlier version has no `seconds`.
     return Position(**{key: found.state[key] for key in Position.__dataclass_fields__ if key in found.state})

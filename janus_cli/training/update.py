@@ -24,7 +24,7 @@ from janus_cli.training.distributed import World
 from janus_cli.training.log import Log
 from janus_cli.training.meter import Meter
 from janus_cli.training.precision import autocast
-from janus_cli.training.saving import Position
+from janus_cli.training.saving import EMA, Position
 from janus_cli.training.signals import SIGNALS
 
 Micro = tuple[Batch, Plan, float]  # weight 0 for a batch that only keeps the ranks in step
@@ -86,6 +86,8 @@ def update(
     fine = isfinite(norm)
     if fine:
         optimizer.step()
+        if recipe.training.ema:
+            follow(optimizer, recipe.training.ema, at.step)
         for each in done:
             meter.add(*each)
     meter.end(counts, norm if fine else 0.0)
@@ -94,6 +96,20 @@ def update(
         _skip(window, recipe, at, log, "gradient not finite" if done else "out of memory")
     at.step += 1
     return stop_number or _signal_of_others(counts)
+
+
+@torch.no_grad()
+def follow(optimizer: torch.optim.AdamW, decay: float, step: int) -> None:
+    """An exponential mean of the weights (Polyak & Juditsky 1992), kept in the optimiser's state as `saving.EMA`.
+
+    step: updates before this one. In the first ones, whose weights are far off, it forgets faster.
+    """
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for state, weight in ((optimizer.state[weight], weight) for weight in weights):
+        if EMA not in state:
+            state[EMA] = weight.detach().clone()
+    means = [optimizer.state[weight][EMA] for weight in weights]
+    torch._foreach_lerp_(means, weights, 1 - min(decay, (1 + step) / (10 + step)))
 
 
 def _signal_of_others(counts: Mapping[str, float]) -> int:
