@@ -86,7 +86,7 @@ def working(asked: Mapping[str, Any]) -> Iterator[Worker]:
 def peak_memory(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Decodes `lines` in batches of `batch`, in a new process, and says what it took, in bytes.
 
-    before: the process (imports) before anything is loaded; on CUDA, where torch's allocator is asked, 0.
+    before: the process (imports) before anything is loaded.
 
     Raises:
         JanusError: it failed.

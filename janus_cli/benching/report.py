@@ -118,8 +118,8 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _notes(about: Mapping[str, Any], compared: bool) -> list[str]:
     work, on_gpu = about["work"], str(about["machine"]["device"]).startswith("cuda")
-    held = "peak of a process that decodes at that batch size, above what the imports take"
-    held = "the most that torch held on the GPU at that batch size" if on_gpu else held
+    of_process = "peak of a process that decodes at that batch size, above what the imports take"
+    held = "the most that torch held on the GPU at that batch size" if on_gpu else of_process
     lines = [
         f"median (lowest–highest) of {work['repeats']} repeat{'s' * (work['repeats'] != 1)}, in which rows took turns",
         "times are from text to text: tokenising, encoding, decoding, detokenising",

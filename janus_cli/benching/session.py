@@ -177,7 +177,11 @@ def _allocated(
         return None  # its memory is not torch's
     model.pack()  # without what the other rows have recorded
     torch.cuda.reset_peak_memory_stats(bench.device)
-    row.translate(bench.work.lines, batch)
+    try:
+        row.translate(bench.work.lines, batch)
+    except JanusError as problem:
+        bench.warn(f"{row.label}: its memory could not be measured: {problem.message}")
+        return None
     return {"before": 0, "peak": torch.cuda.max_memory_allocated(bench.device) if worker is None else worker.peak}
 
 

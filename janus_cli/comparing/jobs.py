@@ -6,14 +6,16 @@ leaves a GPU idle most of the time; on a CPU, trainings at once share the cores.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
+import sys
+import threading
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,30 +44,49 @@ class Job:
     outputs: Path
 
     def __call__(self) -> None:
-        """As a process of its own; what goes wrong is said again by the comparison, which tries it once more."""
+        """As a process of its own. What goes wrong is said by the comparison, which finds it, too; 1: no training."""
         os.setsid()  # Ctrl-C reaches the comparison alone, which passes it on
-        with suppress(AttributeError, OSError):  # Linux: if the comparison is killed, this ends too, and saves
-            ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+        threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
         console.quiet = True
         with suppress(Stopped):
             outcome = trained(self.entry, self.training, self.average)
-            if outcome.checkpoint is not None:
+            if outcome.checkpoint is None:
+                sys.exit(1)
+            with suppress(JanusError):
                 decoded(outcome, self.modes, self.outputs, choose_device(self.training.device))
 
 
-def run(jobs: Sequence[Job], at_once: int) -> None:
-    """Works on at most `at_once` jobs at a time until all have ended.
+def _end_with(parent: BaseProcess | None) -> None:
+    """If the comparison is killed, this process stops, too, and saves."""
+    if parent is not None:
+        parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run(jobs: Sequence[Job], at_once: int) -> set[str]:
+    """Works on at most `at_once` jobs at a time until all have ended; the names of those whose training failed.
 
     Raises:
         Stopped: a signal came; it was passed on, and every training saved.
     """
     for job in jobs:  # not by several of them at once
-        with suppress(JanusError):  # said by the job
+        with suppress(JanusError):  # said by the comparison
             prepare_data(job.training)
-    spawn, waiting = get_context("spawn"), deque(jobs)  # CUDA does not outlive a fork
     running: dict[SpawnProcess, Job] = {}
+    try:
+        return _run(jobs, at_once, running)
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.join()
+
+
+def _run(jobs: Sequence[Job], at_once: int, running: dict[SpawnProcess, Job]) -> set[str]:
+    spawn, waiting = get_context("spawn"), deque(jobs)  # CUDA does not outlive a fork
+    failed = set()
     with StopSignal() as stop, console.progress("trainings", len(jobs)) as bar:
-        while (waiting or running) and not stop.number:
+        while waiting or running:
             while waiting and len(running) < at_once:
                 job = waiting.popleft()
                 process = spawn.Process(target=job, name=job.entry.name)
@@ -73,15 +94,15 @@ def run(jobs: Sequence[Job], at_once: int) -> None:
                 running[process] = job
             connection.wait([process.sentinel for process in running], LOOK_EVERY)
             for process in [process for process in running if not process.is_alive()]:
-                del running[process]
+                name = running.pop(process).entry.name
                 bar.advance(1)
+                if process.exitcode:
+                    failed.add(name)
+                    console.warn(f"{name} ended with exit code {process.exitcode}; it is tried once more, alone")
             bar.advance(0, ", ".join(f"{job.entry.name} {_step(job.entry):,}" for job in running.values()))
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.join()
-    if stop.number:
-        raise Stopped(stop.number, "stopped; every training that ran was saved", "the same command goes on")
+            if stop.number:
+                raise Stopped(stop.number, "stopped; every training that ran was saved", "the same command goes on")
+    return failed
 
 
 def _step(entry: Entry) -> int:

@@ -88,13 +88,15 @@ def run_compare(request: Request) -> tuple[str, int] | None:
     keep_freed_memory()
     _begin(folder, request)
     device = choose_device(request.device)
+    again = {entry.name for entry in entries}
     if request.jobs > 1:
-        jobs.run([_job(request, entry, folder) for entry in entries], request.jobs)
-        request = replace(request, force=False)  # what it replaces was replaced by them
+        at_once = min(request.jobs, len(entries))
+        again = jobs.run([_job(request, entry, folder, at_once) for entry in entries], at_once)
     outcomes = []
     for number, entry in enumerate(entries, 1):
         console.say(f"\n[{number} of {len(entries)}] {entry.name}")
-        outcome = trained(entry, _training_request(request, entry), request.average)
+        mine = replace(request, force=request.force and entry.name in again)  # else a process has replaced it
+        outcome = trained(entry, _training_request(mine, entry), request.average)
         if outcome.checkpoint is not None:
             decoded(outcome, request.modes, folder / "outputs", device)
         outcomes.append(outcome)
@@ -179,9 +181,9 @@ def _training_request(request: Request, entry: Entry) -> session.Request:
     )  # fmt: skip
 
 
-def _job(request: Request, entry: Entry, folder: Path) -> jobs.Job:
+def _job(request: Request, entry: Entry, folder: Path, at_once: int) -> jobs.Job:
     """What one of several processes does; without --threads they share the cores."""
-    threads = request.threads or max(1, machine.usable_cores() // request.jobs)
+    threads = request.threads or max(1, machine.usable_cores() // at_once)
     training = replace(_training_request(request, entry), threads=threads)
     return jobs.Job(entry, training, request.average, request.modes, folder / "outputs")
 

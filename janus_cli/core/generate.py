@@ -100,7 +100,7 @@ def generate_spec(model: Transformer, source: Tensor, ar_stream: ARSide, options
         verify: Verify | VerifyRecorded
         if recorded:
             draft = DraftRecorded(recorded, lengths, most, options)
-            verify = VerifyRecorded(recorded, ar_stream, most, window, draft, joint=joint)
+            verify = VerifyRecorded(recorded, ar_stream, most, window, draft if joint else None)
         else:
             draft = Draft(model, memory, lengths, most, options)
             verify = Verify(model, memory, ar_stream, most, window, draft if joint else None)
@@ -147,7 +147,10 @@ def generate_nar(
             tokens, logps = drop_repeats(tokens, logps)
         if options.rerank == "ar":
             assert ar_stream is not None, "without an AR side there is nothing to rerank with"
-            scores = recorded.ar_scores(tokens, ar_stream) if recorded else ar_scores(model, memory, tokens, ar_stream)
+            if recorded and ar_stream != "masks":  # whose slots are as many as there are tokens
+                scores = recorded.ar_scores(tokens, ar_stream)
+            else:
+                scores = ar_scores(model, memory, tokens, ar_stream)
         else:
             scores = mean_logp(tokens, logps)
         counts = (passed + (options.rerank == "ar")).tolist()
@@ -156,7 +159,8 @@ def generate_nar(
 
 def _recorded(model: Transformer, source: Tensor, options: Decoding, fan: int) -> Source | None:
     """The encoded sources, where passes over `fan` rows of each are to be replayed."""
-    if model.recordings is None or not options.cuda_graphs or not 0 < len(source) * fan <= MOST_ROWS:
+    wanted = options.cuda_graphs and model.knobs.attention != "flex"  # which compiles itself as it goes
+    if model.recordings is None or not wanted or not 0 < len(source) * fan <= MOST_ROWS:
         return None
     return model.recordings.read(source)
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from janus_cli.core.batch import MASK, PAD
+from janus_cli.core.batch import IGNORE, MASK, PAD
 from janus_cli.core.decoders import mask_predict
 from janus_cli.core.objectives.ar import ar_stream as slots
-from janus_cli.core.steps import AllTokens, framed, log_probabilities
+from janus_cli.core.steps import AllTokens, at_once, framed, log_probabilities
 
 if TYPE_CHECKING:
     from janus_cli.core.decoders.mask_predict import Update
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from janus_cli.recipe import ARSide
 
 MOST_ROWS = 128  # with more, launches matter less, rows that have ended cost more, and each shape keeps much memory
-KEPT = 1024  # sentences, of all shapes of batches together, whose recordings are kept
+KEPT = 12_288  # source tokens, padding included, of all shapes of batches together, whose recordings are kept
 STEP = 8  # tokens: lengths are padded to multiples of it
 
 Function = Callable[..., tuple[Tensor, ...]]
@@ -55,7 +56,12 @@ class Recorder:
             function(*inputs)  # what a first call makes, such as room for matrix products, is no part of a recording
             graph = torch.cuda.CUDAGraph()
             graph.capture_begin(pool=self.pool)
-            outputs = function(*inputs)
+            try:
+                outputs = function(*inputs)
+            except BaseException:
+                with suppress(RuntimeError):
+                    graph.capture_end()  # or nothing could run on this device any more
+                raise
             graph.capture_end()
         now.wait_stream(self.stream)
         return graph.replay, outputs
@@ -73,9 +79,10 @@ class Replay:
     def prepare(self, *inputs: Tensor) -> None:
         """Makes the recording, if it is not made yet, with inputs like these: runs the function once."""
         if not self.inputs:
-            self.inputs = [given.clone() for given in inputs]
+            own = [given.clone() for given in inputs]
             if self.recorder.stream is not None:
-                self.again, self.outputs = self.recorder.record(self.function, self.inputs)
+                self.again, self.outputs = self.recorder.record(self.function, own)
+            self.inputs = own
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         self.prepare(*inputs)
@@ -85,6 +92,11 @@ class Replay:
             return self.function(*self.inputs)
         self.again()
         return self.outputs
+
+    def forget(self) -> None:
+        """Frees the recording; the function, which mostly belongs to what holds this, would keep it alive."""
+        self.inputs, self.outputs, self.again = [], (), None
+        del self.function
 
 
 class Recordings:
@@ -101,11 +113,16 @@ class Recordings:
         found = self.sources.pop(size, None)
         if found is None:
             found = Source(self.model, self.recorder)
-            while self.sources and sum(rows for rows, _ in self.sources) + size[0] > KEPT:
-                self.sources.popitem(last=False)
+            while self.sources and sum(rows * width for rows, width in [*self.sources, size]) > KEPT:
+                self.sources.popitem(last=False)[1].forget()
         self.sources[size] = found
         found.encode(F.pad(source, (0, size[1] - source.shape[1]), value=PAD))
         return found
+
+    def forget(self) -> None:
+        """Frees all recordings."""
+        while self.sources:
+            self.sources.popitem()[1].forget()
 
 
 class Source:
@@ -113,18 +130,32 @@ class Source:
 
     def __init__(self, model: Transformer, recorder: Recorder) -> None:
         self.model, self.recorder = model, recorder
-        self.encode = Replay(recorder, self._encode)  # (B, S) -> nothing, but `memory` is then that of it
-        self.passes: dict[Hashable, Any] = {}
+        self.replays: list[Replay] = []
+        self.encode = self.replay(self._encode)  # (B, S) -> nothing, but `memory` is then that of it
+        self.recordings: dict[Hashable, Any] = {}
 
     def _encode(self, source: Tensor) -> tuple[Tensor, ...]:
         self.memory = self.model.encode(source, source != PAD)
         return ()
 
+    def replay(self, function: Function) -> Replay:
+        """A new one that ends with this source."""
+        self.replays.append(Replay(self.recorder, function))
+        return self.replays[-1]
+
     def known(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What was made for this key, or is now."""
-        if key not in self.passes:
-            self.passes[key] = make()
-        return self.passes[key]
+        if key not in self.recordings:
+            self.recordings[key] = make()
+        return self.recordings[key]
+
+    def forget(self) -> None:
+        """Frees all that was recorded at once: as they refer to each other, Python alone would do it at some time."""
+        for replay in self.replays:
+            replay.forget()
+        self.replays.clear()
+        self.recordings.clear()
+        del self.encode
 
     def mask_predict(
         self, tokens: Tensor, iters: int, update: Update = "hidden", fan: int = 1, only: Tensor | None = None
@@ -136,7 +167,7 @@ class Source:
             step = AllTokens(self.model, self.memory, everywhere=True)
             return mask_predict(step, tokens, iters, update=update, fan=fan, only=only, leaving=False)
 
-        replay = self.known(("nar", room, iters, update, fan), lambda: Replay(self.recorder, passes))
+        replay = self.known(("nar", room, iters, update, fan), lambda: self.replay(passes))
         wider = 0, room - tokens.shape[1]
         only = tokens == MASK if only is None else only
         written, logps, count = replay(F.pad(tokens, wider, value=PAD), F.pad(only, wider))
@@ -148,10 +179,16 @@ class Source:
 
         def scores(tokens: Tensor) -> tuple[Tensor, ...]:
             stream = slots(framed(tokens), ar_stream)
-            logps = log_probabilities(self.model, self.model.decode(stream, self.memory).flatten(0, 1))
-            gold = logps.gather(1, stream.labels.clamp(min=0).view(-1, 1)).view(stream.labels.shape)
-            return (torch.where(stream.labelled, gold, 0.0).sum(1) / stream.labelled.sum(1),)
+            asking = slice(-tokens.shape[1] - 1, None)  # of the slots, those that predict
+            states, labels = self.model.decode(stream, self.memory)[:, asking], stream.labels[:, asking]
+            count = at_once(self.model)
+            found = [
+                log_probabilities(self.model, some).gather(1, gold.clamp(min=0)[:, None])[:, 0]
+                for some, gold in zip(states.flatten(0, 1).split(count), labels.flatten().split(count), strict=True)
+            ]
+            real = labels != IGNORE
+            return (torch.where(real, torch.cat(found).view(real.shape), 0.0).sum(1) / real.sum(1),)
 
-        replay = self.known(("scores", room, len(tokens), ar_stream), lambda: Replay(self.recorder, scores))
+        replay = self.known(("scores", room, len(tokens), ar_stream), lambda: self.replay(scores))
         (found,) = replay(F.pad(tokens, (0, room - tokens.shape[1]), value=PAD))
         return found.clone()

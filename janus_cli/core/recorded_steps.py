@@ -14,7 +14,7 @@ from torch import Tensor
 
 from janus_cli.core.batch import BOS, EOS, PAD
 from janus_cli.core.drafts import Draft, reading, verifying, with_draft
-from janus_cli.core.recorded import Replay, Source, padded
+from janus_cli.core.recorded import Source, padded
 from janus_cli.core.steps import NEVER_WRITTEN, choices, following, log_probabilities
 from janus_cli.core.stream import NEVER
 
@@ -31,13 +31,12 @@ class Next:
         self.cache = source.model.new_cache(rows, room, fixed=True)
         self.position = torch.zeros(rows, dtype=torch.int64, device=source.memory.real.device)
         self.rows = torch.arange(rows, device=self.position.device)
-        self.run = Replay(source.recorder, self._best if beam == 1 else self._log_probabilities)
+        self.run = source.replay(self._best if beam == 1 else self._log_probabilities)
 
     def begin(self) -> None:
         """Before a text's first token."""
         self.run.prepare(torch.full_like(self.rows, BOS), self.rows < 0 if self.beam == 1 else self.rows)
-        self.position.zero_()
-        self.cache.birth.fill_(NEVER)
+        self.position.zero_()  # what an earlier text has left in the cache is born later than what comes
 
     def _states(self, last: Tensor) -> Tensor:
         real = torch.ones_like(last, dtype=torch.bool)
@@ -98,21 +97,18 @@ class Verifying:
         slots = room + width + 2 + (room + 2 if draft_length else 0)
         self.cache = source.model.new_cache(rows, slots, fixed=True)
         self.rows = torch.arange(rows, device=device)
-        self.run = Replay(source.recorder, self._pass)
-
-    def blank(self) -> list[Tensor]:
-        """Inputs of a row that is not there: tokens, counts, proposals, at_end, sizes of drafts; and the span."""
-        like = self.rows
-        tokens = torch.full((len(like), self.room), PAD, device=like.device)
-        proposals = torch.full((len(like), self.width), PAD, device=like.device)
-        at_end = torch.zeros((len(like), self.width + 1), dtype=torch.bool, device=like.device)
-        one = torch.ones((), dtype=torch.float32, device=like.device)
-        return [tokens, torch.zeros_like(like), proposals, at_end, torch.ones_like(like), one]
+        tokens = torch.full((rows, room), PAD, device=device)
+        proposals = torch.full((rows, width), PAD, device=device)
+        at_end = torch.zeros((rows, width + 1), dtype=torch.bool, device=device)
+        # Of a row that is not there: tokens, counts, proposals, at_end, and the size of its draft.
+        self.blank = [tokens, torch.zeros_like(self.rows), proposals, at_end, torch.ones_like(self.rows)]
+        self.span = torch.ones((), dtype=torch.float32, device=device)
+        self.run = source.replay(self._pass)
 
     def begin(self) -> None:
         """Before a text's first token."""
-        self.run.prepare(*self.blank())
-        self.cache.birth.fill_(NEVER)
+        self.run.prepare(*self.blank, self.span)
+        self.cache.birth.fill_(NEVER)  # spans of time come again
 
     def _pass(
         self, tokens: Tensor, counts: Tensor, proposals: Tensor, at_end: Tensor, size: Tensor, span: Tensor
@@ -138,16 +134,14 @@ class Verifying:
 class VerifyRecorded:
     """As `drafts.Verify`."""
 
-    def __init__(
-        self, source: Source, ar_stream: ARSide, most: Tensor, window: int, draft: Draft, *, joint: bool
-    ) -> None:
+    def __init__(self, source: Source, ar_stream: ARSide, most: Tensor, window: int, draft: Draft | None) -> None:
         longest = source.model.knobs.max_length
         width, room = padded(window, longest), padded(int(most.max()), longest - 2)
-        length = draft.options.draft_length if joint else 0
+        length = draft.options.draft_length if draft else 0
         key = "verify", width, room, length, ar_stream
         self.step: Verifying = source.known(key, lambda: Verifying(source, ar_stream, width, room, length))
         self.step.begin()
-        self.draft, self.joint, self.rows, self.passes = draft, joint, self.step.rows, 0
+        self.draft, self.rows, self.passes = draft, self.step.rows, 0
 
     def __call__(
         self, tokens: Tensor, counts: Tensor, proposals: Tensor, at_end: Tensor, sentences: Tensor, kept: Tensor | None
@@ -155,16 +149,15 @@ class VerifyRecorded:
         if kept is not None:
             self.rows = self.rows[kept]
         self.passes += 1
-        size = self.draft.size(counts, sentences) if self.joint else torch.ones_like(counts)
-        *blank, span = self.step.blank()
-        given = [tokens, counts, proposals, at_end, size]
-        wide = [F.pad(one, (0, full.shape[1] - one.shape[1])) if one.dim() > 1 else one
-                for one, full in zip(given, blank, strict=True)]  # fmt: skip
-        full = [one.index_copy(0, self.rows, part) for one, part in zip(blank, wide, strict=True)]
-        best, logps, *written = self.step.run(*full, span * self.passes)
+        size = self.draft.size(counts, sentences) if self.draft else torch.ones_like(counts)
+        given = []
+        for blank, part in zip(self.step.blank, (tokens, counts, proposals, at_end, size), strict=True):
+            wide = part if part.dim() == 1 else F.pad(part, (0, blank.shape[1] - part.shape[1]))  # PAD, False
+            given.append(blank.index_copy(0, self.rows, wide))
+        best, logps, *written = self.step.run(*given, self.step.span * self.passes)
         shape = slice(None, at_end.shape[1])
         best, logps = best[self.rows, shape], logps[self.rows, shape]
-        if not written:
+        if self.draft is None:
             return best, logps, proposals[:, :0]
         return best, logps, self.draft.proposals(written[0][self.rows], counts)
 

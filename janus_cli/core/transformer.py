@@ -195,6 +195,7 @@ class Transformer(nn.Module):
         from janus_cli.core.recorded import Recordings  # imports this module's users
 
         self.eval()
+        self.unpack()
         self.recordings = Recordings(self) if self.output_weight.device.type == "cuda" else None
         for module in self.modules():
             if isinstance(module, Linear):
@@ -204,6 +205,8 @@ class Transformer(nn.Module):
 
     def unpack(self) -> None:
         """Back to the plain weights, which may change."""
+        if self.recordings is not None:
+            self.recordings.forget()
         self.packed_output = self.recordings = None
         for module in self.modules():
             if isinstance(module, Linear):

@@ -48,7 +48,7 @@ class World:
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """auto, cpu, cuda or cuda:N as a device.
+    """auto, cpu, cuda or cuda:N as a device; a GPU then does without cuDNN's attention.
 
     Raises:
         UsageError: CUDA was asked for and is not there.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 import pytest
@@ -26,9 +27,14 @@ def model_of(device: str, dtype: torch.dtype = torch.float64, **options: Any) ->
     torch.manual_seed(1)
     knobs = Model(
         width=64, feedforward=96, heads=4, encoder_layers=2, decoder_layers=2, max_length=40, dropout=0.0,
-        embedding_scale=False, **options,
+        embedding_scale=False, tie="none", **options,
     )  # fmt: skip
-    return Transformer(knobs, WORDS, WORDS, length_head=True).to(dtype).to(device)
+    model = Transformer(knobs, WORDS, WORDS, length_head=True)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() > 1:  # so that what is written depends on the source and on all that is written
+                weight.mul_(3.0 if re.search("cross|attention", name) else 1.0)
+    return model.to(dtype).to(device)
 
 
 def rows(count: int, most: int, seed: int = 3) -> list[list[int]]:
@@ -44,7 +50,7 @@ def gradients(model: Transformer, name: str, knobs: Any, batch: Batch) -> tuple[
     terms = objective.loss(model, batch.to(device), plan.to(device).part_of(plan.counts), knobs)
     torch.stack([term.weight * term.total * plan.share(term.unit) for term in terms.values()]).sum().backward()
     slopes = {key: weight.grad.cpu() for key, weight in model.named_parameters() if weight.grad is not None}
-    return {key: float(term.total) for key, term in terms.items()}, slopes
+    return {key: float(term.total.detach()) for key, term in terms.items()}, slopes
 
 
 @pytest.mark.parametrize(("name", "knobs"), CASES, ids=str)
@@ -85,31 +91,32 @@ DECODINGS: list[tuple[Mode, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("side", ["content", "query", "self"])
+@pytest.mark.parametrize("side", ["content", "query", "self", "masks"])
 @pytest.mark.parametrize(("mode", "knobs"), DECODINGS, ids=str)
 def test_texts_are_those_of_the_cpu(mode: Mode, knobs: dict[str, Any], side: ARSide) -> None:
-    if (mode, side) == ("spec", "self"):
+    if mode == "spec" and side in ("self", "masks"):
         pytest.skip("no objective has both")
     options = Decoding.model_validate(knobs)
     here, there, recorded = model_of("cpu").eval(), model_of("cuda").eval(), model_of("cuda").eval()
     recorded.recordings = Recordings(recorded)
     for some in (rows(1, 6), rows(4, 20), rows(1, 6, 5), rows(12, 9), rows(4, 20, 6)):
         source = pad([[*row, EOS] for row in some])
-        expected = [(one[0].tokens, one[0].passes) for one in generate(here, source, mode, options, side)]
+        outputs = [one[0] for one in generate(here, source, mode, options, side)]
+        expected, scores = [(one.tokens, one.passes) for one in outputs], [one.score for one in outputs]
         for model in (there, recorded):
             found = generate(model, source.cuda(), mode, options, side)
             assert [(one[0].tokens, one[0].passes) for one in found] == expected
-            assert found[0][0].score == pytest.approx(generate(here, source, mode, options, side)[0][0].score)
-    assert bool(recorded.recordings.sources) == (mode != "semi")
+            assert [one[0].score for one in found] == pytest.approx(scores)
+    assert bool(recorded.recordings.sources) == (mode != "semi" and (mode, side) != ("ar", "masks"))
 
 
-def test_recordings_in_bf16_say_what_the_passes_say(recwarn: pytest.WarningsRecorder) -> None:
+def test_recordings_in_bf16_say_what_the_passes_say() -> None:
     plain, recorded = (model_of("cuda", torch.bfloat16).eval() for _ in range(2))
     recorded.recordings = Recordings(recorded)
-    same = 0
     for seed in range(20):
         source = pad([[*row, EOS] for row in rows(1, 20, seed)]).cuda()
-        one, other = (generate(model, source, "ar", Decoding(beam=1), "content") for model in (plain, recorded))
-        same += one[0][0].tokens[:1] == other[0][0].tokens[:1]
-        assert all(sure == sure for sure in other[0][0].logps)
-    assert same >= 15, "equals in bf16 may be decided otherwise, but not many"
+        (one,), (other,) = (
+            generate(model, source, "nar", Decoding(iters=1), "content")[0] for model in (plain, recorded)
+        )
+        assert len(one.tokens) == len(other.tokens)
+        assert other.score == pytest.approx(one.score, abs=0.05)
