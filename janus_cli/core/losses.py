@@ -26,7 +26,7 @@ LOGITS_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 26}  # numbers: 16 MiB in float32
 
 def rows_at_once(vocabulary: int, device: torch.device) -> int:
     """How many rows of logits are made together."""
-    return max(1, LOGITS_AT_ONCE.get(device.type, 1 << 22) // vocabulary)
+    return max(1, LOGITS_AT_ONCE.get(device.type, 1 << 26) // vocabulary)
 
 
 class _Known(torch.autograd.Function):
