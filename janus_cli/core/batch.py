@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +16,14 @@ from janus_cli.core.symbols import PAD as PAD
 from janus_cli.core.symbols import SPECIAL as SPECIAL
 from janus_cli.core.symbols import UNK as UNK
 
-Ids = Sequence[int] | np.ndarray
 IGNORE = -100  # a label that asks for nothing
+
+
+class Joined(NamedTuple):
+    """Rows of different lengths in one piece: ids (N,) int64, row behind row, and their lengths (B,) int64."""
+
+    ids: Tensor
+    lengths: Tensor
 
 
 @dataclass(frozen=True)
@@ -61,18 +67,23 @@ class Batch:
         return Batch(self.source[rows], self.target[rows], self.ids[rows], self.lexicon)
 
 
-def pad(rows: Sequence[Ids]) -> Tensor:
-    """Ragged ids as one matrix: (B, longest) int64, PAD on the right."""
-    return _framed(rows, (), ())
+def pad(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Joined ids as one matrix: (B, longest) int64, PAD on the right."""
+    return _framed(flat(rows), (), ())
 
 
 def collate(
-    sources: Sequence[Ids],
-    targets: Sequence[Ids],
+    sources: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
     ids: Sequence[int],
     lexicon: Tensor | None = None,
 ) -> Batch:
-    """A batch from token ids without BOS and EOS, lists or arrays."""
+    """A batch from token ids without BOS and EOS."""
+    return batch_of(flat(sources), flat(targets), ids, lexicon)
+
+
+def batch_of(sources: Joined, targets: Joined, ids: Sequence[int], lexicon: Tensor | None = None) -> Batch:
+    """The same from ids that lie in one piece."""
     return Batch(
         _framed(sources, (), (EOS,)),
         _framed(targets, (BOS,), (EOS,)),
@@ -81,14 +92,21 @@ def collate(
     )
 
 
-def _framed(rows: Sequence[Ids], before: Sequence[int], behind: Sequence[int]) -> Tensor:
+def flat(rows: Sequence[Sequence[int]]) -> Joined:
+    """Rows in one piece."""
+    ids = [token for row in rows for token in row]
+    return Joined(torch.tensor(ids, dtype=torch.int64), torch.tensor([len(row) for row in rows], dtype=torch.int64))
+
+
+def _framed(rows: Joined, before: Sequence[int], behind: Sequence[int]) -> Tensor:
     """The rows, each between the same ids, as one matrix. Without a loop over rows: a GPU would wait for it."""
-    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    first, last = len(before), len(before) + lengths
-    out = np.full((len(rows), int(last.max(initial=first)) + len(behind)), PAD, np.int64)
-    place = np.arange(out.shape[1])
-    out[(place >= first) & (place < last[:, None])] = np.concatenate([np.zeros(0, np.int64), *rows])
-    out[:, :first] = before
+    count, first = len(rows.lengths), len(before)
+    ends = first + rows.lengths
+    longest = int(ends.max()) if count else first
+    out = torch.full((count, longest + len(behind)), PAD)
+    place = torch.arange(out.shape[1])
+    out[(place >= first) & (place < ends[:, None])] = rows.ids
+    out[:, :first] = torch.tensor(before, dtype=torch.int64)
     for index, token in enumerate(behind):
-        out[np.arange(len(rows)), last + index] = token
-    return torch.from_numpy(out)
+        out[torch.arange(count), ends + index] = token
+    return out

@@ -12,9 +12,10 @@ from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from janus_cli.core.batch import Batch, collate
+from janus_cli.core.batch import Batch, Joined, batch_of
 from janus_cli.errors import DataError
 from janus_cli.text.store import Store
 
@@ -148,5 +149,10 @@ def padding(source: Lengths, target: Lengths, batches: Sequence[Rows]) -> Paddin
 
 def load_batch(store: Store, rows: Rows) -> Batch:
     """The sentences of one batch from disk."""
-    pairs = [store.pair(int(row)) for row in rows]
-    return collate([s for s, _ in pairs], [t for _, t in pairs], rows.tolist(), store.lexicon)
+    sources, targets = zip(*(store.pair(int(row)) for row in rows), strict=True)
+    return batch_of(_in_one_piece(sources), _in_one_piece(targets), rows.tolist(), store.lexicon)
+
+
+def _in_one_piece(rows: Sequence[np.ndarray]) -> Joined:
+    ids, lengths = np.concatenate(rows).astype(np.int64), np.array([len(row) for row in rows])
+    return Joined(torch.from_numpy(ids), torch.from_numpy(lengths))
