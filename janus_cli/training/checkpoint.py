@@ -148,7 +148,11 @@ def verify(folder: Path) -> Checkpoint:
         file = folder / name
         if Path(name).name != name or file.is_symlink() or not file.is_file():
             raise CheckpointError(f"{file} is missing or no plain file")
-        if _describe(file) != expected:
+        try:
+            found = _describe(file)
+        except FileNotFoundError:  # pruned by a training while it was read
+            raise CheckpointError(f"{file} is missing or no plain file") from None
+        if found != expected:
             raise CheckpointError(f"{file} is damaged: size or sha256 differs from the manifest")
     state = _json(folder / STATE)
     try:

@@ -15,6 +15,7 @@ from processes import digest, ended, go, janus, start
 
 from janus_cli import recipe_file
 from janus_cli.decoding.where import load, read_checkpoint
+from janus_cli.errors import CheckpointError
 from janus_cli.runs import Run
 from janus_cli.text.prepare import open_prepared, prepare
 from janus_cli.training import checkpoint
@@ -128,6 +129,21 @@ def test_an_average_begins_again_when_a_checkpoint_is_pruned(
     _, names = average_checkpoints(Run(Path("run")), last=3, best=None, force=False)
     assert pruned
     assert names == ["step-000007", "step-000008", "step-000009"]
+
+
+def test_a_checkpoint_that_is_pruned_while_it_is_read_is_missing(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = go(tiny_recipe, "run") / "last"
+    real = checkpoint._describe
+
+    def prune(file: Path) -> object:
+        file.unlink()  # behind the look whether it is there
+        return real(file)
+
+    monkeypatch.setattr(checkpoint, "_describe", prune)
+    with pytest.raises(CheckpointError, match="is missing"):
+        checkpoint.verify(folder.resolve())
 
 
 def test_two_preparations_at_once_leave_one_whole_folder(tiny_recipe: Path) -> None:
