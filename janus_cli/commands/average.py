@@ -34,7 +34,7 @@ def average(
     """
     from janus_cli import console, runs
     from janus_cli.errors import UsageError
-    from janus_cli.training.averaging import average_checkpoints
+    from janus_cli.training.averaging import average_checkpoints, running_mean
 
     if bool(last) + bool(best) + ema > 1:
         raise UsageError("--last, --best and --ema exclude each other", "give one of them")
@@ -43,6 +43,9 @@ def average(
     chosen = runs.find_run(which or run)
     if not (which or run):
         console.say(f"run {chosen.path}, the newest")
-    folder, names = average_checkpoints(chosen, last=last, best=best, ema=ema, force=force)
+    if ema:
+        folder, names = running_mean(chosen, force=force)
+    else:
+        folder, names = average_checkpoints(chosen, last=last, best=best, force=force)
     console.say(f"{folder}: mean of {', '.join(names)}")
     console.say(f"next: janus decode --run {chosen.path} --checkpoint {folder.name}")

@@ -60,7 +60,7 @@ def _end_with(parent: BaseProcess | None) -> None:
     """If the comparison is killed, this process stops, too, and saves."""
     if parent is not None:
         parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def run(jobs: Sequence[Job], at_once: int) -> set[str]:

@@ -68,7 +68,7 @@ class Batch:
 
 
 def pad(rows: Sequence[Sequence[int]]) -> Tensor:
-    """Joined ids as one matrix: (B, longest) int64, PAD on the right."""
+    """Rows of ids as one matrix: (B, longest) int64, PAD on the right."""
     return _framed(flat(rows), (), ())
 
 

@@ -54,7 +54,7 @@ class Recorder:
         self.stream.wait_stream(now)
         with torch.cuda.stream(self.stream):
             function(*inputs)  # what a first call makes, such as room for matrix products, is no part of a recording
-            graph = torch.cuda.CUDAGraph()
+            graph = torch.cuda.CUDAGraph()  # not `with torch.cuda.graph`: that collects garbage first, for each shape
             graph.capture_begin(pool=self.pool)
             try:
                 outputs = function(*inputs)

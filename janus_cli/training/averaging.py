@@ -17,13 +17,10 @@ from janus_cli.training.update import make_optimizer
 from janus_cli.training.validation import best_metric
 
 
-def average_checkpoints(
-    run: Run, *, last: int | None, best: int | None, ema: bool = False, force: bool
-) -> tuple[Path, list[str]]:
-    """Averages the N last or best checkpoints; the last 5, or all there are, where neither is given. With `ema`, takes
-    the mean of all weights so far that the last one holds.
+def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: bool) -> tuple[Path, list[str]]:
+    """Averages the N last or best checkpoints; the last 5, or all there are, where neither is given.
 
-    Writes checkpoints/average-lastN, -bestN or -ema; returns its folder and the names of what went into it.
+    Writes checkpoints/average-lastN or average-bestN; returns its folder and the names of what went into it.
 
     Means are taken in float64 and written in the weights' own type. Tied tables stay one table.
 
@@ -31,15 +28,11 @@ def average_checkpoints(
         UsageError: there are fewer checkpoints than asked for, or the average is there already.
         CheckpointError: the checkpoints do not belong together.
     """
-    if ema:
-        return _followed(run, force)
     if not last and not best:
         last = min(5, len(list(checkpoint.steps(run.checkpoints)))) or 1
     name = f"average-last{last}" if last else f"average-best{best}"
     _must_be_free(run, name, force)
-    folders = list(checkpoint.steps(run.checkpoints))
-    if not folders:
-        raise CheckpointError(f"{run.path} has no checkpoint", "train it first")
+    folders = _steps(run)
     metric = best_metric(recipe_file.load(str(run.recipe)))
     chosen = folders[-last:] if last else best_folders(run.checkpoints, metric)[:best]
     asked = last or best or 0
@@ -60,14 +53,23 @@ def _must_be_free(run: Run, name: str, force: bool) -> None:
         raise UsageError(f"{run.checkpoints / name} exists", "--force makes it anew")
 
 
-def _followed(run: Run, force: bool) -> tuple[Path, list[str]]:
-    """What `training.ema` has kept in the last checkpoint."""
-    name = "average-ema"
-    _must_be_free(run, name, force)
+def _steps(run: Run) -> list[Path]:
     folders = list(checkpoint.steps(run.checkpoints))
     if not folders:
         raise CheckpointError(f"{run.path} has no checkpoint", "train it first")
-    found = checkpoint.verify(folders[-1])
+    return folders
+
+
+def running_mean(run: Run, *, force: bool) -> tuple[Path, list[str]]:
+    """The mean of all weights so far that `training.ema` keeps in the last checkpoint, as checkpoints/average-ema.
+
+    Raises:
+        UsageError: none is kept, or average-ema is there already.
+        CheckpointError: there is no checkpoint, or it is damaged.
+    """
+    name = "average-ema"
+    _must_be_free(run, name, force)
+    found = checkpoint.verify(_steps(run)[-1])
     if not found.recipe.training.ema:
         raise UsageError(f"{run.path} keeps no mean of its weights", "train with --set training.ema=0.999")
     vocabularies = (found.source_vocabulary, found.target_vocabulary)

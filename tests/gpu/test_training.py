@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,13 +41,14 @@ def test_the_loss_falls(tiny_recipe: Path) -> None:
 
 
 def test_what_does_not_fit_is_taken_in_halves(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, sizes = update_module._gradients, []
+    real: Any = update_module._gradients
+    sizes = []
 
     def crowded(trainee: object, window: list[update_module.Micro], *rest: object) -> object:
         sizes.append(len(window))
         if len(window) == 1:
             torch.empty(1 << 45, dtype=torch.uint8, device="cuda")  # 32 TiB
-        return real(trainee, window, *rest)  # type: ignore[arg-type]
+        return real(trainee, window, *rest)
 
     monkeypatch.setattr(update_module, "_gradients", crowded)
     go(tiny_recipe, "run", "training.updates=2")

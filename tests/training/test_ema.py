@@ -8,14 +8,14 @@ from safetensors.torch import load_file
 from janus_cli.cli import main
 from janus_cli.errors import UsageError
 from janus_cli.runs import Run
-from janus_cli.training.averaging import average_checkpoints
+from janus_cli.training.averaging import running_mean
 from tests.faults.processes import digest, go
 
 KEPT = ("training.ema=0.6", "training.save_every=1", "training.keep_last=20")
 
 
 def mean_of(run: str) -> Path:
-    return average_checkpoints(Run(Path(run)), last=None, best=None, ema=True, force=False)[0]
+    return running_mean(Run(Path(run)), force=False)[0]
 
 
 def test_it_is_the_mean_that_the_formula_says(tiny_recipe: Path) -> None:

@@ -131,7 +131,8 @@ def test_a_broken_gradient_is_skipped_counted_and_in_the_end_fatal(
     def poison(parameters: Iterator[torch.Tensor], largest: float) -> torch.Tensor:
         weights = list(parameters)
         if next(poisoned):
-            weights[0].grad.fill_(float("nan"))  # type: ignore[union-attr]
+            assert weights[0].grad is not None
+            weights[0].grad.fill_(float("nan"))
         return plain(weights, largest)
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", poison)
@@ -171,10 +172,10 @@ def test_signals_save_and_stop(
     whole = go(tiny_recipe, "whole")
     plain, calls = loop.update, iter(range(100))
 
-    def update(*arguments: object) -> int:
+    def update(*arguments: Any) -> int:
         if next(calls) == 2:
             os.kill(os.getpid(), number)
-        return plain(*arguments)  # type: ignore[arg-type]
+        return plain(*arguments)
 
     monkeypatch.setattr(loop, "update", update)
     with pytest.raises(Stopped) as stopped:
@@ -236,10 +237,10 @@ def test_a_folder_that_is_no_run_is_left_alone(tiny_recipe: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"resume": True, "force": True}, {"allow": ("seed",)}])
-def test_options_that_contradict_each_other(tiny_recipe: Path, wrong: dict[str, bool]) -> None:
+def test_options_that_contradict_each_other(tiny_recipe: Path, wrong: dict[str, Any]) -> None:
     go(tiny_recipe, "run", "training.updates=1")
     with pytest.raises(UsageError, match=r"exclude each other|needs --resume"):
-        go(tiny_recipe, "run", **wrong)  # type: ignore[arg-type]
+        go(tiny_recipe, "run", **wrong)
 
 
 def test_resume_finds_data_that_was_prepared_elsewhere(tiny_recipe: Path) -> None:
