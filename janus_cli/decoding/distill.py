@@ -19,6 +19,7 @@ from janus_cli.decoding.distilled import IdLines
 from janus_cli.decoding.interrupt import interruptible
 from janus_cli.decoding.journal import writable
 from janus_cli.decoding.plan import Plan, choose
+from janus_cli.decoding.sources import Sources
 from janus_cli.decoding.translator import Translator
 from janus_cli.decoding.unfinished import Unfinished
 from janus_cli.decoding.where import checkpoint_name, load, own_recipe, read_checkpoint
@@ -38,13 +39,16 @@ ELSEWHERE = "name another folder with --out"
 class Request:
     """What the user asked for; see the options of `janus distill`.
 
-    given: options of the decoding section. words: the command line's options but for the run, --checkpoint, --out,
-    --resume and --force, to tell how to do it again.
+    source, splice: what to decode besides the training pairs; see `Sources`. given: options of the decoding section.
+    words: the command line's options but for the run, --checkpoint, --out, --resume and --force, to tell how to do it
+    again.
     """
 
     run: Path | None = None
     checkpoint: Path | None = None
     out: Path | None = None
+    source: Sequence[Path] = ()
+    splice: int = 0
     given: Mapping[str, Any] = field(default_factory=dict)
     changes: Sequence[str] = ()
     device: str = "auto"
@@ -59,8 +63,7 @@ class Request:
 class Job:
     """All that distilling needs. about: what the manifest will say. translator: None in a dry run."""
 
-    recipe: Recipe
-    prepared: Prepared
+    sources: Sources
     out: Path
     about: dict[str, Any]
     files: Unfinished
@@ -84,7 +87,7 @@ def run_distilling(request: Request) -> Path:
             _decode(job, job.translator)
             about = job.about | {"seconds": job.files.point.seconds}
             replace = job.files.targets[job.out]
-            written = distilled.write(job.prepared, job.recipe, job.files.partials[0], job.out, about, force=replace)
+            written = distilled.write(job.sources, job.files.partials[0], job.out, about, force=replace)
             job.files.discard()
         _tell(job, written)
     return job.out
@@ -98,24 +101,26 @@ def _job(request: Request, device: torch.device, run: Run, folder: Path) -> Job:
     if not request.resume:  # whether a resumed one may replace it was said when it began
         must_be_free(out, force=request.force)
     prepared = _prepared(run, recipe)
+    sources = Sources(prepared, recipe, request.source, request.splice)
     weights, name = fingerprint(folder), checkpoint_name(run, folder)
     command = shlex.join(["janus", "distill", str(run.path), "--checkpoint", name, *request.words])
     about = {
         "run": str(run.path), "checkpoint": name, "sha256": weights, "objective": recipe.objective.name,
         "options": plan.used, "device": str(device), "torch": torch.__version__, "command": command,
         "prepared": str(prepared.folder.resolve()), "fingerprint": prepared.train.fingerprint,
+        **sources.about(),
     }  # fmt: skip
     files = _files(request, plan, out, about)
     if not request.dry_run:
         keep_freed_memory()
     console.say(
         f"{'would decode' if request.dry_run else 'decoding'} the {len(prepared.train):,} training sources of "
-        f"{prepared.folder} with {run.path}, checkpoint {folder.name}: "
+        f"{prepared.folder}{_besides(sources)} with {run.path}, checkpoint {folder.name}: "
         + ", ".join(f"{name} {value}" for name, value in plan.used.items())
     )
     if files.resumed:
         console.say(f"going on after {files.point.lines:,} finished sentences")
-    job = Job(recipe, prepared, out, about, files)
+    job = Job(sources, out, about, files)
     if request.dry_run:
         console.say(f"would write {out}")
         return job
@@ -124,6 +129,12 @@ def _job(request: Request, device: torch.device, run: Run, folder: Path) -> Job:
     ids = Tokenizers(IdLines(tokenizers.source), IdLines(tokenizers.target), tokenizers.files)
     job.translator = Translator(model, ids, plan)
     return job
+
+
+def _besides(sources: Sources) -> str:
+    lines, made = sum(sources.lines), sources.splice
+    parts = [f"{lines:,} lines of text"] * bool(lines) + [f"{made:,} spliced sentences"] * bool(made)
+    return "".join(f" and {part}" for part in parts)
 
 
 def _plan(request: Request, run: Run, recipe: Recipe) -> Plan:
@@ -162,6 +173,7 @@ def _files(request: Request, plan: Plan, out: Path, about: Mapping[str, Any]) ->
     # Batches of another size give the same hypotheses: who ran out of memory may go on with smaller ones.
     options = {name: value for name, value in plan.used.items() if name != "batch_sentences"}
     options["data"] = about["fingerprint"]
+    options |= {"source": [file["sha256"] for file in about.get("sources", ())], "splice": request.splice}
     again = f"{about['command']}{f' --out {shlex.quote(str(out))}' if request.out else ''} --resume"
     files = Unfinished({out: request.force}, (about["checkpoint"], about["sha256"]), options, again, ELSEWHERE)
     files.check(resume=request.resume, force=request.force)
@@ -172,8 +184,8 @@ def _decode(job: Job, translator: Translator) -> None:
     """Decodes the sources that are not done yet. A line of ids for each goes into the unfinished file."""
     begun, timing = job.files.point, translator.timing
     timing.sentences, timing.tokens, timing.passes = begun.lines, begun.tokens, begun.passes
-    sources = job.files.skipped(distilled.sources(job.prepared.train))
-    with console.progress("distilling", len(job.prepared.train), start=begun.lines) as bar:
+    sources = job.files.skipped(job.sources)
+    with console.progress("distilling", len(job.sources), start=begun.lines) as bar:
         translator.advance = bar.advance
         started = perf_counter()
         for some in translator.windows(sources, begun.lines):
@@ -183,7 +195,7 @@ def _decode(job: Job, translator: Translator) -> None:
 
 
 def _tell(job: Job, written: Mapping[str, Any]) -> None:
-    split, about, name = written["splits"]["train"], written["distilled"], job.recipe.name
+    split, about, name = written["splits"]["train"], written["distilled"], job.sources.recipe.name
     if about["at_limit"]:
         console.warn(f"{about['at_limit']:,} outputs reached the longest length allowed; they are kept")
     known = name if name in recipe_file.available() else Path(about["run"]) / "recipe.yaml"

@@ -1,4 +1,4 @@
-"""Prepared data with a teacher's targets: sources as lines of ids, lines of ids back into a folder.
+"""Prepared data with a teacher's targets: lines of ids, sources beside outputs, into a folder.
 
 Ids stay ids. Text would not do: another split of the same words into pieces is another target than the teacher's.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,15 +16,15 @@ import torch
 from janus_cli import console
 from janus_cli.core.generate import length_limit
 from janus_cli.decoding.journal import START_OVER
+from janus_cli.decoding.sources import Sources
 from janus_cli.errors import DataError
-from janus_cli.recipe import Decoding, Recipe
+from janus_cli.recipe import Decoding
 from janus_cli.runs import copy_files
 from janus_cli.text.corpus import CHUNK_LINES, Side, Split, sha256
 from janus_cli.text.encode import Encoded, Ragged, Rules, filter_pairs, key
 from janus_cli.text.folder import whole_folder
-from janus_cli.text.prepare import Prepared, seal
+from janus_cli.text.prepare import seal
 from janus_cli.text.splits import SplitWriter, reasons
-from janus_cli.text.store import Store
 from janus_cli.text.tokenizer import Tokenizer
 
 
@@ -41,18 +41,10 @@ class IdLines:
         return [" ".join(map(str, row)) for row in rows]
 
 
-def sources(store: Store) -> Iterator[str]:
-    """The source of every pair as a line of ids."""
-    for index in range(len(store)):
-        yield " ".join(map(str, store.pair(index)[0].tolist()))
+def write(sources: Sources, hypotheses: Path, out: Path, about: Mapping[str, Any], *, force: bool) -> dict[str, Any]:
+    """Makes the folder `out`, whole or not at all: the data of `sources.prepared`, but with other training pairs.
 
-
-def write(
-    prepared: Prepared, recipe: Recipe, hypotheses: Path, out: Path, about: Mapping[str, Any], *, force: bool
-) -> dict[str, Any]:
-    """Makes the folder `out`, whole or not at all: the data of `prepared`, but with other training targets.
-
-    hypotheses: a line of ids for each training pair. about: who wrote them, for the manifest; its `options` are the
+    hypotheses: a line of ids for each of the sources. about: who wrote them, for the manifest; its `options` are the
     decoding options. Pairs that the recipe's data section does not let in are dropped. Memory is bounded (but see
     `prepare` for `data.deduplicate`).
 
@@ -63,13 +55,13 @@ def write(
         DataError: no pair is left, or `hypotheses` is damaged.
         UsageError: `out` is there and `force` is not given.
     """
-    before = prepared.manifest
-    count = len(prepared.train)
+    prepared, recipe = sources.prepared, sources.recipe
+    before, count = prepared.manifest, len(sources)
     target = Side(hypotheses, count, hypotheses.stat().st_size, sha256(hypotheses))
     source = Side(
         prepared.train.path, count, prepared.train.path.stat().st_size, before["files"]["train.arrow"]["sha256"]
     )
-    pairs = _Pairs(prepared.train, hypotheses, recipe, Decoding(**about["options"]), prepared.tokenizers.target.size)
+    pairs = _Pairs(sources, hypotheses, Decoding(**about["options"]))
     with whole_folder(out, force=force) as folder:
         copy_files([name for name in before["files"] if name != "train.arrow"], prepared.folder, folder)
         origin = {"data": prepared.train.fingerprint, "teacher": about["sha256"]}
@@ -94,39 +86,40 @@ def write(
 
 
 class _Pairs:
-    """Sources of a store beside lines of ids, in chunks. at_limit: outputs so far that have all tokens allowed."""
+    """Sources beside lines of ids, in chunks. at_limit: outputs so far that have all tokens allowed."""
 
-    def __init__(self, store: Store, hypotheses: Path, recipe: Recipe, options: Decoding, size: int) -> None:
-        self.store, self.hypotheses, self.options, self.size = store, hypotheses, options, size
-        self.max_length = recipe.model.max_length
+    def __init__(self, sources: Sources, hypotheses: Path, options: Decoding) -> None:
+        self.sources, self.hypotheses, self.options = sources, hypotheses, options
+        self.size = sources.prepared.tokenizers.target.size
         self.at_limit = 0
 
     def filtered(self, split: Split, rules: Rules) -> Iterator[Encoded]:
         """What `SplitWriter.fill` writes: the pairs that the rules let in.
 
         Raises:
-            DataError: there are not as many lines as pairs, or other things than ids in them.
+            DataError: there are not as many lines as sources, or other things than ids in them.
         """
+        inputs = iter(self.sources)
         with self.hypotheses.open("rb") as file:
-            for start in range(0, len(self.store), CHUNK_LINES):
-                yield self._chunk(file, range(start, min(start + CHUNK_LINES, len(self.store))), rules)
+            while some := list(islice(inputs, CHUNK_LINES)):
+                yield self._chunk(some, list(islice(file, len(some))), rules)
             if file.read(1):
                 raise self._damaged()
 
-    def _chunk(self, file: BinaryIO, numbers: range, rules: Rules) -> Encoded:
+    def _chunk(self, inputs: Sequence[str], outputs: Sequence[bytes], rules: Rules) -> Encoded:
         try:
-            rows = [[int(word) for word in line.split()] for line in islice(file, len(numbers))]
+            rows = [[int(word) for word in line.split()] for line in outputs]
         except ValueError:
             raise self._damaged() from None
-        if len(rows) != len(numbers) or any(not 0 <= index < self.size for row in rows for index in row):
+        if len(rows) != len(inputs) or any(not 0 <= index < self.size for row in rows for index in row):
             raise self._damaged()
-        inputs = [self.store.pair(number)[0].tolist() for number in numbers]
-        source, target = Ragged.of(inputs), Ragged.of(rows)
-        most = length_limit(torch.from_numpy(source.lengths), self.max_length, self.options).numpy() - 1  # EOS
+        source, target = Ragged.of([[int(word) for word in line.split()] for line in inputs]), Ragged.of(rows)
+        longest = self.sources.recipe.model.max_length
+        most = length_limit(torch.from_numpy(source.lengths), longest, self.options).numpy() - 1  # EOS
         self.at_limit += int((target.lengths >= most).sum())
         kept, dropped = filter_pairs(source.lengths, target.lengths, set(), rules)
-        keys = [key(str(inputs[row]), str(rows[row])) for row in np.flatnonzero(kept)] if rules.deduplicate else []
+        keys = [key(inputs[row], str(rows[row])) for row in np.flatnonzero(kept).tolist()] if rules.deduplicate else []
         return Encoded(len(rows), source.keep(kept), target.keep(kept), keys, ([], []), dropped, 0)
 
     def _damaged(self) -> DataError:
-        return DataError(f"{self.hypotheses} is damaged: it is not a line of known ids for each pair", START_OVER)
+        return DataError(f"{self.hypotheses} is damaged: it is not a line of known ids for each source", START_OVER)

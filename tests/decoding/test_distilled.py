@@ -1,5 +1,7 @@
 """A teacher's ids as training targets: what is let in, what is counted, and what is no such file."""
 
+import dataclasses
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +14,11 @@ from janus_cli import recipe_file
 from janus_cli.decoding import distilled
 from janus_cli.decoding.distilled import IdLines
 from janus_cli.decoding.plan import choose
+from janus_cli.decoding.sources import Sources
 from janus_cli.errors import DataError
 from janus_cli.recipe import Recipe
 from janus_cli.text.prepare import Prepared, open_prepared, prepare
-from janus_cli.text.store import Store
+from janus_cli.text.store import Store, StoreWriter
 
 CHANGES = [
     "data.synthetic.train=60", "data.synthetic.valid=2", "data.synthetic.test=2", "tokenizer.vocabulary=250",
@@ -39,7 +42,7 @@ def write(prepared: Prepared, recipe: Recipe, lines: Sequence[str], folder: str 
     Path("hypotheses").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     options = choose(recipe, {"mode": "ar"}).used
     about = {"sha256": "0" * 64, "options": options, "run": "runs/x", "checkpoint": "last", "command": "janus distill"}
-    return distilled.write(prepared, recipe, Path("hypotheses"), Path(folder), about, force=False)
+    return distilled.write(Sources(prepared, recipe), Path("hypotheses"), Path(folder), about, force=False)
 
 
 def as_lines(rows: Sequence[Sequence[int]]) -> list[str]:
@@ -47,13 +50,13 @@ def as_lines(rows: Sequence[Sequence[int]]) -> list[str]:
 
 
 def test_ids_are_text_and_back(data: tuple[Prepared, Recipe]) -> None:
-    prepared, _ = data
+    prepared, recipe = data
     ids = IdLines(prepared.tokenizers.target)
     rows = [[5, 1, 249], [], [7]]
     assert ids.decode(rows) == ["5 1 249", "", "7"]
     assert ids.encode(ids.decode(rows)) == rows
     assert (ids.size, ids.pieces([1])) == (250, ["<unk>"])
-    assert ids.encode(list(distilled.sources(prepared.train))) == targets(prepared)
+    assert ids.encode(list(Sources(prepared, recipe))) == targets(prepared)
 
 
 @pytest.mark.parametrize("chunk", [7, 4000])
@@ -139,3 +142,63 @@ def test_a_teacher_that_says_nothing(data: tuple[Prepared, Recipe]) -> None:
     with pytest.raises(DataError, match="none of the teacher's outputs makes a training pair: empty 60"):
         write(prepared, recipe, [""] * 60)
     assert not Path("made").exists()
+
+
+def test_more_sources_are_lines_of_files_and_spliced_ones(data: tuple[Prepared, Recipe]) -> None:
+    prepared, recipe = data
+    train, text = [str(row)[1:-1].replace(",", "") for row in targets(prepared)], prepared.tokenizers.source
+    Path("more.src").write_text("ab cd\n\nab\n", encoding="utf-8")
+    with gzip.open("more.src.gz", "wt") as file:
+        file.write("cd ab")
+    plain = Sources(prepared, recipe)
+    assert (list(plain), len(plain), plain.about()) == (train, 60, {})
+    sources = Sources(prepared, recipe, [Path("more.src"), Path("more.src.gz")], splice=20)
+    lines = list(sources)
+    assert len(sources) == len(lines) == 84
+    assert lines[:60] == train
+    assert lines[60:64] == IdLines(text).decode(text.encode(["ab cd", "", "ab", "cd ab"]))
+    made = lines[64:]
+    assert len(set(made) - set(train)) == 20
+    about = sources.about()
+    assert [(Path(file["path"]).name, file["lines"]) for file in about["sources"]] == [
+        ("more.src", 3),
+        ("more.src.gz", 1),
+    ]
+    assert about["spliced"] == 20
+    assert list(Sources(prepared, recipe, splice=20)) == [*train, *made]
+
+
+def test_spliced_sources_are_no_held_out_ones(data: tuple[Prepared, Recipe]) -> None:
+    prepared, recipe = data
+    made = list(Sources(prepared, recipe, splice=20))[60:]
+    assert prepared.test is not None
+    held_out = StoreWriter(
+        Path("other.arrow"), split="test", source_vocabulary=250, target_vocabulary=250, origin={}
+    )  # fmt: skip
+    with held_out as store:
+        store.add(IdLines(prepared.tokenizers.source).encode(made[:5]), [[5]] * 5)
+    test = Store.open(Path("other.arrow"), "test")
+    again = list(Sources(dataclasses.replace(prepared, test=test), recipe, splice=20))[60:]
+    assert len(again) == 20
+    assert not set(made[:5]) & set(again)
+
+
+def test_pairs_of_more_sources_stand_behind_those_of_training(data: tuple[Prepared, Recipe]) -> None:
+    prepared, recipe = data
+    Path("more.src").write_text("\n" + "ab " * 60 + "\nab cd\n", encoding="utf-8")
+    sources = Sources(prepared, recipe, [Path("more.src")], splice=7)
+    lines = list(sources)
+    about = {"sha256": "0" * 64, "options": choose(recipe, {"mode": "ar"}).used, **sources.about()}
+    Path("hypotheses").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    made = distilled.write(sources, Path("hypotheses"), Path("made"), about, force=False)
+    entry = made["splits"]["train"]
+    assert (entry["in"], entry["kept"], entry["dropped"]) == (70, 68, {"empty": 1, "too_long": 1})
+    assert made["distilled"]["spliced"] == 7
+    store = Store.open(Path("made/train.arrow"), "train")
+    kept = [line for line in lines if 0 < len(line.split()) <= 40]
+    assert [" ".join(map(str, store.pair(row)[0].tolist())) for row in range(68)] == kept
+
+
+def test_source_text_that_is_not_there(data: tuple[Prepared, Recipe]) -> None:
+    with pytest.raises(DataError, match="nowhere is no file"):
+        Sources(*data, [Path("nowhere")])
