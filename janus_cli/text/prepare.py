@@ -177,8 +177,12 @@ def open_prepared(recipe: Recipe, folder: Path) -> Prepared:
         raise DataError(f"{folder / MANIFEST} has format {manifest.get('format')}, this version reads {FORMAT}", again)
     try:
         known = checked.known(folder, manifest["files"])
-        changes = [*_other_settings(recipe, manifest), *_other_files(folder, manifest["files"], known)]
-        changes += _other_text(manifest)
+        settings = list(_other_settings(recipe, manifest))
+        changes = [f"{name} was {used!r}, the recipe says {asked!r}" for name, used, asked in settings]
+        if changes:
+            words = " ".join(f"--set {shlex.quote(f'{name}={_as_typed(used)}')}" for name, used, _ in settings)
+            again = f"{again}; or, if it is what you want, add {words}"
+        changes += [*_other_files(folder, manifest["files"], known), *_other_text(manifest)]
         if changes:
             raise DataError(f"the prepared data in {folder} does not fit: {'; '.join(changes)}", again)
         stores = {
@@ -208,12 +212,18 @@ def _command(recipe: Recipe, folder: Path, manifest: Mapping[str, Any] | None = 
     return f"janus preprocess --recipe {recipe.name}{f' --data-dir {text}' if text else ''}{place}"
 
 
-def _other_settings(recipe: Recipe, manifest: Mapping[str, Any]) -> Iterator[str]:
+def _other_settings(recipe: Recipe, manifest: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Knobs that are not what they were: name, value then, value now."""
     for section in ("data", "tokenizer"):
         asked, used = recipe.plain()[section], manifest[section]
         for key in sorted({*asked, *used} - {*(PLACES if section == "data" else ())}):
             if asked.get(key) != used.get(key):
-                yield f"{section}.{key} was {used.get(key)!r}, the recipe says {asked.get(key)!r}"
+                yield f"{section}.{key}", used.get(key), asked.get(key)
+
+
+def _as_typed(value: Any) -> str:
+    """For --set."""
+    return value if isinstance(value, str) and value else json.dumps(value)
 
 
 def _other_files(folder: Path, files: Mapping[str, Any], checked_before: Collection[str]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from janus_cli import recipe_file
 from janus_cli.core.symbols import SPECIAL, UNK
 from janus_cli.errors import DataError, JanusError, UsageError
 from janus_cli.recipe import Data, Model, Recipe, Synthetic, Tokenizer
@@ -466,23 +468,32 @@ def test_what_was_changed_since_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("data", "tokenizer", "message"),
+    ("data", "tokenizer", "message", "words"),
     [
-        ({"max_tokens": 99}, {}, "data.max_tokens was 175, the recipe says 99"),
-        ({"clean": ("lowercase",)}, {}, r"data.clean was \[\], the recipe says \['lowercase'\]"),
-        ({}, {"vocabulary": 99}, "tokenizer.vocabulary was 500, the recipe says 99"),
-        ({"deduplicate": True}, {"joiner": "@@"}, "data.deduplicate was False.*tokenizer.joiner was ''"),
+        ({"max_tokens": 99}, {}, "data.max_tokens was 175, the recipe says 99", "--set data.max_tokens=175"),
+        (
+            {"clean": ("lowercase",)}, {}, r"data.clean was \[\], the recipe says \['lowercase'\]",
+            "--set 'data.clean=[]'",
+        ),
+        ({}, {"vocabulary": 99}, "tokenizer.vocabulary was 500, the recipe says 99", "--set tokenizer.vocabulary=500"),
+        (
+            {"deduplicate": True}, {"joiner": "@@"}, "data.deduplicate was False.*tokenizer.joiner was ''",
+            "--set data.deduplicate=false --set 'tokenizer.joiner=\"\"'",
+        ),
     ],
-)
+)  # fmt: skip
 def test_other_settings_are_named(
-    corpus_folder: Path, tmp_path: Path, data: dict[str, Any], tokenizer: dict[str, Any], message: str
+    corpus_folder: Path, tmp_path: Path, data: dict[str, Any], tokenizer: dict[str, Any], message: str, words: str
 ) -> None:
     made(recipe_for(corpus_folder), tmp_path / "out")
     with pytest.raises(DataError, match=message) as caught:
         open_prepared(recipe_for(corpus_folder, data=data, **tokenizer), tmp_path / "out")
     assert caught.value.hint.endswith(
         f"janus preprocess --recipe tiny --data-dir {corpus_folder} --out {tmp_path / 'out'} --force"
+        f"; or, if it is what you want, add {words}"
     )
+    again = recipe_file.load("iwslt14", [word for word in shlex.split(words) if word != "--set"])
+    assert (again.data.clean, again.tokenizer.joiner) == ((), "")
 
 
 def test_where_the_text_was_does_not_matter(corpus_folder: Path, tmp_path: Path) -> None:
