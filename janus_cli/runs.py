@@ -41,7 +41,11 @@ def teacher(manifest: Mapping[str, Any]) -> str | None:
     manifest: of prepared data, or of a run.
     """
     found = manifest.get("distilled")
-    return f"{found['run']}, checkpoint {found['checkpoint']}, beam {found['options']['beam']}" if found else None
+    if not found:
+        return None
+    lines, made = sum(file["lines"] for file in found.get("sources", ())), found.get("spliced", 0)
+    more = [f"{lines:,} more sources"] * bool(lines) + [f"{made:,} spliced ones"] * bool(made)
+    return ", ".join([found["run"], f"checkpoint {found['checkpoint']}", f"beam {found['options']['beam']}", *more])
 
 
 def origin(manifest: Mapping[str, Any]) -> str | None:

@@ -34,7 +34,9 @@ def distill(
     ] = None,
     splice: Annotated[
         int,
-        typer.Option("--splice", min=0, metavar="N", help="And so many new sentences, crossed from training sources."),
+        typer.Option(
+            "--splice", min=0, metavar="N", help="Decode N new sentences as well, crossed from training sources."
+        ),
     ] = 0,
     beam: Annotated[
         int | None, typer.Option("--beam", min=1, metavar="N", help="Beam size; 1 is greedy. Default: the recipe's, 5.")

@@ -155,7 +155,7 @@ def _prepared(run: Run, recipe: Recipe) -> Prepared:
     """
     theirs = runs.read_json(run.manifest)
     recorded = Path(theirs.get("prepared", ""))
-    prepared = open_prepared(recipe, recorded if recorded.is_dir() else runs.prepared_dir(recipe))
+    prepared = open_prepared(recipe, recorded if recorded.is_dir() else runs.prepared_dir(recipe), settable=False)
     # Where the text lay when it was prepared may differ.
     made, used = (
         {name: split["fingerprint"] for name, split in manifest.get("splits", {}).items()}
@@ -173,7 +173,10 @@ def _files(request: Request, plan: Plan, out: Path, about: Mapping[str, Any]) ->
     # Batches of another size give the same hypotheses: who ran out of memory may go on with smaller ones.
     options = {name: value for name, value in plan.used.items() if name != "batch_sentences"}
     options["data"] = about["fingerprint"]
-    options |= {"source": [file["sha256"] for file in about.get("sources", ())], "splice": request.splice}
+    if "sources" in about:
+        options["source"] = {file["path"]: file["sha256"][:12] for file in about["sources"]}
+    if "spliced" in about:
+        options["splice"] = about["spliced"]
     again = f"{about['command']}{f' --out {shlex.quote(str(out))}' if request.out else ''} --resume"
     files = Unfinished({out: request.force}, (about["checkpoint"], about["sha256"]), options, again, ELSEWHERE)
     files.check(resume=request.resume, force=request.force)

@@ -49,7 +49,8 @@ def write(sources: Sources, hypotheses: Path, out: Path, about: Mapping[str, Any
     `prepare` for `data.deduplicate`).
 
     Returns:
-        The manifest, as written. Its `distilled` is `about` and at_limit: how many outputs have all tokens allowed.
+        The manifest, as written. Its `distilled` is `about` and at_limit: how many of the outputs that are let in have
+        all tokens allowed.
 
     Raises:
         DataError: no pair is left, or `hypotheses` is damaged.
@@ -86,7 +87,7 @@ def write(sources: Sources, hypotheses: Path, out: Path, about: Mapping[str, Any
 
 
 class _Pairs:
-    """Sources beside lines of ids, in chunks. at_limit: outputs so far that have all tokens allowed."""
+    """Sources beside lines of ids, in chunks. at_limit: how many that were let in so far have all tokens allowed."""
 
     def __init__(self, sources: Sources, hypotheses: Path, options: Decoding) -> None:
         self.sources, self.hypotheses, self.options = sources, hypotheses, options
@@ -116,8 +117,8 @@ class _Pairs:
         source, target = Ragged.of([[int(word) for word in line.split()] for line in inputs]), Ragged.of(rows)
         longest = self.sources.recipe.model.max_length
         most = length_limit(torch.from_numpy(source.lengths), longest, self.options).numpy() - 1  # EOS
-        self.at_limit += int((target.lengths >= most).sum())
         kept, dropped = filter_pairs(source.lengths, target.lengths, set(), rules)
+        self.at_limit += int((kept & (target.lengths >= most)).sum())
         keys = [key(inputs[row], str(rows[row])) for row in np.flatnonzero(kept).tolist()] if rules.deduplicate else []
         return Encoded(len(rows), source.keep(kept), target.keep(kept), keys, ([], []), dropped, 0)
 

@@ -24,17 +24,16 @@ class Sources:
     new sentences out of the former, none of which is a source of valid or test.
 
     Raises:
-        DataError: a file is not there or cannot be read, or the training text does not give so many sentences.
+        DataError: a file cannot be read, is not UTF-8 or was changed meanwhile; or the training text does not give so
+            many sentences.
     """
 
     def __init__(self, prepared: Prepared, recipe: Recipe, files: Sequence[Path] = (), splice: int = 0) -> None:
         self.prepared, self.recipe, self.splice = prepared, recipe, splice
         clean = cleaner(recipe.data.clean)
-        for path in files:
-            if not path.is_file():
-                raise DataError(f"the source text {path} is no file", "name files with --source, a sentence a line")
         self.readers = [Reader(path, clean) for path in files]
-        self.lines = [sum(1 for _ in reader) for reader in self.readers]
+        self.lines = [_count(reader) for reader in self.readers]
+        self.hashes = [sha256(reader.path) for reader in self.readers]
         deque(self._spliced(), 0)  # better now than after all others are decoded
 
     def __len__(self) -> int:
@@ -46,8 +45,8 @@ class Sources:
     def about(self) -> dict[str, Any]:
         """What there is besides the training pairs, for the manifest; empty where there is nothing."""
         files = [
-            {"path": str(reader.path.resolve()), "lines": lines, "sha256": sha256(reader.path)}
-            for reader, lines in zip(self.readers, self.lines, strict=True)
+            {"path": str(reader.path.resolve()), "lines": lines, "sha256": sha}
+            for reader, lines, sha in zip(self.readers, self.lines, self.hashes, strict=True)
         ]
         return ({"sources": files} if files else {}) | ({"spliced": self.splice} if self.splice else {})
 
@@ -55,7 +54,9 @@ class Sources:
         return (self.prepared.train.pair(index)[0].tolist() for index in range(len(self.prepared.train)))
 
     def _read(self) -> Iterator[list[int]]:
-        for reader in self.readers:
+        for reader, sha in zip(self.readers, self.hashes, strict=True):
+            if sha256(reader.path) != sha:
+                raise DataError(f"{reader.path} was changed meanwhile", "put back what it was, and go on with --resume")
             lines = iter(reader)
             while some := list(islice(lines, CHUNK_LINES)):
                 yield from self.prepared.tokenizers.source.encode(some)
@@ -70,3 +71,12 @@ class Sources:
             return Ragged.of([train.pair(index)[0].tolist() for index in range(start, stop)])
 
         yield from spliced(rows, len(train), self.splice, self.recipe.seed, self.recipe.data.max_tokens, never)
+
+
+def _count(reader: Reader) -> int:
+    if not reader.path.is_file():
+        raise DataError(f"the source text {reader.path} is no file", "it is read several times: no pipe, no stdin")
+    count = sum(1 for _ in reader)
+    if reader.bad_utf8:
+        raise DataError(f"{reader.path} has {reader.bad_utf8:,} lines that are not UTF-8", "mend it: iconv -t utf-8")
+    return count

@@ -10,6 +10,7 @@ where a student sees too few sources (compare Andreas, ACL 2020, who exchanges p
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from itertools import islice
 
 import numpy as np
 
@@ -17,8 +18,8 @@ from janus_cli.errors import DataError
 from janus_cli.text.encode import Ragged
 
 BLOCK_ROWS = 100_000  # sentences that are crossed with each other: bounds memory
-MOST_DRAWS = 1 << 16  # at once
-TRIES = 64  # for each sentence that is wanted; then the text has no more of them
+DRAWS = 1 << 10, 1 << 16  # at once: the least, the most
+WORTHWHILE = 0.01  # new ones among so many draws; where there are fewer, the text is taken to have no more
 
 
 def spliced(
@@ -26,7 +27,7 @@ def spliced(
 ) -> Iterator[list[int]]:
     """`count` new sentences, the same for the same arguments.
 
-    None equals one of its parents or another of its block; each has a token at least of its own from both.
+    Each has a token at least of its own from both its parents; none equals another or a sentence of its block.
 
     Args:
         rows: `rows(start, stop)` -> these of the sentences, of `size` in all.
@@ -36,57 +37,59 @@ def spliced(
     Raises:
         DataError: the text has not so many.
     """
-    for start in range(0, size, BLOCK_ROWS):
-        stop = min(start + BLOCK_ROWS, size)
-        wanted = count * stop // size - count * start // size
-        generator = np.random.Generator(np.random.PCG64([seed, start]))
-        yield from _block(rows(start, stop), wanted, generator, longest, set(never))
-
-
-def _block(
-    rows: Ragged, wanted: int, generator: np.random.Generator, longest: int, seen: set[bytes]
-) -> Iterator[list[int]]:
-    ends = np.cumsum(rows.lengths)
-    starts, row = ends - rows.lengths, np.repeat(np.arange(len(ends)), rows.lengths)
-    found = tries = 0
-    pairs = _Pairs(rows, np.arange(len(row)) - starts[row], rows.lengths[row])
-    while found < wanted:
-        if tries > TRIES * wanted or not len(pairs.cuts):
+    blocks = -(-size // BLOCK_ROWS)
+    for block in range(blocks):
+        start, stop, done, due = (total * at // blocks for total in (size, count) for at in (block, block + 1))
+        if done == due:
+            continue
+        generator = np.random.Generator(np.random.PCG64([seed, block]))
+        made = 0
+        for new in islice(_block(rows(start, stop), generator, longest, never), due - done):
+            yield new
+            made += 1
+        if made < due - done:
             raise DataError(
-                f"the text has too few sentences that share two neighbouring tokens: {found:,} of {wanted:,} were made",
+                "too few sentences share two neighbouring tokens: they give about "
+                f"{count * made // (due - done):,} new ones, fewer than {count:,}",
                 "ask for fewer with --splice",
             )
-        some = min(MOST_DRAWS, 2 * (wanted - found) + 64)
-        tries += some
-        for cut, other in pairs.draw(generator, some):
-            a, b = row[cut], row[other]
-            if a == b:
-                continue
-            new = np.concatenate([rows.values[starts[a] : cut], rows.values[other : ends[b]]])
-            parents = (rows.values[starts[parent] : ends[parent]] for parent in (a, b))
-            if len(new) > longest or new.tobytes() in seen or any(np.array_equal(new, parent) for parent in parents):
-                continue
-            seen.add(new.tobytes())
-            found += 1
-            yield new.tolist()
-            if found == wanted:
-                return
+
+
+def _block(rows: Ragged, generator: np.random.Generator, longest: int, never: Collection[bytes]) -> Iterator[list[int]]:
+    """New sentences until hardly any more are found."""
+    ends = np.cumsum(rows.lengths)
+    starts, row = ends - rows.lengths, np.repeat(np.arange(len(ends)), rows.lengths)
+    seen = {*never, *(rows.values[start:end].tobytes() for start, end in zip(starts, ends, strict=True))}
+    pairs = _Pairs(rows, row, starts)
+    count = found = DRAWS[0] if len(pairs.cuts) else 0
+    while found > WORTHWHILE * count:
+        count, found = min(DRAWS[1], 2 * count), 0
+        for cut, other in pairs.draw(generator, count):
+            new = np.concatenate([rows.values[starts[row[cut]] : cut], rows.values[other : ends[row[other]]]])
+            if len(new) <= longest and new.tobytes() not in seen:
+                seen.add(new.tobytes())
+                found += 1
+                yield new.tolist()
 
 
 class _Pairs:
-    """Where sentences can be cut: before two tokens that have others on both sides."""
+    """Where sentences can be cut: before two tokens that have others on both sides, and stand elsewhere as well."""
 
-    def __init__(self, rows: Ragged, place: np.ndarray, length: np.ndarray) -> None:
-        """place, length: (tokens,) int64, of each token in its sentence, and of that sentence."""
-        self.cuts = np.flatnonzero((place >= 1) & (place + 2 < length))
+    def __init__(self, rows: Ragged, row: np.ndarray, starts: np.ndarray) -> None:
+        """row: (tokens,) int64, the sentence of each token. starts: (sentences,) int64, their first tokens."""
+        place = np.arange(len(row)) - starts[row]
+        cuts = np.flatnonzero((place >= 1) & (place + 2 < rows.lengths[row]))
         values = rows.values.astype(np.int64)
-        shared = values[self.cuts] << 32 | values[self.cuts + 1]
-        self.order = shared.argsort(kind="stable")
-        self.first, self.behind = (np.searchsorted(shared[self.order], shared, side) for side in ("left", "right"))
+        shared = values[cuts] << 32 | values[cuts + 1]
+        _, group, sizes = np.unique(shared, return_inverse=True, return_counts=True)
+        among = np.asarray(sizes)[group]
+        self.cuts, self.among, group = cuts[among > 1], among[among > 1], group[among > 1]
+        self.row, self.order = row[self.cuts], group.argsort(kind="stable")
+        self.first = np.searchsorted(group[self.order], group)
 
     def draw(self, generator: np.random.Generator, count: int) -> Iterator[tuple[int, int]]:
-        """Pairs of places with the same two tokens: any place, and any that has what it has."""
+        """Pairs of places in two sentences with the same two tokens: any place, and any that has what it has."""
         left = generator.integers(len(self.cuts), size=count)
-        among = self.behind[left] - self.first[left]
-        right = self.order[self.first[left] + (generator.random(count) * among).astype(np.int64)]
-        yield from zip(self.cuts[left].tolist(), self.cuts[right].tolist(), strict=True)
+        right = self.order[self.first[left] + (generator.random(count) * self.among[left]).astype(np.int64)]
+        two = self.row[left] != self.row[right]
+        yield from zip(self.cuts[left[two]].tolist(), self.cuts[right[two]].tolist(), strict=True)

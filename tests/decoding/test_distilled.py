@@ -81,7 +81,8 @@ def test_the_rules_of_preprocessing_hold_and_what_they_drop_is_counted(
     assert entry["text"]["target"]["lines"] == 60
     assert made["distilled"]["at_limit"] == sum(
         len(row) >= min(3 * length + 10, recipe.model.max_length - 2)
-        for row, length in zip(rows, lengths.tolist(), strict=True)
+        for index, (row, length) in enumerate(zip(rows, lengths.tolist(), strict=True))
+        if index not in (longest, *others)
     )
     store = Store.open(Path("made/train.arrow"), "train")
     kept = [index for index in range(60) if index not in (longest, *others)]
@@ -199,6 +200,20 @@ def test_pairs_of_more_sources_stand_behind_those_of_training(data: tuple[Prepar
     assert [" ".join(map(str, store.pair(row)[0].tolist())) for row in range(68)] == kept
 
 
-def test_source_text_that_is_not_there(data: tuple[Prepared, Recipe]) -> None:
-    with pytest.raises(DataError, match="nowhere is no file"):
-        Sources(*data, [Path("nowhere")])
+def test_source_text_that_cannot_be_used(data: tuple[Prepared, Recipe]) -> None:
+    Path("latin.src").write_bytes("süß\n".encode("latin-1"))
+    for name, message in (("nowhere", "no file"), ("-", "no file"), ("latin.src", "1 lines that are not UTF-8")):
+        with pytest.raises(DataError, match=message):
+            Sources(*data, [Path(name)])
+
+
+def test_source_text_that_changes_while_it_is_decoded(data: tuple[Prepared, Recipe]) -> None:
+    prepared, recipe = data
+    Path("more.src").write_text("ab\n", encoding="utf-8")
+    sources = Sources(prepared, recipe, [Path("more.src")])
+    about = {"sha256": "0" * 64, "options": choose(recipe, {"mode": "ar"}).used, **sources.about()}
+    Path("hypotheses").write_text("".join(f"{line}\n" for line in sources), encoding="utf-8")
+    Path("more.src").write_text("cd\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"more\.src was changed meanwhile"):
+        distilled.write(sources, Path("hypotheses"), Path("made"), about, force=False)
+    assert not Path("made").exists()

@@ -41,15 +41,15 @@ def test_two_sentences_cross_where_they_share_two_tokens() -> None:
     ],
 )
 def test_what_cannot_be_crossed_is_said(rows: list[list[int]]) -> None:
-    with pytest.raises(DataError, match="0 of 1 were made") as caught:
+    with pytest.raises(DataError, match="about 0 new ones, fewer than 1") as caught:
         make(rows, 1)
     assert "--splice" in caught.value.hint
 
 
 def test_none_is_a_sentence_that_is_there_too_long_made_twice_or_forbidden() -> None:
-    with pytest.raises(DataError, match="2 of 3 were made"):
+    with pytest.raises(DataError, match="about 2 new ones, fewer than 3"):
         make(TWO, 3)
-    with pytest.raises(DataError, match="0 of 1 were made"):
+    with pytest.raises(DataError, match="about 0 new ones, fewer than 1"):
         make(TWO, 1, longest=5)
     never = [np.array([4, 5, 6, 7, 8, 3], np.int32).tobytes()]
     assert make(TWO, 1, never=never) == [(1, 2, 7, 8, 9, 9)]
@@ -80,11 +80,28 @@ def test_the_same_each_time_and_other_ones_with_another_seed() -> None:
     assert again() != again(seed=2)
 
 
+def test_no_sentence_of_the_text_comes_out() -> None:
+    rows = some_text(60)
+    assert not {tuple(row) for row in rows} & set(make(rows, 400))
+    third = [1, 2, 7, 8, 9, 9]
+    assert set(make([*TWO, third], 1)) == {(4, 5, 6, 7, 8, 3)}
+
+
+def test_a_few_places_among_many_are_found() -> None:
+    alone = [[number, number + 1, number + 2, number + 3] for number in range(100, 2000, 4)]
+    assert len(make([*alone, *TWO], 2)) == 2
+
+
+def test_more_than_there_are_is_said_soon() -> None:
+    with pytest.raises(DataError, match="fewer than 1,000,000"):
+        make(some_text(30), 1_000_000)
+
+
 def test_blocks_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(splice, "BLOCK_ROWS", 25)
-    rows = some_text(60)
+    rows = some_text(61)  # in blocks of 20, 20 and 21: none is too small
     made = make(rows, 31)
     assert len(made) == 31
-    assert made[:12] == make(rows[:25], 12)  # as from the block alone
-    seen = {tuple(row[-3:]) for row in rows[50:]}
-    assert [new[-3:] in seen for new in made[25:]] == [True] * 6
+    assert made[:10] == make(rows[:20], 10)  # as from the block alone
+    ends = {tuple(row[-3:]) for row in rows[40:]}
+    assert [new[-3:] in ends for new in made[20:]] == [True] * 11
