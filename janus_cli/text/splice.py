@@ -61,7 +61,7 @@ def _block(rows: Ragged, generator: np.random.Generator, longest: int, never: Co
     starts, row = ends - rows.lengths, np.repeat(np.arange(len(ends)), rows.lengths)
     seen = {*never, *(rows.values[start:end].tobytes() for start, end in zip(starts, ends, strict=True))}
     pairs = _Pairs(rows, row, starts)
-    count = found = DRAWS[0] if len(pairs.cuts) else 0
+    count = found = DRAWS[0] if len(pairs.several) else 0
     while found > WORTHWHILE * count:
         count, found = min(DRAWS[1], 2 * count), 0
         for cut, other in pairs.draw(generator, count):
@@ -73,23 +73,23 @@ def _block(rows: Ragged, generator: np.random.Generator, longest: int, never: Co
 
 
 class _Pairs:
-    """Where sentences can be cut: before two tokens that have others on both sides, and stand elsewhere as well."""
+    """Where sentences can be cut: before two tokens that have others on both sides."""
 
     def __init__(self, rows: Ragged, row: np.ndarray, starts: np.ndarray) -> None:
         """row: (tokens,) int64, the sentence of each token. starts: (sentences,) int64, their first tokens."""
         place = np.arange(len(row)) - starts[row]
-        cuts = np.flatnonzero((place >= 1) & (place + 2 < rows.lengths[row]))
+        self.cuts = np.flatnonzero((place >= 1) & (place + 2 < rows.lengths[row]))
+        self.row = row[self.cuts]
         values = rows.values.astype(np.int64)
-        shared = values[cuts] << 32 | values[cuts + 1]
-        _, group, sizes = np.unique(shared, return_inverse=True, return_counts=True)
-        among = np.asarray(sizes)[group]
-        self.cuts, self.among, group = cuts[among > 1], among[among > 1], group[among > 1]
-        self.row, self.order = row[self.cuts], group.argsort(kind="stable")
-        self.first = np.searchsorted(group[self.order], group)
+        shared = values[self.cuts] << 32 | values[self.cuts + 1]
+        self.order = shared.argsort(kind="stable")
+        self.first = np.searchsorted(shared[self.order], shared)
+        self.among = np.searchsorted(shared[self.order], shared, "right") - self.first
+        self.several = np.flatnonzero(self.among > 1)
 
     def draw(self, generator: np.random.Generator, count: int) -> Iterator[tuple[int, int]]:
         """Pairs of places in two sentences with the same two tokens: any place, and any that has what it has."""
-        left = generator.integers(len(self.cuts), size=count)
+        left = self.several[generator.integers(len(self.several), size=count)]
         right = self.order[self.first[left] + (generator.random(count) * self.among[left]).astype(np.int64)]
         two = self.row[left] != self.row[right]
         yield from zip(self.cuts[left[two]].tolist(), self.cuts[right[two]].tolist(), strict=True)
