@@ -43,9 +43,9 @@ def teacher(manifest: Mapping[str, Any]) -> str | None:
     found = manifest.get("distilled")
     if not found:
         return None
-    lines, made = sum(file["lines"] for file in found.get("sources", ())), found.get("spliced", 0)
-    more = [f"{lines:,} more sources"] * bool(lines) + [f"{made:,} spliced ones"] * bool(made)
-    return ", ".join([found["run"], f"checkpoint {found['checkpoint']}", f"beam {found['options']['beam']}", *more])
+    lines = sum(file["lines"] for file in found.get("sources", ()))
+    more = f", {lines:,} more sources" if lines else ""
+    return f"{found['run']}, checkpoint {found['checkpoint']}, beam {found['options']['beam']}{more}"
 
 
 def origin(manifest: Mapping[str, Any]) -> str | None:

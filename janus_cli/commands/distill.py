@@ -32,12 +32,6 @@ def distill(
         list[Path] | None,
         typer.Option("--source", metavar="FILE", help="Decode these lines as well: plain or .gz. Repeatable."),
     ] = None,
-    splice: Annotated[
-        int,
-        typer.Option(
-            "--splice", min=0, metavar="N", help="Decode N new sentences as well, crossed from training sources."
-        ),
-    ] = 0,
     beam: Annotated[
         int | None, typer.Option("--beam", min=1, metavar="N", help="Beam size; 1 is greedy. Default: the recipe's, 5.")
     ] = None,
@@ -60,9 +54,8 @@ def distill(
     Pairs that the recipe's data section would not let in (empty, too short or long, lengths too different, duplicates
     where it wants none) are dropped and counted; outputs that reached the longest length allowed are kept and counted.
 
-    A student that sees more sources learns its teacher better: --source names text without translation of the same
-    kind (Zhou & Keung 2020). Where there is none, --splice makes some: two training sources that share two
-    neighbouring tokens are crossed where they do, which gives odd, but close sentences.
+    --source names more text of the kind, which needs no translation: a student that sees more sources learns its
+    teacher better (Zhou & Keung 2020), if the teacher can translate them.
     The manifest.json says which weights wrote the targets, how, and from which data.
 
     Options left out are those of the recipe's decoding section; --set decoding.… changes the others, as in
@@ -73,7 +66,6 @@ def distill(
       janus distill
       janus distill runs/multi30k-ar
       janus distill multi30k-ar --checkpoint average-best5 --beam 4 --out data/multi30k-by-average.de-en
-      janus distill runs/multi30k-ar --splice 120000 --beam 1
       janus distill runs/iwslt14-ar --source more.de.gz
       janus train --recipe multi30k --objective cmlm --prepared data/multi30k-distilled.de-en --run runs/cmlm-distilled
     """
@@ -86,7 +78,7 @@ def distill(
     run_distilling(
         Request(
             run=run if named is None else named, checkpoint=checkpoint, out=out, device=device, threads=threads,
-            source=tuple(source or ()), splice=splice,
+            source=tuple(source or ()),
             given={name: value for name, value in given.items() if value is not None}, changes=tuple(changes or ()),
             resume=resume, force=force, dry_run=dry_run,
             words=typed(context, "named", "run", "checkpoint", "out", "resume", "force"),

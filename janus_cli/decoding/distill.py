@@ -39,7 +39,7 @@ ELSEWHERE = "name another folder with --out"
 class Request:
     """What the user asked for; see the options of `janus distill`.
 
-    source, splice: what to decode besides the training pairs; see `Sources`. given: options of the decoding section.
+    source: text to decode besides the training pairs. given: options of the decoding section.
     words: the command line's options but for the run, --checkpoint, --out, --resume and --force, to tell how to do it
     again.
     """
@@ -48,7 +48,6 @@ class Request:
     checkpoint: Path | None = None
     out: Path | None = None
     source: Sequence[Path] = ()
-    splice: int = 0
     given: Mapping[str, Any] = field(default_factory=dict)
     changes: Sequence[str] = ()
     device: str = "auto"
@@ -101,7 +100,7 @@ def _job(request: Request, device: torch.device, run: Run, folder: Path) -> Job:
     if not request.resume:  # whether a resumed one may replace it was said when it began
         must_be_free(out, force=request.force)
     prepared = _prepared(run, recipe)
-    sources = Sources(prepared, recipe, request.source, request.splice)
+    sources = Sources(prepared, recipe, request.source)
     weights, name = fingerprint(folder), checkpoint_name(run, folder)
     command = shlex.join(["janus", "distill", str(run.path), "--checkpoint", name, *request.words])
     about = {
@@ -113,9 +112,10 @@ def _job(request: Request, device: torch.device, run: Run, folder: Path) -> Job:
     files = _files(request, plan, out, about)
     if not request.dry_run:
         keep_freed_memory()
+    more = f" and {sum(sources.lines):,} lines of text" if sources.lines else ""
     console.say(
         f"{'would decode' if request.dry_run else 'decoding'} the {len(prepared.train):,} training sources of "
-        f"{prepared.folder}{_besides(sources)} with {run.path}, checkpoint {folder.name}: "
+        f"{prepared.folder}{more} with {run.path}, checkpoint {folder.name}: "
         + ", ".join(f"{name} {value}" for name, value in plan.used.items())
     )
     if files.resumed:
@@ -129,12 +129,6 @@ def _job(request: Request, device: torch.device, run: Run, folder: Path) -> Job:
     ids = Tokenizers(IdLines(tokenizers.source), IdLines(tokenizers.target), tokenizers.files)
     job.translator = Translator(model, ids, plan)
     return job
-
-
-def _besides(sources: Sources) -> str:
-    lines, made = sum(sources.lines), sources.splice
-    parts = [f"{lines:,} lines of text"] * bool(lines) + [f"{made:,} spliced sentences"] * bool(made)
-    return "".join(f" and {part}" for part in parts)
 
 
 def _plan(request: Request, run: Run, recipe: Recipe) -> Plan:
@@ -175,8 +169,6 @@ def _files(request: Request, plan: Plan, out: Path, about: Mapping[str, Any]) ->
     options["data"] = about["fingerprint"]
     if "sources" in about:
         options["source"] = {file["path"]: file["sha256"][:12] for file in about["sources"]}
-    if "spliced" in about:
-        options["splice"] = about["spliced"]
     again = f"{about['command']}{f' --out {shlex.quote(str(out))}' if request.out else ''} --resume"
     files = Unfinished({out: request.force}, (about["checkpoint"], about["sha256"]), options, again, ELSEWHERE)
     files.check(resume=request.resume, force=request.force)

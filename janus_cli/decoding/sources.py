@@ -1,8 +1,7 @@
-"""What a teacher is to decode: the sources of its training pairs, other text, and sentences made of the former."""
+"""What a teacher is to decode: the sources of its training pairs, and other text."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -12,35 +11,30 @@ from janus_cli.decoding.lines import Reader
 from janus_cli.errors import DataError
 from janus_cli.recipe import Recipe
 from janus_cli.text.corpus import CHUNK_LINES, cleaner, sha256
-from janus_cli.text.encode import Ragged
 from janus_cli.text.prepare import Prepared
-from janus_cli.text.splice import spliced
 
 
 class Sources:
     """Lines of ids, the same each time they are gone through.
 
-    First the sources of the training pairs, then the lines of each file (an empty one where a line is), then `splice`
-    new sentences out of the former, none of which is a source of valid or test.
+    First the sources of the training pairs, then the lines of each file (an empty one where a line is).
 
     Raises:
-        DataError: a file cannot be read, is not UTF-8 or was changed meanwhile; or the training text does not give so
-            many sentences.
+        DataError: a file cannot be read, is not UTF-8, or was changed meanwhile.
     """
 
-    def __init__(self, prepared: Prepared, recipe: Recipe, files: Sequence[Path] = (), splice: int = 0) -> None:
-        self.prepared, self.recipe, self.splice = prepared, recipe, splice
+    def __init__(self, prepared: Prepared, recipe: Recipe, files: Sequence[Path] = ()) -> None:
+        self.prepared, self.recipe = prepared, recipe
         clean = cleaner(recipe.data.clean)
         self.readers = [Reader(path, clean) for path in files]
         self.lines = [_count(reader) for reader in self.readers]
         self.hashes = [sha256(reader.path) for reader in self.readers]
-        deque(self._spliced(), 0)  # better now than after all others are decoded
 
     def __len__(self) -> int:
-        return len(self.prepared.train) + sum(self.lines) + self.splice
+        return len(self.prepared.train) + sum(self.lines)
 
     def __iter__(self) -> Iterator[str]:
-        return (" ".join(map(str, row)) for row in chain(self._trained(), self._read(), self._spliced()))
+        return (" ".join(map(str, row)) for row in chain(self._trained(), self._read()))
 
     def about(self) -> dict[str, Any]:
         """What there is besides the training pairs, for the manifest; empty where there is nothing."""
@@ -48,7 +42,7 @@ class Sources:
             {"path": str(reader.path.resolve()), "lines": lines, "sha256": sha}
             for reader, lines, sha in zip(self.readers, self.lines, self.hashes, strict=True)
         ]
-        return ({"sources": files} if files else {}) | ({"spliced": self.splice} if self.splice else {})
+        return {"sources": files} if files else {}
 
     def _trained(self) -> Iterator[list[int]]:
         return (self.prepared.train.pair(index)[0].tolist() for index in range(len(self.prepared.train)))
@@ -60,17 +54,6 @@ class Sources:
             lines = iter(reader)
             while some := list(islice(lines, CHUNK_LINES)):
                 yield from self.prepared.tokenizers.source.encode(some)
-
-    def _spliced(self) -> Iterator[list[int]]:
-        if not self.splice:
-            return
-        train, held_out = self.prepared.train, (self.prepared.valid, self.prepared.test)
-        never = {store.pair(index)[0].tobytes() for store in held_out if store for index in range(len(store))}
-
-        def rows(start: int, stop: int) -> Ragged:
-            return Ragged.of([train.pair(index)[0].tolist() for index in range(start, stop)])
-
-        yield from spliced(rows, len(train), self.splice, self.recipe.seed, self.recipe.data.max_tokens, never)
 
 
 def _count(reader: Reader) -> int:

@@ -226,18 +226,18 @@ def test_what_was_kept_is_neither_lost_nor_mixed(distill: Janus, stop: Stop) -> 
 
 def test_more_sources_stopped_and_gone_on_with(distill: Janus, stop: Stop) -> None:
     Path("more.src").write_text("ba du\nge\n" * 20)
-    more = ("--source", "more.src", "--splice", "30")
+    more = ("--source", "more.src")
     assert distill("ar", *SMALL, *more, "--out", "data/whole")[0] == 0
     about = manifest(Path("data/whole"))
-    assert about["splits"]["train"]["in"] == 298 + 40 + 30
-    assert (about["distilled"]["spliced"], about["distilled"]["sources"][0]["lines"]) == (30, 40)
+    assert about["splits"]["train"]["in"] == 298 + 40
+    assert about["distilled"]["sources"][0]["lines"] == 40
     stop(10, signal.SIGTERM)
     code, _, err = distill("ar", *SMALL, *more)
     assert code == 143
     assert "320 finished lines are kept" in err
     words = again(err)
-    code, _, err = distill(*[word for word in words if word not in ("--splice", "30")])
-    assert (code, "splice 30, now" in err) == (2, True)
+    code, _, err = distill(*[word for word in words if word not in more])
+    assert (code, "more.src" in err) == (2, True)
     Path("more.src").write_text("ba du\nga\n" * 20)
     code, _, err = distill(*words)
     assert (code, "more.src" in err) == (2, True)
@@ -251,7 +251,6 @@ def test_more_sources_stopped_and_gone_on_with(distill: Janus, stop: Stop) -> No
     ("arguments", "code", "message"),
     [
         (["ar", "--source", "nowhere"], 3, "the source text nowhere is no file"),
-        (["ar", "--splice", "999999"], 3, "too few sentences share two neighbouring tokens"),
         (["cmlm"], 2, "runs/cmlm was trained with objective cmlm: it has no autoregressive side"),
         (["ar", "--run", "janus"], 2, "both name a run"),
         (["nothing"], 2, "is no run"),

@@ -1,6 +1,5 @@
 """A teacher's ids as training targets: what is let in, what is counted, and what is no such file."""
 
-import dataclasses
 import gzip
 import json
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from janus_cli.decoding.sources import Sources
 from janus_cli.errors import DataError
 from janus_cli.recipe import Recipe
 from janus_cli.text.prepare import Prepared, open_prepared, prepare
-from janus_cli.text.store import Store, StoreWriter
+from janus_cli.text.store import Store
 
 CHANGES = [
     "data.synthetic.train=60", "data.synthetic.valid=2", "data.synthetic.test=2", "tokenizer.vocabulary=250",
@@ -145,7 +144,7 @@ def test_a_teacher_that_says_nothing(data: tuple[Prepared, Recipe]) -> None:
     assert not Path("made").exists()
 
 
-def test_more_sources_are_lines_of_files_and_spliced_ones(data: tuple[Prepared, Recipe]) -> None:
+def test_more_sources_are_lines_of_files(data: tuple[Prepared, Recipe]) -> None:
     prepared, recipe = data
     train, text = [str(row)[1:-1].replace(",", "") for row in targets(prepared)], prepared.tokenizers.source
     Path("more.src").write_text("ab cd\n\nab\n", encoding="utf-8")
@@ -153,51 +152,31 @@ def test_more_sources_are_lines_of_files_and_spliced_ones(data: tuple[Prepared, 
         file.write("cd ab")
     plain = Sources(prepared, recipe)
     assert (list(plain), len(plain), plain.about()) == (train, 60, {})
-    sources = Sources(prepared, recipe, [Path("more.src"), Path("more.src.gz")], splice=20)
+    sources = Sources(prepared, recipe, [Path("more.src"), Path("more.src.gz")])
     lines = list(sources)
-    assert len(sources) == len(lines) == 84
+    assert len(sources) == len(lines) == 64
     assert lines[:60] == train
-    assert lines[60:64] == IdLines(text).decode(text.encode(["ab cd", "", "ab", "cd ab"]))
-    made = lines[64:]
-    assert len(set(made) - set(train)) == 20
+    assert lines[60:] == IdLines(text).decode(text.encode(["ab cd", "", "ab", "cd ab"]))
     about = sources.about()
     assert [(Path(file["path"]).name, file["lines"]) for file in about["sources"]] == [
         ("more.src", 3),
         ("more.src.gz", 1),
     ]
-    assert about["spliced"] == 20
-    assert list(Sources(prepared, recipe, splice=20)) == [*train, *made]
-
-
-def test_spliced_sources_are_no_held_out_ones(data: tuple[Prepared, Recipe]) -> None:
-    prepared, recipe = data
-    made = list(Sources(prepared, recipe, splice=20))[60:]
-    assert prepared.test is not None
-    held_out = StoreWriter(
-        Path("other.arrow"), split="test", source_vocabulary=250, target_vocabulary=250, origin={}
-    )  # fmt: skip
-    with held_out as store:
-        store.add(IdLines(prepared.tokenizers.source).encode(made[:5]), [[5]] * 5)
-    test = Store.open(Path("other.arrow"), "test")
-    again = list(Sources(dataclasses.replace(prepared, test=test), recipe, splice=20))[60:]
-    assert len(again) == 20
-    assert not set(made[:5]) & set(again)
 
 
 def test_pairs_of_more_sources_stand_behind_those_of_training(data: tuple[Prepared, Recipe]) -> None:
     prepared, recipe = data
     Path("more.src").write_text("\n" + "ab " * 60 + "\nab cd\n", encoding="utf-8")
-    sources = Sources(prepared, recipe, [Path("more.src")], splice=7)
+    sources = Sources(prepared, recipe, [Path("more.src")])
     lines = list(sources)
     about = {"sha256": "0" * 64, "options": choose(recipe, {"mode": "ar"}).used, **sources.about()}
     Path("hypotheses").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     made = distilled.write(sources, Path("hypotheses"), Path("made"), about, force=False)
     entry = made["splits"]["train"]
-    assert (entry["in"], entry["kept"], entry["dropped"]) == (70, 68, {"empty": 1, "too_long": 1})
-    assert made["distilled"]["spliced"] == 7
+    assert (entry["in"], entry["kept"], entry["dropped"]) == (63, 61, {"empty": 1, "too_long": 1})
     store = Store.open(Path("made/train.arrow"), "train")
     kept = [line for line in lines if 0 < len(line.split()) <= 40]
-    assert [" ".join(map(str, store.pair(row)[0].tolist())) for row in range(68)] == kept
+    assert [" ".join(map(str, store.pair(row)[0].tolist())) for row in range(61)] == kept
 
 
 def test_source_text_that_cannot_be_used(data: tuple[Prepared, Recipe]) -> None:
