@@ -53,7 +53,7 @@ def write(sources: Sources, hypotheses: Path, out: Path, about: Mapping[str, Any
         all tokens allowed.
 
     Raises:
-        DataError: no pair is left, or `hypotheses` is damaged.
+        DataError: no pair is left, `hypotheses` is damaged, or a file of the sources was changed.
         UsageError: `out` is there and `force` is not given.
     """
     prepared, recipe = sources.prepared, sources.recipe

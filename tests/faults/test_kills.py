@@ -50,7 +50,7 @@ def whole(recipe: Path) -> str:
     return digest(go(recipe, "whole", "training.validate_every=100", "training.save_every=1") / "step-000008")
 
 
-@pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [12, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_each_step_of_the_commit_protocol(tiny_recipe: Path, every: int) -> None:
     """Some of the calls that touch the disk, the first and the last among them; all of them with -m slow."""
     expected = whole(tiny_recipe)
@@ -67,7 +67,7 @@ def test_killed_at_each_step_of_the_commit_protocol(tiny_recipe: Path, every: in
         assert not [left for left in Path("run/checkpoints").iterdir() if left.name.startswith(".")]
 
 
-@pytest.mark.parametrize("times", [4, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [2, pytest.param(30, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(tiny_recipe: Path, times: int) -> None:
     """Each time after training began, and with enough left to do for all of them."""
     changes = ("training.validate_every=1000", "training.save_every=1", f"training.updates={20 * times}")

@@ -55,7 +55,9 @@ def must_be_alike(one: Run, two: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-@pytest.mark.parametrize("objective", ["ar", "janus", "cmlmc", "cemat"])
+@pytest.mark.parametrize(
+    "objective", ["janus", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ar", "cmlmc", "cemat"))]
+)
 def test_two_ranks_equal_one_with_accumulation(tiny_recipe: Path, objective: str) -> None:
     """Same windows, same noise, counts over both ranks; odd last windows. No dropout: each rank draws its own."""
     one = alone(tiny_recipe, objective)
