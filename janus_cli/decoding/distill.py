@@ -112,7 +112,7 @@ def _job(request: Request, device: torch.device, run: Run, folder: Path) -> Job:
     files = _files(request, plan, out, about)
     if not request.dry_run:
         keep_freed_memory()
-    more = f" and {sum(sources.lines):,} lines of text" if sources.lines else ""
+    more = f" and {sources.lines:,} lines of text" if sources.lines else ""
     console.say(
         f"{'would decode' if request.dry_run else 'decoding'} the {len(prepared.train):,} training sources of "
         f"{prepared.folder}{more} with {run.path}, checkpoint {folder.name}: "
@@ -149,7 +149,7 @@ def _prepared(run: Run, recipe: Recipe) -> Prepared:
     """
     theirs = runs.read_json(run.manifest)
     recorded = Path(theirs.get("prepared", ""))
-    prepared = open_prepared(recipe, recorded if recorded.is_dir() else runs.prepared_dir(recipe), settable=False)
+    prepared = open_prepared(recipe, recorded if recorded.is_dir() else runs.prepared_dir(recipe))
     # Where the text lay when it was prepared may differ.
     made, used = (
         {name: split["fingerprint"] for name, split in manifest.get("splits", {}).items()}
@@ -179,7 +179,7 @@ def _decode(job: Job, translator: Translator) -> None:
     """Decodes the sources that are not done yet. A line of ids for each goes into the unfinished file."""
     begun, timing = job.files.point, translator.timing
     timing.sentences, timing.tokens, timing.passes = begun.lines, begun.tokens, begun.passes
-    sources = job.files.skipped(job.sources)
+    sources = job.files.skipped(map(distilled.as_line, job.sources))
     with console.progress("distilling", len(job.sources), start=begun.lines) as bar:
         translator.advance = bar.advance
         started = perf_counter()

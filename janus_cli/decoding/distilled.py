@@ -38,7 +38,11 @@ class IdLines:
         return [[int(word) for word in line.split()] for line in lines]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        return [" ".join(map(str, row)) for row in rows]
+        return list(map(as_line, rows))
+
+
+def as_line(ids: Sequence[int]) -> str:
+    return " ".join(map(str, ids))
 
 
 def write(sources: Sources, hypotheses: Path, out: Path, about: Mapping[str, Any], *, force: bool) -> dict[str, Any]:
@@ -107,19 +111,20 @@ class _Pairs:
             if file.read(1):
                 raise self._damaged()
 
-    def _chunk(self, inputs: Sequence[str], outputs: Sequence[bytes], rules: Rules) -> Encoded:
+    def _chunk(self, inputs: Sequence[list[int]], outputs: Sequence[bytes], rules: Rules) -> Encoded:
         try:
             rows = [[int(word) for word in line.split()] for line in outputs]
         except ValueError:
             raise self._damaged() from None
         if len(rows) != len(inputs) or any(not 0 <= index < self.size for row in rows for index in row):
             raise self._damaged()
-        source, target = Ragged.of([[int(word) for word in line.split()] for line in inputs]), Ragged.of(rows)
+        source, target = Ragged.of(inputs), Ragged.of(rows)
         longest = self.sources.recipe.model.max_length
         most = length_limit(torch.from_numpy(source.lengths), longest, self.options).numpy() - 1  # EOS
         kept, dropped = filter_pairs(source.lengths, target.lengths, set(), rules)
         self.at_limit += int((kept & (target.lengths >= most)).sum())
-        keys = [key(inputs[row], str(rows[row])) for row in np.flatnonzero(kept).tolist()] if rules.deduplicate else []
+        numbers = np.flatnonzero(kept).tolist() if rules.deduplicate else []
+        keys = [key(str(inputs[row]), str(rows[row])) for row in numbers]
         return Encoded(len(rows), source.keep(kept), target.keep(kept), keys, ([], []), dropped, 0)
 
     def _damaged(self) -> DataError:

@@ -3,63 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from janus_cli.decoding.lines import Reader
 from janus_cli.errors import DataError
 from janus_cli.recipe import Recipe
-from janus_cli.text.corpus import CHUNK_LINES, cleaner, sha256
+from janus_cli.text.corpus import Side, Split, check, chunks, cleaner, sha256
 from janus_cli.text.prepare import Prepared
 
 
 class Sources:
-    """Lines of ids, the same each time they are gone through.
-
-    First the sources of the training pairs, then the lines of each file (an empty one where a line is).
+    """Ids, the same each time they are gone through: the sources of the training pairs, then the lines of each file.
 
     Raises:
-        DataError: a file cannot be read, is not UTF-8, or was changed meanwhile.
+        DataError: a file cannot be used (see `corpus.check`), or was changed meanwhile.
     """
 
     def __init__(self, prepared: Prepared, recipe: Recipe, files: Sequence[Path] = ()) -> None:
         self.prepared, self.recipe = prepared, recipe
-        clean = cleaner(recipe.data.clean)
-        self.readers = [Reader(path, clean) for path in files]
-        self.lines = [_count(reader) for reader in self.readers]
-        self.hashes = [sha256(reader.path) for reader in self.readers]
+        self.files = [check(path, "stop") for path in files]
+
+    @property
+    def lines(self) -> int:
+        """Of all files."""
+        return sum(file.lines for file in self.files)
 
     def __len__(self) -> int:
-        return len(self.prepared.train) + sum(self.lines)
+        return len(self.prepared.train) + self.lines
 
-    def __iter__(self) -> Iterator[str]:
-        return (" ".join(map(str, row)) for row in chain(self._trained(), self._read()))
+    def __iter__(self) -> Iterator[list[int]]:
+        for index in range(len(self.prepared.train)):
+            yield self.prepared.train.pair(index)[0].tolist()
+        for file in self.files:
+            yield from self._read(file)
 
     def about(self) -> dict[str, Any]:
         """What there is besides the training pairs, for the manifest; empty where there is nothing."""
-        files = [
-            {"path": str(reader.path.resolve()), "lines": lines, "sha256": sha}
-            for reader, lines, sha in zip(self.readers, self.lines, self.hashes, strict=True)
-        ]
+        files = [{"path": str(file.path.resolve()), "lines": file.lines, "sha256": file.sha256} for file in self.files]
         return {"sources": files} if files else {}
 
-    def _trained(self) -> Iterator[list[int]]:
-        return (self.prepared.train.pair(index)[0].tolist() for index in range(len(self.prepared.train)))
-
-    def _read(self) -> Iterator[list[int]]:
-        for reader, sha in zip(self.readers, self.hashes, strict=True):
-            if sha256(reader.path) != sha:
-                raise DataError(f"{reader.path} was changed meanwhile", "put back what it was, and go on with --resume")
-            lines = iter(reader)
-            while some := list(islice(lines, CHUNK_LINES)):
-                yield from self.prepared.tokenizers.source.encode(some)
-
-
-def _count(reader: Reader) -> int:
-    if not reader.path.is_file():
-        raise DataError(f"the source text {reader.path} is no file", "it is read several times: no pipe, no stdin")
-    count = sum(1 for _ in reader)
-    if reader.bad_utf8:
-        raise DataError(f"{reader.path} has {reader.bad_utf8:,} lines that are not UTF-8", "mend it: iconv -t utf-8")
-    return count
+    def _read(self, file: Side) -> Iterator[list[int]]:
+        if sha256(file.path) != file.sha256:
+            raise DataError(f"{file.path} was changed meanwhile", "put back what it was, and go on with --resume")
+        clean = cleaner(self.recipe.data.clean)
+        for chunk in chunks(Split("train", file, None)):
+            lines = chunk.source.decode().split("\n")
+            yield from self.prepared.tokenizers.source.encode([clean(line.removesuffix("\r")) for line in lines])

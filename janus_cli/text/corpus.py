@@ -123,7 +123,7 @@ def check(path: Path, bad_utf8: BadUtf8) -> Side:
     except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
         raise DataError(f"{path} is damaged: {problem}", "fetch or compress it again") from None
     except OSError as problem:
-        raise DataError(f"{path} cannot be read: {problem.strerror}") from None
+        raise DataError(f"{path} cannot be read: {problem.strerror}", "name a text file, plain or .gz") from None
     if not lines:
         raise DataError(f"{path} is empty")
     if bom:
@@ -168,7 +168,7 @@ def _must_be_utf8(path: Path) -> None:
                 bad = f"byte 0x{line[problem.start]:02x} is not UTF-8 ({problem.reason})"
                 raise DataError(
                     f"{path}:{number}:{problem.start + 1}: {bad}",
-                    "convert the file (`iconv -t UTF-8`), or use --bad-utf8 skip or --bad-utf8 replace",
+                    "convert the file (`iconv -t UTF-8`); `janus preprocess` can also take --bad-utf8 skip or replace",
                 ) from None
 
 

@@ -31,7 +31,6 @@ from janus_cli.text.folder import LOCK, MANIFEST, whole_folder
 from janus_cli.text.splits import SplitWriter, encoders, reasons
 from janus_cli.text.store import Store
 from janus_cli.text.tokenizer import Tokenizers, load_tokenizers, train_tokenizers
-from janus_cli.yaml12 import parse_scalar
 
 FORMAT = 1
 LINES_WORTH_A_PROCESS = 50_000  # fewer are encoded before another process has started
@@ -156,14 +155,12 @@ class Prepared:
     test: Store | None
 
 
-def open_prepared(recipe: Recipe, folder: Path, *, settable: bool = True) -> Prepared:
+def open_prepared(recipe: Recipe, folder: Path) -> Prepared:
     """Opens what `prepare` made, and makes sure that it is whole, unchanged and made from this recipe's settings.
 
     Checked: the data and tokenizer sections; size and sha256 of every file; what `Store.open` checks; and that the
     text, where it still lies there, was not changed since. What was checked once, and is the very same file still, is
     not read again: a large store opens at once from the second time on.
-
-    settable: whoever is told that settings differ may change the recipe's with --set.
 
     Raises:
         DataError: any of it does not hold.
@@ -182,11 +179,10 @@ def open_prepared(recipe: Recipe, folder: Path, *, settable: bool = True) -> Pre
         known = checked.known(folder, manifest["files"])
         settings = list(_other_settings(recipe, manifest))
         changes = [f"{name} was {used!r}, the recipe says {asked!r}" for name, used, asked in settings]
-        others = [*_other_files(folder, manifest["files"], known), *_other_text(manifest)]
-        if settable and settings and not others:
-            words = " ".join(f"--set {shlex.quote(f'{name}={_as_typed(used)}')}" for name, used, _ in settings)
-            again = f"{again}; or, if it is what you want, add {words}"
-        changes += others
+        if settings:
+            words = (f"--set {shlex.quote(f'{name}={json.dumps(used)}')}" for name, used, _ in settings)
+            again = f"{again}; it was made with {' '.join(words)}"
+        changes += [*_other_files(folder, manifest["files"], known), *_other_text(manifest)]
         if changes:
             raise DataError(f"the prepared data in {folder} does not fit: {'; '.join(changes)}", again)
         stores = {
@@ -223,12 +219,6 @@ def _other_settings(recipe: Recipe, manifest: Mapping[str, Any]) -> Iterator[tup
         for key in sorted({*asked, *used} - {*(PLACES if section == "data" else ())}):
             if asked.get(key) != used.get(key):
                 yield f"{section}.{key}", used.get(key), asked.get(key)
-
-
-def _as_typed(value: Any) -> str:
-    """For --set, which reads YAML."""
-    plain = isinstance(value, str) and value and parse_scalar(value).value == value and value[0] not in "[{\"'"
-    return value if plain else json.dumps(value)
 
 
 def _other_files(folder: Path, files: Mapping[str, Any], checked_before: Collection[str]) -> Iterator[str]:

@@ -251,7 +251,7 @@ def test_more_sources_stopped_and_gone_on_with(distill: Janus, stop: Stop) -> No
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["ar", "--source", "nowhere"], 3, "the source text nowhere is no file"),
+        (["ar", "--source", "nowhere"], 3, "nowhere cannot be read: No such file"),
         (["cmlm"], 2, "runs/cmlm was trained with objective cmlm: it has no autoregressive side"),
         (["ar", "--run", "janus"], 2, "both name a run"),
         (["nothing"], 2, "is no run"),

@@ -16,10 +16,10 @@ class Names:
     size = 10
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
-        raise NotImplementedError
+        return [[index for word in line.split() for index, name in WORDS.items() if name == word] for line in lines]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        raise NotImplementedError
+        return [" ".join(self.pieces(row)) for row in rows]
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         return [WORDS[index] for index in ids]

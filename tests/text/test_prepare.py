@@ -490,7 +490,7 @@ def test_other_settings_are_named(
         open_prepared(recipe_for(corpus_folder, data=data, **tokenizer), tmp_path / "out")
     assert caught.value.hint.endswith(
         f"janus preprocess --recipe tiny --data-dir {corpus_folder} --out {tmp_path / 'out'} --force"
-        f"; or, if it is what you want, add {words}"
+        f"; it was made with {words}"
     )
     again = recipe_file.load("iwslt14", [word for word in shlex.split(words) if word != "--set"])
     assert (again.data.clean, again.tokenizer.joiner) == ((), "")
