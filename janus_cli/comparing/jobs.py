@@ -1,7 +1,7 @@
-"""Several trainings of a comparison at once, each in a process of its own.
+"""Several trainings at once, each in a process of its own.
 
-A process leaves all that it made on disk, where the comparison then finds it as after an earlier call. One small model
-leaves a GPU idle most of the time; on a CPU, trainings at once share the cores.
+A process leaves all that it made on disk, where the caller then finds it as after an earlier call. One small model
+leaves a GPU idle most of the time; on a CPU, two small ones of one thread each end before one after the other of two.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from janus_cli import console
-from janus_cli.comparing.entry import Entry, decoded, trained
 from janus_cli.errors import JanusError, Stopped
-from janus_cli.training.distributed import choose_device
-from janus_cli.training.session import Request, prepare_data
+from janus_cli.runs import Run
+from janus_cli.training.session import Request, prepare_data, run_training
 from janus_cli.training.signals import StopSignal
 
 if TYPE_CHECKING:
@@ -35,29 +33,35 @@ STATED = b'"step": '
 
 @dataclass(frozen=True)
 class Job:
-    """What one process does: trains an entry and decodes it. average, modes, outputs, device: as in `entry`."""
+    """What one process does. updates: how many its training may make, where that is known."""
 
-    entry: Entry
+    name: str
     training: Request
-    average: int
-    modes: Sequence[str]
-    outputs: Path
+    updates: int | None
 
-    def __call__(self) -> None:
-        """As a process of its own. What goes wrong is said by the comparison, which finds it, too; 1: no training."""
-        os.setsid()  # Ctrl-C reaches the comparison alone, which passes it on
-        threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
-        console.quiet = True
-        with suppress(Stopped):
-            outcome = trained(self.entry, self.training, self.average)
-            if outcome.checkpoint is None:
-                sys.exit(1)
-            with suppress(JanusError):
-                decoded(outcome, self.modes, self.outputs, choose_device(self.training.device))
+    @property
+    def run(self) -> Run:
+        assert self.training.run is not None, "each training has a folder of its own"
+        return Run(self.training.run)
+
+    def work(self) -> None:
+        """Raises a JanusError where the training fails; the caller, who tries once more, says it."""
+        run_training(self.training)
+
+
+def _process(job: Job) -> None:
+    os.setsid()  # Ctrl-C reaches the caller alone, which passes it on
+    threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
+    console.quiet = True
+    with suppress(Stopped):
+        try:
+            job.work()
+        except JanusError:
+            sys.exit(1)
 
 
 def _end_with(parent: BaseProcess | None) -> None:
-    """If the comparison is killed, this process stops, too, and saves."""
+    """If the caller is killed, this process stops, too, and saves."""
     if parent is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
@@ -70,7 +74,7 @@ def run(jobs: Sequence[Job], at_once: int) -> set[str]:
         Stopped: a signal came; it was passed on, and every training saved.
     """
     for job in jobs:  # not by several of them at once
-        with suppress(JanusError):  # said by the comparison
+        with suppress(JanusError):  # said by the caller
             prepare_data(job.training)
     running: dict[SpawnProcess, Job] = {}
     try:
@@ -85,29 +89,34 @@ def run(jobs: Sequence[Job], at_once: int) -> set[str]:
 def _run(jobs: Sequence[Job], at_once: int, running: dict[SpawnProcess, Job]) -> set[str]:
     spawn, waiting = get_context("spawn"), deque(jobs)  # CUDA does not outlive a fork
     failed = set()
-    with StopSignal() as stop, console.progress("trainings", len(jobs)) as bar:
+    steps = {job.name: _step(job.run) if job.training.resume else 0 for job in jobs}
+    known = [job.updates for job in jobs if job.updates is not None]
+    total = sum(known) if len(known) == len(jobs) else None
+    with StopSignal() as stop, console.progress("updates", total, start=sum(steps.values())) as bar:
         while waiting or running:
             while waiting and len(running) < at_once:
                 job = waiting.popleft()
-                process = spawn.Process(target=job, name=job.entry.name)
+                process = spawn.Process(target=_process, args=(job,), name=job.name)
                 process.start()
                 running[process] = job
             connection.wait([process.sentinel for process in running], LOOK_EVERY)
+            steps |= {job.name: _step(job.run) for job in running.values()}
             for process in [process for process in running if not process.is_alive()]:
-                name = running.pop(process).entry.name
-                bar.advance(1)
+                name = running.pop(process).name
                 if process.exitcode:
                     failed.add(name)
                     console.warn(f"{name} ended with exit code {process.exitcode}; it is tried once more, alone")
-            bar.advance(0, ", ".join(f"{job.entry.name} {_step(job.entry):,}" for job in running.values()))
+            ended = len(jobs) - len(waiting) - len(running)
+            now = [f"{job.name} {steps[job.name]:,}" for job in running.values()]
+            bar.advance(sum(steps.values()) - bar.done, ", ".join([f"{ended} of {len(jobs)} trainings ended", *now]))
             if stop.number:
                 raise Stopped(stop.number, "stopped; every training that ran was saved", "the same command goes on")
     return failed
 
 
-def _step(entry: Entry) -> int:
+def _step(run: Run) -> int:
     """The last update that the log of a training tells of."""
-    with suppress(OSError, ValueError), entry.run.log.open("rb") as log:
+    with suppress(OSError, ValueError), run.log.open("rb") as log:
         log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
         *_, last = log.read().split(STATED)
         return int(last.split(b",")[0].split(b"}")[0])

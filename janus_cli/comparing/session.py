@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +22,7 @@ from janus_cli.benching.modes import matching, select
 from janus_cli.comparing import jobs, report, systems
 from janus_cli.comparing.entry import SPLIT, Entry, Outcome, decoded, trained
 from janus_cli.decoding.where import find_split
-from janus_cli.errors import DataError, UsageError
+from janus_cli.errors import DataError, JanusError, UsageError
 from janus_cli.recipe import (
     BENCH_REPEATS,
     BENCH_WARMUP,
@@ -181,11 +182,29 @@ def _training_request(request: Request, entry: Entry) -> session.Request:
     )  # fmt: skip
 
 
-def _job(request: Request, entry: Entry, folder: Path, at_once: int) -> jobs.Job:
+@dataclass(frozen=True)
+class _Job(jobs.Job):
+    """Trains an entry and decodes it, in one of several processes. average, modes, outputs: as in `entry`."""
+
+    entry: Entry
+    average: int
+    modes: Sequence[str]
+    outputs: Path
+
+    def work(self) -> None:
+        outcome = trained(self.entry, self.training, self.average)
+        if outcome.checkpoint is None:
+            sys.exit(1)
+        with suppress(JanusError):
+            decoded(outcome, self.modes, self.outputs, choose_device(self.training.device))
+
+
+def _job(request: Request, entry: Entry, folder: Path, at_once: int) -> _Job:
     """What one of several processes does; without --threads they share the cores."""
     threads = request.threads or max(1, machine.usable_cores() // at_once)
     training = replace(_training_request(request, entry), threads=threads)
-    return jobs.Job(entry, training, request.average, request.modes, folder / "outputs")
+    steps = _settings(request)["steps"]
+    return _Job(entry.name, training, steps, entry, request.average, request.modes, folder / "outputs")
 
 
 def _about(request: Request, recipe: Recipe, outcomes: Sequence[Outcome], device: torch.device) -> dict[str, Any]:

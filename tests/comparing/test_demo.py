@@ -1,0 +1,54 @@
+"""`janus demo`: three trainings, together or one after the other, and one table."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from janus_cli.benching import machine
+from janus_cli.comparing.demo import TITLES, run_demo
+from janus_cli.errors import DataError
+from tests.faults import processes
+
+SMALL = (
+    "data.synthetic={train: 64, valid: 8, test: 8}", "tokenizer.vocabulary=120", "model.width=16",
+    "model.feedforward=32", "model.heads=2", "training.updates=3", "training.warmup=1", "training.save_every=3",
+)  # fmt: skip
+
+
+def quality(table: str) -> list[list[str]]:
+    """The rows of the table without their speed."""
+    return [[cell.strip() for cell in line.split("│")[1:-2]] for line in table.splitlines() if line.startswith("│")]
+
+
+def test_together_or_one_after_the_other(
+    empty_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables, weights = [], []
+    for cores, force in ((1, False), (2, True)):
+        monkeypatch.setattr(machine, "usable_cores", lambda cores=cores: cores)
+        run_demo(changes=SMALL, seed=None, threads=1, force=force)
+        said = capsys.readouterr()
+        tables.append(quality(said.out))
+        weights.append(
+            [processes.digest(Path(f"runs/demo-{name}/checkpoints/last")) for name in TITLES]
+        )
+        assert ("2 at a time" in said.err) == (cores == 2)
+        assert said.err.count("is finished after 3 updates") == (3 if cores == 2 else 0)
+    assert [row[:2] for row in tables[0]] == [
+        ["Transformer", "AR, greedy"],
+        *(["CMLM", f"NAR, {passes}"] for passes in ("1 pass", "4 passes", "10 passes")),
+        ["JANUS", "AR, greedy"],
+        *(["JANUS", f"NAR, {passes}"] for passes in ("1 pass", "4 passes", "10 passes")),
+    ]
+    assert all(re.fullmatch(r"\d+\.\d", row[2]) for row in tables[0])
+    assert tables[0] == tables[1]
+    assert weights[0] == weights[1]
+
+
+def test_data_of_other_settings(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "usable_cores", lambda: 1)
+    run_demo(changes=SMALL, seed=None, threads=1, force=False)
+    with pytest.raises(DataError) as caught:
+        run_demo(changes=(*SMALL, "tokenizer.vocabulary=100"), seed=None, threads=1, force=True)
+    assert "janus demo --force" in caught.value.hint
