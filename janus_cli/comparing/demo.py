@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from janus_cli.scoring.metrics import corpus_bleu
 from janus_cli.text.synthetic import is_valid, translations
 from janus_cli.text.tokenizer import load_tokenizers
 from janus_cli.training.checkpoint import load_model
-from janus_cli.training.session import Request, run_training
+from janus_cli.training.session import Request, prepare_data, run_training
 
 ITERATIONS = (1, 4, 10)
 TITLES = {"ar": "Transformer", "cmlm": "CMLM", "janus": "JANUS"}
@@ -40,19 +41,29 @@ class Row:
 
 
 def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, force: bool) -> None:
-    """Trains what is not trained yet, prints the table on stdout and everything else on stderr."""
+    """Trains what is not trained yet, prints the table on stdout and everything else on stderr.
+
+    As many trainings at once as there are cores for. threads: of each; in layers as small as these a second one makes
+    nothing faster.
+    """
     started = time.monotonic()
-    asked = Request(recipe="demo", changes=tuple(changes), seed=seed, threads=threads, device="cpu")
-    at_once = min(machine.usable_cores(), len(TITLES))
-    failed = set(TITLES)
+    asked = Request(recipe="demo", changes=tuple(changes), seed=seed, threads=threads or 1, device="cpu", force=force)
+    at_once = min(machine.usable_cores() // (threads or 1), len(TITLES))
+    requests = {objective: _request(asked, objective) for objective in TITLES}
+    waiting = set(TITLES)
     if at_once > 1:
+        for request in requests.values():
+            _check(request)
         console.say(f"training {', '.join(TITLES.values())}, {at_once} at a time")
-        failed = jobs.run([_job(asked, objective, force) for objective in reversed(TITLES)], at_once)  # longest first
-    trained = {}
-    for number, objective in enumerate(TITLES, 1):
-        console.say(f"\n[{number} of {len(TITLES)}] {TITLES[objective]}")
-        again = force and objective in failed  # else a process has begun it anew
-        trained[objective] = _train(_training(asked, objective, again))
+        updates = recipe_file.load("demo", changes).training.updates
+        longest_first = [jobs.Job(objective, requests[objective], updates) for objective in reversed(TITLES)]
+        waiting = jobs.run(longest_first, at_once)
+    for number, (objective, request) in enumerate(requests.items(), 1):
+        if objective in waiting:
+            console.say(f"\n[{number} of {len(TITLES)}] {TITLES[objective]}")
+            with _explained():
+                run_training(request)
+    trained = {objective: _run_of(objective) for objective in TITLES}
     rows = [row for objective, run in trained.items() for row in _rows(objective, run)]
     console.say("")
     console.table(
@@ -67,21 +78,26 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
     )
 
 
-def _training(asked: Request, objective: str, force: bool) -> Request:
-    run = Run(runs.RUNS / f"demo-{objective}")
-    return replace(asked, objective=objective, run=run.path, force=force, resume=run.recipe.exists() and not force)
+def _run_of(objective: str) -> Run:
+    return Run(runs.RUNS / f"demo-{objective}")
 
 
-def _job(asked: Request, objective: str, force: bool) -> jobs.Job:
-    """One of several processes. Each has one thread: two make nothing faster in layers as small as these."""
-    updates = recipe_file.load("demo", asked.changes, objective).training.updates
-    training = _training(replace(asked, threads=asked.threads or 1), objective, force)
-    return jobs.Job(objective, training, updates)
+def _request(asked: Request, objective: str) -> Request:
+    run = _run_of(objective)
+    return replace(asked, objective=objective, run=run.path, resume=run.recipe.exists() and not asked.force)
 
 
-def _train(request: Request) -> Run:
+def _check(request: Request) -> None:
+    """Makes the data and finds what would stop the training, before others are under way."""
+    with _explained():
+        prepare_data(request)
+        run_training(replace(request, dry_run=True))
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
     try:
-        return run_training(request)
+        yield
     except (CheckpointError, DataError) as problem:
         raise type(problem)(problem.message, "begin anew: rm -r data/demo.*; janus demo --force") from None
 

@@ -1,7 +1,7 @@
 """Several trainings at once, each in a process of its own.
 
 A process leaves all that it made on disk, where the caller then finds it as after an earlier call. One small model
-leaves a GPU idle most of the time; on a CPU, two small ones of one thread each end before one after the other of two.
+leaves a GPU idle most of the time, and a second CPU core, too.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -48,16 +49,28 @@ class Job:
         """Raises a JanusError where the training fails; the caller, who tries once more, says it."""
         run_training(self.training)
 
+    def step(self, begun: float) -> int:
+        """The last update that the log tells of; of a training begun anew, once its own log is there.
+
+        begun: when the jobs did, in seconds as `time.time` has them.
+        """
+        with suppress(OSError, ValueError), self.run.log.open("rb") as log:
+            if self.training.force and os.fstat(log.fileno()).st_mtime < begun:
+                return 0
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
+            *_, last = log.read().split(STATED)
+            return int(last.split(b",")[0].split(b"}")[0])
+        return 0
+
 
 def _process(job: Job) -> None:
     os.setsid()  # Ctrl-C reaches the caller alone, which passes it on
     threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
     console.quiet = True
-    with suppress(Stopped):
-        try:
-            job.work()
-        except JanusError:
-            sys.exit(1)
+    try:
+        job.work()
+    except JanusError:  # also one that saved and stopped
+        sys.exit(1)
 
 
 def _end_with(parent: BaseProcess | None) -> None:
@@ -86,21 +99,29 @@ def run(jobs: Sequence[Job], at_once: int) -> set[str]:
             process.join()
 
 
+def _started(job: Job) -> SpawnProcess:
+    process = get_context("spawn").Process(target=_process, args=(job,), name=job.name)  # CUDA does not outlive a fork
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which it inherits: not before `setsid` either
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return process
+
+
 def _run(jobs: Sequence[Job], at_once: int, running: dict[SpawnProcess, Job]) -> set[str]:
-    spawn, waiting = get_context("spawn"), deque(jobs)  # CUDA does not outlive a fork
+    waiting, begun = deque(jobs), time.time()
     failed = set()
-    steps = {job.name: _step(job.run) if job.training.resume else 0 for job in jobs}
+    steps = {job.name: job.step(begun) for job in jobs}
     known = [job.updates for job in jobs if job.updates is not None]
     total = sum(known) if len(known) == len(jobs) else None
     with StopSignal() as stop, console.progress("updates", total, start=sum(steps.values())) as bar:
         while waiting or running:
             while waiting and len(running) < at_once:
                 job = waiting.popleft()
-                process = spawn.Process(target=_process, args=(job,), name=job.name)
-                process.start()
-                running[process] = job
+                running[_started(job)] = job
             connection.wait([process.sentinel for process in running], LOOK_EVERY)
-            steps |= {job.name: _step(job.run) for job in running.values()}
+            steps |= {job.name: job.step(begun) for job in running.values()}
             for process in [process for process in running if not process.is_alive()]:
                 name = running.pop(process).name
                 if process.exitcode:
@@ -110,14 +131,8 @@ def _run(jobs: Sequence[Job], at_once: int, running: dict[SpawnProcess, Job]) ->
             now = [f"{job.name} {steps[job.name]:,}" for job in running.values()]
             bar.advance(sum(steps.values()) - bar.done, ", ".join([f"{ended} of {len(jobs)} trainings ended", *now]))
             if stop.number:
-                raise Stopped(stop.number, "stopped; every training that ran was saved", "the same command goes on")
+                again = " without --force" if any(job.training.force for job in jobs) else ""
+                raise Stopped(
+                    stop.number, "stopped; every training that ran was saved", f"the same command{again} goes on"
+                )
     return failed
-
-
-def _step(run: Run) -> int:
-    """The last update that the log of a training tells of."""
-    with suppress(OSError, ValueError), run.log.open("rb") as log:
-        log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
-        *_, last = log.read().split(STATED)
-        return int(last.split(b",")[0].split(b"}")[0])
-    return 0

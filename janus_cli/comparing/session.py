@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -194,7 +193,7 @@ class _Job(jobs.Job):
     def work(self) -> None:
         outcome = trained(self.entry, self.training, self.average)
         if outcome.checkpoint is None:
-            sys.exit(1)
+            raise JanusError(outcome.failed["training"])
         with suppress(JanusError):
             decoded(outcome, self.modes, self.outputs, choose_device(self.training.device))
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from janus_cli.benching import machine
+from janus_cli.comparing import jobs
 from janus_cli.comparing.demo import TITLES, run_demo
-from janus_cli.errors import DataError
+from janus_cli.errors import CheckpointError, DataError
 from tests.faults import processes
 
 SMALL = (
@@ -22,19 +23,19 @@ def quality(table: str) -> list[list[str]]:
 
 
 def test_together_or_one_after_the_other(
-    empty_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tables, weights = [], []
-    for cores, force in ((1, False), (2, True)):
+    for cores in (1, 2):
+        (tmp_path / str(cores)).mkdir()
+        monkeypatch.chdir(tmp_path / str(cores))
         monkeypatch.setattr(machine, "usable_cores", lambda cores=cores: cores)
-        run_demo(changes=SMALL, seed=None, threads=1, force=force)
+        run_demo(changes=SMALL, seed=None, threads=None, force=False)
         said = capsys.readouterr()
         tables.append(quality(said.out))
-        weights.append(
-            [processes.digest(Path(f"runs/demo-{name}/checkpoints/last")) for name in TITLES]
-        )
+        weights.append([processes.digest(Path(f"runs/demo-{name}/checkpoints/last")) for name in TITLES])
         assert ("2 at a time" in said.err) == (cores == 2)
-        assert said.err.count("is finished after 3 updates") == (3 if cores == 2 else 0)
+        assert ("[1 of 3]" in said.err) == (cores == 1)
     assert [row[:2] for row in tables[0]] == [
         ["Transformer", "AR, greedy"],
         *(["CMLM", f"NAR, {passes}"] for passes in ("1 pass", "4 passes", "10 passes")),
@@ -46,9 +47,22 @@ def test_together_or_one_after_the_other(
     assert weights[0] == weights[1]
 
 
-def test_data_of_other_settings(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("changes", "force", "hint"),
+    [
+        (["tokenizer.vocabulary=100"], True, "janus demo --force"),
+        (["model.width=32"], False, "janus demo --force"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_trained(
+    changes: list[str], force: bool, hint: str, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(machine, "usable_cores", lambda: 1)
-    run_demo(changes=SMALL, seed=None, threads=1, force=False)
-    with pytest.raises(DataError) as caught:
-        run_demo(changes=(*SMALL, "tokenizer.vocabulary=100"), seed=None, threads=1, force=True)
-    assert "janus demo --force" in caught.value.hint
+    run_demo(changes=SMALL, seed=None, threads=None, force=False)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+    monkeypatch.setattr(jobs, "run", lambda *_: pytest.fail("trains"))
+    logs = [Path(f"runs/demo-{name}/log.jsonl").read_bytes() for name in TITLES]
+    with pytest.raises((CheckpointError, DataError)) as caught:
+        run_demo(changes=(*SMALL, *changes), seed=None, threads=None, force=force)
+    assert hint in caught.value.hint
+    assert [Path(f"runs/demo-{name}/log.jsonl").read_bytes() for name in TITLES] == logs
