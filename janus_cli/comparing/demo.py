@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from janus_cli import console, recipe_file, runs
 from janus_cli.benching import machine
 from janus_cli.comparing import jobs
@@ -46,7 +48,7 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
     As many trainings at once as there are cores for. threads: of each; in layers as small as these a second one makes
     nothing faster.
     """
-    started = time.monotonic()
+    started, decoding_threads = time.monotonic(), threads or torch.get_num_threads()
     asked = Request(recipe="demo", changes=tuple(changes), seed=seed, threads=threads or 1, device="cpu", force=force)
     at_once = min(machine.usable_cores() // (threads or 1), len(TITLES))
     requests = {objective: _request(asked, objective) for objective in TITLES}
@@ -64,6 +66,7 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
             with _explained():
                 run_training(request)
     trained = {objective: _run_of(objective) for objective in TITLES}
+    torch.set_num_threads(decoding_threads)
     rows = [row for objective, run in trained.items() for row in _rows(objective, run)]
     console.say("")
     console.table(
