@@ -187,7 +187,7 @@ class Training(Knobs):
     save_every: Positive = 2000
     keep_last: Positive = 10
     keep_best: Count = 5
-    best_metric: str = "auto"  # a name from the validation log; auto: bleu_ar, or bleu_nar without an AR side
+    best_metric: str = "auto"  # a name from the validation log; auto: bleu_ar, else bleu_nar; bleu: the mean of both
     patience: Count = 0  # validations without a better best_metric before stopping; 0 never stops early
     valid_sentences: Positive = 500  # decoded at each validation; losses use the whole split
     max_bad_steps: Positive = 20  # non-finite steps in a row before exit 5

@@ -154,7 +154,7 @@ def _terms(found: Sequence[Findings], looks: Sequence[Look]) -> list[Html]:
 
 def _bleu(found: Sequence[Findings], looks: Sequence[Look]) -> list[Html]:
     valid = _all(found, "valid")
-    names = sorted({name for curves in valid for name in curves if name.startswith("bleu")})
+    names = sorted({name for curves in valid for name in curves if name.startswith("bleu_")})
     drawn = [html.figure(name, plots.curves([], _drawn(looks, valid, name), "BLEU")) for name in names]
     rows = []
     for each, curves in zip(found, valid, strict=True):

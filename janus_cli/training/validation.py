@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +32,7 @@ def best_metric(recipe: Recipe) -> str:
         UsageError: training.best_metric is no number that this objective's validation gives.
     """
     objective, chosen = OBJECTIVES[recipe.objective.name], recipe.training.best_metric
-    names = [*(f"bleu_{side}" for side in objective.sides), "loss", *objective.terms_with(recipe.objective)]
+    names = [*(f"bleu_{side}" for side in objective.sides), "bleu", "loss", *objective.terms_with(recipe.objective)]
     if chosen != "auto" and chosen not in names:
         raise UsageError(
             f"training.best_metric {chosen} is no validation metric of objective {recipe.objective.name}",
@@ -49,7 +50,7 @@ def better(metric: str, value: float, than: float | None) -> bool:
 
 def validate(model: Transformer, recipe: Recipe, prepared: Prepared, device: torch.device) -> dict[str, float]:
     """Terms in nats per unit, without label smoothing and with the same noise every time; BLEU of greedy AR and of
-    mask-predict with the recipe's iterations and a length beam of 1."""
+    mask-predict with the recipe's iterations and a length beam of 1, and as `bleu` the mean of these sides."""
     metrics = _terms(model, recipe, prepared, device)
     objective = OBJECTIVES[recipe.objective.name]
     rows = np.arange(min(recipe.training.valid_sentences, len(prepared.valid)))
@@ -67,7 +68,7 @@ def validate(model: Transformer, recipe: Recipe, prepared: Prepared, device: tor
             _place(decoded[side], some.tolist(), generate(model, source, side, options, ar_stream))
     for name, ids in decoded.items():
         metrics[f"bleu_{name}"] = corpus_bleu(prepared.tokenizers.target.decode(ids), [references])
-    return metrics
+    return {**metrics, "bleu": fmean(metrics[f"bleu_{side}"] for side in objective.sides)}
 
 
 def _place(into: list[list[int]], rows: Sequence[int], outputs: list[list[Output]]) -> None:

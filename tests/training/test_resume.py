@@ -158,6 +158,21 @@ def test_early_stopping_and_best(tiny_recipe: Path, monkeypatch: pytest.MonkeyPa
     assert sorted(folder.name for folder in run.checkpoints.glob("step-*")) == ["step-000002", "step-000004"]
 
 
+@pytest.mark.parametrize(("objective", "number"), [("ar", 1), ("cmlm", 1), ("janus", 2)])
+def test_bleu_as_best_metric_is_the_mean_of_the_sides(tiny_recipe: Path, objective: str, number: int) -> None:
+    changes = ("training.best_metric=bleu", "training.validate_every=2", "training.updates=4")
+    run = go(tiny_recipe, "run", *changes, objective=objective)
+    log = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
+    judged = [entry for entry in log if entry["kind"] == "valid"]
+    assert len(judged) == 2
+    for entry in judged:
+        sides = [entry[name] for name in entry if name.startswith("bleu_")]
+        assert len(sides) == number
+        assert entry["bleu"] == pytest.approx(sum(sides) / len(sides))
+    state = json.loads((run.checkpoints / "last" / "state.json").read_text())
+    assert state["best"] == max(entry["bleu"] for entry in judged)
+
+
 def test_an_unknown_best_metric_is_named(tiny_recipe: Path) -> None:
     with pytest.raises(UsageError, match="rouge is no validation metric"):
         go(tiny_recipe, "run", "training.best_metric=rouge")
