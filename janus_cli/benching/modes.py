@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,15 @@ from janus_cli.errors import UsageError
 from janus_cli.recipe import BENCH_BEAMS, BENCH_BLOCKS, BENCH_ITERS, BENCH_LENGTH_BEAMS, Recipe
 
 MODES = ("ar", "nar", "semi", "spec")
+NUMBERED = re.compile(
+    r"ar\.beam(?P<beam>[1-9]\d*)|nar(?P<iters>[1-9]\d*)\.lb(?P<length_beam>[1-9]\d*)(\.rerank)?|semi(?P<block>[1-9]\d*)"
+)
+SPECIAL: Mapping[str, dict[str, Any]] = {
+    "nar.eos": {"mode": "nar"},  # without lengths: one pass, up to EOS
+    "spec": {"mode": "spec", "redraft": "nar"},
+    "spec.redraft-ar": {"mode": "spec", "redraft": "ar"},
+    "spec.redraft-joint": {"mode": "spec", "redraft": "joint"},
+}
 
 
 @dataclass(frozen=True)
@@ -22,33 +32,38 @@ class Selection:
     left_out: Mapping[str, str]
 
 
-def wanted() -> dict[str, dict[str, Any]]:
-    """The label and the decoding options of every row that a table can have. Labels are those of `Plan.label`."""
-    rows: dict[str, dict[str, Any]] = {f"ar.beam{beam}": {"mode": "ar", "beam": beam} for beam in BENCH_BEAMS}
+def wanted(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """The label and the decoding options of every row that a table has by itself, and of those named that have other
+    numbers, as ar.beam4 or nar6.lb3.rerank. Labels are those of `Plan.label`."""
+    labels = [f"ar.beam{beam}" for beam in BENCH_BEAMS]
     for iters in BENCH_ITERS:
         for width in BENCH_LENGTH_BEAMS:
-            options = {"mode": "nar", "iters": iters, "length_beam": width}
-            rows[f"nar{iters}.lb{width}"] = {**options, "rerank": "none"}
-            if width > 1:
-                rows[f"nar{iters}.lb{width}.rerank"] = {**options, "rerank": "ar"}
-    rows["nar.eos"] = {"mode": "nar"}  # without lengths: one pass, up to EOS
-    rows |= {f"semi{block}": {"mode": "semi", "block": block} for block in BENCH_BLOCKS}
-    return rows | {
-        "spec": {"mode": "spec", "redraft": "nar"},
-        "spec.redraft-ar": {"mode": "spec", "redraft": "ar"},
-        "spec.redraft-joint": {"mode": "spec", "redraft": "joint"},
-    }
+            labels += [f"nar{iters}.lb{width}", *[f"nar{iters}.lb{width}.rerank"] * (width > 1)]
+    labels += ["nar.eos", *(f"semi{block}" for block in BENCH_BLOCKS), *SPECIAL]
+    labels += [name for name in names if NUMBERED.fullmatch(name)]
+    return {label: SPECIAL[label] if label in SPECIAL else _written(label) for label in labels}
+
+
+def _written(label: str) -> dict[str, Any]:
+    """The options of a label with numbers in it."""
+    found = NUMBERED.fullmatch(label)
+    assert found is not None, label
+    options: dict[str, Any] = {name: int(value) for name, value in found.groupdict().items() if value}
+    if "iters" in options:
+        return {"mode": "nar", **options, "rerank": "ar" if label.endswith(".rerank") else "none"}
+    return {"mode": "ar" if "beam" in options else "semi", **options}
 
 
 def select(recipe: Recipe, names: Sequence[str]) -> Selection:
     """The rows of a run with this recipe; its decoding section fills in what a row does not say.
 
-    names: a mode (ar, nar, spec), a label, or the start of labels up to a dot (nar4); none means every row.
+    names: a mode (ar, nar, spec), a label, with any numbers, or the start of labels up to a dot (nar4); none means
+    every usual row.
 
     Raises:
         UsageError: a name fits no row, or the run can do none of those named.
     """
-    rows = wanted()
+    rows = wanted(names)
     asked = matching(names) if names else set(rows)
     single = recipe.model_copy(update={"decoding": recipe.decoding.model_copy(update={"nbest": 1})})
     plans: dict[str, Plan] = {}
@@ -77,7 +92,7 @@ def matching(names: Sequence[str]) -> set[str]:
     Raises:
         UsageError: a name fits no row.
     """
-    rows = wanted()
+    rows = wanted(names)
     return {label for name in names for label in _matching(name, rows)}
 
 

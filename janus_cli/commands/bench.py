@@ -23,7 +23,9 @@ def bench(
     mode: Annotated[
         list[str] | None,
         typer.Option(
-            "--mode", metavar="NAME,…", help="Rows: ar, nar, spec, nar4, nar4.lb5.rerank, … Repeatable. Default: all."
+            "--mode",
+            metavar="NAME,…",
+            help="Rows: ar, nar, spec, nar4, nar4.lb5.rerank (any numbers), … Repeatable. Default: the usual ones.",
         ),
     ] = None,
     against: Annotated[

@@ -58,13 +58,32 @@ def test_the_recipe_fills_in_the_rest_and_its_n_best_is_one() -> None:
         (["nar4.lb5"], ["nar4.lb5"]),
         (["nar4.lb5.rerank", "ar.beam5"], ["ar.beam5", "nar4.lb5.rerank"]),
         (["ar", "ar.beam1"], AR),
+        (["nar6.lb3.rerank", "ar.beam4", "nar1.lb1"], ["nar1.lb1", "nar6.lb3.rerank", "ar.beam4"]),
+        (["ar", "ar.beam12"], [*AR, "ar.beam12"]),
     ],
 )
 def test_rows_are_picked_by_mode_label_or_start_and_keep_their_order(names: list[str], rows: list[str]) -> None:
     assert list(select(recipe_file.load("demo"), names).plans) == rows
 
 
-@pytest.mark.parametrize("name", ["nar5", "ar.beam", "nar4.lb5.rerankk", "*", "na"])
+@pytest.mark.parametrize(
+    ("objective", "name", "options"),
+    [
+        ("janus", "ar.beam12", {"mode": "ar", "beam": 12}),
+        ("janus", "nar20.lb3", {"mode": "nar", "iters": 20, "length_beam": 3, "rerank": "none"}),
+        ("janus", "nar6.lb3.rerank", {"mode": "nar", "iters": 6, "length_beam": 3, "rerank": "ar"}),
+        ("bang", "semi7", {"mode": "semi", "block": 7}),
+    ],
+)
+def test_a_row_may_have_any_numbers(objective: str, name: str, options: dict[str, object]) -> None:
+    plan = select(recipe_file.load("demo", (), objective), [name]).plans[name]
+    assert plan.label == name
+    assert (plan.mode, *(getattr(plan.options, knob) for knob in list(options)[1:])) == tuple(options.values())
+
+
+@pytest.mark.parametrize(
+    "name", ["nar5", "nar4.lb0", "ar.beam05", "nar4.lb3.", "semi0", "ar.beam", "nar4.lb5.rerankk", "*", "na"]
+)
 def test_an_unknown_row_is_named(name: str) -> None:
     with pytest.raises(UsageError, match="there is no such row") as caught:
         select(recipe_file.load("demo"), [name])
