@@ -32,6 +32,16 @@ def distill(
         list[Path] | None,
         typer.Option("--source", metavar="FILE", help="Decode these lines as well: plain or .gz. Repeatable."),
     ] = None,
+    surest: Annotated[
+        float,
+        typer.Option(
+            "--surest",
+            min=0.01,
+            max=1.0,
+            metavar="SHARE",
+            help="Of those lines, keep this share: the ones with the highest scores.",
+        ),
+    ] = 1.0,
     beam: Annotated[
         int | None, typer.Option("--beam", min=1, metavar="N", help="Beam size; 1 is greedy. Default: the recipe's, 5.")
     ] = None,
@@ -55,7 +65,8 @@ def distill(
     where it wants none) are dropped and counted; outputs that reached the longest length allowed are kept and counted.
 
     --source names more text of the kind, which needs no translation: a student that sees more sources learns its
-    teacher better (Zhou & Keung 2020), if the teacher can translate them.
+    teacher better (Zhou & Keung 2020), if the teacher can translate them. --surest 0.7 keeps the 70 % of them whose
+    outputs have the highest scores, and counts the others as `unsure`; the training pairs all stay.
     The manifest.json says which weights wrote the targets, how, and from which data.
 
     Options left out are those of the recipe's decoding section; --set decoding.… changes the others, as in
@@ -66,7 +77,7 @@ def distill(
       janus distill
       janus distill runs/multi30k-ar
       janus distill multi30k-ar --checkpoint average-best5 --beam 4 --out data/multi30k-by-average.de-en
-      janus distill runs/iwslt14-ar --source more.de.gz
+      janus distill runs/iwslt14-ar --source more.de.gz --surest 0.7
       janus train --recipe multi30k --objective cmlm --prepared data/multi30k-distilled.de-en --run runs/cmlm-distilled
     """
     from janus_cli.decoding.distill import Request, run_distilling
@@ -78,7 +89,7 @@ def distill(
     run_distilling(
         Request(
             run=run if named is None else named, checkpoint=checkpoint, out=out, device=device, threads=threads,
-            source=tuple(source or ()),
+            source=tuple(source or ()), surest=surest,
             given={name: value for name, value in given.items() if value is not None}, changes=tuple(changes or ()),
             resume=resume, force=force, dry_run=dry_run,
             words=typed(context, "named", "run", "checkpoint", "out", "resume", "force"),

@@ -39,7 +39,8 @@ ELSEWHERE = "name another folder with --out"
 class Request:
     """What the user asked for; see the options of `janus distill`.
 
-    source: text to decode besides the training pairs. given: options of the decoding section.
+    source: text to decode besides the training pairs; surest: the share of it that is kept, by score.
+    given: options of the decoding section.
     words: the command line's options but for the run, --checkpoint, --out, --resume and --force, to tell how to do it
     again.
     """
@@ -48,6 +49,7 @@ class Request:
     checkpoint: Path | None = None
     out: Path | None = None
     source: Sequence[Path] = ()
+    surest: float = 1.0
     given: Mapping[str, Any] = field(default_factory=dict)
     changes: Sequence[str] = ()
     device: str = "auto"
@@ -73,6 +75,8 @@ def run_distilling(request: Request) -> Path:
     """Distills as asked, and returns the folder."""
     if request.resume and request.force:
         raise UsageError("--resume and --force exclude each other", "--resume goes on, --force starts over")
+    if request.surest < 1 and not request.source:
+        raise UsageError("--surest chooses among the lines of --source, and there is none", "name text with --source")
     if request.threads:
         torch.set_num_threads(request.threads)
     device = choose_device(request.device)
@@ -86,7 +90,9 @@ def run_distilling(request: Request) -> Path:
             _decode(job, job.translator)
             about = job.about | {"seconds": job.files.point.seconds}
             replace = job.files.targets[job.out]
-            written = distilled.write(job.sources, job.files.partials[0], job.out, about, force=replace)
+            written = distilled.write(
+                job.sources, job.files.partials[0], job.out, about, surest=request.surest, force=replace
+            )
             job.files.discard()
         _tell(job, written)
     return job.out
@@ -176,7 +182,7 @@ def _files(request: Request, plan: Plan, out: Path, about: Mapping[str, Any]) ->
 
 
 def _decode(job: Job, translator: Translator) -> None:
-    """Decodes the sources that are not done yet. A line of ids for each goes into the unfinished file."""
+    """Decodes the sources that are not done yet. A score and ids of each go into the unfinished file."""
     begun, timing = job.files.point, translator.timing
     timing.sentences, timing.tokens, timing.passes = begun.lines, begun.tokens, begun.passes
     sources = job.files.skipped(map(distilled.as_line, job.sources))
@@ -186,7 +192,7 @@ def _decode(job: Job, translator: Translator) -> None:
         for some in translator.windows(sources, begun.lines):
             seconds = begun.seconds + perf_counter() - started
             done = [result.source for result in some]
-            job.files.write([results.plain(some, 1)], done, timing.tokens, timing.passes, seconds)
+            job.files.write([results.scored(some)], done, timing.tokens, timing.passes, seconds)
 
 
 def _tell(job: Job, written: Mapping[str, Any]) -> None:

@@ -1,10 +1,11 @@
-"""Prepared data with a teacher's targets: lines of ids, sources beside outputs, into a folder.
+"""Prepared data with a teacher's targets: lines `score<TAB>ids`, sources beside outputs, into a folder.
 
 Ids stay ids. Text would not do: another split of the same words into pieces is another target than the teacher's.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -45,16 +46,19 @@ def as_line(ids: Sequence[int]) -> str:
     return " ".join(map(str, ids))
 
 
-def write(sources: Sources, hypotheses: Path, out: Path, about: Mapping[str, Any], *, force: bool) -> dict[str, Any]:
+def write(
+    sources: Sources, hypotheses: Path, out: Path, about: Mapping[str, Any], *, surest: float = 1.0, force: bool
+) -> dict[str, Any]:
     """Makes the folder `out`, whole or not at all: the data of `sources.prepared`, but with other training pairs.
 
-    hypotheses: a line of ids for each of the sources. about: who wrote them, for the manifest; its `options` are the
-    decoding options. Pairs that the recipe's data section does not let in are dropped. Memory is bounded (but see
-    `prepare` for `data.deduplicate`).
+    hypotheses: a score and ids for each of the sources. about: who wrote them, for the manifest; its `options` are the
+    decoding options. surest: the share of the sources that are no training pair that is kept, those with the highest
+    scores; ties are kept. Pairs that the recipe's data section does not let in are dropped. Memory is bounded (but see
+    `prepare` for `data.deduplicate`; surest < 1 needs 8 bytes for each such source).
 
     Returns:
         The manifest, as written. Its `distilled` is `about` and at_limit: how many of the outputs that are let in have
-        all tokens allowed.
+        all tokens allowed. With surest < 1 it is there, too, and least_score, the lowest that was kept.
 
     Raises:
         DataError: no pair is left, `hypotheses` is damaged, or a file of the sources was changed.
@@ -66,7 +70,7 @@ def write(sources: Sources, hypotheses: Path, out: Path, about: Mapping[str, Any
     source = Side(
         prepared.train.path, count, prepared.train.path.stat().st_size, before["files"]["train.arrow"]["sha256"]
     )
-    pairs = _Pairs(sources, hypotheses, Decoding(**about["options"]))
+    pairs = _Pairs(sources, hypotheses, Decoding(**about["options"]), surest)
     with whole_folder(out, force=force) as folder:
         copy_files([name for name in before["files"] if name != "train.arrow"], prepared.folder, folder)
         origin = {"data": prepared.train.fingerprint, "teacher": about["sha256"]}
@@ -86,46 +90,74 @@ def write(sources: Sources, hypotheses: Path, out: Path, about: Mapping[str, Any
         console.say(f"{writer.kept:,} of {count:,} pairs kept" + (f"; dropped: {lost}" if lost else ""))
         train = writer.entry(made_here=True)
         train["text"]["source"] = before["splits"]["train"]["text"]["source"]
-        more = {"splits": {**before["splits"], "train": train}, "distilled": {**about, "at_limit": pairs.at_limit}}
-        return seal(folder, {**before, **more})
+        found = {"at_limit": pairs.at_limit}
+        chosen = {"surest": surest, "least_score": pairs.least} if surest < 1 else {}
+        splits = {**before["splits"], "train": train}
+        return seal(folder, {**before, "splits": splits, "distilled": {**about, **found, **chosen}})
 
 
 class _Pairs:
-    """Sources beside lines of ids, in chunks. at_limit: how many that were let in so far have all tokens allowed."""
+    """Sources beside lines `score<TAB>ids`, in chunks. at_limit: how many that were let in so far have all tokens
+    allowed. least: the score that a source needs that is no training pair."""
 
-    def __init__(self, sources: Sources, hypotheses: Path, options: Decoding) -> None:
+    def __init__(self, sources: Sources, hypotheses: Path, options: Decoding, surest: float) -> None:
         self.sources, self.hypotheses, self.options = sources, hypotheses, options
-        self.size = sources.prepared.tokenizers.target.size
+        self.size, self.own = sources.prepared.tokenizers.target.size, len(sources.prepared.train)
         self.at_limit = 0
+        self.least = self._least(surest) if surest < 1 else -math.inf
 
     def filtered(self, split: Split, rules: Rules) -> Iterator[Encoded]:
         """What `SplitWriter.fill` writes: the pairs that the rules let in.
 
         Raises:
-            DataError: there are not as many lines as sources, or other things than ids in them.
+            DataError: there are not as many lines as sources, or other things than a score and ids in them.
         """
-        inputs = iter(self.sources)
+        inputs, first = iter(self.sources), 0
         with self.hypotheses.open("rb") as file:
             while some := list(islice(inputs, CHUNK_LINES)):
-                yield self._chunk(some, list(islice(file, len(some))), rules)
+                yield self._chunk(some, list(islice(file, len(some))), rules, max(0, self.own - first))
+                first += len(some)
             if file.read(1):
                 raise self._damaged()
 
-    def _chunk(self, inputs: Sequence[list[int]], outputs: Sequence[bytes], rules: Rules) -> Encoded:
-        try:
-            rows = [[int(word) for word in line.split()] for line in outputs]
-        except ValueError:
-            raise self._damaged() from None
-        if len(rows) != len(inputs) or any(not 0 <= index < self.size for row in rows for index in row):
+    def _chunk(self, inputs: Sequence[list[int]], outputs: Sequence[bytes], rules: Rules, own: int) -> Encoded:
+        """own: how many of these, at the front, are training pairs."""
+        scores, rows = [], []
+        for line in outputs:
+            score, row = self._parsed(line)
+            scores.append(score)
+            rows.append(row)
+        if len(rows) != len(inputs):
             raise self._damaged()
         source, target = Ragged.of(inputs), Ragged.of(rows)
         longest = self.sources.recipe.model.max_length
         most = length_limit(torch.from_numpy(source.lengths), longest, self.options).numpy() - 1  # EOS
         kept, dropped = filter_pairs(source.lengths, target.lengths, set(), rules)
+        unsure = kept & (np.array(scores) < self.least)
+        unsure[:own] = False
+        dropped["unsure"] = int(unsure.sum())
+        kept &= ~unsure
         self.at_limit += int((kept & (target.lengths >= most)).sum())
         numbers = np.flatnonzero(kept).tolist() if rules.deduplicate else []
         keys = [key(str(inputs[row]), str(rows[row])) for row in numbers]
         return Encoded(len(rows), source.keep(kept), target.keep(kept), keys, ([], []), dropped, 0)
 
+    def _parsed(self, line: bytes) -> tuple[float, list[int]]:
+        score, tab, ids = line.partition(b"\t")
+        try:
+            row = [int(word) for word in ids.split()]
+            if tab and all(0 <= index < self.size for index in row):
+                return float(score), row
+        except ValueError:
+            pass
+        raise self._damaged()
+
+    def _least(self, surest: float) -> float:
+        """The lowest score that is kept of sources that are no training pairs."""
+        with self.hypotheses.open("rb") as file:
+            scores = np.fromiter((self._parsed(line)[0] for line in islice(file, self.own, None)), np.float64)
+        wanted = math.ceil(surest * len(scores))
+        return float(np.partition(scores, -wanted)[-wanted])
+
     def _damaged(self) -> DataError:
-        return DataError(f"{self.hypotheses} is damaged: it is not a line of known ids for each source", START_OVER)
+        return DataError(f"{self.hypotheses} is damaged: it is not a score and known ids for each source", START_OVER)

@@ -24,6 +24,11 @@ def plain(results: Sequence[Result], nbest: int) -> bytes:
     ).encode()
 
 
+def scored(results: Sequence[Result]) -> bytes:
+    """A line `score<TAB>text` for each result: its best hypothesis."""
+    return "".join(f"{result.outputs[0].score:.{DIGITS}f}\t{result.texts[0]}\n" for result in results).encode()
+
+
 def plain_again(line: bytes, nbest: int) -> bytes:
     """What `plain` gives for the result that one line of `records` was made from."""
     about = json.loads(line)

@@ -248,9 +248,29 @@ def test_more_sources_stopped_and_gone_on_with(distill: Janus, stop: Stop) -> No
     assert not left()
 
 
+def test_the_surest_of_more_sources(distill: Janus) -> None:
+    lines = [f"{'ba ' * count}du" for count in range(1, 21)]
+    Path("more.src").write_text("".join(f"{line}\n" for line in lines))
+    assert distill("ar", *SMALL, "--source", "more.src", "--out", "data/all")[0] == 0
+    code, _, err = distill("ar", *SMALL, "--source", "more.src", "--surest", "0.25")
+    assert code == 0
+    every, some = manifest(Path("data/all")), manifest()
+    unsure = some["splits"]["train"]["dropped"].pop("unsure")
+    assert f"unsure {unsure}" in err
+    assert 0 < unsure <= 15
+    assert some["splits"]["train"]["kept"] == every["splits"]["train"]["kept"] - unsure
+    assert some["distilled"]["surest"] == 0.25
+    assert some["distilled"]["least_score"] < 0
+    assert "--surest 0.25" in some["distilled"]["command"]
+    pairs = Store.open(Path("data/all/train.arrow"), "train"), Store.open(OUT / "train.arrow", "train")
+    whole, chosen = ([store.pair(row)[1].tolist() for row in range(len(store))] for store in pairs)
+    assert [row for row in whole if row in chosen] == chosen
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
+        (["ar", "--surest", "0.5"], 2, "chooses among the lines of --source, and there is none"),
         (["ar", "--source", "nowhere"], 3, "nowhere cannot be read: No such file"),
         (["cmlm"], 2, "runs/cmlm was trained with objective cmlm: it has no autoregressive side"),
         (["ar", "--run", "janus"], 2, "both name a run"),

@@ -37,8 +37,13 @@ def targets(prepared: Prepared) -> list[list[int]]:
     return [prepared.train.pair(index)[0].tolist() for index in range(len(prepared.train))]
 
 
+def write_scored(lines: Sequence[str], scores: Sequence[float] | None = None) -> None:
+    pairs = zip(scores or [-0.5] * len(lines), lines, strict=True)
+    Path("hypotheses").write_text("".join(f"{score:.6f}\t{line}\n" for score, line in pairs), encoding="utf-8")
+
+
 def write(prepared: Prepared, recipe: Recipe, lines: Sequence[str], folder: str = "made") -> dict[str, Any]:
-    Path("hypotheses").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_scored(lines)
     options = choose(recipe, {"mode": "ar"}).used
     about = {"sha256": "0" * 64, "options": options, "run": "runs/x", "checkpoint": "last", "command": "janus distill"}
     return distilled.write(Sources(prepared, recipe), Path("hypotheses"), Path(folder), about, force=False)
@@ -137,6 +142,16 @@ def test_damaged_hypotheses_make_no_folder(data: tuple[Prepared, Recipe], spoil:
     assert not Path("made").exists()
 
 
+@pytest.mark.parametrize("line", ["5 6", "x\t5 6", "\t5 6"])
+def test_lines_without_a_score_are_damaged(data: tuple[Prepared, Recipe], line: str) -> None:
+    prepared, recipe = data
+    Path("hypotheses").write_text(f"{line}\n" * 60, encoding="utf-8")
+    about = {"sha256": "0" * 64, "options": choose(recipe, {"mode": "ar"}).used}
+    with pytest.raises(DataError, match="hypotheses is damaged"):
+        distilled.write(Sources(prepared, recipe), Path("hypotheses"), Path("made"), about, force=False)
+    assert not Path("made").exists()
+
+
 def test_a_teacher_that_says_nothing(data: tuple[Prepared, Recipe]) -> None:
     prepared, recipe = data
     with pytest.raises(DataError, match="none of the teacher's outputs makes a training pair: empty 60"):
@@ -164,12 +179,55 @@ def test_pairs_of_more_sources_stand_behind_those_of_training(data: tuple[Prepar
     sources = Sources(prepared, recipe, [Path("more.src")])
     rows = list(sources)
     about = {"sha256": "0" * 64, "options": choose(recipe, {"mode": "ar"}).used, **sources.about()}
-    Path("hypotheses").write_text("".join(f"{line}\n" for line in as_lines(rows)), encoding="utf-8")
+    write_scored(as_lines(rows))
     made = distilled.write(sources, Path("hypotheses"), Path("made"), about, force=False)
     entry = made["splits"]["train"]
     assert (entry["in"], entry["kept"], entry["dropped"]) == (63, 61, {"empty": 1, "too_long": 1})
     store = Store.open(Path("made/train.arrow"), "train")
     assert [store.pair(row)[0].tolist() for row in range(61)] == [row for row in rows if 0 < len(row) <= 40]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 4000])
+@pytest.mark.parametrize(
+    ("surest", "kept", "least"),
+    [
+        (0.01, [1], -0.25),
+        (0.2, [1], -0.25),
+        (0.4, [1, 4], -0.5),
+        (0.6, [0, 1, 3, 4], -1.0),
+        (0.99, [0, 1, 2, 3, 4], -3.0),
+    ],
+)
+def test_of_more_sources_the_surest_stay(
+    data: tuple[Prepared, Recipe],
+    monkeypatch: pytest.MonkeyPatch,
+    chunk: int,
+    surest: float,
+    kept: list[int],
+    least: float,
+) -> None:
+    """Ties stay; a training pair stays whatever its score."""
+    monkeypatch.setattr(distilled, "CHUNK_LINES", chunk)
+    prepared, recipe = data
+    more = ["ab cd", "cd ab", "ab ab", "cd cd", "ab cd ab"]
+    Path("more.src").write_text("".join(f"{line}\n" for line in more), encoding="utf-8")
+    sources = Sources(prepared, recipe, [Path("more.src")])
+    rows = list(sources)
+    write_scored(as_lines(rows), [-9.0] * 60 + [-1.0, -0.25, -3.0, -1.0, -0.5])
+    about = {"sha256": "0" * 64, "options": choose(recipe, {"mode": "ar"}).used, **sources.about()}
+    made = distilled.write(sources, Path("hypotheses"), Path("made"), about, surest=surest, force=False)
+    unsure = 5 - len(kept)
+    assert made["splits"]["train"]["dropped"] == ({"unsure": unsure} if unsure else {})
+    assert (made["distilled"]["surest"], made["distilled"]["least_score"]) == (surest, least)
+    store = Store.open(Path("made/train.arrow"), "train")
+    found = [store.pair(row)[0].tolist() for row in range(len(store))]
+    assert found == [*targets(prepared), *(rows[60 + index] for index in kept)]
+
+
+def test_without_a_share_every_source_stays(data: tuple[Prepared, Recipe]) -> None:
+    made = write(*data, as_lines(targets(data[0])))
+    assert made["splits"]["train"]["kept"] == 60
+    assert "surest" not in made["distilled"]
 
 
 def test_source_text_that_cannot_be_used(data: tuple[Prepared, Recipe]) -> None:
@@ -184,7 +242,7 @@ def test_source_text_that_changes_while_it_is_decoded(data: tuple[Prepared, Reci
     Path("more.src").write_text("ab\n", encoding="utf-8")
     sources = Sources(prepared, recipe, [Path("more.src")])
     about = {"sha256": "0" * 64, "options": choose(recipe, {"mode": "ar"}).used, **sources.about()}
-    Path("hypotheses").write_text("".join(f"{line}\n" for line in as_lines(list(sources))), encoding="utf-8")
+    write_scored(as_lines(list(sources)))
     Path("more.src").write_text("cd\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"more\.src was changed meanwhile"):
         distilled.write(sources, Path("hypotheses"), Path("made"), about, force=False)
