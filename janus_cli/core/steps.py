@@ -11,6 +11,7 @@ from torch import Tensor
 
 from janus_cli.core.batch import BOS, EOS, IGNORE, MASK, PAD
 from janus_cli.core.decoders import masks
+from janus_cli.core.largest import argmax
 from janus_cli.core.stream import NEVER, Stream, ahead, base, beside, left_to_right
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def choices(
     found, count = [], at_once(model)
     for start in range(0, max(1, len(states)), count):
         logits = allowed_logits(model, states[start : start + count], never)
-        best = logits.argmax(1)
+        best = argmax(logits)
         if at_end is not None:
             best = best.masked_fill(at_end[start : start + count], EOS)
         found.append((best, -F.cross_entropy(logits, best, reduction="none")))

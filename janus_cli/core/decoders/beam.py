@@ -19,6 +19,7 @@ from torch import Tensor
 
 from janus_cli.core.batch import BOS, EOS
 from janus_cli.core.decoders.output import Output
+from janus_cli.core.largest import topk
 
 Step = Callable[[Tensor, Tensor | None], Tensor]
 Found = tuple[list[int], list[float], float]  # tokens, log-probabilities, score
@@ -115,7 +116,7 @@ def _candidates(logps: Tensor, sums: Tensor, beam: int) -> tuple[Tensor, Tensor,
 def _largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` largest of each row and their places, the lower place first among equals."""
     count = min(count, values.shape[1])
-    top, places = values.topk(min(count + 1, values.shape[1]), dim=1)
+    top, places = topk(values, min(count + 1, values.shape[1]))
     equal = (top[:, 1:] == top[:, :-1]) & (top[:, 1:] > -inf)
     if bool(equal.any()):  # bf16 has many equals; topk promises neither their order nor which of them it takes
         if top.shape[1] > count and bool(equal[:, -1].any()):
