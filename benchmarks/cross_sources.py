@@ -4,9 +4,10 @@
     janus distill RUN --source more.de --surest 0.7
 
 A line is the beginning of one sentence and the end of another, joined at two words in a row that both have: "ein Mann
-auf einem | Pferd" and "sitzt auf einem | roten Ball" give "ein Mann auf einem roten Ball". Many are odd; --surest
-leaves out those that the teacher is at a loss with. Lines that are training sentences, that were written already, or
-that stand in a file of --without (no held-out source may become a training source) are not written.
+auf einem | Pferd" and "sitzt auf einem | roten Ball" give "ein Mann auf einem roten Ball". It has 5 words at the least.
+Many are odd; --surest leaves out those that the teacher is at a loss with. Lines that are training sentences, that were
+written already, or that stand in a file of --without (no held-out source may become a training source) are not written.
+All files may be .gz.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from janus_cli import console
+from janus_cli.text.corpus import open_bytes
 
 TRIES = 100  # for each line wanted, before giving up
 SHORTEST = 5  # words of a line
@@ -46,6 +48,12 @@ def crossed(sentences: Sequence[str], seed: int, longest: int) -> Iterator[str]:
         yield " ".join(line) if other != number and SHORTEST <= len(line) <= longest else ""
 
 
+def lines_of(path: Path) -> list[str]:
+    """With single spaces between words."""
+    with open_bytes(path) as file:
+        return [" ".join(line.decode().split()) for line in file]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="source side of the training text, a sentence a line")
@@ -54,12 +62,11 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=25, help="words of a line")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
-    sentences = given.file.read_text(encoding="utf-8").split("\n")[:-1]
-    known = {" ".join(line.split()) for path in given.without for line in path.read_text(encoding="utf-8").split("\n")}
-    known |= {" ".join(line.split()) for line in sentences} | {""}
+    sentences = lines_of(given.file)
+    known = {"", *sentences, *(line for path in given.without for line in lines_of(path))}
     written = 0
     for tried, line in enumerate(crossed(sentences, given.seed, given.longest)):
-        if written == given.lines or tried == TRIES * given.lines:
+        if written >= given.lines or tried >= TRIES * given.lines:
             break
         if line not in known:
             known.add(line)

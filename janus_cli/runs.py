@@ -45,6 +45,8 @@ def teacher(manifest: Mapping[str, Any]) -> str | None:
         return None
     lines = sum(file["lines"] for file in found.get("sources", ()))
     more = f", {lines:,} more sources" if lines else ""
+    if "surest" in found:
+        more = f", the surest {100 * found['surest']:g} % of {lines:,} more sources"
     return f"{found['run']}, checkpoint {found['checkpoint']}, beam {found['options']['beam']}{more}"
 
 

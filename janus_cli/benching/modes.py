@@ -13,15 +13,11 @@ from janus_cli.errors import UsageError
 from janus_cli.recipe import BENCH_BEAMS, BENCH_BLOCKS, BENCH_ITERS, BENCH_LENGTH_BEAMS, Recipe
 
 MODES = ("ar", "nar", "semi", "spec")
-NUMBERED = re.compile(
-    r"ar\.beam(?P<beam>[1-9]\d*)|nar(?P<iters>[1-9]\d*)\.lb(?P<length_beam>[1-9]\d*)(\.rerank)?|semi(?P<block>[1-9]\d*)"
+LABEL = re.compile(
+    r"ar\.beam(?P<beam>[1-9][0-9]*)"
+    r"|nar(?P<iters>[1-9][0-9]*)\.lb(?P<length_beam>[1-9][0-9]*)(?P<rerank>\.rerank)?"
+    r"|semi(?P<block>[1-9][0-9]*)"
 )
-SPECIAL: Mapping[str, dict[str, Any]] = {
-    "nar.eos": {"mode": "nar"},  # without lengths: one pass, up to EOS
-    "spec": {"mode": "spec", "redraft": "nar"},
-    "spec.redraft-ar": {"mode": "spec", "redraft": "ar"},
-    "spec.redraft-joint": {"mode": "spec", "redraft": "joint"},
-}
 
 
 @dataclass(frozen=True)
@@ -33,25 +29,31 @@ class Selection:
 
 
 def wanted(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-    """The label and the decoding options of every row that a table has by itself, and of those named that have other
-    numbers, as ar.beam4 or nar6.lb3.rerank. Labels are those of `Plan.label`."""
-    labels = [f"ar.beam{beam}" for beam in BENCH_BEAMS]
+    """The label and the decoding options of every usual row, and of those among `names` that are labels with other
+    numbers. Labels are those of `Plan.label`."""
+    rows: dict[str, dict[str, Any]] = {f"ar.beam{beam}": {"mode": "ar", "beam": beam} for beam in BENCH_BEAMS}
     for iters in BENCH_ITERS:
         for width in BENCH_LENGTH_BEAMS:
-            labels += [f"nar{iters}.lb{width}", *[f"nar{iters}.lb{width}.rerank"] * (width > 1)]
-    labels += ["nar.eos", *(f"semi{block}" for block in BENCH_BLOCKS), *SPECIAL]
-    labels += [name for name in names if NUMBERED.fullmatch(name)]
-    return {label: SPECIAL[label] if label in SPECIAL else _written(label) for label in labels}
+            options = {"mode": "nar", "iters": iters, "length_beam": width}
+            rows[f"nar{iters}.lb{width}"] = {**options, "rerank": "none"}
+            if width > 1:
+                rows[f"nar{iters}.lb{width}.rerank"] = {**options, "rerank": "ar"}
+    rows["nar.eos"] = {"mode": "nar"}  # without lengths: one pass, up to EOS
+    rows |= {f"semi{block}": {"mode": "semi", "block": block} for block in BENCH_BLOCKS}
+    rows |= {
+        "spec": {"mode": "spec", "redraft": "nar"},
+        "spec.redraft-ar": {"mode": "spec", "redraft": "ar"},
+        "spec.redraft-joint": {"mode": "spec", "redraft": "joint"},
+    }
+    found = {name: LABEL.fullmatch(name) for name in names if name not in rows}
+    return rows | {name: _options(match) for name, match in found.items() if match}
 
 
-def _written(label: str) -> dict[str, Any]:
-    """The options of a label with numbers in it."""
-    found = NUMBERED.fullmatch(label)
-    assert found is not None, label
-    options: dict[str, Any] = {name: int(value) for name, value in found.groupdict().items() if value}
-    if "iters" in options:
-        return {"mode": "nar", **options, "rerank": "ar" if label.endswith(".rerank") else "none"}
-    return {"mode": "ar" if "beam" in options else "semi", **options}
+def _options(label: re.Match[str]) -> dict[str, Any]:
+    numbers = {name: int(value) for name, value in label.groupdict().items() if value and name != "rerank"}
+    if "iters" in numbers:
+        return {"mode": "nar", **numbers, "rerank": "ar" if label["rerank"] else "none"}
+    return {"mode": "ar" if "beam" in numbers else "semi", **numbers}
 
 
 def select(recipe: Recipe, names: Sequence[str]) -> Selection:
@@ -106,6 +108,6 @@ def _matching(name: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
         close = difflib.get_close_matches(name, [*MODES, *rows], n=1)
         raise UsageError(
             f"--mode {name}: there is no such row" + (f"; did you mean {close[0]}?" if close else ""),
-            f"rows: {', '.join([*MODES, *rows])}",
+            f"rows: {', '.join([*MODES, *rows])}, or one with other numbers, as ar.beam4, nar6.lb3.rerank or semi7",
         )
     return found

@@ -39,7 +39,7 @@ def distill(
             min=0.01,
             max=1.0,
             metavar="SHARE",
-            help="Of those lines, keep this share: the ones with the highest scores.",
+            help="Of what those lines become, keep this share: the highest scores.",
         ),
     ] = 1.0,
     beam: Annotated[
@@ -65,8 +65,9 @@ def distill(
     where it wants none) are dropped and counted; outputs that reached the longest length allowed are kept and counted.
 
     --source names more text of the kind, which needs no translation: a student that sees more sources learns its
-    teacher better (Zhou & Keung 2020), if the teacher can translate them. --surest 0.7 keeps the 70 % of them whose
-    outputs have the highest scores, and counts the others as `unsure`; the training pairs all stay.
+    teacher better (Zhou & Keung 2020), if the teacher can translate them. --surest 0.7 keeps the 70 % of
+    their outputs that have the highest scores, and counts the others as `unsure`; the training pairs all stay. Work
+    that goes on may have another share.
     The manifest.json says which weights wrote the targets, how, and from which data.
 
     Options left out are those of the recipe's decoding section; --set decoding.… changes the others, as in

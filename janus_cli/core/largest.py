@@ -35,7 +35,7 @@ def topk(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _is_worth_it(values: Tensor, count: int) -> bool:
-    few = values.shape[1] >= 4 * count * STRETCH  # of all numbers are in `count` stretches
+    few = values.shape[1] >= 4 * count * STRETCH  # `count` stretches hold a quarter of the numbers at most
     return few and values.device.type == "cpu" and values.numel() >= ENOUGH
 
 

@@ -39,7 +39,8 @@ ELSEWHERE = "name another folder with --out"
 class Request:
     """What the user asked for; see the options of `janus distill`.
 
-    source: text to decode besides the training pairs; surest: the share of it that is kept, by score.
+    source: text to decode besides the training pairs. surest: the share of it that stays, see `distilled.write`; work
+    that goes on may have another one.
     given: options of the decoding section.
     words: the command line's options but for the run, --checkpoint, --out, --resume and --force, to tell how to do it
     again.
@@ -119,6 +120,7 @@ def _job(request: Request, device: torch.device, run: Run, folder: Path) -> Job:
     if not request.dry_run:
         keep_freed_memory()
     more = f" and {sources.lines:,} lines of text" if sources.lines else ""
+    more += f", of which the surest {100 * request.surest:g} % stay," if request.surest < 1 else ""
     console.say(
         f"{'would decode' if request.dry_run else 'decoding'} the {len(prepared.train):,} training sources of "
         f"{prepared.folder}{more} with {run.path}, checkpoint {folder.name}: "
@@ -172,7 +174,7 @@ def _files(request: Request, plan: Plan, out: Path, about: Mapping[str, Any]) ->
     """Where the work grows; checked."""
     # Batches of another size give the same hypotheses: who ran out of memory may go on with smaller ones.
     options = {name: value for name, value in plan.used.items() if name != "batch_sentences"}
-    options["data"] = about["fingerprint"]
+    options |= {"data": about["fingerprint"], "lines": "score and ids"}
     if "sources" in about:
         options["source"] = {file["path"]: file["sha256"][:12] for file in about["sources"]}
     again = f"{about['command']}{f' --out {shlex.quote(str(out))}' if request.out else ''} --resume"

@@ -5,9 +5,9 @@ Ids stay ids. Text would not do: another split of the same words into pieces is 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,13 @@ def write(
     """Makes the folder `out`, whole or not at all: the data of `sources.prepared`, but with other training pairs.
 
     hypotheses: a score and ids for each of the sources. about: who wrote them, for the manifest; its `options` are the
-    decoding options. surest: the share of the sources that are no training pair that is kept, those with the highest
-    scores; ties are kept. Pairs that the recipe's data section does not let in are dropped. Memory is bounded (but see
-    `prepare` for `data.deduplicate`; surest < 1 needs 8 bytes for each such source).
+    decoding options. Pairs that the recipe's data section does not let in are dropped. surest: of the outputs for
+    further sources, empty ones not counted, this share stays, those with the highest scores and what equals the lowest
+    of them. Memory is bounded (but see `prepare` for `data.deduplicate`; surest < 1 needs 24 bytes a further source).
 
     Returns:
         The manifest, as written. Its `distilled` is `about` and at_limit: how many of the outputs that are let in have
-        all tokens allowed. With surest < 1 it is there, too, and least_score, the lowest that was kept.
+        all tokens allowed; with surest < 1 also surest and least_score, the lowest score that it let in.
 
     Raises:
         DataError: no pair is left, `hypotheses` is damaged, or a file of the sources was changed.
@@ -98,13 +98,13 @@ def write(
 
 class _Pairs:
     """Sources beside lines `score<TAB>ids`, in chunks. at_limit: how many that were let in so far have all tokens
-    allowed. least: the score that a source needs that is no training pair."""
+    allowed. least: the lowest score with which a further source stays."""
 
     def __init__(self, sources: Sources, hypotheses: Path, options: Decoding, surest: float) -> None:
         self.sources, self.hypotheses, self.options = sources, hypotheses, options
         self.size, self.own = sources.prepared.tokenizers.target.size, len(sources.prepared.train)
         self.at_limit = 0
-        self.least = self._least(surest) if surest < 1 else -math.inf
+        self.least = self._least(surest) if surest < 1 else -inf
 
     def filtered(self, split: Split, rules: Rules) -> Iterator[Encoded]:
         """What `SplitWriter.fill` writes: the pairs that the rules let in.
@@ -146,18 +146,20 @@ class _Pairs:
         score, tab, ids = line.partition(b"\t")
         try:
             row = [int(word) for word in ids.split()]
-            if tab and all(0 <= index < self.size for index in row):
+            if tab and isfinite(float(score)) and all(0 <= index < self.size for index in row):
                 return float(score), row
         except ValueError:
             pass
         raise self._damaged()
 
     def _least(self, surest: float) -> float:
-        """The lowest score that is kept of sources that are no training pairs."""
+        """The lowest score that stays of those of further sources whose output is not empty."""
         with self.hypotheses.open("rb") as file:
-            scores = np.fromiter((self._parsed(line)[0] for line in islice(file, self.own, None)), np.float64)
-        wanted = math.ceil(surest * len(scores))
-        return float(np.partition(scores, -wanted)[-wanted])
+            found = map(self._parsed, islice(file, self.own, None))
+            scores = np.fromiter((score for score, row in found if row), np.float64)
+        if not len(scores):
+            return 0.0  # nothing to choose from
+        return float(np.sort(scores)[-max(1, round(surest * len(scores)))])
 
     def _damaged(self) -> DataError:
         return DataError(f"{self.hypotheses} is damaged: it is not a score and known ids for each source", START_OVER)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from janus_cli import __version__, console
@@ -152,21 +152,28 @@ def _terms(found: Sequence[Findings], looks: Sequence[Look]) -> list[Html]:
     return [html.paragraph(words, "note"), html.plots([*drawn, *steering]), *_nothing(found, train, "training")]
 
 
+def _bleu_names(curves: Mapping[str, Curve]) -> set[str]:
+    """Without the mean over sides where there is one side."""
+    names = {name for name in curves if name.startswith("bleu")}
+    return names if len(names) > 2 else names - {"bleu"}
+
+
 def _bleu(found: Sequence[Findings], looks: Sequence[Look]) -> list[Html]:
     valid = _all(found, "valid")
-    names = sorted({name for curves in valid for name in curves if name.startswith("bleu_")})
+    names = sorted(set().union(*map(_bleu_names, valid)))
     drawn = [html.figure(name, plots.curves([], _drawn(looks, valid, name), "BLEU")) for name in names]
     rows = []
     for each, curves in zip(found, valid, strict=True):
         for name in names:
-            if name in curves:
+            if name in _bleu_names(curves):
                 (best_step, best), (step, last) = max(curves[name], key=lambda point: point[1]), curves[name][-1]
                 rows.append(
                     [f"{each.label}, {name}", f"{best:.2f}", f"{best_step:,}", f"{last:.2f}", f"{step:,}"]
                 )  # fmt: skip
     head = ["", "best", "at update", "last", "at update"]
     words = (
-        "bleu_ar: greedy, left to right. bleu_nar: mask-predict with the recipe's iterations, one length. Both on the "
+        "bleu_ar: greedy, left to right. bleu_nar: mask-predict with the recipe's iterations, one length. bleu: their "
+        "mean. All on the "
         "first sentences of the validation split, as many as training.valid_sentences says."
     )
     return [

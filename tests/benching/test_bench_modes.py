@@ -82,12 +82,14 @@ def test_a_row_may_have_any_numbers(objective: str, name: str, options: dict[str
 
 
 @pytest.mark.parametrize(
-    "name", ["nar5", "nar4.lb0", "ar.beam05", "nar4.lb3.", "semi0", "ar.beam", "nar4.lb5.rerankk", "*", "na"]
+    "name",
+    ["nar5", "nar4.lb0", "ar.beam1٣", "ar.beam05", "nar4.lb3.", "semi0", "ar.beam", "nar4.lb5.rerankk", "*", "na"],
 )
 def test_an_unknown_row_is_named(name: str) -> None:
     with pytest.raises(UsageError, match="there is no such row") as caught:
         select(recipe_file.load("demo"), [name])
     assert "nar4.lb1" in caught.value.hint
+    assert "nar6.lb3.rerank" in caught.value.hint
 
 
 def test_a_run_that_can_do_none_of_the_rows() -> None:

@@ -227,11 +227,11 @@ def test_what_was_kept_is_neither_lost_nor_mixed(distill: Janus, stop: Stop) -> 
 
 def test_more_sources_stopped_and_gone_on_with(distill: Janus, stop: Stop) -> None:
     Path("more.src").write_text("ba du\nge\n" * 20)
-    more = ("--source", "more.src")
+    more = ("--source", "more.src", "--surest", "0.75")
     assert distill("ar", *SMALL, *more, "--out", "data/whole")[0] == 0
     about = manifest(Path("data/whole"))
     assert about["splits"]["train"]["in"] == 298 + 40
-    assert str(teacher(about)).endswith(", beam 3, 40 more sources")
+    assert str(teacher(about)).endswith(", beam 3, the surest 75 % of 40 more sources")
     stop(10, signal.SIGTERM)
     code, _, err = distill("ar", *SMALL, *more)
     assert code == 143
@@ -258,6 +258,7 @@ def test_the_surest_of_more_sources(distill: Janus) -> None:
     unsure = some["splits"]["train"]["dropped"].pop("unsure")
     assert f"unsure {unsure}" in err
     assert 0 < unsure <= 15
+    assert str(teacher(every)).endswith(", beam 3, 20 more sources")
     assert some["splits"]["train"]["kept"] == every["splits"]["train"]["kept"] - unsure
     assert some["distilled"]["surest"] == 0.25
     assert some["distilled"]["least_score"] < 0

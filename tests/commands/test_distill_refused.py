@@ -19,6 +19,8 @@ def distill(any_janus: Janus) -> Janus:
     ("arguments", "code", "message"),
     [
         (["ar", "--surest", "0.5"], 2, "chooses among the lines of --source, and there is none"),
+        (["ar", "--source", "recipe.yaml", "--surest", "nan"], 2, "Invalid value for '--surest'"),
+        (["ar", "--source", "recipe.yaml", "--surest", "0"], 2, "Invalid value for '--surest'"),
         (["ar", "--source", "nowhere"], 3, "nowhere cannot be read: No such file"),
         (["cmlm"], 2, "runs/cmlm was trained with objective cmlm: it has no autoregressive side"),
         (["ar", "--run", "janus"], 2, "both name a run"),

@@ -65,7 +65,7 @@ def report(janus: Janus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
             *({"kind": "train", "step": n, "time": 1.0, "loss": 9 / n, "terms": values, **speed} for n in (1, 2, 3)),
             {"kind": "resumed", "step": 2, "time": 1.0, "parameters": 1234, "device": "cpu"},
             {"kind": "skipped", "step": 2, "time": 1.0, "why": "<nan>"},
-            {"kind": "valid", "step": 2, "time": 1.0, "loss": 2.0, **values, **bleu},
+            {"kind": "valid", "step": 2, "time": 1.0, "loss": 2.0, **values, **bleu, "bleu": 30.0},
         ]
         manifest = json.loads(Path(f"runs/{name}/manifest.json").read_bytes())
         manifest["fingerprint"] = manifest["splits"]["train"]["fingerprint"]
@@ -97,8 +97,8 @@ def test_one_run_by_default_the_newest_into_its_folder(report: Report) -> None:
     made = page(found)
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", made.text)
     assert captions == [
-        "loss", "ce_ar", "ce_nar", "kl_ar_nar", "length", "learning rate", "gradient norm", "bleu_ar", "bleu_nar",
-        "target tokens a second", "utilisation", "Lengths in the training split: source (grey), target (line)",
+        "loss", "ce_ar", "ce_nar", "kl_ar_nar", "length", "learning rate", "gradient norm", "bleu", "bleu_ar",
+        "bleu_nar", "target tokens a second", "utilisation", "Lengths in the training split: source (grey), target (line)",
         "Predicted less real length", "janus: predicted and real", "ar", "nar", "aux",
     ]  # fmt: skip
     overview = made.sections["overview"]

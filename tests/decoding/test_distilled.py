@@ -42,11 +42,13 @@ def write_scored(lines: Sequence[str], scores: Sequence[float] | None = None) ->
     Path("hypotheses").write_text("".join(f"{score:.6f}\t{line}\n" for score, line in pairs), encoding="utf-8")
 
 
-def write(prepared: Prepared, recipe: Recipe, lines: Sequence[str], folder: str = "made") -> dict[str, Any]:
+def write(prepared: Prepared, recipe: Recipe, lines: Sequence[str], surest: float = 1.0) -> dict[str, Any]:
     write_scored(lines)
     options = choose(recipe, {"mode": "ar"}).used
     about = {"sha256": "0" * 64, "options": options, "run": "runs/x", "checkpoint": "last", "command": "janus distill"}
-    return distilled.write(Sources(prepared, recipe), Path("hypotheses"), Path(folder), about, force=False)
+    return distilled.write(
+        Sources(prepared, recipe), Path("hypotheses"), Path("made"), about, surest=surest, force=False
+    )
 
 
 def as_lines(rows: Sequence[Sequence[int]]) -> list[str]:
@@ -129,8 +131,9 @@ def test_pairs_that_became_equal_go_where_the_recipe_wants_no_duplicates(empty_f
     assert made["splits"]["train"]["dropped"] == ({"duplicate": 1} if deduplicate else {})
 
 
+@pytest.mark.parametrize("surest", [1.0, 0.5])
 @pytest.mark.parametrize("spoil", ["more", "fewer", "word", "unknown", "negative"])
-def test_damaged_hypotheses_make_no_folder(data: tuple[Prepared, Recipe], spoil: str) -> None:
+def test_damaged_hypotheses_make_no_folder(data: tuple[Prepared, Recipe], spoil: str, surest: float) -> None:
     prepared, recipe = data
     lines = as_lines(targets(prepared))
     lines = {
@@ -138,11 +141,11 @@ def test_damaged_hypotheses_make_no_folder(data: tuple[Prepared, Recipe], spoil:
         "unknown": [*lines[:-1], "5 250"], "negative": [*lines[:-1], "5 -1"],
     }[spoil]  # fmt: skip
     with pytest.raises(DataError, match="hypotheses is damaged"):
-        write(prepared, recipe, lines)
+        write(prepared, recipe, lines, surest=surest)
     assert not Path("made").exists()
 
 
-@pytest.mark.parametrize("line", ["5 6", "x\t5 6", "\t5 6"])
+@pytest.mark.parametrize("line", ["5 6", "x\t5 6", "\t5 6", "nan\t5 6"])
 def test_lines_without_a_score_are_damaged(data: tuple[Prepared, Recipe], line: str) -> None:
     prepared, recipe = data
     Path("hypotheses").write_text(f"{line}\n" * 60, encoding="utf-8")
@@ -206,18 +209,18 @@ def test_of_more_sources_the_surest_stay(
     kept: list[int],
     least: float,
 ) -> None:
-    """Ties stay; a training pair stays whatever its score."""
+    """Ties stay; a training pair stays whatever its score; a blank line takes nobody's place."""
     monkeypatch.setattr(distilled, "CHUNK_LINES", chunk)
     prepared, recipe = data
-    more = ["ab cd", "cd ab", "ab ab", "cd cd", "ab cd ab"]
+    more = ["ab cd", "cd ab", "ab ab", "cd cd", "ab cd ab", ""]
     Path("more.src").write_text("".join(f"{line}\n" for line in more), encoding="utf-8")
     sources = Sources(prepared, recipe, [Path("more.src")])
     rows = list(sources)
-    write_scored(as_lines(rows), [-9.0] * 60 + [-1.0, -0.25, -3.0, -1.0, -0.5])
+    write_scored(as_lines(rows), [-9.0] * 60 + [-1.0, -0.25, -3.0, -1.0, -0.5, 0.0])
     about = {"sha256": "0" * 64, "options": choose(recipe, {"mode": "ar"}).used, **sources.about()}
     made = distilled.write(sources, Path("hypotheses"), Path("made"), about, surest=surest, force=False)
     unsure = 5 - len(kept)
-    assert made["splits"]["train"]["dropped"] == ({"unsure": unsure} if unsure else {})
+    assert made["splits"]["train"]["dropped"] == {"empty": 1} | ({"unsure": unsure} if unsure else {})
     assert (made["distilled"]["surest"], made["distilled"]["least_score"]) == (surest, least)
     store = Store.open(Path("made/train.arrow"), "train")
     found = [store.pair(row)[0].tolist() for row in range(len(store))]

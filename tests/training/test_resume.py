@@ -17,7 +17,7 @@ from janus_cli import console
 from janus_cli.errors import CheckpointError, NonFiniteError, RunInUseError, Stopped, UsageError
 from janus_cli.recipe import Training
 from janus_cli.runs import Run
-from janus_cli.training import loop
+from janus_cli.training import loop, validation
 from janus_cli.training.precision import chosen
 from janus_cli.training.session import Request, run_training
 
@@ -158,19 +158,23 @@ def test_early_stopping_and_best(tiny_recipe: Path, monkeypatch: pytest.MonkeyPa
     assert sorted(folder.name for folder in run.checkpoints.glob("step-*")) == ["step-000002", "step-000004"]
 
 
-@pytest.mark.parametrize(("objective", "number"), [("ar", 1), ("cmlm", 1), ("janus", 2)])
-def test_bleu_as_best_metric_is_the_mean_of_the_sides(tiny_recipe: Path, objective: str, number: int) -> None:
-    changes = ("training.best_metric=bleu", "training.validate_every=2", "training.updates=4")
+@pytest.mark.parametrize(
+    ("objective", "means", "best"), [("ar", [30, 10, 20, 40], 4), ("cmlm", [30, 10, 20, 40], 4), ("janus", [20, 30], 4)]
+)
+def test_bleu_as_best_metric_is_the_mean_of_the_sides(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, objective: str, means: list[float], best: int
+) -> None:
+    """For JANUS update 2 is the better one left to right, update 4 the better one by the mean."""
+    scores = iter([30.0, 10.0, 20.0, 40.0])
+    monkeypatch.setattr(validation, "corpus_bleu", lambda *_: next(scores))
+    every = 4 // len(means)
+    changes = ("training.best_metric=bleu", f"training.validate_every={every}", "training.updates=4")
     run = go(tiny_recipe, "run", *changes, objective=objective)
     log = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
     judged = [entry for entry in log if entry["kind"] == "valid"]
-    assert len(judged) == 2
-    for entry in judged:
-        sides = [entry[name] for name in entry if name.startswith("bleu_")]
-        assert len(sides) == number
-        assert entry["bleu"] == pytest.approx(sum(sides) / len(sides))
+    assert [entry["bleu"] for entry in judged] == means
     state = json.loads((run.checkpoints / "last" / "state.json").read_text())
-    assert state["best"] == max(entry["bleu"] for entry in judged)
+    assert (state["best"], state["best_step"]) == (max(means), best)
 
 
 def test_an_unknown_best_metric_is_named(tiny_recipe: Path) -> None:
