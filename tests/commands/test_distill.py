@@ -249,8 +249,7 @@ def test_more_sources_stopped_and_gone_on_with(distill: Janus, stop: Stop) -> No
 
 
 def test_the_surest_of_more_sources(distill: Janus) -> None:
-    lines = [f"{'ba ' * count}du" for count in range(1, 21)]
-    Path("more.src").write_text("".join(f"{line}\n" for line in lines))
+    Path("more.src").write_text("".join(f"{'ba ' * count}du\n" for count in range(1, 21)))
     assert distill("ar", *SMALL, "--source", "more.src", "--out", "data/all")[0] == 0
     code, _, err = distill("ar", *SMALL, "--source", "more.src", "--surest", "0.25")
     assert code == 0

@@ -98,7 +98,8 @@ def test_one_run_by_default_the_newest_into_its_folder(report: Report) -> None:
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", made.text)
     assert captions == [
         "loss", "ce_ar", "ce_nar", "kl_ar_nar", "length", "learning rate", "gradient norm", "bleu", "bleu_ar",
-        "bleu_nar", "target tokens a second", "utilisation", "Lengths in the training split: source (grey), target (line)",
+        "bleu_nar", "target tokens a second", "utilisation",
+        "Lengths in the training split: source (grey), target (line)",
         "Predicted less real length", "janus: predicted and real", "ar", "nar", "aux",
     ]  # fmt: skip
     overview = made.sections["overview"]
