@@ -19,8 +19,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import shared
+
 from janus_cli import console
-from janus_cli.text.corpus import open_bytes
+from janus_cli.text.corpus import check, open_bytes
 
 TRIES = 100  # for each line wanted, before giving up
 SHORTEST = 5  # words of a line
@@ -49,24 +51,28 @@ def crossed(sentences: Sequence[str], seed: int, longest: int) -> Iterator[str]:
 
 
 def lines_of(path: Path) -> list[str]:
-    """With single spaces between words."""
-    with open_bytes(path) as file:
+    """With single spaces between words.
+
+    Raises:
+        DataError: the file cannot be used, see `corpus.check`.
+    """
+    with open_bytes(check(path, "stop").path) as file:
         return [" ".join(line.decode().split()) for line in file]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="source side of the training text, a sentence a line")
-    parser.add_argument("--lines", type=int, default=100_000, help="how many to write")
+    parser.add_argument("--lines", type=shared.positive, default=100_000, help="how many to write")
     parser.add_argument("--without", type=Path, nargs="*", default=[], help="files of lines that must not come out")
-    parser.add_argument("--longest", type=int, default=25, help="words of a line")
+    parser.add_argument("--longest", type=shared.positive, default=25, help="words of a line")
     parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     sentences = lines_of(given.file)
     known = {"", *sentences, *(line for path in given.without for line in lines_of(path))}
     written = 0
     for tried, line in enumerate(crossed(sentences, given.seed, given.longest)):
-        if written >= given.lines or tried >= TRIES * given.lines:
+        if written == given.lines or tried == TRIES * given.lines:
             break
         if line not in known:
             known.add(line)
@@ -77,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    shared.run(main)

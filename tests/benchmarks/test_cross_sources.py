@@ -15,11 +15,15 @@ TRAIN = [
 ]  # fmt: skip
 
 
-def crossed(*arguments: str) -> tuple[list[str], str]:
+def called(*arguments: str) -> subprocess.CompletedProcess[str]:
     Path("train").write_text("".join(f"{line}\n" for line in TRAIN), encoding="utf-8")
-    command = [sys.executable, str(ROOT / "benchmarks" / "cross_sources.py"), "train", *arguments]
+    command = [sys.executable, str(ROOT / "benchmarks" / "cross_sources.py"), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def crossed(*arguments: str) -> tuple[list[str], str]:
+    done = called("train", *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines(), done.stderr
 
@@ -63,9 +67,25 @@ def test_known_lines_do_not_come_out_and_too_few_are_told() -> None:
 @pytest.mark.usefixtures("empty_folder")
 def test_sentences_that_share_nothing() -> None:
     Path("lonely").write_text("one two three four five\nsix seven eight nine ten\n", encoding="utf-8")
-    command = [sys.executable, str(ROOT / "benchmarks" / "cross_sources.py"), "lonely", "--lines", "10"]
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
-    )
+    done = called("lonely", "--lines", "10")
     assert (done.returncode, done.stdout) == (0, "")
     assert "0 lines instead of 10" in done.stderr
+
+
+@pytest.mark.usefixtures("empty_folder")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere cannot be read"),
+        (["latin"], "latin:1"),
+        (["train", "--without", "nowhere"], "nowhere cannot be read"),
+        (["train", "--lines", "0"], "above 0"),
+    ],
+)
+def test_mistakes_are_named(arguments: list[str], message: str) -> None:
+    Path("latin").write_bytes("süß\n".encode("latin-1"))
+    done = called(*arguments)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
