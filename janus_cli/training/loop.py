@@ -8,7 +8,7 @@ did not stop.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -53,24 +53,24 @@ def train(
     meter = Meter(world, product_rate(chosen(knobs, world.device), world.device))
     model.train()
     with StopSignal() as stop, console.progress("training", knobs.updates, start=at.step) as bar:
-        for window in windows(recipe, prepared, world, at):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(at.step, knobs)
-            started = perf_counter()
-            number = update(trainee, optimizer, window, recipe, world, at, meter, log, stop.number)
-            at.seconds += perf_counter() - started
-            bar.advance(1, meter.note)
+        owed: list[list[Micro]] = [[]] if at.owed else []  # a validation that a signal broke off: no update before it
+        for window in chain(owed, windows(recipe, prepared, world, at)):
+            number = 0
+            if window:
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(at.step, knobs)
+                started = perf_counter()
+                number = update(trainee, optimizer, window, recipe, world, at, meter, log, stop.number)
+                at.seconds += perf_counter() - started
+                bar.advance(1, meter.note)
             late = bool(knobs.minutes and world.sums({"late": float(at.is_late(knobs.minutes))})["late"])
             over = at.step == knobs.updates or bool(number) or late
-            if at.step % knobs.log_every == 0 or over:
+            if window and (at.step % knobs.log_every == 0 or over):
                 log.write("train", at.step, epoch=at.epoch, lr=learning_rate(at.step - 1, knobs), **meter.take())
-            if at.step % knobs.validate_every == 0 or (over and not number):
-                metrics = validate(model, recipe, prepared, world.device) if world.first else {}
-                log.write("valid", at.step, **metrics)
-                saver.judge(at, metrics)
-                world.wait()
+            if at.owed or at.step % knobs.validate_every == 0 or (over and not number):
+                number = examine(model, recipe, prepared, world, at, saver, log, stop) or number
             enough = bool(world.sums({"enough": float(saver.patience_is_over(at))})["enough"])
-            if over or enough or at.step % knobs.save_every == 0 or at.step % knobs.validate_every == 0:
+            if over or number or enough or at.step % knobs.save_every == 0 or at.step % knobs.validate_every == 0:
                 saver.save(at, model, optimizer)
                 log.write("saved", at.step)
             if number:
@@ -84,6 +84,21 @@ def train(
                 log.write("done", at.step, early=enough)
                 return at
     return at
+
+
+def examine(
+    model: Transformer, recipe: Recipe, prepared: Prepared, world: World, at: Position, saver: Saver, log: Log,
+    stop: StopSignal,
+) -> int:  # fmt: skip
+    """Validates, unless a signal comes first: returns that, and the run that goes on owes itself the validation."""
+    metrics = validate(model, recipe, prepared, world.device, stop) if world.first else {}
+    number = stop.number if world.first and not metrics else 0
+    number = int(world.sums({"signal": float(number)})["signal"])
+    at.owed = number > 0
+    if not at.owed:
+        log.write("valid", at.step, **metrics)
+        saver.judge(at, metrics)
+    return number
 
 
 def windows(recipe: Recipe, prepared: Prepared, world: World, at: Position) -> Iterator[list[Micro]]:

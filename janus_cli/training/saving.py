@@ -28,6 +28,7 @@ class Position:
     """step: updates done. epoch, batch: where the next update's data starts. bad: non-finite updates in a row.
 
     best, best_step: the best validation so far. since_best: validations since then. seconds: spent in updates.
+    owed: the validation of this update is still to be made, because a signal came into it.
     """
 
     step: int = 0
@@ -38,6 +39,7 @@ class Position:
     best_step: int = 0
     since_best: int = 0
     seconds: float = 0.0
+    owed: bool = False
 
     def is_late(self, minutes: float) -> bool:
         """Whether `training.minutes` are over; 0 never are."""
@@ -146,5 +148,5 @@ def resume(found: Checkpoint, model: Transformer, optimizer: torch.optim.AdamW, 
     for name, weight in model.named_parameters():
         state = {kept: tensors[f"{name}.{kept}"].to(device) for kept in _kept(found.recipe)}
         optimizer.state[weight] = state
-    # A checkpoint of an earlier version has no `seconds`.
+    # A checkpoint of an earlier version has no `seconds` or `owed`.
     return Position(**{key: found.state[key] for key in Position.__dataclass_fields__ if key in found.state})

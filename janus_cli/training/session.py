@@ -178,7 +178,8 @@ def _train(request: Request, recipe: Recipe, run: Run, prepared: Prepared, origi
         at = saving.resume(found, model, optimizer, world.device) if found else Position()
         saver = Saver(run.checkpoints, recipe, vocabularies, world)
         knobs = recipe.training
-        if at.step >= knobs.updates or at.is_late(knobs.minutes) or saver.patience_is_over(at):
+        over = at.step >= knobs.updates or at.is_late(knobs.minutes) or saver.patience_is_over(at)
+        if over and not at.owed:
             console.say(
                 f"{run.path} is finished after {at.step:,} updates; "
                 "for more: --set training.updates=N --allow-change training.updates"

@@ -17,6 +17,7 @@ from janus_cli.errors import UsageError
 from janus_cli.recipe import Recipe
 from janus_cli.scoring.metrics import corpus_bleu
 from janus_cli.text.batching import epoch_batches, load_batch
+from janus_cli.training.signals import StopSignal
 
 if TYPE_CHECKING:
     from janus_cli.core.decoders import Output
@@ -48,10 +49,15 @@ def better(metric: str, value: float, than: float | None) -> bool:
     return value < than if metric.startswith(SMALLER_IS_BETTER) else value > than
 
 
-def validate(model: Transformer, recipe: Recipe, prepared: Prepared, device: torch.device) -> dict[str, float]:
+def validate(
+    model: Transformer, recipe: Recipe, prepared: Prepared, device: torch.device, stop: StopSignal
+) -> dict[str, float]:
     """Terms in nats per unit, without label smoothing and with the same noise every time; BLEU of greedy AR and of
-    mask-predict with the recipe's iterations and a length beam of 1, and as `bleu` the mean of these sides."""
-    metrics = _terms(model, recipe, prepared, device)
+    mask-predict with the recipe's iterations and a length beam of 1, and as `bleu` the mean of these sides.
+
+    Looks between batches whether a signal came, and then returns nothing.
+    """
+    metrics = _terms(model, recipe, prepared, device, stop)
     objective = OBJECTIVES[recipe.objective.name]
     rows = np.arange(min(recipe.training.valid_sentences, len(prepared.valid)))
     lines = (prepared.folder / "valid.target.txt").read_bytes().split(b"\n")[: len(rows)]
@@ -62,6 +68,8 @@ def validate(model: Transformer, recipe: Recipe, prepared: Prepared, device: tor
     order = np.argsort(source_lengths, kind="stable")
     decoded: dict[str, list[list[int]]] = {side: [[]] * len(rows) for side in objective.sides}
     for start in range(0, len(order), recipe.decoding.batch_sentences):
+        if stop.number:
+            return {}
         some = order[start : start + recipe.decoding.batch_sentences]
         source = load_batch(prepared.valid, some).source.to(device)
         for side in objective.sides:
@@ -77,7 +85,9 @@ def _place(into: list[list[int]], rows: Sequence[int], outputs: list[list[Output
 
 
 @torch.no_grad()
-def _terms(model: Transformer, recipe: Recipe, prepared: Prepared, device: torch.device) -> dict[str, float]:
+def _terms(
+    model: Transformer, recipe: Recipe, prepared: Prepared, device: torch.device, stop: StopSignal
+) -> dict[str, float]:
     objective = OBJECTIVES[recipe.objective.name]
     knobs = recipe.objective.model_copy(update={"label_smoothing": 0.0})
     totals: dict[str, float] = {}
@@ -85,6 +95,8 @@ def _terms(model: Transformer, recipe: Recipe, prepared: Prepared, device: torch
     weights: dict[str, float] = {}
     model.eval()
     for rows in epoch_batches(prepared.valid, recipe.training.batch_tokens, 0, 0):
+        if stop.number:
+            break
         batch = load_batch(prepared.valid, rows)
         plan = objective.plan(batch, Draws(recipe.seed, -1, batch.ids), knobs)
         for name, term in objective.loss(model, batch.to(device), plan.to(device), knobs).items():

@@ -18,7 +18,7 @@ LAST = "step-000008"
 # At its n-th call, a function is interrupted by SIGTERM, and then goes on, for so many seconds before it does its work.
 AT = """
 import os, signal, time
-from janus_cli.training import checkpoint, loop
+from janus_cli.training import checkpoint, loop, validation
 plain, calls = {of}, 0
 def call(*arguments, **more):
     global calls
@@ -70,6 +70,28 @@ def test_the_second_signal_stops_at_once_and_damages_nothing(tiny_recipe: Path, 
     assert found is not None
     assert found.state["step"] == 2
     assert digest(go(tiny_recipe, "run", resume=True) / LAST) == expected
+
+
+@pytest.mark.parametrize("of", ["validation.load_batch", "validation.generate"])
+def test_a_validation_is_broken_off_and_made_up_for(tiny_recipe: Path, of: str) -> None:
+    small = ("decoding.batch_sentences=2", "training.batch_tokens=64")
+    whole = go(tiny_recipe, "whole", *small) / LAST
+    changes = [word for change in small for word in ("--set", change)]
+    code, said = ended(start(tiny_recipe, *changes, before=AT.format(of=of, at=2, seconds=0)))
+    assert code == 143, said
+    lines = [json.loads(line) for line in Path("run/log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["kind"] for line in lines if line["step"] == lines[-1]["step"]][-2:] == ["saved", "stopped"]
+    assert "valid" not in [line["kind"] for line in lines]
+    after = go(tiny_recipe, "run", resume=True) / LAST
+    assert digest(after) == digest(whole)
+    assert judged(after) == judged(whole)
+
+
+def judged(folder: Path) -> dict[str, object]:
+    """What validations have left behind in a checkpoint's state, and which checkpoint is the best."""
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    kept = {key: state[key] for key in ("best", "best_step", "since_best", "owed", "metrics")}
+    return {**kept, "link": (folder.parent / "best").readlink()}
 
 
 def test_a_signal_while_stderr_is_written_to_is_noted_too(monkeypatch: pytest.MonkeyPatch) -> None:
