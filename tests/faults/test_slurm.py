@@ -49,7 +49,8 @@ def job(tiny_recipe: Path) -> Path:
     changes = {
         "29500": str(port), "runs/wmt14": "run", "--recipe wmt14_ende": "--recipe tiny.yaml",
         "janus train": "janus train --device cpu",
-        "training.accumulate=1": "training.updates=30 --set training.validate_every=100",
+        "training.accumulate=1": "training.updates=30",
+        "training.batch_tokens=4096": "training.validate_every=100",
     }  # fmt: skip
     for old, new in changes.items():
         assert text.count(old) == 1, old
