@@ -38,6 +38,8 @@ class Noise(Knobs):
     def _some(self) -> Noise:
         if self.uniform + self.spans + self.fixed + self.suffix + self.full == 0:
             raise ValueError("all of uniform, spans, fixed, suffix and full are 0: nothing would ever be hidden")
+        if self.spans and not self.span_budget:
+            raise ValueError("span_budget is 0: spans would hide nothing")
         return self
 
 
@@ -54,6 +56,10 @@ class ObjectiveKnobs(Knobs):
     def at(self, step: int) -> Self:
         """The knobs in force at this update."""
         return self
+
+    def risen(self, step: int) -> float:
+        """The part of their full weight that terms with a warm-up have at this update."""
+        return 1.0
 
 
 class ArObjective(ObjectiveKnobs):
@@ -135,9 +141,13 @@ class JanusObjective(ObjectiveKnobs):
 
     def at(self, step: int) -> Self:
         """The knobs in force at this update: the KL weights scaled by their warm-up."""
-        factor = min(1.0, max(0.0, (step + 1 - self.kl_start) / max(1, self.kl_warmup)))
+        factor = self.risen(step)
         scaled = {name: factor * getattr(self, name) for name in ("kl_ar_aux", "kl_nar_aux", "kl_ar_nar")}
         return self.model_copy(update=scaled)
+
+    def risen(self, step: int) -> float:
+        """The part of their weights that the KLs have at this update."""
+        return min(1.0, max(0.0, (step + 1 - self.kl_start) / max(1, self.kl_warmup)))
 
 
 class XlnetObjective(ObjectiveKnobs):
@@ -198,4 +208,5 @@ SYSTEMS: dict[str, dict[str, dict[str, Any]]] = {
         "model": {"causal_attention": True, "embedding": "concat", "embedding_scale": False},  # [CC]
         "decoding": {"update": "all"},  # [CC]
     },
+    "bang": {"decoding": {"remove_repeats": True}},  # [B]
 }

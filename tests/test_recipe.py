@@ -91,6 +91,7 @@ def test_iwslt14_decodes_three_lengths() -> None:
         ({"tokenizer": {"joint": False}}, "model.tie all needs tokenizer.joint true"),
         ({"decoding": {"nbest": 6}}, "decoding.nbest 6 is larger than decoding.beam 5"),
         ({"objective": {"name": "cmlm", "noise": {}}}, "nothing would ever be hidden"),
+        ({"objective": {"name": "cmlm", "noise": {"spans": 0.5, "span_budget": 0.0}}}, "spans would hide nothing"),
         ({"training": {"updates": True}}, "valid integer"),
         ({"training": {"updates": "5"}}, "valid integer"),
         ({"training": {"learning_rate": float("inf")}}, "finite"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from janus_cli.core.transformer import Transformer
 from janus_cli.decoding.plan import Plan
 from janus_cli.decoding.translator import Translator
 from janus_cli.decoding.where import find_split, load, own_recipe
-from janus_cli.errors import JanusError, Stopped, UsageError
+from janus_cli.errors import JanusError, Stopped
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.text.tokenizer import Tokenizers
@@ -60,7 +61,8 @@ class Row:
 class Outcome:
     """What became of an entry: its rows by label. failed: what went wrong, and why.
 
-    checkpoint: what was decoded; None where the training failed. training: updates, epochs, seconds in updates, size.
+    checkpoint: what was decoded; None where the training failed. training: updates, epochs, seconds in updates, size,
+    the part of their weights that terms with a warm-up came to, checkpoints in the mean.
     """
 
     entry: Entry
@@ -97,7 +99,7 @@ class Outcome:
 def trained(entry: Entry, request: Request, average: int) -> Outcome:
     """Trains the entry, or goes on with it, and finds the checkpoint to decode. What goes wrong is its outcome.
 
-    average: decode the mean of so many last checkpoints, or of as many as there are; 0: the last one.
+    average: decode the mean of so many last checkpoints, or of as many as a short training has; 0: the last one.
 
     Raises:
         Stopped: a signal ended the training; it was saved.
@@ -123,6 +125,8 @@ def _training(run: Run, folder: Path) -> dict[str, Any]:
     state = runs.read_json(folder / STATE)
     log = [json.loads(line) for line in run.log.read_bytes().split(b"\n") if line.startswith(b'{"kind": "start"')]
     return {
+        "risen": own_recipe(folder, ()).objective.risen(max(0, state["step"] - 1)),
+        "averaged": len(state.get("averaged", ())),
         "updates": state["step"], "epochs": state["epoch"], "seconds": round(state.get("seconds", 0.0), 1),
         "parameters": log[-1]["parameters"] if log else None, "precision": state.get("precision"),
         "checkpoint": folder.name,
@@ -132,23 +136,24 @@ def _training(run: Run, folder: Path) -> dict[str, Any]:
 def decoded(outcome: Outcome, names: Sequence[str], outputs: Path, device: torch.device) -> None:
     """Fills `rows`: the test split in each of the modes `names` (see `benching.modes.select`) that the run has.
 
-    Texts go to `outputs`, with what weights wrote them; those of the same weights are not decoded again.
+    Texts go to `outputs`, with what wrote them: the same weights do not decode the same text in the same way again.
     """
-    recipe = outcome.recipe
     try:
-        plans = select(recipe, names).plans
-    except UsageError as problem:
+        plans = select(outcome.recipe, names).plans
+        reader, _ = find_split(outcome.entry.run, outcome.recipe, SPLIT, "compared")
+    except JanusError as problem:
         outcome.failed["decoding"] = problem.message
         return
-    reader, _ = find_split(outcome.entry.run, recipe, SPLIT, "compared")
     lines = list(reader)
+    text = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     model: tuple[Transformer, Tokenizers] | None = None
     for label, plan in plans.items():
         stem = outputs / f"{outcome.entry.name}.{label}"
-        row = _kept(stem, label, outcome.sha256, len(lines))
+        about = {"sha256": outcome.sha256, "text": text, "mode": plan.mode, "options": plan.used}
+        row = _kept(stem, label, about)
         if row is None:
-            model = model or outcome.load(device)
             try:
+                model = model or outcome.load(device)
                 row = _decode(model, plan, label, lines, outcome.entry.name)
             except Stopped:
                 raise
@@ -156,7 +161,7 @@ def decoded(outcome: Outcome, names: Sequence[str], outputs: Path, device: torch
                 console.error(f"{outcome.entry.name} {label}: {problem.message}", problem.hint)
                 outcome.failed[label] = problem.message
                 continue
-            _keep(stem, row, outcome.sha256)
+            _keep(stem, row, about)
         outcome.rows[label] = row
 
 
@@ -168,18 +173,18 @@ def _decode(model: tuple[Transformer, Tokenizers], plan: Plan, label: str, lines
     return Row(label, texts, translator.timing.passes / max(1, translator.timing.sentences))
 
 
-def _kept(stem: Path, label: str, sha256: str, lines: int) -> Row | None:
-    """What an earlier call wrote with the same weights."""
-    text, about = (stem.with_name(f"{stem.name}.{suffix}") for suffix in ("txt", "json"))
-    if not (text.is_file() and about.is_file()):
+def _kept(stem: Path, label: str, about: Mapping[str, Any]) -> Row | None:
+    """What an earlier call wrote, if all of `about` is as it was."""
+    text, file = (stem.with_name(f"{stem.name}.{suffix}") for suffix in ("txt", "json"))
+    if not (text.is_file() and file.is_file()):
         return None
-    found, texts = runs.read_json(about), text.read_bytes().decode().split("\n")[:-1]
-    if found.get("sha256") != sha256 or len(texts) != lines:
+    found = runs.read_json(file)
+    if any(found.get(key) != value for key, value in about.items()):
         return None
-    return Row(label, texts, float(found["passes"]))
+    return Row(label, text.read_bytes().decode().split("\n")[:-1], float(found["passes"]))
 
 
-def _keep(stem: Path, row: Row, sha256: str) -> None:
+def _keep(stem: Path, row: Row, about: Mapping[str, Any]) -> None:
     runs.write_atomically(stem.with_name(f"{stem.name}.txt"), "".join(f"{text}\n" for text in row.texts).encode())
-    about = json.dumps({"sha256": sha256, "passes": row.passes})
-    runs.write_atomically(stem.with_name(f"{stem.name}.json"), about.encode())
+    full = json.dumps({**about, "passes": row.passes})
+    runs.write_atomically(stem.with_name(f"{stem.name}.json"), full.encode())

@@ -158,13 +158,27 @@ def _notes(about: Mapping[str, Any]) -> list[str]:
             f"speed, from text to text: median of {timed['repeats']} repeats in which all rows took turns; one by one: "
             f"median of {timed['singles']} sentences; sentences/s: {timed['sentences']} sentences in batches"
         )
+    if about["settings"]["minutes"] and about["settings"]["jobs"] > 1:
+        notes.append("trainings ran at the same time: minutes on a machine that others use, too, are not equal work")
     for each in about["systems"]:
-        if each["training"] is not None and not _is_equal(each["training"], about["settings"]):
-            notes.append(f"not the same budget: {each['system']}.seed{each['seed']}, trained before or stopped early")
+        name, training = f"{each['system']}.seed{each['seed']}", each["training"]
+        if training is not None:
+            notes += _unequal(name, training, about["settings"])
         if each["from"]:
-            notes.append(f"{each['system']}.seed{each['seed']} began with the weights of {each['from']}")
-        for what, why in each["failed"].items():
-            notes.append(f"failed: {each['system']}.seed{each['seed']} {what}: {why}")
+            notes.append(f"{name} began with the weights of {each['from']}")
+        notes += [f"failed: {name} {what}: {why}" for what, why in each["failed"].items()]
+    return notes
+
+
+def _unequal(name: str, training: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """In what a training is not what the head of the table says."""
+    notes = []
+    if not _is_equal(training, settings):
+        notes.append(f"not the same budget: {name}, trained before or stopped early")
+    if training["averaged"] < settings["average"]:
+        notes.append(f"{name}: the mean of {training['averaged']} checkpoints, all that there are")
+    if training["risen"] < 1:
+        notes.append(f"{name}: KLs came to {training['risen']:.0%} of their weights (objective.kl_start, .kl_warmup)")
     return notes
 
 

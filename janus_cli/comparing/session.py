@@ -18,7 +18,7 @@ from janus_cli.benching import machine
 from janus_cli.benching.contestant import own
 from janus_cli.benching.measure import Spread, Work, measure, percentile
 from janus_cli.benching.modes import matching, select
-from janus_cli.comparing import jobs, report, systems
+from janus_cli.comparing import agreement, jobs, report, systems
 from janus_cli.comparing.entry import SPLIT, Entry, Outcome, decoded, trained
 from janus_cli.decoding.where import find_split
 from janus_cli.errors import DataError, JanusError, UsageError
@@ -77,26 +77,34 @@ def run_compare(request: Request) -> tuple[str, int] | None:
         f"comparing {len(entries)} system{'s' * (len(entries) != 1)} in {folder}: {report.budget(_settings(request))}"
     )
     _must_be_ours(folder, request)
+    agreement.must_have_split(request.prepared or runs.prepared_dir(recipe))
+    if not request.force:
+        agreement.must_go_on(entries, _settings(request)["steps"], request.start)
     if request.dry_run:
         for entry in entries:
             there = "goes on" if entry.run.recipe.exists() else "begins"
             console.say(f"{entry.name}: {there} in {entry.run.path}")
         console.say(f"each is then decoded, as far as it can, with {', '.join(request.modes)}")
         return None
-    if request.threads:
-        torch.set_num_threads(request.threads)
+    threads = request.threads or torch.get_num_threads()
+    torch.set_num_threads(threads)
     keep_freed_memory()
-    _begin(folder, request)
+    _begin(folder, request, entries)
+    with suppress(JanusError):  # each training says it
+        session.prepare_data(_training_request(request, entries[0]))
+    agreement.must_have_split(request.prepared or runs.prepared_dir(recipe))
     device = choose_device(request.device)
     again = {entry.name for entry in entries}
     if request.jobs > 1:
         at_once = min(request.jobs, len(entries))
-        again = jobs.run([_job(request, entry, folder, at_once) for entry in entries], at_once)
+        request = replace(request, threads=request.threads or max(1, machine.usable_cores() // at_once))
+        again = jobs.run([_job(request, entry, folder) for entry in entries], at_once)
     outcomes = []
     for number, entry in enumerate(entries, 1):
         console.say(f"\n[{number} of {len(entries)}] {entry.name}")
         mine = replace(request, force=request.force and entry.name in again)  # else a process has replaced it
         outcome = trained(entry, _training_request(mine, entry), request.average)
+        torch.set_num_threads(threads)
         if outcome.checkpoint is not None:
             decoded(outcome, request.modes, folder / "outputs", device)
         outcomes.append(outcome)
@@ -124,16 +132,24 @@ def _planned(request: Request) -> tuple[Recipe, list[Entry], Path]:
     if request.start is not None:
         starting.locate(request.start)
     rows: list[str] = []
+    recipes = {system.name: system.recipe(request.recipe or "demo", request.changes) for system in compared}
+    agreement.must_have_averages(recipes, request.average)
     for system in compared:  # mistakes are found before hours of training
-        theirs = system.recipe(request.recipe or "demo", request.changes)
+        theirs = recipes[system.name]
+        if request.minutes and theirs.training.schedule != "inverse_sqrt":
+            raise UsageError(
+                f"--minutes: schedule {theirs.training.schedule} must know the number of updates", "use --steps"
+            )
+        steps = _settings(request)["steps"]
+        if steps and (risen := theirs.objective.risen(steps - 1)) < 1:
+            console.warn(
+                f"{system.name}: in {steps:,} updates its KLs come to {risen:.0%} of their weights; "
+                "see objective.kl_start and objective.kl_warmup"
+            )
         with suppress(UsageError):  # an objective that can do none of the modes becomes a row that says so
             rows += [f"{system.name} {label}" for label in select(theirs, request.modes).plans]
     if request.against is not None and request.against not in rows:
         raise UsageError(f"--against {request.against}: there will be no such row", f"rows: {'; '.join(rows)}")
-    if request.minutes and recipe.training.schedule != "inverse_sqrt":
-        raise UsageError(
-            f"--minutes: schedule {recipe.training.schedule} must know the number of updates", "use --steps"
-        )
     folder = request.out or runs.RUNS / f"compare-{recipe.name}"
     seeds = request.seeds or [recipe.seed]
     entries = [Entry(system, seed, Run(folder / f"{system.name}.seed{seed}")) for seed in seeds for system in compared]
@@ -142,7 +158,7 @@ def _planned(request: Request) -> tuple[Recipe, list[Entry], Path]:
 
 def _settings(request: Request) -> dict[str, Any]:
     steps = None if request.minutes else request.steps or COMPARE_UPDATES
-    return {"steps": steps, "minutes": request.minutes, "average": request.average}
+    return {"steps": steps, "minutes": request.minutes, "average": request.average, "jobs": request.jobs}
 
 
 def _must_be_ours(folder: Path, request: Request) -> None:
@@ -156,13 +172,15 @@ def _must_be_ours(folder: Path, request: Request) -> None:
             raise UsageError(f"{folder} compares with recipe {before}, not {recipe}", "another --out, or --force")
 
 
-def _begin(folder: Path, request: Request) -> None:
-    """Makes the folder, or finds it as an earlier call left it."""
+def _begin(folder: Path, request: Request, entries: Sequence[Entry]) -> None:
+    """Makes the folder, or finds it as an earlier call left it; with --force without what these entries wrote."""
     mark = folder / "comparison.json"
     try:
         (folder / "outputs").mkdir(parents=True, exist_ok=True)
         if not mark.is_file() or request.force:
             runs.write_atomically(mark, json.dumps({"recipe": request.recipe or "demo"}).encode())
+        for old in (old for entry in entries if request.force for old in folder.glob(f"outputs/{entry.name}.*")):
+            old.unlink()
     except OSError as problem:
         raise DataError(f"{folder} cannot be written: {problem.strerror}", "name another folder with --out") from None
 
@@ -198,11 +216,9 @@ class _Job(jobs.Job):
             decoded(outcome, self.modes, self.outputs, choose_device(self.training.device))
 
 
-def _job(request: Request, entry: Entry, folder: Path, at_once: int) -> _Job:
-    """What one of several processes does; without --threads they share the cores."""
-    threads = request.threads or max(1, machine.usable_cores() // at_once)
-    training = replace(_training_request(request, entry), threads=threads)
-    steps = _settings(request)["steps"]
+def _job(request: Request, entry: Entry, folder: Path) -> _Job:
+    """What one of several processes does."""
+    training, steps = _training_request(request, entry), _settings(request)["steps"]
     return _Job(entry.name, training, steps, entry, request.average, request.modes, folder / "outputs")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -80,8 +81,12 @@ def generate_ar(model: Transformer, source: Tensor, ar_stream: ARSide, options: 
         else:
             step = NextToken(model, model.encode(source, source != PAD), ar_stream, most)
         if options.beam == 1:
-            return [[output] for output in greedy(step.best, most, options.length_penalty)]
-        return beam_search(step, most, options.beam, options.length_penalty, options.nbest)
+            found = [[output] for output in greedy(step.best, most, options.length_penalty)]
+        else:
+            found = beam_search(step, most, options.beam, options.length_penalty, options.nbest)
+        if ar_stream == "masks":  # the MASKs, which stand for the length, took a pass of their own
+            return [[replace(output, passes=output.passes + 1) for output in outputs] for outputs in found]
+        return found
 
 
 def generate_spec(model: Transformer, source: Tensor, ar_stream: ARSide, options: Decoding) -> list[list[Output]]:
@@ -128,7 +133,7 @@ def generate_nar(
     """Mask-predict over a length beam: the `options.nbest` best of `options.length_beam` candidates, best first.
 
     source: (B, S) int64, tokens then EOS, PAD behind. Score: mean log-probability of a candidate's tokens; with
-    `options.rerank` "ar" that of tokens and EOS in one left-to-right pass of the same model (needs `ar_stream`).
+    `options.rerank` "ar" that in one left-to-right pass of the same model (needs `ar_stream`), EOS included.
     """
     with _deciding(model):
         fan, passes = options.length_beam, list[tuple[Tensor, ...]]()
@@ -177,14 +182,18 @@ def length_limit(lengths: Tensor, max_length: int, options: Decoding) -> Tensor:
 
 
 def ar_scores(model: Transformer, memory: Memory, tokens: Tensor, ar_stream: ARSide) -> Tensor:
-    """Mean log-probability in nats of each row's tokens and EOS, read left to right in one pass. (R, T) -> (R,)."""
+    """Mean log-probability in nats of each row's tokens and EOS, read left to right in one pass. (R, T) -> (R,).
+
+    An AR side of `masks` knows the length, and neither predicts EOS nor has it to choose.
+    """
+    never = NextOfLength.never if ar_stream == "masks" else NextToken.never
     target = framed(tokens)
     stream = slots(target, ar_stream)
     asked = stream.labelled
     states, gold = model.decode(stream, memory)[asked], stream.labels[asked]  # (R, L, D) -> (N, D), (N,)
     count = at_once(model)
     found = [
-        log_probabilities(model, some).gather(1, token[:, None])[:, 0]
+        log_probabilities(model, some, never).gather(1, token[:, None])[:, 0]
         for some, token in zip(states.split(count), gold.split(count), strict=True)
     ]
     logps = torch.zeros(asked.shape, dtype=found[0].dtype, device=tokens.device)

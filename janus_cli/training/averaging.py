@@ -18,22 +18,28 @@ from janus_cli.training.validation import best_metric
 
 
 def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: bool) -> tuple[Path, list[str]]:
-    """Averages the N last or best checkpoints; the last 5, or all there are, where neither is given.
+    """Averages the N last or best checkpoints; the last 5, or as many as a run keeps, where neither is given.
 
     Writes checkpoints/average-lastN or average-bestN; returns its folder and the names of what went into it.
 
     Means are taken in float64 and written in the weights' own type. Tied tables stay one table.
 
     Raises:
-        UsageError: there are fewer checkpoints than asked for, or the average is there already.
+        UsageError: there are fewer checkpoints than asked for, or the run keeps fewer; the average is there already.
         CheckpointError: the checkpoints do not belong together.
     """
+    recipe = recipe_file.load(str(run.recipe))
+    metric, kept = best_metric(recipe), recipe.training.keep_last
     if not last and not best:
-        last = min(5, len(list(checkpoint.steps(run.checkpoints)))) or 1
+        last = min(5, kept, len(list(checkpoint.steps(run.checkpoints)))) or 1
     name = f"average-last{last}" if last else f"average-best{best}"
     _must_be_free(run, name, force)
     folders = _steps(run)
-    metric = best_metric(recipe_file.load(str(run.recipe)))
+    if last and last > kept:
+        raise UsageError(
+            f"{run.path} keeps its last {kept} checkpoints; older ones are there because they were good",
+            f"--last {kept}, --best {last}, or train with --set training.keep_last={last}",
+        )
     chosen = folders[-last:] if last else best_folders(run.checkpoints, metric)[:best]
     asked = last or best or 0
     if len(chosen) < asked:

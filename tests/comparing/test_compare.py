@@ -91,6 +91,62 @@ def test_the_same_command_goes_on_and_a_larger_budget_trains_further(
     assert '"kind": "resumed", "step": 2' in log
 
 
+def test_texts_are_kept_for_the_same_weights_text_and_options_only(compare: Compare) -> None:
+    command = ("--objectives", "ar", "--modes", "ar.beam5", "--steps", "2")
+    assert compare(*command)[0] == 0
+    file = Path("runs/compare-tiny/outputs/ar.seed1.ar.beam5.txt")
+    written = file.read_text()
+    file.write_text("x\n" * 8)  # to see whether it is decoded anew
+    assert compare(*command)[0] == 0
+    assert file.read_text() == "x\n" * 8
+    assert compare(*command, "--force")[0] == 0
+    assert file.read_text() == written
+    file.write_text("x\n" * 8)
+    about = json.loads(file.with_suffix(".json").read_text())
+    assert about["options"]["length_penalty"] == 1.0
+    for changed in ({"options": {**about["options"], "length_penalty": 0.5}}, {"text": "another"}, {"sha256": "0"}):
+        file.write_text("x\n" * 8)
+        file.with_suffix(".json").write_text(json.dumps({**about, **changed}))
+        assert compare(*command)[0] == 0
+        assert file.read_text() == written, changed
+
+
+def test_a_rate_that_falls_to_suit_the_updates_allows_no_more(compare: Compare) -> None:
+    command = ("--objectives", "ar", "--modes", "ar.beam1", "--set", "training.schedule=cosine")
+    assert compare(*command, "--steps", "2")[0] == 0
+    code, _, err = compare(*command, "--steps", "4")
+    assert code == 2
+    assert "ar.seed1 was trained for 2 updates, and its learning rate (cosine) fell to suit these" in err
+    assert compare(*command, "--steps", "4", "--force")[0] == 0
+
+
+def test_the_table_says_in_what_a_training_was_not_equal(compare: Compare) -> None:
+    code, out, err = compare(
+        "--objectives", "ar,janus", "--steps", "4", "--modes", "ar.beam1", "--average", "5",
+        "--set", "training.save_every=2", "--variant", "late: janus objective.kl_start=2 objective.kl_warmup=4",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "late: in 4 updates its KLs come to 50% of their weights" in err
+    assert "* late.seed1: KLs came to 50% of their weights" in out
+    assert "janus.seed1: KLs" not in out
+    assert "* ar.seed1: the mean of 2 checkpoints, all that there are" in out
+    assert found()["systems"][0]["training"]["averaged"] == 2
+
+
+def test_data_without_a_test_split_is_found_before_anything_is_trained(compare: Compare) -> None:
+    main_code, _, _ = compare("--objectives", "ar", "--steps", "1", "--modes", "ar.beam1")
+    assert main_code == 0
+    manifest = Path("data/tiny.src-tgt/manifest.json")
+    about = json.loads(manifest.read_text())
+    del about["files"]["test.source.txt"]
+    manifest.write_text(json.dumps(about))
+    for more in ([], ["--dry-run"]):
+        code, _, err = compare("--objectives", "ar", "--steps", "1", "--out", "other", *more)
+        assert code == 3
+        assert "has no test split, which a comparison decodes" in err
+        assert not Path("other").exists()
+
+
 def test_minutes_are_an_equal_budget_too(compare: Compare) -> None:
     assert compare("--objectives", "ar", "--minutes", "0.01", "--modes", "ar.beam1")[0] == 0
     training = found()["systems"][0]["training"]
@@ -166,6 +222,8 @@ def test_the_plot_has_every_system(compare: Compare) -> None:
         (["--seeds", "1,x"], "no list of numbers"),
         (["--set", "training.update=3"], "did you mean updates"),
         (["--minutes", "1", "--set", "training.schedule=cosine"], "must know the number of updates"),
+        (["--minutes", "1", "--variant", "c: ar training.schedule=cosine"], "must know the number of updates"),
+        (["--average", "11"], "ar keeps its last 10 checkpoints"),
         (["--out", "theirs"], "holds no comparison"),
         (["--modes", "nar5"], "there is no such row"),
     ],
@@ -210,3 +268,8 @@ def test_variants_are_systems_of_their_own(compare: Compare) -> None:
     assert (recipe.objective.glance, recipe.objective.noise.full) == (0.5, 1.0)
     assert "from" in json.loads((run / "manifest.json").read_text())
     assert compare(*command)[0] == 0  # what is there already is kept
+    assert compare(*command[:-2])[0] == 0  # nothing new is asked for
+    for more in (["--objectives", "ar,janus"], ["--from", "runs/compare-tiny/glance.seed1"]):
+        code, _, err = compare(*first[:-2], *more)
+        assert code == 2
+        assert f"not all would begin with the same weights: ar.seed1 with {origin}" in err

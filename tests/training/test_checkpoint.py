@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -157,6 +158,18 @@ def test_a_failed_save_leaves_nothing_and_the_older_ones(run: Run, monkeypatch: 
         checkpoint.save(run.checkpoints, "step-000099", found.recipe, (9, 9), {}, {"w": torch.zeros(1000)}, None)
     assert "4,000 bytes" in problem.value.hint
     assert sorted(file.name for file in run.checkpoints.iterdir()) == before
+
+
+def test_the_last_are_those_that_a_run_keeps_as_such(run: Run) -> None:
+    """Older ones are there because they were good: no mean of the last ones."""
+    text = run.recipe.read_text(encoding="utf-8")
+    assert text.count("keep_last: ") == 1
+    run.recipe.write_text(re.sub(r"keep_last: \d+", "keep_last: 2", text), encoding="utf-8")
+    with pytest.raises(UsageError, match="keeps its last 2 checkpoints") as problem:
+        average_checkpoints(run, last=3, best=None, force=False)
+    assert "training.keep_last=3" in problem.value.hint
+    folder, names = average_checkpoints(run, last=None, best=None, force=False)
+    assert (folder.name, names) == ("average-last2", ["step-000004", "step-000006"])
 
 
 def test_average_is_the_mean_and_keeps_tables_tied(run: Run) -> None:

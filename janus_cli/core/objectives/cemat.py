@@ -3,7 +3,7 @@
     L = 0.3 CE_encoder + 0.7 CE_NAR + 0.1 CE_length
 
     P_encoder(x_h | X', MASK at every h)                          10-20 % of the source
-    P_NAR    (y_h | X', observed tokens, every MASK)              20-50 % of the target
+    P_NAR    (y_h | X', observed tokens, every MASK)              20-100 % of the target (50 in the paper)
 
 X' is the source with 15 % of its words switched: where a dictionary has a translation of x_i that stands in the target,
 x_i gives way to another of its translations, and the one that stands there is hidden (aligned code-switching). The
