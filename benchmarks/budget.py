@@ -10,6 +10,9 @@ bytes a token and 8 a pair. Memory: weights, gradients and AdamW's two moments, 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+
+import shared
 
 from janus_cli import console, recipe_file
 from janus_cli.core import flops
@@ -20,7 +23,7 @@ from janus_cli.recipe import Recipe
 from janus_cli.training.checkpoint import build_model
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None) -> None:
     """Reads the options and prints one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="wmt14_ende")
@@ -31,7 +34,7 @@ def main() -> None:
     parser.add_argument("--gpus", type=int, default=8)
     parser.add_argument("--tflops", type=float, default=989.0, help="of one GPU, dense bf16, as its maker says")
     parser.add_argument("--utilisation", type=float, default=0.4, help="assumed share of it")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     recipe = recipe_file.load(options.recipe, None, options.objective)
     sentences, each = step(recipe, options.tokens)
     an_update = sentences * recipe.training.accumulate  # the recipe's accumulation is meant for one GPU
@@ -62,8 +65,8 @@ def step(recipe: Recipe, tokens: int) -> tuple[int, int]:
     rows = [[SPECIAL] * tokens] * count
     batch = collate(rows, rows, range(count))
     plan = OBJECTIVES[recipe.objective.name].plan(batch, Draws(recipe.seed, 0, batch.ids), recipe.objective)
-    return count, flops.step(recipe.model, recipe.tokenizer.vocabulary, tokens + 1, plan.streams.values())
+    return count, flops.step(recipe.model, recipe.tokenizer.vocabulary, tokens + 1, plan)
 
 
 if __name__ == "__main__":
-    main()
+    shared.run(main)

@@ -27,9 +27,10 @@ from torch import Tensor
 
 from janus_cli import console, runs
 from janus_cli.benching import machine, plot
+from janus_cli.core import losses
 from janus_cli.core.aux_loss import AuxLoss, aux_loss, terms
 from janus_cli.core.losses import cross_entropy
-from janus_cli.core.objectives import OBJECTIVES, ar, janus
+from janus_cli.core.objectives import OBJECTIVES, janus
 from janus_cli.errors import UsageError, require
 from janus_cli.recipe import Recipe
 from janus_cli.training.checkpoint import build_model
@@ -80,11 +81,11 @@ def plain_cross_entropy(states: Tensor, weight: Tensor, gold: Tensor, smoothing:
 
 def plain_aux_loss(
     ar: Tensor, nar: Tensor, aux: Tensor, weight: Tensor, gold: Tensor, smoothing: float,
-    coefficients: AuxLoss[float], kl_to_ar: float = 1.0,
+    coefficients: AuxLoss[float], kl_to_ar: float = 1.0, temperature: float = 1.0,
 ) -> AuxLoss[Tensor]:  # fmt: skip
     """As `core.aux_loss.aux_loss`, where kl_to_ar is 1."""
     assert kl_to_ar == 1.0
-    return terms(*(F.linear(states, weight) for states in (ar, nar, aux)), gold, smoothing)
+    return terms(*(F.linear(states, weight) for states in (ar, nar, aux)), gold, smoothing, temperature)
 
 
 def loss(way: str, states: Sequence[Tensor], weight: Tensor, gold: Tensor, smoothing: float) -> Tensor:
@@ -138,8 +139,9 @@ def of_a_step(case: Case, steps: int = 2) -> int:
     """The most bytes that this process held in some updates, everything counted."""
     keep_freed_memory()
     if case.way == "plain":
-        for objective in (ar, janus):
-            objective.cross_entropy = plain_cross_entropy
+        for module in (losses, janus):
+            assert hasattr(module, "cross_entropy")
+            module.cross_entropy = plain_cross_entropy
         janus.aux_loss = plain_aux_loss
     torch.manual_seed(case.recipe.seed)
     model = build_model(case.recipe, case.vocabulary, case.vocabulary).train()

@@ -22,6 +22,7 @@ import sentencepiece
 
 from janus_cli import console
 
+MARK = "preprocess_speed"  # an empty file in a folder of ours, whose contents may be replaced
 WORDS = 60_000  # of each side
 MEAN_WORDS = 12  # of a line
 BLOCK = 50_000  # pairs made at once
@@ -40,6 +41,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes, and threads of bare SentencePiece")
     options = parser.parse_args()
     text, out = options.folder / "text", options.folder / "prepared"
+    if options.folder.exists() and any(options.folder.iterdir()) and not (options.folder / MARK).is_file():
+        parser.error(f"{options.folder} holds something else: name a folder that is empty or not there yet")
+    options.folder.mkdir(parents=True, exist_ok=True)
+    (options.folder / MARK).touch()
     make_text(text, options.pairs)
     seconds, peak = preprocess(options.folder, text, out, options.workers)
     lines = 2 * options.pairs

@@ -25,7 +25,7 @@ from janus_cli.benching import machine, peers
 from janus_cli.benching.contestant import Contestant, Decoded, own
 from janus_cli.benching.modes import select
 from janus_cli.decoding.where import own_recipe
-from janus_cli.errors import JanusError
+from janus_cli.errors import JanusError, OutOfMemoryError
 from janus_cli.text.tokenizer import load_tokenizers
 from janus_cli.training.checkpoint import load_model
 from janus_cli.training.distributed import choose_device, keep_freed_memory
@@ -47,6 +47,8 @@ class Worker:
     def translate(self, lines: Sequence[str], batch: int) -> Decoded:
         """As `Contestant.translate`; `peak` is then the most memory that it took, in bytes."""
         found = self._ask({"lines": list(lines), "batch": batch})
+        if "too_large" in found:
+            raise OutOfMemoryError(found["too_large"])
         self.peak = found.pop("peak")
         return Decoded(**found)
 
@@ -116,17 +118,26 @@ def main() -> None:
         peers.load(asked["peer"])
     before = machine.peak_bytes() if device.type == "cpu" else 0
     row = _row(asked, device)
+    if asked.get("peer"):  # whose models load when first used
+        row.translate(asked["lines"][:1], 1)
     _answer({"before": before})
     for line in sys.stdin:
-        wish = json.loads(line)
-        _forget_peak(device)
-        started = time.perf_counter()
+        _answer(answer(row, json.loads(line), device))
+
+
+def answer(row: Contestant, wish: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """What became of the lines, or that they do not fit into memory."""
+    _forget_peak(device)
+    started = time.perf_counter()
+    try:
         found = row.translate(wish["lines"], wish["batch"])
-        seconds = time.perf_counter() - started
-        peak = machine.peak_bytes() if device.type == "cpu" else torch.cuda.max_memory_allocated(device)
-        _answer({
-            "texts": found.texts, "sizes": found.sizes, "passes": found.passes, "seconds": seconds, "peak": peak
-        })  # fmt: skip
+    except (MemoryError, RuntimeError, OutOfMemoryError) as problem:
+        if isinstance(problem, RuntimeError) and "memory" not in str(problem):
+            raise
+        return {"too_large": str(problem).split("\n")[0] or "out of memory"}
+    seconds = time.perf_counter() - started
+    peak = machine.peak_bytes() if device.type == "cpu" else torch.cuda.max_memory_allocated(device)
+    return {"texts": found.texts, "sizes": found.sizes, "passes": found.passes, "seconds": seconds, "peak": peak}
 
 
 def _answer(what: Mapping[str, Any]) -> None:

@@ -30,7 +30,7 @@ class Selection:
 
 def wanted(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """The label and the decoding options of every usual row, and of those among `names` that are labels with other
-    numbers. Labels are those of `Plan.label`."""
+    numbers. Labels are those of `Plan.label`, but for options that no row has: those of a whole bench."""
     rows: dict[str, dict[str, Any]] = {f"ar.beam{beam}": {"mode": "ar", "beam": beam} for beam in BENCH_BEAMS}
     for iters in BENCH_ITERS:
         for width in BENCH_LENGTH_BEAMS:

@@ -10,7 +10,9 @@ from janus_cli.errors import require
 
 SIZE = (8.0, 5.0)  # inches
 # Shape and filling tell the modes apart, so that the plot can be printed without colour.
-MARKERS = {"ar": ("o", "black"), "nar": ("s", "white"), "spec": ("^", "0.6"), "peer": ("D", "white")}
+MARKERS = {
+    "ar": ("o", "black"), "nar": ("s", "white"), "semi": ("v", "white"), "spec": ("^", "0.6"), "peer": ("D", "white"),
+}  # fmt: skip
 
 
 def must_be_there() -> None:

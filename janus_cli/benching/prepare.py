@@ -13,7 +13,7 @@ import torch
 from janus_cli import console
 from janus_cli.benching import machine, peers, plot
 from janus_cli.benching.measure import Work
-from janus_cli.benching.modes import Selection, select
+from janus_cli.benching.modes import Selection, select, wanted
 from janus_cli.core.transformer import Transformer
 from janus_cli.decoding.lines import Reader
 from janus_cli.decoding.where import find_split, load, own_recipe
@@ -95,6 +95,7 @@ def prepared(request: Request) -> Bench:
     device = choose_device(request.device)
     run, folder = find_checkpoint(request.run, request.checkpoint)
     recipe = own_recipe(folder, request.changes)
+    _must_be_open(request.changes)
     selection = select(recipe, request.modes)
     _must_be_possible(request)
     lines, references = _sampled(run, recipe, request.sentences)
@@ -110,6 +111,14 @@ def prepared(request: Request) -> Bench:
     if reason := machine.too_busy(load, about["cores"]):
         bench.warn(reason)
     return bench
+
+
+def _must_be_open(changes: Sequence[str]) -> None:
+    """Raises UsageError where a change is one that every row makes itself."""
+    for change in changes:
+        name = change.partition("=")[0].removeprefix("decoding.")
+        if name in ("mode", "nbest") or name in {option for row in wanted().values() for option in row}:
+            raise UsageError(f"--set {change}: each row says this itself", "name rows, as in --mode ar.beam4,nar6.lb3")
 
 
 def _must_be_possible(request: Request) -> None:

@@ -71,8 +71,9 @@ def table(about: Mapping[str, Any]) -> str:
 
 
 def _head(about: Mapping[str, Any]) -> str:
+    changes = "".join(f" --set {change}" for change in about["changes"])
     return (
-        f"{about['run']}, checkpoint {about['checkpoint']}, {about['work']['sentences']:,} sentences of "
+        f"{about['run']}, checkpoint {about['checkpoint']}{changes}, {about['work']['sentences']:,} sentences of "
         f"{about['split']}; {in_words(about['machine'])}"
     )
 
@@ -173,5 +174,5 @@ def keep(run: Run, about: Mapping[str, Any]) -> str:
                 number += 1
         runs.write_atomically(path, dump(about))
     except OSError as problem:
-        raise DataError(f"{folder} cannot be written: {problem.strerror}", "print it with --json FILE") from None
+        raise DataError(f"{folder} cannot be written: {problem.strerror}", "name a file with --json") from None
     return str(path)

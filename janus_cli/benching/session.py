@@ -20,11 +20,11 @@ from janus_cli.benching.measure import Timed, Work, measure
 from janus_cli.benching.prepare import SPLIT, Bench, Request, prepared
 from janus_cli.core.transformer import Transformer
 from janus_cli.decoding.plan import choose
-from janus_cli.errors import JanusError
+from janus_cli.errors import DataError, JanusError
 from janus_cli.recipe import BENCH_SEED
 from janus_cli.scoring.metrics import score
 from janus_cli.text.tokenizer import Tokenizers
-from janus_cli.training.checkpoint import MODEL, STATE
+from janus_cli.training.checkpoint import STATE, fingerprint
 from janus_cli.training.distributed import keep_freed_memory
 
 
@@ -42,15 +42,29 @@ def run_bench(request: Request) -> dict[str, Any] | None:
         _estimate(bench, ours)
         return None
     keep_freed_memory()
+    measured = _identity(bench)
     with ExitStack() as closing:
         exported = closing.enter_context(tempfile.TemporaryDirectory())
-        about = _run(bench, model, tokenizers, ours, Path(exported) / "model", closing)
-    console.say(f"kept as {report.keep(bench.run, about)}")
+        about = measured | _run(bench, model, tokenizers, ours, Path(exported) / "model", closing)
+    try:
+        console.say(f"kept as {report.keep(bench.run, about)}")
+    except DataError as problem:  # of a run that others own
+        console.warn(f"{problem.message}; kept is only what --json and --plot name")
     if request.json is not None:
         runs.write_atomically(request.json, report.dump(about))
     if request.plot is not None:
         runs.write_atomically(request.plot, plot.svg(about))
     return about
+
+
+def _identity(bench: Bench) -> dict[str, Any]:
+    """What is measured; a training may remove the checkpoint once its weights are read."""
+    return {
+        "format": 1, "janus": __version__, "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "run": str(bench.run.path), "checkpoint": bench.folder.name, "changes": list(bench.request.changes),
+        "step": runs.read_json(bench.folder / STATE).get("step"), "sha256": fingerprint(bench.folder),
+        "objective": bench.recipe.objective.name, "split": SPLIT, "machine": dict(bench.machine),
+    }  # fmt: skip
 
 
 def _labels(bench: Bench) -> list[str]:
@@ -189,16 +203,11 @@ def _about(
     bench: Bench, rows: Sequence[Contestant], decoded: Mapping[str, Decoded], timed: Mapping[str, Timed],
     memory: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """Everything, as plain values."""
+    """Everything that was found, as plain values."""
     work = bench.work
     others = [row.label for row in rows if row.mode == "peer"]
     ratios = report.ratios(timed, [*report.BASELINES, *others])
     return {
-        "format": 1, "janus": __version__, "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "run": str(bench.run.path), "checkpoint": bench.folder.name,
-        "step": runs.read_json(bench.folder / STATE).get("step"),
-        "sha256": runs.read_json(bench.folder / "manifest.json")["files"][MODEL]["sha256"],
-        "objective": bench.recipe.objective.name, "split": SPLIT, "machine": dict(bench.machine),
         "work": {
             "sentences": len(bench.lines), "lines": len(work.lines), "singles": len(work.singles),
             "batches": list(work.batches), "repeats": work.repeats, "warmup": work.warmup, "seed": BENCH_SEED,

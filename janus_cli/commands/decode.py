@@ -115,7 +115,7 @@ def decode(
     One line in, one line out, in order; an empty line gives an empty line. With --nbest, N lines for each:
     number of the line from 0, tab, score, tab, text. Options left out are those of the recipe's decoding section.
     A decoded split is also kept in the run, as decode/SPLIT.MODE.txt, .jsonl and .json, where `janus score` finds it;
-    decoding it again with the same options replaces it. On a terminal it is then not printed.
+    what has the same name is replaced. On a terminal it is then not printed.
 
     Files appear under their names when they are complete. Until then each grows as .NAME.partial beside its place, with
     .NAME.journal, and whatever stops the work leaves all finished lines there: --resume, with the same text, weights

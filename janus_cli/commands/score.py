@@ -55,13 +55,12 @@ def score(
 
     from janus_cli import console
     from janus_cli.recipe import BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED
-    from janus_cli.runs import find_run
     from janus_cli.scoring import inputs, report
     from janus_cli.scoring.metrics import expand, looks_tokenised
 
     wanted = expand(names(metrics))
     samples = bootstrap if bootstrap is not None else BOOTSTRAP_SAMPLES if against else 0
-    first = hypotheses or inputs.newest_decoded(find_run(run)).hypotheses
+    first = hypotheses or inputs.newest_decoded(run).hypotheses
     lines = inputs.read_hypotheses(first)
     files = reference or inputs.find_references(first, run)
     console.say(f"scoring {inputs.name_of(first)} against {', '.join(map(str, files))}")

@@ -72,6 +72,7 @@ def run_compare(request: Request) -> tuple[str, int] | None:
         UsageError: options that do not fit each other, or a folder that holds something else.
         Stopped: a signal came; the same command goes on.
     """
+    load = machine.load_average()
     recipe, entries, folder = _planned(request)
     console.say(
         f"comparing {len(entries)} system{'s' * (len(entries) != 1)} in {folder}: {report.budget(_settings(request))}"
@@ -108,7 +109,7 @@ def run_compare(request: Request) -> tuple[str, int] | None:
         if outcome.checkpoint is not None:
             decoded(outcome, request.modes, folder / "outputs", device)
         outcomes.append(outcome)
-    about = _about(request, recipe, outcomes, device)
+    about = _about(request, recipe, outcomes, device, load)
     table = report.table(about)
     report.write(folder, about, table)
     return table, sum(len(outcome.failed) for outcome in outcomes)
@@ -222,11 +223,12 @@ def _job(request: Request, entry: Entry, folder: Path) -> _Job:
     return _Job(entry.name, training, steps, entry, request.average, request.modes, folder / "outputs")
 
 
-def _about(request: Request, recipe: Recipe, outcomes: Sequence[Outcome], device: torch.device) -> dict[str, Any]:
-    """Everything that was found, as plain values."""
+def _about(
+    request: Request, recipe: Recipe, outcomes: Sequence[Outcome], device: torch.device, load: float | None
+) -> dict[str, Any]:
+    """Everything that was found, as plain values. load: of the machine, before there was anything to do."""
     done = [outcome for outcome in outcomes if outcome.rows]
     lines, references = _texts(done)
-    load = machine.load_average()
     speeds = _speeds(done, lines, device) if request.speed and done else {}
     about: dict[str, Any] = {
         "format": 1, "janus": __version__, "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -86,7 +86,7 @@ def choose(recipe: Recipe, given: Mapping[str, Any]) -> Plan:
     mode = options.mode if options.mode != "auto" else "ar" if objective.ar else "nar"
     _must_be_able(recipe, mode)
     _must_fit(recipe, options, mode, given)
-    if mode in ("semi", "spec"):
+    if "nbest" not in OPTIONS[_way(mode, objective.lengths)]:
         options = options.model_copy(update={"nbest": 1})
     return Plan(mode, options, getattr(recipe.objective, "ar_stream", None), objective.lengths)
 

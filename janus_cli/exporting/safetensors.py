@@ -87,8 +87,8 @@ Weights and their shapes
 A linear map is y = x W^T + b, its weight (out, in). The rows of key_value are those of the keys, then those of the
 values; each head has {head} of them in one piece; `cross` attends to the source. Attention is scaled by 1/sqrt({head}).
 Layer norms (weight, bias; epsilon 1e-5) stand {norm}.
-Embeddings: table[id]{scale} + position, counted from 0{embedding_norm}.
-{positions}{output}
+Embeddings: {embedding}{embedding_norm}. Positions are counted from 0.
+{causal}{positions}{output}
 Activation: {activation}.{length}
 """
 
@@ -112,6 +112,11 @@ def _readme(source: Source) -> str:
         "Positions are sinusoids and not in the file: of position p, sin(p r_i), then cos(p r_i), for i < h = width/2\n"
         "(rounded up), r_i = 10000 ** (-i / (h - 1)).\n"
     )
+    embeddings = {
+        "sum": "table[id]{scale} + position",
+        "concat": "a linear map (source_map, target_map) of table[id]{scale} and position, side by side",
+    }
+    causal = "Decoder layers attend to the target twice: by `attention`, then by `causal`, to what is not later.\n"
     length = (
         "\nLengths: the mean of the encoder's states times length_table; the class n stands for n target tokens,\n"
         "<s> and </s> not counted."
@@ -123,7 +128,8 @@ def _readme(source: Source) -> str:
         cleaning=folders.cleaning(source),
         shapes=_shapes(source),
         norm=norms[knobs.norm],
-        scale=" * sqrt(width)" if knobs.embedding_scale else "",
+        embedding=embeddings[knobs.embedding].format(scale=" * sqrt(width)" if knobs.embedding_scale else ""),
+        causal=causal if knobs.causal_attention else "",
         embedding_norm=", then a layer norm (source_norm, target_norm)" if knobs.embedding_norm else "",
         positions=sinusoids if knobs.positions == "sinusoidal" else "",
         output=tables[knobs.tie],

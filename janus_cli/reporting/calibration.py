@@ -17,6 +17,7 @@ from torch import Tensor
 from janus_cli.core.batch import Batch
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
+from janus_cli.core.objectives.correction import corrected
 from janus_cli.core.steps import at_once
 from janus_cli.core.transformer import Transformer
 from janus_cli.recipe import Recipe
@@ -91,8 +92,11 @@ def reliability(model: Transformer, recipe: Recipe, batches: Iterable[Batch], bi
         for batch in batches:
             plan = objective.plan(batch, Draws(recipe.seed, -1, batch.ids), recipe.objective).to(device)
             there = batch.to(device)
-            memory = model.encode(there.source, there.source_real)
-            for name, stream in plan.streams.items():
+            memory = model.encode(there.source if plan.source is None else plan.source.tokens, there.source_real)
+            streams = dict(plan.streams)
+            if "correct" in streams:  # as planned, it holds the answers: the model's own words take their places
+                streams["correct"] = corrected(model, memory, streams["correct"], plan.drafts["guess"])
+            for name, stream in streams.items():
                 states = model.decode(stream, memory)  # (B, L, D)
                 for query, part in ((False, slice(0, stream.keys)), (True, slice(stream.keys, None))):
                     asked = stream.labelled[:, part]

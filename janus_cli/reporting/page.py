@@ -100,7 +100,7 @@ def _history(each: Findings) -> Iterable[tuple[str, str]]:
     updates = max(entry["step"] for entry in log.entries)
     yield "updates", f"{updates:,}" + ("" if each.recipe is None else f" of {each.recipe.training.updates:,}")
     yield "state", log.state + _last_word(log.entries[-1].get("time"))
-    yield "time in updates", console.duration(log.seconds)
+    yield "time in updates, validating and saving", console.duration(log.seconds)
     resumed, skipped = log.of("resumed"), log.of("skipped")
     happened = [f"resumed at update {', '.join(format(entry['step'], ',') for entry in resumed)}"] if resumed else []
     if skipped:
@@ -201,7 +201,7 @@ def _speed(found: Sequence[Findings], looks: Sequence[Look]) -> list[Html]:
             each.label, f"{tokens:,.0f}", "–" if seconds is None else f"{seconds:.3f}",
             "not logged" if used is None else f"{used:.0%}", console.duration(each.log.seconds),
         ])  # fmt: skip
-    head = ["median", "target tokens a second", "seconds an update", "utilisation", "all updates"]
+    head = ["median", "target tokens a second", "seconds an update", "utilisation", "all updates, validating, saving"]
     words = (
         "Measured by the training itself between two lines of its log, validation and saving included. Utilisation: "
         "the step's matrix products as a share of what the machine's own come to."

@@ -64,7 +64,7 @@ def lengths(found: Sequence[Findings], looks: Sequence[Look]) -> list[Html]:
         if each.probe is None:
             continue
         if each.probe.lengths is None:
-            why = f"{each.label} has no length head: its objective writes left to right until EOS"
+            why = f"{each.label} has no length head: its objective writes until EOS"
             parts.append(html.paragraph(why, "note"))
             continue
         guesses, real = each.probe.lengths

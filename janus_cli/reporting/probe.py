@@ -93,7 +93,7 @@ def probe(sentences: int, device: torch.device, run: Run, folder: Path) -> Probe
     return Probe(
         folder.name, step if isinstance(step, int) else None, (len(rows), len(store)),
         reliability(model, recipe, batches, REPORT_BINS),
-        predicted(model, batches) if OBJECTIVES[recipe.objective.name].nar else None,
+        predicted(model, batches) if OBJECTIVES[recipe.objective.name].lengths else None,
         list(_decoded(model, recipe, tokenizers, spread(order, REPORT_TRACED), list(reader), references)),
     )  # fmt: skip
 
@@ -129,8 +129,9 @@ def _decoded(
 ) -> Iterator[Decoded]:  # fmt: skip
     """Each of these sentences in every way that the objective can decode."""
     ways: dict[int, list[tuple[str, str, list[str]]]] = {row: [] for row in rows}
+    single = recipe.model_copy(update={"decoding": recipe.decoding.model_copy(update={"nbest": 1})})
     for side in OBJECTIVES[recipe.objective.name].sides:
-        plan = choose(recipe, {"mode": side, "nbest": 1})
+        plan = choose(single, {"mode": side})
         translator = Translator(model, tokenizers, plan, traced=len(rows))
         found = [result for window in translator.windows([sources[row] for row in rows]) for result in window]
         for row, result in zip(rows, found, strict=True):

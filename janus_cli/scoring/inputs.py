@@ -16,7 +16,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from janus_cli.errors import DataError
-from janus_cli.runs import Run, find_run, read_json
+from janus_cli.runs import RUNS, Run, find_run, read_json
 from janus_cli.text.corpus import open_bytes
 
 STDIN = Path("-")
@@ -38,13 +38,19 @@ class References:
     columns: list[list[str | None]]
 
 
-def newest_decoded(run: Run) -> Decoded:
-    """What was decoded last with this run.
+def newest_decoded(named: Path | None) -> Decoded:
+    """What was decoded last, with the named run or with any under `runs/`.
 
     Raises:
         DataError: nothing was, or the summary is damaged.
+        UsageError: there is no such run.
     """
-    summaries = sorted(run.decoded.glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    run = find_run(named)
+    folders = [run.decoded] if named is not None else [Run(each.parent).decoded for each in RUNS.glob("*/recipe.yaml")]
+    summaries = sorted(
+        (file for folder in folders for file in folder.glob("*.json")),
+        key=lambda path: (path.stat().st_mtime_ns, path.name),
+    )
     if not summaries:
         raise DataError(
             f"nothing was decoded with {run.path} yet", f"run `janus decode --run {run.path}`, or name a file"
@@ -53,8 +59,8 @@ def newest_decoded(run: Run) -> Decoded:
 
 
 def find_references(hypotheses: Path, run: Path | None) -> list[Path]:
-    """The references of what `janus decode` wrote: beside the hypotheses, or of the run's newest decoding for stdin or
-    where a run is named.
+    """The references of what `janus decode` wrote: beside the hypotheses, or of the newest decoding for stdin or where
+    a run is named.
 
     Raises:
         DataError: there are none.
@@ -64,7 +70,7 @@ def find_references(hypotheses: Path, run: Path | None) -> list[Path]:
     if hypotheses != STDIN and summary.is_file():
         decoded = _read_summary(summary)
     elif hypotheses == STDIN or run is not None:
-        decoded = newest_decoded(find_run(run))
+        decoded = newest_decoded(run)
     else:
         raise DataError(
             f"there is no reference for {hypotheses}", "name one with --reference FILE, or a run with --run"

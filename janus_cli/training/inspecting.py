@@ -115,14 +115,15 @@ def describe_data(folder: Path) -> dict[str, Any]:
 
 
 def arithmetic(recipe: Recipe, vocabulary: int) -> str:
-    """What a training step costs, counted on a batch of sentences of 20 tokens (see `core/flops.py`)."""
+    """What a batch costs in training, counted on a batch of sentences of 20 tokens (see `core/flops.py`)."""
     length = min(20, recipe.data.max_tokens)
-    count = max(1, recipe.training.batch_tokens // (length + 1))
+    count = max(1, recipe.training.batch_tokens // (length + 2))  # BOS and EOS, as `text.batching` counts
     rows = [[SPECIAL] * length] * count
     batch = collate(rows, rows, range(count))
     plan = OBJECTIVES[recipe.objective.name].plan(batch, Draws(recipe.seed, 0, batch.ids), recipe.objective)
     step = flops.step(recipe.model, vocabulary, length + 1, plan)
-    return f"{step / 1e9:,.1f} GFLOP a step of {count * (length + 1):,} target tokens, sentences of {length}"
+    more = f", of which an update has {recipe.training.accumulate}" if recipe.training.accumulate > 1 else ""
+    return f"{step / 1e9:,.1f} GFLOP a batch of {count * (length + 1):,} target tokens, sentences of {length}{more}"
 
 
 def _recipe(recipe: Recipe) -> dict[str, Any]:

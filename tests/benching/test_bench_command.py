@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import torch
 
 from janus_cli import recipe_file
 from janus_cli.benching import child, peers
+from janus_cli.benching.contestant import Contestant, Decoded
 from janus_cli.benching.modes import wanted
 from janus_cli.cli import main
-from janus_cli.errors import JanusError
+from janus_cli.errors import JanusError, OutOfMemoryError
 from janus_cli.runs import Run, copy_files
 from janus_cli.text.prepare import prepare
 from janus_cli.text.tokenizer import load_tokenizers
@@ -208,6 +209,7 @@ def test_a_dry_run_measures_nothing_and_writes_nothing(janus: Janus, monkeypatch
         (["janus", "--sentences", "0"], "--sentences"),
         (["janus", "--against", "fairseq"], "no such peer"),
         (["janus", "--set", "model.width=8"], "only decoding.… can be changed"),
+        (["janus", "--set", "decoding.beam=3"], "--set decoding.beam=3: each row says this itself"),
         (["janus", "--json", "no/such/file.json"], "no folder no/such"),
         (["janus", "--checkpoint", "step-9"], "no checkpoint step-9"),
         (["janus", "--device", "abacus"], "abacus"),
@@ -255,6 +257,45 @@ def test_memory_is_measured_in_a_process_of_its_own(made: Path) -> None:
     assert 0 < found["before"] < found["peak"] < 1 << 40
     with pytest.raises(JanusError, match="nowhere"):
         child.peak_memory({**asked, "run": "nowhere", "label": "nar1.lb1", "batch": 2})
+
+
+def test_a_run_that_takes_no_file_costs_the_file_and_not_the_bench(janus: Janus) -> None:
+    Path("runs/ar/bench").touch()
+    code, out, err = janus("ar", *QUICK, "--json", "mine.json")
+    assert code == 0, err
+    assert "runs/ar/bench cannot be written" in err
+    assert "ar.beam5" in out
+    about = json.loads(Path("mine.json").read_text(encoding="utf-8"))
+    assert [row["label"] for row in about["rows"]] == ["ar.beam1", "ar.beam5"]
+    assert about["checkpoint"] == "step-000007"
+
+
+@pytest.mark.parametrize(
+    "problem", [MemoryError(), RuntimeError("CUDA out of memory"), OutOfMemoryError("too much memory")]
+)
+def test_what_does_not_fit_into_the_memory_of_a_process_is_told(
+    problem: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def translate(lines: Sequence[str], batch: int) -> Decoded:
+        if batch > 1:
+            raise problem
+        return Decoded(list(lines), [1])
+
+    row, cpu = Contestant("a", "peer", translate), torch.device("cpu")
+    answers = [child.answer(row, {"lines": ["a"], "batch": batch}, cpu) for batch in (2, 1)]
+    monkeypatch.setattr(child.Worker, "_ask", lambda *_: answers.pop(0))
+    worker = child.Worker.__new__(child.Worker)
+    with pytest.raises(OutOfMemoryError, match="memory"):
+        worker.translate(["a"], 2)
+    assert worker.translate(["a"], 1).texts == ["a"]
+
+
+def test_other_mistakes_of_a_process_stay_what_they_are() -> None:
+    def translate(lines: Sequence[str], batch: int) -> Decoded:
+        raise RuntimeError("a tensor has the wrong shape")
+
+    with pytest.raises(RuntimeError, match="wrong shape"):
+        child.answer(Contestant("a", "peer", translate), {"lines": ["a"], "batch": 2}, torch.device("cpu"))
 
 
 def test_memory_that_cannot_be_measured_costs_its_number_and_not_the_bench(

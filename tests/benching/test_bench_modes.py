@@ -77,7 +77,7 @@ def test_rows_are_picked_by_mode_label_or_start_and_keep_their_order(names: list
 )
 def test_a_row_may_have_any_numbers(objective: str, name: str, options: dict[str, object]) -> None:
     plan = select(recipe_file.load("demo", (), objective), [name]).plans[name]
-    assert plan.label == name
+    assert plan.label.removesuffix(".norepeats") == name  # what bang brings is no part of the row
     assert (plan.mode, *(getattr(plan.options, knob) for knob in list(options)[1:])) == tuple(options.values())
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from janus_cli.benching import machine, plot, report
 from janus_cli.benching.measure import Timed
+from janus_cli.benching.modes import MODES
 from janus_cli.errors import DataError
 from janus_cli.runs import Run
 
@@ -36,7 +37,7 @@ def about(**changes: Any) -> dict[str, Any]:
     ]
     return {
         "run": "runs/a", "checkpoint": "step-000001", "split": "test", "machine": where, "work": work, "rows": rows,
-        "left_out": {"spec": "no such side", "nar1": "no such side"}, "warnings": [], **changes,
+        "left_out": {"spec": "no such side", "nar1": "no such side"}, "warnings": [], "changes": [], **changes,
     }  # fmt: skip
 
 
@@ -103,8 +104,15 @@ def test_what_is_kept_never_replaces_what_was_kept(tmp_path: Path, monkeypatch: 
         report.keep(Run(tmp_path / "file"), {})
 
 
+def test_the_head_says_what_was_changed() -> None:
+    assert "runs/a, checkpoint step-000001, " in report.table(about())
+    changed = report.table(about(changes=["decoding.precision=bf16"]))
+    assert "runs/a, checkpoint step-000001 --set decoding.precision=bf16, " in changed
+
+
 def test_the_plot_names_every_row(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
+    assert set(plot.MARKERS) == {*MODES, "peer"}
     peer = row("slowpoke.beam1", "peer", TIMED["ar.beam1"], quality=None)
     data = about()
     drawn = plot.svg({**data, "rows": [*data["rows"], peer]})

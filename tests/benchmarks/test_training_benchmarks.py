@@ -168,6 +168,44 @@ def test_both_losses_are_the_same_loss(objective: str, benchmarks: dict[str, Mod
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("objective", ["ar", "janus"])
+def test_a_step_with_the_plain_loss_is_one(objective: str, tmp_path: Path) -> None:
+    """And what it puts in place of the loss in chunks is what the objective calls."""
+    script = (
+        "import argparse, loss_memory as m, shared\n"
+        "asked = argparse.Namespace(recipe='multi30k', shape=(16, 32), changes=['objective.kl_to_ar=1'] * "
+        f"('{objective}' == 'janus'))\n"
+        "calls = []\n"
+        "for name in ('plain_cross_entropy', 'plain_aux_loss'):\n"
+        "    def call(*a, name=name, plain=getattr(m, name), **k):\n"
+        "        calls.append(name)\n"
+        "        return plain(*a, **k)\n"
+        "    setattr(m, name, call)\n"
+        f"m.of_a_step(m.Case(shared.load(asked, '{objective}', 'float32'), 'plain', 60, 5, 7))\n"
+        "print(sorted(set(calls)))\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = ["plain_aux_loss"] * (objective == "janus") + ["plain_cross_entropy"]
+    assert done.stdout.strip() == str(expected)
+
+
+def test_a_budget_is_calculated(tmp_path: Path) -> None:
+    code, out, err = called("budget", "--recipe", "demo", "--pairs", "1000", "--gpus", "1", folder=tmp_path)
+    assert code == 0, err
+    assert re.search(r"whole training +│ +\d\.\d\de\+\d+ FLOP", out), out
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "text").mkdir(parents=True)
+    (tmp_path / "mine" / "text" / "letter").write_text("dear")
+    code, _, err = called("preprocess_speed", "--pairs", "10", "--folder", "mine", folder=tmp_path)
+    assert code == 2
+    assert "mine holds something else" in err
+    assert (tmp_path / "mine" / "text" / "letter").read_text() == "dear"
+
+
 @pytest.mark.parametrize("way", ["one", "two"])
 def test_one_call_and_two_make_the_same_states(way: str, benchmarks: dict[str, ModuleType]) -> None:
     shared, joined = benchmarks["shared"], benchmarks["joined_calls"]

@@ -119,6 +119,12 @@ def test_one_run_by_default_the_newest_into_its_folder(report: Report) -> None:
     assert 'class="missing"' not in made.text
 
 
+def test_a_run_that_writes_blocks_has_no_length_head(report: Report) -> None:
+    made = page(report("runs/ar", "runs/bang"))
+    assert "bang has no length head: its objective writes until EOS" in made.sections["lengths"]
+    assert "bang, ar.beam3" in made.sections["decodes"]
+
+
 def test_several_runs_side_by_side(report: Report) -> None:
     found = report("ar", "runs/cmlm", "janus", "runs/ar")
     assert found[1] == "report.html\n"

@@ -115,7 +115,7 @@ def test_lines_end_at_newline_only(janus: Janus) -> None:
     assert (code, values(out), json.loads(out)["sentences"]) == (0, {"exact": 100}, 2)
 
 
-def test_nothing_named_means_the_newest_decoding_of_the_newest_run(janus: Janus) -> None:
+def test_nothing_named_means_the_newest_decoding_of_any_run(janus: Janus) -> None:
     make_run("old", ("test.ar", "a\n", ["a\n"]), order=1)
     make_run("new", ("test.ar", "a\n", ["a\n"]), ("test.nar4", "b\n", ["a\n"]), order=2)
     code, out, err = janus("--json", "--metrics", "exact")
@@ -124,6 +124,12 @@ def test_nothing_named_means_the_newest_decoding_of_the_newest_run(janus: Janus)
     assert "runs/new/decode/test.nar4.txt against runs/new/decode/test.reference0.txt" in err
     code, out, _ = janus("--json", "--metrics", "exact", "--run", "old")
     assert (code, json.loads(out)["hypotheses"]) == (0, "runs/old/decode/test.ar.txt")
+    summary = Path("runs/old/decode/test.ar.json")
+    os.utime(summary, ns=(2**62, 2**62))  # decoded last, though `new` was trained last
+    code, out, _ = janus("--json", "--metrics", "exact")
+    assert (code, json.loads(out)["hypotheses"]) == (0, "runs/old/decode/test.ar.txt")
+    code, _, err = janus("-", "--json", "--metrics", "exact", stdin=b"a\n")
+    assert (code, "runs/old/decode/test.reference0.txt" in err) == (0, True)
 
 
 def test_references_of_a_decoded_file_come_from_its_summary(janus: Janus) -> None:

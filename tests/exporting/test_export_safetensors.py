@@ -66,7 +66,7 @@ def test_the_configuration_says_how_to_rebuild_and_to_use_the_model(make_run: Ma
     assert "do the same first: lowercase." in Path("out/README.txt").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("objective", ["ar", "cmlm"])
+@pytest.mark.parametrize("objective", ["ar", "cmlm", "cmlmc"])
 def test_the_readme_is_true(make_run: MakeRun, janus: Janus, monkeypatch: pytest.MonkeyPatch, objective: str) -> None:
     make_run("run", objective, ["model.encoder_layers=2", "model.positions=sinusoidal", "model.tie=none"])
     janus("export", "--output", "out")
@@ -90,4 +90,6 @@ def test_the_readme_is_true(make_run: MakeRun, janus: Janus, monkeypatch: pytest
     assert len(mentioned) > 6
     assert all(name.is_file() for name in mentioned)
     assert all(name.name in text for name in Path().iterdir() if name.name != "README.txt")
-    assert ("length_table; the class n" in text) == (objective == "cmlm")
+    assert ("length_table; the class n" in text) == (objective != "ar")
+    for words in ("a linear map (source_map, target_map) of table[id] and position", "attend to the target twice"):
+        assert (words in text) == (objective == "cmlmc")
