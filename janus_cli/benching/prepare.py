@@ -115,9 +115,9 @@ def prepared(request: Request) -> Bench:
 
 def _must_be_open(changes: Sequence[str]) -> None:
     """Raises UsageError where a change is one that every row makes itself."""
+    taken = {"nbest", *(option for row in wanted().values() for option in row)}
     for change in changes:
-        name = change.partition("=")[0].removeprefix("decoding.")
-        if name in ("mode", "nbest") or name in {option for row in wanted().values() for option in row}:
+        if change.partition("=")[0].removeprefix("decoding.") in taken:
             raise UsageError(f"--set {change}: each row says this itself", "name rows, as in --mode ar.beam4,nar6.lb3")
 
 

@@ -28,7 +28,7 @@ def average(
     5, or as many as there are.
 
     Examples:
-      janus average --last 5
+      janus average
       janus average multi30k-janus --best 3
       janus decode --run multi30k-janus --checkpoint average-best3
     """

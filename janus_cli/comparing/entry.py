@@ -139,8 +139,9 @@ def decoded(outcome: Outcome, names: Sequence[str], outputs: Path, device: torch
     Texts go to `outputs`, with what wrote them: the same weights do not decode the same text in the same way again.
     """
     try:
-        plans = select(outcome.recipe, names).plans
-        reader, _ = find_split(outcome.entry.run, outcome.recipe, SPLIT, "compared")
+        recipe = outcome.recipe
+        plans = select(recipe, names).plans
+        reader, _ = find_split(outcome.entry.run, recipe, SPLIT, "compared")
     except JanusError as problem:
         outcome.failed["decoding"] = problem.message
         return

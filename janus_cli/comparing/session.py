@@ -180,8 +180,9 @@ def _begin(folder: Path, request: Request, entries: Sequence[Entry]) -> None:
         (folder / "outputs").mkdir(parents=True, exist_ok=True)
         if not mark.is_file() or request.force:
             runs.write_atomically(mark, json.dumps({"recipe": request.recipe or "demo"}).encode())
-        for old in (old for entry in entries if request.force for old in folder.glob(f"outputs/{entry.name}.*")):
-            old.unlink()
+        for entry in entries if request.force else ():
+            for old in folder.glob(f"outputs/{entry.name}.*"):
+                old.unlink()
     except OSError as problem:
         raise DataError(f"{folder} cannot be written: {problem.strerror}", "name another folder with --out") from None
 

@@ -1,7 +1,8 @@
 """How sure a model is of its best token, and how often it is right: reliability on labelled slots, teacher-forced.
 
 Every stream of an objective's plan is decoded on its own, as `stream.join` keeps streams apart in training; the slots
-that have a label predict, and the label says whether they were right. So this knows no objective.
+that have a label predict, and the label says whether they were right. So this knows no objective, but for the stream
+of a correction, which the model has to complete first.
 
     ECE = sum over bins b of  n_b / N  |accuracy_b - confidence_b|       (Guo et al., 2017)
 """
