@@ -35,12 +35,13 @@ def main(arguments: Sequence[str] | None) -> None:
     parser = shared.parser(__doc__)
     parser.add_argument("--vocabulary", type=shared.positive, default=shared.SHAPE_VOCABULARY)
     asked = parser.parse_args(arguments)
-    width, inner = asked.shape or (256, 1024)
+    recipe = shared.load(asked, "ar", "float32", asked.vocabulary)
+    width, inner, vocabulary = recipe.model.width, recipe.model.feedforward, recipe.tokenizer.vocabulary
     shared.start(asked)
     torch.manual_seed(1)
     lines = []
     with torch.inference_mode():
-        for size in ((width, width), (width, inner), (inner, width), (width, asked.vocabulary)):
+        for size in ((width, width), (width, inner), (inner, width), (width, vocabulary)):
             for rows in ROWS:
                 found = turns(contestants(*size, rows))
                 lines.append([f"{size[0]} → {size[1]}", str(rows), *(f"{1e6 * each:.0f}" for each in found)])

@@ -9,6 +9,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 from janus_cli.errors import DataError, UsageError
@@ -27,10 +28,15 @@ def must_be_free(out: Path, *, force: bool) -> None:
     """
     if not out.exists() and not out.is_symlink():
         return
-    if not out.is_dir() or out.is_symlink() or (any(out.iterdir()) and not (out / MANIFEST).is_file()):
+    if not out.is_dir() or out.is_symlink() or (any(out.iterdir()) and not _is_data(out)):
         raise UsageError(f"{out} is there and was not made by `janus preprocess`", "name another folder with --out")
     if any(out.iterdir()) and not force:
         raise UsageError(f"{out} holds prepared data already", "use it, or make it anew with --force")
+
+
+def _is_data(folder: Path) -> bool:
+    """Runs and checkpoints have a manifest, too."""
+    return (folder / MANIFEST).is_file() and not (folder / "recipe.yaml").exists()
 
 
 @contextmanager
@@ -38,7 +44,8 @@ def whole_folder(out: Path, *, force: bool) -> Iterator[Path]:
     """A working folder beside `out` that becomes `out` on a clean exit, and is removed otherwise.
 
     Several processes may make the same `out`: each works in its own folder, the last to finish with `force` stays.
-    What a killed process left is removed: nobody holds its lock.
+    What a killed process left is removed: nobody holds its lock. If it was killed while it replaced `out`, the old one
+    comes back.
 
     Raises:
         UsageError: `out` is there (see `must_be_free`), at the start or at the end.
@@ -49,6 +56,7 @@ def whole_folder(out: Path, *, force: bool) -> Iterator[Path]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_overs(out)
+        must_be_free(out, force=force)  # it may have come back
         unlocked = out.with_name(f".{out.name}.new.{secrets.token_hex(4)}")
         unlocked.mkdir()
     except OSError as problem:
@@ -61,9 +69,9 @@ def whole_folder(out: Path, *, force: bool) -> Iterator[Path]:
         yield work
         for path in work.iterdir():
             sync(path)
-        (work / LOCK).unlink()
         sync(work)
         _put_in_place(work, out, force=force)
+        (out / LOCK).unlink(missing_ok=True)
     finally:
         os.close(lock)
         shutil.rmtree(work, ignore_errors=True)
@@ -73,28 +81,42 @@ def whole_folder(out: Path, *, force: bool) -> Iterator[Path]:
 
 
 def _remove_left_overs(out: Path) -> None:
-    for left in out.parent.iterdir():
-        if not left.name.startswith(f".{out.name}.making."):
-            continue
-        if left.name.endswith(REPLACED):
-            shutil.rmtree(left, ignore_errors=True)
-            continue
-        with suppress(OSError), (left / LOCK).open("rb") as file:  # without a lock it is being renamed
+    begins = f".{out.name}.making."
+    left = [path for path in out.parent.iterdir() if path.name.startswith(begins)]
+    works = {path.name: path for path in left if "." not in path.name.removeprefix(begins)}
+    for work in works.values():
+        with suppress(OSError), (work / LOCK).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
+            _put_back(work, out)
+            shutil.rmtree(work, ignore_errors=True)
+    for old in left:
+        if old.name not in works and old.name.rpartition(REPLACED)[0] not in works:  # the new one is in place
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _put_in_place(work: Path, out: Path, *, force: bool) -> None:
-    old = work.with_name(work.name + REPLACED)
-    while True:
-        try:
-            work.rename(out)  # takes the place of nothing, or of an empty folder
-            break
-        except OSError as problem:
-            if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        must_be_free(out, force=force)
-        with suppress(FileNotFoundError):  # another process may have taken it away
-            out.rename(old)
-            shutil.rmtree(old)
-    sync(out.parent)
+    """`work` becomes `out`, and what was `out` goes, or comes back where that cannot be done."""
+    try:
+        for number in count():
+            try:
+                work.rename(out)  # takes the place of nothing, or of an empty folder
+                break
+            except OSError as problem:
+                if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            must_be_free(out, force=force)
+            with suppress(FileNotFoundError):  # another process may have taken it away
+                out.rename(work.with_name(f"{work.name}{REPLACED}{number}"))
+        sync(out.parent)
+    finally:
+        _put_back(work, out)
+
+
+def _put_back(work: Path, out: Path) -> None:
+    """What `work` was about to replace: the newest is `out` again unless there is another one, the rest goes."""
+    olds = sorted(path for path in out.parent.iterdir() if path.name.startswith(work.name + REPLACED))
+    if olds and not out.exists():
+        with suppress(OSError):
+            olds.pop().rename(out)
+    for old in olds:
+        shutil.rmtree(old, ignore_errors=True)

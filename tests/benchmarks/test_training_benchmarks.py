@@ -54,6 +54,7 @@ MISTAKES = [
     ("train_speed", ["--shape", "30/32"], "width 30 is not a multiple of heads 4"),
     ("train_speed", ["--prepared", "nowhere"], "there is no prepared data in nowhere"),
     ("loss_memory", ["--words", "500"], "--words 500 does not fit model.max_length"),
+    ("products", ["--set", "model.width=30"], "width 30 is not a multiple of heads 4"),
     ("joined_calls", ["--length", "500"], "--length 500 does not fit model.max_length"),
 ]
 

@@ -119,6 +119,74 @@ def test_left_overs_of_a_killed_process_are_removed_and_of_a_living_one_are_not(
         assert folder.is_dir()
         os.kill(process.pid, signal.SIGKILL)
     assert folder.is_dir()
-    folder.with_name(folder.name + ".old").mkdir()  # killed while it replaced
     make(out, "again", force=True)
     assert names(tmp_path) == ["out"]
+
+
+KILLED = """
+import os, shutil, sys
+from pathlib import Path
+from janus_cli.text import folder
+rename, remove, at = Path.rename, shutil.rmtree, int(sys.argv[2])
+steps = []
+def step(function):
+    def counted(*arguments, **named):
+        steps.append(1)
+        if len(steps) == at:
+            os._exit(9)
+        return function(*arguments, **named)
+    return counted
+with folder.whole_folder(Path(sys.argv[1]), force=True) as work:
+    (work / "manifest.json").write_text("new")
+    Path.rename, Path.unlink = step(Path.rename), step(Path.unlink)
+    shutil.rmtree = step(shutil.rmtree)
+"""
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 5])
+def test_who_is_killed_while_replacing_loses_neither_the_old_nor_leaves_anything(tmp_path: Path, at: int) -> None:
+    out = tmp_path / "out"
+    make(out, "old")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(out), str(at)], check=False)
+    assert done.returncode == 9
+    with pytest.raises(UsageError, match="holds prepared data already"):  # also where the old one had to come back
+        make(out, "never")
+    assert (out / MANIFEST).read_text() == ("old" if at < 4 else "new")
+    make(out, "again", force=True)
+    assert names(tmp_path) == ["out"]
+    assert names(out) == [MANIFEST]
+
+
+@pytest.mark.parametrize("step", ["rename", "rmtree"])
+def test_a_failure_while_replacing_loses_nothing(tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, rename = tmp_path / "out", Path.rename
+    make(out, "old")
+
+    def renamed(path: Path, to: Path) -> Path:
+        if step == "rename" and to == out and path.name.startswith(".out.making.") and ".old" not in path.name:
+            if not out.exists():
+                raise KeyboardInterrupt
+        return rename(path, to)
+
+    def kept(path: Path, ignore_errors: bool = False) -> None:
+        if step == "rmtree" and ".old" in path.name:
+            raise KeyboardInterrupt
+        if not ignore_errors:
+            raise AssertionError
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr("janus_cli.text.folder.shutil.rmtree", kept)
+    with pytest.raises(KeyboardInterrupt):
+        make(out, "new", force=True)
+    assert (out / MANIFEST).read_text() == ("old" if step == "rename" else "new")
+    monkeypatch.undo()
+    make(out, "again", force=True)
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_run_is_no_prepared_data(tmp_path: Path) -> None:
+    make(tmp_path / "run", "x")
+    (tmp_path / "run" / "recipe.yaml").write_text("name: mine\n")
+    with pytest.raises(UsageError, match="was not made by `janus preprocess`"):
+        make(tmp_path / "run", "new", force=True)
+    assert (tmp_path / "run" / MANIFEST).read_text() == "x"
