@@ -39,7 +39,7 @@ from janus_cli.training.log import Log
 from janus_cli.training.meter import Meter
 from janus_cli.training.precision import autocast
 from janus_cli.training.saving import Position
-from janus_cli.training.update import Micro, Trainee, make_optimizer, planned, update
+from janus_cli.training.update import Micro, Trainee, Window, make_optimizer, planned, update
 
 VOCABULARIES = (8000, 32_000, 64_000)
 WAYS = ("in chunks", "plain")
@@ -149,7 +149,7 @@ def of_a_step(case: Case, steps: int = 2) -> int:
     optimizer, world, at = make_optimizer(model, case.recipe.training), start_world("cpu"), Position()
     meter = Meter(world, 1.0)
     for _ in range(steps):
-        update(trainee, optimizer, [case.batch()], case.recipe, world, at, meter, Log(None), 0)
+        update(trainee, optimizer, Window([case.batch()], []), case.recipe, world, at, meter, Log(None), 0)
     return machine.peak_bytes()
 
 

@@ -30,7 +30,7 @@ from janus_cli.benching import peers
 from janus_cli.benching.measure import Spread, rotated
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.recipe import Recipe
-from janus_cli.text.prepare import open_prepared
+from janus_cli.text.prepared import open_prepared
 
 PRECISIONS = ("float32", "bf16")
 PEERS = {HUGGING_FACE: "float32", f"{HUGGING_FACE}-bf16": "bf16"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TypeVar
 
@@ -18,27 +19,39 @@ Item = TypeVar("Item")
 quiet = False  # set on every rank but the first
 
 
+class _Stderr(Console):
+    def on_broken_pipe(self) -> None:
+        """rich would end the process, and point its stdout elsewhere, when whoever reads stderr has gone."""
+        self.quiet = True
+
+
 def _console() -> Console:
-    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    return _Stderr(file=sys.stderr, highlight=False, soft_wrap=True)
+
+
+def _print(marked_up: str) -> None:
+    # Where stderr is a file on a full disk or a terminal that is gone, the work is worth more than words about it.
+    with suppress(OSError):
+        _console().print(marked_up)
 
 
 def say(message: str) -> None:
     """One line for the user."""
     if not quiet:
-        _console().print(escape(message))
+        _print(escape(message))
 
 
 def warn(message: str) -> None:
     """One line that deserves a second look."""
     if not quiet:
-        _console().print(f"[yellow]warning:[/] {escape(message)}")
+        _print(f"[yellow]warning:[/] {escape(message)}")
 
 
 def error(message: str, hint: str = "") -> None:
     """What went wrong, and what to do about it."""
-    _console().print(f"[bold red]error:[/] {escape(message)}")
+    _print(f"[bold red]error:[/] {escape(message)}")
     if hint:
-        _console().print(f"[bold]hint:[/] {escape(hint)}")
+        _print(f"[bold]hint:[/] {escape(hint)}")
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, to_stdout: bool = False) -> None:
@@ -74,20 +87,22 @@ class progress:
 
     def __enter__(self) -> progress:
         if self.bar:
-            self.bar.start()
+            with suppress(OSError):
+                self.bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.bar:
-            self.bar.stop()
+            with suppress(OSError):
+                self.bar.stop()
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
         """Moves on by `count` items; `note` is shown behind the bar."""
         self.done += count
         self.note = self.note if note is None else note
-        if self.bar:
+        if self.bar:  # drawn by a thread of its own
             self.bar.update(self.task, completed=self.done, note=escape(self.note))
         elif time.monotonic() - self.spoke >= self.every:
             self.spoke = time.monotonic()

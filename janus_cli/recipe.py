@@ -83,6 +83,14 @@ class Data(Knobs):
     max_ratio: Annotated[float, Field(ge=1)] = 3.0  # of the two token counts; larger training pairs are dropped
     deduplicate: bool = False  # drop training pairs seen before
 
+    @model_validator(mode="after")
+    def _apart(self) -> Data:
+        if self.source == self.target:
+            raise ValueError(f"source and target are both {self.source!r}: one text would be both sides")
+        if len({self.train, self.valid, self.test}) < 3:
+            raise ValueError(f"train, valid and test need three names (got {self.train}, {self.valid}, {self.test})")
+        return self
+
 
 class Tokenizer(Knobs):
     """How text becomes ids. pad 0, unk 1, bos 2, eos 3, mask 4 in every vocabulary."""
@@ -97,6 +105,12 @@ class Tokenizer(Knobs):
     train_lines: Positive = 1_000_000  # sampled evenly over the corpus; bounds memory
     joiner: str = ""  # words: taken out of decoded text with the space after it, "@@" for BPE text
     reuse: str | None = None  # a folder with the tokenizer files of an earlier `janus preprocess`
+
+    @model_validator(mode="after")
+    def _fits(self) -> Tokenizer:
+        if self.joiner and self.kind != "words":
+            raise ValueError(f"joiner {self.joiner!r} joins parts of words: it needs kind words")
+        return self
 
 
 class Model(Knobs):
@@ -126,6 +140,8 @@ class Model(Knobs):
 
     @model_validator(mode="after")
     def _fits(self) -> Model:
+        if self.attention == "flex" and self.attention_dropout:
+            raise ValueError("attention flex has no dropout: it needs attention_dropout 0")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         return self
@@ -199,9 +215,13 @@ class Decoding(Knobs):
 
     mode: Literal["auto", "ar", "nar", "semi", "spec"] = "auto"  # auto: ar, or nar where there is no AR side
     beam: Positive = 5
-    length_penalty: Weight = 1.0  # score = sum of log-probabilities / length ** length_penalty
+    length_penalty: Annotated[float, Field(ge=0, le=10)] = (
+        1.0  # score = sum of log-probabilities / length ** length_penalty
+    )
     nbest: Positive = 1
-    max_ratio: Weight = 1.2  # AR output has at most max_ratio * source length + max_extra tokens [V]
+    max_ratio: Annotated[float, Field(ge=0, le=100)] = (
+        1.2  # AR output has at most max_ratio * source length + max_extra tokens [V]
+    )
     max_extra: Count = 10
     iters: Positive = 10  # decoder passes of mask-predict; those that can change nothing are left out
     length_beam: Positive = 5
@@ -213,7 +233,7 @@ class Decoding(Knobs):
     draft_length: Positive = 64  # spec: the most tokens of a draft behind the verified prefix
     verify_window: Positive = 64  # spec: the most of them that one pass verifies
     redraft: Literal["nar", "ar", "joint"] = "nar"  # spec: who writes the next draft; see core/decoders/speculative.py
-    precision: Literal["float32", "bf16"] = "float32"  # of weights and states; logits and scores are float32 in both
+    precision: Literal["float32", "bf16"] = "float32"  # of weights, states and logits; scores are float32 in both
     batch_sentences: Positive = 64
     cuda_graphs: bool = True  # on a GPU: record the passes of small batches and replay them; see core/recorded.py
 
@@ -244,8 +264,6 @@ class Recipe(Knobs):
             raise ValueError(
                 "objective.switched puts words of the target into the source: it needs tokenizer.joint true, or 0"
             )
-        if self.decoding.nbest > self.decoding.beam:
-            raise ValueError(f"decoding.nbest {self.decoding.nbest} is larger than decoding.beam {self.decoding.beam}")
         return self
 
     def plain(self) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """YAML as people expect it: the core schema of YAML 1.2 and nothing else.
 
 `1e-4` is a number; `no`, `on`, `12:30` and `2020-01-01` are text; a key stands once. Aliases, anchors and tags are
-mistakes. PyYAML scans the text; values are made here, each with the line it stands on, and all mistakes are collected.
+mistakes. PyYAML scans the text (as 1.1 has it: no tab behind a colon, U+0085 and U+2028 end a line); values are made
+here, each with the line it stands on, and all mistakes are collected.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def _message(name: str, *overrides: str, objective: str | None = None) -> str:
 
 @pytest.mark.parametrize("name", list(recipe_file.available()))
 def test_dump_reads_back_unchanged(tmp_path: Path, name: str) -> None:
-    recipe = recipe_file.load(name, ["about='1e-4'", "data.notes=no", "tokenizer.joiner=@@"])
+    recipe = recipe_file.load(name, ["about='1e-4'", "data.notes=no", "tokenizer.kind=words", "tokenizer.joiner=@@"])
     assert (recipe.about, recipe.data.notes, recipe.tokenizer.joiner) == ("1e-4", "no", "@@")
     text = recipe_file.dump(recipe)
     again = recipe_file.load(_write(tmp_path, text))

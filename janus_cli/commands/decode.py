@@ -45,7 +45,7 @@ def decode(
     beam: Annotated[int | None, typer.Option("--beam", min=1, metavar="N", help="ar: beam size; 1 is greedy.")] = None,
     length_penalty: Annotated[
         float | None,
-        typer.Option("--length-penalty", min=0, metavar="P", help="ar: score = log-probability / length ** P."),
+        typer.Option("--length-penalty", min=0, max=10, metavar="P", help="ar: score = log-probability / length ** P."),
     ] = None,
     nbest: Annotated[
         int | None, typer.Option("--nbest", min=1, metavar="N", help="Hypotheses for each line, best first.")
@@ -112,10 +112,10 @@ def decode(
 ) -> None:
     """Decode text, autoregressively or not, with a trained model.
 
-    One line in, one line out, in order; an empty line gives an empty line. With --nbest, N lines for each:
-    number of the line from 0, tab, score, tab, text. Options left out are those of the recipe's decoding section.
-    A decoded split is also kept in the run, as decode/SPLIT.MODE.txt, .jsonl and .json, where `janus score` finds it;
-    what has the same name is replaced. On a terminal it is then not printed.
+    One line in, one line out, in order; an empty line gives an empty line. With --nbest, N lines for each (one for an
+    empty line): number of the line from 0, tab, score, tab, text. Options left out are those of the recipe's decoding
+    section. A decoded split is also kept in the run, as decode/SPLIT.MODE.txt, .jsonl and .json, where `janus score`
+    finds it; what has the same name is replaced. On a terminal it is then not printed.
 
     Files appear under their names when they are complete. Until then each grows as .NAME.partial beside its place, with
     .NAME.journal, and whatever stops the work leaves all finished lines there: --resume, with the same text, weights

@@ -1,5 +1,6 @@
 """`janus preprocess`: text becomes token ids."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -60,7 +61,12 @@ def preprocess(
         _rehearse(loaded, place, bad_utf8, force=force)
         return
     prepare(loaded, place, workers=workers, force=force, bad_utf8=bad_utf8)
-    console.say(f"written to {place}; next: janus train{f' --recipe {recipe}' if recipe else ''}")
+    words = ["--recipe", recipe] if recipe else []
+    for change in changes or ():
+        words += ["--set", change]
+    words += ["--seed", str(seed)] if seed is not None else []
+    words += ["--prepared", str(out)] if out is not None else []
+    console.say(f"written to {place}; next: {shlex.join(['janus', 'train', *words])}")
 
 
 def _rehearse(recipe: "Recipe", out: Path, bad_utf8: BadUtf8, *, force: bool) -> None:

@@ -65,7 +65,8 @@ def train(
       janus train --recipe multi30k --from runs/multi30k-ar
       torchrun --nproc-per-node 2 -m -- janus_cli train --recipe iwslt14
     """
-    from janus_cli.training.session import Request, run_training
+    from janus_cli.training.request import Request
+    from janus_cli.training.session import run_training
 
     run_training(
         Request(

@@ -24,7 +24,8 @@ from janus_cli.scoring.metrics import corpus_bleu
 from janus_cli.text.synthetic import is_valid, translations
 from janus_cli.text.tokenizer import load_tokenizers
 from janus_cli.training.checkpoint import load_model
-from janus_cli.training.session import Request, prepare_data, run_training
+from janus_cli.training.request import Request
+from janus_cli.training.session import prepare_data, run_training
 
 ITERATIONS = (1, 4, 10)
 TITLES = {"ar": "Transformer", "cmlm": "CMLM", "janus": "JANUS"}
@@ -60,11 +61,11 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
         updates = recipe_file.load("demo", changes).training.updates
         longest_first = [jobs.Job(objective, requests[objective], updates) for objective in reversed(TITLES)]
         waiting = jobs.run(longest_first, at_once)
-    for number, (objective, request) in enumerate(requests.items(), 1):
+    for number, objective in enumerate(TITLES, 1):
         if objective in waiting:
             console.say(f"\n[{number} of {len(TITLES)}] {TITLES[objective]}")
             with _explained():
-                run_training(request)
+                run_training(_request(asked, objective))  # a process may have begun it and died
     trained = {objective: _run_of(objective) for objective in TITLES}
     torch.set_num_threads(decoding_threads)
     rows = [row for objective, run in trained.items() for row in _rows(objective, run)]

@@ -25,7 +25,8 @@ from janus_cli.text.tokenizer import Tokenizers
 from janus_cli.training import checkpoint
 from janus_cli.training.averaging import average_checkpoints
 from janus_cli.training.checkpoint import STATE
-from janus_cli.training.session import Request, run_training
+from janus_cli.training.request import Request
+from janus_cli.training.session import run_training
 
 SPLIT = "test"
 

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 from janus_cli import console
 from janus_cli.errors import JanusError, Stopped
 from janus_cli.runs import Run
-from janus_cli.training.session import Request, prepare_data, run_training
+from janus_cli.training.request import Request
+from janus_cli.training.session import prepare_data, run_training
 from janus_cli.training.signals import StopSignal
 
 if TYPE_CHECKING:

@@ -33,6 +33,7 @@ from janus_cli.recipe import (
     Recipe,
 )
 from janus_cli.runs import Run
+from janus_cli.training import request as training_request
 from janus_cli.training import session, starting
 from janus_cli.training.distributed import choose_device, keep_freed_memory
 
@@ -187,12 +188,12 @@ def _begin(folder: Path, request: Request, entries: Sequence[Entry]) -> None:
         raise DataError(f"{folder} cannot be written: {problem.strerror}", "name another folder with --out") from None
 
 
-def _training_request(request: Request, entry: Entry) -> session.Request:
+def _training_request(request: Request, entry: Entry) -> training_request.Request:
     settings = _settings(request)
     changes = [*request.changes, *entry.system.changes, f"training.updates={settings['steps'] or UNBOUNDED}"]
     changes += [f"training.minutes={float(settings['minutes'])}"] if settings["minutes"] else ["training.minutes=0.0"]
     there = entry.run.recipe.exists() and not request.force
-    return session.Request(
+    return training_request.Request(
         recipe=request.recipe or "demo", objective=entry.system.objective, run=entry.run.path,
         prepared=request.prepared, data_dir=request.data_dir, resume=there,
         start=None if there else request.start, changes=tuple(changes), device=request.device, seed=entry.seed,

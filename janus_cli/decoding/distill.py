@@ -27,7 +27,7 @@ from janus_cli.errors import DataError, UsageError
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.text.folder import must_be_free
-from janus_cli.text.prepare import Prepared, open_prepared
+from janus_cli.text.prepared import Prepared, fingerprints, open_prepared
 from janus_cli.text.tokenizer import Tokenizers
 from janus_cli.training.checkpoint import STATE, fingerprint
 from janus_cli.training.distributed import choose_device, keep_freed_memory
@@ -146,6 +146,9 @@ def _plan(request: Request, run: Run, recipe: Recipe) -> Plan:
             f"{run.path} was trained with objective {recipe.objective.name}: it has no autoregressive side to distil",
             "name a run of objective ar or janus",
         )
+    for change in request.changes:
+        if change.startswith(("decoding.mode=", "decoding.nbest=")):
+            raise UsageError(f"--set {change}: a teacher writes one output, left to right", "leave it out")
     return choose(recipe, {"mode": "ar", "nbest": 1, **request.given})
 
 
@@ -157,13 +160,9 @@ def _prepared(run: Run, recipe: Recipe) -> Prepared:
     """
     theirs = runs.read_json(run.manifest)
     recorded = Path(theirs.get("prepared", ""))
-    prepared = open_prepared(recipe, recorded if recorded.is_dir() else runs.prepared_dir(recipe))
-    # Where the text lay when it was prepared may differ.
-    made, used = (
-        {name: split["fingerprint"] for name, split in manifest.get("splits", {}).items()}
-        for manifest in (prepared.manifest, theirs)
-    )
-    if made != used:
+    folder = recorded if recorded.is_dir() else runs.prepared_dir(recipe)
+    prepared = open_prepared(recipe, folder, ("--recipe", str(run.recipe)))
+    if fingerprints(prepared.manifest) != fingerprints(theirs):
         raise DataError(
             f"{prepared.folder} is not the data that {run.path} was trained on", "prepare the same text again"
         )

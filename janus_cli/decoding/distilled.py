@@ -130,8 +130,7 @@ class _Pairs:
         if len(rows) != len(inputs):
             raise self._damaged()
         source, target = Ragged.of(inputs), Ragged.of(rows)
-        longest = self.sources.recipe.model.max_length
-        most = length_limit(torch.from_numpy(source.lengths), longest, self.options).numpy() - 1  # EOS
+        most = self._most(torch.from_numpy(source.lengths))
         kept, dropped = filter_pairs(source.lengths, target.lengths, set(), rules)
         unsure = kept & (np.array(scores) < self.least)
         unsure[:own] = False
@@ -141,6 +140,13 @@ class _Pairs:
         numbers = np.flatnonzero(kept).tolist() if rules.deduplicate else []
         keys = [key(str(inputs[row]), str(rows[row])) for row in numbers]
         return Encoded(len(rows), source.keep(kept), target.keep(kept), keys, ([], []), dropped, 0)
+
+    def _most(self, lengths: torch.Tensor) -> np.ndarray:
+        """Tokens that an output may have, for each source. lengths: of the sources."""
+        recipe = self.sources.recipe
+        if getattr(recipe.objective, "ar_stream", None) == "masks":  # its length is predicted
+            return np.full(len(lengths), recipe.model.max_length - 2)
+        return length_limit(lengths, recipe.model.max_length, self.options).numpy() - 1  # EOS
 
     def _parsed(self, line: bytes) -> tuple[float, list[int]]:
         score, tab, ids = line.partition(b"\t")

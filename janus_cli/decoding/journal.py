@@ -63,10 +63,12 @@ class Journal:
         """
         try:
             with self.path.open("rb") as file:
-                self._lock(file, fcntl.LOCK_SH)
+                self.lock(file, self.what, fcntl.LOCK_SH)
                 rows = file.read().split(b"\n")[:-1]  # the end of a line is its last byte to be written
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as problem:
+            raise DataError(f"{self.what} cannot be written: {problem.strerror}", self.elsewhere) from None
         if not rows:
             return None
         header, points, end = _parsed(rows[0]), [], 0
@@ -79,13 +81,16 @@ class Journal:
                 points.append((Point(*values), end))
         return Kept(header, points, rows[-1] == DONE) if points else None
 
-    def _lock(self, file: BinaryIO, kind: int) -> None:
+    def lock(self, file: BinaryIO, what: Path, kind: int = fcntl.LOCK_EX) -> None:
+        """Until the file is closed. what: its name for people.
+
+        Raises:
+            RunInUseError: another process is writing it.
+        """
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunInUseError(
-                f"another process is writing {self.what}", f"wait for it, or {self.elsewhere}"
-            ) from None
+            raise RunInUseError(f"another process is writing {what}", f"wait for it, or {self.elsewhere}") from None
 
     @contextmanager
     def opened(self, end: int) -> Iterator[None]:
@@ -98,7 +103,7 @@ class Journal:
         with writable(self.what, self.elsewhere):
             self._file = self.path.open("ab")
         try:
-            self._lock(self._file, fcntl.LOCK_EX)
+            self.lock(self._file, self.what)
             self._file.truncate(end)
             yield
         finally:

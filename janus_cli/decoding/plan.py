@@ -13,8 +13,10 @@ from janus_cli.errors import UsageError
 from janus_cli.recipe import ARSide, Decoding, Recipe
 
 ONE_PASS = "nar without lengths"  # how an objective that writes blocks does `nar`
+KNOWN_LENGTH = "ar with lengths"  # how an objective whose AR side needs a predicted length does `ar`
 OPTIONS: dict[str, tuple[str, ...]] = {  # those that some modes share and others do not know
     "ar": ("beam", "length_penalty", "nbest", "max_ratio", "max_extra"),
+    KNOWN_LENGTH: ("beam", "length_penalty", "nbest"),
     "nar": ("iters", "length_beam", "nbest", "update", "rerank", "remove_repeats"),
     ONE_PASS: ("remove_repeats", "max_ratio", "max_extra"),
     "semi": ("block", "remove_repeats", "max_ratio", "max_extra"),
@@ -38,7 +40,7 @@ class Plan:
     @property
     def way(self) -> str:
         """The mode, as `OPTIONS` has it."""
-        return _way(self.mode, self.lengths)
+        return _way(self.mode, self.lengths, self.ar_stream)
 
     @property
     def label(self) -> str:
@@ -69,7 +71,9 @@ class Plan:
         return {name: value for name, value in values.items() if name not in other and name != "mode"}
 
 
-def _way(mode: str, lengths: bool) -> str:
+def _way(mode: str, lengths: bool, ar_stream: ARSide | None) -> str:
+    if mode == "ar" and ar_stream == "masks":
+        return KNOWN_LENGTH
     return ONE_PASS if mode == "nar" and not lengths else mode
 
 
@@ -86,9 +90,10 @@ def choose(recipe: Recipe, given: Mapping[str, Any]) -> Plan:
     mode = options.mode if options.mode != "auto" else "ar" if objective.ar else "nar"
     _must_be_able(recipe, mode)
     _must_fit(recipe, options, mode, given)
-    if "nbest" not in OPTIONS[_way(mode, objective.lengths)]:
+    ar_stream = getattr(recipe.objective, "ar_stream", None)
+    if "nbest" not in OPTIONS[_way(mode, objective.lengths, ar_stream)]:
         options = options.model_copy(update={"nbest": 1})
-    return Plan(mode, options, getattr(recipe.objective, "ar_stream", None), objective.lengths)
+    return Plan(mode, options, ar_stream, objective.lengths)
 
 
 def modes(objective: Objective, ar_stream: ARSide | None) -> tuple[Mode, ...]:
@@ -115,7 +120,8 @@ def _must_be_able(recipe: Recipe, mode: Mode) -> None:
 def _must_fit(recipe: Recipe, options: Decoding, mode: Mode, given: Mapping[str, Any]) -> None:
     name = recipe.objective.name
     objective = OBJECTIVES[name]
-    way = _way(mode, objective.lengths)
+    ar_stream = getattr(recipe.objective, "ar_stream", None)
+    way = _way(mode, objective.lengths, ar_stream)
     foreign = [option for option in given if option in NOT_EVERYWHERE.difference(OPTIONS[way])]
     if foreign and way == ONE_PASS:
         raise UsageError(
@@ -123,10 +129,14 @@ def _must_fit(recipe: Recipe, options: Decoding, mode: Mode, given: Mapping[str,
             "leave it out; --mode semi --block N takes more passes",
         )
     if foreign:
-        others = [other for other, known in OPTIONS.items() if foreign[0] in known and other != ONE_PASS]
+        others = [
+            able for able in modes(objective, ar_stream)
+            if set(foreign) <= set(OPTIONS[_way(able, objective.lengths, ar_stream)])
+        ]  # fmt: skip
+        add = f"add --mode {' or '.join(others)}, or " if others else ""
         raise UsageError(
             f"{', '.join(map(_flag, foreign))} would change nothing: this decodes with --mode {mode}",
-            f"add --mode {' or '.join(others)}, or leave {'it' if len(foreign) == 1 else 'them'} out",
+            f"{add}leave {'it' if len(foreign) == 1 else 'them'} out",
         )
     if not math.isfinite(options.length_penalty):
         raise UsageError(f"--length-penalty {options.length_penalty} is no number", "1.0 divides by the length")

@@ -156,7 +156,7 @@ def _targets(request: Request, place: Place | None) -> dict[Path, bool]:
     targets = {place.path(suffix): True for suffix in ("txt", "jsonl")} if place else {}
     output = _named(request)
     if output is not None and (output.is_file() or not output.exists()):
-        if output in targets:
+        if output.resolve() in {target.resolve() for target in targets}:
             raise UsageError(f"{output} is made in any case", "leave out --output")
         targets[output] = request.force
     return targets

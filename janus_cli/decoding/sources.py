@@ -9,7 +9,7 @@ from typing import Any
 from janus_cli.errors import DataError
 from janus_cli.recipe import Recipe
 from janus_cli.text.corpus import Side, Split, check, chunks, cleaner, sha256
-from janus_cli.text.prepare import Prepared
+from janus_cli.text.prepared import Prepared
 
 
 class Sources:

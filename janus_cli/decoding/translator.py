@@ -17,6 +17,7 @@ from janus_cli.core.transformer import Transformer
 from janus_cli.decoding.plan import Plan
 from janus_cli.errors import OutOfMemoryError
 from janus_cli.text.tokenizer import Tokenizers
+from janus_cli.training.distributed import is_about_memory
 
 # Lines are sorted within windows of so many batches: memory is bounded, and so is what a stop loses.
 WINDOW_BATCHES = 16
@@ -103,7 +104,9 @@ class Translator:
         try:
             source = pad([[*row, EOS] for row in ids]).to(self.device)
             found = generate(self.model, source, plan.mode, plan.options, plan.ar_stream, trace)
-        except torch.OutOfMemoryError as problem:
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
+            if not is_about_memory(problem):
+                raise
             raise OutOfMemoryError(
                 f"a batch of {len(ids)} sentences does not fit into memory: {problem}".split("\n")[0],
                 f"--batch-sentences {max(1, len(ids) // 2)}",

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from janus_cli import console
 from janus_cli.decoding.interrupt import Interrupt
 from janus_cli.decoding.journal import ELSEWHERE, START_OVER, Journal, Kept, Point, blaming, writable
-from janus_cli.errors import CheckpointError, DataError, JanusError, Stopped, UsageError
+from janus_cli.errors import CheckpointError, DataError, JanusError, OutOfMemoryError, Stopped, UsageError
 from janus_cli.runs import sync
 
 SYNC_SECONDS = 10.0  # how much of the work a power cut may take; the end of the process takes nothing
@@ -74,6 +74,9 @@ class Unfinished:
             self._must_agree(kept.header)
             self.point, self._end = self._last_point(kept)
             self.targets = dict(zip(self.targets, kept.header["replace"], strict=True))
+            if kept.done:  # stopped between the renames, or after them: what is there under its name is ours
+                parts = zip(self.targets.items(), self.partials, strict=True)
+                self.targets = {target: replace or not part.exists() for (target, replace), part in parts}
         elif kept is not None:
             raise UsageError(
                 f"{partial} holds {kept.points[-1][0].lines:,} finished lines of a decoding that was stopped",
@@ -141,8 +144,9 @@ class Unfinished:
             if self.resumed and not partial.exists():
                 target.replace(partial)  # the work was stopped between the renames
             with writable(target, self.journal.elsewhere):
-                file = partial.open("r+b" if self.resumed else "wb")
+                file = partial.open("r+b" if partial.exists() else "xb")
             self._files.append(file)
+            self.journal.lock(file, partial)  # that of two splits may have one further target
             file.truncate(size)
             file.seek(size)
 
@@ -228,12 +232,17 @@ class Unfinished:
         for partial, size in zip(self.partials, self.point.sizes, strict=True):
             with suppress(OSError):
                 os.truncate(partial, size)
-        kept = f"{self.point.lines:,} finished lines are kept in {self.partials[0]}"
+        place = self.partials[0] if self.partials[0].exists() else next(iter(self.targets))
+        kept = f"{self.point.lines:,} finished lines are kept in {place}"
         go_on = f"go on with: {self.again}"
         if isinstance(problem, Interrupt):
             raise Stopped(problem.number, f"{problem}; {kept}", go_on) from None
         if isinstance(problem, JanusError):
-            problem.message, problem.hint = f"{problem.message}; {kept}", "; ".join(filter(None, [problem.hint, go_on]))
+            problem.message = f"{problem.message}; {kept}"
+            if isinstance(problem, OutOfMemoryError):  # its hint is an option, and the last one of a name counts
+                problem.hint = f"{go_on} {problem.hint}"
+            elif START_OVER not in problem.hint:
+                problem.hint = "; ".join(filter(None, [problem.hint, go_on]))
         elif isinstance(problem, OSError) and not gone:
             where = problem.filename or "output"
             raise JanusError(f"{where}: {problem.strerror}; {kept}", f"when that is mended, {go_on}") from None

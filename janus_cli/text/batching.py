@@ -8,7 +8,6 @@ size of the data and the number of ranks, and of the lengths only a block's are 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -59,24 +58,14 @@ def epoch_batches(store: Store, budget: int, seed: int, epoch: int) -> Iterator[
             yield rows[batch]
 
 
-def first_look(store: Store, budget: int, seed: int, longest: int) -> Epoch:
-    """Counts an epoch's batches and their padding; where there are several blocks, in the first of them.
-
-    longest: tokens of the longest side of any pair, BOS and EOS counted.
-
-    Raises:
-        DataError: as `epoch_batches`, for whichever block.
-    """
-    batches, counted, padded = 0, 0, Padding(0, 0)
-    for runs in islice(_blocks(len(store), seed, 0), 1):
-        rows, source, target = _block(store, runs)
-        found = block_batches(rows, source, target, budget, (seed, 0, 0))
-        batches, counted, padded = len(found), len(rows), padding(source, target, found)
-    if counted == len(store):
-        return Epoch(batches, padded, "")
-    if longest > budget:
-        raise _too_long("a pair", longest, budget)
-    return Epoch(round(batches * len(store) / counted), padded, "about ")
+def first_look(store: Store, budget: int, seed: int) -> Epoch:
+    """Counts an epoch's batches and their padding; where there are several blocks, in the first of them."""
+    if not len(store):
+        return Epoch(0, Padding(0, 0), "")
+    rows, source, target = _block(store, next(_blocks(len(store), seed, 0)))
+    found = block_batches(rows, source, target, budget, (seed, 0, 0))
+    about = "" if len(rows) == len(store) else "about "
+    return Epoch(round(len(found) * len(store) / len(rows)), padding(source, target, found), about)
 
 
 def _blocks(count: int, seed: int, epoch: int) -> Iterator[list[range]]:
@@ -107,7 +96,7 @@ def block_batches(rows: Rows, source: Lengths, target: Lengths, budget: int, see
     wide = np.maximum(source + 1, target + 2)  # EOS; BOS and EOS
     if len(wide) and wide.max() > budget:
         worst = int(wide.argmax())
-        raise _too_long(f"pair {rows[worst] + 1}", int(wide[worst]), budget)
+        must_fit(f"pair {rows[worst] + 1} of those that are kept", int(wide[worst]), budget)
     random = np.random.default_rng(seed)
     order = random.permutation(len(wide))
     per_pool = max(1, int(POOL_BATCHES * budget / max(1.0, wide.mean()))) if len(wide) else 1
@@ -119,11 +108,17 @@ def block_batches(rows: Rows, source: Lengths, target: Lengths, budget: int, see
     return [batches[i] for i in random.permutation(len(batches))]
 
 
-def _too_long(pair: str, tokens: int, budget: int) -> DataError:
-    return DataError(
-        f"{pair} has {tokens} tokens, more than training.batch_tokens {budget}",
-        "raise training.batch_tokens or lower data.max_tokens",
-    )
+def must_fit(pair: str, tokens: int, budget: int) -> None:
+    """Whether a pair fits into a batch; tokens: of its longer side, BOS and EOS counted.
+
+    Raises:
+        DataError: it does not.
+    """
+    if tokens > budget:
+        raise DataError(
+            f"{pair} has {tokens} tokens, more than training.batch_tokens {budget}",
+            "raise training.batch_tokens or lower data.max_tokens",
+        )
 
 
 def _cut(pool: Rows, wide: Lengths, budget: int) -> Iterator[Rows]:

@@ -30,8 +30,7 @@ SPLITS = ("train", "valid", "test")
 BOM = b"\xef\xbb\xbf"
 BLOCK = 1 << 20  # bytes read at once
 LONGEST_LINE = 1 << 22  # bytes; beyond that it is no text with lines, and encoding it would take 100 times as many
-CHUNK_LINES = 4000  # pairs handed to a process at once ...
-CHUNK_BYTES = 1 << 22  # ... or fewer where lines are long
+CHUNK_LINES, CHUNK_BYTES = 4000, 1 << 22  # of pairs handed to a process at once; fewer pairs where lines are long
 _MARKUP_LINE = re.compile(r"\s*<(?:url|keywords|speaker|talkid|reviewer|translator|doc|/doc)\b")
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 _SPACES = re.compile(r"\s+")
@@ -41,13 +40,14 @@ _SPACES = re.compile(r"\s+")
 class Side:
     """One checked text file.
 
-    path: the file; lines: in it; bytes, sha256: of the file as it lies on disk.
+    lines: in it; bytes, sha256: of the file on disk; changed: `last_change` before it was read.
     """
 
     path: Path
     lines: int
     bytes: int
     sha256: str
+    changed: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def stems(data: Data) -> dict[str, str]:
 
 
 def survey(data: Data, folder: Path, bad_utf8: BadUtf8) -> list[Split]:
-    """Finds and checks the files of every split, reading each once.
+    """Finds and checks the files of every split.
 
     Raises:
         DataError: a file is missing, empty, not UTF-8 (with `stop`), cut off, or not aligned with its partner.
@@ -114,7 +114,7 @@ def check(path: Path, bad_utf8: BadUtf8) -> Side:
         DataError: unreadable, empty, cut off, without line ends, or not UTF-8 (with `stop`), naming file:line:byte.
     """
     try:
-        digest = sha256(path)
+        changed, digest = last_change(path), sha256(path)
         with open_bytes(path) as file:
             bom = file.tell() == len(BOM)
             lines = _count_lines(path, file)
@@ -128,7 +128,24 @@ def check(path: Path, bad_utf8: BadUtf8) -> Side:
         raise DataError(f"{path} is empty")
     if bom:
         console.say(f"{path}: byte order mark removed")
-    return Side(path, lines, path.stat().st_size, digest)
+    return Side(path, lines, path.stat().st_size, digest, changed)
+
+
+def must_be_settled(splits: Sequence[Split]) -> None:
+    """After the text was read again and again: whether all that was read is what was checked.
+
+    Raises:
+        DataError: a file was changed or replaced since.
+    """
+    for side in (side for split in splits for side in split.sides.values()):
+        if not side.path.is_file() or last_change(side.path) != side.changed:
+            raise DataError(f"{side.path} was changed while it was read", "prepare it when it is complete")
+
+
+def last_change(path: Path) -> int:
+    """When contents or inode changed, whichever is later, in nanoseconds: replacement by an older file shows, too."""
+    about = path.stat()
+    return max(about.st_mtime_ns, about.st_ctime_ns)
 
 
 def sha256(path: Path) -> str:
@@ -202,10 +219,9 @@ def _first_suspicious(source: Path, target: Path) -> int:
 class Chunk:
     r"""Consecutive lines of a split, joined by b"\n", without the last line end.
 
-    number: of the first line, from 0. target is None where the split has none.
+    target is None where the split has none.
     """
 
-    number: int
     lines: int
     source: bytes
     target: bytes | None
@@ -222,7 +238,6 @@ def chunks(split: Split) -> Iterator[Chunk]:
 
 
 def _cut(pairs: Iterator[tuple[bytes, bytes]], *, paired: bool) -> Iterator[Chunk]:
-    number = 0
     while True:
         held: list[tuple[bytes, bytes]] = []
         size = 0
@@ -236,8 +251,7 @@ def _cut(pairs: Iterator[tuple[bytes, bytes]], *, paired: bool) -> Iterator[Chun
         sources, targets = (
             b"".join(line.removesuffix(b"\n") + b"\n" for line in side)[:-1] for side in zip(*held, strict=True)
         )
-        yield Chunk(number, len(held), sources, targets if paired else None)
-        number += len(held)
+        yield Chunk(len(held), sources, targets if paired else None)
 
 
 def sample(side: Side, most: int, clean: Callable[[str], str]) -> Iterator[str]:

@@ -33,7 +33,7 @@ from janus_cli.runs import read_json, write_atomically
 from janus_cli.text.corpus import cleaner
 
 if TYPE_CHECKING:
-    from janus_cli.text.prepare import Prepared
+    from janus_cli.text.prepared import Prepared
     from janus_cli.text.store import Store
     from janus_cli.text.tokenizer import Tokenizers
 

@@ -32,6 +32,7 @@ from janus_cli.runs import Run, find_run, sync
 
 FORMAT = 1
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+REPLACED = ".old"  # what a checkpoint's hidden name ends with while another one takes its place
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def save(
     """
     final = root / name
     temporary = root / f".{name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    before = temporary.with_suffix(REPLACED)
     try:
         temporary.mkdir(parents=True)
         save_file({key: value.contiguous() for key, value in weights.items()}, temporary / MODEL)
@@ -86,11 +88,14 @@ def save(
         manifest.write_text(json.dumps({"format": FORMAT, "files": files}, indent=1), encoding="utf-8")
         sync(manifest)
         sync(temporary)
-        if final.exists():
-            shutil.rmtree(final)
+        if final.exists():  # an average made anew, or this update, saved again
+            final.rename(before)  # never deleted before the new one is there; see `saving.remove_leftovers`
         temporary.rename(final)
         sync(root)
+        shutil.rmtree(before, ignore_errors=True)
     except (OSError, SafetensorError) as problem:
+        if before.exists() and not final.exists():
+            before.rename(final)
         shutil.rmtree(temporary, ignore_errors=True)
         needed = sum(t.numel() * t.element_size() for t in (*weights.values(), *(optimizer or {}).values()))
         raise CheckpointError(

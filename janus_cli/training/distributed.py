@@ -79,6 +79,11 @@ def start_world(device: str) -> World:
     return World(rank, size, chosen)
 
 
+def is_about_memory(problem: BaseException) -> bool:
+    """Whether it says that there was too little memory, of a GPU or here."""
+    return isinstance(problem, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(problem)
+
+
 def keep_freed_memory() -> None:
     """Asks glibc to keep freed memory: a step frees and takes the same blocks again and again.
 

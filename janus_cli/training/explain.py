@@ -11,6 +11,7 @@ from typing import Any
 from janus_cli import __version__, console, runs
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
+from janus_cli.training.distributed import World
 from janus_cli.training.saving import Position
 
 TEXT = """\
@@ -24,7 +25,7 @@ began      {began}
 command    {command}
 state      {state}
 
-go on      janus train --resume --run {path}
+go on      {again}
 decode     janus decode --run {path}
 score      janus score --run {path}
 look       janus inspect {path}
@@ -35,7 +36,15 @@ decode/          what `janus decode` wrote, with a .json beside it that says how
 """
 
 
-def explain(run: Run, recipe: Recipe, about: dict[str, Any], at: Position, ended: str | None = None) -> None:
+def again(run: Path, world: World) -> str:
+    """The command that goes on, to the bit."""
+    launcher = f"  (under the same launcher, in {world.size} processes)" if world.size > 1 else ""
+    return shlex.join(["janus", "train", "--resume", "--run", str(run)]) + launcher
+
+
+def explain(
+    run: Run, recipe: Recipe, about: dict[str, Any], at: Position, world: World, ended: str | None = None
+) -> None:
     """Writes `run.txt` anew; keeps when and with what command the run began.
 
     about: parameters and precision. ended: why the training is over; None while it runs.
@@ -51,6 +60,7 @@ def explain(run: Run, recipe: Recipe, about: dict[str, Any], at: Position, ended
         heads=model.heads, source=recipe.data.source, target=recipe.data.target, prepared=manifest.get("prepared"),
         fingerprint=manifest.get("fingerprint"), began=old.get("began", now),
         command=old.get("command", shlex.join(["janus", *sys.argv[1:]])), state=state, path=run.path,
+        again=again(run.path, world),
         targets=f"\n           targets by {teacher}" if (teacher := runs.teacher(manifest)) else "",
         origin=f"\nfrom       {begun}" if (begun := runs.origin(manifest)) else "",
         parameters=about["parameters"], precision=about["precision"],

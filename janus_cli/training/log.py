@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,18 @@ class Log:
         try:
             with self.path.open("a", encoding="utf-8", newline="\n") as file:
                 file.write(line + "\n")
+            if self.board is not None:
+                for name, value in _flat(values):
+                    self.board.add_scalar(f"{kind}/{name}", value, step)  # raises what its writing thread met before
         except OSError as problem:
             if not self.broken:
                 console.warn(f"{self.path} cannot be written ({problem.strerror}); training goes on without a log")
             self.broken = True
-        if self.board is not None:
-            for name, value in _flat(values):
-                self.board.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
         if self.board is not None:
-            self.board.close()
+            with suppress(OSError):
+                self.board.close()
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:

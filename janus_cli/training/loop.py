@@ -8,6 +8,7 @@ did not stop.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain, islice
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -19,21 +20,22 @@ from torch.nn.parallel import DistributedDataParallel
 from janus_cli import console
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.core.transformer import Transformer
-from janus_cli.errors import Stopped
+from janus_cli.errors import OutOfMemoryError, Stopped
 from janus_cli.recipe import Recipe
 from janus_cli.text.batching import epoch_batches, load_batch
-from janus_cli.training.distributed import World
+from janus_cli.training.distributed import World, is_about_memory
+from janus_cli.training.explain import again
 from janus_cli.training.log import Log
 from janus_cli.training.meter import Meter
 from janus_cli.training.precision import chosen, product_rate
 from janus_cli.training.saving import Position, Saver
 from janus_cli.training.schedule import learning_rate
 from janus_cli.training.signals import StopSignal
-from janus_cli.training.update import Micro, Trainee, micros, update
+from janus_cli.training.update import Micro, Trainee, Window, micros, update
 from janus_cli.training.validation import validate
 
 if TYPE_CHECKING:
-    from janus_cli.text.prepare import Prepared
+    from janus_cli.text.prepared import Prepared
 
 
 def train(
@@ -53,10 +55,11 @@ def train(
     meter = Meter(world, product_rate(chosen(knobs, world.device), world.device))
     model.train()
     with StopSignal() as stop, console.progress("training", knobs.updates, start=at.step) as bar:
-        owed: list[list[Micro]] = [[]] if at.owed else []  # a validation that a signal broke off: no update before it
+        # A validation that was broken off comes first, without an update before it.
+        owed = [Window([], [])] if at.owed else []
         for window in chain(owed, windows(recipe, prepared, world, at)):
-            number = 0
-            if window:
+            number, enough = 0, False
+            if window.micros:
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(at.step, knobs)
                 started = perf_counter()
@@ -64,12 +67,13 @@ def train(
                 at.seconds += perf_counter() - started
                 bar.advance(1, meter.note)
             late = bool(knobs.minutes and world.sums({"late": float(at.is_late(knobs.minutes))})["late"])
-            over = at.step == knobs.updates or bool(number) or late
-            if window and (at.step % knobs.log_every == 0 or over):
+            over = at.step >= knobs.updates or bool(number) or late
+            if window.micros and (at.step % knobs.log_every == 0 or over):
                 log.write("train", at.step, epoch=at.epoch, lr=learning_rate(at.step - 1, knobs), **meter.take())
             if at.owed or at.step % knobs.validate_every == 0 or (over and not number):
-                number = examine(model, recipe, prepared, world, at, saver, log, stop) or number
-            enough = bool(world.sums({"enough": float(saver.patience_is_over(at))})["enough"])
+                with kept(at, saver, model, optimizer, log):
+                    signal, enough = examine(model, recipe, prepared, world, at, saver, log, stop)
+                number = signal or number
             if over or number or enough or at.step % knobs.save_every == 0 or at.step % knobs.validate_every == 0:
                 saver.save(at, model, optimizer)
                 log.write("saved", at.step)
@@ -78,7 +82,7 @@ def train(
                 raise Stopped(
                     number,
                     f"stopped after update {at.step:,}, saved",
-                    f"go on with: janus train --resume --run {saver.root.parent}",
+                    f"go on with: {again(saver.root.parent, world)}",
                 )
             if over or enough:
                 log.write("done", at.step, early=enough)
@@ -89,19 +93,46 @@ def train(
 def examine(
     model: Transformer, recipe: Recipe, prepared: Prepared, world: World, at: Position, saver: Saver, log: Log,
     stop: StopSignal,
-) -> int:  # fmt: skip
-    """Validates, unless a signal comes first: returns that, and the run that goes on owes itself the validation."""
+) -> tuple[int, bool]:  # fmt: skip
+    """Validates, unless a signal comes first: then the run that goes on owes itself the validation.
+
+    Returns the signal, 0 for none, and whether patience is over.
+    """
     metrics = validate(model, recipe, prepared, world.device, stop) if world.first else {}
     number = stop.number if world.first and not metrics else 0
-    number = int(world.sums({"signal": float(number)})["signal"])
     at.owed = number > 0
-    if not at.owed:
+    if not at.owed and world.first:
         log.write("valid", at.step, **metrics)
         saver.judge(at, metrics)
-    return number
+    told = world.sums({"signal": float(number), "enough": float(saver.patience_is_over(at))})
+    at.owed = told["signal"] > 0
+    return int(told["signal"]), told["enough"] > 0
 
 
-def windows(recipe: Recipe, prepared: Prepared, world: World, at: Position) -> Iterator[list[Micro]]:
+@contextmanager
+def kept(at: Position, saver: Saver, model: Transformer, optimizer: torch.optim.AdamW, log: Log) -> Iterator[None]:
+    """Saves the update if its validation fails, which the run that goes on then owes itself.
+
+    Raises:
+        OutOfMemoryError: the validation did not fit into memory; other errors as they come.
+    """
+    try:
+        yield
+    except Exception as problem:
+        at.owed = True
+        saver.write(at, model, optimizer)  # other ranks may wait elsewhere
+        log.write("saved", at.step)
+        if not is_about_memory(problem):
+            raise
+        now = saver.recipe.decoding.batch_sentences
+        raise OutOfMemoryError(
+            f"the validation after update {at.step:,} does not fit into memory; the update is saved",
+            f"{again(saver.root.parent, saver.world)} --set decoding.batch_sentences={max(1, now // 4)} "
+            "--allow-change decoding.batch_sentences",
+        ) from None
+
+
+def windows(recipe: Recipe, prepared: Prepared, world: World, at: Position) -> Iterator[Window]:
     """This rank's share of every update from position `at` on, epoch after epoch; advances `at`.
 
     An epoch's last window may be short; ranks without a batch then repeat one with weight 0, so that all stay in step.
@@ -111,12 +142,12 @@ def windows(recipe: Recipe, prepared: Prepared, world: World, at: Position) -> I
     while True:
         batches = islice(epoch_batches(prepared.train, knobs.batch_tokens, recipe.seed, at.epoch), at.batch, None)
         while group := list(islice(batches, per_window)):
-            window: list[Micro] = []
+            mine: list[Micro] = []
             for place in range(world.rank, per_window, world.size):
                 rows, weight = (group[place], 1.0) if place < len(group) else (group[0], 0.0)
-                if weight or not window:
+                if weight or not mine:
                     batch = load_batch(prepared.train, rows)
-                    window += micros(batch, weight, recipe, at.epoch, world.device)
+                    mine += micros(batch, weight, recipe, at.epoch, world.device)
             at.batch += per_window
-            yield window
+            yield Window(mine, group)
         at.epoch, at.batch = at.epoch + 1, 0

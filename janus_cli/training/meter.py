@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from math import isfinite
 from typing import Any
 
 import torch
@@ -34,8 +35,8 @@ class Meter:
             self.weights[name] = term.weight
 
     def end(self, counts: dict[str, float], norm: float) -> None:
-        """Ends an update; counts are those of all ranks."""
-        self.updates, self.norm = self.updates + 1, norm
+        """Ends an update; counts are those of all ranks. norm: of its gradient, not finite where it was skipped."""
+        self.updates, self.norm = self.updates + 1, norm if isfinite(norm) else self.norm
         self.tokens, self.flops = self.tokens + counts["tokens"], self.flops + counts["flops"]
         if time.perf_counter() - self.noted < 1.0:
             return  # reading the sums makes a GPU wait
@@ -47,7 +48,8 @@ class Meter:
     def take(self) -> dict[str, Any]:
         """Means over all ranks since the last call: loss and terms in nats, target tokens/s, gradient norm.
 
-        utilisation: the share of the machine's matrix-product rate that the step's own products come to.
+        utilisation: the share of the machine's matrix-product rate that the step's own products come to. Where every
+        update was skipped, there are no losses and no norm.
         """
         seconds = time.perf_counter() - self.since
         totals = self.world.sums({name: float(total) for name, total in self.totals.items()})
@@ -55,8 +57,9 @@ class Meter:
         terms = {name: totals[name] / max(1.0, counts[name]) for name in totals}
         loss = sum(self.weights[name] * value for name, value in terms.items())
         values = {
-            "loss": loss, "terms": terms, "norm": self.norm, "tokens_per_second": self.tokens / seconds,
-            "seconds_per_update": seconds / max(1, self.updates), "utilisation": self.flops / seconds / self.rate,
+            **({"loss": loss, "terms": terms, "norm": self.norm} if terms else {}),
+            "tokens_per_second": self.tokens / seconds, "seconds_per_update": seconds / max(1, self.updates),
+            "utilisation": self.flops / seconds / self.rate,
         }  # fmt: skip
         self._clear()
         return values

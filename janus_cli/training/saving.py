@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from janus_cli import console
 from janus_cli.core.transformer import Transformer
 from janus_cli.recipe import Recipe
 from janus_cli.training import checkpoint
-from janus_cli.training.checkpoint import OPTIMIZER, STATE, Checkpoint
+from janus_cli.training.checkpoint import OPTIMIZER, REPLACED, STATE, Checkpoint
 from janus_cli.training.distributed import World
 from janus_cli.training.precision import chosen
 from janus_cli.training.validation import best_metric, better
@@ -51,6 +52,7 @@ class Saver:
 
     def __init__(self, root: Path, recipe: Recipe, vocabularies: tuple[int, int], world: World) -> None:
         self.root, self.recipe, self.vocabularies, self.world = root, recipe, vocabularies, world
+        self.after: Callable[[], None] = lambda: None  # called when a checkpoint is there
         self.metric = best_metric(recipe)
         self.metrics: Mapping[str, float] = {}
         self.judged = 0  # the update that `metrics` belong to
@@ -71,10 +73,25 @@ class Saver:
         patience = self.recipe.training.patience
         return bool(patience) and at.since_best >= patience
 
+    def ended(self, at: Position) -> list[str]:
+        """The knobs that say that the training is over."""
+        knobs = self.recipe.training
+        reasons = {
+            "updates": at.step >= knobs.updates,
+            "minutes": at.is_late(knobs.minutes),
+            "patience": self.patience_is_over(at),
+        }
+        return [f"training.{name}" for name, holds in reasons.items() if holds]
+
     def save(self, at: Position, model: Transformer, optimizer: torch.optim.AdamW) -> None:
-        """Saves this update, once. A damaged checkpoint of the same update, left from before a resume, is replaced."""
+        """Saves this update, once, and waits for the other ranks."""
+        self.write(at, model, optimizer)
+        self.world.wait()
+
+    def write(self, at: Position, model: Transformer, optimizer: torch.optim.AdamW) -> None:
+        """Saves this update, once. A checkpoint of the same update, left from before a resume, is replaced."""
         if self.world.first and self.saved != at.step:
-            state: dict[str, Any] = {**asdict(at), "precision": chosen(self.recipe.training, self.world.device)}
+            state: dict[str, Any] = {**asdict(at), **circumstances(self.recipe, self.world)}
             state["metrics"] = dict(self.metrics) if self.judged == at.step else {}
             name = checkpoint.step_folder(self.root, at.step).name
             moments = optimizer_tensors(model, optimizer, self.recipe)
@@ -85,19 +102,23 @@ class Saver:
                 checkpoint.point(self.root, "best", best)
             self.saved = at.step
             self._prune(at)
-        self.world.wait()
+            self.after()
 
     def _prune(self, at: Position) -> None:
         folders = list(checkpoint.steps(self.root))
-        # Later ones can only be damaged: a resume passed them over.
-        whole = [folder for folder in folders if checkpoint.step_of(folder) <= at.step]
-        keep = set(whole[-self.recipe.training.keep_last :]) | {checkpoint.step_folder(self.root, at.best_step)}
+        keep = set(folders[-self.recipe.training.keep_last :]) | {checkpoint.step_folder(self.root, at.best_step)}
         keep |= set(best_folders(self.root, self.metric)[: self.recipe.training.keep_best])
         for folder in folders:
             if folder not in keep:
                 # A reader must never find half a checkpoint: it loses its name before it loses its files.
                 doomed = folder.rename(folder.with_name(f".{folder.name}.gone"))
                 shutil.rmtree(doomed, ignore_errors=True)
+
+
+def circumstances(recipe: Recipe, world: World) -> dict[str, Any]:
+    """What the bits of an update depend on besides recipe and data."""
+    precision = chosen(recipe.training, world.device)
+    return {"precision": precision, "ranks": world.size, "threads": torch.get_num_threads()}
 
 
 def best_folders(root: Path, metric: str) -> list[Path]:
@@ -116,10 +137,24 @@ def best_folders(root: Path, metric: str) -> list[Path]:
 
 
 def remove_leftovers(root: Path) -> None:
-    """What a save or a removal that was killed left behind."""
+    """What a save or a removal that was killed left behind; a checkpoint that was being replaced comes back."""
+    for old in root.glob(f".*{REPLACED}"):
+        final = root / old.name[1:].rsplit(".", 3)[0]
+        shutil.rmtree(old) if final.exists() else old.rename(final)
     for name in (".*.tmp", ".*.gone"):
         for left in root.glob(name):
             shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+
+
+def set_aside(root: Path, found: Checkpoint) -> None:
+    """Takes the name of a checkpoint from those behind the one that is gone on from: they are damaged, and would count
+    among those that are kept."""
+    for folder in list(checkpoint.steps(root)):
+        if checkpoint.step_of(folder) > checkpoint.step_of(found.folder):
+            aside = folder.with_name(f"damaged-{folder.name}")
+            if not aside.exists():
+                folder.rename(aside)
+                console.warn(f"{folder} is damaged: it is called {aside.name} now")
 
 
 def optimizer_tensors(model: Transformer, optimizer: torch.optim.AdamW, recipe: Recipe) -> dict[str, torch.Tensor]:
@@ -128,9 +163,15 @@ def optimizer_tensors(model: Transformer, optimizer: torch.optim.AdamW, recipe: 
     for name, weight in model.named_parameters():
         state = optimizer.state.get(weight, {})
         for kept in _kept(recipe):
-            empty = {"step": torch.tensor(0.0), EMA: weight}.get(kept, torch.zeros_like(weight))
-            tensors[f"{name}.{kept}"] = state.get(kept, empty).detach()
+            found = state[kept] if kept in state else _without_updates(kept, weight)
+            tensors[f"{name}.{kept}"] = found.detach()
     return tensors
+
+
+def _without_updates(kept: str, weight: torch.Tensor) -> torch.Tensor:
+    if kept == EMA:
+        return weight
+    return torch.tensor(0.0) if kept == "step" else torch.zeros_like(weight)
 
 
 def _kept(recipe: Recipe) -> tuple[str, ...]:
@@ -146,7 +187,7 @@ def resume(found: Checkpoint, model: Transformer, optimizer: torch.optim.AdamW, 
     model.load_weights(checkpoint.tensors(found.folder / checkpoint.MODEL, model.weights()))
     tensors = checkpoint.tensors(found.folder / OPTIMIZER, optimizer_tensors(model, optimizer, found.recipe))
     for name, weight in model.named_parameters():
-        state = {kept: tensors[f"{name}.{kept}"].to(device) for kept in _kept(found.recipe)}
-        optimizer.state[weight] = state
+        if tensors[f"{name}.step"]:  # else AdamW and the mean of the weights begin with the next update
+            optimizer.state[weight] = {kept: tensors[f"{name}.{kept}"].to(device) for kept in _kept(found.recipe)}
     # A checkpoint of an earlier version has no `seconds` or `owed`.
     return Position(**{key: found.state[key] for key in Position.__dataclass_fields__ if key in found.state})

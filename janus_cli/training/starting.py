@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
     from janus_cli.core.transformer import Transformer
     from janus_cli.recipe import Recipe
-    from janus_cli.text.prepare import Prepared
+    from janus_cli.text.prepared import Prepared
 
 Origin = dict[str, Any]  # plain values: they stand in the run's manifest
+UNSEEN = ("heads", "activation", "norm")  # of the model section: other ones fit the same shapes and mean something else
 
 
 def locate(named: Path) -> tuple[Run, Path]:
@@ -55,9 +56,15 @@ def find(named: Path, recipe: Recipe, prepared: Prepared, run: Run) -> Origin:
                 f"prepare the text with its tokenizer: "
                 f"janus preprocess --set tokenizer.reuse={theirs.path} --out FOLDER",
             )
+    found = checkpoint.verify(folder)
+    differing = [key for key in UNSEEN if getattr(found.recipe.model, key) != getattr(recipe.model, key)]
+    if differing:
+        values = (f"model.{key} {getattr(found.recipe.model, key)}" for key in differing)
+        words = " ".join(f"--set model.{key}={getattr(found.recipe.model, key)}" for key in differing)
+        raise CheckpointError(f"{folder} was trained with {', '.join(values)}: here its weights mean nothing", words)
     train = prepared.train
     mine = checkpoint.build_model(recipe, train.source_vocabulary, train.target_vocabulary).weights()
-    _must_fit(checkpoint.verify(folder), mine)
+    _must_fit(found, mine)
     return {"checkpoint": str(folder.resolve()), "sha256": checkpoint.fingerprint(folder)}
 
 

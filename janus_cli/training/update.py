@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from math import inf, isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -20,7 +20,8 @@ from janus_cli.core.objectives import OBJECTIVES, Objective, Plan, Term
 from janus_cli.core.transformer import Transformer
 from janus_cli.errors import NonFiniteError, OutOfMemoryError
 from janus_cli.recipe import Recipe, Training
-from janus_cli.training.distributed import World
+from janus_cli.text.batching import Rows
+from janus_cli.training.distributed import World, is_about_memory
 from janus_cli.training.log import Log
 from janus_cli.training.meter import Meter
 from janus_cli.training.precision import autocast
@@ -29,6 +30,13 @@ from janus_cli.training.signals import SIGNALS
 
 Micro = tuple[Batch, Plan, float]  # weight 0 for a batch that only keeps the ranks in step
 Done = tuple[dict[str, Term], Plan, float]
+
+
+class Window(NamedTuple):
+    """What an update sees. micros: this rank's batches. rows: the sentence numbers of all ranks' batches."""
+
+    micros: list[Micro]
+    rows: Sequence[Rows]
 
 
 class Trainee(nn.Module):
@@ -63,7 +71,7 @@ def make_optimizer(model: nn.Module, knobs: Training) -> torch.optim.AdamW:
 
 
 def update(
-    trainee: nn.Module, optimizer: torch.optim.AdamW, window: list[Micro], recipe: Recipe, world: World,
+    trainee: nn.Module, optimizer: torch.optim.AdamW, window: Window, recipe: Recipe, world: World,
     at: Position, meter: Meter, log: Log, stop_number: int,
 ) -> int:  # fmt: skip
     """One step of the optimiser: sum of weight * total / count, counts over all ranks and the whole window.
@@ -76,12 +84,12 @@ def update(
     """
     here = {"signals": float(stop_number), "stopped": float(stop_number > 0), "flops": 0.0}
     vocabulary = model_of(trainee).output_weight.shape[0]
-    for batch, plan, weight in window:
+    for batch, plan, weight in window.micros:
         here["flops"] += flops.step(recipe.model, vocabulary, batch.source.shape[1], plan)
         for unit, count in plan.counts.items():
             here[unit] = here.get(unit, 0.0) + weight * count
     counts = world.sums(here)
-    done = _gradients_that_fit(trainee, window, recipe, world, at, counts)
+    done = _gradients_that_fit(trainee, window.micros, recipe, world, at, counts)
     norm = float(nn.utils.clip_grad_norm_(trainee.parameters(), recipe.training.clip or inf)) if done else inf
     fine = isfinite(norm)
     if fine:
@@ -90,7 +98,7 @@ def update(
             follow(optimizer, recipe.training.ema, at.step)
         for each in done:
             meter.add(*each)
-    meter.end(counts, norm if fine else 0.0)
+    meter.end(counts, norm)
     at.bad = 0 if fine else at.bad + 1
     if not fine:
         _skip(window, recipe, at, log, "gradient not finite" if done else "out of memory")
@@ -134,7 +142,7 @@ def _gradients_that_fit(
         try:
             return _gradients(trainee, parts or in_parts(window, recipe, at.epoch, 2), recipe, world, at, counts)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
-            if not _is_about_memory(problem):
+            if not is_about_memory(problem):
                 raise
             if world.size > 1:
                 raise OutOfMemoryError(*_too_large(at, recipe)) from None
@@ -189,18 +197,14 @@ def planned(batch: Batch, recipe: Recipe, epoch: int) -> Plan:
     return OBJECTIVES[recipe.objective.name].plan(batch, Draws(recipe.seed, epoch, batch.ids), recipe.objective)
 
 
-def _is_about_memory(problem: BaseException) -> bool:
-    return isinstance(problem, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(problem)
-
-
 def _too_large(at: Position, recipe: Recipe) -> tuple[str, str]:
     words = f"update {at.step + 1} does not fit into memory"
     return words, f"the last checkpoint is untouched; lower training.batch_tokens ({recipe.training.batch_tokens:,})"
 
 
-def _skip(window: list[Micro], recipe: Recipe, at: Position, log: Log, why: str) -> None:
+def _skip(window: Window, recipe: Recipe, at: Position, log: Log, why: str) -> None:
     """Says so; ends the training when too many in a row were skipped."""
-    ids = [int(i) for batch, _, _ in window for i in batch.ids]
+    ids = [int(row) for rows in window.rows for row in rows]
     log.write("skipped", at.step, why=why, in_a_row=at.bad, sentences=ids)
     console.warn(f"update {at.step + 1}: {why}; skipped ({at.bad} in a row)")
     if at.bad < recipe.training.max_bad_steps:

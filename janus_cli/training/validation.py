@@ -21,7 +21,7 @@ from janus_cli.training.signals import StopSignal
 
 if TYPE_CHECKING:
     from janus_cli.core.decoders import Output
-    from janus_cli.text.prepare import Prepared
+    from janus_cli.text.prepared import Prepared
 
 SMALLER_IS_BETTER = ("loss", "ce_", "kl_", "length")
 

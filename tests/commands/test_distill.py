@@ -22,7 +22,7 @@ from janus_cli.decoding import distilled, translator
 from janus_cli.decoding.translator import Result, Translator
 from janus_cli.errors import DataError
 from janus_cli.runs import teacher
-from janus_cli.text.prepare import open_prepared
+from janus_cli.text.prepared import open_prepared
 from janus_cli.text.store import Store
 from janus_cli.training.checkpoint import fingerprint, load_model
 

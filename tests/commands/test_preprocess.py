@@ -11,7 +11,7 @@ import pytest
 
 from janus_cli.cli import main
 from janus_cli.recipe_file import load
-from janus_cli.text.prepare import open_prepared
+from janus_cli.text.prepared import open_prepared
 
 SMALL = ("--set", "tokenizer.kind=words", "--set", "data.source=de", "--set", "data.target=en")
 

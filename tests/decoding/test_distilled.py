@@ -16,7 +16,8 @@ from janus_cli.decoding.plan import choose
 from janus_cli.decoding.sources import Sources
 from janus_cli.errors import DataError
 from janus_cli.recipe import Recipe
-from janus_cli.text.prepare import Prepared, open_prepared, prepare
+from janus_cli.text.prepare import prepare
+from janus_cli.text.prepared import Prepared, open_prepared
 from janus_cli.text.store import Store
 
 CHANGES = [

@@ -13,7 +13,7 @@ import torch
 from janus_cli import recipe_file
 from janus_cli.cli import main
 from janus_cli.runs import write_atomically
-from janus_cli.text.tokenizer import train_tokenizers
+from janus_cli.text.train_tokenizer import train_tokenizers
 from janus_cli.training import checkpoint
 
 MakeRun = Callable[..., Path]

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import janus_cli
-from janus_cli.training.session import Request, run_training
+from janus_cli.training.request import Request
+from janus_cli.training.session import run_training
 
 # The code that is under test here, whatever is installed.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(janus_cli.__file__).parents[1])}

@@ -17,7 +17,8 @@ from janus_cli import recipe_file
 from janus_cli.decoding.where import load, read_checkpoint
 from janus_cli.errors import CheckpointError
 from janus_cli.runs import Run
-from janus_cli.text.prepare import open_prepared, prepare
+from janus_cli.text.prepare import prepare
+from janus_cli.text.prepared import open_prepared
 from janus_cli.training import checkpoint
 from janus_cli.training.averaging import average_checkpoints
 from janus_cli.training.inspecting import describe

@@ -15,7 +15,9 @@ import torch
 from processes import ENVIRONMENT, ended
 
 from janus_cli import recipe_file
-from janus_cli.text.prepare import open_prepared, prepare
+from janus_cli.text.batching import epoch_batches
+from janus_cli.text.prepare import prepare
+from janus_cli.text.prepared import open_prepared
 from janus_cli.training import checkpoint
 from janus_cli.training.distributed import World
 from janus_cli.training.loop import windows
@@ -102,7 +104,11 @@ module.Trainee.forward = forward
     code, said = ended(torchrun(tiny_recipe, "--set", "training.updates=4", before=poison))
     assert code == 0, said
     lines = [json.loads(line) for line in Path("run/log.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [line["step"] for line in lines if line["kind"] == "skipped"] == [1]
+    (skipped,) = [line for line in lines if line["kind"] == "skipped"]
+    assert skipped["step"] == 1
+    recipe = recipe_file.load(str(tiny_recipe))
+    batches = epoch_batches(open_prepared(recipe, Path("data/tiny.src-tgt")).train, 256, recipe.seed, 0)
+    assert skipped["sentences"] == [int(row) for rows in list(batches)[2:4] for row in rows]  # of both ranks
     assert checkpoint.newest_valid(Path("run/checkpoints")) is not None
 
 
@@ -122,8 +128,10 @@ def test_every_sentence_once_an_epoch_and_as_many_steps_on_every_rank(
             if at.epoch:
                 break
             count += 1
-            assert window
-            seen += [int(i) for batch, _, weight in window if weight for i in batch.ids]
+            assert window.micros
+            mine = [int(i) for batch, _, weight in window.micros if weight for i in batch.ids]
+            assert set(mine) <= {int(row) for rows in window.rows for row in rows}
+            seen += mine
         steps.append(count)
     assert sorted(seen) == list(range(len(prepared.train)))
     assert len(set(steps)) == 1

@@ -21,7 +21,8 @@ from janus_cli.errors import CheckpointError, OutOfMemoryError
 from janus_cli.recipe import ArObjective, CmlmObjective, JanusObjective, Model
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint, log
-from janus_cli.training.session import Request, run_training
+from janus_cli.training.request import Request
+from janus_cli.training.session import run_training
 from janus_cli.training.update import Trainee
 
 NO_MEMORY = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate"

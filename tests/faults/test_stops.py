@@ -17,7 +17,8 @@ from janus_cli import recipe_file
 from janus_cli.cli import main
 from janus_cli.errors import CheckpointError, Stopped
 from janus_cli.text.batching import epoch_batches
-from janus_cli.text.prepare import open_prepared, prepare
+from janus_cli.text.prepare import prepare
+from janus_cli.text.prepared import open_prepared
 from janus_cli.training import loop
 from janus_cli.training.update import Trainee
 

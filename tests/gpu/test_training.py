@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from janus_cli.training import update as update_module
-from janus_cli.training.session import Request, run_training
+from janus_cli.training.request import Request
+from janus_cli.training.session import run_training
 from tests.faults.processes import digest
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

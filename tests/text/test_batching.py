@@ -92,14 +92,12 @@ def test_a_block_is_made_of_runs_from_everywhere_and_only_its_lengths_are_read()
 @pytest.mark.usefixtures("small_blocks")
 def test_the_first_look_takes_one_block_for_all() -> None:
     source = np.full(400, 9)
-    look = first_look(pairs(source, source), 44, 1, 11)  # four sentences a batch
+    look = first_look(pairs(source, source), 44, 1)  # four sentences a batch
     assert (look.batches, look.about) == (100, "about ")
     assert look.padding.share == 0
-    look = first_look(pairs(source[:15], source[:15]), 44, 1, 11)
+    look = first_look(pairs(source[:15], source[:15]), 44, 1)
     assert (look.batches, look.about) == (4, "")
-    with pytest.raises(DataError, match=r"a pair has 99 tokens, more than training\.batch_tokens 44"):
-        first_look(pairs(source, source), 44, 1, 99)
-    assert first_look(pairs(source[:0], source[:0]), 44, 1, 0).batches == 0
+    assert first_look(pairs(source[:0], source[:0]), 44, 1).batches == 0
 
 
 @pytest.mark.parametrize("small", [False, True])
@@ -125,7 +123,7 @@ def test_a_pair_longer_than_the_budget_is_named(request: pytest.FixtureRequest, 
     if small:
         request.getfixturevalue("small_blocks")
     lengths = np.array([1] * 30 + [100] + [1] * 20)
-    with pytest.raises(DataError, match="pair 31 has 102 tokens"):
+    with pytest.raises(DataError, match=r"pair 31 .* has 102 tokens, more than training\.batch_tokens 64"):
         list(epoch_batches(pairs(lengths, lengths), 64, 1, 0))
 
 

@@ -13,8 +13,8 @@ import pytest
 from janus_cli import recipe_file
 from janus_cli.errors import DataError
 from janus_cli.recipe import Recipe
-from janus_cli.text import checked, prepare
-from janus_cli.text.prepare import open_prepared
+from janus_cli.text import checked, prepare, prepared
+from janus_cli.text.prepared import open_prepared
 from janus_cli.text.store import Store
 
 
@@ -28,7 +28,7 @@ def read(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Data in the folder `data`; names of what is read to the end from here on."""
     prepare.prepare(recipe, Path("data"), workers=1, force=False)
     names: list[str] = []
-    sha256, check = prepare.sha256, Store._check
+    sha256, check = prepared.sha256, Store._check
 
     def hashed(path: Path) -> str:
         names.append(path.name)
@@ -38,7 +38,7 @@ def read(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(f"ids of {store.path.name}")
         check(store)
 
-    monkeypatch.setattr(prepare, "sha256", hashed)
+    monkeypatch.setattr(prepared, "sha256", hashed)
     monkeypatch.setattr(Store, "_check", looked_at)
     return names
 

@@ -233,6 +233,5 @@ def test_chunks_are_bounded_by_lines_and_by_bytes(
     source, target = (check(put(tmp_path / name, b"aaaa\nb\n\nd\ne"), "stop") for name in "xy")
     found = list(chunks(Split("train", source, target)))
     assert len(found) == 3
-    assert [chunk.number for chunk in found] == [0, 2, 4] if lines == 2 else [0, 1, 4]
     assert b"\n".join(chunk.source for chunk in found) == b"aaaa\nb\n\nd\ne"
     assert sum(chunk.lines for chunk in found) == 5

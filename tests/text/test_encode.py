@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from janus_cli.recipe import Tokenizer
 from janus_cli.text.corpus import Chunk
 from janus_cli.text.encode import Encoder, Ragged, Rules, SplitName
-from janus_cli.text.tokenizer import train_tokenizers
+from janus_cli.text.train_tokenizer import train_tokenizers
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ PAIRS: list[tuple[bytes, bytes, str, str]] = [
 
 
 def chunk(pairs: list[tuple[bytes, bytes]]) -> Chunk:
-    return Chunk(0, len(pairs), b"\n".join(pair[0] for pair in pairs), b"\n".join(pair[1] for pair in pairs))
+    return Chunk(len(pairs), b"\n".join(pair[0] for pair in pairs), b"\n".join(pair[1] for pair in pairs))
 
 
 @pytest.mark.parametrize(("split", "column"), [("train", 2), ("valid", 3)])
@@ -99,7 +99,7 @@ def test_keys_tell_pairs_apart(encoder: Encoder) -> None:
 
 
 def test_no_target_means_empty_targets(encoder: Encoder) -> None:
-    done = encoder(Chunk(0, 3, b"a\n\nb a", None), rules("test"))
+    done = encoder(Chunk(3, b"a\n\nb a", None), rules("test"))
     assert done.sources.lengths.tolist() == [1, 0, 2]
     assert done.targets.lengths.tolist() == [0, 0, 0]
 

@@ -163,9 +163,9 @@ def test_a_failure_while_replacing_loses_nothing(tmp_path: Path, step: str, monk
     make(out, "old")
 
     def renamed(path: Path, to: Path) -> Path:
-        if step == "rename" and to == out and path.name.startswith(".out.making.") and ".old" not in path.name:
-            if not out.exists():
-                raise KeyboardInterrupt
+        new = path.name.startswith(".out.making.") and ".old" not in path.name
+        if step == "rename" and new and to == out and not out.exists():
+            raise KeyboardInterrupt
         return rename(path, to)
 
     def kept(path: Path, ignore_errors: bool = False) -> None:

@@ -19,7 +19,8 @@ from janus_cli.recipe import CematObjective
 from janus_cli.runs import prepared_dir
 from janus_cli.text import lexicon
 from janus_cli.text.batching import load_batch
-from janus_cli.text.prepare import Prepared, open_prepared, prepare
+from janus_cli.text.prepare import prepare
+from janus_cli.text.prepared import Prepared, open_prepared
 from janus_cli.text.store import Store, StoreWriter
 
 Pairs = list[tuple[list[int], list[int]]]

@@ -23,7 +23,8 @@ from janus_cli.errors import DataError, JanusError, UsageError
 from janus_cli.recipe import Data, Model, Recipe, Synthetic, Tokenizer
 from janus_cli.runs import write_atomically
 from janus_cli.text import corpus
-from janus_cli.text.prepare import Prepared, open_prepared, prepare
+from janus_cli.text.prepare import prepare
+from janus_cli.text.prepared import Prepared, open_prepared
 from janus_cli.text.store import StoreWriter
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "multi30k"
@@ -330,7 +331,7 @@ def overwrite(split: str, de: bytes, en: bytes | None = None) -> Callable[[Path]
         (overwrite("train", b"\n"), {}, "has no word"),
         (overwrite("train", b"\n"), {"kind": "sentencepiece"}, "no line to train"),
         (overwrite("train", b"One sentence.\n"), {"kind": "sentencepiece"}, r"vocabulary 500 is more .* at most \d+"),
-        (overwrite("train", b"x" * 999_999 + b"\n"), {"kind": "sentencepiece"}, "no line to train"),
+        (overwrite("train", b"x" * 999_999 + b"\n"), {"kind": "sentencepiece"}, "vocabulary 500 is more than the text"),
         (lambda folder: shutil.rmtree(folder), {}, "does not exist"),
         (lambda folder: (folder / "valid.en").unlink(), {}, r"valid\.en \(or \.gz\) is not there"),
     ],

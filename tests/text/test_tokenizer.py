@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
 from janus_cli.errors import DataError
 from janus_cli.recipe import Tokenizer
-from janus_cli.text.tokenizer import SentencePieces, Tokenizers, Words, join, load_tokenizers, train_tokenizers
+from janus_cli.text.tokenizer import SentencePieces, Tokenizers, Words, join, load_tokenizers
+from janus_cli.text.train_tokenizer import train_tokenizers
 
 SOURCES = [f"der {word} sieht {number} große Hunde." for word in ("Mann", "Junge", "Koch") for number in range(20)]
 TARGETS = [f"the {word} sees {number} big dogs." for word in ("man", "boy", "cook") for number in range(20)]
@@ -154,7 +155,7 @@ def test_word_parts_are_joined(line: str, joiner: str, expected: str) -> None:
         ({}, ["x"], r"at most \d+"),
         ({"joint": False}, [], "no line to train"),
         ({"joint": False}, [" "], "no line to train"),
-        ({"joint": False}, ["a " * 5000], "no line to train"),
+        ({"joint": False}, ["a " * 5000], r"at most \d+"),
         ({"kind": "words", "joint": False}, [" "], r"the training text \(de\) has no word"),
     ],
 )
@@ -213,6 +214,19 @@ def test_reuse_takes_a_single_model_file(tmp_path: Path) -> None:
     trained(tmp_path / "first", vocabulary=90)
     second = trained(tmp_path / "second", reuse=str(tmp_path / "first" / "tokenizer.model"))
     assert second.source.size == 90
+    with pytest.raises(DataError, match=r"one file for both sides: set tokenizer\.joint to True"):
+        trained(tmp_path / "third", joint=False, reuse=str(tmp_path / "first" / "tokenizer.model"))
+    (tmp_path / "first" / "tokenizer.model").write_bytes(b"no model")
+    with pytest.raises(DataError, match=r"first/tokenizer\.model is damaged"):
+        trained(tmp_path / "fourth", reuse=str(tmp_path / "first" / "tokenizer.model"))
+
+
+@pytest.mark.parametrize("space", [" ", ""])
+def test_long_lines_take_part(tmp_path: Path, space: str) -> None:
+    lines = [space.join("abcdefgh"[(number + k) % 8] for k in range(3000)) for number in range(8)]
+    knobs = Tokenizer(vocabulary=16, byte_fallback=False)
+    made = train_tokenizers(knobs, lambda: lines, lambda: lines, tmp_path)
+    assert all(UNK not in row for row in made.source.encode(lines))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from janus_cli.training import checkpoint
 from janus_cli.training.averaging import average_checkpoints
 from janus_cli.training.checkpoint import MODEL, load_model, newest_valid, verify
 from janus_cli.training.inspecting import describe, lines
-from janus_cli.training.session import Request, run_training
+from janus_cli.training.request import Request
+from janus_cli.training.session import run_training
 
 
 @pytest.fixture

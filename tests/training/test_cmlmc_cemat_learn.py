@@ -19,7 +19,7 @@ from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.recipe import Decoding
 from janus_cli.runs import Run
 from janus_cli.text import lexicon
-from janus_cli.text.prepare import open_prepared
+from janus_cli.text.prepared import open_prepared
 from janus_cli.text.store import Store
 from janus_cli.text.tokenizer import load_tokenizers
 from janus_cli.training import validation
@@ -27,8 +27,9 @@ from janus_cli.training.checkpoint import load_model, step_of
 from janus_cli.training.checkpoint import steps as checkpoint_steps
 from janus_cli.training.distributed import World
 from janus_cli.training.loop import windows
+from janus_cli.training.request import Request
 from janus_cli.training.saving import Position
-from janus_cli.training.session import Request, run_training
+from janus_cli.training.session import run_training
 
 # Eight sentences, seen often: enough to be known by heart.
 CHANGES = (
@@ -113,7 +114,7 @@ def test_cemat_switches_words_from_the_lexicon_that_its_run_keeps(empty_folder: 
     data = open_prepared(recipe, prepared)
     lexicon.attach(recipe, data, run.lexicon)
     at = Position()
-    ((batch, plan, _),) = next(windows(recipe, data, World(0, 1, torch.device("cpu")), at))
+    ((batch, plan, _),) = next(windows(recipe, data, World(0, 1, torch.device("cpu")), at)).micros
     assert plan.source is not None
     read = plan.source.tokens
     switched = (read != batch.source) & (read != MASK)

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 import janus_cli
 from janus_cli.recipe import Training
 from janus_cli.runs import Run
+from janus_cli.training.request import Request
 from janus_cli.training.schedule import learning_rate
-from janus_cli.training.session import Request, run_training
+from janus_cli.training.session import run_training
 
 COMMON = ("model.dropout=0.0", "training.updates=6")
 

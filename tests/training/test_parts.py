@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 
 from janus_cli import recipe_file
 from janus_cli.core.batch import Batch
-from janus_cli.training.session import Request, run_training
+from janus_cli.training.request import Request
+from janus_cli.training.session import run_training
 from janus_cli.training.update import micros
 
 CPU = torch.device("cpu")

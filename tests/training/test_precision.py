@@ -8,7 +8,8 @@ import torch
 
 from janus_cli.recipe import Training
 from janus_cli.training.precision import autocast, chosen, product_rate
-from janus_cli.training.session import Request, run_training
+from janus_cli.training.request import Request
+from janus_cli.training.session import run_training
 
 CPU = torch.device("cpu")
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from janus_cli.recipe import Training
 from janus_cli.runs import Run
 from janus_cli.training import loop, validation
 from janus_cli.training.precision import chosen
-from janus_cli.training.session import Request, run_training
+from janus_cli.training.request import Request
+from janus_cli.training.session import run_training
 
 CPU = torch.device("cpu")
 OBJECTIVES = ["ar", "cmlm", "cmlmc", "cemat", "janus"]
@@ -114,11 +116,14 @@ def test_a_changed_recipe_is_refused(tiny_recipe: Path, change: str) -> None:
     assert value in problem.value.message
 
 
-def test_changed_data_is_refused(tiny_recipe: Path) -> None:
+@pytest.mark.parametrize("split", ["train", "valid"])  # with another valid, `best` would compare two things
+def test_changed_data_is_refused(tiny_recipe: Path, split: str) -> None:
     go(tiny_recipe, "run", "training.updates=2")
     manifest = Path("run/manifest.json")
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "fingerprint": "0" * 64}))
-    with pytest.raises(CheckpointError, match="not the data"):
+    about = json.loads(manifest.read_text())
+    about["splits"][split]["fingerprint"] = "0" * 64
+    manifest.write_text(json.dumps(about))
+    with pytest.raises(CheckpointError, match=f"not the data .* trained on: {split} differ"):
         go(tiny_recipe, "run", "training.updates=4", resume=True, allow=("training.updates",))
 
 
@@ -279,11 +284,24 @@ def test_resume_with_other_ranks_or_accumulation_starts_at_the_same_sentence(tin
 
 def test_what_a_killed_save_left_is_removed(tiny_recipe: Path) -> None:
     run = go(tiny_recipe, "run", "training.updates=1")
-    for name in (".step-000009.1.tmp", ".step-000001.gone"):
+    for name in (".step-000009.1.tmp", ".step-000001.gone", ".step-000001.1.ab.old"):
         (run.checkpoints / name).mkdir()
         (run.checkpoints / name / "part").write_text("")
     go(tiny_recipe, "run", "training.updates=2", resume=True, allow=("training.updates",))
     assert not list(run.checkpoints.glob(".*"))
+    assert (run.checkpoints / "step-000001" / "manifest.json").exists()
+
+
+def test_a_checkpoint_that_was_being_replaced_comes_back(tiny_recipe: Path) -> None:
+    """Killed between the two renames, with nothing else to go on from."""
+    whole = digests(go(tiny_recipe, "whole"), 8)
+    run = go(tiny_recipe, "run", "training.updates=3")
+    (run.checkpoints / "step-000003").rename(run.checkpoints / ".step-000003.1.ab.old")
+    shutil.copytree(run.checkpoints / ".step-000003.1.ab.old", run.checkpoints / ".step-000003.1.ab.tmp")
+    go(tiny_recipe, "run", "training.updates=8", resume=True, allow=("training.updates",))
+    assert digests(run, 8) == whole
+    assert json.loads(run.log.read_text().splitlines()[-1])["kind"] == "done"
+    assert [json.loads(line)["step"] for line in run.log.read_text().splitlines() if "resumed" in line] == [3]
 
 
 def test_tensorboard_or_the_hint(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

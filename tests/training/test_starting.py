@@ -13,7 +13,8 @@ from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 from janus_cli.training.inspecting import describe_run
-from janus_cli.training.session import Request, run_training
+from janus_cli.training.request import Request
+from janus_cli.training.session import run_training
 
 
 def go(recipe: Path, run: str, *changes: str, **more: Any) -> Run:
