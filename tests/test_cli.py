@@ -270,6 +270,37 @@ def test_a_full_disk_is_one_clear_line(arguments: list[str]) -> None:
     assert found == (1, "error: output: No space left on device\nhint: free some space and run it again\n")
 
 
+_SPEAKER = """
+import os, sys
+from janus_cli import console
+before = os.fstat(1)
+for _ in range(3):
+    console.say("something long enough to be flushed")
+    console.warn("and this")
+with console.progress("work", 2, every_seconds=0) as bar:
+    bar.advance()
+assert os.fstat(1) == before
+print("done")
+"""
+
+
+@pytest.mark.parametrize("where", ["/dev/full", "pipe"])
+def test_nobody_who_hears_what_is_said_is_no_reason_to_stop(where: str) -> None:
+    """A log on a full disk, a terminal or a `tee` that is gone."""
+    if where == "pipe":
+        reader, stderr = os.pipe()
+        os.close(reader)
+    elif Path(where).exists():
+        stderr = os.open(where, os.O_WRONLY)
+    else:
+        return
+    done = subprocess.run(
+        [sys.executable, "-c", _SPEAKER], stdout=subprocess.PIPE, stderr=stderr, text=True, check=False
+    )
+    os.close(stderr)
+    assert done.stdout == "done\n"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["-c", _QUIET_WRITER], *(["-m", "janus_cli", *line] for line in (["recipes"], ["--help"], ["--version"]))],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -138,8 +137,6 @@ def _must_fit(recipe: Recipe, options: Decoding, mode: Mode, given: Mapping[str,
             f"{', '.join(map(_flag, foreign))} would change nothing: this decodes with --mode {mode}",
             f"{add}leave {'it' if len(foreign) == 1 else 'them'} out",
         )
-    if not math.isfinite(options.length_penalty):
-        raise UsageError(f"--length-penalty {options.length_penalty} is no number", "1.0 divides by the length")
     width, what = (options.beam, "--beam") if mode == "ar" else (options.length_beam, "--length-beam")
     if mode == "semi" and options.block > (streams := getattr(recipe.objective, "streams", options.block)):
         raise UsageError(

@@ -240,7 +240,7 @@ class Unfinished:
         if isinstance(problem, JanusError):
             problem.message = f"{problem.message}; {kept}"
             if isinstance(problem, OutOfMemoryError):  # its hint is an option, and the last one of a name counts
-                problem.hint = f"{go_on} {problem.hint}"
+                problem.hint = go_on.replace(" --resume", f" {problem.hint} --resume", 1)
             elif START_OVER not in problem.hint:
                 problem.hint = "; ".join(filter(None, [problem.hint, go_on]))
         elif isinstance(problem, OSError) and not gone:

@@ -65,7 +65,11 @@ def test_other_modes_are_refused(janus: Janus, name: str, mode: str) -> None:
         (["--run", "bang", "--mode", "semi", "--block", "10"], "at most 9 tokens behind known ones"),
         (["--run", "bang", "--mode", "nar", "--block", "2"], "--block would change nothing"),
         (["--run", "bang", "--mode", "semi", "--nbest", "2"], "--nbest would change nothing"),
-        (["--run", "janus", "--block", "2"], "add --mode semi"),
+        (["--run", "bang", "--mode", "semi", "--nbest", "2"], "add --mode ar, or leave it out"),
+        (["--run", "janus", "--block", "2"], "this decodes with --mode ar\nhint: leave it out"),
+        (["--run", "ar", "--iters", "4"], "this decodes with --mode ar\nhint: leave it out"),
+        (["--run", "janus", "--iters", "4", "--draft-length", "4"], "\nhint: leave them out"),
+        (["--run", "janus", "--iters", "4"], "add --mode nar, or leave it out"),
         (["--run", "mpnet", "--mode", "nar", "--block", "2"], "--block would change nothing"),
     ],
 )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from untrained import LINES, Janus, lines, source
 
 from janus_cli import console
@@ -323,20 +324,59 @@ def test_a_file_that_came_into_being_meanwhile_is_not_replaced(janus: Janus, sto
     assert len(lines(Path("mine").read_text(encoding="utf-8"))) == LINES
 
 
-def test_smaller_batches_may_finish_what_larger_ones_could_not(janus: Janus, stop: Stop) -> None:
+def test_smaller_batches_may_finish_what_larger_ones_could_not(
+    janus: Janus, stop: Stop, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
     janus(*BEGUN)
     whole = Path("mine").read_bytes()
     Path("mine").unlink()
 
-    def full() -> None:
-        raise translator.OutOfMemoryError("a batch does not fit", "--batch-sentences 1")
+    plain = translator.generate
 
-    stop(2, full)
+    def full(model: Any, source: torch.Tensor, *arguments: Any) -> object:
+        if len(source) > 1:
+            torch.empty(1 << 50)  # a RuntimeError on a CPU
+        return plain(model, source, *arguments)
+
+    stop(2, lambda: monkeypatch.setattr(translator, "generate", full))
     code, _, err = janus(*BEGUN)
-    assert (code, "a batch does not fit; 8 finished lines are kept" in err) == (6, True)
-    assert "--batch-sentences 1; go on with: janus decode" in err
-    assert janus(*BEGUN, "--batch-sentences", "1", "--resume")[0] == 0
+    assert (code, "a batch of 2 sentences does not fit into memory" in err) == (6, True)
+    assert "12 finished lines are kept" in err
+    assert command(err)[-3:] == ["--batch-sentences", "1", "--resume"]
+    assert janus(*command(err))[0] == 0
     assert Path("mine").read_bytes() == whole
+
+
+@pytest.mark.parametrize("form", [("--input", "text"), ()])
+def test_what_was_stopped_when_all_files_had_their_names_is_finished(
+    janus: Janus, stop: Stop, monkeypatch: pytest.MonkeyPatch, form: tuple[str, ...]
+) -> None:  # fmt: skip
+    """A full disk, a signal or a kill after the last rename."""
+    arguments = [*form, "--output", "mine", *SMALL]
+    janus(*arguments)
+    whole = Path("mine").read_bytes()
+    Path("mine").unlink()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "summary")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session.summary, "measured", full)
+        code, _, err = janus(*arguments)
+    kept = "mine" if form else "runs/janus/decode/test.ar.beam3.txt"
+    assert (code, f"{LINES} finished lines are kept in {kept}" in err) == (1, True)
+    assert janus(*command(err))[0] == 0
+    assert Path("mine").read_bytes() == whole
+    assert not hidden()
+
+
+def test_two_splits_do_not_write_one_file_at_once(janus: Janus) -> None:
+    with Path(".mine.partial").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        code, _, err = janus("--output", "mine")
+        assert (code, "another process is writing .mine.partial" in err) == (7, True)
+    assert janus("--output", "mine")[0] == 0
+    assert len(lines(Path("mine").read_text(encoding="utf-8"))) == LINES
 
 
 def test_stdin_goes_on_if_the_same_text_is_fed_again(janus: Janus, stop: Stop) -> None:

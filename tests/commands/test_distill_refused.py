@@ -27,6 +27,7 @@ def distill(any_janus: Janus) -> Janus:
         (["nothing"], 2, "is no run"),
         (["ar", "--checkpoint", "step-9"], 4, "no checkpoint step-9"),
         (["ar", "--set", "training.updates=1"], 2, "only decoding.…"),
+        (["ar", "--set", "decoding.nbest=3"], 2, "a teacher writes one output, left to right"),
         (["ar", "--out", "data/demo"], 2, "holds prepared data already"),
         (["ar", "--out", "data/demo/manifest.json/x"], 3, "cannot be written"),
     ],

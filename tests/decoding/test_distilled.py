@@ -112,6 +112,14 @@ def test_outputs_that_have_all_tokens_allowed_are_kept_and_counted(data: tuple[P
     assert (made["distilled"]["at_limit"], made["splits"]["train"]["kept"]) == (1, 60)
 
 
+def test_a_teacher_that_predicts_lengths_has_no_limit_but_the_longest(data: tuple[Prepared, Recipe]) -> None:
+    prepared, _ = data
+    recipe = recipe_file.load("demo", [*CHANGES, "decoding.max_ratio=1", "decoding.max_extra=0"], "mpnet")
+    assert not {"max_ratio", "max_extra"} & choose(recipe, {"mode": "ar"}).used.keys()
+    made = write(prepared, recipe, as_lines(targets(prepared)))
+    assert made["distilled"]["at_limit"] == 0
+
+
 @pytest.mark.parametrize("deduplicate", [False, True])
 def test_pairs_that_became_equal_go_where_the_recipe_wants_no_duplicates(empty_folder: Path, deduplicate: bool) -> None:
     text = empty_folder / "text"
