@@ -36,10 +36,10 @@ decode/          what `janus decode` wrote, with a .json beside it that says how
 """
 
 
-def again(run: Path, world: World) -> str:
-    """The command that goes on, to the bit."""
+def again(run: Path, world: World, *more: str) -> str:
+    """The command that goes on, to the bit but for `more` options."""
     launcher = f"  (under the same launcher, in {world.size} processes)" if world.size > 1 else ""
-    return shlex.join(["janus", "train", "--resume", "--run", str(run)]) + launcher
+    return shlex.join(["janus", "train", "--resume", "--run", str(run), *more]) + launcher
 
 
 def explain(

@@ -124,11 +124,11 @@ def kept(at: Position, saver: Saver, model: Transformer, optimizer: torch.optim.
         log.write("saved", at.step)
         if not is_about_memory(problem):
             raise
-        now = saver.recipe.decoding.batch_sentences
+        key, now = "decoding.batch_sentences", saver.recipe.decoding.batch_sentences
+        smaller = ("--set", f"{key}={max(1, now // 4)}", "--allow-change", key)
         raise OutOfMemoryError(
             f"the validation after update {at.step:,} does not fit into memory; the update is saved",
-            f"{again(saver.root.parent, saver.world)} --set decoding.batch_sentences={max(1, now // 4)} "
-            "--allow-change decoding.batch_sentences",
+            f"go on with: {again(saver.root.parent, saver.world, *smaller)}",
         ) from None
 
 

@@ -1,6 +1,8 @@
 """`janus demo`: three trainings, together or one after the other, and one table."""
 
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from janus_cli.benching import machine
 from janus_cli.comparing import jobs
 from janus_cli.comparing.demo import TITLES, run_demo
 from janus_cli.errors import CheckpointError, DataError
+from janus_cli.training import loop
 from tests.faults import processes
 
 SMALL = (
@@ -60,3 +63,25 @@ def test_mistakes_are_found_before_anything_is_trained(
         run_demo(changes=(*SMALL, change), seed=None, threads=None, force=force)
     assert "janus demo --force" in caught.value.hint
     assert [Path(f"runs/demo-{name}/log.jsonl").read_bytes() for name in TITLES] == logs
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_process_that_died_is_made_up_for(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], force: bool
+) -> None:
+    def die(*_: object) -> None:
+        raise RuntimeError
+
+    def died(work: Sequence[jobs.Job], at_once: int) -> set[str]:
+        for job in work[1:]:
+            job.work()
+        with monkeypatch.context() as patch, suppress(RuntimeError):
+            patch.setattr(loop, "windows", die)  # recipe.yaml is there, no update is made
+            work[0].work()
+        assert work[0].run.recipe.exists()
+        return {work[0].name}
+
+    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+    monkeypatch.setattr(jobs, "run", died)
+    run_demo(changes=SMALL, seed=None, threads=None, force=force)
+    assert len(quality(capsys.readouterr().out)) == 8
