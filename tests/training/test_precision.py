@@ -48,5 +48,5 @@ def test_a_run_that_goes_on_in_another_precision_says_so(
         changes = (f"training.updates={updates}",)
         recipe, allowed = (str(tiny_recipe), ()) if updates == 2 else (None, ("training.updates",))
         run_training(Request(recipe=recipe, run=Path("run"), changes=changes, resume=updates > 2, allow_change=allowed))
-        told = "up to update 3 this run was trained in float32; training.precision now means bf16"
+        told = "up to update 3 this run had precision float32, now it has precision bf16"
         assert (told in capsys.readouterr().err) == (updates == 4)
