@@ -266,6 +266,12 @@ class Recipe(Knobs):
             )
         return self
 
+    @property
+    def ar_stream(self) -> ARSide | None:
+        """Which slots predict from left to right; None without an AR side."""
+        found: ARSide | None = getattr(self.objective, "ar_stream", None)
+        return found
+
     def plain(self) -> dict[str, Any]:
         """The recipe as plain JSON values, every default filled in."""
         return self.model_dump(mode="json")

@@ -152,7 +152,7 @@ def _setting(
     greedy = {"mode": "ar", "beam": 1, "nbest": 1}
     if "ar.beam1" in decoded:
         sizes, writer = decoded["ar.beam1"].sizes, "ar.beam1 does"
-    elif getattr(bench.recipe.objective, "ar_stream", None) is not None:
+    elif bench.recipe.ar_stream is not None:
         row = own("ar.beam1", choose(bench.recipe, greedy), model, tokenizers)
         sizes, writer = row.translate(bench.lines, bench.recipe.decoding.batch_sentences).sizes, "ar.beam1 does"
     else:

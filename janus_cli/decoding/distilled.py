@@ -84,7 +84,7 @@ def write(
                 raise
             raise DataError(
                 f"none of the teacher's outputs makes a training pair: {reasons(writer.dropped)}",
-                "take a better teacher or another checkpoint, and start over with --force",
+                f"take a better teacher or another checkpoint; {START_OVER}",
             ) from None
         lost = reasons(writer.dropped)
         console.say(f"{writer.kept:,} of {count:,} pairs kept" + (f"; dropped: {lost}" if lost else ""))
@@ -144,7 +144,7 @@ class _Pairs:
     def _most(self, lengths: torch.Tensor) -> np.ndarray:
         """Tokens that an output may have, for each source. lengths: of the sources."""
         recipe = self.sources.recipe
-        if getattr(recipe.objective, "ar_stream", None) == "masks":  # its length is predicted
+        if recipe.ar_stream == "masks":  # its length is predicted
             return np.full(len(lengths), recipe.model.max_length - 2)
         return length_limit(lengths, recipe.model.max_length, self.options).numpy() - 1  # EOS
 

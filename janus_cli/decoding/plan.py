@@ -89,10 +89,9 @@ def choose(recipe: Recipe, given: Mapping[str, Any]) -> Plan:
     mode = options.mode if options.mode != "auto" else "ar" if objective.ar else "nar"
     _must_be_able(recipe, mode)
     _must_fit(recipe, options, mode, given)
-    ar_stream = getattr(recipe.objective, "ar_stream", None)
-    if "nbest" not in OPTIONS[_way(mode, objective.lengths, ar_stream)]:
+    if "nbest" not in OPTIONS[_way(mode, objective.lengths, recipe.ar_stream)]:
         options = options.model_copy(update={"nbest": 1})
-    return Plan(mode, options, ar_stream, objective.lengths)
+    return Plan(mode, options, recipe.ar_stream, objective.lengths)
 
 
 def modes(objective: Objective, ar_stream: ARSide | None) -> tuple[Mode, ...]:
@@ -105,7 +104,7 @@ def modes(objective: Objective, ar_stream: ARSide | None) -> tuple[Mode, ...]:
 
 def _must_be_able(recipe: Recipe, mode: Mode) -> None:
     name = recipe.objective.name
-    able = modes(OBJECTIVES[name], getattr(recipe.objective, "ar_stream", None))
+    able = modes(OBJECTIVES[name], recipe.ar_stream)
     if mode in able:
         return
     what = {"ar": "autoregressively", "nar": "non-autoregressively", "semi": "in blocks", "spec": "speculatively"}[mode]
@@ -119,8 +118,7 @@ def _must_be_able(recipe: Recipe, mode: Mode) -> None:
 def _must_fit(recipe: Recipe, options: Decoding, mode: Mode, given: Mapping[str, Any]) -> None:
     name = recipe.objective.name
     objective = OBJECTIVES[name]
-    ar_stream = getattr(recipe.objective, "ar_stream", None)
-    way = _way(mode, objective.lengths, ar_stream)
+    way = _way(mode, objective.lengths, recipe.ar_stream)
     foreign = [option for option in given if option in NOT_EVERYWHERE.difference(OPTIONS[way])]
     if foreign and way == ONE_PASS:
         raise UsageError(
@@ -129,8 +127,8 @@ def _must_fit(recipe: Recipe, options: Decoding, mode: Mode, given: Mapping[str,
         )
     if foreign:
         others = [
-            able for able in modes(objective, ar_stream)
-            if set(foreign) <= set(OPTIONS[_way(able, objective.lengths, ar_stream)])
+            able for able in modes(objective, recipe.ar_stream)
+            if set(foreign) <= set(OPTIONS[_way(able, objective.lengths, recipe.ar_stream)])
         ]  # fmt: skip
         add = f"add --mode {' or '.join(others)}, or " if others else ""
         raise UsageError(

@@ -29,7 +29,7 @@ from janus_cli.decoding.where import Place, checkpoint_name, find_split, load, o
 from janus_cli.errors import DataError, Stopped, UsageError
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.text.corpus import cleaner
+from janus_cli.text.cleaning import cleaner
 from janus_cli.training.checkpoint import STATE, fingerprint
 from janus_cli.training.distributed import choose_device, keep_freed_memory
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from janus_cli.errors import DataError
 from janus_cli.recipe import Recipe
-from janus_cli.text.corpus import Side, Split, check, chunks, cleaner, sha256
+from janus_cli.text.cleaning import cleaner
+from janus_cli.text.corpus import Side, Split, check, chunks, sha256
 from janus_cli.text.prepared import Prepared
 
 

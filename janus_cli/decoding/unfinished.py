@@ -21,7 +21,15 @@ from typing import Any, BinaryIO
 from janus_cli import console
 from janus_cli.decoding.interrupt import Interrupt
 from janus_cli.decoding.journal import ELSEWHERE, START_OVER, Journal, Kept, Point, blaming, writable
-from janus_cli.errors import CheckpointError, DataError, JanusError, OutOfMemoryError, Stopped, UsageError
+from janus_cli.errors import (
+    CheckpointError,
+    DataError,
+    JanusError,
+    OutOfMemoryError,
+    RunInUseError,
+    Stopped,
+    UsageError,
+)
 from janus_cli.runs import sync
 
 SYNC_SECONDS = 10.0  # how much of the work a power cut may take; the end of the process takes nothing
@@ -115,7 +123,10 @@ class Unfinished:
     def _last_point(self, kept: Kept) -> tuple[Point, int]:
         for point, end in reversed(kept.points):
             files = zip(self.targets, self.partials, point.sizes, strict=True)
-            if all(_reaches(target if kept.done and not part.exists() else part, size) for target, part, size in files):
+            if all(
+                _reaches(part, size) or (kept.done and not part.exists() and _is(target, size))
+                for target, part, size in files
+            ):
                 return point, end
         raise DataError(f"{self.partials[0]} is gone or damaged: {self.journal.path} knows of more", START_OVER)
 
@@ -145,8 +156,12 @@ class Unfinished:
                 target.replace(partial)  # the work was stopped between the renames
             with writable(target, self.journal.elsewhere):
                 file = partial.open("r+b" if partial.exists() else "xb")
+            try:
+                self.journal.lock(file, partial)  # that of two splits may have one further target
+            except RunInUseError:
+                file.close()
+                raise
             self._files.append(file)
-            self.journal.lock(file, partial)  # that of two splits may have one further target
             file.truncate(size)
             file.seek(size)
 
@@ -221,15 +236,16 @@ class Unfinished:
         for file in self._files:
             with suppress(OSError):  # what did not fit on the disk still does not
                 file.close()
+        mine = self.partials[: len(self._files)]  # others may be another process's
         gone = isinstance(problem, BrokenPipeError)
         # Who read a split's hypotheses from a pipe and went away asked for no file.
         if not self.point.lines or (gone and not self.resumed):
-            for path in (*self.partials, self.journal.path):
+            for path in (*mine, self.journal.path):
                 path.unlink(missing_ok=True)
             if isinstance(problem, Interrupt):
                 raise Stopped(problem.number, f"{problem} before a line was finished") from None
             return
-        for partial, size in zip(self.partials, self.point.sizes, strict=True):
+        for partial, size in zip(mine, self.point.sizes, strict=False):
             with suppress(OSError):
                 os.truncate(partial, size)
         place = self.partials[0] if self.partials[0].exists() else next(iter(self.targets))
@@ -248,6 +264,10 @@ class Unfinished:
             raise JanusError(f"{where}: {problem.strerror}; {kept}", f"when that is mended, {go_on}") from None
         elif not gone:
             console.warn(f"{kept}; {go_on}")
+
+
+def _is(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 def _reaches(path: Path, size: int) -> bool:

@@ -31,7 +31,7 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 def must_fit(recipe: Recipe) -> None:
     """Raises UsageError for models that CTranslate2 cannot represent, and where it is not installed."""
     name = recipe.objective.name
-    ar_stream = getattr(recipe.objective, "ar_stream", None)
+    ar_stream = recipe.ar_stream
     if ar_stream is None:
         raise UsageError(
             f"this model was trained with objective {name}: it has no left-to-right side, and CTranslate2 no other",

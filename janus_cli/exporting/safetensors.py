@@ -33,7 +33,7 @@ def config(source: Source) -> dict[str, Any]:
     recipe = source.recipe
     return {
         "objective": recipe.objective.name,
-        "ar_stream": getattr(recipe.objective, "ar_stream", None),
+        "ar_stream": recipe.ar_stream,
         "length_head": source.model.length_table is not None,
         "max_length": recipe.model.max_length,
         "source_vocabulary": source.tokenizers.source.size,

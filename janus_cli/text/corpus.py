@@ -8,9 +8,6 @@ from __future__ import annotations
 import codecs
 import gzip
 import hashlib
-import html
-import re
-import unicodedata
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -31,9 +28,6 @@ BOM = b"\xef\xbb\xbf"
 BLOCK = 1 << 20  # bytes read at once
 LONGEST_LINE = 1 << 22  # bytes; beyond that it is no text with lines, and encoding it would take 100 times as many
 CHUNK_LINES, CHUNK_BYTES = 4000, 1 << 22  # of pairs handed to a process at once; fewer pairs where lines are long
-_MARKUP_LINE = re.compile(r"\s*<(?:url|keywords|speaker|talkid|reviewer|translator|doc|/doc)\b")
-_TAG = re.compile(r"</?[A-Za-z][^<>]*>")
-_SPACES = re.compile(r"\s+")
 
 
 @dataclass(frozen=True)
@@ -89,11 +83,26 @@ def survey(data: Data, folder: Path, bad_utf8: BadUtf8) -> list[Split]:
     Raises:
         DataError: a file is missing, empty, not UTF-8 (with `stop`), cut off, or not aligned with its partner.
     """
-    splits = []
+    splits, found = [], files(data, folder)
+    if "test" not in found:
+        console.say(f"no test split: {folder / f'{data.test}.{data.source}'} is not there")
+    for name, (source, target) in found.items():
+        split = Split(name, check(source, bad_utf8), check(target, bad_utf8) if target else None)
+        _must_align(split)
+        splits.append(split)
+    return splits
+
+
+def files(data: Data, folder: Path) -> dict[str, tuple[Path, Path | None]]:
+    """The two files of each split; the test split, or its target, may be missing.
+
+    Raises:
+        DataError: another one is.
+    """
+    found: dict[str, tuple[Path, Path | None]] = {}
     for name, stem in stems(data).items():
         source, target = find(folder, stem, data.source), find(folder, stem, data.target)
         if name == "test" and source is None:
-            console.say(f"no test split: {folder / f'{stem}.{data.source}'} is not there")
             continue
         if source is None or (target is None and name != "test"):
             suffix = data.source if source is None else data.target
@@ -101,10 +110,8 @@ def survey(data: Data, folder: Path, bad_utf8: BadUtf8) -> list[Split]:
                 f"{folder / f'{stem}.{suffix}'} (or .gz) is not there",
                 "name the folder with --data-dir, the suffixes with --set data.source=… --set data.target=…",
             )
-        split = Split(name, check(source, bad_utf8), check(target, bad_utf8) if target else None)
-        _must_align(split)
-        splits.append(split)
-    return splits
+        found[name] = source, target
+    return found
 
 
 def check(path: Path, bad_utf8: BadUtf8) -> Side:
@@ -138,7 +145,8 @@ def must_be_settled(splits: Sequence[Split]) -> None:
         DataError: a file was changed or replaced since.
     """
     for side in (side for split in splits for side in split.sides.values()):
-        if not side.path.is_file() or last_change(side.path) != side.changed:
+        same = side.path.is_file() and (last_change(side.path) == side.changed or sha256(side.path) == side.sha256)
+        if not same:
             raise DataError(f"{side.path} was changed while it was read", "prepare it when it is complete")
 
 
@@ -263,37 +271,3 @@ def sample(side: Side, most: int, clean: Callable[[str], str]) -> Iterator[str]:
                 with suppress(UnicodeDecodeError):
                     if text := clean(line.removesuffix(b"\n").removesuffix(b"\r").decode()):
                         yield text
-
-
-def cleaner(steps: Sequence[str]) -> Callable[[str], str]:
-    """One function that does the recipe's `data.clean` in order; it never makes a line end."""
-    functions = [_STEPS[step] for step in steps]
-
-    def clean(line: str) -> str:
-        for function in functions:
-            line = function(line)
-        return line
-
-    return clean
-
-
-def _strip_tags(line: str) -> str:
-    """IWSLT's files: lines that only describe the talk become empty, of other lines the tags go."""
-    return "" if _MARKUP_LINE.match(line) else _TAG.sub("", line).strip()
-
-
-def _unescape(line: str) -> str:
-    return html.unescape(line).replace("\n", " ")
-
-
-def _collapse(line: str) -> str:
-    return _SPACES.sub(" ", line).strip()
-
-
-_STEPS: dict[str, Callable[[str], str]] = {
-    "strip_tags": _strip_tags,
-    "unescape_html": _unescape,
-    "collapse_spaces": _collapse,
-    "lowercase": str.lower,
-    "nfc": lambda line: unicodedata.normalize("NFC", line),
-}

@@ -17,7 +17,8 @@ from typing import Literal
 
 import numpy as np
 
-from janus_cli.text.corpus import Chunk, cleaner
+from janus_cli.text.cleaning import cleaner
+from janus_cli.text.corpus import Chunk
 from janus_cli.text.tokenizer import load_tokenizers
 
 SplitName = Literal["train", "valid", "test"]

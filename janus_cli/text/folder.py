@@ -16,7 +16,7 @@ from janus_cli.errors import DataError, UsageError
 from janus_cli.runs import sync
 
 MANIFEST = "manifest.json"
-LOCK = "lock"  # in the working folder only, held by the process that works there
+LOCK = "lock"  # in the working folder, held by the process that works there
 REPLACED = ".old"
 
 
@@ -80,6 +80,13 @@ def whole_folder(out: Path, *, force: bool) -> Iterator[Path]:
                 out.parent.rmdir()
 
 
+def bring_back(out: Path) -> None:
+    """Tidies up after a process that was killed while it made `out`, or replaced it: then the old one comes back."""
+    if out.parent.is_dir():
+        with suppress(OSError):
+            _remove_left_overs(out)
+
+
 def _remove_left_overs(out: Path) -> None:
     begins = f".{out.name}.making."
     left = [path for path in out.parent.iterdir() if path.name.startswith(begins)]
@@ -88,10 +95,14 @@ def _remove_left_overs(out: Path) -> None:
         with suppress(OSError), (work / LOCK).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _put_back(work, out)
-            shutil.rmtree(work, ignore_errors=True)
+            for path in work.iterdir():
+                if path.name != LOCK:  # which goes last: without it nobody knows that this is left over
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(work)
     for old in left:
-        if old.name not in works and old.name.rpartition(REPLACED)[0] not in works:  # the new one is in place
-            shutil.rmtree(old, ignore_errors=True)
+        if old.name not in works and old.name.rpartition(REPLACED)[0] not in works:
+            with suppress(OSError):
+                shutil.rmtree(old) if out.exists() else old.rename(out)
 
 
 def _put_in_place(work: Path, out: Path, *, force: bool) -> None:
@@ -113,7 +124,7 @@ def _put_in_place(work: Path, out: Path, *, force: bool) -> None:
 
 
 def _put_back(work: Path, out: Path) -> None:
-    """What `work` was about to replace: the newest is `out` again unless there is another one, the rest goes."""
+    """What `work` was about to replace: it is `out` again unless there is another one, else it goes."""
     olds = sorted(path for path in out.parent.iterdir() if path.name.startswith(work.name + REPLACED))
     if olds and not out.exists():
         with suppress(OSError):

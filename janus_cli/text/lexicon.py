@@ -30,7 +30,7 @@ from janus_cli.core.batch import PAD, SPECIAL
 from janus_cli.errors import CheckpointError, DataError
 from janus_cli.recipe import CematObjective, Recipe
 from janus_cli.runs import read_json, write_atomically
-from janus_cli.text.corpus import cleaner
+from janus_cli.text.cleaning import cleaner
 
 if TYPE_CHECKING:
     from janus_cli.text.prepared import Prepared

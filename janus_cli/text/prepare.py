@@ -23,6 +23,7 @@ from janus_cli.errors import DataError
 from janus_cli.recipe import Recipe
 from janus_cli.runs import write_atomically
 from janus_cli.text import corpus, download, synthetic
+from janus_cli.text.cleaning import cleaner
 from janus_cli.text.corpus import BadUtf8, Side, sha256
 from janus_cli.text.folder import LOCK, MANIFEST, whole_folder
 from janus_cli.text.splits import SplitWriter, encoders, reasons
@@ -76,8 +77,9 @@ def prepare(
             kept += f"; dropped: {lost}" if lost else ""
             kept += f"; mended: {writer.replaced:,} that are not UTF-8" if writer.replaced else ""
             console.say(kept)
+        manifest = seal(folder, {**_about(recipe, tokenizers, written), "bad_utf8": bad_utf8})
         corpus.must_be_settled(splits)
-        return seal(folder, {**_about(recipe, tokenizers, written), "bad_utf8": bad_utf8})
+        return manifest
 
 
 @contextmanager
@@ -104,7 +106,7 @@ def _text(recipe: Recipe, out: Path, folder: Path) -> Iterator[Path]:
 
 
 def _tokenizers(recipe: Recipe, source: Side, target: Side, folder: Path) -> Tokenizers:
-    knobs, clean = recipe.tokenizer, corpus.cleaner(recipe.data.clean)
+    knobs, clean = recipe.tokenizer, cleaner(recipe.data.clean)
     # Both sides of a joint tokenizer share the limit, which is there to bound memory.
     most = max(1, knobs.train_lines // 2) if knobs.joint else knobs.train_lines
     sources, targets = (partial(corpus.sample, side, most, clean) for side in (source, target))

@@ -43,7 +43,7 @@ def fingerprints(manifest: Mapping[str, Any]) -> dict[str, str]:
     return {name: split["fingerprint"] for name, split in manifest.get("splits", {}).items()}
 
 
-def open_prepared(recipe: Recipe, folder: Path, words: Sequence[str] = ()) -> Prepared:
+def open_prepared(recipe: Recipe, folder: Path, words: Sequence[str] = (), *, text: bool = True) -> Prepared:
     """Opens what `prepare` made, and makes sure that it is whole, unchanged and made from this recipe's settings.
 
     Checked: the data and tokenizer sections; size and sha256 of every file; what `Store.open` checks; and that the
@@ -51,7 +51,8 @@ def open_prepared(recipe: Recipe, folder: Path, words: Sequence[str] = ()) -> Pr
     was checked once, and is the very same file still, is not read again: a large store opens at once from the second
     time on.
 
-    words: the options that tell `janus preprocess` this recipe, for messages.
+    words: the options that tell `janus preprocess` this recipe, for messages. text: whether to look at the text, which
+    is read where it is newer or lies elsewhere than it did.
 
     Raises:
         DataError: any of it does not hold.
@@ -72,9 +73,12 @@ def open_prepared(recipe: Recipe, folder: Path, words: Sequence[str] = ()) -> Pr
         settings = list(_other_settings(recipe, manifest))
         changes = [f"{name} was {used!r}, the recipe says {asked!r}" for name, used, asked in settings]
         if settings:
-            were = (f"--set {shlex.quote(f'{key}={_value(used)}')}" for key, used, _ in settings)
-            again = f"{again}; it was made with {' '.join(were)}"
-        changes += [*_other_files(folder, manifest["files"], known), *_other_text(manifest, recipe.data)]
+            were = [f"{key}={json.dumps(used, ensure_ascii=False)}" for key, used, _ in settings]
+            again = f"{again}; it was made with {' '.join(f'--set {shlex.quote(each)}' for each in were)}"
+        changes += [
+            *_other_files(folder, manifest["files"], known),
+            *(_other_text(manifest, recipe.data) if text else ()),
+        ]
         if changes:
             raise DataError(f"the prepared data in {folder} does not fit: {'; '.join(changes)}", again)
         stores = {
@@ -104,11 +108,6 @@ def _command(words: Sequence[str], recipe: Recipe, folder: Path, manifest: Mappi
     bad = about.get("bad_utf8", "stop")
     more = [*(["--data-dir", text] if text else []), *(["--bad-utf8", bad] if bad != "stop" else [])]
     return shlex.join(["janus", "preprocess", *words, *more, *place])
-
-
-def _value(value: object) -> str:
-    """As `--set` takes it."""
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _other_settings(recipe: Recipe, manifest: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -146,7 +145,8 @@ def _other_text(manifest: Mapping[str, Any], data: Data) -> Iterator[str]:
             teachers = "distilled" in manifest and (name, side) == ("train", "target")
             with suppress(OSError):
                 now = None if data.dir is None else _named(data, name, side)
-                if now and not teachers and now.resolve() != before.resolve() and _differs(now, known, True):
+                elsewhere = now and now.resolve() != before.resolve() and now.suffix == before.suffix  # .gz or not
+                if now and elsewhere and not teachers and _differs(now, known, True):
                     yield f"{now} is not the text that it was made of"
 
 

@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import sentencepiece
 
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
 from janus_cli.errors import DataError
 from janus_cli.runs import read_json
-
-if TYPE_CHECKING:
-    pass
 
 NO_TEXT = frozenset((PAD, BOS, EOS, MASK))
 INDEX = "tokenizer.json"

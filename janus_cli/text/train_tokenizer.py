@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 # Sums in unigram training run thread by thread: a fixed number gives the same model on every machine.
 TRAIN_THREADS = 4
-LONGEST_LINE = 1000  # characters, at most 4,000 bytes: SentencePiece's trainer leaves out what has over 4,192
+LONGEST_LINE = 4192  # bytes: SentencePiece's trainer leaves out what has more
+PART = 1000  # characters, at most 4,000 bytes
 Lines = Callable[[], Iterable[str]]  # starts the same lines again at each call
 
 
@@ -85,11 +86,12 @@ def _cut(lines: Iterable[str]) -> Iterator[str]:
     """The same text, long lines in several parts, cut at a space where there is one."""
     for line in lines:
         start = 0
-        while len(line) - start > LONGEST_LINE:
-            space = line.rfind(" ", start + 1, start + LONGEST_LINE)
-            end = space if space > 0 else start + LONGEST_LINE
-            yield line[start:end]
-            start = end
+        if len(line) > PART and len(line.encode()) > LONGEST_LINE:
+            while len(line) - start > PART:
+                space = line.rfind(" ", start + 1, start + PART)
+                end = space if space > 0 else start + PART
+                yield line[start:end]
+                start = end
         yield line[start:]
 
 

@@ -33,13 +33,16 @@ class Log:
         try:
             with self.path.open("a", encoding="utf-8", newline="\n") as file:
                 file.write(line + "\n")
-            if self.board is not None:
-                for name, value in _flat(values):
-                    self.board.add_scalar(f"{kind}/{name}", value, step)  # raises what its writing thread met before
         except OSError as problem:
             if not self.broken:
                 console.warn(f"{self.path} cannot be written ({problem.strerror}); training goes on without a log")
             self.broken = True
+        try:
+            for name, value in _flat(values) if self.board is not None else ():
+                self.board.add_scalar(f"{kind}/{name}", value, step)  # raises what its writing thread met before
+        except OSError as problem:
+            console.warn(f"TensorBoard's folder cannot be written ({problem.strerror}); training goes on without it")
+            self.board = None
 
     def close(self) -> None:
         if self.board is not None:

@@ -119,13 +119,15 @@ def kept(at: Position, saver: Saver, model: Transformer, optimizer: torch.optim.
     try:
         yield
     except Exception as problem:
-        at.owed = True
+        at.owed = saver.judged != at.step  # else another rank failed, after it was made
         saver.write(at, model, optimizer)  # other ranks may wait elsewhere
         log.write("saved", at.step)
         if not is_about_memory(problem):
             raise
         key, now = "decoding.batch_sentences", saver.recipe.decoding.batch_sentences
-        smaller = ("--set", f"{key}={max(1, now // 4)}", "--allow-change", key)
+        if now == 1:
+            key, now = "training.batch_tokens", saver.recipe.training.batch_tokens
+        smaller = ("--set", f"{key}={now // 2}", "--allow-change", key)
         raise OutOfMemoryError(
             f"the validation after update {at.step:,} does not fit into memory; the update is saved",
             f"go on with: {again(saver.root.parent, saver.world, *smaller)}",

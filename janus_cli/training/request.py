@@ -80,8 +80,8 @@ def must_be_free(request: Request, run: Run) -> None:
 def words_of(request: Request, run: Run) -> list[str]:
     """The options that tell `janus preprocess` the recipe in force."""
     words = ["--recipe", request.recipe or (str(run.recipe) if request.resume else "demo")]
-    for change in request.changes:
-        words += ["--set", change] if change.startswith(("data.", "tokenizer.", "seed=")) else []
+    for change in request.changes:  # `preprocess` knows no --objective, so knobs of another one mean nothing there
+        words += [] if change.startswith("objective.") else ["--set", change]
     return words + (["--seed", str(request.seed)] if request.seed is not None else [])
 
 

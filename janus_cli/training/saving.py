@@ -29,7 +29,7 @@ class Position:
     """step: updates done. epoch, batch: where the next update's data starts. bad: non-finite updates in a row.
 
     best, best_step: the best validation so far. since_best: validations since then. seconds: spent in updates.
-    owed: the validation of this update is still to be made, because a signal came into it.
+    owed: the validation of this update is still to be made, because a signal came into it or it failed.
     """
 
     step: int = 0
@@ -147,14 +147,15 @@ def remove_leftovers(root: Path) -> None:
 
 
 def set_aside(root: Path, found: Checkpoint) -> None:
-    """Takes the name of a checkpoint from those behind the one that is gone on from: they are damaged, and would count
-    among those that are kept."""
+    """Takes the name of a checkpoint from those behind the one that is gone on from: they are damaged or of another
+    version, and would count among those that are kept."""
     for folder in list(checkpoint.steps(root)):
         if checkpoint.step_of(folder) > checkpoint.step_of(found.folder):
-            aside = folder.with_name(f"damaged-{folder.name}")
-            if not aside.exists():
-                folder.rename(aside)
-                console.warn(f"{folder} is damaged: it is called {aside.name} now")
+            aside = folder.with_name(f"unusable-{folder.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+            checkpoint.point(root, "last", found.folder)
+            console.warn(f"{folder} cannot be used: it is called {aside.name} now")
 
 
 def optimizer_tensors(model: Transformer, optimizer: torch.optim.AdamW, recipe: Recipe) -> dict[str, torch.Tensor]:

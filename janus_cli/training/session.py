@@ -14,8 +14,9 @@ from janus_cli import __version__, console, recipe_file, runs
 from janus_cli.errors import CheckpointError, DataError, JanusError, Stopped, UsageError, require
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.text import lexicon
+from janus_cli.text import corpus, lexicon
 from janus_cli.text.batching import first_look, must_fit
+from janus_cli.text.folder import bring_back
 from janus_cli.text.prepare import prepare
 from janus_cli.text.prepared import fingerprints, open_prepared
 from janus_cli.training import checkpoint, saving, starting
@@ -81,6 +82,10 @@ def _open_data(request: Request, recipe: Recipe, run: Run, world: World) -> Prep
     """The ids; made first (by the first rank) where they are not there."""
     folder = request.prepared or (_recorded(run) if request.resume else None) or runs.prepared_dir(recipe)
     words = words_of(request, run)
+    if world.first and request.data_dir is not None:
+        corpus.files(recipe.data, request.data_dir)  # all are there, whatever was prepared
+    if world.first:
+        bring_back(folder)
     if world.first and request.prepared is None and not (folder / "manifest.json").exists():
         if request.dry_run:
             raise DataError(f"{folder} is not there yet", "a dry run prepares nothing: run `janus preprocess` first")
@@ -88,7 +93,7 @@ def _open_data(request: Request, recipe: Recipe, run: Run, world: World) -> Prep
         prepare(recipe, folder, workers=None, force=False)
     mine = open_prepared(recipe, folder, words) if world.first else None  # what it has checked, the others need not
     world.wait()
-    found = mine or open_prepared(recipe, folder, words)
+    found = mine or open_prepared(recipe, folder, words, text=False)
     made = found.manifest.get("seed", recipe.seed)
     if recipe.data.synthetic and recipe.data.dir is None and made != recipe.seed:
         console.say(f"{folder} is text made from seed {made}, the training has seed {recipe.seed}")
@@ -127,7 +132,8 @@ def _train(request: Request, recipe: Recipe, run: Run, prepared: Prepared, origi
         if found is None:
             starting.take_over(run, model)
         at = saving.resume(found, model, optimizer, world.device) if found else Position()
-        if world.sums({"step": at.step})["step"] != world.size * at.step:
+        told = world.sums({"step": at.step, "square": at.step**2})
+        if told["step"] ** 2 != world.size * told["square"]:
             raise CheckpointError("the ranks found different checkpoints", "start again: a shared disk may lag behind")
         if world.first and found:
             saving.set_aside(run.checkpoints, found)
@@ -184,13 +190,14 @@ def _begin(
     """What to go on from: nothing in a fresh run, the newest whole checkpoint in a resumed one."""
     if request.resume:
         theirs, ours = fingerprints(runs.read_json(run.manifest)), fingerprints(prepared.manifest)
-        if other := [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]:
+        if other := [name for name in ("train", "valid") if theirs.get(name) != ours.get(name)]:
             raise CheckpointError(
                 f"{prepared.folder} is not the data that {run.path} was trained on: {', '.join(other)} differ",
                 "prepare the same text again",
             )
         if world.first:
             saving.remove_leftovers(run.checkpoints)
+        world.wait()
         found = checkpoint.newest_valid(run.checkpoints)
         if found is None:
             console.say("no checkpoint yet: starting at update 0")

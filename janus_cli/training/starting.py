@@ -57,7 +57,8 @@ def find(named: Path, recipe: Recipe, prepared: Prepared, run: Run) -> Origin:
                 f"janus preprocess --set tokenizer.reuse={theirs.path} --out FOLDER",
             )
     found = checkpoint.verify(folder)
-    differing = [key for key in UNSEEN if getattr(found.recipe.model, key) != getattr(recipe.model, key)]
+    unseen = UNSEEN + ("embedding_scale",) * (found.recipe.model.embedding == recipe.model.embedding)
+    differing = [key for key in unseen if getattr(found.recipe.model, key) != getattr(recipe.model, key)]
     if differing:
         values = (f"model.{key} {getattr(found.recipe.model, key)}" for key in differing)
         words = " ".join(f"--set model.{key}={getattr(found.recipe.model, key)}" for key in differing)

@@ -63,7 +63,7 @@ def validate(
     lines = (prepared.folder / "valid.target.txt").read_bytes().split(b"\n")[: len(rows)]
     references = [line.decode() for line in lines]
     options = recipe.decoding.model_copy(update={"beam": 1, "nbest": 1, "length_beam": 1, "rerank": "none"})
-    ar_stream = getattr(recipe.objective, "ar_stream", None)
+    ar_stream = recipe.ar_stream
     source_lengths = prepared.valid.lengths(0, len(rows))[0]
     order = np.argsort(source_lengths, kind="stable")
     decoded: dict[str, list[list[int]]] = {side: [[]] * len(rows) for side in objective.sides}

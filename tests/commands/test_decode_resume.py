@@ -375,6 +375,10 @@ def test_two_splits_do_not_write_one_file_at_once(janus: Janus) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         code, _, err = janus("--output", "mine")
         assert (code, "another process is writing .mine.partial" in err) == (7, True)
+        file.write(b"theirs")
+        assert os.fstat(file.fileno()).st_nlink == 1
+    Path(".mine.partial").unlink()
+    assert not hidden()
     assert janus("--output", "mine")[0] == 0
     assert len(lines(Path("mine").read_text(encoding="utf-8"))) == LINES
 

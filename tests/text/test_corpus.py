@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from janus_cli.errors import DataError
 from janus_cli.recipe import Data
 from janus_cli.text import corpus
-from janus_cli.text.corpus import Side, Split, check, chunks, cleaner, sample, survey
+from janus_cli.text.cleaning import cleaner
+from janus_cli.text.corpus import Side, Split, check, chunks, sample, survey
 from janus_cli.text.encode import _lines
 
 ODD = "a\u2028b\u0085c\x0bd\x0ce\x1cf\rg\0h"  # one line, whatever str.splitlines says

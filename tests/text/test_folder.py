@@ -184,6 +184,14 @@ def test_a_failure_while_replacing_loses_nothing(tmp_path: Path, step: str, monk
     assert names(tmp_path) == ["out"]
 
 
+def test_an_old_folder_that_could_not_come_back_comes_back_later(tmp_path: Path) -> None:
+    make(tmp_path / "out", "old")
+    (tmp_path / "out").rename(tmp_path / ".out.making.00000000.old0")
+    with pytest.raises(UsageError, match="holds prepared data already"):
+        make(tmp_path / "out", "new")
+    assert (tmp_path / "out" / MANIFEST).read_text() == "old"
+
+
 def test_a_run_is_no_prepared_data(tmp_path: Path) -> None:
     make(tmp_path / "run", "x")
     (tmp_path / "run" / "recipe.yaml").write_text("name: mine\n")

@@ -506,6 +506,58 @@ def test_where_the_text_was_does_not_matter(corpus_folder: Path, tmp_path: Path)
     open_prepared(recipe_for(None), tmp_path / "moved")
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_text_that_changes_while_it_is_read(
+    corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: bool
+) -> None:
+    file, plain = corpus_folder / "train.en", corpus.sample
+
+    def sample(*arguments: Any) -> Any:
+        file.write_bytes(file.read_bytes() if same else file.read_bytes().replace(b"0", b"1", 1))
+        return plain(*arguments)
+
+    monkeypatch.setattr(corpus, "sample", sample)
+    if same:
+        made(recipe_for(corpus_folder), tmp_path / "out")
+        return
+    with pytest.raises(DataError, match=r"train\.en was changed while it was read"):
+        made(recipe_for(corpus_folder), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_older_file_of_the_same_size_in_its_place(corpus_folder: Path, tmp_path: Path) -> None:
+    made(recipe_for(corpus_folder), tmp_path / "out")
+    other = tmp_path / "other"
+    other.write_bytes((corpus_folder / "train.de").read_bytes().replace(b"0", b"1", 1))
+    os.utime(other, (0, 0))
+    other.replace(corpus_folder / "train.de")
+    with pytest.raises(DataError, match=r"train\.de was changed"):
+        open_prepared(recipe_for(corpus_folder), tmp_path / "out")
+
+
+def test_unpacked_text_is_the_same_text(corpus_folder: Path, tmp_path: Path) -> None:
+    for file in corpus_folder.iterdir():
+        file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    made(recipe_for(corpus_folder), tmp_path / "out")
+    for file in list(corpus_folder.iterdir()):
+        file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
+        file.unlink()
+    open_prepared(recipe_for(corpus_folder), tmp_path / "out")
+
+
+def test_what_was_done_with_bad_bytes_is_noted_and_said(
+    corpus_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (corpus_folder / "train.de").write_bytes((corpus_folder / "train.de").read_bytes().replace(b"Mann 3 ", b"M\xff 3 "))
+    found = made(recipe_for(corpus_folder), tmp_path / "out", bad_utf8="replace")
+    assert found.manifest["bad_utf8"] == "replace"
+    assert "train: 60 of 60 pairs kept; mended: 1 that are not UTF-8" in capsys.readouterr().err
+    with pytest.raises(DataError) as caught:
+        open_prepared(recipe_for(corpus_folder, vocabulary=99), tmp_path / "out")
+    assert "--bad-utf8 replace" in caught.value.hint
+
+
 def test_text_that_was_only_touched_is_read_again_and_accepted(corpus_folder: Path, tmp_path: Path) -> None:
     made(recipe_for(corpus_folder), tmp_path / "out")
     os.utime(corpus_folder / "train.de")

@@ -16,6 +16,7 @@ from janus_cli import runs
 from janus_cli.errors import CheckpointError, DataError, OutOfMemoryError
 from janus_cli.runs import Run
 from janus_cli.training import loop, saving
+from janus_cli.training.log import Log
 from janus_cli.training.request import Request
 from janus_cli.training.session import run_training
 
@@ -90,9 +91,10 @@ def test_a_damaged_checkpoint_takes_no_place_from_a_whole_one(tiny_recipe: Path)
     keep = ("training.keep_last=2", "training.keep_best=0", "training.save_every=1", "training.validate_every=100")
     run = go(tiny_recipe, *keep, "training.updates=4")
     (run.checkpoints / "step-000004" / "model.safetensors").write_bytes(b"")
+    (run.checkpoints / "unusable-step-000004").mkdir()  # once before
     go(tiny_recipe, "training.updates=5", "training.save_every=5", resume=True)
     steps = sorted(folder.name for folder in run.checkpoints.glob("*step-*"))
-    assert steps == ["damaged-step-000004", "step-000003", "step-000005"]
+    assert steps == ["step-000003", "step-000005", "unusable-step-000004"]
 
 
 def test_the_mean_of_the_weights_begins_with_the_first_good_update(
@@ -109,6 +111,28 @@ def test_the_mean_of_the_weights_begins_with_the_first_good_update(
         poison(patch, 1)
         go(tiny_recipe, "training.ema=0.9", "training.updates=1")
     assert digest(go(tiny_recipe, "training.updates=4", resume=True)) == whole
+
+
+def test_a_disk_too_full_for_tensorboard_is_no_reason_to_stop(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Full:
+        def add_scalar(self, *_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+    log = Log(tmp_path / "log.jsonl")
+    log.board = Full()
+    for step in (1, 2):
+        log.write("train", step, loss=1.0)
+    log.close()
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+    assert capsys.readouterr().err.count("TensorBoard's folder cannot be written") == 1
+
+
+def test_made_up_text_of_another_seed_is_said(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    go(tiny_recipe, "training.updates=1", run="first")
+    go(tiny_recipe, "training.updates=1", seed=5)
+    assert "data/tiny.src-tgt is text made from seed 1, the training has seed 5" in capsys.readouterr().err
 
 
 def test_updates_that_were_skipped_have_no_loss(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +180,7 @@ def test_a_validation_that_fails_costs_no_update(
         with pytest.raises(OutOfMemoryError if memory else KeyError) as problem:
             go(tiny_recipe, "training.save_every=100")
     if memory:
-        assert "--set decoding.batch_sentences=16 --allow-change decoding.batch_sentences" in problem.value.hint
+        assert "--set decoding.batch_sentences=32 --allow-change decoding.batch_sentences" in problem.value.hint
     state = json.loads(Path("run/checkpoints/last/state.json").read_text())
     assert (state["step"], state["owed"]) == (4, True)
     again = entries(go(tiny_recipe, resume=True), "valid")
@@ -212,10 +236,13 @@ def test_other_text_than_was_prepared_is_refused(own: Path) -> None:
     go(own, data_dir=Path("copy"), run="third")
     with pytest.raises(DataError, match=r"b/train\.de is not the text that it was made of") as problem:
         go(own, "training.updates=1", "data.max_ratio=3.0", data_dir=Path("b"))
-    again = f"janus preprocess --recipe {own} --set data.max_ratio=3.0 --data-dir b --force"
+    again = f"janus preprocess --recipe {own} --set training.updates=1 --set data.max_ratio=3.0 --data-dir b --force"
     assert problem.value.hint == f"make it again: {again}"
     with pytest.raises(DataError, match="the data folder nowhere does not exist"):
         go(own, data_dir=Path("nowhere"))
+    Path("empty").mkdir()
+    with pytest.raises(DataError, match=r"empty/train\.de \(or \.gz\) is not there"):
+        go(own, data_dir=Path("empty"))
     shutil.rmtree("a")  # not needed any more
     go(own, run="fourth")
 
