@@ -64,8 +64,8 @@ def must_be_free(request: Request, run: Run) -> None:
         raise UsageError("--resume and --from exclude each other", "--resume goes on from the run's own checkpoint")
     if request.allow_change and not request.resume:
         raise UsageError("--allow-change needs --resume", "a new run takes any recipe")
-    theirs = [path for path in (run.checkpoints, run.decoded) if path.exists() and any(path.iterdir())]
-    theirs += [run.log] * run.log.exists()
+    places = (run.checkpoints, run.decoded, run.log)
+    theirs = [path for path in places if path.is_file() or (path.is_dir() and any(path.iterdir()))]
     if theirs and not run.recipe.exists():
         raise UsageError(f"{run.path} holds {theirs[0].name} but no recipe.yaml: it is no run", "choose another --run")
     if run.recipe.exists() and not (request.resume or request.force):
