@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from janus_cli.commands.options import DataDirOption, DryRunOption, ForceOption, RecipeOption, SeedOption, SetOption
+from janus_cli.commands.options import (
+    DataDirOption,
+    DryRunOption,
+    ForceOption,
+    RecipeOption,
+    SeedOption,
+    SetOption,
+    typed,
+)
 
 if TYPE_CHECKING:
     from janus_cli.recipe import Recipe
@@ -15,6 +23,7 @@ BadUtf8 = Literal["stop", "skip", "replace"]
 
 
 def preprocess(
+    context: typer.Context,
     recipe: RecipeOption = None,
     data_dir: DataDirOption = None,
     out: Annotated[
@@ -61,10 +70,7 @@ def preprocess(
         _rehearse(loaded, place, bad_utf8, force=force)
         return
     prepare(loaded, place, workers=workers, force=force, bad_utf8=bad_utf8)
-    words = ["--recipe", recipe] if recipe else []
-    for change in changes or ():
-        words += ["--set", change]
-    words += ["--seed", str(seed)] if seed is not None else []
+    words = typed(context, "data_dir", "out", "workers", "bad_utf8", "force")
     words += ["--prepared", str(out)] if out is not None else []
     console.say(f"written to {place}; next: {shlex.join(['janus', 'train', *words])}")
 

@@ -118,7 +118,7 @@ def kept(at: Position, saver: Saver, model: Transformer, optimizer: torch.optim.
     """
     try:
         yield
-    except Exception as problem:
+    except Exception as problem:  # whatever it is, hours of updates are saved before it goes on its way
         at.owed = saver.judged != at.step  # else another rank failed, after it was made
         saver.write(at, model, optimizer)  # other ranks may wait elsewhere
         log.write("saved", at.step)

@@ -84,7 +84,7 @@ def _open_data(request: Request, recipe: Recipe, run: Run, world: World) -> Prep
     words = words_of(request, run)
     if world.first and request.data_dir is not None:
         corpus.files(recipe.data, request.data_dir)  # all are there, whatever was prepared
-    if world.first:
+    if world.first and not request.dry_run:
         bring_back(folder)
     if world.first and request.prepared is None and not (folder / "manifest.json").exists():
         if request.dry_run:

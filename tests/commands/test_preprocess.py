@@ -55,8 +55,9 @@ def test_without_any_option_it_makes_the_demo(empty_folder: Path, capsys: pytest
     assert len(open_prepared(recipe, Path("data/demo.src-tgt")).train) == 900
 
 
-def test_own_text_own_place(empty_folder: Path) -> None:
+def test_own_text_own_place(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert corpus_run("--out", "mine", "--workers", "1") == 0
+    assert f"next: janus train {' '.join(SMALL)} --prepared mine\n" in capsys.readouterr().err
     manifest = json.loads(Path("mine/manifest.json").read_text())
     assert manifest["splits"]["train"]["kept"] == 40
     assert manifest["data"]["dir"] == "corpus"
