@@ -104,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     A reader that went away (`janus decode | head -1`) ends the command quietly with 141, as SIGPIPE would.
     """
+    _stand_in_for_closed_streams()
     command = typer.main.get_command(app)
     code = 0
     try:
@@ -128,6 +129,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             raise
         _drop_stdout()
     sys.exit(code)
+
+
+def _stand_in_for_closed_streams() -> None:
+    """Opens the null device for what a caller closed (`>&-`): else the next file takes its number, and its words."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
 
 
 def _usage(problem: Exception) -> int:

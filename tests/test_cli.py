@@ -243,6 +243,37 @@ def _fail_with(problem: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe_file, "load", load)
 
 
+_WRITER_BESIDE_A_FILE = """
+import os
+from pathlib import Path
+from janus_cli.cli import app, main
+@app.command()
+def write() -> None:
+    with Path("file").open("w") as file:
+        print("for people", flush=True)
+        for number in (1, 2):
+            os.write(number, b"from a library")
+        file.write("data")
+main(["write"])
+"""
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_closed_streams_are_nobody_who_listens(tmp_path: Path, closed: tuple[int, ...]) -> None:
+    def close() -> None:
+        for number in closed:
+            os.close(number)
+
+    def ended(*arguments: str) -> int:
+        code = [sys.executable, *arguments]
+        return subprocess.run(code, preexec_fn=close, cwd=tmp_path, capture_output=True, check=False).returncode
+
+    assert ended("-c", _WRITER_BESIDE_A_FILE) == 0
+    assert (tmp_path / "file").read_text() == "data"
+    assert ended("-m", "janus_cli", "recipes") == 0
+    assert ended("-m", "janus_cli", "nonsense") == 2
+
+
 _QUIET_WRITER = """
 import sys
 from janus_cli.cli import app, main

@@ -115,6 +115,9 @@ def _job(request: Request, device: torch.device, run: Run, folder: Path) -> Job:
         options = {name: value for name, value in plan.used.items() if name != "batch_sentences"}
         asked = {"mode": plan.mode, "jsonl": request.jsonl and _named(request) in targets, "trace": request.trace}
         files = Unfinished(targets, (folder.name, weights), {**asked, **options}, _again(request, run, folder, place))
+        begun = files.begun_with() if request.resume and request.checkpoint is None else None
+        if begun not in (None, folder.name) and (run.checkpoints / begun).is_dir():
+            return _job(request, device, run, run.checkpoints / begun)  # `best` has moved since
         files.check(resume=request.resume, force=request.force)
     elif request.resume:
         raise UsageError("--resume: what goes to stdout is not kept", "add --output FILE")

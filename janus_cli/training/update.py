@@ -93,9 +93,7 @@ def update(
     norm = float(nn.utils.clip_grad_norm_(trainee.parameters(), recipe.training.clip or inf)) if done else inf
     fine = isfinite(norm)
     if fine:
-        optimizer.step()
-        if recipe.training.ema:
-            follow(optimizer, recipe.training.ema, at.step)
+        _step(optimizer, recipe, at)
         for each in done:
             meter.add(*each)
     meter.end(counts, norm)
@@ -104,6 +102,22 @@ def update(
         _skip(window, recipe, at, log, "gradient not finite" if done else "out of memory")
     at.step += 1
     return stop_number or _signal_of_others(counts)
+
+
+def _step(optimizer: torch.optim.AdamW, recipe: Recipe, at: Position) -> None:
+    """A step of the optimiser; in the first one it takes memory of its own, twice the weights'.
+
+    Raises:
+        OutOfMemoryError: there is not so much. Some weights may have moved already, so this update is not tried again.
+    """
+    try:
+        optimizer.step()
+        if recipe.training.ema:
+            follow(optimizer, recipe.training.ema, at.step)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
+        if not is_about_memory(problem):
+            raise
+        raise OutOfMemoryError(*_too_large(at, recipe)) from None
 
 
 @torch.no_grad()

@@ -549,6 +549,29 @@ def test_a_checkpoint_that_a_training_prunes_meanwhile(
         assert "checkpoint step-000003" in err
 
 
+def test_going_on_takes_the_weights_that_it_was_begun_with(janus: Janus, stop: Stop) -> None:
+    root = Path("runs/janus/checkpoints")
+    _, out, _ = janus(*SMALL)
+    stop(2, ctrl_c)
+    janus(*SMALL)
+    checkpoint.point(root, "best", root / "step-000001")
+    code, again, err = janus(*SMALL, "--resume")
+    assert (code, again) == (0, out)
+    assert "checkpoint step-000002" in err
+    assert json.loads(Path("runs/janus/decode/test.ar.beam3.json").read_bytes())["step"] == 2
+
+
+def test_weights_that_are_gone_are_not_replaced_by_others(janus: Janus, stop: Stop) -> None:
+    root = Path("runs/janus/checkpoints")
+    stop(2, ctrl_c)
+    janus(*SMALL)
+    for link in ("last", "best"):
+        checkpoint.point(root, link, root / "step-000001")
+    shutil.rmtree(root / "step-000002")
+    code, _, err = janus(*SMALL, "--resume")
+    assert (code, "begun with the weights of step-000002, those of step-000001 are others" in err) == (4, True)
+
+
 def test_a_checkpoint_that_is_pruned_after_it_was_read(janus: Janus, stop: Stop) -> None:
     _, out, _ = janus(*SMALL)
     about = json.loads(Path("runs/janus/decode/test.ar.beam3.json").read_bytes())

@@ -69,6 +69,21 @@ def test_a_batch_that_does_not_fit_is_halved_and_gives_the_same_gradient(
         assert torch.allclose(weight, others[name], atol=1e-5), name
 
 
+@pytest.mark.parametrize(
+    "problem", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(f"{NO_MEMORY} 9 bytes")]
+)
+def test_no_room_for_what_the_optimiser_keeps(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, problem: RuntimeError
+) -> None:
+    def step(self: torch.optim.AdamW) -> None:
+        raise problem
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    with pytest.raises(OutOfMemoryError, match="update 1 does not fit into memory"):
+        go(tiny_recipe, "run", "training.updates=2")
+    assert not list(Path("run/checkpoints").glob("step-*"))
+
+
 def test_what_does_not_fit_in_halves_is_skipped_and_in_the_end_fatal(
     tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
