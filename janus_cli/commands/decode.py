@@ -56,7 +56,7 @@ def decode(
     ] = None,
     update: Annotated[
         Literal["hidden", "all"] | None,
-        typer.Option("--update", help="nar: a pass rewrites hidden tokens only, or all of them."),
+        typer.Option("--update", help="nar: a pass rewrites hidden tokens only, or all of them (cmlmc)."),
     ] = None,
     rerank: Annotated[
         Literal["none", "ar"] | None,

@@ -94,6 +94,16 @@ def choose(recipe: Recipe, given: Mapping[str, Any]) -> Plan:
     return Plan(mode, options, recipe.ar_stream, objective.lengths)
 
 
+def unlearnt(recipe: Recipe, plan: Plan) -> str | None:
+    """What the plan asks of the model that its training never did, for people."""
+    if plan.way == "nar" and plan.options.update == "all" and not getattr(recipe.objective, "correct", 0):
+        return (
+            "--update all rewrites tokens where others stand already, which this model was never trained to do "
+            "(objective.correct): expect nonsense, or use --update hidden"
+        )
+    return None
+
+
 def modes(objective: Objective, ar_stream: ARSide | None) -> tuple[Mode, ...]:
     """What a model trained so can do."""
     # A draft is written by mask-predict, and verified by slots that come one behind the other.

@@ -21,7 +21,7 @@ from janus_cli.decoding import results, summary
 from janus_cli.decoding.interrupt import Interrupt, interruptible
 from janus_cli.decoding.journal import writable
 from janus_cli.decoding.lines import STDIN, Reader
-from janus_cli.decoding.plan import choose
+from janus_cli.decoding.plan import choose, unlearnt
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translator import Result, Translator
 from janus_cli.decoding.unfinished import Unfinished
@@ -125,6 +125,8 @@ def _job(request: Request, device: torch.device, run: Run, folder: Path) -> Job:
         f"{'would decode' if request.dry_run else 'decoding'} {reader.name} with {run.path}, checkpoint {folder.name}: "
         + ", ".join([plan.mode, *(f"{name} {value}" for name, value in plan.used.items())])
     )
+    if (doubt := unlearnt(recipe, plan)) is not None:
+        console.warn(doubt)
     if files is not None and files.resumed:
         console.say(f"going on after {files.point.lines:,} finished lines")
     job = Job(about, reader, place, files)

@@ -79,6 +79,13 @@ def test_options_that_do_not_belong_are_refused(janus: Janus, arguments: list[st
     assert words in err
 
 
+@pytest.mark.parametrize(("name", "warned"), [("cmlm", True), ("mpnet", True), ("janus", True), ("cmlmc", False)])
+def test_rewriting_what_stands_there_needs_a_model_that_learnt_it(janus: Janus, name: str, warned: bool) -> None:
+    code, _, err = janus("--run", name, "--mode", "nar", "--update", "all")
+    assert (code, "warning: --update all rewrites tokens" in err) == (0, warned)
+    assert "warning:" not in janus("--run", name, "--mode", "nar", "--update", "hidden")[2]
+
+
 def test_blocks_take_fewer_passes_and_are_named_after_their_size(janus: Janus) -> None:
     passes = []
     for block in ("1", "2", "9"):
