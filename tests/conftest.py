@@ -7,6 +7,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 import torch
 
@@ -15,6 +16,8 @@ from janus_cli.core.transformer import Transformer
 from janus_cli.recipe import Model
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("janus", deadline=None)  # what else the machine does decides no test
+hypothesis.settings.load_profile("janus")
 
 
 @pytest.fixture

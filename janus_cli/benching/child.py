@@ -116,6 +116,7 @@ def main() -> None:
     keep_freed_memory()
     if asked.get("peer"):
         peers.load(asked["peer"])
+    machine.forget_peak()  # of importing: that of decoding counts anew, too
     before = machine.peak_bytes() if device.type == "cpu" else 0
     row = _row(asked, device)
     if asked.get("peer"):  # whose models load when first used

@@ -16,6 +16,7 @@ import torch
 
 from janus_cli.benching.contestant import Contestant, Decoded
 from janus_cli.core.batch import BOS, EOS, MASK, PAD, pad
+from janus_cli.core.generate import length_limit
 from janus_cli.core.transformer import Transformer
 from janus_cli.errors import UsageError, require
 from janus_cli.exporting import ctranslate2
@@ -54,9 +55,8 @@ class Setting:
         return max(1, 1 + round(sum(self.lengths[line] for line in lines) / len(lines)))
 
     def most(self, row: Sequence[int]) -> int:
-        """Tokens that may be written for a source, EOS not included: the rule of `core.generate.most_tokens`."""
-        options = self.recipe.decoding
-        return min(int(len(row) * options.max_ratio) + options.max_extra, self.recipe.model.max_length - 2)
+        """Tokens that may be written for a source, EOS not included."""
+        return int(length_limit(torch.tensor(len(row)), self.recipe.model.max_length, self.recipe.decoding)) - 1
 
 
 def known(names: Sequence[str]) -> list[Peer]:

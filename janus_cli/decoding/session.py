@@ -93,7 +93,8 @@ def run_decoding(request: Request) -> dict[str, Any]:
             if job.files:
                 job.files.finish()
             summary.warn(job.translator, job.reader)
-            job.about |= summary.measured(job.translator, seconds, device)
+            whole = job.files is None or not job.files.resumed
+            job.about |= summary.measured(job.translator, seconds, device, whole=whole)
             if job.place is not None:
                 job.about |= summary.keep(job.place, job.about)
         return job.about

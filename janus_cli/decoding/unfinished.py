@@ -108,7 +108,7 @@ class Unfinished:
 
     def _must_be_free(self, hint: str) -> None:
         for target, replaceable in self.targets.items():
-            if target.exists() and not replaceable:
+            if target.exists() and not replaceable and not _is_empty_folder(target):
                 raise UsageError(f"{target} is there already", hint)
 
     def _must_agree(self, begun: Mapping[str, Any]) -> None:
@@ -274,6 +274,10 @@ class Unfinished:
             raise JanusError(f"{where}: {problem.strerror}; {kept}", f"when that is mended, {go_on}") from None
         elif not gone:
             console.warn(f"{kept}; {go_on}")
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def _is(path: Path, size: int) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from janus_cli.errors import DataError
 from janus_cli.runs import RUNS, Run, find_run, read_json
-from janus_cli.text.corpus import open_bytes
+from janus_cli.text.corpus import BOM, open_bytes
 
 STDIN = Path("-")
 
@@ -136,11 +136,14 @@ def _read_lines(path: Path) -> list[str]:
     try:
         with nullcontext(sys.stdin.buffer) if path == STDIN else open_bytes(path) as file:
             # Iterating over bytes breaks lines at b"\n" only.
-            return [_text(line, number, path) for number, line in enumerate(file, 1)]
+            lines = [_text(line, number, path) for number, line in enumerate(file, 1)]
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except (OSError, EOFError, zlib.error) as problem:
         raise DataError(f"{path} cannot be read: {getattr(problem, 'strerror', None) or problem}") from None
+    if path == STDIN and lines:  # files are open behind it
+        lines[0] = lines[0].removeprefix(BOM.decode())
+    return lines
 
 
 def _text(line: bytes, number: int, path: Path) -> str:

@@ -59,11 +59,11 @@ class Split:
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """A text file behind its BOM, plain or `.gz`."""
-    file = cast(BinaryIO, gzip.GzipFile(path)) if path.suffix == ".gz" else path.open("rb")
-    if file.read(len(BOM)) != BOM:
-        file.seek(0)
-    return file
+    """A text file behind its BOM, plain or `.gz`, or a pipe, which nobody can read twice."""
+    file = gzip.GzipFile(path) if path.suffix == ".gz" else path.open("rb")
+    if file.peek(len(BOM)).startswith(BOM):
+        file.read(len(BOM))
+    return cast(BinaryIO, file)
 
 
 def find(folder: Path, stem: str, suffix: str) -> Path | None:

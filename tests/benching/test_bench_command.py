@@ -15,7 +15,9 @@ from janus_cli import recipe_file
 from janus_cli.benching import child, peers
 from janus_cli.benching.contestant import Contestant, Decoded
 from janus_cli.benching.modes import wanted
+from janus_cli.benching.prepare import _sampled
 from janus_cli.cli import main
+from janus_cli.core.generate import length_limit
 from janus_cli.errors import JanusError, OutOfMemoryError
 from janus_cli.runs import Run, copy_files
 from janus_cli.text.prepare import prepare
@@ -135,6 +137,31 @@ def must_hold_together(row: dict[str, Any]) -> None:
     assert "tok:13a" in row["quality"]["signature"]
     assert row["quality"]["value"] >= 0
     assert row["passes"] >= 1
+
+
+def test_sampled_lines_keep_their_references(janus: Janus) -> None:
+    run = Run(Path("runs/janus"))
+    lines, references = _sampled(run, recipe_file.load(str(run.recipe)), 5)
+    sides = (
+        Path(f"data/demo/test.{side}.txt").read_text(encoding="utf-8").split("\n") for side in ("source", "target")
+    )
+    pairs = list(zip(*sides, strict=True))
+    assert references is not None
+    chosen = list(zip(lines, references, strict=True))
+    assert len(set(chosen)) == 5
+    assert chosen == [pair for pair in pairs if pair in chosen]
+    assert chosen != pairs[:5]
+
+
+@pytest.mark.parametrize("max_ratio", [0.0, 1.16, 1.2])
+def test_peers_may_write_as_much_as_we_do(made: Path, tmp_path: Path, max_ratio: float) -> None:
+    run = Run(made / "runs" / "janus")
+    recipe = recipe_file.load(str(run.recipe), [f"decoding.max_ratio={max_ratio}"])
+    tokenizers = load_tokenizers(run.path)
+    setting = peers.Setting("ctranslate2", recipe, tokenizers, torch.device("cpu"), {}, "x", tmp_path)
+    lengths = torch.arange(1, 60)
+    ours = length_limit(lengths, recipe.model.max_length, recipe.decoding) - 1  # EOS
+    assert [setting.most([7] * length) for length in lengths.tolist()] == ours.tolist()
 
 
 def test_bleu_is_that_of_decode_and_score_on_the_whole_split(janus: Janus, capsys: pytest.CaptureFixture[str]) -> None:
@@ -328,8 +355,10 @@ def test_transformers_beside_it_writes_as_much_as_we_do(janus: Janus) -> None:
 
 @pytest.mark.parametrize("peer", ["ctranslate2", "transformers"])
 @pytest.mark.filterwarnings("default")
-def test_random_weights_write_the_length_that_is_asked_for(made: Path, tmp_path: Path, peer: peers.Peer) -> None:
-    pytest.importorskip(peer)
+def test_random_weights_write_the_length_that_is_asked_for(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peer: peers.Peer
+) -> None:
+    transformers, steps = pytest.importorskip(peer), list[int]()
     run = Run(made / "runs" / "query")
     recipe, tokenizers = recipe_file.load(str(run.recipe)), load_tokenizers(run.path)
     lines = (made / "data" / "demo" / "test.source.txt").read_text(encoding="utf-8").split("\n")[:3]
@@ -338,6 +367,15 @@ def test_random_weights_write_the_length_that_is_asked_for(made: Path, tmp_path:
     exported = tmp_path / "model"
     if peer == "ctranslate2":
         assert not peers.export(recipe, model, tokenizers, run, exported)
+    else:
+        generate = transformers.MarianMTModel.generate
+
+        def counted(*arguments: Any, **options: Any) -> torch.Tensor:
+            found: torch.Tensor = generate(*arguments, **options)
+            steps.append(found.shape[1])
+            return found
+
+        monkeypatch.setattr(transformers.MarianMTModel, "generate", counted)
     setting = peers.Setting(peer, recipe, tokenizers, torch.device("cpu"), wanted_lengths, "x", exported)
     for row in peers.contestants(setting):
         assert row.label in peers.labels(peer, torch.device("cpu"))
@@ -346,6 +384,9 @@ def test_random_weights_write_the_length_that_is_asked_for(made: Path, tmp_path:
         together = row.translate([*lines, ""], 3).sizes
         if peer == "ctranslate2":
             assert (singles, together) == ([4, 10, 7], [7, 7, 7, 0])
+        else:
+            assert steps == [1 + length for length in (4, 10, 7, 7)], "BOS and as many steps"
+            steps.clear()
         assert all(size <= 1 + length for size, length in zip(singles, (3, 9, 6), strict=True))
         assert max(together) <= 7
 

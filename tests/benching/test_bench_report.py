@@ -15,7 +15,7 @@ from janus_cli.runs import Run
 
 TIMED = {
     "ar.beam1": Timed({8: 1.0, 16: 2.0}, 8, [2.0, 1.0, 4.0], [[0.02, 0.04], [0.01, 0.03], [0.05, 0.03]]),
-    "nar4.lb1": Timed({8: 1.0, 16: 0.5}, 16, [1.0, 1.0, 1.0], [[0.01, 0.02], [0.01, 0.02], [0.01, 0.02]]),
+    "nar4.lb1": Timed({8: 1.0, 16: 0.5}, 16, [1.0, 1.0, 4.0], [[0.004, 0.02], [0.01, 0.02], [0.01, 0.02]]),
 }
 
 
@@ -57,7 +57,8 @@ def test_timings_are_medians_over_repeats_with_their_range_and_every_second() ->
 def test_ratios_are_medians_of_the_ratios_within_a_repeat() -> None:
     found = report.ratios(TIMED, ["ar.beam1", "ar.beam5"])
     assert found["ar.beam1"] == {"ar.beam1": {"latency": 1.0, "throughput": 1.0}}
-    assert found["nar4.lb1"]["ar.beam1"] == {"latency": pytest.approx(2.0), "throughput": pytest.approx(2.0)}
+    # Of 5, 1, 3 and of 2, 1, 1; the ratios of the medians would be 2 and 2.
+    assert found["nar4.lb1"]["ar.beam1"] == {"latency": pytest.approx(3.0), "throughput": pytest.approx(1.0)}
     assert list(found["nar4.lb1"]) == ["ar.beam1"]
 
 
@@ -73,7 +74,7 @@ def test_the_table_is_markdown_with_the_machine_above_and_the_conditions_below()
     assert cells[2] == [
         "ar.beam1", "30.13", "4.0", "20.0 (10.0–30.0)", "40.0 (30.0–50.0)", "5.00 (2.50–10.00)", "8", "2", "1.00 / 1.00"
     ]  # fmt: skip
-    assert cells[3][-1] == "2.00 / 2.00"
+    assert cells[3][-1] == "3.00 / 1.00"
     notes = "\n".join(line for line in lines if line.startswith("* "))
     for words in ("text to text", "3 repeats", "nrefs:1|tok:13a", "left out: spec, nar1: no such side", "too busy"):
         assert words in notes
@@ -90,7 +91,7 @@ def test_peers_get_a_table_of_their_own_and_no_score_for_random_weights() -> Non
     ]
     assert [cell.strip() for cell in first[3].strip("|").split("|")][:3] == ["slowpoke.beam1", "–", "–"]
     assert len(first) == 4
-    assert [cell.strip() for cell in second[2].strip("|").split("|")] == ["nar4.lb1", "2.00 / 2.00"]
+    assert [cell.strip() for cell in second[2].strip("|").split("|")] == ["nar4.lb1", "3.00 / 1.00"]
     assert len(second) == 3
 
 

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import exp
 from pathlib import Path
 
@@ -18,7 +18,10 @@ from untrained import CHANGES, LINES, Janus, lines, records, source
 from janus_cli import recipe_file
 from janus_cli.cli import main
 from janus_cli.core.transformer import Transformer
-from janus_cli.runs import copy_files
+from janus_cli.decoding.plan import choose
+from janus_cli.decoding.translator import WINDOW_BATCHES, Translator
+from janus_cli.decoding.where import load
+from janus_cli.runs import Run, copy_files
 from janus_cli.text.prepare import prepare
 from janus_cli.text.tokenizer import load_tokenizers
 from janus_cli.training import checkpoint
@@ -200,6 +203,22 @@ def test_a_line_of_a_megabyte_is_cut_with_one_warning(janus: Janus) -> None:
     assert (code, len(lines(out))) == (0, 2)
     assert lines(out)[1] == got[0]
     assert "UTF-8" not in err  # a character cut in two is no mistake of the text
+
+
+def test_a_batch_of_one_answers_line_by_line(janus: Janus) -> None:
+    run = Run(Path("runs/janus"))
+    model, tokenizers = load(run, run.checkpoints / "step-000002")
+    pulled: list[str] = []
+
+    def typed() -> Iterator[str]:
+        for line in source():
+            pulled.append(line)
+            yield line
+
+    for size, read in ((1, 1), (2, 2 * WINDOW_BATCHES)):
+        pulled.clear()
+        plan = choose(recipe_file.load(str(run.recipe)), {"mode": "ar", "batch_sentences": size})
+        assert len(next(Translator(model, tokenizers, plan).windows(typed()))) == len(pulled) == min(read, LINES)
 
 
 def test_nbest_gives_lines_with_number_and_score_and_the_best_is_kept_for_scoring(janus: Janus) -> None:

@@ -120,6 +120,8 @@ def test_an_interrupted_split_goes_on_in_all_its_files_and_on_stdout(
             about, like = json.loads((kept / name).read_bytes()), json.loads(data)
             for key in ("sentences", "tokens", "passes_mean", "sha256", "step", "options", "hypotheses"):
                 assert about[key] == like[key]
+            assert (about["batches"], about["batch_latency_ms"]) == (None, None), "known of the last process only"
+            assert like["batches"] == LINES / 2
         else:
             assert (kept / name).read_bytes() == data, name
     assert not hidden()

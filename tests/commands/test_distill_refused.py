@@ -41,6 +41,12 @@ def test_mistakes(distill: Janus, arguments: list[str], code: int, message: str)
     assert sorted(Path().rglob("*")) == before
 
 
+def test_an_empty_folder_is_free(distill: Janus) -> None:
+    Path("mine").mkdir()
+    assert distill("ar", "--out", "mine", "--set", "decoding.max_extra=0")[0] == 0
+    assert json.loads(Path("mine/manifest.json").read_bytes())["distilled"]["run"] == "runs/ar"
+
+
 def test_data_that_the_teacher_was_not_trained_on(distill: Janus) -> None:
     file = Path("runs/ar/manifest.json")
     theirs = json.loads(file.read_bytes())

@@ -66,6 +66,7 @@ def report(janus: Janus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
             {"kind": "resumed", "step": 2, "time": 1.0, "parameters": 1234, "device": "cpu"},
             {"kind": "skipped", "step": 2, "time": 1.0, "why": "<nan>"},
             {"kind": "valid", "step": 2, "time": 1.0, "loss": 2.0, **values, **bleu, "bleu": 30.0},
+            {"kind": "valid", "step": 3, "time": 1.0, "loss": 2.0, **values, **dict.fromkeys(bleu, 20.0), "bleu": 20.0},
         ]
         manifest = json.loads(Path(f"runs/{name}/manifest.json").read_bytes())
         manifest["fingerprint"] = manifest["splits"]["train"]["fingerprint"]
@@ -109,6 +110,8 @@ def test_one_run_by_default_the_newest_into_its_folder(report: Report) -> None:
     assert "left out: 1" in overview
     assert "damaged lines of the log: 1" in overview
     assert "bleu_ar 30 at update 2" in overview
+    bleu = r"<tr><th>janus, bleu_ar</th><td>30\.00</td><td>2</td><td>20\.00</td><td>3</td>"
+    assert re.search(bleu, made.text), "best and last"
     assert "6 of 10" in made.sections["calibration"]
     assert "<tr><th>train, source</th><td>300</td>" in made.text
     assert "pass 1 of" in made.sections["decodes"]

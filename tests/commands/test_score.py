@@ -4,6 +4,7 @@ import io
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,20 @@ def test_lines_end_at_newline_only(janus: Janus) -> None:
     # As wc -l counts, plus a last line without an end; \r\n is stripped, a BOM is not text.
     Path("h.txt").write_bytes("\ufeffa\u2028b\x85\x0b\x0c\x1c\rc\r\nlast".encode())
     Path("r.txt").write_bytes("a\u2028b\x85\x0b\x0c\x1c\rc\nlast\n".encode())
-    code, out, _ = janus("h.txt", "--reference", "r.txt", "--json", "--metrics", "exact")
-    assert (code, values(out), json.loads(out)["sentences"]) == (0, {"exact": 100}, 2)
+    for name, stdin in (("h.txt", b""), ("-", Path("h.txt").read_bytes())):
+        code, out, _ = janus(name, "--reference", "r.txt", "--json", "--metrics", "exact", stdin=stdin)
+        assert (code, values(out), json.loads(out)["sentences"]) == (0, {"exact": 100}, 2)
+
+
+def test_references_from_a_pipe(janus: Janus) -> None:
+    Path("h.txt").write_text("a\nb\n")
+    os.mkfifo("pipe")
+    for start in ("", "\ufeff"):
+        writer = threading.Thread(target=Path("pipe").write_text, args=(f"{start}a\nc\n",))
+        writer.start()
+        code, out, _ = janus("h.txt", "--reference", "pipe", "--json", "--metrics", "exact")
+        writer.join()
+        assert (code, values(out)) == (0, {"exact": 50})
 
 
 def test_nothing_named_means_the_newest_decoding_of_any_run(janus: Janus) -> None:

@@ -156,10 +156,11 @@ def test_a_server_that_says_nothing(server: Server, tmp_path: Path, monkeypatch:
 def test_a_transfer_that_comes_to_a_stop_is_kept_and_resumed(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "TIMEOUT", 0.2)
     server.hangs, server.sends = threading.Event(), 4000
     try:
-        assert "could not be fetched: timed out; 4,000 bytes are kept" in refused(wanting(server), tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(download, "TIMEOUT", 1.5)  # the server, a thread beside xdist's workers, must be faster
+            assert "could not be fetched: timed out; 4,000 bytes are kept" in refused(wanting(server), tmp_path)
     finally:
         server.hangs.set()
     assert names(tmp_path) == ["train.src.part"]

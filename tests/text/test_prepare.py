@@ -219,11 +219,14 @@ def test_one_or_two_processes_write_the_same_bytes(
     corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(corpus, "CHUNK_LINES", 7)
+    put(corpus_folder, "train", *(some + again for some, again in zip(text(60), text(10), strict=True)))
     recipe = recipe_for(corpus_folder, data={"deduplicate": True}, **tokenizer)
     for workers in (1, 2):
         prepare(recipe, tmp_path / str(workers), workers=workers, force=False)
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
-    assert len(open_prepared(recipe, tmp_path / "1").train) == 60
+    made_here = open_prepared(recipe, tmp_path / "1")
+    assert len(made_here.train) == 60
+    assert made_here.manifest["splits"]["train"]["dropped"] == {"duplicate": 10}
 
 
 def test_a_worker_that_is_killed_is_reported(

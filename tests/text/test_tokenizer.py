@@ -81,6 +81,30 @@ def test_any_ids_decode_to_one_line_and_specials_do_not_show(
     assert texts == tokenizer.decode([[index for index in row if index not in NO_TEXT] for row in rows])
 
 
+def test_each_algorithm_makes_its_own_pieces(tmp_path: Path) -> None:
+    pieces = [
+        trained(tmp_path / name, vocabulary=45, algorithm=name).source.encode(SOURCES) for name in ("bpe", "unigram")
+    ]
+    assert pieces[0] != pieces[1]
+
+
+def test_coverage_decides_whether_rare_characters_are_known(tmp_path: Path) -> None:
+    lines = [*SOURCES * 10, "ж"]  # once among 18,000 characters
+    for coverage, known in ((1.0, True), (0.99, False)):
+        folder = tmp_path / str(coverage)
+        folder.mkdir()
+        knobs = Tokenizer(vocabulary=60, character_coverage=coverage)
+        made_here = train_tokenizers(knobs, lambda: lines, lambda: TARGETS, folder, ("de", "en"))
+        assert (UNK not in made_here.source.encode(["ж"])[0]) == known
+
+
+@pytest.mark.parametrize(("normalisation", "kept"), [("identity", "ﬁn"), ("nmt_nfkc", "fin")])
+def test_normalisation_is_the_one_that_was_asked_for(tmp_path: Path, normalisation: str, kept: str) -> None:
+    knobs = Tokenizer(vocabulary=70, normalisation=normalisation)
+    made_here = train_tokenizers(knobs, lambda: [*SOURCES, "ﬁn fin"], lambda: TARGETS, tmp_path, ("de", "en"))
+    assert made_here.source.decode(made_here.source.encode(["ﬁn"])) == [kept]
+
+
 def test_byte_fallback_knows_every_character_and_cannot_break_a_line(made: dict[str, Tokenizers]) -> None:
     tokenizer = made["bytes"].source
     assert UNK not in tokenizer.encode(["日本 😀"])[0]
