@@ -67,10 +67,10 @@ def train(
                 at.seconds += perf_counter() - started
                 bar.advance(1, meter.note)
             late = bool(knobs.minutes and world.sums({"late": float(at.is_late(knobs.minutes))})["late"])
-            over = at.step >= knobs.updates or bool(number) or late
-            if window.micros and (at.step % knobs.log_every == 0 or over):
+            over = at.step >= knobs.updates or late
+            if window.micros and (at.step % knobs.log_every == 0 or over or number):
                 log.write("train", at.step, epoch=at.epoch, lr=learning_rate(at.step - 1, knobs), **meter.take())
-            if at.owed or at.step % knobs.validate_every == 0 or (over and not number):
+            if at.owed or at.step % knobs.validate_every == 0 or over:
                 with kept(at, saver, model, optimizer, log):
                     signal, enough = examine(model, recipe, prepared, world, at, saver, log, stop)
                 number = signal or number

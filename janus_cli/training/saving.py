@@ -14,6 +14,7 @@ import torch
 from janus_cli import console
 from janus_cli.core.transformer import Transformer
 from janus_cli.recipe import Recipe
+from janus_cli.runs import read_json
 from janus_cli.training import checkpoint
 from janus_cli.training.checkpoint import OPTIMIZER, REPLACED, STATE, Checkpoint
 from janus_cli.training.distributed import World
@@ -67,6 +68,13 @@ class Saver:
             at.best, at.best_step, at.since_best = metrics[self.metric], at.step, 0
         else:
             at.since_best += 1
+
+    def judge_anew(self, at: Position) -> None:
+        """Another metric than before decides: the best so far is the best of the checkpoints that are there."""
+        at.best, at.best_step, at.since_best = None, 0, 0
+        for folder in best_folders(self.root, self.metric)[:1]:
+            at.best = read_json(folder / STATE)["metrics"][self.metric]
+            at.best_step = checkpoint.step_of(folder)
 
     def patience_is_over(self, at: Position) -> bool:
         """Whether training should stop early."""

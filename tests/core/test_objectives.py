@@ -12,7 +12,7 @@ from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES, Plan
 from janus_cli.core.objectives import ar as ar_module
 from janus_cli.core.objectives import janus as janus_module
-from janus_cli.core.stream import join
+from janus_cli.core.stream import FIELDS, join
 from janus_cli.core.transformer import Transformer
 from janus_cli.recipe import (
     ArObjective,
@@ -59,9 +59,7 @@ def states(model: Transformer, batch: Batch, kind: str) -> dict[str, dict[int, T
     hidden = torch.zeros_like(batch.target, dtype=torch.bool)
     hidden[0, list(HIDDEN)] = True
     hidden[1, 1] = True
-    rank = janus_module.left_to_right(hidden)
-    gold, query = janus_module.revealed(batch.target, rank)
-    stream = janus_module.beside(janus_module.base(batch.target, rank), gold, query)
+    stream = janus_module.masked(batch.target, hidden)
     ar = ar_module.ar_stream(batch.target, kind)
     memory = model.encode(batch.source, batch.source_real)
     joined, apart = join([ar, stream])
@@ -105,6 +103,74 @@ def test_the_other_sentence_and_the_amount_of_padding_change_nothing(model: Tran
     for distribution, logits in before.items():
         for predicted, value in logits.items():
             assert torch.allclose(value, after[distribution][predicted], atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "knobs"), [case for case in CASES if case[0] in ("ar", "janus")])
+def test_the_ar_side_is_trained_on_the_slots_that_it_is_decoded_with(ragged: Batch, name: str, knobs: Any) -> None:
+    found = OBJECTIVES[name].plan(ragged, Draws(1, 0, ragged.ids), knobs).streams["ar"]
+    expected = ar_module.ar_stream(ragged.target, knobs.ar_stream)
+    assert found.keys == expected.keys
+    for field in FIELDS:
+        assert torch.equal(getattr(found, field), getattr(expected, field)), field
+
+
+def test_mpnet_reveals_in_a_random_order() -> None:
+    batch = make(list(range(5, 15)))
+    plan = OBJECTIVES["mpnet"].plan(batch, Draws(1, 0, batch.ids), MpnetObjective(noise=Noise(full=1.0)))
+    stream = plan.streams["permuted"]
+    width = batch.target.shape[1]
+    order = stream.positions[0, width : width + 10].tolist()  # gold tokens, in the order of their birth
+    assert sorted(order) == list(range(1, 11))
+    assert order != sorted(order)
+
+
+UNITS = {
+    "ar": {"ce_ar": ("tokens", 1.0)},
+    "cmlm": {"ce_nar": ("hidden", 1.0), "length": ("sentences", 0.2)},
+    "cmlmc": {"ce_nar": ("hidden", 0.4), "ce_correct": ("wrong", 0.7), "length": ("sentences", 0.2)},
+    "cemat": {"ce_encoder": ("unread", 0.4), "ce_nar": ("hidden", 0.7), "length": ("sentences", 0.2)},
+    "janus": {
+        "ce_ar": ("tokens", 0.9), "ce_nar": ("hidden", 0.4), "ce_aux": ("hidden", 0.7), "kl_ar_aux": ("hidden", 3.0),
+        "kl_nar_aux": ("hidden", 1.1), "kl_ar_nar": ("hidden", 1.2), "length": ("sentences", 0.2),
+        "ce_correct": ("wrong", 0.3),
+    },
+    "xlnet": {"ce_permuted": ("hidden", 1.0)},
+    "mpnet": {"ce_permuted": ("hidden", 1.0), "length": ("sentences", 0.2)},
+    "prophetnet": {"ce_ar": ("tokens", 0.25), "ce_later": ("later", 0.75)},
+    "bang": {"ce_ar": ("ar", 0.5), "ce_nar": ("nar", 0.6), "ce_semi": ("semi", 0.7)},
+}  # fmt: skip
+WRONG: dict[str, Any] = {"replaced": 0.5, "noise": Noise(fixed=1.0)}  # so that some of these few tokens are replaced
+WEIGHED: dict[str, Any] = {
+    "ar": ArObjective(),
+    "cmlm": CmlmObjective(length=0.2),
+    "cmlmc": CmlmcObjective(nar=0.4, correct=0.7, length=0.2, **WRONG),
+    "cemat": CematObjective(encoder=0.4, nar=0.7, length=0.2),
+    "janus": JanusObjective(
+        ar=0.9, nar=0.4, aux=0.7, kl_ar_aux=3.0, kl_nar_aux=1.1, kl_ar_nar=1.2, length=0.2, correct=0.3, **WRONG
+    ),
+    "xlnet": XlnetObjective(),
+    "mpnet": MpnetObjective(length=0.2),
+    "prophetnet": ProphetnetObjective(ngram=4),
+    "bang": BangObjective(ar=0.5, nar=0.6, semi=0.7),
+}
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_each_term_has_its_own_weight_and_unit(model: Transformer, ragged: Batch, name: str) -> None:
+    assert set(UNITS) == set(OBJECTIVES)
+    knobs, objective = WEIGHED[name], OBJECTIVES[name]
+    terms = objective.loss(model, ragged, objective.plan(ragged, Draws(1, 0, ragged.ids), knobs), knobs)
+    assert {key: (term.unit, pytest.approx(term.weight)) for key, term in terms.items()} == UNITS[name]
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_labels_are_smoothed_in_every_cross_entropy(model: Transformer, ragged: Batch, name: str) -> None:
+    plain, smooth = (
+        loss_of(model, name, WEIGHED[name].model_copy(update={"label_smoothing": share}), ragged)
+        for share in (0.0, 0.5)
+    )
+    for term, value in plain.items():
+        assert (smooth[term] != pytest.approx(value, rel=1e-6)) == term.startswith("ce_"), term
 
 
 def loss_of(model: Transformer, name: str, knobs: object, batch: Batch, plan: Plan | None = None) -> dict[str, float]:

@@ -62,7 +62,12 @@ def test_a_stop_at_any_update(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
             go(tiny_recipe, "run", *changes)
     state = json.loads(Path("run/checkpoints/last/state.json").read_bytes())
     assert (state["step"], state["epoch"]) == (stop, 0 if stop <= batches else 1)
+    assert state["owed"] == (stop == updates), "the last update is validated, whatever comes into it"
     assert digest(go(tiny_recipe, "run", resume=True) / final) == expected
+    states = [json.loads(Path(f"{run}/checkpoints/{final}/state.json").read_bytes()) for run in ("whole", "run")]
+    for name in ("best", "best_step", "since_best", "metrics", "owed"):
+        assert states[0][name] == states[1][name], name
+    assert Path("run/checkpoints/best").readlink().name == final
 
 
 def test_a_stop_before_the_first_update(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

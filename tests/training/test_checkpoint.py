@@ -16,9 +16,10 @@ from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 from janus_cli.training.averaging import average_checkpoints
-from janus_cli.training.checkpoint import MODEL, load_model, newest_valid, verify
+from janus_cli.training.checkpoint import MODEL, STATE, load_model, newest_valid, verify
 from janus_cli.training.inspecting import describe, lines
 from janus_cli.training.request import Request
+from janus_cli.training.saving import best_folders
 from janus_cli.training.session import run_training
 
 
@@ -187,6 +188,15 @@ def test_average_is_the_mean_and_keeps_tables_tied(run: Run) -> None:
         average_checkpoints(run, last=3, best=None, force=False)
 
 
+def test_the_best_are_those_with_the_highest_score(run: Run) -> None:
+    for step, value in ((3, 0.25), (6, 0.125)):
+        file = run.checkpoints / f"step-{step:06d}" / STATE
+        state = json.loads(file.read_text(encoding="utf-8"))
+        file.write_text(json.dumps({**state, "metrics": {"bleu_ar": value}}), encoding="utf-8")
+    assert best_folders(run.checkpoints, "bleu_ar") == [run.checkpoints / f"step-{step:06d}" for step in (3, 6)]
+    assert best_folders(run.checkpoints, "bleu_nar") == []
+
+
 def test_average_of_the_best(run: Run) -> None:
     _, names = average_checkpoints(run, last=None, best=2, force=False)
     assert sorted(names) == ["step-000003", "step-000006"]  # the two that were validated
@@ -223,7 +233,7 @@ def test_inspect(run: Run) -> None:
     assert "name: janus" in text
     assert "last: step-000006" in text
     text = "\n".join(lines(describe(last(run))))
-    assert "step: 6" in text
+    assert "  step: 6" in text.split("\n")
     assert "sha256" in text
     text = "\n".join(lines(describe(Path("data/tiny.src-tgt"))))
     assert "pairs: 64" in text

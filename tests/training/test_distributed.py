@@ -51,16 +51,18 @@ def must_be_alike(one: Run, two: Path) -> None:
     others = load_file(two / "checkpoints/step-000006/model.safetensors")
     for name, weight in weights.items():
         assert torch.allclose(weight, others[name], atol=1e-5), name
-    losses = [[line["loss"] for line in read_log(run) if line["kind"] == "train"] for run in (one.path, two)]
-    assert len(losses[0]) == 3
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    trained = [[line for line in read_log(run) if line["kind"] == "train"] for run in (one.path, two)]
+    assert len(trained[0]) == 3
+    for name, tolerance in (("loss", 1e-5), ("norm", 1e-4)):  # Adam hides a gradient that is off by a factor
+        ours, theirs = ([line[name] for line in lines] for lines in trained)
+        assert ours == pytest.approx(theirs, rel=tolerance), name
 
 
 @pytest.mark.parametrize(
     "objective", ["janus", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ar", "cmlmc", "cemat"))]
 )
 def test_two_ranks_equal_one_with_accumulation(tiny_recipe: Path, objective: str) -> None:
-    """Same windows, same noise, counts over both ranks; odd last windows. No dropout: each rank draws its own."""
+    """Same windows, same noise, counts over both ranks. No dropout: each rank draws its own."""
     one = alone(tiny_recipe, objective)
     with launch(tiny_recipe, objective, "two", "--standalone", "--nproc-per-node", "2") as process:
         said = process.communicate(timeout=240)[1]

@@ -14,10 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from janus_cli import console
+from janus_cli import console, recipe_file
+from janus_cli.core.batch import Batch
 from janus_cli.errors import CheckpointError, NonFiniteError, RunInUseError, Stopped, UsageError
 from janus_cli.recipe import Training
 from janus_cli.runs import Run
+from janus_cli.text.batching import Rows, epoch_batches
+from janus_cli.text.prepared import open_prepared
+from janus_cli.text.store import Store
 from janus_cli.training import loop, validation
 from janus_cli.training.precision import chosen
 from janus_cli.training.request import Request
@@ -48,8 +52,8 @@ def kinds(run: Run) -> list[str]:
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("stop", [1, 3, 6])
 def test_stop_and_resume_equals_not_stopping(tiny_recipe: Path, objective: str, stop: int) -> None:
-    """Mid-epoch and over an epoch's edge, with accumulation: the last window of an epoch is short."""
-    changes = ["training.accumulate=2"]
+    """Mid-epoch and over an epoch's edge, with accumulation: the last window of the ten batches is short."""
+    changes = ["training.accumulate=3"]
     whole = go(tiny_recipe, "whole", *changes, objective=objective)
     go(tiny_recipe, "parts", *changes, f"training.updates={stop}", objective=objective)
     parts = go(tiny_recipe, "parts", "training.updates=8", resume=True, allow=("training.updates",))
@@ -275,11 +279,26 @@ def test_resume_finds_data_that_was_prepared_elsewhere(tiny_recipe: Path) -> Non
     assert digests(run, 2) == digests(whole, 2)
 
 
-def test_resume_with_other_ranks_or_accumulation_starts_at_the_same_sentence(tiny_recipe: Path) -> None:
+def test_resume_with_other_accumulation_starts_at_the_same_sentence(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The position is a batch of the epoch, whatever a window was."""
     run = go(tiny_recipe, "run", "training.updates=2", "training.accumulate=2")
     state = json.loads((run.checkpoints / "last" / "state.json").read_text())
     assert (state["epoch"], state["batch"]) == (0, 4)
+    read: list[list[int]] = []
+    load_batch = loop.load_batch
+
+    def noted(store: Store, rows: Rows) -> Batch:
+        read.append(rows.tolist())
+        return load_batch(store, rows)
+
+    monkeypatch.setattr(loop, "load_batch", noted)
+    allow = ("training.updates", "training.accumulate")
+    go(tiny_recipe, "run", "training.updates=4", "training.accumulate=3", resume=True, allow=allow)
+    store = open_prepared(recipe_file.load(str(run.recipe)), Path("data/tiny.src-tgt")).train
+    expected = [rows.tolist() for rows in epoch_batches(store, 256, 1, 0)]
+    assert read[:6] == expected[4:10], "the rest of the epoch, each batch once"
 
 
 def test_what_a_killed_save_left_is_removed(tiny_recipe: Path) -> None:
