@@ -34,16 +34,17 @@ def test_a_forward_pass_by_hand() -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("options", [{}, {"causal_attention": True, "embedding": "concat"}])
-def test_a_step_is_what_torch_counts(knobs: Any, options: dict[str, Any], ragged: Batch) -> None:
+@pytest.mark.parametrize("words", [50, 3000])
+def test_a_step_is_what_torch_counts(knobs: Any, options: dict[str, Any], words: int, ragged: Batch) -> None:
     torch.manual_seed(1)
     shape = Model(width=32, feedforward=48, heads=2, encoder_layers=2, decoder_layers=1, max_length=16, dropout=0.0)
     shape = shape.model_copy(update=options)
-    model = Transformer(shape, 50, 50, length_head=True)
+    model = Transformer(shape, words, words, length_head=True)
     objective = OBJECTIVES[knobs.name]
     plan = objective.plan(ragged, Draws(1, 0, ragged.ids), knobs)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # the CPU's kernel is not counted
         terms = objective.loss(model, ragged, plan, knobs)
         sum(term.weight * term.total * plan.share(term.unit) for term in terms.values()).backward()
-    expected = flops.step(shape, 50, ragged.source.shape[1], plan)
+    expected = flops.step(shape, words, ragged.source.shape[1], plan)
     # Small products of the losses are not in `expected`.
     assert counter.get_total_flops() == pytest.approx(expected, rel=0.05)

@@ -76,8 +76,11 @@ def test_killed_at_random_moments(tiny_recipe: Path, times: int) -> None:
     draw = random.Random(5)
     process, steps = start(tiny_recipe, *(part for change in changes for part in ("--set", change))), [0]
     for _ in range(times):
+        before = set(Path("run/checkpoints").glob("step-*"))
         read_until(process, "parameters, ")
-        time.sleep(draw.uniform(0, 0.6))
+        while set(Path("run/checkpoints").glob("step-*")) <= before and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.2))
         process.send_signal(signal.SIGKILL)
         assert ended(process)[0] == -signal.SIGKILL  # not done yet
         newest = checkpoint.newest_valid(Path("run/checkpoints"))
@@ -85,6 +88,5 @@ def test_killed_at_random_moments(tiny_recipe: Path, times: int) -> None:
         process = start(tiny_recipe, "--resume")
     code, said = ended(process)
     assert code == 0, said
-    assert steps == sorted(steps)
-    assert len(set(steps)) > times // 4  # most of them while it trained
+    assert steps == sorted(set(steps)), "each time it came further"
     assert digest(Path("run/checkpoints") / final) == expected
