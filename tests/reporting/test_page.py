@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from janus_cli.reporting import html
-from janus_cli.reporting.findings import labels, splits
-from janus_cli.reporting.probe import sampled, spread
+from janus_cli.reporting import html, parts, plots
+from janus_cli.reporting.findings import Findings, labels, splits
+from janus_cli.reporting.probe import Probe, sampled, spread
+from janus_cli.runs import Run
 
 EVIL = "<script>alert('x')</script>&\"\0"
 ID, USED = r'\bid="([^"]+)"', r'(?:href="|url\()#([^")]+)'
@@ -55,6 +56,15 @@ def test_sentences_are_the_same_every_time_and_spread() -> None:
     assert spread(np.arange(8) * 10, 3) == [20, 40, 60]
     assert spread(np.array([7]), 3) == [7]
     assert spread(np.zeros(0, np.int64), 3) == []
+
+
+def test_predicted_lengths_are_told_with_their_sign() -> None:
+    pytest.importorskip("matplotlib")
+    guesses, real = np.array([3, 5, 9, 4]), np.array([3, 7, 5, 4])
+    probe = Probe("last", 1, (4, 4), {}, (guesses, real), [])
+    drawn = parts.lengths([Findings("run", Run(Path("run")), probe=probe)], [plots.Look.of(0)])
+    cells = re.findall(r"<td>(.*?)</td>", "".join(drawn))
+    assert cells == ["4", "50.0%", "75.0%", "1.50", "+0.50"]
 
 
 @pytest.fixture

@@ -229,6 +229,15 @@ def test_one_or_two_processes_write_the_same_bytes(
     assert made_here.manifest["splits"]["train"]["dropped"] == {"duplicate": 10}
 
 
+def test_a_tokenizer_is_trained_on_as_many_lines_as_asked(corpus_folder: Path, tmp_path: Path) -> None:
+    known = []
+    for lines in (1000, 20):  # of both sides together, 60 each
+        made_here = made(recipe_for(corpus_folder, train_lines=lines), tmp_path / str(lines))
+        rows = made_here.tokenizers.source.encode([str(number) for number in range(60)])
+        known.append(sum(UNK not in row for row in rows))
+    assert known == [60, 10]
+
+
 def test_a_worker_that_is_killed_is_reported(
     corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
