@@ -193,9 +193,42 @@ def test_a_step_with_the_plain_loss_is_one(objective: str, tmp_path: Path) -> No
 
 
 def test_a_budget_is_calculated(tmp_path: Path) -> None:
-    code, out, err = called("budget", "--recipe", "demo", "--pairs", "1000", "--gpus", "1", folder=tmp_path)
-    assert code == 0, err
-    assert re.search(r"whole training +│ +\d\.\d\de\+\d+ FLOP", out), out
+    found = []
+    for gpus, tflops in (("1", "0.0001"), ("4", "0.0002")):  # so slow that the hours have digits
+        arguments = ("--recipe", "demo", "--pairs", "1000", "--gpus", gpus, "--tflops", tflops, "--utilisation", "0.5")
+        code, out, err = called("budget", *arguments, folder=tmp_path)
+        assert code == 0, err
+        total = re.search(r"whole training +│ +(\d\.\d\de\+\d+) FLOP", out)
+        hours = re.search(r"time +│ +([\d.,]+) h on", out)
+        assert total, out
+        assert hours, out
+        found.append((float(total[1]), float(hours[1])))
+    assert found[0][0] == found[1][0] > 1e12
+    for (total, hours), rate in zip(found, (0.5e8, 4e8), strict=True):
+        assert hours == pytest.approx(total / rate / 3600, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("ours", "janus", "verdicts"),
+    [((1.0, 200.0), (3.0, 90.0), ["yes", "yes", "yes", "yes"]), ((2.0, 80.0), (7.0, 20.0), ["no", "no", "yes", "yes"])],
+)
+def test_bars_are_cleared_or_not(
+    benchmarks: dict[str, ModuleType], ours: tuple[float, float], janus: tuple[float, float], verdicts: list[str]
+) -> None:
+    """AR: tokens/s of Hugging Face's at least. JANUS: 3.2 times AR's step at most. Two turns, the second slower."""
+    speed, turns = benchmarks["train_speed"], benchmarks["trainings"]
+    recipe = recipe_file.load("demo", ["training.precision=float32"])
+
+    def contestant(who: str, seconds: float, tokens: float) -> object:
+        made = speed.Contestant(turns.Entry(who, recipe, Path(), "cpu"), None)
+        made.turns = [turns.Turn(slower * seconds, tokens / slower, 0.01, 2**20) for slower in (1, 2)]
+        return made
+
+    rows = speed.bars([contestant("ar", *ours), contestant("janus", *janus), contestant("transformers", 1.0, 100.0)])
+    assert [row[3] for row in rows if row[3]] == verdicts
+    measured = {row[0]: row[1] for row in rows}
+    assert measured["tokens/s: ar float32 / transformers float32"].startswith(f"{ours[1] / 100:.2f} ")
+    assert measured["step: janus / ar, float32"].startswith(f"{janus[0] / ours[0]:.2f} ")
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
