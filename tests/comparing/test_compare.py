@@ -14,6 +14,7 @@ from janus_cli.cli import main
 from janus_cli.comparing import entry as entry_module
 from janus_cli.errors import OutOfMemoryError, Stopped
 from janus_cli.recipe import JanusObjective
+from janus_cli.scoring.metrics import score
 
 Compare = Callable[..., tuple[int, str, str]]
 QUICK = ("--recipe", "tiny.yaml", "--threads", "1", "--device", "cpu", "--no-speed")
@@ -61,8 +62,14 @@ def test_every_system_has_a_row_for_each_mode_that_it_can(compare: Compare) -> N
     assert out.strip() == Path("runs/compare-tiny/comparison.md").read_text().strip()
     assert re.search(r"^\| bang +\| +semi2 ", out, re.M)
     assert "3 updates each" in out
-    for row in names(about):
-        assert len(Path(f"runs/compare-tiny/outputs/{row.replace(' ', '.seed2.')}.txt").read_text().split("\n")) == 9
+    references = Path("data/tiny.src-tgt/test.target.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    for row in about["rows"]:
+        for seed, value in row["scores"]["chrf"]["values"].items():
+            file = Path(f"runs/compare-tiny/outputs/{row['system']}.seed{seed}.{row['label']}.txt")
+            texts = file.read_text(encoding="utf-8").split("\n")[:-1]
+            assert len(texts) == 8
+            assert score(texts, [references], ["chrf"])[0].value == pytest.approx(value)
+    assert max(value for row in about["rows"] for value in row["scores"]["chrf"]["values"].values()) > 0
 
 
 def test_the_same_command_goes_on_and_a_larger_budget_trains_further(
