@@ -135,7 +135,9 @@ def _stand_in_for_closed_streams() -> None:
     """Opens the null device for what a caller closed (`>&-`): else the next file takes its number, and its words."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+            number = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(number, True)  # as the real ones are
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", errors="backslashreplace"))
 
 
 def _usage(problem: Exception) -> int:

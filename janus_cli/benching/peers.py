@@ -54,9 +54,10 @@ class Setting:
         """Tokens to write for this batch, EOS included: the mean of its lines."""
         return max(1, 1 + round(sum(self.lengths[line] for line in lines) / len(lines)))
 
-    def most(self, row: Sequence[int]) -> int:
-        """Tokens that may be written for a source, EOS not included."""
-        return int(length_limit(torch.tensor(len(row)), self.recipe.model.max_length, self.recipe.decoding)) - 1
+    def most(self, ids: Ids) -> list[int]:
+        """Tokens that may be written for each source, EOS not included."""
+        lengths = torch.tensor([len(row) for row in ids])
+        return (length_limit(lengths, self.recipe.model.max_length, self.recipe.decoding) - 1).tolist()
 
 
 def known(names: Sequence[str]) -> list[Peer]:
@@ -172,7 +173,7 @@ def _translate_batch(translator: Callable[[], Any], setting: Setting, beam: int)
     number = {name: index for index, name in enumerate(ctranslate2.unique_names(setting.tokenizers.target))}
 
     def search(ids: Ids, forced: int) -> Ids:
-        most = [forced or setting.most(row) for row in ids]
+        most = [forced] * len(ids) if forced else setting.most(ids)
         found = translator().translate_batch(
             [[source[token] for token in row] for row in ids], beam_size=beam, max_input_length=0,
             length_penalty=setting.recipe.decoding.length_penalty, min_decoding_length=forced,

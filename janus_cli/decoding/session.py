@@ -117,8 +117,8 @@ def _job(request: Request, device: torch.device, run: Run, folder: Path) -> Job:
         asked = {"mode": plan.mode, "jsonl": request.jsonl and _named(request) in targets, "trace": request.trace}
         files = Unfinished(targets, (folder.name, weights), {**asked, **options}, _again(request, run, folder, place))
         begun = files.begun_with() if request.resume and request.checkpoint is None else None
-        if begun not in (None, folder.name) and (run.checkpoints / begun).is_dir():
-            return _job(request, device, run, run.checkpoints / begun)  # `best` has moved since
+        if begun and begun[1] != weights and _is_there(begun, run):
+            return _job(request, device, run, run.checkpoints / begun[0])  # `best` has moved since
         files.check(resume=request.resume, force=request.force)
     elif request.resume:
         raise UsageError("--resume: what goes to stdout is not kept", "add --output FILE")
@@ -138,6 +138,12 @@ def _job(request: Request, device: torch.device, run: Run, folder: Path) -> Job:
     job.about |= {"step": runs.read_json(folder / STATE).get("step"), "sha256": weights}
     job.translator = Translator(model, tokenizers, plan, request.trace)
     return job
+
+
+def _is_there(checkpoint: tuple[str, str], run: Run) -> bool:
+    """Whether the run still has the checkpoint of this name and sha256."""
+    folder = run.checkpoints / checkpoint[0]
+    return folder.is_dir() and fingerprint(folder) == checkpoint[1]
 
 
 def _input(request: Request, run: Run, recipe: Recipe, label: str, folder: Path) -> tuple[Reader, Place | None]:

@@ -96,15 +96,15 @@ class Unfinished:
                     raise UsageError(f"{partial} is left of another decoding that was stopped", START_OVER)
         self._must_be_free("overwrite it with --force, or name another file")
 
-    def begun_with(self) -> str | None:
-        """The checkpoint of what is kept; None where nothing is.
+    def begun_with(self) -> tuple[str, str] | None:
+        """Name and sha256 of the checkpoint of what is kept; None where nothing is.
 
         Raises:
             DataError: what was kept is damaged.
             RunInUseError: another process is writing it.
         """
         kept = self.journal.kept()
-        return None if kept is None else kept.header["checkpoint"]
+        return None if kept is None else (kept.header["checkpoint"], kept.header["sha256"])
 
     def _must_be_free(self, hint: str) -> None:
         for target, replaceable in self.targets.items():

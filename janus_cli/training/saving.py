@@ -72,7 +72,7 @@ class Saver:
     def judge_anew(self, at: Position) -> None:
         """Another metric than before decides: the best so far is the best of the checkpoints that are there."""
         at.best, at.best_step, at.since_best = None, 0, 0
-        for folder in best_folders(self.root, self.metric)[:1]:
+        for folder in best_folders(self.root, self.metric)[:1] if self.world.first else ():
             at.best = read_json(folder / STATE)["metrics"][self.metric]
             at.best_step = checkpoint.step_of(folder)
 

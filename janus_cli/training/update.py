@@ -117,7 +117,10 @@ def _step(optimizer: torch.optim.AdamW, recipe: Recipe, at: Position) -> None:
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
         if not is_about_memory(problem):
             raise
-        raise OutOfMemoryError(*_too_large(at, recipe)) from None
+        raise OutOfMemoryError(
+            f"update {at.step + 1}: no memory for what the optimiser keeps, twice the weights",
+            "the last checkpoint is untouched; make the model smaller, or free memory",
+        ) from None
 
 
 @torch.no_grad()

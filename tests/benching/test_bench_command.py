@@ -161,7 +161,7 @@ def test_peers_may_write_as_much_as_we_do(made: Path, tmp_path: Path, max_ratio:
     setting = peers.Setting("ctranslate2", recipe, tokenizers, torch.device("cpu"), {}, "x", tmp_path)
     lengths = torch.arange(1, 60)
     ours = length_limit(lengths, recipe.model.max_length, recipe.decoding) - 1  # EOS
-    assert [setting.most([7] * length) for length in lengths.tolist()] == ours.tolist()
+    assert setting.most([[7] * length for length in lengths.tolist()]) == ours.tolist()
 
 
 def test_bleu_is_that_of_decode_and_score_on_the_whole_split(janus: Janus, capsys: pytest.CaptureFixture[str]) -> None:

@@ -121,10 +121,10 @@ def test_references_from_a_pipe(janus: Janus) -> None:
     Path("h.txt").write_text("a\nb\n")
     os.mkfifo("pipe")
     for start in ("", "\ufeff"):
-        writer = threading.Thread(target=Path("pipe").write_text, args=(f"{start}a\nc\n",))
+        writer = threading.Thread(target=Path("pipe").write_text, args=(f"{start}a\nc\n",), daemon=True)
         writer.start()
         code, out, _ = janus("h.txt", "--reference", "pipe", "--json", "--metrics", "exact")
-        writer.join()
+        writer.join(60)
         assert (code, values(out)) == (0, {"exact": 50})
 
 

@@ -79,7 +79,7 @@ def test_no_room_for_what_the_optimiser_keeps(
         raise problem
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
-    with pytest.raises(OutOfMemoryError, match="update 1 does not fit into memory"):
+    with pytest.raises(OutOfMemoryError, match="update 1: no memory for what the optimiser keeps"):
         go(tiny_recipe, "run", "training.updates=2")
     assert not list(Path("run/checkpoints").glob("step-*"))
 
