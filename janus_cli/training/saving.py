@@ -69,8 +69,10 @@ class Saver:
         else:
             at.since_best += 1
 
-    def judge_anew(self, at: Position) -> None:
-        """Another metric than before decides: the best so far is the best of the checkpoints that are there."""
+    def go_on(self, found: Checkpoint | None, at: Position) -> None:
+        """Where another metric than in `found` decides, the best so far is that of the checkpoints that are there."""
+        if found is None or best_metric(found.recipe) == self.metric:
+            return
         at.best, at.best_step, at.since_best = None, 0, 0
         for folder in best_folders(self.root, self.metric)[:1] if self.world.first else ():
             at.best = read_json(folder / STATE)["metrics"][self.metric]

@@ -138,8 +138,7 @@ def _train(request: Request, recipe: Recipe, run: Run, prepared: Prepared, origi
         if world.first and found:
             saving.set_aside(run.checkpoints, found)
         saver = Saver(run.checkpoints, recipe, vocabularies, world)
-        if found and best_metric(found.recipe) != saver.metric:
-            saver.judge_anew(at)
+        saver.go_on(found, at)
         if (ended := saver.ended(at)) and not at.owed:
             more = " ".join(f"--set {key}=N --allow-change {key}" for key in ended)
             console.say(f"{run.path} is finished after {at.step:,} updates; for more: {more}")
