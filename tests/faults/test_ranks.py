@@ -62,6 +62,8 @@ def test_ctrl_c_under_torchrun(tiny_recipe: Path) -> None:
     code, said = ended(process)
     assert code != 0
     assert gone(process.pid), said
+    last = Path("run/log.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+    assert '"kind": "stopped"' in last, "it finished its update and saved"
     assert checkpoint.newest_valid(Path("run/checkpoints")) is not None
 
 
