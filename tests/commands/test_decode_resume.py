@@ -359,7 +359,7 @@ def test_what_was_stopped_when_all_files_had_their_names_is_finished(
     whole = Path("mine").read_bytes()
     Path("mine").unlink()
 
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "summary")
 
     with monkeypatch.context() as patch:
