@@ -81,6 +81,14 @@ class Journal:
                 points.append((Point(*values), end))
         return Kept(header, points, rows[-1] == DONE) if points else None
 
+    def about(self) -> dict[str, Any]:
+        """What it was begun with, alone; nothing where that cannot be read, of which `kept` says why."""
+        with suppress(OSError), self.path.open("rb") as file:
+            header = _parsed(file.readline())
+            if isinstance(header, dict):
+                return header
+        return {}
+
     def lock(self, file: BinaryIO, what: Path, kind: int = fcntl.LOCK_EX) -> None:
         """Until the file is closed. what: its name for people.
 

@@ -116,9 +116,10 @@ def _job(request: Request, device: torch.device, run: Run, folder: Path) -> Job:
         options = {name: value for name, value in plan.used.items() if name != "batch_sentences"}
         asked = {"mode": plan.mode, "jsonl": request.jsonl and _named(request) in targets, "trace": request.trace}
         files = Unfinished(targets, (folder.name, weights), {**asked, **options}, _again(request, run, folder, place))
-        begun = files.begun_with() if request.resume and request.checkpoint is None else None
-        if begun and begun[1] != weights and _is_there(begun, run):
-            return _job(request, device, run, run.checkpoints / begun[0])  # `best` has moved since
+        begun = files.journal.about() if request.resume and request.checkpoint is None else {}
+        other = run.checkpoints / str(begun.get("checkpoint"))
+        if begun.get("sha256") != weights and other.is_dir() and fingerprint(other) == begun["sha256"]:
+            return _job(request, device, run, other)  # `best` has moved since
         files.check(resume=request.resume, force=request.force)
     elif request.resume:
         raise UsageError("--resume: what goes to stdout is not kept", "add --output FILE")
@@ -138,12 +139,6 @@ def _job(request: Request, device: torch.device, run: Run, folder: Path) -> Job:
     job.about |= {"step": runs.read_json(folder / STATE).get("step"), "sha256": weights}
     job.translator = Translator(model, tokenizers, plan, request.trace)
     return job
-
-
-def _is_there(checkpoint: tuple[str, str], run: Run) -> bool:
-    """Whether the run still has the checkpoint of this name and sha256."""
-    folder = run.checkpoints / checkpoint[0]
-    return folder.is_dir() and fingerprint(folder) == checkpoint[1]
 
 
 def _input(request: Request, run: Run, recipe: Recipe, label: str, folder: Path) -> tuple[Reader, Place | None]:

@@ -96,16 +96,6 @@ class Unfinished:
                     raise UsageError(f"{partial} is left of another decoding that was stopped", START_OVER)
         self._must_be_free("overwrite it with --force, or name another file")
 
-    def begun_with(self) -> tuple[str, str] | None:
-        """Name and sha256 of the checkpoint of what is kept; None where nothing is.
-
-        Raises:
-            DataError: what was kept is damaged.
-            RunInUseError: another process is writing it.
-        """
-        kept = self.journal.kept()
-        return None if kept is None else (kept.header["checkpoint"], kept.header["sha256"])
-
     def _must_be_free(self, hint: str) -> None:
         for target, replaceable in self.targets.items():
             if target.exists() and not replaceable and not _is_empty_folder(target):

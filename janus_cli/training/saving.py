@@ -74,9 +74,9 @@ class Saver:
         if found is None or best_metric(found.recipe) == self.metric:
             return
         at.best, at.best_step, at.since_best = None, 0, 0
-        for folder in best_folders(self.root, self.metric)[:1] if self.world.first else ():
-            at.best = read_json(folder / STATE)["metrics"][self.metric]
-            at.best_step = checkpoint.step_of(folder)
+        if self.world.first and (best := best_folders(self.root, self.metric)):
+            at.best = read_json(best[0] / STATE)["metrics"][self.metric]
+            at.best_step = checkpoint.step_of(best[0])
 
     def patience_is_over(self, at: Position) -> bool:
         """Whether training should stop early."""

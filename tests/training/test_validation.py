@@ -136,17 +136,14 @@ def test_another_metric_begins_with_the_checkpoints_that_are_there(
     """BLEU 20 is no loss: compared with it, the first loss would be better for ever, and the other way none."""
     scores(monkeypatch, (3.0, 10.0), (4.0, 20.0), (5.0, 15.0))
     go(tiny_recipe, "run", *EACH, "training.updates=3", "training.best_metric=bleu_ar", "training.patience=2")
+    allow = ("training.best_metric", "training.updates")
     scores(monkeypatch, (3.5, 30.0), (2.5, 5.0))
     changes = ("training.best_metric=loss", "training.updates=5")
-    checkpoints = go(
-        tiny_recipe, "run", *changes, resume=True, allow=("training.best_metric", "training.updates")
-    )  # fmt: skip
+    checkpoints = go(tiny_recipe, "run", *changes, resume=True, allow=allow)
     assert (checkpoints / "best").readlink().name == "step-000005"
     assert (state(checkpoints)["best"], state(checkpoints)["since_best"]) == (2.5, 0)
     scores(monkeypatch, (9.0, 25.0))
     changes = ("training.best_metric=bleu_ar", "training.updates=6")
-    checkpoints = go(
-        tiny_recipe, "run", *changes, resume=True, allow=("training.best_metric", "training.updates")
-    )  # fmt: skip
+    checkpoints = go(tiny_recipe, "run", *changes, resume=True, allow=allow)
     assert (checkpoints / "best").readlink().name == "step-000004"
     assert (state(checkpoints)["best"], state(checkpoints)["since_best"]) == (30.0, 1)
