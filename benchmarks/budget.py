@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import shared
 
-from janus_cli import console, recipe_file
+from janus_cli import console, recipe_load
 from janus_cli.core import flops
 from janus_cli.core.batch import SPECIAL, collate
 from janus_cli.core.noise import Draws
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None) -> None:
     parser.add_argument("--tflops", type=float, default=989.0, help="of one GPU, dense bf16, as its maker says")
     parser.add_argument("--utilisation", type=float, default=0.4, help="assumed share of it")
     options = parser.parse_args(arguments)
-    recipe = recipe_file.load(options.recipe, None, options.objective)
+    recipe = recipe_load.load(options.recipe, None, options.objective)
     sentences, each = step(recipe, options.tokens)
     an_update = sentences * recipe.training.accumulate  # the recipe's accumulation is meant for one GPU
     count = options.pairs * options.epochs if options.epochs else recipe.training.updates * an_update

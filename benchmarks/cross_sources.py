@@ -22,7 +22,7 @@ from pathlib import Path
 import shared
 
 from janus_cli import console
-from janus_cli.text.corpus import check, open_bytes
+from janus_cli.data.corpus import check, open_bytes
 
 TRIES = 100  # for each line wanted, before giving up
 SHORTEST = 5  # words of a line

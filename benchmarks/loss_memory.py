@@ -25,19 +25,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from janus_cli import console, runs
-from janus_cli.benching import machine, plot
+from janus_cli import console
 from janus_cli.core import losses
 from janus_cli.core.aux_loss import AuxLoss, aux_loss, terms
 from janus_cli.core.losses import cross_entropy
 from janus_cli.core.objectives import OBJECTIVES, janus
+from janus_cli.device import autocast, keep_freed_memory, start_world
 from janus_cli.errors import UsageError, require
+from janus_cli.files import write_atomically
+from janus_cli.lab.benching import machine, plot
 from janus_cli.recipe import Recipe
 from janus_cli.training.checkpoint import build_model
-from janus_cli.training.distributed import keep_freed_memory, start_world
 from janus_cli.training.log import Log
 from janus_cli.training.meter import Meter
-from janus_cli.training.precision import autocast
 from janus_cli.training.saving import Position
 from janus_cli.training.update import Micro, Trainee, Window, make_optimizer, planned, update
 
@@ -207,7 +207,7 @@ def main(arguments: Sequence[str] | None) -> None:
     )  # fmt: skip
     console.table(f"{asked.precision}; {tokens}", columns, rows, to_stdout=True)
     if asked.plot:
-        runs.write_atomically(asked.plot, svg(curves, f"{asked.precision}; {tokens}"))
+        write_atomically(asked.plot, svg(curves, f"{asked.precision}; {tokens}"))
 
 
 def all_cases(asked: argparse.Namespace) -> list[Case]:

@@ -15,14 +15,14 @@ from pathlib import Path
 import torch
 
 from janus_cli.core.batch import BOS, EOS, PAD, pad
+from janus_cli.core.model import Transformer
 from janus_cli.core.steps import following, log_probabilities
-from janus_cli.core.transformer import Transformer
+from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
 from janus_cli.decoding.lines import Reader
 from janus_cli.decoding.plan import choose
 from janus_cli.decoding.translator import Result, Translator
 from janus_cli.decoding.where import own_recipe
 from janus_cli.recipe import ARStream
-from janus_cli.text.tokenizer import Tokenizers, load_tokenizers
 from janus_cli.training.checkpoint import find_checkpoint, load_model
 
 ROUNDING = 1e-4  # nats

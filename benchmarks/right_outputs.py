@@ -16,10 +16,10 @@ from pathlib import Path
 
 import shared
 
-from janus_cli.benching.report import markdown
+from janus_cli.data.synthetic import is_valid, translations
 from janus_cli.errors import DataError
+from janus_cli.lab.benching.report import markdown
 from janus_cli.scoring.metrics import corpus_bleu
-from janus_cli.text.synthetic import is_valid, translations
 
 
 def main(arguments: Sequence[str] | None) -> None:

@@ -16,14 +16,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from janus_cli import console, recipe_file
-from janus_cli.benching import machine
-from janus_cli.benching.measure import Spread
+from janus_cli import console, recipe_load
 from janus_cli.core.batch import SPECIAL, Batch, collate
+from janus_cli.data.store import StoreWriter
+from janus_cli.device import choose_device
 from janus_cli.errors import JanusError
+from janus_cli.lab.benching import machine
+from janus_cli.lab.benching.measure import Spread
 from janus_cli.recipe import Recipe
-from janus_cli.text.store import StoreWriter
-from janus_cli.training.distributed import choose_device
 
 Result = TypeVar("Result")
 Call = Callable[..., Any]
@@ -72,7 +72,7 @@ def load(
         changes.append(f"tokenizer.vocabulary={vocabulary}")
     if batch_tokens:
         changes.append(f"training.batch_tokens={batch_tokens}")
-    return recipe_file.load(asked.recipe, [*changes, *asked.changes], objective)
+    return recipe_load.load(asked.recipe, [*changes, *asked.changes], objective)
 
 
 def ids(rng: np.random.Generator, count: int, vocabulary: int) -> np.ndarray:

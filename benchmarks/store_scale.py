@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 
 from janus_cli import console
-from janus_cli.text.batching import epoch_batches, load_batch
-from janus_cli.text.encode import Ragged
-from janus_cli.text.store import Store, StoreWriter
+from janus_cli.data.batching import epoch_batches, load_batch
+from janus_cli.data.encode import Ragged
+from janus_cli.data.store import Store, StoreWriter
 
 VOCABULARY = 32_000
 MEAN_TOKENS = 11  # a side; a geometric tail above MIN_TOKENS

@@ -26,11 +26,11 @@ import shared
 from trainings import HUGGING_FACE, Entry, Turn, begin, turn
 
 from janus_cli import console
-from janus_cli.benching import peers
-from janus_cli.benching.measure import Spread, rotated
 from janus_cli.core.objectives import OBJECTIVES
+from janus_cli.data.prepared import open_prepared
+from janus_cli.lab.benching import peers
+from janus_cli.lab.benching.measure import Spread, rotated
 from janus_cli.recipe import Recipe
-from janus_cli.text.prepared import open_prepared
 
 PRECISIONS = ("float32", "bf16")
 PEERS = {HUGGING_FACE: "float32", f"{HUGGING_FACE}-bf16": "bf16"}

@@ -12,19 +12,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from janus_cli.benching import machine, peers
 from janus_cli.core.batch import PAD, Batch
 from janus_cli.core.objectives import OBJECTIVES
+from janus_cli.data.batching import epoch_batches, load_batch
+from janus_cli.data.store import Store
+from janus_cli.device import autocast, chosen, keep_few_shapes, keep_freed_memory, product_rate, start_world
 from janus_cli.errors import JanusError
+from janus_cli.lab.benching import machine, peers
 from janus_cli.recipe import Recipe
-from janus_cli.text.batching import epoch_batches, load_batch
-from janus_cli.text.store import Store
 from janus_cli.training.checkpoint import build_model
-from janus_cli.training.distributed import keep_few_shapes, keep_freed_memory, start_world
 from janus_cli.training.log import Log
 from janus_cli.training.loop import windows
 from janus_cli.training.meter import Meter
-from janus_cli.training.precision import autocast, chosen, product_rate
 from janus_cli.training.saving import Position
 from janus_cli.training.update import Trainee, make_optimizer, update
 

@@ -2,7 +2,7 @@
 
 Those of the objectives stand in `recipe_objectives.py`. Nothing else in the package holds a number.
 
-A recipe is one YAML file a dataset (`recipes/NAME.yaml`); `recipe_file.load` reads it into `Recipe`.
+A recipe is one YAML file a dataset (`recipes/NAME.yaml`); `recipe_load.load` reads it into `Recipe`.
 Sources: [J] JANUS paper and released code, [C] Mask-Predict (CMLM), [V] Vaswani 2017, [X] XLNet, [M] MPNet,
 [P] ProphetNet, [B] BANG, [CC] CMLMC (Huang 2022), [CE] CeMAT (Li 2022), [H] measured here. Papers and released code.
 """
@@ -232,7 +232,7 @@ class Decoding(Knobs):
     draft_iters: Positive = 1  # spec: decoder passes of mask-predict that write a draft
     draft_length: Positive = 64  # spec: the most tokens of a draft behind the verified prefix
     verify_window: Positive = 64  # spec: the most of them that one pass verifies
-    redraft: Literal["nar", "ar", "joint"] = "nar"  # spec: who writes the next draft; see core/decoders/speculative.py
+    redraft: Literal["nar", "ar", "joint"] = "nar"  # spec: who writes the next draft; see core/search/speculative.py
     precision: Literal["float32", "bf16"] = "float32"  # of weights, states and logits; scores are float32 in both
     batch_sentences: Positive = 64
     cuda_graphs: bool = True  # on a GPU: record the passes of small batches and replay them; see core/recorded.py

@@ -201,7 +201,7 @@ Objective = Annotated[
 ]
 OBJECTIVE_NAMES = ("ar", "cmlm", "cmlmc", "cemat", "janus", "xlnet", "mpnet", "prophetnet", "bang")
 
-# What a system's paper sets in other sections of a recipe. `recipe_file.load` fills it in wherever the recipe itself
+# What a system's paper sets in other sections of a recipe. `recipe_load.load` fills it in wherever the recipe itself
 # and --set say nothing, so that `--objective NAME` is the whole system.
 SYSTEMS: dict[str, dict[str, dict[str, Any]]] = {
     "cmlmc": {

@@ -9,16 +9,12 @@ runs/<name>/                     run.txt · recipe.yaml · manifest.json · toke
 
 from __future__ import annotations
 
-import json
-import os
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from janus_cli.errors import DataError, UsageError
+from janus_cli.errors import UsageError
 from janus_cli.recipe import Recipe
 
 PREPARED = Path("data")
@@ -109,53 +105,3 @@ def find_run(path: Path | None, root: Path = RUNS) -> Run:
 def _last_written(folder: Path) -> float:
     files = [folder / "recipe.yaml", folder / "log.jsonl"]
     return max(file.stat().st_mtime for file in files if file.exists())
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file so that readers see the old bytes or the new ones, never a part, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Makes what was written to this file durable, or the renames in this folder."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file that janus wrote.
-
-    Raises:
-        DataError: the file is missing or damaged.
-    """
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except ValueError as problem:
-        raise DataError(f"{path} is damaged: {problem}") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{path} is damaged: it holds no JSON object")
-    return value
-
-
-def copy_files(names: list[str], source: Path, target: Path) -> None:
-    """Copies plain files by name; links and folders are refused."""
-    for name in names:
-        file = source / name
-        if Path(name).name != name or file.is_symlink() or not file.is_file():
-            raise DataError(f"{file} is no plain file", "run `janus preprocess` again")
-        shutil.copyfile(file, target / name)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from janus_cli.core.batch import Batch, collate
-from janus_cli.core.transformer import Transformer
+from janus_cli.core.model import Transformer
 from janus_cli.recipe import Model
 
 torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from janus_cli import __version__, recipe_file
+from janus_cli import __version__, recipe_load
 from janus_cli.cli import app, main
 from janus_cli.errors import (
     CheckpointError,
@@ -93,9 +93,9 @@ def test_every_command_shows_examples_that_its_options_take(janus: Janus, name: 
         _parse(line)
 
 
-@pytest.mark.parametrize("name", recipe_file.available())
+@pytest.mark.parametrize("name", recipe_load.available())
 def test_the_commands_in_a_recipe_can_be_typed(name: str) -> None:
-    text = recipe_file.available()[name].read_text(encoding="utf-8").replace("\\\n#", " ")
+    text = recipe_load.available()[name].read_text(encoding="utf-8").replace("\\\n#", " ")
     lines = re.findall(r"^#   ((?:janus|torchrun) .*)", text, re.MULTILINE)
     verbs = {re.findall(r"janus(?:_cli)? (\w+)", line.replace("  ", " "))[0] for line in lines}
     assert verbs == {"preprocess", "train", "decode", "score"}
@@ -138,7 +138,7 @@ def test_recipes_are_listed(janus: Janus) -> None:
     assert code == 0
     assert janus("recipes", "list")[1] == out
     assert janus("recipes", "show")[2] == "no recipe named: this is demo\n"
-    assert [line.split()[0] for line in out.strip().split("\n")] == list(recipe_file.available())
+    assert [line.split()[0] for line in out.strip().split("\n")] == list(recipe_load.available())
     assert "recipes show" in err
 
 
@@ -147,7 +147,7 @@ def test_a_recipe_is_shown_as_the_command_line_changes_it(janus: Janus, tmp_path
     assert (code, err) == (0, "")
     file = tmp_path / "shown.yaml"
     file.write_text(out, encoding="utf-8")
-    assert recipe_file.load(str(file)) == recipe_file.load("iwslt14", ["training.learning_rate=1e-4"], "ar")
+    assert recipe_load.load(str(file)) == recipe_load.load("iwslt14", ["training.learning_rate=1e-4"], "ar")
 
 
 _BOMB = "a: &a [x, x]\n" + "".join(
@@ -240,7 +240,7 @@ def _fail_with(problem: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*arguments: object) -> None:
         raise problem
 
-    monkeypatch.setattr(recipe_file, "load", load)
+    monkeypatch.setattr(recipe_load, "load", load)
 
 
 _WRITER_BESIDE_A_FILE = """

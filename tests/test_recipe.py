@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from janus_cli import recipe_file
+from janus_cli import recipe_load
 from janus_cli.recipe import OBJECTIVE_NAMES, SYSTEMS, ArObjective, CmlmObjective, JanusObjective, Noise, Recipe
 
 _FOLDER = Path(__file__).parents[1] / "recipes"
@@ -16,17 +16,17 @@ _NAMES = ["demo", "iwslt14", "multi30k", "news_deen", "tatoeba_deen", "wmt14_end
 def test_every_recipe_file_is_known() -> None:
     files = sorted(file for file in _FOLDER.rglob("*") if file.is_file())
     assert [file.relative_to(_FOLDER).as_posix() for file in files] == [f"{name}.yaml" for name in _NAMES]
-    assert list(recipe_file.available()) == _NAMES
+    assert list(recipe_load.available()) == _NAMES
 
 
 @pytest.mark.parametrize("objective", [None, *OBJECTIVE_NAMES])
 @pytest.mark.parametrize("name", _NAMES)
 def test_every_recipe_loads_with_every_objective(name: str, objective: str | None) -> None:
-    recipe = recipe_file.load(name, objective=objective)
+    recipe = recipe_load.load(name, objective=objective)
     assert recipe.name == name
     assert recipe.about
     assert objective in (None, recipe.objective.name)
-    expected = recipe_file.load(name).plain() | {"objective": recipe.plain()["objective"]}
+    expected = recipe_load.load(name).plain() | {"objective": recipe.plain()["objective"]}
     for section, values in SYSTEMS.get(recipe.objective.name, {}).items():
         expected[section] |= values
     assert expected == recipe.plain()
@@ -40,7 +40,7 @@ def test_every_recipe_shows_its_commands_and_where_the_text_is(name: str) -> Non
     words = " ".join(head.split())
     for command in (f"janus preprocess{option}", f"janus train{option}", "janus decode", "janus score"):
         assert command in words
-    data = recipe_file.load(name).data
+    data = recipe_load.load(name).data
     assert (data.synthetic is not None) or data.notes
     assert all(download.sha256 is None for download in data.downloads)
 
@@ -60,7 +60,7 @@ _BASE = {"encoder_layers": 6, "decoder_layers": 6, "width": 512, "positions": "l
     ],
 )  # fmt: skip
 def test_settings_of_the_paper(name: str, model: dict[str, Any], training: dict[str, Any], tokens: int) -> None:
-    recipe = recipe_file.load(name)
+    recipe = recipe_load.load(name)
     plain = recipe.plain()
     assert (_BASE | model).items() <= plain["model"].items()
     adam = {"beta1": 0.9, "beta2": 0.98, "schedule": "inverse_sqrt", "warmup": 10_000}
@@ -74,7 +74,7 @@ def test_settings_of_the_paper(name: str, model: dict[str, Any], training: dict[
 
 
 def test_iwslt14_decodes_three_lengths() -> None:
-    assert recipe_file.load("iwslt14").decoding.length_beam == 3
+    assert recipe_load.load("iwslt14").decoding.length_beam == 3
 
 
 @pytest.mark.parametrize(
@@ -114,17 +114,17 @@ def test_an_objective_brings_what_its_system_changes_elsewhere(tmp_path: Path) -
         return model.causal_attention, model.embedding, model.embedding_scale, recipe.decoding.update
 
     whole, plain = (True, "concat", False, "all"), (False, "sum", True, "hidden")
-    assert knobs(recipe_file.load("demo", objective="cmlmc")) == whole
-    assert knobs(recipe_file.load("demo", ["objective.name=cmlmc", "objective={name: cmlmc}"])) == whole
-    assert knobs(recipe_file.load("demo")) == knobs(recipe_file.load("demo", objective="cemat")) == plain
+    assert knobs(recipe_load.load("demo", objective="cmlmc")) == whole
+    assert knobs(recipe_load.load("demo", ["objective.name=cmlmc", "objective={name: cmlmc}"])) == whole
+    assert knobs(recipe_load.load("demo")) == knobs(recipe_load.load("demo", objective="cemat")) == plain
     changes = ["model.causal_attention=false", "decoding.update=hidden"]
-    assert knobs(recipe_file.load("demo", changes, "cmlmc")) == (False, "concat", False, "hidden")
+    assert knobs(recipe_load.load("demo", changes, "cmlmc")) == (False, "concat", False, "hidden")
     file = tmp_path / "own.yaml"
     file.write_text("name: own\nmodel: {embedding: sum}\nobjective: {name: cmlmc}\n", encoding="utf-8")
-    own = recipe_file.load(str(file))
+    own = recipe_load.load(str(file))
     assert knobs(own) == (True, "sum", False, "all")
-    file.write_text(recipe_file.dump(own), encoding="utf-8")
-    assert recipe_file.load(str(file)) == own
+    file.write_text(recipe_load.dump(own), encoding="utf-8")
+    assert recipe_load.load(str(file)) == own
 
 
 @pytest.mark.parametrize("value", ["../x", "/etc/x", "a/b", "..", ".x", "", "a\\b", "a b", "x\n", "a\0"])

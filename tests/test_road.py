@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from janus_cli import recipe_file
+from janus_cli import recipe_load
 from janus_cli.cli import app
-from janus_cli.comparing import systems
+from janus_cli.lab.comparing import systems
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -78,6 +78,6 @@ def test_every_janus_line_of_the_readme_is_accepted(empty_folder: Path) -> None:
     for verb, *arguments in found:
         given = commands[verb].make_context(verb, list(arguments)).params
         if verb in ("train", "compare"):
-            recipe_file.load(given["recipe"], given["changes"] or (), given.get("objective"))
+            recipe_load.load(given["recipe"], given["changes"] or (), given.get("objective"))
         if verb == "compare":
             systems.asked(given["objectives"].split(","), given["variants"] or ())

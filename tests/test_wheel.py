@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from janus_cli import recipe_file
+from janus_cli import recipe_load
 
 _ROOT = Path(__file__).parents[1]
 
@@ -32,7 +32,7 @@ def test_what_is_in_the_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     package = {file.relative_to(_ROOT).as_posix() for file in (_ROOT / "janus_cli").rglob("*.py")}
-    recipes = {f"janus_cli/recipes/{name}.yaml" for name in recipe_file.available()}
+    recipes = {f"janus_cli/recipes/{name}.yaml" for name in recipe_load.available()}
     assert {name for name in names if ".dist-info/" not in name} == package | recipes
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
@@ -47,7 +47,7 @@ def test_an_installed_wheel_finds_its_recipes_from_another_folder(wheel: Path, t
     assert Path(where.strip()).is_relative_to(library)
     janus = [sys.executable, str(library / "bin" / "janus")]
     shown = _run([*janus, "recipes", "show", "iwslt14"], elsewhere, library)
-    assert shown == recipe_file.dump(recipe_file.load("iwslt14"))
+    assert shown == recipe_load.dump(recipe_load.load("iwslt14"))
     listed = _run([*janus, "recipes"], elsewhere, library)
-    assert [line.split()[0] for line in listed.strip().split("\n")] == list(recipe_file.available())
+    assert [line.split()[0] for line in listed.strip().split("\n")] == list(recipe_load.available())
     assert list(elsewhere.iterdir()) == []

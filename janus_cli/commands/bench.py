@@ -79,10 +79,10 @@ def bench(
       janus bench --against ctranslate2 --against transformers --repeats 5
       janus bench --dry-run
     """
-    from janus_cli.benching.peers import known
-    from janus_cli.benching.prepare import Request
-    from janus_cli.benching.report import table
-    from janus_cli.benching.session import run_bench
+    from janus_cli.lab.benching.peers import known
+    from janus_cli.lab.benching.prepare import Request
+    from janus_cli.lab.benching.report import table
+    from janus_cli.lab.benching.session import run_bench
     from janus_cli.recipe import BENCH_BATCHES, BENCH_REPEATS, BENCH_WARMUP
 
     found = run_bench(

@@ -88,8 +88,8 @@ def compare(
       janus compare --recipe multi30k --objectives ar,janus --seeds 1,2,3 --device cuda --jobs 6
       janus compare --objectives ar,bang --steps 900 --modes ar.beam1,nar.eos,semi2,semi4 --no-speed
     """
-    from janus_cli.comparing.session import Request, run_compare
     from janus_cli.errors import JanusError
+    from janus_cli.lab.comparing.session import Request, run_compare
     from janus_cli.recipe import COMPARE_MODES, OBJECTIVE_NAMES
 
     chosen = names(objectives or "") or (() if variants else OBJECTIVE_NAMES)

@@ -21,6 +21,6 @@ def demo(
       janus demo --set training.updates=1000 --force
       janus decode --run runs/demo-janus --mode nar --iters 4 --trace
     """
-    from janus_cli.comparing.demo import run_demo
+    from janus_cli.lab.comparing.demo import run_demo
 
     run_demo(changes=changes or (), seed=seed, threads=threads, force=force)

@@ -45,7 +45,7 @@ def export(
       janus export multi30k-janus --format safetensors --output multi30k.safetensors --dry-run
     """
     from janus_cli.errors import UsageError
-    from janus_cli.exporting.session import Request, run_export
+    from janus_cli.export.session import Request, run_export
 
     if named is not None and run is not None:
         raise UsageError(f"{named} and --run {run} both name a run", "give one of them")

@@ -54,13 +54,13 @@ def preprocess(
       janus preprocess --recipe iwslt14 --data-dir iwslt14.tokenized.de-en --set tokenizer.kind=words
       janus preprocess --recipe multi30k --data-dir corpora/multi30k --bad-utf8 skip --dry-run
     """
-    from janus_cli import console, recipe_file
+    from janus_cli import console, recipe_load
+    from janus_cli.data.prepare import prepare
     from janus_cli.runs import prepared_dir
-    from janus_cli.text.prepare import prepare
 
     if recipe is None:
         console.say("recipe: demo (name another with --recipe)")
-    loaded = recipe_file.load(recipe or "demo", changes or ())
+    loaded = recipe_load.load(recipe or "demo", changes or ())
     if data_dir is not None:
         loaded = loaded.model_copy(update={"data": loaded.data.model_copy(update={"dir": str(data_dir)})})
     if seed is not None:
@@ -78,9 +78,9 @@ def preprocess(
 def _rehearse(recipe: "Recipe", out: Path, bad_utf8: BadUtf8, *, force: bool) -> None:
     """Checks all that can be checked without writing, and says what would happen."""
     from janus_cli import console
+    from janus_cli.data import corpus, download
     from janus_cli.errors import DataError
-    from janus_cli.text import corpus, download
-    from janus_cli.text.folder import must_be_free
+    from janus_cli.files import must_be_free
 
     data = recipe.data
     must_be_free(out, force=force)

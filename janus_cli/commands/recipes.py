@@ -23,21 +23,21 @@ def recipes(
       janus recipes show multi30k --objective ar --set training.updates=5000 > mine.yaml
       janus train --recipe mine.yaml
     """
-    from janus_cli import console, recipe_file
+    from janus_cli import console, recipe_load
     from janus_cli.errors import UsageError
 
     if action == "show":
         if name is None:
             console.say("no recipe named: this is demo")
-        typer.echo(recipe_file.dump(recipe_file.load(name or "demo", changes, objective)), nl=False)
+        typer.echo(recipe_load.dump(recipe_load.load(name or "demo", changes, objective)), nl=False)
         return
     if name or changes or objective:
         raise UsageError(
             "`janus recipes list` takes no name and no changes", "to see one recipe: `janus recipes show NAME`"
         )
     rows = []
-    for found in recipe_file.available():
-        recipe = recipe_file.load(found)
+    for found in recipe_load.available():
+        recipe = recipe_load.load(found)
         rows.append((found, f"{recipe.data.source}-{recipe.data.target}", recipe.about))
     width = max(len(row[0]) for row in rows)
     for found, pair, about in rows:

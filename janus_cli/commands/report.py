@@ -38,8 +38,8 @@ def report(
       janus report runs/multi30k-janus
       janus report multi30k-ar multi30k-cmlm multi30k-janus --out compared.html
     """
+    from janus_cli.lab.reporting.session import Request, run_report
     from janus_cli.recipe import REPORT_SENTENCES
-    from janus_cli.reporting.session import Request, run_report
 
     typer.echo(
         run_report(

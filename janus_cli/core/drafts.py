@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from janus_cli.core.batch import BOS, EOS, MASK, PAD
-from janus_cli.core.decoders import mask_predict
+from janus_cli.core.search import mask_predict
 from janus_cli.core.steps import NEVER_WRITTEN, AllTokens, chosen_at, following, framed
 from janus_cli.core.stream import Stream, base, beside, in_span
 
 if TYPE_CHECKING:
-    from janus_cli.core.transformer import Memory, Transformer
+    from janus_cli.core.model import Memory, Transformer
     from janus_cli.recipe import ARSide, Decoding
 
 

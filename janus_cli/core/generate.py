@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 
 from janus_cli.core.batch import PAD
-from janus_cli.core.decoders import (
+from janus_cli.core.drafts import Draft, Verify
+from janus_cli.core.objectives.ar import ar_stream as slots
+from janus_cli.core.recorded import MOST_ROWS, Source
+from janus_cli.core.recorded_steps import DraftRecorded, NextRecorded, VerifyRecorded
+from janus_cli.core.search import (
     Iteration,
     Output,
     beam_search,
@@ -23,11 +27,7 @@ from janus_cli.core.decoders import (
     speculative,
     write_blocks,
 )
-from janus_cli.core.decoders import without_repeats as drop_repeats
-from janus_cli.core.drafts import Draft, Verify
-from janus_cli.core.objectives.ar import ar_stream as slots
-from janus_cli.core.recorded import MOST_ROWS, Source
-from janus_cli.core.recorded_steps import DraftRecorded, NextRecorded, VerifyRecorded
+from janus_cli.core.search import without_repeats as drop_repeats
 from janus_cli.core.steps import (
     AllTokens,
     NextBlock,
@@ -39,7 +39,7 @@ from janus_cli.core.steps import (
 )
 
 if TYPE_CHECKING:
-    from janus_cli.core.transformer import Memory, Transformer
+    from janus_cli.core.model import Memory, Transformer
     from janus_cli.recipe import ARSide, Decoding
 
 Mode = Literal["ar", "nar", "semi", "spec"]

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
+    from janus_cli.core.model import Memory, Transformer
     from janus_cli.core.stream import Stream
-    from janus_cli.core.transformer import Memory, Transformer
 
 
 LOGITS_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 26}  # numbers: 16 MiB in float32; a GPU wants few, large products

@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from janus_cli.core.batch import IGNORE, MASK, PAD
-from janus_cli.core.decoders import mask_predict
 from janus_cli.core.objectives.ar import ar_stream as slots
+from janus_cli.core.search import mask_predict
 from janus_cli.core.steps import AllTokens, at_once, framed, log_probabilities
 
 if TYPE_CHECKING:
-    from janus_cli.core.decoders.mask_predict import Update
-    from janus_cli.core.transformer import Transformer
+    from janus_cli.core.model import Transformer
+    from janus_cli.core.search.mask_predict import Update
     from janus_cli.recipe import ARSide
 
 MOST_ROWS = 128  # with more, launches matter less, rows that have ended cost more, and each shape keeps much memory

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from janus_cli.core.batch import BOS, EOS, IGNORE, MASK, PAD
-from janus_cli.core.decoders import masks
 from janus_cli.core.largest import argmax
+from janus_cli.core.search import masks
 from janus_cli.core.stream import NEVER, Stream, ahead, base, beside, left_to_right
 
 if TYPE_CHECKING:
-    from janus_cli.core.transformer import Memory, Transformer
+    from janus_cli.core.model import Memory, Transformer
     from janus_cli.recipe import ARSide
 
 NEVER_WRITTEN = (PAD, BOS, MASK)

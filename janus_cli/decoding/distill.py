@@ -12,25 +12,24 @@ from typing import Any
 
 import torch
 
-from janus_cli import console, recipe_file, runs
+from janus_cli import console, recipe_load, runs
 from janus_cli.core.objectives import OBJECTIVES
+from janus_cli.data.prepared import Prepared, fingerprints, open_prepared
+from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding import distilled, results
 from janus_cli.decoding.distilled import IdLines
-from janus_cli.decoding.interrupt import interruptible
 from janus_cli.decoding.journal import writable
 from janus_cli.decoding.plan import Plan, choose
 from janus_cli.decoding.sources import Sources
 from janus_cli.decoding.translator import Translator
 from janus_cli.decoding.unfinished import Unfinished
 from janus_cli.decoding.where import checkpoint_name, load, own_recipe, read_checkpoint
+from janus_cli.device import choose_device, interruptible, keep_freed_memory
 from janus_cli.errors import DataError, UsageError
+from janus_cli.files import must_be_free, read_json
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.text.folder import must_be_free
-from janus_cli.text.prepared import Prepared, fingerprints, open_prepared
-from janus_cli.text.tokenizer import Tokenizers
 from janus_cli.training.checkpoint import STATE, fingerprint
-from janus_cli.training.distributed import choose_device, keep_freed_memory
 
 ELSEWHERE = "name another folder with --out"
 
@@ -133,7 +132,7 @@ def _job(request: Request, device: torch.device, run: Run, folder: Path) -> Job:
         console.say(f"would write {out}")
         return job
     model, tokenizers = load(run, folder, device, plan.options.precision)
-    job.about["step"] = runs.read_json(folder / STATE).get("step")
+    job.about["step"] = read_json(folder / STATE).get("step")
     ids = Tokenizers(IdLines(tokenizers.source), IdLines(tokenizers.target), tokenizers.files)
     job.translator = Translator(model, ids, plan)
     return job
@@ -158,7 +157,7 @@ def _prepared(run: Run, recipe: Recipe) -> Prepared:
     Raises:
         DataError: it is gone, or it was made anew from something else.
     """
-    theirs = runs.read_json(run.manifest)
+    theirs = read_json(run.manifest)
     recorded = Path(theirs.get("prepared", ""))
     folder = recorded if recorded.is_dir() else runs.prepared_dir(recipe)
     prepared = open_prepared(recipe, folder, ("--recipe", str(run.recipe)))
@@ -200,7 +199,7 @@ def _tell(job: Job, written: Mapping[str, Any]) -> None:
     split, about, name = written["splits"]["train"], written["distilled"], job.sources.recipe.name
     if about["at_limit"]:
         console.warn(f"{about['at_limit']:,} outputs reached the longest length allowed; they are kept")
-    known = name if name in recipe_file.available() else Path(about["run"]) / "recipe.yaml"
+    known = name if name in recipe_load.available() else Path(about["run"]) / "recipe.yaml"
     console.say(
         f"{split['kept']:,} pairs written to {job.out}; next: janus train --recipe {known} --objective cmlm "
         f"--prepared {job.out} --run {runs.RUNS / f'{name}-cmlm-distilled'}"

@@ -16,17 +16,16 @@ import torch
 
 from janus_cli import console
 from janus_cli.core.generate import length_limit
+from janus_cli.data.corpus import CHUNK_LINES, Side, Split, sha256
+from janus_cli.data.encode import Encoded, Ragged, Rules, filter_pairs, key
+from janus_cli.data.prepare import seal
+from janus_cli.data.splits import SplitWriter, reasons
+from janus_cli.data.tokenizer import Tokenizer
 from janus_cli.decoding.journal import START_OVER
 from janus_cli.decoding.sources import Sources
 from janus_cli.errors import DataError
+from janus_cli.files import copy_files, whole_folder
 from janus_cli.recipe import Decoding
-from janus_cli.runs import copy_files
-from janus_cli.text.corpus import CHUNK_LINES, Side, Split, sha256
-from janus_cli.text.encode import Encoded, Ragged, Rules, filter_pairs, key
-from janus_cli.text.folder import whole_folder
-from janus_cli.text.prepare import seal
-from janus_cli.text.splits import SplitWriter, reasons
-from janus_cli.text.tokenizer import Tokenizer
 
 
 class IdLines:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from janus_cli import console
+from janus_cli.data.corpus import BOM
 from janus_cli.errors import DataError
-from janus_cli.text.corpus import BOM
 
 STDIN = Path("-")
 # Bytes of a line that are read; the rest is passed over. Far more than a model's positions hold.

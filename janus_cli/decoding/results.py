@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from janus_cli.core.decoders import Output
+from janus_cli.core.search import Output
+from janus_cli.data.tokenizer import Tokenizer
 from janus_cli.decoding.translator import Result
-from janus_cli.text.tokenizer import Tokenizer
 
 DIGITS = 6  # of scores and log-probabilities
 

@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 
 import torch
 
-from janus_cli import console, runs
+from janus_cli import console
+from janus_cli.data.cleaning import cleaner
 from janus_cli.decoding import results, summary
-from janus_cli.decoding.interrupt import Interrupt, interruptible
 from janus_cli.decoding.journal import writable
 from janus_cli.decoding.lines import STDIN, Reader
 from janus_cli.decoding.plan import choose, unlearnt
@@ -26,12 +26,12 @@ from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translator import Result, Translator
 from janus_cli.decoding.unfinished import Unfinished
 from janus_cli.decoding.where import Place, checkpoint_name, find_split, load, own_recipe, read_checkpoint
+from janus_cli.device import Interrupt, choose_device, interruptible, keep_freed_memory
 from janus_cli.errors import DataError, Stopped, UsageError
+from janus_cli.files import read_json
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.text.cleaning import cleaner
 from janus_cli.training.checkpoint import STATE, fingerprint
-from janus_cli.training.distributed import choose_device, keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _job(request: Request, device: torch.device, run: Run, folder: Path) -> Job:
         return job
     keep_freed_memory()
     model, tokenizers = load(run, folder, device, plan.options.precision)
-    job.about |= {"step": runs.read_json(folder / STATE).get("step"), "sha256": weights}
+    job.about |= {"step": read_json(folder / STATE).get("step"), "sha256": weights}
     job.translator = Translator(model, tokenizers, plan, request.trace)
     return job
 

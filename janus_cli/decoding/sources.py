@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from janus_cli.data.cleaning import cleaner
+from janus_cli.data.corpus import Side, Split, check, chunks, sha256
+from janus_cli.data.prepared import Prepared
 from janus_cli.errors import DataError
 from janus_cli.recipe import Recipe
-from janus_cli.text.cleaning import cleaner
-from janus_cli.text.corpus import Side, Split, check, chunks, sha256
-from janus_cli.text.prepared import Prepared
 
 
 class Sources:

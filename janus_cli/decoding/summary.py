@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from janus_cli import console, runs
+from janus_cli import console
 from janus_cli.decoding.lines import Reader
 from janus_cli.decoding.translator import Translator
 from janus_cli.decoding.where import Place
+from janus_cli.files import write_atomically
 
 
 def warn(translator: Translator, reader: Reader) -> None:
@@ -49,9 +50,9 @@ def keep(place: Place, about: Mapping[str, Any]) -> dict[str, Any]:
     references = []
     if place.target is not None:
         references = [f"{place.split}.reference.txt"]
-        runs.write_atomically(place.folder / references[0], place.target.read_bytes())
+        write_atomically(place.folder / references[0], place.target.read_bytes())
     files = {"hypotheses": place.path("txt").name, "records": place.path("jsonl").name, "references": references}
-    runs.write_atomically(
+    write_atomically(
         place.path("json"),
         (json.dumps({**about, **files}, indent=1, ensure_ascii=False) + "\n").encode(errors="backslashreplace"),
     )

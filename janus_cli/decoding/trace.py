@@ -6,8 +6,8 @@ import math
 import unicodedata
 from collections.abc import Iterator, Sequence
 
+from janus_cli.data.tokenizer import Tokenizer
 from janus_cli.decoding.translator import Result
-from janus_cli.text.tokenizer import Tokenizer
 
 GAP = "____"
 Rows = Sequence[tuple[str, Sequence[str]]]  # a name and a cell for each token

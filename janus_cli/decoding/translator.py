@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from janus_cli.core.batch import EOS, pad
-from janus_cli.core.decoders import Output
 from janus_cli.core.generate import generate
-from janus_cli.core.transformer import Transformer
+from janus_cli.core.model import Transformer
+from janus_cli.core.search import Output
+from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding.plan import Plan
+from janus_cli.device import is_about_memory
 from janus_cli.errors import OutOfMemoryError
-from janus_cli.text.tokenizer import Tokenizers
-from janus_cli.training.distributed import is_about_memory
 
 # Lines are sorted within windows of so many batches: memory is bounded, and so is what a stop loses.
 WINDOW_BATCHES = 16

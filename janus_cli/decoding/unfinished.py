@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from janus_cli import console
-from janus_cli.decoding.interrupt import Interrupt
 from janus_cli.decoding.journal import ELSEWHERE, START_OVER, Journal, Kept, Point, blaming, writable
+from janus_cli.device import Interrupt
 from janus_cli.errors import (
     CheckpointError,
     DataError,
@@ -30,7 +30,7 @@ from janus_cli.errors import (
     Stopped,
     UsageError,
 )
-from janus_cli.runs import sync
+from janus_cli.files import sync
 
 SYNC_SECONDS = 10.0  # how much of the work a power cut may take; the end of the process takes nothing
 

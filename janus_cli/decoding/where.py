@@ -10,14 +10,15 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from janus_cli import console, recipe_file, runs
-from janus_cli.core.transformer import Transformer
+from janus_cli import console, recipe_load, runs
+from janus_cli.core.model import Transformer
+from janus_cli.data.corpus import sha256
+from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
 from janus_cli.decoding.lines import Reader
 from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError
+from janus_cli.files import read_json
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.text.corpus import sha256
-from janus_cli.text.tokenizer import Tokenizers, load_tokenizers
 from janus_cli.training.checkpoint import find_checkpoint, load_model
 
 Read = TypeVar("Read")
@@ -94,7 +95,7 @@ def own_recipe(folder: Path, changes: Sequence[str]) -> Recipe:
     file = folder / "recipe.yaml"
     if not file.is_file():
         raise CheckpointError(f"{folder} is no checkpoint: it has no {file.name}", "see `janus inspect RUN`")
-    return recipe_file.load(str(file), changes)
+    return recipe_load.load(str(file), changes)
 
 
 def find_split(run: Run, recipe: Recipe, split: str, label: str) -> tuple[Reader, Place]:
@@ -103,7 +104,7 @@ def find_split(run: Run, recipe: Recipe, split: str, label: str) -> tuple[Reader
     Raises:
         DataError: the data has no such split, or its text is gone or was changed.
     """
-    manifest = runs.read_json(run.manifest)
+    manifest = read_json(run.manifest)
     source, target = (prepared_file(manifest, recipe, f"{split}.{side}.txt") for side in ("source", "target"))
     if source is None:
         raise DataError(f"the data of {run.path} has no {split} split", "name a text with --input FILE")

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
+from janus_cli.data.corpus import BOM, open_bytes
 from janus_cli.errors import DataError
-from janus_cli.runs import RUNS, Run, find_run, read_json
-from janus_cli.text.corpus import BOM, open_bytes
+from janus_cli.files import read_json
+from janus_cli.runs import RUNS, Run, find_run
 
 STDIN = Path("-")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from janus_cli import console, recipe_file
+from janus_cli import console, recipe_load
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
@@ -28,7 +28,7 @@ def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: 
         UsageError: there are fewer checkpoints than asked for, or the run keeps fewer; the average is there already.
         CheckpointError: the checkpoints do not belong together.
     """
-    recipe = recipe_file.load(str(run.recipe))
+    recipe = recipe_load.load(str(run.recipe))
     metric, kept = best_metric(recipe), recipe.training.keep_last
     if not last and not best:
         last = min(5, kept, len(list(checkpoint.steps(run.checkpoints)))) or 1

@@ -23,12 +23,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from janus_cli import console, recipe_file
+from janus_cli import console, recipe_load
+from janus_cli.core.model import Transformer
 from janus_cli.core.objectives import OBJECTIVES
-from janus_cli.core.transformer import Transformer
 from janus_cli.errors import CheckpointError, UsageError
+from janus_cli.files import sync
 from janus_cli.recipe import Recipe
-from janus_cli.runs import Run, find_run, sync
+from janus_cli.runs import Run, find_run
 
 FORMAT = 1
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -78,7 +79,7 @@ def save(
         save_file({key: value.contiguous() for key, value in weights.items()}, temporary / MODEL)
         if optimizer is not None:
             save_file({key: value.contiguous() for key, value in optimizer.items()}, temporary / OPTIMIZER)
-        (temporary / "recipe.yaml").write_text(recipe_file.dump(recipe), encoding="utf-8")
+        (temporary / "recipe.yaml").write_text(recipe_load.dump(recipe), encoding="utf-8")
         full = {**state, "source_vocabulary": vocabularies[0], "target_vocabulary": vocabularies[1]}
         (temporary / STATE).write_text(json.dumps(full, indent=1), encoding="utf-8")
         files = {file.name: _describe(file) for file in sorted(temporary.iterdir())}
@@ -161,7 +162,7 @@ def verify(folder: Path) -> Checkpoint:
             raise CheckpointError(f"{file} is damaged: size or sha256 differs from the manifest")
     state = _json(folder / STATE)
     try:
-        recipe = recipe_file.load(str(folder / "recipe.yaml"))
+        recipe = recipe_load.load(str(folder / "recipe.yaml"))
     except UsageError as problem:
         raise CheckpointError(problem.message, "use the janus version that wrote it") from None
     return Checkpoint(folder, recipe, int(state["source_vocabulary"]), int(state["target_vocabulary"]), state)

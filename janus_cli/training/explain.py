@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from janus_cli import __version__, console, runs
+from janus_cli.device import World
+from janus_cli.files import read_json, write_atomically
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.training.distributed import World
 from janus_cli.training.saving import Position
 
 TEXT = """\
@@ -49,7 +50,7 @@ def explain(
 
     about: parameters and precision. ended: why the training is over; None while it runs.
     """
-    manifest, model, file = runs.read_json(run.manifest), recipe.model, run.path / "run.txt"
+    manifest, model, file = read_json(run.manifest), recipe.model, run.path / "run.txt"
     old = dict(line.split(maxsplit=1) for line in _lines(file) if line.startswith(("began ", "command ")))
     now = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
     best = "" if at.best is None else f", the best so far {at.best:.4g} at update {at.best_step:,}"
@@ -66,7 +67,7 @@ def explain(
         parameters=about["parameters"], precision=about["precision"],
     )  # fmt: skip
     try:
-        runs.write_atomically(file, text.encode(errors="surrogateescape"))  # paths may be no text
+        write_atomically(file, text.encode(errors="surrogateescape"))  # paths may be no text
     except OSError as problem:
         console.warn(f"{file} cannot be written ({problem.strerror}); training goes on without it")
 

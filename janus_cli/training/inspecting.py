@@ -6,16 +6,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from janus_cli import recipe_file, runs
+from janus_cli import recipe_load, runs
 from janus_cli.core import flops
 from janus_cli.core.batch import SPECIAL, collate
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
+from janus_cli.data.store import Store
+from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.errors import DataError, UsageError
+from janus_cli.files import read_json
 from janus_cli.recipe import Recipe
 from janus_cli.runs import RUNS, Run
-from janus_cli.text.store import Store
-from janus_cli.text.tokenizer import load_tokenizers
 from janus_cli.training import checkpoint
 from janus_cli.training.checkpoint import MODEL
 
@@ -41,12 +42,12 @@ def describe(what: Path | None) -> dict[str, Any]:
 
 
 def describe_run(run: Run) -> dict[str, Any]:
-    recipe = recipe_file.load(str(run.recipe))
-    manifest = runs.read_json(run.manifest)
+    recipe = recipe_load.load(str(run.recipe))
+    manifest = read_json(run.manifest)
     saved: dict[str, Any] = {}
     for folder in checkpoint.steps(run.checkpoints):
         try:
-            state = runs.read_json(folder / "state.json")
+            state = read_json(folder / "state.json")
         except DataError as problem:
             saved[folder.name] = problem.message
             continue
@@ -80,7 +81,7 @@ def describe_run(run: Run) -> dict[str, Any]:
 def describe_checkpoint(folder: Path) -> dict[str, Any]:
     found = checkpoint.verify(folder)
     model = checkpoint.build_model(found.recipe, found.source_vocabulary, found.target_vocabulary)
-    manifest = runs.read_json(folder / "manifest.json")
+    manifest = read_json(folder / "manifest.json")
     return {
         "checkpoint": str(folder),
         **_recipe(found.recipe),
@@ -99,7 +100,7 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def describe_data(folder: Path) -> dict[str, Any]:
-    manifest = runs.read_json(folder / "manifest.json")
+    manifest = read_json(folder / "manifest.json")
     stores = {}
     for file in sorted(folder.glob("*.arrow")):
         store = Store.open(file)

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import IO
 
 from janus_cli import console
+from janus_cli.device import World
 from janus_cli.errors import RunInUseError
 from janus_cli.runs import Run
-from janus_cli.training.distributed import World
 
 LOCK = ".lock"
 

@@ -18,24 +18,22 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from janus_cli import console
+from janus_cli.core.model import Transformer
 from janus_cli.core.objectives import OBJECTIVES
-from janus_cli.core.transformer import Transformer
+from janus_cli.data.batching import epoch_batches, load_batch
+from janus_cli.device import StopSignal, World, chosen, is_about_memory, product_rate
 from janus_cli.errors import OutOfMemoryError, Stopped
 from janus_cli.recipe import Recipe
-from janus_cli.text.batching import epoch_batches, load_batch
-from janus_cli.training.distributed import World, is_about_memory
 from janus_cli.training.explain import again
 from janus_cli.training.log import Log
 from janus_cli.training.meter import Meter
-from janus_cli.training.precision import chosen, product_rate
 from janus_cli.training.saving import Position, Saver
 from janus_cli.training.schedule import learning_rate
-from janus_cli.training.signals import StopSignal
 from janus_cli.training.update import Micro, Trainee, Window, micros, update
 from janus_cli.training.validation import validate
 
 if TYPE_CHECKING:
-    from janus_cli.text.prepared import Prepared
+    from janus_cli.data.prepared import Prepared
 
 
 def train(

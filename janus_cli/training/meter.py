@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from janus_cli.core.objectives import Plan, Term
-from janus_cli.training.distributed import World
+from janus_cli.device import World
 
 
 class Meter:

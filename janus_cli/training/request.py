@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from janus_cli import console, recipe_file, runs
+from janus_cli import console, recipe_load, runs
 from janus_cli.errors import CheckpointError, DataError, UsageError
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
@@ -45,10 +45,10 @@ def recipe_and_run(request: Request) -> tuple[Recipe, Run]:
         run = runs.find_run(request.run)
         if request.run is None:
             console.say(f"resuming {run.path}, the newest run")
-        return recipe_file.load(request.recipe or str(run.recipe), changes, request.objective), run
+        return recipe_load.load(request.recipe or str(run.recipe), changes, request.objective), run
     if request.recipe is None:
         console.say("no --recipe: using the built-in recipe demo")
-    recipe = recipe_file.load(request.recipe or "demo", changes, request.objective)
+    recipe = recipe_load.load(request.recipe or "demo", changes, request.objective)
     return recipe, Run(request.run or runs.RUNS / f"{recipe.name}-{recipe.objective.name}")
 
 

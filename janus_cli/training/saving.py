@@ -12,13 +12,12 @@ from typing import Any
 import torch
 
 from janus_cli import console
-from janus_cli.core.transformer import Transformer
+from janus_cli.core.model import Transformer
+from janus_cli.device import World, chosen
+from janus_cli.files import read_json
 from janus_cli.recipe import Recipe
-from janus_cli.runs import read_json
 from janus_cli.training import checkpoint
 from janus_cli.training.checkpoint import OPTIMIZER, REPLACED, STATE, Checkpoint
-from janus_cli.training.distributed import World
-from janus_cli.training.precision import chosen
 from janus_cli.training.validation import best_metric, better
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each weight

@@ -10,23 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from janus_cli import __version__, console, recipe_file, runs
+from janus_cli import __version__, console, recipe_load, runs
+from janus_cli.data import corpus, lexicon
+from janus_cli.data.batching import first_look, must_fit
+from janus_cli.data.prepare import prepare
+from janus_cli.data.prepared import fingerprints, open_prepared
+from janus_cli.device import World, chosen, keep_few_shapes, keep_freed_memory, start_world
 from janus_cli.errors import CheckpointError, DataError, JanusError, Stopped, UsageError, require
+from janus_cli.files import bring_back, copy_files, read_json, write_atomically
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.text import corpus, lexicon
-from janus_cli.text.batching import first_look, must_fit
-from janus_cli.text.folder import bring_back
-from janus_cli.text.prepare import prepare
-from janus_cli.text.prepared import fingerprints, open_prepared
 from janus_cli.training import checkpoint, saving, starting
 from janus_cli.training.checkpoint import Checkpoint
-from janus_cli.training.distributed import World, keep_few_shapes, keep_freed_memory, start_world
 from janus_cli.training.explain import explain
 from janus_cli.training.lock import LOCK, locked
 from janus_cli.training.log import Log
 from janus_cli.training.loop import train
-from janus_cli.training.precision import chosen
 from janus_cli.training.request import Request, must_agree, must_be_free, recipe_and_run, words_of
 from janus_cli.training.saving import Position, Saver
 from janus_cli.training.starting import Origin
@@ -34,7 +33,7 @@ from janus_cli.training.update import make_optimizer
 from janus_cli.training.validation import best_metric
 
 if TYPE_CHECKING:
-    from janus_cli.text.prepared import Prepared
+    from janus_cli.data.prepared import Prepared
 
 
 def run_training(request: Request) -> Run:
@@ -51,7 +50,7 @@ def run_training(request: Request) -> Run:
         best_metric(recipe)  # a wrong name is found now, not after hours
         must_be_free(request, run)
         if request.resume:  # before the data is opened, which other settings do not fit
-            must_agree(recipe_file.load(str(run.recipe)), recipe, request.allow_change)
+            must_agree(recipe_load.load(str(run.recipe)), recipe, request.allow_change)
         prepared = _open_data(request, recipe, run, world)
         origin = None if request.start is None else starting.find(request.start, recipe, prepared, run)
         _describe(recipe, prepared, run, world)
@@ -74,7 +73,7 @@ def prepare_data(request: Request) -> None:
 
 def _recorded(run: Run) -> Path | None:
     """Where the data of a resumed run was, if it is still there."""
-    folder = Path(runs.read_json(run.manifest)["prepared"])
+    folder = Path(read_json(run.manifest)["prepared"])
     return folder if folder.is_dir() else None
 
 
@@ -145,7 +144,7 @@ def _train(request: Request, recipe: Recipe, run: Run, prepared: Prepared, origi
             return
         log = Log(run.log if world.first else None, run.path / "tensorboard" if recipe.training.tensorboard else None)
         if world.first:
-            runs.write_atomically(run.recipe, recipe_file.dump(recipe).encode())
+            write_atomically(run.recipe, recipe_load.dump(recipe).encode())
         count = sum(weight.numel() for weight in model.parameters())
         precision = chosen(recipe.training, world.device)
         for name, now in saving.circumstances(recipe, world).items():
@@ -190,7 +189,7 @@ def _begin(
 ) -> Checkpoint | None:
     """What to go on from: nothing in a fresh run, the newest whole checkpoint in a resumed one."""
     if request.resume:
-        theirs, ours = fingerprints(runs.read_json(run.manifest)), fingerprints(prepared.manifest)
+        theirs, ours = fingerprints(read_json(run.manifest)), fingerprints(prepared.manifest)
         if other := [name for name in ("train", "valid") if theirs.get(name) != ours.get(name)]:
             raise CheckpointError(
                 f"{prepared.folder} is not the data that {run.path} was trained on: {', '.join(other)} differ",
@@ -209,15 +208,15 @@ def _begin(
         for file in (run.log, run.lexicon, run.path / "run.txt"):
             file.unlink(missing_ok=True)
         run.checkpoints.mkdir()
-        runs.copy_files(prepared.tokenizers.files, prepared.folder, run.path)
+        copy_files(prepared.tokenizers.files, prepared.folder, run.path)
         about = {
             **prepared.manifest,
             "prepared": str(prepared.folder.resolve()),
             "fingerprint": prepared.train.fingerprint,
             **({"from": origin} if origin else {}),
         }
-        runs.write_atomically(run.manifest, json.dumps(about, indent=1).encode())
-        runs.write_atomically(run.recipe, recipe_file.dump(recipe).encode())
+        write_atomically(run.manifest, json.dumps(about, indent=1).encode())
+        write_atomically(run.recipe, recipe_load.dump(recipe).encode())
     return None
 
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from janus_cli import console, runs
+from janus_cli import console
 from janus_cli.errors import CheckpointError, UsageError
+from janus_cli.files import read_json
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 from janus_cli.training.checkpoint import MODEL, Checkpoint
@@ -19,9 +20,9 @@ from janus_cli.training.checkpoint import MODEL, Checkpoint
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from janus_cli.core.transformer import Transformer
+    from janus_cli.core.model import Transformer
+    from janus_cli.data.prepared import Prepared
     from janus_cli.recipe import Recipe
-    from janus_cli.text.prepared import Prepared
 
 Origin = dict[str, Any]  # plain values: they stand in the run's manifest
 UNSEEN = ("heads", "activation", "norm")  # of the model section: other ones fit the same shapes and mean something else
@@ -88,7 +89,7 @@ def take_over(run: Run, model: Transformer) -> None:
     Raises:
         CheckpointError: they are gone, changed or damaged, or of another shape.
     """
-    origin = runs.read_json(run.manifest).get("from")
+    origin = read_json(run.manifest).get("from")
     if origin is None:
         return
     found = checkpoint.verify(Path(origin["checkpoint"]))

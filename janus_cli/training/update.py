@@ -15,18 +15,16 @@ from torch.nn.parallel import DistributedDataParallel
 from janus_cli import console
 from janus_cli.core import flops
 from janus_cli.core.batch import Batch
+from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES, Objective, Plan, Term
-from janus_cli.core.transformer import Transformer
+from janus_cli.data.batching import Rows
+from janus_cli.device import SIGNALS, World, autocast, is_about_memory
 from janus_cli.errors import NonFiniteError, OutOfMemoryError
 from janus_cli.recipe import Recipe, Training
-from janus_cli.text.batching import Rows
-from janus_cli.training.distributed import World, is_about_memory
 from janus_cli.training.log import Log
 from janus_cli.training.meter import Meter
-from janus_cli.training.precision import autocast
 from janus_cli.training.saving import EMA, Position
-from janus_cli.training.signals import SIGNALS
 
 Micro = tuple[Batch, Plan, float]  # weight 0 for a batch that only keeps the ranks in step
 Done = tuple[dict[str, Term], Plan, float]

@@ -10,18 +10,18 @@ import numpy as np
 import torch
 
 from janus_cli.core.generate import generate
+from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
-from janus_cli.core.transformer import Transformer
+from janus_cli.data.batching import epoch_batches, load_batch
+from janus_cli.device import StopSignal
 from janus_cli.errors import UsageError
 from janus_cli.recipe import Recipe
 from janus_cli.scoring.metrics import corpus_bleu
-from janus_cli.text.batching import epoch_batches, load_batch
-from janus_cli.training.signals import StopSignal
 
 if TYPE_CHECKING:
-    from janus_cli.core.decoders import Output
-    from janus_cli.text.prepared import Prepared
+    from janus_cli.core.search import Output
+    from janus_cli.data.prepared import Prepared
 
 SMALLER_IS_BETTER = ("loss", "ce_", "kl_", "length")
 

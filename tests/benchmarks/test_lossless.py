@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from janus_cli import recipe_file
+from janus_cli import recipe_load
+from janus_cli.data.prepare import prepare
 from janus_cli.decoding.translator import Result, Translator
-from janus_cli.text.prepare import prepare
 from tests.commands.untrained import CHANGES, LINES, make_run
 
 
@@ -20,7 +20,7 @@ from tests.commands.untrained import CHANGES, LINES, make_run
 def lossless(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script as a module, called as for runs/janus and the demo's test text."""
     Path("data").mkdir()
-    prepare(recipe_file.load("demo", CHANGES), Path("data/demo"), workers=1, force=False)
+    prepare(recipe_load.load("demo", CHANGES), Path("data/demo"), workers=1, force=False)
     make_run(empty_folder, empty_folder / "data/demo", "janus")
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     monkeypatch.setattr(sys, "argv", ["lossless.py", "runs/janus", "data/demo/test.source.txt", "--threads", "1"])

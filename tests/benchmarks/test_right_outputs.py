@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from janus_cli.text.synthetic import generate, translations
+from janus_cli.data.synthetic import generate, translations
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from janus_cli import recipe_file
-from janus_cli.text.store import Store
+from janus_cli import recipe_load
+from janus_cli.data.store import Store
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("shared", "trainings", "train_speed", "loss_memory", "joined_calls", "products")
@@ -112,10 +112,10 @@ def test_made_up_pairs_are_as_asked(benchmarks: dict[str, ModuleType], tmp_path:
 def test_the_twin_has_the_same_size(objective: str) -> None:
     """But for the positions, which it does not learn, and JANUS' length table: 2 % at 256/1024 and 8,000 words."""
     pytest.importorskip("transformers")
-    from janus_cli.benching import peers
+    from janus_cli.lab.benching import peers
     from janus_cli.training.checkpoint import build_model
 
-    recipe = recipe_file.load("multi30k", ["model.width=256", "model.feedforward=1024"], objective)
+    recipe = recipe_load.load("multi30k", ["model.width=256", "model.feedforward=1024"], objective)
     ours, theirs = (
         sum(weight.numel() for weight in model.parameters())
         for model in (build_model(recipe, 8000, 8000), peers.marian(recipe, 8000, 8000))
@@ -129,7 +129,7 @@ def test_the_twin_has_our_dropout_and_learns(benchmarks: dict[str, ModuleType], 
     changes = ["model.width=16", "model.feedforward=32", "model.dropout=0.25", "training.precision=float32"]
     changes += ["training.batch_tokens=64", "training.learning_rate=1e-2"]
     shared.made_up_store(tmp_path / "train.arrow", 4, 6, 10, 50)
-    recipe = recipe_file.load("multi30k", changes, "ar")
+    recipe = recipe_load.load("multi30k", changes, "ar")
     twin = trainings.Marian(
         trainings.Entry("transformers", recipe, tmp_path, "cpu"), Store.open(tmp_path / "train.arrow")
     )
@@ -144,7 +144,7 @@ def test_the_peer_gets_our_batches(benchmarks: dict[str, ModuleType], tmp_path: 
     shared, trainings = benchmarks["shared"], benchmarks["trainings"]
     shared.made_up_store(tmp_path / "train.arrow", 40, 6, 10, 50)
     changes = ["model.width=16", "model.feedforward=32", "training.precision=float32", "training.batch_tokens=64"]
-    recipe, store = recipe_file.load("multi30k", changes, "ar"), Store.open(tmp_path / "train.arrow")
+    recipe, store = recipe_load.load("multi30k", changes, "ar"), Store.open(tmp_path / "train.arrow")
     ours = trainings.Ours(trainings.Entry("ar", recipe, tmp_path, "cpu"), store)
     peer = trainings.Marian(trainings.Entry("transformers", recipe, tmp_path, "cpu"), store)
     for _ in range(20):  # into the second epoch
@@ -217,7 +217,7 @@ def test_bars_are_cleared_or_not(
 ) -> None:
     """AR: tokens/s of Hugging Face's at least. JANUS: 3.2 times AR's step at most. Two turns, the second slower."""
     speed, turns = benchmarks["train_speed"], benchmarks["trainings"]
-    recipe = recipe_file.load("demo", ["training.precision=float32"])
+    recipe = recipe_load.load("demo", ["training.precision=float32"])
 
     def contestant(who: str, seconds: float, tokens: float) -> object:
         made = speed.Contestant(turns.Entry(who, recipe, Path(), "cpu"), None)

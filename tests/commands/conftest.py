@@ -12,10 +12,10 @@ import pytest
 import torch
 from untrained import CHANGES, Janus, Result, make_run
 
-from janus_cli import recipe_file
+from janus_cli import recipe_load
 from janus_cli.cli import main
+from janus_cli.data.prepare import prepare
 from janus_cli.recipe import OBJECTIVE_NAMES
-from janus_cli.text.prepare import prepare
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("decode")
     prepared = root / "data" / "demo"
     prepared.parent.mkdir()
-    prepare(recipe_file.load("demo", CHANGES), prepared, workers=1, force=False)
+    prepare(recipe_load.load("demo", CHANGES), prepared, workers=1, force=False)
     for objective in OBJECTIVE_NAMES:
         make_run(root, prepared, objective)
     os.utime(root / "runs" / "janus" / "recipe.yaml", (2e9, 2e9))  # the newest

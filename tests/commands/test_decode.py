@@ -15,15 +15,16 @@ import pytest
 import torch
 from untrained import CHANGES, LINES, Janus, lines, records, source
 
-from janus_cli import recipe_file
+from janus_cli import recipe_load
 from janus_cli.cli import main
-from janus_cli.core.transformer import Transformer
+from janus_cli.core.model import Transformer
+from janus_cli.data.prepare import prepare
+from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.decoding.plan import choose
 from janus_cli.decoding.translator import WINDOW_BATCHES, Translator
 from janus_cli.decoding.where import load
-from janus_cli.runs import Run, copy_files
-from janus_cli.text.prepare import prepare
-from janus_cli.text.tokenizer import load_tokenizers
+from janus_cli.files import copy_files
+from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 
 
@@ -217,7 +218,7 @@ def test_a_batch_of_one_answers_line_by_line(janus: Janus) -> None:
 
     for size, read in ((1, 1), (2, 2 * WINDOW_BATCHES)):
         pulled.clear()
-        plan = choose(recipe_file.load(str(run.recipe)), {"mode": "ar", "batch_sentences": size})
+        plan = choose(recipe_load.load(str(run.recipe)), {"mode": "ar", "batch_sentences": size})
         assert len(next(Translator(model, tokenizers, plan).windows(typed()))) == len(pulled) == min(read, LINES)
 
 
@@ -375,7 +376,7 @@ def test_checkpoints_by_name_folder_and_best(janus: Janus) -> None:
 
 
 def test_a_tokenizer_of_another_size_is_refused(janus: Janus) -> None:
-    prepare(recipe_file.load("demo", [*CHANGES, "tokenizer.vocabulary=240"]), Path("other"), workers=1, force=False)
+    prepare(recipe_load.load("demo", [*CHANGES, "tokenizer.vocabulary=240"]), Path("other"), workers=1, force=False)
     copy_files(load_tokenizers(Path("other")).files, Path("other"), Path("runs/janus"))
     code, _, err = janus()
     assert (code, "was not trained with the tokenizer" in err) == (4, True)

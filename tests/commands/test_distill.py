@@ -14,16 +14,16 @@ import pytest
 import torch
 from untrained import CHANGES, Janus
 
-from janus_cli import recipe_file
+from janus_cli import recipe_load
 from janus_cli.cli import main
 from janus_cli.core.batch import EOS, pad
 from janus_cli.core.generate import generate_ar
+from janus_cli.data.prepared import open_prepared
+from janus_cli.data.store import Store
 from janus_cli.decoding import distilled, translator
 from janus_cli.decoding.translator import Result, Translator
 from janus_cli.errors import DataError
 from janus_cli.runs import teacher
-from janus_cli.text.prepared import open_prepared
-from janus_cli.text.store import Store
 from janus_cli.training.checkpoint import fingerprint, load_model
 
 OUT = Path("data/demo-distilled.src-tgt")
@@ -78,7 +78,7 @@ def left() -> list[str]:
 @pytest.mark.parametrize(("run", "beam"), [("ar", 3), ("ar", 1), ("janus", 2)])
 def test_targets_are_what_the_teacher_says_of_each_source_alone(distill: Janus, run: str, beam: int) -> None:
     assert distill(f"runs/{run}", "--beam", str(beam))[:2] == (0, "")
-    recipe = recipe_file.load("demo", CHANGES, run)
+    recipe = recipe_load.load("demo", CHANGES, run)
     options = recipe.decoding.model_copy(update={"beam": beam})
     model = load_model(Path(f"runs/{run}/checkpoints/last").resolve())
     raw, made = Store.open(Path("data/demo/train.arrow")), Store.open(OUT / "train.arrow", "train")
@@ -132,7 +132,7 @@ def test_everything_but_the_training_targets_stays(distill: Janus) -> None:
 
 def test_prepared_data_of_the_recipe_that_says_how_to_make_it_again(distill: Janus) -> None:
     assert distill("runs/ar", "--beam", "2", "--out", "data/mine")[0] == 0
-    recipe = recipe_file.load("demo", CHANGES)
+    recipe = recipe_load.load("demo", CHANGES)
     assert len(open_prepared(recipe, Path("data/mine")).train) == manifest(Path("data/mine"))["splits"]["train"]["kept"]
     (Path("data/mine") / "train.arrow").write_bytes(b"")
     with pytest.raises(DataError, match="does not fit") as caught:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from janus_cli.cli import main
-from janus_cli.recipe_file import load
-from janus_cli.text.prepared import open_prepared
+from janus_cli.data.prepared import open_prepared
+from janus_cli.recipe_load import load
 
 SMALL = ("--set", "tokenizer.kind=words", "--set", "data.source=de", "--set", "data.target=en")
 

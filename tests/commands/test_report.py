@@ -213,7 +213,7 @@ def test_mistakes(report: Report, arguments: list[str], words: str) -> None:
 
 def test_without_matplotlib_the_extra_is_named(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setattr("janus_cli.reporting.session.gather", pytest.fail)  # said before the work begins
+    monkeypatch.setattr("janus_cli.lab.reporting.session.gather", pytest.fail)  # said before the work begins
     code, _, err = report("ar")
     assert code == 2
     assert "janus-cli[report]" in err

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from janus_cli import recipe_file
-from janus_cli.runs import copy_files, write_atomically
-from janus_cli.text.tokenizer import load_tokenizers
+from janus_cli import recipe_load
+from janus_cli.data.tokenizer import load_tokenizers
+from janus_cli.files import copy_files, write_atomically
 from janus_cli.training import checkpoint
 
 Result = tuple[int, str, str]
@@ -27,14 +27,14 @@ CHANGES = [
 
 def make_run(root: Path, prepared: Path, objective: str) -> Path:
     """A run as `janus train` leaves it, with large random weights."""
-    recipe = recipe_file.load("demo", CHANGES, objective)
+    recipe = recipe_load.load("demo", CHANGES, objective)
     run = root / "runs" / objective
     (run / "checkpoints").mkdir(parents=True)
     manifest = json.loads((prepared / "manifest.json").read_bytes())
     tokenizers = load_tokenizers(prepared)
     copy_files(tokenizers.files, prepared, run)
     write_atomically(run / "manifest.json", json.dumps({**manifest, "prepared": str(prepared)}).encode())
-    write_atomically(run / "recipe.yaml", recipe_file.dump(recipe).encode())
+    write_atomically(run / "recipe.yaml", recipe_load.dump(recipe).encode())
     sizes = tokenizers.source.size, tokenizers.target.size
     for step in (1, 2):
         torch.manual_seed(step)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from janus_cli.core.batch import EOS, SPECIAL
-from janus_cli.core.decoders import Output, beam_search
-from janus_cli.core.decoders.beam import _largest
+from janus_cli.core.search import Output, beam_search
+from janus_cli.core.search.beam import _largest
 
 A, B, C = SPECIAL, SPECIAL + 1, SPECIAL + 2
 VOCABULARY = SPECIAL + 3

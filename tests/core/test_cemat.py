@@ -8,10 +8,10 @@ from torch import Tensor
 
 from janus_cli.core import losses
 from janus_cli.core.batch import BOS, EOS, IGNORE, MASK, PAD, Batch, collate
+from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import cemat
 from janus_cli.core.objectives.base import Plan
-from janus_cli.core.transformer import Transformer
 from janus_cli.recipe import CematObjective, Model
 
 # 5 is 15 or 16, 6 is 16 only, 7 is 17, 18 or 7 itself.

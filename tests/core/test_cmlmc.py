@@ -7,11 +7,11 @@ from torch import Tensor
 from janus_cli.core import losses
 from janus_cli.core.batch import BOS, EOS, IGNORE, MASK, PAD, Batch, collate
 from janus_cli.core.losses import without_gradient
+from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.noise import Draws, is_text
 from janus_cli.core.objectives import cmlmc
 from janus_cli.core.objectives.base import Plan
 from janus_cli.core.stream import Stream, join
-from janus_cli.core.transformer import Memory, Transformer
 from janus_cli.recipe import CmlmcObjective, Model, Noise
 
 # This seed hides 6 and 9 of the first sentence below and makes 5 wrong.

@@ -9,9 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from janus_cli.core import flops
 from janus_cli.core.batch import Batch
+from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
-from janus_cli.core.transformer import Transformer
 from janus_cli.recipe import ArObjective, CematObjective, CmlmcObjective, CmlmObjective, JanusObjective, Model
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from janus_cli.core import generate, steps
 from janus_cli.core.batch import BOS, EOS, MASK, PAD, SPECIAL, UNK, pad
-from janus_cli.core.decoders import Output
 from janus_cli.core.generate import framed, generate_ar, generate_nar, generate_spec, most_tokens
+from janus_cli.core.model import Transformer
+from janus_cli.core.search import Output
 from janus_cli.core.stream import base, beside, content, queries
-from janus_cli.core.transformer import Transformer
 from janus_cli.recipe import ARSide, ARStream, Decoding, Model
 
 VOCABULARY = 19

@@ -7,8 +7,8 @@ import torch
 
 from janus_cli.core.batch import Batch
 from janus_cli.core.layers import Linear, attention, dropout, packed, product, sight
+from janus_cli.core.model import Transformer
 from janus_cli.core.stream import content
-from janus_cli.core.transformer import Transformer
 from janus_cli.recipe import Model
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from janus_cli.core import losses
 from janus_cli.core.aux_loss import AuxLoss, aux_loss, terms
 from janus_cli.core.losses import cross_entropy, length_loss
-from janus_cli.core.transformer import Memory, Transformer
+from janus_cli.core.model import Memory, Transformer
 
 
 def test_cross_entropy_by_hand() -> None:

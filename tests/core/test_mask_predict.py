@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from janus_cli.core.batch import MASK, PAD, SPECIAL
-from janus_cli.core.decoders import mask_predict, masks, mean_logp, predicted_lengths, without_repeats
+from janus_cli.core.search import mask_predict, masks, mean_logp, predicted_lengths, without_repeats
 
 A, B, C = SPECIAL, SPECIAL + 1, SPECIAL + 2
 

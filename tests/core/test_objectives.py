@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from janus_cli.core.batch import Batch, collate
+from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES, Plan
 from janus_cli.core.objectives import ar as ar_module
 from janus_cli.core.objectives import janus as janus_module
 from janus_cli.core.stream import FIELDS, join
-from janus_cli.core.transformer import Transformer
 from janus_cli.recipe import (
     ArObjective,
     BangObjective,

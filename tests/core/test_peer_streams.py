@@ -8,6 +8,7 @@ from torch import Tensor
 
 from janus_cli.core.batch import BOS, EOS, IGNORE, MASK, PAD, Batch
 from janus_cli.core.generate import generate_ar, generate_blocks, most_tokens
+from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, random_order
 from janus_cli.core.objectives.ar import ar_stream
 from janus_cli.core.objectives.bang import bridge
@@ -15,7 +16,6 @@ from janus_cli.core.objectives.prophetnet import prophets
 from janus_cli.core.objectives.xlnet import permuted
 from janus_cli.core.steps import framed
 from janus_cli.core.stream import Stream, base, beside, revealed
-from janus_cli.core.transformer import Transformer
 from janus_cli.recipe import ARSide, Decoding
 
 TARGET = torch.tensor([[BOS, 5, 6, 7, EOS]])

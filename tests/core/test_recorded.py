@@ -14,10 +14,10 @@ from torch import Tensor
 from janus_cli.core import recorded
 from janus_cli.core.batch import EOS, pad
 from janus_cli.core.generate import Mode, generate
+from janus_cli.core.model import Transformer
 from janus_cli.core.recorded import Recordings
 from janus_cli.core.recorded_steps import Next, Verifying
 from janus_cli.core.stream import NEVER
-from janus_cli.core.transformer import Transformer
 from janus_cli.recipe import ARSide, Decoding, Model
 
 BATCHES = [

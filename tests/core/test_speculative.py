@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from janus_cli.core.batch import EOS, PAD, SPECIAL
-from janus_cli.core.decoders import Output, beam_search, greedy, speculative
-from janus_cli.core.decoders.speculative import Draft, Redraft
+from janus_cli.core.search import Output, beam_search, greedy, speculative
+from janus_cli.core.search.speculative import Draft, Redraft
 
 VOCABULARY = SPECIAL + 4
 

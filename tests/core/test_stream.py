@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from janus_cli.core.batch import BOS, EOS, IGNORE, MASK, PAD, Batch
+from janus_cli.core.model import Transformer
 from janus_cli.core.stream import SPAN, Stream, base, beside, content, join, left_to_right, queries, revealed
-from janus_cli.core.transformer import Transformer
 
 TARGET = torch.tensor([[BOS, 5, 6, 7, EOS]])
 

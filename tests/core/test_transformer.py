@@ -5,8 +5,8 @@ import torch
 
 from janus_cli.core.batch import Batch, collate
 from janus_cli.core.layers import sinusoids
+from janus_cli.core.model import Transformer
 from janus_cli.core.stream import Stream, base, beside, content, queries
-from janus_cli.core.transformer import Transformer
 from janus_cli.recipe import Model
 
 FIELDS = ("tokens", "positions", "time", "birth", "death", "labels")

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from janus_cli import recipe_file
+from janus_cli import recipe_load
+from janus_cli.data.prepare import prepare
+from janus_cli.data.prepared import Prepared, open_prepared
+from janus_cli.data.store import Store
 from janus_cli.decoding import distilled
 from janus_cli.decoding.distilled import IdLines
 from janus_cli.decoding.plan import choose
 from janus_cli.decoding.sources import Sources
 from janus_cli.errors import DataError
 from janus_cli.recipe import Recipe
-from janus_cli.text.prepare import prepare
-from janus_cli.text.prepared import Prepared, open_prepared
-from janus_cli.text.store import Store
 
 CHANGES = [
     "data.synthetic.train=60", "data.synthetic.valid=2", "data.synthetic.test=2", "tokenizer.vocabulary=250",
@@ -28,7 +28,7 @@ CHANGES = [
 
 @pytest.fixture
 def data(empty_folder: Path) -> tuple[Prepared, Recipe]:
-    recipe = recipe_file.load("demo", CHANGES)
+    recipe = recipe_load.load("demo", CHANGES)
     prepare(recipe, empty_folder / "raw", workers=1, force=False)
     return open_prepared(recipe, empty_folder / "raw"), recipe
 
@@ -114,7 +114,7 @@ def test_outputs_that_have_all_tokens_allowed_are_kept_and_counted(data: tuple[P
 
 def test_a_teacher_that_predicts_lengths_has_no_limit_but_the_longest(data: tuple[Prepared, Recipe]) -> None:
     prepared, _ = data
-    recipe = recipe_file.load("demo", [*CHANGES, "decoding.max_ratio=1", "decoding.max_extra=0"], "mpnet")
+    recipe = recipe_load.load("demo", [*CHANGES, "decoding.max_ratio=1", "decoding.max_extra=0"], "mpnet")
     assert not {"max_ratio", "max_extra"} & choose(recipe, {"mode": "ar"}).used.keys()
     made = write(prepared, recipe, as_lines(targets(prepared)))
     assert made["distilled"]["at_limit"] == 0
@@ -127,7 +127,7 @@ def test_pairs_that_became_equal_go_where_the_recipe_wants_no_duplicates(empty_f
     for split in ("train", "valid"):
         (text / f"{split}.src").write_text("a b c\n" * 3 + "d e f\n")
         (text / f"{split}.tgt").write_text("x y\nx z\nz y\nx y z\n")
-    recipe = recipe_file.load(
+    recipe = recipe_load.load(
         "demo",
         [
             f"data.deduplicate={str(deduplicate).lower()}", f"data.dir={json.dumps(str(text))}", "data.synthetic=null",

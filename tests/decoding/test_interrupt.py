@@ -4,9 +4,8 @@ import signal
 
 import pytest
 
-from janus_cli.decoding.interrupt import Interrupt, interruptible
+from janus_cli.device import SIGNALS, Interrupt, interruptible
 from janus_cli.errors import Stopped
-from janus_cli.training.signals import SIGNALS
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from math import log
 
-from janus_cli.core.decoders import Iteration, Output
+from janus_cli.core.search import Iteration, Output
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translator import Result
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 from processes import digest, ended, go, janus, start
 
-from janus_cli import recipe_file
+from janus_cli import recipe_load
+from janus_cli.data.prepare import prepare
+from janus_cli.data.prepared import open_prepared
 from janus_cli.decoding.where import load, read_checkpoint
 from janus_cli.errors import CheckpointError
 from janus_cli.runs import Run
-from janus_cli.text.prepare import prepare
-from janus_cli.text.prepared import open_prepared
 from janus_cli.training import checkpoint
 from janus_cli.training.averaging import average_checkpoints
 from janus_cli.training.inspecting import describe
@@ -46,7 +46,7 @@ loop.update = update
 
 @pytest.mark.parametrize("there", [True, False])
 def test_a_folder_that_only_can_be_read_is_refused_before_training(tiny_recipe: Path, there: bool) -> None:
-    prepare(recipe_file.load(str(tiny_recipe)), Path("data/tiny.src-tgt"), workers=1, force=False)
+    prepare(recipe_load.load(str(tiny_recipe)), Path("data/tiny.src-tgt"), workers=1, force=False)
     folder = Path("only/run" if there else "only")
     folder.mkdir(parents=True)
     folder.chmod(0o555)
@@ -153,5 +153,5 @@ def test_two_preparations_at_once_leave_one_whole_folder(tiny_recipe: Path) -> N
     assert sorted(code for code, _ in results) == [0, 2], results
     assert any("holds prepared data already" in said for _, said in results)
     assert sorted(path.name for path in Path().iterdir()) == ["out", "tiny.yaml"]
-    assert len(open_prepared(recipe_file.load(str(tiny_recipe)), Path("out")).train) == 64
+    assert len(open_prepared(recipe_load.load(str(tiny_recipe)), Path("out")).train) == 64
     assert json.loads(Path("out/manifest.json").read_bytes())["splits"]["train"]["kept"] == 64

@@ -14,12 +14,12 @@ import pytest
 import torch
 from processes import ENVIRONMENT, ended
 
-from janus_cli import recipe_file
-from janus_cli.text.batching import epoch_batches
-from janus_cli.text.prepare import prepare
-from janus_cli.text.prepared import open_prepared
+from janus_cli import recipe_load
+from janus_cli.data.batching import epoch_batches
+from janus_cli.data.prepare import prepare
+from janus_cli.data.prepared import open_prepared
+from janus_cli.device import World
 from janus_cli.training import checkpoint
-from janus_cli.training.distributed import World
 from janus_cli.training.loop import windows
 from janus_cli.training.saving import Position
 
@@ -108,7 +108,7 @@ module.Trainee.forward = forward
     lines = [json.loads(line) for line in Path("run/log.jsonl").read_text(encoding="utf-8").splitlines()]
     (skipped,) = [line for line in lines if line["kind"] == "skipped"]
     assert skipped["step"] == 1
-    recipe = recipe_file.load(str(tiny_recipe))
+    recipe = recipe_load.load(str(tiny_recipe))
     batches = epoch_batches(open_prepared(recipe, Path("data/tiny.src-tgt")).train, 256, recipe.seed, 0)
     assert skipped["sentences"] == [int(row) for rows in list(batches)[2:4] for row in rows]  # of both ranks
     assert checkpoint.newest_valid(Path("run/checkpoints")) is not None
@@ -119,7 +119,7 @@ module.Trainee.forward = forward
 def test_every_sentence_once_an_epoch_and_as_many_steps_on_every_rank(
     tiny_recipe: Path, size: int, accumulate: int
 ) -> None:
-    recipe = recipe_file.load(str(tiny_recipe), [f"training.accumulate={accumulate}"])
+    recipe = recipe_load.load(str(tiny_recipe), [f"training.accumulate={accumulate}"])
     prepare(recipe, Path("data/tiny"), workers=1, force=False)
     prepared = open_prepared(recipe, Path("data/tiny"))
     seen: list[int] = []

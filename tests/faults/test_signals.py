@@ -11,8 +11,8 @@ import pytest
 from processes import digest, ended, go, read_until, start
 
 from janus_cli import console
+from janus_cli.device import StopSignal
 from janus_cli.training import checkpoint
-from janus_cli.training.signals import StopSignal
 
 LAST = "step-000008"
 # At its n-th call, a function is interrupted by SIGTERM, and then goes on, for so many seconds before it does its work.

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from processes import ENVIRONMENT, digest
 
-from janus_cli import recipe_file
-from janus_cli.text.prepare import prepare
+from janus_cli import recipe_load
+from janus_cli.data.prepare import prepare
 
 README = Path(__file__).parents[2] / "README.md"
 # Two tasks on this machine. With WARN the first one gets the warning signal, the other hears of it from the first.
@@ -41,7 +41,7 @@ def script() -> str:
 @pytest.fixture
 def job(tiny_recipe: Path) -> Path:
     """The README's script with a tiny recipe and a free port, and what it calls."""
-    prepare(recipe_file.load(str(tiny_recipe)), Path("data/tiny.src-tgt"), workers=1, force=False)
+    prepare(recipe_load.load(str(tiny_recipe)), Path("data/tiny.src-tgt"), workers=1, force=False)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

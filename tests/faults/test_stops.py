@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from processes import digest, go
 
-from janus_cli import recipe_file
+from janus_cli import recipe_load
 from janus_cli.cli import main
+from janus_cli.data.batching import epoch_batches
+from janus_cli.data.prepare import prepare
+from janus_cli.data.prepared import open_prepared
 from janus_cli.errors import CheckpointError, Stopped
-from janus_cli.text.batching import epoch_batches
-from janus_cli.text.prepare import prepare
-from janus_cli.text.prepared import open_prepared
 from janus_cli.training import loop
 from janus_cli.training.update import Trainee
 
@@ -47,7 +47,7 @@ PLACES: dict[str, Callable[[int], int]] = {
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_stop_at_any_update(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
-    recipe = recipe_file.load(str(tiny_recipe))
+    recipe = recipe_load.load(str(tiny_recipe))
     prepare(recipe, Path("data/tiny.src-tgt"), workers=1, force=False)
     store = open_prepared(recipe, Path("data/tiny.src-tgt")).train
     batches = len(list(epoch_batches(store, recipe.training.batch_tokens, recipe.seed, 0)))
@@ -129,13 +129,13 @@ def test_what_may_change_changes(tiny_recipe: Path) -> None:
     changes = ("training.learning_rate=0.5", "training.updates=3")
     changed = digest(go(tiny_recipe, "run", *changes, resume=True, allow=allow) / "step-000003")
     assert changed != digest(go(tiny_recipe, "other", "training.updates=3") / "step-000003")
-    assert recipe_file.load("run/recipe.yaml").training.learning_rate == 0.5
+    assert recipe_load.load("run/recipe.yaml").training.learning_rate == 0.5
 
 
 def test_other_text_ends_with_4(tiny_recipe: Path) -> None:
     """The same recipe, prepared again from text that is another."""
     Path("text").mkdir()
-    recipe = recipe_file.load(str(tiny_recipe))
+    recipe = recipe_load.load(str(tiny_recipe))
     prepare(recipe, Path("made"), workers=1, force=False)
     lines = [b"one two three four\n", b"five six seven\n", b"two four six eight ten\n"] * 30
     for split in ("train", "valid", "test"):

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from janus_cli.core.batch import EOS, SPECIAL, Batch, collate, pad
 from janus_cli.core.generate import Mode, generate
+from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.core.recorded import Recordings
-from janus_cli.core.transformer import Transformer
 from janus_cli.recipe import ARSide, Decoding, Model
 from tests.core.test_objectives import CASES
 

@@ -10,22 +10,22 @@ from typing import Any
 import pytest
 import torch
 
-from janus_cli import recipe_file
+from janus_cli import recipe_load
 from janus_cli.core.batch import MASK
 from janus_cli.core.objectives import OBJECTIVES
+from janus_cli.data import lexicon
+from janus_cli.data.prepared import open_prepared
+from janus_cli.data.store import Store
+from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.decoding.plan import choose
 from janus_cli.decoding.translator import Translator
+from janus_cli.device import World
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.recipe import Decoding
 from janus_cli.runs import Run
-from janus_cli.text import lexicon
-from janus_cli.text.prepared import open_prepared
-from janus_cli.text.store import Store
-from janus_cli.text.tokenizer import load_tokenizers
 from janus_cli.training import validation
 from janus_cli.training.checkpoint import load_model, step_of
 from janus_cli.training.checkpoint import steps as checkpoint_steps
-from janus_cli.training.distributed import World
 from janus_cli.training.loop import windows
 from janus_cli.training.request import Request
 from janus_cli.training.saving import Position
@@ -59,7 +59,7 @@ def exact(run: Run, step: int, **options: object) -> float:
     store, tokenizers = Store.open(prepared / "train.arrow"), load_tokenizers(run.path)
     pairs = [store.pair(row) for row in range(len(store))]
     texts = tokenizers.source.decode([source.tolist() for source, _ in pairs])
-    plan = choose(recipe_file.load(str(run.recipe)), {"mode": "nar", "iters": 4, "length_beam": 1, **options})
+    plan = choose(recipe_load.load(str(run.recipe)), {"mode": "nar", "iters": 4, "length_beam": 1, **options})
     translator = Translator(load_model(run.checkpoints / f"step-{step:06d}"), tokenizers, plan)
     found = [result.outputs[0].tokens for window in translator.windows(texts) for result in window]
     return sum(tokens == target.tolist() for tokens, (_, target) in zip(found, pairs, strict=True)) / len(pairs)
@@ -100,7 +100,7 @@ def test_cmlmc_rewrites_everything_also_in_validation(empty_folder: Path, monkey
     monkeypatch.setattr(validation, "generate", spied)
     run = go(*TINY, "training.updates=2", objective="cmlmc")
     assert set(seen) == {"all"}
-    recipe = recipe_file.load(str(run.recipe))
+    recipe = recipe_load.load(str(run.recipe))
     assert choose(recipe, {"iters": 4}).label == "nar4.lb3.all"
     assert choose(recipe, {"iters": 4, "update": "hidden"}).label == "nar4.lb3"
     with pytest.raises(UsageError, match="cannot decode autoregressively"):
@@ -110,7 +110,7 @@ def test_cmlmc_rewrites_everything_also_in_validation(empty_folder: Path, monkey
 def test_cemat_switches_words_from_the_lexicon_that_its_run_keeps(empty_folder: Path) -> None:
     """It is made when a run begins, also when that was stopped before it had saved; going on needs it."""
     run = go(*TINY, objective="cemat")
-    recipe, prepared = recipe_file.load(str(run.recipe)), Path(json.loads(run.manifest.read_bytes())["prepared"])
+    recipe, prepared = recipe_load.load(str(run.recipe)), Path(json.loads(run.manifest.read_bytes())["prepared"])
     data = open_prepared(recipe, prepared)
     lexicon.attach(recipe, data, run.lexicon)
     at = Position()

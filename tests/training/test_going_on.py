@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from janus_cli import runs
 from janus_cli.errors import CheckpointError, DataError, OutOfMemoryError
+from janus_cli.files import write_atomically
 from janus_cli.runs import Run
-from janus_cli.training import loop, saving
+from janus_cli.training import loop, saving, session
 from janus_cli.training.log import Log
 from janus_cli.training.request import Request
 from janus_cli.training.session import run_training
@@ -50,7 +50,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, *updates: int) -> None:
 
 def test_a_run_that_could_not_begin_begins_when_it_can(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go(tiny_recipe, "training.updates=1", run="first")  # prepares
-    plain = runs.write_atomically
+    plain = write_atomically
 
     def full(path: Path, data: bytes) -> None:
         if path.parent.name == "run":
@@ -58,7 +58,7 @@ def test_a_run_that_could_not_begin_begins_when_it_can(tiny_recipe: Path, monkey
         plain(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "write_atomically", full)
+        patch.setattr(session, "write_atomically", full)
         with pytest.raises(OSError, match="No space"):
             go(tiny_recipe)
     assert entries(go(tiny_recipe), "done")

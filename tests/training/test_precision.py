@@ -6,9 +6,9 @@ from typing import Literal
 import pytest
 import torch
 
+from janus_cli import device
+from janus_cli.device import autocast, chosen, product_rate
 from janus_cli.recipe import Training
-from janus_cli.training import precision
-from janus_cli.training.precision import autocast, chosen, product_rate
 from janus_cli.training.request import Request
 from janus_cli.training.session import run_training
 
@@ -40,7 +40,7 @@ def test_the_rate_of_products_is_that_of_the_fastest(
     monkeypatch: pytest.MonkeyPatch, name: Literal["float32", "bf16"]
 ) -> None:
     clock = iter([0.0, 0.1, 1.0, 5.0, 6.0, 8.0, 9.0, 13.0, 14.0, 18.0, 19.0, 23.0])  # 0.1 s to warm up, 2 at best
-    monkeypatch.setattr(precision.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(device.time, "perf_counter", lambda: next(clock))
     assert product_rate(name, CPU) == 2 * 1024**3 / 2
 
 

@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 import torch
 
-from janus_cli import console, recipe_file
+from janus_cli import console, recipe_load
 from janus_cli.core.batch import Batch
+from janus_cli.data.batching import Rows, epoch_batches
+from janus_cli.data.prepared import open_prepared
+from janus_cli.data.store import Store
+from janus_cli.device import chosen
 from janus_cli.errors import CheckpointError, NonFiniteError, RunInUseError, Stopped, UsageError
 from janus_cli.recipe import Training
 from janus_cli.runs import Run
-from janus_cli.text.batching import Rows, epoch_batches
-from janus_cli.text.prepared import open_prepared
-from janus_cli.text.store import Store
 from janus_cli.training import loop, validation
-from janus_cli.training.precision import chosen
 from janus_cli.training.request import Request
 from janus_cli.training.session import run_training
 
@@ -296,7 +296,7 @@ def test_resume_with_other_accumulation_starts_at_the_same_sentence(
     monkeypatch.setattr(loop, "load_batch", noted)
     allow = ("training.updates", "training.accumulate")
     go(tiny_recipe, "run", "training.updates=4", "training.accumulate=3", resume=True, allow=allow)
-    store = open_prepared(recipe_file.load(str(run.recipe)), Path("data/tiny.src-tgt")).train
+    store = open_prepared(recipe_load.load(str(run.recipe)), Path("data/tiny.src-tgt")).train
     expected = [rows.tolist() for rows in epoch_batches(store, 256, 1, 0)]
     assert read[:6] == expected[4:10], "the rest of the epoch, each batch once"
 

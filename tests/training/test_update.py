@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from janus_cli import recipe_file
-from janus_cli.core import layers, transformer
+from janus_cli import recipe_load
+from janus_cli.core import layers
+from janus_cli.core import model as transformer
 from janus_cli.core.batch import Batch
+from janus_cli.core.model import Transformer
 from janus_cli.core.stream import content
-from janus_cli.core.transformer import Transformer
 from janus_cli.recipe import Model
 from janus_cli.training.update import Trainee, dropout_seed, planned
 from tests.faults.processes import go
@@ -82,7 +83,7 @@ def test_no_two_updates_or_ranks_share_their_dropout() -> None:
 
 
 def test_each_epoch_hides_other_tokens(tiny_recipe: Path, ragged: Batch) -> None:
-    recipe = recipe_file.load(str(tiny_recipe))
+    recipe = recipe_load.load(str(tiny_recipe))
     first, again, second = (planned(ragged, recipe, epoch).streams["nar_aux"].tokens for epoch in (0, 0, 1))
     assert torch.equal(first, again)
     assert first.shape != second.shape or not torch.equal(first, second)

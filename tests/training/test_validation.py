@@ -12,19 +12,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from janus_cli import recipe_file
+from janus_cli import recipe_load
 from janus_cli.core.batch import EOS, PAD
-from janus_cli.core.decoders.output import Output
+from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
-from janus_cli.core.transformer import Transformer
+from janus_cli.core.search.output import Output
+from janus_cli.data.batching import load_batch
+from janus_cli.data.prepare import prepare
+from janus_cli.data.prepared import Prepared, open_prepared
+from janus_cli.device import StopSignal
 from janus_cli.recipe import Recipe
-from janus_cli.text.batching import load_batch
-from janus_cli.text.prepare import prepare
-from janus_cli.text.prepared import Prepared, open_prepared
 from janus_cli.training import loop, validation
 from janus_cli.training.checkpoint import build_model
-from janus_cli.training.signals import StopSignal
 from janus_cli.training.validation import better, validate
 from tests.faults.processes import go
 
@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def made(tiny_recipe: Path) -> tuple[Recipe, Prepared, Transformer]:
     changes = ["training.batch_tokens=64", "decoding.batch_sentences=3", "training.valid_sentences=8"]
-    recipe = recipe_file.load(str(tiny_recipe), changes)
+    recipe = recipe_load.load(str(tiny_recipe), changes)
     prepare(recipe, Path("data/tiny.src-tgt"), workers=1, force=False)
     prepared = open_prepared(recipe, Path("data/tiny.src-tgt"))
     torch.manual_seed(1)

@@ -17,8 +17,8 @@ from janus_cli.core.batch import Batch
 from janus_cli.core.stream import Stream
 
 if TYPE_CHECKING:
+    from janus_cli.core.model import Transformer
     from janus_cli.core.noise import Draws
-    from janus_cli.core.transformer import Transformer
 
 
 Side = Literal["ar", "nar"]

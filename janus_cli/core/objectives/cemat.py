@@ -23,10 +23,10 @@ from torch import Tensor
 
 from janus_cli.core.batch import IGNORE, MASK, PAD, Batch
 from janus_cli.core.losses import cross_entropy, labelled_loss, length_loss
+from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, is_text, pick
 from janus_cli.core.objectives.base import Objective, Plan, Reading, Term, count_units
 from janus_cli.core.stream import base
-from janus_cli.core.transformer import Transformer
 
 if TYPE_CHECKING:
     from janus_cli.recipe import CematObjective

@@ -22,8 +22,8 @@ from janus_cli.core.stream import Stream, base
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from janus_cli.core.model import Memory, Transformer
     from janus_cli.core.noise import Draws
-    from janus_cli.core.transformer import Memory, Transformer
 
 
 class Correction(NamedTuple):

@@ -17,8 +17,8 @@ from janus_cli.core.stream import Stream, base
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from janus_cli.core.model import Memory, Transformer
     from janus_cli.core.noise import Draws
-    from janus_cli.core.transformer import Memory, Transformer
 
 
 def first_look(target: Tensor, hidden: Tensor, draws: Draws) -> Stream:

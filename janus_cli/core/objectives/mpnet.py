@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from janus_cli.core.batch import Batch
 from janus_cli.core.losses import labelled_loss, length_loss
+from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, hide, random_order
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
 from janus_cli.core.stream import base, beside, revealed
-from janus_cli.core.transformer import Transformer
 
 if TYPE_CHECKING:
     from janus_cli.recipe import MpnetObjective

@@ -15,10 +15,10 @@ import torch
 
 from janus_cli.core.batch import Batch
 from janus_cli.core.losses import labelled_loss
+from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
 from janus_cli.core.stream import Stream, ahead, beside, content
-from janus_cli.core.transformer import Transformer
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,0 +1,58 @@
+"""Left-to-right search that takes the best token each time: what a beam of one finds, without a beam's bookkeeping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from janus_cli.core.batch import BOS, EOS, PAD
+from janus_cli.core.search.output import Output
+
+Step = Callable[[Tensor, Tensor | None, Tensor], tuple[Tensor, Tensor]]
+WORTH = 0.8  # rows leave once so few of them are still going: moving the cache costs about as much as the rest saves
+
+
+def greedy(step: Step, max_lengths: Tensor, length_penalty: float = 1.0) -> list[Output]:
+    """The greedy output of each sentence; among equals the lower token id is taken, if the step's maximum does so.
+
+    Args:
+        step: `step(last, kept, at_end)` -> the best next token (R,) and its log-probability (R,). last: (R,) int64, the
+            newest token of each row. kept: (R,) int64, the rows of the pass before that go on; None for all of them.
+            at_end: (R,) bool, rows in which EOS is the only choice. The first pass has one row a sentence, BOS.
+        max_lengths: (B,) int64, the most tokens of an output, EOS included; at least 1.
+        length_penalty: see `beam_search`; decides the score only.
+    """
+    if not len(max_lengths):
+        return []
+    rows = torch.arange(len(max_lengths), device=max_lengths.device)  # places of the rows that are still decoded
+    tokens = torch.full((len(rows), int(max_lengths.max())), PAD, device=rows.device)
+    logps = torch.zeros(tokens.shape, device=rows.device)
+    last, kept, most = torch.full_like(rows, BOS), None, max_lengths
+    going = torch.ones_like(rows, dtype=torch.bool)
+    for place in range(tokens.shape[1]):
+        best, sure = step(last, kept, most == place + 1)
+        tokens[rows, place] = torch.where(going, best, PAD)
+        logps[rows, place] = torch.where(going, sure.to(logps.dtype), 0.0)
+        going = going & (best != EOS)
+        left = int(going.sum())
+        if not left:
+            break
+        kept, last = None, best
+        if left <= WORTH * len(rows):
+            kept = going.nonzero()[:, 0]
+            rows, last, most, going = rows[kept], best[kept], most[kept], going[kept]
+    return finished(tokens, logps, length_penalty)
+
+
+def finished(
+    tokens: Tensor, logps: Tensor, length_penalty: float = 1.0, passes: list[int] | None = None
+) -> list[Output]:
+    """Outputs of rows that end in EOS, PAD behind. tokens, logps (B, T); passes: by default one a token."""
+    sizes = (tokens != PAD).sum(1).tolist()
+    found = []
+    for row, (ids, sure, size) in enumerate(zip(tokens.tolist(), logps.tolist(), sizes, strict=True)):
+        score = sum(sure[:size]) / size**length_penalty
+        found.append(Output(ids[: size - 1], sure[:size], score, size if passes is None else passes[row]))
+    return found

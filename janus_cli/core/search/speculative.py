@@ -1,0 +1,109 @@
+"""Speculative decoding: a draft is written non-autoregressively and verified left to right in one pass.
+
+The draft proposes the tokens that follow a verified prefix. One pass of the left-to-right model over all of them says
+what it would have written at each place. The longest prefix of the draft on which both agree is kept, and the model's
+own token after it, so each pass adds one token at least, and the text is that of greedy search whatever the draft
+says (Leviathan et al., ICML 2023, for the sampled case; Stern et al., NeurIPS 2018, for the greedy one).
+
+Two sources of the next draft cost no pass of their own. What verifying says beyond the first disagreement
+(`redraft="ar"`; Jacobi decoding, Santilli et al., ACL 2023). And a draft that is written in the verifying pass itself,
+for all that follows the prefix verified so far (`redraft="joint"`): it is one round behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from janus_cli.core.batch import EOS, PAD
+from janus_cli.core.search.greedy import finished
+from janus_cli.core.search.output import Output
+
+Redraft = Literal["nar", "ar", "joint"]
+Draft = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+Verify = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor]]
+
+
+def speculative(
+    draft: Draft, verify: Verify, max_lengths: Tensor, window: int, redraft: Redraft = "nar"
+) -> list[Output]:
+    """The greedy output of each sentence. `passes` counts those that verified and those that wrote drafts.
+
+    Dimensions besides those of `core`: A sentences still decoded, W tokens of a draft, P tokens verified so far.
+
+    Args:
+        draft: `draft(tokens, counts, sentences)` -> proposals (A, W) int64 for the places behind the prefix, PAD
+            behind them, which may end in EOS; and the decoder passes (A,) that it took. tokens: (A, P) int64, the first
+            `counts` (A,) of each row are verified. sentences: (A,) int64, places in the batch.
+        verify: `verify(tokens, counts, proposals, at_end, sentences, kept)` -> the left-to-right model's choice
+            (A, W + 1) after the prefix and after each proposed token, its log-probability, and with "joint" what the
+            draft proposes (A, W') behind the same prefix. at_end: (A, W + 1) bool, where EOS is the only choice.
+            kept: (A,) int64, the rows of the call before that are still there; None for all of them.
+        max_lengths: (B,) int64, the most tokens of an output, EOS included; at least 1.
+        window: the most proposed tokens that are verified at once.
+        redraft: who proposes after the first time; where nothing is left over for a sentence, the draft does.
+    """
+    device, batch = max_lengths.device, len(max_lengths)
+    if not batch:
+        return []
+    longest = int(max_lengths.max())
+    tokens = torch.full((batch, longest + window + 1), PAD, device=device)  # room for what is cut off again
+    logps = torch.zeros(tokens.shape, device=device)
+    passes = torch.zeros_like(max_lengths)
+    rows = torch.arange(batch, device=device)
+    counts, most = torch.zeros_like(rows), max_lengths
+    left, kept = torch.full((batch, 0), PAD, device=device), None
+    while len(rows):
+        proposals, verified = left, tokens[rows, : int(counts.max())]
+        if redraft == "nar" or not left.shape[1] or bool((left[:, 0] == PAD).any()):
+            proposals = _drafted(draft, verified, counts, rows, left, passes)
+        places = counts[:, None] + torch.arange(1, min(window, proposals.shape[1]) + 2, device=device)
+        proposals = proposals[:, :window].masked_fill(places[:, :-1] >= most[:, None], PAD)
+        best, certainty, ahead = verify(verified, counts, proposals, places == most[:, None], rows, kept)
+        passes[rows] += 1
+
+        agreed = (proposals == best[:, :-1]).int().cumprod(1).sum(1)
+        ended = (best == EOS).int().argmax(1).masked_fill(~(best == EOS).any(1), best.shape[1])
+        fresh = torch.minimum(agreed, ended) + 1  # agreed tokens and the model's own after them, EOS at the most
+        cut = torch.arange(best.shape[1], device=device) >= fresh[:, None]
+        tokens[rows[:, None], places - 1] = best.masked_fill(cut, PAD)
+        logps[rows[:, None], places - 1] = certainty.to(logps.dtype).masked_fill(cut, 0.0)
+        counts = counts + fresh
+        going = ended >= fresh
+        left = left[:, :0]
+        if redraft != "nar":
+            left = _behind(ahead if redraft == "joint" else _left_over(best, proposals), fresh)
+        kept = None
+        if not bool(going.all()):
+            kept = going.nonzero()[:, 0]
+            rows, counts, most, left = (t[kept] for t in (rows, counts, most, left))
+    return finished(tokens, logps, passes=passes.tolist())
+
+
+def _drafted(draft: Draft, verified: Tensor, counts: Tensor, rows: Tensor, left: Tensor, passes: Tensor) -> Tensor:
+    """What is left over from verifying, and a draft for the rows in which nothing is. left (A, W) -> (A, W')."""
+    empty = torch.ones_like(rows, dtype=torch.bool) if not left.shape[1] else left[:, 0] == PAD
+    written, took = draft(verified[empty], counts[empty], rows[empty])
+    passes[rows[empty]] += took
+    width = max(written.shape[1], left.shape[1])
+    proposals = torch.full((len(rows), width), PAD, device=rows.device)
+    proposals[:, : left.shape[1]] = left
+    proposals[empty, : written.shape[1]] = written
+    return proposals
+
+
+def _left_over(best: Tensor, proposals: Tensor) -> Tensor:
+    """The model's choices up to EOS, as proposals for the same places. best (A, W + 1) -> (A, W + 1)."""
+    width = (proposals != PAD).sum(1, keepdim=True) + 1  # choices after proposed tokens; behind them is padding
+    return best.masked_fill(torch.arange(best.shape[1], device=best.device) >= width, PAD)
+
+
+def _behind(proposals: Tensor, fresh: Tensor) -> Tensor:
+    """What of the proposals (A, W) lies behind the first `fresh` (A,) places, up to EOS; PAD behind."""
+    places = fresh[:, None] + torch.arange(proposals.shape[1], device=fresh.device)
+    left = proposals.gather(1, places.clamp(max=proposals.shape[1] - 1)).masked_fill(places >= proposals.shape[1], PAD)
+    ended = (left == EOS).int()
+    return left.masked_fill(ended.cumsum(1) - ended > 0, PAD)

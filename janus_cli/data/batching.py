@@ -1,0 +1,153 @@
+"""Which sentences make up which batch: a pure function of (lengths, seed, epoch).
+
+Data of up to BLOCK sentences is shuffled as one. Where there is more, runs of neighbours are shuffled, so many of them
+at a time make a block, and the sentences of a block are shuffled: the memory is that of one block, whatever the
+size of the data and the number of ranks, and of the lengths only a block's are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from janus_cli.core.batch import Batch, Joined, batch_of
+from janus_cli.data.store import Store
+from janus_cli.errors import DataError
+
+Lengths = NDArray[np.int64]
+Rows = NDArray[np.int64]  # sentence numbers
+POOL_BATCHES = 64  # sentences are sorted by length within pools of about so many batches, and only there
+BLOCK = 1 << 20  # sentences whose batches are made at once: about 100 MB for a moment
+RUN = 1 << 10  # neighbours that stay in one block: a block is a sample of 1,024 places of the data
+
+
+class Padding(NamedTuple):
+    """Cells of the padded matrices, both sides, and how many of them hold tokens."""
+
+    real: int
+    cells: int
+
+    @property
+    def share(self) -> float:
+        return 1.0 - self.real / max(1, self.cells)
+
+
+class Epoch(NamedTuple):
+    """What an epoch comes to. about: "about " where the first of several blocks stands for all, else nothing."""
+
+    batches: int
+    padding: Padding
+    about: str
+
+
+def epoch_batches(store: Store, budget: int, seed: int, epoch: int) -> Iterator[Rows]:
+    """Sentence numbers of every batch of one epoch, in order, made a block at a time; each sentence exactly once.
+
+    budget: the most cells that the wider of the two padded matrices of a batch may have.
+
+    Raises:
+        DataError: a single pair is longer than the budget.
+    """
+    for number, runs in enumerate(_blocks(len(store), seed, epoch)):
+        rows, source, target = _block(store, runs)
+        for batch in block_batches(rows, source, target, budget, (seed, epoch, number)):
+            yield rows[batch]
+
+
+def first_look(store: Store, budget: int, seed: int) -> Epoch:
+    """Counts an epoch's batches and their padding; where there are several blocks, in the first of them."""
+    if not len(store):
+        return Epoch(0, Padding(0, 0), "")
+    rows, source, target = _block(store, next(_blocks(len(store), seed, 0)))
+    found = block_batches(rows, source, target, budget, (seed, 0, 0))
+    about = "" if len(rows) == len(store) else "about "
+    return Epoch(round(len(found) * len(store) / len(rows)), padding(source, target, found), about)
+
+
+def _blocks(count: int, seed: int, epoch: int) -> Iterator[list[range]]:
+    """The runs of every block."""
+    if 0 < count <= BLOCK:
+        yield [range(count)]
+    elif count:
+        # A seed of its own: the blocks' seeds end with the block's number.
+        starts = RUN * np.random.default_rng([seed, epoch, count]).permutation(-(-count // RUN))
+        for first in range(0, len(starts), BLOCK // RUN):
+            some = starts[first : first + BLOCK // RUN].tolist()
+            yield [range(start, min(start + RUN, count)) for start in some]
+
+
+def _block(store: Store, runs: Sequence[range]) -> tuple[Rows, Lengths, Lengths]:
+    """A block's sentence numbers and the lengths of both sides."""
+    parts = [store.lengths(run.start, run.stop) for run in runs]
+    rows = np.concatenate([np.arange(run.start, run.stop) for run in runs])
+    source, target = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
+    return rows, source, target
+
+
+def block_batches(rows: Rows, source: Lengths, target: Lengths, budget: int, seed: Sequence[int]) -> list[Rows]:
+    """Batches of one block, as places in it.
+
+    rows: the sentences' numbers, for messages. source, target: their token counts without BOS and EOS.
+    """
+    wide = np.maximum(source + 1, target + 2)  # EOS; BOS and EOS
+    if len(wide) and wide.max() > budget:
+        worst = int(wide.argmax())
+        must_fit(f"pair {rows[worst] + 1} of those that are kept", int(wide[worst]), budget)
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(wide))
+    per_pool = max(1, int(POOL_BATCHES * budget / max(1.0, wide.mean()))) if len(wide) else 1
+    batches: list[Rows] = []
+    for start in range(0, len(order), per_pool):
+        pool = order[start : start + per_pool]
+        pool = pool[np.lexsort((source[pool], target[pool], wide[pool]))]
+        batches.extend(_cut(pool, wide[pool], budget))
+    return [batches[i] for i in random.permutation(len(batches))]
+
+
+def must_fit(pair: str, tokens: int, budget: int) -> None:
+    """Whether a pair fits into a batch; tokens: of its longer side, BOS and EOS counted.
+
+    Raises:
+        DataError: it does not.
+    """
+    if tokens > budget:
+        raise DataError(
+            f"{pair} has {tokens} tokens, more than training.batch_tokens {budget}",
+            "raise training.batch_tokens or lower data.max_tokens",
+        )
+
+
+def _cut(pool: Rows, wide: Lengths, budget: int) -> Iterator[Rows]:
+    """Cuts sentences sorted by width so that count * width stays within the budget."""
+    start = 0
+    while start < len(pool):
+        some = wide[start : start + budget // wide[start]]  # the narrowest comes first: more than these never fit
+        fits = np.arange(1, len(some) + 1) * some <= budget
+        end = start + (int(fits.argmin()) if not fits.all() else len(fits))
+        yield pool[start:end]
+        start = end
+
+
+def padding(source: Lengths, target: Lengths, batches: Sequence[Rows]) -> Padding:
+    """How much of the batches is padding, EOS and BOS counted as tokens."""
+    real = cells = 0
+    for rows in batches:
+        s, t = source[rows] + 1, target[rows] + 2
+        real += int(s.sum() + t.sum())
+        cells += len(rows) * int(s.max() + t.max())
+    return Padding(real, cells)
+
+
+def load_batch(store: Store, rows: Rows) -> Batch:
+    """The sentences of one batch from disk."""
+    sources, targets = zip(*(store.pair(int(row)) for row in rows), strict=True)
+    return batch_of(_in_one_piece(sources), _in_one_piece(targets), rows.tolist(), store.lexicon)
+
+
+def _in_one_piece(rows: Sequence[np.ndarray]) -> Joined:
+    ids, lengths = np.concatenate(rows).astype(np.int64), np.array([len(row) for row in rows])
+    return Joined(torch.from_numpy(ids), torch.from_numpy(lengths))

@@ -1,0 +1,153 @@
+"""Fetching a recipe's text: resumable, checked against sha256, unpacked without trusting the archive."""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Collection
+from pathlib import Path, PurePosixPath
+from typing import IO, BinaryIO
+
+from janus_cli import __version__, console
+from janus_cli.data.corpus import BLOCK, sha256, stems
+from janus_cli.errors import DataError
+from janus_cli.recipe import Data, Download
+
+TIMEOUT = 30.0  # seconds without a byte
+ARCHIVES = (".tgz", ".tar.gz")
+
+
+def fetch(data: Data, cache: Path) -> Path:
+    """Fetches what is not in the cache yet, and unpacks the splits' files from archives.
+
+    A file has its name only once its sha256 is right; until then it is NAME.part, which the next call continues.
+
+    Args:
+        data: its downloads, and the names of the files wanted.
+        cache: where to; made if need be.
+
+    Returns:
+        The folder with the text: `cache`.
+
+    Raises:
+        DataError: there is nothing to fetch, or it failed; with what to do by hand.
+    """
+    if not complete(data):
+        raise DataError("this recipe's text has to be fetched by hand", by_hand(data))
+    cache.mkdir(parents=True, exist_ok=True)
+    wanted = {name + ending for name in _names(data) for ending in ("", ".gz")}
+    try:
+        for item in data.downloads:
+            path = cache / item.save_as
+            if not path.is_file() or sha256(path) != item.sha256:
+                _download(item, path)
+            if item.save_as.endswith(ARCHIVES):
+                unpack(path, cache, wanted)
+    except DataError as problem:
+        raise DataError(problem.message, by_hand(data)) from None
+    return cache
+
+
+def complete(data: Data) -> bool:
+    """Whether all of the text can be fetched: every download has a known sha256."""
+    return bool(data.downloads) and all(item.sha256 for item in data.downloads)
+
+
+def by_hand(data: Data) -> str:
+    """What the user can do instead."""
+    steps = [data.notes.strip(), *(f"fetch {item.url}" for item in data.downloads)]
+    steps.append(f"put {', '.join(_names(data))} (or .gz) into a folder and name it with --data-dir FOLDER")
+    return "\n".join(step for step in steps if step)
+
+
+def _names(data: Data) -> list[str]:
+    return [f"{stem}.{suffix}" for stem in stems(data).values() for suffix in (data.source, data.target)]
+
+
+def _download(item: Download, path: Path) -> None:
+    if not item.url.startswith(("http://", "https://")):
+        raise DataError(f"{item.url} is no http or https address")
+    part = path.with_name(f"{path.name}.part")
+    with part.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"another process is fetching {part}") from None
+        try:
+            _receive(item, file)
+        except urllib.error.HTTPError as problem:
+            raise DataError(f"{item.url}: the server says {problem.code} {problem.reason}") from None
+        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as problem:
+            reason = getattr(problem, "reason", None) or problem
+            raise DataError(f"{item.url} could not be fetched: {reason}; {_kept(file)}") from None
+        file.flush()
+        found = sha256(part)
+        if found != item.sha256:
+            part.unlink()
+            raise DataError(f"{item.url} has sha256 {found}, expected was {item.sha256}: it was thrown away")
+        part.rename(path)
+
+
+def _receive(item: Download, file: BinaryIO) -> None:
+    """Appends what is missing to an open file."""
+    start = file.tell()
+    headers = {"User-Agent": f"janus/{__version__}", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(item.url, headers=headers), timeout=TIMEOUT)
+    except urllib.error.HTTPError as problem:
+        problem.close()
+        if problem.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
+            raise
+        return  # nothing is missing: the sha256 will tell
+    with response:
+        if response.status != http.client.PARTIAL_CONTENT:
+            start = 0
+            file.seek(file.truncate(0))
+        size = response.headers.get("Content-Length")
+        total = start + int(size) if size and size.isdigit() else None
+        with console.progress(f"fetching {item.save_as}", total, start=start) as bar:
+            while block := response.read1(BLOCK):  # what came is kept if nothing more comes
+                file.write(block)
+                bar.advance(len(block))
+        if total is not None and file.tell() != total:
+            raise DataError(f"{item.url} broke off after {file.tell():,} of {total:,} bytes; {_kept(file)}")
+
+
+def _kept(file: BinaryIO) -> str:
+    return f"{file.tell():,} bytes are kept, the next try goes on from there"
+
+
+def unpack(archive: Path, folder: Path, wanted: Collection[str]) -> None:
+    """Takes the wanted files out of a gzipped tar, whatever folder of it they are in, and puts them flat into `folder`.
+
+    Raises:
+        DataError: damaged, or a member is a link, a device, or lies outside the archive; nothing is written then.
+    """
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            members = tar.getmembers()
+            for member in members:
+                path = PurePosixPath(member.name)
+                if path.is_absolute() or ".." in path.parts or not (member.isfile() or member.isdir()):
+                    raise DataError(f"{archive} is refused: {member.name} is a link, a device or outside of it")
+            for member in members:
+                name = PurePosixPath(member.name).name
+                content = tar.extractfile(member) if member.isfile() and name in wanted else None
+                if content is not None:
+                    _write(folder / name, content)
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as problem:
+        raise DataError(f"{archive} is damaged: {problem}") from None
+
+
+def _write(path: Path, content: IO[bytes]) -> None:
+    temporary = path.with_name(f"{path.name}.part")
+    with temporary.open("wb") as file:
+        shutil.copyfileobj(content, file, BLOCK)
+    temporary.replace(path)

@@ -1,0 +1,186 @@
+"""Which tokens translate which, for objectives that switch words of the source (CeMAT): a file or the text says it.
+
+Tokens, not words, because these are what a model reads: of a dictionary's pairs those count whose words are one token
+each. Without a dictionary, IBM model 1 finds translations in the training text (Brown et al. 1993): t(y | x), how often
+the token x of a source becomes the token y of its target, by expectation maximisation from equal shares,
+
+    c(x, y)  =  sum, over every place of y in a target whose source has x, of
+                t(y | x) / sum over x' of t(y | x'),   x' the tokens of that source, and nothing
+    t(y | x) =  c(x, y) / sum over y' of c(x, y')
+
+A run keeps its lexicon: going on reads what the run began with, and noise stays a function of seed, epoch and sentence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from janus_cli import console
+from janus_cli.core.batch import PAD, SPECIAL
+from janus_cli.data.cleaning import cleaner
+from janus_cli.errors import CheckpointError, DataError
+from janus_cli.files import read_json, write_atomically
+from janus_cli.recipe import CematObjective, Recipe
+
+if TYPE_CHECKING:
+    from janus_cli.data.prepared import Prepared
+    from janus_cli.data.store import Store
+    from janus_cli.data.tokenizer import Tokenizers
+
+FORMAT = 1
+NOTHING = PAD  # stands in each source for what makes tokens that translate nothing
+CELLS = 2_000_000  # pairs of a source and a target token that are looked at together; bounds memory
+Ids = NDArray[np.int64]
+Translations = dict[int, list[int]]  # of each token, likeliest first
+
+
+def wanted(recipe: Recipe) -> CematObjective | None:
+    """The objective, if it switches words."""
+    objective = recipe.objective
+    return objective if isinstance(objective, CematObjective) and objective.switched > 0 else None
+
+
+def make(recipe: Recipe, prepared: Prepared, file: Path) -> None:
+    """Writes the lexicon of a run that begins; nothing for objectives that need none.
+
+    Raises:
+        DataError: the dictionary cannot be read, or nothing is found that could be switched.
+    """
+    knobs = wanted(recipe)
+    if knobs is None:
+        return
+    if knobs.dictionary is None:
+        console.say("inducing a dictionary from the training text (IBM model 1)")
+        found = induce(prepared.train, knobs)
+    else:
+        found = from_file(Path(knobs.dictionary), recipe, prepared.tokenizers)
+    kept = {x: ys[: knobs.translations] for x, ys in sorted(found.items())}
+    several = sum(len(ys) > 1 for ys in kept.values())
+    if not several:
+        raise DataError(
+            "no token has two translations: there is nothing to switch a word to",
+            "name a dictionary with --set objective.dictionary=FILE, or --set objective.switched=0",
+        )
+    console.say(f"lexicon: {len(kept):,} tokens have translations, {several:,} several")
+    about = {"format": FORMAT, "fingerprint": prepared.train.fingerprint, "sha256": _digest(kept), "translations": kept}
+    write_atomically(file, json.dumps(about).encode())
+
+
+def attach(recipe: Recipe, prepared: Prepared, file: Path) -> None:
+    """Gives the run's lexicon to all batches of the prepared data; nothing for objectives that need none.
+
+    Raises:
+        CheckpointError: it is not there, damaged, or of other data.
+    """
+    if wanted(recipe) is None:
+        return
+    anew = "the run cannot go on without it; begin anew with --force"
+    try:
+        about = read_json(file)
+        found = {int(x): [int(y) for y in ys] for x, ys in about["translations"].items()}
+        whole = about["format"] == FORMAT and about["sha256"] == _digest(found)
+        same = about["fingerprint"] == prepared.train.fingerprint
+    except DataError as problem:
+        raise CheckpointError(problem.message, anew) from None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        whole, same, found = False, True, {}
+    if not whole or not same:
+        raise CheckpointError(f"{file} is {'of other data' if whole else 'damaged'}", anew)
+    prepared.train.lexicon = prepared.valid.lexicon = table(found, prepared.train.source_vocabulary)
+
+
+def _digest(found: Translations) -> str:
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def table(found: Translations, vocabulary: int) -> Tensor:
+    """(V, K) int64, what `Batch.lexicon` holds."""
+    rows = torch.full((vocabulary, max(map(len, found.values()), default=1)), PAD)
+    for x, ys in found.items():
+        rows[x, : len(ys)] = torch.tensor(ys)
+    return rows
+
+
+def from_file(path: Path, recipe: Recipe, tokenizers: Tokenizers) -> Translations:
+    """Translations from lines `word<TAB>word`, source first, in the order of the file.
+
+    Raises:
+        DataError: it cannot be read, or a line is no such pair.
+    """
+    clean = cleaner(recipe.data.clean)
+    try:
+        lines = path.read_bytes().decode().removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else "not UTF-8"
+        raise DataError(f"cannot read the dictionary {path}: {reason}", "see objective.dictionary") from None
+    pairs = [line.removesuffix("\r").split("\t") for line in lines]
+    for number, pair in enumerate(pairs, 1):
+        if len(pair) != 2 or not all(word.strip() for word in pair):
+            raise DataError(f"{path}:{number}: no pair of words", "one pair a line, source first, a tab between")
+    sources, targets = (
+        tokenizer.encode([clean(pair[side]) for pair in pairs])
+        for side, tokenizer in enumerate((tokenizers.source, tokenizers.target))
+    )
+    single = [(x[0], y[0]) for x, y in zip(sources, targets, strict=True) if len(x) == len(y) == 1]
+    console.say(f"{path}: {len(single):,} of {len(pairs):,} pairs are of one token each")
+    return _collected((x, y) for x, y in single if min(x, y) >= SPECIAL)
+
+
+def _collected(pairs: Iterable[tuple[int, int]]) -> Translations:
+    found: defaultdict[int, dict[int, None]] = defaultdict(dict)
+    for x, y in pairs:
+        found[x][y] = None
+    return {x: list(ys) for x, ys in found.items()}
+
+
+def induce(store: Store, knobs: CematObjective) -> Translations:
+    """Translations by IBM model 1, likeliest first, equals in the order of their ids; see the head of this file.
+
+    Sums run in one order in float64, so the result depends on the text alone.
+    """
+    count = min(len(store), knobs.dictionary_pairs)
+    rows = np.linspace(0, len(store) - 1, count).astype(np.int64)
+    width = store.target_vocabulary
+    known: Ids = np.zeros(0, np.int64)
+    for cells, _ in _chunks(store, rows):
+        known = np.union1d(known, cells)
+    x, y = np.divmod(known, width)
+    likely = np.ones(len(known))
+    for _ in range(knobs.dictionary_rounds):
+        counts = np.zeros(len(known))
+        for cells, places in _chunks(store, rows):
+            at = np.searchsorted(known, cells)
+            whole = np.bincount(places, likely[at])
+            counts += np.bincount(at, likely[at] / whole[places], len(known))
+        likely = counts / np.bincount(x, counts)[x]
+    good = (likely >= knobs.translation_least) & (x != NOTHING)
+    order = np.lexsort((y[good], -likely[good], x[good]))
+    return _collected(zip(x[good][order].tolist(), y[good][order].tolist(), strict=True))
+
+
+def _chunks(store: Store, rows: Ids) -> Iterator[tuple[Ids, Ids]]:
+    """Every source token beside every target token of some pairs at a time: x * V + y, and the number of y's place."""
+    cells: list[Ids] = []
+    places: list[Ids] = []
+    size = start = 0
+    for row in rows:
+        source, target = (side[side >= SPECIAL].astype(np.int64) for side in store.pair(int(row)))
+        x = np.append(source, NOTHING)
+        cells.append((x[:, None] * store.target_vocabulary + target).ravel())
+        places.append(np.tile(np.arange(start, start + len(target)), len(x)))
+        size, start = size + len(cells[-1]), start + len(target)
+        if size >= CELLS:
+            yield np.concatenate(cells), np.concatenate(places)
+            cells, places, size, start = [], [], 0, 0
+    if cells:
+        yield np.concatenate(cells), np.concatenate(places)

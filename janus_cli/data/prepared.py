@@ -1,0 +1,160 @@
+"""Prepared data, opened for training and decoding: whole, unchanged, and made as the recipe says now."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from janus_cli.data import checked, corpus
+from janus_cli.data.corpus import SPLITS, sha256
+from janus_cli.data.prepare import FORMAT
+from janus_cli.data.store import Store
+from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
+from janus_cli.errors import DataError
+from janus_cli.files import MANIFEST, read_json
+from janus_cli.recipe import Data, Recipe
+from janus_cli.runs import distilled_dir, prepared_dir
+
+# Where text lies and how to get it says nothing about what it is: the fingerprints do.
+PLACES = ("dir", "notes", "downloads")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Prepared data, checked and open. test is None where the text has no test split."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    tokenizers: Tokenizers
+    train: Store
+    valid: Store
+    test: Store | None
+
+
+def fingerprints(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """What each split's ids are; manifest: of prepared data, or of a run."""
+    return {name: split["fingerprint"] for name, split in manifest.get("splits", {}).items()}
+
+
+def open_prepared(recipe: Recipe, folder: Path, words: Sequence[str] = (), *, text: bool = True) -> Prepared:
+    """Opens what `prepare` made, and makes sure that it is whole, unchanged and made from this recipe's settings.
+
+    Checked: the data and tokenizer sections; size and sha256 of every file; what `Store.open` checks; and that the
+    text, where it still lies there, was not changed since, nor is other text in the folder that the recipe names. What
+    was checked once, and is the very same file still, is not read again: a large store opens at once from the second
+    time on.
+
+    words: the options that tell `janus preprocess` this recipe, for messages. text: whether to look at the text, which
+    is read where it is newer or lies elsewhere than it did.
+
+    Raises:
+        DataError: any of it does not hold.
+    """
+    words = words or ("--recipe", recipe.name)
+    began, again = time.time_ns(), f"make it: {_command(words, recipe, folder)}"
+    if not (folder / MANIFEST).is_file():
+        raise DataError(f"there is no prepared data in {folder}", again)
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except DataError as problem:
+        raise DataError(problem.message, f"{again} --force") from None
+    again = f"make it again: {_command(words, recipe, folder, manifest)} --force"
+    if manifest.get("format") != FORMAT:
+        raise DataError(f"{folder / MANIFEST} has format {manifest.get('format')}, this version reads {FORMAT}", again)
+    try:
+        known = checked.known(folder, manifest["files"])
+        settings = list(_other_settings(recipe, manifest))
+        changes = [f"{name} was {used!r}, the recipe says {asked!r}" for name, used, asked in settings]
+        if settings:
+            were = [f"{key}={json.dumps(used, ensure_ascii=False)}" for key, used, _ in settings]
+            again = f"{again}; it was made with {' '.join(f'--set {shlex.quote(each)}' for each in were)}"
+        changes += [
+            *_other_files(folder, manifest["files"], known),
+            *(_other_text(manifest, recipe.data) if text else ()),
+        ]
+        if changes:
+            raise DataError(f"the prepared data in {folder} does not fit: {'; '.join(changes)}", again)
+        stores = {
+            name: Store.open(folder / f"{name}.arrow", name, check=f"{name}.arrow" not in known)
+            for name in SPLITS
+            if name in manifest["splits"]
+        }
+        for name, store in stores.items():
+            if store.fingerprint != manifest["splits"][name]["fingerprint"]:
+                raise DataError(f"{store.path} was not made together with {folder / MANIFEST}", again)
+        train, valid = stores["train"], stores["valid"]
+        checked.note(folder, manifest["files"], began)
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:
+        raise DataError(f"{folder / MANIFEST} is damaged: {problem!r}", again) from None
+    return Prepared(folder, manifest, load_tokenizers(folder), train, valid, stores.get("test"))
+
+
+def _command(words: Sequence[str], recipe: Recipe, folder: Path, manifest: Mapping[str, Any] | None = None) -> str:
+    """The command that makes this folder; words: see `open_prepared`."""
+    about = manifest or {}
+    distilled = about.get("distilled")
+    usual = distilled_dir(recipe) if distilled else prepared_dir(recipe)
+    place = [] if folder == usual else ["--out", str(folder)]
+    if distilled:
+        return " ".join([distilled["command"], shlex.join(place)]).strip()
+    text = recipe.data.dir or about.get("data", {}).get("dir")
+    bad = about.get("bad_utf8", "stop")
+    more = [*(["--data-dir", text] if text else []), *(["--bad-utf8", bad] if bad != "stop" else [])]
+    return shlex.join(["janus", "preprocess", *words, *more, *place])
+
+
+def _other_settings(recipe: Recipe, manifest: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Knobs that are not what they were: name, value then, value now."""
+    for section in ("data", "tokenizer"):
+        asked, used = recipe.plain()[section], manifest[section]
+        for key in sorted({*asked, *used} - {*(PLACES if section == "data" else ())}):
+            if asked.get(key) != used.get(key):
+                yield f"{section}.{key}", used.get(key), asked.get(key)
+
+
+def _other_files(folder: Path, files: Mapping[str, Any], checked_before: Collection[str]) -> Iterator[str]:
+    for name, known in files.items():
+        path = folder / name
+        if Path(name).name != name or path.is_symlink() or not path.is_file():
+            yield f"{name} is missing or no plain file"
+        elif path.stat().st_size != known["bytes"]:
+            yield f"{name} has {path.stat().st_size:,} bytes instead of {known['bytes']:,}"
+        elif name not in checked_before and sha256(path) != known["sha256"]:
+            yield f"{name} was changed"
+
+
+def _other_text(manifest: Mapping[str, Any], data: Data) -> Iterator[str]:
+    """Text that is not what was read: where that lay, and in the folder that the recipe names now.
+
+    Text that is gone, or that one may not read, is not needed any more.
+    """
+    made = 10**9 * int(datetime.fromisoformat(manifest["created"]).timestamp())
+    for name, split in manifest["splits"].items():
+        for side, known in split["text"].items():
+            before = Path(known["path"] or "")
+            with suppress(OSError):
+                if before.is_file() and _differs(before, known, corpus.last_change(before) >= made):
+                    yield f"the text {before} was changed"
+            teachers = "distilled" in manifest and (name, side) == ("train", "target")
+            with suppress(OSError):
+                now = None if data.dir is None else _named(data, name, side)
+                elsewhere = now and now.resolve() != before.resolve() and now.suffix == before.suffix  # .gz or not
+                if now and elsewhere and not teachers and _differs(now, known, True):
+                    yield f"{now} is not the text that it was made of"
+
+
+def _named(data: Data, split: str, side: str) -> Path | None:
+    suffix = data.source if side == "source" else data.target
+    return corpus.find(Path(data.dir or ""), corpus.stems(data)[split], suffix)
+
+
+def _differs(path: Path, known: Mapping[str, Any], read: bool) -> bool:
+    """Whether a file's contents are others than those known; read: where the size does not tell, the sha256 must."""
+    return path.stat().st_size != known["bytes"] or (read and sha256(path) != known["sha256"])

@@ -1,0 +1,208 @@
+"""The machine: devices, ranks, precision, memory, stop signals. Training and decoding both need them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from types import FrameType, TracebackType
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+
+from janus_cli import console
+from janus_cli.errors import Stopped, UsageError
+from janus_cli.recipe import Training
+
+
+@dataclass(frozen=True)
+class World:
+    """rank of size processes, each on its device."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def sums(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Sums each named value over all ranks."""
+        if self.size == 1:
+            return dict(values)
+        packed = torch.tensor(list(values.values()), dtype=torch.float64)
+        if self.device.type == "cuda":
+            packed = packed.to(self.device)
+        dist.all_reduce(packed)
+        return dict(zip(values, packed.tolist(), strict=True))
+
+    def wait(self) -> None:
+        """Until every rank is here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        """Leaves the group."""
+        if self.size > 1:
+            dist.destroy_process_group()
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """auto, cpu, cuda or cuda:N as a device; a GPU then does without cuDNN's attention.
+
+    Raises:
+        UsageError: CUDA was asked for and is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(
+            f"--device {name}: no CUDA device is available to this torch ({torch.__version__})", "--device cpu"
+        )
+    device = torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {device}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape of a batch, which takes longer
+    return device
+
+
+def start_world(device: str) -> World:
+    """Joins the group that torchrun describes in the environment, if it does. gloo on CPU, nccl on CUDA."""
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if size > 1:
+        if chosen.type == "cuda":
+            torch.cuda.set_device(chosen)
+        # The others wait while the first rank prepares data or validates.
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(hours=12))
+    return World(rank, size, chosen)
+
+
+def is_about_memory(problem: BaseException) -> bool:
+    """Whether it says that there was too little memory, of a GPU or here."""
+    return isinstance(problem, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(problem)
+
+
+def keep_freed_memory() -> None:
+    """Asks glibc to keep freed memory: a step frees and takes the same blocks again and again.
+
+    It halves a step's page faults (system time 6 % -> 3 % of a small JANUS step). Without glibc nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, the largest that glibc takes
+        mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+
+
+def keep_few_shapes() -> None:
+    """For trainings: oneDNN, which multiplies in bf16, is to keep code for 32 shapes, not for the last 1,024.
+
+    Each takes about a megabyte, and batches hardly ever repeat a shape: a training stays a gigabyte smaller and takes
+    2-4 % longer. Decoding, which meets the same shapes again, would take 10 % longer.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")  # read when the first product is made
+
+
+RATE_SIZE = {"cpu": 1024, "cuda": 8192}  # of the square matrices that the rate is measured with
+
+
+def chosen(knobs: Training, device: torch.device) -> Literal["float32", "bf16"]:
+    """What `precision: auto` means here: bf16 on CUDA and on CPUs that multiply it natively."""
+    if knobs.precision != "auto":
+        return knobs.precision
+    return "bf16" if device.type == "cuda" or _cpu_multiplies_bf16() else "float32"
+
+
+def _cpu_multiplies_bf16() -> bool:
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # newer than torch 2.10
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def autocast(knobs: Training, device: torch.device) -> AbstractContextManager[object]:
+    """Matrix products in the chosen precision; sums, norms and losses in float32."""
+    return torch.autocast(device.type, torch.bfloat16) if chosen(knobs, device) == "bf16" else nullcontext()
+
+
+def product_rate(precision: Literal["float32", "bf16"], device: torch.device) -> float:
+    """FLOP/s of a large matrix product: what a step is measured against. Takes a fraction of a second."""
+    size = RATE_SIZE[device.type]
+    x = torch.ones(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    taken = []
+    for _ in range(6):
+        started = time.perf_counter()
+        _ = x @ x
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - started)
+    return 2.0 * size**3 / min(taken[1:])
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopSignal:
+    """with StopSignal() as stop: ... stop.number is 0 until a signal came."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        for number in SIGNALS:
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_DFL)  # the second signal needs no patience
+        with suppress(RuntimeError):  # stderr was being written to, and cannot be entered again
+            console.warn(f"{signal.Signals(number).name}: finishing this step and saving; once more to stop at once")
+
+
+class Interrupt(KeyboardInterrupt):
+    """One of the signals came."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.number).name}"
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Each signal raises Interrupt inside, once: the second one ends the process on the spot.
+
+    Raises:
+        Stopped: nobody inside had more to say about an Interrupt.
+    """
+    before = {number: signal.signal(number, _raise) for number in SIGNALS}
+    try:
+        yield
+    except Interrupt as stop:
+        raise Stopped(stop.number, str(stop)) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_DFL)
+    raise Interrupt(number)

@@ -1,0 +1,259 @@
+"""The left-to-right side of a model, as a folder that CTranslate2 translates with.
+
+Only its specification classes are used: they declare which tensors a model file holds and write them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from janus_cli.core.model import Transformer
+from janus_cli.core.steps import NEVER_WRITTEN
+from janus_cli.core.symbols import BOS, EOS, SPECIAL, UNK
+from janus_cli.data.tokenizer import INDEX, NAMES, Tokenizer
+from janus_cli.errors import UsageError, require
+from janus_cli.export import folder as folders
+from janus_cli.export.folder import Source
+from janus_cli.files import copy_files, read_json, write_atomically
+from janus_cli.recipe import Recipe
+
+EXTRA = "export"
+# Added to the logits of tokens that are never written. Far below every other logit, and still a float16.
+FORBIDDEN = -1e4
+ORDINARY = {"causal_attention": False, "embedding": "sum"}  # knobs of a model that its Transformer can be
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+def must_fit(recipe: Recipe) -> None:
+    """Raises UsageError for models that CTranslate2 cannot represent, and where it is not installed."""
+    name = recipe.objective.name
+    ar_stream = recipe.ar_stream
+    if ar_stream is None:
+        raise UsageError(
+            f"this model was trained with objective {name}: it has no left-to-right side, and CTranslate2 no other",
+            "use --format safetensors, or train with --objective janus or ar",
+        )
+    if ar_stream != "content":
+        raise UsageError(
+            f"this model was trained with objective {name}, ar_stream {ar_stream}: a slot of its own asks for each "
+            "next token, which the decoder of CTranslate2 cannot do",
+            "use --format safetensors, or train with --objective janus or ar, whose ar_stream is content by default",
+        )
+    for knob, usual in ORDINARY.items():
+        value = getattr(recipe.model, knob)
+        if value != usual:
+            raise UsageError(
+                f"this model was trained with model.{knob} {str(value).lower()}: CTranslate2 has no such decoder",
+                f"use --format safetensors, or train with --set model.{knob}={str(usual).lower()}",
+            )
+    require("ctranslate2", EXTRA)
+
+
+def version() -> str:
+    return str(require("ctranslate2", EXTRA).__version__)
+
+
+def write(source: Source, folder: Path, quantization: str) -> None:
+    """Makes `folder`: model.bin, config.json, vocabularies in the order of ids, tokenizer files, README.txt."""
+    folder.mkdir()
+    spec = specification(source.model)
+    for register, tokenizer in (
+        (spec.register_source_vocabulary, source.tokenizers.source),
+        (spec.register_target_vocabulary, source.tokenizers.target),
+    ):
+        register(unique_names(tokenizer))
+    config = spec.config
+    config.unk_token, config.bos_token, config.eos_token = NAMES[UNK], NAMES[BOS], NAMES[EOS]
+    config.decoder_start_token, config.add_source_eos = NAMES[BOS], True
+    spec.validate()
+    spec.optimize(quantization=quantization)
+    spec.save(str(folder))
+    copy_files(source.tokenizers.files, source.run, folder)
+    write_atomically(folder / folders.README, _readme(source, quantization).encode())
+
+
+def unique_names(tokenizer: Tokenizer) -> list[str]:
+    """A name for each id. Equal pieces (a word list may hold the word `<s>`) get their id behind."""
+    names = list(NAMES)
+    pieces = tokenizer.pieces(range(SPECIAL, tokenizer.size))
+    taken = {*NAMES, *pieces}
+    seen = set(NAMES)
+    for index, piece in enumerate(pieces, SPECIAL):
+        name = piece
+        while name in seen or (name != piece and name in taken):
+            name += f"#{index}"
+        seen.add(name)
+        names.append(name)
+    return names
+
+
+def specification(model: Transformer) -> Any:
+    """The model as a ctranslate2.specs.TransformerSpec, without vocabularies."""
+    specs = require("ctranslate2.specs", EXTRA)
+    knobs = model.knobs
+    # janus uses the exact GELU, and GELUTanh and GELUSigmoid are approximations of it.
+    activation = {"relu": specs.Activation.RELU, "gelu": specs.Activation.GELU}[knobs.activation]
+    spec = specs.TransformerSpec.from_config(
+        (knobs.encoder_layers, knobs.decoder_layers),
+        knobs.heads,
+        pre_norm=knobs.norm == "pre",
+        activation=activation,
+        layernorm_embedding=knobs.embedding_norm,
+    )
+    # Copies: the specification quantises in place.
+    weights = {name: weight.float().cpu().numpy().copy() for name, weight in model.weights().items()}
+    target = weights["target_table.weight"]
+    _stack(spec.encoder, spec.encoder.embeddings[0], weights.get("source_table.weight", target), model, "source")
+    _stack(spec.decoder, spec.decoder.embeddings, target, model, "target")
+    for side, name in ((spec.encoder, "encoder"), (spec.decoder, "decoder")):
+        if knobs.norm == "pre":
+            _norm(side.layer_norm, weights, f"{name}_norm")
+        if knobs.embedding_norm:
+            _norm(side.layernorm_embedding, weights, "source_norm" if name == "encoder" else "target_norm")
+        for index, layer in enumerate(side.layer):
+            _layer(layer, weights, f"{name}.{index}")
+    spec.decoder.projection.weight = weights.get("output_table.weight", target)
+    spec.decoder.projection.bias = np.zeros(len(target), np.float32)
+    spec.decoder.projection.bias[list(NEVER_WRITTEN)] = FORBIDDEN
+    return spec
+
+
+def _stack(spec: Any, embeddings: Any, table: np.ndarray[Any, Any], model: Transformer, side: str) -> None:
+    """Embeddings and positions. Sinusoids are written as a table too: CTranslate2's own are shifted by one."""
+    positions = model.source_positions if side == "source" else model.target_positions
+    embeddings.weight = table
+    spec.scale_embeddings = model.knobs.embedding_scale
+    spec.position_encodings.encodings = positions.detach().float().cpu().numpy().copy()
+
+
+def _layer(spec: Any, weights: Arrays, name: str) -> None:
+    _linear(spec.self_attention.linear[0], weights, f"{name}.attention.query", f"{name}.attention.key_value")
+    _linear(spec.self_attention.linear[1], weights, f"{name}.attention.out")
+    _norm(spec.self_attention.layer_norm, weights, f"{name}.attention_norm")
+    if f"{name}.cross.query.weight" in weights:
+        for linear, part in zip(spec.attention.linear, ("query", "key_value", "out"), strict=True):
+            _linear(linear, weights, f"{name}.cross.{part}")
+        _norm(spec.attention.layer_norm, weights, f"{name}.cross_norm")
+    _linear(spec.ffn.linear_0, weights, f"{name}.feedforward.up")
+    _linear(spec.ffn.linear_1, weights, f"{name}.feedforward.down")
+    _norm(spec.ffn.layer_norm, weights, f"{name}.feedforward_norm")
+
+
+def _linear(spec: Any, weights: Arrays, *names: str) -> None:
+    """One linear map, or several of the same input as one."""
+    spec.weight = np.concatenate([weights[f"{name}.weight"] for name in names])
+    spec.bias = np.concatenate([weights[f"{name}.bias"] for name in names])
+
+
+def _norm(spec: Any, weights: Arrays, name: str) -> None:
+    spec.gamma, spec.beta = weights[f"{name}.weight"], weights[f"{name}.bias"]
+
+
+_PIECES = """source, target = (
+    sentencepiece.SentencePieceProcessor(model_file=str(folder / name)) for name in ({source!r}, {target!r})
+)
+
+
+def encode(line):
+    return source.encode(line)
+
+
+def decode(ids):
+    return target.decode(ids)"""
+
+_WORDS = """def read_words(name):
+    return (folder / name).read_bytes().decode().removesuffix("\\n").split("\\n")
+
+
+ids_of_words = {{word: index for index, word in enumerate(read_words({source!r}), {first})}}
+words = {names!r} + read_words({target!r})
+
+
+def encode(line):
+    return [ids_of_words.get(word, {unk}) for word in line.split()]
+
+
+def decode(ids):
+    line = " ".join(words[index] for index in ids)
+    return {joined}"""
+
+_README = """A translation model for CTranslate2 (https://opennmt.net/CTranslate2)
+
+{origin}
+
+Weights: {quantization}. Made with ctranslate2 {version}.
+
+How to use it. Save the lines between the marks as translate.py, then
+
+  pip install ctranslate2{package}
+  python translate.py FOLDER < text > translated
+
+--- translate.py
+{program}
+---
+
+The numbers in it are the model's: it reads at most {reads} tokens and </s>, which CTranslate2 adds by itself, and
+`janus decode --mode ar --beam 1` writes at most {ratio:g} times as many tokens as it reads, and {extra} more.
+With a larger max_decoding_length than here, CTranslate2 ends with an error where an output runs out of positions.
+{cleaning}
+The pieces of text are passed by id, as names from the vocabulary files, so that no text is mistaken for <s> or </s>.
+<pad>, <s> and <mask> are never written: the output layer has a bias against them.
+Greedy output (beam_size=1) with float32 weights is that of `janus decode --mode ar --beam 1`, but for ties within the
+rounding of float32. Beam search stops by other rules, so that now and then it finds other hypotheses.
+"""
+
+_PROGRAM = """import json
+import sys
+from pathlib import Path
+
+import ctranslate2
+{imports}
+folder = Path(sys.argv[1])
+{tokenizer}
+
+
+def vocabulary(side):
+    shared = folder / "shared_vocabulary.json"
+    return json.loads((shared if shared.is_file() else folder / f"{{side}}_vocabulary.json").read_bytes())
+
+
+source_names = vocabulary("source")
+target_ids = {{name: index for index, name in enumerate(vocabulary("target"))}}
+translator = ctranslate2.Translator(str(folder), device="cpu")
+lines = sys.stdin.buffer.read().decode().removesuffix("\\n").split("\\n")
+rows = [encode(line)[:{reads}] for line in lines]
+results = translator.translate_batch(
+    [[source_names[index] for index in row] for row in rows],
+    beam_size=1,
+    max_batch_size=64,
+    max_input_length=0,
+    min_decoding_length=0,
+    max_decoding_length={writes},
+)
+for row, result in zip(rows, results):
+    most = int(numpy.float32(len(row)) * numpy.float32({ratio!r})) + {extra}
+    found = [target_ids[name] for name in result.hypotheses[0][:most]] if row else []
+    sys.stdout.buffer.write(decode(found).encode() + b"\\n")"""
+
+
+def _readme(source: Source, quantization: str) -> str:
+    about = read_json(source.run / INDEX)
+    names, pieces = about["files"], about["kind"] == "sentencepiece"
+    joiner = about["joiner"]
+    joined = f'f"{{line}} ".replace({joiner + " "!r}, "").rstrip(" ")' if joiner else "line"
+    tokenizer = (_PIECES if pieces else _WORDS).format(
+        source=names["source"], target=names["target"], first=SPECIAL, names=list(NAMES), unk=UNK, joined=joined
+    )
+    decoding, longest = source.recipe.decoding, source.model.knobs.max_length
+    limits = {"reads": longest - 1, "ratio": decoding.max_ratio, "extra": decoding.max_extra}
+    program = _PROGRAM.format(
+        imports="import numpy\n" + "import sentencepiece\n" * pieces, tokenizer=tokenizer, writes=longest - 2, **limits
+    )
+    return _README.format(
+        origin=folders.origin(source), quantization=quantization, version=version(), program=program,
+        package=" sentencepiece" if pieces else "", cleaning=folders.cleaning(source), **limits,
+    )  # fmt: skip

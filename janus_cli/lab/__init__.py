@@ -1,0 +1,1 @@
+"""bench, compare, report, demo: measuring and showing what the toolkit does; imported by these four commands only."""

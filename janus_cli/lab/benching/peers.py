@@ -1,0 +1,204 @@
+"""What users would pick instead, as rows of the same table: CTranslate2 and Hugging Face transformers.
+
+Both get our tokenizers, batches sorted by length as `Translator` sorts them, and are timed from text to text. A peer
+that cannot have the run's weights gets random ones of equal size, and is then made to write as much as we do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from janus_cli.core.batch import BOS, EOS, MASK, PAD, pad
+from janus_cli.core.generate import length_limit
+from janus_cli.core.model import Transformer
+from janus_cli.data.tokenizer import Tokenizers
+from janus_cli.errors import UsageError, require
+from janus_cli.export import ctranslate2
+from janus_cli.export.folder import Source
+from janus_cli.lab.benching.contestant import Contestant, Decoded
+from janus_cli.recipe import BENCH_BEAMS, ArObjective, Recipe
+from janus_cli.runs import Run
+from janus_cli.training.checkpoint import build_model
+
+Peer = Literal["ctranslate2", "transformers"]
+Ids = list[list[int]]
+Search = Callable[[Ids, int], Ids]  # a batch of sources without EOS, their forced length -> outputs without EOS
+COMPUTE_TYPES = {"cpu": ("float32", "int8"), "cuda": ("float32", "float16")}
+UNTRAINED = "random weights of equal size, made to write as many tokens as {writer}; quality not comparable"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a peer needs to know.
+
+    lengths: by line, the tokens that a peer with random weights writes for it; writer: whose tokens these are.
+    folder: where an exported model lies. own_weights: whether it holds those of the run.
+    """
+
+    peer: Peer
+    recipe: Recipe
+    tokenizers: Tokenizers
+    device: torch.device
+    lengths: Mapping[str, int]
+    writer: str
+    folder: Path
+    own_weights: bool = False
+
+    def forced(self, lines: Sequence[str]) -> int:
+        """Tokens to write for this batch, EOS included: the mean of its lines."""
+        return max(1, 1 + round(sum(self.lengths[line] for line in lines) / len(lines)))
+
+    def most(self, ids: Ids) -> list[int]:
+        """Tokens that may be written for each source, EOS not included."""
+        lengths = torch.tensor([len(row) for row in ids])
+        return (length_limit(lengths, self.recipe.model.max_length, self.recipe.decoding) - 1).tolist()
+
+
+def known(names: Sequence[str]) -> list[Peer]:
+    """The names, each once. Raises UsageError where one is no peer."""
+    for name in names:
+        if name not in get_args(Peer):
+            raise UsageError(f"--against {name}: there is no such peer", f"peers: {', '.join(get_args(Peer))}")
+    return [peer for peer in get_args(Peer) if peer in names]
+
+
+def load(peer: Peer) -> None:
+    """Imports the peer. Raises UsageError where it is not installed."""
+    module = require(peer, "peers")
+    if peer == "transformers":
+        _ = module.MarianMTModel  # imported only when somebody asks for it
+
+
+def contestants(setting: Setting) -> Iterator[Contestant]:
+    """The rows of a peer: greedy and beam search, at each precision that it offers. Models load when first used."""
+    if setting.peer == "transformers":
+        marian = cache(partial(_marian, setting))
+        for beam in BENCH_BEAMS:
+            yield _contestant(
+                f"transformers.beam{beam}", setting, _generate(marian, setting, beam), {"beam": beam}, False
+            )
+        return
+    for kind in COMPUTE_TYPES[setting.device.type]:
+        translator = cache(partial(_ctranslate2, setting, kind))
+        for beam in BENCH_BEAMS:
+            options = {"beam": beam, "compute_type": kind, "threads": torch.get_num_threads()}
+            search = _translate_batch(translator, setting, beam)
+            yield _contestant(f"ctranslate2.{kind}.beam{beam}", setting, search, options, setting.own_weights)
+
+
+def labels(peer: Peer, device: torch.device) -> list[str]:
+    """Of the rows that `contestants` makes."""
+    kinds = [""] if peer == "transformers" else [f".{kind}" for kind in COMPUTE_TYPES[device.type]]
+    return [f"{peer}{kind}.beam{beam}" for kind in kinds for beam in BENCH_BEAMS]
+
+
+def _contestant(
+    label: str, setting: Setting, search: Search, options: Mapping[str, Any], comparable: bool
+) -> Contestant:
+    source, target = setting.tokenizers.source, setting.tokenizers.target
+
+    def translate(lines: Sequence[str], batch: int) -> Decoded:
+        ids = [row[: setting.recipe.model.max_length - 1] for row in source.encode(lines)]
+        outputs: Ids = [[] for _ in lines]
+        order = sorted((row for row in range(len(ids)) if ids[row]), key=lambda row: len(ids[row]))
+        for start in range(0, len(order), batch):
+            rows = order[start : start + batch]
+            found = search(
+                [ids[row] for row in rows], 0 if comparable else setting.forced([lines[row] for row in rows])
+            )
+            for row, tokens in zip(rows, found, strict=True):
+                outputs[row] = tokens
+        return Decoded(target.decode(outputs), [len(row) for row in outputs])
+
+    note = "the weights of this run" if comparable else UNTRAINED.format(writer=setting.writer)
+    return Contestant(label, "peer", translate, options, note, comparable)
+
+
+def marian(recipe: Recipe, source_vocabulary: int, target_vocabulary: int) -> Any:
+    """A Marian model of the recipe's shape and dropout with random weights: nothing is downloaded.
+
+    Its norms come after the sums and its positions are sinusoids, whatever the recipe says: it has nothing else.
+    """
+    transformers, knobs = require("transformers", "peers"), recipe.model
+    config = transformers.MarianConfig(
+        vocab_size=source_vocabulary, decoder_vocab_size=target_vocabulary,
+        share_encoder_decoder_embeddings=knobs.tie == "all", tie_word_embeddings=knobs.tie != "none",
+        d_model=knobs.width, encoder_layers=knobs.encoder_layers, decoder_layers=knobs.decoder_layers,
+        encoder_attention_heads=knobs.heads, decoder_attention_heads=knobs.heads,
+        encoder_ffn_dim=knobs.feedforward, decoder_ffn_dim=knobs.feedforward, dropout=knobs.dropout,
+        attention_dropout=knobs.attention_dropout, activation_dropout=knobs.activation_dropout,
+        max_position_embeddings=knobs.max_length, activation_function=knobs.activation,
+        scale_embedding=knobs.embedding_scale, pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS,
+        decoder_start_token_id=BOS, forced_eos_token_id=None,
+    )  # fmt: skip
+    torch.manual_seed(recipe.seed)
+    return transformers.MarianMTModel(config)
+
+
+def _marian(setting: Setting) -> Any:
+    tokenizers, low = setting.tokenizers, setting.recipe.decoding.precision == "bf16"
+    model = marian(setting.recipe, tokenizers.source.size, tokenizers.target.size).to(setting.device).eval()
+    return model.bfloat16() if low and setting.device.type == "cuda" else model  # on a CPU float32 is the faster one
+
+
+def _generate(model: Callable[[], Any], setting: Setting, beam: int) -> Search:
+    def search(ids: Ids, forced: int) -> Ids:
+        source = pad([[*row, EOS] for row in ids]).to(setting.device)
+        with torch.inference_mode():
+            found = model().generate(
+                input_ids=source, attention_mask=(source != PAD).long(), num_beams=beam, do_sample=False,
+                min_new_tokens=forced, max_new_tokens=forced, length_penalty=setting.recipe.decoding.length_penalty,
+            )  # fmt: skip
+        return [[token for token in row if token not in (PAD, BOS, EOS, MASK)] for row in found.tolist()]
+
+    return search
+
+
+def _ctranslate2(setting: Setting, kind: str) -> Any:
+    device = setting.device
+    return require("ctranslate2", "peers").Translator(
+        str(setting.folder), device=device.type, device_index=device.index or 0, compute_type=kind, inter_threads=1,
+        intra_threads=torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def _translate_batch(translator: Callable[[], Any], setting: Setting, beam: int) -> Search:
+    source = ctranslate2.unique_names(setting.tokenizers.source)
+    number = {name: index for index, name in enumerate(ctranslate2.unique_names(setting.tokenizers.target))}
+
+    def search(ids: Ids, forced: int) -> Ids:
+        most = [forced] * len(ids) if forced else setting.most(ids)
+        found = translator().translate_batch(
+            [[source[token] for token in row] for row in ids], beam_size=beam, max_input_length=0,
+            length_penalty=setting.recipe.decoding.length_penalty, min_decoding_length=forced,
+            max_decoding_length=max(most),
+        )  # fmt: skip
+        return [
+            [number[name] for name in result.hypotheses[0][:limit]] for result, limit in zip(found, most, strict=True)
+        ]
+
+    return search
+
+
+def export(recipe: Recipe, model: Transformer, tokenizers: Tokenizers, run: Run, folder: Path) -> bool:
+    """Makes `folder` for CTranslate2, of this model or, where it cannot be, of an untrained one of equal size.
+
+    Returns whether it holds the model's own weights.
+    """
+    own = True
+    try:
+        ctranslate2.must_fit(recipe)
+    except UsageError:
+        ordinary = recipe.model.model_copy(update=ctranslate2.ORDINARY)
+        own, recipe = False, recipe.model_copy(update={"objective": ArObjective(), "model": ordinary})
+        torch.manual_seed(recipe.seed)
+        model = build_model(recipe, tokenizers.source.size, tokenizers.target.size).eval()
+    about = dict.fromkeys(("run", "checkpoint", "step", "objective", "sha256", "janus"), "of a bench")
+    ctranslate2.write(Source(recipe, model, tokenizers, run.path, {}, about), folder, "float32")
+    return own

@@ -1,0 +1,68 @@
+"""What a comparison compares: objectives as they are, and variants of them, each with some knobs changed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from janus_cli import recipe_load
+from janus_cli.errors import UsageError
+from janus_cli.recipe import OBJECTIVE_NAMES, Recipe
+
+BUDGET = ("training.updates", "training.minutes")  # the same for all: not for a variant to change
+EXAMPLE = "as in --variant 'glance: janus objective.glance=0.3'"
+
+
+@dataclass(frozen=True)
+class System:
+    """An objective, and what is changed of the recipe (KEY=VALUE) for it alone."""
+
+    name: str
+    objective: str
+    changes: tuple[str, ...] = ()
+
+    def recipe(self, base: str, changes: Sequence[str]) -> Recipe:
+        """The recipe of this system. changes: those for all systems.
+
+        Raises:
+            UsageError: mistakes in it.
+        """
+        return recipe_load.load(base, [*changes, *self.changes], self.objective)
+
+    def __str__(self) -> str:
+        return " ".join([f"{self.name}: {self.objective}", *self.changes])
+
+
+def asked(objectives: Sequence[str], variants: Sequence[str]) -> list[System]:
+    """The systems in the order in which they are named.
+
+    Raises:
+        UsageError: an unknown objective, a variant that cannot be read, or two systems of one name.
+    """
+    found = [System(_known(name), name) for name in objectives] + [_variant(text) for text in variants]
+    names = [system.name for system in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"two systems are called {twice[0]}", "give each variant a name of its own")
+    return found
+
+
+def _variant(text: str) -> System:
+    name, colon, rest = text.partition(":")
+    try:
+        objective, *changes = shlex.split(rest)
+    except ValueError:  # nothing behind the colon, or a quote that does not end
+        objective, changes = "", []
+    name = name.strip()
+    if not (colon and objective and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_+-]*", name)):
+        raise UsageError(f"--variant {text!r} is not NAME: OBJECTIVE KEY=VALUE …", EXAMPLE)
+    if budget := [change for change in changes if change.startswith(BUDGET)]:
+        raise UsageError(f"--variant {name}: {budget[0]}: the budget is the same for all", "see --steps and --minutes")
+    return System(name, _known(objective), tuple(changes))
+
+
+def _known(objective: str) -> str:
+    if objective not in OBJECTIVE_NAMES:
+        raise UsageError(f"no such objective: {objective}", f"choose of {', '.join(OBJECTIVE_NAMES)}")
+    return objective

@@ -1,0 +1,141 @@
+"""What a run's model does with sentences of the validation split: calibration, lengths, a few traced decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from janus_cli.core.batch import Batch
+from janus_cli.core.model import Transformer
+from janus_cli.core.objectives import OBJECTIVES
+from janus_cli.core.search import predicted_lengths
+from janus_cli.data.batching import Lengths, load_batch
+from janus_cli.data.store import Store
+from janus_cli.data.tokenizer import Tokenizers
+from janus_cli.decoding.lines import Reader
+from janus_cli.decoding.plan import choose
+from janus_cli.decoding.trace import shown
+from janus_cli.decoding.translator import Translator
+from janus_cli.decoding.where import find_split, load, own_recipe, prepared_file
+from janus_cli.errors import DataError
+from janus_cli.files import read_json
+from janus_cli.lab.reporting.calibration import Reliability, reliability
+from janus_cli.recipe import REPORT_BINS, REPORT_SEED, REPORT_TRACED, Recipe
+from janus_cli.runs import Run
+from janus_cli.training.checkpoint import STATE
+
+SPLIT = "valid"
+COLUMNS = 110  # of a trace; narrower screens scroll
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A sentence, from 0. ways: the label of a decoding mode, what it wrote, and the lines of its trace."""
+
+    index: int
+    source: str
+    reference: str
+    ways: list[tuple[str, str, list[str]]]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one checkpoint did. lengths: predicted and real target tokens of each sentence; None without a length head.
+
+    sentences: how many were read, of how many.
+    """
+
+    checkpoint: str
+    step: int | None
+    sentences: tuple[int, int]
+    reliability: dict[str, Reliability]
+    lengths: tuple[Lengths, Lengths] | None
+    decoded: list[Decoded]
+
+
+def open_store(run: Run, recipe: Recipe, split: str) -> Store:
+    """A split of the data that a run was trained with.
+
+    Raises:
+        DataError: it is gone or was changed.
+    """
+    path = prepared_file(read_json(run.manifest), recipe, f"{split}.arrow")
+    if path is None:
+        raise DataError(f"the data of {run.path} has no {split} split")
+    return Store.open(path, split)
+
+
+def probe(sentences: int, device: torch.device, run: Run, folder: Path) -> Probe:
+    """Reads a checkpoint and lets it predict `sentences` of the validation split, the same ones every time.
+
+    Raises:
+        DataError: the split is gone or was changed.
+        CheckpointError: the checkpoint is damaged.
+        OutOfMemoryError: decoding did not fit into memory.
+    """
+    recipe = own_recipe(folder, ())
+    store = open_store(run, recipe, SPLIT)
+    reader, place = find_split(run, recipe, SPLIT, "")
+    model, tokenizers = load(run, folder, device)
+    step = read_json(folder / STATE).get("step")
+    lengths = store.lengths()[0]
+    rows = sampled(len(store), sentences)
+    order = rows[np.argsort(lengths[rows], kind="stable")]
+    parts = [order[start : start + recipe.decoding.batch_sentences]
+             for start in range(0, len(order), recipe.decoding.batch_sentences)]  # fmt: skip
+    batches = [load_batch(store, some) for some in parts]
+    references = [] if place.target is None else list(Reader(place.target))
+    return Probe(
+        folder.name, step if isinstance(step, int) else None, (len(rows), len(store)),
+        reliability(model, recipe, batches, REPORT_BINS),
+        predicted(model, batches) if OBJECTIVES[recipe.objective.name].lengths else None,
+        list(_decoded(model, recipe, tokenizers, spread(order, REPORT_TRACED), list(reader), references)),
+    )  # fmt: skip
+
+
+def sampled(count: int, most: int) -> Lengths:
+    """Up to `most` of the numbers 0 .. count - 1, in order; the same ones every time."""
+    if most >= count:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(REPORT_SEED).choice(count, most, replace=False))
+
+
+def spread(order: Lengths, count: int) -> list[int]:
+    """Up to `count` of these, evenly spread, without the extremes; all different."""
+    places = ((np.arange(count) + 1) * len(order) // (count + 1)).tolist() if len(order) else []
+    return list(dict.fromkeys(int(order[place]) for place in places))
+
+
+@torch.inference_mode()
+def predicted(model: Transformer, batches: Sequence[Batch]) -> tuple[Lengths, Lengths]:
+    """The likeliest target length of each sentence, as decoding takes it, and the real one; tokens without EOS."""
+    guesses, real = [], []
+    for batch in batches:
+        there = batch.to(model.output_weight.device)
+        logits = model.length_logits(model.encode(there.source, there.source_real))
+        guesses += predicted_lengths(logits, 1, model.knobs.max_length - 2)[:, 0].tolist()
+        real += batch.target_lengths.tolist()
+    return np.array(guesses, np.int64), np.array(real, np.int64)
+
+
+def _decoded(
+    model: Transformer, recipe: Recipe, tokenizers: Tokenizers, rows: Sequence[int], sources: Sequence[str],
+    references: Sequence[str],
+) -> Iterator[Decoded]:  # fmt: skip
+    """Each of these sentences in every way that the objective can decode."""
+    ways: dict[int, list[tuple[str, str, list[str]]]] = {row: [] for row in rows}
+    single = recipe.model_copy(update={"decoding": recipe.decoding.model_copy(update={"nbest": 1})})
+    for side in OBJECTIVES[recipe.objective.name].sides:
+        plan = choose(single, {"mode": side})
+        translator = Translator(model, tokenizers, plan, traced=len(rows))
+        found = [result for window in translator.windows([sources[row] for row in rows]) for result in window]
+        for row, result in zip(rows, found, strict=True):
+            trace = islice(shown(result, tokenizers.target, COLUMNS), 1, None)  # the first line repeats the source
+            ways[row].append((plan.label, result.texts[0], list(trace)))
+    for row in rows:
+        yield Decoded(row, sources[row], references[row] if references else "", ways[row])

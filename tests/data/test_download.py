@@ -1,0 +1,257 @@
+"""Fetching over loopback: resumed, checked, unpacked without trust; every failure says what to do by hand."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from janus_cli.data import download
+from janus_cli.data.download import fetch, unpack
+from janus_cli.errors import DataError
+from janus_cli.recipe import Data, Download
+
+BODY = bytes(range(256)) * 40
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `files`; `sends` shortens what is really sent, `ranges` switches resuming off, `hangs` never answers;
+    with both `sends` and `hangs` the rest never comes."""
+
+    files: dict[str, bytes]
+    asked: list[str | None]
+    sends: int | None = None
+    ranges = True
+    hangs: threading.Event | None = None
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.server.asked.append(wanted)
+        if self.server.hangs and self.server.sends is None:
+            self.server.hangs.wait()
+            return
+        body = self.server.files.get(self.path.removeprefix("/"))
+        if body is None:
+            self.send_error(404)
+            return
+        start = int(re.findall(r"\d+", wanted)[0]) if wanted and self.server.ranges else 0
+        if start and start >= len(body):
+            self.send_error(416)
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body) - start))
+        self.end_headers()
+        self.wfile.write(body[start:][: self.server.sends])
+        if self.server.hangs:
+            self.wfile.flush()
+            self.server.hangs.wait()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server(("127.0.0.1", 0), Handler) as made:
+        made.files, made.asked = {"train.src": BODY}, []
+        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+def wanting(server: Server, name: str = "train.src", body: bytes = BODY, **changes: Any) -> Data:
+    url = f"http://127.0.0.1:{server.server_address[1]}/{name}"
+    item = {"url": url, "sha256": hashlib.sha256(body).hexdigest(), "save_as": name, **changes}
+    return Data(downloads=(Download(**item),), notes="Ask the library.")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def refused(data: Data, folder: Path) -> str:
+    """The message; the hint must name the manual way."""
+    with pytest.raises(DataError) as caught:
+        fetch(data, folder)
+    for word in ("Ask the library.", data.downloads[0].url, "train.src, train.tgt, valid.src", "--data-dir"):
+        assert word in caught.value.hint
+    assert caught.value.exit_code == 3
+    return caught.value.message
+
+
+def test_a_file_is_fetched_once(server: Server, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert fetch(wanting(server), tmp_path / "cache") == tmp_path / "cache"
+    assert (tmp_path / "cache" / "train.src").read_bytes() == BODY
+    assert names(tmp_path / "cache") == ["train.src"]
+    assert server.asked == [None]
+
+
+def test_a_damaged_file_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "train.src").write_bytes(BODY[:-1])
+    fetch(wanting(server), tmp_path)
+    assert (tmp_path / "train.src").read_bytes() == BODY
+
+
+def test_a_broken_transfer_is_resumed_and_its_part_is_no_data(server: Server, tmp_path: Path) -> None:
+    server.sends = 1000
+    assert "1,000 bytes are kept" in refused(wanting(server), tmp_path)
+    assert names(tmp_path) == ["train.src.part"]
+    server.sends = None
+    fetch(wanting(server), tmp_path)
+    assert server.asked == [None, "bytes=1000-"]
+    assert (tmp_path / "train.src").read_bytes() == BODY
+    assert names(tmp_path) == ["train.src"]
+
+
+def test_a_server_without_ranges_starts_over(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "train.src.part").write_bytes(b"old")
+    server.ranges = False
+    fetch(wanting(server), tmp_path)
+    assert (tmp_path / "train.src").read_bytes() == BODY
+
+
+def test_a_complete_part_only_needs_its_name(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "train.src.part").write_bytes(BODY)
+    fetch(wanting(server), tmp_path)
+    assert names(tmp_path) == ["train.src"]
+
+
+@pytest.mark.parametrize("part", [b"", b"x" * 99, b"x" * len(BODY)])
+def test_a_wrong_sha256_is_thrown_away(server: Server, tmp_path: Path, part: bytes) -> None:
+    (tmp_path / "train.src.part").write_bytes(part)
+    wrong = wanting(server) if part else wanting(server, body=b"other")
+    assert re.search("has sha256 [0-9a-f]{64}, expected was [0-9a-f]{64}", refused(wrong, tmp_path))
+    assert names(tmp_path) == []
+
+
+def test_404(server: Server, tmp_path: Path) -> None:
+    assert "the server says 404" in refused(wanting(server, "gone.gz"), tmp_path)
+    assert "gone.gz" not in names(tmp_path)
+
+
+def test_a_server_that_says_nothing(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+    server.hangs = threading.Event()
+    try:
+        assert "could not be fetched" in refused(wanting(server), tmp_path)
+    finally:
+        server.hangs.set()
+
+
+def test_a_transfer_that_comes_to_a_stop_is_kept_and_resumed(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.hangs, server.sends = threading.Event(), 4000
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(download, "TIMEOUT", 1.5)  # the server, a thread beside xdist's workers, must be faster
+            assert "could not be fetched: timed out; 4,000 bytes are kept" in refused(wanting(server), tmp_path)
+    finally:
+        server.hangs.set()
+    assert names(tmp_path) == ["train.src.part"]
+    server.hangs = server.sends = None
+    fetch(wanting(server), tmp_path)
+    assert server.asked == [None, "bytes=4000-"]
+    assert names(tmp_path) == ["train.src"]
+
+
+def test_offline(server: Server, tmp_path: Path) -> None:
+    data = wanting(server, url="http://127.0.0.1:1/train.src")  # nobody listens there
+    assert "could not be fetched" in refused(data, tmp_path)
+
+
+def test_a_file_address_is_refused(server: Server, tmp_path: Path) -> None:
+    assert "no http or https address" in refused(wanting(server, url="file:///etc/passwd"), tmp_path)
+
+
+def test_what_another_process_is_fetching_is_left_alone(server: Server, tmp_path: Path) -> None:
+    server.sends = 10
+    refused(wanting(server), tmp_path)
+    with (tmp_path / "train.src.part").open("ab") as file:
+        download.fcntl.flock(file, download.fcntl.LOCK_EX)
+        assert "another process" in refused(wanting(server), tmp_path)
+    assert (tmp_path / "train.src.part").read_bytes() == BODY[:10]
+
+
+@pytest.mark.parametrize("downloads", [0, 1])
+def test_without_a_sha256_nothing_is_fetched(server: Server, tmp_path: Path, downloads: int) -> None:
+    data = wanting(server, sha256=None)
+    data = data if downloads else data.model_copy(update={"downloads": ()})
+    with pytest.raises(DataError, match="fetched by hand") as caught:
+        fetch(data, tmp_path / "cache")
+    assert "Ask the library." in caught.value.hint
+    assert (data.downloads == ()) or data.downloads[0].url in caught.value.hint
+    assert server.asked == []
+    assert not (tmp_path / "cache").exists()
+
+
+# --- archives ---
+
+
+def packed(path: Path, *members: tuple[tarfile.TarInfo | str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for member, data in members:
+            about = tarfile.TarInfo(member) if isinstance(member, str) else member
+            about.size = len(data)
+            tar.addfile(about, io.BytesIO(data))
+    return path
+
+
+def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    about = tarfile.TarInfo(name)
+    about.type, about.linkname = kind, target
+    return about
+
+
+def test_wanted_files_are_taken_out_of_their_folders(server: Server, tmp_path: Path) -> None:
+    members = [(special("a", tarfile.DIRTYPE), b""), ("a/train.src", b"1\n"), ("a/b/train.tgt", b"2\n"), ("a/x", b"")]
+    body = packed(tmp_path / "made", *members).read_bytes()
+    server.files["all.tgz"] = body
+    folder = fetch(wanting(server, "all.tgz", body), tmp_path / "cache")
+    assert names(folder) == ["all.tgz", "train.src", "train.tgt"]
+    assert (folder / "train.tgt").read_bytes() == b"2\n"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "../train.src",
+        "a/../../train.src",
+        "/tmp/train.src",
+        special("train.src", tarfile.SYMTYPE, "/etc/passwd"),
+        special("train.src", tarfile.LNKTYPE, "train.tgt"),
+        special("train.src", tarfile.CHRTYPE),
+        special("train.src", tarfile.FIFOTYPE),
+    ],
+)
+def test_an_archive_that_reaches_out_is_refused_whole(tmp_path: Path, bad: tarfile.TarInfo | str) -> None:
+    archive = packed(tmp_path / "a.tgz", ("train.tgt", b"good\n"), (bad, b""))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError, match=r"is refused: .*train.src"):
+        unpack(archive, tmp_path / "out", {"train.src", "train.tgt"})
+    assert names(tmp_path / "out") == []
+    assert names(tmp_path) == ["a.tgz", "out"]
+
+
+@pytest.mark.parametrize("keep", [0, 9, 60])
+def test_a_damaged_archive(tmp_path: Path, keep: int) -> None:
+    whole = packed(tmp_path / "a.tgz", ("train.src", bytes(range(256)) * 99)).read_bytes()
+    (tmp_path / "a.tgz").write_bytes(whole[:keep])
+    with pytest.raises(DataError, match="is damaged"):
+        unpack(tmp_path / "a.tgz", tmp_path, {"train.src"})
+    assert "train.src" not in names(tmp_path)

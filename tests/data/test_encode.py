@@ -1,0 +1,119 @@
+"""From a chunk of lines to ids: which pairs stay, and why the others go."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from janus_cli.data.corpus import Chunk
+from janus_cli.data.encode import Encoder, Ragged, Rules, SplitName
+from janus_cli.data.train_tokenizer import train_tokenizers
+from janus_cli.recipe import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizers(Tokenizer(kind="words", vocabulary=8), lambda: ["a b"], lambda: ["a"], folder)
+    return Encoder(folder)
+
+
+def rules(split: SplitName = "train", *, skip: bool = False, deduplicate: bool = False, least: int = 2) -> Rules:
+    return Rules(split, (), min_tokens=least, max_tokens=6, max_ratio=2.0, deduplicate=deduplicate, skip_bad_utf8=skip)
+
+
+# (source, target, the reason in training, the reason in validation)
+PAIRS: list[tuple[bytes, bytes, str, str]] = [
+    (b"a a", b"b b", "", ""),
+    (b"", b"b b", "empty", "empty"),
+    (b"a a", b"", "empty", "empty"),
+    (b" ", b"b b", "empty", "empty"),
+    (b"", b"", "empty", "empty"),
+    (b"a", b"b b", "too_short", ""),
+    (b"a a", b"b", "too_short", ""),
+    (b"a a a a a a a", b"b b b b b", "too_long", "too_long"),
+    (b"a a a a a", b"b b b b b b b", "too_long", "too_long"),
+    (b"a a a a a a", b"b b b b b b", "", ""),
+    (b"a a", b"b b b b b", "ratio", ""),
+    (b"a a a a a", b"b b", "ratio", ""),
+    (b"a a", b"b b b b", "", ""),
+    (b"a \xff", b"b b", "bad_utf8", "bad_utf8"),
+    (b"a \xff", b"", "bad_utf8", "bad_utf8"),  # the first reason counts
+]
+
+
+def chunk(pairs: list[tuple[bytes, bytes]]) -> Chunk:
+    return Chunk(len(pairs), b"\n".join(pair[0] for pair in pairs), b"\n".join(pair[1] for pair in pairs))
+
+
+@pytest.mark.parametrize(("split", "column"), [("train", 2), ("valid", 3)])
+def test_every_reason_is_counted_and_the_others_stay(encoder: Encoder, split: SplitName, column: int) -> None:
+    done = encoder(chunk([pair[:2] for pair in PAIRS]), rules(split, skip=True))
+    expected = Counter(str(pair[column]) for pair in PAIRS)
+    assert len(done.sources.lengths) == len(done.targets.lengths) == expected.pop("")
+    assert +done.dropped == expected
+    assert done.lines == len(PAIRS)
+    assert done.replaced == 0
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_each_pair_alone_has_the_same_fate(encoder: Encoder, pair: tuple[bytes, bytes, str, str]) -> None:
+    done = encoder(chunk([pair[:2]]), rules(skip=True))
+    assert +done.dropped == (Counter({pair[2]: 1}) if pair[2] else Counter())
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_test_split_keeps_every_line(encoder: Encoder, skip: bool) -> None:
+    done = encoder(chunk([pair[:2] for pair in PAIRS]), rules("test", skip=skip))
+    assert len(done.sources.lengths) == len(PAIRS)
+    assert not +done.dropped
+    assert done.replaced == 2
+    assert done.texts[0][-1] == "a \ufffd"
+    assert done.texts[1] == [pair[1].decode() for pair in PAIRS]
+
+
+def test_replaced_lines_stay_and_are_counted(encoder: Encoder) -> None:
+    done = encoder(chunk([(b"a \xff", b"b b"), (b"a a", b"b \xc3"), (b"a a", b"b b")]), rules())
+    assert (len(done.sources.lengths), done.replaced) == (3, 2)
+
+
+def test_texts_are_those_of_the_kept_pairs(encoder: Encoder) -> None:
+    done = encoder(chunk([(b"a a\r", b"b b"), (b"", b"x"), (b"b a", b"a a")]), rules("valid"))
+    assert done.texts == (["a a", "b a"], ["b b", "a a"])
+    assert done.keys == []
+
+
+def test_keys_tell_pairs_apart(encoder: Encoder) -> None:
+    pairs = [(b"a a", b"b b"), (b"a a", b"b a"), (b"a a", b"b b"), (b"", b"b b"), (b"a a\r", b"b b")]
+    keys = encoder(chunk(pairs), rules(deduplicate=True)).keys
+    assert len(keys) == 4  # one for each kept pair
+    assert keys[0] == keys[2] == keys[3] != keys[1]
+    assert {len(key) for key in keys} == {16}
+    assert encoder(chunk(pairs), rules()).keys == []
+
+
+def test_no_target_means_empty_targets(encoder: Encoder) -> None:
+    done = encoder(Chunk(3, b"a\n\nb a", None), rules("test"))
+    assert done.sources.lengths.tolist() == [1, 0, 2]
+    assert done.targets.lengths.tolist() == [0, 0, 0]
+
+
+@given(st.lists(st.lists(st.integers(0, 99), max_size=4)), st.data())
+def test_ragged_rows_are_kept_whole(rows: list[list[int]], data: st.DataObject) -> None:
+    chosen = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
+    kept = Ragged.of(rows).keep(np.array(chosen, bool))
+    ends = np.cumsum(kept.lengths).tolist()
+    found = [kept.values[end - length : end].tolist() for end, length in zip(ends, kept.lengths.tolist(), strict=True)]
+    assert found == [row for row, choice in zip(rows, chosen, strict=True) if choice]
+
+
+def test_worker_processes_stay_small() -> None:
+    program = "import sys, janus_cli.data.encode; print({'torch', 'pyarrow'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -1,0 +1,590 @@
+"""Text to a prepared folder and back: contents, counts, equal bytes, refusals, tampering."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from janus_cli import recipe_load
+from janus_cli.core.symbols import SPECIAL, UNK
+from janus_cli.data import corpus
+from janus_cli.data.prepare import prepare
+from janus_cli.data.prepared import Prepared, open_prepared
+from janus_cli.data.store import StoreWriter
+from janus_cli.errors import DataError, JanusError, UsageError
+from janus_cli.files import write_atomically
+from janus_cli.recipe import Data, Model, Recipe, Synthetic, Tokenizer
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "multi30k"
+
+
+def text(count: int, start: int = 0) -> tuple[list[str], list[str]]:
+    """Aligned lines of 4 and 5 words."""
+    numbers = range(start, start + count)
+    return [f"der Mann {n} läuft" for n in numbers], [f"the man {n} runs fast" for n in numbers]
+
+
+def put(folder: Path, split: str, *sides: list[str]) -> None:
+    folder.mkdir(exist_ok=True)
+    for suffix, lines in zip(("de", "en"), sides, strict=False):
+        (folder / f"{split}.{suffix}").write_bytes("".join(f"{line}\n" for line in lines).encode())
+
+
+@pytest.fixture
+def corpus_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "corpus"
+    put(folder, "train", *text(60))
+    put(folder, "valid", *text(6, 60))
+    put(folder, "test", *text(5, 70))
+    return folder
+
+
+def recipe_for(folder: Path | None, *, data: dict[str, Any] | None = None, **tokenizer: Any) -> Recipe:
+    about = Data(source="de", target="en", dir=str(folder) if folder else None, **(data or {}))
+    knobs = Tokenizer(**{"kind": "words", "vocabulary": 500, **tokenizer})
+    return Recipe(name="tiny", data=about, tokenizer=knobs, model=Model(tie="target"))
+
+
+def made(recipe: Recipe, out: Path, **options: Any) -> Prepared:
+    prepare(recipe, out, **{"workers": 1, "force": False, **options})
+    return open_prepared(recipe, out)
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_bytes().decode().removesuffix("\n").split("\n")
+
+
+def test_everything_is_there(corpus_folder: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(corpus_folder)
+    data = made(recipe, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "manifest.json", "test.arrow", "test.source.txt", "test.target.txt", "tokenizer.json", "tokenizer.vocab.txt",
+        "train.arrow", "valid.arrow", "valid.source.txt", "valid.target.txt",
+    ]  # fmt: skip
+    assert data.test is not None
+    assert [len(store) for store in (data.train, data.valid, data.test)] == [60, 6, 5]
+    sources, targets = text(60)
+    for index in range(60):
+        source, target = data.train.pair(index)
+        assert data.tokenizers.source.decode([source.tolist()]) == [sources[index]]
+        assert data.tokenizers.target.decode([target.tolist()]) == [targets[index]]
+        assert min(source.min(), target.min()) >= SPECIAL
+    assert lines(tmp_path / "out" / "valid.source.txt") == text(6, 60)[0]
+    assert lines(tmp_path / "out" / "test.target.txt") == text(5, 70)[1]
+
+
+def test_the_manifest_says_what_was_done(corpus_folder: Path, tmp_path: Path) -> None:
+    put(
+        corpus_folder,
+        "train",
+        ["a a a", "", "b", "c c c c"] + ["a b"] * 6,
+        ["x x x", "y", "y y y y", "z"] + ["x y"] * 6,
+    )
+    (corpus_folder / "train.de").write_bytes((corpus_folder / "train.de").read_bytes() + b"bad \xff\n")
+    (corpus_folder / "train.en").write_bytes((corpus_folder / "train.en").read_bytes() + b"x y\n")
+    recipe = recipe_for(corpus_folder, data={"deduplicate": True, "max_ratio": 3.5, "max_tokens": 5})
+    manifest = prepare(recipe, tmp_path / "out", workers=1, force=False, bad_utf8="skip")
+    assert manifest == json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))
+    train = manifest["splits"]["train"]
+    assert (train["in"], train["kept"]) == (11, 2)
+    assert train["dropped"] == {"bad_utf8": 1, "duplicate": 5, "empty": 1, "ratio": 2}
+    assert train["tokens"]["source"] == {"mean": 2.5, "p50": 2, "p95": 3, "max": 3, "sum": 5}
+    assert train["text"]["source"]["sha256"] == corpus.sha256(corpus_folder / "train.de")
+    assert train["text"]["source"]["path"] == str((corpus_folder / "train.de").resolve())
+    assert (manifest["data"], manifest["tokenizer"]) == (recipe.plain()["data"], recipe.plain()["tokenizer"])
+    assert set(manifest["versions"]) == {"janus", "sentencepiece", "pyarrow"}
+    assert manifest["vocabulary"] == {"source": 11, "target": 11}
+    for name, about in manifest["files"].items():
+        assert about["sha256"] == corpus.sha256(tmp_path / "out" / name)
+        assert about["bytes"] == (tmp_path / "out" / name).stat().st_size
+    assert len(manifest["files"]) == 9
+
+
+def test_length_statistics_are_exact(corpus_folder: Path, tmp_path: Path) -> None:
+    words = [1, 2, 2, 3, 3, 3, 4, 4, 4, 20]
+    put(corpus_folder, "train", *[[" ".join(["w"] * count) for count in words]] * 2)
+    manifest = prepare(recipe_for(corpus_folder), tmp_path / "out", workers=1, force=False)
+    assert manifest["splits"]["train"]["tokens"]["target"] == {"mean": 4.6, "p50": 3, "p95": 20, "max": 20, "sum": 46}
+
+
+def test_the_test_split_keeps_all_lines_and_valid_only_what_a_model_can_read(
+    corpus_folder: Path, tmp_path: Path
+) -> None:
+    long = " ".join(["w"] * 9)
+    put(corpus_folder, "valid", ["a", "", "b", long, "c d e f g"], ["x", "y", "", "x", "z"])
+    put(corpus_folder, "test", ["a", "", long, "e\u2028f", ""], ["x", "", "y", "", "z"])
+    data = made(recipe_for(corpus_folder, data={"max_tokens": 8}), tmp_path / "out")
+    assert lines(tmp_path / "out" / "valid.source.txt") == ["a", "c d e f g"]
+    assert lines(tmp_path / "out" / "valid.target.txt") == ["x", "z"]
+    assert lines(tmp_path / "out" / "test.source.txt") == ["a", "", long, "e\u2028f", ""]
+    assert lines(tmp_path / "out" / "test.target.txt") == ["x", "", "y", "", "z"]
+    assert data.test is not None
+    assert data.valid.lengths()[0].tolist() == [1, 5]
+    assert data.test.lengths()[0].tolist() == [1, 0, 9, 2, 0]
+    assert data.manifest["splits"]["valid"]["dropped"] == {"empty": 2, "too_long": 1}
+
+
+def test_a_test_split_without_references(corpus_folder: Path, tmp_path: Path) -> None:
+    (corpus_folder / "test.en").unlink()
+    data = made(recipe_for(corpus_folder), tmp_path / "out")
+    assert not (tmp_path / "out" / "test.target.txt").exists()
+    assert list(data.manifest["splits"]["test"]["text"]) == ["source"]
+    assert data.test is not None
+    assert data.test.lengths()[1].tolist() == [0] * 5
+    assert data.test.pair(2)[0].tolist() == data.tokenizers.source.encode([text(5, 70)[0][2]])[0]
+
+
+def test_no_test_split(corpus_folder: Path, tmp_path: Path) -> None:
+    (corpus_folder / "test.de").unlink()
+    assert made(recipe_for(corpus_folder), tmp_path / "out").test is None
+
+
+def test_cleaning_comes_before_everything(corpus_folder: Path, tmp_path: Path) -> None:
+    put(corpus_folder, "train", ["<b>Ä  B</b>", "<url>x</url>"], ["A &amp; b", "<url>x</url>"])
+    put(corpus_folder, "test", ["<seg>Ä</seg>"], ["X"])
+    recipe = recipe_for(corpus_folder, data={"clean": ("strip_tags", "unescape_html", "collapse_spaces", "lowercase")})
+    data = made(recipe, tmp_path / "out")
+    assert lines(tmp_path / "out" / "tokenizer.vocab.txt") == ["b", "&", "a", "ä"]
+    assert data.manifest["splits"]["train"]["dropped"] == {"empty": 1}
+    assert lines(tmp_path / "out" / "test.source.txt") == ["ä"]
+
+
+def test_parts_of_words_are_joined_in_references_only(corpus_folder: Path, tmp_path: Path) -> None:
+    put(corpus_folder, "test", ["Häu@@ ser"], ["hou@@ ses"])
+    made(recipe_for(corpus_folder, joiner="@@"), tmp_path / "out")
+    assert lines(tmp_path / "out" / "test.source.txt") == ["Häu@@ ser"]
+    assert lines(tmp_path / "out" / "test.target.txt") == ["houses"]
+
+
+def test_compressed_text_gives_the_same_ids(corpus_folder: Path, tmp_path: Path) -> None:
+    plain = made(recipe_for(corpus_folder), tmp_path / "plain")
+    for path in list(corpus_folder.iterdir()):
+        (path.with_name(path.name + ".gz")).write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    packed = made(recipe_for(corpus_folder), tmp_path / "packed")
+    assert [packed.train.pair(index)[0].tolist() for index in range(60)] == [
+        plain.train.pair(index)[0].tolist() for index in range(60)
+    ]
+
+
+def test_sentencepiece_separate_for_each_side(corpus_folder: Path, tmp_path: Path) -> None:
+    data = made(recipe_for(corpus_folder, kind="sentencepiece", vocabulary=45, joint=False), tmp_path / "out")
+    assert data.tokenizers.files == ["tokenizer.json", "source.model", "target.model"]
+    assert data.tokenizers.target.decode([data.train.pair(3)[1].tolist()]) == ["the man 3 runs fast"]
+
+
+def test_the_tokenizer_of_another_corpus(corpus_folder: Path, tmp_path: Path) -> None:
+    made(recipe_for(corpus_folder), tmp_path / "first")
+    put(corpus_folder, "train", ["neu der"], ["new the"])
+    second = made(recipe_for(corpus_folder, reuse=str(tmp_path / "first")), tmp_path / "second")
+    assert second.train.pair(0)[0].tolist()[0] == UNK
+    assert second.train.pair(0)[0].tolist()[1] >= SPECIAL
+
+
+def test_synthetic_text_depends_on_the_seed_only(tmp_path: Path) -> None:
+    data = Data(synthetic=Synthetic(train=50, valid=5, test=5))
+    recipe = Recipe(name="made", data=data, tokenizer=Tokenizer(kind="words"))
+    prints = []
+    for index, seed in enumerate((1, 1, 2)):
+        one = recipe.model_copy(update={"seed": seed})
+        prints.append(made(one, tmp_path / str(index)).train.fingerprint)
+        assert not (tmp_path / str(index) / "text").exists()
+        open_prepared(recipe, tmp_path / str(index))  # training has seeds of its own: no mistake
+    assert prints[0] == prints[1] != prints[2]
+
+
+# --- equal bytes, several processes, interruption ---
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {path.name: path.read_bytes() for path in folder.iterdir()}
+    found["manifest.json"] = {**json.loads(found["manifest.json"]), "created": ""}
+    return found
+
+
+@pytest.mark.parametrize("tokenizer", [{}, {"kind": "sentencepiece", "vocabulary": 60}])
+def test_one_or_two_processes_write_the_same_bytes(
+    corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(corpus, "CHUNK_LINES", 7)
+    put(corpus_folder, "train", *(some + again for some, again in zip(text(60), text(10), strict=True)))
+    recipe = recipe_for(corpus_folder, data={"deduplicate": True}, **tokenizer)
+    for workers in (1, 2):
+        prepare(recipe, tmp_path / str(workers), workers=workers, force=False)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+    made_here = open_prepared(recipe, tmp_path / "1")
+    assert len(made_here.train) == 60
+    assert made_here.manifest["splits"]["train"]["dropped"] == {"duplicate": 10}
+
+
+def test_a_tokenizer_is_trained_on_as_many_lines_as_asked(corpus_folder: Path, tmp_path: Path) -> None:
+    known = []
+    for lines in (1000, 20):  # of both sides together, 60 each
+        made_here = made(recipe_for(corpus_folder, train_lines=lines), tmp_path / str(lines))
+        rows = made_here.tokenizers.source.encode([str(number) for number in range(60)])
+        known.append(sum(UNK not in row for row in rows))
+    assert known == [60, 10]
+
+
+def test_a_worker_that_is_killed_is_reported(
+    corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("janus_cli.data.splits.work", _die)
+    with pytest.raises(JanusError, match="a process that encodes text was killed"):
+        prepare(recipe_for(corpus_folder), tmp_path / "out", workers=2, force=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+def _die(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+PROGRAM = """
+import signal
+import sys
+from pathlib import Path
+from janus_cli.recipe import Data, Recipe, Tokenizer
+from janus_cli.data import corpus, splits
+from janus_cli.data.prepare import prepare
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a script starts in the background
+    take = splits.SplitWriter._take
+    def slowly(self, *rest):
+        take(self, *rest)
+        print("wrote", flush=True)
+        sys.stdin.readline()
+    splits.SplitWriter._take = slowly
+    data = Data(source="de", target="en", dir=sys.argv[1])
+    recipe = Recipe(name="tiny", data=data, tokenizer=Tokenizer(kind="words", vocabulary=500))
+    prepare(recipe, Path(sys.argv[2]), workers=2, force=False)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_leaves_no_result_and_no_process(
+    corpus_folder: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    out, program = tmp_path / "out", tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    command = [sys.executable, str(program), str(corpus_folder), str(out)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"wrote\n"
+    workers = _children(process.pid)
+    assert len(workers) >= 2
+    process.send_signal(number)
+    process.wait(timeout=60)
+    process.stdin.close()
+    process.stdout.close()
+    assert not out.exists()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline, "workers outlive their parent"
+        time.sleep(0.01)
+    made(recipe_for(corpus_folder), out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "out", "program.py"]
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            if f"\nPPid:\t{parent}\n" in status.read_text():
+                found.append(int(status.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_nothing_is_written_over_prepared_data_without_force(corpus_folder: Path, tmp_path: Path) -> None:
+    made(recipe_for(corpus_folder), tmp_path / "out")
+    before = contents(tmp_path / "out")
+    with pytest.raises(UsageError, match="holds prepared data already"):
+        prepare(recipe_for(corpus_folder, vocabulary=9), tmp_path / "out", workers=1, force=False)
+    assert contents(tmp_path / "out") == before
+    assert made(recipe_for(corpus_folder, vocabulary=9), tmp_path / "out", force=True).train.source_vocabulary == 9
+
+
+# --- text that cannot be used ---
+
+
+def overwrite(split: str, de: bytes, en: bytes | None = None) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / f"{split}.de").write_bytes(de)
+        (folder / f"{split}.en").write_bytes(de if en is None else en)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "tokenizer", "message"),
+    [
+        (overwrite("train", b"a\nb\n", b"a\n"), {}, r"train\.de has 2 lines, .*train\.en has 1; .* at line"),
+        (overwrite("test", b"a\n", b"a\nb\n"), {}, r"test\.de has 1 lines, .*test\.en has 2"),
+        (overwrite("train", b""), {}, r"train\.de is empty"),
+        (overwrite("valid", b"a\n", b""), {}, r"valid\.en is empty"),
+        (overwrite("train", b"a\nb \xff\n"), {}, r"train\.de:2:3: byte 0xff"),
+        (overwrite("train", b"a\n\n", b"\nb\n"), {}, r"every pair of the train split was dropped: empty 2"),
+        (overwrite("train", b"a\n", b"a a a a\n"), {}, r"every pair of the train split was dropped: ratio 1"),
+        (overwrite("valid", b"\n"), {}, r"every pair of the valid split was dropped: empty 1"),
+        (overwrite("train", b"\n"), {}, "has no word"),
+        (overwrite("train", b"\n"), {"kind": "sentencepiece"}, "no line to train"),
+        (overwrite("train", b"One sentence.\n"), {"kind": "sentencepiece"}, r"vocabulary 500 is more .* at most \d+"),
+        (overwrite("train", b"x" * 999_999 + b"\n"), {"kind": "sentencepiece"}, "vocabulary 500 is more than the text"),
+        (lambda folder: shutil.rmtree(folder), {}, "does not exist"),
+        (lambda folder: (folder / "valid.en").unlink(), {}, r"valid\.en \(or \.gz\) is not there"),
+    ],
+)
+def test_text_that_cannot_be_used_is_refused_and_nothing_is_written(
+    corpus_folder: Path, tmp_path: Path, change: Callable[[Path], None], tokenizer: dict[str, Any], message: str
+) -> None:
+    change(corpus_folder)
+    with pytest.raises(DataError, match=message):
+        prepare(recipe_for(corpus_folder, **tokenizer), tmp_path / "deep" / "out", workers=1, force=False)
+    assert not (tmp_path / "deep").exists()
+
+
+def test_a_recipe_without_any_text_says_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="by hand") as caught:
+        prepare(recipe_for(None, data={"notes": "Ask."}), tmp_path / "out", workers=1, force=False)
+    assert "Ask." in caught.value.hint
+    assert "--data-dir" in caught.value.hint
+
+
+def test_a_line_of_a_megabyte_is_dropped_and_counted(corpus_folder: Path, tmp_path: Path) -> None:
+    sources, targets = text(40)
+    put(corpus_folder, "train", [*sources, "wort " * 200_000], [*targets, "word " * 200_000])
+    data = made(recipe_for(corpus_folder, kind="sentencepiece", vocabulary=60), tmp_path / "out")
+    assert data.manifest["splits"]["train"]["dropped"] == {"too_long": 1}
+    assert len(data.train) == 40
+
+
+# --- opening ---
+
+
+def edit(name: str, old: bytes, new: bytes) -> Callable[[Path, Path], None]:
+    def change(out: Path, _: Path) -> None:
+        data = (out / name).read_bytes()
+        assert old in data
+        (out / name).write_bytes(data.replace(old, new, 1))
+
+    return change
+
+
+def swap(first: str, second: str) -> Callable[[Path, Path], None]:
+    def change(out: Path, _: Path) -> None:
+        (out / first).rename(out / "x")
+        (out / second).rename(out / first)
+        (out / "x").rename(out / second)
+
+    return change
+
+
+def forge(**changes: Any) -> Callable[[Path, Path], None]:
+    """Writes another valid.arrow and makes the manifest agree with its size and sha256."""
+
+    def change(out: Path, _: Path) -> None:
+        about = {"split": "valid", "source_vocabulary": 90, "target_vocabulary": 90, "origin": {}, **changes}
+        rows = about.pop("rows", [[5]] * 6)
+        with StoreWriter(out / "valid.arrow", **about) as writer:
+            writer.add(rows, rows)
+        resign(out, "valid.arrow")
+
+    return change
+
+
+def resign(out: Path, name: str) -> None:
+    manifest = json.loads((out / "manifest.json").read_text("utf-8"))
+    path = out / name
+    manifest["files"][name] = {"bytes": path.stat().st_size, "sha256": corpus.sha256(path)}
+    write_atomically(out / "manifest.json", json.dumps(manifest).encode())
+
+
+def swap_and_resign(out: Path, corpus_folder: Path) -> None:
+    swap("train.arrow", "valid.arrow")(out, corpus_folder)
+    resign(out, "train.arrow")
+    resign(out, "valid.arrow")
+
+
+def truncate(out: Path, _: Path) -> None:
+    os.truncate(out / "train.arrow", (out / "train.arrow").stat().st_size - 10)
+
+
+def link(out: Path, _: Path) -> None:
+    (out / "valid.arrow").rename(out.parent / "elsewhere")
+    (out / "valid.arrow").symlink_to(out.parent / "elsewhere")
+
+
+def reach_out(out: Path, folder: Path) -> None:
+    shutil.copy(out / "test.arrow", out.parent)
+    edit("manifest.json", b'"test.arrow"', b'"../test.arrow"')(out, folder)
+
+
+def rewrite_text(out: Path, folder: Path) -> None:
+    data = (folder / "train.de").read_bytes()
+    (folder / "train.de").write_bytes(data.replace(b"0", b"1", 1))
+
+
+def lengthen_text(out: Path, folder: Path) -> None:
+    (folder / "valid.en").write_bytes((folder / "valid.en").read_bytes() + b"more\n")
+    os.utime(folder / "valid.en", (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (swap("train.arrow", "valid.arrow"), "train.arrow has"),
+        (swap_and_resign, "holds the valid split, not train"),
+        (truncate, "train.arrow has"),
+        (link, "valid.arrow is missing or no plain file"),
+        (forge(rows=[[90]] * 6), "id 90 lies outside the vocabulary of 90"),
+        (forge(), "was not made together with"),
+        (forge(rows=[[5]] * 5), "was not made together with"),
+        (edit("tokenizer.vocab.txt", b"der", b"dre"), "tokenizer.vocab.txt was changed"),
+        (edit("test.target.txt", b"man", b"men"), "test.target.txt was changed"),
+        (edit("manifest.json", b'"format": 1', b'"format": 9'), "has format 9, this version reads 1"),
+        (edit("manifest.json", b'"splits"', b'"split"'), "manifest.json is damaged"),
+        (edit("manifest.json", b'"train": {', b'"../train": {'), "manifest.json is damaged"),
+        (edit("manifest.json", b'"created": "2', b'"created": "x'), "manifest.json is damaged"),
+        (edit("manifest.json", b'"bytes": ', b'"bytes": 1'), "bytes instead of|was changed"),
+        (reach_out, r"\.\./test.arrow is missing or no plain file"),
+        (edit("manifest.json", b"{", b"["), "manifest.json is damaged"),
+        (lambda out, _: (out / "manifest.json").unlink(), "there is no prepared data"),
+        (lambda out, _: shutil.rmtree(out), "there is no prepared data"),
+        (lambda out, _: (out / "train.arrow").unlink(), "train.arrow is missing"),
+        (rewrite_text, r"the text .*train\.de was changed"),
+        (lengthen_text, r"the text .*valid\.en was changed"),
+    ],
+)
+def test_what_was_changed_since_is_refused(
+    corpus_folder: Path, tmp_path: Path, change: Callable[[Path, Path], None], message: str
+) -> None:
+    recipe = recipe_for(corpus_folder)
+    made(recipe, tmp_path / "out")
+    change(tmp_path / "out", corpus_folder)
+    with pytest.raises(DataError, match=message) as caught:
+        open_prepared(recipe, tmp_path / "out")
+    assert "janus preprocess" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("data", "tokenizer", "message", "words"),
+    [
+        ({"max_tokens": 99}, {}, "data.max_tokens was 175, the recipe says 99", "--set data.max_tokens=175"),
+        (
+            {"clean": ("lowercase",)}, {}, r"data.clean was \[\], the recipe says \['lowercase'\]",
+            "--set 'data.clean=[]'",
+        ),
+        ({}, {"vocabulary": 99}, "tokenizer.vocabulary was 500, the recipe says 99", "--set tokenizer.vocabulary=500"),
+        (
+            {"deduplicate": True}, {"joiner": "@@"}, "data.deduplicate was False.*tokenizer.joiner was ''",
+            "--set data.deduplicate=false --set 'tokenizer.joiner=\"\"'",
+        ),
+    ],
+)  # fmt: skip
+def test_other_settings_are_named(
+    corpus_folder: Path, tmp_path: Path, data: dict[str, Any], tokenizer: dict[str, Any], message: str, words: str
+) -> None:
+    made(recipe_for(corpus_folder), tmp_path / "out")
+    with pytest.raises(DataError, match=message) as caught:
+        open_prepared(recipe_for(corpus_folder, data=data, **tokenizer), tmp_path / "out")
+    assert caught.value.hint.endswith(
+        f"janus preprocess --recipe tiny --data-dir {corpus_folder} --out {tmp_path / 'out'} --force"
+        f"; it was made with {words}"
+    )
+    again = recipe_load.load("iwslt14", [word for word in shlex.split(words) if word != "--set"])
+    assert (again.data.clean, again.tokenizer.joiner) == ((), "")
+
+
+def test_where_the_text_was_does_not_matter(corpus_folder: Path, tmp_path: Path) -> None:
+    made(recipe_for(corpus_folder), tmp_path / "out")
+    open_prepared(recipe_for(None, data={"notes": "other"}), tmp_path / "out")
+    shutil.rmtree(corpus_folder)
+    open_prepared(recipe_for(None), tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "moved")
+    open_prepared(recipe_for(None), tmp_path / "moved")
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_text_that_changes_while_it_is_read(
+    corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: bool
+) -> None:
+    file, plain = corpus_folder / "train.en", corpus.sample
+
+    def sample(*arguments: Any) -> Any:
+        file.write_bytes(file.read_bytes() if same else file.read_bytes().replace(b"0", b"1", 1))
+        return plain(*arguments)
+
+    monkeypatch.setattr(corpus, "sample", sample)
+    if same:
+        made(recipe_for(corpus_folder), tmp_path / "out")
+        return
+    with pytest.raises(DataError, match=r"train\.en was changed while it was read"):
+        made(recipe_for(corpus_folder), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_older_file_of_the_same_size_in_its_place(corpus_folder: Path, tmp_path: Path) -> None:
+    made(recipe_for(corpus_folder), tmp_path / "out")
+    other = tmp_path / "other"
+    other.write_bytes((corpus_folder / "train.de").read_bytes().replace(b"0", b"1", 1))
+    os.utime(other, (0, 0))
+    other.replace(corpus_folder / "train.de")
+    with pytest.raises(DataError, match=r"train\.de was changed"):
+        open_prepared(recipe_for(corpus_folder), tmp_path / "out")
+
+
+def test_unpacked_text_is_the_same_text(corpus_folder: Path, tmp_path: Path) -> None:
+    for file in corpus_folder.iterdir():
+        file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    made(recipe_for(corpus_folder), tmp_path / "out")
+    for file in list(corpus_folder.iterdir()):
+        file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
+        file.unlink()
+    open_prepared(recipe_for(corpus_folder), tmp_path / "out")
+
+
+def test_what_was_done_with_bad_bytes_is_noted_and_said(
+    corpus_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (corpus_folder / "train.de").write_bytes((corpus_folder / "train.de").read_bytes().replace(b"Mann 3 ", b"M\xff 3 "))
+    found = made(recipe_for(corpus_folder), tmp_path / "out", bad_utf8="replace")
+    assert found.manifest["bad_utf8"] == "replace"
+    assert "train: 60 of 60 pairs kept; mended: 1 that are not UTF-8" in capsys.readouterr().err
+    with pytest.raises(DataError) as caught:
+        open_prepared(recipe_for(corpus_folder, vocabulary=99), tmp_path / "out")
+    assert "--bad-utf8 replace" in caught.value.hint
+
+
+def test_text_that_was_only_touched_is_read_again_and_accepted(corpus_folder: Path, tmp_path: Path) -> None:
+    made(recipe_for(corpus_folder), tmp_path / "out")
+    os.utime(corpus_folder / "train.de")
+    open_prepared(recipe_for(corpus_folder), tmp_path / "out")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="multi30k is not at hand")
+def test_multi30k(tmp_path: Path) -> None:
+    recipe = recipe_for(SHARED, kind="sentencepiece", vocabulary=8000)
+    data = made(recipe, tmp_path / "out", workers=2)
+    assert data.test is not None
+    assert (len(data.train), len(data.valid), len(data.test)) == (28_998, 1014, 1000)
+    assert data.manifest["splits"]["train"]["dropped"] == {"ratio": 2}
+    assert 13 < data.manifest["splits"]["train"]["tokens"]["target"]["mean"] < 16
+    assert data.train.source_vocabulary == 8000
+    assert (tmp_path / "out" / "test.target.txt").read_bytes() == (SHARED / "test.en").read_bytes()
+    found = data.tokenizers.target.decode([data.test.pair(index)[1].tolist() for index in range(1000)])
+    assert sum(a == b for a, b in zip(found, lines(SHARED / "test.en"), strict=True)) > 950

@@ -1,0 +1,364 @@
+"""Tokenizers: fixed ids, round trips, refusals, what may be taken over."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+from hypothesis import given
+from hypothesis import strategies as st
+
+from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
+from janus_cli.data.tokenizer import SentencePieces, Tokenizers, Words, join, load_tokenizers
+from janus_cli.data.train_tokenizer import train_tokenizers
+from janus_cli.errors import DataError
+from janus_cli.recipe import Tokenizer
+
+SOURCES = [f"der {word} sieht {number} große Hunde." for word in ("Mann", "Junge", "Koch") for number in range(20)]
+TARGETS = [f"the {word} sees {number} big dogs." for word in ("man", "boy", "cook") for number in range(20)]
+NO_TEXT = {PAD, BOS, EOS, MASK}
+LINES = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]))
+SPECIALS = st.lists(st.sampled_from(["<mask>", "<s>", "</s>", "<pad>", "<unk>", " ", "der", "▁", "⁇"])).map("".join)
+
+
+def trained(folder: Path, **knobs: Any) -> Tokenizers:
+    folder.mkdir(exist_ok=True)
+    return train_tokenizers(Tokenizer(**knobs), lambda: SOURCES, lambda: TARGETS, folder, ("de", "en"))
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "bpe": {"vocabulary": 90},
+    "unigram": {"vocabulary": 45, "algorithm": "unigram"},
+    "bytes": {"vocabulary": 340, "byte_fallback": True},
+    "separate": {"vocabulary": 60, "joint": False},
+    "words": {"kind": "words", "vocabulary": 1000},
+    "separate words": {"kind": "words", "vocabulary": 1000, "joint": False},
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizers]:
+    return {name: trained(tmp_path_factory.mktemp("made") / "t", **knobs) for name, knobs in KINDS.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_of_the_training_kind_comes_back(made: dict[str, Tokenizers], kind: str) -> None:
+    for tokenizer, lines in ((made[kind].source, SOURCES), (made[kind].target, TARGETS)):
+        rows = tokenizer.encode(lines)
+        assert tokenizer.decode(rows) == lines
+        assert min(map(min, rows)) >= SPECIAL
+        assert max(map(max, rows)) < tokenizer.size
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(line=LINES | SPECIALS)
+def test_no_text_ever_becomes_a_special_symbol(made: dict[str, Tokenizers], kind: str, line: str) -> None:
+    for tokenizer in (made[kind].source, made[kind].target):
+        (row,) = tokenizer.encode([line])
+        assert not NO_TEXT & set(row)
+        assert all(0 < index < tokenizer.size for index in row)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data())
+def test_any_ids_decode_to_one_line_and_specials_do_not_show(
+    made: dict[str, Tokenizers], kind: str, data: st.DataObject
+) -> None:
+    tokenizer = made[kind].target
+    rows = data.draw(st.lists(st.lists(st.integers(0, tokenizer.size - 1), max_size=20), max_size=4))
+    texts = tokenizer.decode(rows)
+    assert len(texts) == len(rows)
+    assert not any("\n" in text for text in texts)
+    assert texts == tokenizer.decode([[index for index in row if index not in NO_TEXT] for row in rows])
+
+
+def test_each_algorithm_makes_its_own_pieces(tmp_path: Path) -> None:
+    pieces = [
+        trained(tmp_path / name, vocabulary=45, algorithm=name).source.encode(SOURCES) for name in ("bpe", "unigram")
+    ]
+    assert pieces[0] != pieces[1]
+
+
+def test_coverage_decides_whether_rare_characters_are_known(tmp_path: Path) -> None:
+    lines = [*SOURCES * 10, "ж"]  # once among 18,000 characters
+    for coverage, known in ((1.0, True), (0.99, False)):
+        folder = tmp_path / str(coverage)
+        folder.mkdir()
+        knobs = Tokenizer(vocabulary=60, character_coverage=coverage)
+        made_here = train_tokenizers(knobs, lambda: lines, lambda: TARGETS, folder, ("de", "en"))
+        assert (UNK not in made_here.source.encode(["ж"])[0]) == known
+
+
+@pytest.mark.parametrize(("normalisation", "kept"), [("identity", "ﬁn"), ("nmt_nfkc", "fin")])
+def test_normalisation_is_the_one_that_was_asked_for(tmp_path: Path, normalisation: str, kept: str) -> None:
+    knobs = Tokenizer(vocabulary=70, normalisation=normalisation)
+    made_here = train_tokenizers(knobs, lambda: [*SOURCES, "ﬁn fin"], lambda: TARGETS, tmp_path, ("de", "en"))
+    assert made_here.source.decode(made_here.source.encode(["ﬁn"])) == [kept]
+
+
+def test_byte_fallback_knows_every_character_and_cannot_break_a_line(made: dict[str, Tokenizers]) -> None:
+    tokenizer = made["bytes"].source
+    assert UNK not in tokenizer.encode(["日本 😀"])[0]
+    assert tokenizer.decode(tokenizer.encode(["日本 😀"])) == ["日本 😀"]
+    newline = tokenizer.pieces(range(tokenizer.size)).index("<0x0A>")
+    assert tokenizer.decode([[newline, newline]]) == ["  "]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_are_named_and_load_to_the_same(made: dict[str, Tokenizers], kind: str, tmp_path: Path) -> None:
+    made_here = trained(tmp_path, **KINDS[kind])
+    ending = "vocab.txt" if "words" in kind else "model"
+    stems = ["source", "target"] if "separate" in kind else ["tokenizer"]
+    assert made_here.files == ["tokenizer.json", *(f"{stem}.{ending}" for stem in stems)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(made_here.files)
+    loaded = load_tokenizers(tmp_path)
+    assert loaded.source.encode(SOURCES) == made[kind].source.encode(SOURCES)
+    assert loaded.target.encode(TARGETS) == made[kind].target.encode(TARGETS)
+    assert (loaded.source is loaded.target) == ("separate" not in kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_again_gives_the_same_bytes_whatever_the_hash_seed(kind: str, tmp_path: Path) -> None:
+    trained(tmp_path / "here", **KINDS[kind])
+    program = (
+        "import sys, json; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import test_tokenizer as t;"
+        "t.trained(Path(sys.argv[2]), **t.KINDS[sys.argv[3]])"
+    )
+    command = [sys.executable, "-c", program, str(Path(__file__).parent), str(tmp_path / "there"), kind]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": "7", "LC_ALL": "C", "TZ": "Asia/Tokyo"})
+    for path in (tmp_path / "here").iterdir():
+        assert path.read_bytes() == (tmp_path / "there" / path.name).read_bytes()
+
+
+def test_pieces_name_the_special_symbols(made: dict[str, Tokenizers]) -> None:
+    for tokenizers in made.values():
+        assert tokenizers.source.pieces(range(SPECIAL)) == ["<pad>", "<unk>", "<s>", "</s>", "<mask>"]
+
+
+def test_words_are_ordered_by_frequency_then_code_point_and_cut(tmp_path: Path) -> None:
+    knobs = Tokenizer(kind="words", vocabulary=9)
+    made = train_tokenizers(knobs, lambda: ["b a ä c", "b <mask> d"], lambda: ["d d"], tmp_path)
+    assert (tmp_path / "tokenizer.vocab.txt").read_text("utf-8") == "d\nb\n<mask>\na\n"
+    assert made.source.size == 9
+    assert made.source.encode(["d b\u2028a  <mask> ä ", ""]) == [[5, 6, 8, 7, UNK], []]
+    assert made.source.decode([[BOS, 5, MASK, UNK, EOS, PAD]]) == ["d <unk>"]
+
+
+@pytest.mark.parametrize(
+    ("line", "joiner", "expected"),
+    [
+        ("new@@ er th@@ ing", "@@", "newer thing"),
+        ("cut@@", "@@", "cut"),
+        ("a@b @@", "@@", "a@b"),
+        ("x@@ y", "", "x@@ y"),
+        ("", "@@", ""),
+    ],
+)
+def test_word_parts_are_joined(line: str, joiner: str, expected: str) -> None:
+    assert join(line, joiner).strip() == expected
+    words = Words(sorted(set(line.split())), joiner)
+    assert words.decode(words.encode([line]))[0].strip() == expected
+
+
+@pytest.mark.parametrize(
+    ("knobs", "sources", "message"),
+    [
+        ({"vocabulary": 8000}, SOURCES, r"vocabulary 8000 is more than the text \(de\+en\) allows: at most \d+"),
+        ({"vocabulary": 8000, "algorithm": "unigram"}, SOURCES, r"allows: at most \d+"),
+        ({"vocabulary": 8000, "joint": False}, SOURCES, r"the text \(de\) allows: at most \d+"),
+        ({"vocabulary": 10}, SOURCES, r"vocabulary 10 is too small: .* alone has \d+"),
+        ({}, ["x"], r"at most \d+"),
+        ({"joint": False}, [], "no line to train"),
+        ({"joint": False}, [" "], "no line to train"),
+        ({"joint": False}, ["a " * 5000], r"at most \d+"),
+        ({"kind": "words", "joint": False}, [" "], r"the training text \(de\) has no word"),
+    ],
+)
+def test_vocabularies_that_the_text_does_not_allow(
+    tmp_path: Path, knobs: dict[str, Any], sources: list[str], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        train_tokenizers(Tokenizer(**knobs), lambda: sources, lambda: sources, tmp_path, ("de", "en"))
+
+
+@pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
+def test_the_largest_possible_vocabulary_that_the_message_names_is_possible(tmp_path: Path, algorithm: str) -> None:
+    with pytest.raises(DataError) as caught:
+        trained(tmp_path, vocabulary=8000, algorithm=algorithm)
+    most = int(caught.value.hint.split("=")[1])
+    assert trained(tmp_path, vocabulary=most, algorithm=algorithm).source.size == most
+
+
+@pytest.mark.parametrize("line", ["word " * 200_000, "x" * 1_000_000, "\0" * 100_000])
+def test_a_line_of_a_megabyte_is_encoded(made: dict[str, Tokenizers], line: str) -> None:
+    for kind in ("bpe", "words"):
+        (row,) = made[kind].source.encode([line])
+        assert row
+        assert len(made[kind].source.decode([row])) == 1
+
+
+# --- what may be taken over ---
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reuse_takes_the_files_of_another_folder(kind: str, tmp_path: Path) -> None:
+    first = trained(tmp_path / "first", **KINDS[kind])
+    second = trained(tmp_path / "second", **{**KINDS[kind], "vocabulary": 8}, reuse=str(tmp_path / "first"))
+    assert second.files == first.files
+    for name in first.files:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+def put_dictionary(path: Path, *lines: str) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+
+
+def test_reuse_takes_fairseq_dictionaries(tmp_path: Path) -> None:
+    put_dictionary(tmp_path / "dict.de.txt", "ein@@ 7", "er 5", "madeupword0000 0")
+    put_dictionary(tmp_path / "dict.en.txt", "a 3", "one 2 #fairseq:overwrite", "a 1")
+    both = trained(tmp_path / "both", kind="words", joint=False, joiner="@@", reuse=str(tmp_path))
+    assert both.source.encode(["ein@@ er Hund"]) == [[5, 6, UNK]]
+    assert both.target.encode(["a one"]) == [[5, 6]]
+    assert both.target.size == 7
+    one = trained(tmp_path / "one", kind="words", joiner="@@", reuse=str(tmp_path / "dict.de.txt"))
+    assert one.source is one.target
+    assert one.source.decode([[5, 6]]) == ["einer"]
+
+
+def test_reuse_takes_a_single_model_file(tmp_path: Path) -> None:
+    trained(tmp_path / "first", vocabulary=90)
+    second = trained(tmp_path / "second", reuse=str(tmp_path / "first" / "tokenizer.model"))
+    assert second.source.size == 90
+    with pytest.raises(DataError, match=r"one file for both sides: set tokenizer\.joint to True"):
+        trained(tmp_path / "third", joint=False, reuse=str(tmp_path / "first" / "tokenizer.model"))
+    (tmp_path / "first" / "tokenizer.model").write_bytes(b"no model")
+    with pytest.raises(DataError, match=r"first/tokenizer\.model is damaged"):
+        trained(tmp_path / "fourth", reuse=str(tmp_path / "first" / "tokenizer.model"))
+
+
+@pytest.mark.parametrize("space", [" ", ""])
+def test_long_lines_take_part(tmp_path: Path, space: str) -> None:
+    """Each letter stands but in one part of one line."""
+    lines = [space.join(["x"] * 5000 + [letter] * 1000) for letter in "abcdefgh"]
+    knobs = Tokenizer(vocabulary=16, byte_fallback=False)
+    made = train_tokenizers(knobs, lambda: lines, lambda: lines, tmp_path)
+    assert all(UNK not in row for row in made.source.encode(lines))
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"kind": "words"}, "of kind sentencepiece"),
+        ({"joint": False}, "is joint: set tokenizer.joint to True"),
+        ({"reuse": "nowhere"}, "has no tokenizer.json"),
+        ({"reuse": "nowhere", "kind": "words"}, r"nor dict\.de\.txt and dict\.en\.txt"),
+    ],
+)
+def test_reuse_of_what_does_not_fit_is_refused(tmp_path: Path, knobs: dict[str, Any], message: str) -> None:
+    trained(tmp_path / "first", vocabulary=90)
+    with pytest.raises(DataError, match=message):
+        trained(tmp_path / "second", **{"reuse": str(tmp_path / "first"), **knobs})
+
+
+@pytest.mark.parametrize("line", ["", "word", "word x", " 3"])
+def test_a_line_that_is_no_dictionary_entry_is_named(tmp_path: Path, line: str) -> None:
+    put_dictionary(tmp_path / "d.txt", "a 1", line)
+    with pytest.raises(DataError, match=r"d\.txt:2: "):
+        trained(tmp_path / "t", kind="words", reuse=str(tmp_path / "d.txt"))
+
+
+def test_different_dictionaries_cannot_be_joint(tmp_path: Path) -> None:
+    put_dictionary(tmp_path / "dict.de.txt", "a 1")
+    put_dictionary(tmp_path / "dict.en.txt", "b 1")
+    with pytest.raises(DataError, match="differ"):
+        trained(tmp_path / "t", kind="words", reuse=str(tmp_path))
+
+
+# --- damage ---
+
+
+def foreign(**changes: Any) -> bytes:
+    """A SentencePiece model that janus did not make."""
+    model = io.BytesIO()
+    options = {"pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3, "control_symbols": ["<mask>"], **changes}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SOURCES), model_writer=model, vocab_size=60, model_type="bpe", minloglevel=2, **options
+    )
+    return model.getvalue()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pad_id": -1, "unk_id": 0, "bos_id": 1, "eos_id": 2},  # SentencePiece's own default
+        {"pad_id": 1, "unk_id": 0},
+        {"control_symbols": []},
+        {"control_symbols": [], "user_defined_symbols": ["<mask>"]},  # text could then hold it
+    ],
+)
+def test_a_model_with_other_fixed_ids_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="m is no tokenizer of janus"):
+        SentencePieces(foreign(**changes), "m")
+
+
+@pytest.mark.parametrize("data", [b"", b"no model", b"\0" * 100])
+def test_what_is_no_model_is_refused(data: bytes) -> None:
+    with pytest.raises(DataError, match=r"^m is"):
+        SentencePieces(data, "m")
+
+
+def test_a_damaged_model_never_crashes() -> None:
+    rng, good = random.Random(1), foreign()
+    for _ in range(60):
+        data = bytearray(good[: rng.randrange(len(good))] if rng.random() < 0.5 else good)
+        if data:
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        with suppress(DataError):
+            assert SentencePieces(bytes(data)).size > MASK
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (None, "does not exist"),
+        ("{", "is damaged"),
+        ("[]", "is damaged"),
+        ('{"kind": "pickle", "files": {}}', "is damaged"),
+        ('{"kind": "words", "files": {"source": "../x", "target": "../x"}}', "no plain file name"),
+        ('{"kind": "words", "files": {"source": "/etc/passwd", "target": "t"}}', "no plain file name"),
+        ('{"kind": "words", "files": {"source": "link", "target": "link"}}', "no plain file name"),
+        ('{"kind": "words", "files": {"source": 3}}', "no plain file name"),
+        ('{"kind": "words", "files": {"source": "gone", "target": "gone"}}', "cannot be read"),
+        ('{"kind": "words", "files": {"source": "twice", "target": "twice"}}', "empty or repeated"),
+        ('{"kind": "words", "files": {"source": "binary", "target": "binary"}}', "not UTF-8"),
+    ],
+)
+def test_a_damaged_index_is_refused(tmp_path: Path, index: str | None, message: str) -> None:
+    folder = tmp_path / "t"
+    folder.mkdir()
+    (tmp_path / "x").write_text("a\n")
+    (folder / "link").symlink_to(tmp_path / "x")
+    (folder / "twice").write_text("a\na\n")
+    (folder / "binary").write_bytes(b"\xff\n")
+    if index is not None:
+        (folder / "tokenizer.json").write_text(index)
+    with pytest.raises(DataError, match=message):
+        load_tokenizers(folder)
+
+
+def test_the_index_says_what_there_is(tmp_path: Path) -> None:
+    trained(tmp_path, kind="words", joint=False, joiner="@@")
+    assert json.loads((tmp_path / "tokenizer.json").read_text()) == {
+        "kind": "words",
+        "joiner": "@@",
+        "files": {"source": "source.vocab.txt", "target": "target.vocab.txt"},
+    }

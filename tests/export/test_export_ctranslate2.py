@@ -1,0 +1,227 @@
+"""Models converted for CTranslate2 write what ours write. Needs the extra `export`."""
+
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import janus_cli
+from janus_cli.core.batch import BOS, EOS, MASK, PAD, SPECIAL, pad
+from janus_cli.core.generate import generate_ar, most_tokens
+from janus_cli.core.search import Output
+from janus_cli.core.steps import NEVER_WRITTEN
+from janus_cli.data.tokenizer import NAMES, Words
+from janus_cli.export.ctranslate2 import unique_names
+from janus_cli.export.session import Request, run_export
+from janus_cli.recipe import Decoding
+from janus_cli.training.checkpoint import load_model, save, verify
+
+ctranslate2 = pytest.importorskip("ctranslate2")
+
+MakeRun = Callable[..., Path]
+Janus = Callable[..., tuple[int, str, str]]
+GREEDY = Decoding(beam=1, max_ratio=1.1, max_extra=3)
+PLAIN = {"norm": "post", "activation": "relu", "positions": "learned", "tie": "all", "embedding_scale": "true"}
+KNOBS: list[dict[str, object]] = [
+    {},
+    {"norm": "pre"},
+    {"activation": "gelu"},
+    {"positions": "sinusoidal"},
+    {"embedding_scale": "false"},
+    {"embedding_norm": "true"},
+    {"tie": "target"},
+    {"tie": "none", "encoder_layers": 3, "decoder_layers": 2},
+    {"norm": "pre", "activation": "gelu", "positions": "sinusoidal", "tie": "none", "embedding_scale": "false"},
+    {"norm": "pre", "embedding_norm": "true", "heads": 4, "encoder_layers": 1, "decoder_layers": 3},
+]
+
+
+def sources(vocabulary: int, count: int = 40) -> list[list[int]]:
+    """Random ids, UNK among them, of all lengths that the models here read."""
+    draw = random.Random(3)
+    ids = [1, *range(SPECIAL, vocabulary)]
+    return [draw.choices(ids, k=1 + index % 29) for index in range(count)]
+
+
+def vocabulary(folder: Path, side: str) -> list[str]:
+    shared = folder / "shared_vocabulary.json"
+    names: list[str] = json.loads((shared if shared.is_file() else folder / f"{side}_vocabulary.json").read_bytes())
+    return names
+
+
+def translated(folder: Path, rows: list[list[int]], most: list[int]) -> list[tuple[list[int], float]]:
+    """Ids and score of the greedy hypotheses; a sentence at a time because the limit is one of the call."""
+    translator = ctranslate2.Translator(str(folder), device="cpu", intra_threads=1)
+    names = vocabulary(folder, "source")
+    ids = {name: index for index, name in enumerate(vocabulary(folder, "target"))}
+    found = []
+    for row, limit in zip(rows, most, strict=True):
+        [result] = translator.translate_batch(
+            [[names[index] for index in row]], beam_size=1, max_input_length=0, min_decoding_length=0,
+            max_decoding_length=limit, return_scores=True,
+        )  # fmt: skip
+        found.append(([ids[name] for name in result.hypotheses[0]], result.scores[0]))
+    return found
+
+
+def compared(run: Path, folder: Path) -> list[Output]:
+    """Our greedy outputs, after it was checked that CTranslate2's are the same, and so their scores."""
+    model = load_model((run / "checkpoints" / "last").resolve())
+    rows = sources(model.source_table.num_embeddings)
+    batch = pad([[*row, EOS] for row in rows])
+    ours = [found[0] for found in generate_ar(model, batch, "content", GREEDY)]
+    most = [limit - 1 for limit in most_tokens(batch, model, GREEDY).tolist()]  # EOS is not counted there
+    theirs = translated(folder, rows, most)
+    assert [output.tokens for output in ours] == [tokens for tokens, _ in theirs]
+    for output, limit, (_, score) in zip(ours, most, theirs, strict=True):
+        # At its limit ours adds the EOS that it must end with; CTranslate2 just stops.
+        cut = len(output.tokens) == limit and sum(output.logps[:-1]) / limit
+        # Its AVX-512 kernels approximate exp: up to 1.5e-4 nats a token were seen there, 1e-5 on AVX2.
+        assert score == pytest.approx(output.score, abs=5e-4) or score == pytest.approx(cut, abs=5e-4)
+    return ours
+
+
+@pytest.mark.parametrize("knobs", KNOBS, ids=lambda knobs: " ".join(map(str, knobs.values())) or "plain")
+@pytest.mark.parametrize("objective", ["ar", "janus"])
+def test_greedy_output_and_scores_are_ours(make_run: MakeRun, knobs: dict[str, object], objective: str) -> None:
+    changes = [f"model.{name}={value}" for name, value in (PLAIN | knobs).items()]
+    run = make_run("run", objective, [*changes, f"tokenizer.joint={knobs.get('tie') != 'none'}".lower()])
+    ours = compared(run, run_export(Request(run=run, format="ctranslate2", output=Path("out"))))
+    assert len({tuple(output.tokens) for output in ours}) > 15
+
+
+def test_some_outputs_end_before_their_limit_and_some_are_empty(make_run: MakeRun) -> None:
+    """The cases that the comparison above must have seen."""
+    run = make_run("run", "ar", ["model.norm=post"])
+    ours = compared(run, run_export(Request(run=run, format="ctranslate2", output=Path("out"))))
+    assert any(not output.tokens for output in ours)
+    assert any(0 < len(output.tokens) < 4 for output in ours)
+
+
+def test_tokens_that_we_never_write_are_not_written(make_run: MakeRun) -> None:
+    run = make_run("run", "ar", ["model.tie=none", "model.norm=pre"])
+    checkpoints = run / "checkpoints"
+    folder = (checkpoints / "last").resolve()
+    found = verify(folder)
+    model = load_model(folder).requires_grad_(False)
+    weights = model.weights()
+    weights["output_table.weight"][list(NEVER_WRITTEN)] = 20 * weights["output_table.weight"][SPECIAL : SPECIAL + 3]
+    sizes = found.source_vocabulary, found.target_vocabulary
+    shutil.rmtree(folder)
+    save(checkpoints, folder.name, found.recipe, sizes, found.state, weights, None)
+    compared(run, run_export(Request(run=run, format="ctranslate2", output=Path("out"))))
+    translator = ctranslate2.Translator("out", device="cpu")
+    names = vocabulary(Path("out"), "source")
+    results = translator.translate_batch(
+        [[names[index] for index in row] for row in sources(len(names))], beam_size=4, max_decoding_length=20
+    )
+    written = {name for result in results for hypothesis in result.hypotheses for name in hypothesis}
+    assert len(written) > 3
+    assert written.isdisjoint(NAMES[index] for index in (PAD, BOS, EOS, MASK))
+
+
+@pytest.mark.parametrize("quantization", ["int8", "float16", "bfloat16", "int16"])
+def test_quantised_models_load_and_are_smaller(make_run: MakeRun, janus: Janus, quantization: str) -> None:
+    make_run("run")
+    sizes = []
+    for kind in ("float32", quantization):
+        options = ("run", "--format", "ctranslate2", "--quantization", kind)
+        assert janus("export", *options)[0] == 0
+        place = Path("runs/run/export/step-000007.ctranslate2" + ("" if kind == "float32" else f".{kind}"))
+        assert json.loads((place / "provenance.json").read_bytes())["quantization"] == kind
+        translator = ctranslate2.Translator(str(place), device="cpu", compute_type="float32")
+        assert translator.translate_batch([["<unk>"]], max_decoding_length=20)[0].hypotheses[0]
+        sizes.append((place / "model.bin").stat().st_size)
+    assert sizes[1] < 0.75 * sizes[0]
+
+
+def program(folder: Path, text: bytes) -> bytes:
+    """What the program in the folder's README makes of a text."""
+    found = re.search(
+        r"^--- translate.py\n(.*?)^---\n", (folder / "README.txt").read_text(encoding="utf-8"), re.M | re.S
+    )
+    assert found is not None
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(
+        [sys.executable, "-c", found[1], str(folder)], input=text, capture_output=True, env=environment, check=False
+    )
+    assert done.stderr == b""
+    return done.stdout
+
+
+LETTERS = random.Random(9)
+TEXTS = [
+    *("".join(LETTERS.choices("abcdefgh  ", k=index)).strip() for index in range(30)),
+    "a " * 25,  # in float32, 1.16 times as many are 29; in float64 they are fewer
+    "",
+    "  ",
+    "<s> </s> <mask> <pad> <unk>",
+    "a b zz Ä \u2028 \x0b x",
+    "abc de " * 40,
+    "#5 @@ a@@ b",
+]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [],
+        ["model.norm=post"],
+        ["tokenizer.joint=false", "model.tie=target"],
+        ["tokenizer.kind=words", "tokenizer.joiner='@@'"],
+        ["tokenizer.kind=words", "tokenizer.joint=false", "model.tie=none"],
+    ],
+    ids=["pieces", "post-norm", "separate pieces", "words", "separate words"],
+)
+def test_the_program_in_the_readme_writes_what_decode_writes(
+    make_run: MakeRun, janus: Janus, changes: list[str]
+) -> None:
+    make_run("run", "janus", [*changes, "decoding.max_ratio=1.16", "model.max_length=60"])
+    Path("text").write_bytes("".join(f"{line}\n" for line in TEXTS).encode())
+    janus("decode", "--mode", "ar", "--beam", "1", "--input", "text", "--output", "ours")
+    code, out, err = janus("export", "run", "--format", "ctranslate2", "--output", "out")
+    assert (code, out) == (0, "")
+    assert "out/README.txt" in err
+    shutil.move("out", "elsewhere")
+    ours = Path("ours").read_bytes()
+    assert program(Path("elsewhere"), Path("text").read_bytes()) == ours
+    assert len(set(ours.split(b"\n"))) > 10
+
+
+@pytest.mark.parametrize("objective", ["ar", "janus"])
+def test_a_trained_run_through_the_command_line(tiny_recipe: Path, janus: Janus, objective: str) -> None:
+    assert janus("train", "--recipe", "tiny.yaml", "--objective", objective)[0] == 0
+    code, _, err = janus("export", "--format", "ctranslate2", "--output", "new/out")
+    assert code == 0, err
+    janus("decode", "--mode", "ar", "--beam", "1", "--output", "ours")
+    source = next(Path("data").glob("*/test.source.txt")).read_bytes()
+    assert program(Path("new/out"), source) == Path("ours").read_bytes()
+    about = json.loads(Path("new/out/provenance.json").read_bytes())
+    [run] = Path("runs").iterdir()
+    best = (run / "checkpoints" / "best").resolve()
+    weights = hashlib.sha256((best / "model.safetensors").read_bytes()).hexdigest()
+    assert about == {
+        "format": "ctranslate2", "quantization": "float32", "run": run.name, "checkpoint": best.name,
+        "step": int(best.name[5:]), "objective": objective, "sha256": weights, "janus": janus_cli.__version__,
+        "ctranslate2": ctranslate2.__version__,
+    }  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(["a", "b#6", "b", "<s>", "<s>#5", "<s>#5#5", "<pad>", "</s>#6", "</s>"]), unique=True))
+def test_every_id_has_a_name_of_its_own(words: list[str]) -> None:
+    names = unique_names(Words(words))
+    assert len(set(names)) == len(names) == SPECIAL + len(words)
+    assert names[:SPECIAL] == list(NAMES)
+    for word, name in zip(words, names[SPECIAL:], strict=True):
+        assert name == word or (word in NAMES and name.startswith(word))

@@ -1,0 +1,97 @@
+"""Which rows a run has, and how rows are named."""
+
+import pytest
+
+from janus_cli import recipe_load
+from janus_cli.errors import UsageError
+from janus_cli.lab.benching.modes import select, wanted
+
+NAR = [f"nar{n}.lb{k}" for n in (1, 4, 10) for k in ("1", "5", "5.rerank")]
+PLAIN_NAR = [label for label in NAR if not label.endswith("rerank")]
+AR = ["ar.beam1", "ar.beam5"]
+SPEC = ["spec", "spec.redraft-ar", "spec.redraft-joint"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "rows", "reason"),
+    [
+        ("janus", AR + NAR + SPEC, "predicts lengths|in blocks"),
+        ("ar", AR, "cannot decode"),
+        ("cmlm", PLAIN_NAR, "cannot decode|has none|predicts lengths"),
+        ("mpnet", AR + NAR, "cannot decode|predicts lengths"),
+        ("bang", [*AR, "nar.eos", "semi2", "semi4"], "would change nothing|speculatively"),
+    ],
+)
+def test_a_run_has_the_rows_that_it_can_do_and_says_why_not_the_others(
+    objective: str, rows: list[str], reason: str
+) -> None:
+    found = select(recipe_load.load("demo", (), objective), ())
+    assert list(found.plans) == rows
+    assert set(found.plans) | set(found.left_out) == set(wanted())
+    for why in found.left_out.values():
+        assert any(part in why for part in reason.split("|"))
+
+
+def test_labels_are_those_of_the_plans() -> None:
+    plans = select(recipe_load.load("demo"), ()).plans
+    assert list(plans) == [plan.label for plan in plans.values()]
+
+
+def test_the_recipe_fills_in_the_rest_and_its_n_best_is_one() -> None:
+    recipe = recipe_load.load(
+        "demo", ["decoding.nbest=2", "decoding.beam=2", "decoding.update=all", "decoding.max_extra=3"]
+    )
+    plans = select(recipe, ["ar.beam1", "nar4.lb1"]).plans
+    assert [plan.options.nbest for plan in plans.values()] == [1, 1]
+    assert plans["nar4.lb1"].options.update == "all"
+    assert plans["ar.beam1"].options.max_extra == 3
+
+
+@pytest.mark.parametrize(
+    ("names", "rows"),
+    [
+        (["ar"], AR),
+        (["nar"], NAR),
+        (["spec"], SPEC),
+        (["nar4"], NAR[3:6]),
+        (["nar1"], NAR[:3]),
+        (["nar4.lb5"], ["nar4.lb5"]),
+        (["nar4.lb5.rerank", "ar.beam5"], ["ar.beam5", "nar4.lb5.rerank"]),
+        (["ar", "ar.beam1"], AR),
+        (["nar6.lb3.rerank", "ar.beam4", "nar1.lb1"], ["nar1.lb1", "nar6.lb3.rerank", "ar.beam4"]),
+        (["ar", "ar.beam12"], [*AR, "ar.beam12"]),
+    ],
+)
+def test_rows_are_picked_by_mode_label_or_start_and_keep_their_order(names: list[str], rows: list[str]) -> None:
+    assert list(select(recipe_load.load("demo"), names).plans) == rows
+
+
+@pytest.mark.parametrize(
+    ("objective", "name", "options"),
+    [
+        ("janus", "ar.beam12", {"mode": "ar", "beam": 12}),
+        ("janus", "nar20.lb3", {"mode": "nar", "iters": 20, "length_beam": 3, "rerank": "none"}),
+        ("janus", "nar6.lb3.rerank", {"mode": "nar", "iters": 6, "length_beam": 3, "rerank": "ar"}),
+        ("bang", "semi7", {"mode": "semi", "block": 7}),
+    ],
+)
+def test_a_row_may_have_any_numbers(objective: str, name: str, options: dict[str, object]) -> None:
+    plan = select(recipe_load.load("demo", (), objective), [name]).plans[name]
+    assert plan.label.removesuffix(".norepeats") == name  # what bang brings is no part of the row
+    assert (plan.mode, *(getattr(plan.options, knob) for knob in list(options)[1:])) == tuple(options.values())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["nar5", "nar4.lb0", "ar.beam1٣", "ar.beam05", "nar4.lb3.", "semi0", "ar.beam", "nar4.lb5.rerankk", "*", "na"],
+)
+def test_an_unknown_row_is_named(name: str) -> None:
+    with pytest.raises(UsageError, match="there is no such row") as caught:
+        select(recipe_load.load("demo"), [name])
+    assert "nar4.lb1" in caught.value.hint
+    assert "nar6.lb3.rerank" in caught.value.hint
+
+
+def test_a_run_that_can_do_none_of_the_rows() -> None:
+    with pytest.raises(UsageError, match=r"can do none of ar.beam1, ar.beam5: .*cmlm"):
+        select(recipe_load.load("demo", (), "cmlm"), ["ar"])
