@@ -60,7 +60,7 @@ class Setting:
         device = self.memory.states.device
         self.model.zero_grad(set_to_none=True)
         began = time.perf_counter()
-        with autocast(self.recipe.training, device):
+        with autocast(self.recipe.training.precision, device):
             states = self.states(way)
         torch.autograd.backward(states, [slope.to(made.dtype) for slope, made in zip(self.slopes, states, strict=True)])
         if device.type == "cuda":
@@ -89,7 +89,7 @@ def prepared(recipe: Recipe, words: int, tokens: int, device: torch.device) -> S
     batch = shared.made_up_batch(max(1, tokens // (words + 1)), words, VOCABULARY)
     plan = planned(batch, recipe, 0).to(device)
     batch = batch.to(device)
-    with torch.no_grad(), autocast(recipe.training, device):
+    with torch.no_grad(), autocast(recipe.training.precision, device):
         memory = model.encode(batch.source, batch.source_real)
     kept = tuple((keys.requires_grad_(), values.requires_grad_()) for keys, values in memory.kept)
     streams = list(plan.streams.values())

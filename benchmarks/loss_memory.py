@@ -117,7 +117,7 @@ def of_the_loss(case: Case) -> int:
     states, weight, gold = made_up_states(case, tokens, hidden)
 
     def once(some: Sequence[Tensor], words: Tensor) -> None:
-        with autocast(case.recipe.training, weight.device):
+        with autocast(case.recipe.training.precision, weight.device):
             total = loss(case.way, some, weight, words, case.recipe.objective.label_smoothing)
         total.backward()
         weight.grad = None

@@ -16,7 +16,7 @@ from janus_cli.core.batch import PAD, Batch
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.batching import epoch_batches, load_batch
 from janus_cli.data.store import Store
-from janus_cli.device import autocast, chosen, keep_few_shapes, keep_freed_memory, product_rate, start_world
+from janus_cli.device import autocast, keep_few_shapes, keep_freed_memory, product_rate, resolve_precision, start_world
 from janus_cli.errors import JanusError
 from janus_cli.lab.benching import machine, peers
 from janus_cli.recipe import Recipe
@@ -72,7 +72,7 @@ class Ours:
         self.parameters = sum(weight.numel() for weight in model.parameters())
         self.trainee = Trainee(model, OBJECTIVES[self.recipe.objective.name])
         self.optimizer = make_optimizer(model, self.recipe.training)
-        rate = product_rate(chosen(self.recipe.training, self.world.device), self.world.device)
+        rate = product_rate(resolve_precision(self.recipe.training.precision, self.world.device), self.world.device)
         self.meter = Meter(self.world, rate)
         prepared: Any = SimpleNamespace(train=store)  # all that is asked of it
         self.batches = windows(self.recipe, prepared, self.world, self.at)
@@ -131,7 +131,7 @@ class Marian:
         """One update; the loss, nats a token."""
         self.optimizer.zero_grad()
         labels = batch.target[:, 1:]
-        with autocast(self.recipe.training, self.device):
+        with autocast(self.recipe.training.precision, self.device):
             logits = self.model(
                 input_ids=batch.source, attention_mask=batch.source_real.long(), decoder_input_ids=batch.target[:, :-1],
                 use_cache=False,

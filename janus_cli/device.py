@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Literal
 
 import torch
@@ -18,12 +18,16 @@ import torch.distributed as dist
 
 from janus_cli import console
 from janus_cli.errors import Stopped, UsageError
-from janus_cli.recipe import Training
+
+Precision = Literal["float32", "bf16"]
+PrecisionKnob = Literal["auto", "float32", "bf16"]
+RATE_SIZE = {"cpu": 1024, "cuda": 8192}  # of the square matrices whose product measures a machine's rate
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 @dataclass(frozen=True)
 class World:
-    """rank of size processes, each on its device."""
+    """This process is rank `rank` of `size`, and computes on `device`."""
 
     rank: int
     size: int
@@ -34,7 +38,7 @@ class World:
         return self.rank == 0
 
     def sums(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Sums each named value over all ranks."""
+        """Sum each named value over all ranks."""
         if self.size == 1:
             return dict(values)
         packed = torch.tensor(list(values.values()), dtype=torch.float64)
@@ -44,18 +48,18 @@ class World:
         return dict(zip(values, packed.tolist(), strict=True))
 
     def wait(self) -> None:
-        """Until every rank is here."""
+        """Wait until every rank is here."""
         if self.size > 1:
             dist.barrier()
 
     def close(self) -> None:
-        """Leaves the group."""
+        """Leave the group."""
         if self.size > 1:
             dist.destroy_process_group()
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """auto, cpu, cuda or cuda:N as a device; a GPU then does without cuDNN's attention.
+    """The device that auto, cpu, cuda or cuda:N names; on a GPU, cuDNN's attention is switched off.
 
     Raises:
         UsageError: CUDA was asked for and is not there.
@@ -70,29 +74,29 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {device}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
     if device.type == "cuda":
-        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape of a batch, which takes longer
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans again for every batch shape, which takes longer
     return device
 
 
 def start_world(device: str) -> World:
-    """Joins the group that torchrun describes in the environment, if it does. gloo on CPU, nccl on CUDA."""
+    """Join the group that torchrun describes in the environment, if any: nccl on CUDA, gloo on a CPU."""
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if size > 1:
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
-        # The others wait while the first rank prepares data or validates.
+        # The other ranks wait while the first one prepares data or validates.
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(hours=12))
     return World(rank, size, chosen)
 
 
 def is_about_memory(problem: BaseException) -> bool:
-    """Whether it says that there was too little memory, of a GPU or here."""
+    """Whether an exception says that memory ran out, on a GPU or here."""
     return isinstance(problem, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(problem)
 
 
 def keep_freed_memory() -> None:
-    """Asks glibc to keep freed memory: a step frees and takes the same blocks again and again.
+    """Ask glibc to keep freed memory, because every step frees and takes the same blocks again.
 
     It halves a step's page faults (system time 6 % -> 3 % of a small JANUS step). Without glibc nothing happens.
     """
@@ -103,7 +107,7 @@ def keep_freed_memory() -> None:
 
 
 def keep_few_shapes() -> None:
-    """For trainings: oneDNN, which multiplies in bf16, is to keep code for 32 shapes, not for the last 1,024.
+    """Make oneDNN, which multiplies in bf16, cache code for 32 shapes instead of 1,024. For training only.
 
     Each takes about a megabyte, and batches hardly ever repeat a shape: a training stays a gigabyte smaller and takes
     2-4 % longer. Decoding, which meets the same shapes again, would take 10 % longer.
@@ -111,13 +115,10 @@ def keep_few_shapes() -> None:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")  # read when the first product is made
 
 
-RATE_SIZE = {"cpu": 1024, "cuda": 8192}  # of the square matrices that the rate is measured with
-
-
-def chosen(knobs: Training, device: torch.device) -> Literal["float32", "bf16"]:
-    """What `precision: auto` means here: bf16 on CUDA and on CPUs that multiply it natively."""
-    if knobs.precision != "auto":
-        return knobs.precision
+def resolve_precision(knob: PrecisionKnob, device: torch.device) -> Precision:
+    """`auto` is bf16 on CUDA and on CPUs that multiply it natively, else float32."""
+    if knob != "auto":
+        return knob
     return "bf16" if device.type == "cuda" or _cpu_multiplies_bf16() else "float32"
 
 
@@ -126,13 +127,13 @@ def _cpu_multiplies_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def autocast(knobs: Training, device: torch.device) -> AbstractContextManager[object]:
-    """Matrix products in the chosen precision; sums, norms and losses in float32."""
-    return torch.autocast(device.type, torch.bfloat16) if chosen(knobs, device) == "bf16" else nullcontext()
+def autocast(knob: PrecisionKnob, device: torch.device) -> AbstractContextManager[object]:
+    """Matrix products in this precision; sums, norms and losses in float32."""
+    return torch.autocast(device.type, torch.bfloat16) if resolve_precision(knob, device) == "bf16" else nullcontext()
 
 
-def product_rate(precision: Literal["float32", "bf16"], device: torch.device) -> float:
-    """FLOP/s of a large matrix product: what a step is measured against. Takes a fraction of a second."""
+def product_rate(precision: Precision, device: torch.device) -> float:
+    """FLOP/s of a large matrix product, to compare a training step with. Takes a fraction of a second."""
     size = RATE_SIZE[device.type]
     x = torch.ones(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     taken = []
@@ -145,37 +146,30 @@ def product_rate(precision: Literal["float32", "bf16"], device: torch.device) ->
     return 2.0 * size**3 / min(taken[1:])
 
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
-
 class StopSignal:
-    """with StopSignal() as stop: ... stop.number is 0 until a signal came."""
+    """with StopSignal() as stop: ... stop.number is 0 until a signal came; a second one ends the process at once."""
 
     def __init__(self) -> None:
         self.number = 0
-        self._before: dict[int, Any] = {}
+        self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignal:
-        for number in SIGNALS:
-            self._before[number] = signal.signal(number, self._note)
+        self._handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = number
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_DFL)  # the second signal needs no patience
+        _let_the_next_one_end_the_process()
         with suppress(RuntimeError):  # stderr was being written to, and cannot be entered again
             console.warn(f"{signal.Signals(number).name}: finishing this step and saving; once more to stop at once")
 
 
 class Interrupt(KeyboardInterrupt):
-    """One of the signals came."""
+    """A stop signal came."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -187,22 +181,26 @@ class Interrupt(KeyboardInterrupt):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Each signal raises Interrupt inside, once: the second one ends the process on the spot.
+    """Let the first stop signal raise Interrupt inside; a second one ends the process at once.
 
     Raises:
-        Stopped: nobody inside had more to say about an Interrupt.
+        Stopped: for an Interrupt that nobody inside caught.
     """
-    before = {number: signal.signal(number, _raise) for number in SIGNALS}
+    handlers = {number: signal.signal(number, _raise) for number in SIGNALS}
     try:
         yield
     except Interrupt as stop:
         raise Stopped(stop.number, str(stop)) from None
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    for each in SIGNALS:
-        signal.signal(each, signal.SIG_DFL)
+    _let_the_next_one_end_the_process()
     raise Interrupt(number)
+
+
+def _let_the_next_one_end_the_process() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)

@@ -21,7 +21,7 @@ from janus_cli import console
 from janus_cli.core.model import Transformer
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.batching import epoch_batches, load_batch
-from janus_cli.device import StopSignal, World, chosen, is_about_memory, product_rate
+from janus_cli.device import StopSignal, World, is_about_memory, product_rate, resolve_precision
 from janus_cli.errors import OutOfMemoryError, Stopped
 from janus_cli.recipe import Recipe
 from janus_cli.training.explain import again
@@ -50,7 +50,7 @@ def train(
     trainee: nn.Module = Trainee(model, OBJECTIVES[recipe.objective.name])
     if world.size > 1:
         trainee = DistributedDataParallel(trainee)
-    meter = Meter(world, product_rate(chosen(knobs, world.device), world.device))
+    meter = Meter(world, product_rate(resolve_precision(knobs.precision, world.device), world.device))
     model.train()
     with StopSignal() as stop, console.progress("training", knobs.updates, start=at.step) as bar:
         # A validation that was broken off comes first, without an update before it.

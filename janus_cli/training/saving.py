@@ -13,7 +13,7 @@ import torch
 
 from janus_cli import console
 from janus_cli.core.model import Transformer
-from janus_cli.device import World, chosen
+from janus_cli.device import World, resolve_precision
 from janus_cli.files import read_json
 from janus_cli.recipe import Recipe
 from janus_cli.training import checkpoint
@@ -126,7 +126,7 @@ class Saver:
 
 def circumstances(recipe: Recipe, world: World) -> dict[str, Any]:
     """What the bits of an update depend on besides recipe and data."""
-    precision = chosen(recipe.training, world.device)
+    precision = resolve_precision(recipe.training.precision, world.device)
     return {"precision": precision, "ranks": world.size, "threads": torch.get_num_threads()}
 
 

@@ -15,7 +15,7 @@ from janus_cli.data import corpus, lexicon
 from janus_cli.data.batching import first_look, must_fit
 from janus_cli.data.prepare import prepare
 from janus_cli.data.prepared import fingerprints, open_prepared
-from janus_cli.device import World, chosen, keep_few_shapes, keep_freed_memory, start_world
+from janus_cli.device import World, keep_few_shapes, keep_freed_memory, resolve_precision, start_world
 from janus_cli.errors import CheckpointError, DataError, JanusError, Stopped, UsageError, require
 from janus_cli.files import bring_back, copy_files, read_json, write_atomically
 from janus_cli.recipe import Recipe
@@ -146,7 +146,7 @@ def _train(request: Request, recipe: Recipe, run: Run, prepared: Prepared, origi
         if world.first:
             write_atomically(run.recipe, recipe_load.dump(recipe).encode())
         count = sum(weight.numel() for weight in model.parameters())
-        precision = chosen(recipe.training, world.device)
+        precision = resolve_precision(recipe.training.precision, world.device)
         for name, now in saving.circumstances(recipe, world).items():
             before = found.state.get(name, now) if found else now
             if before != now:

@@ -178,7 +178,7 @@ def _gradients(
         last = index == len(window) - 1
         quiet = nullcontext() if last or not isinstance(trainee, DistributedDataParallel) else trainee.no_sync()
         with quiet:
-            with autocast(recipe.training, world.device):
+            with autocast(recipe.training.precision, world.device):
                 plan = plan.to(world.device).part_of(counts)
                 terms = trainee(batch.to(world.device), plan, knobs)
             parts = [weight * term.weight * term.total * plan.share(term.unit) for term in terms.values()]

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from janus_cli import device
-from janus_cli.device import autocast, chosen, product_rate
-from janus_cli.recipe import Training
+from janus_cli.device import autocast, product_rate, resolve_precision
 from janus_cli.training.request import Request
 from janus_cli.training.session import run_training
 
@@ -23,16 +22,16 @@ def test_auto_is_bf16_where_the_cpu_multiplies_it(
     monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: str
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert chosen(Training(), CPU) == expected
-    assert chosen(Training(precision="float32"), CPU) == "float32"
-    assert chosen(Training(precision="bf16"), CPU) == "bf16"
-    with autocast(Training(), CPU):
+    assert resolve_precision("auto", CPU) == expected
+    assert resolve_precision("float32", CPU) == "float32"
+    assert resolve_precision("bf16", CPU) == "bf16"
+    with autocast("auto", CPU):
         assert torch.is_autocast_enabled("cpu") == (expected == "bf16")
 
 
 def test_a_torch_that_does_not_know_its_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert chosen(Training(), CPU) == "float32"
+    assert resolve_precision("auto", CPU) == "float32"
 
 
 @pytest.mark.parametrize("name", ["float32", "bf16"])

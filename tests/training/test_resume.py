@@ -19,9 +19,8 @@ from janus_cli.core.batch import Batch
 from janus_cli.data.batching import Rows, epoch_batches
 from janus_cli.data.prepared import open_prepared
 from janus_cli.data.store import Store
-from janus_cli.device import chosen
+from janus_cli.device import resolve_precision
 from janus_cli.errors import CheckpointError, NonFiniteError, RunInUseError, Stopped, UsageError
-from janus_cli.recipe import Training
 from janus_cli.runs import Run
 from janus_cli.training import loop, validation
 from janus_cli.training.request import Request
@@ -79,7 +78,8 @@ def test_a_run_explains_itself(tiny_recipe: Path) -> None:
     assert "update 3 of 3" in again["state"]
     assert (again["began"], again["command"]) == (first["began"], first["command"])
     log = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
-    assert [line["precision"] for line in log if line["kind"] in ("start", "resumed")] == [chosen(Training(), CPU)] * 2
+    precisions = [line["precision"] for line in log if line["kind"] in ("start", "resumed")]
+    assert precisions == [resolve_precision("auto", CPU)] * 2
     assert all(0 < line["utilisation"] < 2 for line in log if line["kind"] == "train")
 
 
