@@ -31,7 +31,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_in_the_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    package = {file.relative_to(_ROOT).as_posix() for file in (_ROOT / "janus_cli").rglob("*.py")}
+    package = {
+        file.relative_to(_ROOT).as_posix()
+        for kind in ("py", "html")
+        for file in (_ROOT / "janus_cli").rglob(f"*.{kind}")
+    }
     recipes = {f"janus_cli/recipes/{name}.yaml" for name in recipe_load.available()}
     assert {name for name in names if ".dist-info/" not in name} == package | recipes
     assert any(name.endswith("/licenses/LICENSE") for name in names)

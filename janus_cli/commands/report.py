@@ -38,14 +38,12 @@ def report(
       janus report runs/multi30k-janus
       janus report multi30k-ar multi30k-cmlm multi30k-janus --out compared.html
     """
-    from janus_cli.lab.reporting.session import Request, run_report
+    from janus_cli.lab.report import write_report
     from janus_cli.recipe import REPORT_SENTENCES
 
     typer.echo(
-        run_report(
-            Request(
-                runs=tuple(run or ()), out=out, sentences=REPORT_SENTENCES if sentences is None else sentences,
-                device=device, threads=threads, force=force,
-            )
+        write_report(
+            paths=run or (), out=out, sentences=REPORT_SENTENCES if sentences is None else sentences, device=device,
+            threads=threads, force=force,
         )
     )  # fmt: skip

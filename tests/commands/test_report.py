@@ -146,13 +146,16 @@ def test_twice_the_same_page_but_for_its_date(report: Report) -> None:
     assert first == second
 
 
-def test_names_and_terms_that_are_html(report: Report) -> None:
-    Path("runs/ar").rename('runs/<b>&"$x$')
-    with Path('runs/<b>&"$x$/log.jsonl').open("a", encoding="utf-8") as file:
+def test_names_terms_and_reasons_that_are_html(report: Report) -> None:
+    run = Path('runs/<b>&"$x$')
+    Path("runs/ar").rename(run)
+    with (run / "log.jsonl").open("a", encoding="utf-8") as file:
         file.write('\n{"kind": "train", "step": 4, "terms": {"<script>": 1.0}}\n')
-    made = page(report('<b>&"$x$', "janus"))
-    assert "&lt;b&gt;&amp;&quot;$x$" in made.text
+        file.write('{"kind": "skipped", "step": 4, "why": "\\u0000<i>"}\n')
+    made = page(report(run.name, "janus"))
+    assert "&lt;b&gt;&amp;&#34;$x$" in made.text
     assert "<figcaption>&lt;script&gt;</figcaption>" in made.text
+    assert "·&lt;i&gt;" in made.text
 
 
 @pytest.mark.parametrize(
@@ -213,7 +216,7 @@ def test_mistakes(report: Report, arguments: list[str], words: str) -> None:
 
 def test_without_matplotlib_the_extra_is_named(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setattr("janus_cli.lab.reporting.session.gather", pytest.fail)  # said before the work begins
+    monkeypatch.setattr("janus_cli.lab.report.gather", pytest.fail)  # said before the work begins
     code, _, err = report("ar")
     assert code == 2
     assert "janus-cli[report]" in err

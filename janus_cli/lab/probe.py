@@ -24,7 +24,7 @@ from janus_cli.decoding.translator import Translator
 from janus_cli.decoding.where import find_split, load, own_recipe, prepared_file
 from janus_cli.errors import DataError
 from janus_cli.files import read_json
-from janus_cli.lab.reporting.calibration import Reliability, reliability
+from janus_cli.lab.calibration import Reliability, reliability
 from janus_cli.recipe import REPORT_BINS, REPORT_SEED, REPORT_TRACED, Recipe
 from janus_cli.runs import Run
 from janus_cli.training.checkpoint import STATE
@@ -34,20 +34,21 @@ COLUMNS = 110  # of a trace; narrower screens scroll
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """A sentence, from 0. ways: the label of a decoding mode, what it wrote, and the lines of its trace."""
+class TracedSentence:
+    """A sentence, counted from 0. decodes: the label of a decoding mode, what it wrote, and the lines of its trace."""
 
     index: int
     source: str
     reference: str
-    ways: list[tuple[str, str, list[str]]]
+    decodes: list[tuple[str, str, list[str]]]
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What one checkpoint did. lengths: predicted and real target tokens of each sentence; None without a length head.
+    """What one checkpoint did.
 
-    sentences: how many were read, of how many.
+    sentences: how many were read, and how many there are. lengths: predicted and real target tokens of each sentence;
+    None without a length head.
     """
 
     checkpoint: str
@@ -55,7 +56,7 @@ class Probe:
     sentences: tuple[int, int]
     reliability: dict[str, Reliability]
     lengths: tuple[Lengths, Lengths] | None
-    decoded: list[Decoded]
+    traced: list[TracedSentence]
 
 
 def open_store(run: Run, recipe: Recipe, split: str) -> Store:
@@ -71,7 +72,7 @@ def open_store(run: Run, recipe: Recipe, split: str) -> Store:
 
 
 def probe(sentences: int, device: torch.device, run: Run, folder: Path) -> Probe:
-    """Reads a checkpoint and lets it predict `sentences` of the validation split, the same ones every time.
+    """Lets the checkpoint in `folder` predict `sentences` of the validation split, the same ones every time.
 
     Raises:
         DataError: the split is gone or was changed.
@@ -86,15 +87,15 @@ def probe(sentences: int, device: torch.device, run: Run, folder: Path) -> Probe
     lengths = store.lengths()[0]
     rows = sampled(len(store), sentences)
     order = rows[np.argsort(lengths[rows], kind="stable")]
-    parts = [order[start : start + recipe.decoding.batch_sentences]
-             for start in range(0, len(order), recipe.decoding.batch_sentences)]  # fmt: skip
-    batches = [load_batch(store, some) for some in parts]
+    size = recipe.decoding.batch_sentences
+    batches = [load_batch(store, order[start : start + size]) for start in range(0, len(order), size)]
     references = [] if place.target is None else list(Reader(place.target))
+    traced = spread(order, REPORT_TRACED)
     return Probe(
         folder.name, step if isinstance(step, int) else None, (len(rows), len(store)),
         reliability(model, recipe, batches, REPORT_BINS),
         predicted(model, batches) if OBJECTIVES[recipe.objective.name].lengths else None,
-        list(_decoded(model, recipe, tokenizers, spread(order, REPORT_TRACED), list(reader), references)),
+        list(_traced(model, recipe, tokenizers, traced, list(reader), references)),
     )  # fmt: skip
 
 
@@ -123,19 +124,19 @@ def predicted(model: Transformer, batches: Sequence[Batch]) -> tuple[Lengths, Le
     return np.array(guesses, np.int64), np.array(real, np.int64)
 
 
-def _decoded(
+def _traced(
     model: Transformer, recipe: Recipe, tokenizers: Tokenizers, rows: Sequence[int], sources: Sequence[str],
     references: Sequence[str],
-) -> Iterator[Decoded]:  # fmt: skip
-    """Each of these sentences in every way that the objective can decode."""
-    ways: dict[int, list[tuple[str, str, list[str]]]] = {row: [] for row in rows}
+) -> Iterator[TracedSentence]:  # fmt: skip
+    """These sentences, each decoded autoregressively and non-autoregressively, as far as the objective can."""
+    decodes: dict[int, list[tuple[str, str, list[str]]]] = {row: [] for row in rows}
     single = recipe.model_copy(update={"decoding": recipe.decoding.model_copy(update={"nbest": 1})})
     for side in OBJECTIVES[recipe.objective.name].sides:
         plan = choose(single, {"mode": side})
         translator = Translator(model, tokenizers, plan, traced=len(rows))
-        found = [result for window in translator.windows([sources[row] for row in rows]) for result in window]
-        for row, result in zip(rows, found, strict=True):
+        results = [result for window in translator.windows([sources[row] for row in rows]) for result in window]
+        for row, result in zip(rows, results, strict=True):
             trace = islice(shown(result, tokenizers.target, COLUMNS), 1, None)  # the first line repeats the source
-            ways[row].append((plan.label, result.texts[0], list(trace)))
+            decodes[row].append((plan.label, result.texts[0], list(trace)))
     for row in rows:
-        yield Decoded(row, sources[row], references[row] if references else "", ways[row])
+        yield TracedSentence(row, sources[row], references[row] if references else "", decodes[row])

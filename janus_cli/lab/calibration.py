@@ -1,8 +1,8 @@
-"""How sure a model is of its best token, and how often it is right: reliability on labelled slots, teacher-forced.
+"""How sure a model is of its likeliest token, and how often that is right: reliability on labelled slots.
 
-Every stream of an objective's plan is decoded on its own, as `stream.join` keeps streams apart in training; the slots
-that have a label predict, and the label says whether they were right. So this knows no objective, but for the stream
-of a correction, which the model has to complete first.
+Every stream of an objective's plan is decoded on its own, teacher-forced, as `stream.join` keeps streams apart in
+training; the slots that have a label predict it. So nothing here knows an objective, except for the stream of a
+correction, which the model has to complete first.
 
     ECE = sum over bins b of  n_b / N  |accuracy_b - confidence_b|       (Guo et al., 2017)
 """
@@ -43,14 +43,12 @@ class Reliability:
 
     def add(self, logs: Tensor, labels: Tensor) -> None:
         """logs: (N, V) log-probabilities. labels: (N,)."""
-        best, word = logs.max(1)
-        sure = best.double().exp().cpu()
-        right = (word == labels).double().cpu()
-        bins = len(self.counts)
-        place = (sure * bins).long().clamp(max=bins - 1)
-        self.counts.index_add_(0, place, torch.ones_like(sure))
-        self.confidence.index_add_(0, place, sure)
-        self.right.index_add_(0, place, right)
+        best, token = logs.max(1)
+        confidence = best.double().exp().cpu()
+        bins = (confidence * len(self.counts)).long().clamp(max=len(self.counts) - 1)
+        self.counts.index_add_(0, bins, torch.ones_like(confidence))
+        self.confidence.index_add_(0, bins, confidence)
+        self.right.index_add_(0, bins, (token == labels).double().cpu())
         self.nats -= float(logs.gather(1, labels[:, None]).double().sum())
 
     @property
@@ -77,51 +75,47 @@ class Reliability:
     @property
     def points(self) -> list[tuple[float, float, float]]:
         """Mean confidence, accuracy and share of the predictions, of every bin that has some."""
-        rows = zip(self.counts.tolist(), self.confidence.tolist(), self.right.tolist(), strict=True)
-        return [(sure / count, right / count, count / self.tokens) for count, sure, right in rows if count]
+        bins = zip(self.counts.tolist(), self.confidence.tolist(), self.right.tolist(), strict=True)
+        return [(sure / count, right / count, count / self.tokens) for count, sure, right in bins if count]
 
 
 def reliability(model: Transformer, recipe: Recipe, batches: Iterable[Batch], bins: int) -> dict[str, Reliability]:
-    """Of every distribution that the recipe's objective trains, under its own noise, as validation draws it.
+    """That of every distribution which the recipe's objective trains, under its own noise, as validation draws it.
 
-    A stream may hold two distributions: slots that others see predict one, query slots the other. Its name is then
-    that of both, as `nar_aux` is. model: in eval mode, as it comes from `decoding.where.load`.
+    A stream may hold two distributions: slots that others see predict one, query slots the other. Its name then names
+    both, as `nar_aux` does. model: in eval mode, as loaded for decoding.
     """
     objective, device = OBJECTIVES[recipe.objective.name], model.output_weight.device
-    found: dict[tuple[str, bool], Reliability] = {}
+    sums: dict[tuple[str, bool], Reliability] = {}  # by stream, and whether query slots predict
     with torch.inference_mode():
         for batch in batches:
             plan = objective.plan(batch, Draws(recipe.seed, -1, batch.ids), recipe.objective).to(device)
             there = batch.to(device)
             memory = model.encode(there.source if plan.source is None else plan.source.tokens, there.source_real)
             streams = dict(plan.streams)
-            if "correct" in streams:  # as planned, it holds the answers: the model's own words take their places
+            if "correct" in streams:  # planned with the reference; the model's own guesses take its place
                 streams["correct"] = corrected(model, memory, streams["correct"], plan.drafts["guess"])
             for name, stream in streams.items():
                 states = model.decode(stream, memory)  # (B, L, D)
-                for query, part in ((False, slice(0, stream.keys)), (True, slice(stream.keys, None))):
-                    asked = stream.labelled[:, part]
-                    sums = found.setdefault((name, query), Reliability.empty(bins))
-                    _add(sums, model, states[:, part][asked], stream.labels[:, part][asked])
-    return _named({key: sums for key, sums in found.items() if sums.tokens})
+                for query, slots in ((False, slice(0, stream.keys)), (True, slice(stream.keys, None))):
+                    labelled = stream.labelled[:, slots]
+                    if labelled.any():
+                        into = sums.setdefault((name, query), Reliability.empty(bins))
+                        _add(into, model, states[:, slots][labelled], stream.labels[:, slots][labelled])
+    return {_name(name, query, (name, not query) in sums): each for (name, query), each in sums.items()}
 
 
 def _add(sums: Reliability, model: Transformer, states: Tensor, labels: Tensor) -> None:
-    """states (N, D), labels (N,); a bounded number of logits at a time."""
+    """states: (N, D). labels: (N,). A bounded number of logits at a time."""
     size = at_once(model)
     for start in range(0, len(labels), size):
         logits = model.logits(states[start : start + size]).float()
         sums.add(logits.log_softmax(1), labels[start : start + size])
 
 
-def _named(found: dict[tuple[str, bool], Reliability]) -> dict[str, Reliability]:
-    names: dict[str, Reliability] = {}
-    for (name, query), sums in found.items():
-        parts = name.split("_")
-        if (name, not query) not in found:
-            names[name] = sums
-        elif len(parts) == 2:
-            names[parts[query]] = sums
-        else:
-            names[f"{name}, {'query' if query else 'key'} slots"] = sums
-    return names
+def _name(stream: str, query: bool, both: bool) -> str:
+    """both: whether the stream's other slots predict, too."""
+    names = stream.split("_")
+    if not both:
+        return stream
+    return names[query] if len(names) == 2 else f"{stream}, {'query' if query else 'key'} slots"

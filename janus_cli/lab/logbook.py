@@ -1,10 +1,10 @@
-"""log.jsonl, read back: curves, and what happened on the way. See `training/log.py` for the other direction."""
+"""Reads log.jsonl back: the curves of a training, and what happened on the way. `training/log.py` writes it."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -18,7 +18,7 @@ Curve = list[tuple[int, float]]  # update, value
 
 @dataclass(frozen=True)
 class Logbook:
-    """entries: those in force, in order. damaged: lines that lost something. redone: entries that a resume undid."""
+    """entries: those in force, in order. damaged: lines that lost something. redone: entries undone by a resume."""
 
     entries: list[Entry]
     damaged: int
@@ -28,27 +28,27 @@ class Logbook:
         return [entry for entry in self.entries if entry["kind"] in kinds]
 
     def curves(self, kind: str) -> dict[str, Curve]:
-        """Every number that entries of this kind carry, by its name, in the order of its first appearance; terms, too.
+        """Every number in the entries of this kind, by its name, in order of first appearance; terms included.
 
         Values may be NaN or infinite, as the training met them.
         """
-        found: dict[str, Curve] = {}
+        curves: dict[str, Curve] = {}
         for entry in self.of(kind):
             terms = entry.get("terms")
             values = {**entry, **terms} if isinstance(terms, dict) else entry
             for name, value in values.items():
                 if name not in ("kind", "step", "time") and _is_number(value):
-                    found.setdefault(name, []).append((entry["step"], float(value)))
-        return found
+                    curves.setdefault(name, []).append((entry["step"], float(value)))
+        return curves
 
     @property
     def seconds(self) -> float:
-        """Spent on the updates that are logged; a run's breaks do not count."""
-        total, at = 0.0, 0
+        """Time spent on the updates that are logged; breaks between runs do not count."""
+        total, before = 0.0, 0
         for entry in self.of("train"):
             each = entry.get("seconds_per_update")
-            total += max(0, entry["step"] - at) * each if _is_number(each) and math.isfinite(each) else 0.0
-            at = entry["step"]
+            total += max(0, entry["step"] - before) * each if _is_number(each) and math.isfinite(each) else 0.0
+            before = entry["step"]
         return total
 
     @property
@@ -59,13 +59,13 @@ class Logbook:
             return "done, early stop" if last.get("early") else "done"
         if last["kind"] == "stopped":
             return f"stopped by signal {last.get('signal')}"
-        return "in training, or ended without a word"
+        return "running, or ended without a final log entry"
 
 
 def read(path: Path) -> Logbook:
-    """A run's log. A line that a kill or a full disk cut short is passed over; what was written behind it is not.
+    """A run's log. A line cut short by a kill or a full disk is skipped; what follows it is read.
 
-    After a resume at update n, entries beyond n are those of a past that did not last: they are left out.
+    After a resume at update n, earlier entries beyond n were undone and are left out.
 
     Raises:
         DataError: there is no log, or it cannot be read.
@@ -78,9 +78,9 @@ def read(path: Path) -> Logbook:
         raise DataError(f"{path} cannot be read: {problem.strerror}") from None
     entries: list[Entry] = []
     damaged = redone = 0
-    for line in lines:
-        entry, whole = _entry(line)
-        damaged += not whole
+    for line in filter(bytes.strip, lines):
+        entry, intact = _entry(line)
+        damaged += not intact
         if entry is None:
             continue
         if entry["kind"] in BEGINS:
@@ -92,23 +92,13 @@ def read(path: Path) -> Logbook:
 
 
 def _entry(line: bytes) -> tuple[Entry | None, bool]:
-    """What a line says, and whether it is whole; a resumed run's first line may stand behind a torn one."""
-    if not line.strip():
-        return None, True
-    for number, part in enumerate(_parts(line)):
-        try:
-            entry = json.loads(part)
-        except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
-            continue
-        if isinstance(entry, dict) and isinstance(entry.get("kind"), str) and type(entry.get("step")) is int:
-            return entry, number == 0
+    """What a line says, and whether it is intact; a resumed run's first entry may stand behind a torn one."""
+    for start in dict.fromkeys((0, max(0, line.rfind(b'{"kind"')))):
+        with suppress(ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
+            entry = json.loads(line[start:])
+            if isinstance(entry, dict) and isinstance(entry.get("kind"), str) and type(entry.get("step")) is int:
+                return entry, start == 0
     return None, False
-
-
-def _parts(line: bytes) -> Iterator[bytes]:
-    yield line
-    if (start := line.rfind(b'{"kind"')) > 0:
-        yield line[start:]
 
 
 def _is_number(value: object) -> TypeGuard[float]:

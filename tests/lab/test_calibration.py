@@ -11,7 +11,7 @@ from janus_cli.core.batch import Batch
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
-from janus_cli.lab.reporting.calibration import Reliability, reliability
+from janus_cli.lab.calibration import Reliability, reliability
 from janus_cli.recipe import ArObjective, JanusObjective, Recipe
 
 BINS = 10

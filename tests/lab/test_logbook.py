@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 
 from janus_cli.errors import DataError
-from janus_cli.lab.reporting.logbook import Logbook, read
+from janus_cli.lab.logbook import Logbook, read
 from janus_cli.training.log import Log
+
+RUNNING = "running, or ended without a final log entry"
 
 
 def line(kind: str, step: int, **values: Any) -> str:
     return json.dumps({"kind": kind, "step": step, "time": 1.0, **values})
 
 
-def train(step: int, loss: float, **values: Any) -> str:
-    return line("train", step, loss=loss, terms={"ce_ar": loss / 2}, seconds_per_update=0.5, **values)
+def train(step: int, loss: float) -> str:
+    return line("train", step, loss=loss, terms={"ce_ar": loss / 2}, seconds_per_update=0.5)
 
 
 def log(folder: Path, *lines: str) -> Logbook:
@@ -40,39 +42,34 @@ def test_what_a_training_logs_comes_back(tmp_path: Path) -> None:
     assert (found.damaged, found.redone, found.state) == (0, 0, "done, early stop")
 
 
-def test_a_torn_last_line_is_counted_and_passed_over(tmp_path: Path) -> None:
-    found = log(tmp_path, line("start", 0), train(50, 2.0), train(100, 1.0)[:-7])
-    assert found.curves("train")["loss"] == [(50, 2.0)]
-    assert found.damaged == 1
-    assert found.state == "in training, or ended without a word"
+FIRST = line("start", 0)
+CASES: dict[str, tuple[list[str], list[tuple[int, float]], int, int]] = {  # lines, losses, damaged, redone
+    "torn last line": ([FIRST, train(50, 2.0), train(100, 1.0)[:-7]], [(50, 2.0)], 1, 0),
+    "resume behind a torn line": ([FIRST, train(50, 2.0)[:30] + line("resumed", 0), train(50, 3.0)], [(50, 3.0)], 1, 0),
+    "undone by a resume": (
+        [FIRST, train(50, 3.0), train(100, 2.0), train(150, 1.0), line("resumed", 100), train(150, 1.1)],
+        [(50, 3.0), (100, 2.0), (150, 1.1)], 0, 1,
+    ),
+    **{
+        broken: ([broken, train(50, 3.0)], [(50, 3.0)], 1, 0)
+        for broken in ("[1]", "3", '{"kind": 1, "step": 2}', '{"kind": "train", "step": "2"}', "\0\xff", "{")
+    },
+    "nothing but blank lines": (["", "  ", ""], [], 0, 0),
+}  # fmt: skip
 
 
-def test_a_resume_written_behind_a_torn_line_is_found(tmp_path: Path) -> None:
-    found = log(tmp_path, line("start", 0), train(50, 2.0)[:30] + line("resumed", 0), train(50, 3.0), "")
-    assert [entry["kind"] for entry in found.entries] == ["start", "resumed", "train"]
-    assert (found.curves("train")["loss"], found.damaged) == ([(50, 3.0)], 1)
-
-
-def test_what_a_resume_undid_is_left_out(tmp_path: Path) -> None:
-    lines = [line("start", 0), train(50, 3.0), train(100, 2.0), line("valid", 100, loss=1.0), train(150, 1.0)]
-    found = log(tmp_path, *lines, line("resumed", 100), train(150, 1.1), train(200, 0.9))
-    assert found.curves("train")["loss"] == [(50, 3.0), (100, 2.0), (150, 1.1), (200, 0.9)]
-    assert found.curves("valid")["loss"] == [(100, 1.0)]
-    assert found.redone == 1
-    assert len(found.of("start", "resumed")) == 2
+@pytest.mark.parametrize("name", CASES)
+def test_damage_and_resumes(name: str, tmp_path: Path) -> None:
+    lines, losses, damaged, redone = CASES[name]
+    found = log(tmp_path, *lines)
+    assert found.curves("train").get("loss", []) == losses
+    assert (found.damaged, found.redone) == (damaged, redone)
+    assert len(found.of("start", "resumed")) == sum('"kind": "resumed"' in each or each == FIRST for each in lines)
 
 
 def test_time_in_updates_leaves_breaks_out(tmp_path: Path) -> None:
-    found = log(tmp_path, line("start", 0), train(50, 3.0), line("resumed", 50), train(100, 2.0))
+    found = log(tmp_path, FIRST, train(50, 3.0), line("resumed", 50), train(100, 2.0))
     assert found.seconds == 50.0
-
-
-@pytest.mark.parametrize(
-    "broken", ["[1]", "3", '{"kind": 1, "step": 2}', '{"kind": "train", "step": "2"}', "\0\xff", "{"]
-)
-def test_lines_of_another_shape_are_damaged(tmp_path: Path, broken: str) -> None:
-    found = log(tmp_path, broken, train(50, 3.0))
-    assert (found.damaged, found.curves("train")["loss"]) == (1, [(50, 3.0)])
 
 
 def test_numbers_that_are_not_finite_are_kept_and_words_are_no_numbers(tmp_path: Path) -> None:
@@ -86,13 +83,17 @@ def test_numbers_that_are_not_finite_are_kept_and_words_are_no_numbers(tmp_path:
 
 @pytest.mark.parametrize(
     ("last", "state"),
-    [(line("done", 9, early=False), "done"), (line("stopped", 9, signal=15), "stopped by signal 15")],
+    [
+        (line("done", 9, early=False), "done"),
+        (line("stopped", 9, signal=15), "stopped by signal 15"),
+        (train(9, 1.0), RUNNING),
+        ("", RUNNING),
+    ],
 )
 def test_state(tmp_path: Path, last: str, state: str) -> None:
-    assert log(tmp_path, train(9, 1.0), last).state == state
+    assert log(tmp_path, last).state == state
 
 
-def test_no_log_and_an_empty_one(tmp_path: Path) -> None:
+def test_no_log(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"log\.jsonl does not exist"):
         read(tmp_path / "log.jsonl")
-    assert log(tmp_path, "").entries == []

@@ -1,0 +1,246 @@
+"""Every plot of the lab, drawn with matplotlib as SVG: text stays text, and equal numbers give equal bytes.
+
+The plots of a report stand inside its page. Nothing from outside is drawn there: the names of runs and terms stand
+around them, where the page escapes them. The plots of `janus bench` and `janus compare` are files.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from janus_cli.data.batching import Lengths
+from janus_cli.errors import require
+from janus_cli.lab.logbook import Curve
+
+SMALL, SQUARE, LARGE = (4.2, 2.7), (4.2, 3.6), (8.0, 5.0)  # inches
+TEXT = {"svg.fonttype": "none", "svg.hashsalt": "janus"}
+IN_A_PAGE = {
+    **TEXT, "font.size": 8.5, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+    "axes.axisbelow": True, "grid.color": "0.9", "axes.edgecolor": "0.5", "xtick.color": "0.3", "ytick.color": "0.3",
+    "axes.formatter.useoffset": False,
+}  # fmt: skip
+# Okabe and Ito's colours, which most eyes tell apart, without yellow, which does not show on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
+DASHES = ("", "6 2", "2 2")  # beyond seven runs
+START = 0.05  # share of the updates that may lie above the frame
+# Shape and filling tell decoding modes apart, so that the plot can be printed without colour.
+MODE_MARKERS = {
+    "ar": ("o", "black"), "nar": ("s", "white"), "semi": ("v", "white"), "spec": ("^", "0.6"), "peer": ("D", "white"),
+}  # fmt: skip
+SYSTEM_MARKERS = "osD^vP*Xph<>"
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour and dashes of one run, the same in every plot. dashes: as SVG has them."""
+
+    colour: str
+    dashes: str
+
+    @classmethod
+    def of(cls, index: int) -> Look:
+        return cls(COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)])
+
+    @property
+    def line(self) -> dict[str, Any]:
+        style: Any = (0, tuple(map(int, self.dashes.split()))) if self.dashes else "-"
+        return {"color": self.colour, "linestyle": style}
+
+
+Line = tuple[Look, Curve]
+
+
+def must_be_installed(extra: str) -> None:
+    """Raises UsageError, which names the extra, where matplotlib is missing."""
+    require("matplotlib", extra)
+
+
+class Plot:
+    """A plot inside a page. `with Plot("update", "nats") as plot: plot.axes.plot(…)`; then plot.svg, an element."""
+
+    def __init__(self, across: str, up: str, size: tuple[float, float] = SMALL) -> None:
+        self.svg = ""
+        self._settings = require("matplotlib", "report").rc_context(IN_A_PAGE)
+        self._labels, self._size = {"xlabel": across, "ylabel": up}, size
+
+    def __enter__(self) -> Plot:
+        self._settings.__enter__()
+        self.figure = require("matplotlib.figure", "report").Figure(figsize=self._size, layout="constrained")
+        self.axes: Any = self.figure.subplots()
+        self.axes.set(**self._labels)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+            svg = _saved(self.figure, transparent=True, metadata=nothing).decode()
+            # Neither the head of a file nor styles, which would hold for the whole page.
+            self.svg = re.sub(r"<style[^>]*>.*?</style>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+        self._settings.__exit__(kind, *_)
+
+    def count_along(self, axis: Any) -> None:
+        """Whole numbers with commas, few of them."""
+        axis.set_major_formatter("{x:,.0f}")
+        axis.set_major_locator(require("matplotlib.ticker", "report").MaxNLocator(5, integer=True))
+
+
+def _saved(figure: Any, **options: Any) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", **options)
+    return file.getvalue()
+
+
+def curves(
+    lines: Sequence[Line], marked: Sequence[Line], up: str, *, falling: bool = False, from_zero: bool = False
+) -> str:
+    """Values over updates: `lines` thin, `marked` with dots. falling: the first updates may lie above the frame.
+
+    from_zero: the frame begins at 0.
+    """
+    with Plot("update", up) as plot:
+        for look, curve in lines:
+            dot = "." if len(curve) == 1 else None
+            plot.axes.plot(*_finite(curve), linewidth=1.0, marker=dot, alpha=0.7, **look.line)
+        for look, curve in marked:
+            plot.axes.plot(*_finite(curve), linewidth=1.5, marker="o", markersize=3.0, **look.line)
+        if falling:
+            _cut_off_start(plot.axes, [curve for _, curve in (*lines, *marked)])
+        if from_zero:
+            plot.axes.set_ylim(bottom=0)
+        plot.count_along(plot.axes.xaxis)
+    return plot.svg
+
+
+def _finite(curve: Curve) -> tuple[list[int], list[float]]:
+    """Updates and values; a value that is not finite leaves a gap."""
+    return [step for step, _ in curve], [value if math.isfinite(value) else math.nan for _, value in curve]
+
+
+def _cut_off_start(axes: Any, curves: Iterable[Curve]) -> None:
+    """Lets the highest values of the start lie above the frame where they would flatten the rest."""
+    points = [point for curve in curves for point in curve if math.isfinite(point[1])]
+    last = max((step for step, _ in points), default=0)
+    later = [value for step, value in points if step >= START * last]
+    if not later or max(value for _, value in points) <= 1.2 * max(later):
+        return
+    low, high = min(value for _, value in points), max(later)
+    room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    axes.set_ylim(low - room, high + room)
+
+
+def reliability(rows: Sequence[tuple[Look, Sequence[tuple[float, float, float]]]]) -> str:
+    """Accuracy over confidence, a point a bin, larger where there are more predictions; the diagonal is calibrated."""
+    with Plot("confidence", "accuracy", SQUARE) as plot:
+        plot.axes.plot([0, 1], [0, 1], color="0.6", linewidth=1.0, linestyle=":")
+        for look, points in rows:
+            confidence, accuracy, shares = zip(*points, strict=True)
+            plot.axes.plot(confidence, accuracy, linewidth=1.2, **look.line)
+            sizes = [8 + 250 * share for share in shares]
+            plot.axes.scatter(confidence, accuracy, sizes, look.colour, alpha=0.7, linewidths=0)
+        plot.axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    return plot.svg
+
+
+def length_histogram(source: Lengths, target: Lengths) -> str:
+    """How many pairs have how many tokens, without EOS."""
+    longest = int(max(source.max(initial=0), target.max(initial=0)))
+    width = max(1, math.ceil(longest / 60))
+    edges = np.arange(0, longest + 2 * width, width)
+    with Plot("tokens", "pairs") as plot:
+        plot.axes.stairs(np.histogram(source, edges)[0], edges, color="0.75", fill=True)
+        plot.axes.stairs(np.histogram(target, edges)[0], edges, color="black", linewidth=1.2)
+        plot.count_along(plot.axes.yaxis)
+    return plot.svg
+
+
+def length_errors(rows: Sequence[tuple[Look, Lengths]], most: int = 12) -> str:
+    """The share of sentences whose predicted length is so many tokens too long; the ends hold all beyond."""
+    edges = np.arange(-most, most + 2) - 0.5
+    with Plot("tokens too short (-) or too long (+)", "share of sentences") as plot:
+        for look, errors in rows:
+            counts = np.histogram(errors.clip(-most, most), edges)[0]
+            plot.axes.stairs(counts / max(1, len(errors)), edges, linewidth=1.3, **look.line)
+        plot.axes.yaxis.set_major_formatter(require("matplotlib.ticker", "report").PercentFormatter(1.0, decimals=0))
+    return plot.svg
+
+
+def length_pairs(look: Look, predicted: Lengths, real: Lengths) -> str:
+    """Predicted over real length, larger where there are more sentences; the diagonal is right."""
+    counts = sorted(Counter(zip(real.tolist(), predicted.tolist(), strict=True)).items())
+    top = max((max(pair) for pair, _ in counts), default=1) + 1
+    with Plot("real tokens", "predicted tokens", SQUARE) as plot:
+        plot.axes.plot([0, top], [0, top], color="0.6", linewidth=1.0, linestyle=":")
+        across, up = [pair[0] for pair, _ in counts], [pair[1] for pair, _ in counts]
+        plot.axes.scatter(across, up, [5 * count for _, count in counts], look.colour, alpha=0.5, linewidths=0)
+        plot.axes.set(xlim=(0, top), ylim=(0, top))
+    return plot.svg
+
+
+def bleu_against_latency(bench: Mapping[str, Any]) -> bytes:
+    """Every row of a bench at its latency (batch 1, p50, with its range over the repeats) and BLEU; upper left is best.
+
+    A row whose quality says nothing (random weights) is a line at its latency.
+    """
+    figure = require("matplotlib.figure", "bench").Figure(figsize=LARGE, layout="constrained")
+    axes = figure.subplots()
+    modes: set[str] = set()
+    for row in bench["rows"]:
+        label, mode, quality = row["label"], row["mode"], row["quality"]
+        p50, low, high = (1000 * row["latency"]["p50"][name] for name in ("median", "lowest", "highest"))
+        if quality is None:
+            axes.axvline(p50, color="0.6", linestyle=":")
+            inside = {"xycoords": ("data", "axes fraction"), "rotation": 90, "ha": "right", "va": "bottom"}
+            axes.annotate(label, (p50, 0.02), fontsize=7, color="0.4", **inside)
+            continue
+        marker, filling = MODE_MARKERS[mode]
+        axes.errorbar(
+            p50, quality["value"], xerr=[[p50 - low], [high - p50]], marker=marker, markerfacecolor=filling,
+            markeredgecolor="black", ecolor="0.5", linestyle="none", label=mode if mode not in modes else None,
+        )  # fmt: skip
+        modes.add(mode)
+        axes.annotate(label, (p50, quality["value"]), xytext=(4, 4), textcoords="offset points", fontsize=7)
+    axes.margins(x=0.2)  # for the labels
+    threads = bench["machine"]["threads"]
+    title = f"{bench['run']}: {bench['machine']['cpu']}, {threads} thread{'s' * (threads != 1)}"
+    return _quality_file(figure, axes, "milliseconds a sentence at batch 1, from text to text (p50)", title)
+
+
+def bleu_against_passes(comparison: Mapping[str, Any], title: str) -> bytes:
+    """Every row of a comparison, a marker for each system, with the range over its seeds."""
+    figure = require("matplotlib.figure", "bench").Figure(figsize=LARGE, layout="constrained")
+    axes = figure.subplots()
+    scored = [row for row in comparison["rows"] if "bleu" in row["scores"]]
+    for number, system in enumerate(dict.fromkeys(row["system"] for row in scored)):
+        rows = [row for row in scored if row["system"] == system]
+        values = [list(row["scores"]["bleu"]["values"].values()) for row in rows]
+        means = [fmean(seeds) for seeds in values]
+        below = [mean - min(seeds) for mean, seeds in zip(means, values, strict=True)]
+        above = [max(seeds) - mean for mean, seeds in zip(means, values, strict=True)]
+        axes.errorbar(
+            [row["passes"] for row in rows], means, yerr=[below, above], label=system, linestyle="none",
+            marker=SYSTEM_MARKERS[number % len(SYSTEM_MARKERS)], markersize=7, capsize=2,
+        )  # fmt: skip
+    return _quality_file(figure, axes, "decoder passes a sentence", title)
+
+
+def _quality_file(figure: Any, axes: Any, across: str, title: str) -> bytes:
+    """An SVG file: BLEU against a cost on a logarithmic scale."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel=across, ylabel="BLEU")
+    axes.set_title(title, fontsize=9)
+    axes.grid(visible=True, which="both", color="0.9")
+    axes.set_axisbelow(True)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend()
+    with require("matplotlib", "bench").rc_context(TEXT):
+        return _saved(figure, metadata={"Date": None})

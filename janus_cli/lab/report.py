@@ -1,0 +1,124 @@
+"""`janus report`: one run, or several side by side, as an HTML page that needs no network.
+
+`report_page.py` makes the page of what is read here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from janus_cli import console, recipe_load, runs
+from janus_cli.decoding.where import read_checkpoint
+from janus_cli.device import choose_device
+from janus_cli.errors import DataError, UsageError
+from janus_cli.files import read_json, write_atomically
+from janus_cli.lab import logbook, plots, report_page
+from janus_cli.lab.plots import Look
+from janus_cli.lab.probe import open_store, probe
+from janus_cli.lab.report_page import MARK, RunReport
+from janus_cli.recipe import REPORT_SENTENCES
+from janus_cli.runs import Run
+
+NAME = "report.html"
+HEAD = 1024  # bytes of a report in which its mark stands
+
+
+def write_report(
+    *, paths: Sequence[Path] = (), out: Path | None = None, sentences: int = REPORT_SENTENCES, device: str = "auto",
+    threads: int | None = None, force: bool = False,
+) -> Path:  # fmt: skip
+    """Writes the page and returns where it is. The options are those of `janus report`.
+
+    Raises:
+        UsageError: no such run, an extra that is missing, or a file in the way.
+        DataError: the page cannot be written.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    where = choose_device(device)
+    chosen = _runs(paths)
+    out = out or (chosen[0].path / NAME if len(chosen) == 1 else Path(NAME))
+    _must_be_ours(out, force=force)
+    plots.must_be_installed("report")
+    reports: list[RunReport] = []
+    with console.progress("reading runs", len(chosen)) as bar:
+        for label, run in zip(labels([run.path for run in chosen]), chosen, strict=True):
+            reports.append(gather(label, run, Look.of(len(reports)), where, sentences))
+            bar.advance(1, label)
+    for each in reports:
+        for reason in dict.fromkeys(each.missing.values()):
+            console.warn(f"{each.label}: {reason}")
+    content = report_page.page(reports, datetime.now(UTC))
+    try:
+        write_atomically(out, content)
+    except OSError as problem:
+        raise DataError(f"{out} cannot be written: {problem.strerror}", "name another file with --out") from None
+    return out
+
+
+def _runs(paths: Sequence[Path]) -> list[Run]:
+    """Each run once, in the order given; the newest where none is."""
+    if not paths:
+        run = runs.find_run(None)
+        console.say(f"no run named: taking {run.path}, the newest")
+        return [run]
+    named = [runs.find_run(path) for path in paths]
+    return list({run.path.resolve(): run for run in named}.values())
+
+
+def _must_be_ours(out: Path, *, force: bool) -> None:
+    """Raises UsageError unless `out` is not there yet, or is an earlier report, or `force` is given."""
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"{out}: there is no folder {out.parent}", "make it, or name another file with --out")
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder", "name a file with --out")
+    if force or not (out.exists() or out.is_symlink()):
+        return
+    try:
+        with out.open("rb") as file:
+            ours = MARK.encode() in file.read(HEAD)
+    except OSError:
+        ours = False
+    if not ours:
+        raise UsageError(
+            f"{out} is there and is no report of janus", "overwrite it with --force, or name another file with --out"
+        )
+
+
+def labels(paths: Sequence[Path]) -> list[str]:
+    """A name for each run: its folder's, or its path where two folders have the same name."""
+    names = [path.resolve().name for path in paths]
+    return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
+
+
+def gather(label: str, run: Run, look: Look, device: torch.device, sentences: int) -> RunReport:
+    """Reads all that there is of a run; its best (or last) checkpoint predicts `sentences` of the validation split."""
+    report = RunReport(label, run, look)
+    recipe = report.recipe = report.attempt("recipe", lambda: recipe_load.load(str(run.recipe)))
+    report.log = report.attempt("log", lambda: logbook.read(run.log))
+    if report.log is not None:
+        report.train, report.valid = report.log.curves("train"), report.log.curves("valid")
+    report.manifest = report.attempt("manifest", partial(_manifest, run))
+    if recipe is None or report.manifest is None:
+        reason = report.missing["manifest" if recipe else "recipe"]
+        report.missing |= {"lengths": reason, "probe": reason}
+        return report
+    report.lengths = report.attempt("lengths", lambda: open_store(run, recipe, "train").lengths())
+    report.probe = report.attempt("probe", lambda: read_checkpoint(run.path, None, partial(probe, sentences, device)))
+    return report
+
+
+def _manifest(run: Run) -> dict[str, Any]:
+    """The manifest of a run's data, in which whatever opens the data relies on these two entries."""
+    manifest = read_json(run.manifest)
+    files = manifest.get("files")
+    entries = files.values() if isinstance(files, dict) else [None]
+    if not isinstance(manifest.get("prepared"), str) or not all(isinstance(entry, dict) for entry in entries):
+        raise DataError(f"{run.manifest} is damaged: it does not say where the data is or what belongs to it")
+    return manifest
