@@ -1,137 +1,165 @@
-"""A folder that appears whole or not at all."""
+"""Files and folders that are whole or not there, whoever is killed, fails or works on the same at the same time."""
 
 from __future__ import annotations
 
-import errno
 import fcntl
+import hashlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from itertools import count
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from janus_cli.errors import DataError, UsageError
+from janus_cli import console
+from janus_cli.errors import DataError, JanusError, UsageError
 
 MANIFEST = "manifest.json"
-LOCK = "lock"  # in the working folder, held by the process that works there
-REPLACED = ".old"
 
 
-def must_be_free(out: Path, *, force: bool) -> None:
-    """Whether `out` may be made.
+def must_be_free(out: Path, *, force: bool, is_ours: Callable[[Path], bool], what: str, option: str = "--out") -> None:
+    """Makes sure that `out` is not there, is empty, or may be replaced.
+
+    Args:
+        out: the folder to make.
+        force: whether the user wants an earlier one to be replaced.
+        is_ours: whether a folder holds what janus wrote there; nothing else is ever replaced.
+        what: the contents, for messages ("prepared data"). option: names the folder on the command line.
 
     Raises:
-        UsageError: it is there and `force` is not given, or it is not a folder that `janus preprocess` made.
+        UsageError: it is a file, holds something else, or is there and `force` is not given.
     """
     if not out.exists() and not out.is_symlink():
         return
-    if not out.is_dir() or out.is_symlink() or (any(out.iterdir()) and not _is_data(out)):
-        raise UsageError(f"{out} is there and was not made by `janus preprocess`", "name another folder with --out")
-    if any(out.iterdir()) and not force:
-        raise UsageError(f"{out} holds prepared data already", "use it, or make it anew with --force")
-
-
-def _is_data(folder: Path) -> bool:
-    """Runs and checkpoints have a manifest, too."""
-    return (folder / MANIFEST).is_file() and not (folder / "recipe.yaml").exists()
+    if not out.is_dir():
+        raise UsageError(f"{out} is a file", f"name a folder with {option}")
+    if not any(out.iterdir()):
+        return
+    if not is_ours(out):
+        raise UsageError(f"{out} holds something else than {what} of janus", f"name another folder with {option}")
+    if not force:
+        raise UsageError(f"{out} holds {what} already", f"replace it with --force, or name another with {option}")
 
 
 @contextmanager
-def whole_folder(out: Path, *, force: bool) -> Iterator[Path]:
+def whole_folder(
+    out: Path, *, force: bool, is_ours: Callable[[Path], bool], what: str, option: str = "--out",
+    error: type[JanusError] = DataError,
+) -> Iterator[Path]:  # fmt: skip
     """A working folder beside `out` that becomes `out` on a clean exit, and is removed otherwise.
 
-    Several processes may make the same `out`: each works in its own folder, the last to finish with `force` stays.
-    What a killed process left is removed: nobody holds its lock. If it was killed while it replaced `out`, the old one
-    comes back.
+    Beside `out`, `.NAME.making` is the working folder, `.NAME.replaced` a whole earlier `out` that is about to go, and
+    `.NAME.lock` is held all the while: others wait. Whoever gets the lock first tidies up after a killed process.
+
+    Args: as of `must_be_free`; error: raised where nothing can be written beside `out`.
 
     Raises:
-        UsageError: `out` is there (see `must_be_free`), at the start or at the end.
-        DataError: nothing can be written beside it.
+        UsageError: `out` may not be made, see `must_be_free`.
     """
-    must_be_free(out, force=force)
-    first = not out.parent.exists()
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left_overs(out)
-        must_be_free(out, force=force)  # it may have come back
-        unlocked = out.with_name(f".{out.name}.new.{secrets.token_hex(4)}")
-        unlocked.mkdir()
-    except OSError as problem:
-        raise DataError(f"cannot write {out}: {problem.strerror}", "name another folder with --out") from None
-    lock = os.open(unlocked / LOCK, os.O_CREAT | os.O_RDWR)
-    work = out.with_name(unlocked.name.replace(".new.", ".making."))
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        unlocked.rename(work)
-        yield work
-        for path in work.iterdir():
-            sync(path)
-        sync(work)
-        _put_in_place(work, out, force=force)
-        (out / LOCK).unlink(missing_ok=True)
-    finally:
-        os.close(lock)
-        shutil.rmtree(work, ignore_errors=True)
-        if first:  # nothing is left of a failure
-            with suppress(OSError):
-                out.parent.rmdir()
+    check = partial(must_be_free, out, force=force, is_ours=is_ours, what=what, option=option)
+    final = Path(os.path.realpath(out))  # has a name and a parent, also where it was given as a link or as `..`
+    working, replaced, lock = _beside(final)
+    new_parent = not final.parent.exists()
+    with ExitStack() as stack:
+        try:
+            check()
+            final.parent.mkdir(parents=True, exist_ok=True)
+            if new_parent:
+                stack.callback(_remove_if_empty, final.parent)
+            stack.enter_context(locked(lock, lambda holder: console.say(f"waiting for {holder}, which makes {out}")))
+            _tidy(final)
+            check()  # an earlier one may have come back
+            working.mkdir()
+        except OSError as problem:
+            raise error(f"cannot write {out}: {problem.strerror}", f"name another folder with {option}") from None
+        try:
+            yield working
+            for file in working.iterdir():
+                sync(file)
+            sync(working)
+            check()
+            if final.exists():
+                final.rename(replaced)
+            working.rename(final)
+            sync(final.parent)
+        finally:
+            _tidy(final)
 
 
-def bring_back(out: Path) -> None:
-    """Tidies up after a process that was killed while it made `out`, or replaced it: then the old one comes back."""
-    if out.parent.is_dir():
+def _beside(final: Path) -> tuple[Path, Path, Path]:
+    """The names that `whole_folder` uses: the working folder, the replaced one, and the lock."""
+    working, replaced, lock = (final.with_name(f".{final.name}.{end}") for end in ("making", "replaced", "lock"))
+    return working, replaced, lock
+
+
+def tidy(out: Path) -> None:
+    """Removes what a killed `whole_folder` left; the folder that it was replacing comes back.
+
+    Does nothing while another process makes `out`, or where nothing can be written.
+    """
+
+    def leave(holder: str) -> None:
+        raise BlockingIOError(holder)
+
+    final = Path(os.path.realpath(out))
+    if any(path.exists() for path in _beside(final)):
+        with suppress(OSError), locked(_beside(final)[2], leave):
+            _tidy(final)
+
+
+def _tidy(final: Path) -> None:
+    """Called with the lock held, so that nobody is at work in what lies there."""
+    working, replaced, _ = _beside(final)
+    shutil.rmtree(working, ignore_errors=True)
+    if replaced.exists():
         with suppress(OSError):
-            _remove_left_overs(out)
+            replaced.rename(working if final.exists() else final)  # what is being deleted is never called `replaced`
+        shutil.rmtree(working, ignore_errors=True)
 
 
-def _remove_left_overs(out: Path) -> None:
-    begins = f".{out.name}.making."
-    left = [path for path in out.parent.iterdir() if path.name.startswith(begins)]
-    works = {path.name: path for path in left if "." not in path.name.removeprefix(begins)}
-    for work in works.values():
-        with suppress(OSError), (work / LOCK).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _put_back(work, out)
-            for path in work.iterdir():
-                if path.name != LOCK:  # which goes last: without it nobody knows that this is left over
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-            shutil.rmtree(work)
-    for old in left:
-        if old.name not in works and old.name.rpartition(REPLACED)[0] not in works:
-            with suppress(OSError):
-                shutil.rmtree(old) if out.exists() else old.rename(out)
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
-def _put_in_place(work: Path, out: Path, *, force: bool) -> None:
-    """`work` becomes `out`, and what was `out` goes, or comes back where that cannot be done."""
-    try:
-        for number in count():
+@contextmanager
+def locked(path: Path, busy: Callable[[str], None]) -> Iterator[str]:
+    """Holds the lock file `path`, made here and removed at the end; the kernel frees it when its process is killed.
+
+    busy: called with the holder's name where another process has it, before waiting for that one; may raise instead.
+
+    Yields:
+        The name of the process that was killed while it held the lock, or "".
+    """
+    with ExitStack() as stack:
+        while True:
+            file = stack.enter_context(path.open("a+", encoding="utf-8"))
             try:
-                work.rename(out)  # takes the place of nothing, or of an empty folder
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                busy(file.read().strip() or "another process")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_at(file, path):  # else the last holder has removed it
                 break
-            except OSError as problem:
-                if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-            must_be_free(out, force=force)
-            with suppress(FileNotFoundError):  # another process may have taken it away
-                out.rename(work.with_name(f"{work.name}{REPLACED}{number}"))
-        sync(out.parent)
-    finally:
-        _put_back(work, out)
+        stack.callback(path.unlink, missing_ok=True)
+        file.seek(0)
+        killed = file.read().strip()
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield killed
 
 
-def _put_back(work: Path, out: Path) -> None:
-    """What `work` was about to replace: it is `out` again unless there is another one, else it goes."""
-    olds = sorted(path for path in out.parent.iterdir() if path.name.startswith(work.name + REPLACED))
-    if olds and not out.exists():
-        with suppress(OSError):
-            olds.pop().rename(out)
-    for old in olds:
-        shutil.rmtree(old, ignore_errors=True)
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -156,6 +184,18 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    """Of a whole file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """A JSON object, atomically, for people to read as well."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, text.encode(errors="backslashreplace"))
 
 
 def read_json(path: Path) -> dict[str, Any]:

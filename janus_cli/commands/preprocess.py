@@ -79,11 +79,12 @@ def _rehearse(recipe: "Recipe", out: Path, bad_utf8: BadUtf8, *, force: bool) ->
     """Checks all that can be checked without writing, and says what would happen."""
     from janus_cli import console
     from janus_cli.data import corpus, download
+    from janus_cli.data.prepare import PREPARED, is_prepared
     from janus_cli.errors import DataError
     from janus_cli.files import must_be_free
 
     data = recipe.data
-    must_be_free(out, force=force)
+    must_be_free(out, force=force, is_ours=is_prepared, what=PREPARED)
     if data.dir is not None:
         for split in corpus.survey(data, Path(data.dir), bad_utf8):
             for side in split.sides.values():

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import hashlib
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ import numpy as np
 
 from janus_cli import console
 from janus_cli.errors import DataError
+from janus_cli.files import sha256
 from janus_cli.recipe import Data
 
 BadUtf8 = Literal["stop", "skip", "replace"]
@@ -154,12 +154,6 @@ def last_change(path: Path) -> int:
     """When contents or inode changed, whichever is later, in nanoseconds: replacement by an older file shows, too."""
     about = path.stat()
     return max(about.st_mtime_ns, about.st_ctime_ns)
-
-
-def sha256(path: Path) -> str:
-    """Of a whole file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _count_lines(path: Path, file: BinaryIO) -> int:

@@ -14,8 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO
 
 from janus_cli import __version__, console
-from janus_cli.data.corpus import BLOCK, sha256, stems
+from janus_cli.data.corpus import BLOCK, stems
 from janus_cli.errors import DataError
+from janus_cli.files import sha256
 from janus_cli.recipe import Data, Download
 
 TIMEOUT = 30.0  # seconds without a byte

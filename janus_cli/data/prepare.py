@@ -5,7 +5,6 @@ Three passes over the text, none of which holds more than a few chunks of it: ch
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -21,15 +20,16 @@ import sentencepiece
 from janus_cli import __version__, console
 from janus_cli.data import corpus, download, synthetic
 from janus_cli.data.cleaning import cleaner
-from janus_cli.data.corpus import BadUtf8, Side, sha256
+from janus_cli.data.corpus import BadUtf8, Side
 from janus_cli.data.splits import SplitWriter, encoders, reasons
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.data.train_tokenizer import train_tokenizers
 from janus_cli.errors import DataError
-from janus_cli.files import LOCK, MANIFEST, whole_folder, write_atomically
+from janus_cli.files import MANIFEST, sha256, whole_folder, write_json
 from janus_cli.recipe import Recipe
 
 FORMAT = 1
+PREPARED = "prepared data"  # in messages
 LINES_WORTH_A_PROCESS = 50_000  # fewer are encoded before another process has started
 
 
@@ -57,7 +57,7 @@ def prepare(
         UsageError: `out` is there and `force` is not given.
         JanusError: a worker process was killed.
     """
-    with whole_folder(out, force=force) as folder, ExitStack() as stack:
+    with whole_folder(out, force=force, is_ours=is_prepared, what=PREPARED) as folder, ExitStack() as stack:
         splits = corpus.survey(recipe.data, stack.enter_context(_text(recipe, out, folder)), bad_utf8)
         train = splits[0].sides
         lines = train["source"].lines
@@ -79,6 +79,11 @@ def prepare(
         manifest = seal(folder, {**_about(recipe, tokenizers, written), "bad_utf8": bad_utf8})
         corpus.must_be_settled(splits)
         return manifest
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether `prepare` or `janus distill` made a folder; runs and checkpoints have a manifest and a recipe."""
+    return (folder / MANIFEST).is_file() and not (folder / "recipe.yaml").exists() and not folder.is_symlink()
 
 
 @contextmanager
@@ -127,15 +132,14 @@ def _about(recipe: Recipe, tokenizers: Tokenizers, written: Mapping[str, SplitWr
 
 def seal(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     """Writes the manifest of a folder, in which nothing else is missing: `about`, every file, versions, the time."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in (LOCK, MANIFEST))
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
     manifest = {
         **about,
         "files": {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names},
         "versions": {"janus": __version__, "sentencepiece": sentencepiece.__version__, "pyarrow": pyarrow.__version__},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(folder / MANIFEST, text.encode(errors="backslashreplace"))
+    write_json(folder / MANIFEST, manifest)
     return manifest
 
 

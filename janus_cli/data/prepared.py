@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from janus_cli.data import checked, corpus
-from janus_cli.data.corpus import SPLITS, sha256
+from janus_cli.data.corpus import SPLITS
 from janus_cli.data.prepare import FORMAT
 from janus_cli.data.store import Store
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
 from janus_cli.errors import DataError
-from janus_cli.files import MANIFEST, read_json
+from janus_cli.files import MANIFEST, read_json, sha256
 from janus_cli.recipe import Data, Recipe
 from janus_cli.runs import distilled_dir, prepared_dir
 

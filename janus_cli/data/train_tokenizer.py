@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +14,7 @@ import sentencepiece
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
 from janus_cli.data.tokenizer import INDEX, NAMES, Tokenizers, load_one, load_tokenizers
 from janus_cli.errors import DataError
-from janus_cli.files import read_json, write_atomically
+from janus_cli.files import read_json, write_atomically, write_json
 
 if TYPE_CHECKING:
     from janus_cli import recipe
@@ -57,7 +56,7 @@ def train_tokenizers(
     for stem, data in contents.items():
         write_atomically(folder / f"{stem}.{ending}", data)
     about = {"kind": knobs.kind, "joiner": knobs.joiner, "files": files}
-    write_atomically(folder / INDEX, (json.dumps(about, indent=2) + "\n").encode())
+    write_json(folder / INDEX, about)
     return load_tokenizers(folder)
 
 

@@ -14,6 +14,7 @@ import torch
 
 from janus_cli import console, recipe_load, runs
 from janus_cli.core.objectives import OBJECTIVES
+from janus_cli.data.prepare import PREPARED, is_prepared
 from janus_cli.data.prepared import Prepared, fingerprints, open_prepared
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding import distilled, results
@@ -104,7 +105,7 @@ def _job(request: Request, device: torch.device, run: Run, folder: Path) -> Job:
     plan = _plan(request, run, recipe)
     out = request.out or runs.distilled_dir(recipe)
     if not request.resume:  # whether a resumed one may replace it was said when it began
-        must_be_free(out, force=request.force)
+        must_be_free(out, force=request.force, is_ours=is_prepared, what=PREPARED)
     prepared = _prepared(run, recipe)
     sources = Sources(prepared, recipe, request.source)
     weights, name = fingerprint(folder), checkpoint_name(run, folder)

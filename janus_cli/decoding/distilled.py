@@ -16,15 +16,15 @@ import torch
 
 from janus_cli import console
 from janus_cli.core.generate import length_limit
-from janus_cli.data.corpus import CHUNK_LINES, Side, Split, sha256
+from janus_cli.data.corpus import CHUNK_LINES, Side, Split
 from janus_cli.data.encode import Encoded, Ragged, Rules, filter_pairs, key
-from janus_cli.data.prepare import seal
+from janus_cli.data.prepare import PREPARED, is_prepared, seal
 from janus_cli.data.splits import SplitWriter, reasons
 from janus_cli.data.tokenizer import Tokenizer
 from janus_cli.decoding.journal import START_OVER
 from janus_cli.decoding.sources import Sources
 from janus_cli.errors import DataError
-from janus_cli.files import copy_files, whole_folder
+from janus_cli.files import copy_files, sha256, whole_folder
 from janus_cli.recipe import Decoding
 
 
@@ -70,7 +70,7 @@ def write(
         prepared.train.path, count, prepared.train.path.stat().st_size, before["files"]["train.arrow"]["sha256"]
     )
     pairs = _Pairs(sources, hypotheses, Decoding(**about["options"]), surest)
-    with whole_folder(out, force=force) as folder:
+    with whole_folder(out, force=force, is_ours=is_prepared, what=PREPARED) as folder:
         copy_files([name for name in before["files"] if name != "train.arrow"], prepared.folder, folder)
         origin = {"data": prepared.train.fingerprint, "teacher": about["sha256"]}
         writer = SplitWriter(

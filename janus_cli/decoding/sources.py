@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from janus_cli.data.cleaning import cleaner
-from janus_cli.data.corpus import Side, Split, check, chunks, sha256
+from janus_cli.data.corpus import Side, Split, check, chunks
 from janus_cli.data.prepared import Prepared
 from janus_cli.errors import DataError
+from janus_cli.files import sha256
 from janus_cli.recipe import Recipe
 
 

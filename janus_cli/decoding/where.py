@@ -12,11 +12,10 @@ import torch
 
 from janus_cli import console, recipe_load, runs
 from janus_cli.core.model import Transformer
-from janus_cli.data.corpus import sha256
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
 from janus_cli.decoding.lines import Reader
 from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError
-from janus_cli.files import read_json
+from janus_cli.files import read_json, sha256
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.training.checkpoint import find_checkpoint, load_model

@@ -58,8 +58,7 @@ def version() -> str:
 
 
 def write(source: Source, folder: Path, quantization: str) -> None:
-    """Makes `folder`: model.bin, config.json, vocabularies in the order of ids, tokenizer files, README.txt."""
-    folder.mkdir()
+    """Fills `folder`: model.bin, config.json, vocabularies in the order of ids, tokenizer files, README.txt."""
     spec = specification(source.model)
     for register, tokenizer in (
         (spec.register_source_vocabulary, source.tokenizers.source),

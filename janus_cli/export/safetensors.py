@@ -9,15 +9,15 @@ from typing import Any
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
 from janus_cli.data.tokenizer import INDEX
 from janus_cli.export import folder as folders
-from janus_cli.export.folder import Source, write_json
-from janus_cli.files import copy_files, read_json, write_atomically
+from janus_cli.export.folder import Source
+from janus_cli.files import copy_files, read_json, write_atomically, write_json
 from janus_cli.training import checkpoint
 
 CONFIG = "config.json"
 
 
 def write(source: Source, folder: Path) -> None:
-    """Makes `folder`: a checkpoint (weights, recipe.yaml, state.json), config.json, tokenizer files, README.txt."""
+    """Fills `folder`: a checkpoint (weights, recipe.yaml, state.json), config.json, tokenizer files, README.txt."""
     state = {key: source.state[key] for key in ("step", "metrics", "averaged") if key in source.state}
     sizes = source.tokenizers.source.size, source.tokenizers.target.size
     checkpoint.save(folder.parent, folder.name, source.recipe, sizes, state, source.model.weights(), None)

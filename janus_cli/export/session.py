@@ -11,12 +11,14 @@ from janus_cli import __version__, console
 from janus_cli.decoding.where import load, own_recipe, read_checkpoint
 from janus_cli.errors import UsageError
 from janus_cli.export import ctranslate2, safetensors
-from janus_cli.export.folder import PROVENANCE, README, Source, appearing, must_be_free, write_json
+from janus_cli.export.folder import PROVENANCE, README, Source, is_export
+from janus_cli.files import must_be_free, whole_folder, write_json
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 
 Format = Literal["ctranslate2", "safetensors"]
 AS_TRAINED = "float32"
+EXPORT = "an export"  # in messages
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,14 @@ def run_export(request: Request) -> Path:
     source = read_checkpoint(request.run, request.checkpoint, partial(_read, request))
     about = {"format": request.format, "quantization": quantization, **source.provenance}
     output = request.output or _usual_place(source, request.format, quantization)
-    must_be_free(output, request.force)
+    must_be_free(output, force=request.force, is_ours=is_export, what=EXPORT, option="--output")
     named = f"{source.run}, checkpoint {about['checkpoint']}, to {output}"
     if request.dry_run:
         console.say(f"would export {named}, as {request.format}, {quantization}")
         return output
-    with appearing(output, request.force) as fresh:
+    with whole_folder(
+        output, force=request.force, is_ours=is_export, what=EXPORT, option="--output", error=UsageError
+    ) as fresh:
         if request.format == "ctranslate2":
             ctranslate2.write(source, fresh, quantization)
             about["ctranslate2"] = ctranslate2.version()

@@ -17,7 +17,7 @@ from janus_cli.data.prepare import prepare
 from janus_cli.data.prepared import fingerprints, open_prepared
 from janus_cli.device import World, keep_few_shapes, keep_freed_memory, resolve_precision, start_world
 from janus_cli.errors import CheckpointError, DataError, JanusError, Stopped, UsageError, require
-from janus_cli.files import bring_back, copy_files, read_json, write_atomically
+from janus_cli.files import copy_files, read_json, tidy, write_atomically
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint, saving, starting
@@ -84,7 +84,7 @@ def _open_data(request: Request, recipe: Recipe, run: Run, world: World) -> Prep
     if world.first and request.data_dir is not None:
         corpus.files(recipe.data, request.data_dir)  # all are there, whatever was prepared
     if world.first and not request.dry_run:
-        bring_back(folder)
+        tidy(folder)
     if world.first and request.prepared is None and not (folder / "manifest.json").exists():
         if request.dry_run:
             raise DataError(f"{folder} is not there yet", "a dry run prepares nothing: run `janus preprocess` first")

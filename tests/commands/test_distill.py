@@ -195,7 +195,7 @@ def test_nothing_is_overwritten_without_force(distill: Janus, stop: Stop) -> Non
     Path("notes/mine.txt").write_text("mine")
     code, _, err = distill("ar", "--out", "notes", "--force")
     assert code == 2
-    assert "was not made by" in err
+    assert "notes holds something else" in err
     assert Path("notes/mine.txt").read_text() == "mine"
 
 

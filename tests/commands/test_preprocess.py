@@ -83,7 +83,7 @@ def test_a_second_time_needs_force(empty_folder: Path, capsys: pytest.CaptureFix
     assert corpus_run() == 2
     said = capsys.readouterr().err
     assert "error: data/demo.de-en holds prepared data already" in said
-    assert "hint: use it, or make it anew with --force" in said
+    assert "hint: replace it with --force" in said
     assert corpus_run("--force") == 0
 
 

@@ -24,7 +24,7 @@ from janus_cli.data.prepare import prepare
 from janus_cli.data.prepared import Prepared, open_prepared
 from janus_cli.data.store import StoreWriter
 from janus_cli.errors import DataError, JanusError, UsageError
-from janus_cli.files import write_atomically
+from janus_cli.files import sha256, write_atomically
 from janus_cli.recipe import Data, Model, Recipe, Synthetic, Tokenizer
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "multi30k"
@@ -101,13 +101,13 @@ def test_the_manifest_says_what_was_done(corpus_folder: Path, tmp_path: Path) ->
     assert (train["in"], train["kept"]) == (11, 2)
     assert train["dropped"] == {"bad_utf8": 1, "duplicate": 5, "empty": 1, "ratio": 2}
     assert train["tokens"]["source"] == {"mean": 2.5, "p50": 2, "p95": 3, "max": 3, "sum": 5}
-    assert train["text"]["source"]["sha256"] == corpus.sha256(corpus_folder / "train.de")
+    assert train["text"]["source"]["sha256"] == sha256(corpus_folder / "train.de")
     assert train["text"]["source"]["path"] == str((corpus_folder / "train.de").resolve())
     assert (manifest["data"], manifest["tokenizer"]) == (recipe.plain()["data"], recipe.plain()["tokenizer"])
     assert set(manifest["versions"]) == {"janus", "sentencepiece", "pyarrow"}
     assert manifest["vocabulary"] == {"source": 11, "target": 11}
     for name, about in manifest["files"].items():
-        assert about["sha256"] == corpus.sha256(tmp_path / "out" / name)
+        assert about["sha256"] == sha256(tmp_path / "out" / name)
         assert about["bytes"] == (tmp_path / "out" / name).stat().st_size
     assert len(manifest["files"]) == 9
 
@@ -409,7 +409,7 @@ def forge(**changes: Any) -> Callable[[Path, Path], None]:
 def resign(out: Path, name: str) -> None:
     manifest = json.loads((out / "manifest.json").read_text("utf-8"))
     path = out / name
-    manifest["files"][name] = {"bytes": path.stat().st_size, "sha256": corpus.sha256(path)}
+    manifest["files"][name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     write_atomically(out / "manifest.json", json.dumps(manifest).encode())
 
 

@@ -66,7 +66,7 @@ def test_a_missing_extra_is_one_hint(
         (["run", "--quantization", "int7"], 2, "int7"),
         (["run", "--format", "onnx"], 2, "onnx"),
         (["run", "--output", "runs/run/recipe.yaml"], 2, "is a file"),
-        (["run", "--output", "runs/run/recipe.yaml/out"], 2, "is no folder"),
+        (["run", "--output", "runs/run/recipe.yaml/out"], 2, "cannot write runs/run/recipe.yaml/out"),
         (["run", "--output", "runs/run", "--force"], 2, "holds something else than an export"),
         (["run", "--output", ".", "--force"], 2, "holds something else than an export"),
     ],
@@ -105,7 +105,7 @@ def test_an_export_is_replaced_only_when_asked_for(make_run: MakeRun, janus: Jan
     before = tree()
     code, _, err = janus("export", "--output", "out")
     assert code == 2
-    assert "out is there already" in err
+    assert "out holds an export already" in err
     assert tree() == before
     assert janus("export", "--output", "out", "--force")[0] == 0
     assert Path("out/README.txt").read_text(encoding="utf-8") != "older"
@@ -140,7 +140,7 @@ def test_the_old_export_comes_back_when_the_last_step_fails(
     rename = Path.rename
 
     def sometimes(self: Path, target: Path) -> Path:
-        if self.suffix == ".tmp" and target.name == "out":
+        if self.suffix == ".making" and target.name == "out":
             raise OSError(errno.EACCES, "Permission denied", str(self))
         return rename(self, target)
 

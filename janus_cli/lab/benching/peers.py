@@ -200,5 +200,6 @@ def export(recipe: Recipe, model: Transformer, tokenizers: Tokenizers, run: Run,
         torch.manual_seed(recipe.seed)
         model = build_model(recipe, tokenizers.source.size, tokenizers.target.size).eval()
     about = dict.fromkeys(("run", "checkpoint", "step", "objective", "sha256", "janus"), "of a bench")
+    folder.mkdir()
     ctranslate2.write(Source(recipe, model, tokenizers, run.path, {}, about), folder, "float32")
     return own
