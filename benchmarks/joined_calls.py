@@ -73,7 +73,7 @@ class Setting:
         sizes = [(stream.tokens.shape[1], stream.keys) for stream in self.streams]
 
         def decoder(slots: int, keys: int) -> int:
-            knobs = self.recipe.model.model_copy(update={"encoder_layers": 0})
+            knobs = replace(self.recipe.model, encoder_layers=0)
             return flops.forward(knobs, 0, rows, source, slots, keys, 0)
 
         # Keys and values of the source are made once, whatever the number of calls.

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from janus_cli.core.batch import BOS, EOS, PAD, pad
+from janus_cli.core.knobs import ARStream
 from janus_cli.core.model import Transformer
 from janus_cli.core.steps import following, log_probabilities
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
@@ -22,7 +23,6 @@ from janus_cli.decoding.lines import Reader
 from janus_cli.decoding.plan import choose
 from janus_cli.decoding.translator import Result, Translator
 from janus_cli.decoding.where import own_recipe
-from janus_cli.recipe import ARStream
 from janus_cli.training.checkpoint import find_checkpoint, load_model
 
 ROUNDING = 1e-4  # nats

@@ -1,40 +1,27 @@
-"""Every knob of janus, with its default and where the default comes from.
+"""A recipe: every knob of janus, with its default and where the default comes from.
 
-Those of the objectives stand in `recipe_objectives.py`. Nothing else in the package holds a number.
+Those of the model, the objectives and decoding stand in `core/knobs.py`. Nothing else in the package holds a number.
 
 A recipe is one YAML file a dataset (`recipes/NAME.yaml`); `recipe_load.load` reads it into `Recipe`.
-Sources: [J] JANUS paper and released code, [C] Mask-Predict (CMLM), [V] Vaswani 2017, [X] XLNet, [M] MPNet,
-[P] ProphetNet, [B] BANG, [CC] CMLMC (Huang 2022), [CE] CeMAT (Li 2022), [H] measured here. Papers and released code.
+Sources such as [J]: see `core.knobs.SOURCES`.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 
-from janus_cli.recipe_objectives import OBJECTIVE_NAMES as OBJECTIVE_NAMES
-from janus_cli.recipe_objectives import SYSTEMS as SYSTEMS
-from janus_cli.recipe_objectives import Above0 as Above0
-from janus_cli.recipe_objectives import ArObjective as ArObjective
-from janus_cli.recipe_objectives import ARSide as ARSide
-from janus_cli.recipe_objectives import ARStream as ARStream
-from janus_cli.recipe_objectives import BangObjective as BangObjective
-from janus_cli.recipe_objectives import CematObjective as CematObjective
-from janus_cli.recipe_objectives import CmlmcObjective as CmlmcObjective
-from janus_cli.recipe_objectives import CmlmObjective as CmlmObjective
-from janus_cli.recipe_objectives import Count as Count
-from janus_cli.recipe_objectives import JanusObjective as JanusObjective
-from janus_cli.recipe_objectives import Knobs as Knobs
-from janus_cli.recipe_objectives import MpnetObjective as MpnetObjective
-from janus_cli.recipe_objectives import Noise as Noise
-from janus_cli.recipe_objectives import Objective as Objective
-from janus_cli.recipe_objectives import Positive as Positive
-from janus_cli.recipe_objectives import ProphetnetObjective as ProphetnetObjective
-from janus_cli.recipe_objectives import Share as Share
-from janus_cli.recipe_objectives import Weight as Weight
-from janus_cli.recipe_objectives import XlnetObjective as XlnetObjective
+from janus_cli.core.knobs import OBJECTIVES, ARSide, Decoding, JanusObjective, Knob, Model, ObjectiveKnobs
+
+if TYPE_CHECKING:
+    Objective = ObjectiveKnobs
+else:
+    Objective = Annotated[reduce(or_, OBJECTIVES.values()), Field(discriminator="name")]
 
 
 def _plain_name(value: str) -> str:
@@ -46,105 +33,77 @@ def _plain_name(value: str) -> str:
 PlainName = Annotated[str, AfterValidator(_plain_name)]  # becomes part of a path: nothing is written outside
 
 
-class Download(Knobs):
+@dataclass(frozen=True, kw_only=True)
+class Download:
     """One file to fetch. Without a known sha256 it is never fetched: the user downloads it and gives `--data-dir`."""
 
-    url: str
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    save_as: PlainName
+    url: Annotated[str, Knob("address of the file")]
+    sha256: Annotated[Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None, Knob("of the whole file")] = None
+    save_as: Annotated[PlainName, Knob("file name in the data folder")]
 
 
-class Synthetic(Knobs):
-    """Text that janus makes itself from the recipe's seed (`text/synthetic.py`)."""
+@dataclass(frozen=True)
+class Synthetic:
+    """Text that janus makes itself from the recipe's seed (`data/synthetic.py`)."""
 
-    train: Positive = 20_000
-    valid: Positive = 500
-    test: Positive = 500
+    train: Annotated[int, Knob("pairs to train on", ge=1)] = 20_000
+    valid: Annotated[int, Knob("pairs to validate on", ge=1)] = 500
+    test: Annotated[int, Knob("pairs to test on", ge=1)] = 500
 
 
 CleanStep = Literal["strip_tags", "unescape_html", "collapse_spaces", "lowercase", "nfc"]
 
 
-class Data(Knobs):
+@dataclass(frozen=True)
+class Data:
     """Where the text is, and which pairs are kept. Files are `<dir>/<split>.<suffix>`, plain or `.gz`."""
 
-    dir: str | None = None
-    synthetic: Synthetic | None = None
-    downloads: tuple[Download, ...] = ()
-    notes: str = ""  # manual steps, shown when the data is not there
-    source: PlainName = "src"  # suffix of the source side
-    target: PlainName = "tgt"
-    train: PlainName = "train"  # file name before the suffix
-    valid: PlainName = "valid"
-    test: PlainName = "test"
-    clean: tuple[CleanStep, ...] = ()  # applied in this order to both sides, before filtering
-    min_tokens: Positive = 1  # shorter training pairs are dropped (either side)
-    max_tokens: Positive = 175  # longer training pairs are dropped; the usual limit for MT (fairseq recipes)
-    max_ratio: Annotated[float, Field(ge=1)] = 3.0  # of the two token counts; larger training pairs are dropped
-    deduplicate: bool = False  # drop training pairs seen before
+    dir: Annotated[str | None, Knob("folder of the text; --data-dir sets it")] = None
+    synthetic: Annotated[Synthetic | None, Knob("text that janus makes itself, instead of files")] = None
+    downloads: Annotated[tuple[Download, ...], Knob("files to fetch: url, sha256, save_as")] = ()
+    notes: Annotated[str, Knob("steps by hand, shown when the data is not there")] = ""
+    source: Annotated[PlainName, Knob("suffix of the source side's files")] = "src"
+    target: Annotated[PlainName, Knob("suffix of the target side's files")] = "tgt"
+    train: Annotated[PlainName, Knob("name of the training files, before the suffix")] = "train"
+    valid: Annotated[PlainName, Knob("name of the validation files, before the suffix")] = "valid"
+    test: Annotated[PlainName, Knob("name of the test files, before the suffix")] = "test"
+    clean: Annotated[
+        tuple[CleanStep, ...], Knob("steps applied to both sides in this order, before pairs are dropped")
+    ] = ()
+    min_tokens: Annotated[int, Knob("training pairs with a shorter side are dropped", ge=1)] = 1
+    max_tokens: Annotated[int, Knob("training pairs with a longer side are dropped", "fairseq, MT", ge=1)] = 175
+    max_ratio: Annotated[float, Knob("training pairs whose token counts differ by more are dropped", ge=1)] = 3.0
+    deduplicate: Annotated[bool, Knob("drop training pairs seen before")] = False
 
-    @model_validator(mode="after")
-    def _apart(self) -> Data:
+    def __post_init__(self) -> None:
         if self.source == self.target:
             raise ValueError(f"source and target are both {self.source!r}: one text would be both sides")
         if len({self.train, self.valid, self.test}) < 3:
             raise ValueError(f"train, valid and test need three names (got {self.train}, {self.valid}, {self.test})")
-        return self
 
 
-class Tokenizer(Knobs):
+@dataclass(frozen=True)
+class Tokenizer:
     """How text becomes ids. pad 0, unk 1, bos 2, eos 3, mask 4 in every vocabulary."""
 
-    kind: Literal["sentencepiece", "words"] = "sentencepiece"  # words: already tokenised, split at spaces
-    algorithm: Literal["unigram", "bpe"] = "bpe"
-    vocabulary: Annotated[int, Field(ge=8)] = 8000
-    joint: bool = True  # one vocabulary for both sides
-    byte_fallback: bool = False
-    character_coverage: Annotated[float, Field(gt=0, le=1)] = 1.0
-    normalisation: Literal["nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity"] = "nmt_nfkc"
-    train_lines: Positive = 1_000_000  # sampled evenly over the corpus; bounds memory
-    joiner: str = ""  # words: taken out of decoded text with the space after it, "@@" for BPE text
-    reuse: str | None = None  # a folder with the tokenizer files of an earlier `janus preprocess`
+    kind: Annotated[
+        Literal["sentencepiece", "words"], Knob("words: the text is tokenised already, and split at spaces")
+    ] = "sentencepiece"
+    algorithm: Annotated[Literal["unigram", "bpe"], Knob("of sentencepiece")] = "bpe"
+    vocabulary: Annotated[int, Knob("tokens, the five special ones included", ge=8)] = 8000
+    joint: Annotated[bool, Knob("one vocabulary for both sides")] = True
+    byte_fallback: Annotated[bool, Knob("sentencepiece: spell unknown characters in bytes")] = False
+    character_coverage: Annotated[float, Knob("sentencepiece: share of the characters covered", gt=0, le=1)] = 1.0
+    normalisation: Annotated[
+        Literal["nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity"], Knob("sentencepiece's, by its name")
+    ] = "nmt_nfkc"
+    train_lines: Annotated[int, Knob("lines to learn from, evenly over the corpus; bounds memory", ge=1)] = 1_000_000
+    joiner: Annotated[str, Knob('words: removed from decoded text with the space after it; "@@" for BPE text')] = ""
+    reuse: Annotated[str | None, Knob("folder with the tokenizer files of an earlier `janus preprocess`")] = None
 
-    @model_validator(mode="after")
-    def _fits(self) -> Tokenizer:
+    def __post_init__(self) -> None:
         if self.joiner and self.kind != "words":
             raise ValueError(f"joiner {self.joiner!r} joins parts of words: it needs kind words")
-        return self
-
-
-class Model(Knobs):
-    """Shape of the encoder-decoder. The same for every objective."""
-
-    width: Positive = 512
-    feedforward: Positive = 1024
-    heads: Positive = 4
-    encoder_layers: Positive = 6
-    decoder_layers: Positive = 6
-    dropout: Share = 0.3
-    attention_dropout: Share = 0.0
-    activation_dropout: Share = 0.0
-    activation: Literal["relu", "gelu"] = "relu"
-    norm: Literal["pre", "post"] = "post"
-    positions: Literal["learned", "sinusoidal"] = "learned"  # [J] learned
-    max_length: Annotated[int, Field(ge=4, le=2046)] = (
-        256  # positions, BOS and EOS included; also the length classes [J]
-    )
-    tie: Literal["all", "target", "none"] = "all"  # all: source, target and output share one table
-    embedding_scale: bool = True  # multiply by sqrt(width) [V]
-    embedding: Literal["sum", "concat"] = "sum"  # of token and position [V]; or side by side, then a linear map [CC]
-    causal_attention: bool = False  # decoder layers have a second self-attention that looks to the left only [CC]
-    embedding_norm: bool = False  # layer norm after the embeddings (BART, BERT)
-    init: Literal["bert", "xavier"] = "bert"  # normal(0, 0.02) as BERT [J], or Glorot [V]
-    attention: Literal["sdpa", "flex"] = "sdpa"  # flex: FlexAttention, CUDA only
-
-    @model_validator(mode="after")
-    def _fits(self) -> Model:
-        if self.attention == "flex" and self.attention_dropout:
-            raise ValueError("attention flex has no dropout: it needs attention_dropout 0")
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        return self
 
 
 # `janus score` needs no recipe: these two are the defaults of its options.
@@ -180,70 +139,60 @@ REPORT_BINS = 10  # of confidence, equal in width (Guo et al. 2017, figure 1)
 REPORT_SEED = 1  # which sentences of the split
 
 
-class Training(Knobs):
+@dataclass(frozen=True)
+class Training:
     """How the weights are found."""
 
-    updates: Positive = 200_000  # [J]
-    minutes: Weight = 0.0  # stop after so long in updates, however many these are; validating and saving do not count
-    batch_tokens: Annotated[int, Field(ge=16)] = 4096  # of the longer side, padding counted; per rank and micro-batch
-    accumulate: Positive = 1  # micro-batches per rank and update
-    cpu_slots: Count = 2048  # decoder slots that a CPU computes at once; more go in parts: as fast, less memory [H]
-    learning_rate: Above0 = 5e-4  # [J] IWSLT14
-    schedule: Literal["inverse_sqrt", "linear", "cosine"] = "inverse_sqrt"
-    warmup: Count = 10_000  # [J]
-    beta1: Share = 0.9
-    beta2: Share = 0.98  # [V]
-    epsilon: Above0 = 1e-8
-    weight_decay: Weight = 1e-4  # [J]
-    ema: Share = 0.0  # decay of a mean of the weights that is kept beside them, for `janus average --ema`; 0 keeps none
-    clip: Weight = 0.0  # largest gradient norm; 0 switches clipping off
-    precision: Literal["auto", "float32", "bf16"] = "auto"
-    log_every: Positive = 100
-    validate_every: Positive = 2000
-    save_every: Positive = 2000
-    keep_last: Positive = 10
-    keep_best: Count = 5
-    best_metric: str = "auto"  # a name from the validation log; auto: bleu_ar, else bleu_nar; bleu: the mean of both
-    patience: Count = 0  # validations without a better best_metric before stopping; 0 never stops early
-    valid_sentences: Positive = 500  # decoded at each validation; losses use the whole split
-    max_bad_steps: Positive = 20  # non-finite steps in a row before exit 5
-    tensorboard: bool = False
+    updates: Annotated[int, Knob("updates of the weights", "[J]", ge=1)] = 200_000
+    minutes: Annotated[
+        float, Knob("stop after so long in updates; validating and saving do not count. 0: no limit", ge=0)
+    ] = 0.0
+    batch_tokens: Annotated[
+        int, Knob("tokens of the longer side, padding counted; per rank and micro-batch", ge=16)
+    ] = 4096
+    accumulate: Annotated[int, Knob("micro-batches per rank and update", ge=1)] = 1
+    cpu_slots: Annotated[
+        int, Knob("decoder slots a CPU computes at once; more go in parts: as fast, less memory", "[H]", ge=0)
+    ] = 2048
+    learning_rate: Annotated[float, Knob("highest learning rate", "[J], IWSLT14", gt=0)] = 5e-4
+    schedule: Annotated[
+        Literal["inverse_sqrt", "linear", "cosine"], Knob("how the learning rate falls after its warm-up")
+    ] = "inverse_sqrt"
+    warmup: Annotated[int, Knob("updates over which the learning rate rises", "[J]", ge=0)] = 10_000
+    beta1: Annotated[float, Knob("Adam's decay of the mean gradient", ge=0, le=1)] = 0.9
+    beta2: Annotated[float, Knob("Adam's decay of the mean square", "[V]", ge=0, le=1)] = 0.98
+    epsilon: Annotated[float, Knob("Adam's epsilon", gt=0)] = 1e-8
+    weight_decay: Annotated[float, Knob("decoupled weight decay", "[J]", ge=0)] = 1e-4
+    ema: Annotated[
+        float, Knob("decay of a mean of the weights kept for `janus average --ema`; 0 keeps none", ge=0, le=1)
+    ] = 0.0
+    clip: Annotated[float, Knob("largest gradient norm; 0 switches clipping off", ge=0)] = 0.0
+    precision: Annotated[
+        Literal["auto", "float32", "bf16"], Knob("of products; auto: bf16 on hardware that multiplies it")
+    ] = "auto"
+    log_every: Annotated[int, Knob("updates between lines of the log", ge=1)] = 100
+    validate_every: Annotated[int, Knob("updates between validations", ge=1)] = 2000
+    save_every: Annotated[int, Knob("updates between checkpoints", ge=1)] = 2000
+    keep_last: Annotated[int, Knob("newest checkpoints that are kept", ge=1)] = 10
+    keep_best: Annotated[int, Knob("best checkpoints that are kept", ge=0)] = 5
+    best_metric: Annotated[
+        str, Knob("a name from the validation log; auto: bleu_ar, else bleu_nar; bleu: the mean of both")
+    ] = "auto"
+    patience: Annotated[
+        int, Knob("validations without a better best_metric before stopping; 0 never stops early", ge=0)
+    ] = 0
+    valid_sentences: Annotated[int, Knob("decoded at each validation; losses use the whole split", ge=1)] = 500
+    max_bad_steps: Annotated[int, Knob("non-finite steps in a row before exit 5", ge=1)] = 20
+    tensorboard: Annotated[bool, Knob("also write the log for TensorBoard")] = False
 
 
-class Decoding(Knobs):
-    """How text comes out."""
-
-    mode: Literal["auto", "ar", "nar", "semi", "spec"] = "auto"  # auto: ar, or nar where there is no AR side
-    beam: Positive = 5
-    length_penalty: Annotated[float, Field(ge=0, le=10)] = (
-        1.0  # score = sum of log-probabilities / length ** length_penalty
-    )
-    nbest: Positive = 1
-    max_ratio: Annotated[float, Field(ge=0, le=100)] = (
-        1.2  # AR output has at most max_ratio * source length + max_extra tokens [V]
-    )
-    max_extra: Count = 10
-    iters: Positive = 10  # decoder passes of mask-predict; those that can change nothing are left out
-    length_beam: Positive = 5
-    update: Literal["hidden", "all"] = "hidden"  # what a pass may rewrite: hidden tokens [C], or every token (CMLMC)
-    rerank: Literal["none", "ar"] = "none"  # who picks among the length candidates
-    remove_repeats: bool = False  # drop a token equal to the one before it
-    block: Positive = 4  # semi: tokens written in one pass, behind those that are there
-    draft_iters: Positive = 1  # spec: decoder passes of mask-predict that write a draft
-    draft_length: Positive = 64  # spec: the most tokens of a draft behind the verified prefix
-    verify_window: Positive = 64  # spec: the most of them that one pass verifies
-    redraft: Literal["nar", "ar", "joint"] = "nar"  # spec: who writes the next draft; see core/search/speculative.py
-    precision: Literal["float32", "bf16"] = "float32"  # of weights, states and logits; scores are float32 in both
-    batch_sentences: Positive = 64
-    cuda_graphs: bool = True  # on a GPU: record the passes of small batches and replay them; see core/recorded.py
-
-
-class Recipe(Knobs):
+@dataclass(frozen=True)
+class Recipe:
     """Everything that decides a run."""
 
-    name: PlainName
-    about: str = ""
-    seed: Count = 1
+    name: Annotated[PlainName, Knob("name of the recipe; the run's name begins with it")]
+    about: Annotated[str, Knob("one line for `janus recipes`")] = ""
+    seed: Annotated[int, Knob("of weights, batches, noise and dropout", ge=0)] = 1
     data: Data = Data()
     tokenizer: Tokenizer = Tokenizer()
     model: Model = Model()
@@ -251,8 +200,10 @@ class Recipe(Knobs):
     training: Training = Training()
     decoding: Decoding = Decoding()
 
-    @model_validator(mode="after")
-    def _fits(self) -> Recipe:
+    # Of all sections: unknown keys, wrong types and non-finite numbers are mistakes.
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+
+    def __post_init__(self) -> None:
         if self.data.max_tokens + 2 > self.model.max_length:
             raise ValueError(
                 f"data.max_tokens {self.data.max_tokens} + BOS + EOS does not fit "
@@ -264,14 +215,17 @@ class Recipe(Knobs):
             raise ValueError(
                 "objective.switched puts words of the target into the source: it needs tokenizer.joint true, or 0"
             )
-        return self
 
     @property
     def ar_stream(self) -> ARSide | None:
         """Which slots predict from left to right; None without an AR side."""
-        found: ARSide | None = getattr(self.objective, "ar_stream", None)
-        return found
+        side: ARSide | None = getattr(self.objective, "ar_stream", None)
+        return side
 
     def plain(self) -> dict[str, Any]:
         """The recipe as plain JSON values, every default filled in."""
-        return self.model_dump(mode="json")
+        values: dict[str, Any] = CHECKED.dump_python(self, mode="json")
+        return values
+
+
+CHECKED = TypeAdapter(Recipe)  # refuses what no recipe may hold

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 import re
-import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args, get_type_hints
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from janus_cli import yaml_core
+from janus_cli.core.knobs import OBJECTIVES
 from janus_cli.errors import UsageError
-from janus_cli.recipe import OBJECTIVE_NAMES, SYSTEMS, Recipe
+from janus_cli.recipe import CHECKED, Recipe
 from janus_cli.yaml_core import shorten
 
 _LARGEST = 1_000_000  # bytes
 _MOST_SHOWN = 40  # mistakes
-_DEFAULT_OBJECTIVE: str = Recipe.model_fields["objective"].default.name
+_DEFAULT_OBJECTIVE = Recipe.objective.name
 
 
 def load(name_or_path: str, overrides: Sequence[str] | None = None, objective: str | None = None) -> Recipe:
@@ -30,8 +31,8 @@ def load(name_or_path: str, overrides: Sequence[str] | None = None, objective: s
         name_or_path: a name of `available()`, or a YAML file.
         overrides: `KEY=VALUE` as given to `--set`, applied last, in this order.
         objective: name of the objective whose defaults replace the recipe's objective section, unless the recipe
-            already has this objective. What its system sets elsewhere (`recipe.SYSTEMS`) holds where the recipe and
-            the changes say nothing.
+            already has this objective. What its system sets in other sections (`ObjectiveKnobs.elsewhere`) holds where
+            the recipe and the changes say nothing.
 
     Raises:
         UsageError: no such recipe, or mistakes in it; the message lists them all as `file:line: key: what is wrong`.
@@ -95,7 +96,7 @@ class _Draft:
     def exchange(self, name: str) -> None:
         """Puts the defaults of another objective in the place of the recipe's."""
         place = _Place(2**31, f"--objective {name}")
-        if name not in OBJECTIVE_NAMES:
+        if name not in OBJECTIVES:
             self.wrong(place, (), _no_objective(name))
             return
         section = self.value.get("objective", {})
@@ -176,16 +177,17 @@ def _validated(draft: _Draft) -> Recipe | None:
         _complete(draft, section["name"])
     try:
         # As JSON, because strict JSON validation takes a list for a tuple and 1 for 1.0, and nothing else.
-        return Recipe.model_validate_json(json.dumps(draft.value))
+        return CHECKED.validate_json(json.dumps(draft.value))
     except ValidationError as problem:
         for error in problem.errors(include_url=False):
-            _add(draft, typing.cast(dict[str, Any], error))
+            _add(draft, cast(dict[str, Any], error))
     return None
 
 
 def _complete(draft: _Draft, objective: object) -> None:
     """What the objective's system sets in other sections, where the recipe says nothing."""
-    for name, values in SYSTEMS.get(str(objective), {}).items():
+    elsewhere = OBJECTIVES[objective].elsewhere if objective in OBJECTIVES else {}
+    for name, values in elsewhere.items():
         section = draft.value.setdefault(name, {})
         if isinstance(section, dict):
             for key, value in values.items():
@@ -198,11 +200,11 @@ def _add(draft: _Draft, error: dict[str, Any]) -> None:
     kind, given = error["type"], error["input"]
     got = "" if isinstance(given, dict) else f" (got {shorten(json.dumps(given, ensure_ascii=False))})"
     text = f"{error['msg'].replace('Input should', 'should')}{got}"
-    if kind == "extra_forbidden":
+    if kind == "unexpected_keyword_argument":
         text = f"unknown key{_known_keys(path, draft.value)}"
     elif kind == "missing":
         text = "is missing"
-    elif kind in ("model_type", "model_attributes_type", "dict_type"):
+    elif kind in ("dataclass_type", "dict_type"):
         text = f"should be a section of `key: value` lines{got}"
     elif kind == "tuple_type":
         text = f"should be a list{got}"
@@ -223,42 +225,47 @@ def _add(draft: _Draft, error: dict[str, Any]) -> None:
 def _path(location: Iterable[str | int]) -> yaml_core.Path:
     """Pydantic's location without the objective's name, which it puts in as the branch it took."""
     path = list(location)
-    if len(path) > 1 and path[0] == "objective" and path[1] in OBJECTIVE_NAMES:
+    if len(path) > 1 and path[0] == "objective" and path[1] in OBJECTIVES:
         del path[1]
     return tuple(path)
 
 
 def _known_keys(path: yaml_core.Path, value: Any) -> str:
     """What may stand where the unknown key stands."""
-    model: type[BaseModel] = Recipe
+    section: type = Recipe
     for part in path[:-1]:
         value = value[part]
         if isinstance(part, str):
-            choices = _models(model.model_fields[part].annotation)
+            choices = _sections(get_type_hints(section)[part])
             named = [choice for choice in choices if isinstance(value, dict) and _name(choice) == value.get("name")]
-            model = (named or choices)[0]
-    key, keys = str(path[-1]), list(model.model_fields)
+            section = (named or choices)[0]
+    key, keys = str(path[-1]), _keys(section)
     elsewhere = [
-        f"{section}.{key}"
-        for section, info in Recipe.model_fields.items()
-        if section != path[0] and any(key in choice.model_fields for choice in _models(info.annotation))
+        f"{name}.{key}"
+        for name, kind in get_type_hints(Recipe).items()
+        if name != path[0] and any(key in _keys(choice) for choice in _sections(kind))
     ]
     guess = _guess(key, keys) or (f", did you mean {elsewhere[0]}?" if elsewhere else ".")
     return f"{guess} Valid here: {', '.join(keys)}"
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in typing.get_args(annotation) for model in _models(part)]
+def _sections(kind: Any) -> list[type]:
+    """The sections that a field of this type can hold."""
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return [kind]
+    return [section for part in get_args(kind) for section in _sections(part)]
 
 
-def _name(model: type[BaseModel]) -> object:
-    return model.model_fields["name"].default if "name" in model.model_fields else None
+def _keys(section: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(section)]
+
+
+def _name(section: type) -> object:
+    return getattr(section, "name", None)
 
 
 def _no_objective(name: object) -> str:
-    return f"no such objective (got {shorten(name)}; {_choose(OBJECTIVE_NAMES)}){_guess(str(name), OBJECTIVE_NAMES)}"
+    return f"no such objective (got {shorten(name)}; {_choose(OBJECTIVES)}){_guess(str(name), OBJECTIVES)}"
 
 
 def _guess(word: str, known: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -12,8 +13,8 @@ import pytest
 import torch
 
 from janus_cli.core.batch import Batch, collate
+from janus_cli.core.knobs import Model
 from janus_cli.core.model import Transformer
-from janus_cli.recipe import Model
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("janus", deadline=None)  # what else the machine does decides no test
@@ -30,7 +31,7 @@ def tiny() -> Model:
 def model(tiny: Model) -> Transformer:
     """Random weights, large enough that every token matters; float64 so that equal means equal."""
     torch.manual_seed(0)
-    made = Transformer(tiny.model_copy(update={"init": "xavier"}), 20, 20, length_head=True)
+    made = Transformer(replace(tiny, init="xavier"), 20, 20, length_head=True)
     return made.double().eval()
 
 

@@ -88,11 +88,12 @@ def compare(
       janus compare --recipe multi30k --objectives ar,janus --seeds 1,2,3 --device cuda --jobs 6
       janus compare --objectives ar,bang --steps 900 --modes ar.beam1,nar.eos,semi2,semi4 --no-speed
     """
+    from janus_cli.core.knobs import OBJECTIVES
     from janus_cli.errors import JanusError
     from janus_cli.lab.comparing.session import Request, run_compare
-    from janus_cli.recipe import COMPARE_MODES, OBJECTIVE_NAMES
+    from janus_cli.recipe import COMPARE_MODES
 
-    chosen = names(objectives or "") or (() if variants else OBJECTIVE_NAMES)
+    chosen = names(objectives or "") or (() if variants else tuple(OBJECTIVES))
     found = run_compare(
         Request(
             recipe=recipe, objectives=chosen, variants=variants or (), start=start, steps=steps, minutes=minutes,

@@ -1,6 +1,7 @@
 """`janus preprocess`: text becomes token ids."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -62,9 +63,9 @@ def preprocess(
         console.say("recipe: demo (name another with --recipe)")
     loaded = recipe_load.load(recipe or "demo", changes or ())
     if data_dir is not None:
-        loaded = loaded.model_copy(update={"data": loaded.data.model_copy(update={"dir": str(data_dir)})})
+        loaded = replace(loaded, data=replace(loaded.data, dir=str(data_dir)))
     if seed is not None:
-        loaded = loaded.model_copy(update={"seed": seed})
+        loaded = replace(loaded, seed=seed)
     place = out or prepared_dir(loaded)
     if dry_run:
         _rehearse(loaded, place, bad_utf8, force=force)

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from janus_cli.core.batch import BOS, EOS, MASK, PAD
+from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.search import mask_predict
 from janus_cli.core.steps import NEVER_WRITTEN, AllTokens, chosen_at, following, framed
 from janus_cli.core.stream import Stream, base, beside, in_span
 
 if TYPE_CHECKING:
     from janus_cli.core.model import Memory, Transformer
-    from janus_cli.recipe import ARSide, Decoding
 
 
 def reading(tokens: Tensor, counts: Tensor, size: Tensor, length: int, room: int) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from janus_cli.core.batch import PAD
 from janus_cli.core.drafts import Draft, Verify
+from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.objectives.ar import ar_stream as slots
 from janus_cli.core.recorded import MOST_ROWS, Source
 from janus_cli.core.recorded_steps import DraftRecorded, NextRecorded, VerifyRecorded
@@ -40,7 +41,6 @@ from janus_cli.core.steps import (
 
 if TYPE_CHECKING:
     from janus_cli.core.model import Memory, Transformer
-    from janus_cli.recipe import ARSide, Decoding
 
 Mode = Literal["ar", "nar", "semi", "spec"]
 

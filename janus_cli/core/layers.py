@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 from math import inf
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from janus_cli.recipe import Model
+from janus_cli.core.knobs import Model
 
 KeysValues = tuple[Tensor, Tensor]  # each (B, H, K, D/H)
 Keep = Callable[[KeysValues], KeysValues]  # takes the keys and values of new slots, returns those of all slots

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_cli.core.batch import PAD
+from janus_cli.core.knobs import Model
 from janus_cli.core.layers import (
     DecoderLayer,
     EncoderLayer,
@@ -32,7 +33,6 @@ from janus_cli.core.stream import NEVER, Stream, leftward, visible
 
 if TYPE_CHECKING:
     from janus_cli.core.recorded import Recordings
-    from janus_cli.recipe import Model
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,12 @@ gets the same noise wherever it lands, so that one rank and many see the same da
 from __future__ import annotations
 
 from math import exp, factorial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from janus_cli.core.batch import SPECIAL, UNK
-
-if TYPE_CHECKING:
-    from janus_cli.recipe import Noise
+from janus_cli.core.knobs import Noise
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (
     1 << 64

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from janus_cli.core.batch import IGNORE, MASK, PAD
+from janus_cli.core.knobs import ARSide
 from janus_cli.core.objectives.ar import ar_stream as slots
 from janus_cli.core.search import mask_predict
 from janus_cli.core.steps import AllTokens, at_once, framed, log_probabilities
@@ -25,7 +26,6 @@ from janus_cli.core.steps import AllTokens, at_once, framed, log_probabilities
 if TYPE_CHECKING:
     from janus_cli.core.model import Transformer
     from janus_cli.core.search.mask_predict import Update
-    from janus_cli.recipe import ARSide
 
 MOST_ROWS = 128  # with more, launches matter less, rows that have ended cost more, and each shape keeps much memory
 KEPT = 12_288  # source tokens, padding included, of all shapes of batches together, whose recordings are kept

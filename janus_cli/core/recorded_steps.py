@@ -6,20 +6,16 @@ search, some of whose sentences have ended, is kept here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from janus_cli.core.batch import BOS, EOS, PAD
 from janus_cli.core.drafts import Draft, reading, verifying, with_draft
+from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.recorded import Source, padded
 from janus_cli.core.steps import NEVER_WRITTEN, choices, following, log_probabilities
 from janus_cli.core.stream import NEVER
-
-if TYPE_CHECKING:
-    from janus_cli.recipe import ARSide, Decoding
 
 
 class Next:

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from janus_cli.core.batch import BOS, EOS, IGNORE, MASK, PAD
+from janus_cli.core.knobs import ARSide
 from janus_cli.core.largest import argmax
 from janus_cli.core.search import masks
 from janus_cli.core.stream import NEVER, Stream, ahead, base, beside, left_to_right
 
 if TYPE_CHECKING:
     from janus_cli.core.model import Memory, Transformer
-    from janus_cli.recipe import ARSide
 
 NEVER_WRITTEN = (PAD, BOS, MASK)
 LOGITS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 25}  # numbers: 4 MiB stay in a CPU's cache while they are used

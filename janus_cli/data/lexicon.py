@@ -27,10 +27,11 @@ from torch import Tensor
 
 from janus_cli import console
 from janus_cli.core.batch import PAD, SPECIAL
+from janus_cli.core.knobs import CematObjective
 from janus_cli.data.cleaning import cleaner
 from janus_cli.errors import CheckpointError, DataError
 from janus_cli.files import read_json, write_atomically
-from janus_cli.recipe import CematObjective, Recipe
+from janus_cli.recipe import Recipe
 
 if TYPE_CHECKING:
     from janus_cli.data.prepared import Prepared

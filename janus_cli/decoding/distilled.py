@@ -16,6 +16,7 @@ import torch
 
 from janus_cli import console
 from janus_cli.core.generate import length_limit
+from janus_cli.core.knobs import Decoding
 from janus_cli.data.corpus import CHUNK_LINES, Side, Split
 from janus_cli.data.encode import Encoded, Ragged, Rules, filter_pairs, key
 from janus_cli.data.prepare import PREPARED, is_prepared, seal
@@ -25,7 +26,6 @@ from janus_cli.decoding.journal import START_OVER
 from janus_cli.decoding.sources import Sources
 from janus_cli.errors import DataError
 from janus_cli.files import copy_files, sha256, whole_folder
-from janus_cli.recipe import Decoding
 
 
 class IdLines:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from janus_cli.core.generate import Mode
+from janus_cli.core.knobs import KNOWN_LENGTH, ONE_PASS, ARSide, Decoding, knobs
 from janus_cli.core.objectives import OBJECTIVES, Objective
 from janus_cli.errors import UsageError
-from janus_cli.recipe import ARSide, Decoding, Recipe
+from janus_cli.recipe import Recipe
 
-ONE_PASS = "nar without lengths"  # how an objective that writes blocks does `nar`
-KNOWN_LENGTH = "ar with lengths"  # how an objective whose AR side needs a predicted length does `ar`
+_MARKERS = knobs(Decoding)
 OPTIONS: dict[str, tuple[str, ...]] = {  # those that some modes share and others do not know
-    "ar": ("beam", "length_penalty", "nbest", "max_ratio", "max_extra"),
-    KNOWN_LENGTH: ("beam", "length_penalty", "nbest"),
-    "nar": ("iters", "length_beam", "nbest", "update", "rerank", "remove_repeats"),
-    ONE_PASS: ("remove_repeats", "max_ratio", "max_extra"),
-    "semi": ("block", "remove_repeats", "max_ratio", "max_extra"),
-    "spec": ("draft_iters", "draft_length", "verify_window", "redraft", "max_ratio", "max_extra"),
+    way: tuple(name for name, knob in _MARKERS.items() if way in knob.modes)
+    for way in ("ar", KNOWN_LENGTH, "nar", ONE_PASS, "semi", "spec")
 }
 NOT_EVERYWHERE = {option for options in OPTIONS.values() for option in options}
 
@@ -66,7 +62,7 @@ class Plan:
     def used(self) -> dict[str, Any]:
         """The options that matter in this mode."""
         other = NOT_EVERYWHERE.difference(OPTIONS[self.way])
-        values = self.options.model_dump(mode="json")
+        values = asdict(self.options)
         return {name: value for name, value in values.items() if name not in other and name != "mode"}
 
 
@@ -84,13 +80,13 @@ def choose(recipe: Recipe, given: Mapping[str, Any]) -> Plan:
     Raises:
         UsageError: they contradict each other or the model.
     """
-    options = recipe.decoding.model_copy(update=dict(given))
+    options = replace(recipe.decoding, **given)
     objective = OBJECTIVES[recipe.objective.name]
     mode = options.mode if options.mode != "auto" else "ar" if objective.ar else "nar"
     _must_be_able(recipe, mode)
     _must_fit(recipe, options, mode, given)
     if "nbest" not in OPTIONS[_way(mode, objective.lengths, recipe.ar_stream)]:
-        options = options.model_copy(update={"nbest": 1})
+        options = replace(options, nbest=1)
     return Plan(mode, options, recipe.ar_stream, objective.lengths)
 
 

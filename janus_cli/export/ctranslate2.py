@@ -23,7 +23,8 @@ from janus_cli.recipe import Recipe
 EXTRA = "export"
 # Added to the logits of tokens that are never written. Far below every other logit, and still a float16.
 FORBIDDEN = -1e4
-ORDINARY = {"causal_attention": False, "embedding": "sum"}  # knobs of a model that its Transformer can be
+# Knobs of a model that CTranslate2's Transformer can be.
+ORDINARY: dict[str, Any] = {"causal_attention": False, "embedding": "sum"}
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,10 @@ def config(source: Source) -> dict[str, Any]:
         "source_vocabulary": source.tokenizers.source.size,
         "target_vocabulary": source.tokenizers.target.size,
         "special_ids": {"pad": PAD, "unk": UNK, "bos": BOS, "eos": EOS, "mask": MASK},
-        "model": recipe.model.model_dump(mode="json"),
+        "model": asdict(recipe.model),
         "tokenizer": read_json(source.run / INDEX),
         "clean": list(recipe.data.clean),
-        "decoding": recipe.decoding.model_dump(mode="json"),
+        "decoding": asdict(recipe.decoding),
     }
 
 
@@ -66,7 +67,8 @@ With safetensors alone:
 
 With janus-cli, from the folder that this file is in:
 
-  from pathlib import Path
+  from dataclasses import asdict
+from pathlib import Path
   from janus_cli.data.tokenizer import load_tokenizers
   from janus_cli.training.checkpoint import load_model
   model, tokenizers = load_model(Path(".")), load_tokenizers(Path("."))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -130,7 +130,7 @@ def _traced(
 ) -> Iterator[TracedSentence]:  # fmt: skip
     """These sentences, each decoded autoregressively and non-autoregressively, as far as the objective can."""
     decodes: dict[int, list[tuple[str, str, list[str]]]] = {row: [] for row in rows}
-    single = recipe.model_copy(update={"decoding": recipe.decoding.model_copy(update={"nbest": 1})})
+    single = replace(recipe, decoding=replace(recipe.decoding, nbest=1))
     for side in OBJECTIVES[recipe.objective.name].sides:
         plan = choose(single, {"mode": side})
         translator = Translator(model, tokenizers, plan, traced=len(rows))

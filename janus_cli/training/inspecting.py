@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def _recipe(recipe: Recipe) -> dict[str, Any]:
     return {
         "recipe": recipe.name,
         "pair": f"{recipe.data.source}-{recipe.data.target}",
-        "objective": recipe.objective.model_dump(mode="json"),
+        "objective": asdict(recipe.objective),
         "model": shape,
         "seed": recipe.seed,
     }

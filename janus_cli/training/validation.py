@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ def validate(
     rows = np.arange(min(recipe.training.valid_sentences, len(prepared.valid)))
     lines = (prepared.folder / "valid.target.txt").read_bytes().split(b"\n")[: len(rows)]
     references = [line.decode() for line in lines]
-    options = recipe.decoding.model_copy(update={"beam": 1, "nbest": 1, "length_beam": 1, "rerank": "none"})
+    options = replace(recipe.decoding, beam=1, nbest=1, length_beam=1, rerank="none")
     ar_stream = recipe.ar_stream
     source_lengths = prepared.valid.lengths(0, len(rows))[0]
     order = np.argsort(source_lengths, kind="stable")
@@ -89,7 +90,7 @@ def _terms(
     model: Transformer, recipe: Recipe, prepared: Prepared, device: torch.device, stop: StopSignal
 ) -> dict[str, float]:
     objective = OBJECTIVES[recipe.objective.name]
-    knobs = recipe.objective.model_copy(update={"label_smoothing": 0.0})
+    knobs = replace(recipe.objective, label_smoothing=0.0)
     totals: dict[str, float] = {}
     counts: dict[str, float] = {}
     weights: dict[str, float] = {}

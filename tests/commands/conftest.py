@@ -14,8 +14,8 @@ from untrained import CHANGES, Janus, Result, make_run
 
 from janus_cli import recipe_load
 from janus_cli.cli import main
+from janus_cli.core.knobs import OBJECTIVES
 from janus_cli.data.prepare import prepare
-from janus_cli.recipe import OBJECTIVE_NAMES
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prepared = root / "data" / "demo"
     prepared.parent.mkdir()
     prepare(recipe_load.load("demo", CHANGES), prepared, workers=1, force=False)
-    for objective in OBJECTIVE_NAMES:
+    for objective in OBJECTIVES:
         make_run(root, prepared, objective)
     os.utime(root / "runs" / "janus" / "recipe.yaml", (2e9, 2e9))  # the newest
     return root

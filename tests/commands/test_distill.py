@@ -6,6 +6,7 @@ import re
 import shlex
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def left() -> list[str]:
 def test_targets_are_what_the_teacher_says_of_each_source_alone(distill: Janus, run: str, beam: int) -> None:
     assert distill(f"runs/{run}", "--beam", str(beam))[:2] == (0, "")
     recipe = recipe_load.load("demo", CHANGES, run)
-    options = recipe.decoding.model_copy(update={"beam": beam})
+    options = replace(recipe.decoding, beam=beam)
     model = load_model(Path(f"runs/{run}/checkpoints/last").resolve())
     raw, made = Store.open(Path("data/demo/train.arrow")), Store.open(OUT / "train.arrow", "train")
     dropped: dict[str, int] = {}

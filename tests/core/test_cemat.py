@@ -8,11 +8,11 @@ from torch import Tensor
 
 from janus_cli.core import losses
 from janus_cli.core.batch import BOS, EOS, IGNORE, MASK, PAD, Batch, collate
+from janus_cli.core.knobs import CematObjective, Model
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import cemat
 from janus_cli.core.objectives.base import Plan
-from janus_cli.recipe import CematObjective, Model
 
 # 5 is 15 or 16, 6 is 16 only, 7 is 17, 18 or 7 itself.
 LEXICON = torch.full((20, 3), PAD)
@@ -27,7 +27,7 @@ def pairs(sources: list[list[int]], targets: list[list[int]], lexicon: Tensor | 
 
 
 def planned(batch: Batch, seed: int = 1, epoch: int = 0, **changes: float) -> Plan:
-    knobs = CematObjective.model_validate(NOTHING.model_dump() | {"label_smoothing": 0.0} | changes)
+    knobs = replace(NOTHING, **{"label_smoothing": 0.0} | changes)
     return cemat.plan(batch, Draws(seed, epoch, batch.ids), knobs)
 
 
@@ -171,7 +171,7 @@ def test_no_prediction_sees_what_is_hidden(
 
 
 def test_the_encoder_speaks_with_its_own_table(monkeypatch: pytest.MonkeyPatch, tiny: Model) -> None:
-    model = Transformer(tiny.model_copy(update={"tie": "none"}), 30, 20, length_head=True)
+    model = Transformer(replace(tiny, tie="none"), 30, 20, length_head=True)
     batch = pairs([[5, 6, 7]], [[8, 9]])
     plan = planned(batch, source_least=0.5, source_most=0.5)
     shapes = [tuple(found.shape) for found in logits(monkeypatch, model, batch, plan)]

@@ -1,18 +1,20 @@
 """CMLMC: what its two streams show, where the wrong tokens come from, and that nothing else gets a gradient."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from janus_cli.core import losses
 from janus_cli.core.batch import BOS, EOS, IGNORE, MASK, PAD, Batch, collate
+from janus_cli.core.knobs import CmlmcObjective, Model, Noise
 from janus_cli.core.losses import without_gradient
 from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.noise import Draws, is_text
 from janus_cli.core.objectives import cmlmc
 from janus_cli.core.objectives.base import Plan
 from janus_cli.core.stream import Stream, join
-from janus_cli.recipe import CmlmcObjective, Model, Noise
 
 # This seed hides 6 and 9 of the first sentence below and makes 5 wrong.
 SEED = 157
@@ -106,7 +108,7 @@ def test_only_observed_tokens_are_seen(
 ) -> None:
     """Positions: 2 and 5 are hidden from both, 1 (wrong) is seen by the first alone, 3 and 4 by both."""
     torch.manual_seed(0)
-    knobs = tiny.model_copy(update={"init": "xavier", "causal_attention": causal})
+    knobs = replace(tiny, init="xavier", causal_attention=causal)
     model = Transformer(knobs, 20, 20, length_head=True).double().eval()
     other = list(SENTENCE)
     other[changed - 1] = 15
@@ -129,7 +131,7 @@ def test_without_observed_tokens_nothing_is_corrected(model: Transformer) -> Non
 def test_the_guess_takes_no_gradient_from_the_other_passes_in_bf16_either(tiny: Model) -> None:
     """Autocast must not hand on weights that it converted while there was no gradient."""
     torch.manual_seed(0)
-    knobs = tiny.model_copy(update={"causal_attention": True, "embedding": "concat", "init": "xavier"})
+    knobs = replace(tiny, causal_attention=True, embedding="concat", init="xavier")
     model = Transformer(knobs, 20, 20, length_head=True).train()
     batch, plan = planned()
 

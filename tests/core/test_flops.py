@@ -1,5 +1,6 @@
 """Counted arithmetic against a count by hand, and against what torch counts while it computes."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,10 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from janus_cli.core import flops
 from janus_cli.core.batch import Batch
+from janus_cli.core.knobs import ArObjective, CematObjective, CmlmcObjective, CmlmObjective, JanusObjective, Model
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
-from janus_cli.recipe import ArObjective, CematObjective, CmlmcObjective, CmlmObjective, JanusObjective, Model
 
 
 def test_a_forward_pass_by_hand() -> None:
@@ -38,7 +39,7 @@ def test_a_forward_pass_by_hand() -> None:
 def test_a_step_is_what_torch_counts(knobs: Any, options: dict[str, Any], words: int, ragged: Batch) -> None:
     torch.manual_seed(1)
     shape = Model(width=32, feedforward=48, heads=2, encoder_layers=2, decoder_layers=1, max_length=16, dropout=0.0)
-    shape = shape.model_copy(update=options)
+    shape = replace(shape, **options)
     model = Transformer(shape, words, words, length_head=True)
     objective = OBJECTIVES[knobs.name]
     plan = objective.plan(ragged, Draws(1, 0, ragged.ids), knobs)

@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -13,10 +14,10 @@ from torch import Tensor
 from janus_cli.core import generate, steps
 from janus_cli.core.batch import BOS, EOS, MASK, PAD, SPECIAL, UNK, pad
 from janus_cli.core.generate import framed, generate_ar, generate_nar, generate_spec, most_tokens
+from janus_cli.core.knobs import ARSide, ARStream, Decoding, Model
 from janus_cli.core.model import Transformer
 from janus_cli.core.search import Output
 from janus_cli.core.stream import base, beside, content, queries
-from janus_cli.recipe import ARSide, ARStream, Decoding, Model
 
 VOCABULARY = 19
 OPTIONS = Decoding(beam=1, nbest=1, length_beam=3, iters=3)
@@ -89,11 +90,11 @@ def test_a_causal_self_attention_decodes_in_every_mode(ar_stream: ARStream) -> N
     assert expected != plain(generate_ar(tiny(), source(rows), ar_stream, OPTIONS))
     assert plain(generate_ar(model, source(rows), ar_stream, OPTIONS)) == expected
     for changes in SPECULATIVE:
-        found = generate_spec(model, source(rows), ar_stream, OPTIONS.model_copy(update=changes))
+        found = generate_spec(model, source(rows), ar_stream, replace(OPTIONS, **changes))
         assert plain(found) == expected, changes
-    beam = OPTIONS.model_copy(update={"beam": 4, "nbest": 4})
+    beam = replace(OPTIONS, beam=4, nbest=4)
     check_independence(rows, lambda part: generate_ar(model, part, ar_stream, beam))
-    nar = OPTIONS.model_copy(update={"update": "all", "rerank": "ar"})
+    nar = replace(OPTIONS, update="all", rerank="ar")
     check_independence(rows, lambda part: generate_nar(model, part, nar, ar_stream))
 
 
@@ -101,7 +102,7 @@ def test_a_causal_self_attention_decodes_in_every_mode(ar_stream: ARStream) -> N
 @pytest.mark.parametrize("beam", [1, 4])
 def test_the_score_of_an_output_is_what_one_pass_over_it_gives(ar_stream: ARSide, beam: int) -> None:
     model, rows = tiny(), sentences(9)
-    options = OPTIONS.model_copy(update={"beam": beam, "nbest": beam})
+    options = replace(OPTIONS, beam=beam, nbest=beam)
     outputs = generate_ar(model, source(rows), ar_stream, options)
     for row, found in zip(rows, outputs, strict=True):
         ids = source([row])
@@ -119,7 +120,7 @@ def test_the_score_of_an_output_is_what_one_pass_over_it_gives(ar_stream: ARSide
 @pytest.mark.parametrize("beam", [1, 5])
 def test_ar_outputs_do_not_depend_on_batch_order_size_or_padding(seed: int, ar_stream: ARStream, beam: int) -> None:
     model, rows = tiny(seed), sentences(24, seed)
-    options = OPTIONS.model_copy(update={"beam": beam, "nbest": beam})
+    options = replace(OPTIONS, beam=beam, nbest=beam)
     check_independence(rows, lambda part: generate_ar(model, part, ar_stream, options))
 
 
@@ -135,7 +136,7 @@ SPECULATIVE = [
 @pytest.mark.parametrize("changes", SPECULATIVE)
 def test_speculative_text_is_greedy_text(seed: int, ar_stream: ARStream, changes: dict[str, object]) -> None:
     model, rows = tiny(seed), sentences(24, seed)
-    options = OPTIONS.model_copy(update=changes)
+    options = replace(OPTIONS, **changes)
     expected = generate_ar(model, source(rows), ar_stream, options)
     found = generate_spec(model, source(rows), ar_stream, options)
     assert plain(found) == plain(expected)
@@ -147,7 +148,7 @@ def test_speculative_text_is_greedy_text(seed: int, ar_stream: ARStream, changes
 @pytest.mark.parametrize(("ar_stream", "redraft"), [("content", "joint"), ("query", "joint"), ("query", "ar")])
 def test_speculative_outputs_do_not_depend_on_batch_order_size_or_padding(ar_stream: ARStream, redraft: str) -> None:
     model, rows = tiny(), sentences(24)
-    options = OPTIONS.model_copy(update={"redraft": redraft, "draft_length": 4})
+    options = replace(OPTIONS, redraft=redraft, draft_length=4)
     check_independence(rows, lambda part: generate_spec(model, part, ar_stream, options))
 
 
@@ -158,7 +159,7 @@ def test_speculative_outputs_do_not_depend_on_batch_order_size_or_padding(ar_str
 )
 def test_nar_outputs_do_not_depend_on_batch_order_size_or_padding(seed: int, changes: dict[str, object]) -> None:
     model, rows = tiny(seed), sentences(24, seed)
-    options = OPTIONS.model_copy(update=changes)
+    options = replace(OPTIONS, **changes)
     check_independence(rows, lambda part: generate_nar(model, part, options, "content"))
 
 
@@ -198,7 +199,7 @@ def slow_mask_predict(
 @pytest.mark.parametrize("update", ["hidden", "all"])
 def test_mask_predict_equals_the_plain_loop_over_every_length(update: Literal["hidden", "all"]) -> None:
     model, rows = tiny(), sentences(8)
-    outputs = generate_nar(model, source(rows), OPTIONS.model_copy(update={"update": update}))
+    outputs = generate_nar(model, source(rows), replace(OPTIONS, update=update))
     for row, (output,) in zip(rows, outputs, strict=True):
         ids = source([row])
         lengths = model.length_logits(model.encode(ids, ids != PAD))[0, 1:19].argsort(descending=True)[:3] + 1
@@ -212,9 +213,9 @@ def test_mask_predict_equals_the_plain_loop_over_every_length(update: Literal["h
 
 def test_the_rerank_picks_what_the_ar_side_likes_best_in_one_more_pass() -> None:
     model, rows = tiny(), sentences(12)
-    all_three = OPTIONS.model_copy(update={"nbest": 3})
+    all_three = replace(OPTIONS, nbest=3)
     by_itself = generate_nar(model, source(rows), all_three)
-    by_ar = generate_nar(model, source(rows), all_three.model_copy(update={"rerank": "ar"}), "content")
+    by_ar = generate_nar(model, source(rows), replace(all_three, rerank="ar"), "content")
     moved = 0
     for row, own, ranked in zip(rows, by_itself, by_ar, strict=True):
         ids = source([row])
@@ -232,7 +233,7 @@ def test_special_ids_are_never_written() -> None:
     model, rows = tiny(), sentences(20)
     table = model.output_table.weight
     table[[PAD, BOS, MASK]] = table[[6, 7, 8]] * 9
-    several = OPTIONS.model_copy(update={"beam": 4, "nbest": 4})
+    several = replace(OPTIONS, beam=4, nbest=4)
     for outputs in (generate_ar(model, source(rows), "query", several), generate_nar(model, source(rows), OPTIONS)):
         written = {token for found in outputs for output in found for token in output.tokens}
         assert written
@@ -246,18 +247,18 @@ def test_a_length_head_that_says_nothing_or_too_much_is_kept_in_range(
     model = tiny()
     says = -((torch.arange(20.0) - boost) ** 2)
     monkeypatch.setattr(model, "length_logits", lambda memory: says.expand(len(memory.real), -1))
-    outputs = generate_nar(model, source(sentences(3)), OPTIONS.model_copy(update={"length_beam": 1}))
+    outputs = generate_nar(model, source(sentences(3)), replace(OPTIONS, length_beam=1))
     assert [len(o.tokens) for (o,) in outputs] == [expected] * 3
 
 
 def test_every_length_at_once_and_a_source_of_padding_stay_finite() -> None:
     model = tiny()
     ids = torch.cat([source(sentences(2)), torch.full((1, source(sentences(2)).shape[1]), PAD)])
-    every = OPTIONS.model_copy(update={"length_beam": 18, "nbest": 18})
+    every = replace(OPTIONS, length_beam=18, nbest=18)
     for found in generate_nar(model, ids, every):
         assert sorted(len(o.tokens) for o in found) == list(range(1, 19))
         assert all(torch.tensor(o.logps).isfinite().all() for o in found)
-    for found in generate_ar(model, ids, "content", OPTIONS.model_copy(update={"beam": 3})):
+    for found in generate_ar(model, ids, "content", replace(OPTIONS, beam=3)):
         assert torch.tensor(found[0].logps).isfinite().all()
 
 
@@ -268,14 +269,14 @@ def test_ar_outputs_stay_within_the_limit() -> None:
         12,
         17,
     ]  # 9 * 1.2 + 10 + EOS is more than 20 positions hold
-    short = OPTIONS.model_copy(update={"max_ratio": 0.0, "max_extra": 0})
+    short = replace(OPTIONS, max_ratio=0.0, max_extra=0)
     assert most_tokens(ids, model, short).tolist() == [1, 1, 1]
     assert plain(generate_ar(model, ids, "content", short)) == [[[]]] * 3
 
 
 def test_chunks_change_nothing_and_the_model_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     model, ids = tiny(), source(sentences(7))
-    options = OPTIONS.model_copy(update={"rerank": "ar"})
+    options = replace(OPTIONS, rerank="ar")
     whole = generate_nar(model, ids, options, "query")
     for module in (generate, steps):
         monkeypatch.setattr(module, "at_once", lambda model: 3)

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from janus_cli.core.batch import MASK, Batch
+from janus_cli.core.knobs import CmlmcObjective, CmlmObjective, JanusObjective, Noise
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES, glancing
 from janus_cli.core.objectives.glancing import first_look, still_hidden
 from janus_cli.core.stream import Stream
-from janus_cli.recipe import CmlmcObjective, CmlmObjective, JanusObjective, Noise
 
 ALL = Noise(full=1.0)
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from janus_cli.core.batch import Batch
+from janus_cli.core.knobs import Model
 from janus_cli.core.layers import Linear, attention, dropout, packed, product, sight
 from janus_cli.core.model import Transformer
 from janus_cli.core.stream import content
-from janus_cli.recipe import Model
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5])

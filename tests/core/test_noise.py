@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from janus_cli.core.batch import BOS, EOS, MASK, PAD, UNK, collate
+from janus_cli.core.knobs import Noise
 from janus_cli.core.noise import Draws, hide
-from janus_cli.recipe import Noise
 
 MIXTURE = Noise(uniform=0.3, spans=0.3, fixed=0.1, suffix=0.1, full=0.2)
 

@@ -8,13 +8,7 @@ import torch
 from torch import Tensor
 
 from janus_cli.core.batch import Batch, collate
-from janus_cli.core.model import Transformer
-from janus_cli.core.noise import Draws
-from janus_cli.core.objectives import OBJECTIVES, Plan
-from janus_cli.core.objectives import ar as ar_module
-from janus_cli.core.objectives import janus as janus_module
-from janus_cli.core.stream import FIELDS, join
-from janus_cli.recipe import (
+from janus_cli.core.knobs import (
     ArObjective,
     BangObjective,
     CematObjective,
@@ -27,6 +21,12 @@ from janus_cli.recipe import (
     ProphetnetObjective,
     XlnetObjective,
 )
+from janus_cli.core.model import Transformer
+from janus_cli.core.noise import Draws
+from janus_cli.core.objectives import OBJECTIVES, Plan
+from janus_cli.core.objectives import ar as ar_module
+from janus_cli.core.objectives import janus as janus_module
+from janus_cli.core.stream import FIELDS, join
 
 N = 6
 SENTENCE = [5, 6, 7, 8, 9, 10]
@@ -166,8 +166,7 @@ def test_each_term_has_its_own_weight_and_unit(model: Transformer, ragged: Batch
 @pytest.mark.parametrize("name", UNITS)
 def test_labels_are_smoothed_in_every_cross_entropy(model: Transformer, ragged: Batch, name: str) -> None:
     plain, smooth = (
-        loss_of(model, name, WEIGHED[name].model_copy(update={"label_smoothing": share}), ragged)
-        for share in (0.0, 0.5)
+        loss_of(model, name, replace(WEIGHED[name], label_smoothing=share), ragged) for share in (0.0, 0.5)
     )
     for term, value in plain.items():
         assert (smooth[term] != pytest.approx(value, rel=1e-6)) == term.startswith("ce_"), term
@@ -267,7 +266,7 @@ def test_hard_batches_stay_finite(model: Transformer, name: str, knobs: Any) -> 
     batch = collate([[], [5]], [[], [6, 7]], [0, 1])
     batch = replace(batch, source=torch.tensor([[0, 0], [5, 3]]))
     if hasattr(knobs, "noise"):
-        knobs = knobs.model_copy(update={"noise": Noise(full=1.0)})
+        knobs = replace(knobs, noise=Noise(full=1.0))
     for value in loss_of(model, name, knobs, batch).values():
         assert torch.isfinite(torch.tensor(value))
 

@@ -1,6 +1,7 @@
 """Streams of XLNet, MPNet, ProphetNet and BANG: their matrices written out; what each may not see; left to right."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from janus_cli.core.batch import BOS, EOS, IGNORE, MASK, PAD, Batch
 from janus_cli.core.generate import generate_ar, generate_blocks, most_tokens
+from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, random_order
 from janus_cli.core.objectives.ar import ar_stream
@@ -16,7 +18,6 @@ from janus_cli.core.objectives.prophetnet import prophets
 from janus_cli.core.objectives.xlnet import permuted
 from janus_cli.core.steps import framed
 from janus_cli.core.stream import Stream, base, beside, revealed
-from janus_cli.recipe import ARSide, Decoding
 
 TARGET = torch.tensor([[BOS, 5, 6, 7, EOS]])
 _ = IGNORE
@@ -134,7 +135,7 @@ def slot_logps(model: Transformer, source: Tensor, tokens: Tensor, make: Callabl
 @pytest.mark.parametrize("beam", [1, 3])
 def test_left_to_right_gives_what_training_saw(model: Transformer, ragged: Batch, kind: ARSide, beam: int) -> None:
     """Token by token with a cache, rows leaving as they end: the log-probabilities are those of one pass."""
-    options = OPTIONS.model_copy(update={"beam": beam})
+    options = replace(OPTIONS, beam=beam)
     with torch.no_grad():
         outputs = [found[0] for found in generate_ar(model, ragged.source, kind, options)]
         assert len({len(output.tokens) for output in outputs}) > 1

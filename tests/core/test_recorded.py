@@ -14,11 +14,11 @@ from torch import Tensor
 from janus_cli.core import recorded
 from janus_cli.core.batch import EOS, pad
 from janus_cli.core.generate import Mode, generate
+from janus_cli.core.knobs import ARSide, Decoding, Model
 from janus_cli.core.model import Transformer
 from janus_cli.core.recorded import Recordings
 from janus_cli.core.recorded_steps import Next, Verifying
 from janus_cli.core.stream import NEVER
-from janus_cli.recipe import ARSide, Decoding, Model
 
 BATCHES = [
     [[5, 6, 7]],
@@ -83,7 +83,7 @@ CASES = [(mode, knobs, side) for mode, knobs in DECODINGS for side in sides(mode
 def test_texts_and_passes_are_those_of_the_other_steps(
     model: Transformer, mode: Mode, knobs: dict[str, object], side: ARSide
 ) -> None:
-    options = Decoding.model_validate(knobs)
+    options = Decoding(**knobs)
     expected = outputs(model, mode, options, side)
     assert len({tuple(tokens) for tokens, *_ in expected}) > 4
     model.recordings = Recordings(model)

@@ -1,13 +1,15 @@
 """The model: shapes of every option, incremental decoding equal to one pass, shared memory, tied tables."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from janus_cli.core.batch import Batch, collate
+from janus_cli.core.knobs import Model
 from janus_cli.core.layers import sinusoids
 from janus_cli.core.model import Transformer
 from janus_cli.core.stream import Stream, base, beside, content, queries
-from janus_cli.recipe import Model
 
 FIELDS = ("tokens", "positions", "time", "birth", "death", "labels")
 
@@ -24,7 +26,7 @@ def pick(stream: Stream, rows: torch.Tensor) -> Stream:
 def causal(tiny: Model) -> Transformer:
     """With both options of CMLMC."""
     torch.manual_seed(0)
-    knobs = tiny.model_copy(update={"init": "xavier", "causal_attention": True, "embedding": "concat"})
+    knobs = replace(tiny, init="xavier", causal_attention=True, embedding="concat")
     return Transformer(knobs, 20, 20, length_head=True).double().eval()
 
 
@@ -108,7 +110,7 @@ def test_candidates_share_the_memory_of_their_sentence(model: Transformer, ragge
 )
 def test_every_shape_option_runs_and_learns(tiny: Model, ragged: Batch, change: dict[str, object]) -> None:
     torch.manual_seed(0)
-    knobs = tiny.model_copy(update=change)
+    knobs = replace(tiny, **change)
     model = Transformer(knobs, 20, 20, length_head=False)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     stream = content(ragged.target)
@@ -159,7 +161,7 @@ def test_the_causal_self_attention_looks_to_the_left_only(causal: Transformer, r
 def test_tokens_and_positions_stand_side_by_side(causal: Transformer, ragged: Batch) -> None:
     """The map is linear: with the identity on each half it adds them up, as the ordinary embedding does."""
     eye = torch.eye(causal.knobs.width).double()
-    ordinary = Transformer(causal.knobs.model_copy(update={"embedding": "sum"}), 20, 20, length_head=True)
+    ordinary = Transformer(replace(causal.knobs, embedding="sum"), 20, 20, length_head=True)
     ordinary.double().eval().load_weights({k: v for k, v in causal.weights().items() if "_map" not in k})
     with torch.no_grad():
         for part in (causal.source_map, causal.target_map):
@@ -170,7 +172,7 @@ def test_tokens_and_positions_stand_side_by_side(causal: Transformer, ragged: Ba
 
 
 def test_vocabularies_may_differ_when_untied(tiny: Model) -> None:
-    model = Transformer(tiny.model_copy(update={"tie": "target"}), 30, 20, length_head=False)
+    model = Transformer(replace(tiny, tie="target"), 30, 20, length_head=False)
     batch = collate([[29]], [[19]], [0])
     stream = content(batch.target)
     assert model.logits(model.decode(stream, model.encode(batch.source, batch.source_real))).shape == (1, 2, 20)
@@ -186,7 +188,7 @@ def test_tied_tables_are_one_weight(tiny: Model) -> None:
 
 def test_weights_go_round(tiny: Model, ragged: Batch) -> None:
     torch.manual_seed(1)
-    knobs = tiny.model_copy(update={"positions": "sinusoidal"})
+    knobs = replace(tiny, positions="sinusoidal")
     model = Transformer(knobs, 20, 20, length_head=True)
     with torch.device("meta"):
         other = Transformer(knobs, 20, 20, length_head=True)

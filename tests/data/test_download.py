@@ -8,6 +8,7 @@ import re
 import tarfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,7 @@ def test_what_another_process_is_fetching_is_left_alone(server: Server, tmp_path
 @pytest.mark.parametrize("downloads", [0, 1])
 def test_without_a_sha256_nothing_is_fetched(server: Server, tmp_path: Path, downloads: int) -> None:
     data = wanting(server, sha256=None)
-    data = data if downloads else data.model_copy(update={"downloads": ()})
+    data = data if downloads else replace(data, downloads=())
     with pytest.raises(DataError, match="fetched by hand") as caught:
         fetch(data, tmp_path / "cache")
     assert "Ask the library." in caught.value.hint

@@ -14,13 +14,13 @@ import torch
 
 from janus_cli import recipe_load
 from janus_cli.core.batch import PAD
+from janus_cli.core.knobs import CematObjective
 from janus_cli.data import lexicon
 from janus_cli.data.batching import load_batch
 from janus_cli.data.prepare import prepare
 from janus_cli.data.prepared import Prepared, open_prepared
 from janus_cli.data.store import Store, StoreWriter
 from janus_cli.errors import CheckpointError, DataError
-from janus_cli.recipe import CematObjective
 from janus_cli.runs import prepared_dir
 
 Pairs = list[tuple[list[int], list[int]]]

@@ -12,12 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from janus_cli import recipe_load
+from janus_cli.core.knobs import Model
 from janus_cli.core.symbols import SPECIAL, UNK
 from janus_cli.data import corpus
 from janus_cli.data.prepare import prepare
@@ -25,7 +27,7 @@ from janus_cli.data.prepared import Prepared, open_prepared
 from janus_cli.data.store import StoreWriter
 from janus_cli.errors import DataError, JanusError, UsageError
 from janus_cli.files import sha256, write_atomically
-from janus_cli.recipe import Data, Model, Recipe, Synthetic, Tokenizer
+from janus_cli.recipe import Data, Recipe, Synthetic, Tokenizer
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "multi30k"
 
@@ -198,7 +200,7 @@ def test_synthetic_text_depends_on_the_seed_only(tmp_path: Path) -> None:
     recipe = Recipe(name="made", data=data, tokenizer=Tokenizer(kind="words"))
     prints = []
     for index, seed in enumerate((1, 1, 2)):
-        one = recipe.model_copy(update={"seed": seed})
+        one = replace(recipe, seed=seed)
         prints.append(made(one, tmp_path / str(index)).train.fingerprint)
         assert not (tmp_path / str(index) / "text").exists()
         open_prepared(recipe, tmp_path / str(index))  # training has seeds of its own: no mistake

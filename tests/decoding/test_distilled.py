@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,7 @@ def test_the_rules_of_preprocessing_hold_and_what_they_drop_is_counted(
 
 def test_outputs_that_have_all_tokens_allowed_are_kept_and_counted(data: tuple[Prepared, Recipe]) -> None:
     prepared, recipe = data
-    tight = recipe.model_copy(
-        update={"decoding": recipe.decoding.model_copy(update={"max_ratio": 1.0, "max_extra": 2})}
-    )
+    tight = replace(recipe, decoding=replace(recipe.decoding, max_ratio=1.0, max_extra=2))
     rows = targets(prepared)
     rows[0], rows[1] = [*rows[0], 9, 9], [*rows[1], 9]
     made = write(prepared, tight, as_lines(rows))

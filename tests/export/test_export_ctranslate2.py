@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 import janus_cli
 from janus_cli.core.batch import BOS, EOS, MASK, PAD, SPECIAL, pad
 from janus_cli.core.generate import generate_ar, most_tokens
+from janus_cli.core.knobs import Decoding
 from janus_cli.core.search import Output
 from janus_cli.core.steps import NEVER_WRITTEN
 from janus_cli.data.tokenizer import NAMES, Words
 from janus_cli.export.ctranslate2 import unique_names
 from janus_cli.export.session import Request, run_export
-from janus_cli.recipe import Decoding
 from janus_cli.training.checkpoint import load_model, save, verify
 
 ctranslate2 = pytest.importorskip("ctranslate2")

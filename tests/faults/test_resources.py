@@ -14,11 +14,11 @@ from processes import ended, start
 from safetensors.torch import load_file
 
 from janus_cli.core.batch import PAD, Batch, collate
+from janus_cli.core.knobs import ArObjective, CmlmObjective, JanusObjective, Model
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.errors import CheckpointError, OutOfMemoryError
-from janus_cli.recipe import ArObjective, CmlmObjective, JanusObjective, Model
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint, log
 from janus_cli.training.request import Request

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from janus_cli.core.batch import EOS, SPECIAL, Batch, collate, pad
 from janus_cli.core.generate import Mode, generate
+from janus_cli.core.knobs import ARSide, Decoding, Model
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.core.recorded import Recordings
-from janus_cli.recipe import ARSide, Decoding, Model
 from tests.core.test_objectives import CASES
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -101,7 +101,7 @@ CASES_OF_DECODING: list[tuple[Mode, dict[str, Any], ARSide]] = [
 
 @pytest.mark.parametrize(("mode", "knobs", "side"), CASES_OF_DECODING, ids=str)
 def test_texts_are_those_of_the_cpu(mode: Mode, knobs: dict[str, Any], side: ARSide) -> None:
-    options = Decoding.model_validate(knobs)
+    options = Decoding(**knobs)
     here, there, recorded = model_of("cpu").eval(), model_of("cuda").eval(), model_of("cuda").eval()
     recorded.recordings = Recordings(recorded)
     for some in (rows(1, 6), rows(4, 20), rows(1, 6, 5), rows(12, 9), rows(4, 20, 6)):

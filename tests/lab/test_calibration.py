@@ -8,11 +8,12 @@ import torch
 
 from janus_cli import recipe_load
 from janus_cli.core.batch import Batch
+from janus_cli.core.knobs import ArObjective, JanusObjective
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.lab.calibration import Reliability, reliability
-from janus_cli.recipe import ArObjective, JanusObjective, Recipe
+from janus_cli.recipe import Recipe
 
 BINS = 10
 
@@ -42,9 +43,9 @@ def test_each_distribution_has_the_cross_entropy_that_it_is_trained_with(
 ) -> None:
     whole = recipe(name)
     if isinstance(whole.objective, ArObjective | JanusObjective):
-        whole = whole.model_copy(update={"objective": whole.objective.model_copy(update={"ar_stream": stream})})
+        whole = replace(whole, objective=replace(whole.objective, ar_stream=stream))
     found = reliability(model, whole, [ragged], BINS)
-    objective, knobs = OBJECTIVES[name], whole.objective.model_copy(update={"label_smoothing": 0.0})
+    objective, knobs = OBJECTIVES[name], replace(whole.objective, label_smoothing=0.0)
     plan = objective.plan(ragged, Draws(whole.seed, -1, ragged.ids), knobs)
     with torch.no_grad():
         terms = objective.loss(model, ragged, plan, knobs)

@@ -12,6 +12,7 @@ import torch
 
 from janus_cli import recipe_load
 from janus_cli.core.batch import MASK
+from janus_cli.core.knobs import Decoding
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data import lexicon
 from janus_cli.data.prepared import open_prepared
@@ -21,7 +22,6 @@ from janus_cli.decoding.plan import choose
 from janus_cli.decoding.translator import Translator
 from janus_cli.device import World
 from janus_cli.errors import CheckpointError, UsageError
-from janus_cli.recipe import Decoding
 from janus_cli.runs import Run
 from janus_cli.training import validation
 from janus_cli.training.checkpoint import load_model, step_of

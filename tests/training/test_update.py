@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from janus_cli import recipe_load
 from janus_cli.core import layers
 from janus_cli.core import model as transformer
 from janus_cli.core.batch import Batch
+from janus_cli.core.knobs import Model
 from janus_cli.core.model import Transformer
 from janus_cli.core.stream import content
-from janus_cli.recipe import Model
 from janus_cli.training.update import Trainee, dropout_seed, planned
 from tests.faults.processes import go
 
@@ -64,7 +65,7 @@ def test_each_dropout_acts_and_repeats_with_its_seed(
     """`dropout` in the embeddings and in the layers, each while the other does nothing."""
     if elsewhere is not None:
         monkeypatch.setattr(elsewhere, "dropout", lambda x, share, training: x)
-    model = Transformer(tiny.model_copy(update={knob: 0.5}), 20, 20, length_head=False)
+    model = Transformer(replace(tiny, **{knob: 0.5}), 20, 20, length_head=False)
 
     def states(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)

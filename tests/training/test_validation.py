@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def test_terms_are_means_over_the_split_without_smoothing(made: tuple[Recipe, Pr
     recipe, prepared, model = made
     with StopSignal() as stop:
         metrics = validate(model, recipe, prepared, CPU, stop)
-    knobs = recipe.objective.model_copy(update={"label_smoothing": 0.0})
+    knobs = replace(recipe.objective, label_smoothing=0.0)
     batch = load_batch(prepared.valid, np.arange(len(prepared.valid)))
     objective = OBJECTIVES["janus"]
     plan = objective.plan(batch, Draws(recipe.seed, -1, batch.ids), knobs)

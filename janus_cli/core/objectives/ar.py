@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from janus_cli.core.batch import BOS, EOS, PAD, Batch
+from janus_cli.core.knobs import ArObjective, ARSide
 from janus_cli.core.losses import labelled_loss
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
@@ -18,8 +19,6 @@ from janus_cli.core.stream import Stream, ahead, base, beside, content, left_to_
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from janus_cli.recipe import ArObjective, ARSide
 
 
 def ar_stream(target: Tensor, kind: ARSide) -> Stream:

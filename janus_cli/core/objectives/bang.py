@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from janus_cli.core.batch import Batch
+from janus_cli.core.knobs import BangObjective
 from janus_cli.core.losses import labelled_loss
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
@@ -26,8 +27,6 @@ from janus_cli.core.stream import Stream, ahead, beside, content
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from janus_cli.recipe import BangObjective
 
 
 def bridge(target: Tensor, streams: int) -> Stream:

@@ -16,20 +16,16 @@ that it decodes as CMLM does. The encoder's words come out of its own embedding 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from janus_cli.core.batch import IGNORE, MASK, PAD, Batch
+from janus_cli.core.knobs import CematObjective
 from janus_cli.core.losses import cross_entropy, labelled_loss, length_loss
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, is_text, pick
 from janus_cli.core.objectives.base import Objective, Plan, Reading, Term, count_units
 from janus_cli.core.stream import base
-
-if TYPE_CHECKING:
-    from janus_cli.recipe import CematObjective
 
 
 def plan(batch: Batch, draws: Draws, knobs: CematObjective) -> Plan:

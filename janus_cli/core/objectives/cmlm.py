@@ -7,18 +7,14 @@ Behind a knob, `glance` shows a part of the hidden tokens to a model that got th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from janus_cli.core.batch import Batch
+from janus_cli.core.knobs import CmlmObjective
 from janus_cli.core.losses import labelled_loss, length_loss
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, hide
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
 from janus_cli.core.objectives.glancing import first_look, still_hidden
 from janus_cli.core.stream import base
-
-if TYPE_CHECKING:
-    from janus_cli.recipe import CmlmObjective
 
 
 def plan(batch: Batch, draws: Draws, knobs: CmlmObjective) -> Plan:

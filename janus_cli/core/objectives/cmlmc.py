@@ -9,23 +9,19 @@ c are 30 % of the observed tokens (`correction.py`). Thus the model learns to do
 every token in every pass.
 
 In the layers, a causal self-attention tells equal neighbours apart (`model.causal_attention`), and positions stand
-beside the tokens (`model.embedding`): `recipe.SYSTEMS`.
+beside the tokens (`model.embedding`): `CmlmcObjective.elsewhere`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from janus_cli.core.batch import Batch
+from janus_cli.core.knobs import CmlmcObjective
 from janus_cli.core.losses import labelled_loss, length_loss
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, hide
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
 from janus_cli.core.objectives.correction import corrected, correction
 from janus_cli.core.stream import base
-
-if TYPE_CHECKING:
-    from janus_cli.recipe import CmlmcObjective
 
 
 def plan(batch: Batch, draws: Draws, knobs: CmlmcObjective) -> Plan:

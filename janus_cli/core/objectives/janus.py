@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from janus_cli.core.aux_loss import AuxLoss, aux_loss
 from janus_cli.core.batch import IGNORE, Batch
+from janus_cli.core.knobs import JanusObjective
 from janus_cli.core.losses import cross_entropy, labelled_loss, length_loss
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, hide
@@ -30,8 +31,6 @@ from janus_cli.core.stream import Stream, base, beside, left_to_right, revealed
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from janus_cli.recipe import JanusObjective
 
 
 def masked(target: Tensor, hidden: Tensor) -> Stream:

@@ -9,17 +9,13 @@ These are JANUS's AUX slots, in a random order and alone. The first query sees w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from janus_cli.core.batch import Batch
+from janus_cli.core.knobs import MpnetObjective
 from janus_cli.core.losses import labelled_loss, length_loss
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, hide, random_order
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
 from janus_cli.core.stream import base, beside, revealed
-
-if TYPE_CHECKING:
-    from janus_cli.recipe import MpnetObjective
 
 
 def plan(batch: Batch, draws: Draws, knobs: MpnetObjective) -> Plan:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from janus_cli.core.batch import BOS, IGNORE, PAD, Batch
+from janus_cli.core.knobs import XlnetObjective
 from janus_cli.core.losses import labelled_loss
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, random_order
@@ -21,8 +22,6 @@ from janus_cli.core.stream import Stream, base, beside, revealed
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from janus_cli.recipe import XlnetObjective
 
 
 def permuted(target: Tensor, rank: Tensor, share: float) -> Stream:

@@ -48,7 +48,7 @@ def own(label: str, plan: Plan, model: Transformer, tokenizers: Tokenizers) -> C
 
     def translate(lines: Sequence[str], batch: int) -> Decoded:
         if batch not in translators:
-            options = plan.options.model_copy(update={"batch_sentences": batch})
+            options = replace(plan.options, batch_sentences=batch)
             translators[batch] = Translator(model, tokenizers, replace(plan, options=options))
         found = [result for window in translators[batch].windows(lines) for result in window]
         best = [result.outputs[0] for result in found]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from janus_cli.decoding.plan import Plan, choose
@@ -67,7 +67,7 @@ def select(recipe: Recipe, names: Sequence[str]) -> Selection:
     """
     rows = wanted(names)
     asked = matching(names) if names else set(rows)
-    single = recipe.model_copy(update={"decoding": recipe.decoding.model_copy(update={"nbest": 1})})
+    single = replace(recipe, decoding=replace(recipe.decoding, nbest=1))
     plans: dict[str, Plan] = {}
     left_out: dict[str, str] = {}
     for label in (label for label in rows if label in asked):

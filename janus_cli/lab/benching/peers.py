@@ -7,7 +7,7 @@ that cannot have the run's weights gets random ones of equal size, and is then m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,13 +16,14 @@ import torch
 
 from janus_cli.core.batch import BOS, EOS, MASK, PAD, pad
 from janus_cli.core.generate import length_limit
+from janus_cli.core.knobs import ArObjective
 from janus_cli.core.model import Transformer
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.errors import UsageError, require
 from janus_cli.export import ctranslate2
 from janus_cli.export.folder import Source
 from janus_cli.lab.benching.contestant import Contestant, Decoded
-from janus_cli.recipe import BENCH_BEAMS, ArObjective, Recipe
+from janus_cli.recipe import BENCH_BEAMS, Recipe
 from janus_cli.runs import Run
 from janus_cli.training.checkpoint import build_model
 
@@ -195,8 +196,8 @@ def export(recipe: Recipe, model: Transformer, tokenizers: Tokenizers, run: Run,
     try:
         ctranslate2.must_fit(recipe)
     except UsageError:
-        ordinary = recipe.model.model_copy(update=ctranslate2.ORDINARY)
-        own, recipe = False, recipe.model_copy(update={"objective": ArObjective(), "model": ordinary})
+        ordinary = replace(recipe.model, **ctranslate2.ORDINARY)
+        own, recipe = False, replace(recipe, objective=ArObjective(), model=ordinary)
         torch.manual_seed(recipe.seed)
         model = build_model(recipe, tokenizers.source.size, tokenizers.target.size).eval()
     about = dict.fromkeys(("run", "checkpoint", "step", "objective", "sha256", "janus"), "of a bench")

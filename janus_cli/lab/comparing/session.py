@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from janus_cli import __version__, console, recipe_load, runs
+from janus_cli.core.knobs import OBJECTIVES
 from janus_cli.decoding.where import find_split
 from janus_cli.device import choose_device, keep_freed_memory
 from janus_cli.errors import DataError, JanusError, UsageError
@@ -31,7 +32,6 @@ from janus_cli.recipe import (
     COMPARE_SENTENCES,
     COMPARE_SINGLES,
     COMPARE_UPDATES,
-    OBJECTIVE_NAMES,
     Recipe,
 )
 from janus_cli.runs import Run
@@ -46,7 +46,7 @@ class Request:
     """What the user asked for; see the options of `janus compare`."""
 
     recipe: str | None = None
-    objectives: Sequence[str] = OBJECTIVE_NAMES
+    objectives: Sequence[str] = tuple(OBJECTIVES)
     variants: Sequence[str] = ()
     start: Path | None = None
     steps: int | None = None

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from janus_cli import recipe_load
+from janus_cli.core.knobs import OBJECTIVES
 from janus_cli.errors import UsageError
-from janus_cli.recipe import OBJECTIVE_NAMES, Recipe
+from janus_cli.recipe import Recipe
 
 BUDGET = ("training.updates", "training.minutes")  # the same for all: not for a variant to change
 EXAMPLE = "as in --variant 'glance: janus objective.glance=0.3'"
@@ -63,6 +64,6 @@ def _variant(text: str) -> System:
 
 
 def _known(objective: str) -> str:
-    if objective not in OBJECTIVE_NAMES:
-        raise UsageError(f"no such objective: {objective}", f"choose of {', '.join(OBJECTIVE_NAMES)}")
+    if objective not in OBJECTIVES:
+        raise UsageError(f"no such objective: {objective}", f"choose of {', '.join(OBJECTIVES)}")
     return objective

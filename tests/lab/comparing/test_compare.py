@@ -11,9 +11,9 @@ import torch
 
 from janus_cli import recipe_load
 from janus_cli.cli import main
+from janus_cli.core.knobs import JanusObjective
 from janus_cli.errors import OutOfMemoryError, Stopped
 from janus_cli.lab.comparing import entry as entry_module
-from janus_cli.recipe import JanusObjective
 from janus_cli.scoring.metrics import score
 
 Compare = Callable[..., tuple[int, str, str]]

@@ -1,0 +1,424 @@
+"""The knobs of the method: the model's shape, which tokens are hidden, every objective, and decoding.
+
+Plain dataclasses with what a user needs to know about each field beside it. `recipe.py` makes the sections of a recipe
+of them (and refuses what is out of bounds); the core reads them. Importing this costs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, fields, replace
+from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
+
+SOURCES = {
+    "[J]": "JANUS, paper and released code (Liang et al., EMNLP 2022)",
+    "[C]": "Mask-Predict, CMLM (Ghazvininejad et al., EMNLP 2019)",
+    "[V]": "the Transformer (Vaswani et al., NeurIPS 2017)",
+    "[X]": "XLNet (Yang et al., NeurIPS 2019)",
+    "[M]": "MPNet (Song et al., NeurIPS 2020)",
+    "[P]": "ProphetNet (Qi et al., Findings of EMNLP 2020)",
+    "[B]": "BANG (Qi et al., ICML 2021)",
+    "[CC]": "CMLMC (Huang et al., ICLR 2022)",
+    "[CE]": "CeMAT (Li et al., ACL 2022)",
+    "[G]": "GLAT (Qian et al., ACL 2021)",
+    "[H]": "measured here (benchmarks/)",
+}
+
+
+@dataclass(frozen=True)
+class Knob:
+    """Marks a field as a knob: what it does, where its default comes from (a key of SOURCES), its bounds.
+
+    modes: for an option of decoding, the ways to decode that read it; empty when all do.
+    flag: for an option of decoding, its spelling at `janus decode`; "" is --name-with-dashes, None is no option.
+    """
+
+    about: str
+    source: str = ""
+    _: KW_ONLY
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    modes: tuple[str, ...] = ()
+    flag: str | None = ""
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """The bounds that are set, by name."""
+        given = {"ge": self.ge, "gt": self.gt, "le": self.le, "lt": self.lt}
+        return {name: bound for name, bound in given.items() if bound is not None}
+
+    def __get_pydantic_core_schema__(self, kind: Any, schema_of: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """How a marker tells pydantic its bounds; pydantic itself is not needed here."""
+        return schema_of(kind) | self.bounds
+
+
+def knobs(section: type) -> dict[str, Knob]:
+    """The markers of a section's fields, by field."""
+    hints = get_type_hints(section, include_extras=True)
+    markers = {field.name: getattr(hints[field.name], "__metadata__", ()) for field in fields(section)}
+    return {name: marker for name, found in markers.items() for marker in found if isinstance(marker, Knob)}
+
+
+@dataclass(frozen=True)
+class Model:
+    """Shape of the encoder-decoder. The same for every objective."""
+
+    width: Annotated[int, Knob("numbers in a token's state", ge=1)] = 512
+    feedforward: Annotated[int, Knob("width inside the feed-forward sublayers", ge=1)] = 1024
+    heads: Annotated[int, Knob("attention heads; they divide the width", ge=1)] = 4
+    encoder_layers: Annotated[int, Knob("layers of the encoder", ge=1)] = 6
+    decoder_layers: Annotated[int, Knob("layers of the decoder", ge=1)] = 6
+    dropout: Annotated[float, Knob("dropout after embeddings and sublayers", ge=0, le=1)] = 0.3
+    attention_dropout: Annotated[float, Knob("dropout of attention weights", ge=0, le=1)] = 0.0
+    activation_dropout: Annotated[float, Knob("dropout inside the feed-forward sublayers", ge=0, le=1)] = 0.0
+    activation: Annotated[Literal["relu", "gelu"], Knob("of the feed-forward sublayers")] = "relu"
+    norm: Annotated[Literal["pre", "post"], Knob("layer norm before each sublayer, or after it")] = "post"
+    positions: Annotated[Literal["learned", "sinusoidal"], Knob("position embeddings", "[J]")] = "learned"
+    max_length: Annotated[
+        int, Knob("positions, BOS and EOS included; also the classes of the length prediction", "[J]", ge=4, le=2046)
+    ] = 256
+    tie: Annotated[
+        Literal["all", "target", "none"], Knob("which embeddings share a table; all: source, target and output")
+    ] = "all"
+    embedding_scale: Annotated[bool, Knob("multiply embeddings by sqrt(width)", "[V]")] = True
+    embedding: Annotated[
+        Literal["sum", "concat"],
+        Knob("token and position are added [V], or put side by side and mapped to the width [CC]", "[V]"),
+    ] = "sum"
+    causal_attention: Annotated[
+        bool, Knob("decoder layers have a second self-attention, which looks to the left only", "[CC]")
+    ] = False
+    embedding_norm: Annotated[bool, Knob("layer norm after the embeddings, as BART and BERT have it")] = False
+    init: Annotated[Literal["bert", "xavier"], Knob("normal(0, 0.02) as BERT [J], or Glorot's [V]", "[J]")] = "bert"
+    attention: Annotated[
+        Literal["sdpa", "flex"], Knob("flex: PyTorch's FlexAttention, CUDA only, without attention_dropout")
+    ] = "sdpa"
+
+    def __post_init__(self) -> None:
+        if self.attention == "flex" and self.attention_dropout:
+            raise ValueError("attention flex has no dropout: it needs attention_dropout 0")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Which target tokens are hidden: a mixture, drawn anew for each sentence in proportion to the five weights."""
+
+    uniform: Annotated[float, Knob("weight of: k ~ Uniform{1..n} tokens, at any places", "[C]", ge=0)] = 0.0
+    spans: Annotated[float, Knob("weight of: spans of Poisson length, up to span_budget", "[J]", ge=0)] = 0.0
+    fixed: Annotated[float, Knob("weight of: `share` of the tokens, at any places", ge=0)] = 0.0
+    suffix: Annotated[
+        float, Knob("weight of: the last k ~ Uniform{1..n} tokens, as a draft after a verified prefix sees it", ge=0)
+    ] = 0.0
+    full: Annotated[float, Knob("weight of: every token, as the first pass of mask-predict sees it", "[H]", ge=0)] = 0.0
+    span_mean: Annotated[float, Knob("mean length of a span", "[J]", gt=0)] = 2.0
+    span_budget: Annotated[
+        float, Knob("spans are drawn until they cover this share; overlaps leave 55-58 % of 0.7", "[J]", ge=0, le=1)
+    ] = 0.7
+    share: Annotated[float, Knob("of the tokens, hidden by `fixed`", ge=0, le=1)] = 0.5
+
+    def __post_init__(self) -> None:
+        if self.uniform + self.spans + self.fixed + self.suffix + self.full == 0:
+            raise ValueError("all of uniform, spans, fixed, suffix and full are 0: nothing would ever be hidden")
+        if self.spans and not self.span_budget:
+            raise ValueError("span_budget is 0: spans would hide nothing")
+
+
+ARStream = Literal["content", "query"]
+ARSide = Literal["content", "query", "self", "masks"]  # see core/objectives/ar.py; the last two come with an objective
+
+Sections = dict[str, dict[str, Any]]  # section of a recipe -> knob -> value
+
+
+@dataclass(frozen=True)
+class ObjectiveKnobs:
+    """What all objectives share."""
+
+    # What the system's paper sets in other sections. `recipe_load.load` fills it in where the recipe and --set say
+    # nothing, so that `--objective NAME` is the whole system.
+    elsewhere: ClassVar[Sections] = {}
+
+    name: str  # here, so that it comes first
+    label_smoothing: Annotated[
+        float, Knob("share of the probability that targets spread over the vocabulary", "[V]", ge=0, le=1)
+    ] = 0.1
+
+    def at(self, step: int) -> Self:
+        """The knobs in force at this update."""
+        return self
+
+    def risen(self, step: int) -> float:
+        """The part of their full weight that terms with a warm-up have at this update."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class ArObjective(ObjectiveKnobs):
+    """The Transformer baseline [V]."""
+
+    name: Literal["ar"] = "ar"
+    ar_stream: Annotated[
+        ARStream, Knob("who predicts: the tokens themselves, or MASK slots that nobody reads (two streams)")
+    ] = "content"
+
+
+@dataclass(frozen=True)
+class CmlmObjective(ObjectiveKnobs):
+    """The conditional masked language model: L = CE_NAR + length CE_length [C]."""
+
+    name: Literal["cmlm"] = "cmlm"
+    noise: Annotated[Noise, Knob("which target tokens are hidden", "[C]")] = Noise(uniform=1.0)
+    length: Annotated[float, Knob("weight of the length prediction", ge=0)] = 0.1
+    glance: Annotated[
+        float, Knob("show the model this part of as many hidden tokens as it got wrong; 0: none", "[G]", ge=0, le=1)
+    ] = 0.0
+
+
+@dataclass(frozen=True)
+class CmlmcObjective(ObjectiveKnobs):
+    """CMLM that also corrects its own mistakes: L = nar CE_NAR + correct CE_correct + length CE_length [CC]."""
+
+    elsewhere: ClassVar[Sections] = {
+        "model": {"causal_attention": True, "embedding": "concat", "embedding_scale": False},  # [CC]
+        "decoding": {"update": "all"},  # [CC]
+    }
+
+    name: Literal["cmlmc"] = "cmlmc"
+    noise: Annotated[Noise, Knob("which target tokens are hidden", "[C], kept by [CC]")] = Noise(uniform=1.0)
+    replaced: Annotated[
+        float, Knob("share of the observed tokens that the model's own guess replaces", "[CC]", ge=0, le=1)
+    ] = 0.3
+    nar: Annotated[float, Knob("weight of CE_NAR; with `correct`, the mean of both", "[CC]", ge=0)] = 0.5
+    correct: Annotated[float, Knob("weight of CE_correct", "[CC]", ge=0)] = 0.5
+    length: Annotated[float, Knob("weight of the length prediction", ge=0)] = 0.1
+
+
+@dataclass(frozen=True)
+class CematObjective(ObjectiveKnobs):
+    """Masked tokens on both sides, and words switched by a dictionary:
+    L = encoder CE_encoder + nar CE_NAR + length CE_length [CE]."""
+
+    name: Literal["cemat"] = "cemat"
+    source_least: Annotated[float, Knob("smallest share of a source that is hidden", "[CE]", ge=0, le=1)] = 0.1
+    source_most: Annotated[float, Knob("largest share of a source that is hidden", "[CE]", ge=0, le=1)] = 0.2
+    target_least: Annotated[float, Knob("smallest share of a target that is hidden", "[CE]", ge=0, le=1)] = 0.2
+    target_most: Annotated[
+        float,
+        Knob(
+            "largest share of a target that is hidden; 0.5 [CE] never hides all, as mask-predict's first pass does",
+            "[H]", ge=0, le=1,
+        ),
+    ] = 1.0  # fmt: skip
+    switched: Annotated[
+        float, Knob("share of a source switched to other translations; 0 needs no dictionary", "[CE]", ge=0, le=1)
+    ] = 0.15
+    dictionary: Annotated[
+        str | None, Knob("file of word pairs, one a line, a tab between; none: induced from the training text")
+    ] = None
+    dictionary_pairs: Annotated[
+        int, Knob("sentence pairs, evenly over the training text, to induce the dictionary from", "[H]", ge=1)
+    ] = 50_000
+    dictionary_rounds: Annotated[int, Knob("rounds of expectation maximisation (IBM model 1), usually 5", ge=1)] = 5
+    translations: Annotated[int, Knob("translations kept for each token, likeliest first", "[H]", ge=1)] = 4
+    translation_least: Annotated[
+        float, Knob("induced translations that are less probable are dropped", "[H]", ge=0, le=1)
+    ] = 0.05
+    encoder: Annotated[float, Knob("weight of CE_encoder", "[CE]", ge=0)] = 0.3
+    nar: Annotated[float, Knob("weight of CE_NAR", "[CE]", ge=0)] = 0.7
+    length: Annotated[
+        float, Knob("weight of the length prediction; CeMAT itself learns lengths after pre-training", "[C]", ge=0)
+    ] = 0.1
+
+    def __post_init__(self) -> None:
+        for side in ("source", "target"):
+            least, most = getattr(self, f"{side}_least"), getattr(self, f"{side}_most")
+            if least > most:
+                raise ValueError(f"{side}_least {least} is more than {side}_most {most}")
+
+
+@dataclass(frozen=True)
+class JanusObjective(ObjectiveKnobs):
+    """L = ar CE_AR + nar CE_NAR + aux CE_AUX + length CE_length + three symmetric KL terms [J]."""
+
+    name: Literal["janus"] = "janus"
+    ar_stream: Annotated[
+        ARStream, Knob("who predicts from left to right: the tokens, or MASK slots as in the released model", "[H]")
+    ] = "content"
+    noise: Annotated[Noise, Knob("which target tokens are hidden", "[J]")] = Noise(spans=1.0)
+    ar: Annotated[float, Knob("weight of CE_AR", "[J]", ge=0)] = 1.0
+    nar: Annotated[float, Knob("weight of CE_NAR", "[J]", ge=0)] = 0.5
+    aux: Annotated[float, Knob("weight of CE_AUX", "[J]", ge=0)] = 0.5
+    length: Annotated[float, Knob("weight of the length prediction", "[J]", ge=0)] = 0.1
+    kl_ar_aux: Annotated[float, Knob("weight of the KL between AR and AUX", "[J]", ge=0)] = 3.0
+    kl_nar_aux: Annotated[float, Knob("weight of the KL between NAR and AUX", "[J]", ge=0)] = 1.0
+    kl_ar_nar: Annotated[float, Knob("weight of the KL between AR and NAR", "[J]", ge=0)] = 1.0
+    kl_to_ar: Annotated[
+        float, Knob("part of the KLs' gradient that AR receives; at 0, AR only teaches", "[J]", ge=0, le=1)
+    ] = 1.0
+    kl_temperature: Annotated[
+        float, Knob("logits in the KLs are divided by it, the KLs multiplied by its square (Hinton 2015)", gt=0)
+    ] = 1.0
+    kl_start: Annotated[int, Knob("updates without any KL", ge=0)] = 0
+    kl_warmup: Annotated[int, Knob("updates over which the KL weights then rise to their full value", ge=0)] = 0
+    correct: Annotated[
+        float, Knob("weight of CMLMC's CE_correct; with it, try decoding.update all. 0: without", ge=0)
+    ] = 0.0
+    replaced: Annotated[
+        float, Knob("for CE_correct, share of the observed tokens that the model replaces", "[CC]", ge=0, le=1)
+    ] = 0.3
+    glance: Annotated[
+        float,
+        Knob(
+            "show the model this part of as many hidden tokens as it got wrong; GLAT: 0.5 falling to 0.3",
+            "[G]", ge=0, le=1,
+        ),
+    ] = 0.0  # fmt: skip
+
+    def at(self, step: int) -> Self:
+        """The knobs in force at this update: the KL weights scaled by their warm-up."""
+        factor = self.risen(step)
+        return replace(
+            self,
+            kl_ar_aux=factor * self.kl_ar_aux,
+            kl_nar_aux=factor * self.kl_nar_aux,
+            kl_ar_nar=factor * self.kl_ar_nar,
+        )
+
+    def risen(self, step: int) -> float:
+        """The part of their weights that the KLs have at this update."""
+        return min(1.0, max(0.0, (step + 1 - self.kl_start) / max(1, self.kl_warmup)))
+
+
+@dataclass(frozen=True)
+class XlnetObjective(ObjectiveKnobs):
+    """Permutation language modelling in two streams [X]."""
+
+    ar_stream: ClassVar[ARSide] = "query"
+    name: Literal["xlnet"] = "xlnet"
+    predicted: Annotated[
+        float,
+        Knob("share of the order, from its end, to predict; 1/6 [X] never starts from nothing", "[H]", gt=0, le=1),
+    ] = 1.0
+
+
+@dataclass(frozen=True)
+class MpnetObjective(ObjectiveKnobs):
+    """Masked and permuted language modelling [M]."""
+
+    ar_stream: ClassVar[ARSide] = "masks"
+    name: Literal["mpnet"] = "mpnet"
+    # fixed with share 0.15 [M] never starts from nothing; full is what left to right starts from, uniform mask-predict
+    noise: Annotated[Noise, Knob("which target tokens are predicted", "[H]")] = Noise(uniform=0.5, full=0.5)
+    length: Annotated[float, Knob("weight of the length prediction", "[C]", ge=0)] = 0.1
+
+
+@dataclass(frozen=True)
+class ProphetnetObjective(ObjectiveKnobs):
+    """Future n-gram prediction [P]."""
+
+    ar_stream: ClassVar[ARSide] = "self"
+    name: Literal["prophetnet"] = "prophetnet"
+    ngram: Annotated[int, Knob("tokens that each prefix predicts", "[P]", ge=1)] = 2
+
+
+@dataclass(frozen=True)
+class BangObjective(ObjectiveKnobs):
+    """AR, NAR and what lies between, without a length [B]."""
+
+    elsewhere: ClassVar[Sections] = {"decoding": {"remove_repeats": True}}  # [B]
+    ar_stream: ClassVar[ARSide] = "self"
+    name: Literal["bang"] = "bang"
+    streams: Annotated[
+        int, Knob("tokens that a block can have; memory and time of training grow with it", "[B]", ge=2)
+    ] = 9
+    ar: Annotated[float, Knob("weight of the AR stream", "[B]", ge=0)] = 1.0
+    nar: Annotated[float, Knob("weight of the NAR stream", "[B]", ge=0)] = 1.0
+    semi: Annotated[float, Knob("weight of the streams between", "[B]", ge=0)] = 1.0
+
+
+# Every objective by its name in a recipe; `core/objectives/__init__.py` has what each computes.
+OBJECTIVES: dict[str, type[ObjectiveKnobs]] = {
+    "ar": ArObjective,
+    "cmlm": CmlmObjective,
+    "cmlmc": CmlmcObjective,
+    "cemat": CematObjective,
+    "janus": JanusObjective,
+    "xlnet": XlnetObjective,
+    "mpnet": MpnetObjective,
+    "prophetnet": ProphetnetObjective,
+    "bang": BangObjective,
+}
+
+# The ways to decode: ar, nar, semi and spec, of which two go differently for some objectives.
+KNOWN_LENGTH = "ar with lengths"  # ar where the AR side needs a predicted length (mpnet)
+ONE_PASS = "nar without lengths"  # nar where blocks are written up to the first EOS (bang)
+_BEAM = ("ar", KNOWN_LENGTH)
+_UP_TO_EOS = ("ar", ONE_PASS, "semi", "spec")
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How text comes out."""
+
+    mode: Annotated[
+        Literal["auto", "ar", "nar", "semi", "spec"],
+        Knob(
+            "ar: left to right. nar: mask-predict (bang: all in one pass). semi: --block tokens a pass (bang). "
+            "spec: greedy ar, drafted by nar. auto: ar where the model can"
+        ),
+    ] = "auto"
+    beam: Annotated[int, Knob("beam size; 1 is greedy", ge=1, modes=_BEAM)] = 5
+    length_penalty: Annotated[
+        float, Knob("score = log-probability / length ** length_penalty", ge=0, le=10, modes=_BEAM)
+    ] = 1.0
+    nbest: Annotated[int, Knob("hypotheses for each line, best first", ge=1, modes=(*_BEAM, "nar"))] = 1
+    max_ratio: Annotated[
+        float,
+        Knob(
+            "an output has at most max_ratio * source length + max_extra tokens",
+            "[V]", ge=0, le=100, modes=_UP_TO_EOS, flag=None,
+        ),
+    ] = 1.2  # fmt: skip
+    max_extra: Annotated[int, Knob("see max_ratio", ge=0, modes=_UP_TO_EOS, flag=None)] = 10
+    iters: Annotated[
+        int, Knob("decoder passes of mask-predict; those that can change nothing are left out", ge=1, modes=("nar",))
+    ] = 10
+    length_beam: Annotated[int, Knob("lengths tried for each line", ge=1, modes=("nar",))] = 5
+    update: Annotated[
+        Literal["hidden", "all"],
+        Knob("what a pass may rewrite: hidden tokens [C], or all of them (CMLMC)", "[C]", modes=("nar",)),
+    ] = "hidden"
+    rerank: Annotated[
+        Literal["none", "ar"],
+        Knob("ar: the model's AR side picks among the lengths, in one more pass", modes=("nar",)),
+    ] = "none"
+    remove_repeats: Annotated[
+        bool,
+        Knob(
+            "drop a token equal to the one before it",
+            modes=("nar", ONE_PASS, "semi"), flag="--remove-repeats/--keep-repeats",
+        ),
+    ] = False  # fmt: skip
+    block: Annotated[int, Knob("tokens written in each pass, behind those that are there", ge=1, modes=("semi",))] = 4
+    draft_iters: Annotated[int, Knob("passes of mask-predict that write a draft", ge=1, modes=("spec",))] = 1
+    draft_length: Annotated[int, Knob("tokens drafted ahead, at most", ge=1, modes=("spec",))] = 64
+    verify_window: Annotated[int, Knob("drafted tokens verified at once, at most", ge=1, modes=("spec",))] = 64
+    redraft: Annotated[
+        Literal["nar", "ar", "joint"],
+        Knob(
+            "who writes the next draft. nar: mask-predict again. ar: what verifying left over. "
+            "joint: nar, in the verifying pass",
+            modes=("spec",),
+        ),
+    ] = "nar"
+    precision: Annotated[
+        Literal["float32", "bf16"],
+        Knob("of weights, states and logits; bf16 is fast where hardware multiplies it. Scores are float32 in both"),
+    ] = "float32"
+    batch_sentences: Annotated[int, Knob("lines decoded together", ge=1)] = 64
+    cuda_graphs: Annotated[
+        bool, Knob("on a GPU, record the passes of small batches and replay them (CUDA graphs)", flag=None)
+    ] = True
