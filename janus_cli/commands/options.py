@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from janus_cli.core.knobs import OBJECTIVES
+
 
 def _device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
@@ -38,8 +40,7 @@ ObjectiveOption = Annotated[
     typer.Option(
         "--objective",
         metavar="NAME",
-        help="Exchange the recipe's objective for this one's defaults: "
-        "ar, cmlm, cmlmc, cemat, janus, xlnet, mpnet, prophetnet, bang.",
+        help=f"Exchange the recipe's objective for this one's defaults: {', '.join(OBJECTIVES)}.",
     ),
 ]
 RunOption = Annotated[
