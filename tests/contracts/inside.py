@@ -13,6 +13,7 @@ import torch
 
 from janus_cli import recipe_load
 from janus_cli.core.batch import Batch, collate
+from janus_cli.core.knobs import Noise
 from janus_cli.core.noise import Draws, hide, random_order
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.core.stream import FIELDS
@@ -20,7 +21,6 @@ from janus_cli.data import batching
 from janus_cli.data.prepared import open_prepared
 from janus_cli.data.store import Store
 from janus_cli.data.tokenizer import load_tokenizers
-from janus_cli.recipe import Noise
 
 
 def store(recipe: Path, folder: Path, split: str = "train") -> Store:
