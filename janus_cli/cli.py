@@ -29,6 +29,7 @@ from janus_cli.commands import (
     score,
     train,
 )
+from janus_cli.commands.options import JsonFile
 from janus_cli.errors import JanusError
 
 # A click usage error, whichever click this typer carries (its own copy, or the click package).
@@ -63,7 +64,7 @@ def _add(function: Callable[..., object]) -> None:
     kept = "\n\n".join(
         f"\b\n{part}" if "\n  " in part or part.startswith("  ") else part for part in text.split("\n\n")
     )
-    app.command(help=kept, short_help=text.split("\n")[0])(function)
+    app.command(cls=JsonFile if function is bench.bench else None, help=kept, short_help=text.split("\n")[0])(function)
 
 
 for _command in (

@@ -1,18 +1,15 @@
 """`janus average`: the mean of several checkpoints' weights."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from janus_cli.commands.options import ForceOption, RunOption
+from janus_cli.commands.options import ForceOption, RunArgument, RunOption, one_run
 
 
 def average(
-    which: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="A training run, as with --run; by default the newest.")
-    ] = None,
-    run: RunOption = None,
+    run: RunArgument = None,
+    run_option: RunOption = None,
     last: Annotated[int | None, typer.Option("--last", min=1, metavar="N", help="The N newest checkpoints.")] = None,
     best: Annotated[
         int | None, typer.Option("--best", min=1, metavar="N", help="The N best by the run's best_metric.")
@@ -34,14 +31,14 @@ def average(
     """
     from janus_cli import console, runs
     from janus_cli.errors import UsageError
-    from janus_cli.training.averaging import average_checkpoints, running_mean
 
     if bool(last) + bool(best) + ema > 1:
         raise UsageError("--last, --best and --ema exclude each other", "give one of them")
-    if which and run:
-        raise UsageError(f"the run is named twice: {which} and {run}", "give one of them")
-    chosen = runs.find_run(which or run)
-    if not (which or run):
+    named = one_run(run, run_option)
+    chosen = runs.find_run(named)
+    from janus_cli.training.averaging import average_checkpoints, running_mean
+
+    if named is None:
         console.say(f"run {chosen.path}, the newest")
     if ema:
         folder, names = running_mean(chosen, force=force)

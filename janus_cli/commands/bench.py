@@ -10,16 +10,20 @@ from janus_cli.commands.options import (
     DeviceOption,
     DryRunOption,
     ForceOption,
+    JsonOption,
+    RunArgument,
+    RunOption,
     SetOption,
     ThreadsOption,
+    check_run,
     names,
+    one_run,
 )
 
 
 def bench(
-    run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="A training run; by default the newest one under runs/.")
-    ] = None,
+    run: RunArgument = None,
+    run_option: RunOption = None,
     mode: Annotated[
         list[str] | None,
         typer.Option(
@@ -51,8 +55,9 @@ def bench(
         typer.Option("--warmup", min=0, metavar="W", help="Sentences decoded before a row is timed. Default: 8."),
     ] = None,
     checkpoint: CheckpointOption = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write everything measured here, too.")
+    as_json: JsonOption = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write everything measured here as JSON, too.")
     ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw BLEU against latency at batch 1.")
@@ -79,24 +84,26 @@ def bench(
       janus bench --against ctranslate2 --against transformers --repeats 5
       janus bench --dry-run
     """
+    chosen = one_run(run, run_option)
+    check_run(chosen, checkpoint, changes)
     from janus_cli.lab.benching.peers import known
     from janus_cli.lab.benching.prepare import Request
-    from janus_cli.lab.benching.report import table
+    from janus_cli.lab.benching.report import dump, table
     from janus_cli.lab.benching.session import run_bench
     from janus_cli.recipe import BENCH_BATCHES, BENCH_REPEATS, BENCH_WARMUP
 
     found = run_bench(
         Request(
-            run=run, checkpoint=checkpoint, sentences=sentences,
+            run=chosen, checkpoint=checkpoint, sentences=sentences,
             against=known(names(*against or ())), modes=names(*mode or ()),
             batches=BENCH_BATCHES if batches is None else _sizes(batches),
             repeats=BENCH_REPEATS if repeats is None else repeats, warmup=BENCH_WARMUP if warmup is None else warmup,
-            changes=tuple(changes or ()), json=json_file, plot=plot, device=device, threads=threads, force=force,
+            changes=tuple(changes or ()), json=out, plot=plot, device=device, threads=threads, force=force,
             dry_run=dry_run,
         )
     )  # fmt: skip
     if found is not None:
-        typer.echo(table(found))
+        typer.echo(dump(found).decode().rstrip() if as_json else table(found))
 
 
 def _sizes(text: str) -> list[int]:

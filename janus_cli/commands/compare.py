@@ -13,6 +13,7 @@ from janus_cli.commands.options import (
     RecipeOption,
     SetOption,
     ThreadsOption,
+    check_start,
     names,
 )
 
@@ -90,10 +91,15 @@ def compare(
     """
     from janus_cli.core.knobs import OBJECTIVES
     from janus_cli.errors import JanusError
-    from janus_cli.lab.comparing.session import Request, run_compare
+    from janus_cli.lab.comparing import systems
     from janus_cli.recipe import COMPARE_MODES
 
     chosen = names(objectives or "") or (() if variants else tuple(OBJECTIVES))
+    for system in systems.asked(chosen, variants or ()):
+        system.recipe(recipe or "demo", changes or ())
+    check_start(start)
+    from janus_cli.lab.comparing.session import Request, run_compare
+
     found = run_compare(
         Request(
             recipe=recipe, objectives=chosen, variants=variants or (), start=start, steps=steps, minutes=minutes,

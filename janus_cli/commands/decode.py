@@ -10,16 +10,20 @@ from janus_cli.commands.options import (
     DeviceOption,
     DryRunOption,
     ForceOption,
+    RunArgument,
     RunOption,
     SetOption,
     ThreadsOption,
+    check_run,
+    one_run,
     typed,
 )
 
 
 def decode(
     context: typer.Context,
-    run: RunOption = None,
+    run: RunArgument = None,
+    run_option: RunOption = None,
     checkpoint: CheckpointOption = None,
     text: Annotated[
         Path | None,
@@ -31,8 +35,9 @@ def decode(
             "--split", help="Decode this split of the run's data and keep the result in the run. Default: test."
         ),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE", help="Write hypotheses here instead of to stdout.")
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "--output", metavar="FILE", help="Write hypotheses here, not to stdout."),
     ] = None,
     mode: Annotated[
         Literal["auto", "ar", "nar", "semi", "spec"] | None,
@@ -130,9 +135,11 @@ def decode(
       janus decode --mode nar --iters 4 --trace > hypotheses.txt
       janus decode --mode spec --batch-sentences 1
       echo "ein mann fährt fahrrad ." | janus decode --input - --beam 5 --nbest 3
-      janus decode --input book.de --output book.en --jsonl
-      janus decode --input book.de --output book.en --jsonl --resume
+      janus decode multi30k-janus --input book.de --out book.en --jsonl
+      janus decode multi30k-janus --input book.de --out book.en --jsonl --resume
     """
+    chosen = one_run(run, run_option)
+    check_run(chosen, checkpoint, changes)
     from janus_cli.decoding.session import Request, run_decoding
 
     options = {
@@ -144,9 +151,9 @@ def decode(
     }  # fmt: skip
     run_decoding(
         Request(
-            run=run, checkpoint=checkpoint, input=text, split=split, output=output, jsonl=jsonl,
+            run=chosen, checkpoint=checkpoint, input=text, split=split, output=out, jsonl=jsonl,
             given={name: value for name, value in options.items() if value is not None}, changes=tuple(changes or ()),
             trace=trace_lines or int(trace), device=device, threads=threads, resume=resume, force=force,
-            dry_run=dry_run, words=typed(context, "run", "checkpoint", "resume", "force"),
+            dry_run=dry_run, words=typed(context, "run", "run_option", "checkpoint", "resume", "force"),
         )
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """`janus demo`: the whole road in minutes, on text that janus makes itself."""
 
-from janus_cli.commands.options import ForceOption, SeedOption, SetOption, ThreadsOption
+from janus_cli.commands.options import ForceOption, SeedOption, SetOption, ThreadsOption, check_recipe
 
 
 def demo(
@@ -21,6 +21,7 @@ def demo(
       janus demo --set training.updates=1000 --force
       janus decode --run runs/demo-janus --mode nar --iters 4 --trace
     """
+    check_recipe("demo", changes)
     from janus_cli.lab.comparing.demo import run_demo
 
     run_demo(changes=changes or (), seed=seed, threads=threads, force=force)

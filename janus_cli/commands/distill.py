@@ -10,19 +10,20 @@ from janus_cli.commands.options import (
     DeviceOption,
     DryRunOption,
     ForceOption,
+    RunArgument,
     RunOption,
     SetOption,
     ThreadsOption,
+    check_run,
+    one_run,
     typed,
 )
 
 
 def distill(
     context: typer.Context,
-    named: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="The teacher, as with --run.", show_default=False)
-    ] = None,
-    run: RunOption = None,
+    run: RunArgument = None,
+    run_option: RunOption = None,
     checkpoint: CheckpointOption = None,
     out: Annotated[
         Path | None,
@@ -81,18 +82,17 @@ def distill(
       janus distill runs/iwslt14-ar --source more.de.gz --surest 0.7
       janus train --recipe multi30k --objective cmlm --prepared data/multi30k-distilled.de-en --run runs/cmlm-distilled
     """
+    teacher = one_run(run, run_option)
+    check_run(teacher, checkpoint, changes)
     from janus_cli.decoding.distill import Request, run_distilling
-    from janus_cli.errors import UsageError
 
-    if named is not None and run is not None:
-        raise UsageError(f"{named} and --run {run} both name a run", "give one of them")
     given = {"beam": beam, "batch_sentences": batch_sentences}
     run_distilling(
         Request(
-            run=run if named is None else named, checkpoint=checkpoint, out=out, device=device, threads=threads,
+            run=teacher, checkpoint=checkpoint, out=out, device=device, threads=threads,
             source=tuple(source or ()), surest=surest,
             given={name: value for name, value in given.items() if value is not None}, changes=tuple(changes or ()),
             resume=resume, force=force, dry_run=dry_run,
-            words=typed(context, "named", "run", "checkpoint", "out", "resume", "force"),
+            words=typed(context, "run", "run_option", "checkpoint", "out", "resume", "force"),
         )
     )  # fmt: skip

@@ -5,14 +5,20 @@ from typing import Annotated, Literal
 
 import typer
 
-from janus_cli.commands.options import CheckpointOption, DryRunOption, ForceOption, RunOption
+from janus_cli.commands.options import (
+    CheckpointOption,
+    DryRunOption,
+    ForceOption,
+    RunArgument,
+    RunOption,
+    check_run,
+    one_run,
+)
 
 
 def export(
-    named: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="The same as --run.", show_default=False)
-    ] = None,
-    run: RunOption = None,
+    run: RunArgument = None,
+    run_option: RunOption = None,
     checkpoint: CheckpointOption = None,
     target: Annotated[
         Literal["safetensors", "ctranslate2"],
@@ -20,9 +26,9 @@ def export(
             "--format", help="safetensors: all weights. ctranslate2: the left-to-right side; needs the extra `export`."
         ),
     ] = "safetensors",
-    output: Annotated[
+    out: Annotated[
         Path | None,
-        typer.Option("--output", metavar="FOLDER", help="Make this folder; by default RUN/export/CHECKPOINT.FORMAT."),
+        typer.Option("--out", "--output", metavar="FOLDER", help="By default RUN/export/CHECKPOINT.FORMAT."),
     ] = None,
     quantization: Annotated[
         Literal["float32", "float16", "bfloat16", "int16", "int8", "int8_float32", "int8_float16", "int8_bfloat16"]
@@ -40,18 +46,17 @@ def export(
 
     Examples:
       janus export
-      janus export multi30k-janus --format ctranslate2 --output multi30k.ct2
+      janus export multi30k-janus --format ctranslate2 --out multi30k.ct2
       janus export --run multi30k-janus --checkpoint average-best5 --format ctranslate2 --quantization int8
-      janus export multi30k-janus --format safetensors --output multi30k.safetensors --dry-run
+      janus export multi30k-janus --format safetensors --out multi30k.safetensors --dry-run
     """
-    from janus_cli.errors import UsageError
+    chosen = one_run(run, run_option)
+    check_run(chosen, checkpoint)
     from janus_cli.export.session import Request, run_export
 
-    if named is not None and run is not None:
-        raise UsageError(f"{named} and --run {run} both name a run", "give one of them")
     run_export(
         Request(
-            run=run if named is None else named, checkpoint=checkpoint, format=target, output=output,
+            run=chosen, checkpoint=checkpoint, format=target, output=out,
             quantization=quantization, force=force, dry_run=dry_run,
         )
     )  # fmt: skip

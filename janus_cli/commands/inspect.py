@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from janus_cli.commands.options import JsonOption
+from janus_cli.commands.options import JsonOption, RunOption, check_run, one_run
 
 
 def inspect(
@@ -13,6 +13,7 @@ def inspect(
         Path | None,
         typer.Argument(metavar="[RUN|CHECKPOINT|DATA]", help="A folder; by default the newest run."),
     ] = None,
+    run: RunOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a folder of janus holds: sizes, vocabulary, objective, provenance, steps, fingerprints.
@@ -26,7 +27,10 @@ def inspect(
     """
     import json
 
+    chosen = one_run(what, run)
+    if chosen is None or not chosen.is_dir():
+        check_run(chosen)
     from janus_cli.training.inspecting import describe, lines
 
-    found = describe(what)
+    found = describe(chosen)
     typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(lines(found)))

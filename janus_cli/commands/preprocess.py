@@ -56,7 +56,6 @@ def preprocess(
       janus preprocess --recipe multi30k --data-dir corpora/multi30k --bad-utf8 skip --dry-run
     """
     from janus_cli import console, recipe_load
-    from janus_cli.data.prepare import prepare
     from janus_cli.runs import prepared_dir
 
     if recipe is None:
@@ -67,6 +66,8 @@ def preprocess(
     if seed is not None:
         loaded = replace(loaded, seed=seed)
     place = out or prepared_dir(loaded)
+    from janus_cli.data.prepare import prepare
+
     if dry_run:
         _rehearse(loaded, place, bad_utf8, force=force)
         return

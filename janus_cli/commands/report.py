@@ -5,13 +5,16 @@ from typing import Annotated
 
 import typer
 
-from janus_cli.commands.options import DeviceOption, ForceOption, ThreadsOption
+from janus_cli.commands.options import DeviceOption, ForceOption, ThreadsOption, check_run
 
 
 def report(
     run: Annotated[
         list[Path] | None,
         typer.Argument(metavar="RUN", help="Training runs; by default the newest one under runs/."),
+    ] = None,
+    run_option: Annotated[
+        list[Path] | None, typer.Option("--run", metavar="FOLDER|NAME", help="The same as RUN. Repeatable.")
     ] = None,
     out: Annotated[
         Path | None,
@@ -38,12 +41,15 @@ def report(
       janus report runs/multi30k-janus
       janus report multi30k-ar multi30k-cmlm multi30k-janus --out compared.html
     """
+    chosen = [*(run or ()), *(run_option or ())]
+    for each in chosen or [None]:
+        check_run(each)
     from janus_cli.lab.report import write_report
     from janus_cli.recipe import REPORT_SENTENCES
 
     typer.echo(
         write_report(
-            paths=run or (), out=out, sentences=REPORT_SENTENCES if sentences is None else sentences, device=device,
+            paths=chosen, out=out, sentences=REPORT_SENTENCES if sentences is None else sentences, device=device,
             threads=threads, force=force,
         )
     )  # fmt: skip

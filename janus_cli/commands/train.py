@@ -15,12 +15,18 @@ from janus_cli.commands.options import (
     SeedOption,
     SetOption,
     ThreadsOption,
+    check_recipe,
+    check_start,
+    one_run,
 )
 
 
 def train(
     recipe: RecipeOption = None,
     objective: ObjectiveOption = None,
+    resumed: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="With --resume: the same as --run.", show_default=False)
+    ] = None,
     run: Annotated[
         Path | None,
         typer.Option("--run", metavar="FOLDER", help="Where the run goes; by default runs/RECIPE-OBJECTIVE."),
@@ -65,12 +71,23 @@ def train(
       janus train --recipe multi30k --from runs/multi30k-ar
       torchrun --nproc-per-node 2 -m -- janus_cli train --recipe iwslt14
     """
+    from janus_cli.errors import UsageError
+    from janus_cli.runs import find_run
+
+    if resumed is not None and not resume:
+        raise UsageError(f"{resumed}: a run is named only with --resume", "name a new run's folder with --run")
+    folder = one_run(resumed, run)
+    if resume and (recipe is None or folder is not None):
+        check_recipe(recipe or str(find_run(folder).recipe), changes, objective)
+    else:
+        check_recipe(recipe, changes, objective)
+    check_start(start)
     from janus_cli.training.request import Request
     from janus_cli.training.session import run_training
 
     run_training(
         Request(
-            recipe=recipe, objective=objective, run=run, prepared=prepared, data_dir=data_dir, resume=resume,
+            recipe=recipe, objective=objective, run=folder, prepared=prepared, data_dir=data_dir, resume=resume,
             start=start, allow_change=tuple(allow_change or ()), changes=tuple(changes or ()), device=device, seed=seed,
             threads=threads, force=force, dry_run=dry_run,
         )

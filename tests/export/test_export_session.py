@@ -59,7 +59,7 @@ def test_a_missing_extra_is_one_hint(
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["run", "--run", "run"], 2, "both name a run"),
+        (["run", "--run", "other"], 2, "both name a run"),
         (["nope"], 2, "nope is no run"),
         (["run", "--checkpoint", "step-000009"], 4, "no checkpoint step-000009"),
         (["run", "--quantization", "int8"], 2, "safetensors keeps the weights as they are"),

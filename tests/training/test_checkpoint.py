@@ -213,7 +213,7 @@ def test_the_run_to_average_is_named_first_or_by_option(run: Run, capsys: pytest
         with pytest.raises(SystemExit) as stopped:
             main(["average", *arguments, "--last", "2"])
         assert stopped.value.code == code
-    assert "the run is named twice" in capsys.readouterr().err
+    assert "both name a run" in capsys.readouterr().err
     assert (run.checkpoints / "average-last2").is_dir()
 
 
