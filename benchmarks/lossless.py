@@ -17,7 +17,8 @@ import torch
 from janus_cli.core.batch import BOS, EOS, PAD, pad
 from janus_cli.core.knobs import ARStream
 from janus_cli.core.model import Transformer
-from janus_cli.core.steps import following, log_probabilities
+from janus_cli.core.steps import log_probabilities
+from janus_cli.core.stream import following
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
 from janus_cli.decoding.lines import Reader
 from janus_cli.decoding.plan import choose

@@ -11,8 +11,8 @@ from torch import Tensor
 from janus_cli.core.batch import BOS, EOS, MASK, PAD
 from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.search import mask_predict
-from janus_cli.core.steps import NEVER_WRITTEN, AllTokens, chosen_at, following, framed
-from janus_cli.core.stream import Stream, base, beside, in_span
+from janus_cli.core.steps import NEVER_WRITTEN, AllTokens, chosen_at
+from janus_cli.core.stream import Stream, base, beside, following, framed, in_span
 
 if TYPE_CHECKING:
     from janus_cli.core.model import Memory, Transformer

@@ -13,7 +13,6 @@ from torch import Tensor
 from janus_cli.core.batch import PAD
 from janus_cli.core.drafts import Draft, Verify
 from janus_cli.core.knobs import ARSide, Decoding
-from janus_cli.core.objectives.ar import ar_stream as slots
 from janus_cli.core.recorded import MOST_ROWS, Source
 from janus_cli.core.recorded_steps import DraftRecorded, NextRecorded, VerifyRecorded
 from janus_cli.core.search import (
@@ -35,9 +34,10 @@ from janus_cli.core.steps import (
     NextOfLength,
     NextToken,
     at_once,
-    framed,
     log_probabilities,
 )
+from janus_cli.core.stream import ar_stream as training_stream
+from janus_cli.core.stream import framed
 
 if TYPE_CHECKING:
     from janus_cli.core.model import Memory, Transformer
@@ -188,7 +188,7 @@ def ar_scores(model: Transformer, memory: Memory, tokens: Tensor, ar_stream: ARS
     """
     never = NextOfLength.never if ar_stream == "masks" else NextToken.never
     target = framed(tokens)
-    stream = slots(target, ar_stream)
+    stream = training_stream(target, ar_stream)
     asked = stream.labelled
     states, gold = model.decode(stream, memory)[asked], stream.labels[asked]  # (R, L, D) -> (N, D), (N,)
     count = at_once(model)

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from janus_cli.core.batch import IGNORE, MASK, PAD
 from janus_cli.core.knobs import ARSide
-from janus_cli.core.objectives.ar import ar_stream as slots
 from janus_cli.core.search import mask_predict
-from janus_cli.core.steps import AllTokens, at_once, framed, log_probabilities
+from janus_cli.core.steps import AllTokens, at_once, log_probabilities
+from janus_cli.core.stream import ar_stream as training_stream
+from janus_cli.core.stream import framed
 
 if TYPE_CHECKING:
     from janus_cli.core.model import Transformer
@@ -178,7 +179,7 @@ class Source:
         room = padded(tokens.shape[1], self.model.knobs.max_length - 2)
 
         def scores(tokens: Tensor) -> tuple[Tensor, ...]:
-            stream = slots(framed(tokens), ar_stream)
+            stream = training_stream(framed(tokens), ar_stream)
             asking = slice(-tokens.shape[1] - 1, None)  # of the slots, those that predict
             states, labels = self.model.decode(stream, self.memory)[:, asking], stream.labels[:, asking]
             count = at_once(self.model)

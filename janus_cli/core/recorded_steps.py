@@ -14,8 +14,8 @@ from janus_cli.core.batch import BOS, EOS, PAD
 from janus_cli.core.drafts import Draft, reading, verifying, with_draft
 from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.recorded import Source, padded
-from janus_cli.core.steps import NEVER_WRITTEN, choices, following, log_probabilities
-from janus_cli.core.stream import NEVER
+from janus_cli.core.steps import NEVER_WRITTEN, choices, log_probabilities
+from janus_cli.core.stream import NEVER, following
 
 
 class Next:

@@ -9,24 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from janus_cli.core.batch import BOS, EOS, IGNORE, MASK, PAD
+from janus_cli.core.batch import BOS, EOS, MASK, PAD
 from janus_cli.core.knobs import ARSide
 from janus_cli.core.largest import argmax
 from janus_cli.core.search import masks
-from janus_cli.core.stream import NEVER, Stream, ahead, base, beside, left_to_right
+from janus_cli.core.stream import ahead, base, beside, following, framed, left_to_right
 
 if TYPE_CHECKING:
     from janus_cli.core.model import Memory, Transformer
 
 NEVER_WRITTEN = (PAD, BOS, MASK)
 LOGITS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 25}  # numbers: 4 MiB stay in a CPU's cache while they are used
-
-
-def framed(tokens: Tensor) -> Tensor:
-    """tokens (R, T), PAD behind the end -> (R, T + 2): BOS, tokens, EOS, PAD."""
-    target = F.pad(tokens, (1, 1), value=PAD)
-    target[:, 0] = BOS
-    return target.scatter(1, 1 + (tokens != PAD).sum(1, keepdim=True), EOS)
 
 
 def allowed_logits(model: Transformer, states: Tensor, never: tuple[int, ...] = NEVER_WRITTEN) -> Tensor:
@@ -64,25 +57,6 @@ def choices(
             best = best.masked_fill(at_end[start : start + count], EOS)
         found.append((best, -F.cross_entropy(logits, best, reduction="none")))
     return found[0] if len(found) == 1 else (torch.cat([b for b, _ in found]), torch.cat([p for _, p in found]))
-
-
-def following(tokens: Tensor, start: Tensor, real: Tensor, ar_stream: ARSide) -> Stream:
-    """Slots that predict what follows each of `tokens` (R, L), of which the first stands at position `start` (R,).
-
-    y_t stands at position and time t. With a `query` stream, as in `stream.queries`, the query for y_{t+1} is a MASK at
-    position t + 1, half a tick before it; with `self`, it is also a key, until the next tick. real: (R, L) bool, False
-    for padding behind.
-    """
-    positions = start[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
-    time = positions.float()
-    forever, nothing = torch.full_like(time, inf), torch.full_like(tokens, IGNORE)
-    keys = Stream(tokens, positions, time, torch.where(real, time, NEVER), forever, nothing, tokens.shape[1])
-    if ar_stream == "content":
-        return keys
-    masks, now, never = torch.full_like(tokens, MASK), time + 0.5, torch.full_like(time, NEVER)
-    if ar_stream == "query":
-        return beside(keys, Stream(masks, positions + 1, now, never, forever, nothing, 0))
-    return beside(keys, Stream(masks, positions + 1, now, now, time + 1, nothing, tokens.shape[1]))
 
 
 def chosen_at(

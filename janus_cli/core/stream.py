@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from math import inf
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from janus_cli.core.batch import IGNORE, MASK, PAD
+from janus_cli.core.batch import BOS, EOS, IGNORE, MASK, PAD
+from janus_cli.core.knobs import ARSide
 
 NEVER = inf  # birth of a query slot
 FIELDS = ("tokens", "positions", "time", "birth", "death", "labels")
@@ -187,6 +189,50 @@ def revealed(target: Tensor, rank: Tensor) -> tuple[Stream, Stream]:
         tokens.masked_fill(~exists, IGNORE), 0,
     )  # fmt: skip
     return gold, query
+
+
+def ar_stream(target: Tensor, kind: ARSide) -> Stream:
+    """The slots of P_AR in training; target (B, T).
+
+    content: each token predicts the next one (an ordinary decoder). query: unread MASK slots predict (two streams).
+    self: MASK slots that read themselves predict. masks: the whole target stands there as MASKs, which are revealed
+    from left to right, so the length is known and EOS is not predicted.
+    """
+    if kind == "content":
+        return content(target)
+    if kind == "masks":
+        rank = left_to_right((target != PAD) & (target != BOS) & (target != EOS))
+        return beside(base(target, rank, predict=False), *revealed(target, rank))
+    if kind == "query":
+        return beside(content(target, predict=False), queries(target))
+    known = torch.arange(target.shape[1] - 1, device=target.device)
+    return beside(content(target, predict=False), ahead(target, known, torch.ones_like(known), alone=True))
+
+
+def following(tokens: Tensor, start: Tensor, real: Tensor, kind: ARSide) -> Stream:
+    """The slots of P_AR in decoding: they predict what follows each of `tokens` (R, L), the first at position `start`.
+
+    y_t stands at position and time t. With a `query` side, as in `queries`, the query for y_{t+1} is a MASK at position
+    t + 1, half a tick before it; with `self`, it is also a key, until the next tick.
+    start: (R,) int64. real: (R, L) bool, False for padding on the right.
+    """
+    positions = start[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
+    time = positions.float()
+    forever, nothing = torch.full_like(time, inf), torch.full_like(tokens, IGNORE)
+    keys = Stream(tokens, positions, time, torch.where(real, time, NEVER), forever, nothing, tokens.shape[1])
+    if kind == "content":
+        return keys
+    masks, now, never = torch.full_like(tokens, MASK), time + 0.5, torch.full_like(time, NEVER)
+    if kind == "query":
+        return beside(keys, Stream(masks, positions + 1, now, never, forever, nothing, 0))
+    return beside(keys, Stream(masks, positions + 1, now, now, time + 1, nothing, tokens.shape[1]))
+
+
+def framed(tokens: Tensor) -> Tensor:
+    """tokens (R, T), PAD behind the end -> (R, T + 2): BOS, tokens, EOS, PAD."""
+    target = F.pad(tokens, (1, 1), value=PAD)
+    target[:, 0] = BOS
+    return target.scatter(1, 1 + (tokens != PAD).sum(1, keepdim=True), EOS)
 
 
 def left_to_right(hidden: Tensor) -> Tensor:

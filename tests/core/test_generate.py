@@ -13,11 +13,11 @@ from torch import Tensor
 
 from janus_cli.core import generate, steps
 from janus_cli.core.batch import BOS, EOS, MASK, PAD, SPECIAL, UNK, pad
-from janus_cli.core.generate import framed, generate_ar, generate_nar, generate_spec, most_tokens
+from janus_cli.core.generate import generate_ar, generate_nar, generate_spec, most_tokens
 from janus_cli.core.knobs import ARSide, ARStream, Decoding, Model
 from janus_cli.core.model import Transformer
 from janus_cli.core.search import Output
-from janus_cli.core.stream import base, beside, content, queries
+from janus_cli.core.stream import base, beside, content, framed, queries
 
 VOCABULARY = 19
 OPTIONS = Decoding(beam=1, nbest=1, length_beam=3, iters=3)

@@ -24,9 +24,8 @@ from janus_cli.core.knobs import (
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES, Plan
-from janus_cli.core.objectives import ar as ar_module
 from janus_cli.core.objectives import janus as janus_module
-from janus_cli.core.stream import FIELDS, join
+from janus_cli.core.stream import FIELDS, ar_stream, join
 
 N = 6
 SENTENCE = [5, 6, 7, 8, 9, 10]
@@ -60,7 +59,7 @@ def states(model: Transformer, batch: Batch, kind: str) -> dict[str, dict[int, T
     hidden[0, list(HIDDEN)] = True
     hidden[1, 1] = True
     stream = janus_module.masked(batch.target, hidden)
-    ar = ar_module.ar_stream(batch.target, kind)
+    ar = ar_stream(batch.target, kind)
     memory = model.encode(batch.source, batch.source_real)
     joined, apart = join([ar, stream])
     ar_states, both = apart(model.decode(joined, memory))
@@ -108,7 +107,7 @@ def test_the_other_sentence_and_the_amount_of_padding_change_nothing(model: Tran
 @pytest.mark.parametrize(("name", "knobs"), [case for case in CASES if case[0] in ("ar", "janus")])
 def test_the_ar_side_is_trained_on_the_slots_that_it_is_decoded_with(ragged: Batch, name: str, knobs: Any) -> None:
     found = OBJECTIVES[name].plan(ragged, Draws(1, 0, ragged.ids), knobs).streams["ar"]
-    expected = ar_module.ar_stream(ragged.target, knobs.ar_stream)
+    expected = ar_stream(ragged.target, knobs.ar_stream)
     assert found.keys == expected.keys
     for field in FIELDS:
         assert torch.equal(getattr(found, field), getattr(expected, field)), field

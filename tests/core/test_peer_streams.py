@@ -12,12 +12,10 @@ from janus_cli.core.generate import generate_ar, generate_blocks, most_tokens
 from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, random_order
-from janus_cli.core.objectives.ar import ar_stream
 from janus_cli.core.objectives.bang import bridge
 from janus_cli.core.objectives.prophetnet import prophets
 from janus_cli.core.objectives.xlnet import permuted
-from janus_cli.core.steps import framed
-from janus_cli.core.stream import Stream, base, beside, revealed
+from janus_cli.core.stream import Stream, ar_stream, base, beside, framed, revealed
 
 TARGET = torch.tensor([[BOS, 5, 6, 7, EOS]])
 _ = IGNORE

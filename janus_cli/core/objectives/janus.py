@@ -23,11 +23,10 @@ from janus_cli.core.knobs import JanusObjective
 from janus_cli.core.losses import cross_entropy, labelled_loss, length_loss
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, hide
-from janus_cli.core.objectives.ar import ar_stream
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
 from janus_cli.core.objectives.correction import corrected, correction
 from janus_cli.core.objectives.glancing import first_look, still_hidden
-from janus_cli.core.stream import Stream, base, beside, left_to_right, revealed
+from janus_cli.core.stream import Stream, ar_stream, base, beside, left_to_right, revealed
 
 if TYPE_CHECKING:
     from torch import Tensor
