@@ -21,9 +21,8 @@ from janus_cli.core.steps import log_probabilities
 from janus_cli.core.stream import following
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
 from janus_cli.decoding.lines import Reader
-from janus_cli.decoding.plan import choose
-from janus_cli.decoding.translator import Result, Translator
-from janus_cli.decoding.where import own_recipe
+from janus_cli.decoding.modes import choose, own_recipe
+from janus_cli.decoding.translate import Result, Translator
 from janus_cli.training.checkpoint import find_checkpoint, load_model
 
 ROUNDING = 1e-4  # nats

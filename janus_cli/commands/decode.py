@@ -140,7 +140,7 @@ def decode(
     """
     chosen = one_run(run, run_option)
     check_run(chosen, checkpoint, changes)
-    from janus_cli.decoding.session import Request, run_decoding
+    from janus_cli.decoding import decode as decoding
 
     options = {
         "mode": mode, "beam": beam, "length_penalty": length_penalty, "nbest": nbest, "iters": iters,
@@ -149,11 +149,9 @@ def decode(
         "draft_iters": draft_iters, "draft_length": draft_length, "verify_window": verify_window, "redraft": redraft,
         "precision": precision, "batch_sentences": batch_sentences,
     }  # fmt: skip
-    run_decoding(
-        Request(
-            run=chosen, checkpoint=checkpoint, input=text, split=split, output=out, jsonl=jsonl,
-            given={name: value for name, value in options.items() if value is not None}, changes=tuple(changes or ()),
-            trace=trace_lines or int(trace), device=device, threads=threads, resume=resume, force=force,
-            dry_run=dry_run, words=typed(context, "run", "run_option", "checkpoint", "resume", "force"),
-        )
+    decoding.decode(
+        run=chosen, checkpoint=checkpoint, text=text, split=split, out=out, jsonl=jsonl,
+        options={name: value for name, value in options.items() if value is not None}, changes=changes or (),
+        trace=trace_lines or int(trace), device=device, threads=threads, resume=resume, force=force, dry_run=dry_run,
+        words=typed(context, "run", "run_option", "checkpoint", "resume", "force"),
     )  # fmt: skip

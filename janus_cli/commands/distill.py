@@ -84,15 +84,12 @@ def distill(
     """
     teacher = one_run(run, run_option)
     check_run(teacher, checkpoint, changes)
-    from janus_cli.decoding.distill import Request, run_distilling
+    from janus_cli.decoding import distill as distilling
 
     given = {"beam": beam, "batch_sentences": batch_sentences}
-    run_distilling(
-        Request(
-            run=teacher, checkpoint=checkpoint, out=out, device=device, threads=threads,
-            source=tuple(source or ()), surest=surest,
-            given={name: value for name, value in given.items() if value is not None}, changes=tuple(changes or ()),
-            resume=resume, force=force, dry_run=dry_run,
-            words=typed(context, "run", "run_option", "checkpoint", "out", "resume", "force"),
-        )
+    distilling.distill(
+        run=teacher, checkpoint=checkpoint, out=out, device=device, threads=threads,
+        source=source or (), surest=surest, options={name: value for name, value in given.items() if value is not None},
+        changes=changes or (), resume=resume, force=force, dry_run=dry_run,
+        words=typed(context, "run", "run_option", "checkpoint", "out", "resume", "force"),
     )  # fmt: skip

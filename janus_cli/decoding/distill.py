@@ -1,33 +1,42 @@
-"""One `janus distill`, from options to a folder: which teacher, which sentences, where to."""
+"""`janus distill`: a teacher decodes the sources of its training data, and its outputs become training targets.
+
+Ids stay ids. Text would not do: another split of the same words into pieces is another target than the teacher's.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from math import inf, isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 
 from janus_cli import console, recipe_load, runs
+from janus_cli.core.generate import length_limit
+from janus_cli.core.knobs import Decoding
 from janus_cli.core.objectives import OBJECTIVES
-from janus_cli.data.prepare import PREPARED, is_prepared
+from janus_cli.data.cleaning import cleaner
+from janus_cli.data.corpus import CHUNK_LINES, Side, Split, check, chunks
+from janus_cli.data.encode import Encoded, Ragged, Rules, filter_pairs, key
+from janus_cli.data.prepare import PREPARED, is_prepared, seal
 from janus_cli.data.prepared import Prepared, fingerprints, open_prepared
-from janus_cli.data.tokenizer import Tokenizers
-from janus_cli.decoding import distilled, results
-from janus_cli.decoding.distilled import IdLines
-from janus_cli.decoding.journal import writable
-from janus_cli.decoding.plan import Plan, choose
-from janus_cli.decoding.sources import Sources
-from janus_cli.decoding.translator import Translator
-from janus_cli.decoding.unfinished import Unfinished
-from janus_cli.decoding.where import checkpoint_name, load, own_recipe, read_checkpoint
+from janus_cli.data.splits import SplitWriter, reasons
+from janus_cli.data.tokenizer import Tokenizer, Tokenizers
+from janus_cli.decoding.modes import Plan, choose, own_recipe
+from janus_cli.decoding.records import START_OVER, Record, Records
+from janus_cli.decoding.translate import DIGITS, Translator, read_model
+from janus_cli.decoding.where import checkpoint_name, read_checkpoint
 from janus_cli.device import choose_device, interruptible, keep_freed_memory
 from janus_cli.errors import DataError, UsageError
-from janus_cli.files import must_be_free, read_json
+from janus_cli.files import copy_files, must_be_free, read_json, sha256, whole_folder
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.training.checkpoint import STATE, fingerprint
@@ -35,121 +44,64 @@ from janus_cli.training.checkpoint import STATE, fingerprint
 ELSEWHERE = "name another folder with --out"
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for; see the options of `janus distill`.
+def distill(
+    *, run: Path | None = None, checkpoint: Path | None = None, out: Path | None = None, source: Sequence[Path] = (),
+    surest: float = 1.0, options: Mapping[str, Any] | None = None, changes: Sequence[str] = (), device: str = "auto",
+    threads: int | None = None, resume: bool = False, force: bool = False, dry_run: bool = False,
+    words: Sequence[str] = (),
+) -> Path:  # fmt: skip
+    """Makes prepared data with a teacher's targets; returns the folder. See the options of `janus distill`.
 
-    source: text to decode besides the training pairs. surest: the share of it that stays, see `distilled.write`; work
-    that goes on may have another one.
-    given: options of the decoding section.
-    words: the command line's options but for the run, --checkpoint, --out, --resume and --force, to tell how to do it
-    again.
+    source: text to decode besides the training pairs. surest: the share of it that stays, see `write`; it may be
+    another one on resuming. options: names and values of the decoding section. words: the command line but for the run,
+    --checkpoint, --out, --resume and --force, to tell how to do it again.
+
+    Raises:
+        JanusError: see `errors.py`; a signal raises Stopped.
     """
-
-    run: Path | None = None
-    checkpoint: Path | None = None
-    out: Path | None = None
-    source: Sequence[Path] = ()
-    surest: float = 1.0
-    given: Mapping[str, Any] = field(default_factory=dict)
-    changes: Sequence[str] = ()
-    device: str = "auto"
-    threads: int | None = None
-    resume: bool = False
-    force: bool = False
-    dry_run: bool = False
-    words: Sequence[str] = ()
-
-
-@dataclass
-class Job:
-    """All that distilling needs. about: what the manifest will say. translator: None in a dry run."""
-
-    sources: Sources
-    out: Path
-    about: dict[str, Any]
-    files: Unfinished
-    translator: Translator | None = None
-
-
-def run_distilling(request: Request) -> Path:
-    """Distills as asked, and returns the folder."""
-    if request.resume and request.force:
+    if resume and force:
         raise UsageError("--resume and --force exclude each other", "--resume goes on, --force starts over")
-    if request.surest < 1 and not request.source:
+    if surest < 1 and not source:
         raise UsageError("--surest chooses among the lines of --source, and there is none", "name text with --source")
-    if request.threads:
-        torch.set_num_threads(request.threads)
-    device = choose_device(request.device)
+    if threads:
+        torch.set_num_threads(threads)
+    chosen = choose_device(device)
+
+    def prepare(found: Run, folder: Path) -> _Job:
+        """Checks everything that can be checked beforehand, then loads the model."""
+        recipe = own_recipe(folder, changes)
+        plan = _plan(found, recipe, options or {}, changes)
+        place = out or runs.distilled_dir(recipe)
+        if not resume:  # whether a resumed one may replace it was said when it began
+            must_be_free(place, force=force, is_ours=is_prepared, what=PREPARED)
+        job = _Job(found, folder, plan, Sources(_prepared(found, recipe), recipe, source), place, surest)
+        job.keep(words, named=out is not None, device=chosen, force=force)
+        job.records.check(resume=resume, force=force)
+        job.announce("would decode" if dry_run else "decoding")
+        if dry_run:
+            console.say(f"would write {place}")
+        else:
+            job.load(chosen)
+        return job
+
     with interruptible():
-        job = read_checkpoint(request.run, request.checkpoint, partial(_job, request, device))
-        if job.translator is None:
-            return job.out
-        with writable(job.out, ELSEWHERE):
-            job.out.parent.mkdir(parents=True, exist_ok=True)
-        with job.files.opened():
-            _decode(job, job.translator)
-            about = job.about | {"seconds": job.files.point.seconds}
-            replace = job.files.targets[job.out]
-            written = distilled.write(
-                job.sources, job.files.partials[0], job.out, about, surest=request.surest, force=replace
-            )
-            job.files.discard()
-        _tell(job, written)
+        job = read_checkpoint(run, checkpoint, prepare)
+        if not dry_run:
+            job.distill()
     return job.out
 
 
-def _job(request: Request, device: torch.device, run: Run, folder: Path) -> Job:
-    """Checks everything that can be checked beforehand, then loads the model."""
-    recipe = own_recipe(folder, request.changes)
-    plan = _plan(request, run, recipe)
-    out = request.out or runs.distilled_dir(recipe)
-    if not request.resume:  # whether a resumed one may replace it was said when it began
-        must_be_free(out, force=request.force, is_ours=is_prepared, what=PREPARED)
-    prepared = _prepared(run, recipe)
-    sources = Sources(prepared, recipe, request.source)
-    weights, name = fingerprint(folder), checkpoint_name(run, folder)
-    command = shlex.join(["janus", "distill", str(run.path), "--checkpoint", name, *request.words])
-    about = {
-        "run": str(run.path), "checkpoint": name, "sha256": weights, "objective": recipe.objective.name,
-        "options": plan.used, "device": str(device), "torch": torch.__version__, "command": command,
-        "prepared": str(prepared.folder.resolve()), "fingerprint": prepared.train.fingerprint,
-        **sources.about(),
-    }  # fmt: skip
-    files = _files(request, plan, out, about)
-    if not request.dry_run:
-        keep_freed_memory()
-    more = f" and {sources.lines:,} lines of text" if sources.lines else ""
-    more += f", of which the surest {100 * request.surest:g} % stay," if request.surest < 1 else ""
-    console.say(
-        f"{'would decode' if request.dry_run else 'decoding'} the {len(prepared.train):,} training sources of "
-        f"{prepared.folder}{more} with {run.path}, checkpoint {folder.name}: "
-        + ", ".join(f"{name} {value}" for name, value in plan.used.items())
-    )
-    if files.resumed:
-        console.say(f"going on after {files.point.lines:,} finished sentences")
-    job = Job(sources, out, about, files)
-    if request.dry_run:
-        console.say(f"would write {out}")
-        return job
-    model, tokenizers = load(run, folder, device, plan.options.precision)
-    job.about["step"] = read_json(folder / STATE).get("step")
-    ids = Tokenizers(IdLines(tokenizers.source), IdLines(tokenizers.target), tokenizers.files)
-    job.translator = Translator(model, ids, plan)
-    return job
-
-
-def _plan(request: Request, run: Run, recipe: Recipe) -> Plan:
+def _plan(run: Run, recipe: Recipe, options: Mapping[str, Any], changes: Sequence[str]) -> Plan:
     """How to decode: left to right, one hypothesis."""
     if not OBJECTIVES[recipe.objective.name].ar:
         raise UsageError(
             f"{run.path} was trained with objective {recipe.objective.name}: it has no autoregressive side to distil",
             "name a run of objective ar or janus",
         )
-    for change in request.changes:
+    for change in changes:
         if change.startswith(("decoding.mode=", "decoding.nbest=")):
             raise UsageError(f"--set {change}: a teacher writes one output, left to right", "leave it out")
-    return choose(recipe, {"mode": "ar", "nbest": 1, **request.given})
+    return choose(recipe, {"mode": "ar", "nbest": 1, **options})
 
 
 def _prepared(run: Run, recipe: Recipe) -> Prepared:
@@ -158,50 +110,282 @@ def _prepared(run: Run, recipe: Recipe) -> Prepared:
     Raises:
         DataError: it is gone, or it was made anew from something else.
     """
-    theirs = read_json(run.manifest)
-    recorded = Path(theirs.get("prepared", ""))
+    trained_on = read_json(run.manifest)
+    recorded = Path(trained_on.get("prepared", ""))
     folder = recorded if recorded.is_dir() else runs.prepared_dir(recipe)
     prepared = open_prepared(recipe, folder, ("--recipe", str(run.recipe)))
-    if fingerprints(prepared.manifest) != fingerprints(theirs):
+    if fingerprints(prepared.manifest) != fingerprints(trained_on):
         raise DataError(
             f"{prepared.folder} is not the data that {run.path} was trained on", "prepare the same text again"
         )
     return prepared
 
 
-def _files(request: Request, plan: Plan, out: Path, about: Mapping[str, Any]) -> Unfinished:
-    """Where the work grows; checked."""
-    # Batches of another size give the same hypotheses: who ran out of memory may go on with smaller ones.
-    options = {name: value for name, value in plan.used.items() if name != "batch_sentences"}
-    options |= {"data": about["fingerprint"], "lines": "score and ids"}
-    if "sources" in about:
-        options["source"] = {file["path"]: file["sha256"][:12] for file in about["sources"]}
-    again = f"{about['command']}{f' --out {shlex.quote(str(out))}' if request.out else ''} --resume"
-    files = Unfinished({out: request.force}, (about["checkpoint"], about["sha256"]), options, again, ELSEWHERE)
-    files.check(resume=request.resume, force=request.force)
-    return files
+class Sources:
+    """What a teacher decodes: ids of the sources of the training pairs, then of the lines of each file. Re-iterable.
+
+    Raises:
+        DataError: a file cannot be used (see `corpus.check`), or was changed meanwhile.
+    """
+
+    def __init__(self, prepared: Prepared, recipe: Recipe, files: Sequence[Path] = ()) -> None:
+        self.prepared, self.recipe = prepared, recipe
+        self.files = [check(path, "stop") for path in files]
+
+    @property
+    def lines(self) -> int:
+        """Of all files."""
+        return sum(file.lines for file in self.files)
+
+    def __len__(self) -> int:
+        return len(self.prepared.train) + self.lines
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for index in range(len(self.prepared.train)):
+            yield self.prepared.train.pair(index)[0].tolist()
+        for file in self.files:
+            yield from self._read(file)
+
+    def about(self) -> dict[str, Any]:
+        """What there is besides the training pairs, for the manifest; empty where there is nothing."""
+        files = [{"path": str(file.path.resolve()), "lines": file.lines, "sha256": file.sha256} for file in self.files]
+        return {"sources": files} if files else {}
+
+    def _read(self, file: Side) -> Iterator[list[int]]:
+        if sha256(file.path) != file.sha256:
+            raise DataError(f"{file.path} was changed meanwhile", "put back what it was, and go on with --resume")
+        clean = cleaner(self.recipe.data.clean)
+        for chunk in chunks(Split("train", file, None)):
+            lines = chunk.source.decode().split("\n")
+            yield from self.prepared.tokenizers.source.encode([clean(line.removesuffix("\r")) for line in lines])
 
 
-def _decode(job: Job, translator: Translator) -> None:
-    """Decodes the sources that are not done yet. A score and ids of each go into the unfinished file."""
-    begun, timing = job.files.point, translator.timing
-    timing.sentences, timing.tokens, timing.passes = begun.lines, begun.tokens, begun.passes
-    sources = job.files.skipped(map(distilled.as_line, job.sources))
-    with console.progress("distilling", len(job.sources), start=begun.lines) as bar:
-        translator.advance = bar.advance
-        started = perf_counter()
-        for some in translator.windows(sources, begun.lines):
-            seconds = begun.seconds + perf_counter() - started
-            done = [result.source for result in some]
-            job.files.write([results.scored(some)], done, timing.tokens, timing.passes, seconds)
+class IdLines:
+    """A tokenizer whose text is the ids themselves: the line `17 5 230` for [17, 5, 230]. like: whose ids they are."""
+
+    def __init__(self, like: Tokenizer) -> None:
+        self.size, self.pieces = like.size, like.pieces
+
+    def encode(self, lines: Sequence[str]) -> list[list[int]]:
+        return [[int(word) for word in line.split()] for line in lines]
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        return [" ".join(map(str, row)) for row in rows]
 
 
-def _tell(job: Job, written: Mapping[str, Any]) -> None:
-    split, about, name = written["splits"]["train"], written["distilled"], job.sources.recipe.name
-    if about["at_limit"]:
-        console.warn(f"{about['at_limit']:,} outputs reached the longest length allowed; they are kept")
-    known = name if name in recipe_load.available() else Path(about["run"]) / "recipe.yaml"
-    console.say(
-        f"{split['kept']:,} pairs written to {job.out}; next: janus train --recipe {known} --objective cmlm "
-        f"--prepared {job.out} --run {runs.RUNS / f'{name}-cmlm-distilled'}"
+@dataclass
+class _Job:
+    """One distillation. out: the folder to make."""
+
+    run: Run
+    folder: Path
+    plan: Plan
+    sources: Sources
+    out: Path
+    surest: float
+
+    def keep(self, words: Sequence[str], *, named: bool, device: torch.device, force: bool) -> None:
+        """Decides where the outputs are kept, and what the manifest will say.
+
+        words: the command. named: whether the user named the folder.
+        """
+        weights, name = fingerprint(self.folder), checkpoint_name(self.run, self.folder)
+        recipe, prepared = self.plan.recipe, self.sources.prepared
+        command = shlex.join(["janus", "distill", str(self.run.path), "--checkpoint", name, *words])
+        self.about = {
+            "run": str(self.run.path), "checkpoint": name, "sha256": weights, "objective": recipe.objective.name,
+            "options": self.plan.used, "device": str(device), "torch": torch.__version__, "command": command,
+            "prepared": str(prepared.folder.resolve()), "fingerprint": prepared.train.fingerprint,
+            **self.sources.about(),
+        }  # fmt: skip
+        # Batches of another size give the same hypotheses: who ran out of memory may resume with smaller ones.
+        options = {name: value for name, value in self.plan.used.items() if name != "batch_sentences"}
+        options |= {"data": prepared.train.fingerprint}
+        if self.sources.files:
+            options["source"] = {file["path"]: file["sha256"][:12] for file in self.about["sources"]}
+        again = f"{command}{f' --out {shlex.quote(str(self.out))}' if named else ''} --resume"
+        self.records = Records(self.out, {self.out: force}, (name, weights), options, again, ELSEWHERE)
+
+    def announce(self, what: str) -> None:
+        """Says what comes."""
+        more = f" and {self.sources.lines:,} lines of text" if self.sources.lines else ""
+        more += f", of which the surest {100 * self.surest:g} % stay," if self.surest < 1 else ""
+        console.say(
+            f"{what} the {len(self.sources.prepared.train):,} training sources of {self.sources.prepared.folder}{more} "
+            f"with {self.run.path}, checkpoint {self.folder.name}: "
+            + ", ".join(f"{name} {value}" for name, value in self.plan.used.items())
+        )
+        if self.records.resumed:
+            console.say(f"going on after {self.records.progress.done:,} finished sentences")
+
+    def load(self, device: torch.device) -> None:
+        """Loads the teacher: nothing of the checkpoint is needed after this."""
+        keep_freed_memory()
+        model, tokenizers = read_model(self.run, self.folder, device, self.plan.options.precision)
+        self.about["step"] = read_json(self.folder / STATE).get("step")
+        ids = Tokenizers(IdLines(tokenizers.source), IdLines(tokenizers.target), tokenizers.files)
+        self.translator = Translator(model, ids, self.plan)
+
+    def distill(self) -> None:
+        """Decodes, makes the folder, and says what to do with it."""
+        try:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise DataError(f"{self.out} cannot be written: {problem.strerror}", ELSEWHERE) from None
+        with self.records.opened():
+            self._decode()
+            about = self.about | {"seconds": self.records.progress.seconds}
+            written = write(
+                self.sources, self.records.read, self.out, about, surest=self.surest,
+                force=self.records.files[self.out],
+            )  # fmt: skip
+        if at_limit := written["distilled"]["at_limit"]:
+            console.warn(f"{at_limit:,} outputs reached the longest length allowed; they are kept")
+        name = self.plan.recipe.name
+        known = name if name in recipe_load.available() else self.run.path / "recipe.yaml"
+        console.say(
+            f"{written['splits']['train']['kept']:,} pairs written to {self.out}; next: janus train --recipe {known} "
+            f"--objective cmlm --prepared {self.out} --run {runs.RUNS / f'{name}-cmlm-distilled'}"
+        )
+
+    def _decode(self) -> None:
+        """Decodes the sources that are not done yet."""
+        begun, timing = self.records.progress, self.translator.timing
+        timing.sentences, timing.tokens, timing.passes = begun.done, begun.tokens, begun.passes
+        lines = (" ".join(map(str, ids)) for ids in self.sources)
+        with console.progress("distilling", len(self.sources), start=begun.done) as bar:
+            self.translator.advance = bar.advance
+            for _ in self.records.kept(lines):
+                pass
+            started = perf_counter()
+            for window in self.translator.windows(lines, begun.done):
+                seconds = begun.seconds + perf_counter() - started
+                made = [result.record(full=False) for result in window]
+                self.records.add(made, timing.tokens, timing.passes, seconds)
+
+
+def write(
+    sources: Sources, read: Callable[[], Iterable[Record]], out: Path, about: Mapping[str, Any], *,
+    surest: float = 1.0, force: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Makes the folder `out`, whole or not at all: the data of `sources.prepared`, but with other training pairs.
+
+    read: gives a record (score, ids as hypothesis) for each of the sources. about: who wrote them, for the manifest;
+    its `options` are the decoding options. Pairs that the recipe's data section does not let in are dropped. surest: of
+    the outputs for further sources, empty ones not counted, this share stays, those with the highest scores and what
+    equals the lowest of them. Memory is bounded (but see `prepare` for `data.deduplicate`; surest < 1 needs 24 bytes a
+    further source).
+
+    Returns:
+        The manifest, as written. Its `distilled` is `about` and at_limit: how many of the outputs that are let in have
+        all tokens allowed; with surest < 1 also surest and least_score, the lowest score that it let in.
+
+    Raises:
+        DataError: no pair is left, a record is damaged, or a file of the sources was changed.
+        UsageError: `out` is there and `force` is not given.
+    """
+    prepared, recipe = sources.prepared, sources.recipe
+    before, count = prepared.manifest, len(sources)
+    pairs = _Pairs(sources, read, Decoding(**about["options"]))
+    target = pairs.survey(surest)
+    source = Side(
+        prepared.train.path, count, prepared.train.path.stat().st_size, before["files"]["train.arrow"]["sha256"]
     )
+    with whole_folder(out, force=force, is_ours=is_prepared, what=PREPARED) as folder:
+        copy_files([name for name in before["files"] if name != "train.arrow"], prepared.folder, folder)
+        origin = {"data": prepared.train.fingerprint, "teacher": about["sha256"]}
+        writer = SplitWriter(
+            recipe.data, Split("train", source, target), prepared.tokenizers, folder, origin, recipe.tokenizer.joiner
+        )
+        try:
+            writer.fill(pairs.filtered, "stop")
+        except DataError:
+            if writer.dropped.total() < count:
+                raise
+            raise DataError(
+                f"none of the teacher's outputs makes a training pair: {reasons(writer.dropped)}",
+                f"take a better teacher or another checkpoint; {START_OVER}",
+            ) from None
+        lost = reasons(writer.dropped)
+        console.say(f"{writer.kept:,} of {count:,} pairs kept" + (f"; dropped: {lost}" if lost else ""))
+        train = writer.entry(made_here=True)
+        train["text"]["source"] = before["splits"]["train"]["text"]["source"]
+        found = {"at_limit": pairs.at_limit}
+        chosen = {"surest": surest, "least_score": pairs.least} if surest < 1 else {}
+        splits = {**before["splits"], "train": train}
+        return seal(folder, {**before, "splits": splits, "distilled": {**about, **found, **chosen}})
+
+
+class _Pairs:
+    """Sources beside the teacher's outputs, in chunks.
+
+    at_limit: how many that were let in so far have all tokens allowed. least: the lowest score with which a further
+    source stays.
+    """
+
+    def __init__(self, sources: Sources, read: Callable[[], Iterable[Record]], options: Decoding) -> None:
+        self.sources, self.read, self.options = sources, read, options
+        self.own, self.at_limit, self.least = len(sources.prepared.train), 0, -inf
+
+    def survey(self, surest: float) -> Side:
+        """Goes through all outputs once: their digest, as lines `score<TAB>ids`, and the lowest score that stays.
+
+        Raises:
+            DataError: there are not as many as sources, or they are no score and known ids.
+        """
+        digest, size, count, scores = hashlib.sha256(), 0, 0, array("d")
+        for record in self.read():
+            score, ids = self._parsed(record)
+            if count >= self.own and ids and surest < 1:
+                scores.append(score)
+            line = f"{score:.{DIGITS}f}\t{record['hypothesis']}\n".encode()
+            digest.update(line)
+            size, count = size + len(line), count + 1
+        if count != len(self.sources):
+            raise self._damaged()
+        if surest < 1:
+            self.least = float(np.sort(scores)[-max(1, round(surest * len(scores)))]) if scores else 0.0
+        return Side(Path(), count, size, digest.hexdigest())
+
+    def filtered(self, split: Split, rules: Rules) -> Iterator[Encoded]:
+        """What `SplitWriter.fill` writes: the pairs that the rules let in."""
+        inputs, outputs, first = iter(self.sources), map(self._parsed, self.read()), 0
+        while some := list(islice(inputs, CHUNK_LINES)):
+            yield self._chunk(some, list(islice(outputs, len(some))), rules, max(0, self.own - first))
+            first += len(some)
+
+    def _chunk(
+        self, inputs: Sequence[list[int]], outputs: Sequence[tuple[float, list[int]]], rules: Rules, own: int
+    ) -> Encoded:
+        """own: how many of these, at the front, are training pairs."""
+        scores, rows = [score for score, _ in outputs], [row for _, row in outputs]
+        source, target = Ragged.of(inputs), Ragged.of(rows)
+        most = self._most(torch.from_numpy(source.lengths))
+        kept, dropped = filter_pairs(source.lengths, target.lengths, set(), rules)
+        unsure = kept & (np.array(scores) < self.least)
+        unsure[:own] = False
+        dropped["unsure"] = int(unsure.sum())
+        kept &= ~unsure
+        self.at_limit += int((kept & (target.lengths >= most)).sum())
+        numbers = np.flatnonzero(kept).tolist() if rules.deduplicate else []
+        keys = [key(str(inputs[row]), str(rows[row])) for row in numbers]
+        return Encoded(len(rows), source.keep(kept), target.keep(kept), keys, ([], []), dropped, 0)
+
+    def _most(self, lengths: torch.Tensor) -> np.ndarray:
+        """Tokens that an output may have, for each source. lengths: of the sources."""
+        recipe = self.sources.recipe
+        if recipe.ar_stream == "masks":  # its length is predicted
+            return np.full(len(lengths), recipe.model.max_length - 2)
+        return length_limit(lengths, recipe.model.max_length, self.options).numpy() - 1  # EOS
+
+    def _parsed(self, record: Record) -> tuple[float, list[int]]:
+        try:
+            score, ids = float(record["score"]), [int(word) for word in record["hypothesis"].split()]
+            if isfinite(score) and all(0 <= index < self.sources.prepared.tokenizers.target.size for index in ids):
+                return score, ids
+        except (KeyError, TypeError, ValueError, AttributeError):
+            pass
+        raise self._damaged()
+
+    def _damaged(self) -> DataError:
+        return DataError("what was decoded is damaged: it is not a score and known ids for each source", START_OVER)

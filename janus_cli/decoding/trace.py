@@ -6,20 +6,19 @@ import math
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from janus_cli.data.tokenizer import Tokenizer
-from janus_cli.decoding.translator import Result
+from janus_cli.decoding.translate import Result
 
 GAP = "____"
 Rows = Sequence[tuple[str, Sequence[str]]]  # a name and a cell for each token
 
 
-def shown(result: Result, tokenizer: Tokenizer, width: int) -> Iterator[str]:
+def shown(result: Result, width: int) -> Iterator[str]:
     """Lines for the best hypothesis.
 
     Mask-predict, each pass: the tokens it read (`____` is hidden), those there are after it, how sure each is, and `^`
     under those that are hidden again. Left to right: the tokens and how sure each was.
     """
-    output, text = result.outputs[0], result.texts[0]
+    output, text, tokenizer = result.outputs[0], result.texts[0], result.tokenizer
     yield f"sentence {result.index + 1}: {_printable(result.source)}"
     if not output.trace:
         ended = ["</s>"] * (len(output.logps) - len(output.tokens))

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-import torch
-
-from janus_cli import console, recipe_load, runs
-from janus_cli.core.model import Transformer
-from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
+from janus_cli import console, runs
 from janus_cli.decoding.lines import Reader
-from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError
+from janus_cli.errors import DataError, JanusError
 from janus_cli.files import read_json, sha256
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.training.checkpoint import find_checkpoint, load_model
+from janus_cli.training.checkpoint import find_checkpoint
 
 Read = TypeVar("Read")
 RETRIES = 3  # each needs a training that saves and prunes while one checkpoint is read
@@ -61,40 +57,6 @@ def read_checkpoint(run: Path | None, checkpoint: Path | None, read: Callable[[R
             console.say(f"{folder} was pruned meanwhile: looking for another one")
             found, folder = find_checkpoint(found.path, checkpoint)
     return read(found, folder)
-
-
-def load(
-    run: Run, folder: Path, device: torch.device | str = "cpu", precision: Literal["float32", "bf16"] = "float32"
-) -> tuple[Transformer, Tokenizers]:
-    """A checkpoint's model and the tokenizers of its run.
-
-    Raises:
-        CheckpointError: they do not belong together, or the checkpoint is damaged.
-    """
-    model, tokenizers = load_model(folder, device, precision), load_tokenizers(run.path)
-    sizes = model.source_table.num_embeddings, model.target_table.num_embeddings
-    if sizes != (tokenizers.source.size, tokenizers.target.size):
-        raise CheckpointError(f"{folder} was not trained with the tokenizer in {run.path}", "name its run with --run")
-    return model, tokenizers
-
-
-def own_recipe(folder: Path, changes: Sequence[str]) -> Recipe:
-    """The recipe of a checkpoint, with changes that touch how to decode and nothing else.
-
-    Raises:
-        UsageError: other changes, or mistakes in them.
-        CheckpointError: the folder is no checkpoint.
-    """
-    for change in changes:
-        if not change.startswith("decoding."):
-            raise UsageError(
-                f"--set {change}: only decoding.… can be changed here, the rest is what the model was trained with",
-                "for example --set decoding.max_ratio=2",
-            )
-    file = folder / "recipe.yaml"
-    if not file.is_file():
-        raise CheckpointError(f"{folder} is no checkpoint: it has no {file.name}", "see `janus inspect RUN`")
-    return recipe_load.load(str(file), changes)
 
 
 def find_split(run: Run, recipe: Recipe, split: str, label: str) -> tuple[Reader, Place]:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from janus_cli import __version__, console
-from janus_cli.decoding.where import load, own_recipe, read_checkpoint
+from janus_cli.decoding.modes import own_recipe
+from janus_cli.decoding.translate import read_model
+from janus_cli.decoding.where import read_checkpoint
 from janus_cli.errors import UsageError
 from janus_cli.export import ctranslate2, safetensors
 from janus_cli.export.folder import PROVENANCE, README, Source, is_export
@@ -83,7 +85,7 @@ def _read(request: Request, run: Run, folder: Path) -> Source:
     recipe = own_recipe(folder, ())
     if request.format == "ctranslate2":
         ctranslate2.must_fit(recipe)
-    state, (model, tokenizers) = checkpoint.verify(folder).state, load(run, folder)
+    state, (model, tokenizers) = checkpoint.verify(folder).state, read_model(run, folder)
     provenance = {
         "run": run.path.resolve().name,
         "checkpoint": folder.name,

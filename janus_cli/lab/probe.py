@@ -18,10 +18,10 @@ from janus_cli.data.batching import Lengths, load_batch
 from janus_cli.data.store import Store
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding.lines import Reader
-from janus_cli.decoding.plan import choose
+from janus_cli.decoding.modes import choose, own_recipe
 from janus_cli.decoding.trace import shown
-from janus_cli.decoding.translator import Translator
-from janus_cli.decoding.where import find_split, load, own_recipe, prepared_file
+from janus_cli.decoding.translate import Translator, read_model
+from janus_cli.decoding.where import find_split, prepared_file
 from janus_cli.errors import DataError
 from janus_cli.files import read_json
 from janus_cli.lab.calibration import Reliability, reliability
@@ -82,7 +82,7 @@ def probe(sentences: int, device: torch.device, run: Run, folder: Path) -> Probe
     recipe = own_recipe(folder, ())
     store = open_store(run, recipe, SPLIT)
     reader, place = find_split(run, recipe, SPLIT, "")
-    model, tokenizers = load(run, folder, device)
+    model, tokenizers = read_model(run, folder, device)
     step = read_json(folder / STATE).get("step")
     lengths = store.lengths()[0]
     rows = sampled(len(store), sentences)
@@ -136,7 +136,7 @@ def _traced(
         translator = Translator(model, tokenizers, plan, traced=len(rows))
         results = [result for window in translator.windows([sources[row] for row in rows]) for result in window]
         for row, result in zip(rows, results, strict=True):
-            trace = islice(shown(result, tokenizers.target, COLUMNS), 1, None)  # the first line repeats the source
+            trace = islice(shown(result, COLUMNS), 1, None)  # the first line repeats the source
             decodes[row].append((plan.label, result.texts[0], list(trace)))
     for row in rows:
         yield TracedSentence(row, sources[row], references[row] if references else "", decodes[row])

@@ -12,7 +12,7 @@ import pytest
 
 from janus_cli import recipe_load
 from janus_cli.data.prepare import prepare
-from janus_cli.decoding.translator import Result, Translator
+from janus_cli.decoding.translate import Result, Translator
 from tests.commands.untrained import CHANGES, LINES, make_run
 
 

@@ -20,9 +20,8 @@ from janus_cli.cli import main
 from janus_cli.core.model import Transformer
 from janus_cli.data.prepare import prepare
 from janus_cli.data.tokenizer import load_tokenizers
-from janus_cli.decoding.plan import choose
-from janus_cli.decoding.translator import WINDOW_BATCHES, Translator
-from janus_cli.decoding.where import load
+from janus_cli.decoding.modes import choose
+from janus_cli.decoding.translate import WINDOW_BATCHES, Translator, read_model
 from janus_cli.files import copy_files
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
@@ -208,7 +207,7 @@ def test_a_line_of_a_megabyte_is_cut_with_one_warning(janus: Janus) -> None:
 
 def test_a_batch_of_one_answers_line_by_line(janus: Janus) -> None:
     run = Run(Path("runs/janus"))
-    model, tokenizers = load(run, run.checkpoints / "step-000002")
+    model, tokenizers = read_model(run, run.checkpoints / "step-000002")
     pulled: list[str] = []
 
     def typed() -> Iterator[str]:

@@ -21,8 +21,9 @@ from janus_cli.core.batch import EOS, pad
 from janus_cli.core.generate import generate_ar
 from janus_cli.data.prepared import open_prepared
 from janus_cli.data.store import Store
-from janus_cli.decoding import distilled, translator
-from janus_cli.decoding.translator import Result, Translator
+from janus_cli.decoding import distill as distilling
+from janus_cli.decoding import translate
+from janus_cli.decoding.translate import Result, Translator
 from janus_cli.errors import DataError
 from janus_cli.runs import teacher
 from janus_cli.training.checkpoint import fingerprint, load_model
@@ -40,7 +41,7 @@ def distill(any_janus: Janus) -> Janus:
 @pytest.fixture
 def stop(monkeypatch: pytest.MonkeyPatch) -> Stop:
     """Makes the next work get a signal after so many windows of 32 sentences."""
-    monkeypatch.setattr(translator, "WINDOW_BATCHES", 2)
+    monkeypatch.setattr(translate, "WINDOW_BATCHES", 2)
     all_windows = Translator.windows
 
     def after(count: int, number: signal.Signals) -> None:
@@ -166,13 +167,13 @@ def test_stopped_and_gone_on_with_it_has_the_same_bytes(
 
 def test_stopped_while_the_folder_is_written(distill: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
     assert distill("ar", "--out", "data/whole")[0] == 0
-    seal = distilled.seal
-    monkeypatch.setattr(distilled, "seal", lambda *some: signal.raise_signal(signal.SIGTERM))
+    seal = distilling.seal
+    monkeypatch.setattr(distilling, "seal", lambda *some: signal.raise_signal(signal.SIGTERM))
     code, _, err = distill("ar", "--out", "data/x y")
     assert code == 143
     assert "298 finished lines are kept" in err
     assert not Path("data/x y").exists()
-    monkeypatch.setattr(distilled, "seal", seal)
+    monkeypatch.setattr(distilling, "seal", seal)
     monkeypatch.setattr(Translator, "_batch", None)  # nothing is decoded again
     assert distill(*again(err))[0] == 0
     assert stores(Path("data/x y")) == stores(Path("data/whole"))
@@ -217,7 +218,7 @@ def test_what_was_kept_is_neither_lost_nor_mixed(distill: Janus, stop: Stop) -> 
         assert got == code, err
         assert message in err
         assert partial_file.read_bytes() == kept
-    with Path(f"data/.{OUT.name}.journal").open("rb") as journal:
+    with Path(f"data/.{OUT.name}.partial").open("rb") as journal:
         fcntl.flock(journal, fcntl.LOCK_EX)
         code, _, err = distill(*words)
     assert code == 7

@@ -5,7 +5,7 @@ from math import log
 
 from janus_cli.core.search import Iteration, Output
 from janus_cli.decoding.trace import shown
-from janus_cli.decoding.translator import Result
+from janus_cli.decoding.translate import Result
 
 WORDS = {5: "a", 6: "man", 7: "walks", 8: "a\x1b", 9: "日本"}
 
@@ -35,7 +35,7 @@ def test_two_passes() -> None:
         Iteration([5, 6, 7], sure(0.9, 0.8, 1.0), [False, False, False]),
     )
     output = Output([5, 6, 7], sure(0.9, 0.8, 1.0), -0.125, 2, passes)
-    lines = list(shown(Result(0, "ein mann geht", [output], ["a man walks"]), Names(), 80))
+    lines = list(shown(Result(0, "ein mann geht", [output], ["a man walks"], Names()), 80))
     assert lines == [
         "sentence 1: ein mann geht",
         "pass 1 of 2",
@@ -53,7 +53,7 @@ def test_two_passes() -> None:
 
 def test_left_to_right_shows_the_end_too_and_long_lines_are_broken() -> None:
     output = Output([5, 9, 7], sure(0.9, 0.8, 0.7, 1.0), -0.5, 4)
-    lines = list(shown(Result(4, "x", [output], ["a 日本 walks"]), Names(), 22))
+    lines = list(shown(Result(4, "x", [output], ["a 日本 walks"], Names()), 22))
     assert lines == [
         "sentence 5: x",
         "  writes  a   日本",
@@ -65,6 +65,6 @@ def test_left_to_right_shows_the_end_too_and_long_lines_are_broken() -> None:
 
 
 def test_control_characters_do_not_reach_the_terminal_and_an_empty_output_is_shown() -> None:
-    lines = list(shown(Result(0, "\x1b[2J", [Output([8], sure(0.5), 0.0, 1)], ["a\x1b"]), Names(), 80))
+    lines = list(shown(Result(0, "\x1b[2J", [Output([8], sure(0.5), 0.0, 1)], ["a\x1b"], Names()), 80))
     assert not any("\x1b" in line for line in lines)
-    assert list(shown(Result(0, "", [Output([], [], 0.0, 0)], [""]), Names(), 80))[-1] == "result, score 0.000: "
+    assert list(shown(Result(0, "", [Output([], [], 0.0, 0)], [""], Names()), 80))[-1] == "result, score 0.000: "

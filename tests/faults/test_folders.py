@@ -16,7 +16,8 @@ from processes import digest, ended, go, janus, start
 from janus_cli import recipe_load
 from janus_cli.data.prepare import prepare
 from janus_cli.data.prepared import open_prepared
-from janus_cli.decoding.where import load, read_checkpoint
+from janus_cli.decoding.translate import read_model
+from janus_cli.decoding.where import read_checkpoint
 from janus_cli.errors import CheckpointError
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
@@ -94,7 +95,7 @@ def test_readers_while_a_training_saves_and_prunes(tiny_recipe: Path) -> None:
     steps: list[int] = []
 
     def read(run: Run, folder: Path) -> None:
-        model, _ = load(run, folder)
+        model, _ = read_model(run, folder)
         assert all(torch.isfinite(weight).all() for weight in model.parameters())
         steps.append(checkpoint.step_of(folder))
 

@@ -18,8 +18,8 @@ from janus_cli.data import lexicon
 from janus_cli.data.prepared import open_prepared
 from janus_cli.data.store import Store
 from janus_cli.data.tokenizer import load_tokenizers
-from janus_cli.decoding.plan import choose
-from janus_cli.decoding.translator import Translator
+from janus_cli.decoding.modes import choose
+from janus_cli.decoding.translate import Translator
 from janus_cli.device import World
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.runs import Run

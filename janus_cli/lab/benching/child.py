@@ -22,7 +22,7 @@ from typing import IO, Any
 import torch
 
 from janus_cli.data.tokenizer import load_tokenizers
-from janus_cli.decoding.where import own_recipe
+from janus_cli.decoding.modes import own_recipe
 from janus_cli.device import choose_device, keep_freed_memory
 from janus_cli.errors import JanusError, OutOfMemoryError
 from janus_cli.lab.benching import machine, peers

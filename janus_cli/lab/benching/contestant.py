@@ -8,8 +8,8 @@ from typing import Any
 
 from janus_cli.core.model import Transformer
 from janus_cli.data.tokenizer import Tokenizers
-from janus_cli.decoding.plan import Plan
-from janus_cli.decoding.translator import Translator
+from janus_cli.decoding.modes import Plan
+from janus_cli.decoding.translate import Translator
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from janus_cli.decoding.plan import Plan, choose
+from janus_cli.decoding.modes import Plan, choose
 from janus_cli.errors import UsageError
 from janus_cli.recipe import BENCH_BEAMS, BENCH_BLOCKS, BENCH_ITERS, BENCH_LENGTH_BEAMS, Recipe
 

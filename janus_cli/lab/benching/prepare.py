@@ -14,7 +14,9 @@ from janus_cli import console
 from janus_cli.core.model import Transformer
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding.lines import Reader
-from janus_cli.decoding.where import find_split, load, own_recipe
+from janus_cli.decoding.modes import own_recipe
+from janus_cli.decoding.translate import read_model
+from janus_cli.decoding.where import find_split
 from janus_cli.device import choose_device
 from janus_cli.errors import DataError, UsageError
 from janus_cli.lab.benching import machine, peers, plot
@@ -74,7 +76,7 @@ class Bench:
 
     def load(self) -> tuple[Transformer, Tokenizers]:
         """The model on its device, and the tokenizers that belong to it."""
-        return load(self.run, self.folder, self.device, self.recipe.decoding.precision)
+        return read_model(self.run, self.folder, self.device, self.recipe.decoding.precision)
 
     def warn(self, text: str) -> None:
         """Says it now and again under the table."""

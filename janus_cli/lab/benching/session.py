@@ -15,7 +15,7 @@ import torch
 from janus_cli import __version__, console
 from janus_cli.core.model import Transformer
 from janus_cli.data.tokenizer import Tokenizers
-from janus_cli.decoding.plan import choose
+from janus_cli.decoding.modes import choose
 from janus_cli.device import keep_freed_memory
 from janus_cli.errors import DataError, JanusError
 from janus_cli.files import read_json, write_atomically

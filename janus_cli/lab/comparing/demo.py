@@ -15,9 +15,9 @@ from janus_cli import console, recipe_load, runs
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.synthetic import is_valid, translations
 from janus_cli.data.tokenizer import load_tokenizers
-from janus_cli.decoding.plan import choose
+from janus_cli.decoding.modes import choose
 from janus_cli.decoding.trace import shown
-from janus_cli.decoding.translator import Translator
+from janus_cli.decoding.translate import Translator
 from janus_cli.errors import CheckpointError, DataError
 from janus_cli.files import read_json
 from janus_cli.lab.benching import machine
@@ -145,7 +145,7 @@ def _trace(run: Run) -> None:
     source = max(_sources(run)[:20], key=len)
     console.say("how JANUS writes one sentence non-autoregressively, in 4 passes (____ is hidden, ^ is hidden again):")
     for result in next(translator.windows([source])):
-        for line in shown(result, translator.tokenizers.target, shutil.get_terminal_size().columns):
+        for line in shown(result, shutil.get_terminal_size().columns):
             console.say(line)
     for text in translations(source):
         console.say(f"right would be: {text}")

@@ -14,9 +14,9 @@ import torch
 from janus_cli import console, runs
 from janus_cli.core.model import Transformer
 from janus_cli.data.tokenizer import Tokenizers
-from janus_cli.decoding.plan import Plan
-from janus_cli.decoding.translator import Translator
-from janus_cli.decoding.where import find_split, load, own_recipe
+from janus_cli.decoding.modes import Plan, own_recipe
+from janus_cli.decoding.translate import Translator, read_model
+from janus_cli.decoding.where import find_split
 from janus_cli.errors import JanusError, Stopped
 from janus_cli.files import read_json, write_atomically
 from janus_cli.lab.benching.modes import select
@@ -86,7 +86,7 @@ class Outcome:
 
     def load(self, device: torch.device) -> tuple[Transformer, Tokenizers]:
         """The checkpoint's model and tokenizers."""
-        return load(self.entry.run, self.folder, device, self.recipe.decoding.precision)
+        return read_model(self.entry.run, self.folder, device, self.recipe.decoding.precision)
 
     def plan(self, label: str) -> Plan:
         """How the row of this label was decoded."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,14 +16,17 @@ from janus_cli.core.batch import EOS, pad
 from janus_cli.core.generate import generate
 from janus_cli.core.model import Transformer
 from janus_cli.core.search import Output
-from janus_cli.data.tokenizer import Tokenizers
-from janus_cli.decoding.plan import Plan
+from janus_cli.data.tokenizer import Tokenizer, Tokenizers, load_tokenizers
+from janus_cli.decoding.modes import Plan
 from janus_cli.device import is_about_memory
-from janus_cli.errors import OutOfMemoryError
+from janus_cli.errors import CheckpointError, OutOfMemoryError
+from janus_cli.runs import Run
+from janus_cli.training.checkpoint import load_model
 
 # Lines are sorted within windows of so many batches: memory is bounded, and so is what a stop loses.
 WINDOW_BATCHES = 16
 NOTHING = Output([], [], 0.0, 0)
+DIGITS = 6  # of scores and log-probabilities that are written
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,54 @@ class Result:
     source: str
     outputs: list[Output]
     texts: list[str]
+    tokenizer: Tokenizer = field(repr=False)
+
+    @property
+    def nbest(self) -> list[Result]:
+        """A result of its own for each hypothesis, best first."""
+        pairs = zip(self.outputs, self.texts, strict=True)
+        return [replace(self, outputs=[output], texts=[text]) for output, text in pairs]
+
+    def record(self, *, full: bool, traced: bool = False) -> dict[str, Any]:
+        """index, source, the fields of the best hypothesis, and, where there are several, all of them as `nbest`.
+
+        full: with tokens, ids, log-probabilities, length and passes; else text and score. traced: with each pass.
+        """
+        hypotheses = [hypothesis._fields(full, traced) for hypothesis in self.nbest]
+        more = {"nbest": hypotheses} if len(hypotheses) > 1 else {}
+        return {"index": self.index, "source": self.source, **hypotheses[0], **more}
+
+    def _fields(self, full: bool, traced: bool) -> dict[str, Any]:
+        output, pieces = self.outputs[0], self.tokenizer.pieces
+        fields: dict[str, Any] = {"hypothesis": self.texts[0], "score": round(output.score, DIGITS)}
+        if full:
+            fields |= {
+                "tokens": pieces(output.tokens), "ids": output.tokens, "logps": _rounded(output.logps),
+                "length": output.length, "passes": output.passes,
+            }  # fmt: skip
+        if full and traced and output.trace:
+            fields["trace"] = [
+                {
+                    "iteration": number, "tokens": pieces(iteration.tokens), "logp": _rounded(iteration.logps),
+                    "hidden": iteration.hidden,
+                }
+                for number, iteration in enumerate(output.trace, 1)
+            ]  # fmt: skip
+        return fields
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(value, DIGITS) for value in values]
+
+
+def plain(record: dict[str, Any], nbest: int = 1) -> bytes:
+    """A record's line of text; with `nbest` > 1 a line `index<TAB>score<TAB>text` for each hypothesis."""
+    if nbest == 1:
+        return f"{record['hypothesis']}\n".encode()
+    return "".join(
+        f"{record['index']}\t{each['score']:.{DIGITS}f}\t{each['hypothesis']}\n"
+        for each in record.get("nbest", [record])
+    ).encode()
 
 
 @dataclass
@@ -94,7 +147,7 @@ class Translator:
         self.timing.tokens += sum(len(found[0].tokens) for found in outputs)
         self.timing.passes += sum(found[0].passes for found in outputs)
         return [
-            Result(first + row, line, found, list(islice(texts, len(found))))
+            Result(first + row, line, found, list(islice(texts, len(found))), self.tokenizers.target)
             for row, (line, found) in enumerate(zip(lines, outputs, strict=True))
         ]
 
@@ -113,3 +166,18 @@ class Translator:
             ) from None
         self.timing.seconds.append(time.perf_counter() - started)
         return found
+
+
+def read_model(
+    run: Run, folder: Path, device: torch.device | str = "cpu", precision: Literal["float32", "bf16"] = "float32"
+) -> tuple[Transformer, Tokenizers]:
+    """A checkpoint's model and the tokenizers of its run.
+
+    Raises:
+        CheckpointError: they do not belong together, or the checkpoint is damaged.
+    """
+    model, tokenizers = load_model(folder, device, precision), load_tokenizers(run.path)
+    sizes = model.source_table.num_embeddings, model.target_table.num_embeddings
+    if sizes != (tokenizers.source.size, tokenizers.target.size):
+        raise CheckpointError(f"{folder} was not trained with the tokenizer in {run.path}", "name its run with --run")
+    return model, tokenizers

@@ -1,0 +1,195 @@
+"""How to decode: the modes that a model has, the options that each of them reads, and whether it all fits together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from janus_cli import recipe_load
+from janus_cli.core.generate import Mode
+from janus_cli.core.knobs import KNOWN_LENGTH, ONE_PASS, ARSide, Decoding, knobs
+from janus_cli.core.objectives import OBJECTIVES, Objective
+from janus_cli.errors import CheckpointError, UsageError
+from janus_cli.recipe import Recipe
+
+_MARKERS = knobs(Decoding)
+OPTIONS: dict[str, tuple[str, ...]] = {  # those that some modes share and others do not know
+    way: tuple(name for name, knob in _MARKERS.items() if way in knob.modes)
+    for way in ("ar", KNOWN_LENGTH, "nar", ONE_PASS, "semi", "spec")
+}
+NOT_EVERYWHERE = {option for options in OPTIONS.values() for option in options}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a model trained with this recipe decodes. options: the recipe's, with the user's in their place."""
+
+    recipe: Recipe
+    mode: Mode
+    options: Decoding
+
+    @property
+    def objective(self) -> Objective:
+        return OBJECTIVES[self.recipe.objective.name]
+
+    @property
+    def ar_stream(self) -> ARSide | None:
+        """None where the objective has no AR side."""
+        return self.recipe.ar_stream
+
+    @property
+    def lengths(self) -> bool:
+        """Whether NAR predicts lengths (and refines), or writes up to the first EOS in one pass."""
+        return self.objective.lengths
+
+    @property
+    def way(self) -> str:
+        """The mode, as `OPTIONS` has it."""
+        if self.mode == "ar" and self.ar_stream == "masks":
+            return KNOWN_LENGTH
+        return ONE_PASS if self.mode == "nar" and not self.lengths else self.mode
+
+    @property
+    def label(self) -> str:
+        """Short name of the mode, as in `ar.beam5` or `nar4.lb5.rerank`; names the files of a decoded split."""
+        options, usual = self.options, Decoding()
+        if self.mode == "ar":
+            parts = [f"ar.beam{options.beam}"]
+            parts += [f"lp{options.length_penalty:g}"] * (options.length_penalty != usual.length_penalty)
+        elif self.mode == "spec":
+            drafting = ("draft_iters", "draft_length", "verify_window", "redraft")
+            changed = (name for name in drafting if getattr(options, name) != getattr(usual, name))
+            parts = ["spec", *(f"{name}-{getattr(options, name)}" for name in changed)]
+        elif self.way == "nar":
+            parts = [f"nar{options.iters}", f"lb{options.length_beam}"]
+            parts += ["all"] * (options.update == "all")
+            parts += ["norepeats"] * options.remove_repeats
+            parts += ["rerank"] * (options.rerank == "ar")
+        else:
+            parts = [f"semi{options.block}" if self.mode == "semi" else "nar.eos"]
+            parts += ["norepeats"] * options.remove_repeats
+        return ".".join(parts + [options.precision] * (options.precision != usual.precision))
+
+    @property
+    def used(self) -> dict[str, Any]:
+        """The options that matter in this mode."""
+        values = asdict(self.options)
+        return {name: value for name, value in values.items() if self.reads(name) and name != "mode"}
+
+    def reads(self, option: str) -> bool:
+        """Whether the option changes anything in this mode."""
+        return option not in NOT_EVERYWHERE or option in OPTIONS[self.way]
+
+    @property
+    def doubt(self) -> str | None:
+        """What it asks of the model that its training never did, for people."""
+        if self.way == "nar" and self.options.update == "all" and not getattr(self.recipe.objective, "correct", 0):
+            return (
+                "--update all rewrites tokens where others stand already, which this model was never trained to do "
+                "(objective.correct): expect nonsense, or use --update hidden"
+            )
+        return None
+
+
+def own_recipe(folder: Path, changes: Sequence[str]) -> Recipe:
+    """The recipe of a checkpoint, with changes that touch how to decode and nothing else.
+
+    Raises:
+        UsageError: other changes, or mistakes in them.
+        CheckpointError: the folder is no checkpoint.
+    """
+    for change in changes:
+        if not change.startswith("decoding."):
+            raise UsageError(
+                f"--set {change}: only decoding.… can be changed here, the rest is what the model was trained with",
+                "for example --set decoding.max_ratio=2",
+            )
+    file = folder / "recipe.yaml"
+    if not file.is_file():
+        raise CheckpointError(f"{folder} is no checkpoint: it has no {file.name}", "see `janus inspect RUN`")
+    return recipe_load.load(str(file), changes)
+
+
+def modes(recipe: Recipe) -> tuple[Mode, ...]:
+    """What a model trained with this recipe can do."""
+    objective = OBJECTIVES[recipe.objective.name]
+    # A draft is written by mask-predict, and verified by slots that come one behind the other.
+    spec = objective.ar and objective.lengths and recipe.ar_stream in ("content", "query")
+    able: dict[Mode, bool] = {"ar": objective.ar, "nar": objective.nar, "semi": objective.blocks, "spec": spec}
+    return tuple(mode for mode, is_able in able.items() if is_able)
+
+
+def choose(recipe: Recipe, given: Mapping[str, Any]) -> Plan:
+    """The plan for a model trained with this recipe.
+
+    given: names and values of the decoding section that the user asked for.
+
+    Raises:
+        UsageError: they contradict each other or the model.
+    """
+    options = replace(recipe.decoding, **given)
+    mode: Mode = options.mode if options.mode != "auto" else modes(recipe)[0]
+    _must_be_able(recipe, mode)
+    plan = Plan(recipe, mode, options)
+    _must_be_read(plan, given)
+    _must_fit(plan)
+    if plan.reads("nbest"):
+        return plan
+    return replace(plan, options=replace(options, nbest=1))
+
+
+def _must_be_able(recipe: Recipe, mode: Mode) -> None:
+    able = modes(recipe)
+    if mode in able:
+        return
+    what = {"ar": "autoregressively", "nar": "non-autoregressively", "semi": "in blocks", "spec": "speculatively"}[mode]
+    others = {"ar": "ar or janus", "nar": "cmlm or janus", "semi": "bang", "spec": "janus"}[mode]
+    raise UsageError(
+        f"this model was trained with objective {recipe.objective.name}: it cannot decode {what}",
+        f"use --mode {' or '.join(able)}, or train with --objective {others}",
+    )
+
+
+def _must_be_read(plan: Plan, given: Iterable[str]) -> None:
+    foreign = [option for option in given if not plan.reads(option)]
+    if not foreign:
+        return
+    flags = ", ".join(f"--{option.replace('_', '-')}" for option in foreign)
+    if plan.way == ONE_PASS:
+        raise UsageError(
+            f"{flags} would change nothing: objective {plan.recipe.objective.name} writes all tokens in one pass",
+            "leave it out; --mode semi --block N takes more passes",
+        )
+    plans = [Plan(plan.recipe, mode, plan.options) for mode in modes(plan.recipe)]
+    others = [other.mode for other in plans if all(map(other.reads, foreign))]
+    add = f"add --mode {' or '.join(others)}, or " if others else ""
+    raise UsageError(
+        f"{flags} would change nothing: this decodes with --mode {plan.mode}",
+        f"{add}leave {'it' if len(foreign) == 1 else 'them'} out",
+    )
+
+
+def _must_fit(plan: Plan) -> None:
+    options, recipe, name = plan.options, plan.recipe, plan.recipe.objective.name
+    width, what = (options.beam, "--beam") if plan.mode == "ar" else (options.length_beam, "--length-beam")
+    if plan.mode == "semi" and options.block > (streams := getattr(recipe.objective, "streams", options.block)):
+        raise UsageError(
+            f"--block {options.block}: this model was trained to write at most {streams} tokens behind known ones",
+            f"use --block {streams} or less, or --mode nar for all at once",
+        )
+    if plan.reads("nbest") and options.nbest > width:
+        raise UsageError(
+            f"--nbest {options.nbest} is more than {what} {width}: there are not so many hypotheses",
+            f"use {what} {options.nbest} or a smaller --nbest",
+        )
+    if plan.way == "nar" and options.length_beam > recipe.model.max_length - 2:
+        raise UsageError(
+            f"--length-beam {options.length_beam} is more than the {recipe.model.max_length - 2} lengths of this model",
+            "use a smaller one; 5 is usual",
+        )
+    if plan.way == "nar" and options.rerank == "ar" and not plan.objective.ar:
+        raise UsageError(
+            f"--rerank ar needs an AR side, and objective {name} has none", "use --rerank none, or train with janus"
+        )
