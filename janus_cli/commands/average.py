@@ -22,7 +22,7 @@ def average(
     """Average the weights of a run's last or best checkpoints into a new checkpoint of the run.
 
     The new one is named average-lastN, average-bestN or average-ema; decode with it by --checkpoint. Default: the last
-    5, or as many as there are.
+    5. Where there are fewer than asked for, those are averaged, and N is their number.
 
     Examples:
       janus average

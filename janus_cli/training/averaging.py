@@ -18,33 +18,30 @@ from janus_cli.training.validation import best_metric
 
 
 def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: bool) -> tuple[Path, list[str]]:
-    """Averages the N last or best checkpoints; the last 5, or as many as a run keeps, where neither is given.
+    """Average the N last or best checkpoints; by default the last 5. Where there are fewer, warn and take those.
 
-    Writes checkpoints/average-lastN or average-bestN; returns its folder and the names of what went into it.
-
-    Means are taken in float64 and written in the weights' own type. Tied tables stay one table.
+    Writes checkpoints/average-lastN or average-bestN, N being how many there were; returns its folder and the names of
+    what went into it. Means are taken in float64 and written in the weights' own type. Tied tables stay one table.
 
     Raises:
-        UsageError: there are fewer checkpoints than asked for, or the run keeps fewer; the average is there already.
+        UsageError: the run has none to average; the average is there already.
         CheckpointError: the checkpoints do not belong together.
     """
     recipe = recipe_load.load(str(run.recipe))
     metric, kept = best_metric(recipe), recipe.training.keep_last
-    if not last and not best:
-        last = min(5, kept, len(list(checkpoint.steps(run.checkpoints)))) or 1
-    name = f"average-last{last}" if last else f"average-best{best}"
-    _must_be_free(run, name, force)
     folders = _steps(run)
-    if last and last > kept:
-        raise UsageError(
-            f"{run.path} keeps its last {kept} checkpoints; older ones are there because they were good",
-            f"--last {kept}, --best {last}, or train with --set training.keep_last={last}",
-        )
-    chosen = folders[-last:] if last else best_folders(run.checkpoints, metric)[:best]
-    asked = last or best or 0
+    if best:
+        chosen, kind = best_folders(run.checkpoints, metric)[:best], "best"
+        if not chosen:
+            raise UsageError(f"{run.path} has no checkpoint with {metric}", "average the newest, with --last N")
+    else:  # older ones than the run keeps are there because they were good
+        chosen, kind = folders[-min(last or 5, kept) :], "last"
+    asked = best or last or 0
     if len(chosen) < asked:
-        kind = "checkpoints" if last else f"checkpoints with {metric}"
-        raise UsageError(f"{run.path} has {len(chosen)} {kind}, not {asked}", f"ask for {len(chosen)} or fewer")
+        why = f"keeps its last {kept}" if last and last > kept else f"has {len(chosen)}"
+        console.warn(f"{run.path} {why} checkpoints: averaging {len(chosen)}, not {asked}")
+    name = f"average-{kind}{len(chosen)}"
+    _must_be_free(run, name, force)
     try:
         return _averaged(run, chosen, name)
     except CheckpointError:
