@@ -31,6 +31,7 @@ def _plain_name(value: str) -> str:
 
 
 PlainName = Annotated[str, AfterValidator(_plain_name)]  # becomes part of a path: nothing is written outside
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class Download:
     """One file to fetch. Without a known sha256 it is never fetched: the user downloads it and gives `--data-dir`."""
 
     url: Annotated[str, Knob("address of the file")]
-    sha256: Annotated[Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None, Knob("of the whole file")] = None
+    sha256: Annotated[Sha256 | None, Knob("checksum; without one, the file is not fetched")] = None
     save_as: Annotated[PlainName, Knob("file name in the data folder")]
 
 
@@ -59,9 +60,9 @@ class Data:
     """Where the text is, and which pairs are kept. Files are `<dir>/<split>.<suffix>`, plain or `.gz`."""
 
     dir: Annotated[str | None, Knob("folder of the text; --data-dir sets it")] = None
-    synthetic: Annotated[Synthetic | None, Knob("text that janus makes itself, instead of files")] = None
-    downloads: Annotated[tuple[Download, ...], Knob("files to fetch: url, sha256, save_as")] = ()
-    notes: Annotated[str, Knob("steps by hand, shown when the data is not there")] = ""
+    synthetic: Annotated[Synthetic | None, Knob("instead of files, text that janus makes itself")] = None
+    downloads: Annotated[tuple[Download, ...], Knob("files to fetch")] = ()
+    notes: Annotated[str, Knob("what to do by hand, shown when the data is not there")] = ""
     source: Annotated[PlainName, Knob("suffix of the source side's files")] = "src"
     target: Annotated[PlainName, Knob("suffix of the target side's files")] = "tgt"
     train: Annotated[PlainName, Knob("name of the training files, before the suffix")] = "train"
@@ -71,7 +72,7 @@ class Data:
         tuple[CleanStep, ...], Knob("steps applied to both sides in this order, before pairs are dropped")
     ] = ()
     min_tokens: Annotated[int, Knob("training pairs with a shorter side are dropped", ge=1)] = 1
-    max_tokens: Annotated[int, Knob("training pairs with a longer side are dropped", "fairseq, MT", ge=1)] = 175
+    max_tokens: Annotated[int, Knob("training pairs with a longer side are dropped", "fairseq for MT", ge=1)] = 175
     max_ratio: Annotated[float, Knob("training pairs whose token counts differ by more are dropped", ge=1)] = 3.0
     deduplicate: Annotated[bool, Knob("drop training pairs seen before")] = False
 
@@ -89,13 +90,13 @@ class Tokenizer:
     kind: Annotated[
         Literal["sentencepiece", "words"], Knob("words: the text is tokenised already, and split at spaces")
     ] = "sentencepiece"
-    algorithm: Annotated[Literal["unigram", "bpe"], Knob("of sentencepiece")] = "bpe"
+    algorithm: Annotated[Literal["unigram", "bpe"], Knob("sentencepiece's algorithm")] = "bpe"
     vocabulary: Annotated[int, Knob("tokens, the five special ones included", ge=8)] = 8000
     joint: Annotated[bool, Knob("one vocabulary for both sides")] = True
     byte_fallback: Annotated[bool, Knob("sentencepiece: spell unknown characters in bytes")] = False
     character_coverage: Annotated[float, Knob("sentencepiece: share of the characters covered", gt=0, le=1)] = 1.0
     normalisation: Annotated[
-        Literal["nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity"], Knob("sentencepiece's, by its name")
+        Literal["nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity"], Knob("sentencepiece's normalisation rule")
     ] = "nmt_nfkc"
     train_lines: Annotated[int, Knob("lines to learn from, evenly over the corpus; bounds memory", ge=1)] = 1_000_000
     joiner: Annotated[str, Knob('words: removed from decoded text with the space after it; "@@" for BPE text')] = ""
@@ -144,16 +145,12 @@ class Training:
     """How the weights are found."""
 
     updates: Annotated[int, Knob("updates of the weights", "[J]", ge=1)] = 200_000
-    minutes: Annotated[
-        float, Knob("stop after so long in updates; validating and saving do not count. 0: no limit", ge=0)
-    ] = 0.0
+    minutes: Annotated[float, Knob("stop after so many minutes of updates alone; 0: no limit", ge=0)] = 0.0
     batch_tokens: Annotated[
         int, Knob("tokens of the longer side, padding counted; per rank and micro-batch", ge=16)
     ] = 4096
     accumulate: Annotated[int, Knob("micro-batches per rank and update", ge=1)] = 1
-    cpu_slots: Annotated[
-        int, Knob("decoder slots a CPU computes at once; more go in parts: as fast, less memory", "[H]", ge=0)
-    ] = 2048
+    cpu_slots: Annotated[int, Knob("decoder slots that a CPU computes at once; bounds memory", "[H]", ge=0)] = 2048
     learning_rate: Annotated[float, Knob("highest learning rate", "[J], IWSLT14", gt=0)] = 5e-4
     schedule: Annotated[
         Literal["inverse_sqrt", "linear", "cosine"], Knob("how the learning rate falls after its warm-up")
@@ -163,13 +160,9 @@ class Training:
     beta2: Annotated[float, Knob("Adam's decay of the mean square", "[V]", ge=0, le=1)] = 0.98
     epsilon: Annotated[float, Knob("Adam's epsilon", gt=0)] = 1e-8
     weight_decay: Annotated[float, Knob("decoupled weight decay", "[J]", ge=0)] = 1e-4
-    ema: Annotated[
-        float, Knob("decay of a mean of the weights kept for `janus average --ema`; 0 keeps none", ge=0, le=1)
-    ] = 0.0
+    ema: Annotated[float, Knob("decay of mean weights for `janus average --ema`; 0: none", ge=0, le=1)] = 0.0
     clip: Annotated[float, Knob("largest gradient norm; 0 switches clipping off", ge=0)] = 0.0
-    precision: Annotated[
-        Literal["auto", "float32", "bf16"], Knob("of products; auto: bf16 on hardware that multiplies it")
-    ] = "auto"
+    precision: Annotated[Literal["auto", "float32", "bf16"], Knob("auto: bf16 where hardware multiplies it")] = "auto"
     log_every: Annotated[int, Knob("updates between lines of the log", ge=1)] = 100
     validate_every: Annotated[int, Knob("updates between validations", ge=1)] = 2000
     save_every: Annotated[int, Knob("updates between checkpoints", ge=1)] = 2000
@@ -178,10 +171,8 @@ class Training:
     best_metric: Annotated[
         str, Knob("a name from the validation log; auto: bleu_ar, else bleu_nar; bleu: the mean of both")
     ] = "auto"
-    patience: Annotated[
-        int, Knob("validations without a better best_metric before stopping; 0 never stops early", ge=0)
-    ] = 0
-    valid_sentences: Annotated[int, Knob("decoded at each validation; losses use the whole split", ge=1)] = 500
+    patience: Annotated[int, Knob("validations without a better best_metric before stopping; 0: never", ge=0)] = 0
+    valid_sentences: Annotated[int, Knob("sentences decoded by a validation; losses use the whole split", ge=1)] = 500
     max_bad_steps: Annotated[int, Knob("non-finite steps in a row before exit 5", ge=1)] = 20
     tensorboard: Annotated[bool, Knob("also write the log for TensorBoard")] = False
 
@@ -192,7 +183,7 @@ class Recipe:
 
     name: Annotated[PlainName, Knob("name of the recipe; the run's name begins with it")]
     about: Annotated[str, Knob("one line for `janus recipes`")] = ""
-    seed: Annotated[int, Knob("of weights, batches, noise and dropout", ge=0)] = 1
+    seed: Annotated[int, Knob("seed of weights, batches, noise and dropout", ge=0)] = 1
     data: Data = Data()
     tokenizer: Tokenizer = Tokenizer()
     model: Model = Model()

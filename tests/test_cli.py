@@ -123,6 +123,9 @@ def _parse(line: str) -> None:
         (["recipes", "show", "iwslt"], "no recipe named 'iwslt', did you mean iwslt14?"),
         (["recipes", "show", "demo", "--objective", "jnus"], "did you mean janus?"),
         (["recipes", "show", "demo", "--set", "seed"], "expected KEY=VALUE"),
+        (["recipes", "show", "--markdown"], "--markdown goes with"),
+        (["recipes", "explain", "seed", "--set", "seed=1"], "takes no changes"),
+        (["recipes", "explain", "learning_rate"], "did you mean training.learning_rate?"),
     ],
 )
 def test_usage_mistakes(janus: Janus, arguments: list[str], words: str) -> None:

@@ -1,6 +1,7 @@
 """The knobs: what fits together, what is refused, and that every shipped recipe says what its paper says."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from janus_cli import recipe_load
+from janus_cli.commands.recipes import explain
 from janus_cli.core.knobs import OBJECTIVES, ArObjective, CmlmObjective, JanusObjective, Noise
+from janus_cli.errors import UsageError
 from janus_cli.recipe import CHECKED, Recipe
 
 _FOLDER = Path(__file__).parents[1] / "recipes"
@@ -150,3 +153,55 @@ def test_kl_weights_are_whole_from_the_first_update_by_default() -> None:
     assert JanusObjective().at(0) == JanusObjective()
     assert ArObjective().at(0) == ArObjective()
     assert CmlmObjective().at(0) == CmlmObjective()
+
+
+def test_every_knob_is_explained_and_the_document_is_up_to_date() -> None:
+    text = explain(markdown=True)
+    assert (Path(__file__).parents[1] / "docs" / "knobs.md").read_text(encoding="utf-8") == text
+    plain = explain()
+    for name in OBJECTIVES:
+        shown = recipe_load.load("demo", ["data.downloads=[{url: x, save_as: x}]"], name).plain()
+        for key in _flat(shown, ""):
+            if key != "objective.name":
+                assert f"| `{key}` |" in text
+                assert f"  {key}: " in plain
+
+
+def _flat(value: object, key: str) -> list[str]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = [path for name, each in items for path in _flat(each, f"{key}.{name}".strip("."))]
+    return inner or [key]
+
+
+@pytest.mark.parametrize(
+    ("key", "objective", "words"),
+    [
+        ("training.learning_rate", None, ["  training.learning_rate: 0.0005  (number, more than 0)\n", "\n[J] "]),
+        ("model.tie", None, ["(all or target or none)"]),
+        ("decoding.rerank", None, ["(mode nar)"]),
+        ("objective.noise", "mpnet", ["objective.noise: uniform: 0.5, full: 0.5", "objective.noise.spans: 0.0"]),
+        ("objective.kl_start", None, ["objective, name: janus"]),
+        ("data.clean", None, ["data.clean: []  (list of strip_tags, "]),
+        ("name", None, ["name: required  (text)"]),
+    ],
+)  # fmt: skip
+def test_a_knob_is_explained(key: str, objective: str | None, words: list[str]) -> None:
+    text = explain(key, objective)
+    assert all(each in text for each in words)
+    keys = re.findall(r"^  ([a-z_.]+): ", text, re.MULTILINE)
+    assert keys
+    assert all(f"{each}.".startswith(f"{key}.") for each in keys)
+
+
+@pytest.mark.parametrize(
+    ("key", "objective", "words"),
+    [
+        ("learning_rate", None, "no knob named learning_rate, did you mean training.learning_rate?"),
+        ("training.updtes", None, "did you mean training.updates?"),
+        ("objective.kl_start", "ar", "no knob named objective.kl_start"),
+        (None, "jnus", "did you mean janus?"),
+    ],
+)
+def test_an_unknown_knob_is_guessed(key: str | None, objective: str | None, words: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(words)):
+        explain(key, objective)

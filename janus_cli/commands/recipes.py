@@ -1,31 +1,51 @@
-"""`janus recipes`: what is shipped, and what a recipe says once every default is filled in."""
+"""`janus recipes`: what is shipped, what a recipe says once every default is filled in, and what each knob does."""
 
-from typing import Annotated, Literal
+import json
+import textwrap
+from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from types import NoneType
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import typer
 
 from janus_cli.commands.options import ObjectiveOption, SetOption
+from janus_cli.core.knobs import OBJECTIVES, SOURCES, Knob, knobs
 
 
 def recipes(
-    action: Annotated[Literal["list", "show"], typer.Argument(help="What to do.")] = "list",
+    action: Annotated[Literal["list", "show", "explain"], typer.Argument(help="What to do.")] = "list",
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME|FILE]", help="Which recipe to show; by default demo.")
+        str | None,
+        typer.Argument(
+            metavar="[NAME|FILE]",
+            help="Which recipe to show, by default demo. With explain: which knob or section, by default all.",
+        ),
     ] = None,
     changes: SetOption = None,
     objective: ObjectiveOption = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="explain: print Markdown tables.")] = False,
 ) -> None:
-    """List the recipes, or show one with every default filled in.
+    """List the recipes, show one with every default filled in, or explain the knobs.
 
     Examples:
       janus recipes
       janus recipes show iwslt14
       janus recipes show multi30k --objective ar --set training.updates=5000 > mine.yaml
       janus train --recipe mine.yaml
+      janus recipes explain training.learning_rate
+      janus recipes explain objective --objective janus
     """
     from janus_cli import console, recipe_load
     from janus_cli.errors import UsageError
 
+    if action == "explain":
+        if changes:
+            raise UsageError("`janus recipes explain` takes no changes", "to see a recipe: `janus recipes show NAME`")
+        typer.echo(explain(name, objective, markdown=markdown), nl=False)
+        return
+    if markdown:
+        raise UsageError("--markdown goes with `janus recipes explain`", "leave it out")
     if action == "show":
         if name is None:
             console.say("no recipe named: this is demo")
@@ -36,10 +56,127 @@ def recipes(
             "`janus recipes list` takes no name and no changes", "to see one recipe: `janus recipes show NAME`"
         )
     rows = []
-    for found in recipe_load.available():
-        recipe = recipe_load.load(found)
-        rows.append((found, f"{recipe.data.source}-{recipe.data.target}", recipe.about))
+    for shipped in recipe_load.available():
+        recipe = recipe_load.load(shipped)
+        rows.append((shipped, f"{recipe.data.source}-{recipe.data.target}", recipe.about))
     width = max(len(row[0]) for row in rows)
-    for found, pair, about in rows:
-        typer.echo(f"{found:<{width}}  {pair:<7}  {about}")
-    console.say("show one with `janus recipes show NAME`")
+    for shipped, pair, about in rows:
+        typer.echo(f"{shipped:<{width}}  {pair:<7}  {about}")
+    console.say("show one with `janus recipes show NAME`; what a knob does: `janus recipes explain KEY`")
+
+
+class Entry(NamedTuple):
+    """One knob, as it is shown."""
+
+    key: str
+    default: str
+    values: str
+    about: str
+    source: str
+
+
+class Section(NamedTuple):
+    """The knobs of one section. objective: the one that they belong to, empty where all share them."""
+
+    key: str
+    objective: str
+    about: str
+    entries: list[Entry]
+
+    @property
+    def title(self) -> str:
+        return f"{self.key}, name: {self.objective}" if self.objective else self.key or "recipe"
+
+
+def explain(key: str | None = None, objective: str | None = None, *, markdown: bool = False) -> str:
+    """Every knob, or those under `key`, with its default, possible values, meaning and source.
+
+    objective: leaves out what belongs to other objectives.
+
+    Raises:
+        UsageError: no such key or objective.
+    """
+    from janus_cli.errors import UsageError
+    from janus_cli.recipe_load import guess, no_objective
+
+    if objective not in (None, *OBJECTIVES):
+        raise UsageError(no_objective(objective), "`janus recipes explain objective` prints all of them")
+    every = [section for section in _sections() if objective is None or section.objective in ("", objective)]
+    chosen = []
+    for section in every:
+        entries = [entry for entry in section.entries if key is None or f"{entry.key}.".startswith(f"{key}.")]
+        chosen += [section._replace(entries=entries)] * bool(entries)
+    if not chosen:
+        known = sorted({entry.key for section in every for entry in section.entries} | {each.key for each in every})
+        elsewhere = [each for each in known if each.endswith(f".{key}")]
+        meant = f", did you mean {elsewhere[0]}?" if elsewhere else guess(str(key), known)
+        raise UsageError(f"no knob named {key}{meant}", "`janus recipes explain` prints all of them")
+    shown = "\n".join((_markdown if markdown else _plain)(section) for section in chosen)
+    sources = [f"{mark} {work}" for mark, work in SOURCES.items() if mark in shown]
+    if markdown:
+        title = "# Every knob of a recipe\n\nWritten by `janus recipes explain --markdown`.\n\n"
+        return f"{title}{shown}\n## Sources\n\n" + "".join(f"* {source}\n" for source in sources)
+    return shown + "\n" * bool(sources) + "".join(f"{source}\n" for source in sources)
+
+
+def _sections() -> Iterator[Section]:
+    """Every section of a recipe; those inside others come last."""
+    from janus_cli.recipe import Recipe
+    from janus_cli.recipe_load import sections
+
+    found: list[tuple[str, Any]] = [("", Recipe)]
+    for prefix, section in found:  # grows as it goes
+        kinds = get_type_hints(section)
+        defaults = {field.name: field.default for field in fields(section)}
+        entries = []
+        for name, knob in knobs(section).items():
+            modes = ", ".join(dict.fromkeys(way.split()[0] for way in knob.modes))
+            about = f"{knob.about} (mode {modes})" if modes else knob.about
+            values = " or ".join(_values(kinds[name], knob))
+            entries.append(Entry(f"{prefix}{name}", _default(defaults[name]), values, about, knob.source))
+        key = prefix.rstrip(".")
+        yield Section(key, section.name if key == "objective" else "", " ".join(section.__doc__.split()), entries)
+        for name in defaults:
+            item = "0." if get_origin(kinds[name]) is tuple else ""
+            inner = [(f"{prefix}{name}.{item}", part) for part in sections(kinds[name])]
+            found += [each for each in inner if each not in found]
+
+
+def _default(value: Any) -> str:
+    if value is MISSING:
+        return "required"
+    if is_dataclass(value):
+        set_here = {field.name: getattr(value, field.name) for field in fields(value)}
+        return ", ".join(f"{name}: {each}" for name, each in set_here.items() if each != getattr(type(value), name))
+    return value if isinstance(value, str) and value else json.dumps(value)
+
+
+def _values(kind: Any, knob: Knob) -> list[str]:
+    """What a field of this type can hold, in words."""
+    parts = get_args(kind)
+    if get_origin(kind) is Literal:
+        return list(parts)
+    if get_origin(kind) is tuple:
+        return [f"list of {', '.join(_values(parts[0], knob))}"]
+    if parts:
+        return [words for part in parts for words in _values(part, knob)]
+    words = {bool: "true or false", int: "whole number", float: "number", str: "text", NoneType: "null"}
+    limits = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+    bounds = " and ".join(f"{limits[name]} {bound}" for name, bound in knob.bounds.items())
+    numeric = kind in (int, float) and bounds
+    return [words.get(kind, "section") + (f", {bounds}" if numeric else "")]
+
+
+def _plain(section: Section) -> str:
+    lines = [section.title, *textwrap.wrap(section.about, 100, initial_indent="  ", subsequent_indent="  ")]
+    for entry in section.entries:
+        source = f" Source: {entry.source}." if entry.source else ""
+        lines += ["", f"  {entry.key}: {entry.default}  ({entry.values})"]
+        lines += textwrap.wrap(f"{entry.about}.{source}", 100, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(lines) + "\n"
+
+
+def _markdown(section: Section) -> str:
+    head = ["| knob | default | values | meaning | source |", "|---|---|---|---|---|"]
+    rows = [f"| `{key}` | {' | '.join(cells)} |" for key, *cells in section.entries]
+    return "\n".join([f"## {section.title}", "", section.about, "", *head, *rows]) + "\n"

@@ -65,7 +65,7 @@ def knobs(section: type) -> dict[str, Knob]:
 class Model:
     """Shape of the encoder-decoder. The same for every objective."""
 
-    width: Annotated[int, Knob("numbers in a token's state", ge=1)] = 512
+    width: Annotated[int, Knob("size of a token's state", ge=1)] = 512
     feedforward: Annotated[int, Knob("width inside the feed-forward sublayers", ge=1)] = 1024
     heads: Annotated[int, Knob("attention heads; they divide the width", ge=1)] = 4
     encoder_layers: Annotated[int, Knob("layers of the encoder", ge=1)] = 6
@@ -73,28 +73,25 @@ class Model:
     dropout: Annotated[float, Knob("dropout after embeddings and sublayers", ge=0, le=1)] = 0.3
     attention_dropout: Annotated[float, Knob("dropout of attention weights", ge=0, le=1)] = 0.0
     activation_dropout: Annotated[float, Knob("dropout inside the feed-forward sublayers", ge=0, le=1)] = 0.0
-    activation: Annotated[Literal["relu", "gelu"], Knob("of the feed-forward sublayers")] = "relu"
+    activation: Annotated[Literal["relu", "gelu"], Knob("activation of the feed-forward sublayers")] = "relu"
     norm: Annotated[Literal["pre", "post"], Knob("layer norm before each sublayer, or after it")] = "post"
     positions: Annotated[Literal["learned", "sinusoidal"], Knob("position embeddings", "[J]")] = "learned"
     max_length: Annotated[
         int, Knob("positions, BOS and EOS included; also the classes of the length prediction", "[J]", ge=4, le=2046)
     ] = 256
     tie: Annotated[
-        Literal["all", "target", "none"], Knob("which embeddings share a table; all: source, target and output")
+        Literal["all", "target", "none"],
+        Knob("embeddings that share a table; all: source, target, output; target: the last two"),
     ] = "all"
     embedding_scale: Annotated[bool, Knob("multiply embeddings by sqrt(width)", "[V]")] = True
     embedding: Annotated[
         Literal["sum", "concat"],
-        Knob("token and position are added [V], or put side by side and mapped to the width [CC]", "[V]"),
+        Knob("token and position are added, or put side by side and mapped to the width [CC]", "[V]"),
     ] = "sum"
-    causal_attention: Annotated[
-        bool, Knob("decoder layers have a second self-attention, which looks to the left only", "[CC]")
-    ] = False
+    causal_attention: Annotated[bool, Knob("decoder layers attend once more, to the left only", "[CC]")] = False
     embedding_norm: Annotated[bool, Knob("layer norm after the embeddings, as BART and BERT have it")] = False
-    init: Annotated[Literal["bert", "xavier"], Knob("normal(0, 0.02) as BERT [J], or Glorot's [V]", "[J]")] = "bert"
-    attention: Annotated[
-        Literal["sdpa", "flex"], Knob("flex: PyTorch's FlexAttention, CUDA only, without attention_dropout")
-    ] = "sdpa"
+    init: Annotated[Literal["bert", "xavier"], Knob("bert: normal(0, 0.02). xavier: Glorot's [V]", "[J]")] = "bert"
+    attention: Annotated[Literal["sdpa", "flex"], Knob("flex: FlexAttention (CUDA), no attention_dropout")] = "sdpa"
 
     def __post_init__(self) -> None:
         if self.attention == "flex" and self.attention_dropout:
@@ -110,15 +107,11 @@ class Noise:
     uniform: Annotated[float, Knob("weight of: k ~ Uniform{1..n} tokens, at any places", "[C]", ge=0)] = 0.0
     spans: Annotated[float, Knob("weight of: spans of Poisson length, up to span_budget", "[J]", ge=0)] = 0.0
     fixed: Annotated[float, Knob("weight of: `share` of the tokens, at any places", ge=0)] = 0.0
-    suffix: Annotated[
-        float, Knob("weight of: the last k ~ Uniform{1..n} tokens, as a draft after a verified prefix sees it", ge=0)
-    ] = 0.0
-    full: Annotated[float, Knob("weight of: every token, as the first pass of mask-predict sees it", "[H]", ge=0)] = 0.0
+    suffix: Annotated[float, Knob("weight of: the last k ~ Uniform{1..n} tokens, what a draft sees", ge=0)] = 0.0
+    full: Annotated[float, Knob("weight of: every token, what mask-predict begins with", "[H]", ge=0)] = 0.0
     span_mean: Annotated[float, Knob("mean length of a span", "[J]", gt=0)] = 2.0
-    span_budget: Annotated[
-        float, Knob("spans are drawn until they cover this share; overlaps leave 55-58 % of 0.7", "[J]", ge=0, le=1)
-    ] = 0.7
-    share: Annotated[float, Knob("of the tokens, hidden by `fixed`", ge=0, le=1)] = 0.5
+    span_budget: Annotated[float, Knob("share that spans may cover; they hide 55-58 %", "[J]", ge=0, le=1)] = 0.7
+    share: Annotated[float, Knob("share of the tokens that `fixed` hides", ge=0, le=1)] = 0.5
 
     def __post_init__(self) -> None:
         if self.uniform + self.spans + self.fixed + self.suffix + self.full == 0:
@@ -142,9 +135,7 @@ class ObjectiveKnobs:
     elsewhere: ClassVar[Sections] = {}
 
     name: str  # here, so that it comes first
-    label_smoothing: Annotated[
-        float, Knob("share of the probability that targets spread over the vocabulary", "[V]", ge=0, le=1)
-    ] = 0.1
+    label_smoothing: Annotated[float, Knob("probability spread over all words", "[V]", ge=0, le=1)] = 0.1
 
     def at(self, step: int) -> Self:
         """The knobs in force at this update."""
@@ -161,7 +152,7 @@ class ArObjective(ObjectiveKnobs):
 
     name: Literal["ar"] = "ar"
     ar_stream: Annotated[
-        ARStream, Knob("who predicts: the tokens themselves, or MASK slots that nobody reads (two streams)")
+        ARStream, Knob("who predicts the next token: the tokens, or MASK slots that nobody reads (two streams)")
     ] = "content"
 
 
@@ -172,9 +163,7 @@ class CmlmObjective(ObjectiveKnobs):
     name: Literal["cmlm"] = "cmlm"
     noise: Annotated[Noise, Knob("which target tokens are hidden", "[C]")] = Noise(uniform=1.0)
     length: Annotated[float, Knob("weight of the length prediction", ge=0)] = 0.1
-    glance: Annotated[
-        float, Knob("show the model this part of as many hidden tokens as it got wrong; 0: none", "[G]", ge=0, le=1)
-    ] = 0.0
+    glance: Annotated[float, Knob("glancing: hidden tokens shown per wrong guess", "[G]", ge=0, le=1)] = 0.0
 
 
 @dataclass(frozen=True)
@@ -188,9 +177,7 @@ class CmlmcObjective(ObjectiveKnobs):
 
     name: Literal["cmlmc"] = "cmlmc"
     noise: Annotated[Noise, Knob("which target tokens are hidden", "[C], kept by [CC]")] = Noise(uniform=1.0)
-    replaced: Annotated[
-        float, Knob("share of the observed tokens that the model's own guess replaces", "[CC]", ge=0, le=1)
-    ] = 0.3
+    replaced: Annotated[float, Knob("share of observed tokens to be corrected", "[CC]", ge=0, le=1)] = 0.3
     nar: Annotated[float, Knob("weight of CE_NAR; with `correct`, the mean of both", "[CC]", ge=0)] = 0.5
     correct: Annotated[float, Knob("weight of CE_correct", "[CC]", ge=0)] = 0.5
     length: Annotated[float, Knob("weight of the length prediction", ge=0)] = 0.1
@@ -207,30 +194,17 @@ class CematObjective(ObjectiveKnobs):
     target_least: Annotated[float, Knob("smallest share of a target that is hidden", "[CE]", ge=0, le=1)] = 0.2
     target_most: Annotated[
         float,
-        Knob(
-            "largest share of a target that is hidden; 0.5 [CE] never hides all, as mask-predict's first pass does",
-            "[H]", ge=0, le=1,
-        ),
-    ] = 1.0  # fmt: skip
-    switched: Annotated[
-        float, Knob("share of a source switched to other translations; 0 needs no dictionary", "[CE]", ge=0, le=1)
-    ] = 0.15
-    dictionary: Annotated[
-        str | None, Knob("file of word pairs, one a line, a tab between; none: induced from the training text")
-    ] = None
-    dictionary_pairs: Annotated[
-        int, Knob("sentence pairs, evenly over the training text, to induce the dictionary from", "[H]", ge=1)
-    ] = 50_000
+        Knob("largest share of a target that is hidden; 0.5 [CE] never hides all, as decoding does", "[H]", ge=0, le=1),
+    ] = 1.0
+    switched: Annotated[float, Knob("share of a source switched by dictionary; 0: none", "[CE]", ge=0, le=1)] = 0.15
+    dictionary: Annotated[str | None, Knob("file of tab-separated word pairs; null: induced from the text")] = None
+    dictionary_pairs: Annotated[int, Knob("sentence pairs to induce a dictionary from", "[H]", ge=1)] = 50_000
     dictionary_rounds: Annotated[int, Knob("rounds of expectation maximisation (IBM model 1), usually 5", ge=1)] = 5
     translations: Annotated[int, Knob("translations kept for each token, likeliest first", "[H]", ge=1)] = 4
-    translation_least: Annotated[
-        float, Knob("induced translations that are less probable are dropped", "[H]", ge=0, le=1)
-    ] = 0.05
+    translation_least: Annotated[float, Knob("least probable induced translation kept", "[H]", ge=0, le=1)] = 0.05
     encoder: Annotated[float, Knob("weight of CE_encoder", "[CE]", ge=0)] = 0.3
     nar: Annotated[float, Knob("weight of CE_NAR", "[CE]", ge=0)] = 0.7
-    length: Annotated[
-        float, Knob("weight of the length prediction; CeMAT itself learns lengths after pre-training", "[C]", ge=0)
-    ] = 0.1
+    length: Annotated[float, Knob("weight of the length prediction; [CE] learns it later", "[C]", ge=0)] = 0.1
 
     def __post_init__(self) -> None:
         for side in ("source", "target"):
@@ -245,7 +219,7 @@ class JanusObjective(ObjectiveKnobs):
 
     name: Literal["janus"] = "janus"
     ar_stream: Annotated[
-        ARStream, Knob("who predicts from left to right: the tokens, or MASK slots as in the released model", "[H]")
+        ARStream, Knob("who predicts the next token: the tokens, or MASK slots (two streams), as in [J]", "[H]")
     ] = "content"
     noise: Annotated[Noise, Knob("which target tokens are hidden", "[J]")] = Noise(spans=1.0)
     ar: Annotated[float, Knob("weight of CE_AR", "[J]", ge=0)] = 1.0
@@ -259,20 +233,16 @@ class JanusObjective(ObjectiveKnobs):
         float, Knob("part of the KLs' gradient that AR receives; at 0, AR only teaches", "[J]", ge=0, le=1)
     ] = 1.0
     kl_temperature: Annotated[
-        float, Knob("logits in the KLs are divided by it, the KLs multiplied by its square (Hinton 2015)", gt=0)
+        float, Knob("divides the logits in the KLs, which are multiplied by its square", "Hinton 2015", gt=0)
     ] = 1.0
     kl_start: Annotated[int, Knob("updates without any KL", ge=0)] = 0
     kl_warmup: Annotated[int, Knob("updates over which the KL weights then rise to their full value", ge=0)] = 0
-    correct: Annotated[
-        float, Knob("weight of CMLMC's CE_correct; with it, try decoding.update all. 0: without", ge=0)
-    ] = 0.0
-    replaced: Annotated[
-        float, Knob("for CE_correct, share of the observed tokens that the model replaces", "[CC]", ge=0, le=1)
-    ] = 0.3
+    correct: Annotated[float, Knob("weight of CMLMC's CE_correct; try decoding.update all", ge=0)] = 0.0
+    replaced: Annotated[float, Knob("share of observed tokens to be corrected", "[CC]", ge=0, le=1)] = 0.3
     glance: Annotated[
         float,
         Knob(
-            "show the model this part of as many hidden tokens as it got wrong; GLAT: 0.5 falling to 0.3",
+            "glancing: hidden tokens shown per wrong guess; GLAT lets it fall from 0.5 to 0.3",
             "[G]", ge=0, le=1,
         ),
     ] = 0.0  # fmt: skip
@@ -331,9 +301,7 @@ class BangObjective(ObjectiveKnobs):
     elsewhere: ClassVar[Sections] = {"decoding": {"remove_repeats": True}}  # [B]
     ar_stream: ClassVar[ARSide] = "self"
     name: Literal["bang"] = "bang"
-    streams: Annotated[
-        int, Knob("tokens that a block can have; memory and time of training grow with it", "[B]", ge=2)
-    ] = 9
+    streams: Annotated[int, Knob("most tokens of a block; costs memory and time", "[B]", ge=2)] = 9
     ar: Annotated[float, Knob("weight of the AR stream", "[B]", ge=0)] = 1.0
     nar: Annotated[float, Knob("weight of the NAR stream", "[B]", ge=0)] = 1.0
     semi: Annotated[float, Knob("weight of the streams between", "[B]", ge=0)] = 1.0
@@ -366,7 +334,7 @@ class Decoding:
     mode: Annotated[
         Literal["auto", "ar", "nar", "semi", "spec"],
         Knob(
-            "ar: left to right. nar: mask-predict (bang: all in one pass). semi: --block tokens a pass (bang). "
+            "ar: left to right. nar: mask-predict (bang: all in one pass). semi: `block` tokens a pass (bang). "
             "spec: greedy ar, drafted by nar. auto: ar where the model can"
         ),
     ] = "auto"
@@ -382,18 +350,16 @@ class Decoding:
             "[V]", ge=0, le=100, modes=_UP_TO_EOS, flag=None,
         ),
     ] = 1.2  # fmt: skip
-    max_extra: Annotated[int, Knob("see max_ratio", ge=0, modes=_UP_TO_EOS, flag=None)] = 10
-    iters: Annotated[
-        int, Knob("decoder passes of mask-predict; those that can change nothing are left out", ge=1, modes=("nar",))
-    ] = 10
+    max_extra: Annotated[int, Knob("tokens beyond max_ratio * source length", ge=0, modes=_UP_TO_EOS, flag=None)] = 10
+    iters: Annotated[int, Knob("passes of mask-predict; idle ones are left out", ge=1, modes=("nar",))] = 10
     length_beam: Annotated[int, Knob("lengths tried for each line", ge=1, modes=("nar",))] = 5
     update: Annotated[
         Literal["hidden", "all"],
-        Knob("what a pass may rewrite: hidden tokens [C], or all of them (CMLMC)", "[C]", modes=("nar",)),
+        Knob("what a pass may rewrite: hidden tokens only, or all of them [CC]", "[C]", modes=("nar",)),
     ] = "hidden"
     rerank: Annotated[
         Literal["none", "ar"],
-        Knob("ar: the model's AR side picks among the lengths, in one more pass", modes=("nar",)),
+        Knob("who picks among the lengths; ar: the model's AR side, in one more pass", modes=("nar",)),
     ] = "none"
     remove_repeats: Annotated[
         bool,
