@@ -26,7 +26,7 @@ from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.stream import Stream, join
 from janus_cli.device import autocast, choose_device, keep_freed_memory
 from janus_cli.errors import UsageError
-from janus_cli.lab.benching.measure import Spread, rotated
+from janus_cli.lab.timing import Spread, rotated
 from janus_cli.recipe import Recipe
 from janus_cli.training.checkpoint import build_model
 from janus_cli.training.update import planned

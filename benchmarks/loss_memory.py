@@ -33,7 +33,7 @@ from janus_cli.core.objectives import OBJECTIVES, janus
 from janus_cli.device import autocast, keep_freed_memory, start_world
 from janus_cli.errors import UsageError, require
 from janus_cli.files import write_atomically
-from janus_cli.lab.benching import machine, plot
+from janus_cli.lab import machine, plots
 from janus_cli.recipe import Recipe
 from janus_cli.training.checkpoint import build_model
 from janus_cli.training.log import Log
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None) -> None:
     """Measures as asked, prints the table and draws the curve."""
     asked = options(arguments)
     if asked.plot:
-        plot.must_be_there()
+        plots.must_be_installed("bench")
         if asked.plot.exists():
             raise UsageError(f"{asked.plot} is there already", "name another file")
     shared.start(asked)
@@ -240,7 +240,7 @@ def mebibytes(count: int | None) -> str:
 
 def svg(curves: dict[str, list[tuple[int, int]]], title: str) -> bytes:
     """The loss alone against the vocabulary, a line for each objective and way."""
-    figure = require("matplotlib.figure", "bench").Figure(figsize=plot.SIZE, layout="constrained")
+    figure = require("matplotlib.figure", "bench").Figure(figsize=plots.LARGE, layout="constrained")
     axes = figure.subplots()
     for (name, points), style in zip(curves.items(), ("k-o", "k--o", "k-s", "k--s"), strict=False):
         axes.plot([words for words, _ in points], [taken / 2**20 for _, taken in points], style, label=name)
@@ -250,7 +250,7 @@ def svg(curves: dict[str, list[tuple[int, int]]], title: str) -> bytes:
     axes.set_ylim(bottom=0)
     axes.grid(visible=True, color="0.9")
     axes.legend()
-    return plot.drawn(figure)
+    return plots.svg_file(figure)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import shared
 import torch
 
 from janus_cli.core.layers import packed, product
-from janus_cli.lab.benching.report import markdown
+from janus_cli.lab.tables import markdown
 
 ROWS = (1, 15, 64, 320, 960)
 TURNS, WARM_UP = 5, 5

@@ -18,7 +18,7 @@ import shared
 
 from janus_cli.data.synthetic import is_valid, translations
 from janus_cli.errors import DataError
-from janus_cli.lab.benching.report import markdown
+from janus_cli.lab.tables import markdown
 from janus_cli.scoring.metrics import corpus_bleu
 
 

@@ -21,8 +21,8 @@ from janus_cli.core.batch import SPECIAL, Batch, collate
 from janus_cli.data.store import StoreWriter
 from janus_cli.device import choose_device
 from janus_cli.errors import JanusError
-from janus_cli.lab.benching import machine
-from janus_cli.lab.benching.measure import Spread
+from janus_cli.lab import machine
+from janus_cli.lab.timing import Spread
 from janus_cli.recipe import Recipe
 
 Result = TypeVar("Result")

@@ -18,7 +18,7 @@ from janus_cli.data.batching import epoch_batches, load_batch
 from janus_cli.data.store import Store
 from janus_cli.device import autocast, keep_few_shapes, keep_freed_memory, product_rate, resolve_precision, start_world
 from janus_cli.errors import JanusError
-from janus_cli.lab.benching import machine, peers
+from janus_cli.lab import machine, peers
 from janus_cli.recipe import Recipe
 from janus_cli.training.checkpoint import build_model
 from janus_cli.training.log import Log

@@ -86,24 +86,20 @@ def bench(
     """
     chosen = one_run(run, run_option)
     check_run(chosen, checkpoint, changes)
-    from janus_cli.lab.benching.peers import known
-    from janus_cli.lab.benching.prepare import Request
-    from janus_cli.lab.benching.report import dump, table
-    from janus_cli.lab.benching.session import run_bench
+    from janus_cli.lab.bench import run_bench
+    from janus_cli.lab.bench_table import table
+    from janus_cli.lab.peers import known
+    from janus_cli.lab.tables import json_file
     from janus_cli.recipe import BENCH_BATCHES, BENCH_REPEATS, BENCH_WARMUP
 
-    found = run_bench(
-        Request(
-            run=chosen, checkpoint=checkpoint, sentences=sentences,
-            against=known(names(*against or ())), modes=names(*mode or ()),
-            batches=BENCH_BATCHES if batches is None else _sizes(batches),
-            repeats=BENCH_REPEATS if repeats is None else repeats, warmup=BENCH_WARMUP if warmup is None else warmup,
-            changes=tuple(changes or ()), json=out, plot=plot, device=device, threads=threads, force=force,
-            dry_run=dry_run,
-        )
+    results = run_bench(
+        run=chosen, checkpoint=checkpoint, sentences=sentences, against=known(names(*against or ())),
+        modes=names(*mode or ()), batches=BENCH_BATCHES if batches is None else _sizes(batches),
+        repeats=BENCH_REPEATS if repeats is None else repeats, warmup=BENCH_WARMUP if warmup is None else warmup,
+        changes=changes or (), out=out, plot=plot, device=device, threads=threads, force=force, dry_run=dry_run,
     )  # fmt: skip
-    if found is not None:
-        typer.echo(dump(found).decode().rstrip() if as_json else table(found))
+    if results is not None:
+        typer.echo(json_file(results) if as_json else f"{table(results)}\n", nl=False)
 
 
 def _sizes(text: str) -> list[int]:

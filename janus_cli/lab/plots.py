@@ -242,5 +242,10 @@ def _quality_file(figure: Any, axes: Any, across: str, title: str) -> bytes:
     axes.set_axisbelow(True)
     if axes.get_legend_handles_labels()[1]:
         axes.legend()
+    return svg_file(figure)
+
+
+def svg_file(figure: Any) -> bytes:
+    """A figure of matplotlib as an SVG file; the same bytes each time."""
     with require("matplotlib", "bench").rc_context(TEXT):
         return _saved(figure, metadata={"Date": None})

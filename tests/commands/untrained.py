@@ -25,10 +25,10 @@ CHANGES = [
 ]  # fmt: skip
 
 
-def make_run(root: Path, prepared: Path, objective: str) -> Path:
-    """A run as `janus train` leaves it, with large random weights."""
-    recipe = recipe_load.load("demo", CHANGES, objective)
-    run = root / "runs" / objective
+def make_run(root: Path, prepared: Path, objective: str, *changes: str, name: str = "") -> Path:
+    """A run as `janus train` leaves it, with large random weights; runs/OBJECTIVE if it has no other name."""
+    recipe = recipe_load.load("demo", [*CHANGES, *changes], objective)
+    run = root / "runs" / (name or objective)
     (run / "checkpoints").mkdir(parents=True)
     manifest = json.loads((prepared / "manifest.json").read_bytes())
     tokenizers = load_tokenizers(prepared)

@@ -20,7 +20,7 @@ from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translate import Translator
 from janus_cli.errors import CheckpointError, DataError
 from janus_cli.files import read_json
-from janus_cli.lab.benching import machine
+from janus_cli.lab import machine
 from janus_cli.lab.comparing import jobs
 from janus_cli.runs import Run
 from janus_cli.scoring.metrics import corpus_bleu

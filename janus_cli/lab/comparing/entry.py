@@ -19,8 +19,8 @@ from janus_cli.decoding.translate import Translator, read_model
 from janus_cli.decoding.where import find_split
 from janus_cli.errors import JanusError, Stopped
 from janus_cli.files import read_json, write_atomically
-from janus_cli.lab.benching.modes import select
 from janus_cli.lab.comparing.systems import System
+from janus_cli.lab.rows import select
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
@@ -136,7 +136,7 @@ def _training(run: Run, folder: Path) -> dict[str, Any]:
 
 
 def decoded(outcome: Outcome, names: Sequence[str], outputs: Path, device: torch.device) -> None:
-    """Fills `rows`: the test split in each of the modes `names` (see `benching.modes.select`) that the run has.
+    """Fills `rows`: the test split in each of the modes `names` (see `rows.select`) that the run has.
 
     Texts go to `outputs`, with what wrote them: the same weights do not decode the same text in the same way again.
     """

@@ -9,19 +9,19 @@ from statistics import fmean
 from typing import Any
 
 from janus_cli import console
-from janus_cli.errors import UsageError, require
+from janus_cli.errors import UsageError
 from janus_cli.files import write_atomically
-from janus_cli.lab.benching.machine import in_words
-from janus_cli.lab.benching.plot import drawn
-from janus_cli.lab.benching.report import dump, markdown
 from janus_cli.lab.comparing.entry import Outcome, Row
+from janus_cli.lab.machine import in_words
+from janus_cli.lab.plots import bleu_against_passes
+from janus_cli.lab.tables import json_file as dump
+from janus_cli.lab.tables import markdown
 from janus_cli.recipe import BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED
 from janus_cli.scoring.bootstrap import compare
 from janus_cli.scoring.metrics import Score, score
 
 METRICS = ("bleu", "chrf")
 BASELINES = ("ar ar.beam5", "ar ar.beam1")  # what rows are compared with, where nothing is named
-MARKERS = "osD^vP*Xph<>"
 
 
 def scored(
@@ -195,40 +195,11 @@ def write(folder: Path, about: Mapping[str, Any], text: str) -> None:
     write_atomically(folder / "comparison.md", f"{text}\n".encode())
     written = ["comparison.md", "comparison.json"]
     try:
-        write_atomically(folder / "comparison.svg", plot(about))
+        write_atomically(
+            folder / "comparison.svg", bleu_against_passes(about, f"{about['recipe']}: {budget(about['settings'])}")
+        )
         written.append("comparison.svg")
     except UsageError as problem:
         console.say(f"no plot: {problem.message}; {problem.hint}")
     write_atomically(folder / "comparison.json", dump(about))
     console.say(f"kept as {', '.join(str(folder / name) for name in written)}")
-
-
-def plot(about: Mapping[str, Any]) -> bytes:
-    """BLEU against decoder passes, a marker for each system, as SVG.
-
-    Raises:
-        UsageError: matplotlib is not installed.
-    """
-    figure = require("matplotlib.figure", "bench").Figure(figsize=(8.0, 5.0), layout="constrained")
-    axes = figure.subplots()
-    systems = list(dict.fromkeys(row["system"] for row in about["rows"] if "bleu" in row["scores"]))
-    for number, system in enumerate(systems):
-        rows = [row for row in about["rows"] if row["system"] == system]
-        values = [list(row["scores"]["bleu"]["values"].values()) for row in rows]
-        middle = [fmean(each) for each in values]
-        spread = [[m - min(v) for m, v in zip(middle, values, strict=True)],
-                  [max(v) - m for m, v in zip(middle, values, strict=True)]]  # fmt: skip
-        axes.errorbar(
-            [row["passes"] for row in rows], middle, yerr=spread, label=system, linestyle="none",
-            marker=MARKERS[number % len(MARKERS)], markersize=7, capsize=2,
-        )  # fmt: skip
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("decoder passes a sentence")
-    axes.set_ylabel("BLEU")
-    axes.set_title(f"{about['recipe']}: {budget(about['settings'])}", fontsize=9)
-    axes.grid(visible=True, which="both", color="0.9")
-    axes.set_axisbelow(True)
-    if systems:
-        axes.legend()
-    return drawn(figure)

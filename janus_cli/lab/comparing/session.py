@@ -19,12 +19,11 @@ from janus_cli.decoding.where import find_split
 from janus_cli.device import choose_device, keep_freed_memory
 from janus_cli.errors import DataError, JanusError, UsageError
 from janus_cli.files import read_json, write_atomically
-from janus_cli.lab.benching import machine
-from janus_cli.lab.benching.contestant import own
-from janus_cli.lab.benching.measure import Spread, Work, measure, percentile
-from janus_cli.lab.benching.modes import matching, select
+from janus_cli.lab import machine
 from janus_cli.lab.comparing import agreement, jobs, report, systems
 from janus_cli.lab.comparing.entry import SPLIT, Entry, Outcome, decoded, trained
+from janus_cli.lab.rows import matching, select
+from janus_cli.lab.timing import Spread, Work, measure, own, percentile
 from janus_cli.recipe import (
     BENCH_REPEATS,
     BENCH_WARMUP,

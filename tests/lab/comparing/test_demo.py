@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from janus_cli.errors import CheckpointError, DataError
-from janus_cli.lab.benching import machine
+from janus_cli.lab import machine
 from janus_cli.lab.comparing import jobs
 from janus_cli.lab.comparing.demo import TITLES, run_demo
 from janus_cli.training import loop

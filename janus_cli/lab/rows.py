@@ -1,12 +1,12 @@
-"""Which decoding modes a run is measured in."""
+"""The rows of a bench or a comparison: decoding modes by label, and which of them a run can do."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from janus_cli.decoding.modes import Plan, choose
 from janus_cli.errors import UsageError
@@ -20,17 +20,18 @@ LABEL = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Selection:
-    """What is measured, in the order of the table, and what is left out and why."""
+class Selection(NamedTuple):
+    """The plan of each row, by label, in the order of the table; and the rows left out, with the reason."""
 
-    plans: Mapping[str, Plan]
-    left_out: Mapping[str, str]
+    plans: dict[str, Plan]
+    left_out: dict[str, str]
 
 
-def wanted(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-    """The label and the decoding options of every usual row, and of those among `names` that are labels with other
-    numbers. Labels are those of `Plan.label`, but for options that no row has: those of a whole bench."""
+def known(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Label and decoding options of the usual rows, and of those among `names` that are labels with other numbers.
+
+    Labels are those of `Plan.label`, but for options that no row has, which the recipe sets for all of them.
+    """
     rows: dict[str, dict[str, Any]] = {f"ar.beam{beam}": {"mode": "ar", "beam": beam} for beam in BENCH_BEAMS}
     for iters in BENCH_ITERS:
         for width in BENCH_LENGTH_BEAMS:
@@ -45,8 +46,8 @@ def wanted(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
         "spec.redraft-ar": {"mode": "spec", "redraft": "ar"},
         "spec.redraft-joint": {"mode": "spec", "redraft": "joint"},
     }
-    found = {name: LABEL.fullmatch(name) for name in names if name not in rows}
-    return rows | {name: _options(match) for name, match in found.items() if match}
+    matches = {name: LABEL.fullmatch(name) for name in names if name not in rows}
+    return rows | {name: _options(match) for name, match in matches.items() if match}
 
 
 def _options(label: re.Match[str]) -> dict[str, Any]:
@@ -54,6 +55,28 @@ def _options(label: re.Match[str]) -> dict[str, Any]:
     if "iters" in numbers:
         return {"mode": "nar", **numbers, "rerank": "ar" if label["rerank"] else "none"}
     return {"mode": "ar" if "beam" in numbers else "semi", **numbers}
+
+
+def matching(names: Sequence[str]) -> set[str]:
+    """The labels that these names stand for; see `select`.
+
+    Raises:
+        UsageError: a name fits no row.
+    """
+    rows, labels = known(names), set[str]()
+    for name in names:
+        found = [
+            label for label, options in rows.items()
+            if name in (label, options["mode"]) or (name not in rows and label.startswith(f"{name}."))
+        ]  # fmt: skip
+        if not found:
+            close = difflib.get_close_matches(name, [*MODES, *rows], n=1)
+            raise UsageError(
+                f"--mode {name}: there is no such row" + (f"; did you mean {close[0]}?" if close else ""),
+                f"rows: {', '.join([*MODES, *rows])}, or one with other numbers, as ar.beam4, nar6.lb3.rerank or semi7",
+            )
+        labels.update(found)
+    return labels
 
 
 def select(recipe: Recipe, names: Sequence[str]) -> Selection:
@@ -65,7 +88,7 @@ def select(recipe: Recipe, names: Sequence[str]) -> Selection:
     Raises:
         UsageError: a name fits no row, or the run can do none of those named.
     """
-    rows = wanted(names)
+    rows = known(names)
     asked = matching(names) if names else set(rows)
     single = replace(recipe, decoding=replace(recipe.decoding, nbest=1))
     plans: dict[str, Plan] = {}
@@ -86,28 +109,3 @@ def select(recipe: Recipe, names: Sequence[str]) -> Selection:
             "leave --mode out to measure every row that it can",
         )
     return Selection(plans, left_out)
-
-
-def matching(names: Sequence[str]) -> set[str]:
-    """The labels that these names stand for; see `select`.
-
-    Raises:
-        UsageError: a name fits no row.
-    """
-    rows = wanted(names)
-    return {label for name in names for label in _matching(name, rows)}
-
-
-def _matching(name: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    if name in MODES:
-        return [label for label, options in rows.items() if options["mode"] == name]
-    if name in rows:
-        return [name]
-    found = [label for label in rows if label.startswith(f"{name}.")]
-    if not found:
-        close = difflib.get_close_matches(name, [*MODES, *rows], n=1)
-        raise UsageError(
-            f"--mode {name}: there is no such row" + (f"; did you mean {close[0]}?" if close else ""),
-            f"rows: {', '.join([*MODES, *rows])}, or one with other numbers, as ar.beam4, nar6.lb3.rerank or semi7",
-        )
-    return found

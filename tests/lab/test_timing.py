@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from janus_cli.errors import OutOfMemoryError
-from janus_cli.lab.benching.contestant import Contestant, Decoded
-from janus_cli.lab.benching.measure import Spread, Work, measure, percentile, rotated
+from janus_cli.lab.timing import Decoded, Row, Spread, Work, measure, percentile, rotated
 
 Call = tuple[str, int, int]
 
@@ -23,7 +22,7 @@ class Machine:
     def clock(self) -> float:
         return self.now
 
-    def row(self, label: str) -> Contestant:
+    def row(self, label: str) -> Row:
         def translate(lines: Sequence[str], batch: int) -> Decoded:
             self.calls.append((label, len(lines), batch))
             if batch > self.fits:
@@ -32,7 +31,7 @@ class Machine:
             self.now += self.costs[label][batch] * len(lines) + len(self.calls) / 1024
             return Decoded(list(lines), [1] * len(lines), len(lines))
 
-        return Contestant(label, "ar", translate)
+        return Row(label, "ar", translate)
 
 
 COSTS = {"a": {1: 4.0, 2: 3.0, 4: 1.0}, "b": {1: 5.0, 2: 1.0, 4: 2.0}, "c": {1: 6.0, 2: 9.0, 4: 8.0}}

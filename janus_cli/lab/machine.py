@@ -8,6 +8,7 @@ import re
 import resource
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +19,36 @@ from janus_cli.recipe import BENCH_BUSY
 
 def describe(device: torch.device) -> dict[str, Any]:
     """The machine as plain values. load: average of the last minute; None where the system does not tell."""
-    about: dict[str, Any] = {
+    values: dict[str, Any] = {
         "cpu": processor(), "cores": usable_cores(), "threads": torch.get_num_threads(), "torch": torch.__version__,
         "python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}",
         "load": load_average(), "device": str(device),
     }  # fmt: skip
     if device.type == "cuda":
-        about["device"] = f"{device}, {torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
-    return about
+        values["device"] = f"{device}, {torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
+    return values
 
 
-def in_words(about: Mapping[str, Any]) -> str:
-    """`describe` as the head of a table."""
-    threads, load = about["threads"], about["load"]
+def in_words(values: Mapping[str, Any]) -> str:
+    """What `describe` returned, for the head of a table."""
+    threads, load = values["threads"], values["load"]
     return (
-        f"{about['device']}, {about['cpu']}, {about['cores']} cores, {threads} thread{'s' * (threads != 1)}, "
-        f"torch {about['torch']}, load average before the start {'unknown' if load is None else load}"
+        f"{values['device']}, {values['cpu']}, {values['cores']} cores, {threads} thread{'s' * (threads != 1)}, "
+        f"torch {values['torch']}, load average before the start {'unknown' if load is None else load}"
     )
+
+
+def _in_file(path: str, pattern: str) -> str | None:
+    """The group of the first line that matches; None where none does or the system has no such file."""
+    with suppress(OSError):
+        found = re.search(pattern, Path(path).read_text(encoding="utf-8"), re.MULTILINE)
+        return found[1].strip() if found else None
+    return None
 
 
 def processor() -> str:
     """Name of the CPU."""
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or platform.machine()
+    return _in_file("/proc/cpuinfo", r"^model name\s*:\s*(.+)$") or platform.processor() or platform.machine()
 
 
 def usable_cores() -> int:
@@ -67,7 +72,7 @@ def too_busy(load: float | None, cores: int) -> str:
 
 
 def forget_peak() -> bool:
-    """From now on `peak_bytes` counts anew; False where the system cannot (only Linux can)."""
+    """Restarts the count of `peak_bytes`; False where the system cannot (only Linux can)."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:
@@ -78,12 +83,9 @@ def forget_peak() -> bool:
 def peak_bytes() -> int:
     """The most memory that this process has held at once.
 
-    ru_maxrss is the way of last resort: on Linux a process inherits that of the parent that started it.
+    ru_maxrss is the last resort: on Linux a process inherits that of the parent that started it.
     """
-    try:
-        found = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
-    except OSError:
-        found = None
-    if found:
-        return int(found[1]) * 1024
+    kibibytes = _in_file("/proc/self/status", r"^VmHWM:\s*(\d+) kB")
+    if kibibytes:
+        return int(kibibytes) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -6,7 +6,7 @@ that cannot have the run's weights gets random ones of equal size, and is then m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.errors import UsageError, require
 from janus_cli.export import ctranslate2
 from janus_cli.export.folder import Source
-from janus_cli.lab.benching.contestant import Contestant, Decoded
+from janus_cli.lab.timing import Decoded, Row
 from janus_cli.recipe import BENCH_BEAMS, Recipe
 from janus_cli.runs import Run
 from janus_cli.training.checkpoint import build_model
@@ -76,49 +76,36 @@ def load(peer: Peer) -> None:
         _ = module.MarianMTModel  # imported only when somebody asks for it
 
 
-def contestants(setting: Setting) -> Iterator[Contestant]:
-    """The rows of a peer: greedy and beam search, at each precision that it offers. Models load when first used."""
-    if setting.peer == "transformers":
-        marian = cache(partial(_marian, setting))
-        for beam in BENCH_BEAMS:
-            yield _contestant(
-                f"transformers.beam{beam}", setting, _generate(marian, setting, beam), {"beam": beam}, False
-            )
-        return
-    for kind in COMPUTE_TYPES[setting.device.type]:
-        translator = cache(partial(_ctranslate2, setting, kind))
-        for beam in BENCH_BEAMS:
-            options = {"beam": beam, "compute_type": kind, "threads": torch.get_num_threads()}
-            search = _translate_batch(translator, setting, beam)
-            yield _contestant(f"ctranslate2.{kind}.beam{beam}", setting, search, options, setting.own_weights)
-
-
 def labels(peer: Peer, device: torch.device) -> list[str]:
-    """Of the rows that `contestants` makes."""
+    """Of the peer's rows: greedy and beam search, at each precision that it offers."""
     kinds = [""] if peer == "transformers" else [f".{kind}" for kind in COMPUTE_TYPES[device.type]]
     return [f"{peer}{kind}.beam{beam}" for kind in kinds for beam in BENCH_BEAMS]
 
 
-def _contestant(
-    label: str, setting: Setting, search: Search, options: Mapping[str, Any], comparable: bool
-) -> Contestant:
-    source, target = setting.tokenizers.source, setting.tokenizers.target
+def row(setting: Setting, label: str) -> Row:
+    """The row of this label. Its model loads when first used."""
+    kind, beam = label.split(".")[-2], int(label.rpartition("beam")[2])
+    options: dict[str, Any] = {"beam": beam}
+    if setting.peer == "transformers":
+        search = _generate(cache(partial(_marian, setting)), setting, beam)
+    else:
+        search = _translate_batch(cache(partial(_ctranslate2, setting, kind)), setting, beam)
+        options |= {"compute_type": kind, "threads": torch.get_num_threads()}
+    source, target, trained = setting.tokenizers.source, setting.tokenizers.target, setting.own_weights
 
     def translate(lines: Sequence[str], batch: int) -> Decoded:
         ids = [row[: setting.recipe.model.max_length - 1] for row in source.encode(lines)]
         outputs: Ids = [[] for _ in lines]
         order = sorted((row for row in range(len(ids)) if ids[row]), key=lambda row: len(ids[row]))
         for start in range(0, len(order), batch):
-            rows = order[start : start + batch]
-            found = search(
-                [ids[row] for row in rows], 0 if comparable else setting.forced([lines[row] for row in rows])
-            )
-            for row, tokens in zip(rows, found, strict=True):
+            chosen = order[start : start + batch]
+            forced = 0 if trained else setting.forced([lines[row] for row in chosen])
+            for row, tokens in zip(chosen, search([ids[row] for row in chosen], forced), strict=True):
                 outputs[row] = tokens
         return Decoded(target.decode(outputs), [len(row) for row in outputs])
 
-    note = "the weights of this run" if comparable else UNTRAINED.format(writer=setting.writer)
-    return Contestant(label, "peer", translate, options, note, comparable)
+    note = "the weights of this run" if trained else UNTRAINED.format(writer=setting.writer)
+    return Row(label, "peer", translate, options, note, trained)
 
 
 def marian(recipe: Recipe, source_vocabulary: int, target_vocabulary: int) -> Any:
@@ -188,7 +175,7 @@ def _translate_batch(translator: Callable[[], Any], setting: Setting, beam: int)
 
 
 def export(recipe: Recipe, model: Transformer, tokenizers: Tokenizers, run: Run, folder: Path) -> bool:
-    """Makes `folder` for CTranslate2, of this model or, where it cannot be, of an untrained one of equal size.
+    """Writes `folder` for CTranslate2: this model or, where it knows no such model, an untrained one of equal size.
 
     Returns whether it holds the model's own weights.
     """

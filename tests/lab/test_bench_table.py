@@ -1,0 +1,133 @@
+"""The table, the ratios, the plot, and the file that is kept; from made-up timings."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from janus_cli.errors import DataError
+from janus_cli.lab import machine, plots
+from janus_cli.lab.bench import keep
+from janus_cli.lab.bench_table import BASELINES, table
+from janus_cli.lab.rows import MODES
+from janus_cli.lab.timing import Timed, ratios, timings
+from janus_cli.runs import Run
+
+TIMED = {
+    "ar.beam1": Timed({8: 1.0, 16: 2.0}, 8, [2.0, 1.0, 4.0], [[0.02, 0.04], [0.01, 0.03], [0.05, 0.03]]),
+    "nar4.lb1": Timed({8: 1.0, 16: 0.5}, 16, [1.0, 1.0, 4.0], [[0.004, 0.02], [0.01, 0.02], [0.01, 0.02]]),
+}
+PEER = "slowpoke.beam1"
+TIMES = {**TIMED, PEER: TIMED["ar.beam1"]}
+
+
+def row(label: str, mode: str, base: str = "ar.beam1", **changes: Any) -> dict[str, Any]:
+    quality = {"metric": "bleu", "value": 30.126, "signature": "nrefs:1|tok:13a"}
+    return {
+        "label": label, "mode": mode, "options": {}, "note": "", "quality": quality, "passes": 4.0,
+        **timings(TIMES[label], 10), "memory": {"before": 1 << 20, "peak": 3 << 20},
+        "ratios": ratios(TIMES, [base])[label], **changes,
+    }  # fmt: skip
+
+
+def results(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    where = {"device": "cpu", "cpu": "Abacus", "cores": 2, "threads": 1, "torch": "2", "load": 0.1}
+    work = {"sentences": 1000, "lines": 10, "singles": 2, "batches": [8, 16], "repeats": 3, "warmup": 1}
+    return {
+        "run": "runs/a", "checkpoint": "step-000001", "split": "test", "machine": where, "work": work,
+        "rows": rows or (row("ar.beam1", "ar"), row("nar4.lb1", "nar")),
+        "left_out": {"spec": "no such side", "nar1": "no such side"}, "warnings": [], "changes": [], **changes,
+    }  # fmt: skip
+
+
+def cells(part: str) -> list[list[str]]:
+    """Of a table, without the rule below its head."""
+    lines = part.split("\n")
+    assert len({len(line) for line in lines}) == 1
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in (lines[0], *lines[2:])]
+
+
+def test_timings_are_medians_over_repeats_with_their_range_and_every_second() -> None:
+    assert timings(TIMED["ar.beam1"], 10) == {
+        "latency": {
+            "p50": {"median": 0.02, "lowest": 0.01, "highest": 0.03},
+            "p95": {"median": 0.04, "lowest": 0.03, "highest": 0.05},
+            "seconds": TIMED["ar.beam1"].singles,
+        },
+        "throughput": {
+            "batch": 8,
+            "sentences_per_second": {"median": 5.0, "lowest": 2.5, "highest": 10.0},
+            "seconds": [2.0, 1.0, 4.0],
+            "trials": {"8": 1.0, "16": 2.0},
+        },
+    }
+
+
+def test_ratios_are_medians_of_the_ratios_within_a_repeat() -> None:
+    found = ratios(TIMED, BASELINES)
+    assert found["ar.beam1"] == {"ar.beam1": {"latency": 1.0, "throughput": 1.0}}
+    # Of 5, 1, 3 and of 2, 1, 1; the ratios of the medians would be 2 and 2.
+    assert found["nar4.lb1"] == {"ar.beam1": {"latency": pytest.approx(3.0), "throughput": pytest.approx(1.0)}}
+
+
+def test_the_table_is_markdown_with_the_machine_above_and_the_conditions_below() -> None:
+    head, drawn, notes = table(results(warnings=["too busy"], changes=["decoding.precision=bf16"])).split("\n\n")
+    assert "runs/a, checkpoint step-000001 --set decoding.precision=bf16, " in head
+    assert "Abacus, 2 cores, 1 thread, torch 2, load average before the start 0.1" in head
+    assert cells(drawn) == [
+        ["mode", "BLEU", "passes", "batch 1: p50 ms", "p95 ms", "sentences/s", "batch", "MiB", "× ar.beam1"],
+        ["ar.beam1", "30.13", "4.0", "20.0 (10.0–30.0)", "40.0 (30.0–50.0)", "5.00 (2.50–10.00)", "8", "2",
+         "1.00 / 1.00"],
+        ["nar4.lb1", "30.13", "4.0", "10.0 (4.0–10.0)", "20.0 (20.0–20.0)", "10.0 (2.5–10.0)", "16", "2",
+         "3.00 / 1.00"],
+    ]  # fmt: skip
+    for words in ("text to text", "3 repeats", "nrefs:1|tok:13a", "left out: spec, nar1: no such side", "too busy"):
+        assert words in notes
+
+
+def test_peers_get_a_table_of_their_own_and_no_score_for_random_weights() -> None:
+    peer = row(PEER, "peer", quality=None, passes=None, memory=None, note="random weights")
+    _, first, second, notes = table(results(row("nar4.lb1", "nar", PEER), peer)).split("\n\n")
+    assert [line[:3] for line in cells(first)[2:]] == [[PEER, "–", "–"]]
+    assert cells(second) == [["speed relative to", PEER], ["nar4.lb1", "3.00 / 1.00"]]
+    assert f"{PEER}: random weights" in notes
+
+
+def test_what_is_kept_never_replaces_what_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "strftime", lambda form: "20300101-000000")
+    names = [Path(keep(Run(tmp_path), {"number": number})).name for number in range(3)]
+    assert names == ["20300101-000000.json", "20300101-000000-2.json", "20300101-000000-3.json"]
+    assert [json.loads((tmp_path / "bench" / name).read_bytes())["number"] for name in names] == [0, 1, 2]
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot be written"):
+        keep(Run(tmp_path / "file"), {})
+
+
+def test_the_plot_names_every_row() -> None:
+    pytest.importorskip("matplotlib")
+    assert set(plots.MODE_MARKERS) == {*MODES, "peer"}
+    data = results(row("ar.beam1", "ar"), row("nar4.lb1", "nar"), row(PEER, "peer", quality=None))
+    drawn = plots.bleu_against_latency(data)
+    text = drawn.decode()
+    assert text.startswith("<?xml")
+    for words in ("ar.beam1", "nar4.lb1", PEER, "BLEU", "Abacus, 1 thread<"):
+        assert words in text
+    assert plots.bleu_against_latency(data) == drawn
+
+
+@pytest.mark.parametrize(("load", "busy"), [(None, False), (0.0, False), (1.0, False), (1.01, True), (9.0, True)])
+def test_a_busy_machine_is_told(load: float | None, busy: bool) -> None:
+    assert bool(machine.too_busy(load, 2)) == busy
+
+
+def test_the_machine_is_described_and_memory_only_grows() -> None:
+    found = machine.describe(torch.device("cpu"))
+    assert found["cpu"]
+    assert found["cores"] >= 1
+    assert found["threads"] == torch.get_num_threads()
+    before = machine.peak_bytes()
+    held = bytearray(b"x" * (before + (64 << 20)))
+    assert machine.peak_bytes() >= len(held)
