@@ -1,7 +1,7 @@
 """`janus distill`: a trained run -> prepared data whose training targets are what the run makes of the sources."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,9 +17,11 @@ from janus_cli.commands.options import (
     check_run,
     one_run,
     typed,
+    with_decoding_options,
 )
 
 
+@with_decoding_options("beam", "batch_sentences", before="resume")
 def distill(
     context: typer.Context,
     run: RunArgument = None,
@@ -43,12 +45,6 @@ def distill(
             help="Of what those lines become, keep this share: the highest scores.",
         ),
     ] = 1.0,
-    beam: Annotated[
-        int | None, typer.Option("--beam", min=1, metavar="N", help="Beam size; 1 is greedy. Default: the recipe's, 5.")
-    ] = None,
-    batch_sentences: Annotated[
-        int | None, typer.Option("--batch-sentences", min=1, metavar="N", help="Sentences decoded together.")
-    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on after the last finished sentence of a work that was stopped.")
     ] = False,
@@ -57,6 +53,7 @@ def distill(
     threads: ThreadsOption = None,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
+    **options: Any,
 ) -> None:
     """Make training data from what a trained model says: sequence-level knowledge distillation (Kim & Rush 2016).
 
@@ -86,10 +83,9 @@ def distill(
     check_run(teacher, checkpoint, changes)
     from janus_cli.decoding import distill as distilling
 
-    given = {"beam": beam, "batch_sentences": batch_sentences}
     distilling.distill(
         run=teacher, checkpoint=checkpoint, out=out, device=device, threads=threads,
-        source=source or (), surest=surest, options={name: value for name, value in given.items() if value is not None},
-        changes=changes or (), resume=resume, force=force, dry_run=dry_run,
+        source=source or (), surest=surest, options=options, changes=changes or (), resume=resume,
+        force=force, dry_run=dry_run,
         words=typed(context, "run", "run_option", "checkpoint", "out", "resume", "force"),
     )  # fmt: skip

@@ -8,14 +8,15 @@ Commands that compute begin with `check_recipe` or `check_run`, so that a mistyp
 second, not after the two that importing torch takes.
 """
 
+import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from janus_cli.core.knobs import OBJECTIVES
+from janus_cli.core.knobs import OBJECTIVES, Decoding, knobs
 from janus_cli.errors import UsageError
 
 
@@ -147,6 +148,42 @@ class JsonFile(typer.core.TyperCommand):
                 words[-1] = "--out"
             words.append("--out=" + word.removeprefix("--json=") if word.startswith("--json=") else word)
         return super().parse_args(ctx, words)
+
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def with_decoding_options(*names: str, before: str) -> Callable[[Command], Command]:
+    """Gives a command with `**options` an option for each knob of decoding that has a flag, or only for those named.
+
+    before: the parameter that they stand before in the help. Their value is None where they are left out.
+    """
+
+    def add(command: Command) -> Command:
+        own = [each for each in inspect.signature(command).parameters.values() if each.kind is not each.VAR_KEYWORD]
+        place = [each.name for each in own].index(before)
+        own[place:place] = map(
+            _decoding_option, names or [name for name, knob in _DECODING.items() if knob.flag is not None]
+        )
+        command.__dict__["__signature__"] = inspect.Signature(own)
+        return command
+
+    return add
+
+
+_DECODING, _TYPES = knobs(Decoding), get_type_hints(Decoding)
+
+
+def _decoding_option(name: str) -> inspect.Parameter:
+    knob, kind = _DECODING[name], _TYPES[name]
+    modes = dict.fromkeys(mode.split(" ")[0] for mode in knob.modes)
+    about = f"{', '.join(modes)}: {knob.about}." if modes else f"{knob.about[0].upper()}{knob.about[1:]}."
+    flag = knob.flag or f"--{name.replace('_', '-')}"
+    metavar = {int: "N", float: "X"}.get(kind)
+    option = typer.Option(flag, min=knob.ge, max=knob.le, metavar=metavar, help=about, show_default=False)
+    return inspect.Parameter(
+        name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=Annotated[kind | None, option]
+    )
 
 
 def typed(context: typer.Context, *but: str) -> list[str]:

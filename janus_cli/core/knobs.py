@@ -334,8 +334,8 @@ class Decoding:
     mode: Annotated[
         Literal["auto", "ar", "nar", "semi", "spec"],
         Knob(
-            "ar: left to right. nar: mask-predict (bang: all in one pass). semi: `block` tokens a pass (bang). "
-            "spec: greedy ar, drafted by nar. auto: ar where the model can"
+            "how to write. ar: left to right. nar: mask-predict (bang: all in one pass). "
+            "semi: `block` tokens a pass (bang). spec: greedy ar, drafted by nar. auto: ar where the model can"
         ),
     ] = "auto"
     beam: Annotated[int, Knob("beam size; 1 is greedy", ge=1, modes=_BEAM)] = 5

@@ -14,12 +14,7 @@ from janus_cli.core.objectives import OBJECTIVES, Objective
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.recipe import Recipe
 
-_MARKERS = knobs(Decoding)
-OPTIONS: dict[str, tuple[str, ...]] = {  # those that some modes share and others do not know
-    way: tuple(name for name, knob in _MARKERS.items() if way in knob.modes)
-    for way in ("ar", KNOWN_LENGTH, "nar", ONE_PASS, "semi", "spec")
-}
-NOT_EVERYWHERE = {option for options in OPTIONS.values() for option in options}
+_KNOBS = knobs(Decoding)
 
 
 @dataclass(frozen=True)
@@ -46,7 +41,7 @@ class Plan:
 
     @property
     def way(self) -> str:
-        """The mode, as `OPTIONS` has it."""
+        """The mode, as `Knob.modes` has it."""
         if self.mode == "ar" and self.ar_stream == "masks":
             return KNOWN_LENGTH
         return ONE_PASS if self.mode == "nar" and not self.lengths else self.mode
@@ -80,7 +75,8 @@ class Plan:
 
     def reads(self, option: str) -> bool:
         """Whether the option changes anything in this mode."""
-        return option not in NOT_EVERYWHERE or option in OPTIONS[self.way]
+        modes = _KNOBS[option].modes
+        return not modes or self.way in modes
 
     @property
     def doubt(self) -> str | None:
@@ -124,11 +120,12 @@ def modes(recipe: Recipe) -> tuple[Mode, ...]:
 def choose(recipe: Recipe, given: Mapping[str, Any]) -> Plan:
     """The plan for a model trained with this recipe.
 
-    given: names and values of the decoding section that the user asked for.
+    given: names and values of the decoding section that the user asked for; None is what the recipe says.
 
     Raises:
         UsageError: they contradict each other or the model.
     """
+    given = {name: value for name, value in given.items() if value is not None}
     options = replace(recipe.decoding, **given)
     mode: Mode = options.mode if options.mode != "auto" else modes(recipe)[0]
     _must_be_able(recipe, mode)
