@@ -29,7 +29,7 @@ from janus_cli.errors import UsageError
 from janus_cli.lab.timing import Spread, rotated
 from janus_cli.recipe import Recipe
 from janus_cli.training.checkpoint import build_model
-from janus_cli.training.update import planned
+from janus_cli.training.trainer import planned
 
 LENGTHS = (15, 60, 120)
 VOCABULARY = 8000  # few of the words are looked up; nothing is predicted

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import shared
 import torch
@@ -29,17 +30,15 @@ from janus_cli import console
 from janus_cli.core import losses
 from janus_cli.core.aux_loss import AuxLoss, aux_loss, terms
 from janus_cli.core.losses import cross_entropy
-from janus_cli.core.objectives import OBJECTIVES, janus
+from janus_cli.core.objectives import janus
 from janus_cli.device import autocast, keep_freed_memory, start_world
 from janus_cli.errors import UsageError, require
 from janus_cli.files import write_atomically
 from janus_cli.lab import machine, plots
 from janus_cli.recipe import Recipe
+from janus_cli.runs import Run
 from janus_cli.training.checkpoint import build_model
-from janus_cli.training.log import Log
-from janus_cli.training.meter import Meter
-from janus_cli.training.saving import Position
-from janus_cli.training.update import Micro, Trainee, Window, make_optimizer, planned, update
+from janus_cli.training.trainer import Micro, Trainer, Window, planned
 
 VOCABULARIES = (8000, 32_000, 64_000)
 WAYS = ("in chunks", "plain")
@@ -59,12 +58,12 @@ class Case:
 
     def batch(self) -> Micro:
         made = shared.made_up_batch(self.rows, self.words, self.vocabulary)
-        return made, planned(made, self.recipe, 0), 1.0
+        return Micro(made, planned(made, self.recipe, 0), 1.0)
 
     @property
     def asked(self) -> tuple[int, int]:
         """Target tokens and hidden tokens."""
-        counts = self.batch()[1].counts
+        counts = self.batch().plan.counts
         return counts["tokens"], counts.get("hidden", 0)
 
     @property
@@ -145,11 +144,10 @@ def of_a_step(case: Case, steps: int = 2) -> int:
         janus.aux_loss = plain_aux_loss
     torch.manual_seed(case.recipe.seed)
     model = build_model(case.recipe, case.vocabulary, case.vocabulary).train()
-    trainee = Trainee(model, OBJECTIVES[case.recipe.objective.name])
-    optimizer, world, at = make_optimizer(model, case.recipe.training), start_world("cpu"), Position()
-    meter = Meter(world, 1.0)
+    prepared: Any = None  # the batches are made here
+    trainer = Trainer(case.recipe, model, prepared, start_world("cpu"), Run(Path("unused")))
     for _ in range(steps):
-        update(trainee, optimizer, Window([case.batch()], []), case.recipe, world, at, meter, Log(None), 0)
+        trainer.update(Window([case.batch()], []))
     return machine.peak_bytes()
 
 

@@ -13,19 +13,15 @@ import torch
 import torch.nn.functional as F
 
 from janus_cli.core.batch import PAD, Batch
-from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.batching import epoch_batches, load_batch
 from janus_cli.data.store import Store
-from janus_cli.device import autocast, keep_few_shapes, keep_freed_memory, product_rate, resolve_precision, start_world
+from janus_cli.device import autocast, keep_few_shapes, keep_freed_memory, start_world
 from janus_cli.errors import JanusError
 from janus_cli.lab import machine, peers
 from janus_cli.recipe import Recipe
+from janus_cli.runs import Run
 from janus_cli.training.checkpoint import build_model
-from janus_cli.training.log import Log
-from janus_cli.training.loop import windows
-from janus_cli.training.meter import Meter
-from janus_cli.training.saving import Position
-from janus_cli.training.update import Trainee, make_optimizer, update
+from janus_cli.training.trainer import Trainer, make_optimizer
 
 HUGGING_FACE = "transformers"
 SMOOTHING = 0.1  # of the peer's cross-entropy
@@ -65,33 +61,31 @@ class Ours:
     def __init__(self, entry: Entry, store: Store) -> None:
         keep_freed_memory()
         keep_few_shapes()
-        self.recipe, self.world, self.at = entry.recipe, start_world(entry.device), Position()
-        torch.manual_seed(self.recipe.seed)
+        world = start_world(entry.device)
+        torch.manual_seed(entry.recipe.seed)
         sizes = store.source_vocabulary, store.target_vocabulary
-        model = build_model(self.recipe, *sizes).to(self.world.device).train()
+        model = build_model(entry.recipe, *sizes).to(world.device).train()
         self.parameters = sum(weight.numel() for weight in model.parameters())
-        self.trainee = Trainee(model, OBJECTIVES[self.recipe.objective.name])
-        self.optimizer = make_optimizer(model, self.recipe.training)
-        rate = product_rate(resolve_precision(self.recipe.training.precision, self.world.device), self.world.device)
-        self.meter = Meter(self.world, rate)
         prepared: Any = SimpleNamespace(train=store)  # all that is asked of it
-        self.batches = windows(self.recipe, prepared, self.world, self.at)
+        self.trainer = Trainer(entry.recipe, model, prepared, world, Run(Path("unused")))
+        self.windows = self.trainer.windows()
 
     def turn(self, steps: int) -> Turn:
-        self.meter.take()
+        trainer = self.trainer
+        trainer.meter.take()
         began, loading, done = time.perf_counter(), 0.0, 0
         for _ in range(steps):
             before = time.perf_counter()
-            window = next(self.batches)
+            window = next(self.windows)
             loading += time.perf_counter() - before
-            update(self.trainee, self.optimizer, window, self.recipe, self.world, self.at, self.meter, Log(None), 0)
-            done += self.at.bad == 0
+            trainer.update(window)
+            done += trainer.position.bad == 0
         if done < steps:
             raise JanusError(f"{steps - done} of {steps} updates were skipped", "lower training.learning_rate")
-        values = self.meter.take()
+        values = trainer.meter.take()
         taken = time.perf_counter() - began
         return Turn(
-            taken / steps, values["tokens_per_second"], loading / taken, _peak(self.world.device),
+            taken / steps, values["tokens_per_second"], loading / taken, _peak(trainer.world.device),
             values["utilisation"],
         )  # fmt: skip
 

@@ -25,7 +25,8 @@ from janus_cli.lab.plots import Look
 from janus_cli.lab.probe import Probe
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.training.validation import best_metric, better
+from janus_cli.training.checkpoint import better
+from janus_cli.training.validation import best_metric
 
 MARK = '<meta name="generator" content="janus report">'  # tells a report from anybody else's file
 NOT_TERMS = ("epoch", "lr", "norm", "tokens_per_second", "seconds_per_update", "utilisation")

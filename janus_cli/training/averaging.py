@@ -11,9 +11,7 @@ from janus_cli import console, recipe_load
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
-from janus_cli.training.checkpoint import MODEL, OPTIMIZER, Checkpoint
-from janus_cli.training.saving import EMA, best_folders, optimizer_tensors
-from janus_cli.training.update import make_optimizer
+from janus_cli.training.checkpoint import EMA, MODEL, OPTIMIZER, Checkpoint, best_folders, optimizer_tensors
 from janus_cli.training.validation import best_metric
 
 
@@ -77,7 +75,7 @@ def running_mean(run: Run, *, force: bool) -> tuple[Path, list[str]]:
         raise UsageError(f"{run.path} keeps no mean of its weights", "train with --set training.ema=0.999")
     vocabularies = (found.source_vocabulary, found.target_vocabulary)
     model = checkpoint.build_model(found.recipe, *vocabularies)
-    like = optimizer_tensors(model, make_optimizer(model, found.recipe.training), found.recipe)
+    like = optimizer_tensors(model, {}, ema=True)
     kept = checkpoint.tensors(found.folder / OPTIMIZER, like)
     mean = {key: kept[f"{key}.{EMA}"] for key in model.weights()}
     state = {**found.state, "metrics": {}, "averaged": [f"{found.folder.name} (ema)"]}

@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,9 @@ from janus_cli.runs import Run, find_run
 
 FORMAT = 1
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each weight
+EMA = "ema"  # the mean of the weights, which a Trainer keeps beside them
+SMALLER_IS_BETTER = ("loss", "ce_", "kl_", "length")  # metrics that begin so
 REPLACED = ".old"  # what a checkpoint's hidden name ends with while another one takes its place
 
 
@@ -90,7 +93,7 @@ def save(
         sync(manifest)
         sync(temporary)
         if final.exists():  # an average made anew, or this update, saved again
-            final.rename(before)  # never deleted before the new one is there; see `saving.remove_leftovers`
+            final.rename(before)  # never deleted before the new one is there; see `remove_leftovers`
         temporary.rename(final)
         sync(root)
         shutil.rmtree(before, ignore_errors=True)
@@ -104,6 +107,21 @@ def save(
             f"a checkpoint needs about {needed:,} bytes; older ones are untouched",
         ) from None
     return final
+
+
+def optimizer_tensors(
+    model: Transformer, state: Mapping[Tensor, Mapping[str, Tensor]], *, ema: bool
+) -> dict[str, Tensor]:
+    """By weight name, AdamW's moments and the mean of the weights, if any; as if new where no update was made.
+
+    state: of the optimiser, by weight.
+    """
+    tensors = {}
+    for name, weight in model.named_parameters():
+        new = {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
+        for key in (*MOMENTS, EMA) if ema else MOMENTS:
+            tensors[f"{name}.{key}"] = {**new, EMA: weight, **state.get(weight, {})}[key].detach()
+    return tensors
 
 
 def point(root: Path, link: str, target: Path) -> None:
@@ -276,3 +294,54 @@ def newest_valid(root: Path) -> Checkpoint | None:
     if problem is not None:
         raise CheckpointError(f"no checkpoint under {root} is whole", problem.message)
     return None
+
+
+def better(metric: str, value: float, than: float | None) -> bool:
+    """Whether `value` beats the best so far; a tie does not, and NaN never does."""
+    if than is None:
+        return value == value
+    return value < than if metric.startswith(SMALLER_IS_BETTER) else value > than
+
+
+def best_folders(root: Path, metric: str) -> list[Path]:
+    """Checkpoints of training steps that have this metric, best first; later ones win ties, NaN is left out."""
+    smaller, values = better(metric, 0.0, 1.0), list[tuple[float, int, Path]]()
+    for folder in steps(root):
+        try:
+            value = json.loads((folder / STATE).read_bytes()).get("metrics", {}).get(metric)
+        except (OSError, ValueError):
+            continue  # damaged: whoever reads it as a checkpoint says so
+        if isinstance(value, int | float) and value == value:
+            values.append((-value if smaller else value, step_of(folder), folder))
+    return [folder for *_, folder in sorted(values, reverse=True)]
+
+
+def prune(root: Path, keep_last: int, best: Collection[Path]) -> None:
+    """Remove all checkpoints of training steps but the last ones and the best ones."""
+    for folder in list(steps(root))[:-keep_last]:
+        if folder not in best:
+            # A reader must never find half a checkpoint: it loses its name before it loses its files.
+            hidden = folder.rename(folder.with_name(f".{folder.name}.gone"))
+            shutil.rmtree(hidden, ignore_errors=True)
+
+
+def remove_leftovers(root: Path) -> None:
+    """Remove what a killed save or removal left behind; a checkpoint that was being replaced comes back."""
+    for old in root.glob(f".*{REPLACED}"):
+        final = root / old.name[1:].rsplit(".", 3)[0]
+        shutil.rmtree(old) if final.exists() else old.rename(final)
+    for name in (".*.tmp", ".*.gone"):
+        for left in root.glob(name):
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+
+
+def set_aside_newer(root: Path, resumed: Checkpoint) -> None:
+    """Rename checkpoints newer than the one resumed from: they are damaged or of another version, and would count
+    among those that are kept."""
+    for folder in list(steps(root)):
+        if step_of(folder) > step_of(resumed.folder):
+            aside = folder.with_name(f"unusable-{folder.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+            point(root, "last", resumed.folder)
+            console.warn(f"{folder} cannot be used: it is called {aside.name} now")

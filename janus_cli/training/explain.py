@@ -13,7 +13,7 @@ from janus_cli.device import World
 from janus_cli.files import read_json, write_atomically
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.training.saving import Position
+from janus_cli.training.trainer import Position, resume_command
 
 TEXT = """\
 {name}: a training of janus {version}
@@ -37,12 +37,6 @@ decode/          what `janus decode` wrote, with a .json beside it that says how
 """
 
 
-def again(run: Path, world: World, *more: str) -> str:
-    """The command that goes on, to the bit but for `more` options."""
-    launcher = f"  (under the same launcher, in {world.size} processes)" if world.size > 1 else ""
-    return shlex.join(["janus", "train", "--resume", "--run", str(run), *more]) + launcher
-
-
 def explain(
     run: Run, recipe: Recipe, about: dict[str, Any], at: Position, world: World, ended: str | None = None
 ) -> None:
@@ -61,7 +55,7 @@ def explain(
         heads=model.heads, source=recipe.data.source, target=recipe.data.target, prepared=manifest.get("prepared"),
         fingerprint=manifest.get("fingerprint"), began=old.get("began", now),
         command=old.get("command", shlex.join(["janus", *sys.argv[1:]])), state=state, path=run.path,
-        again=again(run.path, world),
+        again=resume_command(run.path, world),
         targets=f"\n           targets by {teacher}" if (teacher := runs.teacher(manifest)) else "",
         origin=f"\nfrom       {begun}" if (begun := runs.origin(manifest)) else "",
         parameters=about["parameters"], precision=about["precision"],

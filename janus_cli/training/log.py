@@ -1,14 +1,21 @@
-"""What a training says while it runs: log.jsonl always, TensorBoard where asked for."""
+"""What a training records while it runs: log.jsonl always, TensorBoard where asked for."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from janus_cli import console
+from janus_cli.core.objectives import Term
+from janus_cli.device import World
 from janus_cli.errors import require
 
 
@@ -50,11 +57,61 @@ class Log:
                 self.board.close()
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    found: list[tuple[str, float]] = []
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     for name, value in values.items():
         if isinstance(value, dict):
-            found += _flat(value, f"{prefix}{name}/")
+            yield from _flat(value, f"{prefix}{name}/")
         elif isinstance(value, int | float):
-            found.append((prefix + name, float(value)))
-    return found
+            yield prefix + name, float(value)
+
+
+class Meter:
+    """Sums since the last log line. rate: FLOP/s of this rank's matrix products, see `device.product_rate`."""
+
+    def __init__(self, world: World, rate: float) -> None:
+        self.world, self.note, self.noted = world, "", 0.0
+        self.rate = world.sums({"rate": rate})["rate"]
+        self._clear()
+
+    def _clear(self) -> None:
+        self.totals: dict[str, Tensor] = {}
+        self.counts: dict[str, float] = {}
+        self.weights: dict[str, float] = {}
+        self.updates, self.tokens, self.flops, self.norm, self.since = 0, 0.0, 0.0, 0.0, time.perf_counter()
+
+    def add(self, terms: Mapping[str, Term], counts: Mapping[str, int], weight: float) -> None:
+        """Add one micro-batch of this rank; counts: of its units."""
+        for name, term in terms.items():
+            self.totals[name] = self.totals.get(name, torch.zeros(())).to(term.total) + weight * term.total.detach()
+            self.counts[name] = self.counts.get(name, 0.0) + weight * counts[term.unit]
+            self.weights[name] = term.weight
+
+    def end(self, counts: Mapping[str, float], norm: float) -> None:
+        """End an update. counts: over all ranks. norm: of its gradient, not finite where the update was skipped."""
+        self.updates, self.norm = self.updates + 1, norm if isfinite(norm) else self.norm
+        self.tokens, self.flops = self.tokens + counts["tokens"], self.flops + counts["flops"]
+        if time.perf_counter() - self.noted < 1.0:
+            return  # reading the sums makes a GPU wait
+        self.noted = time.perf_counter()
+        speed = self.tokens / (self.noted - self.since)
+        means = [f"{name} {float(total) / max(1.0, self.counts[name]):.3f}" for name, total in self.totals.items()]
+        self.note = f"{' '.join(means)}  {speed:,.0f} tokens/s"
+
+    def take(self) -> dict[str, Any]:
+        """Means over all ranks since the last call: loss and terms in nats, target tokens/s, gradient norm.
+
+        utilisation: the share of the machine's matrix-product rate that the step's own products come to. Where every
+        update was skipped, there are no losses and no norm.
+        """
+        seconds = time.perf_counter() - self.since
+        totals = self.world.sums({name: float(total) for name, total in self.totals.items()})
+        counts = self.world.sums(self.counts)
+        terms = {name: totals[name] / max(1.0, counts[name]) for name in totals}
+        loss = sum(self.weights[name] * value for name, value in terms.items())
+        values = {
+            **({"loss": loss, "terms": terms, "norm": self.norm} if terms else {}),
+            "tokens_per_second": self.tokens / seconds, "seconds_per_update": seconds / max(1, self.updates),
+            "utilisation": self.flops / seconds / self.rate,
+        }  # fmt: skip
+        self._clear()
+        return values

@@ -15,21 +15,19 @@ from janus_cli.data import corpus, lexicon
 from janus_cli.data.batching import first_look, must_fit
 from janus_cli.data.prepare import prepare
 from janus_cli.data.prepared import fingerprints, open_prepared
-from janus_cli.device import World, keep_few_shapes, keep_freed_memory, resolve_precision, start_world
+from janus_cli.device import World, keep_few_shapes, keep_freed_memory, start_world
 from janus_cli.errors import CheckpointError, DataError, JanusError, Stopped, UsageError, require
 from janus_cli.files import copy_files, read_json, tidy, write_atomically
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.training import checkpoint, saving, starting
+from janus_cli.training import checkpoint, starting
 from janus_cli.training.checkpoint import Checkpoint
 from janus_cli.training.explain import explain
 from janus_cli.training.lock import LOCK, locked
 from janus_cli.training.log import Log
-from janus_cli.training.loop import train
 from janus_cli.training.request import Request, must_agree, must_be_free, recipe_and_run, words_of
-from janus_cli.training.saving import Position, Saver
 from janus_cli.training.starting import Origin
-from janus_cli.training.update import make_optimizer
+from janus_cli.training.trainer import Trainer, circumstances
 from janus_cli.training.validation import best_metric
 
 if TYPE_CHECKING:
@@ -119,59 +117,65 @@ def _train(request: Request, recipe: Recipe, run: Run, prepared: Prepared, origi
     if world.first:
         _make_folder(run)
     with locked(run, world):
-        found = _begin(request, recipe, run, prepared, origin, world)
-        if world.first and found is None:
+        saved = _begin(request, recipe, run, prepared, origin, world)
+        if world.first and saved is None:
             lexicon.make(recipe, prepared, run.lexicon)
         world.wait()
         lexicon.attach(recipe, prepared, run.lexicon)
         torch.manual_seed(recipe.seed)
         vocabularies = (prepared.train.source_vocabulary, prepared.train.target_vocabulary)
         model = checkpoint.build_model(recipe, *vocabularies).to(world.device)
-        optimizer = make_optimizer(model, recipe.training)
-        if found is None:
+        if saved is None:
             starting.take_over(run, model)
-        at = saving.resume(found, model, optimizer, world.device) if found else Position()
-        told = world.sums({"step": at.step, "square": at.step**2})
-        if told["step"] ** 2 != world.size * told["square"]:
-            raise CheckpointError("the ranks found different checkpoints", "start again: a shared disk may lag behind")
-        if world.first and found:
-            saving.set_aside(run.checkpoints, found)
-        saver = Saver(run.checkpoints, recipe, vocabularies, world)
-        saver.go_on(found, at)
-        if (ended := saver.ended(at)) and not at.owed:
+        trainer = Trainer(recipe, model, prepared, world, run)
+        if saved is not None:
+            trainer.resume(saved)
+        position = trainer.position
+        if (ended := trainer.ended_by()) and not position.owed:
             more = " ".join(f"--set {key}=N --allow-change {key}" for key in ended)
-            console.say(f"{run.path} is finished after {at.step:,} updates; for more: {more}")
+            console.say(f"{run.path} is finished after {position.step:,} updates; for more: {more}")
             return
-        log = Log(run.log if world.first else None, run.path / "tensorboard" if recipe.training.tensorboard else None)
         if world.first:
             write_atomically(run.recipe, recipe_load.dump(recipe).encode())
-        count = sum(weight.numel() for weight in model.parameters())
-        precision = resolve_precision(recipe.training.precision, world.device)
-        for name, now in saving.circumstances(recipe, world).items():
-            before = found.state.get(name, now) if found else now
-            if before != now:
-                console.warn(f"up to update {at.step:,} this run had {name} {before}, now it has {name} {now}")
-        console.say(f"{count:,} parameters, {precision}, from update {at.step:,} to {recipe.training.updates:,}")
-        about = {"parameters": count, "precision": precision, **_machine(world)}
-        log.write("resumed" if found else "start", at.step, **about)
+        about = _announce(trainer, saved)
 
         def tell(ended: str | None = None) -> None:
             if world.first:
-                explain(run, recipe, about, at, world, ended)
+                explain(run, recipe, about, position, world, ended)
 
+        trainer.log = Log(
+            run.log if world.first else None, run.path / "tensorboard" if recipe.training.tensorboard else None
+        )
+        trainer.log.write("resumed" if saved else "start", position.step, **about)
         tell()
-        saver.after = tell
+        trainer.on_save = tell
         try:
-            train(model, optimizer, recipe, prepared, world, at, saver, log)
+            trainer.fit()
         except JanusError as problem:
             tell(problem.message.split("\n")[0])
             raise
         finally:
-            log.close()
+            trainer.log.close()
         tell("done")
-        best = "" if at.best is None else f"; best {saver.metric} {at.best:.4g} at update {at.best_step:,}"
-        console.say(f"done after {at.step:,} updates{best}")
+        best = (
+            ""
+            if position.best is None
+            else f"; best {trainer.metric} {position.best:.4g} at update {position.best_step:,}"
+        )
+        console.say(f"done after {position.step:,} updates{best}")
         console.say(f"next: janus decode --run {run.path}")
+
+
+def _announce(trainer: Trainer, saved: Checkpoint | None) -> dict[str, Any]:
+    """Says what is trained, and what is not as it was; returns what the log says of the machine."""
+    step, recipe = trainer.position.step, trainer.recipe
+    count = sum(weight.numel() for weight in trainer.model.parameters())
+    for name, now in circumstances(recipe, trainer.world).items():
+        before = saved.state.get(name, now) if saved else now
+        if before != now:
+            console.warn(f"up to update {step:,} this run had {name} {before}, now it has {name} {now}")
+    console.say(f"{count:,} parameters, {trainer.precision}, from update {step:,} to {recipe.training.updates:,}")
+    return {"parameters": count, "precision": trainer.precision, **_machine(trainer.world)}
 
 
 def _make_folder(run: Run) -> None:
@@ -196,12 +200,18 @@ def _begin(
                 "prepare the same text again",
             )
         if world.first:
-            saving.remove_leftovers(run.checkpoints)
+            checkpoint.remove_leftovers(run.checkpoints)
         world.wait()
-        found = checkpoint.newest_valid(run.checkpoints)
-        if found is None:
+        saved = checkpoint.newest_valid(run.checkpoints)
+        step = float(saved.state["step"]) if saved else 0.0
+        sums = world.sums({"step": step, "square": step**2})
+        if sums["step"] ** 2 != world.size * sums["square"]:
+            raise CheckpointError("the ranks found different checkpoints", "start again: a shared disk may lag behind")
+        if saved is None:
             console.say("no checkpoint yet: starting at update 0")
-        return found
+        elif world.first:
+            checkpoint.set_aside_newer(run.checkpoints, saved)
+        return saved
     if world.first:
         for old in (run.checkpoints, run.decoded, run.path / "tensorboard"):
             shutil.rmtree(old, ignore_errors=True)

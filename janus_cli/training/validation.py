@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from janus_cli.core.search import Output
     from janus_cli.data.prepared import Prepared
 
-SMALLER_IS_BETTER = ("loss", "ce_", "kl_", "length")
-
 
 def best_metric(recipe: Recipe) -> str:
     """The name of the number that decides which checkpoint is best.
@@ -41,13 +39,6 @@ def best_metric(recipe: Recipe) -> str:
             f"choose one of {', '.join(names)}",
         )
     return names[0] if chosen == "auto" else chosen
-
-
-def better(metric: str, value: float, than: float | None) -> bool:
-    """Whether `value` beats the best so far; a tie does not, and NaN never does."""
-    if than is None:
-        return value == value
-    return value < than if metric.startswith(SMALLER_IS_BETTER) else value > than
 
 
 def validate(

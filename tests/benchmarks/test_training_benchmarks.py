@@ -148,7 +148,7 @@ def test_the_peer_gets_our_batches(benchmarks: dict[str, ModuleType], tmp_path: 
     ours = trainings.Ours(trainings.Entry("ar", recipe, tmp_path, "cpu"), store)
     peer = trainings.Marian(trainings.Entry("transformers", recipe, tmp_path, "cpu"), store)
     for _ in range(20):  # into the second epoch
-        [(mine, _, _)], theirs = next(ours.batches).micros, next(peer.batches)
+        [(mine, _, _)], theirs = next(ours.windows).micros, next(peer.batches)
         assert torch.equal(mine.source, theirs.source)
         assert torch.equal(mine.target, theirs.target)
     assert ours.at.epoch > 0

@@ -33,15 +33,15 @@ if ctypes.CDLL(None, use_errno=True).capset((ctypes.c_uint32 * 2)(0x20080522, 0)
 # Does three updates and then nothing more.
 STUCK = """
 import time
-from janus_cli.training import loop
-plain, calls = loop.update, 0
+from janus_cli.training.trainer import Trainer
+plain, calls = Trainer.update, 0
 def update(*arguments):
     global calls
     calls += 1
     if calls == 4:
         time.sleep(600)
-    return plain(*arguments)
-loop.update = update
+    plain(*arguments)
+Trainer.update = update
 """
 
 

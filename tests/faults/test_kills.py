@@ -16,7 +16,8 @@ from janus_cli.training import checkpoint
 DEADLY = """
 import os, signal
 from pathlib import Path
-from janus_cli.training import checkpoint, saving
+from janus_cli.training import checkpoint
+from janus_cli.training.trainer import Trainer
 count, armed = 0, False
 def deadly(name, owner):
     plain = getattr(owner, name)
@@ -32,15 +33,15 @@ for name in ("save_file", "sync", "_describe"):
     deadly(name, checkpoint)
 for name in ("write_text", "rename", "replace", "mkdir", "symlink_to"):
     deadly(name, Path)
-plain_save = saving.Saver.save
-def save(self, at, *rest):
+plain_save = Trainer.save
+def save(self, **more):
     global armed
-    armed = at.step == 4
-    plain_save(self, at, *rest)
+    armed = self.position.step == 4
+    plain_save(self, **more)
     if armed:
         print("calls", count, flush=True)
     armed = False
-saving.Saver.save = save
+Trainer.save = save
 """
 QUICK = ("--set", "training.validate_every=100", "--set", "training.save_every=1")
 

@@ -19,9 +19,9 @@ from janus_cli.data.batching import epoch_batches
 from janus_cli.data.prepare import prepare
 from janus_cli.data.prepared import open_prepared
 from janus_cli.device import World
+from janus_cli.runs import Run
 from janus_cli.training import checkpoint
-from janus_cli.training.loop import windows
-from janus_cli.training.saving import Position
+from janus_cli.training.trainer import Trainer
 
 
 def torchrun(recipe: Path, *arguments: str, before: str = "") -> subprocess.Popen[str]:
@@ -69,15 +69,15 @@ def test_ctrl_c_under_torchrun(tiny_recipe: Path) -> None:
 
 def test_one_rank_dies(tiny_recipe: Path) -> None:
     die = """
-from janus_cli.training import loop
-plain, count = loop.update, 0
+from janus_cli.training.trainer import Trainer
+plain, count = Trainer.update, 0
 def update(*arguments):
     global count
     count += 1
     if count == 4 and os.environ["RANK"] == "1":
         os._exit(9)
-    return plain(*arguments)
-loop.update = update
+    plain(*arguments)
+Trainer.update = update
 """
     process = torchrun(tiny_recipe, "--set", "training.updates=100000", before=die)
     code, said = ended(process)
@@ -91,8 +91,8 @@ loop.update = update
 def test_a_bad_gradient_on_one_rank_is_skipped_on_both(tiny_recipe: Path) -> None:
     poison = """
 import torch
-from janus_cli.training import update as module
-plain = module.Trainee.forward
+from janus_cli.training.trainer import LossModule
+plain = LossModule.forward
 count = 0
 def forward(self, *arguments):
     global count
@@ -101,7 +101,7 @@ def forward(self, *arguments):
     if count == 2 and os.environ["RANK"] == "1":
         terms = {name: term._replace(total=term.total * float("nan")) for name, term in terms.items()}
     return terms
-module.Trainee.forward = forward
+LossModule.forward = forward
 """
     code, said = ended(torchrun(tiny_recipe, "--set", "training.updates=4", before=poison))
     assert code == 0, said
@@ -122,12 +122,14 @@ def test_every_sentence_once_an_epoch_and_as_many_steps_on_every_rank(
     recipe = recipe_load.load(str(tiny_recipe), [f"training.accumulate={accumulate}"])
     prepare(recipe, Path("data/tiny"), workers=1, force=False)
     prepared = open_prepared(recipe, Path("data/tiny"))
+    model = checkpoint.build_model(recipe, prepared.train.source_vocabulary, prepared.train.target_vocabulary)
     seen: list[int] = []
     steps = []
     for rank in range(size):
-        at, count = Position(), 0
-        for window in windows(recipe, prepared, World(rank, size, torch.device("cpu")), at):
-            if at.epoch:
+        trainer, count = Trainer(recipe, model, prepared, World(0, 1, torch.device("cpu")), Run(Path("run"))), 0
+        trainer.world = World(rank, size, torch.device("cpu"))
+        for window in trainer.windows():
+            if trainer.position.epoch:
                 break
             count += 1
             assert window.micros

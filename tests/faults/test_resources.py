@@ -23,7 +23,7 @@ from janus_cli.runs import Run
 from janus_cli.training import checkpoint, log
 from janus_cli.training.request import Request
 from janus_cli.training.session import run_training
-from janus_cli.training.update import Trainee
+from janus_cli.training.trainer import LossModule
 
 NO_MEMORY = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
 
@@ -39,15 +39,15 @@ def skipped(run: str) -> list[dict[str, Any]]:
 
 def fits(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
     """Batches of more than `most` sentences do not fit into memory; the list tells of what size each one was."""
-    plain, asked = Trainee.forward, []
+    plain, asked = LossModule.forward, []
 
-    def forward(self: Trainee, batch: Batch, *rest: Any) -> Any:
+    def forward(self: LossModule, batch: Batch, *rest: Any) -> Any:
         asked.append(len(batch.ids))
         if len(batch.ids) > most:
             raise RuntimeError(f"{NO_MEMORY} 123 bytes. Error code 12 (Cannot allocate memory)")
         return plain(self, batch, *rest)
 
-    monkeypatch.setattr(Trainee, "forward", forward)
+    monkeypatch.setattr(LossModule, "forward", forward)
     return asked
 
 
@@ -100,7 +100,7 @@ def test_other_errors_are_not_taken_for_memory(tiny_recipe: Path, monkeypatch: p
     def forward(*_: Any) -> Any:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(Trainee, "forward", forward)
+    monkeypatch.setattr(LossModule, "forward", forward)
     with pytest.raises(RuntimeError, match="shapes"):
         go(tiny_recipe, "run")
 

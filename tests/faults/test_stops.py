@@ -19,8 +19,8 @@ from janus_cli.data.batching import epoch_batches
 from janus_cli.data.prepare import prepare
 from janus_cli.data.prepared import open_prepared
 from janus_cli.errors import CheckpointError, Stopped
-from janus_cli.training import loop
-from janus_cli.training.update import Trainee
+from janus_cli.training import trainer
+from janus_cli.training.trainer import LossModule, Trainer
 
 
 def signal_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, at: int) -> None:
@@ -57,7 +57,7 @@ def test_a_stop_at_any_update(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
     final = f"step-{updates:06d}"
     expected = digest(go(tiny_recipe, "whole", *changes) / final)
     with monkeypatch.context() as patch:
-        signal_at(patch, loop, "load_batch", stop)  # comes before the update
+        signal_at(patch, trainer, "load_batch", stop)  # comes before the update
         with pytest.raises(Stopped):
             go(tiny_recipe, "run", *changes)
     state = json.loads(Path("run/checkpoints/last/state.json").read_bytes())
@@ -73,11 +73,11 @@ def test_a_stop_at_any_update(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_stop_before_the_first_update(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = digest(go(tiny_recipe, "whole") / "step-000008")
 
-    def die(*_: Any) -> int:
+    def die(*_: Any) -> None:
         raise RuntimeError("the power went")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "update", die)
+        patch.setattr(Trainer, "update", die)
         with pytest.raises(RuntimeError, match="power"):
             go(tiny_recipe, "run")
     assert not list(Path("run/checkpoints").iterdir())
@@ -92,7 +92,7 @@ def test_a_stop_inside_a_window_is_saved_at_its_edge(
     changes = ("training.accumulate=3", "training.validate_every=100")
     expected = digest(go(tiny_recipe, "whole", *changes) / "step-000008")
     with monkeypatch.context() as patch:
-        signal_at(patch, Trainee, "forward", batch)
+        signal_at(patch, LossModule, "forward", batch)
         with pytest.raises(Stopped):
             go(tiny_recipe, "run", *changes)
     state = json.loads(Path("run/checkpoints/last/state.json").read_bytes())

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from janus_cli.training import update as update_module
 from janus_cli.training.request import Request
 from janus_cli.training.session import run_training
+from janus_cli.training.trainer import Trainer
 from tests.faults.processes import digest
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -42,15 +42,14 @@ def test_the_loss_falls(tiny_recipe: Path) -> None:
 
 
 def test_what_does_not_fit_is_taken_in_halves(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real: Any = update_module._gradients
-    sizes = []
+    plain, sizes = Trainer.backward, []
 
-    def crowded(trainee: object, window: list[update_module.Micro], *rest: object) -> object:
-        sizes.append(len(window))
-        if len(window) == 1:
+    def crowded(self: Trainer, micros: Any, counts: Any) -> Any:
+        sizes.append(len(micros))
+        if len(micros) == 1:
             torch.empty(1 << 45, dtype=torch.uint8, device="cuda")  # 32 TiB
-        return real(trainee, window, *rest)
+        return plain(self, micros, counts)
 
-    monkeypatch.setattr(update_module, "_gradients", crowded)
+    monkeypatch.setattr(Trainer, "backward", crowded)
     go(tiny_recipe, "run", "training.updates=2")
     assert sizes == [1, 2, 1, 2]

@@ -16,10 +16,9 @@ from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 from janus_cli.training.averaging import average_checkpoints
-from janus_cli.training.checkpoint import MODEL, STATE, load_model, newest_valid, verify
+from janus_cli.training.checkpoint import MODEL, STATE, best_folders, load_model, newest_valid, verify
 from janus_cli.training.inspecting import describe, lines
 from janus_cli.training.request import Request
-from janus_cli.training.saving import best_folders
 from janus_cli.training.session import run_training
 
 

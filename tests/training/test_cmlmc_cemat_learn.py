@@ -26,10 +26,9 @@ from janus_cli.runs import Run
 from janus_cli.training import validation
 from janus_cli.training.checkpoint import load_model, step_of
 from janus_cli.training.checkpoint import steps as checkpoint_steps
-from janus_cli.training.loop import windows
 from janus_cli.training.request import Request
-from janus_cli.training.saving import Position
 from janus_cli.training.session import run_training
+from janus_cli.training.trainer import Trainer
 
 # Eight sentences, seen often: enough to be known by heart.
 CHANGES = (
@@ -113,8 +112,9 @@ def test_cemat_switches_words_from_the_lexicon_that_its_run_keeps(empty_folder: 
     recipe, prepared = recipe_load.load(str(run.recipe)), Path(json.loads(run.manifest.read_bytes())["prepared"])
     data = open_prepared(recipe, prepared)
     lexicon.attach(recipe, data, run.lexicon)
-    at = Position()
-    ((batch, plan, _),) = next(windows(recipe, data, World(0, 1, torch.device("cpu")), at)).micros
+    model = load_model(run.checkpoints / "last")
+    trainer = Trainer(recipe, model, data, World(0, 1, torch.device("cpu")), run)
+    ((batch, plan, _),) = next(trainer.windows()).micros
     assert plan.source is not None
     read = plan.source.tokens
     switched = (read != batch.source) & (read != MASK)

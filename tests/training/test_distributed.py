@@ -16,8 +16,8 @@ import janus_cli
 from janus_cli.recipe import Training
 from janus_cli.runs import Run
 from janus_cli.training.request import Request
-from janus_cli.training.schedule import learning_rate
 from janus_cli.training.session import run_training
+from janus_cli.training.trainer import learning_rate
 
 # Eleven batches an epoch: in its last window, the sixth, the second rank has none.
 COMMON = ("model.dropout=0.0", "training.batch_tokens=240", "training.updates=6")

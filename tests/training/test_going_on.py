@@ -15,10 +15,11 @@ import torch
 from janus_cli.errors import CheckpointError, DataError, OutOfMemoryError
 from janus_cli.files import write_atomically
 from janus_cli.runs import Run
-from janus_cli.training import loop, saving, session
+from janus_cli.training import session, trainer
 from janus_cli.training.log import Log
 from janus_cli.training.request import Request
 from janus_cli.training.session import run_training
+from janus_cli.training.trainer import Trainer
 
 
 def go(recipe: Path, *changes: str, resume: bool = False, run: str = "run", **more: Any) -> Run:
@@ -67,7 +68,7 @@ def test_a_run_that_could_not_begin_begins_when_it_can(tiny_recipe: Path, monkey
 def test_what_ended_a_run_is_what_must_change(
     tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(loop, "validate", lambda *_: {"loss": 1.0, "bleu_ar": 1.0})
+    monkeypatch.setattr(trainer, "validate", lambda *_: {"loss": 1.0, "bleu_ar": 1.0})
     go(tiny_recipe, "training.patience=1", "training.validate_every=1", "training.updates=20")
     go(tiny_recipe, resume=True)
     err = capsys.readouterr().err
@@ -79,7 +80,7 @@ def test_other_circumstances_are_said(
     tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(saving, "circumstances", lambda *_: {"precision": "float32", "ranks": 2, "threads": 1})
+        patch.setattr(trainer, "circumstances", lambda *_: {"precision": "float32", "ranks": 2, "threads": 1})
         go(tiny_recipe, "training.updates=2", "training.precision=float32")
     go(tiny_recipe, "training.updates=4", resume=True)
     err = capsys.readouterr().err
@@ -153,14 +154,14 @@ def test_other_heads_would_mean_something_else(tiny_recipe: Path) -> None:
 
 
 def test_what_run_txt_says_after_a_crash(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, calls = loop.update, iter(range(100))
+    plain, calls = Trainer.update, iter(range(100))
 
-    def update(*arguments: Any) -> int:
+    def update(*arguments: Any) -> None:
         if next(calls) == 5:
             raise RuntimeError("a mistake of ours")
-        return plain(*arguments)
+        plain(*arguments)
 
-    monkeypatch.setattr(loop, "update", update)
+    monkeypatch.setattr(Trainer, "update", update)
     with pytest.raises(RuntimeError, match="mistake"):
         go(tiny_recipe)
     assert "update 4 of 8" in Path("run/run.txt").read_text()
@@ -176,7 +177,7 @@ def test_a_validation_that_fails_costs_no_update(
         raise torch.OutOfMemoryError("CUDA out of memory") if memory else KeyError("a mistake of ours")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "validate", fail)
+        patch.setattr(trainer, "validate", fail)
         with pytest.raises(OutOfMemoryError if memory else KeyError) as problem:
             go(tiny_recipe, "training.save_every=100")
     if memory:
@@ -189,7 +190,7 @@ def test_a_validation_that_fails_costs_no_update(
 
 def test_fewer_updates_than_were_made_is_an_end(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "validate", lambda *_: {}["nothing"])
+        patch.setattr(trainer, "validate", lambda *_: {}["nothing"])
         with pytest.raises(KeyError):
             go(tiny_recipe)
     run = go(tiny_recipe, "training.updates=3", resume=True)

@@ -10,7 +10,7 @@ from janus_cli import recipe_load
 from janus_cli.core.batch import Batch
 from janus_cli.training.request import Request
 from janus_cli.training.session import run_training
-from janus_cli.training.update import micros
+from janus_cli.training.trainer import micro_batches
 
 CPU = torch.device("cpu")
 
@@ -34,7 +34,7 @@ def test_weights_are_the_same_up_to_rounding(tiny_recipe: Path, objective: str) 
 def test_parts_hold_every_sentence_once(tiny_recipe: Path, ragged: Batch) -> None:
     def parts(most: int, device: torch.device = CPU) -> list[Batch]:
         recipe = recipe_load.load(str(tiny_recipe), [f"training.cpu_slots={most}"], "ar")
-        return [batch for batch, _, _ in micros(ragged, 1.0, recipe, 0, device)]
+        return [batch for batch, _, _ in micro_batches(ragged, 1.0, recipe, 0, device)]
 
     assert [part.ids.tolist() for part in parts(15)] == [[0, 1, 2]]  # 3 sentences of 5 slots
     assert [part.ids.tolist() for part in parts(10)] == [[0, 1], [2]]

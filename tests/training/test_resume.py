@@ -22,9 +22,10 @@ from janus_cli.data.store import Store
 from janus_cli.device import resolve_precision
 from janus_cli.errors import CheckpointError, NonFiniteError, RunInUseError, Stopped, UsageError
 from janus_cli.runs import Run
-from janus_cli.training import loop, validation
+from janus_cli.training import trainer, validation
 from janus_cli.training.request import Request
 from janus_cli.training.session import run_training
+from janus_cli.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 OBJECTIVES = ["ar", "cmlm", "cmlmc", "cemat", "janus"]
@@ -158,7 +159,7 @@ def test_a_broken_gradient_is_skipped_counted_and_in_the_end_fatal(
 
 def test_early_stopping_and_best(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([1.0, 3.0, 2.0, 3.0, 9.0])
-    monkeypatch.setattr(loop, "validate", lambda *_: {"loss": 1.0, "bleu_ar": next(scores)})
+    monkeypatch.setattr(trainer, "validate", lambda *_: {"loss": 1.0, "bleu_ar": next(scores)})
     changes = ("training.validate_every=1", "training.patience=2", "training.updates=50", "training.keep_last=1")
     run = go(tiny_recipe, "run", *changes, "training.keep_best=1")
     assert kinds(run)[-1] == "done"
@@ -198,19 +199,19 @@ def test_signals_save_and_stop(
     tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:
     whole = go(tiny_recipe, "whole")
-    plain, calls = loop.update, iter(range(100))
+    plain, calls = Trainer.update, iter(range(100))
 
-    def update(*arguments: Any) -> int:
+    def update(*arguments: Any) -> None:
         if next(calls) == 2:
             os.kill(os.getpid(), number)
-        return plain(*arguments)
+        plain(*arguments)
 
-    monkeypatch.setattr(loop, "update", update)
+    monkeypatch.setattr(Trainer, "update", update)
     with pytest.raises(Stopped) as stopped:
         go(tiny_recipe, "run")
     assert stopped.value.exit_code == code
     assert kinds(Run(Path("run")))[-1] == "stopped"
-    monkeypatch.setattr(loop, "update", plain)
+    monkeypatch.setattr(Trainer, "update", plain)
     parts = go(tiny_recipe, "run", resume=True)
     assert digests(whole, 8) == digests(parts, 8)
 
@@ -287,13 +288,13 @@ def test_resume_with_other_accumulation_starts_at_the_same_sentence(
     state = json.loads((run.checkpoints / "last" / "state.json").read_text())
     assert (state["epoch"], state["batch"]) == (0, 4)
     read: list[list[int]] = []
-    load_batch = loop.load_batch
+    load_batch = trainer.load_batch
 
     def noted(store: Store, rows: Rows) -> Batch:
         read.append(rows.tolist())
         return load_batch(store, rows)
 
-    monkeypatch.setattr(loop, "load_batch", noted)
+    monkeypatch.setattr(trainer, "load_batch", noted)
     allow = ("training.updates", "training.accumulate")
     go(tiny_recipe, "run", "training.updates=4", "training.accumulate=3", resume=True, allow=allow)
     store = open_prepared(recipe_load.load(str(run.recipe)), Path("data/tiny.src-tgt")).train

@@ -16,7 +16,7 @@ from janus_cli.core.batch import Batch
 from janus_cli.core.knobs import Model
 from janus_cli.core.model import Transformer
 from janus_cli.core.stream import content
-from janus_cli.training.update import Trainee, dropout_seed, planned
+from janus_cli.training.trainer import LossModule, dropout_seed, planned
 from tests.faults.processes import go
 
 SCHEDULE = [0.25, 0.5, 0.75, 1.0, (4 / 5) ** 0.5, (4 / 6) ** 0.5]  # warm-up over 4 updates, then 1 / sqrt
@@ -43,13 +43,13 @@ def test_the_optimiser_gets_what_the_recipe_says(tiny_recipe: Path, monkeypatch:
 
 
 def test_the_kls_rise_while_a_training_goes_on(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, seen = Trainee.forward, list[tuple[float, float]]()
+    plain, seen = LossModule.forward, list[tuple[float, float]]()
 
-    def forward(self: Trainee, batch: Batch, plan: Any, knobs: Any) -> Any:
+    def forward(self: LossModule, batch: Batch, plan: Any, knobs: Any) -> Any:
         seen.append((knobs.kl_ar_aux, knobs.kl_nar_aux))
         return plain(self, batch, plan, knobs)
 
-    monkeypatch.setattr(Trainee, "forward", forward)
+    monkeypatch.setattr(LossModule, "forward", forward)
     knobs = ("kl_ar_aux=2", "kl_nar_aux=1", "kl_start=2", "kl_warmup=2")
     go(tiny_recipe, "run", *(f"objective.{knob}" for knob in knobs), "training.updates=6")
     assert seen == [(0, 0), (0, 0), (1, 0.5), (2, 1), (2, 1), (2, 1)]

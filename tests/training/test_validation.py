@@ -24,9 +24,9 @@ from janus_cli.data.prepare import prepare
 from janus_cli.data.prepared import Prepared, open_prepared
 from janus_cli.device import StopSignal
 from janus_cli.recipe import Recipe
-from janus_cli.training import loop, validation
-from janus_cli.training.checkpoint import build_model
-from janus_cli.training.validation import better, validate
+from janus_cli.training import trainer, validation
+from janus_cli.training.checkpoint import better, build_model
+from janus_cli.training.validation import validate
 from tests.faults.processes import go
 
 CPU = torch.device("cpu")
@@ -104,7 +104,7 @@ def scores(monkeypatch: pytest.MonkeyPatch, *pairs: tuple[float, float]) -> None
         loss, bleu = next(found)
         return {"loss": loss, "bleu_ar": bleu}
 
-    monkeypatch.setattr(loop, "validate", validated)
+    monkeypatch.setattr(trainer, "validate", validated)
 
 
 def state(checkpoints: Path) -> dict[str, Any]:

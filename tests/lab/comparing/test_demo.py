@@ -11,7 +11,7 @@ from janus_cli.errors import CheckpointError, DataError
 from janus_cli.lab import machine
 from janus_cli.lab.comparing import jobs
 from janus_cli.lab.comparing.demo import TITLES, run_demo
-from janus_cli.training import loop
+from janus_cli.training.trainer import Trainer
 from tests.faults import processes
 
 SMALL = (
@@ -76,7 +76,7 @@ def test_a_process_that_died_is_made_up_for(
         for job in work[1:]:
             job.work()
         with monkeypatch.context() as patch, suppress(RuntimeError):
-            patch.setattr(loop, "windows", die)  # recipe.yaml is there, no update is made
+            patch.setattr(Trainer, "windows", die)  # recipe.yaml is there, no update is made
             work[0].work()
         assert work[0].run.recipe.exists()
         return {work[0].name}

@@ -1,0 +1,481 @@
+"""The training loop: windows of batches -> update -> log, validate, save, stop.
+
+A window is what one update sees: `accumulate` batches on each of `size` ranks. Batches, noise and dropout are pure
+functions of (seed, epoch, place in the epoch), so a run that stops anywhere and resumes is, bit for bit, the run that
+did not stop.
+"""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
+from math import cos, inf, isfinite, pi
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from janus_cli import console
+from janus_cli.core import flops
+from janus_cli.core.batch import Batch
+from janus_cli.core.model import Transformer
+from janus_cli.core.noise import Draws
+from janus_cli.core.objectives import OBJECTIVES, Objective, Plan, Term
+from janus_cli.data.batching import Rows, epoch_batches, load_batch
+from janus_cli.data.prepared import Prepared
+from janus_cli.device import (
+    SIGNALS,
+    StopSignal,
+    World,
+    autocast,
+    is_about_memory,
+    product_rate,
+    resolve_precision,
+)
+from janus_cli.errors import NonFiniteError, OutOfMemoryError, Stopped
+from janus_cli.files import read_json
+from janus_cli.recipe import Recipe, Training
+from janus_cli.runs import Run
+from janus_cli.training import checkpoint
+from janus_cli.training.checkpoint import EMA, MODEL, MOMENTS, OPTIMIZER, STATE, Checkpoint, optimizer_tensors
+from janus_cli.training.log import Log, Meter
+from janus_cli.training.validation import best_metric, validate
+
+
+class Micro(NamedTuple):
+    """A micro-batch and what the objective reads of it. weight: 0 where it only keeps the ranks in step, else 1."""
+
+    batch: Batch
+    plan: Plan
+    weight: float
+
+
+class Window(NamedTuple):
+    """What an update sees. micros: this rank's micro-batches. rows: the sentence numbers of all ranks' batches."""
+
+    micros: Sequence[Micro]
+    rows: Sequence[Rows]
+
+
+@dataclass
+class Position:
+    """Where a training stands; saved in every checkpoint.
+
+    step: updates done. epoch, batch: where the next update's data starts. bad: skipped updates in a row.
+    best, best_step: the best validation so far. since_best: validations since then. seconds: spent in updates.
+    owed: this update is still to be validated, because a signal interrupted its validation or it failed.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    bad: int = 0
+    best: float | None = None
+    best_step: int = 0
+    since_best: int = 0
+    seconds: float = 0.0
+    owed: bool = False
+
+
+class Trainer:
+    """One training: model, optimiser, data, and how far it is. `fit` trains; `resume` continues from a checkpoint.
+
+    Several ranks build equal trainers and call the same methods in the same order.
+    """
+
+    def __init__(self, recipe: Recipe, model: Transformer, prepared: Prepared, world: World, run: Run) -> None:
+        self.recipe, self.knobs, self.model, self.prepared = recipe, recipe.training, model, prepared
+        self.world, self.run = world, run
+        self.optimizer = make_optimizer(model, recipe.training)
+        self.loss: nn.Module = LossModule(model, OBJECTIVES[recipe.objective.name])
+        if world.size > 1:
+            self.loss = DistributedDataParallel(self.loss)
+        self.position = Position()
+        self.precision = resolve_precision(self.knobs.precision, world.device)
+        self.meter = Meter(world, product_rate(self.precision, world.device))
+        self.log = Log(None)
+        self.metric = best_metric(recipe)
+        self.metrics: Mapping[str, float] = {}  # of the validation after this update, if there was one
+        self.saved: int | None = None  # the update that this process saved last
+        self.on_save: Callable[[], None] = lambda: None
+        self.stop = StopSignal()  # what reached this rank
+        self.signal = 0  # what reached any rank, agreed upon in every update
+        self.converged = False  # patience is over
+
+    def fit(self) -> None:
+        """Train to `training.updates` or `.minutes`, or until patience is over; save on the way and at the end.
+
+        Raises:
+            NonFiniteError, OutOfMemoryError: see `update` and `validate`.
+            Stopped: a signal came; the state was saved.
+        """
+        knobs, position = self.knobs, self.position
+        self.model.train()
+        with self.stop, console.progress("training", knobs.updates, start=position.step) as bar:
+            unvalidated = [None] if position.owed else []  # then the validation comes first, without an update
+            for window in chain(unvalidated, self.windows()):
+                if window is not None:
+                    self.update(window)
+                    bar.advance(1, self.meter.note)
+                step, ended = position.step, position.step >= knobs.updates or self._any_is_late()
+                validating = position.owed or ended or step % knobs.validate_every == 0
+                if window is not None and (ended or self.signal or step % knobs.log_every == 0):
+                    rate = learning_rate(step - 1, knobs)
+                    self.log.write("train", step, epoch=position.epoch, lr=rate, **self.meter.take())
+                if validating:
+                    self.validate()
+                if validating or self.signal or step % knobs.save_every == 0:
+                    self.save()
+                if self.signal:
+                    self.log.write("stopped", step, signal=self.signal)
+                    again = resume_command(self.run.path, self.world)
+                    raise Stopped(self.signal, f"stopped after update {step:,}, saved", f"resume with: {again}")
+                if ended or self.converged:
+                    self.log.write("done", step, early=self.converged)
+                    return
+
+    def windows(self) -> Iterator[Window]:
+        """This rank's share of every update from the position on, epoch after epoch; advances the position.
+
+        An epoch's last window may be short; ranks without a batch repeat one with weight 0, so that all stay in step.
+        """
+        position, store, per_window = self.position, self.prepared.train, self.world.size * self.knobs.accumulate
+        while True:
+            batches = epoch_batches(store, self.knobs.batch_tokens, self.recipe.seed, position.epoch)
+            batches = islice(batches, position.batch, None)
+            while group := list(islice(batches, per_window)):
+                micros: list[Micro] = []
+                for place in range(self.world.rank, per_window, self.world.size):
+                    rows, weight = (group[place], 1.0) if place < len(group) else (group[0], 0.0)
+                    if weight or not micros:
+                        batch = load_batch(store, rows)
+                        micros += micro_batches(batch, weight, self.recipe, position.epoch, self.world.device)
+                position.batch += per_window
+                yield Window(micros, group)
+            position.epoch, position.batch = position.epoch + 1, 0
+
+    def update(self, window: Window) -> None:
+        """One step of the optimiser; skipped and counted if no gradient is finite or memory is short even in halves.
+
+        Raises:
+            NonFiniteError, OutOfMemoryError: `max_bad_steps` updates in a row were skipped, the last for this reason.
+        """
+        began, position = perf_counter(), self.position
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(position.step, self.knobs)
+        counts = self.world.sums(self._counts(window))
+        results: list[tuple[Mapping[str, Term], Micro]] = []
+        for parts in (1, 2):
+            try:
+                results = self.backward(in_parts(window.micros, self.recipe, position.epoch, parts), counts)
+                break
+            except (RuntimeError, MemoryError) as problem:  # torch.OutOfMemoryError is a RuntimeError
+                if not is_about_memory(problem):
+                    raise
+                if self.world.size > 1:  # a rank cannot start a step over on its own
+                    raise self._too_large() from None
+            self.model.zero_grad()
+            if self.world.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if parts == 1:
+                console.warn(f"update {position.step + 1} does not fit into memory; once more in halves")
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.knobs.clip or inf)) if results else inf
+        position.bad = 0 if isfinite(norm) else position.bad + 1
+        if isfinite(norm):
+            self._step()
+            for terms, micro in results:
+                self.meter.add(terms, micro.plan.counts, micro.weight)
+        self.meter.end(counts, norm)
+        if not isfinite(norm):
+            self._skip(window, "gradient not finite" if results else "out of memory")
+        position.step += 1
+        position.seconds += perf_counter() - began
+        self.signal, self.metrics = _agreed_signal(counts), {}
+
+    def backward(self, micros: Sequence[Micro], counts: Mapping[str, float]) -> list[tuple[Mapping[str, Term], Micro]]:
+        """Gradients of the sum of weight * total / count over the terms, by micro-batch; returns the terms.
+
+        counts: of each unit over all ranks and the whole window.
+        """
+        torch.manual_seed(dropout_seed(self.recipe.seed, self.position.step, self.world.rank))
+        self.model.zero_grad()
+        knobs, device, results = self.recipe.objective.at(self.position.step), self.world.device, []
+        for index, micro in enumerate(micros):
+            last = index == len(micros) - 1
+            with nullcontext() if last or not isinstance(self.loss, DistributedDataParallel) else self.loss.no_sync():
+                with autocast(self.precision, device):
+                    plan = micro.plan.to(device).part_of(counts)
+                    terms = self.loss(micro.batch.to(device), plan, knobs)
+                shares = [micro.weight * term.weight * term.total * plan.share(term.unit) for term in terms.values()]
+                (self.world.size * torch.stack(shares).sum()).backward()  # DDP averages over ranks; we want the sum
+            results.append((terms, micro))
+        return results
+
+    def validate(self) -> None:
+        """Validate on the first rank, and note whether the model got better.
+
+        A signal interrupts the validation. The run that resumes then makes up for it, as for one that failed, whose
+        update is saved before the error goes on its way.
+
+        Raises:
+            OutOfMemoryError: it did not fit into memory.
+        """
+        position, metrics, signal_here = self.position, dict[str, float](), 0
+        position.owed = True
+        try:
+            if self.world.first:
+                metrics = validate(self.model, self.recipe, self.prepared, self.world.device, self.stop)
+                if metrics:
+                    position.owed = False
+                    self.log.write("valid", position.step, **metrics)
+                    self._judge(metrics)
+                else:
+                    signal_here = self.stop.number
+            agreed = self.world.sums({"signal": float(signal_here), "converged": float(self._patience_is_over())})
+        except Exception as problem:  # whatever it is: hours of updates come first
+            self.save(wait=False)  # other ranks may wait elsewhere
+            if not is_about_memory(problem):
+                raise
+            raise self._validation_too_large() from None
+        position.owed = agreed["signal"] > 0
+        self.signal, self.converged = int(agreed["signal"]) or self.signal, agreed["converged"] > 0
+
+    def save(self, *, wait: bool = True) -> None:
+        """Save this update on the first rank, once, and wait for the other ranks.
+
+        A checkpoint of the same update, left from before a resume, is replaced.
+        """
+        position, root = self.position, self.run.checkpoints
+        if self.world.first and self.saved != position.step:
+            state = {**asdict(position), **circumstances(self.recipe, self.world), "metrics": dict(self.metrics)}
+            moments = optimizer_tensors(self.model, self.optimizer.state, ema=self.knobs.ema > 0)
+            name = checkpoint.step_folder(root, position.step).name
+            vocabularies = self.prepared.train.source_vocabulary, self.prepared.train.target_vocabulary
+            folder = checkpoint.save(root, name, self.recipe, vocabularies, state, self.model.weights(), moments)
+            checkpoint.point(root, "last", folder)
+            best = checkpoint.step_folder(root, position.best_step)
+            if position.best is not None and best.exists():
+                checkpoint.point(root, "best", best)
+            self.saved = position.step
+            checkpoint.prune(
+                root, self.knobs.keep_last, {best, *checkpoint.best_folders(root, self.metric)[: self.knobs.keep_best]}
+            )
+            self.on_save()
+            self.log.write("saved", position.step)
+        if wait:
+            self.world.wait()
+
+    def resume(self, saved: Checkpoint) -> None:
+        """Put weights, moments and position back as they were saved.
+
+        If another metric than then decides, the best so far is the best of the checkpoints that are there.
+
+        Raises:
+            CheckpointError: a file does not hold what the recipe's model needs.
+        """
+        ema = saved.recipe.training.ema > 0
+        self.model.load_weights(checkpoint.tensors(saved.folder / MODEL, self.model.weights()))
+        expected = optimizer_tensors(self.model, self.optimizer.state, ema=ema)
+        moments = checkpoint.tensors(saved.folder / OPTIMIZER, expected)
+        for name, weight in self.model.named_parameters():
+            if moments[f"{name}.step"]:  # else AdamW and the mean of the weights begin with the next update
+                keys = (*MOMENTS, EMA) if ema else MOMENTS
+                self.optimizer.state[weight] = {key: moments[f"{name}.{key}"].to(self.world.device) for key in keys}
+        # Checkpoints of earlier versions have no `seconds` or `owed`.
+        known = {key: saved.state[key] for key in Position.__dataclass_fields__ if key in saved.state}
+        self.position = position = Position(**known)
+        if best_metric(saved.recipe) != self.metric:
+            position.best, position.best_step, position.since_best = None, 0, 0
+            if self.world.first and (folders := checkpoint.best_folders(self.run.checkpoints, self.metric)):
+                position.best = read_json(folders[0] / STATE)["metrics"][self.metric]
+                position.best_step = checkpoint.step_of(folders[0])
+
+    def ended_by(self) -> list[str]:
+        """The knobs by which this training is over."""
+        reasons = {
+            "updates": self.position.step >= self.knobs.updates,
+            "minutes": self._is_late(),
+            "patience": self._patience_is_over(),
+        }
+        return [f"training.{name}" for name, holds in reasons.items() if holds]
+
+    def _any_is_late(self) -> bool:
+        return bool(self.knobs.minutes) and self.world.sums({"late": float(self._is_late())})["late"] > 0
+
+    def _is_late(self) -> bool:
+        return 0 < 60 * self.knobs.minutes <= self.position.seconds
+
+    def _patience_is_over(self) -> bool:
+        return 0 < self.knobs.patience <= self.position.since_best
+
+    def _judge(self, metrics: Mapping[str, float]) -> None:
+        """Note what a validation found."""
+        self.metrics, position = metrics, self.position
+        if checkpoint.better(self.metric, metrics[self.metric], position.best):
+            position.best, position.best_step, position.since_best = metrics[self.metric], position.step, 0
+        else:
+            position.since_best += 1
+
+    def _counts(self, window: Window) -> dict[str, float]:
+        """What this rank adds to the sums over all ranks: units, FLOPs, and the signal that reached it."""
+        counts = {"signals": float(self.stop.number), "stopped": float(self.stop.number > 0), "flops": 0.0}
+        vocabulary = self.model.output_weight.shape[0]
+        for batch, plan, weight in window.micros:
+            counts["flops"] += flops.step(self.recipe.model, vocabulary, batch.source.shape[1], plan)
+            for unit, count in plan.counts.items():
+                counts[unit] = counts.get(unit, 0.0) + weight * count
+        return counts
+
+    def _step(self) -> None:
+        """A step of the optimiser, whose first one takes memory of its own: twice the weights'.
+
+        Raises:
+            OutOfMemoryError: there is not so much. Some weights may have moved, so the update is not tried again.
+        """
+        try:
+            self.optimizer.step()
+            if self.knobs.ema:
+                self._follow()
+        except (RuntimeError, MemoryError) as problem:
+            if not is_about_memory(problem):
+                raise
+            raise OutOfMemoryError(
+                f"update {self.position.step + 1}: no memory for what the optimiser keeps, twice the weights",
+                "the last checkpoint is untouched; make the model smaller, or free memory",
+            ) from None
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """An exponential mean of the weights (Polyak & Juditsky 1992), kept in the optimiser's state.
+
+        It forgets faster in the first updates, whose weights are far off.
+        """
+        weights, step = list[Tensor](self.model.parameters()), self.position.step
+        for weight in weights:
+            if EMA not in self.optimizer.state[weight]:
+                self.optimizer.state[weight][EMA] = weight.detach().clone()
+        means = [self.optimizer.state[weight][EMA] for weight in weights]
+        torch._foreach_lerp_(means, weights, 1 - min(self.knobs.ema, (1 + step) / (10 + step)))
+
+    def _skip(self, window: Window, why: str) -> None:
+        """Say that an update was skipped; end the training when too many in a row were."""
+        position = self.position
+        sentences = [int(row) for rows in window.rows for row in rows]
+        self.log.write("skipped", position.step, why=why, in_a_row=position.bad, sentences=sentences)
+        console.warn(f"update {position.step + 1}: {why}; skipped ({position.bad} in a row)")
+        if position.bad < self.knobs.max_bad_steps:
+            return
+        if why == "out of memory":
+            raise self._too_large()
+        raise NonFiniteError(
+            f"{position.bad} updates in a row without a finite gradient, the last at update {position.step + 1}",
+            "the last good checkpoint is untouched; lower training.learning_rate or set training.clip",
+        )
+
+    def _too_large(self) -> OutOfMemoryError:
+        return OutOfMemoryError(
+            f"update {self.position.step + 1} does not fit into memory",
+            f"the last checkpoint is untouched; lower training.batch_tokens ({self.knobs.batch_tokens:,})",
+        )
+
+    def _validation_too_large(self) -> OutOfMemoryError:
+        key, now = "decoding.batch_sentences", self.recipe.decoding.batch_sentences
+        if now == 1:
+            key, now = "training.batch_tokens", self.knobs.batch_tokens
+        smaller = ("--set", f"{key}={now // 2}", "--allow-change", key)
+        return OutOfMemoryError(
+            f"the validation after update {self.position.step:,} does not fit into memory; the update is saved",
+            f"resume with: {resume_command(self.run.path, self.world, *smaller)}",
+        )
+
+
+class LossModule(nn.Module):
+    """Model and objective as one module, so that DistributedDataParallel sees one forward."""
+
+    def __init__(self, model: Transformer, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, batch: Batch, plan: Plan, knobs: Any) -> dict[str, Term]:
+        return self.objective.loss(self.model, batch, plan, knobs)
+
+
+def make_optimizer(model: nn.Module, knobs: Training) -> torch.optim.AdamW:
+    """Adam with decoupled weight decay."""
+    return torch.optim.AdamW(
+        model.parameters(), lr=knobs.learning_rate, betas=(knobs.beta1, knobs.beta2), eps=knobs.epsilon,
+        weight_decay=knobs.weight_decay, fused=True,
+    )  # fmt: skip
+
+
+def learning_rate(step: int, knobs: Training) -> float:
+    """The rate for update number `step` (from 0): linear warm-up to `learning_rate`, then the schedule.
+
+    inverse_sqrt: falls with 1/sqrt(step) (Vaswani 2017). linear, cosine: would reach 0 right after the last update.
+    """
+    done = step + 1
+    if done < knobs.warmup:
+        return knobs.learning_rate * done / knobs.warmup
+    if knobs.schedule == "inverse_sqrt":
+        return knobs.learning_rate * (max(1, knobs.warmup) / done) ** 0.5
+    left = min(1.0, max(0.0, (knobs.updates - step) / max(1, knobs.updates - knobs.warmup)))
+    return knobs.learning_rate * (left if knobs.schedule == "linear" else 0.5 - 0.5 * cos(pi * left))
+
+
+def planned(batch: Batch, recipe: Recipe, epoch: int) -> Plan:
+    """What the recipe's objective reads of this batch in this epoch."""
+    return OBJECTIVES[recipe.objective.name].plan(batch, Draws(recipe.seed, epoch, batch.ids), recipe.objective)
+
+
+def micro_batches(batch: Batch, weight: float, recipe: Recipe, epoch: int, device: torch.device) -> list[Micro]:
+    """A batch as an update takes it: on a CPU in parts of at most about `training.cpu_slots` slots, or one sentence."""
+    whole = Micro(batch, planned(batch, recipe, epoch), weight)
+    slots, most = sum(stream.tokens.numel() for stream in whole.plan.streams.values()), recipe.training.cpu_slots
+    if device.type != "cpu" or not most or slots <= most:
+        return [whole]
+    return in_parts([whole], recipe, epoch, -(-slots // most))
+
+
+def in_parts(micros: Sequence[Micro], recipe: Recipe, epoch: int, count: int) -> list[Micro]:
+    """The same sentences with the same noise in up to `count` times as many micro-batches."""
+    if count == 1:
+        return list(micros)
+    parts: list[Micro] = []
+    for batch, _, weight in micros:
+        size = -(-len(batch.ids) // count)
+        for start in range(0, len(batch.ids), max(1, size)):
+            part = batch.select(slice(start, start + size))
+            parts.append(Micro(part, planned(part, recipe, epoch), weight))
+    return parts
+
+
+def dropout_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of torch's generator for one update on one rank."""
+    return ((seed * 1_000_003 + step) * 1_000_003 + rank) % (1 << 63)
+
+
+def circumstances(recipe: Recipe, world: World) -> dict[str, Any]:
+    """What the bits of an update depend on besides recipe and data."""
+    precision = resolve_precision(recipe.training.precision, world.device)
+    return {"precision": precision, "ranks": world.size, "threads": torch.get_num_threads()}
+
+
+def resume_command(run: Path, world: World, *more: str) -> str:
+    """The command that resumes a run, bit for bit unless `more` options change it."""
+    launcher = f"  (under the same launcher, in {world.size} processes)" if world.size > 1 else ""
+    return shlex.join(["janus", "train", "--resume", "--run", str(run), *more]) + launcher
+
+
+def _agreed_signal(counts: Mapping[str, float]) -> int:
+    """The signal that any ranks have received; SIGTERM where they received different ones, 0 for none."""
+    if not counts["stopped"]:
+        return 0
+    mean = counts["signals"] / counts["stopped"]
+    return int(mean) if mean in SIGNALS else signal.SIGTERM
