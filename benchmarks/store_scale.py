@@ -5,7 +5,7 @@
 Writes a made-up store with the product's own writer into a temporary folder (about 100 bytes a pair; removed at the
 end), and then runs the first and the last rank, each in a process of its own: open the store, go through the
 batches of one whole epoch, read its own share of the first ones from disk. Memory is sampled from the kernel's
-count: `own` is what the process allocated, `mapped` the pages of the file that lie in memory because somebody
+count: `own` is what the process allocated, `mapped` the pages of the files that lie in memory because somebody
 read them, and that the kernel takes back when it needs them.
 """
 
@@ -27,8 +27,7 @@ import numpy as np
 
 from janus_cli import console
 from janus_cli.data.batching import epoch_batches, load_batch
-from janus_cli.data.encode import Ragged
-from janus_cli.data.store import Store, StoreWriter
+from janus_cli.data.store import Ragged, Store, StoreWriter
 
 VOCABULARY = 32_000
 MEAN_TOKENS = 11  # a side; a geometric tail above MIN_TOKENS
@@ -52,12 +51,13 @@ def main() -> None:
         sys.stdout.write(json.dumps(one_rank(options)))
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        store = Path(folder) / "train.arrow"
+        store = Path(folder)
         began = time.monotonic()
         make(store, options.pairs)
+        size = sum(file.stat().st_size for file in store.iterdir())
         rows = [
             ("pairs", f"{options.pairs:,}"),
-            ("bytes on disk", f"{store.stat().st_size:,}, {store.stat().st_size / options.pairs:.1f} a pair"),
+            ("bytes on disk", f"{size:,}, {size / options.pairs:.1f} a pair"),
             ("writing", f"{time.monotonic() - began:.1f} s"),
         ]
         for rank in sorted({0, options.ranks - 1}):
@@ -68,12 +68,10 @@ def main() -> None:
     console.table("a large store", ("what", "measured"), rows, to_stdout=True)
 
 
-def make(path: Path, pairs: int) -> None:
+def make(folder: Path, pairs: int) -> None:
     """A store of random ids with the lengths of short sentences."""
     rng = np.random.default_rng(1)
-    with StoreWriter(
-        path, split="train", source_vocabulary=VOCABULARY, target_vocabulary=VOCABULARY, origin={}
-    ) as writer:
+    with StoreWriter(folder, "train", source_vocabulary=VOCABULARY, target_vocabulary=VOCABULARY, origin={}) as writer:
         for start in range(0, pairs, CHUNK):
             count = min(CHUNK, pairs - start)
             writer.add(_side(rng, count), _side(rng, count))
@@ -87,8 +85,8 @@ def _side(rng: np.random.Generator, count: int) -> Ragged:
 def one_rank(options: argparse.Namespace) -> dict[str, str]:
     """What one rank does, and what it took."""
     memory = Memory()
-    seconds = {"opening": _timed(lambda: Store.open(options.store, check=False))[1]}
-    store: Store = Store.open(options.store, check=False)
+    seconds = {"opening": _timed(lambda: Store.open(options.store, "train", check=False))[1]}
+    store: Store = Store.open(options.store, "train", check=False)
     mine = islice(epoch_batches(store, options.batch_tokens, 1, 0), options.rank, None, options.ranks)
     rows, seconds["first batch"] = _timed(lambda: next(mine))
     seconds[f"{LOADED} batches from disk"] = _timed(lambda: [load_batch(store, each) for each in islice(mine, LOADED)])[
@@ -101,7 +99,7 @@ def one_rank(options: argparse.Namespace) -> dict[str, str]:
     seconds["batches of a whole epoch"] = time.monotonic() - began
     memory.stop()
     own, mapped = memory.own, memory.mapped
-    looked, seconds["opening for the first time, every id read"] = _timed(lambda: Store.open(options.store))
+    looked, seconds["opening for the first time, every id read"] = _timed(lambda: Store.open(options.store, "train"))
     return {
         **{name: f"{value:.2f} s" for name, value in seconds.items()},
         "batches": f"{batches:,} of {len(looked):,} pairs",

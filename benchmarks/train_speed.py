@@ -111,10 +111,10 @@ def main(arguments: Sequence[str] | None) -> None:
 def pairs(asked: argparse.Namespace, recipe: Recipe, folder: Path) -> Path:
     """The training pairs, checked or made."""
     if asked.prepared:
-        return open_prepared(recipe, asked.prepared).train.path
-    path, most = folder / "train.arrow", min(recipe.data.max_tokens, recipe.training.batch_tokens - 2)
-    shared.made_up_store(path, asked.pairs, asked.words, most, recipe.tokenizer.vocabulary)
-    return path
+        return open_prepared(recipe, asked.prepared).folder
+    most = min(recipe.data.max_tokens, recipe.training.batch_tokens - 2)
+    shared.made_up_store(folder, asked.pairs, asked.words, most, recipe.tokenizer.vocabulary)
+    return folder
 
 
 def take_turns(contestants: Sequence[Contestant], turns: int, steps: int, warm_up: int) -> None:

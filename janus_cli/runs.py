@@ -1,6 +1,6 @@
 """What lies where: prepared data under `data/`, runs under `runs/`.
 
-data/<name>.<source>-<target>/   manifest.json · tokenizer files · SPLIT.arrow · {valid,test}.{source,target}.txt
+data/<name>.<source>-<target>/   manifest.json · tokenizer files · SPLIT.*.npy · {valid,test}.{source,target}.txt
 data/<name>-distilled.…/         the same, with a teacher's training targets
 runs/<name>/                     run.txt · recipe.yaml · manifest.json · tokenizer files · lexicon.json · log.jsonl
                                  checkpoints/step-000123/ · checkpoints/last, best (links)

@@ -29,7 +29,7 @@ from janus_cli.errors import (
 
 Janus = Callable[..., tuple[int, str, str]]
 _COMMANDS = typer.main.get_command(app).commands
-_HEAVY = {"torch", "numpy", "pyarrow", "sentencepiece", "safetensors", "sacrebleu"}
+_HEAVY = {"torch", "numpy", "sentencepiece", "safetensors", "sacrebleu"}
 
 
 @pytest.fixture

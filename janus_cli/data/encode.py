@@ -1,4 +1,4 @@
-"""A chunk of lines in, ids out: clean, encode, filter. Runs in worker processes: imports neither torch nor Arrow."""
+"""A chunk of lines in, ids out: clean, encode, filter. Runs in worker processes: does not import torch."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -19,41 +17,13 @@ import numpy as np
 
 from janus_cli.data.cleaning import cleaner
 from janus_cli.data.corpus import Chunk
+from janus_cli.data.store import Ragged
 from janus_cli.data.tokenizer import load_tokenizers
 
 SplitName = Literal["train", "valid", "test"]
 # What is checked, in this order; a pair is counted under the first reason that applies.
 TRAIN_REASONS = ("bad_utf8", "empty", "too_short", "too_long", "ratio", "duplicate")
 VALID_REASONS = ("bad_utf8", "empty", "too_long")
-
-
-@dataclass(frozen=True)
-class Ragged:
-    """Rows of unequal length, one behind the other.
-
-    values: (sum of lengths,) int32.
-    lengths: (rows,) int64.
-    """
-
-    values: np.ndarray
-    lengths: np.ndarray
-
-    @classmethod
-    def of(cls, rows: Sequence[Sequence[int]]) -> Ragged:
-        """From lists of ids."""
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        return cls(np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum())), lengths)
-
-    @classmethod
-    def joined(cls, parts: Sequence[Ragged]) -> Ragged:
-        """The rows of all parts, in order."""
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("values", "lengths")))
-
-    def keep(self, chosen: np.ndarray) -> Ragged:
-        """The rows where `chosen`, (rows,) bool, is True."""
-        if chosen.all():
-            return self
-        return Ragged(self.values[np.repeat(chosen, self.lengths)], self.lengths[chosen])
 
 
 @dataclass(frozen=True)

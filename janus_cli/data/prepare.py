@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow
+import numpy as np
 import sentencepiece
 
 from janus_cli import __version__, console
@@ -28,7 +28,7 @@ from janus_cli.errors import DataError
 from janus_cli.files import MANIFEST, sha256, whole_folder, write_json
 from janus_cli.recipe import Recipe
 
-FORMAT = 1
+FORMAT = 2  # 1 had the ids in Arrow files
 PREPARED = "prepared data"  # in messages
 LINES_WORTH_A_PROCESS = 50_000  # fewer are encoded before another process has started
 
@@ -136,7 +136,7 @@ def seal(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     manifest = {
         **about,
         "files": {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names},
-        "versions": {"janus": __version__, "sentencepiece": sentencepiece.__version__, "pyarrow": pyarrow.__version__},
+        "versions": {"janus": __version__, "sentencepiece": sentencepiece.__version__, "numpy": np.__version__},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json(folder / MANIFEST, manifest)

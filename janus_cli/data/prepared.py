@@ -15,7 +15,7 @@ from typing import Any
 from janus_cli.data import checked, corpus
 from janus_cli.data.corpus import SPLITS
 from janus_cli.data.prepare import FORMAT
-from janus_cli.data.store import Store
+from janus_cli.data.store import Store, store_files
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
 from janus_cli.errors import DataError
 from janus_cli.files import MANIFEST, read_json, sha256
@@ -67,7 +67,10 @@ def open_prepared(recipe: Recipe, folder: Path, words: Sequence[str] = (), *, te
         raise DataError(problem.message, f"{again} --force") from None
     again = f"make it again: {_command(words, recipe, folder, manifest)} --force"
     if manifest.get("format") != FORMAT:
-        raise DataError(f"{folder / MANIFEST} has format {manifest.get('format')}, this version reads {FORMAT}", again)
+        raise DataError(
+            f"{folder} was prepared by another version of janus (format {manifest.get('format')}, this reads {FORMAT})",
+            again,
+        )
     try:
         known = checked.known(folder, manifest["files"])
         settings = list(_other_settings(recipe, manifest))
@@ -82,13 +85,13 @@ def open_prepared(recipe: Recipe, folder: Path, words: Sequence[str] = (), *, te
         if changes:
             raise DataError(f"the prepared data in {folder} does not fit: {'; '.join(changes)}", again)
         stores = {
-            name: Store.open(folder / f"{name}.arrow", name, check=f"{name}.arrow" not in known)
+            name: Store.open(folder, name, check=not known.issuperset(store_files(name)))
             for name in SPLITS
             if name in manifest["splits"]
         }
         for name, store in stores.items():
             if store.fingerprint != manifest["splits"][name]["fingerprint"]:
-                raise DataError(f"{store.path} was not made together with {folder / MANIFEST}", again)
+                raise DataError(f"{folder / name}.* was not made together with {folder / MANIFEST}", again)
         train, valid = stores["train"], stores["valid"]
         checked.note(folder, manifest["files"], began)
     except (KeyError, TypeError, ValueError, AttributeError) as problem:

@@ -15,8 +15,8 @@ import numpy as np
 
 from janus_cli import console, recipe
 from janus_cli.data.corpus import BadUtf8, Chunk, Split, chunks
-from janus_cli.data.encode import Encoded, Encoder, Ragged, Rules, SplitName, start, work
-from janus_cli.data.store import StoreWriter
+from janus_cli.data.encode import Encoded, Encoder, Rules, SplitName, start, work
+from janus_cli.data.store import Ragged, StoreWriter
 from janus_cli.data.tokenizer import Tokenizers, join
 from janus_cli.errors import DataError, JanusError
 
@@ -55,7 +55,7 @@ def _in_order(pool: ProcessPoolExecutor, workers: int, todo: Iterable[Chunk], ru
 
 
 class SplitWriter:
-    """Writes `<split>.arrow` and, but for train, `<split>.source.txt` and `<split>.target.txt`; counts what it sees.
+    """Writes the ids and, but for train, `<split>.source.txt` and `<split>.target.txt`; counts what it sees.
 
     Args:
         data: the recipe's data section.
@@ -81,8 +81,8 @@ class SplitWriter:
         self.lengths = LengthCount(), LengthCount()
         self._seen: set[bytes] = set()
         self.store = StoreWriter(
-            folder / f"{split.name}.arrow",
-            split=split.name,
+            folder,
+            split.name,
             source_vocabulary=tokenizers.source.size,
             target_vocabulary=tokenizers.target.size,
             origin={**origin, **{f"{side}.text": file.sha256 for side, file in split.sides.items()}},

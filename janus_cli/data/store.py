@@ -1,180 +1,193 @@
-"""Token ids on disk: one Arrow IPC file a split, columns `source` and `target`, lists of int32 without BOS and EOS.
+"""Token ids on disk, in numpy's own format, for each split:
 
-Written a record batch at a time, so memory does not grow with the corpus; read through a memory map without copies.
-The schema metadata says which split it is, the sizes of the vocabularies and what the text and tokenizer were;
-a closing batch without rows carries the number of pairs and the fingerprint of everything before it.
+    SPLIT.source.npy, SPLIT.target.npy   (tokens,) int32: the ids of all pairs, one after the other, no BOS, no EOS
+    SPLIT.offsets.npy                    (pairs + 1, 2) int64: where each pair begins in either
+    SPLIT.store.json                     split, sizes of the vocabularies, fingerprints of text and tokenizer, and one
+                                         of all of these and the ids; written last
+
+Written piece by piece, so memory does not grow with the corpus; read through a memory map without copies.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from tokenize import TokenError
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
-from janus_cli.data.encode import Ragged
 from janus_cli.errors import DataError
-from janus_cli.files import sync
+from janus_cli.files import read_json, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = "1"
-BATCH_ROWS = 1 << 16  # at least so many pairs a record batch: few batches open fast, and all fit into memory many times
+CHECKED_AT_ONCE = 1 << 22  # numbers
 AGAIN = "run `janus preprocess` again with --force"
-_SCHEMA = pa.schema([pa.field(side, pa.list_(pa.int32()), nullable=False) for side in ("source", "target")])
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of unequal length, one behind the other.
+
+    values: (sum of lengths,) int32.
+    lengths: (rows,) int64.
+    """
+
+    values: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]]) -> Ragged:
+        """From lists of ids."""
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        return cls(np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum())), lengths)
+
+    def keep(self, chosen: np.ndarray) -> Ragged:
+        """The rows where `chosen`, (rows,) bool, is True."""
+        if chosen.all():
+            return self
+        return Ragged(self.values[np.repeat(chosen, self.lengths)], self.lengths[chosen])
+
+
+def store_files(split: str) -> list[str]:
+    """Names of a split's files."""
+    return [f"{split}.{name}" for name in ("source.npy", "target.npy", "offsets.npy", "store.json")]
+
+
+class _GrowingArray:
+    """A `.npy` file that is appended to. Its header has the same size for all shapes and is completed at the end."""
+
+    def __init__(self, path: Path, dtype: str, columns: tuple[int, ...] = ()) -> None:
+        self.rows, self.dtype, self.columns = 0, dtype, columns
+        self.file = path.open("wb")
+        self._write_header()
+
+    def _write_header(self) -> None:
+        about = {"descr": self.dtype, "fortran_order": False, "shape": (self.rows, *self.columns)}
+        np.lib.format.write_array_header_1_0(self.file, about)
+
+    def append(self, values: np.ndarray) -> None:
+        self.file.write(values.astype(self.dtype, copy=False).tobytes())
+        self.rows += len(values)
+
+    def complete(self) -> None:
+        self.file.seek(0)
+        self._write_header()
 
 
 class StoreWriter:
-    """Writes a store under a temporary name and renames it into place on a clean exit; else nothing is left.
+    """Writes a split into `folder`, piece by piece; a store that is not finished cannot be opened.
 
     Args:
-        path: the file to make; replaced if it is there.
+        folder: where to; whoever makes it sees to it that it appears whole.
         split: train, valid or test.
         source_vocabulary, target_vocabulary: ids are below these.
-        origin: fingerprints of tokenizer and text, kept in the metadata.
+        origin: fingerprints of tokenizer and text.
     """
 
     def __init__(
-        self, path: Path, *, split: str, source_vocabulary: int, target_vocabulary: int, origin: Mapping[str, str]
+        self, folder: Path, split: str, *, source_vocabulary: int, target_vocabulary: int, origin: Mapping[str, str]
     ) -> None:
-        self.path, self.rows, self.fingerprint = path, 0, ""
-        self._about = {
-            "format": FORMAT,
-            "split": split,
-            "source_vocabulary": str(source_vocabulary),
-            "target_vocabulary": str(target_vocabulary),
-            **{f"origin.{key}": value for key, value in origin.items()},
-        }
-        self._digest = hashlib.sha256(repr(sorted(self._about.items())).encode())
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-        self._waiting: list[list[Ragged]] = []
-        self._waiting_rows = 0
+        self.rows, self.fingerprint = 0, ""
+        self._paths = [folder / name for name in store_files(split)]
+        self._about = {"split": split, "source_vocabulary": source_vocabulary, "target_vocabulary": target_vocabulary}
+        self._origin = dict(origin)
+        texts = {key: str(value) for key, value in self._about.items()}
+        texts |= {"format": "1", **{f"origin.{key}": value for key, value in origin.items()}}
+        self._digest = hashlib.sha256(repr(sorted(texts.items())).encode())
+        self._ends = np.zeros((1, 2), np.int64)
 
     def __enter__(self) -> StoreWriter:
-        self._file = self._temporary.open("wb")
-        self._writer = pa.ipc.new_file(self._file, _SCHEMA.with_metadata(self._about))
+        source, target, offsets, _ = self._paths
+        self._sides = _GrowingArray(source, "<i4"), _GrowingArray(target, "<i4")
+        self._offsets = _GrowingArray(offsets, "<i8", (2,))
+        self._offsets.append(self._ends)
         return self
 
     def add(self, sources: Sequence[Sequence[int]] | Ragged, targets: Sequence[Sequence[int]] | Ragged) -> None:
         """Appends pairs: give thousands at a time."""
-        sides = [rows if isinstance(rows, Ragged) else Ragged.of(rows) for rows in (sources, targets)]
-        for side in sides:
+        pairs = [rows if isinstance(rows, Ragged) else Ragged.of(rows) for rows in (sources, targets)]
+        for array, side in zip(self._sides, pairs, strict=True):
             self._digest.update(side.lengths.astype("<i8").tobytes())
             self._digest.update(side.values.astype("<i4").tobytes())
-        self._waiting.append(sides)
-        self._waiting_rows += len(sides[0].lengths)
-        if self._waiting_rows >= BATCH_ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        """Writes what waits as one record batch."""
-        if self._waiting_rows:
-            columns = [_list_array(Ragged.joined(side)) for side in zip(*self._waiting, strict=True)]
-            self._writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
-        self.rows += self._waiting_rows
-        self._waiting, self._waiting_rows = [], 0
+            array.append(side.values)
+        ends = self._ends + np.cumsum(np.stack([side.lengths for side in pairs], axis=1), axis=0)  # (rows, 2)
+        self._offsets.append(ends)
+        self._ends = np.concatenate([self._ends, ends])[-1:]
+        self.rows += len(ends)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        finally:
-            self._file.close()
-            self._temporary.unlink(missing_ok=True)
-
-    def _finish(self) -> None:
-        self._flush()
-        self.fingerprint = self._digest.hexdigest()
-        nothing = pa.record_batch([_list_array(Ragged.of([]))] * 2, schema=_SCHEMA)
-        self._writer.write_batch(nothing, custom_metadata={"rows": str(self.rows), "fingerprint": self.fingerprint})
-        self._writer.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._temporary.replace(self.path)
-        sync(self.path.parent)
-
-
-def _list_array(rows: Ragged) -> Any:
-    offsets = np.zeros(len(rows.lengths) + 1, np.int32)
-    np.cumsum(rows.lengths, out=offsets[1:])
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.values))
-
-
-@dataclass(frozen=True)
-class _Column:
-    """One side of one record batch."""
-
-    offsets: np.ndarray  # (rows + 1,) int32
-    values: np.ndarray  # (tokens,) int32
-
-    def row(self, index: int) -> np.ndarray:
-        return self.values[self.offsets[index] : self.offsets[index + 1]]
+        for array in (*self._sides, self._offsets):
+            with array.file:
+                array.complete()
+        if kind is None:
+            self.fingerprint = self._digest.hexdigest()
+            about = {**self._about, "origin": self._origin, "pairs": self.rows, "fingerprint": self.fingerprint}
+            write_json(self._paths[-1], about)
 
 
 class Store:
-    """Sentence pairs of one split, memory-mapped."""
+    """Sentence pairs of one split, memory-mapped; see `open`."""
 
-    def __init__(
-        self, path: Path, about: dict[str, str], closing: dict[str, str], columns: list[list[_Column]]
-    ) -> None:
-        self.path, self.split = path, about["split"]
+    def __init__(self, folder: Path, split: str) -> None:
+        *arrays, about_path = (folder / name for name in store_files(split))
+        about = read_json(about_path)
+        self.folder, self.split = folder, split
         self.source_vocabulary, self.target_vocabulary = (
             int(about["source_vocabulary"]),
             int(about["target_vocabulary"]),
         )
-        self.fingerprint = closing["fingerprint"]
-        self.lexicon: Tensor | None = None  # goes into every batch, see `text/lexicon.py`
-        self.origin = {key[7:]: value for key, value in about.items() if key.startswith("origin.")}
-        self._columns = columns
-        self._ends = np.cumsum([len(source.offsets) - 1 for source, _ in columns], dtype=np.int64)
+        self.fingerprint, self.origin = str(about["fingerprint"]), dict(about["origin"])
+        self.lexicon: Tensor | None = None  # goes into every batch, see `lexicon.py`
+        self._source, self._target, self._offsets = map(_mapped, arrays, ("<i4", "<i4", "<i8"))
+        if about["split"] != split:
+            raise ValueError(f"it holds the {about['split']} split, not {split}")
+        if self._offsets.shape != (int(about["pairs"]) + 1, 2):
+            raise ValueError(f"{len(self._offsets) - 1} pairs where {about['pairs']} were written")
 
     @classmethod
-    def open(cls, path: Path, split: str | None = None, *, check: bool = True) -> Store:
+    def open(cls, folder: Path, split: str, *, check: bool = True) -> Store:
         """Maps a store and checks it: every id is looked at once.
 
         Args:
-            path: the file.
-            split: what it must be; None takes any.
-            check: False where the very same file was looked at before: its ids, which may be many, are not read again.
+            folder, split: what to open.
+            check: False where the very same files were looked at before: their ids, which may be many, are not read.
 
         Raises:
-            DataError: missing, truncated, damaged, of another split, or with ids outside its vocabulary.
+            DataError: missing, of an earlier version, truncated, damaged, of another split, or with ids outside its
+                vocabulary.
         """
+        name = folder / f"{split}.store.json"
+        if not name.is_file() and (folder / f"{split}.arrow").is_file():
+            raise DataError(f"{folder} was prepared by an earlier version of janus (it has {split}.arrow)", AGAIN)
         try:
-            about, closing, columns = _map(path)
-            store = cls(path, about, closing, columns)
-            rows = int(closing["rows"])
-        except FileNotFoundError:
-            raise DataError(f"{path} does not exist", "run `janus preprocess`") from None
-        except (pa.ArrowException, OSError, KeyError, ValueError) as problem:
-            raise DataError(f"{path} is damaged or no janus store: {problem}", AGAIN) from None
-        if rows != len(store):
-            raise DataError(f"{path} is damaged: {len(store)} pairs where {rows} were written", AGAIN)
-        if split is not None and split != store.split:
-            raise DataError(f"{path} holds the {store.split} split, not {split}", AGAIN)
-        if check:
-            store._check()
+            store = cls(folder, split)
+            if check:
+                store._check()
+        except FileNotFoundError as problem:
+            raise DataError(f"{problem.filename} does not exist", "run `janus preprocess`") from None
+        except OSError as problem:  # not enough address space to map it, for example
+            raise DataError(f"{folder / split}.* cannot be read: {problem.strerror}") from None
+        except (KeyError, TypeError, ValueError, TokenError) as problem:
+            raise DataError(f"{folder / split}.* is damaged or no janus store: {problem}", AGAIN) from None
         return store
 
     def __len__(self) -> int:
         """Number of pairs."""
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return len(self._offsets) - 1
 
     @property
     def tokens(self) -> tuple[int, int]:
         """Tokens of all sources and of all targets."""
-        source, target = (sum(len(batch[side].values) for batch in self._columns) for side in (0, 1))
-        return source, target
+        return len(self._source), len(self._target)
 
     def lengths(self, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Tokens of every source and every target of pairs start .. stop - 1: two arrays (pairs,) int64.
@@ -182,15 +195,8 @@ class Store:
         Memory grows with the pairs that are asked for; None asks for all from `start` on.
         """
         stop = len(self) if stop is None else min(stop, len(self))
-        sides: list[list[np.ndarray]] = [[np.zeros(0, np.int64)], [np.zeros(0, np.int64)]]
-        batch = int(np.searchsorted(self._ends, start, side="right"))
-        while start < stop:
-            first, end = int(self._ends[batch - 1]) if batch else 0, min(stop, int(self._ends[batch]))
-            for side, column in zip(sides, self._columns[batch], strict=True):
-                side.append(np.diff(column.offsets[start - first : end - first + 1]).astype(np.int64))
-            start, batch = end, batch + 1
-        source, target = map(np.concatenate, sides)
-        return source, target
+        both = np.diff(self._offsets[start : stop + 1], axis=0)  # (pairs + 1, 2) -> (pairs, 2)
+        return both[:, 0], both[:, 1]
 
     def pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Source and target ids of one pair: two int32 views.
@@ -200,40 +206,29 @@ class Store:
         """
         if not 0 <= index < len(self):
             raise IndexError(f"pair {index} of {len(self)}")
-        batch = int(np.searchsorted(self._ends, index, side="right"))
-        source, target = self._columns[batch]
-        row = index - (int(self._ends[batch - 1]) if batch else 0)
-        return source.row(row), target.row(row)
+        (source, target), (source_end, target_end) = self._offsets[index : index + 2].tolist()
+        return self._source[source:source_end], self._target[target:target_end]
 
     def _check(self) -> None:
-        for batch in self._columns:
-            for column, side, top in zip(
-                batch, ("source", "target"), (self.source_vocabulary, self.target_vocabulary), strict=True
-            ):
-                ordered = column.offsets[0] == 0 and bool((np.diff(column.offsets) >= 0).all())
-                if not ordered or column.offsets[-1] != len(column.values):
-                    raise DataError(f"{self.path} is damaged: the lengths do not fit the ids", AGAIN)
-                if len(column.values) and (int(column.values.max()) >= top or int(column.values.min()) < 0):
-                    worst = max(int(column.values.max()), -int(column.values.min()))
-                    raise DataError(f"{self.path}: {side} id {worst} lies outside the vocabulary of {top}", AGAIN)
+        """Raises ValueError unless the offsets fit the ids, and these the vocabularies."""
+        if self._offsets[0].any() or tuple(self._offsets[-1]) != self.tokens:
+            raise ValueError("the offsets do not fit the ids")
+        for start in range(0, len(self), CHECKED_AT_ONCE):
+            if (np.diff(self._offsets[start : start + CHECKED_AT_ONCE + 1], axis=0) < 0).any():
+                raise ValueError("the offsets do not fit the ids")
+        for side, ids, top in (
+            ("source", self._source, self.source_vocabulary),
+            ("target", self._target, self.target_vocabulary),
+        ):
+            for start in range(0, len(ids), CHECKED_AT_ONCE):
+                worst = ids[start : start + CHECKED_AT_ONCE].view(np.uint32).max()  # negative ids are the largest
+                if worst >= top:
+                    raise ValueError(f"{side} id {worst.view(np.int32)} lies outside the vocabulary of {top}")
 
 
-def _map(path: Path) -> tuple[dict[str, str], dict[str, str], list[list[_Column]]]:
-    reader = pa.ipc.open_file(pa.memory_map(str(path)))
-    if not reader.schema.equals(_SCHEMA) or not reader.num_record_batches:
-        raise ValueError("other columns than source and target, or no closing batch")
-    about = _text(reader.schema.metadata)
-    if about.get("format") != FORMAT:
-        raise ValueError(f"format {about.get('format')} where this version reads {FORMAT}")
-    batches = [reader.get_batch(index) for index in range(reader.num_record_batches - 1)]
-    closing = _text(reader.get_batch_with_custom_metadata(reader.num_record_batches - 1).custom_metadata)
-    columns = [[_column(batch.column(side)) for side in (0, 1)] for batch in batches]
-    return about, closing, columns
-
-
-def _column(array: Any) -> _Column:
-    return _Column(array.offsets.to_numpy(), array.values.to_numpy())
-
-
-def _text(metadata: Mapping[bytes, bytes] | None) -> dict[str, str]:
-    return {key.decode(): value.decode() for key, value in (metadata or {}).items()}
+def _mapped(path: Path, dtype: str) -> np.ndarray:
+    """A `.npy` file, read-only. Plain arrays: numpy's memmap class makes every slice slower."""
+    array: np.ndarray = np.lib.format.open_memmap(path, mode="r").view(np.ndarray)
+    if array.dtype != np.dtype(dtype):
+        raise ValueError(f"{path.name} holds {array.dtype}")
+    return array

@@ -25,10 +25,11 @@ from janus_cli.core.knobs import Decoding
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.cleaning import cleaner
 from janus_cli.data.corpus import CHUNK_LINES, Side, Split, check, chunks
-from janus_cli.data.encode import Encoded, Ragged, Rules, filter_pairs, key
+from janus_cli.data.encode import Encoded, Rules, filter_pairs, key
 from janus_cli.data.prepare import PREPARED, is_prepared, seal
 from janus_cli.data.prepared import Prepared, fingerprints, open_prepared
 from janus_cli.data.splits import SplitWriter, reasons
+from janus_cli.data.store import Ragged, store_files
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers
 from janus_cli.decoding.modes import Plan, choose, own_recipe
 from janus_cli.decoding.records import START_OVER, Record, Records
@@ -288,11 +289,9 @@ def write(
     before, count = prepared.manifest, len(sources)
     pairs = _Pairs(sources, read, Decoding(**about["options"]))
     target = pairs.survey(surest)
-    source = Side(
-        prepared.train.path, count, prepared.train.path.stat().st_size, before["files"]["train.arrow"]["sha256"]
-    )
+    source = Side(prepared.folder, count, 0, prepared.train.fingerprint)
     with whole_folder(out, force=force, is_ours=is_prepared, what=PREPARED) as folder:
-        copy_files([name for name in before["files"] if name != "train.arrow"], prepared.folder, folder)
+        copy_files([name for name in before["files"] if name not in store_files("train")], prepared.folder, folder)
         origin = {"data": prepared.train.fingerprint, "teacher": about["sha256"]}
         writer = SplitWriter(
             recipe.data, Split("train", source, target), prepared.tokenizers, folder, origin, recipe.tokenizer.joiner

@@ -15,7 +15,7 @@ from janus_cli.core.model import Transformer
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.core.search import predicted_lengths
 from janus_cli.data.batching import Lengths, load_batch
-from janus_cli.data.store import Store
+from janus_cli.data.store import Store, store_files
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding.lines import Reader
 from janus_cli.decoding.modes import choose, own_recipe
@@ -65,10 +65,16 @@ def open_store(run: Run, recipe: Recipe, split: str) -> Store:
     Raises:
         DataError: it is gone or was changed.
     """
-    path = prepared_file(read_json(run.manifest), recipe, f"{split}.arrow")
-    if path is None:
+    manifest = read_json(run.manifest)
+    if f"{split}.arrow" in manifest.get("files", {}):
+        raise DataError(
+            f"{run.path} was begun by an earlier version of janus, whose data cannot be read",
+            "prepare the text again, and begin the run again",
+        )
+    paths = [prepared_file(manifest, recipe, name) for name in store_files(split)]
+    if paths[0] is None:
         raise DataError(f"the data of {run.path} has no {split} split")
-    return Store.open(path, split)
+    return Store.open(paths[0].parent, split)
 
 
 def probe(sentences: int, device: torch.device, run: Run, folder: Path) -> Probe:

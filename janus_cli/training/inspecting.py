@@ -12,6 +12,7 @@ from janus_cli.core import flops
 from janus_cli.core.batch import SPECIAL, collate
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
+from janus_cli.data.prepare import is_prepared
 from janus_cli.data.store import Store
 from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.errors import DataError, UsageError
@@ -37,7 +38,7 @@ def describe(what: Path | None) -> dict[str, Any]:
     for folder in (what, RUNS / what):
         if (folder / "recipe.yaml").is_file():
             return describe_run(Run(folder))
-    if (what / "train.arrow").is_file():
+    if is_prepared(what):
         return describe_data(what)
     raise UsageError(f"{what} is no run, no checkpoint and no prepared data", "give a folder under runs/ or data/")
 
@@ -103,10 +104,10 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
 def describe_data(folder: Path) -> dict[str, Any]:
     manifest = read_json(folder / "manifest.json")
     stores = {}
-    for file in sorted(folder.glob("*.arrow")):
-        store = Store.open(file)
+    for split in sorted(manifest["splits"]):
+        store = Store.open(folder, split)
         source, target = store.tokens
-        stores[file.stem] = {
+        stores[split] = {
             "pairs": len(store),
             "source tokens": source,
             "target tokens": target,

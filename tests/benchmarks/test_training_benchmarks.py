@@ -98,8 +98,8 @@ def test_the_plot_does_not_replace_a_file(benchmarks: dict[str, ModuleType], tmp
 
 
 def test_made_up_pairs_are_as_asked(benchmarks: dict[str, ModuleType], tmp_path: Path) -> None:
-    benchmarks["shared"].made_up_store(tmp_path / "train.arrow", 2000, 14, 40, 300)
-    store = Store.open(tmp_path / "train.arrow", "train")
+    benchmarks["shared"].made_up_store(tmp_path, 2000, 14, 40, 300)
+    store = Store.open(tmp_path, "train")
     assert len(store) == 2000
     for lengths in store.lengths():
         assert lengths.mean() == pytest.approx(14, abs=0.5)
@@ -128,11 +128,9 @@ def test_the_twin_has_our_dropout_and_learns(benchmarks: dict[str, ModuleType], 
     shared, trainings = benchmarks["shared"], benchmarks["trainings"]
     changes = ["model.width=16", "model.feedforward=32", "model.dropout=0.25", "training.precision=float32"]
     changes += ["training.batch_tokens=64", "training.learning_rate=1e-2"]
-    shared.made_up_store(tmp_path / "train.arrow", 4, 6, 10, 50)
+    shared.made_up_store(tmp_path, 4, 6, 10, 50)
     recipe = recipe_load.load("multi30k", changes, "ar")
-    twin = trainings.Marian(
-        trainings.Entry("transformers", recipe, tmp_path, "cpu"), Store.open(tmp_path / "train.arrow")
-    )
+    twin = trainings.Marian(trainings.Entry("transformers", recipe, tmp_path, "cpu"), Store.open(tmp_path, "train"))
     assert twin.model.model.decoder.layers[0].dropout == 0.25
     batch = next(twin.batches)
     losses = [twin.step(batch) for _ in range(30)]
@@ -142,9 +140,9 @@ def test_the_twin_has_our_dropout_and_learns(benchmarks: dict[str, ModuleType], 
 def test_the_peer_gets_our_batches(benchmarks: dict[str, ModuleType], tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     shared, trainings = benchmarks["shared"], benchmarks["trainings"]
-    shared.made_up_store(tmp_path / "train.arrow", 40, 6, 10, 50)
+    shared.made_up_store(tmp_path, 40, 6, 10, 50)
     changes = ["model.width=16", "model.feedforward=32", "training.precision=float32", "training.batch_tokens=64"]
-    recipe, store = recipe_load.load("multi30k", changes, "ar"), Store.open(tmp_path / "train.arrow")
+    recipe, store = recipe_load.load("multi30k", changes, "ar"), Store.open(tmp_path, "train")
     ours = trainings.Ours(trainings.Entry("ar", recipe, tmp_path, "cpu"), store)
     peer = trainings.Marian(trainings.Entry("transformers", recipe, tmp_path, "cpu"), store)
     for _ in range(20):  # into the second epoch

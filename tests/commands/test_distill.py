@@ -20,7 +20,7 @@ from janus_cli.cli import main
 from janus_cli.core.batch import EOS, pad
 from janus_cli.core.generate import generate_ar
 from janus_cli.data.prepared import open_prepared
-from janus_cli.data.store import Store
+from janus_cli.data.store import Store, store_files
 from janus_cli.decoding import distill as distilling
 from janus_cli.decoding import translate
 from janus_cli.decoding.translate import Result, Translator
@@ -83,7 +83,7 @@ def test_targets_are_what_the_teacher_says_of_each_source_alone(distill: Janus, 
     recipe = recipe_load.load("demo", CHANGES, run)
     options = replace(recipe.decoding, beam=beam)
     model = load_model(Path(f"runs/{run}/checkpoints/last").resolve())
-    raw, made = Store.open(Path("data/demo/train.arrow")), Store.open(OUT / "train.arrow", "train")
+    raw, made = Store.open(Path("data/demo"), "train"), Store.open(OUT, "train")
     dropped: dict[str, int] = {}
     at_limit, rows = 0, iter(range(len(made)))
     for index in range(len(raw)):
@@ -111,7 +111,7 @@ def test_everything_but_the_training_targets_stays(distill: Janus) -> None:
     assert "outputs reached the longest length allowed" in err
     raw, made = stores(Path("data/demo")), stores()
     assert raw.keys() == made.keys()
-    assert {name for name in raw if raw[name] != made[name]} == {"train.arrow"}
+    assert {name for name in raw if raw[name] != made[name]} <= set(store_files("train"))
     before, now = manifest(Path("data/demo")), manifest()
     changed = {"splits", "files", "created", "distilled"}
     assert {key: value for key, value in now.items() if key not in changed} == {
@@ -136,7 +136,7 @@ def test_prepared_data_of_the_recipe_that_says_how_to_make_it_again(distill: Jan
     assert distill("runs/ar", "--beam", "2", "--out", "data/mine")[0] == 0
     recipe = recipe_load.load("demo", CHANGES)
     assert len(open_prepared(recipe, Path("data/mine")).train) == manifest(Path("data/mine"))["splits"]["train"]["kept"]
-    (Path("data/mine") / "train.arrow").write_bytes(b"")
+    (Path("data/mine") / "train.target.npy").write_bytes(b"")
     with pytest.raises(DataError, match="does not fit") as caught:
         open_prepared(recipe, Path("data/mine"))
     assert caught.value.hint == (
@@ -264,7 +264,7 @@ def test_the_surest_of_more_sources(distill: Janus) -> None:
     assert some["distilled"]["surest"] == 0.25
     assert some["distilled"]["least_score"] < 0
     assert "--surest 0.25" in some["distilled"]["command"]
-    pairs = Store.open(Path("data/all/train.arrow"), "train"), Store.open(OUT / "train.arrow", "train")
+    pairs = Store.open(Path("data/all"), "train"), Store.open(OUT, "train")
     whole, chosen = ([store.pair(row)[1].tolist() for row in range(len(store))] for store in pairs)
     assert [row for row in whole if row in chosen] == chosen
 

@@ -35,7 +35,7 @@ def read(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return sha256(path)
 
     def looked_at(store: Store) -> None:
-        names.append(f"ids of {store.path.name}")
+        names.append(f"ids of {store.split}")
         check(store)
 
     monkeypatch.setattr(prepared, "sha256", hashed)
@@ -51,7 +51,7 @@ def settle(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_second_time_nothing_is_read(recipe: Recipe, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     settle(monkeypatch)
     open_prepared(recipe, Path("data"))
-    assert {"train.arrow", "ids of train.arrow", "valid.target.txt", "tokenizer.model"} <= set(read)
+    assert {"train.source.npy", "ids of train", "valid.target.txt", "tokenizer.model"} <= set(read)
     read.clear()
     train = open_prepared(recipe, Path("data")).train
     assert read == []
@@ -64,7 +64,7 @@ def test_what_only_just_changed_is_read_again(recipe: Recipe, read: list[str], m
     assert not (Path("data") / checked.NOTES).exists()
     read.clear()
     open_prepared(recipe, Path("data"))
-    assert "ids of train.arrow" in read
+    assert "ids of train" in read
 
 
 def rewrite(file: Path) -> None:
@@ -89,16 +89,16 @@ def test_what_changed_since_is_found_though_it_looks_alike(
     settle(monkeypatch)
     open_prepared(recipe, Path("data"))
     time.sleep(0.02)  # the file system's clock goes on
-    change(Path("data/train.arrow"))
-    with pytest.raises(DataError, match=r"train\.arrow was changed"):
+    change(Path("data/train.source.npy"))
+    with pytest.raises(DataError, match=r"train\.source\.npy was changed"):
         open_prepared(recipe, Path("data"))
 
 
-@pytest.mark.parametrize("notes", ["", "[]", "{", '{"train.arrow": 1}', '{"train.arrow": ["x", 1, 2, 3, 4]}'])
+@pytest.mark.parametrize("notes", ["", "[]", "{", '{"train.source.npy": 1}', '{"train.source.npy": ["x", 1, 2, 3, 4]}'])
 def test_notes_that_are_damaged_or_foreign_count_for_nothing(recipe: Recipe, read: list[str], notes: str) -> None:
     (Path("data") / checked.NOTES).write_text(notes)
     open_prepared(recipe, Path("data"))
-    assert "ids of train.arrow" in read
+    assert "ids of train" in read
 
 
 def test_a_folder_that_only_can_be_read(recipe: Recipe, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,4 +110,4 @@ def test_a_folder_that_only_can_be_read(recipe: Recipe, read: list[str], monkeyp
     monkeypatch.setattr(checked, "write_atomically", refuse)
     for _ in range(2):
         open_prepared(recipe, Path("data"))
-    assert read.count("ids of train.arrow") == 2
+    assert read.count("ids of train") == 2

@@ -40,9 +40,9 @@ def made_up(count: int = 300) -> Pairs:
 
 
 def store(folder: Path, pairs: Pairs) -> Store:
-    with StoreWriter(folder / "s", split="train", source_vocabulary=80, target_vocabulary=90, origin={}) as writer:
+    with StoreWriter(folder, "train", source_vocabulary=80, target_vocabulary=90, origin={}) as writer:
         writer.add([source for source, _ in pairs], [target for _, target in pairs])
-    return Store.open(folder / "s")
+    return Store.open(folder, "train")
 
 
 def slow(pairs: Pairs, rounds: int) -> dict[int, dict[int, float]]:

@@ -24,7 +24,7 @@ from janus_cli.core.symbols import SPECIAL, UNK
 from janus_cli.data import corpus
 from janus_cli.data.prepare import prepare
 from janus_cli.data.prepared import Prepared, open_prepared
-from janus_cli.data.store import StoreWriter
+from janus_cli.data.store import StoreWriter, store_files
 from janus_cli.errors import DataError, JanusError, UsageError
 from janus_cli.files import sha256, write_atomically
 from janus_cli.recipe import Data, Recipe, Synthetic, Tokenizer
@@ -71,10 +71,10 @@ def lines(path: Path) -> list[str]:
 def test_everything_is_there(corpus_folder: Path, tmp_path: Path) -> None:
     recipe = recipe_for(corpus_folder)
     data = made(recipe, tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "manifest.json", "test.arrow", "test.source.txt", "test.target.txt", "tokenizer.json", "tokenizer.vocab.txt",
-        "train.arrow", "valid.arrow", "valid.source.txt", "valid.target.txt",
-    ]  # fmt: skip
+    stores = {name for split in ("train", "valid", "test") for name in store_files(split)}
+    texts = {f"{split}.{side}.txt" for split in ("valid", "test") for side in ("source", "target")}
+    there = {path.name for path in (tmp_path / "out").iterdir()}
+    assert there == stores | texts | {"manifest.json", "tokenizer.json", "tokenizer.vocab.txt"}
     assert data.test is not None
     assert [len(store) for store in (data.train, data.valid, data.test)] == [60, 6, 5]
     sources, targets = text(60)
@@ -106,12 +106,12 @@ def test_the_manifest_says_what_was_done(corpus_folder: Path, tmp_path: Path) ->
     assert train["text"]["source"]["sha256"] == sha256(corpus_folder / "train.de")
     assert train["text"]["source"]["path"] == str((corpus_folder / "train.de").resolve())
     assert (manifest["data"], manifest["tokenizer"]) == (recipe.plain()["data"], recipe.plain()["tokenizer"])
-    assert set(manifest["versions"]) == {"janus", "sentencepiece", "pyarrow"}
+    assert set(manifest["versions"]) == {"janus", "sentencepiece", "numpy"}
     assert manifest["vocabulary"] == {"source": 11, "target": 11}
     for name, about in manifest["files"].items():
         assert about["sha256"] == sha256(tmp_path / "out" / name)
         assert about["bytes"] == (tmp_path / "out" / name).stat().st_size
-    assert len(manifest["files"]) == 9
+    assert len(manifest["files"]) == len(list((tmp_path / "out").iterdir())) - 1
 
 
 def test_length_statistics_are_exact(corpus_folder: Path, tmp_path: Path) -> None:
@@ -396,14 +396,15 @@ def swap(first: str, second: str) -> Callable[[Path, Path], None]:
 
 
 def forge(**changes: Any) -> Callable[[Path, Path], None]:
-    """Writes another valid.arrow and makes the manifest agree with its size and sha256."""
+    """Writes another store of the valid split and makes the manifest agree with its size and sha256."""
 
     def change(out: Path, _: Path) -> None:
-        about = {"split": "valid", "source_vocabulary": 90, "target_vocabulary": 90, "origin": {}, **changes}
+        about = {"source_vocabulary": 90, "target_vocabulary": 90, "origin": {}, **changes}
         rows = about.pop("rows", [[5]] * 6)
-        with StoreWriter(out / "valid.arrow", **about) as writer:
+        with StoreWriter(out, "valid", **about) as writer:
             writer.add(rows, rows)
-        resign(out, "valid.arrow")
+        for name in store_files("valid"):
+            resign(out, name)
 
     return change
 
@@ -416,23 +417,24 @@ def resign(out: Path, name: str) -> None:
 
 
 def swap_and_resign(out: Path, corpus_folder: Path) -> None:
-    swap("train.arrow", "valid.arrow")(out, corpus_folder)
-    resign(out, "train.arrow")
-    resign(out, "valid.arrow")
+    for first, second in zip(store_files("train"), store_files("valid"), strict=True):
+        swap(first, second)(out, corpus_folder)
+        resign(out, first)
+        resign(out, second)
 
 
 def truncate(out: Path, _: Path) -> None:
-    os.truncate(out / "train.arrow", (out / "train.arrow").stat().st_size - 10)
+    os.truncate(out / "train.source.npy", (out / "train.source.npy").stat().st_size - 10)
 
 
 def link(out: Path, _: Path) -> None:
-    (out / "valid.arrow").rename(out.parent / "elsewhere")
-    (out / "valid.arrow").symlink_to(out.parent / "elsewhere")
+    (out / "valid.target.npy").rename(out.parent / "elsewhere")
+    (out / "valid.target.npy").symlink_to(out.parent / "elsewhere")
 
 
 def reach_out(out: Path, folder: Path) -> None:
-    shutil.copy(out / "test.arrow", out.parent)
-    edit("manifest.json", b'"test.arrow"', b'"../test.arrow"')(out, folder)
+    shutil.copy(out / "test.offsets.npy", out.parent)
+    edit("manifest.json", b'"test.offsets.npy"', b'"../test.offsets.npy"')(out, folder)
 
 
 def rewrite_text(out: Path, folder: Path) -> None:
@@ -448,25 +450,25 @@ def lengthen_text(out: Path, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (swap("train.arrow", "valid.arrow"), "train.arrow has"),
+        (swap("train.source.npy", "valid.target.npy"), "train.source.npy has"),
         (swap_and_resign, "holds the valid split, not train"),
-        (truncate, "train.arrow has"),
-        (link, "valid.arrow is missing or no plain file"),
+        (truncate, "train.source.npy has"),
+        (link, "valid.target.npy is missing or no plain file"),
         (forge(rows=[[90]] * 6), "id 90 lies outside the vocabulary of 90"),
         (forge(), "was not made together with"),
         (forge(rows=[[5]] * 5), "was not made together with"),
         (edit("tokenizer.vocab.txt", b"der", b"dre"), "tokenizer.vocab.txt was changed"),
         (edit("test.target.txt", b"man", b"men"), "test.target.txt was changed"),
-        (edit("manifest.json", b'"format": 1', b'"format": 9'), "has format 9, this version reads 1"),
+        (edit("manifest.json", b'"format": 2', b'"format": 1'), "prepared by another version of janus"),
         (edit("manifest.json", b'"splits"', b'"split"'), "manifest.json is damaged"),
         (edit("manifest.json", b'"train": {', b'"../train": {'), "manifest.json is damaged"),
         (edit("manifest.json", b'"created": "2', b'"created": "x'), "manifest.json is damaged"),
         (edit("manifest.json", b'"bytes": ', b'"bytes": 1'), "bytes instead of|was changed"),
-        (reach_out, r"\.\./test.arrow is missing or no plain file"),
+        (reach_out, r"\.\./test.offsets.npy is missing or no plain file"),
         (edit("manifest.json", b"{", b"["), "manifest.json is damaged"),
         (lambda out, _: (out / "manifest.json").unlink(), "there is no prepared data"),
         (lambda out, _: shutil.rmtree(out), "there is no prepared data"),
-        (lambda out, _: (out / "train.arrow").unlink(), "train.arrow is missing"),
+        (lambda out, _: (out / "train.source.npy").unlink(), "train.source.npy is missing"),
         (rewrite_text, r"the text .*train\.de was changed"),
         (lengthen_text, r"the text .*valid\.en was changed"),
     ],

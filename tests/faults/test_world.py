@@ -35,7 +35,7 @@ def road(recipe: Path, folder: Path, **environment: str) -> tuple[str, list[byte
     for arguments in (train, ("decode", "--run", "run", "--device", "cpu", "--mode", "nar")):
         code, said = ended(janus(*arguments, folder=folder, **environment))
         assert code == 0, said
-    names = ("data/tiny.src-tgt/train.arrow", "data/tiny.src-tgt/tokenizer.model", "run/decode/test.nar2.lb2.txt")
+    names = ("data/tiny.src-tgt/train.source.npy", "data/tiny.src-tgt/tokenizer.model", "run/decode/test.nar2.lb2.txt")
     return digest(folder / "run/checkpoints/last"), [(folder / name).read_bytes() for name in names]
 
 

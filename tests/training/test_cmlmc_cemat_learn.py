@@ -55,7 +55,7 @@ def go(*changes: str, **more: Any) -> Run:
 def exact(run: Run, step: int, **options: object) -> float:
     """Share of the training pairs whose target comes out, token for token."""
     prepared = Path(json.loads(run.manifest.read_bytes())["prepared"])
-    store, tokenizers = Store.open(prepared / "train.arrow"), load_tokenizers(run.path)
+    store, tokenizers = Store.open(prepared, "train"), load_tokenizers(run.path)
     pairs = [store.pair(row) for row in range(len(store))]
     texts = tokenizers.source.decode([source.tolist() for source, _ in pairs])
     plan = choose(recipe_load.load(str(run.recipe)), {"mode": "nar", "iters": 4, "length_beam": 1, **options})
