@@ -1,14 +1,14 @@
 """YAML as people expect it: the core schema of YAML 1.2 and nothing else.
 
 `1e-4` is a number; `no`, `on`, `12:30` and `2020-01-01` are text; a key stands once. Aliases, anchors and tags are
-mistakes. PyYAML scans the text (as 1.1 has it: no tab behind a colon, U+0085 and U+2028 end a line); values are made
-here, each with the line it stands on, and all mistakes are collected.
+mistakes. PyYAML scans and composes the text (as 1.1 has it: no tab behind a colon, U+0085 and U+2028 end a line);
+values are made here, each with the line it stands on, and all mistakes are collected.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,12 +17,16 @@ import yaml
 Path = tuple[str | int, ...]  # ("model", "width"), ("data", "downloads", 0, "url")
 
 _DEPTH = 20
-_NULL = re.compile(r"~|null|Null|NULL|")
-_BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
-_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_INFINITE = re.compile(r"([-+]?)\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _UNUSABLE = re.compile(r"[\x00\ud800-\udfff]")  # no file name and no UTF-8 text can hold these
+_PLAIN = "plain"  # tag of a scalar without quotes
+_SCHEMA: list[tuple[str, Callable[[str], Any]]] = [  # every other plain scalar is text
+    (r"~|null|Null|NULL|", lambda text: None),
+    (r"true|True|TRUE|false|False|FALSE", lambda text: text[0] in "tT"),
+    (r"[-+]?[0-9]{1,78}", int),
+    (r"0o[0-7]{1,77}|0x[0-9a-fA-F]{1,77}", lambda text: int(text, 0)),
+    (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", float),
+    (r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", lambda text: float(text.replace(".", ""))),
+]
 
 
 @dataclass
@@ -35,145 +39,124 @@ class Parsed:
     unread: set[Path] = field(default_factory=set)  # paths whose value could not be taken; None stands there
     complete: bool = False  # False: the text is no YAML from some line on, and `value` holds nothing
 
+    def wrong(self, line: int, path: Path, text: str, *, unread: bool = False) -> None:
+        self.mistakes.append((line, path, text))
+        if unread:
+            self.unread.add(path)
+
+    def usable(self, value: Any, text: str, line: int, path: Path) -> Any:
+        """The scalar, or None where it cannot be used."""
+        if isinstance(value, str) and (bad := _UNUSABLE.search(value)):
+            self.wrong(line, path, f"character U+{ord(bad[0]):04X} is not allowed", unread=True)
+            return None
+        if isinstance(value, int) and abs(value) >= 2**63:
+            self.wrong(line, path, f"too large a number (got {shorten(text)})", unread=True)
+            return None
+        return value
+
 
 def scalar(text: str) -> Any:
     """An unquoted scalar under the core schema: None, bool, int, float or the text itself."""
-    if _NULL.fullmatch(text):
-        return None
-    if _BOOL.fullmatch(text):
-        return text[0] in "tT"
-    if _INT.fullmatch(text) and len(text) < 80:
-        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
-    if _FLOAT.fullmatch(text):
-        return float(text)
-    if found := _INFINITE.fullmatch(text):
-        return float("nan") if found[3] else float(found[1] + "inf")
-    return text
+    return next((make(text) for pattern, make in _SCHEMA if re.fullmatch(pattern, text)), text)
 
 
 def parse_scalar(text: str) -> Parsed:
     """Reads the whole text as one unquoted scalar, whatever its first character."""
-    builder = _Builder("")
-    builder.parsed.value = builder.checked(scalar(text), text, ())
-    builder.parsed.complete = True
-    return builder.parsed
+    parsed = Parsed(complete=True)
+    parsed.value = parsed.usable(scalar(text), text, 1, ())
+    return parsed
 
 
 def parse(text: str) -> Parsed:
     """Reads one document; never raises on bad text."""
-    builder = _Builder(text)
+    parsed = Parsed()
     try:
-        builder.document()
+        _Loader(text, parsed).read()
     except yaml.reader.ReaderError as problem:
         line = text.count("\n", 0, problem.position) + 1
-        builder.wrong(line, (), f"character U+{problem.character:04X} is not allowed in YAML")
+        parsed.wrong(line, (), f"character U+{problem.character:04X} is not allowed in YAML")
     except yaml.MarkedYAMLError as problem:
         mark = problem.problem_mark or problem.context_mark
-        builder.wrong(mark.line + 1 if mark else 1, (), f"not YAML: {problem.problem or problem.context}")
-    except (ValueError, OverflowError):  # PyYAML on "\UFFFFFFFF"
-        builder.wrong(builder.line, (), "not YAML: an escape names no character")
-    except _TooDeep:
-        builder.wrong(builder.line, (), f"nested deeper than {_DEPTH} levels")
-    return builder.parsed
+        parsed.wrong(mark.line + 1 if mark else 1, (), f"not YAML: {problem.problem or problem.context}")
+    return parsed
 
 
-class _TooDeep(Exception):
-    pass
+class _Loader(yaml.SafeLoader):
+    """Makes values out of PyYAML's nodes. refused: what each node had that YAML allows and a recipe does not."""
 
+    def __init__(self, text: str, parsed: Parsed) -> None:
+        super().__init__(text)
+        self.yaml_implicit_resolvers = {None: [(_PLAIN, re.compile(""))]}
+        self.parsed = parsed
+        self.events: Any = self  # whose methods for events have no types
+        self.refused: dict[yaml.Node, list[str]] = {}
+        self.depth = 0
 
-class _Builder:
-    """Makes values out of PyYAML's events."""
-
-    def __init__(self, text: str) -> None:
-        self.events: Iterator[yaml.Event] = yaml.parse(text, Loader=yaml.SafeLoader)
-        self.parsed = Parsed()
-        self.line = 1
-
-    def wrong(self, line: int, path: Path, text: str) -> None:
-        self.parsed.mistakes.append((line, path, text))
-
-    def unread(self, line: int, path: Path, text: str) -> None:
-        self.wrong(line, path, text)
-        self.parsed.unread.add(path)
-
-    def next(self) -> yaml.Event:
-        event = next(self.events)
-        self.line = event.start_mark.line + 1 if event.start_mark else self.line
-        return event
-
-    def document(self) -> None:
+    def read(self) -> None:
         """Fills `parsed` from the first document; a second one is a mistake."""
-        value = None
-        documents = 0
-        while not isinstance(event := self.next(), yaml.StreamEndEvent):
-            if isinstance(event, yaml.DocumentStartEvent):
-                documents += 1
-                if documents > 1:
-                    self.wrong(self.line, (), "a second document (`---`) is not allowed")
-                    break
-                value = self.node(self.next(), ())
-        self.parsed.value, self.parsed.complete = value, True
+        try:
+            root = self.get_node() if self.check_node() else None
+            if root is not None:
+                self.parsed.value = self.value(root, ())
+            if self.check_node():
+                line = self.events.peek_event().start_mark.line + 1
+                self.parsed.wrong(line, (), "a second document (`---`) is not allowed")
+        except (ValueError, OverflowError):  # PyYAML on "\UFFFFFFFF"
+            raise yaml.MarkedYAMLError(problem="an escape names no character", problem_mark=self.get_mark()) from None
+        self.parsed.complete = True
 
-    def node(self, event: yaml.Event, path: Path) -> Any:
-        line = self.line
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Takes aliases, anchors and tags off the nodes, and limits their depth."""
+        event = self.events.peek_event()
+        if self.depth > _DEPTH:
+            raise yaml.MarkedYAMLError(problem=f"nested deeper than {_DEPTH} levels", problem_mark=event.start_mark)
+        if self.check_event(yaml.AliasEvent):
+            self.events.get_event()
+            node: yaml.Node | None = yaml.ScalarNode(_PLAIN, "", event.start_mark, event.end_mark)
+            mistakes = [f"aliases are not allowed, write the value out (got *{event.anchor})"]
+        else:
+            mistakes = [f"anchors are not allowed (got &{event.anchor})"] if event.anchor is not None else []
+            mistakes += [f"tags are not allowed (got {event.tag})"] if event.tag is not None else []
+            event.anchor = event.tag = None
+            self.depth += 1
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+        if mistakes and node is not None:
+            self.refused[node] = mistakes
+        return node
+
+    def value(self, node: yaml.Node, path: Path) -> Any:
+        """The plain value of a node."""
+        line = node.start_mark.line + 1
         self.parsed.lines.setdefault(path, line)
-        if len(path) > _DEPTH:
-            raise _TooDeep
-        if isinstance(event, yaml.AliasEvent):
-            self.unread(line, path, f"aliases are not allowed, write the value out (got *{event.anchor})")
-            return None
-        assert isinstance(event, yaml.NodeEvent)
-        if event.anchor is not None:
-            self.wrong(line, path, f"anchors are not allowed (got &{event.anchor})")
-        tag = getattr(event, "tag", None)
-        if tag is not None:
-            self.unread(line, path, f"tags are not allowed (got {tag})")
-        if isinstance(event, yaml.SequenceStartEvent):
-            return self.sequence(path)
-        if isinstance(event, yaml.MappingStartEvent):
-            return self.mapping(path)
-        assert isinstance(event, yaml.ScalarEvent)
-        return self.checked(_value(event), event.value, path)
+        for mistake in self.refused.get(node, ()):
+            self.parsed.wrong(line, path, mistake, unread=not mistake.startswith("anchors"))
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, (*path, number)) for number, item in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            return self.mapping(node, path)
+        return self.parsed.usable(scalar(node.value) if node.tag == _PLAIN else node.value, node.value, line, path)
 
-    def checked(self, value: Any, text: str, path: Path) -> Any:
-        if isinstance(value, str) and (found := _UNUSABLE.search(value)):
-            self.unread(self.line, path, f"character U+{ord(found[0]):04X} is not allowed")
-            return None
-        if isinstance(value, int) and abs(value) >= 2**63:
-            self.unread(self.line, path, f"too large a number (got {shorten(text)})")
-            return None
-        return value
-
-    def sequence(self, path: Path) -> list[Any]:
-        items: list[Any] = []
-        while not isinstance(event := self.next(), yaml.SequenceEndEvent):
-            items.append(self.node(event, (*path, len(items))))
-        return items
-
-    def mapping(self, path: Path) -> dict[str, Any]:
+    def mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         items: dict[str, Any] = {}
-        while not isinstance(event := self.next(), yaml.MappingEndEvent):
-            line = self.line
-            if not isinstance(event, yaml.ScalarEvent):
-                self.node(event, (*path, "?"))
-                self.node(self.next(), (*path, "?"))
-                self.wrong(line, (*path, "?"), "a key must be text")
+        for key, value in node.value:
+            line, name = key.start_mark.line + 1, key.value
+            if not isinstance(key, yaml.ScalarNode):
+                self.value(key, (*path, "?"))
+                self.value(value, (*path, "?"))
+                self.parsed.wrong(line, (*path, "?"), "a key must be text")
                 continue
-            key = event.value
-            if event.tag is not None or event.anchor is not None or not isinstance(_value(event), str):
-                self.wrong(line, path, f"a key must be plain text (got {shorten(key)})")
-            here = (*path, key)
-            if key in items:
-                self.wrong(line, here, f"stands here again, first in line {self.parsed.lines[here]}")
-                self.node(self.next(), here)
+            text = isinstance(scalar(name), str) or key.tag != _PLAIN
+            for mistake in self.refused.get(key, [] if text else [f"a key must be plain text (got {shorten(name)})"]):
+                self.parsed.wrong(line, path, mistake)
+            here = (*path, name)
+            if name in items:
+                self.parsed.wrong(line, here, f"stands here again, first in line {self.parsed.lines[here]}")
+                self.value(value, here)
                 continue
             self.parsed.lines[here] = line
-            items[key] = self.node(self.next(), here)
+            items[name] = self.value(value, here)
         return items
-
-
-def _value(event: yaml.ScalarEvent) -> Any:
-    return scalar(event.value) if event.implicit[0] else event.value
 
 
 def shorten(value: object) -> str:
@@ -186,16 +169,15 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        plain = isinstance(scalar(data), str)  # PyYAML quotes by YAML 1.1, which takes 1e-4 for text
+        style = "|" if "\n" in data else None if plain else "'"
+        if any(character in data for character in "\r\x85\u2028\u2029"):
+            style = '"'  # the only style that escapes what YAML takes for the end of a line
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    plain = isinstance(scalar(text), str)  # PyYAML quotes by YAML 1.1, which takes 1e-4 for text
-    style = "|" if "\n" in text else None if plain else "'"
-    if any(character in text for character in "\r\x85\u2028\u2029"):
-        style = '"'  # the only style that escapes what YAML takes for the end of a line
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
-
-_Dumper.add_representer(str, _text)
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def dump(value: Any) -> str:

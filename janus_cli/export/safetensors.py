@@ -67,8 +67,7 @@ With safetensors alone:
 
 With janus-cli, from the folder that this file is in:
 
-  from dataclasses import asdict
-from pathlib import Path
+  from pathlib import Path
   from janus_cli.data.tokenizer import load_tokenizers
   from janus_cli.training.checkpoint import load_model
   model, tokenizers = load_model(Path(".")), load_tokenizers(Path("."))
