@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None) -> None:
         ),
     ]
     title = f"{recipe.name}, {recipe.objective.name}: calculated, not measured"
-    console.table(title, ("what", "calculated"), rows, to_stdout=True)
+    console.table(title, ("what", "calculated"), rows)
 
 
 def step(recipe: Recipe, tokens: int) -> tuple[int, int]:

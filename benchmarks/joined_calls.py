@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None) -> None:
             rows.append(row(setting))
     title = f"decoder, forward and backward; {asked.threads} threads, {asked.turns} turns; median (lowest-highest)"
     columns = ("", "words", "sentences", "one call, s", "two calls, s", "two / one", "arithmetic", "two calls win")
-    console.table(title, columns, rows, to_stdout=True)
+    console.table(title, columns, rows)
 
 
 def measure(setting: Setting, turns: int, advance: Callable[[int], None]) -> None:

@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None) -> None:
         "MiB", "loss", "vocabulary", "loss alone", "table's gradient", "one copy of logits", "peak of a step",
         "weights, gradient, Adam",
     )  # fmt: skip
-    console.table(f"{asked.precision}; {tokens}", columns, rows, to_stdout=True)
+    console.table(f"{asked.precision}; {tokens}", columns, rows)
     if asked.plot:
         write_atomically(asked.plot, svg(curves, f"{asked.precision}; {tokens}"))
 

@@ -60,7 +60,7 @@ def main() -> None:
         ("bare / encoding", f"{encoding / bare:.2f}"),
         ("bare / whole command", f"{seconds['end'] / bare:.2f}"),
     ]
-    console.table("janus preprocess", ("what", "measured"), rows, to_stdout=True)
+    console.table("janus preprocess", ("what", "measured"), rows)
 
 
 def make_text(folder: Path, pairs: int) -> None:

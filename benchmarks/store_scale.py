@@ -65,7 +65,7 @@ def main() -> None:
             again += ["--ranks", str(options.ranks), "--batch-tokens", str(options.batch_tokens)]
             found = json.loads(subprocess.run(again, check=True, stdout=subprocess.PIPE).stdout)
             rows += [(f"rank {rank} of {options.ranks}: {name}", value) for name, value in found.items()]
-    console.table("a large store", ("what", "measured"), rows, to_stdout=True)
+    console.table("a large store", ("what", "measured"), rows)
 
 
 def make(folder: Path, pairs: int) -> None:

@@ -140,8 +140,8 @@ def report(asked: argparse.Namespace, contestants: Sequence[Contestant]) -> None
         ))  # fmt: skip
     title = f"{asked.turns} turns of {asked.steps} steps, {asked.threads} threads; median (lowest-highest)"
     columns = ("", "weights", "s a step", "target tokens/s", "utilisation", "batches, noise", "peak MiB")
-    console.table(title, columns, rows, to_stdout=True)
-    console.table("bars", ("", "measured", "bar", "cleared"), bars(contestants), to_stdout=True)
+    console.table(title, columns, rows)
+    console.table("bars", ("", "measured", "bar", "cleared"), bars(contestants))
     sys.stdout.write(f"load average at the end: {shared.machine.load_average()}\n")
 
 

@@ -1,4 +1,4 @@
-"""The command `janus`: a function per verb in `commands/`, one place where a failure becomes words and an exit code.
+"""The command `janus`: a verb is a function in `commands/`; a failure becomes a message and an exit code here.
 
 Nothing imported here may import torch, numpy or pydantic: `janus --help` answers at once. Commands import them inside.
 """
@@ -8,39 +8,31 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib import import_module
 from inspect import cleandoc
 from typing import Annotated, NoReturn
 
 import typer
 
 from janus_cli import __version__
-from janus_cli.commands import (
-    average,
-    bench,
-    compare,
-    decode,
-    demo,
-    distill,
-    export,
-    inspect,
-    preprocess,
-    recipes,
-    report,
-    score,
-    train,
-)
 from janus_cli.commands.options import JsonFile
-from janus_cli.errors import JanusError
+from janus_cli.errors import JanusError, Stopped, UsageError
 
+VERBS = (
+    "preprocess", "train", "decode", "score", "demo", "recipes", "inspect", "average", "distill", "export", "bench",
+    "compare", "report",
+)  # fmt: skip
 # A click usage error, whichever click this typer carries (its own copy, or the click package).
 _ClickUsageError: type[Exception] = typer.BadParameter.__bases__[0]
-_SURROUNDINGS = {  # not our bugs: what to do about them
-    errno.ENOSPC: "free some space and run it again",
-    errno.EDQUOT: "free some space and run it again",
+_SPACE, _PLACE = "free some space and run it again", "check the permissions, or choose another folder"
+_ENVIRONMENT = {  # failures that are not our bugs: what to do about them
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
     errno.EFBIG: "raise the limit on file sizes (`ulimit -f`)",
     errno.EROFS: "choose a folder that can be written",
-    errno.EACCES: "check the permissions, or choose another folder",
-    errno.EPERM: "check the permissions, or choose another folder",
+    errno.EACCES: _PLACE,
+    errno.EPERM: _PLACE,
 }
 
 app = typer.Typer(
@@ -50,7 +42,6 @@ app = typer.Typer(
         "Every command works with no option at all: the recipe is then `demo`, the run the newest under runs/."
     ),
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,  # a bug keeps its plain traceback
     rich_markup_mode=None,  # plain help needs no rich, and reads the same everywhere
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -61,28 +52,13 @@ def _add(function: Callable[..., object]) -> None:
     """Makes a command of a function: its docstring is the help, the first line of it the entry in `janus --help`."""
     text = cleandoc(function.__doc__ or "")
     # Paragraphs with indented lines (examples) keep their line breaks: click takes \b as the sign for that.
-    kept = "\n\n".join(
-        f"\b\n{part}" if "\n  " in part or part.startswith("  ") else part for part in text.split("\n\n")
-    )
-    app.command(cls=JsonFile if function is bench.bench else None, help=kept, short_help=text.split("\n")[0])(function)
+    paragraphs = [f"\b\n{each}" if "\n  " in each or each.startswith("  ") else each for each in text.split("\n\n")]
+    kind = JsonFile if function.__name__ == "bench" else None
+    app.command(cls=kind, help="\n\n".join(paragraphs), short_help=text.split("\n")[0])(function)
 
 
-for _command in (
-    preprocess.preprocess,
-    train.train,
-    decode.decode,
-    score.score,
-    demo.demo,
-    recipes.recipes,
-    inspect.inspect,
-    average.average,
-    distill.distill,
-    export.export,
-    bench.bench,
-    compare.compare,
-    report.report,
-):
-    _add(_command)
+for _verb in VERBS:
+    _add(getattr(import_module(f"janus_cli.commands.{_verb}"), _verb))
 
 
 def _version(asked: bool) -> None:
@@ -103,10 +79,13 @@ def _options(
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs `janus` and exits: 0 done, `JanusError.exit_code` for what a user can act on, 1 with a traceback for a bug.
 
-    A reader that went away (`janus decode | head -1`) ends the command quietly with 141, as SIGPIPE would.
+    Ctrl-C is 130 and no error. A reader that went away (`janus decode | head -1`) ends the command quietly with 141, as
+    SIGPIPE would.
     """
-    _stand_in_for_closed_streams()
+    _replace_closed_streams()
     command = typer.main.get_command(app)
+    if "_JANUS_COMPLETE" in os.environ:  # a shell asks how the line could go on
+        command.main(prog_name="janus")
     code = 0
     try:
         # Not app(): that would turn a broken pipe into exit 1 and print a usage mistake its own way.
@@ -116,24 +95,29 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except typer.Exit as stop:
         code = stop.exit_code
     except JanusError as problem:
-        code = _report(problem.message, problem.hint, problem.exit_code)
+        code = _fail(problem)
     except _ClickUsageError as problem:
         code = _usage(problem)
     except (KeyboardInterrupt, typer.Abort):
+        with suppress(OSError):  # nobody may be there to read it
+            typer.echo("stopped", err=True)
         code = 128 + signal.SIGINT
     except OSError as problem:
         if problem.errno == errno.EPIPE:
             code = 128 + signal.SIGPIPE
-        elif problem.errno in _SURROUNDINGS:
-            code = _report(f"{problem.filename or 'output'}: {problem.strerror}", _SURROUNDINGS[problem.errno], 1)
+        elif problem.errno in _ENVIRONMENT:
+            code = _fail(JanusError(f"{problem.filename or 'output'}: {problem.strerror}", _ENVIRONMENT[problem.errno]))
         else:
             raise
         _drop_stdout()
     sys.exit(code)
 
 
-def _stand_in_for_closed_streams() -> None:
-    """Opens the null device for what a caller closed (`>&-`): else the next file takes its number, and its words."""
+def _replace_closed_streams() -> None:
+    """Opens the null device for each stream that the caller closed (`>&-`).
+
+    Otherwise the next opened file would get descriptor 0-2, and with it what is printed.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             number = os.open(os.devnull, os.O_RDWR)
@@ -148,16 +132,20 @@ def _usage(problem: Exception) -> int:
     if type(problem).__name__ == "NoArgsIsHelpError":
         typer.echo(message, err=True)
         return 2
-    return _report(message.rstrip("."), f"see `{context.command_path if context else 'janus'} --help`", 2)
+    return _fail(UsageError(message.rstrip("."), f"see `{context.command_path if context else 'janus'} --help`"))
 
 
-def _report(message: str, hint: str, code: int) -> int:
+def _fail(problem: JanusError) -> int:
     from janus_cli import console  # rich costs 50 ms
 
-    console.error(message, hint)
-    return code
+    if isinstance(problem, Stopped):
+        console.say(problem.message)
+        console.hint(problem.hint)
+    else:
+        console.error(problem.message, problem.hint)
+    return problem.exit_code
 
 
 def _drop_stdout() -> None:
-    """What is still buffered cannot be written; without this, Python tries once more at exit and complains."""
+    """Drops what is still buffered and cannot be written; Python would try once more at exit, and complain."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

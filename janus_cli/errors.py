@@ -65,12 +65,32 @@ class Stopped(JanusError):
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Imports an optional dependency, which `pip install 'janus-cli[extra]'` brings.
+    """Imports an optional dependency.
 
     Raises:
-        UsageError: it is not installed.
+        UsageError: it is not installed; the hint is the command that installs it.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as problem:
-        raise UsageError(f"{problem.name} is not installed", f"pip install 'janus-cli[{extra}]'") from None
+        raise UsageError(f"{problem.name} is not installed", _install_command(extra)) from None
+
+
+def _install_command(extra: str) -> str:
+    """`pip install` for an extra, from where the package itself came: a folder, a wheel, a repository or an index."""
+    import json
+    from importlib import metadata
+    from pathlib import Path
+    from urllib.parse import unquote
+
+    try:
+        origin = json.loads(metadata.distribution("janus-cli").read_text("direct_url.json") or "{}")  # PEP 610
+    except metadata.PackageNotFoundError:  # imported from a clone that is not installed
+        origin = {"url": Path(__file__).parents[1].as_uri(), "dir_info": {"editable": True}}
+    url = origin.get("url", "")
+    if "vcs_info" in origin:
+        return f"pip install 'janus-cli[{extra}] @ {origin['vcs_info']['vcs']}+{url}'"
+    if url.startswith("file://"):
+        editable = "-e " if origin.get("dir_info", {}).get("editable") else ""
+        return f"pip install {editable}'{unquote(url.removeprefix('file://'))}[{extra}]'"
+    return f"pip install 'janus-cli[{extra}]'"

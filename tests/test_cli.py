@@ -1,14 +1,18 @@
 """The shell around the commands: help, options, exit codes, broken pipes, full disks, and spoiled recipes."""
 
 import errno
+import json
 import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -216,18 +220,19 @@ def test_traps_that_are_no_mistakes(janus: Janus, tmp_path: Path) -> None:
         (NonFiniteError("thing", "do it"), 5),
         (OutOfMemoryError("thing", "do it"), 6),
         (RunInUseError("thing", "do it"), 7),
-        (Stopped(signal.SIGTERM, "thing", "do it"), 143),
-        (Stopped(signal.SIGUSR1, "thing", "do it"), 138),
+        (Stopped(signal.SIGTERM, "stopped", "do it"), 143),
+        (Stopped(signal.SIGINT, "stopped", "do it"), 130),
     ],
 )
 def test_exit_codes(janus: Janus, monkeypatch: pytest.MonkeyPatch, problem: JanusError, code: int) -> None:
     _fail_with(problem, monkeypatch)
-    assert janus("recipes", "show", "demo") == (code, "", "error: thing\nhint: do it\n")
+    said = "stopped" if isinstance(problem, Stopped) else "error: thing"
+    assert janus("recipes", "show", "demo") == (code, "", f"{said}\nhint: do it\n")
 
 
-def test_ctrl_c_is_quiet(janus: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_is_no_error(janus: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
     _fail_with(KeyboardInterrupt(), monkeypatch)
-    assert janus("recipes", "show", "demo") == (130, "", "")
+    assert janus("recipes", "show", "demo") == (130, "", "stopped\n")
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,11 +373,87 @@ def test_what_answers_at_once_imports_nothing_heavy(arguments: list[str], absent
     assert loaded & absent == set()
 
 
-def test_a_missing_extra_is_one_hint() -> None:
+@pytest.mark.parametrize(
+    ("origin", "command"),
+    [
+        (None, "pip install 'janus-cli[report]'"),  # an index
+        ({"url": "file:///a%20b", "dir_info": {"editable": True}}, "pip install -e '/a b[report]'"),
+        ({"url": "file:///a", "dir_info": {}}, "pip install '/a[report]'"),
+        ({"url": "file:///a/janus_cli-1.whl", "archive_info": {}}, "pip install '/a/janus_cli-1.whl[report]'"),
+        ({"url": "https://x/y.git", "vcs_info": {"vcs": "git"}}, "pip install 'janus-cli[report] @ git+https://x/y.git'"),
+        ("not installed", f"pip install -e '{Path(__file__).parents[1]}[report]'"),
+    ],
+)  # fmt: skip
+def test_a_missing_extra_is_installed_from_where_janus_came(
+    monkeypatch: pytest.MonkeyPatch, origin: object, command: str
+) -> None:
+    def distribution(name: str) -> SimpleNamespace:
+        if isinstance(origin, str):
+            raise metadata.PackageNotFoundError(name)
+        return SimpleNamespace(read_text=lambda file: origin and json.dumps(origin))
+
+    monkeypatch.setattr(metadata, "distribution", distribution)
     with pytest.raises(UsageError, match="no_such_module is not installed") as caught:
-        require("no_such_module.writer", "tensorboard")
-    assert caught.value.hint == "pip install 'janus-cli[tensorboard]'"
+        require("no_such_module.writer", "report")
+    assert caught.value.hint == command
     assert require("json", "x").__name__ == "json"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"), [("janus tr", ["train"]), ("janus decode --mode ", ["auto", "ar", "nar", "semi", "spec"])]
+)
+def test_a_shell_completes(line: str, words: list[str]) -> None:
+    asked = {"_JANUS_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    done = subprocess.run(
+        [sys.executable, "-m", "janus_cli"], env={**os.environ, **asked}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == words
+
+
+NAMELESS = """
+recipes show nope | recipes show demo --set trainin.x=1 | preprocess --recipe nope | preprocess --set trainin.x=1
+train --recipe nope | train --set trainin.x=1 | train --objective nope | train --resume nope | train --from nope
+train --resume a --set trainin.x=1 | decode nope | decode --run nope | decode --set trainin.x=1
+score nope.txt | score --run nope | inspect nope | inspect --run nope | average nope | average --run nope | export nope
+distill nope | distill --set trainin.x=1 | bench nope | bench --set trainin.x=1
+compare --recipe nope | compare --objectives nope | compare --set trainin.x=1 | compare --from nope
+demo --set trainin.x=1 | report nope | report a --run nope
+"""
+
+
+def test_a_name_that_is_unknown_is_refused_before_torch_is_imported(janus: Janus, empty_folder: Path) -> None:
+    """It costs seconds."""
+    Path("runs/a").mkdir(parents=True)
+    Path("runs/a/recipe.yaml").write_text(recipe_load.dump(recipe_load.load("demo")))
+    lines = [line.split() for line in re.split(r" \| |\n", NAMELESS.strip())]
+    code = (
+        "import sys\nfrom janus_cli.cli import main\n"
+        f"for line in {lines}:\n"
+        "    try: main(line)\n"
+        "    except SystemExit as stopped: print(stopped.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for line, ended in zip(lines, done.stdout.split("\n"), strict=False):
+        assert ended == f"{3 if line[0:2] == ['score', 'nope.txt'] else 2} False", line
+    assert done.stderr.count("error: ") == len(lines)
+    assert len(re.findall("error: .*(?:nope|trainin)", done.stderr)) == len(lines)
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.3])
+def test_ctrl_c_is_no_error_whenever_it_comes(seconds: float, empty_folder: Path) -> None:
+    """Before anything is imported, while torch is, and so on."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import janus_cli.__main__ as m; print(flush=True); m.main()", "train"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.strip().split("\n")[-1]) == (130, "stopped")
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "CPU", ""])

@@ -34,7 +34,7 @@ def report(
 
     Losses, validation BLEU, speed, data statistics, predicted lengths, calibration, and a few decoded sentences with
     their traces. What a run does not have (yet) is said on the page; a run may still be in training. An earlier report
-    is replaced, any other file only with --force. Plots need: pip install 'janus-cli[report]'
+    is replaced, any other file only with --force. Plots need the extra `report`.
 
     Examples:
       janus report

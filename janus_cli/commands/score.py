@@ -78,6 +78,6 @@ def score(
         typer.echo(json.dumps(found.plain(), ensure_ascii=False))
         return
     columns, rows = found.table()
-    console.table("", columns, rows, to_stdout=True)
+    console.table("", columns, rows)
     for note in found.notes():
         typer.echo(note)

@@ -230,7 +230,8 @@ def test_a_missing_extra_is_one_hint(
     code, out, err = janus("janus", *arguments)
     assert (code, out) == (2, "")
     assert f"{module} is not installed" in err
-    assert f"pip install 'janus-cli[{extra}]'" in err
+    assert "hint: pip install " in err
+    assert f"[{extra}]'" in err
 
 
 def test_memory_is_measured_in_a_process_of_its_own(made: Path) -> None:

@@ -75,7 +75,6 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
         "test set: BLEU against all right outputs, share of right outputs, decoder passes a sentence",
         ("system", "mode", "BLEU", "right", "passes", "sentences/s"),
         [(r.system, r.mode, f"{r.bleu:.1f}", f"{r.right:.1f} %", f"{r.passes:.1f}", f"{r.speed:.0f}") for r in rows],
-        to_stdout=True,
     )
     _trace(trained["janus"])
     console.say(
