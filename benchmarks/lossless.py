@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from janus_cli.core.batch import BOS, EOS, PAD, pad
+from janus_cli.core.generate import Generator
 from janus_cli.core.knobs import ARStream
 from janus_cli.core.model import Transformer
 from janus_cli.core.steps import log_probabilities
@@ -41,13 +42,13 @@ def main() -> int:
     run, folder = find_checkpoint(asked.run, None)
     recipe, model, tokenizers = own_recipe(folder, []), load_model(folder), load_tokenizers(run.path)
     knobs = {key: int(value) if value.isdigit() else value for key, value in (s.split("=") for s in asked.set)}
-    batch = {"batch_sentences": asked.batch_sentences}
+    generator, batch = Generator(model), {"batch_sentences": asked.batch_sentences}
     plans = [choose(recipe, {"mode": "ar", "beam": 1, **batch}), choose(recipe, {"mode": "spec", **knobs, **batch})]
     mistakes = 0
     for file in asked.files:
         found, reports = [], []
         for plan in plans:
-            translator = Translator(model, tokenizers, plan)
+            translator = Translator(generator, tokenizers, plan)
             found.append([result for window in translator.windows(Reader(file)) for result in window])
             timing = translator.timing
             seconds, passes = sum(timing.seconds), timing.passes / max(1, timing.sentences)

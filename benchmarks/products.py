@@ -2,7 +2,7 @@
 
     python benchmarks/products.py --shape 256/1024
 
-float32 and bf16 are what `core/layers.py` calls, with packed weights where these pay. int8 is torch's dynamic
+float32 and bf16 are what `core/fast.py` calls, with packed weights where these pay. int8 is torch's dynamic
 quantisation, whose scale is that of all rows together: with it a sentence's text would depend on its neighbours, so
 it would have to be much faster to be worth it. Rows are slots of a decoder call: one for a sentence alone and left to
 right, its length for mask-predict, 64 and 5 times 64 for greedy and beam search in batches, 960 for mask-predict in
@@ -20,7 +20,7 @@ from statistics import median
 import shared
 import torch
 
-from janus_cli.core.layers import packed, product
+from janus_cli.core.fast import packed, product
 from janus_cli.lab.tables import markdown
 
 ROWS = (1, 15, 64, 320, 960)

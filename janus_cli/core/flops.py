@@ -5,14 +5,10 @@ Padding counts, because it is computed; softmax, norms, dropout and the optimise
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from janus_cli.core.batch import IGNORE
 from janus_cli.core.knobs import Model
-
-if TYPE_CHECKING:
-    from janus_cli.core.objectives import Plan
-    from janus_cli.core.stream import Stream
+from janus_cli.core.objectives import Plan
+from janus_cli.core.stream import Stream
 
 BACKWARD = 2  # each product of the forward pass has two gradients, each as large as itself
 

@@ -7,19 +7,15 @@ its gradient with respect to states and output table, and forgotten: memory does
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from math import inf, isfinite
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-if TYPE_CHECKING:
-    from janus_cli.core.model import Memory, Transformer
-    from janus_cli.core.stream import Stream
-
+from janus_cli.core.stream import Stream
 
 LOGITS_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 26}  # numbers: 16 MiB in float32; a GPU wants few, large products
 
@@ -114,27 +110,14 @@ def cross_entropy(states: Tensor, weight: Tensor, gold: Tensor, smoothing: float
     return with_gradient(total[None], torch.ones_like(total)[None], states, weight, by_states, by_weight)[0]
 
 
-@contextmanager
-def without_gradient(device: str) -> Iterator[None]:
-    """A forward pass in the midst of one that wants gradients, on a device of this type.
-
-    Autocast keeps a weight that it has converted, and an older torch then takes it without its gradient for the passes
-    that follow: here it keeps nothing.
-    """
-    low, on = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
-    with torch.no_grad(), torch.autocast(device, dtype=low, enabled=on, cache_enabled=False):
-        yield
-
-
 def labelled_loss(
-    model: Transformer, stream: Stream, states: Tensor, smoothing: float, slots: slice = slice(None)
+    stream: Stream, states: Tensor, weight: Tensor, smoothing: float, slots: slice = slice(None)
 ) -> Tensor:
-    """Cross-entropy of what a stream's slots, or some of them, are asked for; states (B, L, D) -> scalar, in nats."""
+    """Cross-entropy of what a stream's slots, or some of them, must predict; states (B, L, D) -> scalar, in nats."""
     asked, labels = stream.labelled[:, slots], stream.labels[:, slots]
-    return cross_entropy(states[:, slots][asked], model.output_weight, labels[asked], smoothing)  # (N, D), (N,)
+    return cross_entropy(states[:, slots][asked], weight, labels[asked], smoothing)  # (N, D), (N,)
 
 
-def length_loss(model: Transformer, memory: Memory, lengths: Tensor) -> Tensor:
+def length_loss(logits: Tensor, lengths: Tensor) -> Tensor:
     """-log p(n | source), summed over sentences; lengths (B,) without BOS and EOS (Mask-Predict, section 3.2)."""
-    scores = model.length_logits(memory).float()
-    return F.cross_entropy(scores, lengths.clamp(0, scores.shape[1] - 1), reduction="sum")
+    return F.cross_entropy(logits.float(), lengths.clamp(0, logits.shape[1] - 1), reduction="sum")

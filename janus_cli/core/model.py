@@ -1,121 +1,196 @@
-"""The encoder-decoder. It knows streams, but neither objectives nor decoding modes."""
+"""The encoder-decoder, from its layers up. It knows streams, but neither objectives nor decoding modes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from math import inf
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_cli.core.batch import PAD
+from janus_cli.core.cache import Cache, LayerCache
+from janus_cli.core.fast import Direct, LayerNorm, Linear, Packed, dropout, packed, product, scaled_dot_products
 from janus_cli.core.knobs import Model
-from janus_cli.core.layers import (
-    DecoderLayer,
-    EncoderLayer,
-    Keep,
-    KeysValues,
-    LayerNorm,
-    Linear,
-    Look,
-    Packed,
-    Past,
-    dropout,
-    packed,
-    product,
-    sight,
-    sinusoids,
-)
-from janus_cli.core.stream import NEVER, Stream, leftward, visible
+from janus_cli.core.stream import Stream
 
-if TYPE_CHECKING:
-    from janus_cli.core.recorded import Recordings
+KeysValues = tuple[Tensor, Tensor]  # each (B, H, K, D/H)
+Sublayer = Callable[[Tensor], Tensor]  # (B, L, D) -> (B, L, D)
+
+
+class Attention(Direct):
+    """Multi-head attention. Keys and values are made apart from the queries, so that they can be cached."""
+
+    def __init__(self, knobs: Model) -> None:
+        super().__init__()
+        self.heads, self.dropout = knobs.heads, knobs.attention_dropout
+        self.query = Linear(knobs.width, knobs.width)
+        self.key_value = Linear(knobs.width, 2 * knobs.width)
+        self.out = Linear(knobs.width, knobs.width)
+
+    def keys_values(self, x: Tensor) -> KeysValues:
+        """x (B, K, D) -> keys and values, each (B, H, K, D/H)."""
+        rows, count, width = x.shape
+        both = self.key_value(x).view(rows, count, 2, self.heads, width // self.heads)
+        keys, values = both.permute(2, 0, 3, 1, 4)  # (B, K, 2, H, D/H) -> 2 x (B, H, K, D/H)
+        return keys, values
+
+    def forward(self, x: Tensor, keys_values: KeysValues, bias: Any) -> Tensor:
+        """x (F*B, L, D), keys and values of B rows -> (F*B, L, D).
+
+        F neighbouring rows of x share one row of keys and values: a sentence's candidates or beams share its source.
+        bias: what `score_bias` made of a mask broadcastable to (B, H, F*L, K); or a BlockMask of FlexAttention.
+        """
+        rows, count, width = x.shape
+        keys, values = keys_values
+        q = self.query(x).view(keys.shape[0], -1, self.heads, width // self.heads).transpose(1, 2)
+        # (F*B, L, D) -> (B, H, F*L, D/H)
+        if bias is None or isinstance(bias, Tensor):
+            y = scaled_dot_products(q, keys, values, bias, self.dropout if self.training else 0.0)
+        else:
+            y = flex_attention(q.device.type)(q, keys, values, block_mask=bias)
+        return self.out(y.transpose(1, 2).reshape(rows, count, width))  # (B, H, F*L, D/H) -> (F*B, L, D)
+
+
+@cache
+def flex_attention(device: str) -> Callable[..., Any]:
+    """FlexAttention: its kernel on a GPU, compiled at the first call; elsewhere its definition in plain torch."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    plain: Callable[..., Any] = flex_attention
+    return torch.compile(plain, dynamic=True) if device == "cuda" else plain
+
+
+def block_mask(stream: Stream, mask_mod: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Any:
+    """A rule of the stream as FlexAttention takes it."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    rows, slots = stream.tokens.shape
+    return create_block_mask(mask_mod, rows, None, slots, stream.keys, device=str(stream.tokens.device))
+
+
+def score_bias(attend: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """A mask (bool, True = may attend) as what is added to attention scores, 0 or -inf; once for all layers.
+
+    None where all is seen; on a CPU only, because a GPU would have to be waited for.
+    """
+    if attend.device.type == "cpu" and bool(attend.all()):
+        return None
+    return torch.zeros(attend.shape, dtype=dtype, device=attend.device).masked_fill_(~attend, -inf)
+
+
+class FeedForward(Direct):
+    """Two linear maps around an activation."""
+
+    def __init__(self, knobs: Model) -> None:
+        super().__init__()
+        self.up = Linear(knobs.width, knobs.feedforward)
+        self.down = Linear(knobs.feedforward, knobs.width)
+        self.activation = torch.relu_ if knobs.activation == "relu" else F.gelu
+        self.dropout = knobs.activation_dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return self.down(dropout(self.activation(self.up(x)), self.dropout, self.training))
+
+
+class Layer(Direct):
+    """What both kinds of layer have."""
+
+    def __init__(self, knobs: Model) -> None:
+        super().__init__()
+        self.pre, self.dropout = knobs.norm == "pre", knobs.dropout
+        self.attention, self.attention_norm = Attention(knobs), LayerNorm(knobs.width)
+
+    def residual(self, x: Tensor, norm: nn.Module, sublayer: Sublayer) -> Tensor:
+        """x plus what a sublayer makes of it, with the norm before the sublayer or after the sum."""
+        if self.pre:
+            return x + dropout(sublayer(norm(x)), self.dropout, self.training)
+        return norm(x + dropout(sublayer(x), self.dropout, self.training))
+
+
+class EncoderLayer(Layer):
+    """Self-attention and feed-forward over the source."""
+
+    def __init__(self, knobs: Model) -> None:
+        super().__init__(knobs)
+        self.feedforward, self.feedforward_norm = FeedForward(knobs), LayerNorm(knobs.width)
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x (B, S, D), bias from (B, 1, 1, S) -> (B, S, D)."""
+
+        def attend(y: Tensor) -> Tensor:
+            return self.attention(y, self.attention.keys_values(y), bias)
+
+        x = self.residual(x, self.attention_norm, attend)
+        return self.residual(x, self.feedforward_norm, self.feedforward)
+
+
+class DecoderLayer(Layer):
+    """Self-attention by the clock, perhaps a causal one too (Huang 2022), attention to the source, feed-forward."""
+
+    def __init__(self, knobs: Model) -> None:
+        super().__init__(knobs)
+        if knobs.causal_attention:
+            self.causal, self.causal_norm = Attention(knobs), LayerNorm(knobs.width)
+        self.cross, self.cross_norm = Attention(knobs), LayerNorm(knobs.width)
+        self.feedforward, self.feedforward_norm = FeedForward(knobs), LayerNorm(knobs.width)
+
+    def forward(
+        self, x: Tensor, keys: int, biases: Sequence[Any], caches: Sequence[LayerCache] | None,
+        source: KeysValues, source_bias: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """x (B, L, D), of which the first `keys` slots can be seen -> (B, L, D).
+
+        biases, caches: one for each self-attention. source: this layer's keys and values of it.
+        """
+
+        def attend(attention: Attention, index: int) -> Sublayer:
+            def sublayer(y: Tensor) -> Tensor:
+                keys_values = attention.keys_values(y[:, :keys])
+                if caches is not None:
+                    keys_values = caches[index].append(*keys_values)
+                return attention(y, keys_values, biases[index])
+
+            return sublayer
+
+        x = self.residual(x, self.attention_norm, attend(self.attention, 0))
+        if len(biases) > 1:
+            x = self.residual(x, self.causal_norm, attend(self.causal, 1))
+        x = self.residual(x, self.cross_norm, lambda y: self.cross(y, source, source_bias))
+        return self.residual(x, self.feedforward_norm, self.feedforward)
+
+
+def sinusoids(count: int, width: int) -> Tensor:
+    """(count, D) fixed position vectors: sines in the first half, cosines in the second (Vaswani 2017, section 3.5)."""
+    half = (width + 1) // 2
+    rate = torch.exp(torch.arange(half) * (-torch.log(torch.tensor(10_000.0)) / max(1, half - 1)))
+    angle = torch.arange(count)[:, None] * rate
+    return torch.cat([angle.sin(), angle.cos()], dim=1)[:, :width]
 
 
 @dataclass(frozen=True)
 class Memory:
     """An encoded source.
 
-    states: (B, S, D). real: (B, S) bool. attend: the same as `layers.sight` has it, (B, 1, 1, S) or None.
-    kept: each decoder layer's keys and values of it.
+    states: (B, S, D). real: (B, S) bool. bias: `score_bias` of `real`, (B, 1, 1, S) or None.
+    keys_values: each decoder layer's keys and values of the states.
     """
 
     states: Tensor
     real: Tensor
-    attend: Tensor | None
-    kept: tuple[KeysValues, ...]
+    bias: Tensor | None
+    keys_values: tuple[KeysValues, ...]
 
     def select(self, rows: Tensor) -> Memory:
         """These sentences, in this order."""
-        kept = tuple((keys.index_select(0, rows), values.index_select(0, rows)) for keys, values in self.kept)
-        attend = None if self.attend is None else self.attend[rows]
-        return replace(self, states=self.states[rows], real=self.real[rows], attend=attend, kept=kept)
-
-
-class Cache:
-    """What a decoder call leaves for the next: keys, values, birth and death of the key slots so far, and, where the
-    layers have a causal self-attention too, their positions.
-
-    at: where the next key slots go, for all rows or (R,) for each. Setting it back takes slots back: their place is
-    written again, and until then their birth lies in the future of everything that is decoded there.
-    fixed: all slots are always looked at, so that shapes stay as they are.
-    """
-
-    def __init__(self, like: Tensor, knobs: Model, rows: int, slots: int, *, fixed: bool = False) -> None:
-        def pasts() -> list[Past]:
-            return [Past(like, rows, knobs.heads, slots) for _ in range(knobs.decoder_layers)]
-
-        self.pasts = [pasts(), pasts()] if knobs.causal_attention else [pasts()]  # of each self-attention and layer
-        self.birth = torch.full((rows, slots), NEVER, device=like.device)
-        self.death = torch.full((rows, slots), NEVER, device=like.device)
-        self.positions = torch.zeros((rows, slots), dtype=torch.int64, device=like.device)
-        self.fixed = fixed
-        self.at: int | Tensor = 0
-        self.end = 0  # slots from here on were not written in any row
-
-    def select(self, rows: Tensor) -> None:
-        """Keeps these rows, in this order (a row may be taken several times)."""
-        for past in (past for pasts in self.pasts for past in pasts):
-            past.select(rows, self.end)
-        self.birth, self.death = self.birth[rows], self.death[rows]
-        if len(self.pasts) > 1:
-            self.positions = self.positions[rows]
-        if not isinstance(self.at, int):
-            self.at = self.at[rows]
-
-    def reorder(self, rows: Tensor) -> None:
-        """As `select` with as many rows as there are, all of the same times, without moving the buffers."""
-        for past in (past for pasts in self.pasts for past in pasts):
-            past.keys.copy_(past.keys.index_select(0, rows))
-            past.values.copy_(past.values.index_select(0, rows))
-
-    def admit(self, stream: Stream) -> list[tuple[Tensor, list[Keep]]]:
-        """Notes the new key slots. For each self-attention: who attends (B, L, end), and every layer's `Keep`.
-
-        Who attends follows the rule of `core/stream.py` over all slots so far, as in one call with all of them.
-        """
-        at, count = self.at, stream.keys
-        notes = [(self.birth, stream.birth), (self.death, stream.death)]
-        if len(self.pasts) > 1:
-            notes.append((self.positions, stream.positions))
-        if isinstance(at, int):
-            end = at + count
-            for known, fresh in notes:
-                known[:, at:end] = fresh[:, :count]
-        else:
-            end = self.birth.shape[1] if self.fixed else int(at.max()) + count
-            places = at[:, None] + torch.arange(count, device=at.device)
-            for known, fresh in notes:
-                known.scatter_(1, places, fresh[:, :count])
-        self.at, self.end = at + count, max(self.end, end)
-        attends = [visible(stream.time, self.birth[:, :end], self.death[:, :end])]
-        if len(self.pasts) > 1:
-            attends.append(attends[0] & leftward(stream.positions, self.positions[:, :end]))
-        keeps: list[list[Keep]] = [[partial(past.put, at, end) for past in pasts] for pasts in self.pasts]
-        return list(zip(attends, keeps, strict=True))
+        chosen = tuple((keys.index_select(0, rows), values.index_select(0, rows)) for keys, values in self.keys_values)
+        bias = None if self.bias is None else self.bias[rows]
+        return replace(self, states=self.states[rows], real=self.real[rows], bias=bias, keys_values=chosen)
 
 
 class Transformer(nn.Module):
@@ -150,7 +225,6 @@ class Transformer(nn.Module):
         self.encoder_norm, self.decoder_norm = ends
         self.length_table = nn.Parameter(torch.empty(knobs.max_length, width)) if length_head else None
         self.packed_output: Packed | None = None
-        self.recordings: Recordings | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -181,54 +255,43 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Takes over weights of the same names and shapes; also makes a model built on the meta device whole."""
+        """Copies weights of the same names and shapes; also completes a model that was built on the meta device."""
         self.unpack()
         for name, weight in self.named_parameters():
             weight.copy_(weights[name])
         self._fill_constants()
 
-    def pack(self) -> Transformer:
-        """For generating: lays the weights out (see `layers.packed`), records what a GPU does (see `core/recorded.py`).
-
-        Until `unpack`, the weights must not change.
-        """
-        from janus_cli.core.recorded import Recordings  # imports this module's users
-
-        self.eval()
-        self.unpack()
-        self.recordings = Recordings(self) if self.output_weight.device.type == "cuda" else None
+    def pack(self) -> None:
+        """Packs every product for a CPU (see `fast.packed`). Until `unpack`, the weights must not change."""
         for module in self.modules():
             if isinstance(module, Linear):
                 module.packed = packed(module.weight)
         self.packed_output = packed(self.output_weight)
-        return self
 
     def unpack(self) -> None:
         """Back to the plain weights, which may change."""
-        if self.recordings is not None:
-            self.recordings.forget()
-        self.packed_output = self.recordings = None
         for module in self.modules():
             if isinstance(module, Linear):
                 module.packed = None
+        self.packed_output = None
 
     def train(self, mode: bool = True) -> Transformer:
-        """As of any module; training takes the weights out of their packing."""
+        """As of any module; training unpacks the weights."""
         if mode:
             self.unpack()
         return super().train(mode)
 
     def _embed(
-        self, tokens: Tensor, table: nn.Embedding, positions: Tensor, together: Linear | None, norm: nn.Module
+        self, tokens: Tensor, table: nn.Embedding, positions: Tensor, side_by_side: Linear | None, norm: nn.Module
     ) -> Tensor:
         x = table(tokens)
         if self.knobs.embedding_scale:
             x = x * self.knobs.width**0.5
-        if together is None:
+        if side_by_side is None:
             x = x + positions
         else:
             both = torch.cat([x, positions.expand_as(x)], dim=-1)
-            x = together(both).to(x.dtype)  # what the layers add to keeps its precision, also under autocast
+            x = side_by_side(both).to(x.dtype)  # what the layers add to keeps its precision, also under autocast
         return dropout(norm(x), self.knobs.dropout, self.training)
 
     def encode(self, source: Tensor, real: Tensor) -> Memory:
@@ -237,40 +300,33 @@ class Transformer(nn.Module):
         x = self._embed(source, self.source_table, positions, self.source_map, self.source_norm)
         seen = real.clone()
         seen[:, 0] = True  # a source of nothing but padding must not give NaN
-        attend = sight(seen[:, None, None, :], x.dtype)  # (B, S) -> (B, 1, 1, S)
+        bias = score_bias(seen[:, None, None, :], x.dtype)  # (B, S) -> (B, 1, 1, S)
         for layer in self.encoder:
-            x = layer(x, attend)
+            x = layer(x, bias)
         x = self.encoder_norm(x)
         crossing = (layer.cross for layer in self.decoder if isinstance(layer, DecoderLayer))
-        return Memory(x, seen, attend, tuple(cross.keys_values(x) for cross in crossing))
+        return Memory(x, seen, bias, tuple(cross.keys_values(x) for cross in crossing))
 
     def decode(self, stream: Stream, memory: Memory, cache: Cache | None = None) -> Tensor:
         """stream of F*B rows, memory of B -> states (F*B, L, D). With a cache, the slots so far are seen as well."""
         positions = F.embedding(stream.positions, self.target_positions)
         x = self._embed(stream.tokens, self.target_table, positions, self.target_map, self.target_norm)
-        looks = zip(*self._looks(stream, cache, x.dtype), strict=True)  # of each self-attention -> of each layer
-        for layer, source, own in zip(self.decoder, memory.kept, looks, strict=True):
-            x = layer(x, stream.keys, own, source, memory.attend)
+        biases = self._biases(stream, cache, x.dtype)
+        caches = [None] * len(self.decoder) if cache is None else cache.layers
+        for layer, source, layer_caches in zip(self.decoder, memory.keys_values, caches, strict=True):
+            x = layer(x, stream.keys, biases, layer_caches, source, memory.bias)
         return self.decoder_norm(x)
 
-    def _looks(self, stream: Stream, cache: Cache | None, dtype: torch.dtype) -> list[list[Look]]:
-        """For each self-attention and layer, how the slots look at each other."""
+    def _biases(self, stream: Stream, cache: Cache | None, dtype: torch.dtype) -> list[Any]:
+        """Who attends in each self-attention of a layer, as `Attention` takes it."""
+        causal = self.knobs.causal_attention
         if cache is not None:
-            found = [(sight(attend[:, None], dtype), keeps) for attend, keeps in cache.admit(stream)]
-            return [[Look(attend, keep) for keep in keeps] for attend, keeps in found]  # (B, L, K) -> (B, 1, L, K)
-        causal, layers = self.knobs.causal_attention, len(self.decoder)
-        if self.knobs.attention == "flex":
-            mods = [stream.mask_mod, stream.causal_mod] if causal else [stream.mask_mod]
-            return [[Look(self._block_mask(stream, mod), None)] * layers for mod in mods]
-        attends = [stream.attend, stream.causal] if causal else [stream.attend]
-        return [[Look(sight(attend[:, None], dtype), None)] * layers for attend in attends]
-
-    @staticmethod
-    def _block_mask(stream: Stream, mask_mod: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Any:
-        from torch.nn.attention.flex_attention import create_block_mask
-
-        rows, slots = stream.tokens.shape
-        return create_block_mask(mask_mod, rows, None, slots, stream.keys, device=str(stream.tokens.device))
+            attends = cache.admit(stream)
+        elif self.knobs.attention == "flex":
+            return [block_mask(stream, mod) for mod in (stream.mask_mod, stream.causal_mod)[: 1 + causal]]
+        else:
+            attends = [stream.attend, stream.causal] if causal else [stream.attend]
+        return [score_bias(attend[:, None], dtype) for attend in attends]  # (B, L, K) -> (B, 1, L, K)
 
     def new_cache(self, rows: int, slots: int, *, fixed: bool = False) -> Cache:
         """Room for the keys and values of `slots` key slots in each of `rows` rows."""

@@ -1,29 +1,27 @@
-"""What the decoders need of a model, as callables over streams; `core/generate.py` puts them together."""
+"""What the searches need of a model, as callables over streams; `core/generate.py` puts both together."""
 
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from janus_cli.core.batch import BOS, EOS, MASK, PAD
-from janus_cli.core.knobs import ARSide
-from janus_cli.core.largest import argmax
-from janus_cli.core.search import masks
-from janus_cli.core.stream import ahead, base, beside, following, framed, left_to_right
-
-if TYPE_CHECKING:
-    from janus_cli.core.model import Memory, Transformer
+from janus_cli.core.fast import argmax
+from janus_cli.core.knobs import ARSide, Decoding
+from janus_cli.core.model import Memory, Transformer
+from janus_cli.core.search import mask_predict, masks
+from janus_cli.core.stream import Stream, ahead, ar_stream, base, beside, following, framed, in_span, left_to_right
 
 NEVER_WRITTEN = (PAD, BOS, MASK)
+NOR_EOS = (*NEVER_WRITTEN, EOS)  # where the length is known
 LOGITS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 25}  # numbers: 4 MiB stay in a CPU's cache while they are used
 
 
-def allowed_logits(model: Transformer, states: Tensor, never: tuple[int, ...] = NEVER_WRITTEN) -> Tensor:
-    """(N, D) -> (N, V) in float32 at least, -inf for what may not be written."""
+def allowed_logits(model: Transformer, states: Tensor, never: tuple[int, ...]) -> Tensor:
+    """(N, D) -> (N, V) in float32 at least, -inf for the tokens `never`."""
     logits = model.logits(states)
     logits = logits if logits.dtype.itemsize > 4 else logits.float()
     for token in never:
@@ -49,24 +47,52 @@ def choices(
 
     at_end: (N,) bool, where EOS is the only choice.
     """
-    found, count = [], at_once(model)
+    chosen, count = [], at_once(model)
     for start in range(0, max(1, len(states)), count):
         logits = allowed_logits(model, states[start : start + count], never)
         best = argmax(logits)
         if at_end is not None:
             best = best.masked_fill(at_end[start : start + count], EOS)
-        found.append((best, -F.cross_entropy(logits, best, reduction="none")))
-    return found[0] if len(found) == 1 else (torch.cat([b for b, _ in found]), torch.cat([p for _, p in found]))
+        chosen.append((best, -F.cross_entropy(logits, best, reduction="none")))
+    return chosen[0] if len(chosen) == 1 else (torch.cat([b for b, _ in chosen]), torch.cat([p for _, p in chosen]))
 
 
-def chosen_at(
-    model: Transformer, states: Tensor, asked: Tensor, never: tuple[int, ...], at_end: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """`choices` at the places `asked` (R, L) bool of states (R, L, D) -> (R, L), (R, L); PAD and 0 elsewhere."""
+def choices_at(
+    model: Transformer, states: Tensor, asked: Tensor, never: tuple[int, ...], at_end: Tensor | None = None,
+    *, everywhere: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`choices` at the places `asked` (R, L) bool of states (R, L, D) -> (R, L), (R, L); PAD and 0 elsewhere.
+
+    everywhere: compute them at all places, so that no shape depends on `asked`.
+    """
+    if everywhere:
+        best, logps = choices(model, states.flatten(0, 1), never, None if at_end is None else at_end.flatten())
+        return best.view(asked.shape).masked_fill(~asked, PAD), logps.view(asked.shape).masked_fill(~asked, 0.0)
     best = torch.full(asked.shape, PAD, device=asked.device)
     logps = torch.zeros(asked.shape, dtype=torch.promote_types(states.dtype, torch.float32), device=asked.device)
     best[asked], logps[asked] = choices(model, states[asked], never, None if at_end is None else at_end[asked])
     return best, logps
+
+
+def token_logps(model: Transformer, states: Tensor, tokens: Tensor, never: tuple[int, ...] = NEVER_WRITTEN) -> Tensor:
+    """The log-probability in nats of a given token in each state. (N, D), (N,) -> (N,)."""
+    count = at_once(model)
+    parts = zip(states.split(count), tokens.split(count), strict=True)
+    return torch.cat([log_probabilities(model, some, never).gather(1, token[:, None])[:, 0] for some, token in parts])
+
+
+def ar_scores(model: Transformer, memory: Memory, tokens: Tensor, side: ARSide) -> Tensor:
+    """Mean log-probability in nats of each row's tokens and EOS, read left to right in one pass. (R, T) -> (R,).
+
+    An AR side of `masks` knows the length: it neither predicts EOS nor may write it.
+    """
+    stream = ar_stream(framed(tokens), side)
+    asked = stream.labelled
+    states, gold = model.decode(stream, memory)[asked], stream.labels[asked]  # (R, L, D) -> (N, D), (N,)
+    found = token_logps(model, states, gold, NOR_EOS if side == "masks" else NEVER_WRITTEN)
+    logps = torch.zeros(asked.shape, dtype=found.dtype, device=tokens.device)
+    logps[asked] = found
+    return logps.sum(1) / asked.sum(1)
 
 
 class NextToken:
@@ -74,9 +100,10 @@ class NextToken:
 
     never: tuple[int, ...] = NEVER_WRITTEN
 
-    def __init__(self, model: Transformer, memory: Memory, ar_stream: ARSide, most: Tensor) -> None:
-        self.model, self.memory, self.ar_stream = model, memory, ar_stream
-        self.cache = model.new_cache(len(memory.real), int(most.max()) + (ar_stream == "self"))
+    def __init__(self, model: Transformer, memory: Memory, side: ARSide, most: Tensor) -> None:
+        """most: (B,) int64, the longest output of each sentence, EOS included."""
+        self.model, self.memory, self.side = model, memory, side
+        self.cache = model.new_cache(len(memory.real), int(most.max()) + (side == "self"))
         self.position, self.fan = 0, 1
 
     def __call__(self, last: Tensor, parents: Tensor | None) -> Tensor:
@@ -98,11 +125,13 @@ class NextToken:
         if len(sentences) < len(self.memory.real):
             self.memory = self.memory.select(sentences)
 
-    def _states(self, last: Tensor) -> Tensor:
+    def _slots(self, last: Tensor, side: ARSide) -> Stream:
         start, real = torch.full_like(last, self.position), torch.ones_like(last, dtype=torch.bool)
+        return following(last[:, None], start, real[:, None], side)
+
+    def _states(self, last: Tensor) -> Tensor:
+        states = self.model.decode(self._slots(last, self.side), self.memory, self.cache)[:, -1]
         self.position += 1
-        stream = following(last[:, None], start, real[:, None], self.ar_stream)
-        states = self.model.decode(stream, self.memory, self.cache)[:, -1]
         self.cache.at = self.position  # a query that read itself is written over
         return states
 
@@ -113,7 +142,7 @@ class NextOfLength(NextToken):
     Base slots, which do not change, are decoded at the start; then, for each token, its slot and the next query.
     """
 
-    never = (*NEVER_WRITTEN, EOS)
+    never = NOR_EOS
 
     def __init__(self, model: Transformer, memory: Memory, lengths: Tensor) -> None:
         """lengths: (B,) int64, without EOS."""
@@ -130,16 +159,15 @@ class NextOfLength(NextToken):
         return logps
 
     def best(self, last: Tensor, kept: Tensor | None, at_end: Tensor) -> tuple[Tensor, Tensor]:
-        found, logps = super().best(last, kept, torch.zeros_like(at_end))
-        return found.masked_fill(at_end, EOS), logps.masked_fill(at_end, 0.0)
+        best, logps = super().best(last, kept, torch.zeros_like(at_end))
+        return best.masked_fill(at_end, EOS), logps.masked_fill(at_end, 0.0)
 
     def _keep(self, rows: Tensor, sentences: Tensor) -> None:
         super()._keep(rows, sentences)
         self.lengths = self.lengths[rows]
 
     def _states(self, last: Tensor) -> Tensor:
-        start, real = torch.full_like(last, self.position), torch.ones_like(last, dtype=torch.bool)
-        stream = following(last[:, None], start, real[:, None], "query")
+        stream = self._slots(last, "query")
         if not self.position:  # BOS is a base slot
             stream = stream.unread
         self.position += 1
@@ -147,7 +175,7 @@ class NextOfLength(NextToken):
 
 
 class NextBlock:
-    """The step of `blocks`: the tokens of the last block, and behind them as many MASKs as the next is to have.
+    """The step of `write_blocks`: the tokens of the last block, and behind them a MASK for each of the next.
 
     The MASKs see all tokens, themselves and those before them, as in BANG; they are written over in the next pass.
     """
@@ -177,14 +205,119 @@ class AllTokens:
     """The step of `mask_predict`: one decoder pass over BOS, observed and MASK tokens, EOS; all see each other."""
 
     def __init__(self, model: Transformer, memory: Memory, *, everywhere: bool = False) -> None:
-        """everywhere: tokens are chosen at every place, asked or not, so that shapes do not depend on who is asked."""
+        """everywhere: see `choices_at`."""
         self.model, self.memory, self.everywhere = model, memory, everywhere
 
     def __call__(self, tokens: Tensor, asked: Tensor, sentences: Tensor | None) -> tuple[Tensor, Tensor]:
         memory = self.memory if sentences is None else self.memory.select(sentences)
         target = framed(tokens)
         states = self.model.decode(base(target, torch.zeros_like(target)), memory)[:, 1:-1]  # (R, T, D)
-        if self.everywhere:
-            best, logps = choices(self.model, states.flatten(0, 1), (*NEVER_WRITTEN, EOS))
-            return best.view(asked.shape), logps.view(asked.shape)
-        return chosen_at(self.model, states, asked, (*NEVER_WRITTEN, EOS))
+        return choices_at(self.model, states, asked, NOR_EOS, everywhere=self.everywhere)
+
+
+def draft_input(tokens: Tensor, counts: Tensor, size: Tensor, length: int, room: int) -> tuple[Tensor, Tensor]:
+    """What a draft reads: the first `counts` (A,) of tokens (A, P), then MASKs up to `size` (A,), PAD -> (A, room);
+    and where it writes, at most `length` of the MASKs, (A, room) bool."""
+    place = torch.arange(room, device=tokens.device)
+    known = F.pad(tokens, (0, max(0, room - tokens.shape[1])))[:, :room]
+    known = torch.where(place < counts[:, None], known, MASK).masked_fill(place >= size[:, None], PAD)
+    return known, (known == MASK) & (place < counts[:, None] + length)
+
+
+class Draft:
+    """The draft of `speculative`: mask-predict over all that is missing up to the predicted length."""
+
+    def __init__(self, model: Transformer, memory: Memory, lengths: Tensor, most: Tensor, options: Decoding) -> None:
+        """lengths, most: (B,) int64, predicted length without EOS, and the longest output with EOS."""
+        self.model, self.memory, self.options = model, memory, options
+        self.lengths, self.most = lengths, (most - 1).clamp(max=model.knobs.max_length - 2)
+
+    def __call__(self, tokens: Tensor, counts: Tensor, sentences: Tensor) -> tuple[Tensor, Tensor]:
+        written, passes = self.write(*self.input(tokens, counts, sentences), sentences)
+        return self.proposals(written, counts), passes
+
+    def write(self, known: Tensor, asked: Tensor, sentences: Tensor) -> tuple[Tensor, Tensor]:
+        """What is known and what was asked for, (A, T), and the passes (A,) that it took."""
+        everyone = len(sentences) == len(self.memory.real)
+        step = AllTokens(self.model, self.memory if everyone else self.memory.select(sentences))
+        written, _, passes = mask_predict(step, known, self.options.draft_iters, only=asked)
+        return written, passes
+
+    def size(self, counts: Tensor, sentences: Tensor) -> Tensor:
+        """The length (A,) of the texts that are drafted."""
+        return torch.maximum(self.lengths[sentences], counts + 1).minimum(self.most[sentences])
+
+    def input(self, tokens: Tensor, counts: Tensor, sentences: Tensor) -> tuple[Tensor, Tensor]:
+        """What a draft reads, and where it writes, (A, T) each; T is the longest `size`."""
+        size = self.size(counts, sentences)
+        return draft_input(tokens, counts, size, self.options.draft_length, int(size.max()))
+
+    def proposals(self, written: Tensor, counts: Tensor) -> Tensor:
+        """What was written behind the prefix (A, T), and the end of the text if it comes next -> (A, W)."""
+        longest = min(self.options.draft_length, written.shape[1] - int(counts.min()))
+        places = counts[:, None] + torch.arange(longest + 1, device=written.device)
+        behind = F.pad(written, (0, 1)).gather(1, places.clamp(max=written.shape[1]))  # beyond the longest: PAD
+        size = (written != PAD).sum(1, keepdim=True)
+        behind = torch.where(places == size, EOS, behind)
+        return behind.masked_fill((behind == MASK).cumsum(1) > 0, PAD)
+
+
+class Verify:
+    """The verifier of `speculative`: one pass over the last verified token and all that is proposed behind it.
+
+    Slots of a proposal that was refused stay in the cache until the next one is written over them; till then the
+    clock hides them, because they are born later than anything that is asked. With `draft` the same pass writes
+    the next draft: its slots live in a span of time of their own, another one in each pass.
+    """
+
+    everywhere = False  # see `choices_at`
+
+    def __init__(
+        self, model: Transformer, memory: Memory, side: ARSide, most: Tensor, window: int, draft: Draft | None
+    ) -> None:
+        self.model, self.memory, self.side, self.draft = model, memory, side, draft
+        longest = int(most.max())
+        self.cache = model.new_cache(len(memory.real), longest + window + 1 + (longest + 2 if draft else 0))
+        self.passes = 0
+
+    def __call__(
+        self, tokens: Tensor, counts: Tensor, proposals: Tensor, at_end: Tensor, sentences: Tensor, kept: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if kept is not None:
+            self.cache.select(kept)
+            self.memory = self.memory.select(kept)
+        self.cache.at = counts if len(counts) > 1 else int(counts)
+        self.passes += 1
+        drafted = None if self.draft is None else self.draft.input(tokens, counts, sentences)
+        best, logps, written = self.run(tokens, counts, proposals, at_end, drafted, self.passes)
+        if self.draft is None:
+            return best, logps, proposals[:, :0]
+        return best, logps, self.draft.proposals(written, counts)
+
+    def run(
+        self, tokens: Tensor, counts: Tensor, proposals: Tensor, at_end: Tensor,
+        drafted: tuple[Tensor, Tensor] | None, span: int | Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """The pass. drafted: input of the draft, which lives in this span of time.
+
+        Returns choices and log-probabilities (A, W + 1) after the last token and each proposal, and the draft (A, T).
+        """
+        last = F.pad(tokens, (1, 0), value=BOS).gather(1, counts[:, None])
+        read = torch.cat([last, proposals], dim=1)  # (A, W + 1)
+        real, width = read != PAD, read.shape[1]
+        stream = following(read, counts, real, self.side)
+        # Padding may lie behind the last position that the model has.
+        stream = stream.replace(positions=stream.positions.clamp(max=self.model.knobs.max_length - 1))
+        stream = in_span(stream, 0)
+        if drafted is not None:
+            target = framed(drafted[0])
+            stream = beside(stream, in_span(base(target, torch.zeros_like(target)), span))
+        states = self.model.decode(stream, self.memory, self.cache)
+        asking = states[:, :width] if self.side == "content" else states[:, -width:]
+        best, logps = choices_at(self.model, asking, real, NEVER_WRITTEN, at_end, everywhere=self.everywhere)
+        if drafted is None:
+            return best, logps, best[:, :0]
+        known, asked = drafted
+        writing = states[:, width + 1 : width + 1 + known.shape[1]]  # behind its BOS
+        written, _ = choices_at(self.model, writing, asked, NOR_EOS, everywhere=self.everywhere)
+        return best, logps, torch.where(asked, written, known)

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import torch
 
 from janus_cli import console
+from janus_cli.core.generate import Generator
 from janus_cli.data.cleaning import cleaner
 from janus_cli.decoding.lines import STDIN, Reader
 from janus_cli.decoding.modes import Plan, choose, own_recipe
@@ -165,7 +166,7 @@ class _Job:
         keep_freed_memory()
         model, tokenizers = read_model(self.run, self.folder, device, self.plan.options.precision)
         self.summary |= {"step": read_json(self.folder / STATE).get("step"), "sha256": self.weights}
-        self.translator = Translator(model, tokenizers, self.plan, self.trace)
+        self.translator = Translator(Generator(model), tokenizers, self.plan, self.trace)
 
     def decode(self, device: torch.device) -> dict[str, Any]:
         """Decodes and writes everything; returns the summary."""

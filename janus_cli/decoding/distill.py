@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from janus_cli import console, recipe_load, runs
-from janus_cli.core.generate import length_limit
+from janus_cli.core.generate import Generator, length_limit
 from janus_cli.core.knobs import Decoding
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.cleaning import cleaner
@@ -225,7 +225,7 @@ class _Job:
         model, tokenizers = read_model(self.run, self.folder, device, self.plan.options.precision)
         self.about["step"] = read_json(self.folder / STATE).get("step")
         ids = Tokenizers(IdLines(tokenizers.source), IdLines(tokenizers.target), tokenizers.files)
-        self.translator = Translator(model, ids, self.plan)
+        self.translator = Translator(Generator(model), ids, self.plan)
 
     def distill(self) -> None:
         """Decodes, makes the folder, and says what to do with it."""

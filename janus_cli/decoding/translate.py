@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from janus_cli.core.batch import EOS, pad
-from janus_cli.core.generate import generate
+from janus_cli.core.generate import Generator
 from janus_cli.core.model import Transformer
 from janus_cli.core.search import Output
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers, load_tokenizers
@@ -110,10 +110,10 @@ class Translator:
     advance: called with a number of lines when these are decoded, for a bar.
     """
 
-    def __init__(self, model: Transformer, tokenizers: Tokenizers, plan: Plan, traced: int = 0) -> None:
-        self.model, self.tokenizers, self.plan, self.traced = model, tokenizers, plan, traced
-        self.device = model.output_weight.device
-        self.longest = model.knobs.max_length - 1  # EOS
+    def __init__(self, generator: Generator, tokenizers: Tokenizers, plan: Plan, traced: int = 0) -> None:
+        self.generator, self.tokenizers, self.plan, self.traced = generator, tokenizers, plan, traced
+        self.device = generator.model.output_weight.device
+        self.longest = generator.model.knobs.max_length - 1  # EOS
         self.timing = Timing()
         self.truncated = 0
         self.advance: Callable[[int], None] = lambda count: None
@@ -156,7 +156,7 @@ class Translator:
         plan = self.plan
         try:
             source = pad([[*row, EOS] for row in ids]).to(self.device)
-            found = generate(self.model, source, plan.mode, plan.options, plan.ar_stream, trace)
+            found = self.generator(source, plan.mode, plan.options, plan.ar_stream, trace)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
             if not is_about_memory(problem):
                 raise

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from janus_cli import __version__, console
-from janus_cli.core.model import Transformer
+from janus_cli.core.generate import Generator
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding.lines import Reader
 from janus_cli.decoding.modes import choose, own_recipe
@@ -155,10 +155,11 @@ class Bench:
         console.warn(text)
 
     def load_model(self) -> None:
-        self.model: Transformer
+        self.generator: Generator
         self.tokenizers: Tokenizers
-        self.model, self.tokenizers = read_model(self.run, self.folder, self.device, self.recipe.decoding.precision)
-        self.rows = [own(label, plan, self.model, self.tokenizers) for label, plan in self.selection.plans.items()]
+        model, self.tokenizers = read_model(self.run, self.folder, self.device, self.recipe.decoding.precision)
+        self.generator = Generator(model)
+        self.rows = [own(label, plan, self.generator, self.tokenizers) for label, plan in self.selection.plans.items()]
 
     @property
     def labels(self) -> list[str]:
@@ -254,13 +255,13 @@ class Bench:
             sizes = greedy.sizes
         elif self.recipe.ar_stream is not None:
             plan = choose(self.recipe, {"mode": "ar", "beam": 1, "nbest": 1})
-            row = own("ar.beam1", plan, self.model, self.tokenizers)
+            row = own("ar.beam1", plan, self.generator, self.tokenizers)
             sizes = row.translate(self.lines, self.recipe.decoding.batch_sentences).sizes
         else:
             texts = self.references or self.lines
             sizes, writer = [len(row) for row in self.tokenizers.target.encode(texts)], "the references have"
         trained = peer == "ctranslate2" and peers.export(
-            self.recipe, self.model, self.tokenizers, self.run, exported
+            self.recipe, self.generator.model, self.tokenizers, self.run, exported
         )  # fmt: skip
         lengths = dict(zip(self.lines, sizes, strict=True))
         return {
@@ -279,7 +280,7 @@ class Bench:
         """The most that torch held on a GPU, which it can be asked anew for each row: weights and one decoding."""
         if row.label in peers.labels("ctranslate2", self.device):
             return None  # its memory is not torch's
-        self.model.pack()  # without what the other rows have recorded
+        self.generator.forget()  # what the other rows have recorded
         torch.cuda.reset_peak_memory_stats(self.device)
         try:
             row.translate(self.work.lines, batch)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from janus_cli.core.batch import Batch
+from janus_cli.core.generate import Generator
 from janus_cli.core.model import Transformer
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.core.search import predicted_lengths
@@ -89,6 +90,7 @@ def probe(sentences: int, device: torch.device, run: Run, folder: Path) -> Probe
     store = open_store(run, recipe, SPLIT)
     reader, place = find_split(run, recipe, SPLIT, "")
     model, tokenizers = read_model(run, folder, device)
+    generator = Generator(model)
     step = read_json(folder / STATE).get("step")
     lengths = store.lengths()[0]
     rows = sampled(len(store), sentences)
@@ -101,7 +103,7 @@ def probe(sentences: int, device: torch.device, run: Run, folder: Path) -> Probe
         folder.name, step if isinstance(step, int) else None, (len(rows), len(store)),
         reliability(model, recipe, batches, REPORT_BINS),
         predicted(model, batches) if OBJECTIVES[recipe.objective.name].lengths else None,
-        list(_traced(model, recipe, tokenizers, traced, list(reader), references)),
+        list(_traced(generator, recipe, tokenizers, traced, list(reader), references)),
     )  # fmt: skip
 
 
@@ -131,7 +133,7 @@ def predicted(model: Transformer, batches: Sequence[Batch]) -> tuple[Lengths, Le
 
 
 def _traced(
-    model: Transformer, recipe: Recipe, tokenizers: Tokenizers, rows: Sequence[int], sources: Sequence[str],
+    generator: Generator, recipe: Recipe, tokenizers: Tokenizers, rows: Sequence[int], sources: Sequence[str],
     references: Sequence[str],
 ) -> Iterator[TracedSentence]:  # fmt: skip
     """These sentences, each decoded autoregressively and non-autoregressively, as far as the objective can."""
@@ -139,7 +141,7 @@ def _traced(
     single = replace(recipe, decoding=replace(recipe.decoding, nbest=1))
     for side in OBJECTIVES[recipe.objective.name].sides:
         plan = choose(single, {"mode": side})
-        translator = Translator(model, tokenizers, plan, traced=len(rows))
+        translator = Translator(generator, tokenizers, plan, traced=len(rows))
         results = [result for window in translator.windows([sources[row] for row in rows]) for result in window]
         for row, result in zip(rows, results, strict=True):
             trace = islice(shown(result, COLUMNS), 1, None)  # the first line repeats the source

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from janus_cli.core.model import Transformer
+from janus_cli.core.generate import Generator
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding.modes import Plan
 from janus_cli.decoding.translate import Translator
@@ -53,14 +53,14 @@ class Row:
     comparable: bool = True
 
 
-def own(label: str, plan: Plan, model: Transformer, tokenizers: Tokenizers) -> Row:
+def own(label: str, plan: Plan, generator: Generator, tokenizers: Tokenizers) -> Row:
     """A mode of janus itself, through the same `Translator` that `janus decode` uses."""
     translators: dict[int, Translator] = {}
 
     def translate(lines: Sequence[str], batch: int) -> Decoded:
         if batch not in translators:
             options = replace(plan.options, batch_sentences=batch)
-            translators[batch] = Translator(model, tokenizers, replace(plan, options=options))
+            translators[batch] = Translator(generator, tokenizers, replace(plan, options=options))
         results = [result for window in translators[batch].windows(lines) for result in window]
         best = [result.outputs[0] for result in results]
         passes = sum(output.passes for output in best)

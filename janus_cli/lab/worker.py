@@ -21,6 +21,7 @@ from typing import IO, Any
 
 import torch
 
+from janus_cli.core.generate import Generator
 from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.decoding.modes import own_recipe
 from janus_cli.device import choose_device, keep_freed_memory
@@ -131,7 +132,7 @@ def _build(order: Message, device: torch.device) -> Row:
         )  # fmt: skip
         return peers.row(setting, label)
     plan = rows.select(recipe, [label]).plans[label]
-    return own(label, plan, load_model(folder, device, plan.options.precision), tokenizers)
+    return own(label, plan, Generator(load_model(folder, device, plan.options.precision)), tokenizers)
 
 
 def answer(row: Row, message: Message, device: torch.device) -> Message:

@@ -18,7 +18,7 @@ from untrained import CHANGES, Janus
 from janus_cli import recipe_load
 from janus_cli.cli import main
 from janus_cli.core.batch import EOS, pad
-from janus_cli.core.generate import generate_ar
+from janus_cli.core.generate import generate
 from janus_cli.data.prepared import open_prepared
 from janus_cli.data.store import Store, store_files
 from janus_cli.decoding import distill as distilling
@@ -88,7 +88,7 @@ def test_targets_are_what_the_teacher_says_of_each_source_alone(distill: Janus, 
     at_limit, rows = 0, iter(range(len(made)))
     for index in range(len(raw)):
         source = raw.pair(index)[0].tolist()
-        ((found,),) = generate_ar(model, pad([[*source, EOS]]), "content", options)
+        ((found,),) = generate(model, pad([[*source, EOS]]), "ar", options, "content")
         at_limit += len(found.tokens) == int(len(source) * 0.5) + 2
         long, short = max(len(source), len(found.tokens)), min(len(source), len(found.tokens))
         if not found.tokens or long > 3 * short:

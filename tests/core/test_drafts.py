@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from janus_cli.core.batch import EOS, MASK, PAD
-from janus_cli.core.drafts import Draft, Verify
 from janus_cli.core.generate import most_tokens
 from janus_cli.core.knobs import Decoding
 from janus_cli.core.model import Transformer
 from janus_cli.core.search import mask_predict
-from janus_cli.core.steps import AllTokens
+from janus_cli.core.steps import AllTokens, Draft, Verify
 
 SOURCE = torch.tensor([[5, 6, 7, 8, EOS], [9, 10, EOS, PAD, PAD]])
 PREFIXES = [[11, 12], [13]]

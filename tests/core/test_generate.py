@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from janus_cli.core import generate, steps
+from janus_cli.core import steps
 from janus_cli.core.batch import BOS, EOS, MASK, PAD, SPECIAL, UNK, pad
-from janus_cli.core.generate import generate_ar, generate_nar, generate_spec, most_tokens
+from janus_cli.core.generate import generate, most_tokens
 from janus_cli.core.knobs import ARSide, ARStream, Decoding, Model
 from janus_cli.core.model import Transformer
 from janus_cli.core.search import Output
+from janus_cli.core.steps import ar_scores
 from janus_cli.core.stream import base, beside, content, framed, queries
 
 VOCABULARY = 19
@@ -76,7 +77,7 @@ def test_greedy_with_a_cache_equals_reading_the_whole_prefix_again(ar_stream: AR
     most = most_tokens(source(rows), model, OPTIONS).tolist()
     expected = [slow_greedy(model, row, ar_stream, m) for row, m in zip(rows, most, strict=True)]
     assert len({len(tokens) for tokens in expected}) > 2
-    outputs = generate_ar(model, source(rows), ar_stream, OPTIONS)
+    outputs = generate(model, source(rows), "ar", OPTIONS, ar_stream)
     assert plain(outputs) == [[tokens] for tokens in expected]
     assert [o.passes for (o,) in outputs] == [len(tokens) + 1 for tokens in expected]
 
@@ -87,15 +88,15 @@ def test_a_causal_self_attention_decodes_in_every_mode(ar_stream: ARStream) -> N
     model, rows = tiny(causal_attention=True, embedding="concat"), sentences(12)
     most = most_tokens(source(rows), model, OPTIONS).tolist()
     expected = [[slow_greedy(model, row, ar_stream, m)] for row, m in zip(rows, most, strict=True)]
-    assert expected != plain(generate_ar(tiny(), source(rows), ar_stream, OPTIONS))
-    assert plain(generate_ar(model, source(rows), ar_stream, OPTIONS)) == expected
+    assert expected != plain(generate(tiny(), source(rows), "ar", OPTIONS, ar_stream))
+    assert plain(generate(model, source(rows), "ar", OPTIONS, ar_stream)) == expected
     for changes in SPECULATIVE:
-        found = generate_spec(model, source(rows), ar_stream, replace(OPTIONS, **changes))
+        found = generate(model, source(rows), "spec", replace(OPTIONS, **changes), ar_stream)
         assert plain(found) == expected, changes
     beam = replace(OPTIONS, beam=4, nbest=4)
-    check_independence(rows, lambda part: generate_ar(model, part, ar_stream, beam))
+    check_independence(rows, lambda part: generate(model, part, "ar", beam, ar_stream))
     nar = replace(OPTIONS, update="all", rerank="ar")
-    check_independence(rows, lambda part: generate_nar(model, part, nar, ar_stream))
+    check_independence(rows, lambda part: generate(model, part, "nar", nar, ar_stream))
 
 
 @pytest.mark.parametrize("ar_stream", ["content", "query", "self", "masks"])
@@ -103,12 +104,12 @@ def test_a_causal_self_attention_decodes_in_every_mode(ar_stream: ARStream) -> N
 def test_the_score_of_an_output_is_what_one_pass_over_it_gives(ar_stream: ARSide, beam: int) -> None:
     model, rows = tiny(), sentences(9)
     options = replace(OPTIONS, beam=beam, nbest=beam)
-    outputs = generate_ar(model, source(rows), ar_stream, options)
+    outputs = generate(model, source(rows), "ar", options, ar_stream)
     for row, found in zip(rows, outputs, strict=True):
         ids = source([row])
         memory = model.encode(ids, ids != PAD)
         for output in found:
-            (score,) = generate.ar_scores(model, memory, torch.tensor([output.tokens], dtype=torch.int64), ar_stream)
+            (score,) = ar_scores(model, memory, torch.tensor([output.tokens], dtype=torch.int64), ar_stream)
             size = len(output.tokens)  # and EOS, which `masks` does not predict
             share = size / (size + 1) if ar_stream == "masks" else 1.0
             assert output.score == pytest.approx(float(score) * share, abs=1e-5)
@@ -121,7 +122,7 @@ def test_the_score_of_an_output_is_what_one_pass_over_it_gives(ar_stream: ARSide
 def test_ar_outputs_do_not_depend_on_batch_order_size_or_padding(seed: int, ar_stream: ARStream, beam: int) -> None:
     model, rows = tiny(seed), sentences(24, seed)
     options = replace(OPTIONS, beam=beam, nbest=beam)
-    check_independence(rows, lambda part: generate_ar(model, part, ar_stream, options))
+    check_independence(rows, lambda part: generate(model, part, "ar", options, ar_stream))
 
 
 SPECULATIVE = [
@@ -137,8 +138,8 @@ SPECULATIVE = [
 def test_speculative_text_is_greedy_text(seed: int, ar_stream: ARStream, changes: dict[str, object]) -> None:
     model, rows = tiny(seed), sentences(24, seed)
     options = replace(OPTIONS, **changes)
-    expected = generate_ar(model, source(rows), ar_stream, options)
-    found = generate_spec(model, source(rows), ar_stream, options)
+    expected = generate(model, source(rows), "ar", options, ar_stream)
+    found = generate(model, source(rows), "spec", options, ar_stream)
     assert plain(found) == plain(expected)
     for (ours,), (theirs,) in zip(found, expected, strict=True):
         assert ours.logps == pytest.approx(theirs.logps, abs=1e-9)
@@ -149,7 +150,7 @@ def test_speculative_text_is_greedy_text(seed: int, ar_stream: ARStream, changes
 def test_speculative_outputs_do_not_depend_on_batch_order_size_or_padding(ar_stream: ARStream, redraft: str) -> None:
     model, rows = tiny(), sentences(24)
     options = replace(OPTIONS, redraft=redraft, draft_length=4)
-    check_independence(rows, lambda part: generate_spec(model, part, ar_stream, options))
+    check_independence(rows, lambda part: generate(model, part, "spec", options, ar_stream))
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -160,7 +161,7 @@ def test_speculative_outputs_do_not_depend_on_batch_order_size_or_padding(ar_str
 def test_nar_outputs_do_not_depend_on_batch_order_size_or_padding(seed: int, changes: dict[str, object]) -> None:
     model, rows = tiny(seed), sentences(24, seed)
     options = replace(OPTIONS, **changes)
-    check_independence(rows, lambda part: generate_nar(model, part, options, "content"))
+    check_independence(rows, lambda part: generate(model, part, "nar", options, "content"))
 
 
 def check_independence(rows: list[list[int]], decode: Callable[[Tensor], list[list[Output]]]) -> None:
@@ -199,7 +200,7 @@ def slow_mask_predict(
 @pytest.mark.parametrize("update", ["hidden", "all"])
 def test_mask_predict_equals_the_plain_loop_over_every_length(update: Literal["hidden", "all"]) -> None:
     model, rows = tiny(), sentences(8)
-    outputs = generate_nar(model, source(rows), replace(OPTIONS, update=update))
+    outputs = generate(model, source(rows), "nar", replace(OPTIONS, update=update), None)
     for row, (output,) in zip(rows, outputs, strict=True):
         ids = source([row])
         lengths = model.length_logits(model.encode(ids, ids != PAD))[0, 1:19].argsort(descending=True)[:3] + 1
@@ -214,14 +215,14 @@ def test_mask_predict_equals_the_plain_loop_over_every_length(update: Literal["h
 def test_the_rerank_picks_what_the_ar_side_likes_best_in_one_more_pass() -> None:
     model, rows = tiny(), sentences(12)
     all_three = replace(OPTIONS, nbest=3)
-    by_itself = generate_nar(model, source(rows), all_three)
-    by_ar = generate_nar(model, source(rows), replace(all_three, rerank="ar"), "content")
+    by_itself = generate(model, source(rows), "nar", all_three, None)
+    by_ar = generate(model, source(rows), "nar", replace(all_three, rerank="ar"), "content")
     moved = 0
     for row, own, ranked in zip(rows, by_itself, by_ar, strict=True):
         ids = source([row])
         memory = model.encode(ids, ids != PAD)
         tokens = [output.tokens for output in own]
-        scores = [float(generate.ar_scores(model, memory, torch.tensor([t]), "content")) for t in tokens]
+        scores = [float(ar_scores(model, memory, torch.tensor([t]), "content")) for t in tokens]
         assert sorted(tokens) == sorted(output.tokens for output in ranked)
         assert [o.score for o in ranked] == pytest.approx(sorted(scores, reverse=True), abs=1e-5)
         assert {output.passes for output in ranked} == {OPTIONS.iters + 1}
@@ -234,7 +235,8 @@ def test_special_ids_are_never_written() -> None:
     table = model.output_table.weight
     table[[PAD, BOS, MASK]] = table[[6, 7, 8]] * 9
     several = replace(OPTIONS, beam=4, nbest=4)
-    for outputs in (generate_ar(model, source(rows), "query", several), generate_nar(model, source(rows), OPTIONS)):
+    for mode, options in (("ar", several), ("nar", OPTIONS)):
+        outputs = generate(model, source(rows), mode, options, "query")
         written = {token for found in outputs for output in found for token in output.tokens}
         assert written
         assert not written & {PAD, BOS, EOS, MASK}
@@ -247,7 +249,7 @@ def test_a_length_head_that_says_nothing_or_too_much_is_kept_in_range(
     model = tiny()
     says = -((torch.arange(20.0) - boost) ** 2)
     monkeypatch.setattr(model, "length_logits", lambda memory: says.expand(len(memory.real), -1))
-    outputs = generate_nar(model, source(sentences(3)), replace(OPTIONS, length_beam=1))
+    outputs = generate(model, source(sentences(3)), "nar", replace(OPTIONS, length_beam=1), None)
     assert [len(o.tokens) for (o,) in outputs] == [expected] * 3
 
 
@@ -255,10 +257,10 @@ def test_every_length_at_once_and_a_source_of_padding_stay_finite() -> None:
     model = tiny()
     ids = torch.cat([source(sentences(2)), torch.full((1, source(sentences(2)).shape[1]), PAD)])
     every = replace(OPTIONS, length_beam=18, nbest=18)
-    for found in generate_nar(model, ids, every):
+    for found in generate(model, ids, "nar", every, None):
         assert sorted(len(o.tokens) for o in found) == list(range(1, 19))
         assert all(torch.tensor(o.logps).isfinite().all() for o in found)
-    for found in generate_ar(model, ids, "content", replace(OPTIONS, beam=3)):
+    for found in generate(model, ids, "ar", replace(OPTIONS, beam=3), "content"):
         assert torch.tensor(found[0].logps).isfinite().all()
 
 
@@ -271,26 +273,25 @@ def test_ar_outputs_stay_within_the_limit() -> None:
     ]  # 9 * 1.2 + 10 + EOS is more than 20 positions hold
     short = replace(OPTIONS, max_ratio=0.0, max_extra=0)
     assert most_tokens(ids, model, short).tolist() == [1, 1, 1]
-    assert plain(generate_ar(model, ids, "content", short)) == [[[]]] * 3
+    assert plain(generate(model, ids, "ar", short, "content")) == [[[]]] * 3
 
 
 def test_chunks_change_nothing_and_the_model_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     model, ids = tiny(), source(sentences(7))
     options = replace(OPTIONS, rerank="ar")
-    whole = generate_nar(model, ids, options, "query")
-    for module in (generate, steps):
-        monkeypatch.setattr(module, "at_once", lambda model: 3)
+    whole = generate(model, ids, "nar", options, "query")
+    monkeypatch.setattr(steps, "at_once", lambda model: 3)
     model.train()
-    assert plain(generate_nar(model, ids, options, "query")) == plain(whole)  # dropout is off
+    assert plain(generate(model, ids, "nar", options, "query")) == plain(whole)  # dropout is off
     assert model.training
-    assert plain(generate_ar(model, ids, "content", OPTIONS)) == plain(
-        generate_ar(model.eval(), ids, "content", OPTIONS)
+    assert plain(generate(model, ids, "ar", OPTIONS, "content")) == plain(
+        generate(model.eval(), ids, "ar", OPTIONS, "content")
     )
 
 
 def test_the_trace_shows_every_pass_of_the_chosen_candidate() -> None:
     model, ids = tiny(), source(sentences(6))
-    for (output,) in generate_nar(model, ids, OPTIONS, trace=True):
+    for (output,) in generate(model, ids, "nar", OPTIONS, None, trace=True):
         n = output.length
         assert [sum(i.hidden) for i in output.trace] == [n * 2 // 3, n // 3, 0]
         assert output.trace[-1].tokens == output.tokens
@@ -298,7 +299,7 @@ def test_the_trace_shows_every_pass_of_the_chosen_candidate() -> None:
         for before, after in zip(output.trace, output.trace[1:], strict=False):
             kept = [p for p in range(n) if not before.hidden[p]]
             assert [before.tokens[p] for p in kept] == [after.tokens[p] for p in kept]
-    assert generate_nar(model, ids, OPTIONS)[0][0].trace == ()
+    assert generate(model, ids, "nar", OPTIONS, None)[0][0].trace == ()
 
 
 def test_framed_puts_bos_and_eos_around_each_row() -> None:

@@ -24,10 +24,7 @@ def draws(batch: Batch) -> Draws:
 def looked(monkeypatch: pytest.MonkeyPatch, model: Transformer, batch: Batch, right: Tensor, ratio: float) -> Tensor:
     """What stays hidden where the first pass is right at the places `right` (B, T) and wrong elsewhere."""
 
-    def write(_: Transformer, __: Tensor, asked: Tensor, ___: object) -> tuple[Tensor, None]:
-        return torch.where(right, batch.target, MASK), None
-
-    monkeypatch.setattr(glancing, "chosen_at", write)
+    monkeypatch.setattr(glancing, "guesses", lambda *_: torch.where(right, batch.target, MASK))
     look = first_look(batch.target, batch.target >= 5, draws(batch))
     return still_hidden(model, model.encode(batch.source, batch.source_real), look, ratio)
 

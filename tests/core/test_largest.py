@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from janus_cli.core import largest
-from janus_cli.core.largest import STRETCH, argmax, topk
+from janus_cli.core import fast
+from janus_cli.core.fast import STRETCH, argmax, topk
 
 SHAPES = [(1, 70000), (70, 1000), (257, 256), (3, 40 * STRETCH), (3, 40 * STRETCH + 1), (5, 41 * STRETCH - 1), (2, 9)]
 
 
 @pytest.fixture(autouse=True)
 def _always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(largest, "ENOUGH", 0)
+    monkeypatch.setattr(fast, "LONG", 0)
 
 
 def numbers(shape: tuple[int, int], kind: str) -> Tensor:
@@ -62,7 +62,7 @@ def test_rows_that_are_short_are_left_to_torch(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], count: int, is_worth_it: bool
 ) -> None:
     asked: list[int] = []
-    plain = largest._maxima
-    monkeypatch.setattr(largest, "_maxima", lambda values: (asked.append(1), plain(values))[1])
+    plain = fast._maxima
+    monkeypatch.setattr(fast, "_maxima", lambda values: (asked.append(1), plain(values))[1])
     topk(torch.randn(shape), count)
     assert bool(asked) == is_worth_it

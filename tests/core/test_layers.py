@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from janus_cli.core.batch import Batch
+from janus_cli.core.fast import Linear, dropout, packed, product, scaled_dot_products
 from janus_cli.core.knobs import Model
-from janus_cli.core.layers import Linear, attention, dropout, packed, product, sight
-from janus_cli.core.model import Transformer
+from janus_cli.core.model import Transformer, score_bias
 from janus_cli.core.stream import content
 
 
@@ -51,10 +51,10 @@ def test_dropout_repeats_with_its_seed_and_does_nothing_while_generating() -> No
 
 def test_a_mask_as_scores() -> None:
     attend = torch.tensor([[[True, False], [True, True]]])
-    scores = sight(attend, torch.float32)
+    scores = score_bias(attend, torch.float32)
     assert scores is not None
     assert scores.tolist() == [[[0.0, -inf], [0.0, 0.0]]]
-    assert sight(attend | True, torch.float32) is None
+    assert score_bias(attend | True, torch.float32) is None
 
 
 @pytest.mark.parametrize("rows", [1, 5, 300])
@@ -108,7 +108,7 @@ def test_attention_under_bf16_has_the_gradient_of_float32() -> None:
     low = [x.detach().bfloat16().requires_grad_() for x in whole]
     for parts in (whole, low):
         with torch.autocast("cpu", torch.bfloat16):
-            y = attention(*parts, None, 0.0)
+            y = scaled_dot_products(*parts, None, 0.0)
         y.square().sum().backward()
     for one, two in zip(whole, low, strict=True):
         assert one.grad is not None

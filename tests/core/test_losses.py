@@ -182,7 +182,7 @@ def test_length_loss_clamps_and_ignores_padding(model: Transformer) -> None:
     states = torch.randn(2, 3, 16, dtype=torch.float64)
     real = torch.tensor([[True, True, True], [True, False, False]])
     memory = Memory(states, real, None, ())
-    total = length_loss(model, memory, torch.tensor([3, 9999]))
+    total = length_loss(model.length_logits(memory), torch.tensor([3, 9999]))
     scores = model.length_logits(memory).log_softmax(-1)
     assert total.item() == pytest.approx(-(scores[0, 3] + scores[1, 31]).item(), rel=1e-6)
     states[1, 1:] = 99.0

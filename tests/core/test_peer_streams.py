@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from janus_cli.core.batch import BOS, EOS, IGNORE, MASK, PAD, Batch
-from janus_cli.core.generate import generate_ar, generate_blocks, most_tokens
+from janus_cli.core.generate import generate, most_tokens
 from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, random_order
@@ -135,7 +135,7 @@ def test_left_to_right_gives_what_training_saw(model: Transformer, ragged: Batch
     """Token by token with a cache, rows leaving as they end: the log-probabilities are those of one pass."""
     options = replace(OPTIONS, beam=beam)
     with torch.no_grad():
-        outputs = [found[0] for found in generate_ar(model, ragged.source, kind, options)]
+        outputs = [found[0] for found in generate(model, ragged.source, "ar", options, kind)]
         assert len({len(output.tokens) for output in outputs}) > 1
         most = most_tokens(ragged.source, model, options)
         for row, output in enumerate(outputs):
@@ -154,7 +154,10 @@ def test_left_to_right_gives_what_training_saw(model: Transformer, ragged: Batch
 def test_blocks_give_what_training_saw(model: Transformer, ragged: Batch, block: int | None) -> None:
     """A token in place j of a block is what the slot s = j of BANG predicts, and EOS ends the text."""
     with torch.no_grad():
-        outputs = [found[0] for found in generate_blocks(model, ragged.source, OPTIONS, block)]
+        if block is None:
+            model.length_table = None  # then `nar` is one block for all
+        options = replace(OPTIONS, block=block or 1)
+        outputs = [found[0] for found in generate(model, ragged.source, "semi" if block else "nar", options, None)]
         for row, output in enumerate(outputs):
             count = len(output.tokens)
             stream = bridge(framed(torch.tensor([output.tokens])), count + 1)
@@ -173,5 +176,5 @@ def test_blocks_give_what_training_saw(model: Transformer, ragged: Batch, block:
 
 
 def test_one_token_blocks_are_greedy(model: Transformer, ragged: Batch) -> None:
-    ours = [found[0].tokens for found in generate_blocks(model, ragged.source, OPTIONS, 1)]
-    assert ours == [found[0].tokens for found in generate_ar(model, ragged.source, "self", OPTIONS)]
+    ours = [found[0].tokens for found in generate(model, ragged.source, "semi", replace(OPTIONS, block=1), None)]
+    assert ours == [found[0].tokens for found in generate(model, ragged.source, "ar", OPTIONS, "self")]

@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from janus_cli.core import recorded
+from janus_cli.core import graphs
 from janus_cli.core.batch import EOS, pad
 from janus_cli.core.generate import Mode, generate
+from janus_cli.core.graphs import RecordedNext, RecordedVerify, Recordings
 from janus_cli.core.knobs import ARSide, Decoding, Model
 from janus_cli.core.model import Transformer
-from janus_cli.core.recorded import Recordings
-from janus_cli.core.recorded_steps import Next, Verifying
 from janus_cli.core.stream import NEVER
 
 BATCHES = [
@@ -50,8 +49,11 @@ def model() -> Transformer:
     return model.requires_grad_(False)
 
 
-def outputs(model: Transformer, mode: Mode, options: Decoding, side: ARSide) -> list[tuple[list[int], int, float]]:
-    found = [output for source in sources() for output in generate(model, source, mode, options, side)]
+def outputs(
+    model: Transformer, mode: Mode, options: Decoding, side: ARSide, recordings: Recordings | None = None
+) -> list[tuple[list[int], int, float]]:
+    batches = (generate(model, source, mode, options, side, recordings=recordings) for source in sources())
+    found = [output for batch in batches for output in batch]
     return [(one.tokens, one.passes, round(one.score, 4)) for nbest in found for one in nbest]
 
 
@@ -86,18 +88,19 @@ def test_texts_and_passes_are_those_of_the_other_steps(
     options = Decoding(**knobs)
     expected = outputs(model, mode, options, side)
     assert len({tuple(tokens) for tokens, *_ in expected}) > 4
-    model.recordings = Recordings(model)
-    assert outputs(model, mode, options, side) == expected
+    recordings = Recordings(model)
+    assert outputs(model, mode, options, side, recordings) == expected
     if (mode, side) == ("ar", "masks"):
         return  # not recorded
-    assert len(model.recordings.sources) == 4, "shapes (1, 8), (3, 16), (3, 8), (1, 24) of sources"
-    assert all(source.recordings for source in model.recordings.sources.values())
+    assert len(recordings.sources) == 4, "shapes (1, 8), (3, 16), (3, 8), (1, 24) of sources"
+    assert all(source.steps for source in recordings.sources.values())
 
 
 def test_scores_too(model: Transformer) -> None:
     (plain,) = generate(model, pad([[5, 6, 7, EOS]]), "nar", Decoding(rerank="ar"), "content")
-    model.recordings = Recordings(model)
-    (again,) = generate(model, pad([[5, 6, 7, EOS]]), "nar", Decoding(rerank="ar"), "content")
+    (again,) = generate(
+        model, pad([[5, 6, 7, EOS]]), "nar", Decoding(rerank="ar"), "content", recordings=Recordings(model)
+    )
     assert again[0].score == pytest.approx(plain[0].score, abs=1e-5)
     assert again[0].logps == pytest.approx(plain[0].logps, abs=1e-5)
 
@@ -105,53 +108,46 @@ def test_scores_too(model: Transformer) -> None:
 def test_large_batches_traces_and_who_does_not_want_it_go_the_other_way(
     model: Transformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model.recordings = Recordings(model)
-    source = pad([[5, 6, 7, EOS]])
-    generate(model, source, "nar", Decoding(), "content", trace=True)
-    generate(model, source, "ar", Decoding(cuda_graphs=False), "content")
+    recordings, source = Recordings(model), pad([[5, 6, 7, EOS]])
+    generate(model, source, "nar", Decoding(), "content", trace=True, recordings=recordings)
+    generate(model, source, "ar", Decoding(cuda_graphs=False), "content", recordings=recordings)
     with monkeypatch.context() as patch:
         patch.setattr("janus_cli.core.generate.MOST_ROWS", 4)
-        generate(model, source, "ar", Decoding(beam=5), "content")
-    assert not model.recordings.sources
+        generate(model, source, "ar", Decoding(beam=5), "content", recordings=recordings)
+    assert not recordings.sources
 
 
 def test_only_so_many_shapes_are_kept(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorded, "KEPT", 60)
+    monkeypatch.setattr(graphs, "KEPT", 60)
     options = Decoding(beam=1)
     expected = outputs(model, "ar", options, "content")
-    model.recordings = Recordings(model)
-    assert outputs(model, "ar", options, "content") == expected
-    assert list(model.recordings.sources) == [(3, 16), (1, 8)], "48 + 8 tokens: the last two of four"
+    recordings = Recordings(model)
+    assert outputs(model, "ar", options, "content", recordings) == expected
+    assert list(recordings.sources) == [(3, 16), (1, 8)], "48 + 8 tokens: the last two of four"
 
 
 def test_a_text_does_not_see_the_drafts_of_the_one_before(model: Transformer) -> None:
     """Spans of time come again, so the cache is emptied."""
-    recordings = model.recordings = Recordings(model)
-    generate(model, pad([[5, 6, 7, EOS]]), "spec", Decoding(redraft="joint"), "content")
+    recordings = Recordings(model)
+    generate(model, pad([[5, 6, 7, EOS]]), "spec", Decoding(redraft="joint"), "content", recordings=recordings)
     (source,) = recordings.sources.values()
-    (step,) = (each for each in source.recordings.values() if isinstance(each, Verifying))
+    (step,) = (each for each in source.steps.values() if isinstance(each, RecordedVerify))
     assert (step.cache.birth < NEVER).any()
     with torch.inference_mode():
-        step.begin()
+        step.begin(None)
     assert (step.cache.birth == NEVER).all()
 
 
 def test_what_is_not_kept_is_freed_at_once(model: Transformer) -> None:
-    recordings = model.recordings = Recordings(model)
+    recordings = Recordings(model)
     for mode, options in (("ar", Decoding(beam=2)), ("spec", Decoding(redraft="joint")), ("nar", Decoding())):
-        generate(model, pad([[5, 6, 7, EOS]]), mode, options, "content")
+        generate(model, pad([[5, 6, 7, EOS]]), mode, options, "content", recordings=recordings)
     source = weakref.ref(next(iter(recordings.sources.values())))
-    cache = weakref.ref(next(each.cache for each in source().recordings.values() if isinstance(each, Next)))
+    cache = weakref.ref(next(each.cache for each in source().steps.values() if isinstance(each, RecordedNext)))
     gc.disable()
     try:
-        model.unpack()
+        recordings.forget()
         assert source() is None
         assert cache() is None
     finally:
         gc.enable()
-
-
-def test_new_weights_are_not_decoded_with_old_recordings(model: Transformer) -> None:
-    model.recordings = Recordings(model)
-    model.load_weights(model.weights())
-    assert model.recordings is None

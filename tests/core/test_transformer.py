@@ -7,8 +7,7 @@ import torch
 
 from janus_cli.core.batch import Batch, collate
 from janus_cli.core.knobs import Model
-from janus_cli.core.layers import sinusoids
-from janus_cli.core.model import Transformer
+from janus_cli.core.model import Transformer, sinusoids
 from janus_cli.core.stream import Stream, base, beside, content, queries
 
 FIELDS = ("tokens", "positions", "time", "birth", "death", "labels")

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from janus_cli.core.batch import EOS, SPECIAL, Batch, collate, pad
 from janus_cli.core.generate import Mode, generate
+from janus_cli.core.graphs import Recordings
 from janus_cli.core.knobs import ARSide, Decoding, Model
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
-from janus_cli.core.recorded import Recordings
 from tests.core.test_objectives import CASES
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -102,26 +102,27 @@ CASES_OF_DECODING: list[tuple[Mode, dict[str, Any], ARSide]] = [
 @pytest.mark.parametrize(("mode", "knobs", "side"), CASES_OF_DECODING, ids=str)
 def test_texts_are_those_of_the_cpu(mode: Mode, knobs: dict[str, Any], side: ARSide) -> None:
     options = Decoding(**knobs)
-    here, there, recorded = model_of("cpu").eval(), model_of("cuda").eval(), model_of("cuda").eval()
-    recorded.recordings = Recordings(recorded)
+    here, there = model_of("cpu").eval(), model_of("cuda").eval()
+    recordings = Recordings(there)
     for some in (rows(1, 6), rows(4, 20), rows(1, 6, 5), rows(12, 9), rows(4, 20, 6)):
         source = pad([[*row, EOS] for row in some])
         outputs = [one[0] for one in generate(here, source, mode, options, side)]
         expected, scores = [(one.tokens, one.passes) for one in outputs], [one.score for one in outputs]
-        for model in (there, recorded):
-            found = generate(model, source.cuda(), mode, options, side)
+        for given in (None, recordings):
+            found = generate(there, source.cuda(), mode, options, side, recordings=given)
             assert [(one[0].tokens, one[0].passes) for one in found] == expected
             assert [one[0].score for one in found] == pytest.approx(scores)
-    assert bool(recorded.recordings.sources) == (mode != "semi" and (mode, side) != ("ar", "masks"))
+    assert bool(recordings.sources) == (mode != "semi" and (mode, side) != ("ar", "masks"))
 
 
 def test_recordings_in_bf16_say_what_the_passes_say() -> None:
-    plain, recorded = (model_of("cuda", torch.bfloat16).eval() for _ in range(2))
-    recorded.recordings = Recordings(recorded)
+    model = model_of("cuda", torch.bfloat16).eval()
+    recordings = Recordings(model)
     for seed in range(20):
         source = pad([[*row, EOS] for row in rows(1, 20, seed)]).cuda()
         (one,), (other,) = (
-            generate(model, source, "nar", Decoding(iters=1), "content")[0] for model in (plain, recorded)
+            generate(model, source, "nar", Decoding(iters=1), "content", recordings=given)[0]
+            for given in (None, recordings)
         )
         assert len(one.tokens) == len(other.tokens)
         assert other.score == pytest.approx(one.score, abs=0.05)

@@ -12,6 +12,7 @@ import torch
 
 from janus_cli import recipe_load
 from janus_cli.core.batch import MASK
+from janus_cli.core.generate import Generator
 from janus_cli.core.knobs import Decoding
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data import lexicon
@@ -59,7 +60,7 @@ def exact(run: Run, step: int, **options: object) -> float:
     pairs = [store.pair(row) for row in range(len(store))]
     texts = tokenizers.source.decode([source.tolist() for source, _ in pairs])
     plan = choose(recipe_load.load(str(run.recipe)), {"mode": "nar", "iters": 4, "length_beam": 1, **options})
-    translator = Translator(load_model(run.checkpoints / f"step-{step:06d}"), tokenizers, plan)
+    translator = Translator(Generator(load_model(run.checkpoints / f"step-{step:06d}")), tokenizers, plan)
     found = [result.outputs[0].tokens for window in translator.windows(texts) for result in window]
     return sum(tokens == target.tolist() for tokens, (_, target) in zip(found, pairs, strict=True)) / len(pairs)
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from janus_cli.core.batch import Batch
 from janus_cli.core.knobs import ArObjective
-from janus_cli.core.losses import labelled_loss
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
-from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
+from janus_cli.core.objectives.base import Objective, Plan, Term, count_units, stream_loss
 from janus_cli.core.stream import ar_stream
 
 
@@ -20,9 +19,7 @@ def plan(batch: Batch, draws: Draws, knobs: ArObjective) -> Plan:
 
 def loss(model: Transformer, batch: Batch, plan: Plan, knobs: ArObjective) -> dict[str, Term]:
     memory = model.encode(batch.source, batch.source_real)
-    ar = plan.streams["ar"]
-    ce = labelled_loss(model, ar, model.decode(ar, memory), knobs.label_smoothing)
-    return {"ce_ar": Term(ce, "tokens", 1.0)}
+    return {"ce_ar": Term(stream_loss(model, memory, plan.streams["ar"], knobs.label_smoothing), "tokens", 1.0)}
 
 
 AR = Objective(plan, loss, ar=True, nar=False, terms=("ce_ar",))

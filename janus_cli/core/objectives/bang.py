@@ -13,9 +13,8 @@ The released model has 9 streams and so writes 9 tokens at most without a known 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
 from janus_cli.core.batch import Batch
 from janus_cli.core.knobs import BangObjective
@@ -24,9 +23,6 @@ from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
 from janus_cli.core.stream import Stream, ahead, beside, content
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def bridge(target: Tensor, streams: int) -> Stream:
@@ -56,7 +52,7 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: BangObjective) -> 
     states = model.decode(stream, memory)
     terms: dict[str, Term] = {}
     for name, slots in _parts(batch.target).items():
-        ce = labelled_loss(model, stream, states, knobs.label_smoothing, slots)
+        ce = labelled_loss(stream, states, model.output_weight, knobs.label_smoothing, slots)
         terms[f"ce_{name}"] = Term(ce, name, getattr(knobs, name))
     return terms
 

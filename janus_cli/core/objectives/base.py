@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from janus_cli.core.batch import Batch
+from janus_cli.core.losses import labelled_loss, length_loss
+from janus_cli.core.model import Memory, Transformer
+from janus_cli.core.noise import Draws
+from janus_cli.core.steps import choices_at
 from janus_cli.core.stream import Stream
-
-if TYPE_CHECKING:
-    from janus_cli.core.model import Transformer
-    from janus_cli.core.noise import Draws
-
 
 Side = Literal["ar", "nar"]
 
@@ -43,9 +42,9 @@ class Reading(NamedTuple):
 class Plan:
     """streams: what the decoder reads. counts: how many of each unit this batch holds.
 
-    drafts: what it reads before that, in calls without gradient, to make something of the streams.
+    drafts: what it reads before that, in calls without gradient, to complete the streams.
     source: what the encoder reads, None for the source itself.
-    whole: how many there are in the whole update, over ranks and accumulation; by default, this batch is all of it.
+    whole: how many units the whole update holds, over ranks and accumulation; by default, this batch is all of it.
     """
 
     streams: Mapping[str, Stream]
@@ -69,12 +68,6 @@ class Plan:
     def share(self, unit: str) -> float:
         """What one `unit` counts for in the mean over the update."""
         return 1 / max(1.0, self.whole.get(unit, self.counts[unit]))
-
-
-def count_units(batch: Batch, hidden: Tensor | None = None) -> dict[str, int]:
-    """What terms are averaged over: target tokens with EOS, sentences and, given hidden (B, T) bool, hidden tokens."""
-    units = {"tokens": int(batch.target_real[:, 1:].sum()), "sentences": len(batch.ids)}
-    return units if hidden is None else {**units, "hidden": int(hidden.sum())}
 
 
 @dataclass(frozen=True)
@@ -109,3 +102,31 @@ class Objective:
     def lengths(self) -> bool:
         """Whether lengths are predicted from the source."""
         return self.nar and not self.blocks
+
+
+def count_units(batch: Batch, hidden: Tensor | None = None) -> dict[str, int]:
+    """What terms are averaged over: target tokens with EOS, sentences and, given hidden (B, T) bool, hidden tokens."""
+    units = {"tokens": int(batch.target_real[:, 1:].sum()), "sentences": len(batch.ids)}
+    return units if hidden is None else {**units, "hidden": int(hidden.sum())}
+
+
+def stream_loss(model: Transformer, memory: Memory, stream: Stream, smoothing: float) -> Tensor:
+    """Cross-entropy of what a stream's slots must predict, in one decoder call; scalar, in nats."""
+    return labelled_loss(stream, model.decode(stream, memory), model.output_weight, smoothing)
+
+
+def length_term(model: Transformer, memory: Memory, batch: Batch, weight: float) -> Term:
+    """CE_length, a mean over sentences."""
+    return Term(length_loss(model.length_logits(memory), batch.target_lengths), "sentences", weight)
+
+
+def guesses(model: Transformer, memory: Memory, stream: Stream, asked: Tensor, never: tuple[int, ...]) -> Tensor:
+    """What the model itself would write at the places `asked` (B, L) bool of a stream, without gradient -> (B, L).
+
+    A forward pass in the midst of one that wants gradients: autocast keeps a weight that it has converted, and an older
+    torch then takes it without its gradient for the passes that follow. So autocast keeps nothing here.
+    """
+    device = stream.tokens.device.type
+    low, on = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+    with torch.no_grad(), torch.autocast(device, dtype=low, enabled=on, cache_enabled=False):
+        return choices_at(model, model.decode(stream, memory), asked, never)[0]

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from janus_cli.core.batch import IGNORE, MASK, PAD, Batch
 from janus_cli.core.knobs import CematObjective
-from janus_cli.core.losses import cross_entropy, labelled_loss, length_loss
+from janus_cli.core.losses import cross_entropy
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, is_text, pick
-from janus_cli.core.objectives.base import Objective, Plan, Reading, Term, count_units
+from janus_cli.core.objectives.base import Objective, Plan, Reading, Term, count_units, length_term, stream_loss
 from janus_cli.core.stream import base
 
 
@@ -76,12 +76,11 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: CematObjective) ->
     ce_encoder = cross_entropy(
         memory.states[unread], model.source_table.weight, plan.source.labels[unread], knobs.label_smoothing
     )  # (B, S, D) -> (N, D)
-    nar = plan.streams["nar"]
-    ce_nar = labelled_loss(model, nar, model.decode(nar, memory), knobs.label_smoothing)
+    ce_nar = stream_loss(model, memory, plan.streams["nar"], knobs.label_smoothing)
     return {
         "ce_encoder": Term(ce_encoder, "unread", knobs.encoder),
         "ce_nar": Term(ce_nar, "hidden", knobs.nar),
-        "length": Term(length_loss(model, memory, batch.target_lengths), "sentences", knobs.length),
+        "length": length_term(model, memory, batch, knobs.length),
     }
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from janus_cli.core.batch import Batch
 from janus_cli.core.knobs import CmlmObjective
-from janus_cli.core.losses import labelled_loss, length_loss
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, hide
-from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
+from janus_cli.core.objectives.base import Objective, Plan, Term, count_units, length_term, stream_loss
 from janus_cli.core.objectives.glancing import first_look, still_hidden
 from janus_cli.core.stream import base
 
@@ -28,10 +27,9 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: CmlmObjective) -> 
     nar = plan.streams["nar"]
     if knobs.glance and model.training:
         nar = base(batch.target, still_hidden(model, memory, plan.drafts["look"], knobs.glance).long())
-    ce = labelled_loss(model, nar, model.decode(nar, memory), knobs.label_smoothing)
     return {
-        "ce_nar": Term(ce, "hidden", 1.0),
-        "length": Term(length_loss(model, memory, batch.target_lengths), "sentences", knobs.length),
+        "ce_nar": Term(stream_loss(model, memory, nar, knobs.label_smoothing), "hidden", 1.0),
+        "length": length_term(model, memory, batch, knobs.length),
     }
 
 

@@ -16,10 +16,9 @@ from __future__ import annotations
 
 from janus_cli.core.batch import Batch
 from janus_cli.core.knobs import CmlmcObjective
-from janus_cli.core.losses import labelled_loss, length_loss
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, hide
-from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
+from janus_cli.core.objectives.base import Objective, Plan, Term, count_units, length_term, stream_loss
 from janus_cli.core.objectives.correction import corrected, correction
 from janus_cli.core.stream import base
 
@@ -33,15 +32,14 @@ def plan(batch: Batch, draws: Draws, knobs: CmlmcObjective) -> Plan:
 
 def loss(model: Transformer, batch: Batch, plan: Plan, knobs: CmlmcObjective) -> dict[str, Term]:
     memory = model.encode(batch.source, batch.source_real)
-    nar = plan.streams["nar"]
     correct = corrected(model, memory, plan.streams["correct"], plan.drafts["guess"])
     ce_nar, ce_correct = (
-        labelled_loss(model, stream, model.decode(stream, memory), knobs.label_smoothing) for stream in (nar, correct)
+        stream_loss(model, memory, stream, knobs.label_smoothing) for stream in (plan.streams["nar"], correct)
     )
     return {
         "ce_nar": Term(ce_nar, "hidden", knobs.nar),
         "ce_correct": Term(ce_correct, "wrong", knobs.correct),
-        "length": Term(length_loss(model, memory, batch.target_lengths), "sentences", knobs.length),
+        "length": length_term(model, memory, batch, knobs.length),
     }
 
 

@@ -1,4 +1,4 @@
-"""Learning to correct oneself (Huang et al., ICLR 2022, section 3): gold is asked for where its own words stand.
+"""Learning to correct oneself (Huang et al., ICLR 2022, section 3): gold is asked for where the model's words stand.
 
 CE_correct: -log P(y_c | X, observed tokens but those at c, what the model itself writes at every c, every MASK)
 
@@ -9,27 +9,23 @@ times makes too few mistakes to learn from.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from janus_cli.core.batch import EOS, IGNORE
-from janus_cli.core.losses import without_gradient
-from janus_cli.core.noise import is_text, pick
-from janus_cli.core.steps import NEVER_WRITTEN, chosen_at
+from janus_cli.core.batch import IGNORE
+from janus_cli.core.model import Memory, Transformer
+from janus_cli.core.noise import Draws, is_text, pick
+from janus_cli.core.objectives.base import guesses
+from janus_cli.core.steps import NOR_EOS
 from janus_cli.core.stream import Stream, base
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from janus_cli.core.model import Memory, Transformer
-    from janus_cli.core.noise import Draws
 
 
 class Correction(NamedTuple):
     """correct: P_NAR's slots that ask for gold at every c; `corrected` writes the model's words there.
 
-    guess: nothing but MASKs, which the model writes over for that. wrong: how many places c there are.
+    guess: nothing but MASKs, from which the model writes those words. wrong: how many places c there are.
     """
 
     correct: Stream
@@ -50,6 +46,5 @@ def correction(target: Tensor, hidden: Tensor, share: float, draws: Draws) -> Co
 def corrected(model: Transformer, memory: Memory, correct: Stream, guess: Stream) -> Stream:
     """The stream `correct` with the model's own words at every c."""
     wrong = correct.labelled
-    with without_gradient(correct.tokens.device.type):
-        written, _ = chosen_at(model, model.decode(guess, memory), wrong, (*NEVER_WRITTEN, EOS))
+    written = guesses(model, memory, guess, wrong, NOR_EOS)
     return correct.replace(tokens=torch.where(wrong, written, correct.tokens))

@@ -7,18 +7,13 @@ and one that it can write stays hidden. Means are still taken over all that was 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from torch import Tensor
 
-from janus_cli.core.losses import without_gradient
-from janus_cli.core.noise import random_order
-from janus_cli.core.steps import NEVER_WRITTEN, chosen_at
+from janus_cli.core.model import Memory, Transformer
+from janus_cli.core.noise import Draws, random_order
+from janus_cli.core.objectives.base import guesses
+from janus_cli.core.steps import NEVER_WRITTEN
 from janus_cli.core.stream import Stream, base
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from janus_cli.core.model import Memory, Transformer
-    from janus_cli.core.noise import Draws
 
 
 def first_look(target: Tensor, hidden: Tensor, draws: Draws) -> Stream:
@@ -29,7 +24,6 @@ def first_look(target: Tensor, hidden: Tensor, draws: Draws) -> Stream:
 def still_hidden(model: Transformer, memory: Memory, look: Stream, ratio: float) -> Tensor:
     """What stays hidden after the model has looked, (B, T) bool."""
     hidden = look.labelled
-    with without_gradient(look.tokens.device.type):
-        written, _ = chosen_at(model, model.decode(look, memory), hidden, NEVER_WRITTEN)
+    written = guesses(model, memory, look, hidden, NEVER_WRITTEN)
     mistakes = (hidden & (written != look.labels)).sum(1, keepdim=True)
     return hidden & (look.death > (ratio * mistakes).floor())

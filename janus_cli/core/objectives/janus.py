@@ -15,21 +15,18 @@ tokens to a model that got them wrong (`glancing.py`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from torch import Tensor
 
 from janus_cli.core.aux_loss import AuxLoss, aux_loss
 from janus_cli.core.batch import IGNORE, Batch
 from janus_cli.core.knobs import JanusObjective
-from janus_cli.core.losses import cross_entropy, labelled_loss, length_loss
+from janus_cli.core.losses import cross_entropy
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, hide
-from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
+from janus_cli.core.objectives.base import Objective, Plan, Term, count_units, length_term, stream_loss
 from janus_cli.core.objectives.correction import corrected, correction
 from janus_cli.core.objectives.glancing import first_look, still_hidden
 from janus_cli.core.stream import Stream, ar_stream, base, beside, left_to_right, revealed
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def masked(target: Tensor, hidden: Tensor) -> Stream:
@@ -83,11 +80,11 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: JanusObjective) ->
         "kl_ar_aux": Term(tied.kl_ar_aux, "hidden", knobs.kl_ar_aux),
         "kl_nar_aux": Term(tied.kl_nar_aux, "hidden", knobs.kl_nar_aux),
         "kl_ar_nar": Term(tied.kl_ar_nar, "hidden", knobs.kl_ar_nar),
-        "length": Term(length_loss(model, memory, batch.target_lengths), "sentences", knobs.length),
+        "length": length_term(model, memory, batch, knobs.length),
     }
     if knobs.correct:
         correct = corrected(model, memory, plan.streams["correct"], plan.drafts["guess"])
-        ce = labelled_loss(model, correct, model.decode(correct, memory), knobs.label_smoothing)
+        ce = stream_loss(model, memory, correct, knobs.label_smoothing)
         terms["ce_correct"] = Term(ce, "wrong", knobs.correct)
     return terms
 

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from janus_cli.core.batch import Batch
 from janus_cli.core.knobs import MpnetObjective
-from janus_cli.core.losses import labelled_loss, length_loss
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, hide, random_order
-from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
+from janus_cli.core.objectives.base import Objective, Plan, Term, count_units, length_term, stream_loss
 from janus_cli.core.stream import base, beside, revealed
 
 
@@ -27,11 +26,10 @@ def plan(batch: Batch, draws: Draws, knobs: MpnetObjective) -> Plan:
 
 def loss(model: Transformer, batch: Batch, plan: Plan, knobs: MpnetObjective) -> dict[str, Term]:
     memory = model.encode(batch.source, batch.source_real)
-    stream = plan.streams["permuted"]
-    ce = labelled_loss(model, stream, model.decode(stream, memory), knobs.label_smoothing)
+    ce = stream_loss(model, memory, plan.streams["permuted"], knobs.label_smoothing)
     return {
         "ce_permuted": Term(ce, "hidden", 1.0),
-        "length": Term(length_loss(model, memory, batch.target_lengths), "sentences", knobs.length),
+        "length": length_term(model, memory, batch, knobs.length),
     }
 
 

@@ -9,9 +9,8 @@ prefix and itself. Stream 1 alone generates; the others are there for what they 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
 from janus_cli.core.batch import Batch
 from janus_cli.core.knobs import ProphetnetObjective
@@ -20,9 +19,6 @@ from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
 from janus_cli.core.stream import Stream, ahead, beside, content
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def prophets(target: Tensor, steps: int) -> Stream:
@@ -44,7 +40,7 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: ProphetnetObjectiv
     states = model.decode(stream, memory)
     ends = 2 * (batch.target.shape[1] - 1)  # content, then stream 1
     ce_ar, ce_later = (
-        labelled_loss(model, stream, states, knobs.label_smoothing, slots)
+        labelled_loss(stream, states, model.output_weight, knobs.label_smoothing, slots)
         for slots in (slice(0, ends), slice(ends, None))
     )
     return {

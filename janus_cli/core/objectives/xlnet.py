@@ -10,18 +10,14 @@ from left to right.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from torch import Tensor
 
 from janus_cli.core.batch import BOS, IGNORE, PAD, Batch
 from janus_cli.core.knobs import XlnetObjective
-from janus_cli.core.losses import labelled_loss
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, random_order
-from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
+from janus_cli.core.objectives.base import Objective, Plan, Term, count_units, stream_loss
 from janus_cli.core.stream import Stream, base, beside, revealed
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def permuted(target: Tensor, rank: Tensor, share: float) -> Stream:
@@ -42,8 +38,7 @@ def plan(batch: Batch, draws: Draws, knobs: XlnetObjective) -> Plan:
 
 def loss(model: Transformer, batch: Batch, plan: Plan, knobs: XlnetObjective) -> dict[str, Term]:
     memory = model.encode(batch.source, batch.source_real)
-    stream = plan.streams["permuted"]
-    ce = labelled_loss(model, stream, model.decode(stream, memory), knobs.label_smoothing)
+    ce = stream_loss(model, memory, plan.streams["permuted"], knobs.label_smoothing)
     return {"ce_permuted": Term(ce, "hidden", 1.0)}
 
 

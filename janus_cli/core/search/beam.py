@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from janus_cli.core.batch import BOS, EOS
-from janus_cli.core.largest import topk
+from janus_cli.core.fast import topk
 from janus_cli.core.search.output import Output
 
 Step = Callable[[Tensor, Tensor | None], Tensor]

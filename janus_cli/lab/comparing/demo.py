@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from janus_cli import console, recipe_load, runs
+from janus_cli.core.generate import Generator
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.synthetic import is_valid, translations
 from janus_cli.data.tokenizer import load_tokenizers
@@ -136,7 +137,7 @@ def _sources(run: Run) -> list[str]:
 
 def _translator(run: Run, options: dict[str, object], traced: int = 0) -> Translator:
     plan = choose(recipe_load.load(str(run.recipe)), options)
-    return Translator(load_model(run.checkpoints / "last"), load_tokenizers(run.path), plan, traced)
+    return Translator(Generator(load_model(run.checkpoints / "last")), load_tokenizers(run.path), plan, traced)
 
 
 def _trace(run: Run) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from janus_cli import console, runs
-from janus_cli.core.model import Transformer
+from janus_cli.core.generate import Generator
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding.modes import Plan, own_recipe
 from janus_cli.decoding.translate import Translator, read_model
@@ -84,9 +84,10 @@ class Outcome:
         """That of the checkpoint."""
         return own_recipe(self.folder, ())
 
-    def load(self, device: torch.device) -> tuple[Transformer, Tokenizers]:
+    def load(self, device: torch.device) -> tuple[Generator, Tokenizers]:
         """The checkpoint's model and tokenizers."""
-        return read_model(self.entry.run, self.folder, device, self.recipe.decoding.precision)
+        model, tokenizers = read_model(self.entry.run, self.folder, device, self.recipe.decoding.precision)
+        return Generator(model), tokenizers
 
     def plan(self, label: str) -> Plan:
         """How the row of this label was decoded."""
@@ -149,7 +150,7 @@ def decoded(outcome: Outcome, names: Sequence[str], outputs: Path, device: torch
         return
     lines = list(reader)
     text = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    model: tuple[Transformer, Tokenizers] | None = None
+    model: tuple[Generator, Tokenizers] | None = None
     for label, plan in plans.items():
         stem = outputs / f"{outcome.entry.name}.{label}"
         about = {"sha256": outcome.sha256, "text": text, "mode": plan.mode, "options": plan.used}
@@ -168,7 +169,7 @@ def decoded(outcome: Outcome, names: Sequence[str], outputs: Path, device: torch
         outcome.rows[label] = row
 
 
-def _decode(model: tuple[Transformer, Tokenizers], plan: Plan, label: str, lines: Sequence[str], name: str) -> Row:
+def _decode(model: tuple[Generator, Tokenizers], plan: Plan, label: str, lines: Sequence[str], name: str) -> Row:
     translator = Translator(*model, plan)
     with console.progress(f"{name} {label}", len(lines)) as bar:
         translator.advance = bar.advance

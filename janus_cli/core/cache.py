@@ -1,0 +1,115 @@
+"""What a decoder call leaves for the next: keys and values of every layer, and when each slot can be seen."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from janus_cli.core.knobs import Model
+from janus_cli.core.stream import NEVER, Stream, leftward, visible
+
+
+class LayerCache:
+    """Keys and values of the key slots so far, in one self-attention of one decoder layer."""
+
+    def __init__(self, like: Tensor, rows: int, heads: int, slots: int) -> None:
+        shape = (rows, heads, slots, like.shape[-1] // heads)
+        # Zeros, because a slot that nobody sees still takes part in the product: 0 * NaN is NaN.
+        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
+        self.spare: tuple[Tensor, Tensor] | None = None
+        self.at: int | Tensor = 0  # where the next slots go, for all rows or (R,) for each
+        self.end = 0  # slots that a query looks at
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Writes those of new slots, (R, H, K, D/H) each; returns those of all slots, (R, H, end, D/H) each."""
+        count = keys.shape[2]
+        if isinstance(self.at, int):
+            self.keys.narrow(2, self.at, count).copy_(keys)
+            self.values.narrow(2, self.at, count).copy_(values)
+        else:
+            places = (self.at[:, None] + torch.arange(count, device=keys.device))[:, None, :, None].expand_as(keys)
+            self.keys.scatter_(2, places, keys)
+            self.values.scatter_(2, places, values)
+        return self.keys.narrow(2, 0, self.end), self.values.narrow(2, 0, self.end)
+
+    def select(self, rows: Tensor, end: int) -> None:
+        """Keeps these rows, in this order, of the slots before `end`; what lies behind is written before it is seen."""
+        if self.spare is None or len(rows) > len(self.spare[0]):
+            shape = (len(rows), *self.keys.shape[1:])
+            self.spare = self.keys.new_zeros(shape), self.keys.new_zeros(shape)
+        fresh = self.spare[0][: len(rows)], self.spare[1][: len(rows)]
+        for kept, moved in zip((self.keys, self.values), fresh, strict=True):
+            moved[:, :, :end] = kept[:, :, :end].index_select(0, rows)
+        self.spare = self.keys, self.values
+        self.keys, self.values = fresh
+
+    def reorder(self, rows: Tensor) -> None:
+        """As `select`, with as many rows as before and without moving the buffers."""
+        self.keys.copy_(self.keys.index_select(0, rows))
+        self.values.copy_(self.values.index_select(0, rows))
+
+
+class Cache:
+    """The key slots so far: a `LayerCache` for each self-attention of each layer; birth, death, and positions.
+
+    at: where the next key slots go, for all rows or (R,) for each. Setting it back takes slots back: their place is
+    written again, and until then their birth lies in the future of everything that is decoded there.
+    fixed: queries always look at all slots, so that shapes stay as they are.
+    """
+
+    def __init__(self, like: Tensor, knobs: Model, rows: int, slots: int, *, fixed: bool = False) -> None:
+        """Room for `slots` key slots in each of `rows` rows, in the type and on the device of `like` (..., D)."""
+        self.attentions = 1 + knobs.causal_attention
+        self.layers = [
+            [LayerCache(like, rows, knobs.heads, slots) for _ in range(self.attentions)]
+            for _ in range(knobs.decoder_layers)
+        ]
+        self.birth = torch.full((rows, slots), NEVER, device=like.device)
+        self.death = torch.full((rows, slots), NEVER, device=like.device)
+        self.positions = torch.zeros((rows, slots), dtype=torch.int64, device=like.device)
+        self.fixed = fixed
+        self.at: int | Tensor = 0
+        self.end = 0  # slots from here on were not written in any row
+
+    def select(self, rows: Tensor) -> None:
+        """Keeps these rows, in this order (a row may be taken several times)."""
+        for layer in chain(*self.layers):
+            layer.select(rows, self.end)
+        self.birth, self.death = self.birth[rows], self.death[rows]
+        if self.attentions > 1:
+            self.positions = self.positions[rows]
+        if not isinstance(self.at, int):
+            self.at = self.at[rows]
+
+    def reorder(self, rows: Tensor) -> None:
+        """As `select` with as many rows as there are, all of the same times, without moving the buffers."""
+        for layer in chain(*self.layers):
+            layer.reorder(rows)
+
+    def admit(self, stream: Stream) -> list[Tensor]:
+        """Notes the times of new key slots, which every layer then appends; who attends in each self-attention.
+
+        Each (R, L, end) bool, by the rule of `core/stream.py` over all slots so far, as in one call with all of them.
+        """
+        at, count = self.at, stream.keys
+        notes = [(self.birth, stream.birth), (self.death, stream.death)]
+        if self.attentions > 1:
+            notes.append((self.positions, stream.positions))
+        if isinstance(at, int):
+            end = at + count
+            for known, fresh in notes:
+                known[:, at:end] = fresh[:, :count]
+        else:
+            end = self.birth.shape[1] if self.fixed else int(at.max()) + count
+            places = at[:, None] + torch.arange(count, device=at.device)
+            for known, fresh in notes:
+                known.scatter_(1, places, fresh[:, :count])
+        for layer in chain(*self.layers):
+            layer.at, layer.end = at, end
+        self.at, self.end = at + count, max(self.end, end)
+        attend = visible(stream.time, self.birth[:, :end], self.death[:, :end])
+        if self.attentions == 1:
+            return [attend]
+        return [attend, attend & leftward(stream.positions, self.positions[:, :end])]

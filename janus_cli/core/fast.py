@@ -1,0 +1,139 @@
+"""What makes a CPU fast: packed weights, dropout, attention in training under bf16, the largest numbers of long rows.
+
+Everything here computes what a plainer call of torch would; a GPU takes that plainer call.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PACKED_PAYS = 1 << 20  # multiplications; below it, calling oneDNN costs more than it saves in float32
+LONG = 1 << 16  # numbers in all rows, from which on `argmax` and `topk` search by stretches
+STRETCH = 64
+
+
+class Direct(nn.Module):
+    """A module without hooks: looking for them at every call takes as long as a small product."""
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self.forward(*inputs)
+
+
+class Packed(NamedTuple):
+    """A weight (E, D) in oneDNN's layout, and how many numbers an input needs for it to pay."""
+
+    weight: Tensor
+    least: int
+
+
+def packed(weight: Tensor) -> Packed | None:
+    """Packs a weight for products with few rows, as decoding makes them: they take half the time or less.
+
+    None on a GPU, and where this torch or processor cannot do it.
+    """
+    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
+        return None
+    try:  # what torch.compile calls for frozen weights; it has no public name
+        reordered = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+        torch.ops.mkldnn._linear_pointwise(weight.detach()[:1], reordered, None, "none", [], "")
+    except (AttributeError, RuntimeError):
+        return None
+    return Packed(reordered, PACKED_PAYS // len(weight) if weight.dtype == torch.float32 else 0)
+
+
+def product(x: Tensor, weight: Tensor, pack: Packed | None, bias: Tensor | None = None) -> Tensor:
+    """x (..., D), weight (E, D) and perhaps the same packed, bias (E,) -> (..., E)."""
+    if pack is None or x.numel() < pack.least:
+        return F.linear(x, weight, bias)
+    return torch.ops.mkldnn._linear_pointwise(x, pack.weight, bias, "none", [], "")
+
+
+class Linear(Direct, nn.Linear):
+    """A linear map whose weight can be packed; while it is, changes of `weight` are not seen."""
+
+    packed: Packed | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., E)."""
+        return product(x, self.weight, self.packed, self.bias)
+
+
+class LayerNorm(Direct, nn.LayerNorm):
+    """Layer norm over the last dimension."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+def dropout(x: Tensor, share: float, training: bool) -> Tensor:
+    """Zeros about `share` of x (to 1 / 65,536 of it) and scales up the rest; only while training.
+
+    On a CPU one random 64-bit number decides about four places: one for each took a twelfth of a training step.
+    """
+    if not training or not share:
+        return x
+    if x.device.type != "cpu":
+        return F.dropout(x, share)
+    dropped = min(65_535, round(share * 65_536))
+    draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)
+    kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 32_768
+    return x * kept.to(x.dtype).mul_(65_536 / (65_536 - dropped))
+
+
+def scaled_dot_products(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, share: float) -> Tensor:
+    """Attention over (B, H, L or K, D/H), with dropout of `share` of its weights -> (B, H, L, D/H).
+
+    bias: added to the scores, broadcastable to (B, H, L, K).
+    """
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled():
+        # The backward pass of torch's CPU kernel takes six times as long in bf16 as in float32.
+        with torch.autocast("cpu", enabled=False):
+            q, keys, values = q.float(), keys.float(), values.float()
+            return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias, dropout_p=share)
+    return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias, dropout_p=share)
+
+
+def argmax(values: Tensor) -> Tensor:
+    """The place of the largest number of each row, the first among equals. (N, V) -> (N,) int64.
+
+    On a CPU torch goes through a row number by number; maxima of stretches are vectorised, and tell where to look.
+    """
+    if not _pays(values, 1):
+        return values.argmax(1)
+    places = _places(values, _maxima(values).argmax(1, keepdim=True))
+    return places.gather(1, values.gather(1, places).argmax(1, keepdim=True))[:, 0]
+
+
+def topk(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest of each row, falling, and their places; as in `Tensor.topk`, any of equals may be taken.
+
+    (N, V) -> (N, count), (N, count) int64.
+    """
+    if not _pays(values, count):
+        return values.topk(count, dim=1)
+    # A number in any other stretch has `count` numbers before it that are no smaller: the maxima of these.
+    places = _places(values, _maxima(values).topk(count, dim=1).indices)
+    top, order = values.gather(1, places).topk(count, dim=1)
+    return top, places.gather(1, order)
+
+
+def _pays(values: Tensor, count: int) -> bool:
+    few = values.shape[1] >= 4 * count * STRETCH  # `count` stretches hold a quarter of the numbers at most
+    return few and values.device.type == "cpu" and values.numel() >= LONG
+
+
+def _maxima(values: Tensor) -> Tensor:
+    """The maximum of each whole stretch. (N, V) -> (N, V // STRETCH)."""
+    return values[:, : values.shape[1] // STRETCH * STRETCH].unflatten(1, (-1, STRETCH)).amax(2)
+
+
+def _places(values: Tensor, stretches: Tensor) -> Tensor:
+    """All places in these stretches (N, S), and those behind the last whole one. -> (N, S * STRETCH + rest)."""
+    size = values.shape[1]
+    inside = (stretches[:, :, None] * STRETCH + torch.arange(STRETCH)).flatten(1)
+    behind = torch.arange(size // STRETCH * STRETCH, size).expand(len(values), -1)
+    return torch.cat([inside, behind], dim=1)

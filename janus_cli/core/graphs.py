@@ -1,0 +1,332 @@
+"""Decoding on a GPU without launching each kernel: passes of fixed shapes are recorded once and replayed (CUDA graphs).
+
+A pass of a small batch is hundreds of kernels that take longer to launch than to run. A recording reads and writes
+buffers that stay where they are, so sources, texts and caches are padded to a few sizes, and rows that have ended go on
+being computed. The clock decides who attends as ever: padding is never born. Texts are those of `core/steps.py` up to
+rounding. Without a GPU nothing is recorded: the same functions run over the same buffers, which is how tests run them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from janus_cli.core.batch import BOS, IGNORE, MASK, PAD
+from janus_cli.core.knobs import ARSide, Decoding
+from janus_cli.core.model import Transformer
+from janus_cli.core.search import mask_predict
+from janus_cli.core.search.mask_predict import Update
+from janus_cli.core.steps import AllTokens, Draft, Verify, choices, draft_input, log_probabilities, token_logps
+from janus_cli.core.stream import NEVER, ar_stream, following, framed
+
+MOST_ROWS = 128  # with more, launches matter less, rows that have ended cost more, and each shape keeps much memory
+KEPT = 12_288  # source tokens, padding included, of all shapes of batches together, whose recordings are kept
+STEP = 8  # tokens: lengths are padded to multiples of it
+
+Function = Callable[..., tuple[Tensor, ...]]
+
+
+def padded(length: int, most: int) -> int:
+    """The length that a recording has for this one."""
+    return min(most, -(-length // STEP) * STEP)
+
+
+class Recorder:
+    """Where the recordings of one device lie: they share their memory, because one is replayed at a time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.pool = torch.cuda.graph_pool_handle() if self.stream else None
+
+    def record(self, function: Function, inputs: list[Tensor]) -> tuple[Callable[[], None], tuple[Tensor, ...]]:
+        """What runs the function once more over the same inputs, and where its outputs will lie."""
+        if self.stream is None:
+            raise RuntimeError("only a GPU can record")
+        now = torch.cuda.current_stream(self.stream.device)
+        self.stream.wait_stream(now)
+        with torch.cuda.stream(self.stream):
+            function(*inputs)  # what a first call makes, such as room for matrix products, is no part of a recording
+            graph = torch.cuda.CUDAGraph()  # not `with torch.cuda.graph`: that collects garbage first, for each shape
+            graph.capture_begin(pool=self.pool)
+            try:
+                outputs = function(*inputs)
+            except BaseException:
+                with suppress(RuntimeError):
+                    graph.capture_end()  # or nothing could run on this device any more
+                raise
+            graph.capture_end()
+        now.wait_stream(self.stream)
+        return graph.replay, outputs
+
+
+class Replay:
+    """A function of tensors of fixed shapes. What it returns holds until it is called again."""
+
+    def __init__(self, recorder: Recorder, function: Function) -> None:
+        self.recorder, self.function = recorder, function
+        self.inputs: list[Tensor] = []
+        self.again: Callable[[], None] | None = None
+        self.outputs: tuple[Tensor, ...] = ()
+
+    def prepare(self, *inputs: Tensor) -> None:
+        """Makes the recording with inputs like these, unless it is made already; that runs the function once."""
+        if not self.inputs:
+            own = [given.clone() for given in inputs]
+            if self.recorder.stream is not None:
+                self.again, self.outputs = self.recorder.record(self.function, own)
+            self.inputs = own
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        self.prepare(*inputs)
+        for own, given in zip(self.inputs, inputs, strict=True):
+            own.copy_(given)
+        if self.again is None:
+            return self.function(*self.inputs)
+        self.again()
+        return self.outputs
+
+    def forget(self) -> None:
+        """Frees the recording; the function, which mostly belongs to what holds this, would keep it alive."""
+        self.inputs, self.outputs, self.again = [], (), None
+        del self.function
+
+
+class Recordings:
+    """The recordings of a model whose weights do not change any more."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model
+        self.recorder = Recorder(model.output_weight.device)
+        self.sources: OrderedDict[tuple[int, int], RecordedSource] = OrderedDict()
+
+    def read(self, source: Tensor) -> RecordedSource:
+        """Encodes (B, S) and returns what decodes it; it holds until the next source of its shape is read."""
+        shape = len(source), padded(source.shape[1], self.model.knobs.max_length)
+        recorded = self.sources.pop(shape, None)
+        if recorded is None:
+            recorded = RecordedSource(self.model, self.recorder)
+            while self.sources and sum(rows * width for rows, width in [*self.sources, shape]) > KEPT:
+                self.sources.popitem(last=False)[1].forget()
+        self.sources[shape] = recorded
+        recorded.encode(F.pad(source, (0, shape[1] - source.shape[1]), value=PAD))
+        return recorded
+
+    def forget(self) -> None:
+        """Frees all recordings."""
+        while self.sources:
+            self.sources.popitem()[1].forget()
+
+
+class RecordedSource:
+    """A batch of sources of one shape, encoded, and all that was recorded of how to decode it."""
+
+    def __init__(self, model: Transformer, recorder: Recorder) -> None:
+        self.model, self.recorder = model, recorder
+        self.replays: list[Replay] = []
+        self.encode = self.replay(self._encode)  # (B, S) -> nothing, but `memory` is then that of it
+        self.steps: dict[Hashable, Any] = {}
+
+    def _encode(self, source: Tensor) -> tuple[Tensor, ...]:
+        self.memory = self.model.encode(source, source != PAD)
+        return ()
+
+    def replay(self, function: Function) -> Replay:
+        """A new recording that ends with this source."""
+        self.replays.append(Replay(self.recorder, function))
+        return self.replays[-1]
+
+    def step(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What was recorded under this key, or is now."""
+        if key not in self.steps:
+            self.steps[key] = make()
+        return self.steps[key]
+
+    def forget(self) -> None:
+        """Frees all that was recorded at once: as they refer to each other, Python alone would do it at some time."""
+        for replay in self.replays:
+            replay.forget()
+        self.replays.clear()
+        self.steps.clear()
+        del self.encode
+
+    def mask_predict(
+        self, tokens: Tensor, iters: int, update: Update = "hidden", fan: int = 1, only: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `search.mask_predict`, all its passes in one recording; tokens (B * fan, T)."""
+        width = tokens.shape[1]
+        room = padded(width, self.model.knobs.max_length - 2)
+
+        def passes(tokens: Tensor, only: Tensor) -> tuple[Tensor, ...]:
+            step = AllTokens(self.model, self.memory, everywhere=True)
+            return mask_predict(step, tokens, iters, update=update, fan=fan, only=only, leaving=False)
+
+        replay = self.step(("nar", room, iters, update, fan), lambda: self.replay(passes))
+        only = tokens == MASK if only is None else only
+        behind = 0, room - width
+        written, logps, count = replay(F.pad(tokens, behind, value=PAD), F.pad(only, behind))
+        return written[:, :width].clone(), logps[:, :width].clone(), count.clone()
+
+    def ar_scores(self, tokens: Tensor, side: ARSide) -> Tensor:
+        """As `steps.ar_scores`, where EOS is predicted: (R, T) -> (R,)."""
+        room = padded(tokens.shape[1], self.model.knobs.max_length - 2)
+
+        def scores(tokens: Tensor) -> tuple[Tensor, ...]:
+            stream = ar_stream(framed(tokens), side)
+            asking = slice(-tokens.shape[1] - 1, None)  # of the slots, those that predict
+            states, labels = self.model.decode(stream, self.memory)[:, asking], stream.labels[:, asking]
+            logps = token_logps(self.model, states.flatten(0, 1), labels.flatten().clamp(min=0))
+            real = labels != IGNORE
+            return (torch.where(real, logps.view(real.shape), 0.0).sum(1) / real.sum(1),)
+
+        replay = self.step(("scores", room, len(tokens), side), lambda: self.replay(scores))
+        (mean,) = replay(F.pad(tokens, (0, room - tokens.shape[1]), value=PAD))
+        return mean.clone()
+
+    def next_token(self, side: ARSide, beam: int, most: Tensor) -> RecordedNext:
+        """As `steps.NextToken`, for a search with this beam."""
+        room = padded(int(most.max()) + 1, self.model.knobs.max_length)
+        step: RecordedNext = self.step(("next", room, beam, side), lambda: RecordedNext(self, side, beam, room))
+        step.begin()
+        return step
+
+    def verify(self, side: ARSide, most: Tensor, window: int, draft: Draft | None) -> RecordedVerify:
+        """As `steps.Verify`."""
+        longest = self.model.knobs.max_length
+        width, room = padded(window, longest), padded(int(most.max()), longest - 2)
+        length = draft.options.draft_length if draft else 0
+        key = "verify", width, room, length, side
+        step: RecordedVerify = self.step(key, lambda: RecordedVerify(self, side, width, room, length))
+        step.begin(draft)
+        return step
+
+
+class RecordedNext:
+    """As `steps.NextToken`: one pass over `beam` rows of each sentence, with its cache.
+
+    The recording goes on with all rows that a search begins with; `rows` are those that the search still has.
+    """
+
+    def __init__(self, source: RecordedSource, side: ARSide, beam: int, room: int) -> None:
+        self.source, self.side, self.beam = source, side, beam
+        count = len(source.memory.real) * beam
+        self.cache = source.model.new_cache(count, room, fixed=True)
+        self.position = torch.zeros(count, dtype=torch.int64, device=source.memory.real.device)
+        self.all_rows = torch.arange(count, device=self.position.device)
+        self.run = source.replay(self._best if beam == 1 else self._log_probabilities)
+
+    def begin(self) -> None:
+        """Before a text's first token."""
+        nowhere = self.all_rows < 0
+        self.run.prepare(torch.full_like(self.all_rows, BOS), nowhere if self.beam == 1 else self.all_rows)
+        self.position.zero_()  # what an earlier text has left in the cache is born later than what comes
+        self.last = torch.full_like(self.all_rows, BOS)
+        self.rows = self.all_rows[:: self.beam]  # at first one of each sentence
+
+    def _states(self, last: Tensor) -> Tensor:
+        self.cache.at = self.position.clone()
+        stream = following(last[:, None], self.position, torch.ones_like(last, dtype=torch.bool)[:, None], self.side)
+        states = self.source.model.decode(stream, self.source.memory, self.cache)[:, -1]
+        self.position.add_(1)
+        return states
+
+    def _best(self, last: Tensor, at_end: Tensor) -> tuple[Tensor, ...]:
+        return choices(self.source.model, self._states(last), at_end=at_end)
+
+    def _log_probabilities(self, last: Tensor, order: Tensor) -> tuple[Tensor, ...]:
+        self.cache.reorder(order)
+        return (log_probabilities(self.source.model, self._states(last)),)
+
+    def best(self, last: Tensor, kept: Tensor | None, at_end: Tensor) -> tuple[Tensor, Tensor]:
+        """For `greedy`: the best token and its log-probability; each (R,)."""
+        if kept is not None:
+            self.rows = self.rows[kept]
+        ends = (self.all_rows < 0).index_copy(0, self.rows, at_end)
+        best, logps = self.run(self.last.index_copy_(0, self.rows, last), ends)
+        return best[self.rows], logps[self.rows]
+
+    def __call__(self, last: Tensor, parents: Tensor | None) -> Tensor:
+        """For `beam_search`: (R, V) log-probabilities."""
+        order = self.all_rows
+        if parents is not None:
+            before = self.rows[parents]
+            sentences = torch.unique_consecutive(before // self.beam)
+            fan = len(before) // len(sentences)
+            self.rows = (sentences[:, None] * self.beam + order[:fan]).flatten()
+            order = order.index_copy(0, self.rows, before)
+        (logps,) = self.run(self.last.index_copy_(0, self.rows, last), order)
+        return logps[self.rows]
+
+
+class RecordedVerify(Verify):
+    """As `steps.Verify`: one pass over proposals and, with `draft_length`, over the next draft."""
+
+    everywhere = True
+
+    def __init__(self, source: RecordedSource, side: ARSide, width: int, room: int, draft_length: int) -> None:
+        """width: of proposals. room: of verified tokens. draft_length: 0 where no draft is written."""
+        self.source, self.model, self.side = source, source.model, side
+        self.room, self.draft_length = room, draft_length
+        rows, device = len(source.memory.real), source.memory.real.device
+        slots = room + width + 2 + (room + 2 if draft_length else 0)
+        self.cache = source.model.new_cache(rows, slots, fixed=True)
+        self.all_rows = torch.arange(rows, device=device)
+        tokens = torch.full((rows, room), PAD, device=device)
+        proposals = torch.full((rows, width), PAD, device=device)
+        at_end = torch.zeros((rows, width + 1), dtype=torch.bool, device=device)
+        # Of a row that is not there: tokens, counts, proposals, at_end, and the size of its draft.
+        self.blank = [tokens, torch.zeros_like(self.all_rows), proposals, at_end, torch.ones_like(self.all_rows)]
+        self.span = torch.ones((), dtype=torch.float32, device=device)
+        self.replay = source.replay(self._pass)
+
+    def begin(self, draft: Draft | None) -> None:
+        """Before a text's first token."""
+        self.memory, self.draft, self.rows, self.passes = self.source.memory, draft, self.all_rows, 0
+        self.replay.prepare(*self.blank, self.span)
+        self.cache.birth.fill_(NEVER)  # spans of time come again
+
+    def _pass(
+        self, tokens: Tensor, counts: Tensor, proposals: Tensor, at_end: Tensor, size: Tensor, span: Tensor
+    ) -> tuple[Tensor, ...]:
+        self.cache.at = counts
+        drafted = draft_input(tokens, counts, size, self.draft_length, self.room) if self.draft_length else None
+        return self.run(tokens, counts, proposals, at_end, drafted, span)
+
+    def __call__(
+        self, tokens: Tensor, counts: Tensor, proposals: Tensor, at_end: Tensor, sentences: Tensor, kept: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if kept is not None:
+            self.rows = self.rows[kept]
+        self.passes += 1
+        size = self.draft.size(counts, sentences) if self.draft else torch.ones_like(counts)
+        inputs = []
+        for blank, given in zip(self.blank, (tokens, counts, proposals, at_end, size), strict=True):
+            wide = given if given.dim() == 1 else F.pad(given, (0, blank.shape[1] - given.shape[1]))  # PAD, False
+            inputs.append(blank.index_copy(0, self.rows, wide))
+        best, logps, written = self.replay(*inputs, self.span * self.passes)
+        shape = slice(None, at_end.shape[1])
+        best, logps = best[self.rows, shape], logps[self.rows, shape]
+        if self.draft is None:
+            return best, logps, proposals[:, :0]
+        return best, logps, self.draft.proposals(written[self.rows], counts)
+
+
+class RecordedDraft(Draft):
+    """As `steps.Draft`, for a source that was read."""
+
+    def __init__(self, source: RecordedSource, lengths: Tensor, most: Tensor, options: Decoding) -> None:
+        super().__init__(source.model, source.memory, lengths, most, options)
+        self.source = source
+
+    def write(self, known: Tensor, asked: Tensor, sentences: Tensor) -> tuple[Tensor, Tensor]:
+        if len(sentences) < len(self.lengths):
+            rows = torch.full((len(self.lengths), known.shape[1]), PAD, device=known.device)
+            known = rows.index_copy(0, sentences, known)
+            asked = torch.zeros_like(rows, dtype=torch.bool).index_copy(0, sentences, asked)
+        written, _, passes = self.source.mask_predict(known, self.options.draft_iters, only=asked)
+        return written[sentences], passes[sentences]
