@@ -121,7 +121,7 @@ class Noise:
 
 
 ARStream = Literal["content", "query"]
-ARSide = Literal["content", "query", "self", "masks"]  # see core/objectives/ar.py; the last two come with an objective
+ARSide = Literal["content", "query", "self", "masks"]  # see core/stream.py; the last two come with an objective
 
 Sections = dict[str, dict[str, Any]]  # section of a recipe -> knob -> value
 
