@@ -127,10 +127,11 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, busy: Callable[[str], None]) -> Iterator[str]:
+def locked(path: Path, busy: Callable[[str], None], *, keep: bool = False) -> Iterator[str]:
     """Holds the lock file `path`, made here and removed at the end; the kernel frees it when its process is killed.
 
     busy: called with the holder's name where another process has it, before waiting for that one; may raise instead.
+    keep: leave the file there, empty.
 
     Yields:
         The name of the process that was killed while it held the lock, or "".
@@ -146,7 +147,10 @@ def locked(path: Path, busy: Callable[[str], None]) -> Iterator[str]:
                 fcntl.flock(file, fcntl.LOCK_EX)
             if _is_at(file, path):  # else the last holder has removed it
                 break
-        stack.callback(path.unlink, missing_ok=True)
+        if keep:
+            stack.callback(file.truncate, 0)
+        else:
+            stack.callback(path.unlink, missing_ok=True)
         file.seek(0)
         killed = file.read().strip()
         file.truncate(0)

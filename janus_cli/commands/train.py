@@ -82,13 +82,10 @@ def train(
     else:
         check_recipe(recipe, changes, objective)
     check_start(start)
-    from janus_cli.training.request import Request
-    from janus_cli.training.session import run_training
+    from janus_cli.training.run import train as run_training
 
     run_training(
-        Request(
-            recipe=recipe, objective=objective, run=folder, prepared=prepared, data_dir=data_dir, resume=resume,
-            start=start, allow_change=tuple(allow_change or ()), changes=tuple(changes or ()), device=device, seed=seed,
-            threads=threads, force=force, dry_run=dry_run,
-        )
+        recipe=recipe, objective=objective, run=folder, prepared=prepared, data_dir=data_dir, resume=resume,
+        start=start, allow_change=allow_change or (), changes=changes or (), device=device, seed=seed,
+        threads=threads, force=force, dry_run=dry_run,
     )  # fmt: skip

@@ -272,6 +272,15 @@ def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Pat
     )
 
 
+def locate(named: Path) -> tuple[Run, Path]:
+    """A run and the checkpoint to begin from. named: a run, of which the best is taken, or a checkpoint folder.
+
+    Raises:
+        UsageError, CheckpointError: it is neither.
+    """
+    return find_checkpoint(None, named) if (named / MODEL).is_file() else find_checkpoint(named, None)
+
+
 def steps(root: Path) -> Iterator[Path]:
     """Checkpoint folders of training steps, oldest first (not verified)."""
     found = [folder for folder in root.glob("step-*") if folder.is_dir() and folder.name[5:].isdecimal()]

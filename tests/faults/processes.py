@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 import janus_cli
-from janus_cli.training.request import Request
-from janus_cli.training.session import run_training
+from janus_cli.training.run import train
 
 # The code that is under test here, whatever is installed.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(janus_cli.__file__).parents[1])}
@@ -36,11 +35,10 @@ def janus(
 
 def go(recipe: Path, run: str, *changes: str, resume: bool = False, allow: tuple[str, ...] = ()) -> Path:
     """Trains in this process, which takes no time to start; returns the folder of the checkpoints."""
-    request = Request(
+    return train(
         recipe=None if resume else str(recipe), run=Path(run), changes=changes, resume=resume, allow_change=allow,
         device="cpu",
-    )  # fmt: skip
-    return run_training(request).checkpoints
+    ).checkpoints  # fmt: skip
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 100) -> tuple[int, str]:

@@ -21,15 +21,14 @@ from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.errors import CheckpointError, OutOfMemoryError
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint, log
-from janus_cli.training.request import Request
-from janus_cli.training.session import run_training
+from janus_cli.training.run import train
 from janus_cli.training.trainer import LossModule
 
 NO_MEMORY = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
 
 
 def go(recipe: Path, run: str, *changes: str) -> Run:
-    return run_training(Request(recipe=str(recipe), run=Path(run), changes=changes, device="cpu", objective="janus"))
+    return train(recipe=str(recipe), run=Path(run), changes=changes, device="cpu", objective="janus")
 
 
 def skipped(run: str) -> list[dict[str, Any]]:
@@ -132,12 +131,10 @@ def test_an_exception_in_the_middle_of_a_save(tiny_recipe: Path, monkeypatch: py
 
     monkeypatch.setattr(checkpoint, "sync", sync)
     with pytest.raises(CheckpointError, match="No space left"):
-        run_training(
-            Request(
+        train(
                 run=Path("run"), resume=True, changes=("training.updates=4",), allow_change=("training.updates",),
                 device="cpu",
-            )
-        )  # fmt: skip
+            )  # fmt: skip
     assert checkpoint.newest_valid(Path("run/checkpoints")) is not None
     assert not list(Path("run/checkpoints").glob(".*.tmp"))
 

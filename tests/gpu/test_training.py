@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from janus_cli.training.request import Request
-from janus_cli.training.session import run_training
+from janus_cli.training.run import train
 from janus_cli.training.trainer import Trainer
 from tests.faults.processes import digest
 
@@ -18,11 +17,10 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 
 def go(recipe: Path, run: str, *changes: str, resume: bool = False) -> Path:
-    request = Request(
+    return train(
         recipe=None if resume else str(recipe), run=Path(run), changes=changes, resume=resume, device="cuda",
         allow_change=("training.updates",) if resume else (),
-    )  # fmt: skip
-    return run_training(request).checkpoints
+    ).checkpoints  # fmt: skip
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])

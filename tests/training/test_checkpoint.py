@@ -18,14 +18,13 @@ from janus_cli.training import checkpoint
 from janus_cli.training.averaging import average_checkpoints
 from janus_cli.training.checkpoint import MODEL, STATE, best_folders, load_model, newest_valid, verify
 from janus_cli.training.inspecting import describe, lines
-from janus_cli.training.request import Request
-from janus_cli.training.session import run_training
+from janus_cli.training.run import train
 
 
 @pytest.fixture
 def run(tiny_recipe: Path) -> Run:
     changes = ("training.updates=6", "training.validate_every=3")
-    return run_training(Request(recipe=str(tiny_recipe), run=Path("run"), changes=changes, device="cpu"))
+    return train(recipe=str(tiny_recipe), run=Path("run"), changes=changes, device="cpu")
 
 
 def last(run: Run) -> Path:
@@ -76,7 +75,7 @@ def test_training_again_replaces_the_damaged_checkpoint(run: Run) -> None:
     good = {name: value.clone() for name, value in load_file(last(run) / MODEL).items()}  # the file is mapped
     for name in ("state.json", MODEL):
         (last(run) / name).write_bytes(b"{")
-    run_training(Request(run=Path("run"), resume=True, device="cpu"))
+    train(run=Path("run"), resume=True, device="cpu")
     assert verify(last(run)).state["step"] == 6
     assert all(torch.equal(good[name], value) for name, value in load_file(last(run) / MODEL).items())
 
@@ -216,10 +215,8 @@ def test_the_run_to_average_is_named_first_or_by_option(run: Run, capsys: pytest
 
 
 def test_averaging_strangers_is_refused(run: Run, tiny_recipe: Path) -> None:
-    other = run_training(
-        Request(
-            recipe=str(tiny_recipe), run=Path("other"), objective="ar", changes=("training.updates=9",), device="cpu"
-        )
+    other = train(
+        recipe=str(tiny_recipe), run=Path("other"), objective="ar", changes=("training.updates=9",), device="cpu"
     )
     shutil.copytree(other.checkpoints / "step-000009", run.checkpoints / "step-000009")
     with pytest.raises(CheckpointError, match="differ in their objective"):

@@ -27,8 +27,7 @@ from janus_cli.runs import Run
 from janus_cli.training import validation
 from janus_cli.training.checkpoint import load_model, step_of
 from janus_cli.training.checkpoint import steps as checkpoint_steps
-from janus_cli.training.request import Request
-from janus_cli.training.session import run_training
+from janus_cli.training.run import train
 from janus_cli.training.trainer import Trainer
 
 # Eight sentences, seen often: enough to be known by heart.
@@ -42,7 +41,7 @@ CHANGES = (
 
 
 def go(*changes: str, **more: Any) -> Run:
-    request = Request(
+    return train(
         recipe=None if more.get("resume") else "demo",
         run=Path("run"),
         changes=changes,
@@ -50,7 +49,6 @@ def go(*changes: str, **more: Any) -> Run:
         threads=1,
         **more,
     )
-    return run_training(request)
 
 
 def exact(run: Run, step: int, **options: object) -> float:

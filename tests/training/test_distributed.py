@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 import janus_cli
 from janus_cli.recipe import Training
 from janus_cli.runs import Run
-from janus_cli.training.request import Request
-from janus_cli.training.session import run_training
+from janus_cli.training.run import train
 from janus_cli.training.trainer import learning_rate
 
 # Eleven batches an epoch: in its last window, the sixth, the second rank has none.
@@ -30,9 +29,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 def alone(recipe: Path, objective: str) -> Run:
     """One process that reads as much before an update as two do."""
     changes = (*COMMON, "training.accumulate=2")
-    return run_training(
-        Request(recipe=str(recipe), run=Path("one"), objective=objective, device="cpu", changes=changes)
-    )
+    return train(recipe=str(recipe), run=Path("one"), objective=objective, device="cpu", changes=changes)
 
 
 def launch(recipe: Path, objective: str, run: str, *launcher: str) -> subprocess.Popen[str]:

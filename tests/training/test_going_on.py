@@ -15,20 +15,17 @@ import torch
 from janus_cli.errors import CheckpointError, DataError, OutOfMemoryError
 from janus_cli.files import write_atomically
 from janus_cli.runs import Run
-from janus_cli.training import session, trainer
+from janus_cli.training import run as run_module
+from janus_cli.training import trainer
 from janus_cli.training.log import Log
-from janus_cli.training.request import Request
-from janus_cli.training.session import run_training
+from janus_cli.training.run import train
 from janus_cli.training.trainer import Trainer
 
 
 def go(recipe: Path, *changes: str, resume: bool = False, run: str = "run", **more: Any) -> Run:
     allow = tuple(change.partition("=")[0] for change in changes) if resume else ()
     named = None if resume else str(recipe)
-    request = Request(
-        recipe=named, run=Path(run), changes=changes, resume=resume, allow_change=allow, device="cpu", **more
-    )
-    return run_training(request)
+    return train(recipe=named, run=Path(run), changes=changes, resume=resume, allow_change=allow, device="cpu", **more)
 
 
 def entries(run: Run, kind: str) -> list[dict[str, Any]]:
@@ -59,7 +56,7 @@ def test_a_run_that_could_not_begin_begins_when_it_can(tiny_recipe: Path, monkey
         plain(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(session, "write_atomically", full)
+        patch.setattr(run_module, "write_atomically", full)
         with pytest.raises(OSError, match="No space"):
             go(tiny_recipe)
     assert entries(go(tiny_recipe), "done")

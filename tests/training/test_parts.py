@@ -8,8 +8,7 @@ from safetensors.torch import load_file
 
 from janus_cli import recipe_load
 from janus_cli.core.batch import Batch
-from janus_cli.training.request import Request
-from janus_cli.training.session import run_training
+from janus_cli.training.run import train
 from janus_cli.training.trainer import micro_batches
 
 CPU = torch.device("cpu")
@@ -20,10 +19,8 @@ def test_weights_are_the_same_up_to_rounding(tiny_recipe: Path, objective: str) 
     found = []
     for most in (0, 40):
         changes = ("model.dropout=0.0", "training.precision=float32", f"training.cpu_slots={most}")
-        run = run_training(
-            Request(
-                recipe=str(tiny_recipe), run=Path(f"slots{most}"), objective=objective, device="cpu", changes=changes
-            )
+        run = train(
+            recipe=str(tiny_recipe), run=Path(f"slots{most}"), objective=objective, device="cpu", changes=changes
         )
         found.append(load_file(run.checkpoints / "step-000008" / "model.safetensors"))
     for name, weight in found[0].items():

@@ -8,8 +8,7 @@ import torch
 
 from janus_cli import device
 from janus_cli.device import autocast, product_rate, resolve_precision
-from janus_cli.training.request import Request
-from janus_cli.training.session import run_training
+from janus_cli.training.run import train
 
 CPU = torch.device("cpu")
 
@@ -51,10 +50,8 @@ def test_a_run_that_goes_on_in_another_precision_says_so(
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
         changes = (f"training.updates={updates}",)
         recipe, allowed = (str(tiny_recipe), ()) if updates == 2 else (None, ("training.updates",))
-        run_training(
-            Request(
+        train(
                 recipe=recipe, run=Path("run"), changes=changes, resume=updates > 2, allow_change=allowed, device="cpu"
-            )
-        )  # fmt: skip
+            )  # fmt: skip
         told = "up to update 3 this run had precision float32, now it has precision bf16"
         assert (told in capsys.readouterr().err) == (updates == 4)

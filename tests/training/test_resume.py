@@ -23,8 +23,7 @@ from janus_cli.device import resolve_precision
 from janus_cli.errors import CheckpointError, NonFiniteError, RunInUseError, Stopped, UsageError
 from janus_cli.runs import Run
 from janus_cli.training import trainer, validation
-from janus_cli.training.request import Request
-from janus_cli.training.session import run_training
+from janus_cli.training.run import train
 from janus_cli.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -32,11 +31,10 @@ OBJECTIVES = ["ar", "cmlm", "cmlmc", "cemat", "janus"]
 
 
 def go(recipe: Path, run: str, *changes: str, resume: bool = False, allow: tuple[str, ...] = (), **more: Any) -> Run:
-    request = Request(
+    return train(
         recipe=None if resume else str(recipe), run=Path(run), changes=changes, resume=resume, allow_change=allow,
         device="cpu", **more,
     )  # fmt: skip
-    return run_training(request)
 
 
 def digests(run: Run, step: int) -> dict[str, str]:

@@ -13,12 +13,11 @@ from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 from janus_cli.training.inspecting import describe_run
-from janus_cli.training.request import Request
-from janus_cli.training.session import run_training
+from janus_cli.training.run import train
 
 
 def go(recipe: Path, run: str, *changes: str, **more: Any) -> Run:
-    return run_training(Request(recipe=str(recipe), run=Path(run), changes=changes, device="cpu", **more))
+    return train(recipe=str(recipe), run=Path(run), changes=changes, device="cpu", **more)
 
 
 def weights(run: Run, name: str = "last") -> dict[str, torch.Tensor]:
@@ -76,4 +75,4 @@ def test_a_checkpoint_that_changed_meanwhile_is_not_begun_from(tiny_recipe: Path
     other = go(tiny_recipe, "other", objective="ar", seed=7)
     shutil.copytree((other.checkpoints / "last").resolve(), origin)
     with pytest.raises(CheckpointError, match="has changed since"):
-        run_training(Request(run=new.path, resume=True, device="cpu"))
+        train(run=new.path, resume=True, device="cpu")

@@ -10,7 +10,7 @@ from janus_cli.errors import DataError, UsageError
 from janus_cli.files import read_json
 from janus_cli.lab.comparing.entry import SPLIT, Entry
 from janus_cli.recipe import Recipe
-from janus_cli.training import starting
+from janus_cli.training import checkpoint
 
 
 def must_have_averages(recipes: Mapping[str, Recipe], average: int) -> None:
@@ -36,7 +36,7 @@ def must_go_on(entries: Sequence[Entry], steps: int | None, start: Path | None) 
                 "the same --steps, another --out, or --force to train anew",
             )
     new = [entry for entry in entries if not entry.run.manifest.is_file()]
-    wanted = {str(starting.locate(start)[1].resolve())} if start is not None else {None} if new else set()
+    wanted = {str(checkpoint.locate(start)[1].resolve())} if start is not None else {None} if new else set()
     began = {entry.origin: entry.name for entry in entries if entry.run.manifest.is_file()}
     if len(wanted | began.keys()) > 1:
         said = "; ".join(f"{name} with {origin or 'fresh ones'}" for origin, name in began.items())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,8 +27,7 @@ from janus_cli.lab.comparing import jobs
 from janus_cli.runs import Run
 from janus_cli.scoring.metrics import corpus_bleu
 from janus_cli.training.checkpoint import load_model
-from janus_cli.training.request import Request
-from janus_cli.training.session import prepare_data, run_training
+from janus_cli.training.run import prepare_data, train
 
 ITERATIONS = (1, 4, 10)
 TITLES = {"ar": "Transformer", "cmlm": "CMLM", "janus": "JANUS"}
@@ -52,9 +52,11 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
     nothing faster.
     """
     started, decoding_threads = time.monotonic(), threads or torch.get_num_threads()
-    asked = Request(recipe="demo", changes=tuple(changes), seed=seed, threads=threads or 1, device="cpu", force=force)
+    asked = {
+        "recipe": "demo", "changes": changes, "seed": seed, "threads": threads or 1, "device": "cpu", "force": force
+    }  # fmt: skip
     at_once = min(machine.usable_cores() // (threads or 1), len(TITLES))
-    requests = {objective: _request(asked, objective) for objective in TITLES}
+    requests = {objective: _training(asked, objective) for objective in TITLES}
     waiting = set(TITLES)
     if at_once > 1:
         for request in requests.values():
@@ -67,7 +69,7 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
         if objective in waiting:
             console.say(f"\n[{number} of {len(TITLES)}] {TITLES[objective]}")
             with _explained():
-                run_training(_request(asked, objective))  # a process may have begun it and died
+                train(**_training(asked, objective))  # a process may have begun it and died
     trained = {objective: _run_of(objective) for objective in TITLES}
     torch.set_num_threads(decoding_threads)
     rows = [row for objective, run in trained.items() for row in _rows(objective, run)]
@@ -87,16 +89,17 @@ def _run_of(objective: str) -> Run:
     return Run(runs.RUNS / f"demo-{objective}")
 
 
-def _request(asked: Request, objective: str) -> Request:
+def _training(asked: Mapping[str, Any], objective: str) -> dict[str, Any]:
+    """The keywords of `train`."""
     run = _run_of(objective)
-    return replace(asked, objective=objective, run=run.path, resume=run.recipe.exists() and not asked.force)
+    return {**asked, "objective": objective, "run": run.path, "resume": run.recipe.exists() and not asked["force"]}
 
 
-def _check(request: Request) -> None:
+def _check(request: Mapping[str, Any]) -> None:
     """Makes the data and finds what would stop the training, before others are under way."""
     with _explained():
-        prepare_data(request)
-        run_training(replace(request, dry_run=True))
+        prepare_data(**request)
+        train(**request, dry_run=True)
 
 
 @contextmanager

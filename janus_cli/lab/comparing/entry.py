@@ -26,8 +26,7 @@ from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 from janus_cli.training.averaging import average_checkpoints
 from janus_cli.training.checkpoint import STATE
-from janus_cli.training.request import Request
-from janus_cli.training.session import run_training
+from janus_cli.training.run import train
 
 SPLIT = "test"
 
@@ -99,7 +98,7 @@ class Outcome:
         return checkpoint.fingerprint(self.folder)
 
 
-def trained(entry: Entry, request: Request, average: int) -> Outcome:
+def trained(entry: Entry, training: Mapping[str, Any], average: int) -> Outcome:
     """Trains the entry, or goes on with it, and finds the checkpoint to decode. What goes wrong is its outcome.
 
     average: decode the mean of so many last checkpoints, or of as many as a short training has; 0: the last one.
@@ -109,7 +108,7 @@ def trained(entry: Entry, request: Request, average: int) -> Outcome:
     """
     outcome = Outcome(entry)
     try:
-        run_training(request)
+        train(**training)
         folder = (entry.run.checkpoints / "last").resolve()
         if average:
             there = len(list(checkpoint.steps(entry.run.checkpoints)))

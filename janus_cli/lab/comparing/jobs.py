@@ -12,19 +12,18 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from janus_cli import console
 from janus_cli.device import StopSignal
 from janus_cli.errors import JanusError, Stopped
 from janus_cli.runs import Run
-from janus_cli.training.request import Request
-from janus_cli.training.session import prepare_data, run_training
+from janus_cli.training.run import prepare_data, train
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -35,20 +34,19 @@ STATED = b'"step": '
 
 @dataclass(frozen=True)
 class Job:
-    """What one process does. updates: how many its training may make, where that is known."""
+    """What one process does. training: the keywords of `train`; updates: how many it may make, where that is known."""
 
     name: str
-    training: Request
+    training: Mapping[str, Any]
     updates: int | None
 
     @property
     def run(self) -> Run:
-        assert self.training.run is not None, "each training has a folder of its own"
-        return Run(self.training.run)
+        return Run(self.training["run"])
 
     def work(self) -> None:
         """Raises a JanusError where the training fails; the caller, who tries once more, says it."""
-        run_training(self.training)
+        train(**self.training)
 
     def step(self, begun: float) -> int:
         """The last update that the log tells of; of a training begun anew, once its own log is there.
@@ -56,7 +54,7 @@ class Job:
         begun: when the jobs did, in seconds as `time.time` has them.
         """
         with suppress(OSError, ValueError), self.run.log.open("rb") as log:
-            if self.training.force and os.fstat(log.fileno()).st_mtime < begun:
+            if self.training["force"] and os.fstat(log.fileno()).st_mtime < begun:
                 return 0
             log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
             *_, last = log.read().split(STATED)
@@ -89,7 +87,7 @@ def run(jobs: Sequence[Job], at_once: int) -> set[str]:
     """
     for job in jobs:  # not by several of them at once
         with suppress(JanusError):  # said by the caller
-            prepare_data(job.training)
+            prepare_data(**job.training)
     running: dict[SpawnProcess, Job] = {}
     try:
         return _run(jobs, at_once, running)
@@ -132,7 +130,7 @@ def _run(jobs: Sequence[Job], at_once: int, running: dict[SpawnProcess, Job]) ->
             now = [f"{job.name} {steps[job.name]:,}" for job in running.values()]
             bar.advance(sum(steps.values()) - bar.done, ", ".join([f"{ended} of {len(jobs)} trainings ended", *now]))
             if stop.number:
-                again = " without --force" if any(job.training.force for job in jobs) else ""
+                again = " without --force" if any(job.training["force"] for job in jobs) else ""
                 raise Stopped(
                     stop.number, "stopped; every training that ran was saved", f"the same command{again} goes on"
                 )

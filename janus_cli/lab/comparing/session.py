@@ -34,8 +34,8 @@ from janus_cli.recipe import (
     Recipe,
 )
 from janus_cli.runs import Run
-from janus_cli.training import request as training_request
-from janus_cli.training import session, starting
+from janus_cli.training import checkpoint
+from janus_cli.training.run import prepare_data
 
 UNBOUNDED = 10_000_000  # updates, where minutes decide
 
@@ -93,7 +93,7 @@ def run_compare(request: Request) -> tuple[str, int] | None:
     keep_freed_memory()
     _begin(folder, request, entries)
     with suppress(JanusError):  # each training says it
-        session.prepare_data(_training_request(request, entries[0]))
+        prepare_data(**_training_keywords(request, entries[0]))
     agreement.must_have_split(request.prepared or runs.prepared_dir(recipe))
     device = choose_device(request.device)
     again = {entry.name for entry in entries}
@@ -105,7 +105,7 @@ def run_compare(request: Request) -> tuple[str, int] | None:
     for number, entry in enumerate(entries, 1):
         console.say(f"\n[{number} of {len(entries)}] {entry.name}")
         mine = replace(request, force=request.force and entry.name in again)  # else a process has replaced it
-        outcome = trained(entry, _training_request(mine, entry), request.average)
+        outcome = trained(entry, _training_keywords(mine, entry), request.average)
         torch.set_num_threads(threads)
         if outcome.checkpoint is not None:
             decoded(outcome, request.modes, folder / "outputs", device)
@@ -132,7 +132,7 @@ def _planned(request: Request) -> tuple[Recipe, list[Entry], Path]:
     recipe = recipe_load.load(request.recipe or "demo", request.changes)
     matching(request.modes)
     if request.start is not None:
-        starting.locate(request.start)
+        checkpoint.locate(request.start)
     rows: list[str] = []
     recipes = {system.name: system.recipe(request.recipe or "demo", request.changes) for system in compared}
     agreement.must_have_averages(recipes, request.average)
@@ -188,18 +188,18 @@ def _begin(folder: Path, request: Request, entries: Sequence[Entry]) -> None:
         raise DataError(f"{folder} cannot be written: {problem.strerror}", "name another folder with --out") from None
 
 
-def _training_request(request: Request, entry: Entry) -> training_request.Request:
+def _training_keywords(request: Request, entry: Entry) -> dict[str, Any]:
     settings = _settings(request)
     changes = [*request.changes, *entry.system.changes, f"training.updates={settings['steps'] or UNBOUNDED}"]
     changes += [f"training.minutes={float(settings['minutes'])}"] if settings["minutes"] else ["training.minutes=0.0"]
     there = entry.run.recipe.exists() and not request.force
-    return training_request.Request(
-        recipe=request.recipe or "demo", objective=entry.system.objective, run=entry.run.path,
-        prepared=request.prepared, data_dir=request.data_dir, resume=there,
-        start=None if there else request.start, changes=tuple(changes), device=request.device, seed=entry.seed,
-        threads=request.threads, force=request.force and not there,
-        allow_change=("training.updates", "training.minutes") if there else (),  # a budget may grow
-    )  # fmt: skip
+    return {
+        "recipe": request.recipe or "demo", "objective": entry.system.objective, "run": entry.run.path,
+        "prepared": request.prepared, "data_dir": request.data_dir, "resume": there,
+        "start": None if there else request.start, "changes": tuple(changes), "device": request.device,
+        "seed": entry.seed, "threads": request.threads, "force": request.force and not there,
+        "allow_change": ("training.updates", "training.minutes") if there else (),  # a budget may grow
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -216,12 +216,12 @@ class _Job(jobs.Job):
         if outcome.checkpoint is None:
             raise JanusError(outcome.failed["training"])
         with suppress(JanusError):
-            decoded(outcome, self.modes, self.outputs, choose_device(self.training.device))
+            decoded(outcome, self.modes, self.outputs, choose_device(self.training["device"]))
 
 
 def _job(request: Request, entry: Entry, folder: Path) -> _Job:
     """What one of several processes does."""
-    training, steps = _training_request(request, entry), _settings(request)["steps"]
+    training, steps = _training_keywords(request, entry), _settings(request)["steps"]
     return _Job(entry.name, training, steps, entry, request.average, request.modes, folder / "outputs")
 
 

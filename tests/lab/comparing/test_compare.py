@@ -163,15 +163,15 @@ def test_minutes_are_an_equal_budget_too(compare: Compare) -> None:
 
 
 def test_what_fails_is_a_row_that_says_why(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = entry_module.run_training
+    real = entry_module.train
 
-    def fail(request: Any) -> object:
-        if request.objective == "cmlm":
+    def fail(**options: Any) -> object:
+        if options["objective"] == "cmlm":
             raise OutOfMemoryError("no room for cmlm")
-        return real(request)
+        return real(**options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(entry_module, "run_training", fail)
+        patch.setattr(entry_module, "train", fail)
         code, out, err = compare("--objectives", "ar,cmlm,janus", "--steps", "2", "--modes", "ar.beam1")
     assert code == 1
     assert "1 of the rows failed" in err
@@ -183,10 +183,10 @@ def test_what_fails_is_a_row_that_says_why(compare: Compare, monkeypatch: pytest
 
 
 def test_a_signal_stops_everything(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(_: object) -> None:
+    def stop(**_: object) -> None:
         raise Stopped(15, "stopped after update 1, saved")
 
-    monkeypatch.setattr(entry_module, "run_training", stop)
+    monkeypatch.setattr(entry_module, "train", stop)
     assert compare("--objectives", "ar,cmlm", "--steps", "2")[0] == 143
     assert "rows" not in found()
 
