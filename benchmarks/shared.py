@@ -21,6 +21,7 @@ from janus_cli.core.batch import SPECIAL, Batch, collate
 from janus_cli.data.store import StoreWriter
 from janus_cli.device import choose_device
 from janus_cli.errors import JanusError
+from janus_cli.files import MANIFEST, write_json
 from janus_cli.lab import machine
 from janus_cli.lab.timing import Spread
 from janus_cli.recipe import Recipe
@@ -97,6 +98,14 @@ def made_up_store(folder: Path, pairs: int, mean: int, most: int, vocabulary: in
     sizes = {"source_vocabulary": vocabulary, "target_vocabulary": vocabulary}
     with StoreWriter(folder, "train", **sizes, origin={}) as writer:
         writer.add(*sides)
+    write_made_up_manifest(folder, writer, vocabulary)
+
+
+def write_made_up_manifest(folder: Path, writer: StoreWriter, vocabulary: int) -> None:
+    """As much of it as a store needs."""
+    about = {"kept": writer.rows, "fingerprint": writer.fingerprint}
+    sizes = {"source": vocabulary, "target": vocabulary}
+    write_json(folder / MANIFEST, {"vocabulary": sizes, "splits": {"train": about}})
 
 
 @contextmanager

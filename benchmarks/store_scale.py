@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shared
 
 from janus_cli import console
 from janus_cli.data.batching import epoch_batches, load_batch
@@ -75,6 +76,7 @@ def make(folder: Path, pairs: int) -> None:
         for start in range(0, pairs, CHUNK):
             count = min(CHUNK, pairs - start)
             writer.add(_side(rng, count), _side(rng, count))
+    shared.write_made_up_manifest(folder, writer, VOCABULARY)
 
 
 def _side(rng: np.random.Generator, count: int) -> Ragged:

@@ -2,8 +2,7 @@
 
     SPLIT.source.npy, SPLIT.target.npy   (tokens,) int32: the ids of all pairs, one after the other, no BOS, no EOS
     SPLIT.offsets.npy                    (pairs + 1, 2) int64: where each pair begins in either
-    SPLIT.store.json                     split, sizes of the vocabularies, fingerprints of text and tokenizer, and one
-                                         of all of these and the ids; written last
+    manifest.json                        sizes of the vocabularies; for each split its pairs and its fingerprint
 
 Written piece by piece, so memory does not grow with the corpus; read through a memory map without copies.
 """
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from janus_cli.errors import DataError
-from janus_cli.files import read_json, write_json
+from janus_cli.files import MANIFEST, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +56,7 @@ class Ragged:
 
 def store_files(split: str) -> list[str]:
     """Names of a split's files."""
-    return [f"{split}.{name}" for name in ("source.npy", "target.npy", "offsets.npy", "store.json")]
+    return [f"{split}.{name}.npy" for name in ("source", "target", "offsets")]
 
 
 class _GrowingArray:
@@ -82,13 +81,13 @@ class _GrowingArray:
 
 
 class StoreWriter:
-    """Writes a split into `folder`, piece by piece; a store that is not finished cannot be opened.
+    """Writes a split into `folder`, piece by piece. `rows` and `fingerprint` belong into the folder's manifest.
 
     Args:
         folder: where to; whoever makes it sees to it that it appears whole.
         split: train, valid or test.
         source_vocabulary, target_vocabulary: ids are below these.
-        origin: fingerprints of tokenizer and text.
+        origin: fingerprints of tokenizer and text, which go into that of the ids.
     """
 
     def __init__(
@@ -96,15 +95,18 @@ class StoreWriter:
     ) -> None:
         self.rows, self.fingerprint = 0, ""
         self._paths = [folder / name for name in store_files(split)]
-        self._about = {"split": split, "source_vocabulary": source_vocabulary, "target_vocabulary": target_vocabulary}
-        self._origin = dict(origin)
-        texts = {key: str(value) for key, value in self._about.items()}
-        texts |= {"format": "1", **{f"origin.{key}": value for key, value in origin.items()}}
-        self._digest = hashlib.sha256(repr(sorted(texts.items())).encode())
+        about = {
+            "format": "1",
+            "split": split,
+            "source_vocabulary": str(source_vocabulary),
+            "target_vocabulary": str(target_vocabulary),
+            **{f"origin.{key}": value for key, value in origin.items()},
+        }
+        self._digest = hashlib.sha256(repr(sorted(about.items())).encode())
         self._ends = np.zeros((1, 2), np.int64)
 
     def __enter__(self) -> StoreWriter:
-        source, target, offsets, _ = self._paths
+        source, target, offsets = self._paths
         self._sides = _GrowingArray(source, "<i4"), _GrowingArray(target, "<i4")
         self._offsets = _GrowingArray(offsets, "<i8", (2,))
         self._offsets.append(self._ends)
@@ -128,30 +130,22 @@ class StoreWriter:
         for array in (*self._sides, self._offsets):
             with array.file:
                 array.complete()
-        if kind is None:
-            self.fingerprint = self._digest.hexdigest()
-            about = {**self._about, "origin": self._origin, "pairs": self.rows, "fingerprint": self.fingerprint}
-            write_json(self._paths[-1], about)
+        self.fingerprint = self._digest.hexdigest()
 
 
 class Store:
     """Sentence pairs of one split, memory-mapped; see `open`."""
 
     def __init__(self, folder: Path, split: str) -> None:
-        *arrays, about_path = (folder / name for name in store_files(split))
-        about = read_json(about_path)
-        self.folder, self.split = folder, split
-        self.source_vocabulary, self.target_vocabulary = (
-            int(about["source_vocabulary"]),
-            int(about["target_vocabulary"]),
-        )
-        self.fingerprint, self.origin = str(about["fingerprint"]), dict(about["origin"])
+        manifest = read_json(folder / MANIFEST)
+        about, sizes = manifest["splits"][split], manifest["vocabulary"]
+        self.folder, self.split, self.fingerprint = folder, split, str(about["fingerprint"])
+        self.source_vocabulary, self.target_vocabulary = int(sizes["source"]), int(sizes["target"])
         self.lexicon: Tensor | None = None  # goes into every batch, see `lexicon.py`
-        self._source, self._target, self._offsets = map(_mapped, arrays, ("<i4", "<i4", "<i8"))
-        if about["split"] != split:
-            raise ValueError(f"it holds the {about['split']} split, not {split}")
-        if self._offsets.shape != (int(about["pairs"]) + 1, 2):
-            raise ValueError(f"{len(self._offsets) - 1} pairs where {about['pairs']} were written")
+        paths = [folder / name for name in store_files(split)]
+        self._source, self._target, self._offsets = map(_mapped, paths, ("<i4", "<i4", "<i8"))
+        if self._offsets.shape != (int(about["kept"]) + 1, 2):
+            raise ValueError(f"{len(self._offsets) - 1} pairs where {about['kept']} were written")
 
     @classmethod
     def open(cls, folder: Path, split: str, *, check: bool = True) -> Store:
@@ -162,11 +156,9 @@ class Store:
             check: False where the very same files were looked at before: their ids, which may be many, are not read.
 
         Raises:
-            DataError: missing, of an earlier version, truncated, damaged, of another split, or with ids outside its
-                vocabulary.
+            DataError: missing, of an earlier version, truncated, damaged, or with ids outside its vocabulary.
         """
-        name = folder / f"{split}.store.json"
-        if not name.is_file() and (folder / f"{split}.arrow").is_file():
+        if (folder / f"{split}.arrow").is_file():
             raise DataError(f"{folder} was prepared by an earlier version of janus (it has {split}.arrow)", AGAIN)
         try:
             store = cls(folder, split)

@@ -21,6 +21,7 @@ from janus_cli.data.prepare import prepare
 from janus_cli.data.prepared import Prepared, open_prepared
 from janus_cli.data.store import Store, StoreWriter
 from janus_cli.errors import CheckpointError, DataError
+from janus_cli.files import MANIFEST, write_json
 from janus_cli.runs import prepared_dir
 
 Pairs = list[tuple[list[int], list[int]]]
@@ -42,6 +43,8 @@ def made_up(count: int = 300) -> Pairs:
 def store(folder: Path, pairs: Pairs) -> Store:
     with StoreWriter(folder, "train", source_vocabulary=80, target_vocabulary=90, origin={}) as writer:
         writer.add([source for source, _ in pairs], [target for _, target in pairs])
+    about = {"kept": len(pairs), "fingerprint": writer.fingerprint}
+    write_json(folder / MANIFEST, {"vocabulary": {"source": 80, "target": 90}, "splits": {"train": about}})
     return Store.open(folder, "train")
 
 

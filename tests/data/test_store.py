@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +14,7 @@ from hypothesis import strategies as st
 from janus_cli.data import store as module
 from janus_cli.data.store import Ragged, Store, StoreWriter, store_files
 from janus_cli.errors import DataError
+from janus_cli.files import MANIFEST, write_json
 
 Rows = Sequence[Sequence[int]]
 PIECES: list[tuple[Rows, Rows]] = [([[5, 6], [], [7]], [[8], [9, 9], []]), ([[6]], [[5, 5, 5]])]
@@ -26,6 +25,8 @@ def write(folder: Path, pieces: Sequence[tuple[Rows, Rows]] = PIECES, *, split: 
     with writer:
         for sources, targets in pieces:
             writer.add(sources, targets)
+    about = {"kept": writer.rows, "fingerprint": writer.fingerprint}
+    write_json(folder / MANIFEST, {"vocabulary": {"source": top, "target": top + 1}, "splits": {split: about}})
     return writer.fingerprint
 
 
@@ -35,7 +36,7 @@ def contents(folder: Path, split: str = "train") -> list[bytes]:
 
 def test_pairs_lengths_and_sizes(tmp_path: Path) -> None:
     fingerprint = write(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(store_files("train"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([MANIFEST, *store_files("train")])
     store = Store.open(tmp_path, "train")
     assert [[side.tolist() for side in store.pair(index)] for index in range(len(store))] == [
         [[5, 6], [8]],
@@ -46,7 +47,7 @@ def test_pairs_lengths_and_sizes(tmp_path: Path) -> None:
     assert [side.tolist() for side in store.lengths()] == [[2, 0, 1, 1], [1, 2, 0, 3]]
     assert {side.dtype for side in store.lengths()} == {np.dtype(np.int64)}
     assert (store.source_vocabulary, store.target_vocabulary, store.split) == (10, 11, "train")
-    assert (store.fingerprint, store.origin) == (fingerprint, {"text": "abc"})
+    assert store.fingerprint == fingerprint
     for index in (-1, 4, 100):
         with pytest.raises(IndexError):
             store.pair(index)
@@ -118,7 +119,7 @@ def test_ids_outside_the_vocabulary_are_refused(
         Store.open(tmp_path, "train")
 
 
-@pytest.mark.parametrize("name", store_files("train"))
+@pytest.mark.parametrize("name", [MANIFEST, *store_files("train")])
 def test_a_truncated_file_is_refused_at_every_length(tmp_path: Path, name: str) -> None:
     write(tmp_path)
     whole = (tmp_path / name).read_bytes().rstrip()
@@ -130,7 +131,7 @@ def test_a_truncated_file_is_refused_at_every_length(tmp_path: Path, name: str) 
 
 def test_flipped_bits_are_refused_or_harmless_but_never_crash(tmp_path: Path) -> None:
     write(tmp_path)
-    names, rng = store_files("train"), random.Random(2)
+    names, rng = [MANIFEST, *store_files("train")], random.Random(2)
     whole = {name: (tmp_path / name).read_bytes() for name in names}
     for number in range(400):
         name = names[number % len(names)]
@@ -146,12 +147,8 @@ def test_flipped_bits_are_refused_or_harmless_but_never_crash(tmp_path: Path) ->
         (tmp_path / name).write_bytes(whole[name])
 
 
-def edit(**changes: Any) -> Callable[[Path], None]:
-    def apply(folder: Path) -> None:
-        file = folder / "train.store.json"
-        file.write_text(json.dumps(json.loads(file.read_bytes()) | changes))
-
-    return apply
+def edit(old: str, new: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / MANIFEST).write_text((folder / MANIFEST).read_text().replace(old, new))
 
 
 def offsets(*rows: tuple[int, int]) -> Callable[[Path], None]:
@@ -161,42 +158,25 @@ def offsets(*rows: tuple[int, int]) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda folder: (folder / "train.store.json").unlink(), "train.store.json does not exist"),
+        (lambda folder: (folder / MANIFEST).unlink(), "manifest.json does not exist"),
         (lambda folder: (folder / "train.source.npy").unlink(), "train.source.npy does not exist"),
-        (lambda folder: (folder / "train.store.json").write_text("hello\n"), "is damaged"),
-        (lambda folder: (folder / "train.store.json").write_text("{}"), "is damaged"),
+        (lambda folder: (folder / MANIFEST).write_text("hello\n"), "is damaged"),
+        (edit("train", "valid"), "is damaged"),
+        (edit("10", '"many"'), "is damaged"),
+        (edit("4", "5"), "4 pairs where 5 were written"),
         (lambda folder: (folder / "train.target.npy").write_text("hello\n" * 100), "no janus store"),
         (lambda folder: np.save(folder / "train.target.npy", np.zeros(9)), "holds float64"),
-        (edit(split="valid"), "holds the valid split, not train"),
-        (edit(source_vocabulary="many"), "is damaged"),
-        (edit(origin=None), "is damaged"),
-        (edit(pairs=5), "4 pairs where 5 were written"),
         (offsets((0, 0), (2, 1), (2, 3), (3, 3)), "3 pairs where 4 were written"),
         (offsets((0, 0), (2, 1), (2, 3), (3, 3), (400, 6)), "do not fit"),
         (offsets((0, 0), (2, 1), (2, 3), (3, 3), (4, 5)), "do not fit"),
         (offsets((0, 0), (3, 1), (2, 3), (3, 3), (4, 6)), "do not fit"),
         (offsets((0, 0), (-1, 1), (2, 3), (3, 3), (4, 6)), "do not fit"),
         (offsets((1, 0), (2, 1), (2, 3), (3, 3), (4, 6)), "do not fit"),
-        (lambda folder: [(folder / name).unlink() for name in store_files("train")] and
-            (folder / "train.arrow").touch(), "prepared by an earlier version"),
+        (lambda folder: (folder / "train.arrow").touch(), "prepared by an earlier version"),
     ],
 )  # fmt: skip
 def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], object], words: str) -> None:
     write(tmp_path)
     damage(tmp_path)
     with pytest.raises(DataError, match=words):
-        Store.open(tmp_path, "train")
-
-
-def test_a_store_that_was_not_finished_cannot_be_opened(tmp_path: Path) -> None:
-    writer = StoreWriter(tmp_path, "train", source_vocabulary=9, target_vocabulary=9, origin={})
-
-    def work() -> None:
-        with writer:
-            writer.add([[1]], [[2]])
-            raise RuntimeError("stop")
-
-    with pytest.raises(RuntimeError, match="stop"):
-        work()
-    with pytest.raises(DataError, match="does not exist"):
         Store.open(tmp_path, "train")
