@@ -149,7 +149,7 @@ def test_the_peer_gets_our_batches(benchmarks: dict[str, ModuleType], tmp_path: 
         [(mine, _, _)], theirs = next(ours.windows).micros, next(peer.batches)
         assert torch.equal(mine.source, theirs.source)
         assert torch.equal(mine.target, theirs.target)
-    assert ours.at.epoch > 0
+    assert ours.trainer.position.epoch > 0
 
 
 @pytest.mark.parametrize("objective", ["ar", "janus"])
