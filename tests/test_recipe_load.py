@@ -1,6 +1,10 @@
 """Recipe files and `--set`: what is found, what is read, and how every mistake is named."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,18 +12,22 @@ from janus_cli import recipe_load
 from janus_cli.errors import UsageError
 
 
-def _write(folder: Path, text: str | bytes) -> str:
+def _write(folder: Path, content: str | bytes | dict[str, Any]) -> str:
     file = folder / "mine.yaml"
-    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    content = json.dumps(content) if isinstance(content, dict) else content
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
     return str(file)
 
 
-def _message(name: str, *overrides: str, objective: str | None = None) -> str:
+def _mistakes(name: str, *overrides: str, objective: str | None = None) -> list[str]:
     with pytest.raises(UsageError) as caught:
         recipe_load.load(name, overrides, objective)
     assert caught.value.exit_code == 2
     assert caught.value.hint
-    return caught.value.message
+    first, *lines = caught.value.message.split("\n  ")
+    if lines:
+        assert first == f"{len(lines)} mistakes in the recipe"
+    return lines or [first]
 
 
 @pytest.mark.parametrize("name", list(recipe_load.available()))
@@ -33,66 +41,90 @@ def test_dump_reads_back_unchanged(tmp_path: Path, name: str) -> None:
 
 
 def test_values_that_plain_yaml_would_spoil(tmp_path: Path) -> None:
-    recipe = recipe_load.load(
-        _write(
-            tmp_path,
-            "name: no\nabout: off\nseed: 010\ntraining: {learning_rate: 1e-4, epsilon: 5E-9, clip: 1}\n"
-            "data: {source: no, target: on, clean: [nfc, lowercase]}\n",
-        )
-    )
+    text = """name: no\nabout: off\nseed: 010\ntraining: {learning_rate: 1e-4, epsilon: 5E-9, clip: 1}
+data: {source: no, target: on, clean: [nfc, lowercase]}
+"""
+    recipe = recipe_load.load(_write(tmp_path, text))
     assert (recipe.name, recipe.about, recipe.seed) == ("no", "off", 10)
     assert (recipe.training.learning_rate, recipe.training.epsilon, recipe.training.clip) == (1e-4, 5e-9, 1.0)
     assert (recipe.data.source, recipe.data.target, recipe.data.clean) == ("no", "on", ("nfc", "lowercase"))
-
-
-def test_byte_order_mark_and_line_ends(tmp_path: Path) -> None:
     assert recipe_load.load(_write(tmp_path, b"\xef\xbb\xbfname: a\r\nseed: 3\r\n")).seed == 3
 
 
 @pytest.mark.parametrize(
     ("text", "mistakes"),
     [
-        ("name: a\nmodel:\n  widht: 3\n", ["3: model.widht: unknown key, did you mean width? Valid here: width, fe"]),
-        ("name: a\nlearning_rate: 1\n", ["2: learning_rate: unknown key, did you mean training.learning_rate? "]),
-        ("name: a\nzzz: 1\n", ["2: zzz: unknown key. Valid here: name, about, seed, data"]),
-        ("name: a\nobjective:\n  name: cmlm\n  kl_start: 1\n", ["4: objective.kl_start: unknown key. Valid he"]),
-        ("name: a\nobjective: {name: ar, janus: 1}\n", ["2: objective.janus: unknown key"]),
-        ("name: a\nobjective:\n  noise:\n    spam: 1\n", ["4: objective.noise.spam: unknown key, did you mean spans?"]),
-        ("name: a\nobjective: {name: jnus}\n", ["2: objective.name: no such objective (got jnus; choose from ar, "]),
-        ("name: a\nobjective: cmlm\n", ["2: objective: should be a section of `key: value` lines (got \"cmlm\")"]),
-        ("seed: 1\n", [" name: is missing"]),
-        ("name: a\ndata:\n  downloads:\n    - save_as: x\n", ["4: data.downloads.0.url: is missing"]),
-        ("name: a\nmodel:\n  heads: true\n", ["3: model.heads: should be a valid integer (got true)"]),
-        ("name: a\nmodel:\n  dropout: .nan\n", ["3: model.dropout: should be a finite number (got NaN)"]),
-        ("name: a\nmodel:\n  dropout: 1e999\n", ["3: model.dropout: should be a finite number (got Infinity)"]),
-        ("name: a\nmodel:\n  dropout: no\n", ["3: model.dropout: should be a valid number (got \"no\")"]),
-        ("name: a\nmodel:\n  dropout: 2\n", ["3: model.dropout: should be less than or equal to 1 (got 2)"]),
-        ("name: a\nmodel:\n  tie: al\n", ["3: model.tie: should be 'all', 'target' or 'none' (got \"al\"), did you"]),
-        ("name: a\ntraining: 3\n", ["2: training: should be a section of `key: value` lines (got 3)"]),
-        ("name: a\ndata: {clean: nfc}\n", ["2: data.clean: should be a list (got \"nfc\")"]),
-        ("name: a\nmodel:\n  width: 30\n", ["2: model: width 30 is not a multiple of heads 4"]),
-        ("name: a\ndata:\n  max_tokens: 999\n", ["3: data.max_tokens: 999 + BOS + EOS does not fit model.max_len"]),
-        ("name: a\nseed: 1\nseed: 2\n", ["3: seed: stands here again, first in line 2"]),
-        ("name: a\nseed: *x\n", ["2: seed: aliases are not allowed"]),
-        ("name: a\nseed: !!python/object/apply:os.system [ls]\n", ["2: seed: tags are not allowed"]),
-        ("a: &a [x, x]\nb: &b [*a, *a]\nname: c\n", ["1: a: anchors", "1: a: unknown key", "2: b: anchors",
-                                                     "2: b: unknown key", "2: b.0: aliases", "2: b.1: aliases"]),
-        ("name: a\nmodel: [1\n", ["3: not YAML"]),
-        ("- name\n", ["1: a recipe is a set of `key: value` lines"]),
-        ("", ["1: a recipe is a set of `key: value` lines (got None)"]),
-        ("name: ../a\n", ["1: name: should be a plain name"]),
-        ("name: a\ndata: {train: /etc/passwd}\n", ["2: data.train: should be a plain name"]),
+        ("model:\n  widht: 3\n", ["3: model.widht: unknown key, did you mean width? Valid here: width, fe"]),
+        ("learning_rate: 1\n", ["2: learning_rate: unknown key, did you mean training.learning_rate? "]),
+        ("zzz: 1\n", ["2: zzz: unknown key. Valid here: name, about, seed, data"]),
+        ("objective:\n  name: cmlm\n  kl_start: 1\n", ["4: objective.kl_start: unknown key. Valid he"]),
+        ("objective: {name: ar, janus: 1}\n", ["2: objective.janus: unknown key"]),
+        ("objective:\n  noise:\n    spam: 1\n", ["4: objective.noise.spam: unknown key, did you mean spans?"]),
+        ("objective: {name: jnus}\n", ["2: objective.name: no such objective (got jnus; choose from ar, "]),
+        ("objective: cmlm\n", ["2: objective: should be a section of `key: value` lines (got \"cmlm\")"]),
+        ("data:\n  downloads:\n    - save_as: x\n", ["4: data.downloads.0.url: is missing"]),
+        ("model:\n  heads: true\n", ["3: model.heads: should be a valid integer (got true)"]),
+        ("model:\n  heads: '5'\n", ["3: model.heads: should be a valid integer (got \"5\")"]),
+        ("model:\n  dropout: .nan\n", ["3: model.dropout: should be a finite number (got NaN)"]),
+        ("model:\n  dropout: 1e999\n", ["3: model.dropout: should be a finite number (got Infinity)"]),
+        ("model:\n  dropout: no\n", ["3: model.dropout: should be a valid number (got \"no\")"]),
+        ("model:\n  dropout: 2\n", ["3: model.dropout: should be less than or equal to 1 (got 2)"]),
+        ("model:\n  tie: al\n", ["3: model.tie: should be 'all', 'target' or 'none' (got \"al\"), did you"]),
+        ("training: 3\n", ["2: training: should be a section of `key: value` lines (got 3)"]),
+        ("data: {clean: nfc}\n", ["2: data.clean: should be a list (got \"nfc\")"]),
+        ("seed: -1\n", ["2: seed: should be greater than or equal to 0 (got -1)"]),
+        ("seed: !!python/object/apply:os.system [ls]\n", ["2: seed: tags are not allowed"]),
+        ("a: &a [x, x]\nb: &b [*a, *a]\n", ["2: a: anchors", "2: a: unknown key", "3: b: anchors",
+                                            "3: b: unknown key", "3: b.0: aliases", "3: b.1: aliases"]),
+        ("model: [1\n", ["3: not YAML"]),
+        # What does not fit together:
+        ("model:\n  width: 30\n", ["2: model: width 30 is not a multiple of heads 4"]),
+        ("model: {attention: flex, attention_dropout: 0.1}", ["2: model: attention flex has no dropout"]),
+        ("model:\n  max_length: 9\n", ["1: data.max_tokens: 175 + BOS + EOS does not fit model.max_length 9"]),
+        ("data:\n  max_tokens: 999\n", ["3: data.max_tokens: 999 + BOS + EOS does not fit model.max_len"]),
+        ("data: {source: de, target: de}", ["2: data: source and target are both 'de'"]),
+        ("data: {valid: train}", ["2: data: train, valid and test need three names"]),
+        ("tokenizer: {joint: false}", ["1: model.tie: all needs tokenizer.joint true"]),
+        ("tokenizer: {joiner: '@@'}", ["2: tokenizer: joiner '@@' joins parts of words: it needs kind words"]),
+        ("objective: {name: cemat}\ntokenizer: {joint: false}\nmodel: {tie: target}",
+         ["2: objective.switched: puts words of the target into the source: it needs tokenizer.joint true, or 0"]),
+        ("objective: {name: cemat, source_least: 0.3}", ["2: objective: source_least 0.3 is more than source_most"]),
+        ("objective: {name: cemat, target_most: 0.1}", ["2: objective: target_least 0.2 is more than target_most"]),
+        ("objective: {name: cmlm, noise: {}}", ["2: objective.noise: all of uniform, spans, fixed, suffix and full"]),
+        ("objective: {noise: {spans: 0.5, span_budget: 0}}", ["2: objective.noise: span_budget is 0: spans would"]),
     ],
 )  # fmt: skip
 def test_mistakes_in_a_file(tmp_path: Path, text: str, mistakes: list[str]) -> None:
-    file = _write(tmp_path, text)
-    lines = _message(file).split("\n  ")
-    if len(mistakes) > 1:
-        assert lines.pop(0) == f"{len(mistakes)} mistakes in the recipe"
+    file = _write(tmp_path, f"name: a\n{text}")
+    lines = _mistakes(file)
     assert len(lines) == len(mistakes)
     for line, mistake in zip(lines, mistakes, strict=True):
-        assert mistake in line
-        assert line.startswith(f"{file}:")
+        assert line.startswith(f"{file}:{mistake}")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("seed: 1\n", "name: is missing"),
+        ("- name\n", ":1: a recipe is a set of `key: value` lines"),
+        ("", ":1: a recipe is a set of `key: value` lines (got None)"),
+        (b"name: a\nabout: \xff\n", ":2: not UTF-8 (byte 16)"),
+    ],
+)
+def test_files_that_are_no_recipe(tmp_path: Path, content: str | bytes, words: str) -> None:
+    (line,) = _mistakes(_write(tmp_path, content))
+    assert words in line
+
+
+@pytest.mark.parametrize("value", ["../x", "/etc/x", "a/b", "..", ".x", "", "a\\b", "a b", "x\n"])
+@pytest.mark.parametrize("key", ["name", "source", "target", "train", "valid", "test", "save_as"])
+def test_names_that_become_paths_stay_inside(tmp_path: Path, key: str, value: str) -> None:
+    section: dict[str, Any] = {key: value}
+    if key != "name":
+        data = {"downloads": [{"url": "http://x", "save_as": value}]} if key == "save_as" else {key: value}
+        section = {"name": "x", "data": data}
+    (line,) = _mistakes(_write(tmp_path, section))
+    assert f"{key}: should be a plain name" in line
 
 
 @pytest.mark.parametrize(
@@ -114,17 +146,21 @@ def test_mistakes_in_a_file(tmp_path: Path, text: str, mistakes: list[str]) -> N
     ],
 )  # fmt: skip
 def test_mistakes_in_set(changes: list[str], mistakes: list[str]) -> None:
-    lines = [line for line in _message("demo", *changes).split("\n  ") if line.startswith("--set")]
+    lines = [line for line in _mistakes("demo", *changes) if line.startswith("--set")]
     assert len(lines) == len(mistakes)
     for line, mistake in zip(lines, mistakes, strict=True):
         assert line.startswith(mistake)
 
 
-def test_file_and_set_are_reported_together_in_order(tmp_path: Path) -> None:
+def test_mistakes_are_reported_together_in_order_and_a_thousand_are_cut(tmp_path: Path) -> None:
     file = _write(tmp_path, "name: a\nmodel:\n  tie: x\nseed: -1\n")
-    lines = _message(file, "training.updates=0", objective="x").split("\n  ")
-    places = [line.split(": ")[0] for line in lines[1:]]
+    places = [line.split(": ")[0] for line in _mistakes(file, "training.updates=0", objective="x")]
     assert places == [f"{file}:3", f"{file}:4", "--objective x", "--set training.updates=0"]
+    file = _write(tmp_path, "name: a\n" + "".join(f"x{number}: 1\n" for number in range(1000)))
+    with pytest.raises(UsageError) as caught:
+        recipe_load.load(file)
+    lines = caught.value.message.split("\n  ")
+    assert (lines[0], lines[-1], len(lines)) == ("1000 mistakes in the recipe", "... and 960 more", 42)
 
 
 def test_set_is_applied_last_and_in_order(tmp_path: Path) -> None:
@@ -141,20 +177,16 @@ def test_set_is_applied_last_and_in_order(tmp_path: Path) -> None:
 
 
 def test_objective_is_exchanged_and_nothing_else(tmp_path: Path) -> None:
-    file = _write(tmp_path, "name: a\nobjective: {name: janus, kl_start: 7, label_smoothing: 0.3}\nseed: 4\n")
+    file = _write(tmp_path, "name: a\nobjective: {kl_start: 7, label_smoothing: 0.3}\nseed: 4\n")  # janus, if unnamed
     kept, changed = recipe_load.load(file, objective="janus"), recipe_load.load(file, objective="cmlm")
     assert kept == recipe_load.load(file)
-    assert changed.plain()["objective"] == {**recipe_load.load("demo", objective="cmlm").plain()["objective"]}
+    assert kept.plain()["objective"]["kl_start"] == 7
+    assert changed.plain()["objective"] == recipe_load.load("demo", objective="cmlm").plain()["objective"]
     assert changed.objective.label_smoothing == 0.1
     assert {**changed.plain(), "objective": None} == {**kept.plain(), "objective": None}
     assert recipe_load.load(file, ["objective.label_smoothing=0"], "ar").plain()["objective"] == {
         "name": "ar", "ar_stream": "content", "label_smoothing": 0.0
     }  # fmt: skip
-
-
-def test_objective_without_a_name_is_the_default_one(tmp_path: Path) -> None:
-    file = _write(tmp_path, "name: a\nobjective: {kl_start: 7}\n")
-    assert recipe_load.load(file, objective="janus").plain()["objective"]["kl_start"] == 7
 
 
 def test_names_come_before_files_and_unknown_ones_are_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,28 +198,29 @@ def test_names_come_before_files_and_unknown_ones_are_guessed(tmp_path: Path, mo
     with pytest.raises(UsageError, match="no recipe named 'iwslt1', did you mean iwslt14") as caught:
         recipe_load.load("iwslt1")
     assert all(name in caught.value.hint for name in recipe_load.available())
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
+    for name, words in (
         ("missing.yaml", "cannot read the recipe missing.yaml: No such file"),
         ("./", "Is a directory"),
         ("/dev/zero", "larger than 1,000,000 bytes"),
         ("a\0/b", "cannot read the recipe"),
-    ],
-)
-def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert words in _message(name)
+    ):
+        assert words in _mistakes(name)[0]
 
 
-def test_text_that_is_not_utf8(tmp_path: Path) -> None:
-    file = _write(tmp_path, b"name: a\nabout: \xff\n")
-    assert _message(file) == f"{file}:2: not UTF-8 (byte 16)"
-
-
-def test_a_thousand_mistakes_are_cut(tmp_path: Path) -> None:
-    file = _write(tmp_path, "name: a\n" + "".join(f"x{number}: 1\n" for number in range(1000)))
-    lines = _message(file).split("\n  ")
-    assert (lines[0], lines[-1], len(lines)) == ("1000 mistakes in the recipe", "... and 960 more", 42)
+def test_mistyped_names_are_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    lines = [
+        *([verb, *wrong] for verb in ("preprocess", "train", "compare")
+          for wrong in (["--recipe", "demoo"], ["--set", "model.widht=3"])),
+        ["train", "--objective", "jnus"], ["compare", "--objectives", "jnus"], ["demo", "--set", "widht=3"],
+        ["recipes", "show", "demoo"], ["recipes", "explain", "widht"],
+    ]  # fmt: skip
+    code = """if True:
+        import json, sys
+        from janus_cli.cli import main
+        for line in json.loads(sys.argv[1]):
+            try:
+                main(line)
+            except SystemExit as stopped:
+                assert stopped.code == 2, line
+            assert "torch" not in sys.modules, line"""
+    subprocess.run([sys.executable, "-c", code, json.dumps(lines)], cwd=tmp_path, check=True)
