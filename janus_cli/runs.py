@@ -1,4 +1,4 @@
-"""What lies where: prepared data under `data/`, runs under `runs/`.
+"""What lies where: prepared data under `data/`, runs under `runs/`; how a run and the text of its data are found.
 
 data/<name>.<source>-<target>/   manifest.json · tokenizer files · SPLIT.*.npy · {valid,test}.{source,target}.txt
 data/<name>-distilled.…/         the same, with a teacher's training targets
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from janus_cli.errors import UsageError
+from janus_cli.errors import DataError, UsageError
+from janus_cli.files import read_json, sha256
 from janus_cli.recipe import Recipe
 
 PREPARED = Path("data")
@@ -36,20 +37,20 @@ def teacher(manifest: Mapping[str, Any]) -> str | None:
 
     manifest: of prepared data, or of a run.
     """
-    found = manifest.get("distilled")
-    if not found:
+    distilled = manifest.get("distilled")
+    if not distilled:
         return None
-    lines = sum(file["lines"] for file in found.get("sources", ()))
+    lines = sum(file["lines"] for file in distilled.get("sources", ()))
     more = f", {lines:,} more sources" if lines else ""
-    if "surest" in found:
-        more = f", the surest {100 * found['surest']:g} % of {lines:,} more sources"
-    return f"{found['run']}, checkpoint {found['checkpoint']}, beam {found['options']['beam']}{more}"
+    if "surest" in distilled:
+        more = f", the surest {100 * distilled['surest']:g} % of {lines:,} more sources"
+    return f"{distilled['run']}, checkpoint {distilled['checkpoint']}, beam {distilled['options']['beam']}{more}"
 
 
 def origin(manifest: Mapping[str, Any]) -> str | None:
     """The checkpoint whose weights a run began with, for people; None where it began afresh. manifest: of the run."""
-    found = manifest.get("from")
-    return str(found["checkpoint"]) if found else None
+    began = manifest.get("from")
+    return str(began["checkpoint"]) if began else None
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,10 @@ class Run:
     def decoded(self) -> Path:
         return self.path / "decode"
 
+    def name_of(self, checkpoint: Path) -> str:
+        """What names this checkpoint folder beside --run."""
+        return checkpoint.name if checkpoint.parent == self.checkpoints.resolve() else str(checkpoint)
+
 
 def find_run(path: Path | None, root: Path = RUNS) -> Run:
     """The named run, or the one under `root` that was written to last.
@@ -96,12 +101,43 @@ def find_run(path: Path | None, root: Path = RUNS) -> Run:
             if (folder / "recipe.yaml").is_file():
                 return Run(folder)
         raise UsageError(f"{path} is no run: it has no recipe.yaml", f"runs are folders under {root}/; see `ls {root}`")
-    found = [folder for folder in root.glob("*") if (folder / "recipe.yaml").is_file()]
-    if not found:
+    folders = [folder for folder in root.glob("*") if (folder / "recipe.yaml").is_file()]
+    if not folders:
         raise UsageError(f"no run under {root}/", "train one with `janus train`, or name one with --run")
-    return Run(max(found, key=_last_written))
+    return Run(max(folders, key=_last_written))
 
 
 def _last_written(folder: Path) -> float:
     files = [folder / "recipe.yaml", folder / "log.jsonl"]
     return max(file.stat().st_mtime for file in files if file.exists())
+
+
+def find_split(run: Run, recipe: Recipe, split: str) -> tuple[Path, Path | None]:
+    """The source text of a split of the run's data, and its reference where it has one.
+
+    Raises:
+        DataError: the data has no such split, or its text is gone or was changed.
+    """
+    source, target = (prepared_file(run, recipe, f"{split}.{side}.txt") for side in ("source", "target"))
+    if source is None:
+        raise DataError(f"the data of {run.path} has no {split} split", "name a text with --input FILE")
+    return source, target
+
+
+def prepared_file(run: Run, recipe: Recipe, name: str) -> Path | None:
+    """A file of the prepared data that the run was trained with, unchanged; None where there was none.
+
+    Raises:
+        DataError: it is gone or was changed.
+    """
+    manifest = read_json(run.manifest)
+    known = manifest.get("files", {}).get(name)
+    if known is None:
+        return None
+    recorded = Path(manifest.get("prepared", ""))
+    path = (recorded if (recorded / name).is_file() else prepared_dir(recipe)) / name
+    if not path.is_file():
+        raise DataError(f"the data of this run is gone: there is no {path}", "name a text with --input FILE")
+    if sha256(path) != known.get("sha256"):
+        raise DataError(f"{path} was changed since the run began", "prepare the same text again, or use --input FILE")
+    return path

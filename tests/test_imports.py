@@ -28,7 +28,8 @@ _FLOORS = [
     ["data"],
     ["core"],
     ["device"],
-    ["recipe_load", "runs", "files"],
+    ["recipe_load", "runs"],
+    ["files"],
     ["recipe", "yaml_core", "console"],
     ["core.knobs", "errors"],
 ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any, BinaryIO
@@ -20,16 +21,17 @@ from janus_cli.core.generate import Generator
 from janus_cli.data.cleaning import cleaner
 from janus_cli.decoding.lines import STDIN, Reader
 from janus_cli.decoding.modes import Plan, choose, own_recipe
-from janus_cli.decoding.records import Form, Records, as_json
+from janus_cli.decoding.records import Form, Record, Records, as_json
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translate import Translator, plain, read_model
-from janus_cli.decoding.where import Place, checkpoint_name, find_split, read_checkpoint
+from janus_cli.decoding.where import read_checkpoint
 from janus_cli.device import Interrupt, choose_device, interruptible, keep_freed_memory
 from janus_cli.errors import DataError, Stopped, UsageError
 from janus_cli.files import read_json, write_atomically
-from janus_cli.recipe import Recipe
-from janus_cli.runs import Run
+from janus_cli.runs import Run, find_split
 from janus_cli.training.checkpoint import STATE, fingerprint
+
+ELSEWHERE = "name another file with --out"
 
 
 def decode(
@@ -51,17 +53,17 @@ def decode(
     """
     if resume and force:
         raise UsageError("--resume and --force exclude each other", "--resume goes on, --force starts over")
+    if text is not None and split is not None:
+        raise UsageError("--input and --split exclude each other", "leave one of them out")
     if threads:
         torch.set_num_threads(threads)
     chosen = choose_device(device)
 
     def prepare(found: Run, folder: Path) -> _Job:
         """Checks everything that can be checked beforehand, then loads the model."""
-        recipe = own_recipe(folder, changes)
-        plan = choose(recipe, options or {})
-        label = plan.label if checkpoint is None else f"{plan.label}.{folder.name}"
-        reader, place = _input(found, recipe, text, split, label)
-        job = _Job(found, folder, plan, reader, place, None if out == STDIN else out, jsonl, trace)
+        plan = choose(own_recipe(folder, changes), options or {})
+        kept = None if text else _Split.of(found, plan, split or "test", "" if checkpoint is None else folder.name)
+        job = _Job(found, folder, plan, kept, text, None if out == STDIN else out, jsonl, trace)
         job.keep([*words, "--run", str(found.path)], named=checkpoint is not None, force=force)
         if job.records is not None:
             begun = job.records.begun_with() if resume and checkpoint is None else {}
@@ -81,48 +83,53 @@ def decode(
         return job.summary if dry_run else job.decode(chosen)
 
 
-def _input(run: Run, recipe: Recipe, text: Path | None, split: str | None, label: str) -> tuple[Reader, Place | None]:
-    """The lines, and for a split the place in the run where the results are kept."""
-    if text is None:
-        return find_split(run, recipe, split or "test", label)
-    if split is not None:
-        raise UsageError("--input and --split exclude each other", "leave one of them out")
-    if text != STDIN and not text.exists():
-        raise DataError(f"{text} does not exist")
-    return Reader(text, cleaner(recipe.data.clean)), None
+@dataclass(frozen=True)
+class _Split:
+    """A split of the run's data: its text, its reference if it has one, and what the decoded files are named after."""
+
+    name: str
+    source: Path
+    reference: Path | None
+    stem: Path
+
+    @classmethod
+    def of(cls, run: Run, plan: Plan, name: str, checkpoint: str) -> _Split:
+        """checkpoint: becomes part of the names, if not empty."""
+        stem = ".".join(filter(None, [name, plan.label, checkpoint]))
+        return cls(name, *find_split(run, plan.recipe, name), run.decoded / re.sub(r"[^A-Za-z0-9._-]", "-", stem))
+
+    def path(self, suffix: str) -> Path:
+        return self.stem.with_name(f"{self.stem.name}.{suffix}")
 
 
-@dataclass
 class _Job:
-    """One decoding. place: where a split is kept. out: the file or device that the user named.
+    """One decoding.
 
-    records: None where all goes to a stream and nothing is kept. translator: None before it is loaded.
+    split: what is decoded, if not the file `text`. out: the file or device that the user named. trace: so many lines
+    are shown. records: None where all goes to a stream and nothing is kept.
     """
 
-    run: Run
-    folder: Path
-    plan: Plan
-    reader: Reader
-    place: Place | None
-    out: Path | None
-    jsonl: bool
-    trace: int
-    records: Records | None = None
-    summary: dict[str, Any] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.weights = fingerprint(self.folder)
-        self.summary = {
-            "run": str(self.run.path), "checkpoint": self.folder.name, "objective": self.plan.recipe.objective.name,
-            "mode": self.plan.mode, "label": self.plan.label, "split": self.place.split if self.place else None,
-            "input": self.reader.name, "options": self.plan.used,
+    def __init__(
+        self, run: Run, folder: Path, plan: Plan, split: _Split | None, text: Path | None, out: Path | None,
+        jsonl: bool, trace: int,
+    ) -> None:  # fmt: skip
+        self.run, self.folder, self.plan, self.split, self.out = run, folder, plan, split, out
+        self.jsonl, self.trace, self.weights = jsonl, trace, fingerprint(folder)
+        if split is not None:
+            self.reader = Reader(split.source)
+        elif text == STDIN or (text is not None and text.exists()):
+            self.reader = Reader(text, cleaner(plan.recipe.data.clean))
+        else:
+            raise DataError(f"{text} does not exist")
+        self.records: Records | None = None
+        self.out_is_file = out is not None and (out.is_file() or not out.exists())
+        self.summary: dict[str, Any] = {
+            "run": str(run.path), "checkpoint": folder.name, "objective": plan.recipe.objective.name,
+            "mode": plan.mode, "label": plan.label, "split": split.name if split else None,
+            "input": self.reader.name, "options": plan.used,
         }  # fmt: skip
 
-    @property
-    def out_is_file(self) -> bool:
-        return self.out is not None and (self.out.is_file() or not self.out.exists())
-
-    def asked(self, record: dict[str, Any]) -> bytes:
+    def asked(self, record: Record) -> bytes:
         """A record as the user wants to read it."""
         return as_json(record) if self.jsonl else plain(record, self.plan.options.nbest)
 
@@ -131,23 +138,22 @@ class _Job:
 
         words: the command, named: whether it names a checkpoint; for the command that resumes.
         """
-        files = {self.place.path(suffix): True for suffix in ("txt", "jsonl")} if self.place else {}
+        files = {self.split.path(suffix): True for suffix in ("txt", "jsonl")} if self.split else {}
         if self.out is not None and self.out_is_file:
             if self.out.resolve() in {path.resolve() for path in files}:
                 raise UsageError(f"{self.out} is made in any case", "leave out --out")
             files[self.out] = force
         if not files:
             return
-        if self.place is None or named:  # otherwise the checkpoint would become part of the split's file names
-            words += ["--checkpoint", checkpoint_name(self.run, self.folder)]
+        if self.split is None or named:  # otherwise the checkpoint would become part of the split's file names
+            words += ["--checkpoint", self.run.name_of(self.folder)]
         fed = " (with the same text on stdin)" if self.reader.path == STDIN else ""
         # Batches of another size give the same hypotheses: who ran out of memory may resume with smaller ones.
         options = {name: value for name, value in self.plan.used.items() if name != "batch_sentences"}
         asked = {"mode": self.plan.mode, "jsonl": self.jsonl and self.out in files, "trace": self.trace}
         self.records = Records(
-            self.place.path("jsonl") if self.place else next(iter(files)), files, (self.folder.name, self.weights),
-            {**asked, **options}, shlex.join(["janus", "decode", *words, "--resume"]) + fed,
-            "name another file with --out",
+            self.split.path("jsonl") if self.split else next(iter(files)), files, (self.folder.name, self.weights),
+            {**asked, **options}, shlex.join(["janus", "decode", *words, "--resume"]) + fed, ELSEWHERE,
         )  # fmt: skip
 
     def announce(self, what: str) -> None:
@@ -170,54 +176,51 @@ class _Job:
 
     def decode(self, device: torch.device) -> dict[str, Any]:
         """Decodes and writes everything; returns the summary."""
-        if self.place is not None:
-            self._make_folder(self.place)
+        if self.split is not None:
+            self._make_folder(self.split)
         with self.records.opened() if self.records else self._unkept():
             seconds = self._write()
             if self.records:
-                kept: list[Form] = [plain, as_json] if self.place else []
+                kept: list[Form] = [plain, as_json] if self.split else []
                 self.records.publish([*kept, self.asked][: len(self.records.files)])
             self._warn()
             self.summary |= self._measured(seconds, device)
-            if self.place is not None:
-                self._keep_summary(self.place)
+            if self.split is not None:
+                self._keep_summary(self.split)
         return self.summary
 
-    def _make_folder(self, place: Place) -> None:
+    def _make_folder(self, split: _Split) -> None:
+        folder, text = split.stem.parent, split.path("txt")
         try:
-            place.folder.mkdir(exist_ok=True)
+            folder.mkdir(exist_ok=True)
         except OSError as problem:
             raise DataError(
-                f"{place.folder} cannot be written: {problem.strerror}", "decode a text with --input FILE instead"
+                f"{folder} cannot be written: {problem.strerror}", "decode a text with --input FILE instead"
             ) from None
-        if place.path("txt").exists() and not (self.records and self.records.resumed):
-            console.say(f"replacing {place.path('txt')}")
+        if text.exists() and not (self.records and self.records.resumed):
+            console.say(f"replacing {text}")
 
     @contextmanager
     def _unkept(self) -> Iterator[None]:
         try:
             yield
         except Interrupt as stop:
-            raise Stopped(
-                stop.number, f"{stop} after {self.translator.timing.sentences:,} lines",
-                "--out FILE keeps them for --resume",
-            ) from None  # fmt: skip
+            lines = f"{stop} after {self.translator.timing.sentences:,} lines"
+            raise Stopped(stop.number, lines, "--out FILE keeps them for --resume") from None
 
     def _write(self) -> float:
         """Decodes all lines and writes them wherever they go; returns the seconds it took, loading left out."""
         translator, timing, lines, before = self.translator, self.translator.timing, iter(self.reader), 0.0
-        full, width = self.jsonl or self.place is not None, shutil.get_terminal_size().columns
+        full, width = self.jsonl or self.split is not None, shutil.get_terminal_size().columns
         with ExitStack() as stack:
             stream = self._stream(stack)
             if self.records is not None:
-                begun = self.records.progress
-                timing.sentences, timing.tokens, timing.passes, before = astuple(begun)[:4]
+                timing.sentences, timing.tokens, timing.passes, before = astuple(self.records.progress)[:4]
                 for record in self.records.kept(lines):  # who reads the stream gets all lines
                     if stream is not None:
                         stream.write(self.asked(record))
             # A bar would be drawn into the lines that a person reads.
-            read_here = self.trace or (stream is sys.stdout.buffer and sys.stdout.isatty())
-            if not read_here:
+            if not self.trace and not (stream is sys.stdout.buffer and sys.stdout.isatty()):
                 bar = console.progress("decoding", self.reader.count(), start=timing.sentences)
                 translator.advance = stack.enter_context(bar).advance
             started = perf_counter()
@@ -236,15 +239,13 @@ class _Job:
     def _stream(self, stack: ExitStack) -> BinaryIO | None:
         """Where the hypotheses flow: a device or pipe that was named, else stdout unless nobody needs them there."""
         if self.out is None:
-            return None if self.place is not None and sys.stdout.isatty() else sys.stdout.buffer
+            return None if self.split is not None and sys.stdout.isatty() else sys.stdout.buffer
         if self.out_is_file:
             return None
         try:
             return stack.enter_context(self.out.open("wb"))
         except OSError as problem:
-            raise DataError(
-                f"{self.out} cannot be written: {problem.strerror}", "name another file with --out"
-            ) from None
+            raise DataError(f"{self.out} cannot be written: {problem.strerror}", ELSEWHERE) from None
 
     def _warn(self) -> None:
         """Says what had to be mended in the text."""
@@ -275,17 +276,13 @@ class _Job:
             "threads": torch.get_num_threads(), "device": str(device), "torch": torch.__version__,
         }  # fmt: skip
 
-    def _keep_summary(self, place: Place) -> None:
+    def _keep_summary(self, split: _Split) -> None:
         """Writes the reference and the summary beside the hypotheses; the summary last: `janus score` looks for it."""
-        references = []
-        if place.target is not None:
-            references = [f"{place.split}.reference.txt"]
-            write_atomically(place.folder / references[0], place.target.read_bytes())
-        self.summary |= {
-            "hypotheses": place.path("txt").name, "records": place.path("jsonl").name, "references": references,
-        }  # fmt: skip
-        write_atomically(
-            place.path("json"),
-            (json.dumps(self.summary, indent=1, ensure_ascii=False) + "\n").encode(errors="backslashreplace"),
-        )
-        console.say(f"kept as {place.path('txt')} (.jsonl, .json); score it with `janus score {place.path('txt')}`")
+        text, references = split.path("txt"), []
+        if split.reference is not None:
+            references = [f"{split.name}.reference.txt"]
+            write_atomically(text.with_name(references[0]), split.reference.read_bytes())
+        self.summary |= {"hypotheses": text.name, "records": split.path("jsonl").name, "references": references}
+        summary = json.dumps(self.summary, indent=1, ensure_ascii=False) + "\n"
+        write_atomically(split.path("json"), summary.encode(errors="backslashreplace"))
+        console.say(f"kept as {text} (.jsonl, .json); score it with `janus score {text}`")

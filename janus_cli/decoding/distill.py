@@ -34,7 +34,7 @@ from janus_cli.data.tokenizer import Tokenizer, Tokenizers
 from janus_cli.decoding.modes import Plan, choose, own_recipe
 from janus_cli.decoding.records import START_OVER, Record, Records
 from janus_cli.decoding.translate import DIGITS, Translator, read_model
-from janus_cli.decoding.where import checkpoint_name, read_checkpoint
+from janus_cli.decoding.where import read_checkpoint
 from janus_cli.device import choose_device, interruptible, keep_freed_memory
 from janus_cli.errors import DataError, UsageError
 from janus_cli.files import copy_files, must_be_free, read_json, sha256, whole_folder
@@ -190,7 +190,7 @@ class _Job:
 
         words: the command. named: whether the user named the folder.
         """
-        weights, name = fingerprint(self.folder), checkpoint_name(self.run, self.folder)
+        weights, name = fingerprint(self.folder), self.run.name_of(self.folder)
         recipe, prepared = self.plan.recipe, self.sources.prepared
         command = shlex.join(["janus", "distill", str(self.run.path), "--checkpoint", name, *words])
         self.about = {

@@ -20,7 +20,6 @@ from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding.lines import Reader
 from janus_cli.decoding.modes import choose, own_recipe
 from janus_cli.decoding.translate import read_model
-from janus_cli.decoding.where import find_split
 from janus_cli.device import choose_device, keep_freed_memory
 from janus_cli.errors import DataError, JanusError, UsageError
 from janus_cli.files import read_json, write_atomically
@@ -37,7 +36,7 @@ from janus_cli.recipe import (
     BENCH_WARMUP,
     Recipe,
 )
-from janus_cli.runs import Run
+from janus_cli.runs import Run, find_split
 from janus_cli.scoring.metrics import score
 from janus_cli.training.checkpoint import STATE, find_checkpoint, fingerprint
 
@@ -116,12 +115,12 @@ def _must_be_writable(*paths: Path | None, force: bool) -> None:
 
 def sampled(run: Run, recipe: Recipe, count: int | None) -> tuple[list[str], list[str] | None]:
     """Lines of the test split and their references, in order; all of them, or `count`, the same ones every time."""
-    reader, place = find_split(run, recipe, SPLIT, "")
-    lines = list(reader)
+    source, reference = find_split(run, recipe, SPLIT)
+    lines = list(Reader(source))
     chosen = _some(range(len(lines)), len(lines) if count is None else count, random.Random(BENCH_SEED))
     if not any(lines[index].strip() for index in chosen):
         raise DataError(f"the {SPLIT} split of {run.path} has no text")
-    references = None if place.target is None else list(Reader(place.target))
+    references = None if reference is None else list(Reader(reference))
     return [lines[index] for index in chosen], references and [references[index] for index in chosen]
 
 

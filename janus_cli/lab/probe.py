@@ -22,12 +22,11 @@ from janus_cli.decoding.lines import Reader
 from janus_cli.decoding.modes import choose, own_recipe
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translate import Translator, read_model
-from janus_cli.decoding.where import find_split, prepared_file
 from janus_cli.errors import DataError
 from janus_cli.files import read_json
 from janus_cli.lab.calibration import Reliability, reliability
 from janus_cli.recipe import REPORT_BINS, REPORT_SEED, REPORT_TRACED, Recipe
-from janus_cli.runs import Run
+from janus_cli.runs import Run, find_split, prepared_file
 from janus_cli.training.checkpoint import STATE
 
 SPLIT = "valid"
@@ -72,7 +71,7 @@ def open_store(run: Run, recipe: Recipe, split: str) -> Store:
             f"{run.path} was begun by an earlier version of janus, whose data cannot be read",
             "prepare the text again, and begin the run again",
         )
-    paths = [prepared_file(manifest, recipe, name) for name in store_files(split)]
+    paths = [prepared_file(run, recipe, name) for name in store_files(split)]
     if paths[0] is None:
         raise DataError(f"the data of {run.path} has no {split} split")
     return Store.open(paths[0].parent, split)
@@ -88,7 +87,7 @@ def probe(sentences: int, device: torch.device, run: Run, folder: Path) -> Probe
     """
     recipe = own_recipe(folder, ())
     store = open_store(run, recipe, SPLIT)
-    reader, place = find_split(run, recipe, SPLIT, "")
+    source, reference = find_split(run, recipe, SPLIT)
     model, tokenizers = read_model(run, folder, device)
     generator = Generator(model)
     step = read_json(folder / STATE).get("step")
@@ -97,13 +96,13 @@ def probe(sentences: int, device: torch.device, run: Run, folder: Path) -> Probe
     order = rows[np.argsort(lengths[rows], kind="stable")]
     size = recipe.decoding.batch_sentences
     batches = [load_batch(store, order[start : start + size]) for start in range(0, len(order), size)]
-    references = [] if place.target is None else list(Reader(place.target))
+    references = [] if reference is None else list(Reader(reference))
     traced = spread(order, REPORT_TRACED)
     return Probe(
         folder.name, step if isinstance(step, int) else None, (len(rows), len(store)),
         reliability(model, recipe, batches, REPORT_BINS),
         predicted(model, batches) if OBJECTIVES[recipe.objective.name].lengths else None,
-        list(_traced(generator, recipe, tokenizers, traced, list(reader), references)),
+        list(_traced(generator, recipe, tokenizers, traced, list(Reader(source)), references)),
     )  # fmt: skip
 
 

@@ -156,7 +156,7 @@ def test_without_a_file_it_says_that_nothing_is_kept(janus: Janus, stop: Stop) -
     code, out, err = janus(*SMALL, "--input", "text")
     assert (code, len(lines(out))) == (130, 8)
     assert "stopped by SIGINT after" in err
-    assert "--output FILE" in err
+    assert "--out FILE" in err
     code, _, err = janus(*SMALL, "--input", "text", "--resume")
     assert (code, "what goes to stdout is not kept" in err) == (2, True)
     stop(0, ctrl_c)

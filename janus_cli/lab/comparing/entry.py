@@ -14,15 +14,15 @@ import torch
 from janus_cli import console, runs
 from janus_cli.core.generate import Generator
 from janus_cli.data.tokenizer import Tokenizers
+from janus_cli.decoding.lines import Reader
 from janus_cli.decoding.modes import Plan, own_recipe
 from janus_cli.decoding.translate import Translator, read_model
-from janus_cli.decoding.where import find_split
 from janus_cli.errors import JanusError, Stopped
 from janus_cli.files import read_json, write_atomically
 from janus_cli.lab.comparing.systems import System
 from janus_cli.lab.rows import select
 from janus_cli.recipe import Recipe
-from janus_cli.runs import Run
+from janus_cli.runs import Run, find_split
 from janus_cli.training import checkpoint
 from janus_cli.training.averaging import average_checkpoints
 from janus_cli.training.checkpoint import STATE
@@ -143,11 +143,11 @@ def decoded(outcome: Outcome, names: Sequence[str], outputs: Path, device: torch
     try:
         recipe = outcome.recipe
         plans = select(recipe, names).plans
-        reader, _ = find_split(outcome.entry.run, recipe, SPLIT, "compared")
+        source, _ = find_split(outcome.entry.run, recipe, SPLIT)
     except JanusError as problem:
         outcome.failed["decoding"] = problem.message
         return
-    lines = list(reader)
+    lines = list(Reader(source))
     text = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     model: tuple[Generator, Tokenizers] | None = None
     for label, plan in plans.items():

@@ -15,7 +15,7 @@ import torch
 
 from janus_cli import __version__, console, recipe_load, runs
 from janus_cli.core.knobs import OBJECTIVES
-from janus_cli.decoding.where import find_split
+from janus_cli.decoding.lines import Reader
 from janus_cli.device import choose_device, keep_freed_memory
 from janus_cli.errors import DataError, JanusError, UsageError
 from janus_cli.files import read_json, write_atomically
@@ -33,7 +33,7 @@ from janus_cli.recipe import (
     COMPARE_UPDATES,
     Recipe,
 )
-from janus_cli.runs import Run
+from janus_cli.runs import Run, find_split
 from janus_cli.training import checkpoint
 from janus_cli.training.run import prepare_data
 
@@ -256,10 +256,8 @@ def _texts(done: Sequence[Outcome]) -> tuple[list[str], list[str] | None]:
     """The split's lines and references; these are None where the data has none."""
     if not done:
         return [], None
-    reader, place = find_split(done[0].entry.run, done[0].recipe, SPLIT, "compared")
-    if place.target is None:
-        return list(reader), None
-    return list(reader), place.target.read_bytes().decode().split("\n")[:-1]
+    source, reference = find_split(done[0].entry.run, done[0].recipe, SPLIT)
+    return list(Reader(source)), None if reference is None else reference.read_bytes().decode().split("\n")[:-1]
 
 
 def _speeds(done: Sequence[Outcome], lines: Sequence[str], device: torch.device) -> dict[str, Mapping[str, Any]]:
