@@ -24,12 +24,11 @@ from janus_cli.decoding.modes import Plan, choose, own_recipe
 from janus_cli.decoding.records import Form, Record, Records, as_json
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translate import Translator, plain, read_model
-from janus_cli.decoding.where import read_checkpoint
 from janus_cli.device import Interrupt, choose_device, interruptible, keep_freed_memory
 from janus_cli.errors import DataError, Stopped, UsageError
 from janus_cli.files import read_json, write_atomically
 from janus_cli.runs import Run, find_split
-from janus_cli.training.checkpoint import STATE, fingerprint
+from janus_cli.training.checkpoint import STATE, fingerprint, read_checkpoint
 
 ELSEWHERE = "name another file with --out"
 

@@ -34,13 +34,12 @@ from janus_cli.data.tokenizer import Tokenizer, Tokenizers
 from janus_cli.decoding.modes import Plan, choose, own_recipe
 from janus_cli.decoding.records import START_OVER, Record, Records
 from janus_cli.decoding.translate import DIGITS, Translator, read_model
-from janus_cli.decoding.where import read_checkpoint
 from janus_cli.device import choose_device, interruptible, keep_freed_memory
 from janus_cli.errors import DataError, UsageError
 from janus_cli.files import copy_files, must_be_free, read_json, sha256, whole_folder
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.training.checkpoint import STATE, fingerprint
+from janus_cli.training.checkpoint import STATE, fingerprint, read_checkpoint
 
 ELSEWHERE = "name another folder with --out"
 

@@ -10,13 +10,13 @@ from typing import Literal
 from janus_cli import __version__, console
 from janus_cli.decoding.modes import own_recipe
 from janus_cli.decoding.translate import read_model
-from janus_cli.decoding.where import read_checkpoint
 from janus_cli.errors import UsageError
 from janus_cli.export import ctranslate2, safetensors
 from janus_cli.export.folder import PROVENANCE, README, Source, is_export
 from janus_cli.files import must_be_free, whole_folder, write_json
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
+from janus_cli.training.checkpoint import read_checkpoint
 
 Format = Literal["ctranslate2", "safetensors"]
 AS_TRAINED = "float32"

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from janus_cli import console, recipe_load, runs
-from janus_cli.decoding.where import read_checkpoint
 from janus_cli.device import choose_device
 from janus_cli.errors import DataError, UsageError
 from janus_cli.files import read_json, write_atomically
@@ -24,6 +23,7 @@ from janus_cli.lab.probe import open_store, probe
 from janus_cli.lab.report_page import MARK, RunReport
 from janus_cli.recipe import REPORT_SENTENCES
 from janus_cli.runs import Run
+from janus_cli.training.checkpoint import read_checkpoint
 
 NAME = "report.html"
 HEAD = 1024  # bytes of a report in which its mark stands

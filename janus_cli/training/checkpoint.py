@@ -13,10 +13,10 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,7 +26,7 @@ from torch import Tensor
 from janus_cli import console, recipe_load
 from janus_cli.core.model import Transformer
 from janus_cli.core.objectives import OBJECTIVES
-from janus_cli.errors import CheckpointError, UsageError
+from janus_cli.errors import CheckpointError, JanusError, UsageError
 from janus_cli.files import sync
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run, find_run
@@ -37,6 +37,9 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each weight
 EMA = "ema"  # the mean of the weights, which a Trainer keeps beside them
 SMALLER_IS_BETTER = ("loss", "ce_", "kl_", "length")  # metrics that begin so
 REPLACED = ".old"  # what a checkpoint's hidden name ends with while another one takes its place
+RETRIES = 3  # of reading; each needs a training that saves and prunes meanwhile
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -279,6 +282,27 @@ def locate(named: Path) -> tuple[Run, Path]:
         UsageError, CheckpointError: it is neither.
     """
     return find_checkpoint(None, named) if (named / MODEL).is_file() else find_checkpoint(named, None)
+
+
+def read_checkpoint(run: Path | None, checkpoint: Path | None, read: Callable[[Run, Path], Read]) -> Read:
+    """What `read` makes of the run and the folder that `find_checkpoint` finds.
+
+    A training may prune the folder meanwhile, after it moved the links: `read` is then called with their new target.
+    It must have read everything when it returns.
+
+    Raises:
+        CheckpointError: what was named is there no longer; other errors of `read`.
+    """
+    found, folder = find_checkpoint(run, checkpoint)
+    for _ in range(RETRIES):
+        try:
+            return read(found, folder)
+        except (JanusError, OSError):
+            if folder.is_dir():
+                raise
+            console.say(f"{folder} was pruned meanwhile: looking for another one")
+            found, folder = find_checkpoint(found.path, checkpoint)
+    return read(found, folder)
 
 
 def steps(root: Path) -> Iterator[Path]:

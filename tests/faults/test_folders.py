@@ -17,11 +17,11 @@ from janus_cli import recipe_load
 from janus_cli.data.prepare import prepare
 from janus_cli.data.prepared import open_prepared
 from janus_cli.decoding.translate import read_model
-from janus_cli.decoding.where import read_checkpoint
 from janus_cli.errors import CheckpointError
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 from janus_cli.training.averaging import average_checkpoints
+from janus_cli.training.checkpoint import read_checkpoint
 from janus_cli.training.inspecting import describe
 
 # Gives up every privilege, so that also root must ask before it writes.
