@@ -1,16 +1,29 @@
 """Where `janus` and `python -m janus_cli` begin (torchrun starts it the second way)."""
 
-import sys
+import os
+import signal
+from contextlib import suppress
+from types import FrameType
 
 
 def main() -> None:
-    """Runs `cli.main`; Ctrl-C is no error while that is still being imported either."""
-    try:
-        from janus_cli import cli
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped\n")
-        sys.exit(130)
+    """Runs `cli.main`; Ctrl-C is no error from the start."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a script ignores it
+        signal.signal(signal.SIGINT, _interrupt)
+    from janus_cli import cli
+
     cli.main()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raises KeyboardInterrupt; during an import, ends the process: some libraries swallow the exception, or break."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            with suppress(OSError):
+                os.write(2, b"stopped\n")
+            os._exit(128 + number)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import hashlib
 import multiprocessing
 import multiprocessing.process
 import os
-import signal
 import threading
 from collections import Counter
 from dataclasses import dataclass
@@ -125,9 +124,8 @@ _encoder: Encoder | None = None
 
 
 def start(folder: Path) -> None:
-    """Makes a worker process ready. It ends with its parent, who alone listens to Ctrl-C."""
+    """Makes a worker process ready. It ends with its parent."""
     global _encoder
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

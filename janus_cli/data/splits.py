@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -47,11 +48,23 @@ def encoders(folder: Path, workers: int) -> Iterator[Encode]:
 def _in_order(pool: ProcessPoolExecutor, workers: int, todo: Iterable[Chunk], rules: Rules) -> Iterator[Encoded]:
     waiting: deque[Future[Encoded]] = deque()
     for chunk in todo:
-        waiting.append(pool.submit(work, chunk, rules))
+        with _ctrl_c_blocked():
+            waiting.append(pool.submit(work, chunk, rules))
         if len(waiting) > 2 * workers:  # enough that nobody waits, and memory stays bounded
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+@contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Processes that start meanwhile never see Ctrl-C: this one does, and ends them."""
+    resource_tracker.ensure_running()  # starting it would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class SplitWriter:

@@ -77,6 +77,8 @@ def _train_pieces(knobs: recipe.Tokenizer, lines: Iterable[str], what: str) -> b
             num_threads=TRAIN_THREADS,
         )  # fmt: skip
     except RuntimeError as problem:
+        if "KeyboardInterrupt" in str(problem):  # raised in the iterator, and wrapped
+            raise KeyboardInterrupt from None
         raise _refused(knobs, what, str(problem)) from None
     return model.getvalue()
 

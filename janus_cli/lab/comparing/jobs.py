@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_context, parent_process, resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +100,7 @@ def run(jobs: Sequence[Job], at_once: int) -> set[str]:
 
 def _started(job: Job) -> SpawnProcess:
     process = get_context("spawn").Process(target=_process, args=(job,), name=job.name)  # CUDA does not outlive a fork
+    resource_tracker.ensure_running()  # starting it would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which it inherits: not before `setsid` either
     try:
         process.start()
