@@ -1,3 +1,23 @@
-"""janus: one encoder-decoder Transformer that generates autoregressively and non-autoregressively."""
+"""janus: one encoder-decoder Transformer that generates autoregressively and non-autoregressively.
+
+In Python: `janus_cli.load("runs/x").translate(["a text"])`, see docs/python.md.
+"""
+
+from importlib import import_module
 
 __version__ = "0.1.0"
+__all__ = ["JanusError", "Result", "Score", "Translator", "__version__", "load"]
+
+_HOMES = {  # of what is imported when it is first asked for: importing janus_cli costs no torch
+    "JanusError": "janus_cli.errors",
+    "Result": "janus_cli.decoding.translate",
+    "Score": "janus_cli.decoding.likelihood",
+    "Translator": "janus_cli.decoding.translate",
+    "load": "janus_cli.decoding.translate",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

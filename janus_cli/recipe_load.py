@@ -6,14 +6,14 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from pydantic import ValidationError
 
 from janus_cli import yaml_core
-from janus_cli.core.knobs import OBJECTIVES
+from janus_cli.core.knobs import OBJECTIVES, Decoding
 from janus_cli.errors import UsageError
 from janus_cli.recipe import CHECKED, Recipe
 from janus_cli.yaml_core import shorten
@@ -45,6 +45,25 @@ def load(name_or_path: str, overrides: Sequence[str] | None = None, objective: s
     if recipe is None:
         raise UsageError(draft.report(), "`janus recipes show demo` prints every key with its default")
     return recipe
+
+
+def change_decoding(recipe: Recipe, options: Mapping[str, Any]) -> Decoding:
+    """The recipe's decoding section with other values.
+
+    Raises:
+        UsageError: no such option, or a value that it cannot have.
+    """
+    for name in options:
+        if name not in (known := _keys(Decoding)):
+            raise UsageError(f"decoding has no option {name}{guess(name, known)}", f"options: {', '.join(known)}")
+    changed = recipe.plain()
+    changed["decoding"] |= options
+    try:
+        return CHECKED.validate_json(json.dumps(changed, default=repr)).decoding
+    except ValidationError as problem:
+        error = problem.errors(include_url=False)[0]
+        message = error["msg"].replace("Input should", "should")
+        raise UsageError(f"{'.'.join(map(str, error['loc']))}: {message} (got {shorten(error['input'])})") from None
 
 
 def available() -> dict[str, Path]:

@@ -66,7 +66,7 @@ def _imports(node: ast.AST) -> Iterator[tuple[int, str]]:
 def test_imports_point_down(file: Path) -> None:
     module = _module(file)
     if module == "janus_cli":
-        assert list(_imports(ast.parse(file.read_bytes()))) == []
+        assert not any(name.startswith("janus_cli") for _, name in _imports(ast.parse(file.read_bytes())))
         return
     own = _part(module)
     for line, name in _imports(ast.parse(file.read_bytes())):

@@ -17,13 +17,12 @@ from typing import Any, BinaryIO
 import torch
 
 from janus_cli import console
-from janus_cli.core.generate import Generator
 from janus_cli.data.cleaning import cleaner
 from janus_cli.decoding.lines import STDIN, Reader
 from janus_cli.decoding.modes import Plan, choose, own_recipe
 from janus_cli.decoding.records import Form, Record, Records, as_json
 from janus_cli.decoding.trace import shown
-from janus_cli.decoding.translate import Translator, plain, read_model
+from janus_cli.decoding.translate import plain, read_translator
 from janus_cli.device import Interrupt, choose_device, interruptible, keep_freed_memory
 from janus_cli.errors import DataError, Stopped, UsageError
 from janus_cli.files import read_json, write_atomically
@@ -169,9 +168,9 @@ class _Job:
     def load(self, device: torch.device) -> None:
         """Loads the model: nothing of the checkpoint is needed after this."""
         keep_freed_memory()
-        model, tokenizers = read_model(self.run, self.folder, device, self.plan.options.precision)
+        self.translator = read_translator(self.run, self.folder, self.plan, device)
+        self.translator.traced = self.trace
         self.summary |= {"step": read_json(self.folder / STATE).get("step"), "sha256": self.weights}
-        self.translator = Translator(Generator(model), tokenizers, self.plan, self.trace)
 
     def decode(self, device: torch.device) -> dict[str, Any]:
         """Decodes and writes everything; returns the summary."""

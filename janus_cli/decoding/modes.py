@@ -123,10 +123,10 @@ def choose(recipe: Recipe, given: Mapping[str, Any]) -> Plan:
     given: names and values of the decoding section that the user asked for; None is what the recipe says.
 
     Raises:
-        UsageError: they contradict each other or the model.
+        UsageError: there is no such option or value, or they contradict each other or the model.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    options = replace(recipe.decoding, **given)
+    options = recipe_load.change_decoding(recipe, given)
     mode: Mode = options.mode if options.mode != "auto" else modes(recipe)[0]
     _must_be_able(recipe, mode)
     plan = Plan(recipe, mode, options)

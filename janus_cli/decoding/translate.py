@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -15,13 +17,15 @@ import torch
 from janus_cli.core.batch import EOS, pad
 from janus_cli.core.generate import Generator
 from janus_cli.core.model import Transformer
-from janus_cli.core.search import Output
+from janus_cli.core.search import Iteration, Output
+from janus_cli.data.cleaning import cleaner
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers, load_tokenizers
-from janus_cli.decoding.modes import Plan
-from janus_cli.device import is_about_memory
-from janus_cli.errors import CheckpointError, OutOfMemoryError
+from janus_cli.decoding.likelihood import Score, token_logps_of
+from janus_cli.decoding.modes import Plan, choose, own_recipe
+from janus_cli.device import choose_device, is_about_memory
+from janus_cli.errors import CheckpointError, DataError, OutOfMemoryError, UsageError
 from janus_cli.runs import Run
-from janus_cli.training.checkpoint import load_model
+from janus_cli.training.checkpoint import load_model, read_checkpoint
 
 # Lines are sorted within windows of so many batches: memory is bounded, and so is what a stop loses.
 WINDOW_BATCHES = 16
@@ -38,6 +42,36 @@ class Result:
     outputs: list[Output]
     texts: list[str]
     tokenizer: Tokenizer = field(repr=False)
+
+    @property
+    def text(self) -> str:
+        """The best hypothesis."""
+        return self.texts[0]
+
+    @property
+    def tokens(self) -> list[str]:
+        """Its pieces, without the end."""
+        return self.tokenizer.pieces(self.outputs[0].tokens)
+
+    @property
+    def score(self) -> float:
+        """What hypotheses are ranked by: of `nar` the mean log-probability of its tokens, see `janus decode --help`."""
+        return self.outputs[0].score
+
+    @property
+    def logps(self) -> list[float]:
+        """The log-probability of each token in nats; left to right that of the end, too."""
+        return self.outputs[0].logps
+
+    @property
+    def passes(self) -> int:
+        """Decoder passes that it took."""
+        return self.outputs[0].passes
+
+    @property
+    def trace(self) -> tuple[Iteration, ...]:
+        """Each pass of mask-predict, if asked for: its tokens (ids), their logps, and which are hidden again."""
+        return self.outputs[0].trace
 
     @property
     def nbest(self) -> list[Result]:
@@ -104,7 +138,7 @@ class Timing:
 
 
 class Translator:
-    """A model with its tokenizers and a plan.
+    """A model with its tokenizers and a plan, which says how it decodes unless a call says otherwise.
 
     traced: the first so many lines keep every pass of mask-predict. truncated: lines longer than the model reads.
     advance: called with a number of lines when these are decoded, for a bar.
@@ -117,6 +151,67 @@ class Translator:
         self.timing = Timing()
         self.truncated = 0
         self.advance: Callable[[int], None] = lambda count: None
+
+    def translate(self, texts: Iterable[str], *, trace: bool = False, **options: Any) -> list[Result]:
+        """A result for each text, in order.
+
+        trace: keep every pass of mask-predict. options: of the recipe's decoding section, as `janus decode` has them:
+        mode, beam, iters, length_beam, nbest and so on.
+
+        Raises:
+            UsageError: no such option, a value out of bounds, or options that contradict each other or the model.
+            OutOfMemoryError: a batch does not fit into memory.
+        """
+        return list(self.translate_lazily(texts, trace=trace, **options))
+
+    def translate_lazily(self, texts: Iterable[str], *, trace: bool = False, **options: Any) -> Iterator[Result]:
+        """The same, for texts without end: reads and decodes some batches at a time. Options are checked at once."""
+        if isinstance(texts, str):
+            raise TypeError("texts are several: translate([text])")
+        plan = choose(self.plan.recipe, options)
+        fresh = Translator(self.generator, self.tokenizers, plan, sys.maxsize if trace else 0)
+        cleaned = map(cleaner(plan.recipe.data.clean), texts)
+        return (result for window in fresh.windows(cleaned) for result in window)
+
+    def score(
+        self, sources: Sequence[str], targets: Sequence[str], *, hidden: Sequence[Collection[int]] | None = None
+    ) -> list[Score]:
+        """How likely the model finds each target, given its source.
+
+        hidden: for each pair, the places of the target tokens, from 0, that P_NAR and P_AUX predict; None: all. The
+        model sees the others.
+
+        Raises:
+            UsageError: not as many targets as sources, or places that a target does not have.
+            DataError: a target has more tokens than the model has positions.
+            OutOfMemoryError: a batch does not fit into memory.
+        """
+        clean = cleaner(self.plan.recipe.data.clean)
+        ids, rows = (
+            tokenizer.encode([clean(text) for text in texts])
+            for tokenizer, texts in ((self.tokenizers.source, sources), (self.tokenizers.target, targets))
+        )
+        places = [range(len(row)) for row in rows] if hidden is None else hidden
+        if not len(ids) == len(rows) == len(places):
+            raise UsageError(f"{len(ids):,} sources, {len(rows):,} targets", "give one target for each source")
+        for index, (row, chosen) in enumerate(zip(rows, places, strict=True)):
+            if len(row) >= self.longest:
+                raise DataError(f"target {index} has {len(row):,} tokens: the model has {self.longest - 1:,} positions")
+            if any(not 0 <= place < len(row) for place in chosen):
+                raise UsageError(f"hidden tokens of target {index}: it has {len(row)} tokens, counted from 0")
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+        scores: dict[int, Score] = {}
+        for start in range(0, len(order), self.plan.options.batch_sentences):
+            batch = order[start : start + self.plan.options.batch_sentences]
+            with _fitting(len(batch)):
+                source = pad([[*ids[index][: self.longest], EOS] for index in batch]).to(self.device)
+                found = token_logps_of(
+                    self.generator.model, self.plan, source, [rows[index] for index in batch],
+                    [places[index] for index in batch],
+                )  # fmt: skip
+            for index, logps in zip(batch, found, strict=True):
+                scores[index] = Score(self.tokenizers.target.pieces(rows[index]), logps)
+        return [scores[index] for index in range(len(rows))]
 
     def windows(self, lines: Iterable[str], first: int = 0) -> Iterator[list[Result]]:
         """The results of all lines in order, some at a time; one at a time where a batch is one sentence.
@@ -154,18 +249,56 @@ class Translator:
     def _batch(self, ids: list[list[int]], trace: bool) -> list[list[Output]]:
         started = time.perf_counter()
         plan = self.plan
-        try:
+        with _fitting(len(ids)):
             source = pad([[*row, EOS] for row in ids]).to(self.device)
             found = self.generator(source, plan.mode, plan.options, plan.ar_stream, trace)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
-            if not is_about_memory(problem):
-                raise
-            raise OutOfMemoryError(
-                f"a batch of {len(ids)} sentences does not fit into memory: {problem}".split("\n")[0],
-                f"--batch-sentences {max(1, len(ids) // 2)}",
-            ) from None
         self.timing.seconds.append(time.perf_counter() - started)
         return found
+
+
+@contextmanager
+def _fitting(sentences: int) -> Iterator[None]:
+    """Computes a batch inside. Raises OutOfMemoryError: it does not fit into memory."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
+        if not is_about_memory(problem):
+            raise
+        raise OutOfMemoryError(
+            f"a batch of {sentences} sentences does not fit into memory: {problem}".split("\n")[0],
+            f"--batch-sentences {max(1, sentences // 2)}",
+        ) from None
+
+
+def load(
+    run: str | Path | None = None, *, checkpoint: str | Path | None = None, device: str = "auto",
+    precision: Literal["float32", "bf16"] | None = None,
+) -> Translator:  # fmt: skip
+    """A trained model, ready to translate.
+
+    Args:
+        run: a folder, or its name under runs/; by default the newest run.
+        checkpoint: best, last, step-000500, or a folder, which may be an exported one; by default best, else last.
+        device: auto, cpu, cuda or cuda:N.
+        precision: of weights and states; by default the recipe's.
+
+    Raises:
+        UsageError: there is no such run or device.
+        CheckpointError: there is no such checkpoint, or it is damaged.
+    """
+    chosen = choose_device(device)
+    changes = [f"decoding.precision={precision}"] if precision else []
+
+    def read(found: Run, folder: Path) -> Translator:
+        return read_translator(found, folder, choose(own_recipe(folder, changes), {}), chosen)
+
+    return read_checkpoint(Path(run) if run else None, Path(checkpoint) if checkpoint else None, read)
+
+
+def read_translator(run: Run, folder: Path, plan: Plan, device: torch.device) -> Translator:
+    """The model of a checkpoint, to decode as planned. Raises CheckpointError: see `read_model`."""
+    model, tokenizers = read_model(run, folder, device, plan.options.precision)
+    return Translator(Generator(model), tokenizers, plan)
 
 
 def read_model(

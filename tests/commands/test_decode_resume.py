@@ -467,7 +467,7 @@ def test_the_bar_knows_how_many_lines_there_are(janus: Janus, stop: Stop, monkey
     assert max(bars[0].steps + bars[1].steps) == 2  # batches, not windows
 
 
-READ = ["own_recipe", "fingerprint", "read_model"]  # what `decode` reads of a checkpoint, in this order
+READ = ["own_recipe", "fingerprint", "read_translator"]  # what `decode` reads of a checkpoint, in this order
 
 
 @pytest.mark.parametrize("at", READ)

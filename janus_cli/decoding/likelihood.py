@@ -1,0 +1,83 @@
+"""How likely a model finds given translations: P_AR, P_NAR and P_AUX of their tokens, in a pass each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from janus_cli.core.batch import PAD, pad
+from janus_cli.core.model import Transformer
+from janus_cli.core.steps import NEVER_WRITTEN, NOR_EOS, token_logps
+from janus_cli.core.stream import Stream, ahead, ar_stream, base, beside, content, framed, left_to_right, revealed
+from janus_cli.decoding.modes import Plan
+
+
+@dataclass(frozen=True)
+class Score:
+    """Log-probabilities in nats of one translation, given its source, over the tokens that decoding may write.
+
+    tokens: of the translation. logps: by name of a distribution, for each token that it predicts, from left to right:
+    `ar` predicts all tokens, then the end (unless its side knows the length, as in mpnet); `nar` and `aux` the hidden
+    tokens; `nar` of an objective without lengths (bang) all tokens and the end.
+    """
+
+    tokens: list[str]
+    logps: dict[str, list[float]]
+
+    @property
+    def ar(self) -> float | None:
+        """log P_AR(translation | source); None where the objective has no AR side."""
+        return self._total("ar")
+
+    @property
+    def nar(self) -> float | None:
+        """Sum over hidden tokens of log P_NAR(token | source, observed tokens); None without an NAR side."""
+        return self._total("nar")
+
+    @property
+    def aux(self) -> float | None:
+        """Sum over hidden tokens of log P_AUX(token | source, observed tokens, tokens before it); JANUS only."""
+        return self._total("aux")
+
+    def _total(self, name: str) -> float | None:
+        return sum(self.logps[name]) if name in self.logps else None
+
+
+def token_logps_of(
+    model: Transformer, plan: Plan, source: Tensor, rows: Sequence[list[int]], hidden: Sequence[Collection[int]]
+) -> Iterator[dict[str, list[float]]]:
+    """`Score.logps` of each row of target ids.
+
+    source: (B, S) int64, tokens then EOS, PAD behind. hidden: places in each row, from 0.
+    """
+    target = framed(pad(rows)).to(source.device)  # (B, T): BOS, tokens, EOS, PAD
+    chosen = torch.zeros(target.shape, dtype=torch.bool, device=source.device)
+    for row, places in enumerate(hidden):
+        chosen[row, [place + 1 for place in places]] = True
+    logps: dict[str, list[list[float]]] = {}
+    with torch.inference_mode():
+        memory = model.encode(source, source != PAD)
+        for name, stream, never in _streams(plan, target, chosen):
+            asked = stream.labelled
+            states = model.decode(stream, memory)[asked]  # (B, L, D) -> (N, D)
+            found = token_logps(model, states, stream.labels[asked], never)
+            logps[name] = [part.tolist() for part in found.split(asked.sum(1).tolist())]
+    return ({name: each[row] for name, each in logps.items()} for row in range(len(rows)))
+
+
+def _streams(plan: Plan, target: Tensor, hidden: Tensor) -> Iterator[tuple[str, Stream, tuple[int, ...]]]:
+    """Each distribution: its name, the stream whose labelled slots predict it, and what it cannot write."""
+    if plan.ar_stream is not None:
+        yield "ar", ar_stream(target, plan.ar_stream), NOR_EOS if plan.ar_stream == "masks" else NEVER_WRITTEN
+    if plan.objective.blocks:
+        step = torch.arange(1, target.shape[1], device=target.device)
+        all_at_once = ahead(target, torch.zeros_like(step), step, alone=False)
+        yield "nar", beside(content(target, predict=False), all_at_once), NEVER_WRITTEN
+    elif plan.objective.nar:
+        yield "nar", base(target, left_to_right(hidden)), NOR_EOS
+    if "ce_aux" in plan.objective.terms:
+        rank = left_to_right(hidden)
+        yield "aux", beside(base(target, rank, predict=False), *revealed(target, rank)), NOR_EOS

@@ -1,0 +1,189 @@
+"""`janus_cli.load` in Python: the texts of `janus decode`, lazily or not; probabilities; mistakes as exceptions."""
+
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+from untrained import Janus, records, source
+
+import janus_cli
+from janus_cli import Score, Translator
+from janus_cli.data.tokenizer import Tokenizers
+from janus_cli.decoding.distill import IdLines
+from janus_cli.decoding.translate import WINDOW_BATCHES
+from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError
+
+PAGE = Path(__file__).parents[2] / "docs" / "python.md"
+
+
+def in_ids(objective: str) -> Translator:
+    """A translator whose texts are ids, so that what it wrote is what is scored."""
+    made = janus_cli.load(f"runs/{objective}", device="cpu")
+    both = made.tokenizers
+    ids = Tokenizers(IdLines(both.source), IdLines(both.target), both.files)
+    return Translator(made.generator, ids, made.plan)
+
+
+def sources_in_ids(translator: Translator) -> list[str]:
+    tokenizer = janus_cli.load("runs/janus").tokenizers.source
+    return translator.tokenizers.source.decode(tokenizer.encode(source()))
+
+
+def test_importing_it_costs_no_torch() -> None:
+    code = (
+        "import sys, janus_cli; assert janus_cli.JanusError; assert not {'torch', 'numpy', 'rich'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="has no attribute 'lod'"):
+        _ = janus_cli.lod  # type: ignore[attr-defined]
+
+
+def test_the_page_is_true(janus: Janus) -> None:
+    names: dict[str, Any] = {}
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
+    assert len(blocks) == 5
+    with redirect_stdout(io.StringIO()) as printed:
+        for block in blocks:
+            exec(compile(block, PAGE.name, "exec"), names)
+    mistake = re.search(r"print\(problem.message\)  # (.*)\n.*# (.*)\n", blocks[-1])
+    assert mistake
+    assert printed.getvalue().endswith(f"{mistake[1]}\n{mistake[2]}\n")
+
+
+@pytest.mark.parametrize(
+    ("objective", "options"),
+    [
+        ("ar", {}),
+        ("janus", {"mode": "ar", "beam": 4, "nbest": 3, "length_penalty": 0.6}),
+        ("janus", {"mode": "nar", "iters": 4, "rerank": "ar", "trace": True}),
+        ("janus", {"mode": "spec", "redraft": "joint"}),
+        ("bang", {"mode": "semi", "block": 2}),
+        ("cmlm", {"batch_sentences": 3}),
+    ],
+)
+def test_results_are_those_of_the_command_line(janus: Janus, objective: str, options: dict[str, Any]) -> None:
+    translator = janus_cli.load(objective, device="cpu")
+    results = translator.translate(source(), **options)
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    words = [*words[:-2], "--trace-lines", "99"] if "trace" in options else words
+    out = janus("--run", objective, *words, "--jsonl")[1]
+    assert [result.record(full=True, traced=True) for result in results] == records(out)
+    first, record = results[0], records(out)[0]
+    assert (first.text, first.tokens, first.passes) == (record["hypothesis"], record["tokens"], record["passes"])
+    assert [each.text for each in first.nbest] == [h["hypothesis"] for h in record.get("nbest", [record])]
+    assert first.score == pytest.approx(record["score"], abs=1e-6)
+    assert first.logps == pytest.approx(record["logps"], abs=1e-6)
+    assert len(first.trace) == (4 if "trace" in options else 0)
+    assert (translator.translate([]), translator.translate(iter([" "]))[0].text) == ([], "")
+
+
+def test_texts_are_read_as_they_are_needed(janus: Janus) -> None:
+    pulled: list[str] = []
+
+    def typed() -> Iterator[str]:
+        for line in source():
+            pulled.append(line)
+            yield line
+
+    translator = janus_cli.load("janus", device="cpu")
+    lazily = translator.translate_lazily(typed(), batch_sentences=1)
+    assert not pulled
+    assert next(lazily).index == 0
+    assert len(pulled) == 1
+    assert [result.index for result in lazily] == list(range(1, 20))
+    assert WINDOW_BATCHES > 1
+
+
+def test_a_checkpoint_a_precision_and_an_exported_folder(janus: Janus, any_janus: Janus) -> None:
+    first = janus_cli.load("janus", checkpoint="step-000001").translate(source())
+    assert [result.text for result in first] != [result.text for result in janus_cli.load("janus").translate(source())]
+    low = janus_cli.load("janus", precision="bf16")
+    assert (low.generator.model.output_weight.dtype.itemsize, low.plan.label) == (2, "ar.beam3.bf16")
+    any_janus("export", "janus", "--checkpoint", "step-000001", "--out", "elsewhere")
+    again = janus_cli.load(checkpoint="elsewhere").translate(source())
+    assert [result.text for result in again] == [result.text for result in first]
+
+
+@pytest.mark.parametrize(
+    ("name", "objective", "options"),
+    [
+        ("ar", "ar", {"mode": "ar"}),
+        ("ar", "janus", {"mode": "ar"}),
+        ("ar", "xlnet", {"mode": "ar"}),
+        ("ar", "prophetnet", {"mode": "ar"}),
+        ("ar", "mpnet", {"mode": "ar"}),
+        ("nar", "janus", {"mode": "nar", "iters": 1}),
+        ("nar", "cmlmc", {"mode": "nar", "iters": 1}),
+        ("nar", "bang", {"mode": "nar", "remove_repeats": False}),
+    ],
+)
+def test_what_was_written_has_the_probability_that_it_was_written_with(
+    janus: Janus, name: str, objective: str, options: dict[str, Any]
+) -> None:
+    translator = in_ids(objective)
+    results = translator.translate(sources_in_ids(translator), **options)
+    scores = translator.score([result.source for result in results], [result.text for result in results])
+    for result, score in zip(results, scores, strict=True):
+        count = min(len(result.logps), len(score.logps[name]))  # one of them may not have that of the end
+        assert count >= len(result.tokens)
+        assert score.logps[name][:count] == pytest.approx(result.logps[:count], abs=1e-4)
+        assert score.tokens == result.tokens
+
+
+def test_aux_stands_between_ar_and_nar(janus: Janus) -> None:
+    """P_AUX of a hidden token is P_NAR of it when those before it are observed; the rest is hidden still."""
+    translator = in_ids("janus")
+    sources, targets = ["5 6 7 8", "9 10"], ["20 21 22 23 24 25", "30 31 32"]
+    hidden = [[1, 2, 4], [0]]
+    (aux, one) = translator.score(sources, targets, hidden=hidden)
+    for index in range(3):
+        (nar,) = translator.score(sources[:1], targets[:1], hidden=[hidden[0][index:]])
+        assert aux.logps["aux"][index] == pytest.approx(nar.logps["nar"][0], abs=1e-5)
+    assert one.aux == pytest.approx(one.nar)
+    assert aux.aux == pytest.approx(sum(aux.logps["aux"]))
+    assert aux.aux != pytest.approx(aux.nar, abs=1e-3)
+    assert translator.score(sources[1:], targets[1:], hidden=hidden[1:])[0].ar == pytest.approx(one.ar, abs=1e-4)
+    (nothing, whole) = translator.score(sources, targets, hidden=[[], [0, 1, 2]])
+    assert (nothing.nar, nothing.aux, len(whole.logps["nar"])) == (0, 0, 3)
+    assert translator.score([], []) == []
+
+
+def test_what_an_objective_does_not_have_is_none(janus: Janus) -> None:
+    has = {"ar": "ar", "cmlm": "nar", "mpnet": "ar nar", "bang": "ar nar", "janus": "ar nar aux"}
+    for objective, names in has.items():
+        (score,) = janus_cli.load(objective).score(["ba"], [""])
+        assert isinstance(score, Score)
+        assert list(score.logps) == names.split()
+        assert [score.ar is None, score.nar is None, score.aux is None] == [
+            n not in score.logps for n in ("ar", "nar", "aux")
+        ]
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "named"),
+    [
+        (lambda: janus_cli.load("nowhere"), UsageError, "nowhere"),
+        (lambda: janus_cli.load("janus", device="cuda:99"), UsageError, "cuda:99"),
+        (lambda: janus_cli.load("janus", checkpoint="step-9"), CheckpointError, "step-9"),
+        (lambda: janus_cli.load("janus").translate(["ba"], itres=3), UsageError, "did you mean iters"),
+        (lambda: janus_cli.load("janus").translate(["ba"], mode="nar", iters=0), UsageError, "iters"),
+        (lambda: janus_cli.load("janus").translate_lazily(["ba"], mode="nar", beam=3), UsageError, "--beam"),
+        (lambda: janus_cli.load("ar").translate(["ba"], mode="nar"), UsageError, "objective ar"),
+        (lambda: janus_cli.load("janus").score(["ba"], []), UsageError, "1 sources, 0 targets"),
+        (lambda: janus_cli.load("janus").score(["ba"], ["du"], hidden=[[9]]), UsageError, "target 0"),
+        (lambda: janus_cli.load("janus").score(["ba"], ["du " * 40]), DataError, "target 0 has"),
+    ],
+)
+def test_mistakes_are_exceptions(janus: Janus, call: Any, kind: type[JanusError], named: str) -> None:
+    with pytest.raises(kind) as caught:
+        call()
+    assert named in caught.value.message
+    assert isinstance(caught.value.hint, str)
+    with pytest.raises(TypeError):
+        janus_cli.load("janus").translate("ba")
