@@ -4,12 +4,12 @@ from typing import Annotated
 
 import typer
 
-from janus_cli.commands.options import ForceOption, RunArgument, RunOption, one_run
+from janus_cli.commands import options
 
 
 def average(
-    run: RunArgument = None,
-    run_option: RunOption = None,
+    run: options.RunArgument = None,
+    run_option: options.Run = None,
     last: Annotated[int | None, typer.Option("--last", min=1, metavar="N", help="The N newest checkpoints.")] = None,
     best: Annotated[
         int | None, typer.Option("--best", min=1, metavar="N", help="The N best by the run's best_metric.")
@@ -17,7 +17,7 @@ def average(
     ema: Annotated[
         bool, typer.Option("--ema", help="The exponential mean that training.ema keeps in the newest checkpoint.")
     ] = False,
-    force: ForceOption = False,
+    force: options.Force = False,
 ) -> None:
     """Average the weights of a run's last or best checkpoints into a new checkpoint of the run.
 
@@ -34,7 +34,7 @@ def average(
 
     if bool(last) + bool(best) + ema > 1:
         raise UsageError("--last, --best and --ema exclude each other", "give one of them")
-    named = one_run(run, run_option)
+    named = options.one_run(run, run_option)
     chosen = runs.find_run(named)
     from janus_cli.training.averaging import average_checkpoints, running_mean
 

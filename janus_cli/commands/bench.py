@@ -5,25 +5,12 @@ from typing import Annotated
 
 import typer
 
-from janus_cli.commands.options import (
-    CheckpointOption,
-    DeviceOption,
-    DryRunOption,
-    ForceOption,
-    JsonOption,
-    RunArgument,
-    RunOption,
-    SetOption,
-    ThreadsOption,
-    check_run,
-    names,
-    one_run,
-)
+from janus_cli.commands import options
 
 
 def bench(
-    run: RunArgument = None,
-    run_option: RunOption = None,
+    run: options.RunArgument = None,
+    run_option: options.Run = None,
     mode: Annotated[
         list[str] | None,
         typer.Option(
@@ -54,19 +41,19 @@ def bench(
         int | None,
         typer.Option("--warmup", min=0, metavar="W", help="Sentences decoded before a row is timed. Default: 8."),
     ] = None,
-    checkpoint: CheckpointOption = None,
-    as_json: JsonOption = False,
+    checkpoint: options.Checkpoint = None,
+    as_json: options.Json = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write everything measured here as JSON, too.")
     ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw BLEU against latency at batch 1.")
     ] = None,
-    changes: SetOption = None,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
+    changes: options.Set = None,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Measure every decoding mode of a run: BLEU, decoder passes, latency, throughput, memory.
 
@@ -84,8 +71,7 @@ def bench(
       janus bench --against ctranslate2 --against transformers --repeats 5
       janus bench --dry-run
     """
-    chosen = one_run(run, run_option)
-    check_run(chosen, checkpoint, changes)
+    chosen = options.named_run(run, run_option, checkpoint, changes)
     from janus_cli.lab.bench import run_bench
     from janus_cli.lab.bench_table import table
     from janus_cli.lab.peers import known
@@ -93,8 +79,8 @@ def bench(
     from janus_cli.recipe import BENCH_BATCHES, BENCH_REPEATS, BENCH_WARMUP
 
     results = run_bench(
-        run=chosen, checkpoint=checkpoint, sentences=sentences, against=known(names(*against or ())),
-        modes=names(*mode or ()), batches=BENCH_BATCHES if batches is None else _sizes(batches),
+        run=chosen, checkpoint=checkpoint, sentences=sentences, against=known(options.names(*against or ())),
+        modes=options.names(*mode or ()), batches=BENCH_BATCHES if batches is None else _sizes(batches),
         repeats=BENCH_REPEATS if repeats is None else repeats, warmup=BENCH_WARMUP if warmup is None else warmup,
         changes=changes or (), out=out, plot=plot, device=device, threads=threads, force=force, dry_run=dry_run,
     )  # fmt: skip

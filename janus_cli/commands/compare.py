@@ -5,21 +5,11 @@ from typing import Annotated
 
 import typer
 
-from janus_cli.commands.options import (
-    DataDirOption,
-    DeviceOption,
-    DryRunOption,
-    ForceOption,
-    RecipeOption,
-    SetOption,
-    ThreadsOption,
-    check_start,
-    names,
-)
+from janus_cli.commands import options
 
 
 def compare(
-    recipe: RecipeOption = None,
+    recipe: options.Recipe = None,
     objectives: Annotated[
         str | None,
         typer.Option("--objectives", metavar="NAME,…", help="What to compare; by default all, or --variant alone."),
@@ -65,15 +55,15 @@ def compare(
     prepared: Annotated[
         Path | None, typer.Option("--prepared", metavar="FOLDER", help="What `janus preprocess` made.")
     ] = None,
-    data_dir: DataDirOption = None,
-    changes: SetOption = None,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
+    data_dir: options.DataDir = None,
+    changes: options.Set = None,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
     jobs: Annotated[
         int, typer.Option("--jobs", min=1, metavar="N", help="Train so many at once, each in a process of its own.")
     ] = 1,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Train several objectives with an equal budget, decode each in every mode it has, score and time them.
 
@@ -94,16 +84,16 @@ def compare(
     from janus_cli.lab.comparing import systems
     from janus_cli.recipe import COMPARE_MODES
 
-    chosen = names(objectives or "") or (() if variants else tuple(OBJECTIVES))
+    chosen = options.names(objectives or "") or (() if variants else tuple(OBJECTIVES))
     for system in systems.asked(chosen, variants or ()):
         system.recipe(recipe or "demo", changes or ())
-    check_start(start)
+    options.check_start(start)
     from janus_cli.lab.comparing.session import Request, run_compare
 
     found = run_compare(
         Request(
             recipe=recipe, objectives=chosen, variants=variants or (), start=start, steps=steps, minutes=minutes,
-            seeds=_numbers(seeds), modes=names(modes or "") or COMPARE_MODES, against=against, average=average,
+            seeds=_numbers(seeds), modes=options.names(modes or "") or COMPARE_MODES, against=against, average=average,
             speed=speed, out=out, prepared=prepared, data_dir=data_dir, changes=tuple(changes or ()), device=device,
             threads=threads, jobs=jobs, force=force, dry_run=dry_run,
         )
@@ -118,7 +108,7 @@ def compare(
 
 
 def _numbers(text: str | None) -> list[int]:
-    found = names(text or "")
+    found = options.names(text or "")
     if not all(name.isdecimal() for name in found):
         raise typer.BadParameter(f"{text!r} is no list of numbers, as in 1,2", param_hint="--seeds")
     return [int(name) for name in found]

@@ -5,28 +5,15 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from janus_cli.commands.options import (
-    CheckpointOption,
-    DeviceOption,
-    DryRunOption,
-    ForceOption,
-    RunArgument,
-    RunOption,
-    SetOption,
-    ThreadsOption,
-    check_run,
-    one_run,
-    typed,
-    with_decoding_options,
-)
+from janus_cli.commands import options
 
 
-@with_decoding_options(before="jsonl")
+@options.with_decoding_options(before="jsonl")
 def decode(
     context: typer.Context,
-    run: RunArgument = None,
-    run_option: RunOption = None,
-    checkpoint: CheckpointOption = None,
+    run: options.RunArgument = None,
+    run_option: options.Run = None,
+    checkpoint: options.Checkpoint = None,
     text: Annotated[
         Path | None,
         typer.Option("--input", metavar="FILE", help="Text to decode, plain or .gz; - for stdin. By default a split."),
@@ -53,12 +40,12 @@ def decode(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on after the last finished line of a decoding that was stopped.")
     ] = False,
-    changes: SetOption = None,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
-    **options: Any,
+    changes: options.Set = None,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    **given: Any,
 ) -> None:
     """Decode text, autoregressively or not, with a trained model.
 
@@ -83,13 +70,12 @@ def decode(
       janus decode multi30k-janus --input book.de --out book.en --jsonl
       janus decode multi30k-janus --input book.de --out book.en --jsonl --resume
     """
-    chosen = one_run(run, run_option)
-    check_run(chosen, checkpoint, changes)
+    chosen = options.named_run(run, run_option, checkpoint, changes)
     from janus_cli.decoding import decode as decoding
 
     decoding.decode(
         run=chosen, checkpoint=checkpoint, text=text, split=split, out=out, jsonl=jsonl,
-        options=options, changes=changes or (), trace=trace_lines or int(trace), device=device, threads=threads,
+        options=given, changes=changes or (), trace=trace_lines or int(trace), device=device, threads=threads,
         resume=resume, force=force, dry_run=dry_run,
-        words=typed(context, "run", "run_option", "checkpoint", "resume", "force"),
+        words=options.typed(context, "run", "run_option", "checkpoint", "resume", "force"),
     )  # fmt: skip

@@ -1,13 +1,13 @@
 """`janus demo`: the whole road in minutes, on text that janus makes itself."""
 
-from janus_cli.commands.options import ForceOption, SeedOption, SetOption, ThreadsOption, check_recipe
+from janus_cli.commands import options
 
 
 def demo(
-    changes: SetOption = None,
-    seed: SeedOption = None,
-    threads: ThreadsOption = None,
-    force: ForceOption = False,
+    changes: options.Set = None,
+    seed: options.Seed = None,
+    threads: options.Threads = None,
+    force: options.Force = False,
 ) -> None:
     """Train AR, CMLM and JANUS on made-up text, decode each in every way, score, compare; about 5 minutes on 2 cores.
 
@@ -21,7 +21,7 @@ def demo(
       janus demo --set training.updates=1000 --force
       janus decode --run runs/demo-janus --mode nar --iters 4 --trace
     """
-    check_recipe("demo", changes)
+    options.check_recipe("demo", changes)
     from janus_cli.lab.comparing.demo import run_demo
 
     run_demo(changes=changes or (), seed=seed, threads=threads, force=force)

@@ -5,28 +5,15 @@ from typing import Annotated, Any
 
 import typer
 
-from janus_cli.commands.options import (
-    CheckpointOption,
-    DeviceOption,
-    DryRunOption,
-    ForceOption,
-    RunArgument,
-    RunOption,
-    SetOption,
-    ThreadsOption,
-    check_run,
-    one_run,
-    typed,
-    with_decoding_options,
-)
+from janus_cli.commands import options
 
 
-@with_decoding_options("beam", "batch_sentences", before="resume")
+@options.with_decoding_options("beam", "batch_sentences", before="resume")
 def distill(
     context: typer.Context,
-    run: RunArgument = None,
-    run_option: RunOption = None,
-    checkpoint: CheckpointOption = None,
+    run: options.RunArgument = None,
+    run_option: options.Run = None,
+    checkpoint: options.Checkpoint = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FOLDER", help="Where to; by default data/RECIPE-distilled.SOURCE-TARGET."),
@@ -48,12 +35,12 @@ def distill(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on after the last finished sentence of a work that was stopped.")
     ] = False,
-    changes: SetOption = None,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
-    **options: Any,
+    changes: options.Set = None,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    **given: Any,
 ) -> None:
     """Make training data from what a trained model says: sequence-level knowledge distillation (Kim & Rush 2016).
 
@@ -79,13 +66,12 @@ def distill(
       janus distill runs/iwslt14-ar --source more.de.gz --surest 0.7
       janus train --recipe multi30k --objective cmlm --prepared data/multi30k-distilled.de-en --run runs/cmlm-distilled
     """
-    teacher = one_run(run, run_option)
-    check_run(teacher, checkpoint, changes)
+    teacher = options.named_run(run, run_option, checkpoint, changes)
     from janus_cli.decoding import distill as distilling
 
     distilling.distill(
         run=teacher, checkpoint=checkpoint, out=out, device=device, threads=threads,
-        source=source or (), surest=surest, options=options, changes=changes or (), resume=resume,
+        source=source or (), surest=surest, options=given, changes=changes or (), resume=resume,
         force=force, dry_run=dry_run,
-        words=typed(context, "run", "run_option", "checkpoint", "out", "resume", "force"),
+        words=options.typed(context, "run", "run_option", "checkpoint", "out", "resume", "force"),
     )  # fmt: skip

@@ -5,21 +5,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from janus_cli.commands.options import (
-    CheckpointOption,
-    DryRunOption,
-    ForceOption,
-    RunArgument,
-    RunOption,
-    check_run,
-    one_run,
-)
+from janus_cli.commands import options
 
 
 def export(
-    run: RunArgument = None,
-    run_option: RunOption = None,
-    checkpoint: CheckpointOption = None,
+    run: options.RunArgument = None,
+    run_option: options.Run = None,
+    checkpoint: options.Checkpoint = None,
     target: Annotated[
         Literal["safetensors", "ctranslate2"],
         typer.Option(
@@ -35,8 +27,8 @@ def export(
         | None,
         typer.Option("--quantization", help="ctranslate2: how weights are stored. Default: float32, as trained."),
     ] = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Write a model as a folder that works without its run, for other programs.
 
@@ -50,8 +42,7 @@ def export(
       janus export --run multi30k-janus --checkpoint average-best5 --format ctranslate2 --quantization int8
       janus export multi30k-janus --format safetensors --out multi30k.safetensors --dry-run
     """
-    chosen = one_run(run, run_option)
-    check_run(chosen, checkpoint)
+    chosen = options.named_run(run, run_option, checkpoint)
     from janus_cli.export.session import Request, run_export
 
     run_export(

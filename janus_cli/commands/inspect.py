@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from janus_cli.commands.options import JsonOption, RunOption, check_run, one_run
+from janus_cli.commands import options
 
 
 def inspect(
@@ -13,8 +13,8 @@ def inspect(
         Path | None,
         typer.Argument(metavar="[RUN|CHECKPOINT|DATA]", help="A folder; by default the newest run."),
     ] = None,
-    run: RunOption = None,
-    as_json: JsonOption = False,
+    run: options.Run = None,
+    as_json: options.Json = False,
 ) -> None:
     """Show what a folder of janus holds: sizes, vocabulary, objective, provenance, steps, fingerprints.
 
@@ -27,9 +27,9 @@ def inspect(
     """
     import json
 
-    chosen = one_run(what, run)
+    chosen = options.one_run(what, run)
     if chosen is None or not chosen.is_dir():
-        check_run(chosen)
+        options.named_run(chosen, None)
     from janus_cli.training.inspecting import describe, lines
 
     found = describe(chosen)

@@ -1,6 +1,6 @@
 """Options that several commands share, each with one spelling and one help text.
 
-    def train(recipe: RecipeOption = None, changes: SetOption = None, device: DeviceOption = "auto") -> None: ...
+    def train(recipe: options.Recipe = None, changes: options.Set = None, force: options.Force = False) -> None: ...
 
 Cheap to import: `janus --help` reads it.
 
@@ -31,17 +31,17 @@ def names(*texts: str) -> list[str]:
     return list(dict.fromkeys(name.strip() for text in texts for name in text.split(",") if name.strip()))
 
 
-RecipeOption = Annotated[
+Recipe = Annotated[
     str | None,
     typer.Option("--recipe", metavar="NAME|FILE", help="A recipe by name (see `janus recipes`) or a YAML file."),
 ]
-SetOption = Annotated[
+Set = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="KEY=VALUE", help="Change one knob of the recipe, as in training.updates=500. Repeatable."
     ),
 ]
-ObjectiveOption = Annotated[
+Objective = Annotated[
     str | None,
     typer.Option(
         "--objective",
@@ -53,11 +53,11 @@ RunArgument = Annotated[
     Path | None,
     typer.Argument(metavar="[RUN]", help="The same as --run.", show_default=False),
 ]
-RunOption = Annotated[
+Run = Annotated[
     Path | None,
     typer.Option("--run", metavar="FOLDER|NAME", help="A training run; by default the newest one under runs/."),
 ]
-CheckpointOption = Annotated[
+Checkpoint = Annotated[
     Path | None,
     typer.Option(
         "--checkpoint",
@@ -65,27 +65,27 @@ CheckpointOption = Annotated[
         help="best, last, step-000500, or a folder; by default best, else last.",
     ),
 ]
-DataDirOption = Annotated[
+DataDir = Annotated[
     Path | None,
     typer.Option(
         "--data-dir", metavar="FOLDER", help="Where your text is: FOLDER/train.de, FOLDER/train.en and so on."
     ),
 ]
-DeviceOption = Annotated[
+Device = Annotated[
     str,
     typer.Option("--device", metavar="auto|cpu|cuda|cuda:N", callback=_device, help="Where to compute."),
 ]
-SeedOption = Annotated[
+Seed = Annotated[
     int | None,
     typer.Option("--seed", min=0, metavar="N", help="Seed of everything random; by default the recipe's."),
 ]
-ThreadsOption = Annotated[
+Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, metavar="N", help="CPU threads for computing; by default what torch chooses."),
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, check it, write nothing.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table for people.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, check it, write nothing.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table for people.")]
 
 
 def one_run(argument: Path | None, option: Path | None) -> Path | None:
@@ -110,11 +110,13 @@ def check_recipe(recipe: str | None, changes: Sequence[str] | None, objective: s
     recipe_load.load(recipe or "demo", changes, objective)
 
 
-def check_run(run: Path | None, checkpoint: Path | None = None, changes: Sequence[str] | None = None) -> None:
-    """Refuses an unknown run, or an unknown knob of its recipe.
+def named_run(
+    argument: Path | None, option: Path | None, checkpoint: Path | None = None, changes: Sequence[str] | None = None
+) -> Path | None:
+    """As `one_run`, and refuses an unknown run, or an unknown knob of its recipe.
 
     Args:
-        run: by default the newest, or that of `checkpoint` where this is a folder.
+        checkpoint: as given to --checkpoint; where it is a folder and no run is named, the run is that around it.
         changes: as given to --set.
 
     Raises:
@@ -122,10 +124,12 @@ def check_run(run: Path | None, checkpoint: Path | None = None, changes: Sequenc
     """
     from janus_cli import recipe_load, runs
 
+    run = one_run(argument, option)
     own = run is None and checkpoint is not None and checkpoint.is_dir()
     recipe = checkpoint / "recipe.yaml" if checkpoint and own else runs.find_run(run).recipe
     if changes and recipe.is_file():
         recipe_load.load(str(recipe), changes)
+    return run
 
 
 def check_start(start: Path | None) -> None:
@@ -135,7 +139,7 @@ def check_start(start: Path | None) -> None:
         UsageError: there is no such run.
     """
     if start is not None and not (start / "model.safetensors").is_file():
-        check_run(start)
+        named_run(start, None)
 
 
 class JsonFile(typer.core.TyperCommand):

@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from janus_cli.commands.options import (
-    DataDirOption,
-    DryRunOption,
-    ForceOption,
-    RecipeOption,
-    SeedOption,
-    SetOption,
-    typed,
-)
+from janus_cli.commands import options
 
 if TYPE_CHECKING:
     from janus_cli.recipe import Recipe
@@ -25,13 +17,13 @@ BadUtf8 = Literal["stop", "skip", "replace"]
 
 def preprocess(
     context: typer.Context,
-    recipe: RecipeOption = None,
-    data_dir: DataDirOption = None,
+    recipe: options.Recipe = None,
+    data_dir: options.DataDir = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FOLDER", help="Where to; by default data/RECIPE.SOURCE-TARGET."),
     ] = None,
-    changes: SetOption = None,
+    changes: options.Set = None,
     workers: Annotated[
         int | None,
         typer.Option("--workers", min=1, metavar="N", help="Processes; by default as many cores as are worth it."),
@@ -39,9 +31,9 @@ def preprocess(
     bad_utf8: Annotated[
         BadUtf8, typer.Option("--bad-utf8", help="Lines that are not UTF-8: stop, skip the pair, or replace the bytes.")
     ] = "stop",
-    seed: SeedOption = None,
-    dry_run: DryRunOption = False,
-    force: ForceOption = False,
+    seed: options.Seed = None,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
 ) -> None:
     """Turn text into token ids: check, clean, filter, make a tokenizer, encode.
 
@@ -72,7 +64,7 @@ def preprocess(
         _rehearse(loaded, place, bad_utf8, force=force)
         return
     prepare(loaded, place, workers=workers, force=force, bad_utf8=bad_utf8)
-    words = typed(context, "data_dir", "out", "workers", "bad_utf8", "force")
+    words = options.typed(context, "data_dir", "out", "workers", "bad_utf8", "force")
     words += ["--prepared", str(out)] if out is not None else []
     console.say(f"written to {place}; next: {shlex.join(['janus', 'train', *words])}")
 

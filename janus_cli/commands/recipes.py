@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 
 import typer
 
-from janus_cli.commands.options import ObjectiveOption, SetOption
+from janus_cli.commands import options
 from janus_cli.core.knobs import OBJECTIVES, SOURCES, Knob, knobs
 
 
@@ -22,8 +22,8 @@ def recipes(
             help="Which recipe to show, by default demo. With explain: which knob or section, by default all.",
         ),
     ] = None,
-    changes: SetOption = None,
-    objective: ObjectiveOption = None,
+    changes: options.Set = None,
+    objective: options.Objective = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="explain: print Markdown tables.")] = False,
 ) -> None:
     """List the recipes, show one with every default filled in, or explain the knobs.

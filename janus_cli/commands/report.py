@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from janus_cli.commands.options import DeviceOption, ForceOption, ThreadsOption, check_run
+from janus_cli.commands import options
 
 
 def report(
@@ -26,9 +26,9 @@ def report(
             "--sentences", min=1, metavar="N", help="Validation sentences for calibration and lengths. Default: 500."
         ),
     ] = None,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    force: ForceOption = False,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    force: options.Force = False,
 ) -> None:
     """Show one run, or several side by side, as a page that needs no network: one HTML file.
 
@@ -43,7 +43,7 @@ def report(
     """
     chosen = [*(run or ()), *(run_option or ())]
     for each in chosen or [None]:
-        check_run(each)
+        options.named_run(each, None)
     from janus_cli.lab.report import write_report
     from janus_cli.recipe import REPORT_SENTENCES
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from janus_cli.commands.options import JsonOption, RunOption, names
+from janus_cli.commands import options
 
 
 def score(
@@ -29,7 +29,7 @@ def score(
             "--metrics", metavar="NAME,…", help="bleu, bleu-tok, bleu-compound, chrf, ter, rouge, rouge-stem, exact."
         ),
     ] = "bleu,chrf,ter",
-    run: RunOption = None,
+    run: options.Run = None,
     bootstrap: Annotated[
         int | None,
         typer.Option(
@@ -37,7 +37,7 @@ def score(
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Seed of the bootstrap.")] = None,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Score hypotheses against references: BLEU, chrF, TER, ROUGE, exact match, each with its signature.
 
@@ -58,7 +58,7 @@ def score(
     from janus_cli.scoring import inputs, report
     from janus_cli.scoring.metrics import expand, looks_tokenised
 
-    wanted = expand(names(metrics))
+    wanted = expand(options.names(metrics))
     samples = bootstrap if bootstrap is not None else BOOTSTRAP_SAMPLES if against else 0
     first = hypotheses or inputs.newest_decoded(run).hypotheses
     lines = inputs.read_hypotheses(first)

@@ -5,25 +5,12 @@ from typing import Annotated
 
 import typer
 
-from janus_cli.commands.options import (
-    DataDirOption,
-    DeviceOption,
-    DryRunOption,
-    ForceOption,
-    ObjectiveOption,
-    RecipeOption,
-    SeedOption,
-    SetOption,
-    ThreadsOption,
-    check_recipe,
-    check_start,
-    one_run,
-)
+from janus_cli.commands import options
 
 
 def train(
-    recipe: RecipeOption = None,
-    objective: ObjectiveOption = None,
+    recipe: options.Recipe = None,
+    objective: options.Objective = None,
     resumed: Annotated[
         Path | None, typer.Argument(metavar="[RUN]", help="With --resume: the same as --run.", show_default=False)
     ] = None,
@@ -37,7 +24,7 @@ def train(
             "--prepared", metavar="FOLDER", help="What `janus preprocess` made; by default found under data/."
         ),
     ] = None,
-    data_dir: DataDirOption = None,
+    data_dir: options.DataDir = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run from its last checkpoint.")] = False,
     start: Annotated[
         Path | None,
@@ -51,12 +38,12 @@ def train(
             "--allow-change", metavar="KEY", help="With --resume: this knob of the recipe may differ. Repeatable."
         ),
     ] = None,
-    changes: SetOption = None,
-    device: DeviceOption = "auto",
-    seed: SeedOption = None,
-    threads: ThreadsOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
+    changes: options.Set = None,
+    device: options.Device = "auto",
+    seed: options.Seed = None,
+    threads: options.Threads = None,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Train a model on prepared data; text that is not prepared yet is prepared first.
 
@@ -76,12 +63,12 @@ def train(
 
     if resumed is not None and not resume:
         raise UsageError(f"{resumed}: a run is named only with --resume", "name a new run's folder with --run")
-    folder = one_run(resumed, run)
+    folder = options.one_run(resumed, run)
     if resume and (recipe is None or folder is not None):
-        check_recipe(recipe or str(find_run(folder).recipe), changes, objective)
+        options.check_recipe(recipe or str(find_run(folder).recipe), changes, objective)
     else:
-        check_recipe(recipe, changes, objective)
-    check_start(start)
+        options.check_recipe(recipe, changes, objective)
+    options.check_start(start)
     from janus_cli.training.run import train as run_training
 
     run_training(
