@@ -23,8 +23,7 @@ def compare(
         ),
     ] = None,
     start: Annotated[
-        Path | None,
-        typer.Option("--from", metavar="RUN|CHECKPOINT", help="Begin each training with these weights."),
+        Path | None, typer.Option("--from", metavar="RUN|CHECKPOINT", help="Begin each training with these weights.")
     ] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, metavar="N", help="Updates of each training. Default: 2,000.")
@@ -49,8 +48,7 @@ def compare(
     ] = 0,
     speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Time the rows, which take turns.")] = True,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FOLDER", help="Where it all goes; by default runs/compare-RECIPE."),
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Where it all goes; by default runs/compare-RECIPE.")
     ] = None,
     prepared: Annotated[
         Path | None, typer.Option("--prepared", metavar="FOLDER", help="What `janus preprocess` made.")

@@ -25,8 +25,7 @@ def decode(
         ),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", "--output", metavar="FILE", help="Write hypotheses here, not to stdout."),
+        Path | None, typer.Option("--out", "--output", metavar="FILE", help="Write hypotheses here, not to stdout.")
     ] = None,
     jsonl: Annotated[
         bool, typer.Option("--jsonl", help="Write a JSON object a line: text, tokens, scores, length, passes.")

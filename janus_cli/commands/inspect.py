@@ -10,8 +10,7 @@ from janus_cli.commands import options
 
 def inspect(
     what: Annotated[
-        Path | None,
-        typer.Argument(metavar="[RUN|CHECKPOINT|DATA]", help="A folder; by default the newest run."),
+        Path | None, typer.Argument(metavar="[RUN|CHECKPOINT|DATA]", help="A folder; by default the newest run.")
     ] = None,
     run: options.Run = None,
     as_json: options.Json = False,

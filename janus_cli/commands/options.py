@@ -49,10 +49,7 @@ Objective = Annotated[
         help=f"Exchange the recipe's objective for this one's defaults: {', '.join(OBJECTIVES)}.",
     ),
 ]
-RunArgument = Annotated[
-    Path | None,
-    typer.Argument(metavar="[RUN]", help="The same as --run.", show_default=False),
-]
+RunArgument = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="The same as --run.", show_default=False)]
 Run = Annotated[
     Path | None,
     typer.Option("--run", metavar="FOLDER|NAME", help="A training run; by default the newest one under runs/."),
@@ -60,9 +57,7 @@ Run = Annotated[
 Checkpoint = Annotated[
     Path | None,
     typer.Option(
-        "--checkpoint",
-        metavar="FOLDER|NAME",
-        help="best, last, step-000500, or a folder; by default best, else last.",
+        "--checkpoint", metavar="FOLDER|NAME", help="best, last, step-000500, or a folder; by default best, else last."
     ),
 ]
 DataDir = Annotated[
@@ -72,12 +67,10 @@ DataDir = Annotated[
     ),
 ]
 Device = Annotated[
-    str,
-    typer.Option("--device", metavar="auto|cpu|cuda|cuda:N", callback=_device, help="Where to compute."),
+    str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N", callback=_device, help="Where to compute.")
 ]
 Seed = Annotated[
-    int | None,
-    typer.Option("--seed", min=0, metavar="N", help="Seed of everything random; by default the recipe's."),
+    int | None, typer.Option("--seed", min=0, metavar="N", help="Seed of everything random; by default the recipe's.")
 ]
 Threads = Annotated[
     int | None,

@@ -20,8 +20,7 @@ def preprocess(
     recipe: options.Recipe = None,
     data_dir: options.DataDir = None,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FOLDER", help="Where to; by default data/RECIPE.SOURCE-TARGET."),
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Where to; by default data/RECIPE.SOURCE-TARGET.")
     ] = None,
     changes: options.Set = None,
     workers: Annotated[

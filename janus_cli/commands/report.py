@@ -10,8 +10,7 @@ from janus_cli.commands import options
 
 def report(
     run: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="RUN", help="Training runs; by default the newest one under runs/."),
+        list[Path] | None, typer.Argument(metavar="RUN", help="Training runs; by default the newest one under runs/.")
     ] = None,
     run_option: Annotated[
         list[Path] | None, typer.Option("--run", metavar="FOLDER|NAME", help="The same as RUN. Repeatable.")
