@@ -79,23 +79,21 @@ def compare(
     """
     from janus_cli.core.knobs import OBJECTIVES
     from janus_cli.errors import JanusError
-    from janus_cli.lab.comparing import systems
+    from janus_cli.lab.systems import asked
     from janus_cli.recipe import COMPARE_MODES
 
-    chosen = options.names(objectives or "") or (() if variants else tuple(OBJECTIVES))
-    for system in systems.asked(chosen, variants or ()):
+    systems = asked(options.names(objectives or "") or (() if variants else tuple(OBJECTIVES)), variants or ())
+    for system in systems:
         system.recipe(recipe or "demo", changes or ())
     options.check_start(start)
-    from janus_cli.lab.comparing.session import Request, run_compare
+    from janus_cli.lab.compare import Comparison
 
-    found = run_compare(
-        Request(
-            recipe=recipe, objectives=chosen, variants=variants or (), start=start, steps=steps, minutes=minutes,
-            seeds=_numbers(seeds), modes=options.names(modes or "") or COMPARE_MODES, against=against, average=average,
-            speed=speed, out=out, prepared=prepared, data_dir=data_dir, changes=tuple(changes or ()), device=device,
-            threads=threads, jobs=jobs, force=force, dry_run=dry_run,
-        )
+    comparison = Comparison(
+        systems, options.names(modes or "") or COMPARE_MODES, base=recipe or "demo", start=start, steps=steps,
+        minutes=minutes, seeds=_numbers(seeds), against=against, average=average, speed=speed, out=out, prepared=prepared,
+        data_dir=data_dir, changes=changes or (), device=device, threads=threads, jobs=jobs, force=force,
     )  # fmt: skip
+    found = comparison.run(dry_run=dry_run)
     if found is not None:
         table, failed = found
         typer.echo(table)

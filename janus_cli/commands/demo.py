@@ -1,4 +1,4 @@
-"""`janus demo`: the whole road in minutes, on text that janus makes itself."""
+"""`janus demo`: the whole pipeline in minutes, on text that janus makes itself."""
 
 from janus_cli.commands import options
 
@@ -22,6 +22,6 @@ def demo(
       janus decode --run runs/demo-janus --mode nar --iters 4 --trace
     """
     options.check_recipe("demo", changes)
-    from janus_cli.lab.comparing.demo import run_demo
+    from janus_cli.lab.demo import run_demo
 
     run_demo(changes=changes or (), seed=seed, threads=threads, force=force)

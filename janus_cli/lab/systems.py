@@ -12,8 +12,7 @@ from janus_cli.core.knobs import OBJECTIVES
 from janus_cli.errors import UsageError
 from janus_cli.recipe import Recipe
 
-BUDGET = ("training.updates", "training.minutes")  # the same for all: not for a variant to change
-EXAMPLE = "as in --variant 'glance: janus objective.glance=0.3'"
+BUDGET = ("training.updates", "training.minutes")  # the same for all: no variant may change it
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,6 @@ class System:
         """
         return recipe_load.load(base, [*changes, *self.changes], self.objective)
 
-    def __str__(self) -> str:
-        return " ".join([f"{self.name}: {self.objective}", *self.changes])
-
 
 def asked(objectives: Sequence[str], variants: Sequence[str]) -> list[System]:
     """The systems in the order in which they are named.
@@ -42,11 +38,14 @@ def asked(objectives: Sequence[str], variants: Sequence[str]) -> list[System]:
     Raises:
         UsageError: an unknown objective, a variant that cannot be read, or two systems of one name.
     """
-    found = [System(_known(name), name) for name in objectives] + [_variant(text) for text in variants]
-    names = [system.name for system in found]
+    systems = [System(name, name) for name in objectives] + [_variant(text) for text in variants]
+    for system in systems:
+        if system.objective not in OBJECTIVES:
+            raise UsageError(f"no such objective: {system.objective}", f"choose of {', '.join(OBJECTIVES)}")
+    names = [system.name for system in systems]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"two systems are called {twice[0]}", "give each variant a name of its own")
-    return found
+    return systems
 
 
 def _variant(text: str) -> System:
@@ -57,13 +56,10 @@ def _variant(text: str) -> System:
         objective, changes = "", []
     name = name.strip()
     if not (colon and objective and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_+-]*", name)):
-        raise UsageError(f"--variant {text!r} is not NAME: OBJECTIVE KEY=VALUE …", EXAMPLE)
+        raise UsageError(
+            f"--variant {text!r} is not NAME: OBJECTIVE KEY=VALUE …",
+            "as in --variant 'glance: janus objective.glance=0.3'",
+        )
     if budget := [change for change in changes if change.startswith(BUDGET)]:
         raise UsageError(f"--variant {name}: {budget[0]}: the budget is the same for all", "see --steps and --minutes")
-    return System(name, _known(objective), tuple(changes))
-
-
-def _known(objective: str) -> str:
-    if objective not in OBJECTIVES:
-        raise UsageError(f"no such objective: {objective}", f"choose of {', '.join(OBJECTIVES)}")
-    return objective
+    return System(name, objective, tuple(changes))

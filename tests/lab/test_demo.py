@@ -1,28 +1,37 @@
 """`janus demo`: three trainings, together or one after the other, and one table."""
 
 import re
+import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from janus_cli.errors import CheckpointError, DataError
-from janus_cli.lab import machine
-from janus_cli.lab.comparing import jobs
-from janus_cli.lab.comparing.demo import TITLES, run_demo
-from janus_cli.training.trainer import Trainer
+from janus_cli.lab import demo, machine
+from janus_cli.lab.demo import SYSTEMS, run_demo
+from janus_cli.lab.jobs import Job
 from tests.faults import processes
 
 SMALL = (
     "data.synthetic={train: 64, valid: 8, test: 8}", "tokenizer.vocabulary=120", "model.width=16",
     "model.feedforward=32", "model.heads=2", "training.updates=3", "training.warmup=1", "training.save_every=3",
 )  # fmt: skip
+NAR = ("NAR, 1 pass", "NAR, 4 passes", "NAR, 10 passes")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, cores: int, *changes: str, force: bool = False) -> None:
+    monkeypatch.setattr(machine, "usable_cores", lambda: cores)
+    run_demo(changes=(*SMALL, *changes), seed=None, threads=None, force=force)
 
 
 def quality(table: str) -> list[list[str]]:
     """The rows of the table without their speed."""
     return [[cell.strip() for cell in line.split("│")[1:-2]] for line in table.splitlines() if line.startswith("│")]
+
+
+def runs(what: str) -> list[Path]:
+    return [Path(f"runs/demo-{objective}/{what}") for objective in SYSTEMS]
 
 
 def test_together_or_one_after_the_other(
@@ -32,19 +41,17 @@ def test_together_or_one_after_the_other(
     for cores in (1, 2):
         (tmp_path / str(cores)).mkdir()
         monkeypatch.chdir(tmp_path / str(cores))
-        monkeypatch.setattr(machine, "usable_cores", lambda cores=cores: cores)
-        run_demo(changes=SMALL, seed=None, threads=None, force=False)
+        run(monkeypatch, cores)
         said = capsys.readouterr()
         tables.append(quality(said.out))
-        weights.append([processes.digest(Path(f"runs/demo-{name}/checkpoints/last")) for name in TITLES])
+        weights.append([processes.digest(folder) for folder in runs("checkpoints/last")])
         assert ("2 at a time" in said.err) == (cores == 2)
         assert ("[1 of 3]" in said.err) == (cores == 1)
+        assert said.err.count("right would be:") > 1
     assert [row[:2] for row in tables[0]] == [
-        ["Transformer", "AR, greedy"],
-        *(["CMLM", f"NAR, {passes}"] for passes in ("1 pass", "4 passes", "10 passes")),
-        ["JANUS", "AR, greedy"],
-        *(["JANUS", f"NAR, {passes}"] for passes in ("1 pass", "4 passes", "10 passes")),
-    ]
+        ["Transformer", "AR, greedy"], *(["CMLM", way] for way in NAR),
+        ["JANUS", "AR, greedy"], *(["JANUS", way] for way in NAR),
+    ]  # fmt: skip
     assert all(re.fullmatch(r"\d+\.\d", row[2]) for row in tables[0])
     assert tables[0] == tables[1]
     assert weights[0] == weights[1]
@@ -54,34 +61,25 @@ def test_together_or_one_after_the_other(
 def test_mistakes_are_found_before_anything_is_trained(
     change: str, force: bool, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "usable_cores", lambda: 1)
-    run_demo(changes=SMALL, seed=None, threads=None, force=False)
-    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
-    monkeypatch.setattr(jobs, "run", lambda *_: pytest.fail("trains"))
-    logs = [Path(f"runs/demo-{name}/log.jsonl").read_bytes() for name in TITLES]
+    run(monkeypatch, 1)
+    logs = [log.read_bytes() for log in runs("log.jsonl")]
     with pytest.raises((CheckpointError, DataError)) as caught:
-        run_demo(changes=(*SMALL, change), seed=None, threads=None, force=force)
+        run(monkeypatch, 2, change, force=force)
     assert "janus demo --force" in caught.value.hint
-    assert [Path(f"runs/demo-{name}/log.jsonl").read_bytes() for name in TITLES] == logs
+    assert [log.read_bytes() for log in runs("log.jsonl")] == logs
 
 
 @pytest.mark.parametrize("force", [False, True])
 def test_a_process_that_died_is_made_up_for(
     empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], force: bool
 ) -> None:
-    def die(*_: object) -> None:
-        raise RuntimeError
-
-    def died(work: Sequence[jobs.Job], at_once: int) -> set[str]:
-        for job in work[1:]:
+    def one_dies(jobs: Sequence[Job], at_once: int) -> set[str]:
+        """After it wrote its recipe and before its first checkpoint."""
+        for job in jobs:
             job.work()
-        with monkeypatch.context() as patch, suppress(RuntimeError):
-            patch.setattr(Trainer, "windows", die)  # recipe.yaml is there, no update is made
-            work[0].work()
-        assert work[0].run.recipe.exists()
-        return {work[0].name}
+        shutil.rmtree(jobs[0].run.checkpoints)
+        return {jobs[0].name}
 
-    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
-    monkeypatch.setattr(jobs, "run", died)
-    run_demo(changes=SMALL, seed=None, threads=None, force=force)
+    monkeypatch.setattr(demo, "run_jobs", one_dies)
+    run(monkeypatch, 2, force=force)
     assert len(quality(capsys.readouterr().out)) == 8

@@ -1,101 +1,65 @@
-"""`janus compare` on tiny trainings: rows, equal budgets, going on, failures that become rows."""
+"""`janus compare` on tiny trainings: rows, equal budgets, continuing, failures that become rows."""
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
+from comparisons import Compare, found, names, outputs
 
 from janus_cli import recipe_load
-from janus_cli.cli import main
 from janus_cli.core.knobs import JanusObjective
-from janus_cli.errors import OutOfMemoryError, Stopped
-from janus_cli.lab.comparing import entry as entry_module
 from janus_cli.scoring.metrics import score
 
-Compare = Callable[..., tuple[int, str, str]]
-QUICK = ("--recipe", "tiny.yaml", "--threads", "1", "--device", "cpu", "--no-speed")
-
-
-@pytest.fixture
-def compare(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> Compare:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stopped:
-            main(["compare", *QUICK, *arguments])
-        torch.set_num_threads(1)
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        assert isinstance(stopped.value.code, int)
-        return stopped.value.code, captured.out, captured.err
-
-    return run
-
-
-def found() -> dict[str, Any]:
-    about = json.loads(Path("runs/compare-tiny/comparison.json").read_bytes())
-    assert isinstance(about, dict)
-    return about
-
-
-def names(about: dict[str, Any]) -> list[str]:
-    return [f"{row['system']} {row['label']}" for row in about["rows"]]
+AR = ("--objectives", "ar", "--modes", "ar.beam1")
+TABLE = Path("runs/compare-tiny/comparison.md")
 
 
 def test_every_system_has_a_row_for_each_mode_that_it_can(compare: Compare) -> None:
+    pytest.importorskip("matplotlib")
     code, out, err = compare(
         "--objectives", "ar,cmlm,bang", "--steps", "3", "--modes", "ar.beam1,nar4.lb1,nar.eos,semi2", "--seeds", "1,2"
     )  # fmt: skip
     assert code == 0, err
-    about = found()
-    assert names(about) == ["ar ar.beam1", "cmlm nar4.lb1", "bang ar.beam1", "bang nar.eos", "bang semi2"]
-    assert [each["training"]["updates"] for each in about["systems"]] == [3] * 6
-    assert about["against"] == "ar ar.beam1"
-    for row in about["rows"]:
+    results = found()
+    assert names(results) == ["ar ar.beam1", "cmlm nar4.lb1", "bang ar.beam1", "bang nar.eos", "bang semi2"]
+    assert [each["training"]["updates"] for each in results["systems"]] == [3] * 6
+    assert results["against"] == "ar ar.beam1"
+    assert out.strip() == TABLE.read_text().strip()
+    assert re.search(r"^\| bang +\| +semi2 ", out, re.M)
+    assert "3 updates each" in out
+    references = Path("data/tiny.src-tgt/test.target.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    for row in results["rows"]:
         assert row["seeds"] == [1, 2]
         assert set(row["scores"]["bleu"]["values"]) == {"1", "2"}
         assert "nrefs:1" in row["scores"]["bleu"]["signature"]
         assert (row["comparison"] is None) == (row["label"] == "ar.beam1" and row["system"] == "ar")
-    assert {row["label"]: row["passes"] for row in about["rows"]}["nar.eos"] == 1
-    assert out.strip() == Path("runs/compare-tiny/comparison.md").read_text().strip()
-    assert re.search(r"^\| bang +\| +semi2 ", out, re.M)
-    assert "3 updates each" in out
-    references = Path("data/tiny.src-tgt/test.target.txt").read_text(encoding="utf-8").split("\n")[:-1]
-    for row in about["rows"]:
+        assert row["label"] != "nar.eos" or row["passes"] == 1
         for seed, value in row["scores"]["chrf"]["values"].items():
             file = Path(f"runs/compare-tiny/outputs/{row['system']}.seed{seed}.{row['label']}.txt")
             texts = file.read_text(encoding="utf-8").split("\n")[:-1]
             assert len(texts) == 8
             assert score(texts, [references], ["chrf"])[0].value == pytest.approx(value)
-    assert max(value for row in about["rows"] for value in row["scores"]["chrf"]["values"].values()) > 0
+    assert max(value for row in results["rows"] for value in row["scores"]["chrf"]["values"].values()) > 0
+    svg = Path("runs/compare-tiny/comparison.svg").read_text()
+    assert "decoder passes a sentence" in svg
+    assert re.search(r">\s*cmlm\s*<", svg)
 
 
-def test_the_same_command_goes_on_and_a_larger_budget_trains_further(
-    compare: Compare, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command = ("--objectives", "ar,cmlm", "--modes", "ar.beam1,nar1.lb1")
-    assert compare(*command, "--steps", "2")[0] == 0
-    first = found()
-    outputs = {file: file.stat().st_mtime_ns for file in Path("runs/compare-tiny/outputs").iterdir()}
-
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("nothing is to be decoded again")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(entry_module, "_decode", refuse)
-        assert compare(*command, "--steps", "2")[0] == 0
-    assert {file: file.stat().st_mtime_ns for file in Path("runs/compare-tiny/outputs").iterdir()} == outputs
+def test_the_same_command_continues_and_a_larger_budget_trains_further(compare: Compare) -> None:
+    command = ("--objectives", "ar,cmlm", "--modes", "ar.beam1,nar1.lb1", "--steps")
+    assert compare(*command, "2")[0] == 0
+    first, written = found(), outputs()
+    assert compare(*command, "2")[0] == 0
+    assert outputs() == written, "nothing is decoded again"
     assert found()["rows"] == first["rows"]
-    assert compare(*command, "--steps", "4")[0] == 0
+    assert compare(*command, "4")[0] == 0
     assert [each["training"]["updates"] for each in found()["systems"]] == [4, 4]
-    assert "not the same budget" not in Path("runs/compare-tiny/comparison.md").read_text()
-    code, out, _ = compare(*command, "--steps", "3")
+    assert "not the same budget" not in TABLE.read_text()
+    code, out, _ = compare(*command, "3")
     assert code == 0
     assert "not the same budget: ar.seed1" in out
-    log = Path("runs/compare-tiny/ar.seed1/log.jsonl").read_text()
-    assert '"kind": "resumed", "step": 2' in log
+    assert '"kind": "resumed", "step": 2' in Path("runs/compare-tiny/ar.seed1/log.jsonl").read_text()
 
 
 def test_texts_are_kept_for_the_same_weights_text_and_options_only(compare: Compare) -> None:
@@ -103,28 +67,27 @@ def test_texts_are_kept_for_the_same_weights_text_and_options_only(compare: Comp
     assert compare(*command)[0] == 0
     file = Path("runs/compare-tiny/outputs/ar.seed1.ar.beam5.txt")
     written = file.read_text()
-    file.write_text("x\n" * 8)  # to see whether it is decoded anew
+    file.write_text("x\n" * 8)  # to see whether it is decoded again
     assert compare(*command)[0] == 0
     assert file.read_text() == "x\n" * 8
     assert compare(*command, "--force")[0] == 0
     assert file.read_text() == written
-    file.write_text("x\n" * 8)
-    about = json.loads(file.with_suffix(".json").read_text())
-    assert about["options"]["length_penalty"] == 1.0
-    for changed in ({"options": {**about["options"], "length_penalty": 0.5}}, {"text": "another"}, {"sha256": "0"}):
+    made_by = json.loads(file.with_suffix(".json").read_text())
+    assert made_by["options"]["length_penalty"] == 1.0
+    for changed in ({"options": {**made_by["options"], "length_penalty": 0.5}}, {"text": "another"}, {"sha256": "0"}):
         file.write_text("x\n" * 8)
-        file.with_suffix(".json").write_text(json.dumps({**about, **changed}))
+        file.with_suffix(".json").write_text(json.dumps({**made_by, **changed}))
         assert compare(*command)[0] == 0
         assert file.read_text() == written, changed
 
 
 def test_a_rate_that_falls_to_suit_the_updates_allows_no_more(compare: Compare) -> None:
-    command = ("--objectives", "ar", "--modes", "ar.beam1", "--set", "training.schedule=cosine")
-    assert compare(*command, "--steps", "2")[0] == 0
-    code, _, err = compare(*command, "--steps", "4")
+    command = (*AR, "--set", "training.schedule=cosine", "--steps")
+    assert compare(*command, "2")[0] == 0
+    code, _, err = compare(*command, "4")
     assert code == 2
-    assert "ar.seed1 was trained for 2 updates, and its learning rate (cosine) fell to suit these" in err
-    assert compare(*command, "--steps", "4", "--force")[0] == 0
+    assert "ar.seed1 was trained for 2 updates, and its learning rate (cosine)" in err
+    assert compare(*command, "4", "--force")[0] == 0
 
 
 def test_the_table_says_in_what_a_training_was_not_equal(compare: Compare) -> None:
@@ -141,75 +104,38 @@ def test_the_table_says_in_what_a_training_was_not_equal(compare: Compare) -> No
 
 
 def test_data_without_a_test_split_is_found_before_anything_is_trained(compare: Compare) -> None:
-    main_code, _, _ = compare("--objectives", "ar", "--steps", "1", "--modes", "ar.beam1")
-    assert main_code == 0
+    assert compare(*AR, "--steps", "1")[0] == 0
     manifest = Path("data/tiny.src-tgt/manifest.json")
     about = json.loads(manifest.read_text())
     del about["files"]["test.source.txt"]
     manifest.write_text(json.dumps(about))
     for more in ([], ["--dry-run"]):
-        code, _, err = compare("--objectives", "ar", "--steps", "1", "--out", "other", *more)
+        code, _, err = compare(*AR, "--steps", "1", "--out", "other", *more)
         assert code == 3
         assert "has no test split, which a comparison decodes" in err
         assert not Path("other").exists()
 
 
 def test_minutes_are_an_equal_budget_too(compare: Compare) -> None:
-    assert compare("--objectives", "ar", "--minutes", "0.01", "--modes", "ar.beam1")[0] == 0
+    assert compare(*AR, "--minutes", "0.01")[0] == 0
     training = found()["systems"][0]["training"]
     assert 0.6 <= training["seconds"] < 5
     assert training["updates"] > 3
-    assert "0.01 minutes of updates each" in Path("runs/compare-tiny/comparison.md").read_text()
+    assert "0.01 minutes of updates each" in TABLE.read_text()
 
 
-def test_what_fails_is_a_row_that_says_why(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = entry_module.train
-
-    def fail(**options: Any) -> object:
-        if options["objective"] == "cmlm":
-            raise OutOfMemoryError("no room for cmlm")
-        return real(**options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(entry_module, "train", fail)
-        code, out, err = compare("--objectives", "ar,cmlm,janus", "--steps", "2", "--modes", "ar.beam1")
+def test_all_rows_are_timed_in_turn_and_what_fails_says_why(compare: Compare) -> None:
+    modes = ("--modes", "ar.beam1,spec.redraft-joint", "--speed")
+    code, out, err = compare("--objectives", "ar,cmlm,janus", "--steps", "2", *modes)
     assert code == 1
     assert "1 of the rows failed" in err
-    assert "failed: cmlm.seed1 training: no room for cmlm" in out
-    assert names(found()) == ["ar ar.beam1", "janus ar.beam1"]
-    code, out, _ = compare("--objectives", "ar,cmlm,janus", "--steps", "2", "--modes", "ar.beam1")
-    assert code == 1, "cmlm has no such mode"
-    assert "failed: cmlm.seed1 decoding" in out
-
-
-def test_a_signal_stops_everything(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(**_: object) -> None:
-        raise Stopped(15, "stopped after update 1, saved")
-
-    monkeypatch.setattr(entry_module, "train", stop)
-    assert compare("--objectives", "ar,cmlm", "--steps", "2")[0] == 143
-    assert "rows" not in found()
-
-
-def test_all_rows_are_timed_in_turn(compare: Compare) -> None:
-    code, out, err = compare(
-        "--objectives", "ar,janus", "--steps", "2", "--modes", "ar.beam1,spec.redraft-joint", "--speed"
-    )
-    assert code == 0, err
-    about = found()
-    assert names(about) == ["ar ar.beam1", "janus ar.beam1", "janus spec.redraft-joint"]
-    for row in about["rows"]:
+    assert "failed: cmlm.seed1 decoding" in out, "it has no such mode"
+    results = found()
+    assert names(results) == ["ar ar.beam1", "janus ar.beam1", "janus spec.redraft-joint"]
+    for row in results["rows"]:
         assert row["speed"]["p50"]["median"] > 0
         assert row["speed"]["sentences_per_second"]["lowest"] <= row["speed"]["sentences_per_second"]["median"]
     assert "one by one, ms" in out
-
-
-def test_the_plot_has_every_system(compare: Compare) -> None:
-    pytest.importorskip("matplotlib")
-    assert compare("--objectives", "ar,cmlm", "--steps", "2", "--modes", "ar.beam1,nar1.lb1")[0] == 0
-    svg = Path("runs/compare-tiny/comparison.svg").read_text()
-    assert "decoder passes a sentence" in svg
-    assert re.search(r">\s*cmlm\s*<", svg)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +182,7 @@ def test_a_dry_run_writes_nothing(compare: Compare) -> None:
 
 def test_variants_are_systems_of_their_own(compare: Compare) -> None:
     """Each has a run with its knobs, rows under its name, and a note that says what it changes."""
-    first = ("--objectives", "ar", "--steps", "2", "--modes", "ar.beam1", "--out", "base")
+    first = (*AR, "--steps", "2", "--out", "base")
     assert compare(*first)[0] == 0
     command = (
         "--objectives", "ar", "--variant", "glance: janus objective.glance=0.5 'objective.noise={full: 1.0}'",
@@ -264,10 +190,9 @@ def test_variants_are_systems_of_their_own(compare: Compare) -> None:
     )  # fmt: skip
     code, out, err = compare(*command)
     assert code == 0, err
-    about = found()
-    assert names(about) == ["ar ar.beam1", "glance ar.beam1", "glance nar1.lb1"]
+    assert names(found()) == ["ar ar.beam1", "glance ar.beam1", "glance nar1.lb1"]
     assert "* glance: janus with objective.glance=0.5 objective.noise={full: 1.0}" in out
-    origin = (Path("base/ar.seed1/checkpoints/best")).resolve()
+    origin = Path("base/ar.seed1/checkpoints/best").resolve()
     assert f"* glance.seed1 began with the weights of {origin}" in out
     run = Path("runs/compare-tiny/glance.seed1")
     recipe = recipe_load.load(str(run / "recipe.yaml"))

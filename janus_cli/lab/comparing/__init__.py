@@ -1,1 +1,0 @@
-"""`janus compare`: several objectives trained, decoded and scored under equal conditions."""

@@ -1,0 +1,124 @@
+"""`janus demo`: the objectives that the paper compares, small, on made-up text; one table, one traced example.
+
+A comparison like those of `janus compare`, with runs of its own and scores against every right output, which made-up
+text has.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+
+from janus_cli import console, recipe_load, runs
+from janus_cli.data.synthetic import is_valid, translations
+from janus_cli.decoding.lines import Reader
+from janus_cli.decoding.trace import shown
+from janus_cli.decoding.translate import Translator
+from janus_cli.errors import CheckpointError, DataError
+from janus_cli.lab import machine
+from janus_cli.lab.entries import SPLIT, Entry, decode
+from janus_cli.lab.jobs import Job, run_jobs
+from janus_cli.lab.rows import select
+from janus_cli.lab.systems import System
+from janus_cli.runs import Run, find_split
+from janus_cli.scoring.metrics import corpus_bleu
+from janus_cli.training.run import prepare_data, train
+
+SYSTEMS = {"ar": "Transformer", "cmlm": "CMLM", "janus": "JANUS"}
+ROWS = {
+    "ar.beam1": "AR, greedy", "nar1.lb1": "NAR, 1 pass", "nar4.lb1": "NAR, 4 passes", "nar10.lb1": "NAR, 10 passes"
+}  # fmt: skip
+CPU = torch.device("cpu")
+
+
+def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, force: bool) -> None:
+    """Trains what is not trained yet, prints the table on stdout and everything else on stderr.
+
+    As many trainings at once as there are cores for. threads: of each; in layers as small as these a second one makes
+    nothing faster.
+    """
+    started, decoding_threads = time.monotonic(), threads or torch.get_num_threads()
+    recipe = recipe_load.load("demo", changes)
+    shared = {"recipe": "demo", "changes": tuple(changes), "seed": seed, "threads": threads or 1, "device": "cpu"}
+    entries = [
+        Entry(System(title, objective), recipe.seed, Run(runs.RUNS / f"demo-{objective}"))
+        for objective, title in SYSTEMS.items()
+    ]
+    at_once = min(machine.usable_cores() // (threads or 1), len(entries))
+    here = {entry.system.name for entry in entries}
+    if at_once > 1:
+        works = []
+        for entry in entries:  # the data is made, and mistakes are found, before any of them trains
+            options = _options(entry, shared, force)
+            with _explained():
+                prepare_data(**options)
+                train(**options, dry_run=True)
+            work = partial(train, **options)
+            works.append(Job(entry.system.objective, entry.run, work, recipe.training.updates, force))
+        console.say(f"training {', '.join(SYSTEMS.values())}, {at_once} at a time")
+        here = {SYSTEMS[name] for name in run_jobs(works[::-1], at_once)}  # the longest training first
+    for number, entry in enumerate(entries, 1):
+        if entry.system.name in here:
+            console.say(f"\n[{number} of {len(entries)}] {entry.system.name}")
+            with _explained():
+                train(**_options(entry, shared, force))  # a process may have begun it and died
+        entry.checkpoint = entry.run.checkpoints / "last"
+    torch.set_num_threads(decoding_threads)
+    cells = [row for entry in entries for row in _rows(entry)]
+    console.say("")
+    console.table(
+        "test set: BLEU against all right outputs, share of right outputs, decoder passes a sentence",
+        ("system", "mode", "BLEU", "right", "passes", "sentences/s"), cells,
+    )  # fmt: skip
+    _show_trace(entries[-1])
+    console.say(
+        f"\n{console.duration(time.monotonic() - started)} in all. Next: janus decode --mode nar --iters 4; janus score"
+    )
+
+
+def _options(entry: Entry, shared: dict[str, Any], force: bool) -> dict[str, Any]:
+    """The keywords of `train`; a run that is there already is resumed."""
+    resume = entry.run.recipe.exists() and not force
+    return {**shared, "objective": entry.system.objective, "run": entry.run.path, "resume": resume, "force": force}
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except (CheckpointError, DataError) as problem:
+        raise type(problem)(problem.message, "begin anew: rm -r data/demo.*; janus demo --force") from None
+
+
+def _sources(entry: Entry) -> list[str]:
+    return list(Reader(find_split(entry.run, entry.recipe, SPLIT)[0]))
+
+
+def _rows(entry: Entry) -> Iterator[list[str]]:
+    """The cells of each way to decode it."""
+    sources, model = _sources(entry), entry.load(CPU)
+    references = [list(texts) for texts in zip(*(translations(source) for source in sources), strict=True)]
+    for label, plan in select(entry.recipe, list(ROWS)).plans.items():
+        texts, timing = decode(*model, plan, sources, f"{entry.system.name} {label}")
+        right = sum(is_valid(source, text) for source, text in zip(sources, texts, strict=True)) / len(texts)
+        yield [
+            entry.system.name, ROWS[label], f"{corpus_bleu(texts, references):.1f}", f"{100 * right:.1f} %",
+            f"{timing.passes / timing.sentences:.1f}", f"{timing.sentences / sum(timing.seconds):.0f}",
+        ]  # fmt: skip
+
+
+def _show_trace(entry: Entry) -> None:
+    translator = Translator(*entry.load(CPU), entry.plan("nar4.lb1"), traced=1)
+    source = max(_sources(entry)[:20], key=len)
+    console.say("how JANUS writes one sentence non-autoregressively, in 4 passes (____ is hidden, ^ is hidden again):")
+    for result in next(translator.windows([source])):
+        for line in shown(result, shutil.get_terminal_size().columns):
+            console.say(line)
+    for text in translations(source):
+        console.say(f"right would be: {text}")

@@ -1,0 +1,182 @@
+"""One entry of a comparison, a system with a seed: trained and decoded; what an earlier call made is used again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from janus_cli import console, runs
+from janus_cli.core.generate import Generator
+from janus_cli.data.tokenizer import Tokenizers
+from janus_cli.decoding.lines import Reader
+from janus_cli.decoding.modes import Plan, own_recipe
+from janus_cli.decoding.translate import Timing, Translator, read_model
+from janus_cli.errors import JanusError, Stopped
+from janus_cli.files import read_json, write_atomically
+from janus_cli.lab.rows import select
+from janus_cli.lab.systems import System
+from janus_cli.recipe import Recipe
+from janus_cli.runs import Run, find_split
+from janus_cli.training import checkpoint
+from janus_cli.training.averaging import average_checkpoints
+from janus_cli.training.checkpoint import STATE
+from janus_cli.training.run import train
+
+SPLIT = "test"
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one mode wrote for the split. passes: decoder passes a sentence."""
+
+    texts: list[str]
+    passes: float
+
+
+@dataclass
+class Entry:
+    """A system with a seed, where its run is, and what became of it.
+
+    checkpoint: the one to decode; None where it is not trained. training: updates, epochs, seconds in updates, size,
+    the share of their weights that terms with a warm-up came to, checkpoints in the mean. outputs: by label of the
+    mode. failed: what went wrong, and why.
+    """
+
+    system: System
+    seed: int
+    run: Run
+    checkpoint: Path | None = None
+    training: dict[str, Any] | None = None
+    outputs: dict[str, Output] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.system.name}.seed{self.seed}"
+
+    @property
+    def origin(self) -> str | None:
+        """The checkpoint whose weights its run began with, if any."""
+        return runs.origin(read_json(self.run.manifest)) if self.run.manifest.is_file() else None
+
+    @property
+    def trained(self) -> Path:
+        """The checkpoint to decode."""
+        assert self.checkpoint is not None, "the training failed"
+        return self.checkpoint
+
+    @property
+    def recipe(self) -> Recipe:
+        """That of the checkpoint."""
+        return own_recipe(self.trained, ())
+
+    def load(self, device: torch.device) -> tuple[Generator, Tokenizers]:
+        """The checkpoint's model and tokenizers."""
+        model, tokenizers = read_model(self.run, self.trained, device, self.recipe.decoding.precision)
+        return Generator(model), tokenizers
+
+    def plan(self, label: str) -> Plan:
+        """How the output of this label was decoded."""
+        return select(self.recipe, (label,)).plans[label]
+
+    def train(self, options: Mapping[str, Any], average: int) -> None:
+        """Trains it, or continues its training, and finds the checkpoint to decode; a failure is noted in `failed`.
+
+        options: the keywords of `train`. average: decode the mean of so many last checkpoints, or of as many as a short
+        training has; 0: the last one.
+
+        Raises:
+            Stopped: a signal ended the training; it was saved.
+        """
+        try:
+            train(**options)
+            folder = (self.run.checkpoints / "last").resolve()
+            if average:
+                there = len(list(checkpoint.steps(self.run.checkpoints)))
+                folder, _ = average_checkpoints(self.run, last=min(average, there), best=None, force=True)
+        except Stopped:
+            raise
+        except JanusError as problem:
+            console.error(f"{self.name}: {problem.message}", problem.hint)
+            self.failed["training"] = problem.message
+            return
+        state = read_json(folder / STATE)
+        starts = [line for line in self.run.log.read_bytes().split(b"\n") if line.startswith(b'{"kind": "start"')]
+        self.checkpoint = folder
+        self.training = {
+            "risen": self.recipe.objective.risen(max(0, state["step"] - 1)),
+            "averaged": len(state.get("averaged", ())),
+            "updates": state["step"], "epochs": state["epoch"], "seconds": round(state.get("seconds", 0.0), 1),
+            "parameters": json.loads(starts[-1])["parameters"] if starts else None,
+            "precision": state.get("precision"), "checkpoint": folder.name,
+        }  # fmt: skip
+
+    def decode(self, modes: Sequence[str], folder: Path, device: torch.device) -> None:
+        """Decodes the split in each of these modes (see `rows.select`) that the run has; fills `outputs` or `failed`.
+
+        Texts are kept in `folder`, with what wrote them: the same weights do not decode the same text twice.
+        """
+        try:
+            plans = select(self.recipe, modes).plans
+            source, _ = find_split(self.run, self.recipe, SPLIT)
+        except JanusError as problem:
+            self.failed["decoding"] = problem.message
+            return
+        lines = list(Reader(source))
+        text, weights = hashlib.sha256("\n".join(lines).encode()).hexdigest(), checkpoint.fingerprint(self.trained)
+        model: tuple[Generator, Tokenizers] | None = None
+        for label, plan in plans.items():
+            stem = folder / f"{self.name}.{label}"
+            made_by = {"sha256": weights, "text": text, "mode": plan.mode, "options": plan.used}
+            output = _kept(stem, made_by)
+            if output is None:
+                try:
+                    model = model or self.load(device)
+                    texts, timing = decode(*model, plan, lines, f"{self.name} {label}")
+                except Stopped:
+                    raise
+                except JanusError as problem:
+                    console.error(f"{self.name} {label}: {problem.message}", problem.hint)
+                    self.failed[label] = problem.message
+                    continue
+                output = Output(texts, timing.passes / max(1, timing.sentences))
+                _keep(stem, output, made_by)
+            self.outputs[label] = output
+
+
+def decode(
+    generator: Generator, tokenizers: Tokenizers, plan: Plan, lines: Sequence[str], name: str
+) -> tuple[list[str], Timing]:
+    """The best hypothesis of each line, and what that took."""
+    translator = Translator(generator, tokenizers, plan)
+    with console.progress(name, len(lines)) as bar:
+        translator.advance = bar.advance
+        texts = [result.texts[0] for window in translator.windows(lines) for result in window]
+    return texts, translator.timing
+
+
+def _files(stem: Path) -> tuple[Path, Path]:
+    return stem.with_name(f"{stem.name}.txt"), stem.with_name(f"{stem.name}.json")
+
+
+def _kept(stem: Path, made_by: Mapping[str, Any]) -> Output | None:
+    """What an earlier call wrote, if the same weights, text and options made it."""
+    text, file = _files(stem)
+    if not (text.is_file() and file.is_file()):
+        return None
+    before = read_json(file)
+    if any(before.get(key) != value for key, value in made_by.items()):
+        return None
+    return Output(text.read_bytes().decode().split("\n")[:-1], float(before["passes"]))
+
+
+def _keep(stem: Path, output: Output, made_by: Mapping[str, Any]) -> None:
+    text, file = _files(stem)
+    write_atomically(text, "".join(f"{line}\n" for line in output.texts).encode())
+    write_atomically(file, json.dumps({**made_by, "passes": output.passes}).encode())

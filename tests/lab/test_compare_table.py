@@ -1,0 +1,69 @@
+"""What stands in the rows of `janus compare`: scores, differences and the row that the others are compared with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from janus_cli.lab.compare_table import scored
+from janus_cli.lab.entries import Entry, Output
+from janus_cli.lab.systems import System
+from janus_cli.runs import Run
+
+REFERENCES = [
+    f"a sentence of {word} words and number {number}" for number, word in enumerate(["six", "ten", "two"] * 6)
+]
+WORSE = [line.replace("sentence", "phrase") if number % 2 else "nothing" for number, line in enumerate(REFERENCES)]
+
+
+def entry(system: str, seed: int, passes: float = 1.0, **texts: list[str]) -> Entry:
+    outputs = {label.replace("_", "."): Output(lines, passes) for label, lines in texts.items()}
+    return Entry(System(system, "ar"), seed, Run(Path()), outputs=outputs)
+
+
+def found(*entries: Entry, against: str | None = None) -> tuple[dict[str, dict[str, Any]], str | None]:
+    rows, base = scored(entries, REFERENCES, against)
+    return {f"{row['system']} {row['label']}": row for row in rows}, base
+
+
+def test_a_difference_is_ours_less_theirs_and_p_is_that_of_the_least_certain_seed() -> None:
+    rows, base = found(
+        entry("ar", 1, ar_beam1=WORSE), entry("ar", 2, ar_beam1=REFERENCES),
+        entry("janus", 1, 4.0, nar4_lb1=REFERENCES), entry("janus", 2, 5.0, nar4_lb1=REFERENCES),
+    )  # fmt: skip
+    assert (base, rows["ar ar.beam1"]["comparison"]) == ("ar ar.beam1", None)
+    ours, theirs = rows["janus nar4.lb1"], rows["ar ar.beam1"]
+    assert (ours["seeds"], ours["passes"]) == ([1, 2], 4.5)
+    assert ours["scores"]["bleu"]["values"] == {"1": pytest.approx(100), "2": pytest.approx(100)}
+    low = theirs["scores"]["bleu"]["values"]["1"]
+    assert 0 < low < 60
+    compared = ours["comparison"]
+    assert compared["difference"] == pytest.approx((100 - low) / 2)
+    assert [compared["seeds"][seed]["difference"] for seed in "12"] == [pytest.approx(100 - low), pytest.approx(0)]
+    assert compared["seeds"]["1"]["p"] < 0.01
+    assert compared["p"] == compared["seeds"]["2"]["p"] > 0.9
+
+
+def test_the_named_row_is_what_the_others_are_compared_with() -> None:
+    both = entry("ar", 1, ar_beam1=WORSE), entry("janus", 1, nar4_lb1=REFERENCES, ar_beam1=WORSE)
+    rows, base = found(*both, against="janus nar4.lb1")
+    assert base == "janus nar4.lb1"
+    assert rows["janus nar4.lb1"]["comparison"] is None
+    assert rows["ar ar.beam1"]["comparison"]["difference"] < -40
+    assert found(*both, against="janus nar9.lb1")[1] == "ar ar.beam1", "that row failed"
+    assert found(entry("cmlm", 1, nar1_lb1=WORSE))[1] == "cmlm nar1.lb1"
+
+
+@pytest.mark.parametrize(("seeds", "common"), [((1, 2), ["1"]), ((2,), None)])
+def test_seeds_that_one_of_them_lacks_are_left_out(seeds: tuple[int, ...], common: list[str] | None) -> None:
+    rows, _ = found(entry("ar", 1, ar_beam1=WORSE), *(entry("janus", seed, nar4_lb1=REFERENCES) for seed in seeds))
+    comparison = rows["janus nar4.lb1"]["comparison"]
+    assert (comparison and list(comparison["seeds"])) == common
+
+
+def test_without_references_there_are_rows_and_no_scores() -> None:
+    rows, base = scored([entry("ar", 1, ar_beam1=WORSE), entry("cmlm", 1, nar1_lb1=WORSE)], None, None)
+    assert [(row["scores"], row["comparison"]) for row in rows] == [({}, None)] * 2
+    assert base == "ar ar.beam1"
