@@ -91,10 +91,10 @@ def prepared(recipe: Recipe, words: int, tokens: int, device: torch.device) -> S
     batch = batch.to(device)
     with torch.no_grad(), autocast(recipe.training.precision, device):
         memory = model.encode(batch.source, batch.source_real)
-    kept = tuple((keys.requires_grad_(), values.requires_grad_()) for keys, values in memory.kept)
+    kept = tuple((keys.requires_grad_(), values.requires_grad_()) for keys, values in memory.keys_values)
     streams = list(plan.streams.values())
     slopes = [torch.randn(*stream.tokens.shape, recipe.model.width, device=device) for stream in streams]
-    return Setting(recipe, words, model, streams, replace(memory, kept=kept), slopes)
+    return Setting(recipe, words, model, streams, replace(memory, keys_values=kept), slopes)
 
 
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:

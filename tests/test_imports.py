@@ -1,10 +1,11 @@
-"""The house stands: imports point down only, the core is liftable, files and functions stay short."""
+"""The house stands: imports point down, never in circles; the core stands alone; files and functions stay short."""
 
 import ast
 import importlib
 import pkgutil
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -27,13 +28,18 @@ _FLOORS = [
     ["scoring"],
     ["data"],
     ["core"],
-    ["device"],
-    ["recipe_load", "runs"],
-    ["files"],
+    ["device", "runs"],
+    ["recipe_load", "files"],
     ["recipe", "yaml_core", "console"],
     ["core.knobs", "errors"],
 ]
 _HEIGHT = {name: -depth for depth, names in enumerate(_FLOORS) for name in names}
+_HOMES = {
+    "rich": {"console"},
+    "pydantic": {"recipe", "recipe_load"},
+    "yaml": {"yaml_core"},
+    "typer": {"cli", "commands"},
+}
 
 
 def _module(file: Path) -> str:
@@ -41,58 +47,63 @@ def _module(file: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+_MODULES = {_module(file): file for file in _FILES}
+
+
+def _imports(file: Path) -> Iterator[tuple[int, str]]:
+    """Line and full name of every import, in functions and for types alone too; `from a import b` names a.b."""
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
 def _part(module: str) -> str:
-    """The floor's name; `core.knobs` has its own, because the recipe is made of it."""
-    parts = module.split(".")
-    return "core.knobs" if parts[1:3] == ["core", "knobs"] else parts[1]
+    """What has a floor: a module or package right below janus_cli; the knobs, because recipes are made of them."""
+    return "core.knobs" if module.startswith("janus_cli.core.knobs") else module.split(".")[1]
 
 
-def _imports(node: ast.AST) -> Iterator[tuple[int, str]]:
-    """Line and full name of what is imported at run time; `from a import b` names a.b, `if TYPE_CHECKING:` nothing."""
-    if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-        for child in node.orelse:
-            yield from _imports(child)
-        return
-    if isinstance(node, ast.Import):
-        yield from ((node.lineno, alias.name) for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
-        assert node.level == 0, f"line {node.lineno}: relative import"
-        yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
-    for child in ast.iter_child_nodes(node):
-        yield from _imports(child)
+def _modules_behind(name: str) -> set[str]:
+    """The module of ours that an imported name is or comes from, if any."""
+    while name and name not in _MODULES:
+        name = name.rpartition(".")[0]
+    return {name} - {"", "janus_cli"}
 
 
 @pytest.mark.parametrize("file", _FILES, ids=_IDS)
 def test_imports_point_down(file: Path) -> None:
-    module = _module(file)
-    if module == "janus_cli":
-        assert not any(name.startswith("janus_cli") for _, name in _imports(ast.parse(file.read_bytes())))
-        return
-    own = _part(module)
-    for line, name in _imports(ast.parse(file.read_bytes())):
-        if name.startswith("janus_cli.") and name != "janus_cli.__version__" and _part(name) != own:
-            assert _HEIGHT[_part(name)] < _HEIGHT[own], f"line {line}: {own} imports {name}"
+    own = _part(f"{_module(file)}.")
+    for line, name in _imports(file):
         assert not name.startswith("tests"), f"line {line}"
+        for module in _modules_behind(name) if own else ():
+            assert own == _part(module) or _HEIGHT[_part(module)] < _HEIGHT[own], f"line {line}: {own} imports {name}"
+
+
+def test_no_imports_go_in_circles() -> None:
+    graph = {
+        module: {found for _, name in _imports(file) for found in _modules_behind(name)} - {module}
+        for module, file in _MODULES.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as problem:
+        pytest.fail(" <- ".join(problem.args[1]))
 
 
 @pytest.mark.parametrize("file", sorted((_PACKAGE / "core").rglob("*.py")), ids=lambda file: file.name)
-def test_core_imports_torch_and_nothing_above(file: Path) -> None:
-    for line, name in _imports(ast.parse(file.read_bytes())):
+def test_core_imports_torch_the_standard_library_and_itself(file: Path) -> None:
+    for line, name in _imports(file):
         top = name.split(".")[0]
         inside = name.startswith("janus_cli.core.") or top == "torch" or top in sys.stdlib_module_names
         assert inside, f"line {line}: the core imports {name}"
 
 
 @pytest.mark.parametrize("file", _FILES, ids=_IDS)
-def test_only_the_console_knows_rich_and_only_the_recipe_knows_pydantic(file: Path) -> None:
-    homes = {
-        "rich": {"console"},
-        "pydantic": {"recipe", "recipe_load"},
-        "yaml": {"yaml_core"},
-        "typer": {"cli", "commands"},
-    }
-    for line, name in _imports(ast.parse(file.read_bytes())):
-        home = homes.get(name.split(".")[0])
+def test_some_libraries_have_one_home(file: Path) -> None:
+    for line, name in _imports(file):
+        home = _HOMES.get(name.split(".")[0])
         assert home is None or _part(_module(file)) in home, f"line {line}: imports {name}"
 
 
@@ -113,6 +124,6 @@ def _length(node: ast.FunctionDef | ast.AsyncFunctionDef, file: Path) -> int:
 
 def test_every_module_imports() -> None:
     found = {module.name for module in pkgutil.walk_packages(janus_cli.__path__, "janus_cli.")} - {"janus_cli.__main__"}
-    assert {_module(file) for file in _FILES} - {"janus_cli", "janus_cli.__main__"} == found
+    assert _MODULES.keys() - {"janus_cli", "janus_cli.__main__"} == found
     for name in sorted(found):
         importlib.import_module(name)
