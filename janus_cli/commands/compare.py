@@ -90,8 +90,9 @@ def compare(
 
     comparison = Comparison(
         systems, options.names(modes or "") or COMPARE_MODES, base=recipe or "demo", start=start, steps=steps,
-        minutes=minutes, seeds=_numbers(seeds), against=against, average=average, speed=speed, out=out, prepared=prepared,
-        data_dir=data_dir, changes=changes or (), device=device, threads=threads, jobs=jobs, force=force,
+        minutes=minutes, seeds=_numbers(seeds), against=against, average=average, speed=speed, out=out,
+        prepared=prepared, data_dir=data_dir, changes=changes or (), device=device, threads=threads, jobs=jobs,
+        force=force,
     )  # fmt: skip
     found = comparison.run(dry_run=dry_run)
     if found is not None:
