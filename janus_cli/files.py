@@ -111,6 +111,13 @@ def tidy(out: Path) -> None:
             _tidy(final)
 
 
+def remove_whole(folder: Path) -> None:
+    """Removes a folder of which no reader must find a part: it loses its name before it loses its files."""
+    working, _, _ = _beside(folder)
+    folder.rename(working)
+    shutil.rmtree(working, ignore_errors=True)
+
+
 def _tidy(final: Path) -> None:
     """Called with the lock held, so that nobody is at work in what lies there."""
     working, replaced, _ = _beside(final)

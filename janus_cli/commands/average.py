@@ -36,7 +36,7 @@ def average(
         raise UsageError("--last, --best and --ema exclude each other", "give one of them")
     named = options.one_run(run, run_option)
     chosen = runs.find_run(named)
-    from janus_cli.training.averaging import average_checkpoints, running_mean
+    from janus_cli.training.average import average_checkpoints, running_mean
 
     if named is None:
         console.say(f"run {chosen.path}, the newest")

@@ -29,7 +29,7 @@ def inspect(
     chosen = options.one_run(what, run)
     if chosen is None or not chosen.is_dir():
         options.named_run(chosen, None)
-    from janus_cli.training.inspecting import describe, lines
+    from janus_cli.training.inspect import describe, lines
 
     found = describe(chosen)
     typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(lines(found)))

@@ -21,7 +21,7 @@ def write(source: Source, folder: Path) -> None:
     """Fills `folder`: a checkpoint (weights, recipe.yaml, state.json), config.json, tokenizer files, README.txt."""
     state = {key: source.state[key] for key in ("step", "metrics", "averaged") if key in source.state}
     sizes = source.tokenizers.source.size, source.tokenizers.target.size
-    checkpoint.save(folder.parent, folder.name, source.recipe, sizes, state, source.model.weights(), None)
+    checkpoint.write(folder, source.recipe, sizes, state, source.model.weights())
     # The safetensors library lets nobody but the owner read.
     (folder / checkpoint.MODEL).chmod((folder / "recipe.yaml").stat().st_mode)
     copy_files(source.tokenizers.files, source.run, folder)

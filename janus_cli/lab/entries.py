@@ -24,7 +24,7 @@ from janus_cli.lab.systems import System
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run, find_split
 from janus_cli.training import checkpoint
-from janus_cli.training.averaging import average_checkpoints
+from janus_cli.training.average import average_checkpoints
 from janus_cli.training.checkpoint import STATE
 from janus_cli.training.run import train
 

@@ -2,16 +2,15 @@
 
     step-000123/  model.safetensors · optimizer.safetensors · state.json · recipe.yaml · manifest.json
 
-Protocol: write everything into a temporary folder, fsync each file, write the manifest (sizes, sha256) last, rename the
-folder, fsync its parent, move the link `last`. A folder without a valid manifest is no checkpoint. No pickle anywhere.
+Written by the protocol of `files.whole_folder`: fill a hidden folder, fsync each file, rename the folder, fsync its
+parent; then the link `last` moves. The manifest holds size and sha256 of every other file; a folder without a valid one
+is no checkpoint. No pickle anywhere.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,17 +25,16 @@ from torch import Tensor
 from janus_cli import console, recipe_load
 from janus_cli.core.model import Transformer
 from janus_cli.core.objectives import OBJECTIVES
-from janus_cli.errors import CheckpointError, JanusError, UsageError
-from janus_cli.files import sync
+from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError
+from janus_cli.files import MANIFEST, remove_whole, sha256, sync, tidy, whole_folder
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run, find_run
 
 FORMAT = 1
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+MODEL, OPTIMIZER, STATE, RECIPE = "model.safetensors", "optimizer.safetensors", "state.json", "recipe.yaml"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each weight
 EMA = "ema"  # the mean of the weights, which a Trainer keeps beside them
 SMALLER_IS_BETTER = ("loss", "ce_", "kl_", "length")  # metrics that begin so
-REPLACED = ".old"  # what a checkpoint's hidden name ends with while another one takes its place
 RETRIES = 3  # of reading; each needs a training that saves and prunes meanwhile
 
 Read = TypeVar("Read")
@@ -51,6 +49,14 @@ class Checkpoint:
     source_vocabulary: int
     target_vocabulary: int
     state: Mapping[str, Any]
+
+    @property
+    def vocabularies(self) -> tuple[int, int]:
+        return self.source_vocabulary, self.target_vocabulary
+
+    def build(self) -> Transformer:
+        """A model of its shape, with fresh weights."""
+        return build_model(self.recipe, *self.vocabularies)
 
 
 def build_model(recipe: Recipe, source_vocabulary: int, target_vocabulary: int) -> Transformer:
@@ -69,47 +75,42 @@ def step_of(folder: Path) -> int:
 
 
 def save(
-    root: Path, name: str, recipe: Recipe, vocabularies: tuple[int, int], state: Mapping[str, Any],
-    weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor] | None,
-) -> Path:  # fmt: skip
-    """Writes the checkpoint root/name by the protocol above and returns its folder.
+    folder: Path, recipe: Recipe, vocabularies: tuple[int, int], state: Mapping[str, Any],
+    weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor] | None = None,
+) -> None:  # fmt: skip
+    """Write a checkpoint by the protocol above; one of the same name stays until the new one is whole.
 
     Raises:
         CheckpointError: it could not be written (disk full); older checkpoints are untouched.
     """
-    final = root / name
-    temporary = root / f".{name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-    before = temporary.with_suffix(REPLACED)
     try:
-        temporary.mkdir(parents=True)
-        save_file({key: value.contiguous() for key, value in weights.items()}, temporary / MODEL)
-        if optimizer is not None:
-            save_file({key: value.contiguous() for key, value in optimizer.items()}, temporary / OPTIMIZER)
-        (temporary / "recipe.yaml").write_text(recipe_load.dump(recipe), encoding="utf-8")
-        full = {**state, "source_vocabulary": vocabularies[0], "target_vocabulary": vocabularies[1]}
-        (temporary / STATE).write_text(json.dumps(full, indent=1), encoding="utf-8")
-        files = {file.name: _describe(file) for file in sorted(temporary.iterdir())}
-        for file in temporary.iterdir():
-            sync(file)
-        manifest = temporary / "manifest.json"
-        manifest.write_text(json.dumps({"format": FORMAT, "files": files}, indent=1), encoding="utf-8")
-        sync(manifest)
-        sync(temporary)
-        if final.exists():  # an average made anew, or this update, saved again
-            final.rename(before)  # never deleted before the new one is there; see `remove_leftovers`
-        temporary.rename(final)
-        sync(root)
-        shutil.rmtree(before, ignore_errors=True)
-    except (OSError, SafetensorError) as problem:
-        if before.exists() and not final.exists():
-            before.rename(final)
-        shutil.rmtree(temporary, ignore_errors=True)
+        with whole_folder(folder, force=True, is_ours=lambda _: True, what="a checkpoint") as working:
+            write(working, recipe, vocabularies, state, weights, optimizer)
+    except (OSError, SafetensorError, DataError) as problem:
         needed = sum(t.numel() * t.element_size() for t in (*weights.values(), *(optimizer or {}).values()))
         raise CheckpointError(
-            f"{final} could not be written: {problem}",
+            f"{folder} could not be written: {problem}",
             f"a checkpoint needs about {needed:,} bytes; older ones are untouched",
         ) from None
-    return final
+
+
+def write(
+    folder: Path, recipe: Recipe, vocabularies: tuple[int, int], state: Mapping[str, Any],
+    weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor] | None = None,
+) -> None:  # fmt: skip
+    """Write the files of a checkpoint into an empty folder."""
+    save_file({key: value.contiguous() for key, value in weights.items()}, folder / MODEL)
+    if optimizer is not None:
+        save_file({key: value.contiguous() for key, value in optimizer.items()}, folder / OPTIMIZER)
+    (folder / RECIPE).write_text(recipe_load.dump(recipe), encoding="utf-8")
+    full = {**state, "source_vocabulary": vocabularies[0], "target_vocabulary": vocabularies[1]}
+    (folder / STATE).write_text(json.dumps(full, indent=1), encoding="utf-8")
+    manifest = {"format": FORMAT, "files": {file.name: _describe(file) for file in sorted(folder.iterdir())}}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def _describe(file: Path) -> dict[str, Any]:
+    return {"bytes": file.stat().st_size, "sha256": sha256(file)}
 
 
 def optimizer_tensors(
@@ -128,18 +129,12 @@ def optimizer_tensors(
 
 
 def point(root: Path, link: str, target: Path) -> None:
-    """Moves the link root/link (`last`, `best`) to a checkpoint, in one step."""
+    """Move the link root/link (`last`, `best`) to a checkpoint, in one step."""
     temporary = root / f".{link}.{os.getpid()}.tmp"
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target.name)
     temporary.replace(root / link)
     sync(root)
-
-
-def _describe(file: Path) -> dict[str, Any]:
-    with file.open("rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    return {"bytes": file.stat().st_size, "sha256": digest}
 
 
 def fingerprint(folder: Path) -> str:
@@ -153,20 +148,20 @@ def fingerprint(folder: Path) -> str:
 
 def _files(folder: Path) -> dict[str, dict[str, Any]]:
     """What the manifest says of each file."""
-    manifest = _json(folder / "manifest.json")
+    manifest = _json(folder / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise CheckpointError(
             f"{folder} has checkpoint format {manifest.get('format')!r}, this janus reads format {FORMAT}",
             "use the janus version that wrote it",
         )
     files = manifest.get("files")
-    if not isinstance(files, dict) or not {MODEL, STATE, "recipe.yaml"} <= files.keys():
-        raise CheckpointError(f"{folder / 'manifest.json'} is damaged: it does not list the checkpoint's files")
+    if not isinstance(files, dict) or not {MODEL, STATE, RECIPE} <= files.keys():
+        raise CheckpointError(f"{folder / MANIFEST} is damaged: it does not list the checkpoint's files")
     return files
 
 
 def verify(folder: Path) -> Checkpoint:
-    """Checks every byte of a checkpoint against its manifest.
+    """Check every byte of a checkpoint against its manifest.
 
     Raises:
         CheckpointError: missing, damaged, foreign, or of another format version; the file is named.
@@ -176,14 +171,14 @@ def verify(folder: Path) -> Checkpoint:
         if Path(name).name != name or file.is_symlink() or not file.is_file():
             raise CheckpointError(f"{file} is missing or no plain file")
         try:
-            found = _describe(file)
+            intact = _describe(file) == expected
         except FileNotFoundError:  # pruned by a training while it was read
             raise CheckpointError(f"{file} is missing or no plain file") from None
-        if found != expected:
+        if not intact:
             raise CheckpointError(f"{file} is damaged: size or sha256 differs from the manifest")
     state = _json(folder / STATE)
     try:
-        recipe = recipe_load.load(str(folder / "recipe.yaml"))
+        recipe = recipe_load.load(str(folder / RECIPE))
     except UsageError as problem:
         raise CheckpointError(problem.message, "use the janus version that wrote it") from None
     return Checkpoint(folder, recipe, int(state["source_vocabulary"]), int(state["target_vocabulary"]), state)
@@ -204,16 +199,16 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def tensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Reads a safetensors file whose names, shapes and types must equal `expected`; values must be finite.
+    """Read a safetensors file whose names, shapes and types must equal `expected`; values must be finite.
 
     Raises:
         CheckpointError: anything else, also for files that are no safetensors.
     """
     try:
         with safe_open(file, framework="pt") as handle:
-            found = set(handle.keys())
-            if found != expected.keys():
-                missing, extra = sorted(expected.keys() - found), sorted(found - expected.keys())
+            names = set(handle.keys())
+            if names != expected.keys():
+                missing, extra = sorted(expected.keys() - names), sorted(names - expected.keys())
                 raise CheckpointError(
                     f"{file}: missing {missing[:3]}, unexpected {extra[:3]}", "was it made with this recipe?"
                 )
@@ -236,9 +231,8 @@ def load_model(
     folder: Path, device: torch.device | str = "cpu", precision: Literal["float32", "bf16"] = "float32"
 ) -> Transformer:
     """The model of a checkpoint, in eval mode."""
-    checkpoint = verify(folder)
     # Not on the meta device: drawing weights that are thrown away takes 0.1 s, the imports behind it 1.9 s.
-    model = build_model(checkpoint.recipe, checkpoint.source_vocabulary, checkpoint.target_vocabulary).to(device)
+    model = verify(folder).build().to(device)
     model.load_weights(tensors(folder / MODEL, model.weights()))
     return model.to(torch.bfloat16 if precision == "bf16" else torch.float32).eval()
 
@@ -259,20 +253,16 @@ def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Pat
         if not (own := Run(folder.parent.parent)).recipe.is_file():
             raise UsageError(f"{checkpoint} lies in no run, so its tokenizer is not known", "name its run with --run")
         return own, folder
-    found = find_run(run)
+    chosen = find_run(run)
+    root = chosen.checkpoints
     if run is None:
-        console.say(f"no --run: taking {found.path}, the newest")
-    if checkpoint is None:
-        for place in (found.checkpoints / "best", found.checkpoints / "last"):
-            if place.is_dir():
-                return found, place.resolve()
-        raise CheckpointError(f"{found.path} has no checkpoint yet", f"janus train --resume --run {found.path}")
-    for place in (checkpoint, found.checkpoints / checkpoint):
+        console.say(f"no --run: taking {chosen.path}, the newest")
+    for place in (root / "best", root / "last") if checkpoint is None else (checkpoint, root / checkpoint):
         if place.is_dir():
-            return found, place.resolve()
-    raise CheckpointError(
-        f"there is no checkpoint {checkpoint} in {found.path}", f"see `ls {found.checkpoints}`, or name a folder"
-    )
+            return chosen, place.resolve()
+    if checkpoint is None:
+        raise CheckpointError(f"{chosen.path} has no checkpoint yet", f"janus train --resume --run {chosen.path}")
+    raise CheckpointError(f"there is no checkpoint {checkpoint} in {chosen.path}", f"see `ls {root}`, or name a folder")
 
 
 def locate(named: Path) -> tuple[Run, Path]:
@@ -307,25 +297,25 @@ def read_checkpoint(run: Path | None, checkpoint: Path | None, read: Callable[[R
 
 def steps(root: Path) -> Iterator[Path]:
     """Checkpoint folders of training steps, oldest first (not verified)."""
-    found = [folder for folder in root.glob("step-*") if folder.is_dir() and folder.name[5:].isdecimal()]
-    yield from sorted(found, key=step_of)
+    folders = (folder for folder in root.glob("step-*") if folder.is_dir() and folder.name[5:].isdecimal())
+    yield from sorted(folders, key=step_of)
 
 
 def newest_valid(root: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; damaged ones are named and passed over. None where there is none at all.
+    """The newest whole checkpoint; warns of damaged ones. None where there is none at all.
 
     Raises:
         CheckpointError: there are checkpoints, and every one is damaged.
     """
-    problem: CheckpointError | None = None
+    oldest_problem = ""
     for folder in reversed(list(steps(root))):
         try:
             return verify(folder)
-        except CheckpointError as found:
-            problem = found
-            console.warn(f"{found.message}; trying the checkpoint before it")
-    if problem is not None:
-        raise CheckpointError(f"no checkpoint under {root} is whole", problem.message)
+        except CheckpointError as problem:
+            oldest_problem = problem.message
+            console.warn(f"{problem.message}; trying the checkpoint before it")
+    if oldest_problem:
+        raise CheckpointError(f"no checkpoint under {root} is whole", oldest_problem)
     return None
 
 
@@ -353,24 +343,23 @@ def prune(root: Path, keep_last: int, best: Collection[Path]) -> None:
     """Remove all checkpoints of training steps but the last ones and the best ones."""
     for folder in list(steps(root))[:-keep_last]:
         if folder not in best:
-            # A reader must never find half a checkpoint: it loses its name before it loses its files.
-            hidden = folder.rename(folder.with_name(f".{folder.name}.gone"))
-            shutil.rmtree(hidden, ignore_errors=True)
+            remove_whole(folder)
 
 
 def remove_leftovers(root: Path) -> None:
     """Remove what a killed save or removal left behind; a checkpoint that was being replaced comes back."""
-    for old in root.glob(f".*{REPLACED}"):
-        final = root / old.name[1:].rsplit(".", 3)[0]
-        shutil.rmtree(old) if final.exists() else old.rename(final)
-    for name in (".*.tmp", ".*.gone"):
-        for left in root.glob(name):
-            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+    for left in list(root.glob(".*")):
+        if left.is_symlink():  # of `point`
+            left.unlink()
+        else:
+            tidy(root / left.name[1:].rpartition(".")[0])
 
 
 def set_aside_newer(root: Path, resumed: Checkpoint) -> None:
-    """Rename checkpoints newer than the one resumed from: they are damaged or of another version, and would count
-    among those that are kept."""
+    """Rename checkpoints newer than the one resumed from.
+
+    They are damaged or of another version, and would count among those that are kept.
+    """
     for folder in list(steps(root)):
         if step_of(folder) > step_of(resumed.folder):
             aside = folder.with_name(f"unusable-{folder.name}")

@@ -407,7 +407,7 @@ def _origin(named: Path, recipe: Recipe, data: Prepared, run: Run) -> dict[str, 
 
 def _expected(saved: Checkpoint, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights like those that a checkpoint holds; all that are among `weights` too must have the same shape there."""
-    expected = checkpoint.build_model(saved.recipe, saved.source_vocabulary, saved.target_vocabulary).weights()
+    expected = saved.build().weights()
     for name in sorted(weights.keys() & expected.keys()):
         if weights[name].shape != expected[name].shape:
             raise CheckpointError(

@@ -256,9 +256,9 @@ class Trainer:
         if self.world.first and self.saved != position.step:
             state = {**asdict(position), **circumstances(self.recipe, self.world), "metrics": dict(self.metrics)}
             moments = optimizer_tensors(self.model, self.optimizer.state, ema=self.knobs.ema > 0)
-            name = checkpoint.step_folder(root, position.step).name
+            folder = checkpoint.step_folder(root, position.step)
             vocabularies = self.prepared.train.source_vocabulary, self.prepared.train.target_vocabulary
-            folder = checkpoint.save(root, name, self.recipe, vocabularies, state, self.model.weights(), moments)
+            checkpoint.save(folder, self.recipe, vocabularies, state, self.model.weights(), moments)
             checkpoint.point(root, "last", folder)
             best = checkpoint.step_folder(root, position.best_step)
             if position.best is not None and best.exists():

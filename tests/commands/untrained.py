@@ -42,9 +42,8 @@ def make_run(root: Path, prepared: Path, objective: str, *changes: str, name: st
         for name, weight in model.named_parameters():
             if weight.dim() > 1:
                 weight.copy_(torch.randn_like(weight) * (1.0 if re.search("cross|output|length", name) else 0.5))
-        folder = checkpoint.save(
-            run / "checkpoints", f"step-{step:06d}", recipe, sizes, {"step": step}, model.weights(), None
-        )
+        folder = run / f"checkpoints/step-{step:06d}"
+        checkpoint.save(folder, recipe, sizes, {"step": step}, model.weights())
         checkpoint.point(run / "checkpoints", "last", folder)
     return run
 

@@ -53,7 +53,8 @@ def make_run(empty_folder: Path) -> MakeRun:
             scale = 0.25 if weight.dim() == 1 else 0.5 if "_table" in part else 1.0
             weight.copy_(scale * noise + (weight if weight.dim() == 1 else 0.0))
         state = {"step": 7, "metrics": {}}
-        folder = checkpoint.save(run / "checkpoints", "step-000007", recipe, sizes, state, model.weights(), None)
+        folder = run / "checkpoints/step-000007"
+        checkpoint.save(folder, recipe, sizes, state, model.weights())
         checkpoint.point(run / "checkpoints", "last", folder)
         return run
 

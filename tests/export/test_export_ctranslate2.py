@@ -118,7 +118,7 @@ def test_tokens_that_we_never_write_are_not_written(make_run: MakeRun) -> None:
     weights["output_table.weight"][list(NEVER_WRITTEN)] = 20 * weights["output_table.weight"][SPECIAL : SPECIAL + 3]
     sizes = found.source_vocabulary, found.target_vocabulary
     shutil.rmtree(folder)
-    save(checkpoints, folder.name, found.recipe, sizes, found.state, weights, None)
+    save(checkpoints / folder.name, found.recipe, sizes, found.state, weights)
     compared(run, run_export(Request(run=run, format="ctranslate2", output=Path("out"))))
     translator = ctranslate2.Translator("out", device="cpu")
     names = vocabulary(Path("out"), "source")

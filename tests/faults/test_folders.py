@@ -20,9 +20,9 @@ from janus_cli.decoding.translate import read_model
 from janus_cli.errors import CheckpointError
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
-from janus_cli.training.averaging import average_checkpoints
+from janus_cli.training.average import average_checkpoints
 from janus_cli.training.checkpoint import read_checkpoint
-from janus_cli.training.inspecting import describe
+from janus_cli.training.inspect import describe
 
 # Gives up every privilege, so that also root must ask before it writes.
 NO_PRIVILEGES = """

@@ -16,6 +16,7 @@ from janus_cli.training import checkpoint
 DEADLY = """
 import os, signal
 from pathlib import Path
+from janus_cli import files
 from janus_cli.training import checkpoint
 from janus_cli.training.trainer import Trainer
 count, armed = 0, False
@@ -29,8 +30,9 @@ def deadly(name, owner):
                 os.kill(os.getpid(), signal.SIGKILL)
         return plain(*arguments, **more)
     setattr(owner, name, call)
-for name in ("save_file", "sync", "_describe"):
+for name in ("save_file", "_describe"):
     deadly(name, checkpoint)
+deadly("sync", files)
 for name in ("write_text", "rename", "replace", "mkdir", "symlink_to"):
     deadly(name, Path)
 plain_save = Trainer.save

@@ -18,6 +18,7 @@ LAST = "step-000008"
 # At its n-th call, a function is interrupted by SIGTERM, and then goes on, for so many seconds before it does its work.
 AT = """
 import os, signal, time
+from janus_cli import files
 from janus_cli.training import checkpoint, trainer, validation
 plain, calls = {of}, 0
 def call(*arguments, **more):
@@ -34,7 +35,7 @@ WORKS = [
     pytest.param("trainer.Trainer.update", 3, id="training"),
     pytest.param("trainer.validate", 1, id="validation"),
     pytest.param("checkpoint.save_file", 3, id="save"),  # the weights of the second checkpoint
-    pytest.param("checkpoint.sync", 13, id="commit"),
+    pytest.param("files.sync", 13, id="commit"),
     pytest.param("trainer.load_batch", 3, id="data"),
 ]
 

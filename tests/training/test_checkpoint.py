@@ -11,13 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from janus_cli import files
 from janus_cli.cli import main
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
-from janus_cli.training.averaging import average_checkpoints
+from janus_cli.training.average import average_checkpoints
 from janus_cli.training.checkpoint import MODEL, STATE, best_folders, load_model, newest_valid, verify
-from janus_cli.training.inspecting import describe, lines
+from janus_cli.training.inspect import describe, lines
 from janus_cli.training.run import train
 
 
@@ -153,9 +154,9 @@ def test_a_failed_save_leaves_nothing_and_the_older_ones(run: Run, monkeypatch: 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "sync", full)
+    monkeypatch.setattr(files, "sync", full)
     with pytest.raises(CheckpointError, match="No space left") as problem:
-        checkpoint.save(run.checkpoints, "step-000099", found.recipe, (9, 9), {}, {"w": torch.zeros(1000)}, None)
+        checkpoint.save(run.checkpoints / "step-000099", found.recipe, (9, 9), {}, {"w": torch.zeros(1000)})
     assert "4,000 bytes" in problem.value.hint
     assert sorted(file.name for file in run.checkpoints.iterdir()) == before
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from janus_cli.cli import main
 from janus_cli.errors import UsageError
 from janus_cli.runs import Run
-from janus_cli.training.averaging import running_mean
+from janus_cli.training.average import running_mean
 from tests.faults.processes import digest, go
 
 KEPT = ("training.ema=0.3", "training.save_every=1", "training.keep_last=20")

@@ -302,7 +302,7 @@ def test_resume_with_other_accumulation_starts_at_the_same_sentence(
 
 def test_what_a_killed_save_left_is_removed(tiny_recipe: Path) -> None:
     run = go(tiny_recipe, "run", "training.updates=1")
-    for name in (".step-000009.1.tmp", ".step-000001.gone", ".step-000001.1.ab.old"):
+    for name in (".step-000009.making", ".step-000001.making", ".step-000001.replaced"):
         (run.checkpoints / name).mkdir()
         (run.checkpoints / name / "part").write_text("")
     go(tiny_recipe, "run", "training.updates=2", resume=True, allow=("training.updates",))
@@ -314,8 +314,8 @@ def test_a_checkpoint_that_was_being_replaced_comes_back(tiny_recipe: Path) -> N
     """Killed between the two renames, with nothing else to go on from."""
     whole = digests(go(tiny_recipe, "whole"), 8)
     run = go(tiny_recipe, "run", "training.updates=3")
-    (run.checkpoints / "step-000003").rename(run.checkpoints / ".step-000003.1.ab.old")
-    shutil.copytree(run.checkpoints / ".step-000003.1.ab.old", run.checkpoints / ".step-000003.1.ab.tmp")
+    (run.checkpoints / "step-000003").rename(run.checkpoints / ".step-000003.replaced")
+    shutil.copytree(run.checkpoints / ".step-000003.replaced", run.checkpoints / ".step-000003.making")
     go(tiny_recipe, "run", "training.updates=8", resume=True, allow=("training.updates",))
     assert digests(run, 8) == whole
     assert json.loads(run.log.read_text().splitlines()[-1])["kind"] == "done"
@@ -326,4 +326,4 @@ def test_tensorboard_or_the_hint(tiny_recipe: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(UsageError) as problem:
         go(tiny_recipe, "run", "training.tensorboard=true", "training.updates=1")
-    assert "janus-cli[tensorboard]" in problem.value.message + problem.value.hint
+    assert "[tensorboard]" in problem.value.message + problem.value.hint

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
-from janus_cli.training.inspecting import describe_run
+from janus_cli.training.inspect import describe_run
 from janus_cli.training.run import train
 
 

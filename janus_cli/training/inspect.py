@@ -16,11 +16,11 @@ from janus_cli.data.prepare import is_prepared
 from janus_cli.data.store import Store
 from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.errors import DataError, UsageError
-from janus_cli.files import read_json
+from janus_cli.files import MANIFEST, read_json
 from janus_cli.recipe import Recipe
 from janus_cli.runs import RUNS, Run
 from janus_cli.training import checkpoint
-from janus_cli.training.checkpoint import MODEL
+from janus_cli.training.checkpoint import MODEL, STATE
 
 
 def describe(what: Path | None) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def describe(what: Path | None) -> dict[str, Any]:
     """
     if what is None:
         return describe_run(runs.find_run(None))
-    if (what / "state.json").is_file() or (what / MODEL).is_file():
+    if (what / STATE).is_file() or (what / MODEL).is_file():
         return describe_checkpoint(what)
     for folder in (what, RUNS / what):
         if (folder / "recipe.yaml").is_file():
@@ -49,31 +49,24 @@ def describe_run(run: Run) -> dict[str, Any]:
     saved: dict[str, Any] = {}
     for folder in checkpoint.steps(run.checkpoints):
         try:
-            state = read_json(folder / "state.json")
+            state = read_json(folder / STATE)
         except DataError as problem:
             saved[folder.name] = problem.message
             continue
-        saved[folder.name] = {
-            key: round(value, 4) for key, value in state.get("metrics", {}).items()
-        } or "not validated"
-    links = {
-        name: (run.checkpoints / name).readlink().name
-        for name in ("last", "best")
-        if (run.checkpoints / name).is_symlink()
-    }
-    words = load_tokenizers(run.path).target.size
-    teacher, origin = runs.teacher(manifest), runs.origin(manifest)
+        metrics = {key: round(value, 4) for key, value in state.get("metrics", {}).items()}
+        saved[folder.name] = metrics or "not validated"
+    links = {link: run.checkpoints / link for link in ("last", "best")}
+    data = {"prepared": manifest.get("prepared"), "fingerprint": manifest.get("fingerprint")}
+    if teacher := runs.teacher(manifest):
+        data["targets by"] = teacher
+    origin = runs.origin(manifest)
     return {
         "run": str(run.path),
         **_recipe(recipe),
-        "arithmetic": arithmetic(recipe, words),
-        "data": {
-            "prepared": manifest.get("prepared"),
-            "fingerprint": manifest.get("fingerprint"),
-            **({"targets by": teacher} if teacher else {}),
-        },
+        "arithmetic": arithmetic(recipe, load_tokenizers(run.path).target.size),
+        "data": data,
         **({"from": origin} if origin else {}),
-        **links,
+        **{link: path.readlink().name for link, path in links.items() if path.is_symlink()},
         "checkpoints": saved,
         "averages": sorted(folder.name for folder in run.checkpoints.glob("average-*")),
         "decoded": sorted(file.stem for file in run.decoded.glob("*.json")),
@@ -81,28 +74,22 @@ def describe_run(run: Run) -> dict[str, Any]:
 
 
 def describe_checkpoint(folder: Path) -> dict[str, Any]:
-    found = checkpoint.verify(folder)
-    model = checkpoint.build_model(found.recipe, found.source_vocabulary, found.target_vocabulary)
-    manifest = read_json(folder / "manifest.json")
+    saved = checkpoint.verify(folder)
+    model, files = saved.build(), read_json(folder / MANIFEST)["files"]
+    modules = {"all": model, "encoder": model.encoder, "decoder": model.decoder}
     return {
         "checkpoint": str(folder),
-        **_recipe(found.recipe),
-        "parameters": {
-            "all": sum(weight.numel() for weight in model.parameters()),
-            "encoder": sum(weight.numel() for weight in model.encoder.parameters()),
-            "decoder": sum(weight.numel() for weight in model.decoder.parameters()),
-        },
-        "arithmetic": arithmetic(found.recipe, found.target_vocabulary),
-        "vocabulary": {"source": found.source_vocabulary, "target": found.target_vocabulary},
-        "state": {key: value for key, value in found.state.items() if not key.endswith("_vocabulary")},
-        "files": {
-            name: f"{about['bytes']:,} bytes, sha256 {about['sha256']}" for name, about in manifest["files"].items()
-        },
+        **_recipe(saved.recipe),
+        "parameters": {name: sum(weight.numel() for weight in part.parameters()) for name, part in modules.items()},
+        "arithmetic": arithmetic(saved.recipe, saved.target_vocabulary),
+        "vocabulary": {"source": saved.source_vocabulary, "target": saved.target_vocabulary},
+        "state": {key: value for key, value in saved.state.items() if not key.endswith("_vocabulary")},
+        "files": {name: f"{entry['bytes']:,} bytes, sha256 {entry['sha256']}" for name, entry in files.items()},
     }
 
 
 def describe_data(folder: Path) -> dict[str, Any]:
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_json(folder / MANIFEST)
     stores = {}
     for split in sorted(manifest["splits"]):
         store = Store.open(folder, split)
@@ -120,7 +107,7 @@ def describe_data(folder: Path) -> dict[str, Any]:
 def arithmetic(recipe: Recipe, vocabulary: int) -> str:
     """What a batch costs in training, counted on a batch of sentences of 20 tokens (see `core/flops.py`)."""
     length = min(20, recipe.data.max_tokens)
-    count = max(1, recipe.training.batch_tokens // (length + 2))  # BOS and EOS, as `text.batching` counts
+    count = max(1, recipe.training.batch_tokens // (length + 2))  # BOS and EOS, as `data.batching` counts
     rows = [[SPECIAL] * length] * count
     batch = collate(rows, rows, range(count))
     plan = OBJECTIVES[recipe.objective.name].plan(batch, Draws(recipe.seed, 0, batch.ids), recipe.objective)
@@ -131,14 +118,12 @@ def arithmetic(recipe: Recipe, vocabulary: int) -> str:
 
 def _recipe(recipe: Recipe) -> dict[str, Any]:
     model = recipe.model
-    shape = (
-        f"{model.encoder_layers}+{model.decoder_layers} layers, {model.width}/{model.feedforward}, {model.heads} heads"
-    )
+    layers = f"{model.encoder_layers}+{model.decoder_layers} layers"
     return {
         "recipe": recipe.name,
         "pair": f"{recipe.data.source}-{recipe.data.target}",
         "objective": asdict(recipe.objective),
-        "model": shape,
+        "model": f"{layers}, {model.width}/{model.feedforward}, {model.heads} heads",
         "seed": recipe.seed,
     }
 

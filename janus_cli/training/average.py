@@ -1,0 +1,105 @@
+"""The mean of several checkpoints, weight by weight (Vaswani 2017, section 6.1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from janus_cli import console, recipe_load
+from janus_cli.errors import CheckpointError, UsageError
+from janus_cli.runs import Run
+from janus_cli.training import checkpoint
+from janus_cli.training.checkpoint import EMA, MODEL, OPTIMIZER, Checkpoint, best_folders, optimizer_tensors
+from janus_cli.training.validation import best_metric
+
+
+def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: bool) -> tuple[Path, list[str]]:
+    """Average the N last or best checkpoints; by default the last 5. Where there are fewer, warn and take those.
+
+    Writes checkpoints/average-lastN or average-bestN, N being how many there were; returns its folder and the names of
+    what went into it. Means are taken in float64 and written in the weights' own type. Tied tables stay one table.
+
+    Raises:
+        UsageError: the run has none to average; the average is there already.
+        CheckpointError: the checkpoints do not belong together.
+    """
+    recipe = recipe_load.load(str(run.recipe))
+    metric, kept = best_metric(recipe), recipe.training.keep_last
+    folders = _steps(run)
+    if best:
+        chosen, kind = best_folders(run.checkpoints, metric)[:best], "best"
+        if not chosen:
+            raise UsageError(f"{run.path} has no checkpoint with {metric}", "average the newest, with --last N")
+    else:  # older ones than the run keeps are there because they were good
+        chosen, kind = folders[-min(last or 5, kept) :], "last"
+    asked = best or last or 0
+    if len(chosen) < asked:
+        why = f"keeps its last {kept}" if last and last > kept else f"has {len(chosen)}"
+        console.warn(f"{run.path} {why} checkpoints: averaging {len(chosen)}, not {asked}")
+    out = _free_folder(run, f"average-{kind}{len(chosen)}", force)
+    try:
+        saved = [checkpoint.verify(folder) for folder in chosen]
+        _must_match(saved)
+        expected = saved[0].build().weights()
+        sums = {key: torch.zeros_like(value, dtype=torch.float64) for key, value in expected.items()}
+        for each in saved:
+            for key, value in checkpoint.tensors(each.folder / MODEL, expected).items():
+                sums[key] += value
+    except CheckpointError:
+        if all(folder.is_dir() for folder in chosen):
+            raise
+        console.say("a checkpoint was pruned meanwhile: starting over with those that are there now")
+        return average_checkpoints(run, last=last, best=best, force=force)
+    names = [folder.name for folder in chosen]
+    state = {**saved[-1].state, "metrics": {}, "averaged": names}
+    mean = {key: (total / len(saved)).to(expected[key].dtype) for key, total in sums.items()}
+    checkpoint.save(out, saved[0].recipe, saved[0].vocabularies, state, mean)
+    return out, names
+
+
+def running_mean(run: Run, *, force: bool) -> tuple[Path, list[str]]:
+    """The mean of all weights so far that `training.ema` keeps in the last checkpoint, as checkpoints/average-ema.
+
+    Raises:
+        UsageError: none is kept, or average-ema is there already.
+        CheckpointError: there is no checkpoint, or it is damaged.
+    """
+    out = _free_folder(run, "average-ema", force)
+    saved = checkpoint.verify(_steps(run)[-1])
+    if not saved.recipe.training.ema:
+        raise UsageError(f"{run.path} keeps no mean of its weights", "train with --set training.ema=0.999")
+    model, name = saved.build(), saved.folder.name
+    tensors = checkpoint.tensors(saved.folder / OPTIMIZER, optimizer_tensors(model, {}, ema=True))
+    mean = {key: tensors[f"{key}.{EMA}"] for key in model.weights()}
+    state = {**saved.state, "metrics": {}, "averaged": [f"{name} (ema)"]}
+    checkpoint.save(out, saved.recipe, saved.vocabularies, state, mean)
+    return out, [name]
+
+
+def _free_folder(run: Run, name: str, force: bool) -> Path:
+    if (run.checkpoints / name).exists() and not force:
+        raise UsageError(f"{run.checkpoints / name} exists", "--force makes it anew")
+    return run.checkpoints / name
+
+
+def _steps(run: Run) -> list[Path]:
+    folders = list(checkpoint.steps(run.checkpoints))
+    if not folders:
+        raise CheckpointError(f"{run.path} has no checkpoint", "train it first")
+    return folders
+
+
+def _must_match(saved: list[Checkpoint]) -> None:
+    first = saved[0]
+    for other in saved[1:]:
+        for what, a, b in (
+            ("model", first.recipe.model, other.recipe.model),
+            ("objective", first.recipe.objective.name, other.recipe.objective.name),
+            ("source vocabulary", first.source_vocabulary, other.source_vocabulary),
+            ("target vocabulary", first.target_vocabulary, other.target_vocabulary),
+        ):
+            if a != b:
+                raise CheckpointError(
+                    f"{first.folder.name} and {other.folder.name} differ in their {what}: {a} and {b}"
+                )
