@@ -43,11 +43,9 @@ def export(
       janus export multi30k-janus --format safetensors --out multi30k.safetensors --dry-run
     """
     chosen = options.named_run(run, run_option, checkpoint)
-    from janus_cli.export.session import Request, run_export
+    from janus_cli.export import export as exporting
 
-    run_export(
-        Request(
-            run=chosen, checkpoint=checkpoint, format=target, output=out,
-            quantization=quantization, force=force, dry_run=dry_run,
-        )
+    exporting.export(
+        run=chosen, checkpoint=checkpoint, kind=target, out=out, quantization=quantization, force=force,
+        dry_run=dry_run,
     )  # fmt: skip

@@ -15,8 +15,7 @@ from janus_cli.core.steps import NEVER_WRITTEN
 from janus_cli.core.symbols import BOS, EOS, SPECIAL, UNK
 from janus_cli.data.tokenizer import INDEX, NAMES, Tokenizer
 from janus_cli.errors import UsageError, require
-from janus_cli.export import folder as folders
-from janus_cli.export.folder import Source
+from janus_cli.export.source import README, Source, fill
 from janus_cli.files import copy_files, read_json, write_atomically
 from janus_cli.recipe import Recipe
 
@@ -73,7 +72,7 @@ def write(source: Source, folder: Path, quantization: str) -> None:
     spec.optimize(quantization=quantization)
     spec.save(str(folder))
     copy_files(source.tokenizers.files, source.run, folder)
-    write_atomically(folder / folders.README, _readme(source, quantization).encode())
+    write_atomically(folder / README, _readme(source, quantization))
 
 
 def unique_names(tokenizer: Tokenizer) -> list[str]:
@@ -153,107 +152,22 @@ def _norm(spec: Any, weights: Arrays, name: str) -> None:
     spec.gamma, spec.beta = weights[f"{name}.weight"], weights[f"{name}.bias"]
 
 
-_PIECES = """source, target = (
-    sentencepiece.SentencePieceProcessor(model_file=str(folder / name)) for name in ({source!r}, {target!r})
-)
-
-
-def encode(line):
-    return source.encode(line)
-
-
-def decode(ids):
-    return target.decode(ids)"""
-
-_WORDS = """def read_words(name):
-    return (folder / name).read_bytes().decode().removesuffix("\\n").split("\\n")
-
-
-ids_of_words = {{word: index for index, word in enumerate(read_words({source!r}), {first})}}
-words = {names!r} + read_words({target!r})
-
-
-def encode(line):
-    return [ids_of_words.get(word, {unk}) for word in line.split()]
-
-
-def decode(ids):
-    line = " ".join(words[index] for index in ids)
-    return {joined}"""
-
-_README = """A translation model for CTranslate2 (https://opennmt.net/CTranslate2)
-
-{origin}
-
-Weights: {quantization}. Made with ctranslate2 {version}.
-
-How to use it. Save the lines between the marks as translate.py, then
-
-  pip install ctranslate2{package}
-  python translate.py FOLDER < text > translated
-
---- translate.py
-{program}
----
-
-The numbers in it are the model's: it reads at most {reads} tokens and </s>, which CTranslate2 adds by itself, and
-`janus decode --mode ar --beam 1` writes at most {ratio:g} times as many tokens as it reads, and {extra} more.
-With a larger max_decoding_length than here, CTranslate2 ends with an error where an output runs out of positions.
-{cleaning}
-The pieces of text are passed by id, as names from the vocabulary files, so that no text is mistaken for <s> or </s>.
-<pad>, <s> and <mask> are never written: the output layer has a bias against them.
-Greedy output (beam_size=1) with float32 weights is that of `janus decode --mode ar --beam 1`, but for ties within the
-rounding of float32. Beam search stops by other rules, so that now and then it finds other hypotheses.
-"""
-
-_PROGRAM = """import json
-import sys
-from pathlib import Path
-
-import ctranslate2
-{imports}
-folder = Path(sys.argv[1])
-{tokenizer}
-
-
-def vocabulary(side):
-    shared = folder / "shared_vocabulary.json"
-    return json.loads((shared if shared.is_file() else folder / f"{{side}}_vocabulary.json").read_bytes())
-
-
-source_names = vocabulary("source")
-target_ids = {{name: index for index, name in enumerate(vocabulary("target"))}}
-translator = ctranslate2.Translator(str(folder), device="cpu")
-lines = sys.stdin.buffer.read().decode().removesuffix("\\n").split("\\n")
-rows = [encode(line)[:{reads}] for line in lines]
-results = translator.translate_batch(
-    [[source_names[index] for index in row] for row in rows],
-    beam_size=1,
-    max_batch_size=64,
-    max_input_length=0,
-    min_decoding_length=0,
-    max_decoding_length={writes},
-)
-for row, result in zip(rows, results):
-    most = int(numpy.float32(len(row)) * numpy.float32({ratio!r})) + {extra}
-    found = [target_ids[name] for name in result.hypotheses[0][:most]] if row else []
-    sys.stdout.buffer.write(decode(found).encode() + b"\\n")"""
-
-
-def _readme(source: Source, quantization: str) -> str:
-    about = read_json(source.run / INDEX)
-    names, pieces = about["files"], about["kind"] == "sentencepiece"
-    joiner = about["joiner"]
+def _readme(source: Source, quantization: str) -> bytes:
+    about, knobs, limits = read_json(source.run / INDEX), source.model.knobs, source.recipe.decoding
+    files, joiner, pieces = about["files"], about["joiner"], about["kind"] == "sentencepiece"
     joined = f'f"{{line}} ".replace({joiner + " "!r}, "").rstrip(" ")' if joiner else "line"
-    tokenizer = (_PIECES if pieces else _WORDS).format(
-        source=names["source"], target=names["target"], first=SPECIAL, names=list(NAMES), unk=UNK, joined=joined
-    )
-    decoding, longest = source.recipe.decoding, source.model.knobs.max_length
-    limits = {"reads": longest - 1, "ratio": decoding.max_ratio, "extra": decoding.max_extra}
-    program = _PROGRAM.format(
-        imports="import numpy\n" + "import sentencepiece\n" * pieces, tokenizer=tokenizer, writes=longest - 2, **limits
-    )
-    return _README.format(
-        origin=folders.origin(source), quantization=quantization, version=version(), program=program,
-        package=" sentencepiece" if pieces else "", cleaning=folders.cleaning(source), **limits,
+    tokenizer = fill(
+        "pieces_program.txt" if pieces else "words_program.txt",
+        source=repr(files["source"]), target=repr(files["target"]), first=SPECIAL, names=list(NAMES), unk=UNK,
+        joined=joined,
+    )  # fmt: skip
+    program = fill(
+        "translate_program.txt", imports="import numpy\n" + "import sentencepiece\n" * pieces,
+        tokenizer=tokenizer.rstrip(), reads=knobs.max_length - 1, writes=knobs.max_length - 2,
+        ratio=repr(limits.max_ratio), extra=limits.max_extra,
+    )  # fmt: skip
+    return source.readme(
+        "ctranslate2.txt", quantization=quantization, version=version(), program=program.rstrip(),
+        package=" sentencepiece" if pieces else "", reads=knobs.max_length - 1, ratio=f"{limits.max_ratio:g}",
+        extra=limits.max_extra,
     )  # fmt: skip

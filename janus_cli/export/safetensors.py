@@ -9,8 +9,7 @@ from typing import Any
 
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
 from janus_cli.data.tokenizer import INDEX
-from janus_cli.export import folder as folders
-from janus_cli.export.folder import Source
+from janus_cli.export.source import README, Source
 from janus_cli.files import copy_files, read_json, write_atomically, write_json
 from janus_cli.training import checkpoint
 
@@ -26,7 +25,7 @@ def write(source: Source, folder: Path) -> None:
     (folder / checkpoint.MODEL).chmod((folder / "recipe.yaml").stat().st_mode)
     copy_files(source.tokenizers.files, source.run, folder)
     write_json(folder / CONFIG, config(source))
-    write_atomically(folder / folders.README, _readme(source).encode())
+    write_atomically(folder / README, _readme(source))
 
 
 def config(source: Source) -> dict[str, Any]:
@@ -47,93 +46,47 @@ def config(source: Source) -> dict[str, Any]:
     }
 
 
-_README = """An encoder-decoder Transformer of janus-cli, as safetensors
-
-{origin}
-
-Files
-  model.safetensors         every weight, float32
-  config.json               shape of the model, vocabularies, special ids, tokenizer, how it is meant to be decoded
-  {tokenizer_files}
-                            the tokenizer: {tokenizer}
-  recipe.yaml               everything that decided the run
-  state.json, manifest.json the training step; size and sha256 of the checkpoint's files
-
-How to load it
-With safetensors alone:
-
-  from safetensors.torch import load_file
-  weights = load_file("model.safetensors")
-
-With janus-cli, from the folder that this file is in:
-
-  from pathlib import Path
-  from janus_cli.data.tokenizer import load_tokenizers
-  from janus_cli.training.checkpoint import load_model
-  model, tokenizers = load_model(Path(".")), load_tokenizers(Path("."))
-
-On the command line (FOLDER is the one that this file is in):
-
-  janus decode --checkpoint FOLDER --input text
-  janus inspect FOLDER
-
-What goes in and out
-The encoder reads the ids of a sentence, then </s> ({eos}). The decoder begins with <s> ({bos}); <mask> ({mask}) stands
-for a token to be predicted, and <pad> ({pad}) fills up a batch. {cleaning}
-Source and target may have {max_length} positions each, <s> and </s> counted.
-
-Weights and their shapes
-{shapes}
-
-A linear map is y = x W^T + b, its weight (out, in). The rows of key_value are those of the keys, then those of the
-values; each head has {head} of them in one piece; `cross` attends to the source. Attention is scaled by 1/sqrt({head}).
-Layer norms (weight, bias; epsilon 1e-5) stand {norm}.
-Embeddings: {embedding}{embedding_norm}. Positions are counted from 0.
-{causal}{positions}{output}
-Activation: {activation}.{length}
-"""
-
-
-def _readme(source: Source) -> str:
+def _readme(source: Source) -> bytes:
     knobs = source.recipe.model
     norms = {
         "pre": "before each sublayer, and once more behind the last layer\n(encoder_norm, decoder_norm)",
         "post": "behind each sublayer, when its input was added",
     }
-    kinds = {
+    tokenizers = {
         "sentencepiece": "models of sentencepiece",
         "words": f"the first word of a list has id {SPECIAL}; text is split at white space",
     }
-    tables = {
+    outputs = {
         "all": "Logits are states times target_table, which is the table of the source as well.",
         "target": "Logits are states times target_table; the source has a table of its own.",
         "none": "Logits are states times output_table.",
     }
+    scaled = f"table[id]{' * sqrt(width)' if knobs.embedding_scale else ''}"
+    embeddings = {
+        "sum": f"{scaled} + position",
+        "concat": f"a linear map (source_map, target_map) of {scaled} and position, side by side",
+    }
+    # What a model may have besides, or not.
+    causal = "Decoder layers attend to the target twice: by `attention`, then by `causal`, to what is not later.\n"
     sinusoids = (
         "Positions are sinusoids and not in the file: of position p, sin(p r_i), then cos(p r_i), for i < h = width/2\n"
         "(rounded up), r_i = 10000 ** (-i / (h - 1)).\n"
     )
-    embeddings = {
-        "sum": "table[id]{scale} + position",
-        "concat": "a linear map (source_map, target_map) of table[id]{scale} and position, side by side",
-    }
-    causal = "Decoder layers attend to the target twice: by `attention`, then by `causal`, to what is not later.\n"
     length = (
         "\nLengths: the mean of the encoder's states times length_table; the class n stands for n target tokens,\n"
         "<s> and </s> not counted."
     )
-    return _README.format(
-        origin=folders.origin(source),
+    return source.readme(
+        "safetensors.txt",
         tokenizer_files=", ".join(source.tokenizers.files),
-        tokenizer=kinds[source.recipe.tokenizer.kind],
-        cleaning=folders.cleaning(source),
+        tokenizer=tokenizers[source.recipe.tokenizer.kind],
         shapes=_shapes(source),
         norm=norms[knobs.norm],
-        embedding=embeddings[knobs.embedding].format(scale=" * sqrt(width)" if knobs.embedding_scale else ""),
-        causal=causal if knobs.causal_attention else "",
+        embedding=embeddings[knobs.embedding],
         embedding_norm=", then a layer norm (source_norm, target_norm)" if knobs.embedding_norm else "",
+        causal=causal if knobs.causal_attention else "",
         positions=sinusoids if knobs.positions == "sinusoidal" else "",
-        output=tables[knobs.tie],
+        output=outputs[knobs.tie],
         activation="the exact GELU (with erf)" if knobs.activation == "gelu" else "ReLU",
         length=length if source.model.length_table is not None else "",
         head=knobs.width // knobs.heads, max_length=knobs.max_length, bos=BOS, eos=EOS, mask=MASK, pad=PAD,

@@ -21,7 +21,7 @@ from janus_cli.core.model import Transformer
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.errors import UsageError, require
 from janus_cli.export import ctranslate2
-from janus_cli.export.folder import Source
+from janus_cli.export.source import Source
 from janus_cli.lab.timing import Decoded, Row
 from janus_cli.recipe import BENCH_BEAMS, Recipe
 from janus_cli.runs import Run

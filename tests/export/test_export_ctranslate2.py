@@ -23,7 +23,7 @@ from janus_cli.core.search import Output
 from janus_cli.core.steps import NEVER_WRITTEN
 from janus_cli.data.tokenizer import NAMES, Words
 from janus_cli.export.ctranslate2 import unique_names
-from janus_cli.export.session import Request, run_export
+from janus_cli.export.export import export
 from janus_cli.training.checkpoint import load_model, save, verify
 
 ctranslate2 = pytest.importorskip("ctranslate2")
@@ -96,14 +96,14 @@ def compared(run: Path, folder: Path) -> list[Output]:
 def test_greedy_output_and_scores_are_ours(make_run: MakeRun, knobs: dict[str, object], objective: str) -> None:
     changes = [f"model.{name}={value}" for name, value in (PLAIN | knobs).items()]
     run = make_run("run", objective, [*changes, f"tokenizer.joint={knobs.get('tie') != 'none'}".lower()])
-    ours = compared(run, run_export(Request(run=run, format="ctranslate2", output=Path("out"))))
+    ours = compared(run, export(run=run, kind="ctranslate2", out=Path("out")))
     assert len({tuple(output.tokens) for output in ours}) > 15
 
 
 def test_some_outputs_end_before_their_limit_and_some_are_empty(make_run: MakeRun) -> None:
     """The cases that the comparison above must have seen."""
     run = make_run("run", "ar", ["model.norm=post"])
-    ours = compared(run, run_export(Request(run=run, format="ctranslate2", output=Path("out"))))
+    ours = compared(run, export(run=run, kind="ctranslate2", out=Path("out")))
     assert any(not output.tokens for output in ours)
     assert any(0 < len(output.tokens) < 4 for output in ours)
 
@@ -119,7 +119,7 @@ def test_tokens_that_we_never_write_are_not_written(make_run: MakeRun) -> None:
     sizes = found.source_vocabulary, found.target_vocabulary
     shutil.rmtree(folder)
     save(checkpoints / folder.name, found.recipe, sizes, found.state, weights)
-    compared(run, run_export(Request(run=run, format="ctranslate2", output=Path("out"))))
+    compared(run, export(run=run, kind="ctranslate2", out=Path("out")))
     translator = ctranslate2.Translator("out", device="cpu")
     names = vocabulary(Path("out"), "source")
     results = translator.translate_batch(

@@ -1,0 +1,78 @@
+"""`janus export`: which checkpoint, in which format, where to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from janus_cli import __version__, console
+from janus_cli.decoding.modes import own_recipe
+from janus_cli.decoding.translate import read_model
+from janus_cli.errors import UsageError
+from janus_cli.export import ctranslate2, safetensors
+from janus_cli.export.source import PROVENANCE, README, Source
+from janus_cli.files import must_be_free, whole_folder, write_json
+from janus_cli.runs import Run
+from janus_cli.training.checkpoint import fingerprint, read_checkpoint, verify
+
+AS_TRAINED = "float32"
+WHAT, OPTION = "an export", "--out"  # in messages
+
+
+def export(
+    *, run: Path | None = None, checkpoint: Path | None = None, kind: Literal["safetensors", "ctranslate2"],
+    out: Path | None = None, quantization: str | None = None, force: bool = False, dry_run: bool = False,
+) -> Path:  # fmt: skip
+    """Writes the folder and returns it; see the options of `janus export`. A dry run checks the same, writes nothing.
+
+    Raises:
+        UsageError: the model does not fit the format, the extra is missing, or the folder may not be replaced.
+        CheckpointError: the checkpoint is damaged, or was not trained with the run's tokenizer.
+    """
+    stored = quantization or AS_TRAINED
+    if kind != "ctranslate2" and stored != AS_TRAINED:
+        raise UsageError(
+            f"--quantization {stored}: {kind} keeps the weights as they are, {AS_TRAINED}",
+            "leave it out, or add --format ctranslate2",
+        )
+    source = read_checkpoint(run, checkpoint, _read_for_ctranslate2 if kind == "ctranslate2" else _read)
+    about = {"format": kind, "quantization": stored, **source.provenance}
+    name = f"{about['checkpoint']}.{kind}" + (f".{stored}" if stored != AS_TRAINED else "")
+    folder = out or source.run / "export" / name
+    must_be_free(folder, force=force, is_ours=_is_export, what=WHAT, option=OPTION)
+    named = f"{source.run}, checkpoint {about['checkpoint']}, to {folder}"
+    if dry_run:
+        console.say(f"would export {named}, as {kind}, {stored}")
+        return folder
+    with whole_folder(
+        folder, force=force, is_ours=_is_export, what=WHAT, option=OPTION, error=UsageError
+    ) as making:  # fmt: skip
+        if kind == "ctranslate2":
+            ctranslate2.write(source, making, stored)
+            about["ctranslate2"] = ctranslate2.version()
+        else:
+            safetensors.write(source, making)
+        write_json(making / PROVENANCE, about)
+        size = sum(file.stat().st_size for file in making.iterdir())
+    console.say(f"exported {named}: {kind}, {stored}, {size:,} bytes")
+    console.say(f"how to use it: {folder / README}")
+    return folder
+
+
+def _is_export(folder: Path) -> bool:
+    return (folder / PROVENANCE).is_file()
+
+
+def _read_for_ctranslate2(run: Run, folder: Path) -> Source:
+    ctranslate2.must_fit(own_recipe(folder, ()))
+    return _read(run, folder)
+
+
+def _read(run: Run, folder: Path) -> Source:
+    recipe, state = own_recipe(folder, ()), verify(folder).state
+    provenance = {
+        "run": run.path.resolve().name, "checkpoint": folder.name, "step": state.get("step"),
+        **({"averaged": state["averaged"]} if "averaged" in state else {}),
+        "objective": recipe.objective.name, "sha256": fingerprint(folder), "janus": __version__,
+    }  # fmt: skip
+    return Source(recipe, *read_model(run, folder), run.path, state, provenance)

@@ -1,0 +1,50 @@
+"""What is exported, and the README that goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from janus_cli.core.model import Transformer
+from janus_cli.data.tokenizer import Tokenizers
+from janus_cli.recipe import Recipe
+
+PROVENANCE, README = "provenance.json", "README.txt"
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint's model and everything that is needed to use it.
+
+    run: the folder that the tokenizers' files are in. state: the training state beside the weights.
+    """
+
+    recipe: Recipe
+    model: Transformer
+    tokenizers: Tokenizers
+    run: Path
+    state: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+    def readme(self, template: str, **values: object) -> bytes:
+        """A template, filled in with these values, where the weights came from, and how the text was cleaned."""
+        about, steps = self.provenance, ", ".join(self.recipe.data.clean)
+        averaged = f" (the mean of {', '.join(about['averaged'])})" if "averaged" in about else ""
+        origin = (
+            f"Run {about['run']}, checkpoint {about['checkpoint']}{averaged}, training step {about['step']}.\n"
+            f"Objective: {about['objective']}. sha256 of the checkpoint's weights:\n  {about['sha256']}\n"
+            f"Written by janus-cli {about['janus']}. The same in {PROVENANCE}, for programs."
+        )
+        cleaning = f"The training text was cleaned in these steps, so do the same first: {steps}."
+        if not steps:
+            cleaning = "Text goes into the tokenizer as it is."
+        return fill(template, origin=origin, cleaning=cleaning, **values).encode()
+
+
+def fill(template: str, **values: object) -> str:
+    """A text of `templates/` with each $name replaced."""
+    return Template((_TEMPLATES / template).read_text(encoding="utf-8")).substitute(values)
