@@ -12,7 +12,8 @@ def score(
     hypotheses: Annotated[
         Path | None,
         typer.Argument(
-            help="Text, or .jsonl of `janus decode --jsonl`; - for stdin. By default what was decoded last."
+            metavar="[HYPOTHESES|RUN]",
+            help="Text, or .jsonl of `janus decode --jsonl`; - for stdin. By default what was decoded last.",
         ),
     ] = None,
     reference: Annotated[
@@ -53,31 +54,32 @@ def score(
     """
     import json
 
-    from janus_cli import console
+    from janus_cli import console, runs
     from janus_cli.recipe import BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED
     from janus_cli.scoring import inputs, report
     from janus_cli.scoring.metrics import expand, looks_tokenised
 
     wanted = expand(options.names(metrics))
-    samples = bootstrap if bootstrap is not None else BOOTSTRAP_SAMPLES if against else 0
-    first = hypotheses or inputs.newest_decoded(run).hypotheses
-    lines = inputs.read_hypotheses(first)
+    places = [place for place in (hypotheses, runs.RUNS / hypotheses) if place.exists()] if hypotheses else []
+    if places and places[0].is_dir():
+        hypotheses, run = None, options.one_run(hypotheses, run)
+    first = hypotheses or inputs.newest_decoding(run)[0]
     files = reference or inputs.find_references(first, run)
-    console.say(f"scoring {inputs.name_of(first)} against {', '.join(map(str, files))}")
-    if "bleu" in wanted and looks_tokenised(lines):
+    paths = [first, against] if against else [first]
+    outputs = [report.Output(inputs.name_of(path), inputs.read_hypotheses(path)) for path in paths]
+    console.say(f"scoring {outputs[0].name} against {', '.join(map(str, files))}")
+    if "bleu" in wanted and looks_tokenised(outputs[0].lines):
         console.warn("the hypotheses look tokenised; `--metrics bleu-tok` scores them as they are")
     found = report.measure(
-        report.Output(inputs.name_of(first), lines),
-        report.Output(str(against), inputs.read_hypotheses(against)) if against else None,
-        inputs.read_references(files),
+        outputs,
+        [(str(file), inputs.read_references(file)) for file in files],
         wanted,
-        samples,
-        BOOTSTRAP_SEED if seed is None else seed,
+        samples=bootstrap if bootstrap is not None else BOOTSTRAP_SAMPLES if against else 0,
+        seed=BOOTSTRAP_SEED if seed is None else seed,
     )
     if as_json:
-        typer.echo(json.dumps(found.plain(), ensure_ascii=False))
+        typer.echo(json.dumps(found, ensure_ascii=False))
         return
-    columns, rows = found.table()
-    console.table("", columns, rows)
-    for note in found.notes():
+    console.table("", *report.table(found))
+    for note in report.notes(found):
         typer.echo(note)

@@ -29,7 +29,7 @@ class Interval:
 class Comparison:
     """One metric on two outputs.
 
-    difference: first minus second.
+    difference: first minus second; interval: of this difference.
     wins: share of samples in which the first is strictly better (Koehn 2004).
     p: two-sided; how often a difference at least as large arises by chance where there is none.
     """
@@ -38,7 +38,7 @@ class Comparison:
     first: Interval
     second: Interval
     difference: float
-    interval: Interval  # of the difference
+    interval: Interval
     wins: float
     p: float
 
@@ -51,36 +51,29 @@ def intervals(scores: Sequence[Score], samples: int, seed: int) -> list[Interval
 def compare(first: Sequence[Score], second: Sequence[Score], samples: int, seed: int) -> list[Comparison]:
     """Compares two outputs for the same references, metric by metric; the same for the same seed.
 
-    Args:
-        first, second: the same metrics in the same order, from N lines each.
-        samples: bootstrap samples.
-        seed: of the draws.
+    first, second: the same metrics in the same order, from N lines each.
     """
     values = _resample([*first, *second], samples, seed)
     pairs = zip(first, second, values[: len(first)], values[len(first) :], strict=True)
-    return [_compare(one, other, ones, others) for one, other, ones, others in pairs]
+    return [_compare(*pair) for pair in pairs]
 
 
-def _compare(one: Score, other: Score, ones: NDArray[np.float64], others: NDArray[np.float64]) -> Comparison:
-    observed, differences = one.value - other.value, ones - others
+def _compare(first: Score, second: Score, firsts: NDArray[np.float64], seconds: NDArray[np.float64]) -> Comparison:
+    """firsts, seconds: the values of the samples, (samples,)."""
+    observed, differences = first.value - second.value, firsts - seconds
     # Centred at zero, the samples show what chance does to two equal systems. The +1 keeps p above zero: it counts the
     # test set itself as one more sample. The tolerance forgives rounding in the mean.
     by_chance = np.abs(differences - differences.mean())
     extreme = int(np.sum(by_chance >= abs(observed) - 1e-9))
-    better = differences > 0 if one.higher_is_better else differences < 0
+    better = differences > 0 if first.higher_is_better else differences < 0
     return Comparison(
-        name=one.name,
-        first=_interval(ones),
-        second=_interval(others),
-        difference=observed,
-        interval=_interval(differences),
-        wins=float(better.mean()),
+        first.name, _interval(firsts), _interval(seconds), observed, _interval(differences), float(better.mean()),
         p=(extreme + 1) / (len(differences) + 1),
-    )
+    )  # fmt: skip
 
 
-def _resample(scores: Sequence[Score], samples: int, seed: int) -> list[NDArray[np.float64]]:
-    """(samples,) values for each score, from the same lines in each sample."""
+def _resample(scores: Sequence[Score], samples: int, seed: int) -> NDArray[np.float64]:
+    """(scores, samples) values, from the same lines in each sample."""
     lines = len(scores[0].statistics)
     rng = np.random.default_rng(seed)
     values = np.empty((len(scores), samples))
@@ -88,7 +81,7 @@ def _resample(scores: Sequence[Score], samples: int, seed: int) -> list[NDArray[
         drawn = np.bincount(rng.integers(0, lines, lines), minlength=lines)  # how often each line was drawn
         for row, score in enumerate(scores):
             values[row, sample] = score.aggregate(drawn @ score.statistics)
-    return list(values)
+    return values
 
 
 def _interval(values: NDArray[np.float64]) -> Interval:

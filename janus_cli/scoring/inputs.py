@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import zlib
-from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
@@ -21,47 +19,29 @@ from janus_cli.files import read_json
 from janus_cli.runs import RUNS, Run, find_run
 
 STDIN = Path("-")
+Decoding = tuple[Path, list[Path]]  # hypotheses; references, none where the split has no target
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """One decoding of one split."""
-
-    hypotheses: Path
-    references: tuple[Path, ...]  # none where the split has no target
-
-
-@dataclass(frozen=True)
-class References:
-    """Of one file: lists of N lines, None where a line has fewer references than others."""
-
-    name: str
-    columns: list[list[str | None]]
-
-
-def newest_decoded(named: Path | None) -> Decoded:
+def newest_decoding(run: Path | None) -> Decoding:
     """What was decoded last, with the named run or with any under `runs/`.
 
     Raises:
         DataError: nothing was, or the summary is damaged.
         UsageError: there is no such run.
     """
-    run = find_run(named)
-    folders = [run.decoded] if named is not None else [Run(each.parent).decoded for each in RUNS.glob("*/recipe.yaml")]
-    summaries = sorted(
-        (file for folder in folders for file in folder.glob("*.json")),
-        key=lambda path: (path.stat().st_mtime_ns, path.name),
-    )
+    newest = find_run(run)
+    runs = [newest] if run is not None else [Run(each.parent) for each in RUNS.glob("*/recipe.yaml")]
+    summaries = [file for each in runs for file in each.decoded.glob("*.json")]
     if not summaries:
         raise DataError(
-            f"nothing was decoded with {run.path} yet", f"run `janus decode --run {run.path}`, or name a file"
+            f"nothing was decoded with {newest.path} yet", f"run `janus decode --run {newest.path}`, or name a file"
         )
-    return _read_summary(summaries[-1])
+    return _read_summary(max(summaries, key=lambda path: (path.stat().st_mtime_ns, path.name)))
 
 
 def find_references(hypotheses: Path, run: Path | None) -> list[Path]:
-    """The references of what `janus decode` wrote: beside the hypotheses, or of the newest decoding for stdin or where
-    a run is named.
+    """The references of what `janus decode` wrote: those beside the hypotheses; for stdin, and for another file where a
+    run is named, those of the newest decoding.
 
     Raises:
         DataError: there are none.
@@ -69,26 +49,24 @@ def find_references(hypotheses: Path, run: Path | None) -> list[Path]:
     """
     summary = hypotheses.with_suffix(".json")  # <split>.<label>.txt, .jsonl and .json belong together
     if hypotheses != STDIN and summary.is_file():
-        decoded = _read_summary(summary)
+        decoded, references = _read_summary(summary)
     elif hypotheses == STDIN or run is not None:
-        decoded = newest_decoded(run)
+        decoded, references = newest_decoding(run)
     else:
-        raise DataError(
-            f"there is no reference for {hypotheses}", "name one with --reference FILE, or a run with --run"
-        )
-    if not decoded.references:
-        raise DataError(f"{decoded.hypotheses} was decoded without a reference", "name one with --reference FILE")
-    return list(decoded.references)
+        hint = "name one with --reference FILE, or a run with --run"
+        raise DataError(f"there is no reference for {hypotheses}", hint)
+    if not references:
+        raise DataError(f"{decoded} was decoded without a reference", "name one with --reference FILE")
+    return references
 
 
-def _read_summary(path: Path) -> Decoded:
+def _read_summary(path: Path) -> Decoding:
     summary = read_json(path)
     hypotheses, references = summary.get("hypotheses"), summary.get("references") or []
-    names = [hypotheses, *references] if isinstance(references, list) else [None]
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
+    for name in [hypotheses, *references] if isinstance(references, list) else [references]:
+        if not isinstance(name, str) or Path(name).name != name or not isinstance(references, list):
             raise DataError(f"{path} is damaged: {name!r} is no file name", "run `janus decode` again")
-    return Decoded(path.with_name(str(hypotheses)), tuple(path.with_name(name) for name in references))
+    return path.with_name(str(hypotheses)), [path.with_name(name) for name in references]
 
 
 def read_hypotheses(path: Path) -> list[str]:
@@ -116,21 +94,20 @@ def _hypothesis(line: str, place: str) -> str:
     return text
 
 
-def read_references(paths: Sequence[Path]) -> list[References]:
-    """The references in each file. A `.tsv` file holds several a line, between tabs.
+def read_references(path: Path) -> list[list[str | None]]:
+    """The references in a file: lists of N lines, None where a line has fewer references than others.
+
+    A `.tsv` file holds several a line, between tabs.
 
     Raises:
-        DataError: a file cannot be read, or is no UTF-8.
+        DataError: it cannot be read, or is no UTF-8.
     """
-    return [_columns(path, _read_lines(path)) for path in paths]
-
-
-def _columns(path: Path, lines: list[str]) -> References:
+    lines = _read_lines(path)
     if path.suffix != ".tsv":
-        return References(str(path), [list(lines)])
+        return [[*lines]]
     # An empty cell is no reference; a line without any has one, the empty text.
     cells = [[cell for cell in line.split("\t") if cell] or [""] for line in lines]
-    return References(str(path), [list(column) for column in zip_longest(*cells)] or [[]])
+    return [list(column) for column in zip_longest(*cells)] or [[]]
 
 
 def _read_lines(path: Path) -> list[str]:

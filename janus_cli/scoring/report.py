@@ -1,131 +1,94 @@
-"""Scores for people and for programs."""
+"""What one `janus score` finds: JSON values for programs; a table and notes for people."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 from janus_cli.errors import DataError
-from janus_cli.scoring.bootstrap import Comparison, Interval, compare, intervals
-from janus_cli.scoring.inputs import References
-from janus_cli.scoring.metrics import Score
-from janus_cli.scoring.metrics import score as score_lines
+from janus_cli.scoring.bootstrap import compare, intervals
+from janus_cli.scoring.metrics import score
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """What one system wrote: where it stands, and its N lines."""
 
     name: str
     lines: list[str]
 
 
-@dataclass(frozen=True)
-class Report:
-    """What one `janus score` found.
-
-    spread: an interval for each score; none without a bootstrap.
-    against_scores, comparisons: of the second output; none without one. samples 0: no bootstrap.
-    """
-
-    hypotheses: str
-    references: Sequence[str]
-    scores: Sequence[Score]
-    spread: Sequence[Interval] = ()
-    against: str | None = None
-    against_scores: Sequence[Score] = ()
-    comparisons: Sequence[Comparison] = ()
-    samples: int = 0
-    seed: int = 0
-
-    @property
-    def sentences(self) -> int:
-        return len(self.scores[0].statistics)
-
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """Column names and cells."""
-        columns = ["metric", "score"] if self.against is None else ["metric", "first", "second", "difference"]
-        cells = [[score.name, f"{score.value:.2f}"] for score in self.scores]
-        for row, one, other in zip(cells, self.scores, self.against_scores, strict=False):
-            row += [f"{other.value:.2f}", f"{one.value - other.value:+.2f}"]
-        for row, spread in zip(cells, self.spread, strict=False):
-            row.append(_range(spread))
-        for row, found in zip(cells, self.comparisons, strict=False):
-            row += [_range(found.interval, "+"), f"{found.wins:.1%}", f"{found.p:.3f}"]
-        columns += ["95 % interval"] if self.samples else []
-        columns += ["first better", "p"] if self.comparisons else []
-        return columns, cells
-
-    def notes(self) -> list[str]:
-        """What must stand with the numbers: the texts, the signatures, the bootstrap."""
-        lines = [
-            f"{score.name:<{max(len(score.name) for score in self.scores)}}  {score.signature}" for score in self.scores
-        ]
-        if self.against is not None:
-            lines += [f"first: {self.hypotheses}", f"second: {self.against}"]
-        if self.samples:
-            paired = "paired bootstrap" if self.against is not None else "bootstrap"
-            lines.append(f"{paired}: {self.samples:,} samples of {self.sentences:,} lines, seed {self.seed}")
-        return lines
-
-    def plain(self) -> dict[str, Any]:
-        """The report as plain JSON values."""
-        spread: Sequence[Interval | None] = self.spread or [None] * len(self.scores)
-        return {
-            "hypotheses": self.hypotheses,
-            "references": list(self.references),
-            "sentences": self.sentences,
-            "scores": [_plain(score, found) for score, found in zip(self.scores, spread, strict=True)],
-            "against": self.against,
-            "against_scores": [_plain(score) for score in self.against_scores],
-            "comparisons": [asdict(found) for found in self.comparisons],
-            "bootstrap": {"samples": self.samples, "seed": self.seed} if self.samples else None,
-        }
-
-
 def measure(
-    first: Output,
-    second: Output | None,
-    references: Sequence[References],
+    outputs: Sequence[Output],
+    references: Sequence[tuple[str, Sequence[Sequence[str | None]]]],
     metrics: Sequence[str],
     samples: int,
     seed: int,
-) -> Report:
-    """Scores one output, or two, on the same references.
+) -> dict[str, Any]:
+    """Scores one output, or two on the same references.
 
     Args:
-        second: an output to compare the first with.
+        outputs: the second is compared with the first.
+        references: of each file its name and what `inputs.read_references` gives.
         metrics: names of `METRICS`.
         samples, seed: of the bootstrap; 0 samples for none.
+
+    Returns:
+        What `janus score --json` prints. An interval stands with each score of a single output, and in `comparisons`,
+        where there was a bootstrap.
 
     Raises:
         DataError: line counts differ, or there is nothing to score.
     """
-    for file in references:
-        _must_align(first, file.name, len(file.columns[0]))
-    columns = [column for file in references for column in file.columns]
-    scores = score_lines(first.lines, columns, metrics)
-    report = Report(first.name, [file.name for file in references], scores, samples=samples, seed=seed)
-    if second is None:
-        return replace(report, spread=intervals(scores, samples, seed) if samples else ())
-    _must_align(first, second.name, len(second.lines))
-    others = score_lines(second.lines, columns, metrics)
-    found = compare(scores, others, samples, seed) if samples else ()
-    return replace(report, against=second.name, against_scores=others, comparisons=found)
+    first = outputs[0]
+    for name, lines in [*((name, columns[0]) for name, columns in references), *outputs[1:]]:
+        if len(lines) != len(first.lines):
+            message = f"{first.name} has {len(first.lines):,} lines, {name} has {len(lines):,}"
+            raise DataError(message, "score files that belong together")
+    columns = [column for _, file in references for column in file]
+    scores = [score(output.lines, columns, metrics) for output in outputs]
+    plain = [[{"name": s.name, "value": s.value, "signature": s.signature} for s in each] for each in scores]
+    paired = len(outputs) == 2
+    if samples and not paired:
+        for entry, interval in zip(plain[0], intervals(scores[0], samples, seed), strict=True):
+            entry["interval"] = asdict(interval)
+    comparisons = compare(scores[0], scores[1], samples, seed) if samples and paired else []
+    return {
+        "hypotheses": first.name,
+        "references": [name for name, _ in references],
+        "sentences": len(first.lines),
+        "scores": plain[0],
+        "against": outputs[1].name if paired else None,
+        "against_scores": plain[1] if paired else [],
+        "comparisons": [asdict(each) for each in comparisons],
+        "bootstrap": {"samples": samples, "seed": seed} if samples else None,
+    }
 
 
-def _must_align(output: Output, name: str, lines: int) -> None:
-    if lines != len(output.lines):
-        raise DataError(
-            f"{output.name} has {len(output.lines):,} lines, {name} has {lines:,}", "score files that belong together"
-        )
+def table(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Column names and cells of what `measure` found."""
+    columns, rows = ["metric", "score"], [[score["name"], f"{score['value']:.2f}"] for score in found["scores"]]
+    if found["against"] is not None:
+        columns[1:] = ["first", "second", "difference"]
+        for row, one, other in zip(rows, found["scores"], found["against_scores"], strict=True):
+            row += [f"{other['value']:.2f}", f"{one['value'] - other['value']:+.2f}"]
+    if found["bootstrap"]:
+        columns += ["95 % interval"] + ["first better", "p"] * bool(found["comparisons"])
+        for row, each in zip(rows, found["comparisons"] or found["scores"], strict=True):
+            sign = "+" if found["comparisons"] else ""
+            row.append(f"{each['interval']['low']:{sign}.2f} … {each['interval']['high']:{sign}.2f}")
+            row += [f"{each['wins']:.1%}", f"{each['p']:.3f}"] if found["comparisons"] else []
+    return columns, rows
 
 
-def _plain(score: Score, spread: Interval | None = None) -> dict[str, Any]:
-    plain = {"name": score.name, "value": score.value, "signature": score.signature}
-    return plain | ({"interval": asdict(spread)} if spread else {})
-
-
-def _range(interval: Interval, sign: str = "") -> str:
-    return f"{interval.low:{sign}.2f} … {interval.high:{sign}.2f}"
+def notes(found: Mapping[str, Any]) -> list[str]:
+    """What must stand with the numbers: the signatures, the texts, the bootstrap."""
+    width = max(len(score["name"]) for score in found["scores"])
+    lines = [f"{score['name']:<{width}}  {score['signature']}" for score in found["scores"]]
+    paired = found["against"] is not None
+    if paired:
+        lines += [f"first: {found['hypotheses']}", f"second: {found['against']}"]
+    if drawn := found["bootstrap"]:
+        kind = "paired bootstrap" if paired else "bootstrap"
+        lines.append(f"{kind}: {drawn['samples']:,} samples of {found['sentences']:,} lines, seed {drawn['seed']}")
+    return lines
