@@ -60,6 +60,7 @@ def compare(
     jobs: Annotated[
         int, typer.Option("--jobs", min=1, metavar="N", help="Train so many at once, each in a process of its own.")
     ] = 1,
+    as_json: options.Json = False,
     force: options.Force = False,
     dry_run: options.DryRun = False,
 ) -> None:
@@ -97,7 +98,8 @@ def compare(
     found = comparison.run(dry_run=dry_run)
     if found is not None:
         table, failed = found
-        typer.echo(table)
+        results = comparison.folder / "comparison.json"
+        typer.echo(results.read_text(encoding="utf-8").rstrip("\n") if as_json else table)
         if failed:
             raise JanusError(
                 f"{failed} of the rows failed; the notes below the table say why", "the same command goes on"

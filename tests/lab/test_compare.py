@@ -103,6 +103,11 @@ def test_the_table_says_in_what_a_training_was_not_equal(compare: Compare) -> No
     assert found()["systems"][0]["training"]["averaged"] == 2
 
 
+def test_json_is_printed_instead_of_the_table(compare: Compare) -> None:
+    code, out, _ = compare(*AR, "--steps", "1", "--json")
+    assert (code, json.loads(out)) == (0, found())
+
+
 def test_data_without_a_test_split_is_found_before_anything_is_trained(compare: Compare) -> None:
     assert compare(*AR, "--steps", "1")[0] == 0
     manifest = Path("data/tiny.src-tgt/manifest.json")
