@@ -1,4 +1,4 @@
-"""The shell around the commands: help, options, exit codes, broken pipes, full disks, and spoiled recipes."""
+"""The shell around the commands: help, options, exit codes, interrupts, broken pipes, full disks, early refusals."""
 
 import errno
 import json
@@ -13,27 +13,17 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import typer
 
-from janus_cli import __version__, recipe_load
-from janus_cli.cli import app, main
-from janus_cli.errors import (
-    CheckpointError,
-    DataError,
-    JanusError,
-    NonFiniteError,
-    OutOfMemoryError,
-    RunInUseError,
-    Stopped,
-    UsageError,
-    require,
-)
+from janus_cli import __version__, errors, recipe_load
+from janus_cli.cli import VERBS, app, main
 
 Janus = Callable[..., tuple[int, str, str]]
 _COMMANDS = typer.main.get_command(app).commands
-_HEAVY = {"torch", "numpy", "sentencepiece", "safetensors", "sacrebleu"}
+_HEAVY = {"torch", "numpy", "sentencepiece", "safetensors", "sacrebleu", "yaml"}
 
 
 @pytest.fixture
@@ -49,50 +39,32 @@ def janus(capsys: pytest.CaptureFixture[str]) -> Janus:
     return run
 
 
-def test_the_commands() -> None:
-    assert set(_COMMANDS) == {
-        "preprocess",
-        "train",
-        "decode",
-        "score",
-        "demo",
-        "recipes",
-        "inspect",
-        "average",
-        "distill",
-        "export",
-        "bench",
-        "compare",
-        "report",
-    }
+def python(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Its stdout is buffered, as it is outside of tests."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment, **options}
+    return subprocess.run([sys.executable, *arguments], check=False, text=True, **given)
 
 
-def test_version(janus: Janus) -> None:
-    assert janus("--version") == (0, f"janus {__version__}\n", "")
-
-
-def test_help_names_every_command(janus: Janus) -> None:
+def test_help_and_version(janus: Janus) -> None:
     code, out, err = janus("--help")
     assert (code, err) == (0, "")
-    for name in _COMMANDS:
-        assert re.search(rf"^  {name}  +[A-Z]\w+", out, re.MULTILINE), name
+    for verb in VERBS:
+        assert re.search(rf"^  {verb}  +[A-Z]\w+", out, re.MULTILINE), verb
     assert "..." not in out.split("Commands:")[1]
-
-
-def test_no_arguments_show_the_help(janus: Janus) -> None:
+    assert janus("--version") == (0, f"janus {__version__}\n", "")
     code, out, err = janus()
-    assert code == 2
-    assert "Usage: janus" in out + err
+    assert (code, "Usage: janus" in out + err) == (2, True)
 
 
-@pytest.mark.parametrize("name", _COMMANDS)
-def test_every_command_shows_examples_that_its_options_take(janus: Janus, name: str) -> None:
-    code, out, err = janus(name, "--help")
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_command_shows_examples_that_its_options_take(janus: Janus, verb: str) -> None:
+    code, out, err = janus(verb, "--help")
     assert (code, err) == (0, "")
     examples = out.split("\n  Examples:\n")[1].split("\nOptions:")[0].split("\nArguments:")[0]
     lines = [line.strip() for line in examples.split("\n") if line.strip()]
     assert len(lines) >= 2
-    assert any(re.match(rf"janus {name}\b", line) for line in lines)
+    assert any(re.match(rf"janus {verb}\b", line) for line in lines)
     for line in lines:
         _parse(line)
 
@@ -118,26 +90,53 @@ def _parse(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("words", "out", "as_json", "run"),
     [
-        (["trian"], "No such command 'trian'"),
-        (["recipes", "--nope"], "No such option"),
-        (["recipes", "frobnicate"], "frobnicate"),
-        (["recipes", "list", "demo"], "takes no name"),
-        (["recipes", "show", "iwslt"], "no recipe named 'iwslt', did you mean iwslt14?"),
-        (["recipes", "show", "demo", "--objective", "jnus"], "did you mean janus?"),
-        (["recipes", "show", "demo", "--set", "seed"], "expected KEY=VALUE"),
-        (["recipes", "show", "--markdown"], "--markdown goes with"),
-        (["recipes", "explain", "seed", "--set", "seed=1"], "takes no changes"),
-        (["recipes", "explain", "learning_rate"], "did you mean training.learning_rate?"),
+        ("--json a.json", "a.json", False, None),  # the old form of --out
+        ("--json=a", "a", False, None),
+        ("--json --out a.json", "a.json", True, None),
+        ("--json a --out b", "b", True, "a"),
+        ("a --json", None, True, "a"),
     ],
 )
-def test_usage_mistakes(janus: Janus, arguments: list[str], words: str) -> None:
-    code, out, err = janus(*arguments)
+def test_json_of_bench_is_a_flag_and_its_file_is_out(words: str, out: str, as_json: bool, run: str) -> None:
+    given = _COMMANDS["bench"].make_context("bench", words.split()).params
+    named = [None if given[name] is None else str(given[name]) for name in ("out", "run")]
+    assert (named[0], given["as_json"], named[1]) == (out, as_json, run)
+
+
+MISTAKES = [
+    ("trian", "No such command 'trian'"),
+    ("recipes --nope", "No such option"),
+    ("recipes frobnicate", "frobnicate"),
+    ("recipes list demo", "takes no name"),
+    ("recipes show iwslt", "no recipe named 'iwslt', did you mean iwslt14?"),
+    ("recipes show demo --objective jnus", "did you mean janus?"),
+    ("recipes show demo --set seed", "expected KEY=VALUE"),
+    ("average a --run b", "a and --run b both name a run"),
+    ("train a", "a run is named only with --resume"),
+    *((f"train --device {device}", "auto, cpu, cuda, cuda:N") for device in ("gpu", "cuda:", "cuda:x", "CPU", "''")),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), MISTAKES)
+def test_usage_mistakes(janus: Janus, words: str, said: str) -> None:
+    code, out, err = janus(*shlex.split(words))
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
     assert "\nhint: " in err
-    assert words in err
+    assert said in err
+
+
+def test_all_mistakes_of_a_recipe_are_named_with_their_lines_and_none_does_anything(
+    janus: Janus, empty_folder: Path
+) -> None:
+    text = "name: ../a\nmodul: {}\nseed: 1\nseed: 2\nabout: !!python/object/apply:os.system ['touch pwned']\n"
+    Path("bad.yaml").write_text(f"{text}data: {{train: ../x}}\nmodel: {{dropout: .nan}}\n")
+    code, out, err = janus("recipes", "show", "bad.yaml")
+    assert (code, out, "\nhint: " in err) == (2, "", True)
+    assert [int(line) for line in re.findall(r"bad\.yaml:(\d+): ", err)] == [1, 2, 4, 5, 6, 7]
+    assert [file.name for file in empty_folder.iterdir()] == ["bad.yaml"]
 
 
 def test_recipes_are_listed(janus: Janus) -> None:
@@ -157,98 +156,52 @@ def test_a_recipe_is_shown_as_the_command_line_changes_it(janus: Janus, tmp_path
     assert recipe_load.load(str(file)) == recipe_load.load("iwslt14", ["training.learning_rate=1e-4"], "ar")
 
 
-_BOMB = "a: &a [x, x]\n" + "".join(
-    f"{after}: &{after} [*{of}, *{of}]\n" for of, after in zip("abcdefgh", "bcdefghi", strict=True)
-)
-
-
 @pytest.mark.parametrize(
-    ("text", "lines", "words"),
+    ("problem", "code", "said"),
     [
-        ("name: a\nmodul: {}\n", [2], "unknown key, did you mean model?"),
-        ("name: a\nmodel:\n  hedas: 4\n", [3], "unknown key, did you mean heads?"),
-        ("name: a\nseed: 1\nseed: 2\n", [3], "stands here again, first in line 2"),
-        ("name: a\nmodel: {dropout: .nan}\n", [2], "finite"),
-        ("name: a\ntraining:\n  updates: true\n", [3], "valid integer (got true)"),
-        (f"name: z\n{_BOMB}", [*range(2, 11)], "anchors are not allowed"),
-        ("name: !!python/object/apply:os.system ['touch pwned']\n", [1], "tags are not allowed"),
-        ("name: a\ndata: {train: ../x}\n", [2], "plain name"),
-        ("name: a\ndata: {source: /etc/de}\n", [2], "plain name"),
-        ("name: a/b\n", [1], "plain name"),
-        ("name: a\ndata:\n  downloads:\n  - url: http://x\n    save_as: ../x\n", [5], "plain name"),
-        ("name: a\nx: 1\nseed: -1\nmodel: {heads: 3}\ndata: {min_tokens: 0}\n", [2, 3, 4, 5], "unknown key"),
+        (errors.JanusError("thing", "do it"), 1, "error: thing\nhint: do it\n"),
+        (errors.UsageError("thing"), 2, "error: thing\n"),
+        (errors.DataError("thing"), 3, "error: thing\n"),
+        (errors.CheckpointError("thing"), 4, "error: thing\n"),
+        (errors.NonFiniteError("thing"), 5, "error: thing\n"),
+        (errors.OutOfMemoryError("thing"), 6, "error: thing\n"),
+        (errors.RunInUseError("thing"), 7, "error: thing\n"),
+        (errors.Stopped(signal.SIGTERM, "stopped", "do it"), 143, "stopped\nhint: do it\n"),
+        (errors.Stopped(signal.SIGINT, "stopped"), 130, "stopped\n"),
+        (KeyboardInterrupt(), 130, "stopped\n"),
+        (RuntimeError("bug"), None, ""),  # keeps its traceback
+        (OSError(errno.EIO, "strange"), None, ""),
     ],
-)  # fmt: skip
-def test_spoiled_recipes(
-    janus: Janus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, lines: list[int], words: str
+)
+def test_exit_codes(
+    janus: Janus, monkeypatch: pytest.MonkeyPatch, problem: BaseException, code: int | None, said: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("bad.yaml").write_text(text, encoding="utf-8")
-    code, out, err = janus("recipes", "show", "bad.yaml")
-    assert (code, out) == (2, "")
-    named = [int(number) for number in re.findall(r"bad\.yaml:(\d+): ", err)]
-    assert sorted(set(named)) == lines
-    assert words in err
-    assert "\nhint: " in err
-    assert [file.name for file in tmp_path.iterdir()] == ["bad.yaml"]
-
-
-def test_a_recipe_of_ten_megabytes(janus: Janus, tmp_path: Path) -> None:
-    file = tmp_path / "big.yaml"
-    file.write_bytes(b"name: a\n" + b"# filling\n" * 1_000_000)
-    code, _, err = janus("recipes", "show", str(file))
-    assert code == 2
-    assert "larger than 1,000,000 bytes" in err
-
-
-def test_traps_that_are_no_mistakes(janus: Janus, tmp_path: Path) -> None:
-    file = tmp_path / "good.yaml"
-    file.write_text("name: no\ntraining: {learning_rate: 1e-4}\n", encoding="utf-8")
-    code, out, _ = janus("recipes", "show", str(file))
-    assert code == 0
-    assert "name: 'no'\n" in out
-    assert "  learning_rate: 0.0001\n" in out
-
-
-@pytest.mark.parametrize(
-    ("problem", "code"),
-    [
-        (JanusError("thing", "do it"), 1),
-        (UsageError("thing", "do it"), 2),
-        (DataError("thing", "do it"), 3),
-        (CheckpointError("thing", "do it"), 4),
-        (NonFiniteError("thing", "do it"), 5),
-        (OutOfMemoryError("thing", "do it"), 6),
-        (RunInUseError("thing", "do it"), 7),
-        (Stopped(signal.SIGTERM, "stopped", "do it"), 143),
-        (Stopped(signal.SIGINT, "stopped", "do it"), 130),
-    ],
-)
-def test_exit_codes(janus: Janus, monkeypatch: pytest.MonkeyPatch, problem: JanusError, code: int) -> None:
-    _fail_with(problem, monkeypatch)
-    said = "stopped" if isinstance(problem, Stopped) else "error: thing"
-    assert janus("recipes", "show", "demo") == (code, "", f"{said}\nhint: do it\n")
-
-
-def test_ctrl_c_is_no_error(janus: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
-    _fail_with(KeyboardInterrupt(), monkeypatch)
-    assert janus("recipes", "show", "demo") == (130, "", "stopped\n")
-
-
-def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    _fail_with(RuntimeError("bug"), monkeypatch)
-    with pytest.raises(RuntimeError, match="bug"):
-        main(["recipes", "show", "demo"])
-    _fail_with(OSError(errno.EIO, "strange"), monkeypatch)
-    with pytest.raises(OSError, match="strange"):
-        main(["recipes", "show", "demo"])
-
-
-def _fail_with(problem: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*arguments: object) -> None:
         raise problem
 
     monkeypatch.setattr(recipe_load, "load", load)
+    if code is None:
+        with pytest.raises(type(problem)):
+            main(["recipes", "show", "demo"])
+    else:
+        assert janus("recipes", "show", "demo") == (code, "", said)
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.3])
+def test_ctrl_c_is_no_error_whenever_it_comes(seconds: float, empty_folder: Path) -> None:
+    """Before anything is imported, while torch is, and so on."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import janus_cli.__main__ as m; print(flush=True); m.main()", "train"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.strip().split("\n")[-1]) == (130, "stopped")
+    assert "Traceback" not in err
 
 
 _WRITER_BESIDE_A_FILE = """
@@ -272,14 +225,9 @@ def test_closed_streams_are_nobody_who_listens(tmp_path: Path, closed: tuple[int
         for number in closed:
             os.close(number)
 
-    def ended(*arguments: str) -> int:
-        code = [sys.executable, *arguments]
-        return subprocess.run(code, preexec_fn=close, cwd=tmp_path, capture_output=True, check=False).returncode
-
-    assert ended("-c", _WRITER_BESIDE_A_FILE) == 0
+    for code, *arguments in (0, "-c", _WRITER_BESIDE_A_FILE), (2, "-m", "janus_cli", "nonsense"):
+        assert python(*arguments, preexec_fn=close, cwd=tmp_path).returncode == code
     assert (tmp_path / "file").read_text() == "data"
-    assert ended("-m", "janus_cli", "recipes") == 0
-    assert ended("-m", "janus_cli", "nonsense") == 2
 
 
 _QUIET_WRITER = """
@@ -292,21 +240,25 @@ main(["write"])
 """
 
 
-def _write_to(stdout: int, arguments: list[str]) -> tuple[int, str]:
-    """Exit code and stderr of a janus whose stdout is this file; buffered, as it is outside of tests."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    done = subprocess.run(
-        [sys.executable, *arguments], stdout=stdout, stderr=subprocess.PIPE, env=environment, text=True, check=False
-    )
-    return done.returncode, done.stderr
-
-
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("arguments", [["-m", "janus_cli", "recipes", "show", "demo"], ["-c", _QUIET_WRITER]])
 def test_a_full_disk_is_one_clear_line(arguments: list[str]) -> None:
     with Path("/dev/full").open("wb") as full:
-        found = _write_to(full.fileno(), arguments)
-    assert found == (1, "error: output: No space left on device\nhint: free some space and run it again\n")
+        done = python(*arguments, stdout=full)
+    said = "error: output: No space left on device\nhint: free some space and run it again\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["-c", _QUIET_WRITER], *(["-m", "janus_cli", *line] for line in (["recipes"], ["--help"], ["--version"]))],
+)
+def test_a_reader_that_went_away_ends_it_quietly(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = python(*arguments, stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
 _SPEAKER = """
@@ -333,44 +285,66 @@ def test_nobody_who_hears_what_is_said_is_no_reason_to_stop(where: str) -> None:
         stderr = os.open(where, os.O_WRONLY)
     else:
         return
-    done = subprocess.run(
-        [sys.executable, "-c", _SPEAKER], stdout=subprocess.PIPE, stderr=stderr, text=True, check=False
-    )
+    assert python("-c", _SPEAKER, stderr=stderr).stdout == "done\n"
     os.close(stderr)
-    assert done.stdout == "done\n"
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["-c", _QUIET_WRITER], *(["-m", "janus_cli", *line] for line in (["recipes"], ["--help"], ["--version"]))],
-)
-def test_a_reader_that_went_away_ends_it_quietly(arguments: list[str]) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    found = _write_to(writer, arguments)
-    os.close(writer)
-    assert found == (128 + signal.SIGPIPE, "")
+_MODULES_OF = """
+import sys
+from janus_cli.cli import main
+try:
+    main({})
+finally:
+    print()
+    print(*sorted({{name.split(".")[0] for name in sys.modules}}))
+"""
 
 
 @pytest.mark.parametrize(
     ("arguments", "absent"),
     [
-        (["--help"], {"pydantic", "rich", "yaml", *_HEAVY}),
-        (["--version"], {"yaml", "rich", *_HEAVY}),
-        (["train", "--help"], {"yaml", "rich", *_HEAVY}),  # typer reads options with pydantic
-        (["recipes"], _HEAVY),
+        (["--help"], {"pydantic", "rich", *_HEAVY}),
+        (["--version"], {"rich", *_HEAVY}),
+        (["train", "--help"], {"rich", *_HEAVY}),  # typer reads options with pydantic
+        (["recipes"], _HEAVY - {"yaml"}),
     ],
 )
 def test_what_answers_at_once_imports_nothing_heavy(arguments: list[str], absent: set[str]) -> None:
-    code = (
-        "import sys\nfrom janus_cli.cli import main\n"
-        f"try: main({arguments})\nexcept SystemExit: pass\n"
-        "print()\nprint(*sorted({name.split('.')[0] for name in sys.modules}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.strip().split("\n")[-1].split())
+    loaded = set(python("-c", _MODULES_OF.format(arguments)).stdout.strip().split("\n")[-1].split())
     assert "typer" in loaded
     assert loaded & absent == set()
+
+
+# With runs/a there. Refused with 2, but for a text that is not there.
+UNKNOWN = """
+recipes show nope | recipes show demo --set trainin.x=1 | preprocess --recipe nope | preprocess --set trainin.x=1
+train --recipe nope | train --set trainin.x=1 | train --objective nope | train --resume nope | train --from nope
+train --resume a --set trainin.x=1 | decode nope | decode --run nope | decode --set trainin.x=1
+score nope | score --run nope | inspect nope | inspect --run nope | average nope | average --run nope | export nope
+distill nope | distill --set trainin.x=1 | bench nope | bench --set trainin.x=1
+compare --recipe nope | compare --objectives nope | compare --set trainin.x=1 | compare --from nope
+demo --set trainin.x=1 | report nope | report a --run nope
+"""
+_REFUSALS = """
+import sys
+from janus_cli.cli import main
+for line in {}:
+    try:
+        main(line)
+    except SystemExit as stopped:
+        print(stopped.code, "torch" in sys.modules)
+"""
+
+
+def test_an_unknown_name_is_refused_before_torch_is_imported(empty_folder: Path) -> None:
+    """That alone takes seconds."""
+    Path("runs/a").mkdir(parents=True)
+    Path("runs/a/recipe.yaml").write_text(recipe_load.dump(recipe_load.load("demo")))
+    lines = [line.split() for line in re.split(r" \| |\n", UNKNOWN.strip())]
+    done = python("-c", _REFUSALS.format(lines))
+    for line, ended in zip(lines, done.stdout.split("\n"), strict=False):
+        assert ended == f"{3 if line == ['score', 'nope'] else 2} False", line
+    assert len(re.findall("error: .*(?:nope|trainin)", done.stderr)) == done.stderr.count("error: ") == len(lines)
 
 
 @pytest.mark.parametrize(
@@ -393,10 +367,10 @@ def test_a_missing_extra_is_installed_from_where_janus_came(
         return SimpleNamespace(read_text=lambda file: origin and json.dumps(origin))
 
     monkeypatch.setattr(metadata, "distribution", distribution)
-    with pytest.raises(UsageError, match="no_such_module is not installed") as caught:
-        require("no_such_module.writer", "report")
+    with pytest.raises(errors.UsageError, match="no_such_module is not installed") as caught:
+        errors.require("no_such_module.writer", "report")
     assert caught.value.hint == command
-    assert require("json", "x").__name__ == "json"
+    assert errors.require("json", "x").__name__ == "json"
 
 
 @pytest.mark.parametrize(
@@ -404,60 +378,4 @@ def test_a_missing_extra_is_installed_from_where_janus_came(
 )
 def test_a_shell_completes(line: str, words: list[str]) -> None:
     asked = {"_JANUS_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
-    done = subprocess.run(
-        [sys.executable, "-m", "janus_cli"], env={**os.environ, **asked}, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == words
-
-
-NAMELESS = """
-recipes show nope | recipes show demo --set trainin.x=1 | preprocess --recipe nope | preprocess --set trainin.x=1
-train --recipe nope | train --set trainin.x=1 | train --objective nope | train --resume nope | train --from nope
-train --resume a --set trainin.x=1 | decode nope | decode --run nope | decode --set trainin.x=1
-score nope.txt | score --run nope | inspect nope | inspect --run nope | average nope | average --run nope | export nope
-distill nope | distill --set trainin.x=1 | bench nope | bench --set trainin.x=1
-compare --recipe nope | compare --objectives nope | compare --set trainin.x=1 | compare --from nope
-demo --set trainin.x=1 | report nope | report a --run nope
-"""
-
-
-def test_a_name_that_is_unknown_is_refused_before_torch_is_imported(janus: Janus, empty_folder: Path) -> None:
-    """It costs seconds."""
-    Path("runs/a").mkdir(parents=True)
-    Path("runs/a/recipe.yaml").write_text(recipe_load.dump(recipe_load.load("demo")))
-    lines = [line.split() for line in re.split(r" \| |\n", NAMELESS.strip())]
-    code = (
-        "import sys\nfrom janus_cli.cli import main\n"
-        f"for line in {lines}:\n"
-        "    try: main(line)\n"
-        "    except SystemExit as stopped: print(stopped.code, 'torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for line, ended in zip(lines, done.stdout.split("\n"), strict=False):
-        assert ended == f"{3 if line[0:2] == ['score', 'nope.txt'] else 2} False", line
-    assert done.stderr.count("error: ") == len(lines)
-    assert len(re.findall("error: .*(?:nope|trainin)", done.stderr)) == len(lines)
-
-
-@pytest.mark.parametrize("seconds", [0.02, 0.3])
-def test_ctrl_c_is_no_error_whenever_it_comes(seconds: float, empty_folder: Path) -> None:
-    """Before anything is imported, while torch is, and so on."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", "import janus_cli.__main__ as m; print(flush=True); m.main()", "train"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
-    assert process.stdout is not None
-    process.stdout.readline()
-    time.sleep(seconds)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err.strip().split("\n")[-1]) == (130, "stopped")
-    assert "Traceback" not in err
-
-
-@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "CPU", ""])
-def test_devices_are_checked_at_once(janus: Janus, device: str) -> None:
-    code, _, err = janus("train", "--device", device)
-    assert code == 2
-    assert "auto, cpu, cuda, cuda:N" in err
+    assert python("-m", "janus_cli", env={**os.environ, **asked}).stdout.split() == words
