@@ -24,59 +24,36 @@ from janus_cli.core.steps import at_once
 from janus_cli.recipe import Recipe
 
 
-@dataclass
+@dataclass(frozen=True)
 class Reliability:
-    """Sums over the predictions of one distribution, by bins of confidence that are equal in width.
+    """Of the predictions of one distribution: their number, and means over them; nats: of -log p(label).
 
-    counts, confidence, right: (bins,) float64. nats: sum of -log p(label).
+    ece: expected calibration error. points: mean confidence, accuracy and share of the predictions, of every bin of
+    confidence that has some.
     """
 
-    counts: Tensor
-    confidence: Tensor
-    right: Tensor
-    nats: float = 0.0
+    tokens: int
+    accuracy: float
+    confidence: float
+    nats: float
+    ece: float
+    points: list[tuple[float, float, float]]
 
     @classmethod
-    def empty(cls, bins: int) -> Reliability:
-        counts, confidence, right = torch.zeros(3, bins, dtype=torch.float64)
-        return cls(counts, confidence, right)
-
-    def add(self, logs: Tensor, labels: Tensor) -> None:
-        """logs: (N, V) log-probabilities. labels: (N,)."""
-        best, token = logs.max(1)
-        confidence = best.double().exp().cpu()
-        bins = (confidence * len(self.counts)).long().clamp(max=len(self.counts) - 1)
-        self.counts.index_add_(0, bins, torch.ones_like(confidence))
-        self.confidence.index_add_(0, bins, confidence)
-        self.right.index_add_(0, bins, (token == labels).double().cpu())
-        self.nats -= float(logs.gather(1, labels[:, None]).double().sum())
-
-    @property
-    def tokens(self) -> int:
-        return int(self.counts.sum())
-
-    @property
-    def accuracy(self) -> float:
-        return float(self.right.sum()) / max(1, self.tokens)
-
-    @property
-    def mean_confidence(self) -> float:
-        return float(self.confidence.sum()) / max(1, self.tokens)
-
-    @property
-    def mean_nats(self) -> float:
-        return self.nats / max(1, self.tokens)
-
-    @property
-    def ece(self) -> float:
-        """Expected calibration error."""
-        return float((self.right - self.confidence).abs().sum()) / max(1, self.tokens)
-
-    @property
-    def points(self) -> list[tuple[float, float, float]]:
-        """Mean confidence, accuracy and share of the predictions, of every bin that has some."""
-        bins = zip(self.counts.tolist(), self.confidence.tolist(), self.right.tolist(), strict=True)
-        return [(sure / count, right / count, count / self.tokens) for count, sure, right in bins if count]
+    def of(cls, predictions: Tensor, bins: int) -> Reliability:
+        """predictions: (N, 3) float64, of each its confidence, 1 where right, -log p(label). bins: equally wide."""
+        confidence, right, nats = predictions.T
+        places = (confidence * bins).long().clamp(max=bins - 1)
+        counts, sure, hits = (
+            torch.bincount(places, each, bins).double() for each in (torch.ones_like(right), confidence, right)
+        )
+        total = len(predictions)
+        table = zip(counts.tolist(), sure.tolist(), hits.tolist(), strict=True)
+        return cls(
+            total, float(right.mean()), float(confidence.mean()), float(nats.mean()),
+            float((hits - sure).abs().sum()) / total,
+            [(each / count, hit / count, count / total) for count, each, hit in table if count],
+        )  # fmt: skip
 
 
 def reliability(model: Transformer, recipe: Recipe, batches: Iterable[Batch], bins: int) -> dict[str, Reliability]:
@@ -86,7 +63,7 @@ def reliability(model: Transformer, recipe: Recipe, batches: Iterable[Batch], bi
     both, as `nar_aux` does. model: in eval mode, as loaded for decoding.
     """
     objective, device = OBJECTIVES[recipe.objective.name], model.output_weight.device
-    sums: dict[tuple[str, bool], Reliability] = {}  # by stream, and whether query slots predict
+    found: dict[tuple[str, bool], list[Tensor]] = {}  # by stream, and whether query slots predict
     with torch.inference_mode():
         for batch in batches:
             plan = objective.plan(batch, Draws(recipe.seed, -1, batch.ids), recipe.objective).to(device)
@@ -100,17 +77,23 @@ def reliability(model: Transformer, recipe: Recipe, batches: Iterable[Batch], bi
                 for query, slots in ((False, slice(0, stream.keys)), (True, slice(stream.keys, None))):
                     labelled = stream.labelled[:, slots]
                     if labelled.any():
-                        into = sums.setdefault((name, query), Reliability.empty(bins))
-                        _add(into, model, states[:, slots][labelled], stream.labels[:, slots][labelled])
-    return {_name(name, query, (name, not query) in sums): each for (name, query), each in sums.items()}
+                        made = predictions(model, states[:, slots][labelled], stream.labels[:, slots][labelled])
+                        found.setdefault((name, query), []).append(made)
+    return {
+        _name(name, query, (name, not query) in found): Reliability.of(torch.cat(parts), bins)
+        for (name, query), parts in found.items()
+    }
 
 
-def _add(sums: Reliability, model: Transformer, states: Tensor, labels: Tensor) -> None:
-    """states: (N, D). labels: (N,). A bounded number of logits at a time."""
-    size = at_once(model)
-    for start in range(0, len(labels), size):
-        logits = model.logits(states[start : start + size]).float()
-        sums.add(logits.log_softmax(1), labels[start : start + size])
+def predictions(model: Transformer, states: Tensor, labels: Tensor) -> Tensor:
+    """states (N, D), labels (N,) -> (N, 3), see `Reliability.of`; a bounded number of logits at a time."""
+    parts = []
+    for some, gold in zip(states.split(at_once(model)), labels.split(at_once(model)), strict=True):
+        logs = model.logits(some).float().log_softmax(1)
+        best, token = logs.max(1)
+        nats = -logs.gather(1, gold[:, None])[:, 0]
+        parts.append(torch.stack([best.double().exp(), (token == gold).double(), nats.double()], 1).cpu())
+    return torch.cat(parts)
 
 
 def _name(stream: str, query: bool, both: bool) -> str:

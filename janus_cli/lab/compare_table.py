@@ -11,10 +11,9 @@ from typing import Any
 from janus_cli import console
 from janus_cli.errors import UsageError
 from janus_cli.files import write_atomically
-from janus_cli.lab import machine
 from janus_cli.lab.entries import Entry, Output
 from janus_cli.lab.plots import bleu_against_passes
-from janus_cli.lab.tables import document, json_file, markdown
+from janus_cli.lab.tables import json_file, markdown, render
 from janus_cli.recipe import BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED
 from janus_cli.scoring.bootstrap import compare
 from janus_cli.scoring.metrics import Score, score
@@ -86,21 +85,26 @@ def budget(settings: Mapping[str, Any]) -> str:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Head, trainings, rows, notes; valid Markdown."""
-    average = results["settings"]["average"]
-    which = f"mean of the last {average} checkpoints" if average else "last checkpoint"
-    changes = "".join(f" --set {change}" for change in results["changes"])
-    head = (
-        f"recipe {results['recipe']}{changes}, {budget(results['settings'])}, {which}; {results['sentences']:,} "
-        f"sentences of {results['split']}; {machine.in_words(results['machine'])}"
-    )
+    """The conditions, the trainings, the rows, and what must stand beside them; valid Markdown."""
+    settings = results["settings"]
     trainings = ["system", "seed", "updates", "epochs", "minutes in updates", "ms an update", "parameters"]
     rows = ["system", "decoding", "BLEU", "chrF", "difference", "p", "passes", "one by one, ms", "sentences/s"]
-    tables = [
-        markdown(trainings, [_training_cells(entry) for entry in results["systems"]]),
-        markdown(rows, [_row_cells(row) for row in results["rows"]]),
-    ]
-    return document(head, tables, _notes(results))
+    words = {
+        "budget": budget(settings), "samples": BOOTSTRAP_SAMPLES,
+        "signatures": {each["signature"]: name for row in results["rows"] for name, each in row["scores"].items()},
+        "tables": [
+            markdown(trainings, [_training_cells(entry) for entry in results["systems"]]),
+            markdown(rows, [_row_cells(row) for row in results["rows"]]),
+        ],
+    }  # fmt: skip
+
+    def had_budget(training: Mapping[str, Any]) -> bool:
+        """An earlier call may have given it more, and patience may have ended it."""
+        if settings["minutes"]:  # which one update more may exceed
+            return bool(0.9 < training["seconds"] / (60 * settings["minutes"]) < 1.5)
+        return bool(training["updates"] == settings["steps"])
+
+    return render("compare.md", {**results, **words}, had_budget=had_budget)
 
 
 def _training_cells(entry: Mapping[str, Any]) -> list[str]:
@@ -134,54 +138,6 @@ def _mean(metric: Mapping[str, Any] | None) -> str:
     values = list(metric["values"].values())
     mean = f"{fmean(values):.1f}"
     return mean if len(values) == 1 else f"{mean} ({min(values):.1f}–{max(values):.1f})"
-
-
-def _notes(results: Mapping[str, Any]) -> list[str]:
-    settings, timed = results["settings"], results["timed"]
-    changed = {entry["system"]: entry for entry in results["systems"] if entry["changes"]}
-    notes = [f"{name}: {entry['objective']} with {' '.join(entry['changes'])}" for name, entry in changed.items()]
-    signatures = {one["signature"]: name for row in results["rows"] for name, one in row["scores"].items()}
-    notes += [f"{name}: {signature}" for signature, name in signatures.items()]
-    if results["against"]:
-        notes.append(
-            f"difference: BLEU minus that of {results['against']}; p: paired bootstrap, {BOOTSTRAP_SAMPLES:,} samples, "
-            "the largest of the seeds'"
-        )
-    notes.append("passes: decoder passes a sentence; minutes in updates: validating and saving not counted")
-    if timed:
-        notes.append(
-            f"speed, from text to text: median of {timed['repeats']} repeats in which all rows took turns; one by one: "
-            f"median of {timed['singles']} sentences; sentences/s: {timed['sentences']} sentences in batches"
-        )
-    if settings["minutes"] and settings["jobs"] > 1:
-        notes.append("trainings ran at the same time: minutes on a machine that others use, too, are not equal work")
-    for entry in results["systems"]:
-        name = f"{entry['system']}.seed{entry['seed']}"
-        if entry["training"] is not None:
-            notes += _unequal(name, entry["training"], settings)
-        if entry["from"]:
-            notes.append(f"{name} began with the weights of {entry['from']}")
-        notes += [f"failed: {name} {what}: {reason}" for what, reason in entry["failed"].items()]
-    return notes
-
-
-def _unequal(name: str, training: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    """In what a training is not what the head of the table says: an earlier call may have given it more updates, and
-
-    patience may have ended it.
-    """
-    notes = []
-    if settings["minutes"]:
-        equal = 0.9 < training["seconds"] / (60 * settings["minutes"]) < 1.5  # one update more than the time
-    else:
-        equal = training["updates"] == settings["steps"]
-    if not equal:
-        notes.append(f"not the same budget: {name}, trained before or stopped early")
-    if training["averaged"] < settings["average"]:
-        notes.append(f"{name}: the mean of {training['averaged']} checkpoints, all that there are")
-    if training["risen"] < 1:
-        notes.append(f"{name}: KLs came to {training['risen']:.0%} of their weights (objective.kl_start, .kl_warmup)")
-    return notes
 
 
 def write(folder: Path, results: Mapping[str, Any], text: str) -> None:

@@ -1,4 +1,7 @@
-"""The page of `janus report`: a section for each question, the runs side by side in it. `report.html` draws it."""
+"""The page of `janus report`: a section for each question, the runs side by side in it.
+
+`report.html` draws it, and holds the words that explain a section.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,11 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import resources
 from itertools import count
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from janus_cli import __version__, console
@@ -23,21 +24,22 @@ from janus_cli.lab import plots
 from janus_cli.lab.logbook import Curve, Logbook
 from janus_cli.lab.plots import Look
 from janus_cli.lab.probe import Probe
+from janus_cli.lab.tables import printable, render
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.training.checkpoint import better
 from janus_cli.training.validation import best_metric
 
 MARK = '<meta name="generator" content="janus report">'  # tells a report from anybody else's file
-NOT_TERMS = ("epoch", "lr", "norm", "tokens_per_second", "seconds_per_update", "utilisation")
 STEERING = {"lr": "learning rate", "norm": "gradient norm"}
 SPEED = {"tokens_per_second": "target tokens a second", "utilisation": "utilisation"}
+NOT_TERMS = ("epoch", "seconds_per_update", *STEERING, *SPEED)
 Read = TypeVar("Read")
 
 
 @dataclass
 class RunReport:
-    """What the page shows of one run. missing: the reason for each of recipe, log, manifest, lengths, probe not there.
+    """What the page shows of one run. missing: why recipe, log, manifest, lengths or probe is not there.
 
     train, valid: curves of the log. lengths: of every source and target of the training split, tokens without EOS.
     """
@@ -71,8 +73,8 @@ class RunReport:
 class Block:
     """A piece of a section, drawn in the order of its fields; what is empty is left out.
 
-    figures: caption and SVG. rows: the first cell of each names it; numbers: the others are aligned right.
-    decodes: label, text and trace. missing: label of a run, and why something cannot be shown of it.
+    figures: caption and SVG. rows: the first cell of each names it. decodes: label, text and trace. missing: label of
+    a run, and why something cannot be shown of it.
     """
 
     heading: str = ""
@@ -81,82 +83,58 @@ class Block:
     figures: Sequence[tuple[str, str]] = ()
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
-    numbers: bool = True
     decodes: Sequence[tuple[str, str, Sequence[str]]] = ()
     missing: Sequence[tuple[str, str]] = ()
 
 
-@dataclass(frozen=True)
-class Section:
-    """coloured: it needs the legend, where there are several runs."""
-
-    key: str
-    title: str
-    blocks: Sequence[Block]
-    coloured: bool = False
+Reports = Sequence[RunReport]
 
 
-def page(reports: Sequence[RunReport], when: datetime) -> bytes:
+def page(reports: Reports, when: datetime) -> bytes:
     """The whole page."""
     numbers = count(1)
 
     def in_figure(svg: str, caption: str) -> Markup:
         """The plot with a name for screen readers, and with ids that no other plot of the page has."""
-        start = Markup('<svg role="img" aria-label="{}" ').format(_printable(caption))
+        start = Markup('<svg role="img" aria-label="{}" ').format(printable(caption))
         own_ids = re.sub(r'(\bid="|href="#|url\(#)', rf"\1figure{next(numbers)}-", svg)
         return start + Markup(own_ids.removeprefix("<svg "))
 
-    environment = Environment(autoescape=True, finalize=_printable, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters["in_figure"] = in_figure
-    template = resources.files("janus_cli.lab").joinpath("report.html").read_text(encoding="utf-8")
-    html = environment.from_string(template).render(
-        mark=Markup(MARK), reports=reports, sections=_sections(reports),
-        title=f"{reports[0].label}: janus report" if len(reports) == 1 else f"janus report: {len(reports)} runs",
-        footer=f"written by janus {__version__} on {when:%Y-%m-%d %H:%M} UTC",
-    )  # fmt: skip
-    return html.encode("utf-8", "replace")  # a path may hold bytes that are no text
+    values = {
+        "mark": Markup(MARK), "reports": reports,
+        "title": f"{reports[0].label}: janus report" if len(reports) == 1 else f"janus report: {len(reports)} runs",
+        "footer": f"written by janus {__version__} on {when:%Y-%m-%d %H:%M} UTC",
+        "sections": [
+            ("overview", "Runs", _overview(reports)),
+            ("terms", "Losses", _losses(reports)),
+            ("bleu", "Validation BLEU", _bleu(reports)),
+            ("speed", "Speed", _speed(reports)),
+            ("data", "Data", _data(reports)),
+            ("lengths", "Predicted lengths", _lengths(reports)),
+            ("calibration", "Calibration", _calibration(reports)),
+            ("decodes", "Decoded sentences", _decodes(reports)),
+        ],
+    }  # fmt: skip
+    return render("report.html", values, in_figure=in_figure).encode("utf-8", "replace")  # a path may be no text
 
 
-def _printable(value: object) -> object:
-    """Text with its control characters as `·`; what is HTML already stays."""
-    if isinstance(value, Markup):
-        return value
-    return re.sub(r"[^\n\t -\x7e\x80-\U0010ffff]", "·", str(value))
-
-
-def _sections(reports: Sequence[RunReport]) -> list[Section]:
-    return [
-        Section("overview", "Runs", _overview(reports)),
-        Section("terms", "Losses", _losses(reports), coloured=True),
-        Section("bleu", "Validation BLEU", _bleu(reports), coloured=True),
-        Section("speed", "Speed", _speed(reports), coloured=True),
-        Section("data", "Data", _data(reports)),
-        Section("lengths", "Predicted lengths", _lengths(reports), coloured=True),
-        Section("calibration", "Calibration", _calibration(reports), coloured=True),
-        Section("decodes", "Decoded sentences", _decodes(reports)),
-    ]
-
-
-def _missing(reports: Iterable[RunReport], *names: str) -> list[tuple[str, str]]:
+def _missing(reports: Reports, *names: str) -> list[tuple[str, str]]:
     """For each run, why these could not be read."""
     return [(each.label, each.missing[name]) for each in reports for name in names if name in each.missing]
 
 
-def _not_logged(reports: Iterable[RunReport], kind: str, called: str) -> list[tuple[str, str]]:
+def _not_logged(reports: Reports, kind: str, called: str) -> list[tuple[str, str]]:
     """For each run without curves of this kind, why."""
-    return [
-        (each.label, each.missing.get("log", f"its log has no {called} line yet"))
-        for each in reports
-        if not getattr(each, kind)
-    ]
+    reason = f"its log has no {called} line yet"
+    return [(each.label, each.missing.get("log", reason)) for each in reports if not getattr(each, kind)]
 
 
-def _overview(reports: Sequence[RunReport]) -> list[Block]:
+def _overview(reports: Reports) -> list[Block]:
     facts = [dict(_facts(each)) for each in reports]
     names = dict.fromkeys(name for column in facts for name in column)
     rows = [[name, *(column.get(name, "–") for column in facts)] for name in names]
     columns = ["", *(each.label for each in reports)]
-    return [Block(columns=columns, rows=rows, numbers=False, missing=_missing(reports, "recipe", "log"))]
+    return [Block(columns=columns, rows=rows, missing=_missing(reports, "recipe", "log"))]
 
 
 def _facts(report: RunReport) -> Iterable[tuple[str, str]]:
@@ -216,27 +194,27 @@ def _last_entry(time: object) -> str:
         return ""
 
 
-def _lines(reports: Sequence[RunReport], kind: str, name: str) -> list[plots.Line]:
+def _lines(reports: Reports, kind: str, name: str) -> list[plots.Line]:
     """The curve of every run that logged this."""
     return [(each.look, getattr(each, kind)[name]) for each in reports if name in getattr(each, kind)]
 
 
-def _losses(reports: Sequence[RunReport]) -> list[Block]:
+def _train_figures(reports: Reports, titles: Mapping[str, str], *, from_zero: bool = False) -> list[tuple[str, str]]:
+    """A plot for each of these that a run logged in training."""
+    lines = {title: _lines(reports, "train", name) for name, title in titles.items()}
+    return [(title, plots.curves(each, [], title, from_zero=from_zero)) for title, each in lines.items() if each]
+
+
+def _losses(reports: Reports) -> list[Block]:
     richest = sorted([each.train for each in reports] + [each.valid for each in reports], key=len, reverse=True)
     names = dict.fromkeys(name for curves in richest for name in curves)  # in the order of the objective
-    figures = []
-    for name in names:
-        if name not in NOT_TERMS and not name.startswith("bleu"):
-            train, valid = _lines(reports, "train", name), _lines(reports, "valid", name)
-            figures.append((name, plots.curves(train, valid, "nats", falling=True)))
-    for name, title in STEERING.items():
-        if lines := _lines(reports, "train", name):
-            figures.append((title, plots.curves(lines, [], title)))
-    note = (
-        "Thin: training, with label smoothing and dropout. With dots: validation, without. Cross-entropies are a "
-        "predicted token, length is a sentence. The first updates may lie above the frame."
-    )
-    return [Block(note=note, figures=figures, missing=_not_logged(reports, "train", "training"))]
+    figures = [
+        (name, plots.curves(_lines(reports, "train", name), _lines(reports, "valid", name), "nats", falling=True))
+        for name in names
+        if name not in NOT_TERMS and not name.startswith("bleu")
+    ]
+    figures += _train_figures(reports, STEERING)
+    return [Block(figures=figures, missing=_not_logged(reports, "train", "training"))]
 
 
 def _bleu_names(report: RunReport) -> set[str]:
@@ -245,7 +223,7 @@ def _bleu_names(report: RunReport) -> set[str]:
     return names if len(names) > 2 else names - {"bleu"}
 
 
-def _bleu(reports: Sequence[RunReport]) -> list[Block]:
+def _bleu(reports: Reports) -> list[Block]:
     names = sorted(set().union(*map(_bleu_names, reports)))
     rows = []
     for each in reports:
@@ -253,23 +231,13 @@ def _bleu(reports: Sequence[RunReport]) -> list[Block]:
             curve = each.valid[name]
             (best_step, best), (step, last) = max(curve, key=lambda point: point[1]), curve[-1]
             rows.append([f"{each.label}, {name}", f"{best:.2f}", f"{best_step:,}", f"{last:.2f}", f"{step:,}"])
-    note = (
-        "bleu_ar: greedy, left to right. bleu_nar: mask-predict with the recipe's iterations, one length. bleu: their "
-        "mean. All on the first sentences of the validation split, as many as training.valid_sentences says."
-    )
-    return [Block(
-        note=note, figures=[(name, plots.curves([], _lines(reports, "valid", name), "BLEU")) for name in names],
-        columns=["", "best", "at update", "last", "at update"], rows=rows,
-        missing=_not_logged(reports, "valid", "validation"),
-    )]  # fmt: skip
+    figures = [(name, plots.curves([], _lines(reports, "valid", name), "BLEU")) for name in names]
+    columns = ["", "best", "at update", "last", "at update"]
+    missing = _not_logged(reports, "valid", "validation")
+    return [Block(figures=figures, columns=columns, rows=rows, missing=missing)]
 
 
-def _speed(reports: Sequence[RunReport]) -> list[Block]:
-    figures = [
-        (title, plots.curves(lines, [], title, from_zero=True))
-        for name, title in SPEED.items()
-        if (lines := _lines(reports, "train", name))
-    ]
+def _speed(reports: Reports) -> list[Block]:
     rows = []
     for each in reports:
         if "tokens_per_second" not in each.train or each.log is None:
@@ -282,22 +250,14 @@ def _speed(reports: Sequence[RunReport]) -> list[Block]:
             each.label, f"{tokens:,.0f}", "–" if seconds is None else f"{seconds:.3f}",
             "not logged" if used is None else f"{used:.0%}", console.duration(each.log.seconds),
         ])  # fmt: skip
-    note = (
-        "Measured by the training itself between two lines of its log, validation and saving included. Utilisation: "
-        "the step's matrix products as a share of what the machine's own come to."
-    )
-    columns = [
-        "median",
-        "target tokens a second",
-        "seconds an update",
-        "utilisation",
-        "all updates, validating, saving",
-    ]
+    figures = _train_figures(reports, SPEED, from_zero=True)
+    columns = ["median", *SPEED.values(), "all updates, validating, saving"]
+    columns.insert(2, "seconds an update")
     missing = _not_logged(reports, "train", "training")
-    return [Block(note=note, figures=figures, columns=columns, rows=rows, missing=missing)]
+    return [Block(figures=figures, columns=columns, rows=rows, missing=missing)]
 
 
-def _data(reports: Sequence[RunReport]) -> list[Block]:
+def _data(reports: Reports) -> list[Block]:
     """Once for all runs that share their data."""
     sharing: dict[str, list[RunReport]] = {}
     for each in reports:
@@ -309,7 +269,7 @@ def _data(reports: Sequence[RunReport]) -> list[Block]:
     return blocks
 
 
-def _shared_data(group: Sequence[RunReport], manifest: Mapping[str, Any]) -> list[Block]:
+def _shared_data(group: Reports, manifest: Mapping[str, Any]) -> list[Block]:
     tokenizer, vocabulary = manifest.get("tokenizer"), manifest.get("vocabulary")
     facts = {"recipe": manifest.get("recipe"), "prepared": manifest.get("prepared"), "made": manifest.get("created")}
     facts["fingerprint"] = manifest.get("fingerprint")
@@ -319,12 +279,12 @@ def _shared_data(group: Sequence[RunReport], manifest: Mapping[str, Any]) -> lis
     facts = {name: value for name, value in facts.items() if value}
     block = Block(f"Data of {', '.join(each.label for each in group)}", facts)
     try:
-        block.columns = [
-            "tokens without EOS", "pairs read", "kept", "dropped", "tokens", "mean", "median", "95 %", "longest"
-        ]  # fmt: skip
         block.rows = splits(manifest)
     except DataError as problem:
         block.missing = [(group[0].label, problem.message)]
+    block.columns = [
+        "tokens without EOS", "pairs read", "kept", "dropped", "tokens", "mean", "median", "95 %", "longest"
+    ]  # fmt: skip
     lengths = next((each.lengths for each in group if each.lengths is not None), None)
     if lengths is None:
         return [block, Block(missing=_missing(group[:1], "lengths"))]
@@ -353,7 +313,7 @@ def splits(manifest: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _lengths(reports: Sequence[RunReport]) -> list[Block]:
+def _lengths(reports: Reports) -> list[Block]:
     """What the length head says before anything is decoded."""
     rows, errors, pairs, without = [], [], [], []
     for each in reports:
@@ -371,43 +331,29 @@ def _lengths(reports: Sequence[RunReport]) -> list[Block]:
             f"{np.mean(abs(off)):.2f}", f"{np.mean(off):+.2f}",
         ])  # fmt: skip
     columns = ["", "sentences", "exact", "within 2", "mean distance", "mean difference"]
-    note = "The likeliest length of each validation sentence, in tokens without EOS; a length beam tries more of them."
-    unread = Block(missing=_missing(reports, "probe"))
-    if not rows:
-        return [*without, unread]
-    figures = [("Predicted less real length", plots.length_errors(errors)), *pairs]
-    return [Block(note=note, figures=figures, columns=columns, rows=rows), *without, unread]
+    figures = [("Predicted less real length", plots.length_errors(errors)), *pairs] if rows else []
+    return [Block(figures=figures, columns=columns, rows=rows), *without, Block(missing=_missing(reports, "probe"))]
 
 
-def _calibration(reports: Sequence[RunReport]) -> list[Block]:
+def _calibration(reports: Reports) -> list[Block]:
     """A diagram for each distribution, and the numbers."""
-    read = [(each, each.probe) for each in reports if each.probe is not None]
+    probes = [(each, each.probe) for each in reports if each.probe is not None]
     figures, rows = [], []
-    for name in dict.fromkeys(name for _, probe in read for name in probe.reliability):
-        having = [(each, probe.reliability[name]) for each, probe in read if name in probe.reliability]
-        figures.append((name, plots.reliability([(each.look, sums.points) for each, sums in having])))
+    for name in dict.fromkeys(name for _, probe in probes for name in probe.reliability):
+        having = [(each, probe.reliability[name]) for each, probe in probes if name in probe.reliability]
+        figures.append((name, plots.reliability([(each.look, found.points) for each, found in having])))
         rows += [
             [
-                f"{each.label}, {name}", f"{sums.tokens:,}", f"{sums.accuracy:.1%}", f"{sums.mean_confidence:.1%}",
-                f"{100 * sums.ece:.1f}", f"{sums.mean_nats:.3f}",
+                f"{each.label}, {name}", f"{found.tokens:,}", f"{found.accuracy:.1%}", f"{found.confidence:.1%}",
+                f"{100 * found.ece:.1f}", f"{found.nats:.3f}",
             ]
-            for each, sums in having
+            for each, found in having
         ]  # fmt: skip
-    counts = "; ".join(f"{each.label} {probe.sentences[0]:,} of {probe.sentences[1]:,}" for each, probe in read)
-    note = (
-        "How often the likeliest token is right (accuracy) where the model is so sure of it (confidence), given the "
-        "reference: ar sees the tokens before, nar all that the run's own noise leaves, any other what its objective "
-        "lets it see. On the dotted line is right, below it is too sure. ECE: the mean distance from it, in points. "
-        f"Sentences of the validation split: {counts}."
-    )
     columns = ["", "tokens", "accuracy", "confidence", "ECE", "nats a token"]
-    block = Block(missing=_missing(reports, "probe"))
-    if read:
-        block.note, block.figures, block.columns, block.rows = note, figures, columns, rows
-    return [block]
+    return [Block(figures=figures, columns=columns, rows=rows, missing=_missing(reports, "probe"))]
 
 
-def _decodes(reports: Sequence[RunReport]) -> list[Block]:
+def _decodes(reports: Reports) -> list[Block]:
     """The same sentences of all runs that share their data, in every way that each can decode."""
     sentences: dict[tuple[str, str], Block] = {}
     for each in reports:
@@ -417,9 +363,4 @@ def _decodes(reports: Sequence[RunReport]) -> list[Block]:
             block = sentences.setdefault((sentence.source, sentence.reference), Block(title, facts))
             decodes = [(f"{each.label}, {mode}", text, trace) for mode, text, trace in sentence.decodes]
             block.decodes = [*block.decodes, *decodes]
-    note = (
-        "Open one to see how it came about. Left to right: each token and how sure the model was. Mask-predict: a "
-        "block a pass, what it read (____ is hidden), wrote, how sure it was, and which tokens (^) are hidden again."
-    )
-    explained = [Block(note=note)] if sentences else []
-    return [*explained, *sentences.values(), Block(missing=_missing(reports, "probe"))]
+    return [*sentences.values(), Block(missing=_missing(reports, "probe"))]

@@ -1,10 +1,17 @@
-"""What a bench and a comparison print and write: tables that are valid Markdown, and JSON."""
+"""What the lab's commands print and write: Markdown tables, JSON, and the text files beside this one, filled in."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
 from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from janus_cli.lab import machine
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -19,11 +26,22 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line(cells) for cells in [columns, rule, *rows])
 
 
-def document(head: str, tables: Sequence[str], notes: Sequence[str]) -> str:
-    """A line about the conditions, the tables, and what must stand with the numbers."""
-    return "\n\n".join([head, *tables, "\n".join(f"* {note}" for note in notes)])
-
-
 def json_file(values: Mapping[str, Any]) -> bytes:
     """JSON as a file holds it, and as `--json` prints it."""
     return (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+
+
+def render(name: str, values: Mapping[str, Any], **filters: Callable[..., object]) -> str:
+    """The template `name`, filled in; in .html every value is escaped, but for what is `Markup` already."""
+    html = name.endswith(".html")
+    environment = Environment(
+        autoescape=html, finalize=printable if html else None, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"commas": "{:,}".format, "in_words": machine.in_words, **filters}
+    text = resources.files("janus_cli.lab").joinpath(name).read_text(encoding="utf-8")
+    return environment.from_string(text).render(values).rstrip("\n")
+
+
+def printable(value: object) -> object:
+    """Text with its control characters as `·`; what is HTML already stays."""
+    return value if isinstance(value, Markup) else re.sub(r"[^\n\t -\x7e\x80-\U0010ffff]", "·", str(value))

@@ -18,17 +18,15 @@ from janus_cli.recipe import Recipe
 BINS = 10
 
 
-def test_the_sums_by_hand() -> None:
-    logs = torch.tensor([[0.7, 0.3], [0.72, 0.28], [0.05, 0.95], [0.0, 1.0]], dtype=torch.float64).log()
-    sums = Reliability.empty(BINS)
-    sums.add(logs[:2], torch.tensor([0, 1]))
-    sums.add(logs[2:], torch.tensor([1, 1]))
-    assert (sums.tokens, sums.accuracy) == (4, 0.75)
-    assert sums.mean_confidence == pytest.approx((0.7 + 0.72 + 0.95 + 1) / 4)
-    assert sums.mean_nats == pytest.approx(-(math.log(0.7) + math.log(0.28) + math.log(0.95)) / 4)
-    # two bins: half of the tokens at 71 % of which 50 % are right, half at 97.5 % of which all are
-    assert sums.ece == pytest.approx(0.5 * 0.21 + 0.5 * 0.025)
-    assert sums.points == [pytest.approx((0.71, 0.5, 0.5)), pytest.approx((0.975, 1.0, 0.5))]
+def test_the_means_by_hand() -> None:
+    # Two bins: half of the tokens at 71 % of which 50 % are right, half at 97.5 % of which all are.
+    confidence, nats = [0.7, 0.72, 0.95, 1.0], [math.log(1 / p) for p in (0.7, 0.28, 0.95, 1.0)]
+    made = torch.tensor([confidence, [1.0, 0.0, 1.0, 1.0], nats], dtype=torch.float64).T
+    found = Reliability.of(made, BINS)
+    assert (found.tokens, found.accuracy) == (4, 0.75)
+    assert (found.confidence, found.nats) == (pytest.approx(sum(confidence) / 4), pytest.approx(sum(nats) / 4))
+    assert found.ece == pytest.approx(0.5 * 0.21 + 0.5 * 0.025)
+    assert found.points == [pytest.approx((0.71, 0.5, 0.5)), pytest.approx((0.975, 1.0, 0.5))]
 
 
 def recipe(name: str) -> Recipe:
@@ -55,7 +53,7 @@ def test_each_distribution_has_the_cross_entropy_that_it_is_trained_with(
     assert set(found) == set(expected)
     for key, term in expected.items():
         assert found[key].tokens == plan.counts[term.unit]
-        assert found[key].nats == pytest.approx(float(term.total), rel=1e-5)
+        assert found[key].nats * found[key].tokens == pytest.approx(float(term.total), rel=1e-5)
         assert 0.0 <= found[key].ece <= 1.0
 
 
