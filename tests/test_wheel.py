@@ -33,7 +33,7 @@ def test_what_is_in_the_wheel(wheel: Path) -> None:
         names = archive.namelist()
     package = {
         file.relative_to(_ROOT).as_posix()
-        for kind in ("py", "pyi", "html", "txt", "typed")
+        for kind in ("py", "pyi", "html", "md", "txt", "typed")
         for file in (_ROOT / "janus_cli").rglob(f"*.{kind}")
     }
     recipes = {f"janus_cli/recipes/{name}.yaml" for name in recipe_load.available()}
