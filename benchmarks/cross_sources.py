@@ -22,7 +22,7 @@ from pathlib import Path
 import shared
 
 from janus_cli import console
-from janus_cli.data.corpus import check, open_bytes
+from janus_cli.data.lines import Lines
 
 TRIES = 100  # for each line wanted, before giving up
 SHORTEST = 5  # words of a line
@@ -54,10 +54,9 @@ def lines_of(path: Path) -> list[str]:
     """With single spaces between words.
 
     Raises:
-        DataError: the file cannot be used, see `corpus.check`.
+        DataError: the file cannot be read, or is not UTF-8.
     """
-    with open_bytes(check(path, "stop").path) as file:
-        return [" ".join(line.decode().split()) for line in file]
+    return [" ".join(line.split()) for line in Lines(path, strict=True)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -20,8 +20,8 @@ from janus_cli.core.knobs import ARStream
 from janus_cli.core.model import Transformer
 from janus_cli.core.steps import log_probabilities
 from janus_cli.core.stream import following
+from janus_cli.data.lines import Lines
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
-from janus_cli.decoding.lines import Reader
 from janus_cli.decoding.modes import choose, own_recipe
 from janus_cli.decoding.translate import Result, Translator
 from janus_cli.training.checkpoint import find_checkpoint, load_model
@@ -49,7 +49,7 @@ def main() -> int:
         found, reports = [], []
         for plan in plans:
             translator = Translator(generator, tokenizers, plan)
-            found.append([result for window in translator.windows(Reader(file)) for result in window])
+            found.append([result for window in translator.windows(Lines(file)) for result in window])
             timing = translator.timing
             seconds, passes = sum(timing.seconds), timing.passes / max(1, timing.sentences)
             reports.append(f"{plan.label} {passes:.2f} passes a sentence, {timing.sentences / seconds:.1f} sentences/s")

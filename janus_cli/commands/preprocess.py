@@ -3,14 +3,11 @@
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from janus_cli.commands import options
-
-if TYPE_CHECKING:
-    from janus_cli.recipe import Recipe
 
 BadUtf8 = Literal["stop", "skip", "replace"]
 
@@ -57,40 +54,12 @@ def preprocess(
     if seed is not None:
         loaded = replace(loaded, seed=seed)
     place = out or prepared_dir(loaded)
-    from janus_cli.data.prepare import prepare
+    from janus_cli.data.prepare import prepare, rehearse
 
     if dry_run:
-        _rehearse(loaded, place, bad_utf8, force=force)
+        rehearse(loaded, place, force=force, bad_utf8=bad_utf8)
         return
     prepare(loaded, place, workers=workers, force=force, bad_utf8=bad_utf8)
     words = options.typed(context, "data_dir", "out", "workers", "bad_utf8", "force")
     words += ["--prepared", str(out)] if out is not None else []
     console.say(f"written to {place}; next: {shlex.join(['janus', 'train', *words])}")
-
-
-def _rehearse(recipe: "Recipe", out: Path, bad_utf8: BadUtf8, *, force: bool) -> None:
-    """Checks all that can be checked without writing, and says what would happen."""
-    from janus_cli import console
-    from janus_cli.data import corpus, download
-    from janus_cli.data.prepare import PREPARED, is_prepared
-    from janus_cli.errors import DataError
-    from janus_cli.files import must_be_free
-
-    data = recipe.data
-    must_be_free(out, force=force, is_ours=is_prepared, what=PREPARED)
-    if data.dir is not None:
-        for split in corpus.survey(data, Path(data.dir), bad_utf8):
-            for side in split.sides.values():
-                console.say(f"would read {side.path}: {side.lines:,} lines")
-    elif data.synthetic is not None:
-        sizes = data.synthetic
-        console.say(
-            f"would make {sizes.train:,} + {sizes.valid:,} + {sizes.test:,} pairs of text from seed {recipe.seed}"
-        )
-    elif download.complete(data):
-        for item in data.downloads:
-            console.say(f"would fetch {item.url}")
-    else:
-        raise DataError("this recipe's text has to be fetched by hand", download.by_hand(data))
-    knobs = recipe.tokenizer
-    console.say(f"would make a {knobs.kind} tokenizer of {knobs.vocabulary:,} entries and write everything to {out}")

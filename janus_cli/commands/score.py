@@ -55,6 +55,7 @@ def score(
     import json
 
     from janus_cli import console, runs
+    from janus_cli.data.lines import name_of
     from janus_cli.recipe import BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED
     from janus_cli.scoring import inputs, report
     from janus_cli.scoring.metrics import expand, looks_tokenised
@@ -66,7 +67,7 @@ def score(
     first = hypotheses or inputs.newest_decoding(run)[0]
     files = reference or inputs.find_references(first, run)
     paths = [first, against] if against else [first]
-    outputs = [report.Output(inputs.name_of(path), inputs.read_hypotheses(path)) for path in paths]
+    outputs = [report.Output(name_of(path), inputs.read_hypotheses(path)) for path in paths]
     console.say(f"scoring {outputs[0].name} against {', '.join(map(str, files))}")
     if "bleu" in wanted and looks_tokenised(outputs[0].lines):
         console.warn("the hypotheses look tokenised; `--metrics bleu-tok` scores them as they are")

@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO
 
 from janus_cli import __version__, console
-from janus_cli.data.corpus import BLOCK, stems
+from janus_cli.data.corpus import stems
+from janus_cli.data.lines import BLOCK
 from janus_cli.errors import DataError
 from janus_cli.files import sha256
 from janus_cli.recipe import Data, Download

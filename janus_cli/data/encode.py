@@ -1,41 +1,29 @@
-"""A chunk of lines in, ids out: clean, encode, filter. Runs in worker processes: does not import torch."""
+"""A chunk of lines in, ids out: clean, encode, filter; here or in worker processes, which do not import torch."""
 
 from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import multiprocessing.process
 import os
+import signal
 import threading
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context, resource_tracker
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from janus_cli.data.cleaning import cleaner
-from janus_cli.data.corpus import Chunk
+from janus_cli.data.corpus import Chunk, Split, chunks
+from janus_cli.data.lines import BadUtf8, cleaner
 from janus_cli.data.store import Ragged
 from janus_cli.data.tokenizer import load_tokenizers
-
-SplitName = Literal["train", "valid", "test"]
-# What is checked, in this order; a pair is counted under the first reason that applies.
-TRAIN_REASONS = ("bad_utf8", "empty", "too_short", "too_long", "ratio", "duplicate")
-VALID_REASONS = ("bad_utf8", "empty", "too_long")
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What happens to the pairs of a split: the recipe's data section, as far as workers need it."""
-
-    split: SplitName
-    clean: tuple[str, ...]
-    min_tokens: int
-    max_tokens: int
-    max_ratio: float
-    deduplicate: bool
-    skip_bad_utf8: bool  # else bad bytes are replaced; a test split keeps every line and always replaces
+from janus_cli.errors import JanusError
+from janus_cli.recipe import Data
 
 
 @dataclass(frozen=True)
@@ -57,61 +45,69 @@ class Encoded:
 
 
 class Encoder:
-    """Tokenizers and rules, ready to work on chunks."""
+    """Tokenizers and rules, ready to work on chunks.
 
-    def __init__(self, folder: Path) -> None:
-        self.tokenizers = load_tokenizers(folder)
+    Args:
+        folder: holds the tokenizer files.
+        data: how to clean and which pairs to keep.
+        bad_utf8: a pair with bad bytes is dropped (`skip`), else they are replaced; always replaced in a test split.
+    """
 
-    def __call__(self, chunk: Chunk, rules: Rules) -> Encoded:
+    def __init__(self, folder: Path, data: Data, bad_utf8: BadUtf8) -> None:
+        self.tokenizers, self.data, self.bad_utf8 = load_tokenizers(folder), data, bad_utf8
+        self.clean = cleaner(data.clean)
+
+    def __call__(self, split: str, chunk: Chunk) -> Encoded:
         """Encodes and filters one chunk."""
-        clean = cleaner(rules.clean)
-        (sources, bad), (targets, also_bad) = _lines(chunk.source), _lines(chunk.target or b"\n" * (chunk.lines - 1))
-        bad |= also_bad
-        sources, targets = [clean(line) for line in sources], [clean(line) for line in targets]
+        count, bad = len(chunk[0]), set[int]()
+        sides = [[self.clean(line) for line in _texts(side, bad)] for side in chunk]
+        sources, targets = sides if len(sides) == 2 else (sides[0], [""] * count)
         ids = Ragged.of(self.tokenizers.source.encode(sources)), Ragged.of(self.tokenizers.target.encode(targets))
-        kept, dropped = filter_pairs(ids[0].lengths, ids[1].lengths, bad, rules)
-        numbers = np.flatnonzero(kept).tolist() if rules.split != "train" or rules.deduplicate else []
-        texts = [sources[index] for index in numbers], [targets[index] for index in numbers]
+        skip = bad if self.bad_utf8 == "skip" else set[int]()
+        kept, dropped = filter_pairs(split, self.data, ids[0].lengths, ids[1].lengths, skip)
+        texts: tuple[list[str], list[str]] = [], []
         keys = []
-        if rules.split == "train":
+        if split != "train" or self.data.deduplicate:
+            numbers = np.flatnonzero(kept).tolist()
+            texts = [sources[index] for index in numbers], [targets[index] for index in numbers]
+        if split == "train":
             keys, texts = [key(*pair) for pair in zip(*texts, strict=True)], ([], [])
-        replaced = 0 if rules.skip_bad_utf8 and rules.split != "test" else len(bad)
-        return Encoded(chunk.lines, ids[0].keep(kept), ids[1].keep(kept), keys, texts, dropped, replaced)
+        replaced = len(bad) if split == "test" else len(bad - skip)
+        return Encoded(count, ids[0].keep(kept), ids[1].keep(kept), keys, texts, dropped, replaced)
 
 
-def _lines(blob: bytes) -> tuple[list[str], set[int]]:
-    """The lines as text and the numbers of those that are no UTF-8 (mended with U+FFFD)."""
+def _texts(lines: list[bytes], bad: set[int]) -> list[str]:
+    """Lines as text; those that are no UTF-8 are mended with U+FFFD, and their numbers added to `bad`."""
+    lines = [line.removesuffix(b"\n").removesuffix(b"\r") for line in lines]
     try:
-        return [line.removesuffix("\r") for line in blob.decode().split("\n")], set()
+        return [line.decode() for line in lines]
     except UnicodeDecodeError:
-        lines = [line.removesuffix(b"\r") for line in blob.split(b"\n")]
-    texts = [line.decode(errors="replace") for line in lines]
-    return texts, {number for number, line in enumerate(lines) if texts[number].encode() != line}
+        texts = [line.decode(errors="replace") for line in lines]
+        bad.update(number for number, line in enumerate(lines) if texts[number].encode() != line)
+        return texts
 
 
 def filter_pairs(
-    source: np.ndarray, target: np.ndarray, bad: set[int], rules: Rules
+    split: str, data: Data, source: np.ndarray, target: np.ndarray, bad: set[int]
 ) -> tuple[np.ndarray, Counter[str]]:
-    """Which pairs stay, (pairs,) bool, from their token counts; and how many go for each reason."""
+    """Which pairs stay, (pairs,) bool, from their token counts; and how many go for each reason, the first that holds.
+
+    bad: pairs to drop in any case. A test split keeps every pair.
+    """
     dropped: Counter[str] = Counter()
     kept = np.ones(len(source), bool)
-    if rules.split == "test":
+    if split == "test":
         return kept, dropped
-    least, most = np.minimum(source, target), np.maximum(source, target)
-    bad_here = np.zeros(len(source), bool)
-    bad_here[list(bad)] = rules.skip_bad_utf8
-    faults = {
-        "bad_utf8": bad_here,
-        "empty": least == 0,
-        "too_short": least < rules.min_tokens,
-        "too_long": most > rules.max_tokens,
-        "ratio": most > rules.max_ratio * least,
-    }
-    reasons = TRAIN_REASONS if rules.split == "train" else VALID_REASONS
-    for reason in reasons:
-        if reason in faults:
-            dropped[reason] = int((kept & faults[reason]).sum())
-            kept &= ~faults[reason]
+    shorter, longer = np.minimum(source, target), np.maximum(source, target)
+    faults = {"bad_utf8": np.isin(np.arange(len(source)), list(bad)), "empty": shorter == 0}
+    if split == "train":
+        faults["too_short"] = shorter < data.min_tokens
+    faults["too_long"] = longer > data.max_tokens
+    if split == "train":
+        faults["ratio"] = longer > data.max_ratio * shorter
+    for reason, fault in faults.items():
+        dropped[reason] = int((kept & fault).sum())
+        kept &= ~fault
     return kept, dropped
 
 
@@ -120,24 +116,66 @@ def key(source: str, target: str) -> bytes:
     return hashlib.blake2b(f"{source}\n{target}".encode(), digest_size=16).digest()
 
 
+@contextmanager
+def encoders(
+    folder: Path, data: Data, bad_utf8: BadUtf8, workers: int
+) -> Iterator[Callable[[Split], Iterator[Encoded]]]:
+    """A function that encodes a split chunk by chunk, in order: here for one worker, else in processes.
+
+    Args: as of `Encoder`.
+    """
+    if workers == 1:
+        encoder = Encoder(folder, data, bad_utf8)
+        yield lambda split: (encoder(split.name, chunk) for chunk in chunks(split))
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start, (folder, data, bad_utf8)) as pool:
+
+        def encode(split: Split) -> Iterator[Encoded]:
+            waiting: deque[Future[Encoded]] = deque()
+            for chunk in chunks(split):
+                with _ctrl_c_blocked():
+                    waiting.append(pool.submit(_work, split.name, chunk))
+                if len(waiting) > 2 * workers:  # enough that nobody waits, and memory stays bounded
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+        try:
+            yield encode
+        except BrokenProcessPool:
+            raise JanusError("a process that encodes text was killed (out of memory?)", "try --workers 1") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Processes that start meanwhile never see Ctrl-C: this one does, and ends them."""
+    resource_tracker.ensure_running()  # starting it would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _encoder: Encoder | None = None
 
 
-def start(folder: Path) -> None:
+def _start(folder: Path, data: Data, bad_utf8: BadUtf8) -> None:
     """Makes a worker process ready. It ends with its parent."""
     global _encoder
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _encoder = Encoder(folder)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _encoder = Encoder(folder, data, bad_utf8)
 
 
-def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
+def _end_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
-def work(chunk: Chunk, rules: Rules) -> Encoded:
+def _work(split: str, chunk: Chunk) -> Encoded:
     """One chunk in a worker process."""
     assert _encoder is not None
-    return _encoder(chunk, rules)
+    return _encoder(split, chunk)

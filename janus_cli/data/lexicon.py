@@ -28,7 +28,7 @@ from torch import Tensor
 from janus_cli import console
 from janus_cli.core.batch import PAD, SPECIAL
 from janus_cli.core.knobs import CematObjective
-from janus_cli.data.cleaning import cleaner
+from janus_cli.data.lines import Lines, cleaner
 from janus_cli.errors import CheckpointError, DataError
 from janus_cli.files import read_json, write_atomically
 from janus_cli.recipe import Recipe
@@ -120,11 +120,9 @@ def from_file(path: Path, recipe: Recipe, tokenizers: Tokenizers) -> Translation
     """
     clean = cleaner(recipe.data.clean)
     try:
-        lines = path.read_bytes().decode().removesuffix("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as problem:
-        reason = problem.strerror if isinstance(problem, OSError) else "not UTF-8"
-        raise DataError(f"cannot read the dictionary {path}: {reason}", "see objective.dictionary") from None
-    pairs = [line.removesuffix("\r").split("\t") for line in lines]
+        pairs = [line.split("\t") for line in Lines(path, strict=True)]
+    except DataError as problem:
+        raise DataError(f"objective.dictionary: {problem.message}", problem.hint) from None
     for number, pair in enumerate(pairs, 1):
         if len(pair) != 2 or not all(word.strip() for word in pair):
             raise DataError(f"{path}:{number}: no pair of words", "one pair a line, source first, a tab between")

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,13 +20,14 @@ import sentencepiece
 
 from janus_cli import __version__, console
 from janus_cli.data import corpus, download, synthetic
-from janus_cli.data.cleaning import cleaner
-from janus_cli.data.corpus import BadUtf8, Side
-from janus_cli.data.splits import SplitWriter, encoders, reasons
-from janus_cli.data.tokenizer import Tokenizers
+from janus_cli.data.corpus import Split
+from janus_cli.data.encode import Encoded, encoders
+from janus_cli.data.lines import BadUtf8, cleaner
+from janus_cli.data.store import Ragged, StoreWriter
+from janus_cli.data.tokenizer import Tokenizers, join
 from janus_cli.data.train_tokenizer import train_tokenizers
 from janus_cli.errors import DataError
-from janus_cli.files import MANIFEST, sha256, whole_folder, write_json
+from janus_cli.files import MANIFEST, must_be_free, sha256, whole_folder, write_json
 from janus_cli.recipe import Recipe
 
 FORMAT = 2  # 1 had the ids in Arrow files
@@ -33,8 +35,13 @@ PREPARED = "prepared data"  # in messages
 LINES_WORTH_A_PROCESS = 50_000  # fewer are encoded before another process has started
 
 
+def is_prepared(folder: Path) -> bool:
+    """Whether `prepare` or `janus distill` made a folder; runs and checkpoints have a manifest and a recipe."""
+    return (folder / MANIFEST).is_file() and not (folder / "recipe.yaml").exists() and not folder.is_symlink()
+
+
 def prepare(
-    recipe: Recipe, out: Path, *, workers: int | None, force: bool, bad_utf8: BadUtf8 = "stop"
+    recipe: Recipe, out: Path, *, workers: int | None = None, force: bool = False, bad_utf8: BadUtf8 = "stop"
 ) -> dict[str, Any]:
     """Reads, cleans, filters and encodes the text of a recipe into the folder `out`, which appears whole or not at all.
 
@@ -57,82 +64,177 @@ def prepare(
         UsageError: `out` is there and `force` is not given.
         JanusError: a worker process was killed.
     """
-    with whole_folder(out, force=force, is_ours=is_prepared, what=PREPARED) as folder, ExitStack() as stack:
-        splits = corpus.survey(recipe.data, stack.enter_context(_text(recipe, out, folder)), bad_utf8)
-        train = splits[0].sides
-        lines = train["source"].lines
-        console.say(f"{lines:,} training pairs found")
-        tokenizers = _tokenizers(recipe, train["source"], train["target"], folder)
+    data, knobs = recipe.data, recipe.tokenizer
+    with whole_folder(out, force=force, is_ours=is_prepared, what=PREPARED) as folder:
+        splits = corpus.survey(data, _text(recipe, out, folder), bad_utf8)
+        train = splits[0]
+        console.say(f"{train.source.lines:,} training pairs found")
+        # Both sides of a joint tokenizer share the limit, which is there to bound memory.
+        most = max(1, knobs.train_lines // 2) if knobs.joint else knobs.train_lines
+        sources, targets = (partial(corpus.sample, side, most, cleaner(data.clean)) for side in train.sides.values())
+        tokenizers = train_tokenizers(knobs, sources, targets, folder, (data.source, data.target))
         console.say(f"tokenizer: {tokenizers.source.size:,} source and {tokenizers.target.size:,} target entries")
-        origin = {name: sha256(folder / name) for name in tokenizers.files}
-        useful = max(1, min(_cores(), lines // LINES_WORTH_A_PROCESS))
-        encode = stack.enter_context(encoders(folder, workers or useful))
+        useful = max(1, min(_cores(), train.source.lines // LINES_WORTH_A_PROCESS))
         written = {}
-        for split in splits:
-            writer = SplitWriter(recipe.data, split, tokenizers, folder, origin, recipe.tokenizer.joiner)
-            written[split.name] = writer.fill(encode, bad_utf8)
-            lost = reasons(writer.dropped)
-            kept = f"{split.name}: {writer.kept:,} of {split.source.lines:,} pairs kept"
-            kept += f"; dropped: {lost}" if lost else ""
-            kept += f"; mended: {writer.replaced:,} that are not UTF-8" if writer.replaced else ""
-            console.say(kept)
-        manifest = seal(folder, {**_about(recipe, tokenizers, written), "bad_utf8": bad_utf8})
+        with encoders(folder, data, bad_utf8, workers or useful) as encode:
+            for split in splits:
+                written[split.name] = write_split(
+                    folder, split, encode(split), tokenizers, joiner=knobs.joiner,
+                    origin={name: sha256(folder / name) for name in tokenizers.files},
+                    made_here=data.dir is None and data.synthetic is not None,
+                )  # fmt: skip
+                _tell(split, written[split.name])
         corpus.must_be_settled(splits)
-        return manifest
+        shutil.rmtree(folder / "text", ignore_errors=True)
+        about = {
+            "format": FORMAT,
+            "recipe": recipe.name,
+            "seed": recipe.seed,
+            "data": recipe.plain()["data"],
+            "tokenizer": recipe.plain()["tokenizer"],
+            "vocabulary": {"source": tokenizers.source.size, "target": tokenizers.target.size},
+            "splits": written,
+            "bad_utf8": bad_utf8,
+        }
+        return seal(folder, about)
 
 
-def is_prepared(folder: Path) -> bool:
-    """Whether `prepare` or `janus distill` made a folder; runs and checkpoints have a manifest and a recipe."""
-    return (folder / MANIFEST).is_file() and not (folder / "recipe.yaml").exists() and not folder.is_symlink()
+def rehearse(recipe: Recipe, out: Path, *, force: bool = False, bad_utf8: BadUtf8 = "stop") -> None:
+    """Checks all that `prepare` can check without writing, and says what it would do; raises what it would raise."""
+    data, knobs = recipe.data, recipe.tokenizer
+    must_be_free(out, force=force, is_ours=is_prepared, what=PREPARED)
+    if data.dir is not None:
+        for split in corpus.survey(data, Path(data.dir), bad_utf8):
+            for side in split.sides.values():
+                console.say(f"would read {side.path}: {side.lines:,} lines")
+    elif data.synthetic is not None:
+        sizes = f"{data.synthetic.train:,} + {data.synthetic.valid:,} + {data.synthetic.test:,}"
+        console.say(f"would make {sizes} pairs of text from seed {recipe.seed}")
+    elif download.complete(data):
+        for item in data.downloads:
+            console.say(f"would fetch {item.url}")
+    else:
+        raise DataError("this recipe's text has to be fetched by hand", download.by_hand(data))
+    console.say(f"would make a {knobs.kind} tokenizer of {knobs.vocabulary:,} entries and write everything to {out}")
 
 
-@contextmanager
-def _text(recipe: Recipe, out: Path, folder: Path) -> Iterator[Path]:
-    """The folder in which the text lies, after making or fetching it where the recipe says so."""
+def _text(recipe: Recipe, out: Path, folder: Path) -> Path:
+    """The folder in which the text lies, after making it in folder/text or fetching it where the recipe says so."""
     data = recipe.data
     if data.dir is not None:
         if not Path(data.dir).is_dir():
             raise DataError(f"the data folder {data.dir} does not exist", "name another with --data-dir")
-        yield Path(data.dir)
-    elif data.synthetic is not None:
-        text = folder / "text"
-        text.mkdir()
-        for split, stem in corpus.stems(data).items():
-            names = f"{stem}.{data.source}", f"{stem}.{data.target}"
-            with (text / names[0]).open("wb") as source, (text / names[1]).open("wb") as target:
-                for first, second in synthetic.generate(getattr(data.synthetic, split), recipe.seed, split):
-                    source.write(first.encode() + b"\n")
-                    target.write(second.encode() + b"\n")
-        yield text
-        shutil.rmtree(text)
-    else:
-        yield download.fetch(data, out.parent / f"{recipe.name}.downloads")
+        return Path(data.dir)
+    if data.synthetic is None:
+        return download.fetch(data, out.parent / f"{recipe.name}.downloads")
+    text = folder / "text"
+    text.mkdir()
+    for split, stem in corpus.stems(data).items():
+        paths = [text / f"{stem}.{suffix}" for suffix in (data.source, data.target)]
+        with paths[0].open("wb") as sources, paths[1].open("wb") as targets:
+            for source, target in synthetic.generate(getattr(data.synthetic, split), recipe.seed, split):
+                sources.write(source.encode() + b"\n")
+                targets.write(target.encode() + b"\n")
+    return text
 
 
-def _tokenizers(recipe: Recipe, source: Side, target: Side, folder: Path) -> Tokenizers:
-    knobs, clean = recipe.tokenizer, cleaner(recipe.data.clean)
-    # Both sides of a joint tokenizer share the limit, which is there to bound memory.
-    most = max(1, knobs.train_lines // 2) if knobs.joint else knobs.train_lines
-    sources, targets = (partial(corpus.sample, side, most, clean) for side in (source, target))
-    return train_tokenizers(knobs, sources, targets, folder, (recipe.data.source, recipe.data.target))
+def write_split(
+    folder: Path, split: Split, encoded: Iterable[Encoded], tokenizers: Tokenizers, *, origin: Mapping[str, str],
+    joiner: str, made_here: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Writes the ids of a split and, but for train, its text as `<split>.source.txt` and `<split>.target.txt`.
 
+    origin: fingerprints of all that the ids depend on, but for the text. joiner: taken out of the target text, which is
+    compared with decoded text later. made_here: the text has no path.
 
-def _about(recipe: Recipe, tokenizers: Tokenizers, written: Mapping[str, SplitWriter]) -> dict[str, Any]:
-    made_here = recipe.data.dir is None and recipe.data.synthetic is not None
+    Returns:
+        The split's part of the manifest.
+    """
+    dropped, lengths, seen = Counter[str](), (Counter[int](), Counter[int]()), set[bytes]()
+    replaced = 0
+    with ExitStack() as stack:
+        bar = stack.enter_context(console.progress(f"encoding {split.name}", split.source.lines))
+        store = StoreWriter(
+            folder, split.name, source_vocabulary=tokenizers.source.size, target_vocabulary=tokenizers.target.size,
+            origin={**origin, **{f"{side}.text": file.sha256 for side, file in split.sides.items()}},
+        )  # fmt: skip
+        stack.enter_context(store)
+        paths = [] if split.name == "train" else [folder / f"{split.name}.{side}.txt" for side in split.sides]
+        files = [stack.enter_context(path.open("wb")) for path in paths]
+        for chunk in encoded:
+            pairs = _without_duplicates(chunk, seen, dropped) if chunk.keys else (chunk.sources, chunk.targets)
+            store.add(*pairs)
+            for count, side in zip(lengths, pairs, strict=True):
+                count.update(side.lengths.tolist())
+            for file, lines, part in zip(files, chunk.texts, ("", joiner), strict=False):
+                file.write("".join(join(line, part) + "\n" for line in lines).encode())
+            dropped.update(chunk.dropped)
+            replaced += chunk.replaced
+            bar.advance(chunk.lines)
     return {
-        "format": FORMAT,
-        "recipe": recipe.name,
-        "seed": recipe.seed,
-        "data": recipe.plain()["data"],
-        "tokenizer": recipe.plain()["tokenizer"],
-        "vocabulary": {"source": tokenizers.source.size, "target": tokenizers.target.size},
-        "splits": {name: writer.entry(made_here=made_here) for name, writer in written.items()},
+        "in": split.source.lines,
+        "kept": store.rows,
+        "dropped": {reason: count for reason, count in sorted(dropped.items()) if count},
+        "bad_utf8_replaced": replaced,
+        "tokens": {side: summary(count) for side, count in zip(("source", "target"), lengths, strict=True)},
+        "text": {
+            side: {
+                "path": None if made_here else str(file.path.resolve()),
+                "lines": file.lines,
+                "bytes": file.bytes,
+                "sha256": file.sha256,
+            }
+            for side, file in split.sides.items()
+        },
+        "fingerprint": store.fingerprint,
     }
+
+
+def _without_duplicates(chunk: Encoded, seen: set[bytes], dropped: Counter[str]) -> tuple[Ragged, Ragged]:
+    new = np.zeros(len(chunk.keys), bool)
+    for index, key in enumerate(chunk.keys):
+        new[index] = key not in seen
+        seen.add(key)
+    dropped["duplicate"] += int((~new).sum())
+    return chunk.sources.keep(new), chunk.targets.keep(new)
+
+
+def summary(lengths: Counter[int]) -> dict[str, float]:
+    """Tokens a row: mean, p50 and p95 (the smallest length that so many rows do not exceed), max; sum of all."""
+    if not lengths:
+        return {"mean": 0.0, "p50": 0, "p95": 0, "max": 0, "sum": 0}
+    values = sorted(lengths)
+    rows = np.cumsum([lengths[value] for value in values])
+    middle, high = (values[int(np.searchsorted(rows, share * rows[-1]))] for share in (0.5, 0.95))
+    total = sum(value * count for value, count in lengths.items())
+    return {"mean": round(total / int(rows[-1]), 3), "p50": middle, "p95": high, "max": values[-1], "sum": total}
+
+
+def _tell(split: Split, entry: Mapping[str, Any]) -> None:
+    """Says what became of a split; raises DataError if that is nothing."""
+    lost = reasons(entry["dropped"])
+    if not entry["kept"]:
+        raise DataError(
+            f"every pair of the {split.name} split was dropped: {lost}",
+            "is it the right text? If so, loosen data.min_tokens, data.max_tokens or data.max_ratio",
+        )
+    mended = entry["bad_utf8_replaced"]
+    console.say(
+        f"{split.name}: {entry['kept']:,} of {entry['in']:,} pairs kept"
+        + (f"; dropped: {lost}" if lost else "")
+        + (f"; mended: {mended:,} that are not UTF-8" if mended else "")
+    )
+
+
+def reasons(dropped: Mapping[str, int]) -> str:
+    """As in `empty 3, ratio 1`."""
+    ordered = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{reason} {count:,}" for reason, count in ordered)
 
 
 def seal(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     """Writes the manifest of a folder, in which nothing else is missing: `about`, every file, versions, the time."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
+    names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
     manifest = {
         **about,
         "files": {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names},

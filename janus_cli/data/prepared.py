@@ -12,18 +12,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from janus_cli.data import checked, corpus
+from janus_cli.data import corpus
 from janus_cli.data.corpus import SPLITS
+from janus_cli.data.lines import last_change
 from janus_cli.data.prepare import FORMAT
 from janus_cli.data.store import Store, store_files
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
 from janus_cli.errors import DataError
-from janus_cli.files import MANIFEST, read_json, sha256
+from janus_cli.files import MANIFEST, read_json, sha256, write_json
 from janus_cli.recipe import Data, Recipe
 from janus_cli.runs import distilled_dir, prepared_dir
 
 # Where text lies and how to get it says nothing about what it is: the fingerprints do.
 PLACES = ("dir", "notes", "downloads")
+CHECKED = ".checked.json"  # which files were read to the end before and found right
+SETTLED = 3 * 10**9  # nanoseconds; clocks of file systems are coarse, two seconds at the worst
 
 
 @dataclass(frozen=True)
@@ -72,25 +75,23 @@ def open_prepared(recipe: Recipe, folder: Path, words: Sequence[str] = (), *, te
             again,
         )
     try:
-        known = checked.known(folder, manifest["files"])
+        unchanged = _unchanged(folder, manifest["files"])
         settings = list(_other_settings(recipe, manifest))
         changes = [f"{name} was {used!r}, the recipe says {asked!r}" for name, used, asked in settings]
         if settings:
             were = [f"{key}={json.dumps(used, ensure_ascii=False)}" for key, used, _ in settings]
             again = f"{again}; it was made with {' '.join(f'--set {shlex.quote(each)}' for each in were)}"
-        changes += [
-            *_other_files(folder, manifest["files"], known),
-            *(_other_text(manifest, recipe.data) if text else ()),
-        ]
+        changes += _other_files(folder, manifest["files"], unchanged)
+        changes += _other_text(manifest, recipe.data) if text else ()
         if changes:
             raise DataError(f"the prepared data in {folder} does not fit: {'; '.join(changes)}", again)
         stores = {
-            name: Store.open(folder, name, check=not known.issuperset(store_files(name)))
+            name: Store.open(folder, name, check=not unchanged.issuperset(store_files(name)))
             for name in SPLITS
             if name in manifest["splits"]
         }
         train, valid = stores["train"], stores["valid"]
-        checked.note(folder, manifest["files"], began)
+        _note_unchanged(folder, manifest["files"], began)
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise DataError(f"{folder / MANIFEST} is damaged: {problem!r}", again) from None
     return Prepared(folder, manifest, load_tokenizers(folder), train, valid, stores.get("test"))
@@ -140,7 +141,7 @@ def _other_text(manifest: Mapping[str, Any], data: Data) -> Iterator[str]:
         for side, known in split["text"].items():
             before = Path(known["path"] or "")
             with suppress(OSError):
-                if before.is_file() and _differs(before, known, corpus.last_change(before) >= made):
+                if before.is_file() and _differs(before, known, last_change(before) >= made):
                     yield f"the text {before} was changed"
             teachers = "distilled" in manifest and (name, side) == ("train", "target")
             with suppress(OSError):
@@ -158,3 +159,34 @@ def _named(data: Data, split: str, side: str) -> Path | None:
 def _differs(path: Path, known: Mapping[str, Any], read: bool) -> bool:
     """Whether a file's contents are others than those known; read: where the size does not tell, the sha256 must."""
     return path.stat().st_size != known["bytes"] or (read and sha256(path) != known["sha256"])
+
+
+def _unchanged(folder: Path, files: Mapping[str, Any]) -> set[str]:
+    """Names of the files that were read before, had the sha256 that the manifest's `files` give them, and are the same
+    files still. Size, times and inode stand for the contents, as in git's index."""
+    try:
+        notes = json.loads((folder / CHECKED).read_bytes())
+        return {name for name in files if notes.get(name) == [files[name]["sha256"], *_identity(folder / name)]}
+    except (OSError, ValueError, AttributeError):
+        return set()
+
+
+def _note_unchanged(folder: Path, files: Mapping[str, Any], began: int) -> None:
+    """Notes that all `files` are right; began: when reading them began, in nanoseconds of the clock.
+
+    A file that changed just before is not noted: it could change once more without showing it.
+    """
+    notes: dict[str, list[Any]] = {}
+    with suppress(OSError):  # a folder that only can be read is checked each time
+        for name, about in files.items():
+            identity = _identity(folder / name)
+            if max(identity[1:3]) < began - SETTLED:
+                notes[name] = [about["sha256"], *identity]
+        if notes and _unchanged(folder, files) != notes.keys():
+            write_json(folder / CHECKED, notes)
+
+
+def _identity(path: Path) -> list[int]:
+    """Bytes, when the contents and when the inode changed, and which inode it is."""
+    status = path.lstat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]

@@ -17,8 +17,7 @@ from typing import Any, BinaryIO
 import torch
 
 from janus_cli import console
-from janus_cli.data.cleaning import cleaner
-from janus_cli.decoding.lines import STDIN, Reader
+from janus_cli.data.lines import STDIN, Lines, cleaner
 from janus_cli.decoding.modes import Plan, choose, own_recipe
 from janus_cli.decoding.records import Form, Record, Records, as_json
 from janus_cli.decoding.trace import shown
@@ -114,9 +113,9 @@ class _Job:
         self.run, self.folder, self.plan, self.split, self.out = run, folder, plan, split, out
         self.jsonl, self.trace, self.weights = jsonl, trace, fingerprint(folder)
         if split is not None:
-            self.reader = Reader(split.source)
+            self.reader = Lines(split.source)
         elif text == STDIN or (text is not None and text.exists()):
-            self.reader = Reader(text, cleaner(plan.recipe.data.clean))
+            self.reader = Lines(text, cleaner(plan.recipe.data.clean))
         else:
             raise DataError(f"{text} does not exist")
         self.records: Records | None = None

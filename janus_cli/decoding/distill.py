@@ -23,12 +23,11 @@ from janus_cli import console, recipe_load, runs
 from janus_cli.core.generate import Generator, length_limit
 from janus_cli.core.knobs import Decoding
 from janus_cli.core.objectives import OBJECTIVES
-from janus_cli.data.cleaning import cleaner
-from janus_cli.data.corpus import CHUNK_LINES, Side, Split, check, chunks
-from janus_cli.data.encode import Encoded, Rules, filter_pairs, key
-from janus_cli.data.prepare import PREPARED, is_prepared, seal
+from janus_cli.data.corpus import CHUNK_LINES, Split
+from janus_cli.data.encode import Encoded, filter_pairs, key
+from janus_cli.data.lines import Lines, TextFile, check, cleaner
+from janus_cli.data.prepare import PREPARED, is_prepared, reasons, seal, write_split
 from janus_cli.data.prepared import Prepared, fingerprints, open_prepared
-from janus_cli.data.splits import SplitWriter, reasons
 from janus_cli.data.store import Ragged, store_files
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers
 from janus_cli.decoding.modes import Plan, choose, own_recipe
@@ -125,12 +124,12 @@ class Sources:
     """What a teacher decodes: ids of the sources of the training pairs, then of the lines of each file. Re-iterable.
 
     Raises:
-        DataError: a file cannot be used (see `corpus.check`), or was changed meanwhile.
+        DataError: a file cannot be used (see `lines.check`), or was changed meanwhile.
     """
 
     def __init__(self, prepared: Prepared, recipe: Recipe, files: Sequence[Path] = ()) -> None:
         self.prepared, self.recipe = prepared, recipe
-        self.files = [check(path, "stop") for path in files]
+        self.files = [check(path) for path in files]
 
     @property
     def lines(self) -> int:
@@ -151,13 +150,12 @@ class Sources:
         files = [{"path": str(file.path.resolve()), "lines": file.lines, "sha256": file.sha256} for file in self.files]
         return {"sources": files} if files else {}
 
-    def _read(self, file: Side) -> Iterator[list[int]]:
+    def _read(self, file: TextFile) -> Iterator[list[int]]:
         if sha256(file.path) != file.sha256:
             raise DataError(f"{file.path} was changed meanwhile", "put back what it was, and go on with --resume")
-        clean = cleaner(self.recipe.data.clean)
-        for chunk in chunks(Split("train", file, None)):
-            lines = chunk.source.decode().split("\n")
-            yield from self.prepared.tokenizers.source.encode([clean(line.removesuffix("\r")) for line in lines])
+        lines = iter(Lines(file.path, cleaner(self.recipe.data.clean), strict=True))
+        while some := list(islice(lines, CHUNK_LINES)):
+            yield from self.prepared.tokenizers.source.encode(some)
 
 
 class IdLines:
@@ -284,29 +282,25 @@ def write(
         DataError: no pair is left, a record is damaged, or a file of the sources was changed.
         UsageError: `out` is there and `force` is not given.
     """
-    prepared, recipe = sources.prepared, sources.recipe
+    prepared = sources.prepared
     before, count = prepared.manifest, len(sources)
     pairs = _Pairs(sources, read, Decoding(**about["options"]))
     target = pairs.survey(surest)
-    source = Side(prepared.folder, count, 0, prepared.train.fingerprint)
+    source = TextFile(prepared.folder, count, 0, prepared.train.fingerprint)
     with whole_folder(out, force=force, is_ours=is_prepared, what=PREPARED) as folder:
         copy_files([name for name in before["files"] if name not in store_files("train")], prepared.folder, folder)
         origin = {"data": prepared.train.fingerprint, "teacher": about["sha256"]}
-        writer = SplitWriter(
-            recipe.data, Split("train", source, target), prepared.tokenizers, folder, origin, recipe.tokenizer.joiner
-        )
-        try:
-            writer.fill(pairs.filtered, "stop")
-        except DataError:
-            if writer.dropped.total() < count:
-                raise
+        train = write_split(
+            folder, Split("train", source, target), pairs.filtered(), prepared.tokenizers, origin=origin, joiner="",
+            made_here=True,
+        )  # fmt: skip
+        lost = reasons(train["dropped"])
+        if not train["kept"]:
             raise DataError(
-                f"none of the teacher's outputs makes a training pair: {reasons(writer.dropped)}",
+                f"none of the teacher's outputs makes a training pair: {lost}",
                 f"take a better teacher or another checkpoint; {START_OVER}",
-            ) from None
-        lost = reasons(writer.dropped)
-        console.say(f"{writer.kept:,} of {count:,} pairs kept" + (f"; dropped: {lost}" if lost else ""))
-        train = writer.entry(made_here=True)
+            )
+        console.say(f"{train['kept']:,} of {count:,} pairs kept" + (f"; dropped: {lost}" if lost else ""))
         train["text"]["source"] = before["splits"]["train"]["text"]["source"]
         found = {"at_limit": pairs.at_limit}
         chosen = {"surest": surest, "least_score": pairs.least} if surest < 1 else {}
@@ -325,7 +319,7 @@ class _Pairs:
         self.sources, self.read, self.options = sources, read, options
         self.own, self.at_limit, self.least = len(sources.prepared.train), 0, -inf
 
-    def survey(self, surest: float) -> Side:
+    def survey(self, surest: float) -> TextFile:
         """Goes through all outputs once: their digest, as lines `score<TAB>ids`, and the lowest score that stays.
 
         Raises:
@@ -343,29 +337,27 @@ class _Pairs:
             raise self._damaged()
         if surest < 1:
             self.least = float(np.sort(scores)[-max(1, round(surest * len(scores)))]) if scores else 0.0
-        return Side(Path(), count, size, digest.hexdigest())
+        return TextFile(Path(), count, size, digest.hexdigest())
 
-    def filtered(self, split: Split, rules: Rules) -> Iterator[Encoded]:
-        """What `SplitWriter.fill` writes: the pairs that the rules let in."""
+    def filtered(self) -> Iterator[Encoded]:
+        """The pairs that the recipe's data section lets in, for `write_split`."""
         inputs, outputs, first = iter(self.sources), map(self._parsed, self.read()), 0
         while some := list(islice(inputs, CHUNK_LINES)):
-            yield self._chunk(some, list(islice(outputs, len(some))), rules, max(0, self.own - first))
+            yield self._chunk(some, list(islice(outputs, len(some))), max(0, self.own - first))
             first += len(some)
 
-    def _chunk(
-        self, inputs: Sequence[list[int]], outputs: Sequence[tuple[float, list[int]]], rules: Rules, own: int
-    ) -> Encoded:
+    def _chunk(self, inputs: Sequence[list[int]], outputs: Sequence[tuple[float, list[int]]], own: int) -> Encoded:
         """own: how many of these, at the front, are training pairs."""
         scores, rows = [score for score, _ in outputs], [row for _, row in outputs]
         source, target = Ragged.of(inputs), Ragged.of(rows)
         most = self._most(torch.from_numpy(source.lengths))
-        kept, dropped = filter_pairs(source.lengths, target.lengths, set(), rules)
+        kept, dropped = filter_pairs("train", self.sources.recipe.data, source.lengths, target.lengths, set())
         unsure = kept & (np.array(scores) < self.least)
         unsure[:own] = False
         dropped["unsure"] = int(unsure.sum())
         kept &= ~unsure
         self.at_limit += int((kept & (target.lengths >= most)).sum())
-        numbers = np.flatnonzero(kept).tolist() if rules.deduplicate else []
+        numbers = np.flatnonzero(kept).tolist() if self.sources.recipe.data.deduplicate else []
         keys = [key(str(inputs[row]), str(rows[row])) for row in numbers]
         return Encoded(len(rows), source.keep(kept), target.keep(kept), keys, ([], []), dropped, 0)
 

@@ -18,7 +18,7 @@ from janus_cli.core.batch import EOS, pad
 from janus_cli.core.generate import Generator
 from janus_cli.core.model import Transformer
 from janus_cli.core.search import Iteration, Output
-from janus_cli.data.cleaning import cleaner
+from janus_cli.data.lines import cleaner
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers, load_tokenizers
 from janus_cli.decoding.likelihood import Score, token_logps_of
 from janus_cli.decoding.modes import Plan, choose, own_recipe

@@ -16,8 +16,8 @@ import torch
 
 from janus_cli import __version__, console
 from janus_cli.core.generate import Generator
+from janus_cli.data.lines import Lines
 from janus_cli.data.tokenizer import Tokenizers
-from janus_cli.decoding.lines import Reader
 from janus_cli.decoding.modes import choose, own_recipe
 from janus_cli.decoding.translate import read_model
 from janus_cli.device import choose_device, keep_freed_memory
@@ -116,11 +116,11 @@ def _must_be_writable(*paths: Path | None, force: bool) -> None:
 def sampled(run: Run, recipe: Recipe, count: int | None) -> tuple[list[str], list[str] | None]:
     """Lines of the test split and their references, in order; all of them, or `count`, the same ones every time."""
     source, reference = find_split(run, recipe, SPLIT)
-    lines = list(Reader(source))
+    lines = list(Lines(source))
     chosen = _some(range(len(lines)), len(lines) if count is None else count, random.Random(BENCH_SEED))
     if not any(lines[index].strip() for index in chosen):
         raise DataError(f"the {SPLIT} split of {run.path} has no text")
-    references = None if reference is None else list(Reader(reference))
+    references = None if reference is None else list(Lines(reference))
     return [lines[index] for index in chosen], references and [references[index] for index in chosen]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from janus_cli import __version__, console, recipe_load, runs
-from janus_cli.decoding.lines import Reader
+from janus_cli.data.lines import Lines
 from janus_cli.device import choose_device, keep_freed_memory
 from janus_cli.errors import DataError, JanusError, UsageError
 from janus_cli.files import read_json, write_atomically
@@ -282,7 +282,7 @@ def _train_and_decode(
 def _split(entry: Entry) -> tuple[list[str], list[str] | None]:
     """The split's lines and references; these are None where the data has none."""
     source, reference = find_split(entry.run, entry.recipe, SPLIT)
-    lines = list(Reader(source))
+    lines = list(Lines(source))
     return lines, None if reference is None else reference.read_bytes().decode().split("\n")[:-1]
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from janus_cli import console, recipe_load, runs
+from janus_cli.data.lines import Lines
 from janus_cli.data.synthetic import is_valid, translations
-from janus_cli.decoding.lines import Reader
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translate import Translator
 from janus_cli.errors import CheckpointError, DataError
@@ -97,7 +97,7 @@ def _explained() -> Iterator[None]:
 
 
 def _sources(entry: Entry) -> list[str]:
-    return list(Reader(find_split(entry.run, entry.recipe, SPLIT)[0]))
+    return list(Lines(find_split(entry.run, entry.recipe, SPLIT)[0]))
 
 
 def _rows(entry: Entry) -> Iterator[list[str]]:

@@ -13,8 +13,8 @@ import torch
 
 from janus_cli import console, runs
 from janus_cli.core.generate import Generator
+from janus_cli.data.lines import Lines
 from janus_cli.data.tokenizer import Tokenizers
-from janus_cli.decoding.lines import Reader
 from janus_cli.decoding.modes import Plan, own_recipe
 from janus_cli.decoding.translate import Timing, Translator, read_model
 from janus_cli.errors import JanusError, Stopped
@@ -128,7 +128,7 @@ class Entry:
         except JanusError as problem:
             self.failed["decoding"] = problem.message
             return
-        lines = list(Reader(source))
+        lines = list(Lines(source))
         text, weights = hashlib.sha256("\n".join(lines).encode()).hexdigest(), checkpoint.fingerprint(self.trained)
         model: tuple[Generator, Tokenizers] | None = None
         for label, plan in plans.items():

@@ -16,9 +16,9 @@ from janus_cli.core.model import Transformer
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.core.search import predicted_lengths
 from janus_cli.data.batching import Lengths, load_batch
+from janus_cli.data.lines import Lines
 from janus_cli.data.store import Store, store_files
 from janus_cli.data.tokenizer import Tokenizers
-from janus_cli.decoding.lines import Reader
 from janus_cli.decoding.modes import choose, own_recipe
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translate import Translator, read_model
@@ -96,13 +96,13 @@ def probe(sentences: int, device: torch.device, run: Run, folder: Path) -> Probe
     order = rows[np.argsort(lengths[rows], kind="stable")]
     size = recipe.decoding.batch_sentences
     batches = [load_batch(store, order[start : start + size]) for start in range(0, len(order), size)]
-    references = [] if reference is None else list(Reader(reference))
+    references = [] if reference is None else list(Lines(reference))
     traced = spread(order, REPORT_TRACED)
     return Probe(
         folder.name, step if isinstance(step, int) else None, (len(rows), len(store)),
         reliability(model, recipe, batches, REPORT_BINS),
         predicted(model, batches) if OBJECTIVES[recipe.objective.name].lengths else None,
-        list(_traced(generator, recipe, tokenizers, traced, list(Reader(source)), references)),
+        list(_traced(generator, recipe, tokenizers, traced, list(Lines(source)), references)),
     )  # fmt: skip
 
 

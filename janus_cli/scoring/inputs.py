@@ -7,18 +7,14 @@ files in the same folder.
 from __future__ import annotations
 
 import json
-import sys
-import zlib
-from contextlib import nullcontext
 from itertools import zip_longest
 from pathlib import Path
 
-from janus_cli.data.corpus import BOM, open_bytes
+from janus_cli.data.lines import STDIN, Lines, name_of
 from janus_cli.errors import DataError
 from janus_cli.files import read_json
 from janus_cli.runs import RUNS, Run, find_run
 
-STDIN = Path("-")
 Decoding = tuple[Path, list[Path]]  # hypotheses; references, none where the split has no target
 
 
@@ -75,7 +71,7 @@ def read_hypotheses(path: Path) -> list[str]:
     Raises:
         DataError: the file cannot be read, or a line is no such JSON or no UTF-8.
     """
-    lines = _read_lines(path)
+    lines = list(Lines(path, strict=True))
     if path.suffix == ".jsonl" or (path == STDIN and lines and lines[0].startswith('{"')):
         return [_hypothesis(line, f"{name_of(path)}:{number}") for number, line in enumerate(lines, 1)]
     return lines
@@ -102,38 +98,9 @@ def read_references(path: Path) -> list[list[str | None]]:
     Raises:
         DataError: it cannot be read, or is no UTF-8.
     """
-    lines = _read_lines(path)
+    lines = list(Lines(path, strict=True))
     if path.suffix != ".tsv":
         return [[*lines]]
     # An empty cell is no reference; a line without any has one, the empty text.
     cells = [[cell for cell in line.split("\t") if cell] or [""] for line in lines]
     return [list(column) for column in zip_longest(*cells)] or [[]]
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        with nullcontext(sys.stdin.buffer) if path == STDIN else open_bytes(path) as file:
-            # Iterating over bytes breaks lines at b"\n" only.
-            lines = [_text(line, number, path) for number, line in enumerate(file, 1)]
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except (OSError, EOFError, zlib.error) as problem:
-        raise DataError(f"{path} cannot be read: {getattr(problem, 'strerror', None) or problem}") from None
-    if path == STDIN and lines:  # files are open behind it
-        lines[0] = lines[0].removeprefix(BOM.decode())
-    return lines
-
-
-def _text(line: bytes, number: int, path: Path) -> str:
-    try:
-        return line.removesuffix(b"\n").removesuffix(b"\r").decode()
-    except UnicodeDecodeError as problem:
-        raise DataError(
-            f"{name_of(path)}:{number}:{problem.start + 1}: byte 0x{line[problem.start]:02x} is not UTF-8",
-            "convert the file, for example with iconv -t UTF-8",
-        ) from None
-
-
-def name_of(path: Path) -> str:
-    """As people read it."""
-    return "stdin" if path == STDIN else str(path)

@@ -76,9 +76,9 @@ def test_sentences_that_share_nothing() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere cannot be read"),
+        (["nowhere"], "nowhere does not exist"),
         (["latin"], "latin:1"),
-        (["train", "--without", "nowhere"], "nowhere cannot be read"),
+        (["train", "--without", "nowhere"], "nowhere does not exist"),
         (["train", "--lines", "0"], "above 0"),
     ],
 )

@@ -5,28 +5,42 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from janus_cli.data.corpus import Chunk
-from janus_cli.data.encode import Encoder, Rules, SplitName
+from janus_cli.data.encode import Encoded, Encoder
+from janus_cli.data.lines import BadUtf8
 from janus_cli.data.store import Ragged
 from janus_cli.data.train_tokenizer import train_tokenizers
-from janus_cli.recipe import Tokenizer
+from janus_cli.recipe import Data, Tokenizer
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
     train_tokenizers(Tokenizer(kind="words", vocabulary=8), lambda: ["a b"], lambda: ["a"], folder)
-    return Encoder(folder)
+    return folder
 
 
-def rules(split: SplitName = "train", *, skip: bool = False, deduplicate: bool = False, least: int = 2) -> Rules:
-    return Rules(split, (), min_tokens=least, max_tokens=6, max_ratio=2.0, deduplicate=deduplicate, skip_bad_utf8=skip)
+Encode = Callable[..., Encoded]
+
+
+@pytest.fixture
+def encode(folder: Path) -> Encode:
+    """Encodes pairs of lines."""
+
+    def run(
+        split: str, pairs: Sequence[Sequence[bytes]], *, bad_utf8: BadUtf8 = "replace", deduplicate: bool = False
+    ) -> Encoded:
+        data = Data(min_tokens=2, max_tokens=6, max_ratio=2.0, deduplicate=deduplicate)
+        return Encoder(folder, data, bad_utf8)(split, [list(side) for side in zip(*pairs, strict=True)])
+
+    return run
 
 
 # (source, target, the reason in training, the reason in validation)
@@ -49,29 +63,24 @@ PAIRS: list[tuple[bytes, bytes, str, str]] = [
 ]
 
 
-def chunk(pairs: list[tuple[bytes, bytes]]) -> Chunk:
-    return Chunk(len(pairs), b"\n".join(pair[0] for pair in pairs), b"\n".join(pair[1] for pair in pairs))
-
-
 @pytest.mark.parametrize(("split", "column"), [("train", 2), ("valid", 3)])
-def test_every_reason_is_counted_and_the_others_stay(encoder: Encoder, split: SplitName, column: int) -> None:
-    done = encoder(chunk([pair[:2] for pair in PAIRS]), rules(split, skip=True))
+def test_every_reason_is_counted_and_the_others_stay(encode: Encode, split: str, column: int) -> None:
+    done = encode(split, [pair[:2] for pair in PAIRS], bad_utf8="skip")
     expected = Counter(str(pair[column]) for pair in PAIRS)
     assert len(done.sources.lengths) == len(done.targets.lengths) == expected.pop("")
     assert +done.dropped == expected
-    assert done.lines == len(PAIRS)
-    assert done.replaced == 0
+    assert (done.lines, done.replaced) == (len(PAIRS), 0)
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_each_pair_alone_has_the_same_fate(encoder: Encoder, pair: tuple[bytes, bytes, str, str]) -> None:
-    done = encoder(chunk([pair[:2]]), rules(skip=True))
+def test_each_pair_alone_has_the_same_fate(encode: Encode, pair: tuple[bytes, bytes, str, str]) -> None:
+    done = encode("train", [pair[:2]], bad_utf8="skip")
     assert +done.dropped == (Counter({pair[2]: 1}) if pair[2] else Counter())
 
 
-@pytest.mark.parametrize("skip", [False, True])
-def test_a_test_split_keeps_every_line(encoder: Encoder, skip: bool) -> None:
-    done = encoder(chunk([pair[:2] for pair in PAIRS]), rules("test", skip=skip))
+@pytest.mark.parametrize("bad_utf8", ["skip", "replace"])
+def test_a_test_split_keeps_every_line(encode: Encode, bad_utf8: BadUtf8) -> None:
+    done = encode("test", [pair[:2] for pair in PAIRS], bad_utf8=bad_utf8)
     assert len(done.sources.lengths) == len(PAIRS)
     assert not +done.dropped
     assert done.replaced == 2
@@ -79,28 +88,28 @@ def test_a_test_split_keeps_every_line(encoder: Encoder, skip: bool) -> None:
     assert done.texts[1] == [pair[1].decode() for pair in PAIRS]
 
 
-def test_replaced_lines_stay_and_are_counted(encoder: Encoder) -> None:
-    done = encoder(chunk([(b"a \xff", b"b b"), (b"a a", b"b \xc3"), (b"a a", b"b b")]), rules())
+def test_replaced_lines_stay_and_are_counted(encode: Encode) -> None:
+    done = encode("train", [(b"a \xff\n", b"b b\n"), (b"a a\n", b"b \xc3\n"), (b"a a\n", b"b b")])
     assert (len(done.sources.lengths), done.replaced) == (3, 2)
 
 
-def test_texts_are_those_of_the_kept_pairs(encoder: Encoder) -> None:
-    done = encoder(chunk([(b"a a\r", b"b b"), (b"", b"x"), (b"b a", b"a a")]), rules("valid"))
+def test_texts_are_those_of_the_kept_pairs(encode: Encode) -> None:
+    done = encode("valid", [(b"a a\r\n", b"b b\n"), (b"\n", b"x\n"), (b"b a\n", b"a a")])
     assert done.texts == (["a a", "b a"], ["b b", "a a"])
     assert done.keys == []
 
 
-def test_keys_tell_pairs_apart(encoder: Encoder) -> None:
-    pairs = [(b"a a", b"b b"), (b"a a", b"b a"), (b"a a", b"b b"), (b"", b"b b"), (b"a a\r", b"b b")]
-    keys = encoder(chunk(pairs), rules(deduplicate=True)).keys
+def test_keys_tell_pairs_apart(encode: Encode) -> None:
+    pairs = [(b"a a", b"b b"), (b"a a", b"b a"), (b"a a", b"b b"), (b"", b"b b"), (b"a a\r\n", b"b b")]
+    keys = encode("train", pairs, deduplicate=True).keys
     assert len(keys) == 4  # one for each kept pair
     assert keys[0] == keys[2] == keys[3] != keys[1]
     assert {len(key) for key in keys} == {16}
-    assert encoder(chunk(pairs), rules()).keys == []
+    assert encode("train", pairs).keys == []
 
 
-def test_no_target_means_empty_targets(encoder: Encoder) -> None:
-    done = encoder(Chunk(3, b"a\n\nb a", None), rules("test"))
+def test_no_target_means_empty_targets(encode: Encode) -> None:
+    done = encode("test", [(b"a\n",), (b"\n",), (b"b a",)])
     assert done.sources.lengths.tolist() == [1, 0, 2]
     assert done.targets.lengths.tolist() == [0, 0, 0]
 

@@ -170,8 +170,8 @@ def test_a_dictionary_file(prepared: Prepared, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (None, "cannot read the dictionary d.tsv: No such file"),
-        (b"a\tb\n\xff\tc\n", "cannot read the dictionary d.tsv: not UTF-8"),
+        (None, "objective.dictionary: d.tsv does not exist"),
+        (b"a\tb\n\xff\tc\n", "objective.dictionary: d.tsv:2:1: byte 0xff is not UTF-8"),
         (b"a\tb\nc d\n", "d.tsv:2: no pair of words"),
         (b"a\tb\tc\n", "d.tsv:1: no pair of words"),
         (b"a\t \n", "d.tsv:1: no pair of words"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -17,51 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_corpus import made, put, recipe_for, text
 
-from janus_cli import recipe_load
-from janus_cli.core.knobs import Model
 from janus_cli.core.symbols import SPECIAL, UNK
 from janus_cli.data import corpus
 from janus_cli.data.prepare import prepare
-from janus_cli.data.prepared import Prepared, open_prepared
-from janus_cli.data.store import StoreWriter, store_files
+from janus_cli.data.prepared import open_prepared
+from janus_cli.data.store import store_files
 from janus_cli.errors import DataError, JanusError, UsageError
-from janus_cli.files import sha256, write_atomically
+from janus_cli.files import sha256
 from janus_cli.recipe import Data, Recipe, Synthetic, Tokenizer
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "multi30k"
-
-
-def text(count: int, start: int = 0) -> tuple[list[str], list[str]]:
-    """Aligned lines of 4 and 5 words."""
-    numbers = range(start, start + count)
-    return [f"der Mann {n} läuft" for n in numbers], [f"the man {n} runs fast" for n in numbers]
-
-
-def put(folder: Path, split: str, *sides: list[str]) -> None:
-    folder.mkdir(exist_ok=True)
-    for suffix, lines in zip(("de", "en"), sides, strict=False):
-        (folder / f"{split}.{suffix}").write_bytes("".join(f"{line}\n" for line in lines).encode())
-
-
-@pytest.fixture
-def corpus_folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "corpus"
-    put(folder, "train", *text(60))
-    put(folder, "valid", *text(6, 60))
-    put(folder, "test", *text(5, 70))
-    return folder
-
-
-def recipe_for(folder: Path | None, *, data: dict[str, Any] | None = None, **tokenizer: Any) -> Recipe:
-    about = Data(source="de", target="en", dir=str(folder) if folder else None, **(data or {}))
-    knobs = Tokenizer(**{"kind": "words", "vocabulary": 500, **tokenizer})
-    return Recipe(name="tiny", data=about, tokenizer=knobs, model=Model(tie="target"))
-
-
-def made(recipe: Recipe, out: Path, **options: Any) -> Prepared:
-    prepare(recipe, out, **{"workers": 1, "force": False, **options})
-    return open_prepared(recipe, out)
 
 
 def lines(path: Path) -> list[str]:
@@ -97,7 +63,7 @@ def test_the_manifest_says_what_was_done(corpus_folder: Path, tmp_path: Path) ->
     (corpus_folder / "train.de").write_bytes((corpus_folder / "train.de").read_bytes() + b"bad \xff\n")
     (corpus_folder / "train.en").write_bytes((corpus_folder / "train.en").read_bytes() + b"x y\n")
     recipe = recipe_for(corpus_folder, data={"deduplicate": True, "max_ratio": 3.5, "max_tokens": 5})
-    manifest = prepare(recipe, tmp_path / "out", workers=1, force=False, bad_utf8="skip")
+    manifest = prepare(recipe, tmp_path / "out", workers=1, bad_utf8="skip")
     assert manifest == json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))
     train = manifest["splits"]["train"]
     assert (train["in"], train["kept"]) == (11, 2)
@@ -117,7 +83,7 @@ def test_the_manifest_says_what_was_done(corpus_folder: Path, tmp_path: Path) ->
 def test_length_statistics_are_exact(corpus_folder: Path, tmp_path: Path) -> None:
     words = [1, 2, 2, 3, 3, 3, 4, 4, 4, 20]
     put(corpus_folder, "train", *[[" ".join(["w"] * count) for count in words]] * 2)
-    manifest = prepare(recipe_for(corpus_folder), tmp_path / "out", workers=1, force=False)
+    manifest = prepare(recipe_for(corpus_folder), tmp_path / "out", workers=1)
     assert manifest["splits"]["train"]["tokens"]["target"] == {"mean": 4.6, "p50": 3, "p95": 20, "max": 20, "sum": 46}
 
 
@@ -224,7 +190,7 @@ def test_one_or_two_processes_write_the_same_bytes(
     put(corpus_folder, "train", *(some + again for some, again in zip(text(60), text(10), strict=True)))
     recipe = recipe_for(corpus_folder, data={"deduplicate": True}, **tokenizer)
     for workers in (1, 2):
-        prepare(recipe, tmp_path / str(workers), workers=workers, force=False)
+        prepare(recipe, tmp_path / str(workers), workers=workers)
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
     made_here = open_prepared(recipe, tmp_path / "1")
     assert len(made_here.train) == 60
@@ -243,9 +209,9 @@ def test_a_tokenizer_is_trained_on_as_many_lines_as_asked(corpus_folder: Path, t
 def test_a_worker_that_is_killed_is_reported(
     corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("janus_cli.data.splits.work", _die)
+    monkeypatch.setattr("janus_cli.data.encode._work", _die)
     with pytest.raises(JanusError, match="a process that encodes text was killed"):
-        prepare(recipe_for(corpus_folder), tmp_path / "out", workers=2, force=False)
+        prepare(recipe_for(corpus_folder), tmp_path / "out", workers=2)
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
 
 
@@ -258,19 +224,18 @@ import signal
 import sys
 from pathlib import Path
 from janus_cli.recipe import Data, Recipe, Tokenizer
-from janus_cli.data import corpus, splits
-from janus_cli.data.prepare import prepare
+from janus_cli.data import corpus, prepare
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a script starts in the background
-    take = splits.SplitWriter._take
+    add = prepare.StoreWriter.add
     def slowly(self, *rest):
-        take(self, *rest)
+        add(self, *rest)
         print("wrote", flush=True)
         sys.stdin.readline()
-    splits.SplitWriter._take = slowly
+    prepare.StoreWriter.add = slowly
     data = Data(source="de", target="en", dir=sys.argv[1])
     recipe = Recipe(name="tiny", data=data, tokenizer=Tokenizer(kind="words", vocabulary=500))
-    prepare(recipe, Path(sys.argv[2]), workers=2, force=False)
+    prepare.prepare(recipe, Path(sys.argv[2]), workers=2)
 """
 
 
@@ -315,7 +280,7 @@ def test_nothing_is_written_over_prepared_data_without_force(corpus_folder: Path
     made(recipe_for(corpus_folder), tmp_path / "out")
     before = contents(tmp_path / "out")
     with pytest.raises(UsageError, match="holds prepared data already"):
-        prepare(recipe_for(corpus_folder, vocabulary=9), tmp_path / "out", workers=1, force=False)
+        prepare(recipe_for(corpus_folder, vocabulary=9), tmp_path / "out", workers=1)
     assert contents(tmp_path / "out") == before
     assert made(recipe_for(corpus_folder, vocabulary=9), tmp_path / "out", force=True).train.source_vocabulary == 9
 
@@ -355,13 +320,13 @@ def test_text_that_cannot_be_used_is_refused_and_nothing_is_written(
 ) -> None:
     change(corpus_folder)
     with pytest.raises(DataError, match=message):
-        prepare(recipe_for(corpus_folder, **tokenizer), tmp_path / "deep" / "out", workers=1, force=False)
+        prepare(recipe_for(corpus_folder, **tokenizer), tmp_path / "deep" / "out", workers=1)
     assert not (tmp_path / "deep").exists()
 
 
 def test_a_recipe_without_any_text_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="by hand") as caught:
-        prepare(recipe_for(None, data={"notes": "Ask."}), tmp_path / "out", workers=1, force=False)
+        prepare(recipe_for(None, data={"notes": "Ask."}), tmp_path / "out", workers=1)
     assert "Ask." in caught.value.hint
     assert "--data-dir" in caught.value.hint
 
@@ -372,151 +337,6 @@ def test_a_line_of_a_megabyte_is_dropped_and_counted(corpus_folder: Path, tmp_pa
     data = made(recipe_for(corpus_folder, kind="sentencepiece", vocabulary=60), tmp_path / "out")
     assert data.manifest["splits"]["train"]["dropped"] == {"too_long": 1}
     assert len(data.train) == 40
-
-
-# --- opening ---
-
-
-def edit(name: str, old: bytes, new: bytes) -> Callable[[Path, Path], None]:
-    def change(out: Path, _: Path) -> None:
-        data = (out / name).read_bytes()
-        assert old in data
-        (out / name).write_bytes(data.replace(old, new, 1))
-
-    return change
-
-
-def swap(first: str, second: str) -> Callable[[Path, Path], None]:
-    def change(out: Path, _: Path) -> None:
-        (out / first).rename(out / "x")
-        (out / second).rename(out / first)
-        (out / "x").rename(out / second)
-
-    return change
-
-
-def forge(rows: list[list[int]]) -> Callable[[Path, Path], None]:
-    """Writes another store of the valid split and makes the manifest agree with its size and sha256."""
-
-    def change(out: Path, _: Path) -> None:
-        with StoreWriter(out, "valid", source_vocabulary=90, target_vocabulary=90, origin={}) as writer:
-            writer.add(rows, rows)
-        for name in store_files("valid"):
-            resign(out, name)
-
-    return change
-
-
-def resign(out: Path, name: str) -> None:
-    manifest = json.loads((out / "manifest.json").read_text("utf-8"))
-    path = out / name
-    manifest["files"][name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-    write_atomically(out / "manifest.json", json.dumps(manifest).encode())
-
-
-def swap_and_resign(out: Path, corpus_folder: Path) -> None:
-    for first, second in zip(store_files("train"), store_files("valid"), strict=True):
-        swap(first, second)(out, corpus_folder)
-        resign(out, first)
-        resign(out, second)
-
-
-def truncate(out: Path, _: Path) -> None:
-    os.truncate(out / "train.source.npy", (out / "train.source.npy").stat().st_size - 10)
-
-
-def link(out: Path, _: Path) -> None:
-    (out / "valid.target.npy").rename(out.parent / "elsewhere")
-    (out / "valid.target.npy").symlink_to(out.parent / "elsewhere")
-
-
-def reach_out(out: Path, folder: Path) -> None:
-    shutil.copy(out / "test.offsets.npy", out.parent)
-    edit("manifest.json", b'"test.offsets.npy"', b'"../test.offsets.npy"')(out, folder)
-
-
-def rewrite_text(out: Path, folder: Path) -> None:
-    data = (folder / "train.de").read_bytes()
-    (folder / "train.de").write_bytes(data.replace(b"0", b"1", 1))
-
-
-def lengthen_text(out: Path, folder: Path) -> None:
-    (folder / "valid.en").write_bytes((folder / "valid.en").read_bytes() + b"more\n")
-    os.utime(folder / "valid.en", (0, 0))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (swap("train.source.npy", "valid.target.npy"), "train.source.npy has"),
-        (swap_and_resign, "6 pairs where 60 were written"),
-        (truncate, "train.source.npy has"),
-        (link, "valid.target.npy is missing or no plain file"),
-        (forge(rows=[[90]] * 6), "id 90 lies outside the vocabulary of 72"),
-        (forge(rows=[[5]] * 5), "5 pairs where 6 were written"),
-        (edit("tokenizer.vocab.txt", b"der", b"dre"), "tokenizer.vocab.txt was changed"),
-        (edit("test.target.txt", b"man", b"men"), "test.target.txt was changed"),
-        (edit("manifest.json", b'"format": 2', b'"format": 1'), "prepared by another version of janus"),
-        (edit("manifest.json", b'"splits"', b'"split"'), "manifest.json is damaged"),
-        (edit("manifest.json", b'"train": {', b'"../train": {'), "manifest.json is damaged"),
-        (edit("manifest.json", b'"created": "2', b'"created": "x'), "manifest.json is damaged"),
-        (edit("manifest.json", b'"bytes": ', b'"bytes": 1'), "bytes instead of|was changed"),
-        (reach_out, r"\.\./test.offsets.npy is missing or no plain file"),
-        (edit("manifest.json", b"{", b"["), "manifest.json is damaged"),
-        (lambda out, _: (out / "manifest.json").unlink(), "there is no prepared data"),
-        (lambda out, _: shutil.rmtree(out), "there is no prepared data"),
-        (lambda out, _: (out / "train.source.npy").unlink(), "train.source.npy is missing"),
-        (rewrite_text, r"the text .*train\.de was changed"),
-        (lengthen_text, r"the text .*valid\.en was changed"),
-    ],
-)
-def test_what_was_changed_since_is_refused(
-    corpus_folder: Path, tmp_path: Path, change: Callable[[Path, Path], None], message: str
-) -> None:
-    recipe = recipe_for(corpus_folder)
-    made(recipe, tmp_path / "out")
-    change(tmp_path / "out", corpus_folder)
-    with pytest.raises(DataError, match=message) as caught:
-        open_prepared(recipe, tmp_path / "out")
-    assert "janus preprocess" in caught.value.hint
-
-
-@pytest.mark.parametrize(
-    ("data", "tokenizer", "message", "words"),
-    [
-        ({"max_tokens": 99}, {}, "data.max_tokens was 175, the recipe says 99", "--set data.max_tokens=175"),
-        (
-            {"clean": ("lowercase",)}, {}, r"data.clean was \[\], the recipe says \['lowercase'\]",
-            "--set 'data.clean=[]'",
-        ),
-        ({}, {"vocabulary": 99}, "tokenizer.vocabulary was 500, the recipe says 99", "--set tokenizer.vocabulary=500"),
-        (
-            {"deduplicate": True}, {"joiner": "@@"}, "data.deduplicate was False.*tokenizer.joiner was ''",
-            "--set data.deduplicate=false --set 'tokenizer.joiner=\"\"'",
-        ),
-    ],
-)  # fmt: skip
-def test_other_settings_are_named(
-    corpus_folder: Path, tmp_path: Path, data: dict[str, Any], tokenizer: dict[str, Any], message: str, words: str
-) -> None:
-    made(recipe_for(corpus_folder), tmp_path / "out")
-    with pytest.raises(DataError, match=message) as caught:
-        open_prepared(recipe_for(corpus_folder, data=data, **tokenizer), tmp_path / "out")
-    assert caught.value.hint.endswith(
-        f"janus preprocess --recipe tiny --data-dir {corpus_folder} --out {tmp_path / 'out'} --force"
-        f"; it was made with {words}"
-    )
-    again = recipe_load.load("iwslt14", [word for word in shlex.split(words) if word != "--set"])
-    assert (again.data.clean, again.tokenizer.joiner) == ((), "")
-
-
-def test_where_the_text_was_does_not_matter(corpus_folder: Path, tmp_path: Path) -> None:
-    made(recipe_for(corpus_folder), tmp_path / "out")
-    open_prepared(recipe_for(None, data={"notes": "other"}), tmp_path / "out")
-    shutil.rmtree(corpus_folder)
-    open_prepared(recipe_for(None), tmp_path / "out")
-    (tmp_path / "out").rename(tmp_path / "moved")
-    open_prepared(recipe_for(None), tmp_path / "moved")
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -538,27 +358,6 @@ def test_text_that_changes_while_it_is_read(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_older_file_of_the_same_size_in_its_place(corpus_folder: Path, tmp_path: Path) -> None:
-    made(recipe_for(corpus_folder), tmp_path / "out")
-    other = tmp_path / "other"
-    other.write_bytes((corpus_folder / "train.de").read_bytes().replace(b"0", b"1", 1))
-    os.utime(other, (0, 0))
-    other.replace(corpus_folder / "train.de")
-    with pytest.raises(DataError, match=r"train\.de was changed"):
-        open_prepared(recipe_for(corpus_folder), tmp_path / "out")
-
-
-def test_unpacked_text_is_the_same_text(corpus_folder: Path, tmp_path: Path) -> None:
-    for file in corpus_folder.iterdir():
-        file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
-        file.unlink()
-    made(recipe_for(corpus_folder), tmp_path / "out")
-    for file in list(corpus_folder.iterdir()):
-        file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
-        file.unlink()
-    open_prepared(recipe_for(corpus_folder), tmp_path / "out")
-
-
 def test_what_was_done_with_bad_bytes_is_noted_and_said(
     corpus_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -569,12 +368,6 @@ def test_what_was_done_with_bad_bytes_is_noted_and_said(
     with pytest.raises(DataError) as caught:
         open_prepared(recipe_for(corpus_folder, vocabulary=99), tmp_path / "out")
     assert "--bad-utf8 replace" in caught.value.hint
-
-
-def test_text_that_was_only_touched_is_read_again_and_accepted(corpus_folder: Path, tmp_path: Path) -> None:
-    made(recipe_for(corpus_folder), tmp_path / "out")
-    os.utime(corpus_folder / "train.de")
-    open_prepared(recipe_for(corpus_folder), tmp_path / "out")
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="multi30k is not at hand")

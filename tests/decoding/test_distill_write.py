@@ -199,7 +199,7 @@ def test_without_a_share_every_source_stays(sources: Sources) -> None:
 
 def test_source_text_that_cannot_be_used_or_changes_meanwhile(sources: Sources) -> None:
     Path("latin.src").write_bytes("süß\n".encode("latin-1"))
-    for name, message in (("nowhere", "cannot be read"), ("-", "cannot be read"), ("latin.src", "is not UTF-8")):
+    for name, message in (("nowhere", "does not exist"), ("-", "- does not exist"), ("latin.src", "is not UTF-8")):
         with pytest.raises(DataError, match=message):
             Sources(sources.prepared, sources.recipe, [Path(name)])
     more = with_file(sources, "ab\n")

@@ -1,31 +1,10 @@
-"""What is read from a file, line by line."""
+"""References, several a line."""
 
-import gzip
 from pathlib import Path
 
 import pytest
 
-from janus_cli.scoring.inputs import read_hypotheses, read_references
-
-
-@pytest.mark.parametrize(
-    ("content", "lines"),
-    [
-        (b"", []),
-        (b"\n", [""]),
-        (b"a\n\nb", ["a", "", "b"]),
-        (b"a\r\nb\rc\n", ["a", "b\rc"]),  # only the \r of a line end goes
-        ("\ufeffa\u2028b\x85c\x0b\x0c\x1c\0 \n".encode(), ["a\u2028b\x85c\x0b\x0c\x1c\0 "]),
-        ("a\n\ufeffb\n".encode(), ["a", "\ufeffb"]),
-    ],
-)
-def test_lines(tmp_path: Path, content: bytes, lines: list[str]) -> None:
-    plain, packed = tmp_path / "h.txt", tmp_path / "h.txt.gz"
-    plain.write_bytes(content)
-    packed.write_bytes(gzip.compress(content))
-    for path in (plain, packed):
-        assert read_hypotheses(path) == lines
-        assert read_references(path) == [lines]
+from janus_cli.scoring.inputs import read_references
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,224 @@
+"""Reading text: what a line is, what is refused and where, cleaning."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from janus_cli.data import lines as module
+from janus_cli.data.corpus import Split, chunks
+from janus_cli.data.encode import _texts
+from janus_cli.data.lines import STDIN, BadUtf8, Lines, check, cleaner
+from janus_cli.errors import DataError
+
+ODD = "a\u2028b\u0085c\x0bd\x0ce\x1cf\rg\0h"  # one line, whatever str.splitlines says
+TEXTS: list[tuple[bytes, list[str]]] = [
+    (b"\n", [""]),
+    (b"a\nb\n", ["a", "b"]),
+    (b"a\nb", ["a", "b"]),  # no final line end
+    (b"a\r\nb\r", ["a", "b"]),
+    (b"a\rb\r\r\n", ["a\rb\r"]),
+    (b"\n\na\n\n", ["", "", "a", ""]),
+    (b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n", ["a", "\ufeffb"]),  # a BOM only at the start
+    (f"{ODD}\nz\n\x00".encode(), [ODD, "z", "\0"]),
+    ("ä\n€\n😀\n".encode(), ["ä", "€", "😀"]),
+]
+
+
+def put(path: Path, data: bytes) -> Path:
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def from_stdin(data: bytes) -> tuple[list[str], Lines]:
+    text = Lines(STDIN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        return list(text), text
+
+
+def strictly(path: Path) -> list[str]:
+    return list(Lines(path, strict=True))
+
+
+def every_reading(path: Path) -> list[list[str]]:
+    """The lines as the encoder sees them, as `score` reads them, and as `decode` does, from a file and from stdin."""
+    chunked = chunks(Split("train", check(path), None))
+    encoded = [line for (source,) in chunked for line in _texts(source, set())]
+    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return [encoded, strictly(path), list(Lines(path)), from_stdin(data)[0]]
+
+
+@pytest.mark.parametrize("name", ["x.de", "x.de.gz"])
+@pytest.mark.parametrize(("data", "expected"), TEXTS)
+def test_a_line_ends_at_the_newline_and_nowhere_else(
+    tmp_path: Path, name: str, data: bytes, expected: list[str]
+) -> None:
+    path = put(tmp_path / name, data)
+    assert every_reading(path) == [expected] * 4
+    assert check(path).lines == len(expected)
+    assert list(Lines(path, str.upper)) == [line.upper() for line in expected]
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"])), min_size=1))
+def test_lines_come_back_whatever_they_hold(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
+    if lines[0].startswith("\ufeff"):
+        lines[0] = "x"
+    path = put(tmp_path_factory.mktemp("t") / "x", "".join(f"{line}\n" for line in lines).encode())
+    assert every_reading(path) == [[line.removesuffix("\r") for line in lines]] * 4
+
+
+@given(st.lists(st.binary(max_size=30).map(lambda line: line.replace(b"\n", b"")), max_size=8))
+def test_as_many_lines_as_there_are_line_feeds(lines: list[bytes]) -> None:
+    assert len(from_stdin(b"".join(line + b"\n" for line in lines))[0]) == len(lines)
+
+
+def test_bad_bytes_are_replaced_and_lines_with_them_counted() -> None:
+    found, text = from_stdin(b"ok\n\xffx\xfe\n\xef\xbf\xbd\n\xc3")
+    assert found == ["ok", "\ufffdx\ufffd", "\ufffd", "\ufffd"]
+    assert text.bad_utf8 == 2  # a U+FFFD that was there is text
+    bad: set[int] = set()
+    assert _texts([b"\xff a\r\n", b"b\rc\n", b"\xef\xbf\xbd", b""], bad) == ["\ufffd a", "b\rc", "\ufffd", ""]
+    assert bad == {0}
+
+
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("extra", [0, 1, 2, 3, 40, 77])
+def test_of_a_long_line_the_start_is_read_and_the_next_line_is_its_own(
+    monkeypatch: pytest.MonkeyPatch, extra: int, bom: bytes
+) -> None:
+    monkeypatch.setattr(module, "READ_OF_A_LINE", 20)
+    long = "a" * extra + "äöü€" * 9
+    found, text = from_stdin(bom + f"{long}\nnext\n{long}".encode())
+    start = long.encode()[:20].decode(errors="ignore")
+    assert found == [start, "next", start]
+    assert (text.cut, text.bad_utf8) == (2, 0)
+    for size, cut in ((17, 0), (20, 0), (21, 2)):
+        found, text = from_stdin(bom + b"x" * size + b"\n" + b"y" * size)
+        assert (found, text.cut) == (["x" * min(size, 20), "y" * min(size, 20)], cut)
+
+
+@pytest.mark.parametrize("text", ["", "\n", "a", "a\n", "a\n\nb", "a\r\x0b\u2028b\nc", "long" * 9 + "\n" * 9 + "end"])
+def test_lines_are_counted_where_that_is_cheap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(module, "BLOCK", 7)
+    path = put(tmp_path / "text", text.encode())
+    assert Lines(path).count() == len(list(Lines(path)))
+    for other in (put(tmp_path / "text.gz", text.encode()), tmp_path, STDIN):
+        assert Lines(other).count() is None
+
+
+def test_a_bom_is_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, data, said in (("plain", b"a\n", False), ("marked", b"\xef\xbb\xbfa\n", True)):
+        path = put(tmp_path / name, data)
+        for read in (check, strictly):
+            read(path)
+            assert ("marked: byte order mark removed" in capsys.readouterr().err) == said
+
+
+def test_sha256_and_size_are_those_of_the_file_on_disk(tmp_path: Path) -> None:
+    file = check(put(tmp_path / "x", b"a\n"))
+    assert file.sha256 == "87428fc522803d31065e7bce3cf03fe475096631e5e07bbd7a0fde60c4cf25c7"  # echo a | sha256sum
+    assert file.bytes == 2
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 1 << 20])
+@pytest.mark.parametrize(
+    ("data", "place"),
+    [
+        (b"good\nbad \xff\n", ":2:5: byte 0xff"),
+        (b"\xef\xbb\xbfa\xff\n", ":1:2: byte 0xff"),
+        (b"\x80", ":1:1: byte 0x80"),
+        (b"caf\xc3\n", ":1:4: byte 0xc3"),  # a sequence that breaks off
+        (b"caf\xc3", ":1:4: byte 0xc3"),  # at the end of the file
+        (b"a\nb\n\xed\xa0\x80\n", ":3:1: byte 0xed"),  # a surrogate
+        (b"a\n\xe2\x82\xac\xe2\x82\n", ":2:4: byte 0xe2"),
+        (b"x\n" * 700_000 + b"\xfe", ":700001:1: byte 0xfe"),  # beyond the first block
+    ],
+)
+def test_invalid_utf8_is_refused_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, place: str, block: int
+) -> None:
+    monkeypatch.setattr(module, "BLOCK", max(block, len(data) // 100))
+    path = put(tmp_path / "x.de", data)
+    for read in (check, strictly):
+        with pytest.raises(DataError) as caught:
+            read(path)
+        assert caught.value.message.startswith(f"{path}{place}")
+        assert "--bad-utf8" in caught.value.hint
+
+
+@pytest.mark.parametrize("policy", ["skip", "replace"])
+def test_other_policies_leave_invalid_utf8_to_the_encoder(tmp_path: Path, policy: BadUtf8) -> None:
+    assert check(put(tmp_path / "x", b"\xff\nb\n"), policy).lines == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("x", b"", "is empty"),
+        ("x.gz", gzip.compress(b"", mtime=0), "is empty"),
+        ("x", b"\xef\xbb\xbf", "is empty"),
+        ("x.gz", gzip.compress(b"a\n" * 99, mtime=0)[:-9], "cannot be read"),
+        ("x.gz", b"a\n", "cannot be read"),
+        ("x.gz", gzip.compress(b"a\n" * 99, mtime=0)[:20] + b"\xff" * 20, "cannot be read"),
+        ("x", None, "does not exist"),
+        (".", None, "cannot be read: Is a directory"),
+    ],
+)
+def test_files_that_cannot_be_used(tmp_path: Path, name: str, data: bytes | None, words: str) -> None:
+    path = tmp_path / name
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(DataError, match=words):
+        check(path)
+    if words != "is empty":
+        with pytest.raises(DataError, match=words):
+            list(Lines(path))
+
+
+def test_no_line_may_be_endless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK", 8)
+    monkeypatch.setattr(module, "LONGEST_LINE", 20)
+    path = put(tmp_path / "x", b"aaa\n" + b"b" * 20 + b"\nc\n")
+    assert check(path).lines == len(strictly(path)) == 3
+    path = put(tmp_path / "x", b"aaa\n" + b"b" * 40 + b"\nc\n")
+    for read in (check, strictly):
+        with pytest.raises(DataError, match="x:2: this line is longer"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("steps", "line", "expected"),
+    [
+        ((), " A  <b> ", " A  <b> "),
+        (("strip_tags",), "<seg id=\"1\"> Hallo Welt </seg>", "Hallo Welt"),
+        (("strip_tags",), "<title>Ein Titel</title>", "Ein Titel"),
+        (("strip_tags",), "<url>http://example.org</url>", ""),
+        (("strip_tags",), "<keywords>talks, art</keywords>", ""),
+        (("strip_tags",), "<talkid>1</talkid>", ""),
+        (("strip_tags",), "1 < 2 and 3 > 2", "1 < 2 and 3 > 2"),
+        (("strip_tags",), "<3 you", "<3 you"),
+        (("unescape_html",), "Tom &amp; &quot;J&quot; &#10;x", 'Tom & "J"  x'),
+        (("collapse_spaces",), "  a \t\u2028 b\u00a0 ", "a b"),
+        (("lowercase",), "ÄÖ İ", "äö i\u0307"),
+        (("nfc",), "a\u0308", "ä"),
+        (("unescape_html", "strip_tags"), "&lt;b&gt;x", "x"),  # in this order
+        (("strip_tags", "unescape_html"), "&lt;b&gt;x", "<b>x"),
+    ],
+)  # fmt: skip
+def test_cleaning(steps: Sequence[str], line: str, expected: str) -> None:
+    assert cleaner(steps)(line) == expected
+
+
+@given(
+    st.text(st.characters(exclude_characters="\n")) | st.sampled_from(["&#10;", "&NewLine;", "&#x0a;", "&#13;&#10;"])
+)
+def test_no_cleaning_makes_a_second_line(line: str) -> None:
+    assert "\n" not in cleaner(("unescape_html", "strip_tags", "collapse_spaces", "lowercase", "nfc"))(line)

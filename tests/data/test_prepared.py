@@ -1,0 +1,259 @@
+"""Prepared data, opened again: what was changed since is found, and what was read before is not read again."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_corpus import made, recipe_for
+
+from janus_cli import recipe_load
+from janus_cli.data import prepared
+from janus_cli.data.prepared import CHECKED, open_prepared
+from janus_cli.data.store import Store, StoreWriter, store_files
+from janus_cli.errors import DataError
+from janus_cli.files import sha256, write_json
+from janus_cli.recipe import Recipe
+
+Change = Callable[[Path, Path], object]  # of the prepared folder, or of the text's
+
+
+def edit(name: str, old: bytes, new: bytes) -> Change:
+    def change(out: Path, _: Path) -> None:
+        data = (out / name).read_bytes()
+        assert old in data
+        (out / name).write_bytes(data.replace(old, new, 1))
+
+    return change
+
+
+def swap(out: Path, _: Path) -> None:
+    for first, second in zip(store_files("train"), store_files("valid"), strict=True):
+        (out / first).rename(out / "x")
+        (out / second).rename(out / first)
+        (out / "x").rename(out / second)
+
+
+def resign(out: Path) -> None:
+    """Makes the manifest agree with the sizes and sha256 of all files."""
+    manifest = json.loads((out / "manifest.json").read_text("utf-8"))
+    for name in manifest["files"]:
+        manifest["files"][name] = {"bytes": (out / name).stat().st_size, "sha256": sha256(out / name)}
+    write_json(out / "manifest.json", manifest)
+
+
+def forge(rows: list[list[int]]) -> Change:
+    def change(out: Path, _: Path) -> None:
+        with StoreWriter(out, "valid", source_vocabulary=90, target_vocabulary=90, origin={}) as writer:
+            writer.add(rows, rows)
+        resign(out)
+
+    return change
+
+
+def link(out: Path, _: Path) -> None:
+    (out / "valid.target.npy").rename(out.parent / "elsewhere")
+    (out / "valid.target.npy").symlink_to(out.parent / "elsewhere")
+
+
+def reach_out(out: Path, folder: Path) -> None:
+    shutil.copy(out / "test.offsets.npy", out.parent)
+    edit("manifest.json", b'"test.offsets.npy"', b'"../test.offsets.npy"')(out, folder)
+
+
+def rewrite_text(_: Path, folder: Path) -> None:
+    data = (folder / "train.de").read_bytes()
+    (folder / "train.de").write_bytes(data.replace(b"0", b"1", 1))
+
+
+def lengthen_text(_: Path, folder: Path) -> None:
+    (folder / "valid.en").write_bytes((folder / "valid.en").read_bytes() + b"more\n")
+    os.utime(folder / "valid.en", (0, 0))
+
+
+def older_text_of_the_same_size(out: Path, folder: Path) -> None:
+    other = out.parent / "other"
+    other.write_bytes((folder / "train.de").read_bytes().replace(b"0", b"1", 1))
+    os.utime(other, (0, 0))
+    other.replace(folder / "train.de")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (swap, "train.source.npy has"),
+        (lambda out, _: (swap(out, _), resign(out)), "6 pairs where 60 were written"),
+        (lambda out, _: os.truncate(out / "train.source.npy", 200), "train.source.npy has 200 bytes instead of"),
+        (link, "valid.target.npy is missing or no plain file"),
+        (forge([[90]] * 6), "id 90 lies outside the vocabulary of 72"),
+        (forge([[5]] * 5), "5 pairs where 6 were written"),
+        (edit("tokenizer.vocab.txt", b"der", b"dre"), "tokenizer.vocab.txt was changed"),
+        (edit("test.target.txt", b"man", b"men"), "test.target.txt was changed"),
+        (edit("manifest.json", b'"format": 2', b'"format": 1'), "prepared by another version of janus"),
+        (edit("manifest.json", b'"splits"', b'"split"'), "manifest.json is damaged"),
+        (edit("manifest.json", b'"train": {', b'"../train": {'), "manifest.json is damaged"),
+        (edit("manifest.json", b'"created": "2', b'"created": "x'), "manifest.json is damaged"),
+        (edit("manifest.json", b'"bytes": ', b'"bytes": 1'), "bytes instead of|was changed"),
+        (reach_out, r"\.\./test.offsets.npy is missing or no plain file"),
+        (edit("manifest.json", b"{", b"["), "manifest.json is damaged"),
+        (lambda out, _: (out / "manifest.json").unlink(), "there is no prepared data"),
+        (lambda out, _: shutil.rmtree(out), "there is no prepared data"),
+        (lambda out, _: (out / "train.source.npy").unlink(), "train.source.npy is missing"),
+        (rewrite_text, r"the text .*train\.de was changed"),
+        (lengthen_text, r"the text .*valid\.en was changed"),
+        (older_text_of_the_same_size, r"the text .*train\.de was changed"),
+    ],
+)
+def test_what_was_changed_since_is_refused(corpus_folder: Path, tmp_path: Path, change: Change, message: str) -> None:
+    recipe = recipe_for(corpus_folder)
+    made(recipe, tmp_path / "out")
+    change(tmp_path / "out", corpus_folder)
+    with pytest.raises(DataError, match=message) as caught:
+        open_prepared(recipe, tmp_path / "out")
+    assert "janus preprocess" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("data", "tokenizer", "message", "words"),
+    [
+        ({"max_tokens": 99}, {}, "data.max_tokens was 175, the recipe says 99", "--set data.max_tokens=175"),
+        (
+            {"clean": ("lowercase",)}, {}, r"data.clean was \[\], the recipe says \['lowercase'\]",
+            "--set 'data.clean=[]'",
+        ),
+        ({}, {"vocabulary": 99}, "tokenizer.vocabulary was 500, the recipe says 99", "--set tokenizer.vocabulary=500"),
+        (
+            {"deduplicate": True}, {"joiner": "@@"}, "data.deduplicate was False.*tokenizer.joiner was ''",
+            "--set data.deduplicate=false --set 'tokenizer.joiner=\"\"'",
+        ),
+    ],
+)  # fmt: skip
+def test_other_settings_are_named(
+    corpus_folder: Path, tmp_path: Path, data: dict[str, Any], tokenizer: dict[str, Any], message: str, words: str
+) -> None:
+    made(recipe_for(corpus_folder), tmp_path / "out")
+    with pytest.raises(DataError, match=message) as caught:
+        open_prepared(recipe_for(corpus_folder, data=data, **tokenizer), tmp_path / "out")
+    assert caught.value.hint.endswith(
+        f"janus preprocess --recipe tiny --data-dir {corpus_folder} --out {tmp_path / 'out'} --force"
+        f"; it was made with {words}"
+    )
+    again = recipe_load.load("iwslt14", [word for word in shlex.split(words) if word != "--set"])
+    assert (again.data.clean, again.tokenizer.joiner) == ((), "")
+
+
+def test_where_the_text_was_does_not_matter(corpus_folder: Path, tmp_path: Path) -> None:
+    made(recipe_for(corpus_folder), tmp_path / "out")
+    os.utime(corpus_folder / "train.de")  # it was only touched
+    open_prepared(recipe_for(corpus_folder), tmp_path / "out")
+    open_prepared(recipe_for(None, data={"notes": "other"}), tmp_path / "out")
+    shutil.rmtree(corpus_folder)
+    open_prepared(recipe_for(None), tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "moved")
+    open_prepared(recipe_for(None), tmp_path / "moved")
+
+
+def test_unpacked_text_is_the_same_text(corpus_folder: Path, tmp_path: Path) -> None:
+    for file in list(corpus_folder.iterdir()):
+        file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    made(recipe_for(corpus_folder), tmp_path / "out")
+    for file in list(corpus_folder.iterdir()):
+        file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
+        file.unlink()
+    open_prepared(recipe_for(corpus_folder), tmp_path / "out")
+
+
+@pytest.fixture
+def recipe(tiny_recipe: Path) -> Recipe:
+    return recipe_load.load(str(tiny_recipe))
+
+
+@pytest.fixture
+def read(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Data in the folder `data`; names of what is read to the end from here on."""
+    made(recipe, Path("data"))
+    (Path("data") / CHECKED).unlink(missing_ok=True)
+    names: list[str] = []
+    check = Store._check
+
+    def hashed(path: Path) -> str:
+        names.append(path.name)
+        return sha256(path)
+
+    def looked_at(store: Store) -> None:
+        names.append(f"ids of {store.split}")
+        check(store)
+
+    monkeypatch.setattr(prepared, "sha256", hashed)
+    monkeypatch.setattr(Store, "_check", looked_at)
+    return names
+
+
+def settle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of this moment count as old."""
+    monkeypatch.setattr(prepared, "SETTLED", -(10**12))
+
+
+def test_a_second_time_nothing_is_read(recipe: Recipe, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(monkeypatch)
+    open_prepared(recipe, Path("data"))
+    assert {"train.source.npy", "ids of train", "valid.target.txt", "tokenizer.model"} <= set(read)
+    read.clear()
+    train = open_prepared(recipe, Path("data")).train
+    assert read == []
+    assert len(train) == 64
+
+
+def test_what_only_just_changed_is_read_again(recipe: Recipe, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared, "SETTLED", 10**15)  # however slow the disk was
+    open_prepared(recipe, Path("data"))
+    assert not (Path("data") / CHECKED).exists()
+    read.clear()
+    open_prepared(recipe, Path("data"))
+    assert "ids of train" in read
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_what_changed_since_is_found_though_it_looks_alike(
+    recipe: Recipe, read: list[str], monkeypatch: pytest.MonkeyPatch, in_place: bool
+) -> None:
+    settle(monkeypatch)
+    open_prepared(recipe, Path("data"))
+    time.sleep(0.02)  # the file system's clock goes on
+    file = Path("data/train.source.npy")
+    before, data = file.stat(), bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1  # one id becomes another
+    (file if in_place else Path("other")).write_bytes(data)
+    if not in_place:
+        Path("other").replace(file)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(DataError, match=r"train\.source\.npy was changed"):
+        open_prepared(recipe, Path("data"))
+
+
+@pytest.mark.parametrize("notes", ["", "[]", "{", '{"train.source.npy": 1}', '{"train.source.npy": ["x", 1, 2, 3, 4]}'])
+def test_notes_that_are_damaged_or_foreign_count_for_nothing(recipe: Recipe, read: list[str], notes: str) -> None:
+    (Path("data") / CHECKED).write_text(notes)
+    open_prepared(recipe, Path("data"))
+    assert "ids of train" in read
+
+
+def test_a_folder_that_only_can_be_read(recipe: Recipe, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(monkeypatch)
+
+    def refuse(path: Path, value: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(prepared, "write_json", refuse)
+    for _ in range(2):
+        open_prepared(recipe, Path("data"))
+    assert read.count("ids of train") == 2
