@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import hypothesis
 import pytest
 import torch
 
+from janus_cli.cli import main
 from janus_cli.core.batch import Batch, collate
 from janus_cli.core.knobs import Model
 from janus_cli.core.model import Transformer
@@ -46,6 +50,33 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A new working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+Janus = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Janus:
+    """Runs the command line in this process: (exit code, stdout, stderr). A bug's exception comes out."""
+
+    def run(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        torch.set_num_threads(1)
+        captured = capsys.readouterr()
+        assert isinstance(stopped.value.code, int)
+        assert "Traceback" not in captured.err
+        return stopped.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def janus(shell: Janus) -> Janus:
+    """The same; where all tests are of one verb, they have a `janus` that runs this verb."""
+    return shell
 
 
 TINY_RECIPE = """

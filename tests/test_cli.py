@@ -26,19 +26,6 @@ _COMMANDS = typer.main.get_command(app).commands
 _HEAVY = {"torch", "numpy", "sentencepiece", "safetensors", "sacrebleu", "yaml"}
 
 
-@pytest.fixture
-def janus(capsys: pytest.CaptureFixture[str]) -> Janus:
-    """Runs the command line in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stopped:
-            main(arguments)
-        assert isinstance(stopped.value.code, int)
-        return (stopped.value.code, *capsys.readouterr())
-
-    return run
-
-
 def python(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Its stdout is buffered, as it is outside of tests."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

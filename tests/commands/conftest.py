@@ -1,19 +1,15 @@
 """`janus` in a folder with an untrained run of every objective."""
 
-import io
 import json
 import os
 import shutil
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
-from untrained import CHANGES, Janus, Result, make_run
+from untrained import CHANGES, Janus, make_run
 
 from janus_cli import recipe_load
-from janus_cli.cli import main
 from janus_cli.core.knobs import OBJECTIVES
 from janus_cli.data.prepare import prepare
 
@@ -32,26 +28,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def any_janus(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Janus:
-    """Runs `janus` where a copy of `made` lies; returns the exit code, stdout and stderr."""
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True, symlinks=True)
-    os.utime(tmp_path / "runs" / "janus" / "recipe.yaml", (2e9, 2e9))
-    monkeypatch.chdir(tmp_path)
+def any_janus(made: Path, empty_folder: Path, shell: Janus) -> Janus:
+    """Runs `janus` where a copy of `made` lies."""
+    shutil.copytree(made, empty_folder, dirs_exist_ok=True, symlinks=True)
+    os.utime("runs/janus/recipe.yaml", (2e9, 2e9))
     for manifest in Path("runs").glob("*/manifest.json"):
-        about = {**json.loads(manifest.read_bytes()), "prepared": str(tmp_path / "data" / "demo")}
+        about = {**json.loads(manifest.read_bytes()), "prepared": str(empty_folder / "data" / "demo")}
         manifest.write_text(json.dumps(about), encoding="utf-8")
-
-    def run(*arguments: str, stdin: bytes = b"") -> Result:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        with pytest.raises(SystemExit) as stopped:
-            main(arguments)
-        torch.set_num_threads(1)
-        assert isinstance(stopped.value.code, int)
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return stopped.value.code, captured.out, captured.err
-
-    return run
+    return shell
 
 
 @pytest.fixture

@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from untrained import CHANGES, Janus
 
 from janus_cli import recipe_load
-from janus_cli.cli import main
 from janus_cli.core.batch import EOS, pad
 from janus_cli.core.generate import generate
 from janus_cli.data.prepared import open_prepared
@@ -269,16 +267,11 @@ def test_the_surest_of_more_sources(distill: Janus) -> None:
     assert [row for row in whole if row in chosen] == chosen
 
 
-def test_a_student_trains_on_it_goes_on_and_is_decoded_and_scored(
-    tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_student_trains_on_it_goes_on_and_is_decoded_and_scored(tiny_recipe: Path, shell: Janus) -> None:
     def janus(*arguments: str) -> str:
-        with pytest.raises(SystemExit) as stopped:
-            main(arguments)
-        torch.set_num_threads(1)
-        captured = capsys.readouterr()
-        assert stopped.value.code == 0, captured.err
-        return captured.out + captured.err
+        code, out, err = shell(*arguments)
+        assert code == 0, err
+        return out + err
 
     janus("train", "--recipe", "tiny.yaml", "--objective", "ar")
     found = janus("distill", "--set", "decoding.max_extra=0", "--beam", "2")

@@ -5,14 +5,12 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-import torch
 from untrained import Janus, Result
-
-from janus_cli.cli import main
 
 pytest.importorskip("matplotlib")
 
@@ -53,9 +51,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def report(janus: Janus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Report:
+def report(any_janus: Janus) -> Report:
     """Runs `janus report` where runs/ar, runs/cmlm, runs/janus lie, each with a log that a kill cut short."""
-    assert janus("--help")[0] == 0  # the fixture brought us into the folder
     for name, terms in TERMS.items():
         bleu = {f"bleu_{way}": 30.0 for way in ("ar", "nar") if any(term == f"ce_{way}" for term in terms)}
         values = dict.fromkeys(terms, 2.0)
@@ -74,14 +71,7 @@ def report(janus: Janus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         torn = '{"kind": "train", "st'
         Path(f"runs/{name}/log.jsonl").write_text("\n".join(map(json.dumps, entries)) + "\n" + torn, encoding="utf-8")
 
-    def run(*arguments: str) -> Result:
-        with pytest.raises(SystemExit) as stopped:
-            main(["report", *arguments])
-        torch.set_num_threads(1)
-        assert isinstance(stopped.value.code, int)
-        return (stopped.value.code, *capsys.readouterr())
-
-    return run
+    return partial(any_janus, "report")
 
 
 def page(found: Result) -> Page:

@@ -1,37 +1,22 @@
 """`janus score` through the command line: what it finds by itself, what it prints where, and its exit codes."""
 
-import io
 import json
 import os
-import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from janus_cli.cli import main
-
-Result = tuple[int, str, str]
-Janus = Callable[..., Result]
+Janus = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def janus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Janus:
-    """Runs `janus score` in an empty folder; returns the exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str, stdin: bytes = b"") -> Result:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        with pytest.raises(SystemExit) as stopped:
-            main(["score", *arguments])
-        assert isinstance(stopped.value.code, int)
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return stopped.value.code, captured.out, captured.err
-
-    return run
+def janus(empty_folder: Path, shell: Janus) -> Janus:
+    """Runs `janus score` in an empty folder."""
+    return partial(shell, "score")
 
 
 def values(out: str) -> dict[str, float]:

@@ -11,13 +11,11 @@ import pytest
 import torch
 
 from janus_cli import recipe_load
-from janus_cli.cli import main
 from janus_cli.data.train_tokenizer import train_tokenizers
 from janus_cli.files import write_atomically
 from janus_cli.training import checkpoint
 
 MakeRun = Callable[..., Path]
-Janus = Callable[..., tuple[int, str, str]]
 CHANGES = [
     "tokenizer.vocabulary=80", "data.max_tokens=28", "model.max_length=30", "model.width=16", "model.feedforward=24",
     "model.heads=2", "model.encoder_layers=1", "model.decoder_layers=1", "decoding.max_ratio=1.1",
@@ -59,18 +57,3 @@ def make_run(empty_folder: Path) -> MakeRun:
         return run
 
     return make
-
-
-@pytest.fixture
-def janus(capsys: pytest.CaptureFixture[str]) -> Janus:
-    """Runs the command line in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main(arguments)
-        torch.set_num_threads(1)
-        assert isinstance(stopped.value.code, int)
-        return (stopped.value.code, *capsys.readouterr())
-
-    return run
