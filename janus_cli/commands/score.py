@@ -12,8 +12,7 @@ def score(
     hypotheses: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[HYPOTHESES|RUN]",
-            help="Text, or .jsonl of `janus decode --jsonl`; - for stdin. By default what was decoded last.",
+            help="Text, .jsonl of `janus decode --jsonl`, a run, or - for stdin. By default what was decoded last."
         ),
     ] = None,
     reference: Annotated[
