@@ -72,18 +72,19 @@ def bench(
       janus bench --dry-run
     """
     chosen = options.named_run(run, run_option, checkpoint, changes)
-    from janus_cli.lab.bench import run_bench
+    from janus_cli.lab.bench import Bench
     from janus_cli.lab.bench_table import table
     from janus_cli.lab.peers import known
     from janus_cli.lab.tables import json_file
     from janus_cli.recipe import BENCH_BATCHES, BENCH_REPEATS, BENCH_WARMUP
 
-    results = run_bench(
-        run=chosen, checkpoint=checkpoint, sentences=sentences, against=known(options.names(*against or ())),
-        modes=options.names(*mode or ()), batches=BENCH_BATCHES if batches is None else _sizes(batches),
-        repeats=BENCH_REPEATS if repeats is None else repeats, warmup=BENCH_WARMUP if warmup is None else warmup,
-        changes=changes or (), out=out, plot=plot, device=device, threads=threads, force=force, dry_run=dry_run,
+    found = Bench(
+        BENCH_BATCHES if batches is None else _sizes(batches), BENCH_REPEATS if repeats is None else repeats,
+        BENCH_WARMUP if warmup is None else warmup, run=chosen, checkpoint=checkpoint, sentences=sentences,
+        modes=options.names(*mode or ()), against=known(options.names(*against or ())), changes=changes or (), out=out,
+        plot=plot, device=device, threads=threads, force=force,
     )  # fmt: skip
+    results = found.measure(dry_run=dry_run)
     if results is not None:
         typer.echo(json_file(results) if as_json else f"{table(results)}\n", nl=False)
 

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from janus_cli.lab.entries import SPLIT, Entry
 from janus_cli.lab.jobs import Job, run_jobs
 from janus_cli.lab.rows import matching, select
 from janus_cli.lab.systems import System
-from janus_cli.lab.timing import Spread, Work, measure, own
+from janus_cli.lab.timing import Work, measure, own
 from janus_cli.recipe import BENCH_REPEATS, BENCH_WARMUP, COMPARE_SENTENCES, COMPARE_SINGLES, COMPARE_UPDATES, Recipe
 from janus_cli.runs import Run, find_split
 from janus_cli.training import checkpoint
@@ -286,7 +286,7 @@ def _split(entry: Entry) -> tuple[list[str], list[str] | None]:
     return lines, None if reference is None else reference.read_bytes().decode().split("\n")[:-1]
 
 
-def _speeds(decoded: Sequence[Entry], lines: Sequence[str], device: torch.device) -> dict[str, Mapping[str, Any]]:
+def _speeds(decoded: Sequence[Entry], lines: Sequence[str], device: torch.device) -> dict[str, dict[str, Any]]:
     """How fast each system's modes are, of its first seed; all rows take turns, so a machine that drifts is fair."""
     rows, firsts = [], {entry.system.name: entry for entry in reversed(decoded)}
     for entry in (entry for entry in decoded if entry is firsts[entry.system.name]):
@@ -298,12 +298,13 @@ def _speeds(decoded: Sequence[Entry], lines: Sequence[str], device: torch.device
     batch = decoded[0].recipe.decoding.batch_sentences
     work = Work(texts[:COMPARE_SENTENCES], texts[:COMPARE_SINGLES], (batch,), BENCH_REPEATS, BENCH_WARMUP)
     with console.progress("timing", work.translations(len(rows))) as bar:
-        times = measure(rows, work, bar.advance)
-    return {
-        label: {
-            "p50": asdict(Spread.of(timed.latencies(50))),
-            "sentences_per_second": asdict(Spread.of([len(work.lines) / seconds for seconds in timed.batched])),
-            "batch": timed.batch,
+        measure(rows, work, bar.advance)
+    speeds = {}
+    for row in rows:
+        timings = row.timings(len(work.lines))
+        speeds[row.label] = {
+            "p50": timings["latency"]["p50"],
+            "sentences_per_second": timings["throughput"]["sentences_per_second"],
+            "batch": row.batch,
         }
-        for label, timed in times.items()
-    }
+    return speeds

@@ -24,25 +24,52 @@ Advance = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
+class Spread:
+    """The median of some values, and their range."""
+
+    median: float
+    lowest: float
+    highest: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        return cls(statistics.median(values), min(values), max(values))
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """By nearest rank: the smallest value that at least `percent` of all do not exceed."""
+    return float(np.percentile(values, percent, method="inverted_cdf"))
+
+
+def rotated(items: Sequence[Item], turn: int) -> list[Item]:
+    """The items in the order of this turn: each turn begins with the next one."""
+    first = turn % len(items)
+    return [*items[first:], *items[:first]]
+
+
+@dataclass(frozen=True)
 class Decoded:
     """The outputs for some lines, in order.
 
     sizes: tokens of each output, EOS not counted. passes: decoder passes, summed over the lines; None: not known.
-    seconds: what it took where another process measured that; None: the caller measures it.
+    seconds, peak: what it took in another process, peak in bytes of memory; None: the caller measures that.
     """
 
     texts: list[str]
     sizes: list[int]
     passes: int | None = None
     seconds: float | None = None
+    peak: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Row:
-    """A way to decode, timed from the outside.
+    """A way to decode, and its timings in seconds.
 
     translate: lines and the batch size -> their outputs, from text to text.
     note: what a reader of the table must know. comparable: whether the texts are worth a score.
+    trials: all lines once at each batch size; a size that does not fit into memory is missing. batch: the fastest.
+    batched: all lines at that size, each repeat. singles: each single line, each repeat; (repeats, lines).
     """
 
     label: str
@@ -51,6 +78,36 @@ class Row:
     options: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
     comparable: bool = True
+    trials: dict[int, float] = field(default_factory=dict)
+    batch: int = 0
+    batched: list[float] = field(default_factory=list)
+    singles: list[list[float]] = field(default_factory=list)
+
+    def latencies(self, percent: int) -> list[float]:
+        """This percentile of a single line's seconds, each repeat."""
+        return [percentile(seconds, percent) for seconds in self.singles]
+
+    def timings(self, sentences: int) -> dict[str, Any]:
+        """Latency and throughput: medians over the repeats with their range, and every raw number."""
+        p50, p95 = (asdict(Spread.of(self.latencies(percent))) for percent in (50, 95))
+        return {
+            "latency": {"p50": p50, "p95": p95, "seconds": self.singles},
+            "throughput": {
+                "batch": self.batch,
+                "sentences_per_second": asdict(Spread.of([sentences / seconds for seconds in self.batched])),
+                "seconds": self.batched,
+                "trials": {str(batch): seconds for batch, seconds in self.trials.items()},
+            },
+        }
+
+    def speed_against(self, base: Row) -> dict[str, float]:
+        """How many times as fast as this row, in latency (p50) and in throughput.
+
+        Rows of one repeat ran close together, so each is the median over the repeats of the ratio within a repeat.
+        """
+        latency = [theirs / ours for ours, theirs in zip(self.latencies(50), base.latencies(50), strict=True)]
+        throughput = [theirs / ours for ours, theirs in zip(self.batched, base.batched, strict=True)]
+        return {"latency": Spread.of(latency).median, "throughput": Spread.of(throughput).median}
 
 
 def own(label: str, plan: Plan, generator: Generator, tokenizers: Tokenizers) -> Row:
@@ -91,52 +148,8 @@ class Work:
         return rows * (warm + timed)
 
 
-@dataclass(frozen=True)
-class Spread:
-    """The median of some values, and their range."""
-
-    median: float
-    lowest: float
-    highest: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        return cls(statistics.median(values), min(values), max(values))
-
-
-@dataclass
-class Timed:
-    """Seconds, as measured.
-
-    trials: all lines once at each batch size; a size that does not fit into memory is missing. batch: the fastest.
-    batched: all lines at that size, each repeat. singles: each single line, each repeat; (repeats, lines).
-    """
-
-    trials: dict[int, float] = field(default_factory=dict)
-    batch: int = 0
-    batched: list[float] = field(default_factory=list)
-    singles: list[list[float]] = field(default_factory=list)
-
-    def latencies(self, percent: int) -> list[float]:
-        """This percentile of a single line's seconds, each repeat."""
-        return [percentile(seconds, percent) for seconds in self.singles]
-
-
-def percentile(values: Sequence[float], percent: int) -> float:
-    """By nearest rank: the smallest value that at least `percent` of all do not exceed."""
-    return float(np.percentile(values, percent, method="inverted_cdf"))
-
-
-def rotated(items: Sequence[Item], turn: int) -> list[Item]:
-    """The items in the order of this turn: each turn begins with the next one."""
-    first = turn % len(items)
-    return [*items[first:], *items[:first]]
-
-
-def measure(
-    rows: Sequence[Row], work: Work, advance: Advance, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, Timed]:
-    """Times every row, by label.
+def measure(rows: Sequence[Row], work: Work, advance: Advance, clock: Callable[[], float] = time.perf_counter) -> None:
+    """Times every row.
 
     advance: called with the number of sentences decoded, and the row's label. clock: seconds.
 
@@ -144,31 +157,29 @@ def measure(
         OutOfMemoryError: a row does not fit into memory at any batch size.
     """
 
-    def seconds(row: Row, lines: Sequence[str], batch: int) -> float:
+    def seconds_of(row: Row, lines: Sequence[str], batch: int) -> float:
         started = clock()
         decoded = row.translate(lines, batch)
         return clock() - started if decoded.seconds is None else decoded.seconds
 
-    times = {row.label: Timed() for row in rows}
     warm = work.lines[: work.warmup]
     for turn, batch in enumerate(work.batches):
         for row in rotated(rows, turn):
             try:
                 if warm:
                     row.translate(warm, batch)
-                times[row.label].trials[batch] = seconds(row, work.lines, batch)
+                row.trials[batch] = seconds_of(row, work.lines, batch)
             except OutOfMemoryError as problem:
                 if batch == min(work.batches):
                     raise OutOfMemoryError(
                         f"{row.label}, batch {batch}: {problem.message}", "try smaller sizes with --batches"
                     ) from None
             advance(len(warm) + len(work.lines), row.label)
-    for timed in times.values():  # the repeats measure it again, so that a lucky trial is not reported
-        timed.batch = min(timed.trials, key=lambda batch: (timed.trials[batch], batch))
+    for row in rows:  # the repeats measure it again, so that a lucky trial is not reported
+        row.batch = min((seconds, batch) for batch, seconds in row.trials.items())[1]
     for turn in range(work.repeats):
         for row in rotated(rows, turn):
-            timed = times[row.label]
-            timed.batched.append(seconds(row, work.lines, timed.batch))
+            row.batched.append(seconds_of(row, work.lines, row.batch))
             advance(len(work.lines), row.label)
     for row in rows:
         for line in work.singles[: work.warmup]:
@@ -176,42 +187,5 @@ def measure(
         advance(min(work.warmup, len(work.singles)), row.label)
     for turn in range(work.repeats):
         for row in rotated(rows, turn):
-            times[row.label].singles.append([seconds(row, [line], 1) for line in work.singles])
+            row.singles.append([seconds_of(row, [line], 1) for line in work.singles])
             advance(len(work.singles), row.label)
-    return times
-
-
-def timings(timed: Timed, sentences: int) -> dict[str, Any]:
-    """Latency and throughput of a row: medians over the repeats with their range, and every raw number (seconds)."""
-    p50, p95 = (asdict(Spread.of(timed.latencies(percent))) for percent in (50, 95))
-    return {
-        "latency": {"p50": p50, "p95": p95, "seconds": timed.singles},
-        "throughput": {
-            "batch": timed.batch,
-            "sentences_per_second": asdict(Spread.of([sentences / seconds for seconds in timed.batched])),
-            "seconds": timed.batched,
-            "trials": {str(batch): seconds for batch, seconds in timed.trials.items()},
-        },
-    }
-
-
-def ratios(times: Mapping[str, Timed], baselines: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
-    """How many times as fast each row is as each baseline: by label, baseline, and latency (p50) or throughput.
-
-    Rows of one repeat ran close together, so each is the median over the repeats of the ratio within a repeat.
-    """
-
-    def faster(ours: Sequence[float], base: Sequence[float]) -> float:
-        return Spread.of([theirs / mine for mine, theirs in zip(ours, base, strict=True)]).median
-
-    return {
-        label: {
-            base: {
-                "latency": faster(timed.latencies(50), times[base].latencies(50)),
-                "throughput": faster(timed.batched, times[base].batched),
-            }
-            for base in baselines
-            if base in times
-        }
-        for label, timed in times.items()
-    }

@@ -16,8 +16,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -33,73 +34,60 @@ from janus_cli.training.checkpoint import load_model
 Message = Mapping[str, Any]
 
 
-class Worker:
-    """The caller's end of such a process; see `started`.
+@contextmanager
+def started(order: Message) -> Iterator[tuple[Row, int]]:
+    """Starts a process for a row: the row, which decodes there, and the bytes that its imports alone take.
 
-    row: decodes there. before: bytes that the process held before it loaded anything but its imports.
-    peak: the most bytes that the last call of `row.translate` took.
-
-    Raises (anywhere):
+    Raises (also where the row decodes):
         JanusError: the process ended; the message is the last line that it wrote.
     """
-
-    def __init__(self, process: subprocess.Popen[str], stderr: IO[bytes], order: Message) -> None:
-        """order: which row to build; see `_build`."""
-        self._process, self._stderr = process, stderr
-        built = self._ask(order)
-        self.before: int = built.pop("before")
-        self.peak = 0
-        self.row = Row(translate=self._translate, **built)
-
-    def _translate(self, lines: Sequence[str], batch: int) -> Decoded:
-        answer = self._ask({"lines": list(lines), "batch": batch})
-        if "too_large" in answer:
-            raise OutOfMemoryError(answer["too_large"])
-        self.peak = answer.pop("peak")
-        return Decoded(**answer)
-
-    def _ask(self, message: Message) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            code = self._process.wait()
-            self._stderr.seek(0)
-            last_line = self._stderr.read().decode(errors="replace").strip().split("\n")[-1]
-            raise JanusError(last_line or f"exit code {code}")
-        return json.loads(answer)
-
-
-@contextmanager
-def started(order: Message) -> Iterator[Worker]:
-    """Starts a worker and ends it."""
-    command = [sys.executable, "-m", "janus_cli.lab.worker"]
-    pipe = subprocess.PIPE
+    command, pipe = [sys.executable, "-m", "janus_cli.lab.worker"], subprocess.PIPE
     with (
         tempfile.TemporaryFile() as stderr,
         subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr, text=True, encoding="utf-8") as process,
     ):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        to, answers = process.stdin, process.stdout
+
+        def ask(message: Message) -> dict[str, Any]:
+            with suppress(BrokenPipeError):
+                to.write(json.dumps(message) + "\n")
+                to.flush()
+            if answer := answers.readline():
+                return json.loads(answer)
+            code = process.wait()
+            stderr.seek(0)
+            raise JanusError(stderr.read().decode(errors="replace").strip().split("\n")[-1] or f"exit code {code}")
+
+        def translate(lines: Sequence[str], batch: int) -> Decoded:
+            return read(ask({"lines": list(lines), "batch": batch}))
+
         try:
-            yield Worker(process, stderr, order)
+            row = ask(order)
+            before = row.pop("before")
+            yield Row(translate=translate, **row), before
         finally:
             process.kill()
             with suppress(BrokenPipeError):
-                assert process.stdin is not None
-                process.stdin.close()
+                to.close()
 
 
-def peak_memory(order: Message, batch: int) -> dict[str, int]:
+def read(answer: dict[str, Any]) -> Decoded:
+    """What `answer` returned in the other process."""
+    if "too_large" in answer:
+        raise OutOfMemoryError(answer["too_large"])
+    return Decoded(**answer)
+
+
+def peak_memory(order: Message, batch: int) -> dict[str, int | None]:
     """Decodes the order's lines in batches of `batch`, in a new process: bytes before and at the peak.
 
     Raises:
         JanusError: it failed.
     """
-    with started(order) as worker:
-        worker.row.translate(order["lines"], batch)
-        return {"before": worker.before, "peak": worker.peak}
+    with started(order) as (row, before):
+        return {"before": before, "peak": row.translate(order["lines"], batch).peak}
 
 
 def main() -> None:
@@ -112,7 +100,7 @@ def main() -> None:
         peers.load(order["peer"])
     machine.forget_peak()  # of importing: the peak of decoding is counted from here, too
     before = machine.peak_bytes() if device.type == "cpu" else 0
-    row = _build(order, device)
+    row = build(order, device)
     if "peer" in order:  # whose models load when first used
         row.translate(order["lines"][:1], 1)
     described = {name: getattr(row, name) for name in ("label", "mode", "options", "note", "comparable")}
@@ -121,7 +109,7 @@ def main() -> None:
         _send(answer(row, json.loads(line), device))
 
 
-def _build(order: Message, device: torch.device) -> Row:
+def build(order: Message, device: torch.device) -> Row:
     """The row that an order is about; where that is a peer's, the order holds the fields of `peers.Setting`, too."""
     label, folder = order["label"], Path(order["folder"])
     recipe, tokenizers = own_recipe(folder, order["changes"]), load_tokenizers(Path(order["run"]))
@@ -135,7 +123,7 @@ def _build(order: Message, device: torch.device) -> Row:
     return own(label, plan, Generator(load_model(folder, device, plan.options.precision)), tokenizers)
 
 
-def answer(row: Row, message: Message, device: torch.device) -> Message:
+def answer(row: Row, message: Message, device: torch.device) -> dict[str, Any]:
     """The outputs of the lines, or that they do not fit into memory."""
     if device.type == "cuda":
         torch.zeros(1, device=device)  # nothing can be reset before something was allocated
@@ -151,9 +139,7 @@ def answer(row: Row, message: Message, device: torch.device) -> Message:
         return {"too_large": str(problem).split("\n")[0] or "out of memory"}
     seconds = time.perf_counter() - begun
     peak = machine.peak_bytes() if device.type == "cpu" else torch.cuda.max_memory_allocated(device)
-    return {
-        "texts": decoded.texts, "sizes": decoded.sizes, "passes": decoded.passes, "seconds": seconds, "peak": peak
-    }  # fmt: skip
+    return asdict(replace(decoded, seconds=seconds, peak=peak))
 
 
 def _send(message: Message) -> None:

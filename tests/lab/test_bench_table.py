@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +13,34 @@ import torch
 from janus_cli.errors import DataError
 from janus_cli.lab import machine, plots
 from janus_cli.lab.bench import keep
-from janus_cli.lab.bench_table import BASELINES, table
+from janus_cli.lab.bench_table import table
 from janus_cli.lab.rows import MODES
-from janus_cli.lab.timing import Timed, ratios, timings
+from janus_cli.lab.timing import Decoded, Row
 from janus_cli.runs import Run
 
-TIMED = {
-    "ar.beam1": Timed({8: 1.0, 16: 2.0}, 8, [2.0, 1.0, 4.0], [[0.02, 0.04], [0.01, 0.03], [0.05, 0.03]]),
-    "nar4.lb1": Timed({8: 1.0, 16: 0.5}, 16, [1.0, 1.0, 4.0], [[0.004, 0.02], [0.01, 0.02], [0.01, 0.02]]),
-}
+
+def refuse(lines: Sequence[str], batch: int) -> Decoded:
+    raise AssertionError("nothing is decoded here")
+
+
 PEER = "slowpoke.beam1"
-TIMES = {**TIMED, PEER: TIMED["ar.beam1"]}
+AR = Row(
+    "ar.beam1", "ar", refuse, {}, "", True, {8: 1.0, 16: 2.0}, 8, [2.0, 1.0, 4.0],
+    [[0.02, 0.04], [0.01, 0.03], [0.05, 0.03]],
+)  # fmt: skip
+NAR = Row(
+    "nar4.lb1", "nar", refuse, {}, "", True, {8: 1.0, 16: 0.5}, 16, [1.0, 1.0, 4.0],
+    [[0.004, 0.02], [0.01, 0.02], [0.01, 0.02]],
+)  # fmt: skip
+SLOW = replace(AR, label=PEER, mode="peer", note="random weights")
 
 
-def row(label: str, mode: str, base: str = "ar.beam1", **changes: Any) -> dict[str, Any]:
+def shown(row: Row, base: Row = AR, **changes: Any) -> dict[str, Any]:
     quality = {"metric": "bleu", "value": 30.126, "signature": "nrefs:1|tok:13a"}
     return {
-        "label": label, "mode": mode, "options": {}, "note": "", "quality": quality, "passes": 4.0,
-        **timings(TIMES[label], 10), "memory": {"before": 1 << 20, "peak": 3 << 20},
-        "ratios": ratios(TIMES, [base])[label], **changes,
+        "label": row.label, "mode": row.mode, "options": {}, "note": row.note, "quality": quality, "passes": 4.0,
+        **row.timings(10), "memory": {"before": 1 << 20, "peak": 3 << 20},
+        "ratios": {base.label: row.speed_against(base)}, **changes,
     }  # fmt: skip
 
 
@@ -38,7 +49,7 @@ def results(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
     work = {"sentences": 1000, "lines": 10, "singles": 2, "batches": [8, 16], "repeats": 3, "warmup": 1}
     return {
         "run": "runs/a", "checkpoint": "step-000001", "split": "test", "machine": where, "work": work,
-        "rows": rows or (row("ar.beam1", "ar"), row("nar4.lb1", "nar")),
+        "rows": rows or (shown(AR), shown(NAR)),
         "left_out": {"spec": "no such side", "nar1": "no such side"}, "warnings": [], "changes": [], **changes,
     }  # fmt: skip
 
@@ -51,11 +62,11 @@ def cells(part: str) -> list[list[str]]:
 
 
 def test_timings_are_medians_over_repeats_with_their_range_and_every_second() -> None:
-    assert timings(TIMED["ar.beam1"], 10) == {
+    assert AR.timings(10) == {
         "latency": {
             "p50": {"median": 0.02, "lowest": 0.01, "highest": 0.03},
             "p95": {"median": 0.04, "lowest": 0.03, "highest": 0.05},
-            "seconds": TIMED["ar.beam1"].singles,
+            "seconds": AR.singles,
         },
         "throughput": {
             "batch": 8,
@@ -67,10 +78,9 @@ def test_timings_are_medians_over_repeats_with_their_range_and_every_second() ->
 
 
 def test_ratios_are_medians_of_the_ratios_within_a_repeat() -> None:
-    found = ratios(TIMED, BASELINES)
-    assert found["ar.beam1"] == {"ar.beam1": {"latency": 1.0, "throughput": 1.0}}
+    assert AR.speed_against(AR) == {"latency": 1.0, "throughput": 1.0}
     # Of 5, 1, 3 and of 2, 1, 1; the ratios of the medians would be 2 and 2.
-    assert found["nar4.lb1"] == {"ar.beam1": {"latency": pytest.approx(3.0), "throughput": pytest.approx(1.0)}}
+    assert NAR.speed_against(AR) == {"latency": pytest.approx(3.0), "throughput": pytest.approx(1.0)}
 
 
 def test_the_table_is_markdown_with_the_machine_above_and_the_conditions_below() -> None:
@@ -89,8 +99,8 @@ def test_the_table_is_markdown_with_the_machine_above_and_the_conditions_below()
 
 
 def test_peers_get_a_table_of_their_own_and_no_score_for_random_weights() -> None:
-    peer = row(PEER, "peer", quality=None, passes=None, memory=None, note="random weights")
-    _, first, second, notes = table(results(row("nar4.lb1", "nar", PEER), peer)).split("\n\n")
+    peer = shown(SLOW, SLOW, quality=None, passes=None, memory=None)
+    _, first, second, notes = table(results(shown(NAR, SLOW), peer)).split("\n\n")
     assert [line[:3] for line in cells(first)[2:]] == [[PEER, "–", "–"]]
     assert cells(second) == [["speed relative to", PEER], ["nar4.lb1", "3.00 / 1.00"]]
     assert f"{PEER}: random weights" in notes
@@ -109,7 +119,7 @@ def test_what_is_kept_never_replaces_what_was_kept(tmp_path: Path, monkeypatch: 
 def test_the_plot_names_every_row() -> None:
     pytest.importorskip("matplotlib")
     assert set(plots.MODE_MARKERS) == {*MODES, "peer"}
-    data = results(row("ar.beam1", "ar"), row("nar4.lb1", "nar"), row(PEER, "peer", quality=None))
+    data = results(shown(AR), shown(NAR), shown(SLOW, quality=None))
     drawn = plots.bleu_against_latency(data)
     text = drawn.decode()
     assert text.startswith("<?xml")

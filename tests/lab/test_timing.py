@@ -44,17 +44,13 @@ def work(**changes: Any) -> Work:
 def test_each_repeat_begins_with_the_next_row_and_uses_the_best_batch() -> None:
     machine = Machine(COSTS)
     advanced: list[tuple[int, str]] = []
+    rows = [machine.row(label) for label in "abc"]
     asked = work()
-    found = measure(
-        [machine.row(label) for label in "abc"],
-        asked,
-        lambda count, label: advanced.append((count, label)),
-        machine.clock,
-    )
-    assert {label: timed.batch for label, timed in found.items()} == {"a": 4, "b": 2, "c": 4}
+    measure(rows, asked, lambda count, label: advanced.append((count, label)), machine.clock)
+    best = {"a": 4, "b": 2, "c": 4}
+    assert {row.label: row.batch for row in rows} == best
     trials = [("abc", 2), ("bca", 4)]
     expected = [(row, lines, batch) for order, batch in trials for row in order for lines in (2, 5)]
-    best = {"a": 4, "b": 2, "c": 4}
     expected += [(row, 5, best[row]) for order in ("abc", "bca", "cab") for row in order]
     expected += [(row, 1, 1) for row in "abc" for _ in range(2)]  # warm-up
     expected += [(row, 1, 1) for order in ("abc", "bca", "cab") for row in order for _ in range(2)]
@@ -64,20 +60,20 @@ def test_each_repeat_begins_with_the_next_row_and_uses_the_best_batch() -> None:
 
 def test_seconds_are_those_of_the_call_and_warm_up_is_not_among_them() -> None:
     machine = Machine({"a": COSTS["a"]})
-    timed = measure([machine.row("a")], work(), lambda *_: None, machine.clock)["a"]
-    call = 1 / 1024
-    assert timed.trials == {2: pytest.approx(15 + 2 * call), 4: pytest.approx(5 + 4 * call)}
-    assert timed.batched == pytest.approx([5 + n * call for n in (5, 6, 7)])
-    assert timed.singles == [pytest.approx([4 + n * call, 4 + (n + 1) * call]) for n in (10, 12, 14)]
+    row, call = machine.row("a"), 1 / 1024
+    measure([row], work(), lambda *_: None, machine.clock)
+    assert row.trials == {2: pytest.approx(15 + 2 * call), 4: pytest.approx(5 + 4 * call)}
+    assert row.batched == pytest.approx([5 + n * call for n in (5, 6, 7)])
+    assert row.singles == [pytest.approx([4 + n * call, 4 + (n + 1) * call]) for n in (10, 12, 14)]
 
 
 def test_a_batch_that_does_not_fit_is_passed_over_and_none_that_fits_is_an_error() -> None:
     machine = Machine(COSTS, fits=2)
-    found = measure([machine.row("a")], work(batches=(4, 2)), lambda *_: None, machine.clock)
-    assert list(found["a"].trials) == [2]
-    assert found["a"].batch == 2
+    row = machine.row("a")
+    measure([row], work(batches=(4, 2)), lambda *_: None, machine.clock)
+    assert (list(row.trials), row.batch) == ([2], 2)
     with pytest.raises(OutOfMemoryError, match="a, batch 4"):
-        measure([Machine(COSTS, fits=2).row("a")], work(batches=(4,)), lambda *_: None, machine.clock)
+        measure([machine.row("a")], work(batches=(4,)), lambda *_: None, machine.clock)
 
 
 def test_without_warm_up_only_the_timed_lines_are_decoded() -> None:
