@@ -1,4 +1,4 @@
-"""The README's job for SLURM stops at the warning signal, queues itself again, and ends as if it had not."""
+"""The job for SLURM of docs/scaling.md stops at the warning signal, queues itself again, and ends as if it had not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from processes import ENVIRONMENT, digest
 from janus_cli import recipe_load
 from janus_cli.data.prepare import prepare
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
 # Two tasks on this machine. With WARN the first one gets the warning signal, the other hears of it from the first.
 SRUN = """#!/bin/bash
 for rank in 0 1; do
@@ -33,14 +33,14 @@ SCONTROL = '#!/bin/bash\n[ "$1" = show ] && echo 127.0.0.1 || echo "$@" >> asked
 
 
 def script() -> str:
-    found = re.findall(r"```bash\n(#!/bin/bash\n#SBATCH.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    found = re.findall(r"```bash\n(#!/bin/bash\n#SBATCH.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert len(found) == 1
     return str(found[0])
 
 
 @pytest.fixture
 def job(tiny_recipe: Path) -> Path:
-    """The README's script with a tiny recipe and a free port, and what it calls."""
+    """The page's script with a tiny recipe and a free port, and what it calls."""
     prepare(recipe_load.load(str(tiny_recipe)), Path("data/tiny.src-tgt"), workers=1, force=False)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
