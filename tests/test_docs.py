@@ -9,7 +9,7 @@ import typer
 
 from janus_cli import recipe_load
 from janus_cli.cli import app
-from janus_cli.lab.comparing import systems
+from janus_cli.lab import systems
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -6,19 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-<<<<<<< HEAD
-import pytest
-import typer
-
-from janus_cli import recipe_load
-from janus_cli.cli import app
-from janus_cli.lab import systems
-
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-=======
->>>>>>> 7ffcf7f (Documents: a README of one screen a topic, docs/ for the rest, CHANGELOG, CITATION)
 
 def janus(*arguments: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -57,12 +57,7 @@ def generate(
 class Generator:
     """A model that does nothing but generate: its weights are packed for a CPU, its passes recorded on a GPU.
 
-<<<<<<< HEAD
     The weights must not change from now on; `model.train()` unpacks them.
-=======
-    source: (B, S) int64, tokens then EOS, PAD behind. The text equals greedy's wherever the best token leads by more
-    than the rounding between one pass over several tokens and one pass for each (see docs/limits.md).
->>>>>>> 7ffcf7f (Documents: a README of one screen a topic, docs/ for the rest, CHANGELOG, CITATION)
     """
 
     def __init__(self, model: Transformer) -> None:
@@ -140,7 +135,7 @@ def _spec(
     """Speculative decoding: what greedy search gives, drafted by the NAR side and verified by the AR side.
 
     The text equals greedy's wherever the best token leads by more than the rounding between one pass over several
-    tokens and one pass for each (see the README, Limits).
+    tokens and one pass for each (see docs/limits.md).
     """
     recorded, memory = _read(model, source, options, 1, recordings)
     most, lengths = most_tokens(source, model, options), _likeliest_length(model, memory)
