@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from janus_cli import console
 from janus_cli.errors import DataError, JanusError, UsageError
@@ -21,46 +21,39 @@ from janus_cli.errors import DataError, JanusError, UsageError
 MANIFEST = "manifest.json"
 
 
-def must_be_free(out: Path, *, force: bool, is_ours: Callable[[Path], bool], what: str, option: str = "--out") -> None:
-    """Makes sure that `out` is not there, is empty, or may be replaced.
+def must_be_free(out: Path, *, force: bool, is_ours: Callable[[Path], bool], what: str) -> None:
+    """Raises UsageError unless `out` is not there, is empty, or may be replaced.
 
-    Args:
-        out: the folder to make.
-        force: whether the user wants an earlier one to be replaced.
-        is_ours: whether a folder holds what janus wrote there; nothing else is ever replaced.
-        what: the contents, for messages ("prepared data"). option: names the folder on the command line.
-
-    Raises:
-        UsageError: it is a file, holds something else, or is there and `force` is not given.
+    force: the user wants an earlier one replaced. is_ours: whether janus wrote what a folder holds; nothing else is
+    ever replaced. what: the contents, for messages ("prepared data").
     """
     if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir():
-        raise UsageError(f"{out} is a file", f"name a folder with {option}")
+        raise UsageError(f"{out} is a file", "name a folder with --out")
     if not any(out.iterdir()):
         return
     if not is_ours(out):
-        raise UsageError(f"{out} holds something else than {what} of janus", f"name another folder with {option}")
+        raise UsageError(f"{out} holds something else than {what} of janus", "name another folder with --out")
     if not force:
-        raise UsageError(f"{out} holds {what} already", f"replace it with --force, or name another with {option}")
+        raise UsageError(f"{out} holds {what} already", "replace it with --force, or name another with --out")
 
 
 @contextmanager
 def whole_folder(
-    out: Path, *, force: bool, is_ours: Callable[[Path], bool], what: str, option: str = "--out",
-    error: type[JanusError] = DataError,
-) -> Iterator[Path]:  # fmt: skip
+    out: Path, *, force: bool, is_ours: Callable[[Path], bool], what: str, error: type[JanusError] = DataError
+) -> Iterator[Path]:
     """A working folder beside `out` that becomes `out` on a clean exit, and is removed otherwise.
 
     Beside `out`, `.NAME.making` is the working folder, `.NAME.replaced` a whole earlier `out` that is about to go, and
     `.NAME.lock` is held all the while: others wait. Whoever gets the lock first tidies up after a killed process.
 
-    Args: as of `must_be_free`; error: raised where nothing can be written beside `out`.
+    force, is_ours, what: see `must_be_free`. error: raised where nothing can be written beside `out`.
 
     Raises:
         UsageError: `out` may not be made, see `must_be_free`.
     """
-    check = partial(must_be_free, out, force=force, is_ours=is_ours, what=what, option=option)
+    check = partial(must_be_free, out, force=force, is_ours=is_ours, what=what)
     final = Path(os.path.realpath(out))  # has a name and a parent, also where it was given as a link or as `..`
     working, replaced, lock = _beside(final)
     new_parent = not final.parent.exists()
@@ -71,11 +64,12 @@ def whole_folder(
             if new_parent:
                 stack.callback(_remove_if_empty, final.parent)
             stack.enter_context(locked(lock, lambda holder: console.say(f"waiting for {holder}, which makes {out}")))
+            stack.callback(lock.unlink, missing_ok=True)
             _tidy(final)
             check()  # an earlier one may have come back
             working.mkdir()
         except OSError as problem:
-            raise error(f"cannot write {out}: {problem.strerror}", f"name another folder with {option}") from None
+            raise error(f"cannot write {out}: {problem.strerror}", "name another folder with --out") from None
         try:
             yield working
             for file in working.iterdir():
@@ -96,28 +90,6 @@ def _beside(final: Path) -> tuple[Path, Path, Path]:
     return working, replaced, lock
 
 
-def tidy(out: Path) -> None:
-    """Removes what a killed `whole_folder` left; the folder that it was replacing comes back.
-
-    Does nothing while another process makes `out`, or where nothing can be written.
-    """
-
-    def leave(holder: str) -> None:
-        raise BlockingIOError(holder)
-
-    final = Path(os.path.realpath(out))
-    if any(path.exists() for path in _beside(final)):
-        with suppress(OSError), locked(_beside(final)[2], leave):
-            _tidy(final)
-
-
-def remove_whole(folder: Path) -> None:
-    """Removes a folder of which no reader must find a part: it loses its name before it loses its files."""
-    working, _, _ = _beside(folder)
-    folder.rename(working)
-    shutil.rmtree(working, ignore_errors=True)
-
-
 def _tidy(final: Path) -> None:
     """Called with the lock held, so that nobody is at work in what lies there."""
     working, replaced, _ = _beside(final)
@@ -128,20 +100,43 @@ def _tidy(final: Path) -> None:
         shutil.rmtree(working, ignore_errors=True)
 
 
+def tidy(out: Path) -> None:
+    """Removes what a killed `whole_folder` left; the folder that it was replacing comes back.
+
+    Does nothing while another process makes `out`, or where nothing can be written.
+    """
+
+    def leave(holder: str) -> None:
+        raise BlockingIOError(holder)
+
+    final = Path(os.path.realpath(out))
+    *_, lock = places = _beside(final)
+    if any(path.exists() for path in places):
+        with suppress(OSError), locked(lock, leave):
+            _tidy(final)
+            lock.unlink()
+
+
+def remove_whole(folder: Path) -> None:
+    """Removes a folder of which no reader must find a part: it loses its name before it loses its files."""
+    working, _, _ = _beside(folder)
+    folder.rename(working)
+    shutil.rmtree(working, ignore_errors=True)
+
+
 def _remove_if_empty(folder: Path) -> None:
     with suppress(OSError):
         folder.rmdir()
 
 
 @contextmanager
-def locked(path: Path, busy: Callable[[str], None], *, keep: bool = False) -> Iterator[str]:
-    """Holds the lock file `path`, made here and removed at the end; the kernel frees it when its process is killed.
+def locked(path: Path, busy: Callable[[str], None]) -> Iterator[str]:
+    """Holds the lock file `path`, made where it is missing; the kernel frees it when its process is killed.
 
     busy: called with the holder's name where another process has it, before waiting for that one; may raise instead.
-    keep: leave the file there, empty.
 
     Yields:
-        The name of the process that was killed while it held the lock, or "".
+        The name of the process that was killed while it held the lock, or "". Whoever holds it may remove the file.
     """
     with ExitStack() as stack:
         while True:
@@ -152,25 +147,16 @@ def locked(path: Path, busy: Callable[[str], None], *, keep: bool = False) -> It
                 file.seek(0)
                 busy(file.read().strip() or "another process")
                 fcntl.flock(file, fcntl.LOCK_EX)
-            if _is_at(file, path):  # else the last holder has removed it
-                break
-        if keep:
-            stack.callback(file.truncate, 0)
-        else:
-            stack.callback(path.unlink, missing_ok=True)
+            with suppress(FileNotFoundError):  # the last holder may have removed it
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    break
         file.seek(0)
         killed = file.read().strip()
         file.truncate(0)
         file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
+        stack.callback(file.truncate, 0)
         yield killed
-
-
-def _is_at(file: IO[str], path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -217,12 +203,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_bytes())
+        if not isinstance(value, dict):
+            raise ValueError("it holds no JSON object")
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except ValueError as problem:
         raise DataError(f"{path} is damaged: {problem}") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{path} is damaged: it holds no JSON object")
     return value
 
 

@@ -25,23 +25,12 @@ BLOCK = 1 << 20  # sentences whose batches are made at once: about 100 MB for a 
 RUN = 1 << 10  # neighbours that stay in one block: a block is a sample of 1,024 places of the data
 
 
-class Padding(NamedTuple):
-    """Cells of the padded matrices, both sides, and how many of them hold tokens."""
-
-    real: int
-    cells: int
-
-    @property
-    def share(self) -> float:
-        return 1.0 - self.real / max(1, self.cells)
-
-
 class Epoch(NamedTuple):
-    """What an epoch comes to. about: "about " where the first of several blocks stands for all, else nothing."""
+    """Batches of an epoch, and the share of padding in them; where there are several blocks, as in the first one."""
 
     batches: int
-    padding: Padding
-    about: str
+    padding: float
+    approximate: bool
 
 
 def epoch_batches(store: Store, budget: int, seed: int, epoch: int) -> Iterator[Rows]:
@@ -59,13 +48,13 @@ def epoch_batches(store: Store, budget: int, seed: int, epoch: int) -> Iterator[
 
 
 def first_look(store: Store, budget: int, seed: int) -> Epoch:
-    """Counts an epoch's batches and their padding; where there are several blocks, in the first of them."""
+    """Counts an epoch's batches and their padding."""
     if not len(store):
-        return Epoch(0, Padding(0, 0), "")
+        return Epoch(0, 0.0, approximate=False)
     rows, source, target = _block(store, next(_blocks(len(store), seed, 0)))
-    found = block_batches(rows, source, target, budget, (seed, 0, 0))
-    about = "" if len(rows) == len(store) else "about "
-    return Epoch(round(len(found) * len(store) / len(rows)), padding(source, target, found), about)
+    batches = block_batches(rows, source, target, budget, (seed, 0, 0))
+    count = round(len(batches) * len(store) / len(rows))
+    return Epoch(count, padding(source, target, batches), approximate=len(rows) < len(store))
 
 
 def _blocks(count: int, seed: int, epoch: int) -> Iterator[list[range]]:
@@ -109,11 +98,7 @@ def block_batches(rows: Rows, source: Lengths, target: Lengths, budget: int, see
 
 
 def must_fit(pair: str, tokens: int, budget: int) -> None:
-    """Whether a pair fits into a batch; tokens: of its longer side, BOS and EOS counted.
-
-    Raises:
-        DataError: it does not.
-    """
+    """Raises DataError where a pair does not fit into a batch; tokens: of its longer side, BOS and EOS counted."""
     if tokens > budget:
         raise DataError(
             f"{pair} has {tokens} tokens, more than training.batch_tokens {budget}",
@@ -132,22 +117,20 @@ def _cut(pool: Rows, wide: Lengths, budget: int) -> Iterator[Rows]:
         start = end
 
 
-def padding(source: Lengths, target: Lengths, batches: Sequence[Rows]) -> Padding:
-    """How much of the batches is padding, EOS and BOS counted as tokens."""
+def padding(source: Lengths, target: Lengths, batches: Sequence[Rows]) -> float:
+    """The share of padding in the matrices of both sides; EOS and BOS are tokens."""
     real = cells = 0
     for rows in batches:
         s, t = source[rows] + 1, target[rows] + 2
         real += int(s.sum() + t.sum())
         cells += len(rows) * int(s.max() + t.max())
-    return Padding(real, cells)
+    return 1.0 - real / max(1, cells)
 
 
 def load_batch(store: Store, rows: Rows) -> Batch:
     """The sentences of one batch from disk."""
-    sources, targets = zip(*(store.pair(int(row)) for row in rows), strict=True)
-    return batch_of(_in_one_piece(sources), _in_one_piece(targets), rows.tolist(), store.lexicon)
-
-
-def _in_one_piece(rows: Sequence[np.ndarray]) -> Joined:
-    ids, lengths = np.concatenate(rows).astype(np.int64), np.array([len(row) for row in rows])
-    return Joined(torch.from_numpy(ids), torch.from_numpy(lengths))
+    sources, targets = (
+        Joined(torch.from_numpy(np.concatenate(side).astype(np.int64)), torch.tensor([len(row) for row in side]))
+        for side in zip(*(store.pair(row) for row in rows.tolist()), strict=True)
+    )
+    return batch_of(sources, targets, rows.tolist(), store.lexicon)

@@ -11,7 +11,7 @@ import urllib.request
 import zlib
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 from janus_cli import __version__, console
 from janus_cli.data.corpus import stems
@@ -25,16 +25,9 @@ ARCHIVES = (".tgz", ".tar.gz")
 
 
 def fetch(data: Data, cache: Path) -> Path:
-    """Fetches what is not in the cache yet, and unpacks the splits' files from archives.
+    """Fetches what is not in the folder `cache` yet, unpacks the splits' files from archives, and returns the folder.
 
     A file has its name only once its sha256 is right; until then it is NAME.part, which the next call continues.
-
-    Args:
-        data: its downloads, and the names of the files wanted.
-        cache: where to; made if need be.
-
-    Returns:
-        The folder with the text: `cache`.
 
     Raises:
         DataError: there is nothing to fetch, or it failed; with what to do by hand.
@@ -143,13 +136,9 @@ def unpack(archive: Path, folder: Path, wanted: Collection[str]) -> None:
                 name = PurePosixPath(member.name).name
                 content = tar.extractfile(member) if member.isfile() and name in wanted else None
                 if content is not None:
-                    _write(folder / name, content)
+                    part = folder / f"{name}.part"
+                    with part.open("wb") as file:
+                        shutil.copyfileobj(content, file, BLOCK)
+                    part.replace(folder / name)
     except (tarfile.TarError, EOFError, zlib.error, OSError) as problem:
         raise DataError(f"{archive} is damaged: {problem}") from None
-
-
-def _write(path: Path, content: IO[bytes]) -> None:
-    temporary = path.with_name(f"{path.name}.part")
-    with temporary.open("wb") as file:
-        shutil.copyfileobj(content, file, BLOCK)
-    temporary.replace(path)

@@ -18,7 +18,6 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,14 +28,12 @@ from janus_cli import console
 from janus_cli.core.batch import PAD, SPECIAL
 from janus_cli.core.knobs import CematObjective
 from janus_cli.data.lines import Lines, cleaner
+from janus_cli.data.prepared import Prepared
+from janus_cli.data.store import Store
+from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.errors import CheckpointError, DataError
 from janus_cli.files import read_json, write_atomically
 from janus_cli.recipe import Recipe
-
-if TYPE_CHECKING:
-    from janus_cli.data.prepared import Prepared
-    from janus_cli.data.store import Store
-    from janus_cli.data.tokenizer import Tokenizers
 
 FORMAT = 1
 NOTHING = PAD  # stands in each source for what makes tokens that translate nothing
@@ -62,19 +59,19 @@ def make(recipe: Recipe, prepared: Prepared, file: Path) -> None:
         return
     if knobs.dictionary is None:
         console.say("inducing a dictionary from the training text (IBM model 1)")
-        found = induce(prepared.train, knobs)
+        translations = induce(prepared.train, knobs)
     else:
-        found = from_file(Path(knobs.dictionary), recipe, prepared.tokenizers)
-    kept = {x: ys[: knobs.translations] for x, ys in sorted(found.items())}
-    several = sum(len(ys) > 1 for ys in kept.values())
+        translations = from_file(Path(knobs.dictionary), recipe, prepared.tokenizers)
+    translations = {x: ys[: knobs.translations] for x, ys in sorted(translations.items())}
+    several = sum(len(ys) > 1 for ys in translations.values())
     if not several:
         raise DataError(
             "no token has two translations: there is nothing to switch a word to",
             "name a dictionary with --set objective.dictionary=FILE, or --set objective.switched=0",
         )
-    console.say(f"lexicon: {len(kept):,} tokens have translations, {several:,} several")
-    about = {"format": FORMAT, "fingerprint": prepared.train.fingerprint, "sha256": _digest(kept), "translations": kept}
-    write_atomically(file, json.dumps(about).encode())
+    console.say(f"lexicon: {len(translations):,} tokens have translations, {several:,} several")
+    lexicon = {"format": FORMAT, "fingerprint": prepared.train.fingerprint, "sha256": _digest(translations)}
+    write_atomically(file, json.dumps({**lexicon, "translations": translations}).encode())
 
 
 def attach(recipe: Recipe, prepared: Prepared, file: Path) -> None:
@@ -85,29 +82,29 @@ def attach(recipe: Recipe, prepared: Prepared, file: Path) -> None:
     """
     if wanted(recipe) is None:
         return
-    anew = "the run cannot go on without it; begin anew with --force"
+    restart = "the run cannot go on without it; restart it with --force"
     try:
-        about = read_json(file)
-        found = {int(x): [int(y) for y in ys] for x, ys in about["translations"].items()}
-        whole = about["format"] == FORMAT and about["sha256"] == _digest(found)
-        same = about["fingerprint"] == prepared.train.fingerprint
+        lexicon = read_json(file)
+        translations = {int(x): [int(y) for y in ys] for x, ys in lexicon["translations"].items()}
+        if lexicon["format"] != FORMAT or lexicon["sha256"] != _digest(translations):
+            raise ValueError
     except DataError as problem:
-        raise CheckpointError(problem.message, anew) from None
+        raise CheckpointError(problem.message, restart) from None
     except (KeyError, TypeError, ValueError, AttributeError):
-        whole, same, found = False, True, {}
-    if not whole or not same:
-        raise CheckpointError(f"{file} is {'of other data' if whole else 'damaged'}", anew)
-    prepared.train.lexicon = prepared.valid.lexicon = table(found, prepared.train.source_vocabulary)
+        raise CheckpointError(f"{file} is damaged", restart) from None
+    if lexicon.get("fingerprint") != prepared.train.fingerprint:
+        raise CheckpointError(f"{file} is of other data", restart)
+    prepared.train.lexicon = prepared.valid.lexicon = table(translations, prepared.train.source_vocabulary)
 
 
-def _digest(found: Translations) -> str:
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+def _digest(translations: Translations) -> str:
+    return hashlib.sha256(json.dumps(translations, sort_keys=True).encode()).hexdigest()
 
 
-def table(found: Translations, vocabulary: int) -> Tensor:
+def table(translations: Translations, vocabulary: int) -> Tensor:
     """(V, K) int64, what `Batch.lexicon` holds."""
-    rows = torch.full((vocabulary, max(map(len, found.values()), default=1)), PAD)
-    for x, ys in found.items():
+    rows = torch.full((vocabulary, max(map(len, translations.values()), default=1)), PAD)
+    for x, ys in translations.items():
         rows[x, : len(ys)] = torch.tensor(ys)
     return rows
 

@@ -24,8 +24,7 @@ from janus_cli.data.corpus import Split
 from janus_cli.data.encode import Encoded, encoders
 from janus_cli.data.lines import BadUtf8, cleaner
 from janus_cli.data.store import Ragged, StoreWriter
-from janus_cli.data.tokenizer import Tokenizers, join
-from janus_cli.data.train_tokenizer import train_tokenizers
+from janus_cli.data.tokenizer import Tokenizers, join, train_tokenizers
 from janus_cli.errors import DataError
 from janus_cli.files import MANIFEST, must_be_free, sha256, whole_folder, write_json
 from janus_cli.recipe import Recipe

@@ -81,13 +81,10 @@ class _GrowingArray:
 
 
 class StoreWriter:
-    """Writes a split into `folder`, piece by piece. `rows` and `fingerprint` belong into the folder's manifest.
+    """Writes a split into `folder`, piece by piece; then `rows` and `fingerprint` belong into the folder's manifest.
 
-    Args:
-        folder: where to; whoever makes it sees to it that it appears whole.
-        split: train, valid or test.
-        source_vocabulary, target_vocabulary: ids are below these.
-        origin: fingerprints of tokenizer and text, which go into that of the ids.
+    Ids are below source_vocabulary and target_vocabulary. origin: fingerprints of tokenizer and text, which go into
+    that of the ids.
     """
 
     def __init__(
@@ -149,11 +146,7 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path, split: str, *, check: bool = True) -> Store:
-        """Maps a store and checks it: every id is looked at once.
-
-        Args:
-            folder, split: what to open.
-            check: False where the very same files were looked at before: their ids, which may be many, are not read.
+        """Maps a store and checks it. check: read every id once, of which there may be many.
 
         Raises:
             DataError: missing, of an earlier version, truncated, damaged, or with ids outside its vocabulary.

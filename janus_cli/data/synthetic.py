@@ -78,6 +78,16 @@ SUBJECTS, OBJECTS, ADJECTIVES = _two_habits(_SUBJECTS), _two_habits(_OBJECTS), _
 PLACES, RELATIONS, VERBS, TIMES = _entries(_PLACES), _entries(_RELATIONS), _entries(_VERBS), _entries(_TIMES)
 
 
+def _any_of(words: Iterable[str]) -> str:
+    return f"({'|'.join(words)})"
+
+
+_PATTERN = re.compile(
+    f"{_any_of(SUBJECTS)} {_any_of(OBJECTS)}(?: {_any_of(ADJECTIVES)})?(?: {_any_of(_UNITS)})?(?: {_any_of(_TENS)})?"
+    f"(?: {_any_of(PLACES)} {_any_of(RELATIONS)})? {_any_of(TIMES)} {_any_of(VERBS)}( {_SEVERAL})?"
+)
+
+
 @dataclass(frozen=True)
 class Sentence:
     """What one sentence says, in words of Velm; "" where it does not say."""
@@ -121,25 +131,18 @@ class Sentence:
 def generate(count: int, seed: int, split: str) -> Iterator[tuple[str, str]]:
     """Pairs (source, target), one at a time: the same for the same arguments on every machine.
 
-    A hash of the source decides to which split it belongs, whatever the seed (80 % train, 10 % valid, 10 % test), so
-    no source of one split ever occurs in another.
-
-    Args:
-        count: pairs to make.
-        seed: of the random choices.
-        split: train, valid or test.
-
-    Raises:
-        ValueError: there is no such split.
+    A hash of the source decides to which split (train, valid, test) it belongs, whatever the seed (80 %, 10 %, 10 %),
+    so no source of one split ever occurs in another.
     """
     if split not in ("train", "valid", "test"):
-        raise ValueError(f"no split is called {split!r}: there are train, valid and test")
+        raise ValueError(f"no split is called {split!r}")
     rng = random.Random(f"{split} {seed}")  # text is seeded through SHA-512, which PYTHONHASHSEED does not touch
     while count > 0:
         sentence = _draw(rng)
         mode = _pick(rng, MODES)
         source = sentence.source()
-        if _split_of(source) == split:
+        tenth = hashlib.sha256(source.encode()).digest()[0] % 10
+        if {0: "valid", 1: "test"}.get(tenth, "train") == split:
             yield source, sentence.target(mode)
             count -= 1
 
@@ -150,18 +153,20 @@ def translations(source: str) -> tuple[str, ...]:
     Raises:
         ValueError: the source is no sentence of Velm.
     """
-    sentence = _read(source)
+    match = _PATTERN.fullmatch(source)
+    subject, thing, adjective, units, tens, place, relation, time, verb, several = (
+        [group or "" for group in match.groups()] if match else [""] * 10
+    )
+    number = 10 * (tens in _TENS and _TENS.index(tens) + 1) + (units in _UNITS and _UNITS.index(units) + 1)
+    if not number:
+        raise ValueError(f"{source!r} is no sentence of Velm")
+    sentence = Sentence(subject, thing, adjective, number, place, relation, time, verb, bool(several))
     return tuple(sentence.target(mode) for mode in MODES)
-
-
-def valid_outputs(source: str) -> frozenset[str]:
-    """The same as a set."""
-    return frozenset(translations(source))
 
 
 def is_valid(source: str, hypothesis: str) -> bool:
     """Whether the hypothesis is a right output for this source: one mode, held throughout."""
-    return hypothesis.strip() in valid_outputs(source)
+    return hypothesis.strip() in translations(source)
 
 
 def _draw(rng: random.Random) -> Sentence:
@@ -182,33 +187,6 @@ def _draw(rng: random.Random) -> Sentence:
 def _pick(rng: random.Random, items: Sequence[Item]) -> Item:
     """One item, from `random()` alone: the one method whose values Python promises never to change."""
     return items[int(rng.random() * len(items))]
-
-
-def _split_of(source: str) -> str:
-    tenth = hashlib.sha256(source.encode()).digest()[0] % 10
-    return {0: "valid", 1: "test"}.get(tenth, "train")
-
-
-def _any_of(words: Iterable[str]) -> str:
-    return f"({'|'.join(words)})"
-
-
-_PATTERN = re.compile(
-    f"{_any_of(SUBJECTS)} {_any_of(OBJECTS)}(?: {_any_of(ADJECTIVES)})?(?: {_any_of(_UNITS)})?(?: {_any_of(_TENS)})?"
-    f"(?: {_any_of(PLACES)} {_any_of(RELATIONS)})? {_any_of(TIMES)} {_any_of(VERBS)}( {_SEVERAL})?"
-)
-
-
-def _read(source: str) -> Sentence:
-    """Understands a sentence of Velm."""
-    found = _PATTERN.fullmatch(source)
-    subject, thing, adjective, units, tens, place, relation, time, verb, several = (
-        [group or "" for group in found.groups()] if found else [""] * 10
-    )
-    number = 10 * (tens in _TENS and _TENS.index(tens) + 1) + (units in _UNITS and _UNITS.index(units) + 1)
-    if not number:
-        raise ValueError(f"{source!r} is no sentence of Velm")
-    return Sentence(subject, thing, adjective, number, place, relation, time, verb, bool(several))
 
 
 def _in_english(number: int) -> list[str]:

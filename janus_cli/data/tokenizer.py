@@ -2,24 +2,36 @@
 
 A folder holds `tokenizer.json` (kind, joiner, which file serves which side) and either one file for both sides or
 `source.*` and `target.*`: `.model` for SentencePiece, `.vocab.txt` (one word a line, the first is id 5) for words.
+They are trained on the text, or taken over from an earlier one, of janus or of fairseq.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
 import sentencepiece
 
+from janus_cli import recipe
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
 from janus_cli.errors import DataError
-from janus_cli.files import read_json
+from janus_cli.files import read_json, write_atomically, write_json
 
 NO_TEXT = frozenset((PAD, BOS, EOS, MASK))
 INDEX = "tokenizer.json"
 NAMES = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
+SIDES = ("source", "target")
+# Sums in unigram training run thread by thread: a fixed number gives the same model on every machine.
+TRAIN_THREADS = 4
+LONGEST_LINE = 4192  # bytes: SentencePiece's trainer leaves out what has more
+PART = 1000  # characters, at most 4,000 bytes
+Lines = Callable[[], Iterable[str]]  # starts the same lines again at each call
 
 
 class Tokenizer(Protocol):
@@ -119,36 +131,163 @@ def load_tokenizers(folder: Path) -> Tokenizers:
     Raises:
         DataError: files missing, damaged, or named outside the folder.
     """
-    about = read_json(folder / INDEX)
-    kind, joiner, names = about.get("kind"), about.get("joiner", ""), about.get("files")
+    index = read_json(folder / INDEX)
+    kind, joiner, names = index.get("kind"), index.get("joiner", ""), index.get("files")
     if kind not in ("sentencepiece", "words") or not isinstance(joiner, str) or not isinstance(names, dict):
         raise DataError(f"{folder / INDEX} is damaged", "run `janus preprocess` again with --force")
     loaded: dict[str, Tokenizer] = {}
-    for side in ("source", "target"):
+    for side in SIDES:
         name = names.get(side)
         if not isinstance(name, str) or Path(name).name != name or (folder / name).is_symlink():
             raise DataError(f"{folder / INDEX}: {side} file {name!r} is no plain file name in this folder")
         if name not in loaded:
-            loaded[name] = load_one(folder / name, kind, joiner)
+            loaded[name] = _load_one(folder / name, kind, joiner)
     return Tokenizers(loaded[names["source"]], loaded[names["target"]], [INDEX, *loaded])
 
 
-def load_one(path: Path, kind: str, joiner: str) -> Tokenizer:
-    """One file. Raises DataError: it cannot be read, or is damaged."""
+def _load_one(path: Path, kind: str, joiner: str) -> Tokenizer:
     try:
         data = path.read_bytes()
+        if kind == "sentencepiece":
+            return SentencePieces(data, str(path))
+        words = data.decode().removesuffix("\n").split("\n")
     except OSError as problem:
         raise DataError(f"{path} cannot be read: {problem.strerror}", "run `janus preprocess` again") from None
-    if kind == "sentencepiece":
-        return SentencePieces(data, str(path))
-    return Words(_word_list(path, data), joiner)
-
-
-def _word_list(path: Path, data: bytes) -> list[str]:
-    try:
-        words = data.decode().removesuffix("\n").split("\n")
     except UnicodeDecodeError:
         raise DataError(f"{path} is not UTF-8: no list of words") from None
     if not all(words) or len(set(words)) != len(words):
         raise DataError(f"{path} is damaged: an empty or repeated word")
-    return words
+    return Words(words, joiner)
+
+
+def train_tokenizers(
+    knobs: recipe.Tokenizer, sources: Lines, targets: Lines, folder: Path, suffixes: tuple[str, str] = ("src", "tgt")
+) -> Tokenizers:
+    """Trains, or takes over (`knobs.reuse`), the tokenizers of both sides and writes their files into `folder`.
+
+    Args:
+        knobs: the recipe's tokenizer section.
+        sources, targets: start the training text of a side, cleaned, already sampled.
+        folder: gets tokenizer.json and the files.
+        suffixes: names of the sides, for fairseq's dict.<suffix>.txt and for messages.
+
+    Raises:
+        DataError: the text does not allow this vocabulary, or the files to take over are unusable.
+    """
+    train = _train_pieces if knobs.kind == "sentencepiece" else _count_words
+    if knobs.reuse is not None:
+        contents = _reuse(knobs, Path(knobs.reuse), suffixes)
+    elif knobs.joint:
+        both = chain.from_iterable(side() for side in (sources, targets))
+        contents = {"tokenizer": train(knobs, both, "+".join(suffixes))}
+    else:
+        texts = zip(SIDES, (sources, targets), suffixes, strict=True)
+        contents = {side: train(knobs, lines(), suffix) for side, lines, suffix in texts}
+    ending = "model" if knobs.kind == "sentencepiece" else "vocab.txt"
+    for stem, data in contents.items():
+        write_atomically(folder / f"{stem}.{ending}", data)
+    files = {side: f"{side if side in contents else 'tokenizer'}.{ending}" for side in SIDES}
+    write_json(folder / INDEX, {"kind": knobs.kind, "joiner": knobs.joiner, "files": files})
+    return load_tokenizers(folder)
+
+
+def _train_pieces(knobs: recipe.Tokenizer, lines: Iterable[str], text: str) -> bytes:
+    """A SentencePiece model."""
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_in_parts(lines), model_writer=model, minloglevel=2,
+            model_type=knobs.algorithm, vocab_size=knobs.vocabulary, byte_fallback=knobs.byte_fallback,
+            character_coverage=knobs.character_coverage, normalization_rule_name=knobs.normalisation,
+            pad_id=PAD, unk_id=UNK, bos_id=BOS, eos_id=EOS, pad_piece=NAMES[PAD], control_symbols=[NAMES[MASK]],
+            num_threads=TRAIN_THREADS,
+        )  # fmt: skip
+    except RuntimeError as problem:
+        if "KeyboardInterrupt" in str(problem):  # raised in the iterator, and wrapped
+            raise KeyboardInterrupt from None
+        raise _refused(knobs, text, str(problem)) from None
+    return model.getvalue()
+
+
+def _in_parts(lines: Iterable[str]) -> Iterator[str]:
+    """The same text, long lines in several parts, cut at a space where there is one."""
+    for line in lines:
+        start = 0
+        if len(line) > PART and len(line.encode()) > LONGEST_LINE:
+            while len(line) - start > PART:
+                space = line.rfind(" ", start + 1, start + PART)
+                end = space if space > 0 else start + PART
+                yield line[start:end]
+                start = end
+        yield line[start:]
+
+
+def _refused(knobs: recipe.Tokenizer, text: str, reason: str) -> DataError:
+    most, least = re.search(r"<= (\d+)", reason), re.search(r"required_chars\. \d+ vs (\d+)", reason)
+    if "Vocabulary size too high" in reason and most:
+        return DataError(
+            f"tokenizer.vocabulary {knobs.vocabulary} is more than the text ({text}) allows: at most {most[1]}",
+            f"--set tokenizer.vocabulary={most[1]}",
+        )
+    if least:
+        characters = "characters and bytes" if knobs.byte_fallback else "characters"
+        return DataError(
+            f"tokenizer.vocabulary {knobs.vocabulary} is too small: "
+            f"the text ({text}) alone has {least[1]} {characters}",
+            f"--set tokenizer.vocabulary={least[1]} at least, or a lower tokenizer.character_coverage",
+        )
+    if "sentences_.empty()" in reason or "all_chars_count" in reason:
+        return DataError(f"the training text ({text}) has no line to train a tokenizer on")
+    return DataError(f"no tokenizer could be trained on the text ({text}): {reason}")
+
+
+def _count_words(knobs: recipe.Tokenizer, lines: Iterable[str], text: str) -> bytes:
+    """The most frequent words, one a line; equally frequent ones in code point order."""
+    counts: Counter[str] = Counter()
+    for line in lines:
+        counts.update(line.split())
+    if not counts:
+        raise DataError(f"the training text ({text}) has no word")
+    ordered = sorted(counts, key=lambda word: (-counts[word], word))
+    return "".join(f"{word}\n" for word in ordered[: knobs.vocabulary - SPECIAL]).encode()
+
+
+def _reuse(knobs: recipe.Tokenizer, place: Path, suffixes: tuple[str, str]) -> dict[str, bytes]:
+    """Files of an earlier preprocess; for words also fairseq's `dict.<suffix>.txt`: one file, or a folder with both."""
+    if place.is_file():
+        if not knobs.joint:
+            raise DataError(f"tokenizer.reuse {place} is one file for both sides: set tokenizer.joint to True")
+        if knobs.kind == "words":
+            return {"tokenizer": _dictionary(place)}
+        _load_one(place, knobs.kind, knobs.joiner)
+        return {"tokenizer": place.read_bytes()}
+    if (place / INDEX).is_file():
+        load_tokenizers(place)
+        index = read_json(place / INDEX)
+        if index["kind"] != knobs.kind:
+            raise DataError(f"tokenizer.reuse {place} is of kind {index['kind']}, the recipe asks for {knobs.kind}")
+        files = {side: (place / index["files"][side]).read_bytes() for side in SIDES}
+        joint = index["files"]["source"] == index["files"]["target"]
+        if joint != knobs.joint:
+            shape = "joint" if joint else "separate"
+            raise DataError(f"tokenizer.reuse {place} is {shape}: set tokenizer.joint to {joint}")
+        return {"tokenizer": files["source"]} if joint else files
+    paths = [place / f"dict.{suffix}.txt" for suffix in suffixes]
+    if knobs.kind != "words" or not all(path.is_file() for path in paths):
+        words = f" nor {paths[0].name} and {paths[1].name}" if knobs.kind == "words" else ""
+        raise DataError(f"tokenizer.reuse: {place} has no {INDEX}{words}", "name a folder that `janus preprocess` made")
+    source, target = map(_dictionary, paths)
+    if knobs.joint and source != target:
+        raise DataError(f"{paths[0]} and {paths[1]} differ", "set tokenizer.joint to false (and model.tie to target)")
+    return {"tokenizer": source} if knobs.joint else {"source": source, "target": target}
+
+
+def _dictionary(path: Path) -> bytes:
+    """The words of fairseq's `word count` lines, one a line; repeated ones once."""
+    words: dict[bytes, None] = {}
+    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), 1):
+        word, _, count = line.partition(b" ")
+        if not word or not count.split(b" ")[0].isdigit():
+            raise DataError(f"{path}:{number}: {line[:60].decode(errors='replace')!r} is not `word count`")
+        words[word] = None
+    return b"".join(word + b"\n" for word in words)

@@ -16,7 +16,7 @@ from janus_cli.runs import Run
 from janus_cli.training.checkpoint import fingerprint, read_checkpoint, verify
 
 AS_TRAINED = "float32"
-WHAT, OPTION = "an export", "--out"  # in messages
+WHAT = "an export"  # in messages
 
 
 def export(
@@ -39,14 +39,12 @@ def export(
     about = {"format": kind, "quantization": stored, **source.provenance}
     name = f"{about['checkpoint']}.{kind}" + (f".{stored}" if stored != AS_TRAINED else "")
     folder = out or source.run / "export" / name
-    must_be_free(folder, force=force, is_ours=_is_export, what=WHAT, option=OPTION)
+    must_be_free(folder, force=force, is_ours=_is_export, what=WHAT)
     named = f"{source.run}, checkpoint {about['checkpoint']}, to {folder}"
     if dry_run:
         console.say(f"would export {named}, as {kind}, {stored}")
         return folder
-    with whole_folder(
-        folder, force=force, is_ours=_is_export, what=WHAT, option=OPTION, error=UsageError
-    ) as making:  # fmt: skip
+    with whole_folder(folder, force=force, is_ours=_is_export, what=WHAT, error=UsageError) as making:
         if kind == "ctranslate2":
             ctranslate2.write(source, making, stored)
             about["ctranslate2"] = ctranslate2.version()

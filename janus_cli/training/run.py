@@ -234,10 +234,10 @@ def _describe(recipe: Recipe, data: Prepared, run: Run, world: World) -> None:
         longest = max(tokens["source"]["max"] + 1, tokens["target"]["max"] + 2)
         must_fit(f"a pair of the {split} split", longest, recipe.training.batch_tokens)
     look = first_look(data.train, recipe.training.batch_tokens, recipe.seed)
-    per_update = world.size * recipe.training.accumulate
+    updates = -(-look.batches // (world.size * recipe.training.accumulate))
     console.say(
         f"run {run.path}: recipe {recipe.name}, objective {recipe.objective.name}, {len(data.train):,} pairs, "
-        f"{look.about}{-(-look.batches // per_update):,} updates an epoch, padding {look.padding.share:.1%}, "
+        f"{'about ' * look.approximate}{updates:,} updates an epoch, padding {look.padding:.1%}, "
         f"{world.size} rank{'s' * (world.size > 1)} on {world.device}, {torch.get_num_threads()} threads"
     )
 
@@ -324,7 +324,7 @@ def _locked(run: Run) -> Iterator[None]:
     def refuse(holder: str) -> None:
         raise RunInUseError(f"{run.path} is in use by {holder}", "wait for it, or choose --run")
 
-    with locked(run.path / LOCK, refuse, keep=True) as killed:
+    with locked(run.path / LOCK, refuse) as killed:
         if killed:
             console.say(f"{killed} left {run.path} without ending its training; taken over")
         yield

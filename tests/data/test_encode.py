@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from janus_cli.data.encode import Encoded, Encoder
 from janus_cli.data.lines import BadUtf8
 from janus_cli.data.store import Ragged
-from janus_cli.data.train_tokenizer import train_tokenizers
+from janus_cli.data.tokenizer import train_tokenizers
 from janus_cli.recipe import Data, Tokenizer
 
 

@@ -18,8 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
-from janus_cli.data.tokenizer import SentencePieces, Tokenizers, Words, join, load_tokenizers
-from janus_cli.data.train_tokenizer import train_tokenizers
+from janus_cli.data.tokenizer import SentencePieces, Tokenizers, Words, join, load_tokenizers, train_tokenizers
 from janus_cli.errors import DataError
 from janus_cli.recipe import Tokenizer
 

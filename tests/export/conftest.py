@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from janus_cli import recipe_load
-from janus_cli.data.train_tokenizer import train_tokenizers
+from janus_cli.data.tokenizer import train_tokenizers
 from janus_cli.files import write_atomically
 from janus_cli.training import checkpoint
 
