@@ -112,10 +112,12 @@ BOOTSTRAP_SAMPLES = 1000  # Koehn 2004
 BOOTSTRAP_SEED = 1
 
 # `janus bench` measures a run, whatever its recipe: the defaults of its options.
-BENCH_BEAMS = (1, 5)  # of left-to-right rows
-BENCH_ITERS = (1, 4, 10)  # of mask-predict rows
-BENCH_LENGTH_BEAMS = (1, 5)
-BENCH_BLOCKS = (2, 4)  # of rows that write in blocks
+BENCH_MODES = (
+    "ar.beam1", "ar.beam5",
+    *(f"nar{iters}.lb{width}" for iters in (1, 4, 10) for width in ("1", "5", "5.rerank")),
+    "nar.eos", "semi2", "semi4", "spec", "spec.redraft-ar", "spec.redraft-joint",
+)  # fmt: skip
+BENCH_BEAMS = (1, 5)  # of peers
 BENCH_BATCHES = (16, 32, 64, 128)  # tried for the best throughput
 BENCH_REPEATS = 3
 BENCH_WARMUP = 8  # sentences that nobody times, for each row and batch size

@@ -16,7 +16,6 @@ import torch
 
 from janus_cli import __version__, console
 from janus_cli.core.generate import Generator
-from janus_cli.data.lines import Lines
 from janus_cli.decoding.modes import choose, own_recipe
 from janus_cli.decoding.translate import read_model
 from janus_cli.device import choose_device, keep_freed_memory
@@ -27,7 +26,7 @@ from janus_cli.lab.bench_table import BASELINES
 from janus_cli.lab.tables import json_file
 from janus_cli.lab.timing import Decoded, Row, Work, measure, own
 from janus_cli.recipe import BENCH_SEED, BENCH_SENTENCES, BENCH_SINGLES, Recipe
-from janus_cli.runs import Run, find_split
+from janus_cli.runs import Run
 from janus_cli.scoring.metrics import score
 from janus_cli.training.checkpoint import STATE, find_checkpoint, fingerprint
 
@@ -40,12 +39,10 @@ def sampled(run: Run, recipe: Recipe, count: int | None) -> tuple[list[str], lis
     Raises:
         DataError: the test split is gone, or has no text.
     """
-    source, reference = find_split(run, recipe, SPLIT)
-    lines = list(Lines(source))
+    lines, references = rows.sentences(run, recipe, SPLIT)
     chosen = _some(range(len(lines)), len(lines) if count is None else count, random.Random(BENCH_SEED))
     if not any(lines[index].strip() for index in chosen):
         raise DataError(f"the {SPLIT} split of {run.path} has no text")
-    references = None if reference is None else list(Lines(reference))
     return [lines[index] for index in chosen], references and [references[index] for index in chosen]
 
 

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,18 +15,17 @@ from typing import Any
 import torch
 
 from janus_cli import __version__, console, recipe_load, runs
-from janus_cli.data.lines import Lines
 from janus_cli.device import choose_device, keep_freed_memory
 from janus_cli.errors import DataError, JanusError, UsageError
 from janus_cli.files import read_json, write_atomically
 from janus_cli.lab import compare_table, machine
 from janus_cli.lab.entries import SPLIT, Entry
 from janus_cli.lab.jobs import Job, run_jobs
-from janus_cli.lab.rows import matching, select
+from janus_cli.lab.rows import matching, select, sentences
 from janus_cli.lab.systems import System
 from janus_cli.lab.timing import Work, measure, own
 from janus_cli.recipe import BENCH_REPEATS, BENCH_WARMUP, COMPARE_SENTENCES, COMPARE_SINGLES, COMPARE_UPDATES, Recipe
-from janus_cli.runs import Run, find_split
+from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 from janus_cli.training.run import prepare_data
 
@@ -58,8 +57,6 @@ class Comparison:
     threads: int | None = None
     jobs: int = 1
     force: bool = False
-    folder: Path = field(init=False)
-    entries: list[Entry] = field(init=False)
 
     def __post_init__(self) -> None:
         """Checks what needs no files of an earlier call.
@@ -203,7 +200,7 @@ class Comparison:
 
     def _train_and_decode(self) -> torch.device:
         """Every entry; with --jobs several in processes first, and the rest, or what failed there, here."""
-        threads, outputs = torch.get_num_threads(), self.folder / "outputs"
+        threads = torch.get_num_threads()
         for entry in self.entries:
             with suppress(JanusError):  # its training says it
                 prepare_data(**self._options(entry))
@@ -214,14 +211,14 @@ class Comparison:
         if self.jobs > 1:
             at_once = min(self.jobs, len(self.entries))
             self.threads = self.threads or max(1, machine.usable_cores() // at_once)
-            failed = run_jobs([self._job(entry, outputs) for entry in self.entries], at_once)
+            failed = run_jobs([self._job(entry) for entry in self.entries], at_once)
             replaced = {entry.name for entry in self.entries} - failed
         for number, entry in enumerate(self.entries, 1):
             console.say(f"\n[{number} of {len(self.entries)}] {entry.name}")
             entry.train(self._options(entry, force=self.force and entry.name not in replaced), self.average)
             torch.set_num_threads(threads)
             if entry.checkpoint is not None:
-                entry.decode(self.modes, outputs, device)
+                entry.decode(self.modes, self.folder / "outputs", device)
         return device
 
     def _options(self, entry: Entry, force: bool | None = None) -> dict[str, Any]:
@@ -238,15 +235,22 @@ class Comparison:
             "allow_change": ("training.updates", "training.minutes") if there else (),
         }  # fmt: skip
 
-    def _job(self, entry: Entry, outputs: Path) -> Job:
+    def _job(self, entry: Entry) -> Job:
         options = self._options(entry)
-        work = partial(_train_and_decode, entry, options, self.average, self.modes, outputs)
-        return Job(entry.name, entry.run, work, self.steps, options["force"])
+        return Job(entry.name, entry.run, partial(self._in_process, entry, options), self.steps, options["force"])
+
+    def _in_process(self, entry: Entry, options: Mapping[str, Any]) -> None:
+        """What one of several processes does; the caller, who reads its outputs, says what failed in decoding."""
+        entry.train(options, self.average)
+        if entry.checkpoint is None:
+            raise JanusError(entry.failed["training"])
+        with suppress(JanusError):
+            entry.decode(self.modes, self.folder / "outputs", choose_device(self.device))
 
     def _results(self, device: torch.device, load_before: float | None) -> dict[str, Any]:
         """Everything that was found, as plain values."""
         decoded = [entry for entry in self.entries if entry.outputs]
-        lines, references = _split(decoded[0]) if decoded else ([], None)
+        lines, references = sentences(decoded[0].run, decoded[0].recipe, SPLIT) if decoded else ([], None)
         speeds = _speeds(decoded, lines, device) if self.speed and decoded else {}
         results: dict[str, Any] = {
             "format": 1, "janus": __version__, "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -266,24 +270,6 @@ class Comparison:
         for row in results["rows"]:
             row["speed"] = speeds.get(f"{row['system']} {row['label']}")
         return results
-
-
-def _train_and_decode(
-    entry: Entry, options: Mapping[str, Any], average: int, modes: Sequence[str], outputs: Path
-) -> None:
-    """What one of several processes does; the caller, who reads its outputs, says what failed in decoding."""
-    entry.train(options, average)
-    if entry.checkpoint is None:
-        raise JanusError(entry.failed["training"])
-    with suppress(JanusError):
-        entry.decode(modes, outputs, choose_device(options["device"]))
-
-
-def _split(entry: Entry) -> tuple[list[str], list[str] | None]:
-    """The split's lines and references; these are None where the data has none."""
-    source, reference = find_split(entry.run, entry.recipe, SPLIT)
-    lines = list(Lines(source))
-    return lines, None if reference is None else reference.read_bytes().decode().split("\n")[:-1]
 
 
 def _speeds(decoded: Sequence[Entry], lines: Sequence[str], device: torch.device) -> dict[str, dict[str, Any]]:

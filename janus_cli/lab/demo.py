@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from janus_cli import console, recipe_load, runs
-from janus_cli.data.lines import Lines
 from janus_cli.data.synthetic import is_valid, translations
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translate import Translator
@@ -24,9 +23,9 @@ from janus_cli.errors import CheckpointError, DataError
 from janus_cli.lab import machine
 from janus_cli.lab.entries import SPLIT, Entry, decode
 from janus_cli.lab.jobs import Job, run_jobs
-from janus_cli.lab.rows import select
+from janus_cli.lab.rows import select, sentences
 from janus_cli.lab.systems import System
-from janus_cli.runs import Run, find_split
+from janus_cli.runs import Run
 from janus_cli.scoring.metrics import corpus_bleu
 from janus_cli.training.run import prepare_data, train
 
@@ -96,13 +95,9 @@ def _explained() -> Iterator[None]:
         raise type(problem)(problem.message, "begin anew: rm -r data/demo.*; janus demo --force") from None
 
 
-def _sources(entry: Entry) -> list[str]:
-    return list(Lines(find_split(entry.run, entry.recipe, SPLIT)[0]))
-
-
 def _rows(entry: Entry) -> Iterator[list[str]]:
     """The cells of each way to decode it."""
-    sources, model = _sources(entry), entry.load(CPU)
+    (sources, _), model = sentences(entry.run, entry.recipe, SPLIT), entry.load(CPU)
     references = [list(texts) for texts in zip(*(translations(source) for source in sources), strict=True)]
     for label, plan in select(entry.recipe, list(ROWS)).plans.items():
         texts, timing = decode(*model, plan, sources, f"{entry.system.name} {label}")
@@ -115,7 +110,7 @@ def _rows(entry: Entry) -> Iterator[list[str]]:
 
 def _show_trace(entry: Entry) -> None:
     translator = Translator(*entry.load(CPU), entry.plan("nar4.lb1"), traced=1)
-    source = max(_sources(entry)[:20], key=len)
+    source = max(sentences(entry.run, entry.recipe, SPLIT)[0][:20], key=len)
     console.say("how JANUS writes one sentence non-autoregressively, in 4 passes (____ is hidden, ^ is hidden again):")
     for result in next(translator.windows([source])):
         for line in shown(result, shutil.get_terminal_size().columns):

@@ -13,16 +13,15 @@ import torch
 
 from janus_cli import console, runs
 from janus_cli.core.generate import Generator
-from janus_cli.data.lines import Lines
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding.modes import Plan, own_recipe
 from janus_cli.decoding.translate import Timing, Translator, read_model
 from janus_cli.errors import JanusError, Stopped
 from janus_cli.files import read_json, write_atomically
-from janus_cli.lab.rows import select
+from janus_cli.lab.rows import select, sentences
 from janus_cli.lab.systems import System
 from janus_cli.recipe import Recipe
-from janus_cli.runs import Run, find_split
+from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 from janus_cli.training.average import average_checkpoints
 from janus_cli.training.checkpoint import STATE
@@ -124,11 +123,10 @@ class Entry:
         """
         try:
             plans = select(self.recipe, modes).plans
-            source, _ = find_split(self.run, self.recipe, SPLIT)
+            lines, _ = sentences(self.run, self.recipe, SPLIT)
         except JanusError as problem:
             self.failed["decoding"] = problem.message
             return
-        lines = list(Lines(source))
         text, weights = hashlib.sha256("\n".join(lines).encode()).hexdigest(), checkpoint.fingerprint(self.trained)
         model: tuple[Generator, Tokenizers] | None = None
         for label, plan in plans.items():

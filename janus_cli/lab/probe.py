@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,6 @@ from janus_cli.core.model import Transformer
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.core.search import predicted_lengths
 from janus_cli.data.batching import Lengths, load_batch
-from janus_cli.data.lines import Lines
 from janus_cli.data.store import Store, store_files
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding.modes import choose, own_recipe
@@ -25,8 +24,9 @@ from janus_cli.decoding.translate import Translator, read_model
 from janus_cli.errors import DataError
 from janus_cli.files import read_json
 from janus_cli.lab.calibration import Reliability, reliability
+from janus_cli.lab.rows import sentences
 from janus_cli.recipe import REPORT_BINS, REPORT_SEED, REPORT_TRACED, Recipe
-from janus_cli.runs import Run, find_split, prepared_file
+from janus_cli.runs import Run, prepared_file
 from janus_cli.training.checkpoint import STATE
 
 SPLIT = "valid"
@@ -77,8 +77,8 @@ def open_store(run: Run, recipe: Recipe, split: str) -> Store:
     return Store.open(paths[0].parent, split)
 
 
-def probe(sentences: int, device: torch.device, run: Run, folder: Path) -> Probe:
-    """Lets the checkpoint in `folder` predict `sentences` of the validation split, the same ones every time.
+def probe(count: int, device: torch.device, run: Run, folder: Path) -> Probe:
+    """Lets the checkpoint in `folder` predict `count` sentences of the validation split, the same ones every time.
 
     Raises:
         DataError: the split is gone or was changed.
@@ -86,23 +86,18 @@ def probe(sentences: int, device: torch.device, run: Run, folder: Path) -> Probe
         OutOfMemoryError: decoding did not fit into memory.
     """
     recipe = own_recipe(folder, ())
-    store = open_store(run, recipe, SPLIT)
-    source, reference = find_split(run, recipe, SPLIT)
+    store, texts = open_store(run, recipe, SPLIT), sentences(run, recipe, SPLIT)
     model, tokenizers = read_model(run, folder, device)
-    generator = Generator(model)
     step = read_json(folder / STATE).get("step")
-    lengths = store.lengths()[0]
-    rows = sampled(len(store), sentences)
-    order = rows[np.argsort(lengths[rows], kind="stable")]
+    chosen = sampled(len(store), count)
+    order = chosen[np.argsort(store.lengths()[0][chosen], kind="stable")]
     size = recipe.decoding.batch_sentences
     batches = [load_batch(store, order[start : start + size]) for start in range(0, len(order), size)]
-    references = [] if reference is None else list(Lines(reference))
-    traced = spread(order, REPORT_TRACED)
     return Probe(
-        folder.name, step if isinstance(step, int) else None, (len(rows), len(store)),
+        folder.name, step if isinstance(step, int) else None, (len(chosen), len(store)),
         reliability(model, recipe, batches, REPORT_BINS),
         predicted(model, batches) if OBJECTIVES[recipe.objective.name].lengths else None,
-        list(_traced(generator, recipe, tokenizers, traced, list(Lines(source)), references)),
+        _traced(Generator(model), tokenizers, recipe, texts, spread(order, REPORT_TRACED)),
     )  # fmt: skip
 
 
@@ -132,18 +127,18 @@ def predicted(model: Transformer, batches: Sequence[Batch]) -> tuple[Lengths, Le
 
 
 def _traced(
-    generator: Generator, recipe: Recipe, tokenizers: Tokenizers, rows: Sequence[int], sources: Sequence[str],
-    references: Sequence[str],
-) -> Iterator[TracedSentence]:  # fmt: skip
+    generator: Generator, tokenizers: Tokenizers, recipe: Recipe, texts: tuple[list[str], list[str] | None],
+    rows: Sequence[int],
+) -> list[TracedSentence]:  # fmt: skip
     """These sentences, each decoded autoregressively and non-autoregressively, as far as the objective can."""
-    decodes: dict[int, list[tuple[str, str, list[str]]]] = {row: [] for row in rows}
+    sources, references = texts
+    traced = [TracedSentence(row, sources[row], references[row] if references else "", []) for row in rows]
     single = replace(recipe, decoding=replace(recipe.decoding, nbest=1))
     for side in OBJECTIVES[recipe.objective.name].sides:
         plan = choose(single, {"mode": side})
         translator = Translator(generator, tokenizers, plan, traced=len(rows))
-        results = [result for window in translator.windows([sources[row] for row in rows]) for result in window]
-        for row, result in zip(rows, results, strict=True):
+        results = (result for window in translator.windows([sources[row] for row in rows]) for result in window)
+        for sentence, result in zip(traced, results, strict=True):
             trace = islice(shown(result, COLUMNS), 1, None)  # the first line repeats the source
-            decodes[row].append((plan.label, result.texts[0], list(trace)))
-    for row in rows:
-        yield TracedSentence(row, sources[row], references[row] if references else "", decodes[row])
+            sentence.decodes.append((plan.label, result.text, list(trace)))
+    return traced

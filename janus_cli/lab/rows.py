@@ -1,4 +1,4 @@
-"""The rows of a bench or a comparison: decoding modes by label, and which of them a run can do."""
+"""The rows of a bench or a comparison: decoding modes by label, which of them a run can do, and what they decode."""
 
 from __future__ import annotations
 
@@ -8,16 +8,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from janus_cli.data.lines import Lines
 from janus_cli.decoding.modes import Plan, choose
 from janus_cli.errors import UsageError
-from janus_cli.recipe import BENCH_BEAMS, BENCH_BLOCKS, BENCH_ITERS, BENCH_LENGTH_BEAMS, Recipe
+from janus_cli.recipe import BENCH_MODES, Recipe
+from janus_cli.runs import Run, find_split
 
 MODES = ("ar", "nar", "semi", "spec")
-LABEL = re.compile(
-    r"ar\.beam(?P<beam>[1-9][0-9]*)"
-    r"|nar(?P<iters>[1-9][0-9]*)\.lb(?P<length_beam>[1-9][0-9]*)(?P<rerank>\.rerank)?"
-    r"|semi(?P<block>[1-9][0-9]*)"
-)
+NUMBER = "[1-9][0-9]*"
+LABELS: dict[str, dict[str, Any]] = {  # how rows are named, and what their names say beside numbers
+    rf"ar\.beam(?P<beam>{NUMBER})": {"mode": "ar"},
+    rf"nar(?P<iters>{NUMBER})\.lb(?P<length_beam>{NUMBER})": {"mode": "nar", "rerank": "none"},
+    rf"nar(?P<iters>{NUMBER})\.lb(?P<length_beam>{NUMBER})\.rerank": {"mode": "nar", "rerank": "ar"},
+    r"nar\.eos": {"mode": "nar"},  # without lengths: one pass, up to EOS
+    rf"semi(?P<block>{NUMBER})": {"mode": "semi"},
+    r"spec": {"mode": "spec", "redraft": "nar"},
+    r"spec\.redraft-ar": {"mode": "spec", "redraft": "ar"},
+    r"spec\.redraft-joint": {"mode": "spec", "redraft": "joint"},
+}
 
 
 class Selection(NamedTuple):
@@ -32,29 +40,12 @@ def known(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
 
     Labels are those of `Plan.label`, but for options that no row has, which the recipe sets for all of them.
     """
-    rows: dict[str, dict[str, Any]] = {f"ar.beam{beam}": {"mode": "ar", "beam": beam} for beam in BENCH_BEAMS}
-    for iters in BENCH_ITERS:
-        for width in BENCH_LENGTH_BEAMS:
-            options = {"mode": "nar", "iters": iters, "length_beam": width}
-            rows[f"nar{iters}.lb{width}"] = {**options, "rerank": "none"}
-            if width > 1:
-                rows[f"nar{iters}.lb{width}.rerank"] = {**options, "rerank": "ar"}
-    rows["nar.eos"] = {"mode": "nar"}  # without lengths: one pass, up to EOS
-    rows |= {f"semi{block}": {"mode": "semi", "block": block} for block in BENCH_BLOCKS}
-    rows |= {
-        "spec": {"mode": "spec", "redraft": "nar"},
-        "spec.redraft-ar": {"mode": "spec", "redraft": "ar"},
-        "spec.redraft-joint": {"mode": "spec", "redraft": "joint"},
-    }
-    matches = {name: LABEL.fullmatch(name) for name in names if name not in rows}
-    return rows | {name: _options(match) for name, match in matches.items() if match}
-
-
-def _options(label: re.Match[str]) -> dict[str, Any]:
-    numbers = {name: int(value) for name, value in label.groupdict().items() if value and name != "rerank"}
-    if "iters" in numbers:
-        return {"mode": "nar", **numbers, "rerank": "ar" if label["rerank"] else "none"}
-    return {"mode": "ar" if "beam" in numbers else "semi", **numbers}
+    rows = {}
+    for name in (*BENCH_MODES, *names):
+        for pattern, options in LABELS.items():
+            if match := re.fullmatch(pattern, name):
+                rows[name] = options | {knob: int(number) for knob, number in match.groupdict().items()}
+    return rows
 
 
 def matching(names: Sequence[str]) -> set[str]:
@@ -109,3 +100,13 @@ def select(recipe: Recipe, names: Sequence[str]) -> Selection:
             "leave --mode out to measure every row that it can",
         )
     return Selection(plans, left_out)
+
+
+def sentences(run: Run, recipe: Recipe, split: str) -> tuple[list[str], list[str] | None]:
+    """The lines of a split of the run's data, and their references; None where it has none.
+
+    Raises:
+        DataError: the data has no such split, or its text is gone or was changed.
+    """
+    source, reference = find_split(run, recipe, split)
+    return list(Lines(source)), None if reference is None else list(Lines(reference))
