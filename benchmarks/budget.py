@@ -3,7 +3,7 @@
     python benchmarks/budget.py --recipe wmt14_ende --pairs 4500000
     python benchmarks/budget.py --recipe wmt14_ende --pairs 1000000000 --epochs 1
 
-Arithmetic: what `janus inspect` prints (`core/flops.py`), for sentences of the length given here. Disk: the store's 4
+Arithmetic: what `janus inspect` prints (`Plan.flops`), for sentences of the length given here. Disk: the store's 4
 bytes a token and 8 a pair. Memory: weights, gradients and AdamW's two moments, without activations.
 """
 
@@ -15,7 +15,6 @@ from collections.abc import Sequence
 import shared
 
 from janus_cli import console, recipe_load
-from janus_cli.core import flops
 from janus_cli.core.batch import SPECIAL, collate
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
@@ -65,7 +64,7 @@ def step(recipe: Recipe, tokens: int) -> tuple[int, int]:
     rows = [[SPECIAL] * tokens] * count
     batch = collate(rows, rows, range(count))
     plan = OBJECTIVES[recipe.objective.name].plan(batch, Draws(recipe.seed, 0, batch.ids), recipe.objective)
-    return count, flops.step(recipe.model, recipe.tokenizer.vocabulary, tokens + 1, plan)
+    return count, plan.flops(recipe.model, recipe.tokenizer.vocabulary, tokens + 1)
 
 
 if __name__ == "__main__":

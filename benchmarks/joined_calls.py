@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from janus_cli import console
-from janus_cli.core import flops
 from janus_cli.core.model import Memory, Transformer
-from janus_cli.core.stream import Stream, join
+from janus_cli.core.objectives.base import decoder_flops
+from janus_cli.core.stream import Stream, beside, in_span
 from janus_cli.device import autocast, choose_device, keep_freed_memory
 from janus_cli.errors import UsageError
 from janus_cli.lab.timing import Spread, rotated
@@ -34,6 +34,22 @@ from janus_cli.training.trainer import planned
 LENGTHS = (15, 60, 120)
 VOCABULARY = 8000  # few of the words are looked up; nothing is predicted
 CLEAR = 0.05  # by so much must two calls be faster to be worth a word
+
+
+def join(streams: Sequence[Stream]) -> tuple[Stream, Callable[[Tensor], list[Tensor]]]:
+    """One decoder call for streams that must not see each other: each gets its own span of time.
+
+    Returns the joined stream and the way back: (B, L, D) -> one (B, L_i, D) for each stream.
+    """
+    joined = beside(*(in_span(stream, index) for index, stream in enumerate(streams)))
+    keys = [s.keys for s in streams]
+    others = [s.tokens.shape[1] - s.keys for s in streams]
+
+    def apart(states: Tensor) -> list[Tensor]:
+        parts = states.split([*keys, *others], dim=1)
+        return [torch.cat([parts[i], parts[len(keys) + i]], dim=1) for i in range(len(keys))]
+
+    return joined, apart
 
 
 @dataclass
@@ -70,16 +86,11 @@ class Setting:
     def arithmetic(self) -> float:
         """FLOPs of two calls / FLOPs of one."""
         rows, source = self.memory.real.shape
-        sizes = [(stream.tokens.shape[1], stream.keys) for stream in self.streams]
-
-        def decoder(slots: int, keys: int) -> int:
-            knobs = replace(self.recipe.model, encoder_layers=0)
-            return flops.forward(knobs, 0, rows, source, slots, keys, 0)
-
+        knobs = self.recipe.model
         # Keys and values of the source are made once, whatever the number of calls.
-        again = 2 * rows * 2 * source * self.recipe.model.width**2 * self.recipe.model.decoder_layers
-        two = sum(decoder(*size) for size in sizes) - again
-        return two / decoder(sum(slots for slots, _ in sizes), sum(keys for _, keys in sizes))
+        again = 2 * rows * 2 * source * knobs.width**2 * knobs.decoder_layers
+        two = sum(decoder_flops(knobs, 0, source, stream) for stream in self.streams) - again
+        return two / decoder_flops(knobs, 0, source, join(self.streams)[0])
 
 
 def prepared(recipe: Recipe, words: int, tokens: int, device: torch.device) -> Setting:

@@ -8,7 +8,7 @@ measured, each in a fresh process: the loss alone, forward and backward, from gi
 that the process held, less what it held before), and a whole step of `janus train`. Beside them, what must grow: one
 gradient of the table, and what one copy of the batch's logits would take.
 
-The plain versions are `core/aux_loss.terms` and torch's cross-entropy over logits, with autograd.
+The plain versions make the logits of all tokens at once and leave the gradient to autograd.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from torch import Tensor
 
 from janus_cli import console
 from janus_cli.core import losses
-from janus_cli.core.aux_loss import AuxLoss, aux_loss, terms
-from janus_cli.core.losses import cross_entropy
+from janus_cli.core.losses import PAIRS, AuxLoss, aux_loss, cross_entropy
 from janus_cli.core.objectives import janus
 from janus_cli.device import autocast, keep_freed_memory, start_world
 from janus_cli.errors import UsageError, require
@@ -82,9 +81,13 @@ def plain_aux_loss(
     ar: Tensor, nar: Tensor, aux: Tensor, weight: Tensor, gold: Tensor, smoothing: float,
     coefficients: AuxLoss[float], kl_to_ar: float = 1.0, temperature: float = 1.0,
 ) -> AuxLoss[Tensor]:  # fmt: skip
-    """As `core.aux_loss.aux_loss`, where kl_to_ar is 1."""
+    """As `core.losses.aux_loss`, where kl_to_ar is 1."""
     assert kl_to_ar == 1.0
-    return terms(*(F.linear(states, weight) for states in (ar, nar, aux)), gold, smoothing, temperature)
+    logits = [F.linear(states, weight).float() for states in (ar, nar, aux)]
+    ce = [F.cross_entropy(each, gold, reduction="sum", label_smoothing=smoothing) for each in logits]
+    logs = [(each / temperature).log_softmax(-1) for each in logits]
+    kl = [temperature**2 * 0.5 * ((logs[i].exp() - logs[j].exp()) * (logs[i] - logs[j])).sum() for i, j in PAIRS]
+    return AuxLoss(*ce, *kl)
 
 
 def loss(way: str, states: Sequence[Tensor], weight: Tensor, gold: Tensor, smoothing: float) -> Tensor:

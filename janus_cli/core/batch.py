@@ -69,7 +69,9 @@ class Batch:
 
 def pad(rows: Sequence[Sequence[int]]) -> Tensor:
     """Rows of ids as one matrix: (B, longest) int64, PAD on the right."""
-    return _framed(flat(rows), (), ())
+    longest = max(map(len, rows), default=0)
+    padded = [[*row, *[PAD] * (longest - len(row))] for row in rows]
+    return torch.tensor(padded, dtype=torch.int64).view(len(rows), longest)
 
 
 def collate(
@@ -79,34 +81,24 @@ def collate(
     lexicon: Tensor | None = None,
 ) -> Batch:
     """A batch from token ids without BOS and EOS."""
-    return batch_of(flat(sources), flat(targets), ids, lexicon)
+    source, target = pad([[*row, EOS] for row in sources]), pad([[BOS, *row, EOS] for row in targets])
+    return Batch(source, target, torch.as_tensor(ids, dtype=torch.int64), lexicon)
 
 
 def batch_of(sources: Joined, targets: Joined, ids: Sequence[int], lexicon: Tensor | None = None) -> Batch:
     """The same from ids that lie in one piece."""
-    return Batch(
-        _framed(sources, (), (EOS,)),
-        _framed(targets, (BOS,), (EOS,)),
-        torch.as_tensor(ids, dtype=torch.int64),
-        lexicon,
-    )
+    source, target = _framed(sources, ()), _framed(targets, (BOS,))
+    return Batch(source, target, torch.as_tensor(ids, dtype=torch.int64), lexicon)
 
 
-def flat(rows: Sequence[Sequence[int]]) -> Joined:
-    """Rows in one piece."""
-    ids = [token for row in rows for token in row]
-    return Joined(torch.tensor(ids, dtype=torch.int64), torch.tensor([len(row) for row in rows], dtype=torch.int64))
-
-
-def _framed(rows: Joined, before: Sequence[int], behind: Sequence[int]) -> Tensor:
-    """The rows, each between the same ids, as one matrix. Without a loop over rows: a GPU would wait for it."""
+def _framed(rows: Joined, before: tuple[int, ...]) -> Tensor:
+    """The rows, each between the ids `before` and EOS, as one matrix. Without a loop: there are many rows."""
     count, first = len(rows.lengths), len(before)
     ends = first + rows.lengths
     longest = int(ends.max()) if count else first
-    out = torch.full((count, longest + len(behind)), PAD)
-    place = torch.arange(out.shape[1])
+    out = torch.full((count, longest + 1), PAD)
+    place = torch.arange(longest + 1)
     out[(place >= first) & (place < ends[:, None])] = rows.ids
     out[:, :first] = torch.tensor(before, dtype=torch.int64)
-    for index, token in enumerate(behind):
-        out[torch.arange(count), ends + index] = token
+    out[torch.arange(count), ends] = EOS
     return out

@@ -1,7 +1,5 @@
 """What a decoder call leaves for the next: keys and values of every layer, and when each slot can be seen."""
 
-from __future__ import annotations
-
 from itertools import chain
 
 import torch

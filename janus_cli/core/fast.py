@@ -3,8 +3,6 @@
 Everything here computes what a plainer call of torch would; a GPU takes that plainer call.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import torch

@@ -1,9 +1,5 @@
 """A model and a batch of sources -> outputs: the searches, with the model's steps put in."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal
 
@@ -14,202 +10,175 @@ from janus_cli.core.batch import PAD
 from janus_cli.core.graphs import MOST_ROWS, RecordedDraft, RecordedNext, RecordedSource, Recordings
 from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Memory, Transformer
-from janus_cli.core.search import (
-    Iteration,
-    Output,
-    beam_search,
-    greedy,
-    mask_predict,
-    masks,
-    mean_logp,
-    predicted_lengths,
-    speculative,
-    without_repeats,
-    write_blocks,
-)
+from janus_cli.core.search import Iteration, Output
+from janus_cli.core.search.beam import beam_search
+from janus_cli.core.search.blocks import write_blocks
+from janus_cli.core.search.greedy import greedy
+from janus_cli.core.search.mask_predict import mask_predict, masks, mean_logp, predicted_lengths, without_repeats
+from janus_cli.core.search.speculative import speculative
 from janus_cli.core.steps import AllTokens, Draft, NextBlock, NextOfLength, NextToken, Verify, ar_scores
 
 Mode = Literal["ar", "nar", "semi", "spec"]
 
 
 def generate(
-    model: Transformer, source: Tensor, mode: Mode, options: Decoding, side: ARSide | None, trace: bool = False,
-    recordings: Recordings | None = None,
-) -> list[list[Output]]:  # fmt: skip
-    """The outputs of each sentence, best first, as the mode's function below makes them.
-
-    Args:
-        model: in training mode or not, and left so; there is no dropout here.
-        source: (B, S) int64, tokens then EOS, PAD behind.
-        side: the model's AR side, None where it has none.
-        trace: of `nar` with lengths, keep what every pass wrote.
-        recordings: of this model, to be used where they pay.
-    """
-    with _deciding(model):
-        if mode == "semi" or (mode == "nar" and model.length_table is None):  # without lengths, one block for all
-            return _blocks(model, source, options, options.block if mode == "semi" else None)
-        if mode == "nar":
-            return _nar(model, source, options, side, trace, recordings)
-        assert side is not None, f"{mode} needs an AR side"
-        return (_ar if mode == "ar" else _spec)(model, source, options, side, recordings)
+    model: Transformer, source: Tensor, mode: Mode, options: Decoding, side: ARSide | None, trace: bool = False
+) -> list[list[Output]]:
+    """As a `Generator`, with a model whose weights may change before the next call."""
+    return Generator(model, changing=True)(source, mode, options, side, trace)
 
 
 class Generator:
-    """A model that does nothing but generate: its weights are packed for a CPU, its passes recorded on a GPU.
+    """Generates with one model. Weights are packed for a CPU and passes recorded on a GPU, so they must not change.
 
-    The weights must not change from now on; `model.train()` unpacks them.
+    changing: do neither, because the weights may change (validation, in the midst of training).
     """
 
-    def __init__(self, model: Transformer) -> None:
-        self.model = model.eval()
-        self.recordings = Recordings(model) if model.output_weight.device.type == "cuda" else None
-        model.pack()
-
-    def __call__(
-        self, source: Tensor, mode: Mode, options: Decoding, side: ARSide | None, trace: bool = False
-    ) -> list[list[Output]]:
-        """As `generate`."""
-        return generate(self.model, source, mode, options, side, trace, self.recordings)
+    def __init__(self, model: Transformer, *, changing: bool = False) -> None:
+        self.model = model
+        self.recordings: Recordings | None = None
+        if not changing:
+            model.eval()
+            model.pack()
+            if model.output_weight.device.type == "cuda":
+                self.recordings = Recordings(model)
 
     def forget(self) -> None:
         """Frees what was recorded so far."""
         if self.recordings is not None:
             self.recordings.forget()
 
+    def __call__(
+        self, source: Tensor, mode: Mode, options: Decoding, side: ARSide | None, trace: bool = False
+    ) -> list[list[Output]]:
+        """The outputs of each sentence, best first, as the mode's method below makes them; without dropout.
 
-@contextmanager
-def _deciding(model: Transformer) -> Iterator[None]:
-    """No dropout and no gradients, and afterwards the model as it was."""
-    training = model.training
-    if training:  # asked first: going through all modules takes longer than a decoder pass
-        model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        if training:
-            model.train()
+        source: (B, S) int64, tokens then EOS, PAD behind. side: the model's AR side, None where it has none.
+        trace: where lengths are predicted, keep what every pass of `nar` wrote.
+        """
+        training = self.model.training
+        if training:  # asked first: going through all modules takes longer than a decoder pass
+            self.model.eval()
+        try:
+            with torch.inference_mode():
+                if mode == "semi" or (mode == "nar" and self.model.length_table is None):
+                    return self._blocks(source, options, options.block if mode == "semi" else None)
+                if mode == "nar":
+                    return self._nar(source, options, side, trace)
+                assert side is not None, f"{mode} needs an AR side"
+                return (self._ar if mode == "ar" else self._spec)(source, options, side)
+        finally:
+            if training:
+                self.model.train()
 
+    def _read(self, source: Tensor, options: Decoding, fan: int) -> tuple[RecordedSource | None, Memory]:
+        """The encoded sources; first their recordings, where passes over `fan` rows of each are to be replayed."""
+        wanted = options.cuda_graphs and self.model.knobs.attention != "flex"  # which compiles itself as it goes
+        if self.recordings is None or not wanted or not 0 < len(source) * fan <= MOST_ROWS:
+            return None, self.model.encode(source, source != PAD)
+        recorded = self.recordings.read(source)
+        return recorded, recorded.memory
 
-def _read(
-    model: Transformer, source: Tensor, options: Decoding, fan: int, recordings: Recordings | None
-) -> tuple[RecordedSource | None, Memory]:
-    """The encoded sources; first their recordings, where passes over `fan` rows of each are to be replayed."""
-    wanted = options.cuda_graphs and model.knobs.attention != "flex"  # which compiles itself as it goes
-    if recordings is None or not wanted or not 0 < len(source) * fan <= MOST_ROWS:
-        return None, model.encode(source, source != PAD)
-    recorded = recordings.read(source)
-    return recorded, recorded.memory
+    def _limit(self, source: Tensor, options: Decoding) -> Tensor:
+        """(B,) the most tokens of an output that ends itself, EOS included."""
+        return length_limit((source != PAD).sum(1) - 1, self.model.knobs.max_length, options)  # EOS
 
+    def _lengths(self, memory: Memory, count: int) -> Tensor:
+        """(B, count) the likeliest lengths, EOS not counted."""
+        return predicted_lengths(self.model.length_logits(memory), count, self.model.knobs.max_length - 2)
 
-def _ar(
-    model: Transformer, source: Tensor, options: Decoding, side: ARSide, recordings: Recordings | None
-) -> list[list[Output]]:
-    """Beam search (greedy where `options.beam` is 1): the `options.nbest` best outputs of each sentence.
+    def _ar(self, source: Tensor, options: Decoding, side: ARSide) -> list[list[Output]]:
+        """Beam search (greedy where `options.beam` is 1): the `options.nbest` best outputs of each sentence.
 
-    Score: sum of log-probabilities / length ** length_penalty. An AR side of `masks` writes as many tokens as the
-    length head finds likeliest.
-    """
-    recorded, memory = _read(model, source, options, options.beam, None if side == "masks" else recordings)
-    most = most_tokens(source, model, options)
-    step: NextToken | RecordedNext
-    if recorded:
-        step = recorded.next_token(side, options.beam, most)
-    elif side == "masks":
-        lengths = _likeliest_length(model, memory)
-        most, step = lengths + 1, NextOfLength(model, memory, lengths)
-    else:
-        step = NextToken(model, memory, side, most)
-    if options.beam == 1:
-        outputs = [[output] for output in greedy(step.best, most, options.length_penalty)]
-    else:
-        outputs = beam_search(step, most, options.beam, options.length_penalty, options.nbest)
-    if side == "masks":  # the MASKs, which stand for the length, took a pass of their own
-        return [[replace(output, passes=output.passes + 1) for output in each] for each in outputs]
-    return outputs
-
-
-def _spec(
-    model: Transformer, source: Tensor, options: Decoding, side: ARSide, recordings: Recordings | None
-) -> list[list[Output]]:
-    """Speculative decoding: what greedy search gives, drafted by the NAR side and verified by the AR side.
-
-    The text equals greedy's wherever the best token leads by more than the rounding between one pass over several
-    tokens and one pass for each (see docs/limits.md).
-    """
-    recorded, memory = _read(model, source, options, 1, recordings)
-    most, lengths = most_tokens(source, model, options), _likeliest_length(model, memory)
-    window = min(options.verify_window, int(most.max()))
-    draft = Draft(model, memory, lengths, most, options)
-    if recorded:
-        draft = RecordedDraft(recorded, lengths, most, options)
-    joint = draft if options.redraft == "joint" else None
-    if recorded:
-        verify: Verify = recorded.verify(side, most, window, joint)
-    else:
-        verify = Verify(model, memory, side, most, window, joint)
-    return [[output] for output in speculative(draft, verify, most, window, options.redraft)]
-
-
-def _blocks(model: Transformer, source: Tensor, options: Decoding, block: int | None) -> list[list[Output]]:
-    """One output of each sentence, `block` tokens a pass (None: all in one) up to the first EOS.
-
-    Score: mean log-probability of the tokens.
-    """
-    most = most_tokens(source, model, options)
-    step = NextBlock(model, model.encode(source, source != PAD), most, block or int(most.max()))
-    tokens, logps, passes = write_blocks(step, most, block)
-    if options.remove_repeats:
-        tokens, logps = without_repeats(tokens, logps)
-    return _ranked(tokens, logps, mean_logp(tokens, logps)[:, None], 1, passes, (tokens != PAD).sum(1), [])
-
-
-def _nar(
-    model: Transformer, source: Tensor, options: Decoding, side: ARSide | None, trace: bool,
-    recordings: Recordings | None,
-) -> list[list[Output]]:  # fmt: skip
-    """Mask-predict over a length beam: the `options.nbest` best of `options.length_beam` candidates of each sentence.
-
-    Score: mean log-probability of a candidate's tokens; with `options.rerank` "ar" that in one left-to-right pass of
-    the same model (needs an AR side), EOS included.
-    """
-    fan, states = options.length_beam, list[tuple[Tensor, ...]]()
-    recorded, memory = _read(model, source, options, fan, None if trace else recordings)
-    sizes = predicted_lengths(model.length_logits(memory), fan, model.knobs.max_length - 2)
-    blank = masks(sizes.flatten())
-    if recorded:
-        tokens, logps, passes = recorded.mask_predict(blank, options.iters, options.update, fan)
-    else:
-        keep = (lambda _, *state: states.append(state)) if trace else None
-        step = AllTokens(model, memory)
-        tokens, logps, passes = mask_predict(step, blank, options.iters, update=options.update, fan=fan, trace=keep)
-    # (B * fan, T), (B * fan, T), (B,)
-    if options.remove_repeats:
-        tokens, logps = without_repeats(tokens, logps)
-    if options.rerank == "none":
-        scores = mean_logp(tokens, logps)
-    else:
-        assert side is not None, "without an AR side there is nothing to rerank with"
-        passes = passes + 1
-        if recorded and side != "masks":  # whose slots are as many as there are tokens
-            scores = recorded.ar_scores(tokens, side)
+        Score: sum of log-probabilities / length ** length_penalty. An AR side of `masks` writes as many tokens as the
+        length head finds likeliest.
+        """
+        model, most = self.model, self._limit(source, options)
+        step: NextToken | RecordedNext
+        if side == "masks":
+            memory = model.encode(source, source != PAD)
+            lengths = self._lengths(memory, 1)[:, 0]
+            most, step = lengths + 1, NextOfLength(model, memory, lengths)
         else:
-            scores = ar_scores(model, memory, tokens, side)
-    return _ranked(tokens, logps, scores.view(sizes.shape), options.nbest, passes, sizes.flatten(), states)
+            recorded, memory = self._read(source, options, options.beam)
+            step = recorded.next_token(side, options.beam, most) if recorded else NextToken(model, memory, side, most)
+        if options.beam == 1:
+            outputs = [[output] for output in greedy(step.best, most, options.length_penalty)]
+        else:
+            outputs = beam_search(step, most, options.beam, options.length_penalty, options.nbest)
+        if side == "masks":  # the MASKs, which stand for the length, took a pass of their own
+            return [[replace(output, passes=output.passes + 1) for output in each] for each in outputs]
+        return outputs
 
+    def _spec(self, source: Tensor, options: Decoding, side: ARSide) -> list[list[Output]]:
+        """Speculative decoding: what greedy search gives, drafted by the NAR side and verified by the AR side.
 
-def _likeliest_length(model: Transformer, memory: Memory) -> Tensor:
-    """(B,) target tokens without EOS."""
-    return predicted_lengths(model.length_logits(memory), 1, model.knobs.max_length - 2)[:, 0]
+        The text equals greedy's wherever the best token leads by more than the rounding between one pass over several
+        tokens and one pass for each (see docs/limits.md).
+        """
+        model = self.model
+        recorded, memory = self._read(source, options, 1)
+        most, lengths = self._limit(source, options), self._lengths(memory, 1)[:, 0]
+        window = min(options.verify_window, int(most.max()))
+        draft = Draft(model, memory, lengths, most, options)
+        if recorded:
+            draft = RecordedDraft(recorded, lengths, most, options)
+        joint = draft if options.redraft == "joint" else None
+        if recorded:
+            verify: Verify = recorded.verify(side, most, window, joint)
+        else:
+            verify = Verify(model, memory, side, most, window, joint)
+        return [[output] for output in speculative(draft, verify, most, window, options.redraft)]
 
+    def _blocks(self, source: Tensor, options: Decoding, block: int | None) -> list[list[Output]]:
+        """One output of each sentence, `block` tokens a pass (None: all in one) up to the first EOS.
 
-def most_tokens(source: Tensor, model: Transformer, options: Decoding) -> Tensor:
-    """(B,) the most tokens of an AR output, EOS included: max_ratio * source + max_extra, and what the model holds."""
-    return length_limit((source != PAD).sum(1) - 1, model.knobs.max_length, options)  # EOS
+        Score: mean log-probability of the tokens.
+        """
+        most = self._limit(source, options)
+        memory = self.model.encode(source, source != PAD)
+        step = NextBlock(self.model, memory, most, block or int(most.max()))
+        tokens, logps, passes = write_blocks(step, most, block)
+        if options.remove_repeats:
+            tokens, logps = without_repeats(tokens, logps)
+        return _ranked(tokens, logps, mean_logp(tokens, logps)[:, None], 1, passes, (tokens != PAD).sum(1), [])
+
+    def _nar(self, source: Tensor, options: Decoding, side: ARSide | None, trace: bool) -> list[list[Output]]:
+        """Mask-predict over a length beam: the `options.nbest` best of `options.length_beam` candidates of a sentence.
+
+        Score: mean log-probability of a candidate's tokens; with `options.rerank` "ar" that in one left-to-right pass
+        of the same model (needs an AR side), EOS included.
+        """
+        model, fan, states = self.model, options.length_beam, list[tuple[Tensor, ...]]()
+        recorded, memory = (None, model.encode(source, source != PAD)) if trace else self._read(source, options, fan)
+        sizes = self._lengths(memory, fan)
+        blank = masks(sizes.flatten())
+        if recorded:
+            tokens, logps, passes = recorded.mask_predict(blank, options.iters, options.update, fan)
+        else:
+            keep = (lambda _, *state: states.append(state)) if trace else None
+            step = AllTokens(model, memory)
+            tokens, logps, passes = mask_predict(step, blank, options.iters, update=options.update, fan=fan, trace=keep)
+        # (B * fan, T), (B * fan, T), (B,)
+        if options.remove_repeats:
+            tokens, logps = without_repeats(tokens, logps)
+        if options.rerank == "none":
+            scores = mean_logp(tokens, logps)
+        else:
+            assert side is not None, "without an AR side there is nothing to rerank with"
+            passes = passes + 1
+            if recorded and side != "masks":  # whose slots are as many as there are tokens
+                scores = recorded.ar_scores(tokens, side)
+            else:
+                scores = ar_scores(model, memory, tokens, side)
+        return _ranked(tokens, logps, scores.view(sizes.shape), options.nbest, passes, sizes.flatten(), states)
 
 
 def length_limit(lengths: Tensor, max_length: int, options: Decoding) -> Tensor:
-    """`most_tokens` from the lengths of sources without EOS, (B,) int64, and the positions of the model."""
+    """The most tokens of an AR output, EOS included: max_ratio * source + max_extra, and what the model holds.
+
+    lengths: (B,) int64 of the sources, without EOS. max_length: the model's positions.
+    """
     limit = (lengths * options.max_ratio).long() + options.max_extra + 1
     return limit.clamp(1, max_length - 1)
 

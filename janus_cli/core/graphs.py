@@ -20,8 +20,7 @@ from torch import Tensor
 from janus_cli.core.batch import BOS, IGNORE, MASK, PAD
 from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Transformer
-from janus_cli.core.search import mask_predict
-from janus_cli.core.search.mask_predict import Update
+from janus_cli.core.search.mask_predict import Update, mask_predict
 from janus_cli.core.steps import AllTokens, Draft, Verify, choices, draft_input, log_probabilities, token_logps
 from janus_cli.core.stream import NEVER, ar_stream, following, framed
 
@@ -37,39 +36,11 @@ def padded(length: int, most: int) -> int:
     return min(most, -(-length // STEP) * STEP)
 
 
-class Recorder:
-    """Where the recordings of one device lie: they share their memory, because one is replayed at a time."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.pool = torch.cuda.graph_pool_handle() if self.stream else None
-
-    def record(self, function: Function, inputs: list[Tensor]) -> tuple[Callable[[], None], tuple[Tensor, ...]]:
-        """What runs the function once more over the same inputs, and where its outputs will lie."""
-        if self.stream is None:
-            raise RuntimeError("only a GPU can record")
-        now = torch.cuda.current_stream(self.stream.device)
-        self.stream.wait_stream(now)
-        with torch.cuda.stream(self.stream):
-            function(*inputs)  # what a first call makes, such as room for matrix products, is no part of a recording
-            graph = torch.cuda.CUDAGraph()  # not `with torch.cuda.graph`: that collects garbage first, for each shape
-            graph.capture_begin(pool=self.pool)
-            try:
-                outputs = function(*inputs)
-            except BaseException:
-                with suppress(RuntimeError):
-                    graph.capture_end()  # or nothing could run on this device any more
-                raise
-            graph.capture_end()
-        now.wait_stream(self.stream)
-        return graph.replay, outputs
-
-
 class Replay:
     """A function of tensors of fixed shapes. What it returns holds until it is called again."""
 
-    def __init__(self, recorder: Recorder, function: Function) -> None:
-        self.recorder, self.function = recorder, function
+    def __init__(self, recordings: Recordings, function: Function) -> None:
+        self.stream, self.pool, self.function = recordings.stream, recordings.pool, function
         self.inputs: list[Tensor] = []
         self.again: Callable[[], None] | None = None
         self.outputs: tuple[Tensor, ...] = ()
@@ -78,9 +49,26 @@ class Replay:
         """Makes the recording with inputs like these, unless it is made already; that runs the function once."""
         if not self.inputs:
             own = [given.clone() for given in inputs]
-            if self.recorder.stream is not None:
-                self.again, self.outputs = self.recorder.record(self.function, own)
+            if self.stream is not None:
+                self._record(self.stream, own)
             self.inputs = own
+
+    def _record(self, stream: torch.cuda.Stream, inputs: list[Tensor]) -> None:
+        now = torch.cuda.current_stream(stream.device)
+        stream.wait_stream(now)
+        with torch.cuda.stream(stream):
+            self.function(*inputs)  # what a first call makes, such as room for products, is no part of a recording
+            graph = torch.cuda.CUDAGraph()  # not `with torch.cuda.graph`: that collects garbage first, for each shape
+            graph.capture_begin(pool=self.pool)
+            try:
+                self.outputs = self.function(*inputs)
+            except BaseException:
+                with suppress(RuntimeError):
+                    graph.capture_end()  # or nothing could run on this device any more
+                raise
+            graph.capture_end()
+        now.wait_stream(stream)
+        self.again = graph.replay
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         self.prepare(*inputs)
@@ -98,11 +86,12 @@ class Replay:
 
 
 class Recordings:
-    """The recordings of a model whose weights do not change any more."""
+    """Of a model whose weights do not change any more; they share their memory, as one is replayed at a time."""
 
     def __init__(self, model: Transformer) -> None:
-        self.model = model
-        self.recorder = Recorder(model.output_weight.device)
+        self.model, device = model, model.output_weight.device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.pool = torch.cuda.graph_pool_handle() if self.stream else None
         self.sources: OrderedDict[tuple[int, int], RecordedSource] = OrderedDict()
 
     def read(self, source: Tensor) -> RecordedSource:
@@ -110,7 +99,7 @@ class Recordings:
         shape = len(source), padded(source.shape[1], self.model.knobs.max_length)
         recorded = self.sources.pop(shape, None)
         if recorded is None:
-            recorded = RecordedSource(self.model, self.recorder)
+            recorded = RecordedSource(self)
             while self.sources and sum(rows * width for rows, width in [*self.sources, shape]) > KEPT:
                 self.sources.popitem(last=False)[1].forget()
         self.sources[shape] = recorded
@@ -126,8 +115,8 @@ class Recordings:
 class RecordedSource:
     """A batch of sources of one shape, encoded, and all that was recorded of how to decode it."""
 
-    def __init__(self, model: Transformer, recorder: Recorder) -> None:
-        self.model, self.recorder = model, recorder
+    def __init__(self, recordings: Recordings) -> None:
+        self.model, self.recordings = recordings.model, recordings
         self.replays: list[Replay] = []
         self.encode = self.replay(self._encode)  # (B, S) -> nothing, but `memory` is then that of it
         self.steps: dict[Hashable, Any] = {}
@@ -138,7 +127,7 @@ class RecordedSource:
 
     def replay(self, function: Function) -> Replay:
         """A new recording that ends with this source."""
-        self.replays.append(Replay(self.recorder, function))
+        self.replays.append(Replay(self.recordings, function))
         return self.replays[-1]
 
     def step(self, key: Hashable, make: Callable[[], Any]) -> Any:

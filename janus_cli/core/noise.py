@@ -4,8 +4,6 @@ Draws depend on (seed, epoch, sentence) alone, not on the batch, the rank or the
 gets the same noise wherever it lands, so that one rank and many see the same data, and a resumed run repeats nothing.
 """
 
-from __future__ import annotations
-
 from math import exp, factorial
 
 import torch

@@ -1,7 +1,5 @@
 """What the searches need of a model, as callables over streams; `core/generate.py` puts both together."""
 
-from __future__ import annotations
-
 from math import inf
 
 import torch
@@ -12,7 +10,7 @@ from janus_cli.core.batch import BOS, EOS, MASK, PAD
 from janus_cli.core.fast import argmax
 from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Memory, Transformer
-from janus_cli.core.search import mask_predict, masks
+from janus_cli.core.search.mask_predict import mask_predict, masks
 from janus_cli.core.stream import Stream, ahead, ar_stream, base, beside, following, framed, in_span, left_to_right
 
 NEVER_WRITTEN = (PAD, BOS, MASK)

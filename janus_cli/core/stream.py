@@ -8,12 +8,12 @@ A decoder reads *slots*. A slot has a token, a position, and three times:
 * a slot that is never born (birth = +inf) is read by nobody: a *query* slot;
 * a MASK that is replaced by its token at time k dies at k.
 
-Times within one stream lie in [0, SPAN). `join` puts streams that must not see each other into disjoint spans.
+Times within one stream lie in [0, SPAN). Streams in disjoint spans (`in_span`) do not see each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
@@ -94,10 +94,6 @@ class Stream:
     def to(self, device: torch.device | str) -> Stream:
         """The same stream on another device."""
         return self.replace(**{name: getattr(self, name).to(device) for name in FIELDS})
-
-    def select(self, rows: Tensor) -> Stream:
-        """These rows, in this order."""
-        return self.replace(**{name: getattr(self, name)[rows] for name in FIELDS})
 
 
 def _places(tokens: Tensor) -> Tensor:
@@ -252,19 +248,3 @@ def in_span(stream: Stream, index: int | Tensor) -> Stream:
     start = index * SPAN
     birth = torch.where(stream.birth == NEVER, NEVER, stream.birth.clamp(min=0.0) + start)
     return stream.replace(time=stream.time + start, birth=birth, death=stream.death.clamp(max=SPAN) + start)
-
-
-def join(streams: Sequence[Stream]) -> tuple[Stream, Callable[[Tensor], list[Tensor]]]:
-    """One decoder call for streams that must not see each other: each gets its own span of time.
-
-    Returns the joined stream and the way back: (B, L, D) -> one (B, L_i, D) for each stream.
-    """
-    joined = beside(*(in_span(stream, index) for index, stream in enumerate(streams)))
-    keys = [s.keys for s in streams]
-    others = [s.tokens.shape[1] - s.keys for s in streams]
-
-    def apart(states: Tensor) -> list[Tensor]:
-        parts = states.split([*keys, *others], dim=1)
-        return [torch.cat([parts[i], parts[len(keys) + i]], dim=1) for i in range(len(keys))]
-
-    return joined, apart

@@ -14,7 +14,7 @@ from janus_cli.core.batch import Batch
 from janus_cli.core.generate import Generator
 from janus_cli.core.model import Transformer
 from janus_cli.core.objectives import OBJECTIVES
-from janus_cli.core.search import predicted_lengths
+from janus_cli.core.search.mask_predict import predicted_lengths
 from janus_cli.data.batching import Lengths, load_batch
 from janus_cli.data.store import Store, store_files
 from janus_cli.data.tokenizer import Tokenizers

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from janus_cli import recipe_load, runs
-from janus_cli.core import flops
 from janus_cli.core.batch import SPECIAL, collate
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
@@ -105,13 +104,13 @@ def describe_data(folder: Path) -> dict[str, Any]:
 
 
 def arithmetic(recipe: Recipe, vocabulary: int) -> str:
-    """What a batch costs in training, counted on a batch of sentences of 20 tokens (see `core/flops.py`)."""
+    """What a batch costs in training, counted on a batch of sentences of 20 tokens (see `Plan.flops`)."""
     length = min(20, recipe.data.max_tokens)
     count = max(1, recipe.training.batch_tokens // (length + 2))  # BOS and EOS, as `data.batching` counts
     rows = [[SPECIAL] * length] * count
     batch = collate(rows, rows, range(count))
     plan = OBJECTIVES[recipe.objective.name].plan(batch, Draws(recipe.seed, 0, batch.ids), recipe.objective)
-    step = flops.step(recipe.model, vocabulary, length + 1, plan)
+    step = plan.flops(recipe.model, vocabulary, length + 1)
     more = f", of which an update has {recipe.training.accumulate}" if recipe.training.accumulate > 1 else ""
     return f"{step / 1e9:,.1f} GFLOP a batch of {count * (length + 1):,} target tokens, sentences of {length}{more}"
 

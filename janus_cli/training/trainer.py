@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from janus_cli import console
-from janus_cli.core import flops
 from janus_cli.core.batch import Batch
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
@@ -328,7 +327,7 @@ class Trainer:
         counts = {"signals": float(self.stop.number), "stopped": float(self.stop.number > 0), "flops": 0.0}
         vocabulary = self.model.output_weight.shape[0]
         for batch, plan, weight in window.micros:
-            counts["flops"] += flops.step(self.recipe.model, vocabulary, batch.source.shape[1], plan)
+            counts["flops"] += plan.flops(self.recipe.model, vocabulary, batch.source.shape[1])
             for unit, count in plan.counts.items():
                 counts[unit] = counts.get(unit, 0.0) + weight * count
         return counts

@@ -14,11 +14,12 @@ from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import cemat
 from janus_cli.core.objectives.base import Plan
 
-# 5 is 15 or 16, 6 is 16 only, 7 is 17, 18 or 7 itself.
+# 5 is 15 or 16, 6 is 16 only, 7 is 17, 18 or 7 itself, 9 is 10, 11 or 12.
 LEXICON = torch.full((20, 3), PAD)
 LEXICON[5, :2] = torch.tensor([15, 16])
 LEXICON[6, 0] = 16
 LEXICON[7] = torch.tensor([17, 18, 7])
+LEXICON[9] = torch.tensor([10, 11, 12])
 NOTHING = CematObjective(source_least=0.0, source_most=0.0, target_least=0.0, target_most=0.0, switched=0.0)
 
 
@@ -31,40 +32,24 @@ def planned(batch: Batch, seed: int = 1, epoch: int = 0, **changes: float) -> Pl
     return cemat.plan(batch, Draws(seed, epoch, batch.ids), knobs)
 
 
-def test_the_stream_shows_everything_at_once() -> None:
-    batch = pairs([[5, 6, 8]], [[9, 10, 11, 12]])
-    nar = planned(batch, target_least=0.5, target_most=0.5).streams["nar"]
-    hidden = nar.labelled[0]
-    assert int(hidden.sum()) == 2
-    assert nar.tokens[0].tolist() == [
-        BOS,
-        *(MASK if h else t for h, t in zip(hidden[1:5], range(9, 13), strict=True)),
-        EOS,
-    ]
-    assert ["".join("1" if cell else "0" for cell in line) for line in nar.attend[0].tolist()] == ["111111"] * 6
-
-
-def test_a_word_gives_way_to_a_translation_that_the_target_does_not_have_and_its_own_is_hidden() -> None:
-    """5 -> 16 because 15 is there; 6 has no other translation; the two 17 of 7 are both hidden; 8 is in no lexicon."""
-    batch = pairs([[5, 6, 7, 8]], [[15, 17, 9, 17, 16]])
-    plan = planned(batch, switched=1.0)
+@pytest.mark.parametrize(
+    ("source", "target", "read", "nar"),
+    [
+        # 6 has no other translation; the two 17 of 7 are both hidden; 8 is in no lexicon.
+        ([5, 6, 7, 8], [15, 17, 9, 17], [16, 6, 18, 8], [MASK, MASK, 9, MASK]),
+        ([5, 6, 7, 8], [15, 17, 9, 17, 16], [5, 6, 18, 8], [15, MASK, 9, MASK, 16]),  # 5 has nothing: 16 is there too
+        ([9], [11, 10], [12], [11, MASK]),  # of several translations that are there, the likeliest
+    ],
+)
+def test_a_word_gives_way_to_a_translation_that_the_target_does_not_have_and_its_own_is_hidden(
+    source: list[int], target: list[int], read: list[int], nar: list[int]
+) -> None:
+    plan = planned(pairs([source], [target]), switched=1.0)
     assert plan.source is not None
-    assert plan.source.tokens.tolist() == [[5, 6, 18, 8, EOS]]  # nothing to switch 5 to: 16 is there too
-    assert plan.streams["nar"].tokens.tolist() == [[BOS, 15, MASK, 9, MASK, 16, EOS]]
-    plan = planned(pairs([[5, 6, 7, 8]], [[15, 17, 9, 17]]), switched=1.0)
-    assert plan.source is not None
-    assert plan.source.tokens.tolist() == [[16, 6, 18, 8, EOS]]
-    assert plan.streams["nar"].tokens.tolist() == [[BOS, MASK, MASK, 9, MASK, EOS]]
+    assert plan.source.tokens.tolist() == [[*read, EOS]]
+    assert plan.streams["nar"].tokens.tolist() == [[BOS, *nar, EOS]]
+    assert plan.streams["nar"].attend.all()
     assert (plan.source.labels == IGNORE).all()
-
-
-def test_of_several_translations_that_are_there_the_likeliest_is_hidden() -> None:
-    lexicon = LEXICON.clone()
-    lexicon[8] = torch.tensor([10, 11, 12])
-    plan = planned(pairs([[8]], [[11, 10]], lexicon), switched=1.0)
-    assert plan.source is not None
-    assert plan.source.tokens.tolist() == [[12, EOS]]
-    assert plan.streams["nar"].tokens.tolist() == [[BOS, 11, MASK, EOS]]
 
 
 @pytest.mark.parametrize("lexicon", [None, torch.full((20, 3), PAD)])

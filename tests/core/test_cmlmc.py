@@ -1,6 +1,7 @@
-"""CMLMC: what its two streams show, where the wrong tokens come from, and that nothing else gets a gradient."""
+"""CMLMC's correction and glancing: what is shown, where the wrong tokens come from, what gets a gradient."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -8,44 +9,35 @@ from torch import Tensor
 
 from janus_cli.core import losses
 from janus_cli.core.batch import BOS, EOS, IGNORE, MASK, PAD, Batch, collate
-from janus_cli.core.knobs import CmlmcObjective, Model, Noise
+from janus_cli.core.knobs import CmlmcObjective, CmlmObjective, JanusObjective, Model, Noise
 from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.noise import Draws, is_text
-from janus_cli.core.objectives import cmlmc
-from janus_cli.core.objectives.base import Plan, guesses
-from janus_cli.core.stream import Stream, join
+from janus_cli.core.objectives import OBJECTIVES, Plan, cmlmc, glancing
+from janus_cli.core.objectives.glancing import first_look, still_hidden
+from janus_cli.core.stream import Stream
 
 # This seed hides 6 and 9 of the first sentence below and makes 5 wrong.
 SEED = 157
 KNOBS = CmlmcObjective(replaced=0.5, label_smoothing=0.0)
 SENTENCE = [5, 6, 7, 8, 9]
+ALL = Noise(full=1.0)
 
 
-def planned(sentence: list[int] = SENTENCE, seed: int = SEED, knobs: CmlmcObjective = KNOBS) -> tuple[Batch, Plan]:
+def planned(sentence: list[int] = SENTENCE, knobs: CmlmcObjective = KNOBS) -> tuple[Batch, Plan]:
     batch = collate([[5, 6, 7]] * 2, [sentence, [11] * 8], [0, 1])
-    return batch, cmlmc.plan(batch, Draws(seed, 0, batch.ids), knobs)
+    return batch, cmlmc.plan(batch, Draws(SEED, 0, batch.ids), knobs)
 
 
-def rows(stream: Stream, attend: Tensor) -> list[str]:
-    return ["".join("1" if cell else "0" for cell in line[:7]) for line in attend[0, :7].tolist()]
-
-
-def test_both_streams_show_everything_at_once_and_the_causal_attention_what_is_to_the_left() -> None:
+def test_the_streams_show_everything_at_once_and_the_causal_attention_what_is_to_the_left() -> None:
     _, plan = planned()
     nar, correct, guess = plan.streams["nar"], plan.streams["correct"], plan.drafts["guess"]
-    frame = [PAD] * 3
-    assert nar.tokens[0].tolist() == [BOS, 5, MASK, 7, 8, MASK, EOS, *frame]
-    assert nar.labels[0].tolist() == [IGNORE, IGNORE, 6, IGNORE, IGNORE, 9, IGNORE, *[IGNORE] * 3]
-    assert guess.tokens[0].tolist() == [BOS, *[MASK] * 5, EOS, *frame]
+    assert nar.tokens[0].tolist() == [BOS, 5, MASK, 7, 8, MASK, EOS, PAD, PAD, PAD]
+    assert nar.labels[0].tolist() == [IGNORE, IGNORE, 6, IGNORE, IGNORE, 9, *[IGNORE] * 4]
+    assert guess.tokens[0].tolist() == [BOS, *[MASK] * 5, EOS, PAD, PAD, PAD]
     assert correct.labels[0].tolist() == guess.labels[0].tolist() == [IGNORE, 5, *[IGNORE] * 8]
     for stream in (nar, correct, guess):
-        assert rows(stream, stream.attend) == ["1111111"] * 7
-        assert rows(stream, stream.causal) == [
-            "1000000", "1100000", "1110000", "1111000", "1111100", "1111110", "1111111",
-        ]  # fmt: skip
-    joined, _ = join([nar, correct])
-    assert not joined.attend[0, :10, 10:].any()
-    assert not joined.attend[0, 10:, :10].any()
+        assert stream.attend[0, :7, :7].all()
+        assert torch.equal(stream.causal[0, :7, :7], torch.ones(7, 7, dtype=torch.bool).tril())
 
 
 @pytest.mark.parametrize(
@@ -57,8 +49,7 @@ def test_a_share_of_the_observed_tokens_is_wrong_and_no_hidden_one(length: int, 
     hidden, wrong = plan.streams["nar"].labelled, plan.streams["correct"].labelled
     assert not (hidden & wrong).any()
     assert not (wrong & ~is_text(batch.target)).any()
-    observed = length - hidden.sum(1)
-    assert torch.equal(wrong.sum(1), (share * observed + 1e-9).long())
+    assert torch.equal(wrong.sum(1), (share * (length - hidden.sum(1)) + 1e-9).long())
     assert plan.counts["wrong"] == int(wrong.sum())
 
 
@@ -69,35 +60,33 @@ def recorded(
     streams, logits, plain = [], [], model.decode
 
     def decode(stream: Stream, memory: Memory) -> Tensor:
-        assert torch.is_grad_enabled() == bool(streams)  # not in the first call, which guesses
+        guessing = not streams  # in the first call: without gradient, and autocast keeps no weights that it converts
+        assert torch.is_grad_enabled() != guessing
+        assert torch.is_autocast_cache_enabled() != guessing
         streams.append(stream)
         return plain(stream, memory)
-
-    monkeypatch.setattr(model, "decode", decode)
 
     def keep(states: Tensor, words: Tensor, gold: Tensor, smoothing: float) -> Tensor:
         logits.append(states @ words.T)
         return states.sum()
 
-    monkeypatch.setattr(losses, "cross_entropy", keep)
-    cmlmc.loss(model, batch, plan, KNOBS)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "decode", decode)
+        patch.setattr(losses, "cross_entropy", keep)
+        cmlmc.loss(model, batch, plan, KNOBS)
     return streams, logits
 
 
 def test_the_model_reads_what_it_would_write_itself(monkeypatch: pytest.MonkeyPatch, model: Transformer) -> None:
     batch, plan = planned()
     (guess, nar, correct), _ = recorded(monkeypatch, model, batch, plan)
-    memory = model.encode(batch.source, batch.source_real)
-    logits = model.logits(model.decode(plan.drafts["guess"], memory))
+    logits = model.logits(model.decode(plan.drafts["guess"], model.encode(batch.source, batch.source_real)))
     logits[..., [PAD, BOS, EOS, MASK]] = -torch.inf
     wrong = plan.streams["correct"].labelled
     assert torch.equal(guess.tokens, plan.drafts["guess"].tokens)
     assert torch.equal(nar.tokens, plan.streams["nar"].tokens)
-    read = correct.tokens
-    assert torch.equal(read[wrong], logits.argmax(-1)[wrong])
-    assert torch.equal(read[~wrong], plan.streams["nar"].tokens[~wrong])
-    assert (read[wrong] != batch.target[wrong]).any()
+    assert torch.equal(correct.tokens, torch.where(wrong, logits.argmax(-1), nar.tokens))
+    assert (correct.tokens[wrong] != batch.target[wrong]).any()
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -107,8 +96,7 @@ def test_only_observed_tokens_are_seen(
 ) -> None:
     """Positions: 2 and 5 are hidden from both, 1 (wrong) is seen by the first alone, 3 and 4 by both."""
     torch.manual_seed(0)
-    knobs = replace(tiny, init="xavier", causal_attention=causal)
-    model = Transformer(knobs, 20, 20, length_head=True).double().eval()
+    model = Transformer(replace(tiny, init="xavier", causal_attention=causal), 20, 20, length_head=True).double().eval()
     other = list(SENTENCE)
     other[changed - 1] = 15
     (nar, correct), (nar_after, correct_after) = (
@@ -121,10 +109,9 @@ def test_only_observed_tokens_are_seen(
 
 
 def test_without_observed_tokens_nothing_is_corrected(model: Transformer) -> None:
-    batch, plan = planned(knobs=CmlmcObjective(noise=Noise(full=1.0)))
-    terms = cmlmc.loss(model, batch, plan, KNOBS)
+    batch, plan = planned(knobs=CmlmcObjective(noise=ALL))
     assert plan.counts["wrong"] == 0
-    assert terms["ce_correct"].total.item() == 0.0
+    assert cmlmc.loss(model, batch, plan, KNOBS)["ce_correct"].total.item() == 0.0
 
 
 def test_the_guess_takes_no_gradient_from_the_other_passes_in_bf16_either(tiny: Model) -> None:
@@ -147,18 +134,66 @@ def test_the_guess_takes_no_gradient_from_the_other_passes_in_bf16_either(tiny: 
         assert torch.cosine_similarity(low[name].flatten(), value.flatten(), dim=0) > 0.97, name
 
 
-def test_autocast_keeps_no_weights_of_the_guess(monkeypatch: pytest.MonkeyPatch, tiny: Model) -> None:
-    model = Transformer(tiny, 20, 20, length_head=True)
-    batch, plan = planned()
-    guess, decode, modes = plan.drafts["guess"], model.decode, []
+def ask(model: Transformer, batch: Batch, knobs: Any) -> dict[str, float]:
+    objective = OBJECTIVES[knobs.name]
+    plan = objective.plan(batch, Draws(1, 0, batch.ids), knobs)
+    return {key: float(term.total.detach()) for key, term in objective.loss(model, batch, plan, knobs).items()}
 
-    def spy(stream: Stream, memory: Memory) -> Tensor:
-        modes.append((torch.get_autocast_dtype("cpu"), torch.is_autocast_cache_enabled(), torch.is_grad_enabled()))
-        return decode(stream, memory)
+
+def test_the_correction_of_janus_is_cmlmcs(model: Transformer, ragged: Batch) -> None:
+    """The same tokens are replaced by the same words, and cost the same; without the knob nothing changes."""
+    noise = Noise(fixed=1.0, share=0.4)
+    theirs = ask(model, ragged, CmlmcObjective(noise=noise, replaced=0.6))
+    ours = ask(model, ragged, JanusObjective(noise=noise, correct=0.5, replaced=0.6))
+    assert ours.pop("ce_correct") == pytest.approx(theirs["ce_correct"])
+    assert theirs["ce_correct"] > 0
+    assert ours == pytest.approx(ask(model, ragged, JanusObjective(noise=noise)))
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.0])
+def test_as_much_is_shown_as_was_wrong(
+    monkeypatch: pytest.MonkeyPatch, model: Transformer, ragged: Batch, ratio: float
+) -> None:
+    text = is_text(ragged.target)
+    n, first = text.sum(1), text & (text.cumsum(1) == 1)
+    memory = model.encode(ragged.source, ragged.source_real)
+    look = first_look(ragged.target, text, Draws(1, 0, ragged.ids))
+    for right, wrong in ((text, 0 * n), (~text, n), (first, n - 1)):  # at these places the first pass is right
+        monkeypatch.setattr(glancing, "guesses", lambda *_, right=right: torch.where(right, ragged.target, MASK))
+        hidden = still_hidden(model, memory, look, ratio)
+        assert not (hidden & ~text).any()
+        assert torch.equal(hidden.sum(1), n - (ratio * wrong).floor().long())
+
+
+def test_what_is_shown_is_drawn_and_repeats(ragged: Batch) -> None:
+    text = is_text(ragged.target)
+    looks = [first_look(ragged.target, text, Draws(seed, 0, ragged.ids)) for seed in (1, 1, *range(2, 6))]
+    orders = [look.death[0][text[0]].tolist() for look in looks]
+    assert orders[0] == orders[1]
+    assert sorted(orders[0]) == list(range(1, int(text[0].sum()) + 1))  # a random order of all of them
+    assert any(order != orders[0] for order in orders)
+
+
+@pytest.mark.parametrize("kind", [JanusObjective, CmlmObjective])
+def test_glancing_asks_for_less_while_training_only(
+    monkeypatch: pytest.MonkeyPatch, model: Transformer, ragged: Batch, kind: type[JanusObjective | CmlmObjective]
+) -> None:
+    asked: list[int] = []
+    decode = model.decode
+
+    def spy(stream: Stream, *rest: Any) -> Tensor:
+        asked.append(int(stream.labelled.sum()))
+        return decode(stream, *rest)
 
     monkeypatch.setattr(model, "decode", spy)
-    with torch.autocast("cpu", torch.bfloat16):
-        memory = model.encode(batch.source, batch.source_real)
-        guesses(model, memory, guess, guess.labelled, ())
-        assert torch.is_autocast_cache_enabled()
-    assert modes == [(torch.bfloat16, False, False)]
+    validation = ask(model, ragged, kind(noise=ALL, glance=1.0))
+    whole = asked[-1]
+    assert validation == ask(model, ragged, kind(noise=ALL))
+    model.train()  # dropout is 0 in this model
+    asked.clear()
+    training = ask(model, ragged, kind(noise=ALL, glance=1.0))
+    assert asked[0] == int(is_text(ragged.target).sum())  # the look
+    assert asked[-1] < whole
+    assert training["ce_nar"] < validation["ce_nar"]
+    if kind is JanusObjective:
+        assert training["ce_ar"] == pytest.approx(validation["ce_ar"])

@@ -1,14 +1,20 @@
 """Mask-predict on scripted callables: what is hidden after each pass, worked by hand."""
 
 from math import log
-from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor
 
 from janus_cli.core.batch import MASK, PAD, SPECIAL
-from janus_cli.core.search import mask_predict, masks, mean_logp, predicted_lengths, without_repeats
+from janus_cli.core.search.mask_predict import (
+    Update,
+    mask_predict,
+    masks,
+    mean_logp,
+    predicted_lengths,
+    without_repeats,
+)
 
 A, B, C = SPECIAL, SPECIAL + 1, SPECIAL + 2
 
@@ -16,8 +22,8 @@ A, B, C = SPECIAL, SPECIAL + 1, SPECIAL + 2
 class Counting:
     """Pass p writes token SPECIAL + p everywhere; how sure it is comes from a table. Remembers what it was shown."""
 
-    def __init__(self, *sure: list[list[float]]) -> None:
-        self.sure = [torch.tensor(table) for table in sure]
+    def __init__(self, *sure: list[float]) -> None:
+        self.sure = [torch.tensor([table]) for table in sure]
         self.seen: list[list[list[int]]] = []
 
     def __call__(self, tokens: Tensor, asked: Tensor, sentences: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -25,13 +31,6 @@ class Counting:
         self.seen.append(tokens.tolist())
         logps = self.sure[min(done, len(self.sure) - 1)].log().expand(tokens.shape)
         return torch.full_like(tokens, SPECIAL + done), logps
-
-
-def row(n: int, iters: int) -> list[int]:
-    """How many tokens each pass was shown hidden."""
-    step = Counting([[0.5] * max(n, 1)])
-    mask_predict(step, masks(torch.tensor([n])), iters)
-    return [tokens[0].count(MASK) for tokens in step.seen]
 
 
 @pytest.mark.parametrize(
@@ -47,11 +46,13 @@ def row(n: int, iters: int) -> list[int]:
     ],
 )
 def test_the_number_hidden_before_each_pass_that_can_change_something(n: int, iters: int, hidden: list[int]) -> None:
-    assert row(n, iters) == hidden
+    step = Counting([0.5] * max(n, 1))
+    mask_predict(step, masks(torch.tensor([n])), iters)
+    assert [tokens[0].count(MASK) for tokens in step.seen] == hidden
 
 
 def test_the_least_certain_are_hidden_again_and_others_keep_token_and_certainty() -> None:
-    step = Counting([[0.9, 0.2, 0.5, 0.3]], [[0.1, 0.4, 0.1, 0.8]], [[0.1, 0.6, 0.7, 0.1]])
+    step = Counting([0.9, 0.2, 0.5, 0.3], [0.1, 0.4, 0.1, 0.8], [0.1, 0.6, 0.7, 0.1])
     tokens, logps, _ = mask_predict(step, masks(torch.tensor([4])), 3)
     assert step.seen == [
         [[MASK] * 4],
@@ -63,21 +64,25 @@ def test_the_least_certain_are_hidden_again_and_others_keep_token_and_certainty(
 
 
 def test_update_all_writes_every_token_anew() -> None:
-    step = Counting([[0.9, 0.2, 0.5, 0.3]], [[0.1, 0.4, 0.2, 0.8]], [[0.3, 0.6, 0.7, 0.5]])
+    step = Counting([0.9, 0.2, 0.5, 0.3], [0.1, 0.4, 0.2, 0.8], [0.3, 0.6, 0.7, 0.5])
     tokens, logps, _ = mask_predict(step, masks(torch.tensor([4])), 3, update="all")
     assert step.seen[1:] == [[[A, MASK, A, MASK]], [[MASK, B, B, B]]]
     assert tokens.tolist() == [[C] * 4]
     assert logps[0].tolist() == pytest.approx([log(p) for p in (0.3, 0.6, 0.7, 0.5)])
 
 
-def test_equals_are_hidden_from_the_left() -> None:
-    step = Counting([[0.5, 0.5, 0.9, 0.5, 0.5]])
+def test_equals_are_hidden_from_the_left_and_only_where_it_may_be_written() -> None:
+    step = Counting([0.5, 0.5, 0.9, 0.5, 0.5])
     mask_predict(step, masks(torch.tensor([5])), 2)
     assert step.seen[1] == [[MASK, MASK, A, A, A]]
+    step, only = Counting([0.5] * 4), torch.tensor([[True, True, False, False]])
+    tokens, _, _ = mask_predict(step, masks(torch.tensor([4])), 2, only=only)
+    assert step.seen == [[[MASK] * 4], [[MASK, A, MASK, MASK]]]
+    assert tokens.tolist() == [[B, A, MASK, MASK]]
 
 
 def test_padding_is_never_hidden_shown_or_counted() -> None:
-    step = Counting([[0.5, 0.4, 0.3, 0.2, 0.1, 0.05]])
+    step = Counting([0.5, 0.4, 0.3, 0.2, 0.1, 0.05])
     tokens, logps, _ = mask_predict(step, masks(torch.tensor([6, 2, 0, 4])), 2)
     assert step.seen[0] == [[MASK] * n + [PAD] * (6 - n) for n in (6, 2, 4)]  # nothing to write in the empty one
     assert step.seen[1] == [
@@ -97,18 +102,7 @@ def neighbourless(tokens: Tensor, asked: Tensor, sentences: Tensor | None) -> tu
     return SPECIAL + weight % 11, -((weight % 97) / 97.0) - 0.01
 
 
-@pytest.mark.parametrize("update", ["hidden", "all"])
-def test_a_row_does_not_depend_on_its_neighbours(update: Literal["hidden", "all"]) -> None:
-    sizes = torch.tensor([5, 1, 9, 0, 9, 3, 17])
-    tokens, logps, passes = mask_predict(neighbourless, masks(sizes), 6, update=update)
-    for index, n in enumerate(sizes.tolist()):
-        alone, sure, took = mask_predict(neighbourless, masks(sizes[index : index + 1]), 6, update=update)
-        assert took.tolist() == passes[index : index + 1].tolist()
-        assert tokens[index, :n].tolist() == alone[0].tolist()
-        assert logps[index, :n].tolist() == sure[0].tolist()
-
-
-def every_pass(tokens: Tensor, iters: int, update: Literal["hidden", "all"]) -> tuple[Tensor, Tensor]:
+def every_pass(tokens: Tensor, iters: int, update: Update) -> tuple[Tensor, Tensor]:
     """The published loop, without leaving anything out."""
     ours = hidden = tokens == MASK
     logps = torch.zeros(tokens.shape)
@@ -126,8 +120,9 @@ def every_pass(tokens: Tensor, iters: int, update: Literal["hidden", "all"]) -> 
 @pytest.mark.parametrize("update", ["hidden", "all"])
 @pytest.mark.parametrize("iters", [1, 4, 12])
 @pytest.mark.parametrize("fan", [1, 3])
-def test_leaving_passes_out_changes_nothing(update: Literal["hidden", "all"], iters: int, fan: int) -> None:
-    start = masks(torch.tensor([5, 1, 9, 0, 2, 3, 17, 4, 4]))
+def test_neither_neighbours_nor_passes_left_out_change_anything(update: Update, iters: int, fan: int) -> None:
+    sizes = torch.tensor([5, 1, 9, 0, 2, 3, 17, 4, 4])
+    start = masks(sizes)
     start[6, 3:6] = torch.tensor([A, B, C])  # known from the start
     tokens, logps, passes = mask_predict(neighbourless, start, iters, update=update, fan=fan)
     expected, sure = every_pass(start, iters, update)
@@ -135,6 +130,10 @@ def test_leaving_passes_out_changes_nothing(update: Literal["hidden", "all"], it
     assert torch.allclose(logps, sure)
     assert tokens[6, 3:6].tolist() == [A, B, C]
     assert int(passes.max()) <= iters
+    if fan == 1:
+        for row, n in enumerate(sizes.tolist()):
+            alone, _, took = mask_predict(neighbourless, start[row : row + 1, :n], iters, update=update)
+            assert (alone[0].tolist(), took.tolist()) == (tokens[row, :n].tolist(), [int(passes[row])])
     if iters == 12 and update == "hidden" and fan == 1:
         assert [passes[1], passes[3]] == [1, 0]  # one token, and none
         assert all(n < 12 for n in passes[[0, 4, 5, 7, 8]].tolist())
@@ -151,22 +150,13 @@ def test_sentences_are_named_when_some_are_left_out() -> None:
     assert seen == [(6, None), (4, [0, 1]), (2, [1])]
 
 
-def test_only_some_places_may_be_written() -> None:
-    step = Counting([[0.5] * 4])
-    only = torch.tensor([[True, True, False, False]])
-    tokens, _, _ = mask_predict(step, masks(torch.tensor([4])), 2, only=only)
-    assert step.seen == [[[MASK] * 4], [[MASK, A, MASK, MASK]]]
-    assert tokens.tolist() == [[B, A, MASK, MASK]]
-
-
 def test_the_trace_tells_what_was_written_and_what_is_hidden_next() -> None:
     told: list[tuple[int, list[int], list[bool]]] = []
-    step = Counting([[0.9, 0.2, 0.5]])
 
     def trace(done: int, tokens: Tensor, logps: Tensor, hidden: Tensor) -> None:
         told.append((done, tokens[0].tolist(), hidden[0].tolist()))
 
-    mask_predict(step, masks(torch.tensor([3])), 3, trace=trace)
+    mask_predict(Counting([0.9, 0.2, 0.5]), masks(torch.tensor([3])), 3, trace=trace)
     assert told == [
         (1, [A, A, A], [False, True, True]),
         (2, [A, B, B], [False, True, False]),

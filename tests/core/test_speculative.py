@@ -6,67 +6,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from janus_cli.core.batch import EOS, PAD, SPECIAL
-from janus_cli.core.search import Output, beam_search, greedy, speculative
-from janus_cli.core.search.speculative import Draft, Redraft
-
-VOCABULARY = SPECIAL + 4
-
-
-class Language:
-    """A left-to-right model without weights: the next token is a fixed function of sentence and prefix."""
-
-    def __init__(self, seeds: list[int]) -> None:
-        self.seeds = seeds
-        self.known: dict[tuple[int, tuple[int, ...]], Tensor] = {}
-
-    def logps(self, sentence: int, prefix: tuple[int, ...]) -> Tensor:
-        if (sentence, prefix) not in self.known:
-            self.known[sentence, prefix] = self._logps(sentence, prefix)
-        return self.known[sentence, prefix]
-
-    def _logps(self, sentence: int, prefix: tuple[int, ...]) -> Tensor:
-        draw = torch.Generator().manual_seed(hash((self.seeds[sentence], prefix)) % 2**31)
-        logits = torch.full((VOCABULARY,), -torch.inf)
-        logits[[EOS, *range(SPECIAL, VOCABULARY)]] = torch.randn(5, generator=draw) + torch.tensor([-0.5, 0, 0, 0, 0])
-        return logits.log_softmax(0)
-
-    def next(self, sentence: int, prefix: tuple[int, ...], at_end: bool) -> tuple[int, float]:
-        logps = self.logps(sentence, prefix)
-        token = EOS if at_end else int(logps.argmax())
-        return token, float(logps[token])
-
-
-class Steps:
-    """The steps of `greedy` and `beam_search` over a Language; follows which rows are kept."""
-
-    def __init__(self, language: Language) -> None:
-        self.language = language
-        self.rows: list[tuple[int, tuple[int, ...]]] = [(s, ()) for s in range(len(language.seeds))]
-        self.started = False
-
-    def _follow(self, last: Tensor, kept: Tensor | None) -> None:
-        self.rows = self.rows if kept is None else [self.rows[row] for row in kept.tolist()]
-        if self.started:
-            self.rows = [(s, (*prefix, int(t))) for (s, prefix), t in zip(self.rows, last, strict=True)]
-        self.started = True
-
-    def best(self, last: Tensor, kept: Tensor | None, at_end: Tensor) -> tuple[Tensor, Tensor]:
-        self._follow(last, kept)
-        found = [self.language.next(*row, bool(end)) for row, end in zip(self.rows, at_end, strict=True)]
-        return torch.tensor([token for token, _ in found]), torch.tensor([logp for _, logp in found])
-
-    def all(self, last: Tensor, parents: Tensor | None) -> Tensor:
-        self._follow(last, parents)
-        return torch.stack([self.language.logps(*row) for row in self.rows])
+from janus_cli.core.batch import EOS, MASK, PAD, SPECIAL
+from janus_cli.core.generate import length_limit
+from janus_cli.core.knobs import ARStream, Decoding
+from janus_cli.core.model import Transformer
+from janus_cli.core.search import Output
+from janus_cli.core.search.beam import beam_search
+from janus_cli.core.search.greedy import greedy
+from janus_cli.core.search.mask_predict import mask_predict
+from janus_cli.core.search.speculative import Draft, Redraft, speculative
+from janus_cli.core.steps import AllTokens, Verify
+from janus_cli.core.steps import Draft as ModelDraft
+from tests.core.language import VOCABULARY, Language, Prefix, Steps
 
 
 class Verifier:
     """The `verify` of `speculative`; checks what it is told against the text so far."""
 
     def __init__(self, language: Language, draft: Draft | None = None) -> None:
-        self.language, self.sentences, self.draft = language, list(range(len(language.seeds))), draft
-        self.texts: list[tuple[int, ...]] = [()] * len(self.sentences)
+        self.language, self.sentences, self.draft = language, list(range(len(language.sentences))), draft
+        self.texts: list[Prefix] = [()] * len(self.sentences)
         self.verified: list[int] = []  # tokens of each proposal
 
     def __call__(
@@ -99,7 +58,7 @@ def drafter(language: Language, skill: float, longest: int, seed: int = 0) -> Dr
     def draft(tokens: Tensor, counts: Tensor, sentences: Tensor) -> tuple[Tensor, Tensor]:
         rows = []
         for text, count, sentence in zip(tokens.tolist(), counts.tolist(), sentences.tolist(), strict=True):
-            prefix: tuple[int, ...] = tuple(text[:count])
+            prefix: Prefix = tuple(text[:count])
             assert PAD not in prefix
             written: list[int] = []
             for _ in range(draw.randint(0, longest)):
@@ -125,9 +84,9 @@ MOST = [9, 1, 4, 12, 12, 2, 12, 7, 12]
 
 @pytest.mark.parametrize("seed", range(8))
 def test_greedy_is_a_beam_of_one(seed: int) -> None:
-    language = Language([seed * 100 + n for n in range(len(MOST))])
-    ours = greedy(Steps(language).best, torch.tensor(MOST), length_penalty=0.6)
-    theirs = [found[0] for found in beam_search(Steps(language).all, torch.tensor(MOST), 1, length_penalty=0.6)]
+    sentences = [seed * 100 + n for n in range(len(MOST))]
+    ours = greedy(Steps(sentences).best, torch.tensor(MOST), length_penalty=0.6)
+    theirs = [found[0] for found in beam_search(Steps(sentences).all, torch.tensor(MOST), 1, length_penalty=0.6)]
     same(ours, theirs)
     assert [o.score for o in ours] == pytest.approx([o.score for o in theirs])
     assert [o.passes for o in ours] == [o.passes for o in theirs] == [len(o.tokens) + 1 for o in ours]
@@ -139,10 +98,10 @@ def test_greedy_is_a_beam_of_one(seed: int) -> None:
 @pytest.mark.parametrize("redraft", ["nar", "ar", "joint"])
 @pytest.mark.parametrize("window", [1, 3, 20])
 def test_speculative_text_is_greedy_text(seed: int, skill: float, redraft: Redraft, window: int) -> None:
-    language = Language([seed * 100 + n for n in range(len(MOST))])
-    expected = greedy(Steps(language).best, torch.tensor(MOST))
-    draft = drafter(language, skill, 5, seed)
-    verify = Verifier(language, draft if redraft == "joint" else None)
+    sentences = [seed * 100 + n for n in range(len(MOST))]
+    expected = greedy(Steps(sentences).best, torch.tensor(MOST))
+    draft = drafter(Language(sentences), skill, 5, seed)
+    verify = Verifier(Language(sentences), draft if redraft == "joint" else None)
     found = speculative(draft, verify, torch.tensor(MOST), window, redraft)
     same(found, expected)
     assert max(verify.verified) <= window
@@ -150,26 +109,19 @@ def test_speculative_text_is_greedy_text(seed: int, skill: float, redraft: Redra
 
 
 def test_a_perfect_draft_needs_two_passes_and_a_useless_one_two_for_each_token() -> None:
-    language = Language([3, 14, 15])
-    most = torch.tensor([12, 12, 12])
-    lengths = [len(o.tokens) for o in greedy(Steps(language).best, most)]
-    assert max(lengths) > 2
+    sentences, most = [3, 14, 16], torch.tensor([12, 12, 12])
+    expected = [[*o.tokens, EOS] for o in greedy(Steps(sentences).best, most)]
+    assert max(map(len, expected)) > 3
 
-    def whole(tokens: Tensor, counts: Tensor, sentences: Tensor) -> tuple[Tensor, Tensor]:
-        rows = []
-        for sentence in sentences.tolist():
-            text: list[int] = []
-            while not text or text[-1] != EOS:
-                text.append(language.next(sentence, tuple(text), len(text) == 11)[0])
-            rows.append(text + [PAD] * (12 - len(text)))
-        return torch.tensor(rows), torch.ones(len(rows)).long()
+    def perfect(tokens: Tensor, counts: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        texts = [expected[row] + [PAD] * (12 - len(expected[row])) for row in rows.tolist()]
+        return torch.tensor(texts), torch.ones_like(rows)
 
-    assert [o.passes for o in speculative(whole, Verifier(language), most, 12)] == [2, 2, 2]
+    def useless(tokens: Tensor, counts: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full((len(rows), 4), VOCABULARY), torch.ones_like(rows)
 
-    def useless(tokens: Tensor, counts: Tensor, sentences: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.full((len(counts), 4), VOCABULARY), torch.ones(len(counts)).long()
-
-    assert [o.passes for o in speculative(useless, Verifier(language), most, 12)] == [2 * (n + 1) for n in lengths]
+    for draft, passes in ((perfect, [2, 2, 2]), (useless, [2 * len(text) for text in expected])):
+        assert [o.passes for o in speculative(draft, Verifier(Language(sentences)), most, 12)] == passes
 
 
 def test_what_verifying_leaves_over_is_the_next_draft() -> None:
@@ -180,9 +132,7 @@ def test_what_verifying_leaves_over_is_the_next_draft() -> None:
         assert counts.tolist() == [0]  # it is asked once
         return torch.tensor([[5, 8, 7, 8, 5, 5, EOS]]), torch.tensor([1])
 
-    def verify(
-        tokens: Tensor, counts: Tensor, proposals: Tensor, at_end: Tensor, sentences: Tensor, kept: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def verify(tokens: Tensor, counts: Tensor, proposals: Tensor, at_end: Tensor, *_: object) -> tuple[Tensor, ...]:
         start = int(counts)
         right = (text[start:] + [5] * 9)[: at_end.shape[1]]
         return torch.tensor([right]), torch.zeros(at_end.shape), proposals
@@ -194,6 +144,34 @@ def test_what_verifying_leaves_over_is_the_next_draft() -> None:
 
 def test_no_sentences() -> None:
     nobody = torch.empty(0, dtype=torch.int64)
-    language = Language([])
-    assert greedy(Steps(language).best, nobody) == []
-    assert speculative(drafter(language, 1.0, 3), Verifier(language), nobody, 3) == []
+    assert greedy(Steps([]).best, nobody) == []
+    assert speculative(drafter(Language([]), 1.0, 3), Verifier(Language([])), nobody, 3) == []
+
+
+SOURCE = torch.tensor([[5, 6, 7, 8, EOS], [9, 10, EOS, PAD, PAD]])
+PREFIXES = torch.tensor([[11, 12], [13, PAD]]), torch.tensor([2, 1]), torch.arange(2)  # tokens, counts, sentences
+
+
+@pytest.mark.parametrize(("redraft", "iters"), [("nar", 1), ("nar", 3), ("content", 1), ("query", 1)])
+def test_a_draft_is_what_mask_predict_writes_behind_the_prefix(model: Transformer, redraft: str, iters: int) -> None:
+    """Alone, or in the pass that verifies. The text is greedy's whatever is drafted, so only this tells."""
+    lengths = torch.tensor([6, 4])
+    options = Decoding(draft_iters=iters, max_ratio=3.0)
+    memory = model.encode(SOURCE, SOURCE != PAD)
+    most = length_limit((SOURCE != PAD).sum(1) - 1, model.knobs.max_length, options)
+    draft = ModelDraft(model, memory, lengths, most, options)
+    tokens, counts, sentences = PREFIXES
+    if redraft == "nar":
+        proposals, _ = draft(*PREFIXES)
+    else:
+        side: ARStream = "query" if redraft == "query" else "content"
+        verify = Verify(model, memory, side, most, int(most.max()), draft)
+        nothing, never = torch.full((2, 1), PAD), torch.zeros(2, 2, dtype=torch.bool)
+        for known in range(3):  # the tokens before the last one must be in the cache
+            *_, proposals = verify(tokens, counts.clamp(max=known), nothing, never, sentences, None)
+    for row, length in enumerate(lengths.tolist()):
+        source = SOURCE[row : row + 1, : int((SOURCE[row] != PAD).sum())]
+        step = AllTokens(model, model.encode(source, source != PAD))
+        prefix = tokens[row, : counts[row]].tolist()
+        written, _, _ = mask_predict(step, torch.tensor([prefix + [MASK] * (length - len(prefix))]), iters)
+        assert [t for t in proposals[row].tolist() if t != PAD] == [*written[0, len(prefix) :].tolist(), EOS]

@@ -1,81 +1,137 @@
-"""Every stream against its matrix, written out; the rule against brute force; joined calls against separate ones."""
+"""Every stream against its matrix, written out; the rule against brute force; spans; FlexAttention."""
 
 import itertools
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_mask
 
 from janus_cli.core.batch import BOS, EOS, IGNORE, MASK, PAD, Batch
 from janus_cli.core.model import Transformer
-from janus_cli.core.stream import SPAN, Stream, base, beside, content, join, left_to_right, queries, revealed
+from janus_cli.core.noise import Draws, random_order
+from janus_cli.core.objectives.bang import bridge
+from janus_cli.core.objectives.janus import masked
+from janus_cli.core.objectives.prophetnet import prophets
+from janus_cli.core.objectives.xlnet import permuted
+from janus_cli.core.stream import (
+    SPAN,
+    ar_stream,
+    base,
+    beside,
+    content,
+    following,
+    framed,
+    in_span,
+    left_to_right,
+    revealed,
+)
 
 TARGET = torch.tensor([[BOS, 5, 6, 7, EOS]])
+HIDDEN = torch.tensor([[False, True, False, True, False]])  # y_1 and y_3
+ORDER = torch.tensor([[0, 3, 1, 4, 2]])  # 6 EOS 5 7
+PERMUTED = torch.tensor([[0, 2, 0, 1, 0]])  # 5 and 7 are hidden, 7 comes first
+M, _ = MASK, IGNORE
 
 
-def matrix(stream: Stream, row: int = 0) -> list[str]:
-    return ["".join("1" if cell else "0" for cell in line) for line in stream.attend[row].tolist()]
+def matrix(attend: Tensor) -> list[str]:
+    """Queries by keys, as 0 and 1."""
+    return ["".join("1" if cell else "0" for cell in line) for line in attend[0].tolist()]
 
 
-def test_content_is_the_causal_triangle() -> None:
-    stream = content(TARGET)
-    assert stream.tokens.tolist() == [[BOS, 5, 6, 7]]
-    assert stream.positions.tolist() == [[0, 1, 2, 3]]
-    assert stream.labels.tolist() == [[5, 6, 7, EOS]]
-    assert matrix(stream) == ["1000", "1100", "1110", "1111"]
+# Tokens, positions and labels of the slots, and a row of the matrix for each.
+STREAMS = {
+    "content": (content(TARGET), [BOS, 5, 6, 7], [0, 1, 2, 3], [5, 6, 7, EOS], "1000 1100 1110 1111"),
+    "query": (  # what a query sees is to its left
+        ar_stream(TARGET, "query"), [BOS, 5, 6, 7, M, M, M, M], [0, 1, 2, 3, 1, 2, 3, 4], [_, _, _, _, 5, 6, 7, EOS],
+        "1000 1100 1110 1111  1000 1100 1110 1111",
+    ),
+    "self": (  # a slot reads its prefix and itself
+        ar_stream(TARGET, "self"), [BOS, 5, 6, 7, M, M, M, M], [0, 1, 2, 3, 1, 2, 3, 4], [_, _, _, _, 5, 6, 7, EOS],
+        "10000000 11000000 11100000 11110000  10001000 11000100 11100010 11110001",
+    ),
+    "masks": (  # base, gold, queries: a MASK for every token, which dies when its token is revealed
+        ar_stream(TARGET, "masks"), [BOS, M, M, M, EOS, 5, 6, 7, M, M, M], [0, 1, 2, 3, 4, 1, 2, 3, 1, 2, 3],
+        [_, _, _, _, _, _, _, _, 5, 6, 7],
+        "11111000 11111000 11111000 11111000 11111000  10111100 10011110 10001111  11111000 10111100 10011110",
+    ),
+    # Base, gold, queries. A gold slot's own MASK has died; a query's own MASK is still there.
+    "nar and aux": (
+        masked(TARGET, HIDDEN), [BOS, M, 6, M, EOS, 5, 7, M, M], [0, 1, 2, 3, 4, 1, 3, 1, 3],
+        [_, 5, _, 7, _, _, _, 5, 7],
+        "1111100 1111100 1111100 1111100 1111100  1011110 1010111  1111100 1011110",
+    ),
+    "mpnet": (
+        beside(base(TARGET, PERMUTED, predict=False), *revealed(TARGET, PERMUTED)),
+        [BOS, M, 6, M, EOS, 7, 5, M, M], [0, 1, 2, 3, 4, 3, 1, 3, 1], [_, _, _, _, _, _, _, 7, 5],
+        "1111100 1111100 1111100 1111100 1111100  1110110 1010111  1111100 1110110",
+    ),
+    "xlnet": (  # BOS and the tokens in their order, then queries
+        permuted(TARGET, ORDER, 1.0), [BOS, 6, EOS, 5, 7, M, M, M, M], [0, 2, 4, 1, 3, 2, 4, 1, 3],
+        [_, _, _, _, _, 6, EOS, 5, 7],
+        "10000 11000 11100 11110 11111  10000 11000 11100 11110",
+    ),
+    "prophetnet": (  # content; stream 1, for 5 6 7 EOS; stream 2, for 6 7 EOS
+        prophets(TARGET, 2), [BOS, 5, 6, 7, *[M] * 7], [0, 1, 2, 3, 1, 2, 3, 4, 2, 3, 4],
+        [_, _, _, _, 5, 6, 7, EOS, 6, 7, EOS],
+        "10000000000 11000000000 11100000000 11110000000  10001000000 11000100000 11100010000 11110001000 "
+        "10000000100 11000000010 11100000001",
+    ),
+    "bang": (  # content; AR for 5 6 7 EOS; NAR for 6 7 EOS (5 is AR's); s = 2 for 7 EOS; s = 3 for EOS
+        bridge(TARGET, 3), [BOS, 5, 6, 7, *[M] * 10], [0, 1, 2, 3, 1, 2, 3, 4, 2, 3, 4, 3, 4, 4],
+        [_, _, _, _, 5, 6, 7, EOS, 6, 7, EOS, 7, EOS, EOS],
+        "10000000000000 11000000000000 11100000000000 11110000000000 "
+        "10001000000000 11000100000000 11100010000000 11110001000000 "
+        "10001000100000 10001000110000 10001000111000 "  # 6 from BOS, the MASK of 5 and its own, and so on
+        "11000100000100 11100010000010 "  # 7 from 5, the MASK of 6 (AR's) and its own
+        "11000100000101",  # EOS from 5 and the MASKs of 6, 7 and itself
+    ),
+}  # fmt: skip
 
 
-def test_queries_see_only_what_is_to_their_left() -> None:
-    stream = beside(content(TARGET, predict=False), queries(TARGET))
-    assert stream.keys == 4
-    assert stream.tokens.tolist() == [[BOS, 5, 6, 7, MASK, MASK, MASK, MASK]]
-    assert stream.positions.tolist() == [[0, 1, 2, 3, 1, 2, 3, 4]]
-    assert stream.labels.tolist() == [[IGNORE] * 4 + [5, 6, 7, EOS]]
-    triangle = ["1000", "1100", "1110", "1111"]
-    assert matrix(stream) == triangle + triangle
+@pytest.mark.parametrize("name", STREAMS)
+def test_slots_and_who_sees_whom(name: str) -> None:
+    stream, tokens, positions, labels, rows = STREAMS[name]
+    assert stream.tokens.tolist() == [tokens]
+    assert stream.positions.tolist() == [positions]
+    assert stream.labels.tolist() == [labels]
+    assert matrix(stream.attend) == rows.split()
 
 
-def test_nar_and_aux_slots() -> None:
-    """y_1 and y_3 are hidden. Keys: BOS M 6 M EOS | 5 7 (gold). Rows: base, gold, queries."""
-    rank = left_to_right(torch.tensor([[False, True, False, True, False]]))
-    assert rank.tolist() == [[0, 1, 0, 2, 0]]
-    stream = beside(base(TARGET, rank), *revealed(TARGET, rank))
-    assert stream.tokens.tolist() == [[BOS, MASK, 6, MASK, EOS, 5, 7, MASK, MASK]]
-    assert stream.positions.tolist() == [[0, 1, 2, 3, 4, 1, 3, 1, 3]]
-    assert stream.labels.tolist() == [[IGNORE, 5, IGNORE, 7, IGNORE, IGNORE, IGNORE, 5, 7]]
-    nar = "1111100"  # everything there at time 0, nothing revealed
-    assert matrix(stream) == [
-        nar, nar, nar, nar, nar,
-        "1011110",  # gold 5: its own MASK has died, the MASK of 7 lives
-        "1010111",  # gold 7
-        "1111100",  # query for 5: nothing revealed, its own MASK still there
-        "1011110",  # query for 7: 5 revealed, 7 still MASK
-    ]  # fmt: skip
+@pytest.mark.parametrize(("share", "asked"), [(1 / 6, [7]), (0.5, [5, 7]), (0.51, [EOS, 5, 7])])
+def test_xlnet_predicts_the_end_of_the_order(share: float, asked: list[int]) -> None:
+    stream = permuted(TARGET, ORDER, share)
+    assert stream.labels[stream.labelled].tolist() == asked
 
 
-def test_revealed_follows_any_order() -> None:
-    rank = torch.tensor([[0, 2, 0, 1, 0]])
-    gold, query = revealed(TARGET, rank)
-    assert gold.tokens.tolist() == [[7, 5]]
-    assert query.labels.tolist() == [[7, 5]]
-    stream = beside(base(TARGET, rank), gold, query)
-    assert matrix(stream)[-1] == "1110110"  # the query for 5 (second): 7 revealed, its MASK dead; MASK of 5 alive
+@pytest.mark.parametrize("kind", ["content", "query", "self"])
+def test_decoding_has_the_slots_of_training(kind: str) -> None:
+    trained, decoded = ar_stream(TARGET, kind), following(TARGET[:, :-1], torch.tensor([0]), TARGET[:, :-1] >= 0, kind)
+    assert torch.equal(decoded.tokens, trained.tokens)
+    assert torch.equal(decoded.positions, trained.positions)
+    assert torch.equal(decoded.attend, trained.attend)
+
+
+def test_a_causal_self_attention_sees_what_the_clock_shows_and_nothing_to_the_right() -> None:
+    """The slots of `nar and aux` above: positions 0 1 2 3 4 | 1 3 (gold) as keys, 1 3 (queries)."""
+    causal = "1000000 1100000 1110000 1111000 1111100  1000010 1010011  1100000 1011010"
+    assert matrix(masked(TARGET, HIDDEN).causal) == causal.split()
+    for kind in ("content", "query"):
+        stream = ar_stream(TARGET, kind)
+        assert torch.equal(stream.causal, stream.attend)
 
 
 def test_padding_is_read_by_nobody_and_reads_something(ragged: Batch) -> None:
-    hidden = torch.zeros_like(ragged.target, dtype=torch.bool)
-    hidden[:, 1] = True
-    rank = left_to_right(hidden)
-    streams = [
-        content(ragged.target),
-        beside(content(ragged.target, predict=False), queries(ragged.target)),
-        beside(base(ragged.target, rank), *revealed(ragged.target, rank)),
-    ]
-    for stream in [*streams, join(streams)[0]]:
-        attend = stream.attend
+    target, draws = ragged.target, Draws(1, 0, ragged.ids)
+    order = random_order((target != PAD) & (target != BOS), draws)
+    streams = [ar_stream(target, kind) for kind in ("content", "query", "self", "masks")]
+    streams += [masked(target, target == target.max(1, keepdim=True).values), permuted(target, order, 1.0)]
+    streams += [prophets(target, 3), bridge(target, 4)]
+    for stream in streams:
+        attend, keys = stream.attend, stream.keys
         assert attend.any(-1).all()
-        is_pad = (stream.tokens[:, : stream.keys] == PAD)[:, None, :]
-        assert not (attend & is_pad).any()
+        behind = stream.positions[:, :keys] >= ragged.target_real.sum(1, keepdim=True)
+        assert not (attend & behind[:, None] & ~torch.eye(attend.shape[1], keys, dtype=torch.bool)).any()
 
 
 def test_the_rule_against_a_definition_in_words() -> None:
@@ -94,86 +150,47 @@ def test_the_rule_against_a_definition_in_words() -> None:
         slots += [(kind, p, k) for kind in ("gold", "query") for k, p in enumerate(hidden, 1)]
         keys = slots[: n + 2 + m]
         for (i, (kind, _, k)), (j, (key_kind, place, key_rank)) in itertools.product(enumerate(slots), enumerate(keys)):
-            still_hidden = (
-                int(rank[0, place]) == 0 or int(rank[0, place]) > k or (kind == "query" and rank[0, place] == k)
-            )
+            place_rank = int(rank[0, place])
             if kind == "base":
                 expected = key_kind == "base"
-            elif key_kind == "base":
-                expected = still_hidden
+            elif key_kind == "base":  # observed, or still hidden
+                expected = place_rank == 0 or place_rank > k or (kind == "query" and place_rank == k)
             else:
                 expected = key_rank < k or (kind == "gold" and key_rank == k)
             assert bool(attend[i, j]) == expected, (kind, k, key_kind, place)
 
 
-def test_joined_streams_do_not_see_each_other() -> None:
-    rank = torch.tensor([[0, 1, 0, 2, 0]])
-    first, second = content(TARGET), beside(base(TARGET, rank), *revealed(TARGET, rank))
-    joined, apart = join([first, second])
-    assert joined.keys == first.keys + second.keys
-    attend = joined.attend[0]
-    own_first = attend[: first.keys, : first.keys]
-    assert torch.equal(own_first, first.attend[0])
-    assert not attend[: first.keys, first.keys :].any()
-    rows = torch.cat([attend[first.keys : joined.keys], attend[joined.keys :]])
-    assert torch.equal(rows[:, first.keys :], second.attend[0])
-    assert not rows[:, : first.keys].any()
-    back = apart(joined.tokens[..., None])
-    assert torch.equal(back[0][..., 0], first.tokens)
-    assert torch.equal(back[1][..., 0], second.tokens)
+@pytest.mark.parametrize("kind", ["content", "query"])
+def test_streams_in_spans_of_their_own_do_not_see_each_other(model: Transformer, ragged: Batch, kind: str) -> None:
+    """So one decoder call gives what two give."""
+    first, second = ar_stream(ragged.target, kind), masked(ragged.target, ragged.target % 2 == 1)
+    joined, memory = beside(in_span(first, 0), in_span(second, 1)), model.encode(ragged.source, ragged.source_real)
+    keys, rest = first.keys + second.keys, first.tokens.shape[1] - first.keys
+    places = torch.arange(joined.tokens.shape[1])
+    own = (places < first.keys) | ((places >= keys) & (places < keys + rest))  # slots of the first
+    for stream, mine in ((first, own), (second, ~own)):
+        assert torch.equal(joined.attend[:, mine][..., mine[:keys]], stream.attend)
+        assert not joined.attend[:, mine][..., ~mine[:keys]].any()
+        together, alone = model.decode(joined, memory)[:, mine], model.decode(stream, memory)
+        assert torch.allclose(together[stream.labelled], alone[stream.labelled], atol=1e-12)
 
 
 def test_long_targets_fit_a_span() -> None:
-    target = torch.cat([torch.tensor([[BOS]]), torch.full((1, 1022), 5), torch.tensor([[EOS]])], dim=1)
-    query = beside(content(target, predict=False), queries(target))
+    target = torch.tensor([[BOS, *[5] * 1022, EOS]])
+    query = ar_stream(target, "query")
     assert query.time.max() < SPAN
-    joined, _ = join([query, query, query])
-    part = joined.attend[0, joined.keys + 2 * 1023 :, 2 * 1023 : 3 * 1023]
-    assert torch.equal(part, query.attend[0, 1023:])
-
-
-def decode(model: Transformer, batch: Batch, stream: Stream) -> Tensor:
-    return model.decode(stream, model.encode(batch.source, batch.source_real))
-
-
-@pytest.mark.parametrize("kind", ["content", "query"])
-def test_one_joined_call_equals_separate_calls(model: Transformer, ragged: Batch, kind: str) -> None:
-    hidden = torch.tensor([[0, 1, 0, 1, 1, 0], [0, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0]]).bool()
-    rank = left_to_right(hidden)
-    ar = content(ragged.target)
-    if kind == "query":
-        ar = beside(content(ragged.target, predict=False), queries(ragged.target))
-    nar_aux = beside(base(ragged.target, rank), *revealed(ragged.target, rank))
-    joined, apart = join([ar, nar_aux])
-    for stream, states in zip((ar, nar_aux), apart(decode(model, ragged, joined)), strict=True):
-        alone = decode(model, ragged, stream)
-        assert torch.allclose(states[stream.labelled], alone[stream.labelled], atol=1e-12)
-
-
-def test_a_causal_self_attention_sees_what_the_clock_shows_and_nothing_to_the_right() -> None:
-    """The slots of `test_nar_and_aux_slots`: positions 0 1 2 3 4 | 1 3 (gold) as keys, 1 3 (queries)."""
-    rank = left_to_right(torch.tensor([[False, True, False, True, False]]))
-    stream = beside(base(TARGET, rank), *revealed(TARGET, rank))
-    causal = ["".join("1" if cell else "0" for cell in line) for line in stream.causal[0].tolist()]
-    assert causal == [
-        "1000000", "1100000", "1110000", "1111000", "1111100",
-        "1000010",  # gold 5 at position 1: its own MASK has died
-        "1010011",  # gold 7 at position 3
-        "1100000",  # query for 5
-        "1011010",  # query for 7: 5 revealed, its own MASK alive
-    ]  # fmt: skip
-    for ordinary in (content(TARGET), beside(content(TARGET, predict=False), queries(TARGET))):
-        assert torch.equal(ordinary.causal, ordinary.attend)
+    assert torch.equal(in_span(query, 2).attend, query.attend)
 
 
 def test_flex_attention_has_the_same_rule(ragged: Batch) -> None:
-    from torch.nn.attention.flex_attention import create_mask
-
-    rank = left_to_right(ragged.target >= 5)
-    stream = beside(base(ragged.target, rank), *revealed(ragged.target, rank))
+    stream = masked(ragged.target, ragged.target >= 5)
     rows, slots = stream.tokens.shape
-    dense = create_mask(stream.mask_mod, rows, 1, slots, stream.keys, device="cpu")
-    assert torch.equal(dense[:, 0], stream.attend)
-    causal = create_mask(stream.causal_mod, rows, 1, slots, stream.keys, device="cpu")
-    assert torch.equal(causal[:, 0], stream.causal)
+    for rule, expected in ((stream.mask_mod, stream.attend), (stream.causal_mod, stream.causal)):
+        assert torch.equal(create_mask(rule, rows, 1, slots, stream.keys, device="cpu")[:, 0], expected)
     assert not torch.equal(stream.causal, stream.attend)
+
+
+def test_framed_puts_bos_and_eos_around_each_row_and_ranks_go_left_to_right() -> None:
+    tokens = torch.tensor([[7, 8, 9], [MASK, PAD, PAD], [PAD, PAD, PAD]])
+    assert framed(tokens).tolist() == [[BOS, 7, 8, 9, EOS], [BOS, MASK, EOS, PAD, PAD], [BOS, EOS, PAD, PAD, PAD]]
+    assert left_to_right(HIDDEN).tolist() == [[0, 1, 0, 2, 0]]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import janus_cli
 from janus_cli.core.batch import BOS, EOS, MASK, PAD, SPECIAL, pad
-from janus_cli.core.generate import generate, most_tokens
+from janus_cli.core.generate import generate, length_limit
 from janus_cli.core.knobs import Decoding
 from janus_cli.core.search import Output
 from janus_cli.core.steps import NEVER_WRITTEN
@@ -80,7 +80,8 @@ def compared(run: Path, folder: Path) -> list[Output]:
     rows = sources(model.source_table.num_embeddings)
     batch = pad([[*row, EOS] for row in rows])
     ours = [found[0] for found in generate(model, batch, "ar", GREEDY, "content")]
-    most = [limit - 1 for limit in most_tokens(batch, model, GREEDY).tolist()]  # EOS is not counted there
+    limits = length_limit((batch != PAD).sum(1) - 1, model.knobs.max_length, GREEDY)
+    most = [limit - 1 for limit in limits.tolist()]  # EOS is not counted there
     theirs = translated(folder, rows, most)
     assert [output.tokens for output in ours] == [tokens for tokens, _ in theirs]
     for output, limit, (_, score) in zip(ours, most, theirs, strict=True):

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from janus_cli.core.batch import EOS, SPECIAL, Batch, collate, pad
-from janus_cli.core.generate import Mode, generate
-from janus_cli.core.graphs import Recordings
+from janus_cli.core.generate import Generator, Mode, generate
 from janus_cli.core.knobs import ARSide, Decoding, Model
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
@@ -103,26 +102,23 @@ CASES_OF_DECODING: list[tuple[Mode, dict[str, Any], ARSide]] = [
 def test_texts_are_those_of_the_cpu(mode: Mode, knobs: dict[str, Any], side: ARSide) -> None:
     options = Decoding(**knobs)
     here, there = model_of("cpu").eval(), model_of("cuda").eval()
-    recordings = Recordings(there)
+    recorded = Generator(there)
     for some in (rows(1, 6), rows(4, 20), rows(1, 6, 5), rows(12, 9), rows(4, 20, 6)):
         source = pad([[*row, EOS] for row in some])
         outputs = [one[0] for one in generate(here, source, mode, options, side)]
         expected, scores = [(one.tokens, one.passes) for one in outputs], [one.score for one in outputs]
-        for given in (None, recordings):
-            found = generate(there, source.cuda(), mode, options, side, recordings=given)
+        for decode in (Generator(there, changing=True), recorded):
+            found = decode(source.cuda(), mode, options, side)
             assert [(one[0].tokens, one[0].passes) for one in found] == expected
             assert [one[0].score for one in found] == pytest.approx(scores)
-    assert bool(recordings.sources) == (mode != "semi" and (mode, side) != ("ar", "masks"))
+    assert bool(recorded.recordings.sources) == (mode != "semi" and (mode, side) != ("ar", "masks"))
 
 
 def test_recordings_in_bf16_say_what_the_passes_say() -> None:
     model = model_of("cuda", torch.bfloat16).eval()
-    recordings = Recordings(model)
+    ways = Generator(model, changing=True), Generator(model)
     for seed in range(20):
         source = pad([[*row, EOS] for row in rows(1, 20, seed)]).cuda()
-        (one,), (other,) = (
-            generate(model, source, "nar", Decoding(iters=1), "content", recordings=given)[0]
-            for given in (None, recordings)
-        )
+        (one,), (other,) = (decode(source, "nar", Decoding(iters=1), "content")[0] for decode in ways)
         assert len(one.tokens) == len(other.tokens)
         assert other.score == pytest.approx(one.score, abs=0.05)

@@ -18,7 +18,7 @@ from janus_cli.core.batch import EOS, PAD
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
-from janus_cli.core.search.output import Output
+from janus_cli.core.search import Output
 from janus_cli.data.batching import load_batch
 from janus_cli.data.prepare import prepare
 from janus_cli.data.prepared import Prepared, open_prepared

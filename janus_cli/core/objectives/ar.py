@@ -3,8 +3,6 @@
 L = CE_AR,   P_AR(y_t | X, y_<t)
 """
 
-from __future__ import annotations
-
 from janus_cli.core.batch import Batch
 from janus_cli.core.knobs import ArObjective
 from janus_cli.core.model import Transformer

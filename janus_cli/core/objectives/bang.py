@@ -11,8 +11,6 @@ tokens in a row one is kept. Each of the three terms is a mean over its own slot
 The released model has 9 streams and so writes 9 tokens at most without a known one; here NAR has all of them.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

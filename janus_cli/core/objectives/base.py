@@ -13,7 +13,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from janus_cli.core.batch import Batch
+from janus_cli.core.batch import IGNORE, Batch
+from janus_cli.core.knobs import Model
 from janus_cli.core.losses import labelled_loss, length_loss
 from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.noise import Draws
@@ -36,6 +37,9 @@ class Reading(NamedTuple):
 
     tokens: Tensor
     labels: Tensor  # the token to predict, IGNORE for none
+
+
+BACKWARD = 2  # each product of the forward pass has two gradients, each as large as itself
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,54 @@ class Plan:
     def share(self, unit: str) -> float:
         """What one `unit` counts for in the mean over the update."""
         return 1 / max(1.0, self.whole.get(unit, self.counts[unit]))
+
+    def flops(self, knobs: Model, vocabulary: int, source: int) -> int:
+        """Multiplications and additions of the matrix products of a training step, from shapes alone.
+
+        That is forward and backward over the streams, a decoder call for each, and forward over each draft. Padding
+        counts, because it is computed; softmax, norms, dropout and the optimiser do not.
+        vocabulary: the target's; what an encoder predicts is counted with it too. source: S.
+        """
+        rows = next(iter(self.streams.values())).tokens.shape[0]
+        # The keys and values of the source are made once, and read by every call.
+        shared = knobs.decoder_layers * 2 * rows * 2 * source * knobs.width**2
+        forward = encoder_flops(knobs, rows, source) + shared
+        forward += sum(decoder_flops(knobs, vocabulary, source, stream) - shared for stream in self.streams.values())
+        if self.source is not None:
+            forward += 2 * int((self.source.labels != IGNORE).sum()) * knobs.width * vocabulary
+        drafts = sum(decoder_flops(knobs, vocabulary, source, stream) - shared for stream in self.drafts.values())
+        return (1 + BACKWARD) * forward + drafts
+
+
+def encoder_flops(knobs: Model, rows: int, source: int) -> int:
+    """FLOPs of encoding (B, S), without what the decoder makes of the states."""
+    layer = _attention_flops(knobs, rows, source, source) + _feedforward_flops(knobs, rows * source)
+    return knobs.encoder_layers * layer + _embedding_flops(knobs, rows * source)
+
+
+def decoder_flops(knobs: Model, vocabulary: int, source: int, stream: Stream) -> int:
+    """FLOPs of a decoder call, with the keys and values of the source and the logits of labelled slots."""
+    rows, slots = stream.tokens.shape
+    itself = (1 + knobs.causal_attention) * _attention_flops(knobs, rows, slots, stream.keys)
+    layer = itself + _attention_flops(knobs, rows, slots, source) + _feedforward_flops(knobs, rows * slots)
+    output = 2 * int(stream.labelled.sum()) * knobs.width * vocabulary
+    return knobs.decoder_layers * layer + _embedding_flops(knobs, rows * slots) + output
+
+
+def _attention_flops(knobs: Model, rows: int, queries: int, keys: int) -> int:
+    """Queries and outputs (B, L, D), keys and values (B, K, D), scores (B, H, L, K) and their sums."""
+    width = knobs.width
+    return 2 * rows * (2 * queries * width**2 + 2 * keys * width**2 + 2 * queries * keys * width)
+
+
+def _feedforward_flops(knobs: Model, slots: int) -> int:
+    """Both linear maps of a feed-forward sublayer."""
+    return 2 * slots * 2 * knobs.width * knobs.feedforward
+
+
+def _embedding_flops(knobs: Model, slots: int) -> int:
+    """The linear map over tokens and positions, where there is one."""
+    return 2 * slots * 2 * knobs.width**2 if knobs.embedding == "concat" else 0
 
 
 @dataclass(frozen=True)

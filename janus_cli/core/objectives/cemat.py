@@ -14,8 +14,6 @@ one. CeMAT pre-trains on many languages and is then trained on; here it is train
 that it decodes as CMLM does. The encoder's words come out of its own embedding table.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

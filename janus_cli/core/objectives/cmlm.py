@@ -5,8 +5,6 @@ L = CE_NAR + 0.1 CE_length,   P_NAR(y_h | X, observed tokens, every MASK)
 Behind a knob, `glance` shows a part of the hidden tokens to a model that got them wrong (`glancing.py`).
 """
 
-from __future__ import annotations
-
 from janus_cli.core.batch import Batch
 from janus_cli.core.knobs import CmlmObjective
 from janus_cli.core.model import Transformer

@@ -12,8 +12,6 @@ In the layers, a causal self-attention tells equal neighbours apart (`model.caus
 beside the tokens (`model.embedding`): `CmlmcObjective.elsewhere`.
 """
 
-from __future__ import annotations
-
 from janus_cli.core.batch import Batch
 from janus_cli.core.knobs import CmlmcObjective
 from janus_cli.core.model import Transformer

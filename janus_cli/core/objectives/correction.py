@@ -7,8 +7,6 @@ without gradient. That pass keeps its dropout, as in the released code: without 
 times makes too few mistakes to learn from.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -5,8 +5,6 @@ are shown to it, at random, before it is asked for the rest. So a text that it c
 and one that it can write stays hidden. Means are still taken over all that was hidden at first.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from janus_cli.core.model import Memory, Transformer

@@ -6,21 +6,18 @@
     P_NAR(y_h | X, observed tokens, every MASK)
     P_AUX(y_h | X, observed tokens, hidden tokens before h, MASK from h on)
 
-The KLs and the last two CEs run over the hidden tokens; `core/aux_loss.py` has them. All three distributions predict
+The KLs and the last two CEs run over the hidden tokens; `losses.aux_loss` has them. All three distributions predict
 y_t from a slot at position t (a `content` AR stream: t - 1), so they differ in what they see and in nothing else.
 
 Beyond the paper, behind knobs: `correct` adds CMLMC's CE_correct (`correction.py`), `glance` shows a part of the hidden
 tokens to a model that got them wrong (`glancing.py`).
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
-from janus_cli.core.aux_loss import AuxLoss, aux_loss
 from janus_cli.core.batch import IGNORE, Batch
 from janus_cli.core.knobs import JanusObjective
-from janus_cli.core.losses import cross_entropy
+from janus_cli.core.losses import AuxLoss, aux_loss, cross_entropy
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, hide
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units, length_term, stream_loss

@@ -7,8 +7,6 @@ What is not yet revealed stands there as a MASK, which dies when its token is bo
 These are JANUS's AUX slots, in a random order and alone. The first query sees what a MASK sees in mask-predict.
 """
 
-from __future__ import annotations
-
 from janus_cli.core.batch import Batch
 from janus_cli.core.knobs import MpnetObjective
 from janus_cli.core.model import Transformer

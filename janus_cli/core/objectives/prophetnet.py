@@ -7,8 +7,6 @@ Stream k has a slot for each prefix y_<=d: a MASK at position d + k that lives f
 prefix and itself. Stream 1 alone generates; the others are there for what they teach the prefix.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

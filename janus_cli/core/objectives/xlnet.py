@@ -8,8 +8,6 @@ earlier. EOS takes part in the order: nothing but the tokens says how long the t
 from left to right.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from janus_cli.core.batch import BOS, IGNORE, PAD, Batch

@@ -1,22 +1,33 @@
 """Searches over callables: they know nothing of the model that fills them in (`core/generate.py` does)."""
 
-from janus_cli.core.search.beam import beam_search
-from janus_cli.core.search.blocks import write_blocks
-from janus_cli.core.search.greedy import greedy
-from janus_cli.core.search.mask_predict import mask_predict, masks, mean_logp, predicted_lengths, without_repeats
-from janus_cli.core.search.output import Iteration, Output
-from janus_cli.core.search.speculative import speculative
+from dataclasses import dataclass
 
-__all__ = [
-    "Iteration",
-    "Output",
-    "beam_search",
-    "greedy",
-    "mask_predict",
-    "masks",
-    "mean_logp",
-    "predicted_lengths",
-    "speculative",
-    "without_repeats",
-    "write_blocks",
-]
+
+@dataclass(frozen=True)
+class Iteration:
+    """One pass of mask-predict: the tokens after it, their log-probabilities in nats, and which are hidden next."""
+
+    tokens: list[int]
+    logps: list[float]
+    hidden: list[bool]
+
+
+@dataclass(frozen=True)
+class Output:
+    """One hypothesis.
+
+    tokens: without BOS and EOS. logps: nats of each token; left-to-right search adds that of EOS at the end.
+    score: what hypotheses of the sentence were ranked by, higher is better; see the search.
+    passes: decoder passes that the sentence took part in. trace: its passes, where they were asked for.
+    """
+
+    tokens: list[int]
+    logps: list[float]
+    score: float
+    passes: int
+    trace: tuple[Iteration, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Predictions made: tokens, and EOS where it was predicted. What the length penalty counts."""
+        return len(self.logps)

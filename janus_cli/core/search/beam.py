@@ -9,8 +9,6 @@ Dimensions besides those of `core`: A sentences still searched, F live hypothese
 C candidates of each (up to 2 * beam).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from math import inf
 
@@ -19,7 +17,7 @@ from torch import Tensor
 
 from janus_cli.core.batch import BOS, EOS
 from janus_cli.core.fast import topk
-from janus_cli.core.search.output import Output
+from janus_cli.core.search import Output
 
 Step = Callable[[Tensor, Tensor | None], Tensor]
 Found = tuple[list[int], list[float], float]  # tokens, log-probabilities, score

@@ -3,8 +3,6 @@
 BANG, Qi 2021 (semi-NAR generation).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

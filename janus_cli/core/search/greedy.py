@@ -1,14 +1,12 @@
 """Left-to-right search that takes the best token each time: what a beam of one finds, without a beam's bookkeeping."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from janus_cli.core.batch import BOS, EOS, PAD
-from janus_cli.core.search.output import Output
+from janus_cli.core.search import Output
 
 Step = Callable[[Tensor, Tensor | None, Tensor], tuple[Tensor, Tensor]]
 WORTH = 0.8  # rows leave once so few of them are still going: moving the cache costs about as much as the rest saves

@@ -3,8 +3,6 @@
 Mask-Predict, Ghazvininejad 2019 (section 4); `update="all"` is the decoding of CMLMC, Huang 2022.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from math import inf
 from typing import Literal

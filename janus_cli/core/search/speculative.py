@@ -10,8 +10,6 @@ Two sources of the next draft cost no pass of their own. What verifying says bey
 for all that follows the prefix verified so far (`redraft="joint"`): it is one round behind.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal
 
@@ -19,8 +17,8 @@ import torch
 from torch import Tensor
 
 from janus_cli.core.batch import EOS, PAD
+from janus_cli.core.search import Output
 from janus_cli.core.search.greedy import finished
-from janus_cli.core.search.output import Output
 
 Redraft = Literal["nar", "ar", "joint"]
 Draft = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -1,16 +1,15 @@
 """The model: shapes of every option, incremental decoding equal to one pass, shared memory, tied tables."""
 
 from dataclasses import replace
+from math import inf
 
 import pytest
 import torch
 
 from janus_cli.core.batch import Batch, collate
 from janus_cli.core.knobs import Model
-from janus_cli.core.model import Transformer, sinusoids
-from janus_cli.core.stream import Stream, base, beside, content, queries
-
-FIELDS = ("tokens", "positions", "time", "birth", "death", "labels")
+from janus_cli.core.model import Transformer, score_bias, sinusoids
+from janus_cli.core.stream import FIELDS, Stream, ar_stream, base, content
 
 
 def part(stream: Stream, slots: list[int], keys: int) -> Stream:
@@ -29,100 +28,108 @@ def causal(tiny: Model) -> Transformer:
     return Transformer(knobs, 20, 20, length_head=True).double().eval()
 
 
+@pytest.fixture(params=["model", "causal"])
+def either(request: pytest.FixtureRequest) -> Transformer:
+    """With one self-attention in its decoder layers, or two."""
+    made: Transformer = request.getfixturevalue(request.param)
+    return made
+
+
 @pytest.mark.parametrize("kind", ["content", "query"])
-@pytest.mark.parametrize("name", ["model", "causal"])
-def test_step_by_step_with_a_cache_equals_one_pass(
-    request: pytest.FixtureRequest, ragged: Batch, kind: str, name: str
-) -> None:
-    model: Transformer = request.getfixturevalue(name)
-    stream = content(ragged.target)
-    count = stream.keys
-    if kind == "query":
-        stream = beside(content(ragged.target, predict=False), queries(ragged.target))
-    memory = model.encode(ragged.source, ragged.source_real)
-    whole = model.decode(stream, memory)
-    cache = model.new_cache(3, count)
+def test_step_by_step_with_a_cache_equals_one_pass(either: Transformer, ragged: Batch, kind: str) -> None:
+    stream = ar_stream(ragged.target, kind)
+    count = ragged.target.shape[1] - 1
+    memory = either.encode(ragged.source, ragged.source_real)
+    whole, cache = either.decode(stream, memory), either.new_cache(3, count)
     for step in range(count):
         slots = [step] if kind == "content" else [step, count + step]
-        states = model.decode(part(stream, slots, 1), memory, cache)
+        states = either.decode(part(stream, slots, 1), memory, cache)
         real = stream.labelled[:, slots[-1]]
         assert torch.allclose(states[real, -1], whole[real, slots[-1]], atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["model", "causal"])
+@pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize("at", [2, torch.tensor([2, 0, 1])], ids=["all", "each"])
 def test_slots_that_all_see_each_other_may_be_decoded_over_a_cache(
-    request: pytest.FixtureRequest, ragged: Batch, name: str, at: int | torch.Tensor
+    either: Transformer, ragged: Batch, at: int | torch.Tensor, fixed: bool
 ) -> None:
     """As the joint draft of speculative decoding does; in a causal self-attention their positions count."""
-    model: Transformer = request.getfixturevalue(name)
-    stream, memory = (
-        base(ragged.target, torch.zeros_like(ragged.target)),
-        model.encode(ragged.source, ragged.source_real),
-    )
-    cache = model.new_cache(3, 8)
+    stream = base(ragged.target, torch.zeros_like(ragged.target))
+    memory, cache = either.encode(ragged.source, ragged.source_real), either.new_cache(3, 8, fixed=fixed)
     cache.at = at
-    states, whole = model.decode(stream, memory, cache), model.decode(stream, memory)
+    states, whole = either.decode(stream, memory, cache), either.decode(stream, memory)
     assert torch.allclose(states[ragged.target_real], whole[ragged.target_real], atol=1e-12)
+
+
+@pytest.mark.parametrize("at", [1, torch.tensor([1, 1, 1])], ids=["all", "each"])
+def test_slots_may_be_taken_back(either: Transformer, ragged: Batch, at: int | torch.Tensor) -> None:
+    """What was decoded behind `at` is not seen, and written over."""
+    stream, memory = content(ragged.target), either.encode(ragged.source, ragged.source_real)
+    cache, other = either.new_cache(3, 5), content(ragged.target.flip(1).clamp(min=5))
+    either.decode(part(stream, [0], 1), memory, cache)
+    either.decode(part(other, [1, 2, 3], 3), memory, cache)
+    cache.at = at
+    states = either.decode(part(stream, [1], 1), memory, cache)
+    assert torch.allclose(states[:, 0], either.decode(stream, memory)[:, 1], atol=1e-12)
 
 
 def test_selected_rows_keep_their_past(model: Transformer, ragged: Batch) -> None:
     """Beams move between rows: going on with chosen rows equals having decoded those rows from the start."""
-    stream = content(ragged.target)
-    memory = model.encode(ragged.source, ragged.source_real)
+    stream, memory = content(ragged.target), model.encode(ragged.source, ragged.source_real)
     rows = torch.tensor([2, 0, 2])
-    moved, fresh = model.new_cache(3, 4), model.new_cache(3, 4)
-    model.decode(part(stream, [0, 1], 2), memory, moved)
+    moved, reordered, fresh = (model.new_cache(3, 4) for _ in range(3))
+    for cache in (moved, reordered):
+        model.decode(part(stream, [0, 1], 2), memory, cache)
     moved.select(rows)
+    reordered.reorder(rows)
     model.decode(pick(part(stream, [0, 1], 2), rows), memory.select(rows), fresh)
     following = pick(part(stream, [2], 1), rows)
-    one, two = (model.decode(following, memory.select(rows), cache) for cache in (moved, fresh))
-    assert torch.allclose(one, two, atol=1e-12)
+    one, two, three = (model.decode(following, memory.select(rows), cache) for cache in (moved, reordered, fresh))
+    assert torch.allclose(one, three, atol=1e-12)
+    assert torch.allclose(two, three, atol=1e-12)
     assert not torch.allclose(one[0], one[1], atol=1e-3)
 
 
 def test_candidates_share_the_memory_of_their_sentence(model: Transformer, ragged: Batch) -> None:
-    stream = base(ragged.target, torch.zeros_like(ragged.target))
-    memory = model.encode(ragged.source, ragged.source_real)
     rows = torch.tensor([0, 0, 1, 1, 2, 2])
-    wide = pick(stream, rows)
+    wide = pick(base(ragged.target, torch.zeros_like(ragged.target)), rows)
+    memory = model.encode(ragged.source, ragged.source_real)
     shared, copied = model.decode(wide, memory), model.decode(wide, memory.select(rows))
     assert torch.allclose(shared, copied, atol=1e-12)
+
+
+def test_a_mask_as_scores() -> None:
+    attend = torch.tensor([[[True, False], [True, True]]])
+    scores = score_bias(attend, torch.float32)
+    assert scores is not None
+    assert scores.tolist() == [[[0.0, -inf], [0.0, 0.0]]]
+    assert score_bias(attend | True, torch.float32) is None
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"norm": "pre"},
-        {"activation": "gelu", "embedding_norm": True, "embedding_scale": False},
-        {"positions": "sinusoidal"},
-        {"tie": "target"},
-        {"tie": "none"},
-        {"encoder_layers": 3, "decoder_layers": 1},
-        {"init": "xavier"},
-        {"causal_attention": True},
-        {"causal_attention": True, "norm": "pre"},
+        {"norm": "pre"}, {"activation": "gelu", "embedding_norm": True, "embedding_scale": False},
+        {"positions": "sinusoidal"}, {"tie": "target"}, {"tie": "none"}, {"encoder_layers": 3, "decoder_layers": 1},
+        {"init": "xavier"}, {"causal_attention": True}, {"causal_attention": True, "norm": "pre"},
         {"embedding": "concat", "embedding_scale": False},
         {"embedding": "concat", "init": "xavier", "positions": "sinusoidal"},
     ],
-    ids=lambda change: "-".join(map(str, change.values())),
-)
+    ids=str,
+)  # fmt: skip
 def test_every_shape_option_runs_and_learns(tiny: Model, ragged: Batch, change: dict[str, object]) -> None:
     torch.manual_seed(0)
-    knobs = replace(tiny, **change)
-    model = Transformer(knobs, 20, 20, length_head=False)
-    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-    stream = content(ragged.target)
-    first = last = 0.0
-    for step in range(20):
+    model, stream = Transformer(replace(tiny, **change), 20, 20, length_head=False), content(ragged.target)
+    optimizer, losses = torch.optim.Adam(model.parameters(), 1e-2), []
+    for _ in range(20):
         states = model.decode(stream, model.encode(ragged.source, ragged.source_real))
         logits = model.logits(states[stream.labelled])
         loss = torch.nn.functional.cross_entropy(logits, stream.labels[stream.labelled])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        first, last = (loss.item() if step == 0 else first), loss.item()
-    assert last < 0.5 * first
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
 
 
 LAYER = ("attention.query", "attention.key_value", "attention.out", "feedforward.up", "feedforward.down")
@@ -144,10 +151,9 @@ def test_options_leave_the_names_of_other_models_alone(tiny: Model, causal: Tran
 def test_the_causal_self_attention_looks_to_the_left_only(causal: Transformer, ragged: Batch) -> None:
     """Without what the other attentions add, a slot's state depends on no slot to its right."""
     for layer in causal.decoder:
-        for part in (layer.attention.out, layer.cross.out):
-            torch.nn.init.zeros_(part.weight)
-    memory = causal.encode(ragged.source, ragged.source_real)
-    nothing = torch.zeros_like(ragged.target)
+        for module in (layer.attention.out, layer.cross.out):
+            torch.nn.init.zeros_(module.weight)
+    memory, nothing = causal.encode(ragged.source, ragged.source_real), torch.zeros_like(ragged.target)
     before = causal.decode(base(ragged.target, nothing), memory)[0]
     for changed in range(1, 5):
         other = ragged.target.clone()
@@ -159,30 +165,26 @@ def test_the_causal_self_attention_looks_to_the_left_only(causal: Transformer, r
 
 def test_tokens_and_positions_stand_side_by_side(causal: Transformer, ragged: Batch) -> None:
     """The map is linear: with the identity on each half it adds them up, as the ordinary embedding does."""
+    ordinary = Transformer(replace(causal.knobs, embedding="sum"), 20, 20, length_head=True).double().eval()
+    ordinary.load_weights({k: v for k, v in causal.weights().items() if "_map" not in k})
     eye = torch.eye(causal.knobs.width).double()
-    ordinary = Transformer(replace(causal.knobs, embedding="sum"), 20, 20, length_head=True)
-    ordinary.double().eval().load_weights({k: v for k, v in causal.weights().items() if "_map" not in k})
     with torch.no_grad():
-        for part in (causal.source_map, causal.target_map):
-            part.weight.copy_(torch.cat([eye, eye], dim=1))
+        for module in (causal.source_map, causal.target_map):
+            module.weight.copy_(torch.cat([eye, eye], dim=1))
     stream = content(ragged.target)
     one, two = (m.decode(stream, m.encode(ragged.source, ragged.source_real)) for m in (causal, ordinary))
     assert torch.allclose(one, two, atol=1e-12)
 
 
-def test_vocabularies_may_differ_when_untied(tiny: Model) -> None:
-    model = Transformer(replace(tiny, tie="target"), 30, 20, length_head=False)
-    batch = collate([[29]], [[19]], [0])
-    stream = content(batch.target)
-    assert model.logits(model.decode(stream, model.encode(batch.source, batch.source_real))).shape == (1, 2, 20)
+def test_tables_are_tied_or_of_different_sizes(tiny: Model) -> None:
+    tied = Transformer(tiny, 20, 20, length_head=True)
+    assert tied.source_table is tied.target_table
+    assert tied.output_weight is tied.target_table.weight
+    assert sum(name.endswith("table.weight") for name in tied.weights()) == 1
+    model, batch = Transformer(replace(tiny, tie="target"), 30, 20, length_head=False), collate([[29]], [[19]], [0])
+    states = model.decode(content(batch.target), model.encode(batch.source, batch.source_real))
+    assert model.logits(states).shape == (1, 2, 20)
     assert model.source_table.weight.shape == (30, 16)
-
-
-def test_tied_tables_are_one_weight(tiny: Model) -> None:
-    model = Transformer(tiny, 20, 20, length_head=True)
-    assert model.source_table is model.target_table
-    assert model.output_weight is model.target_table.weight
-    assert sum(name.endswith("table.weight") for name in model.weights()) == 1
 
 
 def test_weights_go_round(tiny: Model, ragged: Batch) -> None:
@@ -199,6 +201,5 @@ def test_weights_go_round(tiny: Model, ragged: Batch) -> None:
 
 
 def test_sinusoids() -> None:
-    table = sinusoids(3, 4)
     expected = [[0, 0, 1, 1], [0.84147, 1e-4, 0.54030, 1.0], [0.90930, 2e-4, -0.41615, 1.0]]
-    assert torch.allclose(table, torch.tensor(expected), atol=1e-4)
+    assert torch.allclose(sinusoids(3, 4), torch.tensor(expected), atol=1e-4)

@@ -1,15 +1,60 @@
-"""The parts that are written out for speed: dropout, packed weights, masks as scores, attention under bf16."""
+"""What is written out for speed computes what torch does: long rows, dropout, packed weights, attention in bf16."""
 
 from math import inf
 
 import pytest
 import torch
+from torch import Tensor
 
+from janus_cli.core import fast
 from janus_cli.core.batch import Batch
-from janus_cli.core.fast import Linear, dropout, packed, product, scaled_dot_products
+from janus_cli.core.fast import STRETCH, Linear, argmax, dropout, packed, product, scaled_dot_products, topk
+from janus_cli.core.generate import Generator
 from janus_cli.core.knobs import Model
-from janus_cli.core.model import Transformer, score_bias
+from janus_cli.core.model import Transformer
 from janus_cli.core.stream import content
+
+SHAPES = [(1, 70000), (70, 1000), (257, 256), (3, 40 * STRETCH), (3, 40 * STRETCH + 1), (5, 41 * STRETCH - 1), (2, 9)]
+
+
+def numbers(shape: tuple[int, int], kind: str) -> Tensor:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(shape[1]))
+    if kind == "equals":  # a few different numbers, so that the largest stands in many places
+        return values.round()
+    if kind == "forbidden":
+        return values.masked_fill(values < 2.0, -inf)
+    if kind == "last":
+        values[:, -1] = values[:, 0] = 9.0
+    if kind == "nan":
+        values[-1, -3] = torch.nan
+    return values.to(torch.bfloat16 if kind == "bf16" else torch.float32)
+
+
+@pytest.mark.parametrize("kind", ["plain", "equals", "forbidden", "last", "nan", "bf16"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_largest_numbers_of_long_rows(shape: tuple[int, int], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of the largest; the numbers of torch's `topk`, at places that are all different."""
+    monkeypatch.setattr(fast, "LONG", 0)
+    values = numbers(shape, kind)
+    assert argmax(values).tolist() == [row.index(max(row)) for row in values.nan_to_num(99.0).tolist()]
+    for count in (1, 2, 7):
+        top, places = topk(values, count)
+        for expected in (values.topk(count, dim=1).values, values.gather(1, places)):
+            assert torch.equal(top.nan_to_num(99.0), expected.nan_to_num(99.0))
+        assert all(len(set(row)) == count for row in places.tolist())
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "pays"), [((20, 4000), 1, True), ((20, 4000), 20, False), ((10, 100), 1, False)]
+)
+def test_short_rows_are_left_to_torch(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], count: int, pays: bool
+) -> None:
+    asked: list[int] = []
+    plain = fast._maxima
+    monkeypatch.setattr(fast, "_maxima", lambda values: (asked.append(1), plain(values))[1])
+    topk(torch.randn(shape), count)
+    assert bool(asked) == pays
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
@@ -49,14 +94,6 @@ def test_dropout_repeats_with_its_seed_and_does_nothing_while_generating() -> No
     assert dropout(x, 0.0, True) is x
 
 
-def test_a_mask_as_scores() -> None:
-    attend = torch.tensor([[[True, False], [True, True]]])
-    scores = score_bias(attend, torch.float32)
-    assert scores is not None
-    assert scores.tolist() == [[[0.0, -inf], [0.0, 0.0]]]
-    assert score_bias(attend | True, torch.float32) is None
-
-
 @pytest.mark.parametrize("rows", [1, 5, 300])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_packed_weight_gives_the_same_product(rows: int, dtype: torch.dtype) -> None:
@@ -74,32 +111,27 @@ def test_a_packed_weight_gives_the_same_product(rows: int, dtype: torch.dtype) -
     assert torch.allclose(product(x, layer.weight, layer.packed), plain - layer.bias, **close)
 
 
-def test_training_takes_weights_out_of_their_packing(ragged: Batch) -> None:
+def test_training_unpacks_weights(ragged: Batch) -> None:
     torch.manual_seed(5)
-    model = Transformer(Model(width=64, feedforward=128, heads=2, max_length=32), 400, 400, length_head=True)
+    model = Transformer(Model(width=64, feedforward=128, heads=2, max_length=32), 400, 400, length_head=True).eval()
     stream = content(ragged.target)
 
-    def logits() -> torch.Tensor:
+    def logits() -> Tensor:
         with torch.no_grad():
             return model.logits(model.decode(stream, model.encode(ragged.source, ragged.source_real)))
 
-    model.eval()
     plain = logits()
-    model.pack()
+    Generator(model)
     assert torch.allclose(logits(), plain, atol=1e-4)
     with torch.no_grad():
-        model.target_table.weight.mul_(2.0)
-        for layer in model.modules():
-            if isinstance(layer, Linear):
-                layer.weight.mul_(0.5)
-    model.train()
-    model.eval()
-    changed = logits()
+        for weight in model.parameters():
+            weight.mul_(0.5)
+    changed = model.train().eval() and logits()
     assert not torch.allclose(changed, plain, atol=1e-2)
-    model.pack()
+    Generator(model)
     assert torch.allclose(logits(), changed, atol=1e-4)
-    model.load_weights({name: weight * 0.5 for name, weight in model.weights().items()})
-    assert not torch.allclose(logits(), changed, atol=1e-2)
+    model.load_weights({name: weight * 2.0 for name, weight in model.weights().items()})
+    assert torch.equal(logits(), plain)
 
 
 def test_attention_under_bf16_has_the_gradient_of_float32() -> None:
@@ -111,6 +143,4 @@ def test_attention_under_bf16_has_the_gradient_of_float32() -> None:
             y = scaled_dot_products(*parts, None, 0.0)
         y.square().sum().backward()
     for one, two in zip(whole, low, strict=True):
-        assert one.grad is not None
-        assert two.grad is not None
         assert torch.allclose(one.grad, two.grad.float(), atol=0.1, rtol=0.1)

@@ -1,0 +1,105 @@
+"""Passes over fixed buffers: what they write is what the other steps write, in every order of shapes."""
+
+import gc
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from janus_cli.core import graphs
+from janus_cli.core.generate import Generator, Mode
+from janus_cli.core.graphs import RecordedNext, RecordedVerify, Recordings
+from janus_cli.core.knobs import ARSide, Decoding
+from janus_cli.core.stream import NEVER
+from tests.core.random_model import random_model, source
+
+ONE = source([[5, 6, 7]])
+BATCHES = [ONE, source([[9] * 12, [8, 5], [6, 7, 8, 9, 10]]), source([[7, 6]]), source([[5] * 3, [4, 5, 6, 7], [9]]),
+           source([[11, 8, 7, 6] * 4])]  # fmt: skip
+
+
+def generator(*, recorded: bool = True) -> Generator:
+    made = Generator(random_model(2, width=32, heads=4, encoder_layers=2, norm="post", max_length=48))
+    made.recordings = Recordings(made.model) if recorded else None
+    return made
+
+
+def outputs(decode: Generator, mode: Mode, options: Decoding, side: ARSide) -> list[tuple[list[int], int, float]]:
+    """Shapes come again, with other sentences and behind others."""
+    found = [output for batch in [*BATCHES, *BATCHES[::-1]] for output in decode(batch, mode, options, side)]
+    return [(one.tokens, one.passes, round(one.score, 4)) for nbest in found for one in nbest]
+
+
+def cases() -> Iterator[tuple[Mode, ARSide, dict[str, Any]]]:
+    for side in ("content", "query", "self", "masks"):
+        yield "ar", side, {"beam": 1}
+        yield "ar", side, {"beam": 3, "nbest": 2}
+        yield "nar", side, {"iters": 4, "length_beam": 3, "rerank": "ar"}
+    yield "nar", "content", {"iters": 1, "length_beam": 1}
+    yield "nar", "content", {"iters": 5, "length_beam": 3, "nbest": 3}
+    yield "nar", "content", {"iters": 4, "length_beam": 3, "update": "all", "remove_repeats": True}
+    for side in ("content", "query"):
+        yield "spec", side, {"redraft": "nar", "draft_iters": 2}
+        yield "spec", side, {"redraft": "ar", "verify_window": 3}
+        yield "spec", side, {"redraft": "joint"}
+        yield "spec", side, {"redraft": "joint", "draft_length": 3, "verify_window": 2}
+
+
+@pytest.mark.parametrize(("mode", "side", "knobs"), list(cases()), ids=str)
+def test_texts_passes_and_scores_are_those_of_the_other_steps(mode: Mode, side: ARSide, knobs: dict[str, Any]) -> None:
+    options, recorded = Decoding(**knobs), generator()
+    expected = outputs(generator(recorded=False), mode, options, side)
+    assert len({tuple(tokens) for tokens, *_ in expected}) > 4
+    assert outputs(recorded, mode, options, side) == expected
+    if (mode, side) != ("ar", "masks"):  # which is not recorded
+        assert len(recorded.recordings.sources) == 4, "shapes (1, 8), (3, 16), (3, 8), (1, 24) of sources"
+        assert all(each.steps for each in recorded.recordings.sources.values())
+
+
+def test_large_batches_traces_and_who_does_not_want_it_go_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = generator()
+    decode(ONE, "nar", Decoding(), "content", trace=True)
+    decode(ONE, "ar", Decoding(cuda_graphs=False), "content")
+    monkeypatch.setattr("janus_cli.core.generate.MOST_ROWS", 4)
+    decode(ONE, "ar", Decoding(beam=5), "content")
+    assert not decode.recordings.sources
+
+
+def test_only_so_many_shapes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "KEPT", 60)
+    options, recorded = Decoding(beam=1), generator()
+    assert outputs(recorded, "ar", options, "content") == outputs(generator(recorded=False), "ar", options, "content")
+    assert list(recorded.recordings.sources) == [(3, 16), (1, 8)], "48 + 8 tokens: the last two of four"
+
+
+def step_of(decode: Generator, kind: type) -> Any:
+    (read,) = decode.recordings.sources.values()
+    return next(each for each in read.steps.values() if isinstance(each, kind))
+
+
+def test_a_text_does_not_see_the_drafts_of_the_one_before() -> None:
+    """Spans of time come again, so the cache is emptied."""
+    decode = generator()
+    decode(ONE, "spec", Decoding(redraft="joint"), "content")
+    step = step_of(decode, RecordedVerify)
+    assert (step.cache.birth < NEVER).any()
+    with torch.inference_mode():
+        step.begin(None)
+    assert (step.cache.birth == NEVER).all()
+
+
+def test_what_is_not_kept_is_freed_at_once() -> None:
+    decode = generator()
+    for mode, options in (("ar", Decoding(beam=2)), ("spec", Decoding(redraft="joint")), ("nar", Decoding())):
+        decode(ONE, mode, options, "content")
+    read = weakref.ref(next(iter(decode.recordings.sources.values())))
+    cache = weakref.ref(step_of(decode, RecordedNext).cache)
+    gc.disable()
+    try:
+        decode.forget()
+        assert read() is None
+        assert cache() is None
+    finally:
+        gc.enable()
