@@ -16,10 +16,10 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from janus_cli import console
 from janus_cli.device import Interrupt
@@ -32,7 +32,7 @@ from janus_cli.errors import (
     Stopped,
     UsageError,
 )
-from janus_cli.files import sync
+from janus_cli.files import sync as sync_folder
 
 FORMAT = 2
 DONE = b'{"done": '
@@ -43,8 +43,7 @@ Record = dict[str, Any]
 Form = Callable[[Record], bytes]  # what a record becomes in a file
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(NamedTuple):
     """done: finished records. tokens, passes, seconds: what they took, in all processes together.
 
     published: all records are there, and the files were about to get their names.
@@ -77,18 +76,14 @@ class Records:
             "checkpoint": checkpoint[0], "sha256": checkpoint[1], "options": json.loads(json.dumps(options)),
         }  # fmt: skip
         self.progress = Progress()
-        self._end = self._begun = 0  # of the last finished window, in bytes; begun: of an earlier process
+        self.resumed = False  # whether an earlier process made some of the records, or all
+        self._end = 0  # of the last finished window, in bytes
         self._synced = time.monotonic()
 
-    @property
-    def resumed(self) -> bool:
-        """Whether an earlier process made some of the records, or all."""
-        return self._begun > 0
-
-    def begun_with(self) -> Mapping[str, Any]:
+    def begun_with(self) -> Record:
         """The header of what is there already; empty where there is none, or none that can be read."""
         with suppress(OSError), self.path.open("rb") as file:
-            return _parsed(file.readline()) or {}
+            return _parsed(file.readline())
         return {}
 
     def check(self, *, resume: bool, force: bool) -> None:
@@ -100,42 +95,39 @@ class Records:
             DataError: the partial file is damaged.
             RunInUseError: another process is writing it.
         """
-        kept = None if force else self._kept()
-        if resume:
-            if kept is None:
-                raise UsageError(f"--resume: no finished line is kept in {self.path}", "leave out --resume to begin")
-            begun, self.progress, self._end = kept
-            self._must_agree(begun)
-            self.files = dict(zip(self.files, begun["replace"], strict=True))
-        elif kept is not None:
+        kept = Progress() if force else self._find_progress()
+        if resume and not kept.done:
+            raise UsageError(f"--resume: no finished line is kept in {self.path}", "leave out --resume to begin")
+        if kept.done and not resume:
             raise UsageError(
-                f"{self.path} holds {kept[1].done:,} finished lines of a decoding that was stopped",
+                f"{self.path} holds {kept.done:,} finished lines of a decoding that was stopped",
                 f"{self.go_on}; {START_OVER}",
             )
-        self._begun = self._end
+        if resume:
+            self.progress, self.resumed, begun = kept, True, self.begun_with()
+            self._must_agree(begun)
+            self.files = dict(zip(self.files, begun["replace"], strict=True))
         self._must_be_free("overwrite it with --force, or name another file")
 
-    def _kept(self) -> tuple[dict[str, Any], Progress, int] | None:
-        """Header, progress, and where its line ends; None where no window was finished."""
+    def _find_progress(self) -> Progress:
+        """What the last `done` line says; `_end` is where it ends."""
+        progress, end = Progress(), 0
         try:
             with self.path.open("rb") as file:
-                self._lock(file, self.name, fcntl.LOCK_SH)
-                line = file.readline()
-                header, progress, at, end = _parsed(line), Progress(), len(line), 0
-                if line.endswith(b"\n") and (header is None or header.get("format") != FORMAT):
-                    raise DataError(f"{self.path} is damaged, or of another version of janus", START_OVER)
+                self._lock(file, fcntl.LOCK_SH)
                 for line in file:
-                    at += len(line)
-                    # The end of a line is its last byte to be written.
+                    if not end and line.endswith(b"\n") and _parsed(line).get("format") != FORMAT:
+                        raise DataError(f"{self.path} is damaged, or of another version of janus", START_OVER)
+                    end += len(line)
                     if line.startswith(DONE) and line.endswith(b"\n") and (values := _parsed(line)):
-                        progress, end = Progress(**values), at
+                        progress, self._end = Progress(**values), end
         except (FileNotFoundError, NotADirectoryError):
-            return None
+            pass
         except OSError as problem:
             raise self._not_writable(self.name, problem) from None
-        return (header, progress, end) if header and end else None
+        return progress
 
-    def _must_agree(self, begun: Mapping[str, Any]) -> None:
+    def _must_agree(self, begun: Record) -> None:
         if begun["sha256"] != self.header["sha256"]:
             raise CheckpointError(
                 f"{self.path} was begun with the weights of {begun['checkpoint']}, "
@@ -178,13 +170,13 @@ class Records:
                 raise self._not_writable(path, problem) from None
         self._file = self.path.open("a+b")
         try:
-            self._lock(self._file, self.name)
+            self._lock(self._file)
             if os.fstat(self._file.fileno()).st_size < self._end or not self.path.exists():
                 raise RunInUseError(f"another process has written {self.name}", "see whether it is complete")
             try:
                 self._file.truncate(self._end)
                 if not self._end:
-                    self._append(as_json(self.header))
+                    _write(self._file, as_json(self.header))
                 yield
             except BaseException as problem:
                 self._explain(problem)
@@ -194,87 +186,71 @@ class Records:
             with suppress(OSError):  # what did not fit on the disk still does not
                 self._file.close()
 
-    def read(self) -> Iterator[Record]:
-        """The finished records.
+    def windows(self) -> Iterator[list[Record]]:
+        """The finished records, as many at a time as were added together.
 
         Raises:
             DataError: they are damaged.
         """
-        count, at = 0, 0
+        count, window = 0, list[Record]()
         with self.path.open("rb") as file:
-            for line in file:
-                if 0 < at < self._end and not line.startswith(DONE):
-                    record = _parsed(line)
-                    if record is None or "source" not in record:
+            for line in islice(file, 1, None):
+                if line.startswith(DONE):
+                    yield window
+                    count, window = count + len(window), []
+                else:
+                    window.append(_parsed(line))
+                    if "source" not in window[-1]:
                         break
-                    count += 1
-                    yield record
-                at += len(line)
         if count != self.progress.done:
             raise DataError(f"{self.path} is damaged behind record {count:,}", START_OVER)
 
-    def kept(self, lines: Iterator[str]) -> Iterator[Record]:
-        """The records that are there already; takes the lines that they answer from `lines`.
+    def kept(self, lines: Iterator[str]) -> Iterator[list[Record]]:
+        """The windows that are there already; takes the lines that they answer from `lines`.
 
         Raises:
             DataError: they answer other lines, or are damaged.
         """
-        for record in self.read():
-            if next(lines, None) != record["source"]:
+        for window in self.windows():
+            if any(next(lines, None) != record["source"] for record in window):
                 raise DataError(
                     f"the input does not begin with the {self.progress.done:,} lines that are done",
                     "give the text that it was begun with, or start over with --force",
                 )
-            yield record
+            yield window
 
-    def add(self, records: Sequence[Record], tokens: int, passes: int, seconds: float) -> None:
-        """Adds a window of records. tokens, passes, seconds: see Progress."""
-        progress = Progress(self.progress.done + len(records), tokens, passes, round(seconds, 3))
-        self._append(b"".join(map(as_json, records)) + as_json(asdict(progress)))
-        self.progress, self._end = progress, self._file.tell()
+    def add(self, window: Sequence[Record], tokens: int, passes: int, seconds: float) -> None:
+        """Adds some records. tokens, passes, seconds: see Progress."""
+        progress = Progress(self.progress.done + len(window), tokens, passes, round(seconds, 3))
+        self._append(b"".join(map(as_json, window)), progress)
         if time.monotonic() - self._synced > SYNC_SECONDS:
-            self._sync()
+            _write(self._file, b"", sync=True)
+            self._synced = time.monotonic()
 
-    def _append(self, data: bytes) -> None:
-        with _named(self.path):
-            self._file.write(data)
-            self._file.flush()
-
-    def _sync(self) -> None:
-        with _named(self.path):
-            os.fsync(self._file.fileno())
-        self._synced = time.monotonic()
+    def _append(self, records: bytes, progress: Progress) -> None:
+        _write(self._file, records + as_json(progress._asdict()))
+        self.progress, self._end = progress, self._file.tell()
 
     def publish(self, forms: Sequence[Form]) -> None:
         """Makes the files, each in its form; they get their names when all are complete.
 
         Raises:
             UsageError: one has come into being meanwhile; then none is made.
-            RunInUseError: another process is making one of them.
         """
         self._must_be_free("move it away")
-        self.progress = replace(self.progress, published=True)
-        self._append(as_json(asdict(self.progress)))
-        self._end = self._file.tell()
-        self._sync()
+        self._append(b"", self.progress._replace(published=True))
+        _write(self._file, b"", sync=True)
+        new = [path.with_name(f".{path.name}.{self.name.name}.new") for path in self.files]
         with ExitStack() as stack:
-            files = []
-            for path in self.files:
-                files.append(stack.enter_context(path.with_name(f".{path.name}.new").open("ab")))
-                self._lock(files[-1], path)  # decodings of two splits may have one output file
-                files[-1].truncate(0)
-            for record in self.read():
+            files = [stack.enter_context(path.open("wb")) for path in new]
+            for window in self.windows():
                 for file, form in zip(files, forms, strict=True):
-                    with _named(file.name):
-                        file.write(form(record))
+                    _write(file, b"".join(map(form, window)))
             for file in files:
-                with _named(file.name):
-                    file.flush()
-                    os.fsync(file.fileno())
-            for file, path in zip(files, self.files, strict=True):
-                Path(file.name).replace(path)
-        for folder in {path.parent for path in self.files}:
-            sync(folder)
+                _write(file, b"", sync=True)
+        for whole, path in zip(new, self.files, strict=True):
+            whole.replace(path)
+            sync_folder(path.parent)
 
     def _explain(self, problem: BaseException) -> None:
         """Says what is kept, in words that fit the problem; without a finished line nothing is."""
@@ -295,18 +271,18 @@ class Records:
             elif START_OVER not in problem.hint:
                 problem.hint = "; ".join(filter(None, [problem.hint, self.go_on]))
         elif isinstance(problem, OSError) and not gone:
-            where = problem.filename or "output"
-            hint = f"when that is mended, {self.go_on}"
-            raise JanusError(f"{where}: {problem.strerror}; {kept}", hint) from None
+            message = f"{problem.filename or 'output'}: {problem.strerror}; {kept}"
+            raise JanusError(message, f"when that is mended, {self.go_on}") from None
         elif not gone:
             console.warn(f"{kept}; {self.go_on}")
 
-    def _lock(self, file: BinaryIO, name: Path, kind: int = fcntl.LOCK_EX) -> None:
+    def _lock(self, file: BinaryIO, kind: int = fcntl.LOCK_EX) -> None:
         """Until the file is closed; the kernel frees it when the process ends, however it ends."""
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunInUseError(f"another process is writing {name}", f"wait for it, or {self.elsewhere}") from None
+            hint = f"wait for it, or {self.elsewhere}"
+            raise RunInUseError(f"another process is writing {self.name}", hint) from None
 
     def _not_writable(self, path: Path, problem: OSError) -> DataError:
         return DataError(f"{path} cannot be written: {problem.strerror}", self.elsewhere)
@@ -317,19 +293,20 @@ def as_json(record: Record) -> bytes:
     return json.dumps(record, ensure_ascii=False).encode() + b"\n"
 
 
-def _parsed(line: bytes) -> Record | None:
-    try:
+def _parsed(line: bytes) -> Record:
+    """Empty where it is no such line: half of one, from when the disk was full, or damaged."""
+    with suppress(ValueError):
         values = json.loads(line)
-    except ValueError:  # half a line, from when the disk was full
-        return None
-    return values if isinstance(values, dict) else None
+        return values if isinstance(values, dict) else {}
+    return {}
 
 
-@contextmanager
-def _named(path: Path | str) -> Iterator[None]:
-    """Names the file in an error of writing it, which the system leaves out."""
+def _write(file: BinaryIO, data: bytes, *, sync: bool = False) -> None:
     try:
-        yield
+        file.write(data)
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())
     except OSError as problem:
-        problem.filename = str(path)
+        problem.filename = file.name  # which the system leaves out
         raise
