@@ -50,7 +50,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
                 yield cast(BinaryIO, file)
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
+        raise DataError(f"{path} does not exist", "name a text file, plain or .gz") from None
     except (OSError, EOFError, zlib.error) as problem:
         reason = getattr(problem, "strerror", None) or problem
         hint = "fetch or compress it again" if path.suffix == ".gz" else "name a text file, plain or .gz"

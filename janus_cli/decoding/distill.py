@@ -9,18 +9,16 @@ import hashlib
 import shlex
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from math import inf, isfinite
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
 
 from janus_cli import console, recipe_load, runs
-from janus_cli.core.generate import Generator, length_limit
+from janus_cli.core.generate import length_limit
 from janus_cli.core.knobs import Decoding
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.corpus import CHUNK_LINES, Split
@@ -30,15 +28,16 @@ from janus_cli.data.prepare import PREPARED, is_prepared, reasons, seal, write_s
 from janus_cli.data.prepared import Prepared, fingerprints, open_prepared
 from janus_cli.data.store import Ragged, store_files
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers
+from janus_cli.decoding.decode import Job, begin
 from janus_cli.decoding.modes import Plan, choose, own_recipe
 from janus_cli.decoding.records import START_OVER, Record, Records
-from janus_cli.decoding.translate import DIGITS, Translator, read_model
-from janus_cli.device import choose_device, interruptible, keep_freed_memory
+from janus_cli.decoding.translate import DIGITS
+from janus_cli.device import interruptible
 from janus_cli.errors import DataError, UsageError
 from janus_cli.files import copy_files, must_be_free, read_json, sha256, whole_folder
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.training.checkpoint import STATE, fingerprint, read_checkpoint
+from janus_cli.training.checkpoint import read_checkpoint
 
 ELSEWHERE = "name another folder with --out"
 
@@ -58,25 +57,21 @@ def distill(
     Raises:
         JanusError: see `errors.py`; a signal raises Stopped.
     """
-    if resume and force:
-        raise UsageError("--resume and --force exclude each other", "--resume goes on, --force starts over")
     if surest < 1 and not source:
         raise UsageError("--surest chooses among the lines of --source, and there is none", "name text with --source")
-    if threads:
-        torch.set_num_threads(threads)
-    chosen = choose_device(device)
+    chosen = begin(device, threads, resume=resume, force=force)
 
-    def prepare(found: Run, folder: Path) -> _Job:
+    def prepare(found: Run, folder: Path) -> _Distillation:
         """Checks everything that can be checked beforehand, then loads the model."""
         recipe = own_recipe(folder, changes)
         plan = _plan(found, recipe, options or {}, changes)
         place = out or runs.distilled_dir(recipe)
         if not resume:  # whether a resumed one may replace it was said when it began
             must_be_free(place, force=force, is_ours=is_prepared, what=PREPARED)
-        job = _Job(found, folder, plan, Sources(_prepared(found, recipe), recipe, source), place, surest)
-        job.keep(words, named=out is not None, device=chosen, force=force)
+        job = _Distillation(found, folder, plan, Sources(_prepared(found, recipe), recipe, source), place, surest)
+        job.describe(words, f" --out {shlex.quote(str(out))}" if out else "", device=chosen, force=force)
         job.records.check(resume=resume, force=force)
-        job.announce("would decode" if dry_run else "decoding")
+        job.announce("would decode" if dry_run else "decoding", job.sources.named(surest), "", "sentences")
         if dry_run:
             console.say(f"would write {place}")
         else:
@@ -139,6 +134,12 @@ class Sources:
     def __len__(self) -> int:
         return len(self.prepared.train) + self.lines
 
+    def named(self, surest: float) -> str:
+        """What they are, for people."""
+        more = f" and {self.lines:,} lines of text" if self.lines else ""
+        more += f", of which the surest {100 * surest:g} % stay," if surest < 1 else ""
+        return f"the {len(self.prepared.train):,} training sources of {self.prepared.folder}{more}"
+
     def __iter__(self) -> Iterator[list[int]]:
         for index in range(len(self.prepared.train)):
             yield self.prepared.train.pair(index)[0].tolist()
@@ -171,58 +172,34 @@ class IdLines:
         return [" ".join(map(str, row)) for row in rows]
 
 
-@dataclass
-class _Job:
-    """One distillation. out: the folder to make."""
+class _Distillation(Job):
+    """out: the folder to make. about: what its manifest will say of the teacher."""
 
-    run: Run
-    folder: Path
-    plan: Plan
-    sources: Sources
-    out: Path
-    surest: float
+    records: Records
 
-    def keep(self, words: Sequence[str], *, named: bool, device: torch.device, force: bool) -> None:
+    def __init__(self, run: Run, folder: Path, plan: Plan, sources: Sources, out: Path, surest: float) -> None:
+        super().__init__(run, folder, plan)
+        self.sources, self.out, self.surest = sources, out, surest
+
+    def describe(self, words: Sequence[str], place: str, *, device: torch.device, force: bool) -> None:
         """Decides where the outputs are kept, and what the manifest will say.
 
-        words: the command. named: whether the user named the folder.
+        words: the command. place: what names the folder in it.
         """
-        weights, name = fingerprint(self.folder), self.run.name_of(self.folder)
-        recipe, prepared = self.plan.recipe, self.sources.prepared
+        name, prepared = self.run.name_of(self.folder), self.sources.prepared
         command = shlex.join(["janus", "distill", str(self.run.path), "--checkpoint", name, *words])
+        more = self.sources.about()
         self.about = {
-            "run": str(self.run.path), "checkpoint": name, "sha256": weights, "objective": recipe.objective.name,
-            "options": self.plan.used, "device": str(device), "torch": torch.__version__, "command": command,
-            "prepared": str(prepared.folder.resolve()), "fingerprint": prepared.train.fingerprint,
-            **self.sources.about(),
+            "run": str(self.run.path), "checkpoint": name, "sha256": self.weights,
+            "objective": self.plan.recipe.objective.name, "options": self.plan.used, "device": str(device),
+            "torch": torch.__version__, "command": command, "prepared": str(prepared.folder.resolve()),
+            "fingerprint": prepared.train.fingerprint, **more,
         }  # fmt: skip
-        # Batches of another size give the same hypotheses: who ran out of memory may resume with smaller ones.
-        options = {name: value for name, value in self.plan.used.items() if name != "batch_sentences"}
-        options |= {"data": prepared.train.fingerprint}
-        if self.sources.files:
-            options["source"] = {file["path"]: file["sha256"][:12] for file in self.about["sources"]}
-        again = f"{command}{f' --out {shlex.quote(str(self.out))}' if named else ''} --resume"
-        self.records = Records(self.out, {self.out: force}, (name, weights), options, again, ELSEWHERE)
-
-    def announce(self, what: str) -> None:
-        """Says what comes."""
-        more = f" and {self.sources.lines:,} lines of text" if self.sources.lines else ""
-        more += f", of which the surest {100 * self.surest:g} % stay," if self.surest < 1 else ""
-        console.say(
-            f"{what} the {len(self.sources.prepared.train):,} training sources of {self.sources.prepared.folder}{more} "
-            f"with {self.run.path}, checkpoint {self.folder.name}: "
-            + ", ".join(f"{name} {value}" for name, value in self.plan.used.items())
-        )
-        if self.records.resumed:
-            console.say(f"going on after {self.records.progress.done:,} finished sentences")
-
-    def load(self, device: torch.device) -> None:
-        """Loads the teacher: nothing of the checkpoint is needed after this."""
-        keep_freed_memory()
-        model, tokenizers = read_model(self.run, self.folder, device, self.plan.options.precision)
-        self.about["step"] = read_json(self.folder / STATE).get("step")
-        ids = Tokenizers(IdLines(tokenizers.source), IdLines(tokenizers.target), tokenizers.files)
-        self.translator = Translator(Generator(model), ids, self.plan)
+        decisive = {**self.deciding, "data": prepared.train.fingerprint}
+        if more:
+            decisive["source"] = {file["path"]: file["sha256"][:12] for file in more["sources"]}
+        weights = name, self.weights
+        self.records = Records(self.out, {self.out: force}, weights, decisive, f"{command}{place} --resume", ELSEWHERE)
 
     def distill(self) -> None:
         """Decodes, makes the folder, and says what to do with it."""
@@ -232,11 +209,9 @@ class _Job:
             raise DataError(f"{self.out} cannot be written: {problem.strerror}", ELSEWHERE) from None
         with self.records.opened():
             self._decode()
-            about = self.about | {"seconds": self.records.progress.seconds}
-            written = write(
-                self.sources, self.records.read, self.out, about, surest=self.surest,
-                force=self.records.files[self.out],
-            )  # fmt: skip
+            about = {**self.about, "step": self.step, "seconds": self.records.progress.seconds}
+            replace = self.records.files[self.out]
+            written = write(self.sources, self._outputs, self.out, about, surest=self.surest, force=replace)
         if at_limit := written["distilled"]["at_limit"]:
             console.warn(f"{at_limit:,} outputs reached the longest length allowed; they are kept")
         name = self.plan.recipe.name
@@ -247,19 +222,17 @@ class _Job:
         )
 
     def _decode(self) -> None:
-        """Decodes the sources that are not done yet."""
-        begun, timing = self.records.progress, self.translator.timing
-        timing.sentences, timing.tokens, timing.passes = begun.done, begun.tokens, begun.passes
+        """Decodes the sources that are not done yet, as lines of ids."""
+        both = self.translator.tokenizers
+        self.translator.tokenizers = Tokenizers(IdLines(both.source), IdLines(both.target), both.files)
         lines = (" ".join(map(str, ids)) for ids in self.sources)
-        with console.progress("distilling", len(self.sources), start=begun.done) as bar:
+        with console.progress("distilling", len(self.sources), start=self.records.progress.done) as bar:
             self.translator.advance = bar.advance
-            for _ in self.records.kept(lines):
+            for _ in chain(self.records.kept(lines), self.windows(lines, full=False)):
                 pass
-            started = perf_counter()
-            for window in self.translator.windows(lines, begun.done):
-                seconds = begun.seconds + perf_counter() - started
-                made = [result.record(full=False) for result in window]
-                self.records.add(made, timing.tokens, timing.passes, seconds)
+
+    def _outputs(self) -> Iterator[Record]:
+        return (record for window in self.records.windows() for record in window)
 
 
 def write(

@@ -3,15 +3,18 @@
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
-from untrained import CHANGES, Janus, make_run
+from untrained import CHANGES, Janus, Stop, make_run
 
 from janus_cli import recipe_load
 from janus_cli.core.knobs import OBJECTIVES
 from janus_cli.data.prepare import prepare
+from janus_cli.decoding import translate
+from janus_cli.decoding.translate import Translator
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +45,22 @@ def any_janus(made: Path, empty_folder: Path, shell: Janus) -> Janus:
 def janus(any_janus: Janus) -> Janus:
     """The same for `janus decode`."""
     return partial(any_janus, "decode")
+
+
+@pytest.fixture
+def stop(monkeypatch: pytest.MonkeyPatch) -> Stop:
+    """Makes the next decoding call something after so many windows, which are of two batches."""
+    monkeypatch.setattr(translate, "WINDOW_BATCHES", 2)
+    all_windows = Translator.windows
+
+    def after(count: int, call: Callable[[], object]) -> None:
+        def windows(self: Translator, rest: Iterator[str], first: int = 0) -> Iterator[list[translate.Result]]:
+            for number, window in enumerate(all_windows(self, rest, first)):
+                if number == count:
+                    monkeypatch.setattr(Translator, "windows", all_windows)
+                    call()
+                yield window
+
+        monkeypatch.setattr(Translator, "windows", windows)
+
+    return after

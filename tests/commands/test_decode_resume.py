@@ -7,26 +7,24 @@ import json
 import random
 import re
 import resource
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from untrained import LINES, Janus, lines, source
+from untrained import LINES, Janus, Stop, lines, resume_command, source
 
 from janus_cli import console
-from janus_cli.decoding import decode, translate
-from janus_cli.decoding.translate import Result, Translator
+from janus_cli.core.generate import Generator
+from janus_cli.decoding import decode
 from janus_cli.training import checkpoint
 
-Stop = Callable[[int, Callable[[], object]], None]
 MODES = [("--mode", "ar"), ("--mode", "nar")]
 SMALL = ("--batch-sentences", "2")  # windows of four lines, see `stop`
 BEGUN = ("--input", "text", "--output", "mine", *SMALL)
@@ -35,24 +33,10 @@ PARTIAL = KEPT / ".test.ar.beam3.jsonl.partial"
 CHECKPOINTS = Path("runs/janus/checkpoints")
 
 
-@pytest.fixture
-def stop(monkeypatch: pytest.MonkeyPatch, janus: Janus) -> Stop:
-    """Makes the next decoding call something after so many windows; writes the file `text`."""
-    monkeypatch.setattr(translate, "WINDOW_BATCHES", 2)
+@pytest.fixture(autouse=True)
+def _text(janus: Janus) -> None:
+    """The file `text`, the source of the test split."""
     Path("text").write_text("".join(f"{line}\n" for line in source()), encoding="utf-8")
-    all_windows = Translator.windows
-
-    def after(count: int, call: Callable[[], object]) -> None:
-        def windows(self: Translator, rest: Iterator[str], first: int = 0) -> Iterator[list[Result]]:
-            for number, window in enumerate(all_windows(self, rest, first)):
-                if number == count:
-                    monkeypatch.setattr(Translator, "windows", all_windows)
-                    call()
-                yield window
-
-        monkeypatch.setattr(Translator, "windows", windows)
-
-    return after
 
 
 @pytest.fixture
@@ -66,13 +50,6 @@ def whole(janus: Janus, stop: Stop) -> bytes:
 
 def ctrl_c() -> None:
     signal.raise_signal(signal.SIGINT)
-
-
-def command(err: str) -> list[str]:
-    """The arguments of the command that the hint names."""
-    found = re.search(r"go on with: janus decode (.*?)( \(with the same text on stdin\))?$", err, re.MULTILINE)
-    assert found
-    return shlex.split(found[1])
 
 
 def hidden() -> list[str]:
@@ -100,10 +77,10 @@ def test_an_interrupted_file_is_resumed_to_the_same_bytes(
     assert not Path("cut").exists()
     for _ in range(2):
         stop(1, ctrl_c)
-        code, _, err = janus(*command(err))
+        code, _, err = janus(*resume_command(err))
         assert code == 130
     assert "16 finished lines" in err
-    code, _, err = janus(*command(err))
+    code, _, err = janus(*resume_command(err))
     assert code == 0
     assert "going on after 16 finished lines" in err
     assert Path("cut").read_bytes() == Path("whole").read_bytes()
@@ -128,7 +105,7 @@ def test_an_interrupted_split_is_resumed_in_all_its_files(
     assert (got, part) == (code, "")
     assert f"stopped by {number.name}; 12 finished lines are kept in " in err
     assert signal.getsignal(number) is before
-    got, rest, err = janus(*command(err))
+    got, rest, err = janus(*resume_command(err))
     assert (got, rest) == (0, "")
     assert Path("mine").read_text() == out
     assert published() == expected
@@ -148,7 +125,7 @@ def test_stdout_gets_every_line_of_a_resumed_split(janus: Janus, stop: Stop, for
     assert code == 130
     assert 0 < len(part) < len(out)
     assert out.startswith(part)
-    assert janus(*command(err))[:2] == (0, out)
+    assert janus(*resume_command(err))[:2] == (0, out)
 
 
 def test_without_a_file_it_says_that_nothing_is_kept(janus: Janus, stop: Stop) -> None:
@@ -290,7 +267,7 @@ def test_force_starts_over_and_resuming_keeps_the_permission(janus: Janus, stop:
     code, _, err = janus(*BEGUN, "--force")
     assert code == 130
     assert Path("mine").read_text(encoding="utf-8") == "old"
-    assert janus(*command(err))[0] == 0
+    assert janus(*resume_command(err))[0] == 0
     assert Path("mine").read_bytes() == whole
     Path("mine").unlink()
     stop(2, ctrl_c)
@@ -306,52 +283,38 @@ def test_a_file_that_came_into_being_meanwhile_is_not_replaced(janus: Janus, sto
     assert (code, "mine is there already; 20 finished lines are kept" in err) == (2, True)
     assert Path("mine").read_text(encoding="utf-8") == "precious"
     Path("mine").unlink()
-    assert janus(*command(err))[0] == 0
+    assert janus(*resume_command(err))[0] == 0
     assert Path("mine").read_bytes() == whole
 
 
 def test_smaller_batches_may_finish_what_larger_ones_could_not(
     janus: Janus, stop: Stop, whole: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = translate.generate
+    generate = Generator.__call__
 
-    def full(model: Any, source: torch.Tensor, *arguments: Any) -> object:
+    def full(self: Generator, source: torch.Tensor, *arguments: Any) -> Any:
         if len(source) > 1:
             torch.empty(1 << 50)  # a RuntimeError on a CPU
-        return plain(model, source, *arguments)
+        return generate(self, source, *arguments)
 
-    stop(2, lambda: monkeypatch.setattr(translate, "generate", full))
+    stop(2, lambda: monkeypatch.setattr(Generator, "__call__", full))
     code, _, err = janus(*BEGUN)
     assert (code, "a batch of 2 sentences does not fit into memory" in err) == (6, True)
     assert "12 finished lines are kept" in err
-    assert command(err)[-3:] == ["--batch-sentences", "1", "--resume"]
-    assert janus(*command(err))[0] == 0
+    assert resume_command(err)[-3:] == ["--batch-sentences", "1", "--resume"]
+    assert janus(*resume_command(err))[0] == 0
     assert Path("mine").read_bytes() == whole
 
 
-@pytest.mark.parametrize("form", [("--input", "text"), ()])
-def test_what_was_stopped_when_all_files_had_their_names_is_finished(
-    janus: Janus, stop: Stop, whole: bytes, monkeypatch: pytest.MonkeyPatch, form: tuple[str, ...]
-) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", "summary")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(decode._Job, "_measured", full)
-        code, _, err = janus(*form, "--output", "mine", *SMALL)
-    assert (code, f"{LINES} finished lines are kept in " in err) == (1, True)
-    assert Path("mine").read_bytes() == whole
-    assert janus(*command(err))[0] == 0
-    assert Path("mine").read_bytes() == whole
-    assert not hidden()
-
-
-def test_two_splits_do_not_write_one_file_at_once(janus: Janus) -> None:
-    with Path(".mine.new").open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        code, _, err = janus("--output", "mine")
-        assert (code, f"another process is writing mine; {LINES} finished lines" in err) == (7, True)
-    assert janus(*command(err))[0] == 0
+def test_of_two_decodings_with_one_output_the_second_is_refused(janus: Janus, stop: Stop) -> None:
+    """Not those of one split: these have one partial file, and one process at a time writes it."""
+    _, valid, _ = janus("--split", "valid")
+    stop(1, lambda: janus("--split", "valid", "--out", "mine"))
+    code, _, err = janus("--out", "mine", *SMALL)
+    assert (code, f"mine is there already; {LINES} finished lines are kept" in err) == (2, True)
+    assert Path("mine").read_text() == valid
+    Path("mine").unlink()
+    assert janus(*resume_command(err))[0] == 0
     assert len(lines(Path("mine").read_text(encoding="utf-8"))) == LINES
     assert not hidden()
 
@@ -365,9 +328,9 @@ def test_stdin_is_resumed_if_the_same_text_is_fed_again(janus: Janus, stop: Stop
     stop(2, ctrl_c)
     code, _, err = janus(*arguments, stdin=text)
     assert (code, "with the same text on stdin" in err) == (130, True)
-    code, _, other = janus(*command(err), stdin=text[9:])
+    code, _, other = janus(*resume_command(err), stdin=text[9:])
     assert (code, "does not begin with" in other) == (3, True)
-    assert janus(*command(err), stdin=text)[0] == 0
+    assert janus(*resume_command(err), stdin=text)[0] == 0
     assert Path("mine").read_bytes() == whole
 
 
@@ -406,7 +369,7 @@ def test_a_full_disk_keeps_what_is_finished(janus: Janus, stop: Stop, form: list
         if Path(".mine.partial").exists():
             finished = re.search(r"(\d+) finished lines are kept in .mine.partial", err)
             assert finished
-            code, _, err = janus(*command(err))
+            code, _, err = janus(*resume_command(err))
             assert (code, f"going on after {finished[1]} finished lines" in err) == (0, True)
         else:
             assert limit < 1200  # not one window

@@ -2,17 +2,15 @@
 
 import fcntl
 import json
-import re
 import shlex
 import signal
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from untrained import CHANGES, Janus
+from untrained import CHANGES, Janus, Stop, resume_command
 
 from janus_cli import recipe_load
 from janus_cli.core.batch import EOS, pad
@@ -20,39 +18,18 @@ from janus_cli.core.generate import generate
 from janus_cli.data.prepared import open_prepared
 from janus_cli.data.store import Store, store_files
 from janus_cli.decoding import distill as distilling
-from janus_cli.decoding import translate
-from janus_cli.decoding.translate import Result, Translator
+from janus_cli.decoding.translate import Translator
 from janus_cli.errors import DataError
 from janus_cli.runs import teacher
 from janus_cli.training.checkpoint import fingerprint, load_model
 
 OUT = Path("data/demo-distilled.src-tgt")
 SMALL = ("--batch-sentences", "16")
-Stop = Callable[[int, signal.Signals], None]
 
 
 @pytest.fixture
 def distill(any_janus: Janus) -> Janus:
     return partial(any_janus, "distill")
-
-
-@pytest.fixture
-def stop(monkeypatch: pytest.MonkeyPatch) -> Stop:
-    """Makes the next work get a signal after so many windows of 32 sentences."""
-    monkeypatch.setattr(translate, "WINDOW_BATCHES", 2)
-    all_windows = Translator.windows
-
-    def after(count: int, number: signal.Signals) -> None:
-        def windows(self: Translator, rest: Iterator[str], first: int = 0) -> Iterator[list[Result]]:
-            for index, window in enumerate(all_windows(self, rest, first)):
-                if index == count:
-                    monkeypatch.setattr(Translator, "windows", all_windows)
-                    signal.raise_signal(number)
-                yield window
-
-        monkeypatch.setattr(Translator, "windows", windows)
-
-    return after
 
 
 def manifest(folder: Path = OUT) -> dict[str, Any]:
@@ -62,13 +39,6 @@ def manifest(folder: Path = OUT) -> dict[str, Any]:
 
 def stores(folder: Path = OUT) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.name != "manifest.json"}
-
-
-def again(err: str) -> list[str]:
-    """The arguments of the command that the hint names."""
-    found = re.search(r"go on with: janus distill (.*)$", err, re.MULTILINE)
-    assert found
-    return shlex.split(found[1])
 
 
 def left() -> list[str]:
@@ -149,14 +119,14 @@ def test_stopped_and_gone_on_with_it_has_the_same_bytes(
     distill: Janus, stop: Stop, number: signal.Signals, code: int
 ) -> None:
     assert distill("ar", *SMALL, "--out", "data/whole")[0] == 0
-    stop(2, number)
+    stop(2, partial(signal.raise_signal, number))
     got, out, err = distill("ar", *SMALL)
     assert (got, out) == (code, "")
     assert f"stopped by {number.name}; 64 finished lines are kept in data/.{OUT.name}.partial" in err
     assert not OUT.exists()
-    stop(3, number)
-    assert distill(*again(err))[0] == code
-    got, _, err = distill(*again(err))
+    stop(3, partial(signal.raise_signal, number))
+    assert distill(*resume_command(err))[0] == code
+    got, _, err = distill(*resume_command(err))
     assert got == 0
     assert "going on after 160 finished sentences" in err
     assert stores() == stores(Path("data/whole"))
@@ -173,7 +143,7 @@ def test_stopped_while_the_folder_is_written(distill: Janus, monkeypatch: pytest
     assert not Path("data/x y").exists()
     monkeypatch.setattr(distilling, "seal", seal)
     monkeypatch.setattr(Translator, "_batch", None)  # nothing is decoded again
-    assert distill(*again(err))[0] == 0
+    assert distill(*resume_command(err))[0] == 0
     assert stores(Path("data/x y")) == stores(Path("data/whole"))
     assert not left()
 
@@ -184,11 +154,11 @@ def test_nothing_is_overwritten_without_force(distill: Janus, stop: Stop) -> Non
     code, _, err = distill("ar", "--beam", "1")
     assert code == 2
     assert f"{OUT} holds prepared data already" in err
-    stop(1, signal.SIGINT)
+    stop(1, partial(signal.raise_signal, signal.SIGINT))
     code, _, err = distill("ar", "--beam", "1", "--force", *SMALL)
     assert code == 130
     assert stores() == before
-    assert distill(*again(err))[0] == 0  # --force was said when it began
+    assert distill(*resume_command(err))[0] == 0  # --force was said when it began
     assert stores() != before
     assert not left()
     Path("notes").mkdir()
@@ -200,9 +170,9 @@ def test_nothing_is_overwritten_without_force(distill: Janus, stop: Stop) -> Non
 
 
 def test_what_was_kept_is_neither_lost_nor_mixed(distill: Janus, stop: Stop) -> None:
-    stop(1, signal.SIGINT)
+    stop(1, partial(signal.raise_signal, signal.SIGINT))
     _, _, err = distill("ar", *SMALL)
-    words = again(err)
+    words = resume_command(err)
     partial_file = Path(f"data/.{OUT.name}.partial")
     kept = partial_file.read_bytes()
     for arguments, code, message in [
@@ -232,11 +202,11 @@ def test_more_sources_stopped_and_gone_on_with(distill: Janus, stop: Stop) -> No
     about = manifest(Path("data/whole"))
     assert about["splits"]["train"]["in"] == 298 + 40
     assert str(teacher(about)).endswith(", beam 3, the surest 75 % of 40 more sources")
-    stop(10, signal.SIGTERM)
+    stop(10, partial(signal.raise_signal, signal.SIGTERM))
     code, _, err = distill("ar", *SMALL, *more)
     assert code == 143
     assert "320 finished lines are kept" in err
-    words = again(err)
+    words = resume_command(err)
     code, _, err = distill(*[word for word in words if word not in more])
     assert (code, "more.src" in err) == (2, True)
     Path("more.src").write_text("ba du\nga\n" * 20)
@@ -293,3 +263,56 @@ def test_a_student_trains_on_it_goes_on_and_is_decoded_and_scored(tiny_recipe: P
     assert "targets by runs/tiny-ar, checkpoint step-" in Path(student, "run.txt").read_text()
     assert "targets by: runs/tiny-ar, checkpoint step-" in janus("inspect", student)
     assert Path(manifest(Path(student))["prepared"]).samefile("data/tiny-distilled.src-tgt")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["ar", "--surest", "0.5"], 2, "chooses among the lines of --source, and there is none"),
+        (["ar", "--source", "recipe.yaml", "--surest", "nan"], 2, "Invalid value for '--surest'"),
+        (["ar", "--source", "recipe.yaml", "--surest", "0"], 2, "Invalid value for '--surest'"),
+        (["ar", "--source", "nowhere"], 3, "nowhere does not exist"),
+        (["cmlm"], 2, "runs/cmlm was trained with objective cmlm: it has no autoregressive side"),
+        (["ar", "--run", "janus"], 2, "both name a run"),
+        (["nothing"], 2, "is no run"),
+        (["ar", "--checkpoint", "step-9"], 4, "no checkpoint step-9"),
+        (["ar", "--set", "training.updates=1"], 2, "only decoding.…"),
+        (["ar", "--set", "decoding.nbest=3"], 2, "a teacher writes one output, left to right"),
+        (["ar", "--out", "data/demo"], 2, "holds prepared data already"),
+        (["ar", "--out", "data/demo/manifest.json/x"], 3, "cannot be written"),
+    ],
+)
+def test_mistakes(distill: Janus, arguments: list[str], code: int, message: str) -> None:
+    before = sorted(Path().rglob("*"))
+    got, out, err = distill(*arguments)
+    assert (got, out) == (code, "")
+    assert message in err
+    assert "\nhint: " in err
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_an_empty_folder_is_free(distill: Janus) -> None:
+    Path("mine").mkdir()
+    assert distill("ar", "--out", "mine", "--set", "decoding.max_extra=0")[0] == 0
+    assert json.loads(Path("mine/manifest.json").read_bytes())["distilled"]["run"] == "runs/ar"
+
+
+def test_data_that_the_teacher_was_not_trained_on(distill: Janus) -> None:
+    file = Path("runs/ar/manifest.json")
+    theirs = json.loads(file.read_bytes())
+    theirs["splits"]["train"]["fingerprint"] = "0" * 64
+    file.write_text(json.dumps(theirs))
+    code, _, err = distill("ar")
+    assert code == 3
+    assert "is not the data that runs/ar was trained on" in err
+    assert not OUT.exists()
+
+
+def test_a_dry_run_writes_nothing(distill: Janus) -> None:
+    before = sorted(Path().rglob("*"))
+    code, out, err = distill("--dry-run", "--beam", "4")
+    assert (code, out) == (0, "")
+    assert "would decode the 298 training sources" in err
+    assert "beam 4" in err
+    assert f"would write {OUT}" in err
+    assert sorted(Path().rglob("*")) == before

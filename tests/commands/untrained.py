@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from janus_cli.training import checkpoint
 
 Result = tuple[int, str, str]
 Janus = Callable[..., Result]
+Stop = Callable[[int, Callable[[], object]], None]
 LINES = 20
 CHANGES = [
     "data.synthetic.train=300", "data.synthetic.valid=10", f"data.synthetic.test={LINES}", "data.max_tokens=38",
@@ -46,6 +48,13 @@ def make_run(root: Path, prepared: Path, objective: str, *changes: str, name: st
         checkpoint.save(folder, recipe, sizes, {"step": step}, model.weights())
         checkpoint.point(run / "checkpoints", "last", folder)
     return run
+
+
+def resume_command(err: str) -> list[str]:
+    """The arguments of the command that the hint names, behind its verb."""
+    found = re.search(r"go on with: janus \w+ (.*?)( \(with the same text on stdin\))?$", err, re.MULTILINE)
+    assert found
+    return shlex.split(found[1])
 
 
 def lines(text: str) -> list[str]:
