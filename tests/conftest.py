@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -104,3 +106,37 @@ def tiny_recipe(empty_folder: Path) -> Path:
     path = empty_folder / "tiny.yaml"
     path.write_text(TINY_RECIPE)
     return path
+
+
+def _trained(folder: Path, *changes: str) -> Path:
+    """Trains the tiny recipe there, in the folder `run`."""
+    from janus_cli.training.run import train
+
+    with contextlib.chdir(folder):
+        Path("tiny.yaml").write_text(TINY_RECIPE)
+        train(recipe="tiny.yaml", run=Path("run"), changes=changes, device="cpu")
+    return folder / "run/checkpoints"
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The last checkpoint, of update 8, of a training that nobody stopped or killed. To read only."""
+    return _trained(tmp_path_factory.mktemp("whole")) / "step-000008"
+
+
+@pytest.fixture(scope="session")
+def _trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    _trained(folder, "training.updates=6", "training.validate_every=3")
+    return folder
+
+
+@pytest.fixture
+def trained(_trained_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The checkpoints of a run of six updates, validated after 3 and 6, saved after 2, 3, 4 and 6.
+
+    In a working directory of its own, with tiny.yaml and the data.
+    """
+    shutil.copytree(_trained_once, tmp_path / "copy", symlinks=True)
+    monkeypatch.chdir(tmp_path / "copy")
+    return Path("run/checkpoints")

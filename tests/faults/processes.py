@@ -1,15 +1,26 @@
-"""Trainings as processes of their own, which can be killed, and what is left of them."""
+"""Tiny trainings, in this process or in one of their own, which can be killed; and what is left of them."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import torch
 
 import janus_cli
-from janus_cli.training.run import train
+from janus_cli import recipe_load
+from janus_cli.data.prepared import open_prepared
+from janus_cli.device import World
+from janus_cli.runs import Run, prepared_dir
+from janus_cli.training.checkpoint import build_model
+from janus_cli.training.log import Log
+from janus_cli.training.run import prepare_data, train
+from janus_cli.training.trainer import Trainer
 
 # The code that is under test here, whatever is installed.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(janus_cli.__file__).parents[1])}
@@ -33,12 +44,39 @@ def janus(
     )  # fmt: skip
 
 
-def go(recipe: Path, run: str, *changes: str, resume: bool = False, allow: tuple[str, ...] = ()) -> Path:
-    """Trains in this process, which takes no time to start; returns the folder of the checkpoints."""
-    return train(
-        recipe=None if resume else str(recipe), run=Path(run), changes=changes, resume=resume, allow_change=allow,
-        device="cpu",
-    ).checkpoints  # fmt: skip
+def go(recipe: Path, run: str, *changes: str, resume: bool = False, **more: Any) -> Path:
+    """Trains in this process, which takes no time to start; returns the folder of the checkpoints.
+
+    A resumed run may change what is named.
+    """
+    allow = tuple(change.partition("=")[0] for change in changes) if resume else ()
+    named = None if resume else str(recipe)
+    options = {"recipe": named, "changes": changes, "allow_change": allow, "device": "cpu", **more}
+    return train(run=Path(run), resume=resume, **options).checkpoints
+
+
+def make_trainer(recipe: Path, *changes: str, objective: str | None = None) -> Trainer:
+    """A trainer on prepared data, which has a log, but no other files."""
+    settings = recipe_load.load(str(recipe), changes, objective)
+    prepare_data(recipe=str(recipe), changes=changes, objective=objective)
+    data = open_prepared(settings, prepared_dir(settings))
+    torch.manual_seed(1)
+    model = build_model(settings, data.train.source_vocabulary, data.train.target_vocabulary)
+    trainer = Trainer(settings, model, data, World(0, 1, torch.device("cpu")), Run(Path("run")))
+    trainer.log = Log(Path("log.jsonl"))
+    return trainer
+
+
+def entries(log: Path, *kinds: str) -> list[dict[str, Any]]:
+    """The lines of a log, or those of these kinds."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if not kinds or line["kind"] in kinds]
+
+
+def state(checkpoint: Path) -> dict[str, Any]:
+    """The training state in a checkpoint."""
+    values: dict[str, Any] = json.loads((checkpoint / "state.json").read_bytes())
+    return values
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 100) -> tuple[int, str]:

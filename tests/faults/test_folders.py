@@ -1,9 +1,8 @@
-"""FAULTS 8, 9, 10, 29: folders that cannot be written, that others write to, and that others read meanwhile."""
+"""FAULTS 6, 8, 9, 10, 29: folders that cannot be written, on full disks, or that others write to or read meanwhile."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import socket
 import time
@@ -11,13 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import digest, ended, go, janus, start
+from processes import digest, ended, janus, start
 
 from janus_cli import recipe_load
 from janus_cli.data.prepare import prepare
 from janus_cli.data.prepared import open_prepared
 from janus_cli.decoding.translate import read_model
-from janus_cli.errors import CheckpointError
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 from janus_cli.training.average import average_checkpoints
@@ -60,13 +58,7 @@ def test_a_folder_that_only_can_be_read_is_refused_before_training(tiny_recipe: 
     assert list(folder.iterdir()) == []
 
 
-def test_a_missing_parent_is_made(tiny_recipe: Path) -> None:
-    go(tiny_recipe, "deep/down/run", "training.updates=1")
-    assert Path("deep/down/run/checkpoints/last").is_dir()
-
-
-def test_two_trainings_and_a_dead_one(tiny_recipe: Path) -> None:
-    expected = digest(go(tiny_recipe, "whole") / "step-000008")
+def test_two_trainings_and_a_dead_one(tiny_recipe: Path, whole: Path) -> None:
     first = start(tiny_recipe, before=STUCK)
     try:
         wait_for(Path("run/checkpoints/last"))
@@ -79,7 +71,8 @@ def test_two_trainings_and_a_dead_one(tiny_recipe: Path) -> None:
     code, said = ended(start(tiny_recipe, "--resume"))
     assert code == 0, said
     assert f"pid {first.pid} on {socket.gethostname()} left run without ending its training; taken over" in said
-    assert digest(Path("run/checkpoints/step-000008")) == expected
+    assert digest(Path("run/checkpoints/step-000008")) == digest(whole)
+    assert "taken over" not in ended(start(tiny_recipe, "--resume"))[1]
 
 
 def wait_for(path: Path) -> None:
@@ -114,40 +107,6 @@ def test_readers_while_a_training_saves_and_prunes(tiny_recipe: Path) -> None:
     assert steps == sorted(steps)
 
 
-def test_an_average_begins_again_when_a_checkpoint_is_pruned(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = go(tiny_recipe, "run", "training.save_every=1", "training.validate_every=100", "training.keep_last=3")
-    verify, pruned = checkpoint.verify, []
-
-    def prune(folder: Path) -> checkpoint.Checkpoint:
-        if folder.name == "step-000006" and not pruned:  # as a training does that goes on
-            pruned.append(folder)
-            shutil.copytree(root / "step-000008", root / "step-000009")
-            shutil.rmtree(folder)
-        return verify(folder)
-
-    monkeypatch.setattr(checkpoint, "verify", prune)
-    _, names = average_checkpoints(Run(Path("run")), last=3, best=None, force=False)
-    assert pruned
-    assert names == ["step-000007", "step-000008", "step-000009"]
-
-
-def test_a_checkpoint_that_is_pruned_while_it_is_read_is_missing(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = go(tiny_recipe, "run") / "last"
-    real = checkpoint._describe
-
-    def prune(file: Path) -> object:
-        file.unlink()  # behind the look whether it is there
-        return real(file)
-
-    monkeypatch.setattr(checkpoint, "_describe", prune)
-    with pytest.raises(CheckpointError, match="is missing"):
-        checkpoint.verify(folder.resolve())
-
-
 def test_two_preparations_at_once_leave_one_whole_folder(tiny_recipe: Path) -> None:
     arguments = ("preprocess", "--recipe", str(tiny_recipe), "--out", "out")
     results = [ended(each) for each in [janus(*arguments), janus(*arguments)]]
@@ -156,3 +115,20 @@ def test_two_preparations_at_once_leave_one_whole_folder(tiny_recipe: Path) -> N
     assert sorted(path.name for path in Path().iterdir()) == ["out", "tiny.yaml"]
     assert len(open_prepared(recipe_load.load(str(tiny_recipe)), Path("out")).train) == 64
     assert json.loads(Path("out/manifest.json").read_bytes())["splits"]["train"]["kept"] == 64
+
+
+def test_a_disk_that_fills_up_while_a_checkpoint_is_written(trained: Path) -> None:
+    """EFBIG after some bytes, as a full disk leaves a part of a file: older checkpoints stay, nothing half is left."""
+    size, before = (trained / "last/model.safetensors").stat().st_size, list(checkpoint.steps(trained))
+    limit = f"import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(\
+resource.RLIMIT_FSIZE, ({size // 2}, {size // 2}))"
+    allow = ("--set", "training.updates=7", "--allow-change", "training.updates")
+    code, said = ended(start(Path(), "--resume", *allow, before=limit))
+    assert code == 4, said
+    assert "could not be written" in said
+    assert "a checkpoint needs about" in said
+    assert "Traceback" not in said
+    assert list(checkpoint.steps(trained)) == before
+    assert not list(trained.glob(".*"))
+    code, said = ended(start(Path(), "--resume", *allow))
+    assert code == 0, said

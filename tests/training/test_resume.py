@@ -1,13 +1,11 @@
-"""Stopping anywhere and going on is, bit for bit, not having stopped."""
+"""FAULTS 1, 2, 3: wherever a training stops, it resumes bit for bit as if it had not; only with its recipe and data."""
 
-import hashlib
-import json
+from __future__ import annotations
+
 import os
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,311 +17,269 @@ from janus_cli.core.batch import Batch
 from janus_cli.data.batching import Rows, epoch_batches
 from janus_cli.data.prepared import open_prepared
 from janus_cli.data.store import Store
-from janus_cli.device import resolve_precision
-from janus_cli.errors import CheckpointError, NonFiniteError, RunInUseError, Stopped, UsageError
-from janus_cli.runs import Run
-from janus_cli.training import trainer, validation
-from janus_cli.training.run import train
-from janus_cli.training.trainer import Trainer
+from janus_cli.errors import CheckpointError, Stopped
+from janus_cli.training import run as run_module
+from janus_cli.training import trainer as trainer_module
+from janus_cli.training.trainer import LossModule, Trainer
+from tests.faults.processes import digest, entries, go, make_trainer, state
 
-CPU = torch.device("cpu")
-OBJECTIVES = ["ar", "cmlm", "cmlmc", "cemat", "janus"]
-
-
-def go(recipe: Path, run: str, *changes: str, resume: bool = False, allow: tuple[str, ...] = (), **more: Any) -> Run:
-    return train(
-        recipe=None if resume else str(recipe), run=Path(run), changes=changes, resume=resume, allow_change=allow,
-        device="cpu", **more,
-    )  # fmt: skip
+LOG = Path("run/log.jsonl")
+DATA = Path("data/tiny.src-tgt")
 
 
-def digests(run: Run, step: int) -> dict[str, str]:
-    folder = run.checkpoints / f"step-{step:06d}"
-    files = ("model.safetensors", "optimizer.safetensors")
-    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
-
-
-def kinds(run: Run) -> list[str]:
-    return [json.loads(line)["kind"] for line in run.log.read_text().splitlines()]
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("stop", [1, 3, 6])
-def test_stop_and_resume_equals_not_stopping(tiny_recipe: Path, objective: str, stop: int) -> None:
+@pytest.mark.parametrize(
+    ("objective", "stop", "changes"),
+    [
+        ("ar", 1, ()), ("cmlm", 3, ()), ("cmlmc", 6, ()), ("cemat", 3, ()), ("janus", 1, ()), ("janus", 6, ()),
+        ("janus", 3, ("training.ema=0.3",)),
+    ],
+)  # fmt: skip
+def test_stop_and_resume_equals_not_stopping(
+    tiny_recipe: Path, objective: str, stop: int, changes: tuple[str, ...]
+) -> None:
     """Mid-epoch and over an epoch's edge, with accumulation: the last window of the ten batches is short."""
-    changes = ["training.accumulate=3"]
+    changes = ("training.accumulate=3", *changes)
     whole = go(tiny_recipe, "whole", *changes, objective=objective)
-    go(tiny_recipe, "parts", *changes, f"training.updates={stop}", objective=objective)
-    parts = go(tiny_recipe, "parts", "training.updates=8", resume=True, allow=("training.updates",))
-    assert digests(whole, 8) == digests(parts, 8)
-    epochs = [json.loads(line)["epoch"] for line in whole.log.read_text().splitlines() if '"kind": "train"' in line]
-    assert epochs[-1] >= 1
+    go(tiny_recipe, "run", *changes, f"training.updates={stop}", objective=objective)
+    parts = go(tiny_recipe, "run", "training.updates=8", resume=True)
+    assert digest(whole / "step-000008") == digest(parts / "step-000008")
+    assert entries(LOG, "train")[-1]["epoch"] >= 1
 
 
-def test_a_run_explains_itself(tiny_recipe: Path) -> None:
-    def told(run: Run) -> dict[str, str]:
-        lines = (run.path / "run.txt").read_text(encoding="utf-8").split("\n")
-        return dict(line.split(maxsplit=1) for line in lines if len(line.split(maxsplit=1)) == 2)
+def signal_at(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, at: int, number: signal.Signals = signal.SIGTERM
+) -> None:
+    """A signal at the n-th call of a function."""
+    plain, calls = getattr(owner, name), iter(range(1, 10**6))
 
-    run = go(tiny_recipe, "runs/told", "training.updates=2", objective="janus")
-    first = told(run)
-    assert "janus train --resume --run runs/told" in (run.path / "run.txt").read_text(encoding="utf-8")
-    assert first["state"].startswith("done (")
-    assert "update 2 of 2" in first["state"]
-    assert "objective janus" in first["what"]
-    assert json.loads(run.manifest.read_bytes())["fingerprint"] in (run.path / "run.txt").read_text(encoding="utf-8")
-    go(tiny_recipe, "runs/told", "training.updates=3", resume=True, allow=("training.updates",))
-    again = told(run)
-    assert "update 3 of 3" in again["state"]
-    assert (again["began"], again["command"]) == (first["began"], first["command"])
-    log = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
-    precisions = [line["precision"] for line in log if line["kind"] in ("start", "resumed")]
-    assert precisions == [resolve_precision("auto", CPU)] * 2
-    assert all(0 < line["utilisation"] < 2 for line in log if line["kind"] == "train")
+    def call(*arguments: Any) -> Any:
+        if next(calls) == at:
+            os.kill(os.getpid(), number)
+        return plain(*arguments)
+
+    monkeypatch.setattr(owner, name, call)
+
+
+PLACES: dict[str, tuple[Callable[[int], int], signal.Signals, int]] = {  # by the number of batches in an epoch
+    "first": (lambda _: 1, signal.SIGINT, 130),
+    "mid-epoch": (lambda batches: batches // 2, signal.SIGTERM, 143),
+    "before the last batch": (lambda batches: batches - 1, signal.SIGUSR1, 138),
+    "epoch edge": (lambda batches: batches, signal.SIGTERM, 143),
+    "first of the next epoch": (lambda batches: batches + 1, signal.SIGINT, 130),
+    "last": (lambda batches: batches + 3, signal.SIGTERM, 143),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_signal_at_any_update(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    where, number, code = PLACES[place]
+    store = make_trainer(tiny_recipe).prepared.train
+    batches = len(list(epoch_batches(store, 256, 1, 0)))
+    assert batches > 4
+    updates, stop = batches + 3, where(batches)
+    changes = (f"training.updates={updates}", "training.validate_every=100")
+    final = f"step-{updates:06d}"
+    whole = go(tiny_recipe, "whole", *changes) / final
+    with monkeypatch.context() as patch:
+        signal_at(patch, trainer_module, "load_batch", stop, number)  # comes before the update
+        with pytest.raises(Stopped) as stopped:
+            go(tiny_recipe, "run", *changes)
+    assert stopped.value.exit_code == code
+    assert entries(LOG)[-1]["kind"] == "stopped"
+    last = state(Path("run/checkpoints/last"))
+    assert (last["step"], last["epoch"]) == (stop, 0 if stop <= batches else 1)
+    assert last["owed"] == (stop == updates), "the last update is validated, whatever comes into it"
+    resumed = go(tiny_recipe, "run", resume=True) / final
+    assert digest(resumed) == digest(whole)
+    for name in ("best", "best_step", "since_best", "metrics", "owed"):
+        assert state(resumed)[name] == state(whole)[name], name
+    assert Path("run/checkpoints/best").readlink().name == final
+
+
+@pytest.mark.parametrize("batch", [4, 5, 6])
+def test_a_signal_inside_a_window_stops_at_its_edge(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    """Windows of three batches; the signal comes at the first, second and last batch of the second one."""
+    changes = ("training.accumulate=3", "training.validate_every=100", "training.updates=5")
+    with monkeypatch.context() as patch:
+        signal_at(patch, LossModule, "forward", batch)
+        with pytest.raises(Stopped):
+            go(tiny_recipe, "run", *changes)
+    last = state(Path("run/checkpoints/last"))
+    assert (last["step"], last["batch"]) == (3, 9)  # the update after the one that was at work
+    resumed = go(tiny_recipe, "run", resume=True) / "step-000005"
+    assert digest(resumed) == digest(go(tiny_recipe, "whole", *changes) / "step-000005")
+
+
+def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    plain = Trainer.update
+
+    def update(self: Trainer, *arguments: Any) -> None:
+        if self.position.step == step:
+            raise RuntimeError("the power went")
+        plain(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "update", update)
+
+
+@pytest.mark.parametrize(("step", "saved"), [(0, 0), (5, 4)])
+def test_a_crash_loses_the_updates_since_the_last_checkpoint(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, step: int, saved: int
+) -> None:
+    with monkeypatch.context() as patch:
+        crash_at(patch, step)
+        with pytest.raises(RuntimeError, match="power"):
+            go(tiny_recipe, "run")
+    assert [folder.name for folder in Path("run/checkpoints").glob("step-*")].count(f"step-{saved:06d}") == (saved > 0)
+    assert f"update {saved} of 8" in Path("run/run.txt").read_text()
+    resumed = go(tiny_recipe, "run", resume=True) / "step-000008"
+    assert digest(resumed) == digest(go(tiny_recipe, "whole") / "step-000008")
+
+
+def test_the_mean_of_the_weights_begins_with_the_first_good_update(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Trainer.backward
+
+    def poison(self: Trainer, *arguments: Any) -> Any:
+        results = plain(self, *arguments)
+        for weight in self.model.parameters() if self.position.step == 0 else ():
+            weight.grad = torch.full_like(weight, float("nan"))
+        return results
+
+    monkeypatch.setattr(Trainer, "backward", poison)
+    ema = ("training.ema=0.9", "training.updates=4")
+    whole = go(tiny_recipe, "whole", *ema)
+    go(tiny_recipe, "run", *ema[:1], "training.updates=1")
+    resumed = go(tiny_recipe, "run", "training.updates=4", resume=True)
+    assert digest(resumed / "step-000004") == digest(whole / "step-000004")
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(tiny_recipe: Path) -> None:
     one, two, other = (
-        go(tiny_recipe, name, "training.updates=2", seed=seed) for name, seed in (("a", 5), ("b", 5), ("c", 6))
+        digest(go(tiny_recipe, name, "training.updates=2", seed=seed) / "last")
+        for name, seed in (("a", 5), ("b", 5), ("c", 6))
     )
-    assert digests(one, 2) == digests(two, 2) != digests(other, 2)
-
-
-def test_a_finished_run_is_left_alone(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = go(tiny_recipe, "run", "training.updates=2")
-    before = {file: file.stat().st_mtime_ns for file in run.path.rglob("*") if file.name != ".lock"}
-    said: list[str] = []
-    monkeypatch.setattr(console, "say", said.append)
-    go(tiny_recipe, "run", resume=True)
-    assert {file: file.stat().st_mtime_ns for file in run.path.rglob("*") if file.name != ".lock"} == before
-    assert any("is finished after 2 updates" in line for line in said)
-
-
-def test_a_run_is_not_overwritten(tiny_recipe: Path) -> None:
-    go(tiny_recipe, "run", "training.updates=2")
-    with pytest.raises(UsageError, match="holds a run already"):
-        go(tiny_recipe, "run", "training.updates=2")
-    go(tiny_recipe, "run", "training.updates=1", force=True)
-    with pytest.raises(UsageError, match="is no run"):
-        go(tiny_recipe, "nothing", resume=True)
-
-
-@pytest.mark.parametrize(
-    "change", ["training.batch_tokens=128", "training.learning_rate=0.5", "objective.label_smoothing=0.3"]
-)
-def test_a_changed_recipe_is_refused(tiny_recipe: Path, change: str) -> None:
-    go(tiny_recipe, "run", "training.updates=2")
-    key, value = change.split("=")
-    with pytest.raises(CheckpointError, match=key) as problem:
-        go(tiny_recipe, "run", change, resume=True)
-    assert value in problem.value.message
-
-
-@pytest.mark.parametrize("split", ["train", "valid"])  # with another valid, `best` would compare two things
-def test_changed_data_is_refused(tiny_recipe: Path, split: str) -> None:
-    go(tiny_recipe, "run", "training.updates=2")
-    manifest = Path("run/manifest.json")
-    about = json.loads(manifest.read_text())
-    about["splits"][split]["fingerprint"] = "0" * 64
-    manifest.write_text(json.dumps(about))
-    with pytest.raises(CheckpointError, match=f"not the data .* trained on: {split} differ"):
-        go(tiny_recipe, "run", "training.updates=4", resume=True, allow=("training.updates",))
-
-
-def test_a_broken_gradient_is_skipped_counted_and_in_the_end_fatal(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    poisoned = iter([False, True, False, *[True] * 9])
-    plain = torch.nn.utils.clip_grad_norm_
-
-    def poison(parameters: Iterator[torch.Tensor], largest: float) -> torch.Tensor:
-        weights = list(parameters)
-        if next(poisoned):
-            assert weights[0].grad is not None
-            weights[0].grad.fill_(float("nan"))
-        return plain(weights, largest)
-
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", poison)
-    with pytest.raises(NonFiniteError, match="3 updates in a row"):
-        go(tiny_recipe, "run", "training.max_bad_steps=3", "training.updates=20")
-    lines = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
-    skipped = [line for line in lines if line["kind"] == "skipped"]
-    assert [line["in_a_row"] for line in skipped] == [1, 1, 2, 3]
-    assert all(line["sentences"] for line in skipped)
-    from janus_cli.training.checkpoint import load_model
-
-    load_model(Path("run/checkpoints/last"))  # refuses weights that are not finite
-
-
-def test_early_stopping_and_best(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = iter([1.0, 3.0, 2.0, 3.0, 9.0])
-    monkeypatch.setattr(trainer, "validate", lambda *_: {"loss": 1.0, "bleu_ar": next(scores)})
-    changes = ("training.validate_every=1", "training.patience=2", "training.updates=50", "training.keep_last=1")
-    run = go(tiny_recipe, "run", *changes, "training.keep_best=1")
-    assert kinds(run)[-1] == "done"
-    assert run.checkpoints.joinpath("best").readlink().name == "step-000002"
-    assert run.checkpoints.joinpath("last").readlink().name == "step-000004"
-    assert sorted(folder.name for folder in run.checkpoints.glob("step-*")) == ["step-000002", "step-000004"]
-
-
-@pytest.mark.parametrize(
-    ("objective", "means", "best"), [("ar", [30, 10, 20, 40], 4), ("cmlm", [30, 10, 20, 40], 4), ("janus", [20, 30], 4)]
-)
-def test_bleu_as_best_metric_is_the_mean_of_the_sides(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, objective: str, means: list[float], best: int
-) -> None:
-    """For JANUS update 2 is the better one left to right, update 4 the better one by the mean."""
-    scores = iter([30.0, 10.0, 20.0, 40.0])
-    monkeypatch.setattr(validation, "corpus_bleu", lambda *_: next(scores))
-    every = 4 // len(means)
-    changes = ("training.best_metric=bleu", f"training.validate_every={every}", "training.updates=4")
-    run = go(tiny_recipe, "run", *changes, objective=objective)
-    log = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
-    judged = [entry for entry in log if entry["kind"] == "valid"]
-    assert [entry["bleu"] for entry in judged] == means
-    state = json.loads((run.checkpoints / "last" / "state.json").read_text())
-    assert (state["best"], state["best_step"]) == (max(means), best)
-
-
-def test_an_unknown_best_metric_is_named(tiny_recipe: Path) -> None:
-    with pytest.raises(UsageError, match="rouge is no validation metric"):
-        go(tiny_recipe, "run", "training.best_metric=rouge")
-    with pytest.raises(UsageError, match="ce_correct is no validation metric"):  # of a term whose knob is 0
-        go(tiny_recipe, "run", "training.best_metric=ce_correct", objective="janus")
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)])
-def test_signals_save_and_stop(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
-) -> None:
-    whole = go(tiny_recipe, "whole")
-    plain, calls = Trainer.update, iter(range(100))
-
-    def update(*arguments: Any) -> None:
-        if next(calls) == 2:
-            os.kill(os.getpid(), number)
-        plain(*arguments)
-
-    monkeypatch.setattr(Trainer, "update", update)
-    with pytest.raises(Stopped) as stopped:
-        go(tiny_recipe, "run")
-    assert stopped.value.exit_code == code
-    assert kinds(Run(Path("run")))[-1] == "stopped"
-    monkeypatch.setattr(Trainer, "update", plain)
-    parts = go(tiny_recipe, "run", resume=True)
-    assert digests(whole, 8) == digests(parts, 8)
-
-
-def test_two_trainings_in_one_folder(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    go(tiny_recipe, "run", "training.updates=1")
-    script = (
-        "import fcntl, sys; f = open('run/.lock', 'r+'); fcntl.flock(f, fcntl.LOCK_EX); "
-        "f.write('pid 4242 on elsewhere'); f.flush(); print('ready', flush=True); sys.stdin.read()"
-    )
-    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"ready\n"
-        with pytest.raises(RunInUseError, match="pid 4242"):
-            go(tiny_recipe, "run", resume=True)
-        other.communicate()
-    assert "taken over" not in capsys.readouterr().err
-    for taken_over in (True, False):  # the lock of a process that is gone holds nobody up
-        go(tiny_recipe, "run", resume=True)
-        assert ("pid 4242 on elsewhere left run" in capsys.readouterr().err) == taken_over
-
-
-def test_data_is_prepared_on_the_way_and_announced(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(console, "say", said.append)
-    go(tiny_recipe, "run", "training.updates=1")
-    assert any("preparing it first" in line for line in said)
-    assert Path("data/tiny.src-tgt/manifest.json").exists()
-
-
-def test_dry_run_writes_nothing(tiny_recipe: Path) -> None:
-    go(tiny_recipe, "first", "training.updates=1")
-    go(tiny_recipe, "run", dry_run=True)
-    assert not Path("run").exists()
-
-
-def test_a_parent_that_cannot_be_written_is_refused(tiny_recipe: Path) -> None:
-    Path("file").write_text("")
-    with pytest.raises(UsageError, match="cannot be written"):
-        go(tiny_recipe, "file/run")
-
-
-def test_a_folder_that_is_no_run_is_left_alone(tiny_recipe: Path) -> None:
-    """Somebody's own checkpoints/ are not ours to replace, not even with --force."""
-    mine = Path("project/checkpoints/mine.pt")
-    mine.parent.mkdir(parents=True)
-    mine.write_text("precious")
-    for force in (False, True):
-        with pytest.raises(UsageError, match="it is no run"):
-            go(tiny_recipe, "project", force=force)
-    assert mine.read_text() == "precious"
-
-
-@pytest.mark.parametrize("wrong", [{"resume": True, "force": True}, {"allow": ("seed",)}])
-def test_options_that_contradict_each_other(tiny_recipe: Path, wrong: dict[str, Any]) -> None:
-    go(tiny_recipe, "run", "training.updates=1")
-    with pytest.raises(UsageError, match=r"exclude each other|needs --resume"):
-        go(tiny_recipe, "run", **wrong)
-
-
-def test_resume_finds_data_that_was_prepared_elsewhere(tiny_recipe: Path) -> None:
-    whole = go(tiny_recipe, "whole", "training.updates=2")
-    Path("data/tiny.src-tgt").rename("elsewhere")
-    go(tiny_recipe, "run", "training.updates=1", prepared=Path("elsewhere"))
-    run = go(tiny_recipe, "run", "training.updates=2", resume=True, allow=("training.updates",))
-    assert digests(run, 2) == digests(whole, 2)
+    assert one == two != other
 
 
 def test_resume_with_other_accumulation_starts_at_the_same_sentence(
     tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The position is a batch of the epoch, whatever a window was."""
-    run = go(tiny_recipe, "run", "training.updates=2", "training.accumulate=2")
-    state = json.loads((run.checkpoints / "last" / "state.json").read_text())
-    assert (state["epoch"], state["batch"]) == (0, 4)
-    read: list[list[int]] = []
-    load_batch = trainer.load_batch
+    last = go(tiny_recipe, "run", "training.updates=2", "training.accumulate=2") / "last"
+    assert (state(last)["epoch"], state(last)["batch"]) == (0, 4)
+    read, load_batch = list[list[int]](), trainer_module.load_batch
 
     def noted(store: Store, rows: Rows) -> Batch:
         read.append(rows.tolist())
         return load_batch(store, rows)
 
-    monkeypatch.setattr(trainer, "load_batch", noted)
-    allow = ("training.updates", "training.accumulate")
-    go(tiny_recipe, "run", "training.updates=4", "training.accumulate=3", resume=True, allow=allow)
-    store = open_prepared(recipe_load.load(str(run.recipe)), Path("data/tiny.src-tgt")).train
+    monkeypatch.setattr(trainer_module, "load_batch", noted)
+    go(tiny_recipe, "run", "training.updates=4", "training.accumulate=3", resume=True)
+    store = open_prepared(recipe_load.load("run/recipe.yaml"), DATA).train
     expected = [rows.tolist() for rows in epoch_batches(store, 256, 1, 0)]
     assert read[:6] == expected[4:10], "the rest of the epoch, each batch once"
 
 
-def test_what_a_killed_save_left_is_removed(tiny_recipe: Path) -> None:
-    run = go(tiny_recipe, "run", "training.updates=1")
-    for name in (".step-000009.making", ".step-000001.making", ".step-000001.replaced"):
-        (run.checkpoints / name).mkdir()
-        (run.checkpoints / name / "part").write_text("")
-    go(tiny_recipe, "run", "training.updates=2", resume=True, allow=("training.updates",))
-    assert not list(run.checkpoints.glob(".*"))
-    assert (run.checkpoints / "step-000001" / "manifest.json").exists()
+@pytest.mark.parametrize("there", [True, False])
+def test_what_a_killed_save_left(trained: Path, there: bool) -> None:
+    """A checkpoint that was being replaced comes back, where there is no other to go on from."""
+    whole = digest(trained / "step-000006")
+    for name in ("step-000004", "step-000006"):
+        shutil.rmtree(trained / name)
+    if there:
+        shutil.copytree(trained / "step-000003", trained / ".step-000003.replaced")
+    else:
+        (trained / "step-000003").rename(trained / ".step-000003.replaced")
+    for name in (".step-000003.making", ".step-000009.making"):
+        (trained / name).mkdir()
+        (trained / name / "part").write_text("")
+    go(Path(), "run", resume=True)
+    assert not list(trained.glob(".*"))
+    assert digest(trained / "step-000006") == whole
+    assert [line["step"] for line in entries(LOG, "resumed")] == [3]
 
 
-def test_a_checkpoint_that_was_being_replaced_comes_back(tiny_recipe: Path) -> None:
-    """Killed between the two renames, with nothing else to go on from."""
-    whole = digests(go(tiny_recipe, "whole"), 8)
-    run = go(tiny_recipe, "run", "training.updates=3")
-    (run.checkpoints / "step-000003").rename(run.checkpoints / ".step-000003.replaced")
-    shutil.copytree(run.checkpoints / ".step-000003.replaced", run.checkpoints / ".step-000003.making")
-    go(tiny_recipe, "run", "training.updates=8", resume=True, allow=("training.updates",))
-    assert digests(run, 8) == whole
-    assert json.loads(run.log.read_text().splitlines()[-1])["kind"] == "done"
-    assert [json.loads(line)["step"] for line in run.log.read_text().splitlines() if "resumed" in line] == [3]
+def test_a_damaged_checkpoint_takes_no_place_from_a_whole_one(trained: Path) -> None:
+    (trained / "step-000006" / "model.safetensors").write_bytes(b"")
+    (trained / "unusable-step-000006").mkdir()  # once before
+    changes = ("keep_last=2", "keep_best=0", "updates=7", "save_every=7", "validate_every=100")
+    go(Path(), "run", *(f"training.{change}" for change in changes), resume=True)
+    assert sorted(folder.name for folder in trained.glob("*step-*")) == [
+        "step-000003", "step-000004", "step-000007", "unusable-step-000006",
+    ]  # fmt: skip
 
 
-def test_tensorboard_or_the_hint(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(UsageError) as problem:
-        go(tiny_recipe, "run", "training.tensorboard=true", "training.updates=1")
-    assert "[tensorboard]" in problem.value.message + problem.value.hint
+def test_a_finished_run_is_left_alone(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def times() -> dict[Path, int]:
+        return {file: file.stat().st_mtime_ns for file in Path("run").rglob("*") if file.name != ".lock"}
+
+    before, said = times(), list[str]()
+    monkeypatch.setattr(console, "say", said.append)
+    go(Path(), "run", resume=True)
+    assert times() == before
+    assert any("is finished after 6 updates" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "training.batch_tokens=512", "training.accumulate=2", "training.learning_rate=0.01", "tokenizer.vocabulary=90",
+        "data.synthetic.train=65", "model.width=32", "objective.label_smoothing=0.3", "seed=9",
+    ],
+)  # fmt: skip
+def test_other_settings_are_refused_with_the_difference(trained: Path, change: str) -> None:
+    before = Path("run/recipe.yaml").read_bytes()
+    key, value = change.split("=")
+    with pytest.raises(CheckpointError) as problem:
+        go(Path(), "run", change, resume=True, allow_change=())
+    assert problem.value.exit_code == 4
+    assert f"{key}: " in problem.value.message
+    assert f"{value} now" in problem.value.message
+    assert "--allow-change" in problem.value.hint
+    assert Path("run/recipe.yaml").read_bytes() == before
+
+
+def test_what_may_change_changes(trained: Path) -> None:
+    changed = go(Path(), "run", "training.learning_rate=0.5", "training.updates=7", resume=True)
+    assert digest(changed / "step-000007") != digest(go(Path("tiny.yaml"), "other", "training.updates=7") / "last")
+    assert recipe_load.load("run/recipe.yaml").training.learning_rate == 0.5
+
+
+def test_other_circumstances_are_said(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`auto` may mean another precision on the machine that a run is resumed on."""
+    for updates, bf16, ranks in ((7, False, 2), (8, False, 1), (9, True, 1)):
+        capabilities = {"avx512_bf16": bf16}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
+        monkeypatch.setattr(
+            trainer_module, "circumstances",
+            lambda recipe, world, ranks=ranks: {**run_module.circumstances(recipe, world), "ranks": ranks},
+        )  # fmt: skip
+        capsys.readouterr()
+        go(Path(), "run", f"training.updates={updates}", resume=True)
+        err = capsys.readouterr().err
+        assert ("this run had ranks 2, now it has ranks 1" in err) == (updates == 8)
+        assert ("up to update 8 this run had precision float32, now it has precision bf16" in err) == (updates == 9)
+        assert "had threads" not in err
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])  # with another valid, `best` would compare two things
+def test_other_data_is_refused(trained: Path, split: str) -> None:
+    """The same recipe, prepared again from text that is another."""
+    recipe, lines = Path("tiny.yaml"), [b"one two three four\n", b"five six seven\n", b"two four six eight ten\n"] * 30
+    Path("text").mkdir()
+    for name in ("train", "valid", "test"):
+        for side in ("src", "tgt"):
+            Path(f"text/{name}.{side}").write_bytes(b"".join(lines))
+    words = ("data.dir=text", "tokenizer.kind=words", "tokenizer.vocabulary=40", "training.updates=1")
+    shutil.rmtree("data")
+    go(recipe, "other", *words)
+    Path(f"text/{split}.src").write_bytes(b"".join(lines[::-1]))
+    shutil.rmtree("data")
+    with pytest.raises(CheckpointError, match=f"is not the data .* trained on: {split} differ") as problem:
+        go(recipe, "other", "training.updates=2", resume=True)
+    assert problem.value.exit_code == 4

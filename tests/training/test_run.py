@@ -1,0 +1,246 @@
+"""`janus train` around the training itself: folder, lock, data, other weights to begin with, `run.txt`, log."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from janus_cli.errors import CheckpointError, DataError, UsageError
+from janus_cli.files import write_atomically
+from janus_cli.runs import Run
+from janus_cli.training import checkpoint
+from janus_cli.training import run as run_module
+from janus_cli.training.inspect import describe_run
+from janus_cli.training.log import Log
+from tests.faults.processes import digest, entries, go
+
+ONE = "training.updates=1"
+RECIPE = Path("tiny.yaml")
+
+
+def test_a_run_explains_itself(tiny_recipe: Path) -> None:
+    def explained() -> dict[str, str]:
+        lines = (line.split(maxsplit=1) for line in Path("runs/told/run.txt").read_text(encoding="utf-8").split("\n"))
+        return dict(words for words in lines if len(words) == 2)
+
+    go(tiny_recipe, "runs/told", "training.updates=2", objective="janus")
+    first, run = explained(), Run(Path("runs/told"))
+    assert first["go"] == "on      janus train --resume --run runs/told"
+    assert first["state"].startswith("done (")
+    assert "update 2 of 2" in first["state"]
+    assert "objective janus" in first["what"]
+    assert json.loads(run.manifest.read_bytes())["fingerprint"] == first["fingerprint"]
+    go(tiny_recipe, "runs/told", "training.updates=3", resume=True)
+    again = explained()
+    assert "update 3 of 3" in again["state"]
+    assert (again["began"], again["command"]) == (first["began"], first["command"])
+    begun = entries(run.log, "start", "resumed")
+    assert [(line["kind"], line["precision"]) for line in begun] == [
+        (k, begun[0]["precision"]) for k in ("start", "resumed")
+    ]
+    assert all(0 < line["utilisation"] < 2 for line in entries(run.log, "train"))
+
+
+def new(*changes: str, **more: Any) -> dict[str, Any]:
+    return {"run": "x", "changes": changes, **more}
+
+
+def foreign_folder() -> dict[str, Any]:
+    Path("project/checkpoints").mkdir(parents=True)
+    Path("project/checkpoints/mine.pt").write_text("precious")
+    return {"run": "project"}
+
+
+def file_as_parent() -> dict[str, Any]:
+    Path("file").write_text("mine")
+    return {"run": "file/run"}
+
+
+def other_tokenizer() -> dict[str, Any]:
+    Path("run/tokenizer.model").write_bytes(Path("run/tokenizer.model").read_bytes() + b" ")
+    return new(start=OTHER)
+
+
+OTHER = Path("run")
+REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
+    "a run": ({}, UsageError, "run holds a run already"),
+    "no run": ({"run": "nothing", "resume": True}, UsageError, "nothing is no run"),
+    "resume and force": ({"resume": True, "force": True}, UsageError, "--resume and --force"),
+    "resume and from": ({"resume": True, "start": OTHER}, UsageError, "--resume and --from"),
+    "allow without resume": (new(allow_change=("seed",)), UsageError, "--allow-change needs --resume"),
+    "from itself": ({"start": OTHER, "force": True}, UsageError, "which a new run would replace"),
+    "from nowhere": (new(start=Path("nowhere")), UsageError, "nowhere is no run"),
+    "from another shape": (new("model.feedforward=24", start=OTHER), CheckpointError, "does not fit: .* has shape"),
+    "from other heads": (new("model.heads=4", start=OTHER), CheckpointError, r"trained with model\.heads 2"),
+    "from another tokenizer": (other_tokenizer, CheckpointError, "run has another tokenizer"),
+    "an unknown metric": (new("training.best_metric=rouge"), UsageError, "rouge is no validation metric"),
+    "one whose knob is 0": (new("training.best_metric=ce_correct"), UsageError, "ce_correct is no validation metric"),
+    "a folder of somebody's": (foreign_folder, UsageError, "project holds checkpoints but .* is no run"),
+    "the same, forced": (lambda: {**foreign_folder(), "force": True}, UsageError, "it is no run"),
+    "a parent that is a file": (file_as_parent, UsageError, "file/run cannot be written"),
+    "no data there": (new(data_dir=Path("nowhere")), DataError, "folder nowhere does not exist"),
+    "nothing prepared there": (new(prepared=Path("nowhere")), DataError, "no prepared data in nowhere"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_changes_nothing(trained: Path, name: str) -> None:
+    options, error, words = REFUSED[name]
+    options = options() if callable(options) else options
+    before = {file: file.read_bytes() for file in Path().rglob("*") if file.is_file()}
+    with pytest.raises(error, match=words):
+        go(RECIPE, **{"run": "run", **options})
+    assert {file: file.read_bytes() for file in Path().rglob("*") if file.is_file()} == before
+
+
+def test_a_missing_parent_is_made_and_a_dry_run_writes_nothing(trained: Path) -> None:
+    go(RECIPE, "dry", dry_run=True)
+    assert not Path("dry").exists()
+    assert (go(RECIPE, "deep/down/run", ONE) / "last").is_dir()
+
+
+def test_data_is_prepared_on_the_way_and_found_again(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = go(tiny_recipe, "whole", "training.updates=2")
+    assert "data/tiny.src-tgt is not there yet: preparing it first" in capsys.readouterr().err
+    Path("data/tiny.src-tgt").rename("elsewhere")
+    go(tiny_recipe, "run", ONE, prepared=Path("elsewhere"))
+    assert digest(go(tiny_recipe, "run", "training.updates=2", resume=True) / "last") == digest(whole / "last")
+
+
+def test_made_up_text_of_another_seed_is_said(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    go(RECIPE, "other", ONE, seed=5)
+    assert "data/tiny.src-tgt is text made from seed 1, the training has seed 5" in capsys.readouterr().err
+
+
+def test_a_run_that_could_not_begin_begins_when_it_can(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> None:
+        if path.parent.name == "new":
+            raise OSError(28, "No space left on device", str(path))
+        write_atomically(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "write_atomically", full)
+        with pytest.raises(OSError, match="No space"):
+            go(RECIPE, "new", ONE)
+    go(RECIPE, "new", ONE)
+    assert entries(Path("new/log.jsonl"), "done")
+
+
+def test_weights_are_those_of_the_other_run(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A learning rate of almost nothing leaves them where they were; the length head, which AR lacks, is fresh."""
+    go(tiny_recipe, "ar", objective="ar")
+    go(tiny_recipe, "janus", ONE, "training.learning_rate=1e-30", objective="janus", start=Path("ar"))
+    old, new = (load_file(f"{name}/model.safetensors") for name in ("ar/checkpoints/best", "janus/checkpoints/last"))
+    assert new.keys() - old.keys() == {"length_table"}
+    assert all(torch.equal(old[name], new[name]) for name in old)
+    assert "fresh: length_table" in capsys.readouterr().err
+    origin = json.loads(Path("janus/manifest.json").read_text())["from"]
+    assert origin["checkpoint"] == str(Path("ar/checkpoints/best").resolve())
+    assert describe_run(Run(Path("janus")))["from"] == origin["checkpoint"]
+    assert f"from       {origin['checkpoint']}" in Path("janus/run.txt").read_text()
+    back = go(tiny_recipe, "back", ONE, objective="ar", start=Path("janus/checkpoints/last"))
+    assert "length_table" not in load_file(back / "last/model.safetensors")
+    assert "not used: length_table" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_changed_meanwhile_is_not_begun_from(trained: Path) -> None:
+    """The first checkpoint of the new run is lost, the other run trained on: a resume must not begin elsewhere."""
+    go(RECIPE, "new", ONE, start=Path("run"))
+    shutil.rmtree("new/checkpoints")
+    Path("new/checkpoints").mkdir()
+    origin = Path(json.loads(Path("new/manifest.json").read_text())["from"]["checkpoint"])
+    shutil.rmtree(origin)
+    shutil.copytree((go(RECIPE, "other", ONE, seed=7) / "last").resolve(), origin)
+    with pytest.raises(CheckpointError, match="has changed since"):
+        go(RECIPE, "new", resume=True)
+
+
+def test_tensorboard_or_the_hint(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(UsageError) as problem:
+        go(RECIPE, "new", "training.tensorboard=true", ONE)
+    assert "[tensorboard]" in problem.value.message + problem.value.hint
+
+
+def test_a_full_disk_costs_a_warning_each(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Full:
+        def add_scalar(self, *_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        def close(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    def full(path: Path | None, tensorboard: Path | None = None) -> Log:
+        log = Log(None if path is None else Path("/dev/full"))
+        log.board = Full()
+        return log
+
+    monkeypatch.setattr(run_module, "Log", full)
+    root = go(tiny_recipe, "run")
+    said = capsys.readouterr().err
+    assert said.count("/dev/full cannot be written (No space left") == 1
+    assert said.count("TensorBoard's folder cannot be written") == 1
+    assert checkpoint.newest_valid(root) is not None
+
+
+OWN = """
+name: own
+data: {source: de, target: en, max_tokens: 60}
+tokenizer: {kind: words, vocabulary: 60, joint: false}
+model: {width: 16, feedforward: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, max_length: 64, tie: target}
+training: {updates: 2, batch_tokens: 32, validate_every: 2}
+"""
+
+
+@pytest.fixture
+def own(empty_folder: Path) -> Path:
+    """A recipe file, and text in the folders `a` and, a little different, `b`."""
+    path = empty_folder / "mine.yaml"
+    path.write_text(OWN)
+    for folder, word in (("a", "ein"), ("b", "kein")):
+        Path(folder).mkdir()
+        for split in ("train", "valid", "test"):
+            for suffix in ("de", "en"):
+                Path(folder, f"{split}.{suffix}").write_text(f"{word} satz mit wörtern\n" * 8)
+    return path
+
+
+def test_a_long_pair_of_valid_is_found_at_once(own: Path) -> None:
+    for suffix in ("de", "en"):
+        Path("a", f"valid.{suffix}").write_text("ein " * 40 + "\n")
+    with pytest.raises(DataError, match=r"a pair of the valid split has 42 tokens, more than training\.batch_tokens"):
+        go(own, "run", data_dir=Path("a"))
+    assert not Path("run").exists()
+
+
+def test_other_text_than_was_prepared_is_refused_and_the_hint_makes_what_was_asked_for(own: Path) -> None:
+    go(own, "first", data_dir=Path("a"))
+    go(own, "second", data_dir=Path("a").resolve())
+    shutil.copytree("a", "copy")
+    go(own, "third", data_dir=Path("copy"))
+    with pytest.raises(DataError, match=r"b/train\.de is not the text that it was made of") as problem:
+        go(own, "run", ONE, "data.max_ratio=3.0", data_dir=Path("b"))
+    again = f"janus preprocess --recipe {own} --set {ONE} --set data.max_ratio=3.0 --data-dir b --force"
+    assert problem.value.hint == f"make it again: {again}"
+    with pytest.raises(DataError, match=r"tokenizer\.vocabulary was 60, the recipe says 50") as problem:
+        go(own, "run", "tokenizer.vocabulary=50")
+    first, second = problem.value.hint.removeprefix("make it again: ").split("; it was made with ")
+    assert first == f"janus preprocess --recipe {own} --set tokenizer.vocabulary=50 --data-dir a --force"
+    assert second == "--set tokenizer.vocabulary=60"
+    with pytest.raises(DataError, match="there is no prepared data in elsewhere") as problem:
+        go(own, "run", prepared=Path("elsewhere"))
+    assert problem.value.hint == f"make it: janus preprocess --recipe {own} --out elsewhere"
+    Path("empty").mkdir()
+    with pytest.raises(DataError, match=r"empty/train\.de \(or \.gz\) is not there"):
+        go(own, "run", data_dir=Path("empty"))
+    shutil.rmtree("a")  # not needed any more
+    go(own, "fourth")
