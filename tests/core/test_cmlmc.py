@@ -165,15 +165,6 @@ def test_as_much_is_shown_as_was_wrong(
         assert torch.equal(hidden.sum(1), n - (ratio * wrong).floor().long())
 
 
-def test_what_is_shown_is_drawn_and_repeats(ragged: Batch) -> None:
-    text = is_text(ragged.target)
-    looks = [first_look(ragged.target, text, Draws(seed, 0, ragged.ids)) for seed in (1, 1, *range(2, 6))]
-    orders = [look.death[0][text[0]].tolist() for look in looks]
-    assert orders[0] == orders[1]
-    assert sorted(orders[0]) == list(range(1, int(text[0].sum()) + 1))  # a random order of all of them
-    assert any(order != orders[0] for order in orders)
-
-
 @pytest.mark.parametrize("kind", [JanusObjective, CmlmObjective])
 def test_glancing_asks_for_less_while_training_only(
     monkeypatch: pytest.MonkeyPatch, model: Transformer, ragged: Batch, kind: type[JanusObjective | CmlmObjective]

@@ -12,7 +12,7 @@ from torch import Tensor
 from janus_cli.core import steps
 from janus_cli.core.batch import BOS, EOS, MASK, PAD, UNK
 from janus_cli.core.generate import Mode, generate, length_limit
-from janus_cli.core.knobs import ARSide, ARStream, Decoding
+from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Transformer
 from janus_cli.core.objectives.bang import bridge
 from janus_cli.core.search import Output
@@ -23,7 +23,7 @@ from tests.core.random_model import random_model, sentences, source
 
 OPTIONS = Decoding(beam=1, nbest=1, length_beam=3, iters=3)
 SIDES: list[ARSide] = ["content", "query", "self", "masks"]
-SPECULATIVE = [
+SPECULATIVE: list[dict[str, Any]] = [
     {}, {"draft_iters": 2}, {"draft_length": 2}, {"verify_window": 1}, {"redraft": "ar"},
     {"redraft": "ar", "draft_length": 3, "verify_window": 2}, {"redraft": "joint"},
     {"redraft": "joint", "draft_length": 3, "verify_window": 2},
@@ -60,7 +60,7 @@ def slow_greedy(model: Transformer, row: list[int], side: ARSide, most: int) -> 
 @pytest.mark.parametrize("side", ["content", "query", "self"])
 def test_greedy_with_a_cache_equals_reading_the_whole_prefix_again(side: ARSide, options: dict[str, Any]) -> None:
     """And speculative decoding, with whatever draft."""
-    model, rows = random_model(**options), sentences(12)
+    model, rows = random_model(**options), sentences(24)
     most = limits(model, source(rows))
     expected = [[slow_greedy(model, row, side, m)] for row, m in zip(rows, most, strict=True)]
     assert len({len(tokens) for (tokens,) in expected}) > 2
@@ -68,7 +68,11 @@ def test_greedy_with_a_cache_equals_reading_the_whole_prefix_again(side: ARSide,
     assert plain(outputs) == expected
     assert [o.passes for (o,) in outputs] == [len(tokens) + 1 for (tokens,) in expected]
     for changes in SPECULATIVE if side != "self" else ():
-        assert plain(generate(model, source(rows), "spec", replace(OPTIONS, **changes), side)) == expected, changes
+        found = generate(model, source(rows), "spec", replace(OPTIONS, **changes), side)
+        assert plain(found) == expected, changes
+        for (ours,), (theirs,) in zip(found, outputs, strict=True):
+            assert ours.logps == pytest.approx(theirs.logps, abs=1e-9)
+            assert ours.passes <= 2 * theirs.passes * changes.get("draft_iters", 1)
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -86,19 +90,6 @@ def test_the_score_of_an_output_is_what_one_pass_over_it_gives(side: ARSide, bea
             share = size / (size + 1) if side == "masks" else 1.0
             assert output.score == pytest.approx(float(score) * share, abs=1e-5)
         assert [o.score for o in found] == sorted((o.score for o in found), reverse=True)
-
-
-@pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("side", ["content", "query"])
-@pytest.mark.parametrize("changes", SPECULATIVE)
-def test_speculative_text_is_greedy_text(seed: int, side: ARStream, changes: dict[str, object]) -> None:
-    model, rows = random_model(seed), sentences(24, seed)
-    options = replace(OPTIONS, **changes)
-    expected, found = (generate(model, source(rows), mode, options, side) for mode in ("ar", "spec"))
-    assert plain(found) == plain(expected)
-    for (ours,), (theirs,) in zip(found, expected, strict=True):
-        assert ours.logps == pytest.approx(theirs.logps, abs=1e-9)
-        assert ours.passes <= 2 * theirs.passes * options.draft_iters
 
 
 INDEPENDENT: list[tuple[Mode, ARSide, dict[str, Any]]] = [
