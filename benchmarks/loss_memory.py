@@ -178,7 +178,7 @@ def main(arguments: Sequence[str] | None) -> None:
     """Measures as asked, prints the table and draws the curve."""
     asked = options(arguments)
     if asked.plot:
-        plots.must_be_installed("bench")
+        require("matplotlib", "bench")
         if asked.plot.exists():
             raise UsageError(f"{asked.plot} is there already", "name another file")
     shared.start(asked)

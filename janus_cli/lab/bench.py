@@ -19,7 +19,7 @@ from janus_cli.core.generate import Generator
 from janus_cli.decoding.modes import choose, own_recipe
 from janus_cli.decoding.translate import read_model
 from janus_cli.device import choose_device, keep_freed_memory
-from janus_cli.errors import DataError, JanusError, UsageError
+from janus_cli.errors import DataError, JanusError, UsageError, require
 from janus_cli.files import read_json, write_atomically
 from janus_cli.lab import machine, peers, plots, rows, worker
 from janus_cli.lab.bench_table import BASELINES
@@ -132,7 +132,7 @@ class Bench:
                 hint = "name rows, as in --mode ar.beam4,nar6.lb3"
                 raise UsageError(f"--set {change}: each row says this itself", hint)
         if self.plot is not None:
-            plots.must_be_installed("bench")
+            require("matplotlib", "bench")
         for path in (path for path in (self.out, self.plot) if path is not None):
             if not path.absolute().parent.is_dir():
                 raise UsageError(f"{path}: there is no folder {path.parent}", "make it, or name another file")

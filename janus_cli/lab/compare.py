@@ -217,7 +217,7 @@ class Comparison:
             console.say(f"\n[{number} of {len(self.entries)}] {entry.name}")
             entry.train(self._options(entry, force=self.force and entry.name not in replaced), self.average)
             torch.set_num_threads(threads)
-            if entry.checkpoint is not None:
+            if entry.training is not None:
                 entry.decode(self.modes, self.folder / "outputs", device)
         return device
 
@@ -242,7 +242,7 @@ class Comparison:
     def _in_process(self, entry: Entry, options: Mapping[str, Any]) -> None:
         """What one of several processes does; the caller, who reads its outputs, says what failed in decoding."""
         entry.train(options, self.average)
-        if entry.checkpoint is None:
+        if entry.training is None:
             raise JanusError(entry.failed["training"])
         with suppress(JanusError):
             entry.decode(self.modes, self.folder / "outputs", choose_device(self.device))

@@ -67,7 +67,6 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
             console.say(f"\n[{number} of {len(entries)}] {entry.system.name}")
             with _explained():
                 train(**_options(entry, shared, force))  # a process may have begun it and died
-        entry.checkpoint = entry.run.checkpoints / "last"
     torch.set_num_threads(decoding_threads)
     cells = [row for entry in entries for row in _rows(entry)]
     console.say("")

@@ -42,18 +42,19 @@ class Output:
 class Entry:
     """A system with a seed, where its run is, and what became of it.
 
-    checkpoint: the one to decode; None where it is not trained. training: updates, epochs, seconds in updates, size,
-    the share of their weights that terms with a warm-up came to, checkpoints in the mean. outputs: by label of the
-    mode. failed: what went wrong, and why.
+    training: updates, epochs, seconds in updates, size, the share of their weights that terms with a warm-up came to,
+    checkpoints in the mean; None where it failed. outputs: by label of the mode. failed: what went wrong, and why.
     """
 
     system: System
     seed: int
     run: Run
-    checkpoint: Path | None = None
     training: dict[str, Any] | None = None
     outputs: dict[str, Output] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.checkpoint = self.run.checkpoints / "last"  # the one to decode
 
     @property
     def name(self) -> str:
@@ -65,19 +66,13 @@ class Entry:
         return runs.origin(read_json(self.run.manifest)) if self.run.manifest.is_file() else None
 
     @property
-    def trained(self) -> Path:
-        """The checkpoint to decode."""
-        assert self.checkpoint is not None, "the training failed"
-        return self.checkpoint
-
-    @property
     def recipe(self) -> Recipe:
         """That of the checkpoint."""
-        return own_recipe(self.trained, ())
+        return own_recipe(self.checkpoint, ())
 
     def load(self, device: torch.device) -> tuple[Generator, Tokenizers]:
         """The checkpoint's model and tokenizers."""
-        model, tokenizers = read_model(self.run, self.trained, device, self.recipe.decoding.precision)
+        model, tokenizers = read_model(self.run, self.checkpoint, device, self.recipe.decoding.precision)
         return Generator(model), tokenizers
 
     def plan(self, label: str) -> Plan:
@@ -95,25 +90,24 @@ class Entry:
         """
         try:
             train(**options)
-            folder = (self.run.checkpoints / "last").resolve()
+            self.checkpoint = self.checkpoint.resolve()
             if average:
-                there = len(list(checkpoint.steps(self.run.checkpoints)))
-                folder, _ = average_checkpoints(self.run, last=min(average, there), best=None, force=True)
+                last = min(average, len(list(checkpoint.steps(self.run.checkpoints))))
+                self.checkpoint, _ = average_checkpoints(self.run, last=last, best=None, force=True)
         except Stopped:
             raise
         except JanusError as problem:
             console.error(f"{self.name}: {problem.message}", problem.hint)
             self.failed["training"] = problem.message
             return
-        state = read_json(folder / STATE)
+        state = read_json(self.checkpoint / STATE)
         starts = [line for line in self.run.log.read_bytes().split(b"\n") if line.startswith(b'{"kind": "start"')]
-        self.checkpoint = folder
         self.training = {
             "risen": self.recipe.objective.risen(max(0, state["step"] - 1)),
             "averaged": len(state.get("averaged", ())),
             "updates": state["step"], "epochs": state["epoch"], "seconds": round(state.get("seconds", 0.0), 1),
             "parameters": json.loads(starts[-1])["parameters"] if starts else None,
-            "precision": state.get("precision"), "checkpoint": folder.name,
+            "precision": state.get("precision"), "checkpoint": self.checkpoint.name,
         }  # fmt: skip
 
     def decode(self, modes: Sequence[str], folder: Path, device: torch.device) -> None:
@@ -127,12 +121,12 @@ class Entry:
         except JanusError as problem:
             self.failed["decoding"] = problem.message
             return
-        text, weights = hashlib.sha256("\n".join(lines).encode()).hexdigest(), checkpoint.fingerprint(self.trained)
+        text, weights = hashlib.sha256("\n".join(lines).encode()).hexdigest(), checkpoint.fingerprint(self.checkpoint)
         model: tuple[Generator, Tokenizers] | None = None
         for label, plan in plans.items():
-            stem = folder / f"{self.name}.{label}"
+            text_file, about = (folder / f"{self.name}.{label}.{suffix}" for suffix in ("txt", "json"))
             made_by = {"sha256": weights, "text": text, "mode": plan.mode, "options": plan.used}
-            output = _kept(stem, made_by)
+            output = _kept(text_file, about, made_by)
             if output is None:
                 try:
                     model = model or self.load(device)
@@ -144,7 +138,8 @@ class Entry:
                     self.failed[label] = problem.message
                     continue
                 output = Output(texts, timing.passes / max(1, timing.sentences))
-                _keep(stem, output, made_by)
+                write_atomically(text_file, "".join(f"{line}\n" for line in texts).encode())
+                write_atomically(about, json.dumps({**made_by, "passes": output.passes}).encode())
             self.outputs[label] = output
 
 
@@ -159,22 +154,11 @@ def decode(
     return texts, translator.timing
 
 
-def _files(stem: Path) -> tuple[Path, Path]:
-    return stem.with_name(f"{stem.name}.txt"), stem.with_name(f"{stem.name}.json")
-
-
-def _kept(stem: Path, made_by: Mapping[str, Any]) -> Output | None:
+def _kept(text: Path, about: Path, made_by: Mapping[str, Any]) -> Output | None:
     """What an earlier call wrote, if the same weights, text and options made it."""
-    text, file = _files(stem)
-    if not (text.is_file() and file.is_file()):
+    if not (text.is_file() and about.is_file()):
         return None
-    before = read_json(file)
+    before = read_json(about)
     if any(before.get(key) != value for key, value in made_by.items()):
         return None
     return Output(text.read_bytes().decode().split("\n")[:-1], float(before["passes"]))
-
-
-def _keep(stem: Path, output: Output, made_by: Mapping[str, Any]) -> None:
-    text, file = _files(stem)
-    write_atomically(text, "".join(f"{line}\n" for line in output.texts).encode())
-    write_atomically(file, json.dumps({**made_by, "passes": output.passes}).encode())

@@ -20,7 +20,8 @@ from janus_cli.recipe import BENCH_BUSY
 def describe(device: torch.device) -> dict[str, Any]:
     """The machine as plain values. load: average of the last minute; None where the system does not tell."""
     values: dict[str, Any] = {
-        "cpu": processor(), "cores": usable_cores(), "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "cpu": _in_file("/proc/cpuinfo", r"^model name\s*:\s*(.+)$") or platform.processor() or platform.machine(),
+        "cores": usable_cores(), "threads": torch.get_num_threads(), "torch": torch.__version__,
         "python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}",
         "load": load_average(), "device": str(device),
     }  # fmt: skip
@@ -44,11 +45,6 @@ def _in_file(path: str, pattern: str) -> str | None:
         found = re.search(pattern, Path(path).read_text(encoding="utf-8"), re.MULTILINE)
         return found[1].strip() if found else None
     return None
-
-
-def processor() -> str:
-    """Name of the CPU."""
-    return _in_file("/proc/cpuinfo", r"^model name\s*:\s*(.+)$") or platform.processor() or platform.machine()
 
 
 def usable_cores() -> int:

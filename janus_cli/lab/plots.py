@@ -59,11 +59,6 @@ class Look:
 Line = tuple[Look, Curve]
 
 
-def must_be_installed(extra: str) -> None:
-    """Raises UsageError, which names the extra, where matplotlib is missing."""
-    require("matplotlib", extra)
-
-
 class Plot:
     """A plot inside a page. `with Plot("update", "nats") as plot: plot.axes.plot(…)`; then plot.svg, an element."""
 

@@ -15,9 +15,9 @@ import torch
 
 from janus_cli import console, recipe_load, runs
 from janus_cli.device import choose_device
-from janus_cli.errors import DataError, UsageError
+from janus_cli.errors import DataError, UsageError, require
 from janus_cli.files import read_json, write_atomically
-from janus_cli.lab import logbook, plots, report_page
+from janus_cli.lab import logbook, report_page
 from janus_cli.lab.plots import Look
 from janus_cli.lab.probe import open_store, probe
 from janus_cli.lab.report_page import MARK, RunReport
@@ -45,7 +45,7 @@ def write_report(
     chosen = _runs(paths)
     out = out or (chosen[0].path / NAME if len(chosen) == 1 else Path(NAME))
     _must_be_ours(out, force=force)
-    plots.must_be_installed("report")
+    require("matplotlib", "report")
     reports: list[RunReport] = []
     with console.progress("reading runs", len(chosen)) as bar:
         for label, run in zip(labels([run.path for run in chosen]), chosen, strict=True):

@@ -14,6 +14,7 @@ from untrained import Janus, Result
 
 pytest.importorskip("matplotlib")
 
+MODEL = "model.safetensors"
 Report = Callable[..., Result]
 TERMS = {"ar": ["ce_ar"], "cmlm": ["ce_nar", "length"], "janus": ["ce_ar", "ce_nar", "kl_ar_nar", "length"]}
 EMPTY = {"meta", "br", "line", "path", "use", "rect"}
@@ -118,22 +119,21 @@ def test_a_run_that_writes_blocks_has_no_length_head(report: Report) -> None:
     assert "bang, ar.beam3" in made.sections["decodes"]
 
 
-def test_several_runs_side_by_side(report: Report) -> None:
-    found = report("ar", "runs/cmlm", "janus", "runs/ar")
-    assert found[1] == "report.html\n"
-    made = page(found)
-    assert "Data of ar, cmlm, janus" in made.sections["data"]
-    assert made.text.count("<figcaption>ce_ar</figcaption>") == 1
-    for name in ("ar, ar.beam3", "cmlm, nar3", "janus, ar.beam3", "janus, nar3"):
-        assert name in made.sections["decodes"]
-    assert "ar has no length head" in made.sections["lengths"]
-    assert made.sections["decodes"].count("Validation sentence") == 3
-
-
-def test_twice_the_same_page_but_for_its_date(report: Report) -> None:
-    texts = [page(report("cmlm", "--sentences", "4")).text for _ in range(2)]
-    first, second = (re.sub(r"on \d{4}-\d\d-\d\d \d\d:\d\d UTC", "", text) for text in texts)
+def test_several_runs_side_by_side_and_twice_the_same_page_but_for_its_date(report: Report) -> None:
+    pages = []
+    for _ in range(2):
+        found = report("ar", "runs/cmlm", "janus", "runs/ar", "--sentences", "4")
+        assert found[1] == "report.html\n"
+        pages.append(page(found))
+    first, second = (re.sub(r"on \d{4}-\d\d-\d\d \d\d:\d\d UTC", "", made.text) for made in pages)
     assert first == second
+    sections = pages[0].sections
+    assert "Data of ar, cmlm, janus" in sections["data"]
+    assert first.count("<figcaption>ce_ar</figcaption>") == 1
+    for name in ("ar, ar.beam3", "cmlm, nar3", "janus, ar.beam3", "janus, nar3"):
+        assert name in sections["decodes"]
+    assert "ar has no length head" in sections["lengths"]
+    assert sections["decodes"].count("Validation sentence") == 3
 
 
 def test_names_terms_and_reasons_that_are_html(report: Report) -> None:
@@ -160,11 +160,7 @@ def test_names_terms_and_reasons_that_are_html(report: Report) -> None:
         (lambda run: (run / "manifest.json").write_text("{}"), "lengths", "manifest.json is damaged"),
         (lambda run: (run / "recipe.yaml").write_text("name: 3"), "overview", "name"),
         (lambda run: (run / "tokenizer.model").unlink(), "calibration", "tokenizer.model"),
-        (
-            lambda run: (run / "checkpoints/last/model.safetensors").write_bytes(b"x"),
-            "calibration",
-            "model.safetensors",
-        ),
+        (lambda run: (run / "checkpoints/last" / MODEL).write_bytes(b"x"), "calibration", MODEL),
     ],
 )
 def test_what_is_missing_is_said_and_the_rest_is_shown(
@@ -178,17 +174,6 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(
     assert "Traceback" not in found[2]
 
 
-def test_only_a_report_is_replaced(report: Report) -> None:
-    mine = Path("runs/ar/report.html")
-    mine.write_text("<html>mine</html>", encoding="utf-8")
-    code, out, err = report("ar")
-    assert (code, out) == (2, "")
-    assert "is no report of janus" in err
-    assert mine.read_text(encoding="utf-8") == "<html>mine</html>"
-    page(report("ar", "--force", "--sentences", "2"))
-    page(report("ar", "--sentences", "2"))
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -196,18 +181,20 @@ def test_only_a_report_is_replaced(report: Report) -> None:
         (["ar", "--out", "no/such/folder.html"], "there is no folder"),
         (["ar", "--out", "runs"], "runs is a folder"),
         (["ar", "--sentences", "0"], "--sentences"),
+        (["ar"], "is no report of janus"),
+        (["cmlm"], "[report]"),
     ],
 )
-def test_mistakes(report: Report, arguments: list[str], words: str) -> None:
-    code, out, err = report(*arguments)
+def test_mistakes(report: Report, arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = Path("runs/ar/report.html")
+    mine.write_text("<html>mine</html>", encoding="utf-8")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib", None)
+        code, out, err = report(*arguments)
     assert (code, out) == (2, "")
     assert words in err
-
-
-def test_without_matplotlib_the_extra_is_named(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setattr("janus_cli.lab.report.gather", pytest.fail)  # said before the work begins
-    code, _, err = report("ar")
-    assert code == 2
-    assert "[report]" in err
-    assert not Path("runs/ar/report.html").exists()
+    assert mine.read_text(encoding="utf-8") == "<html>mine</html>"
+    assert not Path("runs/cmlm/report.html").exists()
+    if words == "is no report of janus":
+        page(report("ar", "--force", "--sentences", "2"))
+        page(report("ar", "--sentences", "2"))
