@@ -1,4 +1,4 @@
-"""Text to a prepared folder and back: contents, counts, equal bytes, refusals, tampering."""
+"""Text to a prepared folder: contents, counts, equal bytes, interruption, refusals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from janus_cli.core.symbols import SPECIAL, UNK
 from janus_cli.data import corpus
 from janus_cli.data.prepare import prepare
 from janus_cli.data.prepared import open_prepared
-from janus_cli.data.store import store_files
+from janus_cli.data.store import Store, store_files
 from janus_cli.errors import DataError, JanusError, UsageError
 from janus_cli.files import sha256
 from janus_cli.recipe import Data, Recipe, Synthetic, Tokenizer
@@ -34,34 +34,27 @@ def lines(path: Path) -> list[str]:
     return path.read_bytes().decode().removesuffix("\n").split("\n")
 
 
+def ids(store: Store) -> list[list[list[int]]]:
+    return [[side.tolist() for side in store.pair(index)] for index in range(len(store))]
+
+
 def test_everything_is_there(corpus_folder: Path, tmp_path: Path) -> None:
-    recipe = recipe_for(corpus_folder)
-    data = made(recipe, tmp_path / "out")
+    data = made(recipe_for(corpus_folder), tmp_path / "out")
     stores = {name for split in ("train", "valid", "test") for name in store_files(split)}
     texts = {f"{split}.{side}.txt" for split in ("valid", "test") for side in ("source", "target")}
     there = {path.name for path in (tmp_path / "out").iterdir()}
     assert there == stores | texts | {"manifest.json", "tokenizer.json", "tokenizer.vocab.txt"}
     assert data.test is not None
     assert [len(store) for store in (data.train, data.valid, data.test)] == [60, 6, 5]
-    sources, targets = text(60)
-    for index in range(60):
-        source, target = data.train.pair(index)
-        assert data.tokenizers.source.decode([source.tolist()]) == [sources[index]]
-        assert data.tokenizers.target.decode([target.tolist()]) == [targets[index]]
-        assert min(source.min(), target.min()) >= SPECIAL
-    assert lines(tmp_path / "out" / "valid.source.txt") == text(6, 60)[0]
+    encode = data.tokenizers.source.encode
+    assert ids(data.train) == [list(pair) for pair in zip(*map(encode, text(60)), strict=True)]
     assert lines(tmp_path / "out" / "test.target.txt") == text(5, 70)[1]
 
 
 def test_the_manifest_says_what_was_done(corpus_folder: Path, tmp_path: Path) -> None:
-    put(
-        corpus_folder,
-        "train",
-        ["a a a", "", "b", "c c c c"] + ["a b"] * 6,
-        ["x x x", "y", "y y y y", "z"] + ["x y"] * 6,
-    )
+    sources, targets = ["a a a", "", "b", "c c c c"] + ["a b"] * 6, ["x x x", "y", "y y y y", "z"] + ["x y"] * 6
+    put(corpus_folder, "train", sources, [*targets, "x y"])
     (corpus_folder / "train.de").write_bytes((corpus_folder / "train.de").read_bytes() + b"bad \xff\n")
-    (corpus_folder / "train.en").write_bytes((corpus_folder / "train.en").read_bytes() + b"x y\n")
     recipe = recipe_for(corpus_folder, data={"deduplicate": True, "max_ratio": 3.5, "max_tokens": 5})
     manifest = prepare(recipe, tmp_path / "out", workers=1, bad_utf8="skip")
     assert manifest == json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))
@@ -75,8 +68,7 @@ def test_the_manifest_says_what_was_done(corpus_folder: Path, tmp_path: Path) ->
     assert set(manifest["versions"]) == {"janus", "sentencepiece", "numpy"}
     assert manifest["vocabulary"] == {"source": 11, "target": 11}
     for name, about in manifest["files"].items():
-        assert about["sha256"] == sha256(tmp_path / "out" / name)
-        assert about["bytes"] == (tmp_path / "out" / name).stat().st_size
+        assert about == {"sha256": sha256(tmp_path / "out" / name), "bytes": (tmp_path / "out" / name).stat().st_size}
     assert len(manifest["files"]) == len(list((tmp_path / "out").iterdir())) - 1
 
 
@@ -104,19 +96,15 @@ def test_the_test_split_keeps_all_lines_and_valid_only_what_a_model_can_read(
     assert data.manifest["splits"]["valid"]["dropped"] == {"empty": 2, "too_long": 1}
 
 
-def test_a_test_split_without_references(corpus_folder: Path, tmp_path: Path) -> None:
+def test_a_test_split_without_references_or_none_at_all(corpus_folder: Path, tmp_path: Path) -> None:
     (corpus_folder / "test.en").unlink()
     data = made(recipe_for(corpus_folder), tmp_path / "out")
     assert not (tmp_path / "out" / "test.target.txt").exists()
     assert list(data.manifest["splits"]["test"]["text"]) == ["source"]
     assert data.test is not None
-    assert data.test.lengths()[1].tolist() == [0] * 5
-    assert data.test.pair(2)[0].tolist() == data.tokenizers.source.encode([text(5, 70)[0][2]])[0]
-
-
-def test_no_test_split(corpus_folder: Path, tmp_path: Path) -> None:
+    assert ids(data.test) == [[row, []] for row in data.tokenizers.source.encode(text(5, 70)[0])]
     (corpus_folder / "test.de").unlink()
-    assert made(recipe_for(corpus_folder), tmp_path / "out").test is None
+    assert made(recipe_for(corpus_folder), tmp_path / "none").test is None
 
 
 def test_cleaning_comes_before_everything(corpus_folder: Path, tmp_path: Path) -> None:
@@ -141,24 +129,24 @@ def test_compressed_text_gives_the_same_ids(corpus_folder: Path, tmp_path: Path)
     for path in list(corpus_folder.iterdir()):
         (path.with_name(path.name + ".gz")).write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
-    packed = made(recipe_for(corpus_folder), tmp_path / "packed")
-    assert [packed.train.pair(index)[0].tolist() for index in range(60)] == [
-        plain.train.pair(index)[0].tolist() for index in range(60)
-    ]
+    assert ids(made(recipe_for(corpus_folder), tmp_path / "packed").train) == ids(plain.train)
 
 
-def test_sentencepiece_separate_for_each_side(corpus_folder: Path, tmp_path: Path) -> None:
-    data = made(recipe_for(corpus_folder, kind="sentencepiece", vocabulary=45, joint=False), tmp_path / "out")
+def test_tokenizers_for_each_side_of_another_corpus_and_of_as_many_lines_as_asked(
+    corpus_folder: Path, tmp_path: Path
+) -> None:
+    data = made(recipe_for(corpus_folder, kind="sentencepiece", vocabulary=45, joint=False), tmp_path / "separate")
     assert data.tokenizers.files == ["tokenizer.json", "source.model", "target.model"]
     assert data.tokenizers.target.decode([data.train.pair(3)[1].tolist()]) == ["the man 3 runs fast"]
-
-
-def test_the_tokenizer_of_another_corpus(corpus_folder: Path, tmp_path: Path) -> None:
-    made(recipe_for(corpus_folder), tmp_path / "first")
+    known = []
+    for count in (1000, 20):  # of both sides together, 60 each
+        data = made(recipe_for(corpus_folder, train_lines=count), tmp_path / str(count))
+        known.append(sum(UNK not in row for row in data.tokenizers.source.encode([str(n) for n in range(60)])))
+    assert known == [60, 10]
     put(corpus_folder, "train", ["neu der"], ["new the"])
-    second = made(recipe_for(corpus_folder, reuse=str(tmp_path / "first")), tmp_path / "second")
-    assert second.train.pair(0)[0].tolist()[0] == UNK
-    assert second.train.pair(0)[0].tolist()[1] >= SPECIAL
+    first, second = ids(made(recipe_for(corpus_folder, reuse=str(tmp_path / "1000")), tmp_path / "reused").train)[0][0]
+    assert first == UNK
+    assert second >= SPECIAL
 
 
 def test_synthetic_text_depends_on_the_seed_only(tmp_path: Path) -> None:
@@ -166,14 +154,10 @@ def test_synthetic_text_depends_on_the_seed_only(tmp_path: Path) -> None:
     recipe = Recipe(name="made", data=data, tokenizer=Tokenizer(kind="words"))
     prints = []
     for index, seed in enumerate((1, 1, 2)):
-        one = replace(recipe, seed=seed)
-        prints.append(made(one, tmp_path / str(index)).train.fingerprint)
+        prints.append(made(replace(recipe, seed=seed), tmp_path / str(index)).train.fingerprint)
         assert not (tmp_path / str(index) / "text").exists()
         open_prepared(recipe, tmp_path / str(index))  # training has seeds of its own: no mistake
     assert prints[0] == prints[1] != prints[2]
-
-
-# --- equal bytes, several processes, interruption ---
 
 
 def contents(folder: Path) -> dict[str, Any]:
@@ -189,21 +173,10 @@ def test_one_or_two_processes_write_the_same_bytes(
     monkeypatch.setattr(corpus, "CHUNK_LINES", 7)
     put(corpus_folder, "train", *(some + again for some, again in zip(text(60), text(10), strict=True)))
     recipe = recipe_for(corpus_folder, data={"deduplicate": True}, **tokenizer)
-    for workers in (1, 2):
-        prepare(recipe, tmp_path / str(workers), workers=workers)
-    assert contents(tmp_path / "1") == contents(tmp_path / "2")
-    made_here = open_prepared(recipe, tmp_path / "1")
-    assert len(made_here.train) == 60
-    assert made_here.manifest["splits"]["train"]["dropped"] == {"duplicate": 10}
-
-
-def test_a_tokenizer_is_trained_on_as_many_lines_as_asked(corpus_folder: Path, tmp_path: Path) -> None:
-    known = []
-    for lines in (1000, 20):  # of both sides together, 60 each
-        made_here = made(recipe_for(corpus_folder, train_lines=lines), tmp_path / str(lines))
-        rows = made_here.tokenizers.source.encode([str(number) for number in range(60)])
-        known.append(sum(UNK not in row for row in rows))
-    assert known == [60, 10]
+    first, second = (made(recipe, tmp_path / str(workers), workers=workers) for workers in (1, 2))
+    assert contents(first.folder) == contents(second.folder)
+    assert len(first.train) == 60
+    assert first.manifest["splits"]["train"]["dropped"] == {"duplicate": 10}
 
 
 def test_a_worker_that_is_killed_is_reported(
@@ -224,7 +197,7 @@ import signal
 import sys
 from pathlib import Path
 from janus_cli.recipe import Data, Recipe, Tokenizer
-from janus_cli.data import corpus, prepare
+from janus_cli.data import prepare
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a script starts in the background
     add = prepare.StoreWriter.add
@@ -250,7 +223,8 @@ def test_an_interrupted_run_leaves_no_result_and_no_process(
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stdout.readline() == b"wrote\n"
-    workers = _children(process.pid)
+    children = Path(f"/proc/{process.pid}/task").glob("*/children")
+    workers = [pid for file in children for pid in file.read_text().split()]
     assert len(workers) >= 2
     process.send_signal(number)
     process.wait(timeout=60)
@@ -265,27 +239,17 @@ def test_an_interrupted_run_leaves_no_result_and_no_process(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "out", "program.py"]
 
 
-def _children(parent: int) -> list[int]:
-    found = []
-    for status in Path("/proc").glob("[0-9]*/status"):
-        try:
-            if f"\nPPid:\t{parent}\n" in status.read_text():
-                found.append(int(status.parent.name))
-        except OSError:
-            continue
-    return found
-
-
 def test_nothing_is_written_over_prepared_data_without_force(corpus_folder: Path, tmp_path: Path) -> None:
     made(recipe_for(corpus_folder), tmp_path / "out")
     before = contents(tmp_path / "out")
     with pytest.raises(UsageError, match="holds prepared data already"):
-        prepare(recipe_for(corpus_folder, vocabulary=9), tmp_path / "out", workers=1)
+        prepare(recipe_for(corpus_folder, vocabulary=9), tmp_path / "out")
     assert contents(tmp_path / "out") == before
     assert made(recipe_for(corpus_folder, vocabulary=9), tmp_path / "out", force=True).train.source_vocabulary == 9
-
-
-# --- text that cannot be used ---
+    for change in ((tmp_path / "out" / "recipe.yaml").touch, (tmp_path / "out" / "manifest.json").unlink):
+        change()  # now it is a run, or something else
+        with pytest.raises(UsageError, match="holds something else"):
+            prepare(recipe_for(corpus_folder), tmp_path / "out", force=True)
 
 
 def overwrite(split: str, de: bytes, en: bytes | None = None) -> Callable[[Path], None]:
@@ -324,13 +288,6 @@ def test_text_that_cannot_be_used_is_refused_and_nothing_is_written(
     assert not (tmp_path / "deep").exists()
 
 
-def test_a_recipe_without_any_text_says_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="by hand") as caught:
-        prepare(recipe_for(None, data={"notes": "Ask."}), tmp_path / "out", workers=1)
-    assert "Ask." in caught.value.hint
-    assert "--data-dir" in caught.value.hint
-
-
 def test_a_line_of_a_megabyte_is_dropped_and_counted(corpus_folder: Path, tmp_path: Path) -> None:
     sources, targets = text(40)
     put(corpus_folder, "train", [*sources, "wort " * 200_000], [*targets, "word " * 200_000])
@@ -362,8 +319,7 @@ def test_what_was_done_with_bad_bytes_is_noted_and_said(
     corpus_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (corpus_folder / "train.de").write_bytes((corpus_folder / "train.de").read_bytes().replace(b"Mann 3 ", b"M\xff 3 "))
-    found = made(recipe_for(corpus_folder), tmp_path / "out", bad_utf8="replace")
-    assert found.manifest["bad_utf8"] == "replace"
+    assert made(recipe_for(corpus_folder), tmp_path / "out", bad_utf8="replace").manifest["bad_utf8"] == "replace"
     assert "train: 60 of 60 pairs kept; mended: 1 that are not UTF-8" in capsys.readouterr().err
     with pytest.raises(DataError) as caught:
         open_prepared(recipe_for(corpus_folder, vocabulary=99), tmp_path / "out")
@@ -372,13 +328,12 @@ def test_what_was_done_with_bad_bytes_is_noted_and_said(
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="multi30k is not at hand")
 def test_multi30k(tmp_path: Path) -> None:
-    recipe = recipe_for(SHARED, kind="sentencepiece", vocabulary=8000)
-    data = made(recipe, tmp_path / "out", workers=2)
+    data = made(recipe_for(SHARED, kind="sentencepiece", vocabulary=8000), tmp_path / "out", workers=2)
     assert data.test is not None
     assert (len(data.train), len(data.valid), len(data.test)) == (28_998, 1014, 1000)
     assert data.manifest["splits"]["train"]["dropped"] == {"ratio": 2}
     assert 13 < data.manifest["splits"]["train"]["tokens"]["target"]["mean"] < 16
     assert data.train.source_vocabulary == 8000
     assert (tmp_path / "out" / "test.target.txt").read_bytes() == (SHARED / "test.en").read_bytes()
-    found = data.tokenizers.target.decode([data.test.pair(index)[1].tolist() for index in range(1000)])
-    assert sum(a == b for a, b in zip(found, lines(SHARED / "test.en"), strict=True)) > 950
+    decoded = data.tokenizers.target.decode([target for _, target in ids(data.test)])
+    assert sum(a == b for a, b in zip(decoded, lines(SHARED / "test.en"), strict=True)) > 950
