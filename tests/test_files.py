@@ -57,13 +57,18 @@ def process(program: str, out: Path) -> Iterator[subprocess.Popen[str]]:
             started.kill()
 
 
-def test_the_folder_is_there_at_the_end_and_not_before(tmp_path: Path) -> None:
+def test_the_folder_is_there_at_the_end_and_not_before_and_only_force_replaces_it(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
     with whole_folder(out, force=False, is_ours=is_ours, what="data") as folder:
-        (folder / MANIFEST).write_text("x")
+        (folder / MANIFEST).write_text("old")
+        (folder / "more").write_text("x")
         assert not out.exists()
         assert folder.parent == out.parent
-    assert names(out) == [MANIFEST]
+    with pytest.raises(UsageError, match="out holds data already"):
+        make(out, "new")
+    assert names(out) == [MANIFEST, "more"]
+    make(out, "new", force=True)
+    assert (names(out), (out / MANIFEST).read_text()) == ([MANIFEST], "new")
     assert names(out.parent) == ["out"]
 
 
@@ -82,53 +87,36 @@ def test_nothing_is_left_of_a_failure(tmp_path: Path, problem: type[BaseExceptio
     assert (tmp_path / "out" / MANIFEST).read_text() == "old"
 
 
-def test_only_force_replaces_and_the_old_files_go(tmp_path: Path) -> None:
-    make(tmp_path / "out", "old")
-    (tmp_path / "out" / "more").write_text("x")
-    with pytest.raises(UsageError, match="out holds data already"):
-        make(tmp_path / "out", "new")
-    assert (tmp_path / "out" / MANIFEST).read_text() == "old"
-    make(tmp_path / "out", "new", force=True)
-    assert names(tmp_path / "out") == [MANIFEST]
-    assert (tmp_path / "out" / MANIFEST).read_text() == "new"
-    assert names(tmp_path) == ["out"]
-
-
 @pytest.mark.parametrize("kind", ["file", "folder", "link", "dangling"])
-def test_what_a_user_made_is_never_replaced(tmp_path: Path, kind: str) -> None:
-    out, other = tmp_path / "out", tmp_path / "other"
-    if kind == "file":
-        out.write_text("mine")
-    elif kind == "dangling":
-        out.symlink_to(other)
-    else:
-        folder = out if kind == "folder" else other
-        folder.mkdir()
-        (folder / "mine").write_text("x")
-        if kind == "link":
-            out.symlink_to(other)
-    with pytest.raises(UsageError, match=r"out (is a file|holds something else than data)"):
-        make(out, "new", force=True)
-    assert "out" in names(tmp_path)
-
-
-def test_an_empty_folder_is_free_and_what_is_put_there_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("late", [True, False])
+def test_what_a_user_made_is_never_replaced(tmp_path: Path, kind: str, late: bool) -> None:
     out = tmp_path / "out"
-    out.mkdir()
-    make(out, "x")
-    assert names(out) == [MANIFEST]
 
-    def find_it_taken(new: Path) -> None:
-        with whole_folder(new, force=True, is_ours=is_ours, what="data"):
-            new.mkdir()
-            (new / "mine").write_text("x")
+    def occupy() -> None:
+        if kind == "file":
+            out.write_text("mine")
+            return
+        place = tmp_path / "other" if kind in ("link", "dangling") else out
+        if place != out:
+            out.symlink_to(place)
+        if kind != "dangling":
+            place.mkdir()
+            (place / "mine").write_text("x")
 
-    with pytest.raises(UsageError, match="holds something else"):
-        find_it_taken(tmp_path / "new")
-    assert names(tmp_path) == ["new", "out"]
+    def attempt() -> None:
+        with whole_folder(out, force=True, is_ours=is_ours, what="data"):
+            occupy()
+
+    if not late:
+        occupy()
+    with pytest.raises(UsageError, match=r"out (is a file|holds something else than data)"):
+        attempt()
+    assert "out" in names(tmp_path)
+    assert not is_ours(out)
 
 
-def test_a_link_goes_on_pointing_to_what_was_replaced(tmp_path: Path) -> None:
+def test_a_link_goes_on_pointing_to_what_was_replaced_and_an_empty_folder_is_free(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
     make(tmp_path / "real", "old")
     (tmp_path / "out").symlink_to("real")
     make(tmp_path / "out", "new", force=True)

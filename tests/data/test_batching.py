@@ -100,30 +100,26 @@ def test_the_first_look_takes_one_block_for_all() -> None:
     assert first_look(pairs(source[:0], source[:0]), 44, 1).batches == 0
 
 
-@pytest.mark.parametrize("small", [False, True])
-def test_epochs_and_seeds_differ(request: pytest.FixtureRequest, small: bool) -> None:
-    if small:
-        request.getfixturevalue("small_blocks")
+@pytest.mark.parametrize("block", [16, 1 << 20])
+def test_epochs_and_seeds_differ_and_a_pair_longer_than_the_budget_is_named(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(batching, "BLOCK", block)
+    monkeypatch.setattr(batching, "RUN", 4)
     source = target = np.arange(1, 200) % 17 + 1
     orders = [
         [r.tolist() for r in islice(epoch_batches(pairs(source, target), 64, s, e), 9)]
         for s, e in ((1, 0), (1, 1), (2, 0))
     ]
     assert orders[0] != orders[1] != orders[2] != orders[0]
+    lengths = np.array([1] * 30 + [100] + [1] * 20)
+    with pytest.raises(DataError, match=r"pair 31 .* has 102 tokens, more than training\.batch_tokens 64"):
+        list(epoch_batches(pairs(lengths, lengths), 64, 1, 0))
 
 
 def test_padding_is_counted_by_hand() -> None:
     source, target = np.array([1, 3]), np.array([2, 2])
     assert padding(source, target, [np.array([0, 1])]) == 1 - (2 + 4 + 4 + 4) / (2 * 4 + 2 * 4)
-
-
-@pytest.mark.parametrize("small", [False, True])
-def test_a_pair_longer_than_the_budget_is_named(request: pytest.FixtureRequest, small: bool) -> None:
-    if small:
-        request.getfixturevalue("small_blocks")
-    lengths = np.array([1] * 30 + [100] + [1] * 20)
-    with pytest.raises(DataError, match=r"pair 31 .* has 102 tokens, more than training\.batch_tokens 64"):
-        list(epoch_batches(pairs(lengths, lengths), 64, 1, 0))
 
 
 @pytest.mark.skipif(not MULTI30K.exists(), reason="multi30k is not at hand")

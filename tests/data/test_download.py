@@ -102,34 +102,23 @@ def test_a_file_is_fetched_once(server: Server, tmp_path: Path) -> None:
     assert server.asked == [None]
 
 
-def test_a_damaged_file_is_fetched_again(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "train.src").write_bytes(BODY[:-1])
+@pytest.mark.parametrize(
+    ("name", "there", "ranges", "asked"),
+    [
+        ("train.src", BODY[:-1], True, None),  # damaged
+        ("train.src.part", BODY[:1000], True, "bytes=1000-"),
+        ("train.src.part", b"old", False, "bytes=3-"),  # the server begins again
+        ("train.src.part", BODY, True, f"bytes={len(BODY)}-"),  # whole: it only needs its name
+    ],
+)
+def test_what_is_there_is_completed_or_fetched_again(
+    server: Server, tmp_path: Path, name: str, there: bytes, ranges: bool, asked: str | None
+) -> None:
+    (tmp_path / name).write_bytes(there)
+    server.ranges = ranges
     fetch(wanting(server), tmp_path)
+    assert (server.asked, names(tmp_path)) == ([asked], ["train.src"])
     assert (tmp_path / "train.src").read_bytes() == BODY
-
-
-def test_a_broken_transfer_is_resumed_and_its_part_is_no_data(server: Server, tmp_path: Path) -> None:
-    server.sends = 1000
-    assert "1,000 bytes are kept" in refused(wanting(server), tmp_path)
-    assert names(tmp_path) == ["train.src.part"]
-    server.sends = None
-    fetch(wanting(server), tmp_path)
-    assert server.asked == [None, "bytes=1000-"]
-    assert (tmp_path / "train.src").read_bytes() == BODY
-    assert names(tmp_path) == ["train.src"]
-
-
-def test_a_server_without_ranges_starts_over(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "train.src.part").write_bytes(b"old")
-    server.ranges = False
-    fetch(wanting(server), tmp_path)
-    assert (tmp_path / "train.src").read_bytes() == BODY
-
-
-def test_a_complete_part_only_needs_its_name(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "train.src.part").write_bytes(BODY)
-    fetch(wanting(server), tmp_path)
-    assert names(tmp_path) == ["train.src"]
 
 
 @pytest.mark.parametrize("part", [b"", b"x" * 99, b"x" * len(BODY)])
@@ -140,44 +129,40 @@ def test_a_wrong_sha256_is_thrown_away(server: Server, tmp_path: Path, part: byt
     assert names(tmp_path) == []
 
 
-def test_404(server: Server, tmp_path: Path) -> None:
-    assert "the server says 404" in refused(wanting(server, "gone.gz"), tmp_path)
-    assert "gone.gz" not in names(tmp_path)
-
-
-def test_a_server_that_says_nothing(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "TIMEOUT", 0.2)
-    server.hangs = threading.Event()
-    try:
-        assert "could not be fetched" in refused(wanting(server), tmp_path)
-    finally:
-        server.hangs.set()
-
-
-def test_a_transfer_that_comes_to_a_stop_is_kept_and_resumed(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("gone.gz", {}, "the server says 404"),
+        ("train.src", {"url": "http://127.0.0.1:1/train.src"}, "could not be fetched"),  # nobody listens there
+        ("train.src", {"url": "file:///etc/passwd"}, "no http or https address"),
+    ],
+)
+def test_addresses_that_give_nothing(
+    server: Server, tmp_path: Path, name: str, changes: dict[str, str], words: str
 ) -> None:
-    server.hangs, server.sends = threading.Event(), 4000
+    assert words in refused(wanting(server, name, **changes), tmp_path)
+    assert name not in names(tmp_path)
+
+
+@pytest.mark.parametrize("sends", [None, 0, 4000])
+def test_a_server_that_falls_silent_or_breaks_off(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sends: int | None
+) -> None:
+    """What came is kept and continued, and is no data."""
+    server.hangs, server.sends = threading.Event(), sends
     try:
         with monkeypatch.context() as patch:
             patch.setattr(download, "TIMEOUT", 1.5)  # the server, a thread beside xdist's workers, must be faster
-            assert "could not be fetched: timed out; 4,000 bytes are kept" in refused(wanting(server), tmp_path)
+            assert f"timed out; {sends or 0:,} bytes are kept" in refused(wanting(server), tmp_path)
     finally:
         server.hangs.set()
+    server.hangs, server.sends = None, 5000
+    assert f"broke off after {sends or 0:,} of" not in refused(wanting(server), tmp_path)
     assert names(tmp_path) == ["train.src.part"]
-    server.hangs = server.sends = None
+    server.sends = None
     fetch(wanting(server), tmp_path)
-    assert server.asked == [None, "bytes=4000-"]
+    assert server.asked[1:] == [f"bytes={sends}-" if sends else None, f"bytes={(sends or 0) + 5000}-"]
     assert names(tmp_path) == ["train.src"]
-
-
-def test_offline(server: Server, tmp_path: Path) -> None:
-    data = wanting(server, url="http://127.0.0.1:1/train.src")  # nobody listens there
-    assert "could not be fetched" in refused(data, tmp_path)
-
-
-def test_a_file_address_is_refused(server: Server, tmp_path: Path) -> None:
-    assert "no http or https address" in refused(wanting(server, url="file:///etc/passwd"), tmp_path)
 
 
 def test_what_another_process_is_fetching_is_left_alone(server: Server, tmp_path: Path) -> None:

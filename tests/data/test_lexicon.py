@@ -65,17 +65,13 @@ def slow(pairs: Pairs, rounds: int) -> dict[int, dict[int, float]]:
     return {x: ys for x, ys in t.items() if isinstance(x, int)}
 
 
-def test_translations_are_found(tmp_path: Path) -> None:
-    found = lexicon.induce(store(tmp_path, made_up()), CematObjective())
-    for x in range(10, 30):
-        assert found[x][:2] == [x + 20, x + 40]
-
-
 @pytest.mark.parametrize("cells", [1, 50, 2_000_000])
 def test_the_order_of_translations_is_that_of_the_plain_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cells: int
 ) -> None:
     monkeypatch.setattr(lexicon, "CELLS", cells)
+    likeliest = lexicon.induce(store(tmp_path, made_up()), CematObjective())
+    assert all(likeliest[x][:2] == [x + 20, x + 40] for x in range(10, 30))
     pairs = made_up(60)
     found = lexicon.induce(store(tmp_path, pairs), ALL)
     expected = slow(pairs, ALL.dictionary_rounds)
@@ -99,10 +95,7 @@ def test_pairs_are_taken_evenly_and_special_ids_are_no_words(tmp_path: Path) -> 
 
 def test_the_table_is_padded() -> None:
     table = lexicon.table({6: [8, 9], 7: [5]}, 9)
-    assert table.shape == (9, 2)
-    assert table[6].tolist() == [8, 9]
-    assert table[7].tolist() == [5, PAD]
-    assert int((table != PAD).sum()) == 3
+    assert table.tolist() == [[PAD, PAD]] * 6 + [[8, 9], [5, PAD], [PAD, PAD]]
 
 
 @pytest.fixture
@@ -118,9 +111,11 @@ def load(*changes: str) -> lexicon.Recipe:
 
 def test_a_run_keeps_its_lexicon_and_batches_carry_it(prepared: Prepared) -> None:
     file = Path("lexicon.json")
+    before = torch.get_rng_state()
     lexicon.make(load(), prepared, file)
     first = file.read_bytes()
     lexicon.attach(load(), prepared, file)
+    assert torch.equal(before, torch.get_rng_state())
     table = prepared.train.lexicon
     assert table is not None
     assert table.shape == (prepared.train.source_vocabulary, 4)
@@ -210,10 +205,3 @@ def test_a_run_does_not_go_on_with_another_lexicon(prepared: Prepared, change: o
         lexicon.attach(load(), prepared, file)
     assert "--force" in str(problem.value.hint)
     assert prepared.train.lexicon is None
-
-
-def test_the_seed_of_torch_is_left_alone(prepared: Prepared) -> None:
-    before = torch.get_rng_state()
-    lexicon.make(load(), prepared, Path("l.json"))
-    lexicon.attach(load(), prepared, Path("l.json"))
-    assert torch.equal(before, torch.get_rng_state())
