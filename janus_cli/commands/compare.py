@@ -67,8 +67,8 @@ def compare(
     """Train several objectives with an equal budget, decode each in every mode it has, score and time them.
 
     Writes comparison.md, .json and .svg (BLEU against decoder passes), and prints the table. BLEU and chrF have their
-    signatures; each row is tested against one row by paired bootstrap. Stopped, the same command goes on; with more
-    --steps or --minutes, trainings go on from where they were. A system that fails leaves a row that says why.
+    signatures; each row is tested against one row by paired bootstrap. After a stop, the same command continues; with
+    more --steps or --minutes, trainings continue where they ended. A system that fails leaves a row that says why.
 
     Examples:
       janus compare
@@ -102,7 +102,7 @@ def compare(
         typer.echo(results.read_text(encoding="utf-8").rstrip("\n") if as_json else table)
         if failed:
             raise JanusError(
-                f"{failed} of the rows failed; the notes below the table say why", "the same command goes on"
+                f"{failed} of the rows failed; the notes below the table say why", "the same command tries them again"
             )
 
 

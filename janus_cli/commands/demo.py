@@ -13,7 +13,7 @@ def demo(
 
     Each input has several right outputs, and a model sees one of them at a time: what a non-autoregressive model finds
     hard. All three have the same size, data and number of updates, and one thread each unless --threads gives more.
-    Interrupted, it goes on where it was; the runs stay under runs/demo-ar, runs/demo-cmlm and runs/demo-janus for
+    After an interruption it continues; the runs stay under runs/demo-ar, runs/demo-cmlm and runs/demo-janus for
     `janus decode` and `janus score`.
 
     Examples:

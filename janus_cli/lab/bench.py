@@ -239,7 +239,7 @@ class Bench:
     def _memory(self, row: Row, order: Mapping[str, Any]) -> dict[str, int | None] | None:
         """On a CPU the most that a process which decodes once holds.
 
-        On a GPU the most that torch held, which it can be asked anew for each row: weights and one decoding.
+        On a GPU the most that torch held, which it counts afresh for each row: weights and one decoding.
         """
         try:
             if self.where.type == "cpu":

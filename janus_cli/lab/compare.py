@@ -130,7 +130,8 @@ class Comparison:
             self._must_continue()
         if dry_run:
             for entry in self.entries:
-                console.say(f"{entry.name}: {'goes on' if entry.run.recipe.exists() else 'begins'} in {entry.run.path}")
+                verb = "continues" if entry.run.recipe.exists() else "begins"
+                console.say(f"{entry.name}: {verb} in {entry.run.path}")
             console.say(f"each is then decoded, as far as it can, with {', '.join(self.modes)}")
             return None
         torch.set_num_threads(self.threads or torch.get_num_threads())
@@ -169,7 +170,7 @@ class Comparison:
                 raise UsageError(
                     f"{entry.name} was trained for {before.updates:,} updates, and its learning rate "
                     f"({before.schedule}) fell to suit these",
-                    "the same --steps, another --out, or --force to train anew",
+                    "the same --steps, another --out, or --force to restart",
                 )
         begun = {entry.origin: entry.name for entry in self.entries if entry.run.manifest.is_file()}
         origins = set(begun)

@@ -91,7 +91,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except (CheckpointError, DataError) as problem:
-        raise type(problem)(problem.message, "begin anew: rm -r data/demo.*; janus demo --force") from None
+        raise type(problem)(problem.message, "start over: rm -r data/demo.*; janus demo --force") from None
 
 
 def _rows(entry: Entry) -> Iterator[list[str]]:

@@ -112,7 +112,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int) -> set[str]:
                 if stop.number:
                     again = " without --force" if any(job.force for job in jobs) else ""
                     raise Stopped(
-                        stop.number, "stopped; every training that ran was saved", f"the same command{again} goes on"
+                        stop.number, "stopped; every training that ran was saved", f"the same command{again} continues"
                     )
     finally:
         for process in running:
