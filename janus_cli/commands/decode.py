@@ -37,7 +37,7 @@ def decode(
         int | None, typer.Option("--trace-lines", min=1, metavar="N", help="As --trace, for the first N lines.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on after the last finished line of a decoding that was stopped.")
+        bool, typer.Option("--resume", help="Continue after the last finished line of a decoding that was stopped.")
     ] = False,
     changes: options.Set = None,
     device: options.Device = "auto",
@@ -54,10 +54,10 @@ def decode(
     finds it; what has the same name is replaced. On a terminal it is then not printed.
 
     Files appear when they are complete. Until then .NAME.partial grows beside the first of them, and whatever stops the
-    work leaves all finished lines there: --resume, with the same text, weights and options, goes on, and the result is
-    that of an unbroken decoding, to the byte on the same machine. --batch-sentences, --threads and --device may differ;
-    hypotheses then agree up to rounding. Stdout is not kept; a split's hypotheses are sent there from the first line
-    again.
+    work leaves all finished lines there: --resume, with the same text, weights and options, continues, and the result
+    is that of an unbroken decoding, to the byte on the same machine. --batch-sentences, --threads and --device may
+    differ; hypotheses then agree up to rounding. Stdout is not kept; a split's hypotheses are sent there from the first
+    line again.
 
     Examples:
       janus decode

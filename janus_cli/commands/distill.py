@@ -33,7 +33,8 @@ def distill(
         ),
     ] = 1.0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on after the last finished sentence of a work that was stopped.")
+        bool,
+        typer.Option("--resume", help="Continue after the last finished sentence of a distillation that was stopped."),
     ] = False,
     changes: options.Set = None,
     device: options.Device = "auto",
@@ -51,13 +52,13 @@ def distill(
 
     --source names more text of the kind, which needs no translation: a student that sees more sources learns its
     teacher better (Zhou & Keung 2020), if the teacher can translate them. --surest 0.7 keeps the 70 % of
-    their outputs that have the highest scores, and counts the others as `unsure`; the training pairs all stay. Work
-    that goes on may have another share.
+    their outputs that have the highest scores, and counts the others as `unsure`; the training pairs all stay. The
+    share may be another one on --resume.
     The manifest.json says which weights wrote the targets, how, and from which data.
 
     Options left out are those of the recipe's decoding section; --set decoding.… changes the others, as in
     --set decoding.precision=bf16. Whatever stops the work leaves the finished sentences beside FOLDER, as
-    .FOLDER.partial: --resume, with the same options, goes on to the same bytes. The folder appears when it is complete.
+    .FOLDER.partial: --resume, with the same options, continues to the same bytes. The folder appears when complete.
 
     Examples:
       janus distill

@@ -57,9 +57,9 @@ def decode(
         job = _Decoding(found, folder, plan, text, split or "test", None if out == STDIN else out, jsonl, trace)
         job.name_files([*words, "--run", str(found.path)], is_named=checkpoint is not None, force=force)
         if job.records is not None:
-            begun = job.records.begun_with() if resume and checkpoint is None else {}
-            other = found.checkpoints / str(begun.get("checkpoint"))
-            if begun.get("sha256") != job.weights and other.is_dir() and fingerprint(other) == begun["sha256"]:
+            earlier = job.records.earlier_header() if resume and checkpoint is None else {}
+            other = found.checkpoints / str(earlier.get("checkpoint"))
+            if earlier.get("sha256") != job.weights and other.is_dir() and fingerprint(other) == earlier["sha256"]:
                 return prepare(found, other)  # `best` has moved since
             job.records.check(resume=resume, force=force)
         elif resume:
@@ -79,7 +79,7 @@ def decode(
 def begin(device: str, threads: int | None, *, resume: bool, force: bool) -> torch.device:
     """What `decode` and `distill` begin with; the device to compute on."""
     if resume and force:
-        raise UsageError("--resume and --force exclude each other", "--resume goes on, --force starts over")
+        raise UsageError("--resume and --force exclude each other", "--resume continues, --force starts over")
     if threads:
         torch.set_num_threads(threads)
     return choose_device(device)
@@ -95,7 +95,7 @@ class Job:
 
     @property
     def deciding(self) -> dict[str, Any]:
-        """The options that decide what is written: who ran out of memory may resume with smaller batches."""
+        """The options that decide what is written; after running out of memory, batches may be smaller."""
         return {name: value for name, value in self.plan.used.items() if name != "batch_sentences"}
 
     def announce(self, what: str, lines: str, mode: str, unit: str) -> None:
@@ -103,7 +103,7 @@ class Job:
         used = ", ".join(f"{name} {value}" for name, value in self.plan.used.items())
         console.say(f"{what} {lines} with {self.run.path}, checkpoint {self.folder.name}: {mode}{used}")
         if self.records is not None and self.records.resumed:
-            console.say(f"going on after {self.records.progress.done:,} finished {unit}")
+            console.say(f"resuming after {self.records.progress.done:,} finished {unit}")
 
     def load(self, device: torch.device) -> None:
         """Loads the model: nothing of the checkpoint is needed after this."""
@@ -227,7 +227,7 @@ class _Decoding(Job):
                     stream.write(b"".join(map(self.asked, records)))
                     stream.flush()
 
-            for earlier in self.records.kept(lines) if self.records else ():  # who reads the stream gets all lines
+            for earlier in self.records.replay(lines) if self.records else ():  # who reads the stream gets all lines
                 flow(earlier)
             # A bar would be drawn into the lines that a person reads.
             if not self.trace and not (stream is sys.stdout.buffer and sys.stdout.isatty()):

@@ -50,9 +50,9 @@ def distill(
 ) -> Path:  # fmt: skip
     """Makes prepared data with a teacher's targets; returns the folder. See the options of `janus distill`.
 
-    source: text to decode besides the training pairs. surest: the share of it that stays, see `write`; it may be
-    another one on resuming. options: names and values of the decoding section. words: the command line but for the run,
-    --checkpoint, --out, --resume and --force, to tell how to do it again.
+    source: more text to decode. surest: the share of its outputs to keep, see `write`; it may change on resuming.
+    options: names and values of the decoding section. words: the command line but for the run, --checkpoint, --out,
+    --resume and --force, for the command that repeats or resumes this one.
 
     Raises:
         JanusError: see `errors.py`; a signal raises Stopped.
@@ -65,15 +65,15 @@ def distill(
         """Checks everything that can be checked beforehand, then loads the model."""
         recipe = own_recipe(folder, changes)
         plan = _plan(found, recipe, options or {}, changes)
-        place = out or runs.distilled_dir(recipe)
-        if not resume:  # whether a resumed one may replace it was said when it began
-            must_be_free(place, force=force, is_ours=is_prepared, what=PREPARED)
-        job = _Distillation(found, folder, plan, Sources(_prepared(found, recipe), recipe, source), place, surest)
+        target = out or runs.distilled_dir(recipe)
+        if not resume:  # when resuming, the permission of the first call holds
+            must_be_free(target, force=force, is_ours=is_prepared, what=PREPARED)
+        job = _Distillation(found, folder, plan, Sources(_prepared(found, recipe), recipe, source), target, surest)
         job.describe(words, f" --out {shlex.quote(str(out))}" if out else "", device=chosen, force=force)
         job.records.check(resume=resume, force=force)
         job.announce("would decode" if dry_run else "decoding", job.sources.named(surest), "", "sentences")
         if dry_run:
-            console.say(f"would write {place}")
+            console.say(f"would write {target}")
         else:
             job.load(chosen)
         return job
@@ -86,7 +86,7 @@ def distill(
 
 
 def _plan(run: Run, recipe: Recipe, options: Mapping[str, Any], changes: Sequence[str]) -> Plan:
-    """How to decode: left to right, one hypothesis."""
+    """Decodes left to right, one hypothesis each."""
     if not OBJECTIVES[recipe.objective.name].ar:
         raise UsageError(
             f"{run.path} was trained with objective {recipe.objective.name}: it has no autoregressive side to distil",
@@ -102,7 +102,7 @@ def _prepared(run: Run, recipe: Recipe) -> Prepared:
     """The data that the run was trained on.
 
     Raises:
-        DataError: it is gone, or it was made anew from something else.
+        DataError: it is gone, or was prepared again from other text.
     """
     trained_on = read_json(run.manifest)
     recorded = Path(trained_on.get("prepared", ""))
@@ -116,47 +116,41 @@ def _prepared(run: Run, recipe: Recipe) -> Prepared:
 
 
 class Sources:
-    """What a teacher decodes: ids of the sources of the training pairs, then of the lines of each file. Re-iterable.
+    """Ids of the sources to decode: those of the training pairs, then the lines of each file. Can be read repeatedly.
 
     Raises:
-        DataError: a file cannot be used (see `lines.check`), or was changed meanwhile.
+        DataError: a file cannot be used (see `lines.check`), or has changed.
     """
 
     def __init__(self, prepared: Prepared, recipe: Recipe, files: Sequence[Path] = ()) -> None:
         self.prepared, self.recipe = prepared, recipe
         self.files = [check(path) for path in files]
-
-    @property
-    def lines(self) -> int:
-        """Of all files."""
-        return sum(file.lines for file in self.files)
+        self.lines = sum(file.lines for file in self.files)
 
     def __len__(self) -> int:
         return len(self.prepared.train) + self.lines
 
+    def __iter__(self) -> Iterator[list[int]]:
+        for index in range(len(self.prepared.train)):
+            yield self.prepared.train.pair(index)[0].tolist()
+        clean = cleaner(self.recipe.data.clean)
+        for file in self.files:
+            if sha256(file.path) != file.sha256:
+                raise DataError(f"{file.path} was changed meanwhile", "restore it, and continue with --resume")
+            lines = iter(Lines(file.path, clean, strict=True))
+            while chunk := list(islice(lines, CHUNK_LINES)):
+                yield from self.prepared.tokenizers.source.encode(chunk)
+
     def named(self, surest: float) -> str:
-        """What they are, for people."""
+        """What is decoded, for people."""
         more = f" and {self.lines:,} lines of text" if self.lines else ""
         more += f", of which the surest {100 * surest:g} % stay," if surest < 1 else ""
         return f"the {len(self.prepared.train):,} training sources of {self.prepared.folder}{more}"
 
-    def __iter__(self) -> Iterator[list[int]]:
-        for index in range(len(self.prepared.train)):
-            yield self.prepared.train.pair(index)[0].tolist()
-        for file in self.files:
-            yield from self._read(file)
-
-    def about(self) -> dict[str, Any]:
-        """What there is besides the training pairs, for the manifest; empty where there is nothing."""
+    def described(self) -> dict[str, Any]:
+        """The files, for the manifest; empty if there are none."""
         files = [{"path": str(file.path.resolve()), "lines": file.lines, "sha256": file.sha256} for file in self.files]
         return {"sources": files} if files else {}
-
-    def _read(self, file: TextFile) -> Iterator[list[int]]:
-        if sha256(file.path) != file.sha256:
-            raise DataError(f"{file.path} was changed meanwhile", "put back what it was, and go on with --resume")
-        lines = iter(Lines(file.path, cleaner(self.recipe.data.clean), strict=True))
-        while some := list(islice(lines, CHUNK_LINES)):
-            yield from self.prepared.tokenizers.source.encode(some)
 
 
 class IdLines:
@@ -173,7 +167,7 @@ class IdLines:
 
 
 class _Distillation(Job):
-    """out: the folder to make. about: what its manifest will say of the teacher."""
+    """out: the folder to make. teacher: what its manifest will say of the teacher."""
 
     records: Records
 
@@ -181,15 +175,11 @@ class _Distillation(Job):
         super().__init__(run, folder, plan)
         self.sources, self.out, self.surest = sources, out, surest
 
-    def describe(self, words: Sequence[str], place: str, *, device: torch.device, force: bool) -> None:
-        """Decides where the outputs are kept, and what the manifest will say.
-
-        words: the command. place: what names the folder in it.
-        """
-        name, prepared = self.run.name_of(self.folder), self.sources.prepared
+    def describe(self, words: Sequence[str], out_option: str, *, device: torch.device, force: bool) -> None:
+        """Fills in `teacher`, with the command that repeats this one, and `records`, with the one that resumes it."""
+        name, prepared, more = self.run.name_of(self.folder), self.sources.prepared, self.sources.described()
         command = shlex.join(["janus", "distill", str(self.run.path), "--checkpoint", name, *words])
-        more = self.sources.about()
-        self.about = {
+        self.teacher = {
             "run": str(self.run.path), "checkpoint": name, "sha256": self.weights,
             "objective": self.plan.recipe.objective.name, "options": self.plan.used, "device": str(device),
             "torch": torch.__version__, "command": command, "prepared": str(prepared.folder.resolve()),
@@ -198,71 +188,70 @@ class _Distillation(Job):
         decisive = {**self.deciding, "data": prepared.train.fingerprint}
         if more:
             decisive["source"] = {file["path"]: file["sha256"][:12] for file in more["sources"]}
-        weights = name, self.weights
-        self.records = Records(self.out, {self.out: force}, weights, decisive, f"{command}{place} --resume", ELSEWHERE)
+        resume = f"{command}{out_option} --resume"
+        self.records = Records(self.out, {self.out: force}, (name, self.weights), decisive, resume, ELSEWHERE)
 
     def distill(self) -> None:
-        """Decodes, makes the folder, and says what to do with it."""
+        """Decodes, makes the folder, and says how to train on it."""
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
             raise DataError(f"{self.out} cannot be written: {problem.strerror}", ELSEWHERE) from None
         with self.records.opened():
             self._decode()
-            about = {**self.about, "step": self.step, "seconds": self.records.progress.seconds}
-            replace = self.records.files[self.out]
-            written = write(self.sources, self._outputs, self.out, about, surest=self.surest, force=replace)
-        if at_limit := written["distilled"]["at_limit"]:
+            teacher = {**self.teacher, "step": self.step, "seconds": self.records.progress.seconds}
+            force = self.records.files[self.out]
+            manifest = write(self.sources, self._outputs, self.out, teacher, surest=self.surest, force=force)
+        if at_limit := manifest["distilled"]["at_limit"]:
             console.warn(f"{at_limit:,} outputs reached the longest length allowed; they are kept")
         name = self.plan.recipe.name
         known = name if name in recipe_load.available() else self.run.path / "recipe.yaml"
         console.say(
-            f"{written['splits']['train']['kept']:,} pairs written to {self.out}; next: janus train --recipe {known} "
+            f"{manifest['splits']['train']['kept']:,} pairs written to {self.out}; next: janus train --recipe {known} "
             f"--objective cmlm --prepared {self.out} --run {runs.RUNS / f'{name}-cmlm-distilled'}"
         )
 
     def _decode(self) -> None:
-        """Decodes the sources that are not done yet, as lines of ids."""
+        """Decodes the remaining sources, as lines of ids."""
         both = self.translator.tokenizers
         self.translator.tokenizers = Tokenizers(IdLines(both.source), IdLines(both.target), both.files)
         lines = (" ".join(map(str, ids)) for ids in self.sources)
         with console.progress("distilling", len(self.sources), start=self.records.progress.done) as bar:
             self.translator.advance = bar.advance
-            for _ in chain(self.records.kept(lines), self.windows(lines, full=False)):
+            for _ in chain(self.records.replay(lines), self.windows(lines, full=False)):
                 pass
 
     def _outputs(self) -> Iterator[Record]:
-        return (record for window in self.records.windows() for record in window)
+        return chain.from_iterable(self.records.windows())
 
 
 def write(
-    sources: Sources, read: Callable[[], Iterable[Record]], out: Path, about: Mapping[str, Any], *,
+    sources: Sources, outputs: Callable[[], Iterable[Record]], out: Path, teacher: Mapping[str, Any], *,
     surest: float = 1.0, force: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    """Makes the folder `out`, whole or not at all: the data of `sources.prepared`, but with other training pairs.
+    """Makes the folder `out`, complete or not at all: the data of `sources.prepared` with other training pairs.
 
-    read: gives a record (score, ids as hypothesis) for each of the sources. about: who wrote them, for the manifest;
-    its `options` are the decoding options. Pairs that the recipe's data section does not let in are dropped. surest: of
-    the outputs for further sources, empty ones not counted, this share stays, those with the highest scores and what
-    equals the lowest of them. Memory is bounded (but see `prepare` for `data.deduplicate`; surest < 1 needs 24 bytes a
-    further source).
+    outputs: reads the teacher's output (score, and ids as hypothesis) for each source. teacher: for the manifest; its
+    `options` are the decoding options. Pairs that the recipe's data section excludes are dropped. surest: the share of
+    the non-empty outputs for further sources to keep: those with the highest scores, and ties with the lowest of them.
+    Memory is bounded (but see `prepare` for `data.deduplicate`; surest < 1 needs 16 bytes a further source).
 
     Returns:
-        The manifest, as written. Its `distilled` is `about` and at_limit: how many of the outputs that are let in have
-        all tokens allowed; with surest < 1 also surest and least_score, the lowest score that it let in.
+        The manifest. Its `distilled` is `teacher` and at_limit: how many kept outputs have all tokens allowed; with
+        surest < 1 also surest and least_score, the lowest score that was kept.
 
     Raises:
-        DataError: no pair is left, a record is damaged, or a file of the sources was changed.
-        UsageError: `out` is there and `force` is not given.
+        DataError: no pair is left, an output is damaged, or a file of the sources has changed.
+        UsageError: `out` exists, and `force` is not given.
     """
     prepared = sources.prepared
     before, count = prepared.manifest, len(sources)
-    pairs = _Pairs(sources, read, Decoding(**about["options"]))
+    pairs = _Pairs(sources, outputs, Decoding(**teacher["options"]))
     target = pairs.survey(surest)
     source = TextFile(prepared.folder, count, 0, prepared.train.fingerprint)
     with whole_folder(out, force=force, is_ours=is_prepared, what=PREPARED) as folder:
         copy_files([name for name in before["files"] if name not in store_files("train")], prepared.folder, folder)
-        origin = {"data": prepared.train.fingerprint, "teacher": about["sha256"]}
+        origin = {"data": prepared.train.fingerprint, "teacher": teacher["sha256"]}
         train = write_split(
             folder, Split("train", source, target), pairs.filtered(), prepared.tokenizers, origin=origin, joiner="",
             made_here=True,
@@ -275,31 +264,30 @@ def write(
             )
         console.say(f"{train['kept']:,} of {count:,} pairs kept" + (f"; dropped: {lost}" if lost else ""))
         train["text"]["source"] = before["splits"]["train"]["text"]["source"]
-        found = {"at_limit": pairs.at_limit}
-        chosen = {"surest": surest, "least_score": pairs.least} if surest < 1 else {}
-        splits = {**before["splits"], "train": train}
-        return seal(folder, {**before, "splits": splits, "distilled": {**about, **found, **chosen}})
+        distilled = {**teacher, "at_limit": pairs.at_limit}
+        if surest < 1:
+            distilled |= {"surest": surest, "least_score": pairs.least}
+        return seal(folder, {**before, "splits": {**before["splits"], "train": train}, "distilled": distilled})
 
 
 class _Pairs:
-    """Sources beside the teacher's outputs, in chunks.
+    """Sources with the teacher's outputs, in chunks.
 
-    at_limit: how many that were let in so far have all tokens allowed. least: the lowest score with which a further
-    source stays.
+    at_limit: kept pairs so far whose output has all tokens allowed. least: the lowest score to keep of further sources.
     """
 
-    def __init__(self, sources: Sources, read: Callable[[], Iterable[Record]], options: Decoding) -> None:
-        self.sources, self.read, self.options = sources, read, options
+    def __init__(self, sources: Sources, outputs: Callable[[], Iterable[Record]], options: Decoding) -> None:
+        self.sources, self.outputs, self.options = sources, outputs, options
         self.own, self.at_limit, self.least = len(sources.prepared.train), 0, -inf
 
     def survey(self, surest: float) -> TextFile:
-        """Goes through all outputs once: their digest, as lines `score<TAB>ids`, and the lowest score that stays.
+        """Reads all outputs once: their digest, as lines `score<TAB>ids`; and finds `least`.
 
         Raises:
-            DataError: there are not as many as sources, or they are no score and known ids.
+            DataError: there are not as many as sources, or one is no score with known ids.
         """
         digest, size, count, scores = hashlib.sha256(), 0, 0, array("d")
-        for record in self.read():
+        for record in self.outputs():
             score, ids = self._parsed(record)
             if count >= self.own and ids and surest < 1:
                 scores.append(score)
@@ -313,29 +301,28 @@ class _Pairs:
         return TextFile(Path(), count, size, digest.hexdigest())
 
     def filtered(self) -> Iterator[Encoded]:
-        """The pairs that the recipe's data section lets in, for `write_split`."""
-        inputs, outputs, first = iter(self.sources), map(self._parsed, self.read()), 0
-        while some := list(islice(inputs, CHUNK_LINES)):
-            yield self._chunk(some, list(islice(outputs, len(some))), max(0, self.own - first))
-            first += len(some)
+        """The pairs that the recipe's data section admits, for `write_split`."""
+        inputs, outputs, first = iter(self.sources), map(self._parsed, self.outputs()), 0
+        while chunk := list(islice(inputs, CHUNK_LINES)):
+            yield self._chunk(chunk, list(islice(outputs, len(chunk))), max(0, self.own - first))
+            first += len(chunk)
 
     def _chunk(self, inputs: Sequence[list[int]], outputs: Sequence[tuple[float, list[int]]], own: int) -> Encoded:
         """own: how many of these, at the front, are training pairs."""
-        scores, rows = [score for score, _ in outputs], [row for _, row in outputs]
+        data, rows = self.sources.recipe.data, [ids for _, ids in outputs]
         source, target = Ragged.of(inputs), Ragged.of(rows)
-        most = self._most(torch.from_numpy(source.lengths))
-        kept, dropped = filter_pairs("train", self.sources.recipe.data, source.lengths, target.lengths, set())
-        unsure = kept & (np.array(scores) < self.least)
+        kept, dropped = filter_pairs("train", data, source.lengths, target.lengths, set())
+        unsure = kept & (np.array([score for score, _ in outputs]) < self.least)
         unsure[:own] = False
         dropped["unsure"] = int(unsure.sum())
         kept &= ~unsure
-        self.at_limit += int((kept & (target.lengths >= most)).sum())
-        numbers = np.flatnonzero(kept).tolist() if self.sources.recipe.data.deduplicate else []
+        self.at_limit += int((kept & (target.lengths >= self._most(torch.from_numpy(source.lengths)))).sum())
+        numbers = np.flatnonzero(kept).tolist() if data.deduplicate else []
         keys = [key(str(inputs[row]), str(rows[row])) for row in numbers]
         return Encoded(len(rows), source.keep(kept), target.keep(kept), keys, ([], []), dropped, 0)
 
     def _most(self, lengths: torch.Tensor) -> np.ndarray:
-        """Tokens that an output may have, for each source. lengths: of the sources."""
+        """The most tokens that an output may have. lengths: of the sources."""
         recipe = self.sources.recipe
         if recipe.ar_stream == "masks":  # its length is predicted
             return np.full(len(lengths), recipe.model.max_length - 2)

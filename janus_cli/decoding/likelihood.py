@@ -1,4 +1,4 @@
-"""How likely a model finds given translations: P_AR, P_NAR and P_AUX of their tokens, in a pass each."""
+"""The probability of given translations: P_AR, P_NAR and P_AUX of their tokens, in one decoder pass each."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from janus_cli.decoding.modes import Plan
 
 @dataclass(frozen=True)
 class Score:
-    """Log-probabilities in nats of one translation, given its source, over the tokens that decoding may write.
+    """Log-probabilities in nats of one translation, given its source; over the tokens that decoding may write.
 
-    tokens: of the translation. logps: by name of a distribution, for each token that it predicts, from left to right:
-    `ar` predicts all tokens, then the end (unless its side knows the length, as in mpnet); `nar` and `aux` the hidden
-    tokens; `nar` of an objective without lengths (bang) all tokens and the end.
+    tokens: of the translation. logps: by distribution, for each token that it predicts, from left to right. `ar`
+    predicts all tokens, then </s> (not where its length is known first, as in mpnet); `nar` and `aux` predict the
+    hidden tokens; `nar` of an objective without lengths (bang) all tokens and </s>.
     """
 
     tokens: list[str]
@@ -51,7 +51,7 @@ def token_logps_of(
 ) -> Iterator[dict[str, list[float]]]:
     """`Score.logps` of each row of target ids.
 
-    source: (B, S) int64, tokens then EOS, PAD behind. hidden: places in each row, from 0.
+    source: (B, S) int64, tokens then EOS, PAD on the right. hidden: positions in each row, from 0.
     """
     target = framed(pad(rows)).to(source.device)  # (B, T): BOS, tokens, EOS, PAD
     chosen = torch.zeros(target.shape, dtype=torch.bool, device=source.device)

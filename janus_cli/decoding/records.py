@@ -1,11 +1,11 @@
-"""Records that grow for hours in one JSONL file and survive whatever stops the work.
+"""Output of long decodings that survives interruption: one JSONL file of records, from which files are made at the end.
 
     .NAME.partial   line 1: how the records are made (weights, options, files to make)
-                    then the records, each with the input that it answers
-                    behind each window of them a line {"done": …}: up to here everything is there
+                    then the records, each with its input
+                    after each window of records a line {"done": …}: everything before it is complete
 
-One process at a time writes it, and holds a lock. A later one cuts it behind the last `done` line and goes on from
-there. When all is done, the files that were asked for are made from the records, and the partial file goes.
+One process at a time writes the file, and holds a lock on it. To resume, a process truncates it after the last `done`
+line. When everything is decoded, the files are made from the records, and the partial file is deleted.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from janus_cli.files import sync as sync_folder
 
 FORMAT = 2
 DONE = b'{"done": '
-SYNC_SECONDS = 10.0  # how much of the work a power cut may take; the end of the process takes nothing
+SYNC_SECONDS = 10.0  # work that a power cut may lose; a killed process loses one window
 START_OVER = "--force starts over"
 
 Record = dict[str, Any]
@@ -44,9 +44,9 @@ Form = Callable[[Record], bytes]  # what a record becomes in a file
 
 
 class Progress(NamedTuple):
-    """done: finished records. tokens, passes, seconds: what they took, in all processes together.
+    """done: complete records. tokens, passes, seconds: spent on them, by all processes together.
 
-    published: all records are there, and the files were about to get their names.
+    published: all records are complete, and the files are being renamed into place.
     """
 
     done: int = 0
@@ -57,11 +57,14 @@ class Progress(NamedTuple):
 
 
 class Records:
-    """Records in the order of the input, from which files are made.
+    """Records in input order.
 
-    name: what the partial file is named after. files: those to make, and whether one that is there may be replaced.
-    checkpoint: name and sha256 of the weights. options: what else must be equal to resume. For people: the command that
-    resumes, and `elsewhere`, how to name other files.
+    Args:
+        name: the file or folder after which the partial file is named.
+        files: the files to make, and whether an existing one may be replaced.
+        checkpoint: name and sha256 of the weights.
+        options: everything else that must be equal to resume.
+        command: resumes; elsewhere: how to name other files. For hints.
     """
 
     def __init__(
@@ -70,47 +73,47 @@ class Records:
     ) -> None:  # fmt: skip
         self.name, self.files, self.elsewhere = name, dict(files), elsewhere
         self.path = name.with_name(f".{name.name}.partial")
-        self.go_on = f"go on with: {command}"
+        self.resume_hint = f"resume with: {command}"
         self.header = {
             "format": FORMAT, "files": [path.name for path in files], "replace": list(files.values()),
             "checkpoint": checkpoint[0], "sha256": checkpoint[1], "options": json.loads(json.dumps(options)),
         }  # fmt: skip
         self.progress = Progress()
-        self.resumed = False  # whether an earlier process made some of the records, or all
-        self._end = 0  # of the last finished window, in bytes
+        self.resumed = False  # whether an earlier process made some of the records
+        self._end = 0  # of the last complete window, in bytes
         self._synced = time.monotonic()
 
-    def begun_with(self) -> Record:
-        """The header of what is there already; empty where there is none, or none that can be read."""
+    def earlier_header(self) -> Record:
+        """The header of an existing partial file; empty if there is none, or none that can be read."""
         with suppress(OSError), self.path.open("rb") as file:
             return _parsed(file.readline())
         return {}
 
     def check(self, *, resume: bool, force: bool) -> None:
-        """Whether to begin or to resume, and from where; before anything is made or loaded.
+        """Finds the point to start from, before anything is written or loaded.
 
         Raises:
-            UsageError: something is in the way, there is nothing to resume, or it was begun with other options.
-            CheckpointError: it was begun with other weights.
+            UsageError: something is in the way, there is nothing to resume, or the options differ.
+            CheckpointError: the weights differ.
             DataError: the partial file is damaged.
             RunInUseError: another process is writing it.
         """
-        kept = Progress() if force else self._find_progress()
-        if resume and not kept.done:
+        earlier = Progress() if force else self._find_progress()
+        if resume and not earlier.done:
             raise UsageError(f"--resume: no finished line is kept in {self.path}", "leave out --resume to begin")
-        if kept.done and not resume:
+        if earlier.done and not resume:
             raise UsageError(
-                f"{self.path} holds {kept.done:,} finished lines of a decoding that was stopped",
-                f"{self.go_on}; {START_OVER}",
+                f"{self.path} holds {earlier.done:,} finished lines of a decoding that was stopped",
+                f"{self.resume_hint}; {START_OVER}",
             )
         if resume:
-            self.progress, self.resumed, begun = kept, True, self.begun_with()
-            self._must_agree(begun)
-            self.files = dict(zip(self.files, begun["replace"], strict=True))
+            self.progress, self.resumed, header = earlier, True, self.earlier_header()
+            self._must_agree(header)
+            self.files = dict(zip(self.files, header["replace"], strict=True))
         self._must_be_free("overwrite it with --force, or name another file")
 
     def _find_progress(self) -> Progress:
-        """What the last `done` line says; `_end` is where it ends."""
+        """Reads the last `done` line, and sets `_end` to where it ends."""
         progress, end = Progress(), 0
         try:
             with self.path.open("rb") as file:
@@ -127,14 +130,14 @@ class Records:
             raise self._not_writable(self.name, problem) from None
         return progress
 
-    def _must_agree(self, begun: Record) -> None:
-        if begun["sha256"] != self.header["sha256"]:
+    def _must_agree(self, earlier: Record) -> None:
+        if earlier["sha256"] != self.header["sha256"]:
             raise CheckpointError(
-                f"{self.path} was begun with the weights of {begun['checkpoint']}, "
+                f"{self.path} was begun with the weights of {earlier['checkpoint']}, "
                 f"those of {self.header['checkpoint']} are others",
                 f"name it with --checkpoint if it is still there; {START_OVER}",
             )
-        before, now = ({"files": header["files"], **header["options"]} for header in (begun, self.header))
+        before, now = ({"files": header["files"], **header["options"]} for header in (earlier, self.header))
         different = [
             f"{name} {json.dumps(before.get(name))}, now {json.dumps(now.get(name))}"
             for name in {**before, **now}
@@ -148,7 +151,7 @@ class Records:
 
     def _must_be_free(self, hint: str) -> None:
         if self.progress.published:
-            return  # what has one of the names by now was made by the process that was stopped
+            return  # what exists under these names was made by the process that was stopped
         for path, replaceable in self.files.items():
             is_empty_folder = path.is_dir() and not any(path.iterdir())
             if path.exists() and not replaceable and not is_empty_folder:
@@ -156,14 +159,14 @@ class Records:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Holds the partial file open, and deletes it at the end, when everything was made from it.
+        """Holds the partial file open and locked; deletes it after a block that ends well.
 
         Raises:
-            DataError: it cannot be made.
-            RunInUseError: another process is writing it.
-            Stopped: an Interrupt came. This and other errors from inside say what is kept and how to resume.
+            DataError: a file cannot be written.
+            RunInUseError: another process is writing the partial file.
+            Stopped: for an Interrupt. This and other errors from the block say what is kept and how to resume.
         """
-        for path in self.files:  # which may be needed in hours only
+        for path in self.files:  # found out now, not when hours of work are done
             try:
                 TemporaryFile(dir=path.parent).close()
             except OSError as problem:
@@ -183,14 +186,14 @@ class Records:
                 raise
             self.path.unlink()
         finally:
-            with suppress(OSError):  # what did not fit on the disk still does not
+            with suppress(OSError):  # on a full disk, closing fails as writing did
                 self._file.close()
 
     def windows(self) -> Iterator[list[Record]]:
-        """The finished records, as many at a time as were added together.
+        """The complete records, in the windows in which they were added.
 
         Raises:
-            DataError: they are damaged.
+            DataError: the file is damaged.
         """
         count, window = 0, list[Record]()
         with self.path.open("rb") as file:
@@ -203,24 +206,24 @@ class Records:
                     if "source" not in window[-1]:
                         break
         if count != self.progress.done:
-            raise DataError(f"{self.path} is damaged behind record {count:,}", START_OVER)
+            raise DataError(f"{self.path} is damaged after record {count:,}", START_OVER)
 
-    def kept(self, lines: Iterator[str]) -> Iterator[list[Record]]:
-        """The windows that are there already; takes the lines that they answer from `lines`.
+    def replay(self, lines: Iterator[str]) -> Iterator[list[Record]]:
+        """The windows of an earlier process; consumes their input from `lines`.
 
         Raises:
-            DataError: they answer other lines, or are damaged.
+            DataError: the input differs, or the file is damaged.
         """
         for window in self.windows():
             if any(next(lines, None) != record["source"] for record in window):
                 raise DataError(
                     f"the input does not begin with the {self.progress.done:,} lines that are done",
-                    "give the text that it was begun with, or start over with --force",
+                    "give the same text as before, or start over with --force",
                 )
             yield window
 
     def add(self, window: Sequence[Record], tokens: int, passes: int, seconds: float) -> None:
-        """Adds some records. tokens, passes, seconds: see Progress."""
+        """Appends a window of records. tokens, passes, seconds: see Progress."""
         progress = Progress(self.progress.done + len(window), tokens, passes, round(seconds, 3))
         self._append(b"".join(map(as_json, window)), progress)
         if time.monotonic() - self._synced > SYNC_SECONDS:
@@ -232,10 +235,10 @@ class Records:
         self.progress, self._end = progress, self._file.tell()
 
     def publish(self, forms: Sequence[Form]) -> None:
-        """Makes the files, each in its form; they get their names when all are complete.
+        """Makes the files, each in its form. They are renamed into place when all are complete.
 
         Raises:
-            UsageError: one has come into being meanwhile; then none is made.
+            UsageError: one has appeared meanwhile; then none is made.
         """
         self._must_be_free("move it away")
         self._append(b"", self.progress._replace(published=True))
@@ -248,36 +251,36 @@ class Records:
                     _write(file, b"".join(map(form, window)))
             for file in files:
                 _write(file, b"", sync=True)
-        for whole, path in zip(new, self.files, strict=True):
-            whole.replace(path)
+        for temporary, path in zip(new, self.files, strict=True):
+            temporary.replace(path)
             sync_folder(path.parent)
 
     def _explain(self, problem: BaseException) -> None:
-        """Says what is kept, in words that fit the problem; without a finished line nothing is."""
-        gone = isinstance(problem, BrokenPipeError)
-        # Who read a split's hypotheses from a pipe and went away asked for no file.
-        if not self.progress.done or (gone and not self.resumed):
+        """Adds to an error what is kept and how to resume. Deletes a partial file without records."""
+        pipe_closed = isinstance(problem, BrokenPipeError)
+        # `janus decode | head` is no decoding to resume, unless an earlier process began it.
+        if not self.progress.done or (pipe_closed and not self.resumed):
             self.path.unlink(missing_ok=True)
             if isinstance(problem, Interrupt):
                 raise Stopped(problem.number, f"{problem} before a line was finished") from None
             return
         kept = f"{self.progress.done:,} finished lines are kept in {self.path}"
         if isinstance(problem, Interrupt):
-            raise Stopped(problem.number, f"{problem}; {kept}", self.go_on) from None
+            raise Stopped(problem.number, f"{problem}; {kept}", self.resume_hint) from None
         if isinstance(problem, JanusError):
             problem.message = f"{problem.message}; {kept}"
-            if isinstance(problem, OutOfMemoryError):  # its hint is an option, and the last one of a name counts
-                problem.hint = self.go_on.replace(" --resume", f" {problem.hint} --resume", 1)
+            if isinstance(problem, OutOfMemoryError):  # its hint is an option; of two equal ones the last counts
+                problem.hint = self.resume_hint.replace(" --resume", f" {problem.hint} --resume", 1)
             elif START_OVER not in problem.hint:
-                problem.hint = "; ".join(filter(None, [problem.hint, self.go_on]))
-        elif isinstance(problem, OSError) and not gone:
+                problem.hint = "; ".join(filter(None, [problem.hint, self.resume_hint]))
+        elif isinstance(problem, OSError) and not pipe_closed:
             message = f"{problem.filename or 'output'}: {problem.strerror}; {kept}"
-            raise JanusError(message, f"when that is mended, {self.go_on}") from None
-        elif not gone:
-            console.warn(f"{kept}; {self.go_on}")
+            raise JanusError(message, f"then {self.resume_hint}") from None
+        elif not pipe_closed:
+            console.warn(f"{kept}; {self.resume_hint}")
 
     def _lock(self, file: BinaryIO, kind: int = fcntl.LOCK_EX) -> None:
-        """Until the file is closed; the kernel frees it when the process ends, however it ends."""
+        """Locks until the file is closed; the kernel unlocks it when the process ends, however it ends."""
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -294,7 +297,7 @@ def as_json(record: Record) -> bytes:
 
 
 def _parsed(line: bytes) -> Record:
-    """Empty where it is no such line: half of one, from when the disk was full, or damaged."""
+    """A line of JSON; empty if it is cut off or damaged."""
     with suppress(ValueError):
         values = json.loads(line)
         return values if isinstance(values, dict) else {}
@@ -308,5 +311,5 @@ def _write(file: BinaryIO, data: bytes, *, sync: bool = False) -> None:
         if sync:
             os.fsync(file.fileno())
     except OSError as problem:
-        problem.filename = file.name  # which the system leaves out
+        problem.filename = file.name  # the system does not name it
         raise

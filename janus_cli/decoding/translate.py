@@ -1,4 +1,4 @@
-"""Lines -> results: sorts lines by length into batches, decodes them, and puts the results back in order."""
+"""Texts -> results: sorts texts by length into batches, decodes them, and restores the order. The Python API."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from janus_cli.errors import CheckpointError, DataError, OutOfMemoryError, Usage
 from janus_cli.runs import Run
 from janus_cli.training.checkpoint import load_model, read_checkpoint
 
-# Lines are sorted within windows of so many batches: memory is bounded, and so is what a stop loses.
+# Lines are sorted within windows of so many batches: this bounds memory, and what an interruption loses.
 WINDOW_BATCHES = 16
 NOTHING = Output([], [], 0.0, 0)
 DIGITS = 6  # of scores and log-probabilities that are written
@@ -35,7 +35,7 @@ DIGITS = 6  # of scores and log-probabilities that are written
 
 @dataclass(frozen=True)
 class Result:
-    """One input line, from 0, and what became of it, best hypothesis first. An empty line gives an empty text."""
+    """One input text and its hypotheses, best first; an empty text gives an empty hypothesis. index: from 0."""
 
     index: int
     source: str
@@ -50,17 +50,17 @@ class Result:
 
     @property
     def tokens(self) -> list[str]:
-        """Its pieces, without the end."""
+        """Its pieces, without </s>."""
         return self.tokenizer.pieces(self.outputs[0].tokens)
 
     @property
     def score(self) -> float:
-        """What hypotheses are ranked by: of `nar` the mean log-probability of its tokens, see `janus decode --help`."""
+        """What hypotheses are ranked by: log-probability / length ** length_penalty; without beam search the mean."""
         return self.outputs[0].score
 
     @property
     def logps(self) -> list[float]:
-        """The log-probability of each token in nats; left to right that of the end, too."""
+        """The log-probability of each token in nats; left to right, then that of </s>."""
         return self.outputs[0].logps
 
     @property
@@ -75,12 +75,12 @@ class Result:
 
     @property
     def nbest(self) -> list[Result]:
-        """A result of its own for each hypothesis, best first."""
+        """Each hypothesis as a result, best first."""
         pairs = zip(self.outputs, self.texts, strict=True)
         return [replace(self, outputs=[output], texts=[text]) for output, text in pairs]
 
     def record(self, *, full: bool, traced: bool = False) -> dict[str, Any]:
-        """index, source, the fields of the best hypothesis, and, where there are several, all of them as `nbest`.
+        """index, source, the fields of the best hypothesis, and, if there are several, all of them as `nbest`.
 
         full: with tokens, ids, log-probabilities, length and passes; else text and score. traced: with each pass.
         """
@@ -123,7 +123,7 @@ def plain(record: dict[str, Any], nbest: int = 1) -> bytes:
 
 @dataclass
 class Timing:
-    """What decoding took. seconds: of each batch, from its start to its end."""
+    """Cost of decoding. seconds: of each batch, from start to end."""
 
     seconds: list[float] = field(default_factory=list)
     sentences: int = 0
@@ -138,15 +138,15 @@ class Timing:
 
 
 class Translator:
-    """A model with its tokenizers and a plan, which says how it decodes unless a call says otherwise.
+    """A model with its tokenizers, and how it decodes by default.
 
-    traced: the first so many lines keep every pass of mask-predict. truncated: lines longer than the model reads.
-    advance: called with a number of lines when these are decoded, for a bar.
+    traced: the first so many lines keep every pass of mask-predict. truncated: counts lines longer than the model
+    reads. advance: called with the number of lines in each decoded batch, for a progress bar.
     """
 
     def __init__(self, generator: Generator, tokenizers: Tokenizers, plan: Plan, traced: int = 0) -> None:
         self.generator, self.tokenizers, self.plan, self.traced = generator, tokenizers, plan, traced
-        self.device = generator.model.output_weight.device
+        self.device, self.side = generator.model.output_weight.device, plan.ar_stream
         self.longest = generator.model.knobs.max_length - 1  # EOS
         self.timing = Timing()
         self.truncated = 0
@@ -155,7 +155,7 @@ class Translator:
     def translate(self, texts: Iterable[str], *, trace: bool = False, **options: Any) -> list[Result]:
         """A result for each text, in order.
 
-        trace: keep every pass of mask-predict. options: of the recipe's decoding section, as `janus decode` has them:
+        trace: keep every pass of mask-predict. options: of the recipe's decoding section, as `janus decode` takes them:
         mode, beam, iters, length_beam, nbest and so on.
 
         Raises:
@@ -165,7 +165,7 @@ class Translator:
         return list(self.translate_lazily(texts, trace=trace, **options))
 
     def translate_lazily(self, texts: Iterable[str], *, trace: bool = False, **options: Any) -> Iterator[Result]:
-        """The same, for texts without end: reads and decodes some batches at a time. Options are checked at once."""
+        """The same for texts without end: reads and decodes a window at a time. Options are checked at once."""
         if isinstance(texts, str):
             raise TypeError("texts are several: translate([text])")
         plan = choose(self.plan.recipe, options)
@@ -176,13 +176,13 @@ class Translator:
     def score(
         self, sources: Sequence[str], targets: Sequence[str], *, hidden: Sequence[Collection[int]] | None = None
     ) -> list[Score]:
-        """How likely the model finds each target, given its source.
+        """The probability of each target, given its source.
 
-        hidden: for each pair, the places of the target tokens, from 0, that P_NAR and P_AUX predict; None: all. The
-        model sees the others.
+        hidden: for each pair, the positions, from 0, of the target tokens that P_NAR and P_AUX predict; by default all.
+        The other tokens are observed.
 
         Raises:
-            UsageError: not as many targets as sources, or places that a target does not have.
+            UsageError: not as many targets as sources, or positions that a target does not have.
             DataError: a target has more tokens than the model has positions.
             OutOfMemoryError: a batch does not fit into memory.
         """
@@ -214,9 +214,9 @@ class Translator:
         return [scores[index] for index in range(len(rows))]
 
     def windows(self, lines: Iterable[str], first: int = 0) -> Iterator[list[Result]]:
-        """The results of all lines in order, some at a time; one at a time where a batch is one sentence.
+        """The results of all lines in order, a window at a time; a line at a time if a batch is one sentence.
 
-        first: the number of the first line.
+        first: the index of the first line.
         """
         size = self.plan.options.batch_sentences
         numbered = enumerate(lines, first)
@@ -251,14 +251,14 @@ class Translator:
         plan = self.plan
         with _fitting(len(ids)):
             source = pad([[*row, EOS] for row in ids]).to(self.device)
-            found = self.generator(source, plan.mode, plan.options, plan.ar_stream, trace)
+            found = self.generator(source, plan.mode, plan.options, self.side, trace)
         self.timing.seconds.append(time.perf_counter() - started)
         return found
 
 
 @contextmanager
 def _fitting(sentences: int) -> Iterator[None]:
-    """Computes a batch inside. Raises OutOfMemoryError: it does not fit into memory."""
+    """Raises OutOfMemoryError if what is inside, a batch, does not fit into memory."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:

@@ -82,7 +82,7 @@ def test_an_interrupted_file_is_resumed_to_the_same_bytes(
     assert "16 finished lines" in err
     code, _, err = janus(*resume_command(err))
     assert code == 0
-    assert "going on after 16 finished lines" in err
+    assert "resuming after 16 finished lines" in err
     assert Path("cut").read_bytes() == Path("whole").read_bytes()
     assert not hidden()
 
@@ -157,7 +157,7 @@ def test_wherever_the_partial_file_is_cut_the_result_is_the_same(janus: Janus, s
         finished = 4 * sum(end <= size for end in windows)
         code, got, err = janus(*SMALL, *(["--resume"] if finished else []))
         assert (code, got) == (0, out), err
-        assert (f"going on after {finished} finished lines" in err) == bool(finished)
+        assert (f"resuming after {finished} finished lines" in err) == bool(finished)
         assert published() == expected
         assert not hidden()
 
@@ -198,7 +198,7 @@ def test_a_killed_decoding_is_resumed(janus: Janus, stop: Stop, where: str, left
     code, _, err = janus(*SMALL, "--output", "mine")
     assert (code, f"{left} finished lines" in err) == (2, True)
     code, _, err = janus(*SMALL, "--output", "mine", "--resume")
-    assert (code, f"going on after {left} finished lines" in err) == (0, True)
+    assert (code, f"resuming after {left} finished lines" in err) == (0, True)
     assert (published(), Path("mine").read_text()) == (expected, out)
     assert json.loads((KEPT / "test.ar.beam3.json").read_bytes())["sentences"] == LINES
     assert not hidden()
@@ -235,7 +235,7 @@ def spoil(old: bytes, new: bytes) -> Callable[[], object]:
         (lambda: Path("mine").write_text("precious"), [*BEGUN, "--resume"], 2, "mine is there already"),
         (spoil(b'{"format": 2', b'{"format": 1'), [*BEGUN], 3, ".mine.partial is damaged"),
         (spoil(b'"format"', b""), [*BEGUN, "--resume"], 3, ".mine.partial is damaged"),
-        (spoil(b'\n{"index"', b'\n"index"'), [*BEGUN, "--resume"], 3, ".mine.partial is damaged behind record 0"),
+        (spoil(b'\n{"index"', b'\n"index"'), [*BEGUN, "--resume"], 3, ".mine.partial is damaged after record 0"),
     ],
 )  # fmt: skip
 def test_what_does_not_belong_together_is_refused_and_nothing_is_lost(
@@ -273,7 +273,7 @@ def test_force_starts_over_and_resuming_keeps_the_permission(janus: Janus, stop:
     stop(2, ctrl_c)
     assert janus(*BEGUN)[0] == 130
     code, _, err = janus(*BEGUN, "--force")
-    assert (code, "going on" in err, Path("mine").read_bytes() == whole) == (0, False, True)
+    assert (code, "resuming" in err, Path("mine").read_bytes() == whole) == (0, False, True)
     assert not hidden()
 
 
@@ -370,7 +370,7 @@ def test_a_full_disk_keeps_what_is_finished(janus: Janus, stop: Stop, form: list
             finished = re.search(r"(\d+) finished lines are kept in .mine.partial", err)
             assert finished
             code, _, err = janus(*resume_command(err))
-            assert (code, f"going on after {finished[1]} finished lines" in err) == (0, True)
+            assert (code, f"resuming after {finished[1]} finished lines" in err) == (0, True)
         else:
             assert limit < 1200  # not one window
             assert janus(*arguments)[0] == 0

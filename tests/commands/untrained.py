@@ -52,7 +52,7 @@ def make_run(root: Path, prepared: Path, objective: str, *changes: str, name: st
 
 def resume_command(err: str) -> list[str]:
     """The arguments of the command that the hint names, behind its verb."""
-    found = re.search(r"go on with: janus \w+ (.*?)( \(with the same text on stdin\))?$", err, re.MULTILINE)
+    found = re.search(r"resume with: janus \w+ (.*?)( \(with the same text on stdin\))?$", err, re.MULTILINE)
     assert found
     return shlex.split(found[1])
 

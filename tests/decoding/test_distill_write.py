@@ -50,7 +50,7 @@ def write(
     records = [{"source": "", "score": score, "hypothesis": " ".join(map(str, row))} for score, row in pairs]
     options = choose(sources.recipe, {"mode": "ar"}).used
     about = {"sha256": "0" * 64, "options": options, "run": "runs/x", "checkpoint": "last", "command": "janus distill"}
-    return distill.write(sources, lambda: records, MADE, about | sources.about(), surest=surest, force=False)
+    return distill.write(sources, lambda: records, MADE, about | sources.described(), surest=surest, force=False)
 
 
 def pairs() -> list[tuple[list[int], list[int]]]:
@@ -149,14 +149,14 @@ def test_a_teacher_that_says_nothing(sources: Sources) -> None:
 
 
 def test_more_sources_are_lines_of_files(sources: Sources) -> None:
-    assert (len(sources), sources.about()) == (60, {})
+    assert (len(sources), sources.described()) == (60, {})
     Path("more.src").write_bytes(b"\xef\xbb\xbfab cd\r\n\nab\n")
     Path("more.src.gz").write_bytes(gzip.compress(b"cd ab"))
     more = Sources(sources.prepared, sources.recipe, [Path("more.src"), Path("more.src.gz")])
     lines = sources.prepared.tokenizers.source.encode(["ab cd", "", "ab", "cd ab"])
     assert list(more) == [*sources, *lines]
     assert len(more) == 64
-    about = [(Path(file["path"]).name, file["lines"]) for file in more.about()["sources"]]
+    about = [(Path(file["path"]).name, file["lines"]) for file in more.described()["sources"]]
     assert about == [("more.src", 3), ("more.src.gz", 1)]
 
 
