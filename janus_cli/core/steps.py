@@ -87,9 +87,9 @@ def ar_scores(model: Transformer, memory: Memory, tokens: Tensor, side: ARSide) 
     stream = ar_stream(framed(tokens), side)
     asked = stream.labelled
     states, gold = model.decode(stream, memory)[asked], stream.labels[asked]  # (R, L, D) -> (N, D), (N,)
-    found = token_logps(model, states, gold, NOR_EOS if side == "masks" else NEVER_WRITTEN)
-    logps = torch.zeros(asked.shape, dtype=found.dtype, device=tokens.device)
-    logps[asked] = found
+    flat = token_logps(model, states, gold, NOR_EOS if side == "masks" else NEVER_WRITTEN)
+    logps = torch.zeros(asked.shape, dtype=flat.dtype, device=tokens.device)
+    logps[asked] = flat
     return logps.sum(1) / asked.sum(1)
 
 

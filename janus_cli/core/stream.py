@@ -239,8 +239,8 @@ def left_to_right(hidden: Tensor) -> Tensor:
 def beside(*streams: Stream) -> Stream:
     """One stream on one clock: the parts see each other as their times say. Keys first, queries last."""
     pick = [(s, slice(0, s.keys)) for s in streams] + [(s, slice(s.keys, None)) for s in streams]
-    parts = {name: torch.cat([getattr(s, name)[:, part] for s, part in pick], dim=1) for name in FIELDS}
-    return Stream(**parts, keys=sum(s.keys for s in streams))
+    fields = {name: torch.cat([getattr(s, name)[:, part] for s, part in pick], dim=1) for name in FIELDS}
+    return Stream(**fields, keys=sum(s.keys for s in streams))
 
 
 def in_span(stream: Stream, index: int | Tensor) -> Stream:

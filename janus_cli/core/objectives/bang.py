@@ -33,14 +33,15 @@ def bridge(target: Tensor, streams: int) -> Stream:
     return beside(content(target, predict=False), ahead(target, known, step, alone=False))
 
 
-def _parts(target: Tensor) -> dict[str, slice]:
+def _ranges(target: Tensor) -> dict[str, slice]:
+    """The slots of each term."""
     last = target.shape[1] - 1
     return {"ar": slice(last, 2 * last), "nar": slice(2 * last, 3 * last - 1), "semi": slice(3 * last - 1, None)}
 
 
 def plan(batch: Batch, draws: Draws, knobs: BangObjective) -> Plan:
     stream = bridge(batch.target, knobs.streams)
-    labelled = {name: int(stream.labelled[:, slots].sum()) for name, slots in _parts(batch.target).items()}
+    labelled = {name: int(stream.labelled[:, slots].sum()) for name, slots in _ranges(batch.target).items()}
     return Plan({"bridge": stream}, {**count_units(batch), **labelled})
 
 
@@ -49,7 +50,7 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: BangObjective) -> 
     stream = plan.streams["bridge"]
     states = model.decode(stream, memory)
     terms: dict[str, Term] = {}
-    for name, slots in _parts(batch.target).items():
+    for name, slots in _ranges(batch.target).items():
         ce = labelled_loss(stream, states, model.output_weight, knobs.label_smoothing, slots)
         terms[f"ce_{name}"] = Term(ce, name, getattr(knobs, name))
     return terms

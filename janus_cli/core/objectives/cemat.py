@@ -56,14 +56,14 @@ def switch(batch: Batch, share: float, draws: Draws) -> tuple[Tensor, Tensor, Te
     known = batch.lexicon[source]  # (B, S) -> (B, S, K)
     real = known != PAD
     there = real[..., None] & (known[..., None] == target[:, None, None, :])  # (B, S, K, T)
-    found = there.any(3)
-    other = real & ~found & (known != source[..., None])  # none that gives away a word of the target
+    translated = there.any(3)
+    other = real & ~translated & (known != source[..., None])  # none that gives away a word of the target
     count = (share * text.sum(1, keepdim=True)).round().long()
-    switched = pick(text & found.any(2) & other.any(2), count, draws)
+    switched = pick(text & translated.any(2) & other.any(2), count, draws)
     which = (draws.uniform(source.shape[1]) * other.sum(2)).long()
     chosen = other & (other.cumsum(2) == which[..., None] + 1)
     read = torch.where(switched, (known * chosen).sum(2), source)
-    likeliest = found & (found.cumsum(2) == 1) & switched[..., None]
+    likeliest = translated & (translated.cumsum(2) == 1) & switched[..., None]
     return read, switched, (there & likeliest[..., None]).flatten(1, 2).any(1)
 
 

@@ -20,7 +20,7 @@ from janus_cli.core.fast import topk
 from janus_cli.core.search import Output
 
 Step = Callable[[Tensor, Tensor | None], Tensor]
-Found = tuple[list[int], list[float], float]  # tokens, log-probabilities, score
+Hypothesis = tuple[list[int], list[float], float]  # tokens, log-probabilities, score
 
 
 def beam_search(
@@ -37,11 +37,11 @@ def beam_search(
         beam: live hypotheses of a sentence. nbest: hypotheses wanted, at most `beam`.
         length_penalty: p >= 0 in score = sum of log-probabilities / length ** p; the length includes EOS.
     """
-    found: list[list[Found]] = [[] for _ in range(len(max_lengths))]
-    if not found:
+    finished: list[list[Hypothesis]] = [[] for _ in range(len(max_lengths))]
+    if not finished:
         return []
     shortest, longest = int(max_lengths.min()), int(max_lengths.max())
-    alive = torch.arange(len(found), device=max_lengths.device)  # (A,) places in the batch
+    alive = torch.arange(len(finished), device=max_lengths.device)  # (A,) places in the batch
     tokens = torch.full((len(alive), 1, 1), BOS, device=alive.device)  # (A, F, 1 + passes)
     totals = torch.zeros(tokens.shape, dtype=torch.float64, device=alive.device)  # (A, F, 1 + passes) running sums
     best = totals.new_full((len(alive), beam), -inf)  # (A, beam) scores of finished hypotheses, falling
@@ -60,7 +60,7 @@ def beam_search(
             scores = torch.where(ended, total[:, :beam] / length**length_penalty, -inf)
             places = alive.tolist()
             for row, hypothesis in _ended(scores, total, slot, tokens, totals):
-                found[places[row]].append(hypothesis)
+                finished[places[row]].append(hypothesis)
             best = torch.cat([best, scores], dim=1).sort(dim=1, descending=True).values[:, :beam]
 
         # At most one EOS a live hypothesis: when they sink to the end, `beam` of the 2 * beam candidates remain.
@@ -80,11 +80,13 @@ def beam_search(
         parents = rows.flatten() if beam > 1 or left else None
     return [
         [Output(*fields, passes=count) for fields in sorted(hypotheses, key=lambda h: -h[2])[:nbest]]
-        for hypotheses, count in zip(found, passes.tolist(), strict=True)
+        for hypotheses, count in zip(finished, passes.tolist(), strict=True)
     ]
 
 
-def _ended(scores: Tensor, total: Tensor, slot: Tensor, tokens: Tensor, totals: Tensor) -> Iterator[tuple[int, Found]]:
+def _ended(
+    scores: Tensor, total: Tensor, slot: Tensor, tokens: Tensor, totals: Tensor
+) -> Iterator[tuple[int, Hypothesis]]:
     """Candidates that have a score, each with the row of its sentence. scores, total, slot (A, C); paths (A, F, t)."""
     row, rank = (scores > -inf).nonzero(as_tuple=True)
     source = slot[row, rank]

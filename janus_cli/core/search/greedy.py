@@ -49,8 +49,8 @@ def finished(
 ) -> list[Output]:
     """Outputs of rows that end in EOS, PAD behind. tokens, logps (B, T); passes: by default one a token."""
     sizes = (tokens != PAD).sum(1).tolist()
-    found = []
+    outputs = []
     for row, (ids, sure, size) in enumerate(zip(tokens.tolist(), logps.tolist(), sizes, strict=True)):
         score = sum(sure[:size]) / size**length_penalty
-        found.append(Output(ids[: size - 1], sure[:size], score, size if passes is None else passes[row]))
-    return found
+        outputs.append(Output(ids[: size - 1], sure[:size], score, size if passes is None else passes[row]))
+    return outputs
