@@ -1,7 +1,6 @@
 """A recipe: every knob of janus, with its default and where the default comes from.
 
-Those of the model, the objectives and decoding stand in `core/knobs.py`. Nothing else in the package holds a number.
-
+Those of the model, the objectives and decoding stand in `core/knobs.py`.
 A recipe is one YAML file a dataset (`recipes/NAME.yaml`); `recipe_load.load` reads it into `Recipe`.
 Sources such as [J]: see `core.knobs.SOURCES`.
 """
@@ -105,41 +104,6 @@ class Tokenizer:
     def __post_init__(self) -> None:
         if self.joiner and self.kind != "words":
             raise ValueError(f"joiner {self.joiner!r} joins parts of words: it needs kind words")
-
-
-# `janus score` needs no recipe: these two are the defaults of its options.
-BOOTSTRAP_SAMPLES = 1000  # Koehn 2004
-BOOTSTRAP_SEED = 1
-
-# `janus bench` measures a run, whatever its recipe: the defaults of its options.
-BENCH_MODES = (
-    "ar.beam1", "ar.beam5",
-    *(f"nar{iters}.lb{width}" for iters in (1, 4, 10) for width in ("1", "5", "5.rerank")),
-    "nar.eos", "semi2", "semi4", "spec", "spec.redraft-ar", "spec.redraft-joint",
-)  # fmt: skip
-BENCH_BEAMS = (1, 5)  # of peers
-BENCH_BATCHES = (16, 32, 64, 128)  # tried for the best throughput
-BENCH_REPEATS = 3
-BENCH_WARMUP = 8  # sentences that nobody times, for each row and batch size
-BENCH_SENTENCES = 1000  # timed in batches; quality uses the whole split
-BENCH_SINGLES = 100  # timed one by one
-BENCH_SEED = 1  # which sentences of the split
-
-# `janus compare`: what each system is decoded with, where it can, and how much of the test split is timed.
-COMPARE_MODES = (
-    "ar.beam1", "ar.beam5", "nar1.lb5", "nar4.lb5", "nar10.lb5", "nar4.lb5.rerank", "nar10.lb5.rerank", "nar.eos",
-    "semi4", "spec.redraft-joint",
-)  # fmt: skip
-COMPARE_UPDATES = 2000
-COMPARE_SENTENCES = 200
-COMPARE_SINGLES = 50
-BENCH_BUSY = 0.5  # load average a core above which timings are off
-
-# `janus report` shows runs, whatever their recipes.
-REPORT_SENTENCES = 500  # of the validation split, for calibration and lengths; as many as a validation decodes
-REPORT_TRACED = 3  # of them, decoded and shown
-REPORT_BINS = 10  # of confidence, equal in width (Guo et al. 2017, figure 1)
-REPORT_SEED = 1  # which sentences of the split
 
 
 @dataclass(frozen=True)

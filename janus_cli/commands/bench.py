@@ -72,15 +72,15 @@ def bench(
       janus bench --dry-run
     """
     chosen = options.named_run(run, run_option, checkpoint, changes)
-    from janus_cli.lab.bench import Bench
+    from janus_cli.lab.bench import BATCHES, Bench
     from janus_cli.lab.bench_table import table
     from janus_cli.lab.peers import known
     from janus_cli.lab.tables import json_file
-    from janus_cli.recipe import BENCH_BATCHES, BENCH_REPEATS, BENCH_WARMUP
+    from janus_cli.lab.timing import REPEATS, WARMUP
 
     found = Bench(
-        BENCH_BATCHES if batches is None else _sizes(batches), BENCH_REPEATS if repeats is None else repeats,
-        BENCH_WARMUP if warmup is None else warmup, run=chosen, checkpoint=checkpoint, sentences=sentences,
+        BATCHES if batches is None else _sizes(batches), REPEATS if repeats is None else repeats,
+        WARMUP if warmup is None else warmup, run=chosen, checkpoint=checkpoint, sentences=sentences,
         modes=options.names(*mode or ()), against=known(options.names(*against or ())), changes=changes or (), out=out,
         plot=plot, device=device, threads=threads, force=force,
     )  # fmt: skip

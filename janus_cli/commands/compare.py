@@ -81,16 +81,15 @@ def compare(
     from janus_cli.core.knobs import OBJECTIVES
     from janus_cli.errors import JanusError
     from janus_cli.lab.systems import asked
-    from janus_cli.recipe import COMPARE_MODES
 
     systems = asked(options.names(objectives or "") or (() if variants else tuple(OBJECTIVES)), variants or ())
     for system in systems:
         system.recipe(recipe or "demo", changes or ())
     options.check_start(start)
-    from janus_cli.lab.compare import Comparison
+    from janus_cli.lab.compare import MODES, Comparison
 
     comparison = Comparison(
-        systems, options.names(modes or "") or COMPARE_MODES, base=recipe or "demo", start=start, steps=steps,
+        systems, options.names(modes or "") or MODES, base=recipe or "demo", start=start, steps=steps,
         minutes=minutes, seeds=_numbers(seeds), against=against, average=average, speed=speed, out=out,
         prepared=prepared, data_dir=data_dir, changes=changes or (), device=device, threads=threads, jobs=jobs,
         force=force,

@@ -43,12 +43,11 @@ def report(
     chosen = [*(run or ()), *(run_option or ())]
     for each in chosen or [None]:
         options.named_run(each, None)
-    from janus_cli.lab.report import write_report
-    from janus_cli.recipe import REPORT_SENTENCES
+    from janus_cli.lab.report import SENTENCES, write_report
 
     typer.echo(
         write_report(
-            paths=chosen, out=out, sentences=REPORT_SENTENCES if sentences is None else sentences, device=device,
+            paths=chosen, out=out, sentences=SENTENCES if sentences is None else sentences, device=device,
             threads=threads, force=force,
         )
     )  # fmt: skip

@@ -55,8 +55,8 @@ def score(
 
     from janus_cli import console, runs
     from janus_cli.data.lines import name_of
-    from janus_cli.recipe import BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED
     from janus_cli.scoring import inputs, report
+    from janus_cli.scoring.bootstrap import SAMPLES, SEED
     from janus_cli.scoring.metrics import expand, looks_tokenised
 
     wanted = expand(options.names(metrics))
@@ -74,8 +74,8 @@ def score(
         outputs,
         [(str(file), inputs.read_references(file)) for file in files],
         wanted,
-        samples=bootstrap if bootstrap is not None else BOOTSTRAP_SAMPLES if against else 0,
-        seed=BOOTSTRAP_SEED if seed is None else seed,
+        samples=bootstrap if bootstrap is not None else SAMPLES if against else 0,
+        seed=SEED if seed is None else seed,
     )
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))

@@ -25,12 +25,16 @@ from janus_cli.lab import machine, peers, plots, rows, worker
 from janus_cli.lab.bench_table import BASELINES
 from janus_cli.lab.tables import json_file
 from janus_cli.lab.timing import Decoded, Row, Work, measure, own
-from janus_cli.recipe import BENCH_SEED, BENCH_SENTENCES, BENCH_SINGLES, Recipe
+from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring.metrics import score
 from janus_cli.training.checkpoint import STATE, find_checkpoint, fingerprint
 
 SPLIT = "test"
+BATCHES = (16, 32, 64, 128)  # tried for the best throughput
+SENTENCES = 1000  # timed in batches; quality uses the whole split
+SINGLES = 100  # timed one by one
+SEED = 1  # which sentences of the split
 
 
 def sampled(run: Run, recipe: Recipe, count: int | None) -> tuple[list[str], list[str] | None]:
@@ -40,7 +44,7 @@ def sampled(run: Run, recipe: Recipe, count: int | None) -> tuple[list[str], lis
         DataError: the test split is gone, or has no text.
     """
     lines, references = rows.sentences(run, recipe, SPLIT)
-    chosen = _some(range(len(lines)), len(lines) if count is None else count, random.Random(BENCH_SEED))
+    chosen = _some(range(len(lines)), len(lines) if count is None else count, random.Random(SEED))
     if not any(lines[index].strip() for index in chosen):
         raise DataError(f"the {SPLIT} split of {run.path} has no text")
     return [lines[index] for index in chosen], references and [references[index] for index in chosen]
@@ -111,9 +115,9 @@ class Bench:
         for peer in self.against:
             peers.load(peer)
         self.lines, self.references = sampled(self.found, self.recipe, self.sentences)
-        choice = random.Random(BENCH_SEED)
-        batched = _some(self.lines, BENCH_SENTENCES, choice)
-        singles = _some([line for line in self.lines if line.strip()], BENCH_SINGLES, choice)
+        choice = random.Random(SEED)
+        batched = _some(self.lines, SENTENCES, choice)
+        singles = _some([line for line in self.lines if line.strip()], SINGLES, choice)
         self.work = Work(batched, singles, tuple(dict.fromkeys(self.batches)), self.repeats, self.warmup)
         self.machine = {**machine.describe(self.where), "load": load_before}
         if reason := machine.too_busy(load_before, self.machine["cores"]):
@@ -263,7 +267,7 @@ class Bench:
         return {
             "work": {
                 "sentences": len(self.lines), "lines": len(work.lines), "singles": len(work.singles),
-                "batches": list(work.batches), "repeats": work.repeats, "warmup": work.warmup, "seed": BENCH_SEED,
+                "batches": list(work.batches), "repeats": work.repeats, "warmup": work.warmup, "seed": SEED,
             },
             "rows": [
                 {

@@ -23,12 +23,19 @@ from janus_cli.lab.entries import SPLIT, Entry
 from janus_cli.lab.jobs import Job, run_jobs
 from janus_cli.lab.rows import matching, select, sentences
 from janus_cli.lab.systems import System
-from janus_cli.lab.timing import Work, measure, own
-from janus_cli.recipe import BENCH_REPEATS, BENCH_WARMUP, COMPARE_SENTENCES, COMPARE_SINGLES, COMPARE_UPDATES, Recipe
+from janus_cli.lab.timing import REPEATS, WARMUP, Work, measure, own
+from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 from janus_cli.training.run import prepare_data
 
+MODES = (  # that each system is decoded with, where it can
+    "ar.beam1", "ar.beam5", "nar1.lb5", "nar4.lb5", "nar10.lb5", "nar4.lb5.rerank", "nar10.lb5.rerank", "nar.eos",
+    "semi4", "spec.redraft-joint",
+)  # fmt: skip
+UPDATES = 2000  # of each training, where nothing else is asked for
+SENTENCES = 200  # of the test split, timed in batches
+SINGLES = 50  # timed one by one
 UNBOUNDED = 10_000_000  # updates, where minutes decide
 
 
@@ -71,7 +78,7 @@ class Comparison:
                 "--steps and --minutes exclude each other", "give each system the same updates or the same time"
             )
         if self.minutes is None:
-            self.steps = self.steps or COMPARE_UPDATES
+            self.steps = self.steps or UPDATES
         self.recipe = recipe_load.load(self.base, self.changes)
         self.folder = self.out or runs.RUNS / f"compare-{self.recipe.name}"
         self.entries = [
@@ -258,8 +265,8 @@ class Comparison:
             "recipe": self.base, "name": self.recipe.name, "changes": list(self.changes),
             "settings": self.settings, "split": SPLIT, "sentences": len(lines),
             "machine": {**machine.describe(device), "load": load_before},
-            "timed": {"sentences": min(COMPARE_SENTENCES, len(lines)), "singles": min(COMPARE_SINGLES, len(lines)),
-                      "repeats": BENCH_REPEATS} if speeds else None,
+            "timed": {"sentences": min(SENTENCES, len(lines)), "singles": min(SINGLES, len(lines)),
+                      "repeats": REPEATS} if speeds else None,
             "systems": [
                 {"system": entry.system.name, "objective": entry.system.objective, "changes": entry.system.changes,
                  "from": entry.origin, "seed": entry.seed, "run": str(entry.run.path), "training": entry.training,
@@ -283,7 +290,7 @@ def _speeds(decoded: Sequence[Entry], lines: Sequence[str], device: torch.device
             rows.append(replace(row, label=f"{entry.system.name} {label}"))
     texts = [line for line in lines if line.strip()]
     batch = decoded[0].recipe.decoding.batch_sentences
-    work = Work(texts[:COMPARE_SENTENCES], texts[:COMPARE_SINGLES], (batch,), BENCH_REPEATS, BENCH_WARMUP)
+    work = Work(texts[:SENTENCES], texts[:SINGLES], (batch,), REPEATS, WARMUP)
     with console.progress("timing", work.translations(len(rows))) as bar:
         measure(rows, work, bar.advance)
     speeds = {}

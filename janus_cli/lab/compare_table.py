@@ -14,8 +14,7 @@ from janus_cli.files import write_atomically
 from janus_cli.lab.entries import Entry, Output
 from janus_cli.lab.plots import bleu_against_passes
 from janus_cli.lab.tables import json_file, markdown, render
-from janus_cli.recipe import BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED
-from janus_cli.scoring.bootstrap import compare
+from janus_cli.scoring.bootstrap import SAMPLES, SEED, compare
 from janus_cli.scoring.metrics import Score, score
 
 METRICS = ("bleu", "chrf")
@@ -64,9 +63,7 @@ def _values(scores: Scores) -> dict[str, Any]:
 def _compared(ours: Scores, base: Scores) -> dict[str, Any] | None:
     """The first metric, seed by seed, where both have the seed: differences, and the largest p."""
     seeds = {
-        seed: compare(metrics[:1], base[seed][:1], BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED)[0]
-        for seed, metrics in ours.items()
-        if seed in base
+        seed: compare(metrics[:1], base[seed][:1], SAMPLES, SEED)[0] for seed, metrics in ours.items() if seed in base
     }
     if not seeds:
         return None
@@ -90,7 +87,7 @@ def table(results: Mapping[str, Any]) -> str:
     trainings = ["system", "seed", "updates", "epochs", "minutes in updates", "ms an update", "parameters"]
     rows = ["system", "decoding", "BLEU", "chrF", "difference", "p", "passes", "one by one, ms", "sentences/s"]
     words = {
-        "budget": budget(settings), "samples": BOOTSTRAP_SAMPLES,
+        "budget": budget(settings), "samples": SAMPLES,
         "signatures": {each["signature"]: name for row in results["rows"] for name, each in row["scores"].items()},
         "tables": [
             markdown(trainings, [_training_cells(entry) for entry in results["systems"]]),

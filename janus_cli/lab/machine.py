@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from janus_cli.recipe import BENCH_BUSY
+BUSY = 0.5  # load average a core above which timings are off
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def load_average() -> float | None:
 
 def too_busy(load: float | None, cores: int) -> str:
     """Why timings cannot be trusted now; empty where they can."""
-    if load is None or load <= BENCH_BUSY * cores:
+    if load is None or load <= BUSY * cores:
         return ""
     return f"other work runs here (load average {load:.1f} on {cores} cores): the timings will be off"
 

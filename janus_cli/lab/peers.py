@@ -23,13 +23,14 @@ from janus_cli.errors import UsageError, require
 from janus_cli.export import ctranslate2
 from janus_cli.export.source import Source
 from janus_cli.lab.timing import Decoded, Row
-from janus_cli.recipe import BENCH_BEAMS, Recipe
+from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.training.checkpoint import build_model
 
 Peer = Literal["ctranslate2", "transformers"]
 Ids = list[list[int]]
 Search = Callable[[Ids, int], Ids]  # a batch of sources without EOS, their forced length -> outputs without EOS
+BEAMS = (1, 5)
 COMPUTE_TYPES = {"cpu": ("float32", "int8"), "cuda": ("float32", "float16")}
 UNTRAINED = "random weights of equal size, made to write as many tokens as {writer}; quality not comparable"
 
@@ -79,7 +80,7 @@ def load(peer: Peer) -> None:
 def labels(peer: Peer, device: torch.device) -> list[str]:
     """Of the peer's rows: greedy and beam search, at each precision that it offers."""
     kinds = [""] if peer == "transformers" else [f".{kind}" for kind in COMPUTE_TYPES[device.type]]
-    return [f"{peer}{kind}.beam{beam}" for kind in kinds for beam in BENCH_BEAMS]
+    return [f"{peer}{kind}.beam{beam}" for kind in kinds for beam in BEAMS]
 
 
 def row(setting: Setting, label: str) -> Row:

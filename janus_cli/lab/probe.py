@@ -25,11 +25,14 @@ from janus_cli.errors import DataError
 from janus_cli.files import read_json
 from janus_cli.lab.calibration import Reliability, reliability
 from janus_cli.lab.rows import sentences
-from janus_cli.recipe import REPORT_BINS, REPORT_SEED, REPORT_TRACED, Recipe
+from janus_cli.recipe import Recipe
 from janus_cli.runs import Run, prepared_file
 from janus_cli.training.checkpoint import STATE
 
 SPLIT = "valid"
+TRACED = 3  # sentences decoded and shown
+BINS = 10  # of confidence, equal in width (Guo et al. 2017, figure 1)
+SEED = 1  # which sentences of the split
 COLUMNS = 110  # of a trace; narrower screens scroll
 
 
@@ -95,9 +98,9 @@ def probe(count: int, device: torch.device, run: Run, folder: Path) -> Probe:
     batches = [load_batch(store, order[start : start + size]) for start in range(0, len(order), size)]
     return Probe(
         folder.name, step if isinstance(step, int) else None, (len(chosen), len(store)),
-        reliability(model, recipe, batches, REPORT_BINS),
+        reliability(model, recipe, batches, BINS),
         predicted(model, batches) if OBJECTIVES[recipe.objective.name].lengths else None,
-        _traced(Generator(model), tokenizers, recipe, texts, spread(order, REPORT_TRACED)),
+        _traced(Generator(model), tokenizers, recipe, texts, spread(order, TRACED)),
     )  # fmt: skip
 
 
@@ -105,7 +108,7 @@ def sampled(count: int, most: int) -> Lengths:
     """Up to `most` of the numbers 0 .. count - 1, in order; the same ones every time."""
     if most >= count:
         return np.arange(count)
-    return np.sort(np.random.default_rng(REPORT_SEED).choice(count, most, replace=False))
+    return np.sort(np.random.default_rng(SEED).choice(count, most, replace=False))
 
 
 def spread(order: Lengths, count: int) -> list[int]:

@@ -21,16 +21,16 @@ from janus_cli.lab import logbook, report_page
 from janus_cli.lab.plots import Look
 from janus_cli.lab.probe import open_store, probe
 from janus_cli.lab.report_page import MARK, RunReport
-from janus_cli.recipe import REPORT_SENTENCES
 from janus_cli.runs import Run
 from janus_cli.training.checkpoint import read_checkpoint
 
 NAME = "report.html"
+SENTENCES = 500  # of the validation split, for calibration and lengths; as many as a validation decodes
 HEAD = 1024  # bytes of a report in which its mark stands
 
 
 def write_report(
-    *, paths: Sequence[Path] = (), out: Path | None = None, sentences: int = REPORT_SENTENCES, device: str = "auto",
+    *, paths: Sequence[Path] = (), out: Path | None = None, sentences: int = SENTENCES, device: str = "auto",
     threads: int | None = None, force: bool = False,
 ) -> Path:  # fmt: skip
     """Writes the page and returns where it is. The options are those of `janus report`.

@@ -11,11 +11,16 @@ from typing import Any, NamedTuple
 from janus_cli.data.lines import Lines
 from janus_cli.decoding.modes import Plan, choose
 from janus_cli.errors import UsageError
-from janus_cli.recipe import BENCH_MODES, Recipe
+from janus_cli.recipe import Recipe
 from janus_cli.runs import Run, find_split
 
 MODES = ("ar", "nar", "semi", "spec")
 NUMBER = "[1-9][0-9]*"
+USUAL = (
+    "ar.beam1", "ar.beam5",
+    *(f"nar{iters}.lb{width}" for iters in (1, 4, 10) for width in ("1", "5", "5.rerank")),
+    "nar.eos", "semi2", "semi4", "spec", "spec.redraft-ar", "spec.redraft-joint",
+)  # fmt: skip
 LABELS: dict[str, dict[str, Any]] = {  # how rows are named, and what their names say beside numbers
     rf"ar\.beam(?P<beam>{NUMBER})": {"mode": "ar"},
     rf"nar(?P<iters>{NUMBER})\.lb(?P<length_beam>{NUMBER})": {"mode": "nar", "rerank": "none"},
@@ -41,7 +46,7 @@ def known(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     Labels are those of `Plan.label`, but for options that no row has, which the recipe sets for all of them.
     """
     rows = {}
-    for name in (*BENCH_MODES, *names):
+    for name in (*USUAL, *names):
         for pattern, options in LABELS.items():
             if match := re.fullmatch(pattern, name):
                 rows[name] = options | {knob: int(number) for knob, number in match.groupdict().items()}

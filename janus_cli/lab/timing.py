@@ -19,6 +19,9 @@ from janus_cli.decoding.modes import Plan
 from janus_cli.decoding.translate import Translator
 from janus_cli.errors import OutOfMemoryError
 
+REPEATS = 3
+WARMUP = 8  # sentences that nobody times, for each row and batch size
+
 Item = TypeVar("Item")
 Advance = Callable[[int, str], None]
 

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from janus_cli.scoring.metrics import Score
 
+SAMPLES = 1000  # Koehn 2004
+SEED = 1
+
 
 @dataclass(frozen=True)
 class Interval:
