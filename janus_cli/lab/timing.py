@@ -104,7 +104,7 @@ class Row:
         }
 
     def speed_against(self, base: Row) -> dict[str, float]:
-        """How many times as fast as this row, in latency (p50) and in throughput.
+        """How many times as fast as `base` this row is, in latency (p50) and in throughput.
 
         Rows of one repeat ran close together, so each is the median over the repeats of the ratio within a repeat.
         """
