@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from janus_cli.data import lines as module
 from janus_cli.data.corpus import Split, chunks
 from janus_cli.data.encode import _texts
-from janus_cli.data.lines import STDIN, BadUtf8, Lines, check, cleaner
+from janus_cli.data.lines import STDIN, Lines, check, cleaner
 from janus_cli.errors import DataError
 
 ODD = "a\u2028b\u0085c\x0bd\x0ce\x1cf\rg\0h"  # one line, whatever str.splitlines says
@@ -122,10 +122,11 @@ def test_a_bom_is_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
             assert ("marked: byte order mark removed" in capsys.readouterr().err) == said
 
 
-def test_sha256_and_size_are_those_of_the_file_on_disk(tmp_path: Path) -> None:
+def test_sha256_and_size_are_those_of_the_file_on_disk_and_bad_utf8_may_be_left_to_the_encoder(tmp_path: Path) -> None:
     file = check(put(tmp_path / "x", b"a\n"))
     assert file.sha256 == "87428fc522803d31065e7bce3cf03fe475096631e5e07bbd7a0fde60c4cf25c7"  # echo a | sha256sum
     assert file.bytes == 2
+    assert [check(put(tmp_path / "x", b"\xff\nb\n"), policy).lines for policy in ("skip", "replace")] == [2, 2]
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 1 << 20])
@@ -152,11 +153,6 @@ def test_invalid_utf8_is_refused_with_its_place(
             read(path)
         assert caught.value.message.startswith(f"{path}{place}")
         assert "--bad-utf8" in caught.value.hint
-
-
-@pytest.mark.parametrize("policy", ["skip", "replace"])
-def test_other_policies_leave_invalid_utf8_to_the_encoder(tmp_path: Path, policy: BadUtf8) -> None:
-    assert check(put(tmp_path / "x", b"\xff\nb\n"), policy).lines == 2
 
 
 @pytest.mark.parametrize(
