@@ -16,7 +16,7 @@ from janus_cli.errors import DataError
 from janus_cli.files import sha256
 from janus_cli.recipe import Data
 
-SPLITS = ("train", "valid", "test")
+SPLITS, SIDES = ("train", "valid", "test"), ("source", "target")
 CHUNK_LINES, CHUNK_BYTES = 4000, 1 << 22  # of pairs handed to a process at once; fewer pairs where lines are long
 Chunk = list[list[bytes]]  # lines of each side
 
@@ -35,15 +35,15 @@ class Split:
         return {"source": self.source} | ({"target": self.target} if self.target else {})
 
 
-def stems(data: Data) -> dict[str, str]:
-    """File names before the suffix, by split."""
-    return dict(zip(SPLITS, (data.train, data.valid, data.test), strict=True))
+def file_name(data: Data, split: str, side: str) -> str:
+    """As in train.src."""
+    return f"{getattr(data, split)}.{getattr(data, side)}"
 
 
-def find(folder: Path, stem: str, suffix: str) -> Path | None:
-    """`<folder>/<stem>.<suffix>`, plain or `.gz`; None where neither is there."""
-    names = (f"{stem}.{suffix}", f"{stem}.{suffix}.gz")
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+def find(data: Data, folder: Path, split: str, side: str) -> Path | None:
+    """The file of one side of a split, plain or `.gz`; None where neither is there."""
+    path = folder / file_name(data, split, side)
+    return next((file for file in (path, path.with_name(f"{path.name}.gz")) if file.is_file()), None)
 
 
 def files(data: Data, folder: Path) -> dict[str, tuple[Path, Path | None]]:
@@ -53,17 +53,16 @@ def files(data: Data, folder: Path) -> dict[str, tuple[Path, Path | None]]:
         DataError: another one is.
     """
     by_split: dict[str, tuple[Path, Path | None]] = {}
-    for name, stem in stems(data).items():
-        source, target = find(folder, stem, data.source), find(folder, stem, data.target)
-        if name == "test" and source is None:
+    for split in SPLITS:
+        source, target = (find(data, folder, split, side) for side in SIDES)
+        if split == "test" and source is None:
             continue
-        if source is None or (target is None and name != "test"):
-            suffix = data.source if source is None else data.target
+        if source is None or (target is None and split != "test"):
             raise DataError(
-                f"{folder / f'{stem}.{suffix}'} (or .gz) is not there",
+                f"{folder / file_name(data, split, SIDES[source is not None])} (or .gz) is not there",
                 "name the folder with --data-dir, the suffixes with --set data.source=… --set data.target=…",
             )
-        by_split[name] = source, target
+        by_split[split] = source, target
     return by_split
 
 
@@ -75,7 +74,7 @@ def survey(data: Data, folder: Path, bad_utf8: BadUtf8) -> list[Split]:
     """
     by_split, splits = files(data, folder), []
     if "test" not in by_split:
-        console.say(f"no test split: {folder / f'{data.test}.{data.source}'} is not there")
+        console.say(f"no test split: {folder / file_name(data, 'test', 'source')} is not there")
     for name, (source_path, target_path) in by_split.items():
         source, target = check(source_path, bad_utf8), check(target_path, bad_utf8) if target_path else None
         if target is not None and source.lines != target.lines:
@@ -108,10 +107,10 @@ def must_be_settled(splits: Sequence[Split]) -> None:
     Raises:
         DataError: a file was changed or replaced since.
     """
-    for side in (side for split in splits for side in split.sides.values()):
-        same = side.path.is_file() and (last_change(side.path) == side.changed or sha256(side.path) == side.sha256)
-        if not same:
-            raise DataError(f"{side.path} was changed while it was read", "prepare it when it is complete")
+    for file in (file for split in splits for file in split.sides.values()):
+        path = file.path
+        if not path.is_file() or (last_change(path) != file.changed and sha256(path) != file.sha256):
+            raise DataError(f"{path} was changed while it was read", "prepare it when it is complete")
 
 
 def chunks(split: Split) -> Iterator[Chunk]:

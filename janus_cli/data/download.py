@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from janus_cli import __version__, console
-from janus_cli.data.corpus import stems
+from janus_cli.data.corpus import SIDES, SPLITS, file_name
 from janus_cli.data.lines import BLOCK
 from janus_cli.errors import DataError
 from janus_cli.files import sha256
@@ -61,7 +61,7 @@ def by_hand(data: Data) -> str:
 
 
 def _names(data: Data) -> list[str]:
-    return [f"{stem}.{suffix}" for stem in stems(data).values() for suffix in (data.source, data.target)]
+    return [file_name(data, split, side) for split in SPLITS for side in SIDES]
 
 
 def _download(item: Download, path: Path) -> None:

@@ -128,9 +128,9 @@ def _text(recipe: Recipe, out: Path, folder: Path) -> Path:
         return download.fetch(data, out.parent / f"{recipe.name}.downloads")
     text = folder / "text"
     text.mkdir()
-    for split, stem in corpus.stems(data).items():
-        paths = [text / f"{stem}.{suffix}" for suffix in (data.source, data.target)]
-        with paths[0].open("wb") as sources, paths[1].open("wb") as targets:
+    for split in corpus.SPLITS:
+        first, second = (text / corpus.file_name(data, split, side) for side in corpus.SIDES)
+        with first.open("wb") as sources, second.open("wb") as targets:
             for source, target in synthetic.generate(getattr(data.synthetic, split), recipe.seed, split):
                 sources.write(source.encode() + b"\n")
                 targets.write(target.encode() + b"\n")
@@ -175,7 +175,7 @@ def write_split(
         "kept": store.rows,
         "dropped": {reason: count for reason, count in sorted(dropped.items()) if count},
         "bad_utf8_replaced": replaced,
-        "tokens": {side: summary(count) for side, count in zip(("source", "target"), lengths, strict=True)},
+        "tokens": {side: summary(count) for side, count in zip(corpus.SIDES, lengths, strict=True)},
         "text": {
             side: {
                 "path": None if made_here else str(file.path.resolve()),

@@ -139,21 +139,17 @@ def _other_text(manifest: Mapping[str, Any], data: Data) -> Iterator[str]:
     made = 10**9 * int(datetime.fromisoformat(manifest["created"]).timestamp())
     for name, split in manifest["splits"].items():
         for side, known in split["text"].items():
+            if "distilled" in manifest and (name, side) == ("train", "target"):
+                continue  # a teacher's
             before = Path(known["path"] or "")
             with suppress(OSError):
                 if before.is_file() and _differs(before, known, last_change(before) >= made):
                     yield f"the text {before} was changed"
-            teachers = "distilled" in manifest and (name, side) == ("train", "target")
             with suppress(OSError):
-                now = None if data.dir is None else _named(data, name, side)
+                now = data.dir and corpus.find(data, Path(data.dir), name, side)
                 elsewhere = now and now.resolve() != before.resolve() and now.suffix == before.suffix  # .gz or not
-                if now and elsewhere and not teachers and _differs(now, known, True):
+                if now and elsewhere and _differs(now, known, read=True):
                     yield f"{now} is not the text that it was made of"
-
-
-def _named(data: Data, split: str, side: str) -> Path | None:
-    suffix = data.source if side == "source" else data.target
-    return corpus.find(Path(data.dir or ""), corpus.stems(data)[split], suffix)
 
 
 def _differs(path: Path, known: Mapping[str, Any], read: bool) -> bool:

@@ -26,6 +26,7 @@ from janus_cli.files import MANIFEST, read_json
 if TYPE_CHECKING:
     from torch import Tensor
 
+DTYPES = ("<i4", "<i4", "<i8")  # of the files of a split
 CHECKED_AT_ONCE = 1 << 22  # numbers
 AGAIN = "run `janus preprocess` again with --force"
 
@@ -59,27 +60,6 @@ def store_files(split: str) -> list[str]:
     return [f"{split}.{name}.npy" for name in ("source", "target", "offsets")]
 
 
-class _GrowingArray:
-    """A `.npy` file that is appended to. Its header has the same size for all shapes and is completed at the end."""
-
-    def __init__(self, path: Path, dtype: str, columns: tuple[int, ...] = ()) -> None:
-        self.rows, self.dtype, self.columns = 0, dtype, columns
-        self.file = path.open("wb")
-        self._write_header()
-
-    def _write_header(self) -> None:
-        about = {"descr": self.dtype, "fortran_order": False, "shape": (self.rows, *self.columns)}
-        np.lib.format.write_array_header_1_0(self.file, about)
-
-    def append(self, values: np.ndarray) -> None:
-        self.file.write(values.astype(self.dtype, copy=False).tobytes())
-        self.rows += len(values)
-
-    def complete(self) -> None:
-        self.file.seek(0)
-        self._write_header()
-
-
 class StoreWriter:
     """Writes a split into `folder`, piece by piece; then `rows` and `fingerprint` belong into the folder's manifest.
 
@@ -103,30 +83,37 @@ class StoreWriter:
         self._ends = np.zeros((1, 2), np.int64)
 
     def __enter__(self) -> StoreWriter:
-        source, target, offsets = self._paths
-        self._sides = _GrowingArray(source, "<i4"), _GrowingArray(target, "<i4")
-        self._offsets = _GrowingArray(offsets, "<i8", (2,))
-        self._offsets.append(self._ends)
+        self._files = [path.open("wb") for path in self._paths]
+        self._write_headers()
+        self._files[2].write(self._ends.astype("<i8").tobytes())
         return self
+
+    def _write_headers(self) -> None:
+        """The headers of `.npy` files; they have the same size for all shapes."""
+        source, target = self._ends[0].tolist()
+        for file, dtype, shape in zip(self._files, DTYPES, ((source,), (target,), (self.rows + 1, 2)), strict=True):
+            file.seek(0)
+            np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
 
     def add(self, sources: Sequence[Sequence[int]] | Ragged, targets: Sequence[Sequence[int]] | Ragged) -> None:
         """Appends pairs: give thousands at a time."""
         pairs = [rows if isinstance(rows, Ragged) else Ragged.of(rows) for rows in (sources, targets)]
-        for array, side in zip(self._sides, pairs, strict=True):
+        for file, side in zip(self._files, pairs, strict=False):
+            ids = side.values.astype("<i4").tobytes()
             self._digest.update(side.lengths.astype("<i8").tobytes())
-            self._digest.update(side.values.astype("<i4").tobytes())
-            array.append(side.values)
+            self._digest.update(ids)
+            file.write(ids)
         ends = self._ends + np.cumsum(np.stack([side.lengths for side in pairs], axis=1), axis=0)  # (rows, 2)
-        self._offsets.append(ends)
+        self._files[2].write(ends.astype("<i8").tobytes())
         self._ends = np.concatenate([self._ends, ends])[-1:]
         self.rows += len(ends)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for array in (*self._sides, self._offsets):
-            with array.file:
-                array.complete()
+        self._write_headers()
+        for file in self._files:
+            file.close()
         self.fingerprint = self._digest.hexdigest()
 
 
@@ -140,7 +127,7 @@ class Store:
         self.source_vocabulary, self.target_vocabulary = int(sizes["source"]), int(sizes["target"])
         self.lexicon: Tensor | None = None  # goes into every batch, see `lexicon.py`
         paths = [folder / name for name in store_files(split)]
-        self._source, self._target, self._offsets = map(_mapped, paths, ("<i4", "<i4", "<i8"))
+        self._source, self._target, self._offsets = map(_mapped, paths, DTYPES)
         if self._offsets.shape != (int(about["kept"]) + 1, 2):
             raise ValueError(f"{len(self._offsets) - 1} pairs where {about['kept']} were written")
 

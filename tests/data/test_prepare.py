@@ -42,7 +42,7 @@ def test_everything_is_there(corpus_folder: Path, tmp_path: Path) -> None:
     data = made(recipe_for(corpus_folder), tmp_path / "out")
     stores = {name for split in ("train", "valid", "test") for name in store_files(split)}
     texts = {f"{split}.{side}.txt" for split in ("valid", "test") for side in ("source", "target")}
-    there = {path.name for path in (tmp_path / "out").iterdir()}
+    there = {path.name for path in (tmp_path / "out").glob("[!.]*")}
     assert there == stores | texts | {"manifest.json", "tokenizer.json", "tokenizer.vocab.txt"}
     assert data.test is not None
     assert [len(store) for store in (data.train, data.valid, data.test)] == [60, 6, 5]
@@ -69,7 +69,7 @@ def test_the_manifest_says_what_was_done(corpus_folder: Path, tmp_path: Path) ->
     assert manifest["vocabulary"] == {"source": 11, "target": 11}
     for name, about in manifest["files"].items():
         assert about == {"sha256": sha256(tmp_path / "out" / name), "bytes": (tmp_path / "out" / name).stat().st_size}
-    assert len(manifest["files"]) == len(list((tmp_path / "out").iterdir())) - 1
+    assert len(manifest["files"]) == len(list((tmp_path / "out").glob("[!.]*"))) - 1
 
 
 def test_length_statistics_are_exact(corpus_folder: Path, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_synthetic_text_depends_on_the_seed_only(tmp_path: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {path.name: path.read_bytes() for path in folder.iterdir()}
+    found: dict[str, Any] = {path.name: path.read_bytes() for path in folder.glob("[!.]*")}
     found["manifest.json"] = {**json.loads(found["manifest.json"]), "created": ""}
     return found
 
