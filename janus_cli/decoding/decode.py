@@ -51,16 +51,16 @@ def decode(
         raise UsageError("--input and --split exclude each other", "leave one of them out")
     chosen = begin(device, threads, resume=resume, force=force)
 
-    def prepare(found: Run, folder: Path) -> _Decoding:
+    def prepare(trained: Run, folder: Path) -> _Decoding:
         """Checks everything that can be checked beforehand, then loads the model."""
         plan = choose(own_recipe(folder, changes), options or {})
-        job = _Decoding(found, folder, plan, text, split or "test", None if out == STDIN else out, jsonl, trace)
-        job.name_files([*words, "--run", str(found.path)], is_named=checkpoint is not None, force=force)
+        job = _Decoding(trained, folder, plan, text, split or "test", None if out == STDIN else out, jsonl, trace)
+        job.name_files([*words, "--run", str(trained.path)], is_named=checkpoint is not None, force=force)
         if job.records is not None:
             earlier = job.records.earlier_header() if resume and checkpoint is None else {}
-            other = found.checkpoints / str(earlier.get("checkpoint"))
+            other = trained.checkpoints / str(earlier.get("checkpoint"))
             if earlier.get("sha256") != job.weights and other.is_dir() and fingerprint(other) == earlier["sha256"]:
-                return prepare(found, other)  # `best` has moved since
+                return prepare(trained, other)  # `best` has moved since
             job.records.check(resume=resume, force=force)
         elif resume:
             raise UsageError("--resume: what goes to stdout is not kept", "add --out FILE")

@@ -61,14 +61,14 @@ def distill(
         raise UsageError("--surest chooses among the lines of --source, and there is none", "name text with --source")
     chosen = begin(device, threads, resume=resume, force=force)
 
-    def prepare(found: Run, folder: Path) -> _Distillation:
+    def prepare(trained: Run, folder: Path) -> _Distillation:
         """Checks everything that can be checked beforehand, then loads the model."""
         recipe = own_recipe(folder, changes)
-        plan = _plan(found, recipe, options or {}, changes)
+        plan = _plan(trained, recipe, options or {}, changes)
         target = out or runs.distilled_dir(recipe)
         if not resume:  # when resuming, the permission of the first call holds
             must_be_free(target, force=force, is_ours=is_prepared, what=PREPARED)
-        job = _Distillation(found, folder, plan, Sources(_prepared(found, recipe), recipe, source), target, surest)
+        job = _Distillation(trained, folder, plan, Sources(_prepared(trained, recipe), recipe, source), target, surest)
         job.describe(words, f" --out {shlex.quote(str(out))}" if out else "", device=chosen, force=force)
         job.records.check(resume=resume, force=force)
         job.announce("would decode" if dry_run else "decoding", job.sources.named(surest), "", "sentences")

@@ -396,18 +396,6 @@ def test_a_full_disk_ends_it_without_a_traceback_and_without_half_files(janus: J
     assert "Traceback" not in ended.stderr
 
 
-def test_a_reader_that_goes_away_is_no_mistake(janus: Janus) -> None:
-    command = [sys.executable, "-m", "janus_cli", "decode", "--batch-sentences", "1", "--jsonl"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.readline()
-        process.stdout.close()
-        err = process.stderr.read().decode()
-    assert "error" not in err
-    assert "Traceback" not in err
-
-
 def test_checkpoints_by_name_folder_and_best(janus: Janus) -> None:
     def decoded(*arguments: str) -> str:
         return janus(*arguments, "--input", "-", stdin=source()[0].encode())[1]

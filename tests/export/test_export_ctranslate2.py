@@ -99,14 +99,8 @@ def test_greedy_output_and_scores_are_ours(make_run: MakeRun, knobs: dict[str, o
     run = make_run("run", objective, [*changes, f"tokenizer.joint={knobs.get('tie') != 'none'}".lower()])
     ours = compared(run, export(run=run, kind="ctranslate2", out=Path("out")))
     assert len({tuple(output.tokens) for output in ours}) > 15
-
-
-def test_some_outputs_end_before_their_limit_and_some_are_empty(make_run: MakeRun) -> None:
-    """The cases that the comparison above must have seen."""
-    run = make_run("run", "ar", ["model.norm=post"])
-    ours = compared(run, export(run=run, kind="ctranslate2", out=Path("out")))
-    assert any(not output.tokens for output in ours)
-    assert any(0 < len(output.tokens) < 4 for output in ours)
+    if (objective, knobs) == ("ar", {}):  # some end before their limit, and some are empty
+        assert {0, 1, 2, 3} & {len(output.tokens) for output in ours} > {0}
 
 
 def test_tokens_that_we_never_write_are_not_written(make_run: MakeRun) -> None:
