@@ -45,12 +45,9 @@ class Encoded:
 
 
 class Encoder:
-    """Tokenizers and rules, ready to work on chunks.
+    """The tokenizers of a folder and the rules of `data`, ready to work on chunks.
 
-    Args:
-        folder: holds the tokenizer files.
-        data: how to clean and which pairs to keep.
-        bad_utf8: a pair with bad bytes is dropped (`skip`), else they are replaced; always replaced in a test split.
+    bad_utf8: a pair with bad bytes is dropped (`skip`), else they are replaced; always replaced in a test split.
     """
 
     def __init__(self, folder: Path, data: Data, bad_utf8: BadUtf8) -> None:
@@ -120,10 +117,7 @@ def key(source: str, target: str) -> bytes:
 def encoders(
     folder: Path, data: Data, bad_utf8: BadUtf8, workers: int
 ) -> Iterator[Callable[[Split], Iterator[Encoded]]]:
-    """A function that encodes a split chunk by chunk, in order: here for one worker, else in processes.
-
-    Args: as of `Encoder`.
-    """
+    """A function that encodes a split chunk by chunk, in order: here for one worker, else in processes."""
     if workers == 1:
         encoder = Encoder(folder, data, bad_utf8)
         yield lambda split: (encoder(split.name, chunk) for chunk in chunks(split))

@@ -22,7 +22,7 @@ from janus_cli import __version__, console
 from janus_cli.data import corpus, download, synthetic
 from janus_cli.data.corpus import Split
 from janus_cli.data.encode import Encoded, encoders
-from janus_cli.data.lines import BadUtf8, cleaner
+from janus_cli.data.lines import BadUtf8, TextFile, cleaner
 from janus_cli.data.store import Ragged, StoreWriter
 from janus_cli.data.tokenizer import Tokenizers, join, train_tokenizers
 from janus_cli.errors import DataError
@@ -44,13 +44,12 @@ def prepare(
 ) -> dict[str, Any]:
     """Reads, cleans, filters and encodes the text of a recipe into the folder `out`, which appears whole or not at all.
 
-    The bytes do not depend on `workers`. With `data.deduplicate`, a 16-byte hash is kept for every training pair, as
-    Python objects about 100 MB for a million pairs; everything else is bounded whatever the size of the text (but to
-    say where files of unequal length go apart takes about 70 MB for a million lines).
+    The bytes do not depend on `workers`. Memory is bounded whatever the size of the text, but: `data.deduplicate` keeps
+    a 16-byte hash of every training pair, as Python objects about 100 MB for a million; and to say where files of
+    unequal length go apart takes about 70 MB for a million lines.
 
     Args:
         recipe: its data and tokenizer sections, and the seed for synthetic text.
-        out: the folder to make.
         workers: processes that encode; None takes as many cores as are worth it.
         force: replace earlier prepared data.
         bad_utf8: lines that are not UTF-8 stop the work, lose the pair, or get U+FFFD; test lines are never dropped.
@@ -73,7 +72,8 @@ def prepare(
         sources, targets = (partial(corpus.sample, side, most, cleaner(data.clean)) for side in train.sides.values())
         tokenizers = train_tokenizers(knobs, sources, targets, folder, (data.source, data.target))
         console.say(f"tokenizer: {tokenizers.source.size:,} source and {tokenizers.target.size:,} target entries")
-        useful = max(1, min(_cores(), train.source.lines // LINES_WORTH_A_PROCESS))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        useful = max(1, min(cores, train.source.lines // LINES_WORTH_A_PROCESS))
         written = {}
         with encoders(folder, data, bad_utf8, workers or useful) as encode:
             for split in splits:
@@ -82,20 +82,13 @@ def prepare(
                     origin={name: sha256(folder / name) for name in tokenizers.files},
                     made_here=data.dir is None and data.synthetic is not None,
                 )  # fmt: skip
-                _tell(split, written[split.name])
+                _tell(split.name, written[split.name])
         corpus.must_be_settled(splits)
         shutil.rmtree(folder / "text", ignore_errors=True)
-        about = {
-            "format": FORMAT,
-            "recipe": recipe.name,
-            "seed": recipe.seed,
-            "data": recipe.plain()["data"],
-            "tokenizer": recipe.plain()["tokenizer"],
-            "vocabulary": {"source": tokenizers.source.size, "target": tokenizers.target.size},
-            "splits": written,
-            "bad_utf8": bad_utf8,
-        }
-        return seal(folder, about)
+        sections = {section: recipe.plain()[section] for section in ("data", "tokenizer")}
+        sizes = {"source": tokenizers.source.size, "target": tokenizers.target.size}
+        about = {"format": FORMAT, "recipe": recipe.name, "seed": recipe.seed, **sections, "vocabulary": sizes}
+        return seal(folder, {**about, "splits": written, "bad_utf8": bad_utf8})
 
 
 def rehearse(recipe: Recipe, out: Path, *, force: bool = False, bad_utf8: BadUtf8 = "stop") -> None:
@@ -176,17 +169,14 @@ def write_split(
         "dropped": {reason: count for reason, count in sorted(dropped.items()) if count},
         "bad_utf8_replaced": replaced,
         "tokens": {side: summary(count) for side, count in zip(corpus.SIDES, lengths, strict=True)},
-        "text": {
-            side: {
-                "path": None if made_here else str(file.path.resolve()),
-                "lines": file.lines,
-                "bytes": file.bytes,
-                "sha256": file.sha256,
-            }
-            for side, file in split.sides.items()
-        },
+        "text": {side: _described(file, made_here=made_here) for side, file in split.sides.items()},
         "fingerprint": store.fingerprint,
     }
+
+
+def _described(file: TextFile, *, made_here: bool) -> dict[str, Any]:
+    path = None if made_here else str(file.path.resolve())
+    return {"path": path, "lines": file.lines, "bytes": file.bytes, "sha256": file.sha256}
 
 
 def _without_duplicates(chunk: Encoded, seen: set[bytes], dropped: Counter[str]) -> tuple[Ragged, Ragged]:
@@ -209,20 +199,16 @@ def summary(lengths: Counter[int]) -> dict[str, float]:
     return {"mean": round(total / int(rows[-1]), 3), "p50": middle, "p95": high, "max": values[-1], "sum": total}
 
 
-def _tell(split: Split, entry: Mapping[str, Any]) -> None:
+def _tell(split: str, entry: Mapping[str, Any]) -> None:
     """Says what became of a split; raises DataError if that is nothing."""
-    lost = reasons(entry["dropped"])
+    lost, mended = reasons(entry["dropped"]), entry["bad_utf8_replaced"]
     if not entry["kept"]:
         raise DataError(
-            f"every pair of the {split.name} split was dropped: {lost}",
+            f"every pair of the {split} split was dropped: {lost}",
             "is it the right text? If so, loosen data.min_tokens, data.max_tokens or data.max_ratio",
         )
-    mended = entry["bad_utf8_replaced"]
-    console.say(
-        f"{split.name}: {entry['kept']:,} of {entry['in']:,} pairs kept"
-        + (f"; dropped: {lost}" if lost else "")
-        + (f"; mended: {mended:,} that are not UTF-8" if mended else "")
-    )
+    more = (f"; dropped: {lost}" if lost else "") + (f"; mended: {mended:,} that are not UTF-8" if mended else "")
+    console.say(f"{split}: {entry['kept']:,} of {entry['in']:,} pairs kept{more}")
 
 
 def reasons(dropped: Mapping[str, int]) -> str:
@@ -242,7 +228,3 @@ def seal(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     }
     write_json(folder / MANIFEST, manifest)
     return manifest
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

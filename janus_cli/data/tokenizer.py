@@ -165,11 +165,8 @@ def train_tokenizers(
 ) -> Tokenizers:
     """Trains, or takes over (`knobs.reuse`), the tokenizers of both sides and writes their files into `folder`.
 
-    Args:
-        knobs: the recipe's tokenizer section.
-        sources, targets: start the training text of a side, cleaned, already sampled.
-        folder: gets tokenizer.json and the files.
-        suffixes: names of the sides, for fairseq's dict.<suffix>.txt and for messages.
+    sources, targets: start the training text of a side, cleaned, already sampled. suffixes: names of the sides, for
+    fairseq's dict.<suffix>.txt and for messages.
 
     Raises:
         DataError: the text does not allow this vocabulary, or the files to take over are unusable.
