@@ -148,8 +148,8 @@ def test_wherever_the_partial_file_is_cut_the_result_is_the_same(janus: Janus, s
     kept, draw = PARTIAL.read_bytes(), random.Random(1)
     windows = [match.end() for match in re.finditer(rb'\n{"done": .*\n', kept)]
     assert len(windows) == 4
-    cuts = [(size, b"") for size in (*windows, *(end - 1 for end in windows), 0, 1, len(kept) - 9)]
-    cuts += [(draw.randrange(len(kept)), draw.choice([b"", b"half a li", b'{"done": 99'])) for _ in range(16)]
+    cuts = [(windows[1], b"half a li"), (windows[2] - 1, b""), (0, b""), (len(kept) - 9, b'{"done": 99')]
+    cuts += [(draw.randrange(len(kept)), b"") for _ in range(4)]  # hundreds in tests/decoding/test_records.py
     for size, behind in cuts:
         PARTIAL.write_bytes(kept[:size] + behind)
         finished = 4 * sum(end <= size for end in windows)
