@@ -7,7 +7,7 @@ from types import FrameType
 
 
 def main() -> None:
-    """Runs `cli.main`; Ctrl-C is no error from the start."""
+    """Runs `cli.main`; Ctrl-C ends it without a traceback even while modules are still being imported."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a script ignores it
         signal.signal(signal.SIGINT, _interrupt)
     from janus_cli import cli

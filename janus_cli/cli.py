@@ -49,7 +49,7 @@ app = typer.Typer(
 
 
 def _add(function: Callable[..., object]) -> None:
-    """Makes a command of a function: its docstring is the help, the first line of it the entry in `janus --help`."""
+    """Makes a function a command: its docstring is the help, the first line of that the entry in `janus --help`."""
     text = cleandoc(function.__doc__ or "")
     # Paragraphs with indented lines (examples) keep their line breaks: click takes \b as the sign for that.
     paragraphs = [f"\b\n{each}" if "\n  " in each or each.startswith("  ") else each for each in text.split("\n\n")]
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     _replace_closed_streams()
     command = typer.main.get_command(app)
-    if "_JANUS_COMPLETE" in os.environ:  # a shell asks how the line could go on
+    if "_JANUS_COMPLETE" in os.environ:  # a shell asks what may come next
         command.main(prog_name="janus")
     code = 0
     try:
@@ -132,6 +132,7 @@ def _usage(problem: Exception) -> int:
     if type(problem).__name__ == "NoArgsIsHelpError":
         typer.echo(message, err=True)
         return 2
+    message = message.replace("Value error, ", "").replace("Input should", "it should")
     return _fail(UsageError(message.rstrip("."), f"see `{context.command_path if context else 'janus'} --help`"))
 
 

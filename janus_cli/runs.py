@@ -9,6 +9,7 @@ runs/<name>/                     run.txt · recipe.yaml · manifest.json · toke
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +101,13 @@ def find_run(path: Path | None, root: Path = RUNS) -> Run:
         for folder in (path, root / path):
             if (folder / "recipe.yaml").is_file():
                 return Run(folder)
-        raise UsageError(f"{path} is no run: it has no recipe.yaml", f"runs are folders under {root}/; see `ls {root}`")
     folders = [folder for folder in root.glob("*") if (folder / "recipe.yaml").is_file()]
+    if path is not None:
+        close = difflib.get_close_matches(path.name, [folder.name for folder in folders], n=1)
+        raise UsageError(
+            f"{path} is not a run: it has no recipe.yaml" + (f", did you mean {close[0]}?" if close else ""),
+            "text to decode goes to --input" if path.is_file() else f"runs are folders under {root}/; see `ls {root}`",
+        )
     if not folders:
         raise UsageError(f"no run under {root}/", "train one with `janus train`, or name one with --run")
     return Run(max(folders, key=_last_written))

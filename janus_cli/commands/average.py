@@ -10,19 +10,21 @@ from janus_cli.commands import options
 def average(
     run: options.RunArgument = None,
     run_option: options.Run = None,
-    last: Annotated[int | None, typer.Option("--last", min=1, metavar="N", help="The N newest checkpoints.")] = None,
+    last: Annotated[
+        int | None, typer.Option("--last", min=1, metavar="N", help="Average the N newest checkpoints.")
+    ] = None,
     best: Annotated[
-        int | None, typer.Option("--best", min=1, metavar="N", help="The N best by the run's best_metric.")
+        int | None, typer.Option("--best", min=1, metavar="N", help="Average the N best by the run's best_metric.")
     ] = None,
     ema: Annotated[
-        bool, typer.Option("--ema", help="The exponential mean that training.ema keeps in the newest checkpoint.")
+        bool, typer.Option("--ema", help="Take the moving average that training.ema keeps in the newest checkpoint.")
     ] = False,
     force: options.Force = False,
 ) -> None:
     """Average the weights of a run's last or best checkpoints into a new checkpoint of the run.
 
-    The new one is named average-lastN, average-bestN or average-ema; decode with it by --checkpoint. Default: the last
-    5. Where there are fewer than asked for, those are averaged, and N is their number.
+    It is named average-lastN, average-bestN or average-ema; decode with it by --checkpoint. By default the last 5 are
+    averaged. If the run has fewer than asked for, all of them are averaged, and N is their number.
 
     Examples:
       janus average

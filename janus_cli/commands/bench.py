@@ -24,11 +24,11 @@ def bench(
         typer.Option(
             "--against",
             metavar="ctranslate2|transformers",
-            help="Measure this peer in the same call, as more rows. Repeatable.",
+            help="Add rows for this peer, measured in the same call. Repeatable.",
         ),
     ] = None,
     sentences: Annotated[
-        int | None, typer.Option("--sentences", min=1, metavar="N", help="Of the test split. Default: all.")
+        int | None, typer.Option("--sentences", min=1, metavar="N", help="Sentences of the test split. Default: all.")
     ] = None,
     batches: Annotated[
         str | None,
@@ -44,7 +44,7 @@ def bench(
     checkpoint: options.Checkpoint = None,
     as_json: options.Json = False,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write everything measured here as JSON, too.")
+        Path | None, typer.Option("--out", metavar="FILE", help="Also write all measurements to this file, as JSON.")
     ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw BLEU against latency at batch 1.")
@@ -57,12 +57,12 @@ def bench(
 ) -> None:
     """Measure every decoding mode of a run: BLEU, decoder passes, latency, throughput, memory.
 
-    Rows take turns, so that a machine that drifts does so for all; medians of the repeats, with their range. Times are
-    from text to text. Latency is that of one sentence at a time, throughput that of the best batch size. Everything
-    measured is kept in the run, as bench/DATE.json.
+    Rows are timed in turns, so that a slowdown of the machine hits all of them; shown are medians over the repeats and
+    their range. Times are from text to text. Latency is for one sentence at a time, throughput for the best batch size.
+    All measurements are kept in the run, as bench/DATE.json.
 
-    --against adds rows of what users would pick instead: on the run's weights where the peer can have them, otherwise
-    on random ones of equal size.
+    --against adds rows for the tools that users would pick instead: with the run's weights where the tool can load
+    them, otherwise with random weights of the same size.
 
     Examples:
       janus bench
@@ -92,5 +92,5 @@ def bench(
 def _sizes(text: str) -> list[int]:
     words = text.split(",")
     if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
-        raise typer.BadParameter(f"{text!r} is no list of numbers above 0, as in 16,64", param_hint="--batches")
+        raise typer.BadParameter(f"{text!r} is not a list of numbers above 0, as in 16,64", param_hint="--batches")
     return [int(word) for word in words]

@@ -12,53 +12,62 @@ def compare(
     recipe: options.Recipe = None,
     objectives: Annotated[
         str | None,
-        typer.Option("--objectives", metavar="NAME,…", help="What to compare; by default all, or --variant alone."),
+        typer.Option(
+            "--objectives", metavar="NAME,…", help="Objectives to compare; by default all, or only the variants."
+        ),
     ] = None,
     variants: Annotated[
         list[str] | None,
         typer.Option(
             "--variant",
             metavar="'NAME: OBJECTIVE KEY=VALUE …'",
-            help="And this objective with these knobs changed. Repeatable.",
+            help="Add an objective with some knobs changed. Repeatable.",
         ),
     ] = None,
     start: Annotated[
-        Path | None, typer.Option("--from", metavar="RUN|CHECKPOINT", help="Begin each training with these weights.")
+        Path | None, typer.Option("--from", metavar="RUN|CHECKPOINT", help="Start each training from these weights.")
     ] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, metavar="N", help="Updates of each training. Default: 2,000.")
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option("--minutes", min=0.01, metavar="M", help="Instead: time of each training, spent in updates."),
+        typer.Option(
+            "--minutes", min=0.01, metavar="M", help="Instead of --steps: minutes of updates for each training."
+        ),
     ] = None,
     seeds: Annotated[
         str | None, typer.Option("--seeds", metavar="N,…", help="Train each with these seeds; default the recipe's.")
     ] = None,
     modes: Annotated[
         str | None,
-        typer.Option("--modes", metavar="NAME,…", help="Decoding rows, as in `janus bench --mode`, where they can be."),
+        typer.Option(
+            "--modes", metavar="NAME,…", help="Ways to decode, as in `janus bench --mode`, where a system has them."
+        ),
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option("--against", metavar="'SYSTEM MODE'", help="Row to test against. Default: 'ar ar.beam5'."),
+        typer.Option(
+            "--against", metavar="'SYSTEM MODE'", help="Row that the others are tested against. Default: 'ar ar.beam5'."
+        ),
     ] = None,
     average: Annotated[
         int, typer.Option("--average", min=0, metavar="K", help="Decode the mean of the last K checkpoints.")
     ] = 0,
-    speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Time the rows, which take turns.")] = True,
+    speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Time the rows, in turns.")] = True,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FOLDER", help="Where it all goes; by default runs/compare-RECIPE.")
+        Path | None,
+        typer.Option("--out", metavar="FOLDER", help="Folder for everything; by default runs/compare-RECIPE."),
     ] = None,
     prepared: Annotated[
-        Path | None, typer.Option("--prepared", metavar="FOLDER", help="What `janus preprocess` made.")
+        Path | None, typer.Option("--prepared", metavar="FOLDER", help="Output of `janus preprocess`.")
     ] = None,
     data_dir: options.DataDir = None,
     changes: options.Set = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
     jobs: Annotated[
-        int, typer.Option("--jobs", min=1, metavar="N", help="Train so many at once, each in a process of its own.")
+        int, typer.Option("--jobs", min=1, metavar="N", help="Train N at once, each in a process of its own.")
     ] = 1,
     as_json: options.Json = False,
     force: options.Force = False,
@@ -66,9 +75,10 @@ def compare(
 ) -> None:
     """Train several objectives with an equal budget, decode each in every mode it has, score and time them.
 
-    Writes comparison.md, .json and .svg (BLEU against decoder passes), and prints the table. BLEU and chrF have their
-    signatures; each row is tested against one row by paired bootstrap. After a stop, the same command continues; with
-    more --steps or --minutes, trainings continue where they ended. A system that fails leaves a row that says why.
+    Writes comparison.md, .json and .svg (BLEU against decoder passes), and prints the table. BLEU and chrF come with
+    their signatures; every row is tested against one of them by paired bootstrap. After a stop, the same command
+    continues; with more --steps or --minutes, the trainings are extended. A system that fails leaves a row that says
+    why.
 
     Examples:
       janus compare
@@ -101,12 +111,12 @@ def compare(
         typer.echo(results.read_text(encoding="utf-8").rstrip("\n") if as_json else table)
         if failed:
             raise JanusError(
-                f"{failed} of the rows failed; the notes below the table say why", "the same command tries them again"
+                f"{failed} of the rows failed; the notes below the table say why", "the same command tries these again"
             )
 
 
 def _numbers(text: str | None) -> list[int]:
     found = options.names(text or "")
     if not all(name.isdecimal() for name in found):
-        raise typer.BadParameter(f"{text!r} is no list of numbers, as in 1,2", param_hint="--seeds")
+        raise typer.BadParameter(f"{text!r} is not a list of numbers, as in 1,2", param_hint="--seeds")
     return [int(name) for name in found]

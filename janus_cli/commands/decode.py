@@ -16,7 +16,9 @@ def decode(
     checkpoint: options.Checkpoint = None,
     text: Annotated[
         Path | None,
-        typer.Option("--input", metavar="FILE", help="Text to decode, plain or .gz; - for stdin. By default a split."),
+        typer.Option(
+            "--input", metavar="FILE", help="Text to decode, plain or .gz; - for stdin. By default the test split."
+        ),
     ] = None,
     split: Annotated[
         Literal["test", "valid"] | None,
@@ -30,14 +32,12 @@ def decode(
     jsonl: Annotated[
         bool, typer.Option("--jsonl", help="Write a JSON object a line: text, tokens, scores, length, passes.")
     ] = False,
-    trace: Annotated[
-        bool, typer.Option("--trace", help="Show how the first hypothesis came about, pass by pass.")
-    ] = False,
+    trace: Annotated[bool, typer.Option("--trace", help="Show the first hypothesis pass by pass.")] = False,
     trace_lines: Annotated[
         int | None, typer.Option("--trace-lines", min=1, metavar="N", help="As --trace, for the first N lines.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue after the last finished line of a decoding that was stopped.")
+        bool, typer.Option("--resume", help="Continue a stopped decoding after its last finished line.")
     ] = False,
     changes: options.Set = None,
     device: options.Device = "auto",
@@ -49,15 +49,15 @@ def decode(
     """Decode text, autoregressively or not, with a trained model.
 
     One line in, one line out, in order; an empty line gives an empty line. With --nbest, N lines for each (one for an
-    empty line): number of the line from 0, tab, score, tab, text. Options left out are those of the recipe's decoding
-    section. A decoded split is also kept in the run, as decode/SPLIT.MODE.txt, .jsonl and .json, where `janus score`
-    finds it; what has the same name is replaced. On a terminal it is then not printed.
+    empty line): line number from 0, tab, score, tab, text. Options left out come from the recipe's decoding section.
+    The result of a split is also kept in the run, as decode/SPLIT.MODE.txt, .jsonl and .json, where `janus score` finds
+    it, and replaces an earlier one of that name. On a terminal it is then not printed.
 
-    Files appear when they are complete. Until then .NAME.partial grows beside the first of them, and whatever stops the
-    work leaves all finished lines there: --resume, with the same text, weights and options, continues, and the result
-    is that of an unbroken decoding, to the byte on the same machine. --batch-sentences, --threads and --device may
-    differ; hypotheses then agree up to rounding. Stdout is not kept; a split's hypotheses are sent there from the first
-    line again.
+    Files appear when they are complete. Until then their finished lines are in .NAME.partial beside the first of them,
+    and survive a stop, a crash or a full disk. --resume, with the same text, weights and options, continues there; on
+    the same machine the result is the same to the byte as without the stop. --batch-sentences, --threads and --device
+    may differ; hypotheses then agree up to rounding. What went to stdout is not kept: a split's hypotheses are printed
+    from the first line again.
 
     Examples:
       janus decode

@@ -11,10 +11,10 @@ def demo(
 ) -> None:
     """Train AR, CMLM and JANUS on made-up text, decode each in every way, score, compare; about 5 minutes on 2 cores.
 
-    Each input has several right outputs, and a model sees one of them at a time: what a non-autoregressive model finds
-    hard. All three have the same size, data and number of updates, and one thread each unless --threads gives more.
-    After an interruption it continues; the runs stay under runs/demo-ar, runs/demo-cmlm and runs/demo-janus for
-    `janus decode` and `janus score`.
+    Each input has several right outputs, and training shows one of them at a time: this is hard for a
+    non-autoregressive model. All three have the same size, data and number of updates, and one thread each unless
+    --threads gives more. After a stop, the same command continues. The runs stay under runs/demo-ar, runs/demo-cmlm and
+    runs/demo-janus for `janus decode` and `janus score`.
 
     Examples:
       janus demo

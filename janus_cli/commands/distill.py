@@ -16,11 +16,11 @@ def distill(
     checkpoint: options.Checkpoint = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FOLDER", help="Where to; by default data/RECIPE-distilled.SOURCE-TARGET."),
+        typer.Option("--out", metavar="FOLDER", help="Folder to make; by default data/RECIPE-distilled.SOURCE-TARGET."),
     ] = None,
     source: Annotated[
         list[Path] | None,
-        typer.Option("--source", metavar="FILE", help="Decode these lines as well: plain or .gz. Repeatable."),
+        typer.Option("--source", metavar="FILE", help="More source text to decode, plain or .gz. Repeatable."),
     ] = None,
     surest: Annotated[
         float,
@@ -29,12 +29,11 @@ def distill(
             min=0.01,
             max=1.0,
             metavar="SHARE",
-            help="Of what those lines become, keep this share: the highest scores.",
+            help="Of the outputs for --source, keep this share: those with the highest scores.",
         ),
     ] = 1.0,
     resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Continue after the last finished sentence of a distillation that was stopped."),
+        bool, typer.Option("--resume", help="Continue a stopped distillation after its last finished sentence.")
     ] = False,
     changes: options.Set = None,
     device: options.Device = "auto",
@@ -43,22 +42,22 @@ def distill(
     dry_run: options.DryRun = False,
     **given: Any,
 ) -> None:
-    """Make training data from what a trained model says: sequence-level knowledge distillation (Kim & Rush 2016).
+    """Make training data from a model's outputs: sequence-level knowledge distillation (Kim & Rush 2016).
 
-    The run's left-to-right side decodes the source of every training pair. Its token ids become the targets of a new
-    folder of prepared data, with the same tokenizer and the same valid and test splits, references and all.
-    Pairs that the recipe's data section would not let in (empty, too short or long, lengths too different, duplicates
-    where it wants none) are dropped and counted; outputs that reached the longest length allowed are kept and counted.
+    The run's left-to-right side decodes the source of every training pair. Its outputs, as token ids, become the
+    targets of a new folder of prepared data; the tokenizer and the valid and test splits stay the same.
+    Pairs that the recipe's data section would filter out (empty, too short or long, lengths too different, duplicates)
+    are dropped and counted; outputs that reached the greatest length allowed are kept and counted.
 
-    --source names more text of the kind, which needs no translation: a student that sees more sources learns its
-    teacher better (Zhou & Keung 2020), if the teacher can translate them. --surest 0.7 keeps the 70 % of
-    their outputs that have the highest scores, and counts the others as `unsure`; the training pairs all stay. The
-    share may be another one on --resume.
+    --source adds source text of the same kind; it needs no translation. A student that sees more sources learns more
+    from its teacher (Zhou & Keung 2020), provided that the teacher can translate them. --surest 0.7 keeps the 70 % of
+    these outputs with the highest scores and counts the others as `unsure`; the training pairs all stay. With --resume
+    the share may differ.
     The manifest.json says which weights wrote the targets, how, and from which data.
 
-    Options left out are those of the recipe's decoding section; --set decoding.… changes the others, as in
-    --set decoding.precision=bf16. Whatever stops the work leaves the finished sentences beside FOLDER, as
-    .FOLDER.partial: --resume, with the same options, continues to the same bytes. The folder appears when complete.
+    Options left out come from the recipe's decoding section; change its other knobs with --set, as in
+    --set decoding.precision=bf16. The folder appears when it is complete. Until then the finished sentences are beside
+    it, in .FOLDER.partial, and survive a stop or a crash: --resume, with the same options, continues to the same bytes.
 
     Examples:
       janus distill

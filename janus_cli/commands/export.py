@@ -30,11 +30,11 @@ def export(
     force: options.Force = False,
     dry_run: options.DryRun = False,
 ) -> None:
-    """Write a model as a folder that works without its run, for other programs.
+    """Export a model to a folder that other programs can use without its run.
 
-    The folder has the weights, the tokenizer, where they came from, and a README.txt on how to use them.
-    With --format ctranslate2 the model must generate left to right as usual: objective ar or janus, and
-    ar_stream content. With --force an earlier export is replaced, never any other folder.
+    The folder has the weights, the tokenizer, their origin, and a README.txt on how to use them. --format ctranslate2
+    needs a model that generates left to right in the usual way: objective ar or janus with ar_stream content. --force
+    replaces an earlier export, never another folder.
 
     Examples:
       janus export

@@ -10,14 +10,14 @@ from janus_cli.commands import options
 
 def inspect(
     what: Annotated[
-        Path | None, typer.Argument(metavar="[RUN|CHECKPOINT|DATA]", help="A folder; by default the newest run.")
+        Path | None, typer.Argument(metavar="RUN|CHECKPOINT|DATA", help="A folder; by default the newest run.")
     ] = None,
     run: options.Run = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show what a folder of janus holds: sizes, vocabulary, objective, provenance, steps, fingerprints.
+    """Show what a run, a checkpoint or prepared data holds: sizes, vocabulary, objective, origin, steps, fingerprints.
 
-    A checkpoint is checked against its manifest, byte for byte.
+    A checkpoint's files are verified against its manifest.
 
     Examples:
       janus inspect
@@ -26,9 +26,16 @@ def inspect(
     """
     import json
 
+    from janus_cli import runs
+    from janus_cli.errors import UsageError
+
     chosen = options.one_run(what, run)
-    if chosen is None or not chosen.is_dir():
-        options.named_run(chosen, None)
+    if chosen is None:
+        runs.find_run(None)
+    elif not (chosen.is_dir() or (runs.RUNS / chosen).is_dir()):
+        raise UsageError(
+            f"there is no folder {chosen}", "name a run, a checkpoint or prepared data; see `ls runs data`"
+        )
     from janus_cli.training.inspect import describe, lines
 
     found = describe(chosen)

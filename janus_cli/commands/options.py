@@ -1,11 +1,11 @@
-"""Options that several commands share, each with one spelling and one help text.
+"""Options that several commands share: one spelling, one help text.
 
     def train(recipe: options.Recipe = None, changes: options.Set = None, force: options.Force = False) -> None: ...
 
 Cheap to import: `janus --help` reads it.
 
-Commands that compute begin with `check_recipe` or `check_run`, so that a mistyped name is refused in a third of a
-second, not after the two that importing torch takes.
+Commands that compute begin with `check_recipe` or `named_run`: a mistyped name is refused in a third of a second, not
+after the two seconds that importing torch takes.
 """
 
 import inspect
@@ -27,7 +27,7 @@ def _device(value: str) -> str:
 
 
 def names(*texts: str) -> list[str]:
-    """What stands between commas, each once, in order."""
+    """The names in comma-separated lists, each once, in order."""
     return list(dict.fromkeys(name.strip() for text in texts for name in text.split(",") if name.strip()))
 
 
@@ -49,10 +49,9 @@ Objective = Annotated[
         help=f"Exchange the recipe's objective for this one's defaults: {', '.join(OBJECTIVES)}.",
     ),
 ]
-RunArgument = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="The same as --run.", show_default=False)]
+RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help="The same as --run.", show_default=False)]
 Run = Annotated[
-    Path | None,
-    typer.Option("--run", metavar="FOLDER|NAME", help="A training run; by default the newest one under runs/."),
+    Path | None, typer.Option("--run", metavar="FOLDER|NAME", help="A training run; by default the newest under runs/.")
 ]
 Checkpoint = Annotated[
     Path | None,
@@ -62,9 +61,7 @@ Checkpoint = Annotated[
 ]
 DataDir = Annotated[
     Path | None,
-    typer.Option(
-        "--data-dir", metavar="FOLDER", help="Where your text is: FOLDER/train.de, FOLDER/train.en and so on."
-    ),
+    typer.Option("--data-dir", metavar="FOLDER", help="Your text: FOLDER/train.de, FOLDER/train.en and so on."),
 ]
 Device = Annotated[
     str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N", callback=_device, help="Where to compute.")
@@ -73,16 +70,15 @@ Seed = Annotated[
     int | None, typer.Option("--seed", min=0, metavar="N", help="Seed of everything random; by default the recipe's.")
 ]
 Threads = Annotated[
-    int | None,
-    typer.Option("--threads", min=1, metavar="N", help="CPU threads for computing; by default what torch chooses."),
+    int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads; by default what torch chooses.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, check it, write nothing.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table for people.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 def one_run(argument: Path | None, option: Path | None) -> Path | None:
-    """The run named as RUN or by --run; None where neither is given.
+    """The run given as RUN or by --run; None where neither is given.
 
     Raises:
         UsageError: both are given, and they differ.
@@ -106,10 +102,10 @@ def check_recipe(recipe: str | None, changes: Sequence[str] | None, objective: s
 def named_run(
     argument: Path | None, option: Path | None, checkpoint: Path | None = None, changes: Sequence[str] | None = None
 ) -> Path | None:
-    """As `one_run`, and refuses an unknown run, or an unknown knob of its recipe.
+    """`one_run`; also refuses an unknown run, or an unknown knob of its recipe.
 
     Args:
-        checkpoint: as given to --checkpoint; where it is a folder and no run is named, the run is that around it.
+        checkpoint: as given to --checkpoint; a folder names its run, too.
         changes: as given to --set.
 
     Raises:
@@ -136,7 +132,7 @@ def check_start(start: Path | None) -> None:
 
 
 class JsonFile(typer.core.TyperCommand):
-    """Takes `--json FILE.json`, as it was once written, for `--out FILE.json`; --json alone is a flag."""
+    """Reads the older form `--json FILE.json` as `--out FILE.json`; --json alone is a flag."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         words: list[str] = []
@@ -184,7 +180,7 @@ def _decoding_option(name: str) -> inspect.Parameter:
 
 
 def typed(context: typer.Context, *but: str) -> list[str]:
-    """The options that stand on the command line, to repeat them, without those whose parameters are named in `but`."""
+    """The options given on the command line, as words to repeat; without those of the parameters `but`."""
     words = []
     for option in context.command.params:
         source = context.get_parameter_source(option.name or "")

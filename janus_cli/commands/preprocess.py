@@ -17,15 +17,19 @@ def preprocess(
     recipe: options.Recipe = None,
     data_dir: options.DataDir = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FOLDER", help="Where to; by default data/RECIPE.SOURCE-TARGET.")
+        Path | None,
+        typer.Option("--out", metavar="FOLDER", help="Folder to make; by default data/RECIPE.SOURCE-TARGET."),
     ] = None,
     changes: options.Set = None,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", min=1, metavar="N", help="Processes; by default as many cores as are worth it."),
+        typer.Option("--workers", min=1, metavar="N", help="Processes; by default one for each core that helps."),
     ] = None,
     bad_utf8: Annotated[
-        BadUtf8, typer.Option("--bad-utf8", help="Lines that are not UTF-8: stop, skip the pair, or replace the bytes.")
+        BadUtf8,
+        typer.Option(
+            "--bad-utf8", help="What to do with lines that are not UTF-8: stop, skip the pair, or replace the bytes."
+        ),
     ] = "stop",
     seed: options.Seed = None,
     dry_run: options.DryRun = False,
@@ -33,8 +37,8 @@ def preprocess(
 ) -> None:
     """Turn text into token ids: check, clean, filter, make a tokenizer, encode.
 
-    Reads FOLDER/train.SRC, train.TGT, valid.* and test.* (plain or .gz), one sentence a line, aligned. The folder that
-    it writes appears whole or not at all; its manifest.json counts what was kept and what was dropped, and why.
+    Reads FOLDER/train.SRC, train.TGT, valid.* and test.* (plain or .gz): aligned, one sentence a line. Writes
+    one folder, which is complete or not there; its manifest.json counts the pairs kept, and those dropped by reason.
 
     Examples:
       janus preprocess

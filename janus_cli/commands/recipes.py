@@ -18,7 +18,7 @@ def recipes(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME|FILE]",
+            metavar="NAME|FILE",
             help="Which recipe to show, by default demo. With explain: which knob or section, by default all.",
         ),
     ] = None,

@@ -1,4 +1,4 @@
-"""`janus report`: runs as a page for people."""
+"""`janus report`: runs as one HTML page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -29,11 +29,11 @@ def report(
     threads: options.Threads = None,
     force: options.Force = False,
 ) -> None:
-    """Show one run, or several side by side, as a page that needs no network: one HTML file.
+    """Show one run, or several side by side, on one HTML page that needs no network.
 
     Losses, validation BLEU, speed, data statistics, predicted lengths, calibration, and a few decoded sentences with
-    their traces. What a run does not have (yet) is said on the page; a run may still be in training. An earlier report
-    is replaced, any other file only with --force. Plots need the extra `report`.
+    their traces. A run may still be in training; the page says what it does not have yet. An earlier report is
+    replaced, any other file only with --force. Needs the extra `report`.
 
     Examples:
       janus report

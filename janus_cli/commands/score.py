@@ -17,11 +17,11 @@ def score(
     ] = None,
     reference: Annotated[
         list[Path] | None,
-        typer.Option("--reference", metavar="FILE", help="Reference text; .tsv: several a line. Repeatable."),
+        typer.Option("--reference", metavar="FILE", help="Reference text; a .tsv has several a line. Repeatable."),
     ] = None,
     against: Annotated[
         Path | None,
-        typer.Option("--against", metavar="FILE", help="A second output, compared with the first by paired bootstrap."),
+        typer.Option("--against", metavar="FILE", help="A second output to compare with, by paired bootstrap."),
     ] = None,
     metrics: Annotated[
         str,
@@ -33,7 +33,10 @@ def score(
     bootstrap: Annotated[
         int | None,
         typer.Option(
-            "--bootstrap", min=0, metavar="N", help="Samples; 0 for none. By default 1000 with --against, else none."
+            "--bootstrap",
+            min=0,
+            metavar="N",
+            help="Bootstrap samples; 0 for none. By default 1000 with --against, else none.",
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Seed of the bootstrap.")] = None,
@@ -41,7 +44,7 @@ def score(
 ) -> None:
     """Score hypotheses against references: BLEU, chrF, TER, ROUGE, exact match, each with its signature.
 
-    References are those of the decoded split unless --reference names others.
+    The references are those of the decoded split, unless --reference names others.
 
     Examples:
       janus score

@@ -12,31 +12,27 @@ def train(
     recipe: options.Recipe = None,
     objective: options.Objective = None,
     resumed: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="With --resume: the same as --run.", show_default=False)
+        Path | None, typer.Argument(metavar="RUN", help="With --resume: the same as --run.", show_default=False)
     ] = None,
     run: Annotated[
         Path | None,
-        typer.Option("--run", metavar="FOLDER", help="Where the run goes; by default runs/RECIPE-OBJECTIVE."),
+        typer.Option("--run", metavar="FOLDER", help="Folder of the run; by default runs/RECIPE-OBJECTIVE."),
     ] = None,
     prepared: Annotated[
         Path | None,
         typer.Option(
-            "--prepared", metavar="FOLDER", help="What `janus preprocess` made; by default found under data/."
+            "--prepared", metavar="FOLDER", help="Output of `janus preprocess`; by default looked up under data/."
         ),
     ] = None,
     data_dir: options.DataDir = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run from its last checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run from its last checkpoint.")] = False,
     start: Annotated[
         Path | None,
-        typer.Option(
-            "--from", metavar="RUN|CHECKPOINT", help="Begin with these weights, whatever objective they are of."
-        ),
+        typer.Option("--from", metavar="RUN|CHECKPOINT", help="Start from these weights; their objective may differ."),
     ] = None,
     allow_change: Annotated[
         list[str] | None,
-        typer.Option(
-            "--allow-change", metavar="KEY", help="With --resume: this knob of the recipe may differ. Repeatable."
-        ),
+        typer.Option("--allow-change", metavar="KEY", help="With --resume: let this knob differ. Repeatable."),
     ] = None,
     changes: options.Set = None,
     device: options.Device = "auto",
@@ -47,14 +43,14 @@ def train(
 ) -> None:
     """Train a model on prepared data; text that is not prepared yet is prepared first.
 
-    Everything lands in the run's folder: recipe.yaml, log.jsonl, checkpoints/. Ctrl-C saves and stops; --resume goes
-    on, to the bit. Several GPUs: torchrun, as below; its -- keeps it from reading our options.
+    Everything is written to the run's folder: recipe.yaml, log.jsonl, checkpoints/. Ctrl-C saves and stops; --resume
+    continues, bit for bit. For several GPUs use torchrun as below; the -- keeps it from reading janus's options.
 
     Examples:
       janus train
       janus train --recipe multi30k --data-dir ~/multi30k
       janus train --recipe multi30k --objective cmlm --set training.updates=5000
-      janus train --resume --run runs/multi30k-janus
+      janus train --resume runs/multi30k-janus
       janus train --recipe multi30k --from runs/multi30k-ar
       torchrun --nproc-per-node 2 -m -- janus_cli train --recipe iwslt14
     """

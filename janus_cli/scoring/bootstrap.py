@@ -1,7 +1,7 @@
 """Paired bootstrap resampling (Koehn 2004): is one output really better than the other, or was the test set kind to it?
 
-A sample draws N of the N lines with replacement, the same lines for both outputs, and computes each metric anew from
-the rows of `Score.statistics`. sacrebleu's own `PairedTest` is not used: it calls identical outputs different
+A sample draws N of the N lines with replacement, the same lines for both outputs, and recomputes each metric from the
+rows of `Score.statistics`. sacrebleu's own `PairedTest` is not used: it calls identical outputs different
 (p = 1 / (samples + 1)), takes its seed from the environment, and knows neither ROUGE nor the interval of a difference.
 """
 

@@ -2,7 +2,7 @@
 
 Every metric here is a function of a sum: each sentence gives a row of counts (its sufficient statistics), the rows are
 added up, and `Score.aggregate` turns the total into the number. So a bootstrap sample costs one addition of rows.
-BLEU, chrF and TER are sacrebleu's, ROUGE is rouge-score's; nothing of them is computed anew.
+BLEU, chrF and TER are computed by sacrebleu, ROUGE by rouge-score.
 """
 
 from __future__ import annotations

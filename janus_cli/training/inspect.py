@@ -39,7 +39,7 @@ def describe(what: Path | None) -> dict[str, Any]:
             return describe_run(Run(folder))
     if is_prepared(what):
         return describe_data(what)
-    raise UsageError(f"{what} is no run, no checkpoint and no prepared data", "give a folder under runs/ or data/")
+    raise UsageError(f"{what} is not a run, a checkpoint or prepared data", "give a folder under runs/ or data/")
 
 
 def describe_run(run: Run) -> dict[str, Any]:

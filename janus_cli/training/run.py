@@ -153,7 +153,9 @@ def _must_be_free(run: Run, *, resume: bool, force: bool, start: Path | None, al
     places = (run.checkpoints, run.decoded, run.log)
     filled = [path for path in places if path.is_file() or (path.is_dir() and any(path.iterdir()))]
     if filled and not run.recipe.exists():
-        raise UsageError(f"{run.path} holds {filled[0].name} but no recipe.yaml: it is no run", "choose another --run")
+        raise UsageError(
+            f"{run.path} holds {filled[0].name} but no recipe.yaml, so it is not a run", "choose another --run"
+        )
     if run.recipe.exists() and not (resume or force):
         raise UsageError(
             f"{run.path} holds a run already",

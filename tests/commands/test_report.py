@@ -177,7 +177,7 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere"], "nowhere is no run"),
+        (["nowhere"], "nowhere is not a run"),
         (["ar", "--out", "no/such/folder.html"], "there is no folder"),
         (["ar", "--out", "runs"], "runs is a folder"),
         (["ar", "--sentences", "0"], "--sentences"),

@@ -148,7 +148,7 @@ def test_all_rows_are_timed_in_turn_and_what_fails_says_why(compare: Compare) ->
     [
         (["--steps", "2", "--minutes", "1"], "--steps and --minutes exclude each other"),
         (["--objectives", "ar,transfomer"], "no such objective: transfomer"),
-        (["--from", "nowhere"], "nowhere is no run"),
+        (["--from", "nowhere"], "nowhere is not a run"),
         (["--variant", "glance objective.glance=0.3"], "is not NAME: OBJECTIVE KEY=VALUE"),
         (["--variant", "glance:"], "is not NAME: OBJECTIVE KEY=VALUE"),
         (["--variant", "a/b: janus"], "is not NAME: OBJECTIVE KEY=VALUE"),
@@ -157,7 +157,7 @@ def test_all_rows_are_timed_in_turn_and_what_fails_says_why(compare: Compare) ->
         (["--variant", "long: ar training.updates=9"], "the budget is the same for all"),
         (["--objectives", "ar", "--variant", "ar: ar training.clip=1"], "two systems are called ar"),
         (["--objectives", "ar", "--against", "cmlm nar4.lb1"], "--against cmlm nar4.lb1: there will be no such row"),
-        (["--seeds", "1,x"], "no list of numbers"),
+        (["--seeds", "1,x"], "not a list of numbers"),
         (["--set", "training.update=3"], "did you mean updates"),
         (["--minutes", "1", "--set", "training.schedule=cosine"], "must know the number of updates"),
         (["--minutes", "1", "--variant", "c: ar training.schedule=cosine"], "must know the number of updates"),
