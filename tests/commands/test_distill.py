@@ -258,7 +258,7 @@ def test_a_student_trains_on_it_goes_on_and_is_decoded_and_scored(tiny_recipe: P
         (["ar", "--source", "nowhere"], 3, "nowhere does not exist"),
         (["cmlm"], 2, "runs/cmlm was trained with objective cmlm: it has no autoregressive side"),
         (["ar", "--run", "janus"], 2, "both name a run"),
-        (["nothing"], 2, "is no run"),
+        (["nothing"], 2, "is not a run"),
         (["ar", "--checkpoint", "step-9"], 4, "no checkpoint step-9"),
         (["ar", "--set", "training.updates=1"], 2, "only decoding.…"),
         (["ar", "--set", "decoding.nbest=3"], 2, "a teacher writes one output, left to right"),
