@@ -82,12 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Ctrl-C is 130 and no error. A reader that went away (`janus decode | head -1`) ends the command quietly with 141, as
     SIGPIPE would.
     """
-    _replace_closed_streams()
-    command = typer.main.get_command(app)
-    if "_JANUS_COMPLETE" in os.environ:  # a shell asks what may come next
-        command.main(prog_name="janus")
     code = 0
     try:
+        _replace_closed_streams()
+        command = typer.main.get_command(app)
+        if "_JANUS_COMPLETE" in os.environ:  # a shell asks what may come next
+            command.main(prog_name="janus")
         # Not app(): that would turn a broken pipe into exit 1 and print a usage mistake its own way.
         with command.make_context("janus", list(sys.argv[1:] if arguments is None else arguments)) as context:
             command.invoke(context)

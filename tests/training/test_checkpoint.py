@@ -237,5 +237,5 @@ def test_inspect(last: Path) -> None:
     assert "  step: 6" in text.split("\n")
     assert "sha256" in text
     assert "pairs: 64" in "\n".join(lines(describe(Path("data/tiny.src-tgt"))))
-    with pytest.raises(UsageError, match="is no run"):
+    with pytest.raises(UsageError, match="is not a run"):
         describe(Path("nowhere"))
