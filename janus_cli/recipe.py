@@ -8,10 +8,10 @@ Sources such as [J]: see `core.knobs.SOURCES`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 
@@ -186,3 +186,17 @@ class Recipe:
 
 
 CHECKED = TypeAdapter(Recipe)  # refuses what no recipe may hold
+
+
+def sections() -> list[tuple[str, Any]]:
+    """Every section's dataclass behind its path, "" for the recipe itself; the nine of `objective` one by one.
+
+    Sections of a list have 0 in their path, as in data.downloads.0. Those inside others come last.
+    """
+    found: list[tuple[str, Any]] = [("", Recipe)]
+    for place, section in found:  # grows as it goes
+        for name, kind in get_type_hints(section).items():
+            path = f"{place}.{name}".strip(".") + ".0" * (get_origin(kind) is tuple)
+            inner = [(path, part) for part in (kind, *get_args(kind)) if is_dataclass(part)]
+            found += [each for each in inner if each not in found]
+    return found

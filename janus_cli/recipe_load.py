@@ -8,19 +8,26 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any
 
 from pydantic import ValidationError
 
 from janus_cli import yaml_core
 from janus_cli.core.knobs import OBJECTIVES, Decoding
 from janus_cli.errors import UsageError
-from janus_cli.recipe import CHECKED, Recipe
+from janus_cli.recipe import CHECKED, Recipe, sections
 from janus_cli.yaml_core import shorten
 
 _LARGEST = 1_000_000  # bytes
 _MOST_SHOWN = 40  # mistakes
+_OPTIONS = 2**31  # options come behind all lines of a file
 _DEFAULT_OBJECTIVE = Recipe.objective.name
+_REASONS = {  # for some of pydantic's types of errors
+    "missing": "is missing",
+    "dataclass_type": "should be a section of `key: value` lines",
+    "dict_type": "should be a section of `key: value` lines",
+    "tuple_type": "should be a list",
+}
 
 
 def load(name_or_path: str, overrides: Sequence[str] | None = None, objective: str | None = None) -> Recipe:
@@ -39,12 +46,9 @@ def load(name_or_path: str, overrides: Sequence[str] | None = None, objective: s
     draft = _Draft(_find(name_or_path))
     if objective is not None:
         draft.exchange(objective)
-    for number, change in enumerate(overrides or ()):
-        draft.set(change, number)
-    recipe = draft.checked()
-    if recipe is None:
-        raise UsageError(draft.report(), "`janus recipes show demo` prints every key with its default")
-    return recipe
+    for change in overrides or ():
+        draft.set(change)
+    return draft.checked()
 
 
 def change_decoding(recipe: Recipe, options: Mapping[str, Any]) -> Decoding:
@@ -53,17 +57,13 @@ def change_decoding(recipe: Recipe, options: Mapping[str, Any]) -> Decoding:
     Raises:
         UsageError: no such option, or a value that it cannot have.
     """
-    for name in options:
-        if name not in (known := _keys(Decoding)):
-            raise UsageError(f"decoding has no option {name}{guess(name, known)}", f"options: {', '.join(known)}")
     changed = recipe.plain()
     changed["decoding"] |= options
     try:
         return CHECKED.validate_json(json.dumps(changed, default=repr)).decoding
     except ValidationError as problem:
-        error = problem.errors(include_url=False)[0]
-        message = error["msg"].replace("Input should", "should")
-        raise UsageError(f"{'.'.join(map(str, error['loc']))}: {message} (got {shorten(error['input'])})") from None
+        path, reason = _explained(problem.errors(include_url=False)[0])
+        raise UsageError(f"{_key(path)}: {reason}") from None
 
 
 def available() -> dict[str, Path]:
@@ -78,17 +78,14 @@ def dump(recipe: Recipe) -> str:
     return yaml_core.dump(recipe.plain())
 
 
-def sections(kind: Any) -> list[type]:
-    """The sections that a field of this type can hold."""
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        return [kind]
-    return [section for part in get_args(kind) for section in sections(part)]
-
-
 def guess(word: str, known: Iterable[str]) -> str:
     """What was probably meant, to stand behind a message; empty if nothing is close."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f", did you mean {close[0]}?" if close else ""
+
+
+def no_objective(name: object) -> str:
+    return f"no such objective (got {shorten(name)}; choose from {', '.join(OBJECTIVES)}){guess(str(name), OBJECTIVES)}"
 
 
 def _find(name_or_path: str) -> Path:
@@ -120,147 +117,134 @@ def _text(path: Path) -> str:
         raise UsageError(f"{path}:{line}: not UTF-8 (byte {problem.start + 1})", "save the recipe as UTF-8") from None
 
 
-class _Place(NamedTuple):
-    """Where a value comes from. order: the line; options come after all lines."""
-
-    order: int
-    text: str
-
-
-class _Draft:
-    """The plain values of a recipe before they are checked, where each comes from, and what is wrong with them."""
+class _Draft(yaml_core.Document):
+    """A recipe before it is checked. The options of the command line stand on lines of their own, behind the file's."""
 
     def __init__(self, file: Path) -> None:
-        parsed = yaml_core.parse(_text(file))
-        self.file, self.value, self.complete = file, parsed.value, parsed.complete
-        self.places = {path: self.at(line) for path, line in parsed.lines.items()}
-        self.mistakes = [(self.at(line), ".".join(map(str, path)), text) for line, path, text in parsed.mistakes]
-        self.unread = parsed.unread  # paths about which nothing more is to be said
+        super().__init__(_text(file))
+        self.file = file
+        self.options: list[str] = []
         if not isinstance(self.value, dict):
             if self.complete:
-                self.wrong(self.at(1), f"a recipe is a set of `key: value` lines (got {shorten(self.value)})")
+                self.wrong(1, (), f"a recipe is a set of `key: value` lines (got {shorten(self.value)})")
             self.value, self.complete = {}, False
 
-    def at(self, line: int) -> _Place:
-        return _Place(line, f"{self.file}:{line}")
+    def line_of(self, option: str) -> int:
+        """A new line for an option."""
+        self.options.append(option)
+        return _OPTIONS + len(self.options) - 1
 
-    def wrong(self, place: _Place, text: str, path: yaml_core.Path = ()) -> None:
-        self.mistakes.append((place, ".".join(map(str, path)), text))
-
-    def put(self, path: yaml_core.Path, value: Any, place: _Place) -> None:
+    def put(self, path: yaml_core.Path, value: Any, line: int) -> None:
         """Replaces a value or a section, and makes the sections around it."""
         section = self.value
         for depth, part in enumerate(path[:-1], 1):
-            self.places.setdefault(path[:depth], place)
             if not isinstance(section.get(part), dict):
                 section[part] = {}
+                self.lines[path[:depth]] = line
             section = section[part]
         section[path[-1]] = value
-        self.places = {old: known for old, known in self.places.items() if old[: len(path)] != path} | {path: place}
+        self.lines[path] = line
 
     def exchange(self, name: str) -> None:
         """Puts the defaults of another objective in the place of the recipe's."""
-        place = _Place(2**31, f"--objective {name}")
+        line = self.line_of(f"--objective {name}")
         section = self.value.get("objective", {})
         if name not in OBJECTIVES:
-            self.wrong(place, no_objective(name))
+            self.wrong(line, (), no_objective(name))
         elif not isinstance(section, dict) or section.get("name", _DEFAULT_OBJECTIVE) != name:
-            self.put(("objective",), {"name": name}, place)
+            self.put(("objective",), {"name": name}, line)
 
-    def set(self, change: str, number: int) -> None:
+    def set(self, change: str) -> None:
         """Applies one `KEY=VALUE`."""
+        line = self.line_of(f"--set {shorten(change)}")
         key, equals, text = change.partition("=")
-        place = _Place(2**32 + number, f"--set {shorten(change)}")
         path = tuple(key.split("."))
         if not equals or not all(path):
-            self.wrong(place, "expected KEY=VALUE, as in training.updates=500")
+            self.wrong(line, (), "expected KEY=VALUE, as in training.updates=500")
             return
         # Only brackets and quotes make YAML out of a value: `--set tokenizer.joiner=@@` means what it says.
-        parsed = yaml_core.parse(text) if text[:1] in tuple("[{\"'") else yaml_core.parse_scalar(text)
-        for _, below, mistake in parsed.mistakes:
-            self.wrong(place, mistake, (*path, *below))
-            self.unread.add((*path, *below))
-        self.put(path, parsed.value, place)
+        given = yaml_core.Document(text, plain=not text.startswith(("[", "{", '"', "'")))
+        for _, below, mistake in given.mistakes:
+            self.wrong(line, (*path, *below), mistake, unread=True)
+        self.put(path, given.value, line)
 
-    def checked(self) -> Recipe | None:
-        """The recipe; None where there are mistakes."""
-        if not self.complete:
-            return None
-        section = self.value.get("objective")
-        if isinstance(section, dict):
-            self.fill_in(section.setdefault("name", _DEFAULT_OBJECTIVE))
-        try:
-            # As JSON, because strict JSON validation takes a list for a tuple and 1 for 1.0, and nothing else.
-            recipe = CHECKED.validate_json(json.dumps(self.value))
-        except ValidationError as problem:
-            for error in problem.errors(include_url=False):
-                self.refuse(error["type"], error["loc"], error["msg"], error["input"], error.get("ctx", {}))
-            return None
-        return None if self.mistakes else recipe
+    def checked(self) -> Recipe:
+        """The recipe.
 
-    def fill_in(self, objective: Any) -> None:
+        Raises:
+            UsageError: there are mistakes.
+        """
+        if self.complete:
+            self.fill_in()
+            try:
+                # As JSON, because strict JSON validation takes a list for a tuple and 1 for 1.0, and nothing else.
+                recipe = CHECKED.validate_json(json.dumps(self.value))
+                if not self.mistakes:
+                    return recipe
+            except ValidationError as problem:
+                for path, reason in map(_explained, problem.errors(include_url=False)):
+                    if not any(path[: len(unread)] == unread for unread in self.unread):
+                        # A section that an option replaced stands behind what it held before.
+                        around = [path[:depth] for depth in range(len(path) + 1)]
+                        self.wrong(max(self.lines.get(each, 0) for each in around), path, reason)
+        raise UsageError(self.report(), "`janus recipes show demo` prints every key with its default")
+
+    def fill_in(self) -> None:
         """Sets what the objective's system sets in other sections, where the recipe says nothing."""
-        elsewhere = OBJECTIVES[objective].elsewhere if objective in tuple(OBJECTIVES) else {}
-        for name, values in elsewhere.items():
-            section = self.value.setdefault(name, {})
-            if isinstance(section, dict):
-                self.value[name] = values | section
-
-    def refuse(self, kind: str, path: yaml_core.Path, message: str, given: Any, context: dict[str, Any]) -> None:
-        """Turns one of pydantic's errors into a mistake with a place."""
-        if len(path) > 1 and path[0] == "objective":  # pydantic puts in the objective's name, as the branch it took
-            path = (path[0], *path[2:])
-        got = "" if isinstance(given, dict) else f" (got {shorten(json.dumps(given, ensure_ascii=False))})"
-        text = f"{message.replace('Input should', 'should')}{got}"
-        if kind == "unexpected_keyword_argument":
-            text = f"unknown key{self.known_keys(path)}"
-        elif kind == "missing":
-            text = "is missing"
-        elif kind in ("dataclass_type", "dict_type"):
-            text = f"should be a section of `key: value` lines{got}"
-        elif kind == "tuple_type":
-            text = f"should be a list{got}"
-        elif kind == "union_tag_invalid":
-            path, text = (*path, "name"), no_objective(given["name"])
-        elif kind == "literal_error":
-            text += guess(str(given), re.findall(r"'([^']*)'", context["expected"]))
-        elif kind == "value_error":
-            text = f"{context['error']}{got}"
-            if not path and (named := re.match(r"[a-z_]+(\.[a-z_]+)+", text)):
-                path, text = tuple(named[0].split(".")), text.removeprefix(named[0]).strip()
-        if not any(path[: len(unread)] == unread for unread in self.unread):
-            around = [path[:depth] for depth in range(len(path), -1, -1) if path[:depth] in self.places]
-            self.wrong(self.places[around[0]] if around else _Place(0, str(self.file)), text, path)
-
-    def known_keys(self, path: yaml_core.Path) -> str:
-        """What may stand where the unknown key stands."""
-        section: type = Recipe
-        for part in path[:-1]:
-            if part == "objective":
-                section = OBJECTIVES[self.value["objective"]["name"]]
-            elif isinstance(part, str):
-                section = sections(get_type_hints(section)[part])[0]
-        key, known = str(path[-1]), _keys(section)
-        elsewhere = [
-            f"{name}.{key}"
-            for name, kind in get_type_hints(Recipe).items()
-            if name != path[0] and any(key in _keys(other) for other in sections(kind))
-        ]
-        meant = guess(key, known) or (f", did you mean {elsewhere[0]}?" if elsewhere else ".")
-        return f"{meant} Valid here: {', '.join(known)}"
+        objective = self.value.get("objective")
+        if isinstance(objective, dict):
+            name = str(objective.setdefault("name", _DEFAULT_OBJECTIVE))
+            elsewhere = OBJECTIVES[name].elsewhere if name in OBJECTIVES else {}
+            for place, values in elsewhere.items():
+                section = self.value.setdefault(place, {})
+                if isinstance(section, dict):
+                    self.value[place] = values | section
 
     def report(self) -> str:
         """All mistakes in the order of their places."""
-        lines = [f"{place.text}: {f'{key}: ' if key else ''}{text}" for place, key, text in sorted(self.mistakes)]
+        lines = []
+        for line, key, mistake in sorted((line, _key(path), mistake) for line, path, mistake in self.mistakes):
+            place = f"{self.file}:{line}" if line < _OPTIONS else self.options[line - _OPTIONS]
+            lines.append(": ".join(filter(None, (place, key, mistake))))
         if len(lines) == 1:
             return lines[0]
         more = [f"... and {len(lines) - _MOST_SHOWN} more"] * (len(lines) > _MOST_SHOWN)
         return "\n  ".join([f"{len(lines)} mistakes in the recipe", *lines[:_MOST_SHOWN], *more])
 
 
-def _keys(section: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(section)]
+def _key(path: yaml_core.Path) -> str:
+    return ".".join(map(str, path))
 
 
-def no_objective(name: object) -> str:
-    return f"no such objective (got {shorten(name)}; choose from {', '.join(OBJECTIVES)}){guess(str(name), OBJECTIVES)}"
+def _explained(error: Any) -> tuple[yaml_core.Path, str]:
+    """One of pydantic's errors as the path of the knob and what is wrong with it."""
+    kind, path, given = error["type"], error["loc"], error["input"]
+    objective = None
+    if path[0:1] == ("objective",) and len(path) > 1:  # pydantic puts in the objective's name, as the branch it took
+        objective, path = path[1], (path[0], *path[2:])
+    reason = _REASONS.get(kind) or error["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    if not isinstance(given, dict):
+        reason += f" (got {shorten(json.dumps(given, ensure_ascii=False))})"
+    if kind == "unexpected_keyword_argument":
+        reason = f"unknown key{_known_keys(path, objective)}"
+    elif kind == "union_tag_invalid":
+        path, reason = (*path, "name"), no_objective(given["name"])
+    elif kind == "literal_error":
+        reason += guess(str(given), re.findall(r"'([^']*)'", error["msg"]))
+    elif not path and (named := re.match(r"[a-z_]+(\.[a-z_]+)+", reason)):  # two sections do not fit together
+        path, reason = tuple(named[0].split(".")), reason.removeprefix(named[0]).strip()
+    return path, reason
+
+
+def _known_keys(path: yaml_core.Path, objective: object) -> str:
+    """What may stand where the unknown key stands."""
+    *around, key = ("0" if isinstance(part, int) else part for part in path)
+    known, elsewhere = [], []
+    for place, section in sections():
+        keys = [field.name for field in dataclasses.fields(section)]
+        if place != ".".join(around):
+            elsewhere += [f"{place}.{key}".strip(".")] * (key in keys)
+        elif getattr(section, "name", objective) == objective:
+            known = keys
+    meant = guess(key, known) or (f", did you mean {elsewhere[0]}?" if elsewhere else ".")
+    return f"{meant} Valid here: {', '.join(known)}"

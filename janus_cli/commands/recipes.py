@@ -2,7 +2,6 @@
 
 import json
 import textwrap
-from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -65,29 +64,6 @@ def recipes(
     console.say("show one with `janus recipes show NAME`; what a knob does: `janus recipes explain KEY`")
 
 
-class Entry(NamedTuple):
-    """One knob, as it is shown."""
-
-    key: str
-    default: str
-    values: str
-    about: str
-    source: str
-
-
-class Section(NamedTuple):
-    """The knobs of one section. objective: the one that they belong to, empty where all share them."""
-
-    key: str
-    objective: str
-    about: str
-    entries: list[Entry]
-
-    @property
-    def title(self) -> str:
-        return f"{self.key}, name: {self.objective}" if self.objective else self.key or "recipe"
-
-
 def explain(key: str | None = None, objective: str | None = None, *, markdown: bool = False) -> str:
     """Every knob, or those under `key`, with its default, possible values, meaning and source.
 
@@ -97,49 +73,53 @@ def explain(key: str | None = None, objective: str | None = None, *, markdown: b
         UsageError: no such key or objective.
     """
     from janus_cli.errors import UsageError
+    from janus_cli.recipe import sections
     from janus_cli.recipe_load import guess, no_objective
 
     if objective not in (None, *OBJECTIVES):
         raise UsageError(no_objective(objective), "`janus recipes explain objective` prints all of them")
-    every = [section for section in _sections() if objective is None or section.objective in ("", objective)]
-    chosen = []
-    for section in every:
-        entries = [entry for entry in section.entries if key is None or f"{entry.key}.".startswith(f"{key}.")]
-        chosen += [section._replace(entries=entries)] * bool(entries)
-    if not chosen:
-        known = sorted({entry.key for section in every for entry in section.entries} | {each.key for each in every})
-        elsewhere = [each for each in known if each.endswith(f".{key}")]
-        meant = f", did you mean {elsewhere[0]}?" if elsewhere else guess(str(key), known)
+    known, tables = set[str](), []
+    for place, section in sections():
+        own = section.name if place == "objective" else ""
+        if own and objective not in (None, own):
+            continue
+        rows = _rows(place, section)
+        known |= {place, *(row.key for row in rows)}
+        rows = [row for row in rows if key is None or f"{row.key}.".startswith(f"{key}.")]
+        title = f"{place}, name: {own}" if own else place or "recipe"
+        tables += [(_markdown if markdown else _plain)(title, " ".join(section.__doc__.split()), rows)] * bool(rows)
+    if not tables:
+        elsewhere = [each for each in sorted(known) if each.endswith(f".{key}")]
+        meant = f", did you mean {elsewhere[0]}?" if elsewhere else guess(str(key), sorted(known))
         raise UsageError(f"no knob named {key}{meant}", "`janus recipes explain` prints all of them")
-    shown = "\n".join((_markdown if markdown else _plain)(section) for section in chosen)
-    sources = [f"{mark} {work}" for mark, work in SOURCES.items() if mark in shown]
+    shown = "\n".join(tables)
+    sources = [f"{mark} {work}\n" for mark, work in SOURCES.items() if mark in shown]
     if markdown:
         title = "# Every knob of a recipe\n\nWritten by `janus recipes explain --markdown`.\n\n"
-        return f"{title}{shown}\n## Sources\n\n" + "".join(f"* {source}\n" for source in sources)
-    return shown + "\n" * bool(sources) + "".join(f"{source}\n" for source in sources)
+        return f"{title}{shown}\n## Sources\n\n" + "".join(f"* {source}" for source in sources)
+    return shown + "".join(["\n", *sources] if sources else [])
 
 
-def _sections() -> Iterator[Section]:
-    """Every section of a recipe; those inside others come last."""
-    from janus_cli.recipe import Recipe
-    from janus_cli.recipe_load import sections
+class _Row(NamedTuple):
+    """One knob, as it is shown."""
 
-    found: list[tuple[str, Any]] = [("", Recipe)]
-    for prefix, section in found:  # grows as it goes
-        kinds = get_type_hints(section)
-        defaults = {field.name: field.default for field in fields(section)}
-        entries = []
-        for name, knob in knobs(section).items():
-            modes = ", ".join(dict.fromkeys(way.split()[0] for way in knob.modes))
-            about = f"{knob.about} (mode {modes})" if modes else knob.about
-            values = " or ".join(_values(kinds[name], knob))
-            entries.append(Entry(f"{prefix}{name}", _default(defaults[name]), values, about, knob.source))
-        key = prefix.rstrip(".")
-        yield Section(key, section.name if key == "objective" else "", " ".join(section.__doc__.split()), entries)
-        for name in defaults:
-            item = "0." if get_origin(kinds[name]) is tuple else ""
-            inner = [(f"{prefix}{name}.{item}", part) for part in sections(kinds[name])]
-            found += [each for each in inner if each not in found]
+    key: str
+    default: str
+    values: str
+    about: str
+    source: str
+
+
+def _rows(place: str, section: Any) -> list[_Row]:
+    kinds = get_type_hints(section)
+    defaults = {field.name: field.default for field in fields(section)}
+    rows = []
+    for name, knob in knobs(section).items():
+        modes = ", ".join(dict.fromkeys(way.split()[0] for way in knob.modes))
+        about = f"{knob.about} (mode {modes})" if modes else knob.about
+        values = " or ".join(_values(kinds[name], knob))
+        rows.append(_Row(f"{place}.{name}".strip("."), _default(defaults[name]), values, about, knob.source))
+    return rows
 
 
 def _default(value: Any) -> str:
@@ -167,16 +147,14 @@ def _values(kind: Any, knob: Knob) -> list[str]:
     return [words.get(kind, "section") + (f", {bounds}" if numeric else "")]
 
 
-def _plain(section: Section) -> str:
-    lines = [section.title, *textwrap.wrap(section.about, 100, initial_indent="  ", subsequent_indent="  ")]
-    for entry in section.entries:
-        source = f" Source: {entry.source}." if entry.source else ""
-        lines += ["", f"  {entry.key}: {entry.default}  ({entry.values})"]
-        lines += textwrap.wrap(f"{entry.about}.{source}", 100, initial_indent="      ", subsequent_indent="      ")
+def _plain(title: str, about: str, rows: list[_Row]) -> str:
+    lines = [title, textwrap.indent(textwrap.fill(about, 98), "  ")]
+    for key, default, values, meaning, source in rows:
+        text = f"{meaning}. Source: {source}." if source else f"{meaning}."
+        lines += ["", f"  {key}: {default}  ({values})", textwrap.indent(textwrap.fill(text, 94), " " * 6)]
     return "\n".join(lines) + "\n"
 
 
-def _markdown(section: Section) -> str:
-    head = ["| knob | default | values | meaning | source |", "|---|---|---|---|---|"]
-    rows = [f"| `{key}` | {' | '.join(cells)} |" for key, *cells in section.entries]
-    return "\n".join([f"## {section.title}", "", section.about, "", *head, *rows]) + "\n"
+def _markdown(title: str, about: str, rows: list[_Row]) -> str:
+    head = f"## {title}\n\n{about}\n\n| knob | default | values | meaning | source |\n|---|---|---|---|---|\n"
+    return head + "".join(f"| `{key}` | {' | '.join(cells)} |\n" for key, *cells in rows)
