@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, is_dataclass
-from functools import reduce
+from functools import cache, reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -188,10 +188,11 @@ class Recipe:
 CHECKED = TypeAdapter(Recipe)  # refuses what no recipe may hold
 
 
-def sections() -> list[tuple[str, Any]]:
-    """Every section's dataclass behind its path, "" for the recipe itself; the nine of `objective` one by one.
+@cache
+def sections() -> tuple[tuple[str, Any], ...]:
+    """Path and dataclass of every section, from "" for the recipe itself to data.downloads.0 for those of a list.
 
-    Sections of a list have 0 in their path, as in data.downloads.0. Those inside others come last.
+    `objective` has one entry for each objective. Sections inside others come last.
     """
     found: list[tuple[str, Any]] = [("", Recipe)]
     for place, section in found:  # grows as it goes
@@ -199,4 +200,4 @@ def sections() -> list[tuple[str, Any]]:
             path = f"{place}.{name}".strip(".") + ".0" * (get_origin(kind) is tuple)
             inner = [(path, part) for part in (kind, *get_args(kind)) if is_dataclass(part)]
             found += [each for each in inner if each not in found]
-    return found
+    return tuple(found)
