@@ -16,6 +16,8 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
@@ -57,21 +59,25 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise DataError(f"{name_of(path)} cannot be read: {reason}", hint) from None
 
 
-def raw_lines(path: Path, longest: int = LONGEST_LINE, *, announce: bool = False) -> Iterator[bytes]:
-    """Lines with their line ends, behind the BOM (announce: which is said), in bounded memory.
+def raw_lines(path: Path, longest: int | None = None, *, announce: bool = False) -> Iterator[bytes]:
+    """Lines with their line ends, behind the BOM (announce: which is said).
 
-    Of a line of more than `longest` bytes, longest + 1 come, without a line end.
+    longest: bounds the memory; of a line of more bytes, longest + 1 come, without a line end.
     """
     with opened(path) as file:
-        start = BOM
-        while line := file.readline(len(BOM) + longest + 1):
-            rest = line
-            while rest and not rest.endswith(b"\n"):
-                rest = file.readline(longest)
-            if announce and start and line.startswith(start):
-                console.say(f"{name_of(path)}: byte order mark removed")
-            yield line.removeprefix(start)[: longest + 1]
-            start = b""
+        limit = -1 if longest is None else len(BOM) + longest + 1
+        first = file.readline(limit)
+        if announce and first.startswith(BOM):
+            console.say(f"{name_of(path)}: byte order mark removed")
+        start = [first.removeprefix(BOM)] if first else []
+        if longest is None:
+            yield from chain(start, file)
+            return
+        for line in chain(start, iter(partial(file.readline, limit), b"")):
+            if not line.endswith(b"\n"):
+                while (rest := file.readline(longest)) and not rest.endswith(b"\n"):
+                    pass
+            yield line if len(line) <= longest else line[: longest + 1]
 
 
 @dataclass
