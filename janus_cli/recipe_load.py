@@ -169,11 +169,7 @@ class _Draft(yaml_core.Document):
         self.put(path, given.value, line)
 
     def checked(self) -> Recipe:
-        """The recipe.
-
-        Raises:
-            UsageError: there are mistakes.
-        """
+        """The recipe; a UsageError lists all mistakes if there are any."""
         if self.complete:
             self.fill_in()
             try:

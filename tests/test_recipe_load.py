@@ -73,10 +73,15 @@ data: {source: no, target: on, clean: [nfc, lowercase]}
         ("training: 3\n", ["2: training: should be a section of `key: value` lines (got 3)"]),
         ("data: {clean: nfc}\n", ["2: data.clean: should be a list (got \"nfc\")"]),
         ("seed: -1\n", ["2: seed: should be greater than or equal to 0 (got -1)"]),
-        ("seed: !!python/object/apply:os.system [ls]\n", ["2: seed: tags are not allowed"]),
+        ("data:\n  dir: !!python/object/apply:os.system [ls]\n", ["3: data.dir: tags are not allowed"]),
         ("a: &a [x, x]\nb: &b [*a, *a]\n", ["2: a: anchors", "2: a: unknown key", "3: b: anchors",
                                             "3: b: unknown key", "3: b.0: aliases", "3: b.1: aliases"]),
         ("model: [1\n", ["3: not YAML"]),
+        # Bytes are the whole file:
+        (b"seed: 1\n", ["1: name: is missing"]),
+        (b"- name\n", ["1: a recipe is a set of `key: value` lines (got ['name'])"]),
+        (b"", ["1: a recipe is a set of `key: value` lines (got None)"]),
+        (b"name: a\nabout: \xff\n", ["2: not UTF-8 (byte 16)"]),
         # What does not fit together:
         ("model:\n  width: 30\n", ["2: model: width 30 is not a multiple of heads 4"]),
         ("model: {attention: flex, attention_dropout: 0.1}", ["2: model: attention flex has no dropout"]),
@@ -94,26 +99,10 @@ data: {source: no, target: on, clean: [nfc, lowercase]}
         ("objective: {noise: {spans: 0.5, span_budget: 0}}", ["2: objective.noise: span_budget is 0: spans would"]),
     ],
 )  # fmt: skip
-def test_mistakes_in_a_file(tmp_path: Path, text: str, mistakes: list[str]) -> None:
-    file = _write(tmp_path, f"name: a\n{text}")
-    lines = _mistakes(file)
-    assert len(lines) == len(mistakes)
-    for line, mistake in zip(lines, mistakes, strict=True):
+def test_mistakes_in_a_file(tmp_path: Path, text: str | bytes, mistakes: list[str]) -> None:
+    file = _write(tmp_path, text if isinstance(text, bytes) else f"name: a\n{text}")
+    for line, mistake in zip(_mistakes(file), mistakes, strict=True):
         assert line.startswith(f"{file}:{mistake}")
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("seed: 1\n", "name: is missing"),
-        ("- name\n", ":1: a recipe is a set of `key: value` lines"),
-        ("", ":1: a recipe is a set of `key: value` lines (got None)"),
-        (b"name: a\nabout: \xff\n", ":2: not UTF-8 (byte 16)"),
-    ],
-)
-def test_files_that_are_no_recipe(tmp_path: Path, content: str | bytes, words: str) -> None:
-    (line,) = _mistakes(_write(tmp_path, content))
-    assert words in line
 
 
 @pytest.mark.parametrize("value", ["../x", "/etc/x", "a/b", "..", ".x", "", "a\\b", "a b", "x\n"])
@@ -147,7 +136,6 @@ def test_names_that_become_paths_stay_inside(tmp_path: Path, key: str, value: st
 )  # fmt: skip
 def test_mistakes_in_set(changes: list[str], mistakes: list[str]) -> None:
     lines = [line for line in _mistakes("demo", *changes) if line.startswith("--set")]
-    assert len(lines) == len(mistakes)
     for line, mistake in zip(lines, mistakes, strict=True):
         assert line.startswith(mistake)
 

@@ -4,7 +4,7 @@ import json
 import textwrap
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -54,13 +54,11 @@ def recipes(
         raise UsageError(
             "`janus recipes list` takes no name and no changes", "to see one recipe: `janus recipes show NAME`"
         )
-    rows = []
-    for shipped in recipe_load.available():
-        recipe = recipe_load.load(shipped)
-        rows.append((shipped, f"{recipe.data.source}-{recipe.data.target}", recipe.about))
-    width = max(len(row[0]) for row in rows)
-    for shipped, pair, about in rows:
-        typer.echo(f"{shipped:<{width}}  {pair:<7}  {about}")
+    shipped = [recipe_load.load(each) for each in recipe_load.available()]
+    width = max(len(recipe.name) for recipe in shipped)
+    for recipe in shipped:
+        pair = f"{recipe.data.source}-{recipe.data.target}"
+        typer.echo(f"{recipe.name:<{width}}  {pair:<7}  {recipe.about}")
     console.say("show one with `janus recipes show NAME`; what a knob does: `janus recipes explain KEY`")
 
 
@@ -84,8 +82,8 @@ def explain(key: str | None = None, objective: str | None = None, *, markdown: b
         if own and objective not in (None, own):
             continue
         rows = _rows(place, section)
-        known |= {place, *(row.key for row in rows)}
-        rows = [row for row in rows if key is None or f"{row.key}.".startswith(f"{key}.")]
+        known |= {place, *(row[0] for row in rows)}
+        rows = [row for row in rows if key is None or f"{row[0]}.".startswith(f"{key}.")]
         title = f"{place}, name: {own}" if own else place or "recipe"
         tables += [(_markdown if markdown else _plain)(title, " ".join(section.__doc__.split()), rows)] * bool(rows)
     if not tables:
@@ -100,14 +98,7 @@ def explain(key: str | None = None, objective: str | None = None, *, markdown: b
     return shown + "".join(["\n", *sources] if sources else [])
 
 
-class _Row(NamedTuple):
-    """One knob, as it is shown."""
-
-    key: str
-    default: str
-    values: str
-    about: str
-    source: str
+_Row = tuple[str, str, str, str, str]  # key, default, values, meaning, source
 
 
 def _rows(place: str, section: Any) -> list[_Row]:
@@ -118,7 +109,7 @@ def _rows(place: str, section: Any) -> list[_Row]:
         modes = ", ".join(dict.fromkeys(way.split()[0] for way in knob.modes))
         about = f"{knob.about} (mode {modes})" if modes else knob.about
         values = " or ".join(_values(kinds[name], knob))
-        rows.append(_Row(f"{place}.{name}".strip("."), _default(defaults[name]), values, about, knob.source))
+        rows.append((f"{place}.{name}".strip("."), _default(defaults[name]), values, about, knob.source))
     return rows
 
 
