@@ -29,7 +29,9 @@ def corpus_of(folder: Path, **files: bytes) -> Path:
 ONE = {"train_src": b"a\n", "train_tgt": b"b\n", "valid_src": b"a\n", "valid_tgt": b"b\n"}
 
 
-def test_plain_files_and_gz_and_a_test_split_without_references(tmp_path: Path) -> None:
+def test_plain_files_and_gz_and_a_test_split_without_references_or_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     files = {"train_src_gz": b"a\n", "train_tgt": b"b\n", "valid_src": b"a\n", "valid_tgt": b"b\n", "test_src": b"\n"}
     splits = survey(Data(), corpus_of(tmp_path, **files), "stop")
     assert [(split.name, list(split.sides)) for split in splits] == [
@@ -38,10 +40,9 @@ def test_plain_files_and_gz_and_a_test_split_without_references(tmp_path: Path) 
         ("test", ["source"]),
     ]
     assert splits[0].source.path.name == "train.src.gz"
-
-
-def test_no_test_split_is_fine_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert len(survey(Data(), corpus_of(tmp_path, **ONE), "stop")) == 2
+    (tmp_path / "test.src").unlink()
+    capsys.readouterr()
+    assert len(survey(Data(), tmp_path, "stop")) == 2
     assert "no test split" in capsys.readouterr().err
 
 
@@ -71,15 +72,11 @@ def test_unequal_line_counts_name_the_line_where_they_go_apart(tmp_path: Path, l
     assert message.endswith(f"go apart at line {extra + 1}")
 
 
-def test_the_sample_is_spread_evenly(tmp_path: Path) -> None:
-    path = put(tmp_path / "x", b"".join(b"%d\n" % number for number in range(100)))
-    side = check(path)
+def test_the_sample_is_spread_evenly_without_empty_and_broken_lines(tmp_path: Path) -> None:
+    side = check(put(tmp_path / "x", b"".join(b"%d\n" % number for number in range(100))))
     assert [int(line) for line in sample(side, 4, str)] == [0, 25, 50, 75]
     assert [int(line) for line in sample(side, 3, str)] == [0, 34, 67]
     assert len(list(sample(side, 1000, str))) == 100
-
-
-def test_the_sample_leaves_out_empty_and_broken_lines(tmp_path: Path) -> None:
     path = put(tmp_path / "x", b"A\r\n\n\xff\nB")
     assert list(sample(TextFile(path, 4, 0, ""), 9, str.lower)) == ["a", "b"]
 

@@ -202,7 +202,7 @@ def put_dictionary(path: Path, *lines: str) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
 
 
-def test_reuse_takes_fairseq_dictionaries(tmp_path: Path) -> None:
+def test_reuse_takes_fairseq_dictionaries_and_a_single_model(tmp_path: Path) -> None:
     put_dictionary(tmp_path / "dict.de.txt", "ein@@ 7", "er 5", "madeupword0000 0")
     put_dictionary(tmp_path / "dict.en.txt", "a 3", "one 2 #fairseq:overwrite", "a 1")
     both = trained(tmp_path / "both", kind="words", joint=False, joiner="@@", reuse=str(tmp_path))
@@ -212,19 +212,33 @@ def test_reuse_takes_fairseq_dictionaries(tmp_path: Path) -> None:
     one = trained(tmp_path / "one", kind="words", joiner="@@", reuse=str(tmp_path / "dict.de.txt"))
     assert one.source is one.target
     assert one.source.decode([[5, 6]]) == ["einer"]
-    with pytest.raises(DataError, match="differ"):  # so they cannot be joint
-        trained(tmp_path / "t", kind="words", reuse=str(tmp_path))
-
-
-def test_reuse_takes_a_single_model_file(tmp_path: Path) -> None:
     trained(tmp_path / "first", vocabulary=90)
-    second = trained(tmp_path / "second", reuse=str(tmp_path / "first" / "tokenizer.model"))
-    assert second.source.size == 90
-    with pytest.raises(DataError, match=r"one file for both sides: set tokenizer\.joint to True"):
-        trained(tmp_path / "third", joint=False, reuse=str(tmp_path / "first" / "tokenizer.model"))
-    (tmp_path / "first" / "tokenizer.model").write_bytes(b"no model")
-    with pytest.raises(DataError, match=r"first/tokenizer\.model is damaged"):
-        trained(tmp_path / "fourth", reuse=str(tmp_path / "first" / "tokenizer.model"))
+    assert trained(tmp_path / "second", reuse=str(tmp_path / "first" / "tokenizer.model")).source.size == 90
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"reuse": "first", "kind": "words"}, "of kind sentencepiece"),
+        ({"reuse": "first", "joint": False}, "is joint: set tokenizer.joint to True"),
+        ({"reuse": "first/tokenizer.model", "joint": False}, "one file for both sides: set tokenizer.joint to True"),
+        ({"reuse": "damaged.model"}, r"damaged\.model is damaged"),
+        ({"reuse": "nowhere"}, "has no tokenizer.json"),
+        ({"reuse": "nowhere", "kind": "words"}, r"nor dict\.de\.txt and dict\.en\.txt"),
+        ({"reuse": "two", "kind": "words"}, "differ"),
+        *(({"reuse": f"{number}.txt", "kind": "words"}, rf"{number}\.txt:2: ") for number in range(4)),
+    ],
+)
+def test_reuse_of_what_does_not_fit_is_refused(empty_folder: Path, knobs: dict[str, Any], message: str) -> None:
+    trained(Path("first"), vocabulary=90)
+    Path("damaged.model").write_bytes(b"no model")
+    Path("two").mkdir()
+    for suffix in ("de", "en"):
+        put_dictionary(Path(f"two/dict.{suffix}.txt"), f"{suffix} 1")
+    for number, line in enumerate(("", "word", "word x", " 3")):
+        put_dictionary(Path(f"{number}.txt"), "a 1", line)
+    with pytest.raises(DataError, match=message):
+        trained(Path("second"), **knobs)
 
 
 @pytest.mark.parametrize("space", [" ", ""])
@@ -234,28 +248,6 @@ def test_long_lines_take_part(tmp_path: Path, space: str) -> None:
     knobs = Tokenizer(vocabulary=16, byte_fallback=False)
     made = train_tokenizers(knobs, lambda: lines, lambda: lines, tmp_path)
     assert all(UNK not in row for row in made.source.encode(lines))
-
-
-@pytest.mark.parametrize(
-    ("knobs", "message"),
-    [
-        ({"kind": "words"}, "of kind sentencepiece"),
-        ({"joint": False}, "is joint: set tokenizer.joint to True"),
-        ({"reuse": "nowhere"}, "has no tokenizer.json"),
-        ({"reuse": "nowhere", "kind": "words"}, r"nor dict\.de\.txt and dict\.en\.txt"),
-    ],
-)
-def test_reuse_of_what_does_not_fit_is_refused(tmp_path: Path, knobs: dict[str, Any], message: str) -> None:
-    trained(tmp_path / "first", vocabulary=90)
-    with pytest.raises(DataError, match=message):
-        trained(tmp_path / "second", **{"reuse": str(tmp_path / "first"), **knobs})
-
-
-@pytest.mark.parametrize("line", ["", "word", "word x", " 3"])
-def test_a_line_that_is_no_dictionary_entry_is_named(tmp_path: Path, line: str) -> None:
-    put_dictionary(tmp_path / "d.txt", "a 1", line)
-    with pytest.raises(DataError, match=r"d\.txt:2: "):
-        trained(tmp_path / "t", kind="words", reuse=str(tmp_path / "d.txt"))
 
 
 # --- damage ---
