@@ -1,31 +1,31 @@
 """Crossed sentences: each is the beginning of one and the end of another, and none is a line that is known."""
 
 import gzip
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+Called = Callable[..., SimpleNamespace]  # returncode, stdout, stderr
+Crossed = Callable[..., tuple[list[str], str]]
 TRAIN = [
     "a man sits on a red chair today", "the woman stands on a green hill alone", "two dogs lie on a blue sofa outside",
     "a child plays with a red ball there", "one girl runs with a green kite away", "short one",
 ]  # fmt: skip
 
 
-def called(*arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def crossed(called: Called) -> Crossed:
+    """The lines that cross those of TRAIN, and stderr."""
     Path("train").write_text("".join(f"{line}\n" for line in TRAIN), encoding="utf-8")
-    command = [sys.executable, str(ROOT / "benchmarks" / "cross_sources.py"), *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
+    def run(*arguments: str) -> tuple[list[str], str]:
+        done = called("cross_sources", "train", *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines(), done.stderr
 
-def crossed(*arguments: str) -> tuple[list[str], str]:
-    done = called("train", *arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines(), done.stderr
+    return run
 
 
 def is_crossed(line: str) -> bool:
@@ -41,8 +41,7 @@ def is_crossed(line: str) -> bool:
     return False
 
 
-@pytest.mark.usefixtures("empty_folder")
-def test_lines_are_crossed_new_and_the_same_for_a_seed() -> None:
+def test_lines_are_crossed_new_and_the_same_for_a_seed(crossed: Crossed) -> None:
     lines, err = crossed("--lines", "7")
     assert (len(lines), err) == (7, "")
     assert len(set(lines)) == 7
@@ -52,8 +51,7 @@ def test_lines_are_crossed_new_and_the_same_for_a_seed() -> None:
     assert crossed("--lines", "7", "--seed", "2")[0] != lines
 
 
-@pytest.mark.usefixtures("empty_folder")
-def test_known_lines_do_not_come_out_and_too_few_are_told() -> None:
+def test_known_lines_do_not_come_out_and_too_few_are_told(crossed: Crossed) -> None:
     lines, err = crossed("--lines", "1000")
     assert f"{len(lines)} lines instead of 1,000" in err
     with gzip.open("valid.gz", "wt", encoding="utf-8-sig") as file:  # no line end behind the last one
@@ -64,15 +62,13 @@ def test_known_lines_do_not_come_out_and_too_few_are_told() -> None:
     assert sorted(short) == sorted(line for line in lines if len(line.split()) <= 8)
 
 
-@pytest.mark.usefixtures("empty_folder")
-def test_sentences_that_share_nothing() -> None:
+def test_sentences_that_share_nothing(called: Called) -> None:
     Path("lonely").write_text("one two three four five\nsix seven eight nine ten\n", encoding="utf-8")
-    done = called("lonely", "--lines", "10")
+    done = called("cross_sources", "lonely", "--lines", "10")
     assert (done.returncode, done.stdout) == (0, "")
     assert "0 lines instead of 10" in done.stderr
 
 
-@pytest.mark.usefixtures("empty_folder")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -82,9 +78,10 @@ def test_sentences_that_share_nothing() -> None:
         (["train", "--lines", "0"], "above 0"),
     ],
 )
-def test_mistakes_are_named(arguments: list[str], message: str) -> None:
+def test_mistakes_are_named(called: Called, arguments: list[str], message: str) -> None:
     Path("latin").write_bytes("süß\n".encode("latin-1"))
-    done = called(*arguments)
+    Path("train").touch()
+    done = called("cross_sources", *arguments)
     assert done.returncode != 0
     assert done.stdout == ""
     assert message in done.stderr

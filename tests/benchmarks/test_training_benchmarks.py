@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 import re
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,34 +14,12 @@ from torch import Tensor
 
 from janus_cli import recipe_load
 from janus_cli.data.store import Store
+from janus_cli.errors import UsageError
+from janus_cli.recipe import Recipe
 
-ROOT = Path(__file__).parents[2]
-NAMES = ("shared", "trainings", "train_speed", "loss_memory", "joined_calls", "products")
+RecipeOf = Callable[..., Recipe]
+Called = Callable[..., SimpleNamespace]  # returncode, stdout, stderr
 TINY = ["--shape", "16/32", "--set", "model.heads=2", "--threads", "1"]
-SPEED = [
-    *TINY, "--vocabulary", "200", "--batch-tokens", "128", "--pairs", "100", "--turns", "2", "--steps", "1",
-    "--precision", "float32",
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def benchmarks() -> Iterator[dict[str, ModuleType]]:
-    """The scripts as modules, by name."""
-    import importlib
-
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    yield {name: importlib.import_module(name) for name in NAMES}
-    sys.path.remove(str(ROOT / "benchmarks"))
-    for name in NAMES:
-        del sys.modules[name]
-
-
-def called(name: str, *arguments: str, folder: Path) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a benchmark."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout, done.stderr
 
 
 MISTAKES = [
@@ -59,9 +34,9 @@ MISTAKES = [
 ]
 
 
-def test_products_are_the_same_product_in_three_precisions(benchmarks: dict[str, ModuleType]) -> None:
+def test_products_are_the_same_product_in_three_precisions(scripts: SimpleNamespace) -> None:
     torch.manual_seed(1)
-    exact, low, quantised = (call() for call in benchmarks["products"].contestants(64, 48, 5))
+    exact, low, quantised = (call() for call in scripts.products.contestants(64, 48, 5))
     for close in (low, quantised):
         assert close.shape == exact.shape == (5, 48)
         assert (close.float() - exact).norm() < 0.02 * exact.norm()
@@ -69,16 +44,12 @@ def test_products_are_the_same_product_in_three_precisions(benchmarks: dict[str,
 
 @pytest.mark.parametrize(("name", "arguments", "said"), MISTAKES)
 def test_a_mistake_is_a_message(
-    name: str,
-    arguments: list[str],
-    said: str,
-    benchmarks: dict[str, ModuleType],
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, arguments: list[str], said: str, scripts: SimpleNamespace, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:
+) -> None:  # fmt: skip
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     with pytest.raises(SystemExit) as left:
-        benchmarks["shared"].run(benchmarks[name].main)
+        scripts.shared.run(vars(scripts)[name].main)
     assert left.value.code in (2, 3)
     written = capsys.readouterr()
     assert said in written.err
@@ -86,19 +57,17 @@ def test_a_mistake_is_a_message(
     assert not written.out
 
 
-def test_the_plot_does_not_replace_a_file(benchmarks: dict[str, ModuleType], tmp_path: Path) -> None:
+def test_the_plot_does_not_replace_a_file(scripts: SimpleNamespace, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from janus_cli.errors import UsageError
-
     file = tmp_path / "curve.svg"
     file.write_text("mine")
     with pytest.raises(UsageError, match=r"curve\.svg is there already"):
-        benchmarks["loss_memory"].main([*TINY, "--tokens", "20", "--vocabulary", "50", "--plot", str(file)])
+        scripts.loss_memory.main([*TINY, "--tokens", "20", "--vocabulary", "50", "--plot", str(file)])
     assert file.read_text() == "mine"
 
 
-def test_made_up_pairs_are_as_asked(benchmarks: dict[str, ModuleType], tmp_path: Path) -> None:
-    benchmarks["shared"].made_up_store(tmp_path, 2000, 14, 40, 300)
+def test_made_up_pairs_are_as_asked(scripts: SimpleNamespace, tmp_path: Path) -> None:
+    scripts.shared.made_up_store(tmp_path, 2000, 14, 40, 300)
     store = Store.open(tmp_path, "train")
     assert len(store) == 2000
     for lengths in store.lengths():
@@ -123,28 +92,24 @@ def test_the_twin_has_the_same_size(objective: str) -> None:
     assert theirs == pytest.approx(ours, rel=0.02)
 
 
-def test_the_twin_has_our_dropout_and_learns(benchmarks: dict[str, ModuleType], tmp_path: Path) -> None:
+def test_the_twin_has_our_dropout_and_learns(scripts: SimpleNamespace, recipe_of: RecipeOf, tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    shared, trainings = benchmarks["shared"], benchmarks["trainings"]
-    changes = ["model.width=16", "model.feedforward=32", "model.dropout=0.25", "training.precision=float32"]
-    changes += ["training.batch_tokens=64", "training.learning_rate=1e-2"]
-    shared.made_up_store(tmp_path, 4, 6, 10, 50)
-    recipe = recipe_load.load("multi30k", changes, "ar")
-    twin = trainings.Marian(trainings.Entry("transformers", recipe, tmp_path, "cpu"), Store.open(tmp_path, "train"))
+    scripts.shared.made_up_store(tmp_path, 4, 6, 10, 50)
+    recipe = recipe_of("ar", "model.dropout=0.25", "training.batch_tokens=64", "training.learning_rate=1e-2")
+    entry = scripts.trainings.Entry("transformers", recipe, tmp_path, "cpu")
+    twin = scripts.trainings.Marian(entry, Store.open(tmp_path, "train"))
     assert twin.model.model.decoder.layers[0].dropout == 0.25
     batch = next(twin.batches)
     losses = [twin.step(batch) for _ in range(30)]
     assert losses[-1] < losses[0] - 1
 
 
-def test_the_peer_gets_our_batches(benchmarks: dict[str, ModuleType], tmp_path: Path) -> None:
+def test_the_peer_gets_our_batches(scripts: SimpleNamespace, recipe_of: RecipeOf, tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    shared, trainings = benchmarks["shared"], benchmarks["trainings"]
-    shared.made_up_store(tmp_path, 40, 6, 10, 50)
-    changes = ["model.width=16", "model.feedforward=32", "training.precision=float32", "training.batch_tokens=64"]
-    recipe, store = recipe_load.load("multi30k", changes, "ar"), Store.open(tmp_path, "train")
-    ours = trainings.Ours(trainings.Entry("ar", recipe, tmp_path, "cpu"), store)
-    peer = trainings.Marian(trainings.Entry("transformers", recipe, tmp_path, "cpu"), store)
+    scripts.shared.made_up_store(tmp_path, 40, 6, 10, 50)
+    recipe, store = recipe_of("ar", "training.batch_tokens=64"), Store.open(tmp_path, "train")
+    entries = (scripts.trainings.Entry(who, recipe, tmp_path, "cpu") for who in ("ar", "transformers"))
+    ours, peer = scripts.trainings.Ours(next(entries), store), scripts.trainings.Marian(next(entries), store)
     for _ in range(20):  # into the second epoch
         [(mine, _, _)], theirs = next(ours.windows).micros, next(peer.batches)
         assert torch.equal(mine.source, theirs.source)
@@ -153,10 +118,9 @@ def test_the_peer_gets_our_batches(benchmarks: dict[str, ModuleType], tmp_path: 
 
 
 @pytest.mark.parametrize("objective", ["ar", "janus"])
-def test_both_losses_are_the_same_loss(objective: str, benchmarks: dict[str, ModuleType]) -> None:
-    shared, memory = benchmarks["shared"], benchmarks["loss_memory"]
-    asked = argparse.Namespace(recipe="multi30k", shape=(16, 32), changes=[])
-    case = memory.Case(shared.load(asked, objective, "float32"), "plain", 60, 5, 7)
+def test_both_losses_are_the_same_loss(objective: str, scripts: SimpleNamespace, recipe_of: RecipeOf) -> None:
+    memory = scripts.loss_memory
+    case = memory.Case(recipe_of(objective), "plain", 60, 5, 7)
     found = []
     for way in memory.WAYS:
         states, weight, gold = memory.made_up_states(case, *case.asked)
@@ -167,35 +131,35 @@ def test_both_losses_are_the_same_loss(objective: str, benchmarks: dict[str, Mod
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("objective", ["ar", "janus"])
-def test_a_step_with_the_plain_loss_is_one(objective: str, tmp_path: Path) -> None:
-    """And what it puts in place of the loss in chunks is what the objective calls."""
-    script = (
-        "import argparse, loss_memory as m, shared\n"
-        "asked = argparse.Namespace(recipe='multi30k', shape=(16, 32), changes=['objective.kl_to_ar=1'] * "
-        f"('{objective}' == 'janus'))\n"
-        "calls = []\n"
-        "for name in ('plain_cross_entropy', 'plain_aux_loss'):\n"
-        "    def call(*a, name=name, plain=getattr(m, name), **k):\n"
-        "        calls.append(name)\n"
-        "        return plain(*a, **k)\n"
-        "    setattr(m, name, call)\n"
-        f"m.of_a_step(m.Case(shared.load(asked, '{objective}', 'float32'), 'plain', 60, 5, 7))\n"
-        "print(sorted(set(calls)))\n"
-    )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    expected = ["plain_aux_loss"] * (objective == "janus") + ["plain_cross_entropy"]
-    assert done.stdout.strip() == str(expected)
+STEP = """
+import argparse, loss_memory as m, shared
+asked = argparse.Namespace(recipe='multi30k', shape=(16, 32), changes={changes})
+calls = set()
+for name in ('plain_cross_entropy', 'plain_aux_loss'):
+    def call(*a, name=name, plain=getattr(m, name), **k):
+        calls.add(name)
+        return plain(*a, **k)
+    setattr(m, name, call)
+m.of_a_step(m.Case(shared.load(asked, '{objective}', 'float32'), 'plain', 60, 5, 7))
+print(*sorted(calls))
+"""
 
 
-def test_a_budget_is_calculated(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("objective", "changes", "calls"),
+    [("ar", [], "plain_cross_entropy"), ("janus", ["objective.kl_to_ar=1"], "plain_aux_loss plain_cross_entropy")],
+)
+def test_a_step_with_the_plain_loss_is_one(objective: str, changes: list[str], calls: str, called: Called) -> None:
+    """What it puts in place of the loss in chunks is what the objective calls."""
+    done = called("-c", STEP.format(objective=objective, changes=changes))
+    assert (done.returncode, done.stdout.strip()) == (0, calls), done.stderr
+
+
+def test_a_budget_is_calculated(called: Called) -> None:
     found = []
     for gpus, tflops in (("1", "0.0001"), ("4", "0.0002")):  # so slow that the hours have digits
-        arguments = ("--recipe", "demo", "--pairs", "1000", "--gpus", gpus, "--tflops", tflops, "--utilisation", "0.5")
-        code, out, err = called("budget", *arguments, folder=tmp_path)
-        assert code == 0, err
+        words = ("--recipe", "demo", "--pairs", "1000", "--gpus", gpus, "--tflops", tflops, "--utilisation", "0.5")
+        out = called("budget", *words).stdout
         total = re.search(r"whole training +│ +(\d\.\d\de\+\d+) FLOP", out)
         hours = re.search(r"time +│ +([\d.,]+) h on", out)
         assert total, out
@@ -211,10 +175,10 @@ def test_a_budget_is_calculated(tmp_path: Path) -> None:
     [((1.0, 200.0), (3.0, 90.0), ["yes", "yes", "yes", "yes"]), ((2.0, 80.0), (7.0, 20.0), ["no", "no", "yes", "yes"])],
 )
 def test_bars_are_cleared_or_not(
-    benchmarks: dict[str, ModuleType], ours: tuple[float, float], janus: tuple[float, float], verdicts: list[str]
+    scripts: SimpleNamespace, ours: tuple[float, float], janus: tuple[float, float], verdicts: list[str]
 ) -> None:
     """AR: tokens/s of Hugging Face's at least. JANUS: 3.2 times AR's step at most. Two turns, the second slower."""
-    speed, turns = benchmarks["train_speed"], benchmarks["trainings"]
+    speed, turns = scripts.train_speed, scripts.trainings
     recipe = recipe_load.load("demo", ["training.precision=float32"])
 
     def contestant(who: str, seconds: float, tokens: float) -> object:
@@ -229,20 +193,18 @@ def test_bars_are_cleared_or_not(
     assert measured["step: janus / ar, float32"].startswith(f"{janus[0] / ours[0]:.2f} ")
 
 
-def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "mine" / "text").mkdir(parents=True)
-    (tmp_path / "mine" / "text" / "letter").write_text("dear")
-    code, _, err = called("preprocess_speed", "--pairs", "10", "--folder", "mine", folder=tmp_path)
-    assert code == 2
-    assert "mine holds something else" in err
-    assert (tmp_path / "mine" / "text" / "letter").read_text() == "dear"
+def test_a_folder_of_somebody_else_is_left_alone(called: Called) -> None:
+    letter = Path("mine/text/letter")
+    letter.parent.mkdir(parents=True)
+    letter.write_text("dear")
+    done = called("preprocess_speed", "--pairs", "10", "--folder", "mine")
+    assert (done.returncode, "mine holds something else" in done.stderr) == (2, True)
+    assert letter.read_text() == "dear"
 
 
 @pytest.mark.parametrize("way", ["one", "two"])
-def test_one_call_and_two_make_the_same_states(way: str, benchmarks: dict[str, ModuleType]) -> None:
-    shared, joined = benchmarks["shared"], benchmarks["joined_calls"]
-    asked = argparse.Namespace(recipe="multi30k", shape=(16, 32), changes=["model.dropout=0"])
-    setting = joined.prepared(shared.load(asked, "janus", "float32"), 9, 40, torch.device("cpu"))
+def test_one_call_and_two_make_the_same_states(way: str, scripts: SimpleNamespace, recipe_of: RecipeOf) -> None:
+    setting = scripts.joined_calls.prepared(recipe_of("janus", "model.dropout=0"), 9, 40, torch.device("cpu"))
     states: list[Tensor] = setting.states(way)
     assert [each.shape[:2] for each in states] == [stream.tokens.shape for stream in setting.streams]
     for each, stream in zip(states, setting.streams, strict=True):
@@ -253,41 +215,52 @@ def test_one_call_and_two_make_the_same_states(way: str, benchmarks: dict[str, M
     assert idle == {"cross.key_value.weight", "cross.key_value.bias"}  # made before, once for both ways
 
 
-def test_two_calls_are_less_arithmetic_and_the_more_so_the_longer(benchmarks: dict[str, ModuleType]) -> None:
-    shared, joined = benchmarks["shared"], benchmarks["joined_calls"]
-    asked = argparse.Namespace(recipe="multi30k", shape=(16, 32), changes=[])
-    recipe = shared.load(asked, "janus", "float32")
-    short, long = (joined.prepared(recipe, words, 200, torch.device("cpu")).arithmetic() for words in (10, 80))
+def test_two_calls_are_less_arithmetic_and_the_more_so_the_longer(
+    scripts: SimpleNamespace, recipe_of: RecipeOf
+) -> None:
+    prepared, recipe = scripts.joined_calls.prepared, recipe_of("janus")
+    short, long = (prepared(recipe, words, 200, torch.device("cpu")).arithmetic() for words in (10, 80))
     assert long < short < 1
 
 
 @pytest.mark.slow
-def test_train_speed_prints_both_tables(tmp_path: Path) -> None:
+def test_train_speed_prints_both_tables(called: Called) -> None:
     pytest.importorskip("transformers")
-    code, out, err = called("train_speed", *SPEED, "--against", "transformers", folder=tmp_path)
-    assert code == 0, err
+    words = [
+        "--vocabulary",
+        "200",
+        "--batch-tokens",
+        "128",
+        "--pairs",
+        "100",
+        "--turns",
+        "2",
+        "--steps",
+        "1",
+        "--precision",
+        "float32",
+    ]
+    done = called("train_speed", *TINY, *words, "--against", "transformers")
+    assert done.returncode == 0, done.stderr
     for label in ("ar float32", "janus float32", "transformers float32"):
-        assert re.search(rf"{label} +│ +0\.0\d M │ [\d.]+ \([\d.]+-[\d.]+\) │ +[\d,]+ │", out), out
-    assert re.search(r"ar float32 / transformers float32 +│ [\d.]+ \(.*at least 1\.0 │ +(yes|no) │", out)
-    assert re.search(r"step: janus / ar, float32 +│ [\d.]+ \(.*at most 3\.2 │ +(yes|no) │", out)
-    assert not list(tmp_path.iterdir())
+        assert re.search(rf"{label} +│ +0\.0\d M │ [\d.]+ \([\d.]+-[\d.]+\) │ +[\d,]+ │", done.stdout), done.stdout
+    assert re.search(r"ar float32 / transformers float32 +│ [\d.]+ \(.*at least 1\.0 │ +(yes|no) │", done.stdout)
+    assert re.search(r"step: janus / ar, float32 +│ [\d.]+ \(.*at most 3\.2 │ +(yes|no) │", done.stdout)
+    assert not list(Path().iterdir())
 
 
 @pytest.mark.slow
-def test_the_loss_in_chunks_takes_less_memory(tmp_path: Path) -> None:
+def test_the_loss_in_chunks_takes_less_memory(called: Called) -> None:
     pytest.importorskip("matplotlib")
-    code, out, err = called(
-        "loss_memory", *TINY, "--tokens", "1500", "--vocabulary", "20000", "--objective", "ar", "--plot", "a.svg",
-        folder=tmp_path,
-    )  # fmt: skip
-    assert code == 0, err
-    taken = dict(re.findall(r"│ ar +│ +(in chunks|plain) │ +20,000 │ +(\d+) │", out))
+    words = ["--tokens", "1500", "--vocabulary", "20000", "--objective", "ar", "--plot", "a.svg"]
+    done = called("loss_memory", *TINY, *words)
+    assert done.returncode == 0, done.stderr
+    taken = dict(re.findall(r"│ ar +│ +(in chunks|plain) │ +20,000 │ +(\d+) │", done.stdout))
     assert int(taken["plain"]) > 2 * int(taken["in chunks"]) > 0
-    assert "<svg" in (tmp_path / "a.svg").read_text()
+    assert "<svg" in Path("a.svg").read_text()
 
 
-def test_joined_calls_prints_a_row_for_each_length(tmp_path: Path) -> None:
-    options = ["--length", "5", "--length", "9", "--tokens", "60", "--turns", "1", "--precision", "float32"]
-    code, out, err = called("joined_calls", *TINY, *options, folder=tmp_path)
-    assert code == 0, err
-    assert re.findall(r"│ float32 │ +(\d+) │ +(\d+) │", out) == [("5", "10"), ("9", "6")]
+def test_joined_calls_prints_a_row_for_each_length(called: Called) -> None:
+    words = ["--length", "5", "--length", "9", "--tokens", "60", "--turns", "1", "--precision", "float32"]
+    done = called("joined_calls", *TINY, *words)
+    assert re.findall(r"│ float32 │ +(\d+) │ +(\d+) │", done.stdout) == [("5", "10"), ("9", "6")], done.stderr
