@@ -176,13 +176,11 @@ class Recipe:
     @property
     def ar_stream(self) -> ARSide | None:
         """Which slots predict from left to right; None without an AR side."""
-        side: ARSide | None = getattr(self.objective, "ar_stream", None)
-        return side
+        return getattr(self.objective, "ar_stream", None)
 
     def plain(self) -> dict[str, Any]:
         """The recipe as plain JSON values, every default filled in."""
-        values: dict[str, Any] = CHECKED.dump_python(self, mode="json")
-        return values
+        return CHECKED.dump_python(self, mode="json")
 
 
 CHECKED = TypeAdapter(Recipe)  # refuses what no recipe may hold

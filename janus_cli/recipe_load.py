@@ -162,7 +162,7 @@ class _Draft(yaml_core.Document):
         if not equals or not all(path):
             self.wrong(line, (), "expected KEY=VALUE, as in training.updates=500")
             return
-        # Only brackets and quotes make YAML out of a value: `--set tokenizer.joiner=@@` means what it says.
+        # Only brackets and quotes make YAML of a value, so that `--set tokenizer.joiner=@@` needs no quotes.
         given = yaml_core.Document(text, plain=not text.startswith(("[", "{", '"', "'")))
         for _, below, mistake in given.mistakes:
             self.wrong(line, (*path, *below), mistake, unread=True)
@@ -216,7 +216,7 @@ def _explained(error: Any) -> tuple[yaml_core.Path, str]:
     """One of pydantic's errors as the path of the knob and what is wrong with it."""
     kind, path, given = error["type"], error["loc"], error["input"]
     objective = None
-    if path[0:1] == ("objective",) and len(path) > 1:  # pydantic puts in the objective's name, as the branch it took
+    if len(path) > 1 and path[0] == "objective":  # pydantic puts in the objective's name, as the branch it took
         objective, path = path[1], (path[0], *path[2:])
     reason = _REASONS.get(kind) or error["msg"].removeprefix("Value error, ").replace("Input should", "should")
     if not isinstance(given, dict):

@@ -152,5 +152,4 @@ _Dumper.add_representer(str, _Dumper.represent_str)
 
 def dump(value: Any) -> str:
     """Plain values as YAML that `Document` reads back unchanged."""
-    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
-    return text
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

@@ -56,6 +56,7 @@ data: {source: no, target: on, clean: [nfc, lowercase]}
     [
         ("model:\n  widht: 3\n", ["3: model.widht: unknown key, did you mean width? Valid here: width, fe"]),
         ("learning_rate: 1\n", ["2: learning_rate: unknown key, did you mean training.learning_rate? "]),
+        ("model: {seed: 1}\n", ["2: model.seed: unknown key, did you mean seed? Valid here: width"]),
         ("zzz: 1\n", ["2: zzz: unknown key. Valid here: name, about, seed, data"]),
         ("objective:\n  name: cmlm\n  kl_start: 1\n", ["4: objective.kl_start: unknown key. Valid he"]),
         ("objective: {name: ar, janus: 1}\n", ["2: objective.janus: unknown key"]),

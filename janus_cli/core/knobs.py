@@ -46,8 +46,7 @@ class Knob:
     @property
     def bounds(self) -> dict[str, float]:
         """The bounds that are set, by name."""
-        given = {"ge": self.ge, "gt": self.gt, "le": self.le, "lt": self.lt}
-        return {name: bound for name, bound in given.items() if bound is not None}
+        return {name: bound for name in ("ge", "gt", "le", "lt") if (bound := getattr(self, name)) is not None}
 
     def __get_pydantic_core_schema__(self, kind: Any, schema_of: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """How a marker tells pydantic its bounds; pydantic itself is not needed here."""
@@ -130,8 +129,8 @@ Sections = dict[str, dict[str, Any]]  # section of a recipe -> knob -> value
 class ObjectiveKnobs:
     """What all objectives share."""
 
-    # What the system's paper sets in other sections. `recipe_load.load` fills it in where the recipe and --set say
-    # nothing, so that `--objective NAME` is the whole system.
+    # What the system's paper sets in other sections, where the recipe and --set say nothing: `--objective NAME` is the
+    # whole system.
     elsewhere: ClassVar[Sections] = {}
 
     name: str  # here, so that it comes first
