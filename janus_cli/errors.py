@@ -51,7 +51,7 @@ class OutOfMemoryError(JanusError):
 
 
 class RunInUseError(JanusError):
-    """Another process trains in this run directory."""
+    """Another process is writing this run or this file."""
 
     exit_code = 7
 

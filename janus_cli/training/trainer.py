@@ -161,7 +161,7 @@ class Trainer:
             position.epoch, position.batch = position.epoch + 1, 0
 
     def update(self, window: Window) -> None:
-        """One step of the optimiser; skipped and counted if no gradient is finite or memory is short even in halves.
+        """One optimiser step; skipped and counted if the gradient is not finite or memory is short even in halves.
 
         Raises:
             NonFiniteError, OutOfMemoryError: `max_bad_steps` updates in a row were skipped, the last for this reason.
@@ -274,7 +274,7 @@ class Trainer:
     def resume(self, saved: Checkpoint) -> None:
         """Put weights, moments and position back as they were saved.
 
-        If another metric than then decides, the best so far is the best of the checkpoints that are there.
+        Where another metric decides than before, the best so far is the best of the existing checkpoints.
 
         Raises:
             CheckpointError: a file does not hold what the recipe's model needs.
