@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None) -> None:
     if asked.plot:
         require("matplotlib", "bench")
         if asked.plot.exists():
-            raise UsageError(f"{asked.plot} is there already", "name another file")
+            raise UsageError(f"{asked.plot} exists already", "name another file")
     shared.start(asked)
     rows, curves = [], {}
     cases = list(all_cases(asked))

@@ -34,7 +34,7 @@ def must_be_free(out: Path, *, force: bool, is_ours: Callable[[Path], bool], wha
     if not any(out.iterdir()):
         return
     if not is_ours(out):
-        raise UsageError(f"{out} holds something else than {what} of janus", "name another folder with --out")
+        raise UsageError(f"{out} holds something other than {what} of janus", "name another folder with --out")
     if not force:
         raise UsageError(f"{out} holds {what} already", "replace it with --force, or name another with --out")
 
@@ -217,5 +217,5 @@ def copy_files(names: list[str], source: Path, target: Path) -> None:
     for name in names:
         file = source / name
         if Path(name).name != name or file.is_symlink() or not file.is_file():
-            raise DataError(f"{file} is no plain file", "run `janus preprocess` again")
+            raise DataError(f"{file} is not a plain file", "run `janus preprocess` again")
         shutil.copyfile(file, target / name)

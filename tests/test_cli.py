@@ -130,7 +130,7 @@ def test_recipes_are_listed(janus: Janus) -> None:
     code, out, err = janus("recipes")
     assert code == 0
     assert janus("recipes", "list")[1] == out
-    assert janus("recipes", "show")[2] == "no recipe named: this is demo\n"
+    assert janus("recipes", "show")[2] == "no recipe named: showing demo\n"
     assert [line.split()[0] for line in out.strip().split("\n")] == list(recipe_load.available())
     assert "recipes show" in err
 

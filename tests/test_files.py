@@ -109,7 +109,7 @@ def test_what_a_user_made_is_never_replaced(tmp_path: Path, kind: str, late: boo
 
     if not late:
         occupy()
-    with pytest.raises(UsageError, match=r"out (is a file|holds something else than data)"):
+    with pytest.raises(UsageError, match=r"out (is a file|holds something other than data)"):
         attempt()
     assert "out" in names(tmp_path)
     assert not is_ours(out)

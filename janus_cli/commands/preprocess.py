@@ -51,7 +51,7 @@ def preprocess(
     from janus_cli.runs import prepared_dir
 
     if recipe is None:
-        console.say("recipe: demo (name another with --recipe)")
+        console.say("no --recipe: using the built-in recipe demo")
     loaded = recipe_load.load(recipe or "demo", changes or ())
     if data_dir is not None:
         loaded = replace(loaded, data=replace(loaded.data, dir=str(data_dir)))

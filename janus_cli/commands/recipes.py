@@ -47,7 +47,7 @@ def recipes(
         raise UsageError("--markdown goes with `janus recipes explain`", "leave it out")
     if action == "show":
         if name is None:
-            console.say("no recipe named: this is demo")
+            console.say("no recipe named: showing demo")
         typer.echo(recipe_load.dump(recipe_load.load(name or "demo", changes, objective)), nl=False)
         return
     if name or changes or objective:

@@ -81,7 +81,7 @@ def survey(data: Data, folder: Path, bad_utf8: BadUtf8) -> list[Split]:
             number = _first_suspicious(source.path, target.path)
             raise DataError(
                 f"{source.path} has {source.lines:,} lines, {target.path} has {target.lines:,}; "
-                f"they seem to go apart at line {number:,}",
+                f"they seem to diverge at line {number:,}",
                 f"compare: sed -n {number}p {source.path}; sed -n {number}p {target.path}",
             )
         splits.append(Split(name, source, target))

@@ -66,7 +66,7 @@ def _names(data: Data) -> list[str]:
 
 def _download(item: Download, path: Path) -> None:
     if not item.url.startswith(("http://", "https://")):
-        raise DataError(f"{item.url} is no http or https address")
+        raise DataError(f"{item.url} is not an http or https address")
     part = path.with_name(f"{path.name}.part")
     with part.open("ab") as file:
         try:

@@ -93,7 +93,7 @@ def attach(recipe: Recipe, prepared: Prepared, file: Path) -> None:
     except (KeyError, TypeError, ValueError, AttributeError):
         raise CheckpointError(f"{file} is damaged", restart) from None
     if lexicon.get("fingerprint") != prepared.train.fingerprint:
-        raise CheckpointError(f"{file} is of other data", restart)
+        raise CheckpointError(f"{file} belongs to other data", restart)
     prepared.train.lexicon = prepared.valid.lexicon = table(translations, prepared.train.source_vocabulary)
 
 
@@ -122,7 +122,7 @@ def from_file(path: Path, recipe: Recipe, tokenizers: Tokenizers) -> Translation
         raise DataError(f"objective.dictionary: {problem.message}", problem.hint) from None
     for number, pair in enumerate(pairs, 1):
         if len(pair) != 2 or not all(word.strip() for word in pair):
-            raise DataError(f"{path}:{number}: no pair of words", "one pair a line, source first, a tab between")
+            raise DataError(f"{path}:{number}: not a pair of words", "one pair a line, source first, a tab between")
     sources, targets = (
         tokenizer.encode([clean(pair[side]) for pair in pairs])
         for side, tokenizer in enumerate((tokenizers.source, tokenizers.target))

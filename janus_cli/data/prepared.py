@@ -124,7 +124,7 @@ def _other_files(folder: Path, files: Mapping[str, Any], checked_before: Collect
     for name, known in files.items():
         path = folder / name
         if Path(name).name != name or path.is_symlink() or not path.is_file():
-            yield f"{name} is missing or no plain file"
+            yield f"{name} is missing or not a plain file"
         elif path.stat().st_size != known["bytes"]:
             yield f"{name} has {path.stat().st_size:,} bytes instead of {known['bytes']:,}"
         elif name not in checked_before and sha256(path) != known["sha256"]:

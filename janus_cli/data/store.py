@@ -149,7 +149,7 @@ class Store:
         except OSError as problem:  # not enough address space to map it, for example
             raise DataError(f"{folder / split}.* cannot be read: {problem.strerror}") from None
         except (KeyError, TypeError, ValueError, TokenError) as problem:
-            raise DataError(f"{folder / split}.* is damaged or no janus store: {problem}", AGAIN) from None
+            raise DataError(f"{folder / split}.* is damaged, or was not written by janus: {problem}", AGAIN) from None
         return store
 
     def __len__(self) -> int:

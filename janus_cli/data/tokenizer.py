@@ -60,12 +60,12 @@ class SentencePieces:
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_proto=data)
         except (RuntimeError, OSError, ValueError) as problem:
-            raise DataError(f"{name} is damaged or no SentencePiece model: {problem}") from None
+            raise DataError(f"{name} is damaged, or not a SentencePiece model: {problem}") from None
         self.size = int(self._model.get_piece_size()) if data else 0
         fixed = [self._model.pad_id(), self._model.unk_id(), self._model.bos_id(), self._model.eos_id()] if data else []
         if fixed != [PAD, UNK, BOS, EOS] or self.size <= MASK or not self._model.is_control(MASK):
             raise DataError(
-                f"{name} is no tokenizer of janus: its pad, unk, bos, eos are {fixed or 'missing'} instead of "
+                f"{name} is not a tokenizer of janus: its pad, unk, bos, eos are {fixed or 'missing'} instead of "
                 f"{[PAD, UNK, BOS, EOS]}, or {MASK} is not the control symbol {NAMES[MASK]}",
                 "train a new one: leave out tokenizer.reuse",
             )
@@ -139,7 +139,7 @@ def load_tokenizers(folder: Path) -> Tokenizers:
     for side in SIDES:
         name = names.get(side)
         if not isinstance(name, str) or Path(name).name != name or (folder / name).is_symlink():
-            raise DataError(f"{folder / INDEX}: {side} file {name!r} is no plain file name in this folder")
+            raise DataError(f"{folder / INDEX}: {side} file {name!r} is not the name of a file in this folder")
         if name not in loaded:
             loaded[name] = _load_one(folder / name, kind, joiner)
     return Tokenizers(loaded[names["source"]], loaded[names["target"]], [INDEX, *loaded])
@@ -154,7 +154,7 @@ def _load_one(path: Path, kind: str, joiner: str) -> Tokenizer:
     except OSError as problem:
         raise DataError(f"{path} cannot be read: {problem.strerror}", "run `janus preprocess` again") from None
     except UnicodeDecodeError:
-        raise DataError(f"{path} is not UTF-8: no list of words") from None
+        raise DataError(f"{path} is not UTF-8, so not a list of words") from None
     if not all(words) or len(set(words)) != len(words):
         raise DataError(f"{path} is damaged: an empty or repeated word")
     return Words(words, joiner)

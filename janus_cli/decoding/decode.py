@@ -170,7 +170,7 @@ class _Decoding(Job):
         files = {self.kept(suffix): True for suffix in ("txt", "jsonl")} if self.split else {}
         if self.out is not None and self.out_is_file:
             if self.out.resolve() in {path.resolve() for path in files}:
-                raise UsageError(f"{self.out} is made in any case", "leave out --out")
+                raise UsageError(f"{self.out} is written anyway", "leave out --out")
             files[self.out] = force
         if self.split is None or is_named:
             words += ["--checkpoint", self.run.name_of(self.folder)]

@@ -94,7 +94,7 @@ def own_recipe(folder: Path, changes: Sequence[str]) -> Recipe:
 
     Raises:
         UsageError: other changes, or mistakes in them.
-        CheckpointError: the folder is no checkpoint.
+        CheckpointError: the folder is not a checkpoint.
     """
     for change in changes:
         if not change.startswith("decoding."):
@@ -104,7 +104,7 @@ def own_recipe(folder: Path, changes: Sequence[str]) -> Recipe:
             )
     file = folder / "recipe.yaml"
     if not file.is_file():
-        raise CheckpointError(f"{folder} is no checkpoint: it has no {file.name}", "see `janus inspect RUN`")
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no {file.name}", "see `janus inspect RUN`")
     return recipe_load.load(str(file), changes)
 
 

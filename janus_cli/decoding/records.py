@@ -120,7 +120,7 @@ class Records:
                 self._lock(file, fcntl.LOCK_SH)
                 for line in file:
                     if not end and line.endswith(b"\n") and _parsed(line).get("format") != FORMAT:
-                        raise DataError(f"{self.path} is damaged, or of another version of janus", START_OVER)
+                        raise DataError(f"{self.path} is damaged, or from another version of janus", START_OVER)
                     end += len(line)
                     if line.startswith(DONE) and line.endswith(b"\n") and (values := _parsed(line)):
                         progress, self._end = Progress(**values), end
@@ -133,7 +133,7 @@ class Records:
     def _must_agree(self, earlier: Record) -> None:
         if earlier["sha256"] != self.header["sha256"]:
             raise CheckpointError(
-                f"{self.path} was begun with the weights of {earlier['checkpoint']}, "
+                f"{self.path} was started with the weights of {earlier['checkpoint']}, "
                 f"those of {self.header['checkpoint']} are others",
                 f"name it with --checkpoint if it is still there; {START_OVER}",
             )
@@ -145,7 +145,7 @@ class Records:
         ]
         if different:
             raise UsageError(
-                f"{self.path} was begun with other options: {'; '.join(different)}",
+                f"{self.path} was started with other options: {'; '.join(different)}",
                 f"give the same ones; {START_OVER}",
             )
 
@@ -155,7 +155,7 @@ class Records:
         for path, replaceable in self.files.items():
             is_empty_folder = path.is_dir() and not any(path.iterdir())
             if path.exists() and not replaceable and not is_empty_folder:
-                raise UsageError(f"{path} is there already", hint)
+                raise UsageError(f"{path} exists already", hint)
 
     @contextmanager
     def opened(self) -> Iterator[None]:

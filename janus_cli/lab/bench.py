@@ -141,7 +141,7 @@ class Bench:
             if not path.absolute().parent.is_dir():
                 raise UsageError(f"{path}: there is no folder {path.parent}", "make it, or name another file")
             if path.exists() and not self.force:
-                raise UsageError(f"{path} is there already", "overwrite it with --force, or name another file")
+                raise UsageError(f"{path} exists already", "overwrite it with --force, or name another file")
 
     def _warn(self, text: str) -> None:
         """Says it now and again under the table."""

@@ -151,10 +151,10 @@ class Comparison:
         return table, sum(len(entry.failed) for entry in self.entries)
 
     def _must_be_ours(self) -> None:
-        """Raises UsageError where the folder holds something else than an earlier call of this comparison."""
+        """Raises UsageError where the folder holds something other than an earlier call of this comparison."""
         mark = self.folder / "comparison.json"
         if self.folder.exists() and not mark.is_file() and any(self.folder.iterdir()):
-            raise UsageError(f"{self.folder} is there and holds no comparison", "name another folder with --out")
+            raise UsageError(f"{self.folder} exists and holds no comparison", "name another folder with --out")
         if mark.is_file() and not self.force and (before := read_json(mark).get("recipe")) != self.base:
             raise UsageError(
                 f"{self.folder} compares with recipe {before}, not {self.base}", "another --out, or --force"

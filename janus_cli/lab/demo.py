@@ -81,7 +81,7 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
 
 
 def _options(entry: Entry, shared: dict[str, Any], force: bool) -> dict[str, Any]:
-    """The keywords of `train`; a run that is there already is resumed."""
+    """The keywords of `train`; a run that exists already is resumed."""
     resume = entry.run.recipe.exists() and not force
     return {**shared, "objective": entry.system.objective, "run": entry.run.path, "resume": resume, "force": force}
 

@@ -71,8 +71,8 @@ def open_store(run: Run, recipe: Recipe, split: str) -> Store:
     manifest = read_json(run.manifest)
     if f"{split}.arrow" in manifest.get("files", {}):
         raise DataError(
-            f"{run.path} was begun by an earlier version of janus, whose data cannot be read",
-            "prepare the text again, and begin the run again",
+            f"{run.path} was started by an earlier version of janus, whose data cannot be read",
+            "prepare the text again, and start the run again",
         )
     paths = [prepared_file(run, recipe, name) for name in store_files(split)]
     if paths[0] is None:

@@ -87,7 +87,7 @@ def _must_be_ours(out: Path, *, force: bool) -> None:
         ours = False
     if not ours:
         raise UsageError(
-            f"{out} is there and is no report of janus", "overwrite it with --force, or name another file with --out"
+            f"{out} exists and is not a report of janus", "overwrite it with --force, or name another file with --out"
         )
 
 

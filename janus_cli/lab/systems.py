@@ -41,7 +41,7 @@ def asked(objectives: Sequence[str], variants: Sequence[str]) -> list[System]:
     systems = [System(name, name) for name in objectives] + [_variant(text) for text in variants]
     for system in systems:
         if system.objective not in OBJECTIVES:
-            raise UsageError(f"no such objective: {system.objective}", f"choose of {', '.join(OBJECTIVES)}")
+            raise UsageError(f"no such objective: {system.objective}", f"choose from {', '.join(OBJECTIVES)}")
     names = [system.name for system in systems]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"two systems are called {twice[0]}", "give each variant a name of its own")

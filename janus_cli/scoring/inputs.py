@@ -61,7 +61,7 @@ def _read_summary(path: Path) -> Decoding:
     hypotheses, references = summary.get("hypotheses"), summary.get("references") or []
     for name in [hypotheses, *references] if isinstance(references, list) else [references]:
         if not isinstance(name, str) or Path(name).name != name or not isinstance(references, list):
-            raise DataError(f"{path} is damaged: {name!r} is no file name", "run `janus decode` again")
+            raise DataError(f"{path} is damaged: {name!r} is not a file name", "run `janus decode` again")
     return path.with_name(str(hypotheses)), [path.with_name(name) for name in references]
 
 
@@ -81,7 +81,7 @@ def _hypothesis(line: str, place: str) -> str:
     try:
         record = json.loads(line)
     except ValueError as problem:
-        raise DataError(f"{place} is no JSON: {problem}") from None
+        raise DataError(f"{place} is not JSON: {problem}") from None
     text = record.get("hypothesis") if isinstance(record, dict) else None
     if not isinstance(text, str):
         raise DataError(

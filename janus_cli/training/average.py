@@ -21,7 +21,7 @@ def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: 
     what went into it. Means are taken in float64 and written in the weights' own type. Tied tables stay one table.
 
     Raises:
-        UsageError: the run has none to average; the average is there already.
+        UsageError: the run has none to average; the average exists already.
         CheckpointError: the checkpoints do not belong together.
     """
     recipe = recipe_load.load(str(run.recipe))
@@ -62,7 +62,7 @@ def running_mean(run: Run, *, force: bool) -> tuple[Path, list[str]]:
     """The mean of all weights so far that `training.ema` keeps in the last checkpoint, as checkpoints/average-ema.
 
     Raises:
-        UsageError: none is kept, or average-ema is there already.
+        UsageError: none is kept, or average-ema exists already.
         CheckpointError: there is no checkpoint, or it is damaged.
     """
     out = _free_folder(run, "average-ema", force)
@@ -79,7 +79,7 @@ def running_mean(run: Run, *, force: bool) -> tuple[Path, list[str]]:
 
 def _free_folder(run: Run, name: str, force: bool) -> Path:
     if (run.checkpoints / name).exists() and not force:
-        raise UsageError(f"{run.checkpoints / name} exists", "--force makes it anew")
+        raise UsageError(f"{run.checkpoints / name} exists", "replace it with --force")
     return run.checkpoints / name
 
 

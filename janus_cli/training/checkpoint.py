@@ -169,13 +169,14 @@ def verify(folder: Path) -> Checkpoint:
     for name, expected in _files(folder).items():
         file = folder / name
         if Path(name).name != name or file.is_symlink() or not file.is_file():
-            raise CheckpointError(f"{file} is missing or no plain file")
+            raise CheckpointError(f"{file} is missing or not a plain file")
         try:
             intact = _describe(file) == expected
         except FileNotFoundError:  # pruned by a training while it was read
-            raise CheckpointError(f"{file} is missing or no plain file") from None
+            raise CheckpointError(f"{file} is missing or not a plain file") from None
         if not intact:
-            raise CheckpointError(f"{file} is damaged: size or sha256 differs from the manifest")
+            others = f"for other checkpoints see `ls {folder.parent}`"
+            raise CheckpointError(f"{file} is damaged: size or sha256 differs from the manifest", others)
     state = _json(folder / STATE)
     try:
         recipe = recipe_load.load(str(folder / RECIPE))
@@ -189,7 +190,7 @@ def _json(file: Path) -> dict[str, Any]:
         value = json.loads(file.read_bytes())
     except FileNotFoundError:
         raise CheckpointError(
-            f"{file.parent} is no checkpoint: it has no {file.name}", "see `janus inspect RUN`"
+            f"{file.parent} is not a checkpoint: it has no {file.name}", "see `janus inspect RUN`"
         ) from None
     except ValueError as problem:
         raise CheckpointError(f"{file} is damaged: {problem}") from None
@@ -218,7 +219,7 @@ def tensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
                     raise CheckpointError(f"{file}: {name} has shape {shape}, the recipe makes it {list(like.shape)}")
         loaded = load_file(file)
     except (SafetensorError, OSError, RuntimeError) as problem:  # torch, where the file is gone by now
-        raise CheckpointError(f"{file} is no readable safetensors file: {problem}") from None
+        raise CheckpointError(f"{file} is not a readable safetensors file: {problem}") from None
     for name, value in loaded.items():
         if value.dtype != expected[name].dtype:
             raise CheckpointError(f"{file}: {name} has type {value.dtype}, expected {expected[name].dtype}")
@@ -251,7 +252,7 @@ def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Pat
         if all((folder / name).is_file() for name in ("tokenizer.json", MODEL)):  # an exported folder is its own run
             return Run(folder), folder
         if not (own := Run(folder.parent.parent)).recipe.is_file():
-            raise UsageError(f"{checkpoint} lies in no run, so its tokenizer is not known", "name its run with --run")
+            raise UsageError(f"{checkpoint} is not inside a run: its tokenizer is unknown", "name its run with --run")
         return own, folder
     chosen = find_run(run)
     root = chosen.checkpoints
@@ -366,4 +367,4 @@ def set_aside_newer(root: Path, resumed: Checkpoint) -> None:
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)
             point(root, "last", resumed.folder)
-            console.warn(f"{folder} cannot be used: it is called {aside.name} now")
+            console.warn(f"{folder} cannot be used: it was renamed to {aside.name}")

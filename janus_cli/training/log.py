@@ -42,13 +42,13 @@ class Log:
                 file.write(line + "\n")
         except OSError as problem:
             if not self.broken:
-                console.warn(f"{self.path} cannot be written ({problem.strerror}); training goes on without a log")
+                console.warn(f"{self.path} cannot be written ({problem.strerror}); training continues without a log")
             self.broken = True
         try:
             for name, value in _flat(values) if self.board is not None else ():
                 self.board.add_scalar(f"{kind}/{name}", value, step)  # raises what its writing thread met before
         except OSError as problem:
-            console.warn(f"TensorBoard's folder cannot be written ({problem.strerror}); training goes on without it")
+            console.warn(f"TensorBoard's folder cannot be written ({problem.strerror}); training continues without it")
             self.board = None
 
     def close(self) -> None:

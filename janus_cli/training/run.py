@@ -145,9 +145,9 @@ def _recipe_and_run(
 def _must_be_free(run: Run, *, resume: bool, force: bool, start: Path | None, allow_change: Sequence[str]) -> None:
     """Raise UsageError where the folder holds a run and should not, or no run and should, or where options clash."""
     if resume and force:
-        raise UsageError("--resume and --force exclude each other", "--resume goes on, --force starts anew")
+        raise UsageError("--resume and --force exclude each other", "--resume continues, --force starts over")
     if resume and start is not None:
-        raise UsageError("--resume and --from exclude each other", "--resume goes on from the run's own checkpoint")
+        raise UsageError("--resume and --from exclude each other", "--resume continues from the run's own checkpoint")
     if allow_change and not resume:
         raise UsageError("--allow-change needs --resume", "a new run takes any recipe")
     places = (run.checkpoints, run.decoded, run.log)
@@ -159,7 +159,7 @@ def _must_be_free(run: Run, *, resume: bool, force: bool, start: Path | None, al
     if run.recipe.exists() and not (resume or force):
         raise UsageError(
             f"{run.path} holds a run already",
-            f"resume it: janus train --resume --run {run.path}; start anew: --force; keep both: --run ANOTHER",
+            f"resume it: janus train --resume --run {run.path}; start over: --force; keep both: --run ANOTHER",
         )
     if resume and not run.recipe.exists():
         raise UsageError(f"--resume: {run.path} holds no run", "leave out --resume to start it")
@@ -328,7 +328,7 @@ def _locked(run: Run) -> Iterator[None]:
 
     with locked(run.path / LOCK, refuse) as killed:
         if killed:
-            console.say(f"{killed} left {run.path} without ending its training; taken over")
+            console.say(f"{killed} left {run.path} without ending its training; taking over")
         yield
 
 
@@ -431,7 +431,7 @@ def _take_over(run: Run, model: Transformer) -> None:
         return
     saved = checkpoint.verify(Path(origin["checkpoint"]))
     if checkpoint.fingerprint(saved.folder) != origin["sha256"]:
-        raise CheckpointError(f"{saved.folder} has changed since {run.path} began from it", "--force begins anew")
+        raise CheckpointError(f"{saved.folder} has changed since {run.path} began from it", "--force starts over")
     fresh = model.weights()
     loaded = checkpoint.tensors(saved.folder / MODEL, _expected(saved, fresh))
     model.load_weights({**fresh, **{name: loaded[name] for name in fresh if name in loaded}})
@@ -468,4 +468,4 @@ def _write_run_txt(trainer: Trainer, state: str) -> None:
     try:
         write_atomically(file, text.encode(errors="surrogateescape"))  # paths may be no text
     except OSError as problem:
-        console.warn(f"{file} cannot be written ({problem.strerror}); training goes on without it")
+        console.warn(f"{file} cannot be written ({problem.strerror}); training continues without it")

@@ -184,7 +184,7 @@ class Trainer:
             if self.world.device.type == "cuda":
                 torch.cuda.empty_cache()
             if parts == 1:
-                console.warn(f"update {position.step + 1} does not fit into memory; once more in halves")
+                console.warn(f"update {position.step + 1} does not fit into memory; trying it again in halves")
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.knobs.clip or inf)) if results else inf
         position.bad = 0 if isfinite(norm) else position.bad + 1
         if isfinite(norm):

@@ -29,13 +29,13 @@ def best_metric(recipe: Recipe) -> str:
     """The name of the number that decides which checkpoint is best.
 
     Raises:
-        UsageError: training.best_metric is no number that this objective's validation gives.
+        UsageError: training.best_metric is not a number that this objective's validation gives.
     """
     objective, chosen = OBJECTIVES[recipe.objective.name], recipe.training.best_metric
     names = [*(f"bleu_{side}" for side in objective.sides), "bleu", "loss", *objective.terms_with(recipe.objective)]
     if chosen != "auto" and chosen not in names:
         raise UsageError(
-            f"training.best_metric {chosen} is no validation metric of objective {recipe.objective.name}",
+            f"training.best_metric {chosen} is not a validation metric of objective {recipe.objective.name}",
             f"choose one of {', '.join(names)}",
         )
     return names[0] if chosen == "auto" else chosen

@@ -61,7 +61,7 @@ def test_the_plot_does_not_replace_a_file(scripts: SimpleNamespace, tmp_path: Pa
     pytest.importorskip("matplotlib")
     file = tmp_path / "curve.svg"
     file.write_text("mine")
-    with pytest.raises(UsageError, match=r"curve\.svg is there already"):
+    with pytest.raises(UsageError, match=r"curve\.svg exists already"):
         scripts.loss_memory.main([*TINY, "--tokens", "20", "--vocabulary", "50", "--plot", str(file)])
     assert file.read_text() == "mine"
 

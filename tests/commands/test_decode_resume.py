@@ -230,7 +230,7 @@ def spoil(old: bytes, new: bytes) -> Callable[[], object]:
         (rewrite("another\n" * LINES), [*BEGUN, "--resume"], 3, "does not begin with the 8"),
         (rewrite("ba\n"), [*BEGUN, "--resume"], 3, "does not begin with the 8"),
         (rewrite(""), [*BEGUN, "--resume"], 3, "does not begin with the 8"),
-        (lambda: Path("mine").write_text("precious"), [*BEGUN, "--resume"], 2, "mine is there already"),
+        (lambda: Path("mine").write_text("precious"), [*BEGUN, "--resume"], 2, "mine exists already"),
         (spoil(b'{"format": 2', b'{"format": 1'), [*BEGUN], 3, ".mine.partial is damaged"),
         (spoil(b'"format"', b""), [*BEGUN, "--resume"], 3, ".mine.partial is damaged"),
         (spoil(b'\n{"index"', b'\n"index"'), [*BEGUN, "--resume"], 3, ".mine.partial is damaged after record 0"),
@@ -278,7 +278,7 @@ def test_force_starts_over_and_resuming_keeps_the_permission(janus: Janus, stop:
 def test_a_file_that_came_into_being_meanwhile_is_not_replaced(janus: Janus, stop: Stop, whole: bytes) -> None:
     stop(4, lambda: Path("mine").write_text("precious", encoding="utf-8"))
     code, _, err = janus(*BEGUN)
-    assert (code, "mine is there already; 20 finished lines are kept" in err) == (2, True)
+    assert (code, "mine exists already; 20 finished lines are kept" in err) == (2, True)
     assert Path("mine").read_text(encoding="utf-8") == "precious"
     Path("mine").unlink()
     assert janus(*resume_command(err))[0] == 0
@@ -309,7 +309,7 @@ def test_of_two_decodings_with_one_output_the_second_is_refused(janus: Janus, st
     _, valid, _ = janus("--split", "valid")
     stop(1, lambda: janus("--split", "valid", "--out", "mine"))
     code, _, err = janus("--out", "mine", *SMALL)
-    assert (code, f"mine is there already; {LINES} finished lines are kept" in err) == (2, True)
+    assert (code, f"mine exists already; {LINES} finished lines are kept" in err) == (2, True)
     assert Path("mine").read_text() == valid
     Path("mine").unlink()
     assert janus(*resume_command(err))[0] == 0
@@ -464,7 +464,7 @@ def test_resuming_takes_the_weights_that_it_was_begun_with(janus: Janus, stop: S
         checkpoint.point(CHECKPOINTS, link, CHECKPOINTS / "step-000001")
     shutil.move(CHECKPOINTS / "step-000002", "elsewhere")
     code, _, err = janus(*SMALL, "--resume")
-    assert (code, "begun with the weights of step-000002, those of step-000001 are others" in err) == (4, True)
+    assert (code, "started with the weights of step-000002, those of step-000001 are others" in err) == (4, True)
     shutil.move("elsewhere", CHECKPOINTS / "step-000002")
     code, again, err = janus(*SMALL, "--resume")
     assert (code, again) == (0, out)

@@ -165,7 +165,7 @@ def test_nothing_is_overwritten_without_force(distill: Janus, stop: Stop) -> Non
     Path("notes/mine.txt").write_text("mine")
     code, _, err = distill("ar", "--out", "notes", "--force")
     assert code == 2
-    assert "notes holds something else" in err
+    assert "notes holds something other" in err
     assert Path("notes/mine.txt").read_text() == "mine"
 
 
@@ -177,7 +177,7 @@ def test_what_was_kept_is_neither_lost_nor_mixed(distill: Janus, stop: Stop) -> 
     for arguments, code, message in [
         (["ar", *SMALL], 2, "32 finished lines"),
         ([*words, "--beam", "2"], 2, "beam 3, now 2"),
-        (["ar", *SMALL, "--checkpoint", "step-000001", "--resume"], 4, "begun with the weights of step-000002"),
+        (["ar", *SMALL, "--checkpoint", "step-000001", "--resume"], 4, "started with the weights of step-000002"),
     ]:
         got, _, err = distill(*arguments)
         assert (got, message in err, file.read_bytes() == kept) == (code, True, True), err

@@ -45,7 +45,7 @@ def test_without_any_option_it_makes_the_demo(capsys: pytest.CaptureFixture[str]
     assert janus("--set", "data.synthetic.train=900", "--set", "tokenizer.vocabulary=200") == 0
     said = capsys.readouterr()
     assert said.out == ""
-    for words in ("recipe: demo", "900 of 900 pairs kept", "written to data/demo.src-tgt; next: janus train"):
+    for words in ("recipe demo", "900 of 900 pairs kept", "written to data/demo.src-tgt; next: janus train"):
         assert words in said.err
     recipe = load("demo", ["data.synthetic.train=900", "tokenizer.vocabulary=200"])
     assert len(open_prepared(recipe, Path("data/demo.src-tgt")).train) == 900

@@ -181,7 +181,7 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(
         (["ar", "--out", "no/such/folder.html"], "there is no folder"),
         (["ar", "--out", "runs"], "runs is a folder"),
         (["ar", "--sentences", "0"], "--sentences"),
-        (["ar"], "is no report of janus"),
+        (["ar"], "is not a report of janus"),
         (["cmlm"], "[report]"),
     ],
 )
@@ -195,6 +195,6 @@ def test_mistakes(report: Report, arguments: list[str], words: str, monkeypatch:
     assert words in err
     assert mine.read_text(encoding="utf-8") == "<html>mine</html>"
     assert not Path("runs/cmlm/report.html").exists()
-    if words == "is no report of janus":
+    if words == "is not a report of janus":
         page(report("ar", "--force", "--sentences", "2"))
         page(report("ar", "--sentences", "2"))

@@ -201,7 +201,7 @@ REFUSED = [
     ("empty.txt --reference empty.txt", 3, "no lines to score"),
     ("empty.txt --reference empty.tsv", 3, "no lines to score"),
     ("latin.txt --reference two.txt", 3, "latin.txt:2:3: byte 0xe9 is not UTF-8"),
-    ("bad.jsonl --reference two.txt", 3, "bad.jsonl:2 is no JSON"),
+    ("bad.jsonl --reference two.txt", 3, "bad.jsonl:2 is not JSON"),
     ("other.jsonl --reference two.txt", 3, 'other.jsonl:2 has no text under "hypothesis"'),
     ("damaged.txt.gz --reference two.txt", 3, "damaged.txt.gz cannot be read"),
     ("", 2, "no run under runs/"),

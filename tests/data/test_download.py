@@ -134,7 +134,7 @@ def test_a_wrong_sha256_is_thrown_away(server: Server, tmp_path: Path, part: byt
     [
         ("gone.gz", {}, "the server says 404"),
         ("train.src", {"url": "http://127.0.0.1:1/train.src"}, "could not be fetched"),  # nobody listens there
-        ("train.src", {"url": "file:///etc/passwd"}, "no http or https address"),
+        ("train.src", {"url": "file:///etc/passwd"}, "not an http or https address"),
     ],
 )
 def test_addresses_that_give_nothing(

@@ -167,9 +167,9 @@ def test_a_dictionary_file(prepared: Prepared, capsys: pytest.CaptureFixture[str
     [
         (None, "objective.dictionary: d.tsv does not exist"),
         (b"a\tb\n\xff\tc\n", "objective.dictionary: d.tsv:2:1: byte 0xff is not UTF-8"),
-        (b"a\tb\nc d\n", "d.tsv:2: no pair of words"),
-        (b"a\tb\tc\n", "d.tsv:1: no pair of words"),
-        (b"a\t \n", "d.tsv:1: no pair of words"),
+        (b"a\tb\nc d\n", "d.tsv:2: not a pair of words"),
+        (b"a\tb\tc\n", "d.tsv:1: not a pair of words"),
+        (b"a\t \n", "d.tsv:1: not a pair of words"),
         (b"no such word\tnone\n", "no token has two translations"),
     ],
 )
@@ -190,7 +190,7 @@ def test_a_dictionary_that_is_none(prepared: Prepared, data: bytes | None, words
         ({"format": 2}, "damaged"),
         ({"translations": {"9": [10, 11]}}, "damaged"),
         ({"translations": 3}, "damaged"),
-        ({"fingerprint": "0"}, "of other data"),
+        ({"fingerprint": "0"}, "belongs to other data"),
     ],
 )
 def test_a_run_does_not_go_on_with_another_lexicon(prepared: Prepared, change: object, words: str) -> None:

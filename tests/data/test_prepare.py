@@ -248,7 +248,7 @@ def test_nothing_is_written_over_prepared_data_without_force(corpus_folder: Path
     assert made(recipe_for(corpus_folder, vocabulary=9), tmp_path / "out", force=True).train.source_vocabulary == 9
     for change in ((tmp_path / "out" / "recipe.yaml").touch, (tmp_path / "out" / "manifest.json").unlink):
         change()  # now it is a run, or something else
-        with pytest.raises(UsageError, match="holds something else"):
+        with pytest.raises(UsageError, match="holds something other"):
             prepare(recipe_for(corpus_folder), tmp_path / "out", force=True)
 
 

@@ -145,7 +145,7 @@ def offsets(*rows: tuple[int, int]) -> Callable[[Path], None]:
         (edit("train", "valid"), "is damaged"),
         (edit("10", '"many"'), "is damaged"),
         (edit("4", "5"), "4 pairs where 5 were written"),
-        (lambda folder: (folder / "train.target.npy").write_text("hello\n" * 100), "no janus store"),
+        (lambda folder: (folder / "train.target.npy").write_text("hello\n" * 100), "was not written by janus"),
         (lambda folder: np.save(folder / "train.target.npy", np.zeros(9)), "holds float64"),
         (offsets((0, 0), (2, 1), (2, 3), (3, 3)), "3 pairs where 4 were written"),
         (offsets((0, 0), (2, 1), (2, 3), (3, 3), (400, 6)), "do not fit"),

@@ -273,7 +273,7 @@ def foreign(**changes: Any) -> bytes:
     ],
 )
 def test_a_model_with_other_fixed_ids_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match="m is no tokenizer of janus"):
+    with pytest.raises(DataError, match="m is not a tokenizer of janus"):
         SentencePieces(foreign(**changes), "m")
 
 
@@ -296,10 +296,10 @@ def test_a_damaged_model_never_crashes() -> None:
         ("{", "is damaged"),
         ("[]", "is damaged"),
         ('{"kind": "pickle", "files": {}}', "is damaged"),
-        ('{"kind": "words", "files": {"source": "../x", "target": "../x"}}', "no plain file name"),
-        ('{"kind": "words", "files": {"source": "/etc/passwd", "target": "t"}}', "no plain file name"),
-        ('{"kind": "words", "files": {"source": "link", "target": "link"}}', "no plain file name"),
-        ('{"kind": "words", "files": {"source": 3}}', "no plain file name"),
+        ('{"kind": "words", "files": {"source": "../x", "target": "../x"}}', "is not the name of a file"),
+        ('{"kind": "words", "files": {"source": "/etc/passwd", "target": "t"}}', "is not the name of a file"),
+        ('{"kind": "words", "files": {"source": "link", "target": "link"}}', "is not the name of a file"),
+        ('{"kind": "words", "files": {"source": 3}}', "is not the name of a file"),
         ('{"kind": "words", "files": {"source": "gone", "target": "gone"}}', "cannot be read"),
         ('{"kind": "words", "files": {"source": "twice", "target": "twice"}}', "empty or repeated"),
         ('{"kind": "words", "files": {"source": "binary", "target": "binary"}}', "not UTF-8"),

@@ -37,8 +37,8 @@ def tree(folder: Path = Path()) -> dict[str, bytes]:
         ("ar", [], ["--format", "onnx"], 2, "onnx"),
         ("ar", [], ["--out", "runs/run/recipe.yaml"], 2, "is a file"),
         ("ar", [], ["--out", "runs/run/recipe.yaml/out"], 2, "runs/run/recipe.yaml/out"),
-        ("ar", [], ["--out", "runs/run", "--force"], 2, "holds something else than an export"),
-        ("ar", [], ["--out", ".", "--force"], 2, "holds something else than an export"),
+        ("ar", [], ["--out", "runs/run", "--force"], 2, "holds something other than an export"),
+        ("ar", [], ["--out", ".", "--force"], 2, "holds something other than an export"),
     ],
 )
 def test_mistakes(

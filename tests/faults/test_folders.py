@@ -70,7 +70,7 @@ def test_two_trainings_and_a_dead_one(tiny_recipe: Path, whole: Path) -> None:
     assert f"run is in use by pid {first.pid} on {socket.gethostname()}" in said
     code, said = ended(start(tiny_recipe, "--resume"))
     assert code == 0, said
-    assert f"pid {first.pid} on {socket.gethostname()} left run without ending its training; taken over" in said
+    assert f"pid {first.pid} on {socket.gethostname()} left run without ending its training; taking over" in said
     assert digest(Path("run/checkpoints/step-000008")) == digest(whole)
     assert "taken over" not in ended(start(tiny_recipe, "--resume"))[1]
 

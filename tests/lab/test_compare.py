@@ -204,7 +204,7 @@ def test_variants_are_systems_of_their_own(compare: Compare) -> None:
     assert isinstance(recipe.objective, JanusObjective)
     assert (recipe.objective.glance, recipe.objective.noise.full) == (0.5, 1.0)
     assert "from" in json.loads((run / "manifest.json").read_text())
-    assert compare(*command)[0] == 0  # what is there already is kept
+    assert compare(*command)[0] == 0  # what exists already is kept
     assert compare(*command[:-2])[0] == 0  # nothing new is asked for
     for more in (["--objectives", "ar,janus"], ["--from", "runs/compare-tiny/glance.seed1"]):
         code, _, err = compare(*first[:-2], *more)

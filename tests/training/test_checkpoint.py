@@ -177,7 +177,7 @@ def test_what_claims_to_be_huge_is_refused_in_little_memory(last: Path) -> None:
 
 def no_manifest(folder: Path) -> str:
     (folder / "manifest.json").unlink()
-    return "is no checkpoint"
+    return "is not a checkpoint"
 
 
 def file_outside(folder: Path) -> str:
@@ -185,7 +185,7 @@ def file_outside(folder: Path) -> str:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"]["../../../outside"] = manifest["files"][MODEL]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    return "no plain file"
+    return "not a plain file"
 
 
 def another_format(folder: Path) -> str:
