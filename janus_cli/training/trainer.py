@@ -29,15 +29,7 @@ from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES, Objective, Plan, Term
 from janus_cli.data.batching import Rows, epoch_batches, load_batch
 from janus_cli.data.prepared import Prepared
-from janus_cli.device import (
-    SIGNALS,
-    StopSignal,
-    World,
-    autocast,
-    is_about_memory,
-    product_rate,
-    resolve_precision,
-)
+from janus_cli.device import SIGNALS, StopSignal, World, autocast, is_about_memory, product_rate, resolve_precision
 from janus_cli.errors import NonFiniteError, OutOfMemoryError, Stopped
 from janus_cli.files import read_json
 from janus_cli.recipe import Recipe, Training
@@ -231,12 +223,13 @@ class Trainer:
         try:
             if self.world.first:
                 metrics = validate(self.model, self.recipe, self.prepared, self.world.device, self.stop)
-                if metrics:
-                    position.owed = False
-                    self.log.write("valid", position.step, **metrics)
-                    self._judge(metrics)
-                else:
-                    signal_here = self.stop.number
+                signal_here = 0 if metrics else self.stop.number
+            if metrics:
+                self.metrics, position.owed, value = metrics, False, metrics[self.metric]
+                self.log.write("valid", position.step, **metrics)
+                position.since_best += 1
+                if checkpoint.better(self.metric, value, position.best):
+                    position.best, position.best_step, position.since_best = value, position.step, 0
             agreed = self.world.sums({"signal": float(signal_here), "converged": float(self._patience_is_over())})
         except Exception as problem:  # whatever it is: hours of updates come first
             self.save(wait=False)  # other ranks may wait elsewhere
@@ -313,14 +306,6 @@ class Trainer:
 
     def _patience_is_over(self) -> bool:
         return 0 < self.knobs.patience <= self.position.since_best
-
-    def _judge(self, metrics: Mapping[str, float]) -> None:
-        """Note what a validation found."""
-        self.metrics, position = metrics, self.position
-        if checkpoint.better(self.metric, metrics[self.metric], position.best):
-            position.best, position.best_step, position.since_best = metrics[self.metric], position.step, 0
-        else:
-            position.since_best += 1
 
     def _counts(self, window: Window) -> dict[str, float]:
         """What this rank adds to the sums over all ranks: units, FLOPs, and the signal that reached it."""
