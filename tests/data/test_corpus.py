@@ -69,7 +69,7 @@ def test_unequal_line_counts_name_the_line_where_they_go_apart(tmp_path: Path, l
     message = caught.value.message.replace(f"{tmp_path}/", "")
     counts = ("19", "18") if longer == "src" else ("18", "19")
     assert message.startswith(f"train.src has {counts[0]} lines, train.tgt has {counts[1]};")
-    assert message.endswith(f"go apart at line {extra + 1}")
+    assert message.endswith(f" at line {extra + 1}")
 
 
 def test_the_sample_is_spread_evenly_without_empty_and_broken_lines(tmp_path: Path) -> None:
