@@ -123,6 +123,11 @@ class progress:
             self.advance()
 
 
+def counted(number: int, noun: str) -> str:
+    """As in `1 line` and `2,000 lines`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def duration(seconds: float) -> str:
     """As people read it: 45 s, 12 min, 3 h 05 min."""
     if seconds < 90:

@@ -1,8 +1,7 @@
 """Which sentences make up which batch: a pure function of (lengths, seed, epoch).
 
-Data of up to BLOCK sentences is shuffled as one. Where there is more, runs of neighbours are shuffled, so many of them
-at a time make a block, and the sentences of a block are shuffled: the memory is that of one block, whatever the
-size of the data and the number of ranks, and of the lengths only a block's are read.
+Up to BLOCK sentences are shuffled as one. A larger corpus is cut into runs of neighbours, which are shuffled and
+grouped into blocks, whose sentences are shuffled: memory and the lengths that are read are those of one block.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from janus_cli.errors import DataError
 Lengths = NDArray[np.int64]
 Rows = NDArray[np.int64]  # sentence numbers
 POOL_BATCHES = 64  # sentences are sorted by length within pools of about so many batches, and only there
-BLOCK = 1 << 20  # sentences whose batches are made at once: about 100 MB for a moment
-RUN = 1 << 10  # neighbours that stay in one block: a block is a sample of 1,024 places of the data
+BLOCK = 1 << 20  # sentences whose batches are made at once, which takes about 100 MB
+RUN = 1 << 10  # neighbours that stay in one block, which is so a sample from 1,024 places of the corpus
 
 
 class Epoch(NamedTuple):
-    """Batches of an epoch, and the share of padding in them; where there are several blocks, as in the first one."""
+    """Batches of an epoch and the share of padding in them; approximate: estimated from the first of several blocks."""
 
     batches: int
     padding: float
@@ -36,10 +35,7 @@ class Epoch(NamedTuple):
 def epoch_batches(store: Store, budget: int, seed: int, epoch: int) -> Iterator[Rows]:
     """Sentence numbers of every batch of one epoch, in order, made a block at a time; each sentence exactly once.
 
-    budget: the most cells that the wider of the two padded matrices of a batch may have.
-
-    Raises:
-        DataError: a single pair is longer than the budget.
+    budget: the most cells that the wider of a batch's two padded matrices may have; a longer pair raises DataError.
     """
     for number, runs in enumerate(_blocks(len(store), seed, epoch)):
         rows, source, target = _block(store, runs)
@@ -98,7 +94,7 @@ def block_batches(rows: Rows, source: Lengths, target: Lengths, budget: int, see
 
 
 def must_fit(pair: str, tokens: int, budget: int) -> None:
-    """Raises DataError where a pair does not fit into a batch; tokens: of its longer side, BOS and EOS counted."""
+    """Raises DataError where a pair does not fit into a batch; tokens: of its longer side, with BOS and EOS."""
     if tokens > budget:
         raise DataError(
             f"{pair} has {tokens} tokens, more than training.batch_tokens {budget}",
@@ -118,7 +114,7 @@ def _cut(pool: Rows, wide: Lengths, budget: int) -> Iterator[Rows]:
 
 
 def padding(source: Lengths, target: Lengths, batches: Sequence[Rows]) -> float:
-    """The share of padding in the matrices of both sides; EOS and BOS are tokens."""
+    """The share of padding in the matrices of both sides, which hold BOS and EOS too."""
     real = cells = 0
     for rows in batches:
         s, t = source[rows] + 1, target[rows] + 2

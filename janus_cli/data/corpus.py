@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +23,14 @@ Chunk = list[list[bytes]]  # lines of each side
 
 @dataclass(frozen=True)
 class Split:
-    """The aligned files of one split; a test split may have no target."""
+    """The aligned files of one split, by side; a test split may have no target."""
 
     name: str
-    source: TextFile
-    target: TextFile | None
+    sides: dict[str, TextFile]
 
     @property
-    def sides(self) -> dict[str, TextFile]:
-        """The sides that are there, by name."""
-        return {"source": self.source} | ({"target": self.target} if self.target else {})
+    def lines(self) -> int:
+        return self.sides["source"].lines
 
 
 def file_name(data: Data, split: str, side: str) -> str:
@@ -46,45 +44,38 @@ def find(data: Data, folder: Path, split: str, side: str) -> Path | None:
     return next((file for file in (path, path.with_name(f"{path.name}.gz")) if file.is_file()), None)
 
 
-def files(data: Data, folder: Path) -> dict[str, tuple[Path, Path | None]]:
-    """The two files of each split; the test split, or its target, may be missing.
-
-    Raises:
-        DataError: another one is.
-    """
-    by_split: dict[str, tuple[Path, Path | None]] = {}
+def files(data: Data, folder: Path) -> dict[str, dict[str, Path]]:
+    """The file of each side of each split; raises DataError where one is missing, but for the test split's."""
+    by_split: dict[str, dict[str, Path]] = {}
     for split in SPLITS:
-        source, target = (find(data, folder, split, side) for side in SIDES)
-        if split == "test" and source is None:
-            continue
-        if source is None or (target is None and split != "test"):
+        paths = {side: path for side in SIDES if (path := find(data, folder, split, side))}
+        missing = [side for side in SIDES if side not in paths]
+        if missing and split != "test":
             raise DataError(
-                f"{folder / file_name(data, split, SIDES[source is not None])} (or .gz) is not there",
+                f"{folder / file_name(data, split, missing[0])} (or .gz) is not there",
                 "name the folder with --data-dir, the suffixes with --set data.source=… --set data.target=…",
             )
-        by_split[split] = source, target
+        if "source" in paths:
+            by_split[split] = paths
     return by_split
 
 
 def survey(data: Data, folder: Path, bad_utf8: BadUtf8) -> list[Split]:
-    """Finds and checks the files of every split.
-
-    Raises:
-        DataError: a file is missing or cannot be used (see `lines.check`), or is not aligned with its partner.
-    """
-    by_split, splits = files(data, folder), []
+    """Finds the files of every split, checks each (`lines.check`), and raises DataError where sides are not aligned."""
+    by_split = files(data, folder)
     if "test" not in by_split:
         console.say(f"no test split: {folder / file_name(data, 'test', 'source')} is not there")
-    for name, (source_path, target_path) in by_split.items():
-        source, target = check(source_path, bad_utf8), check(target_path, bad_utf8) if target_path else None
-        if target is not None and source.lines != target.lines:
-            number = _first_suspicious(source.path, target.path)
+    splits = []
+    for name, paths in by_split.items():
+        sides = {side: check(path, bad_utf8) for side, path in paths.items()}
+        if len({file.lines for file in sides.values()}) > 1:
+            number = _first_suspicious(*paths.values())
+            counts = ", ".join(f"{file.path} has {console.counted(file.lines, 'line')}" for file in sides.values())
             raise DataError(
-                f"{source.path} has {source.lines:,} lines, {target.path} has {target.lines:,}; "
-                f"they seem to diverge at line {number:,}",
-                f"compare: sed -n {number}p {source.path}; sed -n {number}p {target.path}",
+                f"{counts}; they seem to diverge at line {number:,}",
+                "compare: " + "; ".join(f"sed -n {number}p {path}" for path in paths.values()),
             )
-        splits.append(Split(name, source, target))
+        splits.append(Split(name, sides))
     return splits
 
 
@@ -101,12 +92,8 @@ def _first_suspicious(source: Path, target: Path) -> int:
     return int(np.argmin(cost)) + 1
 
 
-def must_be_settled(splits: Sequence[Split]) -> None:
-    """After the text was read several times: whether all that was read is what was checked.
-
-    Raises:
-        DataError: a file was changed or replaced since.
-    """
+def must_be_unchanged(splits: Sequence[Split]) -> None:
+    """Raises DataError where a file was changed or replaced since it was checked."""
     for file in (file for split in splits for file in split.sides.values()):
         path = file.path
         if not path.is_file() or (last_change(path) != file.changed and sha256(path) != file.sha256):
@@ -114,26 +101,25 @@ def must_be_settled(splits: Sequence[Split]) -> None:
 
 
 def chunks(split: Split) -> Iterator[Chunk]:
-    """The split from start to end, in chunks that do not depend on who reads them."""
-    rows = zip_longest(*(raw_lines(side.path) for side in split.sides.values()), fillvalue=b"")
-    while True:
-        chunk: list[tuple[bytes, ...]] = []
-        size = 0
-        for row in islice(rows, CHUNK_LINES):
-            chunk.append(row)
-            size += sum(map(len, row))
-            if size >= CHUNK_BYTES:
-                break
-        if not chunk:
-            return
-        yield [list(side) for side in zip(*chunk, strict=True)]
+    """All lines of the split, in order. Where a chunk ends depends on the text alone."""
+    chunk: Chunk = [[] for _ in split.sides]
+    size = 0
+    for row in zip_longest(*(raw_lines(file.path) for file in split.sides.values()), fillvalue=b""):
+        for side, line in zip(chunk, row, strict=True):
+            side.append(line)
+            size += len(line)
+        if len(chunk[0]) == CHUNK_LINES or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [[] for _ in split.sides], 0
+    if size:
+        yield chunk
 
 
-def sample(side: TextFile, most: int, clean: Callable[[str], str]) -> Iterator[str]:
+def sample(file: TextFile, most: int, clean: Callable[[str], str]) -> Iterator[str]:
     """At most `most` lines, evenly over the file, cleaned; without empty ones and those that are not UTF-8."""
-    for number, line in enumerate(raw_lines(side.path)):
+    for number, line in enumerate(raw_lines(file.path)):
         # Line i is taken where i * most / lines passes a whole number.
-        if number * most % side.lines < most:
+        if number * most % file.lines < most:
             with suppress(UnicodeDecodeError):
                 if text := clean(line.removesuffix(b"\n").removesuffix(b"\r").decode()):
                     yield text

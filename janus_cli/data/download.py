@@ -28,12 +28,9 @@ def fetch(data: Data, cache: Path) -> Path:
     """Fetches what is not in the folder `cache` yet, unpacks the splits' files from archives, and returns the folder.
 
     A file has its name only once its sha256 is right; until then it is NAME.part, which the next call continues.
-
-    Raises:
-        DataError: there is nothing to fetch, or it failed; with what to do by hand.
+    Raises DataError, with what to do by hand, where that fails.
     """
-    if not complete(data):
-        raise DataError("this recipe's text has to be fetched by hand", by_hand(data))
+    must_be_fetchable(data)
     cache.mkdir(parents=True, exist_ok=True)
     wanted = {name + ending for name in _names(data) for ending in ("", ".gz")}
     try:
@@ -44,16 +41,17 @@ def fetch(data: Data, cache: Path) -> Path:
             if item.save_as.endswith(ARCHIVES):
                 unpack(path, cache, wanted)
     except DataError as problem:
-        raise DataError(problem.message, by_hand(data)) from None
+        raise DataError(problem.message, _by_hand(data)) from None
     return cache
 
 
-def complete(data: Data) -> bool:
-    """Whether all of the text can be fetched: every download has a known sha256."""
-    return bool(data.downloads) and all(item.sha256 for item in data.downloads)
+def must_be_fetchable(data: Data) -> None:
+    """Raises DataError unless there is something to fetch, and all of it has a known sha256."""
+    if not data.downloads or not all(item.sha256 for item in data.downloads):
+        raise DataError("this recipe's text has to be fetched by hand", _by_hand(data))
 
 
-def by_hand(data: Data) -> str:
+def _by_hand(data: Data) -> str:
     """What the user can do instead."""
     steps = [data.notes.strip(), *(f"fetch {item.url}" for item in data.downloads)]
     steps.append(f"put {', '.join(_names(data))} (or .gz) into a folder and name it with --data-dir FOLDER")
@@ -77,14 +75,14 @@ def _download(item: Download, path: Path) -> None:
             _receive(item, file)
         except urllib.error.HTTPError as problem:
             raise DataError(f"{item.url}: the server says {problem.code} {problem.reason}") from None
-        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as problem:
+        except (http.client.HTTPException, OSError, ValueError) as problem:
             reason = getattr(problem, "reason", None) or problem
             raise DataError(f"{item.url} could not be fetched: {reason}; {_kept(file)}") from None
         file.flush()
-        found = sha256(part)
-        if found != item.sha256:
+        received = sha256(part)
+        if received != item.sha256:
             part.unlink()
-            raise DataError(f"{item.url} has sha256 {found}, expected was {item.sha256}: it was thrown away")
+            raise DataError(f"{item.url} has sha256 {received} instead of {item.sha256}: it was thrown away")
         part.rename(path)
 
 
@@ -116,14 +114,13 @@ def _receive(item: Download, file: BinaryIO) -> None:
 
 
 def _kept(file: BinaryIO) -> str:
-    return f"{file.tell():,} bytes are kept, the next try goes on from there"
+    return f"{file.tell():,} bytes are kept; the next attempt continues from there"
 
 
 def unpack(archive: Path, folder: Path, wanted: Collection[str]) -> None:
     """Takes the wanted files out of a gzipped tar, whatever folder of it they are in, and puts them flat into `folder`.
 
-    Raises:
-        DataError: damaged, or a member is a link, a device, or lies outside the archive; nothing is written then.
+    Raises DataError, and writes nothing, if it is damaged or a member is a link, a device, or lies outside of it.
     """
     try:
         with tarfile.open(archive, "r:gz") as tar:

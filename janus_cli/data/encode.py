@@ -1,4 +1,4 @@
-"""A chunk of lines in, ids out: clean, encode, filter; here or in worker processes, which do not import torch."""
+"""From chunks of lines to ids: clean, encode, filter; in this process or in others, which do not import torch."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ import os
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
+from itertools import compress
 from multiprocessing import get_context, resource_tracker
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from janus_cli.data.corpus import Chunk, Split, chunks
 from janus_cli.data.lines import BadUtf8, cleaner
 from janus_cli.data.store import Ragged
-from janus_cli.data.tokenizer import load_tokenizers
+from janus_cli.data.tokenizer import Tokenizers, join, load_tokenizers
 from janus_cli.errors import JanusError
 from janus_cli.recipe import Data
 
@@ -30,47 +33,38 @@ from janus_cli.recipe import Data
 class Encoded:
     """The kept pairs of a chunk.
 
-    lines: pairs before filtering. sources, targets: ids. keys: 16 bytes a pair, where duplicates are to be found.
-    texts: the cleaned lines of each side, for valid and test. dropped: pairs by reason, duplicates not among them.
-    replaced: lines with bad UTF-8 that were mended.
+    lines: pairs before filtering. sources, targets: ids. dropped: pairs by reason, duplicates not among them.
+    keys: 16 bytes a pair, where duplicates are to be dropped. texts: the cleaned lines of both sides, for valid and
+    test; a target's word parts are joined, as in decoded text. replaced: lines whose bad UTF-8 was replaced.
     """
 
     lines: int
     sources: Ragged
     targets: Ragged
-    keys: list[bytes]
-    texts: tuple[list[str], list[str]]
     dropped: Counter[str]
-    replaced: int
+    keys: Sequence[bytes] = ()
+    texts: tuple[Sequence[str], Sequence[str]] = ((), ())
+    replaced: int = 0
 
 
-class Encoder:
-    """The tokenizers of a folder and the rules of `data`, ready to work on chunks.
+def encode(tokenizers: Tokenizers, data: Data, bad_utf8: BadUtf8, split: str, chunk: Chunk) -> Encoded:
+    """Cleans, encodes and filters a chunk of a split.
 
     bad_utf8: a pair with bad bytes is dropped (`skip`), else they are replaced; always replaced in a test split.
     """
-
-    def __init__(self, folder: Path, data: Data, bad_utf8: BadUtf8) -> None:
-        self.tokenizers, self.data, self.bad_utf8 = load_tokenizers(folder), data, bad_utf8
-        self.clean = cleaner(data.clean)
-
-    def __call__(self, split: str, chunk: Chunk) -> Encoded:
-        """Encodes and filters one chunk."""
-        count, bad = len(chunk[0]), set[int]()
-        sides = [[self.clean(line) for line in _texts(side, bad)] for side in chunk]
-        sources, targets = sides if len(sides) == 2 else (sides[0], [""] * count)
-        ids = Ragged.of(self.tokenizers.source.encode(sources)), Ragged.of(self.tokenizers.target.encode(targets))
-        skip = bad if self.bad_utf8 == "skip" else set[int]()
-        kept, dropped = filter_pairs(split, self.data, ids[0].lengths, ids[1].lengths, skip)
-        texts: tuple[list[str], list[str]] = [], []
-        keys = []
-        if split != "train" or self.data.deduplicate:
-            numbers = np.flatnonzero(kept).tolist()
-            texts = [sources[index] for index in numbers], [targets[index] for index in numbers]
-        if split == "train":
-            keys, texts = [key(*pair) for pair in zip(*texts, strict=True)], ([], [])
-        replaced = len(bad) if split == "test" else len(bad - skip)
-        return Encoded(count, ids[0].keep(kept), ids[1].keep(kept), keys, texts, dropped, replaced)
+    count, bad, clean = len(chunk[0]), set[int](), cleaner(data.clean)
+    sides = [[clean(line) for line in _texts(side, bad)] for side in chunk]
+    sources, targets = sides if len(sides) == 2 else (sides[0], [""] * count)
+    source_ids, target_ids = Ragged.of(tokenizers.source.encode(sources)), Ragged.of(tokenizers.target.encode(targets))
+    skip = bad if bad_utf8 == "skip" and split != "test" else set[int]()
+    kept, dropped = filter_pairs(split, data, source_ids.lengths, target_ids.lengths, skip)
+    keys: list[bytes] = []
+    texts: tuple[list[str], list[str]] = [], []
+    if split != "train":
+        texts = list(compress(sources, kept)), [join(line, tokenizers.joiner) for line in compress(targets, kept)]
+    elif data.deduplicate:
+        keys = [key(*pair) for pair in compress(zip(sources, targets, strict=True), kept)]
+    return Encoded(count, source_ids.keep(kept), target_ids.keep(kept), dropped, keys, texts, len(bad - skip))
 
 
 def _texts(lines: list[bytes], bad: set[int]) -> list[str]:
@@ -87,21 +81,22 @@ def _texts(lines: list[bytes], bad: set[int]) -> list[str]:
 def filter_pairs(
     split: str, data: Data, source: np.ndarray, target: np.ndarray, bad: set[int]
 ) -> tuple[np.ndarray, Counter[str]]:
-    """Which pairs stay, (pairs,) bool, from their token counts; and how many go for each reason, the first that holds.
+    """Which pairs to keep, (pairs,) bool, by their token counts, and how many to drop for each reason, the first found.
 
-    bad: pairs to drop in any case. A test split keeps every pair.
+    bad: pairs with bad UTF-8, to drop. A test split keeps every pair.
     """
     dropped: Counter[str] = Counter()
     kept = np.ones(len(source), bool)
     if split == "test":
         return kept, dropped
-    shorter, longer = np.minimum(source, target), np.maximum(source, target)
-    faults = {"bad_utf8": np.isin(np.arange(len(source)), list(bad)), "empty": shorter == 0}
-    if split == "train":
-        faults["too_short"] = shorter < data.min_tokens
-    faults["too_long"] = longer > data.max_tokens
-    if split == "train":
-        faults["ratio"] = longer > data.max_ratio * shorter
+    shorter, longer, train = np.minimum(source, target), np.maximum(source, target), split == "train"
+    faults = {
+        "bad_utf8": np.isin(np.arange(len(source)), list(bad)),
+        "empty": shorter == 0,
+        "too_short": train & (shorter < data.min_tokens),
+        "too_long": longer > data.max_tokens,
+        "ratio": train & (longer > data.max_ratio * shorter),
+    }
     for reason, fault in faults.items():
         dropped[reason] = int((kept & fault).sum())
         kept &= ~fault
@@ -119,23 +114,24 @@ def encoders(
 ) -> Iterator[Callable[[Split], Iterator[Encoded]]]:
     """A function that encodes a split chunk by chunk, in order: here for one worker, else in processes."""
     if workers == 1:
-        encoder = Encoder(folder, data, bad_utf8)
-        yield lambda split: (encoder(split.name, chunk) for chunk in chunks(split))
+        here = partial(encode, load_tokenizers(folder), data, bad_utf8)
+        yield lambda split: (here(split.name, chunk) for chunk in chunks(split))
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _start, (folder, data, bad_utf8)) as pool:
+    there = partial(_work, folder, data, bad_utf8)
+    with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
 
-        def encode(split: Split) -> Iterator[Encoded]:
+        def encoded(split: Split) -> Iterator[Encoded]:
             waiting: deque[Future[Encoded]] = deque()
             for chunk in chunks(split):
                 with _ctrl_c_blocked():
-                    waiting.append(pool.submit(_work, split.name, chunk))
+                    waiting.append(pool.submit(there, split.name, chunk))
                 if len(waiting) > 2 * workers:  # enough that nobody waits, and memory stays bounded
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
 
         try:
-            yield encode
+            yield encoded
         except BrokenProcessPool:
             raise JanusError("a process that encodes text was killed (out of memory?)", "try --workers 1") from None
         finally:
@@ -153,23 +149,18 @@ def _ctrl_c_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_encoder: Encoder | None = None
-
-
-def _start(folder: Path, data: Data, bad_utf8: BadUtf8) -> None:
-    """Makes a worker process ready. It ends with its parent."""
-    global _encoder
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _encoder = Encoder(folder, data, bad_utf8)
-
-
 def _end_with_parent() -> None:
-    if (parent := multiprocessing.parent_process()) is not None:
+    """Makes a worker process end when the one that started it is killed."""
+
+    def wait(parent: Any) -> None:
         parent.join()
         os._exit(1)
 
+    threading.Thread(target=wait, args=(multiprocessing.parent_process(),), daemon=True).start()
 
-def _work(split: str, chunk: Chunk) -> Encoded:
-    """One chunk in a worker process."""
-    assert _encoder is not None
-    return _encoder(split, chunk)
+
+_tokenizers = cache(load_tokenizers)  # in a worker process, which lives for one folder
+
+
+def _work(folder: Path, data: Data, bad_utf8: BadUtf8, split: str, chunk: Chunk) -> Encoded:
+    return encode(_tokenizers(folder), data, bad_utf8, split, chunk)

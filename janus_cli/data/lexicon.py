@@ -1,21 +1,20 @@
-"""Which tokens translate which, for objectives that switch words of the source (CeMAT): a file or the text says it.
+"""Which tokens translate which, for objectives that switch words of the source (CeMAT): from a file or the text.
 
-Tokens, not words, because these are what a model reads: of a dictionary's pairs those count whose words are one token
-each. Without a dictionary, IBM model 1 finds translations in the training text (Brown et al. 1993): t(y | x), how often
-the token x of a source becomes the token y of its target, by expectation maximisation from equal shares,
+Tokens, not words, because a model reads tokens: of a dictionary, the pairs whose words are one token each are used.
+Without one, IBM model 1 finds translations in the training text (Brown et al. 1993): t(y | x), how often the token x
+of a source becomes the token y of its target, by expectation maximisation from equal shares,
 
     c(x, y)  =  sum, over every place of y in a target whose source has x, of
                 t(y | x) / sum over x' of t(y | x'),   x' the tokens of that source, and nothing
     t(y | x) =  c(x, y) / sum over y' of c(x, y')
 
-A run keeps its lexicon: going on reads what the run began with, and noise stays a function of seed, epoch and sentence.
+A run keeps its lexicon: resuming reads it again, so that noise stays a function of seed, epoch and sentence.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -49,19 +48,18 @@ def wanted(recipe: Recipe) -> CematObjective | None:
 
 
 def make(recipe: Recipe, prepared: Prepared, file: Path) -> None:
-    """Writes the lexicon of a run that begins; nothing for objectives that need none.
+    """Writes the lexicon of a new run; nothing for objectives that need none.
 
-    Raises:
-        DataError: the dictionary cannot be read, or nothing is found that could be switched.
+    Raises DataError where the dictionary cannot be read, or nothing is found that could be switched.
     """
     knobs = wanted(recipe)
     if knobs is None:
         return
-    if knobs.dictionary is None:
+    if knobs.dictionary is not None:
+        translations = from_file(Path(knobs.dictionary), recipe, prepared.tokenizers)
+    else:
         console.say("inducing a dictionary from the training text (IBM model 1)")
         translations = induce(prepared.train, knobs)
-    else:
-        translations = from_file(Path(knobs.dictionary), recipe, prepared.tokenizers)
     translations = {x: ys[: knobs.translations] for x, ys in sorted(translations.items())}
     several = sum(len(ys) > 1 for ys in translations.values())
     if not several:
@@ -77,12 +75,11 @@ def make(recipe: Recipe, prepared: Prepared, file: Path) -> None:
 def attach(recipe: Recipe, prepared: Prepared, file: Path) -> None:
     """Gives the run's lexicon to all batches of the prepared data; nothing for objectives that need none.
 
-    Raises:
-        CheckpointError: it is not there, damaged, or of other data.
+    Raises CheckpointError where it is missing, damaged, or of other data.
     """
     if wanted(recipe) is None:
         return
-    restart = "the run cannot go on without it; restart it with --force"
+    restart = "the run cannot continue without it; restart it with --force"
     try:
         lexicon = read_json(file)
         translations = {int(x): [int(y) for y in ys] for x, ys in lexicon["translations"].items()}
@@ -110,11 +107,7 @@ def table(translations: Translations, vocabulary: int) -> Tensor:
 
 
 def from_file(path: Path, recipe: Recipe, tokenizers: Tokenizers) -> Translations:
-    """Translations from lines `word<TAB>word`, source first, in the order of the file.
-
-    Raises:
-        DataError: it cannot be read, or a line is no such pair.
-    """
+    """Translations from lines `word<TAB>word`, source first, in the order of the file; raises DataError for others."""
     clean = cleaner(recipe.data.clean)
     try:
         pairs = [line.split("\t") for line in Lines(path, strict=True)]
@@ -123,24 +116,22 @@ def from_file(path: Path, recipe: Recipe, tokenizers: Tokenizers) -> Translation
     for number, pair in enumerate(pairs, 1):
         if len(pair) != 2 or not all(word.strip() for word in pair):
             raise DataError(f"{path}:{number}: not a pair of words", "one pair a line, source first, a tab between")
-    sources, targets = (
-        tokenizer.encode([clean(pair[side]) for pair in pairs])
-        for side, tokenizer in enumerate((tokenizers.source, tokenizers.target))
-    )
+    sources = tokenizers.source.encode([clean(source) for source, _ in pairs])
+    targets = tokenizers.target.encode([clean(target) for _, target in pairs])
     single = [(x[0], y[0]) for x, y in zip(sources, targets, strict=True) if len(x) == len(y) == 1]
     console.say(f"{path}: {len(single):,} of {len(pairs):,} pairs are of one token each")
     return _collected((x, y) for x, y in single if min(x, y) >= SPECIAL)
 
 
 def _collected(pairs: Iterable[tuple[int, int]]) -> Translations:
-    found: defaultdict[int, dict[int, None]] = defaultdict(dict)
-    for x, y in pairs:
-        found[x][y] = None
-    return {x: list(ys) for x, ys in found.items()}
+    by_source: Translations = {}
+    for x, y in dict.fromkeys(pairs):
+        by_source.setdefault(x, []).append(y)
+    return by_source
 
 
 def induce(store: Store, knobs: CematObjective) -> Translations:
-    """Translations by IBM model 1, likeliest first, equals in the order of their ids; see the head of this file.
+    """Translations by IBM model 1 (see the top), likeliest first, equally likely ones in the order of their ids.
 
     Sums run in one order in float64, so the result depends on the text alone.
     """
@@ -165,7 +156,7 @@ def induce(store: Store, knobs: CematObjective) -> Translations:
 
 
 def _chunks(store: Store, rows: Ids) -> Iterator[tuple[Ids, Ids]]:
-    """Every source token beside every target token of some pairs at a time: x * V + y, and the number of y's place."""
+    """All pairs of a source and a target token, some sentences at a time: x * V + y, and the number of y's place."""
     cells: list[Ids] = []
     places: list[Ids] = []
     size = start = 0

@@ -1,7 +1,7 @@
-r"""Text, line by line, for every verb that reads it: where lines end, what is refused, what is cleaned.
+r"""Text, line by line, for every verb that reads it: where lines end, what is refused, how they are cleaned.
 
-A line is what stands between b"\n" and nothing else. U+2028, U+0085, \x0b, \x0c, \x1c, a lone \r and NUL are text.
-A \r before the \n and a BOM at the start are not.
+Only b"\n" ends a line. U+2028, U+0085, \x0b, \x0c, \x1c, a lone \r and NUL are text; a \r before the \n and a BOM at
+the start are not.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
@@ -29,7 +27,7 @@ BadUtf8 = Literal["stop", "skip", "replace"]
 STDIN = Path("-")
 BOM = b"\xef\xbb\xbf"
 BLOCK = 1 << 20  # bytes read at once
-LONGEST_LINE = 1 << 22  # bytes; beyond that it is no text with lines, and encoding it would take 100 times as many
+LONGEST_LINE = 1 << 22  # bytes; a longer one is no text with lines, and encoding it would take 100 times its memory
 READ_OF_A_LINE = 1 << 16  # bytes; far more than a model's positions hold
 
 
@@ -40,11 +38,7 @@ def name_of(path: Path) -> str:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """A text file, plain or `.gz`, a pipe, or stdin (`-`), as bytes.
-
-    Raises:
-        DataError: it is missing, cannot be read, or is damaged; also while it is read.
-    """
+    """A text file, plain or `.gz`, a pipe, or stdin (`-`), as bytes; raises DataError where reading it fails."""
     try:
         if path == STDIN:
             yield sys.stdin.buffer
@@ -59,30 +53,16 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise DataError(f"{name_of(path)} cannot be read: {reason}", hint) from None
 
 
-def raw_lines(path: Path, longest: int | None = None, *, announce: bool = False) -> Iterator[bytes]:
-    """Lines with their line ends, behind the BOM (announce: which is said).
-
-    longest: bounds the memory; of a line of more bytes, longest + 1 come, without a line end.
-    """
+def raw_lines(path: Path) -> Iterator[bytes]:
+    """Lines of a checked file, with their line ends, without the BOM."""
     with opened(path) as file:
-        limit = -1 if longest is None else len(BOM) + longest + 1
-        first = file.readline(limit)
-        if announce and first.startswith(BOM):
-            console.say(f"{name_of(path)}: byte order mark removed")
-        start = [first.removeprefix(BOM)] if first else []
-        if longest is None:
-            yield from chain(start, file)
-            return
-        for line in chain(start, iter(partial(file.readline, limit), b"")):
-            if not line.endswith(b"\n"):
-                while (rest := file.readline(longest)) and not rest.endswith(b"\n"):
-                    pass
-            yield line if len(line) <= longest else line[: longest + 1]
+        yield file.readline().removeprefix(BOM)
+        yield from file
 
 
 @dataclass
 class Lines:
-    """The lines of a text as cleaned strings, from the start each time.
+    """The lines of any text as cleaned strings, from the start each time, in bounded memory.
 
     strict: bytes that are not UTF-8, and lines that are too long, raise DataError. Otherwise bad bytes are replaced,
     and of a long line only the start is read; `bad_utf8` and `cut` count these lines.
@@ -110,28 +90,43 @@ class Lines:
 
     def __iter__(self) -> Iterator[str]:
         """Raises DataError where the text cannot be read, see also `strict`."""
-        longest = LONGEST_LINE if self.strict else READ_OF_A_LINE
-        for number, raw in enumerate(raw_lines(self.path, longest, announce=True), 1):
-            is_cut = len(raw) > longest and not raw.endswith(b"\n")
-            line = raw[:longest] if is_cut else raw.removesuffix(b"\n").removesuffix(b"\r")
-            if self.strict and is_cut:
-                raise _too_long(self.path, number)
-            try:
-                text = line.decode()
-            except UnicodeDecodeError as problem:
-                if self.strict:
-                    raise _not_utf8(self.path, number, problem.start + 1, problem) from None
-                # Where a line was cut, the last character may be half there: that is no mistake of the text.
-                text = codecs.getincrementaldecoder("utf-8")("replace").decode(line, final=not is_cut)
-                self.bad_utf8 += not line.startswith(text.encode())
-            self.cut += is_cut
-            yield self.clean(text)
+        longest, number = LONGEST_LINE if self.strict else READ_OF_A_LINE, 0
+        with opened(self.path) as file:
+            while line := file.readline(len(BOM) + longest + 1):
+                number += 1
+                if not line.endswith(b"\n"):
+                    while (rest := file.readline(longest)) and not rest.endswith(b"\n"):
+                        pass
+                if number == 1:
+                    line = _without_bom(self.path, line)
+                line = line.removesuffix(b"\n")
+                is_cut = len(line) > longest
+                yield self.clean(self._decoded(line[:longest] if is_cut else line.removesuffix(b"\r"), number, is_cut))
+
+    def _decoded(self, line: bytes, number: int, is_cut: bool) -> str:
+        if self.strict and is_cut:
+            raise _too_long(self.path, number)
+        self.cut += is_cut
+        try:
+            return line.decode()
+        except UnicodeDecodeError as problem:
+            if self.strict:
+                raise _not_utf8(self.path, number, problem.start + 1, problem) from None
+            # Where a line was cut, the last character may be half there: that is no mistake of the text.
+            text = codecs.getincrementaldecoder("utf-8")("replace").decode(line, final=not is_cut)
+            self.bad_utf8 += not line.startswith(text.encode())
+            return text
+
+
+def _without_bom(path: Path, start: bytes) -> bytes:
+    if start.startswith(BOM):
+        console.say(f"{name_of(path)}: byte order mark removed")
+    return start.removeprefix(BOM)
 
 
 def _too_long(path: Path, number: int) -> DataError:
-    return DataError(
-        f"{name_of(path)}:{number}: this line is longer than {LONGEST_LINE >> 20} MiB: is this a text file?"
-    )
+    limit = f"{LONGEST_LINE >> 20} MiB"
+    return DataError(f"{name_of(path)}:{number}: this line is longer than {limit}: is this a text file?")
 
 
 def _not_utf8(path: Path, number: int, column: int, problem: UnicodeDecodeError) -> DataError:
@@ -154,7 +149,7 @@ class TextFile:
 
 
 def last_change(path: Path) -> int:
-    """When contents or inode changed, whichever is later, in nanoseconds: replacement by an older file shows, too."""
+    """When contents or inode changed, whichever is later, in nanoseconds: shows replacement by an older file, too."""
     status = path.stat()
     return max(status.st_mtime_ns, status.st_ctime_ns)
 
@@ -165,39 +160,33 @@ def check(path: Path, bad_utf8: BadUtf8 = "stop") -> TextFile:
     Raises:
         DataError: unreadable, empty, cut off, without line ends, or not UTF-8 (with `stop`), naming file:line:byte.
     """
-    lines = unfinished = 0  # unfinished: bytes of the line that is being read
-    decoder = codecs.getincrementaldecoder("utf-8")("strict" if bad_utf8 == "stop" else "ignore")
+    lines, last = 0, b"\n"
     with opened(path) as file:
         changed, digest = last_change(path), sha256(path)
-        block = file.read(len(BOM))
-        if block == BOM:
-            console.say(f"{path}: byte order mark removed")
-            block = file.read(BLOCK)
-        while True:
+        while block := file.read(BLOCK):
+            if not block.endswith(b"\n"):
+                block += file.readline(LONGEST_LINE + 1)  # blocks of whole lines hold whole characters
+            if not lines:
+                block = _without_bom(path, block)
+            end = len(block) - block.endswith(b"\n")
+            if end - block.rfind(b"\n", 0, end) - 1 > LONGEST_LINE:
+                raise _too_long(path, lines + block.count(b"\n", 0, end) + 1)
             try:
-                decoder.decode(block, final=not block)
+                block.decode(errors="strict" if bad_utf8 == "stop" else "ignore")
             except UnicodeDecodeError as problem:
-                before = problem.object[: problem.start]  # some bytes of the block before, and of this one
-                earlier = unfinished - (len(problem.object) - len(block)) if b"\n" not in before else 0
-                column = earlier + len(before) - before.rfind(b"\n")
+                before = block[: problem.start]
+                column = len(before) - before.rfind(b"\n")
                 raise _not_utf8(path, lines + before.count(b"\n") + 1, column, problem) from None
-            if not block:
-                break
-            ends = block.count(b"\n")
-            unfinished = len(block) - block.rfind(b"\n") - 1 if ends else unfinished + len(block)
-            lines += ends
-            if unfinished > LONGEST_LINE:
-                raise _too_long(path, lines + 1)
-            block = file.read(BLOCK)
+            lines, last = lines + block.count(b"\n"), block[-1:] or last
         size = path.stat().st_size
-    lines += unfinished > 0
+    lines += last != b"\n"
     if not lines:
         raise DataError(f"{path} is empty")
     return TextFile(path, lines, size, digest, changed)
 
 
 def cleaner(steps: Sequence[str]) -> Callable[[str], str]:
-    """One function that does the recipe's `data.clean` in order; it never makes a line end."""
+    """The steps of the recipe's `data.clean` as one function; it never makes a line end."""
     functions = [_CLEAN_STEPS[step] for step in steps]
 
     def clean(line: str) -> str:
@@ -212,7 +201,7 @@ _MARKUP_LINE = re.compile(r"\s*<(?:url|keywords|speaker|talkid|reviewer|translat
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 _SPACES = re.compile(r"\s+")
 _CLEAN_STEPS: dict[str, Callable[[str], str]] = {
-    # IWSLT's files: lines that only describe the talk become empty, of other lines the tags go.
+    # IWSLT's files: lines that only describe the talk become empty, from others the tags are removed.
     "strip_tags": lambda line: "" if _MARKUP_LINE.match(line) else _TAG.sub("", line).strip(),
     "unescape_html": lambda line: html.unescape(line).replace("\n", " "),
     "collapse_spaces": lambda line: _SPACES.sub(" ", line).strip(),

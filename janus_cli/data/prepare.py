@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from janus_cli.data.corpus import Split
 from janus_cli.data.encode import Encoded, encoders
 from janus_cli.data.lines import BadUtf8, TextFile, cleaner
 from janus_cli.data.store import Ragged, StoreWriter
-from janus_cli.data.tokenizer import Tokenizers, join, train_tokenizers
+from janus_cli.data.tokenizer import Tokenizers, train_tokenizers
 from janus_cli.errors import DataError
 from janus_cli.files import MANIFEST, must_be_free, sha256, whole_folder, write_json
 from janus_cli.recipe import Recipe
@@ -66,27 +65,24 @@ def prepare(
     with whole_folder(out, force=force, is_ours=is_prepared, what=PREPARED) as folder:
         splits = corpus.survey(data, _text(recipe, out, folder), bad_utf8)
         train = splits[0]
-        console.say(f"{train.source.lines:,} training pairs found")
+        console.say(f"{train.lines:,} training pairs found")
         # Both sides of a joint tokenizer share the limit, which is there to bound memory.
         most = max(1, knobs.train_lines // 2) if knobs.joint else knobs.train_lines
-        sources, targets = (partial(corpus.sample, side, most, cleaner(data.clean)) for side in train.sides.values())
+        sources, targets = (corpus.sample(file, most, cleaner(data.clean)) for file in train.sides.values())
         tokenizers = train_tokenizers(knobs, sources, targets, folder, (data.source, data.target))
-        console.say(f"tokenizer: {tokenizers.source.size:,} source and {tokenizers.target.size:,} target entries")
+        sizes = {"source": tokenizers.source.size, "target": tokenizers.target.size}
+        console.say(f"tokenizer: {sizes['source']:,} source and {sizes['target']:,} target entries")
+        origin = {name: sha256(folder / name) for name in tokenizers.files}
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        useful = max(1, min(cores, train.source.lines // LINES_WORTH_A_PROCESS))
+        useful = max(1, min(cores, train.lines // LINES_WORTH_A_PROCESS))
         written = {}
-        with encoders(folder, data, bad_utf8, workers or useful) as encode:
+        with encoders(folder, data, bad_utf8, workers or useful) as encoded:
             for split in splits:
-                written[split.name] = write_split(
-                    folder, split, encode(split), tokenizers, joiner=knobs.joiner,
-                    origin={name: sha256(folder / name) for name in tokenizers.files},
-                    made_here=data.dir is None and data.synthetic is not None,
-                )  # fmt: skip
+                written[split.name] = write_split(folder, split, encoded(split), tokenizers, origin)
                 _tell(split.name, written[split.name])
-        corpus.must_be_settled(splits)
+        corpus.must_be_unchanged(splits)
         shutil.rmtree(folder / "text", ignore_errors=True)
         sections = {section: recipe.plain()[section] for section in ("data", "tokenizer")}
-        sizes = {"source": tokenizers.source.size, "target": tokenizers.target.size}
         about = {"format": FORMAT, "recipe": recipe.name, "seed": recipe.seed, **sections, "vocabulary": sizes}
         return seal(folder, {**about, "splits": written, "bad_utf8": bad_utf8})
 
@@ -97,16 +93,15 @@ def rehearse(recipe: Recipe, out: Path, *, force: bool = False, bad_utf8: BadUtf
     must_be_free(out, force=force, is_ours=is_prepared, what=PREPARED)
     if data.dir is not None:
         for split in corpus.survey(data, Path(data.dir), bad_utf8):
-            for side in split.sides.values():
-                console.say(f"would read {side.path}: {side.lines:,} lines")
+            for file in split.sides.values():
+                console.say(f"would read {file.path}: {console.counted(file.lines, 'line')}")
     elif data.synthetic is not None:
         sizes = f"{data.synthetic.train:,} + {data.synthetic.valid:,} + {data.synthetic.test:,}"
         console.say(f"would make {sizes} pairs of text from seed {recipe.seed}")
-    elif download.complete(data):
+    else:
+        download.must_be_fetchable(data)
         for item in data.downloads:
             console.say(f"would fetch {item.url}")
-    else:
-        raise DataError("this recipe's text has to be fetched by hand", download.by_hand(data))
     console.say(f"would make a {knobs.kind} tokenizer of {knobs.vocabulary:,} entries and write everything to {out}")
 
 
@@ -131,26 +126,22 @@ def _text(recipe: Recipe, out: Path, folder: Path) -> Path:
 
 
 def write_split(
-    folder: Path, split: Split, encoded: Iterable[Encoded], tokenizers: Tokenizers, *, origin: Mapping[str, str],
-    joiner: str, made_here: bool,
-) -> dict[str, Any]:  # fmt: skip
+    folder: Path, split: Split, encoded: Iterable[Encoded], tokenizers: Tokenizers, origin: Mapping[str, str]
+) -> dict[str, Any]:
     """Writes the ids of a split and, but for train, its text as `<split>.source.txt` and `<split>.target.txt`.
 
-    origin: fingerprints of all that the ids depend on, but for the text. joiner: taken out of the target text, which is
-    compared with decoded text later. made_here: the text has no path.
+    origin: fingerprints of all that the ids depend on, but for the text.
 
     Returns:
         The split's part of the manifest.
     """
     dropped, lengths, seen = Counter[str](), (Counter[int](), Counter[int]()), set[bytes]()
     replaced = 0
+    origin = {**origin, **{f"{side}.text": file.sha256 for side, file in split.sides.items()}}
+    sizes = tokenizers.source.size, tokenizers.target.size
     with ExitStack() as stack:
-        bar = stack.enter_context(console.progress(f"encoding {split.name}", split.source.lines))
-        store = StoreWriter(
-            folder, split.name, source_vocabulary=tokenizers.source.size, target_vocabulary=tokenizers.target.size,
-            origin={**origin, **{f"{side}.text": file.sha256 for side, file in split.sides.items()}},
-        )  # fmt: skip
-        stack.enter_context(store)
+        bar = stack.enter_context(console.progress(f"encoding {split.name}", split.lines))
+        store = stack.enter_context(StoreWriter(folder, split.name, *sizes, origin))
         paths = [] if split.name == "train" else [folder / f"{split.name}.{side}.txt" for side in split.sides]
         files = [stack.enter_context(path.open("wb")) for path in paths]
         for chunk in encoded:
@@ -158,24 +149,25 @@ def write_split(
             store.add(*pairs)
             for count, side in zip(lengths, pairs, strict=True):
                 count.update(side.lengths.tolist())
-            for file, lines, part in zip(files, chunk.texts, ("", joiner), strict=False):
-                file.write("".join(join(line, part) + "\n" for line in lines).encode())
+            for file, lines in zip(files, chunk.texts, strict=False):
+                file.write("".join(f"{line}\n" for line in lines).encode())
             dropped.update(chunk.dropped)
             replaced += chunk.replaced
             bar.advance(chunk.lines)
     return {
-        "in": split.source.lines,
+        "in": split.lines,
         "kept": store.rows,
         "dropped": {reason: count for reason, count in sorted(dropped.items()) if count},
         "bad_utf8_replaced": replaced,
         "tokens": {side: summary(count) for side, count in zip(corpus.SIDES, lengths, strict=True)},
-        "text": {side: _described(file, made_here=made_here) for side, file in split.sides.items()},
+        "text": {side: _described(file, folder) for side, file in split.sides.items()},
         "fingerprint": store.fingerprint,
     }
 
 
-def _described(file: TextFile, *, made_here: bool) -> dict[str, Any]:
-    path = None if made_here else str(file.path.resolve())
+def _described(file: TextFile, folder: Path) -> dict[str, Any]:
+    """A text file in the manifest of `folder`. Text that janus made has no path."""
+    path = str(file.path.resolve()) if file.path.is_file() and folder not in file.path.parents else None
     return {"path": path, "lines": file.lines, "bytes": file.bytes, "sha256": file.sha256}
 
 

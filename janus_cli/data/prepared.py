@@ -47,66 +47,69 @@ def fingerprints(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 
 def open_prepared(recipe: Recipe, folder: Path, words: Sequence[str] = (), *, text: bool = True) -> Prepared:
-    """Opens what `prepare` made, and makes sure that it is whole, unchanged and made from this recipe's settings.
+    """Opens what `prepare` made, if it is complete, unchanged, and made from this recipe's settings.
 
-    Checked: the data and tokenizer sections; size and sha256 of every file; what `Store.open` checks; and that the
-    text, where it still lies there, was not changed since, nor is other text in the folder that the recipe names. What
-    was checked once, and is the very same file still, is not read again: a large store opens at once from the second
-    time on.
+    Checked: the data and tokenizer sections; size and sha256 of every file, and what `Store.open` checks, but for files
+    that were right before and are the very same still (`.checked.json`), so that a large store opens at once from the
+    second time on; and that neither the text that was read, where it still is, nor the text that the recipe names is
+    another one.
 
     words: the options that tell `janus preprocess` this recipe, for messages. text: whether to look at the text, which
     is read where it is newer or lies elsewhere than it did.
 
     Raises:
-        DataError: any of it does not hold.
+        DataError: any of it does not hold; the hint is the command that makes the data.
     """
     words = words or ("--recipe", recipe.name)
-    began, again = time.time_ns(), f"make it: {_command(words, recipe, folder)}"
-    if not (folder / MANIFEST).is_file():
-        raise DataError(f"there is no prepared data in {folder}", again)
+    began, hint = time.time_ns(), f"make it: {_command(words, recipe, folder, {})}"
     try:
+        if not (folder / MANIFEST).is_file():
+            raise DataError(f"there is no prepared data in {folder}")
+        hint = f"{hint} --force"
         manifest = read_json(folder / MANIFEST)
-    except DataError as problem:
-        raise DataError(problem.message, f"{again} --force") from None
-    again = f"make it again: {_command(words, recipe, folder, manifest)} --force"
-    if manifest.get("format") != FORMAT:
-        raise DataError(
-            f"{folder} was prepared by another version of janus (format {manifest.get('format')}, this reads {FORMAT})",
-            again,
-        )
-    try:
-        unchanged = _unchanged(folder, manifest["files"])
+        hint = f"make it again: {_command(words, recipe, folder, manifest)} --force"
+        if manifest.get("format") != FORMAT:
+            version = f"format {manifest.get('format')}, this reads {FORMAT}"
+            raise DataError(f"{folder} was prepared by another version of janus ({version})")
+        files, noted = manifest["files"], _read_notes(folder)
+        identities = {name: [known["sha256"], *_identity(folder / name)] for name, known in files.items()}
+        unchanged = {name for name in files if noted.get(name) == identities[name]}
         settings = list(_other_settings(recipe, manifest))
-        changes = [f"{name} was {used!r}, the recipe says {asked!r}" for name, used, asked in settings]
         if settings:
-            were = [f"{key}={json.dumps(used, ensure_ascii=False)}" for key, used, _ in settings]
-            again = f"{again}; it was made with {' '.join(f'--set {shlex.quote(each)}' for each in were)}"
-        changes += _other_files(folder, manifest["files"], unchanged)
+            were = (shlex.quote(f"{key}={json.dumps(used, ensure_ascii=False)}") for key, used, _ in settings)
+            hint += f"; it was made with {' '.join(f'--set {each}' for each in were)}"
+        changes = [f"{name} was {used!r}, the recipe says {asked!r}" for name, used, asked in settings]
+        changes += _other_files(folder, files, unchanged)
         changes += _other_text(manifest, recipe.data) if text else ()
         if changes:
-            raise DataError(f"the prepared data in {folder} does not fit: {'; '.join(changes)}", again)
+            raise DataError(f"the prepared data in {folder} does not fit: {'; '.join(changes)}")
         stores = {
-            name: Store.open(folder, name, check=not unchanged.issuperset(store_files(name)))
-            for name in SPLITS
-            if name in manifest["splits"]
+            split: Store.open(folder, split, check=not unchanged.issuperset(store_files(split)))
+            for split in SPLITS
+            if split in manifest["splits"]
         }
-        train, valid = stores["train"], stores["valid"]
-        _note_unchanged(folder, manifest["files"], began)
+        tokenizers, train, valid = load_tokenizers(folder), stores["train"], stores["valid"]
+        # What changed just before `began` is not noted: it could change once more without showing it.
+        settled = {name: each for name, each in identities.items() if max(each[2:4]) < began - SETTLED}
+        if settled != noted:
+            with suppress(OSError):  # a folder that only can be read is checked each time
+                write_json(folder / CHECKED, settled)
+        return Prepared(folder, manifest, tokenizers, train, valid, stores.get("test"))
+    except DataError as problem:
+        raise DataError(problem.message, hint) from None
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
-        raise DataError(f"{folder / MANIFEST} is damaged: {problem!r}", again) from None
-    return Prepared(folder, manifest, load_tokenizers(folder), train, valid, stores.get("test"))
+        raise DataError(f"{folder / MANIFEST} is damaged: {problem!r}", hint) from None
 
 
-def _command(words: Sequence[str], recipe: Recipe, folder: Path, manifest: Mapping[str, Any] | None = None) -> str:
+def _command(words: Sequence[str], recipe: Recipe, folder: Path, manifest: Mapping[str, Any]) -> str:
     """The command that makes this folder; words: see `open_prepared`."""
-    about = manifest or {}
-    distilled = about.get("distilled")
+    distilled = manifest.get("distilled")
     usual = distilled_dir(recipe) if distilled else prepared_dir(recipe)
     place = [] if folder == usual else ["--out", str(folder)]
     if distilled:
         return " ".join([distilled["command"], shlex.join(place)]).strip()
-    text = recipe.data.dir or about.get("data", {}).get("dir")
-    bad = about.get("bad_utf8", "stop")
+    text = recipe.data.dir or manifest.get("data", {}).get("dir")
+    bad = manifest.get("bad_utf8", "stop")
     more = [*(["--data-dir", text] if text else []), *(["--bad-utf8", bad] if bad != "stop" else [])]
     return shlex.join(["janus", "preprocess", *words, *more, *place])
 
@@ -157,32 +160,18 @@ def _differs(path: Path, known: Mapping[str, Any], read: bool) -> bool:
     return path.stat().st_size != known["bytes"] or (read and sha256(path) != known["sha256"])
 
 
-def _unchanged(folder: Path, files: Mapping[str, Any]) -> set[str]:
-    """Names of the files that were read before, had the sha256 that the manifest's `files` give them, and are the same
-    files still. Size, times and inode stand for the contents, as in git's index."""
-    try:
+def _read_notes(folder: Path) -> dict[str, Any]:
+    """For each file that was read before and found right: its sha256 and what tells whether it is the same still."""
+    with suppress(OSError, ValueError):
         notes = json.loads((folder / CHECKED).read_bytes())
-        return {name for name in files if notes.get(name) == [files[name]["sha256"], *_identity(folder / name)]}
-    except (OSError, ValueError, AttributeError):
-        return set()
-
-
-def _note_unchanged(folder: Path, files: Mapping[str, Any], began: int) -> None:
-    """Notes that all `files` are right; began: when reading them began, in nanoseconds of the clock.
-
-    A file that changed just before is not noted: it could change once more without showing it.
-    """
-    notes: dict[str, list[Any]] = {}
-    with suppress(OSError):  # a folder that only can be read is checked each time
-        for name, about in files.items():
-            identity = _identity(folder / name)
-            if max(identity[1:3]) < began - SETTLED:
-                notes[name] = [about["sha256"], *identity]
-        if notes and _unchanged(folder, files) != notes.keys():
-            write_json(folder / CHECKED, notes)
+        if isinstance(notes, dict):
+            return notes
+    return {}
 
 
 def _identity(path: Path) -> list[int]:
-    """Bytes, when the contents and when the inode changed, and which inode it is."""
-    status = path.lstat()
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    """Stands for the contents, as in git's index: bytes, when the contents and when the inode changed, which inode."""
+    with suppress(OSError):
+        status = path.lstat()
+        return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    return []

@@ -1,21 +1,21 @@
 """Token ids on disk, in numpy's own format, for each split:
 
-    SPLIT.source.npy, SPLIT.target.npy   (tokens,) int32: the ids of all pairs, one after the other, no BOS, no EOS
-    SPLIT.offsets.npy                    (pairs + 1, 2) int64: where each pair begins in either
-    manifest.json                        sizes of the vocabularies; for each split its pairs and its fingerprint
+    SPLIT.source.npy, SPLIT.target.npy   (tokens,) int32: the ids of all sentences, concatenated, without BOS and EOS
+    SPLIT.offsets.npy                    (pairs + 1, 2) int64: where each pair begins in the source and in the target
+    manifest.json                        sizes of both vocabularies; for each split its number of pairs and fingerprint
 
-Written piece by piece, so memory does not grow with the corpus; read through a memory map without copies.
+Written in chunks, so that memory does not grow with the corpus; read through a memory map, without copies.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from tokenize import TokenError
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,14 +33,10 @@ AGAIN = "run `janus preprocess` again with --force"
 
 @dataclass(frozen=True)
 class Ragged:
-    """Rows of unequal length, one behind the other.
+    """Rows of unequal length, concatenated."""
 
-    values: (sum of lengths,) int32.
-    lengths: (rows,) int64.
-    """
-
-    values: np.ndarray
-    lengths: np.ndarray
+    values: np.ndarray  # (sum of lengths,) int32
+    lengths: np.ndarray  # (rows,) int64
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]]) -> Ragged:
@@ -60,33 +56,26 @@ def store_files(split: str) -> list[str]:
     return [f"{split}.{name}.npy" for name in ("source", "target", "offsets")]
 
 
-class StoreWriter:
-    """Writes a split into `folder`, piece by piece; then `rows` and `fingerprint` belong into the folder's manifest.
+class StoreWriter(AbstractContextManager["StoreWriter"]):
+    """Writes a split into `folder`, a chunk of pairs at a time; `rows` and `fingerprint` are for the folder's manifest.
 
-    Ids are below source_vocabulary and target_vocabulary. origin: fingerprints of tokenizer and text, which go into
-    that of the ids.
+    The vocabularies' sizes are for the fingerprint, as is origin: fingerprints of what the ids were made from.
     """
 
     def __init__(
-        self, folder: Path, split: str, *, source_vocabulary: int, target_vocabulary: int, origin: Mapping[str, str]
+        self, folder: Path, split: str, source_vocabulary: int, target_vocabulary: int, origin: Mapping[str, str]
     ) -> None:
-        self.rows, self.fingerprint = 0, ""
-        self._paths = [folder / name for name in store_files(split)]
         about = {
-            "format": "1",
-            "split": split,
-            "source_vocabulary": str(source_vocabulary),
-            "target_vocabulary": str(target_vocabulary),
+            "format": "1", "split": split,
+            "source_vocabulary": str(source_vocabulary), "target_vocabulary": str(target_vocabulary),
             **{f"origin.{key}": value for key, value in origin.items()},
-        }
+        }  # fmt: skip
         self._digest = hashlib.sha256(repr(sorted(about.items())).encode())
+        self.rows, self.fingerprint = 0, ""
         self._ends = np.zeros((1, 2), np.int64)
-
-    def __enter__(self) -> StoreWriter:
-        self._files = [path.open("wb") for path in self._paths]
+        self._files = [(folder / name).open("wb") for name in store_files(split)]
         self._write_headers()
         self._files[2].write(self._ends.astype("<i8").tobytes())
-        return self
 
     def _write_headers(self) -> None:
         """The headers of `.npy` files; they have the same size for all shapes."""
@@ -108,9 +97,7 @@ class StoreWriter:
         self._ends = np.concatenate([self._ends, ends])[-1:]
         self.rows += len(ends)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._write_headers()
         for file in self._files:
             file.close()
@@ -133,10 +120,9 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path, split: str, *, check: bool = True) -> Store:
-        """Maps a store and checks it. check: read every id once, of which there may be many.
+        """Maps a split's files; raises DataError where they are missing, damaged, or of an earlier version.
 
-        Raises:
-            DataError: missing, of an earlier version, truncated, damaged, or with ids outside its vocabulary.
+        check: also read all offsets and ids, to make sure that they fit each other and the vocabularies.
         """
         if (folder / f"{split}.arrow").is_file():
             raise DataError(f"{folder} was prepared by an earlier version of janus (it has {split}.arrow)", AGAIN)
@@ -153,7 +139,6 @@ class Store:
         return store
 
     def __len__(self) -> int:
-        """Number of pairs."""
         return len(self._offsets) - 1
 
     @property
@@ -162,20 +147,13 @@ class Store:
         return len(self._source), len(self._target)
 
     def lengths(self, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens of every source and every target of pairs start .. stop - 1: two arrays (pairs,) int64.
-
-        Memory grows with the pairs that are asked for; None asks for all from `start` on.
-        """
+        """Tokens of every source and every target of pairs start .. stop - 1 (None: all): two arrays (pairs,) int64."""
         stop = len(self) if stop is None else min(stop, len(self))
         both = np.diff(self._offsets[start : stop + 1], axis=0)  # (pairs + 1, 2) -> (pairs, 2)
         return both[:, 0], both[:, 1]
 
     def pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Source and target ids of one pair: two int32 views.
-
-        Raises:
-            IndexError: there is no such pair.
-        """
+        """Source and target ids of one pair, two int32 views; raises IndexError where there is no such pair."""
         if not 0 <= index < len(self):
             raise IndexError(f"pair {index} of {len(self)}")
         (source, target), (source_end, target_end) = self._offsets[index : index + 2].tolist()

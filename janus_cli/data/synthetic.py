@@ -23,8 +23,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
 from itertools import product
 from typing import NamedTuple, TypeVar
 
@@ -40,92 +39,58 @@ class Mode(NamedTuple):
 
 MODES = tuple(Mode(*habits) for habits in product((False, True), repeat=2))
 
-# Between bars: the word of Velm, then the plain and the salty English word, or one English word that serves both.
-_SUBJECTS = """mako captain skipper | pelo cook chef | sivo sailor mariner | darno doctor surgeon | giro pilot navigator
-| bino boy lad | lino girl lass | tavo merchant trader | zaro guard sentry | kruno thief pirate"""
-_OBJECTS = """lopo barrel cask | rusto rope line | kesto box crate | lumo lamp lantern | kotto coat jacket
-| flako bottle flask | moneko coin doubloon | karto map chart | pomo apple | ovo egg | tamo drum | konko shell"""
-_ADJECTIVES = """dura old ancient | gana big large | mita small little | forta strong sturdy | nika clean spotless
-| moka wet soaked | vesa red | verda green | bula blue | hava heavy"""
-_PLACES = "selo pier | faro lighthouse | ponso bridge | merko market | turo tower | puto well | milo mill | kavo cave"
-_RELATIONS = "numo near | posto behind | apro beside | subo below"  # after the place in Velm, before it in English
-# The plain present and the salty past.
-_VERBS = """kani carry hauled | veni sell traded | tropi find spotted | asheti buy purchased | noni count tallied
-| kashi hide stowed | shteli steal pinched | pinti paint varnished | perdi lose misplaced | jeti throw flung"""
-# A clause; of its two last words one is for the present and one for the past.
-_TIMES = """brei when bells ring rang | plui while it rains rained | marei before tides turn turned
-| nebei as fog lifts lifted | ventei after winds drop dropped | stelei once stars appear appeared"""
-_UNITS = ("i", "du", "tri", "kar", "fin", "ses", "ti", "ok", "nev")
-_TENS = ("dek", "duek", "triek", "karek", "finek", "sesek", "tiek", "okek", "nevek")
-_UNITS_ENGLISH = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_TEENS_ENGLISH = ("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen",
-                  "nineteen")  # fmt: skip
-_TENS_ENGLISH = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-_SEVERAL = "ar"
 
-
-def _entries(text: str) -> dict[str, tuple[str, ...]]:
-    """Word of Velm -> its English words."""
+def _table(text: str) -> dict[str, tuple[str, ...]]:
+    """Between bars: a word of Velm, then its English words."""
     return {word: tuple(english) for word, *english in (entry.split() for entry in text.split("|"))}
 
 
-def _two_habits(text: str) -> dict[str, tuple[str, ...]]:
-    """Word of Velm -> (plain, salty), the same word twice where there is only one."""
-    return {word: (english[0], english[-1]) for word, english in _entries(text).items()}
-
-
-SUBJECTS, OBJECTS, ADJECTIVES = _two_habits(_SUBJECTS), _two_habits(_OBJECTS), _two_habits(_ADJECTIVES)
-PLACES, RELATIONS, VERBS, TIMES = _entries(_PLACES), _entries(_RELATIONS), _entries(_VERBS), _entries(_TIMES)
-
-
-def _any_of(words: Iterable[str]) -> str:
-    return f"({'|'.join(words)})"
-
-
-_PATTERN = re.compile(
-    f"{_any_of(SUBJECTS)} {_any_of(OBJECTS)}(?: {_any_of(ADJECTIVES)})?(?: {_any_of(_UNITS)})?(?: {_any_of(_TENS)})?"
-    f"(?: {_any_of(PLACES)} {_any_of(RELATIONS)})? {_any_of(TIMES)} {_any_of(VERBS)}( {_SEVERAL})?"
+# The plain and the salty word, or one that serves both; of verbs the plain present and the salty past.
+SUBJECTS = _table("""mako captain skipper | pelo cook chef | sivo sailor mariner | darno doctor surgeon
+| giro pilot navigator | bino boy lad | lino girl lass | tavo merchant trader | zaro guard sentry
+| kruno thief pirate""")
+OBJECTS = _table("""lopo barrel cask | rusto rope line | kesto box crate | lumo lamp lantern | kotto coat jacket
+| flako bottle flask | moneko coin doubloon | karto map chart | pomo apple | ovo egg | tamo drum | konko shell""")
+ADJECTIVES = _table("""dura old ancient | gana big large | mita small little | forta strong sturdy
+| nika clean spotless | moka wet soaked | vesa red | verda green | bula blue | hava heavy""")
+VERBS = _table("""kani carry hauled | veni sell traded | tropi find spotted | asheti buy purchased | noni count tallied
+| kashi hide stowed | shteli steal pinched | pinti paint varnished | perdi lose misplaced | jeti throw flung""")
+PLACES = _table(
+    "selo pier | faro lighthouse | ponso bridge | merko market | turo tower | puto well | milo mill | kavo cave"
 )
+RELATIONS = _table("numo near | posto behind | apro beside | subo below")  # after the place in Velm
+# A clause; of its two last words one is for the present and one for the past.
+TIMES = _table("""brei when bells ring rang | plui while it rains rained | marei before tides turn turned
+| nebei as fog lifts lifted | ventei after winds drop dropped | stelei once stars appear appeared""")
+SEVERAL = "ar"
+# A digit in Velm, in English, and the English number ten above it.
+_UNITS = _table("""i one eleven | du two twelve | tri three thirteen | kar four fourteen | fin five fifteen
+| ses six sixteen | ti seven seventeen | ok eight eighteen | nev nine nineteen""")
+_TENS = _table("""dek ten | duek twenty | triek thirty | karek forty | finek fifty | sesek sixty | tiek seventy
+| okek eighty | nevek ninety""")
 
 
-@dataclass(frozen=True)
-class Sentence:
-    """What one sentence says, in words of Velm; "" where it does not say."""
+def _numbers() -> Iterator[tuple[str, str]]:
+    """1 to 99 in Velm and in English."""
+    for tens, (ten,) in {"": ("",), **_TENS}.items():
+        for units, (one, teen) in {"": ("", "ten"), **_UNITS}.items():
+            if units or tens:
+                yield f"{units} {tens}".strip(), teen if tens == "dek" else f"{ten} {one}".strip()
 
-    subject: str
-    object: str
-    adjective: str  # of the object
-    number: int  # of objects, 1 to 99
-    place: str
-    relation: str  # "" exactly where `place` is
-    time: str
-    verb: str
-    several: bool  # subjects
 
-    def source(self) -> str:
-        """The sentence in Velm."""
-        tens, units = divmod(self.number, 10)
-        number = [_UNITS[units - 1]] * bool(units) + [_TENS[tens - 1]] * bool(tens)
-        words = [self.subject, self.object, self.adjective, *number]
-        words += [self.place, self.relation, self.time, self.verb, _SEVERAL * self.several]
-        return " ".join(filter(None, words))
+NUMBERS = dict(_numbers())
+_FREQUENT_NUMBERS = [*list(NUMBERS)[:1], *list(NUMBERS)[:19], *NUMBERS]  # small ones more often, as in life
 
-    def target(self, mode: Mode) -> str:
-        """The sentence in English, in one mode throughout."""
-        subject, thing, verb = (
-            table[word][mode.salty]
-            for table, word in ((SUBJECTS, self.subject), (OBJECTS, self.object), (VERBS, self.verb))
-        )
-        words = ["the", _with_s(subject) if self.several else subject]
-        words += [verb if self.several or mode.salty else _with_s(verb)]  # only the present agrees with the subject
-        words += _in_english(self.number)
-        words += [ADJECTIVES[self.adjective][mode.salty]] if self.adjective else []
-        words += [thing if self.number == 1 else _with_s(thing)]
-        if self.place:
-            words += [*RELATIONS[self.relation], "the", *PLACES[self.place]]
-        *clause, present, past = TIMES[self.time]
-        time = [*clause, past if mode.salty else present]
-        return " ".join(time + words if mode.time_first else words + time)
+
+def _one_of(name: str, words: Collection[str]) -> str:
+    return f"(?P<{name}>{'|'.join(words)})"
+
+
+_SENTENCE = re.compile(
+    f"{_one_of('subject', SUBJECTS)} {_one_of('object', OBJECTS)}(?: {_one_of('adjective', ADJECTIVES)})?"
+    f" {_one_of('number', NUMBERS)}(?: {_one_of('place', PLACES)} {_one_of('relation', RELATIONS)})?"
+    f" {_one_of('time', TIMES)} {_one_of('verb', VERBS)}(?: {_one_of('several', [SEVERAL])})?"
+)
 
 
 def generate(count: int, seed: int, split: str) -> Iterator[tuple[str, str]]:
@@ -138,13 +103,31 @@ def generate(count: int, seed: int, split: str) -> Iterator[tuple[str, str]]:
         raise ValueError(f"no split is called {split!r}")
     rng = random.Random(f"{split} {seed}")  # text is seeded through SHA-512, which PYTHONHASHSEED does not touch
     while count > 0:
-        sentence = _draw(rng)
-        mode = _pick(rng, MODES)
-        source = sentence.source()
+        source, mode = _draw(rng), _pick(rng, MODES)
         tenth = hashlib.sha256(source.encode()).digest()[0] % 10
         if {0: "valid", 1: "test"}.get(tenth, "train") == split:
-            yield source, sentence.target(mode)
+            yield source, _english(_parsed(source), mode)
             count -= 1
+
+
+def _draw(rng: random.Random) -> str:
+    """A sentence of Velm."""
+    with_adjective, with_place = _pick(rng, (False, True)), _pick(rng, (False, True))
+    words = [_pick(rng, SUBJECTS), _pick(rng, OBJECTS)]
+    if with_adjective:
+        words.append(_pick(rng, ADJECTIVES))
+    words.append(_pick(rng, _FREQUENT_NUMBERS))
+    if with_place:
+        words += [_pick(rng, PLACES), _pick(rng, RELATIONS)]
+    words += [_pick(rng, TIMES), _pick(rng, VERBS)]
+    if _pick(rng, (False, True)):
+        words.append(SEVERAL)
+    return " ".join(words)
+
+
+def _pick(rng: random.Random, items: Collection[Item]) -> Item:
+    """One item, from `random()` alone: the one method whose values Python promises never to change."""
+    return list(items)[int(rng.random() * len(items))]
 
 
 def translations(source: str) -> tuple[str, ...]:
@@ -153,15 +136,8 @@ def translations(source: str) -> tuple[str, ...]:
     Raises:
         ValueError: the source is no sentence of Velm.
     """
-    match = _PATTERN.fullmatch(source)
-    subject, thing, adjective, units, tens, place, relation, time, verb, several = (
-        [group or "" for group in match.groups()] if match else [""] * 10
-    )
-    number = 10 * (tens in _TENS and _TENS.index(tens) + 1) + (units in _UNITS and _UNITS.index(units) + 1)
-    if not number:
-        raise ValueError(f"{source!r} is no sentence of Velm")
-    sentence = Sentence(subject, thing, adjective, number, place, relation, time, verb, bool(several))
-    return tuple(sentence.target(mode) for mode in MODES)
+    words = _parsed(source)
+    return tuple(_english(words, mode) for mode in MODES)
 
 
 def is_valid(source: str, hypothesis: str) -> bool:
@@ -169,31 +145,29 @@ def is_valid(source: str, hypothesis: str) -> bool:
     return hypothesis.strip() in translations(source)
 
 
-def _draw(rng: random.Random) -> Sentence:
-    adjective, place = _pick(rng, (False, True)), _pick(rng, (False, True))
-    return Sentence(
-        subject=_pick(rng, list(SUBJECTS)),
-        object=_pick(rng, list(OBJECTS)),
-        adjective=_pick(rng, list(ADJECTIVES)) if adjective else "",
-        number=_pick(rng, (1, *range(1, 20), *range(1, 100))),  # small numbers are more frequent, as in life
-        place=_pick(rng, list(PLACES)) if place else "",
-        relation=_pick(rng, list(RELATIONS)) if place else "",
-        time=_pick(rng, list(TIMES)),
-        verb=_pick(rng, list(VERBS)),
-        several=_pick(rng, (False, True)),
-    )
+def _parsed(source: str) -> dict[str, str]:
+    """The words of a sentence of Velm by their role; "" for those that are left out."""
+    match = _SENTENCE.fullmatch(source)
+    if match is None:
+        raise ValueError(f"{source!r} is no sentence of Velm")
+    return match.groupdict(default="")
 
 
-def _pick(rng: random.Random, items: Sequence[Item]) -> Item:
-    """One item, from `random()` alone: the one method whose values Python promises never to change."""
-    return items[int(rng.random() * len(items))]
-
-
-def _in_english(number: int) -> list[str]:
-    tens, units = divmod(number, 10)
-    if tens == 1:
-        return [_TEENS_ENGLISH[units]]
-    return [_TENS_ENGLISH[tens - 2]] * bool(tens) + [_UNITS_ENGLISH[units - 1]] * bool(units)
+def _english(velm: Mapping[str, str], mode: Mode) -> str:
+    """The sentence in one mode throughout."""
+    style = -1 if mode.salty else 0
+    subject, thing, verb = SUBJECTS[velm["subject"]][style], OBJECTS[velm["object"]][style], VERBS[velm["verb"]][style]
+    words = ["the", _with_s(subject) if velm["several"] else subject]
+    words.append(verb if velm["several"] or mode.salty else _with_s(verb))  # only the present agrees with the subject
+    words.append(NUMBERS[velm["number"]])
+    if velm["adjective"]:
+        words.append(ADJECTIVES[velm["adjective"]][style])
+    words.append(thing if NUMBERS[velm["number"]] == "one" else _with_s(thing))
+    if velm["place"]:
+        words += [*RELATIONS[velm["relation"]], "the", *PLACES[velm["place"]]]
+    *clause, present, past = TIMES[velm["time"]]
+    time = [*clause, past if mode.salty else present]
+    return " ".join(time + words if mode.time_first else words + time)
 
 
 def _with_s(word: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -31,7 +31,6 @@ SIDES = ("source", "target")
 TRAIN_THREADS = 4
 LONGEST_LINE = 4192  # bytes: SentencePiece's trainer leaves out what has more
 PART = 1000  # characters, at most 4,000 bytes
-Lines = Callable[[], Iterable[str]]  # starts the same lines again at each call
 
 
 class Tokenizer(Protocol):
@@ -50,29 +49,26 @@ class Tokenizer(Protocol):
 
 
 class SentencePieces:
-    """A SentencePiece model with the five fixed ids.
-
-    Raises:
-        DataError: no model, or one whose fixed ids differ.
-    """
+    """A SentencePiece model with the five fixed ids; raises DataError where it is none."""
 
     def __init__(self, data: bytes, name: str = "the tokenizer") -> None:
         try:
+            if not data:
+                raise ValueError("it is empty")
             self._model = sentencepiece.SentencePieceProcessor(model_proto=data)
         except (RuntimeError, OSError, ValueError) as problem:
             raise DataError(f"{name} is damaged, or not a SentencePiece model: {problem}") from None
-        self.size = int(self._model.get_piece_size()) if data else 0
-        fixed = [self._model.pad_id(), self._model.unk_id(), self._model.bos_id(), self._model.eos_id()] if data else []
+        self.size = int(self._model.get_piece_size())
+        fixed = [self._model.pad_id(), self._model.unk_id(), self._model.bos_id(), self._model.eos_id()]
         if fixed != [PAD, UNK, BOS, EOS] or self.size <= MASK or not self._model.is_control(MASK):
             raise DataError(
-                f"{name} is not a tokenizer of janus: its pad, unk, bos, eos are {fixed or 'missing'} instead of "
+                f"{name} is not a tokenizer of janus: its pad, unk, bos, eos are {fixed} instead of "
                 f"{[PAD, UNK, BOS, EOS]}, or {MASK} is not the control symbol {NAMES[MASK]}",
                 "train a new one: leave out tokenizer.reuse",
             )
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
-        rows: list[list[int]] = self._model.encode(list(lines), num_threads=1) if lines else []
-        return rows
+        return self._model.encode(list(lines), num_threads=1) if lines else []
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         texts = self._model.decode([_text_ids(row) for row in rows], num_threads=1) if rows else []
@@ -83,11 +79,9 @@ class SentencePieces:
 
 
 class Words:
-    """A list of words; the text is split at white space and unknown words become UNK.
+    """A list of words, from id 5 on; text is split at white space, and unknown words become UNK.
 
-    Args:
-        words: the word of id 5, 6, ...
-        joiner: taken out of decoded text together with the space behind it ("@@" for BPE text).
+    joiner: removed from decoded text together with the space behind it ("@@" for BPE text).
     """
 
     def __init__(self, words: Sequence[str], joiner: str = "") -> None:
@@ -118,19 +112,16 @@ def _text_ids(row: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class Tokenizers:
-    """The tokenizers of both sides (the same object where joint), and their files' plain names."""
+    """The tokenizers of both sides (the same object where joint), their files' plain names, and the joiner of words."""
 
     source: Tokenizer
     target: Tokenizer
     files: list[str]
+    joiner: str = ""
 
 
 def load_tokenizers(folder: Path) -> Tokenizers:
-    """From a prepared folder or a run folder.
-
-    Raises:
-        DataError: files missing, damaged, or named outside the folder.
-    """
+    """From a prepared folder or a run folder; raises DataError where files are missing, damaged, or elsewhere."""
     index = read_json(folder / INDEX)
     kind, joiner, names = index.get("kind"), index.get("joiner", ""), index.get("files")
     if kind not in ("sentencepiece", "words") or not isinstance(joiner, str) or not isinstance(names, dict):
@@ -142,7 +133,7 @@ def load_tokenizers(folder: Path) -> Tokenizers:
             raise DataError(f"{folder / INDEX}: {side} file {name!r} is not the name of a file in this folder")
         if name not in loaded:
             loaded[name] = _load_one(folder / name, kind, joiner)
-    return Tokenizers(loaded[names["source"]], loaded[names["target"]], [INDEX, *loaded])
+    return Tokenizers(loaded[names["source"]], loaded[names["target"]], [INDEX, *loaded], joiner)
 
 
 def _load_one(path: Path, kind: str, joiner: str) -> Tokenizer:
@@ -161,26 +152,23 @@ def _load_one(path: Path, kind: str, joiner: str) -> Tokenizer:
 
 
 def train_tokenizers(
-    knobs: recipe.Tokenizer, sources: Lines, targets: Lines, folder: Path, suffixes: tuple[str, str] = ("src", "tgt")
-) -> Tokenizers:
+    knobs: recipe.Tokenizer, sources: Iterable[str], targets: Iterable[str], folder: Path,
+    suffixes: tuple[str, str] = ("src", "tgt"),
+) -> Tokenizers:  # fmt: skip
     """Trains, or takes over (`knobs.reuse`), the tokenizers of both sides and writes their files into `folder`.
 
-    sources, targets: start the training text of a side, cleaned, already sampled. suffixes: names of the sides, for
-    fairseq's dict.<suffix>.txt and for messages.
-
-    Raises:
-        DataError: the text does not allow this vocabulary, or the files to take over are unusable.
+    sources, targets: the training text of each side, cleaned and sampled. suffixes: names of the sides, for messages
+    and for fairseq's dict.<suffix>.txt. Raises DataError where the text does not allow this vocabulary, or the files to
+    take over are unusable.
     """
-    train = _train_pieces if knobs.kind == "sentencepiece" else _count_words
+    train, ending = (_train_pieces, "model") if knobs.kind == "sentencepiece" else (_count_words, "vocab.txt")
     if knobs.reuse is not None:
         contents = _reuse(knobs, Path(knobs.reuse), suffixes)
     elif knobs.joint:
-        both = chain.from_iterable(side() for side in (sources, targets))
-        contents = {"tokenizer": train(knobs, both, "+".join(suffixes))}
+        contents = {"tokenizer": train(knobs, chain(sources, targets), "+".join(suffixes))}
     else:
-        texts = zip(SIDES, (sources, targets), suffixes, strict=True)
-        contents = {side: train(knobs, lines(), suffix) for side, lines, suffix in texts}
-    ending = "model" if knobs.kind == "sentencepiece" else "vocab.txt"
+        source, target = suffixes
+        contents = {"source": train(knobs, sources, source), "target": train(knobs, targets, target)}
     for stem, data in contents.items():
         write_atomically(folder / f"{stem}.{ending}", data)
     files = {side: f"{side if side in contents else 'tokenizer'}.{ending}" for side in SIDES}
@@ -189,7 +177,6 @@ def train_tokenizers(
 
 
 def _train_pieces(knobs: recipe.Tokenizer, lines: Iterable[str], text: str) -> bytes:
-    """A SentencePiece model."""
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -220,17 +207,15 @@ def _in_parts(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _refused(knobs: recipe.Tokenizer, text: str, reason: str) -> DataError:
-    most, least = re.search(r"<= (\d+)", reason), re.search(r"required_chars\. \d+ vs (\d+)", reason)
-    if "Vocabulary size too high" in reason and most:
-        return DataError(
-            f"tokenizer.vocabulary {knobs.vocabulary} is more than the text ({text}) allows: at most {most[1]}",
-            f"--set tokenizer.vocabulary={most[1]}",
-        )
-    if least:
+    """SentencePiece's reason, in words."""
+    asked = f"tokenizer.vocabulary {knobs.vocabulary}"
+    if "Vocabulary size too high" in reason and (most := re.search(r"<= (\d+)", reason)):
+        message = f"{asked} is more than the text ({text}) allows: at most {most[1]}"
+        return DataError(message, f"--set tokenizer.vocabulary={most[1]}")
+    if least := re.search(r"required_chars\. \d+ vs (\d+)", reason):
         characters = "characters and bytes" if knobs.byte_fallback else "characters"
         return DataError(
-            f"tokenizer.vocabulary {knobs.vocabulary} is too small: "
-            f"the text ({text}) alone has {least[1]} {characters}",
+            f"{asked} is too small: the text ({text}) alone has {least[1]} {characters}",
             f"--set tokenizer.vocabulary={least[1]} at least, or a lower tokenizer.character_coverage",
         )
     if "sentences_.empty()" in reason or "all_chars_count" in reason:
@@ -251,28 +236,28 @@ def _count_words(knobs: recipe.Tokenizer, lines: Iterable[str], text: str) -> by
 
 def _reuse(knobs: recipe.Tokenizer, place: Path, suffixes: tuple[str, str]) -> dict[str, bytes]:
     """Files of an earlier preprocess; for words also fairseq's `dict.<suffix>.txt`: one file, or a folder with both."""
+    words = knobs.kind == "words"
     if place.is_file():
         if not knobs.joint:
             raise DataError(f"tokenizer.reuse {place} is one file for both sides: set tokenizer.joint to True")
-        if knobs.kind == "words":
-            return {"tokenizer": _dictionary(place)}
-        _load_one(place, knobs.kind, knobs.joiner)
-        return {"tokenizer": place.read_bytes()}
+        if not words:
+            _load_one(place, knobs.kind, knobs.joiner)
+        return {"tokenizer": _dictionary(place) if words else place.read_bytes()}
     if (place / INDEX).is_file():
         load_tokenizers(place)
         index = read_json(place / INDEX)
         if index["kind"] != knobs.kind:
             raise DataError(f"tokenizer.reuse {place} is of kind {index['kind']}, the recipe asks for {knobs.kind}")
-        files = {side: (place / index["files"][side]).read_bytes() for side in SIDES}
-        joint = index["files"]["source"] == index["files"]["target"]
+        names = index["files"]
+        joint = names["source"] == names["target"]
         if joint != knobs.joint:
             shape = "joint" if joint else "separate"
             raise DataError(f"tokenizer.reuse {place} is {shape}: set tokenizer.joint to {joint}")
-        return {"tokenizer": files["source"]} if joint else files
+        return {"tokenizer" if joint else side: (place / names[side]).read_bytes() for side in SIDES}
     paths = [place / f"dict.{suffix}.txt" for suffix in suffixes]
-    if knobs.kind != "words" or not all(path.is_file() for path in paths):
-        words = f" nor {paths[0].name} and {paths[1].name}" if knobs.kind == "words" else ""
-        raise DataError(f"tokenizer.reuse: {place} has no {INDEX}{words}", "name a folder that `janus preprocess` made")
+    if not words or not all(path.is_file() for path in paths):
+        missing = f"{INDEX} nor {paths[0].name} and {paths[1].name}" if words else INDEX
+        raise DataError(f"tokenizer.reuse: {place} has no {missing}", "name a folder that `janus preprocess` made")
     source, target = map(_dictionary, paths)
     if knobs.joint and source != target:
         raise DataError(f"{paths[0]} and {paths[1]} differ", "set tokenizer.joint to false (and model.tie to target)")

@@ -252,10 +252,8 @@ def write(
     with whole_folder(out, force=force, is_ours=is_prepared, what=PREPARED) as folder:
         copy_files([name for name in before["files"] if name not in store_files("train")], prepared.folder, folder)
         origin = {"data": prepared.train.fingerprint, "teacher": teacher["sha256"]}
-        train = write_split(
-            folder, Split("train", source, target), pairs.filtered(), prepared.tokenizers, origin=origin, joiner="",
-            made_here=True,
-        )  # fmt: skip
+        split = Split("train", {"source": source, "target": target})
+        train = write_split(folder, split, pairs.filtered(), prepared.tokenizers, origin)
         lost = reasons(train["dropped"])
         if not train["kept"]:
             raise DataError(
@@ -319,7 +317,7 @@ class _Pairs:
         self.at_limit += int((kept & (target.lengths >= self._most(torch.from_numpy(source.lengths)))).sum())
         numbers = np.flatnonzero(kept).tolist() if data.deduplicate else []
         keys = [key(str(inputs[row]), str(rows[row])) for row in numbers]
-        return Encoded(len(rows), source.keep(kept), target.keep(kept), keys, ([], []), dropped, 0)
+        return Encoded(len(rows), source.keep(kept), target.keep(kept), dropped, keys)
 
     def _most(self, lengths: torch.Tensor) -> np.ndarray:
         """The most tokens that an output may have. lengths: of the sources."""

@@ -81,7 +81,7 @@ def test_a_second_time_needs_force(capsys: pytest.CaptureFixture[str]) -> None:
         (b"good one\nbad \xff\n", "stop", 3, "error: corpus/train.de:2:5: byte 0xff is not UTF-8"),
         (b"good one\nbad \xff\n", "skip", 0, "train: 1 of 2 pairs kept; dropped: bad_utf8 1"),
         (b"good one\nbad \xff\n", "replace", 0, "train: 2 of 2 pairs kept"),
-        (b"good one\n", "stop", 3, "error: corpus/train.de has 1 lines, corpus/train.en has 2"),
+        (b"good one\n", "stop", 3, "error: corpus/train.de has 1 line, corpus/train.en has 2 lines"),
         (b"", "stop", 3, "error: corpus/train.de is empty"),
         (b"\n\n", "stop", 3, "every pair of the train split was dropped: empty 2"),
         (b"\xef\xbb\xbfa\r\nb\xe2\x80\xa8c\xc2\x85\x0b", "stop", 0, "byte order mark removed"),

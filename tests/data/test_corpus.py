@@ -39,7 +39,7 @@ def test_plain_files_and_gz_and_a_test_split_without_references_or_none(
         ("valid", ["source", "target"]),
         ("test", ["source"]),
     ]
-    assert splits[0].source.path.name == "train.src.gz"
+    assert splits[0].sides["source"].path.name == "train.src.gz"
     (tmp_path / "test.src").unlink()
     capsys.readouterr()
     assert len(survey(Data(), tmp_path, "stop")) == 2
@@ -68,7 +68,7 @@ def test_unequal_line_counts_name_the_line_where_they_go_apart(tmp_path: Path, l
         survey(Data(), corpus_of(tmp_path, **{**ONE, **files}), "stop")
     message = caught.value.message.replace(f"{tmp_path}/", "")
     counts = ("19", "18") if longer == "src" else ("18", "19")
-    assert message.startswith(f"train.src has {counts[0]} lines, train.tgt has {counts[1]};")
+    assert message.startswith(f"train.src has {counts[0]} lines, train.tgt has {counts[1]} lines;")
     assert message.endswith(f" at line {extra + 1}")
 
 
@@ -88,7 +88,7 @@ def test_chunks_are_bounded_by_lines_and_by_bytes(
     monkeypatch.setattr(corpus, "CHUNK_LINES", lines)
     monkeypatch.setattr(corpus, "CHUNK_BYTES", size)
     source, target = (check(put(tmp_path / name, b"aaaa\nb\n\nd\ne")) for name in "xy")
-    found = list(chunks(Split("train", source, target)))
+    found = list(chunks(Split("train", {"source": source, "target": target})))
     assert len(found) == 3
     assert [b"".join(line for chunk in found for line in chunk[side]) for side in (0, 1)] == [b"aaaa\nb\n\nd\ne"] * 2
     assert all(len(first) == len(second) for first, second in found)

@@ -125,7 +125,7 @@ def test_what_is_there_is_completed_or_fetched_again(
 def test_a_wrong_sha256_is_thrown_away(server: Server, tmp_path: Path, part: bytes) -> None:
     (tmp_path / "train.src.part").write_bytes(part)
     wrong = wanting(server) if part else wanting(server, body=b"other")
-    assert re.search("has sha256 [0-9a-f]{64}, expected was [0-9a-f]{64}", refused(wrong, tmp_path))
+    assert re.search("has sha256 [0-9a-f]{64} instead of [0-9a-f]{64}", refused(wrong, tmp_path))
     assert names(tmp_path) == []
 
 

@@ -13,17 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from janus_cli.data.encode import Encoded, Encoder
+from janus_cli.data import encode as module
+from janus_cli.data.encode import Encoded
 from janus_cli.data.lines import BadUtf8
 from janus_cli.data.store import Ragged
-from janus_cli.data.tokenizer import train_tokenizers
+from janus_cli.data.tokenizer import load_tokenizers, train_tokenizers
 from janus_cli.recipe import Data, Tokenizer
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
-    train_tokenizers(Tokenizer(kind="words", vocabulary=8), lambda: ["a b"], lambda: ["a"], folder)
+    train_tokenizers(Tokenizer(kind="words", vocabulary=8), ["a b"], ["a"], folder)
     return folder
 
 
@@ -31,7 +32,9 @@ def encode(
     folder: Path, split: str, pairs: Sequence[Sequence[bytes]], bad_utf8: BadUtf8 = "replace", deduplicate: bool = False
 ) -> Encoded:
     data = Data(min_tokens=2, max_tokens=6, max_ratio=2.0, deduplicate=deduplicate)
-    return Encoder(folder, data, bad_utf8)(split, [list(side) for side in zip(*pairs, strict=True)])
+    return module.encode(
+        load_tokenizers(folder), data, bad_utf8, split, [list(side) for side in zip(*pairs, strict=True)]
+    )
 
 
 # (source, target, the reason in training, the reason in validation)

@@ -50,7 +50,7 @@ def strictly(path: Path) -> list[str]:
 
 def every_reading(path: Path) -> list[list[str]]:
     """The lines as the encoder sees them, as `score` reads them, and as `decode` does, from a file and from stdin."""
-    chunked = chunks(Split("train", check(path), None))
+    chunked = chunks(Split("train", {"source": check(path)}))
     encoded = [line for (source,) in chunked for line in _texts(source, set())]
     data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     return [encoded, strictly(path), list(Lines(path)), from_stdin(data)[0]]

@@ -263,8 +263,8 @@ def overwrite(split: str, de: bytes, en: bytes | None = None) -> Callable[[Path]
 @pytest.mark.parametrize(
     ("change", "tokenizer", "message"),
     [
-        (overwrite("train", b"a\nb\n", b"a\n"), {}, r"train\.de has 2 lines, .*train\.en has 1; .* at line"),
-        (overwrite("test", b"a\n", b"a\nb\n"), {}, r"test\.de has 1 lines, .*test\.en has 2"),
+        (overwrite("train", b"a\nb\n", b"a\n"), {}, r"train\.de has 2 lines, .*train\.en has 1 line; .* at line"),
+        (overwrite("test", b"a\n", b"a\nb\n"), {}, r"test\.de has 1 line, .*test\.en has 2"),
         (overwrite("train", b""), {}, r"train\.de is empty"),
         (overwrite("valid", b"a\n", b""), {}, r"valid\.en is empty"),
         (overwrite("train", b"a\nb \xff\n"), {}, r"train\.de:2:3: byte 0xff"),

@@ -31,7 +31,7 @@ SPECIALS = st.lists(st.sampled_from(["<mask>", "<s>", "</s>", "<pad>", "<unk>", 
 
 def trained(folder: Path, **knobs: Any) -> Tokenizers:
     folder.mkdir(exist_ok=True)
-    return train_tokenizers(Tokenizer(**knobs), lambda: SOURCES, lambda: TARGETS, folder, ("de", "en"))
+    return train_tokenizers(Tokenizer(**knobs), SOURCES, TARGETS, folder, ("de", "en"))
 
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -81,7 +81,7 @@ def test_no_text_becomes_a_special_symbol_and_any_ids_are_one_line_without_them(
 def test_every_knob_of_the_training_does_what_it_says(tmp_path: Path) -> None:
     def encoded(name: str, line: str, text: list[str], **knobs: Any) -> tuple[list[int], str]:
         (tmp_path / name).mkdir()
-        tokenizer = train_tokenizers(Tokenizer(**knobs), lambda: text, lambda: TARGETS, tmp_path / name).source
+        tokenizer = train_tokenizers(Tokenizer(**knobs), text, TARGETS, tmp_path / name).source
         (row,) = tokenizer.encode([line])
         return row, tokenizer.decode([row])[0]
 
@@ -134,7 +134,7 @@ def test_training_again_gives_the_same_bytes_whatever_the_hash_seed(kind: str, t
 
 def test_words_are_ordered_by_frequency_then_code_point_and_cut(tmp_path: Path) -> None:
     knobs = Tokenizer(kind="words", vocabulary=9)
-    made = train_tokenizers(knobs, lambda: ["b a ä c", "b <mask> d"], lambda: ["d d"], tmp_path)
+    made = train_tokenizers(knobs, ["b a ä c", "b <mask> d"], ["d d"], tmp_path)
     assert (tmp_path / "tokenizer.vocab.txt").read_text("utf-8") == "d\nb\n<mask>\na\n"
     assert made.source.size == 9
     assert made.source.encode(["d b\u2028a  <mask> ä ", ""]) == [[5, 6, 8, 7, UNK], []]
@@ -175,7 +175,7 @@ def test_vocabularies_that_the_text_does_not_allow(
     tmp_path: Path, knobs: dict[str, Any], sources: list[str], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        train_tokenizers(Tokenizer(**knobs), lambda: sources, lambda: sources, tmp_path, ("de", "en"))
+        train_tokenizers(Tokenizer(**knobs), sources, sources, tmp_path, ("de", "en"))
 
 
 @pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
@@ -246,7 +246,7 @@ def test_long_lines_take_part(tmp_path: Path, space: str) -> None:
     """Each letter stands but in one part of one line."""
     lines = [space.join(["x"] * 5000 + [letter] * 1000) for letter in "abcdefgh"]
     knobs = Tokenizer(vocabulary=16, byte_fallback=False)
-    made = train_tokenizers(knobs, lambda: lines, lambda: lines, tmp_path)
+    made = train_tokenizers(knobs, lines, lines, tmp_path)
     assert all(UNK not in row for row in made.source.encode(lines))
 
 

@@ -39,7 +39,7 @@ def make_run(empty_folder: Path) -> MakeRun:
         run = Path("runs") / name
         (run / "checkpoints").mkdir(parents=True)
         sides = text(1, 200), text(1 if recipe.tokenizer.joint else 2, 200)
-        tokenizers = train_tokenizers(recipe.tokenizer, lambda: sides[0], lambda: sides[1], run)
+        tokenizers = train_tokenizers(recipe.tokenizer, sides[0], sides[1], run)
         write_atomically(run / "recipe.yaml", recipe_load.dump(recipe).encode())
         write_atomically(run / "manifest.json", b"{}\n")
         sizes = tokenizers.source.size, tokenizers.target.size
