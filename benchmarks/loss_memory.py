@@ -28,7 +28,8 @@ from torch import Tensor
 
 from janus_cli import console
 from janus_cli.core import losses
-from janus_cli.core.losses import PAIRS, AuxLoss, aux_loss, cross_entropy
+from janus_cli.core.aux_loss import PAIRS, AuxLoss, aux_loss
+from janus_cli.core.losses import cross_entropy
 from janus_cli.core.objectives import janus
 from janus_cli.device import autocast, keep_freed_memory, start_world
 from janus_cli.errors import UsageError, require
@@ -81,7 +82,7 @@ def plain_aux_loss(
     ar: Tensor, nar: Tensor, aux: Tensor, weight: Tensor, gold: Tensor, smoothing: float,
     coefficients: AuxLoss[float], kl_to_ar: float = 1.0, temperature: float = 1.0,
 ) -> AuxLoss[Tensor]:  # fmt: skip
-    """As `core.losses.aux_loss`, where kl_to_ar is 1."""
+    """As `core.aux_loss.aux_loss`, where kl_to_ar is 1."""
     assert kl_to_ar == 1.0
     logits = [F.linear(states, weight).float() for states in (ar, nar, aux)]
     ce = [F.cross_entropy(each, gold, reduction="sum", label_smoothing=smoothing) for each in logits]

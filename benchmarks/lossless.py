@@ -19,7 +19,7 @@ from janus_cli.core.generate import Generator
 from janus_cli.core.knobs import ARStream
 from janus_cli.core.model import Transformer
 from janus_cli.core.steps import log_probabilities
-from janus_cli.core.stream import following
+from janus_cli.core.stream import ar_step
 from janus_cli.data.lines import Lines
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
 from janus_cli.decoding.modes import choose, own_recipe
@@ -82,7 +82,7 @@ def lead(model: Transformer, tokenizers: Tokenizers, ar_stream: ARStream, one: R
     with torch.inference_mode():
         source = pad([[*tokenizers.source.encode([one.source])[0], EOS]])
         tokens = torch.tensor([[BOS, *a[:place]]])
-        stream = following(tokens, torch.tensor([0]), tokens != PAD, ar_stream)
+        stream = ar_step(tokens, torch.tensor([0]), tokens != PAD, ar_stream)
         logps = log_probabilities(exact, exact.decode(stream, exact.encode(source, source != PAD))[0, -1:])[0]
     return abs(float(logps[a[place]] - logps[b[place]]))
 

@@ -8,7 +8,7 @@ import pytest
 
 from janus_cli import recipe_load
 from janus_cli.commands.recipes import explain
-from janus_cli.core.knobs import OBJECTIVES, ArObjective, CmlmObjective, JanusObjective, Noise
+from janus_cli.core.knobs import OBJECTIVES, JanusObjective, Noise
 from janus_cli.errors import UsageError
 from janus_cli.recipe import Recipe
 
@@ -94,15 +94,6 @@ def test_an_objective_brings_what_its_system_changes_elsewhere(tmp_path: Path) -
     assert knobs(own) == (True, "sum", False, "all")
     file.write_text(recipe_load.dump(own), encoding="utf-8")
     assert recipe_load.load(str(file)) == own
-
-
-@pytest.mark.parametrize(("step", "share"), [(0, 0.0), (9, 0.0), (10, 0.25), (12, 0.75), (13, 1.0), (500, 1.0)])
-def test_kl_weights_warm_up(step: int, share: float) -> None:
-    objective = JanusObjective(kl_start=10, kl_warmup=4).at(step)
-    assert (objective.kl_ar_aux, objective.kl_nar_aux, objective.kl_ar_nar) == (3 * share, share, share)
-    assert (objective.ar, objective.nar, objective.aux, objective.length) == (1.0, 0.5, 0.5, 0.1)
-    for knobs in (JanusObjective(), ArObjective(), CmlmObjective()):  # without a warm-up, whole from the first update
-        assert knobs.at(step) == knobs
 
 
 def _keys(value: object, key: str = "") -> list[str]:

@@ -9,12 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from janus_cli.core.symbols import BOS as BOS
-from janus_cli.core.symbols import EOS as EOS
-from janus_cli.core.symbols import MASK as MASK
-from janus_cli.core.symbols import PAD as PAD
-from janus_cli.core.symbols import SPECIAL as SPECIAL
-from janus_cli.core.symbols import UNK as UNK
+from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
+
+__all__ = ["BOS", "EOS", "IGNORE", "MASK", "PAD", "SPECIAL", "UNK", "Batch", "Joined", "batch_of", "collate", "pad"]
 
 IGNORE = -100  # a label that asks for nothing
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from janus_cli.core.knobs import Model
-from janus_cli.core.stream import NEVER, Stream, leftward, visible
+from janus_cli.core.stream import NEVER, Stream, visible
 
 
 class LayerCache:
@@ -107,7 +107,7 @@ class Cache:
         for layer in chain(*self.layers):
             layer.at, layer.end = at, end
         self.at, self.end = at + count, max(self.end, end)
-        attend = visible(stream.time, self.birth[:, :end], self.death[:, :end])
+        attend = visible(stream.time[:, :, None], self.birth[:, None, :end], self.death[:, None, :end])
         if self.attentions == 1:
             return [attend]
-        return [attend, attend & leftward(stream.positions, self.positions[:, :end])]
+        return [attend, attend & (self.positions[:, None, :end] <= stream.positions[:, :, None])]

@@ -22,7 +22,7 @@ from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Transformer
 from janus_cli.core.search.mask_predict import Update, mask_predict
 from janus_cli.core.steps import AllTokens, Draft, Verify, choices, draft_input, log_probabilities, token_logps
-from janus_cli.core.stream import NEVER, ar_stream, following, framed
+from janus_cli.core.stream import NEVER, ar_step, ar_stream, framed
 
 MOST_ROWS = 128  # with more, launches matter less, rows that have ended cost more, and each shape keeps much memory
 KEPT = 12_288  # source tokens, padding included, of all shapes of batches together, whose recordings are kept
@@ -219,7 +219,7 @@ class RecordedNext:
 
     def _states(self, last: Tensor) -> Tensor:
         self.cache.at = self.position.clone()
-        stream = following(last[:, None], self.position, torch.ones_like(last, dtype=torch.bool)[:, None], self.side)
+        stream = ar_step(last[:, None], self.position, torch.ones_like(last, dtype=torch.bool)[:, None], self.side)
         states = self.source.model.decode(stream, self.source.memory, self.cache)[:, -1]
         self.position.add_(1)
         return states

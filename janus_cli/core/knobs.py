@@ -7,8 +7,8 @@ of them (and refuses what is out of bounds); the core reads them. Importing this
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, fields, replace
-from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
+from dataclasses import KW_ONLY, dataclass, fields
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 SOURCES = {
     "[J]": "JANUS, paper and released code (Liang et al., EMNLP 2022)",
@@ -136,14 +136,6 @@ class ObjectiveKnobs:
     name: str  # here, so that it comes first
     label_smoothing: Annotated[float, Knob("probability spread over all words", "[V]", ge=0, le=1)] = 0.1
 
-    def at(self, step: int) -> Self:
-        """The knobs in force at this update."""
-        return self
-
-    def risen(self, step: int) -> float:
-        """The part of their full weight that terms with a warm-up have at this update."""
-        return 1.0
-
 
 @dataclass(frozen=True)
 class ArObjective(ObjectiveKnobs):
@@ -245,20 +237,6 @@ class JanusObjective(ObjectiveKnobs):
             "[G]", ge=0, le=1,
         ),
     ] = 0.0  # fmt: skip
-
-    def at(self, step: int) -> Self:
-        """The knobs in force at this update: the KL weights scaled by their warm-up."""
-        factor = self.risen(step)
-        return replace(
-            self,
-            kl_ar_aux=factor * self.kl_ar_aux,
-            kl_nar_aux=factor * self.kl_nar_aux,
-            kl_ar_nar=factor * self.kl_ar_nar,
-        )
-
-    def risen(self, step: int) -> float:
-        """The part of their weights that the KLs have at this update."""
-        return min(1.0, max(0.0, (step + 1 - self.kl_start) / max(1, self.kl_warmup)))
 
 
 @dataclass(frozen=True)

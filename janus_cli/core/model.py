@@ -65,12 +65,13 @@ def flex_attention(device: str) -> Callable[..., Any]:
     return torch.compile(plain, dynamic=True) if device == "cuda" else plain
 
 
-def block_mask(stream: Stream, mask_mod: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Any:
-    """A rule of the stream as FlexAttention takes it."""
+def block_mask(stream: Stream, *, causal: bool) -> Any:
+    """`attend` or `causal` of a stream as FlexAttention takes it."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     rows, slots = stream.tokens.shape
-    return create_block_mask(mask_mod, rows, None, slots, stream.keys, device=str(stream.tokens.device))
+    rule, device = stream.mask_mod(causal=causal), str(stream.tokens.device)
+    return create_block_mask(rule, rows, None, slots, stream.keys, device=device)
 
 
 def score_bias(attend: Tensor, dtype: torch.dtype) -> Tensor | None:
@@ -99,50 +100,21 @@ class FeedForward(Direct):
 
 
 class Layer(Direct):
-    """What both kinds of layer have."""
+    """Self-attention, feed-forward; in a decoder, attention to the source and perhaps a causal one (Huang 2022)."""
 
-    def __init__(self, knobs: Model) -> None:
+    def __init__(self, knobs: Model, *, decoder: bool) -> None:
         super().__init__()
         self.pre, self.dropout = knobs.norm == "pre", knobs.dropout
         self.attention, self.attention_norm = Attention(knobs), LayerNorm(knobs.width)
-
-    def residual(self, x: Tensor, norm: nn.Module, sublayer: Sublayer) -> Tensor:
-        """x plus what a sublayer makes of it, with the norm before the sublayer or after the sum."""
-        if self.pre:
-            return x + dropout(sublayer(norm(x)), self.dropout, self.training)
-        return norm(x + dropout(sublayer(x), self.dropout, self.training))
-
-
-class EncoderLayer(Layer):
-    """Self-attention and feed-forward over the source."""
-
-    def __init__(self, knobs: Model) -> None:
-        super().__init__(knobs)
-        self.feedforward, self.feedforward_norm = FeedForward(knobs), LayerNorm(knobs.width)
-
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x (B, S, D), bias from (B, 1, 1, S) -> (B, S, D)."""
-
-        def attend(y: Tensor) -> Tensor:
-            return self.attention(y, self.attention.keys_values(y), bias)
-
-        x = self.residual(x, self.attention_norm, attend)
-        return self.residual(x, self.feedforward_norm, self.feedforward)
-
-
-class DecoderLayer(Layer):
-    """Self-attention by the clock, perhaps a causal one too (Huang 2022), attention to the source, feed-forward."""
-
-    def __init__(self, knobs: Model) -> None:
-        super().__init__(knobs)
-        if knobs.causal_attention:
+        if decoder and knobs.causal_attention:
             self.causal, self.causal_norm = Attention(knobs), LayerNorm(knobs.width)
-        self.cross, self.cross_norm = Attention(knobs), LayerNorm(knobs.width)
+        if decoder:
+            self.cross, self.cross_norm = Attention(knobs), LayerNorm(knobs.width)
         self.feedforward, self.feedforward_norm = FeedForward(knobs), LayerNorm(knobs.width)
 
     def forward(
-        self, x: Tensor, keys: int, biases: Sequence[Any], caches: Sequence[LayerCache] | None,
-        source: KeysValues, source_bias: Tensor | None,
+        self, x: Tensor, keys: int, biases: Sequence[Any], caches: Sequence[LayerCache] | None = None,
+        source: KeysValues | None = None, source_bias: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """x (B, L, D), of which the first `keys` slots can be seen -> (B, L, D).
 
@@ -158,11 +130,18 @@ class DecoderLayer(Layer):
 
             return sublayer
 
-        x = self.residual(x, self.attention_norm, attend(self.attention, 0))
+        x = self._residual(x, self.attention_norm, attend(self.attention, 0))
         if len(biases) > 1:
-            x = self.residual(x, self.causal_norm, attend(self.causal, 1))
-        x = self.residual(x, self.cross_norm, lambda y: self.cross(y, source, source_bias))
-        return self.residual(x, self.feedforward_norm, self.feedforward)
+            x = self._residual(x, self.causal_norm, attend(self.causal, 1))
+        if source is not None:
+            x = self._residual(x, self.cross_norm, lambda y: self.cross(y, source, source_bias))
+        return self._residual(x, self.feedforward_norm, self.feedforward)
+
+    def _residual(self, x: Tensor, norm: nn.Module, sublayer: Sublayer) -> Tensor:
+        """x plus what a sublayer makes of it, with the norm before the sublayer or after the sum."""
+        if self.pre:
+            return x + dropout(sublayer(norm(x)), self.dropout, self.training)
+        return norm(x + dropout(sublayer(x), self.dropout, self.training))
 
 
 def sinusoids(count: int, width: int) -> Tensor:
@@ -219,8 +198,8 @@ class Transformer(nn.Module):
         self.source_map, self.target_map = maps
         norms = [LayerNorm(width) if knobs.embedding_norm else nn.Identity() for _ in range(2)]
         self.source_norm, self.target_norm = norms
-        self.encoder = nn.ModuleList(EncoderLayer(knobs) for _ in range(knobs.encoder_layers))
-        self.decoder = nn.ModuleList(DecoderLayer(knobs) for _ in range(knobs.decoder_layers))
+        self.encoder = nn.ModuleList(Layer(knobs, decoder=False) for _ in range(knobs.encoder_layers))
+        self.decoder = nn.ModuleList(Layer(knobs, decoder=True) for _ in range(knobs.decoder_layers))
         ends = [LayerNorm(width) if knobs.norm == "pre" else nn.Identity() for _ in range(2)]
         self.encoder_norm, self.decoder_norm = ends
         self.length_table = nn.Parameter(torch.empty(knobs.max_length, width)) if length_head else None
@@ -302,9 +281,9 @@ class Transformer(nn.Module):
         seen[:, 0] = True  # a source of nothing but padding must not give NaN
         bias = score_bias(seen[:, None, None, :], x.dtype)  # (B, S) -> (B, 1, 1, S)
         for layer in self.encoder:
-            x = layer(x, bias)
+            x = layer(x, x.shape[1], [bias])
         x = self.encoder_norm(x)
-        crossing = (layer.cross for layer in self.decoder if isinstance(layer, DecoderLayer))
+        crossing = (layer.cross for layer in self.decoder if isinstance(layer, Layer))
         return Memory(x, seen, bias, tuple(cross.keys_values(x) for cross in crossing))
 
     def decode(self, stream: Stream, memory: Memory, cache: Cache | None = None) -> Tensor:
@@ -323,7 +302,7 @@ class Transformer(nn.Module):
         if cache is not None:
             attends = cache.admit(stream)
         elif self.knobs.attention == "flex":
-            return [block_mask(stream, mod) for mod in (stream.mask_mod, stream.causal_mod)[: 1 + causal]]
+            return [block_mask(stream, causal=to_the_left) for to_the_left in (False, True)[: 1 + causal]]
         else:
             attends = [stream.attend, stream.causal] if causal else [stream.attend]
         return [score_bias(attend[:, None], dtype) for attend in attends]  # (B, L, K) -> (B, 1, L, K)

@@ -11,7 +11,7 @@ from janus_cli.core.fast import argmax
 from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.search.mask_predict import mask_predict, masks
-from janus_cli.core.stream import Stream, ahead, ar_stream, base, beside, following, framed, in_span, left_to_right
+from janus_cli.core.stream import Stream, ar_step, ar_stream, beside, framed, future, in_span, left_to_right, masked
 
 NEVER_WRITTEN = (PAD, BOS, MASK)
 NOR_EOS = (*NEVER_WRITTEN, EOS)  # where the length is known
@@ -125,7 +125,7 @@ class NextToken:
 
     def _slots(self, last: Tensor, side: ARSide) -> Stream:
         start, real = torch.full_like(last, self.position), torch.ones_like(last, dtype=torch.bool)
-        return following(last[:, None], start, real[:, None], side)
+        return ar_step(last[:, None], start, real[:, None], side)
 
     def _states(self, last: Tensor) -> Tensor:
         states = self.model.decode(self._slots(last, self.side), self.memory, self.cache)[:, -1]
@@ -146,7 +146,7 @@ class NextOfLength(NextToken):
         """lengths: (B,) int64, without EOS."""
         super().__init__(model, memory, "masks", 2 * lengths + 2)
         target = framed(masks(lengths))
-        model.decode(base(target, left_to_right(target == MASK)), memory, self.cache)
+        model.decode(masked(target, left_to_right(target == MASK)), memory, self.cache)
         self.lengths = lengths
 
     def __call__(self, last: Tensor, parents: Tensor | None) -> Tensor:
@@ -167,7 +167,7 @@ class NextOfLength(NextToken):
     def _states(self, last: Tensor) -> Tensor:
         stream = self._slots(last, "query")
         if not self.position:  # BOS is a base slot
-            stream = stream.unread
+            stream = stream.query_slots
         self.position += 1
         return self.model.decode(stream, self.memory, self.cache)[:, -1]
 
@@ -188,11 +188,11 @@ class NextBlock:
             self.cache.select(kept)
             self.memory = self.memory.select(kept)
         ones = torch.ones_like(last, dtype=torch.bool)
-        read = following(last, torch.full_like(last[:, 0], self.known), ones, "content")
+        read = ar_step(last, torch.full_like(last[:, 0], self.known), ones, "content")
         self.known += last.shape[1]
         blank = torch.full((len(last), self.known + count), MASK, device=last.device)
         step = torch.arange(1, count + 1, device=last.device)
-        written = ahead(blank, torch.full_like(step, self.known - 1), step, alone=False)
+        written = future(blank, torch.full_like(step, self.known - 1), step, alone=False)
         states = self.model.decode(beside(read, written), self.memory, self.cache)[:, -count:]
         self.cache.at = self.known
         best, logps = choices(self.model, states.flatten(0, 1))
@@ -209,7 +209,7 @@ class AllTokens:
     def __call__(self, tokens: Tensor, asked: Tensor, sentences: Tensor | None) -> tuple[Tensor, Tensor]:
         memory = self.memory if sentences is None else self.memory.select(sentences)
         target = framed(tokens)
-        states = self.model.decode(base(target, torch.zeros_like(target)), memory)[:, 1:-1]  # (R, T, D)
+        states = self.model.decode(masked(target, torch.zeros_like(target)), memory)[:, 1:-1]  # (R, T, D)
         return choices_at(self.model, states, asked, NOR_EOS, everywhere=self.everywhere)
 
 
@@ -303,13 +303,13 @@ class Verify:
         last = F.pad(tokens, (1, 0), value=BOS).gather(1, counts[:, None])
         read = torch.cat([last, proposals], dim=1)  # (A, W + 1)
         real, width = read != PAD, read.shape[1]
-        stream = following(read, counts, real, self.side)
+        stream = ar_step(read, counts, real, self.side)
         # Padding may lie behind the last position that the model has.
         stream = stream.replace(positions=stream.positions.clamp(max=self.model.knobs.max_length - 1))
         stream = in_span(stream, 0)
         if drafted is not None:
             target = framed(drafted[0])
-            stream = beside(stream, in_span(base(target, torch.zeros_like(target)), span))
+            stream = beside(stream, in_span(masked(target, torch.zeros_like(target)), span))
         states = self.model.decode(stream, self.memory, self.cache)
         asking = states[:, :width] if self.side == "content" else states[:, -width:]
         best, logps = choices_at(self.model, asking, real, NEVER_WRITTEN, at_end, everywhere=self.everywhere)

@@ -5,7 +5,7 @@ A decoder reads *slots*. A slot has a token, a position, and three times:
     attend(query slot q, key slot k)  =  birth_k <= time_q < death_k
 
 * a token that is always there is born at -inf and never dies (death = +inf);
-* a slot that is never born (birth = +inf) is read by nobody: a *query* slot;
+* a slot that is never born (birth = +inf) is read by nobody: padding, and the *query* slots, which only predict;
 * a MASK that is replaced by its token at time k dies at k.
 
 Times within one stream lie in [0, SPAN). Streams in disjoint spans (`in_span`) do not see each other.
@@ -26,18 +26,12 @@ from janus_cli.core.knobs import ARSide
 
 NEVER = inf  # birth of a query slot
 FIELDS = ("tokens", "positions", "time", "birth", "death", "labels")
-SPAN = 2048.0  # longer than any target; halves and 1/n steps inside it stay exact enough in float32
+SPAN = 2048.0  # longer than any target; in float32, halves are exact in the first 4,096 spans, 1/T steps in the first
 
 
 def visible(time: Tensor, birth: Tensor, death: Tensor) -> Tensor:
-    """The rule. time (B, L), birth and death (B, K) -> (B, L, K) bool, True = may attend."""
-    now = time[:, :, None]
-    return (birth[:, None, :] <= now) & (now < death[:, None, :])
-
-
-def leftward(positions: Tensor, keys: Tensor) -> Tensor:
-    """Which keys stand where the query stands or to its left. positions (B, L), keys (B, K) -> (B, L, K) bool."""
-    return keys[:, None, :] <= positions[:, :, None]
+    """The rule, True = may attend; the arguments are broadcast."""
+    return (birth <= time) & (time < death)
 
 
 @dataclass(frozen=True)
@@ -58,24 +52,22 @@ class Stream:
     @property
     def attend(self) -> Tensor:
         """(B, L, K) bool, True = may attend."""
-        return visible(self.time, self.birth[:, : self.keys], self.death[:, : self.keys])
+        birth, death = (times[:, None, : self.keys] for times in (self.birth, self.death))
+        return visible(self.time[:, :, None], birth, death)
 
     @property
     def causal(self) -> Tensor:
         """(B, L, K) bool, True = may attend in a causal self-attention: by the clock, and not to the right."""
-        return self.attend & leftward(self.positions, self.positions[:, : self.keys])
+        return self.attend & (self.positions[:, None, : self.keys] <= self.positions[:, :, None])
 
-    @property
-    def mask_mod(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-        """The same rule for FlexAttention: (batch, head, query index, key index) -> bool."""
-        time, birth, death = self.time, self.birth, self.death
-        return lambda b, h, q, k: (birth[b, k] <= time[b, q]) & (time[b, q] < death[b, k])
+    def mask_mod(self, *, causal: bool) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+        """`attend` or `causal` for FlexAttention: (batch, head, query index, key index) -> bool."""
 
-    @property
-    def causal_mod(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-        """`causal` for FlexAttention."""
-        clock, positions = self.mask_mod, self.positions
-        return lambda b, h, q, k: clock(b, h, q, k) & (positions[b, k] <= positions[b, q])
+        def may_attend(b: Tensor, _: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            seen = visible(self.time[b, q], self.birth[b, k], self.death[b, k])
+            return seen & (self.positions[b, k] <= self.positions[b, q]) if causal else seen
+
+        return may_attend
 
     @property
     def labelled(self) -> Tensor:
@@ -87,7 +79,12 @@ class Stream:
         return Stream(**{**self.__dict__, **changes})
 
     @property
-    def unread(self) -> Stream:
+    def unlabelled(self) -> Stream:
+        """The same slots, which predict nothing."""
+        return self.replace(labels=torch.full_like(self.labels, IGNORE))
+
+    @property
+    def query_slots(self) -> Stream:
         """Its query slots alone."""
         return Stream(**{name: getattr(self, name)[:, self.keys :] for name in FIELDS}, keys=0)
 
@@ -96,22 +93,35 @@ class Stream:
         return self.replace(**{name: getattr(self, name).to(device) for name in FIELDS})
 
 
+def _slots(
+    positions: Tensor, time: Tensor, *, tokens: Tensor | int = MASK, birth: Tensor | float = NEVER,
+    death: Tensor | float = inf, labels: Tensor | int = IGNORE, keys: int = 0,
+) -> Stream:  # fmt: skip
+    """Slots at these positions and times (B, L), by default MASK queries; a number holds for all slots."""
+
+    def full(value: Tensor | float, like: Tensor) -> Tensor:
+        return value if isinstance(value, Tensor) else torch.full_like(like, value)
+
+    return Stream(
+        full(tokens, positions), positions, time, full(birth, time), full(death, time), full(labels, positions), keys
+    )
+
+
 def _places(tokens: Tensor) -> Tensor:
     return torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
 
 
-def content(target: Tensor, *, predict: bool = True) -> Stream:
+def content(target: Tensor) -> Stream:
     """The ordinary causal decoder: y_t is born at t, lives on, and predicts y_{t+1} (Vaswani 2017).
 
-    target: (B, T), BOS y_1 .. y_n EOS. Slots: (B, T-1), positions 0 .. T-2. `predict` False leaves the labels out.
+    target: (B, T), BOS y_1 .. y_n EOS. Slots: (B, T-1), positions 0 .. T-2.
     """
-    tokens, following = target[:, :-1], target[:, 1:]
-    real = following != PAD
-    positions = _places(tokens)
+    tokens, labels = target[:, :-1], target[:, 1:]
+    real, positions = labels != PAD, _places(tokens)
     time = positions.float()
-    return Stream(
-        tokens, positions, time, torch.where(real, time, NEVER), torch.full_like(time, inf),
-        following.masked_fill(~real | (not predict), IGNORE), tokens.shape[1],
+    return _slots(
+        positions, time, tokens=tokens, birth=torch.where(real, time, NEVER),
+        labels=labels.masked_fill(~real, IGNORE), keys=tokens.shape[1],
     )  # fmt: skip
 
 
@@ -120,20 +130,15 @@ def queries(target: Tensor) -> Stream:
 
     target: (B, T). Slots: (B, T-1), positions 1 .. T-1, none of them keys.
     """
-    labels = target[:, 1:]
-    positions = _places(target)[:, 1:]
-    time = positions - 0.5
-    return Stream(
-        torch.full_like(labels, MASK), positions, time, torch.full_like(time, NEVER), torch.full_like(time, inf),
-        labels.masked_fill(labels == PAD, IGNORE), 0,
-    )  # fmt: skip
+    positions, labels = _places(target)[:, 1:], target[:, 1:]
+    return _slots(positions, positions - 0.5, labels=labels.masked_fill(labels == PAD, IGNORE))
 
 
-def ahead(target: Tensor, known: Tensor, step: Tensor, *, alone: bool) -> Stream:
+def future(target: Tensor, known: Tensor, step: Tensor, *, alone: bool) -> Stream:
     """Slots over `content` that predict y_{d+s} from y_<=d: a MASK at position d + s, born at time d + s/T.
 
-    All slots of one d stand on one stretch of time, d .. d + 1, in the order of s. `alone`: a slot reads no MASK but
-    itself, as in ProphetNet, because each dies before the next is born; else those before it too, as in BANG.
+    All slots of one d share one stretch of time, d .. d + 1, in the order of s. `alone`: a slot reads no MASK but
+    its own, as in ProphetNet, because each dies before the next is born; otherwise those before it too, as in BANG.
 
     target: (B, T). known, step: (L,) int64, d >= 0 and s >= 1 of each slot, d + s < T. Slots: (B, L), all keys.
     """
@@ -143,24 +148,23 @@ def ahead(target: Tensor, known: Tensor, step: Tensor, *, alone: bool) -> Stream
     tick = 1 / target.shape[1]
     time = (known + step * tick).expand(positions.shape)
     death = time + tick / 2 if alone else (known + 1.0).expand(positions.shape)
-    return Stream(
-        torch.full_like(labels, MASK), positions, time, torch.where(real, time, NEVER), death,
-        labels.masked_fill(~real, IGNORE), positions.shape[1],
+    return _slots(
+        positions, time, birth=torch.where(real, time, NEVER), death=death,
+        labels=labels.masked_fill(~real, IGNORE), keys=positions.shape[1],
     )  # fmt: skip
 
 
-def base(target: Tensor, rank: Tensor, *, predict: bool = True) -> Stream:
+def masked(target: Tensor, rank: Tensor) -> Stream:
     """What NAR reads, all at time 0: observed tokens, and a MASK for each hidden one that dies when it is revealed.
 
-    target: (B, T). rank: (B, T), 0 for observed, k >= 1 for the k-th token to be revealed. Slots: (B, T).
-    `predict` False leaves the labels out.
+    target: (B, T). rank: (B, T), 0 for observed, k >= 1 for the k-th token to be revealed. Slots: (B, T), which
+    predict the hidden tokens.
     """
     hidden = rank > 0
-    time = torch.zeros(target.shape, device=target.device)
-    return Stream(
-        target.masked_fill(hidden, MASK), _places(target), time,
-        torch.where(target == PAD, NEVER, -inf), torch.where(hidden, rank.float(), inf),
-        target.masked_fill(~hidden | (not predict), IGNORE), target.shape[1],
+    return _slots(
+        _places(target), torch.zeros(target.shape, device=target.device), tokens=target.masked_fill(hidden, MASK),
+        birth=torch.where(target == PAD, NEVER, -inf), death=torch.where(hidden, rank.float(), inf),
+        labels=target.masked_fill(~hidden, IGNORE), keys=target.shape[1],
     )  # fmt: skip
 
 
@@ -173,24 +177,18 @@ def revealed(target: Tensor, rank: Tensor) -> tuple[Stream, Stream]:
     hidden = rank > 0
     count = hidden.sum(1, keepdim=True)
     most = int(count.max()) if len(count) else 0
-    order = torch.where(hidden, rank, target.shape[1] + 1).argsort(dim=1, stable=True)[:, :most]
-    tokens = target.gather(1, order)
-    k = torch.arange(1, most + 1, device=target.device).expand_as(order)
-    exists = k <= count
-    time, forever = k.float(), torch.full(order.shape, inf, device=target.device)
-    nothing = torch.full_like(order, IGNORE)
-    gold = Stream(tokens, order, time, torch.where(exists, time, NEVER), forever, nothing, most)
-    query = Stream(
-        torch.full_like(order, MASK), order, time - 0.5, torch.full_like(time, NEVER), forever,
-        tokens.masked_fill(~exists, IGNORE), 0,
-    )  # fmt: skip
-    return gold, query
+    positions = torch.where(hidden, rank, target.shape[1] + 1).argsort(dim=1, stable=True)[:, :most]
+    tokens = target.gather(1, positions)
+    k = torch.arange(1, most + 1, device=target.device).expand_as(positions)
+    exists, time = k <= count, k.float()
+    gold = _slots(positions, time, tokens=tokens, birth=torch.where(exists, time, NEVER), keys=most)
+    return gold, _slots(positions, time - 0.5, labels=tokens.masked_fill(~exists, IGNORE))
 
 
 def ar_stream(target: Tensor, kind: ARSide) -> Stream:
     """The slots of P_AR in training; target (B, T).
 
-    content: each token predicts the next one (an ordinary decoder). query: unread MASK slots predict (two streams).
+    content: each token predicts the next one (an ordinary decoder). query: MASK queries predict (two streams).
     self: MASK slots that read themselves predict. masks: the whole target stands there as MASKs, which are revealed
     from left to right, so the length is known and EOS is not predicted.
     """
@@ -198,14 +196,14 @@ def ar_stream(target: Tensor, kind: ARSide) -> Stream:
         return content(target)
     if kind == "masks":
         rank = left_to_right((target != PAD) & (target != BOS) & (target != EOS))
-        return beside(base(target, rank, predict=False), *revealed(target, rank))
+        return beside(masked(target, rank).unlabelled, *revealed(target, rank))
     if kind == "query":
-        return beside(content(target, predict=False), queries(target))
+        return beside(content(target).unlabelled, queries(target))
     known = torch.arange(target.shape[1] - 1, device=target.device)
-    return beside(content(target, predict=False), ahead(target, known, torch.ones_like(known), alone=True))
+    return beside(content(target).unlabelled, future(target, known, torch.ones_like(known), alone=True))
 
 
-def following(tokens: Tensor, start: Tensor, real: Tensor, kind: ARSide) -> Stream:
+def ar_step(tokens: Tensor, start: Tensor, real: Tensor, kind: ARSide) -> Stream:
     """The slots of P_AR in decoding: they predict what follows each of `tokens` (R, L), the first at position `start`.
 
     y_t stands at position and time t. With a `query` side, as in `queries`, the query for y_{t+1} is a MASK at position
@@ -213,15 +211,14 @@ def following(tokens: Tensor, start: Tensor, real: Tensor, kind: ARSide) -> Stre
     start: (R,) int64. real: (R, L) bool, False for padding on the right.
     """
     positions = start[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
-    time = positions.float()
-    forever, nothing = torch.full_like(time, inf), torch.full_like(tokens, IGNORE)
-    keys = Stream(tokens, positions, time, torch.where(real, time, NEVER), forever, nothing, tokens.shape[1])
+    time, count = positions.float(), tokens.shape[1]
+    read = _slots(positions, time, tokens=tokens, birth=torch.where(real, time, NEVER), keys=count)
     if kind == "content":
-        return keys
-    masks, now, never = torch.full_like(tokens, MASK), time + 0.5, torch.full_like(time, NEVER)
+        return read
+    ask = time + 0.5
     if kind == "query":
-        return beside(keys, Stream(masks, positions + 1, now, never, forever, nothing, 0))
-    return beside(keys, Stream(masks, positions + 1, now, now, time + 1, nothing, tokens.shape[1]))
+        return beside(read, _slots(positions + 1, ask))
+    return beside(read, _slots(positions + 1, ask, birth=ask, death=time + 1, keys=count))
 
 
 def framed(tokens: Tensor) -> Tensor:
@@ -238,8 +235,8 @@ def left_to_right(hidden: Tensor) -> Tensor:
 
 def beside(*streams: Stream) -> Stream:
     """One stream on one clock: the parts see each other as their times say. Keys first, queries last."""
-    pick = [(s, slice(0, s.keys)) for s in streams] + [(s, slice(s.keys, None)) for s in streams]
-    fields = {name: torch.cat([getattr(s, name)[:, part] for s, part in pick], dim=1) for name in FIELDS}
+    parts = [(s, slice(0, s.keys)) for s in streams] + [(s, slice(s.keys, None)) for s in streams]
+    fields = {name: torch.cat([getattr(s, name)[:, slots] for s, slots in parts], dim=1) for name in FIELDS}
     return Stream(**fields, keys=sum(s.keys for s in streams))
 
 

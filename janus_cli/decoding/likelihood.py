@@ -11,7 +11,7 @@ from torch import Tensor
 from janus_cli.core.batch import PAD, pad
 from janus_cli.core.model import Transformer
 from janus_cli.core.steps import NEVER_WRITTEN, NOR_EOS, token_logps
-from janus_cli.core.stream import Stream, ahead, ar_stream, base, beside, content, framed, left_to_right, revealed
+from janus_cli.core.stream import Stream, ar_stream, beside, content, framed, future, left_to_right, masked, revealed
 from janus_cli.decoding.modes import Plan
 
 
@@ -74,10 +74,10 @@ def _streams(plan: Plan, target: Tensor, hidden: Tensor) -> Iterator[tuple[str, 
         yield "ar", ar_stream(target, plan.ar_stream), NOR_EOS if plan.ar_stream == "masks" else NEVER_WRITTEN
     if plan.objective.blocks:
         step = torch.arange(1, target.shape[1], device=target.device)
-        all_at_once = ahead(target, torch.zeros_like(step), step, alone=False)
-        yield "nar", beside(content(target, predict=False), all_at_once), NEVER_WRITTEN
+        all_at_once = future(target, torch.zeros_like(step), step, alone=False)
+        yield "nar", beside(content(target).unlabelled, all_at_once), NEVER_WRITTEN
     elif plan.objective.nar:
-        yield "nar", base(target, left_to_right(hidden)), NOR_EOS
+        yield "nar", masked(target, left_to_right(hidden)), NOR_EOS
     if "ce_aux" in plan.objective.terms:
         rank = left_to_right(hidden)
-        yield "aux", beside(base(target, rank, predict=False), *revealed(target, rank)), NOR_EOS
+        yield "aux", beside(masked(target, rank).unlabelled, *revealed(target, rank)), NOR_EOS

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from janus_cli import __version__, console, recipe_load, runs
+from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.device import choose_device, keep_freed_memory
 from janus_cli.errors import DataError, JanusError, UsageError
 from janus_cli.files import read_json, write_atomically
@@ -109,7 +110,7 @@ class Comparison:
             raise UsageError(
                 f"--minutes: schedule {recipe.training.schedule} must know the number of updates", "use --steps"
             )
-        if self.steps and (risen := recipe.objective.risen(self.steps - 1)) < 1:
+        if self.steps and (risen := OBJECTIVES[recipe.objective.name].risen(recipe.objective, self.steps - 1)) < 1:
             console.warn(
                 f"{name}: in {self.steps:,} updates its KLs come to {risen:.0%} of their weights; "
                 "see objective.kl_start and objective.kl_warmup"

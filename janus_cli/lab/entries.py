@@ -13,6 +13,7 @@ import torch
 
 from janus_cli import console, runs
 from janus_cli.core.generate import Generator
+from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding.modes import Plan, own_recipe
 from janus_cli.decoding.translate import Timing, Translator, read_model
@@ -103,7 +104,7 @@ class Entry:
         state = read_json(self.checkpoint / STATE)
         starts = [line for line in self.run.log.read_bytes().split(b"\n") if line.startswith(b'{"kind": "start"')]
         self.training = {
-            "risen": self.recipe.objective.risen(max(0, state["step"] - 1)),
+            "risen": OBJECTIVES[self.recipe.objective.name].risen(self.recipe.objective, max(0, state["step"] - 1)),
             "averaged": len(state.get("averaged", ())),
             "updates": state["step"], "epochs": state["epoch"], "seconds": round(state.get("seconds", 0.0), 1),
             "parameters": json.loads(starts[-1])["parameters"] if starts else None,

@@ -197,7 +197,8 @@ class Trainer:
         """
         torch.manual_seed(dropout_seed(self.recipe.seed, self.position.step, self.world.rank))
         self.model.zero_grad()
-        knobs, device, results = self.recipe.objective.at(self.position.step), self.world.device, []
+        knobs = OBJECTIVES[self.recipe.objective.name].at(self.recipe.objective, self.position.step)
+        device, results = self.world.device, []
         for index, micro in enumerate(micros):
             last = index == len(micros) - 1
             with nullcontext() if last or not isinstance(self.loss, DistributedDataParallel) else self.loss.no_sync():

@@ -18,7 +18,7 @@ from janus_cli.core.objectives.bang import bridge
 from janus_cli.core.search import Output
 from janus_cli.core.search.mask_predict import Update
 from janus_cli.core.steps import ar_scores
-from janus_cli.core.stream import ar_stream, base, framed
+from janus_cli.core.stream import ar_stream, framed, masked
 from tests.core.random_model import random_model, sentences, source
 
 OPTIONS = Decoding(beam=1, nbest=1, length_beam=3, iters=3)
@@ -137,7 +137,7 @@ def slow_mask_predict(
     tokens, sure = [MASK] * n, [0.0] * n
     for done in range(1, iters + 1):
         target = torch.tensor([[BOS, *tokens, EOS]])
-        logp = allowed(model.logits(model.decode(base(target, torch.zeros_like(target)), memory)), EOS)[0, 1:-1]
+        logp = allowed(model.logits(model.decode(masked(target, torch.zeros_like(target)), memory)), EOS)[0, 1:-1]
         for place in range(n):
             if everywhere or tokens[place] == MASK:
                 tokens[place], sure[place] = int(logp[place].argmax()), float(logp[place].max())

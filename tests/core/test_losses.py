@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from janus_cli.core import losses
-from janus_cli.core.losses import AuxLoss, aux_loss, cross_entropy, length_loss
+from janus_cli.core.aux_loss import AuxLoss, aux_loss
+from janus_cli.core.losses import cross_entropy, length_loss
 from janus_cli.core.model import Memory, Transformer
 
 GOLD = torch.tensor([0, 6, 2, 2, 5])

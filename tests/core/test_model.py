@@ -9,7 +9,7 @@ import torch
 from janus_cli.core.batch import Batch, collate
 from janus_cli.core.knobs import Model
 from janus_cli.core.model import Transformer, score_bias, sinusoids
-from janus_cli.core.stream import FIELDS, Stream, ar_stream, base, content
+from janus_cli.core.stream import FIELDS, Stream, ar_stream, content, masked
 
 
 def part(stream: Stream, slots: list[int], keys: int) -> Stream:
@@ -54,7 +54,7 @@ def test_slots_that_all_see_each_other_may_be_decoded_over_a_cache(
     either: Transformer, ragged: Batch, at: int | torch.Tensor, fixed: bool
 ) -> None:
     """As the joint draft of speculative decoding does; in a causal self-attention their positions count."""
-    stream = base(ragged.target, torch.zeros_like(ragged.target))
+    stream = masked(ragged.target, torch.zeros_like(ragged.target))
     memory, cache = either.encode(ragged.source, ragged.source_real), either.new_cache(3, 8, fixed=fixed)
     cache.at = at
     states, whole = either.decode(stream, memory, cache), either.decode(stream, memory)
@@ -92,7 +92,7 @@ def test_selected_rows_keep_their_past(model: Transformer, ragged: Batch) -> Non
 
 def test_candidates_share_the_memory_of_their_sentence(model: Transformer, ragged: Batch) -> None:
     rows = torch.tensor([0, 0, 1, 1, 2, 2])
-    wide = pick(base(ragged.target, torch.zeros_like(ragged.target)), rows)
+    wide = pick(masked(ragged.target, torch.zeros_like(ragged.target)), rows)
     memory = model.encode(ragged.source, ragged.source_real)
     shared, copied = model.decode(wide, memory), model.decode(wide, memory.select(rows))
     assert torch.allclose(shared, copied, atol=1e-12)
@@ -154,11 +154,11 @@ def test_the_causal_self_attention_looks_to_the_left_only(causal: Transformer, r
         for module in (layer.attention.out, layer.cross.out):
             torch.nn.init.zeros_(module.weight)
     memory, nothing = causal.encode(ragged.source, ragged.source_real), torch.zeros_like(ragged.target)
-    before = causal.decode(base(ragged.target, nothing), memory)[0]
+    before = causal.decode(masked(ragged.target, nothing), memory)[0]
     for changed in range(1, 5):
         other = ragged.target.clone()
         other[0, changed] = 15
-        after = causal.decode(base(other, nothing), memory)[0]
+        after = causal.decode(masked(other, nothing), memory)[0]
         moved = [not torch.allclose(x, y, atol=1e-12) for x, y in zip(before, after, strict=True)]
         assert moved == [place >= changed for place in range(6)]
 

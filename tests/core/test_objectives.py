@@ -27,7 +27,7 @@ from janus_cli.core.knobs import (
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES, Plan, Term
-from janus_cli.core.objectives.janus import masked
+from janus_cli.core.objectives.janus import nar_and_aux
 from janus_cli.core.stream import ar_stream
 
 SENTENCE = [5, 6, 7, 8, 9, 10]
@@ -69,7 +69,7 @@ def logits(model: Transformer, batch: Batch, kind: Any) -> dict[str, dict[int, T
     hidden = torch.zeros_like(batch.target, dtype=torch.bool)
     hidden[0, list(HIDDEN)] = True
     hidden[1, 1] = True
-    nar_aux, ar = masked(batch.target, hidden), ar_stream(batch.target, kind)
+    nar_aux, ar = nar_and_aux(batch.target, hidden), ar_stream(batch.target, kind)
     memory = model.encode(batch.source, batch.source_real)
     ar_logits, both = (model.logits(model.decode(stream, memory))[0] for stream in (ar, nar_aux))
     aux = both[nar_aux.keys :]
@@ -230,10 +230,13 @@ def test_hard_batches_stay_finite(model: Transformer, name: str, knobs: Any) -> 
     assert all(torch.tensor(value).isfinite() for value in losses(model, knobs, batch).values())
 
 
-def test_kl_warmup() -> None:
-    knobs = JanusObjective(kl_start=10, kl_warmup=20)
-    assert [round(knobs.at(step).kl_ar_aux, 3) for step in (0, 9, 10, 19, 29, 500)] == [0.0, 0.0, 0.15, 1.5, 3.0, 3.0]
-    assert JanusObjective().at(0).kl_ar_aux == 3.0
+@pytest.mark.parametrize(("step", "share"), [(0, 0.0), (9, 0.0), (10, 0.25), (12, 0.75), (13, 1.0), (500, 1.0)])
+def test_kl_weights_warm_up(step: int, share: float) -> None:
+    janus, knobs = OBJECTIVES["janus"], JanusObjective(kl_start=10, kl_warmup=4)
+    weights = {"kl_ar_aux": 3 * share, "kl_nar_aux": share, "kl_ar_nar": share}
+    assert (janus.at(knobs, step), janus.risen(knobs, step)) == (replace(knobs, **weights), share)
+    for name, others in CASES:  # without a warm-up, whole from the first update
+        assert (OBJECTIVES[name].at(others, step), OBJECTIVES[name].risen(others, step)) == (others, 1.0)
 
 
 @pytest.mark.parametrize("options", [{}, {"causal_attention": True, "embedding": "concat"}])

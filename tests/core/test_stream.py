@@ -11,19 +11,19 @@ from janus_cli.core.batch import BOS, EOS, IGNORE, MASK, PAD, Batch
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, random_order
 from janus_cli.core.objectives.bang import bridge
-from janus_cli.core.objectives.janus import masked
+from janus_cli.core.objectives.janus import nar_and_aux
 from janus_cli.core.objectives.prophetnet import prophets
 from janus_cli.core.objectives.xlnet import permuted
 from janus_cli.core.stream import (
     SPAN,
+    ar_step,
     ar_stream,
-    base,
     beside,
     content,
-    following,
     framed,
     in_span,
     left_to_right,
+    masked,
     revealed,
 )
 
@@ -57,12 +57,12 @@ STREAMS = {
     ),
     # Base, gold, queries. A gold slot's own MASK has died; a query's own MASK is still there.
     "nar and aux": (
-        masked(TARGET, HIDDEN), [BOS, M, 6, M, EOS, 5, 7, M, M], [0, 1, 2, 3, 4, 1, 3, 1, 3],
+        nar_and_aux(TARGET, HIDDEN), [BOS, M, 6, M, EOS, 5, 7, M, M], [0, 1, 2, 3, 4, 1, 3, 1, 3],
         [_, 5, _, 7, _, _, _, 5, 7],
         "1111100 1111100 1111100 1111100 1111100  1011110 1010111  1111100 1011110",
     ),
     "mpnet": (
-        beside(base(TARGET, PERMUTED, predict=False), *revealed(TARGET, PERMUTED)),
+        beside(masked(TARGET, PERMUTED).unlabelled, *revealed(TARGET, PERMUTED)),
         [BOS, M, 6, M, EOS, 7, 5, M, M], [0, 1, 2, 3, 4, 3, 1, 3, 1], [_, _, _, _, _, _, _, 7, 5],
         "1111100 1111100 1111100 1111100 1111100  1110110 1010111  1111100 1110110",
     ),
@@ -106,7 +106,7 @@ def test_xlnet_predicts_the_end_of_the_order(share: float, asked: list[int]) -> 
 
 @pytest.mark.parametrize("kind", ["content", "query", "self"])
 def test_decoding_has_the_slots_of_training(kind: str) -> None:
-    trained, decoded = ar_stream(TARGET, kind), following(TARGET[:, :-1], torch.tensor([0]), TARGET[:, :-1] >= 0, kind)
+    trained, decoded = ar_stream(TARGET, kind), ar_step(TARGET[:, :-1], torch.tensor([0]), TARGET[:, :-1] >= 0, kind)
     assert torch.equal(decoded.tokens, trained.tokens)
     assert torch.equal(decoded.positions, trained.positions)
     assert torch.equal(decoded.attend, trained.attend)
@@ -115,7 +115,7 @@ def test_decoding_has_the_slots_of_training(kind: str) -> None:
 def test_a_causal_self_attention_sees_what_the_clock_shows_and_nothing_to_the_right() -> None:
     """The slots of `nar and aux` above: positions 0 1 2 3 4 | 1 3 (gold) as keys, 1 3 (queries)."""
     causal = "1000000 1100000 1110000 1111000 1111100  1000010 1010011  1100000 1011010"
-    assert matrix(masked(TARGET, HIDDEN).causal) == causal.split()
+    assert matrix(nar_and_aux(TARGET, HIDDEN).causal) == causal.split()
     for kind in ("content", "query"):
         stream = ar_stream(TARGET, kind)
         assert torch.equal(stream.causal, stream.attend)
@@ -125,7 +125,7 @@ def test_padding_is_read_by_nobody_and_reads_something(ragged: Batch) -> None:
     target, draws = ragged.target, Draws(1, 0, ragged.ids)
     order = random_order((target != PAD) & (target != BOS), draws)
     streams = [ar_stream(target, kind) for kind in ("content", "query", "self", "masks")]
-    streams += [masked(target, target == target.max(1, keepdim=True).values), permuted(target, order, 1.0)]
+    streams += [nar_and_aux(target, target == target.max(1, keepdim=True).values), permuted(target, order, 1.0)]
     streams += [prophets(target, 3), bridge(target, 4)]
     for stream in streams:
         attend, keys = stream.attend, stream.keys
@@ -145,7 +145,7 @@ def test_the_rule_against_a_definition_in_words() -> None:
         for k, position in enumerate(hidden, 1):
             rank[0, position] = k
         target = torch.tensor([[BOS, *range(5, 5 + n), EOS]])
-        attend = beside(base(target, rank), *revealed(target, rank)).attend[0]
+        attend = beside(masked(target, rank), *revealed(target, rank)).attend[0]
         slots = [("base", p, 0) for p in range(n + 2)]
         slots += [(kind, p, k) for kind in ("gold", "query") for k, p in enumerate(hidden, 1)]
         keys = slots[: n + 2 + m]
@@ -163,7 +163,7 @@ def test_the_rule_against_a_definition_in_words() -> None:
 @pytest.mark.parametrize("kind", ["content", "query"])
 def test_streams_in_spans_of_their_own_do_not_see_each_other(model: Transformer, ragged: Batch, kind: str) -> None:
     """So one decoder call gives what two give."""
-    first, second = ar_stream(ragged.target, kind), masked(ragged.target, ragged.target % 2 == 1)
+    first, second = ar_stream(ragged.target, kind), nar_and_aux(ragged.target, ragged.target % 2 == 1)
     joined, memory = beside(in_span(first, 0), in_span(second, 1)), model.encode(ragged.source, ragged.source_real)
     keys, rest = first.keys + second.keys, first.tokens.shape[1] - first.keys
     places = torch.arange(joined.tokens.shape[1])
@@ -183,10 +183,12 @@ def test_long_targets_fit_a_span() -> None:
 
 
 def test_flex_attention_has_the_same_rule(ragged: Batch) -> None:
-    stream = masked(ragged.target, ragged.target >= 5)
+    stream = nar_and_aux(ragged.target, ragged.target >= 5)
     rows, slots = stream.tokens.shape
-    for rule, expected in ((stream.mask_mod, stream.attend), (stream.causal_mod, stream.causal)):
-        assert torch.equal(create_mask(rule, rows, 1, slots, stream.keys, device="cpu")[:, 0], expected)
+    for causal, expected in ((False, stream.attend), (True, stream.causal)):
+        assert torch.equal(
+            create_mask(stream.mask_mod(causal=causal), rows, 1, slots, stream.keys, device="cpu")[:, 0], expected
+        )
     assert not torch.equal(stream.causal, stream.attend)
 
 

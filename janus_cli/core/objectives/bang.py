@@ -20,7 +20,7 @@ from janus_cli.core.losses import labelled_loss
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
-from janus_cli.core.stream import Stream, ahead, beside, content
+from janus_cli.core.stream import Stream, beside, content, future
 
 
 def bridge(target: Tensor, streams: int) -> Stream:
@@ -30,7 +30,7 @@ def bridge(target: Tensor, streams: int) -> Stream:
     slots += [(0, s) for s in range(2, last + 1)]
     slots += [(d, s) for s in range(2, streams + 1) for d in range(1, last - s + 1)]
     known, step = torch.tensor(slots, device=target.device).T
-    return beside(content(target, predict=False), ahead(target, known, step, alone=False))
+    return beside(content(target).unlabelled, future(target, known, step, alone=False))
 
 
 def _ranges(target: Tensor) -> dict[str, slice]:

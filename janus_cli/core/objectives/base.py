@@ -83,43 +83,32 @@ class Plan:
         rows = next(iter(self.streams.values())).tokens.shape[0]
         # The keys and values of the source are made once, and read by every call.
         shared = knobs.decoder_layers * 2 * rows * 2 * source * knobs.width**2
-        forward = encoder_flops(knobs, rows, source) + shared
-        forward += sum(decoder_flops(knobs, vocabulary, source, stream) - shared for stream in self.streams.values())
+        streams, drafts = (
+            sum(decoder_flops(knobs, vocabulary, source, stream) - shared for stream in each.values())
+            for each in (self.streams, self.drafts)
+        )
+        forward = _layers_flops(knobs, knobs.encoder_layers, rows, source, [source]) + shared + streams
         if self.source is not None:
             forward += 2 * int((self.source.labels != IGNORE).sum()) * knobs.width * vocabulary
-        drafts = sum(decoder_flops(knobs, vocabulary, source, stream) - shared for stream in self.drafts.values())
         return (1 + BACKWARD) * forward + drafts
-
-
-def encoder_flops(knobs: Model, rows: int, source: int) -> int:
-    """FLOPs of encoding (B, S), without what the decoder makes of the states."""
-    layer = _attention_flops(knobs, rows, source, source) + _feedforward_flops(knobs, rows * source)
-    return knobs.encoder_layers * layer + _embedding_flops(knobs, rows * source)
 
 
 def decoder_flops(knobs: Model, vocabulary: int, source: int, stream: Stream) -> int:
     """FLOPs of a decoder call, with the keys and values of the source and the logits of labelled slots."""
     rows, slots = stream.tokens.shape
-    itself = (1 + knobs.causal_attention) * _attention_flops(knobs, rows, slots, stream.keys)
-    layer = itself + _attention_flops(knobs, rows, slots, source) + _feedforward_flops(knobs, rows * slots)
-    output = 2 * int(stream.labelled.sum()) * knobs.width * vocabulary
-    return knobs.decoder_layers * layer + _embedding_flops(knobs, rows * slots) + output
+    keys = [stream.keys] * (1 + knobs.causal_attention) + [source]
+    logits = 2 * int(stream.labelled.sum()) * knobs.width * vocabulary
+    return _layers_flops(knobs, knobs.decoder_layers, rows, slots, keys) + logits
 
 
-def _attention_flops(knobs: Model, rows: int, queries: int, keys: int) -> int:
-    """Queries and outputs (B, L, D), keys and values (B, K, D), scores (B, H, L, K) and their sums."""
+def _layers_flops(knobs: Model, layers: int, rows: int, slots: int, keys: list[int]) -> int:
+    """FLOPs of layers over (B, L) slots, each with an attention to so many keys for every one of `keys`."""
     width = knobs.width
-    return 2 * rows * (2 * queries * width**2 + 2 * keys * width**2 + 2 * queries * keys * width)
-
-
-def _feedforward_flops(knobs: Model, slots: int) -> int:
-    """Both linear maps of a feed-forward sublayer."""
-    return 2 * slots * 2 * knobs.width * knobs.feedforward
-
-
-def _embedding_flops(knobs: Model, slots: int) -> int:
-    """The linear map over tokens and positions, where there is one."""
-    return 2 * slots * 2 * knobs.width**2 if knobs.embedding == "concat" else 0
+    # Queries and outputs (B, L, D), keys and values (B, K, D), scores (B, H, L, K) and their sums.
+    attention = sum(2 * slots * width**2 + 2 * count * width**2 + 2 * slots * count * width for count in keys)
+    feedforward = 2 * slots * width * knobs.feedforward
+    embedding = 2 * slots * width**2 if knobs.embedding == "concat" else 0
+    return 2 * rows * (layers * (attention + feedforward) + embedding)
 
 
 @dataclass(frozen=True)
@@ -130,6 +119,8 @@ class Objective:
     more: the names that it gives as well where a knob is not 0, by knob.
     blocks: it writes any number of tokens in one pass behind those that are there, up to the first EOS; so `nar` is one
     pass over everything, without lengths, and blocks of a smaller size lie between `nar` and `ar`.
+    at(knobs, step) -> the knobs in force at an update; risen(knobs, step) -> the share of their weights that terms with
+    a warm-up have then.
     """
 
     plan: Callable[[Batch, Draws, Any], Plan]
@@ -139,6 +130,8 @@ class Objective:
     terms: tuple[str, ...]
     blocks: bool = False
     more: Mapping[str, str] = field(default_factory=dict)
+    at: Callable[[Any, int], Any] = lambda knobs, step: knobs
+    risen: Callable[[Any, int], float] = lambda knobs, step: 1.0
 
     def terms_with(self, knobs: object) -> tuple[str, ...]:
         """The names that `loss` gives with these knobs."""

@@ -23,7 +23,7 @@ from janus_cli.core.losses import cross_entropy
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, is_text, pick
 from janus_cli.core.objectives.base import Objective, Plan, Reading, Term, count_units, length_term, stream_loss
-from janus_cli.core.stream import base
+from janus_cli.core.stream import masked
 
 
 def plan(batch: Batch, draws: Draws, knobs: CematObjective) -> Plan:
@@ -35,7 +35,7 @@ def plan(batch: Batch, draws: Draws, knobs: CematObjective) -> Plan:
     hidden = aligned | pick(target & ~aligned, target_count - aligned.sum(1, keepdim=True), draws)
     reading = Reading(read.masked_fill(unread, MASK), batch.source.masked_fill(~unread, IGNORE))
     counts = {**count_units(batch, hidden), "unread": int(unread.sum())}
-    return Plan({"nar": base(batch.target, hidden.long())}, counts, source=reading)
+    return Plan({"nar": masked(batch.target, hidden.long())}, counts, source=reading)
 
 
 def _drawn(text: Tensor, least: float, most: float, draws: Draws) -> Tensor:

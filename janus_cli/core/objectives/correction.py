@@ -7,8 +7,6 @@ without gradient. That pass keeps its dropout, as in the released code: without 
 times makes too few mistakes to learn from.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -17,28 +15,21 @@ from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.noise import Draws, is_text, pick
 from janus_cli.core.objectives.base import guesses
 from janus_cli.core.steps import NOR_EOS
-from janus_cli.core.stream import Stream, base
+from janus_cli.core.stream import Stream, masked
 
 
-class Correction(NamedTuple):
-    """correct: P_NAR's slots that ask for gold at every c; `corrected` writes the model's words there.
+def correction(target: Tensor, hidden: Tensor, share: float, draws: Draws) -> tuple[Stream, Stream, int]:
+    """P_NAR's slots that ask for gold at every c (`corrected` then writes the model's words there); nothing but MASKs,
+    from which the model writes those words; and how many places c there are.
 
-    guess: nothing but MASKs, from which the model writes those words. wrong: how many places c there are.
+    target, hidden (B, T). share: the part of the observed tokens that are replaced.
     """
-
-    correct: Stream
-    guess: Stream
-    wrong: int
-
-
-def correction(target: Tensor, hidden: Tensor, share: float, draws: Draws) -> Correction:
-    """share: the part of the observed tokens of target (B, T) that are replaced. hidden: (B, T) bool."""
     text = is_text(target)
     observed = text & ~hidden
     wrong = pick(observed, (share * observed.sum(1, keepdim=True)).long(), draws)
     labels = target.masked_fill(~wrong, IGNORE)
-    correct, guess = (base(target, masks.long()).replace(labels=labels) for masks in (hidden, text))
-    return Correction(correct, guess, int(wrong.sum()))
+    correct, guess = (masked(target, masks.long()).replace(labels=labels) for masks in (hidden, text))
+    return correct, guess, int(wrong.sum())
 
 
 def corrected(model: Transformer, memory: Memory, correct: Stream, guess: Stream) -> Stream:

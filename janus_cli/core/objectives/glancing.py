@@ -11,12 +11,12 @@ from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.noise import Draws, random_order
 from janus_cli.core.objectives.base import guesses
 from janus_cli.core.steps import NEVER_WRITTEN
-from janus_cli.core.stream import Stream, base
+from janus_cli.core.stream import Stream, masked
 
 
 def first_look(target: Tensor, hidden: Tensor, draws: Draws) -> Stream:
     """The pass that is looked at: a MASK for every hidden token, which dies the sooner, the sooner it is shown."""
-    return base(target, random_order(hidden, draws))
+    return masked(target, random_order(hidden, draws))
 
 
 def still_hidden(model: Transformer, memory: Memory, look: Stream, ratio: float) -> Tensor:

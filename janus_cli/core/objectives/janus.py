@@ -6,35 +6,38 @@
     P_NAR(y_h | X, observed tokens, every MASK)
     P_AUX(y_h | X, observed tokens, hidden tokens before h, MASK from h on)
 
-The KLs and the last two CEs run over the hidden tokens; `losses.aux_loss` has them. All three distributions predict
+The KLs and the last two CEs run over the hidden tokens; `core/aux_loss.py` has them. All three distributions predict
 y_t from a slot at position t (a `content` AR stream: t - 1), so they differ in what they see and in nothing else.
 
 Beyond the paper, behind knobs: `correct` adds CMLMC's CE_correct (`correction.py`), `glance` shows a part of the hidden
 tokens to a model that got them wrong (`glancing.py`).
 """
 
+from dataclasses import replace
+
 from torch import Tensor
 
+from janus_cli.core.aux_loss import AuxLoss, aux_loss
 from janus_cli.core.batch import IGNORE, Batch
 from janus_cli.core.knobs import JanusObjective
-from janus_cli.core.losses import AuxLoss, aux_loss, cross_entropy
+from janus_cli.core.losses import cross_entropy
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, hide
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units, length_term, stream_loss
 from janus_cli.core.objectives.correction import corrected, correction
 from janus_cli.core.objectives.glancing import first_look, still_hidden
-from janus_cli.core.stream import Stream, ar_stream, base, beside, left_to_right, revealed
+from janus_cli.core.stream import Stream, ar_stream, beside, left_to_right, masked, revealed
 
 
-def masked(target: Tensor, hidden: Tensor) -> Stream:
+def nar_and_aux(target: Tensor, hidden: Tensor) -> Stream:
     """P_NAR's and P_AUX's slots; target, hidden (B, T)."""
     rank = left_to_right(hidden)
-    return beside(base(target, rank), *revealed(target, rank))
+    return beside(masked(target, rank), *revealed(target, rank))
 
 
 def plan(batch: Batch, draws: Draws, knobs: JanusObjective) -> Plan:
     target, hidden = batch.target, hide(batch.target, draws, knobs.noise)
-    streams = {"ar": ar_stream(target, knobs.ar_stream), "nar_aux": masked(target, hidden)}
+    streams = {"ar": ar_stream(target, knobs.ar_stream), "nar_aux": nar_and_aux(target, hidden)}
     drafts, counts = {}, count_units(batch, hidden)
     if knobs.correct:
         streams["correct"], drafts["guess"], counts["wrong"] = correction(target, hidden, knobs.replaced, draws)
@@ -47,7 +50,7 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: JanusObjective) ->
     memory = model.encode(batch.source, batch.source_real)
     ar, nar_aux = plan.streams["ar"], plan.streams["nar_aux"]
     if knobs.glance and model.training:
-        nar_aux = masked(batch.target, still_hidden(model, memory, plan.drafts["look"], knobs.glance))
+        nar_aux = nar_and_aux(batch.target, still_hidden(model, memory, plan.drafts["look"], knobs.glance))
     # Two calls, not one of the two streams joined: that computes scores which nobody sees (benchmarks/joined_calls.py).
     ar_states, nar_aux_states = model.decode(ar, memory), model.decode(nar_aux, memory)
 
@@ -86,5 +89,16 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: JanusObjective) ->
     return terms
 
 
+def risen(knobs: JanusObjective, step: int) -> float:
+    """The share of their weights that the KLs have at this update."""
+    return min(1.0, max(0.0, (step + 1 - knobs.kl_start) / max(1, knobs.kl_warmup)))
+
+
+def at(knobs: JanusObjective, step: int) -> JanusObjective:
+    weights = (knobs.kl_ar_aux, knobs.kl_nar_aux, knobs.kl_ar_nar)
+    kl_ar_aux, kl_nar_aux, kl_ar_nar = (risen(knobs, step) * weight for weight in weights)
+    return replace(knobs, kl_ar_aux=kl_ar_aux, kl_nar_aux=kl_nar_aux, kl_ar_nar=kl_ar_nar)
+
+
 TERMS = ("ce_ar", "ce_nar", "ce_aux", "kl_ar_aux", "kl_nar_aux", "kl_ar_nar", "length")
-JANUS = Objective(plan, loss, ar=True, nar=True, terms=TERMS, more={"correct": "ce_correct"})
+JANUS = Objective(plan, loss, ar=True, nar=True, terms=TERMS, more={"correct": "ce_correct"}, risen=risen, at=at)

@@ -12,13 +12,13 @@ from janus_cli.core.knobs import MpnetObjective
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, hide, random_order
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units, length_term, stream_loss
-from janus_cli.core.stream import base, beside, revealed
+from janus_cli.core.stream import beside, masked, revealed
 
 
 def plan(batch: Batch, draws: Draws, knobs: MpnetObjective) -> Plan:
     hidden = hide(batch.target, draws, knobs.noise)
     rank = random_order(hidden, draws)
-    stream = beside(base(batch.target, rank, predict=False), *revealed(batch.target, rank))
+    stream = beside(masked(batch.target, rank).unlabelled, *revealed(batch.target, rank))
     return Plan({"permuted": stream}, count_units(batch, hidden))
 
 

@@ -16,14 +16,14 @@ from janus_cli.core.losses import labelled_loss
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units
-from janus_cli.core.stream import Stream, ahead, beside, content
+from janus_cli.core.stream import Stream, beside, content, future
 
 
 def prophets(target: Tensor, steps: int) -> Stream:
     """Content, and the slots of streams 1 .. `steps`, one stream behind the other; target (B, T)."""
     slots = [(d, k) for k in range(1, steps + 1) for d in range(target.shape[1] - k)]
     known, step = torch.tensor(slots, device=target.device).T
-    return beside(content(target, predict=False), ahead(target, known, step, alone=True))
+    return beside(content(target).unlabelled, future(target, known, step, alone=True))
 
 
 def plan(batch: Batch, draws: Draws, knobs: ProphetnetObjective) -> Plan:

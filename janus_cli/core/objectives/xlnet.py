@@ -15,13 +15,13 @@ from janus_cli.core.knobs import XlnetObjective
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, random_order
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units, stream_loss
-from janus_cli.core.stream import Stream, base, beside, revealed
+from janus_cli.core.stream import Stream, beside, masked, revealed
 
 
 def permuted(target: Tensor, rank: Tensor, share: float) -> Stream:
     """BOS, the tokens in the order of their rank (B, T), and queries, of which the last `share` of each row predict."""
     gold, query = revealed(target, rank)
-    begin = base(target[:, :1], rank[:, :1])
+    begin = masked(target[:, :1], rank[:, :1])
     stream = beside(begin, gold, query)
     count = (rank > 0).sum(1, keepdim=True)
     early = stream.time + 0.5 <= count - (share * count).ceil()  # a query of rank r stands at time r - 1/2

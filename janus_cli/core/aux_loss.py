@@ -1,0 +1,109 @@
+"""The auxiliary loss of JANUS: AUX lies between AR and NAR, and KL terms tie the three distributions together.
+
+At a hidden token y_h, each from logits z over the vocabulary:
+
+    P_AR (y_h | X, y_<h)
+    P_NAR(y_h | X, observed tokens, every MASK)
+    P_AUX(y_h | X, observed tokens, hidden tokens before h, MASK from h on)
+
+With p_i = softmax(z_i), q_i = softmax(z_i / t), label smoothing s and the temperature t of the KLs:
+
+    CE_i       =  -(1 - s) log p_i(y_h) - s/V sum_v log p_i(v)
+    KLs(i, j)  =  t^2 (1/2 KL(q_i || q_j) + 1/2 KL(q_j || q_i))
+
+t^2 keeps the size of the gradient (Hinton 2015, section 2). Both sides of every KL receive gradient, so each
+distribution learns from the others. AR receives r_AR = `kl_to_ar` of its part only, because an NAR and an AUX that are
+much weaker would hold it back; r_NAR = r_AUX = 1. The gradient is written out. With c_i the coefficient of CE_i, and
+h_ij half that of KLs(i, j):
+
+    d/dz_i  =  c_i (p_i - (1 - s) [y_h] - s/V)
+               + t r_i sum_j h_ij (q_i (log q_i - log q_j) - q_i KL(q_i || q_j) + q_i - q_j)
+
+Its sums over j are products with matrices (3, 3), because their coefficients are the same for all words.
+"""
+
+from typing import Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from janus_cli.core.losses import in_chunks, with_gradient
+
+Number = TypeVar("Number", Tensor, float)
+
+
+class AuxLoss(NamedTuple, Generic[Number]):
+    """Sums over hidden tokens, in nats; or a coefficient for each of them."""
+
+    ce_ar: Number
+    ce_nar: Number
+    ce_aux: Number
+    kl_ar_aux: Number
+    kl_nar_aux: Number
+    kl_ar_nar: Number
+
+
+PAIRS = ((0, 2), (1, 2), (0, 1))  # of (AR, NAR, AUX), in the order of the KLs above
+
+
+def aux_loss(
+    ar: Tensor, nar: Tensor, aux: Tensor, weight: Tensor, gold: Tensor, smoothing: float,
+    coefficients: AuxLoss[float], kl_to_ar: float = 1.0, temperature: float = 1.0,
+) -> AuxLoss[Tensor]:  # fmt: skip
+    """The sums of the six terms over N hidden tokens.
+
+    ar, nar, aux: states (N, D) of the three distributions at the same tokens; output table weight (V, D); gold (N,).
+    coefficients: the gradient is that of the sum of the terms, each times its coefficient; so they have to be added up
+    with these coefficients, or with these times a common factor.
+    """
+    states = torch.stack([ar, nar, aux])  # (3, N, D)
+    exact = torch.promote_types(ar.dtype, torch.float32)
+    factors = torch.tensor(coefficients, dtype=exact, device=ar.device)
+    half = torch.zeros(3, 3, dtype=exact, device=ar.device)  # t r_i h_ij
+    for (i, j), factor in zip(PAIRS, factors[3:], strict=True):
+        half[i, j] = half[j, i] = factor / 2
+    half[0] *= kl_to_ar
+    half *= temperature
+    wanted = torch.is_grad_enabled() and (states.requires_grad or weight.requires_grad)
+    totals, by_states, by_weight = torch.zeros_like(factors), torch.zeros_like(states), torch.zeros_like(weight)
+    average = weight.detach().mean(0)
+    for chunk, some, table, logits in in_chunks(states, weight, 3):
+        log_p = logits.log_softmax(2)  # (3, R, V)
+        p = log_p.exp()
+        log_q = log_p if temperature == 1 else (logits / temperature).log_softmax(2)
+        q = p if temperature == 1 else log_q.exp()
+        inner = q.transpose(0, 1) @ log_q.permute(1, 2, 0)  # (R, 3, 3): sum_v q_i log q_j
+        kl = inner.diagonal(dim1=1, dim2=2)[..., None] - inner  # KL(q_i || q_j)
+        totals += _totals(log_p, kl * temperature**2, gold[chunk], smoothing)
+        if wanted:
+            slope = _slope(p, q, log_q, kl, gold[chunk], smoothing, factors[:3], half).to(some.dtype)
+            everywhere = smoothing * factors[:3, None, None]  # c_i s, over V: equal for all words, so without a pass
+            by_states[:, chunk] = slope @ table - everywhere * average
+            by_weight += slope.flatten(0, 1).T @ some.flatten(0, 1)
+            by_weight -= (everywhere / len(weight) * some).sum((0, 1))
+    if wanted:
+        totals = with_gradient(totals, factors, states, weight, by_states, by_weight)
+    return AuxLoss(*totals)
+
+
+def _totals(log_p: Tensor, kl: Tensor, gold: Tensor, smoothing: float) -> Tensor:
+    """The six sums. log_p (3, R, V), kl (R, 3, 3), gold (R,) -> (6,)."""
+    chosen = log_p.gather(2, gold.expand(3, -1)[..., None]).sum((1, 2))
+    ce = -(1 - smoothing) * chosen - smoothing * log_p.mean(2).sum(1)
+    both = kl.sum(0)
+    return torch.cat([ce, torch.stack([(both[i, j] + both[j, i]) / 2 for i, j in PAIRS])])
+
+
+def _slope(
+    p: Tensor, q: Tensor, log_q: Tensor, kl: Tensor, gold: Tensor, smoothing: float, c: Tensor, half: Tensor
+) -> Tensor:
+    """d/dz but for c_i s/V. p, q, log_q (3, R, V), kl (R, 3, 3), gold (R,), c (3,), half (3, 3) -> (3, R, V)."""
+    by_logs = torch.diag(half.sum(1)) - half  # sum_j h_ij (log q_i - log q_j) = (by_logs @ log q)_i
+    constant = half.sum(1) - (half * kl).sum(2)  # (R, 3)
+    slope = (by_logs @ log_q.view(3, -1)).view_as(log_q).add_(constant.T[..., None]).mul_(q)
+    if q is p:  # one pass instead of two
+        slope.view(3, -1).addmm_(torch.diag(c) - half, p.view(3, -1))
+    else:
+        slope.view(3, -1).addmm_(-half, q.view(3, -1)).addmm_(torch.diag(c), p.view(3, -1))
+    taken = (smoothing - 1) * c[:, None, None].expand(3, len(gold), 1)
+    return slope.scatter_add_(2, gold.expand(3, -1)[..., None], taken)
