@@ -1,4 +1,4 @@
-"""What a decoder call leaves for the next: keys and values of every layer, and when each slot can be seen."""
+"""What decoder calls leave for the next one: keys and values of every layer, and when each slot can be seen."""
 
 from itertools import chain
 
@@ -18,10 +18,10 @@ class LayerCache:
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
         self.spare: tuple[Tensor, Tensor] | None = None
         self.at: int | Tensor = 0  # where the next slots go, for all rows or (R,) for each
-        self.end = 0  # slots that a query looks at
+        self.end = 0  # slots that queries attend over
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes those of new slots, (R, H, K, D/H) each; returns those of all slots, (R, H, end, D/H) each."""
+        """Adds keys and values of new slots, (R, H, K, D/H); returns those of all slots so far, (R, H, end, D/H)."""
         count = keys.shape[2]
         if isinstance(self.at, int):
             self.keys.narrow(2, self.at, count).copy_(keys)
@@ -33,7 +33,7 @@ class LayerCache:
         return self.keys.narrow(2, 0, self.end), self.values.narrow(2, 0, self.end)
 
     def select(self, rows: Tensor, end: int) -> None:
-        """Keeps these rows, in this order, of the slots before `end`; what lies behind is written before it is seen."""
+        """Keeps these rows, in this order, up to slot `end`; later slots are written before they are seen."""
         if self.spare is None or len(rows) > len(self.spare[0]):
             shape = (len(rows), *self.keys.shape[1:])
             self.spare = self.keys.new_zeros(shape), self.keys.new_zeros(shape)
@@ -44,7 +44,7 @@ class LayerCache:
         self.keys, self.values = fresh
 
     def reorder(self, rows: Tensor) -> None:
-        """As `select`, with as many rows as before and without moving the buffers."""
+        """As `select`, for as many rows as there are; the buffers stay where they are."""
         self.keys.copy_(self.keys.index_select(0, rows))
         self.values.copy_(self.values.index_select(0, rows))
 
@@ -52,9 +52,9 @@ class LayerCache:
 class Cache:
     """The key slots so far: a `LayerCache` for each self-attention of each layer; birth, death, and positions.
 
-    at: where the next key slots go, for all rows or (R,) for each. Setting it back takes slots back: their place is
-    written again, and until then their birth lies in the future of everything that is decoded there.
-    fixed: queries always look at all slots, so that shapes stay as they are.
+    at: where the next key slots go, in all rows or (R,) in each. Setting it back discards slots: they are overwritten,
+    and until then the clock hides them, because they were born later than whatever is decoded in their place.
+    fixed: attend over all slots, written or not, so that no shape changes.
     """
 
     def __init__(self, like: Tensor, knobs: Model, rows: int, slots: int, *, fixed: bool = False) -> None:
@@ -69,7 +69,7 @@ class Cache:
         self.positions = torch.zeros((rows, slots), dtype=torch.int64, device=like.device)
         self.fixed = fixed
         self.at: int | Tensor = 0
-        self.end = 0  # slots from here on were not written in any row
+        self.end = 0  # slots from here on are unwritten in every row
 
     def select(self, rows: Tensor) -> None:
         """Keeps these rows, in this order (a row may be taken several times)."""
@@ -82,27 +82,28 @@ class Cache:
             self.at = self.at[rows]
 
     def reorder(self, rows: Tensor) -> None:
-        """As `select` with as many rows as there are, all of the same times, without moving the buffers."""
+        """As `select`, for as many rows as there are, whose times are equal; the buffers stay where they are."""
         for layer in chain(*self.layers):
             layer.reorder(rows)
 
     def admit(self, stream: Stream) -> list[Tensor]:
-        """Notes the times of new key slots, which every layer then appends; who attends in each self-attention.
+        """Records the times of new key slots, before the layers append them.
 
-        Each (R, L, end) bool, by the rule of `core/stream.py` over all slots so far, as in one call with all of them.
+        Returns who may attend in each self-attention, (R, L, end) bool: the rule of `core/stream.py` over all slots so
+        far, as if one call had decoded them all.
         """
         at, count = self.at, stream.keys
-        notes = [(self.birth, stream.birth), (self.death, stream.death)]
+        records = [(self.birth, stream.birth), (self.death, stream.death)]
         if self.attentions > 1:
-            notes.append((self.positions, stream.positions))
+            records.append((self.positions, stream.positions))
         if isinstance(at, int):
             end = at + count
-            for known, fresh in notes:
+            for known, fresh in records:
                 known[:, at:end] = fresh[:, :count]
         else:
             end = self.birth.shape[1] if self.fixed else int(at.max()) + count
             places = at[:, None] + torch.arange(count, device=at.device)
-            for known, fresh in notes:
+            for known, fresh in records:
                 known.scatter_(1, places, fresh[:, :count])
         for layer in chain(*self.layers):
             layer.at, layer.end = at, end

@@ -1,4 +1,4 @@
-"""A model and a batch of sources -> outputs: the searches, with the model's steps put in."""
+"""A model and a batch of sources -> outputs: each mode is a search over the model's steps."""
 
 from dataclasses import replace
 from typing import Literal
@@ -24,14 +24,14 @@ Mode = Literal["ar", "nar", "semi", "spec"]
 def generate(
     model: Transformer, source: Tensor, mode: Mode, options: Decoding, side: ARSide | None, trace: bool = False
 ) -> list[list[Output]]:
-    """As a `Generator`, with a model whose weights may change before the next call."""
+    """What a `Generator` gives, for a model whose weights may change before the next call."""
     return Generator(model, changing=True)(source, mode, options, side, trace)
 
 
 class Generator:
-    """Generates with one model. Weights are packed for a CPU and passes recorded on a GPU, so they must not change.
+    """Generates with one model. Its weights must not change: a CPU reads packed copies, a GPU replays recorded passes.
 
-    changing: do neither, because the weights may change (validation, in the midst of training).
+    changing: neither pack nor record, because the weights may change between calls (validation during training).
     """
 
     def __init__(self, model: Transformer, *, changing: bool = False) -> None:
@@ -44,17 +44,17 @@ class Generator:
                 self.recordings = Recordings(model)
 
     def forget(self) -> None:
-        """Frees what was recorded so far."""
+        """Frees all recordings."""
         if self.recordings is not None:
             self.recordings.forget()
 
     def __call__(
         self, source: Tensor, mode: Mode, options: Decoding, side: ARSide | None, trace: bool = False
     ) -> list[list[Output]]:
-        """The outputs of each sentence, best first, as the mode's method below makes them; without dropout.
+        """The outputs of each sentence, best first, without dropout; what they are, the mode's method below says.
 
         source: (B, S) int64, tokens then EOS, PAD behind. side: the model's AR side, None where it has none.
-        trace: where lengths are predicted, keep what every pass of `nar` wrote.
+        trace: keep what every pass of `nar` wrote, where lengths are predicted.
         """
         training = self.model.training
         if training:  # asked first: going through all modules takes longer than a decoder pass
@@ -72,7 +72,7 @@ class Generator:
                 self.model.train()
 
     def _read(self, source: Tensor, options: Decoding, fan: int) -> tuple[RecordedSource | None, Memory]:
-        """The encoded sources; first their recordings, where passes over `fan` rows of each are to be replayed."""
+        """The encoded source, and its recording where passes over `fan` rows of each sentence are to be replayed."""
         wanted = options.cuda_graphs and self.model.knobs.attention != "flex"  # which compiles itself as it goes
         if self.recordings is None or not wanted or not 0 < len(source) * fan <= MOST_ROWS:
             return None, self.model.encode(source, source != PAD)
@@ -146,8 +146,8 @@ class Generator:
     def _nar(self, source: Tensor, options: Decoding, side: ARSide | None, trace: bool) -> list[list[Output]]:
         """Mask-predict over a length beam: the `options.nbest` best of `options.length_beam` candidates of a sentence.
 
-        Score: mean log-probability of a candidate's tokens; with `options.rerank` "ar" that in one left-to-right pass
-        of the same model (needs an AR side), EOS included.
+        Score: mean log-probability of a candidate's tokens; with `options.rerank` "ar", in one left-to-right pass of
+        the same model (which needs an AR side), EOS included.
         """
         model, fan, states = self.model, options.length_beam, list[tuple[Tensor, ...]]()
         recorded, memory = (None, model.encode(source, source != PAD)) if trace else self._read(source, options, fan)
@@ -156,7 +156,7 @@ class Generator:
         if recorded:
             tokens, logps, passes = recorded.mask_predict(blank, options.iters, options.update, fan)
         else:
-            keep = (lambda _, *state: states.append(state)) if trace else None
+            keep = (lambda *state: states.append(state)) if trace else None
             step = AllTokens(model, memory)
             tokens, logps, passes = mask_predict(step, blank, options.iters, update=options.update, fan=fan, trace=keep)
         # (B * fan, T), (B * fan, T), (B,)

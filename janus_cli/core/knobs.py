@@ -29,8 +29,8 @@ SOURCES = {
 class Knob:
     """Marks a field as a knob: what it does, where its default comes from (a key of SOURCES), its bounds.
 
-    modes: for an option of decoding, the ways to decode that read it; empty when all do.
-    flag: for an option of decoding, its spelling at `janus decode`; "" is --name-with-dashes, None is no option.
+    modes: for a knob of decoding, the modes that read it; empty if all do.
+    flag: for a knob of decoding, its option of `janus decode`; "" is --name-with-dashes, None is no option.
     """
 
     about: str

@@ -77,7 +77,7 @@ def block_mask(stream: Stream, *, causal: bool) -> Any:
 def score_bias(attend: Tensor, dtype: torch.dtype) -> Tensor | None:
     """A mask (bool, True = may attend) as what is added to attention scores, 0 or -inf; once for all layers.
 
-    None where all is seen; on a CPU only, because a GPU would have to be waited for.
+    None where everything may attend: on a CPU only, because looking would make the host wait for a GPU.
     """
     if attend.device.type == "cpu" and bool(attend.all()):
         return None
@@ -255,7 +255,7 @@ class Transformer(nn.Module):
         self.packed_output = None
 
     def train(self, mode: bool = True) -> Transformer:
-        """As of any module; training unpacks the weights."""
+        """As in any module; training unpacks the weights."""
         if mode:
             self.unpack()
         return super().train(mode)

@@ -1,7 +1,7 @@
 """Which target tokens are hidden, drawn for each sentence on its own.
 
-Draws depend on (seed, epoch, sentence) alone, not on the batch, the rank or the number of workers: the same sentence
-gets the same noise wherever it lands, so that one rank and many see the same data, and a resumed run repeats nothing.
+Draws depend on (seed, epoch, sentence) alone, not on batch or rank: a sentence gets the same noise wherever it lands.
+So one rank and many see the same data, and so do a run that was interrupted and one that was not.
 """
 
 from math import exp, factorial
@@ -12,9 +12,8 @@ from torch import Tensor
 from janus_cli.core.batch import SPECIAL, UNK
 from janus_cli.core.knobs import Noise
 
-_GOLDEN = 0x9E3779B97F4A7C15 - (
-    1 << 64
-)  # increment and multipliers of SplitMix64 (Steele et al. 2014), as signed int64
+# Increment and multipliers of SplitMix64 (Steele et al. 2014), as signed int64.
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
 _SECOND = 0x94D049BB133111EB - (1 << 64)
 
@@ -59,21 +58,21 @@ def pick(among: Tensor, count: Tensor, draws: Draws) -> Tensor:
 def hide(target: Tensor, draws: Draws, noise: Noise) -> Tensor:
     """Chooses the hidden tokens. target: (B, T) -> (B, T) bool; BOS, EOS and padding are never hidden.
 
-    Each sentence draws one sampler from the mixture `noise` (recipe.Noise): uniform, spans, fixed, suffix, full.
-    At least one token of a non-empty sentence is hidden.
+    Each sentence draws one sampler from the mixture. At least one token of a sentence that is not empty is hidden.
     """
     text = is_text(target)
     n = text.sum(1, keepdim=True)
     weights = torch.tensor([noise.uniform, noise.fixed, noise.suffix, noise.full, noise.spans], dtype=torch.float64)
     edges = (weights / weights.sum()).cumsum(0)[:-1]
-    which = (draws.uniform(1) >= edges.to(target.device)).sum(1, keepdim=True)  # (B, 1): 0 uniform .. 4 spans
+    kind = (draws.uniform(1) >= edges.to(target.device)).sum(1, keepdim=True)
+    _, fixed, suffix, full, spans = (kind == index for index in range(5))  # (B, 1) each
     some = (draws.uniform(1) * n).long() + 1
     share = (noise.share * n).round().long().clamp(min=1)
-    count = torch.where(which == 1, share, torch.where(which == 3, n, some)).clamp(max=n)
+    count = torch.where(fixed, share, torch.where(full, n, some)).clamp(max=n)
     random_places = pick(text, count, draws)
-    suffix = text.flip(1).cumsum(1).flip(1) <= count
-    spans = _spans(text, draws, noise.span_mean, noise.span_budget)
-    return torch.where(which == 4, spans, torch.where(which == 2, suffix, random_places)) & text
+    last_places = text.flip(1).cumsum(1).flip(1) <= count
+    in_spans = _spans(text, draws, noise.span_mean, noise.span_budget)
+    return torch.where(spans, in_spans, torch.where(suffix, last_places, random_places)) & text
 
 
 def random_order(among: Tensor, draws: Draws) -> Tensor:
@@ -89,9 +88,9 @@ def _rank(score: Tensor, among: Tensor) -> Tensor:
 def _spans(text: Tensor, draws: Draws, mean: float, budget: float) -> Tensor:
     """Spans of Poisson length from random starts until their lengths add up to the budget; (B, T) bool.
 
-    As the released JANUS does (and BART's text infilling before it): starts are distinct, spans may overlap or run out
-    of the sentence, so that of a budget of 70 % only 55-58 % end up hidden, and all of them practically never.
-    Spans of length 0 hide nothing, so lengths are drawn from Poisson(mean) without 0.
+    As in the released JANUS (and BART's text infilling): starts are distinct, but spans may overlap or run past the end
+    of the sentence, so with a budget of 70 % only 55-58 % of the tokens are hidden, and practically never all.
+    Lengths are drawn from Poisson(mean) without 0, because a span of length 0 hides nothing.
     """
     rows, width = text.shape
     n = text.sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""What the searches need of a model, as callables over streams; `core/generate.py` puts both together."""
+"""The steps that searches take: decoder passes of a model, as the callables that `core/search/` asks for."""
 
 from math import inf
 
@@ -33,7 +33,7 @@ def log_probabilities(model: Transformer, states: Tensor, never: tuple[int, ...]
 
 
 def at_once(model: Transformer) -> int:
-    """How many states are turned into logits together: memory does not grow with the batch."""
+    """How many states are turned into logits together, so that memory does not grow with the batch."""
     words = model.output_weight
     return max(64, LOGITS_AT_ONCE.get(words.device.type, 1 << 25) // len(words))
 
@@ -130,14 +130,14 @@ class NextToken:
     def _states(self, last: Tensor) -> Tensor:
         states = self.model.decode(self._slots(last, self.side), self.memory, self.cache)[:, -1]
         self.position += 1
-        self.cache.at = self.position  # a query that read itself is written over
+        self.cache.at = self.position  # a query that read itself is overwritten
         return states
 
 
 class NextOfLength(NextToken):
-    """The same for an AR side of `masks`: MASKs stand for all tokens of a text whose length is known.
+    """The same for an AR side of `masks`: at first a MASK stands for every token of a text whose length is known.
 
-    Base slots, which do not change, are decoded at the start; then, for each token, its slot and the next query.
+    BOS, MASKs and EOS are decoded at the start, once; then, for each token, its slot and the next query.
     """
 
     never = NOR_EOS
@@ -166,7 +166,7 @@ class NextOfLength(NextToken):
 
     def _states(self, last: Tensor) -> Tensor:
         stream = self._slots(last, "query")
-        if not self.position:  # BOS is a base slot
+        if not self.position:  # BOS was decoded with the MASKs
             stream = stream.query_slots
         self.position += 1
         return self.model.decode(stream, self.memory, self.cache)[:, -1]
@@ -175,7 +175,7 @@ class NextOfLength(NextToken):
 class NextBlock:
     """The step of `write_blocks`: the tokens of the last block, and behind them a MASK for each of the next.
 
-    The MASKs see all tokens, themselves and those before them, as in BANG; they are written over in the next pass.
+    The MASKs see all tokens, themselves and the MASKs before them, as in BANG; the next pass overwrites them.
     """
 
     def __init__(self, model: Transformer, memory: Memory, most: Tensor, block: int) -> None:
@@ -214,8 +214,8 @@ class AllTokens:
 
 
 def draft_input(tokens: Tensor, counts: Tensor, size: Tensor, length: int, room: int) -> tuple[Tensor, Tensor]:
-    """What a draft reads: the first `counts` (A,) of tokens (A, P), then MASKs up to `size` (A,), PAD -> (A, room);
-    and where it writes, at most `length` of the MASKs, (A, room) bool."""
+    """What a draft reads, (A, room): the first `counts` (A,) of tokens (A, P), then MASKs up to `size` (A,), then PAD;
+    and where it writes, (A, room) bool: the first `length` MASKs."""
     place = torch.arange(room, device=tokens.device)
     known = F.pad(tokens, (0, max(0, room - tokens.shape[1])))[:, :room]
     known = torch.where(place < counts[:, None], known, MASK).masked_fill(place >= size[:, None], PAD)
@@ -235,7 +235,7 @@ class Draft:
         return self.proposals(written, counts), passes
 
     def write(self, known: Tensor, asked: Tensor, sentences: Tensor) -> tuple[Tensor, Tensor]:
-        """What is known and what was asked for, (A, T), and the passes (A,) that it took."""
+        """`known` with the tokens `asked` for written, (A, T), and the passes (A,) that it took."""
         everyone = len(sentences) == len(self.memory.real)
         step = AllTokens(self.model, self.memory if everyone else self.memory.select(sentences))
         written, _, passes = mask_predict(step, known, self.options.draft_iters, only=asked)
@@ -251,7 +251,7 @@ class Draft:
         return draft_input(tokens, counts, size, self.options.draft_length, int(size.max()))
 
     def proposals(self, written: Tensor, counts: Tensor) -> Tensor:
-        """What was written behind the prefix (A, T), and the end of the text if it comes next -> (A, W)."""
+        """What was written (A, T) behind the prefix, with EOS where the text ends there -> (A, W)."""
         longest = min(self.options.draft_length, written.shape[1] - int(counts.min()))
         places = counts[:, None] + torch.arange(longest + 1, device=written.device)
         behind = F.pad(written, (0, 1)).gather(1, places.clamp(max=written.shape[1]))  # beyond the longest: PAD
@@ -263,9 +263,9 @@ class Draft:
 class Verify:
     """The verifier of `speculative`: one pass over the last verified token and all that is proposed behind it.
 
-    Slots of a proposal that was refused stay in the cache until the next one is written over them; till then the
-    clock hides them, because they are born later than anything that is asked. With `draft` the same pass writes
-    the next draft: its slots live in a span of time of their own, another one in each pass.
+    Slots of refused proposals stay in the cache until the next ones overwrite them; until then the clock hides them,
+    because they were born later than anything that is asked. With `draft`, the same pass writes the next draft, whose
+    slots live in a span of time of their own, another one in each pass.
     """
 
     everywhere = False  # see `choices_at`
@@ -296,7 +296,7 @@ class Verify:
         self, tokens: Tensor, counts: Tensor, proposals: Tensor, at_end: Tensor,
         drafted: tuple[Tensor, Tensor] | None, span: int | Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """The pass. drafted: input of the draft, which lives in this span of time.
+        """The pass. drafted: what the draft reads and where it writes, in this span of time.
 
         Returns choices and log-probabilities (A, W + 1) after the last token and each proposal, and the draft (A, T).
         """

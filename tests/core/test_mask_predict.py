@@ -151,16 +151,16 @@ def test_sentences_are_named_when_some_are_left_out() -> None:
 
 
 def test_the_trace_tells_what_was_written_and_what_is_hidden_next() -> None:
-    told: list[tuple[int, list[int], list[bool]]] = []
+    told: list[tuple[list[int], list[bool]]] = []
 
-    def trace(done: int, tokens: Tensor, logps: Tensor, hidden: Tensor) -> None:
-        told.append((done, tokens[0].tolist(), hidden[0].tolist()))
+    def trace(tokens: Tensor, logps: Tensor, hidden: Tensor) -> None:
+        told.append((tokens[0].tolist(), hidden[0].tolist()))
 
     mask_predict(Counting([0.9, 0.2, 0.5]), masks(torch.tensor([3])), 3, trace=trace)
     assert told == [
-        (1, [A, A, A], [False, True, True]),
-        (2, [A, B, B], [False, True, False]),
-        (3, [A, C, B], [False, False, False]),
+        ([A, A, A], [False, True, True]),
+        ([A, B, B], [False, True, False]),
+        ([A, C, B], [False, False, False]),
     ]
 
 

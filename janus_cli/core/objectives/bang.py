@@ -5,10 +5,10 @@ L = CE_AR + CE_NAR + CE_semi,   P_s(y_t | X, y_<=t-s, s MASKs, the last of them 
     (section 3, figure 2: streams with cross-stream visible attention)
 
 All slots with the same d = t - s share one stretch of time, d .. d + 1: slot (t, s) is born d + s/T, and dies at
-d + 1. So it reads y_<=d and the MASKs before it. Nobody predicts a length: a text ends at its first EOS, and of equal
-tokens in a row one is kept. Each of the three terms is a mean over its own slots; y_1 of s = t is that of AR.
+d + 1. So it reads y_<=d and the MASKs before it. No length is predicted: a text ends at its first EOS, and of equal
+tokens in a row one is kept. Each of the three terms is a mean over its own slots; y_1, where s = t = 1, counts as AR.
 
-The released model has 9 streams and so writes 9 tokens at most without a known one; here NAR has all of them.
+The released model has 9 streams, so it writes at most 9 tokens in one pass; here NAR predicts the whole text.
 """
 
 import torch

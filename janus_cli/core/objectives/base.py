@@ -1,7 +1,7 @@
-"""What an objective is: which slots the decoder reads (`plan`), and what it pays for them (`loss`).
+"""What an objective is: which slots the decoder reads (`plan`), and the terms of the loss over them (`loss`).
 
-The plan is pure data and knows how many slots each term averages over, so that the loop can divide by counts taken over
-all ranks and accumulation steps before anything is computed.
+A plan is data alone and says over how many slots each term is averaged. So the loop has the counts of all ranks and
+accumulation steps, by which sums are divided, before anything is computed.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ BACKWARD = 2  # each product of the forward pass has two gradients, each as larg
 
 @dataclass(frozen=True)
 class Plan:
-    """streams: what the decoder reads. counts: how many of each unit this batch holds.
+    """streams: what the decoder reads. counts: how many of each unit this batch has.
 
-    drafts: what it reads before that, in calls without gradient, to complete the streams.
+    drafts: what the decoder reads first, without gradient, to complete the streams with what it writes there.
     source: what the encoder reads, None for the source itself.
-    whole: how many units the whole update holds, over ranks and accumulation; by default, this batch is all of it.
+    whole: how many units the whole update has, over ranks and accumulation; by default, this batch is all of it.
     """
 
     streams: Mapping[str, Stream]
@@ -70,7 +70,7 @@ class Plan:
         return replace(self, whole=whole)
 
     def share(self, unit: str) -> float:
-        """What one `unit` counts for in the mean over the update."""
+        """The weight of one `unit` in a mean over the update."""
         return 1 / max(1.0, self.whole.get(unit, self.counts[unit]))
 
     def flops(self, knobs: Model, vocabulary: int, source: int) -> int:
@@ -115,10 +115,10 @@ def _layers_flops(knobs: Model, layers: int, rows: int, slots: int, keys: list[i
 class Objective:
     """plan(batch, draws, knobs) -> Plan, without the model; loss(model, batch, plan, knobs) -> {name: Term}.
 
-    ar, nar: which ways a model trained so can generate. terms: the names that `loss` gives.
-    more: the names that it gives as well where a knob is not 0, by knob.
-    blocks: it writes any number of tokens in one pass behind those that are there, up to the first EOS; so `nar` is one
-    pass over everything, without lengths, and blocks of a smaller size lie between `nar` and `ar`.
+    ar, nar: how a model trained with it can generate. terms: the names that `loss` returns.
+    more: the names that it also returns where a knob is not 0, by knob.
+    blocks: it writes any number of tokens in one pass behind those that are there, up to the first EOS. So `nar` is one
+    pass over the whole text, without a predicted length, and smaller blocks lie between `nar` and `ar`.
     at(knobs, step) -> the knobs in force at an update; risen(knobs, step) -> the share of their weights that terms with
     a warm-up have then.
     """
@@ -134,12 +134,12 @@ class Objective:
     risen: Callable[[Any, int], float] = lambda knobs, step: 1.0
 
     def terms_with(self, knobs: object) -> tuple[str, ...]:
-        """The names that `loss` gives with these knobs."""
+        """The names that `loss` returns with these knobs."""
         return (*self.terms, *(name for knob, name in self.more.items() if getattr(knobs, knob)))
 
     @property
     def sides(self) -> tuple[Side, ...]:
-        """The ways that it has of these two."""
+        """Those of the two ways that it has."""
         able: dict[Side, bool] = {"ar": self.ar, "nar": self.nar}
         return tuple(side for side, is_able in able.items() if is_able)
 
@@ -168,8 +168,8 @@ def length_term(model: Transformer, memory: Memory, batch: Batch, weight: float)
 def guesses(model: Transformer, memory: Memory, stream: Stream, asked: Tensor, never: tuple[int, ...]) -> Tensor:
     """What the model itself would write at the places `asked` (B, L) bool of a stream, without gradient -> (B, L).
 
-    A forward pass in the midst of one that wants gradients: autocast keeps a weight that it has converted, and an older
-    torch then takes it without its gradient for the passes that follow. So autocast keeps nothing here.
+    Other passes of the same update need gradients. Autocast caches the weights that it converts, and older versions of
+    torch would use those cached here, without gradient, in the passes that follow. So nothing is cached here.
     """
     device = stream.tokens.device.type
     low, on = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)

@@ -7,7 +7,7 @@
 
 X' is the source with 15 % of its words switched: where a dictionary has a translation of x_i that stands in the target,
 x_i gives way to another of its translations, and the one that stands there is hidden (aligned code-switching). The
-dictionary lists tokens, because these are what the model reads: `Batch.lexicon`, made by `text/lexicon.py`.
+dictionary lists tokens, because these are what the model reads: `Batch.lexicon`, made by `data/lexicon.py`.
 
 Whatever is hidden is a MASK here; the released code leaves every tenth token as it is and makes every tenth a random
 one. CeMAT pre-trains on many languages and is then trained on; here it is trained on one pair, with a length head, so

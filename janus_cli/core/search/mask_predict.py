@@ -13,7 +13,7 @@ from torch import Tensor
 from janus_cli.core.batch import MASK, PAD
 
 Step = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
-Trace = Callable[[int, Tensor, Tensor, Tensor], None]
+Trace = Callable[[Tensor, Tensor, Tensor], None]
 Update = Literal["hidden", "all"]
 
 
@@ -39,7 +39,7 @@ def mask_predict(
         fan: rows of a sentence, which stand side by side.
         only: (R, T) bool, the places that may be written; a MASK elsewhere stays.
         leaving: False: every row takes part in every pass, though it cannot change; nothing waits for a GPU then.
-        trace: called after each pass as `trace(pass, tokens, logps, hidden)`: what is written, and what is hidden next.
+        trace: called after each pass as `trace(tokens, logps, hidden)`: what is written, and what is hidden next.
 
     Returns:
         tokens (R, T) int64, their log-probabilities (R, T) in nats with 0 where none was written, and the passes (B,)
@@ -67,7 +67,7 @@ def mask_predict(
         passes += active
         read, hidden = reading, least_certain(logps, ours, count * (iters - done) // iters)
         if trace is not None:
-            trace(done, tokens, logps, hidden)
+            trace(tokens, logps, hidden)
     return tokens, logps, passes
 
 

@@ -60,7 +60,7 @@ def speculative(
             proposals = _drafted(draft, verified, counts, rows, left, passes)
         places = counts[:, None] + torch.arange(1, min(window, proposals.shape[1]) + 2, device=device)
         proposals = proposals[:, :window].masked_fill(places[:, :-1] >= most[:, None], PAD)
-        best, certainty, ahead = verify(verified, counts, proposals, places == most[:, None], rows, kept)
+        best, certainty, drafted = verify(verified, counts, proposals, places == most[:, None], rows, kept)
         passes[rows] += 1
 
         agreed = (proposals == best[:, :-1]).int().cumprod(1).sum(1)
@@ -73,7 +73,7 @@ def speculative(
         going = ended >= fresh
         left = left[:, :0]
         if redraft != "nar":
-            left = _behind(ahead if redraft == "joint" else _left_over(best, proposals), fresh)
+            left = _behind(drafted if redraft == "joint" else _left_over(best, proposals), fresh)
         kept = None
         if not bool(going.all()):
             kept = going.nonzero()[:, 0]
