@@ -1,6 +1,7 @@
 """A model and a batch of sources -> outputs: each mode is a search over the model's steps."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -16,7 +17,7 @@ from janus_cli.core.search.blocks import write_blocks
 from janus_cli.core.search.greedy import greedy
 from janus_cli.core.search.mask_predict import mask_predict, masks, mean_logp, predicted_lengths, without_repeats
 from janus_cli.core.search.speculative import speculative
-from janus_cli.core.steps import AllTokens, Draft, NextBlock, NextOfLength, NextToken, Verify, ar_scores
+from janus_cli.core.steps import Draft, NextBlock, NextOfLength, NextToken, Verify, ar_scores, fill_masks
 
 Mode = Literal["ar", "nar", "semi", "spec"]
 
@@ -157,7 +158,7 @@ class Generator:
             tokens, logps, passes = recorded.mask_predict(blank, options.iters, options.update, fan)
         else:
             keep = (lambda *state: states.append(state)) if trace else None
-            step = AllTokens(model, memory)
+            step = partial(fill_masks, model, memory)
             tokens, logps, passes = mask_predict(step, blank, options.iters, update=options.update, fan=fan, trace=keep)
         # (B * fan, T), (B * fan, T), (B,)
         if options.remove_repeats:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from janus_cli.core.batch import BOS, IGNORE, MASK, PAD
 from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Transformer
 from janus_cli.core.search.mask_predict import Update, mask_predict
-from janus_cli.core.steps import AllTokens, Draft, Verify, choices, draft_input, log_probabilities, token_logps
+from janus_cli.core.steps import Draft, Verify, choices, draft_input, fill_masks, log_probabilities, token_logps
 from janus_cli.core.stream import NEVER, ar_step, ar_stream, framed
 
 MOST_ROWS = 128  # with more, launches matter less, rows that have ended cost more, and each shape keeps much memory
@@ -152,7 +153,7 @@ class RecordedSource:
         room = padded(width, self.model.knobs.max_length - 2)
 
         def passes(tokens: Tensor, only: Tensor) -> tuple[Tensor, ...]:
-            step = AllTokens(self.model, self.memory, everywhere=True)
+            step = partial(fill_masks, self.model, self.memory, everywhere=True)
             return mask_predict(step, tokens, iters, update=update, fan=fan, only=only, leaving=False)
 
         replay = self.step(("nar", room, iters, update, fan), lambda: self.replay(passes))

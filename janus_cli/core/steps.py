@@ -1,5 +1,6 @@
 """The steps that searches take: decoder passes of a model, as the callables that `core/search/` asks for."""
 
+from functools import partial
 from math import inf
 
 import torch
@@ -199,18 +200,18 @@ class NextBlock:
         return best.view(len(last), count), logps.view(len(last), count)
 
 
-class AllTokens:
-    """The step of `mask_predict`: one decoder pass over BOS, observed and MASK tokens, EOS; all see each other."""
+def fill_masks(
+    model: Transformer, memory: Memory, tokens: Tensor, asked: Tensor, sentences: Tensor | None = None,
+    *, everywhere: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The step of `mask_predict`: one decoder pass over BOS, observed and MASK tokens, EOS; all see each other.
 
-    def __init__(self, model: Transformer, memory: Memory, *, everywhere: bool = False) -> None:
-        """everywhere: see `choices_at`."""
-        self.model, self.memory, self.everywhere = model, memory, everywhere
-
-    def __call__(self, tokens: Tensor, asked: Tensor, sentences: Tensor | None) -> tuple[Tensor, Tensor]:
-        memory = self.memory if sentences is None else self.memory.select(sentences)
-        target = framed(tokens)
-        states = self.model.decode(masked(target, torch.zeros_like(target)), memory)[:, 1:-1]  # (R, T, D)
-        return choices_at(self.model, states, asked, NOR_EOS, everywhere=self.everywhere)
+    everywhere: see `choices_at`.
+    """
+    memory = memory if sentences is None else memory.select(sentences)
+    target = framed(tokens)
+    states = model.decode(masked(target, torch.zeros_like(target)), memory)[:, 1:-1]  # (R, T, D)
+    return choices_at(model, states, asked, NOR_EOS, everywhere=everywhere)
 
 
 def draft_input(tokens: Tensor, counts: Tensor, size: Tensor, length: int, room: int) -> tuple[Tensor, Tensor]:
@@ -237,7 +238,7 @@ class Draft:
     def write(self, known: Tensor, asked: Tensor, sentences: Tensor) -> tuple[Tensor, Tensor]:
         """`known` with the tokens `asked` for written, (A, T), and the passes (A,) that it took."""
         everyone = len(sentences) == len(self.memory.real)
-        step = AllTokens(self.model, self.memory if everyone else self.memory.select(sentences))
+        step = partial(fill_masks, self.model, self.memory if everyone else self.memory.select(sentences))
         written, _, passes = mask_predict(step, known, self.options.draft_iters, only=asked)
         return written, passes
 

@@ -1,6 +1,7 @@
 """Greedy and speculative decoding on scripted callables: whatever the draft says, the text is the greedy one."""
 
 import random
+from functools import partial
 
 import pytest
 import torch
@@ -15,8 +16,8 @@ from janus_cli.core.search.beam import beam_search
 from janus_cli.core.search.greedy import greedy
 from janus_cli.core.search.mask_predict import mask_predict
 from janus_cli.core.search.speculative import Draft, Redraft, speculative
-from janus_cli.core.steps import AllTokens, Verify
 from janus_cli.core.steps import Draft as ModelDraft
+from janus_cli.core.steps import Verify, fill_masks
 from tests.core.language import VOCABULARY, Language, Prefix, Steps
 
 
@@ -171,7 +172,7 @@ def test_a_draft_is_what_mask_predict_writes_behind_the_prefix(model: Transforme
             *_, proposals = verify(tokens, counts.clamp(max=known), nothing, never, sentences, None)
     for row, length in enumerate(lengths.tolist()):
         source = SOURCE[row : row + 1, : int((SOURCE[row] != PAD).sum())]
-        step = AllTokens(model, model.encode(source, source != PAD))
+        step = partial(fill_masks, model, model.encode(source, source != PAD))
         prefix = tokens[row, : counts[row]].tolist()
         written, _, _ = mask_predict(step, torch.tensor([prefix + [MASK] * (length - len(prefix))]), iters)
         assert [t for t in proposals[row].tolist() if t != PAD] == [*written[0, len(prefix) :].tolist(), EOS]

@@ -15,7 +15,7 @@ from janus_cli.core.stream import Stream, masked
 
 
 def first_look(target: Tensor, hidden: Tensor, draws: Draws) -> Stream:
-    """The pass without gradient: a MASK for every hidden token; they die in the random order in which they are shown."""
+    """The pass without gradient: a MASK for every hidden token; they die in a random order, that of being shown."""
     return masked(target, random_order(hidden, draws))
 
 
