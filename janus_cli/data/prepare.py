@@ -193,14 +193,18 @@ def summary(lengths: Counter[int]) -> dict[str, float]:
 
 def _tell(split: str, entry: Mapping[str, Any]) -> None:
     """Says what became of a split; raises DataError if that is nothing."""
-    lost, mended = reasons(entry["dropped"]), entry["bad_utf8_replaced"]
+    lost = reasons(entry["dropped"])
     if not entry["kept"]:
         raise DataError(
             f"every pair of the {split} split was dropped: {lost}",
             "is it the right text? If so, loosen data.min_tokens, data.max_tokens or data.max_ratio",
         )
-    more = (f"; dropped: {lost}" if lost else "") + (f"; mended: {mended:,} that are not UTF-8" if mended else "")
-    console.say(f"{split}: {entry['kept']:,} of {entry['in']:,} pairs kept{more}")
+    said = f"{split}: {entry['kept']:,} of {entry['in']:,} pairs kept"
+    if lost:
+        said += f"; dropped: {lost}"
+    if mended := entry["bad_utf8_replaced"]:
+        said += f"; mended: {console.counted(mended, 'line')} not in UTF-8"
+    console.say(said)
 
 
 def reasons(dropped: Mapping[str, int]) -> str:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from janus_cli.cli import main
 from janus_cli.data.prepared import open_prepared
 from janus_cli.recipe_load import load
 
+Run = Callable[..., tuple[int, str]]
 SMALL = ("--set", "tokenizer.kind=words", "--set", "data.source=de", "--set", "data.target=en")
+CORPUS = ("--data-dir", "corpus", *SMALL)
 
 
 @pytest.fixture(autouse=True)
@@ -26,85 +28,105 @@ def folder(empty_folder: Path) -> Path:
     return empty_folder
 
 
-def janus(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as caught:
-        main(["preprocess", *arguments])
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
+@pytest.fixture
+def janus(shell: Callable[..., tuple[int, str, str]]) -> Run:
+    """Exit code and stderr of `janus preprocess`; stdout stays empty."""
 
+    def run(*arguments: str) -> tuple[int, str]:
+        code, out, err = shell("preprocess", *arguments)
+        assert out == ""
+        return code, err
 
-def corpus_run(*arguments: str) -> int:
-    return janus("--data-dir", "corpus", *SMALL, *arguments)
+    return run
 
 
 def written() -> list[Path]:
     return [path for path in Path().rglob("*") if "corpus" not in path.parts]
 
 
-def test_without_any_option_it_makes_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
-    assert janus("--set", "data.synthetic.train=900", "--set", "tokenizer.vocabulary=200") == 0
-    said = capsys.readouterr()
-    assert said.out == ""
+def test_without_any_option_it_makes_the_demo(janus: Run) -> None:
+    code, said = janus("--set", "data.synthetic.train=900", "--set", "tokenizer.vocabulary=200")
+    assert code == 0
     for words in ("recipe demo", "900 of 900 pairs kept", "written to data/demo.src-tgt; next: janus train"):
-        assert words in said.err
+        assert words in said
     recipe = load("demo", ["data.synthetic.train=900", "tokenizer.vocabulary=200"])
     assert len(open_prepared(recipe, Path("data/demo.src-tgt")).train) == 900
 
 
-def test_own_text_own_place_own_settings(capsys: pytest.CaptureFixture[str]) -> None:
-    assert corpus_run("--out", "mine", "--workers", "1", "--set", "data.deduplicate=true") == 0
+def test_own_text_own_place_own_settings(janus: Run) -> None:
+    code, said = janus(*CORPUS, "--out", "mine", "--workers", "1", "--set", "data.deduplicate=true")
     words = [*SMALL, "--set", "data.deduplicate=true", "--prepared", "mine"]
-    assert f"next: janus train {' '.join(words)}\n" in capsys.readouterr().err
+    assert (code, f"next: janus train {' '.join(words)}\n" in said) == (0, True)
     manifest = json.loads(Path("mine/manifest.json").read_text())
     assert (manifest["splits"]["train"]["kept"], manifest["splits"]["train"]["dropped"]) == (7, {"duplicate": 33})
     assert manifest["data"]["dir"] == "corpus"
     assert not Path("data").exists()
-    for seed in ("1", "2"):
-        few = ("--set", "data.synthetic.train=50", "--set", "tokenizer.kind=words")
-        assert janus(*few, "--seed", seed, "--out", seed) == 0
-    assert Path("1/valid.source.txt").read_bytes() != Path("2/valid.source.txt").read_bytes()
+    prints = []
+    few = ("--set", "data.synthetic.train=50", "--set", "tokenizer.kind=words")
+    for out, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        assert janus(*few, "--seed", seed, "--out", out)[0] == 0
+        assert not Path(out, "text").exists()
+        prints.append(open_prepared(load("demo", few[1::2]), Path(out)).train.fingerprint)  # training has its own seeds
+    assert prints[0] == prints[1] != prints[2]
 
 
-def test_a_second_time_needs_force(capsys: pytest.CaptureFixture[str]) -> None:
-    assert corpus_run() == 0
-    for extra in ([], ["--dry-run"]):
-        assert corpus_run(*extra) == 2
-        said = capsys.readouterr().err
+def test_only_prepared_data_is_replaced_and_only_with_force(janus: Run) -> None:
+    assert janus(*CORPUS)[0] == 0
+    place = Path("data/demo.de-en")
+    before = [path.read_bytes() for path in sorted(place.iterdir())]
+    for extra in ([], ["--dry-run"], ["--set", "tokenizer.vocabulary=9"]):
+        code, said = janus(*CORPUS, *extra)
+        assert code == 2
         assert "error: data/demo.de-en holds prepared data already" in said
         assert "hint: replace it with --force" in said
-        assert corpus_run("--force", *extra) == 0
+        assert [path.read_bytes() for path in sorted(place.iterdir())] == before
+        assert janus(*CORPUS, "--force", "--dry-run", *extra)[0] == 0
+    assert janus(*CORPUS, "--force", "--set", "tokenizer.vocabulary=9")[0] == 0
+    assert json.loads((place / "manifest.json").read_bytes())["vocabulary"] == {"source": 9, "target": 9}
+    for change in ((place / "recipe.yaml").touch, (place / "manifest.json").unlink):
+        change()  # now it is a run, or something else
+        code, said = janus(*CORPUS, "--force")
+        assert (code, "holds something other" in said) == (2, True)
+
+
+PIECES = ("--set", "tokenizer.kind=sentencepiece", "--set", "tokenizer.vocabulary=500")
 
 
 @pytest.mark.parametrize(
-    ("data", "policy", "code", "message"),
+    ("files", "options", "code", "words"),
     [
-        (b"good one\nbad \xff\n", "stop", 3, "error: corpus/train.de:2:5: byte 0xff is not UTF-8"),
-        (b"good one\nbad \xff\n", "skip", 0, "train: 1 of 2 pairs kept; dropped: bad_utf8 1"),
-        (b"good one\nbad \xff\n", "replace", 0, "train: 2 of 2 pairs kept"),
-        (b"good one\n", "stop", 3, "error: corpus/train.de has 1 line, corpus/train.en has 2 lines"),
-        (b"", "stop", 3, "error: corpus/train.de is empty"),
-        (b"\n\n", "stop", 3, "every pair of the train split was dropped: empty 2"),
-        (b"\xef\xbb\xbfa\r\nb\xe2\x80\xa8c\xc2\x85\x0b", "stop", 0, "byte order mark removed"),
-        (b"a\nb\x0c\x1c\rc\0d\n", "stop", 0, "train: 2 of 2 pairs kept"),
-        (b"a\n\n", "stop", 0, "train: 1 of 2 pairs kept; dropped: empty 1"),
-        (b"a\n" + b"b " * 500_000 + b"\n", "stop", 0, "train: 1 of 2 pairs kept; dropped: too_long 1"),
+        ({"train.de": b"good one\nbad \xff\n"}, (), 3, "error: corpus/train.de:2:5: byte 0xff is not UTF-8"),
+        ({"train.de": b"a\nbad \xff\n"}, ("--bad-utf8", "skip"), 0, "train: 1 of 2 pairs kept; dropped: bad_utf8 1"),
+        ({"train.de": b"a\nbad \xff\n"}, ("--bad-utf8", "replace"), 0, "train: 2 of 2 pairs kept; mended: 1 line"),
+        ({"train.de": b"good one\n"}, (), 3, "error: corpus/train.de has 1 line, corpus/train.en has 2 lines; "),
+        ({"test.en": b"a\n"}, (), 3, "test.de has 4 lines, corpus/test.en has 1 line; "),
+        ({"train.de": b"", "train.en": b""}, (), 3, "error: corpus/train.de is empty"),
+        ({"valid.en": b""}, (), 3, "valid.en is empty"),
+        ({"valid.en": None}, (), 3, "valid.en (or .gz) is not there"),
+        ({"valid.de": b"\n", "valid.en": b"a\n"}, (), 3, "every pair of the valid split was dropped: empty 1"),
+        ({"train.de": b"a\n\n", "train.en": b"\nb\n"}, (), 3, "every pair of the train split was dropped: empty 2"),
+        ({"train.de": b"a\n", "train.en": b"a " * 10}, (), 3, "every pair of the train split was dropped: ratio 1"),
+        ({"train.de": b"\n", "train.en": b"\n"}, (), 3, "has no word"),
+        ({"train.de": b"\n", "train.en": b"\n"}, PIECES, 3, "no line to train"),
+        ({"train.de": b"x" * 999_999, "train.en": b"x\n"}, PIECES, 3, "vocabulary 500 is more than the text"),
+        ({"train.de": b"\xef\xbb\xbfa\r\nb\xe2\x80\xa8c\xc2\x85\x0b"}, (), 0, "byte order mark removed|2 of 2 pairs"),
+        ({"train.de": b"a\nb\x0c\x1c\rc\0d\n"}, (), 0, "train: 2 of 2 pairs kept"),
+        ({"train.de": b"a\n\n"}, (), 0, "train: 1 of 2 pairs kept; dropped: empty 1"),
+        ({"train.de": b"a\n" + b"b " * 500_000}, (), 0, "train: 1 of 2 pairs kept; dropped: too_long 1"),
     ],
-)
-def test_odd_text(capsys: pytest.CaptureFixture[str], data: bytes, policy: str, code: int, message: str) -> None:
-    Path("corpus/train.de").write_bytes(data)
-    Path("corpus/train.en").write_bytes(b"good one\nbad two\n" if data else b"")
-    assert corpus_run("--bad-utf8", policy, "--set", "data.max_ratio=9.0") == code
-    assert message in capsys.readouterr().err
-    assert (not written()) == (code != 0)
-
-
-def test_a_vocabulary_too_large_names_the_largest(capsys: pytest.CaptureFixture[str]) -> None:
-    too_many = ("--set", "tokenizer.kind=sentencepiece", "--set", "tokenizer.vocabulary=5000")
-    assert corpus_run(*too_many) == 3
-    said = capsys.readouterr().err
-    most = said.split("--set tokenizer.vocabulary=")[1].split()[0]
-    assert f"allows: at most {most}" in said
-    assert corpus_run(*too_many, "--set", f"tokenizer.vocabulary={most}") == 0
+)  # fmt: skip
+def test_odd_text(janus: Run, files: dict[str, bytes | None], options: tuple[str, ...], code: int, words: str) -> None:
+    """Text that cannot be used is refused by name, and nothing is written."""
+    if "train.de" in files:
+        files = {"train.en": b"good one\nbad two\n", **files}
+    for name, data in files.items():
+        if data is None:
+            Path("corpus", name).unlink()
+        else:
+            Path("corpus", name).write_bytes(data)
+    found, said = janus(*CORPUS, "--set", "data.max_ratio=9.0", "--out", "deep/out", *options)
+    assert (found, [word for word in words.split("|") if word not in said]) == (code, [])
+    assert bool(written()) == (code == 0)
 
 
 @pytest.mark.parametrize(
@@ -119,17 +141,15 @@ def test_a_vocabulary_too_large_names_the_largest(capsys: pytest.CaptureFixture[
         (("--recipe", "iwslt14"), 3, "fetched by hand|prepare-iwslt14.sh|fetch http|--data-dir FOLDER"),
         (("--recipe", "iwslt14", "--dry-run"), 3, "fetched by hand|prepare-iwslt14.sh|fetch http|--data-dir FOLDER"),
         (("--data-dir", "corpus", "--dry-run"), 3, "corpus/train.src (or .gz) is not there"),
-        (("--data-dir", "corpus", *SMALL, "--out", "corpus/train.de/x"), 3, "cannot write corpus/train.de/x"),
-        (("--data-dir", "corpus", *SMALL, "--dry-run"), 0, "would read corpus/train.de: 40 lines|data/demo.de-en"),
+        (("--data-dir", "nowhere"), 3, "nowhere does not exist"),
+        ((*CORPUS, "--out", "corpus/train.de/x"), 3, "cannot write corpus/train.de/x"),
+        ((*CORPUS, "--dry-run"), 0, "would read corpus/train.de: 40 lines|data/demo.de-en"),
         (("--dry-run",), 0, "would make 20,000 + 500 + 500 pairs of text"),
     ],
 )
-def test_mistakes_and_dry_runs_write_nothing(
-    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], code: int, words: str
-) -> None:
-    assert janus(*arguments) == code
-    said = capsys.readouterr().err
-    assert ("error: " in said) == (code != 0)
+def test_mistakes_and_dry_runs_write_nothing(janus: Run, arguments: tuple[str, ...], code: int, words: str) -> None:
+    found, said = janus(*arguments)
+    assert (found, "error: " in said) == (code, code != 0)
     for word in words.split("|"):
         assert word in said
     assert not written()
