@@ -26,7 +26,7 @@ from janus_cli.core.objectives.base import decoder_flops
 from janus_cli.core.stream import Stream, beside, in_span
 from janus_cli.device import autocast, choose_device, keep_freed_memory
 from janus_cli.errors import UsageError
-from janus_cli.lab.timing import Spread, rotated
+from janus_cli.lab.rows import Spread, rotated
 from janus_cli.recipe import Recipe
 from janus_cli.training.checkpoint import build_model
 from janus_cli.training.trainer import planned

@@ -23,7 +23,7 @@ from janus_cli.device import choose_device
 from janus_cli.errors import JanusError
 from janus_cli.files import MANIFEST, write_json
 from janus_cli.lab import machine
-from janus_cli.lab.timing import Spread
+from janus_cli.lab.rows import Spread
 from janus_cli.recipe import Recipe
 
 Result = TypeVar("Result")

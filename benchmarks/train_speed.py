@@ -29,7 +29,7 @@ from janus_cli import console
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.prepared import open_prepared
 from janus_cli.lab import peers
-from janus_cli.lab.timing import Spread, rotated
+from janus_cli.lab.rows import Spread, rotated
 from janus_cli.recipe import Recipe
 
 PRECISIONS = ("float32", "bf16")

@@ -1,7 +1,7 @@
 """`janus bench`: every decoding mode of a run, measured, in one table."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -72,21 +72,21 @@ def bench(
       janus bench --dry-run
     """
     chosen = options.named_run(run, run_option, checkpoint, changes)
-    from janus_cli.lab.bench import BATCHES, Bench
-    from janus_cli.lab.bench_table import table
+    from janus_cli.lab.bench import Bench, table
     from janus_cli.lab.peers import known
     from janus_cli.lab.tables import json_file
-    from janus_cli.lab.timing import REPEATS, WARMUP
 
-    found = Bench(
-        BATCHES if batches is None else _sizes(batches), REPEATS if repeats is None else repeats,
-        WARMUP if warmup is None else warmup, run=chosen, checkpoint=checkpoint, sentences=sentences,
-        modes=options.names(*mode or ()), against=known(options.names(*against or ())), changes=changes or (), out=out,
-        plot=plot, device=device, threads=threads, force=force,
+    numbers: dict[str, Any] = {"batches": batches and _sizes(batches), "repeats": repeats, "warmup": warmup}
+    measured = Bench(
+        run=chosen, checkpoint=checkpoint, modes=options.names(*mode or ()), sentences=sentences,
+        against=known(options.names(*against or ())), changes=changes or (), out=out, plot=plot, device=device,
+        threads=threads, force=force, **{name: value for name, value in numbers.items() if value is not None},
     )  # fmt: skip
-    results = found.measure(dry_run=dry_run)
-    if results is not None:
-        typer.echo(json_file(results) if as_json else f"{table(results)}\n", nl=False)
+    if dry_run:
+        measured.dry_run()
+        return
+    results = measured.measure()
+    typer.echo(json_file(results) if as_json else f"{table(results)}\n", nl=False)
 
 
 def _sizes(text: str) -> list[int]:

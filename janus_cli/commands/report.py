@@ -32,8 +32,9 @@ def report(
     """Show one run, or several side by side, on one HTML page that needs no network.
 
     Losses, validation BLEU, speed, data statistics, predicted lengths, calibration, and a few decoded sentences with
-    their traces. A run may still be in training; the page says what it does not have yet. An earlier report is
-    replaced, any other file only with --force. Needs the extra `report`.
+    their traces. A run may still be in training; the page says what it does not have yet. With a damaged
+    checkpoint the page shows the rest, and the exit code is 4. An earlier report is replaced, any other file only with
+    --force. Needs the extra `report`.
 
     Examples:
       janus report
@@ -43,11 +44,13 @@ def report(
     chosen = [*(run or ()), *(run_option or ())]
     for each in chosen or [None]:
         options.named_run(each, None)
+    from janus_cli.errors import CheckpointError
     from janus_cli.lab.report import SENTENCES, write_report
 
-    typer.echo(
-        write_report(
-            paths=chosen, out=out, sentences=SENTENCES if sentences is None else sentences, device=device,
-            threads=threads, force=force,
-        )
+    written, damaged = write_report(
+        paths=chosen, out=out, sentences=SENTENCES if sentences is None else sentences, device=device,
+        threads=threads, force=force,
     )  # fmt: skip
+    typer.echo(written)
+    if damaged:
+        raise CheckpointError("; ".join(damaged), f"{written} shows everything else")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,9 @@ from janus_cli.decoding.translate import read_model
 from janus_cli.device import choose_device, keep_freed_memory
 from janus_cli.errors import DataError, JanusError, UsageError, require
 from janus_cli.files import read_json, write_atomically
-from janus_cli.lab import machine, peers, plots, rows, worker
-from janus_cli.lab.bench_table import BASELINES
-from janus_cli.lab.tables import json_file
-from janus_cli.lab.timing import Decoded, Row, Work, measure, own
+from janus_cli.lab import machine, peers, plots, processes, rows
+from janus_cli.lab.rows import REPEATS, WARMUP, Decoded, Row, Work, measure, own
+from janus_cli.lab.tables import cell, json_file, markdown, render
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring.metrics import score
@@ -35,6 +35,8 @@ BATCHES = (16, 32, 64, 128)  # tried for the best throughput
 SENTENCES = 1000  # timed in batches; quality uses the whole split
 SINGLES = 100  # timed one by one
 SEED = 1  # which sentences of the split
+BASELINES = ("ar.beam1", "ar.beam5")  # of the relative speeds
+MEBI = 1 << 20
 
 
 def sampled(run: Run, recipe: Recipe, count: int | None) -> tuple[list[str], list[str] | None]:
@@ -46,7 +48,7 @@ def sampled(run: Run, recipe: Recipe, count: int | None) -> tuple[list[str], lis
     lines, references = rows.sentences(run, recipe, SPLIT)
     chosen = _some(range(len(lines)), len(lines) if count is None else count, random.Random(SEED))
     if not any(lines[index].strip() for index in chosen):
-        raise DataError(f"the {SPLIT} split of {run.path} has no text")
+        raise DataError(f"the {SPLIT} split of {run.path} has no text", "a bench needs sentences to decode")
     return [lines[index] for index in chosen], references and [references[index] for index in chosen]
 
 
@@ -57,78 +59,53 @@ def _some(items: Sequence[Any], count: int, choice: random.Random) -> list[Any]:
     return [items[index] for index in sorted(choice.sample(range(len(items)), count))]
 
 
-@dataclass
 class Bench:
-    """What is measured, and how: the options of `janus bench`. batches, repeats, warmup: see `timing.Work`."""
+    """A run and what is measured of it, checked and loaded: whatever could go wrong does so before the measurement.
 
-    batches: Sequence[int]
-    repeats: int
-    warmup: int
-    run: Path | None = None
-    checkpoint: Path | None = None
-    modes: Sequence[str] = ()
-    sentences: int | None = None
-    against: Sequence[peers.Peer] = ()
-    changes: Sequence[str] = ()
-    out: Path | None = None
-    plot: Path | None = None
-    device: str = "auto"
-    threads: int | None = None
-    force: bool = False
-    warnings: list[str] = field(default_factory=list)
+    The options are those of `janus bench`; batches, repeats, warmup: see `rows.Work`.
 
-    def measure(self, *, dry_run: bool = False) -> dict[str, Any] | None:
-        """Measures and returns all results as plain values; a dry run returns None.
+    Raises:
+        UsageError: options that do not fit the run, an extra that is missing, or files that are there already.
+        DataError: the test split is gone, or has no text.
+        CheckpointError: there is no such checkpoint, or it is damaged.
+    """
 
-        Everything that could go wrong is checked before the measurements begin.
-
-        Raises:
-            UsageError: options that do not fit the run, an extra that is missing, or files that are there already.
-            DataError: the test split is gone, or has no text.
-        """
-        self._prepare()
-        self._announce("would measure" if dry_run else "measuring")
-        if dry_run:
-            self._estimate()
-            return None
-        keep_freed_memory()
-        results = self._identity() | self._measure()
-        try:
-            console.say(f"kept as {keep(self.found, results)}")
-        except DataError as problem:  # the run belongs to others
-            console.warn(f"{problem.message}; kept is only what --out and --plot name")
-        if self.out is not None:
-            write_atomically(self.out, json_file(results))
-        if self.plot is not None:
-            write_atomically(self.plot, plots.bleu_against_latency(results))
-        return results
-
-    def _prepare(self) -> None:
-        """Checks the options and loads the model."""
+    def __init__(
+        self, *, run: Path | None = None, checkpoint: Path | None = None, modes: Sequence[str] = (),
+        sentences: int | None = None, batches: Sequence[int] = BATCHES, repeats: int = REPEATS, warmup: int = WARMUP,
+        against: Sequence[peers.Peer] = (), changes: Sequence[str] = (), out: Path | None = None,
+        plot: Path | None = None, device: str = "auto", threads: int | None = None, force: bool = False,
+    ) -> None:  # fmt: skip
         load_before = machine.load_average()
-        torch.set_num_threads(self.threads or torch.get_num_threads())
-        self.where = choose_device(self.device)
-        self.found, self.folder = find_checkpoint(self.run, self.checkpoint)
-        self.recipe = own_recipe(self.folder, self.changes)
-        self._check()
-        self.selection = rows.select(self.recipe, self.modes)
-        for peer in self.against:
+        torch.set_num_threads(threads or torch.get_num_threads())
+        self.device, self.against, self.changes, self.out, self.plot = (
+            choose_device(device),
+            against,
+            changes,
+            out,
+            plot,
+        )
+        self.run, self.folder = find_checkpoint(run, checkpoint)
+        self.recipe = own_recipe(self.folder, changes)
+        self._check(force)
+        self.selection = rows.select(self.recipe, modes)
+        for peer in against:
             peers.load(peer)
-        self.lines, self.references = sampled(self.found, self.recipe, self.sentences)
+        self.lines, self.references = sampled(self.run, self.recipe, sentences)
         choice = random.Random(SEED)
         batched = _some(self.lines, SENTENCES, choice)
         singles = _some([line for line in self.lines if line.strip()], SINGLES, choice)
-        self.work = Work(batched, singles, tuple(dict.fromkeys(self.batches)), self.repeats, self.warmup)
-        self.machine = {**machine.describe(self.where), "load": load_before}
+        self.work = Work(batched, singles, tuple(dict.fromkeys(batches)), repeats, warmup)
+        self.machine = {**machine.describe(self.device), "load": load_before}
+        self.warnings: list[str] = []
         if reason := machine.too_busy(load_before, self.machine["cores"]):
             self._warn(reason)
-        model, self.tokenizers = read_model(self.found, self.folder, self.where, self.recipe.decoding.precision)
+        model, self.tokenizers = read_model(self.run, self.folder, self.device, self.recipe.decoding.precision)
         self.generator = Generator(model)
         self.rows = [own(label, plan, self.generator, self.tokenizers) for label, plan in self.selection.plans.items()]
-        others = [label for peer in self.against for label in peers.labels(peer, self.where)]
-        self.labels = [*self.selection.plans, *others]
+        self.labels = [*self.selection.plans, *(label for peer in against for label in peers.labels(peer, self.device))]
 
-    def _check(self) -> None:
+    def _check(self, force: bool) -> None:
         """Raises UsageError where a change is one that every row makes itself, or a file cannot be written."""
         taken = {"nbest", *(option for options in rows.known().values() for option in options)}
         for change in self.changes:
@@ -140,7 +117,7 @@ class Bench:
         for path in (path for path in (self.out, self.plot) if path is not None):
             if not path.absolute().parent.is_dir():
                 raise UsageError(f"{path}: there is no folder {path.parent}", "make it, or name another file")
-            if path.exists() and not self.force:
+            if path.exists() and not force:
                 raise UsageError(f"{path} exists already", "overwrite it with --force, or name another file")
 
     def _warn(self, text: str) -> None:
@@ -154,10 +131,10 @@ class Bench:
         count = len(self.labels)
         return count * (len(self.lines) + len(self.work.lines)) + self.work.translations(count)
 
-    def _announce(self, verb: str) -> None:
-        """What is measured, on what, and what is left out."""
+    def announce(self, verb: str) -> None:
+        """Says what is measured, on what, and what is left out."""
         work, where = self.work, machine.in_words(self.machine)
-        console.say(f"{verb} {self.found.path}, checkpoint {self.folder.name}, on {where}: {', '.join(self.labels)}")
+        console.say(f"{verb} {self.run.path}, checkpoint {self.folder.name}, on {where}: {', '.join(self.labels)}")
         for label, reason in self.selection.left_out.items():
             console.say(f"left out: {label}: {reason}")
         console.say(
@@ -165,23 +142,36 @@ class Bench:
             f"{len(work.lines):,}, one by one {len(work.singles):,}; {work.repeats} repeats, {work.warmup} to warm up"
         )
 
-    def _estimate(self) -> None:
-        """Decodes a few sentences one by one; in batches it goes faster, so what follows is an upper bound."""
-        probe = self.work.singles[: max(1, self.warmup)]
+    def dry_run(self) -> None:
+        """Says what `measure` would do and how long at most, from a few sentences decoded one by one."""
+        self.announce("would measure")
+        probe = self.work.singles[: max(1, self.work.warmup)]
         measure(self.rows, Work(probe, probe, (1,), 1, 1), lambda *_: None)
         seconds = sum(sum(row.singles[0]) / len(probe) for row in self.rows)
         most = console.duration(seconds * self.translations / len(self.labels))
         beside = " (peers not counted)" if self.against else ""
         console.say(f"{self.translations:,} translations: at most {most}{beside}; batches make it several times faster")
 
-    def _identity(self) -> dict[str, Any]:
-        """What is measured, read at once: a training may prune the checkpoint now that its weights are loaded."""
-        return {
+    def measure(self) -> dict[str, Any]:
+        """All results as plain values, which are also written to the run and to the files that were named."""
+        self.announce("measuring")
+        keep_freed_memory()
+        results = {  # a training may prune the checkpoint while its rows are measured
             "format": 1, "janus": __version__, "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "run": str(self.found.path), "checkpoint": self.folder.name, "changes": list(self.changes),
+            "run": str(self.run.path), "checkpoint": self.folder.name, "changes": list(self.changes),
             "step": read_json(self.folder / STATE).get("step"), "sha256": fingerprint(self.folder),
             "objective": self.recipe.objective.name, "split": SPLIT, "machine": self.machine,
         }  # fmt: skip
+        results |= self._measure()
+        try:
+            console.say(f"kept as {keep(self.run, results)}")
+        except DataError as problem:  # the run belongs to others
+            console.warn(f"{problem.message}; kept is only what --out and --plot name")
+        if self.out is not None:
+            write_atomically(self.out, json_file(results))
+        if self.plot is not None:
+            write_atomically(self.plot, plots.bleu_against_latency(results))
+        return results
 
     def _measure(self) -> dict[str, Any]:
         """Quality, then timing, then memory: decoding everything once for its quality is a warm-up, too.
@@ -190,6 +180,9 @@ class Bench:
         """
         decoded: dict[str, Decoded] = {}
         memory: dict[str, Any] = {}
+        every, peer_of = list(self.rows), dict[str, peers.Peer]()
+        load = partial(rows.load, run=self.run, folder=self.folder, changes=self.changes, device=self.device)
+        builds: dict[str, Callable[[], Row]] = {row.label: partial(load, row.label) for row in every}
         with ExitStack() as closing, console.progress("measuring", self.translations) as bar:
 
             def decode(row: Row) -> None:
@@ -198,62 +191,55 @@ class Bench:
 
             for row in self.rows:
                 decode(row)
-            every = list(self.rows)
-            orders = {row.label: self._order(row.label) for row in self.rows}
             exported = Path(closing.enter_context(tempfile.TemporaryDirectory())) / "model"
             for peer in self.against:
-                shared = self._peer_order(peer, decoded.get("ar.beam1"), exported)
-                for label in peers.labels(peer, self.where):
-                    orders[label] = self._order(label) | shared
-                    every.append(closing.enter_context(worker.started(orders[label]))[0])
-                    decode(every[-1])
+                setting = self._setting(peer, decoded.get("ar.beam1"), exported)
+                for label in peers.labels(peer, self.device):
+                    peer_of[label], builds[label] = peer, partial(peers.row, setting, label)
+                    row, _ = closing.enter_context(processes.remote(label, builds[label], self.device, peer))
+                    every.append(row)
+                    decode(row)
             measure(every, self.work, bar.advance)
             for row in every:
-                memory[row.label] = self._memory(row, orders[row.label])
+                memory[row.label] = self._memory(row, builds[row.label], peer_of.get(row.label))
                 bar.advance(len(self.work.lines), f"{row.label}: memory")
         return self._results(every, decoded, memory)
 
-    def _order(self, label: str) -> dict[str, Any]:
-        """What a process of its own is told for this row."""
-        return {
-            "label": label, "run": str(self.found.path), "folder": str(self.folder), "changes": list(self.changes),
-            "device": str(self.where), "threads": torch.get_num_threads(), "lines": self.lines,
-        }  # fmt: skip
-
-    def _peer_order(self, peer: peers.Peer, greedy: Decoded | None, exported: Path) -> dict[str, Any]:
-        """What every process of a peer is told on top.
+    def _setting(self, peer: peers.Peer, greedy: Decoded | None, exported: Path) -> peers.Setting:
+        """What a peer needs to know.
 
         With random weights it writes as much as our greedy search, or as the references where there is no such side.
         """
-        model, writer = self.generator.model, "ar.beam1 does"
-        if greedy is None and self.recipe.ar_stream is not None:
-            plan = choose(self.recipe, {"mode": "ar", "beam": 1, "nbest": 1})
-            row = own("ar.beam1", plan, self.generator, self.tokenizers)
-            greedy = row.translate(self.lines, self.recipe.decoding.batch_sentences)
+        recipe, tokenizers, writer = self.recipe, self.tokenizers, "ar.beam1 does"
+        if greedy is None and recipe.ar_stream is not None:
+            plan = choose(recipe, {"mode": "ar", "beam": 1, "nbest": 1})
+            row = own("ar.beam1", plan, self.generator, tokenizers)
+            greedy = row.translate(self.lines, recipe.decoding.batch_sentences)
         if greedy is not None:
             sizes = greedy.sizes
         else:
             texts = self.references or self.lines
-            sizes, writer = [len(row) for row in self.tokenizers.target.encode(texts)], "the references have"
-        own_weights = peer == "ctranslate2" and peers.export(self.recipe, model, self.tokenizers, self.found, exported)
+            sizes, writer = [len(row) for row in tokenizers.target.encode(texts)], "the references have"
         lengths = dict(zip(self.lines, sizes, strict=True))
-        exported_to = {"exported": str(exported), "own_weights": own_weights}
-        return {"peer": peer, "writer": writer, "lengths": lengths, **exported_to}
+        own_weights = peer == "ctranslate2" and peers.export(
+            recipe, self.generator.model, tokenizers, self.run, exported
+        )
+        return peers.Setting(peer, recipe, tokenizers, self.device, lengths, writer, exported, own_weights)
 
-    def _memory(self, row: Row, order: Mapping[str, Any]) -> dict[str, int | None] | None:
+    def _memory(self, row: Row, build: Callable[[], Row], peer: peers.Peer | None) -> dict[str, int | None] | None:
         """On a CPU the most that a process which decodes once holds.
 
         On a GPU the most that torch held, which it counts afresh for each row: weights and one decoding.
         """
         try:
-            if self.where.type == "cpu":
-                return worker.peak_memory({**order, "lines": list(self.work.lines)}, row.batch)
-            if row.label in peers.labels("ctranslate2", self.where):
+            if self.device.type == "cpu":
+                return processes.peak_memory(row.label, build, self.work.lines, row.batch, self.device, peer)
+            if peer == "ctranslate2":
                 return None  # its memory is not torch's
             self.generator.forget()  # what the other rows have recorded
-            torch.cuda.reset_peak_memory_stats(self.where)
+            torch.cuda.reset_peak_memory_stats(self.device)
             peak = row.translate(self.work.lines, row.batch).peak
-            return {"before": 0, "peak": torch.cuda.max_memory_allocated(self.where) if peak is None else peak}
+            return {"before": 0, "peak": torch.cuda.max_memory_allocated(self.device) if peak is None else peak}
         except JanusError as problem:
             self._warn(f"{row.label}: its memory could not be measured: {problem.message}")
             return None
@@ -289,23 +275,70 @@ class Bench:
         return {"metric": bleu.name, "value": bleu.value, "signature": bleu.signature}
 
 
-def keep(run: Run, results: Mapping[str, Any]) -> str:
+def keep(run: Run, results: Mapping[str, Any]) -> Path:
     """Writes bench/<date>.json into the run, never over another, and returns its path.
 
     Raises:
         DataError: it cannot be written.
     """
     folder, stem = run.path / "bench", time.strftime("%Y%m%d-%H%M%S")
-    names = (f"{stem}-{number}.json" if number else f"{stem}.json" for number in (0, *range(2, 1000)))
     try:
         folder.mkdir(exist_ok=True)
-        for path in map(folder.joinpath, names):
-            try:
+        for number in count(1):
+            path = folder / (f"{stem}-{number}.json" if number > 1 else f"{stem}.json")
+            with suppress(FileExistsError):
                 path.touch(exist_ok=False)  # ours from here on
                 break
-            except FileExistsError:
-                continue
         write_atomically(path, json_file(results))
     except OSError as problem:
         raise DataError(f"{folder} cannot be written: {problem.strerror}", "name a file with --out") from None
-    return str(path)
+    return path
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Valid Markdown: the conditions, the table, the speeds relative to peers, and what must stand beside them."""
+    measured = results["rows"]
+    bases = [base for base in BASELINES if any(base in row["ratios"] for row in measured)]
+    beside = [row["label"] for row in measured if row["mode"] == "peer"]
+    columns = ["mode", "BLEU", "passes", "batch 1: p50 ms", "p95 ms", "sentences/s", "batch", "MiB"]
+    columns += [f"× {base}" for base in bases]
+    tables = [markdown(columns, [_cells(row) + [_ratio(row, base) for base in bases] for row in measured])]
+    if beside:
+        ours = [row for row in measured if row["mode"] != "peer"]
+        cells = [[row["label"], *(_ratio(row, peer) for peer in beside)] for row in ours]
+        tables.append(markdown(["speed relative to", *beside], cells))
+    words = {
+        "tables": tables, "compared": bool(bases or beside), "reasons": _labels_by_text(results["left_out"]),
+        "notes": _labels_by_text({row["label"]: row["note"] for row in measured if row["note"]}),
+    }  # fmt: skip
+    return render("bench.md", {**results, **words})
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    latency, throughput, memory, quality = row["latency"], row["throughput"], row["memory"], row["quality"]
+    return [
+        row["label"],
+        cell(quality and quality["value"], ".2f"),
+        cell(row["passes"], ".1f"),
+        _range(latency["p50"], 1000),
+        _range(latency["p95"], 1000),
+        _range(throughput["sentences_per_second"], 1),
+        str(throughput["batch"]),
+        cell(memory and (memory["peak"] - memory["before"]) / MEBI, ",.0f"),
+    ]
+
+
+def _range(spread: Mapping[str, float], factor: float) -> str:
+    values = [factor * spread[name] for name in ("median", "lowest", "highest")]
+    digits = max(0, min(3, 3 - len(str(int(values[0])))))  # three figures tell rows apart
+    middle, low, high = (f"{value:,.{digits}f}" for value in values)
+    return f"{middle} ({low}–{high})"
+
+
+def _ratio(row: Mapping[str, Any], base: str) -> str:
+    ratio = row["ratios"].get(base)
+    return "–" if ratio is None else f"{ratio['latency']:.2f} / {ratio['throughput']:.2f}"
+
+
+def _labels_by_text(texts: Mapping[str, str]) -> dict[str, list[str]]:
+    return {text: [label for label, each in texts.items() if each == text] for text in texts.values()}

@@ -6,10 +6,11 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -19,14 +20,17 @@ from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.device import choose_device, keep_freed_memory
 from janus_cli.errors import DataError, JanusError, UsageError
 from janus_cli.files import read_json, write_atomically
-from janus_cli.lab import compare_table, machine
-from janus_cli.lab.entries import SPLIT, Entry
-from janus_cli.lab.jobs import Job, run_jobs
-from janus_cli.lab.rows import matching, select, sentences
-from janus_cli.lab.systems import System
-from janus_cli.lab.timing import REPEATS, WARMUP, Work, measure, own
+from janus_cli.lab import machine
+from janus_cli.lab.entries import SPLIT, Entry, Output
+from janus_cli.lab.plots import bleu_against_passes
+from janus_cli.lab.processes import Job, run_jobs
+from janus_cli.lab.rows import REPEATS, WARMUP, Work, matching, measure, own, select, sentences
+from janus_cli.lab.systems import BUDGET, System
+from janus_cli.lab.tables import cell, json_file, markdown, render
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
+from janus_cli.scoring import bootstrap
+from janus_cli.scoring.metrics import Score, score
 from janus_cli.training import checkpoint
 from janus_cli.training.run import prepare_data
 
@@ -38,66 +42,51 @@ UPDATES = 2000  # of each training, where nothing else is asked for
 SENTENCES = 200  # of the test split, timed in batches
 SINGLES = 50  # timed one by one
 UNBOUNDED = 10_000_000  # updates, where minutes decide
+METRICS = ("bleu", "chrf")
+BASELINES = ("ar ar.beam5", "ar ar.beam1")  # rows to compare with, where none is named
 
 
-@dataclass
 class Comparison:
-    """What is compared, and how: the options of `janus compare`.
+    """What is compared, and how: the options of `janus compare`. entries: each system with each seed, in table order.
 
-    folder: where it all lies. entries: each system with each seed, in the order of the table.
+    Raises:
+        UsageError: options that do not fit each other or the recipes.
     """
 
-    systems: Sequence[System]
-    modes: Sequence[str]
-    base: str = "demo"  # name or file of the recipe
-    start: Path | None = None
-    steps: int | None = None
-    minutes: float | None = None
-    seeds: Sequence[int] = ()
-    against: str | None = None
-    average: int = 0
-    speed: bool = True
-    out: Path | None = None
-    prepared: Path | None = None
-    data_dir: Path | None = None
-    changes: Sequence[str] = ()
-    device: str = "auto"
-    threads: int | None = None
-    jobs: int = 1
-    force: bool = False
-
-    def __post_init__(self) -> None:
-        """Checks what needs no files of an earlier call.
-
-        Raises:
-            UsageError: options that do not fit each other or the recipes.
-        """
+    def __init__(
+        self, systems: Sequence[System], modes: Sequence[str], *, base: str, start: Path | None, steps: int | None,
+        minutes: float | None, seeds: Sequence[int], against: str | None, average: int, speed: bool, out: Path | None,
+        prepared: Path | None, data_dir: Path | None, changes: Sequence[str], device: str, threads: int | None,
+        jobs: int, force: bool,
+    ) -> None:  # fmt: skip
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UsageError("janus compare runs in one process", "train with torchrun, then use janus bench and score")
-        if self.steps is not None and self.minutes is not None:
+        if steps is not None and minutes is not None:
             raise UsageError(
                 "--steps and --minutes exclude each other", "give each system the same updates or the same time"
             )
-        if self.minutes is None:
-            self.steps = self.steps or UPDATES
-        self.recipe = recipe_load.load(self.base, self.changes)
-        self.folder = self.out or runs.RUNS / f"compare-{self.recipe.name}"
+        self.steps = (steps or UPDATES) if minutes is None else None
+        self.minutes, self.average, self.jobs, self.speed, self.force = minutes, average, jobs, speed, force
+        self.base, self.changes, self.modes, self.against, self.start = base, changes, modes, against, start
+        self.prepared, self.data_dir, self.device, self.threads = prepared, data_dir, device, threads
+        self.recipe = recipe_load.load(base, changes)
+        self.folder = out or runs.RUNS / f"compare-{self.recipe.name}"
         self.entries = [
             Entry(system, seed, Run(self.folder / f"{system.name}.seed{seed}"))
-            for seed in self.seeds or [self.recipe.seed]
-            for system in self.systems
+            for seed in seeds or [self.recipe.seed]
+            for system in systems
         ]
-        matching(self.modes)
-        if self.start is not None:
-            checkpoint.locate(self.start)
+        matching(modes)
+        if start is not None:
+            checkpoint.locate(start)
         rows: list[str] = []
-        for system in self.systems:
-            recipe = system.recipe(self.base, self.changes)
+        for system in systems:
+            recipe = system.recipe(base, changes)
             self._check(system.name, recipe)
             with suppress(UsageError):  # an objective that can do none of the modes becomes a row that says so
-                rows += [f"{system.name} {label}" for label in select(recipe, self.modes).plans]
-        if self.against is not None and self.against not in rows:
-            raise UsageError(f"--against {self.against}: there will be no such row", f"rows: {'; '.join(rows)}")
+                rows += [f"{system.name} {label}" for label in select(recipe, modes).plans]
+        if against is not None and against not in rows:
+            raise UsageError(f"--against {against}: there will be no such row", f"rows: {'; '.join(rows)}")
 
     def _check(self, name: str, recipe: Recipe) -> None:
         """Raises UsageError where a system cannot have the budget or the average."""
@@ -125,13 +114,12 @@ class Comparison:
 
         Raises:
             UsageError: the folder holds something else, or trainings that cannot become what is asked for now.
-            DataError: the folder cannot be written, or the data has nothing to decode.
+            DataError: the folder cannot be written, or there is no data to train with or nothing to decode.
             Stopped: a signal came; the same command continues.
         """
         load_before = machine.load_average()
         count = len(self.entries)
-        budget = compare_table.budget(self.settings)
-        console.say(f"comparing {count} system{'s' * (count != 1)} in {self.folder}: {budget}")
+        console.say(f"comparing {count} system{'s' * (count != 1)} in {self.folder}: {budget(self.settings)}")
         self._must_be_ours()
         self._must_have_split()
         if not self.force:
@@ -144,12 +132,13 @@ class Comparison:
             return None
         torch.set_num_threads(self.threads or torch.get_num_threads())
         keep_freed_memory()
+        self._prepare()
         self._make_folder()
         device = self._train_and_decode()
         results = self._results(device, load_before)
-        table = compare_table.table(results)
-        compare_table.write(self.folder, results, table)
-        return table, sum(len(entry.failed) for entry in self.entries)
+        text = table(results)
+        write(self.folder, results, text)
+        return text, sum(len(entry.failed) for entry in self.entries)
 
     def _must_be_ours(self) -> None:
         """Raises UsageError where the folder holds something other than an earlier call of this comparison."""
@@ -162,9 +151,11 @@ class Comparison:
             )
 
     def _must_have_split(self) -> None:
-        """Raises DataError where the prepared data, if it is there, has nothing to decode."""
+        """Raises DataError where the prepared data has nothing to decode, or should be there and is not."""
         folder = self.prepared or runs.prepared_dir(self.recipe)
         manifest = folder / "manifest.json"
+        if self.prepared and not manifest.is_file():
+            raise DataError(f"there is no prepared data in {folder}", "see `janus preprocess`, or leave out --prepared")
         if manifest.is_file() and f"{SPLIT}.source.txt" not in read_json(manifest).get("files", {}):
             raise DataError(
                 f"{folder} has no {SPLIT} split, which a comparison decodes", "add it, and `janus preprocess`"
@@ -192,6 +183,19 @@ class Comparison:
                 f"not all would begin with the same weights: {said}", "the same --from, another --out, or --force"
             )
 
+    def _prepare(self) -> None:
+        """Prepares the data where it is not there yet; raises what is wrong with it where it suits no system."""
+        problems = []
+        for entry in self.entries:
+            try:
+                prepare_data(**self._options(entry, self.force))
+                break
+            except JanusError as problem:  # of this system: its training says it
+                problems.append(problem)
+        else:
+            raise problems[0]
+        self._must_have_split()
+
     def _make_folder(self) -> None:
         """Makes the folder, or keeps what an earlier call left; with --force without what these entries wrote."""
         mark = self.folder / "comparison.json"
@@ -209,59 +213,49 @@ class Comparison:
 
     def _train_and_decode(self) -> torch.device:
         """Every entry; with --jobs several in processes first, and the rest, or what failed there, here."""
-        threads = torch.get_num_threads()
-        for entry in self.entries:
-            with suppress(JanusError):  # its training says it
-                prepare_data(**self._options(entry))
-                break
-        self._must_have_split()
-        device = choose_device(self.device)
+        threads, device = torch.get_num_threads(), choose_device(self.device)
         replaced: set[str] = set()
         if self.jobs > 1:
             at_once = min(self.jobs, len(self.entries))
             self.threads = self.threads or max(1, machine.usable_cores() // at_once)
-            failed = run_jobs([self._job(entry) for entry in self.entries], at_once)
+            failed = run_jobs(
+                [
+                    Job(entry.name, entry.run, partial(self._in_process, entry), self.steps, self.force)
+                    for entry in self.entries
+                ],
+                at_once,
+            )
             replaced = {entry.name for entry in self.entries} - failed
         for number, entry in enumerate(self.entries, 1):
             console.say(f"\n[{number} of {len(self.entries)}] {entry.name}")
-            entry.train(self._options(entry, force=self.force and entry.name not in replaced), self.average)
+            entry.train(self._options(entry, self.force and entry.name not in replaced), self.average)
             torch.set_num_threads(threads)
             if entry.training is not None:
                 entry.decode(self.modes, self.folder / "outputs", device)
         return device
 
-    def _options(self, entry: Entry, force: bool | None = None) -> dict[str, Any]:
-        """The keywords of `train` for an entry; a run that is there is resumed, with a budget that may grow."""
-        force = self.force if force is None else force
-        there = entry.run.recipe.exists() and not force
-        changes = [*self.changes, *entry.system.changes, f"training.updates={self.steps or UNBOUNDED}"]
-        changes.append(f"training.minutes={float(self.minutes or 0)}")
-        return {
-            "recipe": self.base, "objective": entry.system.objective, "run": entry.run.path, "prepared": self.prepared,
-            "data_dir": self.data_dir, "resume": there, "start": None if there else self.start,
-            "changes": tuple(changes), "device": self.device, "seed": entry.seed, "threads": self.threads,
-            "force": force and not there,
-            "allow_change": ("training.updates", "training.minutes") if there else (),
-        }  # fmt: skip
+    def _options(self, entry: Entry, force: bool) -> dict[str, Any]:
+        """The keywords of `train` for an entry; the budget of a run that is there may grow."""
+        budget = (f"training.updates={self.steps or UNBOUNDED}", f"training.minutes={float(self.minutes or 0)}")
+        return entry.options(
+            recipe=self.base, changes=(*self.changes, *budget), prepared=self.prepared, data_dir=self.data_dir,
+            start=self.start, allow_change=BUDGET, device=self.device, threads=self.threads, force=force,
+        )  # fmt: skip
 
-    def _job(self, entry: Entry) -> Job:
-        options = self._options(entry)
-        return Job(entry.name, entry.run, partial(self._in_process, entry, options), self.steps, options["force"])
-
-    def _in_process(self, entry: Entry, options: Mapping[str, Any]) -> None:
+    def _in_process(self, entry: Entry) -> None:
         """What one of several processes does; the caller, who reads its outputs, says what failed in decoding."""
-        entry.train(options, self.average)
+        entry.train(self._options(entry, self.force), self.average)
         if entry.training is None:
             raise JanusError(entry.failed["training"])
-        with suppress(JanusError):
-            entry.decode(self.modes, self.folder / "outputs", choose_device(self.device))
+        entry.decode(self.modes, self.folder / "outputs", choose_device(self.device))
 
     def _results(self, device: torch.device, load_before: float | None) -> dict[str, Any]:
         """Everything that was found, as plain values."""
         decoded = [entry for entry in self.entries if entry.outputs]
         lines, references = sentences(decoded[0].run, decoded[0].recipe, SPLIT) if decoded else ([], None)
         speeds = _speeds(decoded, lines, device) if self.speed and decoded else {}
-        results: dict[str, Any] = {
+        rows, base = scored(decoded, references, self.against)
+        return {
             "format": 1, "janus": __version__, "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "recipe": self.base, "name": self.recipe.name, "changes": list(self.changes),
             "settings": self.settings, "split": SPLIT, "sentences": len(lines),
@@ -274,11 +268,8 @@ class Comparison:
                  "failed": entry.failed}
                 for entry in self.entries
             ],
+            "rows": [{**row, "speed": speeds.get(f"{row['system']} {row['label']}")} for row in rows], "against": base,
         }  # fmt: skip
-        results["rows"], results["against"] = compare_table.scored(decoded, references, self.against)
-        for row in results["rows"]:
-            row["speed"] = speeds.get(f"{row['system']} {row['label']}")
-        return results
 
 
 def _speeds(decoded: Sequence[Entry], lines: Sequence[str], device: torch.device) -> dict[str, dict[str, Any]]:
@@ -294,12 +285,137 @@ def _speeds(decoded: Sequence[Entry], lines: Sequence[str], device: torch.device
     work = Work(texts[:SENTENCES], texts[:SINGLES], (batch,), REPEATS, WARMUP)
     with console.progress("timing", work.translations(len(rows))) as bar:
         measure(rows, work, bar.advance)
-    speeds = {}
-    for row in rows:
-        timings = row.timings(len(work.lines))
-        speeds[row.label] = {
-            "p50": timings["latency"]["p50"],
-            "sentences_per_second": timings["throughput"]["sentences_per_second"],
-            "batch": row.batch,
+    timings = {row.label: row.timings(len(work.lines)) for row in rows}
+    return {
+        label: {
+            "p50": each["latency"]["p50"], "sentences_per_second": each["throughput"]["sentences_per_second"],
+            "batch": batch,
         }
-    return speeds
+        for label, each in timings.items()
+    }  # fmt: skip
+
+
+def scored(
+    entries: Sequence[Entry], references: Sequence[str] | None, against: str | None
+) -> tuple[list[dict[str, Any]], str | None]:
+    """A row for each system and mode, over its seeds, and the name of the row that the others are compared with.
+
+    against: "SYSTEM MODE"; by default, or where that row failed, the AR baseline or the first row.
+    """
+    outputs: dict[tuple[str, str], dict[int, Output]] = {}
+    for entry in entries:
+        for label, output in entry.outputs.items():
+            outputs.setdefault((entry.system.name, label), {})[entry.seed] = output
+    scores = {
+        " ".join(name): {seed: score(output.texts, [references], METRICS) for seed, output in seeds.items()}
+        if references is not None else {}
+        for name, seeds in outputs.items()
+    }  # fmt: skip
+    base = next((name for name in (against, *BASELINES, *scores) if name in scores), None)
+    rows = []
+    for (system, label), seeds in outputs.items():
+        name = f"{system} {label}"
+        values: dict[str, Any] = {}
+        for seed, metrics in scores[name].items():
+            for metric in metrics:
+                values.setdefault(metric.name, {"signature": metric.signature, "values": {}})
+                values[metric.name]["values"][str(seed)] = metric.value
+        rows.append({
+            "system": system, "label": label, "seeds": list(seeds),
+            "passes": fmean(output.passes for output in seeds.values()), "scores": values,
+            "comparison": None if base is None or name == base else _compared(scores[name], scores[base]),
+        })  # fmt: skip
+    return rows, base
+
+
+def _compared(ours: Mapping[int, Sequence[Score]], base: Mapping[int, Sequence[Score]]) -> dict[str, Any] | None:
+    """The first metric, seed by seed, where both have the seed: differences, and the largest p."""
+    seeds = {
+        seed: bootstrap.compare(metrics[:1], base[seed][:1], bootstrap.SAMPLES, bootstrap.SEED)[0]
+        for seed, metrics in ours.items()
+        if seed in base
+    }
+    if not seeds:
+        return None
+    return {
+        "difference": fmean(each.difference for each in seeds.values()),
+        "p": max(each.p for each in seeds.values()),
+        "seeds": {str(seed): asdict(each) for seed, each in seeds.items()},
+    }
+
+
+def budget(settings: Mapping[str, Any]) -> str:
+    """The equal condition, in words."""
+    if settings["minutes"]:
+        return f"{settings['minutes']:g} minutes of updates each"
+    return f"{settings['steps']:,} updates each"
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """The conditions, the trainings, the rows, and what must stand beside them; valid Markdown."""
+    settings = results["settings"]
+    trainings = ["system", "seed", "updates", "epochs", "minutes in updates", "ms an update", "parameters"]
+    rows = ["system", "decoding", "BLEU", "chrF", "difference", "p", "passes", "one by one, ms", "sentences/s"]
+    words = {
+        "budget": budget(settings), "samples": bootstrap.SAMPLES,
+        "signatures": {each["signature"]: name for row in results["rows"] for name, each in row["scores"].items()},
+        "tables": [
+            markdown(trainings, [_training_cells(entry) for entry in results["systems"]]),
+            markdown(rows, [_row_cells(row) for row in results["rows"]]),
+        ],
+    }  # fmt: skip
+
+    def had_budget(training: Mapping[str, Any]) -> bool:
+        """An earlier call may have given it more, and patience may have ended it."""
+        if settings["minutes"]:  # which one update more may exceed
+            return bool(0.9 < training["seconds"] / (60 * settings["minutes"]) < 1.5)
+        return bool(training["updates"] == settings["steps"])
+
+    return render("compare.md", {**results, **words}, had_budget=had_budget)
+
+
+def _training_cells(entry: Mapping[str, Any]) -> list[str]:
+    training, name = entry["training"], [entry["system"], str(entry["seed"])]
+    if training is None:
+        return [*name, *["failed"] * 5]
+    return [
+        *name, f"{training['updates']:,}", str(training["epochs"]), f"{training['seconds'] / 60:.1f}",
+        f"{1000 * training['seconds'] / max(1, training['updates']):.0f}", cell(training["parameters"], ","),
+    ]  # fmt: skip
+
+
+def _row_cells(row: Mapping[str, Any]) -> list[str]:
+    speed, compared = row["speed"], row["comparison"]
+    return [
+        row["system"],
+        row["label"],
+        *(_mean(row["scores"].get(metric)) for metric in METRICS),
+        cell(compared and compared["difference"], "+.2f"),
+        cell(compared and compared["p"], ".3f"),
+        f"{row['passes']:.1f}",
+        cell(speed and 1000 * speed["p50"]["median"], ".1f"),
+        cell(speed and speed["sentences_per_second"]["median"], ",.0f"),
+    ]
+
+
+def _mean(metric: Mapping[str, Any] | None) -> str:
+    """The mean over seeds, with its range where there are several."""
+    if metric is None:
+        return "–"
+    values = list(metric["values"].values())
+    mean = f"{fmean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.1f}–{max(values):.1f})"
+
+
+def write(folder: Path, results: Mapping[str, Any], text: str) -> None:
+    """comparison.json, comparison.md and, with matplotlib, comparison.svg."""
+    write_atomically(folder / "comparison.md", f"{text}\n".encode())
+    written = ["comparison.md", "comparison.json"]
+    try:
+        plot = bleu_against_passes(results, f"{results['recipe']}: {budget(results['settings'])}")
+        write_atomically(folder / "comparison.svg", plot)
+        written.append("comparison.svg")
+    except UsageError as problem:
+        console.say(f"no plot: {problem.message}; {problem.hint}")
+    write_atomically(folder / "comparison.json", json_file(results))
+    console.say(f"kept as {', '.join(str(folder / name) for name in written)}")

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -22,7 +21,7 @@ from janus_cli.decoding.translate import Translator
 from janus_cli.errors import CheckpointError, DataError
 from janus_cli.lab import machine
 from janus_cli.lab.entries import SPLIT, Entry, decode
-from janus_cli.lab.jobs import Job, run_jobs
+from janus_cli.lab.processes import Job, run_jobs
 from janus_cli.lab.rows import select, sentences
 from janus_cli.lab.systems import System
 from janus_cli.runs import Run
@@ -44,29 +43,29 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
     """
     started, decoding_threads = time.monotonic(), threads or torch.get_num_threads()
     recipe = recipe_load.load("demo", changes)
-    shared = {"recipe": "demo", "changes": tuple(changes), "seed": seed, "threads": threads or 1, "device": "cpu"}
-    entries = [
-        Entry(System(title, objective), recipe.seed, Run(runs.RUNS / f"demo-{objective}"))
+    here = entries = [
+        Entry(System(title, objective), recipe.seed if seed is None else seed, Run(runs.RUNS / f"demo-{objective}"))
         for objective, title in SYSTEMS.items()
     ]
+    options = partial(
+        Entry.options, recipe="demo", changes=changes, threads=threads or 1, device="cpu", force=force
+    )  # fmt: skip
     at_once = min(machine.usable_cores() // (threads or 1), len(entries))
-    here = {entry.system.name for entry in entries}
     if at_once > 1:
-        works = []
+        jobs = []
         for entry in entries:  # the data is made, and mistakes are found, before any of them trains
-            options = _options(entry, shared, force)
+            name, work = entry.system.objective, partial(train, **options(entry))
             with _explained():
-                prepare_data(**options)
-                train(**options, dry_run=True)
-            work = partial(train, **options)
-            works.append(Job(entry.system.objective, entry.run, work, recipe.training.updates, force))
+                prepare_data(**options(entry))
+                work(dry_run=True)
+            jobs.append(Job(name, entry.run, work, recipe.training.updates, force))
         console.say(f"training {', '.join(SYSTEMS.values())}, {at_once} at a time")
-        here = {SYSTEMS[name] for name in run_jobs(works[::-1], at_once)}  # the longest training first
-    for number, entry in enumerate(entries, 1):
-        if entry.system.name in here:
-            console.say(f"\n[{number} of {len(entries)}] {entry.system.name}")
-            with _explained():
-                train(**_options(entry, shared, force))  # a process may have begun it and died
+        failed = run_jobs(jobs[::-1], at_once)  # the longest training first
+        here = [entry for entry in entries if entry.system.objective in failed]
+    for number, entry in enumerate(here, 1):
+        console.say(f"\n[{number} of {len(here)}] {entry.system.name}")
+        with _explained():
+            train(**options(entry))
     torch.set_num_threads(decoding_threads)
     cells = [row for entry in entries for row in _rows(entry)]
     console.say("")
@@ -78,12 +77,6 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
     console.say(
         f"\n{console.duration(time.monotonic() - started)} in all. Next: janus decode --mode nar --iters 4; janus score"
     )
-
-
-def _options(entry: Entry, shared: dict[str, Any], force: bool) -> dict[str, Any]:
-    """The keywords of `train`; a run that exists already is resumed."""
-    resume = entry.run.recipe.exists() and not force
-    return {**shared, "objective": entry.system.objective, "run": entry.run.path, "resume": resume, "force": force}
 
 
 @contextmanager

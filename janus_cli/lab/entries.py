@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -25,14 +27,12 @@ from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 from janus_cli.training.average import average_checkpoints
-from janus_cli.training.checkpoint import STATE
 from janus_cli.training.run import train
 
 SPLIT = "test"
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """What one mode wrote for the split. passes: decoder passes a sentence."""
 
     texts: list[str]
@@ -43,8 +43,8 @@ class Output:
 class Entry:
     """A system with a seed, where its run is, and what became of it.
 
-    training: updates, epochs, seconds in updates, size, the share of their weights that terms with a warm-up came to,
-    checkpoints in the mean; None where it failed. outputs: by label of the mode. failed: what went wrong, and why.
+    training: as comparison.json has it; None where it failed. outputs: by label of the mode. failed: what went wrong,
+    and why.
     """
 
     system: System
@@ -71,6 +71,18 @@ class Entry:
         """That of the checkpoint."""
         return own_recipe(self.checkpoint, ())
 
+    def options(
+        self, *, changes: Sequence[str], force: bool, start: Path | None = None, allow_change: Sequence[str] = (),
+        **shared: Any,
+    ) -> dict[str, Any]:  # fmt: skip
+        """The keywords of `train`; a run that is there is resumed, unless `force` replaces it."""
+        resume = self.run.recipe.exists() and not force
+        return {
+            **shared, "objective": self.system.objective, "changes": (*changes, *self.system.changes),
+            "run": self.run.path, "seed": self.seed, "force": force, "resume": resume,
+            "start": None if resume else start, "allow_change": allow_change if resume else (),
+        }  # fmt: skip
+
     def load(self, device: torch.device) -> tuple[Generator, Tokenizers]:
         """The checkpoint's model and tokenizers."""
         model, tokenizers = read_model(self.run, self.checkpoint, device, self.recipe.decoding.precision)
@@ -80,8 +92,19 @@ class Entry:
         """How the output of this label was decoded."""
         return select(self.recipe, (label,)).plans[label]
 
+    @contextmanager
+    def noted(self, what: str) -> Iterator[None]:
+        """Notes in `failed` that `what` failed inside, and why; a signal ends everything."""
+        try:
+            yield
+        except Stopped:
+            raise
+        except JanusError as problem:
+            console.error(f"{self.name} {what}: {problem.message}", problem.hint)
+            self.failed[what] = problem.message
+
     def train(self, options: Mapping[str, Any], average: int) -> None:
-        """Trains it, or continues its training, and finds the checkpoint to decode; a failure is noted in `failed`.
+        """Trains it, or continues its training, and finds the checkpoint to decode.
 
         options: the keywords of `train`. average: decode the mean of so many last checkpoints, or of as many as a short
         training has; 0: the last one.
@@ -89,59 +112,44 @@ class Entry:
         Raises:
             Stopped: a signal ended the training; it was saved.
         """
-        try:
+        with self.noted("training"):
             train(**options)
             self.checkpoint = self.checkpoint.resolve()
             if average:
                 last = min(average, len(list(checkpoint.steps(self.run.checkpoints))))
                 self.checkpoint, _ = average_checkpoints(self.run, last=last, best=None, force=True)
-        except Stopped:
-            raise
-        except JanusError as problem:
-            console.error(f"{self.name}: {problem.message}", problem.hint)
-            self.failed["training"] = problem.message
-            return
-        state = read_json(self.checkpoint / STATE)
-        starts = [line for line in self.run.log.read_bytes().split(b"\n") if line.startswith(b'{"kind": "start"')]
-        self.training = {
-            "risen": OBJECTIVES[self.recipe.objective.name].risen(self.recipe.objective, max(0, state["step"] - 1)),
-            "averaged": len(state.get("averaged", ())),
-            "updates": state["step"], "epochs": state["epoch"], "seconds": round(state.get("seconds", 0.0), 1),
-            "parameters": json.loads(starts[-1])["parameters"] if starts else None,
-            "precision": state.get("precision"), "checkpoint": self.checkpoint.name,
-        }  # fmt: skip
+            state, knobs = read_json(self.checkpoint / checkpoint.STATE), self.recipe.objective
+            starts = [line for line in self.run.log.read_bytes().split(b"\n") if line.startswith(b'{"kind": "start"')]
+            self.training = {
+                "risen": OBJECTIVES[knobs.name].risen(knobs, max(0, state["step"] - 1)),
+                "averaged": len(state.get("averaged", ())),
+                "updates": state["step"], "epochs": state["epoch"], "seconds": round(state.get("seconds", 0.0), 1),
+                "parameters": json.loads(starts[-1])["parameters"] if starts else None,
+                "precision": state.get("precision"), "checkpoint": self.checkpoint.name,
+            }  # fmt: skip
 
     def decode(self, modes: Sequence[str], folder: Path, device: torch.device) -> None:
-        """Decodes the split in each of these modes (see `rows.select`) that the run has; fills `outputs` or `failed`.
+        """Decodes the split in each of these modes (see `rows.select`) that the run has.
 
         Texts are kept in `folder`, with what wrote them: the same weights do not decode the same text twice.
         """
-        try:
-            plans = select(self.recipe, modes).plans
+        plans: Mapping[str, Plan] = {}
+        with self.noted("decoding"):
             lines, _ = sentences(self.run, self.recipe, SPLIT)
-        except JanusError as problem:
-            self.failed["decoding"] = problem.message
-            return
-        text, weights = hashlib.sha256("\n".join(lines).encode()).hexdigest(), checkpoint.fingerprint(self.checkpoint)
-        model: tuple[Generator, Tokenizers] | None = None
+            text, weights = hashlib.sha256("\n".join(lines).encode()), checkpoint.fingerprint(self.checkpoint)
+            plans = select(self.recipe, modes).plans
+        load = cache(self.load)
         for label, plan in plans.items():
-            text_file, about = (folder / f"{self.name}.{label}.{suffix}" for suffix in ("txt", "json"))
-            made_by = {"sha256": weights, "text": text, "mode": plan.mode, "options": plan.used}
-            output = _kept(text_file, about, made_by)
-            if output is None:
-                try:
-                    model = model or self.load(device)
-                    texts, timing = decode(*model, plan, lines, f"{self.name} {label}")
-                except Stopped:
-                    raise
-                except JanusError as problem:
-                    console.error(f"{self.name} {label}: {problem.message}", problem.hint)
-                    self.failed[label] = problem.message
-                    continue
-                output = Output(texts, timing.passes / max(1, timing.sentences))
-                write_atomically(text_file, "".join(f"{line}\n" for line in texts).encode())
-                write_atomically(about, json.dumps({**made_by, "passes": output.passes}).encode())
-            self.outputs[label] = output
+            file, about = (folder / f"{self.name}.{label}.{suffix}" for suffix in ("txt", "json"))
+            made_by = {"sha256": weights, "text": text.hexdigest(), "mode": plan.mode, "options": plan.used}
+            with self.noted(label):
+                before = read_json(about) if about.is_file() and file.is_file() else {}
+                if before != before | made_by:
+                    texts, timing = decode(*load(device), plan, lines, f"{self.name} {label}")
+                    before = {**made_by, "passes": timing.passes / max(1, timing.sentences)}
+                    write_atomically(file, "".join(f"{line}\n" for line in texts).encode())
+                    write_atomically(about, json.dumps(before).encode())
+                self.outputs[label] = Output(file.read_bytes().decode().split("\n")[:-1], before["passes"])
 
 
 def decode(
@@ -151,15 +159,5 @@ def decode(
     translator = Translator(generator, tokenizers, plan)
     with console.progress(name, len(lines)) as bar:
         translator.advance = bar.advance
-        texts = [result.texts[0] for window in translator.windows(lines) for result in window]
+        texts = [result.text for window in translator.windows(lines) for result in window]
     return texts, translator.timing
-
-
-def _kept(text: Path, about: Path, made_by: Mapping[str, Any]) -> Output | None:
-    """What an earlier call wrote, if the same weights, text and options made it."""
-    if not (text.is_file() and about.is_file()):
-        return None
-    before = read_json(about)
-    if any(before.get(key) != value for key, value in made_by.items()):
-        return None
-    return Output(text.read_bytes().decode().split("\n")[:-1], float(before["passes"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -16,13 +16,13 @@ Entry = dict[str, Any]
 Curve = list[tuple[int, float]]  # update, value
 
 
-@dataclass(frozen=True)
+@dataclass
 class Logbook:
     """entries: those in force, in order. damaged: lines that lost something. redone: entries undone by a resume."""
 
-    entries: list[Entry]
-    damaged: int
-    redone: int
+    entries: list[Entry] = field(default_factory=list)
+    damaged: int = 0
+    redone: int = 0
 
     def of(self, *kinds: str) -> list[Entry]:
         return [entry for entry in self.entries if entry["kind"] in kinds]
@@ -76,19 +76,18 @@ def read(path: Path) -> Logbook:
         raise DataError(f"{path} does not exist", "it is written by `janus train`") from None
     except OSError as problem:
         raise DataError(f"{path} cannot be read: {problem.strerror}") from None
-    entries: list[Entry] = []
-    damaged = redone = 0
+    book = Logbook()
     for line in filter(bytes.strip, lines):
         entry, intact = _entry(line)
-        damaged += not intact
+        book.damaged += not intact
         if entry is None:
             continue
         if entry["kind"] in BEGINS:
-            lasting = [old for old in entries if old["step"] <= entry["step"] or old["kind"] in BEGINS]
-            redone += len(entries) - len(lasting)
-            entries = lasting
-        entries.append(entry)
-    return Logbook(entries, damaged, redone)
+            lasting = [old for old in book.entries if old["step"] <= entry["step"] or old["kind"] in BEGINS]
+            book.redone += len(book.entries) - len(lasting)
+            book.entries = lasting
+        book.entries.append(entry)
+    return book
 
 
 def _entry(line: bytes) -> tuple[Entry | None, bool]:

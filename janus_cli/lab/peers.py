@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,7 +21,7 @@ from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.errors import UsageError, require
 from janus_cli.export import ctranslate2
 from janus_cli.export.source import Source
-from janus_cli.lab.timing import Decoded, Row
+from janus_cli.lab.rows import Decoded, Row
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.training.checkpoint import build_model
@@ -84,14 +83,14 @@ def labels(peer: Peer, device: torch.device) -> list[str]:
 
 
 def row(setting: Setting, label: str) -> Row:
-    """The row of this label. Its model loads when first used."""
-    kind, beam = label.split(".")[-2], int(label.rpartition("beam")[2])
-    options: dict[str, Any] = {"beam": beam}
+    """The row of this label, its model loaded."""
+    *_, kind, beam = label.split(".")
+    options: dict[str, Any] = {"beam": int(beam.removeprefix("beam"))}
     if setting.peer == "transformers":
-        search = _generate(cache(partial(_marian, setting)), setting, beam)
+        search = _transformers(setting, **options)
     else:
-        search = _translate_batch(cache(partial(_ctranslate2, setting, kind)), setting, beam)
         options |= {"compute_type": kind, "threads": torch.get_num_threads()}
+        search = _ctranslate2(setting, **options)
     source, target, trained = setting.tokenizers.source, setting.tokenizers.target, setting.own_weights
 
     def translate(lines: Sequence[str], batch: int) -> Decoded:
@@ -112,7 +111,7 @@ def row(setting: Setting, label: str) -> Row:
 def marian(recipe: Recipe, source_vocabulary: int, target_vocabulary: int) -> Any:
     """A Marian model of the recipe's shape and dropout with random weights: nothing is downloaded.
 
-    Its norms come after the sums and its positions are sinusoids, whatever the recipe says: it has nothing else.
+    It has post-norm and sinusoidal positions and nothing else, whatever the recipe says.
     """
     transformers, knobs = require("transformers", "peers"), recipe.model
     config = transformers.MarianConfig(
@@ -130,47 +129,42 @@ def marian(recipe: Recipe, source_vocabulary: int, target_vocabulary: int) -> An
     return transformers.MarianMTModel(config)
 
 
-def _marian(setting: Setting) -> Any:
-    tokenizers, low = setting.tokenizers, setting.recipe.decoding.precision == "bf16"
-    model = marian(setting.recipe, tokenizers.source.size, tokenizers.target.size).to(setting.device).eval()
-    return model.bfloat16() if low and setting.device.type == "cuda" else model  # on a CPU float32 is the faster one
+def _transformers(setting: Setting, beam: int) -> Search:
+    tokenizers, decoding, device = setting.tokenizers, setting.recipe.decoding, setting.device
+    model = marian(setting.recipe, tokenizers.source.size, tokenizers.target.size).to(device).eval()
+    if decoding.precision == "bf16" and device.type == "cuda":  # on a CPU float32 is the faster one
+        model = model.bfloat16()
 
-
-def _generate(model: Callable[[], Any], setting: Setting, beam: int) -> Search:
     def search(ids: Ids, forced: int) -> Ids:
-        source = pad([[*row, EOS] for row in ids]).to(setting.device)
+        source = pad([[*row, EOS] for row in ids]).to(device)
         with torch.inference_mode():
-            found = model().generate(
+            found = model.generate(
                 input_ids=source, attention_mask=(source != PAD).long(), num_beams=beam, do_sample=False,
-                min_new_tokens=forced, max_new_tokens=forced, length_penalty=setting.recipe.decoding.length_penalty,
+                min_new_tokens=forced, max_new_tokens=forced, length_penalty=decoding.length_penalty,
             )  # fmt: skip
         return [[token for token in row if token not in (PAD, BOS, EOS, MASK)] for row in found.tolist()]
 
     return search
 
 
-def _ctranslate2(setting: Setting, kind: str) -> Any:
-    device = setting.device
-    return require("ctranslate2", "peers").Translator(
-        str(setting.folder), device=device.type, device_index=device.index or 0, compute_type=kind, inter_threads=1,
-        intra_threads=torch.get_num_threads(),
+def _ctranslate2(setting: Setting, beam: int, compute_type: str, threads: int) -> Search:
+    device, tokenizers = setting.device, setting.tokenizers
+    translator = require("ctranslate2", "peers").Translator(
+        str(setting.folder), device=device.type, device_index=device.index or 0, compute_type=compute_type,
+        inter_threads=1, intra_threads=threads,
     )  # fmt: skip
-
-
-def _translate_batch(translator: Callable[[], Any], setting: Setting, beam: int) -> Search:
-    source = ctranslate2.unique_names(setting.tokenizers.source)
-    number = {name: index for index, name in enumerate(ctranslate2.unique_names(setting.tokenizers.target))}
+    source = ctranslate2.unique_names(tokenizers.source)
+    number = {name: index for index, name in enumerate(ctranslate2.unique_names(tokenizers.target))}
 
     def search(ids: Ids, forced: int) -> Ids:
         most = [forced] * len(ids) if forced else setting.most(ids)
-        found = translator().translate_batch(
+        found = translator.translate_batch(
             [[source[token] for token in row] for row in ids], beam_size=beam, max_input_length=0,
             length_penalty=setting.recipe.decoding.length_penalty, min_decoding_length=forced,
             max_decoding_length=max(most),
         )  # fmt: skip
-        return [
-            [number[name] for name in result.hypotheses[0][:limit]] for result, limit in zip(found, most, strict=True)
-        ]
+        texts = [result.hypotheses[0][:limit] for result, limit in zip(found, most, strict=True)]
+        return [[number[name] for name in text] for text in texts]
 
     return search
 

@@ -10,10 +10,10 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
 
@@ -57,35 +57,32 @@ class Look:
 
 
 Line = tuple[Look, Curve]
+Drawn = ParamSpec("Drawn")
 
 
-class Plot:
-    """A plot inside a page. `with Plot("update", "nats") as plot: plot.axes.plot(…)`; then plot.svg, an element."""
+def in_a_page(
+    across: str, up: str = "", size: tuple[float, float] = SMALL
+) -> Callable[[Callable[Concatenate[Any, Drawn], None]], Callable[Drawn, str]]:
+    """Turns a function that draws on the axes that it is given into one that returns an SVG element.
 
-    def __init__(self, across: str, up: str, size: tuple[float, float] = SMALL) -> None:
-        self.svg = ""
-        self._settings = require("matplotlib", "report").rc_context(IN_A_PAGE)
-        self._labels, self._size = {"xlabel": across, "ylabel": up}, size
+    across, up: what stands along the axes.
+    """
 
-    def __enter__(self) -> Plot:
-        self._settings.__enter__()
-        self.figure = require("matplotlib.figure", "report").Figure(figsize=self._size, layout="constrained")
-        self.axes: Any = self.figure.subplots()
-        self.axes.set(**self._labels)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-            svg = _saved(self.figure, transparent=True, metadata=nothing).decode()
+    def decorate(draw: Callable[Concatenate[Any, Drawn], None]) -> Callable[Drawn, str]:
+        def drawn(*arguments: Drawn.args, **options: Drawn.kwargs) -> str:
+            with require("matplotlib", "report").rc_context(IN_A_PAGE):
+                figure = require("matplotlib.figure", "report").Figure(figsize=size, layout="constrained")
+                axes = figure.subplots()
+                axes.set(xlabel=across, ylabel=up)
+                draw(axes, *arguments, **options)
+                nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+                svg = _saved(figure, transparent=True, metadata=nothing).decode()
             # Neither the head of a file nor styles, which would hold for the whole page.
-            self.svg = re.sub(r"<style[^>]*>.*?</style>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-        self._settings.__exit__(kind, *_)
+            return re.sub(r"<style[^>]*>.*?</style>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
 
-    def count_along(self, axis: Any) -> None:
-        """Whole numbers with commas, few of them."""
-        axis.set_major_formatter("{x:,.0f}")
-        axis.set_major_locator(require("matplotlib.ticker", "report").MaxNLocator(5, integer=True))
+        return drawn
+
+    return decorate
 
 
 def _saved(figure: Any, **options: Any) -> bytes:
@@ -94,25 +91,30 @@ def _saved(figure: Any, **options: Any) -> bytes:
     return file.getvalue()
 
 
+def _counted(axis: Any) -> None:
+    """Whole numbers with commas along an axis, few of them."""
+    axis.set_major_formatter("{x:,.0f}")
+    axis.set_major_locator(require("matplotlib.ticker", "report").MaxNLocator(5, integer=True))
+
+
+@in_a_page("update")
 def curves(
-    lines: Sequence[Line], marked: Sequence[Line], up: str, *, falling: bool = False, from_zero: bool = False
-) -> str:
+    axes: Any, lines: Sequence[Line], marked: Sequence[Line], up: str, *, falling: bool = False, from_zero: bool = False
+) -> None:
     """Values over updates: `lines` thin, `marked` with dots. falling: the first updates may lie above the frame.
 
     from_zero: the frame begins at 0.
     """
-    with Plot("update", up) as plot:
-        for look, curve in lines:
-            dot = "." if len(curve) == 1 else None
-            plot.axes.plot(*_finite(curve), linewidth=1.0, marker=dot, alpha=0.7, **look.line)
-        for look, curve in marked:
-            plot.axes.plot(*_finite(curve), linewidth=1.5, marker="o", markersize=3.0, **look.line)
-        if falling:
-            _cut_off_start(plot.axes, [curve for _, curve in (*lines, *marked)])
-        if from_zero:
-            plot.axes.set_ylim(bottom=0)
-        plot.count_along(plot.axes.xaxis)
-    return plot.svg
+    axes.set_ylabel(up)
+    for look, curve in lines:
+        axes.plot(*_finite(curve), linewidth=1.0, marker="." if len(curve) == 1 else None, alpha=0.7, **look.line)
+    for look, curve in marked:
+        axes.plot(*_finite(curve), linewidth=1.5, marker="o", markersize=3.0, **look.line)
+    if falling:
+        _cut_off_start(axes, [curve for _, curve in (*lines, *marked)])
+    if from_zero:
+        axes.set_ylim(bottom=0)
+    _counted(axes.xaxis)
 
 
 def _finite(curve: Curve) -> tuple[list[int], list[float]]:
@@ -132,52 +134,48 @@ def _cut_off_start(axes: Any, curves: Iterable[Curve]) -> None:
     axes.set_ylim(low - room, high + room)
 
 
-def reliability(rows: Sequence[tuple[Look, Sequence[tuple[float, float, float]]]]) -> str:
+@in_a_page("confidence", "accuracy", SQUARE)
+def reliability(axes: Any, rows: Sequence[tuple[Look, Sequence[tuple[float, float, float]]]]) -> None:
     """Accuracy over confidence, a point a bin, larger where there are more predictions; the diagonal is calibrated."""
-    with Plot("confidence", "accuracy", SQUARE) as plot:
-        plot.axes.plot([0, 1], [0, 1], color="0.6", linewidth=1.0, linestyle=":")
-        for look, points in rows:
-            confidence, accuracy, shares = zip(*points, strict=True)
-            plot.axes.plot(confidence, accuracy, linewidth=1.2, **look.line)
-            sizes = [8 + 250 * share for share in shares]
-            plot.axes.scatter(confidence, accuracy, sizes, look.colour, alpha=0.7, linewidths=0)
-        plot.axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    return plot.svg
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1.0, linestyle=":")
+    for look, points in rows:
+        confidence, accuracy, shares = zip(*points, strict=True)
+        axes.plot(confidence, accuracy, linewidth=1.2, **look.line)
+        sizes = [8 + 250 * share for share in shares]
+        axes.scatter(confidence, accuracy, sizes, look.colour, alpha=0.7, linewidths=0)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
 
 
-def length_histogram(source: Lengths, target: Lengths) -> str:
+@in_a_page("tokens", "pairs")
+def length_histogram(axes: Any, source: Lengths, target: Lengths) -> None:
     """How many pairs have how many tokens, without EOS."""
     longest = int(max(source.max(initial=0), target.max(initial=0)))
     width = max(1, math.ceil(longest / 60))
     edges = np.arange(0, longest + 2 * width, width)
-    with Plot("tokens", "pairs") as plot:
-        plot.axes.stairs(np.histogram(source, edges)[0], edges, color="0.75", fill=True)
-        plot.axes.stairs(np.histogram(target, edges)[0], edges, color="black", linewidth=1.2)
-        plot.count_along(plot.axes.yaxis)
-    return plot.svg
+    axes.stairs(np.histogram(source, edges)[0], edges, color="0.75", fill=True)
+    axes.stairs(np.histogram(target, edges)[0], edges, color="black", linewidth=1.2)
+    _counted(axes.yaxis)
 
 
-def length_errors(rows: Sequence[tuple[Look, Lengths]], most: int = 12) -> str:
+@in_a_page("tokens too short (-) or too long (+)", "share of sentences")
+def length_errors(axes: Any, rows: Sequence[tuple[Look, Lengths]], most: int = 12) -> None:
     """The share of sentences whose predicted length is so many tokens too long; the ends hold all beyond."""
     edges = np.arange(-most, most + 2) - 0.5
-    with Plot("tokens too short (-) or too long (+)", "share of sentences") as plot:
-        for look, errors in rows:
-            counts = np.histogram(errors.clip(-most, most), edges)[0]
-            plot.axes.stairs(counts / max(1, len(errors)), edges, linewidth=1.3, **look.line)
-        plot.axes.yaxis.set_major_formatter(require("matplotlib.ticker", "report").PercentFormatter(1.0, decimals=0))
-    return plot.svg
+    for look, errors in rows:
+        counts = np.histogram(errors.clip(-most, most), edges)[0]
+        axes.stairs(counts / max(1, len(errors)), edges, linewidth=1.3, **look.line)
+    axes.yaxis.set_major_formatter(require("matplotlib.ticker", "report").PercentFormatter(1.0, decimals=0))
 
 
-def length_pairs(look: Look, predicted: Lengths, real: Lengths) -> str:
+@in_a_page("real tokens", "predicted tokens", SQUARE)
+def length_pairs(axes: Any, look: Look, predicted: Lengths, real: Lengths) -> None:
     """Predicted over real length, larger where there are more sentences; the diagonal is right."""
     counts = sorted(Counter(zip(real.tolist(), predicted.tolist(), strict=True)).items())
     top = max((max(pair) for pair, _ in counts), default=1) + 1
-    with Plot("real tokens", "predicted tokens", SQUARE) as plot:
-        plot.axes.plot([0, top], [0, top], color="0.6", linewidth=1.0, linestyle=":")
-        across, up = [pair[0] for pair, _ in counts], [pair[1] for pair, _ in counts]
-        plot.axes.scatter(across, up, [5 * count for _, count in counts], look.colour, alpha=0.5, linewidths=0)
-        plot.axes.set(xlim=(0, top), ylim=(0, top))
-    return plot.svg
+    axes.plot([0, top], [0, top], color="0.6", linewidth=1.0, linestyle=":")
+    across, up = [pair[0] for pair, _ in counts], [pair[1] for pair, _ in counts]
+    axes.scatter(across, up, [5 * count for _, count in counts], look.colour, alpha=0.5, linewidths=0)
+    axes.set(xlim=(0, top), ylim=(0, top))
 
 
 def bleu_against_latency(bench: Mapping[str, Any]) -> bytes:

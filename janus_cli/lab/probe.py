@@ -1,20 +1,32 @@
-"""What a run's model does with sentences of the validation split: calibration, lengths, a few traced decodes."""
+"""What a run's model does with sentences of the validation split: calibration, lengths, a few traced decodes.
+
+Calibration is how sure a model is of its likeliest token, against how often that is right, on labelled slots. Every
+stream of an objective's plan is decoded on its own, teacher-forced; the slots that have a label predict it. So nothing
+here knows an objective, except for the stream of a correction, which the model has to complete first.
+
+    ECE = sum over bins b of  n_b / N  |accuracy_b - confidence_b|       (Guo et al., 2017)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from janus_cli.core.batch import Batch
 from janus_cli.core.generate import Generator
 from janus_cli.core.model import Transformer
+from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
+from janus_cli.core.objectives.correction import corrected
 from janus_cli.core.search.mask_predict import predicted_lengths
+from janus_cli.core.steps import at_once
 from janus_cli.data.batching import Lengths, load_batch
 from janus_cli.data.store import Store, store_files
 from janus_cli.data.tokenizer import Tokenizers
@@ -23,7 +35,6 @@ from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translate import Translator, read_model
 from janus_cli.errors import DataError
 from janus_cli.files import read_json
-from janus_cli.lab.calibration import Reliability, reliability
 from janus_cli.lab.rows import sentences
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run, prepared_file
@@ -34,6 +45,36 @@ TRACED = 3  # sentences decoded and shown
 BINS = 10  # of confidence, equal in width (Guo et al. 2017, figure 1)
 SEED = 1  # which sentences of the split
 COLUMNS = 110  # of a trace; narrower screens scroll
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Of the predictions of one distribution: their number, and means over them; nats: of -log p(label).
+
+    points: mean confidence, accuracy and share of the predictions, of every bin of confidence that has some.
+    """
+
+    tokens: int
+    accuracy: float
+    confidence: float
+    nats: float
+    ece: float
+    points: list[tuple[float, float, float]]
+
+    @classmethod
+    def of(cls, predictions: Tensor, bins: int) -> Reliability:
+        """predictions: (N, 3) float64, of each its confidence, 1 where right, -log p(label). bins: equally wide."""
+        confidence, right, nats = predictions.T
+        places, total = (confidence * bins).long().clamp(max=bins - 1), len(predictions)
+        counts, sure, hits = (
+            torch.bincount(places, each, bins).double() for each in (torch.ones_like(right), confidence, right)
+        )
+        table = zip(counts.tolist(), sure.tolist(), hits.tolist(), strict=True)
+        return cls(
+            total, float(right.mean()), float(confidence.mean()), float(nats.mean()),
+            float((hits - sure).abs().sum()) / total,
+            [(each / count, hit / count, count / total) for count, each, hit in table if count],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,29 +96,11 @@ class Probe:
     """
 
     checkpoint: str
-    step: int | None
+    step: Any
     sentences: tuple[int, int]
     reliability: dict[str, Reliability]
     lengths: tuple[Lengths, Lengths] | None
     traced: list[TracedSentence]
-
-
-def open_store(run: Run, recipe: Recipe, split: str) -> Store:
-    """A split of the data that a run was trained with.
-
-    Raises:
-        DataError: it is gone or was changed.
-    """
-    manifest = read_json(run.manifest)
-    if f"{split}.arrow" in manifest.get("files", {}):
-        raise DataError(
-            f"{run.path} was started by an earlier version of janus, whose data cannot be read",
-            "prepare the text again, and start the run again",
-        )
-    paths = [prepared_file(run, recipe, name) for name in store_files(split)]
-    if paths[0] is None:
-        raise DataError(f"the data of {run.path} has no {split} split")
-    return Store.open(paths[0].parent, split)
 
 
 def probe(count: int, device: torch.device, run: Run, folder: Path) -> Probe:
@@ -91,17 +114,28 @@ def probe(count: int, device: torch.device, run: Run, folder: Path) -> Probe:
     recipe = own_recipe(folder, ())
     store, texts = open_store(run, recipe, SPLIT), sentences(run, recipe, SPLIT)
     model, tokenizers = read_model(run, folder, device)
-    step = read_json(folder / STATE).get("step")
-    chosen = sampled(len(store), count)
+    chosen, size = sampled(len(store), count), recipe.decoding.batch_sentences
     order = chosen[np.argsort(store.lengths()[0][chosen], kind="stable")]
-    size = recipe.decoding.batch_sentences
     batches = [load_batch(store, order[start : start + size]) for start in range(0, len(order), size)]
     return Probe(
-        folder.name, step if isinstance(step, int) else None, (len(chosen), len(store)),
+        folder.name, read_json(folder / STATE).get("step"), (len(chosen), len(store)),
         reliability(model, recipe, batches, BINS),
         predicted(model, batches) if OBJECTIVES[recipe.objective.name].lengths else None,
         _traced(Generator(model), tokenizers, recipe, texts, spread(order, TRACED)),
     )  # fmt: skip
+
+
+def open_store(run: Run, recipe: Recipe, split: str) -> Store:
+    """A split of the data that a run was trained with. Raises DataError where it is gone or was changed."""
+    if f"{split}.arrow" in read_json(run.manifest).get("files", {}):
+        raise DataError(
+            f"{run.path} was started by an earlier version of janus, whose data cannot be read",
+            "prepare the text again, and start the run again",
+        )
+    paths = [prepared_file(run, recipe, name) for name in store_files(split)]
+    if paths[0] is None:
+        raise DataError(f"the data of {run.path} has no {split} split")
+    return Store.open(paths[0].parent, split)
 
 
 def sampled(count: int, most: int) -> Lengths:
@@ -115,6 +149,50 @@ def spread(order: Lengths, count: int) -> list[int]:
     """Up to `count` of these, evenly spread, without the extremes; all different."""
     places = ((np.arange(count) + 1) * len(order) // (count + 1)).tolist() if len(order) else []
     return list(dict.fromkeys(int(order[place]) for place in places))
+
+
+def reliability(model: Transformer, recipe: Recipe, batches: Iterable[Batch], bins: int) -> dict[str, Reliability]:
+    """That of every distribution which the recipe's objective trains, under its own noise, as validation draws it.
+
+    A stream may hold two distributions: slots that others see predict one, query slots the other. Its name then names
+    both, as `nar_aux` does. model: in eval mode, as loaded for decoding.
+    """
+    objective, device = OBJECTIVES[recipe.objective.name], model.output_weight.device
+    found: dict[tuple[str, bool], list[Tensor]] = {}  # by stream, and whether query slots predict
+    with torch.inference_mode():
+        for batch in batches:
+            plan = objective.plan(batch, Draws(recipe.seed, -1, batch.ids), recipe.objective).to(device)
+            there = batch.to(device)
+            memory = model.encode(there.source if plan.source is None else plan.source.tokens, there.source_real)
+            streams = dict(plan.streams)
+            if "correct" in streams:  # planned with the reference; the model's own guesses take its place
+                streams["correct"] = corrected(model, memory, streams["correct"], plan.drafts["guess"])
+            for name, stream in streams.items():
+                states = model.decode(stream, memory)  # (B, L, D)
+                for query, slots in ((False, slice(0, stream.keys)), (True, slice(stream.keys, None))):
+                    labelled = stream.labelled[:, slots]
+                    if labelled.any():
+                        made = predictions(model, states[:, slots][labelled], stream.labels[:, slots][labelled])
+                        found.setdefault((name, query), []).append(made)
+
+    def title(stream: str, query: bool) -> str:
+        names = stream.split("_")
+        if (stream, not query) not in found:
+            return stream
+        return names[query] if len(names) == 2 else f"{stream}, {'query' if query else 'key'} slots"
+
+    return {title(*key): Reliability.of(torch.cat(parts), bins) for key, parts in found.items()}
+
+
+def predictions(model: Transformer, states: Tensor, labels: Tensor) -> Tensor:
+    """states (N, D), labels (N,) -> (N, 3), see `Reliability.of`; a bounded number of logits at a time."""
+    parts = []
+    for some, gold in zip(states.split(at_once(model)), labels.split(at_once(model)), strict=True):
+        logs = model.logits(some).float().log_softmax(1)
+        best, token = logs.max(1)
+        nats = -logs.gather(1, gold[:, None])[:, 0]
+        parts.append(torch.stack([best.double().exp(), (token == gold).double(), nats.double()], 1).cpu())
+    return torch.cat(parts)
 
 
 @torch.inference_mode()

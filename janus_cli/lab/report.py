@@ -5,35 +5,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from janus_cli import console, recipe_load, runs
 from janus_cli.device import choose_device
-from janus_cli.errors import DataError, UsageError, require
+from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError, require
 from janus_cli.files import read_json, write_atomically
 from janus_cli.lab import logbook, report_page
 from janus_cli.lab.plots import Look
 from janus_cli.lab.probe import open_store, probe
 from janus_cli.lab.report_page import MARK, RunReport
 from janus_cli.runs import Run
-from janus_cli.training.checkpoint import read_checkpoint
+from janus_cli.training.checkpoint import read_checkpoint, steps
 
 NAME = "report.html"
 SENTENCES = 500  # of the validation split, for calibration and lengths; as many as a validation decodes
 HEAD = 1024  # bytes of a report in which its mark stands
+Read = TypeVar("Read")
 
 
 def write_report(
     *, paths: Sequence[Path] = (), out: Path | None = None, sentences: int = SENTENCES, device: str = "auto",
     threads: int | None = None, force: bool = False,
-) -> Path:  # fmt: skip
-    """Writes the page and returns where it is. The options are those of `janus report`.
+) -> tuple[Path, list[str]]:  # fmt: skip
+    """Writes the page; returns where it is, and what is wrong with checkpoints that it could not read.
+
+    The options are those of `janus report`.
 
     Raises:
         UsageError: no such run, an extra that is missing, or a file in the way.
@@ -53,13 +56,14 @@ def write_report(
             bar.advance(1, label)
     for each in reports:
         for reason in dict.fromkeys(each.missing.values()):
-            console.warn(f"{each.label}: {reason}")
+            if reason != each.damage:
+                console.warn(f"{each.label}: {reason}")
     content = report_page.page(reports, datetime.now(UTC))
     try:
         write_atomically(out, content)
     except OSError as problem:
         raise DataError(f"{out} cannot be written: {problem.strerror}", "name another file with --out") from None
-    return out
+    return out, [each.damage for each in reports if each.damage]
 
 
 def _runs(paths: Sequence[Path]) -> list[Run]:
@@ -100,17 +104,31 @@ def labels(paths: Sequence[Path]) -> list[str]:
 def gather(label: str, run: Run, look: Look, device: torch.device, sentences: int) -> RunReport:
     """Reads all that there is of a run; its best (or last) checkpoint predicts `sentences` of the validation split."""
     report = RunReport(label, run, look)
-    recipe = report.recipe = report.attempt("recipe", lambda: recipe_load.load(str(run.recipe)))
-    report.log = report.attempt("log", lambda: logbook.read(run.log))
-    if report.log is not None:
-        report.train, report.valid = report.log.curves("train"), report.log.curves("valid")
-    report.manifest = report.attempt("manifest", partial(_manifest, run))
+
+    def attempt(name: str, read: Callable[[], Read]) -> Read | None:
+        """What `read` returns; None where it fails, and the reason is kept."""
+        try:
+            return read()
+        except torch.OutOfMemoryError as problem:
+            report.missing[name] = str(problem).split("\n")[0]
+        except JanusError as problem:
+            report.missing[name] = problem.message
+            if isinstance(problem, CheckpointError) and any(steps(run.checkpoints)):
+                report.damage = problem.message
+        except OSError as problem:
+            report.missing[name] = f"{problem.filename or run.path}: {problem.strerror}"
+        return None
+
+    recipe = report.recipe = attempt("recipe", lambda: recipe_load.load(str(run.recipe)))
+    report.log = attempt("log", lambda: logbook.read(run.log)) or report.log
+    report.train, report.valid = report.log.curves("train"), report.log.curves("valid")
+    report.manifest = attempt("manifest", partial(_manifest, run))
     if recipe is None or report.manifest is None:
         reason = report.missing["manifest" if recipe else "recipe"]
         report.missing |= {"lengths": reason, "probe": reason}
         return report
-    report.lengths = report.attempt("lengths", lambda: open_store(run, recipe, "train").lengths())
-    report.probe = report.attempt("probe", lambda: read_checkpoint(run.path, None, partial(probe, sentences, device)))
+    report.lengths = attempt("lengths", lambda: open_store(run, recipe, "train").lengths())
+    report.probe = attempt("probe", lambda: read_checkpoint(run.path, None, partial(probe, sentences, device)))
     return report
 
 

@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
 from markupsafe import Markup
 
 from janus_cli import __version__, console
 from janus_cli.data.batching import Lengths
-from janus_cli.errors import DataError, JanusError
+from janus_cli.errors import DataError
 from janus_cli.lab import plots
-from janus_cli.lab.logbook import Curve, Logbook
+from janus_cli.lab.logbook import BEGINS, Curve, Logbook
 from janus_cli.lab.plots import Look
 from janus_cli.lab.probe import Probe
-from janus_cli.lab.tables import printable, render
+from janus_cli.lab.tables import cell, printable, render
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.training.checkpoint import better
@@ -34,7 +34,6 @@ MARK = '<meta name="generator" content="janus report">'  # tells a report from a
 STEERING = {"lr": "learning rate", "norm": "gradient norm"}
 SPEED = {"tokens_per_second": "target tokens a second", "utilisation": "utilisation"}
 NOT_TERMS = ("epoch", "seconds_per_update", *STEERING, *SPEED)
-Read = TypeVar("Read")
 
 
 @dataclass
@@ -42,31 +41,21 @@ class RunReport:
     """What the page shows of one run. missing: why recipe, log, manifest, lengths or probe is not there.
 
     train, valid: curves of the log. lengths: of every source and target of the training split, tokens without EOS.
+    damage: what is wrong with its checkpoint, if anything.
     """
 
     label: str
     run: Run
     look: Look
     recipe: Recipe | None = None
-    log: Logbook | None = None
+    log: Logbook = field(default_factory=Logbook)
     train: dict[str, Curve] = field(default_factory=dict)
     valid: dict[str, Curve] = field(default_factory=dict)
     manifest: dict[str, Any] | None = None
     lengths: tuple[Lengths, Lengths] | None = None
     probe: Probe | None = None
     missing: dict[str, str] = field(default_factory=dict)
-
-    def attempt(self, name: str, read: Callable[[], Read]) -> Read | None:
-        """What `read` returns; None where it fails, and the reason is kept."""
-        try:
-            return read()
-        except torch.OutOfMemoryError as problem:
-            self.missing[name] = str(problem).split("\n")[0]
-        except JanusError as problem:
-            self.missing[name] = problem.message
-        except OSError as problem:
-            self.missing[name] = f"{problem.filename or self.run.path}: {problem.strerror}"
-        return None
+    damage: str = ""
 
 
 @dataclass
@@ -130,24 +119,23 @@ def _not_logged(reports: Reports, kind: str, called: str) -> list[tuple[str, str
 
 
 def _overview(reports: Reports) -> list[Block]:
-    facts = [dict(_facts(each)) for each in reports]
+    facts = [_facts(each) for each in reports]
     names = dict.fromkeys(name for column in facts for name in column)
     rows = [[name, *(column.get(name, "–") for column in facts)] for name in names]
     columns = ["", *(each.label for each in reports)]
     return [Block(columns=columns, rows=rows, missing=_missing(reports, "recipe", "log"))]
 
 
-def _facts(report: RunReport) -> Iterable[tuple[str, str]]:
-    yield "folder", str(report.run.path)
-    recipe = report.recipe
+def _facts(report: RunReport) -> dict[str, str]:
+    facts, recipe, probe = {"folder": str(report.run.path)}, report.recipe, report.probe
     if recipe is not None:
         model = recipe.model
-        yield "objective", recipe.objective.name
-        yield "recipe", f"{recipe.name}, {recipe.data.source} to {recipe.data.target}, seed {recipe.seed}"
+        facts["objective"] = recipe.objective.name
+        facts["recipe"] = f"{recipe.name}, {recipe.data.source} to {recipe.data.target}, seed {recipe.seed}"
         layers = f"{model.encoder_layers}+{model.decoder_layers} layers"
-        yield "model", f"{layers}, {model.width}/{model.feedforward}, {model.heads} heads"
-    if report.log is not None and report.log.entries:
-        yield from _history(report.log, recipe)
+        facts["model"] = f"{layers}, {model.width}/{model.feedforward}, {model.heads} heads"
+    if report.log.entries:
+        facts |= _history(report.log, recipe)
     if recipe is not None:
         metric = best_metric(recipe)
         best: tuple[int, float] | None = None
@@ -155,24 +143,28 @@ def _facts(report: RunReport) -> Iterable[tuple[str, str]]:
             if better(metric, value, None if best is None else best[1]):
                 best = step, value
         if best is not None:
-            yield "best checkpoint", f"{metric} {best[1]:.4g} at update {best[0]:,}"
-    if report.probe is not None:
-        update = "" if report.probe.step is None else f", update {report.probe.step:,}"
-        yield "checkpoint read here", f"{report.probe.checkpoint}{update}"
+            facts["best checkpoint"] = f"{metric} {best[1]:.4g} at update {best[0]:,}"
+    if probe is not None:
+        update = f", update {probe.step:,}" if isinstance(probe.step, int) else ""
+        facts["checkpoint read here"] = f"{probe.checkpoint}{update}"
+    return facts
 
 
-def _history(log: Logbook, recipe: Recipe | None) -> Iterable[tuple[str, str]]:
-    starts = log.of("start", "resumed")
+def _history(log: Logbook, recipe: Recipe | None) -> dict[str, str]:
+    starts, resumed, skipped = log.of(*BEGINS), log.of("resumed"), log.of("skipped")
     start = starts[-1] if starts else {}
+    facts = {}
     if "parameters" in start:
-        yield "parameters", f"{start['parameters']:,}" if isinstance(start["parameters"], int) else "–"
+        facts["parameters"] = f"{start['parameters']:,}" if isinstance(start["parameters"], int) else "–"
     keys = ("device", "ranks", "threads", "precision", "torch", "janus")
-    yield "machine", ", ".join(f"{key} {start[key]}" for key in keys if key in start) or "–"
+    facts["machine"] = ", ".join(f"{key} {start[key]}" for key in keys if key in start) or "–"
     updates = max(entry["step"] for entry in log.entries)
-    yield "updates", f"{updates:,}" + ("" if recipe is None else f" of {recipe.training.updates:,}")
-    yield "state", log.state + _last_entry(log.entries[-1].get("time"))
-    yield "time in updates, validating and saving", console.duration(log.seconds)
-    resumed, skipped = log.of("resumed"), log.of("skipped")
+    facts["updates"] = f"{updates:,}" + ("" if recipe is None else f" of {recipe.training.updates:,}")
+    facts["state"] = log.state
+    with suppress(KeyError, TypeError, ValueError, OverflowError, OSError):  # no time, or none that there is
+        last = datetime.fromtimestamp(log.entries[-1]["time"], UTC)
+        facts["state"] += f" (last entry {last:%Y-%m-%d %H:%M} UTC)"
+    facts["time in updates, validating and saving"] = console.duration(log.seconds)
     events = [f"resumed at update {', '.join(format(entry['step'], ',') for entry in resumed)}"] if resumed else []
     if skipped:
         reasons = "; ".join(dict.fromkeys(str(entry.get("why", "no reason given")) for entry in skipped))
@@ -181,17 +173,8 @@ def _history(log: Logbook, recipe: Recipe | None) -> Iterable[tuple[str, str]]:
         events.append(f"log entries of what was done over after a resume, left out: {log.redone}")
     if log.damaged:
         events.append(f"damaged lines of the log: {log.damaged}")
-    yield "on the way", "; ".join(events) or "nothing special"
-
-
-def _last_entry(time: object) -> str:
-    """When the log was last written to. time: seconds since 1970."""
-    if not isinstance(time, int | float):
-        return ""
-    try:
-        return f" (last entry {datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M} UTC)"
-    except (ValueError, OverflowError, OSError):
-        return ""
+    facts["on the way"] = "; ".join(events) or "nothing special"
+    return facts
 
 
 def _lines(reports: Reports, kind: str, name: str) -> list[plots.Line]:
@@ -217,21 +200,16 @@ def _losses(reports: Reports) -> list[Block]:
     return [Block(figures=figures, missing=_not_logged(reports, "train", "training"))]
 
 
-def _bleu_names(report: RunReport) -> set[str]:
-    """Without the mean over sides where there is one side."""
-    names = {name for name in report.valid if name.startswith("bleu")}
-    return names if len(names) > 2 else names - {"bleu"}
-
-
 def _bleu(reports: Reports) -> list[Block]:
-    names = sorted(set().union(*map(_bleu_names, reports)))
-    rows = []
+    rows, lines = [], dict[str, list[plots.Line]]()
     for each in reports:
-        for name in (name for name in names if name in _bleu_names(each)):
+        names = sorted(name for name in each.valid if name.startswith("bleu"))
+        for name in names if len(names) > 2 else names[-1:]:  # one side needs no mean over sides
             curve = each.valid[name]
             (best_step, best), (step, last) = max(curve, key=lambda point: point[1]), curve[-1]
             rows.append([f"{each.label}, {name}", f"{best:.2f}", f"{best_step:,}", f"{last:.2f}", f"{step:,}"])
-    figures = [(name, plots.curves([], _lines(reports, "valid", name), "BLEU")) for name in names]
+            lines.setdefault(name, []).append((each.look, curve))
+    figures = [(name, plots.curves([], lines[name], "BLEU")) for name in sorted(lines)]
     columns = ["", "best", "at update", "last", "at update"]
     missing = _not_logged(reports, "valid", "validation")
     return [Block(figures=figures, columns=columns, rows=rows, missing=missing)]
@@ -239,30 +217,30 @@ def _bleu(reports: Reports) -> list[Block]:
 
 def _speed(reports: Reports) -> list[Block]:
     rows = []
-    for each in reports:
-        if "tokens_per_second" not in each.train or each.log is None:
-            continue
+    for each in (each for each in reports if "tokens_per_second" in each.train):
         tokens, seconds, used = (
             statistics.median(value for _, value in each.train[name]) if name in each.train else None
             for name in ("tokens_per_second", "seconds_per_update", "utilisation")
         )
-        rows.append([
-            each.label, f"{tokens:,.0f}", "–" if seconds is None else f"{seconds:.3f}",
-            "not logged" if used is None else f"{used:.0%}", console.duration(each.log.seconds),
-        ])  # fmt: skip
-    figures = _train_figures(reports, SPEED, from_zero=True)
-    columns = ["median", *SPEED.values(), "all updates, validating, saving"]
-    columns.insert(2, "seconds an update")
-    missing = _not_logged(reports, "train", "training")
+        utilisation = "not logged" if used is None else f"{used:.0%}"
+        taken = console.duration(each.log.seconds)
+        rows.append([each.label, cell(tokens, ",.0f"), cell(seconds, ".3f"), utilisation, taken])
+    columns = [
+        "median",
+        "target tokens a second",
+        "seconds an update",
+        "utilisation",
+        "all updates, validating, saving",
+    ]
+    figures, missing = _train_figures(reports, SPEED, from_zero=True), _not_logged(reports, "train", "training")
     return [Block(figures=figures, columns=columns, rows=rows, missing=missing)]
 
 
 def _data(reports: Reports) -> list[Block]:
     """Once for all runs that share their data."""
     sharing: dict[str, list[RunReport]] = {}
-    for each in reports:
-        if each.manifest is not None:
-            sharing.setdefault(str(each.manifest.get("fingerprint", each.label)), []).append(each)
+    for each in (each for each in reports if each.manifest is not None):
+        sharing.setdefault(str((each.manifest or {}).get("fingerprint", each.label)), []).append(each)
     blocks = [Block(missing=_missing(reports, "manifest"))]
     for group in sharing.values():
         blocks += _shared_data(group, group[0].manifest or {})
@@ -271,12 +249,11 @@ def _data(reports: Reports) -> list[Block]:
 
 def _shared_data(group: Reports, manifest: Mapping[str, Any]) -> list[Block]:
     tokenizer, vocabulary = manifest.get("tokenizer"), manifest.get("vocabulary")
-    facts = {"recipe": manifest.get("recipe"), "prepared": manifest.get("prepared"), "made": manifest.get("created")}
-    facts["fingerprint"] = manifest.get("fingerprint")
+    named = {"recipe": "recipe", "prepared": "prepared", "made": "created", "fingerprint": "fingerprint"}
+    facts = {name: manifest[key] for name, key in named.items() if manifest.get(key)}
     if isinstance(tokenizer, dict) and isinstance(vocabulary, dict):
         kind = " ".join(str(tokenizer.get(key, "")) for key in ("kind", "algorithm"))
         facts["vocabulary"] = f"{kind}, {vocabulary.get('source')} source and {vocabulary.get('target')} target entries"
-    facts = {name: value for name, value in facts.items() if value}
     block = Block(f"Data of {', '.join(each.label for each in group)}", facts)
     try:
         block.rows = splits(manifest)
@@ -337,10 +314,10 @@ def _lengths(reports: Reports) -> list[Block]:
 
 def _calibration(reports: Reports) -> list[Block]:
     """A diagram for each distribution, and the numbers."""
-    probes = [(each, each.probe) for each in reports if each.probe is not None]
+    probes = [(each, each.probe.reliability) for each in reports if each.probe is not None]
     figures, rows = [], []
-    for name in dict.fromkeys(name for _, probe in probes for name in probe.reliability):
-        having = [(each, probe.reliability[name]) for each, probe in probes if name in probe.reliability]
+    for name in dict.fromkeys(name for _, found in probes for name in found):
+        having = [(each, found[name]) for each, found in probes if name in found]
         figures.append((name, plots.reliability([(each.look, found.points) for each, found in having])))
         rows += [
             [

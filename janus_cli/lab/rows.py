@@ -1,16 +1,29 @@
-"""The rows of a bench or a comparison: decoding modes by label, which of them a run can do, and what they decode."""
+"""The rows of a bench or a comparison: decoding modes by label, which of them a run has, and how they are timed.
+
+Rows are timed against each other on a machine that may drift: after a warm-up they take turns, and each repeat begins
+with the next row, so that whatever slows the machine for a while slows all of them.
+"""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+import torch
+
+from janus_cli.core.generate import Generator
 from janus_cli.data.lines import Lines
-from janus_cli.decoding.modes import Plan, choose
-from janus_cli.errors import UsageError
+from janus_cli.data.tokenizer import Tokenizers
+from janus_cli.decoding.modes import Plan, choose, own_recipe
+from janus_cli.decoding.translate import Translator, read_model
+from janus_cli.errors import OutOfMemoryError, UsageError
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run, find_split
 
@@ -21,7 +34,7 @@ USUAL = (
     *(f"nar{iters}.lb{width}" for iters in (1, 4, 10) for width in ("1", "5", "5.rerank")),
     "nar.eos", "semi2", "semi4", "spec", "spec.redraft-ar", "spec.redraft-joint",
 )  # fmt: skip
-LABELS: dict[str, dict[str, Any]] = {  # how rows are named, and what their names say beside numbers
+LABELS: dict[str, dict[str, Any]] = {  # pattern of a label, and the options that go with it beside its numbers
     rf"ar\.beam(?P<beam>{NUMBER})": {"mode": "ar"},
     rf"nar(?P<iters>{NUMBER})\.lb(?P<length_beam>{NUMBER})": {"mode": "nar", "rerank": "none"},
     rf"nar(?P<iters>{NUMBER})\.lb(?P<length_beam>{NUMBER})\.rerank": {"mode": "nar", "rerank": "ar"},
@@ -31,19 +44,24 @@ LABELS: dict[str, dict[str, Any]] = {  # how rows are named, and what their name
     r"spec\.redraft-ar": {"mode": "spec", "redraft": "ar"},
     r"spec\.redraft-joint": {"mode": "spec", "redraft": "joint"},
 }
+REPEATS = 3
+WARMUP = 8  # sentences decoded untimed, for each row and batch size
+
+Item = TypeVar("Item")
+Advance = Callable[[int, str], None]
 
 
 class Selection(NamedTuple):
-    """The plan of each row, by label, in the order of the table; and the rows left out, with the reason."""
+    """The plan of each row, by label, in the order of the table; and why the others are left out."""
 
     plans: dict[str, Plan]
     left_out: dict[str, str]
 
 
 def known(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-    """Label and decoding options of the usual rows, and of those among `names` that are labels with other numbers.
+    """Decoding options, by label, of the usual rows and of those among `names` that are labels with other numbers.
 
-    Labels are those of `Plan.label`, but for options that no row has, which the recipe sets for all of them.
+    Labels are those of `Plan.label`, without the options that the recipe sets for every row.
     """
     rows = {}
     for name in (*USUAL, *names):
@@ -115,3 +133,174 @@ def sentences(run: Run, recipe: Recipe, split: str) -> tuple[list[str], list[str
     """
     source, reference = find_split(run, recipe, split)
     return list(Lines(source)), None if reference is None else list(Lines(reference))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of some values, and their range."""
+
+    median: float
+    lowest: float
+    highest: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        return cls(statistics.median(values), min(values), max(values))
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """By nearest rank: the smallest value that at least `percent` of all do not exceed."""
+    return float(np.percentile(values, percent, method="inverted_cdf"))
+
+
+def rotated(items: Sequence[Item], turn: int) -> list[Item]:
+    """The items in the order of this turn: each turn begins with the next one."""
+    first = turn % len(items)
+    return [*items[first:], *items[:first]]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The outputs for some lines, in order.
+
+    sizes: tokens of each output without EOS. passes: decoder passes, summed over the lines; None: not known. seconds,
+    peak: time and most bytes of memory taken in another process; None: the caller measures them.
+    """
+
+    texts: list[str]
+    sizes: list[int]
+    passes: int | None = None
+    seconds: float | None = None
+    peak: int | None = None
+
+
+@dataclass
+class Row:
+    """A way to decode, and its timings in seconds.
+
+    translate: lines and a batch size -> outputs, from text to text. note: what a reader of the table must know.
+    comparable: whether the texts are worth a score. trials: all lines once, by batch size; sizes that do not fit into
+    memory are missing. batch: the fastest. batched: all lines at that size, each repeat. singles: (repeats, lines).
+    """
+
+    label: str
+    mode: str
+    translate: Callable[[Sequence[str], int], Decoded]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+    comparable: bool = True
+    trials: dict[int, float] = field(default_factory=dict)
+    batch: int = 0
+    batched: list[float] = field(default_factory=list)
+    singles: list[list[float]] = field(default_factory=list)
+
+    def latencies(self, percent: int) -> list[float]:
+        """This percentile of a single line's seconds, each repeat."""
+        return [percentile(seconds, percent) for seconds in self.singles]
+
+    def timings(self, sentences: int) -> dict[str, Any]:
+        """Latency and throughput: medians over the repeats with their range, and every raw number."""
+        p50, p95 = (asdict(Spread.of(self.latencies(percent))) for percent in (50, 95))
+        return {
+            "latency": {"p50": p50, "p95": p95, "seconds": self.singles},
+            "throughput": {
+                "batch": self.batch,
+                "sentences_per_second": asdict(Spread.of([sentences / seconds for seconds in self.batched])),
+                "seconds": self.batched,
+                "trials": {str(batch): seconds for batch, seconds in self.trials.items()},
+            },
+        }
+
+    def speed_against(self, base: Row) -> dict[str, float]:
+        """How many times as fast as `base` this row is, in latency (p50) and in throughput.
+
+        Rows of one repeat ran close together, so each is the median over the repeats of the ratio within a repeat.
+        """
+        latency = [theirs / ours for ours, theirs in zip(self.latencies(50), base.latencies(50), strict=True)]
+        throughput = [theirs / ours for ours, theirs in zip(self.batched, base.batched, strict=True)]
+        return {"latency": statistics.median(latency), "throughput": statistics.median(throughput)}
+
+
+def own(label: str, plan: Plan, generator: Generator, tokenizers: Tokenizers) -> Row:
+    """A mode of janus itself, through the same `Translator` that `janus decode` uses."""
+    translators: dict[int, Translator] = {}
+
+    def translate(lines: Sequence[str], batch: int) -> Decoded:
+        if batch not in translators:
+            options = replace(plan.options, batch_sentences=batch)
+            translators[batch] = Translator(generator, tokenizers, replace(plan, options=options))
+        results = [result for window in translators[batch].windows(lines) for result in window]
+        sizes, passes = [len(result.outputs[0].tokens) for result in results], sum(each.passes for each in results)
+        return Decoded([result.text for result in results], sizes, passes)
+
+    options = {name: value for name, value in plan.used.items() if name not in ("batch_sentences", "nbest")}
+    return Row(label, plan.mode, translate, options)
+
+
+def load(label: str, run: Run, folder: Path, changes: Sequence[str], device: torch.device) -> Row:
+    """The row of a checkpoint that has not been read yet."""
+    plan = select(own_recipe(folder, changes), [label]).plans[label]
+    model, tokenizers = read_model(run, folder, device, plan.options.precision)
+    return own(label, plan, Generator(model), tokenizers)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is timed.
+
+    lines: decoded in batches. singles: decoded one by one. warmup: lines decoded untimed before a row's first timing
+    at each batch size.
+    """
+
+    lines: Sequence[str]
+    singles: Sequence[str]
+    batches: Sequence[int]
+    repeats: int
+    warmup: int
+
+    def translations(self, rows: int) -> int:
+        """Sentences that `measure` decodes."""
+        warm = min(self.warmup, len(self.lines)) * len(self.batches) + min(self.warmup, len(self.singles))
+        timed = len(self.lines) * (len(self.batches) + self.repeats) + len(self.singles) * self.repeats
+        return rows * (warm + timed)
+
+
+def measure(rows: Sequence[Row], work: Work, advance: Advance, clock: Callable[[], float] = time.perf_counter) -> None:
+    """Times every row.
+
+    advance: called with the number of sentences decoded, and the row's label. clock: seconds.
+
+    Raises:
+        OutOfMemoryError: a row does not fit into memory at any batch size.
+    """
+
+    def seconds_of(row: Row, lines: Sequence[str], batch: int) -> float:
+        started = clock()
+        decoded = row.translate(lines, batch)
+        return clock() - started if decoded.seconds is None else decoded.seconds
+
+    warm, turns = work.lines[: work.warmup], [row for turn in range(work.repeats) for row in rotated(rows, turn)]
+    for turn, batch in enumerate(work.batches):
+        for row in rotated(rows, turn):
+            try:
+                if warm:
+                    row.translate(warm, batch)
+                row.trials[batch] = seconds_of(row, work.lines, batch)
+            except OutOfMemoryError as problem:
+                if batch == min(work.batches):
+                    raise OutOfMemoryError(
+                        f"{row.label}, batch {batch}: {problem.message}", "try smaller sizes with --batches"
+                    ) from None
+            advance(len(warm) + len(work.lines), row.label)
+    for row in rows:  # the repeats measure it again, so that a lucky trial is not reported
+        row.batch = min((seconds, batch) for batch, seconds in row.trials.items())[1]
+    for row in turns:
+        row.batched.append(seconds_of(row, work.lines, row.batch))
+        advance(len(work.lines), row.label)
+    for row in rows:
+        for line in work.singles[: work.warmup]:
+            row.translate([line], 1)
+        advance(min(work.warmup, len(work.singles)), row.label)
+    for row in turns:
+        row.singles.append([seconds_of(row, [line], 1) for line in work.singles])
+        advance(len(work.singles), row.label)

@@ -1,4 +1,4 @@
-"""What the lab's commands print and write: Markdown tables, JSON, and the text files beside this one, filled in."""
+"""What the lab's commands print and write: Markdown tables, JSON, and the templates beside this file, filled in."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from janus_cli.lab import machine
+
+
+def cell(value: float | None, form: str) -> str:
+    """A number in this format; a dash where there is none."""
+    return "–" if value is None else format(value, form)
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -16,10 +16,9 @@ from janus_cli import recipe_load
 from janus_cli.core.generate import length_limit
 from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.errors import JanusError, OutOfMemoryError
-from janus_cli.lab import peers, worker
+from janus_cli.lab import peers, processes, rows
 from janus_cli.lab.bench import sampled
-from janus_cli.lab.rows import known
-from janus_cli.lab.timing import Decoded, Row
+from janus_cli.lab.rows import Decoded, Row, known
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 
@@ -27,14 +26,14 @@ QUICK = ["--sentences", "4", "--repeats", "2", "--batches", "2,3", "--warmup", "
 ONE_ROW = ["janus", "--mode", "nar1.lb1", *QUICK]
 MEMORY = {"before": 10 << 20, "peak": 30 << 20}
 CPU = torch.device("cpu")
-Orders = list[dict[str, Any]]
+Orders = list[list[str]]
 
 
 @pytest.fixture
 def orders(monkeypatch: pytest.MonkeyPatch) -> Orders:
-    """What the processes that measure memory would have been told: none is started, each has `MEMORY`."""
+    """The lines that the processes which measure memory would decode: none is started, each has `MEMORY`."""
     given: Orders = []
-    monkeypatch.setattr(worker, "peak_memory", lambda order, batch: given.append(order) or MEMORY)
+    monkeypatch.setattr(processes, "peak_memory", lambda label, build, lines, *_: given.append(lines) or MEMORY)
     return given
 
 
@@ -125,7 +124,7 @@ def test_the_same_sentences_every_time_and_each_run_of_it_has_a_file(janus: Janu
     for _ in range(2):
         assert janus(*ONE_ROW)[0] == 0
     source = Path("data/demo/test.source.txt").read_text(encoding="utf-8").split("\n")
-    first, second = (order["lines"] for order in orders)
+    first, second = orders
     assert first == second
     places = [source.index(line) for line in first]
     assert places == sorted(places) != [0, 1, 2, 3]
@@ -200,44 +199,40 @@ def test_a_missing_extra_is_one_hint(
 
 
 def test_memory_is_measured_in_a_process_of_its_own(made: Path) -> None:
-    run = made / "runs" / "janus"
-    order = {
-        "run": str(run), "folder": str((run / "checkpoints" / "last").resolve()), "changes": [], "device": "cpu",
-        "threads": 1, "lines": ["a b", ""], "label": "nar1.lb1",
-    }  # fmt: skip
-    found = worker.peak_memory(order, 2)
+    run = Run(made / "runs" / "janus")
+    folder = (run.checkpoints / "last").resolve()
+    found = processes.peak_memory("a", partial(rows.load, "nar1.lb1", run, folder, [], CPU), ["a b", ""], 2, CPU)
+    assert found["before"] is not None
+    assert found["peak"] is not None
     assert 0 < found["before"] < found["peak"] < 1 << 40
-    with pytest.raises(JanusError, match="nowhere"):
-        worker.peak_memory({**order, "run": "nowhere"}, 2)
+    for work, words in (
+        (partial(rows.load, "nar1.lb1", Run(Path("nowhere")), folder, [], CPU), "nowhere"),
+        (partial(sys.exit, 3), "exit code 3"),
+    ):
+        with pytest.raises(JanusError, match=words):
+            processes.peak_memory("a", work, ["a b", ""], 2, CPU)
 
 
-@pytest.mark.parametrize(
-    "problem", [MemoryError(), RuntimeError("CUDA out of memory"), OutOfMemoryError("too much memory")]
-)
+@pytest.mark.parametrize("problem", [MemoryError(), RuntimeError("CUDA out of memory")])
 def test_a_batch_that_does_not_fit_into_the_memory_of_a_process_is_told_apart_from_a_bug(problem: Exception) -> None:
     def translate(lines: Sequence[str], batch: int) -> Decoded:
-        if batch > 1:
-            raise problem if lines == ["a"] else RuntimeError("a tensor has the wrong shape")
-        return Decoded(list(lines), [1])
+        raise problem if lines == ["a"] else RuntimeError("a tensor has the wrong shape")
 
-    there = Row("a", "peer", translate)
     with pytest.raises(RuntimeError, match="wrong shape"):
-        worker.answer(there, {"lines": ["b"], "batch": 2}, CPU)
-    refused, decoded = (worker.answer(there, {"lines": ["a"], "batch": batch}, CPU) for batch in (2, 1))
+        processes.timed(Row("a", "peer", translate), ["b"], 2, CPU)
     with pytest.raises(OutOfMemoryError, match="memory"):
-        worker.read(refused)
-    assert worker.read(json.loads(json.dumps(decoded))).texts == ["a"]
+        processes.timed(Row("a", "peer", translate), ["a"], 2, CPU)
 
 
 def test_what_cannot_be_kept_or_measured_costs_that_and_not_the_bench(
     janus: Janus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def peak_memory(order: dict[str, Any], batch: int) -> dict[str, int]:
-        if order["label"] == "ar.beam5":
+    def peak_memory(label: str, *_: Any) -> dict[str, int]:
+        if label == "ar.beam5":
             raise JanusError("killed")
         return MEMORY
 
-    monkeypatch.setattr(worker, "peak_memory", peak_memory)
+    monkeypatch.setattr(processes, "peak_memory", peak_memory)
     Path("runs/ar/bench").touch()
     code, out, err = janus("ar", *QUICK, "--out", "mine.json")
     assert code == 0, err

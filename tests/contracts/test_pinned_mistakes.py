@@ -58,7 +58,7 @@ MISTAKES = """
 2  export cmlm --format ctranslate2 --output x
 4- export damaged
 2  bench nowhere
-2- bench janus --mode sideways
+2  bench janus --mode sideways
 4- bench damaged
 2  compare --recipe demoo
 2  compare --recipe tiny.yaml --objectives jnus

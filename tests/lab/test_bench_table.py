@@ -12,10 +12,8 @@ import torch
 
 from janus_cli.errors import DataError
 from janus_cli.lab import machine, plots
-from janus_cli.lab.bench import keep
-from janus_cli.lab.bench_table import table
-from janus_cli.lab.rows import MODES
-from janus_cli.lab.timing import Decoded, Row
+from janus_cli.lab.bench import keep, table
+from janus_cli.lab.rows import MODES, Decoded, Row
 from janus_cli.runs import Run
 
 
@@ -108,7 +106,7 @@ def test_peers_get_a_table_of_their_own_and_no_score_for_random_weights() -> Non
 
 def test_what_is_kept_never_replaces_what_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "strftime", lambda form: "20300101-000000")
-    names = [Path(keep(Run(tmp_path), {"number": number})).name for number in range(3)]
+    names = [keep(Run(tmp_path), {"number": number}).name for number in range(3)]
     assert names == ["20300101-000000.json", "20300101-000000-2.json", "20300101-000000-3.json"]
     assert [json.loads((tmp_path / "bench" / name).read_bytes())["number"] for name in names] == [0, 1, 2]
     (tmp_path / "file").touch()

@@ -12,7 +12,7 @@ from janus_cli.core.knobs import ArObjective, JanusObjective
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
-from janus_cli.lab.calibration import Reliability, reliability
+from janus_cli.lab.probe import Reliability, reliability
 from janus_cli.recipe import Recipe
 
 BINS = 10

@@ -121,6 +121,24 @@ def test_data_without_a_test_split_is_found_before_anything_is_trained(compare: 
         assert not Path("other").exists()
 
 
+@pytest.mark.parametrize(
+    ("more", "thing"),
+    [(["--prepared", "nowhere"], "nowhere"), (["--prepared", "nowhere", "--dry-run"], "nowhere"),
+     (["--data-dir", "nowhere"], "nowhere"), (["--set", "tokenizer.vocabulary=50"], "tokenizer.vocabulary")],
+)  # fmt: skip
+def test_data_that_no_system_can_use_is_found_before_anything_is_trained(
+    compare: Compare, more: list[str], thing: str
+) -> None:
+    assert compare("--objectives", "ar", "--dry-run")[0] == 0
+    if "--set" in more:
+        assert compare(*AR, "--steps", "1", "--out", "first")[0] == 0
+    code, out, err = compare("--objectives", "ar,cmlm", "--steps", "1", *more)
+    assert (code, out) == (3, "")
+    assert thing in err
+    assert "hint:" in err
+    assert not Path("runs").exists()
+
+
 def test_minutes_are_an_equal_budget_too(compare: Compare) -> None:
     assert compare(*AR, "--minutes", "0.01")[0] == 0
     training = found()["systems"][0]["training"]

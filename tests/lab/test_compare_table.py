@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from janus_cli.lab.compare_table import scored
+from janus_cli.lab.compare import scored
 from janus_cli.lab.entries import Entry, Output
 from janus_cli.lab.systems import System
 from janus_cli.runs import Run

@@ -10,7 +10,7 @@ import pytest
 from janus_cli.errors import CheckpointError, DataError
 from janus_cli.lab import demo, machine
 from janus_cli.lab.demo import SYSTEMS, run_demo
-from janus_cli.lab.jobs import Job
+from janus_cli.lab.processes import Job
 from tests.faults import processes
 
 SMALL = (

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from janus_cli.errors import OutOfMemoryError
-from janus_cli.lab.timing import Decoded, Row, Spread, Work, measure, percentile, rotated
+from janus_cli.lab.rows import Decoded, Row, Spread, Work, measure, percentile, rotated
 
 Call = tuple[str, int, int]
 

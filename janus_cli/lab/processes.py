@@ -1,0 +1,227 @@
+"""Work in processes of their own: trainings, several at a time, and rows of a bench.
+
+Rows of peers are timed there, because libraries in one process disturb each other (their idle threads wait for work in
+different ways); every row's memory is measured there, because peaks within one process cannot be told apart.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import connection, get_context, parent_process, resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+
+from janus_cli import console
+from janus_cli.device import StopSignal, choose_device, keep_freed_memory
+from janus_cli.errors import JanusError, OutOfMemoryError, Stopped
+from janus_cli.lab import machine, peers
+from janus_cli.lab.rows import Decoded, Row
+from janus_cli.runs import Run
+
+POLL_SECONDS = 1.0  # how often running trainings and signals are looked at
+SPAWN = get_context("spawn")  # CUDA does not survive a fork
+
+
+def start(name: str, work: Callable[[], object]) -> BaseProcess:
+    """Starts a process that does `work` quietly; its exit code is 1 where that fails. work: can be pickled."""
+    process = SPAWN.Process(target=_do, args=(work,), name=name)
+    resource_tracker.ensure_running()  # starting it later would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: no Ctrl-C before `setsid` either
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return process
+
+
+def _do(work: Callable[[], object]) -> None:
+    os.setsid()  # Ctrl-C reaches the caller alone, which passes it on
+    threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
+    console.quiet = True
+    try:
+        work()
+    except JanusError:  # also one that saved and stopped
+        sys.exit(1)
+
+
+def _end_with(parent: BaseProcess | None) -> None:
+    """If the caller is killed, this process saves and stops, too."""
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training, which leaves everything on disk.
+
+    work: raises a JanusError where the training fails; the caller tries it once more, and says why. updates: how many
+    it may make, where that is known. force: it replaces an earlier training.
+    """
+
+    name: str
+    run: Run
+    work: Callable[[], object]
+    updates: int | None
+    force: bool
+
+    def step(self, begun: float) -> int:
+        """The last update in the log; 0 until a restarted run has its own log. begun: `time.time` at the start."""
+        with suppress(OSError, ValueError), self.run.log.open("rb") as log:
+            if self.force and os.fstat(log.fileno()).st_mtime < begun:
+                return 0
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
+            *_, last = log.read().split(b'"step": ')
+            return int(last.split(b",")[0].split(b"}")[0])
+        return 0
+
+
+def run_jobs(jobs: Sequence[Job], at_once: int) -> set[str]:
+    """Runs at most `at_once` jobs at a time until all have ended; returns the names of those that failed.
+
+    One small model leaves a GPU idle most of the time, and a second CPU core, too.
+
+    Raises:
+        Stopped: a signal came; it was passed on, and every training saved.
+    """
+    waiting, begun = deque(jobs), time.time()
+    running: dict[BaseProcess, Job] = {}
+    failed: set[str] = set()
+    steps = {job.name: job.step(begun) for job in jobs}
+    known = [job.updates for job in jobs if job.updates is not None]
+    total = sum(known) if len(known) == len(jobs) else None
+    try:
+        with StopSignal() as stop, console.progress("updates", total, start=sum(steps.values())) as bar:
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    job = waiting.popleft()
+                    running[start(job.name, job.work)] = job
+                connection.wait([process.sentinel for process in running], POLL_SECONDS)
+                steps |= {job.name: job.step(begun) for job in running.values()}
+                for process in [process for process in running if not process.is_alive()]:
+                    name = running.pop(process).name
+                    if process.exitcode:
+                        failed.add(name)
+                        console.warn(f"{name} ended with exit code {process.exitcode}; it is tried once more, alone")
+                ended = len(jobs) - len(waiting) - len(running)
+                now = [f"{job.name} {steps[job.name]:,}" for job in running.values()]
+                note = ", ".join([f"{ended} of {len(jobs)} trainings ended", *now])
+                bar.advance(sum(steps.values()) - bar.done, note)
+                if stop.number:
+                    again = " without --force" if any(job.force for job in jobs) else ""
+                    raise Stopped(
+                        stop.number, "stopped; every training that ran was saved", f"the same command{again} continues"
+                    )
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.join()
+    return failed
+
+
+@contextmanager
+def remote(
+    label: str, build: Callable[[], Row], device: torch.device, peer: peers.Peer | None = None
+) -> Iterator[tuple[Row, int]]:
+    """A row that decodes in a process of its own, and the bytes that the process takes before it is built.
+
+    build: makes the row, can be pickled. peer: whose library the row needs.
+
+    Raises (also where the row decodes):
+        JanusError: it failed there, or the process ended.
+    """
+    ours, theirs = SPAWN.Pipe()
+    process = start(label, partial(serve, theirs, build, str(device), torch.get_num_threads(), peer))
+    theirs.close()
+
+    def answer() -> Any:
+        try:
+            found = ours.recv()
+        except (EOFError, OSError):
+            process.join()
+            raise JanusError(f"{label}: its process ended with exit code {process.exitcode}") from None
+        if isinstance(found, JanusError):
+            raise found
+        return found
+
+    def translate(lines: Sequence[str], batch: int) -> Decoded:
+        with suppress(OSError):  # the process ended, which `answer` says
+            ours.send((list(lines), batch))
+        return answer()
+
+    try:
+        before, described = answer()
+        yield Row(translate=translate, **described), before
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+
+
+def serve(pipe: Connection, build: Callable[[], Row], device: str, threads: int, peer: peers.Peer | None) -> None:
+    """Builds a row and decodes what the pipe asks for, until the other end is closed."""
+    torch.set_num_threads(threads)
+    where = choose_device(device)  # peers too do without what slows our rows
+    keep_freed_memory()
+    if peer is not None:
+        peers.load(peer)
+    machine.forget_peak()  # of importing
+    before = machine.peak_bytes() if where.type == "cpu" else 0
+    try:
+        row = build()
+    except JanusError as problem:
+        pipe.send(problem)
+        return
+    pipe.send((before, {name: getattr(row, name) for name in ("label", "mode", "options", "note", "comparable")}))
+    with suppress(EOFError):
+        while True:
+            lines, batch = pipe.recv()
+            try:
+                pipe.send(timed(row, lines, batch, where))
+            except JanusError as problem:
+                pipe.send(problem)
+
+
+def timed(row: Row, lines: Sequence[str], batch: int, device: torch.device) -> Decoded:
+    """The outputs, with the seconds and the memory that they took.
+
+    Raises:
+        OutOfMemoryError: they do not fit into memory.
+    """
+    if device.type == "cuda":
+        torch.zeros(1, device=device)  # nothing can be reset before something was allocated
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        machine.forget_peak()  # loading holds the weights twice for a moment; what counts is the peak of decoding
+    begun = time.perf_counter()
+    try:
+        decoded = row.translate(lines, batch)
+    except (MemoryError, RuntimeError) as problem:
+        if isinstance(problem, RuntimeError) and "memory" not in str(problem):
+            raise
+        raise OutOfMemoryError(str(problem).split("\n")[0] or "out of memory") from None
+    seconds = time.perf_counter() - begun
+    peak = machine.peak_bytes() if device.type == "cpu" else torch.cuda.max_memory_allocated(device)
+    return replace(decoded, seconds=seconds, peak=peak)
+
+
+def peak_memory(
+    label: str, build: Callable[[], Row], lines: Sequence[str], batch: int, device: torch.device,
+    peer: peers.Peer | None = None,
+) -> dict[str, int | None]:  # fmt: skip
+    """Decodes the lines in a new process, see `remote`: its bytes before the row was built, and at the peak."""
+    with remote(label, build, device, peer) as (row, before):
+        return {"before": before, "peak": row.translate(lines, batch).peak}
