@@ -1,8 +1,6 @@
-"""A recipe: every knob of janus, with its default and where the default comes from.
+"""A recipe: every knob of janus, with its default and the default's source, such as [J] (`core.knobs.SOURCES`).
 
-Those of the model, the objectives and decoding stand in `core/knobs.py`.
-A recipe is one YAML file a dataset (`recipes/NAME.yaml`); `recipe_load.load` reads it into `Recipe`.
-Sources such as [J]: see `core.knobs.SOURCES`.
+Those of the model, the objectives and decoding stand in `core/knobs.py`. `recipe_load.load` reads `recipes/NAME.yaml`.
 """
 
 from __future__ import annotations
@@ -139,7 +137,9 @@ class Training:
     ] = "auto"
     patience: Annotated[int, Knob("validations without a better best_metric before stopping; 0: never", ge=0)] = 0
     valid_sentences: Annotated[int, Knob("sentences decoded by a validation; losses use the whole split", ge=1)] = 500
-    max_bad_steps: Annotated[int, Knob("non-finite steps in a row before exit 5", ge=1)] = 20
+    max_bad_steps: Annotated[
+        int, Knob("updates skipped in a row that end the run: exit 5, for memory 6", ge=1)
+    ] = 20
     tensorboard: Annotated[bool, Knob("also write the log for TensorBoard")] = False
 
 
@@ -157,20 +157,18 @@ class Recipe:
     training: Training = Training()
     decoding: Decoding = Decoding()
 
-    # Of all sections: unknown keys, wrong types and non-finite numbers are mistakes.
+    # In all sections, unknown keys, wrong types and non-finite numbers are mistakes.
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
     def __post_init__(self) -> None:
         if self.data.max_tokens + 2 > self.model.max_length:
-            raise ValueError(
-                f"data.max_tokens {self.data.max_tokens} + BOS + EOS does not fit "
-                f"model.max_length {self.model.max_length}"
-            )
+            longest, most = self.data.max_tokens, self.model.max_length
+            raise ValueError(f"data.max_tokens {longest} + BOS + EOS does not fit model.max_length {most}")
         if self.model.tie == "all" and not self.tokenizer.joint:
             raise ValueError("model.tie all needs tokenizer.joint true: the two sides have different vocabularies")
         if getattr(self.objective, "switched", 0) and not self.tokenizer.joint:
             raise ValueError(
-                "objective.switched puts words of the target into the source: it needs tokenizer.joint true, or 0"
+                "objective.switched puts target words into sources: it needs tokenizer.joint true, or 0"
             )
 
     @property
@@ -192,10 +190,10 @@ def sections() -> tuple[tuple[str, Any], ...]:
 
     `objective` has one entry for each objective. Sections inside others come last.
     """
-    found: list[tuple[str, Any]] = [("", Recipe)]
-    for place, section in found:  # grows as it goes
+    known: list[tuple[str, Any]] = [("", Recipe)]
+    for place, section in known:  # grows as it goes
         for name, kind in get_type_hints(section).items():
             path = f"{place}.{name}".strip(".") + ".0" * (get_origin(kind) is tuple)
             inner = [(path, part) for part in (kind, *get_args(kind)) if is_dataclass(part)]
-            found += [each for each in inner if each not in found]
-    return tuple(found)
+            known += [each for each in inner if each not in known]
+    return tuple(known)

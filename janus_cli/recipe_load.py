@@ -31,14 +31,11 @@ _REASONS = {  # for some of pydantic's types of errors
 
 
 def load(name_or_path: str, overrides: Sequence[str] | None = None, objective: str | None = None) -> Recipe:
-    """A recipe by shipped name or by file, with the command line's changes.
+    """A shipped recipe (a name of `available()`) or a YAML file, with the command line's changes.
 
-    Args:
-        name_or_path: a name of `available()`, or a YAML file.
-        overrides: `KEY=VALUE` as given to `--set`, applied last, in this order.
-        objective: name of the objective whose defaults replace the recipe's objective section, unless the recipe
-            already has this objective. What its system sets in other sections (`ObjectiveKnobs.elsewhere`) holds where
-            the recipe and the changes say nothing.
+    overrides: `KEY=VALUE` as given to `--set`, applied last, in this order. objective: unless the recipe has this
+    objective, its defaults replace the recipe's objective section. Where the recipe and the changes say nothing, other
+    sections are as the objective's system has them (`ObjectiveKnobs.elsewhere`).
 
     Raises:
         UsageError: no such recipe, or mistakes in it; the message lists them all as `file:line: key: what is wrong`.
@@ -52,11 +49,7 @@ def load(name_or_path: str, overrides: Sequence[str] | None = None, objective: s
 
 
 def change_decoding(recipe: Recipe, options: Mapping[str, Any]) -> Decoding:
-    """The recipe's decoding section with other values.
-
-    Raises:
-        UsageError: no such option, or a value that it cannot have.
-    """
+    """The recipe's decoding section with other values; raises UsageError for one that it cannot have."""
     changed = recipe.plain()
     changed["decoding"] |= options
     try:
@@ -69,7 +62,7 @@ def change_decoding(recipe: Recipe, options: Mapping[str, Any]) -> Decoding:
 def available() -> dict[str, Path]:
     """The shipped recipes by name: inside the wheel, or in `recipes/` of a checkout."""
     here = Path(__file__).resolve().parent
-    folder = next((place for place in (here / "recipes", here.parent / "recipes") if place.is_dir()), here)
+    folder = here / "recipes" if (here / "recipes").is_dir() else here.parent / "recipes"
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 
@@ -79,7 +72,7 @@ def dump(recipe: Recipe) -> str:
 
 
 def guess(word: str, known: Iterable[str]) -> str:
-    """What was probably meant, to stand behind a message; empty if nothing is close."""
+    """What was probably meant, for the end of a message; empty if nothing is close."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f", did you mean {close[0]}?" if close else ""
 
@@ -106,7 +99,7 @@ def _text(path: Path) -> str:
         with path.open("rb") as file:
             raw = file.read(_LARGEST + 1)
     except (OSError, ValueError) as problem:
-        reason = problem.strerror if isinstance(problem, OSError) else problem
+        reason = getattr(problem, "strerror", problem)
         raise UsageError(f"cannot read the recipe {path}: {reason}", "`janus recipes` lists the shipped ones") from None
     if len(raw) > _LARGEST:
         raise UsageError(f"{path}: larger than {_LARGEST:,} bytes, so no recipe", "name a recipe with --recipe")
@@ -118,7 +111,7 @@ def _text(path: Path) -> str:
 
 
 class _Draft(yaml_core.Document):
-    """A recipe before it is checked. The options of the command line stand on lines of their own, behind the file's."""
+    """A recipe before it is checked. An option of the command line counts as a line behind all lines of the file."""
 
     def __init__(self, file: Path) -> None:
         super().__init__(_text(file))
@@ -130,7 +123,6 @@ class _Draft(yaml_core.Document):
             self.value, self.complete = {}, False
 
     def line_of(self, option: str) -> int:
-        """A new line for an option."""
         self.options.append(option)
         return _OPTIONS + len(self.options) - 1
 
@@ -146,7 +138,7 @@ class _Draft(yaml_core.Document):
         self.lines[path] = line
 
     def exchange(self, name: str) -> None:
-        """Puts the defaults of another objective in the place of the recipe's."""
+        """Replaces the recipe's objective by another one with its defaults."""
         line = self.line_of(f"--objective {name}")
         section = self.value.get("objective", {})
         if name not in OBJECTIVES:

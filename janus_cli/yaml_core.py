@@ -1,8 +1,7 @@
 """YAML as people expect it: the core schema of YAML 1.2 and nothing else.
 
-`1e-4` is a number; `no`, `on`, `12:30` and `2020-01-01` are text; a key stands once. Aliases, anchors and tags are
-mistakes. PyYAML scans and parses the text (as 1.1 has it: no tab behind a colon, U+0085 and U+2028 end a line);
-values are made of its events here, each with the line it stands on, and all mistakes are collected.
+`1e-4` is a number; `no`, `12:30` and `2020-01-01` are text; repeated keys, aliases, anchors and tags are mistakes.
+PyYAML parses the text by YAML 1.1 (no tab behind a colon, U+0085 and U+2028 end a line); its events become values here.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ def scalar(text: str) -> Any:
 class Document:
     """One YAML document as plain values; bad text leaves mistakes and raises nothing.
 
-    lines: the line of each path. mistakes: line, path and what is wrong; the path of what belongs to a key ends in "?".
-    unread: paths whose value could not be taken, so that nothing more can be said about them.
-    complete: False where the text is no YAML from some line on, and `value` holds nothing.
+    lines: the line of each path. mistakes: line, path and what is wrong; a path that ends in "?" is that of a key.
+    unread: paths whose value could not be read, so that nothing more can be said about them.
+    complete: False where the text is no YAML from some line on; then there is no `value`.
     """
 
     def __init__(self, text: str, *, plain: bool = False) -> None:
@@ -54,7 +53,6 @@ class Document:
             self._parse(text)
 
     def wrong(self, line: int, path: Path, mistake: str, *, unread: bool = False) -> None:
-        """Notes a mistake."""
         self.mistakes.append((line, path, mistake))
         if unread:
             self.unread.add(path)

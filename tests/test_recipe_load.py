@@ -93,7 +93,7 @@ data: {source: no, target: on, clean: [nfc, lowercase]}
         ("tokenizer: {joint: false}", ["1: model.tie: all needs tokenizer.joint true"]),
         ("tokenizer: {joiner: '@@'}", ["2: tokenizer: joiner '@@' joins parts of words: it needs kind words"]),
         ("objective: {name: cemat}\ntokenizer: {joint: false}\nmodel: {tie: target}",
-         ["2: objective.switched: puts words of the target into the source: it needs tokenizer.joint true, or 0"]),
+         ["2: objective.switched: puts target words into sources: it needs tokenizer.joint true, or 0"]),
         ("objective: {name: cemat, source_least: 0.3}", ["2: objective: source_least 0.3 is more than source_most"]),
         ("objective: {name: cemat, target_most: 0.1}", ["2: objective: target_least 0.2 is more than target_most"]),
         ("objective: {name: cmlm, noise: {}}", ["2: objective.noise: all of uniform, spans, fixed, suffix and full"]),
