@@ -37,54 +37,44 @@ def epoch_batches(store: Store, budget: int, seed: int, epoch: int) -> Iterator[
 
     budget: the most cells that the wider of a batch's two padded matrices may have; a longer pair raises DataError.
     """
-    for number, runs in enumerate(_blocks(len(store), seed, epoch)):
-        rows, source, target = _block(store, runs)
-        for batch in block_batches(rows, source, target, budget, (seed, epoch, number)):
+    for rows, _, _, batches in _blocks(store, budget, seed, epoch):
+        for batch in batches:
             yield rows[batch]
 
 
 def first_look(store: Store, budget: int, seed: int) -> Epoch:
     """Counts an epoch's batches and their padding."""
-    if not len(store):
-        return Epoch(0, 0.0, approximate=False)
-    rows, source, target = _block(store, next(_blocks(len(store), seed, 0)))
-    batches = block_batches(rows, source, target, budget, (seed, 0, 0))
-    count = round(len(batches) * len(store) / len(rows))
-    return Epoch(count, padding(source, target, batches), approximate=len(rows) < len(store))
+    for rows, source, target, batches in _blocks(store, budget, seed, 0):
+        count = round(len(batches) * len(store) / len(rows))
+        return Epoch(count, padding(source, target, batches), approximate=len(rows) < len(store))
+    return Epoch(0, 0.0, approximate=False)
 
 
-def _blocks(count: int, seed: int, epoch: int) -> Iterator[list[range]]:
-    """The runs of every block."""
-    if 0 < count <= BLOCK:
-        yield [range(count)]
-    elif count:
+def _blocks(
+    store: Store, budget: int, seed: int, epoch: int
+) -> Iterator[tuple[Rows, Lengths, Lengths, Sequence[Rows]]]:
+    """Of each block its sentence numbers, the lengths of both sides, and its batches, as places in it."""
+    count = len(store)
+    starts, run = np.arange(min(count, 1)), BLOCK
+    if count > BLOCK:
         # A seed of its own: the blocks' seeds end with the block's number.
-        starts = RUN * np.random.default_rng([seed, epoch, count]).permutation(-(-count // RUN))
-        for first in range(0, len(starts), BLOCK // RUN):
-            some = starts[first : first + BLOCK // RUN].tolist()
-            yield [range(start, min(start + RUN, count)) for start in some]
+        starts, run = RUN * np.random.default_rng([seed, epoch, count]).permutation(-(-count // RUN)), RUN
+    for number, first in enumerate(range(0, len(starts), BLOCK // run)):
+        runs = [(start, min(start + run, count)) for start in starts[first : first + BLOCK // run].tolist()]
+        parts = [store.lengths(start, stop) for start, stop in runs]
+        rows = np.concatenate([np.arange(start, stop) for start, stop in runs])
+        source, target = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
+        yield rows, source, target, _batches(rows, source, target, budget, (seed, epoch, number))
 
 
-def _block(store: Store, runs: Sequence[range]) -> tuple[Rows, Lengths, Lengths]:
-    """A block's sentence numbers and the lengths of both sides."""
-    parts = [store.lengths(run.start, run.stop) for run in runs]
-    rows = np.concatenate([np.arange(run.start, run.stop) for run in runs])
-    source, target = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
-    return rows, source, target
-
-
-def block_batches(rows: Rows, source: Lengths, target: Lengths, budget: int, seed: Sequence[int]) -> list[Rows]:
-    """Batches of one block, as places in it.
-
-    rows: the sentences' numbers, for messages. source, target: their token counts without BOS and EOS.
-    """
+def _batches(rows: Rows, source: Lengths, target: Lengths, budget: int, seed: Sequence[int]) -> list[Rows]:
+    """Batches of one block, as places in it; rows: the sentences' numbers, for messages."""
     wide = np.maximum(source + 1, target + 2)  # EOS; BOS and EOS
-    if len(wide) and wide.max() > budget:
-        worst = int(wide.argmax())
-        must_fit(f"pair {rows[worst] + 1} of those that are kept", int(wide[worst]), budget)
+    worst = int(wide.argmax())
+    must_fit(f"pair {rows[worst] + 1} of those that are kept", int(wide[worst]), budget)
     random = np.random.default_rng(seed)
     order = random.permutation(len(wide))
-    per_pool = max(1, int(POOL_BATCHES * budget / max(1.0, wide.mean()))) if len(wide) else 1
+    per_pool = int(POOL_BATCHES * budget / wide.mean())
     batches: list[Rows] = []
     for start in range(0, len(order), per_pool):
         pool = order[start : start + per_pool]

@@ -94,31 +94,27 @@ def refused(data: Data, folder: Path) -> str:
     return caught.value.message
 
 
-def test_a_file_is_fetched_once(server: Server, tmp_path: Path) -> None:
-    for _ in range(2):
-        assert fetch(wanting(server), tmp_path / "cache") == tmp_path / "cache"
-    assert (tmp_path / "cache" / "train.src").read_bytes() == BODY
-    assert names(tmp_path / "cache") == ["train.src"]
-    assert server.asked == [None]
-
-
 @pytest.mark.parametrize(
     ("name", "there", "ranges", "asked"),
     [
-        ("train.src", BODY[:-1], True, None),  # damaged
-        ("train.src.part", BODY[:1000], True, "bytes=1000-"),
-        ("train.src.part", b"old", False, "bytes=3-"),  # the server begins again
-        ("train.src.part", BODY, True, f"bytes={len(BODY)}-"),  # whole: it only needs its name
+        ("train.src", None, True, [None]),
+        ("train.src", BODY, True, []),
+        ("train.src", BODY[:-1], True, [None]),  # damaged
+        ("train.src.part", BODY[:1000], True, ["bytes=1000-"]),
+        ("train.src.part", b"old", False, ["bytes=3-"]),  # the server begins again
+        ("train.src.part", BODY, True, [f"bytes={len(BODY)}-"]),  # whole: it only needs its name
     ],
 )
 def test_what_is_there_is_completed_or_fetched_again(
-    server: Server, tmp_path: Path, name: str, there: bytes, ranges: bool, asked: str | None
+    server: Server, tmp_path: Path, name: str, there: bytes | None, ranges: bool, asked: list[str | None]
 ) -> None:
-    (tmp_path / name).write_bytes(there)
-    server.ranges = ranges
-    fetch(wanting(server), tmp_path)
-    assert (server.asked, names(tmp_path)) == ([asked], ["train.src"])
-    assert (tmp_path / "train.src").read_bytes() == BODY
+    cache, server.ranges = tmp_path / "cache", ranges
+    if there is not None:
+        cache.mkdir()
+        (cache / name).write_bytes(there)
+    assert fetch(wanting(server), cache) == cache
+    assert (server.asked, names(cache)) == (asked, ["train.src"])
+    assert (cache / "train.src").read_bytes() == BODY
 
 
 @pytest.mark.parametrize("part", [b"", b"x" * 99, b"x" * len(BODY)])

@@ -73,17 +73,12 @@ def test_the_order_of_translations_is_that_of_the_plain_version(
     likeliest = lexicon.induce(store(tmp_path, made_up()), CematObjective())
     assert all(likeliest[x][:2] == [x + 20, x + 40] for x in range(10, 30))
     pairs = made_up(60)
-    found = lexicon.induce(store(tmp_path, pairs), ALL)
-    expected = slow(pairs, ALL.dictionary_rounds)
-    assert found.keys() == expected.keys()
+    found, expected = lexicon.induce(store(tmp_path, pairs), ALL), slow(pairs, ALL.dictionary_rounds)
+    assert {x: sorted(ys) for x, ys in found.items()} == {x: sorted(ys) for x, ys in expected.items()}
     for x, ys in found.items():
-        assert sorted(ys) == sorted(expected[x])
-        likely = [expected[x][y] for y in ys]
-        assert all(a >= b - 1e-12 for a, b in itertools.pairwise(likely))
+        assert all(expected[x][a] >= expected[x][b] - 1e-12 for a, b in itertools.pairwise(ys))
     least = lexicon.induce(store(tmp_path, pairs), CematObjective(translation_least=0.3))
-    assert least == {
-        x: kept for x in sorted(found) if (kept := [y for y in found[x] if expected[x][y] >= 0.3])
-    }  # fmt: skip
+    assert least == {x: kept for x, ys in found.items() if (kept := [y for y in ys if expected[x][y] >= 0.3])}
 
 
 def test_pairs_are_taken_evenly_and_special_ids_are_no_words(tmp_path: Path) -> None:
@@ -91,9 +86,6 @@ def test_pairs_are_taken_evenly_and_special_ids_are_no_words(tmp_path: Path) -> 
     found = lexicon.induce(store(tmp_path, pairs), CematObjective(dictionary_pairs=3))
     assert found == {10: [30], 14: [34]}
     assert lexicon.induce(store(tmp_path, []), ALL) == {}
-
-
-def test_the_table_is_padded() -> None:
     table = lexicon.table({6: [8, 9], 7: [5]}, 9)
     assert table.tolist() == [[PAD, PAD]] * 6 + [[8, 9], [5, PAD], [PAD, PAD]]
 
@@ -140,25 +132,22 @@ def test_who_switches_nothing_needs_no_lexicon(prepared: Prepared, objective: st
 
 def test_a_dictionary_file(prepared: Prepared, capsys: pytest.CaptureFixture[str]) -> None:
     """Words of one token each count; the order of the file is kept, and doubles are one."""
-    sides = prepared.tokenizers.source, prepared.tokenizers.target
-    words = []
-    for tokenizer in sides:
-        pieces = tokenizer.decode([[x] for x in range(5, tokenizer.size)])
-        words.append(
-            [w for w, row in zip(pieces, tokenizer.encode(pieces), strict=True) if w.strip() and len(row) == 1]
-        )
-    (one, *_), (first, second, *_) = words
+    tokenizer = prepared.tokenizers.source
+    assert tokenizer is prepared.tokenizers.target
+    pieces = tokenizer.decode([[x] for x in range(5, tokenizer.size)])
+    whole = {
+        word: row[0]
+        for word, row in zip(pieces, tokenizer.encode(pieces), strict=True)
+        if word.strip() and len(row) == 1
+    }
+    first, second, one, *_ = whole
     long = "no such word here"
     Path("d.tsv").write_bytes(f"{one}\t{second}\n{one}\t{first}\r\n{long}\t{first}\n{one}\t{second}\n".encode())
     recipe = load("objective.dictionary=d.tsv")
     lexicon.make(recipe, prepared, Path("l.json"))
     lexicon.attach(recipe, prepared, Path("l.json"))
-    ids = [
-        tokenizer.encode([word])[0][0]
-        for tokenizer, word in zip((sides[0], *[sides[1]] * 2), (one, second, first), strict=True)
-    ]
     assert prepared.train.lexicon is not None
-    assert prepared.train.lexicon[ids[0]].tolist() == ids[1:]
+    assert prepared.train.lexicon[whole[one]].tolist() == [whole[second], whole[first]]
     assert "d.tsv: 3 of 4 pairs are of one token each" in capsys.readouterr().err
 
 
@@ -196,11 +185,11 @@ def test_a_dictionary_that_is_none(prepared: Prepared, data: bytes | None, words
 def test_a_run_does_not_go_on_with_another_lexicon(prepared: Prepared, change: object, words: str) -> None:
     file = Path("l.json")
     lexicon.make(load(), prepared, file)
-    if change is None:
-        file.unlink()
-    else:
-        about = {**json.loads(file.read_bytes()), **change} if isinstance(change, dict) else None
-        file.write_text(json.dumps(about) if about else str(change), encoding="utf-8")
+    if isinstance(change, dict):
+        change = json.dumps({**json.loads(file.read_bytes()), **change})
+    file.unlink()
+    if change is not None:
+        file.write_text(str(change), encoding="utf-8")
     with pytest.raises(CheckpointError, match=words) as problem:
         lexicon.attach(load(), prepared, file)
     assert "--force" in str(problem.value.hint)

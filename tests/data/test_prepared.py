@@ -9,6 +9,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,21 +70,18 @@ def reach_out(out: Path, folder: Path) -> None:
     edit("manifest.json", b'"test.offsets.npy"', b'"../test.offsets.npy"')(out, folder)
 
 
-def rewrite_text(_: Path, folder: Path) -> None:
-    data = (folder / "train.de").read_bytes()
-    (folder / "train.de").write_bytes(data.replace(b"0", b"1", 1))
+def other_text(_: Path, folder: Path, *, older: bool = False) -> None:
+    """Of the same size; older: in the place of the file, with an early date."""
+    path, other = folder / "train.de", folder / "other"
+    (other if older else path).write_bytes(path.read_bytes().replace(b"0", b"1", 1))
+    if older:
+        os.utime(other, (0, 0))
+        other.replace(path)
 
 
 def lengthen_text(_: Path, folder: Path) -> None:
     (folder / "valid.en").write_bytes((folder / "valid.en").read_bytes() + b"more\n")
     os.utime(folder / "valid.en", (0, 0))
-
-
-def older_text_of_the_same_size(out: Path, folder: Path) -> None:
-    other = out.parent / "other"
-    other.write_bytes((folder / "train.de").read_bytes().replace(b"0", b"1", 1))
-    os.utime(other, (0, 0))
-    other.replace(folder / "train.de")
 
 
 @pytest.mark.parametrize(
@@ -107,9 +105,9 @@ def older_text_of_the_same_size(out: Path, folder: Path) -> None:
         (lambda out, _: (out / "manifest.json").unlink(), "there is no prepared data"),
         (lambda out, _: shutil.rmtree(out), "there is no prepared data"),
         (lambda out, _: (out / "train.source.npy").unlink(), "train.source.npy is missing"),
-        (rewrite_text, r"the text .*train\.de was changed"),
+        (other_text, r"the text .*train\.de was changed"),
         (lengthen_text, r"the text .*valid\.en was changed"),
-        (older_text_of_the_same_size, r"the text .*train\.de was changed"),
+        (partial(other_text, older=True), r"the text .*train\.de was changed"),
     ],
 )
 def test_what_was_changed_since_is_refused(corpus_folder: Path, tmp_path: Path, change: Change, message: str) -> None:
@@ -139,13 +137,11 @@ def test_what_was_changed_since_is_refused(corpus_folder: Path, tmp_path: Path, 
 def test_other_settings_are_named(
     corpus_folder: Path, tmp_path: Path, data: dict[str, Any], tokenizer: dict[str, Any], message: str, words: str
 ) -> None:
-    made(recipe_for(corpus_folder), tmp_path / "out")
+    made(recipe_for(corpus_folder), tmp_path / "out", bad_utf8="replace")
     with pytest.raises(DataError, match=message) as caught:
         open_prepared(recipe_for(corpus_folder, data=data, **tokenizer), tmp_path / "out")
-    assert caught.value.hint.endswith(
-        f"janus preprocess --recipe tiny --data-dir {corpus_folder} --out {tmp_path / 'out'} --force"
-        f"; it was made with {words}"
-    )
+    place = f"--data-dir {corpus_folder} --bad-utf8 replace --out {tmp_path / 'out'} --force"
+    assert caught.value.hint.endswith(f"janus preprocess --recipe tiny {place}; it was made with {words}")
     again = recipe_load.load("iwslt14", [word for word in shlex.split(words) if word != "--set"])
     assert (again.data.clean, again.tokenizer.joiner) == ((), "")
 

@@ -16,42 +16,28 @@ SEVEN_BARRELS = "mako lopo vesa ti selo numo brei kani ar"
 PAIRS = list(generate(400, 7, "train"))
 
 
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        (
-            SEVEN_BARRELS,
-            (
-                "the captains carry seven red barrels near the pier when bells ring",
-                "the skippers hauled seven red casks near the pier when bells rang",
-                "when bells ring the captains carry seven red barrels near the pier",
-                "when bells rang the skippers hauled seven red casks near the pier",
-            ),
-        ),
-        (
-            "zaro kesto i plui noni",  # one subject: "counts"; one object: "box"
-            (
-                "the guard counts one box while it rains",
-                "the sentry tallied one crate while it rained",
-                "while it rains the guard counts one box",
-                "while it rained the sentry tallied one crate",
-            ),
-        ),
-    ],
-)
-def test_all_outputs_of_a_sentence(source: str, expected: tuple[str, ...]) -> None:
-    assert translations(source) == expected
-
-
-@pytest.mark.parametrize(
-    ("words", "english"),
-    [
+def test_all_outputs_of_a_sentence() -> None:
+    assert translations(SEVEN_BARRELS) == (
+        "the captains carry seven red barrels near the pier when bells ring",
+        "the skippers hauled seven red casks near the pier when bells rang",
+        "when bells ring the captains carry seven red barrels near the pier",
+        "when bells rang the skippers hauled seven red casks near the pier",
+    )
+    assert translations("zaro kesto i plui noni") == (  # one subject: "counts"; one object: "box"
+        "the guard counts one box while it rains",
+        "the sentry tallied one crate while it rained",
+        "while it rains the guard counts one box",
+        "while it rained the sentry tallied one crate",
+    )
+    for words, english in (
         ("nev", "nine"), ("dek", "ten"), ("i dek", "eleven"), ("tri dek", "thirteen"), ("ok dek", "eighteen"),
         ("duek", "twenty"), ("i duek", "twenty one"), ("kar karek", "forty four"), ("nev nevek", "ninety nine"),
-    ],
-)  # fmt: skip
-def test_numbers_are_written_out(words: str, english: str) -> None:
-    assert translations(f"pelo ovo {words} brei veni")[0] == f"the cook sells {english} eggs when bells ring"
+    ):  # fmt: skip
+        assert translations(f"pelo ovo {words} brei veni")[0] == f"the cook sells {english} eggs when bells ring"
+    for source in ("", "mako", "mako lopo brei kani", "mako lopo ti brei kani ar ar", "lopo mako ti brei kani",
+                   f"{SEVEN_BARRELS}\n", "mako lopo ti selo brei kani"):  # fmt: skip
+        with pytest.raises(ValueError, match="no sentence of Velm"):
+            translations(source)
 
 
 def test_the_same_arguments_give_the_same_text_and_others_do_not() -> None:
@@ -134,16 +120,6 @@ def test_one_word_of_the_other_style_or_a_missing_one_is_wrong(
     assert not is_valid(pair[0], " ".join([*words[:place], other[place], *words[place + 1 :]]))
     del words[data.draw(st.integers(0, len(words) - 1))]
     assert not is_valid(pair[0], " ".join(words))
-
-
-@pytest.mark.parametrize(
-    "source",
-    ["", "mako", "mako lopo brei kani", "mako lopo ti brei kani ar ar", "lopo mako ti brei kani", SEVEN_BARRELS + "\n",
-     "mako lopo ti selo brei kani"],
-)  # fmt: skip
-def test_what_is_no_sentence_is_refused(source: str) -> None:
-    with pytest.raises(ValueError, match="no sentence of Velm"):
-        translations(source)
 
 
 def test_no_word_of_velm_has_two_meanings() -> None:
