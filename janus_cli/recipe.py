@@ -137,9 +137,7 @@ class Training:
     ] = "auto"
     patience: Annotated[int, Knob("validations without a better best_metric before stopping; 0: never", ge=0)] = 0
     valid_sentences: Annotated[int, Knob("sentences decoded by a validation; losses use the whole split", ge=1)] = 500
-    max_bad_steps: Annotated[
-        int, Knob("updates skipped in a row that end the run: exit 5, for memory 6", ge=1)
-    ] = 20
+    max_bad_steps: Annotated[int, Knob("updates skipped in a row that end the run: exit 5, for memory 6", ge=1)] = 20
     tensorboard: Annotated[bool, Knob("also write the log for TensorBoard")] = False
 
 
@@ -167,9 +165,7 @@ class Recipe:
         if self.model.tie == "all" and not self.tokenizer.joint:
             raise ValueError("model.tie all needs tokenizer.joint true: the two sides have different vocabularies")
         if getattr(self.objective, "switched", 0) and not self.tokenizer.joint:
-            raise ValueError(
-                "objective.switched puts target words into sources: it needs tokenizer.joint true, or 0"
-            )
+            raise ValueError("objective.switched puts target words into sources: it needs tokenizer.joint true, or 0")
 
     @property
     def ar_stream(self) -> ARSide | None:

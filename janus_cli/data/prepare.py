@@ -1,6 +1,6 @@
-"""`janus preprocess`: text becomes ids. `prepared` opens them again.
+"""`janus preprocess`: from text to a folder of prepared data, which `prepared` opens again.
 
-Three passes over the text, none of which holds more than a few chunks of it: check, train a tokenizer, encode.
+Three passes over the text, each in bounded memory: check it, train a tokenizer on a sample, encode it.
 """
 
 from __future__ import annotations
@@ -41,24 +41,22 @@ def is_prepared(folder: Path) -> bool:
 def prepare(
     recipe: Recipe, out: Path, *, workers: int | None = None, force: bool = False, bad_utf8: BadUtf8 = "stop"
 ) -> dict[str, Any]:
-    """Reads, cleans, filters and encodes the text of a recipe into the folder `out`, which appears whole or not at all.
+    """Cleans, filters and encodes the text of a recipe into the folder `out`, which appears complete or not at all.
 
-    The bytes do not depend on `workers`. Memory is bounded whatever the size of the text, but: `data.deduplicate` keeps
-    a 16-byte hash of every training pair, as Python objects about 100 MB for a million; and to say where files of
-    unequal length go apart takes about 70 MB for a million lines.
+    workers: processes that encode, by default as many as are worth it; the bytes do not depend on it. force: replace
+    earlier prepared data. bad_utf8: a line that is not UTF-8 stops the work, or its pair is dropped (but for the test
+    split), or its bytes become U+FFFD.
 
-    Args:
-        recipe: its data and tokenizer sections, and the seed for synthetic text.
-        workers: processes that encode; None takes as many cores as are worth it.
-        force: replace earlier prepared data.
-        bad_utf8: lines that are not UTF-8 stop the work, lose the pair, or get U+FFFD; test lines are never dropped.
+    Memory is bounded whatever the size of the text, with two exceptions: `data.deduplicate` keeps a hash of every
+    training pair (100 MB for a million), and finding where files of unequal length diverge takes 70 MB for a million
+    lines.
 
     Returns:
         The manifest, as written.
 
     Raises:
         DataError: the text is missing, cannot be used or changes meanwhile, or nothing of it is left.
-        UsageError: `out` is there and `force` is not given.
+        UsageError: `out` exists and `force` is not given.
         JanusError: a worker process was killed.
     """
     data, knobs = recipe.data, recipe.tokenizer
@@ -106,11 +104,9 @@ def rehearse(recipe: Recipe, out: Path, *, force: bool = False, bad_utf8: BadUtf
 
 
 def _text(recipe: Recipe, out: Path, folder: Path) -> Path:
-    """The folder in which the text lies, after making it in folder/text or fetching it where the recipe says so."""
+    """The folder with the text: the user's, one into which it is downloaded, or folder/text, where it is made."""
     data = recipe.data
     if data.dir is not None:
-        if not Path(data.dir).is_dir():
-            raise DataError(f"the data folder {data.dir} does not exist", "name another with --data-dir")
         return Path(data.dir)
     if data.synthetic is None:
         return download.fetch(data, out.parent / f"{recipe.name}.downloads")
@@ -135,8 +131,7 @@ def write_split(
     Returns:
         The split's part of the manifest.
     """
-    dropped, lengths, seen = Counter[str](), (Counter[int](), Counter[int]()), set[bytes]()
-    replaced = 0
+    dropped, seen, replaced = Counter[str](), set[bytes](), 0
     origin = {**origin, **{f"{side}.text": file.sha256 for side, file in split.sides.items()}}
     sizes = tokenizers.source.size, tokenizers.target.size
     with ExitStack() as stack:
@@ -145,10 +140,7 @@ def write_split(
         paths = [] if split.name == "train" else [folder / f"{split.name}.{side}.txt" for side in split.sides]
         files = [stack.enter_context(path.open("wb")) for path in paths]
         for chunk in encoded:
-            pairs = _without_duplicates(chunk, seen, dropped) if chunk.keys else (chunk.sources, chunk.targets)
-            store.add(*pairs)
-            for count, side in zip(lengths, pairs, strict=True):
-                count.update(side.lengths.tolist())
+            store.add(*(_without_duplicates(chunk, seen, dropped) if chunk.keys else (chunk.sources, chunk.targets)))
             for file, lines in zip(files, chunk.texts, strict=False):
                 file.write("".join(f"{line}\n" for line in lines).encode())
             dropped.update(chunk.dropped)
@@ -159,7 +151,7 @@ def write_split(
         "kept": store.rows,
         "dropped": {reason: count for reason, count in sorted(dropped.items()) if count},
         "bad_utf8_replaced": replaced,
-        "tokens": {side: summary(count) for side, count in zip(corpus.SIDES, lengths, strict=True)},
+        "tokens": {side: summary(count) for side, count in zip(corpus.SIDES, store.lengths, strict=True)},
         "text": {side: _described(file, folder) for side, file in split.sides.items()},
         "fingerprint": store.fingerprint,
     }

@@ -10,6 +10,7 @@ Written in chunks, so that memory does not grow with the corpus; read through a 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
     """Writes a split into `folder`, a chunk of pairs at a time; `rows` and `fingerprint` are for the folder's manifest.
 
     The vocabularies' sizes are for the fingerprint, as is origin: fingerprints of what the ids were made from.
+    lengths: of the sources and of the targets so far, how many rows have each length.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
             **{f"origin.{key}": value for key, value in origin.items()},
         }  # fmt: skip
         self._digest = hashlib.sha256(repr(sorted(about.items())).encode())
-        self.rows, self.fingerprint = 0, ""
+        self.rows, self.fingerprint, self.lengths = 0, "", (Counter[int](), Counter[int]())
         self._ends = np.zeros((1, 2), np.int64)
         self._files = [(folder / name).open("wb") for name in store_files(split)]
         self._write_headers()
@@ -85,9 +87,10 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
             np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
 
     def add(self, sources: Sequence[Sequence[int]] | Ragged, targets: Sequence[Sequence[int]] | Ragged) -> None:
-        """Appends pairs: give thousands at a time."""
+        """Appends pairs, best thousands at a time."""
         pairs = [rows if isinstance(rows, Ragged) else Ragged.of(rows) for rows in (sources, targets)]
-        for file, side in zip(self._files, pairs, strict=False):
+        for file, side, lengths in zip(self._files, pairs, self.lengths, strict=False):
+            lengths.update(side.lengths.tolist())
             ids = side.values.astype("<i4").tobytes()
             self._digest.update(side.lengths.astype("<i8").tobytes())
             self._digest.update(ids)
@@ -120,12 +123,10 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path, split: str, *, check: bool = True) -> Store:
-        """Maps a split's files; raises DataError where they are missing, damaged, or of an earlier version.
+        """Maps a split's files; raises DataError where they are missing or damaged.
 
         check: also read all offsets and ids, to make sure that they fit each other and the vocabularies.
         """
-        if (folder / f"{split}.arrow").is_file():
-            raise DataError(f"{folder} was prepared by an earlier version of janus (it has {split}.arrow)", AGAIN)
         try:
             store = cls(folder, split)
             if check:
@@ -161,15 +162,14 @@ class Store:
 
     def _check(self) -> None:
         """Raises ValueError unless the offsets fit the ids, and these the vocabularies."""
-        if self._offsets[0].any() or tuple(self._offsets[-1]) != self.tokens:
+        rising = (
+            (np.diff(self._offsets[start : start + CHECKED_AT_ONCE + 1], axis=0) >= 0).all()
+            for start in range(0, len(self), CHECKED_AT_ONCE)
+        )
+        if self._offsets[0].any() or tuple(self._offsets[-1]) != self.tokens or not all(rising):
             raise ValueError("the offsets do not fit the ids")
-        for start in range(0, len(self), CHECKED_AT_ONCE):
-            if (np.diff(self._offsets[start : start + CHECKED_AT_ONCE + 1], axis=0) < 0).any():
-                raise ValueError("the offsets do not fit the ids")
-        for side, ids, top in (
-            ("source", self._source, self.source_vocabulary),
-            ("target", self._target, self.target_vocabulary),
-        ):
+        sides = ("source", self._source, self.source_vocabulary), ("target", self._target, self.target_vocabulary)
+        for side, ids, top in sides:
             for start in range(0, len(ids), CHECKED_AT_ONCE):
                 worst = ids[start : start + CHECKED_AT_ONCE].view(np.uint32).max()  # negative ids are the largest
                 if worst >= top:

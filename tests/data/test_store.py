@@ -153,7 +153,6 @@ def offsets(*rows: tuple[int, int]) -> Callable[[Path], None]:
         (offsets((0, 0), (3, 1), (2, 3), (3, 3), (4, 6)), "do not fit"),
         (offsets((0, 0), (-1, 1), (2, 3), (3, 3), (4, 6)), "do not fit"),
         (offsets((1, 0), (2, 1), (2, 3), (3, 3), (4, 6)), "do not fit"),
-        (lambda folder: (folder / "train.arrow").touch(), "prepared by an earlier version"),
     ],
 )  # fmt: skip
 def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], object], words: str) -> None:
