@@ -12,8 +12,8 @@ from janus_cli.core.stream import NEVER, Stream, visible
 class LayerCache:
     """Keys and values of the key slots so far, in one self-attention of one decoder layer."""
 
-    def __init__(self, like: Tensor, rows: int, heads: int, slots: int) -> None:
-        shape = (rows, heads, slots, like.shape[-1] // heads)
+    def __init__(self, like: Tensor, batch: int, heads: int, slots: int) -> None:
+        shape = (batch, heads, slots, like.shape[-1] // heads)
         # Zeros, because a slot that nobody sees still takes part in the product: 0 * NaN is NaN.
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
         self.spare: tuple[Tensor, Tensor] | None = None
@@ -57,16 +57,16 @@ class Cache:
     fixed: attend over all slots, written or not, so that no shape changes.
     """
 
-    def __init__(self, like: Tensor, knobs: Model, rows: int, slots: int, *, fixed: bool = False) -> None:
-        """Room for `slots` key slots in each of `rows` rows, in the type and on the device of `like` (..., D)."""
+    def __init__(self, like: Tensor, knobs: Model, batch: int, slots: int, *, fixed: bool = False) -> None:
+        """Room for `slots` key slots in each of `batch` rows, in the type and on the device of `like` (..., D)."""
         self.attentions = 1 + knobs.causal_attention
         self.layers = [
-            [LayerCache(like, rows, knobs.heads, slots) for _ in range(self.attentions)]
+            [LayerCache(like, batch, knobs.heads, slots) for _ in range(self.attentions)]
             for _ in range(knobs.decoder_layers)
         ]
-        self.birth = torch.full((rows, slots), NEVER, device=like.device)
-        self.death = torch.full((rows, slots), NEVER, device=like.device)
-        self.positions = torch.zeros((rows, slots), dtype=torch.int64, device=like.device)
+        self.birth = torch.full((batch, slots), NEVER, device=like.device)
+        self.death = torch.full((batch, slots), NEVER, device=like.device)
+        self.positions = torch.zeros((batch, slots), dtype=torch.int64, device=like.device)
         self.fixed = fixed
         self.at: int | Tensor = 0
         self.end = 0  # slots from here on are unwritten in every row

@@ -59,13 +59,13 @@ def in_chunks(states: Tensor, weight: Tensor, vocabularies: int) -> Iterator[tup
     """
     device = states.device.type
     low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
-    rows = max(1, LOGITS_AT_ONCE.get(device, 1 << 26) // (vocabularies * len(weight)))
+    count = max(1, LOGITS_AT_ONCE.get(device, 1 << 26) // (vocabularies * len(weight)))
     with torch.no_grad(), torch.autocast(device, enabled=False):
         table = weight.to(low)
-        for start in range(0, states.shape[-2], rows):
-            some = states[..., start : start + rows, :].to(low)
+        for start in range(0, states.shape[-2], count):
+            some = states[..., start : start + count, :].to(low)
             logits = some @ table.T  # (..., R, D) @ (D, V) -> (..., R, V)
-            yield slice(start, start + rows), some, table, logits if logits.dtype.itemsize > 4 else logits.float()
+            yield slice(start, start + count), some, table, logits if logits.dtype.itemsize > 4 else logits.float()
 
 
 def cross_entropy(states: Tensor, weight: Tensor, gold: Tensor, smoothing: float) -> Tensor:

@@ -34,8 +34,8 @@ class Attention(Direct):
 
     def keys_values(self, x: Tensor) -> KeysValues:
         """x (B, K, D) -> keys and values, each (B, H, K, D/H)."""
-        rows, count, width = x.shape
-        both = self.key_value(x).view(rows, count, 2, self.heads, width // self.heads)
+        batch, slots, width = x.shape
+        both = self.key_value(x).view(batch, slots, 2, self.heads, width // self.heads)
         keys, values = both.permute(2, 0, 3, 1, 4)  # (B, K, 2, H, D/H) -> 2 x (B, H, K, D/H)
         return keys, values
 
@@ -45,15 +45,14 @@ class Attention(Direct):
         F neighbouring rows of x share one row of keys and values: a sentence's candidates or beams share its source.
         bias: what `score_bias` made of a mask broadcastable to (B, H, F*L, K); or a BlockMask of FlexAttention.
         """
-        rows, count, width = x.shape
         keys, values = keys_values
-        q = self.query(x).view(keys.shape[0], -1, self.heads, width // self.heads).transpose(1, 2)
+        q = self.query(x).view(keys.shape[0], -1, self.heads, keys.shape[-1]).transpose(1, 2)
         # (F*B, L, D) -> (B, H, F*L, D/H)
         if bias is None or isinstance(bias, Tensor):
             y = scaled_dot_products(q, keys, values, bias, self.dropout if self.training else 0.0)
         else:
             y = flex_attention(q.device.type)(q, keys, values, block_mask=bias)
-        return self.out(y.transpose(1, 2).reshape(rows, count, width))  # (B, H, F*L, D/H) -> (F*B, L, D)
+        return self.out(y.transpose(1, 2).reshape(x.shape))  # (B, H, F*L, D/H) -> (F*B, L, D)
 
 
 @cache
@@ -69,9 +68,9 @@ def block_mask(stream: Stream, *, causal: bool) -> Any:
     """`attend` or `causal` of a stream as FlexAttention takes it."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    rows, slots = stream.tokens.shape
+    batch, slots = stream.tokens.shape
     rule, device = stream.mask_mod(causal=causal), str(stream.tokens.device)
-    return create_block_mask(rule, rows, None, slots, stream.keys, device=device)
+    return create_block_mask(rule, batch, None, slots, stream.keys, device=device)
 
 
 def score_bias(attend: Tensor, dtype: torch.dtype) -> Tensor | None:
@@ -307,9 +306,9 @@ class Transformer(nn.Module):
             attends = [stream.attend, stream.causal] if causal else [stream.attend]
         return [score_bias(attend[:, None], dtype) for attend in attends]  # (B, L, K) -> (B, 1, L, K)
 
-    def new_cache(self, rows: int, slots: int, *, fixed: bool = False) -> Cache:
-        """Room for the keys and values of `slots` key slots in each of `rows` rows."""
-        return Cache(self.target_table.weight, self.knobs, rows, slots, fixed=fixed)
+    def new_cache(self, batch: int, slots: int, *, fixed: bool = False) -> Cache:
+        """Room for `slots` key slots in each of `batch` rows."""
+        return Cache(self.target_table.weight, self.knobs, batch, slots, fixed=fixed)
 
     @property
     def output_weight(self) -> Tensor:

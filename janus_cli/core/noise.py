@@ -92,7 +92,7 @@ def _spans(text: Tensor, draws: Draws, mean: float, budget: float) -> Tensor:
     of the sentence, so with a budget of 70 % only 55-58 % of the tokens are hidden, and practically never all.
     Lengths are drawn from Poisson(mean) without 0, because a span of length 0 hides nothing.
     """
-    rows, width = text.shape
+    batch, width = text.shape
     n = text.sum(1, keepdim=True)
     allowed = (budget * n).ceil()
     longest = 20
@@ -103,8 +103,8 @@ def _spans(text: Tensor, draws: Draws, mean: float, budget: float) -> Tensor:
     length = torch.minimum(length, (allowed - before).clamp(min=0).long())
     start = _rank(draws.uniform(width), text)  # the j-th text token starts span number start[j]
     length = length.gather(1, start) * text  # (B, T), length of the span that starts here
-    place = torch.arange(width, device=text.device).expand(rows, width)
-    edge = torch.zeros(rows, width + 1, dtype=torch.int64, device=text.device)
+    place = torch.arange(width, device=text.device).expand(batch, width)
+    edge = torch.zeros(batch, width + 1, dtype=torch.int64, device=text.device)
     edge.scatter_add_(1, place, (length > 0).long())
     edge.scatter_add_(1, (place + length).clamp(max=width), -(length > 0).long())
     return (edge.cumsum(1)[:, :width] > 0) & text

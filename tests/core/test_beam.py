@@ -40,34 +40,46 @@ def test_a_beam_that_holds_everything_finds_what_trying_everything_finds(penalty
         assert [output.score for output in outputs] == pytest.approx([score for score, _ in expected], abs=1e-5)
 
 
-def test_a_beam_of_one_is_greedy_and_a_beam_of_two_sees_further() -> None:
-    garden = {  # greedy goes for A and ends with 0.6 * 0.4 = 0.24; B then EOS has 0.4 * 0.9 = 0.36
-        (): {A: 0.6, B: 0.4}, (A,): {A: 0.35, C: 0.25, EOS: 0.4}, (B,): {EOS: 0.9, A: 0.1},
-        (A, A): {EOS: 1.0}, (A, C): {EOS: 1.0}, (B, A): {EOS: 1.0},
-    }  # fmt: skip
-    ((greedy,),) = search([garden], 9, length_penalty=0.0)
-    assert (greedy.tokens, greedy.logps) == ([A], pytest.approx([log(0.6), log(0.4)]))
-    ((further,),) = search([garden], 9, beam=2, length_penalty=0.0)
-    assert (further.tokens, further.score) == ([B], pytest.approx(log(0.36)))
+GARDEN: Table = {
+    (): {A: 0.6, B: 0.4}, (A,): {A: 0.35, C: 0.25, EOS: 0.4}, (B,): {EOS: 0.9, A: 0.1},
+    (A, A): {EOS: 1.0}, (A, C): {EOS: 1.0}, (B, A): {EOS: 1.0},
+}  # fmt: skip
+ENDLESS: Table = {tuple([A] * n): {A: 0.9, EOS: 0.1} for n in range(9)}
+SHORT: Table = {tuple([A] * n): {EOS: 0.9, A: 0.1} for n in range(50)}
+LENGTHS: Table = {(): {EOS: 0.3, A: 0.7}, (A,): {A: 1.0}, (A, A): {EOS: 0.3, B: 0.7}, (A, A, B): {EOS: 1.0}}
+LONGER: Table = {(): {EOS: 0.5, A: 0.4, B: 0.1}, (A,): {EOS: 1.0}, (B,): {EOS: 1.0}}
+ROOM: Table = {(): {EOS: 0.4, A: 0.35, B: 0.25}, (A,): {A: 0.9, EOS: 0.1}, (A, A): {EOS: 1.0}, (B,): {EOS: 1.0}}
+FLAT: Table = {
+    prefix: dict.fromkeys((EOS, A, B, C), 0.25)
+    for size in range(3)
+    for prefix in itertools.product((A, B, C), repeat=size)
+}
+
+# What follows a prefix, the most tokens, beam, length penalty; outputs with their probabilities, passes.
+BY_HAND: dict[str, tuple[Table, int, int, float, list[tuple[list[int], float]], int]] = {
+    "greedy goes for A": (GARDEN, 9, 1, 0.0, [([A], 0.24)], 2),
+    "a beam of two sees further": (GARDEN, 9, 2, 0.0, [([B], 0.36)], 2),
+    "EOS is forced at the maximum": (ENDLESS, 3, 1, 1.0, [([A, A], 0.081)], 3),
+    "and at once": (ENDLESS, 1, 4, 1.0, [([], 0.1)], 1),
+    "without a penalty": (LENGTHS, 9, 3, 0.0, [([A, A, B], 0.49), ([], 0.3), ([A, A], 0.21)], 4),
+    "the length counts EOS": (LENGTHS, 9, 3, 1.0, [([A, A, B], 0.49), ([A, A], 0.21), ([], 0.3)], 4),
+    "nothing alive can overtake: 0.1 < 0.9": (SHORT, 50, 4, 0.0, [([], 0.9)], 1),
+    "nor the second": (SHORT, 50, 4, 0.0, [([], 0.9), ([A], 0.09)], 2),
+    "log .4 / 1 < log .5 / 1 < log .4 / 2": (LONGER, 9, 3, 1.0, [([A], 0.4)], 2),
+    "B is third behind EOS and A, and lives": (ROOM, 9, 2, 1.0, [([B], 0.25), ([], 0.4)], 2),
+    # Pass 1 keeps EOS, A and B of four equals in the beam, and A, B, C alive; pass 2 EOS after A, then A A, A B.
+    "equals, by slot, then token": (FLAT, 3, 3, 1.0, [([], 1 / 4), ([A], 1 / 16), ([A, A], 1 / 64)], 3),
+}
 
 
-def test_the_length_penalty_counts_eos_and_decides() -> None:
-    table = {(): {EOS: 0.3, A: 0.7}, (A,): {A: 1.0}, (A, A): {EOS: 0.3, B: 0.7}, (A, A, B): {EOS: 1.0}}
-    # EOS: log .3, length 1. A A EOS: log .21, length 3. A A B EOS: log .49, length 4.
-    sums = {1: log(0.3), 3: log(0.21), 4: log(0.49)}
-    for penalty in (0.0, 1.0, 3.0):
-        (found,) = search([table], 9, beam=3, length_penalty=penalty, nbest=3)
-        assert {o.length: o.score for o in found} == pytest.approx({n: s / n**penalty for n, s in sums.items()})
-        assert [o.score for o in found] == sorted((o.score for o in found), reverse=True)
-
-
-def test_eos_is_forced_at_the_maximum_and_keeps_its_own_probability() -> None:
-    endless = {tuple([A] * n): {A: 0.9, EOS: 0.1} for n in range(9)}
-    ((output,),) = search([endless], 3)
-    assert (output.tokens, output.length, output.passes) == ([A, A], 3, 3)
-    assert output.logps == pytest.approx([log(0.9), log(0.9), log(0.1)])
-    ((nothing,),) = search([endless], 1, beam=4)
-    assert (nothing.tokens, nothing.length, nothing.passes) == ([], 1, 1)
+@pytest.mark.parametrize("name", BY_HAND)
+def test_answers_worked_by_hand(name: str) -> None:
+    table, most, beam, penalty, expected, passes = BY_HAND[name]
+    (found,) = search([table], most, beam=beam, length_penalty=penalty, nbest=len(expected))
+    assert [o.tokens for o in found] == [tokens for tokens, _ in expected]
+    assert [sum(o.logps) for o in found] == pytest.approx([log(p) for _, p in expected])
+    assert [o.score for o in found] == pytest.approx([log(p) / (len(o) + 1) ** penalty for o, p in expected])
+    assert {(o.length - len(o.tokens), o.passes) for o in found} == {(1, passes)}
 
 
 def test_finished_sentences_leave_the_batch_and_every_hypothesis_counts_the_passes_of_its_sentence() -> None:
@@ -77,36 +89,6 @@ def test_finished_sentences_leave_the_batch_and_every_hypothesis_counts_the_pass
     assert step.passes == [3, 4, 4]
     two = [([A, A], 3), ([], 3)]
     assert [[(o.tokens, o.passes) for o in outputs] for outputs in found] == [two, [([], 1)], two]
-
-
-@pytest.mark.parametrize(("nbest", "passes"), [(1, 1), (2, 2)])
-def test_it_stops_as_soon_as_nothing_alive_can_overtake(nbest: int, passes: int) -> None:
-    """log .1 is less than log .9 already."""
-    table = {tuple([A] * n): {EOS: 0.9, A: 0.1} for n in range(50)}
-    (found,) = search([table], 50, beam=4, length_penalty=0.0, nbest=nbest)
-    assert [output.tokens for output in found] == [[], [A]][:nbest]
-    assert {output.passes for output in found} == {passes}
-
-
-def test_it_goes_on_while_something_alive_can_still_overtake_by_its_length() -> None:
-    table = {(): {EOS: 0.5, A: 0.4, B: 0.1}, (A,): {EOS: 1.0}, (B,): {EOS: 1.0}}
-    ((output,),) = search([table], 9, beam=3, length_penalty=1.0)
-    assert output.tokens == [A]  # log .4 / 2 is more than log .5 / 1, but log .4 / 1 was less
-    assert output.score == pytest.approx(log(0.4) / 2)
-
-
-def test_a_finished_hypothesis_takes_no_room_from_the_living() -> None:
-    table = {(): {EOS: 0.4, A: 0.35, B: 0.25}, (A,): {A: 0.9, EOS: 0.1}, (A, A): {EOS: 1.0}, (B,): {EOS: 1.0}}
-    (found,) = search([table], 9, beam=2, nbest=2)
-    assert [o.tokens for o in found] == [[B], []]  # B was third behind EOS and A, and is alive
-
-
-def test_equals_are_ranked_by_slot_then_token() -> None:
-    flat = {EOS: 0.25, A: 0.25, B: 0.25, C: 0.25}
-    table = {prefix: flat for size in range(3) for prefix in itertools.product((A, B, C), repeat=size)}
-    (found,) = search([table], 3, beam=3, nbest=3)
-    # pass 1 keeps EOS, A and B of the four equals in the beam, and A, B, C alive; pass 2 EOS after A, then A A, A B
-    assert [o.tokens for o in found] == [[], [A], [A, A]]
 
 
 @pytest.mark.parametrize("beam", [1, 2, 3, 7])

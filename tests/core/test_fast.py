@@ -44,19 +44,6 @@ def test_the_largest_numbers_of_long_rows(shape: tuple[int, int], kind: str, mon
         assert all(len(set(row)) == count for row in places.tolist())
 
 
-@pytest.mark.parametrize(
-    ("shape", "count", "pays"), [((20, 4000), 1, True), ((20, 4000), 20, False), ((10, 100), 1, False)]
-)
-def test_short_rows_are_left_to_torch(
-    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], count: int, pays: bool
-) -> None:
-    asked: list[int] = []
-    plain = fast._maxima
-    monkeypatch.setattr(fast, "_maxima", lambda values: (asked.append(1), plain(values))[1])
-    topk(torch.randn(shape), count)
-    assert bool(asked) == pays
-
-
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
 @pytest.mark.parametrize("shape", [(1000, 101), (3, 7, 4001)])
 def test_dropout_drops_its_share_and_keeps_the_mean(share: float, shape: tuple[int, ...]) -> None:

@@ -212,17 +212,6 @@ def test_special_ids_are_never_written() -> None:
         assert not written & {PAD, BOS, EOS, MASK}
 
 
-@pytest.mark.parametrize(("boost", "expected"), [(0, 1), (1, 1), (18, 18), (19, 18)])
-def test_a_length_head_that_says_nothing_or_too_much_is_kept_in_range(
-    monkeypatch: pytest.MonkeyPatch, boost: int, expected: int
-) -> None:
-    model = random_model()
-    says = -((torch.arange(20.0) - boost) ** 2)
-    monkeypatch.setattr(model, "length_logits", lambda memory: says.expand(len(memory.real), -1))
-    outputs = generate(model, source(sentences(3)), "nar", replace(OPTIONS, length_beam=1), None)
-    assert [len(o.tokens) for (o,) in outputs] == [expected] * 3
-
-
 def test_every_length_at_once_and_a_source_of_padding_stay_finite() -> None:
     model, ids = random_model(), source(sentences(2))
     ids = torch.cat([ids, torch.full_like(ids[:1], PAD)])

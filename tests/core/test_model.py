@@ -1,23 +1,18 @@
 """The model: shapes of every option, incremental decoding equal to one pass, shared memory, tied tables."""
 
 from dataclasses import replace
-from math import inf
 
 import pytest
 import torch
 
 from janus_cli.core.batch import Batch, collate
 from janus_cli.core.knobs import Model
-from janus_cli.core.model import Transformer, score_bias, sinusoids
+from janus_cli.core.model import Transformer, sinusoids
 from janus_cli.core.stream import FIELDS, Stream, ar_stream, content, masked
 
 
 def part(stream: Stream, slots: list[int], keys: int) -> Stream:
     return Stream(*(getattr(stream, name)[:, slots] for name in FIELDS), keys=keys)
-
-
-def pick(stream: Stream, rows: torch.Tensor) -> Stream:
-    return Stream(*(getattr(stream, name)[rows] for name in FIELDS), keys=stream.keys)
 
 
 @pytest.fixture
@@ -48,64 +43,6 @@ def test_step_by_step_with_a_cache_equals_one_pass(either: Transformer, ragged: 
         assert torch.allclose(states[real, -1], whole[real, slots[-1]], atol=1e-12)
 
 
-@pytest.mark.parametrize("fixed", [False, True])
-@pytest.mark.parametrize("at", [2, torch.tensor([2, 0, 1])], ids=["all", "each"])
-def test_slots_that_all_see_each_other_may_be_decoded_over_a_cache(
-    either: Transformer, ragged: Batch, at: int | torch.Tensor, fixed: bool
-) -> None:
-    """As the joint draft of speculative decoding does; in a causal self-attention their positions count."""
-    stream = masked(ragged.target, torch.zeros_like(ragged.target))
-    memory, cache = either.encode(ragged.source, ragged.source_real), either.new_cache(3, 8, fixed=fixed)
-    cache.at = at
-    states, whole = either.decode(stream, memory, cache), either.decode(stream, memory)
-    assert torch.allclose(states[ragged.target_real], whole[ragged.target_real], atol=1e-12)
-
-
-@pytest.mark.parametrize("at", [1, torch.tensor([1, 1, 1])], ids=["all", "each"])
-def test_slots_may_be_taken_back(either: Transformer, ragged: Batch, at: int | torch.Tensor) -> None:
-    """What was decoded behind `at` is not seen, and written over."""
-    stream, memory = content(ragged.target), either.encode(ragged.source, ragged.source_real)
-    cache, other = either.new_cache(3, 5), content(ragged.target.flip(1).clamp(min=5))
-    either.decode(part(stream, [0], 1), memory, cache)
-    either.decode(part(other, [1, 2, 3], 3), memory, cache)
-    cache.at = at
-    states = either.decode(part(stream, [1], 1), memory, cache)
-    assert torch.allclose(states[:, 0], either.decode(stream, memory)[:, 1], atol=1e-12)
-
-
-def test_selected_rows_keep_their_past(model: Transformer, ragged: Batch) -> None:
-    """Beams move between rows: going on with chosen rows equals having decoded those rows from the start."""
-    stream, memory = content(ragged.target), model.encode(ragged.source, ragged.source_real)
-    rows = torch.tensor([2, 0, 2])
-    moved, reordered, fresh = (model.new_cache(3, 4) for _ in range(3))
-    for cache in (moved, reordered):
-        model.decode(part(stream, [0, 1], 2), memory, cache)
-    moved.select(rows)
-    reordered.reorder(rows)
-    model.decode(pick(part(stream, [0, 1], 2), rows), memory.select(rows), fresh)
-    following = pick(part(stream, [2], 1), rows)
-    one, two, three = (model.decode(following, memory.select(rows), cache) for cache in (moved, reordered, fresh))
-    assert torch.allclose(one, three, atol=1e-12)
-    assert torch.allclose(two, three, atol=1e-12)
-    assert not torch.allclose(one[0], one[1], atol=1e-3)
-
-
-def test_candidates_share_the_memory_of_their_sentence(model: Transformer, ragged: Batch) -> None:
-    rows = torch.tensor([0, 0, 1, 1, 2, 2])
-    wide = pick(masked(ragged.target, torch.zeros_like(ragged.target)), rows)
-    memory = model.encode(ragged.source, ragged.source_real)
-    shared, copied = model.decode(wide, memory), model.decode(wide, memory.select(rows))
-    assert torch.allclose(shared, copied, atol=1e-12)
-
-
-def test_a_mask_as_scores() -> None:
-    attend = torch.tensor([[[True, False], [True, True]]])
-    scores = score_bias(attend, torch.float32)
-    assert scores is not None
-    assert scores.tolist() == [[[0.0, -inf], [0.0, 0.0]]]
-    assert score_bias(attend | True, torch.float32) is None
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -130,22 +67,6 @@ def test_every_shape_option_runs_and_learns(tiny: Model, ragged: Batch, change: 
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
-
-
-LAYER = ("attention.query", "attention.key_value", "attention.out", "feedforward.up", "feedforward.down")
-NORMS = ("attention_norm", "feedforward_norm")
-
-
-def test_options_leave_the_names_of_other_models_alone(tiny: Model, causal: Transformer) -> None:
-    """Checkpoints are read by these names."""
-    cross = ("cross.query", "cross.key_value", "cross.out", "cross_norm")
-    modules = [f"encoder.0.{name}" for name in LAYER + NORMS] + [f"decoder.0.{name}" for name in LAYER + NORMS + cross]
-    names = {f"{name}.{kind}" for name in modules for kind in ("weight", "bias")}
-    names |= {"target_table.weight", "source_positions", "target_positions", "length_table"}
-    assert set(Transformer(tiny, 20, 20, length_head=True).weights()) == names
-    more = ("causal.query", "causal.key_value", "causal.out", "causal_norm")
-    new = {f"decoder.0.{name}" for name in more} | {"source_map", "target_map"}
-    assert set(causal.weights()) == names | {f"{name}.{kind}" for name in new for kind in ("weight", "bias")}
 
 
 def test_the_causal_self_attention_looks_to_the_left_only(causal: Transformer, ragged: Batch) -> None:

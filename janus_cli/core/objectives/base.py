@@ -80,14 +80,14 @@ class Plan:
         counts, because it is computed; softmax, norms, dropout and the optimiser do not.
         vocabulary: the target's; what an encoder predicts is counted with it too. source: S.
         """
-        rows = next(iter(self.streams.values())).tokens.shape[0]
+        batch = next(iter(self.streams.values())).tokens.shape[0]
         # The keys and values of the source are made once, and read by every call.
-        shared = knobs.decoder_layers * 2 * rows * 2 * source * knobs.width**2
+        shared = knobs.decoder_layers * 2 * batch * 2 * source * knobs.width**2
         streams, drafts = (
             sum(decoder_flops(knobs, vocabulary, source, stream) - shared for stream in each.values())
             for each in (self.streams, self.drafts)
         )
-        forward = _layers_flops(knobs, knobs.encoder_layers, rows, source, [source]) + shared + streams
+        forward = _layers_flops(knobs, knobs.encoder_layers, batch, source, [source]) + shared + streams
         if self.source is not None:
             forward += 2 * int((self.source.labels != IGNORE).sum()) * knobs.width * vocabulary
         return (1 + BACKWARD) * forward + drafts
@@ -95,20 +95,20 @@ class Plan:
 
 def decoder_flops(knobs: Model, vocabulary: int, source: int, stream: Stream) -> int:
     """FLOPs of a decoder call, with the keys and values of the source and the logits of labelled slots."""
-    rows, slots = stream.tokens.shape
+    batch, slots = stream.tokens.shape
     keys = [stream.keys] * (1 + knobs.causal_attention) + [source]
     logits = 2 * int(stream.labelled.sum()) * knobs.width * vocabulary
-    return _layers_flops(knobs, knobs.decoder_layers, rows, slots, keys) + logits
+    return _layers_flops(knobs, knobs.decoder_layers, batch, slots, keys) + logits
 
 
-def _layers_flops(knobs: Model, layers: int, rows: int, slots: int, keys: list[int]) -> int:
+def _layers_flops(knobs: Model, layers: int, batch: int, slots: int, keys: list[int]) -> int:
     """FLOPs of layers over (B, L) slots, each with an attention to so many keys for every one of `keys`."""
     width = knobs.width
     # Queries and outputs (B, L, D), keys and values (B, K, D), scores (B, H, L, K) and their sums.
     attention = sum(2 * slots * width**2 + 2 * count * width**2 + 2 * slots * count * width for count in keys)
     feedforward = 2 * slots * width * knobs.feedforward
     embedding = 2 * slots * width**2 if knobs.embedding == "concat" else 0
-    return 2 * rows * (layers * (attention + feedforward) + embedding)
+    return 2 * batch * (layers * (attention + feedforward) + embedding)
 
 
 @dataclass(frozen=True)
