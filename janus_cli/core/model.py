@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from math import inf
 from typing import Any
 
@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus_cli.core.batch import PAD
-from janus_cli.core.cache import Cache, LayerCache
+from janus_cli.core.cache import Cache
 from janus_cli.core.fast import Direct, LayerNorm, Linear, Packed, dropout, packed, product, scaled_dot_products
 from janus_cli.core.knobs import Model
 from janus_cli.core.stream import Stream
 
 KeysValues = tuple[Tensor, Tensor]  # each (B, H, K, D/H)
 Sublayer = Callable[[Tensor], Tensor]  # (B, L, D) -> (B, L, D)
+Append = Callable[[int, Tensor, Tensor], KeysValues]
 
 
 class Attention(Direct):
@@ -112,19 +113,20 @@ class Layer(Direct):
         self.feedforward, self.feedforward_norm = FeedForward(knobs), LayerNorm(knobs.width)
 
     def forward(
-        self, x: Tensor, keys: int, biases: Sequence[Any], caches: Sequence[LayerCache] | None = None,
+        self, x: Tensor, keys: int, biases: Sequence[Any], append: Append | None = None,
         source: KeysValues | None = None, source_bias: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """x (B, L, D), of which the first `keys` slots can be seen -> (B, L, D).
 
-        biases, caches: one for each self-attention. source: this layer's keys and values of it.
+        biases: of each self-attention. append: adds keys and values of new slots to those of earlier calls, for the
+        first or second self-attention. source: this layer's keys and values of the source.
         """
 
         def attend(attention: Attention, index: int) -> Sublayer:
             def sublayer(y: Tensor) -> Tensor:
                 keys_values = attention.keys_values(y[:, :keys])
-                if caches is not None:
-                    keys_values = caches[index].append(*keys_values)
+                if append is not None:
+                    keys_values = append(index, *keys_values)
                 return attention(y, keys_values, biases[index])
 
             return sublayer
@@ -290,9 +292,9 @@ class Transformer(nn.Module):
         positions = F.embedding(stream.positions, self.target_positions)
         x = self._embed(stream.tokens, self.target_table, positions, self.target_map, self.target_norm)
         biases = self._biases(stream, cache, x.dtype)
-        caches = [None] * len(self.decoder) if cache is None else cache.layers
-        for layer, source, layer_caches in zip(self.decoder, memory.keys_values, caches, strict=True):
-            x = layer(x, stream.keys, biases, layer_caches, source, memory.bias)
+        for index, (layer, source) in enumerate(zip(self.decoder, memory.keys_values, strict=True)):
+            append = None if cache is None else partial(cache.append, index)
+            x = layer(x, stream.keys, biases, append, source, memory.bias)
         return self.decoder_norm(x)
 
     def _biases(self, stream: Stream, cache: Cache | None, dtype: torch.dtype) -> list[Any]:

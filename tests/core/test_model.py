@@ -43,6 +43,18 @@ def test_step_by_step_with_a_cache_equals_one_pass(either: Transformer, ragged: 
         assert torch.allclose(states[real, -1], whole[real, slots[-1]], atol=1e-12)
 
 
+@pytest.mark.parametrize("at", [2, torch.tensor([2, 0, 1])], ids=["all", "each"])
+def test_slots_that_all_see_each_other_may_be_decoded_over_a_cache(
+    either: Transformer, ragged: Batch, at: int | torch.Tensor
+) -> None:
+    """As the joint draft of speculative decoding does; in a causal self-attention their positions count."""
+    stream = masked(ragged.target, torch.zeros_like(ragged.target))
+    memory, cache = either.encode(ragged.source, ragged.source_real), either.new_cache(3, 8)
+    cache.at = at
+    states, whole = either.decode(stream, memory, cache), either.decode(stream, memory)
+    assert torch.allclose(states[ragged.target_real], whole[ragged.target_real], atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "change",
     [
