@@ -28,7 +28,7 @@ class Cache:
         self.positions = torch.zeros((batch, slots), dtype=torch.int64, device=like.device)
         self.fixed = fixed
         self.at: int | Tensor = 0
-        # Of the latest call: where its slots went, the first in all rows or (R, K) each; how many slots it attends over.
+        # Of the latest call: where its slots went (the first in all rows, or (R, K)), and how many it attends over.
         self.places: int | Tensor = 0
         self.end = 0
 
