@@ -17,7 +17,7 @@ IGNORE = -100  # a label that asks for nothing
 
 
 class Joined(NamedTuple):
-    """Rows of different lengths in one piece: ids (N,) int64, row behind row, and their lengths (B,) int64."""
+    """Rows of different lengths, concatenated: their ids (N,) int64, and their lengths (B,) int64."""
 
     ids: Tensor
     lengths: Tensor
@@ -31,7 +31,7 @@ class Batch:
     target: (B, T) int64, BOS, y_1 .. y_n, EOS; T is the largest n + 2.
     ids: (B,) int64, the sentences' numbers in their split (noise and error messages refer to them).
     lexicon: (V, K) int64, translations of each token of the source's vocabulary, likeliest first, PAD for none; the
-        same for all batches, and None where the objective wants none. It stays where it is when the batch moves.
+        same for all batches, and None where the objective needs none. `to` does not move it.
     """
 
     source: Tensor
@@ -83,7 +83,7 @@ def collate(
 
 
 def batch_of(sources: Joined, targets: Joined, ids: Sequence[int], lexicon: Tensor | None = None) -> Batch:
-    """The same from ids that lie in one piece."""
+    """As `collate`, from concatenated ids."""
     source, target = _framed(sources, ()), _framed(targets, (BOS,))
     return Batch(source, target, torch.as_tensor(ids, dtype=torch.int64), lexicon)
 

@@ -176,7 +176,7 @@ class Generator:
 
 
 def length_limit(lengths: Tensor, max_length: int, options: Decoding) -> Tensor:
-    """The most tokens of an AR output, EOS included: max_ratio * source + max_extra, and what the model holds.
+    """The most tokens of an AR output, EOS included: max_ratio * source + max_extra, within the positions of the model.
 
     lengths: (B,) int64 of the sources, without EOS. max_length: the model's positions.
     """
@@ -190,7 +190,7 @@ def _ranked(
 ) -> list[list[Output]]:  # fmt: skip
     """The best candidates of each sentence as outputs. tokens, logps (B * F, T), scores (B, F), passes (B,).
 
-    sizes (B * F,): the lengths before repeats were removed. states: of each traced pass, as `mask_predict` tells them.
+    sizes (B * F,): the lengths before repeats were removed. states: what `mask_predict` told its trace in each pass.
     """
     order = scores.sort(dim=1, descending=True, stable=True).indices[:, :nbest].tolist()
     fan = scores.shape[1]

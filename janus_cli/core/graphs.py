@@ -1,8 +1,8 @@
 """Decoding on a GPU without launching each kernel: passes of fixed shapes are recorded once and replayed (CUDA graphs).
 
 A pass of a small batch is hundreds of kernels that take longer to launch than to run. A recording reads and writes
-buffers that stay where they are, so sources, texts and caches are padded to a few sizes, and rows that have ended go on
-being computed. The clock decides who attends as ever: padding is never born. Texts are those of `core/steps.py` up to
+buffers that stay where they are, so sources, texts and caches are padded to a few sizes, and finished rows are still
+computed. The clock decides as usual who may attend: padding is never born. Texts are those of `core/steps.py` up to
 rounding. Without a GPU nothing is recorded: the same functions run over the same buffers, which is how tests run them.
 """
 
@@ -38,7 +38,7 @@ def padded(length: int, most: int) -> int:
 
 
 class Replay:
-    """A function of tensors of fixed shapes. What it returns holds until it is called again."""
+    """A function of tensors of fixed shapes. What it returns is valid until it is called again."""
 
     def __init__(self, recordings: Recordings, function: Function) -> None:
         self.stream, self.pool, self.function = recordings.stream, recordings.pool, function
@@ -47,7 +47,7 @@ class Replay:
         self.outputs: tuple[Tensor, ...] = ()
 
     def prepare(self, *inputs: Tensor) -> None:
-        """Makes the recording with inputs like these, unless it is made already; that runs the function once."""
+        """Records with inputs like these, unless that is done already; the function then runs once."""
         if not self.inputs:
             own = [given.clone() for given in inputs]
             if self.stream is not None:
@@ -81,7 +81,7 @@ class Replay:
         return self.outputs
 
     def forget(self) -> None:
-        """Frees the recording; the function, which mostly belongs to what holds this, would keep it alive."""
+        """Frees the recording, and the function, which usually belongs to the owner of this and would keep it alive."""
         self.inputs, self.outputs, self.again = [], (), None
         del self.function
 
@@ -96,7 +96,7 @@ class Recordings:
         self.sources: OrderedDict[tuple[int, int], RecordedSource] = OrderedDict()
 
     def read(self, source: Tensor) -> RecordedSource:
-        """Encodes (B, S) and returns what decodes it; it holds until the next source of its shape is read."""
+        """Encodes (B, S) and returns what decodes it, until the next source of this shape is read."""
         shape = len(source), padded(source.shape[1], self.model.knobs.max_length)
         recorded = self.sources.pop(shape, None)
         if recorded is None:
@@ -132,13 +132,13 @@ class RecordedSource:
         return self.replays[-1]
 
     def step(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """What was recorded under this key, or is now."""
+        """What is recorded under this key; `make` records it the first time."""
         if key not in self.steps:
             self.steps[key] = make()
         return self.steps[key]
 
     def forget(self) -> None:
-        """Frees all that was recorded at once: as they refer to each other, Python alone would do it at some time."""
+        """Frees all recordings now; as they refer to each other, Python alone would free them at some later time."""
         for replay in self.replays:
             replay.forget()
         self.replays.clear()
@@ -199,7 +199,7 @@ class RecordedSource:
 class RecordedNext:
     """As `steps.NextToken`: one pass over `beam` rows of each sentence, with its cache.
 
-    The recording goes on with all rows that a search begins with; `rows` are those that the search still has.
+    The recording computes all rows that a search began with; `rows` are those that the search still has.
     """
 
     def __init__(self, source: RecordedSource, side: ARSide, beam: int, room: int) -> None:

@@ -184,7 +184,7 @@ class NextBlock:
         self.cache = model.new_cache(len(memory.real), int(most.max()) + 2 * block)
 
     def __call__(self, last: Tensor, count: int, kept: Tensor | None) -> tuple[Tensor, Tensor]:
-        """last: (R, N) int64, BOS at first. kept: (R,) rows of the pass before. -> `count` more, (R, count) each."""
+        """last: (R, N) int64, BOS at first. kept: (R,) rows of the previous pass. -> `count` more, (R, count) each."""
         if kept is not None:
             self.cache.select(kept)
             self.memory = self.memory.select(kept)

@@ -189,8 +189,8 @@ def ar_stream(target: Tensor, kind: ARSide) -> Stream:
     """The slots of P_AR in training; target (B, T).
 
     content: each token predicts the next one (an ordinary decoder). query: MASK queries predict (two streams).
-    self: MASK slots that read themselves predict. masks: the whole target stands there as MASKs, which are revealed
-    from left to right, so the length is known and EOS is not predicted.
+    self: MASK slots that read themselves predict. masks: there is a MASK for every token of the target, and they are
+    revealed from left to right; so the length is known and EOS is not predicted.
     """
     if kind == "content":
         return content(target)

@@ -33,7 +33,7 @@ class Term(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What the encoder reads where that is not the source as it stands: tokens and labels, both (B, S)."""
+    """What the encoder reads instead of the source, and what it must predict there; both (B, S)."""
 
     tokens: Tensor
     labels: Tensor  # the token to predict, IGNORE for none

@@ -5,9 +5,9 @@
     P_encoder(x_h | X', MASK at every h)                          10-20 % of the source
     P_NAR    (y_h | X', observed tokens, every MASK)              20-100 % of the target (50 in the paper)
 
-X' is the source with 15 % of its words switched: where a dictionary has a translation of x_i that stands in the target,
-x_i gives way to another of its translations, and the one that stands there is hidden (aligned code-switching). The
-dictionary lists tokens, because these are what the model reads: `Batch.lexicon`, made by `data/lexicon.py`.
+X' is the source with 15 % of its words switched: where the target has a translation of x_i by some dictionary, x_i is
+replaced by another of its translations, and the one in the target is hidden (aligned code-switching). The dictionary
+lists tokens, because these are what the model reads: `Batch.lexicon`, made by `data/lexicon.py`.
 
 Whatever is hidden is a MASK here; the released code leaves every tenth token as it is and makes every tenth a random
 one. CeMAT pre-trains on many languages and is then trained on; here it is trained on one pair, with a length head, so

@@ -63,25 +63,21 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: JanusObjective) ->
     nar_states = nar_aux_states[:, :width][hidden]  # (B, T, D) -> (N hidden, D)
     aux_states = nar_aux_states[:, nar_aux.keys :][aux_labels != IGNORE]  # (B, M, D) -> (N hidden, D)
 
+    # CE_AR runs over all tokens; those that are not hidden have no other distribution to be compared with.
     rest = cross_entropy(ar_states[~is_hidden], words, asked[~is_hidden], knobs.label_smoothing)
-    token, one = plan.share("tokens"), plan.share("hidden")
-    weights = AuxLoss(
-        knobs.ar * token, knobs.nar * one, knobs.aux * one,
-        knobs.kl_ar_aux * one, knobs.kl_nar_aux * one, knobs.kl_ar_nar * one,
-    )  # fmt: skip
-    tied = aux_loss(
+    weights = AuxLoss(knobs.ar, knobs.nar, knobs.aux, knobs.kl_ar_aux, knobs.kl_nar_aux, knobs.kl_ar_nar)
+    units = ("tokens", *["hidden"] * 5)
+    coefficients = AuxLoss(*(weight * plan.share(unit) for weight, unit in zip(weights, units, strict=True)))
+    totals = aux_loss(
         ar_states[is_hidden], nar_states, aux_states, words, asked[is_hidden], knobs.label_smoothing,
-        weights, knobs.kl_to_ar, knobs.kl_temperature,
+        coefficients, knobs.kl_to_ar, knobs.kl_temperature,
     )  # fmt: skip
+    totals = totals._replace(ce_ar=rest + totals.ce_ar)
     terms = {
-        "ce_ar": Term(rest + tied.ce_ar, "tokens", knobs.ar),
-        "ce_nar": Term(tied.ce_nar, "hidden", knobs.nar),
-        "ce_aux": Term(tied.ce_aux, "hidden", knobs.aux),
-        "kl_ar_aux": Term(tied.kl_ar_aux, "hidden", knobs.kl_ar_aux),
-        "kl_nar_aux": Term(tied.kl_nar_aux, "hidden", knobs.kl_nar_aux),
-        "kl_ar_nar": Term(tied.kl_ar_nar, "hidden", knobs.kl_ar_nar),
-        "length": length_term(model, memory, batch, knobs.length),
+        name: Term(total, unit, weight)
+        for name, total, unit, weight in zip(AuxLoss._fields, totals, units, weights, strict=True)
     }
+    terms["length"] = length_term(model, memory, batch, knobs.length)
     if knobs.correct:
         correct = corrected(model, memory, plan.streams["correct"], plan.drafts["guess"])
         ce = stream_loss(model, memory, correct, knobs.label_smoothing)
@@ -100,5 +96,7 @@ def at(knobs: JanusObjective, step: int) -> JanusObjective:
     return replace(knobs, kl_ar_aux=kl_ar_aux, kl_nar_aux=kl_nar_aux, kl_ar_nar=kl_ar_nar)
 
 
-TERMS = ("ce_ar", "ce_nar", "ce_aux", "kl_ar_aux", "kl_nar_aux", "kl_ar_nar", "length")
-JANUS = Objective(plan, loss, ar=True, nar=True, terms=TERMS, more={"correct": "ce_correct"}, risen=risen, at=at)
+JANUS = Objective(
+    plan, loss, ar=True, nar=True, terms=(*AuxLoss._fields, "length"), more={"correct": "ce_correct"},
+    at=at, risen=risen,
+)  # fmt: skip

@@ -30,8 +30,8 @@ def beam_search(
 
     Args:
         step: `step(last, parents)` -> (R, V) float log-probabilities of the token that follows. last: (R,) int64, the
-            newest token of each row, rows of a sentence side by side. parents: (R,) int64, the row of the pass before
-            that each row continues; None where rows are as they were. The first pass has one row a sentence, BOS.
+            newest token of each row, rows of a sentence side by side. parents: (R,) int64, the row of the previous pass
+            that each row continues; None if each continues itself. The first pass has one row a sentence, BOS.
             Tokens that must not be generated have -inf.
         max_lengths: (B,) int64, the most tokens of a hypothesis, EOS included; at least 1.
         beam: live hypotheses of a sentence. nbest: hypotheses wanted, at most `beam`.

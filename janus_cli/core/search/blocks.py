@@ -19,7 +19,7 @@ def write_blocks(step: Step, max_lengths: Tensor, block: int | None) -> tuple[Te
     Args:
         step: `step(last, count, kept)` -> the best `count` tokens that follow and their log-probabilities, (R, count)
             each. last: (R, N) int64, the tokens of the block before, BOS at first. kept: (R,) int64, the rows of the
-            pass before that go on; None for all of them.
+            previous pass that continue; None for all.
         max_lengths: (B,) int64, the most tokens of an output, EOS included; at least 1.
         block: tokens of a pass; None for all of them in one.
 

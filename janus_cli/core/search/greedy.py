@@ -17,7 +17,7 @@ def greedy(step: Step, max_lengths: Tensor, length_penalty: float = 1.0) -> list
 
     Args:
         step: `step(last, kept, at_end)` -> the best next token (R,) and its log-probability (R,). last: (R,) int64, the
-            newest token of each row. kept: (R,) int64, the rows of the pass before that go on; None for all of them.
+            newest token of each row. kept: (R,) int64, the rows of the previous pass that continue; None for all.
             at_end: (R,) bool, rows in which EOS is the only choice. The first pass has one row a sentence, BOS.
         max_lengths: (B,) int64, the most tokens of an output, EOS included; at least 1.
         length_penalty: see `beam_search`; decides the score only.

@@ -39,10 +39,10 @@ def speculative(
         verify: `verify(tokens, counts, proposals, at_end, sentences, kept)` -> the left-to-right model's choice
             (A, W + 1) after the prefix and after each proposed token, its log-probability, and with "joint" what the
             draft proposes (A, W') behind the same prefix. at_end: (A, W + 1) bool, where EOS is the only choice.
-            kept: (A,) int64, the rows of the call before that are still there; None for all of them.
+            kept: (A,) int64, the rows of the previous call that continue; None for all.
         max_lengths: (B,) int64, the most tokens of an output, EOS included; at least 1.
         window: the most proposed tokens that are verified at once.
-        redraft: who proposes after the first time; where nothing is left over for a sentence, the draft does.
+        redraft: where later proposals come from; a sentence for which nothing is left over is drafted again.
     """
     device, batch = max_lengths.device, len(max_lengths)
     if not batch:
@@ -65,7 +65,7 @@ def speculative(
 
         agreed = (proposals == best[:, :-1]).int().cumprod(1).sum(1)
         ended = (best == EOS).int().argmax(1).masked_fill(~(best == EOS).any(1), best.shape[1])
-        fresh = torch.minimum(agreed, ended) + 1  # agreed tokens and the model's own after them, EOS at the most
+        fresh = torch.minimum(agreed, ended) + 1  # agreed tokens and the model's own next one, up to EOS
         cut = torch.arange(best.shape[1], device=device) >= fresh[:, None]
         tokens[rows[:, None], places - 1] = best.masked_fill(cut, PAD)
         logps[rows[:, None], places - 1] = certainty.to(logps.dtype).masked_fill(cut, 0.0)
