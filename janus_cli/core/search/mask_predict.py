@@ -26,8 +26,8 @@ def mask_predict(
     After pass i of T the floor(n (T - i) / T) least certain of the n tokens that a row was to write are hidden again
     (equals: the leftmost first), so nothing is hidden after the last. No row depends on another.
 
-    A pass is left out for a sentence that it cannot change: each of its rows reads what it read in the previous pass (and
-    so would get the same answer), or has nothing to write.
+    A pass is left out for a sentence that it cannot change: each of its rows reads what it read in the previous pass,
+    and so would get the same answer, or has nothing to write.
 
     Args:
         step: `step(tokens, asked, sentences)` -> the best token and its log-probability at each place `asked` (A, T)
