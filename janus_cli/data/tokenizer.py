@@ -2,7 +2,8 @@
 
 A folder holds `tokenizer.json` (kind, joiner, which file serves which side) and either one file for both sides or
 `source.*` and `target.*`: `.model` for SentencePiece, `.vocab.txt` (one word a line, the first is id 5) for words.
-They are trained on the text, or taken over from an earlier one, of janus or of fairseq.
+They are trained on the text, or taken over from an earlier one, of janus or of fairseq. A kind of tokenizer is a class
+that trains, loads, encodes and decodes, and an entry of `KINDS`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import sentencepiece
 
@@ -51,6 +52,8 @@ class Tokenizer(Protocol):
 class SentencePieces:
     """A SentencePiece model with the five fixed ids; raises DataError where it is none."""
 
+    ending = "model"  # of its file
+
     def __init__(self, data: bytes, name: str = "the tokenizer") -> None:
         try:
             if not data:
@@ -77,12 +80,36 @@ class SentencePieces:
     def pieces(self, ids: Sequence[int]) -> list[str]:
         return [self._model.id_to_piece(int(index)) for index in ids]
 
+    @classmethod
+    def load(cls, data: bytes, name: str, joiner: str) -> Self:
+        return cls(data, name)
+
+    @staticmethod
+    def train(knobs: recipe.Tokenizer, lines: Iterable[str], text: str) -> bytes:
+        """A model file; text: the name of the text, for messages."""
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=_in_parts(lines), model_writer=model, minloglevel=2,
+                model_type=knobs.algorithm, vocab_size=knobs.vocabulary, byte_fallback=knobs.byte_fallback,
+                character_coverage=knobs.character_coverage, normalization_rule_name=knobs.normalisation,
+                pad_id=PAD, unk_id=UNK, bos_id=BOS, eos_id=EOS, pad_piece=NAMES[PAD], control_symbols=[NAMES[MASK]],
+                num_threads=TRAIN_THREADS,
+            )  # fmt: skip
+        except RuntimeError as problem:
+            if "KeyboardInterrupt" in str(problem):  # raised in the iterator, and wrapped
+                raise KeyboardInterrupt from None
+            raise _refused(knobs, text, str(problem)) from None
+        return model.getvalue()
+
 
 class Words:
     """A list of words, from id 5 on; text is split at white space, and unknown words become UNK.
 
     joiner: removed from decoded text together with the space behind it ("@@" for BPE text).
     """
+
+    ending = "vocab.txt"  # of its file
 
     def __init__(self, words: Sequence[str], joiner: str = "") -> None:
         self._words = [*NAMES, *words]
@@ -99,6 +126,30 @@ class Words:
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         return [self._words[index] for index in ids]
+
+    @classmethod
+    def load(cls, data: bytes, name: str, joiner: str) -> Self:
+        try:
+            words = data.decode().removesuffix("\n").split("\n")
+        except UnicodeDecodeError:
+            raise DataError(f"{name} is not UTF-8, so not a list of words") from None
+        if not all(words) or len(set(words)) != len(words):
+            raise DataError(f"{name} is damaged: an empty or repeated word")
+        return cls(words, joiner)
+
+    @staticmethod
+    def train(knobs: recipe.Tokenizer, lines: Iterable[str], text: str) -> bytes:
+        """The most frequent words, one a line; equally frequent ones in code point order."""
+        counts: Counter[str] = Counter()
+        for line in lines:
+            counts.update(line.split())
+        if not counts:
+            raise DataError(f"the training text ({text}) has no word")
+        ordered = sorted(counts, key=lambda word: (-counts[word], word))
+        return "".join(f"{word}\n" for word in ordered[: knobs.vocabulary - SPECIAL]).encode()
+
+
+KINDS: dict[str, type[SentencePieces] | type[Words]] = {"sentencepiece": SentencePieces, "words": Words}
 
 
 def join(line: str, joiner: str) -> str:
@@ -124,7 +175,7 @@ def load_tokenizers(folder: Path) -> Tokenizers:
     """From a prepared folder or a run folder; raises DataError where files are missing, damaged, or elsewhere."""
     index = read_json(folder / INDEX)
     kind, joiner, names = index.get("kind"), index.get("joiner", ""), index.get("files")
-    if kind not in ("sentencepiece", "words") or not isinstance(joiner, str) or not isinstance(names, dict):
+    if not isinstance(kind, str) or kind not in KINDS or not isinstance(joiner, str) or not isinstance(names, dict):
         raise DataError(f"{folder / INDEX} is damaged", "run `janus preprocess` again with --force")
     loaded: dict[str, Tokenizer] = {}
     for side in SIDES:
@@ -139,16 +190,9 @@ def load_tokenizers(folder: Path) -> Tokenizers:
 def _load_one(path: Path, kind: str, joiner: str) -> Tokenizer:
     try:
         data = path.read_bytes()
-        if kind == "sentencepiece":
-            return SentencePieces(data, str(path))
-        words = data.decode().removesuffix("\n").split("\n")
     except OSError as problem:
         raise DataError(f"{path} cannot be read: {problem.strerror}", "run `janus preprocess` again") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not UTF-8, so not a list of words") from None
-    if not all(words) or len(set(words)) != len(words):
-        raise DataError(f"{path} is damaged: an empty or repeated word")
-    return Words(words, joiner)
+    return KINDS[kind].load(data, str(path), joiner)
 
 
 def train_tokenizers(
@@ -161,36 +205,19 @@ def train_tokenizers(
     and for fairseq's dict.<suffix>.txt. Raises DataError where the text does not allow this vocabulary, or the files to
     take over are unusable.
     """
-    train, ending = (_train_pieces, "model") if knobs.kind == "sentencepiece" else (_count_words, "vocab.txt")
+    kind = KINDS[knobs.kind]
     if knobs.reuse is not None:
         contents = _reuse(knobs, Path(knobs.reuse), suffixes)
     elif knobs.joint:
-        contents = {"tokenizer": train(knobs, chain(sources, targets), "+".join(suffixes))}
+        contents = {"tokenizer": kind.train(knobs, chain(sources, targets), "+".join(suffixes))}
     else:
         source, target = suffixes
-        contents = {"source": train(knobs, sources, source), "target": train(knobs, targets, target)}
+        contents = {"source": kind.train(knobs, sources, source), "target": kind.train(knobs, targets, target)}
     for stem, data in contents.items():
-        write_atomically(folder / f"{stem}.{ending}", data)
-    files = {side: f"{side if side in contents else 'tokenizer'}.{ending}" for side in SIDES}
+        write_atomically(folder / f"{stem}.{kind.ending}", data)
+    files = {side: f"{side if side in contents else 'tokenizer'}.{kind.ending}" for side in SIDES}
     write_json(folder / INDEX, {"kind": knobs.kind, "joiner": knobs.joiner, "files": files})
     return load_tokenizers(folder)
-
-
-def _train_pieces(knobs: recipe.Tokenizer, lines: Iterable[str], text: str) -> bytes:
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_in_parts(lines), model_writer=model, minloglevel=2,
-            model_type=knobs.algorithm, vocab_size=knobs.vocabulary, byte_fallback=knobs.byte_fallback,
-            character_coverage=knobs.character_coverage, normalization_rule_name=knobs.normalisation,
-            pad_id=PAD, unk_id=UNK, bos_id=BOS, eos_id=EOS, pad_piece=NAMES[PAD], control_symbols=[NAMES[MASK]],
-            num_threads=TRAIN_THREADS,
-        )  # fmt: skip
-    except RuntimeError as problem:
-        if "KeyboardInterrupt" in str(problem):  # raised in the iterator, and wrapped
-            raise KeyboardInterrupt from None
-        raise _refused(knobs, text, str(problem)) from None
-    return model.getvalue()
 
 
 def _in_parts(lines: Iterable[str]) -> Iterator[str]:
@@ -221,17 +248,6 @@ def _refused(knobs: recipe.Tokenizer, text: str, reason: str) -> DataError:
     if "sentences_.empty()" in reason or "all_chars_count" in reason:
         return DataError(f"the training text ({text}) has no line to train a tokenizer on")
     return DataError(f"no tokenizer could be trained on the text ({text}): {reason}")
-
-
-def _count_words(knobs: recipe.Tokenizer, lines: Iterable[str], text: str) -> bytes:
-    """The most frequent words, one a line; equally frequent ones in code point order."""
-    counts: Counter[str] = Counter()
-    for line in lines:
-        counts.update(line.split())
-    if not counts:
-        raise DataError(f"the training text ({text}) has no word")
-    ordered = sorted(counts, key=lambda word: (-counts[word], word))
-    return "".join(f"{word}\n" for word in ordered[: knobs.vocabulary - SPECIAL]).encode()
 
 
 def _reuse(knobs: recipe.Tokenizer, place: Path, suffixes: tuple[str, str]) -> dict[str, bytes]:
