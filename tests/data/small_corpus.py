@@ -10,6 +10,8 @@ from janus_cli.data.prepare import prepare
 from janus_cli.data.prepared import Prepared, open_prepared
 from janus_cli.recipe import Data, Recipe, Tokenizer
 
+CORPUS, OUT = Path("corpus"), Path("out")
+
 
 def text(count: int, start: int = 0) -> tuple[list[str], list[str]]:
     """Aligned lines of 4 and 5 words."""
@@ -23,12 +25,12 @@ def put(folder: Path, split: str, *sides: list[str]) -> None:
         (folder / f"{split}.{suffix}").write_bytes("".join(f"{line}\n" for line in lines).encode())
 
 
-def recipe_for(folder: Path | None, *, data: dict[str, Any] | None = None, **tokenizer: Any) -> Recipe:
+def recipe_for(folder: Path | None = CORPUS, *, data: dict[str, Any] | None = None, **tokenizer: Any) -> Recipe:
     about = Data(source="de", target="en", dir=str(folder) if folder else None, **(data or {}))
     knobs = Tokenizer(**{"kind": "words", "vocabulary": 500, **tokenizer})
     return Recipe(name="tiny", data=about, tokenizer=knobs, model=Model(tie="target"))
 
 
-def made(recipe: Recipe, out: Path, **options: Any) -> Prepared:
+def made(recipe: Recipe, out: Path = OUT, **options: Any) -> Prepared:
     prepare(recipe, out, **{"workers": 1, **options})
     return open_prepared(recipe, out)

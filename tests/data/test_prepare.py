@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_corpus import made, put, recipe_for, text
+from small_corpus import CORPUS, OUT, made, put, recipe_for, text
 
 from janus_cli.core.symbols import SPECIAL, UNK
 from janus_cli.data import corpus
@@ -23,6 +23,7 @@ from janus_cli.data.store import Store, store_files
 from janus_cli.errors import DataError, JanusError
 from janus_cli.files import sha256
 
+pytestmark = pytest.mark.usefixtures("small_corpus")
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "multi30k"
 
 
@@ -34,103 +35,95 @@ def ids(store: Store) -> list[list[list[int]]]:
     return [[side.tolist() for side in store.pair(index)] for index in range(len(store))]
 
 
-def test_everything_is_there(corpus_folder: Path, tmp_path: Path) -> None:
-    data = made(recipe_for(corpus_folder), tmp_path / "out")
+def test_everything_is_there() -> None:
+    data = made(recipe_for())
     stores = {name for split in ("train", "valid", "test") for name in store_files(split)}
     texts = {f"{split}.{side}.txt" for split in ("valid", "test") for side in ("source", "target")}
-    there = {path.name for path in (tmp_path / "out").glob("[!.]*")}
+    there = {path.name for path in OUT.glob("[!.]*")}
     assert there == stores | texts | {"manifest.json", "tokenizer.json", "tokenizer.vocab.txt"}
     assert data.test is not None
     assert [len(store) for store in (data.train, data.valid, data.test)] == [60, 6, 5]
     encode = data.tokenizers.source.encode
     assert ids(data.train) == [list(pair) for pair in zip(*map(encode, text(60)), strict=True)]
-    assert lines(tmp_path / "out" / "test.target.txt") == text(5, 70)[1]
+    assert lines(OUT / "test.target.txt") == text(5, 70)[1]
 
 
-def test_the_manifest_says_what_was_done(corpus_folder: Path, tmp_path: Path) -> None:
+def test_the_manifest_says_what_was_done() -> None:
     sources, targets = ["a a a", "", "b", "c c c c"] + ["a b"] * 6, ["x x x", "y", "y y y y", "z"] + ["x y"] * 6
-    put(corpus_folder, "train", sources, [*targets, "x y"])
-    (corpus_folder / "train.de").write_bytes((corpus_folder / "train.de").read_bytes() + b"bad \xff\n")
-    recipe = recipe_for(corpus_folder, data={"deduplicate": True, "max_ratio": 3.5, "max_tokens": 5})
-    manifest = prepare(recipe, tmp_path / "out", workers=1, bad_utf8="skip")
-    assert manifest == json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))
+    put(CORPUS, "train", sources, [*targets, "x y"])
+    (CORPUS / "train.de").write_bytes((CORPUS / "train.de").read_bytes() + b"bad \xff\n")
+    recipe = recipe_for(data={"deduplicate": True, "max_ratio": 3.5, "max_tokens": 5})
+    manifest = prepare(recipe, OUT, workers=1, bad_utf8="skip")
+    assert manifest == json.loads((OUT / "manifest.json").read_text("utf-8"))
     train = manifest["splits"]["train"]
     assert (train["in"], train["kept"]) == (11, 2)
     assert train["dropped"] == {"bad_utf8": 1, "duplicate": 5, "empty": 1, "ratio": 2}
     assert train["tokens"]["source"] == {"mean": 2.5, "p50": 2, "p95": 3, "max": 3, "sum": 5}
-    assert train["text"]["source"]["sha256"] == sha256(corpus_folder / "train.de")
-    assert train["text"]["source"]["path"] == str((corpus_folder / "train.de").resolve())
+    assert train["text"]["source"]["sha256"] == sha256(CORPUS / "train.de")
+    assert train["text"]["source"]["path"] == str((CORPUS / "train.de").resolve())
     assert (manifest["data"], manifest["tokenizer"]) == (recipe.plain()["data"], recipe.plain()["tokenizer"])
     assert set(manifest["versions"]) == {"janus", "sentencepiece", "numpy"}
     assert manifest["vocabulary"] == {"source": 11, "target": 11}
     for name, about in manifest["files"].items():
-        assert about == {"sha256": sha256(tmp_path / "out" / name), "bytes": (tmp_path / "out" / name).stat().st_size}
-    assert len(manifest["files"]) == len(list((tmp_path / "out").glob("[!.]*"))) - 1
+        assert about == {"sha256": sha256(OUT / name), "bytes": (OUT / name).stat().st_size}
+    assert len(manifest["files"]) == len(list(OUT.glob("[!.]*"))) - 1
     lengths = Counter([1, 2, 2, 3, 3, 3, 4, 4, 4, 20])
     assert summary(lengths) == {"mean": 4.6, "p50": 3, "p95": 20, "max": 20, "sum": 46}
 
 
-def test_the_test_split_keeps_all_lines_and_valid_only_what_a_model_can_read(
-    corpus_folder: Path, tmp_path: Path
-) -> None:
+def test_the_test_split_keeps_all_lines_and_valid_only_what_a_model_can_read() -> None:
     long = " ".join(["w"] * 9)
-    put(corpus_folder, "valid", ["a", "", "b", long, "c d e f g"], ["x", "y", "", "x", "z"])
-    put(corpus_folder, "test", ["a", "", long, "e\u2028f", ""], ["x", "", "y", "", "z"])
-    data = made(recipe_for(corpus_folder, data={"max_tokens": 8}), tmp_path / "out")
-    assert lines(tmp_path / "out" / "valid.source.txt") == ["a", "c d e f g"]
-    assert lines(tmp_path / "out" / "valid.target.txt") == ["x", "z"]
-    assert lines(tmp_path / "out" / "test.source.txt") == ["a", "", long, "e\u2028f", ""]
-    assert lines(tmp_path / "out" / "test.target.txt") == ["x", "", "y", "", "z"]
+    put(CORPUS, "valid", ["a", "", "b", long, "c d e f g"], ["x", "y", "", "x", "z"])
+    put(CORPUS, "test", ["a", "", long, "e\u2028f", ""], ["x", "", "y", "", "z"])
+    data = made(recipe_for(data={"max_tokens": 8}))
+    assert lines(OUT / "valid.source.txt") == ["a", "c d e f g"]
+    assert lines(OUT / "valid.target.txt") == ["x", "z"]
+    assert lines(OUT / "test.source.txt") == ["a", "", long, "e\u2028f", ""]
+    assert lines(OUT / "test.target.txt") == ["x", "", "y", "", "z"]
     assert data.test is not None
     assert data.valid.lengths()[0].tolist() == [1, 5]
     assert data.test.lengths()[0].tolist() == [1, 0, 9, 2, 0]
     assert data.manifest["splits"]["valid"]["dropped"] == {"empty": 2, "too_long": 1}
 
 
-def test_a_test_split_without_references_or_none_at_all_and_compressed_text(
-    corpus_folder: Path, tmp_path: Path
-) -> None:
-    plain = ids(made(recipe_for(corpus_folder), tmp_path / "plain").train)
-    (corpus_folder / "test.en").unlink()
-    data = made(recipe_for(corpus_folder), tmp_path / "out")
-    assert not (tmp_path / "out" / "test.target.txt").exists()
+def test_a_test_split_without_references_or_none_at_all_and_compressed_text() -> None:
+    plain = ids(made(recipe_for(), Path("plain")).train)
+    (CORPUS / "test.en").unlink()
+    data = made(recipe_for())
+    assert not (OUT / "test.target.txt").exists()
     assert list(data.manifest["splits"]["test"]["text"]) == ["source"]
     assert data.test is not None
     assert ids(data.test) == [[row, []] for row in data.tokenizers.source.encode(text(5, 70)[0])]
-    (corpus_folder / "test.de").unlink()
-    for path in list(corpus_folder.iterdir()):
+    (CORPUS / "test.de").unlink()
+    for path in list(CORPUS.iterdir()):
         path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
-    data = made(recipe_for(corpus_folder), tmp_path / "none")
+    data = made(recipe_for(), Path("none"))
     assert (data.test, ids(data.train)) == (None, plain)
 
 
-def test_cleaning_comes_before_everything_and_parts_of_words_are_joined_in_references_only(
-    corpus_folder: Path, tmp_path: Path
-) -> None:
-    put(corpus_folder, "train", ["<b>Ä  B</b>", "<url>x</url>"], ["A &amp; b", "<url>x</url>"])
-    put(corpus_folder, "test", ["<seg>Häu@@ ser</seg>"], ["hou@@ ses"])
+def test_cleaning_comes_before_everything_and_parts_of_words_are_joined_in_references_only() -> None:
+    put(CORPUS, "train", ["<b>Ä  B</b>", "<url>x</url>"], ["A &amp; b", "<url>x</url>"])
+    put(CORPUS, "test", ["<seg>Häu@@ ser</seg>"], ["hou@@ ses"])
     clean = ("strip_tags", "unescape_html", "collapse_spaces", "lowercase")
-    data = made(recipe_for(corpus_folder, data={"clean": clean}, joiner="@@"), tmp_path / "out")
-    assert lines(tmp_path / "out" / "tokenizer.vocab.txt") == ["b", "&", "a", "ä"]
+    data = made(recipe_for(data={"clean": clean}, joiner="@@"))
+    assert lines(OUT / "tokenizer.vocab.txt") == ["b", "&", "a", "ä"]
     assert data.manifest["splits"]["train"]["dropped"] == {"empty": 1}
-    assert lines(tmp_path / "out" / "test.source.txt") == ["häu@@ ser"]
-    assert lines(tmp_path / "out" / "test.target.txt") == ["houses"]
+    assert lines(OUT / "test.source.txt") == ["häu@@ ser"]
+    assert lines(OUT / "test.target.txt") == ["houses"]
 
 
-def test_tokenizers_for_each_side_of_another_corpus_and_of_as_many_lines_as_asked(
-    corpus_folder: Path, tmp_path: Path
-) -> None:
-    data = made(recipe_for(corpus_folder, kind="sentencepiece", vocabulary=45, joint=False), tmp_path / "separate")
+def test_tokenizers_for_each_side_of_another_corpus_and_of_as_many_lines_as_asked() -> None:
+    data = made(recipe_for(kind="sentencepiece", vocabulary=45, joint=False), Path("separate"))
     assert data.tokenizers.files == ["tokenizer.json", "source.model", "target.model"]
     assert data.tokenizers.target.decode([data.train.pair(3)[1].tolist()]) == ["the man 3 runs fast"]
     known = []
     for count in (1000, 20):  # of both sides together, 60 each
-        data = made(recipe_for(corpus_folder, train_lines=count), tmp_path / str(count))
+        data = made(recipe_for(train_lines=count), Path(str(count)))
         known.append(sum(UNK not in row for row in data.tokenizers.source.encode([str(n) for n in range(60)])))
     assert known == [60, 10]
-    put(corpus_folder, "train", ["neu der"], ["new the"])
-    first, second = ids(made(recipe_for(corpus_folder, reuse=str(tmp_path / "1000")), tmp_path / "reused").train)[0][0]
+    put(CORPUS, "train", ["neu der"], ["new the"])
+    first, second = ids(made(recipe_for(reuse=str(Path("1000"))), Path("reused")).train)[0][0]
     assert first == UNK
     assert second >= SPECIAL
 
@@ -142,25 +135,21 @@ def contents(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("tokenizer", [{}, {"kind": "sentencepiece", "vocabulary": 60}])
-def test_one_or_two_processes_write_the_same_bytes(
-    corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: dict[str, Any]
-) -> None:
+def test_one_or_two_processes_write_the_same_bytes(monkeypatch: pytest.MonkeyPatch, tokenizer: dict[str, Any]) -> None:
     monkeypatch.setattr(corpus, "CHUNK_LINES", 7)
-    put(corpus_folder, "train", *(some + again for some, again in zip(text(60), text(10), strict=True)))
-    recipe = recipe_for(corpus_folder, data={"deduplicate": True}, **tokenizer)
-    first, second = (made(recipe, tmp_path / str(workers), workers=workers) for workers in (1, 2))
+    put(CORPUS, "train", *(some + again for some, again in zip(text(60), text(10), strict=True)))
+    recipe = recipe_for(data={"deduplicate": True}, **tokenizer)
+    first, second = (made(recipe, Path(str(workers)), workers=workers) for workers in (1, 2))
     assert contents(first.folder) == contents(second.folder)
     assert len(first.train) == 60
     assert first.manifest["splits"]["train"]["dropped"] == {"duplicate": 10}
 
 
-def test_a_worker_that_is_killed_is_reported(
-    corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_is_killed_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("janus_cli.data.encode._work", _die)
     with pytest.raises(JanusError, match="a process that encodes text was killed"):
-        prepare(recipe_for(corpus_folder), tmp_path / "out", workers=2)
-    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+        prepare(recipe_for(), OUT, workers=2)
+    assert [path.name for path in Path().iterdir()] == ["corpus"]
 
 
 def _die(*_: Any) -> None:
@@ -188,12 +177,10 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_run_leaves_no_result_and_no_process(
-    corpus_folder: Path, tmp_path: Path, number: signal.Signals
-) -> None:
-    out, program = tmp_path / "out", tmp_path / "program.py"
+def test_an_interrupted_run_leaves_no_result_and_no_process(number: signal.Signals) -> None:
+    out, program = OUT, Path("program.py")
     program.write_text(PROGRAM)
-    command = [sys.executable, str(program), str(corpus_folder), str(out)]
+    command = [sys.executable, str(program), str(CORPUS), str(out)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -210,15 +197,13 @@ def test_an_interrupted_run_leaves_no_result_and_no_process(
     while any(Path(f"/proc/{worker}").exists() for worker in workers):
         assert time.monotonic() < deadline, "workers outlive their parent"
         time.sleep(0.01)
-    made(recipe_for(corpus_folder), out)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "out", "program.py"]
+    made(recipe_for(), out)
+    assert sorted(path.name for path in Path().iterdir()) == ["corpus", "out", "program.py"]
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_text_that_changes_while_it_is_read(
-    corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: bool
-) -> None:
-    file, plain = corpus_folder / "train.en", corpus.sample
+def test_text_that_changes_while_it_is_read(monkeypatch: pytest.MonkeyPatch, same: bool) -> None:
+    file, plain = CORPUS / "train.en", corpus.sample
 
     def sample(*arguments: Any) -> Any:
         file.write_bytes(file.read_bytes() if same else file.read_bytes().replace(b"0", b"1", 1))
@@ -226,21 +211,21 @@ def test_text_that_changes_while_it_is_read(
 
     monkeypatch.setattr(corpus, "sample", sample)
     if same:
-        made(recipe_for(corpus_folder), tmp_path / "out")
+        made(recipe_for())
         return
     with pytest.raises(DataError, match=r"train\.en was changed while it was read"):
-        made(recipe_for(corpus_folder), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+        made(recipe_for())
+    assert not OUT.exists()
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="multi30k is not at hand")
-def test_multi30k(tmp_path: Path) -> None:
-    data = made(recipe_for(SHARED, kind="sentencepiece", vocabulary=8000), tmp_path / "out", workers=2)
+def test_multi30k() -> None:
+    data = made(recipe_for(SHARED, kind="sentencepiece", vocabulary=8000), workers=2)
     assert data.test is not None
     assert (len(data.train), len(data.valid), len(data.test)) == (28_998, 1014, 1000)
     assert data.manifest["splits"]["train"]["dropped"] == {"ratio": 2}
     assert 13 < data.manifest["splits"]["train"]["tokens"]["target"]["mean"] < 16
     assert data.train.source_vocabulary == 8000
-    assert (tmp_path / "out" / "test.target.txt").read_bytes() == (SHARED / "test.en").read_bytes()
+    assert (OUT / "test.target.txt").read_bytes() == (SHARED / "test.en").read_bytes()
     decoded = data.tokenizers.target.decode([target for _, target in ids(data.test)])
     assert sum(a == b for a, b in zip(decoded, lines(SHARED / "test.en"), strict=True)) > 950

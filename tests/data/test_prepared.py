@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_corpus import made, recipe_for
+from small_corpus import CORPUS, OUT, made, recipe_for
 
 from janus_cli import recipe_load
 from janus_cli.data import prepared
@@ -24,6 +24,7 @@ from janus_cli.data.store import Store, StoreWriter, store_files
 from janus_cli.errors import DataError
 from janus_cli.files import sha256, write_json
 
+pytestmark = pytest.mark.usefixtures("small_corpus")
 Change = Callable[[Path, Path], object]  # of the prepared folder, or of the text's
 
 
@@ -110,12 +111,12 @@ def lengthen_text(_: Path, folder: Path) -> None:
         (partial(other_text, older=True), r"the text .*train\.de was changed"),
     ],
 )
-def test_what_was_changed_since_is_refused(corpus_folder: Path, tmp_path: Path, change: Change, message: str) -> None:
-    recipe = recipe_for(corpus_folder)
-    made(recipe, tmp_path / "out")
-    change(tmp_path / "out", corpus_folder)
+def test_what_was_changed_since_is_refused(change: Change, message: str) -> None:
+    recipe = recipe_for()
+    made(recipe)
+    change(OUT, CORPUS)
     with pytest.raises(DataError, match=message) as caught:
-        open_prepared(recipe, tmp_path / "out")
+        open_prepared(recipe, OUT)
     assert "janus preprocess" in caught.value.hint
 
 
@@ -134,45 +135,43 @@ def test_what_was_changed_since_is_refused(corpus_folder: Path, tmp_path: Path, 
         ),
     ],
 )  # fmt: skip
-def test_other_settings_are_named(
-    corpus_folder: Path, tmp_path: Path, data: dict[str, Any], tokenizer: dict[str, Any], message: str, words: str
-) -> None:
-    made(recipe_for(corpus_folder), tmp_path / "out", bad_utf8="replace")
+def test_other_settings_are_named(data: dict[str, Any], tokenizer: dict[str, Any], message: str, words: str) -> None:
+    made(recipe_for(), bad_utf8="replace")
     with pytest.raises(DataError, match=message) as caught:
-        open_prepared(recipe_for(corpus_folder, data=data, **tokenizer), tmp_path / "out")
-    place = f"--data-dir {corpus_folder} --bad-utf8 replace --out {tmp_path / 'out'} --force"
+        open_prepared(recipe_for(data=data, **tokenizer), OUT)
+    place = f"--data-dir {CORPUS} --bad-utf8 replace --out {OUT} --force"
     assert caught.value.hint.endswith(f"janus preprocess --recipe tiny {place}; it was made with {words}")
     again = recipe_load.load("iwslt14", [word for word in shlex.split(words) if word != "--set"])
     assert (again.data.clean, again.tokenizer.joiner) == ((), "")
 
 
-def test_where_the_text_was_does_not_matter(corpus_folder: Path, tmp_path: Path) -> None:
-    made(recipe_for(corpus_folder), tmp_path / "out")
-    os.utime(corpus_folder / "train.de")  # it was only touched
-    open_prepared(recipe_for(corpus_folder), tmp_path / "out")
-    open_prepared(recipe_for(None, data={"notes": "other"}), tmp_path / "out")
-    for file in list(corpus_folder.iterdir()):  # compressed, it is the same text
+def test_where_the_text_was_does_not_matter() -> None:
+    made(recipe_for())
+    os.utime(CORPUS / "train.de")  # it was only touched
+    open_prepared(recipe_for(), OUT)
+    open_prepared(recipe_for(None, data={"notes": "other"}), OUT)
+    for file in list(CORPUS.iterdir()):  # compressed, it is the same text
         file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
         file.unlink()
-    open_prepared(recipe_for(corpus_folder), tmp_path / "out")
-    shutil.rmtree(corpus_folder)
-    open_prepared(recipe_for(None), tmp_path / "out")
-    (tmp_path / "out").rename(tmp_path / "moved")
-    open_prepared(recipe_for(None), tmp_path / "moved")
+    open_prepared(recipe_for(), OUT)
+    shutil.rmtree(CORPUS)
+    open_prepared(recipe_for(None), OUT)
+    OUT.rename(Path("moved"))
+    open_prepared(recipe_for(None), Path("moved"))
 
 
 @pytest.fixture
-def reads(corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+def reads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
     """Opens the data in `out`, where files of this moment count as old; names of what it reads to the end."""
-    recipe, names, check = recipe_for(corpus_folder), list[str](), Store._check
+    recipe, names, check = recipe_for(), list[str](), Store._check
     monkeypatch.setattr(prepared, "SETTLED", -(10**12))
     monkeypatch.setattr(prepared, "sha256", lambda path: (names.append(path.name), sha256(path))[1])
     monkeypatch.setattr(Store, "_check", lambda store: (names.append(f"ids of {store.split}"), check(store))[1])
-    prepare(recipe, tmp_path / "out")
+    prepare(recipe, OUT)
 
     def open_it() -> list[str]:
         names.clear()
-        open_prepared(recipe, tmp_path / "out", text=False)
+        open_prepared(recipe, OUT, text=False)
         return names
 
     return open_it
@@ -195,12 +194,10 @@ def test_a_second_time_nothing_is_read_but_what_only_just_changed(
 
 
 @pytest.mark.parametrize("in_place", [True, False])
-def test_what_changed_since_is_found_though_it_looks_alike(
-    reads: Callable[[], list[str]], tmp_path: Path, in_place: bool
-) -> None:
+def test_what_changed_since_is_found_though_it_looks_alike(reads: Callable[[], list[str]], in_place: bool) -> None:
     reads()
     time.sleep(0.02)  # the file system's clock goes on
-    file, other = tmp_path / "out" / "train.source.npy", tmp_path / "other"
+    file, other = OUT / "train.source.npy", Path("other")
     before, data = file.stat(), bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1  # one id becomes another
     (file if in_place else other).write_bytes(data)
@@ -212,8 +209,6 @@ def test_what_changed_since_is_found_though_it_looks_alike(
 
 
 @pytest.mark.parametrize("notes", ["", "[]", "{", '{"train.source.npy": 1}', '{"train.source.npy": ["x", 1, 2, 3, 4]}'])
-def test_notes_that_are_damaged_or_foreign_count_for_nothing(
-    reads: Callable[[], list[str]], tmp_path: Path, notes: str
-) -> None:
-    (tmp_path / "out" / CHECKED).write_text(notes)
+def test_notes_that_are_damaged_or_foreign_count_for_nothing(reads: Callable[[], list[str]], notes: str) -> None:
+    (OUT / CHECKED).write_text(notes)
     assert "ids of train" in reads()
