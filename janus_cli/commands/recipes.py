@@ -63,12 +63,9 @@ def recipes(
 
 
 def explain(key: str | None = None, objective: str | None = None, *, markdown: bool = False) -> str:
-    """Every knob, or those under `key`, with its default, possible values, meaning and source.
+    """Every knob, or those under `key`, with its default, possible values, meaning and source; UsageError if none.
 
     objective: leaves out what belongs to other objectives.
-
-    Raises:
-        UsageError: no such key or objective.
     """
     from janus_cli.errors import UsageError
     from janus_cli.recipe import sections

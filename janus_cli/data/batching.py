@@ -71,7 +71,7 @@ def _batches(rows: Rows, source: Lengths, target: Lengths, budget: int, seed: Se
     """Batches of one block, as places in it; rows: the sentences' numbers, for messages."""
     wide = np.maximum(source + 1, target + 2)  # EOS; BOS and EOS
     worst = int(wide.argmax())
-    must_fit(f"pair {rows[worst] + 1} of those that are kept", int(wide[worst]), budget)
+    must_fit(f"pair {rows[worst] + 1} (of those kept)", int(wide[worst]), budget)
     random = np.random.default_rng(seed)
     order = random.permutation(len(wide))
     per_pool = int(POOL_BATCHES * budget / wide.mean())

@@ -114,7 +114,7 @@ def _receive(item: Download, file: BinaryIO) -> None:
 
 
 def _kept(file: BinaryIO) -> str:
-    return f"{file.tell():,} bytes are kept; the next attempt continues from there"
+    return f"{console.counted(file.tell(), 'byte')} kept; the next attempt continues from there"
 
 
 def unpack(archive: Path, folder: Path, wanted: Collection[str]) -> None:

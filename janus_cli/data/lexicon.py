@@ -67,7 +67,7 @@ def make(recipe: Recipe, prepared: Prepared, file: Path) -> None:
             "no token has two translations: there is nothing to switch a word to",
             "name a dictionary with --set objective.dictionary=FILE, or --set objective.switched=0",
         )
-    console.say(f"lexicon: {len(translations):,} tokens have translations, {several:,} several")
+    console.say(f"lexicon: {len(translations):,} tokens with translations, {several:,} of them with several")
     lexicon = {"format": FORMAT, "fingerprint": prepared.train.fingerprint, "sha256": _digest(translations)}
     write_atomically(file, json.dumps({**lexicon, "translations": translations}).encode())
 

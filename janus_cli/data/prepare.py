@@ -63,7 +63,7 @@ def prepare(
     with whole_folder(out, force=force, is_ours=is_prepared, what=PREPARED) as folder:
         splits = corpus.survey(data, _text(recipe, out, folder), bad_utf8)
         train = splits[0]
-        console.say(f"{train.lines:,} training pairs found")
+        console.say(f"{console.counted(train.lines, 'training pair')} found")
         # Both sides of a joint tokenizer share the limit, which is there to bound memory.
         most = max(1, knobs.train_lines // 2) if knobs.joint else knobs.train_lines
         sources, targets = (corpus.sample(file, most, cleaner(data.clean)) for file in train.sides.values())

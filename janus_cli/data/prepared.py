@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from janus_cli import console
 from janus_cli.data import corpus
 from janus_cli.data.corpus import SPLITS
 from janus_cli.data.lines import last_change
@@ -129,7 +130,7 @@ def _other_files(folder: Path, files: Mapping[str, Any], checked_before: Collect
         if Path(name).name != name or path.is_symlink() or not path.is_file():
             yield f"{name} is missing or not a plain file"
         elif path.stat().st_size != known["bytes"]:
-            yield f"{name} has {path.stat().st_size:,} bytes instead of {known['bytes']:,}"
+            yield f"{name} has {console.counted(path.stat().st_size, 'byte')} instead of {known['bytes']:,}"
         elif name not in checked_before and sha256(path) != known["sha256"]:
             yield f"{name} was changed"
 

@@ -21,13 +21,13 @@ import sentencepiece
 
 from janus_cli import recipe
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
+from janus_cli.data.corpus import SIDES
 from janus_cli.errors import DataError
 from janus_cli.files import read_json, write_atomically, write_json
 
 NO_TEXT = frozenset((PAD, BOS, EOS, MASK))
 INDEX = "tokenizer.json"
 NAMES = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
-SIDES = ("source", "target")
 # Sums in unigram training run thread by thread: a fixed number gives the same model on every machine.
 TRAIN_THREADS = 4
 LONGEST_LINE = 4192  # bytes: SentencePiece's trainer leaves out what has more

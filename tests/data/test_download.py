@@ -149,7 +149,7 @@ def test_a_server_that_falls_silent_or_breaks_off(
     try:
         with monkeypatch.context() as patch:
             patch.setattr(download, "TIMEOUT", 1.5)  # the server, a thread beside xdist's workers, must be faster
-            assert f"timed out; {sends or 0:,} bytes are kept" in refused(wanting(server), tmp_path)
+            assert f"timed out; {sends or 0:,} bytes kept" in refused(wanting(server), tmp_path)
     finally:
         server.hangs.set()
     server.hangs, server.sends = None, 5000
