@@ -70,11 +70,11 @@ def decode(
       janus decode multi30k-janus --input book.de --out book.en --jsonl --resume
     """
     chosen = options.named_run(run, run_option, checkpoint, changes)
-    from janus_cli.decoding import decode as decoding
+    from janus_cli.decoding.decode import Decode
 
-    decoding.decode(
+    Decode(
         run=chosen, checkpoint=checkpoint, text=text, split=split, out=out, jsonl=jsonl,
         options=given, changes=changes or (), trace=trace_lines or int(trace), device=device, threads=threads,
         resume=resume, force=force, dry_run=dry_run,
         words=options.typed(context, "run", "run_option", "checkpoint", "resume", "force"),
-    )  # fmt: skip
+    ).do()  # fmt: skip

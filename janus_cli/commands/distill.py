@@ -67,11 +67,11 @@ def distill(
       janus train --recipe multi30k --objective cmlm --prepared data/multi30k-distilled.de-en --run runs/cmlm-distilled
     """
     teacher = options.named_run(run, run_option, checkpoint, changes)
-    from janus_cli.decoding import distill as distilling
+    from janus_cli.decoding.distill import Distill
 
-    distilling.distill(
+    Distill(
         run=teacher, checkpoint=checkpoint, out=out, device=device, threads=threads,
         source=source or (), surest=surest, options=given, changes=changes or (), resume=resume,
         force=force, dry_run=dry_run,
         words=options.typed(context, "run", "run_option", "checkpoint", "out", "resume", "force"),
-    )  # fmt: skip
+    ).do()  # fmt: skip

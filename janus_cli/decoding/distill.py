@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import shlex
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any
@@ -28,74 +29,94 @@ from janus_cli.data.prepare import PREPARED, is_prepared, reasons, seal, write_s
 from janus_cli.data.prepared import Prepared, fingerprints, open_prepared
 from janus_cli.data.store import Ragged, store_files
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers
-from janus_cli.decoding.decode import Job, begin
-from janus_cli.decoding.modes import Plan, choose, own_recipe
+from janus_cli.decoding.decode import Job
+from janus_cli.decoding.modes import Plan, choose
 from janus_cli.decoding.records import START_OVER, Record, Records
 from janus_cli.decoding.translate import DIGITS
-from janus_cli.device import interruptible
 from janus_cli.errors import DataError, UsageError
 from janus_cli.files import copy_files, must_be_free, read_json, sha256, whole_folder
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.training.checkpoint import read_checkpoint
 
 ELSEWHERE = "name another folder with --out"
+DAMAGED = "what was decoded is damaged: it is not a score and known ids for each source"
 
 
-def distill(
-    *, run: Path | None = None, checkpoint: Path | None = None, out: Path | None = None, source: Sequence[Path] = (),
-    surest: float = 1.0, options: Mapping[str, Any] | None = None, changes: Sequence[str] = (), device: str = "auto",
-    threads: int | None = None, resume: bool = False, force: bool = False, dry_run: bool = False,
-    words: Sequence[str] = (),
-) -> Path:  # fmt: skip
-    """Makes prepared data with a teacher's targets; returns the folder. See the options of `janus distill`.
+@dataclass(kw_only=True)
+class Distill(Job):
+    """`janus distill`. source: more text to decode. surest: the share of its outputs to keep, see `write`.
 
-    source: more text to decode. surest: the share of its outputs to keep, see `write`; it may change on resuming.
-    options: names and values of the decoding section. words: the command line but for the run, --checkpoint, --out,
-    --resume and --force, for the command that repeats or resumes this one.
-
-    Raises:
-        JanusError: see `errors.py`; a signal raises Stopped.
+    words: also without --out.
     """
-    if surest < 1 and not source:
-        raise UsageError("--surest chooses among the lines of --source, and there is none", "name text with --source")
-    chosen = begin(device, threads, resume=resume, force=force)
 
-    def prepare(trained: Run, folder: Path) -> _Distillation:
-        """Checks everything that can be checked beforehand, then loads the model."""
-        recipe = own_recipe(folder, changes)
-        plan = _plan(trained, recipe, options or {}, changes)
-        target = out or runs.distilled_dir(recipe)
-        if not resume:  # when resuming, the permission of the first call holds
-            must_be_free(target, force=force, is_ours=is_prepared, what=PREPARED)
-        job = _Distillation(trained, folder, plan, Sources(_prepared(trained, recipe), recipe, source), target, surest)
-        job.describe(words, f" --out {shlex.quote(str(out))}" if out else "", device=chosen, force=force)
-        job.records.check(resume=resume, force=force)
-        job.announce("would decode" if dry_run else "decoding", job.sources.named(surest), "", "sentences")
-        if dry_run:
-            console.say(f"would write {target}")
-        else:
-            job.load(chosen)
-        return job
+    source: Sequence[Path] = ()
+    surest: float = 1.0
 
-    with interruptible():
-        job = read_checkpoint(run, checkpoint, prepare)
-        if not dry_run:
-            job.distill()
-    return job.out
+    def choose(self, recipe: Recipe) -> Plan:
+        """Left to right, one hypothesis each."""
+        if self.surest < 1 and not self.source:
+            raise UsageError(
+                "--surest chooses among the lines of --source, and there is none", "name text with --source"
+            )
+        if not OBJECTIVES[recipe.objective.name].ar:
+            raise UsageError(
+                f"{self.trained.path} was trained with objective {recipe.objective.name}: it has no autoregressive "
+                "side to distil",
+                "name a run of objective ar or janus",
+            )
+        for change in self.changes:
+            if change.startswith(("decoding.mode=", "decoding.nbest=")):
+                raise UsageError(f"--set {change}: a teacher writes one output, left to right", "leave it out")
+        return choose(recipe, {"mode": "ar", "nbest": 1, **self.options})
 
+    def survey(self) -> Records:
+        """Fills in `target`, the folder to make, and `teacher`, what its manifest will say of the teacher."""
+        recipe = self.plan.recipe
+        self.target = self.out or runs.distilled_dir(recipe)
+        if not self.resume:  # when resuming, the permission of the first call holds
+            must_be_free(self.target, force=self.force, is_ours=is_prepared, what=PREPARED)
+        prepared = _prepared(self.trained, recipe)
+        self.sources = Sources(prepared, recipe, self.source)
+        self.what = self.sources.named(self.surest)
+        if self.dry_run:
+            console.say(f"would write {self.target}")
+        name, more, data = self.trained.name_of(self.folder), self.sources.described(), prepared.train.fingerprint
+        command = ["janus", "distill", str(self.trained.path), "--checkpoint", name, *self.words]
+        self.teacher = {
+            "run": str(self.trained.path), "checkpoint": name, "sha256": self.weights,
+            "objective": recipe.objective.name, "options": self.plan.used, "device": str(self.chosen_device),
+            "torch": torch.__version__, "command": shlex.join(command), "prepared": str(prepared.folder.resolve()),
+            "fingerprint": data, **more,
+        }  # fmt: skip
+        files = {"source": {file["path"]: file["sha256"][:12] for file in more["sources"]}} if more else {}
+        place = ["--out", str(self.out)] if self.out else []
+        return Records(
+            self.target, {self.target: self.force}, (name, self.weights), {**self.deciding, "data": data, **files},
+            command=shlex.join([*command, *place, "--resume"]), elsewhere=ELSEWHERE, make_folder=True,
+        )  # fmt: skip
 
-def _plan(run: Run, recipe: Recipe, options: Mapping[str, Any], changes: Sequence[str]) -> Plan:
-    """Decodes left to right, one hypothesis each."""
-    if not OBJECTIVES[recipe.objective.name].ar:
-        raise UsageError(
-            f"{run.path} was trained with objective {recipe.objective.name}: it has no autoregressive side to distil",
-            "name a run of objective ar or janus",
+    def write(self) -> None:
+        """Decodes, makes the folder, and says how to train on it."""
+        assert self.records is not None
+        both = self.translator.tokenizers
+        self.translator.tokenizers = Tokenizers(IdLines(both.source), IdLines(both.target), both.files)
+        lines = (" ".join(map(str, ids)) for ids in self.sources)
+        with console.progress("distilling", len(self.sources), start=self.progress.done) as bar:
+            self.translator.advance = bar.advance
+            for _ in self.decoded(lines, full=False):
+                pass
+        teacher = {**self.teacher, "step": self.step, "seconds": round(self.progress.seconds, 3)}
+        force = self.records.files[self.target]
+        manifest = write(self.sources, self.records, self.target, teacher, surest=self.surest, force=force)
+        if at_limit := manifest["distilled"]["at_limit"]:
+            console.warn(f"{at_limit:,} outputs reached the longest length allowed; they are kept")
+        name = self.plan.recipe.name
+        known = name if name in recipe_load.available() else self.trained.recipe
+        console.say(
+            f"{manifest['splits']['train']['kept']:,} pairs written to {self.target}; next: janus train "
+            f"--recipe {known} --objective cmlm --prepared {self.target} "
+            f"--run {runs.RUNS / f'{name}-cmlm-distilled'}"
         )
-    for change in changes:
-        if change.startswith(("decoding.mode=", "decoding.nbest=")):
-            raise UsageError(f"--set {change}: a teacher writes one output, left to right", "leave it out")
-    return choose(recipe, {"mode": "ar", "nbest": 1, **options})
 
 
 def _prepared(run: Run, recipe: Recipe) -> Prepared:
@@ -166,75 +187,16 @@ class IdLines:
         return [" ".join(map(str, row)) for row in rows]
 
 
-class _Distillation(Job):
-    """out: the folder to make. teacher: what its manifest will say of the teacher."""
-
-    records: Records
-
-    def __init__(self, run: Run, folder: Path, plan: Plan, sources: Sources, out: Path, surest: float) -> None:
-        super().__init__(run, folder, plan)
-        self.sources, self.out, self.surest = sources, out, surest
-
-    def describe(self, words: Sequence[str], out_option: str, *, device: torch.device, force: bool) -> None:
-        """Fills in `teacher`, with the command that repeats this one, and `records`, with the one that resumes it."""
-        name, prepared, more = self.run.name_of(self.folder), self.sources.prepared, self.sources.described()
-        command = shlex.join(["janus", "distill", str(self.run.path), "--checkpoint", name, *words])
-        self.teacher = {
-            "run": str(self.run.path), "checkpoint": name, "sha256": self.weights,
-            "objective": self.plan.recipe.objective.name, "options": self.plan.used, "device": str(device),
-            "torch": torch.__version__, "command": command, "prepared": str(prepared.folder.resolve()),
-            "fingerprint": prepared.train.fingerprint, **more,
-        }  # fmt: skip
-        decisive = {**self.deciding, "data": prepared.train.fingerprint}
-        if more:
-            decisive["source"] = {file["path"]: file["sha256"][:12] for file in more["sources"]}
-        resume = f"{command}{out_option} --resume"
-        self.records = Records(self.out, {self.out: force}, (name, self.weights), decisive, resume, ELSEWHERE)
-
-    def distill(self) -> None:
-        """Decodes, makes the folder, and says how to train on it."""
-        try:
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            raise DataError(f"{self.out} cannot be written: {problem.strerror}", ELSEWHERE) from None
-        with self.records.opened():
-            self._decode()
-            teacher = {**self.teacher, "step": self.step, "seconds": self.records.progress.seconds}
-            force = self.records.files[self.out]
-            manifest = write(self.sources, self._outputs, self.out, teacher, surest=self.surest, force=force)
-        if at_limit := manifest["distilled"]["at_limit"]:
-            console.warn(f"{at_limit:,} outputs reached the longest length allowed; they are kept")
-        name = self.plan.recipe.name
-        known = name if name in recipe_load.available() else self.run.path / "recipe.yaml"
-        console.say(
-            f"{manifest['splits']['train']['kept']:,} pairs written to {self.out}; next: janus train --recipe {known} "
-            f"--objective cmlm --prepared {self.out} --run {runs.RUNS / f'{name}-cmlm-distilled'}"
-        )
-
-    def _decode(self) -> None:
-        """Decodes the remaining sources, as lines of ids."""
-        both = self.translator.tokenizers
-        self.translator.tokenizers = Tokenizers(IdLines(both.source), IdLines(both.target), both.files)
-        lines = (" ".join(map(str, ids)) for ids in self.sources)
-        with console.progress("distilling", len(self.sources), start=self.records.progress.done) as bar:
-            self.translator.advance = bar.advance
-            for _ in chain(self.records.replay(lines), self.windows(lines, full=False)):
-                pass
-
-    def _outputs(self) -> Iterator[Record]:
-        return chain.from_iterable(self.records.windows())
-
-
 def write(
-    sources: Sources, outputs: Callable[[], Iterable[Record]], out: Path, teacher: Mapping[str, Any], *,
-    surest: float = 1.0, force: bool,
+    sources: Sources, outputs: Iterable[Record], out: Path, teacher: Mapping[str, Any], *, surest: float = 1.0,
+    force: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Makes the folder `out`, complete or not at all: the data of `sources.prepared` with other training pairs.
 
-    outputs: reads the teacher's output (score, and ids as hypothesis) for each source. teacher: for the manifest; its
-    `options` are the decoding options. Pairs that the recipe's data section excludes are dropped. surest: the share of
-    the non-empty outputs for further sources to keep: those with the highest scores, and ties with the lowest of them.
-    Memory is bounded (but see `prepare` for `data.deduplicate`; surest < 1 needs 16 bytes a further source).
+    outputs: the teacher's output (score, and ids as hypothesis) for each source; read twice. teacher: for the manifest;
+    its `options` are the decoding options. Pairs that the recipe's data section excludes are dropped. surest: the share
+    of the non-empty outputs for further sources to keep: those with the highest scores, and ties with the lowest of
+    them. Memory is bounded (but see `prepare` for `data.deduplicate`; surest < 1 needs 16 bytes a further source).
 
     Returns:
         The manifest. Its `distilled` is `teacher` and at_limit: how many kept outputs have all tokens allowed; with
@@ -269,14 +231,14 @@ def write(
 
 
 class _Pairs:
-    """Sources with the teacher's outputs, in chunks.
+    """Sources with the teacher's outputs.
 
     at_limit: kept pairs so far whose output has all tokens allowed. least: the lowest score to keep of further sources.
     """
 
-    def __init__(self, sources: Sources, outputs: Callable[[], Iterable[Record]], options: Decoding) -> None:
+    def __init__(self, sources: Sources, outputs: Iterable[Record], options: Decoding) -> None:
         self.sources, self.outputs, self.options = sources, outputs, options
-        self.own, self.at_limit, self.least = len(sources.prepared.train), 0, -inf
+        self.at_limit, self.least = 0, -inf
 
     def survey(self, surest: float) -> TextFile:
         """Reads all outputs once: their digest, as lines `score<TAB>ids`; and finds `least`.
@@ -285,39 +247,35 @@ class _Pairs:
             DataError: there are not as many as sources, or one is no score with known ids.
         """
         digest, size, count, scores = hashlib.sha256(), 0, 0, array("d")
-        for record in self.outputs():
-            score, ids = self._parsed(record)
-            if count >= self.own and ids and surest < 1:
-                scores.append(score)
-            line = f"{score:.{DIGITS}f}\t{record['hypothesis']}\n".encode()
+        for score, ids in map(self._parsed, self.outputs):
+            line = f"{score:.{DIGITS}f}\t{' '.join(map(str, ids))}\n".encode()
             digest.update(line)
             size, count = size + len(line), count + 1
+            if ids and surest < 1 and count > len(self.sources.prepared.train):
+                scores.append(score)
         if count != len(self.sources):
-            raise self._damaged()
+            raise DataError(DAMAGED, START_OVER)
         if surest < 1:
             self.least = float(np.sort(scores)[-max(1, round(surest * len(scores)))]) if scores else 0.0
         return TextFile(Path(), count, size, digest.hexdigest())
 
     def filtered(self) -> Iterator[Encoded]:
         """The pairs that the recipe's data section admits, for `write_split`."""
-        inputs, outputs, first = iter(self.sources), map(self._parsed, self.outputs()), 0
-        while chunk := list(islice(inputs, CHUNK_LINES)):
-            yield self._chunk(chunk, list(islice(outputs, len(chunk))), max(0, self.own - first))
-            first += len(chunk)
-
-    def _chunk(self, inputs: Sequence[list[int]], outputs: Sequence[tuple[float, list[int]]], own: int) -> Encoded:
-        """own: how many of these, at the front, are training pairs."""
-        data, rows = self.sources.recipe.data, [ids for _, ids in outputs]
-        source, target = Ragged.of(inputs), Ragged.of(rows)
-        kept, dropped = filter_pairs("train", data, source.lengths, target.lengths, set())
-        unsure = kept & (np.array([score for score, _ in outputs]) < self.least)
-        unsure[:own] = False
-        dropped["unsure"] = int(unsure.sum())
-        kept &= ~unsure
-        self.at_limit += int((kept & (target.lengths >= self._most(torch.from_numpy(source.lengths)))).sum())
-        numbers = np.flatnonzero(kept).tolist() if data.deduplicate else []
-        keys = [key(str(inputs[row]), str(rows[row])) for row in numbers]
-        return Encoded(len(rows), source.keep(kept), target.keep(kept), dropped, keys)
+        data, own = self.sources.recipe.data, len(self.sources.prepared.train)
+        pairs = zip(self.sources, map(self._parsed, self.outputs), strict=True)
+        while chunk := list(islice(pairs, CHUNK_LINES)):
+            inputs, rows = [ids for ids, _ in chunk], [ids for _, (_, ids) in chunk]
+            source, target = Ragged.of(inputs), Ragged.of(rows)
+            kept, dropped = filter_pairs("train", data, source.lengths, target.lengths, set())
+            unsure = kept & (np.array([score for _, (score, _) in chunk]) < self.least)
+            unsure[: max(0, own)] = False
+            own -= len(chunk)
+            dropped["unsure"] = int(unsure.sum())
+            kept &= ~unsure
+            self.at_limit += int((kept & (target.lengths >= self._most(torch.from_numpy(source.lengths)))).sum())
+            numbers = np.flatnonzero(kept).tolist() if data.deduplicate else []
+            keys = [key(str(inputs[row]), str(rows[row])) for row in numbers]
+            yield Encoded(len(chunk), source.keep(kept), target.keep(kept), dropped, keys)
 
     def _most(self, lengths: torch.Tensor) -> np.ndarray:
         """The most tokens that an output may have. lengths: of the sources."""
@@ -333,7 +291,4 @@ class _Pairs:
                 return score, ids
         except (KeyError, TypeError, ValueError, AttributeError):
             pass
-        raise self._damaged()
-
-    def _damaged(self) -> DataError:
-        return DataError("what was decoded is damaged: it is not a score and known ids for each source", START_OVER)
+        raise DataError(DAMAGED, START_OVER)

@@ -1,11 +1,11 @@
-"""Output of long decodings that survives interruption: one JSONL file of records, from which files are made at the end.
+"""What a long decoding has written so far, kept so that a killed or stopped one can be resumed.
 
-    .NAME.partial   line 1: how the records are made (weights, options, files to make)
-                    then the records, each with its input
-                    after each window of records a line {"done": …}: everything before it is complete
+    .NAME.partial   the header: weights, options and output files, which must be the same to resume
+                    the records, each with the line that it answers
+                    after each window of records {"done": …}: everything before it is complete
 
-One process at a time writes the file, and holds a lock on it. To resume, a process truncates it after the last `done`
-line. When everything is decoded, the files are made from the records, and the partial file is deleted.
+The process that writes the file holds a lock on it. To resume, a process cuts off what follows the last `done` line and
+appends. When all lines are decoded, the output files are made from the records and the partial file is deleted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from tempfile import TemporaryFile
 from typing import Any, BinaryIO, NamedTuple
 
 from janus_cli import console
+from janus_cli.console import counted
 from janus_cli.device import Interrupt
 from janus_cli.errors import (
     CheckpointError,
@@ -40,13 +41,13 @@ SYNC_SECONDS = 10.0  # work that a power cut may lose; a killed process loses on
 START_OVER = "--force starts over"
 
 Record = dict[str, Any]
-Form = Callable[[Record], bytes]  # what a record becomes in a file
+Form = Callable[[Record], bytes]  # what a record becomes in an output file
 
 
 class Progress(NamedTuple):
-    """done: complete records. tokens, passes, seconds: spent on them, by all processes together.
+    """How many records are complete, and what they cost all processes together.
 
-    published: all records are complete, and the files are being renamed into place.
+    published: the output files are complete too, and are being renamed into place.
     """
 
     done: int = 0
@@ -57,23 +58,23 @@ class Progress(NamedTuple):
 
 
 class Records:
-    """Records in input order.
+    """The records of one decoding, in input order; iterating reads them from the partial file.
 
     Args:
-        name: the file or folder after which the partial file is named.
-        files: the files to make, and whether an existing one may be replaced.
+        output: the file or folder beside which the partial file lies. make_folder: make the folder around it.
+        files: the output files, and whether an existing one may be replaced.
         checkpoint: name and sha256 of the weights.
-        options: everything else that must be equal to resume.
-        command: resumes; elsewhere: how to name other files. For hints.
+        options: everything else that must be the same to resume.
+        command: resumes; elsewhere: how to name another output. For hints.
     """
 
     def __init__(
-        self, name: Path, files: Mapping[Path, bool], checkpoint: tuple[str, str], options: Mapping[str, Any],
-        command: str, elsewhere: str,
+        self, output: Path, files: Mapping[Path, bool], checkpoint: tuple[str, str], options: Mapping[str, Any], *,
+        command: str, elsewhere: str, make_folder: bool = False,
     ) -> None:  # fmt: skip
-        self.name, self.files, self.elsewhere = name, dict(files), elsewhere
-        self.path = name.with_name(f".{name.name}.partial")
-        self.resume_hint = f"resume with: {command}"
+        self.output, self.files = output, dict(files)
+        self.path = output.with_name(f".{output.name}.partial")
+        self.resume_hint, self.elsewhere, self.make_folder = f"resume with: {command}", elsewhere, make_folder
         self.header = {
             "format": FORMAT, "files": [path.name for path in files], "replace": list(files.values()),
             "checkpoint": checkpoint[0], "sha256": checkpoint[1], "options": json.loads(json.dumps(options)),
@@ -84,16 +85,16 @@ class Records:
         self._synced = time.monotonic()
 
     def earlier_header(self) -> Record:
-        """The header of an existing partial file; empty if there is none, or none that can be read."""
+        """The header of the partial file; empty if there is none that can be read."""
         with suppress(OSError), self.path.open("rb") as file:
             return _parsed(file.readline())
         return {}
 
     def check(self, *, resume: bool, force: bool) -> None:
-        """Finds the point to start from, before anything is written or loaded.
+        """Finds out where to start, before anything is written or loaded.
 
         Raises:
-            UsageError: something is in the way, there is nothing to resume, or the options differ.
+            UsageError: an output file exists, there is nothing to resume, or the options differ.
             CheckpointError: the weights differ.
             DataError: the partial file is damaged.
             RunInUseError: another process is writing it.
@@ -103,7 +104,7 @@ class Records:
             raise UsageError(f"--resume: no finished line is kept in {self.path}", "leave out --resume to begin")
         if earlier.done and not resume:
             raise UsageError(
-                f"{self.path} holds {earlier.done:,} finished lines of a decoding that was stopped",
+                f"{self.path} holds {counted(earlier.done, 'finished line')} of a decoding that was stopped",
                 f"{self.resume_hint}; {START_OVER}",
             )
         if resume:
@@ -127,7 +128,7 @@ class Records:
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as problem:
-            raise self._not_writable(self.name, problem) from None
+            raise self._not_writable(self.output, problem) from None
         return progress
 
     def _must_agree(self, earlier: Record) -> None:
@@ -159,23 +160,26 @@ class Records:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Holds the partial file open and locked; deletes it after a block that ends well.
+        """Holds the partial file open and locked, and deletes it after a block that ends well.
 
         Raises:
             DataError: a file cannot be written.
             RunInUseError: another process is writing the partial file.
             Stopped: for an Interrupt. This and other errors from the block say what is kept and how to resume.
         """
-        for path in self.files:  # found out now, not when hours of work are done
-            try:
+        path = self.output
+        try:  # found out now, not when hours of work are done
+            if self.make_folder:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            for path in self.files:
                 TemporaryFile(dir=path.parent).close()
-            except OSError as problem:
-                raise self._not_writable(path, problem) from None
+        except OSError as problem:
+            raise self._not_writable(path, problem) from None
         self._file = self.path.open("a+b")
         try:
             self._lock(self._file)
             if os.fstat(self._file.fileno()).st_size < self._end or not self.path.exists():
-                raise RunInUseError(f"another process has written {self.name}", "see whether it is complete")
+                raise RunInUseError(f"another process has written {self.output}", "see whether it is complete")
             try:
                 self._file.truncate(self._end)
                 if not self._end:
@@ -189,42 +193,36 @@ class Records:
             with suppress(OSError):  # on a full disk, closing fails as writing did
                 self._file.close()
 
-    def windows(self) -> Iterator[list[Record]]:
-        """The complete records, in the windows in which they were added.
-
-        Raises:
-            DataError: the file is damaged.
-        """
-        count, window = 0, list[Record]()
+    def __iter__(self) -> Iterator[Record]:
+        """Raises DataError where the partial file is damaged."""
+        count = 0
         with self.path.open("rb") as file:
             for line in islice(file, 1, None):
-                if line.startswith(DONE):
-                    yield window
-                    count, window = count + len(window), []
-                else:
-                    window.append(_parsed(line))
-                    if "source" not in window[-1]:
+                if not line.startswith(DONE):
+                    record = _parsed(line)
+                    if "source" not in record:
                         break
+                    count += 1
+                    yield record
         if count != self.progress.done:
             raise DataError(f"{self.path} is damaged after record {count:,}", START_OVER)
 
-    def replay(self, lines: Iterator[str]) -> Iterator[list[Record]]:
-        """The windows of an earlier process; consumes their input from `lines`.
+    def replay(self, texts: Iterator[str]) -> Iterator[Record]:
+        """The records of earlier processes; takes the lines that they answer from `texts`.
 
         Raises:
-            DataError: the input differs, or the file is damaged.
+            DataError: the lines differ, or the file is damaged.
         """
-        for window in self.windows():
-            if any(next(lines, None) != record["source"] for record in window):
+        for number, record in enumerate(self, 1):
+            if next(texts, None) != record["source"]:
                 raise DataError(
-                    f"the input does not begin with the {self.progress.done:,} lines that are done",
+                    f"line {number:,} of the input is not the one that was decoded before",
                     "give the same text as before, or start over with --force",
                 )
-            yield window
+            yield record
 
-    def add(self, window: Sequence[Record], tokens: int, passes: int, seconds: float) -> None:
-        """Appends a window of records. tokens, passes, seconds: see Progress."""
-        progress = Progress(self.progress.done + len(window), tokens, passes, round(seconds, 3))
+    def add(self, window: Sequence[Record], progress: Progress) -> None:
+        """Appends a window of records. progress: with these."""
         self._append(b"".join(map(as_json, window)), progress)
         if time.monotonic() - self._synced > SYNC_SECONDS:
             _write(self._file, b"", sync=True)
@@ -234,8 +232,8 @@ class Records:
         _write(self._file, records + as_json(progress._asdict()))
         self.progress, self._end = progress, self._file.tell()
 
-    def publish(self, forms: Sequence[Form]) -> None:
-        """Makes the files, each in its form. They are renamed into place when all are complete.
+    def publish(self, forms: Collection[Form]) -> None:
+        """Makes the output files, each in its form. They are renamed into place when all are complete.
 
         Raises:
             UsageError: one has appeared meanwhile; then none is made.
@@ -243,12 +241,12 @@ class Records:
         self._must_be_free("move it away")
         self._append(b"", self.progress._replace(published=True))
         _write(self._file, b"", sync=True)
-        new = [path.with_name(f".{path.name}.{self.name.name}.new") for path in self.files]
+        new = [path.with_name(f".{path.name}.{self.output.name}.new") for path in self.files]
         with ExitStack() as stack:
             files = [stack.enter_context(path.open("wb")) for path in new]
-            for window in self.windows():
+            for record in self:
                 for file, form in zip(files, forms, strict=True):
-                    _write(file, b"".join(map(form, window)))
+                    _write(file, form(record), flush=False)
             for file in files:
                 _write(file, b"", sync=True)
         for temporary, path in zip(new, self.files, strict=True):
@@ -258,13 +256,14 @@ class Records:
     def _explain(self, problem: BaseException) -> None:
         """Adds to an error what is kept and how to resume. Deletes a partial file without records."""
         pipe_closed = isinstance(problem, BrokenPipeError)
-        # `janus decode | head` is no decoding to resume, unless an earlier process began it.
+        # Nobody wants to resume `janus decode | head`, unless an earlier process did much of it.
         if not self.progress.done or (pipe_closed and not self.resumed):
             self.path.unlink(missing_ok=True)
             if isinstance(problem, Interrupt):
                 raise Stopped(problem.number, f"{problem} before a line was finished") from None
             return
-        kept = f"{self.progress.done:,} finished lines are kept in {self.path}"
+        verb = "is" if self.progress.done == 1 else "are"
+        kept = f"{counted(self.progress.done, 'finished line')} {verb} kept in {self.path}"
         if isinstance(problem, Interrupt):
             raise Stopped(problem.number, f"{problem}; {kept}", self.resume_hint) from None
         if isinstance(problem, JanusError):
@@ -285,7 +284,7 @@ class Records:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             hint = f"wait for it, or {self.elsewhere}"
-            raise RunInUseError(f"another process is writing {self.name}", hint) from None
+            raise RunInUseError(f"another process is writing {self.output}", hint) from None
 
     def _not_writable(self, path: Path, problem: OSError) -> DataError:
         return DataError(f"{path} cannot be written: {problem.strerror}", self.elsewhere)
@@ -304,10 +303,11 @@ def _parsed(line: bytes) -> Record:
     return {}
 
 
-def _write(file: BinaryIO, data: bytes, *, sync: bool = False) -> None:
+def _write(file: BinaryIO, data: bytes, *, flush: bool = True, sync: bool = False) -> None:
     try:
         file.write(data)
-        file.flush()
+        if flush:
+            file.flush()
         if sync:
             os.fsync(file.fileno())
     except OSError as problem:

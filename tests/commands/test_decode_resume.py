@@ -227,9 +227,9 @@ def spoil(old: bytes, new: bytes) -> Callable[[], object]:
         (None, [*BEGUN, "--resume", "--checkpoint", "step-000001"], 4, "weights of step-000002, those of step-000001"),
         (None, ["--input", "text", "--output", "other", "--resume"], 2, "no finished line is kept in .other.partial"),
         (None, ["--split", "valid", "--resume"], 2, "kept in runs/janus/decode/.valid.ar.beam3.jsonl.partial"),
-        (rewrite("another\n" * LINES), [*BEGUN, "--resume"], 3, "does not begin with the 8"),
-        (rewrite("ba\n"), [*BEGUN, "--resume"], 3, "does not begin with the 8"),
-        (rewrite(""), [*BEGUN, "--resume"], 3, "does not begin with the 8"),
+        (rewrite("another\n" * LINES), [*BEGUN, "--resume"], 3, "line 1 of the input is not the one"),
+        (rewrite("ba\n"), [*BEGUN, "--resume"], 3, "line 1 of the input is not the one"),
+        (rewrite(""), [*BEGUN, "--resume"], 3, "line 1 of the input is not the one"),
         (lambda: Path("mine").write_text("precious"), [*BEGUN, "--resume"], 2, "mine exists already"),
         (spoil(b'{"format": 2', b'{"format": 1'), [*BEGUN], 3, ".mine.partial is damaged"),
         (spoil(b'"format"', b""), [*BEGUN, "--resume"], 3, ".mine.partial is damaged"),
@@ -327,7 +327,7 @@ def test_stdin_is_resumed_if_the_same_text_is_fed_again(janus: Janus, stop: Stop
     code, _, err = janus(*arguments, stdin=text)
     assert (code, "with the same text on stdin" in err) == (130, True)
     code, _, other = janus(*resume_command(err), stdin=text[9:])
-    assert (code, "does not begin with" in other) == (3, True)
+    assert (code, "line 1 of the input is not the one" in other) == (3, True)
     assert janus(*resume_command(err), stdin=text)[0] == 0
     assert Path("mine").read_bytes() == whole
 

@@ -128,7 +128,7 @@ def test_stopped_and_gone_on_with_it_has_the_same_bytes(
     assert distill(*resume_command(err))[0] == code
     got, _, err = distill(*resume_command(err))
     assert got == 0
-    assert "resuming after 160 finished sentences" in err
+    assert "resuming after 160 finished lines" in err
     assert stores() == stores(Path("data/whole"))
     assert not left()
 

@@ -50,7 +50,7 @@ def write(
     records = [{"source": "", "score": score, "hypothesis": " ".join(map(str, row))} for score, row in pairs]
     options = choose(sources.recipe, {"mode": "ar"}).used
     about = {"sha256": "0" * 64, "options": options, "run": "runs/x", "checkpoint": "last", "command": "janus distill"}
-    return distill.write(sources, lambda: records, MADE, about | sources.described(), surest=surest, force=False)
+    return distill.write(sources, records, MADE, about | sources.described(), surest=surest, force=False)
 
 
 def pairs() -> list[tuple[list[int], list[int]]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from janus_cli.decoding.records import Record, Records, as_json
+from janus_cli.decoding.records import Progress, Record, Records, as_json
 from janus_cli.errors import DataError
 
 INPUT = [f"line {index} {'ä' * (index % 7)}\u2028\\n" for index in range(40)]
@@ -13,7 +13,8 @@ TEXT, JSONL = Path("out.txt"), Path("out.jsonl")
 
 
 def opened(*, resume: bool) -> Records:
-    records = Records(JSONL, {TEXT: True, JSONL: False}, ("step-1", "0" * 64), {"beam": 5}, "janus x --resume", "move")
+    files, weights = {TEXT: True, JSONL: False}, ("step-1", "0" * 64)
+    records = Records(JSONL, files, weights, {"beam": 5}, command="janus x --resume", elsewhere="move")
     records.check(resume=resume, force=False)
     return records
 
@@ -25,7 +26,8 @@ def work(records: Records, windows: int = 99) -> None:
         for _ in records.replay(lines):
             pass
         while (window := [line for _, line in zip(range(3), lines, strict=False)]) and windows:
-            records.add([{"source": line, "hypothesis": line[::-1]} for line in window], 7, 1, 0.5)
+            progress = Progress(records.progress.done + len(window), 7, 1, 0.5)
+            records.add([{"source": line, "hypothesis": line[::-1]} for line in window], progress)
             windows -= 1
         if not windows:
             raise DataError("stopped")
