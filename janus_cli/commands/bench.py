@@ -49,7 +49,7 @@ def bench(
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw BLEU against latency at batch 1.")
     ] = None,
-    changes: options.Set = None,
+    changes: options.SetDecoding = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
     force: options.Force = False,

@@ -39,7 +39,7 @@ def decode(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue a stopped decoding after its last finished line.")
     ] = False,
-    changes: options.Set = None,
+    changes: options.SetDecoding = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
     force: options.Force = False,

@@ -35,7 +35,7 @@ def distill(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue a stopped distillation after its last finished sentence.")
     ] = False,
-    changes: options.Set = None,
+    changes: options.SetDecoding = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
     force: options.Force = False,

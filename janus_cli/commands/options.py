@@ -41,6 +41,15 @@ Set = Annotated[
         "--set", metavar="KEY=VALUE", help="Change one knob of the recipe, as in training.updates=500. Repeatable."
     ),
 ]
+SetDecoding = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one knob of how to decode, as in decoding.max_ratio=2: none but decoding.… can be changed here. "
+        "Repeatable.",
+    ),
+]
 Objective = Annotated[
     str | None,
     typer.Option(

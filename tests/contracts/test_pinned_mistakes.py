@@ -32,11 +32,11 @@ MISTAKES = """
 2  decode --run janus --iters 4
 2  decode --run janus --set decoding.beem=2
 2  decode --run janus --input short.txt --output bad.yaml
-3- decode --run janus --input nowhere.txt
+3  decode --run janus --input nowhere.txt
 4  decode --run janus --checkpoint step-000099
 4- decode --run damaged
-2- score short.txt --reference short.txt --metrics blue
-3- score nowhere.txt --reference short.txt
+2  score short.txt --reference short.txt --metrics blue
+3  score nowhere.txt --reference short.txt
 3  score short.txt --reference bad.yaml
 2  demo --set model.widht=3
 2  demo --seed -1
