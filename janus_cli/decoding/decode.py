@@ -52,6 +52,7 @@ class Job(ABC):
     force: bool = False
     dry_run: bool = False
     words: Sequence[str] = ()
+    plan: Plan = field(init=False)
     what: str = field(init=False)  # is decoded, for people
 
     def do(self) -> None:
@@ -73,10 +74,9 @@ class Job(ABC):
 
     def _prepare(self, run: Run, folder: Path) -> None:
         """Checks all that can be checked beforehand, then loads the model: the checkpoint is not needed any more."""
-        self.trained, self.folder, self.progress = run, folder, Progress()
+        self.trained, self.folder, self.progress, self.resumed = run, folder, Progress(), False
         recipe, self.weights = own_recipe(folder, self.changes), fingerprint(folder)
-        self.plan = self.choose(recipe)
-        self.records = self.survey()
+        self.records = self.survey(recipe)
         if self.records is not None:
             earlier = self.records.earlier_header() if self.resume and self.checkpoint is None else {}
             other = run.checkpoints / str(earlier.get("checkpoint"))
@@ -85,6 +85,7 @@ class Job(ABC):
                 return
             self.records.check(resume=self.resume, force=self.force)
             self.progress = self.records.progress
+            self.resumed = self.records.resumed
         elif self.resume:
             raise UsageError("--resume: what goes to stdout is not kept", "add --out FILE")
         used = ", ".join([self.plan.mode, *(f"{name} {value}" for name, value in self.plan.used.items())])
@@ -100,20 +101,12 @@ class Job(ABC):
             self.step = read_json(folder / STATE).get("step")
 
     @abstractmethod
-    def choose(self, recipe: Recipe) -> Plan:
-        """How to decode."""
-
-    @abstractmethod
-    def survey(self) -> Records | None:
-        """Finds `what` to decode, and where it goes: None where nothing is kept."""
+    def survey(self, recipe: Recipe) -> Records | None:
+        """Finds out how to decode, what, and where it is kept; None where it is not. Sets `plan` and `what`."""
 
     @abstractmethod
     def write(self) -> None:
         """Decodes, and writes the results."""
-
-    @property
-    def resumed(self) -> bool:
-        return self.records is not None and self.records.resumed
 
     @contextmanager
     def _unkept(self) -> Iterator[None]:
@@ -153,18 +146,16 @@ class Decode(Job):
     jsonl: bool = False
     trace: int = 0
 
-    def choose(self, recipe: Recipe) -> Plan:
-        return choose(recipe, self.options)
-
-    def survey(self) -> Records | None:
+    def survey(self, recipe: Recipe) -> Records | None:
         if self.text is not None and self.split is not None:
             raise UsageError("--input and --split exclude each other", "leave one of them out")
+        self.plan = choose(recipe, self.options)
         if self.text is None:
             self.split = self.split or "test"
-            source, self.reference = find_split(self.trained, self.plan.recipe, self.split)
+            source, self.reference = find_split(self.trained, recipe, self.split)
             self.lines = Lines(source)
         elif self.text == STDIN or self.text.exists():
-            self.lines = Lines(self.text, cleaner(self.plan.recipe.data.clean))
+            self.lines = Lines(self.text, cleaner(recipe.data.clean))
         else:
             raise DataError(f"{self.text} does not exist", "name a text file, plain or .gz")
         self.what = self.lines.name

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from janus_cli import console, recipe_load, runs
+from janus_cli.console import counted
 from janus_cli.core.generate import length_limit
 from janus_cli.core.knobs import Decoding
 from janus_cli.core.objectives import OBJECTIVES
@@ -30,7 +31,7 @@ from janus_cli.data.prepared import Prepared, fingerprints, open_prepared
 from janus_cli.data.store import Ragged, store_files
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers
 from janus_cli.decoding.decode import Job
-from janus_cli.decoding.modes import Plan, choose
+from janus_cli.decoding.modes import choose
 from janus_cli.decoding.records import START_OVER, Record, Records
 from janus_cli.decoding.translate import DIGITS
 from janus_cli.errors import DataError, UsageError
@@ -52,8 +53,8 @@ class Distill(Job):
     source: Sequence[Path] = ()
     surest: float = 1.0
 
-    def choose(self, recipe: Recipe) -> Plan:
-        """Left to right, one hypothesis each."""
+    def survey(self, recipe: Recipe) -> Records:
+        """Sets `target`, the folder to make, and `teacher`, what its manifest will say of the teacher, too."""
         if self.surest < 1 and not self.source:
             raise UsageError(
                 "--surest chooses among the lines of --source, and there is none", "name text with --source"
@@ -67,17 +68,15 @@ class Distill(Job):
         for change in self.changes:
             if change.startswith(("decoding.mode=", "decoding.nbest=")):
                 raise UsageError(f"--set {change}: a teacher writes one output, left to right", "leave it out")
-        return choose(recipe, {"mode": "ar", "nbest": 1, **self.options})
-
-    def survey(self) -> Records:
-        """Fills in `target`, the folder to make, and `teacher`, what its manifest will say of the teacher."""
-        recipe = self.plan.recipe
+        self.plan = choose(recipe, {"mode": "ar", "nbest": 1, **self.options})
         self.target = self.out or runs.distilled_dir(recipe)
         if not self.resume:  # when resuming, the permission of the first call holds
             must_be_free(self.target, force=self.force, is_ours=is_prepared, what=PREPARED)
         prepared = _prepared(self.trained, recipe)
         self.sources = Sources(prepared, recipe, self.source)
-        self.what = self.sources.named(self.surest)
+        texts = f" and {counted(self.sources.lines, 'line')} of text" if self.source else ""
+        texts += f", of which the surest {100 * self.surest:g} % stay," if self.surest < 1 else ""
+        self.what = f"the {counted(len(prepared.train), 'training source')} of {prepared.folder}{texts}"
         if self.dry_run:
             console.say(f"would write {self.target}")
         name, more, data = self.trained.name_of(self.folder), self.sources.described(), prepared.train.fingerprint
@@ -109,11 +108,11 @@ class Distill(Job):
         force = self.records.files[self.target]
         manifest = write(self.sources, self.records, self.target, teacher, surest=self.surest, force=force)
         if at_limit := manifest["distilled"]["at_limit"]:
-            console.warn(f"{at_limit:,} outputs reached the longest length allowed; they are kept")
+            console.warn(f"{counted(at_limit, 'output')} reached the longest length allowed, and were kept")
         name = self.plan.recipe.name
         known = name if name in recipe_load.available() else self.trained.recipe
         console.say(
-            f"{manifest['splits']['train']['kept']:,} pairs written to {self.target}; next: janus train "
+            f"{counted(manifest['splits']['train']['kept'], 'pair')} written to {self.target}; next: janus train "
             f"--recipe {known} --objective cmlm --prepared {self.target} "
             f"--run {runs.RUNS / f'{name}-cmlm-distilled'}"
         )
@@ -162,12 +161,6 @@ class Sources:
             while chunk := list(islice(lines, CHUNK_LINES)):
                 yield from self.prepared.tokenizers.source.encode(chunk)
 
-    def named(self, surest: float) -> str:
-        """What is decoded, for people."""
-        more = f" and {self.lines:,} lines of text" if self.lines else ""
-        more += f", of which the surest {100 * surest:g} % stay," if surest < 1 else ""
-        return f"the {len(self.prepared.train):,} training sources of {self.prepared.folder}{more}"
-
     def described(self) -> dict[str, Any]:
         """The files, for the manifest; empty if there are none."""
         files = [{"path": str(file.path.resolve()), "lines": file.lines, "sha256": file.sha256} for file in self.files]
@@ -193,14 +186,10 @@ def write(
 ) -> dict[str, Any]:  # fmt: skip
     """Makes the folder `out`, complete or not at all: the data of `sources.prepared` with other training pairs.
 
-    outputs: the teacher's output (score, and ids as hypothesis) for each source; read twice. teacher: for the manifest;
-    its `options` are the decoding options. Pairs that the recipe's data section excludes are dropped. surest: the share
-    of the non-empty outputs for further sources to keep: those with the highest scores, and ties with the lowest of
-    them. Memory is bounded (but see `prepare` for `data.deduplicate`; surest < 1 needs 16 bytes a further source).
-
-    Returns:
-        The manifest. Its `distilled` is `teacher` and at_limit: how many kept outputs have all tokens allowed; with
-        surest < 1 also surest and least_score, the lowest score that was kept.
+    outputs: the teacher's output (score, and ids as hypothesis) for each source; read twice. teacher: for the manifest,
+    whose `distilled` it becomes; its `options` are the decoding options. surest: of the non-empty outputs for further
+    sources, keep this share: those with the highest scores, and all that tie with the lowest of them.
+    Memory is bounded (but see `prepare` for `data.deduplicate`; surest < 1 needs 16 bytes a further source).
 
     Raises:
         DataError: no pair is left, an output is damaged, or a file of the sources has changed.
@@ -264,8 +253,8 @@ class _Pairs:
         data, own = self.sources.recipe.data, len(self.sources.prepared.train)
         pairs = zip(self.sources, map(self._parsed, self.outputs), strict=True)
         while chunk := list(islice(pairs, CHUNK_LINES)):
-            inputs, rows = [ids for ids, _ in chunk], [ids for _, (_, ids) in chunk]
-            source, target = Ragged.of(inputs), Ragged.of(rows)
+            inputs, outputs = [ids for ids, _ in chunk], [ids for _, (_, ids) in chunk]
+            source, target = Ragged.of(inputs), Ragged.of(outputs)
             kept, dropped = filter_pairs("train", data, source.lengths, target.lengths, set())
             unsure = kept & (np.array([score for _, (score, _) in chunk]) < self.least)
             unsure[: max(0, own)] = False
@@ -273,8 +262,8 @@ class _Pairs:
             dropped["unsure"] = int(unsure.sum())
             kept &= ~unsure
             self.at_limit += int((kept & (target.lengths >= self._most(torch.from_numpy(source.lengths)))).sum())
-            numbers = np.flatnonzero(kept).tolist() if data.deduplicate else []
-            keys = [key(str(inputs[row]), str(rows[row])) for row in numbers]
+            compared = np.flatnonzero(kept).tolist() if data.deduplicate else []
+            keys = [key(str(inputs[index]), str(outputs[index])) for index in compared]
             yield Encoded(len(chunk), source.keep(kept), target.keep(kept), dropped, keys)
 
     def _most(self, lengths: torch.Tensor) -> np.ndarray:

@@ -70,8 +70,8 @@ def token_logps_of(
 
 def _streams(plan: Plan, target: Tensor, hidden: Tensor) -> Iterator[tuple[str, Stream, tuple[int, ...]]]:
     """Each distribution: its name, the stream whose labelled slots predict it, and what it cannot write."""
-    if plan.ar_stream is not None:
-        yield "ar", ar_stream(target, plan.ar_stream), NOR_EOS if plan.ar_stream == "masks" else NEVER_WRITTEN
+    if (side := plan.recipe.ar_stream) is not None:
+        yield "ar", ar_stream(target, side), NOR_EOS if side == "masks" else NEVER_WRITTEN
     if plan.objective.blocks:
         step = torch.arange(1, target.shape[1], device=target.device)
         all_at_once = future(target, torch.zeros_like(step), step, alone=False)

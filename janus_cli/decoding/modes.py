@@ -9,7 +9,7 @@ from typing import Any
 
 from janus_cli import recipe_load
 from janus_cli.core.generate import Mode
-from janus_cli.core.knobs import KNOWN_LENGTH, ONE_PASS, ARSide, Decoding, knobs
+from janus_cli.core.knobs import KNOWN_LENGTH, ONE_PASS, Decoding, knobs
 from janus_cli.core.objectives import OBJECTIVES, Objective
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.recipe import Recipe
@@ -30,21 +30,11 @@ class Plan:
         return OBJECTIVES[self.recipe.objective.name]
 
     @property
-    def ar_stream(self) -> ARSide | None:
-        """None where the objective has no AR side."""
-        return self.recipe.ar_stream
-
-    @property
-    def lengths(self) -> bool:
-        """Whether NAR predicts lengths (and refines), or writes up to the first EOS in one pass."""
-        return self.objective.lengths
-
-    @property
     def way(self) -> str:
         """The mode, as `Knob.modes` has it."""
-        if self.mode == "ar" and self.ar_stream == "masks":
+        if self.mode == "ar" and self.recipe.ar_stream == "masks":
             return KNOWN_LENGTH
-        return ONE_PASS if self.mode == "nar" and not self.lengths else self.mode
+        return ONE_PASS if self.mode == "nar" and not self.objective.lengths else self.mode
 
     @property
     def label(self) -> str:

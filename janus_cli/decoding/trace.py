@@ -15,31 +15,24 @@ Rows = Sequence[tuple[str, Sequence[str]]]  # a name and a cell for each token
 def shown(result: Result, width: int) -> Iterator[str]:
     """Lines for the best hypothesis.
 
-    Mask-predict, each pass: the tokens it read (`____` is hidden), those there are after it, how sure each is, and `^`
-    under those that are hidden again. Left to right: the tokens and how sure each was.
+    Mask-predict, each pass: the tokens it reads (`____` is hidden), those it writes, how sure each is, and `^` under
+    those that it hides again. Left to right: the tokens and how sure each is.
     """
-    output, text, tokenizer = result.outputs[0], result.texts[0], result.tokenizer
+    output, pieces = result.outputs[0], result.tokenizer.pieces
     yield f"sentence {result.index + 1}: {_printable(result.source)}"
     if not output.trace:
-        ended = ["</s>"] * (len(output.logps) - len(output.tokens))
-        yield from _columns(
-            [("writes", [*tokenizer.pieces(output.tokens), *ended]), ("sure", _sure(output.logps))], width
-        )
-    before = [True] * len(output.trace[0].tokens) if output.trace else []
+        end = ["</s>"] * (len(output.logps) - len(output.tokens))
+        yield from _columns([("writes", pieces(output.tokens) + end), ("sure", _sure(output.logps))], width)
+    read = [GAP] * len(output.trace[0].tokens) if output.trace else []
     for number, iteration in enumerate(output.trace, 1):
-        pieces = tokenizer.pieces(iteration.tokens)
-        previous = tokenizer.pieces(output.trace[number - 2].tokens) if number > 1 else pieces
         yield f"pass {number} of {len(output.trace)}"
-        rows = [
-            ("reads", [GAP if gap else piece for gap, piece in zip(before, previous, strict=True)]),
-            ("writes", pieces),
-            ("sure", _sure(iteration.logps)),
-        ]
+        written = pieces(iteration.tokens)
+        rows = [("reads", read), ("writes", written), ("sure", _sure(iteration.logps))]
         if any(iteration.hidden):
             rows.append(("hides", ["^" if hidden else "" for hidden in iteration.hidden]))
         yield from _columns(rows, width)
-        before = iteration.hidden
-    yield f"result, score {output.score:.3f}: {_printable(text)}"
+        read = [GAP if hidden else piece for hidden, piece in zip(iteration.hidden, written, strict=True)]
+    yield f"result, score {output.score:.3f}: {_printable(result.text)}"
 
 
 def _sure(logps: Sequence[float]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Texts -> results: sorts texts by length into batches, decodes them, and restores the order. The Python API."""
+"""The Python API: a Translator turns texts into results, in batches of about equal length, and keeps their order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from janus_cli.console import counted
 from janus_cli.core.batch import EOS, pad
 from janus_cli.core.generate import Generator
 from janus_cli.core.model import Transformer
@@ -45,12 +47,11 @@ class Result:
 
     @property
     def text(self) -> str:
-        """The best hypothesis."""
         return self.texts[0]
 
     @property
     def tokens(self) -> list[str]:
-        """Its pieces, without </s>."""
+        """The pieces of the best hypothesis, without </s>."""
         return self.tokenizer.pieces(self.outputs[0].tokens)
 
     @property
@@ -65,7 +66,7 @@ class Result:
 
     @property
     def passes(self) -> int:
-        """Decoder passes that it took."""
+        """Decoder passes."""
         return self.outputs[0].passes
 
     @property
@@ -146,7 +147,7 @@ class Translator:
 
     def __init__(self, generator: Generator, tokenizers: Tokenizers, plan: Plan, traced: int = 0) -> None:
         self.generator, self.tokenizers, self.plan, self.traced = generator, tokenizers, plan, traced
-        self.device, self.side = generator.model.output_weight.device, plan.ar_stream
+        self.device = generator.model.output_weight.device
         self.longest = generator.model.knobs.max_length - 1  # EOS
         self.timing = Timing()
         self.truncated = 0
@@ -187,85 +188,89 @@ class Translator:
             OutOfMemoryError: a batch does not fit into memory.
         """
         clean = cleaner(self.plan.recipe.data.clean)
-        ids, rows = (
+        source_ids, target_ids = (
             tokenizer.encode([clean(text) for text in texts])
             for tokenizer, texts in ((self.tokenizers.source, sources), (self.tokenizers.target, targets))
         )
-        places = [range(len(row)) for row in rows] if hidden is None else hidden
-        if not len(ids) == len(rows) == len(places):
-            raise UsageError(f"{len(ids):,} sources, {len(rows):,} targets", "give one target for each source")
-        for index, (row, chosen) in enumerate(zip(rows, places, strict=True)):
-            if len(row) >= self.longest:
-                raise DataError(f"target {index} has {len(row):,} tokens: the model has {self.longest - 1:,} positions")
-            if any(not 0 <= place < len(row) for place in chosen):
-                raise UsageError(f"hidden tokens of target {index}: it has {len(row)} tokens, counted from 0")
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+        chosen = [range(len(ids)) for ids in target_ids] if hidden is None else hidden
+        if not len(source_ids) == len(target_ids) == len(chosen):
+            raise UsageError(
+                f"{counted(len(source_ids), 'source')}, {counted(len(target_ids), 'target')}",
+                "give one target for each source",
+            )
+        for index, (ids, places) in enumerate(zip(target_ids, chosen, strict=True)):
+            if len(ids) >= self.longest:
+                raise DataError(f"target {index} has {len(ids):,} tokens: the model has {self.longest - 1:,} positions")
+            if any(not 0 <= place < len(ids) for place in places):
+                raise UsageError(
+                    f"hidden tokens of target {index}: it has {counted(len(ids), 'token')}, counted from 0"
+                )
         scores: dict[int, Score] = {}
-        for start in range(0, len(order), self.plan.options.batch_sentences):
-            batch = order[start : start + self.plan.options.batch_sentences]
+        for batch in self._batches(target_ids, range(len(target_ids))):
+            rows = [target_ids[index] for index in batch]
             with _fitting(len(batch)):
-                source = pad([[*ids[index][: self.longest], EOS] for index in batch]).to(self.device)
-                found = token_logps_of(
-                    self.generator.model, self.plan, source, [rows[index] for index in batch],
-                    [places[index] for index in batch],
-                )  # fmt: skip
-            for index, logps in zip(batch, found, strict=True):
-                scores[index] = Score(self.tokenizers.target.pieces(rows[index]), logps)
-        return [scores[index] for index in range(len(rows))]
+                source = self._padded([source_ids[index] for index in batch])
+                found = token_logps_of(self.generator.model, self.plan, source, rows, [chosen[i] for i in batch])
+            for index, ids, logps in zip(batch, rows, found, strict=True):
+                scores[index] = Score(self.tokenizers.target.pieces(ids), logps)
+        return [scores[index] for index in range(len(target_ids))]
 
     def windows(self, lines: Iterable[str], first: int = 0) -> Iterator[list[Result]]:
-        """The results of all lines in order, a window at a time; a line at a time if a batch is one sentence.
+        """The results of all lines in order, a window of batches at a time; with batches of one, line by line.
 
         first: the index of the first line.
         """
         size = self.plan.options.batch_sentences
-        numbered = enumerate(lines, first)
-        while window := list(islice(numbered, size * WINDOW_BATCHES if size > 1 else 1)):
-            yield self._window(window[0][0], [line for _, line in window])
+        remaining = iter(lines)
+        while window := list(islice(remaining, size * WINDOW_BATCHES if size > 1 else 1)):
+            yield self._window(first, window)
+            first += len(window)
 
     def _window(self, first: int, lines: Sequence[str]) -> list[Result]:
         ids = self.tokenizers.source.encode(lines)
         self.truncated += sum(len(row) > self.longest for row in ids)
         ids = [row[: self.longest] for row in ids]
         outputs = [[NOTHING]] * len(lines)
-        order = sorted((row for row in range(len(ids)) if ids[row]), key=lambda row: len(ids[row]))
-        size = self.plan.options.batch_sentences
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
-            trace = any(first + row < self.traced for row in rows)
-            for row, found in zip(rows, self._batch([ids[row] for row in rows], trace), strict=True):
-                outputs[row] = found
-            self.advance(len(rows))
-        self.advance(len(lines) - len(order))
-        texts = iter(self.tokenizers.target.decode([output.tokens for found in outputs for output in found]))
+        written = [index for index, row in enumerate(ids) if row]
+        self.advance(len(lines) - len(written))
+        for batch in self._batches(ids, written):
+            started = time.perf_counter()
+            with _fitting(len(batch)):
+                source, trace = self._padded([ids[index] for index in batch]), first + min(batch) < self.traced
+                found = self.generator(source, self.plan.mode, self.plan.options, self.plan.recipe.ar_stream, trace)
+            self.timing.seconds.append(time.perf_counter() - started)
+            for index, each in zip(batch, found, strict=True):
+                outputs[index] = each
+            self.advance(len(batch))
+        texts = iter(self.tokenizers.target.decode([output.tokens for each in outputs for output in each]))
         self.timing.sentences += len(lines)
-        self.timing.tokens += sum(len(found[0].tokens) for found in outputs)
-        self.timing.passes += sum(found[0].passes for found in outputs)
+        self.timing.tokens += sum(len(best.tokens) for best, *_ in outputs)
+        self.timing.passes += sum(best.passes for best, *_ in outputs)
         return [
-            Result(first + row, line, found, list(islice(texts, len(found))), self.tokenizers.target)
-            for row, (line, found) in enumerate(zip(lines, outputs, strict=True))
+            Result(index, line, each, list(islice(texts, len(each))), self.tokenizers.target)
+            for index, (line, each) in enumerate(zip(lines, outputs, strict=True), first)
         ]
 
-    def _batch(self, ids: list[list[int]], trace: bool) -> list[list[Output]]:
-        started = time.perf_counter()
-        plan = self.plan
-        with _fitting(len(ids)):
-            source = pad([[*row, EOS] for row in ids]).to(self.device)
-            found = self.generator(source, plan.mode, plan.options, self.side, trace)
-        self.timing.seconds.append(time.perf_counter() - started)
-        return found
+    def _batches(self, rows: Sequence[Sequence[int]], chosen: Iterable[int]) -> Iterator[list[int]]:
+        """The indices of the chosen rows, in batches of about equal length."""
+        order, size = sorted(chosen, key=lambda index: len(rows[index])), self.plan.options.batch_sentences
+        return (order[start : start + size] for start in range(0, len(order), size))
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """(B, S) sources, each behind its tokens with EOS."""
+        return pad([[*row[: self.longest], EOS] for row in rows]).to(self.device)
 
 
 @contextmanager
 def _fitting(sentences: int) -> Iterator[None]:
-    """Raises OutOfMemoryError if what is inside, a batch, does not fit into memory."""
+    """Raises OutOfMemoryError if a batch, which is computed inside, does not fit into memory."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
         if not is_about_memory(problem):
             raise
         raise OutOfMemoryError(
-            f"a batch of {sentences} sentences does not fit into memory: {problem}".split("\n")[0],
+            f"a batch of {counted(sentences, 'sentence')} does not fit into memory: {problem}".split("\n")[0],
             f"--batch-sentences {max(1, sentences // 2)}",
         ) from None
 

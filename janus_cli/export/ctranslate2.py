@@ -1,7 +1,4 @@
-"""The left-to-right side of a model, as a folder that CTranslate2 translates with.
-
-Only its specification classes are used: they declare which tensors a model file holds and write them.
-"""
+"""The AR side of a model as a folder for CTranslate2, written by CTranslate2's own specification classes."""
 
 from __future__ import annotations
 
@@ -60,11 +57,8 @@ def version() -> str:
 def write(source: Source, folder: Path, quantization: str) -> None:
     """Fills `folder`: model.bin, config.json, vocabularies in the order of ids, tokenizer files, README.txt."""
     spec = specification(source.model)
-    for register, tokenizer in (
-        (spec.register_source_vocabulary, source.tokenizers.source),
-        (spec.register_target_vocabulary, source.tokenizers.target),
-    ):
-        register(unique_names(tokenizer))
+    spec.register_source_vocabulary(unique_names(source.tokenizers.source))
+    spec.register_target_vocabulary(unique_names(source.tokenizers.target))
     config = spec.config
     config.unk_token, config.bos_token, config.eos_token = NAMES[UNK], NAMES[BOS], NAMES[EOS]
     config.decoder_start_token, config.add_source_eos = NAMES[BOS], True
@@ -76,7 +70,7 @@ def write(source: Source, folder: Path, quantization: str) -> None:
 
 
 def unique_names(tokenizer: Tokenizer) -> list[str]:
-    """A name for each id. Equal pieces (a word list may hold the word `<s>`) get their id behind."""
+    """A name for each id: its piece, with the id appended where another has the name (a word list may hold `<s>`)."""
     names = list(NAMES)
     pieces = tokenizer.pieces(range(SPECIAL, tokenizer.size))
     taken = {*NAMES, *pieces}
@@ -97,36 +91,31 @@ def specification(model: Transformer) -> Any:
     # janus uses the exact GELU, and GELUTanh and GELUSigmoid are approximations of it.
     activation = {"relu": specs.Activation.RELU, "gelu": specs.Activation.GELU}[knobs.activation]
     spec = specs.TransformerSpec.from_config(
-        (knobs.encoder_layers, knobs.decoder_layers),
-        knobs.heads,
-        pre_norm=knobs.norm == "pre",
-        activation=activation,
-        layernorm_embedding=knobs.embedding_norm,
-    )
+        (knobs.encoder_layers, knobs.decoder_layers), knobs.heads, pre_norm=knobs.norm == "pre",
+        activation=activation, layernorm_embedding=knobs.embedding_norm,
+    )  # fmt: skip
     # Copies: the specification quantises in place.
     weights = {name: weight.float().cpu().numpy().copy() for name, weight in model.weights().items()}
     target = weights["target_table.weight"]
-    _stack(spec.encoder, spec.encoder.embeddings[0], weights.get("source_table.weight", target), model, "source")
-    _stack(spec.decoder, spec.decoder.embeddings, target, model, "target")
-    for side, name in ((spec.encoder, "encoder"), (spec.decoder, "decoder")):
+    for side, name, embeddings, table, positions in (
+        (spec.encoder, "source", spec.encoder.embeddings[0], weights.get("source_table.weight", target),
+         model.source_positions),
+        (spec.decoder, "target", spec.decoder.embeddings, target, model.target_positions),
+    ):  # fmt: skip
+        embeddings.weight, side.scale_embeddings = table, knobs.embedding_scale
+        # Sinusoids are written as a table too: CTranslate2's own are shifted by one.
+        side.position_encodings.encodings = positions.detach().float().cpu().numpy().copy()
+        layers = "encoder" if name == "source" else "decoder"
         if knobs.norm == "pre":
-            _norm(side.layer_norm, weights, f"{name}_norm")
+            _norm(side.layer_norm, weights, f"{layers}_norm")
         if knobs.embedding_norm:
-            _norm(side.layernorm_embedding, weights, "source_norm" if name == "encoder" else "target_norm")
+            _norm(side.layernorm_embedding, weights, f"{name}_norm")
         for index, layer in enumerate(side.layer):
-            _layer(layer, weights, f"{name}.{index}")
+            _layer(layer, weights, f"{layers}.{index}")
     spec.decoder.projection.weight = weights.get("output_table.weight", target)
     spec.decoder.projection.bias = np.zeros(len(target), np.float32)
     spec.decoder.projection.bias[list(NEVER_WRITTEN)] = FORBIDDEN
     return spec
-
-
-def _stack(spec: Any, embeddings: Any, table: np.ndarray[Any, Any], model: Transformer, side: str) -> None:
-    """Embeddings and positions. Sinusoids are written as a table too: CTranslate2's own are shifted by one."""
-    positions = model.source_positions if side == "source" else model.target_positions
-    embeddings.weight = table
-    spec.scale_embeddings = model.knobs.embedding_scale
-    spec.position_encodings.encodings = positions.detach().float().cpu().numpy().copy()
 
 
 def _layer(spec: Any, weights: Arrays, name: str) -> None:

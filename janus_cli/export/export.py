@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -35,7 +36,7 @@ def export(
             f"--quantization {stored}: {kind} keeps the weights as they are, {AS_TRAINED}",
             "leave it out, or add --format ctranslate2",
         )
-    source = read_checkpoint(run, checkpoint, _read_for_ctranslate2 if kind == "ctranslate2" else _read)
+    source = read_checkpoint(run, checkpoint, partial(_read, kind=kind))
     about = {"format": kind, "quantization": stored, **source.provenance}
     name = f"{about['checkpoint']}.{kind}" + (f".{stored}" if stored != AS_TRAINED else "")
     folder = out or source.run / "export" / name
@@ -61,13 +62,11 @@ def _is_export(folder: Path) -> bool:
     return (folder / PROVENANCE).is_file()
 
 
-def _read_for_ctranslate2(run: Run, folder: Path) -> Source:
-    ctranslate2.must_fit(own_recipe(folder, ()))
-    return _read(run, folder)
-
-
-def _read(run: Run, folder: Path) -> Source:
-    recipe, state = own_recipe(folder, ()), verify(folder).state
+def _read(run: Run, folder: Path, kind: str) -> Source:
+    recipe = own_recipe(folder, ())
+    if kind == "ctranslate2":
+        ctranslate2.must_fit(recipe)
+    state = verify(folder).state
     provenance = {
         "run": run.path.resolve().name, "checkpoint": folder.name, "step": state.get("step"),
         **({"averaged": state["averaged"]} if "averaged" in state else {}),

@@ -113,7 +113,7 @@ def select(recipe: Recipe, names: Sequence[str]) -> Selection:
         except UsageError as problem:
             left_out[label] = problem.message
             continue
-        if label == "nar.eos" and plan.lengths:
+        if label == "nar.eos" and plan.objective.lengths:
             left_out[label] = "this run predicts lengths and refines what it wrote: see the rows nar1, nar4, …"
         else:
             plans[label] = plan

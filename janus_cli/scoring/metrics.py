@@ -1,8 +1,7 @@
-"""From hypotheses and references to numbers, each with the signature that says exactly how it was computed.
+"""Metrics, each with the signature that says exactly how it was computed; by sacrebleu, rouge-score, and exact match.
 
-Every metric here is a function of a sum: each sentence gives a row of counts (its sufficient statistics), the rows are
-added up, and `Score.aggregate` turns the total into the number. So a bootstrap sample costs one addition of rows.
-BLEU, chrF and TER are computed by sacrebleu, ROUGE by rouge-score.
+Every metric is a function of a sum: each sentence gives a row of counts (its sufficient statistics), and
+`Score.aggregate` turns the sum of the rows into the number. So a bootstrap sample costs one addition of rows.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from janus_cli.console import counted
 from janus_cli.errors import DataError, UsageError
 
 Hypotheses = Sequence[str]
@@ -27,9 +27,8 @@ Metric = Callable[[str, Hypotheses, References], "Score"]  # first the name
 class Score:
     """One number for a whole text.
 
-    value: 0 to 100 (TER may pass 100).
-    statistics: (N, K), one row a sentence, in input order.
-    aggregate: from the sum of rows, (K,), to the value.
+    value: 0 to 100 (TER may pass 100). statistics: (N, K), one row a sentence, in input order. aggregate: from the sum
+    of the rows, (K,), to the value.
     """
 
     name: str
@@ -90,13 +89,9 @@ def split_compounds(line: str) -> str:
 
 
 def _sacrebleu(
-    kind: str,
-    *,
-    prepare: Callable[[str], str] = str,
-    note: str = "",
-    higher_is_better: bool = True,
+    kind: str, *, prepare: Callable[[str], str] = str, note: str = "", higher_is_better: bool = True,
     **options: str | bool,
-) -> Metric:
+) -> Metric:  # fmt: skip
     """A metric of sacrebleu. prepare: of each line, and `note` what the signature says about it."""
 
     def metric(name: str, hypotheses: Hypotheses, references: References) -> Score:
@@ -154,11 +149,7 @@ def _exact(name: str, hypotheses: Hypotheses, references: References) -> Score:
 
 
 def _score(
-    name: str,
-    signature: str,
-    rows: Sequence[Sequence[float]],
-    aggregate: Aggregate,
-    higher_is_better: bool = True,
+    name: str, signature: str, rows: Sequence[Sequence[float]], aggregate: Aggregate, higher_is_better: bool = True
 ) -> Score:
     statistics = np.array(rows, dtype=np.float64)
     return Score(name, aggregate(statistics.sum(axis=0)), signature, statistics, aggregate, higher_is_better)
@@ -185,7 +176,7 @@ def _must_align(hypotheses: Hypotheses, references: References) -> None:
     for number, lines in enumerate(references, 1):
         if len(lines) != len(hypotheses):
             which = "the reference" if len(references) == 1 else f"reference {number}"
-            raise DataError(f"the hypotheses have {len(hypotheses):,} lines, {which} has {len(lines):,}")
+            raise DataError(f"the hypotheses have {counted(len(hypotheses), 'line')}, {which} has {len(lines):,}")
     if not hypotheses:
         raise DataError("there are no lines to score")
     for number, (_, others) in enumerate(_pairs(hypotheses, references), 1):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+from janus_cli.console import counted
 from janus_cli.errors import DataError
 from janus_cli.scoring.bootstrap import compare, intervals
 from janus_cli.scoring.metrics import score
@@ -19,23 +20,13 @@ class Output(NamedTuple):
 
 
 def measure(
-    outputs: Sequence[Output],
-    references: Sequence[tuple[str, Sequence[Sequence[str | None]]]],
-    metrics: Sequence[str],
-    samples: int,
-    seed: int,
-) -> dict[str, Any]:
-    """Scores one output, or two on the same references.
+    outputs: Sequence[Output], references: Sequence[tuple[str, Sequence[Sequence[str | None]]]],
+    metrics: Sequence[str], samples: int, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """What `janus score --json` prints of one output, or of two on the same references.
 
-    Args:
-        outputs: the second is compared with the first.
-        references: of each file its name and what `inputs.read_references` gives.
-        metrics: names of `METRICS`.
-        samples, seed: of the bootstrap; 0 samples for none.
-
-    Returns:
-        What `janus score --json` prints. An interval stands with each score of a single output, and in `comparisons`,
-        where there was a bootstrap.
+    references: of each file its name and what `inputs.read_references` gives. samples: of the bootstrap, 0 for none; it
+    gives an interval for each score of a single output, or `comparisons` of two.
 
     Raises:
         DataError: line counts differ, or there is nothing to score.
@@ -43,12 +34,13 @@ def measure(
     first = outputs[0]
     for name, lines in [*((name, columns[0]) for name, columns in references), *outputs[1:]]:
         if len(lines) != len(first.lines):
-            message = f"{first.name} has {len(first.lines):,} lines, {name} has {len(lines):,}"
+            message = f"{first.name} has {counted(len(first.lines), 'line')}, {name} has {len(lines):,}"
             raise DataError(message, "score files that belong together")
     columns = [column for _, file in references for column in file]
     scores = [score(output.lines, columns, metrics) for output in outputs]
     plain = [[{"name": s.name, "value": s.value, "signature": s.signature} for s in each] for each in scores]
-    paired = len(outputs) == 2
+    against, against_scores = (outputs[1].name, plain[1]) if len(outputs) == 2 else (None, [])
+    paired = against is not None
     if samples and not paired:
         for entry, interval in zip(plain[0], intervals(scores[0], samples, seed), strict=True):
             entry["interval"] = asdict(interval)
@@ -58,8 +50,8 @@ def measure(
         "references": [name for name, _ in references],
         "sentences": len(first.lines),
         "scores": plain[0],
-        "against": outputs[1].name if paired else None,
-        "against_scores": plain[1] if paired else [],
+        "against": against,
+        "against_scores": against_scores,
         "comparisons": [asdict(each) for each in comparisons],
         "bootstrap": {"samples": samples, "seed": seed} if samples else None,
     }
@@ -90,5 +82,6 @@ def notes(found: Mapping[str, Any]) -> list[str]:
         lines += [f"first: {found['hypotheses']}", f"second: {found['against']}"]
     if drawn := found["bootstrap"]:
         kind = "paired bootstrap" if paired else "bootstrap"
-        lines.append(f"{kind}: {drawn['samples']:,} samples of {found['sentences']:,} lines, seed {drawn['seed']}")
+        text = counted(found["sentences"], "line")
+        lines.append(f"{kind}: {drawn['samples']:,} samples of {text}, seed {drawn['seed']}")
     return lines

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,13 @@ import torch
 from untrained import CHANGES, LINES, Janus, lines, records, source
 
 from janus_cli import recipe_load
-from janus_cli.core.generate import Generator
 from janus_cli.core.knobs import OBJECTIVES as OBJECTIVE_KNOBS
 from janus_cli.core.model import Transformer
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.prepare import prepare
 from janus_cli.data.tokenizer import load_tokenizers
-from janus_cli.decoding.modes import choose, modes
-from janus_cli.decoding.translate import WINDOW_BATCHES, Translator, read_model
+from janus_cli.decoding.modes import modes
 from janus_cli.files import copy_files
-from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 
 KEPT = Path("runs/janus/decode")
@@ -223,6 +220,7 @@ def test_wrong_options_end_with_2_and_name_what_is_wrong(janus: Janus, arguments
         (lambda: shutil.copy("data/demo/manifest.json", "a.gz"), ["--input", "a.gz"], 3, "a.gz cannot be read"),
         (lambda: os.truncate(STEPS / "step-000002/model.safetensors", 99), [], 4, "model.safetensors"),
         (lambda: foreign_tokenizer(), [], 4, "was not trained with the tokenizer"),
+        (lambda: no_test_split(), [], 3, "has no test split"),
     ],
 )
 def test_what_is_not_there_or_damaged_is_named(
@@ -235,19 +233,14 @@ def test_what_is_not_there_or_damaged_is_named(
     assert not list(KEPT.glob("*"))
 
 
+def no_test_split() -> None:
+    manifest = Path("runs/janus/manifest.json")
+    manifest.write_text(manifest.read_text().replace('"test.source.txt"', '"another.txt"'))
+
+
 def foreign_tokenizer() -> None:
     prepare(recipe_load.load("demo", [*CHANGES, "tokenizer.vocabulary=240"]), Path("other"), workers=1, force=False)
     copy_files(load_tokenizers(Path("other")).files, Path("other"), Path("runs/janus"))
-
-
-def test_a_split_that_was_never_prepared(janus: Janus) -> None:
-    manifest = Path("runs/janus/manifest.json")
-    about = json.loads(manifest.read_bytes())
-    del about["files"]["test.source.txt"]
-    manifest.write_text(json.dumps(about), encoding="utf-8")
-    code, _, err = janus()
-    assert (code, "has no test split" in err) == (3, True)
-    assert janus("--split", "valid")[0] == 0
 
 
 def test_lines_are_what_stands_between_line_feeds_and_none_is_lost(janus: Janus) -> None:
@@ -294,23 +287,6 @@ def test_sources_of_nothing_give_lines_of_nothing(janus: Janus, mode: list[str],
     among = records(janus(*arguments, "--jsonl", stdin=f"\n{source()[0]}\n\n".encode())[1])
     assert [bool(record["passes"]) for record in among] == [False, True, False]
     assert janus(*arguments, stdin=source()[0].encode())[1] == f"{among[1]['hypothesis']}\n"
-
-
-def test_a_batch_of_one_answers_line_by_line(janus: Janus) -> None:
-    run = Run(Path("runs/janus"))
-    model, tokenizers = read_model(run, run.checkpoints / "step-000002")
-    pulled: list[str] = []
-
-    def typed() -> Iterator[str]:
-        for line in source():
-            pulled.append(line)
-            yield line
-
-    for size, read in ((1, 1), (2, 2 * WINDOW_BATCHES)):
-        pulled.clear()
-        plan = choose(recipe_load.load(str(run.recipe)), {"mode": "ar", "batch_sentences": size})
-        window = next(Translator(Generator(model), tokenizers, plan).windows(typed()))
-        assert len(window) == len(pulled) == min(read, LINES)
 
 
 def test_nbest_gives_lines_with_number_and_score_and_the_best_is_kept_for_scoring(janus: Janus) -> None:

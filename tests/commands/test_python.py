@@ -15,8 +15,8 @@ from untrained import Janus, records, source
 import janus_cli
 from janus_cli import Score, Translator
 from janus_cli.data.tokenizer import Tokenizers
+from janus_cli.decoding import translate
 from janus_cli.decoding.distill import IdLines
-from janus_cli.decoding.translate import WINDOW_BATCHES
 from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError
 
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
@@ -83,7 +83,7 @@ def test_results_are_those_of_the_command_line(janus: Janus, objective: str, opt
     assert (translator.translate([]), translator.translate(iter([" "]))[0].text) == ([], "")
 
 
-def test_texts_are_read_as_they_are_needed(janus: Janus) -> None:
+def test_texts_are_read_as_they_are_needed(janus: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
     pulled: list[str] = []
 
     def typed() -> Iterator[str]:
@@ -91,13 +91,14 @@ def test_texts_are_read_as_they_are_needed(janus: Janus) -> None:
             pulled.append(line)
             yield line
 
+    monkeypatch.setattr(translate, "WINDOW_BATCHES", 3)
     translator = janus_cli.load("janus", device="cpu")
-    lazily = translator.translate_lazily(typed(), batch_sentences=1)
-    assert not pulled
-    assert next(lazily).index == 0
-    assert len(pulled) == 1
-    assert [result.index for result in lazily] == list(range(1, 20))
-    assert WINDOW_BATCHES > 1
+    for size, window in ((1, 1), (2, 6)):
+        pulled.clear()
+        lazily = translator.translate_lazily(typed(), batch_sentences=size)
+        assert not pulled
+        assert (next(lazily).index, len(pulled)) == (0, window)
+        assert [result.index for result in lazily] == list(range(1, 20))
 
 
 def test_a_checkpoint_a_precision_and_an_exported_folder(janus: Janus, any_janus: Janus) -> None:
@@ -175,7 +176,7 @@ def test_what_an_objective_does_not_have_is_none(janus: Janus) -> None:
         (lambda: janus_cli.load("janus").translate(["ba"], mode="nar", iters=0), UsageError, "iters"),
         (lambda: janus_cli.load("janus").translate_lazily(["ba"], mode="nar", beam=3), UsageError, "--beam"),
         (lambda: janus_cli.load("ar").translate(["ba"], mode="nar"), UsageError, "objective ar"),
-        (lambda: janus_cli.load("janus").score(["ba"], []), UsageError, "1 sources, 0 targets"),
+        (lambda: janus_cli.load("janus").score(["ba"], []), UsageError, "1 source, 0 targets"),
         (lambda: janus_cli.load("janus").score(["ba"], ["du"], hidden=[[9]]), UsageError, "target 0"),
         (lambda: janus_cli.load("janus").score(["ba"], ["du " * 40]), DataError, "target 0 has"),
     ],

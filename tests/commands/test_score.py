@@ -90,6 +90,11 @@ def test_several_reference_files_and_a_ragged_tsv(exact: Exact) -> None:
     assert exact("h.txt", "--reference", "one.txt", "--reference", "two.txt")["value"] == 100
     found = exact("h.txt", "--reference", "refs.tsv")
     assert (found["value"], found["scores"][0]["signature"].split("|")[0]) == (100, "nrefs:var")
+    Path("empty cells.tsv").write_text("x\ta\t\n\tq\t\tc\n\t\n")
+    assert exact("h.txt", "--reference", "empty cells.tsv")["value"] == 100
+    write(h2="a c")
+    Path("even.tsv").write_text("x\ta\t\n\tq\t\tc\n")
+    assert exact("h2.txt", "--reference", "even.tsv")["scores"][0]["signature"].startswith("nrefs:2|")
     assert exact("h.txt", "--reference", "refs.tsv", "--reference", "one.txt")["value"] == 100
 
 

@@ -182,7 +182,7 @@ def test_an_unknown_metric_is_named_with_the_nearest() -> None:
     ("hypotheses", "references", "message"),
     [
         (["a", "b"], [["a"]], "the hypotheses have 2 lines, the reference has 1"),
-        (["a"], [["a"], ["a", "b", "c"]], "the hypotheses have 1 lines, reference 2 has 3"),
+        (["a"], [["a"], ["a", "b", "c"]], "the hypotheses have 1 line, reference 2 has 3"),
         (["a"], [], "no reference"),
         ([], [[]], "no lines"),
         (["a", "b"], [["a", None], ["c", None]], "line 2 has no reference"),
