@@ -79,8 +79,8 @@ class Job(ABC):
         self.records = self.survey(recipe)
         if self.records is not None:
             earlier = self.records.earlier_header() if self.resume and self.checkpoint is None else {}
-            other = run.checkpoints / str(earlier.get("checkpoint"))
-            if earlier.get("sha256") != self.weights and other.is_dir() and fingerprint(other) == earlier["sha256"]:
+            begun, other = earlier.get("sha256"), run.checkpoints / str(earlier.get("checkpoint"))
+            if begun != self.weights and other.is_dir() and fingerprint(other) == begun:
                 self._prepare(run, other)  # `best` has moved since
                 return
             self.records.check(resume=self.resume, force=self.force)

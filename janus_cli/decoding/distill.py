@@ -1,6 +1,6 @@
 """`janus distill`: a teacher decodes the sources of its training data, and its outputs become training targets.
 
-Ids stay ids. Text would not do: another split of the same words into pieces is another target than the teacher's.
+They are kept as ids: encoding their text again could split the same words into other pieces than the teacher wrote.
 """
 
 from __future__ import annotations
@@ -76,9 +76,8 @@ class Distill(Job):
         self.sources = Sources(prepared, recipe, self.source)
         texts = f" and {counted(self.sources.lines, 'line')} of text" if self.source else ""
         texts += f", of which the surest {100 * self.surest:g} % stay," if self.surest < 1 else ""
-        self.what = f"the {counted(len(prepared.train), 'training source')} of {prepared.folder}{texts}"
-        if self.dry_run:
-            console.say(f"would write {self.target}")
+        own = counted(len(prepared.train), "training source")
+        self.what = f"the {own} of {prepared.folder}{texts} into {self.target}"
         name, more, data = self.trained.name_of(self.folder), self.sources.described(), prepared.train.fingerprint
         command = ["janus", "distill", str(self.trained.path), "--checkpoint", name, *self.words]
         self.teacher = {
@@ -136,7 +135,7 @@ def _prepared(run: Run, recipe: Recipe) -> Prepared:
 
 
 class Sources:
-    """Ids of the sources to decode: those of the training pairs, then the lines of each file. Can be read repeatedly.
+    """Ids of the sources to decode: those of the training pairs, then those of each file's lines. Iterable repeatedly.
 
     Raises:
         DataError: a file cannot be used (see `lines.check`), or has changed.
@@ -162,13 +161,13 @@ class Sources:
                 yield from self.prepared.tokenizers.source.encode(chunk)
 
     def described(self) -> dict[str, Any]:
-        """The files, for the manifest; empty if there are none."""
+        """The files, for the manifest; empty where there are none."""
         files = [{"path": str(file.path.resolve()), "lines": file.lines, "sha256": file.sha256} for file in self.files]
         return {"sources": files} if files else {}
 
 
 class IdLines:
-    """A tokenizer whose text is the ids themselves: the line `17 5 230` for [17, 5, 230]. like: whose ids they are."""
+    """A tokenizer of lines such as `17 5 230`, which are the ids themselves. like: the tokenizer that they are of."""
 
     def __init__(self, like: Tokenizer) -> None:
         self.size, self.pieces = like.size, like.pieces

@@ -17,11 +17,11 @@ from janus_cli.decoding.modes import Plan
 
 @dataclass(frozen=True)
 class Score:
-    """Log-probabilities in nats of one translation, given its source; over the tokens that decoding may write.
+    """Log-probabilities in nats of one translation, given its source; normalised over the tokens that decoding writes.
 
-    tokens: of the translation. logps: by distribution, for each token that it predicts, from left to right. `ar`
-    predicts all tokens, then </s> (not where its length is known first, as in mpnet); `nar` and `aux` predict the
-    hidden tokens; `nar` of an objective without lengths (bang) all tokens and </s>.
+    tokens: the translation's pieces. logps: of each predicted token, from left to right. `ar` predicts all tokens, then
+    </s> (but not where the length is predicted first, as in mpnet). `nar` and `aux` predict the hidden tokens; where an
+    objective predicts no length (bang), `nar` predicts all tokens and </s>.
     """
 
     tokens: list[str]
@@ -69,7 +69,7 @@ def token_logps_of(
 
 
 def _streams(plan: Plan, target: Tensor, hidden: Tensor) -> Iterator[tuple[str, Stream, tuple[int, ...]]]:
-    """Each distribution: its name, the stream whose labelled slots predict it, and what it cannot write."""
+    """Each distribution's name, the stream with its predictions at the labelled slots, and tokens of probability 0."""
     if (side := plan.recipe.ar_stream) is not None:
         yield "ar", ar_stream(target, side), NOR_EOS if side == "masks" else NEVER_WRITTEN
     if plan.objective.blocks:

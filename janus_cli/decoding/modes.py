@@ -1,4 +1,4 @@
-"""How to decode: the modes that a model has, the options that each of them reads, and whether it all fits together."""
+"""How a model can decode: its modes, the options that each mode reads, and which options contradict each other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KNOBS = knobs(Decoding)
 
 @dataclass(frozen=True)
 class Plan:
-    """How a model trained with this recipe decodes. options: the recipe's, with the user's in their place."""
+    """How to decode with a model that was trained with this recipe. options: the recipe's, overridden by the user's."""
 
     recipe: Recipe
     mode: Mode
@@ -31,7 +31,7 @@ class Plan:
 
     @property
     def way(self) -> str:
-        """The mode, as `Knob.modes` has it."""
+        """The mode as `Knob.modes` names it, which has two names for some modes."""
         if self.mode == "ar" and self.recipe.ar_stream == "masks":
             return KNOWN_LENGTH
         return ONE_PASS if self.mode == "nar" and not self.objective.lengths else self.mode
@@ -70,7 +70,7 @@ class Plan:
 
     @property
     def doubt(self) -> str | None:
-        """What it asks of the model that its training never did, for people."""
+        """A warning, where the options ask for something that the model was never trained to do."""
         if self.way == "nar" and self.options.update == "all" and not getattr(self.recipe.objective, "correct", 0):
             return (
                 "--update all rewrites tokens where others stand already, which this model was never trained to do "
@@ -80,10 +80,10 @@ class Plan:
 
 
 def own_recipe(folder: Path, changes: Sequence[str]) -> Recipe:
-    """The recipe of a checkpoint, with changes that touch how to decode and nothing else.
+    """The recipe of a checkpoint, with changes of its decoding section.
 
     Raises:
-        UsageError: other changes, or mistakes in them.
+        UsageError: changes of other sections, or mistakes in them.
         CheckpointError: the folder is not a checkpoint.
     """
     for change in changes:
@@ -99,9 +99,9 @@ def own_recipe(folder: Path, changes: Sequence[str]) -> Recipe:
 
 
 def modes(recipe: Recipe) -> tuple[Mode, ...]:
-    """What a model trained with this recipe can do."""
+    """The modes of a model that was trained with this recipe, the default one first."""
     objective = OBJECTIVES[recipe.objective.name]
-    # A draft is written by mask-predict, and verified by slots that come one behind the other.
+    # Mask-predict writes the draft; only these AR streams can verify it, because their slots follow one another.
     spec = objective.ar and objective.lengths and recipe.ar_stream in ("content", "query")
     able: dict[Mode, bool] = {"ar": objective.ar, "nar": objective.nar, "semi": objective.blocks, "spec": spec}
     return tuple(mode for mode, is_able in able.items() if is_able)
@@ -110,10 +110,10 @@ def modes(recipe: Recipe) -> tuple[Mode, ...]:
 def choose(recipe: Recipe, given: Mapping[str, Any]) -> Plan:
     """The plan for a model trained with this recipe.
 
-    given: names and values of the decoding section that the user asked for; None is what the recipe says.
+    given: names and values of the decoding section; None leaves what the recipe says.
 
     Raises:
-        UsageError: there is no such option or value, or they contradict each other or the model.
+        UsageError: there is no such option or value, or options contradict each other or the model.
     """
     given = {name: value for name, value in given.items() if value is not None}
     options = recipe_load.change_decoding(recipe, given)

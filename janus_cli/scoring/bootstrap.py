@@ -1,7 +1,7 @@
-"""Paired bootstrap resampling (Koehn 2004): is one output really better than the other, or was the test set kind to it?
+"""Paired bootstrap resampling (Koehn 2004): would one output be better than the other on another test set, too?
 
 A sample draws N of the N lines with replacement, the same lines for both outputs, and recomputes each metric from the
-rows of `Score.statistics`. sacrebleu's own `PairedTest` is not used: it calls identical outputs different
+rows of `Score.statistics`. sacrebleu's `PairedTest` is not used: it calls identical outputs different
 (p = 1 / (samples + 1)), takes its seed from the environment, and knows neither ROUGE nor the interval of a difference.
 """
 
@@ -21,7 +21,7 @@ SEED = 1
 
 @dataclass(frozen=True)
 class Interval:
-    """Where a value lies over the samples: its mean, and the middle 95 % of it."""
+    """The mean of a value over the samples, and the bounds of its middle 95 %."""
 
     mean: float
     low: float
@@ -32,9 +32,8 @@ class Interval:
 class Comparison:
     """One metric on two outputs.
 
-    difference: first minus second; interval: of this difference.
-    wins: share of samples in which the first is strictly better (Koehn 2004).
-    p: two-sided; how often a difference at least as large arises by chance where there is none.
+    difference: first minus second; interval: of it. wins: the share of samples in which the first is strictly better
+    (Koehn 2004). p: two-sided, the probability of a difference at least as large between two equal systems.
     """
 
     name: str

@@ -36,8 +36,8 @@ def newest_decoding(run: Path | None) -> Decoding:
 
 
 def find_references(hypotheses: Path, run: Path | None) -> list[Path]:
-    """The references of what `janus decode` wrote: those beside the hypotheses; for stdin, and for another file where a
-    run is named, those of the newest decoding.
+    """The references beside hypotheses that `janus decode` wrote; for stdin, or other hypotheses with a run, those of
+    the newest decoding.
 
     Raises:
         DataError: there are none.

@@ -1,4 +1,4 @@
-"""What one `janus score` finds: JSON values for programs; a table and notes for people."""
+"""The results of one `janus score`: as JSON for programs, as a table and notes for people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from janus_cli.scoring.metrics import score
 
 
 class Output(NamedTuple):
-    """What one system wrote: where it stands, and its N lines."""
+    """A system's N hypotheses, and the file that they are from."""
 
     name: str
     lines: list[str]
@@ -74,7 +74,7 @@ def table(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def notes(found: Mapping[str, Any]) -> list[str]:
-    """What must stand with the numbers: the signatures, the texts, the bootstrap."""
+    """What belongs with the numbers: signatures, file names, the bootstrap."""
     width = max(len(score["name"]) for score in found["scores"])
     lines = [f"{score['name']:<{width}}  {score['signature']}" for score in found["scores"]]
     paired = found["against"] is not None

@@ -287,7 +287,6 @@ def test_a_dry_run_writes_nothing(distill: Janus) -> None:
     before = sorted(Path().rglob("*"))
     code, out, err = distill("--dry-run", "--beam", "4")
     assert (code, out) == (0, "")
-    assert "would decode the 298 training sources" in err
+    assert f"would decode the 298 training sources of data/demo into {OUT} with runs/janus" in err
     assert "beam 4" in err
-    assert f"would write {OUT}" in err
     assert sorted(Path().rglob("*")) == before
