@@ -55,7 +55,7 @@ def main() -> int:
             reports.append(f"{plan.label} {passes:.2f} passes a sentence, {timing.sentences / seconds:.1f} sentences/s")
         pairs = zip(*found, strict=True)
         leads = [
-            lead(model, tokenizers, plans[0].ar_stream or "content", *pair)
+            lead(model, tokenizers, plans[0].recipe.ar_stream or "content", *pair)
             for pair in pairs
             if ids(pair[0]) != ids(pair[1])
         ]
