@@ -218,13 +218,8 @@ class Comparison:
         if self.jobs > 1:
             at_once = min(self.jobs, len(self.entries))
             self.threads = self.threads or max(1, machine.usable_cores() // at_once)
-            failed = run_jobs(
-                [
-                    Job(entry.name, entry.run, partial(self._in_process, entry), self.steps, self.force)
-                    for entry in self.entries
-                ],
-                at_once,
-            )
+            works = [(entry.name, entry.run, partial(self._in_process, entry)) for entry in self.entries]
+            failed = run_jobs([Job(*work, self.steps, self.force) for work in works], at_once)
             replaced = {entry.name for entry in self.entries} - failed
         for number, entry in enumerate(self.entries, 1):
             console.say(f"\n[{number} of {len(self.entries)}] {entry.name}")
@@ -285,14 +280,12 @@ def _speeds(decoded: Sequence[Entry], lines: Sequence[str], device: torch.device
     work = Work(texts[:SENTENCES], texts[:SINGLES], (batch,), REPEATS, WARMUP)
     with console.progress("timing", work.translations(len(rows))) as bar:
         measure(rows, work, bar.advance)
-    timings = {row.label: row.timings(len(work.lines)) for row in rows}
-    return {
-        label: {
-            "p50": each["latency"]["p50"], "sentences_per_second": each["throughput"]["sentences_per_second"],
-            "batch": batch,
-        }
-        for label, each in timings.items()
-    }  # fmt: skip
+    speeds = {}
+    for row in rows:
+        timings = row.timings(len(work.lines))
+        per_second = timings["throughput"]["sentences_per_second"]
+        speeds[row.label] = {"p50": timings["latency"]["p50"], "sentences_per_second": per_second, "batch": batch}
+    return speeds
 
 
 def scored(
@@ -329,7 +322,7 @@ def scored(
 
 
 def _compared(ours: Mapping[int, Sequence[Score]], base: Mapping[int, Sequence[Score]]) -> dict[str, Any] | None:
-    """The first metric, seed by seed, where both have the seed: differences, and the largest p."""
+    """The first metric, seed by seed, where both have the seed: differences, and the largest p; None without seeds."""
     seeds = {
         seed: bootstrap.compare(metrics[:1], base[seed][:1], bootstrap.SAMPLES, bootstrap.SEED)[0]
         for seed, metrics in ours.items()

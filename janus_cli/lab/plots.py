@@ -58,31 +58,35 @@ class Look:
 
 Line = tuple[Look, Curve]
 Drawn = ParamSpec("Drawn")
+Draw = Callable[Concatenate[Any, Drawn], None]
 
 
 def in_a_page(
     across: str, up: str = "", size: tuple[float, float] = SMALL
-) -> Callable[[Callable[Concatenate[Any, Drawn], None]], Callable[Drawn, str]]:
+) -> Callable[[Draw[Drawn]], Callable[Drawn, str]]:
     """Turns a function that draws on the axes that it is given into one that returns an SVG element.
 
     across, up: what stands along the axes.
     """
 
-    def decorate(draw: Callable[Concatenate[Any, Drawn], None]) -> Callable[Drawn, str]:
+    def decorate(draw: Draw[Drawn]) -> Callable[Drawn, str]:
         def drawn(*arguments: Drawn.args, **options: Drawn.kwargs) -> str:
             with require("matplotlib", "report").rc_context(IN_A_PAGE):
-                figure = require("matplotlib.figure", "report").Figure(figsize=size, layout="constrained")
-                axes = figure.subplots()
+                axes = _axes(size)
                 axes.set(xlabel=across, ylabel=up)
                 draw(axes, *arguments, **options)
                 nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-                svg = _saved(figure, transparent=True, metadata=nothing).decode()
+                svg = _saved(axes.figure, transparent=True, metadata=nothing).decode()
             # Neither the head of a file nor styles, which would hold for the whole page.
             return re.sub(r"<style[^>]*>.*?</style>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
 
         return drawn
 
     return decorate
+
+
+def _axes(size: tuple[float, float] = LARGE) -> Any:
+    return require("matplotlib.figure", "bench").Figure(figsize=size, layout="constrained").subplots()
 
 
 def _saved(figure: Any, **options: Any) -> bytes:
@@ -183,9 +187,7 @@ def bleu_against_latency(bench: Mapping[str, Any]) -> bytes:
 
     A row whose quality says nothing (random weights) is a line at its latency.
     """
-    figure = require("matplotlib.figure", "bench").Figure(figsize=LARGE, layout="constrained")
-    axes = figure.subplots()
-    modes: set[str] = set()
+    axes, modes = _axes(), set[str]()
     for row in bench["rows"]:
         label, mode, quality = row["label"], row["mode"], row["quality"]
         p50, low, high = (1000 * row["latency"]["p50"][name] for name in ("median", "lowest", "highest"))
@@ -204,28 +206,26 @@ def bleu_against_latency(bench: Mapping[str, Any]) -> bytes:
     axes.margins(x=0.2)  # for the labels
     threads = bench["machine"]["threads"]
     title = f"{bench['run']}: {bench['machine']['cpu']}, {threads} thread{'s' * (threads != 1)}"
-    return _quality_file(figure, axes, "milliseconds a sentence at batch 1, from text to text (p50)", title)
+    return _quality_file(axes, "milliseconds a sentence at batch 1, from text to text (p50)", title)
 
 
 def bleu_against_passes(comparison: Mapping[str, Any], title: str) -> bytes:
     """Every row of a comparison, a marker for each system, with the range over its seeds."""
-    figure = require("matplotlib.figure", "bench").Figure(figsize=LARGE, layout="constrained")
-    axes = figure.subplots()
+    axes = _axes()
     scored = [row for row in comparison["rows"] if "bleu" in row["scores"]]
     for number, system in enumerate(dict.fromkeys(row["system"] for row in scored)):
         rows = [row for row in scored if row["system"] == system]
         values = [list(row["scores"]["bleu"]["values"].values()) for row in rows]
         means = [fmean(seeds) for seeds in values]
-        below = [mean - min(seeds) for mean, seeds in zip(means, values, strict=True)]
-        above = [max(seeds) - mean for mean, seeds in zip(means, values, strict=True)]
+        below, above = np.subtract(means, list(map(min, values))), np.subtract(list(map(max, values)), means)
         axes.errorbar(
             [row["passes"] for row in rows], means, yerr=[below, above], label=system, linestyle="none",
             marker=SYSTEM_MARKERS[number % len(SYSTEM_MARKERS)], markersize=7, capsize=2,
         )  # fmt: skip
-    return _quality_file(figure, axes, "decoder passes a sentence", title)
+    return _quality_file(axes, "decoder passes a sentence", title)
 
 
-def _quality_file(figure: Any, axes: Any, across: str, title: str) -> bytes:
+def _quality_file(axes: Any, across: str, title: str) -> bytes:
     """An SVG file: BLEU against a cost on a logarithmic scale."""
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
@@ -235,7 +235,7 @@ def _quality_file(figure: Any, axes: Any, across: str, title: str) -> bytes:
     axes.set_axisbelow(True)
     if axes.get_legend_handles_labels()[1]:
         axes.legend()
-    return svg_file(figure)
+    return svg_file(axes.figure)
 
 
 def svg_file(figure: Any) -> bytes:

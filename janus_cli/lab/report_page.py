@@ -153,18 +153,12 @@ def _facts(report: RunReport) -> dict[str, str]:
 def _history(log: Logbook, recipe: Recipe | None) -> dict[str, str]:
     starts, resumed, skipped = log.of(*BEGINS), log.of("resumed"), log.of("skipped")
     start = starts[-1] if starts else {}
-    facts = {}
-    if "parameters" in start:
-        facts["parameters"] = f"{start['parameters']:,}" if isinstance(start["parameters"], int) else "–"
     keys = ("device", "ranks", "threads", "precision", "torch", "janus")
-    facts["machine"] = ", ".join(f"{key} {start[key]}" for key in keys if key in start) or "–"
     updates = max(entry["step"] for entry in log.entries)
-    facts["updates"] = f"{updates:,}" + ("" if recipe is None else f" of {recipe.training.updates:,}")
-    facts["state"] = log.state
+    state = log.state
     with suppress(KeyError, TypeError, ValueError, OverflowError, OSError):  # no time, or none that there is
         last = datetime.fromtimestamp(log.entries[-1]["time"], UTC)
-        facts["state"] += f" (last entry {last:%Y-%m-%d %H:%M} UTC)"
-    facts["time in updates, validating and saving"] = console.duration(log.seconds)
+        state += f" (last entry {last:%Y-%m-%d %H:%M} UTC)"
     events = [f"resumed at update {', '.join(format(entry['step'], ',') for entry in resumed)}"] if resumed else []
     if skipped:
         reasons = "; ".join(dict.fromkeys(str(entry.get("why", "no reason given")) for entry in skipped))
@@ -173,8 +167,14 @@ def _history(log: Logbook, recipe: Recipe | None) -> dict[str, str]:
         events.append(f"log entries of what was done over after a resume, left out: {log.redone}")
     if log.damaged:
         events.append(f"damaged lines of the log: {log.damaged}")
-    facts["on the way"] = "; ".join(events) or "nothing special"
-    return facts
+    return {
+        "parameters": cell(start.get("parameters"), ","),
+        "machine": ", ".join(f"{key} {start[key]}" for key in keys if key in start) or "–",
+        "updates": f"{updates:,}" + ("" if recipe is None else f" of {recipe.training.updates:,}"),
+        "state": state,
+        "time in updates, validating and saving": console.duration(log.seconds),
+        "on the way": "; ".join(events) or "nothing special",
+    }
 
 
 def _lines(reports: Reports, kind: str, name: str) -> list[plots.Line]:

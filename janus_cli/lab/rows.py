@@ -148,11 +148,6 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
 
-def percentile(values: Sequence[float], percent: int) -> float:
-    """By nearest rank: the smallest value that at least `percent` of all do not exceed."""
-    return float(np.percentile(values, percent, method="inverted_cdf"))
-
-
 def rotated(items: Sequence[Item], turn: int) -> list[Item]:
     """The items in the order of this turn: each turn begins with the next one."""
     first = turn % len(items)
@@ -195,8 +190,8 @@ class Row:
     singles: list[list[float]] = field(default_factory=list)
 
     def latencies(self, percent: int) -> list[float]:
-        """This percentile of a single line's seconds, each repeat."""
-        return [percentile(seconds, percent) for seconds in self.singles]
+        """This percentile of a single line's seconds, by nearest rank, each repeat."""
+        return [float(np.percentile(seconds, percent, method="inverted_cdf")) for seconds in self.singles]
 
     def timings(self, sentences: int) -> dict[str, Any]:
         """Latency and throughput: medians over the repeats with their range, and every raw number."""
@@ -223,13 +218,11 @@ class Row:
 
 def own(label: str, plan: Plan, generator: Generator, tokenizers: Tokenizers) -> Row:
     """A mode of janus itself, through the same `Translator` that `janus decode` uses."""
-    translators: dict[int, Translator] = {}
 
     def translate(lines: Sequence[str], batch: int) -> Decoded:
-        if batch not in translators:
-            options = replace(plan.options, batch_sentences=batch)
-            translators[batch] = Translator(generator, tokenizers, replace(plan, options=options))
-        results = [result for window in translators[batch].windows(lines) for result in window]
+        in_batches = replace(plan, options=replace(plan.options, batch_sentences=batch))
+        windows = Translator(generator, tokenizers, in_batches).windows(lines)
+        results = [result for window in windows for result in window]
         sizes, passes = [len(result.outputs[0].tokens) for result in results], sum(each.passes for each in results)
         return Decoded([result.text for result in results], sizes, passes)
 

@@ -226,21 +226,8 @@ def test_two_calls_are_less_arithmetic_and_the_more_so_the_longer(
 @pytest.mark.slow
 def test_train_speed_prints_both_tables(called: Called) -> None:
     pytest.importorskip("transformers")
-    words = [
-        "--vocabulary",
-        "200",
-        "--batch-tokens",
-        "128",
-        "--pairs",
-        "100",
-        "--turns",
-        "2",
-        "--steps",
-        "1",
-        "--precision",
-        "float32",
-    ]
-    done = called("train_speed", *TINY, *words, "--against", "transformers")
+    words = ["--vocabulary", "200", "--batch-tokens", "128", "--pairs", "100", "--turns", "2", "--steps", "1"]
+    done = called("train_speed", *TINY, *words, "--precision", "float32", "--against", "transformers")
     assert done.returncode == 0, done.stderr
     for label in ("ar float32", "janus float32", "transformers float32"):
         assert re.search(rf"{label} +│ +0\.0\d M │ [\d.]+ \([\d.]+-[\d.]+\) │ +[\d,]+ │", done.stdout), done.stdout

@@ -1,18 +1,50 @@
-"""`janus compare` on tiny trainings: rows, equal budgets, continuing, failures that become rows."""
+"""`janus compare` on tiny trainings: rows, equal budgets, several at once, continuing, failures that become rows."""
 
 import json
 import re
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
-from comparisons import Compare, found, names, outputs
 
 from janus_cli import recipe_load
 from janus_cli.core.knobs import JanusObjective
 from janus_cli.scoring.metrics import score
+from tests.faults import processes
 
+Compare = Callable[..., tuple[int, str, str]]
+QUICK = ("compare", "--recipe", "tiny.yaml", "--threads", "1", "--device", "cpu", "--no-speed")
 AR = ("--objectives", "ar", "--modes", "ar.beam1")
+MODES = ("--modes", "ar.beam1,nar4.lb1")
 TABLE = Path("runs/compare-tiny/comparison.md")
+BROKEN = "broken: ar training.clip=0.0 training.learning_rate=1e30 training.warmup=1 training.max_bad_steps=1"
+
+
+@pytest.fixture
+def compare(tiny_recipe: Path, shell: Compare) -> Compare:
+    """Runs the command; returns the exit code, stdout and stderr."""
+    return partial(shell, *QUICK)
+
+
+def found(folder: str = "runs/compare-tiny") -> dict[str, Any]:
+    """comparison.json."""
+    results = json.loads(Path(folder, "comparison.json").read_bytes())
+    assert isinstance(results, dict)
+    return results
+
+
+def names(results: dict[str, Any]) -> list[str]:
+    """The rows."""
+    return [f"{row['system']} {row['label']}" for row in results["rows"]]
+
+
+def outputs(folder: str = "runs/compare-tiny") -> dict[str, int]:
+    """When each output was written."""
+    return {file.name: file.stat().st_mtime_ns for file in Path(folder, "outputs").iterdir()}
 
 
 def test_every_system_has_a_row_for_each_mode_that_it_can(compare: Compare) -> None:
@@ -103,11 +135,6 @@ def test_the_table_says_in_what_a_training_was_not_equal(compare: Compare) -> No
     assert found()["systems"][0]["training"]["averaged"] == 2
 
 
-def test_json_is_printed_instead_of_the_table(compare: Compare) -> None:
-    code, out, _ = compare(*AR, "--steps", "1", "--json")
-    assert (code, json.loads(out)) == (0, found())
-
-
 def test_data_without_a_test_split_is_found_before_anything_is_trained(compare: Compare) -> None:
     assert compare(*AR, "--steps", "1")[0] == 0
     manifest = Path("data/tiny.src-tgt/manifest.json")
@@ -139,8 +166,9 @@ def test_data_that_no_system_can_use_is_found_before_anything_is_trained(
     assert not Path("runs").exists()
 
 
-def test_minutes_are_an_equal_budget_too(compare: Compare) -> None:
-    assert compare(*AR, "--minutes", "0.01")[0] == 0
+def test_minutes_are_an_equal_budget_too_and_json_is_printed_instead_of_the_table(compare: Compare) -> None:
+    code, out, _ = compare(*AR, "--minutes", "0.01", "--json")
+    assert (code, json.loads(out)) == (0, found())
     training = found()["systems"][0]["training"]
     assert 0.6 <= training["seconds"] < 5
     assert training["updates"] > 3
@@ -228,3 +256,61 @@ def test_variants_are_systems_of_their_own(compare: Compare) -> None:
         code, _, err = compare(*first[:-2], *more)
         assert code == 2
         assert f"not all would begin with the same weights: ar.seed1 with {origin}" in err
+
+
+def test_the_table_is_that_of_one_after_the_other(compare: Compare) -> None:
+    what = ("--objectives", "ar,cmlm", "--steps", "3", "--average", "2", "--set", "training.save_every=1", *MODES)
+    code, _, err = compare(*what, "--out", "together", "--jobs", "2")
+    assert code == 0, err
+    assert err.count("is finished after 3 updates") == 2
+    assert set(outputs("together")) == {
+        f"{row}.{kind}" for row in ("ar.seed1.ar.beam1", "cmlm.seed1.nar4.lb1") for kind in ("txt", "json")
+    }
+    assert compare(*what, "--out", "apart")[0] == 0
+    assert found("together")["rows"] == found("apart")["rows"]
+    for system in ("ar", "cmlm"):
+        last = Path(f"{system}.seed1/checkpoints/step-000003")
+        assert processes.digest("together" / last) == processes.digest("apart" / last)
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_training_that_fails_is_a_row_that_says_why(compare: Compare, jobs: str) -> None:
+    code, out, err = compare("--objectives", "ar", "--variant", BROKEN, "--steps", "9", "--jobs", jobs, *MODES)
+    assert code == 1
+    assert "1 of the rows failed" in err
+    assert "failed: broken.seed1 training" in out
+    assert ("tried once more" in err) == (jobs == "2")
+    assert names(found()) == ["ar ar.beam1"]
+
+
+def test_forced_trainings_that_fail_do_not_leave_the_old_ones_in_the_table(compare: Compare, tiny_recipe: Path) -> None:
+    command = ("--objectives", "ar", "--variant", "wide: ar model.width=24", "--steps", "2", "--jobs", "2", *MODES)
+    start = processes.go(tiny_recipe, "start", "training.updates=1").parent
+    assert compare(*command)[0] == 0
+    assert names(found()) == ["ar ar.beam1", "wide ar.beam1"]
+    code, out, err = compare(*command, "--force", "--from", str(start))
+    assert code == 1
+    assert "failed: wide.seed1 training" in out
+    assert "wide.seed1 ended with exit code 1" in err
+    assert names(found()) == ["ar ar.beam1"]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_signal_reaches_every_training_and_each_saves(tiny_recipe: Path, jobs: int) -> None:
+    process = processes.janus(*QUICK, "--objectives", "ar,cmlm", "--steps", "100000", "--jobs", str(jobs))
+    logs = [Path(f"runs/compare-tiny/{name}.seed1/log.jsonl") for name in ("ar", "cmlm")][:jobs]
+    until = time.monotonic() + 100
+    while not all(log.is_file() and b'"train"' in log.read_bytes() for log in logs):
+        assert process.poll() is None, processes.ended(process)
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    code, said = processes.ended(process)
+    assert code == 128 + signal.SIGTERM, said
+    assert "every training that ran was saved" in said or jobs == 1
+    assert "Traceback" not in said
+    assert "rows" not in found()
+    for log in logs:
+        saved, stopped = (json.loads(line) for line in log.read_text().splitlines()[-2:])
+        assert (saved["kind"], stopped["kind"]) == ("saved", "stopped")
+        assert (log.parent / f"checkpoints/step-{stopped['step']:06}").is_dir()

@@ -1,10 +1,14 @@
-"""Which rows a run has, and how rows are named."""
+"""Which rows a run has, how rows are named, and, on a scripted clock, how they are timed."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from janus_cli import recipe_load
-from janus_cli.errors import UsageError
-from janus_cli.lab.rows import known, select
+from janus_cli.errors import OutOfMemoryError, UsageError
+from janus_cli.lab.rows import Decoded, Row, Spread, Work, known, measure, rotated, select
 
 NAR = [f"nar{n}.lb{k}" for n in (1, 4, 10) for k in ("1", "5", "5.rerank")]
 PLAIN_NAR = [label for label in NAR if not label.endswith("rerank")]
@@ -89,3 +93,92 @@ def test_an_unknown_row_is_named(name: str) -> None:
 def test_a_run_that_can_do_none_of_the_rows() -> None:
     with pytest.raises(UsageError, match=r"can do none of ar.beam1, ar.beam5: .*cmlm"):
         select(recipe_load.load("demo", (), "cmlm"), ["ar"])
+
+
+Call = tuple[str, int, int]
+
+
+class Machine:
+    """A clock that moves only while a row decodes, by `cost(label, lines, batch)` seconds; notes every call."""
+
+    def __init__(self, costs: dict[str, dict[int, float]], fits: int = 10**6) -> None:
+        self.now, self.costs, self.fits = 0.0, costs, fits
+        self.calls: list[Call] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    def row(self, label: str) -> Row:
+        def translate(lines: Sequence[str], batch: int) -> Decoded:
+            self.calls.append((label, len(lines), batch))
+            if batch > self.fits:
+                raise OutOfMemoryError(f"a batch of {batch} does not fit")
+            # Later calls take longer, so that an average over the wrong calls shows.
+            self.now += self.costs[label][batch] * len(lines) + len(self.calls) / 1024
+            return Decoded(list(lines), [1] * len(lines), len(lines))
+
+        return Row(label, "ar", translate)
+
+
+COSTS = {"a": {1: 4.0, 2: 3.0, 4: 1.0}, "b": {1: 5.0, 2: 1.0, 4: 2.0}, "c": {1: 6.0, 2: 9.0, 4: 8.0}}
+
+
+def work(**changes: Any) -> Work:
+    return replace(Work(list("stuvw"), list("xy"), batches=(2, 4), repeats=3, warmup=2), **changes)
+
+
+def test_each_repeat_begins_with_the_next_row_and_uses_the_best_batch() -> None:
+    machine = Machine(COSTS)
+    advanced: list[tuple[int, str]] = []
+    rows = [machine.row(label) for label in "abc"]
+    asked = work()
+    measure(rows, asked, lambda count, label: advanced.append((count, label)), machine.clock)
+    best = {"a": 4, "b": 2, "c": 4}
+    assert {row.label: row.batch for row in rows} == best
+    trials = [("abc", 2), ("bca", 4)]
+    expected = [(row, lines, batch) for order, batch in trials for row in order for lines in (2, 5)]
+    expected += [(row, 5, best[row]) for order in ("abc", "bca", "cab") for row in order]
+    expected += [(row, 1, 1) for row in "abc" for _ in range(2)]  # warm-up
+    expected += [(row, 1, 1) for order in ("abc", "bca", "cab") for row in order for _ in range(2)]
+    assert machine.calls == expected
+    assert sum(count for count, _ in advanced) == asked.translations(3) == sum(lines for _, lines, _ in machine.calls)
+
+
+def test_seconds_are_those_of_the_call_and_warm_up_is_not_among_them() -> None:
+    machine = Machine({"a": COSTS["a"]})
+    row, call = machine.row("a"), 1 / 1024
+    measure([row], work(), lambda *_: None, machine.clock)
+    assert row.trials == {2: pytest.approx(15 + 2 * call), 4: pytest.approx(5 + 4 * call)}
+    assert row.batched == pytest.approx([5 + n * call for n in (5, 6, 7)])
+    assert row.singles == [pytest.approx([4 + n * call, 4 + (n + 1) * call]) for n in (10, 12, 14)]
+
+
+def test_a_batch_that_does_not_fit_is_passed_over_and_none_that_fits_is_an_error() -> None:
+    machine = Machine(COSTS, fits=2)
+    row = machine.row("a")
+    measure([row], work(batches=(4, 2)), lambda *_: None, machine.clock)
+    assert (list(row.trials), row.batch) == ([2], 2)
+    with pytest.raises(OutOfMemoryError, match="a, batch 4"):
+        measure([machine.row("a")], work(batches=(4,)), lambda *_: None, machine.clock)
+
+
+def test_without_warm_up_only_the_timed_lines_are_decoded() -> None:
+    machine = Machine(COSTS)
+    measure([machine.row("a")], work(warmup=0, repeats=1), lambda *_: None, machine.clock)
+    assert machine.calls == [("a", 5, 2), ("a", 5, 4), ("a", 5, 4), ("a", 1, 1), ("a", 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "percent", "expected"),
+    [([3.0], 95, 3.0), ([4.0, 1.0, 3.0, 2.0], 50, 2.0), ([*range(1, 101)], 95, 95), ([*range(1, 22)], 95, 20)],
+)
+def test_percentiles_by_nearest_rank(seconds: list[float], percent: int, expected: float) -> None:
+    row = Machine(COSTS).row("a")
+    row.singles = [seconds]
+    assert row.latencies(percent) == [expected]
+
+
+def test_spread_and_rotation() -> None:
+    assert Spread.of([5.0, 1.0, 2.0]) == Spread(2.0, 1.0, 5.0)
+    assert Spread.of([4.0, 1.0]) == Spread(2.5, 1.0, 4.0)
+    assert [rotated("abc", turn) for turn in range(4)] == [list("abc"), list("bca"), list("cab"), list("abc")]
