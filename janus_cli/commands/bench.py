@@ -76,21 +76,15 @@ def bench(
     from janus_cli.lab.peers import known
     from janus_cli.lab.tables import json_file
 
-    numbers: dict[str, Any] = {"batches": batches and _sizes(batches), "repeats": repeats, "warmup": warmup}
+    sizes = None if batches is None else options.numbers(batches, "--batches", "16,64", least=1)
+    work: dict[str, Any] = {"batches": sizes, "repeats": repeats, "warmup": warmup}
     measured = Bench(
         run=chosen, checkpoint=checkpoint, modes=options.names(*mode or ()), sentences=sentences,
         against=known(options.names(*against or ())), changes=changes or (), out=out, plot=plot, device=device,
-        threads=threads, force=force, **{name: value for name, value in numbers.items() if value is not None},
+        threads=threads, force=force, **{name: value for name, value in work.items() if value is not None},
     )  # fmt: skip
     if dry_run:
         measured.dry_run()
         return
     results = measured.measure()
     typer.echo(json_file(results) if as_json else f"{table(results)}\n", nl=False)
-
-
-def _sizes(text: str) -> list[int]:
-    words = text.split(",")
-    if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
-        raise typer.BadParameter(f"{text!r} is not a list of numbers above 0, as in 16,64", param_hint="--batches")
-    return [int(word) for word in words]

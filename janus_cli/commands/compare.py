@@ -98,25 +98,18 @@ def compare(
     options.check_start(start)
     from janus_cli.lab.compare import MODES, Comparison
 
+    numbers = () if seeds is None else options.numbers(seeds, "--seeds", "1,2")
     comparison = Comparison(
         systems, options.names(modes or "") or MODES, base=recipe or "demo", start=start, steps=steps,
-        minutes=minutes, seeds=_numbers(seeds), against=against, average=average, speed=speed, out=out,
-        prepared=prepared, data_dir=data_dir, changes=changes or (), device=device, threads=threads, jobs=jobs,
-        force=force,
+        minutes=minutes, seeds=numbers, against=against, average=average, speed=speed, out=out, prepared=prepared,
+        data_dir=data_dir, changes=changes or (), device=device, threads=threads, jobs=jobs, force=force,
     )  # fmt: skip
-    found = comparison.run(dry_run=dry_run)
-    if found is not None:
-        table, failed = found
+    finished = comparison.run(dry_run=dry_run)
+    if finished is not None:
+        table, failed = finished
         results = comparison.folder / "comparison.json"
         typer.echo(results.read_text(encoding="utf-8").rstrip("\n") if as_json else table)
         if failed:
             raise JanusError(
                 f"{failed} of the rows failed; the notes below the table say why", "the same command tries these again"
             )
-
-
-def _numbers(text: str | None) -> list[int]:
-    found = options.names(text or "")
-    if not all(name.isdecimal() for name in found):
-        raise typer.BadParameter(f"{text!r} is not a list of numbers, as in 1,2", param_hint="--seeds")
-    return [int(name) for name in found]

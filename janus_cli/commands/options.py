@@ -31,6 +31,15 @@ def names(*texts: str) -> list[str]:
     return list(dict.fromkeys(name.strip() for text in texts for name in text.split(",") if name.strip()))
 
 
+def numbers(text: str, flag: str, example: str, least: int = 0) -> list[int]:
+    """Whole numbers, at least `least`, in a comma-separated list, each once, in order."""
+    listed = names(text)
+    if not listed or not all(number.isdecimal() and int(number) >= least for number in listed):
+        above = f" above {least - 1}" if least else ""
+        raise typer.BadParameter(f"{text!r} is not a list of numbers{above}, as in {example}", param_hint=flag)
+    return list(map(int, listed))
+
+
 Recipe = Annotated[
     str | None,
     typer.Option("--recipe", metavar="NAME|FILE", help="A recipe by name (see `janus recipes`) or a YAML file."),

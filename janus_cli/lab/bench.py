@@ -40,11 +40,7 @@ MEBI = 1 << 20
 
 
 def sampled(run: Run, recipe: Recipe, count: int | None) -> tuple[list[str], list[str] | None]:
-    """Lines of the test split and their references, in order; all of them, or `count`, the same ones every time.
-
-    Raises:
-        DataError: the test split is gone, or has no text.
-    """
+    """Lines of the test split and their references, in order; all of them, or `count`, the same ones every time."""
     lines, references = rows.sentences(run, recipe, SPLIT)
     chosen = _some(range(len(lines)), len(lines) if count is None else count, random.Random(SEED))
     if not any(lines[index].strip() for index in chosen):
@@ -66,8 +62,7 @@ class Bench:
 
     Raises:
         UsageError: options that do not fit the run, an extra that is missing, or files that are there already.
-        DataError: the test split is gone, or has no text.
-        CheckpointError: there is no such checkpoint, or it is damaged.
+        DataError, CheckpointError: the test split or the checkpoint is missing or damaged.
     """
 
     def __init__(
@@ -137,9 +132,10 @@ class Bench:
         console.say(f"{verb} {self.run.path}, checkpoint {self.folder.name}, on {where}: {', '.join(self.labels)}")
         for label, reason in self.selection.left_out.items():
             console.say(f"left out: {label}: {reason}")
+        count, repeats = console.counted(len(self.lines), "sentence"), console.counted(work.repeats, "repeat")
         console.say(
-            f"quality on {len(self.lines):,} sentences, batches of {', '.join(map(str, work.batches))} on "
-            f"{len(work.lines):,}, one by one {len(work.singles):,}; {work.repeats} repeats, {work.warmup} to warm up"
+            f"quality on {count}, batches of {', '.join(map(str, work.batches))} on {len(work.lines):,}, one by one "
+            f"{len(work.singles):,}; {repeats}, {work.warmup} to warm up"
         )
 
     def dry_run(self) -> None:
@@ -276,11 +272,7 @@ class Bench:
 
 
 def keep(run: Run, results: Mapping[str, Any]) -> Path:
-    """Writes bench/<date>.json into the run, never over another, and returns its path.
-
-    Raises:
-        DataError: it cannot be written.
-    """
+    """Writes bench/<date>.json into the run, never over another. Raises DataError where it cannot be written."""
     folder, stem = run.path / "bench", time.strftime("%Y%m%d-%H%M%S")
     try:
         folder.mkdir(exist_ok=True)

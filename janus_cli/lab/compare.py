@@ -47,10 +47,9 @@ BASELINES = ("ar ar.beam5", "ar ar.beam1")  # rows to compare with, where none i
 
 
 class Comparison:
-    """What is compared, and how: the options of `janus compare`. entries: each system with each seed, in table order.
+    """What is compared, and how: the options of `janus compare`; UsageError where they do not fit.
 
-    Raises:
-        UsageError: options that do not fit each other or the recipes.
+    entries: each system with each seed, in the order of the table.
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class Comparison:
         """Raises UsageError where a system cannot have the budget or the average."""
         if self.average > (kept := recipe.training.keep_last):
             raise UsageError(
-                f"--average {self.average}: {name} keeps its last {kept} checkpoints",
+                f"--average {self.average}: {name} keeps its last {console.counted(kept, 'checkpoint')}",
                 f"--set training.keep_last={self.average}",
             )
         if self.minutes and recipe.training.schedule != "inverse_sqrt":
@@ -101,7 +100,7 @@ class Comparison:
             )
         if self.steps and (risen := OBJECTIVES[recipe.objective.name].risen(recipe.objective, self.steps - 1)) < 1:
             console.warn(
-                f"{name}: in {self.steps:,} updates its KLs come to {risen:.0%} of their weights; "
+                f"{name}: in {console.counted(self.steps, 'update')} its KLs come to {risen:.0%} of their weights; "
                 "see objective.kl_start and objective.kl_warmup"
             )
 
@@ -118,8 +117,8 @@ class Comparison:
             Stopped: a signal came; the same command continues.
         """
         load_before = machine.load_average()
-        count = len(self.entries)
-        console.say(f"comparing {count} system{'s' * (count != 1)} in {self.folder}: {budget(self.settings)}")
+        count = console.counted(len(self.entries), "training")
+        console.say(f"comparing {count} in {self.folder}: {budget(self.settings)}")
         self._must_be_ours()
         self._must_have_split()
         if not self.force:
@@ -167,7 +166,7 @@ class Comparison:
             before = recipe_load.load(str(entry.run.recipe)).training
             if before.schedule != "inverse_sqrt" and before.updates != self.steps:
                 raise UsageError(
-                    f"{entry.name} was trained for {before.updates:,} updates, and its learning rate "
+                    f"{entry.name} was trained for {console.counted(before.updates, 'update')}, and its learning rate "
                     f"({before.schedule}) fell to suit these",
                     "the same --steps, another --out, or --force to restart",
                 )
@@ -340,8 +339,8 @@ def _compared(ours: Mapping[int, Sequence[Score]], base: Mapping[int, Sequence[S
 def budget(settings: Mapping[str, Any]) -> str:
     """The equal condition, in words."""
     if settings["minutes"]:
-        return f"{settings['minutes']:g} minutes of updates each"
-    return f"{settings['steps']:,} updates each"
+        return f"{settings['minutes']:g} minute{'s' * (settings['minutes'] != 1)} of updates each"
+    return f"{console.counted(settings['steps'], 'update')} each"
 
 
 def table(results: Mapping[str, Any]) -> str:

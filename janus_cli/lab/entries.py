@@ -108,9 +108,6 @@ class Entry:
 
         options: the keywords of `train`. average: decode the mean of so many last checkpoints, or of as many as a short
         training has; 0: the last one.
-
-        Raises:
-            Stopped: a signal ended the training; it was saved.
         """
         with self.noted("training"):
             train(**options)

@@ -65,10 +65,8 @@ class Logbook:
 def read(path: Path) -> Logbook:
     """A run's log. A line cut short by a kill or a full disk is skipped; what follows it is read.
 
-    After a resume at update n, earlier entries beyond n were undone and are left out.
-
-    Raises:
-        DataError: there is no log, or it cannot be read.
+    After a resume at update n, earlier entries beyond n were undone and are left out. Raises DataError where there is
+    no log, or it cannot be read.
     """
     try:
         lines = path.read_bytes().split(b"\n")

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from janus_cli.console import counted
+
 BUSY = 0.5  # load average a core above which timings are off
 
 
@@ -32,9 +34,9 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 def in_words(values: Mapping[str, Any]) -> str:
     """What `describe` returned, for the head of a table."""
-    threads, load = values["threads"], values["load"]
+    cores, threads, load = counted(values["cores"], "core"), counted(values["threads"], "thread"), values["load"]
     return (
-        f"{values['device']}, {values['cpu']}, {values['cores']} cores, {threads} thread{'s' * (threads != 1)}, "
+        f"{values['device']}, {values['cpu']}, {cores}, {threads}, "
         f"torch {values['torch']}, load average before the start {'unknown' if load is None else load}"
     )
 
@@ -64,7 +66,7 @@ def too_busy(load: float | None, cores: int) -> str:
     """Why timings cannot be trusted now; empty where they can."""
     if load is None or load <= BUSY * cores:
         return ""
-    return f"other work runs here (load average {load:.1f} on {cores} cores): the timings will be off"
+    return f"other work runs here (load average {load:.1f} on {counted(cores, 'core')}): the timings will be off"
 
 
 def forget_peak() -> bool:

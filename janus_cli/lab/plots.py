@@ -17,6 +17,7 @@ from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
 
+from janus_cli.console import counted
 from janus_cli.data.batching import Lengths
 from janus_cli.errors import require
 from janus_cli.lab.logbook import Curve
@@ -204,8 +205,7 @@ def bleu_against_latency(bench: Mapping[str, Any]) -> bytes:
         modes.add(mode)
         axes.annotate(label, (p50, quality["value"]), xytext=(4, 4), textcoords="offset points", fontsize=7)
     axes.margins(x=0.2)  # for the labels
-    threads = bench["machine"]["threads"]
-    title = f"{bench['run']}: {bench['machine']['cpu']}, {threads} thread{'s' * (threads != 1)}"
+    title = f"{bench['run']}: {bench['machine']['cpu']}, {counted(bench['machine']['threads'], 'thread')}"
     return _quality_file(axes, "milliseconds a sentence at batch 1, from text to text (p50)", title)
 
 

@@ -104,13 +104,7 @@ class Probe:
 
 
 def probe(count: int, device: torch.device, run: Run, folder: Path) -> Probe:
-    """Lets the checkpoint in `folder` predict `count` sentences of the validation split, the same ones every time.
-
-    Raises:
-        DataError: the split is gone or was changed.
-        CheckpointError: the checkpoint is damaged.
-        OutOfMemoryError: decoding did not fit into memory.
-    """
+    """Lets the checkpoint in `folder` predict `count` sentences of the validation split, the same ones every time."""
     recipe = own_recipe(folder, ())
     store, texts = open_store(run, recipe, SPLIT), sentences(run, recipe, SPLIT)
     model, tokenizers = read_model(run, folder, device)

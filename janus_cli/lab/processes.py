@@ -91,10 +91,8 @@ class Job:
 def run_jobs(jobs: Sequence[Job], at_once: int) -> set[str]:
     """Runs at most `at_once` jobs at a time until all have ended; returns the names of those that failed.
 
-    One small model leaves a GPU idle most of the time, and a second CPU core, too.
-
-    Raises:
-        Stopped: a signal came; it was passed on, and every training saved.
+    One small model leaves a GPU idle most of the time, and a second CPU core, too. Raises Stopped after a signal, which
+    was passed on: every training saved.
     """
     waiting, begun = deque(jobs), time.time()
     running: dict[BaseProcess, Job] = {}
@@ -138,10 +136,8 @@ def remote(
 ) -> Iterator[tuple[Row, int]]:
     """A row that decodes in a process of its own, and the bytes that the process takes before it is built.
 
-    build: makes the row, can be pickled. peer: whose library the row needs.
-
-    Raises (also where the row decodes):
-        JanusError: it failed there, or the process ended.
+    build: makes the row, can be pickled. peer: whose library the row needs. What fails there, now or when the row
+    decodes, is raised here; where the process ended, a JanusError.
     """
     ours, theirs = SPAWN.Pipe()
     process = start(label, partial(serve, theirs, build, str(device), torch.get_num_threads(), peer))
@@ -196,11 +192,7 @@ def serve(pipe: Connection, build: Callable[[], Row], device: str, threads: int,
 
 
 def timed(row: Row, lines: Sequence[str], batch: int, device: torch.device) -> Decoded:
-    """The outputs, with the seconds and the memory that they took.
-
-    Raises:
-        OutOfMemoryError: they do not fit into memory.
-    """
+    """The outputs, with the seconds and the memory that they took; OutOfMemoryError where they do not fit into it."""
     if device.type == "cuda":
         torch.zeros(1, device=device)  # nothing can be reset before something was allocated
         torch.cuda.reset_peak_memory_stats(device)

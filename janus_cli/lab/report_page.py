@@ -270,11 +270,7 @@ def _shared_data(group: Reports, manifest: Mapping[str, Any]) -> list[Block]:
 
 
 def splits(manifest: Mapping[str, Any]) -> list[list[str]]:
-    """A row for each split and side: pairs read and kept, what was dropped, and how many tokens they have.
-
-    Raises:
-        DataError: the manifest has another shape.
-    """
+    """A row for each split and side: pairs read and kept, what was dropped, and how many tokens they have."""
     rows = []
     try:
         for name, split in manifest["splits"].items():

@@ -72,11 +72,7 @@ def known(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
 
 
 def matching(names: Sequence[str]) -> set[str]:
-    """The labels that these names stand for; see `select`.
-
-    Raises:
-        UsageError: a name fits no row.
-    """
+    """The labels that these names stand for, see `select`. Raises UsageError where a name fits no row."""
     rows, labels = known(names), set[str]()
     for name in names:
         found = [
@@ -97,10 +93,7 @@ def select(recipe: Recipe, names: Sequence[str]) -> Selection:
     """The rows of a run with this recipe; its decoding section fills in what a row does not say.
 
     names: a mode (ar, nar, spec), a label, with any numbers, or the start of labels up to a dot (nar4); none means
-    every usual row.
-
-    Raises:
-        UsageError: a name fits no row, or the run can do none of those named.
+    every usual row. Raises UsageError where a name fits no row, or the run can do none of those named.
     """
     rows = known(names)
     asked = matching(names) if names else set(rows)
@@ -126,11 +119,7 @@ def select(recipe: Recipe, names: Sequence[str]) -> Selection:
 
 
 def sentences(run: Run, recipe: Recipe, split: str) -> tuple[list[str], list[str] | None]:
-    """The lines of a split of the run's data, and their references; None where it has none.
-
-    Raises:
-        DataError: the data has no such split, or its text is gone or was changed.
-    """
+    """The lines of a split of the run's data, and their references, if any. Raises DataError: see `find_split`."""
     source, reference = find_split(run, recipe, split)
     return list(Lines(source)), None if reference is None else list(Lines(reference))
 
@@ -259,12 +248,9 @@ class Work:
 
 
 def measure(rows: Sequence[Row], work: Work, advance: Advance, clock: Callable[[], float] = time.perf_counter) -> None:
-    """Times every row.
+    """Times every row; OutOfMemoryError where one does not fit into memory at any batch size.
 
     advance: called with the number of sentences decoded, and the row's label. clock: seconds.
-
-    Raises:
-        OutOfMemoryError: a row does not fit into memory at any batch size.
     """
 
     def seconds_of(row: Row, lines: Sequence[str], batch: int) -> float:

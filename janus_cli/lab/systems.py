@@ -24,20 +24,12 @@ class System:
     changes: tuple[str, ...] = ()
 
     def recipe(self, base: str, changes: Sequence[str]) -> Recipe:
-        """The recipe of this system. changes: those for all systems.
-
-        Raises:
-            UsageError: mistakes in it.
-        """
+        """The recipe of this system. changes: those for all systems. Raises UsageError with the mistakes in it."""
         return recipe_load.load(base, [*changes, *self.changes], self.objective)
 
 
 def asked(objectives: Sequence[str], variants: Sequence[str]) -> list[System]:
-    """The systems in the order in which they are named.
-
-    Raises:
-        UsageError: an unknown objective, a variant that cannot be read, or two systems of one name.
-    """
+    """The systems in the order in which they are named; UsageError for unknown objectives, or one name given twice."""
     systems = [System(name, name) for name in objectives] + [_variant(text) for text in variants]
     for system in systems:
         if system.objective not in OBJECTIVES:

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from janus_cli import console
 from janus_cli.lab import machine
 
 
@@ -42,7 +43,9 @@ def render(name: str, values: Mapping[str, Any], **filters: Callable[..., object
     environment = Environment(
         autoescape=html, finalize=printable if html else None, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"commas": "{:,}".format, "in_words": machine.in_words, **filters}
+    environment.filters |= {
+        "commas": "{:,}".format, "counted": console.counted, "in_words": machine.in_words, **filters
+    }  # fmt: skip
     text = resources.files("janus_cli.lab").joinpath(name).read_text(encoding="utf-8")
     return environment.from_string(text).render(values).rstrip("\n")
 
