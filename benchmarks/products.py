@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None) -> None:
             for rows in ROWS:
                 found = turns(contestants(*size, rows))
                 lines.append([f"{size[0]} → {size[1]}", str(rows), *(f"{1e6 * each:.0f}" for each in found)])
-    sys.stdout.write(markdown(["map", "rows", "float32", "bf16", "int8, dynamic"], lines) + "\n")
+    sys.stdout.write(markdown(dict.fromkeys(["map", "rows", "float32", "bf16", "int8, dynamic"], ""), lines) + "\n")
 
 
 def contestants(width: int, out: int, rows: int) -> list[Call]:

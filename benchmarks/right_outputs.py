@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None) -> None:
             raise DataError(f"{path} has {len(texts):,} lines for {len(sources):,} inputs")
         right = sum(map(is_valid, sources, texts)) / len(sources)
         cells.append([path.stem, f"{100 * right:.1f}", f"{corpus_bleu(texts, references):.1f}"])
-    sys.stdout.write(markdown(["outputs", "right, %", "BLEU against all that is right"], cells) + "\n")
+    sys.stdout.write(
+        markdown(dict.fromkeys(["outputs", "right, %", "BLEU against all that is right"], ""), cells) + "\n"
+    )
 
 
 def _lines(path: Path) -> list[str]:

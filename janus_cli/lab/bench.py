@@ -24,7 +24,7 @@ from janus_cli.errors import DataError, JanusError, UsageError, require
 from janus_cli.files import read_json, write_atomically
 from janus_cli.lab import machine, peers, plots, processes, rows
 from janus_cli.lab.rows import REPEATS, WARMUP, Decoded, Row, Work, measure, own
-from janus_cli.lab.tables import cell, json_file, markdown, render
+from janus_cli.lab.tables import json_file, markdown, render
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring.metrics import score
@@ -37,6 +37,10 @@ SINGLES = 100  # timed one by one
 SEED = 1  # which sentences of the split
 BASELINES = ("ar.beam1", "ar.beam5")  # of the relative speeds
 MEBI = 1 << 20
+COLUMNS = {
+    "mode": "", "BLEU": ".2f", "passes": ".1f", "batch 1: p50 ms": "", "p95 ms": "", "sentences/s": "", "batch": "",
+    "MiB": ",.0f",
+}  # fmt: skip
 
 
 def sampled(run: Run, recipe: Recipe, count: int | None) -> tuple[list[str], list[str] | None]:
@@ -292,13 +296,11 @@ def table(results: Mapping[str, Any]) -> str:
     measured = results["rows"]
     bases = [base for base in BASELINES if any(base in row["ratios"] for row in measured)]
     beside = [row["label"] for row in measured if row["mode"] == "peer"]
-    columns = ["mode", "BLEU", "passes", "batch 1: p50 ms", "p95 ms", "sentences/s", "batch", "MiB"]
-    columns += [f"× {base}" for base in bases]
-    tables = [markdown(columns, [_cells(row) + [_ratio(row, base) for base in bases] for row in measured])]
+    columns = COLUMNS | {f"× {base}": "" for base in bases}
+    tables = [markdown(columns, [_values(row) + [_ratio(row, base) for base in bases] for row in measured])]
     if beside:
-        ours = [row for row in measured if row["mode"] != "peer"]
-        cells = [[row["label"], *(_ratio(row, peer) for peer in beside)] for row in ours]
-        tables.append(markdown(["speed relative to", *beside], cells))
+        ours = [[row["label"], *(_ratio(row, peer) for peer in beside)] for row in measured if row["mode"] != "peer"]
+        tables.append(markdown(dict.fromkeys(["speed relative to", *beside], ""), ours))
     words = {
         "tables": tables, "compared": bool(bases or beside), "reasons": _labels_by_text(results["left_out"]),
         "notes": _labels_by_text({row["label"]: row["note"] for row in measured if row["note"]}),
@@ -306,18 +308,13 @@ def table(results: Mapping[str, Any]) -> str:
     return render("bench.md", {**results, **words})
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _values(row: Mapping[str, Any]) -> list[Any]:
     latency, throughput, memory, quality = row["latency"], row["throughput"], row["memory"], row["quality"]
     return [
-        row["label"],
-        cell(quality and quality["value"], ".2f"),
-        cell(row["passes"], ".1f"),
-        _range(latency["p50"], 1000),
-        _range(latency["p95"], 1000),
-        _range(throughput["sentences_per_second"], 1),
-        str(throughput["batch"]),
-        cell(memory and (memory["peak"] - memory["before"]) / MEBI, ",.0f"),
-    ]
+        row["label"], quality and quality["value"], row["passes"], _range(latency["p50"], 1000),
+        _range(latency["p95"], 1000), _range(throughput["sentences_per_second"], 1), throughput["batch"],
+        memory and (memory["peak"] - memory["before"]) / MEBI,
+    ]  # fmt: skip
 
 
 def _range(spread: Mapping[str, float], factor: float) -> str:
@@ -327,9 +324,9 @@ def _range(spread: Mapping[str, float], factor: float) -> str:
     return f"{middle} ({low}–{high})"
 
 
-def _ratio(row: Mapping[str, Any], base: str) -> str:
+def _ratio(row: Mapping[str, Any], base: str) -> str | None:
     ratio = row["ratios"].get(base)
-    return "–" if ratio is None else f"{ratio['latency']:.2f} / {ratio['throughput']:.2f}"
+    return ratio and f"{ratio['latency']:.2f} / {ratio['throughput']:.2f}"
 
 
 def _labels_by_text(texts: Mapping[str, str]) -> dict[str, list[str]]:

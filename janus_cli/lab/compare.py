@@ -26,7 +26,7 @@ from janus_cli.lab.plots import bleu_against_passes
 from janus_cli.lab.processes import Job, run_jobs
 from janus_cli.lab.rows import REPEATS, WARMUP, Work, matching, measure, own, select, sentences
 from janus_cli.lab.systems import BUDGET, System
-from janus_cli.lab.tables import cell, json_file, markdown, render
+from janus_cli.lab.tables import json_file, markdown, render
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring import bootstrap
@@ -43,6 +43,14 @@ SENTENCES = 200  # of the test split, timed in batches
 SINGLES = 50  # timed one by one
 UNBOUNDED = 10_000_000  # updates, where minutes decide
 METRICS = ("bleu", "chrf")
+TRAININGS = {
+    "system": "", "seed": "", "updates": ",", "epochs": "", "minutes in updates": ".1f", "ms an update": ".0f",
+    "parameters": ",",
+}  # fmt: skip
+ROWS = {
+    "system": "", "decoding": "", "BLEU": "", "chrF": "", "difference": "+.2f", "p": ".3f", "passes": ".1f",
+    "one by one, ms": ".1f", "sentences/s": ",.0f",
+}  # fmt: skip
 BASELINES = ("ar ar.beam5", "ar ar.beam1")  # rows to compare with, where none is named
 
 
@@ -346,14 +354,12 @@ def budget(settings: Mapping[str, Any]) -> str:
 def table(results: Mapping[str, Any]) -> str:
     """The conditions, the trainings, the rows, and what must stand beside them; valid Markdown."""
     settings = results["settings"]
-    trainings = ["system", "seed", "updates", "epochs", "minutes in updates", "ms an update", "parameters"]
-    rows = ["system", "decoding", "BLEU", "chrF", "difference", "p", "passes", "one by one, ms", "sentences/s"]
     words = {
         "budget": budget(settings), "samples": bootstrap.SAMPLES,
         "signatures": {each["signature"]: name for row in results["rows"] for name, each in row["scores"].items()},
         "tables": [
-            markdown(trainings, [_training_cells(entry) for entry in results["systems"]]),
-            markdown(rows, [_row_cells(row) for row in results["rows"]]),
+            markdown(TRAININGS, map(_training_values, results["systems"])),
+            markdown(ROWS, map(_row_values, results["rows"])),
         ],
     }  # fmt: skip
 
@@ -366,34 +372,28 @@ def table(results: Mapping[str, Any]) -> str:
     return render("compare.md", {**results, **words}, had_budget=had_budget)
 
 
-def _training_cells(entry: Mapping[str, Any]) -> list[str]:
-    training, name = entry["training"], [entry["system"], str(entry["seed"])]
+def _training_values(entry: Mapping[str, Any]) -> list[Any]:
+    training, name = entry["training"], [entry["system"], entry["seed"]]
     if training is None:
         return [*name, *["failed"] * 5]
+    updates, seconds = training["updates"], training["seconds"]
+    each = 1000 * seconds / max(1, updates)
+    return [*name, updates, training["epochs"], seconds / 60, each, training["parameters"]]
+
+
+def _row_values(row: Mapping[str, Any]) -> list[Any]:
+    speed, compared = row["speed"], row["comparison"]
     return [
-        *name, f"{training['updates']:,}", str(training["epochs"]), f"{training['seconds'] / 60:.1f}",
-        f"{1000 * training['seconds'] / max(1, training['updates']):.0f}", cell(training["parameters"], ","),
+        row["system"], row["label"], *(_mean(row["scores"].get(metric)) for metric in METRICS),
+        compared and compared["difference"], compared and compared["p"], row["passes"],
+        speed and 1000 * speed["p50"]["median"], speed and speed["sentences_per_second"]["median"],
     ]  # fmt: skip
 
 
-def _row_cells(row: Mapping[str, Any]) -> list[str]:
-    speed, compared = row["speed"], row["comparison"]
-    return [
-        row["system"],
-        row["label"],
-        *(_mean(row["scores"].get(metric)) for metric in METRICS),
-        cell(compared and compared["difference"], "+.2f"),
-        cell(compared and compared["p"], ".3f"),
-        f"{row['passes']:.1f}",
-        cell(speed and 1000 * speed["p50"]["median"], ".1f"),
-        cell(speed and speed["sentences_per_second"]["median"], ",.0f"),
-    ]
-
-
-def _mean(metric: Mapping[str, Any] | None) -> str:
+def _mean(metric: Mapping[str, Any] | None) -> str | None:
     """The mean over seeds, with its range where there are several."""
     if metric is None:
-        return "–"
+        return None
     values = list(metric["values"].values())
     mean = f"{fmean(values):.1f}"
     return mean if len(values) == 1 else f"{mean} ({min(values):.1f}–{max(values):.1f})"

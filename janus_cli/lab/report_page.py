@@ -24,7 +24,7 @@ from janus_cli.lab import plots
 from janus_cli.lab.logbook import BEGINS, Curve, Logbook
 from janus_cli.lab.plots import Look
 from janus_cli.lab.probe import Probe
-from janus_cli.lab.tables import cell, printable, render
+from janus_cli.lab.tables import cells, printable, render
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.training.checkpoint import better
@@ -62,16 +62,16 @@ class RunReport:
 class Block:
     """A piece of a section, drawn in the order of its fields; what is empty is left out.
 
-    figures: caption and SVG. rows: the first cell of each names it. decodes: label, text and trace. missing: label of
-    a run, and why something cannot be shown of it.
+    figures: caption and SVG. columns, rows: see `tables.cells`; the first value of a row names it. decodes: label, text
+    and trace. missing: label of a run, and why something cannot be shown of it.
     """
 
     heading: str = ""
     facts: Mapping[str, object] = field(default_factory=dict)
     note: str = ""
     figures: Sequence[tuple[str, str]] = ()
-    columns: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
+    columns: Mapping[str, str] = field(default_factory=dict)
+    rows: Sequence[Sequence[Any]] = ()
     decodes: Sequence[tuple[str, str, Sequence[str]]] = ()
     missing: Sequence[tuple[str, str]] = ()
 
@@ -104,7 +104,9 @@ def page(reports: Reports, when: datetime) -> bytes:
             ("decodes", "Decoded sentences", _decodes(reports)),
         ],
     }  # fmt: skip
-    return render("report.html", values, in_figure=in_figure).encode("utf-8", "replace")  # a path may be no text
+    return render("report.html", values, in_figure=in_figure, cells=cells).encode(
+        "utf-8", "replace"
+    )  # a path may be no text
 
 
 def _missing(reports: Reports, *names: str) -> list[tuple[str, str]]:
@@ -121,8 +123,8 @@ def _not_logged(reports: Reports, kind: str, called: str) -> list[tuple[str, str
 def _overview(reports: Reports) -> list[Block]:
     facts = [_facts(each) for each in reports]
     names = dict.fromkeys(name for column in facts for name in column)
-    rows = [[name, *(column.get(name, "–") for column in facts)] for name in names]
-    columns = ["", *(each.label for each in reports)]
+    rows = [[name, *(column.get(name) for column in facts)] for name in names]
+    columns = dict.fromkeys(["", *(each.label for each in reports)], "")
     return [Block(columns=columns, rows=rows, missing=_missing(reports, "recipe", "log"))]
 
 
@@ -168,7 +170,7 @@ def _history(log: Logbook, recipe: Recipe | None) -> dict[str, str]:
     if log.damaged:
         events.append(f"damaged lines of the log: {log.damaged}")
     return {
-        "parameters": cell(start.get("parameters"), ","),
+        "parameters": f"{start['parameters']:,}" if "parameters" in start else "–",
         "machine": ", ".join(f"{key} {start[key]}" for key in keys if key in start) or "–",
         "updates": f"{updates:,}" + ("" if recipe is None else f" of {recipe.training.updates:,}"),
         "state": state,
@@ -207,10 +209,10 @@ def _bleu(reports: Reports) -> list[Block]:
         for name in names if len(names) > 2 else names[-1:]:  # one side needs no mean over sides
             curve = each.valid[name]
             (best_step, best), (step, last) = max(curve, key=lambda point: point[1]), curve[-1]
-            rows.append([f"{each.label}, {name}", f"{best:.2f}", f"{best_step:,}", f"{last:.2f}", f"{step:,}"])
+            rows.append([f"{each.label}, {name}", best, best_step, last, step])
             lines.setdefault(name, []).append((each.look, curve))
     figures = [(name, plots.curves([], lines[name], "BLEU")) for name in sorted(lines)]
-    columns = ["", "best", "at update", "last", "at update"]
+    columns = {"": "", "best": ".2f", "at update": ",", "last": ".2f", "last update": ","}
     missing = _not_logged(reports, "valid", "validation")
     return [Block(figures=figures, columns=columns, rows=rows, missing=missing)]
 
@@ -222,16 +224,12 @@ def _speed(reports: Reports) -> list[Block]:
             statistics.median(value for _, value in each.train[name]) if name in each.train else None
             for name in ("tokens_per_second", "seconds_per_update", "utilisation")
         )
-        utilisation = "not logged" if used is None else f"{used:.0%}"
-        taken = console.duration(each.log.seconds)
-        rows.append([each.label, cell(tokens, ",.0f"), cell(seconds, ".3f"), utilisation, taken])
-    columns = [
-        "median",
-        "target tokens a second",
-        "seconds an update",
-        "utilisation",
-        "all updates, validating, saving",
-    ]
+        utilisation, taken = "not logged" if used is None else used, console.duration(each.log.seconds)
+        rows.append([each.label, tokens, seconds, utilisation, taken])
+    columns = {
+        "median": "", "target tokens a second": ",.0f", "seconds an update": ".3f", "utilisation": ".0%",
+        "all updates, validating, saving": "",
+    }  # fmt: skip
     figures, missing = _train_figures(reports, SPEED, from_zero=True), _not_logged(reports, "train", "training")
     return [Block(figures=figures, columns=columns, rows=rows, missing=missing)]
 
@@ -259,9 +257,10 @@ def _shared_data(group: Reports, manifest: Mapping[str, Any]) -> list[Block]:
         block.rows = splits(manifest)
     except DataError as problem:
         block.missing = [(group[0].label, problem.message)]
-    block.columns = [
-        "tokens without EOS", "pairs read", "kept", "dropped", "tokens", "mean", "median", "95 %", "longest"
-    ]  # fmt: skip
+    block.columns = {
+        "tokens without EOS": "", "pairs read": ",", "kept": ",", "dropped": "", "tokens": ",", "mean": ",.1f",
+        "median": ",", "95 %": ",", "longest": ",",
+    }  # fmt: skip
     lengths = next((each.lengths for each in group if each.lengths is not None), None)
     if lengths is None:
         return [block, Block(missing=_missing(group[:1], "lengths"))]
@@ -269,7 +268,7 @@ def _shared_data(group: Reports, manifest: Mapping[str, Any]) -> list[Block]:
     return [block, Block(figures=[(title, plots.length_histogram(*lengths))])]
 
 
-def splits(manifest: Mapping[str, Any]) -> list[list[str]]:
+def splits(manifest: Mapping[str, Any]) -> list[list[Any]]:
     """A row for each split and side: pairs read and kept, what was dropped, and how many tokens they have."""
     rows = []
     try:
@@ -277,10 +276,7 @@ def splits(manifest: Mapping[str, Any]) -> list[list[str]]:
             dropped = ", ".join(f"{reason} {count:,}" for reason, count in split["dropped"].items()) or "none"
             for side, tokens in split["tokens"].items():
                 counts = (tokens[key] for key in ("sum", "mean", "p50", "p95", "max"))
-                rows.append([
-                    f"{name}, {side}", f"{split['in']:,}", f"{split['kept']:,}", dropped,
-                    *(f"{number:,.1f}" if isinstance(number, float) else f"{number:,}" for number in counts),
-                ])  # fmt: skip
+                rows.append([f"{name}, {side}", split["in"], split["kept"], dropped, *counts])
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise DataError(f"the manifest is damaged: {problem!r}") from None
     return rows
@@ -299,11 +295,11 @@ def _lengths(reports: Reports) -> list[Block]:
         off = predicted - real
         errors.append((each.look, off))
         pairs.append((f"{each.label}: predicted and real", plots.length_pairs(each.look, predicted, real)))
-        rows.append([
-            each.label, f"{len(off):,}", f"{np.mean(off == 0):.1%}", f"{np.mean(abs(off) <= 2):.1%}",
-            f"{np.mean(abs(off)):.2f}", f"{np.mean(off):+.2f}",
-        ])  # fmt: skip
-    columns = ["", "sentences", "exact", "within 2", "mean distance", "mean difference"]
+        distance = abs(off)
+        rows.append([each.label, len(off), np.mean(off == 0), np.mean(distance <= 2), np.mean(distance), np.mean(off)])
+    columns = {
+        "": "", "sentences": ",", "exact": ".1%", "within 2": ".1%", "mean distance": ".2f", "mean difference": "+.2f"
+    }  # fmt: skip
     figures = [("Predicted less real length", plots.length_errors(errors)), *pairs] if rows else []
     return [Block(figures=figures, columns=columns, rows=rows), *without, Block(missing=_missing(reports, "probe"))]
 
@@ -316,13 +312,10 @@ def _calibration(reports: Reports) -> list[Block]:
         having = [(each, found[name]) for each, found in probes if name in found]
         figures.append((name, plots.reliability([(each.look, found.points) for each, found in having])))
         rows += [
-            [
-                f"{each.label}, {name}", f"{found.tokens:,}", f"{found.accuracy:.1%}", f"{found.confidence:.1%}",
-                f"{100 * found.ece:.1f}", f"{found.nats:.3f}",
-            ]
+            [f"{each.label}, {name}", found.tokens, found.accuracy, found.confidence, 100 * found.ece, found.nats]
             for each, found in having
-        ]  # fmt: skip
-    columns = ["", "tokens", "accuracy", "confidence", "ECE", "nats a token"]
+        ]
+    columns = {"": "", "tokens": ",", "accuracy": ".1%", "confidence": ".1%", "ECE": ".1f", "nats a token": ".3f"}
     return [Block(figures=figures, columns=columns, rows=rows, missing=_missing(reports, "probe"))]
 
 

