@@ -24,7 +24,7 @@ from janus_cli.errors import DataError, JanusError, UsageError, require
 from janus_cli.files import read_json, write_atomically
 from janus_cli.lab import machine, peers, plots, processes, rows
 from janus_cli.lab.rows import REPEATS, WARMUP, Decoded, Row, Work, measure, own
-from janus_cli.lab.tables import json_file, markdown, render
+from janus_cli.lab.tables import json_file, markdown, must_be_free, render
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring.metrics import score
@@ -114,10 +114,7 @@ class Bench:
         if self.plot is not None:
             require("matplotlib", "bench")
         for path in (path for path in (self.out, self.plot) if path is not None):
-            if not path.absolute().parent.is_dir():
-                raise UsageError(f"{path}: there is no folder {path.parent}", "make it, or name another file")
-            if path.exists() and not force:
-                raise UsageError(f"{path} exists already", "overwrite it with --force, or name another file")
+            must_be_free(path, force=force)
 
     def _warn(self, text: str) -> None:
         """Says it now and again under the table."""

@@ -15,18 +15,18 @@ import torch
 
 from janus_cli import console, recipe_load, runs
 from janus_cli.device import choose_device
-from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError, require
+from janus_cli.errors import CheckpointError, DataError, JanusError, require
 from janus_cli.files import read_json, write_atomically
 from janus_cli.lab import logbook, report_page
 from janus_cli.lab.plots import Look
 from janus_cli.lab.probe import open_store, probe
 from janus_cli.lab.report_page import MARK, RunReport
+from janus_cli.lab.tables import must_be_free
 from janus_cli.runs import Run
 from janus_cli.training.checkpoint import read_checkpoint, steps
 
 NAME = "report.html"
 SENTENCES = 500  # of the validation split, for calibration and lengths; as many as a validation decodes
-HEAD = 1024  # bytes of a report in which its mark stands
 Read = TypeVar("Read")
 
 
@@ -47,7 +47,7 @@ def write_report(
     where = choose_device(device)
     chosen = _runs(paths)
     out = out or (chosen[0].path / NAME if len(chosen) == 1 else Path(NAME))
-    _must_be_ours(out, force=force)
+    must_be_free(out, force=force, mark=MARK)
     require("matplotlib", "report")
     reports: list[RunReport] = []
     with console.progress("reading runs", len(chosen)) as bar:
@@ -74,25 +74,6 @@ def _runs(paths: Sequence[Path]) -> list[Run]:
         return [run]
     named = [runs.find_run(path) for path in paths]
     return list({run.path.resolve(): run for run in named}.values())
-
-
-def _must_be_ours(out: Path, *, force: bool) -> None:
-    """Raises UsageError unless `out` is not there yet, or is an earlier report, or `force` is given."""
-    if not out.absolute().parent.is_dir():
-        raise UsageError(f"{out}: there is no folder {out.parent}", "make it, or name another file with --out")
-    if out.is_dir():
-        raise UsageError(f"{out} is a folder", "name a file with --out")
-    if force or not (out.exists() or out.is_symlink()):
-        return
-    try:
-        with out.open("rb") as file:
-            ours = MARK.encode() in file.read(HEAD)
-    except OSError:
-        ours = False
-    if not ours:
-        raise UsageError(
-            f"{out} exists and is not a report of janus", "overwrite it with --force, or name another file with --out"
-        )
 
 
 def labels(paths: Sequence[Path]) -> list[str]:

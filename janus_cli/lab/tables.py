@@ -1,18 +1,23 @@
-"""What the lab's commands print and write: Markdown tables, JSON, and the templates beside this file, filled in."""
+"""What the lab's commands print and write: tables, JSON, and the templates beside this file, filled in."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from janus_cli import console
+from janus_cli.errors import UsageError
 from janus_cli.lab import machine
+
+HEAD = 1024  # bytes of a file in which its mark stands
 
 
 def cells(columns: Mapping[str, str], rows: Iterable[Sequence[Any]]) -> list[list[str]]:
@@ -53,6 +58,21 @@ def render(name: str, values: Mapping[str, Any], **filters: Callable[..., object
     }  # fmt: skip
     text = resources.files("janus_cli.lab").joinpath(name).read_text(encoding="utf-8")
     return environment.from_string(text).render(values).rstrip("\n")
+
+
+def must_be_free(file: Path, *, force: bool, mark: str = "") -> None:
+    """Raises UsageError unless `file` is not there yet, holds this mark of an earlier one, or `force` replaces it."""
+    if not file.absolute().parent.is_dir():
+        raise UsageError(f"{file}: there is no folder {file.parent}", "make it, or name another file")
+    if file.is_dir():
+        raise UsageError(f"{file} is a folder", "name a file")
+    if force or not (file.exists() or file.is_symlink()):
+        return
+    with suppress(OSError), file.open("rb") as opened:
+        if mark and mark.encode() in opened.read(HEAD):
+            return
+    other = " and is not a report of janus" if mark else " already"
+    raise UsageError(f"{file} exists{other}", "overwrite it with --force, or name another file")
 
 
 def printable(value: object) -> object:

@@ -172,6 +172,7 @@ def test_a_dry_run_measures_nothing_and_writes_nothing(janus: Janus, orders: Ord
         (["janus", "--set", "model.width=8"], "only decoding.… can be changed"),
         (["janus", "--set", "decoding.beam=3"], "--set decoding.beam=3: each row says this itself"),
         (["janus", "--out", "no/such/file.json"], "no folder no/such"),
+        (["janus", "--out", "runs", "--force"], "runs is a folder"),
         (["janus", "--checkpoint", "step-9"], "no checkpoint step-9"),
         (["janus", "--device", "abacus"], "abacus"),
     ],
