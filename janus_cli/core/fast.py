@@ -79,7 +79,23 @@ def dropout(x: Tensor, share: float, training: bool) -> Tensor:
     dropped = min(65_535, round(share * 65_536))
     draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)
     kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 32_768
-    return x * kept.to(x.dtype).mul_(65_536 / (65_536 - dropped))
+    scaled: Tensor = Kept.apply(x, kept, 65_536 / (65_536 - dropped))
+    return scaled
+
+
+class Kept(torch.autograd.Function):
+    """Zero where `kept` is False, times `scale` elsewhere; keeps one byte a number for the backward pass, not four."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kept: Tensor, scale: float) -> Tensor:  # type of ctx: as torch has it
+        ctx.save_for_backward(kept)
+        ctx.scale = scale
+        return x * kept.to(x.dtype).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (kept,) = ctx.saved_tensors
+        return gradient * kept.to(gradient.dtype).mul_(ctx.scale), None, None
 
 
 def scaled_dot_products(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, share: float) -> Tensor:
@@ -89,9 +105,14 @@ def scaled_dot_products(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | 
     """
     if q.dtype == torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled():
         # The backward pass of torch's CPU kernel takes six times as long in bf16 as in float32.
-        with torch.autocast("cpu", enabled=False):
-            q, keys, values = q.float(), keys.float(), values.float()
-            return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias, dropout_p=share)
+        # What it keeps of q, keys and values stays in bf16, which loses nothing.
+        wide_q, wide_keys, wide_values = q.float(), keys.float(), values.float()
+        narrow = {wide_q.data_ptr(): q, wide_keys.data_ptr(): keys, wide_values.data_ptr(): values}
+        with (
+            torch.autocast("cpu", enabled=False),
+            torch.autograd.graph.saved_tensors_hooks(lambda x: narrow.get(x.data_ptr(), x), Tensor.float),
+        ):
+            return F.scaled_dot_product_attention(wide_q, wide_keys, wide_values, attn_mask=bias, dropout_p=share)
     return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias, dropout_p=share)
 
 

@@ -131,3 +131,14 @@ def test_attention_under_bf16_has_the_gradient_of_float32() -> None:
         y.square().sum().backward()
     for one, two in zip(whole, low, strict=True):
         assert torch.allclose(one.grad, two.grad.float(), atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize(("part", "bytes_each"), [("dropout", 1), ("attention", 0)])
+def test_little_is_kept_for_the_backward_pass(part: str, bytes_each: int) -> None:
+    """One byte a number for dropout; of attention's inputs in bf16 no copies. What is returned is not counted."""
+    inputs = [torch.randn(2, 4, 64, 32, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+    with torch.profiler.profile(profile_memory=True) as profile:
+        result = dropout(inputs[0], 0.1, True) if part == "dropout" else scaled_dot_products(*inputs, None, 0.0)
+    assert result.requires_grad
+    held = sum(event.self_cpu_memory_usage for event in profile.events()) - result.untyped_storage().nbytes()
+    assert held / result.numel() == pytest.approx(bytes_each, abs=0.2)
