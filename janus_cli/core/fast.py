@@ -3,7 +3,8 @@
 Everything here computes what a plainer call of torch would; a GPU takes that plainer call.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -79,8 +80,8 @@ def dropout(x: Tensor, share: float, training: bool) -> Tensor:
     dropped = min(65_535, round(share * 65_536))
     draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)
     kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 32_768
-    scaled: Tensor = Kept.apply(x, kept, 65_536 / (65_536 - dropped))
-    return scaled
+    apply = cast("Callable[..., Tensor]", Kept.apply)  # torch leaves it untyped
+    return apply(x, kept, 65_536 / (65_536 - dropped))
 
 
 class Kept(torch.autograd.Function):
