@@ -19,21 +19,20 @@ def put(path: Path, data: bytes) -> Path:
     return path
 
 
-def corpus_of(folder: Path, **files: bytes) -> Path:
+def corpus_of(folder: Path, files: dict[str, bytes]) -> Path:
     for name, data in files.items():
-        stem, _, suffix = name.partition("_")
-        put(folder / f"{stem}.{suffix.replace('_', '.')}", data)
+        put(folder / name, data)
     return folder
 
 
-ONE = {"train_src": b"a\n", "train_tgt": b"b\n", "valid_src": b"a\n", "valid_tgt": b"b\n"}
+ONE = {"train.src": b"a\n", "train.tgt": b"b\n", "valid.src": b"a\n", "valid.tgt": b"b\n"}
 
 
 def test_plain_files_and_gz_and_a_test_split_without_references_or_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    files = {"train_src_gz": b"a\n", "train_tgt": b"b\n", "valid_src": b"a\n", "valid_tgt": b"b\n", "test_src": b"\n"}
-    splits = survey(Data(), corpus_of(tmp_path, **files), "stop")
+    files = {"train.src.gz": b"a\n", "train.tgt": b"b\n", "valid.src": b"a\n", "valid.tgt": b"b\n", "test.src": b"\n"}
+    splits = survey(Data(), corpus_of(tmp_path, files), "stop")
     assert [(split.name, list(split.sides)) for split in splits] == [
         ("train", ["source", "target"]),
         ("valid", ["source", "target"]),
@@ -48,8 +47,8 @@ def test_plain_files_and_gz_and_a_test_split_without_references_or_none(
 
 @pytest.mark.parametrize("absent", list(ONE))
 def test_training_and_validation_need_both_sides(tmp_path: Path, absent: str) -> None:
-    corpus_of(tmp_path, **{name: data for name, data in ONE.items() if name != absent})
-    with pytest.raises(DataError, match=absent.replace("_", r"\.")) as caught:
+    corpus_of(tmp_path, {name: data for name, data in ONE.items() if name != absent})
+    with pytest.raises(DataError, match=absent) as caught:
         survey(Data(), tmp_path, "stop")
     assert "--data-dir" in caught.value.hint
 
@@ -63,9 +62,9 @@ def test_unequal_line_counts_name_the_line_where_they_go_apart(tmp_path: Path, l
     good = [b"x" * length for length in LENGTHS]
     odd = [*good[:extra], b"x" * 150, *good[extra:]]  # one line too many
     sides = {"src": good, "tgt": good, longer: odd}
-    files = {f"train_{suffix}": b"".join(line + b"\n" for line in lines) for suffix, lines in sides.items()}
+    files = {f"train.{suffix}": b"".join(line + b"\n" for line in lines) for suffix, lines in sides.items()}
     with pytest.raises(DataError) as caught:
-        survey(Data(), corpus_of(tmp_path, **{**ONE, **files}), "stop")
+        survey(Data(), corpus_of(tmp_path, ONE | files), "stop")
     message = caught.value.message.replace(f"{tmp_path}/", "")
     counts = ("19", "18") if longer == "src" else ("18", "19")
     assert message.startswith(f"train.src has {counts[0]} lines, train.tgt has {counts[1]} lines;")

@@ -125,19 +125,14 @@ def test_a_wrong_sha256_is_thrown_away(server: Server, tmp_path: Path, part: byt
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "changes", "words"),
-    [
+def test_addresses_that_give_nothing(server: Server, tmp_path: Path) -> None:
+    for name, changes, words in (
         ("gone.gz", {}, "the server says 404"),
         ("train.src", {"url": "http://127.0.0.1:1/train.src"}, "could not be fetched"),  # nobody listens there
         ("train.src", {"url": "file:///etc/passwd"}, "not an http or https address"),
-    ],
-)
-def test_addresses_that_give_nothing(
-    server: Server, tmp_path: Path, name: str, changes: dict[str, str], words: str
-) -> None:
-    assert words in refused(wanting(server, name, **changes), tmp_path)
-    assert name not in names(tmp_path)
+    ):
+        assert words in refused(wanting(server, name, **changes), tmp_path)
+        assert name not in names(tmp_path)
 
 
 @pytest.mark.parametrize("sends", [None, 0, 4000])

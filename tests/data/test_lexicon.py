@@ -103,11 +103,11 @@ def load(*changes: str) -> lexicon.Recipe:
 
 def test_a_run_keeps_its_lexicon_and_batches_carry_it(prepared: Prepared) -> None:
     file = Path("lexicon.json")
-    before = torch.get_rng_state()
+    random = torch.get_rng_state()
     lexicon.make(load(), prepared, file)
     first = file.read_bytes()
     lexicon.attach(load(), prepared, file)
-    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(random, torch.get_rng_state())
     table = prepared.train.lexicon
     assert table is not None
     assert table.shape == (prepared.train.source_vocabulary, 4)

@@ -276,6 +276,7 @@ def test_a_damaged_model_never_crashes() -> None:
         ("{", "is damaged"),
         ("[]", "is damaged"),
         ('{"kind": "pickle", "files": {}}', "is damaged"),
+        ('{"kind": ["words"], "files": {}}', "is damaged"),
         ('{"kind": "words", "files": {"source": "../x", "target": "../x"}}', "is not the name of a file"),
         ('{"kind": "words", "files": {"source": "/etc/passwd", "target": "t"}}', "is not the name of a file"),
         ('{"kind": "words", "files": {"source": "link", "target": "link"}}', "is not the name of a file"),
