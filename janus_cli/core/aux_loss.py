@@ -13,8 +13,8 @@ With p_i = softmax(z_i), q_i = softmax(z_i / t), label smoothing s and the tempe
 
 t^2 keeps the size of the gradient (Hinton 2015, section 2). Both sides of every KL receive gradient, so each
 distribution learns from the others. AR receives r_AR = `kl_to_ar` of its part only, because an NAR and an AUX that are
-much weaker would hold it back; r_NAR = r_AUX = 1. The gradient is written out. With c_i the coefficient of CE_i, and
-h_ij half that of KLs(i, j):
+much weaker would hold it back; r_NAR = r_AUX = 1. The gradient is written out. With c_i the coefficient of CE_i, h_ij
+half that of KLs(i, j), and [y_h] 1 at the gold word and 0 elsewhere:
 
     d/dz_i  =  c_i (p_i - (1 - s) [y_h] - s/V)
                + t r_i sum_j h_ij (q_i (log q_i - log q_j) - q_i KL(q_i || q_j) + q_i - q_j)

@@ -62,12 +62,12 @@ class Stream:
 
     def mask_mod(self, *, causal: bool) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
         """`attend` or `causal` for FlexAttention: (batch, head, query index, key index) -> bool."""
-
-        def may_attend(b: Tensor, _: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            seen = visible(self.time[b, q], self.birth[b, k], self.death[b, k])
-            return seen & (self.positions[b, k] <= self.positions[b, q]) if causal else seen
-
-        return may_attend
+        time, birth, death, positions = self.time, self.birth, self.death, self.positions
+        if causal:
+            return lambda b, h, q, k: (
+                visible(time[b, q], birth[b, k], death[b, k]) & (positions[b, k] <= positions[b, q])
+            )
+        return lambda b, h, q, k: visible(time[b, q], birth[b, k], death[b, k])
 
     @property
     def labelled(self) -> Tensor:

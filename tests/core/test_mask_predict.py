@@ -150,20 +150,6 @@ def test_sentences_are_named_when_some_are_left_out() -> None:
     assert seen == [(6, None), (4, [0, 1]), (2, [1])]
 
 
-def test_the_trace_tells_what_was_written_and_what_is_hidden_next() -> None:
-    told: list[tuple[list[int], list[bool]]] = []
-
-    def trace(tokens: Tensor, logps: Tensor, hidden: Tensor) -> None:
-        told.append((tokens[0].tolist(), hidden[0].tolist()))
-
-    mask_predict(Counting([0.9, 0.2, 0.5]), masks(torch.tensor([3])), 3, trace=trace)
-    assert told == [
-        ([A, A, A], [False, True, True]),
-        ([A, B, B], [False, True, False]),
-        ([A, C, B], [False, False, False]),
-    ]
-
-
 def test_lengths_are_the_likeliest_in_range_and_all_different() -> None:
     logits = torch.tensor([[9.0, 1.0, 3.0, 3.0, 2.0, 8.0], [0.0, 0.0, 0.0, 0.0, 5.0, 9.0]])
     assert predicted_lengths(logits, 3, longest=4).tolist() == [[2, 3, 4], [4, 1, 2]]  # neither 0 nor 5
