@@ -12,9 +12,10 @@ from janus_cli.core.batch import BOS, EOS, IGNORE, MASK, PAD, Batch, collate
 from janus_cli.core.knobs import CmlmcObjective, CmlmObjective, JanusObjective, Model, Noise
 from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.noise import Draws, is_text
-from janus_cli.core.objectives import OBJECTIVES, Plan, cmlmc, glancing
+from janus_cli.core.objectives import Plan, cmlmc, glancing
 from janus_cli.core.objectives.glancing import first_look, still_hidden
 from janus_cli.core.stream import Stream
+from tests.core.test_objectives import losses as losses_of
 
 # This seed hides 6 and 9 of the first sentence below and makes 5 wrong.
 SEED = 157
@@ -128,20 +129,14 @@ def test_the_guess_takes_no_gradient_from_the_other_passes_in_bf16_either(tiny: 
         assert torch.cosine_similarity(low[name].flatten(), value.flatten(), dim=0) > 0.97, name
 
 
-def ask(model: Transformer, batch: Batch, knobs: Any) -> dict[str, float]:
-    objective = OBJECTIVES[knobs.name]
-    plan = objective.plan(batch, Draws(1, 0, batch.ids), knobs)
-    return {key: float(term.total.detach()) for key, term in objective.loss(model, batch, plan, knobs).items()}
-
-
 def test_the_correction_of_janus_is_cmlmcs(model: Transformer, ragged: Batch) -> None:
     """The same tokens are replaced by the same words, and cost the same; without the knob nothing changes."""
     noise = Noise(fixed=1.0, share=0.4)
-    theirs = ask(model, ragged, CmlmcObjective(noise=noise, replaced=0.6))
-    ours = ask(model, ragged, JanusObjective(noise=noise, correct=0.5, replaced=0.6))
+    theirs = losses_of(model, CmlmcObjective(noise=noise, replaced=0.6), ragged)
+    ours = losses_of(model, JanusObjective(noise=noise, correct=0.5, replaced=0.6), ragged)
     assert ours.pop("ce_correct") == pytest.approx(theirs["ce_correct"])
     assert theirs["ce_correct"] > 0
-    assert ours == pytest.approx(ask(model, ragged, JanusObjective(noise=noise)))
+    assert ours == pytest.approx(losses_of(model, JanusObjective(noise=noise), ragged))
 
 
 @pytest.mark.parametrize("ratio", [0.5, 1.0])
@@ -171,12 +166,12 @@ def test_glancing_asks_for_less_while_training_only(
         return decode(stream, *rest)
 
     monkeypatch.setattr(model, "decode", spy)
-    validation = ask(model, ragged, kind(noise=ALL, glance=1.0))
+    validation = losses_of(model, kind(noise=ALL, glance=1.0), ragged)
     whole = asked[-1]
-    assert validation == ask(model, ragged, kind(noise=ALL))
+    assert validation == losses_of(model, kind(noise=ALL), ragged)
     model.train()  # dropout is 0 in this model
     asked.clear()
-    training = ask(model, ragged, kind(noise=ALL, glance=1.0))
+    training = losses_of(model, kind(noise=ALL, glance=1.0), ragged)
     assert asked[0] == int(is_text(ragged.target).sum())  # the look
     assert asked[-1] < whole
     assert training["ce_nar"] < validation["ce_nar"]
