@@ -100,7 +100,10 @@ class FeedForward(Direct):
 
 
 class Layer(Direct):
-    """Self-attention, feed-forward; in a decoder, attention to the source and perhaps a causal one (Huang 2022)."""
+    """Self-attention and feed-forward; in a decoder, attention to the source in between.
+
+    With `causal_attention`, a decoder has a second self-attention, to the left only (Huang 2022).
+    """
 
     def __init__(self, knobs: Model, *, decoder: bool) -> None:
         super().__init__()
