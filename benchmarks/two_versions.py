@@ -4,7 +4,8 @@ python benchmarks/two_versions.py OLD NEW --pairs 15 --folder /tmp/versions
 
 OLD, NEW: folders that hold a `janus_cli`. Rows: an update of AR and JANUS, decoding one by one and in batches of 64,
 preprocessing, `--help`. For each the ratio of times NEW / OLD: its mean over the pairs and a 95 % interval.
-The machine should have nothing else to do. Exit code 1 where a whole interval lies above 1.03.
+The machine should have nothing else to do: a pair takes about four minutes on two cores. Each is kept in the folder
+when it is complete, and the same command continues behind it. Exit code 1 where a whole interval lies above 1.03.
 """
 
 import argparse
@@ -23,10 +24,10 @@ from pathlib import Path
 import numpy as np
 
 LIMIT = 1.03
-UPDATES = 5  # of which the first one is not counted
+UPDATES = 4  # of which the first one is not counted
 LINES = 60_000
-MODES = ("ar.beam1", "ar.beam5", "nar4.lb1", "spec")
-SHAPES = {"128/512": (128, 512), "256/1024": (256, 1024)}
+MODES = ("ar.beam1", "ar.beam5", "nar4.lb1", "spec.redraft-ar")
+WIDTHS = (128, 256)  # with a feed-forward of four times that
 RECIPE = """
 name: versions
 data: {{source: src, target: tgt, max_tokens: 60}}
@@ -59,19 +60,31 @@ def janus(version: Path, folder: Path, *arguments: str) -> float:
     return time.perf_counter() - started
 
 
-def prepare(version: Path, folder: Path) -> None:
-    """Everything that a version is measured on, made by that version: text, ids, one trained run of each shape."""
-    write_text(folder / "text")
-    for name, (width, feedforward) in SHAPES.items():
-        file = folder / f"{width}.yaml"
-        file.write_text(RECIPE.format(width=width, feedforward=feedforward, updates=UPDATES))
-        if not (folder / "ids").exists():
-            janus(version, folder, "preprocess", "--recipe", file.name, "--data-dir", "text", "--out", "ids")
-        sys.stderr.write(f"{version}: a run of {name}\n")
-        janus(version, folder, "train", "--recipe", file.name, "--prepared", "ids", "--run", f"runs/{width}", "--force")
+def prepare(version: Path, folder: Path, width: int) -> None:
+    """What this version is measured on, made by itself where it is not there yet: text, ids, a trained run."""
+    if not (folder / "text").exists():
+        write_text(folder / "text")
+    file = folder / f"{width}.yaml"
+    file.write_text(RECIPE.format(width=width, feedforward=4 * width, updates=UPDATES))
+    if not (folder / "ids").exists():
+        janus(version, folder, "preprocess", "--recipe", file.name, "--data-dir", "text", "--out", "ids")
+    if not (folder / "runs" / str(width)).exists():
+        janus(version, folder, "train", "--recipe", file.name, "--prepared", "ids", "--run", f"runs/{width}")
+
+
+def help_seconds(version: Path, folder: Path) -> dict[str, float]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return {"": statistics.median(janus(version, folder, "--help") for _ in range(5))}
+
+
+def preprocessing_seconds(version: Path, folder: Path) -> dict[str, float]:
+    prepare(version, folder, WIDTHS[0])
+    again = ["--set", "tokenizer.reuse=ids", "--workers", "2", "--out", "again", "--force"]
+    return {"": janus(version, folder, "preprocess", "--recipe", f"{WIDTHS[0]}.yaml", "--data-dir", "text", *again)}
 
 
 def update_seconds(version: Path, folder: Path, width: int, objective: str) -> dict[str, float]:
+    prepare(version, folder, width)
     run = f"runs/{width}-{objective}"
     options = ["--recipe", f"{width}.yaml", "--objective", objective, "--prepared", "ids", "--run", run, "--force"]
     janus(version, folder, "train", *options, "--set", "training.precision=float32")
@@ -81,9 +94,10 @@ def update_seconds(version: Path, folder: Path, width: int, objective: str) -> d
 
 
 def decoding_seconds(version: Path, folder: Path, width: int) -> dict[str, float]:
+    prepare(version, folder, width)
     kept = folder / "runs" / str(width) / "bench"
     before = set(kept.glob("*.json"))
-    options = ["--sentences", "100", "--batches", "64", "--repeats", "1"]
+    options = ["--sentences", "64", "--batches", "64", "--repeats", "1"]
     limits = ["--set", "decoding.max_ratio=0", "--set", "decoding.max_extra=12"]  # random weights seldom write EOS
     janus(version, folder, "bench", f"runs/{width}", "--mode", ",".join(MODES), *options, *limits)
     (file,) = set(kept.glob("*.json")) - before
@@ -95,16 +109,26 @@ def decoding_seconds(version: Path, folder: Path, width: int) -> dict[str, float
     }
 
 
-def rows_of(version: Path, folder: Path) -> Iterator[tuple[str, Callable[[], dict[str, float]]]]:
-    """What is measured: a name, and what gives seconds by what they are for."""
-    yield "--help", lambda: {"": janus(version, folder, "--help")}
-    reuse = ["--set", "tokenizer.reuse=ids", "--workers", "2", "--out", "again", "--force"]
-    encode = partial(janus, version, folder, "preprocess", "--recipe", "128.yaml", "--data-dir", "text", *reuse)
-    yield "preprocess", lambda: {"": encode()}
-    for name, (width, _) in SHAPES.items():
+def rows() -> Iterator[tuple[str, Callable[[Path, Path], dict[str, float]]]]:
+    """What is measured: a name, and what gives seconds by what they are for, of a version in its folder."""
+    yield "--help", help_seconds
+    yield "preprocess", preprocessing_seconds
+    for width in WIDTHS:
+        shape = f"{width}/{4 * width}"
         for objective in ("ar", "janus"):
-            yield f"{name} {objective}", partial(update_seconds, version, folder, width, objective)
-        yield name, partial(decoding_seconds, version, folder, width)
+            yield f"{shape} {objective}", partial(update_seconds, width=width, objective=objective)
+        yield shape, partial(decoding_seconds, width=width)
+
+
+def pair_of(versions: dict[str, Path], folder: Path, number: int, only: str) -> dict[str, float]:
+    """The ratio NEW / OLD of every row, measured once; who comes first changes from pair to pair."""
+    ratios = {}
+    order = ("old", "new") if number % 2 == 0 else ("new", "old")
+    for name, seconds in rows():
+        if only in name:
+            taken = {which: seconds(versions[which], folder / which) for which in order}
+            ratios |= {f"{name} {part}".strip(): taken["new"][part] / taken["old"][part] for part in taken["old"]}
+    return ratios
 
 
 def interval(ratios: list[float]) -> tuple[float, float, float]:
@@ -120,27 +144,20 @@ def main() -> None:
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
     parser.add_argument("--pairs", type=int, default=15)
-    parser.add_argument("--folder", type=Path, required=True, help="for text, ids and runs; made if it is not there")
+    parser.add_argument("--folder", type=Path, required=True, help="for text, ids, runs and what was measured")
     parser.add_argument("--only", default="", help="rows whose name contains this")
     asked = parser.parse_args()
-    versions = {"old": asked.old, "new": asked.new}
-    for which, version in versions.items():
-        if not (asked.folder / which / "runs").exists():
-            prepare(version, asked.folder / which)
-    ratios: dict[str, list[float]] = {}
-    for pair in range(asked.pairs):
-        both = {which: dict(rows_of(version, asked.folder / which)) for which, version in versions.items()}
-        for name in both["old"]:
-            if asked.only not in name:
-                continue
-            order = ("old", "new") if pair % 2 == 0 else ("new", "old")
-            taken = {which: both[which][name]() for which in order}
-            for part, seconds in taken["old"].items():
-                ratios.setdefault(f"{name} {part}".strip(), []).append(taken["new"][part] / seconds)
-        sys.stderr.write(f"pair {pair + 1} of {asked.pairs}\n")
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    measured = asked.folder / "ratios.jsonl"
+    pairs = [json.loads(line) for line in measured.read_text().splitlines()] if measured.exists() else []
+    for number in range(len(pairs), asked.pairs):
+        pairs.append(pair_of({"old": asked.old, "new": asked.new}, asked.folder, number, asked.only))
+        with measured.open("a") as file:
+            file.write(json.dumps(pairs[-1]) + "\n")
+        sys.stderr.write(f"pair {number + 1} of {asked.pairs}\n")
     slower = 0
-    for name, found in ratios.items():
-        mean, low, high = interval(found)
+    for name in pairs[0]:
+        mean, low, high = interval([pair[name] for pair in pairs])
         slower += low > LIMIT
         sys.stdout.write(f"{name:<36} new / old {mean:.3f}  ({low:.3f} … {high:.3f}){'  SLOWER' * (low > LIMIT)}\n")
     sys.exit(slower > 0)
