@@ -29,7 +29,7 @@ from janus_cli.errors import UsageError
 from janus_cli.lab.rows import Spread, rotated
 from janus_cli.recipe import Recipe
 from janus_cli.training.checkpoint import build_model
-from janus_cli.training.trainer import planned
+from janus_cli.training.trainer import plan_of
 
 LENGTHS = (15, 60, 120)
 VOCABULARY = 8000  # few of the words are looked up; nothing is predicted
@@ -98,7 +98,7 @@ def prepared(recipe: Recipe, words: int, tokens: int, device: torch.device) -> S
     torch.manual_seed(recipe.seed)
     model = build_model(recipe, VOCABULARY, VOCABULARY).to(device).train()
     batch = shared.made_up_batch(max(1, tokens // (words + 1)), words, VOCABULARY)
-    plan = planned(batch, recipe, 0).to(device)
+    plan = plan_of(batch, recipe, 0).to(device)
     batch = batch.to(device)
     with torch.no_grad(), autocast(recipe.training.precision, device):
         memory = model.encode(batch.source, batch.source_real)

@@ -38,7 +38,7 @@ from janus_cli.lab import machine, plots
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.training.checkpoint import build_model
-from janus_cli.training.trainer import Micro, Trainer, Window, planned
+from janus_cli.training.trainer import Micro, Trainer, Window, plan_of
 
 VOCABULARIES = (8000, 32_000, 64_000)
 WAYS = ("in chunks", "plain")
@@ -58,7 +58,7 @@ class Case:
 
     def batch(self) -> Micro:
         made = shared.made_up_batch(self.rows, self.words, self.vocabulary)
-        return Micro(made, planned(made, self.recipe, 0), 1.0)
+        return Micro(made, plan_of(made, self.recipe, 0), 1.0)
 
     @property
     def asked(self) -> tuple[int, int]:

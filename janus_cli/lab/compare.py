@@ -32,7 +32,7 @@ from janus_cli.runs import Run
 from janus_cli.scoring import bootstrap
 from janus_cli.scoring.metrics import Score, score
 from janus_cli.training import checkpoint
-from janus_cli.training.run import prepare_data
+from janus_cli.training.run import train
 
 MODES = (  # that each system is decoded with, where it can
     "ar.beam1", "ar.beam5", "nar1.lb5", "nar4.lb5", "nar10.lb5", "nar4.lb5.rerank", "nar10.lb5.rerank", "nar.eos",
@@ -195,7 +195,7 @@ class Comparison:
         problems = []
         for entry in self.entries:
             try:
-                prepare_data(**self._options(entry, self.force))
+                train(**self._options(entry, self.force), data_only=True)
                 break
             except JanusError as problem:  # of this system: its training says it
                 problems.append(problem)

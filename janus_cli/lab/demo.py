@@ -26,7 +26,7 @@ from janus_cli.lab.rows import select, sentences
 from janus_cli.lab.systems import System
 from janus_cli.runs import Run
 from janus_cli.scoring.metrics import corpus_bleu
-from janus_cli.training.run import prepare_data, train
+from janus_cli.training.run import train
 
 SYSTEMS = {"ar": "Transformer", "cmlm": "CMLM", "janus": "JANUS"}
 ROWS = {
@@ -56,7 +56,7 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
         for entry in entries:  # the data is made, and mistakes are found, before any of them trains
             name, work = entry.system.objective, partial(train, **options(entry))
             with _explained():
-                prepare_data(**options(entry))
+                train(**options(entry), data_only=True)
                 work(dry_run=True)
             jobs.append(Job(name, entry.run, work, recipe.training.updates, force))
         console.say(f"training {', '.join(SYSTEMS.values())}, {at_once} at a time")

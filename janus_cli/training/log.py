@@ -10,7 +10,6 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from janus_cli import console
@@ -65,8 +64,31 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, fl
             yield prefix + name, float(value)
 
 
+class Means:
+    """The mean of each loss term over micro-batches, in nats per unit."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, Tensor] = {}
+        self.counts: dict[str, float] = {}
+        self.weights: dict[str, float] = {}
+
+    def add(self, terms: Mapping[str, Term], counts: Mapping[str, int], weight: float = 1.0) -> None:
+        """counts: of each unit in this micro-batch."""
+        for name, term in terms.items():
+            self.totals[name] = self.totals.get(name, 0.0) + weight * term.total.detach()
+            self.counts[name] = self.counts.get(name, 0.0) + weight * counts[term.unit]
+            self.weights[name] = term.weight
+
+    def over(self, world: World) -> tuple[float, dict[str, float]]:
+        """The loss, and the terms that it is the weighted sum of, over all ranks."""
+        totals = world.sums({name: float(total) for name, total in self.totals.items()})
+        counts = world.sums(self.counts)
+        terms = {name: totals[name] / max(1.0, counts[name]) for name in totals}
+        return sum(self.weights[name] * value for name, value in terms.items()), terms
+
+
 class Meter:
-    """Sums since the last log line. rate: FLOP/s of this rank's matrix products, see `device.product_rate`."""
+    """Loss and speed since the last log line. rate: FLOP/s of this rank's matrix products (`device.product_rate`)."""
 
     def __init__(self, world: World, rate: float) -> None:
         self.world, self.note, self.noted = world, "", 0.0
@@ -74,17 +96,8 @@ class Meter:
         self._clear()
 
     def _clear(self) -> None:
-        self.totals: dict[str, Tensor] = {}
-        self.counts: dict[str, float] = {}
-        self.weights: dict[str, float] = {}
+        self.means = Means()
         self.updates, self.tokens, self.flops, self.norm, self.since = 0, 0.0, 0.0, 0.0, time.perf_counter()
-
-    def add(self, terms: Mapping[str, Term], counts: Mapping[str, int], weight: float) -> None:
-        """Add one micro-batch of this rank; counts: of its units."""
-        for name, term in terms.items():
-            self.totals[name] = self.totals.get(name, torch.zeros(())).to(term.total) + weight * term.total.detach()
-            self.counts[name] = self.counts.get(name, 0.0) + weight * counts[term.unit]
-            self.weights[name] = term.weight
 
     def end(self, counts: Mapping[str, float], norm: float) -> None:
         """End an update. counts: over all ranks. norm: of its gradient, not finite where the update was skipped."""
@@ -94,20 +107,17 @@ class Meter:
             return  # reading the sums makes a GPU wait
         self.noted = time.perf_counter()
         speed = self.tokens / (self.noted - self.since)
-        means = [f"{name} {float(total) / max(1.0, self.counts[name]):.3f}" for name, total in self.totals.items()]
-        self.note = f"{' '.join(means)}  {speed:,.0f} tokens/s"
+        _, terms = self.means.over(World(0, 1, self.world.device))
+        self.note = f"{' '.join(f'{name} {mean:.3f}' for name, mean in terms.items())}  {speed:,.0f} tokens/s"
 
     def take(self) -> dict[str, Any]:
-        """Means over all ranks since the last call: loss and terms in nats, target tokens/s, gradient norm.
+        """What is logged: means over all ranks since the last call, target tokens/s, the last gradient norm.
 
-        utilisation: the share of the machine's matrix-product rate that the step's own products come to. Where every
-        update was skipped, there are no losses and no norm.
+        utilisation: the FLOP/s of the updates' matrix products, as a share of what the machine can do. Without losses
+        and norm where every update was skipped.
         """
         seconds = time.perf_counter() - self.since
-        totals = self.world.sums({name: float(total) for name, total in self.totals.items()})
-        counts = self.world.sums(self.counts)
-        terms = {name: totals[name] / max(1.0, counts[name]) for name in totals}
-        loss = sum(self.weights[name] * value for name, value in terms.items())
+        loss, terms = self.means.over(self.world)
         values = {
             **({"loss": loss, "terms": terms, "norm": self.norm} if terms else {}),
             "tokens_per_second": self.tokens / seconds, "seconds_per_update": seconds / max(1, self.updates),

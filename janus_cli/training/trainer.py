@@ -1,8 +1,8 @@
 """The training loop: windows of batches -> update -> log, validate, save, stop.
 
-A window is what one update sees: `accumulate` batches on each of `size` ranks. Batches, noise and dropout are pure
-functions of (seed, epoch, place in the epoch), so a run that stops anywhere and resumes is, bit for bit, the run that
-did not stop.
+A window is what one update sees: `accumulate` batches on each of `size` ranks. Batches are a function of seed and
+epoch, noise of seed, epoch and sentence, dropout of seed, step and rank. So a run that is stopped anywhere and resumed
+is, bit for bit, the run that was not stopped.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from itertools import chain, islice
+from itertools import islice
 from math import cos, inf, isfinite, pi
 from pathlib import Path
 from time import perf_counter
@@ -61,7 +61,7 @@ class Position:
 
     step: updates done. epoch, batch: where the next update's data starts. bad: skipped updates in a row.
     best, best_step: the best validation so far. since_best: validations since then. seconds: spent in updates.
-    owed: this update is still to be validated, because a signal interrupted its validation or it failed.
+    validation_due: the validation of this update was interrupted by a signal, or failed.
     """
 
     step: int = 0
@@ -72,7 +72,7 @@ class Position:
     best_step: int = 0
     since_best: int = 0
     seconds: float = 0.0
-    owed: bool = False
+    validation_due: bool = False
 
 
 class Trainer:
@@ -84,6 +84,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, model: Transformer, prepared: Prepared, world: World, run: Run) -> None:
         self.recipe, self.knobs, self.model, self.prepared = recipe, recipe.training, model, prepared
         self.world, self.run = world, run
+        self.parameters = sum(weight.numel() for weight in model.parameters())
         self.optimizer = make_optimizer(model, recipe.training)
         self.loss: nn.Module = LossModule(model, OBJECTIVES[recipe.objective.name])
         if world.size > 1:
@@ -96,12 +97,11 @@ class Trainer:
         self.metrics: Mapping[str, float] = {}  # of the validation after this update, if there was one
         self.saved: int | None = None  # the update that this process saved last
         self.on_save: Callable[[], None] = lambda: None
-        self.stop = StopSignal()  # what reached this rank
-        self.signal = 0  # what reached any rank, agreed upon in every update
-        self.converged = False  # patience is over
+        self.stop = StopSignal()  # received by this rank
+        self.signal = 0  # received by any rank; the ranks agree on it in every update
 
     def fit(self) -> None:
-        """Train to `training.updates` or `.minutes`, or until patience is over; save on the way and at the end.
+        """Train until `training.updates`, `.minutes` or `.patience` ends it; save on the way and at the end.
 
         Raises:
             NonFiniteError, OutOfMemoryError: see `update` and `validate`.
@@ -110,14 +110,15 @@ class Trainer:
         knobs, position = self.knobs, self.position
         self.model.train()
         with self.stop, console.progress("training", knobs.updates, start=position.step) as bar:
-            unvalidated = [None] if position.owed else []  # then the validation comes first, without an update
-            for window in chain(unvalidated, self.windows()):
-                if window is not None:
-                    self.update(window)
+            windows = self.windows()
+            while True:
+                validation_due = position.validation_due  # when resumed: validate before the next update
+                if not validation_due:
+                    self.update(next(windows))
                     bar.advance(1, self.meter.note)
-                step, ended = position.step, position.step >= knobs.updates or self._any_is_late()
-                validating = position.owed or ended or step % knobs.validate_every == 0
-                if window is not None and (ended or self.signal or step % knobs.log_every == 0):
+                step, ended = position.step, position.step >= knobs.updates or self._time_is_up_anywhere()
+                validating = validation_due or ended or step % knobs.validate_every == 0
+                if not validation_due and (ended or self.signal or step % knobs.log_every == 0):
                     rate = learning_rate(step - 1, knobs)
                     self.log.write("train", step, epoch=position.epoch, lr=rate, **self.meter.take())
                 if validating:
@@ -128,14 +129,14 @@ class Trainer:
                     self.log.write("stopped", step, signal=self.signal)
                     again = resume_command(self.run.path, self.world)
                     raise Stopped(self.signal, f"stopped after update {step:,}, saved", f"resume with: {again}")
-                if ended or self.converged:
-                    self.log.write("done", step, early=self.converged)
+                if ended or self._has_converged():
+                    self.log.write("done", step, early=self._has_converged())
                     return
 
     def windows(self) -> Iterator[Window]:
         """This rank's share of every update from the position on, epoch after epoch; advances the position.
 
-        An epoch's last window may be short; ranks without a batch repeat one with weight 0, so that all stay in step.
+        An epoch's last window may be short; a rank that gets no batch takes one with weight 0, to stay in step.
         """
         position, store, per_window = self.position, self.prepared.train, self.world.size * self.knobs.accumulate
         while True:
@@ -153,7 +154,7 @@ class Trainer:
             position.epoch, position.batch = position.epoch + 1, 0
 
     def update(self, window: Window) -> None:
-        """One optimiser step; skipped and counted if the gradient is not finite or memory is short even in halves.
+        """One optimiser step; skipped and counted if the gradient is not finite, or half batches do not fit either.
 
         Raises:
             NonFiniteError, OutOfMemoryError: `max_bad_steps` updates in a row were skipped, the last for this reason.
@@ -170,7 +171,7 @@ class Trainer:
             except (RuntimeError, MemoryError) as problem:  # torch.OutOfMemoryError is a RuntimeError
                 if not is_about_memory(problem):
                     raise
-                if self.world.size > 1:  # a rank cannot start a step over on its own
+                if self.world.size > 1:  # a rank cannot repeat a step on its own
                     raise self._too_large() from None
             self.model.zero_grad()
             if self.world.device.type == "cuda":
@@ -178,13 +179,14 @@ class Trainer:
             if parts == 1:
                 console.warn(f"update {position.step + 1} does not fit into memory; trying it again in halves")
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.knobs.clip or inf)) if results else inf
-        position.bad = 0 if isfinite(norm) else position.bad + 1
         if isfinite(norm):
+            position.bad = 0
             self._step()
             for terms, micro in results:
-                self.meter.add(terms, micro.plan.counts, micro.weight)
+                self.meter.means.add(terms, micro.plan.counts, micro.weight)
         self.meter.end(counts, norm)
         if not isfinite(norm):
+            position.bad += 1
             self._skip(window, "gradient not finite" if results else "out of memory")
         position.step += 1
         position.seconds += perf_counter() - began
@@ -213,32 +215,32 @@ class Trainer:
     def validate(self) -> None:
         """Validate on the first rank, and note whether the model got better.
 
-        A signal interrupts the validation. The run that resumes then makes up for it, as for one that failed, whose
-        update is saved before the error goes on its way.
+        A signal interrupts it, and an error ends the training once this update is saved; either way a resumed run
+        begins with this validation.
 
         Raises:
             OutOfMemoryError: it did not fit into memory.
         """
-        position, metrics, signal_here = self.position, dict[str, float](), 0
-        position.owed = True
+        position, metrics = self.position, dict[str, float]()
+        position.validation_due = True
         try:
             if self.world.first:
                 metrics = validate(self.model, self.recipe, self.prepared, self.world.device, self.stop)
-                signal_here = 0 if metrics else self.stop.number
-            if metrics:
-                self.metrics, position.owed, value = metrics, False, metrics[self.metric]
-                self.log.write("valid", position.step, **metrics)
-                position.since_best += 1
-                if checkpoint.better(self.metric, value, position.best):
-                    position.best, position.best_step, position.since_best = value, position.step, 0
-            agreed = self.world.sums({"signal": float(signal_here), "converged": float(self._patience_is_over())})
+            interrupted = self.world.first and not metrics
+            found = {"signal": float(interrupted * self.stop.number), "value": metrics.get(self.metric, 0.0)}
+            agreed = self.world.sums(found)
         except Exception as problem:  # whatever it is: hours of updates come first
             self.save(wait=False)  # other ranks may wait elsewhere
             if not is_about_memory(problem):
                 raise
             raise self._validation_too_large() from None
-        position.owed = agreed["signal"] > 0
-        self.signal, self.converged = int(agreed["signal"]) or self.signal, agreed["converged"] > 0
+        if agreed["signal"]:
+            self.signal = int(agreed["signal"])
+            return
+        self.log.write("valid", position.step, **metrics)
+        self.metrics, position.validation_due, position.since_best = metrics, False, position.since_best + 1
+        if checkpoint.better(self.metric, agreed["value"], position.best):
+            position.best, position.best_step, position.since_best = agreed["value"], position.step, 0
 
     def save(self, *, wait: bool = True) -> None:
         """Save this update on the first rank, once, and wait for the other ranks.
@@ -247,7 +249,8 @@ class Trainer:
         """
         position, root = self.position, self.run.checkpoints
         if self.world.first and self.saved != position.step:
-            state = {**asdict(position), **circumstances(self.recipe, self.world), "metrics": dict(self.metrics)}
+            state = {**asdict(position), **numerics(self.recipe, self.world), "metrics": dict(self.metrics)}
+            state["owed"] = state.pop("validation_due")  # its name in checkpoint format 1
             moments = optimizer_tensors(self.model, self.optimizer.state, ema=self.knobs.ema > 0)
             folder = checkpoint.step_folder(root, position.step)
             vocabularies = self.prepared.train.source_vocabulary, self.prepared.train.target_vocabulary
@@ -268,7 +271,7 @@ class Trainer:
     def resume(self, saved: Checkpoint) -> None:
         """Put weights, moments and position back as they were saved.
 
-        Where another metric decides than before, the best so far is the best of the existing checkpoints.
+        Where training.best_metric has changed, the best of the existing checkpoints is found anew.
 
         Raises:
             CheckpointError: a file does not hold what the recipe's model needs.
@@ -278,38 +281,39 @@ class Trainer:
         expected = optimizer_tensors(self.model, self.optimizer.state, ema=ema)
         moments = checkpoint.tensors(saved.folder / OPTIMIZER, expected)
         for name, weight in self.model.named_parameters():
-            if moments[f"{name}.step"]:  # else AdamW and the mean of the weights begin with the next update
+            if moments[f"{name}.step"]:  # else no update was made yet: the optimiser makes its own state
                 keys = (*MOMENTS, EMA) if ema else MOMENTS
                 self.optimizer.state[weight] = {key: moments[f"{name}.{key}"].to(self.world.device) for key in keys}
+        state = {**saved.state, "validation_due": saved.state.get("owed", False)}
         # Checkpoints of earlier versions have no `seconds` or `owed`.
-        known = {key: saved.state[key] for key in Position.__dataclass_fields__ if key in saved.state}
-        self.position = position = Position(**known)
+        position = Position(**{key: state[key] for key in Position.__dataclass_fields__ if key in state})
+        self.position = position
         if best_metric(saved.recipe) != self.metric:
             position.best, position.best_step, position.since_best = None, 0, 0
             if self.world.first and (folders := checkpoint.best_folders(self.run.checkpoints, self.metric)):
                 position.best = read_json(folders[0] / STATE)["metrics"][self.metric]
                 position.best_step = checkpoint.step_of(folders[0])
 
-    def ended_by(self) -> list[str]:
-        """The knobs by which this training is over."""
-        reasons = {
+    def limits_reached(self) -> list[str]:
+        """The knobs that end this training, of those that are reached."""
+        reached = {
             "updates": self.position.step >= self.knobs.updates,
-            "minutes": self._is_late(),
-            "patience": self._patience_is_over(),
+            "minutes": self._time_is_up(),
+            "patience": self._has_converged(),
         }
-        return [f"training.{name}" for name, holds in reasons.items() if holds]
+        return [f"training.{name}" for name, holds in reached.items() if holds]
 
-    def _any_is_late(self) -> bool:
-        return bool(self.knobs.minutes) and self.world.sums({"late": float(self._is_late())})["late"] > 0
+    def _time_is_up_anywhere(self) -> bool:
+        return bool(self.knobs.minutes) and self.world.sums({"late": float(self._time_is_up())})["late"] > 0
 
-    def _is_late(self) -> bool:
+    def _time_is_up(self) -> bool:
         return 0 < 60 * self.knobs.minutes <= self.position.seconds
 
-    def _patience_is_over(self) -> bool:
+    def _has_converged(self) -> bool:
         return 0 < self.knobs.patience <= self.position.since_best
 
     def _counts(self, window: Window) -> dict[str, float]:
-        """What this rank adds to the sums over all ranks: units, FLOPs, and the signal that reached it."""
+        """This rank's summands for the sums over all ranks: units, FLOPs, and the signal that it has received."""
         counts = {"signals": float(self.stop.number), "stopped": float(self.stop.number > 0), "flops": 0.0}
         vocabulary = self.model.output_weight.shape[0]
         for batch, plan, weight in window.micros:
@@ -319,15 +323,16 @@ class Trainer:
         return counts
 
     def _step(self) -> None:
-        """A step of the optimiser, whose first one takes memory of its own: twice the weights'.
+        """A step of the optimiser, and of the running mean of the weights.
 
         Raises:
-            OutOfMemoryError: there is not so much. Some weights may have moved, so the update is not tried again.
+            OutOfMemoryError: the first step allocates the moments, twice the size of the weights, and they do not fit.
+                Some weights may have moved by then, so the update is not repeated.
         """
         try:
             self.optimizer.step()
             if self.knobs.ema:
-                self._follow()
+                self._average_weights()
         except (RuntimeError, MemoryError) as problem:
             if not is_about_memory(problem):
                 raise
@@ -337,10 +342,10 @@ class Trainer:
             ) from None
 
     @torch.no_grad()
-    def _follow(self) -> None:
-        """An exponential mean of the weights (Polyak & Juditsky 1992), kept in the optimiser's state.
+    def _average_weights(self) -> None:
+        """Exponential moving average of the weights (Polyak & Juditsky 1992), kept in the optimiser's state.
 
-        It forgets faster in the first updates, whose weights are far off.
+        The decay is smaller in the first updates, whose weights are still poor.
         """
         weights, step = list[Tensor](self.model.parameters()), self.position.step
         for weight in weights:
@@ -414,14 +419,14 @@ def learning_rate(step: int, knobs: Training) -> float:
     return knobs.learning_rate * (left if knobs.schedule == "linear" else 0.5 - 0.5 * cos(pi * left))
 
 
-def planned(batch: Batch, recipe: Recipe, epoch: int) -> Plan:
-    """What the recipe's objective reads of this batch in this epoch."""
+def plan_of(batch: Batch, recipe: Recipe, epoch: int) -> Plan:
+    """The recipe's objective on this batch in this epoch: its streams, with the noise drawn."""
     return OBJECTIVES[recipe.objective.name].plan(batch, Draws(recipe.seed, epoch, batch.ids), recipe.objective)
 
 
 def micro_batches(batch: Batch, weight: float, recipe: Recipe, epoch: int, device: torch.device) -> list[Micro]:
-    """A batch as an update takes it: on a CPU in parts of at most about `training.cpu_slots` slots, or one sentence."""
-    whole = Micro(batch, planned(batch, recipe, epoch), weight)
+    """The micro-batches of a batch: on a CPU of about `training.cpu_slots` slots at most, else the batch as it is."""
+    whole = Micro(batch, plan_of(batch, recipe, epoch), weight)
     slots, most = sum(stream.tokens.numel() for stream in whole.plan.streams.values()), recipe.training.cpu_slots
     if device.type != "cpu" or not most or slots <= most:
         return [whole]
@@ -429,7 +434,7 @@ def micro_batches(batch: Batch, weight: float, recipe: Recipe, epoch: int, devic
 
 
 def in_parts(micros: Sequence[Micro], recipe: Recipe, epoch: int, count: int) -> list[Micro]:
-    """The same sentences with the same noise in up to `count` times as many micro-batches."""
+    """Each micro-batch cut into up to `count` of the same sentences with the same noise."""
     if count == 1:
         return list(micros)
     parts: list[Micro] = []
@@ -437,7 +442,7 @@ def in_parts(micros: Sequence[Micro], recipe: Recipe, epoch: int, count: int) ->
         size = -(-len(batch.ids) // count)
         for start in range(0, len(batch.ids), max(1, size)):
             part = batch.select(slice(start, start + size))
-            parts.append(Micro(part, planned(part, recipe, epoch), weight))
+            parts.append(Micro(part, plan_of(part, recipe, epoch), weight))
     return parts
 
 
@@ -446,8 +451,8 @@ def dropout_seed(seed: int, step: int, rank: int) -> int:
     return ((seed * 1_000_003 + step) * 1_000_003 + rank) % (1 << 63)
 
 
-def circumstances(recipe: Recipe, world: World) -> dict[str, Any]:
-    """What the bits of an update depend on besides recipe and data."""
+def numerics(recipe: Recipe, world: World) -> dict[str, Any]:
+    """What decides how sums are rounded: a run resumed with other values is no longer bitwise the same."""
     precision = resolve_precision(recipe.training.precision, world.device)
     return {"precision": precision, "ranks": world.size, "threads": torch.get_num_threads()}
 

@@ -19,7 +19,7 @@ from janus_cli.device import World
 from janus_cli.runs import Run, prepared_dir
 from janus_cli.training.checkpoint import build_model
 from janus_cli.training.log import Log
-from janus_cli.training.run import prepare_data, train
+from janus_cli.training.run import train
 from janus_cli.training.trainer import Trainer
 
 # The code that is under test here, whatever is installed.
@@ -58,7 +58,7 @@ def go(recipe: Path, run: str, *changes: str, resume: bool = False, **more: Any)
 def make_trainer(recipe: Path, *changes: str, objective: str | None = None) -> Trainer:
     """A trainer on prepared data, which has a log, but no other files."""
     settings = recipe_load.load(str(recipe), changes, objective)
-    prepare_data(recipe=str(recipe), changes=changes, objective=objective)
+    train(recipe=str(recipe), changes=changes, objective=objective, device="cpu", data_only=True)
     data = open_prepared(settings, prepared_dir(settings))
     torch.manual_seed(1)
     model = build_model(settings, data.train.source_vocabulary, data.train.target_vocabulary)

@@ -248,7 +248,7 @@ def test_what_may_change_changes(trained: Path) -> None:
     assert recipe_load.load("run/recipe.yaml").training.learning_rate == 0.5
 
 
-def test_other_circumstances_are_said(
+def test_another_precision_or_number_of_ranks_is_said(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`auto` may mean another precision on the machine that a run is resumed on."""
@@ -256,8 +256,8 @@ def test_other_circumstances_are_said(
         capabilities = {"avx512_bf16": bf16}
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
         monkeypatch.setattr(
-            trainer_module, "circumstances",
-            lambda recipe, world, ranks=ranks: {**run_module.circumstances(recipe, world), "ranks": ranks},
+            trainer_module, "numerics",
+            lambda recipe, world, ranks=ranks: {**run_module.numerics(recipe, world), "ranks": ranks},
         )  # fmt: skip
         capsys.readouterr()
         go(Path(), "run", f"training.updates={updates}", resume=True)

@@ -21,7 +21,7 @@ from janus_cli.core.stream import content
 from janus_cli.device import World, autocast, product_rate, resolve_precision
 from janus_cli.errors import NonFiniteError, OutOfMemoryError
 from janus_cli.recipe import Training
-from janus_cli.training.trainer import LossModule, Trainer, dropout_seed, learning_rate, micro_batches, planned
+from janus_cli.training.trainer import LossModule, Trainer, dropout_seed, learning_rate, micro_batches, plan_of
 from tests.faults.processes import entries, make_trainer
 
 CPU = torch.device("cpu")
@@ -70,7 +70,7 @@ def test_the_kls_rise_while_a_training_goes_on(tiny_recipe: Path) -> None:
     trainer, weights = make_trainer(tiny_recipe, *(f"objective.{knob}" for knob in knobs)), []
     for window in islice(trainer.windows(), 6):
         trainer.update(window)
-        weights.append((trainer.meter.weights["kl_ar_aux"], trainer.meter.weights["kl_nar_aux"]))
+        weights.append((trainer.meter.means.weights["kl_ar_aux"], trainer.meter.means.weights["kl_nar_aux"]))
     assert weights == [(0, 0), (0, 0), (1, 0.5), (2, 1), (2, 1), (2, 1)]
 
 
@@ -118,7 +118,7 @@ def test_no_two_updates_or_ranks_share_their_dropout() -> None:
 
 def test_each_epoch_hides_other_tokens(tiny_recipe: Path, ragged: Batch) -> None:
     recipe = recipe_load.load(str(tiny_recipe))
-    first, again, second = (planned(ragged, recipe, epoch).streams["nar_aux"].tokens for epoch in (0, 0, 1))
+    first, again, second = (plan_of(ragged, recipe, epoch).streams["nar_aux"].tokens for epoch in (0, 0, 1))
     assert torch.equal(first, again)
     assert first.shape != second.shape or not torch.equal(first, second)
 
