@@ -1,4 +1,4 @@
-"""The machine: devices, ranks, precision, memory, stop signals. Training and decoding both need them."""
+"""The machine, for training and decoding: devices, ranks, precision, memory, stop signals."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -96,9 +96,9 @@ def is_about_memory(problem: BaseException) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Ask glibc to keep freed memory, because every step frees and takes the same blocks again.
+    """Ask glibc, if that is the C library, to keep freed memory: every step frees and allocates the same blocks.
 
-    It halves a step's page faults (system time 6 % -> 3 % of a small JANUS step). Without glibc nothing happens.
+    That halves a step's page faults (system time 6 % -> 3 % of a small JANUS step).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -107,10 +107,10 @@ def keep_freed_memory() -> None:
 
 
 def keep_few_shapes() -> None:
-    """Make oneDNN, which multiplies in bf16, cache code for 32 shapes instead of 1,024. For training only.
+    """Make oneDNN, which multiplies in bf16, cache kernels for 32 shapes instead of 1,024. For training only.
 
-    Each takes about a megabyte, and batches hardly ever repeat a shape: a training stays a gigabyte smaller and takes
-    2-4 % longer. Decoding, which meets the same shapes again, would take 10 % longer.
+    Each takes about a megabyte, and batches hardly ever repeat a shape: a training takes a gigabyte less and 2-4 %
+    longer. Decoding, where shapes recur, would take 10 % longer.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")  # read when the first product is made
 
@@ -119,12 +119,9 @@ def resolve_precision(knob: PrecisionKnob, device: torch.device) -> Precision:
     """`auto` is bf16 on CUDA and on CPUs that multiply it natively, else float32."""
     if knob != "auto":
         return knob
-    return "bf16" if device.type == "cuda" or _cpu_multiplies_bf16() else "float32"
-
-
-def _cpu_multiplies_bf16() -> bool:
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # newer than torch 2.10
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    native = device.type == "cuda" or capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return "bf16" if native else "float32"
 
 
 def autocast(knob: PrecisionKnob, device: torch.device) -> AbstractContextManager[object]:
@@ -146,24 +143,34 @@ def product_rate(precision: Precision, device: torch.device) -> float:
     return 2.0 * size**3 / min(taken[1:])
 
 
-class StopSignal:
-    """with StopSignal() as stop: ... stop.number is 0 until a signal came; a second one ends the process at once."""
+@contextmanager
+def _on_signal(handle: Callable[[int], None]) -> Iterator[None]:
+    """Call `handle` for the first stop signal; a second one ends the process at once."""
 
-    def __init__(self) -> None:
-        self.number = 0
-        self._handlers: dict[signal.Signals, Any] = {}
+    def first(number: int, _: FrameType | None) -> None:
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        handle(number)
 
-    def __enter__(self) -> StopSignal:
-        self._handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._handlers.items():
+    before = {number: signal.signal(number, first) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+
+class StopSignal(ExitStack):
+    """with StopSignal() as stop: ... stop.number is 0 until a signal comes; a second one ends the process at once."""
+
+    number = 0
+
+    def __enter__(self) -> StopSignal:
+        self.enter_context(_on_signal(self._note))
+        return self
+
+    def _note(self, number: int) -> None:
         self.number = number
-        _let_the_next_one_end_the_process()
         with suppress(RuntimeError):  # stderr was being written to, and cannot be entered again
             console.warn(f"{signal.Signals(number).name}: finishing this step and saving; once more to stop at once")
 
@@ -184,23 +191,14 @@ def interruptible() -> Iterator[None]:
     """Let the first stop signal raise Interrupt inside; a second one ends the process at once.
 
     Raises:
-        Stopped: for an Interrupt that nobody inside caught.
+        Stopped: for an Interrupt that nothing inside caught.
     """
-    handlers = {number: signal.signal(number, _raise) for number in SIGNALS}
-    try:
-        yield
-    except Interrupt as stop:
-        raise Stopped(stop.number, str(stop)) from None
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
+    def interrupt(number: int) -> None:
+        raise Interrupt(number)
 
-def _raise(number: int, frame: FrameType | None) -> None:
-    _let_the_next_one_end_the_process()
-    raise Interrupt(number)
-
-
-def _let_the_next_one_end_the_process() -> None:
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
+    with _on_signal(interrupt):
+        try:
+            yield
+        except Interrupt as stop:
+            raise Stopped(stop.number, str(stop)) from None

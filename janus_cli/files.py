@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there, whoever is killed, fails or works on the same at the same time."""
+"""Files and folders that appear whole or not at all, even if the process is killed or another one writes them too."""
 
 from __future__ import annotations
 
@@ -22,17 +22,15 @@ MANIFEST = "manifest.json"
 
 
 def must_be_free(out: Path, *, force: bool, is_ours: Callable[[Path], bool], what: str) -> None:
-    """Raises UsageError unless `out` is not there, is empty, or may be replaced.
+    """Raises UsageError unless `out` is missing, empty, or may be replaced.
 
-    force: the user wants an earlier one replaced. is_ours: whether janus wrote what a folder holds; nothing else is
-    ever replaced. what: the contents, for messages ("prepared data").
+    force: an earlier one may be replaced. is_ours: whether janus wrote what a folder holds; nothing else is ever
+    replaced. what: the contents, for messages ("prepared data").
     """
-    if not out.exists() and not out.is_symlink():
+    if (out.is_dir() and not any(out.iterdir())) or not (out.exists() or out.is_symlink()):
         return
     if not out.is_dir():
         raise UsageError(f"{out} is a file", "name a folder with --out")
-    if not any(out.iterdir()):
-        return
     if not is_ours(out):
         raise UsageError(f"{out} holds something other than {what} of janus", "name another folder with --out")
     if not force:
@@ -43,19 +41,19 @@ def must_be_free(out: Path, *, force: bool, is_ours: Callable[[Path], bool], wha
 def whole_folder(
     out: Path, *, force: bool, is_ours: Callable[[Path], bool], what: str, error: type[JanusError] = DataError
 ) -> Iterator[Path]:
-    """A working folder beside `out` that becomes `out` on a clean exit, and is removed otherwise.
+    """A working folder that becomes `out` on a clean exit, and is removed otherwise.
 
-    Beside `out`, `.NAME.making` is the working folder, `.NAME.replaced` a whole earlier `out` that is about to go, and
-    `.NAME.lock` is held all the while: others wait. Whoever gets the lock first tidies up after a killed process.
+    Beside `out` lie `.NAME.making`, the working folder; `.NAME.replaced`, an earlier `out` until the new one has its
+    name; and `.NAME.lock`, held all the while: other processes wait, and the next one cleans up after a killed one.
 
-    force, is_ours, what: see `must_be_free`. error: raised where nothing can be written beside `out`.
+    force, is_ours, what: see `must_be_free`. error: raised where nothing can be written there.
 
     Raises:
-        UsageError: `out` may not be made, see `must_be_free`.
+        UsageError: see `must_be_free`.
     """
     check = partial(must_be_free, out, force=force, is_ours=is_ours, what=what)
     final = Path(os.path.realpath(out))  # has a name and a parent, also where it was given as a link or as `..`
-    working, replaced, lock = _beside(final)
+    working, replaced, lock = _places(final)
     new_parent = not final.parent.exists()
     with ExitStack() as stack:
         try:
@@ -84,33 +82,34 @@ def whole_folder(
             _tidy(final)
 
 
-def _beside(final: Path) -> tuple[Path, Path, Path]:
-    """The names that `whole_folder` uses: the working folder, the replaced one, and the lock."""
+def _places(final: Path) -> tuple[Path, Path, Path]:
+    """The working folder of `whole_folder`, the replaced folder, and the lock."""
     working, replaced, lock = (final.with_name(f".{final.name}.{end}") for end in ("making", "replaced", "lock"))
     return working, replaced, lock
 
 
 def _tidy(final: Path) -> None:
-    """Called with the lock held, so that nobody is at work in what lies there."""
-    working, replaced, _ = _beside(final)
+    """Remove the working folder, and bring back the replaced one if `final` is missing; call it with the lock held."""
+    working, replaced, _ = _places(final)
     shutil.rmtree(working, ignore_errors=True)
     if replaced.exists():
         with suppress(OSError):
-            replaced.rename(working if final.exists() else final)  # what is being deleted is never called `replaced`
+            # A folder that is half deleted must not come back: it is renamed before.
+            replaced.rename(working if final.exists() else final)
         shutil.rmtree(working, ignore_errors=True)
 
 
 def tidy(out: Path) -> None:
     """Removes what a killed `whole_folder` left; the folder that it was replacing comes back.
 
-    Does nothing while another process makes `out`, or where nothing can be written.
+    Does nothing while another process is making `out`, or where nothing can be written.
     """
 
     def leave(holder: str) -> None:
         raise BlockingIOError(holder)
 
     final = Path(os.path.realpath(out))
-    *_, lock = places = _beside(final)
+    *_, lock = places = _places(final)
     if any(path.exists() for path in places):
         with suppress(OSError), locked(lock, leave):
             _tidy(final)
@@ -118,8 +117,8 @@ def tidy(out: Path) -> None:
 
 
 def remove_whole(folder: Path) -> None:
-    """Removes a folder of which no reader must find a part: it loses its name before it loses its files."""
-    working, _, _ = _beside(folder)
+    """Removes a folder, renamed first so that no reader finds half of it."""
+    working, _, _ = _places(folder)
     folder.rename(working)
     shutil.rmtree(working, ignore_errors=True)
 
@@ -131,12 +130,13 @@ def _remove_if_empty(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path, busy: Callable[[str], None]) -> Iterator[str]:
-    """Holds the lock file `path`, made where it is missing; the kernel frees it when its process is killed.
+    """Holds an exclusive lock on the file `path`, which is created if missing and may be removed by the holder.
 
-    busy: called with the holder's name where another process has it, before waiting for that one; may raise instead.
+    The kernel frees the lock when the process ends, however it ends.
+    busy: called with the holder's name before waiting for another process; may raise instead.
 
     Yields:
-        The name of the process that was killed while it held the lock, or "". Whoever holds it may remove the file.
+        The name of a process that was killed while it held the lock, or "".
     """
     with ExitStack() as stack:
         while True:
@@ -147,7 +147,7 @@ def locked(path: Path, busy: Callable[[str], None]) -> Iterator[str]:
                 file.seek(0)
                 busy(file.read().strip() or "another process")
                 fcntl.flock(file, fcntl.LOCK_EX)
-            with suppress(FileNotFoundError):  # the last holder may have removed it
+            with suppress(FileNotFoundError):  # the last holder may have removed the file: then open it anew
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     break
         file.seek(0)
@@ -160,7 +160,7 @@ def locked(path: Path, busy: Callable[[str], None]) -> Iterator[str]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file so that readers see the old bytes or the new ones, never a part, also after a power cut."""
+    """Writes a file so that readers, even after a power cut, see the old bytes or the new ones and no mixture."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -175,7 +175,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Makes what was written to this file durable, or the renames in this folder."""
+    """fsync: makes a file's contents, or the names in a folder, survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -195,20 +195,20 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_atomically(path, text.encode(errors="backslashreplace"))
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, error: type[JanusError] = DataError) -> dict[str, Any]:
     """A JSON object from a file that janus wrote.
 
     Raises:
-        DataError: the file is missing or damaged.
+        error: the file is missing or damaged.
     """
     try:
         value = json.loads(path.read_bytes())
         if not isinstance(value, dict):
             raise ValueError("it holds no JSON object")
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
+        raise error(f"{path} does not exist") from None
     except ValueError as problem:
-        raise DataError(f"{path} is damaged: {problem}") from None
+        raise error(f"{path} is damaged: {problem}") from None
     return value
 
 

@@ -60,10 +60,7 @@ def train(
     if resumed is not None and not resume:
         raise UsageError(f"{resumed}: a run is named only with --resume", "name a new run's folder with --run")
     folder = options.one_run(resumed, run)
-    if resume and (recipe is None or folder is not None):
-        options.check_recipe(recipe or str(find_run(folder).recipe), changes, objective)
-    else:
-        options.check_recipe(recipe, changes, objective)
+    options.check_recipe(recipe or (str(find_run(folder).recipe) if resume else None), changes, objective)
     options.check_start(start)
     from janus_cli.training.run import train as run_training
 

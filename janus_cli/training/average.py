@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from janus_cli import console, recipe_load
 from janus_cli.errors import CheckpointError, UsageError
@@ -26,40 +29,48 @@ def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: 
     """
     recipe = recipe_load.load(str(run.recipe))
     metric, kept = best_metric(recipe), recipe.training.keep_last
-    folders = _steps(run)
     if best:
         chosen, kind = best_folders(run.checkpoints, metric)[:best], "best"
         if not chosen:
             raise UsageError(f"{run.path} has no checkpoint with {metric}", "average the newest, with --last N")
-    else:  # older ones than the run keeps are there because they were good
-        chosen, kind = folders[-min(last or 5, kept) :], "last"
+    else:  # `prune` spares older ones only because they are good
+        chosen, kind = _steps(run)[-min(last or 5, kept) :], "last"
     asked = best or last or 0
     if len(chosen) < asked:
         why = f"keeps its last {kept}" if last and last > kept else f"has {len(chosen)}"
         console.warn(f"{run.path} {why} checkpoints: averaging {len(chosen)}, not {asked}")
     out = _free_folder(run, f"average-{kind}{len(chosen)}", force)
     try:
-        saved = [checkpoint.verify(folder) for folder in chosen]
-        _must_match(saved)
-        expected = saved[0].build().weights()
-        sums = {key: torch.zeros_like(value, dtype=torch.float64) for key, value in expected.items()}
-        for each in saved:
-            for key, value in checkpoint.tensors(each.folder / MODEL, expected).items():
-                sums[key] += value
+        mean, saved = _mean(chosen)
     except CheckpointError:
         if all(folder.is_dir() for folder in chosen):
             raise
         console.say("a checkpoint was pruned meanwhile: starting over with those that are there now")
         return average_checkpoints(run, last=last, best=best, force=force)
-    names = [folder.name for folder in chosen]
-    state = {**saved[-1].state, "metrics": {}, "averaged": names}
+    return _save(out, saved, mean, [folder.name for folder in chosen])
+
+
+def _mean(folders: list[Path]) -> tuple[dict[str, Tensor], Checkpoint]:
+    """The mean of checkpoints that belong together, and the last of them with the recipe of the first."""
+    saved = [checkpoint.verify(folder) for folder in folders]
+    first, expected = saved[0], saved[0].build().weights()
+    sums = {key: torch.zeros_like(value, dtype=torch.float64) for key, value in expected.items()}
+    for each in saved:
+        for what, a, b in (
+            ("model", first.recipe.model, each.recipe.model),
+            ("objective", first.recipe.objective.name, each.recipe.objective.name),
+            ("vocabularies", first.vocabularies, each.vocabularies),
+        ):
+            if a != b:
+                raise CheckpointError(f"{first.folder.name} and {each.folder.name} differ in their {what}: {a} and {b}")
+        for key, value in checkpoint.tensors(each.folder / MODEL, expected).items():
+            sums[key] += value
     mean = {key: (total / len(saved)).to(expected[key].dtype) for key, total in sums.items()}
-    checkpoint.save(out, saved[0].recipe, saved[0].vocabularies, state, mean)
-    return out, names
+    return mean, replace(saved[-1], recipe=first.recipe)
 
 
 def running_mean(run: Run, *, force: bool) -> tuple[Path, list[str]]:
-    """The mean of all weights so far that `training.ema` keeps in the last checkpoint, as checkpoints/average-ema.
+    """The moving average that `training.ema` keeps in the last checkpoint, as checkpoints/average-ema.
 
     Raises:
         UsageError: none is kept, or average-ema exists already.
@@ -69,12 +80,18 @@ def running_mean(run: Run, *, force: bool) -> tuple[Path, list[str]]:
     saved = checkpoint.verify(_steps(run)[-1])
     if not saved.recipe.training.ema:
         raise UsageError(f"{run.path} keeps no mean of its weights", "train with --set training.ema=0.999")
-    model, name = saved.build(), saved.folder.name
+    model = saved.build()
     tensors = checkpoint.tensors(saved.folder / OPTIMIZER, optimizer_tensors(model, {}, ema=True))
     mean = {key: tensors[f"{key}.{EMA}"] for key in model.weights()}
-    state = {**saved.state, "metrics": {}, "averaged": [f"{name} (ema)"]}
+    return _save(out, saved, mean, [saved.folder.name], " (ema)")
+
+
+def _save(
+    out: Path, saved: Checkpoint, mean: Mapping[str, Tensor], names: list[str], kind: str = ""
+) -> tuple[Path, list[str]]:
+    state = {**saved.state, "metrics": {}, "averaged": [name + kind for name in names]}
     checkpoint.save(out, saved.recipe, saved.vocabularies, state, mean)
-    return out, [name]
+    return out, names
 
 
 def _free_folder(run: Run, name: str, force: bool) -> Path:
@@ -84,22 +101,7 @@ def _free_folder(run: Run, name: str, force: bool) -> Path:
 
 
 def _steps(run: Run) -> list[Path]:
-    folders = list(checkpoint.steps(run.checkpoints))
+    folders = checkpoint.steps(run.checkpoints)
     if not folders:
         raise CheckpointError(f"{run.path} has no checkpoint", "train it first")
     return folders
-
-
-def _must_match(saved: list[Checkpoint]) -> None:
-    first = saved[0]
-    for other in saved[1:]:
-        for what, a, b in (
-            ("model", first.recipe.model, other.recipe.model),
-            ("objective", first.recipe.objective.name, other.recipe.objective.name),
-            ("source vocabulary", first.source_vocabulary, other.source_vocabulary),
-            ("target vocabulary", first.target_vocabulary, other.target_vocabulary),
-        ):
-            if a != b:
-                raise CheckpointError(
-                    f"{first.folder.name} and {other.folder.name} differ in their {what}: {a} and {b}"
-                )

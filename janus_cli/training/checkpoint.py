@@ -1,58 +1,52 @@
-"""Checkpoints that are whole or not there.
+"""Checkpoints: written so that they are whole or not there, verified before they are used.
 
     step-000123/  model.safetensors · optimizer.safetensors · state.json · recipe.yaml · manifest.json
 
-Written by the protocol of `files.whole_folder`: fill a hidden folder, fsync each file, rename the folder, fsync its
-parent; then the link `last` moves. The manifest holds size and sha256 of every other file; a folder without a valid one
-is no checkpoint. No pickle anywhere.
+The files go into a hidden folder and are synced; then the folder gets its name (`files.whole_folder`), and the link
+`last` moves. The manifest has size and sha256 of every other file. No pickle anywhere.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from janus_cli import console, recipe_load
 from janus_cli.core.model import Transformer
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError
-from janus_cli.files import MANIFEST, remove_whole, sha256, sync, tidy, whole_folder
+from janus_cli.files import MANIFEST, read_json, remove_whole, sha256, sync, tidy, whole_folder
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run, find_run
 
 FORMAT = 1
 MODEL, OPTIMIZER, STATE, RECIPE = "model.safetensors", "optimizer.safetensors", "state.json", "recipe.yaml"
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of each weight
-EMA = "ema"  # the mean of the weights, which a Trainer keeps beside them
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of each weight
+EMA = "ema"  # the exponential moving average of each weight, if training.ema is set
 SMALLER_IS_BETTER = ("loss", "ce_", "kl_", "length")  # metrics that begin so
-RETRIES = 3  # of reading; each needs a training that saves and prunes meanwhile
+RETRIES = 3  # of a reader whose checkpoint is pruned by a training that goes on
 
 Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint: its folder, its recipe, and the training state that goes with the weights."""
+    """A verified checkpoint. vocabularies: the sizes of source and target. state: what state.json holds."""
 
     folder: Path
     recipe: Recipe
-    source_vocabulary: int
-    target_vocabulary: int
+    vocabularies: tuple[int, int]
     state: Mapping[str, Any]
-
-    @property
-    def vocabularies(self) -> tuple[int, int]:
-        return self.source_vocabulary, self.target_vocabulary
 
     def build(self) -> Transformer:
         """A model of its shape, with fresh weights."""
@@ -70,7 +64,7 @@ def step_folder(root: Path, step: int) -> Path:
 
 
 def step_of(folder: Path) -> int:
-    """The update that a folder of `steps` was saved after."""
+    """The update after which a checkpoint folder was saved."""
     return int(folder.name.removeprefix("step-"))
 
 
@@ -78,7 +72,7 @@ def save(
     folder: Path, recipe: Recipe, vocabularies: tuple[int, int], state: Mapping[str, Any],
     weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor] | None = None,
 ) -> None:  # fmt: skip
-    """Write a checkpoint by the protocol above; one of the same name stays until the new one is whole.
+    """Write a checkpoint as described above; one of the same name stays until the new one is whole.
 
     Raises:
         CheckpointError: it could not be written (disk full); older checkpoints are untouched.
@@ -116,9 +110,9 @@ def _describe(file: Path) -> dict[str, Any]:
 def optimizer_tensors(
     model: Transformer, state: Mapping[Tensor, Mapping[str, Tensor]], *, ema: bool
 ) -> dict[str, Tensor]:
-    """By weight name, AdamW's moments and the mean of the weights, if any; as if new where no update was made.
+    """AdamW's moments and the moving average by weight name; initial values where no update was made yet.
 
-    state: of the optimiser, by weight.
+    state: of the optimiser, by weight. ema: whether there is a moving average.
     """
     tensors = {}
     for name, weight in model.named_parameters():
@@ -129,8 +123,8 @@ def optimizer_tensors(
 
 
 def point(root: Path, link: str, target: Path) -> None:
-    """Move the link root/link (`last`, `best`) to a checkpoint, in one step."""
-    temporary = root / f".{link}.{os.getpid()}.tmp"
+    """Move the link root/link (`last`, `best`) to a checkpoint, atomically."""
+    temporary = root / f".{link}.tmp"
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target.name)
     temporary.replace(root / link)
@@ -138,7 +132,7 @@ def point(root: Path, link: str, target: Path) -> None:
 
 
 def fingerprint(folder: Path) -> str:
-    """The sha256 of a checkpoint's weights, as its manifest has it; `verify` is what compares it.
+    """The sha256 of a checkpoint's weights, as its manifest has it (see `verify`).
 
     Raises:
         CheckpointError: the manifest is missing, damaged, or of another format version.
@@ -148,7 +142,9 @@ def fingerprint(folder: Path) -> str:
 
 def _files(folder: Path) -> dict[str, dict[str, Any]]:
     """What the manifest says of each file."""
-    manifest = _json(folder / MANIFEST)
+    if not (folder / MANIFEST).exists():
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no {MANIFEST}", "see `janus inspect RUN`")
+    manifest = read_json(folder / MANIFEST, CheckpointError)
     if manifest.get("format") != FORMAT:
         raise CheckpointError(
             f"{folder} has checkpoint format {manifest.get('format')!r}, this janus reads format {FORMAT}",
@@ -168,35 +164,21 @@ def verify(folder: Path) -> Checkpoint:
     """
     for name, expected in _files(folder).items():
         file = folder / name
-        if Path(name).name != name or file.is_symlink() or not file.is_file():
-            raise CheckpointError(f"{file} is missing or not a plain file")
         try:
+            if Path(name).name != name or file.is_symlink() or not file.is_file():
+                raise FileNotFoundError
             intact = _describe(file) == expected
-        except FileNotFoundError:  # pruned by a training while it was read
+        except FileNotFoundError:  # also where a training prunes it at this moment
             raise CheckpointError(f"{file} is missing or not a plain file") from None
         if not intact:
             others = f"for other checkpoints see `ls {folder.parent}`"
             raise CheckpointError(f"{file} is damaged: size or sha256 differs from the manifest", others)
-    state = _json(folder / STATE)
+    state = read_json(folder / STATE, CheckpointError)
     try:
         recipe = recipe_load.load(str(folder / RECIPE))
     except UsageError as problem:
         raise CheckpointError(problem.message, "use the janus version that wrote it") from None
-    return Checkpoint(folder, recipe, int(state["source_vocabulary"]), int(state["target_vocabulary"]), state)
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{file.parent} is not a checkpoint: it has no {file.name}", "see `janus inspect RUN`"
-        ) from None
-    except ValueError as problem:
-        raise CheckpointError(f"{file} is damaged: {problem}") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file} is damaged: it holds no JSON object")
-    return value
+    return Checkpoint(folder, recipe, (int(state["source_vocabulary"]), int(state["target_vocabulary"])), state)
 
 
 def tensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -205,6 +187,7 @@ def tensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: anything else, also for files that are no safetensors.
     """
+    loaded = {}
     try:
         with safe_open(file, framework="pt") as handle:
             names = set(handle.keys())
@@ -217,14 +200,13 @@ def tensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 shape = list(handle.get_slice(name).get_shape())
                 if shape != list(like.shape):
                     raise CheckpointError(f"{file}: {name} has shape {shape}, the recipe makes it {list(like.shape)}")
-        loaded = load_file(file)
+                loaded[name] = value = handle.get_tensor(name)
+                if value.dtype != like.dtype:
+                    raise CheckpointError(f"{file}: {name} has type {value.dtype}, expected {like.dtype}")
+                if value.is_floating_point() and not torch.isfinite(value).all():
+                    raise CheckpointError(f"{file}: {name} holds values that are not finite")
     except (SafetensorError, OSError, RuntimeError) as problem:  # torch, where the file is gone by now
         raise CheckpointError(f"{file} is not a readable safetensors file: {problem}") from None
-    for name, value in loaded.items():
-        if value.dtype != expected[name].dtype:
-            raise CheckpointError(f"{file}: {name} has type {value.dtype}, expected {expected[name].dtype}")
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise CheckpointError(f"{file}: {name} holds values that are not finite")
     return loaded
 
 
@@ -241,7 +223,7 @@ def load_model(
 def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Path]:
     """The run and a checkpoint folder, links resolved: the named one, else the run's best, else its last.
 
-    checkpoint: a folder, or the name of one in the run's checkpoints. Without `run`, a folder's own run is taken.
+    checkpoint: a folder, or a name among the run's checkpoints. Without `run`, it is the run that the folder lies in.
 
     Raises:
         UsageError: there is no such run, or a checkpoint's run is not known.
@@ -276,13 +258,12 @@ def locate(named: Path) -> tuple[Run, Path]:
 
 
 def read_checkpoint(run: Path | None, checkpoint: Path | None, read: Callable[[Run, Path], Read]) -> Read:
-    """What `read` makes of the run and the folder that `find_checkpoint` finds.
+    """Call `read` with the run and the folder that `find_checkpoint` finds; it must not read lazily.
 
-    A training may prune the folder meanwhile, after it moved the links: `read` is then called with their new target.
-    It must have read everything when it returns.
+    Where a training prunes that folder meanwhile, `read` is called again with what the links point to by then.
 
     Raises:
-        CheckpointError: what was named is there no longer; other errors of `read`.
+        CheckpointError: what was named is gone; other errors of `read`.
     """
     found, folder = find_checkpoint(run, checkpoint)
     for _ in range(RETRIES):
@@ -296,10 +277,10 @@ def read_checkpoint(run: Path | None, checkpoint: Path | None, read: Callable[[R
     return read(found, folder)
 
 
-def steps(root: Path) -> Iterator[Path]:
+def steps(root: Path) -> list[Path]:
     """Checkpoint folders of training steps, oldest first (not verified)."""
-    folders = (folder for folder in root.glob("step-*") if folder.is_dir() and folder.name[5:].isdecimal())
-    yield from sorted(folders, key=step_of)
+    folders = [folder for folder in root.glob("step-*") if folder.is_dir() and folder.name[5:].isdecimal()]
+    return sorted(folders, key=step_of)
 
 
 def newest_valid(root: Path) -> Checkpoint | None:
@@ -308,15 +289,15 @@ def newest_valid(root: Path) -> Checkpoint | None:
     Raises:
         CheckpointError: there are checkpoints, and every one is damaged.
     """
-    oldest_problem = ""
-    for folder in reversed(list(steps(root))):
+    message = ""
+    for folder in reversed(steps(root)):
         try:
             return verify(folder)
         except CheckpointError as problem:
-            oldest_problem = problem.message
-            console.warn(f"{problem.message}; trying the checkpoint before it")
-    if oldest_problem:
-        raise CheckpointError(f"no checkpoint under {root} is whole", oldest_problem)
+            message = problem.message
+            console.warn(f"{message}; trying the checkpoint before it")
+    if message:
+        raise CheckpointError(f"no checkpoint under {root} is whole", message)
     return None
 
 
@@ -329,20 +310,18 @@ def better(metric: str, value: float, than: float | None) -> bool:
 
 def best_folders(root: Path, metric: str) -> list[Path]:
     """Checkpoints of training steps that have this metric, best first; later ones win ties, NaN is left out."""
-    smaller, values = better(metric, 0.0, 1.0), list[tuple[float, int, Path]]()
+    sign, values = -1 if better(metric, 0.0, 1.0) else 1, list[tuple[float, int, Path]]()
     for folder in steps(root):
-        try:
-            value = json.loads((folder / STATE).read_bytes()).get("metrics", {}).get(metric)
-        except (OSError, ValueError):
-            continue  # damaged: whoever reads it as a checkpoint says so
-        if isinstance(value, int | float) and value == value:
-            values.append((-value if smaller else value, step_of(folder), folder))
+        with suppress(DataError, OSError):  # damaged: whoever reads it as a checkpoint says so
+            value = read_json(folder / STATE).get("metrics", {}).get(metric)
+            if isinstance(value, int | float) and value == value:
+                values.append((sign * value, step_of(folder), folder))
     return [folder for *_, folder in sorted(values, reverse=True)]
 
 
 def prune(root: Path, keep_last: int, best: Collection[Path]) -> None:
     """Remove all checkpoints of training steps but the last ones and the best ones."""
-    for folder in list(steps(root))[:-keep_last]:
+    for folder in steps(root)[:-keep_last]:
         if folder not in best:
             remove_whole(folder)
 
@@ -357,11 +336,8 @@ def remove_leftovers(root: Path) -> None:
 
 
 def set_aside_newer(root: Path, resumed: Checkpoint) -> None:
-    """Rename checkpoints newer than the one resumed from.
-
-    They are damaged or of another version, and would count among those that are kept.
-    """
-    for folder in list(steps(root)):
+    """Rename checkpoints newer than the one resumed from: they cannot be used, but would count in `prune`."""
+    for folder in steps(root):
         if step_of(folder) > step_of(resumed.folder):
             aside = folder.with_name(f"unusable-{folder.name}")
             shutil.rmtree(aside, ignore_errors=True)

@@ -9,8 +9,6 @@ from typing import Any
 
 from janus_cli import recipe_load, runs
 from janus_cli.core.batch import SPECIAL, collate
-from janus_cli.core.noise import Draws
-from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.prepare import is_prepared
 from janus_cli.data.store import Store
 from janus_cli.data.tokenizer import load_tokenizers
@@ -20,6 +18,7 @@ from janus_cli.recipe import Recipe
 from janus_cli.runs import RUNS, Run
 from janus_cli.training import checkpoint
 from janus_cli.training.checkpoint import MODEL, STATE
+from janus_cli.training.trainer import plan_of
 
 
 def describe(what: Path | None) -> dict[str, Any]:
@@ -43,27 +42,22 @@ def describe(what: Path | None) -> dict[str, Any]:
 
 
 def describe_run(run: Run) -> dict[str, Any]:
-    recipe = recipe_load.load(str(run.recipe))
-    manifest = read_json(run.manifest)
+    recipe, manifest = recipe_load.load(str(run.recipe)), read_json(run.manifest)
     saved: dict[str, Any] = {}
     for folder in checkpoint.steps(run.checkpoints):
         try:
-            state = read_json(folder / STATE)
+            metrics = read_json(folder / STATE).get("metrics", {})
+            saved[folder.name] = {key: round(value, 4) for key, value in metrics.items()} or "not validated"
         except DataError as problem:
             saved[folder.name] = problem.message
-            continue
-        metrics = {key: round(value, 4) for key, value in state.get("metrics", {}).items()}
-        saved[folder.name] = metrics or "not validated"
     links = {link: run.checkpoints / link for link in ("last", "best")}
     data = {"prepared": manifest.get("prepared"), "fingerprint": manifest.get("fingerprint")}
-    if teacher := runs.teacher(manifest):
-        data["targets by"] = teacher
-    origin = runs.origin(manifest)
+    teacher, origin = runs.teacher(manifest), runs.origin(manifest)
     return {
         "run": str(run.path),
         **_recipe(recipe),
         "arithmetic": arithmetic(recipe, load_tokenizers(run.path).target.size),
-        "data": data,
+        "data": {**data, **({"targets by": teacher} if teacher else {})},
         **({"from": origin} if origin else {}),
         **{link: path.readlink().name for link, path in links.items() if path.is_symlink()},
         "checkpoints": saved,
@@ -80,8 +74,8 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
         "checkpoint": str(folder),
         **_recipe(saved.recipe),
         "parameters": {name: sum(weight.numel() for weight in part.parameters()) for name, part in modules.items()},
-        "arithmetic": arithmetic(saved.recipe, saved.target_vocabulary),
-        "vocabulary": {"source": saved.source_vocabulary, "target": saved.target_vocabulary},
+        "arithmetic": arithmetic(saved.recipe, saved.vocabularies[1]),
+        "vocabulary": dict(zip(("source", "target"), saved.vocabularies, strict=True)),
         "state": {key: value for key, value in saved.state.items() if not key.endswith("_vocabulary")},
         "files": {name: f"{entry['bytes']:,} bytes, sha256 {entry['sha256']}" for name, entry in files.items()},
     }
@@ -104,25 +98,23 @@ def describe_data(folder: Path) -> dict[str, Any]:
 
 
 def arithmetic(recipe: Recipe, vocabulary: int) -> str:
-    """What a batch costs in training, counted on a batch of sentences of 20 tokens (see `Plan.flops`)."""
+    """What a batch costs in training, counted for sentences of 20 tokens (see `Plan.flops`)."""
     length = min(20, recipe.data.max_tokens)
     count = max(1, recipe.training.batch_tokens // (length + 2))  # BOS and EOS, as `data.batching` counts
     rows = [[SPECIAL] * length] * count
-    batch = collate(rows, rows, range(count))
-    plan = OBJECTIVES[recipe.objective.name].plan(batch, Draws(recipe.seed, 0, batch.ids), recipe.objective)
-    step = plan.flops(recipe.model, vocabulary, length + 1)
+    step = plan_of(collate(rows, rows, range(count)), recipe, 0).flops(recipe.model, vocabulary, length + 1)
     more = f", of which an update has {recipe.training.accumulate}" if recipe.training.accumulate > 1 else ""
     return f"{step / 1e9:,.1f} GFLOP a batch of {count * (length + 1):,} target tokens, sentences of {length}{more}"
 
 
 def _recipe(recipe: Recipe) -> dict[str, Any]:
     model = recipe.model
-    layers = f"{model.encoder_layers}+{model.decoder_layers} layers"
     return {
         "recipe": recipe.name,
         "pair": f"{recipe.data.source}-{recipe.data.target}",
         "objective": asdict(recipe.objective),
-        "model": f"{layers}, {model.width}/{model.feedforward}, {model.heads} heads",
+        "model": f"{model.encoder_layers}+{model.decoder_layers} layers, {model.width}/{model.feedforward}, "
+        f"{model.heads} heads",
         "seed": recipe.seed,
     }
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from janus_cli import console
 from janus_cli.core.objectives import Term
 from janus_cli.device import World
-from janus_cli.errors import require
 
 
 class Log:
@@ -26,7 +25,6 @@ class Log:
         self.path, self.broken = path, False
         self.board: Any = None
         if tensorboard is not None and path is not None:
-            require("tensorboard", "tensorboard")
             from torch.utils.tensorboard import SummaryWriter
 
             self.board = SummaryWriter(str(tensorboard))
@@ -44,8 +42,9 @@ class Log:
                 console.warn(f"{self.path} cannot be written ({problem.strerror}); training continues without a log")
             self.broken = True
         try:
-            for name, value in _flat(values) if self.board is not None else ():
-                self.board.add_scalar(f"{kind}/{name}", value, step)  # raises what its writing thread met before
+            for name, value in flat(values, "/") if self.board is not None else ():
+                if isinstance(value, int | float):
+                    self.board.add_scalar(f"{kind}/{name}", value, step)  # raises what its writing thread met before
         except OSError as problem:
             console.warn(f"TensorBoard's folder cannot be written ({problem.strerror}); training continues without it")
             self.board = None
@@ -56,12 +55,13 @@ class Log:
                 self.board.close()
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+def flat(values: Mapping[str, Any], separator: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested mappings as one, keys joined."""
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float):
-            yield prefix + name, float(value)
+            yield from flat(value, separator, f"{prefix}{name}{separator}")
+        else:
+            yield prefix + name, value
 
 
 class Means:

@@ -1,7 +1,7 @@
 """`janus train`, from its options to the training itself: recipe, data, run folder, first weights, `run.txt`.
 
-With `--from`, only the weights are those of another run: updates, learning rate and moments start afresh. What the other
-model lacks (the length table, where it was an AR model) stays as drawn from the seed.
+`--from` takes the weights of another run and nothing else: updates, learning rate and moments start afresh. What the
+other model lacks (the length table, where it was an AR model) stays as drawn from the seed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -32,8 +31,8 @@ from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 from janus_cli.training.checkpoint import MODEL, Checkpoint
-from janus_cli.training.log import Log
-from janus_cli.training.trainer import Trainer, numerics, resume_command
+from janus_cli.training.log import Log, flat
+from janus_cli.training.trainer import Trainer, resume_command
 from janus_cli.training.validation import best_metric
 
 LOCK = ".lock"
@@ -43,8 +42,8 @@ RUN_TXT = """\
 {run.path.name}: a training of janus {version}
 
 what       objective {recipe.objective.name}, recipe {recipe.name} (recipe.yaml holds every knob), seed {recipe.seed}
-model      {model.encoder_layers}+{model.decoder_layers} layers, {model.width}/{model.feedforward}, {model.heads} heads, \
-{parameters:,} parameters, {precision}
+model      {model.encoder_layers}+{model.decoder_layers} layers, {model.width}/{model.feedforward}, \
+{model.heads} heads, {parameters:,} parameters, {precision}
 data       {recipe.data.source} to {recipe.data.target}: {prepared}{targets}
            fingerprint {fingerprint}{origin}
 began      {began}
@@ -173,7 +172,7 @@ def _is_for_data(path: Path) -> bool:
 
 def _must_agree(before: Recipe, now: Recipe, allowed: Sequence[str]) -> None:
     """Raise CheckpointError with all knobs that a resumed run has changed without being allowed to."""
-    old, new = dict(_leaves(before.plain())), dict(_leaves(now.plain()))
+    old, new = dict(flat(before.plain(), ".")), dict(flat(now.plain(), "."))
     free = (*allowed, "data.dir", "about", "data.notes")
     changed = [
         f"\n  {key}: {old.get(key)!r} in the run, {new.get(key)!r} now"
@@ -184,14 +183,6 @@ def _must_agree(before: Recipe, now: Recipe, allowed: Sequence[str]) -> None:
         raise CheckpointError(
             f"the recipe has changed since the run began:{''.join(changed)}", "allow a change with --allow-change KEY"
         )
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _preprocess_options(
@@ -313,9 +304,7 @@ def _train(
         require("tensorboard", "tensorboard")  # before anything is replaced
     keep_freed_memory()
     keep_few_shapes()
-    if world.first:
-        _make_folder(run)
-    with _locked(run) if world.first else nullcontext():
+    with _locked_folder(run) if world.first else nullcontext():
         saved = _newest_checkpoint(run, data, world) if resume else None
         if world.first and not resume:
             _begin(recipe, run, data, origin)
@@ -323,13 +312,12 @@ def _train(
             lexicon.make(recipe, data, run.lexicon)
         world.wait()
         lexicon.attach(recipe, data, run.lexicon)
-        if resume and saved is None and (begun_from := read_json(run.manifest).get("from")):
-            other = checkpoint.verify(Path(begun_from["checkpoint"]))
-            if checkpoint.fingerprint(other.folder) != begun_from["sha256"]:
-                raise CheckpointError(
-                    f"{other.folder} has changed since {run.path} began from it", "--force starts over"
-                )
-            _take_over(other, model, recipe)
+        if resume and saved is None and (origin := read_json(run.manifest).get("from")):
+            start = checkpoint.verify(Path(origin["checkpoint"]))
+            if checkpoint.fingerprint(start.folder) != origin["sha256"]:
+                changed = f"{start.folder} has changed since {run.path} began from it"
+                raise CheckpointError(changed, "--force starts over")
+            _take_over(start, model, recipe)
         trainer = Trainer(recipe, model, data, world, run)
         if saved is not None:
             trainer.resume(saved)
@@ -341,11 +329,9 @@ def _train(
         if world.first:
             write_atomically(run.recipe, recipe_load.dump(recipe).encode())
         _fit(trainer, saved)
-        best = (
-            f"; best {trainer.metric} {position.best:.4g} at update {position.best_step:,}"
-            if position.best_step
-            else ""
-        )
+        best = ""
+        if position.best is not None:
+            best = f"; best {trainer.metric} {position.best:.4g} at update {position.best_step:,}"
         console.say(f"done after {position.step:,} updates{best}")
         console.say(f"next: janus decode --run {run.path}")
 
@@ -353,16 +339,15 @@ def _train(
 def _fit(trainer: Trainer, saved: Checkpoint | None) -> None:
     """Train, with a log and `run.txt`."""
     run, recipe, world, step = trainer.run, trainer.recipe, trainer.world, trainer.position.step
-    for name, now in numerics(recipe, world).items():
+    for name, now in trainer.numerics.items():
         if saved and (before := saved.state.get(name, now)) != now:
             console.warn(f"up to update {step:,} this run had {name} {before}, now it has {name} {now}")
-    console.say(
-        f"{trainer.parameters:,} parameters, {trainer.precision}, from update {step:,} to {recipe.training.updates:,}"
-    )
+    parameters, precision = trainer.parameters, trainer.precision
+    console.say(f"{parameters:,} parameters, {precision}, from update {step:,} to {recipe.training.updates:,}")
     board = run.path / "tensorboard" if recipe.training.tensorboard else None
     trainer.log = Log(run.log if world.first else None, board)
     trainer.log.write(
-        "resumed" if saved else "start", step, parameters=trainer.parameters, precision=trainer.precision, janus=__version__,
+        "resumed" if saved else "start", step, parameters=parameters, precision=precision, janus=__version__,
         torch=torch.__version__, python=sys.version.split()[0], device=str(world.device), ranks=world.size,
         threads=torch.get_num_threads(), command=sys.argv[1:],
     )  # fmt: skip
@@ -378,7 +363,13 @@ def _fit(trainer: Trainer, saved: Checkpoint | None) -> None:
     _write_run_txt(trainer, "done")
 
 
-def _make_folder(run: Run) -> None:
+@contextmanager
+def _locked_folder(run: Run) -> Iterator[None]:
+    """Make the run's folder, and hold its lock: one training in a folder at a time."""
+
+    def refuse(holder: str) -> None:
+        raise RunInUseError(f"{run.path} is in use by {holder}", "wait for it, or choose --run")
+
     try:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         (run.path / LOCK).touch()
@@ -386,15 +377,6 @@ def _make_folder(run: Run) -> None:
         raise UsageError(
             f"{run.path} cannot be written: {problem.strerror}", "choose another folder with --run"
         ) from None
-
-
-@contextmanager
-def _locked(run: Run) -> Iterator[None]:
-    """One training in a folder at a time."""
-
-    def refuse(holder: str) -> None:
-        raise RunInUseError(f"{run.path} is in use by {holder}", "wait for it, or choose --run")
-
     with locked(run.path / LOCK, refuse) as killed:
         if killed:
             console.say(f"{killed} left {run.path} without ending its training; taking over")
@@ -453,7 +435,8 @@ def _write_run_txt(trainer: Trainer, state: str) -> None:
     with suppress(OSError):
         for line in file.read_text(encoding="utf-8", errors="surrogateescape").split("\n"):
             if line.startswith(("began ", "command ")):
-                kept.update([line.split(maxsplit=1)])
+                name, value = line.split(maxsplit=1)
+                kept[name] = value
     manifest = read_json(run.manifest)
     teacher, origin = runs.teacher(manifest), runs.origin(manifest)
     best = "" if position.best is None else f", the best so far {position.best:.4g} at update {position.best_step:,}"

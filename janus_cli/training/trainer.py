@@ -91,6 +91,8 @@ class Trainer:
             self.loss = DistributedDataParallel(self.loss)
         self.position = Position()
         self.precision = resolve_precision(self.knobs.precision, world.device)
+        # What decides how sums are rounded: a run that resumes with other values is no longer bitwise the same.
+        self.numerics = {"precision": self.precision, "ranks": world.size, "threads": torch.get_num_threads()}
         self.meter = Meter(world, product_rate(self.precision, world.device))
         self.log = Log(None)
         self.metric = best_metric(recipe)
@@ -226,15 +228,15 @@ class Trainer:
         try:
             if self.world.first:
                 metrics = validate(self.model, self.recipe, self.prepared, self.world.device, self.stop)
-            interrupted = self.world.first and not metrics
-            found = {"signal": float(interrupted * self.stop.number), "value": metrics.get(self.metric, 0.0)}
-            agreed = self.world.sums(found)
+            signal_here = self.stop.number if self.world.first and not metrics else 0
+            value = metrics[self.metric] if metrics else 0.0
+            agreed = self.world.sums({"signal": float(signal_here), "value": value})
         except Exception as problem:  # whatever it is: hours of updates come first
             self.save(wait=False)  # other ranks may wait elsewhere
             if not is_about_memory(problem):
                 raise
             raise self._validation_too_large() from None
-        if agreed["signal"]:
+        if agreed["signal"]:  # the validation was interrupted, and is still due
             self.signal = int(agreed["signal"])
             return
         self.log.write("valid", position.step, **metrics)
@@ -249,7 +251,7 @@ class Trainer:
         """
         position, root = self.position, self.run.checkpoints
         if self.world.first and self.saved != position.step:
-            state = {**asdict(position), **numerics(self.recipe, self.world), "metrics": dict(self.metrics)}
+            state = {**asdict(position), **self.numerics, "metrics": dict(self.metrics)}
             state["owed"] = state.pop("validation_due")  # its name in checkpoint format 1
             moments = optimizer_tensors(self.model, self.optimizer.state, ema=self.knobs.ema > 0)
             folder = checkpoint.step_folder(root, position.step)
@@ -289,10 +291,13 @@ class Trainer:
         position = Position(**{key: state[key] for key in Position.__dataclass_fields__ if key in state})
         self.position = position
         if best_metric(saved.recipe) != self.metric:
-            position.best, position.best_step, position.since_best = None, 0, 0
+            best = {"value": 0.0, "step": 0}
             if self.world.first and (folders := checkpoint.best_folders(self.run.checkpoints, self.metric)):
-                position.best = read_json(folders[0] / STATE)["metrics"][self.metric]
-                position.best_step = checkpoint.step_of(folders[0])
+                value = read_json(folders[0] / STATE)["metrics"][self.metric]
+                best = {"value": value, "step": checkpoint.step_of(folders[0])}
+            best = self.world.sums(best)  # the ranks must agree on when to stop
+            position.best, position.best_step = best["value"] if best["step"] else None, int(best["step"])
+            position.since_best = 0
 
     def limits_reached(self) -> list[str]:
         """The knobs that end this training, of those that are reached."""
@@ -449,12 +454,6 @@ def in_parts(micros: Sequence[Micro], recipe: Recipe, epoch: int, count: int) ->
 def dropout_seed(seed: int, step: int, rank: int) -> int:
     """Seed of torch's generator for one update on one rank."""
     return ((seed * 1_000_003 + step) * 1_000_003 + rank) % (1 << 63)
-
-
-def numerics(recipe: Recipe, world: World) -> dict[str, Any]:
-    """What decides how sums are rounded: a run resumed with other values is no longer bitwise the same."""
-    precision = resolve_precision(recipe.training.precision, world.device)
-    return {"precision": precision, "ranks": world.size, "threads": torch.get_num_threads()}
 
 
 def resume_command(run: Path, world: World, *more: str) -> str:

@@ -111,9 +111,8 @@ def test_tokens_that_we_never_write_are_not_written(make_run: MakeRun) -> None:
     model = load_model(folder).requires_grad_(False)
     weights = model.weights()
     weights["output_table.weight"][list(NEVER_WRITTEN)] = 20 * weights["output_table.weight"][SPECIAL : SPECIAL + 3]
-    sizes = found.source_vocabulary, found.target_vocabulary
     shutil.rmtree(folder)
-    save(checkpoints / folder.name, found.recipe, sizes, found.state, weights)
+    save(checkpoints / folder.name, found.recipe, found.vocabularies, found.state, weights)
     compared(run, export(run=run, kind="ctranslate2", out=Path("out")))
     translator = ctranslate2.Translator("out", device="cpu")
     names = vocabulary(Path("out"), "source")

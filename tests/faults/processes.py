@@ -17,6 +17,7 @@ from janus_cli import recipe_load
 from janus_cli.data.prepared import open_prepared
 from janus_cli.device import World
 from janus_cli.runs import Run, prepared_dir
+from janus_cli.training import checkpoint
 from janus_cli.training.checkpoint import build_model
 from janus_cli.training.log import Log
 from janus_cli.training.run import train
@@ -73,9 +74,9 @@ def entries(log: Path, *kinds: str) -> list[dict[str, Any]]:
     return [line for line in lines if not kinds or line["kind"] in kinds]
 
 
-def state(checkpoint: Path) -> dict[str, Any]:
+def state(folder: Path) -> dict[str, Any]:
     """The training state in a checkpoint."""
-    values: dict[str, Any] = json.loads((checkpoint / "state.json").read_bytes())
+    values: dict[str, Any] = json.loads((folder / "state.json").read_bytes())
     return values
 
 
@@ -100,3 +101,10 @@ def digest(folder: Path) -> str:
     """Of all weights and moments in a checkpoint."""
     files = ("model.safetensors", "optimizer.safetensors")
     return hashlib.sha256(b"".join((folder / name).read_bytes() for name in files)).hexdigest()
+
+
+def relabel(folder: Path) -> None:
+    """Makes a checkpoint's manifest agree with changed files, as an attacker would."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest["files"] = {name: checkpoint._describe(folder / name) for name in manifest["files"]}
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")

@@ -73,7 +73,7 @@ def test_the_command(trained: Path, capsys: pytest.CaptureFixture[str], argument
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("tokenizer.vocabulary=100", "differ in their source vocabulary"),
+        ("tokenizer.vocabulary=100", "differ in their vocabularies"),
         ("model.feedforward=48", "differ in their model"),
         ("model.norm=post", "differ in their model"),
         ("objective", "differ in their objective"),

@@ -21,19 +21,12 @@ from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.training import checkpoint
 from janus_cli.training.checkpoint import MODEL, STATE, best_folders, load_model, newest_valid, verify
 from janus_cli.training.inspect import describe, lines
-from tests.faults.processes import ENVIRONMENT, digest, go, state
+from tests.faults.processes import ENVIRONMENT, digest, go, relabel, state
 
 
 @pytest.fixture
 def last(trained: Path) -> Path:
     return (trained / "last").resolve()
-
-
-def relabel(folder: Path) -> None:
-    """Makes the manifest agree with changed files, as an attacker would."""
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    manifest["files"] = {name: checkpoint._describe(folder / name) for name in manifest["files"]}
-    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 
 @pytest.mark.parametrize("where", [0, 8, 40, 0.5, -1, "flipped bit"])

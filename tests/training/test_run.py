@@ -52,9 +52,10 @@ def new(*changes: str, **more: Any) -> dict[str, Any]:
     return {"run": "x", "changes": changes, **more}
 
 
-def foreign_folder() -> dict[str, Any]:
-    Path("project/checkpoints").mkdir(parents=True)
-    Path("project/checkpoints/mine.pt").write_text("precious")
+def folder_with(name: str) -> dict[str, Any]:
+    file = Path("project", name)
+    file.parent.mkdir(parents=True)
+    file.write_text("precious")
     return {"run": "project"}
 
 
@@ -68,7 +69,7 @@ def other_tokenizer() -> dict[str, Any]:
     return new(start=OTHER)
 
 
-OTHER = Path("run")
+OTHER, DATA = Path("run"), Path("data/tiny.src-tgt")
 REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "a run": ({}, UsageError, "run holds a run already"),
     "no run": ({"run": "nothing", "resume": True}, UsageError, "nothing is not a run"),
@@ -82,8 +83,11 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "from another tokenizer": (other_tokenizer, CheckpointError, "run has another tokenizer"),
     "an unknown metric": (new("training.best_metric=rouge"), UsageError, "rouge is not a validation"),
     "one whose knob is 0": (new("training.best_metric=ce_correct"), UsageError, "ce_correct is not a validation"),
-    "a folder of somebody's": (foreign_folder, UsageError, "project holds checkpoints but .* is not a run"),
-    "the same, forced": (lambda: {**foreign_folder(), "force": True}, UsageError, "it is not a run"),
+    "other checkpoints": (lambda: folder_with("checkpoints/mine.pt"), UsageError, "project holds checkpoints but"),
+    "the same, forced": (lambda: {**folder_with("log.jsonl"), "force": True}, UsageError, "holds log.jsonl but"),
+    "other files": (lambda: folder_with("plan.txt"), UsageError, "project holds plan.txt but"),
+    "files further down": (lambda: folder_with("src/main.py"), UsageError, "project holds src but"),
+    "prepared data, forced": ({"run": str(DATA), "force": True}, UsageError, "src-tgt holds .* is not a run"),
     "a parent that is a file": (file_as_parent, UsageError, "file/run cannot be written"),
     "no data there": (new(data_dir=Path("nowhere")), DataError, "folder nowhere does not exist"),
     "nothing prepared there": (new(prepared=Path("nowhere")), DataError, "no prepared data in nowhere"),
@@ -98,6 +102,17 @@ def test_what_is_refused_changes_nothing(trained: Path, name: str) -> None:
     with pytest.raises(error, match=words):
         go(RECIPE, **{"run": "run", **options})
     assert {file: file.read_bytes() for file in Path().rglob("*") if file.is_file()} == before
+
+
+def test_a_run_begins_beside_prepared_data_and_beside_other_files_by_force(trained: Path) -> None:
+    shutil.copytree("data", "both/data")
+    Path("both/empty").mkdir()
+    go(RECIPE, "both", ONE, prepared=Path("both", DATA))
+    assert entries(Path("both/log.jsonl"), "done")
+    file = Path(folder_with("plan.txt")["run"], "plan.txt")
+    go(RECIPE, "project", ONE, force=True)
+    assert entries(Path("project/log.jsonl"), "done")
+    assert file.read_text() == "precious"
 
 
 def test_a_missing_parent_is_made_and_a_dry_run_writes_nothing(trained: Path) -> None:
