@@ -135,26 +135,6 @@ class Trainer:
                     self.log.write("done", step, early=self._has_converged())
                     return
 
-    def windows(self) -> Iterator[Window]:
-        """This rank's share of every update from the position on, epoch after epoch; advances the position.
-
-        An epoch's last window may be short; a rank that gets no batch takes one with weight 0, to stay in step.
-        """
-        position, store, per_window = self.position, self.prepared.train, self.world.size * self.knobs.accumulate
-        while True:
-            batches = epoch_batches(store, self.knobs.batch_tokens, self.recipe.seed, position.epoch)
-            batches = islice(batches, position.batch, None)
-            while group := list(islice(batches, per_window)):
-                micros: list[Micro] = []
-                for place in range(self.world.rank, per_window, self.world.size):
-                    rows, weight = (group[place], 1.0) if place < len(group) else (group[0], 0.0)
-                    if weight or not micros:
-                        batch = load_batch(store, rows)
-                        micros += micro_batches(batch, weight, self.recipe, position.epoch, self.world.device)
-                position.batch += per_window
-                yield Window(micros, group)
-            position.epoch, position.batch = position.epoch + 1, 0
-
     def update(self, window: Window) -> None:
         """One optimiser step; skipped and counted if the gradient is not finite, or half batches do not fit either.
 
@@ -213,6 +193,26 @@ class Trainer:
                 (self.world.size * torch.stack(shares).sum()).backward()  # DDP averages over ranks; we want the sum
             results.append((terms, micro))
         return results
+
+    def windows(self) -> Iterator[Window]:
+        """This rank's share of every update from the position on, epoch after epoch; advances the position.
+
+        An epoch's last window may be short; a rank that gets no batch takes one with weight 0, to stay in step.
+        """
+        position, store, per_window = self.position, self.prepared.train, self.world.size * self.knobs.accumulate
+        while True:
+            batches = epoch_batches(store, self.knobs.batch_tokens, self.recipe.seed, position.epoch)
+            batches = islice(batches, position.batch, None)
+            while group := list(islice(batches, per_window)):
+                micros: list[Micro] = []
+                for place in range(self.world.rank, per_window, self.world.size):
+                    rows, weight = (group[place], 1.0) if place < len(group) else (group[0], 0.0)
+                    if weight or not micros:
+                        batch = load_batch(store, rows)
+                        micros += micro_batches(batch, weight, self.recipe, position.epoch, self.world.device)
+                position.batch += per_window
+                yield Window(micros, group)
+            position.epoch, position.batch = position.epoch + 1, 0
 
     def validate(self) -> None:
         """Validate on the first rank, and note whether the model got better.
@@ -431,11 +431,9 @@ def plan_of(batch: Batch, recipe: Recipe, epoch: int) -> Plan:
 
 def micro_batches(batch: Batch, weight: float, recipe: Recipe, epoch: int, device: torch.device) -> list[Micro]:
     """The micro-batches of a batch: on a CPU of about `training.cpu_slots` slots at most, else the batch as it is."""
-    whole = Micro(batch, plan_of(batch, recipe, epoch), weight)
-    slots, most = sum(stream.tokens.numel() for stream in whole.plan.streams.values()), recipe.training.cpu_slots
-    if device.type != "cpu" or not most or slots <= most:
-        return [whole]
-    return in_parts([whole], recipe, epoch, -(-slots // most))
+    whole, most = Micro(batch, plan_of(batch, recipe, epoch), weight), recipe.training.cpu_slots
+    slots = sum(stream.tokens.numel() for stream in whole.plan.streams.values())
+    return in_parts([whole], recipe, epoch, -(-slots // most) if device.type == "cpu" and most else 1)
 
 
 def in_parts(micros: Sequence[Micro], recipe: Recipe, epoch: int, count: int) -> list[Micro]:
@@ -445,7 +443,7 @@ def in_parts(micros: Sequence[Micro], recipe: Recipe, epoch: int, count: int) ->
     parts: list[Micro] = []
     for batch, _, weight in micros:
         size = -(-len(batch.ids) // count)
-        for start in range(0, len(batch.ids), max(1, size)):
+        for start in range(0, len(batch.ids), size):
             part = batch.select(slice(start, start + size))
             parts.append(Micro(part, plan_of(part, recipe, epoch), weight))
     return parts
