@@ -73,8 +73,6 @@ def train(
         UsageError, DataError, CheckpointError, RunInUseError: it cannot begin.
         NonFiniteError, OutOfMemoryError, Stopped: it ended early, see `Trainer.fit`.
     """
-    if threads:
-        torch.set_num_threads(threads)
     with _ranks(device) as world:
         settings, target = _recipe_and_run(recipe, objective, run, changes, seed, data_dir, resume=resume)
         best_metric(settings)  # a wrong name is found now, not after hours
@@ -87,6 +85,8 @@ def train(
         data = _open_data(settings, target, prepared, data_dir, world, words, resume=resume, dry_run=dry_run)
         if data_only:
             return target
+        if threads:
+            torch.set_num_threads(threads)
         _describe(settings, data, target, world)
         torch.manual_seed(settings.seed)
         sizes = data.train.source_vocabulary, data.train.target_vocabulary
