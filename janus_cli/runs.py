@@ -1,4 +1,4 @@
-"""What lies where: prepared data under `data/`, runs under `runs/`; how a run and the text of its data are found.
+"""The folders: prepared data under `data/`, runs under `runs/`; how to find a run, and the text that it was made from.
 
 data/<name>.<source>-<target>/   manifest.json · tokenizer files · SPLIT.*.npy · {valid,test}.{source,target}.txt
 data/<name>-distilled.…/         the same, with a teacher's training targets
@@ -34,7 +34,7 @@ def distilled_dir(recipe: Recipe) -> Path:
 
 
 def teacher(manifest: Mapping[str, Any]) -> str | None:
-    """Who wrote the training targets of prepared data, for people; None where they are those of the text.
+    """The model that wrote the training targets, as shown to the user; None where they are those of the text.
 
     manifest: of prepared data, or of a run.
     """
@@ -49,7 +49,7 @@ def teacher(manifest: Mapping[str, Any]) -> str | None:
 
 
 def origin(manifest: Mapping[str, Any]) -> str | None:
-    """The checkpoint whose weights a run began with, for people; None where it began afresh. manifest: of the run."""
+    """The checkpoint whose weights a run began with, None where they were drawn. manifest: of the run."""
     began = manifest.get("from")
     return str(began["checkpoint"]) if began else None
 
@@ -87,12 +87,12 @@ class Run:
         return self.path / "decode"
 
     def name_of(self, checkpoint: Path) -> str:
-        """What names this checkpoint folder beside --run."""
+        """What to give to --checkpoint, next to this --run, for a checkpoint folder."""
         return checkpoint.name if checkpoint.parent == self.checkpoints.resolve() else str(checkpoint)
 
 
 def find_run(path: Path | None, root: Path = RUNS) -> Run:
-    """The named run, or the one under `root` that was written to last.
+    """The named run, or the newest under `root`, by when it was last written to.
 
     Raises:
         UsageError: there is no such run.
