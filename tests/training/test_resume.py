@@ -247,13 +247,12 @@ def test_what_may_change_changes(trained: Path) -> None:
     assert recipe_load.load("run/recipe.yaml").training.learning_rate == 0.5
 
 
-@pytest.mark.parametrize(("name", "before"), [("ranks", 2), ("precision", "bf16"), ("threads", 7)])
-def test_what_no_longer_rounds_alike_is_said(
-    trained: Path, capsys: pytest.CaptureFixture[str], name: str, before: object
-) -> None:
+@pytest.mark.parametrize("name", ["ranks", "precision", "threads"])
+def test_what_no_longer_rounds_alike_is_said(trained: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     """`auto` may mean another precision on the machine that a run is resumed on."""
     last = (trained / "last").resolve()
     now = state(last)[name]
+    before = {"ranks": 2, "threads": 7, "precision": "float32" if now == "bf16" else "bf16"}[name]
     (last / "state.json").write_text(json.dumps({**state(last), name: before}))
     relabel(last)
     go(Path(), "run", "training.updates=7", resume=True)
