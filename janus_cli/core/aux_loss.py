@@ -19,7 +19,7 @@ half that of KLs(i, j), and [y_h] 1 at the gold word and 0 elsewhere:
     d/dz_i  =  c_i (p_i - (1 - s) [y_h] - s/V)
                + t r_i sum_j h_ij (q_i (log q_i - log q_j) - q_i KL(q_i || q_j) + q_i - q_j)
 
-Its sums over j are products with matrices (3, 3), because their coefficients are the same for all words.
+The sums over j are products with (3, 3) matrices, because their coefficients are the same for all words.
 """
 
 from typing import Generic, NamedTuple, TypeVar
@@ -33,7 +33,7 @@ Number = TypeVar("Number", Tensor, float)
 
 
 class AuxLoss(NamedTuple, Generic[Number]):
-    """Sums over hidden tokens, in nats; or a coefficient for each of them."""
+    """The six terms: their sums over hidden tokens, in nats, or their coefficients."""
 
     ce_ar: Number
     ce_nar: Number
@@ -53,8 +53,8 @@ def aux_loss(
     """The sums of the six terms over N hidden tokens.
 
     ar, nar, aux: states (N, D) of the three distributions at the same tokens; output table weight (V, D); gold (N,).
-    coefficients: the gradient is that of the sum of the terms, each times its coefficient; so they have to be added up
-    with these coefficients, or with these times a common factor.
+    coefficients: weights of the sum whose gradient is computed; the caller must add up the terms with these weights, or
+    with these times a common factor.
     """
     states = torch.stack([ar, nar, aux])  # (3, N, D)
     exact = torch.promote_types(ar.dtype, torch.float32)
@@ -97,7 +97,7 @@ def _totals(log_p: Tensor, kl: Tensor, gold: Tensor, smoothing: float) -> Tensor
 def _slope(
     p: Tensor, q: Tensor, log_q: Tensor, kl: Tensor, gold: Tensor, smoothing: float, c: Tensor, half: Tensor
 ) -> Tensor:
-    """d/dz but for c_i s/V. p, q, log_q (3, R, V), kl (R, 3, 3), gold (R,), c (3,), half (3, 3) -> (3, R, V)."""
+    """d/dz without - c_i s/V. p, q, log_q (3, R, V), kl (R, 3, 3), gold (R,), c (3,), half (3, 3) -> (3, R, V)."""
     by_logs = torch.diag(half.sum(1)) - half  # sum_j h_ij (log q_i - log q_j) = (by_logs @ log q)_i
     constant = half.sum(1) - (half * kl).sum(2)  # (R, 3)
     slope = (by_logs @ log_q.view(3, -1)).view_as(log_q).add_(constant.T[..., None]).mul_(q)

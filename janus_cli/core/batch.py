@@ -1,4 +1,4 @@
-"""What a model reads: ids of sentence pairs, padded."""
+"""Batches: token ids of sentence pairs, padded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
 
 __all__ = ["BOS", "EOS", "IGNORE", "MASK", "PAD", "SPECIAL", "UNK", "Batch", "Joined", "batch_of", "collate", "pad"]
 
-IGNORE = -100  # a label that asks for nothing
+IGNORE = -100  # label of a slot that predicts nothing
 
 
 class Joined(NamedTuple):
@@ -41,12 +41,12 @@ class Batch:
 
     @property
     def source_real(self) -> Tensor:
-        """(B, S) bool, True where there is a token and no padding."""
+        """(B, S) bool, True for tokens, False for padding."""
         return self.source != PAD
 
     @property
     def target_real(self) -> Tensor:
-        """(B, T) bool, True where there is a token and no padding; BOS and EOS count."""
+        """(B, T) bool, True for tokens, BOS and EOS included, False for padding."""
         return self.target != PAD
 
     @property
@@ -60,7 +60,7 @@ class Batch:
         return Batch(source, target, ids, self.lexicon)
 
     def select(self, rows: slice) -> Batch:
-        """These sentences."""
+        """The batch of these sentences only."""
         return Batch(self.source[rows], self.target[rows], self.ids[rows], self.lexicon)
 
 
@@ -89,7 +89,7 @@ def batch_of(sources: Joined, targets: Joined, ids: Sequence[int], lexicon: Tens
 
 
 def _framed(rows: Joined, before: tuple[int, ...]) -> Tensor:
-    """The rows, each between the ids `before` and EOS, as one matrix. Without a loop: there are many rows."""
+    """Each row between the ids `before` and EOS, as one matrix; vectorised, because there are many rows."""
     count, first = len(rows.lengths), len(before)
     ends = first + rows.lengths
     longest = int(ends.max()) if count else first

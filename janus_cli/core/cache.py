@@ -1,4 +1,4 @@
-"""What decoder calls leave for the next one: keys and values of every layer, and when each slot can be seen."""
+"""The decoder's cache: keys and values of every layer, and the times that say who may attend to each slot."""
 
 import torch
 from torch import Tensor
@@ -10,9 +10,9 @@ from janus_cli.core.stream import NEVER, Stream, visible
 class Cache:
     """The key slots so far: their keys and values in each self-attention of each layer; birth, death, and positions.
 
-    at: where the next key slots go, in all rows or (R,) in each. Setting it back discards slots: they are overwritten,
-    and until then the clock hides them, because they were born later than whatever is decoded in their place.
-    fixed: attend over all slots, written or not, so that no shape changes.
+    at: the place of the next key slots, one for all rows or (R,) one for each. Setting it back discards later slots:
+    they are overwritten, and until then the clock hides them, because they were born later than anything decoded in
+    their place. fixed: attend over all slots, written or not, so that no shape changes.
     """
 
     def __init__(self, like: Tensor, knobs: Model, batch: int, slots: int, *, fixed: bool = False) -> None:
@@ -20,7 +20,7 @@ class Cache:
         self.attentions = 1 + knobs.causal_attention
         shape = (batch, knobs.heads, slots, like.shape[-1] // knobs.heads)
         # Keys, values, keys, values ... of each self-attention of each layer.
-        # Zeros, because a slot that nobody sees still takes part in the product: 0 * NaN is NaN.
+        # Zeros, because a masked slot still takes part in the product: 0 * NaN is NaN.
         self.buffers = [like.new_zeros(shape) for _ in range(2 * self.attentions * knobs.decoder_layers)]
         self.spare: list[Tensor] = []
         self.birth = torch.full((batch, slots), NEVER, device=like.device)
@@ -37,7 +37,7 @@ class Cache:
         if not self.spare or len(rows) > len(self.spare[0]):
             self.spare = [buffer.new_zeros((len(rows), *buffer.shape[1:])) for buffer in self.buffers]
         moved = [spare[: len(rows)] for spare in self.spare]
-        for old, new in zip(self.buffers, moved, strict=True):  # slots behind are written before they are seen
+        for old, new in zip(self.buffers, moved, strict=True):  # later slots are rewritten before any use
             new[:, :, : self.end] = old[:, :, : self.end].index_select(0, rows)
         self.buffers, self.spare = moved, self.buffers
         self.birth, self.death = self.birth[rows], self.death[rows]
@@ -47,14 +47,14 @@ class Cache:
             self.at = self.at[rows]
 
     def reorder(self, rows: Tensor) -> None:
-        """As `select`, for as many rows as there are, whose times are equal; the buffers stay where they are."""
+        """As `select`, in place: the number of rows must stay the same, and all rows must have equal times."""
         for buffer in self.buffers:
             buffer.copy_(buffer.index_select(0, rows))
 
     def admit(self, stream: Stream) -> list[Tensor]:
         """Records the times of new key slots, before the layers append them.
 
-        Returns who may attend in each self-attention, (R, L, end) bool: the rule of `core/stream.py` over all slots so
+        Returns the mask of each self-attention, (R, L, end) bool: the rule of `core/stream.py` over all slots so
         far, as if one call had decoded them all.
         """
         at, count = self.at, stream.keys
@@ -81,7 +81,7 @@ class Cache:
         return all_keys.narrow(2, 0, self.end), all_values.narrow(2, 0, self.end)
 
     def _write(self, buffer: Tensor, fresh: Tensor, dim: int) -> None:
-        """Puts new slots, along this dimension, in their places: (R, K) where it is 1, (R, H, K, D/H) where it is 2."""
+        """Writes new slots to their places, along dimension 1 of (R, K) or dimension 2 of (R, H, K, D/H)."""
         if isinstance(self.places, int):
             buffer.narrow(dim, self.places, fresh.shape[dim]).copy_(fresh)
         else:

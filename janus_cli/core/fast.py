@@ -1,6 +1,6 @@
-"""What makes a CPU fast: packed weights, dropout, attention in training under bf16, the largest numbers of long rows.
+"""CPU speed-ups: packed weights, dropout, bf16 attention in training, argmax and top-k of long rows.
 
-Everything here computes what a plainer call of torch would; a GPU takes that plainer call.
+Each function computes what a plain call of torch would; on a GPU it makes that call.
 """
 
 from collections.abc import Callable
@@ -10,29 +10,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PACKED_PAYS = 1 << 20  # multiplications; below it, calling oneDNN costs more than it saves in float32
-LONG = 1 << 16  # numbers in all rows, from which on `argmax` and `topk` search by stretches
+PACKED_PAYS = 1 << 20  # multiplications from which packing pays in float32; below, calling oneDNN costs more
+LONG = 1 << 16  # elements of all rows, from which on `argmax` and `topk` search by stretches
 STRETCH = 64
 
 
 class Direct(nn.Module):
-    """A module without hooks: looking for them at every call takes as long as a small product."""
+    """A module that is called without hooks: looking for them takes as long as a small product."""
 
     def __call__(self, *inputs: Any) -> Any:
         return self.forward(*inputs)
 
 
 class Packed(NamedTuple):
-    """A weight (E, D) in oneDNN's layout, and how many numbers an input needs for it to pay."""
+    """A weight (E, D) in oneDNN's layout, and the number of input elements from which it pays."""
 
     weight: Tensor
     least: int
 
 
 def packed(weight: Tensor) -> Packed | None:
-    """Packs a weight for products with few rows, as decoding makes them: they take half the time or less.
+    """Packs a weight for products with few rows, as in decoding, which then take half the time or less.
 
-    None on a GPU, and where this torch or processor cannot do it.
+    None on a GPU, and if this torch or processor cannot do it.
     """
     if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
         return None
@@ -45,14 +45,14 @@ def packed(weight: Tensor) -> Packed | None:
 
 
 def product(x: Tensor, weight: Tensor, pack: Packed | None, bias: Tensor | None = None) -> Tensor:
-    """x (..., D), weight (E, D) and perhaps the same packed, bias (E,) -> (..., E)."""
+    """x (..., D), weight (E, D), its packed copy or None, bias (E,) -> (..., E)."""
     if pack is None or x.numel() < pack.least:
         return F.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, pack.weight, bias, "none", [], "")
 
 
 class Linear(Direct, nn.Linear):
-    """A linear map whose weight can be packed; while it is, changes of `weight` are not seen."""
+    """A linear map whose weight can be packed; while it is, changes to `weight` have no effect."""
 
     packed: Packed | None = None
 
@@ -69,9 +69,9 @@ class LayerNorm(Direct, nn.LayerNorm):
 
 
 def dropout(x: Tensor, share: float, training: bool) -> Tensor:
-    """Zeros about `share` of x (to 1 / 65,536 of it) and scales up the rest; only while training.
+    """Dropout: zeros each element with probability `share`, rounded to 1 / 65,536, and scales up the rest.
 
-    On a CPU one random 64-bit number decides about four places: one for each took a twelfth of a training step.
+    On a CPU one random 64-bit number serves four elements: one number each took a twelfth of a training step.
     """
     if not training or not share:
         return x
@@ -85,7 +85,7 @@ def dropout(x: Tensor, share: float, training: bool) -> Tensor:
 
 
 class Kept(torch.autograd.Function):
-    """Zero where `kept` is False, times `scale` elsewhere; keeps one byte a number for the backward pass, not four."""
+    """x * scale where `kept`, 0 elsewhere; saves one byte an element for the backward pass, not four."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, kept: Tensor, scale: float) -> Tensor:  # type of ctx: as torch has it
@@ -100,13 +100,13 @@ class Kept(torch.autograd.Function):
 
 
 def scaled_dot_products(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, share: float) -> Tensor:
-    """Attention over (B, H, L or K, D/H), with dropout of `share` of its weights -> (B, H, L, D/H).
+    """Attention over (B, H, L or K, D/H), with dropout of `share` of the attention weights -> (B, H, L, D/H).
 
     bias: added to the scores, broadcastable to (B, H, L, K).
     """
     if q.dtype == torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled():
         # The backward pass of torch's CPU kernel takes six times as long in bf16 as in float32.
-        # What it keeps of q, keys and values stays in bf16, which loses nothing.
+        # So it runs in float32; what it saves of q, keys and values stays in bf16, which loses nothing.
         wide_q, wide_keys, wide_values = q.float(), keys.float(), values.float()
         narrow = {wide_q.data_ptr(): q, wide_keys.data_ptr(): keys, wide_values.data_ptr(): values}
         with (
@@ -118,9 +118,9 @@ def scaled_dot_products(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | 
 
 
 def argmax(values: Tensor) -> Tensor:
-    """The place of the largest number of each row, the first among equals. (N, V) -> (N,) int64.
+    """The index of each row's maximum, the first of equal ones. (N, V) -> (N,) int64.
 
-    On a CPU torch goes through a row number by number; maxima of stretches are vectorised, and tell where to look.
+    On a CPU torch's argmax is not vectorised; the maxima of stretches are, and tell where to look.
     """
     if not _pays(values, 1):
         return values.argmax(1)
@@ -129,13 +129,13 @@ def argmax(values: Tensor) -> Tensor:
 
 
 def topk(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest of each row, falling, and their places; as in `Tensor.topk`, any of equals may be taken.
+    """The `count` largest of each row, in descending order, and their indices; ties may go either way, as in torch.
 
     (N, V) -> (N, count), (N, count) int64.
     """
     if not _pays(values, count):
         return values.topk(count, dim=1)
-    # A number in any other stretch has `count` numbers before it that are no smaller: the maxima of these.
+    # Any number in another stretch is no larger than the maxima of these `count` stretches.
     places = _places(values, _maxima(values).topk(count, dim=1).indices)
     top, order = values.gather(1, places).topk(count, dim=1)
     return top, places.gather(1, order)
@@ -152,7 +152,7 @@ def _maxima(values: Tensor) -> Tensor:
 
 
 def _places(values: Tensor, stretches: Tensor) -> Tensor:
-    """All places in these stretches (N, S), and those behind the last whole one. -> (N, S * STRETCH + rest)."""
+    """All indices in these stretches (N, S), and those after the last whole one. -> (N, S * STRETCH + rest)."""
     size = values.shape[1]
     inside = (stretches[:, :, None] * STRETCH + torch.arange(STRETCH)).flatten(1)
     behind = torch.arange(size // STRETCH * STRETCH, size).expand(len(values), -1)

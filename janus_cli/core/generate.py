@@ -25,7 +25,7 @@ Mode = Literal["ar", "nar", "semi", "spec"]
 def generate(
     model: Transformer, source: Tensor, mode: Mode, options: Decoding, side: ARSide | None, trace: bool = False
 ) -> list[list[Output]]:
-    """What a `Generator` gives, for a model whose weights may change before the next call."""
+    """The outputs of a `Generator` for a model whose weights may change before the next call."""
     return Generator(model, changing=True)(source, mode, options, side, trace)
 
 
@@ -52,7 +52,7 @@ class Generator:
     def __call__(
         self, source: Tensor, mode: Mode, options: Decoding, side: ARSide | None, trace: bool = False
     ) -> list[list[Output]]:
-        """The outputs of each sentence, best first, without dropout; what they are, the mode's method below says.
+        """The outputs of each sentence, best first, without dropout; see the mode's method below.
 
         source: (B, S) int64, tokens then EOS, PAD behind. side: the model's AR side, None where it has none.
         trace: keep what every pass of `nar` wrote, where lengths are predicted.
@@ -73,7 +73,7 @@ class Generator:
                 self.model.train()
 
     def _read(self, source: Tensor, options: Decoding, fan: int) -> tuple[RecordedSource | None, Memory]:
-        """The encoded source, and its recording where passes over `fan` rows of each sentence are to be replayed."""
+        """Encodes the source; returns recording (None: passes over `fan` rows each are not replayed) and memory."""
         wanted = options.cuda_graphs and self.model.knobs.attention != "flex"  # which compiles itself as it goes
         if self.recordings is None or not wanted or not 0 < len(source) * fan <= MOST_ROWS:
             return None, self.model.encode(source, source != PAD)
@@ -81,7 +81,7 @@ class Generator:
         return recorded, recorded.memory
 
     def _limit(self, source: Tensor, options: Decoding) -> Tensor:
-        """(B,) the most tokens of an output that ends itself, EOS included."""
+        """(B,) the most tokens of an output that ends in EOS, EOS included."""
         return length_limit((source != PAD).sum(1) - 1, self.model.knobs.max_length, options)  # EOS
 
     def _lengths(self, memory: Memory, count: int) -> Tensor:
@@ -188,9 +188,9 @@ def _ranked(
     tokens: Tensor, logps: Tensor, scores: Tensor, nbest: int, passes: Tensor, sizes: Tensor,
     states: list[tuple[Tensor, ...]],
 ) -> list[list[Output]]:  # fmt: skip
-    """The best candidates of each sentence as outputs. tokens, logps (B * F, T), scores (B, F), passes (B,).
+    """The `nbest` candidates of each sentence as outputs. tokens, logps (B * F, T), scores (B, F), passes (B,).
 
-    sizes (B * F,): the lengths before repeats were removed. states: what `mask_predict` told its trace in each pass.
+    sizes (B * F,): the lengths before repeats were removed. states: what `mask_predict` gave `trace` in each pass.
     """
     order = scores.sort(dim=1, descending=True, stable=True).indices[:, :nbest].tolist()
     fan = scores.shape[1]

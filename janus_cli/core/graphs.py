@@ -1,9 +1,9 @@
 """Decoding on a GPU without launching each kernel: passes of fixed shapes are recorded once and replayed (CUDA graphs).
 
 A pass of a small batch is hundreds of kernels that take longer to launch than to run. A recording reads and writes
-buffers that stay where they are, so sources, texts and caches are padded to a few sizes, and finished rows are still
-computed. The clock decides as usual who may attend: padding is never born. Texts are those of `core/steps.py` up to
-rounding. Without a GPU nothing is recorded: the same functions run over the same buffers, which is how tests run them.
+fixed buffers, so sources, texts and caches are padded to a few sizes, and finished rows are still computed. The clock
+decides as usual who may attend: padding is never born. Outputs are those of `core/steps.py` up to rounding. Without
+a GPU nothing is recorded: the same functions run over the same buffers, which is how tests run them.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from janus_cli.core.steps import Draft, Verify, choices, draft_input, fill_masks
 from janus_cli.core.stream import NEVER, ar_step, ar_stream, framed
 
 MOST_ROWS = 128  # with more, launches matter less, rows that have ended cost more, and each shape keeps much memory
-KEPT = 12_288  # source tokens, padding included, of all shapes of batches together, whose recordings are kept
+MOST_TOKENS = 12_288  # source tokens, padding included, of all batch shapes together whose recordings are kept
 STEP = 8  # tokens: lengths are padded to multiples of it
 
 Function = Callable[..., tuple[Tensor, ...]]
 
 
 def padded(length: int, most: int) -> int:
-    """The length that a recording has for this one."""
+    """The length rounded up to one that is recorded."""
     return min(most, -(-length // STEP) * STEP)
 
 
 class Replay:
-    """A function of tensors of fixed shapes. What it returns is valid until it is called again."""
+    """A function of tensors of fixed shapes, recorded and replayed. Its outputs are valid until the next call."""
 
     def __init__(self, recordings: Recordings, function: Function) -> None:
         self.stream, self.pool, self.function = recordings.stream, recordings.pool, function
@@ -47,7 +47,7 @@ class Replay:
         self.outputs: tuple[Tensor, ...] = ()
 
     def prepare(self, *inputs: Tensor) -> None:
-        """Records with inputs like these, unless that is done already; the function then runs once."""
+        """Records with inputs of these shapes, unless done already; recording runs the function once."""
         if not self.inputs:
             own = [given.clone() for given in inputs]
             if self.stream is not None:
@@ -58,7 +58,7 @@ class Replay:
         now = torch.cuda.current_stream(stream.device)
         stream.wait_stream(now)
         with torch.cuda.stream(stream):
-            self.function(*inputs)  # what a first call makes, such as room for products, is no part of a recording
+            self.function(*inputs)  # allocations of a first call, such as workspaces, must not be recorded
             graph = torch.cuda.CUDAGraph()  # not `with torch.cuda.graph`: that collects garbage first, for each shape
             graph.capture_begin(pool=self.pool)
             try:
@@ -81,13 +81,13 @@ class Replay:
         return self.outputs
 
     def forget(self) -> None:
-        """Frees the recording, and the function, which usually belongs to the owner of this and would keep it alive."""
+        """Frees the recording, and the function: it refers to the owner of this replay and would keep that alive."""
         self.inputs, self.outputs, self.again = [], (), None
         del self.function
 
 
 class Recordings:
-    """Of a model whose weights do not change any more; they share their memory, as one is replayed at a time."""
+    """All recordings of a model, whose weights must not change; they share memory, as one is replayed at a time."""
 
     def __init__(self, model: Transformer) -> None:
         self.model, device = model, model.output_weight.device
@@ -96,12 +96,12 @@ class Recordings:
         self.sources: OrderedDict[tuple[int, int], RecordedSource] = OrderedDict()
 
     def read(self, source: Tensor) -> RecordedSource:
-        """Encodes (B, S) and returns what decodes it, until the next source of this shape is read."""
+        """Encodes (B, S); returns its recordings, valid until the next source of this shape is read."""
         shape = len(source), padded(source.shape[1], self.model.knobs.max_length)
         recorded = self.sources.pop(shape, None)
         if recorded is None:
             recorded = RecordedSource(self)
-            while self.sources and sum(rows * width for rows, width in [*self.sources, shape]) > KEPT:
+            while self.sources and sum(rows * width for rows, width in [*self.sources, shape]) > MOST_TOKENS:
                 self.sources.popitem(last=False)[1].forget()
         self.sources[shape] = recorded
         recorded.encode(F.pad(source, (0, shape[1] - source.shape[1]), value=PAD))
@@ -114,12 +114,12 @@ class Recordings:
 
 
 class RecordedSource:
-    """A batch of sources of one shape, encoded, and all that was recorded of how to decode it."""
+    """An encoded batch of sources of one shape, and the recorded passes that decode it."""
 
     def __init__(self, recordings: Recordings) -> None:
         self.model, self.recordings = recordings.model, recordings
         self.replays: list[Replay] = []
-        self.encode = self.replay(self._encode)  # (B, S) -> nothing, but `memory` is then that of it
+        self.encode = self.replay(self._encode)  # (B, S) -> nothing; sets `memory`
         self.steps: dict[Hashable, Any] = {}
 
     def _encode(self, source: Tensor) -> tuple[Tensor, ...]:
@@ -127,12 +127,12 @@ class RecordedSource:
         return ()
 
     def replay(self, function: Function) -> Replay:
-        """A new recording that ends with this source."""
+        """A new recording, which is freed with this source."""
         self.replays.append(Replay(self.recordings, function))
         return self.replays[-1]
 
     def step(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """What is recorded under this key; `make` records it the first time."""
+        """What was recorded under this key; `make` records it the first time."""
         if key not in self.steps:
             self.steps[key] = make()
         return self.steps[key]
@@ -168,7 +168,7 @@ class RecordedSource:
 
         def scores(tokens: Tensor) -> tuple[Tensor, ...]:
             stream = ar_stream(framed(tokens), side)
-            asking = slice(-tokens.shape[1] - 1, None)  # of the slots, those that predict
+            asking = slice(-tokens.shape[1] - 1, None)  # the slots that predict
             states, labels = self.model.decode(stream, self.memory)[:, asking], stream.labels[:, asking]
             logps = token_logps(self.model, states.flatten(0, 1), labels.flatten().clamp(min=0))
             real = labels != IGNORE
@@ -211,7 +211,7 @@ class RecordedNext:
         self.run = source.replay(self._best if beam == 1 else self._log_probabilities)
 
     def begin(self) -> None:
-        """Before a text's first token."""
+        """Resets the state before the first token of new texts."""
         nowhere = self.all_rows < 0
         self.run.prepare(torch.full_like(self.all_rows, BOS), nowhere if self.beam == 1 else self.all_rows)
         self.position.zero_()  # what an earlier text has left in the cache is born later than what comes
@@ -269,16 +269,16 @@ class RecordedVerify(Verify):
         tokens = torch.full((rows, room), PAD, device=device)
         proposals = torch.full((rows, width), PAD, device=device)
         at_end = torch.zeros((rows, width + 1), dtype=torch.bool, device=device)
-        # Of a row that is not there: tokens, counts, proposals, at_end, and the size of its draft.
+        # Inputs for finished rows: tokens, counts, proposals, at_end, and the size of the draft.
         self.blank = [tokens, torch.zeros_like(self.all_rows), proposals, at_end, torch.ones_like(self.all_rows)]
         self.span = torch.ones((), dtype=torch.float32, device=device)
         self.replay = source.replay(self._pass)
 
     def begin(self, draft: Draft | None) -> None:
-        """Before a text's first token."""
+        """Resets the state before the first token of new texts."""
         self.memory, self.draft, self.rows, self.passes = self.source.memory, draft, self.all_rows, 0
         self.replay.prepare(*self.blank, self.span)
-        self.cache.birth.fill_(NEVER)  # spans of time come again
+        self.cache.birth.fill_(NEVER)  # numbers of spans are used again
 
     def _pass(
         self, tokens: Tensor, counts: Tensor, proposals: Tensor, at_end: Tensor, size: Tensor, span: Tensor
@@ -307,7 +307,7 @@ class RecordedVerify(Verify):
 
 
 class RecordedDraft(Draft):
-    """As `steps.Draft`, for a source that was read."""
+    """As `steps.Draft`, for a recorded source."""
 
     def __init__(self, source: RecordedSource, lengths: Tensor, most: Tensor, options: Decoding) -> None:
         super().__init__(source.model, source.memory, lengths, most, options)

@@ -1,7 +1,7 @@
-"""Sums over tokens, in nats. The training loop divides them by counts taken over all ranks.
+"""Losses: sums over tokens, in nats. The training loop divides them by counts taken over all ranks.
 
-The logits of a whole batch are never held: they are made for some tokens at a time, turned into the loss and at once
-into its gradient by states and output table, and dropped. So memory does not grow with vocabulary x tokens.
+The logits of a whole batch are never held: they are computed in chunks of tokens, turned into the loss and at once into
+its gradient with respect to states and output table, and dropped. So memory does not grow with vocabulary x tokens.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,14 +15,14 @@ from torch.autograd.function import once_differentiable
 
 from janus_cli.core.stream import Stream
 
-LOGITS_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 26}  # numbers: 16 MiB in float32; a GPU wants few, large products
+LOGITS_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 26}  # elements: 16 MiB in float32; a GPU wants few, large products
 
 
 class _WithGradient(torch.autograd.Function):
-    """Totals (K,) whose gradient by `states` and `weight` is known already, for one weighting of the totals.
+    """Totals (K,) whose gradient with respect to `states` and `weight` was computed beforehand, for one weighting.
 
-    by_states, by_weight: the gradient of (coefficients * totals).sum(); whoever adds the totals up must do so in
-    proportion to `coefficients` (K,). On a CPU the backward pass raises RuntimeError if not.
+    by_states, by_weight: the gradient of (coefficients * totals).sum(). The caller must weight the totals in
+    proportion to `coefficients` (K,); on a CPU the backward pass raises RuntimeError if not.
     """
 
     @staticmethod
@@ -39,7 +39,7 @@ class _WithGradient(torch.autograd.Function):
         coefficients, by_states, by_weight = ctx.saved_tensors
         size = (coefficients * coefficients).sum()
         scale = (grad * coefficients).sum() / torch.where(size > 0, size, 1.0)
-        # Not checked on a GPU, which would have to be waited for; what is not finite is for the loop to skip.
+        # Not checked on a GPU, which would make the host wait; the training loop skips non-finite gradients.
         largest = float(grad.abs().max()) if grad.device.type == "cpu" else inf
         if isfinite(largest) and not torch.allclose(grad, scale * coefficients, rtol=1e-4, atol=1e-6 * largest):
             raise RuntimeError(
@@ -52,10 +52,10 @@ with_gradient = cast("Callable[..., Tensor]", _WithGradient.apply)  # torch leav
 
 
 def in_chunks(states: Tensor, weight: Tensor, vocabularies: int) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Some of N states (..., N, D) at a time: which, the states, the table (V, D) and their logits (..., R, V).
+    """Goes through N states (..., N, D) in chunks; yields slice, states, table (V, D) and logits (..., R, V) of each.
 
-    States and table come in the type that products are made in (bf16 under autocast), logits in float32 at least.
-    vocabularies: rows of logits that each of the N makes.
+    States and table come in the type of matrix products (bf16 under autocast), logits in float32 at least.
+    vocabularies: rows of logits for each of the N.
     """
     device = states.device.type
     low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
@@ -97,7 +97,7 @@ def cross_entropy(states: Tensor, weight: Tensor, gold: Tensor, smoothing: float
 def labelled_loss(
     stream: Stream, states: Tensor, weight: Tensor, smoothing: float, slots: slice = slice(None)
 ) -> Tensor:
-    """Cross-entropy of what a stream's slots, or some of them, must predict; states (B, L, D) -> scalar, in nats."""
+    """Cross-entropy of a stream's labelled slots, or of those among `slots`; states (B, L, D) -> scalar, in nats."""
     asked, labels = stream.labelled[:, slots], stream.labels[:, slots]
     return cross_entropy(states[:, slots][asked], weight, labels[asked], smoothing)  # (N, D), (N,)
 

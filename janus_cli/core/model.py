@@ -1,4 +1,4 @@
-"""The encoder-decoder, from its layers up. It knows streams, but neither objectives nor decoding modes."""
+"""The encoder-decoder and its layers. It knows streams, but neither objectives nor decoding modes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Append = Callable[[int, Tensor, Tensor], KeysValues]
 
 
 class Attention(Direct):
-    """Multi-head attention. Keys and values are made apart from the queries, so that they can be cached."""
+    """Multi-head attention. Keys and values are computed separately from the queries, so that they can be cached."""
 
     def __init__(self, knobs: Model) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Attention(Direct):
         """x (F*B, L, D), keys and values of B rows -> (F*B, L, D).
 
         F neighbouring rows of x share one row of keys and values: a sentence's candidates or beams share its source.
-        bias: what `score_bias` made of a mask broadcastable to (B, H, F*L, K); or a BlockMask of FlexAttention.
+        bias: `score_bias` of a mask broadcastable to (B, H, F*L, K); or a BlockMask of FlexAttention.
         """
         keys, values = keys_values
         q = self.query(x).view(keys.shape[0], -1, self.heads, keys.shape[-1]).transpose(1, 2)
@@ -75,9 +75,9 @@ def block_mask(stream: Stream, *, causal: bool) -> Any:
 
 
 def score_bias(attend: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """A mask (bool, True = may attend) as what is added to attention scores, 0 or -inf; once for all layers.
+    """A boolean mask (True = may attend) as an additive bias on attention scores, 0 or -inf; once for all layers.
 
-    None where everything may attend: on a CPU only, because looking would make the host wait for a GPU.
+    None if nothing is masked; checked on a CPU only, because the check would make the host wait for a GPU.
     """
     if attend.device.type == "cpu" and bool(attend.all()):
         return None
@@ -119,10 +119,10 @@ class Layer(Direct):
         self, x: Tensor, keys: int, biases: Sequence[Any], append: Append | None = None,
         source: KeysValues | None = None, source_bias: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """x (B, L, D), of which the first `keys` slots can be seen -> (B, L, D).
+        """x (B, L, D), of which the first `keys` slots can be attended to -> (B, L, D).
 
-        biases: of each self-attention. append: adds keys and values of new slots to those of earlier calls, for the
-        first or second self-attention. source: this layer's keys and values of the source.
+        biases: one for each self-attention. append: adds keys and values of new slots to those of earlier calls, for
+        the first (0) or second (1) self-attention. source: this layer's keys and values of the source.
         """
 
         def attend(attention: Attention, index: int) -> Sublayer:
@@ -142,7 +142,7 @@ class Layer(Direct):
         return self._residual(x, self.feedforward_norm, self.feedforward)
 
     def _residual(self, x: Tensor, norm: nn.Module, sublayer: Sublayer) -> Tensor:
-        """x plus what a sublayer makes of it, with the norm before the sublayer or after the sum."""
+        """x plus the sublayer's output, with the norm before the sublayer (pre) or after the sum (post)."""
         if self.pre:
             return x + dropout(sublayer(norm(x)), self.dropout, self.training)
         return norm(x + dropout(sublayer(x), self.dropout, self.training))
@@ -160,8 +160,8 @@ def sinusoids(count: int, width: int) -> Tensor:
 class Memory:
     """An encoded source.
 
-    states: (B, S, D). real: (B, S) bool. bias: `score_bias` of `real`, (B, 1, 1, S) or None.
-    keys_values: each decoder layer's keys and values of the states.
+    states: (B, S, D). real: (B, S) bool, False for padding, except that the first place is always True.
+    bias: `score_bias` of `real`, (B, 1, 1, S) or None. keys_values: each decoder layer's keys and values of the states.
     """
 
     states: Tensor
@@ -170,16 +170,16 @@ class Memory:
     keys_values: tuple[KeysValues, ...]
 
     def select(self, rows: Tensor) -> Memory:
-        """These sentences, in this order."""
+        """The memory of these sentences, in this order."""
         chosen = tuple((keys.index_select(0, rows), values.index_select(0, rows)) for keys, values in self.keys_values)
         bias = None if self.bias is None else self.bias[rows]
         return replace(self, states=self.states[rows], real=self.real[rows], bias=bias, keys_values=chosen)
 
 
 class Transformer(nn.Module):
-    """Encoder, decoder, output table and, where a model generates non-autoregressively, a length head.
+    """Encoder, decoder, output table and, if the objective predicts lengths, a length head.
 
-    One decoder forward serves every objective: what it reads is a `Stream`.
+    One decoder forward pass, over a `Stream`, serves every objective.
     """
 
     def __init__(self, knobs: Model, source_vocabulary: int, target_vocabulary: int, *, length_head: bool) -> None:
@@ -197,7 +197,7 @@ class Transformer(nn.Module):
         else:
             self.register_buffer("source_positions", torch.empty(knobs.max_length, width), persistent=False)
             self.register_buffer("target_positions", torch.empty(knobs.max_length, width), persistent=False)
-        # Where tokens and positions are not added up, a linear map takes them side by side (Huang 2022).
+        # With embedding `concat`, a linear map takes token and position embeddings side by side (Huang 2022).
         maps = [Linear(2 * width, width) if knobs.embedding == "concat" else None for _ in range(2)]
         self.source_map, self.target_map = maps
         norms = [LayerNorm(width) if knobs.embedding_norm else nn.Identity() for _ in range(2)]
@@ -233,7 +233,7 @@ class Transformer(nn.Module):
             buffer.copy_(sinusoids(*buffer.shape))
 
     def weights(self) -> dict[str, Tensor]:
-        """Every weight by name, tied tables once."""
+        """All weights by name; a tied table appears once."""
         return {name: weight.detach() for name, weight in self.named_parameters()}
 
     @torch.no_grad()
@@ -245,21 +245,21 @@ class Transformer(nn.Module):
         self._fill_constants()
 
     def pack(self) -> None:
-        """Packs every product for a CPU (see `fast.packed`). Until `unpack`, the weights must not change."""
+        """Packs the weights of all products for a CPU (see `fast.packed`); they must not change until `unpack`."""
         for module in self.modules():
             if isinstance(module, Linear):
                 module.packed = packed(module.weight)
         self.packed_output = packed(self.output_weight)
 
     def unpack(self) -> None:
-        """Back to the plain weights, which may change."""
+        """Drops the packed copies; the weights may change again."""
         for module in self.modules():
             if isinstance(module, Linear):
                 module.packed = None
         self.packed_output = None
 
     def train(self, mode: bool = True) -> Transformer:
-        """As in any module; training unpacks the weights."""
+        """As `nn.Module.train`; training mode also unpacks the weights."""
         if mode:
             self.unpack()
         return super().train(mode)
@@ -274,7 +274,7 @@ class Transformer(nn.Module):
             x = x + positions
         else:
             both = torch.cat([x, positions.expand_as(x)], dim=-1)
-            x = side_by_side(both).to(x.dtype)  # what the layers add to keeps its precision, also under autocast
+            x = side_by_side(both).to(x.dtype)  # the residual stream keeps its precision under autocast
         return dropout(norm(x), self.knobs.dropout, self.training)
 
     def encode(self, source: Tensor, real: Tensor) -> Memory:
@@ -282,7 +282,7 @@ class Transformer(nn.Module):
         positions = self.source_positions[: source.shape[1]]
         x = self._embed(source, self.source_table, positions, self.source_map, self.source_norm)
         seen = real.clone()
-        seen[:, 0] = True  # a source of nothing but padding must not give NaN
+        seen[:, 0] = True  # an all-padding source must not give NaN
         bias = score_bias(seen[:, None, None, :], x.dtype)  # (B, S) -> (B, 1, 1, S)
         for layer in self.encoder:
             x = layer(x, x.shape[1], [bias])
@@ -291,7 +291,7 @@ class Transformer(nn.Module):
         return Memory(x, seen, bias, tuple(cross.keys_values(x) for cross in crossing))
 
     def decode(self, stream: Stream, memory: Memory, cache: Cache | None = None) -> Tensor:
-        """stream of F*B rows, memory of B -> states (F*B, L, D). With a cache, the slots so far are seen as well."""
+        """stream of F*B rows, memory of B -> states (F*B, L, D). With a cache, they also attend to its slots."""
         positions = F.embedding(stream.positions, self.target_positions)
         x = self._embed(stream.tokens, self.target_table, positions, self.target_map, self.target_norm)
         biases = self._biases(stream, cache, x.dtype)
@@ -301,7 +301,7 @@ class Transformer(nn.Module):
         return self.decoder_norm(x)
 
     def _biases(self, stream: Stream, cache: Cache | None, dtype: torch.dtype) -> list[Any]:
-        """Who attends in each self-attention of a layer, as `Attention` takes it."""
+        """The bias or BlockMask of each self-attention of a layer, as `Attention` takes it."""
         causal = self.knobs.causal_attention
         if cache is not None:
             attends = cache.admit(stream)
@@ -312,12 +312,12 @@ class Transformer(nn.Module):
         return [score_bias(attend[:, None], dtype) for attend in attends]  # (B, L, K) -> (B, 1, L, K)
 
     def new_cache(self, batch: int, slots: int, *, fixed: bool = False) -> Cache:
-        """Room for `slots` key slots in each of `batch` rows."""
+        """A cache with room for `slots` key slots in each of `batch` rows."""
         return Cache(self.target_table.weight, self.knobs, batch, slots, fixed=fixed)
 
     @property
     def output_weight(self) -> Tensor:
-        """(V, D), the table that turns states into logits."""
+        """(V, D), the output table, which turns states into logits."""
         return self.target_table.weight if self.output_table is None else self.output_table.weight
 
     def logits(self, states: Tensor) -> Tensor:

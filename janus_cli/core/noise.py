@@ -29,7 +29,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 class Draws:
-    """Random numbers by counting: a pure function of (seed, epoch, sentence, number of the call, index)."""
+    """Counter-based random numbers: a pure function of (seed, epoch, sentence, number of the call, index)."""
 
     def __init__(self, seed: int, epoch: int, ids: Tensor) -> None:
         """ids: (B,) int64, the sentences' numbers."""
@@ -46,19 +46,19 @@ class Draws:
 
 
 def is_text(tokens: Tensor) -> Tensor:
-    """Which tokens stand for text: all but BOS, EOS, MASK and padding. (B, T) -> (B, T) bool."""
+    """True for text tokens, UNK included; False for PAD, BOS, EOS and MASK. (B, T) -> (B, T) bool."""
     return (tokens >= SPECIAL) | (tokens == UNK)
 
 
 def pick(among: Tensor, count: Tensor, draws: Draws) -> Tensor:
-    """`count` (B, 1) of the places `among` (B, T) bool, or all where there are fewer, at random -> (B, T) bool."""
+    """`count` (B, 1) of the places `among` (B, T) bool, or all if there are fewer, at random -> (B, T) bool."""
     return (_rank(draws.uniform(among.shape[1]), among) < count) & among
 
 
 def hide(target: Tensor, draws: Draws, noise: Noise) -> Tensor:
     """Chooses the hidden tokens. target: (B, T) -> (B, T) bool; BOS, EOS and padding are never hidden.
 
-    Each sentence draws one sampler from the mixture. At least one token of a sentence that is not empty is hidden.
+    Each sentence draws one sampler from the mixture. Of a non-empty sentence at least one token is hidden.
     """
     text = is_text(target)
     n = text.sum(1, keepdim=True)
@@ -81,7 +81,7 @@ def random_order(among: Tensor, draws: Draws) -> Tensor:
 
 
 def _rank(score: Tensor, among: Tensor) -> Tensor:
-    """Rank of each score in its row, counted among the True places first. (B, T) -> (B, T)."""
+    """Rank of each score in its row, from 0; places outside `among` rank last. (B, T) -> (B, T)."""
     return score.masked_fill(~among, 2.0).argsort(dim=1).argsort(dim=1)
 
 

@@ -1,4 +1,4 @@
-"""The steps that searches take: decoder passes of a model, as the callables that `core/search/` asks for."""
+"""Decoder passes of a model, as the callables that the searches in `core/search/` take."""
 
 from functools import partial
 from math import inf
@@ -15,12 +15,12 @@ from janus_cli.core.search.mask_predict import mask_predict, masks
 from janus_cli.core.stream import Stream, ar_step, ar_stream, beside, framed, future, in_span, left_to_right, masked
 
 NEVER_WRITTEN = (PAD, BOS, MASK)
-NOR_EOS = (*NEVER_WRITTEN, EOS)  # where the length is known
-LOGITS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 25}  # numbers: 4 MiB stay in a CPU's cache while they are used
+NEVER_WRITTEN_OR_EOS = (*NEVER_WRITTEN, EOS)  # where the length is known
+LOGITS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 25}  # elements: 4 MiB stay in a CPU's cache while they are used
 
 
 def allowed_logits(model: Transformer, states: Tensor, never: tuple[int, ...]) -> Tensor:
-    """(N, D) -> (N, V) in float32 at least, -inf for the tokens `never`."""
+    """(N, D) -> (N, V) in float32 at least, -inf for the tokens in `never`."""
     logits = model.logits(states)
     logits = logits if logits.dtype.itemsize > 4 else logits.float()
     for token in never:
@@ -42,7 +42,7 @@ def at_once(model: Transformer) -> int:
 def choices(
     model: Transformer, states: Tensor, never: tuple[int, ...] = NEVER_WRITTEN, at_end: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The best token, the lowest id among equals, and its log-probability in nats. (N, D) -> (N,), (N,).
+    """The likeliest token, the lowest id of equal ones, and its log-probability in nats. (N, D) -> (N,), (N,).
 
     at_end: (N,) bool, where EOS is the only choice.
     """
@@ -88,14 +88,14 @@ def ar_scores(model: Transformer, memory: Memory, tokens: Tensor, side: ARSide) 
     stream = ar_stream(framed(tokens), side)
     asked = stream.labelled
     states, gold = model.decode(stream, memory)[asked], stream.labels[asked]  # (R, L, D) -> (N, D), (N,)
-    flat = token_logps(model, states, gold, NOR_EOS if side == "masks" else NEVER_WRITTEN)
+    flat = token_logps(model, states, gold, NEVER_WRITTEN_OR_EOS if side == "masks" else NEVER_WRITTEN)
     logps = torch.zeros(asked.shape, dtype=flat.dtype, device=tokens.device)
     logps[asked] = flat
     return logps.sum(1) / asked.sum(1)
 
 
 class NextToken:
-    """The step of `beam_search` and `greedy`: one new slot a row (content), or one and a query, over a cache."""
+    """The step of `beam_search` and `greedy`: for each row one new slot (content), or one and a query, and a cache."""
 
     never: tuple[int, ...] = NEVER_WRITTEN
 
@@ -131,17 +131,17 @@ class NextToken:
     def _states(self, last: Tensor) -> Tensor:
         states = self.model.decode(self._slots(last, self.side), self.memory, self.cache)[:, -1]
         self.position += 1
-        self.cache.at = self.position  # a query that read itself is overwritten
+        self.cache.at = self.position  # the next token overwrites a query of a `self` side
         return states
 
 
 class NextOfLength(NextToken):
-    """The same for an AR side of `masks`: at first a MASK stands for every token of a text whose length is known.
+    """`NextToken` for an AR side of `masks`: the length is known, and at first every token is a MASK.
 
     BOS, MASKs and EOS are decoded at the start, once; then, for each token, its slot and the next query.
     """
 
-    never = NOR_EOS
+    never = NEVER_WRITTEN_OR_EOS
 
     def __init__(self, model: Transformer, memory: Memory, lengths: Tensor) -> None:
         """lengths: (B,) int64, without EOS."""
@@ -174,7 +174,7 @@ class NextOfLength(NextToken):
 
 
 class NextBlock:
-    """The step of `write_blocks`: the tokens of the last block, and behind them a MASK for each of the next.
+    """The step of `write_blocks`: the tokens of the last block, then a MASK for each token of the next.
 
     The MASKs see all tokens, themselves and the MASKs before them, as in BANG; the next pass overwrites them.
     """
@@ -211,11 +211,11 @@ def fill_masks(
     memory = memory if sentences is None else memory.select(sentences)
     target = framed(tokens)
     states = model.decode(masked(target, torch.zeros_like(target)), memory)[:, 1:-1]  # (R, T, D)
-    return choices_at(model, states, asked, NOR_EOS, everywhere=everywhere)
+    return choices_at(model, states, asked, NEVER_WRITTEN_OR_EOS, everywhere=everywhere)
 
 
 def draft_input(tokens: Tensor, counts: Tensor, size: Tensor, length: int, room: int) -> tuple[Tensor, Tensor]:
-    """What a draft reads, (A, room): the first `counts` (A,) of tokens (A, P), then MASKs up to `size` (A,), then PAD;
+    """What drafting reads, (A, room): the first `counts` (A,) of tokens (A, P), then MASKs up to `size` (A,), then PAD;
     and where it writes, (A, room) bool: the first `length` MASKs."""
     place = torch.arange(room, device=tokens.device)
     known = F.pad(tokens, (0, max(0, room - tokens.shape[1])))[:, :room]
@@ -224,7 +224,7 @@ def draft_input(tokens: Tensor, counts: Tensor, size: Tensor, length: int, room:
 
 
 class Draft:
-    """The draft of `speculative`: mask-predict over all that is missing up to the predicted length."""
+    """The `draft` of `speculative`: mask-predict on what follows the prefix, up to the predicted length."""
 
     def __init__(self, model: Transformer, memory: Memory, lengths: Tensor, most: Tensor, options: Decoding) -> None:
         """lengths, most: (B,) int64, predicted length without EOS, and the longest output with EOS."""
@@ -236,23 +236,23 @@ class Draft:
         return self.proposals(written, counts), passes
 
     def write(self, known: Tensor, asked: Tensor, sentences: Tensor) -> tuple[Tensor, Tensor]:
-        """`known` with the tokens `asked` for written, (A, T), and the passes (A,) that it took."""
+        """`known` (A, T) with its MASKs at `asked` filled in, and the passes (A,) that this took."""
         everyone = len(sentences) == len(self.memory.real)
         step = partial(fill_masks, self.model, self.memory if everyone else self.memory.select(sentences))
         written, _, passes = mask_predict(step, known, self.options.draft_iters, only=asked)
         return written, passes
 
     def size(self, counts: Tensor, sentences: Tensor) -> Tensor:
-        """The length (A,) of the texts that are drafted."""
+        """The length (A,) to draft up to: as predicted, but beyond the prefix and within the longest output."""
         return torch.maximum(self.lengths[sentences], counts + 1).minimum(self.most[sentences])
 
     def input(self, tokens: Tensor, counts: Tensor, sentences: Tensor) -> tuple[Tensor, Tensor]:
-        """What a draft reads, and where it writes, (A, T) each; T is the longest `size`."""
+        """`draft_input` for these prefixes, (A, T) each; T is the longest `size`."""
         size = self.size(counts, sentences)
         return draft_input(tokens, counts, size, self.options.draft_length, int(size.max()))
 
     def proposals(self, written: Tensor, counts: Tensor) -> Tensor:
-        """What was written (A, T) behind the prefix, with EOS where the text ends there -> (A, W)."""
+        """The drafted tokens after the prefix, then EOS if the draft reaches the end. (A, T) -> (A, W)."""
         longest = min(self.options.draft_length, written.shape[1] - int(counts.min()))
         places = counts[:, None] + torch.arange(longest + 1, device=written.device)
         behind = F.pad(written, (0, 1)).gather(1, places.clamp(max=written.shape[1]))  # beyond the longest: PAD
@@ -262,11 +262,11 @@ class Draft:
 
 
 class Verify:
-    """The verifier of `speculative`: one pass over the last verified token and all that is proposed behind it.
+    """The `verify` of `speculative`: one pass over the last verified token and the proposals after it.
 
-    Slots of refused proposals stay in the cache until the next ones overwrite them; until then the clock hides them,
-    because they were born later than anything that is asked. With `draft`, the same pass writes the next draft, whose
-    slots live in a span of time of their own, another one in each pass.
+    Slots of rejected proposals stay in the cache until the next ones overwrite them; until then the clock hides them,
+    because they were born later than any slot that predicts. With `draft`, the same pass writes the next draft, whose
+    slots live in a span of time of their own, a new one in each pass.
     """
 
     everywhere = False  # see `choices_at`
@@ -305,7 +305,7 @@ class Verify:
         read = torch.cat([last, proposals], dim=1)  # (A, W + 1)
         real, width = read != PAD, read.shape[1]
         stream = ar_step(read, counts, real, self.side)
-        # Padding may lie behind the last position that the model has.
+        # Padding may lie beyond the model's last position.
         stream = stream.replace(positions=stream.positions.clamp(max=self.model.knobs.max_length - 1))
         stream = in_span(stream, 0)
         if drafted is not None:
@@ -318,5 +318,5 @@ class Verify:
             return best, logps, best[:, :0]
         known, asked = drafted
         writing = states[:, width + 1 : width + 1 + known.shape[1]]  # behind its BOS
-        written, _ = choices_at(self.model, writing, asked, NOR_EOS, everywhere=self.everywhere)
+        written, _ = choices_at(self.model, writing, asked, NEVER_WRITTEN_OR_EOS, everywhere=self.everywhere)
         return best, logps, torch.where(asked, written, known)

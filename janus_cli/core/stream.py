@@ -4,8 +4,8 @@ A decoder reads *slots*. A slot has a token, a position, and three times:
 
     attend(query slot q, key slot k)  =  birth_k <= time_q < death_k
 
-* a token that is always there is born at -inf and never dies (death = +inf);
-* a slot that is never born (birth = +inf) is read by nobody: padding, and the *query* slots, which only predict;
+* a token that is always visible is born at -inf and never dies (death = +inf);
+* no slot attends to one that is never born (birth = +inf): padding, and the *query* slots, which only predict;
 * a MASK that is replaced by its token at time k dies at k.
 
 Times within one stream lie in [0, SPAN). Streams in disjoint spans (`in_span`) do not see each other.
@@ -36,7 +36,7 @@ def visible(time: Tensor, birth: Tensor, death: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Stream:
-    """Slots of a decoder call, all tensors (B, L); the first `keys` slots can be seen, the rest are query slots.
+    """The slots of a decoder call, all tensors (B, L). The first `keys` slots can be attended to; the rest are queries.
 
     tokens, positions: int64. time, birth, death: float32. labels: int64, the token to predict, IGNORE for none.
     """
@@ -80,12 +80,12 @@ class Stream:
 
     @property
     def unlabelled(self) -> Stream:
-        """The same slots, which predict nothing."""
+        """The same slots without labels."""
         return self.replace(labels=torch.full_like(self.labels, IGNORE))
 
     @property
     def query_slots(self) -> Stream:
-        """Its query slots alone."""
+        """The query slots only."""
         return Stream(**{name: getattr(self, name)[:, self.keys :] for name in FIELDS}, keys=0)
 
     def to(self, device: torch.device | str) -> Stream:
@@ -97,7 +97,7 @@ def _slots(
     positions: Tensor, time: Tensor, *, tokens: Tensor | int = MASK, birth: Tensor | float = NEVER,
     death: Tensor | float = inf, labels: Tensor | int = IGNORE, keys: int = 0,
 ) -> Stream:  # fmt: skip
-    """Slots at these positions and times (B, L), by default MASK queries; a number holds for all slots."""
+    """Slots at these positions and times (B, L), by default MASK queries; a number applies to all slots."""
 
     def full(value: Tensor | float, like: Tensor) -> Tensor:
         return value if isinstance(value, Tensor) else torch.full_like(like, value)
@@ -126,7 +126,7 @@ def content(target: Tensor) -> Stream:
 
 
 def queries(target: Tensor) -> Stream:
-    """Query slots over `content`: a MASK at position t, time t - 1/2, predicts y_t from y_<t (two-stream AR).
+    """Query slots beside `content`: a MASK at position t, time t - 1/2, predicts y_t from y_<t (two-stream AR).
 
     target: (B, T). Slots: (B, T-1), positions 1 .. T-1, none of them keys.
     """
@@ -135,10 +135,10 @@ def queries(target: Tensor) -> Stream:
 
 
 def future(target: Tensor, known: Tensor, step: Tensor, *, alone: bool) -> Stream:
-    """Slots over `content` that predict y_{d+s} from y_<=d: a MASK at position d + s, born at time d + s/T.
+    """Slots beside `content` that predict y_{d+s} from y_<=d: a MASK at position d + s, born at time d + s/T.
 
-    All slots of one d share one stretch of time, d .. d + 1, in the order of s. `alone`: a slot reads no MASK but
-    its own, as in ProphetNet, because each dies before the next is born; otherwise those before it too, as in BANG.
+    All slots of one d share the interval d .. d + 1, in the order of s. `alone`: a slot attends to no MASK but itself
+    (ProphetNet), because each dies before the next is born; otherwise also to the MASKs before it (BANG).
 
     target: (B, T). known, step: (L,) int64, d >= 0 and s >= 1 of each slot, d + s < T. Slots: (B, L), all keys.
     """
@@ -155,10 +155,10 @@ def future(target: Tensor, known: Tensor, step: Tensor, *, alone: bool) -> Strea
 
 
 def masked(target: Tensor, rank: Tensor) -> Stream:
-    """What NAR reads, all at time 0: observed tokens, and a MASK for each hidden one that dies when it is revealed.
+    """The NAR stream, all at time 0: observed tokens, and for each hidden one a MASK that dies when it is revealed.
 
-    target: (B, T). rank: (B, T), 0 for observed, k >= 1 for the k-th token to be revealed. Slots: (B, T), which
-    predict the hidden tokens.
+    target: (B, T). rank: (B, T), 0 for observed, k >= 1 for the k-th token to be revealed. Slots: (B, T), of
+    which the MASKs predict the hidden tokens.
     """
     hidden = rank > 0
     return _slots(
@@ -169,7 +169,7 @@ def masked(target: Tensor, rank: Tensor) -> Stream:
 
 
 def revealed(target: Tensor, rank: Tensor) -> tuple[Stream, Stream]:
-    """The hidden tokens in the order of their rank: gold slots that appear one by one, and queries that predict them.
+    """The hidden tokens in order of rank: gold slots that are revealed one by one, and queries that predict them.
 
     Gold k: the token, birth = time = k. Query k: a MASK at the same position, time k - 1/2, label the token.
     target, rank: (B, T). Both streams: (B, M), M the largest number of hidden tokens; gold are keys, queries are not.
@@ -189,8 +189,8 @@ def ar_stream(target: Tensor, kind: ARSide) -> Stream:
     """The slots of P_AR in training; target (B, T).
 
     content: each token predicts the next one (an ordinary decoder). query: MASK queries predict (two streams).
-    self: MASK slots that read themselves predict. masks: there is a MASK for every token of the target, and they are
-    revealed from left to right; so the length is known and EOS is not predicted.
+    self: MASK slots that attend to themselves predict. masks: every target token begins as a MASK, and they are
+    revealed from left to right; the length is known, so EOS is not predicted.
     """
     if kind == "content":
         return content(target)
@@ -204,7 +204,7 @@ def ar_stream(target: Tensor, kind: ARSide) -> Stream:
 
 
 def ar_step(tokens: Tensor, start: Tensor, real: Tensor, kind: ARSide) -> Stream:
-    """The slots of P_AR in decoding: they predict what follows each of `tokens` (R, L), the first at position `start`.
+    """The slots of P_AR in decoding: they predict the token after each of `tokens` (R, L), which begin at `start`.
 
     y_t stands at position and time t. With a `query` side, as in `queries`, the query for y_{t+1} is a MASK at position
     t + 1, half a tick before it; with `self`, it is also a key, until the next tick.
@@ -222,26 +222,26 @@ def ar_step(tokens: Tensor, start: Tensor, real: Tensor, kind: ARSide) -> Stream
 
 
 def framed(tokens: Tensor) -> Tensor:
-    """tokens (R, T), PAD behind the end -> (R, T + 2): BOS, tokens, EOS, PAD."""
+    """tokens (R, T), PAD on the right -> (R, T + 2): BOS, tokens, EOS, PAD."""
     target = F.pad(tokens, (1, 1), value=PAD)
     target[:, 0] = BOS
     return target.scatter(1, 1 + (tokens != PAD).sum(1, keepdim=True), EOS)
 
 
 def left_to_right(hidden: Tensor) -> Tensor:
-    """The rank of each hidden token when they are revealed from left to right. (B, T) bool -> (B, T) int64."""
+    """The rank of each hidden token if revealed from left to right. (B, T) bool -> (B, T) int64."""
     return hidden.cumsum(1) * hidden
 
 
 def beside(*streams: Stream) -> Stream:
-    """One stream on one clock: the parts see each other as their times say. Keys first, queries last."""
+    """The streams joined on one clock: slots attend to each other as their times say. Keys first, queries last."""
     parts = [(s, slice(0, s.keys)) for s in streams] + [(s, slice(s.keys, None)) for s in streams]
     fields = {name: torch.cat([getattr(s, name)[:, slots] for s, slots in parts], dim=1) for name in FIELDS}
     return Stream(**fields, keys=sum(s.keys for s in streams))
 
 
 def in_span(stream: Stream, index: int | Tensor) -> Stream:
-    """The same slots in the `index`-th span of time: they neither see slots of other spans nor are seen there."""
+    """The same slots in the `index`-th span of time: slots of different spans do not attend to each other."""
     start = index * SPAN
     birth = torch.where(stream.birth == NEVER, NEVER, stream.birth.clamp(min=0.0) + start)
     return stream.replace(time=stream.time + start, birth=birth, death=stream.death.clamp(max=SPAN) + start)

@@ -1,4 +1,4 @@
-"""Ids that mean the same in every vocabulary. No torch here: the processes that encode text stay small."""
+"""Token ids that all vocabularies share. No torch here, so that the processes that encode text stay small."""
 
 PAD, UNK, BOS, EOS, MASK = range(5)
-SPECIAL = 5  # ids below are no text (UNK is)
+SPECIAL = 5  # number of special ids; of these only UNK counts as text

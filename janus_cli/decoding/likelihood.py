@@ -10,7 +10,7 @@ from torch import Tensor
 
 from janus_cli.core.batch import PAD, pad
 from janus_cli.core.model import Transformer
-from janus_cli.core.steps import NEVER_WRITTEN, NOR_EOS, token_logps
+from janus_cli.core.steps import NEVER_WRITTEN, NEVER_WRITTEN_OR_EOS, token_logps
 from janus_cli.core.stream import Stream, ar_stream, beside, content, framed, future, left_to_right, masked, revealed
 from janus_cli.decoding.modes import Plan
 
@@ -71,13 +71,13 @@ def token_logps_of(
 def _streams(plan: Plan, target: Tensor, hidden: Tensor) -> Iterator[tuple[str, Stream, tuple[int, ...]]]:
     """Each distribution's name, the stream with its predictions at the labelled slots, and tokens of probability 0."""
     if (side := plan.recipe.ar_stream) is not None:
-        yield "ar", ar_stream(target, side), NOR_EOS if side == "masks" else NEVER_WRITTEN
+        yield "ar", ar_stream(target, side), NEVER_WRITTEN_OR_EOS if side == "masks" else NEVER_WRITTEN
     if plan.objective.blocks:
         step = torch.arange(1, target.shape[1], device=target.device)
         all_at_once = future(target, torch.zeros_like(step), step, alone=False)
         yield "nar", beside(content(target).unlabelled, all_at_once), NEVER_WRITTEN
     elif plan.objective.nar:
-        yield "nar", masked(target, left_to_right(hidden)), NOR_EOS
+        yield "nar", masked(target, left_to_right(hidden)), NEVER_WRITTEN_OR_EOS
     if "ce_aux" in plan.objective.terms:
         rank = left_to_right(hidden)
-        yield "aux", beside(masked(target, rank).unlabelled, *revealed(target, rank)), NOR_EOS
+        yield "aux", beside(masked(target, rank).unlabelled, *revealed(target, rank)), NEVER_WRITTEN_OR_EOS

@@ -68,7 +68,7 @@ def test_large_batches_traces_and_who_does_not_want_it_go_the_other_way(monkeypa
 
 
 def test_only_so_many_shapes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "KEPT", 60)
+    monkeypatch.setattr(graphs, "MOST_TOKENS", 60)
     options, recorded = Decoding(beam=1), generator()
     assert outputs(recorded, "ar", options, "content") == outputs(generator(recorded=False), "ar", options, "content")
     assert list(recorded.recordings.sources) == [(3, 16), (1, 8)], "48 + 8 tokens: the last two of four"

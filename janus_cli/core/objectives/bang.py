@@ -1,12 +1,12 @@
-"""BANG (Qi et al., 2021): a bridge from AR to NAR, over how many of the last tokens are hidden.
+"""BANG (Qi et al., 2021): a bridge from AR to NAR, by the number of preceding tokens that are hidden.
 
 L = CE_AR + CE_NAR + CE_semi,   P_s(y_t | X, y_<=t-s, s MASKs, the last of them at t)
     AR: s = 1.   NAR: s = t, nothing is known.   semi: 2 <= s < t, up to `streams`
     (section 3, figure 2: streams with cross-stream visible attention)
 
-All slots with the same d = t - s share one stretch of time, d .. d + 1: slot (t, s) is born d + s/T, and dies at
-d + 1. So it reads y_<=d and the MASKs before it. No length is predicted: a text ends at its first EOS, and of equal
-tokens in a row one is kept. Each of the three terms is a mean over its own slots; y_1, where s = t = 1, counts as AR.
+All slots with the same d = t - s share the interval d .. d + 1: slot (t, s) is born at d + s/T, and dies at d + 1. So
+it attends to y_<=d and the MASKs up to itself. No length is predicted: a text ends at its first EOS, and repeats of the
+token before are dropped. Each of the three terms is a mean over its own slots; y_1, where s = t = 1, counts as AR.
 
 The released model has 9 streams, so it writes at most 9 tokens in one pass; here NAR predicts the whole text.
 """
@@ -24,7 +24,7 @@ from janus_cli.core.stream import Stream, beside, content, future
 
 
 def bridge(target: Tensor, streams: int) -> Stream:
-    """Content, and the MASKs (t, s) of AR, then NAR, then all between; target (B, T)."""
+    """Content, then the MASKs (t, s) of AR, of NAR, and of the streams between; target (B, T)."""
     last = target.shape[1] - 1  # position of the longest text's EOS
     slots = [(d, 1) for d in range(last)]
     slots += [(0, s) for s in range(2, last + 1)]

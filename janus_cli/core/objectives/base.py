@@ -1,7 +1,7 @@
 """What an objective is: which slots the decoder reads (`plan`), and the terms of the loss over them (`loss`).
 
-A plan is data alone and says over how many slots each term is averaged. So the loop has the counts of all ranks and
-accumulation steps, by which sums are divided, before anything is computed.
+A plan is data only, and says over how many slots each term is averaged. So the training loop can add up the counts of
+all ranks and accumulation steps, by which sums are divided, before any forward pass.
 """
 
 from __future__ import annotations
@@ -32,45 +32,45 @@ class Term(NamedTuple):
     weight: float
 
 
-class Reading(NamedTuple):
-    """What the encoder reads instead of the source, and what it must predict there; both (B, S)."""
+class EncoderInput(NamedTuple):
+    """What the encoder reads instead of the source, and its labels; both (B, S)."""
 
     tokens: Tensor
     labels: Tensor  # the token to predict, IGNORE for none
 
 
-BACKWARD = 2  # each product of the forward pass has two gradients, each as large as itself
+BACKWARD = 2  # FLOPs per FLOP of the forward pass: each product has two gradients, each as expensive as itself
 
 
 @dataclass(frozen=True)
 class Plan:
-    """streams: what the decoder reads. counts: how many of each unit this batch has.
+    """streams: what the decoder reads, a call for each. counts: how many of each unit this batch has.
 
-    drafts: what the decoder reads first, without gradient, to complete the streams with what it writes there.
+    drafts: streams that are decoded first, without gradient; what the model predicts there completes `streams`.
     source: what the encoder reads, None for the source itself.
-    whole: how many units the whole update has, over ranks and accumulation; by default, this batch is all of it.
+    whole: the counts of the whole update, over ranks and accumulation steps; by default, those of this batch.
     """
 
     streams: Mapping[str, Stream]
     counts: Mapping[str, int]
     whole: Mapping[str, float] = field(default_factory=dict)
     drafts: Mapping[str, Stream] = field(default_factory=dict)
-    source: Reading | None = None
+    source: EncoderInput | None = None
 
     def to(self, device: torch.device | str) -> Plan:
         """The same plan on another device."""
         streams, drafts = (
             {name: stream.to(device) for name, stream in each.items()} for each in (self.streams, self.drafts)
         )
-        source = self.source and Reading(*(tensor.to(device) for tensor in self.source))
+        source = self.source and EncoderInput(*(tensor.to(device) for tensor in self.source))
         return replace(self, streams=streams, drafts=drafts, source=source)
 
     def part_of(self, whole: Mapping[str, float]) -> Plan:
-        """The same plan as part of a larger update."""
+        """The same plan as part of an update with these counts."""
         return replace(self, whole=whole)
 
     def share(self, unit: str) -> float:
-        """The weight of one `unit` in a mean over the update."""
+        """The weight of one `unit` in a mean over the whole update."""
         return 1 / max(1.0, self.whole.get(unit, self.counts[unit]))
 
     def flops(self, knobs: Model, vocabulary: int, source: int) -> int:
@@ -78,7 +78,7 @@ class Plan:
 
         That is forward and backward over the streams, a decoder call for each, and forward over each draft. Padding
         counts, because it is computed; softmax, norms, dropout and the optimiser do not.
-        vocabulary: the target's; what an encoder predicts is counted with it too. source: S.
+        vocabulary: size of the target's, also assumed for the encoder's predictions. source: S.
         """
         batch = next(iter(self.streams.values())).tokens.shape[0]
         # The keys and values of the source are made once, and read by every call.
@@ -102,7 +102,7 @@ def decoder_flops(knobs: Model, vocabulary: int, source: int, stream: Stream) ->
 
 
 def _layers_flops(knobs: Model, layers: int, batch: int, slots: int, keys: list[int]) -> int:
-    """FLOPs of layers over (B, L) slots, each with an attention to so many keys for every one of `keys`."""
+    """FLOPs of layers over (B, L) slots, each with one attention per entry of `keys`, over that many keys."""
     width = knobs.width
     # Queries and outputs (B, L, D), keys and values (B, K, D), scores (B, H, L, K) and their sums.
     attention = sum(2 * slots * width**2 + 2 * count * width**2 + 2 * slots * count * width for count in keys)
@@ -115,12 +115,12 @@ def _layers_flops(knobs: Model, layers: int, batch: int, slots: int, keys: list[
 class Objective:
     """plan(batch, draws, knobs) -> Plan, without the model; loss(model, batch, plan, knobs) -> {name: Term}.
 
-    ar, nar: how a model trained with it can generate. terms: the names that `loss` returns.
-    more: the names that it also returns where a knob is not 0, by knob.
-    blocks: it writes any number of tokens in one pass behind those that are there, up to the first EOS. So `nar` is one
-    pass over the whole text, without a predicted length, and smaller blocks lie between `nar` and `ar`.
-    at(knobs, step) -> the knobs in force at an update; risen(knobs, step) -> the share of their weights that terms with
-    a warm-up have then.
+    ar, nar: whether a model trained with it has this side. terms: the names that `loss` returns.
+    more: by knob, a name that it also returns if the knob is not 0.
+    blocks: one pass can write any number of tokens after a prefix, up to the first EOS. So `nar` is one pass over the
+    whole text, without a predicted length, and smaller blocks (`semi`) lie between `nar` and `ar`.
+    at(knobs, step) -> the knobs in force at an update; risen(knobs, step) -> the share of its full weight that a term
+    with a warm-up has then.
     """
 
     plan: Callable[[Batch, Draws, Any], Plan]
@@ -139,7 +139,7 @@ class Objective:
 
     @property
     def sides(self) -> tuple[Side, ...]:
-        """Those of the two ways that it has."""
+        """The sides, AR and NAR, that it trains."""
         able: dict[Side, bool] = {"ar": self.ar, "nar": self.nar}
         return tuple(side for side, is_able in able.items() if is_able)
 
@@ -150,13 +150,13 @@ class Objective:
 
 
 def count_units(batch: Batch, hidden: Tensor | None = None) -> dict[str, int]:
-    """What terms are averaged over: target tokens with EOS, sentences and, given hidden (B, T) bool, hidden tokens."""
+    """Counts to average terms over: target tokens with EOS, sentences and, given hidden (B, T) bool, hidden tokens."""
     units = {"tokens": int(batch.target_real[:, 1:].sum()), "sentences": len(batch.ids)}
     return units if hidden is None else {**units, "hidden": int(hidden.sum())}
 
 
 def stream_loss(model: Transformer, memory: Memory, stream: Stream, smoothing: float) -> Tensor:
-    """Cross-entropy of what a stream's slots must predict, in one decoder call; scalar, in nats."""
+    """Cross-entropy of a stream's labelled slots, in one decoder call; scalar, in nats."""
     return labelled_loss(stream, model.decode(stream, memory), model.output_weight, smoothing)
 
 
@@ -166,10 +166,10 @@ def length_term(model: Transformer, memory: Memory, batch: Batch, weight: float)
 
 
 def guesses(model: Transformer, memory: Memory, stream: Stream, asked: Tensor, never: tuple[int, ...]) -> Tensor:
-    """What the model itself would write at the places `asked` (B, L) bool of a stream, without gradient -> (B, L).
+    """The model's own predictions at the slots `asked` (B, L) bool of a stream, without gradient -> (B, L).
 
-    Other passes of the same update need gradients. Autocast caches the weights that it converts, and older versions of
-    torch would use those cached here, without gradient, in the passes that follow. So nothing is cached here.
+    Autocast caches the weights that it converts, and older versions of torch would reuse those cached here, without
+    gradient, in later passes of the same update, which need gradients. So nothing is cached here.
     """
     device = stream.tokens.device.type
     low, on = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)

@@ -7,11 +7,11 @@
 
 X' is the source with 15 % of its words switched: where the target has a translation of x_i by some dictionary, x_i is
 replaced by another of its translations, and the one in the target is hidden (aligned code-switching). The dictionary
-lists tokens, because these are what the model reads: `Batch.lexicon`, made by `data/lexicon.py`.
+is one of tokens, because the model reads tokens: `Batch.lexicon`, made by `data/lexicon.py`.
 
 Whatever is hidden is a MASK here; the released code leaves every tenth token as it is and makes every tenth a random
 one. CeMAT pre-trains on many languages and is then trained on; here it is trained on one pair, with a length head, so
-that it decodes as CMLM does. The encoder's words come out of its own embedding table.
+that it decodes as CMLM does. The encoder predicts with the source's embedding table.
 """
 
 import torch
@@ -22,7 +22,7 @@ from janus_cli.core.knobs import CematObjective
 from janus_cli.core.losses import cross_entropy
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, is_text, pick
-from janus_cli.core.objectives.base import Objective, Plan, Reading, Term, count_units, length_term, stream_loss
+from janus_cli.core.objectives.base import EncoderInput, Objective, Plan, Term, count_units, length_term, stream_loss
 from janus_cli.core.stream import masked
 
 
@@ -33,22 +33,22 @@ def plan(batch: Batch, draws: Draws, knobs: CematObjective) -> Plan:
     read, switched, aligned = switch(batch, knobs.switched, draws)
     unread = pick(source & ~switched, source_count, draws)
     hidden = aligned | pick(target & ~aligned, target_count - aligned.sum(1, keepdim=True), draws)
-    reading = Reading(read.masked_fill(unread, MASK), batch.source.masked_fill(~unread, IGNORE))
+    reading = EncoderInput(read.masked_fill(unread, MASK), batch.source.masked_fill(~unread, IGNORE))
     counts = {**count_units(batch, hidden), "unread": int(unread.sum())}
     return Plan({"nar": masked(batch.target, hidden.long())}, counts, source=reading)
 
 
 def _drawn(text: Tensor, least: float, most: float, draws: Draws) -> Tensor:
-    """How many of the tokens to hide, (B, 1): a share of them between `least` and `most`."""
+    """How many tokens to hide, (B, 1): a share between `least` and `most`, drawn for each sentence."""
     share = least + (most - least) * draws.uniform(1)
     return (share * text.sum(1, keepdim=True)).round().long()
 
 
 def switch(batch: Batch, share: float, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
-    """Aligned code-switching of this share of the source, or as much of it as the lexicon has words for.
+    """Aligned code-switching of this share of the source, or as much of it as the lexicon allows.
 
-    Returns the source (B, S) with words switched, which these are (B, S) bool, and every place in the target (B, T)
-    bool of the words that they are aligned with: of all translations that stand there, the likeliest.
+    Returns the source (B, S) with tokens switched, which tokens were switched (B, S) bool, and which target tokens
+    (B, T) bool are aligned with them: every occurrence of the likeliest translation that the target contains.
     """
     source, target, text = batch.source, batch.target, is_text(batch.source)
     if batch.lexicon is None:
@@ -57,7 +57,7 @@ def switch(batch: Batch, share: float, draws: Draws) -> tuple[Tensor, Tensor, Te
     real = known != PAD
     there = real[..., None] & (known[..., None] == target[:, None, None, :])  # (B, S, K, T)
     translated = there.any(3)
-    other = real & ~translated & (known != source[..., None])  # none that gives away a word of the target
+    other = real & ~translated & (known != source[..., None])  # no translation that would reveal a target token
     count = (share * text.sum(1, keepdim=True)).round().long()
     switched = pick(text & translated.any(2) & other.any(2), count, draws)
     which = (draws.uniform(source.shape[1]) * other.sum(2)).long()

@@ -2,7 +2,7 @@
 
 L = CE_NAR + 0.1 CE_length,   P_NAR(y_h | X, observed tokens, every MASK)
 
-Behind a knob, `glance` shows a part of the hidden tokens to a model that got them wrong (`glancing.py`).
+Off by default, `glance` reveals hidden tokens in proportion to the model's mistakes (`glancing.py`).
 """
 
 from janus_cli.core.batch import Batch

@@ -3,13 +3,13 @@
     L = 1/2 (CE_NAR + CE_correct) + 0.1 CE_length
 
     P_NAR    (y_h | X, observed tokens, every MASK)
-    P_correct(y_c | X, observed tokens but those at c, what the model itself writes at every c, every MASK)
+    P_correct(y_c | X, observed tokens but those at c, the model's own predictions at every c, every MASK)
 
-c are 30 % of the observed tokens (`correction.py`). Thus the model learns to doubt what it reads, and decoding rewrites
-every token in every pass.
+c are 30 % of the observed tokens (`correction.py`). Thus the model learns to correct what it reads, and decoding
+rewrites every token in every pass.
 
-In the layers, a causal self-attention tells equal neighbours apart (`model.causal_attention`), and positions stand
-beside the tokens (`model.embedding`): `CmlmcObjective.elsewhere`.
+Its decoder layers have a second, causal self-attention, which tells equal neighbours apart (`model.causal_attention`),
+and position embeddings are concatenated, not added (`model.embedding`): `CmlmcObjective.elsewhere`.
 """
 
 from janus_cli.core.batch import Batch

@@ -1,8 +1,8 @@
-"""Learning to correct oneself (Huang et al., ICLR 2022, section 3): gold is asked for where the model's words stand.
+"""CMLMC's correction loss (Huang et al., ICLR 2022, section 3): gold tokens are labels where the model's own are input.
 
-CE_correct: -log P(y_c | X, observed tokens but those at c, what the model itself writes at every c, every MASK)
+CE_correct: -log P(y_c | X, observed tokens but those at c, the model's own predictions at every c, every MASK)
 
-c is a part of the observed tokens; what the model writes there is the likeliest token of a pass over nothing but MASKs,
+c is a part of the observed tokens; the model's predictions there are the likeliest tokens of a pass over MASKs only,
 without gradient. That pass keeps its dropout, as in the released code: without it a model that has seen its text many
 times makes too few mistakes to learn from.
 """
@@ -14,15 +14,15 @@ from janus_cli.core.batch import IGNORE
 from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.noise import Draws, is_text, pick
 from janus_cli.core.objectives.base import guesses
-from janus_cli.core.steps import NOR_EOS
+from janus_cli.core.steps import NEVER_WRITTEN_OR_EOS
 from janus_cli.core.stream import Stream, masked
 
 
 def correction(target: Tensor, hidden: Tensor, share: float, draws: Draws) -> tuple[Stream, Stream, int]:
-    """P_NAR's slots that ask for gold at every c (`corrected` then writes the model's words there); nothing but MASKs,
-    from which the model writes those words; and how many places c there are.
+    """Returns P_NAR's slots with gold labels at every c (`corrected` puts the model's predictions there); the stream of
+    MASKs only, from which the model predicts them; and the number of places c.
 
-    target, hidden (B, T). share: the part of the observed tokens that are replaced.
+    target, hidden (B, T). share: of the observed tokens, to be replaced.
     """
     text = is_text(target)
     observed = text & ~hidden
@@ -33,7 +33,7 @@ def correction(target: Tensor, hidden: Tensor, share: float, draws: Draws) -> tu
 
 
 def corrected(model: Transformer, memory: Memory, correct: Stream, guess: Stream) -> Stream:
-    """The stream `correct` with the model's own words at every c."""
+    """The stream `correct` with the model's own predictions, from the stream `guess`, at every c."""
     wrong = correct.labelled
-    written = guesses(model, memory, guess, wrong, NOR_EOS)
+    written = guesses(model, memory, guess, wrong, NEVER_WRITTEN_OR_EOS)
     return correct.replace(tokens=torch.where(wrong, written, correct.tokens))

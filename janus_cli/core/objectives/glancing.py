@@ -1,8 +1,8 @@
-"""Glancing (Qian et al., ACL 2021, section 3): the worse the model would do, the more of the hidden tokens it is shown.
+"""Glancing (Qian et al., ACL 2021, section 3): the worse the model predicts, the more hidden tokens are revealed.
 
-The model writes all hidden tokens in one pass, without gradient. Of those, `ratio` times the number that it got wrong
-are shown to it, at random, before it is asked for the rest. So a text that it cannot write yet becomes an easier one,
-and one that it can write stays hidden. Means are still taken over all that was hidden at first.
+The model first predicts all hidden tokens in one pass, without gradient. Of the hidden tokens, `ratio` times the number
+of wrong predictions, drawn at random, are then revealed, and the loss is taken over the rest. So a target that the
+model cannot predict yet becomes easier, and one that it can stays hidden. Means are over all tokens hidden at first.
 """
 
 from torch import Tensor
@@ -15,12 +15,12 @@ from janus_cli.core.stream import Stream, masked
 
 
 def first_look(target: Tensor, hidden: Tensor, draws: Draws) -> Stream:
-    """The pass without gradient: a MASK for every hidden token; they die in a random order, that of being shown."""
+    """What the first pass reads: a MASK for every hidden token; they die in a random order, that of being revealed."""
     return masked(target, random_order(hidden, draws))
 
 
 def still_hidden(model: Transformer, memory: Memory, look: Stream, ratio: float) -> Tensor:
-    """What stays hidden after the model has looked, (B, T) bool."""
+    """The tokens that stay hidden after the first pass, (B, T) bool. look: see `first_look`."""
     hidden = look.labelled
     written = guesses(model, memory, look, hidden, NEVER_WRITTEN)
     mistakes = (hidden & (written != look.labels)).sum(1, keepdim=True)

@@ -9,8 +9,8 @@
 The KLs and the last two CEs run over the hidden tokens; `core/aux_loss.py` has them. All three distributions predict
 y_t from a slot at position t (a `content` AR stream: t - 1), so they differ in what they see and in nothing else.
 
-Beyond the paper, behind knobs: `correct` adds CMLMC's CE_correct (`correction.py`), `glance` shows a part of the hidden
-tokens to a model that got them wrong (`glancing.py`).
+Beyond the paper, off by default: `correct` adds CMLMC's CE_correct (`correction.py`), `glance` reveals hidden tokens in
+proportion to the model's mistakes (`glancing.py`).
 """
 
 from dataclasses import replace
@@ -51,10 +51,10 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: JanusObjective) ->
     ar, nar_aux = plan.streams["ar"], plan.streams["nar_aux"]
     if knobs.glance and model.training:
         nar_aux = nar_and_aux(batch.target, still_hidden(model, memory, plan.drafts["look"], knobs.glance))
-    # Two calls, not one of the two streams joined: that computes scores which nobody sees (benchmarks/joined_calls.py).
+    # Two calls: one over the joined streams computes attention scores that are masked (benchmarks/joined_calls.py).
     ar_states, nar_aux_states = model.decode(ar, memory), model.decode(nar_aux, memory)
 
-    # Selections that all run through the sentences and, in each, from left to right.
+    # All selections have the same order: sentence by sentence, and in each from left to right.
     width, words = batch.target.shape[1], model.output_weight
     nar_labels, aux_labels = nar_aux.labels[:, :width], nar_aux.labels[:, nar_aux.keys :]
     hidden, asked = nar_labels != IGNORE, ar.labels[ar.labelled]
@@ -86,7 +86,7 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: JanusObjective) ->
 
 
 def risen(knobs: JanusObjective, step: int) -> float:
-    """The share of their weights that the KLs have at this update."""
+    """The share of their full weights that the KLs have at this update."""
     return min(1.0, max(0.0, (step + 1 - knobs.kl_start) / max(1, knobs.kl_warmup)))
 
 

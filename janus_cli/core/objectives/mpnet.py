@@ -1,11 +1,11 @@
 """MPNet (Song et al., 2020): masked and permuted language modelling.
 
 L = mean over hidden tokens, in a random order z, of  -log P(y_{z_k} | X, observed tokens, y_{z_<k}, MASK for z_>=k)
-    + 0.1 CE_length   (equation 5; the length term is Mask-Predict's, because here the text is not given)
+    + 0.1 CE_length   (equation 5; the length term is Mask-Predict's, because generation has to predict the length)
 
-Until a token is revealed, there is a MASK in its place, which dies when the token is born; so each query sees all
-positions.
-These are JANUS's AUX slots, in a random order and alone. The first query sees what a MASK sees in mask-predict.
+Until a token is revealed, there is a MASK in its place, which dies when the token is born; so each query attends to
+all positions. These are JANUS's AUX slots alone, in a random order. The first query sees what a MASK of mask-predict
+sees.
 """
 
 from janus_cli.core.batch import Batch

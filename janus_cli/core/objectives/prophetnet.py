@@ -3,8 +3,8 @@
 L = 1/g sum_{k=1..g} CE_k,   P_k(y_{d+k} | X, y_<=d)
     (equation 3, with equal weights, as in the released code)
 
-Stream k has a slot for each prefix y_<=d: a MASK at position d + k that lives for its own instant, so it reads the
-prefix and itself. Stream 1 alone generates; the others are there for what they teach the prefix.
+Stream k has a slot for each prefix y_<=d: a MASK at position d + k that lives for one instant only, so it attends to
+the prefix and itself. Decoding uses stream 1 only; the others are auxiliary losses.
 """
 
 import torch
@@ -20,7 +20,7 @@ from janus_cli.core.stream import Stream, beside, content, future
 
 
 def prophets(target: Tensor, steps: int) -> Stream:
-    """Content, and the slots of streams 1 .. `steps`, one stream behind the other; target (B, T)."""
+    """Content, then the slots of streams 1 .. `steps`, one stream after another; target (B, T)."""
     slots = [(d, k) for k in range(1, steps + 1) for d in range(target.shape[1] - k)]
     known, step = torch.tensor(slots, device=target.device).T
     return beside(content(target).unlabelled, future(target, known, step, alone=True))

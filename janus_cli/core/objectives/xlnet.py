@@ -3,9 +3,8 @@
 L = mean over the last tokens of a random order z of  -log P(y_{z_r} | X, y_{z_1} .. y_{z_{r-1}}, position z_r)
     (section 2.3; two streams: equations 4 and 5)
 
-Content of rank r is born at time r and lives on; a query, which knows its position only, asks for it half a tick
-earlier. EOS takes part in the order: nothing but the tokens says how long the text is. Generation takes the order
-from left to right.
+Content of rank r is born at time r and lives on; a query, which knows its position only, predicts it half a tick
+earlier. EOS takes part in the order, because no length is predicted. Decoding goes from left to right.
 """
 
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Searches over callables: they know nothing of the model that fills them in (`core/generate.py` does)."""
+"""Search algorithms over callables: they do not know the model (`core/generate.py` connects the two)."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class Output:
 
     tokens: without BOS and EOS. logps: nats of each token; left-to-right search adds that of EOS at the end.
     score: what hypotheses of the sentence were ranked by, higher is better; see the search.
-    passes: decoder passes that the sentence took part in. trace: its passes, where they were asked for.
+    passes: decoder passes that the sentence took part in. trace: these passes, if asked for.
     """
 
     tokens: list[int]

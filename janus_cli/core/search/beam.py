@@ -1,9 +1,10 @@
 """Left-to-right search: greedy (a beam of one) and beam search with a length penalty.
 
-Each pass ranks all continuations of a sentence's live hypotheses by their summed log-probability. Those among the best
-`beam` that end in EOS are finished; the best `beam` that do not live on. EOS is the only choice at the maximum length.
-A sentence leaves the batch when `beam` of its hypotheses are finished (so a beam of one is greedy search), or when
-nothing alive can overtake the `nbest` best of them any more. Equals are ranked by the lower beam slot, then token id.
+Each pass ranks all continuations of a sentence's live hypotheses by their summed log-probability. Of the best `beam`,
+those that end in EOS are finished; of those that do not, the best `beam` live on. At the maximum length EOS is the only
+choice. A sentence leaves the batch when `beam` of its hypotheses are finished (so a beam of one is greedy search), or
+when no live hypothesis can overtake the `nbest` best finished ones any more. Ties go to the lower beam slot, then the
+lower token id.
 
 Dimensions besides those of `core`: A sentences still searched, F live hypotheses of each (first 1, then `beam`),
 C candidates of each (up to 2 * beam).
@@ -44,7 +45,7 @@ def beam_search(
     alive = torch.arange(len(finished), device=max_lengths.device)  # (A,) places in the batch
     tokens = torch.full((len(alive), 1, 1), BOS, device=alive.device)  # (A, F, 1 + passes)
     totals = torch.zeros(tokens.shape, dtype=torch.float64, device=alive.device)  # (A, F, 1 + passes) running sums
-    best = totals.new_full((len(alive), beam), -inf)  # (A, beam) scores of finished hypotheses, falling
+    best = totals.new_full((len(alive), beam), -inf)  # (A, beam) scores of finished hypotheses, in descending order
     passes = torch.zeros_like(max_lengths)
     parents: Tensor | None = None
     for length in range(1, longest + 1):
@@ -114,7 +115,7 @@ def _candidates(logps: Tensor, sums: Tensor, beam: int) -> tuple[Tensor, Tensor,
 
 
 def _largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest of each row and their places, the lower place first among equals."""
+    """The `count` largest of each row and their indices, the lower index first among equal ones."""
     count = min(count, values.shape[1])
     top, places = topk(values, min(count + 1, values.shape[1]))
     equal = (top[:, 1:] == top[:, :-1]) & (top[:, 1:] > -inf)
@@ -129,7 +130,7 @@ def _largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _first_among_equals(values: Tensor, least: Tensor, count: int) -> Tensor:
-    """Places of all that exceed `least` (R, 1) and of the first that equal it, `count` in all. (R, V) -> (R, count)."""
+    """Indices of all above `least` (R, 1), then of the first equal to it, `count` in all. (R, V) -> (R, count)."""
     more, equal = values > least, values == least
     missing = count - more.sum(1, keepdim=True)
     taken = more | (equal & (equal.cumsum(1, dtype=torch.int32) <= missing))

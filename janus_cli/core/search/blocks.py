@@ -1,4 +1,4 @@
-"""Left to right in blocks: several tokens in each pass, up to the first EOS; one block for all is non-autoregressive.
+"""Semi-autoregressive search: blocks of tokens, left to right, up to the first EOS; one block for all is NAR.
 
 BANG, Qi 2021 (semi-NAR generation).
 """
@@ -24,7 +24,7 @@ def write_blocks(step: Step, max_lengths: Tensor, block: int | None) -> tuple[Te
         block: tokens of a pass; None for all of them in one.
 
     Returns:
-        tokens (B, T) int64 without EOS, PAD behind, their log-probabilities (B, T) in nats, and the passes (B,).
+        tokens (B, T) int64 without EOS, then PAD, their log-probabilities (B, T) in nats, and the passes (B,).
     """
     longest = int(max_lengths.max()) if len(max_lengths) else 0
     rows = torch.arange(len(max_lengths), device=max_lengths.device)

@@ -1,4 +1,4 @@
-"""Left-to-right search that takes the best token each time: what a beam of one finds, without a beam's bookkeeping."""
+"""Greedy search, left to right: what a beam of one finds, without a beam's bookkeeping."""
 
 from collections.abc import Callable
 
@@ -9,11 +9,11 @@ from janus_cli.core.batch import BOS, EOS, PAD
 from janus_cli.core.search import Output
 
 Step = Callable[[Tensor, Tensor | None, Tensor], tuple[Tensor, Tensor]]
-WORTH = 0.8  # rows leave once so few of them are still going: moving the cache costs about as much as the rest saves
+COMPACT_AT = 0.8  # finished rows are removed once at most this share goes on: before, moving the cache costs more
 
 
 def greedy(step: Step, max_lengths: Tensor, length_penalty: float = 1.0) -> list[Output]:
-    """The greedy output of each sentence; among equals the lower token id is taken, if the step's maximum does so.
+    """The greedy output of each sentence; of equally likely tokens, the one that `step` prefers.
 
     Args:
         step: `step(last, kept, at_end)` -> the best next token (R,) and its log-probability (R,). last: (R,) int64, the
@@ -38,7 +38,7 @@ def greedy(step: Step, max_lengths: Tensor, length_penalty: float = 1.0) -> list
         if not left:
             break
         kept, last = None, best
-        if left <= WORTH * len(rows):
+        if left <= COMPACT_AT * len(rows):
             kept = going.nonzero()[:, 0]
             rows, last, most, going = rows[kept], best[kept], most[kept], going[kept]
     return finished(tokens, logps, length_penalty)
@@ -47,7 +47,7 @@ def greedy(step: Step, max_lengths: Tensor, length_penalty: float = 1.0) -> list
 def finished(
     tokens: Tensor, logps: Tensor, length_penalty: float = 1.0, passes: list[int] | None = None
 ) -> list[Output]:
-    """Outputs of rows that end in EOS, PAD behind. tokens, logps (B, T); passes: by default one a token."""
+    """Outputs of rows that end in EOS, then PAD. tokens, logps (B, T); passes: by default one a token."""
     sizes = (tokens != PAD).sum(1).tolist()
     outputs = []
     for row, (ids, sure, size) in enumerate(zip(tokens.tolist(), logps.tolist(), sizes, strict=True)):

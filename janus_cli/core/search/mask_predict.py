@@ -21,24 +21,24 @@ def mask_predict(
     step: Step, tokens: Tensor, iters: int, *, update: Update = "hidden", fan: int = 1,
     only: Tensor | None = None, leaving: bool = True, trace: Trace | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Writes every MASK in `iters` decoder passes.
+    """Fills in every MASK in at most `iters` decoder passes.
 
-    After pass i of T the floor(n (T - i) / T) least certain of the n tokens that a row was to write are hidden again
-    (equals: the leftmost first), so nothing is hidden after the last. No row depends on another.
+    After pass i of T the floor(n (T - i) / T) least certain of a row's n tokens to write are hidden again (of equal
+    ones, the leftmost first), so none after the last. No row depends on another.
 
-    A pass is left out for a sentence that it cannot change: each of its rows reads what it read in the previous pass,
+    A sentence skips a pass that cannot change it: each of its rows reads what it read in the previous pass,
     and so would get the same answer, or has nothing to write.
 
     Args:
         step: `step(tokens, asked, sentences)` -> the best token and its log-probability at each place `asked` (A, T)
             bool; both (A, T). One decoder pass. sentences: (S,) int64, those whose rows these are; None for all.
-        tokens: (R, T) int64, MASK where a token is to be written, PAD behind the end of a row.
+        tokens: (R, T) int64, MASK where a token is to be written, PAD after the end of a row.
         iters: decoder passes, at least 1.
         update: "hidden": a pass rewrites hidden tokens, the others keep token and certainty. "all": everything that was
             once MASK is written anew in each pass, hidden or not.
         fan: rows of a sentence, which stand side by side.
         only: (R, T) bool, the places that may be written; a MASK elsewhere stays.
-        leaving: False: every row takes part in every pass, though it cannot change; nothing waits for a GPU then.
+        leaving: whether sentences may skip passes; if not, the host never waits for a GPU.
         trace: called after each pass as `trace(tokens, logps, hidden)`: what is written, and what is hidden next.
 
     Returns:
@@ -80,7 +80,7 @@ def _taking_part(active: Tensor, fan: int) -> tuple[Tensor | None, Tensor | None
 
 
 def masks(lengths: Tensor) -> Tensor:
-    """`lengths` (R,) MASKs in each row, PAD behind -> (R, T) int64, T the largest length."""
+    """`lengths` (R,) MASKs in each row, then PAD -> (R, T) int64, T the largest length."""
     longest = int(lengths.max()) if len(lengths) else 0
     real = torch.arange(longest, device=lengths.device) < lengths[:, None]
     return torch.where(real, MASK, PAD)
@@ -103,7 +103,7 @@ def predicted_lengths(logits: Tensor, count: int, longest: int) -> Tensor:
 
 
 def without_repeats(tokens: Tensor, logps: Tensor) -> tuple[Tensor, Tensor]:
-    """Drops each token that equals the one before it; what remains moves left. Both (R, T), PAD behind the end."""
+    """Drops each token that equals the one before it and closes the gaps. Both (R, T), PAD after the end."""
     repeated = torch.zeros_like(tokens, dtype=torch.bool)
     repeated[:, 1:] = tokens[:, 1:] == tokens[:, :-1]
     order = repeated.int().sort(dim=1, stable=True).indices
@@ -114,5 +114,5 @@ def without_repeats(tokens: Tensor, logps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mean_logp(tokens: Tensor, logps: Tensor) -> Tensor:
-    """How sure a row is of itself: the mean over its tokens in nats; 0 for a row without tokens. (R, T) -> (R,)."""
+    """The mean log-probability of a row's tokens in nats; 0 for a row without tokens. (R, T) -> (R,)."""
     return logps.sum(1) / (tokens != PAD).sum(1).clamp(min=1)

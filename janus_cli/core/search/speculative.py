@@ -1,13 +1,13 @@
 """Speculative decoding: a draft is written non-autoregressively and verified left to right in one pass.
 
-The draft proposes the tokens that follow a verified prefix. One pass of the left-to-right model over all of them says
-what it would have written at each place. The longest prefix of the draft on which both agree is kept, and the model's
-own token after it, so each pass adds one token at least, and the text is that of greedy search whatever the draft
-says (Leviathan et al., ICML 2023, for the sampled case; Stern et al., NeurIPS 2018, for the greedy one).
+The draft proposes the tokens that follow a verified prefix. One pass of the left-to-right model over all of them gives
+its own choice at each place. The longest prefix of the draft on which both agree is accepted, and the model's own
+token after it, so each pass adds one token at least, and the text is that of greedy search whatever the draft
+(Leviathan et al., ICML 2023, for the sampled case; Stern et al., NeurIPS 2018, for the greedy one).
 
-Two sources of the next draft cost no pass of their own. What verifying says beyond the first disagreement
-(`redraft="ar"`; Jacobi decoding, Santilli et al., ACL 2023). And a draft that is written in the verifying pass itself,
-for all that follows the prefix verified so far (`redraft="joint"`): it is one round behind.
+The next draft may also cost no pass of its own: it is either the model's choices after the first disagreement
+(`redraft="ar"`; Jacobi decoding, Santilli et al., ACL 2023), or written in the verifying pass itself, after the prefix
+verified so far, and so one round late (`redraft="joint"`).
 """
 
 from collections.abc import Callable
@@ -33,16 +33,16 @@ def speculative(
     Dimensions besides those of `core`: A sentences still decoded, W tokens of a draft, P tokens verified so far.
 
     Args:
-        draft: `draft(tokens, counts, sentences)` -> proposals (A, W) int64 for the places behind the prefix, PAD
-            behind them, which may end in EOS; and the decoder passes (A,) that it took. tokens: (A, P) int64, the first
+        draft: `draft(tokens, counts, sentences)` -> proposals (A, W) int64 for the places after the prefix, then PAD;
+            they may end in EOS; and the decoder passes (A,) that it took. tokens: (A, P) int64, the first
             `counts` (A,) of each row are verified. sentences: (A,) int64, places in the batch.
         verify: `verify(tokens, counts, proposals, at_end, sentences, kept)` -> the left-to-right model's choice
-            (A, W + 1) after the prefix and after each proposed token, its log-probability, and with "joint" what the
-            draft proposes (A, W') behind the same prefix. at_end: (A, W + 1) bool, where EOS is the only choice.
+            (A, W + 1) after the prefix and after each proposed token, its log-probability, and with "joint" the next
+            draft's proposals (A, W') after the same prefix. at_end: (A, W + 1) bool, where EOS is the only choice.
             kept: (A,) int64, the rows of the previous call that continue; None for all.
         max_lengths: (B,) int64, the most tokens of an output, EOS included; at least 1.
-        window: the most proposed tokens that are verified at once.
-        redraft: where later proposals come from; a sentence for which nothing is left over is drafted again.
+        window: the most proposed tokens that are verified in one pass.
+        redraft: where later proposals come from; a sentence that has none left is drafted again.
     """
     device, batch = max_lengths.device, len(max_lengths)
     if not batch:
@@ -82,7 +82,7 @@ def speculative(
 
 
 def _drafted(draft: Draft, verified: Tensor, counts: Tensor, rows: Tensor, left: Tensor, passes: Tensor) -> Tensor:
-    """What is left over from verifying, and a draft for the rows in which nothing is. left (A, W) -> (A, W')."""
+    """The proposals left over from verifying, and a new draft for rows without any. left (A, W) -> (A, W')."""
     empty = torch.ones_like(rows, dtype=torch.bool) if not left.shape[1] else left[:, 0] == PAD
     written, took = draft(verified[empty], counts[empty], rows[empty])
     passes[rows[empty]] += took
@@ -100,7 +100,7 @@ def _left_over(best: Tensor, proposals: Tensor) -> Tensor:
 
 
 def _behind(proposals: Tensor, fresh: Tensor) -> Tensor:
-    """What of the proposals (A, W) lies behind the first `fresh` (A,) places, up to EOS; PAD behind."""
+    """The proposals (A, W) after the first `fresh` (A,), up to EOS, then PAD."""
     places = fresh[:, None] + torch.arange(proposals.shape[1], device=fresh.device)
     left = proposals.gather(1, places.clamp(max=proposals.shape[1] - 1)).masked_fill(places >= proposals.shape[1], PAD)
     ended = (left == EOS).int()
