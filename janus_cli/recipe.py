@@ -1,6 +1,6 @@
 """A recipe: every knob of janus, with its default and the default's source, such as [J] (`core.knobs.SOURCES`).
 
-Those of the model, the objectives and decoding stand in `core/knobs.py`. `recipe_load.load` reads `recipes/NAME.yaml`.
+Those of the model, the objectives and decoding are in `core/knobs.py`. `recipe_load.load` reads `recipes/NAME.yaml`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 @dataclass(frozen=True, kw_only=True)
 class Download:
-    """One file to fetch. Without a known sha256 it is never fetched: the user downloads it and gives `--data-dir`."""
+    """One file to fetch. Without a sha256 it is never fetched: the user downloads it and gives `--data-dir`."""
 
     url: Annotated[str, Knob("address of the file")]
     sha256: Annotated[Sha256 | None, Knob("checksum; without one, the file is not fetched")] = None
@@ -69,9 +69,9 @@ class Data:
         tuple[CleanStep, ...], Knob("steps applied to both sides in this order, before pairs are dropped")
     ] = ()
     min_tokens: Annotated[int, Knob("training pairs with a shorter side are dropped", ge=1)] = 1
-    max_tokens: Annotated[int, Knob("training pairs with a longer side are dropped", "fairseq for MT", ge=1)] = 175
-    max_ratio: Annotated[float, Knob("training pairs whose token counts differ by more are dropped", ge=1)] = 3.0
-    deduplicate: Annotated[bool, Knob("drop training pairs seen before")] = False
+    max_tokens: Annotated[int, Knob("train and valid pairs with a longer side are dropped", "fairseq", ge=1)] = 175
+    max_ratio: Annotated[float, Knob("training pairs whose lengths have a larger ratio are dropped", ge=1)] = 3.0
+    deduplicate: Annotated[bool, Knob("drop repeated training pairs")] = False
 
     def __post_init__(self) -> None:
         if self.source == self.target:
@@ -85,18 +85,18 @@ class Tokenizer:
     """How text becomes ids. pad 0, unk 1, bos 2, eos 3, mask 4 in every vocabulary."""
 
     kind: Annotated[
-        Literal["sentencepiece", "words"], Knob("words: the text is tokenised already, and split at spaces")
+        Literal["sentencepiece", "words"], Knob("words: the text is tokenised already and is split at spaces")
     ] = "sentencepiece"
     algorithm: Annotated[Literal["unigram", "bpe"], Knob("sentencepiece's algorithm")] = "bpe"
     vocabulary: Annotated[int, Knob("tokens, the five special ones included", ge=8)] = 8000
     joint: Annotated[bool, Knob("one vocabulary for both sides")] = True
-    byte_fallback: Annotated[bool, Knob("sentencepiece: spell unknown characters in bytes")] = False
+    byte_fallback: Annotated[bool, Knob("sentencepiece: unknown characters become bytes")] = False
     character_coverage: Annotated[float, Knob("sentencepiece: share of the characters covered", gt=0, le=1)] = 1.0
     normalisation: Annotated[
         Literal["nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity"], Knob("sentencepiece's normalisation rule")
     ] = "nmt_nfkc"
-    train_lines: Annotated[int, Knob("lines to learn from, evenly over the corpus; bounds memory", ge=1)] = 1_000_000
-    joiner: Annotated[str, Knob('words: removed from decoded text with the space after it; "@@" for BPE text')] = ""
+    train_lines: Annotated[int, Knob("lines to train on, evenly over the corpus; bounds memory", ge=1)] = 1_000_000
+    joiner: Annotated[str, Knob('words: dropped from decoded text with the space after it; "@@" for BPE text')] = ""
     reuse: Annotated[str | None, Knob("folder with the tokenizer files of an earlier `janus preprocess`")] = None
 
     def __post_init__(self) -> None:
@@ -106,27 +106,27 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class Training:
-    """How the weights are found."""
+    """How the model is trained."""
 
     updates: Annotated[int, Knob("updates of the weights", "[J]", ge=1)] = 200_000
-    minutes: Annotated[float, Knob("stop after so many minutes of updates alone; 0: no limit", ge=0)] = 0.0
+    minutes: Annotated[float, Knob("stop after this many minutes spent in updates; 0: no limit", ge=0)] = 0.0
     batch_tokens: Annotated[
-        int, Knob("tokens of the longer side, padding counted; per rank and micro-batch", ge=16)
+        int, Knob("tokens of the longer side of a micro-batch on each rank, padding included", ge=16)
     ] = 4096
     accumulate: Annotated[int, Knob("micro-batches per rank and update", ge=1)] = 1
     cpu_slots: Annotated[int, Knob("decoder slots that a CPU computes at once; bounds memory", "[H]", ge=0)] = 2048
-    learning_rate: Annotated[float, Knob("highest learning rate", "[J], IWSLT14", gt=0)] = 5e-4
+    learning_rate: Annotated[float, Knob("peak learning rate", "[J], IWSLT14", gt=0)] = 5e-4
     schedule: Annotated[
         Literal["inverse_sqrt", "linear", "cosine"], Knob("how the learning rate falls after its warm-up")
     ] = "inverse_sqrt"
     warmup: Annotated[int, Knob("updates over which the learning rate rises", "[J]", ge=0)] = 10_000
-    beta1: Annotated[float, Knob("Adam's decay of the mean gradient", ge=0, le=1)] = 0.9
-    beta2: Annotated[float, Knob("Adam's decay of the mean square", "[V]", ge=0, le=1)] = 0.98
+    beta1: Annotated[float, Knob("Adam's beta1, for the first moment", ge=0, le=1)] = 0.9
+    beta2: Annotated[float, Knob("Adam's beta2, for the second moment", "[V]", ge=0, le=1)] = 0.98
     epsilon: Annotated[float, Knob("Adam's epsilon", gt=0)] = 1e-8
     weight_decay: Annotated[float, Knob("decoupled weight decay", "[J]", ge=0)] = 1e-4
-    ema: Annotated[float, Knob("decay of mean weights for `janus average --ema`; 0: none", ge=0, le=1)] = 0.0
-    clip: Annotated[float, Knob("largest gradient norm; 0 switches clipping off", ge=0)] = 0.0
-    precision: Annotated[Literal["auto", "float32", "bf16"], Knob("auto: bf16 where hardware multiplies it")] = "auto"
+    ema: Annotated[float, Knob("decay of the moving average of weights (`--ema`); 0: none", ge=0, le=1)] = 0.0
+    clip: Annotated[float, Knob("gradient norm to clip to; 0: no clipping", ge=0)] = 0.0
+    precision: Annotated[Literal["auto", "float32", "bf16"], Knob("auto: bf16 if native, else float32")] = "auto"
     log_every: Annotated[int, Knob("updates between lines of the log", ge=1)] = 100
     validate_every: Annotated[int, Knob("updates between validations", ge=1)] = 2000
     save_every: Annotated[int, Knob("updates between checkpoints", ge=1)] = 2000
@@ -135,15 +135,15 @@ class Training:
     best_metric: Annotated[
         str, Knob("a name from the validation log; auto: bleu_ar, else bleu_nar; bleu: the mean of both")
     ] = "auto"
-    patience: Annotated[int, Knob("validations without a better best_metric before stopping; 0: never", ge=0)] = 0
+    patience: Annotated[int, Knob("stop after so many validations without improvement; 0: never", ge=0)] = 0
     valid_sentences: Annotated[int, Knob("sentences decoded by a validation; losses use the whole split", ge=1)] = 500
-    max_bad_steps: Annotated[int, Knob("updates skipped in a row that end the run: exit 5, for memory 6", ge=1)] = 20
+    max_bad_steps: Annotated[int, Knob("skipped updates in a row that end the run: exit 5, for memory 6", ge=1)] = 20
     tensorboard: Annotated[bool, Knob("also write the log for TensorBoard")] = False
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a run."""
+    """Everything that determines a run."""
 
     name: Annotated[PlainName, Knob("name of the recipe; the run's name begins with it")]
     about: Annotated[str, Knob("one line for `janus recipes`")] = ""
@@ -182,7 +182,7 @@ CHECKED = TypeAdapter(Recipe)  # refuses what no recipe may hold
 
 @cache
 def sections() -> tuple[tuple[str, Any], ...]:
-    """Path and dataclass of every section, from "" for the recipe itself to data.downloads.0 for those of a list.
+    """Path and dataclass of every section: "" is the recipe itself, data.downloads.0 any element of a list.
 
     `objective` has one entry for each objective. Sections inside others come last.
     """

@@ -30,7 +30,7 @@ class Knob:
     """Marks a field as a knob: what it does, where its default comes from (a key of SOURCES), its bounds.
 
     modes: for a knob of decoding, the modes that read it; empty if all do.
-    flag: for a knob of decoding, its option of `janus decode`; "" is --name-with-dashes, None is no option.
+    flag: for a knob of decoding, its option of `janus decode`; "": --name-with-dashes, None: it has no option.
     """
 
     about: str
@@ -64,9 +64,9 @@ def knobs(section: type) -> dict[str, Knob]:
 class Model:
     """Shape of the encoder-decoder. The same for every objective."""
 
-    width: Annotated[int, Knob("size of a token's state", ge=1)] = 512
-    feedforward: Annotated[int, Knob("width inside the feed-forward sublayers", ge=1)] = 1024
-    heads: Annotated[int, Knob("attention heads; they divide the width", ge=1)] = 4
+    width: Annotated[int, Knob("width of the hidden states (d_model)", ge=1)] = 512
+    feedforward: Annotated[int, Knob("width inside the feed-forward sublayers (d_ff)", ge=1)] = 1024
+    heads: Annotated[int, Knob("attention heads; must divide the width", ge=1)] = 4
     encoder_layers: Annotated[int, Knob("layers of the encoder", ge=1)] = 6
     decoder_layers: Annotated[int, Knob("layers of the decoder", ge=1)] = 6
     dropout: Annotated[float, Knob("dropout after embeddings and sublayers", ge=0, le=1)] = 0.3
@@ -85,9 +85,9 @@ class Model:
     embedding_scale: Annotated[bool, Knob("multiply embeddings by sqrt(width)", "[V]")] = True
     embedding: Annotated[
         Literal["sum", "concat"],
-        Knob("token and position are added, or put side by side and mapped to the width [CC]", "[V]"),
+        Knob("token and position embeddings are added, or concatenated and mapped to the width [CC]", "[V]"),
     ] = "sum"
-    causal_attention: Annotated[bool, Knob("decoder layers attend once more, to the left only", "[CC]")] = False
+    causal_attention: Annotated[bool, Knob("a second, causal self-attention in decoder layers", "[CC]")] = False
     embedding_norm: Annotated[bool, Knob("layer norm after the embeddings, as BART and BERT have it")] = False
     init: Annotated[Literal["bert", "xavier"], Knob("bert: normal(0, 0.02). xavier: Glorot's [V]", "[J]")] = "bert"
     attention: Annotated[Literal["sdpa", "flex"], Knob("flex: FlexAttention (CUDA), no attention_dropout")] = "sdpa"
@@ -103,11 +103,11 @@ class Model:
 class Noise:
     """Which target tokens are hidden: a mixture, drawn anew for each sentence in proportion to the five weights."""
 
-    uniform: Annotated[float, Knob("weight of: k ~ Uniform{1..n} tokens, at any places", "[C]", ge=0)] = 0.0
+    uniform: Annotated[float, Knob("weight of: k ~ Uniform{1..n} random tokens", "[C]", ge=0)] = 0.0
     spans: Annotated[float, Knob("weight of: spans of Poisson length, up to span_budget", "[J]", ge=0)] = 0.0
-    fixed: Annotated[float, Knob("weight of: `share` of the tokens, at any places", ge=0)] = 0.0
-    suffix: Annotated[float, Knob("weight of: the last k ~ Uniform{1..n} tokens, what a draft sees", ge=0)] = 0.0
-    full: Annotated[float, Knob("weight of: every token, what mask-predict begins with", "[H]", ge=0)] = 0.0
+    fixed: Annotated[float, Knob("weight of: `share` of the tokens, at random", ge=0)] = 0.0
+    suffix: Annotated[float, Knob("weight of: the last k ~ Uniform{1..n} tokens, as in drafting", ge=0)] = 0.0
+    full: Annotated[float, Knob("weight of: every token, as mask-predict begins", "[H]", ge=0)] = 0.0
     span_mean: Annotated[float, Knob("mean length of a span", "[J]", gt=0)] = 2.0
     span_budget: Annotated[float, Knob("share that spans may cover; they hide 55-58 %", "[J]", ge=0, le=1)] = 0.7
     share: Annotated[float, Knob("share of the tokens that `fixed` hides", ge=0, le=1)] = 0.5
@@ -129,8 +129,8 @@ Sections = dict[str, dict[str, Any]]  # section of a recipe -> knob -> value
 class ObjectiveKnobs:
     """What all objectives share."""
 
-    # What the system's paper sets in other sections, where the recipe and --set say nothing: `--objective NAME` is the
-    # whole system.
+    # What the objective's paper sets in other sections of a recipe, so that `--objective NAME` gives the whole system;
+    # the recipe and --set override it.
     elsewhere: ClassVar[Sections] = {}
 
     name: str  # here, so that it comes first
@@ -143,7 +143,7 @@ class ArObjective(ObjectiveKnobs):
 
     name: Literal["ar"] = "ar"
     ar_stream: Annotated[
-        ARStream, Knob("who predicts the next token: the tokens, or MASK slots that nobody reads (two streams)")
+        ARStream, Knob("slots that predict the next token: the tokens, or MASK queries beside them (two streams)")
     ] = "content"
 
 
@@ -154,7 +154,7 @@ class CmlmObjective(ObjectiveKnobs):
     name: Literal["cmlm"] = "cmlm"
     noise: Annotated[Noise, Knob("which target tokens are hidden", "[C]")] = Noise(uniform=1.0)
     length: Annotated[float, Knob("weight of the length prediction", ge=0)] = 0.1
-    glance: Annotated[float, Knob("glancing: hidden tokens shown per wrong guess", "[G]", ge=0, le=1)] = 0.0
+    glance: Annotated[float, Knob("glancing: hidden tokens revealed per wrong one", "[G]", ge=0, le=1)] = 0.0
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class CmlmcObjective(ObjectiveKnobs):
 
     name: Literal["cmlmc"] = "cmlmc"
     noise: Annotated[Noise, Knob("which target tokens are hidden", "[C], kept by [CC]")] = Noise(uniform=1.0)
-    replaced: Annotated[float, Knob("share of observed tokens to be corrected", "[CC]", ge=0, le=1)] = 0.3
+    replaced: Annotated[float, Knob("share of observed tokens replaced by predictions", "[CC]", ge=0, le=1)] = 0.3
     nar: Annotated[float, Knob("weight of CE_NAR; with `correct`, the mean of both", "[CC]", ge=0)] = 0.5
     correct: Annotated[float, Knob("weight of CE_correct", "[CC]", ge=0)] = 0.5
     length: Annotated[float, Knob("weight of the length prediction", ge=0)] = 0.1
@@ -185,9 +185,9 @@ class CematObjective(ObjectiveKnobs):
     target_least: Annotated[float, Knob("smallest share of a target that is hidden", "[CE]", ge=0, le=1)] = 0.2
     target_most: Annotated[
         float,
-        Knob("largest share of a target that is hidden; 0.5 [CE] never hides all, as decoding does", "[H]", ge=0, le=1),
+        Knob("largest share of a target that is hidden; [CE] has 0.5, decoding begins with all", "[H]", ge=0, le=1),
     ] = 1.0
-    switched: Annotated[float, Knob("share of a source switched by dictionary; 0: none", "[CE]", ge=0, le=1)] = 0.15
+    switched: Annotated[float, Knob("share of source tokens switched by dictionary", "[CE]", ge=0, le=1)] = 0.15
     dictionary: Annotated[str | None, Knob("file of tab-separated word pairs; null: induced from the text")] = None
     dictionary_pairs: Annotated[int, Knob("sentence pairs to induce a dictionary from", "[H]", ge=1)] = 50_000
     dictionary_rounds: Annotated[int, Knob("rounds of expectation maximisation (IBM model 1), usually 5", ge=1)] = 5
@@ -206,11 +206,11 @@ class CematObjective(ObjectiveKnobs):
 
 @dataclass(frozen=True)
 class JanusObjective(ObjectiveKnobs):
-    """L = ar CE_AR + nar CE_NAR + aux CE_AUX + length CE_length + three symmetric KL terms [J]."""
+    """JANUS: L = ar CE_AR + nar CE_NAR + aux CE_AUX + length CE_length + three symmetric KL terms [J]."""
 
     name: Literal["janus"] = "janus"
     ar_stream: Annotated[
-        ARStream, Knob("who predicts the next token: the tokens, or MASK slots (two streams), as in [J]", "[H]")
+        ARStream, Knob("slots that predict the next token: the tokens, or as in [J] MASK queries (two streams)", "[H]")
     ] = "content"
     noise: Annotated[Noise, Knob("which target tokens are hidden", "[J]")] = Noise(spans=1.0)
     ar: Annotated[float, Knob("weight of CE_AR", "[J]", ge=0)] = 1.0
@@ -221,19 +221,19 @@ class JanusObjective(ObjectiveKnobs):
     kl_nar_aux: Annotated[float, Knob("weight of the KL between NAR and AUX", "[J]", ge=0)] = 1.0
     kl_ar_nar: Annotated[float, Knob("weight of the KL between AR and NAR", "[J]", ge=0)] = 1.0
     kl_to_ar: Annotated[
-        float, Knob("part of the KLs' gradient that AR receives; at 0, AR only teaches", "[J]", ge=0, le=1)
+        float, Knob("share of the KLs' gradient that AR receives; at 0, AR only teaches", "[J]", ge=0, le=1)
     ] = 1.0
     kl_temperature: Annotated[
-        float, Knob("divides the logits in the KLs, which are multiplied by its square", "Hinton 2015", gt=0)
+        float, Knob("temperature of the KLs, which are multiplied by its square", "Hinton 2015", gt=0)
     ] = 1.0
     kl_start: Annotated[int, Knob("updates without any KL", ge=0)] = 0
     kl_warmup: Annotated[int, Knob("updates over which the KL weights then rise to their full value", ge=0)] = 0
     correct: Annotated[float, Knob("weight of CMLMC's CE_correct; try decoding.update all", ge=0)] = 0.0
-    replaced: Annotated[float, Knob("share of observed tokens to be corrected", "[CC]", ge=0, le=1)] = 0.3
+    replaced: Annotated[float, Knob("share of observed tokens replaced by predictions", "[CC]", ge=0, le=1)] = 0.3
     glance: Annotated[
         float,
         Knob(
-            "glancing: hidden tokens shown per wrong guess; GLAT lets it fall from 0.5 to 0.3",
+            "glancing: hidden tokens revealed per wrong prediction; GLAT anneals it from 0.5 to 0.3",
             "[G]", ge=0, le=1,
         ),
     ] = 0.0  # fmt: skip
@@ -247,7 +247,7 @@ class XlnetObjective(ObjectiveKnobs):
     name: Literal["xlnet"] = "xlnet"
     predicted: Annotated[
         float,
-        Knob("share of the order, from its end, to predict; 1/6 [X] never starts from nothing", "[H]", gt=0, le=1),
+        Knob("share of the tokens, last in the order, to predict; [X] has 1/6, decoding needs all", "[H]", gt=0, le=1),
     ] = 1.0
 
 
@@ -257,7 +257,7 @@ class MpnetObjective(ObjectiveKnobs):
 
     ar_stream: ClassVar[ARSide] = "masks"
     name: Literal["mpnet"] = "mpnet"
-    # fixed with share 0.15 [M] never starts from nothing; full is what left to right starts from, uniform mask-predict
+    # [M] hides a fixed 15 %; but left-to-right decoding begins with all tokens hidden, mask-predict goes on with some
     noise: Annotated[Noise, Knob("which target tokens are predicted", "[H]")] = Noise(uniform=0.5, full=0.5)
     length: Annotated[float, Knob("weight of the length prediction", "[C]", ge=0)] = 0.1
 
@@ -273,12 +273,12 @@ class ProphetnetObjective(ObjectiveKnobs):
 
 @dataclass(frozen=True)
 class BangObjective(ObjectiveKnobs):
-    """AR, NAR and what lies between, without a length [B]."""
+    """AR, NAR and the streams between, without a length head [B]."""
 
     elsewhere: ClassVar[Sections] = {"decoding": {"remove_repeats": True}}  # [B]
     ar_stream: ClassVar[ARSide] = "self"
     name: Literal["bang"] = "bang"
-    streams: Annotated[int, Knob("most tokens of a block; costs memory and time", "[B]", ge=2)] = 9
+    streams: Annotated[int, Knob("largest block trained; costs memory and time", "[B]", ge=2)] = 9
     ar: Annotated[float, Knob("weight of the AR stream", "[B]", ge=0)] = 1.0
     nar: Annotated[float, Knob("weight of the NAR stream", "[B]", ge=0)] = 1.0
     semi: Annotated[float, Knob("weight of the streams between", "[B]", ge=0)] = 1.0
@@ -306,13 +306,13 @@ _UP_TO_EOS = ("ar", ONE_PASS, "semi", "spec")
 
 @dataclass(frozen=True)
 class Decoding:
-    """How text comes out."""
+    """How text is decoded."""
 
     mode: Annotated[
         Literal["auto", "ar", "nar", "semi", "spec"],
         Knob(
-            "how to write. ar: left to right. nar: mask-predict (bang: all in one pass). "
-            "semi: `block` tokens a pass (bang). spec: greedy ar, drafted by nar. auto: ar where the model can"
+            "how to decode. ar: left to right. nar: mask-predict (bang: all in one pass). "
+            "semi: `block` tokens a pass (bang). spec: greedy ar, drafted by nar. auto: ar if the model can, else nar"
         ),
     ] = "auto"
     beam: Annotated[int, Knob("beam size; 1 is greedy", ge=1, modes=_BEAM)] = 5
@@ -328,7 +328,7 @@ class Decoding:
         ),
     ] = 1.2  # fmt: skip
     max_extra: Annotated[int, Knob("tokens beyond max_ratio * source length", ge=0, modes=_UP_TO_EOS, flag=None)] = 10
-    iters: Annotated[int, Knob("passes of mask-predict; idle ones are left out", ge=1, modes=("nar",))] = 10
+    iters: Annotated[int, Knob("passes of mask-predict; idle ones are skipped", ge=1, modes=("nar",))] = 10
     length_beam: Annotated[int, Knob("lengths tried for each line", ge=1, modes=("nar",))] = 5
     update: Annotated[
         Literal["hidden", "all"],
@@ -336,7 +336,7 @@ class Decoding:
     ] = "hidden"
     rerank: Annotated[
         Literal["none", "ar"],
-        Knob("who picks among the lengths; ar: the model's AR side, in one more pass", modes=("nar",)),
+        Knob("what reranks the length beam; ar: the model's AR side, in one more pass", modes=("nar",)),
     ] = "none"
     remove_repeats: Annotated[
         bool,
@@ -345,21 +345,21 @@ class Decoding:
             modes=("nar", ONE_PASS, "semi"), flag="--remove-repeats/--keep-repeats",
         ),
     ] = False  # fmt: skip
-    block: Annotated[int, Knob("tokens written in each pass, behind those that are there", ge=1, modes=("semi",))] = 4
-    draft_iters: Annotated[int, Knob("passes of mask-predict that write a draft", ge=1, modes=("spec",))] = 1
-    draft_length: Annotated[int, Knob("tokens drafted ahead, at most", ge=1, modes=("spec",))] = 64
-    verify_window: Annotated[int, Knob("drafted tokens verified at once, at most", ge=1, modes=("spec",))] = 64
+    block: Annotated[int, Knob("tokens written in each pass, after those written before", ge=1, modes=("semi",))] = 4
+    draft_iters: Annotated[int, Knob("passes of mask-predict for each draft", ge=1, modes=("spec",))] = 1
+    draft_length: Annotated[int, Knob("tokens of a draft, at most", ge=1, modes=("spec",))] = 64
+    verify_window: Annotated[int, Knob("drafted tokens verified in one pass, at most", ge=1, modes=("spec",))] = 64
     redraft: Annotated[
         Literal["nar", "ar", "joint"],
         Knob(
-            "who writes the next draft. nar: mask-predict again. ar: what verifying left over. "
+            "what writes the next draft. nar: mask-predict again. ar: the AR side's tokens after the rejected one. "
             "joint: nar, in the verifying pass",
             modes=("spec",),
         ),
     ] = "nar"
     precision: Annotated[
         Literal["float32", "bf16"],
-        Knob("of weights, states and logits; bf16 is fast where hardware multiplies it. Scores are float32 in both"),
+        Knob("precision of weights, states and logits; bf16 is fast where native. Scores are always float32"),
     ] = "float32"
     batch_sentences: Annotated[int, Knob("lines decoded together", ge=1)] = 64
     cuda_graphs: Annotated[
