@@ -1,7 +1,7 @@
 """Which sentences make up which batch: a pure function of (lengths, seed, epoch).
 
-Up to BLOCK sentences are shuffled as one. A larger corpus is cut into runs of neighbours, which are shuffled and
-grouped into blocks, whose sentences are shuffled: memory and the lengths that are read are those of one block.
+Up to BLOCK sentences are shuffled as a whole. A larger corpus is cut into runs of neighbours; these are shuffled and
+grouped into blocks, whose sentences are shuffled: memory and lengths read at a time are those of one block.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from janus_cli.errors import DataError
 
 Lengths = NDArray[np.int64]
 Rows = NDArray[np.int64]  # sentence numbers
-POOL_BATCHES = 64  # sentences are sorted by length within pools of about so many batches, and only there
+POOL_BATCHES = 64  # sentences are sorted by length only within pools of about so many batches
 BLOCK = 1 << 20  # sentences whose batches are made at once, which takes about 100 MB
-RUN = 1 << 10  # neighbours that stay in one block, which is so a sample from 1,024 places of the corpus
+RUN = 1 << 10  # neighbours that stay in one block; so a block is a sample from 1,024 places of the corpus
 
 
 class Epoch(NamedTuple):
-    """Batches of an epoch and the share of padding in them; approximate: estimated from the first of several blocks."""
+    """Number of batches in an epoch and share of padding; approximate: estimated from the first of several blocks."""
 
     batches: int
     padding: float
@@ -35,15 +35,15 @@ class Epoch(NamedTuple):
 def epoch_batches(store: Store, budget: int, seed: int, epoch: int) -> Iterator[Rows]:
     """Sentence numbers of every batch of one epoch, in order, made a block at a time; each sentence exactly once.
 
-    budget: the most cells that the wider of a batch's two padded matrices may have; a longer pair raises DataError.
+    budget: the most tokens, padding included, of the wider side of a batch; a longer pair raises DataError.
     """
     for rows, _, _, batches in _blocks(store, budget, seed, epoch):
         for batch in batches:
             yield rows[batch]
 
 
-def first_look(store: Store, budget: int, seed: int) -> Epoch:
-    """Counts an epoch's batches and their padding."""
+def estimate_epoch(store: Store, budget: int, seed: int) -> Epoch:
+    """Counts an epoch's batches and their padding, from its first block."""
     for rows, source, target, batches in _blocks(store, budget, seed, 0):
         count = round(len(batches) * len(store) / len(rows))
         return Epoch(count, padding(source, target, batches), approximate=len(rows) < len(store))
@@ -53,7 +53,7 @@ def first_look(store: Store, budget: int, seed: int) -> Epoch:
 def _blocks(
     store: Store, budget: int, seed: int, epoch: int
 ) -> Iterator[tuple[Rows, Lengths, Lengths, Sequence[Rows]]]:
-    """Of each block its sentence numbers, the lengths of both sides, and its batches, as places in it."""
+    """Of each block: its sentence numbers, the lengths of both sides, and its batches, as indices into the block."""
     count = len(store)
     starts, run = np.arange(min(count, 1)), BLOCK
     if count > BLOCK:
@@ -68,7 +68,7 @@ def _blocks(
 
 
 def _batches(rows: Rows, source: Lengths, target: Lengths, budget: int, seed: Sequence[int]) -> list[Rows]:
-    """Batches of one block, as places in it; rows: the sentences' numbers, for messages."""
+    """Batches of one block, as indices into it; rows: the sentences' numbers, for messages."""
     wide = np.maximum(source + 1, target + 2)  # EOS; BOS and EOS
     worst = int(wide.argmax())
     must_fit(f"pair {rows[worst] + 1} (of those kept)", int(wide[worst]), budget)
@@ -96,7 +96,7 @@ def _cut(pool: Rows, wide: Lengths, budget: int) -> Iterator[Rows]:
     """Cuts sentences sorted by width so that count * width stays within the budget."""
     start = 0
     while start < len(pool):
-        some = wide[start : start + budget // wide[start]]  # the narrowest comes first: more than these never fit
+        some = wide[start : start + budget // wide[start]]  # the narrowest comes first: no more can fit
         fits = np.arange(1, len(some) + 1) * some <= budget
         end = start + (int(fits.argmin()) if not fits.all() else len(fits))
         yield pool[start:end]

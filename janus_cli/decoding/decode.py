@@ -93,8 +93,8 @@ class Job(ABC):
         console.say(f"{verb} {self.what} with {run.path}, checkpoint {folder.name}: {used}")
         if self.resumed:
             console.say(f"resuming after {counted(self.progress.done, 'finished line')}")
-        if self.plan.doubt is not None:
-            console.warn(self.plan.doubt)
+        if self.plan.warning is not None:
+            console.warn(self.plan.warning)
         if not self.dry_run:
             keep_freed_memory()
             self.translator = read_translator(run, folder, self.plan, self.chosen_device)

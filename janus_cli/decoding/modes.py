@@ -69,7 +69,7 @@ class Plan:
         return not modes or self.way in modes
 
     @property
-    def doubt(self) -> str | None:
+    def warning(self) -> str | None:
         """A warning, where the options ask for something that the model was never trained to do."""
         if self.way == "nar" and self.options.update == "all" and not getattr(self.recipe.objective, "correct", 0):
             return (

@@ -21,7 +21,7 @@ import torch
 from janus_cli import __version__, console, recipe_load, runs
 from janus_cli.core.model import Transformer
 from janus_cli.data import corpus, lexicon
-from janus_cli.data.batching import first_look, must_fit
+from janus_cli.data.batching import estimate_epoch, must_fit
 from janus_cli.data.prepare import is_prepared, prepare
 from janus_cli.data.prepared import Prepared, fingerprints, open_prepared
 from janus_cli.device import World, keep_few_shapes, keep_freed_memory, start_world
@@ -234,11 +234,11 @@ def _describe(recipe: Recipe, data: Prepared, run: Run, world: World) -> None:
         tokens = data.manifest["splits"][split]["tokens"]
         longest = max(tokens["source"]["max"] + 1, tokens["target"]["max"] + 2)
         must_fit(f"a pair of the {split} split", longest, recipe.training.batch_tokens)
-    look = first_look(data.train, recipe.training.batch_tokens, recipe.seed)
-    updates = -(-look.batches // (world.size * recipe.training.accumulate))
+    epoch = estimate_epoch(data.train, recipe.training.batch_tokens, recipe.seed)
+    updates = -(-epoch.batches // (world.size * recipe.training.accumulate))
     console.say(
         f"run {run.path}: recipe {recipe.name}, objective {recipe.objective.name}, {len(data.train):,} pairs, "
-        f"{'about ' * look.approximate}{updates:,} updates an epoch, padding {look.padding:.1%}, "
+        f"{'about ' * epoch.approximate}{updates:,} updates an epoch, padding {epoch.padding:.1%}, "
         f"{world.size} rank{'s' * (world.size > 1)} on {world.device}, {torch.get_num_threads()} threads"
     )
 

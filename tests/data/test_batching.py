@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from janus_cli.data import batching
-from janus_cli.data.batching import epoch_batches, first_look, padding
+from janus_cli.data.batching import epoch_batches, estimate_epoch, padding
 from janus_cli.data.store import Store
 from janus_cli.errors import DataError
 
@@ -90,14 +90,14 @@ def test_a_block_is_made_of_runs_from_everywhere_and_only_its_lengths_are_read()
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_the_first_look_takes_one_block_for_all() -> None:
+def test_an_epoch_is_estimated_from_its_first_block() -> None:
     source = np.full(400, 9)
-    look = first_look(pairs(source, source), 44, 1)  # four sentences a batch
-    assert (look.batches, look.approximate) == (100, True)
-    assert look.padding == 0
-    look = first_look(pairs(source[:15], source[:15]), 44, 1)
-    assert (look.batches, look.approximate) == (4, False)
-    assert first_look(pairs(source[:0], source[:0]), 44, 1).batches == 0
+    epoch = estimate_epoch(pairs(source, source), 44, 1)  # four sentences a batch
+    assert (epoch.batches, epoch.approximate) == (100, True)
+    assert epoch.padding == 0
+    epoch = estimate_epoch(pairs(source[:15], source[:15]), 44, 1)
+    assert (epoch.batches, epoch.approximate) == (4, False)
+    assert estimate_epoch(pairs(source[:0], source[:0]), 44, 1).batches == 0
 
 
 @pytest.mark.parametrize("block", [16, 1 << 20])
