@@ -8,7 +8,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 __all__ = ["JanusError", "Result", "Score", "Translator", "__version__", "load"]
 
-_HOMES = {  # of what is imported when it is first asked for: importing janus_cli costs no torch
+_HOMES = {  # modules of names that are imported on first use: importing janus_cli does not import torch
     "JanusError": "janus_cli.errors",
     "Result": "janus_cli.decoding.translate",
     "Score": "janus_cli.decoding.likelihood",

@@ -1,4 +1,4 @@
-"""Where `janus` and `python -m janus_cli` begin (torchrun starts it the second way)."""
+"""Entry point of `janus` and of `python -m janus_cli`, which torchrun uses."""
 
 import os
 import signal

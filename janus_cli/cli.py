@@ -1,4 +1,4 @@
-"""The command `janus`: a verb is a function in `commands/`; a failure becomes a message and an exit code here.
+"""The command `janus`: each verb is a function in `commands/`; failures become messages and exit codes here.
 
 Nothing imported here may import torch, numpy or pydantic: `janus --help` answers at once. Commands import them inside.
 """
@@ -49,7 +49,7 @@ app = typer.Typer(
 
 
 def _add(function: Callable[..., object]) -> None:
-    """Makes a function a command: its docstring is the help, the first line of that the entry in `janus --help`."""
+    """Registers a function as a command: its docstring is the help text, the first line the entry in `janus --help`."""
     text = cleandoc(function.__doc__ or "")
     # Paragraphs with indented lines (examples) keep their line breaks: click takes \b as the sign for that.
     paragraphs = [f"\b\n{each}" if "\n  " in each or each.startswith("  ") else each for each in text.split("\n\n")]
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except _ClickUsageError as problem:
         code = _usage(problem)
     except (KeyboardInterrupt, typer.Abort):
-        with suppress(OSError):  # nobody may be there to read it
+        with suppress(OSError):  # nobody may be reading
             typer.echo("stopped", err=True)
         code = 128 + signal.SIGINT
     except OSError as problem:
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _replace_closed_streams() -> None:
-    """Opens the null device for each stream that the caller closed (`>&-`).
+    """Opens the null device in place of each standard stream that the caller closed (`>&-`).
 
     Otherwise the next opened file would get descriptor 0-2, and with it what is printed.
     """
@@ -148,5 +148,5 @@ def _fail(problem: JanusError) -> int:
 
 
 def _drop_stdout() -> None:
-    """Drops what is still buffered and cannot be written; Python would try once more at exit, and complain."""
+    """Drops buffered output that cannot be written; Python would try again at exit, and complain."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -28,7 +28,7 @@ class _Stderr(Console):
 
 
 def _print(label: str, message: str) -> None:
-    # Where stderr is a file on a full disk or a terminal that is gone, the work is worth more than its messages.
+    # If stderr is a file on a full disk or a closed terminal, the work goes on without messages.
     with suppress(OSError):
         _Stderr().print(f"{label} {escape(message)}" if label else escape(message))
 
@@ -40,13 +40,13 @@ def say(message: str) -> None:
 
 
 def warn(message: str) -> None:
-    """A line that deserves a second look."""
+    """A warning."""
     if not quiet:
         _print("[yellow]warning:[/]", message)
 
 
 def hint(message: str) -> None:
-    """What to do next; nothing where the message is empty."""
+    """What to do next; prints nothing if the message is empty."""
     if message:
         _print("[bold]hint:[/]", message)
 
@@ -69,7 +69,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 
 class progress:
-    """A bar with the time left on a terminal, a plain line about every ten seconds elsewhere.
+    """Progress: on a terminal a bar with the time left, elsewhere a plain line about every ten seconds.
 
     with progress("encoding", total=n) as bar: bar.advance(1, "12,000 tokens/s")
     """
@@ -99,7 +99,7 @@ class progress:
                 self.bar.stop()
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
-        """`count` more items are done; `note` is shown behind the bar, by default the one before."""
+        """`count` more items are done; `note` is shown after the bar, by default the previous one."""
         self.done += count
         self.note = self.note if note is None else note
         now = time.monotonic()
@@ -124,12 +124,12 @@ class progress:
 
 
 def counted(number: int, noun: str) -> str:
-    """As in `1 line` and `2,000 lines`."""
+    """A number with its noun, as in `1 line` and `2,000 lines`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def duration(seconds: float) -> str:
-    """As people read it: 45 s, 12 min, 3 h 05 min."""
+    """A duration in words: 45 s, 12 min, 3 h 05 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -21,7 +21,7 @@ from janus_cli.errors import Stopped, UsageError
 
 Precision = Literal["float32", "bf16"]
 PrecisionKnob = Literal["auto", "float32", "bf16"]
-RATE_SIZE = {"cpu": 1024, "cuda": 8192}  # of the square matrices whose product measures a machine's rate
+RATE_SIZE = {"cpu": 1024, "cuda": 8192}  # side of the square matrices whose product measures a machine's FLOP/s
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -59,7 +59,7 @@ class World:
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """The device that auto, cpu, cuda or cuda:N names; on a GPU, cuDNN's attention is switched off.
+    """The device named auto, cpu, cuda or cuda:N; for a GPU, cuDNN's attention is switched off.
 
     Raises:
         UsageError: CUDA was asked for and is not there.
@@ -74,7 +74,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {device}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
     if device.type == "cuda":
-        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans again for every batch shape, which takes longer
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it makes a new plan for every batch shape, which takes longer
     return device
 
 
@@ -91,12 +91,12 @@ def start_world(device: str) -> World:
 
 
 def is_about_memory(problem: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on a GPU or here."""
+    """Whether an exception says that memory ran out, on a GPU or the host."""
     return isinstance(problem, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(problem)
 
 
 def keep_freed_memory() -> None:
-    """Ask glibc, if that is the C library, to keep freed memory: every step frees and allocates the same blocks.
+    """Ask glibc, if it is the C library, to keep freed memory: every step frees and allocates the same blocks.
 
     That halves a step's page faults (system time 6 % -> 3 % of a small JANUS step).
     """
@@ -125,12 +125,12 @@ def resolve_precision(knob: PrecisionKnob, device: torch.device) -> Precision:
 
 
 def autocast(knob: PrecisionKnob, device: torch.device) -> AbstractContextManager[object]:
-    """Matrix products in this precision; sums, norms and losses in float32."""
+    """A context with matrix products in this precision; sums, norms and losses stay in float32."""
     return torch.autocast(device.type, torch.bfloat16) if resolve_precision(knob, device) == "bf16" else nullcontext()
 
 
 def product_rate(precision: Precision, device: torch.device) -> float:
-    """FLOP/s of a large matrix product, to compare a training step with. Takes a fraction of a second."""
+    """FLOP/s of a large matrix product, the measure of utilisation. Takes a fraction of a second."""
     size = RATE_SIZE[device.type]
     x = torch.ones(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     taken = []
@@ -171,7 +171,7 @@ class StopSignal(ExitStack):
 
     def _note(self, number: int) -> None:
         self.number = number
-        with suppress(RuntimeError):  # stderr was being written to, and cannot be entered again
+        with suppress(RuntimeError):  # stderr was being written to and cannot be re-entered
             console.warn(f"{signal.Signals(number).name}: finishing this step and saving; once more to stop at once")
 
 

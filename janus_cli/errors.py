@@ -1,4 +1,4 @@
-"""What a user can get wrong, each with its exit code. `cli.main` prints them as `error:` and `hint:`, no traceback."""
+"""Errors that a user can act on, each with its exit code; `cli.main` prints `error:` and `hint:`, no traceback."""
 
 import importlib
 from types import ModuleType
@@ -33,7 +33,7 @@ class DataError(JanusError):
 
 
 class CheckpointError(JanusError):
-    """A checkpoint that is damaged, foreign, or does not fit the recipe."""
+    """A checkpoint that is damaged, not one of janus, or does not fit the recipe."""
 
     exit_code = 4
 

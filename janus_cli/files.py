@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, even if the process is killed or another one writes them too."""
+"""Atomic files and folders: whole or not there, even if the process is killed or another one writes them too."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ MANIFEST = "manifest.json"
 
 
 def must_be_free(out: Path, *, force: bool, is_ours: Callable[[Path], bool], what: str) -> None:
-    """Raises UsageError unless `out` is missing, empty, or may be replaced.
+    """Raises UsageError unless `out` is missing, an empty folder, or may be replaced.
 
-    force: an earlier one may be replaced. is_ours: whether janus wrote what a folder holds; nothing else is ever
+    force: a folder of ours may be replaced. is_ours: whether janus wrote a folder's contents; no other folder is ever
     replaced. what: the contents, for messages ("prepared data").
     """
     if (out.is_dir() and not any(out.iterdir())) or not (out.exists() or out.is_symlink()):
@@ -46,7 +46,7 @@ def whole_folder(
     Beside `out` lie `.NAME.making`, the working folder; `.NAME.replaced`, an earlier `out` until the new one has its
     name; and `.NAME.lock`, held all the while: other processes wait, and the next one cleans up after a killed one.
 
-    force, is_ours, what: see `must_be_free`. error: raised where nothing can be written there.
+    force, is_ours, what: see `must_be_free`. error: raised if `out` cannot be written.
 
     Raises:
         UsageError: see `must_be_free`.
@@ -94,7 +94,7 @@ def _tidy(final: Path) -> None:
     shutil.rmtree(working, ignore_errors=True)
     if replaced.exists():
         with suppress(OSError):
-            # A folder that is half deleted must not come back: it is renamed before.
+            # A half-deleted folder must not come back: it is renamed before it is deleted.
             replaced.rename(working if final.exists() else final)
         shutil.rmtree(working, ignore_errors=True)
 
@@ -184,19 +184,19 @@ def sync(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Of a whole file, in hexadecimal."""
+    """The sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """A JSON object, atomically, for people to read as well."""
+    """Writes a JSON object, atomically, indented for people."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     write_atomically(path, text.encode(errors="backslashreplace"))
 
 
 def read_json(path: Path, error: type[JanusError] = DataError) -> dict[str, Any]:
-    """A JSON object from a file that janus wrote.
+    """Reads a JSON object from a file that janus wrote.
 
     Raises:
         error: the file is missing or damaged.

@@ -20,7 +20,7 @@ from janus_cli.yaml_core import shorten
 
 _LARGEST = 1_000_000  # bytes
 _MOST_SHOWN = 40  # mistakes
-_OPTIONS = 2**31  # options come behind all lines of a file
+_OPTIONS = 2**31  # line number of the first option: options come after all lines of a file
 _DEFAULT_OBJECTIVE = Recipe.objective.name
 _REASONS = {  # for some of pydantic's types of errors
     "missing": "is missing",
@@ -34,8 +34,8 @@ def load(name_or_path: str, overrides: Sequence[str] | None = None, objective: s
     """A shipped recipe (a name of `available()`) or a YAML file, with the command line's changes.
 
     overrides: `KEY=VALUE` as given to `--set`, applied last, in this order. objective: unless the recipe has this
-    objective, its defaults replace the recipe's objective section. Where the recipe and the changes say nothing, other
-    sections are as the objective's system has them (`ObjectiveKnobs.elsewhere`).
+    objective, its defaults replace the recipe's objective section. Knobs of other sections that neither the recipe nor
+    the changes set take the objective's own defaults (`ObjectiveKnobs.elsewhere`).
 
     Raises:
         UsageError: no such recipe, or mistakes in it; the message lists them all as `file:line: key: what is wrong`.
@@ -49,7 +49,7 @@ def load(name_or_path: str, overrides: Sequence[str] | None = None, objective: s
 
 
 def change_decoding(recipe: Recipe, options: Mapping[str, Any]) -> Decoding:
-    """The recipe's decoding section with other values; raises UsageError for one that it cannot have."""
+    """The recipe's decoding section with these values; raises UsageError for one that it cannot have."""
     changed = recipe.plain()
     changed["decoding"] |= options
     try:
@@ -72,7 +72,7 @@ def dump(recipe: Recipe) -> str:
 
 
 def guess(word: str, known: Iterable[str]) -> str:
-    """What was probably meant, for the end of a message; empty if nothing is close."""
+    """`, did you mean …?` for the end of a message; empty if nothing is close."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f", did you mean {close[0]}?" if close else ""
 
@@ -111,7 +111,7 @@ def _text(path: Path) -> str:
 
 
 class _Draft(yaml_core.Document):
-    """A recipe before it is checked. An option of the command line counts as a line behind all lines of the file."""
+    """A recipe before it is checked. Each option of the command line counts as one more line after the file's."""
 
     def __init__(self, file: Path) -> None:
         super().__init__(_text(file))
@@ -127,7 +127,7 @@ class _Draft(yaml_core.Document):
         return _OPTIONS + len(self.options) - 1
 
     def put(self, path: yaml_core.Path, value: Any, line: int) -> None:
-        """Replaces a value or a section, and makes the sections around it."""
+        """Sets a value or a section, and creates the sections that contain it."""
         section = self.value
         for depth, part in enumerate(path[:-1], 1):
             if not isinstance(section.get(part), dict):
@@ -138,7 +138,7 @@ class _Draft(yaml_core.Document):
         self.lines[path] = line
 
     def exchange(self, name: str) -> None:
-        """Replaces the recipe's objective by another one with its defaults."""
+        """Replaces the recipe's objective section by the defaults of another objective."""
         line = self.line_of(f"--objective {name}")
         section = self.value.get("objective", {})
         if name not in OBJECTIVES:
@@ -172,13 +172,13 @@ class _Draft(yaml_core.Document):
             except ValidationError as problem:
                 for path, reason in map(_explained, problem.errors(include_url=False)):
                     if not any(path[: len(unread)] == unread for unread in self.unread):
-                        # A section that an option replaced stands behind what it held before.
+                        # A section that an option replaced has that option's line, not the lines of its old keys.
                         around = [path[:depth] for depth in range(len(path) + 1)]
                         self.wrong(max(self.lines.get(each, 0) for each in around), path, reason)
         raise UsageError(self.report(), "`janus recipes show demo` prints every key with its default")
 
     def fill_in(self) -> None:
-        """Sets what the objective's system sets in other sections, where the recipe says nothing."""
+        """Sets the objective's defaults for other sections (`elsewhere`), where the recipe sets nothing."""
         objective = self.value.get("objective")
         if isinstance(objective, dict):
             name = str(objective.setdefault("name", _DEFAULT_OBJECTIVE))
@@ -225,7 +225,7 @@ def _explained(error: Any) -> tuple[yaml_core.Path, str]:
 
 
 def _known_keys(path: yaml_core.Path, objective: object) -> str:
-    """What may stand where the unknown key stands."""
+    """A guess at what the unknown key was meant to be, and the keys that are valid in its place."""
     *around, key = ("0" if isinstance(part, int) else part for part in path)
     known, elsewhere = [], []
     for place, section in sections():

@@ -1,4 +1,4 @@
-"""The folders: prepared data under `data/`, runs under `runs/`; how to find a run, and the text that it was made from.
+"""The folders: prepared data under `data/`, runs under `runs/`; finds a run and the text that it was trained on.
 
 data/<name>.<source>-<target>/   manifest.json · tokenizer files · SPLIT.*.npy · {valid,test}.{source,target}.txt
 data/<name>-distilled.…/         the same, with a teacher's training targets
@@ -24,17 +24,17 @@ RUNS = Path("runs")
 
 
 def prepared_dir(recipe: Recipe) -> Path:
-    """Where `janus preprocess` puts the ids of this recipe when no folder is named."""
+    """The default folder of `janus preprocess` for this recipe."""
     return PREPARED / f"{recipe.name}.{recipe.data.source}-{recipe.data.target}"
 
 
 def distilled_dir(recipe: Recipe) -> Path:
-    """Where `janus distill` puts the ids of this recipe's data with a teacher's targets when no folder is named."""
+    """The default folder of `janus distill` for this recipe."""
     return PREPARED / f"{recipe.name}-distilled.{recipe.data.source}-{recipe.data.target}"
 
 
 def teacher(manifest: Mapping[str, Any]) -> str | None:
-    """The model that wrote the training targets, as shown to the user; None where they are those of the text.
+    """The model that wrote the training targets, in words; None if the targets are those of the text.
 
     manifest: of prepared data, or of a run.
     """
@@ -49,7 +49,7 @@ def teacher(manifest: Mapping[str, Any]) -> str | None:
 
 
 def origin(manifest: Mapping[str, Any]) -> str | None:
-    """The checkpoint whose weights a run began with, None where they were drawn. manifest: of the run."""
+    """The checkpoint whose weights a run started from, None if they were drawn at random. manifest: of the run."""
     began = manifest.get("from")
     return str(began["checkpoint"]) if began else None
 
@@ -71,7 +71,7 @@ class Run:
 
     @property
     def lexicon(self) -> Path:
-        """Translations of tokens, where the objective switches words."""
+        """Translations of tokens, for objectives that switch words."""
         return self.path / "lexicon.json"
 
     @property
@@ -87,7 +87,7 @@ class Run:
         return self.path / "decode"
 
     def name_of(self, checkpoint: Path) -> str:
-        """What to give to --checkpoint, next to this --run, for a checkpoint folder."""
+        """The value of --checkpoint, beside this --run, that names a checkpoint folder."""
         return checkpoint.name if checkpoint.parent == self.checkpoints.resolve() else str(checkpoint)
 
 
@@ -119,7 +119,7 @@ def _last_written(folder: Path) -> float:
 
 
 def find_split(run: Run, recipe: Recipe, split: str) -> tuple[Path, Path | None]:
-    """The source text of a split of the run's data, and its reference where it has one.
+    """The source text of a split of the run's data, and its reference, if any.
 
     Raises:
         DataError: the data has no such split, or its text is gone or was changed.
@@ -131,7 +131,7 @@ def find_split(run: Run, recipe: Recipe, split: str) -> tuple[Path, Path | None]
 
 
 def prepared_file(run: Run, recipe: Recipe, name: str) -> Path | None:
-    """A file of the prepared data that the run was trained with, unchanged; None where there was none.
+    """A file of the prepared data that the run was trained on, unchanged; None if there was none.
 
     Raises:
         DataError: it is gone or was changed.

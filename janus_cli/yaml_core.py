@@ -33,11 +33,11 @@ def scalar(text: str) -> Any:
 
 
 class Document:
-    """One YAML document as plain values; bad text leaves mistakes and raises nothing.
+    """One YAML document as plain values; errors in the text are collected in `mistakes`, none is raised.
 
     lines: the line of each path. mistakes: line, path and what is wrong; a path that ends in "?" is that of a key.
-    unread: paths whose value could not be read, so that nothing more can be said about them.
-    complete: False where the text is no YAML from some line on; then there is no `value`.
+    unread: paths whose value could not be read, so that nothing more is to be checked there.
+    complete: False if the text is not YAML from some line on; then there is no `value`.
     """
 
     def __init__(self, text: str, *, plain: bool = False) -> None:
@@ -128,7 +128,7 @@ class Document:
 
 
 def shorten(value: object) -> str:
-    """A value as a message shows it."""
+    """A value as shown in messages, cut to 60 characters."""
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

@@ -1,4 +1,4 @@
-"""`janus decode`; and what it shares with `janus distill`: a checkpoint decodes lines, and records keep the results."""
+"""`janus decode`, and the base that it shares with `janus distill`: a checkpoint decodes lines into kept records."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Job(ABC):
     dry_run: bool = False
     words: Sequence[str] = ()
     plan: Plan = field(init=False)
-    what: str = field(init=False)  # is decoded, for people
+    what: str = field(init=False)  # name of the input, for messages
 
     def do(self) -> None:
         """Decodes everything; a dry run checks the same and says what would be done.
@@ -73,7 +73,7 @@ class Job(ABC):
                     self.write()
 
     def _prepare(self, run: Run, folder: Path) -> None:
-        """Checks all that can be checked beforehand, then loads the model: the checkpoint is not needed any more."""
+        """Checks all that can be checked beforehand, then loads the model; the checkpoint is not read after that."""
         self.trained, self.folder, self.progress, self.resumed = run, folder, Progress(), False
         recipe, self.weights = own_recipe(folder, self.changes), fingerprint(folder)
         self.records = self.survey(recipe)
@@ -102,7 +102,7 @@ class Job(ABC):
 
     @abstractmethod
     def survey(self, recipe: Recipe) -> Records | None:
-        """Finds out how to decode, what, and where it is kept; None where it is not. Sets `plan` and `what`."""
+        """Sets `plan` and `what`; returns the records that keep the results, None if they are not kept."""
 
     @abstractmethod
     def write(self) -> None:
@@ -118,11 +118,11 @@ class Job(ABC):
 
     @property
     def deciding(self) -> dict[str, Any]:
-        """The options that the results depend on: after running out of memory, batches may be smaller."""
+        """The options that the results depend on; not batch_sentences, so that a resumed job may lower it."""
         return {name: value for name, value in self.plan.used.items() if name != "batch_sentences"}
 
     def decoded(self, lines: Iterator[str], *, full: bool) -> Iterator[tuple[list[Result], list[Record]]]:
-        """Windows of results and their records (see `Result.record`); only the records of an earlier process."""
+        """Windows of results and their records (see `Result.record`); of an earlier process, the records only."""
         for earlier in self.records.replay(lines) if self.records else ():
             yield [], [earlier]
         before, started, timing = self.progress, perf_counter(), self.translator.timing
@@ -139,7 +139,7 @@ class Job(ABC):
 
 @dataclass(kw_only=True)
 class Decode(Job):
-    """`janus decode`. trace: show how the first so many lines came about."""
+    """`janus decode`. trace: the number of first lines to show a trace of."""
 
     text: Path | None = None
     split: str | None = None
@@ -185,7 +185,7 @@ class Decode(Job):
         return Path(f"{self.stem}.{suffix}")
 
     def asked(self, record: Record) -> bytes:
-        """A record as the user wants to read it."""
+        """A record in the format asked for: JSON or plain text."""
         return as_json(record) if self.jsonl else plain(record, self.plan.options.nbest)
 
     def write(self) -> None:
@@ -195,11 +195,11 @@ class Decode(Job):
         self.translator.traced = self.trace
         with ExitStack() as stack:
             stream = self._stream(stack)
-            # A bar would be drawn into the lines that a person reads.
+            # On a terminal, a bar would be drawn into the output.
             if not self.trace and not (stream is sys.stdout.buffer and sys.stdout.isatty()):
                 bar = console.progress("decoding", self.lines.count(), start=self.progress.done)
                 self.translator.advance = stack.enter_context(bar).advance
-            # Who reads the stream gets all lines, those of an earlier process too.
+            # The stream gets all lines, those of an earlier process too.
             for results, records in self.decoded(iter(self.lines), full=self.jsonl or bool(self.split)):
                 if stream is not None:
                     stream.write(b"".join(map(self.asked, records)))
@@ -212,7 +212,7 @@ class Decode(Job):
         self._summarise()
 
     def _stream(self, stack: ExitStack) -> BinaryIO | None:
-        """Where the hypotheses flow: a device or pipe that was named, else stdout unless nobody needs them there."""
+        """Where hypotheses are streamed: the named device or pipe, else stdout; None if only files are written."""
         if self.out in self.forms:
             return None
         if self.out is None:
@@ -223,7 +223,7 @@ class Decode(Job):
             raise DataError(f"{self.out} cannot be written: {problem.strerror}", ELSEWHERE) from None
 
     def _summarise(self) -> None:
-        """Says what was mended and how fast it was. The summary of a split comes last: `janus score` looks for it."""
+        """Reports replaced bytes, cut lines and speed; then writes a split's summary, which `janus score` looks for."""
         lines, translator = self.lines, self.translator
         if lines.bad_utf8:
             console.warn(f"{lines.name}: lines that are not UTF-8: {lines.bad_utf8:,}; the bad bytes were replaced")
@@ -232,7 +232,7 @@ class Decode(Job):
         done, tokens, passes, seconds, _ = self.progress
         rates = [count / max(seconds, 1e-9) for count in (done, tokens)]
         passes_mean = passes / max(1, done)
-        whole = not self.resumed  # only this process knows how long its batches took
+        whole = not self.resumed  # times of an earlier process's batches are not known
         mean, p95 = (1000 * value for value in translator.timing.latency())
         latency = (
             f"; a batch of up to {self.plan.options.batch_sentences} took {mean:.0f} ms from start to end, "

@@ -1,6 +1,6 @@
-"""`janus distill`: a teacher decodes the sources of its training data, and its outputs become training targets.
+"""`janus distill`: a teacher decodes the sources of its training data, and the outputs become training targets.
 
-They are kept as ids: encoding their text again could split the same words into other pieces than the teacher wrote.
+Outputs are kept as ids: encoding their text again could split words into other pieces than the teacher wrote.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ DAMAGED = "what was decoded is damaged: it is not a score and known ids for each
 
 @dataclass(kw_only=True)
 class Distill(Job):
-    """`janus distill`. source: more text to decode. surest: the share of its outputs to keep, see `write`.
+    """`janus distill`. source: files of more text to decode. surest: the share of its outputs to keep, see `write`.
 
     words: also without --out.
     """
@@ -54,7 +54,7 @@ class Distill(Job):
     surest: float = 1.0
 
     def survey(self, recipe: Recipe) -> Records:
-        """Sets `target`, the folder to make, and `teacher`, what its manifest will say of the teacher, too."""
+        """As `Job.survey`; also sets `target`, the folder to make, and `teacher`, for its manifest."""
         if self.surest < 1 and not self.source:
             raise UsageError(
                 "--surest chooses among the lines of --source, and there is none", "name text with --source"
@@ -167,7 +167,7 @@ class Sources:
 
 
 class IdLines:
-    """A tokenizer of lines such as `17 5 230`, which are the ids themselves. like: the tokenizer that they are of."""
+    """A tokenizer for lines of ids, such as `17 5 230`. like: the tokenizer that the ids belong to."""
 
     def __init__(self, like: Tokenizer) -> None:
         self.size, self.pieces = like.size, like.pieces
@@ -186,12 +186,12 @@ def write(
     """Makes the folder `out`, complete or not at all: the data of `sources.prepared` with other training pairs.
 
     outputs: the teacher's output (score, and ids as hypothesis) for each source; read twice. teacher: for the manifest,
-    whose `distilled` it becomes; its `options` are the decoding options. surest: of the non-empty outputs for further
-    sources, keep this share: those with the highest scores, and all that tie with the lowest of them.
+    whose `distilled` it becomes; its `options` are the decoding options. surest: the share to keep of the non-empty
+    outputs for further sources: those with the highest scores, and all that tie with the lowest of them.
     Memory is bounded (but see `prepare` for `data.deduplicate`; surest < 1 needs 16 bytes a further source).
 
     Raises:
-        DataError: no pair is left, an output is damaged, or a file of the sources has changed.
+        DataError: no pair is left, an output is damaged, or a source file has changed.
         UsageError: `out` exists, and `force` is not given.
     """
     prepared = sources.prepared
@@ -221,7 +221,7 @@ def write(
 class _Pairs:
     """Sources with the teacher's outputs.
 
-    at_limit: kept pairs so far whose output has all tokens allowed. least: the lowest score to keep of further sources.
+    at_limit: kept pairs so far whose output has the maximum length. least: the lowest score kept of further sources.
     """
 
     def __init__(self, sources: Sources, outputs: Iterable[Record], options: Decoding) -> None:
@@ -229,7 +229,7 @@ class _Pairs:
         self.at_limit, self.least = 0, -inf
 
     def survey(self, surest: float) -> TextFile:
-        """Reads all outputs once: their digest, as lines `score<TAB>ids`; and finds `least`.
+        """Reads all outputs once: returns their digest, as lines `score<TAB>ids`, and finds `least`.
 
         Raises:
             DataError: there are not as many as sources, or one is no score with known ids.

@@ -17,7 +17,7 @@ from janus_cli.decoding.modes import Plan
 
 @dataclass(frozen=True)
 class Score:
-    """Log-probabilities in nats of one translation, given its source; normalised over the tokens that decoding writes.
+    """Log-probabilities in nats of one translation, given its source; normalised over the tokens that may be written.
 
     tokens: the translation's pieces. logps: of each predicted token, from left to right. `ar` predicts all tokens, then
     </s> (but not where the length is predicted first, as in mpnet). `nar` and `aux` predict the hidden tokens; where an
@@ -69,7 +69,7 @@ def token_logps_of(
 
 
 def _streams(plan: Plan, target: Tensor, hidden: Tensor) -> Iterator[tuple[str, Stream, tuple[int, ...]]]:
-    """Each distribution's name, the stream with its predictions at the labelled slots, and tokens of probability 0."""
+    """Each distribution's name, the stream whose labelled slots predict it, and the tokens of probability 0."""
     if (side := plan.recipe.ar_stream) is not None:
         yield "ar", ar_stream(target, side), NEVER_WRITTEN_OR_EOS if side == "masks" else NEVER_WRITTEN
     if plan.objective.blocks:

@@ -31,7 +31,7 @@ class Plan:
 
     @property
     def way(self) -> str:
-        """The mode as `Knob.modes` names it, which has two names for some modes."""
+        """The mode as named in `Knob.modes`, where `ar` and `nar` have variants."""
         if self.mode == "ar" and self.recipe.ar_stream == "masks":
             return KNOWN_LENGTH
         return ONE_PASS if self.mode == "nar" and not self.objective.lengths else self.mode
@@ -59,18 +59,18 @@ class Plan:
 
     @property
     def used(self) -> dict[str, Any]:
-        """The options that matter in this mode."""
+        """The options that this mode reads, with their values."""
         values = asdict(self.options)
         return {name: value for name, value in values.items() if self.reads(name) and name != "mode"}
 
     def reads(self, option: str) -> bool:
-        """Whether the option changes anything in this mode."""
+        """Whether this mode reads the option."""
         modes = _KNOBS[option].modes
         return not modes or self.way in modes
 
     @property
     def warning(self) -> str | None:
-        """A warning, where the options ask for something that the model was never trained to do."""
+        """A warning if the options need something that the model was never trained to do."""
         if self.way == "nar" and self.options.update == "all" and not getattr(self.recipe.objective, "correct", 0):
             return (
                 "--update all rewrites tokens where others stand already, which this model was never trained to do "

@@ -1,10 +1,10 @@
-"""What a long decoding has written so far, kept so that a killed or stopped one can be resumed.
+"""The records of a long decoding, kept so that it can be resumed after a stop or a kill.
 
     .NAME.partial   the header: weights, options and output files, which must be the same to resume
-                    the records, each with the line that it answers
+                    the records, each with its input line
                     after each window of records {"done": …}: everything before it is complete
 
-The process that writes the file holds a lock on it. To resume, a process cuts off what follows the last `done` line and
+The process that writes the file holds a lock on it. A resuming process cuts off what follows the last `done` line and
 appends. When all lines are decoded, the output files are made from the records and the partial file is deleted.
 """
 
@@ -41,11 +41,11 @@ SYNC_SECONDS = 10.0  # work that a power cut may lose; a killed process loses on
 START_OVER = "--force starts over"
 
 Record = dict[str, Any]
-Form = Callable[[Record], bytes]  # what a record becomes in an output file
+Form = Callable[[Record], bytes]  # how an output file renders a record
 
 
 class Progress(NamedTuple):
-    """How many records are complete, and what they cost all processes together.
+    """How many records are complete, and their cost, summed over all processes.
 
     published: the output files are complete too, and are being renamed into place.
     """
@@ -65,7 +65,7 @@ class Records:
         files: the output files, and whether an existing one may be replaced.
         checkpoint: name and sha256 of the weights.
         options: everything else that must be the same to resume.
-        command: resumes; elsewhere: how to name another output. For hints.
+        command: the one that resumes; elsewhere: how to name another output; both for hints.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Records:
         self._synced = time.monotonic()
 
     def earlier_header(self) -> Record:
-        """The header of the partial file; empty if there is none that can be read."""
+        """The header of the partial file; empty if it is missing or cannot be read."""
         with suppress(OSError), self.path.open("rb") as file:
             return _parsed(file.readline())
         return {}
@@ -114,7 +114,7 @@ class Records:
         self._must_be_free("overwrite it with --force, or name another file")
 
     def _find_progress(self) -> Progress:
-        """Reads the last `done` line, and sets `_end` to where it ends."""
+        """The progress at the last `done` line; sets `_end` to the end of that line."""
         progress, end = Progress(), 0
         try:
             with self.path.open("rb") as file:
@@ -208,7 +208,7 @@ class Records:
             raise DataError(f"{self.path} is damaged after record {count:,}", START_OVER)
 
     def replay(self, texts: Iterator[str]) -> Iterator[Record]:
-        """The records of earlier processes; takes the lines that they answer from `texts`.
+        """The records of earlier processes; takes their input lines from `texts`.
 
         Raises:
             DataError: the lines differ, or the file is damaged.
@@ -222,7 +222,7 @@ class Records:
             yield record
 
     def add(self, window: Sequence[Record], progress: Progress) -> None:
-        """Appends a window of records. progress: with these."""
+        """Appends a window of records. progress: including these."""
         self._append(b"".join(map(as_json, window)), progress)
         if time.monotonic() - self._synced > SYNC_SECONDS:
             _write(self._file, b"", sync=True)
@@ -233,10 +233,10 @@ class Records:
         self.progress, self._end = progress, self._file.tell()
 
     def publish(self, forms: Collection[Form]) -> None:
-        """Makes the output files, each in its form. They are renamed into place when all are complete.
+        """Writes the output files, each in its form, and renames them into place when all are complete.
 
         Raises:
-            UsageError: one has appeared meanwhile; then none is made.
+            UsageError: one exists by now; then none is made.
         """
         self._must_be_free("move it away")
         self._append(b"", self.progress._replace(published=True))
@@ -254,7 +254,7 @@ class Records:
             sync_folder(path.parent)
 
     def _explain(self, problem: BaseException) -> None:
-        """Adds to an error what is kept and how to resume. Deletes a partial file without records."""
+        """Adds to an error message what is kept and how to resume. Deletes a partial file without records."""
         pipe_closed = isinstance(problem, BrokenPipeError)
         # Nobody wants to resume `janus decode | head`, unless an earlier process did much of it.
         if not self.progress.done or (pipe_closed and not self.resumed):
@@ -268,7 +268,7 @@ class Records:
             raise Stopped(problem.number, f"{problem}; {kept}", self.resume_hint) from None
         if isinstance(problem, JanusError):
             problem.message = f"{problem.message}; {kept}"
-            if isinstance(problem, OutOfMemoryError):  # its hint is an option; of two equal ones the last counts
+            if isinstance(problem, OutOfMemoryError):  # its hint is an option; if given twice, the last one counts
                 problem.hint = self.resume_hint.replace(" --resume", f" {problem.hint} --resume", 1)
             elif START_OVER not in problem.hint:
                 problem.hint = "; ".join(filter(None, [problem.hint, self.resume_hint]))

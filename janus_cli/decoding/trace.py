@@ -1,4 +1,4 @@
-"""How a hypothesis came about, for the terminal: columns of tokens, readable in black and white."""
+"""The trace of a hypothesis for the terminal: columns of tokens, readable in black and white."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Rows = Sequence[tuple[str, Sequence[str]]]  # a name and a cell for each token
 
 
 def shown(result: Result, width: int) -> Iterator[str]:
-    """Lines for the best hypothesis.
+    """The trace of the best hypothesis, line by line.
 
     Mask-predict, each pass: the tokens it reads (`____` is hidden), those it writes, how sure each is, and `^` under
     those that it hides again. Left to right: the tokens and how sure each is.
@@ -60,6 +60,6 @@ def _printable(text: str) -> str:
 
 
 def _size(text: str) -> int:
-    """Places that a text takes in a terminal."""
+    """The width of a text in a terminal, in columns."""
     wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
     return len(text) + wide - sum(unicodedata.combining(character) > 0 for character in text)

@@ -29,10 +29,10 @@ from janus_cli.errors import CheckpointError, DataError, OutOfMemoryError, Usage
 from janus_cli.runs import Run
 from janus_cli.training.checkpoint import load_model, read_checkpoint
 
-# Lines are sorted within windows of so many batches: this bounds memory, and what an interruption loses.
+# Lines are sorted by length within windows of this many batches, which bounds memory and what an interruption loses.
 WINDOW_BATCHES = 16
 NOTHING = Output([], [], 0.0, 0)
-DIGITS = 6  # of scores and log-probabilities that are written
+DIGITS = 6  # decimals of scores and log-probabilities in output files
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Result:
 
     @property
     def score(self) -> float:
-        """What hypotheses are ranked by: log-probability / length ** length_penalty; without beam search the mean."""
+        """What hypotheses are ranked by: log-probability / length ** length_penalty for `ar`, else the mean."""
         return self.outputs[0].score
 
     @property
@@ -76,7 +76,7 @@ class Result:
 
     @property
     def nbest(self) -> list[Result]:
-        """Each hypothesis as a result, best first."""
+        """Each hypothesis as a `Result` of its own, best first."""
         pairs = zip(self.outputs, self.texts, strict=True)
         return [replace(self, outputs=[output], texts=[text]) for output, text in pairs]
 
@@ -113,7 +113,7 @@ def _rounded(values: Sequence[float]) -> list[float]:
 
 
 def plain(record: dict[str, Any], nbest: int = 1) -> bytes:
-    """A record's line of text; with `nbest` > 1 a line `index<TAB>score<TAB>text` for each hypothesis."""
+    """A record as plain text: the best hypothesis; with `nbest` > 1, `index<TAB>score<TAB>text` for each."""
     if nbest == 1:
         return f"{record['hypothesis']}\n".encode()
     return "".join(
@@ -124,7 +124,7 @@ def plain(record: dict[str, Any], nbest: int = 1) -> bytes:
 
 @dataclass
 class Timing:
-    """Cost of decoding. seconds: of each batch, from start to end."""
+    """Cost of decoding: wall-clock seconds of each batch, and totals of sentences, tokens and decoder passes."""
 
     seconds: list[float] = field(default_factory=list)
     sentences: int = 0
@@ -139,10 +139,10 @@ class Timing:
 
 
 class Translator:
-    """A model with its tokenizers, and how it decodes by default.
+    """A model with its tokenizers and its default decoding options.
 
-    traced: the first so many lines keep every pass of mask-predict. truncated: counts lines longer than the model
-    reads. advance: called with the number of lines in each decoded batch, for a progress bar.
+    traced: the number of first lines that keep every pass of mask-predict. truncated: counts lines that were cut to
+    the model's positions. advance: called with the number of lines in each decoded batch, for a progress bar.
     """
 
     def __init__(self, generator: Generator, tokenizers: Tokenizers, plan: Plan, traced: int = 0) -> None:
@@ -166,7 +166,7 @@ class Translator:
         return list(self.translate_lazily(texts, trace=trace, **options))
 
     def translate_lazily(self, texts: Iterable[str], *, trace: bool = False, **options: Any) -> Iterator[Result]:
-        """The same for texts without end: reads and decodes a window at a time. Options are checked at once."""
+        """`translate` for endless input: reads and decodes a window at a time. Options are checked at once."""
         if isinstance(texts, str):
             raise TypeError("texts are several: translate([text])")
         plan = choose(self.plan.recipe, options)
@@ -257,13 +257,13 @@ class Translator:
         return (order[start : start + size] for start in range(0, len(order), size))
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """(B, S) sources, each behind its tokens with EOS."""
+        """(B, S) sources: tokens, EOS, PAD."""
         return pad([[*row[: self.longest], EOS] for row in rows]).to(self.device)
 
 
 @contextmanager
 def _fitting(sentences: int) -> Iterator[None]:
-    """Raises OutOfMemoryError if a batch, which is computed inside, does not fit into memory."""
+    """Turns running out of memory inside into an OutOfMemoryError that says how to lower the batch size."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
@@ -301,7 +301,7 @@ def load(
 
 
 def read_translator(run: Run, folder: Path, plan: Plan, device: torch.device) -> Translator:
-    """The model of a checkpoint, to decode as planned. Raises CheckpointError: see `read_model`."""
+    """A translator with a checkpoint's model that decodes as planned. Raises CheckpointError: see `read_model`."""
     model, tokenizers = read_model(run, folder, device, plan.options.precision)
     return Translator(Generator(model), tokenizers, plan)
 

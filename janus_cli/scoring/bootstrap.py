@@ -21,7 +21,7 @@ SEED = 1
 
 @dataclass(frozen=True)
 class Interval:
-    """The mean of a value over the samples, and the bounds of its middle 95 %."""
+    """The mean of a value over the bootstrap samples, and the bounds of the middle 95 %."""
 
     mean: float
     low: float
@@ -32,7 +32,7 @@ class Interval:
 class Comparison:
     """One metric on two outputs.
 
-    difference: first minus second; interval: of it. wins: the share of samples in which the first is strictly better
+    difference: first minus second, and its interval. wins: the share of samples in which the first is strictly better
     (Koehn 2004). p: two-sided, the probability of a difference at least as large between two equal systems.
     """
 
@@ -46,12 +46,12 @@ class Comparison:
 
 
 def intervals(scores: Sequence[Score], samples: int, seed: int) -> list[Interval]:
-    """The spread of each score over bootstrap samples; the same for the same seed."""
+    """Each score's interval over bootstrap samples; deterministic for a seed."""
     return [_interval(values) for values in _resample(scores, samples, seed)]
 
 
 def compare(first: Sequence[Score], second: Sequence[Score], samples: int, seed: int) -> list[Comparison]:
-    """Compares two outputs for the same references, metric by metric; the same for the same seed.
+    """Compares two outputs for the same references, metric by metric; deterministic for a seed.
 
     first, second: the same metrics in the same order, from N lines each.
     """
@@ -63,8 +63,8 @@ def compare(first: Sequence[Score], second: Sequence[Score], samples: int, seed:
 def _compare(first: Score, second: Score, firsts: NDArray[np.float64], seconds: NDArray[np.float64]) -> Comparison:
     """firsts, seconds: the values of the samples, (samples,)."""
     observed, differences = first.value - second.value, firsts - seconds
-    # Centred at zero, the samples show what chance does to two equal systems. The +1 keeps p above zero: it counts the
-    # test set itself as one more sample. The tolerance forgives rounding in the mean.
+    # Centred at zero, the samples are the null distribution of two equal systems. The +1 keeps p above zero: it counts
+    # the test set itself as one more sample. The tolerance allows for rounding in the mean.
     by_chance = np.abs(differences - differences.mean())
     extreme = int(np.sum(by_chance >= abs(observed) - 1e-9))
     better = differences > 0 if first.higher_is_better else differences < 0
@@ -75,7 +75,7 @@ def _compare(first: Score, second: Score, firsts: NDArray[np.float64], seconds: 
 
 
 def _resample(scores: Sequence[Score], samples: int, seed: int) -> NDArray[np.float64]:
-    """(scores, samples) values, from the same lines in each sample."""
+    """(scores, samples) values; within a sample, all scores are of the same lines."""
     lines = len(scores[0].statistics)
     rng = np.random.default_rng(seed)
     values = np.empty((len(scores), samples))

@@ -19,7 +19,7 @@ Decoding = tuple[Path, list[Path]]  # hypotheses; references, none where the spl
 
 
 def newest_decoding(run: Path | None) -> Decoding:
-    """What was decoded last, with the named run or with any under `runs/`.
+    """The newest decoding, of the named run or of any under `runs/`.
 
     Raises:
         DataError: nothing was, or the summary is damaged.
@@ -91,7 +91,7 @@ def _hypothesis(line: str, place: str) -> str:
 
 
 def read_references(path: Path) -> list[list[str | None]]:
-    """The references in a file: lists of N lines, None where a line has fewer references than others.
+    """The references in a file: lists of N lines, None if a line has fewer references than others.
 
     A `.tsv` file holds several a line, between tabs.
 

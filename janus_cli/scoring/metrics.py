@@ -1,7 +1,7 @@
-"""Metrics, each with the signature that says exactly how it was computed; by sacrebleu, rouge-score, and exact match.
+"""Metrics by sacrebleu and rouge-score, and exact match, each with a signature that says exactly how it was computed.
 
 Every metric is a function of a sum: each sentence gives a row of counts (its sufficient statistics), and
-`Score.aggregate` turns the sum of the rows into the number. So a bootstrap sample costs one addition of rows.
+`Score.aggregate` turns the sum of the rows into the score. So a bootstrap sample only adds up rows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Metric = Callable[[str, Hypotheses, References], "Score"]  # first the name
 
 @dataclass(frozen=True)
 class Score:
-    """One number for a whole text.
+    """One metric's score of a whole text.
 
     value: 0 to 100 (TER may pass 100). statistics: (N, K), one row a sentence, in input order. aggregate: from the sum
     of the rows, (K,), to the value.
@@ -84,7 +84,7 @@ def looks_tokenised(lines: Hypotheses) -> bool:
 
 
 def split_compounds(line: str) -> str:
-    """`rich-text` -> `rich ##AT##-##AT## text`; as in the customary script, a match does not share its letters."""
+    """`rich-text` -> `rich ##AT##-##AT## text`; as in the usual script, matches do not overlap."""
     return re.sub(r"(\S)-(\S)", r"\1 ##AT##-##AT## \2", line)
 
 
@@ -92,7 +92,7 @@ def _sacrebleu(
     kind: str, *, prepare: Callable[[str], str] = str, note: str = "", higher_is_better: bool = True,
     **options: str | bool,
 ) -> Metric:  # fmt: skip
-    """A metric of sacrebleu. prepare: of each line, and `note` what the signature says about it."""
+    """A metric of sacrebleu. prepare: applied to each line. note: added to the signature for it."""
 
     def metric(name: str, hypotheses: Hypotheses, references: References) -> Score:
         from sacrebleu import metrics  # costs 0.1 s
@@ -188,10 +188,10 @@ _ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 METRICS: dict[str, Metric] = {
     # BLEU (Papineni 2002) as WMT reports it: detokenised text, tokenised by mteval-v13a.
     "bleu": _sacrebleu("BLEU", force=True),
-    # Of text that is tokenised already: words are what stands between spaces.
+    # For text that is tokenised already: words are split at spaces.
     "bleu-tok": _sacrebleu("BLEU", tokenize="none", force=True),
-    # With hyphenated compounds split, too: what much of the NAR literature reports on WMT14 En-De. Higher than
-    # `bleu-tok` on the same text, so the two never belong in one comparison.
+    # With hyphenated compounds split as well, as much of the NAR literature reports for WMT14 En-De. Higher than
+    # `bleu-tok` on the same text, so never compare the two.
     "bleu-compound": _sacrebleu(
         "BLEU", prepare=split_compounds, note="|compound:split", tokenize="none", force=True
     ),

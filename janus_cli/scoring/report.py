@@ -13,7 +13,7 @@ from janus_cli.scoring.metrics import score
 
 
 class Output(NamedTuple):
-    """A system's N hypotheses, and the file that they are from."""
+    """A system's N hypotheses, and the name of their file."""
 
     name: str
     lines: list[str]
@@ -23,9 +23,9 @@ def measure(
     outputs: Sequence[Output], references: Sequence[tuple[str, Sequence[Sequence[str | None]]]],
     metrics: Sequence[str], samples: int, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """What `janus score --json` prints of one output, or of two on the same references.
+    """The values of `janus score --json` for one output, or for two against the same references.
 
-    references: of each file its name and what `inputs.read_references` gives. samples: of the bootstrap, 0 for none; it
+    references: for each file, its name and `inputs.read_references` of it. samples: of the bootstrap, 0 for none; it
     gives an interval for each score of a single output, or `comparisons` of two.
 
     Raises:

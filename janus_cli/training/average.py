@@ -18,10 +18,10 @@ from janus_cli.training.validation import best_metric
 
 
 def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: bool) -> tuple[Path, list[str]]:
-    """Average the N last or best checkpoints; by default the last 5. Where there are fewer, warn and take those.
+    """Average the N last or best checkpoints; by default the last 5. If there are fewer, warn and take those.
 
-    Writes checkpoints/average-lastN or average-bestN, N being how many there were; returns its folder and the names of
-    what went into it. Means are taken in float64 and written in the weights' own type. Tied tables stay one table.
+    Writes checkpoints/average-lastN or average-bestN, N being how many were averaged; returns its folder and their
+    names. Means are taken in float64 and written in the weights' own type. Tied tables stay one table.
 
     Raises:
         UsageError: the run has none to average; the average exists already.
@@ -33,7 +33,7 @@ def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: 
         chosen, kind = best_folders(run.checkpoints, metric)[:best], "best"
         if not chosen:
             raise UsageError(f"{run.path} has no checkpoint with {metric}", "average the newest, with --last N")
-    else:  # `prune` spares older ones only because they are good
+    else:  # older ones were kept only because they are among the best
         chosen, kind = _steps(run)[-min(last or 5, kept) :], "last"
     asked = best or last or 0
     if len(chosen) < asked:
@@ -51,7 +51,7 @@ def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: 
 
 
 def _mean(folders: list[Path]) -> tuple[dict[str, Tensor], Checkpoint]:
-    """The mean of checkpoints that belong together, and the last of them with the recipe of the first."""
+    """The mean of checkpoints that belong together, and the last of them, but with the recipe of the first."""
     saved = [checkpoint.verify(folder) for folder in folders]
     first, expected = saved[0], saved[0].build().weights()
     sums = {key: torch.zeros_like(value, dtype=torch.float64) for key, value in expected.items()}
@@ -70,7 +70,7 @@ def _mean(folders: list[Path]) -> tuple[dict[str, Tensor], Checkpoint]:
 
 
 def running_mean(run: Run, *, force: bool) -> tuple[Path, list[str]]:
-    """The moving average that `training.ema` keeps in the last checkpoint, as checkpoints/average-ema.
+    """Write the moving average that `training.ema` keeps in the last checkpoint as checkpoints/average-ema.
 
     Raises:
         UsageError: none is kept, or average-ema exists already.

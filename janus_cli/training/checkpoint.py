@@ -1,4 +1,4 @@
-"""Checkpoints: written so that they are whole or not there, verified before they are used.
+"""Checkpoints: written atomically, verified before use.
 
     step-000123/  model.safetensors · optimizer.safetensors · state.json · recipe.yaml · manifest.json
 
@@ -32,9 +32,9 @@ from janus_cli.runs import Run, find_run
 FORMAT = 1
 MODEL, OPTIMIZER, STATE, RECIPE = "model.safetensors", "optimizer.safetensors", "state.json", "recipe.yaml"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of each weight
-EMA = "ema"  # the exponential moving average of each weight, if training.ema is set
-SMALLER_IS_BETTER = ("loss", "ce_", "kl_", "length")  # metrics that begin so
-RETRIES = 3  # of a reader whose checkpoint is pruned by a training that goes on
+EMA = "ema"  # exponential moving average of each weight, if training.ema is set
+SMALLER_IS_BETTER = ("loss", "ce_", "kl_", "length")  # prefixes of metrics
+RETRIES = 3  # of a reader, if a training prunes the checkpoint meanwhile
 
 Read = TypeVar("Read")
 
@@ -49,12 +49,12 @@ class Checkpoint:
     state: Mapping[str, Any]
 
     def build(self) -> Transformer:
-        """A model of its shape, with fresh weights."""
+        """A model of this checkpoint's shape, with fresh weights."""
         return build_model(self.recipe, *self.vocabularies)
 
 
 def build_model(recipe: Recipe, source_vocabulary: int, target_vocabulary: int) -> Transformer:
-    """Fresh weights from torch's global generator."""
+    """The recipe's model, with weights drawn from torch's global generator."""
     objective = OBJECTIVES[recipe.objective.name]
     return Transformer(recipe.model, source_vocabulary, target_vocabulary, length_head=objective.lengths)
 
@@ -110,7 +110,7 @@ def _describe(file: Path) -> dict[str, Any]:
 def optimizer_tensors(
     model: Transformer, state: Mapping[Tensor, Mapping[str, Tensor]], *, ema: bool
 ) -> dict[str, Tensor]:
-    """AdamW's moments and the moving average by weight name; initial values where no update was made yet.
+    """AdamW's moments and the moving average by weight name; initial values before the first update.
 
     state: of the optimiser, by weight. ema: whether there is a moving average.
     """
@@ -141,7 +141,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def _files(folder: Path) -> dict[str, dict[str, Any]]:
-    """What the manifest says of each file."""
+    """The manifest's entry for each file."""
     if not (folder / MANIFEST).exists():
         raise CheckpointError(f"{folder} is not a checkpoint: it has no {MANIFEST}", "see `janus inspect RUN`")
     manifest = read_json(folder / MANIFEST, CheckpointError)
@@ -185,7 +185,7 @@ def tensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Read a safetensors file whose names, shapes and types must equal `expected`; values must be finite.
 
     Raises:
-        CheckpointError: anything else, also for files that are no safetensors.
+        CheckpointError: they do not, or the file is not safetensors.
     """
     loaded = {}
     try:
@@ -249,7 +249,7 @@ def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Pat
 
 
 def locate(named: Path) -> tuple[Run, Path]:
-    """A run and the checkpoint to begin from. named: a run, of which the best is taken, or a checkpoint folder.
+    """A run and the checkpoint to start from. named: a run, whose best checkpoint is taken, or a checkpoint folder.
 
     Raises:
         UsageError, CheckpointError: it is neither.
@@ -258,9 +258,9 @@ def locate(named: Path) -> tuple[Run, Path]:
 
 
 def read_checkpoint(run: Path | None, checkpoint: Path | None, read: Callable[[Run, Path], Read]) -> Read:
-    """Call `read` with the run and the folder that `find_checkpoint` finds; it must not read lazily.
+    """Call `read`, which must not read lazily, with the run and the folder that `find_checkpoint` finds.
 
-    Where a training prunes that folder meanwhile, `read` is called again with what the links point to by then.
+    If a training prunes that folder meanwhile, `read` is called again with what the links point to by then.
 
     Raises:
         CheckpointError: what was named is gone; other errors of `read`.
@@ -284,7 +284,7 @@ def steps(root: Path) -> list[Path]:
 
 
 def newest_valid(root: Path) -> Checkpoint | None:
-    """The newest whole checkpoint; warns of damaged ones. None where there is none at all.
+    """The newest intact checkpoint; warns of damaged ones. None if there are no checkpoints.
 
     Raises:
         CheckpointError: there are checkpoints, and every one is damaged.
@@ -309,10 +309,10 @@ def better(metric: str, value: float, than: float | None) -> bool:
 
 
 def best_folders(root: Path, metric: str) -> list[Path]:
-    """Checkpoints of training steps that have this metric, best first; later ones win ties, NaN is left out."""
+    """Checkpoints of training steps that have this metric, best first; ties go to the later one, NaN is left out."""
     sign, values = -1 if better(metric, 0.0, 1.0) else 1, list[tuple[float, int, Path]]()
     for folder in steps(root):
-        with suppress(DataError, OSError):  # damaged: whoever reads it as a checkpoint says so
+        with suppress(DataError, OSError):  # damaged: reading it as a checkpoint reports that
             value = read_json(folder / STATE).get("metrics", {}).get(metric)
             if isinstance(value, int | float) and value == value:
                 values.append((sign * value, step_of(folder), folder))
@@ -336,7 +336,7 @@ def remove_leftovers(root: Path) -> None:
 
 
 def set_aside_newer(root: Path, resumed: Checkpoint) -> None:
-    """Rename checkpoints newer than the one resumed from: they cannot be used, but would count in `prune`."""
+    """Rename checkpoints newer than the resumed one: they are damaged, but would count in `prune`."""
     for folder in steps(root):
         if step_of(folder) > step_of(resumed.folder):
             aside = folder.with_name(f"unusable-{folder.name}")

@@ -98,7 +98,7 @@ def describe_data(folder: Path) -> dict[str, Any]:
 
 
 def arithmetic(recipe: Recipe, vocabulary: int) -> str:
-    """What a batch costs in training, counted for sentences of 20 tokens (see `Plan.flops`)."""
+    """FLOPs of a training batch of sentences of 20 tokens, in words (see `Plan.flops`)."""
     length = min(20, recipe.data.max_tokens)
     count = max(1, recipe.training.batch_tokens // (length + 2))  # BOS and EOS, as `data.batching` counts
     rows = [[SPECIAL] * length] * count

@@ -1,4 +1,4 @@
-"""What a training records while it runs: log.jsonl always, TensorBoard where asked for."""
+"""The log of a training: log.jsonl always, TensorBoard if asked for."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Log:
         try:
             for name, value in flat(values, "/") if self.board is not None else ():
                 if isinstance(value, int | float):
-                    self.board.add_scalar(f"{kind}/{name}", value, step)  # raises what its writing thread met before
+                    self.board.add_scalar(f"{kind}/{name}", value, step)  # raises errors of its writing thread
         except OSError as problem:
             console.warn(f"TensorBoard's folder cannot be written ({problem.strerror}); training continues without it")
             self.board = None
@@ -56,7 +56,7 @@ class Log:
 
 
 def flat(values: Mapping[str, Any], separator: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested mappings as one, keys joined."""
+    """The items of nested mappings, keys joined."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from flat(value, separator, f"{prefix}{name}{separator}")
@@ -80,7 +80,7 @@ class Means:
             self.weights[name] = term.weight
 
     def over(self, world: World) -> tuple[float, dict[str, float]]:
-        """The loss, and the terms that it is the weighted sum of, over all ranks."""
+        """The loss and the mean of each term, over all ranks; the loss is the weighted sum of these means."""
         totals = world.sums({name: float(total) for name, total in self.totals.items()})
         counts = world.sums(self.counts)
         terms = {name: totals[name] / max(1.0, counts[name]) for name in totals}
@@ -104,17 +104,17 @@ class Meter:
         self.updates, self.norm = self.updates + 1, norm if isfinite(norm) else self.norm
         self.tokens, self.flops = self.tokens + counts["tokens"], self.flops + counts["flops"]
         if time.perf_counter() - self.noted < 1.0:
-            return  # reading the sums makes a GPU wait
+            return  # reading the sums waits for the GPU
         self.noted = time.perf_counter()
         speed = self.tokens / (self.noted - self.since)
         _, terms = self.means.over(World(0, 1, self.world.device))
         self.note = f"{' '.join(f'{name} {mean:.3f}' for name, mean in terms.items())}  {speed:,.0f} tokens/s"
 
     def take(self) -> dict[str, Any]:
-        """What is logged: means over all ranks since the last call, target tokens/s, the last gradient norm.
+        """The values of a log line: means over all ranks since the last call, target tokens/s, last gradient norm.
 
-        utilisation: the FLOP/s of the updates' matrix products, as a share of what the machine can do. Without losses
-        and norm where every update was skipped.
+        utilisation: FLOP/s of the updates' matrix products, as a share of what the machine can do. Losses and norm are
+        left out if every update was skipped.
         """
         seconds = time.perf_counter() - self.since
         loss, terms = self.means.over(self.world)

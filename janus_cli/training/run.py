@@ -1,7 +1,7 @@
 """`janus train`, from its options to the training itself: recipe, data, run folder, first weights, `run.txt`.
 
-`--from` takes the weights of another run and nothing else: updates, learning rate and moments start afresh. What the
-other model lacks (the length table, where it was an AR model) stays as drawn from the seed.
+`--from` takes the weights of another run and nothing else: updates, learning rate and moments start afresh. Weights
+that the other model lacks (the length table, if it was an AR model) stay as drawn from the seed.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _recipe_and_run(
     recipe: str | None, objective: str | None, folder: Path | None, changes: Sequence[str], seed: int | None,
     data_dir: Path | None, *, resume: bool,
 ) -> tuple[Recipe, Run]:  # fmt: skip
-    """The recipe in force, with `--seed` and `--data-dir` as changes of it, and the run."""
+    """The recipe in force, with `--seed` and `--data-dir` applied, and the run."""
     changes = [*changes, *([] if seed is None else [f"seed={seed}"])]
     if data_dir is not None:
         if not data_dir.is_dir():
@@ -143,7 +143,7 @@ def _check_options(*, resume: bool, force: bool, start: Path | None, allow_chang
 
 
 def _must_be_free(run: Run, *, force: bool) -> None:
-    """Raise UsageError where the folder of a new run holds a run, or anything else that janus did not put there."""
+    """Raise UsageError if the folder of a new run holds a run, or anything that does not belong there."""
     if run.recipe.exists():
         if not force:
             raise UsageError(
@@ -171,7 +171,7 @@ def _is_for_data(path: Path) -> bool:
 
 
 def _must_agree(before: Recipe, now: Recipe, allowed: Sequence[str]) -> None:
-    """Raise CheckpointError with all knobs that a resumed run has changed without being allowed to."""
+    """Raise CheckpointError naming all knobs that differ from the resumed run's without --allow-change."""
     old, new = dict(flat(before.plain(), ".")), dict(flat(now.plain(), "."))
     free = (*allowed, "data.dir", "about", "data.notes")
     changed = [
@@ -266,7 +266,7 @@ def _start_from(named: Path, model: Transformer, recipe: Recipe, data: Prepared,
 
 
 def _take_over(saved: Checkpoint, model: Transformer, recipe: Recipe) -> None:
-    """Put the weights that a checkpoint shares with a fresh model into that.
+    """Copy into a fresh model the weights that it shares with a checkpoint.
 
     Raises:
         CheckpointError: weights of the same name have other shapes or another meaning, or the file is damaged.
@@ -299,7 +299,7 @@ def _train(
     recipe: Recipe, run: Run, model: Transformer, data: Prepared, world: World, *,
     resume: bool, origin: Mapping[str, str] | None,
 ) -> None:  # fmt: skip
-    """Train with the run's folder locked: a new run replaces what is in it, a resumed one continues it."""
+    """Train with the run's folder locked: a new run replaces an earlier one, a resumed run continues it."""
     if recipe.training.tensorboard:
         require("tensorboard", "tensorboard")  # before anything is replaced
     keep_freed_memory()
@@ -384,7 +384,7 @@ def _locked_folder(run: Run) -> Iterator[None]:
 
 
 def _begin(recipe: Recipe, run: Run, data: Prepared, origin: Mapping[str, str] | None) -> None:
-    """Replace what an earlier run left by the files that a fresh one begins with."""
+    """Replace the files of an earlier run by those that a new run begins with."""
     for folder in (run.checkpoints, run.decoded, run.path / "tensorboard"):
         shutil.rmtree(folder, ignore_errors=True)
     for file in (run.log, run.lexicon, run.path / "run.txt"):
@@ -399,7 +399,7 @@ def _begin(recipe: Recipe, run: Run, data: Prepared, origin: Mapping[str, str] |
 
 
 def _newest_checkpoint(run: Run, data: Prepared, world: World) -> Checkpoint | None:
-    """The newest whole checkpoint of a resumed run, None where it has none yet.
+    """The newest intact checkpoint of a resumed run, None if it has none yet.
 
     Raises:
         CheckpointError: the data is not the run's, or the ranks do not find the same checkpoint.
@@ -426,7 +426,7 @@ def _newest_checkpoint(run: Run, data: Prepared, world: World) -> Checkpoint | N
 
 
 def _write_run_txt(trainer: Trainer, state: str) -> None:
-    """Write `run.txt` for whoever finds the run a year later; it keeps when and with what command the run began."""
+    """Write `run.txt` for whoever finds the run a year later; time and command of the run's start are kept."""
     if not trainer.world.first:
         return
     run, recipe, position, file = trainer.run, trainer.recipe, trainer.position, trainer.run.path / "run.txt"

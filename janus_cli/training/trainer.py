@@ -41,7 +41,7 @@ from janus_cli.training.validation import best_metric, validate
 
 
 class Micro(NamedTuple):
-    """A micro-batch and what the objective reads of it. weight: 0 where it only keeps the ranks in step, else 1."""
+    """A micro-batch and its plan. weight: 0 if it only keeps the ranks in step, else 1."""
 
     batch: Batch
     plan: Plan
@@ -76,7 +76,7 @@ class Position:
 
 
 class Trainer:
-    """One training: model, optimiser, data, and how far it is. `fit` trains; `resume` continues from a checkpoint.
+    """One training: model, optimiser, data, and its position. `fit` trains; `resume` continues from a checkpoint.
 
     Several ranks build equal trainers and call the same methods in the same order.
     """
@@ -91,7 +91,7 @@ class Trainer:
             self.loss = DistributedDataParallel(self.loss)
         self.position = Position()
         self.precision = resolve_precision(self.knobs.precision, world.device)
-        # What decides how sums are rounded: a run that resumes with other values is no longer bitwise the same.
+        # These determine how sums are rounded: a run resumed with other values is not bitwise the same.
         self.numerics = {"precision": self.precision, "ranks": world.size, "threads": torch.get_num_threads()}
         self.meter = Meter(world, product_rate(self.precision, world.device))
         self.log = Log(None)
@@ -103,7 +103,7 @@ class Trainer:
         self.signal = 0  # received by any rank; the ranks agree on it in every update
 
     def fit(self) -> None:
-        """Train until `training.updates`, `.minutes` or `.patience` ends it; save on the way and at the end.
+        """Train until `training.updates`, `.minutes` or `.patience` is reached; save on the way and at the end.
 
         Raises:
             NonFiniteError, OutOfMemoryError: see `update` and `validate`.
@@ -136,7 +136,7 @@ class Trainer:
                     return
 
     def update(self, window: Window) -> None:
-        """One optimiser step; skipped and counted if the gradient is not finite, or half batches do not fit either.
+        """One optimiser step; skipped and counted if the gradient is not finite, or not even half batches fit.
 
         Raises:
             NonFiniteError, OutOfMemoryError: `max_bad_steps` updates in a row were skipped, the last for this reason.
@@ -215,7 +215,7 @@ class Trainer:
             position.epoch, position.batch = position.epoch + 1, 0
 
     def validate(self) -> None:
-        """Validate on the first rank, and note whether the model got better.
+        """Validate on the first rank, and record whether the model got better.
 
         A signal interrupts it, and an error ends the training once this update is saved; either way a resumed run
         begins with this validation.
@@ -231,7 +231,7 @@ class Trainer:
             signal_here = self.stop.number if self.world.first and not metrics else 0
             value = metrics[self.metric] if metrics else 0.0
             agreed = self.world.sums({"signal": float(signal_here), "value": value})
-        except Exception as problem:  # whatever it is: hours of updates come first
+        except Exception as problem:  # of any kind: hours of updates must be saved first
             self.save(wait=False)  # other ranks may wait elsewhere
             if not is_about_memory(problem):
                 raise
@@ -247,7 +247,7 @@ class Trainer:
     def save(self, *, wait: bool = True) -> None:
         """Save this update on the first rank, once, and wait for the other ranks.
 
-        A checkpoint of the same update, left from before a resume, is replaced.
+        A checkpoint of the same update from before a resume is replaced.
         """
         position, root = self.position, self.run.checkpoints
         if self.world.first and self.saved != position.step:
@@ -273,7 +273,7 @@ class Trainer:
     def resume(self, saved: Checkpoint) -> None:
         """Put weights, moments and position back as they were saved.
 
-        Where training.best_metric has changed, the best of the existing checkpoints is found anew.
+        If training.best_metric has changed, the best of the existing checkpoints is determined again.
 
         Raises:
             CheckpointError: a file does not hold what the recipe's model needs.
@@ -300,7 +300,7 @@ class Trainer:
             position.since_best = 0
 
     def limits_reached(self) -> list[str]:
-        """The knobs that end this training, of those that are reached."""
+        """The knobs whose limit is reached, so that the training has ended."""
         reached = {
             "updates": self.position.step >= self.knobs.updates,
             "minutes": self._time_is_up(),
@@ -328,7 +328,7 @@ class Trainer:
         return counts
 
     def _step(self) -> None:
-        """A step of the optimiser, and of the running mean of the weights.
+        """A step of the optimiser, and of the moving average of the weights.
 
         Raises:
             OutOfMemoryError: the first step allocates the moments, twice the size of the weights, and they do not fit.
@@ -360,7 +360,7 @@ class Trainer:
         torch._foreach_lerp_(means, weights, 1 - min(self.knobs.ema, (1 + step) / (10 + step)))
 
     def _skip(self, window: Window, why: str) -> None:
-        """Say that an update was skipped; end the training when too many in a row were."""
+        """Report a skipped update; end the training after too many in a row."""
         position = self.position
         sentences = [int(row) for rows in window.rows for row in rows]
         self.log.write("skipped", position.step, why=why, in_a_row=position.bad, sentences=sentences)
@@ -411,7 +411,7 @@ def make_optimizer(model: nn.Module, knobs: Training) -> torch.optim.AdamW:
 
 
 def learning_rate(step: int, knobs: Training) -> float:
-    """The rate for update number `step` (from 0): linear warm-up to `learning_rate`, then the schedule.
+    """The learning rate of update `step` (from 0): linear warm-up to the peak, then the schedule.
 
     inverse_sqrt: falls with 1/sqrt(step) (Vaswani 2017). linear, cosine: would reach 0 right after the last update.
     """
@@ -425,19 +425,19 @@ def learning_rate(step: int, knobs: Training) -> float:
 
 
 def plan_of(batch: Batch, recipe: Recipe, epoch: int) -> Plan:
-    """The recipe's objective on this batch in this epoch: its streams, with the noise drawn."""
+    """The objective's plan for this batch in this epoch, with its noise drawn."""
     return OBJECTIVES[recipe.objective.name].plan(batch, Draws(recipe.seed, epoch, batch.ids), recipe.objective)
 
 
 def micro_batches(batch: Batch, weight: float, recipe: Recipe, epoch: int, device: torch.device) -> list[Micro]:
-    """The micro-batches of a batch: on a CPU of about `training.cpu_slots` slots at most, else the batch as it is."""
+    """A batch as micro-batches: on a CPU of at most about `training.cpu_slots` slots each, elsewhere as a whole."""
     whole, most = Micro(batch, plan_of(batch, recipe, epoch), weight), recipe.training.cpu_slots
     slots = sum(stream.tokens.numel() for stream in whole.plan.streams.values())
     return in_parts([whole], recipe, epoch, -(-slots // most) if device.type == "cpu" and most else 1)
 
 
 def in_parts(micros: Sequence[Micro], recipe: Recipe, epoch: int, count: int) -> list[Micro]:
-    """Each micro-batch cut into up to `count` of the same sentences with the same noise."""
+    """Each micro-batch split into up to `count` smaller ones; each sentence keeps its noise."""
     if count == 1:
         return list(micros)
     parts: list[Micro] = []
@@ -461,7 +461,7 @@ def resume_command(run: Path, world: World, *more: str) -> str:
 
 
 def _agreed_signal(counts: Mapping[str, float]) -> int:
-    """The signal that any ranks have received; SIGTERM where they received different ones, 0 for none."""
+    """The signal that any rank has received; SIGTERM if they received different ones, 0 if none."""
     if not counts["stopped"]:
         return 0
     mean = counts["signals"] / counts["stopped"]

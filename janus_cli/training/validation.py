@@ -43,7 +43,7 @@ def validate(
     """Terms in nats per unit, without label smoothing and with the same noise every time; BLEU of greedy AR and of
     mask-predict with the recipe's iterations and a length beam of 1, and as `bleu` the mean of these sides.
 
-    Looks between batches whether a signal came, and then returns nothing.
+    Stops at a signal, between batches, and then returns nothing.
     """
     metrics = _terms(model, recipe, prepared, device, stop)
     objective = OBJECTIVES[recipe.objective.name]
