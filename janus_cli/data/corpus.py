@@ -1,4 +1,4 @@
-"""The text of a recipe: which files, whether their lines belong together, and its pairs in chunks."""
+"""The text of a recipe: finds its files, checks that their lines are aligned, and reads them in chunks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from janus_cli.files import sha256
 from janus_cli.recipe import Data
 
 SPLITS, SIDES = ("train", "valid", "test"), ("source", "target")
-CHUNK_LINES, CHUNK_BYTES = 4000, 1 << 22  # of pairs handed to a process at once; fewer pairs where lines are long
+CHUNK_LINES, CHUNK_BYTES = 4000, 1 << 22  # limits of a chunk of pairs, which a worker encodes at a time
 Chunk = list[list[bytes]]  # lines of each side
 
 
@@ -34,18 +34,18 @@ class Split:
 
 
 def file_name(data: Data, split: str, side: str) -> str:
-    """As in train.src."""
+    """The file name of a side of a split, as in train.src."""
     return f"{getattr(data, split)}.{getattr(data, side)}"
 
 
 def find(data: Data, folder: Path, split: str, side: str) -> Path | None:
-    """The file of one side of a split, plain or `.gz`; None where neither is there."""
+    """The file of one side of a split, plain or `.gz`; None if there is neither."""
     path = folder / file_name(data, split, side)
     return next((file for file in (path, path.with_name(f"{path.name}.gz")) if file.is_file()), None)
 
 
 def files(data: Data, folder: Path) -> dict[str, dict[str, Path]]:
-    """The file of each side of each split; raises DataError where one is missing, but for the test split's."""
+    """The file of each side of each split; raises DataError if one of train or valid is missing."""
     by_split: dict[str, dict[str, Path]] = {}
     for split in SPLITS:
         paths = {side: path for side in SIDES if (path := find(data, folder, split, side))}
@@ -61,7 +61,7 @@ def files(data: Data, folder: Path) -> dict[str, dict[str, Path]]:
 
 
 def survey(data: Data, folder: Path, bad_utf8: BadUtf8) -> list[Split]:
-    """Finds the files of every split, checks each (`lines.check`), and raises DataError where sides are not aligned."""
+    """Finds the files of every split and checks each (`lines.check`); raises DataError if sides are not aligned."""
     by_split = files(data, folder)
     if "test" not in by_split:
         console.say(f"no test split: {folder / file_name(data, 'test', 'source')} is not there")
@@ -80,8 +80,8 @@ def survey(data: Data, folder: Path, bad_utf8: BadUtf8) -> list[Split]:
 
 
 def _first_suspicious(source: Path, target: Path) -> int:
-    """The line, from 1, where one side most likely has lines too many: before it pairs have the most equal lengths as
-    they stand, from it on when the longer side is moved up by the difference in line counts."""
+    """The line, from 1, where the longer side most likely gets its extra lines: lengths of pairs agree best if lines
+    before it are paired as they stand, and later ones with the longer side moved up by the number of extra lines."""
     sizes = [np.fromiter((len(line.strip()) + 1 for line in raw_lines(path)), np.float64) for path in (source, target)]
     longer, shorter = sorted((np.log(size) for size in sizes), key=len, reverse=True)
     extra = len(longer) - len(shorter)
@@ -93,7 +93,7 @@ def _first_suspicious(source: Path, target: Path) -> int:
 
 
 def must_be_unchanged(splits: Sequence[Split]) -> None:
-    """Raises DataError where a file was changed or replaced since it was checked."""
+    """Raises DataError if a file was changed or replaced since it was checked."""
     for file in (file for split in splits for file in split.sides.values()):
         path = file.path
         if not path.is_file() or (last_change(path) != file.changed and sha256(path) != file.sha256):
@@ -101,7 +101,7 @@ def must_be_unchanged(splits: Sequence[Split]) -> None:
 
 
 def chunks(split: Split) -> Iterator[Chunk]:
-    """All lines of the split, in order. Where a chunk ends depends on the text alone."""
+    """All lines of the split, in order. Chunk boundaries depend on the text alone."""
     chunk: Chunk = [[] for _ in split.sides]
     size = 0
     for row in zip_longest(*(raw_lines(file.path) for file in split.sides.values()), fillvalue=b""):
@@ -116,7 +116,7 @@ def chunks(split: Split) -> Iterator[Chunk]:
 
 
 def sample(file: TextFile, most: int, clean: Callable[[str], str]) -> Iterator[str]:
-    """At most `most` lines, evenly over the file, cleaned; without empty ones and those that are not UTF-8."""
+    """At most `most` lines, evenly over the file, cleaned; empty lines and lines that are not UTF-8 are skipped."""
     for number, line in enumerate(raw_lines(file.path)):
         # Line i is taken where i * most / lines passes a whole number.
         if number * most % file.lines < most:

@@ -25,10 +25,10 @@ ARCHIVES = (".tgz", ".tar.gz")
 
 
 def fetch(data: Data, cache: Path) -> Path:
-    """Fetches what is not in the folder `cache` yet, unpacks the splits' files from archives, and returns the folder.
+    """Fetches files that the folder `cache` lacks, unpacks the splits' files from archives, and returns the folder.
 
-    A file has its name only once its sha256 is right; until then it is NAME.part, which the next call continues.
-    Raises DataError, with what to do by hand, where that fails.
+    A file gets its name only once its sha256 is right; until then it is NAME.part, which the next call continues.
+    Raises DataError, with what to do by hand, if that fails.
     """
     must_be_fetchable(data)
     cache.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def fetch(data: Data, cache: Path) -> Path:
 
 
 def must_be_fetchable(data: Data) -> None:
-    """Raises DataError unless there is something to fetch, and all of it has a known sha256."""
+    """Raises DataError unless there are files to fetch, all with a known sha256."""
     if not data.downloads or not all(item.sha256 for item in data.downloads):
         raise DataError("this recipe's text has to be fetched by hand", _by_hand(data))
 
@@ -87,7 +87,7 @@ def _download(item: Download, path: Path) -> None:
 
 
 def _receive(item: Download, file: BinaryIO) -> None:
-    """Appends what is missing to an open file."""
+    """Appends the rest of a download to an open file."""
     start = file.tell()
     headers = {"User-Agent": f"janus/{__version__}", "Accept-Encoding": "identity"}
     if start:
@@ -118,7 +118,7 @@ def _kept(file: BinaryIO) -> str:
 
 
 def unpack(archive: Path, folder: Path, wanted: Collection[str]) -> None:
-    """Takes the wanted files out of a gzipped tar, whatever folder of it they are in, and puts them flat into `folder`.
+    """Extracts the wanted files of a gzipped tar, whatever folder of it they are in, directly into `folder`.
 
     Raises DataError, and writes nothing, if it is damaged or a member is a link, a device, or lies outside of it.
     """

@@ -1,4 +1,4 @@
-"""From chunks of lines to ids: clean, encode, filter; in this process or in others, which do not import torch."""
+"""From chunks of lines to ids: clean, encode, filter; in this process or in workers, which do not import torch."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from janus_cli.recipe import Data
 class Encoded:
     """The kept pairs of a chunk.
 
-    lines: pairs before filtering. sources, targets: ids. dropped: pairs by reason, duplicates not among them.
-    keys: 16 bytes a pair, where duplicates are to be dropped. texts: the cleaned lines of both sides, for valid and
-    test; a target's word parts are joined, as in decoded text. replaced: lines whose bad UTF-8 was replaced.
+    lines: pairs before filtering. sources, targets: ids. dropped: pairs by reason, without duplicates.
+    keys: 16 bytes a pair, if duplicates are to be dropped. texts: the cleaned lines of both sides, for valid and
+    test; targets' BPE parts are joined, as in decoded text. replaced: lines whose bad UTF-8 was replaced.
     """
 
     lines: int
@@ -68,7 +68,7 @@ def encode(tokenizers: Tokenizers, data: Data, bad_utf8: BadUtf8, split: str, ch
 
 
 def _texts(lines: list[bytes], bad: set[int]) -> list[str]:
-    """Lines as text; those that are no UTF-8 are mended with U+FFFD, and their numbers added to `bad`."""
+    """Lines as text; bytes that are not UTF-8 become U+FFFD, and the numbers of these lines are added to `bad`."""
     lines = [line.removesuffix(b"\n").removesuffix(b"\r") for line in lines]
     try:
         return [line.decode() for line in lines]
@@ -81,9 +81,9 @@ def _texts(lines: list[bytes], bad: set[int]) -> list[str]:
 def filter_pairs(
     split: str, data: Data, source: np.ndarray, target: np.ndarray, bad: set[int]
 ) -> tuple[np.ndarray, Counter[str]]:
-    """Which pairs to keep, (pairs,) bool, by their token counts, and how many to drop for each reason, the first found.
+    """Which pairs to keep, (pairs,) bool, by their token counts, and how many are dropped for each (first) reason.
 
-    bad: pairs with bad UTF-8, to drop. A test split keeps every pair.
+    bad: pairs with bad UTF-8, to drop. A valid split drops only these, empty and too long pairs; a test split none.
     """
     dropped: Counter[str] = Counter()
     kept = np.ones(len(source), bool)
@@ -104,7 +104,7 @@ def filter_pairs(
 
 
 def key(source: str, target: str) -> bytes:
-    """16 bytes that no other pair has."""
+    """A 16-byte hash of a pair, by which duplicates are found."""
     return hashlib.blake2b(f"{source}\n{target}".encode(), digest_size=16).digest()
 
 
@@ -112,7 +112,7 @@ def key(source: str, target: str) -> bytes:
 def encoders(
     folder: Path, data: Data, bad_utf8: BadUtf8, workers: int
 ) -> Iterator[Callable[[Split], Iterator[Encoded]]]:
-    """A function that encodes a split chunk by chunk, in order: here for one worker, else in processes."""
+    """A function that encodes a split chunk by chunk, in order: in this process if workers is 1, else in others."""
     if workers == 1:
         here = partial(encode, load_tokenizers(folder), data, bad_utf8)
         yield lambda split: (here(split.name, chunk) for chunk in chunks(split))
@@ -125,7 +125,7 @@ def encoders(
             for chunk in chunks(split):
                 with _ctrl_c_blocked():
                     waiting.append(pool.submit(there, split.name, chunk))
-                if len(waiting) > 2 * workers:  # enough that nobody waits, and memory stays bounded
+                if len(waiting) > 2 * workers:  # enough that no worker idles, and memory stays bounded
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -140,7 +140,7 @@ def encoders(
 
 @contextmanager
 def _ctrl_c_blocked() -> Iterator[None]:
-    """Processes that start meanwhile never see Ctrl-C: this one does, and ends them."""
+    """Processes started inside never get Ctrl-C: this one does, and ends them."""
     resource_tracker.ensure_running()  # starting it would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -1,11 +1,11 @@
-"""Which tokens translate which, for objectives that switch words of the source (CeMAT): from a file or the text.
+"""Token translations for objectives that switch words of the source (CeMAT): from a file, or induced from the text.
 
-Tokens, not words, because a model reads tokens: of a dictionary, the pairs whose words are one token each are used.
-Without one, IBM model 1 finds translations in the training text (Brown et al. 1993): t(y | x), how often the token x
-of a source becomes the token y of its target, by expectation maximisation from equal shares,
+Tokens, not words, because a model reads tokens: of a dictionary, only pairs of single-token words are used. Without a
+dictionary, IBM model 1 induces translations from the training text (Brown et al. 1993): t(y | x), the probability that
+source token x becomes target token y, by expectation maximisation from a uniform start,
 
     c(x, y)  =  sum, over every place of y in a target whose source has x, of
-                t(y | x) / sum over x' of t(y | x'),   x' the tokens of that source, and nothing
+                t(y | x) / sum over x' of t(y | x'),   x' the tokens of that source, and the empty word
     t(y | x) =  c(x, y) / sum over y' of c(x, y')
 
 A run keeps its lexicon: resuming reads it again, so that noise stays a function of seed, epoch and sentence.
@@ -35,14 +35,14 @@ from janus_cli.files import read_json, write_atomically
 from janus_cli.recipe import Recipe
 
 FORMAT = 1
-NOTHING = PAD  # stands in each source for what makes tokens that translate nothing
-CELLS = 2_000_000  # pairs of a source and a target token that are looked at together; bounds memory
+NOTHING = PAD  # the empty word of each source, which target tokens without a source token are aligned with
+CELLS = 2_000_000  # pairs of a source and a target token in a chunk; bounds memory
 Ids = NDArray[np.int64]
 Translations = dict[int, list[int]]  # of each token, likeliest first
 
 
 def wanted(recipe: Recipe) -> CematObjective | None:
-    """The objective, if it switches words."""
+    """The objective's knobs, if it switches words."""
     objective = recipe.objective
     return objective if isinstance(objective, CematObjective) and objective.switched > 0 else None
 
@@ -50,7 +50,7 @@ def wanted(recipe: Recipe) -> CematObjective | None:
 def make(recipe: Recipe, prepared: Prepared, file: Path) -> None:
     """Writes the lexicon of a new run; nothing for objectives that need none.
 
-    Raises DataError where the dictionary cannot be read, or nothing is found that could be switched.
+    Raises DataError if the dictionary cannot be read, or no token could be switched.
     """
     knobs = wanted(recipe)
     if knobs is None:
@@ -75,7 +75,7 @@ def make(recipe: Recipe, prepared: Prepared, file: Path) -> None:
 def attach(recipe: Recipe, prepared: Prepared, file: Path) -> None:
     """Gives the run's lexicon to all batches of the prepared data; nothing for objectives that need none.
 
-    Raises CheckpointError where it is missing, damaged, or of other data.
+    Raises CheckpointError if it is missing, damaged, or of other data.
     """
     if wanted(recipe) is None:
         return
@@ -107,7 +107,7 @@ def table(translations: Translations, vocabulary: int) -> Tensor:
 
 
 def from_file(path: Path, recipe: Recipe, tokenizers: Tokenizers) -> Translations:
-    """Translations from lines `word<TAB>word`, source first, in the order of the file; raises DataError for others."""
+    """Translations from lines `word<TAB>word`, source first, in the order of the file; DataError for other lines."""
     clean = cleaner(recipe.data.clean)
     try:
         pairs = [line.split("\t") for line in Lines(path, strict=True)]
@@ -156,7 +156,7 @@ def induce(store: Store, knobs: CematObjective) -> Translations:
 
 
 def _chunks(store: Store, rows: Ids) -> Iterator[tuple[Ids, Ids]]:
-    """All pairs of a source and a target token, some sentences at a time: x * V + y, and the number of y's place."""
+    """All pairs of a source and a target token, in chunks of sentences: x * V + y, and the index of y's occurrence."""
     cells: list[Ids] = []
     places: list[Ids] = []
     size = start = 0

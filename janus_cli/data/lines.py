@@ -1,4 +1,4 @@
-r"""Text, line by line, for every verb that reads it: where lines end, what is refused, how they are cleaned.
+r"""Text, line by line, for every verb that reads it: what ends a line, what is refused, and cleaning.
 
 Only b"\n" ends a line. U+2028, U+0085, \x0b, \x0c, \x1c, a lone \r and NUL are text; a \r before the \n and a BOM at
 the start are not.
@@ -27,18 +27,18 @@ BadUtf8 = Literal["stop", "skip", "replace"]
 STDIN = Path("-")
 BOM = b"\xef\xbb\xbf"
 BLOCK = 1 << 20  # bytes read at once
-LONGEST_LINE = 1 << 22  # bytes; a longer one is no text with lines, and encoding it would take 100 times its memory
-READ_OF_A_LINE = 1 << 16  # bytes; far more than a model's positions hold
+LONGEST_LINE = 1 << 22  # bytes; anything longer is not text in lines, and encoding it would take 100 times its memory
+READ_OF_A_LINE = 1 << 16  # bytes read of a line unless strict; far more than a model's positions hold
 
 
 def name_of(path: Path) -> str:
-    """As people read it."""
+    """The name of an input in messages: `stdin` for `-`."""
     return "stdin" if path == STDIN else str(path)
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """A text file, plain or `.gz`, a pipe, or stdin (`-`), as bytes; raises DataError where reading it fails."""
+    """A text file, plain or `.gz`, a pipe, or stdin (`-`), as bytes; raises DataError if reading fails."""
     try:
         if path == STDIN:
             yield sys.stdin.buffer
@@ -79,11 +79,11 @@ class Lines:
         return name_of(self.path)
 
     def count(self) -> int | None:
-        """How many lines there are; None where only reading them would tell (stdin, pipes, .gz)."""
+        """The number of lines; None if it would take consuming or unpacking them (stdin, pipes, .gz)."""
         if not self.path.is_file() or self.path.suffix == ".gz":
             return None
         count, last = 0, b"\n"
-        with suppress(OSError), self.path.open("rb") as file:  # whoever reads the lines hears of it
+        with suppress(OSError), self.path.open("rb") as file:  # reported when the lines are read
             while block := file.read(BLOCK):
                 count, last = count + block.count(b"\n"), block[-1:]
         return count + (last != b"\n")
@@ -112,7 +112,7 @@ class Lines:
         except UnicodeDecodeError as problem:
             if self.strict:
                 raise _not_utf8(self.path, number, problem.start + 1, problem) from None
-            # Where a line was cut, the last character may be half there: that is no mistake of the text.
+            # If a line was cut, its last character may be incomplete: that is no mistake of the text.
             text = codecs.getincrementaldecoder("utf-8")("replace").decode(line, final=not is_cut)
             self.bad_utf8 += not line.startswith(text.encode())
             return text
@@ -149,13 +149,13 @@ class TextFile:
 
 
 def last_change(path: Path) -> int:
-    """When contents or inode changed, whichever is later, in nanoseconds: shows replacement by an older file, too."""
+    """The later of mtime and ctime, in nanoseconds: replacement by an older file shows, too."""
     status = path.stat()
     return max(status.st_mtime_ns, status.st_ctime_ns)
 
 
 def check(path: Path, bad_utf8: BadUtf8 = "stop") -> TextFile:
-    """Reads a whole file, counts its lines, and makes sure that it can be used.
+    """Reads a whole file, counts its lines, and checks that it is usable text.
 
     Raises:
         DataError: unreadable, empty, cut off, without line ends, or not UTF-8 (with `stop`), naming file:line:byte.
@@ -186,7 +186,7 @@ def check(path: Path, bad_utf8: BadUtf8 = "stop") -> TextFile:
 
 
 def cleaner(steps: Sequence[str]) -> Callable[[str], str]:
-    """The steps of the recipe's `data.clean` as one function; it never makes a line end."""
+    """The steps of the recipe's `data.clean` as one function, whose results never contain a line end."""
     functions = [_CLEAN_STEPS[step] for step in steps]
 
     def clean(line: str) -> str:

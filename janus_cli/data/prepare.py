@@ -1,4 +1,4 @@
-"""`janus preprocess`: from text to a folder of prepared data, which `prepared` opens again.
+"""`janus preprocess`: from text to a folder of prepared data, which `prepared.py` opens.
 
 Three passes over the text, each in bounded memory: check it, train a tokenizer on a sample, encode it.
 """
@@ -30,11 +30,11 @@ from janus_cli.recipe import Recipe
 
 FORMAT = 2  # 1 had the ids in Arrow files
 PREPARED = "prepared data"  # in messages
-LINES_WORTH_A_PROCESS = 50_000  # fewer are encoded before another process has started
+LINES_WORTH_A_PROCESS = 50_000  # fewer are encoded faster than another process starts
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether `prepare` or `janus distill` made a folder; runs and checkpoints have a manifest and a recipe."""
+    """Whether a folder is prepared data (by `prepare` or `janus distill`): runs and checkpoints also have a recipe."""
     return (folder / MANIFEST).is_file() and not (folder / "recipe.yaml").exists() and not folder.is_symlink()
 
 
@@ -43,8 +43,8 @@ def prepare(
 ) -> dict[str, Any]:
     """Cleans, filters and encodes the text of a recipe into the folder `out`, which appears complete or not at all.
 
-    workers: processes that encode, by default as many as are worth it; the bytes do not depend on it. force: replace
-    earlier prepared data. bad_utf8: a line that is not UTF-8 stops the work, or its pair is dropped (but for the test
+    workers: processes that encode, by default as many as are worth it; the output does not depend on it. force: replace
+    earlier prepared data. bad_utf8: a line that is not UTF-8 stops the work, or its pair is dropped (except in the test
     split), or its bytes become U+FFFD.
 
     Memory is bounded whatever the size of the text, with two exceptions: `data.deduplicate` keeps a hash of every
@@ -55,7 +55,7 @@ def prepare(
         The manifest, as written.
 
     Raises:
-        DataError: the text is missing, cannot be used or changes meanwhile, or nothing of it is left.
+        DataError: the text is missing, unusable or changes meanwhile, or every pair of a split is dropped.
         UsageError: `out` exists and `force` is not given.
         JanusError: a worker process was killed.
     """
@@ -86,7 +86,7 @@ def prepare(
 
 
 def rehearse(recipe: Recipe, out: Path, *, force: bool = False, bad_utf8: BadUtf8 = "stop") -> None:
-    """Checks all that `prepare` can check without writing, and says what it would do; raises what it would raise."""
+    """A dry run of `prepare`: checks what it can without writing, raises the same errors, says what would be done."""
     data, knobs = recipe.data, recipe.tokenizer
     must_be_free(out, force=force, is_ours=is_prepared, what=PREPARED)
     if data.dir is not None:
@@ -104,7 +104,7 @@ def rehearse(recipe: Recipe, out: Path, *, force: bool = False, bad_utf8: BadUtf
 
 
 def _text(recipe: Recipe, out: Path, folder: Path) -> Path:
-    """The folder with the text: the user's, one into which it is downloaded, or folder/text, where it is made."""
+    """The folder with the text: the user's, or one with downloads, or folder/text with generated text."""
     data = recipe.data
     if data.dir is not None:
         return Path(data.dir)
@@ -124,9 +124,9 @@ def _text(recipe: Recipe, out: Path, folder: Path) -> Path:
 def write_split(
     folder: Path, split: Split, encoded: Iterable[Encoded], tokenizers: Tokenizers, origin: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Writes the ids of a split and, but for train, its text as `<split>.source.txt` and `<split>.target.txt`.
+    """Writes the ids of a split and, except for train, its text as `<split>.source.txt` and `<split>.target.txt`.
 
-    origin: fingerprints of all that the ids depend on, but for the text.
+    origin: fingerprints of all that the ids depend on, except the text.
 
     Returns:
         The split's part of the manifest.
@@ -158,7 +158,7 @@ def write_split(
 
 
 def _described(file: TextFile, folder: Path) -> dict[str, Any]:
-    """A text file in the manifest of `folder`. Text that janus made has no path."""
+    """A text file's entry in the manifest of `folder`. Text that janus made has no path."""
     path = str(file.path.resolve()) if file.path.is_file() and folder not in file.path.parents else None
     return {"path": path, "lines": file.lines, "bytes": file.bytes, "sha256": file.sha256}
 
@@ -173,7 +173,7 @@ def _without_duplicates(chunk: Encoded, seen: set[bytes], dropped: Counter[str])
 
 
 def summary(lengths: Counter[int]) -> dict[str, float]:
-    """Tokens a row: mean, p50 and p95 (the smallest length that so many rows do not exceed), max; sum of all."""
+    """Tokens per row: mean, p50, p95 (nearest rank), max, and the sum over all rows."""
     if not lengths:
         return {"mean": 0.0, "p50": 0, "p95": 0, "max": 0, "sum": 0}
     values = sorted(lengths)
@@ -184,7 +184,7 @@ def summary(lengths: Counter[int]) -> dict[str, float]:
 
 
 def _tell(split: str, entry: Mapping[str, Any]) -> None:
-    """Says what became of a split; raises DataError if that is nothing."""
+    """Reports the pairs kept and dropped of a split; raises DataError if none is kept."""
     lost = reasons(entry["dropped"])
     if not entry["kept"]:
         raise DataError(
@@ -200,13 +200,13 @@ def _tell(split: str, entry: Mapping[str, Any]) -> None:
 
 
 def reasons(dropped: Mapping[str, int]) -> str:
-    """As in `empty 3, ratio 1`."""
+    """Drop counts by reason in words, as in `empty 3, ratio 1`."""
     ordered = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{reason} {count:,}" for reason, count in ordered)
 
 
 def seal(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes the manifest of a folder, in which nothing else is missing: `about`, every file, versions, the time."""
+    """Writes the manifest, the last file of a folder: `about`, size and sha256 of every file, versions, the time."""
     names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
     manifest = {
         **about,

@@ -1,4 +1,4 @@
-"""Prepared data, opened for training and decoding: whole, unchanged, and made as the recipe says now."""
+"""Opens prepared data for training and decoding; refuses it unless complete, unchanged, and as the recipe asks now."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from janus_cli.files import MANIFEST, read_json, sha256, write_json
 from janus_cli.recipe import Data, Recipe
 from janus_cli.runs import distilled_dir, prepared_dir
 
-# Where text lies and how to get it says nothing about what it is: the fingerprints do.
+# Knobs that say where the text is, not what it is: that is for the fingerprints.
 PLACES = ("dir", "notes", "downloads")
-CHECKED = ".checked.json"  # which files were read to the end before and found right
-SETTLED = 3 * 10**9  # nanoseconds; clocks of file systems are coarse, two seconds at the worst
+CHECKED = ".checked.json"  # the files that were verified before
+SETTLED = 3 * 10**9  # nanoseconds; file systems' clocks are coarse, two seconds at worst
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Prepared data, checked and open. test is None where the text has no test split."""
+    """Prepared data, checked and open. test is None if the text has no test split."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -43,23 +43,22 @@ class Prepared:
 
 
 def fingerprints(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """What each split's ids are; manifest: of prepared data, or of a run."""
+    """The fingerprint of each split's ids; manifest: of prepared data, or of a run."""
     return {name: split["fingerprint"] for name, split in manifest.get("splits", {}).items()}
 
 
 def open_prepared(recipe: Recipe, folder: Path, words: Sequence[str] = (), *, text: bool = True) -> Prepared:
-    """Opens what `prepare` made, if it is complete, unchanged, and made from this recipe's settings.
+    """Opens a folder that `prepare` made, if it is complete, unchanged, and made with this recipe's settings.
 
-    Checked: the data and tokenizer sections; size and sha256 of every file, and what `Store.open` checks, but for files
-    that were right before and are the very same still (`.checked.json`), so that a large store opens at once from the
-    second time on; and that neither the text that was read, where it still is, nor the text that the recipe names is
-    another one.
+    Checked are the data and tokenizer sections; size and sha256 of every file, and what `Store.open` checks; and that
+    the text is the same, both where it was read (if still there) and where the recipe says now. Files that passed once
+    and are unchanged (`.checked.json`) are not read again, so a large store opens at once from the second time on.
 
-    words: the options that tell `janus preprocess` this recipe, for messages. text: whether to look at the text, which
-    is read where it is newer or lies elsewhere than it did.
+    words: the options that give `janus preprocess` this recipe, for hints. text: whether to check the text, which is
+    read if it is newer than the data or in another place.
 
     Raises:
-        DataError: any of it does not hold; the hint is the command that makes the data.
+        DataError: a check fails; the hint is the command that makes the data.
     """
     words = words or ("--recipe", recipe.name)
     began, hint = time.time_ns(), f"make it: {_command(words, recipe, folder, {})}"
@@ -93,7 +92,7 @@ def open_prepared(recipe: Recipe, folder: Path, words: Sequence[str] = (), *, te
         # What changed just before `began` is not noted: it could change once more without showing it.
         settled = {name: each for name, each in identities.items() if max(each[2:4]) < began - SETTLED}
         if settled != noted:
-            with suppress(OSError):  # a folder that only can be read is checked each time
+            with suppress(OSError):  # a read-only folder is checked each time
                 write_json(folder / CHECKED, settled)
         return Prepared(folder, manifest, tokenizers, train, valid, stores.get("test"))
     except DataError as problem:
@@ -116,7 +115,7 @@ def _command(words: Sequence[str], recipe: Recipe, folder: Path, manifest: Mappi
 
 
 def _other_settings(recipe: Recipe, manifest: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Knobs that are not what they were: name, value then, value now."""
+    """Knobs that have changed: name, value then, value now."""
     for section in ("data", "tokenizer"):
         asked, used = recipe.plain()[section], manifest[section]
         for key in sorted({*asked, *used} - {*(PLACES if section == "data" else ())}):
@@ -136,9 +135,9 @@ def _other_files(folder: Path, files: Mapping[str, Any], checked_before: Collect
 
 
 def _other_text(manifest: Mapping[str, Any], data: Data) -> Iterator[str]:
-    """Text that is not what was read: where that lay, and in the folder that the recipe names now.
+    """Text that differs from what was read: in its old place, and in the folder that the recipe names now.
 
-    Text that is gone, or that one may not read, is not needed any more.
+    Text that is gone or unreadable is not needed any more.
     """
     made = 10**9 * int(datetime.fromisoformat(manifest["created"]).timestamp())
     for name, split in manifest["splits"].items():
@@ -157,12 +156,12 @@ def _other_text(manifest: Mapping[str, Any], data: Data) -> Iterator[str]:
 
 
 def _differs(path: Path, known: Mapping[str, Any], read: bool) -> bool:
-    """Whether a file's contents are others than those known; read: where the size does not tell, the sha256 must."""
+    """Whether a file differs from the known size or, with `read`, from the known sha256."""
     return path.stat().st_size != known["bytes"] or (read and sha256(path) != known["sha256"])
 
 
 def _read_notes(folder: Path) -> dict[str, Any]:
-    """For each file that was read before and found right: its sha256 and what tells whether it is the same still."""
+    """For each file that was verified before: its sha256 and `_identity`."""
     with suppress(OSError, ValueError):
         notes = json.loads((folder / CHECKED).read_bytes())
         if isinstance(notes, dict):
@@ -171,7 +170,7 @@ def _read_notes(folder: Path) -> dict[str, Any]:
 
 
 def _identity(path: Path) -> list[int]:
-    """Stands for the contents, as in git's index: bytes, when the contents and when the inode changed, which inode."""
+    """Size, mtime, ctime and inode, which stand for the contents, as in git's index."""
     with suppress(OSError):
         status = path.lstat()
         return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]

@@ -58,10 +58,10 @@ def store_files(split: str) -> list[str]:
 
 
 class StoreWriter(AbstractContextManager["StoreWriter"]):
-    """Writes a split into `folder`, a chunk of pairs at a time; `rows` and `fingerprint` are for the folder's manifest.
+    """Writes a split into `folder`, a chunk of pairs at a time; `rows` and `fingerprint` go into the folder's manifest.
 
-    The vocabularies' sizes are for the fingerprint, as is origin: fingerprints of what the ids were made from.
-    lengths: of the sources and of the targets so far, how many rows have each length.
+    The fingerprint includes the vocabularies' sizes and origin, the fingerprints of what the ids were made from.
+    lengths: histograms of the lengths of sources and of targets so far.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
             np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
 
     def add(self, sources: Sequence[Sequence[int]] | Ragged, targets: Sequence[Sequence[int]] | Ragged) -> None:
-        """Appends pairs, best thousands at a time."""
+        """Appends pairs, preferably thousands at a time."""
         pairs = [rows if isinstance(rows, Ragged) else Ragged.of(rows) for rows in (sources, targets)]
         for file, side, lengths in zip(self._files, pairs, self.lengths, strict=False):
             lengths.update(side.lengths.tolist())
@@ -123,7 +123,7 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path, split: str, *, check: bool = True) -> Store:
-        """Maps a split's files; raises DataError where they are missing or damaged.
+        """Maps a split's files; raises DataError if they are missing or damaged.
 
         check: also read all offsets and ids, to make sure that they fit each other and the vocabularies.
         """
@@ -154,14 +154,14 @@ class Store:
         return both[:, 0], both[:, 1]
 
     def pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Source and target ids of one pair, two int32 views; raises IndexError where there is no such pair."""
+        """Source and target ids of one pair, two int32 views; raises IndexError if there is no such pair."""
         if not 0 <= index < len(self):
             raise IndexError(f"pair {index} of {len(self)}")
         (source, target), (source_end, target_end) = self._offsets[index : index + 2].tolist()
         return self._source[source:source_end], self._target[target:target_end]
 
     def _check(self) -> None:
-        """Raises ValueError unless the offsets fit the ids, and these the vocabularies."""
+        """Raises ValueError unless the offsets fit the ids, and the ids the vocabularies."""
         rising = (
             (np.diff(self._offsets[start : start + CHECKED_AT_ONCE + 1], axis=0) >= 0).all()
             for start in range(0, len(self), CHECKED_AT_ONCE)
@@ -177,7 +177,7 @@ class Store:
 
 
 def _mapped(path: Path, dtype: str) -> np.ndarray:
-    """A `.npy` file, read-only. Plain arrays: numpy's memmap class makes every slice slower."""
+    """A read-only memory map of a `.npy` file, as a plain array: numpy's memmap class makes every slice slower."""
     array: np.ndarray = np.lib.format.open_memmap(path, mode="r").view(np.ndarray)
     if array.dtype != np.dtype(dtype):
         raise ValueError(f"{path.name} holds {array.dtype}")

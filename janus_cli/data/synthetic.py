@@ -1,7 +1,7 @@
 """Text made from a seed: the ship's log of Velm, to be translated into English. Standard library only.
 
-The language of Velm (the source) is terse and regular. The verb stands last, adjectives follow their noun, units come
-before tens, nothing is inflected, and `ar` after the verb says that the subject, many words earlier, is more than one:
+The language of Velm (the source) is terse and regular. The verb comes last, adjectives follow their noun, units come
+before tens, nothing is inflected, and `ar` after the verb marks the subject, many words earlier, as plural:
 
     mako    lopo   vesa ti    selo numo brei       kani  ar
     captain barrel red  seven pier near bells-ring carry more-than-one
@@ -10,11 +10,11 @@ before tens, nothing is inflected, and `ar` after the verb says that the subject
 So there is lexical mapping, reordering, agreement at a distance, numbers written out, and a length that varies
 (8 to 13 words).
 
-**Several outputs are right.** A log keeper has two habits, which the source does not tell: the time comes first or
+**Several outputs are right.** A log keeper has two habits, which the source does not show: the time comes first or
 last, and the words are plain and in the present, or salty and in the past. Each of the 2 x 2 `MODES` is right, but it
-must be held through the sentence: "when bells ring the skippers carry …" is wrong. All outputs of one input have
-the same length, so only the other words of the output tell which mode is on. A model that chooses each word on its own
-(non-autoregressively, in one pass) mixes modes; one that sees some of its words while it chooses others need not.
+must be kept through the sentence: "when bells ring the skippers carry …" is wrong. All outputs of one input have
+the same length, so only the other words of the output show which mode it is in. A model that chooses each word on its
+own (non-autoregressively, in one pass) mixes modes; one that sees some of its words while it chooses others need not.
 Every pair shows one mode, drawn at random.
 """
 

@@ -2,7 +2,7 @@
 
 A folder holds `tokenizer.json` (kind, joiner, which file serves which side) and either one file for both sides or
 `source.*` and `target.*`: `.model` for SentencePiece, `.vocab.txt` (one word a line, the first is id 5) for words.
-They are trained on the text, or taken over from an earlier one, of janus or of fairseq. A kind of tokenizer is a class
+They are trained on the text, or reused from an earlier run of janus or from fairseq. A kind of tokenizer is a class
 that trains, loads, encodes and decodes, and an entry of `KINDS`.
 """
 
@@ -30,8 +30,8 @@ INDEX = "tokenizer.json"
 NAMES = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
 # Sums in unigram training run thread by thread: a fixed number gives the same model on every machine.
 TRAIN_THREADS = 4
-LONGEST_LINE = 4192  # bytes: SentencePiece's trainer leaves out what has more
-PART = 1000  # characters, at most 4,000 bytes
+LONGEST_LINE = 4192  # bytes: SentencePiece's trainer skips longer lines
+PART = 1000  # characters of a part of a longer line, at most 4,000 bytes
 
 
 class Tokenizer(Protocol):
@@ -46,13 +46,13 @@ class Tokenizer(Protocol):
         r"""Text of each row; PAD, BOS, EOS and MASK are left out. A result never holds "\n"."""
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """What each id stands for."""
+        """The piece or word of each id."""
 
 
 class SentencePieces:
-    """A SentencePiece model with the five fixed ids; raises DataError where it is none."""
+    """A SentencePiece model with the five fixed ids; raises DataError for anything else."""
 
-    ending = "model"  # of its file
+    ending = "model"  # suffix of its file
 
     def __init__(self, data: bytes, name: str = "the tokenizer") -> None:
         try:
@@ -104,12 +104,12 @@ class SentencePieces:
 
 
 class Words:
-    """A list of words, from id 5 on; text is split at white space, and unknown words become UNK.
+    """A word list, from id 5 on; text is split at white space, and unknown words become UNK.
 
     joiner: removed from decoded text together with the space behind it ("@@" for BPE text).
     """
 
-    ending = "vocab.txt"  # of its file
+    ending = "vocab.txt"  # suffix of its file
 
     def __init__(self, words: Sequence[str], joiner: str = "") -> None:
         self._words = [*NAMES, *words]
@@ -153,7 +153,7 @@ KINDS: dict[str, type[SentencePieces] | type[Words]] = {"sentencepiece": Sentenc
 
 
 def join(line: str, joiner: str) -> str:
-    """Undoes a split into word parts: `new@@ er` with joiner `@@` is `newer`."""
+    """Joins BPE parts of words: `new@@ er` with joiner `@@` becomes `newer`."""
     return f"{line} ".replace(f"{joiner} ", "").rstrip(" ") if joiner else line
 
 
@@ -172,7 +172,7 @@ class Tokenizers:
 
 
 def load_tokenizers(folder: Path) -> Tokenizers:
-    """From a prepared folder or a run folder; raises DataError where files are missing, damaged, or elsewhere."""
+    """The tokenizers of prepared data or of a run; raises DataError if files are missing, damaged or elsewhere."""
     index = read_json(folder / INDEX)
     kind, joiner, names = index.get("kind"), index.get("joiner", ""), index.get("files")
     if not isinstance(kind, str) or kind not in KINDS or not isinstance(joiner, str) or not isinstance(names, dict):
@@ -199,11 +199,11 @@ def train_tokenizers(
     knobs: recipe.Tokenizer, sources: Iterable[str], targets: Iterable[str], folder: Path,
     suffixes: tuple[str, str] = ("src", "tgt"),
 ) -> Tokenizers:  # fmt: skip
-    """Trains, or takes over (`knobs.reuse`), the tokenizers of both sides and writes their files into `folder`.
+    """Trains or reuses (`knobs.reuse`) the tokenizers of both sides and writes their files into `folder`.
 
     sources, targets: the training text of each side, cleaned and sampled. suffixes: names of the sides, for messages
-    and for fairseq's dict.<suffix>.txt. Raises DataError where the text does not allow this vocabulary, or the files to
-    take over are unusable.
+    and for fairseq's dict.<suffix>.txt. Raises DataError if the text does not allow this vocabulary, or the files to
+    reuse are unusable.
     """
     kind = KINDS[knobs.kind]
     if knobs.reuse is not None:
@@ -221,7 +221,7 @@ def train_tokenizers(
 
 
 def _in_parts(lines: Iterable[str]) -> Iterator[str]:
-    """The same text, long lines in several parts, cut at a space where there is one."""
+    """The same text with long lines in several parts, cut at spaces if possible."""
     for line in lines:
         start = 0
         if len(line) > PART and len(line.encode()) > LONGEST_LINE:
@@ -234,7 +234,7 @@ def _in_parts(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _refused(knobs: recipe.Tokenizer, text: str, reason: str) -> DataError:
-    """SentencePiece's reason, in words."""
+    """SentencePiece's error as one that a user can act on."""
     asked = f"tokenizer.vocabulary {knobs.vocabulary}"
     if "Vocabulary size too high" in reason and (most := re.search(r"<= (\d+)", reason)):
         message = f"{asked} is more than the text ({text}) allows: at most {most[1]}"
