@@ -80,11 +80,11 @@ def dropout(x: Tensor, share: float, training: bool) -> Tensor:
     dropped = min(65_535, round(share * 65_536))
     draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)
     kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 32_768
-    apply = cast("Callable[..., Tensor]", Kept.apply)  # torch leaves it untyped
+    apply = cast("Callable[..., Tensor]", Dropout.apply)  # torch leaves it untyped
     return apply(x, kept, 65_536 / (65_536 - dropped))
 
 
-class Kept(torch.autograd.Function):
+class Dropout(torch.autograd.Function):
     """x * scale where `kept`, 0 elsewhere; saves one byte an element for the backward pass, not four."""
 
     @staticmethod
@@ -108,10 +108,11 @@ def scaled_dot_products(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | 
         # The backward pass of torch's CPU kernel takes six times as long in bf16 as in float32.
         # So it runs in float32; what it saves of q, keys and values stays in bf16, which loses nothing.
         wide_q, wide_keys, wide_values = q.float(), keys.float(), values.float()
-        narrow = {wide_q.data_ptr(): q, wide_keys.data_ptr(): keys, wide_values.data_ptr(): values}
+        pairs = (wide_q, q), (wide_keys, keys), (wide_values, values)
+        narrow = {(wide.data_ptr(), wide.shape): half for wide, half in pairs}
         with (
             torch.autocast("cpu", enabled=False),
-            torch.autograd.graph.saved_tensors_hooks(lambda x: narrow.get(x.data_ptr(), x), Tensor.float),
+            torch.autograd.graph.saved_tensors_hooks(lambda x: narrow.get((x.data_ptr(), x.shape), x), Tensor.float),
         ):
             return F.scaled_dot_product_attention(wide_q, wide_keys, wide_values, attn_mask=bias, dropout_p=share)
     return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias, dropout_p=share)

@@ -166,8 +166,10 @@ def _must_be_free(run: Run, *, force: bool) -> None:
 
 
 def _is_for_data(path: Path) -> bool:
-    """Whether a folder is empty, prepared data, or holds nothing but prepared data."""
-    return path.is_dir() and (is_prepared(path) or all(is_prepared(each) for each in path.iterdir()))
+    """Whether a folder is empty, prepared data, or holds nothing but prepared data and what was fetched for it."""
+    if is_prepared(path):
+        return True
+    return path.is_dir() and all(is_prepared(each) or each.suffix == ".downloads" for each in path.glob("[!.]*"))
 
 
 def _must_agree(before: Recipe, now: Recipe, allowed: Sequence[str]) -> None:

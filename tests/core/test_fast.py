@@ -133,6 +133,15 @@ def test_attention_under_bf16_has_the_gradient_of_float32() -> None:
         assert torch.allclose(one.grad, two.grad.float(), atol=0.1, rtol=0.1)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.1])
+@pytest.mark.parametrize("shape", [(1, 2, 9, 8), (2, 1, 9, 8), (2, 2, 1, 8), (1, 1, 1, 8)])
+def test_attention_under_bf16_has_a_gradient_for_every_shape(shape: tuple[int, ...], share: float) -> None:
+    """With dropout torch takes another way, which keeps views of its inputs where a dimension is 1."""
+    inputs = [torch.randn(shape, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+    scaled_dot_products(*inputs, None, share).sum().backward()
+    assert all(x.grad is not None and x.grad.shape == shape for x in inputs)
+
+
 @pytest.mark.parametrize(("part", "bytes_each"), [("dropout", 1), ("attention", 0)])
 def test_little_is_kept_for_the_backward_pass(part: str, bytes_each: int) -> None:
     """One byte a number for dropout; of attention's inputs in bf16 no copies. What is returned is not counted."""

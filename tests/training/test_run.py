@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from janus_cli.data.prepared import CHECKED
 from janus_cli.errors import CheckpointError, DataError, UsageError
 from janus_cli.files import write_atomically
 from janus_cli.runs import Run
@@ -94,19 +95,26 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
 }
 
 
+def contents() -> dict[Path, bytes]:
+    """Everything in this folder but the notes of which data was checked, which any command may renew."""
+    return {file: file.read_bytes() for file in Path().rglob("*") if file.is_file() and file.name != CHECKED}
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_refused_changes_nothing(trained: Path, name: str) -> None:
     options, error, words = REFUSED[name]
     options = options() if callable(options) else options
-    before = {file: file.read_bytes() for file in Path().rglob("*") if file.is_file()}
+    before = contents()
     with pytest.raises(error, match=words):
         go(RECIPE, **{"run": "run", **options})
-    assert {file: file.read_bytes() for file in Path().rglob("*") if file.is_file()} == before
+    assert contents() == before
 
 
 def test_a_run_begins_beside_prepared_data_and_beside_other_files_by_force(trained: Path) -> None:
     shutil.copytree("data", "both/data")
     Path("both/empty").mkdir()
+    Path("both/data/.tiny.making").mkdir()  # of a preparation that was killed
+    Path("both/data/tiny.downloads").mkdir()
     go(RECIPE, "both", ONE, prepared=Path("both", DATA))
     assert entries(Path("both/log.jsonl"), "done")
     file = Path(folder_with("plan.txt")["run"], "plan.txt")
