@@ -27,6 +27,7 @@ LIMIT = 1.03
 UPDATES = 4  # of which the first one is not counted
 LINES = 60_000
 MODES = ("ar.beam1", "ar.beam5", "nar4.lb1", "spec.redraft-ar")
+TRAININGS = (("ar", "float32"), ("janus", "float32"), ("janus", "bf16"))
 WIDTHS = (128, 256)  # with a feed-forward of four times that
 RECIPE = """
 name: versions
@@ -68,8 +69,9 @@ def prepare(version: Path, folder: Path, width: int) -> None:
     file.write_text(RECIPE.format(width=width, feedforward=4 * width, updates=UPDATES))
     if not (folder / "ids").exists():
         janus(version, folder, "preprocess", "--recipe", file.name, "--data-dir", "text", "--out", "ids")
-    if not (folder / "runs" / str(width)).exists():
-        janus(version, folder, "train", "--recipe", file.name, "--prepared", "ids", "--run", f"runs/{width}")
+    if not (folder / "runs" / str(width) / "checkpoints" / "last").exists():
+        options = ["--prepared", "ids", "--run", f"runs/{width}", "--force"]
+        janus(version, folder, "train", "--recipe", file.name, *options)
 
 
 def help_seconds(version: Path, folder: Path) -> dict[str, float]:
@@ -83,11 +85,11 @@ def preprocessing_seconds(version: Path, folder: Path) -> dict[str, float]:
     return {"": janus(version, folder, "preprocess", "--recipe", f"{WIDTHS[0]}.yaml", "--data-dir", "text", *again)}
 
 
-def update_seconds(version: Path, folder: Path, width: int, objective: str) -> dict[str, float]:
+def update_seconds(version: Path, folder: Path, width: int, objective: str, precision: str) -> dict[str, float]:
     prepare(version, folder, width)
-    run = f"runs/{width}-{objective}"
+    run = f"runs/{width}-{objective}-{precision}"
     options = ["--recipe", f"{width}.yaml", "--objective", objective, "--prepared", "ids", "--run", run, "--force"]
-    janus(version, folder, "train", *options, "--set", "training.precision=float32")
+    janus(version, folder, "train", *options, "--set", f"training.precision={precision}")
     log = [json.loads(line) for line in (folder / run / "log.jsonl").read_text().splitlines()]
     taken = [entry["seconds_per_update"] for entry in log if entry["kind"] == "train"]
     return {"update": statistics.median(taken[1:])}
@@ -115,9 +117,18 @@ def rows() -> Iterator[tuple[str, Callable[[Path, Path], dict[str, float]]]]:
     yield "preprocess", preprocessing_seconds
     for width in WIDTHS:
         shape = f"{width}/{4 * width}"
-        for objective in ("ar", "janus"):
-            yield f"{shape} {objective}", partial(update_seconds, width=width, objective=objective)
+        for objective, precision in TRAININGS:
+            seconds = partial(update_seconds, width=width, objective=objective, precision=precision)
+            yield f"{shape} {objective} {precision}", seconds
         yield shape, partial(decoding_seconds, width=width)
+
+
+def commit(version: Path) -> str:
+    """What tells a version from others: its path and, in a repository, its commit."""
+    found = subprocess.run(
+        ["git", "-C", str(version), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return f"{version.resolve()} {found.stdout.strip()}".strip()
 
 
 def pair_of(versions: dict[str, Path], folder: Path, number: int, only: str) -> dict[str, float]:
@@ -149,7 +160,12 @@ def main() -> None:
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
     measured = asked.folder / "ratios.jsonl"
-    pairs = [json.loads(line) for line in measured.read_text().splitlines()] if measured.exists() else []
+    made_of = {"old": commit(asked.old), "new": commit(asked.new), "only": asked.only}
+    if not measured.exists():
+        measured.write_text(json.dumps(made_of) + "\n")
+    earlier, *pairs = [json.loads(line) for line in measured.read_text().splitlines()]
+    if earlier != made_of:
+        sys.exit(f"{measured} is of {earlier}, not of {made_of}: name another --folder")
     for number in range(len(pairs), asked.pairs):
         pairs.append(pair_of({"old": asked.old, "new": asked.new}, asked.folder, number, asked.only))
         with measured.open("a") as file:

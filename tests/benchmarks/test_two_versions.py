@@ -35,3 +35,6 @@ def test_a_comparison_continues_behind_its_last_pair(called: Called) -> None:
         run = called("two_versions", *command, pairs)
         assert run.stdout.startswith("--help"), run.stderr
     assert len(Path("work/old/calls").read_text()) == 3 * 5
+    other = called("two_versions", "new", *command[1:], "3")
+    assert other.returncode == 1
+    assert "ratios.jsonl" in other.stderr
