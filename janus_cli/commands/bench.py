@@ -57,12 +57,13 @@ def bench(
 ) -> None:
     """Measure every decoding mode of a run: BLEU, decoder passes, latency, throughput, memory.
 
-    Rows are timed in turns, so that a slowdown of the machine hits all of them; shown are medians over the repeats and
-    their range. Times are from text to text. Latency is for one sentence at a time, throughput for the best batch size.
+    Rows are timed in turns, so that a slowdown of the machine affects all of them; shown are medians over the repeats
+    and their range. Times are from text to text. Latency is for one sentence at a time, throughput for the best batch
+    size.
     All measurements are kept in the run, as bench/DATE.json.
 
-    --against adds rows for the tools that users would pick instead: with the run's weights where the tool can load
-    them, otherwise with random weights of the same size.
+    --against adds rows for the tools that users would pick instead: with the run's weights if the tool can load them,
+    otherwise with random weights of the same size.
 
     Examples:
       janus bench

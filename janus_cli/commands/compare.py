@@ -42,7 +42,7 @@ def compare(
     modes: Annotated[
         str | None,
         typer.Option(
-            "--modes", metavar="NAME,…", help="Ways to decode, as in `janus bench --mode`, where a system has them."
+            "--modes", metavar="NAME,…", help="Decoding modes, as in `janus bench --mode`; a system uses those it has."
         ),
     ] = None,
     against: Annotated[

@@ -1,4 +1,4 @@
-"""`janus distill`: a trained run -> prepared data whose training targets are what the run makes of the sources."""
+"""`janus distill`: a trained run -> prepared data whose training targets are the run's outputs for the sources."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,12 +47,12 @@ def distill(
     The run's left-to-right side decodes the source of every training pair. Its outputs, as token ids, become the
     targets of a new folder of prepared data; the tokenizer and the valid and test splits stay the same.
     Pairs that the recipe's data section would filter out (empty, too short or long, lengths too different, duplicates)
-    are dropped and counted; outputs that reached the greatest length allowed are kept and counted.
+    are dropped and counted; outputs that reached the maximum length are kept and counted.
 
     --source adds source text of the same kind; it needs no translation. A student that sees more sources learns more
     from its teacher (Zhou & Keung 2020), provided that the teacher can translate them. --surest 0.7 keeps the 70 % of
-    these outputs with the highest scores and counts the others as `unsure`; the training pairs all stay. With --resume
-    the share may differ.
+    these outputs with the highest scores and counts the others as `unsure`; the training pairs all stay. The share may
+    change with --resume.
     The manifest.json says which weights wrote the targets, how, and from which data.
 
     Options left out come from the recipe's decoding section; change its other knobs with --set, as in

@@ -1,4 +1,4 @@
-"""`janus inspect`: what a run, a checkpoint or prepared data holds."""
+"""`janus inspect`: describes a run, a checkpoint or prepared data."""
 
 from pathlib import Path
 from typing import Annotated

@@ -27,12 +27,12 @@ def _device(value: str) -> str:
 
 
 def names(*texts: str) -> list[str]:
-    """The names in comma-separated lists, each once, in order."""
+    """The names in comma-separated lists, without repeats, in order."""
     return list(dict.fromkeys(name.strip() for text in texts for name in text.split(",") if name.strip()))
 
 
 def numbers(text: str, flag: str, example: str, least: int = 0) -> list[int]:
-    """Whole numbers, at least `least`, in a comma-separated list, each once, in order."""
+    """Whole numbers, at least `least`, in a comma-separated list, without repeats, in order."""
     listed = names(text)
     if not listed or not all(number.isdecimal() and int(number) >= least for number in listed):
         above = f" above {least - 1}" if least else ""
@@ -55,7 +55,7 @@ SetDecoding = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change one knob of how to decode, as in decoding.max_ratio=2: none but decoding.… can be changed here. "
+        help="Change one decoding knob, as in decoding.max_ratio=2; only knobs of decoding can be changed here. "
         "Repeatable.",
     ),
 ]
@@ -64,7 +64,7 @@ Objective = Annotated[
     typer.Option(
         "--objective",
         metavar="NAME",
-        help=f"Exchange the recipe's objective for this one's defaults: {', '.join(OBJECTIVES)}.",
+        help=f"Replace the recipe's objective by this one, with its defaults: {', '.join(OBJECTIVES)}.",
     ),
 ]
 RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help="The same as --run.", show_default=False)]
@@ -82,7 +82,7 @@ DataDir = Annotated[
     typer.Option("--data-dir", metavar="FOLDER", help="Your text: FOLDER/train.de, FOLDER/train.en and so on."),
 ]
 Device = Annotated[
-    str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N", callback=_device, help="Where to compute.")
+    str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N", callback=_device, help="Device to compute on.")
 ]
 Seed = Annotated[
     int | None, typer.Option("--seed", min=0, metavar="N", help="Seed of everything random; by default the recipe's.")
@@ -90,13 +90,13 @@ Seed = Annotated[
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads; by default what torch chooses.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace existing output.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 def one_run(argument: Path | None, option: Path | None) -> Path | None:
-    """The run given as RUN or by --run; None where neither is given.
+    """The run given as RUN or by --run; None if neither is given.
 
     Raises:
         UsageError: both are given, and they differ.
@@ -150,7 +150,7 @@ def check_start(start: Path | None) -> None:
 
 
 class JsonFile(typer.core.TyperCommand):
-    """Reads the older form `--json FILE.json` as `--out FILE.json`; --json alone is a flag."""
+    """A command that reads the older form `--json FILE.json` as `--out FILE.json`; --json alone is a flag."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         words: list[str] = []
@@ -165,9 +165,9 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 
 def with_decoding_options(*names: str, before: str) -> Callable[[Command], Command]:
-    """Gives a command with `**options` an option for each knob of decoding that has a flag, or only for those named.
+    """Gives a command with `**options` an option for each decoding knob that has a flag, or only for those named.
 
-    before: the parameter that they stand before in the help. Their value is None where they are left out.
+    before: the parameter that they precede in the help. Their value is None if they are left out.
     """
 
     def add(command: Command) -> Command:
@@ -198,7 +198,7 @@ def _decoding_option(name: str) -> inspect.Parameter:
 
 
 def typed(context: typer.Context, *but: str) -> list[str]:
-    """The options given on the command line, as words to repeat; without those of the parameters `but`."""
+    """The options given on the command line, as words, without those of the parameters `but`."""
     words = []
     for option in context.command.params:
         source = context.get_parameter_source(option.name or "")

@@ -23,7 +23,7 @@ def preprocess(
     changes: options.Set = None,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", min=1, metavar="N", help="Processes; by default one for each core that helps."),
+        typer.Option("--workers", min=1, metavar="N", help="Worker processes; by default as many as help."),
     ] = None,
     bad_utf8: Annotated[
         BadUtf8,
@@ -38,7 +38,7 @@ def preprocess(
     """Turn text into token ids: check, clean, filter, make a tokenizer, encode.
 
     Reads FOLDER/train.SRC, train.TGT, valid.* and test.* (plain or .gz): aligned, one sentence a line. Writes
-    one folder, which is complete or not there; its manifest.json counts the pairs kept, and those dropped by reason.
+    one folder, completely or not at all; its manifest.json counts the pairs kept, and those dropped by reason.
 
     Examples:
       janus preprocess

@@ -1,4 +1,4 @@
-"""`janus recipes`: what is shipped, what a recipe says once every default is filled in, and what each knob does."""
+"""`janus recipes`: lists the shipped recipes, shows one with every default filled in, explains the knobs."""
 
 import json
 import textwrap
@@ -63,7 +63,7 @@ def recipes(
 
 
 def explain(key: str | None = None, objective: str | None = None, *, markdown: bool = False) -> str:
-    """Every knob, or those under `key`, with its default, possible values, meaning and source; UsageError if none.
+    """Every knob, or those under `key`, with default, possible values, meaning and source; UsageError if there is none.
 
     objective: leaves out what belongs to other objectives.
     """
@@ -120,7 +120,7 @@ def _default(value: Any) -> str:
 
 
 def _values(kind: Any, knob: Knob) -> list[str]:
-    """What a field of this type can hold, in words."""
+    """The possible values of a field of this type, in words."""
     parts = get_args(kind)
     if get_origin(kind) is Literal:
         return list(parts)

@@ -12,7 +12,7 @@ def score(
     hypotheses: Annotated[
         Path | None,
         typer.Argument(
-            help="Text, .jsonl of `janus decode --jsonl`, a run, or - for stdin. By default what was decoded last."
+            help="Text, .jsonl of `janus decode --jsonl`, a run, or - for stdin. By default the newest decoding."
         ),
     ] = None,
     reference: Annotated[

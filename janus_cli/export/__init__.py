@@ -1,1 +1,1 @@
-"""Trained weights in a folder that works without the run: for CTranslate2, or as safetensors."""
+"""Exports trained weights to a folder that works without the run: for CTranslate2, or as safetensors."""

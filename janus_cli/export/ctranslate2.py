@@ -1,4 +1,4 @@
-"""The AR side of a model as a folder for CTranslate2, written by CTranslate2's own specification classes."""
+"""Exports the AR side of a model for CTranslate2, with CTranslate2's own specification classes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from janus_cli.recipe import Recipe
 EXTRA = "export"
 # Added to the logits of tokens that are never written. Far below every other logit, and still a float16.
 FORBIDDEN = -1e4
-# Knobs of a model that CTranslate2's Transformer can be.
+# Values of model knobs that CTranslate2's Transformer requires.
 ORDINARY: dict[str, Any] = {"causal_attention": False, "embedding": "sum"}
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 def must_fit(recipe: Recipe) -> None:
-    """Raises UsageError for models that CTranslate2 cannot represent, and where it is not installed."""
+    """Raises UsageError for models that CTranslate2 cannot represent, and if it is not installed."""
     name = recipe.objective.name
     ar_stream = recipe.ar_stream
     if ar_stream is None:
@@ -70,7 +70,7 @@ def write(source: Source, folder: Path, quantization: str) -> None:
 
 
 def unique_names(tokenizer: Tokenizer) -> list[str]:
-    """A name for each id: its piece, with the id appended where another has the name (a word list may hold `<s>`)."""
+    """A unique name for each id: its piece, with the id appended if the name is taken (a word list may hold `<s>`)."""
     names = list(NAMES)
     pieces = tokenizer.pieces(range(SPECIAL, tokenizer.size))
     taken = {*NAMES, *pieces}
@@ -132,7 +132,7 @@ def _layer(spec: Any, weights: Arrays, name: str) -> None:
 
 
 def _linear(spec: Any, weights: Arrays, *names: str) -> None:
-    """One linear map, or several of the same input as one."""
+    """One linear map, or several over the same input, concatenated."""
     spec.weight = np.concatenate([weights[f"{name}.weight"] for name in names])
     spec.bias = np.concatenate([weights[f"{name}.bias"] for name in names])
 

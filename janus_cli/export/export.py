@@ -24,7 +24,7 @@ def export(
     *, run: Path | None = None, checkpoint: Path | None = None, kind: Literal["safetensors", "ctranslate2"],
     out: Path | None = None, quantization: str | None = None, force: bool = False, dry_run: bool = False,
 ) -> Path:  # fmt: skip
-    """Writes the folder and returns it; see the options of `janus export`. A dry run checks the same, writes nothing.
+    """Writes the folder and returns it; for arguments see `janus export`. A dry run checks the same and writes nothing.
 
     Raises:
         UsageError: the model does not fit the format, the extra is missing, or the folder may not be replaced.

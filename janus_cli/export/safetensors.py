@@ -1,4 +1,4 @@
-"""All weights as safetensors, in a folder that explains itself: itself a checkpoint, with its tokenizer beside it."""
+"""Exports all weights as safetensors: a checkpoint folder with its tokenizer, config and a README."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write(source: Source, folder: Path) -> None:
     state = {key: source.state[key] for key in ("step", "metrics", "averaged") if key in source.state}
     sizes = source.tokenizers.source.size, source.tokenizers.target.size
     checkpoint.write(folder, source.recipe, sizes, state, source.model.weights())
-    # The safetensors library lets nobody but the owner read.
+    # The safetensors library makes the file readable for its owner only.
     (folder / checkpoint.MODEL).chmod((folder / "recipe.yaml").stat().st_mode)
     copy_files(source.tokenizers.files, source.run, folder)
     write_json(folder / CONFIG, config(source))
@@ -29,7 +29,7 @@ def write(source: Source, folder: Path) -> None:
 
 
 def config(source: Source) -> dict[str, Any]:
-    """What a program must know to rebuild the model from its weights and to talk to it."""
+    """What a program must know to rebuild the model from its weights and to use it."""
     recipe = source.recipe
     return {
         "objective": recipe.objective.name,
@@ -49,8 +49,8 @@ def config(source: Source) -> dict[str, Any]:
 def _readme(source: Source) -> bytes:
     knobs = source.recipe.model
     norms = {
-        "pre": "before each sublayer, and once more behind the last layer\n(encoder_norm, decoder_norm)",
-        "post": "behind each sublayer, when its input was added",
+        "pre": "before each sublayer, and once more after the last layer\n(encoder_norm, decoder_norm)",
+        "post": "after each sublayer, on the sum with its input",
     }
     tokenizers = {
         "sentencepiece": "models of sentencepiece",
@@ -66,8 +66,8 @@ def _readme(source: Source) -> bytes:
         "sum": f"{scaled} + position",
         "concat": f"a linear map (source_map, target_map) of {scaled} and position, side by side",
     }
-    # What a model may have besides, or not.
-    causal = "Decoder layers attend to the target twice: by `attention`, then by `causal`, to what is not later.\n"
+    # Parts that not every model has.
+    causal = "Decoder layers attend to the target twice: by `attention`, then, to no later position, by `causal`.\n"
     sinusoids = (
         "Positions are sinusoids and not in the file: of position p, sin(p r_i), then cos(p r_i), for i < h = width/2\n"
         "(rounded up), r_i = 10000 ** (-i / (h - 1)).\n"
@@ -94,7 +94,7 @@ def _readme(source: Source) -> bytes:
 
 
 def _shapes(source: Source) -> str:
-    """A line for each weight; the layers of a side are alike, so only the first is listed."""
+    """A line for each weight; all layers of a side have the same shapes, so only the first is listed."""
     counts = {"encoder": source.model.knobs.encoder_layers, "decoder": source.model.knobs.decoder_layers}
     rows = []
     for name, weight in source.model.weights().items():

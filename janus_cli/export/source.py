@@ -20,7 +20,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 class Source:
     """A checkpoint's model and everything that is needed to use it.
 
-    run: the folder that the tokenizers' files are in. state: the training state beside the weights.
+    run: the folder with the tokenizers' files. state: the checkpoint's state.json. provenance: origin of the weights.
     """
 
     recipe: Recipe
@@ -31,7 +31,7 @@ class Source:
     provenance: Mapping[str, Any]
 
     def readme(self, template: str, **values: object) -> bytes:
-        """A template, filled in with these values, where the weights came from, and how the text was cleaned."""
+        """A template, filled in with these values, the origin of the weights, and how the text was cleaned."""
         about, steps = self.provenance, ", ".join(self.recipe.data.clean)
         averaged = f" (the mean of {', '.join(about['averaged'])})" if "averaged" in about else ""
         origin = (

@@ -1,4 +1,4 @@
-"""`janus bench`: every decoding mode of a run in one table, and what users would pick instead beside it."""
+"""`janus bench`: every decoding mode of a run in one table, beside the tools that users would pick instead."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _some(items: Sequence[Any], count: int, choice: random.Random) -> list[Any]:
 
 
 class Bench:
-    """A run and what is measured of it, checked and loaded: whatever could go wrong does so before the measurement.
+    """A run and its measurement, checked and loaded: whatever can go wrong does so before measuring.
 
     The options are those of `janus bench`; batches, repeats, warmup: see `rows.Work`.
 
@@ -105,7 +105,7 @@ class Bench:
         self.labels = [*self.selection.plans, *(label for peer in against for label in peers.labels(peer, self.device))]
 
     def _check(self, force: bool) -> None:
-        """Raises UsageError where a change is one that every row makes itself, or a file cannot be written."""
+        """Raises UsageError if a change sets an option that rows set themselves, or a file is in the way."""
         taken = {"nbest", *(option for options in rows.known().values() for option in options)}
         for change in self.changes:
             if change.partition("=")[0].removeprefix("decoding.") in taken:
@@ -117,13 +117,13 @@ class Bench:
             must_be_free(path, force=force)
 
     def _warn(self, text: str) -> None:
-        """Says it now and again under the table."""
+        """Warns now, and again under the table."""
         self.warnings.append(text)
         console.warn(text)
 
     @property
     def translations(self) -> int:
-        """Sentences decoded in all: quality, timing, memory."""
+        """Sentences decoded in total: quality, timing, memory."""
         count = len(self.labels)
         return count * (len(self.lines) + len(self.work.lines)) + self.work.translations(count)
 
@@ -140,7 +140,7 @@ class Bench:
         )
 
     def dry_run(self) -> None:
-        """Says what `measure` would do and how long at most, from a few sentences decoded one by one."""
+        """Says what `measure` would do and how long it would take at most, from a few sentences decoded one by one."""
         self.announce("would measure")
         probe = self.work.singles[: max(1, self.work.warmup)]
         measure(self.rows, Work(probe, probe, (1,), 1, 1), lambda *_: None)
@@ -150,7 +150,7 @@ class Bench:
         console.say(f"{self.translations:,} translations: at most {most}{beside}; batches make it several times faster")
 
     def measure(self) -> dict[str, Any]:
-        """All results as plain values, which are also written to the run and to the files that were named."""
+        """Measures; returns all results as plain values, and writes them to the run and to the named files."""
         self.announce("measuring")
         keep_freed_memory()
         results = {  # a training may prune the checkpoint while its rows are measured
@@ -171,7 +171,7 @@ class Bench:
         return results
 
     def _measure(self) -> dict[str, Any]:
-        """Quality, then timing, then memory: decoding everything once for its quality is a warm-up, too.
+        """Quality, then timing, then memory: decoding everything once for quality is also a warm-up.
 
         Every row of a peer has a process of its own, which lives until the end.
         """
@@ -203,9 +203,9 @@ class Bench:
         return self._results(every, decoded, memory)
 
     def _setting(self, peer: peers.Peer, greedy: Decoded | None, exported: Path) -> peers.Setting:
-        """What a peer needs to know.
+        """The setting of a peer.
 
-        With random weights it writes as much as our greedy search, or as the references where there is no such side.
+        With random weights, it writes as many tokens as our greedy search, or as the references without an AR side.
         """
         recipe, tokenizers, writer = self.recipe, self.tokenizers, "ar.beam1 does"
         if greedy is None and recipe.ar_stream is not None:
@@ -224,9 +224,9 @@ class Bench:
         return peers.Setting(peer, recipe, tokenizers, self.device, lengths, writer, exported, own_weights)
 
     def _memory(self, row: Row, build: Callable[[], Row], peer: peers.Peer | None) -> dict[str, int | None] | None:
-        """On a CPU the most that a process which decodes once holds.
+        """Peak memory: on a CPU, of a process that decodes once.
 
-        On a GPU the most that torch held, which it counts afresh for each row: weights and one decoding.
+        On a GPU, of torch, counted anew for each row: weights and one decoding.
         """
         try:
             if self.device.type == "cpu":
@@ -244,7 +244,7 @@ class Bench:
     def _results(
         self, every: Sequence[Row], decoded: Mapping[str, Decoded], memory: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """What was measured, as plain values."""
+        """The measurements as plain values."""
         work = self.work
         bases = [row for row in every if row.label in BASELINES or row.mode == "peer"]
         return {
@@ -273,7 +273,7 @@ class Bench:
 
 
 def keep(run: Run, results: Mapping[str, Any]) -> Path:
-    """Writes bench/<date>.json into the run, never over another. Raises DataError where it cannot be written."""
+    """Writes bench/<date>.json into the run, never over another. Raises DataError if it cannot be written."""
     folder, stem = run.path / "bench", time.strftime("%Y%m%d-%H%M%S")
     try:
         folder.mkdir(exist_ok=True)
@@ -289,7 +289,7 @@ def keep(run: Run, results: Mapping[str, Any]) -> Path:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Valid Markdown: the conditions, the table, the speeds relative to peers, and what must stand beside them."""
+    """Conditions, the table, speeds relative to peers, and notes, as Markdown."""
     measured = results["rows"]
     bases = [base for base in BASELINES if any(base in row["ratios"] for row in measured)]
     beside = [row["label"] for row in measured if row["mode"] == "peer"]

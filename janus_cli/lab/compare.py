@@ -34,14 +34,14 @@ from janus_cli.scoring.metrics import Score, score
 from janus_cli.training import checkpoint
 from janus_cli.training.run import train
 
-MODES = (  # that each system is decoded with, where it can
+MODES = (  # each system is decoded with those that it has
     "ar.beam1", "ar.beam5", "nar1.lb5", "nar4.lb5", "nar10.lb5", "nar4.lb5.rerank", "nar10.lb5.rerank", "nar.eos",
     "semi4", "spec.redraft-joint",
 )  # fmt: skip
-UPDATES = 2000  # of each training, where nothing else is asked for
+UPDATES = 2000  # of each training, by default
 SENTENCES = 200  # of the test split, timed in batches
 SINGLES = 50  # timed one by one
-UNBOUNDED = 10_000_000  # updates, where minutes decide
+UNBOUNDED = 10_000_000  # updates, if minutes are the budget
 METRICS = ("bleu", "chrf")
 TRAININGS = {
     "system": "", "seed": "", "updates": ",", "epochs": "", "minutes in updates": ".1f", "ms an update": ".0f",
@@ -51,11 +51,11 @@ ROWS = {
     "system": "", "decoding": "", "BLEU": "", "chrF": "", "difference": "+.2f", "p": ".3f", "passes": ".1f",
     "one by one, ms": ".1f", "sentences/s": ",.0f",
 }  # fmt: skip
-BASELINES = ("ar ar.beam5", "ar ar.beam1")  # rows to compare with, where none is named
+BASELINES = ("ar ar.beam5", "ar ar.beam1")  # rows to compare with by default
 
 
 class Comparison:
-    """What is compared, and how: the options of `janus compare`; UsageError where they do not fit.
+    """What is compared, and how: the options of `janus compare`; UsageError if they contradict each other.
 
     entries: each system with each seed, in the order of the table.
     """
@@ -90,13 +90,13 @@ class Comparison:
         for system in systems:
             recipe = system.recipe(base, changes)
             self._check(system.name, recipe)
-            with suppress(UsageError):  # an objective that can do none of the modes becomes a row that says so
+            with suppress(UsageError):  # an objective with none of the modes becomes a row that says so
                 rows += [f"{system.name} {label}" for label in select(recipe, modes).plans]
         if against is not None and against not in rows:
             raise UsageError(f"--against {against}: there will be no such row", f"rows: {'; '.join(rows)}")
 
     def _check(self, name: str, recipe: Recipe) -> None:
-        """Raises UsageError where a system cannot have the budget or the average."""
+        """Raises UsageError if a system does not allow the budget or the average; warns of short KL warm-up."""
         if self.average > (kept := recipe.training.keep_last):
             raise UsageError(
                 f"--average {self.average}: {name} keeps its last {console.counted(kept, 'checkpoint')}",
@@ -117,10 +117,10 @@ class Comparison:
         return {"steps": self.steps, "minutes": self.minutes, "average": self.average, "jobs": self.jobs}
 
     def run(self, *, dry_run: bool = False) -> tuple[str, int] | None:
-        """Compares, and returns the table and how many rows failed; a dry run returns None.
+        """Runs the comparison; returns the table and how many rows failed. A dry run returns None.
 
         Raises:
-            UsageError: the folder holds something else, or trainings that cannot become what is asked for now.
+            UsageError: the folder holds something else, or trainings that cannot be continued as asked.
             DataError: the folder cannot be written, or there is no data to train with or nothing to decode.
             Stopped: a signal came; the same command continues.
         """
@@ -148,7 +148,7 @@ class Comparison:
         return text, sum(len(entry.failed) for entry in self.entries)
 
     def _must_be_ours(self) -> None:
-        """Raises UsageError where the folder holds something other than an earlier call of this comparison."""
+        """Raises UsageError if the folder holds anything but an earlier call of this comparison."""
         mark = self.folder / "comparison.json"
         if self.folder.exists() and not mark.is_file() and any(self.folder.iterdir()):
             raise UsageError(f"{self.folder} exists and holds no comparison", "name another folder with --out")
@@ -158,7 +158,7 @@ class Comparison:
             )
 
     def _must_have_split(self) -> None:
-        """Raises DataError where the prepared data has nothing to decode, or should be there and is not."""
+        """Raises DataError if the prepared data has no split to decode, or was named and is missing."""
         folder = self.prepared or runs.prepared_dir(self.recipe)
         manifest = folder / "manifest.json"
         if self.prepared and not manifest.is_file():
@@ -169,7 +169,7 @@ class Comparison:
             )
 
     def _must_continue(self) -> None:
-        """Raises UsageError where trainings that are there cannot become what is asked for now."""
+        """Raises UsageError if existing trainings cannot be continued as asked."""
         for entry in (entry for entry in self.entries if entry.run.recipe.exists()):
             before = recipe_load.load(str(entry.run.recipe)).training
             if before.schedule != "inverse_sqrt" and before.updates != self.steps:
@@ -191,20 +191,20 @@ class Comparison:
             )
 
     def _prepare(self) -> None:
-        """Prepares the data where it is not there yet; raises what is wrong with it where it suits no system."""
+        """Prepares the data if it is missing; raises the first system's error if all systems fail."""
         problems = []
         for entry in self.entries:
             try:
                 train(**self._options(entry, self.force), data_only=True)
                 break
-            except JanusError as problem:  # of this system: its training says it
+            except JanusError as problem:  # of this system only: its training reports it
                 problems.append(problem)
         else:
             raise problems[0]
         self._must_have_split()
 
     def _make_folder(self) -> None:
-        """Makes the folder, or keeps what an earlier call left; with --force without what these entries wrote."""
+        """Makes the folder, or keeps an earlier one; with --force, deletes the outputs of these entries."""
         mark = self.folder / "comparison.json"
         try:
             (self.folder / "outputs").mkdir(parents=True, exist_ok=True)
@@ -219,7 +219,7 @@ class Comparison:
             ) from None
 
     def _train_and_decode(self) -> torch.device:
-        """Every entry; with --jobs several in processes first, and the rest, or what failed there, here."""
+        """Trains and decodes every entry; with --jobs, first in parallel processes, then here what failed there."""
         threads, device = torch.get_num_threads(), choose_device(self.device)
         replaced: set[str] = set()
         if self.jobs > 1:
@@ -237,7 +237,7 @@ class Comparison:
         return device
 
     def _options(self, entry: Entry, force: bool) -> dict[str, Any]:
-        """The keywords of `train` for an entry; the budget of a run that is there may grow."""
+        """The keywords of `train` for an entry; the budget of an existing run may grow."""
         budget = (f"training.updates={self.steps or UNBOUNDED}", f"training.minutes={float(self.minutes or 0)}")
         return entry.options(
             recipe=self.base, changes=(*self.changes, *budget), prepared=self.prepared, data_dir=self.data_dir,
@@ -245,14 +245,14 @@ class Comparison:
         )  # fmt: skip
 
     def _in_process(self, entry: Entry) -> None:
-        """What one of several processes does; the caller, who reads its outputs, says what failed in decoding."""
+        """Trains and decodes an entry in a process of its own; the caller reports failures of decoding."""
         entry.train(self._options(entry, self.force), self.average)
         if entry.training is None:
             raise JanusError(entry.failed["training"])
         entry.decode(self.modes, self.folder / "outputs", choose_device(self.device))
 
     def _results(self, device: torch.device, load_before: float | None) -> dict[str, Any]:
-        """Everything that was found, as plain values."""
+        """All results as plain values."""
         decoded = [entry for entry in self.entries if entry.outputs]
         lines, references = sentences(decoded[0].run, decoded[0].recipe, SPLIT) if decoded else ([], None)
         speeds = _speeds(decoded, lines, device) if self.speed and decoded else {}
@@ -275,7 +275,7 @@ class Comparison:
 
 
 def _speeds(decoded: Sequence[Entry], lines: Sequence[str], device: torch.device) -> dict[str, dict[str, Any]]:
-    """How fast each system's modes are, of its first seed; all rows take turns, so a machine that drifts is fair."""
+    """The speed of each system's modes, for its first seed; all rows take turns, so that drift affects them alike."""
     rows, firsts = [], {entry.system.name: entry for entry in reversed(decoded)}
     for entry in (entry for entry in decoded if entry is firsts[entry.system.name]):
         model, tokenizers = entry.load(device)
@@ -298,9 +298,9 @@ def _speeds(decoded: Sequence[Entry], lines: Sequence[str], device: torch.device
 def scored(
     entries: Sequence[Entry], references: Sequence[str] | None, against: str | None
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """A row for each system and mode, over its seeds, and the name of the row that the others are compared with.
+    """A row for each system and mode, over its seeds, and the name of the baseline row.
 
-    against: "SYSTEM MODE"; by default, or where that row failed, the AR baseline or the first row.
+    against: "SYSTEM MODE" of the baseline; by default, or if that row failed, the AR baseline or the first row.
     """
     outputs: dict[tuple[str, str], dict[int, Output]] = {}
     for entry in entries:
@@ -329,7 +329,7 @@ def scored(
 
 
 def _compared(ours: Mapping[int, Sequence[Score]], base: Mapping[int, Sequence[Score]]) -> dict[str, Any] | None:
-    """The first metric, seed by seed, where both have the seed: differences, and the largest p; None without seeds."""
+    """The first metric, for each seed that both rows have: mean difference and largest p; None without such seeds."""
     seeds = {
         seed: bootstrap.compare(metrics[:1], base[seed][:1], bootstrap.SAMPLES, bootstrap.SEED)[0]
         for seed, metrics in ours.items()
@@ -345,14 +345,14 @@ def _compared(ours: Mapping[int, Sequence[Score]], base: Mapping[int, Sequence[S
 
 
 def budget(settings: Mapping[str, Any]) -> str:
-    """The equal condition, in words."""
+    """The budget of each system, in words."""
     if settings["minutes"]:
         return f"{settings['minutes']:g} minute{'s' * (settings['minutes'] != 1)} of updates each"
     return f"{console.counted(settings['steps'], 'update')} each"
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """The conditions, the trainings, the rows, and what must stand beside them; valid Markdown."""
+    """Conditions, trainings, rows and notes, as Markdown."""
     settings = results["settings"]
     words = {
         "budget": budget(settings), "samples": bootstrap.SAMPLES,
@@ -364,7 +364,7 @@ def table(results: Mapping[str, Any]) -> str:
     }  # fmt: skip
 
     def had_budget(training: Mapping[str, Any]) -> bool:
-        """An earlier call may have given it more, and patience may have ended it."""
+        """Not if an earlier call trained it longer, or patience ended it."""
         if settings["minutes"]:  # which one update more may exceed
             return bool(0.9 < training["seconds"] / (60 * settings["minutes"]) < 1.5)
         return bool(training["updates"] == settings["steps"])

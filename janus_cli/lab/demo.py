@@ -1,7 +1,7 @@
 """`janus demo`: the objectives that the paper compares, small, on made-up text; one table, one traced example.
 
-A comparison like those of `janus compare`, with runs of its own and scores against every right output, which made-up
-text has.
+A comparison like those of `janus compare`, but with runs of its own and scores against all right outputs, which are
+known for made-up text.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ CPU = torch.device("cpu")
 def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, force: bool) -> None:
     """Trains what is not trained yet, prints the table on stdout and everything else on stderr.
 
-    As many trainings at once as there are cores for. threads: of each; in layers as small as these a second one makes
-    nothing faster.
+    Runs as many trainings at once as there are cores for. threads: of each training, by default 1: for layers this
+    small a second one is no faster.
     """
     started, decoding_threads = time.monotonic(), threads or torch.get_num_threads()
     recipe = recipe_load.load("demo", changes)
@@ -88,7 +88,7 @@ def _explained() -> Iterator[None]:
 
 
 def _rows(entry: Entry) -> Iterator[list[str]]:
-    """The cells of each way to decode it."""
+    """A row of the table for each way to decode the entry."""
     (sources, _), model = sentences(entry.run, entry.recipe, SPLIT), entry.load(CPU)
     references = [list(texts) for texts in zip(*(translations(source) for source in sources), strict=True)]
     for label, plan in select(entry.recipe, list(ROWS)).plans.items():

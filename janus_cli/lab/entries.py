@@ -1,4 +1,4 @@
-"""One entry of a comparison, a system with a seed: trained and decoded; what an earlier call made is used again."""
+"""One entry of a comparison, a system with a seed: trained and decoded; results of an earlier call are reused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SPLIT = "test"
 
 
 class Output(NamedTuple):
-    """What one mode wrote for the split. passes: decoder passes a sentence."""
+    """One mode's hypotheses for the split. passes: decoder passes a sentence."""
 
     texts: list[str]
     passes: float
@@ -41,10 +41,10 @@ class Output(NamedTuple):
 
 @dataclass
 class Entry:
-    """A system with a seed, where its run is, and what became of it.
+    """A system with a seed, its run, and its results.
 
-    training: as comparison.json has it; None where it failed. outputs: by label of the mode. failed: what went wrong,
-    and why.
+    training: as in comparison.json; None if it failed. outputs: by label of the mode. failed: the reason of each
+    failure, by what failed.
     """
 
     system: System
@@ -63,19 +63,19 @@ class Entry:
 
     @property
     def origin(self) -> str | None:
-        """The checkpoint whose weights its run began with, if any."""
+        """The checkpoint whose weights its run started from, if any."""
         return runs.origin(read_json(self.run.manifest)) if self.run.manifest.is_file() else None
 
     @property
     def recipe(self) -> Recipe:
-        """That of the checkpoint."""
+        """The recipe of the checkpoint to decode."""
         return own_recipe(self.checkpoint, ())
 
     def options(
         self, *, changes: Sequence[str], force: bool, start: Path | None = None, allow_change: Sequence[str] = (),
         **shared: Any,
     ) -> dict[str, Any]:  # fmt: skip
-        """The keywords of `train`; a run that is there is resumed, unless `force` replaces it."""
+        """The keywords of `train`; an existing run is resumed, unless `force` replaces it."""
         resume = self.run.recipe.exists() and not force
         return {
             **shared, "objective": self.system.objective, "changes": (*changes, *self.system.changes),
@@ -94,7 +94,7 @@ class Entry:
 
     @contextmanager
     def noted(self, what: str) -> Iterator[None]:
-        """Notes in `failed` that `what` failed inside, and why; a signal ends everything."""
+        """Records a failure inside as the reason of `what` in `failed`; a signal is passed on."""
         try:
             yield
         except Stopped:
@@ -104,10 +104,10 @@ class Entry:
             self.failed[what] = problem.message
 
     def train(self, options: Mapping[str, Any], average: int) -> None:
-        """Trains it, or continues its training, and finds the checkpoint to decode.
+        """Trains the system, or continues its training, and sets the checkpoint to decode.
 
-        options: the keywords of `train`. average: decode the mean of so many last checkpoints, or of as many as a short
-        training has; 0: the last one.
+        options: the keywords of `train`. average: decode the mean of this many last checkpoints, or of fewer if the
+        training has no more; 0: the last one.
         """
         with self.noted("training"):
             train(**options)
@@ -128,7 +128,7 @@ class Entry:
     def decode(self, modes: Sequence[str], folder: Path, device: torch.device) -> None:
         """Decodes the split in each of these modes (see `rows.select`) that the run has.
 
-        Texts are kept in `folder`, with what wrote them: the same weights do not decode the same text twice.
+        Hypotheses are kept in `folder`, with weights, text and options: nothing is decoded twice.
         """
         plans: Mapping[str, Plan] = {}
         with self.noted("decoding"):
@@ -152,7 +152,7 @@ class Entry:
 def decode(
     generator: Generator, tokenizers: Tokenizers, plan: Plan, lines: Sequence[str], name: str
 ) -> tuple[list[str], Timing]:
-    """The best hypothesis of each line, and what that took."""
+    """The best hypothesis of each line, and the cost of decoding."""
     translator = Translator(generator, tokenizers, plan)
     with console.progress(name, len(lines)) as bar:
         translator.advance = bar.advance

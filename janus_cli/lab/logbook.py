@@ -1,4 +1,4 @@
-"""Reads log.jsonl back: the curves of a training, and what happened on the way. `training/log.py` writes it."""
+"""Reads log.jsonl, which `training/log.py` writes: the curves and events of a training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Curve = list[tuple[int, float]]  # update, value
 
 @dataclass
 class Logbook:
-    """entries: those in force, in order. damaged: lines that lost something. redone: entries undone by a resume."""
+    """entries: those still valid, in order. damaged: number of damaged lines. redone: of entries undone by a resume."""
 
     entries: list[Entry] = field(default_factory=list)
     damaged: int = 0
@@ -28,7 +28,7 @@ class Logbook:
         return [entry for entry in self.entries if entry["kind"] in kinds]
 
     def curves(self, kind: str) -> dict[str, Curve]:
-        """Every number in the entries of this kind, by its name, in order of first appearance; terms included.
+        """Every number in the entries of this kind, by name, in order of first appearance; loss terms included.
 
         Values may be NaN or infinite, as the training met them.
         """
@@ -53,7 +53,7 @@ class Logbook:
 
     @property
     def state(self) -> str:
-        """What the last entry says of the training."""
+        """The state of the training, by the last entry."""
         last = self.entries[-1] if self.entries else {"kind": ""}
         if last["kind"] == "done":
             return "done, early stop" if last.get("early") else "done"
@@ -65,8 +65,8 @@ class Logbook:
 def read(path: Path) -> Logbook:
     """A run's log. A line cut short by a kill or a full disk is skipped; what follows it is read.
 
-    After a resume at update n, earlier entries beyond n were undone and are left out. Raises DataError where there is
-    no log, or it cannot be read.
+    Entries of updates beyond the one that a later resume started from were undone and are left out. Raises DataError if
+    there is no log, or it cannot be read.
     """
     try:
         lines = path.read_bytes().split(b"\n")
@@ -89,7 +89,7 @@ def read(path: Path) -> Logbook:
 
 
 def _entry(line: bytes) -> tuple[Entry | None, bool]:
-    """What a line says, and whether it is intact; a resumed run's first entry may stand behind a torn one."""
+    """The entry of a line, and whether the line is intact: a resumed run's first entry may follow a torn one."""
     for start in dict.fromkeys((0, max(0, line.rfind(b'{"kind"')))):
         with suppress(ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
             entry = json.loads(line[start:])

@@ -1,4 +1,4 @@
-"""What the numbers were measured on, and how much memory a process took."""
+"""Describes the machine that numbers were measured on; measures the memory of this process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUSY = 0.5  # load average a core above which timings are off
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """The machine as plain values. load: average of the last minute; None where the system does not tell."""
+    """The machine as plain values. load: average of the last minute; None if the system does not provide it."""
     values: dict[str, Any] = {
         "cpu": _in_file("/proc/cpuinfo", r"^model name\s*:\s*(.+)$") or platform.processor() or platform.machine(),
         "cores": usable_cores(), "threads": torch.get_num_threads(), "torch": torch.__version__,
@@ -42,7 +42,7 @@ def in_words(values: Mapping[str, Any]) -> str:
 
 
 def _in_file(path: str, pattern: str) -> str | None:
-    """The group of the first line that matches; None where none does or the system has no such file."""
+    """The group of the first matching line; None if there is no such line or file."""
     with suppress(OSError):
         found = re.search(pattern, Path(path).read_text(encoding="utf-8"), re.MULTILINE)
         return found[1].strip() if found else None
@@ -55,7 +55,7 @@ def usable_cores() -> int:
 
 
 def load_average() -> float | None:
-    """Of the last minute."""
+    """The load average of the last minute."""
     try:
         return round(os.getloadavg()[0], 2)
     except OSError:
@@ -63,7 +63,7 @@ def load_average() -> float | None:
 
 
 def too_busy(load: float | None, cores: int) -> str:
-    """Why timings cannot be trusted now; empty where they can."""
+    """Why timings cannot be trusted now; empty if they can."""
     if load is None or load <= BUSY * cores:
         return ""
     return f"other work runs here (load average {load:.1f} on {counted(cores, 'core')}): the timings will be off"
@@ -79,7 +79,7 @@ def forget_peak() -> bool:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held at once.
+    """The peak memory of this process.
 
     ru_maxrss is the last resort: on Linux a process inherits that of the parent that started it.
     """

@@ -1,7 +1,7 @@
-"""What users would pick instead, as rows of the same table: CTranslate2 and Hugging Face transformers.
+"""Peers, the tools that users would pick instead, as rows of a bench: CTranslate2 and Hugging Face transformers.
 
-Both get our tokenizers, batches sorted by length as `Translator` sorts them, and are timed from text to text. A peer
-that cannot have the run's weights gets random ones of equal size, and is then made to write as much as we do.
+Both get our tokenizers and batches sorted by length as in `Translator`, and are timed from text to text. A peer that
+cannot load the run's weights gets random ones of equal size, and is then made to write as many tokens as we do.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ UNTRAINED = "random weights of equal size, made to write as many tokens as {writ
 
 @dataclass(frozen=True)
 class Setting:
-    """What a peer needs to know.
+    """The setting of a peer.
 
-    lengths: by line, the tokens that a peer with random weights writes for it; writer: whose tokens these are.
-    folder: where an exported model lies. own_weights: whether it holds those of the run.
+    lengths: by line, the number of tokens that a peer with random weights writes; writer: where this number is from.
+    folder: the exported model. own_weights: whether it has the run's weights.
     """
 
     peer: Peer
@@ -62,7 +62,7 @@ class Setting:
 
 
 def known(names: Sequence[str]) -> list[Peer]:
-    """The names, each once. Raises UsageError where one is no peer."""
+    """The named peers, each once. Raises UsageError if one is not a peer."""
     for name in names:
         if name not in get_args(Peer):
             raise UsageError(f"--against {name}: there is no such peer", f"peers: {', '.join(get_args(Peer))}")
@@ -70,14 +70,14 @@ def known(names: Sequence[str]) -> list[Peer]:
 
 
 def load(peer: Peer) -> None:
-    """Imports the peer. Raises UsageError where it is not installed."""
+    """Imports the peer. Raises UsageError if it is not installed."""
     module = require(peer, "peers")
     if peer == "transformers":
-        _ = module.MarianMTModel  # imported only when somebody asks for it
+        _ = module.MarianMTModel  # imported lazily by transformers
 
 
 def labels(peer: Peer, device: torch.device) -> list[str]:
-    """Of the peer's rows: greedy and beam search, at each precision that it offers."""
+    """The labels of the peer's rows: greedy and beam search, in each precision that it offers."""
     kinds = [""] if peer == "transformers" else [f".{kind}" for kind in COMPUTE_TYPES[device.type]]
     return [f"{peer}{kind}.beam{beam}" for kind in kinds for beam in BEAMS]
 
@@ -111,7 +111,7 @@ def row(setting: Setting, label: str) -> Row:
 def marian(recipe: Recipe, source_vocabulary: int, target_vocabulary: int) -> Any:
     """A Marian model of the recipe's shape and dropout with random weights: nothing is downloaded.
 
-    It has post-norm and sinusoidal positions and nothing else, whatever the recipe says.
+    Its norm is post and its positions are sinusoidal, whatever the recipe says.
     """
     transformers, knobs = require("transformers", "peers"), recipe.model
     config = transformers.MarianConfig(
@@ -170,7 +170,7 @@ def _ctranslate2(setting: Setting, beam: int, compute_type: str, threads: int) -
 
 
 def export(recipe: Recipe, model: Transformer, tokenizers: Tokenizers, run: Run, folder: Path) -> bool:
-    """Writes `folder` for CTranslate2: this model or, where it knows no such model, an untrained one of equal size.
+    """Writes `folder` for CTranslate2: this model or, if it cannot represent that, an untrained one of equal size.
 
     Returns whether it holds the model's own weights.
     """

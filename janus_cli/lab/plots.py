@@ -1,7 +1,7 @@
 """Every plot of the lab, drawn with matplotlib as SVG: text stays text, and equal numbers give equal bytes.
 
-The plots of a report stand inside its page. Nothing from outside is drawn there: the names of runs and terms stand
-around them, where the page escapes them. The plots of `janus bench` and `janus compare` are files.
+The plots of a report are inside its page. They contain no text from outside: names of runs and terms are put around
+them, where the page escapes them. The plots of `janus bench` and `janus compare` are files.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ IN_A_PAGE = {
     "axes.axisbelow": True, "grid.color": "0.9", "axes.edgecolor": "0.5", "xtick.color": "0.3", "ytick.color": "0.3",
     "axes.formatter.useoffset": False,
 }  # fmt: skip
-# Okabe and Ito's colours, which most eyes tell apart, without yellow, which does not show on white.
+# Okabe and Ito's colours, safe for colour-blind readers, without yellow, which does not show on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 DASHES = ("", "6 2", "2 2")  # beyond seven runs
 START = 0.05  # share of the updates that may lie above the frame
@@ -42,7 +42,7 @@ SYSTEM_MARKERS = "osD^vP*Xph<>"
 
 @dataclass(frozen=True)
 class Look:
-    """Colour and dashes of one run, the same in every plot. dashes: as SVG has them."""
+    """Colour and dashes of one run, the same in every plot. dashes: in SVG's notation."""
 
     colour: str
     dashes: str
@@ -65,9 +65,9 @@ Draw = Callable[Concatenate[Any, Drawn], None]
 def in_a_page(
     across: str, up: str = "", size: tuple[float, float] = SMALL
 ) -> Callable[[Draw[Drawn]], Callable[Drawn, str]]:
-    """Turns a function that draws on the axes that it is given into one that returns an SVG element.
+    """Decorates a function that draws on given axes, so that it returns an SVG element.
 
-    across, up: what stands along the axes.
+    across, up: labels of the axes.
     """
 
     def decorate(draw: Draw[Drawn]) -> Callable[Drawn, str]:
@@ -78,7 +78,7 @@ def in_a_page(
                 draw(axes, *arguments, **options)
                 nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
                 svg = _saved(axes.figure, transparent=True, metadata=nothing).decode()
-            # Neither the head of a file nor styles, which would hold for the whole page.
+            # Without a file header and without styles, which would apply to the whole page.
             return re.sub(r"<style[^>]*>.*?</style>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
 
         return drawn
@@ -97,7 +97,7 @@ def _saved(figure: Any, **options: Any) -> bytes:
 
 
 def _counted(axis: Any) -> None:
-    """Whole numbers with commas along an axis, few of them."""
+    """A few whole numbers, with commas, as ticks of an axis."""
     axis.set_major_formatter("{x:,.0f}")
     axis.set_major_locator(require("matplotlib.ticker", "report").MaxNLocator(5, integer=True))
 
@@ -106,7 +106,7 @@ def _counted(axis: Any) -> None:
 def curves(
     axes: Any, lines: Sequence[Line], marked: Sequence[Line], up: str, *, falling: bool = False, from_zero: bool = False
 ) -> None:
-    """Values over updates: `lines` thin, `marked` with dots. falling: the first updates may lie above the frame.
+    """Values over updates: `lines` thin, `marked` with dots. falling: the first updates may exceed the frame.
 
     from_zero: the frame begins at 0.
     """
@@ -128,7 +128,7 @@ def _finite(curve: Curve) -> tuple[list[int], list[float]]:
 
 
 def _cut_off_start(axes: Any, curves: Iterable[Curve]) -> None:
-    """Lets the highest values of the start lie above the frame where they would flatten the rest."""
+    """Lets the highest values of the start exceed the frame if they would flatten the rest."""
     points = [point for curve in curves for point in curve if math.isfinite(point[1])]
     last = max((step for step, _ in points), default=0)
     later = [value for step, value in points if step >= START * last]
@@ -153,7 +153,7 @@ def reliability(axes: Any, rows: Sequence[tuple[Look, Sequence[tuple[float, floa
 
 @in_a_page("tokens", "pairs")
 def length_histogram(axes: Any, source: Lengths, target: Lengths) -> None:
-    """How many pairs have how many tokens, without EOS."""
+    """Histogram of the tokens of each pair's two sides, without EOS."""
     longest = int(max(source.max(initial=0), target.max(initial=0)))
     width = max(1, math.ceil(longest / 60))
     edges = np.arange(0, longest + 2 * width, width)
@@ -164,7 +164,7 @@ def length_histogram(axes: Any, source: Lengths, target: Lengths) -> None:
 
 @in_a_page("tokens too short (-) or too long (+)", "share of sentences")
 def length_errors(axes: Any, rows: Sequence[tuple[Look, Lengths]], most: int = 12) -> None:
-    """The share of sentences whose predicted length is so many tokens too long; the ends hold all beyond."""
+    """Histogram of the error of predicted lengths, in tokens; the outermost bins hold all beyond."""
     edges = np.arange(-most, most + 2) - 0.5
     for look, errors in rows:
         counts = np.histogram(errors.clip(-most, most), edges)[0]

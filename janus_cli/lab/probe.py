@@ -1,8 +1,8 @@
-"""What a run's model does with sentences of the validation split: calibration, lengths, a few traced decodes.
+"""Probes a run's model on sentences of the validation split: calibration, lengths, a few traced decodes.
 
-Calibration is how sure a model is of its likeliest token, against how often that is right, on labelled slots. Every
-stream of an objective's plan is decoded on its own, teacher-forced; the slots that have a label predict it. So nothing
-here knows an objective, except for the stream of a correction, which the model has to complete first.
+Calibration compares a model's confidence in its likeliest token with how often that is right, on labelled slots. Every
+stream of an objective's plan is decoded on its own, teacher-forced. So nothing here depends on the objective, except
+for the stream of CMLMC's correction, which the model has to complete first.
 
     ECE = sum over bins b of  n_b / N  |accuracy_b - confidence_b|       (Guo et al., 2017)
 """
@@ -49,9 +49,9 @@ COLUMNS = 110  # of a trace; narrower screens scroll
 
 @dataclass(frozen=True)
 class Reliability:
-    """Of the predictions of one distribution: their number, and means over them; nats: of -log p(label).
+    """Calibration of one distribution: number of predictions, and means over them; nats: of -log p(label).
 
-    points: mean confidence, accuracy and share of the predictions, of every bin of confidence that has some.
+    points: mean confidence, accuracy and share of the predictions, for every non-empty bin of confidence.
     """
 
     tokens: int
@@ -63,7 +63,7 @@ class Reliability:
 
     @classmethod
     def of(cls, predictions: Tensor, bins: int) -> Reliability:
-        """predictions: (N, 3) float64, of each its confidence, 1 where right, -log p(label). bins: equally wide."""
+        """predictions: (N, 3) float64: confidence, 1 if right else 0, -log p(label). bins: number of equal bins."""
         confidence, right, nats = predictions.T
         places, total = (confidence * bins).long().clamp(max=bins - 1), len(predictions)
         counts, sure, hits = (
@@ -89,7 +89,7 @@ class TracedSentence:
 
 @dataclass(frozen=True)
 class Probe:
-    """What one checkpoint did.
+    """What one checkpoint predicted.
 
     sentences: how many were read, and how many there are. lengths: predicted and real target tokens of each sentence;
     None without a length head.
@@ -104,7 +104,7 @@ class Probe:
 
 
 def probe(count: int, device: torch.device, run: Run, folder: Path) -> Probe:
-    """Lets the checkpoint in `folder` predict `count` sentences of the validation split, the same ones every time."""
+    """Probes the checkpoint in `folder` on `count` sentences of the validation split, the same ones every time."""
     recipe = own_recipe(folder, ())
     store, texts = open_store(run, recipe, SPLIT), sentences(run, recipe, SPLIT)
     model, tokenizers = read_model(run, folder, device)
@@ -120,7 +120,7 @@ def probe(count: int, device: torch.device, run: Run, folder: Path) -> Probe:
 
 
 def open_store(run: Run, recipe: Recipe, split: str) -> Store:
-    """A split of the data that a run was trained with. Raises DataError where it is gone or was changed."""
+    """A split of the data that a run was trained on. Raises DataError if it is gone or was changed."""
     if f"{split}.arrow" in read_json(run.manifest).get("files", {}):
         raise DataError(
             f"{run.path} was started by an earlier version of janus, whose data cannot be read",
@@ -146,10 +146,10 @@ def spread(order: Lengths, count: int) -> list[int]:
 
 
 def reliability(model: Transformer, recipe: Recipe, batches: Iterable[Batch], bins: int) -> dict[str, Reliability]:
-    """That of every distribution which the recipe's objective trains, under its own noise, as validation draws it.
+    """The calibration of each distribution that the objective trains, with its noise drawn as in validation.
 
-    A stream may hold two distributions: slots that others see predict one, query slots the other. Its name then names
-    both, as `nar_aux` does. model: in eval mode, as loaded for decoding.
+    A stream may hold two distributions: its key slots predict one, its query slots the other. Its name then has both
+    names, as in `nar_aux`. model: in eval mode, as loaded for decoding.
     """
     objective, device = OBJECTIVES[recipe.objective.name], model.output_weight.device
     found: dict[tuple[str, bool], list[Tensor]] = {}  # by stream, and whether query slots predict
@@ -205,7 +205,7 @@ def _traced(
     generator: Generator, tokenizers: Tokenizers, recipe: Recipe, texts: tuple[list[str], list[str] | None],
     rows: Sequence[int],
 ) -> list[TracedSentence]:  # fmt: skip
-    """These sentences, each decoded autoregressively and non-autoregressively, as far as the objective can."""
+    """These sentences, each decoded autoregressively and non-autoregressively, if the objective has both sides."""
     sources, references = texts
     traced = [TracedSentence(row, sources[row], references[row] if references else "", []) for row in rows]
     single = replace(recipe, decoding=replace(recipe.decoding, nbest=1))

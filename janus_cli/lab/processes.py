@@ -1,7 +1,7 @@
 """Work in processes of their own: trainings, several at a time, and rows of a bench.
 
-Rows of peers are timed there, because libraries in one process disturb each other (their idle threads wait for work in
-different ways); every row's memory is measured there, because peaks within one process cannot be told apart.
+Peers are timed in their own processes, because libraries in one process disturb each other (their idle threads wait for
+work in different ways); so is every row's memory measured, because peaks within one process cannot be told apart.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SPAWN = get_context("spawn")  # CUDA does not survive a fork
 
 
 def start(name: str, work: Callable[[], object]) -> BaseProcess:
-    """Starts a process that does `work` quietly; its exit code is 1 where that fails. work: can be pickled."""
+    """Starts a process that does `work`, which can be pickled, quietly; its exit code is 1 if `work` fails."""
     process = SPAWN.Process(target=_do, args=(work,), name=name)
     resource_tracker.ensure_running()  # starting it later would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: no Ctrl-C before `setsid` either
@@ -57,7 +57,7 @@ def _do(work: Callable[[], object]) -> None:
 
 
 def _end_with(parent: BaseProcess | None) -> None:
-    """If the caller is killed, this process saves and stops, too."""
+    """Makes this process save and stop if the caller is killed."""
     if parent is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
@@ -65,10 +65,10 @@ def _end_with(parent: BaseProcess | None) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """A training, which leaves everything on disk.
+    """A training, whose results are all on disk.
 
-    work: raises a JanusError where the training fails; the caller tries it once more, and says why. updates: how many
-    it may make, where that is known. force: it replaces an earlier training.
+    work: raises a JanusError if the training fails; the caller then tries it once more, and reports why. updates: how
+    many it makes at most, if known. force: it replaces an earlier training.
     """
 
     name: str
@@ -91,8 +91,8 @@ class Job:
 def run_jobs(jobs: Sequence[Job], at_once: int) -> set[str]:
     """Runs at most `at_once` jobs at a time until all have ended; returns the names of those that failed.
 
-    One small model leaves a GPU idle most of the time, and a second CPU core, too. Raises Stopped after a signal, which
-    was passed on: every training saved.
+    A single small model leaves a GPU, or a second CPU core, idle most of the time. Raises Stopped after a signal, which
+    is passed on to the trainings, so that each saves.
     """
     waiting, begun = deque(jobs), time.time()
     running: dict[BaseProcess, Job] = {}
@@ -136,8 +136,8 @@ def remote(
 ) -> Iterator[tuple[Row, int]]:
     """A row that decodes in a process of its own, and the bytes that the process takes before it is built.
 
-    build: makes the row, can be pickled. peer: whose library the row needs. What fails there, now or when the row
-    decodes, is raised here; where the process ended, a JanusError.
+    build: makes the row, can be pickled. peer: whose library the row needs. Errors there, now or when the row decodes,
+    are raised here; if the process ended, a JanusError.
     """
     ours, theirs = SPAWN.Pipe()
     process = start(label, partial(serve, theirs, build, str(device), torch.get_num_threads(), peer))
@@ -170,7 +170,7 @@ def remote(
 def serve(pipe: Connection, build: Callable[[], Row], device: str, threads: int, peer: peers.Peer | None) -> None:
     """Builds a row and decodes what the pipe asks for, until the other end is closed."""
     torch.set_num_threads(threads)
-    where = choose_device(device)  # peers too do without what slows our rows
+    where = choose_device(device)  # switches off for peers, too, what slows our rows
     keep_freed_memory()
     if peer is not None:
         peers.load(peer)

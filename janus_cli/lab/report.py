@@ -1,6 +1,6 @@
 """`janus report`: one run, or several side by side, as an HTML page that needs no network.
 
-`report_page.py` makes the page of what is read here.
+Reads the runs; `report_page.py` makes the page.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def write_report(
     *, paths: Sequence[Path] = (), out: Path | None = None, sentences: int = SENTENCES, device: str = "auto",
     threads: int | None = None, force: bool = False,
 ) -> tuple[Path, list[str]]:  # fmt: skip
-    """Writes the page; returns where it is, and what is wrong with checkpoints that it could not read.
+    """Writes the page; returns its path, and the problems of checkpoints that could not be read.
 
     The options are those of `janus report`.
 
@@ -67,7 +67,7 @@ def write_report(
 
 
 def _runs(paths: Sequence[Path]) -> list[Run]:
-    """Each run once, in the order given; the newest where none is."""
+    """Each run once, in the order given; by default the newest."""
     if not paths:
         run = runs.find_run(None)
         console.say(f"no run named: taking {run.path}, the newest")
@@ -83,11 +83,11 @@ def labels(paths: Sequence[Path]) -> list[str]:
 
 
 def gather(label: str, run: Run, look: Look, device: torch.device, sentences: int) -> RunReport:
-    """Reads all that there is of a run; its best (or last) checkpoint predicts `sentences` of the validation split."""
+    """Reads all that a run has; its best (or last) checkpoint predicts `sentences` of the validation split."""
     report = RunReport(label, run, look)
 
     def attempt(name: str, read: Callable[[], Read]) -> Read | None:
-        """What `read` returns; None where it fails, and the reason is kept."""
+        """What `read` returns; None if it fails, and the reason goes into `missing`."""
         try:
             return read()
         except torch.OutOfMemoryError as problem:
@@ -114,7 +114,7 @@ def gather(label: str, run: Run, look: Look, device: torch.device, sentences: in
 
 
 def _manifest(run: Run) -> dict[str, Any]:
-    """The manifest of a run's data, in which whatever opens the data relies on these two entries."""
+    """The manifest of a run's data, with the two entries checked that opening the data relies on."""
     manifest = read_json(run.manifest)
     files = manifest.get("files")
     entries = files.values() if isinstance(files, dict) else [None]

@@ -1,6 +1,6 @@
-"""The page of `janus report`: a section for each question, the runs side by side in it.
+"""The page of `janus report`: a section for each question, with the runs side by side.
 
-`report.html` draws it, and holds the words that explain a section.
+`report.html` is its template, with the explanation of each section.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NOT_TERMS = ("epoch", "seconds_per_update", *STEERING, *SPEED)
 
 @dataclass
 class RunReport:
-    """What the page shows of one run. missing: why recipe, log, manifest, lengths or probe is not there.
+    """The data of one run for the page. missing: why recipe, log, manifest, lengths or probe is missing.
 
     train, valid: curves of the log. lengths: of every source and target of the training split, tokens without EOS.
     damage: what is wrong with its checkpoint, if anything.
@@ -60,7 +60,7 @@ class RunReport:
 
 @dataclass
 class Block:
-    """A piece of a section, drawn in the order of its fields; what is empty is left out.
+    """A part of a section, shown in the order of its fields; empty fields are left out.
 
     figures: caption and SVG. columns, rows: see `tables.cells`; the first value of a row names it. decodes: label, text
     and trace. missing: label of a run, and why something cannot be shown of it.
@@ -110,7 +110,7 @@ def page(reports: Reports, when: datetime) -> bytes:
 
 
 def _missing(reports: Reports, *names: str) -> list[tuple[str, str]]:
-    """For each run, why these could not be read."""
+    """Each run's label and reason for each of these that could not be read."""
     return [(each.label, each.missing[name]) for each in reports for name in names if name in each.missing]
 
 
@@ -180,12 +180,12 @@ def _history(log: Logbook, recipe: Recipe | None) -> dict[str, str]:
 
 
 def _lines(reports: Reports, kind: str, name: str) -> list[plots.Line]:
-    """The curve of every run that logged this."""
+    """The curve of this name of every run that logged it."""
     return [(each.look, getattr(each, kind)[name]) for each in reports if name in getattr(each, kind)]
 
 
 def _train_figures(reports: Reports, titles: Mapping[str, str], *, from_zero: bool = False) -> list[tuple[str, str]]:
-    """A plot for each of these that a run logged in training."""
+    """A plot for each of these training values that any run logged."""
     lines = {title: _lines(reports, "train", name) for name, title in titles.items()}
     return [(title, plots.curves(each, [], title, from_zero=from_zero)) for title, each in lines.items() if each]
 
@@ -235,7 +235,7 @@ def _speed(reports: Reports) -> list[Block]:
 
 
 def _data(reports: Reports) -> list[Block]:
-    """Once for all runs that share their data."""
+    """One block for all runs that share their data."""
     sharing: dict[str, list[RunReport]] = {}
     for each in (each for each in reports if each.manifest is not None):
         sharing.setdefault(str((each.manifest or {}).get("fingerprint", each.label)), []).append(each)
@@ -269,7 +269,7 @@ def _shared_data(group: Reports, manifest: Mapping[str, Any]) -> list[Block]:
 
 
 def splits(manifest: Mapping[str, Any]) -> list[list[Any]]:
-    """A row for each split and side: pairs read and kept, what was dropped, and how many tokens they have."""
+    """A row for each split and side: pairs read, kept and dropped, and token counts."""
     rows = []
     try:
         for name, split in manifest["splits"].items():
@@ -283,7 +283,7 @@ def splits(manifest: Mapping[str, Any]) -> list[list[Any]]:
 
 
 def _lengths(reports: Reports) -> list[Block]:
-    """What the length head says before anything is decoded."""
+    """Lengths predicted by the length head, against the real ones."""
     rows, errors, pairs, without = [], [], [], []
     for each in reports:
         if each.probe is None:
@@ -305,7 +305,7 @@ def _lengths(reports: Reports) -> list[Block]:
 
 
 def _calibration(reports: Reports) -> list[Block]:
-    """A diagram for each distribution, and the numbers."""
+    """A reliability diagram for each distribution, and a table."""
     probes = [(each, each.probe.reliability) for each in reports if each.probe is not None]
     figures, rows = [], []
     for name in dict.fromkeys(name for _, found in probes for name in found):

@@ -1,4 +1,4 @@
-"""The rows of a bench or a comparison: decoding modes by label, which of them a run has, and how they are timed.
+"""The rows of a bench or a comparison: decoding modes by label, which of them a run has, and their timing.
 
 Rows are timed against each other on a machine that may drift: after a warm-up they take turns, and each repeat begins
 with the next row, so that whatever slows the machine for a while slows all of them.
@@ -34,7 +34,7 @@ USUAL = (
     *(f"nar{iters}.lb{width}" for iters in (1, 4, 10) for width in ("1", "5", "5.rerank")),
     "nar.eos", "semi2", "semi4", "spec", "spec.redraft-ar", "spec.redraft-joint",
 )  # fmt: skip
-LABELS: dict[str, dict[str, Any]] = {  # pattern of a label, and the options that go with it beside its numbers
+LABELS: dict[str, dict[str, Any]] = {  # pattern of a label, and the options that it sets besides its numbers
     rf"ar\.beam(?P<beam>{NUMBER})": {"mode": "ar"},
     rf"nar(?P<iters>{NUMBER})\.lb(?P<length_beam>{NUMBER})": {"mode": "nar", "rerank": "none"},
     rf"nar(?P<iters>{NUMBER})\.lb(?P<length_beam>{NUMBER})\.rerank": {"mode": "nar", "rerank": "ar"},
@@ -72,7 +72,7 @@ def known(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
 
 
 def matching(names: Sequence[str]) -> set[str]:
-    """The labels that these names stand for, see `select`. Raises UsageError where a name fits no row."""
+    """The labels that these names stand for, see `select`. Raises UsageError if a name matches no row."""
     rows, labels = known(names), set[str]()
     for name in names:
         found = [
@@ -90,10 +90,10 @@ def matching(names: Sequence[str]) -> set[str]:
 
 
 def select(recipe: Recipe, names: Sequence[str]) -> Selection:
-    """The rows of a run with this recipe; its decoding section fills in what a row does not say.
+    """The rows of a run with this recipe, whose decoding section sets the other options.
 
     names: a mode (ar, nar, spec), a label, with any numbers, or the start of labels up to a dot (nar4); none means
-    every usual row. Raises UsageError where a name fits no row, or the run can do none of those named.
+    every usual row. Raises UsageError if a name matches no row, or the run has none of those named.
     """
     rows = known(names)
     asked = matching(names) if names else set(rows)
@@ -138,7 +138,7 @@ class Spread:
 
 
 def rotated(items: Sequence[Item], turn: int) -> list[Item]:
-    """The items in the order of this turn: each turn begins with the next one."""
+    """The items, rotated: each turn begins with the next one."""
     first = turn % len(items)
     return [*items[first:], *items[:first]]
 
@@ -147,8 +147,8 @@ def rotated(items: Sequence[Item], turn: int) -> list[Item]:
 class Decoded:
     """The outputs for some lines, in order.
 
-    sizes: tokens of each output without EOS. passes: decoder passes, summed over the lines; None: not known. seconds,
-    peak: time and most bytes of memory taken in another process; None: the caller measures them.
+    sizes: tokens of each output without EOS. passes: decoder passes, summed over the lines; None if unknown. seconds,
+    peak: time and peak memory in bytes, measured in another process; None if the caller measures them.
     """
 
     texts: list[str]
@@ -162,8 +162,8 @@ class Decoded:
 class Row:
     """A way to decode, and its timings in seconds.
 
-    translate: lines and a batch size -> outputs, from text to text. note: what a reader of the table must know.
-    comparable: whether the texts are worth a score. trials: all lines once, by batch size; sizes that do not fit into
+    translate: lines and a batch size -> outputs, from text to text. note: a note under the table.
+    comparable: whether the outputs can be scored. trials: all lines once, by batch size; sizes that do not fit into
     memory are missing. batch: the fastest. batched: all lines at that size, each repeat. singles: (repeats, lines).
     """
 
@@ -179,7 +179,7 @@ class Row:
     singles: list[list[float]] = field(default_factory=list)
 
     def latencies(self, percent: int) -> list[float]:
-        """This percentile of a single line's seconds, by nearest rank, each repeat."""
+        """For each repeat, this percentile (nearest rank) over the seconds of single lines."""
         return [float(np.percentile(seconds, percent, method="inverted_cdf")) for seconds in self.singles]
 
     def timings(self, sentences: int) -> dict[str, Any]:
@@ -206,7 +206,7 @@ class Row:
 
 
 def own(label: str, plan: Plan, generator: Generator, tokenizers: Tokenizers) -> Row:
-    """A mode of janus itself, through the same `Translator` that `janus decode` uses."""
+    """A row for a mode of janus itself, with the `Translator` that `janus decode` uses."""
 
     def translate(lines: Sequence[str], batch: int) -> Decoded:
         in_batches = replace(plan, options=replace(plan.options, batch_sentences=batch))
@@ -220,7 +220,7 @@ def own(label: str, plan: Plan, generator: Generator, tokenizers: Tokenizers) ->
 
 
 def load(label: str, run: Run, folder: Path, changes: Sequence[str], device: torch.device) -> Row:
-    """The row of a checkpoint that has not been read yet."""
+    """Reads a checkpoint and makes the row of this label."""
     plan = select(own_recipe(folder, changes), [label]).plans[label]
     model, tokenizers = read_model(run, folder, device, plan.options.precision)
     return own(label, plan, Generator(model), tokenizers)
@@ -228,7 +228,7 @@ def load(label: str, run: Run, folder: Path, changes: Sequence[str], device: tor
 
 @dataclass(frozen=True)
 class Work:
-    """What is timed.
+    """The workload that is timed.
 
     lines: decoded in batches. singles: decoded one by one. warmup: lines decoded untimed before a row's first timing
     at each batch size.
@@ -248,7 +248,7 @@ class Work:
 
 
 def measure(rows: Sequence[Row], work: Work, advance: Advance, clock: Callable[[], float] = time.perf_counter) -> None:
-    """Times every row; OutOfMemoryError where one does not fit into memory at any batch size.
+    """Times every row; OutOfMemoryError if one does not fit into memory at the smallest batch size.
 
     advance: called with the number of sentences decoded, and the row's label. clock: seconds.
     """

@@ -1,4 +1,4 @@
-"""What a comparison compares: objectives as they are, and variants of them, each with some knobs changed."""
+"""The systems of a comparison: objectives as they are, and variants of them with some knobs changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BUDGET = ("training.updates", "training.minutes")  # the same for all: no varian
 
 @dataclass(frozen=True)
 class System:
-    """An objective, and what is changed of the recipe (KEY=VALUE) for it alone."""
+    """An objective, and changes of the recipe (KEY=VALUE) for this system alone."""
 
     name: str
     objective: str

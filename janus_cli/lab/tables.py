@@ -1,4 +1,4 @@
-"""What the lab's commands print and write: tables, JSON, and the templates beside this file, filled in."""
+"""Output of the lab's commands: tables, JSON, and the templates beside this file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEAD = 1024  # bytes of a file in which its mark stands
 
 
 def cells(columns: Mapping[str, str], rows: Iterable[Sequence[Any]]) -> list[list[str]]:
-    """Rows of values as text. columns: title, and the format of numbers in it; what is None is a dash."""
+    """Rows of values as text. columns: title, and format of its numbers; None becomes a dash."""
 
     def text(value: Any, form: str) -> str:
         return "–" if value is None else value if isinstance(value, str) else format(value, form)
@@ -30,7 +30,7 @@ def cells(columns: Mapping[str, str], rows: Iterable[Sequence[Any]]) -> list[lis
 
 
 def markdown(columns: Mapping[str, str], values: Iterable[Sequence[Any]]) -> str:
-    """A table of `cells`, the first column left-aligned, the others right-aligned, also where it is read as text."""
+    """A Markdown table of `cells`, first column left-aligned, others right-aligned, also in plain text."""
     titles, rows = list(columns), cells(columns, values)
     widths = [max(len(line[place]) for line in [titles, *rows]) for place in range(len(titles))]
     rule = ["-" * widths[0], *(f"{'-' * (width - 1)}:" for width in widths[1:])]
@@ -48,7 +48,7 @@ def json_file(values: Mapping[str, Any]) -> bytes:
 
 
 def render(name: str, values: Mapping[str, Any], **filters: Callable[..., object]) -> str:
-    """The template `name`, filled in; in .html every value is escaped, but for what is `Markup` already."""
+    """The template `name`, filled in; in .html every value is escaped unless it is `Markup`."""
     html = name.endswith(".html")
     environment = Environment(
         autoescape=html, finalize=printable if html else None, undefined=StrictUndefined, trim_blocks=True
@@ -61,7 +61,7 @@ def render(name: str, values: Mapping[str, Any], **filters: Callable[..., object
 
 
 def must_be_free(file: Path, *, force: bool, mark: str = "") -> None:
-    """Raises UsageError unless `file` is not there yet, holds this mark of an earlier one, or `force` replaces it."""
+    """Raises UsageError unless `file` does not exist, holds this mark of an earlier one, or `force` is given."""
     if not file.absolute().parent.is_dir():
         raise UsageError(f"{file}: there is no folder {file.parent}", "make it, or name another file")
     if file.is_dir():
@@ -76,5 +76,5 @@ def must_be_free(file: Path, *, force: bool, mark: str = "") -> None:
 
 
 def printable(value: object) -> object:
-    """Text with its control characters as `·`; what is HTML already stays."""
+    """Text with control characters as `·`; `Markup` stays as it is."""
     return value if isinstance(value, Markup) else re.sub(r"[^\n\t -\x7e\x80-\U0010ffff]", "·", str(value))
