@@ -77,7 +77,7 @@ def require(module: str, extra: str) -> ModuleType:
 
 
 def _install_command(extra: str) -> str:
-    """`pip install` for an extra, from where the package itself came: a folder, a wheel, a repository or an index."""
+    """`pip install` for an extra, from the package's own origin: a folder, a wheel, a repository or an index."""
     import json
     from importlib import metadata
     from pathlib import Path

@@ -52,7 +52,7 @@ def whole_folder(
         UsageError: see `must_be_free`.
     """
     check = partial(must_be_free, out, force=force, is_ours=is_ours, what=what)
-    final = Path(os.path.realpath(out))  # has a name and a parent, also where it was given as a link or as `..`
+    final = Path(os.path.realpath(out))  # has a name and a parent, even if given as a link or as `..`
     working, replaced, lock = _places(final)
     new_parent = not final.parent.exists()
     with ExitStack() as stack:
@@ -102,7 +102,7 @@ def _tidy(final: Path) -> None:
 def tidy(out: Path) -> None:
     """Removes what a killed `whole_folder` left; the folder that it was replacing comes back.
 
-    Does nothing while another process is making `out`, or where nothing can be written.
+    Does nothing while another process is making `out`, or if nothing can be written.
     """
 
     def leave(holder: str) -> None:

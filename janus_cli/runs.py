@@ -134,7 +134,7 @@ def prepared_file(run: Run, recipe: Recipe, name: str) -> Path | None:
     """A file of the prepared data that the run was trained on, unchanged; None if there was none.
 
     Raises:
-        DataError: it is gone or was changed.
+        DataError: the file is gone or was changed.
     """
     manifest = read_json(run.manifest)
     known = manifest.get("files", {}).get(name)

@@ -1,7 +1,7 @@
 """YAML as people expect it: the core schema of YAML 1.2 and nothing else.
 
 `1e-4` is a number; `no`, `12:30` and `2020-01-01` are text; repeated keys, aliases, anchors and tags are mistakes.
-PyYAML parses the text by YAML 1.1 (no tab behind a colon, U+0085 and U+2028 end a line); its events become values here.
+PyYAML parses the text by YAML 1.1 (no tab after a colon, U+0085 and U+2028 end a line); its events become values here.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Document:
         return items
 
     def _usable(self, value: Any, line: int, path: Path) -> Any:
-        """The scalar, or None where it cannot be used."""
+        """The scalar, or None if it cannot be used."""
         if isinstance(value, str) and (bad := _UNUSABLE.search(value)):
             self.wrong(line, path, f"character U+{ord(bad[0]):04X} is not allowed", unread=True)
         elif isinstance(value, int) and abs(value) >= 2**63:

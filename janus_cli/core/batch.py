@@ -31,7 +31,7 @@ class Batch:
     target: (B, T) int64, BOS, y_1 .. y_n, EOS; T is the largest n + 2.
     ids: (B,) int64, the sentences' numbers in their split (noise and error messages refer to them).
     lexicon: (V, K) int64, translations of each token of the source's vocabulary, likeliest first, PAD for none; the
-        same for all batches, and None where the objective needs none. `to` does not move it.
+        same for all batches, and None if the objective needs none. `to` does not move it.
     """
 
     source: Tensor

@@ -54,8 +54,8 @@ class Generator:
     ) -> list[list[Output]]:
         """The outputs of each sentence, best first, without dropout; see the mode's method below.
 
-        source: (B, S) int64, tokens then EOS, PAD behind. side: the model's AR side, None where it has none.
-        trace: keep what every pass of `nar` wrote, where lengths are predicted.
+        source: (B, S) int64, tokens, EOS, PAD. side: the model's AR side, None if it has none.
+        trace: keep what every pass of mask-predict wrote.
         """
         training = self.model.training
         if training:  # asked first: going through all modules takes longer than a decoder pass
@@ -89,7 +89,7 @@ class Generator:
         return predicted_lengths(self.model.length_logits(memory), count, self.model.knobs.max_length - 2)
 
     def _ar(self, source: Tensor, options: Decoding, side: ARSide) -> list[list[Output]]:
-        """Beam search (greedy where `options.beam` is 1): the `options.nbest` best outputs of each sentence.
+        """Beam search (greedy if `options.beam` is 1): the `options.nbest` best outputs of each sentence.
 
         Score: sum of log-probabilities / length ** length_penalty. An AR side of `masks` writes as many tokens as the
         length head finds likeliest.

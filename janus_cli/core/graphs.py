@@ -163,7 +163,7 @@ class RecordedSource:
         return written[:, :width].clone(), logps[:, :width].clone(), count.clone()
 
     def ar_scores(self, tokens: Tensor, side: ARSide) -> Tensor:
-        """As `steps.ar_scores`, where EOS is predicted: (R, T) -> (R,)."""
+        """As `steps.ar_scores`, for AR sides that predict EOS: (R, T) -> (R,)."""
         room = padded(tokens.shape[1], self.model.knobs.max_length - 2)
 
         def scores(tokens: Tensor) -> tuple[Tensor, ...]:
@@ -259,7 +259,7 @@ class RecordedVerify(Verify):
     everywhere = True
 
     def __init__(self, source: RecordedSource, side: ARSide, width: int, room: int, draft_length: int) -> None:
-        """width: of proposals. room: of verified tokens. draft_length: 0 where no draft is written."""
+        """width: of proposals. room: of verified tokens. draft_length: 0 if no draft is written."""
         self.source, self.model, self.side = source, source.model, side
         self.room, self.draft_length = room, draft_length
         rows, device = len(source.memory.real), source.memory.real.device

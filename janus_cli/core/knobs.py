@@ -297,9 +297,9 @@ OBJECTIVES: dict[str, type[ObjectiveKnobs]] = {
     "bang": BangObjective,
 }
 
-# The ways to decode: ar, nar, semi and spec, of which two go differently for some objectives.
-KNOWN_LENGTH = "ar with lengths"  # ar where the AR side needs a predicted length (mpnet)
-ONE_PASS = "nar without lengths"  # nar where blocks are written up to the first EOS (bang)
+# The modes: ar, nar, semi and spec. For some objectives, ar or nar is a variant with other options:
+KNOWN_LENGTH = "ar with lengths"  # ar if the AR side needs a predicted length (mpnet)
+ONE_PASS = "nar without lengths"  # nar in one block, up to the first EOS (bang)
 _BEAM = ("ar", KNOWN_LENGTH)
 _UP_TO_EOS = ("ar", ONE_PASS, "semi", "spec")
 

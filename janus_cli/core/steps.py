@@ -317,6 +317,6 @@ class Verify:
         if drafted is None:
             return best, logps, best[:, :0]
         known, asked = drafted
-        writing = states[:, width + 1 : width + 1 + known.shape[1]]  # behind its BOS
+        writing = states[:, width + 1 : width + 1 + known.shape[1]]  # after its BOS
         written, _ = choices_at(self.model, writing, asked, NEVER_WRITTEN_OR_EOS, everywhere=self.everywhere)
         return best, logps, torch.where(asked, written, known)

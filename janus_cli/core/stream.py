@@ -1,4 +1,4 @@
-"""The clock: one rule decides who sees whom, for every objective and every decoder.
+"""The clock: one rule decides which slots attend to which, for every objective and every decoding mode.
 
 A decoder reads *slots*. A slot has a token, a position, and three times:
 
@@ -71,7 +71,7 @@ class Stream:
 
     @property
     def labelled(self) -> Tensor:
-        """(B, L) bool, True where a slot must predict a token."""
+        """(B, L) bool, True for slots that must predict a token."""
         return self.labels != IGNORE
 
     def replace(self, **changes: Tensor) -> Stream:
@@ -206,7 +206,7 @@ def ar_stream(target: Tensor, kind: ARSide) -> Stream:
 def ar_step(tokens: Tensor, start: Tensor, real: Tensor, kind: ARSide) -> Stream:
     """The slots of P_AR in decoding: they predict the token after each of `tokens` (R, L), which begin at `start`.
 
-    y_t stands at position and time t. With a `query` side, as in `queries`, the query for y_{t+1} is a MASK at position
+    y_t has position and time t. With a `query` side, as in `queries`, the query for y_{t+1} is a MASK at position
     t + 1, half a tick before it; with `self`, it is also a key, until the next tick.
     start: (R,) int64. real: (R, L) bool, False for padding on the right.
     """

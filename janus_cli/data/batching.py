@@ -84,7 +84,7 @@ def _batches(rows: Rows, source: Lengths, target: Lengths, budget: int, seed: Se
 
 
 def must_fit(pair: str, tokens: int, budget: int) -> None:
-    """Raises DataError where a pair does not fit into a batch; tokens: of its longer side, with BOS and EOS."""
+    """Raises DataError if a pair does not fit into a batch; tokens: of its longer side, with BOS and EOS."""
     if tokens > budget:
         raise DataError(
             f"{pair} has {tokens} tokens, more than training.batch_tokens {budget}",

@@ -89,7 +89,7 @@ class Lines:
         return count + (last != b"\n")
 
     def __iter__(self) -> Iterator[str]:
-        """Raises DataError where the text cannot be read, see also `strict`."""
+        """Raises DataError if the text cannot be read, see also `strict`."""
         longest, number = LONGEST_LINE if self.strict else READ_OF_A_LINE, 0
         with opened(self.path) as file:
             while line := file.readline(len(BOM) + longest + 1):

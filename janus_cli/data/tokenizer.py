@@ -106,7 +106,7 @@ class SentencePieces:
 class Words:
     """A word list, from id 5 on; text is split at white space, and unknown words become UNK.
 
-    joiner: removed from decoded text together with the space behind it ("@@" for BPE text).
+    joiner: removed from decoded text together with the space after it ("@@" for BPE text).
     """
 
     ending = "vocab.txt"  # suffix of its file
@@ -163,7 +163,7 @@ def _text_ids(row: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class Tokenizers:
-    """The tokenizers of both sides (the same object where joint), their files' plain names, and the joiner of words."""
+    """The tokenizers of both sides (the same object if joint), the plain names of their files, and the joiner."""
 
     source: Tokenizer
     target: Tokenizer

@@ -161,7 +161,7 @@ class Sources:
                 yield from self.prepared.tokenizers.source.encode(chunk)
 
     def described(self) -> dict[str, Any]:
-        """The files, for the manifest; empty where there are none."""
+        """The files, for the manifest; empty if there are none."""
         files = [{"path": str(file.path.resolve()), "lines": file.lines, "sha256": file.sha256} for file in self.files]
         return {"sources": files} if files else {}
 

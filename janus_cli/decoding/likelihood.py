@@ -29,7 +29,7 @@ class Score:
 
     @property
     def ar(self) -> float | None:
-        """log P_AR(translation | source); None where the objective has no AR side."""
+        """log P_AR(translation | source); None if the objective has no AR side."""
         return self._total("ar")
 
     @property

@@ -73,7 +73,7 @@ class Plan:
         """A warning if the options need something that the model was never trained to do."""
         if self.way == "nar" and self.options.update == "all" and not getattr(self.recipe.objective, "correct", 0):
             return (
-                "--update all rewrites tokens where others stand already, which this model was never trained to do "
+                "--update all rewrites tokens that are not hidden, which this model was never trained to do "
                 "(objective.correct): expect nonsense, or use --update hidden"
             )
         return None
@@ -163,12 +163,12 @@ def _must_fit(plan: Plan) -> None:
     width, what = (options.beam, "--beam") if plan.mode == "ar" else (options.length_beam, "--length-beam")
     if plan.mode == "semi" and options.block > (streams := getattr(recipe.objective, "streams", options.block)):
         raise UsageError(
-            f"--block {options.block}: this model was trained to write at most {streams} tokens behind known ones",
+            f"--block {options.block}: this model was trained to write blocks of at most {streams} tokens",
             f"use --block {streams} or less, or --mode nar for all at once",
         )
     if plan.reads("nbest") and options.nbest > width:
         raise UsageError(
-            f"--nbest {options.nbest} is more than {what} {width}: there are not so many hypotheses",
+            f"--nbest {options.nbest} is more than {what} {width}: there are only {width} hypotheses",
             f"use {what} {options.nbest} or a smaller --nbest",
         )
     if plan.way == "nar" and options.length_beam > recipe.model.max_length - 2:

@@ -91,7 +91,7 @@ class Records:
         return {}
 
     def check(self, *, resume: bool, force: bool) -> None:
-        """Finds out where to start, before anything is written or loaded.
+        """Determines where to start, before anything is written or loaded.
 
         Raises:
             UsageError: an output file exists, there is nothing to resume, or the options differ.
@@ -194,7 +194,7 @@ class Records:
                 self._file.close()
 
     def __iter__(self) -> Iterator[Record]:
-        """Raises DataError where the partial file is damaged."""
+        """Raises DataError if the partial file is damaged."""
         count = 0
         with self.path.open("rb") as file:
             for line in islice(file, 1, None):

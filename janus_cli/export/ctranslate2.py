@@ -36,8 +36,8 @@ def must_fit(recipe: Recipe) -> None:
         )
     if ar_stream != "content":
         raise UsageError(
-            f"this model was trained with objective {name}, ar_stream {ar_stream}: a slot of its own asks for each "
-            "next token, which the decoder of CTranslate2 cannot do",
+            f"this model was trained with objective {name}, ar_stream {ar_stream}: slots of their own predict the "
+            "next token, which the decoder of CTranslate2 does not have",
             "use --format safetensors, or train with --objective janus or ar, whose ar_stream is content by default",
         )
     for knob, usual in ORDINARY.items():

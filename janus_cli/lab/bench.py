@@ -53,7 +53,7 @@ def sampled(run: Run, recipe: Recipe, count: int | None) -> tuple[list[str], lis
 
 
 def _some(items: Sequence[Any], count: int, choice: random.Random) -> list[Any]:
-    """`count` items, or all where there are not so many, in their order."""
+    """`count` random items, or all if there are fewer, in their order."""
     if count >= len(items):
         return list(items)
     return [items[index] for index in sorted(choice.sample(range(len(items)), count))]

@@ -391,7 +391,7 @@ def _row_values(row: Mapping[str, Any]) -> list[Any]:
 
 
 def _mean(metric: Mapping[str, Any] | None) -> str | None:
-    """The mean over seeds, with its range where there are several."""
+    """The mean over seeds, with the range if there are several."""
     if metric is None:
         return None
     values = list(metric["values"].values())

@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 
 
 def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, force: bool) -> None:
-    """Trains what is not trained yet, prints the table on stdout and everything else on stderr.
+    """Trains the systems that are not trained yet, prints the table on stdout and everything else on stderr.
 
     Runs as many trainings at once as there are cores for. threads: of each training, by default 1: for layers this
     small a second one is no faster.

@@ -70,7 +70,7 @@ def too_busy(load: float | None, cores: int) -> str:
 
 
 def forget_peak() -> bool:
-    """Restarts the count of `peak_bytes`; False where the system cannot (only Linux can)."""
+    """Resets `peak_bytes`; False if the system cannot (only Linux can)."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:

@@ -141,7 +141,7 @@ def _cut_off_start(axes: Any, curves: Iterable[Curve]) -> None:
 
 @in_a_page("confidence", "accuracy", SQUARE)
 def reliability(axes: Any, rows: Sequence[tuple[Look, Sequence[tuple[float, float, float]]]]) -> None:
-    """Accuracy over confidence, a point a bin, larger where there are more predictions; the diagonal is calibrated."""
+    """Reliability diagram: a point for each bin, larger for more predictions; on the diagonal a model is calibrated."""
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1.0, linestyle=":")
     for look, points in rows:
         confidence, accuracy, shares = zip(*points, strict=True)
@@ -174,7 +174,7 @@ def length_errors(axes: Any, rows: Sequence[tuple[Look, Lengths]], most: int = 1
 
 @in_a_page("real tokens", "predicted tokens", SQUARE)
 def length_pairs(axes: Any, look: Look, predicted: Lengths, real: Lengths) -> None:
-    """Predicted over real length, larger where there are more sentences; the diagonal is right."""
+    """Predicted over real length, with larger dots for more sentences; the diagonal is right."""
     counts = sorted(Counter(zip(real.tolist(), predicted.tolist(), strict=True)).items())
     top = max((max(pair) for pair, _ in counts), default=1) + 1
     axes.plot([0, top], [0, top], color="0.6", linewidth=1.0, linestyle=":")

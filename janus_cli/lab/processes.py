@@ -192,7 +192,7 @@ def serve(pipe: Connection, build: Callable[[], Row], device: str, threads: int,
 
 
 def timed(row: Row, lines: Sequence[str], batch: int, device: torch.device) -> Decoded:
-    """The outputs, with the seconds and the memory that they took; OutOfMemoryError where they do not fit into it."""
+    """The outputs, with the seconds and the memory that they took; OutOfMemoryError if they do not fit."""
     if device.type == "cuda":
         torch.zeros(1, device=device)  # nothing can be reset before something was allocated
         torch.cuda.reset_peak_memory_stats(device)

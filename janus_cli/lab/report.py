@@ -77,7 +77,7 @@ def _runs(paths: Sequence[Path]) -> list[Run]:
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
-    """A name for each run: its folder's, or its path where two folders have the same name."""
+    """A name for each run: its folder's, or its path if two folders have the same name."""
     names = [path.resolve().name for path in paths]
     return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
 

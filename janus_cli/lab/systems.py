@@ -44,7 +44,7 @@ def _variant(text: str) -> System:
     name, colon, rest = text.partition(":")
     try:
         objective, *changes = shlex.split(rest)
-    except ValueError:  # nothing behind the colon, or a quote that does not end
+    except ValueError:  # nothing after the colon, or an unclosed quote
         objective, changes = "", []
     name = name.strip()
     if not (colon and objective and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_+-]*", name)):

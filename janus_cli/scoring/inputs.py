@@ -15,7 +15,7 @@ from janus_cli.errors import DataError
 from janus_cli.files import read_json
 from janus_cli.runs import RUNS, Run, find_run
 
-Decoding = tuple[Path, list[Path]]  # hypotheses; references, none where the split has no target
+Decoding = tuple[Path, list[Path]]  # hypotheses; references, none if the split has no target
 
 
 def newest_decoding(run: Path | None) -> Decoding:

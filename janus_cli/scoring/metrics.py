@@ -18,7 +18,7 @@ from janus_cli.console import counted
 from janus_cli.errors import DataError, UsageError
 
 Hypotheses = Sequence[str]
-References = Sequence[Sequence[str | None]]  # R lists of N lines; None where a line has fewer than R references
+References = Sequence[Sequence[str | None]]  # R lists of N lines; None if a line has fewer than R references
 Aggregate = Callable[[NDArray[np.float64]], float]
 Metric = Callable[[str, Hypotheses, References], "Score"]  # first the name
 
@@ -44,7 +44,7 @@ def score(hypotheses: Hypotheses, references: References, metrics: Sequence[str]
 
     Args:
         hypotheses: N lines; a line may be empty.
-        references: R lists of N lines, None where a line has fewer references than others.
+        references: R lists of N lines, None if a line has fewer references than others.
 
     Raises:
         UsageError: there is no such metric.

@@ -168,7 +168,7 @@ def verify(folder: Path) -> Checkpoint:
             if Path(name).name != name or file.is_symlink() or not file.is_file():
                 raise FileNotFoundError
             intact = _describe(file) == expected
-        except FileNotFoundError:  # also where a training prunes it at this moment
+        except FileNotFoundError:  # also if a training prunes it at this moment
             raise CheckpointError(f"{file} is missing or not a plain file") from None
         if not intact:
             others = f"for other checkpoints see `ls {folder.parent}`"
@@ -205,7 +205,7 @@ def tensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
                     raise CheckpointError(f"{file}: {name} has type {value.dtype}, expected {like.dtype}")
                 if value.is_floating_point() and not torch.isfinite(value).all():
                     raise CheckpointError(f"{file}: {name} holds values that are not finite")
-    except (SafetensorError, OSError, RuntimeError) as problem:  # torch, where the file is gone by now
+    except (SafetensorError, OSError, RuntimeError) as problem:  # RuntimeError: torch, if the file is gone by now
         raise CheckpointError(f"{file} is not a readable safetensors file: {problem}") from None
     return loaded
 

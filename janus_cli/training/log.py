@@ -100,7 +100,7 @@ class Meter:
         self.updates, self.tokens, self.flops, self.norm, self.since = 0, 0.0, 0.0, 0.0, time.perf_counter()
 
     def end(self, counts: Mapping[str, float], norm: float) -> None:
-        """End an update. counts: over all ranks. norm: of its gradient, not finite where the update was skipped."""
+        """End an update. counts: over all ranks. norm: of its gradient, not finite if the update was skipped."""
         self.updates, self.norm = self.updates + 1, norm if isfinite(norm) else self.norm
         self.tokens, self.flops = self.tokens + counts["tokens"], self.flops + counts["flops"]
         if time.perf_counter() - self.noted < 1.0:

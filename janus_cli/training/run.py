@@ -109,7 +109,7 @@ def _ranks(device: str) -> Iterator[World]:
         raise
     finally:
         console.quiet = quiet
-    world.close()  # not where one rank failed: it would wait there for others that wait for it
+    world.close()  # not if a rank failed: it would wait for ranks that wait for it
 
 
 def _recipe_and_run(
@@ -203,7 +203,7 @@ def _open_data(
 ) -> Prepared:  # fmt: skip
     """Open prepared data: the named folder, the one that a resumed run had, or the usual one.
 
-    Rank 0 prepares the usual one where it is missing, and verifies; the others skip that.
+    Rank 0 prepares the usual one if it is missing, and verifies the data; the other ranks skip that.
     text: see `--data-dir`. words: see `_preprocess_options`.
     """
     folder = named or runs.prepared_dir(recipe)

@@ -57,7 +57,7 @@ class Window(NamedTuple):
 
 @dataclass
 class Position:
-    """Where a training stands; saved in every checkpoint.
+    """The position of a training; saved in every checkpoint.
 
     step: updates done. epoch, batch: where the next update's data starts. bad: skipped updates in a row.
     best, best_step: the best validation so far. since_best: validations since then. seconds: spent in updates.

@@ -1,4 +1,4 @@
-"""CMLMC's correction loss (Huang et al., ICLR 2022, section 3): gold tokens are labels where the model's own are input.
+"""CMLMC's correction loss (Huang et al., ICLR 2022, section 3): the model reads its own tokens and predicts gold ones.
 
 CE_correct: -log P(y_c | X, observed tokens but those at c, the model's own predictions at every c, every MASK)
 

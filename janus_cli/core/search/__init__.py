@@ -29,5 +29,5 @@ class Output:
 
     @property
     def length(self) -> int:
-        """Predictions made: tokens, and EOS where it was predicted. What the length penalty counts."""
+        """The length that the length penalty counts: tokens, and EOS if it was predicted."""
         return len(self.logps)

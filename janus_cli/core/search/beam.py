@@ -27,7 +27,7 @@ Hypothesis = tuple[list[int], list[float], float]  # tokens, log-probabilities, 
 def beam_search(
     step: Step, max_lengths: Tensor, beam: int, length_penalty: float = 1.0, nbest: int = 1
 ) -> list[list[Output]]:
-    """The best `nbest` hypotheses of each sentence, best first; fewer only where fewer exist.
+    """The best `nbest` hypotheses of each sentence, best first; fewer only if fewer exist.
 
     Args:
         step: `step(last, parents)` -> (R, V) float log-probabilities of the token that follows. last: (R,) int64, the

@@ -36,7 +36,7 @@ def mask_predict(
         iters: decoder passes, at least 1.
         update: "hidden": a pass rewrites hidden tokens, the others keep token and certainty. "all": everything that was
             once MASK is written anew in each pass, hidden or not.
-        fan: rows of a sentence, which stand side by side.
+        fan: number of rows of each sentence, which are adjacent.
         only: (R, T) bool, the places that may be written; a MASK elsewhere stays.
         leaving: whether sentences may skip passes; if not, the host never waits for a GPU.
         trace: called after each pass as `trace(tokens, logps, hidden)`: what is written, and what is hidden next.

@@ -48,7 +48,7 @@ def speculative(
     if not batch:
         return []
     longest = int(max_lengths.max())
-    tokens = torch.full((batch, longest + window + 1), PAD, device=device)  # room for what is cut off again
+    tokens = torch.full((batch, longest + window + 1), PAD, device=device)  # room for proposals that are cut off again
     logps = torch.zeros(tokens.shape, device=device)
     passes = torch.zeros_like(max_lengths)
     rows = torch.arange(batch, device=device)
@@ -95,7 +95,7 @@ def _drafted(draft: Draft, verified: Tensor, counts: Tensor, rows: Tensor, left:
 
 def _left_over(best: Tensor, proposals: Tensor) -> Tensor:
     """The model's choices up to EOS, as proposals for the same places. best (A, W + 1) -> (A, W + 1)."""
-    width = (proposals != PAD).sum(1, keepdim=True) + 1  # choices after proposed tokens; behind them is padding
+    width = (proposals != PAD).sum(1, keepdim=True) + 1  # choices after proposed tokens; the rest is padding
     return best.masked_fill(torch.arange(best.shape[1], device=best.device) >= width, PAD)
 
 
