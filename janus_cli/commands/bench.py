@@ -74,14 +74,14 @@ def bench(
     """
     chosen = options.named_run(run, run_option, checkpoint, changes)
     from janus_cli.lab.bench import Bench, table
-    from janus_cli.lab.peers import known
+    from janus_cli.lab.peers import parse_peers
     from janus_cli.lab.tables import json_file
 
     sizes = None if batches is None else options.numbers(batches, "--batches", "16,64", least=1)
     work: dict[str, Any] = {"batches": sizes, "repeats": repeats, "warmup": warmup}
     measured = Bench(
         run=chosen, checkpoint=checkpoint, modes=options.names(*mode or ()), sentences=sentences,
-        against=known(options.names(*against or ())), changes=changes or (), out=out, plot=plot, device=device,
+        against=parse_peers(options.names(*against or ())), changes=changes or (), out=out, plot=plot, device=device,
         threads=threads, force=force, **{name: value for name, value in work.items() if value is not None},
     )  # fmt: skip
     if dry_run:

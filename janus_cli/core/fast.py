@@ -15,7 +15,7 @@ LONG = 1 << 16  # elements of all rows, from which on `argmax` and `topk` search
 STRETCH = 64
 
 
-class Direct(nn.Module):
+class NoHooks(nn.Module):
     """A module that is called without hooks: looking for them takes as long as a small product."""
 
     def __call__(self, *inputs: Any) -> Any:
@@ -51,7 +51,7 @@ def product(x: Tensor, weight: Tensor, pack: Packed | None, bias: Tensor | None 
     return torch.ops.mkldnn._linear_pointwise(x, pack.weight, bias, "none", [], "")
 
 
-class Linear(Direct, nn.Linear):
+class Linear(NoHooks, nn.Linear):
     """A linear map whose weight can be packed; while it is, changes to `weight` have no effect."""
 
     packed: Packed | None = None
@@ -61,7 +61,7 @@ class Linear(Direct, nn.Linear):
         return product(x, self.weight, self.packed, self.bias)
 
 
-class LayerNorm(Direct, nn.LayerNorm):
+class LayerNorm(NoHooks, nn.LayerNorm):
     """Layer norm over the last dimension."""
 
     def forward(self, x: Tensor) -> Tensor:

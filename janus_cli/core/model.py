@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from janus_cli.core.batch import PAD
 from janus_cli.core.cache import Cache
-from janus_cli.core.fast import Direct, LayerNorm, Linear, Packed, dropout, packed, product, scaled_dot_products
+from janus_cli.core.fast import LayerNorm, Linear, NoHooks, Packed, dropout, packed, product, scaled_dot_products
 from janus_cli.core.knobs import Model
 from janus_cli.core.stream import Stream
 
@@ -23,7 +23,7 @@ Sublayer = Callable[[Tensor], Tensor]  # (B, L, D) -> (B, L, D)
 Append = Callable[[int, Tensor, Tensor], KeysValues]
 
 
-class Attention(Direct):
+class Attention(NoHooks):
     """Multi-head attention. Keys and values are computed separately from the queries, so that they can be cached."""
 
     def __init__(self, knobs: Model) -> None:
@@ -84,7 +84,7 @@ def score_bias(attend: Tensor, dtype: torch.dtype) -> Tensor | None:
     return torch.zeros(attend.shape, dtype=dtype, device=attend.device).masked_fill_(~attend, -inf)
 
 
-class FeedForward(Direct):
+class FeedForward(NoHooks):
     """Two linear maps around an activation."""
 
     def __init__(self, knobs: Model) -> None:
@@ -99,7 +99,7 @@ class FeedForward(Direct):
         return self.down(dropout(self.activation(self.up(x)), self.dropout, self.training))
 
 
-class Layer(Direct):
+class Layer(NoHooks):
     """Self-attention and feed-forward; in a decoder, attention to the source in between.
 
     With `causal_attention`, a decoder has a second self-attention, to the left only (Huang 2022).

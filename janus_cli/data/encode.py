@@ -63,7 +63,7 @@ def encode(tokenizers: Tokenizers, data: Data, bad_utf8: BadUtf8, split: str, ch
     if split != "train":
         texts = list(compress(sources, kept)), [join(line, tokenizers.joiner) for line in compress(targets, kept)]
     elif data.deduplicate:
-        keys = [key(*pair) for pair in compress(zip(sources, targets, strict=True), kept)]
+        keys = [pair_hash(*pair) for pair in compress(zip(sources, targets, strict=True), kept)]
     return Encoded(count, source_ids.keep(kept), target_ids.keep(kept), dropped, keys, texts, len(bad - skip))
 
 
@@ -103,7 +103,7 @@ def filter_pairs(
     return kept, dropped
 
 
-def key(source: str, target: str) -> bytes:
+def pair_hash(source: str, target: str) -> bytes:
     """A 16-byte hash of a pair, by which duplicates are found."""
     return hashlib.blake2b(f"{source}\n{target}".encode(), digest_size=16).digest()
 

@@ -35,7 +35,7 @@ from janus_cli.files import read_json, write_atomically
 from janus_cli.recipe import Recipe
 
 FORMAT = 1
-NOTHING = PAD  # the empty word of each source, which target tokens without a source token are aligned with
+EMPTY_WORD = PAD  # the empty word of each source, which target tokens without a source token are aligned with
 CELLS = 2_000_000  # pairs of a source and a target token in a chunk; bounds memory
 Ids = NDArray[np.int64]
 Translations = dict[int, list[int]]  # of each token, likeliest first
@@ -150,7 +150,7 @@ def induce(store: Store, knobs: CematObjective) -> Translations:
             whole = np.bincount(places, likely[at])
             counts += np.bincount(at, likely[at] / whole[places], len(known))
         likely = counts / np.bincount(x, counts)[x]
-    good = (likely >= knobs.translation_least) & (x != NOTHING)
+    good = (likely >= knobs.translation_least) & (x != EMPTY_WORD)
     order = np.lexsort((y[good], -likely[good], x[good]))
     return _collected(zip(x[good][order].tolist(), y[good][order].tolist(), strict=True))
 
@@ -162,7 +162,7 @@ def _chunks(store: Store, rows: Ids) -> Iterator[tuple[Ids, Ids]]:
     size = start = 0
     for row in rows:
         source, target = (side[side >= SPECIAL].astype(np.int64) for side in store.pair(int(row)))
-        x = np.append(source, NOTHING)
+        x = np.append(source, EMPTY_WORD)
         cells.append((x[:, None] * store.target_vocabulary + target).ravel())
         places.append(np.tile(np.arange(start, start + len(target)), len(x)))
         size, start = size + len(cells[-1]), start + len(target)

@@ -82,7 +82,7 @@ def prepare(
         shutil.rmtree(folder / "text", ignore_errors=True)
         sections = {section: recipe.plain()[section] for section in ("data", "tokenizer")}
         about = {"format": FORMAT, "recipe": recipe.name, "seed": recipe.seed, **sections, "vocabulary": sizes}
-        return seal(folder, {**about, "splits": written, "bad_utf8": bad_utf8})
+        return write_manifest(folder, {**about, "splits": written, "bad_utf8": bad_utf8})
 
 
 def rehearse(recipe: Recipe, out: Path, *, force: bool = False, bad_utf8: BadUtf8 = "stop") -> None:
@@ -205,7 +205,7 @@ def reasons(dropped: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {count:,}" for reason, count in ordered)
 
 
-def seal(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+def write_manifest(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     """Writes the manifest, the last file of a folder: `about`, size and sha256 of every file, versions, the time."""
     names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
     manifest = {

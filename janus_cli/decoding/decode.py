@@ -22,7 +22,7 @@ from janus_cli.data.lines import STDIN, Lines, cleaner
 from janus_cli.decoding.modes import Plan, choose, own_recipe
 from janus_cli.decoding.records import Form, Progress, Record, Records, as_json
 from janus_cli.decoding.trace import shown
-from janus_cli.decoding.translate import Result, plain, read_translator
+from janus_cli.decoding.translate import Result, as_text, read_translator
 from janus_cli.device import Interrupt, choose_device, interruptible, keep_freed_memory
 from janus_cli.errors import DataError, Stopped, UsageError
 from janus_cli.files import read_json, write_atomically, write_json
@@ -162,7 +162,7 @@ class Decode(Job):
         self.out = None if self.out == STDIN else self.out
         parts = [self.split, self.plan.label, self.folder.name if self.checkpoint else None]
         self.stem = self.trained.decoded / re.sub(r"[^A-Za-z0-9._-]", "-", ".".join(filter(None, parts)))
-        self.forms: dict[Path, Form] = {self.kept("txt"): plain, self.kept("jsonl"): as_json} if self.split else {}
+        self.forms: dict[Path, Form] = {self.kept("txt"): as_text, self.kept("jsonl"): as_json} if self.split else {}
         files = dict.fromkeys(self.forms, True)
         if self.out is not None and (self.out.is_file() or not self.out.exists()):
             if self.out.resolve() in {path.resolve() for path in files}:
@@ -186,7 +186,7 @@ class Decode(Job):
 
     def asked(self, record: Record) -> bytes:
         """A record in the format asked for: JSON or plain text."""
-        return as_json(record) if self.jsonl else plain(record, self.plan.options.nbest)
+        return as_json(record) if self.jsonl else as_text(record, self.plan.options.nbest)
 
     def write(self) -> None:
         if self.split and self.kept("txt").exists() and not self.resumed:

@@ -24,9 +24,9 @@ from janus_cli.core.generate import length_limit
 from janus_cli.core.knobs import Decoding
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.corpus import CHUNK_LINES, Split
-from janus_cli.data.encode import Encoded, filter_pairs, key
+from janus_cli.data.encode import Encoded, filter_pairs, pair_hash
 from janus_cli.data.lines import Lines, TextFile, check, cleaner
-from janus_cli.data.prepare import PREPARED, is_prepared, reasons, seal, write_split
+from janus_cli.data.prepare import PREPARED, is_prepared, reasons, write_manifest, write_split
 from janus_cli.data.prepared import Prepared, fingerprints, open_prepared
 from janus_cli.data.store import Ragged, store_files
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers
@@ -215,7 +215,8 @@ def write(
         distilled = {**teacher, "at_limit": pairs.at_limit}
         if surest < 1:
             distilled |= {"surest": surest, "least_score": pairs.least}
-        return seal(folder, {**before, "splits": {**before["splits"], "train": train}, "distilled": distilled})
+        splits = {**before["splits"], "train": train}
+        return write_manifest(folder, {**before, "splits": splits, "distilled": distilled})
 
 
 class _Pairs:
@@ -262,7 +263,7 @@ class _Pairs:
             kept &= ~unsure
             self.at_limit += int((kept & (target.lengths >= self._most(torch.from_numpy(source.lengths)))).sum())
             compared = np.flatnonzero(kept).tolist() if data.deduplicate else []
-            keys = [key(str(inputs[index]), str(outputs[index])) for index in compared]
+            keys = [pair_hash(str(inputs[index]), str(outputs[index])) for index in compared]
             yield Encoded(len(chunk), source.keep(kept), target.keep(kept), dropped, keys)
 
     def _most(self, lengths: torch.Tensor) -> np.ndarray:

@@ -168,7 +168,7 @@ def _must_fit(plan: Plan) -> None:
         )
     if plan.reads("nbest") and options.nbest > width:
         raise UsageError(
-            f"--nbest {options.nbest} is more than {what} {width}: there are only {width} hypotheses",
+            f"--nbest {options.nbest} is more than {what} {width}, the number of hypotheses",
             f"use {what} {options.nbest} or a smaller --nbest",
         )
     if plan.way == "nar" and options.length_beam > recipe.model.max_length - 2:

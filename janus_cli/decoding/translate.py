@@ -31,7 +31,7 @@ from janus_cli.training.checkpoint import load_model, read_checkpoint
 
 # Lines are sorted by length within windows of this many batches, which bounds memory and what an interruption loses.
 WINDOW_BATCHES = 16
-NOTHING = Output([], [], 0.0, 0)
+EMPTY = Output([], [], 0.0, 0)
 DIGITS = 6  # decimals of scores and log-probabilities in output files
 
 
@@ -112,7 +112,7 @@ def _rounded(values: Sequence[float]) -> list[float]:
     return [round(value, DIGITS) for value in values]
 
 
-def plain(record: dict[str, Any], nbest: int = 1) -> bytes:
+def as_text(record: dict[str, Any], nbest: int = 1) -> bytes:
     """A record as plain text: the best hypothesis; with `nbest` > 1, `index<TAB>score<TAB>text` for each."""
     if nbest == 1:
         return f"{record['hypothesis']}\n".encode()
@@ -230,7 +230,7 @@ class Translator:
         ids = self.tokenizers.source.encode(lines)
         self.truncated += sum(len(row) > self.longest for row in ids)
         ids = [row[: self.longest] for row in ids]
-        outputs = [[NOTHING]] * len(lines)
+        outputs = [[EMPTY]] * len(lines)
         written = [index for index, row in enumerate(ids) if row]
         self.advance(len(lines) - len(written))
         for batch in self._batches(ids, written):

@@ -23,7 +23,7 @@ from janus_cli.device import choose_device, keep_freed_memory
 from janus_cli.errors import DataError, JanusError, UsageError, require
 from janus_cli.files import read_json, write_atomically
 from janus_cli.lab import machine, peers, plots, processes, rows
-from janus_cli.lab.rows import REPEATS, WARMUP, Decoded, Row, Work, measure, own
+from janus_cli.lab.rows import REPEATS, WARMUP, Decoded, Row, Work, janus_row, measure
 from janus_cli.lab.tables import json_file, markdown, must_be_free, render
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
@@ -101,12 +101,12 @@ class Bench:
             self._warn(reason)
         model, self.tokenizers = read_model(self.run, self.folder, self.device, self.recipe.decoding.precision)
         self.generator = Generator(model)
-        self.rows = [own(label, plan, self.generator, self.tokenizers) for label, plan in self.selection.plans.items()]
+        self.rows = [janus_row(*named, self.generator, self.tokenizers) for named in self.selection.plans.items()]
         self.labels = [*self.selection.plans, *(label for peer in against for label in peers.labels(peer, self.device))]
 
     def _check(self, force: bool) -> None:
         """Raises UsageError if a change sets an option that rows set themselves, or a file is in the way."""
-        taken = {"nbest", *(option for options in rows.known().values() for option in options)}
+        taken = {"nbest", *(option for options in rows.row_options().values() for option in options)}
         for change in self.changes:
             if change.partition("=")[0].removeprefix("decoding.") in taken:
                 hint = "name rows, as in --mode ar.beam4,nar6.lb3"
@@ -210,7 +210,7 @@ class Bench:
         recipe, tokenizers, writer = self.recipe, self.tokenizers, "ar.beam1 does"
         if greedy is None and recipe.ar_stream is not None:
             plan = choose(recipe, {"mode": "ar", "beam": 1, "nbest": 1})
-            row = own("ar.beam1", plan, self.generator, tokenizers)
+            row = janus_row("ar.beam1", plan, self.generator, tokenizers)
             greedy = row.translate(self.lines, recipe.decoding.batch_sentences)
         if greedy is not None:
             sizes = greedy.sizes

@@ -24,7 +24,7 @@ from janus_cli.lab import machine
 from janus_cli.lab.entries import SPLIT, Entry, Output
 from janus_cli.lab.plots import bleu_against_passes
 from janus_cli.lab.processes import Job, run_jobs
-from janus_cli.lab.rows import REPEATS, WARMUP, Work, matching, measure, own, select, sentences
+from janus_cli.lab.rows import REPEATS, WARMUP, Work, janus_row, matching, measure, select, sentences
 from janus_cli.lab.systems import BUDGET, System
 from janus_cli.lab.tables import json_file, markdown, render
 from janus_cli.recipe import Recipe
@@ -85,7 +85,7 @@ class Comparison:
         ]
         matching(modes)
         if start is not None:
-            checkpoint.locate(start)
+            checkpoint.find_start(start)
         rows: list[str] = []
         for system in systems:
             recipe = system.recipe(base, changes)
@@ -181,7 +181,7 @@ class Comparison:
         begun = {entry.origin: entry.name for entry in self.entries if entry.run.manifest.is_file()}
         origins = set(begun)
         if self.start is not None:
-            origins.add(str(checkpoint.locate(self.start)[1].resolve()))
+            origins.add(str(checkpoint.find_start(self.start)[1].resolve()))
         elif not all(entry.run.manifest.is_file() for entry in self.entries):
             origins.add(None)
         if len(origins) > 1:
@@ -280,7 +280,7 @@ def _speeds(decoded: Sequence[Entry], lines: Sequence[str], device: torch.device
     for entry in (entry for entry in decoded if entry is firsts[entry.system.name]):
         model, tokenizers = entry.load(device)
         for label in entry.outputs:
-            row = own(label, entry.plan(label), model, tokenizers)
+            row = janus_row(label, entry.plan(label), model, tokenizers)
             rows.append(replace(row, label=f"{entry.system.name} {label}"))
     texts = [line for line in lines if line.strip()]
     batch = decoded[0].recipe.decoding.batch_sentences

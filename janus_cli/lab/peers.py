@@ -61,7 +61,7 @@ class Setting:
         return (length_limit(lengths, self.recipe.model.max_length, self.recipe.decoding) - 1).tolist()
 
 
-def known(names: Sequence[str]) -> list[Peer]:
+def parse_peers(names: Sequence[str]) -> list[Peer]:
     """The named peers, each once. Raises UsageError if one is not a peer."""
     for name in names:
         if name not in get_args(Peer):

@@ -58,7 +58,7 @@ class Selection(NamedTuple):
     left_out: dict[str, str]
 
 
-def known(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+def row_options(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Decoding options, by label, of the usual rows and of those among `names` that are labels with other numbers.
 
     Labels are those of `Plan.label`, without the options that the recipe sets for every row.
@@ -73,7 +73,7 @@ def known(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
 
 def matching(names: Sequence[str]) -> set[str]:
     """The labels that these names stand for, see `select`. Raises UsageError if a name matches no row."""
-    rows, labels = known(names), set[str]()
+    rows, labels = row_options(names), set[str]()
     for name in names:
         found = [
             label for label, options in rows.items()
@@ -95,7 +95,7 @@ def select(recipe: Recipe, names: Sequence[str]) -> Selection:
     names: a mode (ar, nar, spec), a label, with any numbers, or the start of labels up to a dot (nar4); none means
     every usual row. Raises UsageError if a name matches no row, or the run has none of those named.
     """
-    rows = known(names)
+    rows = row_options(names)
     asked = matching(names) if names else set(rows)
     single = replace(recipe, decoding=replace(recipe.decoding, nbest=1))
     plans: dict[str, Plan] = {}
@@ -205,7 +205,7 @@ class Row:
         return {"latency": statistics.median(latency), "throughput": statistics.median(throughput)}
 
 
-def own(label: str, plan: Plan, generator: Generator, tokenizers: Tokenizers) -> Row:
+def janus_row(label: str, plan: Plan, generator: Generator, tokenizers: Tokenizers) -> Row:
     """A row for a mode of janus itself, with the `Translator` that `janus decode` uses."""
 
     def translate(lines: Sequence[str], batch: int) -> Decoded:
@@ -223,7 +223,7 @@ def load(label: str, run: Run, folder: Path, changes: Sequence[str], device: tor
     """Reads a checkpoint and makes the row of this label."""
     plan = select(own_recipe(folder, changes), [label]).plans[label]
     model, tokenizers = read_model(run, folder, device, plan.options.precision)
-    return own(label, plan, Generator(model), tokenizers)
+    return janus_row(label, plan, Generator(model), tokenizers)
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def optimizer_tensors(
     return tensors
 
 
-def point(root: Path, link: str, target: Path) -> None:
+def move_link(root: Path, link: str, target: Path) -> None:
     """Move the link root/link (`last`, `best`) to a checkpoint, atomically."""
     temporary = root / f".{link}.tmp"
     temporary.unlink(missing_ok=True)
@@ -248,7 +248,7 @@ def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Pat
     raise CheckpointError(f"there is no checkpoint {checkpoint} in {chosen.path}", f"see `ls {root}`, or name a folder")
 
 
-def locate(named: Path) -> tuple[Run, Path]:
+def find_start(named: Path) -> tuple[Run, Path]:
     """A run and the checkpoint to start from. named: a run, whose best checkpoint is taken, or a checkpoint folder.
 
     Raises:
@@ -329,7 +329,7 @@ def prune(root: Path, keep_last: int, best: Collection[Path]) -> None:
 def remove_leftovers(root: Path) -> None:
     """Remove what a killed save or removal left behind; a checkpoint that was being replaced comes back."""
     for left in list(root.glob(".*")):
-        if left.is_symlink():  # of `point`
+        if left.is_symlink():  # of `move_link`
             left.unlink()
         else:
             tidy(root / left.name[1:].rpartition(".")[0])
@@ -342,5 +342,5 @@ def set_aside_newer(root: Path, resumed: Checkpoint) -> None:
             aside = folder.with_name(f"unusable-{folder.name}")
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)
-            point(root, "last", resumed.folder)
+            move_link(root, "last", resumed.folder)
             console.warn(f"{folder} cannot be used: it was renamed to {aside.name}")

@@ -246,13 +246,13 @@ def _describe(recipe: Recipe, data: Prepared, run: Run, world: World) -> None:
 
 
 def _start_from(named: Path, model: Transformer, recipe: Recipe, data: Prepared, run: Run) -> dict[str, str]:
-    """Load the weights that `--from` names (see `checkpoint.locate`); returns what they are, for the run's manifest.
+    """Load the weights named by `--from` (see `checkpoint.find_start`); returns their origin, for the run's manifest.
 
     Raises:
         UsageError: it is no run or checkpoint, or one of `run` itself, which would be replaced.
         CheckpointError: it belongs to another tokenizer, does not fit the recipe's model, or is damaged.
     """
-    other, folder = checkpoint.locate(named)
+    other, folder = checkpoint.find_start(named)
     if other.path.resolve() == run.path.resolve():
         raise UsageError(f"--from {named} lies in {run.path}, which a new run would replace", "choose another --run")
     for name in data.tokenizers.files:
@@ -263,11 +263,11 @@ def _start_from(named: Path, model: Transformer, recipe: Recipe, data: Prepared,
                 f"prepare the text with its tokenizer: "
                 f"janus preprocess --set tokenizer.reuse={other.path} --out FOLDER",
             )
-    _take_over(checkpoint.verify(folder), model, recipe)
+    _copy_shared_weights(checkpoint.verify(folder), model, recipe)
     return {"checkpoint": str(folder.resolve()), "sha256": checkpoint.fingerprint(folder)}
 
 
-def _take_over(saved: Checkpoint, model: Transformer, recipe: Recipe) -> None:
+def _copy_shared_weights(saved: Checkpoint, model: Transformer, recipe: Recipe) -> None:
     """Copy into a fresh model the weights that it shares with a checkpoint.
 
     Raises:
@@ -319,7 +319,7 @@ def _train(
             if checkpoint.fingerprint(start.folder) != origin["sha256"]:
                 changed = f"{start.folder} has changed since {run.path} began from it"
                 raise CheckpointError(changed, "--force starts over")
-            _take_over(start, model, recipe)
+            _copy_shared_weights(start, model, recipe)
         trainer = Trainer(recipe, model, data, world, run)
         if saved is not None:
             trainer.resume(saved)

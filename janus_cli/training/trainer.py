@@ -257,10 +257,10 @@ class Trainer:
             folder = checkpoint.step_folder(root, position.step)
             vocabularies = self.prepared.train.source_vocabulary, self.prepared.train.target_vocabulary
             checkpoint.save(folder, self.recipe, vocabularies, state, self.model.weights(), moments)
-            checkpoint.point(root, "last", folder)
+            checkpoint.move_link(root, "last", folder)
             best = checkpoint.step_folder(root, position.best_step)
             if position.best is not None and best.exists():
-                checkpoint.point(root, "best", best)
+                checkpoint.move_link(root, "best", best)
             self.saved = position.step
             checkpoint.prune(
                 root, self.knobs.keep_last, {best, *checkpoint.best_folders(root, self.metric)[: self.knobs.keep_best]}

@@ -18,7 +18,7 @@ from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.errors import JanusError, OutOfMemoryError
 from janus_cli.lab import peers, processes, rows
 from janus_cli.lab.bench import sampled
-from janus_cli.lab.rows import Decoded, Row, known
+from janus_cli.lab.rows import Decoded, Row, row_options
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 
@@ -62,8 +62,8 @@ def test_every_row_that_a_run_can_do_is_in_the_table_and_in_the_file(janus: Janu
     rows = {row["label"]: row for row in results["rows"]}
     table = out.split("\n\n")[1].split("\n")
     assert [line.split("|")[1].strip() for line in table[2:]] == list(rows)
-    assert set(rows) | set(results["left_out"]) == set(known())
-    left_out = {"janus": {"nar.eos", "semi2", "semi4"}, "ar": known().keys() - {"ar.beam1", "ar.beam5"}}
+    assert set(rows) | set(results["left_out"]) == set(row_options())
+    left_out = {"janus": {"nar.eos", "semi2", "semi4"}, "ar": row_options().keys() - {"ar.beam1", "ar.beam5"}}
     assert set(results["left_out"]) == left_out.get(run, set(results["left_out"]))
     for label, why in results["left_out"].items():
         assert f"left out: {label}: {why}" in err

@@ -379,7 +379,7 @@ def test_checkpoints_by_name_folder_and_best(janus: Janus) -> None:
     last, first = decoded(), decoded("--checkpoint", str(STEPS / "step-000001"))
     assert first != last
     assert decoded("--checkpoint", "step-000001") == first
-    checkpoint.point(STEPS, "best", STEPS / "step-000001")
+    checkpoint.move_link(STEPS, "best", STEPS / "step-000001")
     assert decoded() == first
     assert decoded("--checkpoint", "last") == last
 

@@ -425,14 +425,14 @@ def test_a_checkpoint_that_a_training_prunes_meanwhile(
     janus: Janus, monkeypatch: pytest.MonkeyPatch, name: str, at: str
 ) -> None:
     first = janus("--input", "-", "--checkpoint", "step-000001", stdin=source()[0].encode())[1]
-    checkpoint.point(CHECKPOINTS, "best", CHECKPOINTS / "step-000002")
+    checkpoint.move_link(CHECKPOINTS, "best", CHECKPOINTS / "step-000002")
     original = getattr(decode, at)
 
     def pruned(*arguments: Any) -> Any:
         monkeypatch.setattr(decode, at, original)
         shutil.copytree(CHECKPOINTS / "step-000001", CHECKPOINTS / "step-000003")
         for link in ("last", "best"):
-            checkpoint.point(CHECKPOINTS, link, CHECKPOINTS / "step-000003")
+            checkpoint.move_link(CHECKPOINTS, link, CHECKPOINTS / "step-000003")
         shutil.rmtree((CHECKPOINTS / "step-000002").rename(CHECKPOINTS / ".step-000002.gone"))
         return original(*arguments)
 
@@ -450,7 +450,7 @@ def test_resuming_takes_the_weights_that_it_was_begun_with(janus: Janus, stop: S
     stop(2, ctrl_c)
     janus(*SMALL)
     for link in ("last", "best"):
-        checkpoint.point(CHECKPOINTS, link, CHECKPOINTS / "step-000001")
+        checkpoint.move_link(CHECKPOINTS, link, CHECKPOINTS / "step-000001")
     shutil.move(CHECKPOINTS / "step-000002", "elsewhere")
     code, _, err = janus(*SMALL, "--resume")
     assert (code, "started with the weights of step-000002, those of step-000001 are others" in err) == (4, True)

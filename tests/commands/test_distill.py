@@ -133,13 +133,13 @@ def test_stopped_and_resumed_it_has_the_same_bytes(distill: Janus, stop: Stop) -
 
 def test_stopped_while_the_folder_is_written(distill: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
     assert distill("ar", "--out", "data/whole")[0] == 0
-    seal = distilling.seal
-    monkeypatch.setattr(distilling, "seal", lambda *some: signal.raise_signal(signal.SIGTERM))
+    write_manifest = distilling.write_manifest
+    monkeypatch.setattr(distilling, "write_manifest", lambda *some: signal.raise_signal(signal.SIGTERM))
     code, _, err = distill("ar", "--out", "data/x y")
     assert code == 143
     assert "298 finished lines are kept" in err
     assert not Path("data/x y").exists()
-    monkeypatch.setattr(distilling, "seal", seal)
+    monkeypatch.setattr(distilling, "write_manifest", write_manifest)
     monkeypatch.setattr(Generator, "__call__", None)  # nothing is decoded again
     assert distill(*resume_command(err))[0] == 0
     assert stores(Path("data/x y")) == stores(Path("data/whole"))

@@ -46,7 +46,7 @@ def make_run(root: Path, prepared: Path, objective: str, *changes: str, name: st
                 weight.copy_(torch.randn_like(weight) * (1.0 if re.search("cross|output|length", name) else 0.5))
         folder = run / f"checkpoints/step-{step:06d}"
         checkpoint.save(folder, recipe, sizes, {"step": step}, model.weights())
-        checkpoint.point(run / "checkpoints", "last", folder)
+        checkpoint.move_link(run / "checkpoints", "last", folder)
     return run
 
 

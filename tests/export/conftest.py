@@ -53,7 +53,7 @@ def make_run(empty_folder: Path) -> MakeRun:
         state = {"step": 7, "metrics": {}}
         folder = run / "checkpoints/step-000007"
         checkpoint.save(folder, recipe, sizes, state, model.weights())
-        checkpoint.point(run / "checkpoints", "last", folder)
+        checkpoint.move_link(run / "checkpoints", "last", folder)
         return run
 
     return make

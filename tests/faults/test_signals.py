@@ -37,7 +37,7 @@ def call(*arguments, **more):
         pytest.param("trainer.Trainer.update", 3, id="training"),
         pytest.param("trainer.validate", 1, id="validation"),
         pytest.param("checkpoint.save_file", 3, id="save"),  # the weights of the second checkpoint
-        pytest.param("checkpoint.point", 2, id="commit"),
+        pytest.param("checkpoint.move_link", 2, id="commit"),
     ],
 )
 def test_a_signal_finishes_the_step_and_saves_once(tiny_recipe: Path, whole: Path, of: str, at: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from janus_cli import recipe_load
 from janus_cli.errors import OutOfMemoryError, UsageError
-from janus_cli.lab.rows import Decoded, Row, Spread, Work, known, measure, rotated, select
+from janus_cli.lab.rows import Decoded, Row, Spread, Work, measure, rotated, row_options, select
 
 NAR = [f"nar{n}.lb{k}" for n in (1, 4, 10) for k in ("1", "5", "5.rerank")]
 PLAIN_NAR = [label for label in NAR if not label.endswith("rerank")]
@@ -31,7 +31,7 @@ def test_a_run_has_the_rows_that_it_can_do_and_says_why_not_the_others(
 ) -> None:
     plans, left_out = select(recipe_load.load("demo", (), objective), ())
     assert list(plans) == rows
-    assert set(plans) | set(left_out) == set(known())
+    assert set(plans) | set(left_out) == set(row_options())
     for why in left_out.values():
         assert any(part in why for part in reason.split("|"))
     if objective == "janus":
