@@ -8,7 +8,7 @@ from types import FrameType
 
 def main() -> None:
     """Runs `cli.main`; Ctrl-C ends it without a traceback even while modules are still being imported."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a script ignores it
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not if the caller ignores SIGINT
         signal.signal(signal.SIGINT, _interrupt)
     from janus_cli import cli
 

@@ -23,10 +23,10 @@ VERBS = (
     "preprocess", "train", "decode", "score", "demo", "recipes", "inspect", "average", "distill", "export", "bench",
     "compare", "report",
 )  # fmt: skip
-# A click usage error, whichever click this typer carries (its own copy, or the click package).
+# Click's usage error, from whichever click this typer uses (its own copy, or the click package).
 _ClickUsageError: type[Exception] = typer.BadParameter.__bases__[0]
 _SPACE, _PLACE = "free some space and run it again", "check the permissions, or choose another folder"
-_ENVIRONMENT = {  # failures that are not our bugs: what to do about them
+_ENVIRONMENT = {  # hints for failures that are no bugs of janus
     errno.ENOSPC: _SPACE,
     errno.EDQUOT: _SPACE,
     errno.EFBIG: "raise the limit on file sizes (`ulimit -f`)",
@@ -51,7 +51,7 @@ app = typer.Typer(
 def _add(function: Callable[..., object]) -> None:
     """Registers a function as a command: its docstring is the help text, the first line the entry in `janus --help`."""
     text = cleandoc(function.__doc__ or "")
-    # Paragraphs with indented lines (examples) keep their line breaks: click takes \b as the sign for that.
+    # Paragraphs with indented lines (examples) keep their line breaks: \b tells click so.
     paragraphs = [f"\b\n{each}" if "\n  " in each or each.startswith("  ") else each for each in text.split("\n\n")]
     kind = JsonFile if function.__name__ == "bench" else None
     app.command(cls=kind, help="\n\n".join(paragraphs), short_help=text.split("\n")[0])(function)
@@ -86,9 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         _replace_closed_streams()
         command = typer.main.get_command(app)
-        if "_JANUS_COMPLETE" in os.environ:  # a shell asks what may come next
+        if "_JANUS_COMPLETE" in os.environ:  # shell completion
             command.main(prog_name="janus")
-        # Not app(): that would turn a broken pipe into exit 1 and print a usage mistake its own way.
+        # Not app(): that turns a broken pipe into exit code 1 and prints usage errors in its own form.
         with command.make_context("janus", list(sys.argv[1:] if arguments is None else arguments)) as context:
             command.invoke(context)
         sys.stdout.flush()

@@ -27,7 +27,7 @@ def _plain_name(value: str) -> str:
     return value
 
 
-PlainName = Annotated[str, AfterValidator(_plain_name)]  # becomes part of a path: nothing is written outside
+PlainName = Annotated[str, AfterValidator(_plain_name)]  # becomes part of a path, and must not lead out of its folder
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -177,7 +177,7 @@ class Recipe:
         return CHECKED.dump_python(self, mode="json")
 
 
-CHECKED = TypeAdapter(Recipe)  # refuses what no recipe may hold
+CHECKED = TypeAdapter(Recipe)  # validates recipes
 
 
 @cache

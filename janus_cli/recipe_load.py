@@ -154,7 +154,7 @@ class _Draft(yaml_core.Document):
         if not equals or not all(path):
             self.wrong(line, (), "expected KEY=VALUE, as in training.updates=500")
             return
-        # Only brackets and quotes make YAML of a value, so that `--set tokenizer.joiner=@@` needs no quotes.
+        # A value is YAML only if it begins with a bracket or quote, so `--set tokenizer.joiner=@@` needs no quotes.
         given = yaml_core.Document(text, plain=not text.startswith(("[", "{", '"', "'")))
         for _, below, mistake in given.mistakes:
             self.wrong(line, (*path, *below), mistake, unread=True)
@@ -208,7 +208,7 @@ def _explained(error: Any) -> tuple[yaml_core.Path, str]:
     """One of pydantic's errors as the path of the knob and what is wrong with it."""
     kind, path, given = error["type"], error["loc"], error["input"]
     objective = None
-    if len(path) > 1 and path[0] == "objective":  # pydantic puts in the objective's name, as the branch it took
+    if len(path) > 1 and path[0] == "objective":  # pydantic inserts the objective's name, the branch of the union
         objective, path = path[1], (path[0], *path[2:])
     reason = _REASONS.get(kind) or error["msg"].removeprefix("Value error, ").replace("Input should", "should")
     if not isinstance(given, dict):

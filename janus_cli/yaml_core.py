@@ -58,7 +58,7 @@ class Document:
             self.unread.add(path)
 
     def _parse(self, text: str) -> None:
-        loader: Any = None  # whose methods for events have no types
+        loader: Any = None  # its event methods are untyped
         try:
             loader = yaml.SafeLoader(text)
             self.events: Iterator[Any] = iter(loader.get_event, None)
@@ -138,10 +138,10 @@ class _Dumper(yaml.SafeDumper):
         return True
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
-        plain = isinstance(scalar(data), str)  # PyYAML quotes by YAML 1.1, which takes 1e-4 for text
+        plain = isinstance(scalar(data), str)  # PyYAML quotes by YAML 1.1, in which 1e-4 is text
         style = "|" if "\n" in data else None if plain else "'"
         if any(character in data for character in "\r\x85\u2028\u2029"):
-            style = '"'  # the only style that escapes what YAML takes for the end of a line
+            style = '"'  # the only style that escapes line ends of YAML
         return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
 

@@ -120,7 +120,7 @@ class Noise:
 
 
 ARStream = Literal["content", "query"]
-ARSide = Literal["content", "query", "self", "masks"]  # see core/stream.py; the last two come with an objective
+ARSide = Literal["content", "query", "self", "masks"]  # see core/stream.py; the last two are set by objectives
 
 Sections = dict[str, dict[str, Any]]  # section of a recipe -> knob -> value
 

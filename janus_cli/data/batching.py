@@ -57,7 +57,7 @@ def _blocks(
     count = len(store)
     starts, run = np.arange(min(count, 1)), BLOCK
     if count > BLOCK:
-        # A seed of its own: the blocks' seeds end with the block's number.
+        # Another seed than those of blocks, which end with the block's number.
         starts, run = RUN * np.random.default_rng([seed, epoch, count]).permutation(-(-count // RUN)), RUN
     for number, first in enumerate(range(0, len(starts), BLOCK // run)):
         runs = [(start, min(start + run, count)) for start in starts[first : first + BLOCK // run].tolist()]

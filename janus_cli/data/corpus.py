@@ -87,7 +87,7 @@ def _first_suspicious(source: Path, target: Path) -> int:
     extra = len(longer) - len(shorter)
     as_it_stands = np.abs(longer[: len(shorter)] - shorter)
     moved = np.abs(longer[extra:] - shorter)
-    # Cost of a break before line k+1: pairs 1..k as they stand, the others moved.
+    # Cost of a break before line k+1: pairs 1..k unmoved, the others moved.
     cost = np.concatenate(([0.0], np.cumsum(as_it_stands))) + np.concatenate((np.cumsum(moved[::-1])[::-1], [0.0]))
     return int(np.argmin(cost)) + 1
 

@@ -98,7 +98,7 @@ def _receive(item: Download, file: BinaryIO) -> None:
         problem.close()
         if problem.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
             raise
-        return  # nothing is missing: the sha256 will tell
+        return  # the file is complete already: its sha256 is checked next
     with response:
         if response.status != http.client.PARTIAL_CONTENT:
             start = 0
@@ -106,7 +106,7 @@ def _receive(item: Download, file: BinaryIO) -> None:
         size = response.headers.get("Content-Length")
         total = start + int(size) if size and size.isdigit() else None
         with console.progress(f"fetching {item.save_as}", total, start=start) as bar:
-            while block := response.read1(BLOCK):  # what came is kept if nothing more comes
+            while block := response.read1(BLOCK):  # received blocks are kept if the connection breaks
                 file.write(block)
                 bar.advance(len(block))
         if total is not None and file.tell() != total:

@@ -38,7 +38,7 @@ FORMAT = 1
 EMPTY_WORD = PAD  # the empty word of each source, which target tokens without a source token are aligned with
 CELLS = 2_000_000  # pairs of a source and a target token in a chunk; bounds memory
 Ids = NDArray[np.int64]
-Translations = dict[int, list[int]]  # of each token, likeliest first
+Translations = dict[int, list[int]]  # translations of each token, likeliest first
 
 
 def wanted(recipe: Recipe) -> CematObjective | None:

@@ -89,7 +89,7 @@ def open_prepared(recipe: Recipe, folder: Path, words: Sequence[str] = (), *, te
             if split in manifest["splits"]
         }
         tokenizers, train, valid = load_tokenizers(folder), stores["train"], stores["valid"]
-        # What changed just before `began` is not noted: it could change once more without showing it.
+        # Files changed just before `began` are not noted: they could change once more without a new time stamp.
         settled = {name: each for name, each in identities.items() if max(each[2:4]) < began - SETTLED}
         if settled != noted:
             with suppress(OSError):  # a read-only folder is checked each time

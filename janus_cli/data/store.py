@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DTYPES = ("<i4", "<i4", "<i8")  # of the files of a split
-CHECKED_AT_ONCE = 1 << 22  # numbers
+CHECKED_AT_ONCE = 1 << 22  # elements
 AGAIN = "run `janus preprocess` again with --force"
 
 

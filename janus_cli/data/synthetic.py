@@ -45,7 +45,7 @@ def _table(text: str) -> dict[str, tuple[str, ...]]:
     return {word: tuple(english) for word, *english in (entry.split() for entry in text.split("|"))}
 
 
-# The plain and the salty word, or one that serves both; of verbs the plain present and the salty past.
+# The plain and the salty word, or one for both; for verbs the plain present and the salty past.
 SUBJECTS = _table("""mako captain skipper | pelo cook chef | sivo sailor mariner | darno doctor surgeon
 | giro pilot navigator | bino boy lad | lino girl lass | tavo merchant trader | zaro guard sentry
 | kruno thief pirate""")
@@ -59,11 +59,11 @@ PLACES = _table(
     "selo pier | faro lighthouse | ponso bridge | merko market | turo tower | puto well | milo mill | kavo cave"
 )
 RELATIONS = _table("numo near | posto behind | apro beside | subo below")  # after the place in Velm
-# A clause; of its two last words one is for the present and one for the past.
+# A clause whose last two words are alternatives, for the present and for the past.
 TIMES = _table("""brei when bells ring rang | plui while it rains rained | marei before tides turn turned
 | nebei as fog lifts lifted | ventei after winds drop dropped | stelei once stars appear appeared""")
 SEVERAL = "ar"
-# A digit in Velm, in English, and the English number ten above it.
+# A digit in Velm and in English, and the English number that is ten more.
 _UNITS = _table("""i one eleven | du two twelve | tri three thirteen | kar four fourteen | fin five fifteen
 | ses six sixteen | ti seven seventeen | ok eight eighteen | nev nine nineteen""")
 _TENS = _table("""dek ten | duek twenty | triek thirty | karek forty | finek fifty | sesek sixty | tiek seventy

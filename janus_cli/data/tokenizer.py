@@ -28,7 +28,7 @@ from janus_cli.files import read_json, write_atomically, write_json
 NO_TEXT = frozenset((PAD, BOS, EOS, MASK))
 INDEX = "tokenizer.json"
 NAMES = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
-# Sums in unigram training run thread by thread: a fixed number gives the same model on every machine.
+# Unigram training adds up sums per thread: a fixed number of threads gives the same model on every machine.
 TRAIN_THREADS = 4
 LONGEST_LINE = 4192  # bytes: SentencePiece's trainer skips longer lines
 PART = 1000  # characters of a part of a longer line, at most 4,000 bytes

@@ -70,7 +70,7 @@ class Distill(Job):
                 raise UsageError(f"--set {change}: a teacher writes one output, left to right", "leave it out")
         self.plan = choose(recipe, {"mode": "ar", "nbest": 1, **self.options})
         self.target = self.out or runs.distilled_dir(recipe)
-        if not self.resume:  # when resuming, the permission of the first call holds
+        if not self.resume:  # a resumed job has the permission of the first call
             must_be_free(self.target, force=self.force, is_ours=is_prepared, what=PREPARED)
         prepared = _prepared(self.trained, recipe)
         self.sources = Sources(prepared, recipe, self.source)

@@ -101,7 +101,7 @@ def own_recipe(folder: Path, changes: Sequence[str]) -> Recipe:
 def modes(recipe: Recipe) -> tuple[Mode, ...]:
     """The modes of a model that was trained with this recipe, the default one first."""
     objective = OBJECTIVES[recipe.objective.name]
-    # Mask-predict writes the draft; only these AR streams can verify it, because their slots follow one another.
+    # Mask-predict writes the draft; only these AR streams can verify it, because their slots are in order.
     spec = objective.ar and objective.lengths and recipe.ar_stream in ("content", "query")
     able: dict[Mode, bool] = {"ar": objective.ar, "nar": objective.nar, "semi": objective.blocks, "spec": spec}
     return tuple(mode for mode, is_able in able.items() if is_able)

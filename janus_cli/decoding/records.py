@@ -81,7 +81,7 @@ class Records:
         }  # fmt: skip
         self.progress = Progress()
         self.resumed = False  # whether an earlier process made some of the records
-        self._end = 0  # of the last complete window, in bytes
+        self._end = 0  # end of the last complete window, in bytes
         self._synced = time.monotonic()
 
     def earlier_header(self) -> Record:
@@ -152,7 +152,7 @@ class Records:
 
     def _must_be_free(self, hint: str) -> None:
         if self.progress.published:
-            return  # what exists under these names was made by the process that was stopped
+            return  # existing files of these names are from the stopped process
         for path, replaceable in self.files.items():
             is_empty_folder = path.is_dir() and not any(path.iterdir())
             if path.exists() and not replaceable and not is_empty_folder:
@@ -168,7 +168,7 @@ class Records:
             Stopped: for an Interrupt. This and other errors from the block say what is kept and how to resume.
         """
         path = self.output
-        try:  # found out now, not when hours of work are done
+        try:  # fail now, not after hours of work
             if self.make_folder:
                 path.parent.mkdir(parents=True, exist_ok=True)
             for path in self.files:

@@ -34,8 +34,8 @@ SPLIT = "test"
 BATCHES = (16, 32, 64, 128)  # tried for the best throughput
 SENTENCES = 1000  # timed in batches; quality uses the whole split
 SINGLES = 100  # timed one by one
-SEED = 1  # which sentences of the split
-BASELINES = ("ar.beam1", "ar.beam5")  # of the relative speeds
+SEED = 1  # of the choice of sentences
+BASELINES = ("ar.beam1", "ar.beam5")  # rows that speeds are relative to
 MEBI = 1 << 20
 COLUMNS = {
     "mode": "", "BLEU": ".2f", "passes": ".1f", "batch 1: p50 ms": "", "p95 ms": "", "sentences/s": "", "batch": "",
@@ -162,7 +162,7 @@ class Bench:
         results |= self._measure()
         try:
             console.say(f"kept as {keep(self.run, results)}")
-        except DataError as problem:  # the run belongs to others
+        except DataError as problem:  # the run may belong to another user
             console.warn(f"{problem.message}; kept is only what --out and --plot name")
         if self.out is not None:
             write_atomically(self.out, json_file(results))
@@ -233,7 +233,7 @@ class Bench:
                 return processes.peak_memory(row.label, build, self.work.lines, row.batch, self.device, peer)
             if peer == "ctranslate2":
                 return None  # its memory is not torch's
-            self.generator.forget()  # what the other rows have recorded
+            self.generator.forget()  # recordings of other rows
             torch.cuda.reset_peak_memory_stats(self.device)
             peak = row.translate(self.work.lines, row.batch).peak
             return {"before": 0, "peak": torch.cuda.max_memory_allocated(self.device) if peak is None else peak}
@@ -280,7 +280,7 @@ def keep(run: Run, results: Mapping[str, Any]) -> Path:
         for number in count(1):
             path = folder / (f"{stem}-{number}.json" if number > 1 else f"{stem}.json")
             with suppress(FileExistsError):
-                path.touch(exist_ok=False)  # ours from here on
+                path.touch(exist_ok=False)  # reserves the name
                 break
         write_atomically(path, json_file(results))
     except OSError as problem:

@@ -365,7 +365,7 @@ def table(results: Mapping[str, Any]) -> str:
 
     def had_budget(training: Mapping[str, Any]) -> bool:
         """Not if an earlier call trained it longer, or patience ended it."""
-        if settings["minutes"]:  # which one update more may exceed
+        if settings["minutes"]:  # the last update may exceed the budget
             return bool(0.9 < training["seconds"] / (60 * settings["minutes"]) < 1.5)
         return bool(training["updates"] == settings["steps"])
 

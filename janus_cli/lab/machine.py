@@ -16,7 +16,7 @@ import torch
 
 from janus_cli.console import counted
 
-BUSY = 0.5  # load average a core above which timings are off
+BUSY = 0.5  # load average per core above which timings are unreliable
 
 
 def describe(device: torch.device) -> dict[str, Any]:

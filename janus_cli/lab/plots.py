@@ -32,8 +32,8 @@ IN_A_PAGE = {
 # Okabe and Ito's colours, safe for colour-blind readers, without yellow, which does not show on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 DASHES = ("", "6 2", "2 2")  # beyond seven runs
-START = 0.05  # share of the updates that may lie above the frame
-# Shape and filling tell decoding modes apart, so that the plot can be printed without colour.
+START = 0.05  # share of the updates that may exceed the frame
+# Shape and filling distinguish decoding modes, so that the plot can be printed without colour.
 MODE_MARKERS = {
     "ar": ("o", "black"), "nar": ("s", "white"), "semi": ("v", "white"), "spec": ("^", "0.6"), "peer": ("D", "white"),
 }  # fmt: skip

@@ -43,7 +43,7 @@ from janus_cli.training.checkpoint import STATE
 SPLIT = "valid"
 TRACED = 3  # sentences decoded and shown
 BINS = 10  # of confidence, equal in width (Guo et al. 2017, figure 1)
-SEED = 1  # which sentences of the split
+SEED = 1  # of the choice of sentences
 COLUMNS = 110  # of a trace; narrower screens scroll
 
 

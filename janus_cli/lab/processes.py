@@ -30,7 +30,7 @@ from janus_cli.lab import machine, peers
 from janus_cli.lab.rows import Decoded, Row
 from janus_cli.runs import Run
 
-POLL_SECONDS = 1.0  # how often running trainings and signals are looked at
+POLL_SECONDS = 1.0  # between looks at running trainings and signals
 SPAWN = get_context("spawn")  # CUDA does not survive a fork
 
 
@@ -52,7 +52,7 @@ def _do(work: Callable[[], object]) -> None:
     console.quiet = True
     try:
         work()
-    except JanusError:  # also one that saved and stopped
+    except JanusError:  # also Stopped, after saving
         sys.exit(1)
 
 
@@ -174,7 +174,7 @@ def serve(pipe: Connection, build: Callable[[], Row], device: str, threads: int,
     keep_freed_memory()
     if peer is not None:
         peers.load(peer)
-    machine.forget_peak()  # of importing
+    machine.forget_peak()  # of the imports
     before = machine.peak_bytes() if where.type == "cpu" else 0
     try:
         row = build()

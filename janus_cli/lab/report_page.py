@@ -30,7 +30,7 @@ from janus_cli.runs import Run
 from janus_cli.training.checkpoint import better
 from janus_cli.training.validation import best_metric
 
-MARK = '<meta name="generator" content="janus report">'  # tells a report from anybody else's file
+MARK = '<meta name="generator" content="janus report">'  # marks a file as a report
 STEERING = {"lr": "learning rate", "norm": "gradient norm"}
 SPEED = {"tokens_per_second": "target tokens a second", "utilisation": "utilisation"}
 NOT_TERMS = ("epoch", "seconds_per_update", *STEERING, *SPEED)
@@ -158,7 +158,7 @@ def _history(log: Logbook, recipe: Recipe | None) -> dict[str, str]:
     keys = ("device", "ranks", "threads", "precision", "torch", "janus")
     updates = max(entry["step"] for entry in log.entries)
     state = log.state
-    with suppress(KeyError, TypeError, ValueError, OverflowError, OSError):  # no time, or none that there is
+    with suppress(KeyError, TypeError, ValueError, OverflowError, OSError):  # no time, or an invalid one
         last = datetime.fromtimestamp(log.entries[-1]["time"], UTC)
         state += f" (last entry {last:%Y-%m-%d %H:%M} UTC)"
     events = [f"resumed at update {', '.join(format(entry['step'], ',') for entry in resumed)}"] if resumed else []

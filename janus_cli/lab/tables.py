@@ -17,7 +17,7 @@ from janus_cli import console
 from janus_cli.errors import UsageError
 from janus_cli.lab import machine
 
-HEAD = 1024  # bytes of a file in which its mark stands
+HEAD = 1024  # bytes at the start of a file that contain its mark
 
 
 def cells(columns: Mapping[str, str], rows: Iterable[Sequence[Any]]) -> list[list[str]]:

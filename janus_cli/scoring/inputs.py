@@ -101,6 +101,6 @@ def read_references(path: Path) -> list[list[str | None]]:
     lines = list(Lines(path, strict=True))
     if path.suffix != ".tsv":
         return [[*lines]]
-    # An empty cell is no reference; a line without any has one, the empty text.
+    # An empty cell is no reference; a line of empty cells has one reference, the empty text.
     cells = [[cell for cell in line.split("\t") if cell] or [""] for line in lines]
     return [list(column) for column in zip_longest(*cells)] or [[]]

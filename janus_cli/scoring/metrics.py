@@ -99,8 +99,8 @@ def _sacrebleu(
 
         scorer = getattr(metrics, kind)(**options)
         prepared = [[line if line is None else prepare(line) for line in lines] for lines in references]
-        # sacrebleu's own significance tests call these two underscored methods: `corpus_score` hides the rows. They
-        # take None for a missing reference, which their hints do not say.
+        # sacrebleu's own significance tests call these two underscored methods, because `corpus_score` does not return
+        # the rows. They accept None for a missing reference, although their type hints do not say so.
         rows = scorer._extract_corpus_statistics([prepare(line) for line in hypotheses], prepared)
         signature = f"{scorer.get_signature()}{note}"
 

@@ -100,7 +100,7 @@ def describe_data(folder: Path) -> dict[str, Any]:
 def arithmetic(recipe: Recipe, vocabulary: int) -> str:
     """FLOPs of a training batch of sentences of 20 tokens, in words (see `Plan.flops`)."""
     length = min(20, recipe.data.max_tokens)
-    count = max(1, recipe.training.batch_tokens // (length + 2))  # BOS and EOS, as `data.batching` counts
+    count = max(1, recipe.training.batch_tokens // (length + 2))  # with BOS and EOS, as in `data.batching`
     rows = [[SPECIAL] * length] * count
     step = plan_of(collate(rows, rows, range(count)), recipe, 0).flops(recipe.model, vocabulary, length + 1)
     more = f", of which an update has {recipe.training.accumulate}" if recipe.training.accumulate > 1 else ""

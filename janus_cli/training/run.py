@@ -192,7 +192,7 @@ def _preprocess_options(
 ) -> list[str]:
     """The options that tell `janus preprocess` the recipe in force, for hints."""
     words = ["--recipe", recipe or (str(run.recipe) if resume else "demo")]
-    for change in changes:  # `preprocess` knows no --objective, so knobs of another one mean nothing there
+    for change in changes:  # `preprocess` has no --objective, so knobs of another objective would be errors
         words += [] if change.startswith("objective.") else ["--set", change]
     return words + (["--seed", str(seed)] if seed is not None else [])
 

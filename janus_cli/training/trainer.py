@@ -232,7 +232,7 @@ class Trainer:
             value = metrics[self.metric] if metrics else 0.0
             agreed = self.world.sums({"signal": float(signal_here), "value": value})
         except Exception as problem:  # of any kind: hours of updates must be saved first
-            self.save(wait=False)  # other ranks may wait elsewhere
+            self.save(wait=False)  # other ranks may be waiting at another barrier
             if not is_about_memory(problem):
                 raise
             raise self._validation_too_large() from None
@@ -283,7 +283,7 @@ class Trainer:
         expected = optimizer_tensors(self.model, self.optimizer.state, ema=ema)
         moments = checkpoint.tensors(saved.folder / OPTIMIZER, expected)
         for name, weight in self.model.named_parameters():
-            if moments[f"{name}.step"]:  # else no update was made yet: the optimiser makes its own state
+            if moments[f"{name}.step"]:  # 0 before the first update: the optimiser then creates its own state
                 keys = (*MOMENTS, EMA) if ema else MOMENTS
                 self.optimizer.state[weight] = {key: moments[f"{name}.{key}"].to(self.world.device) for key in keys}
         state = {**saved.state, "validation_due": saved.state.get("owed", False)}

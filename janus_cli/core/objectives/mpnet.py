@@ -4,8 +4,7 @@ L = mean over hidden tokens, in a random order z, of  -log P(y_{z_k} | X, observ
     + 0.1 CE_length   (equation 5; the length term is Mask-Predict's, because generation has to predict the length)
 
 Until a token is revealed, there is a MASK in its place, which dies when the token is born; so each query attends to
-all positions. These are JANUS's AUX slots alone, in a random order. The first query sees what a MASK of mask-predict
-sees.
+all positions. These are JANUS's AUX slots alone, in a random order. The first query sees what a mask-predict MASK sees.
 """
 
 from janus_cli.core.batch import Batch

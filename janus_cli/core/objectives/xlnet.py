@@ -23,7 +23,7 @@ def permuted(target: Tensor, rank: Tensor, share: float) -> Stream:
     begin = masked(target[:, :1], rank[:, :1])
     stream = beside(begin, gold, query)
     count = (rank > 0).sum(1, keepdim=True)
-    early = stream.time + 0.5 <= count - (share * count).ceil()  # a query of rank r stands at time r - 1/2
+    early = stream.time + 0.5 <= count - (share * count).ceil()  # a query of rank r has time r - 1/2
     return stream.replace(labels=stream.labels.masked_fill(early, IGNORE))
 
 

@@ -68,7 +68,7 @@ def beam_search(
         live = is_eos.int().sort(dim=1, stable=True).indices[:, :beam]
         total = total.masked_fill(is_eos, -inf).gather(1, live)
         slot, token = slot.gather(1, live), token.gather(1, live)
-        reachable = total[:, 0] / most**length_penalty  # a sum only falls, a length only grows
+        reachable = total[:, 0] / most**length_penalty  # sums only fall, lengths only grow
         going = (best[:, -1] == -inf) & (best[:, nbest - 1] < reachable) & most.gt(length)
         keep = going.nonzero()[:, 0]
         if not len(keep):
@@ -107,7 +107,7 @@ def _only_eos(logps: Tensor, at_end: Tensor) -> Tensor:
 def _candidates(logps: Tensor, sums: Tensor, beam: int) -> tuple[Tensor, Tensor, Tensor]:
     """The best continuations: logps (A * F, V), sums (A, F) -> totals, beam slots, tokens; each (A, C)."""
     sentences, live = sums.shape
-    values, tokens = _largest(logps, beam + 1)  # of a row, EOS and `beam` others are enough
+    values, tokens = _largest(logps, beam + 1)  # EOS and `beam` others of each row suffice
     totals = (sums[..., None] + values.reshape(sentences, live, -1)).flatten(1)
     totals, places = totals.sort(dim=1, descending=True, stable=True)
     totals, places = totals[:, : 2 * beam], places[:, : 2 * beam]
@@ -119,7 +119,7 @@ def _largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     count = min(count, values.shape[1])
     top, places = topk(values, min(count + 1, values.shape[1]))
     equal = (top[:, 1:] == top[:, :-1]) & (top[:, 1:] > -inf)
-    if bool(equal.any()):  # bf16 has many equals; topk promises neither their order nor which of them it takes
+    if bool(equal.any()):  # frequent in bf16; topk guarantees neither their order nor which of them it takes
         if top.shape[1] > count and bool(equal[:, -1].any()):
             rows = equal[:, -1].nonzero()[:, 0]
             places[rows, :count] = _first_among_equals(values[rows], top[rows, count - 1 : count], count)
