@@ -64,7 +64,7 @@ def make(recipe: Recipe, prepared: Prepared, file: Path) -> None:
     several = sum(len(ys) > 1 for ys in translations.values())
     if not several:
         raise DataError(
-            "no token has two translations: there is nothing to switch a word to",
+            "no token has two translations, so no word can be switched",
             "name a dictionary with --set objective.dictionary=FILE, or --set objective.switched=0",
         )
     console.say(f"lexicon: {len(translations):,} tokens with translations, {several:,} of them with several")

@@ -154,7 +154,7 @@ class Comparison:
             raise UsageError(f"{self.folder} exists and holds no comparison", "name another folder with --out")
         if mark.is_file() and not self.force and (before := read_json(mark).get("recipe")) != self.base:
             raise UsageError(
-                f"{self.folder} compares with recipe {before}, not {self.base}", "another --out, or --force"
+                f"{self.folder} is a comparison with recipe {before}, not {self.base}", "use another --out, or --force"
             )
 
     def _must_have_split(self) -> None:
@@ -175,8 +175,8 @@ class Comparison:
             if before.schedule != "inverse_sqrt" and before.updates != self.steps:
                 raise UsageError(
                     f"{entry.name} was trained for {console.counted(before.updates, 'update')}, and its learning rate "
-                    f"({before.schedule}) fell to suit these",
-                    "the same --steps, another --out, or --force to restart",
+                    f"({before.schedule}) was scheduled for these",
+                    "use the same --steps, another --out, or --force to restart",
                 )
         begun = {entry.origin: entry.name for entry in self.entries if entry.run.manifest.is_file()}
         origins = set(begun)
@@ -187,7 +187,7 @@ class Comparison:
         if len(origins) > 1:
             said = "; ".join(f"{name} with {origin or 'fresh ones'}" for origin, name in begun.items())
             raise UsageError(
-                f"not all would begin with the same weights: {said}", "the same --from, another --out, or --force"
+                f"not all would begin with the same weights: {said}", "use the same --from, another --out, or --force"
             )
 
     def _prepare(self) -> None:

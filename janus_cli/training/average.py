@@ -45,7 +45,7 @@ def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: 
     except CheckpointError:
         if all(folder.is_dir() for folder in chosen):
             raise
-        console.say("a checkpoint was pruned meanwhile: starting over with those that are there now")
+        console.say("a checkpoint was pruned meanwhile: starting over with the present ones")
         return average_checkpoints(run, last=last, best=best, force=force)
     return _save(out, saved, mean, [folder.name for folder in chosen])
 

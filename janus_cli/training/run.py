@@ -259,7 +259,7 @@ def _start_from(named: Path, model: Transformer, recipe: Recipe, data: Prepared,
         file = other.path / name
         if not file.is_file() or file.read_bytes() != (data.folder / name).read_bytes():
             raise CheckpointError(
-                f"{other.path} has another tokenizer than {data.folder}: its weights mean other words",
+                f"{other.path} has another tokenizer than {data.folder}: its token ids mean other words",
                 f"prepare the text with its tokenizer: "
                 f"janus preprocess --set tokenizer.reuse={other.path} --out FOLDER",
             )
@@ -279,7 +279,7 @@ def _copy_shared_weights(saved: Checkpoint, model: Transformer, recipe: Recipe) 
     if differing:
         values = ", ".join(f"model.{key} {value}" for key, value in differing.items())
         raise CheckpointError(
-            f"{saved.folder} was trained with {values}: here its weights mean nothing",
+            f"{saved.folder} was trained with {values}: its weights do not fit this model",
             " ".join(f"--set model.{key}={value}" for key, value in differing.items()),
         )
     fresh, expected = model.weights(), saved.build().weights()
@@ -419,7 +419,7 @@ def _newest_checkpoint(run: Run, data: Prepared, world: World) -> Checkpoint | N
     step = float(saved.state["step"]) if saved else 0.0
     sums = world.sums({"step": step, "square": step**2})
     if sums["step"] ** 2 != world.size * sums["square"]:
-        raise CheckpointError("the ranks found different checkpoints", "start again: a shared disk may lag behind")
+        raise CheckpointError("the ranks found different checkpoints", "try again: a shared disk may lag")
     if saved is None:
         console.say("no checkpoint yet: starting at update 0")
     elif world.first:
