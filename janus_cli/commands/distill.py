@@ -55,7 +55,7 @@ def distill(
     change with --resume.
     The manifest.json says which weights wrote the targets, how, and from which data.
 
-    Options left out come from the recipe's decoding section; change its other knobs with --set, as in
+    Options left out come from the decoding section of the checkpoint's recipe; change its other knobs with --set, as in
     --set decoding.precision=bf16. The folder appears when it is complete. Until then the finished sentences are beside
     it, in .FOLDER.partial, and survive a stop or a crash: --resume, with the same options, continues to the same bytes.
 

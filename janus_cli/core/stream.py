@@ -26,7 +26,7 @@ from janus_cli.core.knobs import ARSide
 
 NEVER = inf  # birth of a query slot
 FIELDS = ("tokens", "positions", "time", "birth", "death", "labels")
-SPAN = 2048.0  # longer than any target; in float32, halves are exact in the first 4,096 spans, 1/T steps in the first
+SPAN = 2048.0  # longer than any target; in float32, halves are exact in the first 4,096 spans, and 1/T steps distinct
 
 
 def visible(time: Tensor, birth: Tensor, death: Tensor) -> Tensor:

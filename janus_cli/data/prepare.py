@@ -60,6 +60,8 @@ def prepare(
         JanusError: a worker process was killed.
     """
     data, knobs = recipe.data, recipe.tokenizer
+    if data.dir is not None:
+        corpus.files(data, Path(data.dir))  # a wrong folder is named before `out`, which --force would replace
     with whole_folder(out, force=force, is_ours=is_prepared, what=PREPARED) as folder:
         splits = corpus.survey(data, _text(recipe, out, folder), bad_utf8)
         train = splits[0]
@@ -88,6 +90,8 @@ def prepare(
 def rehearse(recipe: Recipe, out: Path, *, force: bool = False, bad_utf8: BadUtf8 = "stop") -> None:
     """A dry run of `prepare`: checks what it can without writing, raises the same errors, says what would be done."""
     data, knobs = recipe.data, recipe.tokenizer
+    if data.dir is not None:
+        corpus.files(data, Path(data.dir))
     must_be_free(out, force=force, is_ours=is_prepared, what=PREPARED)
     if data.dir is not None:
         for split in corpus.survey(data, Path(data.dir), bad_utf8):

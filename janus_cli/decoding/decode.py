@@ -22,7 +22,7 @@ from janus_cli.data.lines import STDIN, Lines, cleaner
 from janus_cli.decoding.modes import Plan, choose, own_recipe
 from janus_cli.decoding.records import Form, Progress, Record, Records, as_json
 from janus_cli.decoding.trace import shown
-from janus_cli.decoding.translate import Result, as_text, read_translator
+from janus_cli.decoding.translate import Result, Translator, as_text, read_translator
 from janus_cli.device import Interrupt, choose_device, interruptible, keep_freed_memory
 from janus_cli.errors import DataError, Stopped, UsageError
 from janus_cli.files import read_json, write_atomically, write_json
@@ -31,6 +31,7 @@ from janus_cli.runs import Run, find_split
 from janus_cli.training.checkpoint import STATE, fingerprint, read_checkpoint
 
 ELSEWHERE = "name another file with --out"
+SPLIT_ELSEWHERE = "decode a text with --input FILE --out FILE, which needs no folder of the run"
 
 
 @dataclass(kw_only=True)
@@ -52,8 +53,18 @@ class Job(ABC):
     force: bool = False
     dry_run: bool = False
     words: Sequence[str] = ()
+    # Found out by `_prepare` and `survey`:
     plan: Plan = field(init=False)
     what: str = field(init=False)  # name of the input, for messages
+    trained: Run = field(init=False)
+    folder: Path = field(init=False)  # of the checkpoint
+    weights: str = field(init=False)  # their sha256
+    step: int | None = field(init=False)  # updates that they have had
+    records: Records | None = field(init=False)  # None where nothing is kept
+    progress: Progress = field(init=False)
+    resumed: bool = field(init=False)
+    translator: Translator = field(init=False)
+    chosen_device: torch.device = field(init=False)
 
     def do(self) -> None:
         """Decodes everything; a dry run checks the same and says what would be done.
@@ -145,6 +156,10 @@ class Decode(Job):
     split: str | None = None
     jsonl: bool = False
     trace: int = 0
+    lines: Lines = field(init=False)
+    reference: Path | None = field(init=False, default=None)
+    stem: Path = field(init=False)  # of the files of a split, without suffix
+    forms: dict[Path, Form] = field(init=False)  # output files, and what a record becomes in each
 
     def survey(self, recipe: Recipe) -> Records | None:
         if self.text is not None and self.split is not None:
@@ -176,7 +191,8 @@ class Decode(Job):
         asked = {"mode": self.plan.mode, "jsonl": self.jsonl and self.out in files, "trace": self.trace}
         return Records(
             self.kept("jsonl") if self.split else next(iter(files)), files, (self.folder.name, self.weights),
-            {**asked, **self.deciding}, make_folder=self.split is not None, elsewhere=ELSEWHERE,
+            {**asked, **self.deciding}, make_folder=self.split is not None,
+            elsewhere=SPLIT_ELSEWHERE if self.split else ELSEWHERE,
             command=shlex.join([*words, "--resume"]) + " (with the same text on stdin)" * (self.text == STDIN),
         )  # fmt: skip
 

@@ -106,9 +106,9 @@ class Comparison:
             raise UsageError(
                 f"--minutes: schedule {recipe.training.schedule} must know the number of updates", "use --steps"
             )
-        if self.steps and (risen := OBJECTIVES[recipe.objective.name].risen(recipe.objective, self.steps - 1)) < 1:
+        if self.steps and (share := OBJECTIVES[recipe.objective.name].kl_share(recipe.objective, self.steps - 1)) < 1:
             console.warn(
-                f"{name}: in {console.counted(self.steps, 'update')} its KLs come to {risen:.0%} of their weights; "
+                f"{name}: in {console.counted(self.steps, 'update')} its KLs come to {share:.0%} of their weights; "
                 "see objective.kl_start and objective.kl_warmup"
             )
 

@@ -118,7 +118,7 @@ class Entry:
             state, knobs = read_json(self.checkpoint / checkpoint.STATE), self.recipe.objective
             starts = [line for line in self.run.log.read_bytes().split(b"\n") if line.startswith(b'{"kind": "start"')]
             self.training = {
-                "risen": OBJECTIVES[knobs.name].risen(knobs, max(0, state["step"] - 1)),
+                "risen": OBJECTIVES[knobs.name].kl_share(knobs, max(0, state["step"] - 1)),
                 "averaged": len(state.get("averaged", ())),
                 "updates": state["step"], "epochs": state["epoch"], "seconds": round(state.get("seconds", 0.0), 1),
                 "parameters": json.loads(starts[-1])["parameters"] if starts else None,

@@ -169,6 +169,7 @@ def remote(
 
 def serve(pipe: Connection, build: Callable[[], Row], device: str, threads: int, peer: peers.Peer | None) -> None:
     """Builds a row and decodes what the pipe asks for, until the other end is closed."""
+    os.dup2(2, 1)  # stdout is the caller's, for its results alone
     torch.set_num_threads(threads)
     where = choose_device(device)  # switches off for peers, too, what slows our rows
     keep_freed_memory()

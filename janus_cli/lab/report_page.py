@@ -276,7 +276,10 @@ def splits(manifest: Mapping[str, Any]) -> list[list[Any]]:
             dropped = ", ".join(f"{reason} {count:,}" for reason, count in split["dropped"].items()) or "none"
             for side, tokens in split["tokens"].items():
                 counts = (tokens[key] for key in ("sum", "mean", "p50", "p95", "max"))
-                rows.append([f"{name}, {side}", split["in"], split["kept"], dropped, *counts])
+                row = [split["in"], split["kept"], *counts]
+                if not all(isinstance(value, int | float) for value in row):
+                    raise TypeError(f"{name}, {side}: {row}")
+                rows.append([f"{name}, {side}", *row[:2], dropped, *row[2:]])
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise DataError(f"the manifest is damaged: {problem!r}") from None
     return rows

@@ -40,9 +40,11 @@ def find_references(hypotheses: Path, run: Path | None) -> list[Path]:
     the newest decoding.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or no hypotheses.
         UsageError: there is no such run.
     """
+    if hypotheses != STDIN and not hypotheses.exists():
+        raise DataError(f"{hypotheses} does not exist", "`janus decode` writes hypotheses to RUN/decode/")
     summary = hypotheses.with_suffix(".json")  # <split>.<label>.txt, .jsonl and .json belong together
     if hypotheses != STDIN and summary.is_file():
         decoded, references = _read_summary(summary)

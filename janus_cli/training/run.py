@@ -88,6 +88,8 @@ def train(
         if threads:
             torch.set_num_threads(threads)
         _describe(settings, data, target, world)
+        if dry_run and start is None:
+            return target
         torch.manual_seed(settings.seed)
         sizes = data.train.source_vocabulary, data.train.target_vocabulary
         model = checkpoint.build_model(settings, *sizes).to(world.device)

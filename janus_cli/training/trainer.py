@@ -181,7 +181,7 @@ class Trainer:
         """
         torch.manual_seed(dropout_seed(self.recipe.seed, self.position.step, self.world.rank))
         self.model.zero_grad()
-        knobs = OBJECTIVES[self.recipe.objective.name].at(self.recipe.objective, self.position.step)
+        knobs = OBJECTIVES[self.recipe.objective.name].knobs_at(self.recipe.objective, self.position.step)
         device, results = self.world.device, []
         for index, micro in enumerate(micros):
             last = index == len(micros) - 1

@@ -199,6 +199,7 @@ REFUSED = [
     ("two.txt --reference two.txt --against three.txt", 3, "two.txt has 2 lines, three.txt has 3"),
     ("- --reference three.txt", 3, "stdin has 0 lines, three.txt has 3"),
     ("two.txt", 3, "no reference for two.txt"),
+    ("none.txt", 3, "none.txt does not exist"),
     ("none.txt --reference two.txt", 3, "none.txt does not exist"),
     ("two.txt --reference none.txt", 3, "none.txt does not exist"),
     ("two.txt --reference two.txt --against none.txt", 3, "none.txt does not exist"),

@@ -218,9 +218,9 @@ def test_hard_batches_stay_finite(model: Transformer, name: str, knobs: Any) -> 
 def test_kl_weights_warm_up(step: int, share: float) -> None:
     janus, knobs = OBJECTIVES["janus"], JanusObjective(kl_start=10, kl_warmup=4)
     weights = {"kl_ar_aux": 3 * share, "kl_nar_aux": share, "kl_ar_nar": share}
-    assert (janus.at(knobs, step), janus.risen(knobs, step)) == (replace(knobs, **weights), share)
+    assert (janus.knobs_at(knobs, step), janus.kl_share(knobs, step)) == (replace(knobs, **weights), share)
     for name, others in CASES:  # without a warm-up, whole from the first update
-        assert (OBJECTIVES[name].at(others, step), OBJECTIVES[name].risen(others, step)) == (others, 1.0)
+        assert (OBJECTIVES[name].knobs_at(others, step), OBJECTIVES[name].kl_share(others, step)) == (others, 1.0)
 
 
 @pytest.mark.parametrize("options", [{}, {"causal_attention": True, "embedding": "concat"}])

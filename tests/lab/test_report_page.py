@@ -100,6 +100,9 @@ def test_the_manifest_as_rows() -> None:
     split = {"in": 1002, "kept": 1000, "dropped": {"ratio": 2}, "tokens": {"source": tokens}}
     row = ["train, source", 1002, 1000, "ratio 2", 2500, 2.5, 2, 4, 5]
     assert splits({"splits": {"train": split}}) == [row]
+    for damage in ({"kept": "many"}, {"in": []}, {"tokens": {"source": {**tokens, "mean": "x"}}}):
+        with pytest.raises(DataError):
+            splits({"splits": {"train": {**split, **damage}}})
 
 
 def test_sentences_are_the_same_every_time_and_spread() -> None:

@@ -119,8 +119,8 @@ class Objective:
     more: by knob, a name that it also returns if the knob is not 0.
     blocks: one pass can write any number of tokens after a prefix, up to the first EOS. So `nar` is one pass over the
     whole text, without a predicted length, and smaller blocks (`semi`) lie between `nar` and `ar`.
-    at(knobs, step) -> the knobs in force at an update; risen(knobs, step) -> the share of its full weight that a term
-    with a warm-up has then.
+    knobs_at(knobs, step) -> the knobs in force at an update; kl_share(knobs, step) -> the share of their full weights
+    that KL terms have then.
     """
 
     plan: Callable[[Batch, Draws, Any], Plan]
@@ -130,8 +130,8 @@ class Objective:
     terms: tuple[str, ...]
     blocks: bool = False
     more: Mapping[str, str] = field(default_factory=dict)
-    at: Callable[[Any, int], Any] = lambda knobs, step: knobs
-    risen: Callable[[Any, int], float] = lambda knobs, step: 1.0
+    knobs_at: Callable[[Any, int], Any] = lambda knobs, step: knobs
+    kl_share: Callable[[Any, int], float] = lambda knobs, step: 1.0
 
     def terms_with(self, knobs: object) -> tuple[str, ...]:
         """The names that `loss` returns with these knobs."""

@@ -85,18 +85,18 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: JanusObjective) ->
     return terms
 
 
-def risen(knobs: JanusObjective, step: int) -> float:
+def kl_share(knobs: JanusObjective, step: int) -> float:
     """The share of their full weights that the KLs have at this update."""
     return min(1.0, max(0.0, (step + 1 - knobs.kl_start) / max(1, knobs.kl_warmup)))
 
 
-def at(knobs: JanusObjective, step: int) -> JanusObjective:
+def knobs_at(knobs: JanusObjective, step: int) -> JanusObjective:
     weights = (knobs.kl_ar_aux, knobs.kl_nar_aux, knobs.kl_ar_nar)
-    kl_ar_aux, kl_nar_aux, kl_ar_nar = (risen(knobs, step) * weight for weight in weights)
+    kl_ar_aux, kl_nar_aux, kl_ar_nar = (kl_share(knobs, step) * weight for weight in weights)
     return replace(knobs, kl_ar_aux=kl_ar_aux, kl_nar_aux=kl_nar_aux, kl_ar_nar=kl_ar_nar)
 
 
 JANUS = Objective(
     plan, loss, ar=True, nar=True, terms=(*AuxLoss._fields, "length"), more={"correct": "ce_correct"},
-    at=at, risen=risen,
+    knobs_at=knobs_at, kl_share=kl_share,
 )  # fmt: skip
