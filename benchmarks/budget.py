@@ -4,7 +4,7 @@
     python benchmarks/budget.py --recipe wmt14_ende --pairs 1000000000 --epochs 1
 
 Arithmetic: what `janus inspect` prints (`Plan.flops`), for sentences of the length given here. Disk: the store's 4
-bytes a token and 8 a pair. Memory: weights, gradients and AdamW's two moments, without activations.
+bytes a token and 16 a pair. Memory: weights, gradients and AdamW's two moments, without activations.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None) -> None:
     vocabulary = recipe.tokenizer.vocabulary
     weights = sum(weight.numel() for weight in build_model(recipe, vocabulary, vocabulary).parameters())
     rows = [
-        ("disk, training split", f"{options.pairs * (8 + 8 * options.tokens) / 1e9:,.1f} GB"),
+        ("disk, training split", f"{options.pairs * (16 + 8 * options.tokens) / 1e9:,.1f} GB"),
         ("parameters", f"{weights:,}"),
         ("weights, gradients, moments a rank", f"{16 * weights / 2**30:,.1f} GiB"),
         ("a batch", f"{each / 1e9:,.1f} GFLOP, {sentences:,} pairs of {options.tokens} tokens"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from janus_cli.errors import DataError
 from janus_cli.lab import plots
 from janus_cli.lab.plots import Look
 from janus_cli.lab.probe import Probe, sampled, spread
