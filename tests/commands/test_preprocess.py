@@ -82,7 +82,7 @@ def test_only_prepared_data_is_replaced_and_only_with_force(janus: Run) -> None:
         assert [path.read_bytes() for path in sorted(place.iterdir())] == before
         assert janus(*CORPUS, "--force", "--dry-run", *extra)[0] == 0
         code, said = janus("--data-dir", "corpse", *extra)
-        assert (code, "corpse/train.de" in said) == (3, True), "a wrong folder is no reason for --force"
+        assert (code, "corpse/train." in said) == (3, True), "a wrong folder is no reason for --force"
     assert janus(*CORPUS, "--force", "--set", "tokenizer.vocabulary=9")[0] == 0
     assert json.loads((place / "manifest.json").read_bytes())["vocabulary"] == {"source": 9, "target": 9}
     for change in ((place / "recipe.yaml").touch, (place / "manifest.json").unlink):
