@@ -1,28 +1,41 @@
 """The command `janus`: each verb is a function in `commands/`; failures become messages and exit codes here.
 
-Nothing imported here may import torch, numpy or pydantic: `janus --help` answers at once. Commands import them inside.
+`janus --help` answers at once: a verb is imported when it is called, and torch, numpy or pydantic inside it.
 """
 
 import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from inspect import cleandoc
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.core
 
 from janus_cli import __version__
-from janus_cli.commands.options import JsonFile
 from janus_cli.errors import JanusError, Stopped, UsageError
 
-VERBS = (
-    "preprocess", "train", "decode", "score", "demo", "recipes", "inspect", "average", "distill", "export", "bench",
-    "compare", "report",
-)  # fmt: skip
+VERBS = {  # with the first line of their docstrings
+    "preprocess": "Turn text into token ids: check, clean, filter, make a tokenizer, encode.",
+    "train": "Train a model on prepared data; text that is not prepared yet is prepared first.",
+    "decode": "Decode text, autoregressively or not, with a trained model.",
+    "score": "Score hypotheses against references: BLEU, chrF, TER, ROUGE, exact match, each with its signature.",
+    "demo": "Train AR, CMLM and JANUS on made-up text, decode each in every way, score, compare; about 5 minutes on 2 "
+    "cores.",
+    "recipes": "List the recipes, show one with every default filled in, or explain the knobs.",
+    "inspect": "Show what a run, a checkpoint or prepared data holds: sizes, vocabulary, objective, origin, steps, "
+    "fingerprints.",
+    "average": "Average the weights of a run's last or best checkpoints into a new checkpoint of the run.",
+    "distill": "Make training data from a model's outputs: sequence-level knowledge distillation (Kim & Rush 2016).",
+    "export": "Export a model to a folder that other programs can use without its run.",
+    "bench": "Measure every decoding mode of a run: BLEU, decoder passes, latency, throughput, memory.",
+    "compare": "Train several objectives with an equal budget, decode each in every mode it has, score and time them.",
+    "report": "Show one run, or several side by side, on one HTML page that needs no network.",
+}
 # Click's usage error, from whichever click this typer uses (its own copy, or the click package).
 _ClickUsageError: type[Exception] = typer.BadParameter.__bases__[0]
 _SPACE, _PLACE = "free some space and run it again", "check the permissions, or choose another folder"
@@ -35,30 +48,54 @@ _ENVIRONMENT = {  # hints for failures that are no bugs of janus
     errno.EPERM: _PLACE,
 }
 
+SETTINGS: dict[str, Any] = {
+    "pretty_exceptions_enable": False,  # a bug keeps its plain traceback
+    "rich_markup_mode": None,  # plain help needs no rich, and reads the same everywhere
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+
+
+class Verbs(typer.core.TyperGroup):
+    """Imports a verb and makes its command when it is asked for."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        names: Any = dict.fromkeys(VERBS)  # the command comes later; a mistyped name is compared with them
+        self.commands = {**names, **self.commands}
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in VERBS and not self.commands[cmd_name]:
+            self.commands[cmd_name] = _command(cmd_name)
+        return self.commands.get(cmd_name)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+def _command(verb: str) -> Any:
+    """A verb's function as a command: its docstring is the help."""
+    from janus_cli.commands.options import JsonFile
+
+    function = getattr(import_module(f"janus_cli.commands.{verb}"), verb)
+    # Paragraphs with indented lines (examples) keep their line breaks: \b tells click so.
+    paragraphs = cleandoc(function.__doc__ or "").split("\n\n")
+    paragraphs = [f"\b\n{each}" if "\n  " in each or each.startswith("  ") else each for each in paragraphs]
+    own = typer.Typer(add_completion=False, **SETTINGS)
+    own.command(verb, cls=JsonFile if verb == "bench" else None, help="\n\n".join(paragraphs))(function)
+    return typer.main.get_command(own)
+
+
 app = typer.Typer(
     name="janus",
+    cls=Verbs,
     help=(
         "One encoder-decoder Transformer that generates autoregressively and non-autoregressively.\n\n"
         "Every command works with no option at all: the recipe is then `demo`, the run the newest under runs/."
     ),
     no_args_is_help=True,
-    pretty_exceptions_enable=False,  # a bug keeps its plain traceback
-    rich_markup_mode=None,  # plain help needs no rich, and reads the same everywhere
-    context_settings={"help_option_names": ["-h", "--help"]},
+    **SETTINGS,
 )
-
-
-def _add(function: Callable[..., object]) -> None:
-    """Registers a function as a command: its docstring is the help text, the first line the entry in `janus --help`."""
-    text = cleandoc(function.__doc__ or "")
-    # Paragraphs with indented lines (examples) keep their line breaks: \b tells click so.
-    paragraphs = [f"\b\n{each}" if "\n  " in each or each.startswith("  ") else each for each in text.split("\n\n")]
-    kind = JsonFile if function.__name__ == "bench" else None
-    app.command(cls=kind, help="\n\n".join(paragraphs), short_help=text.split("\n")[0])(function)
-
-
-for _verb in VERBS:
-    _add(getattr(import_module(f"janus_cli.commands.{_verb}"), _verb))
 
 
 def _version(asked: bool) -> None:

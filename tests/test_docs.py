@@ -68,9 +68,10 @@ def commands_of(page: Path) -> list[list[str]]:
 def test_commands_are_accepted(page: Path, empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each command reads all of its options and their values, and its recipe takes every --set; none is run."""
     monkeypatch.setenv("paper", "objective.glance=0")
-    commands = typer.main.get_command(app).commands
+    group = typer.main.get_command(app)
     for verb, *arguments in commands_of(page):
-        given = commands[verb].make_context(verb, list(arguments)).params
+        command = group.get_command(typer.Context(group), verb)
+        given = command.make_context(verb, list(arguments)).params
         if verb in ("train", "compare") and given["recipe"] not in (None, "mine.yaml"):
             recipe_load.load(given["recipe"], given["changes"] or (), given.get("objective"))
         if verb == "compare" and not any("$" in variant for variant in given["variants"] or ()):
