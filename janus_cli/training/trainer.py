@@ -182,7 +182,7 @@ class Trainer:
         torch.manual_seed(dropout_seed(self.recipe.seed, self.position.step, self.world.rank))
         self.model.zero_grad()
         knobs = OBJECTIVES[self.recipe.objective.name].knobs_at(self.recipe.objective, self.position.step)
-        device, results = self.world.device, []
+        device, results = self.world.device, list[tuple[Mapping[str, Term], Micro]]()
         for index, micro in enumerate(micros):
             last = index == len(micros) - 1
             with nullcontext() if last or not isinstance(self.loss, DistributedDataParallel) else self.loss.no_sync():
@@ -191,7 +191,8 @@ class Trainer:
                     terms = self.loss(micro.batch.to(device), plan, knobs)
                 shares = [micro.weight * term.weight * term.total * plan.share(term.unit) for term in terms.values()]
                 (self.world.size * torch.stack(shares).sum()).backward()  # DDP averages over ranks; we want the sum
-            results.append((terms, micro))
+            # Without their graph, which would live on beside that of the next micro-batch.
+            results.append(({name: term._replace(total=term.total.detach()) for name, term in terms.items()}, micro))
         return results
 
     def windows(self) -> Iterator[Window]:
