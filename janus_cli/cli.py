@@ -19,7 +19,7 @@ import typer.core
 from janus_cli import __version__
 from janus_cli.errors import JanusError, Stopped, UsageError
 
-VERBS = {  # with the first line of their docstrings
+VERBS = {  # what `janus --help` says of each, and what its own help begins with
     "preprocess": "Turn text into token ids: check, clean, filter, make a tokenizer, encode.",
     "train": "Train a model on prepared data; text that is not prepared yet is prepared first.",
     "decode": "Decode text, autoregressively or not, with a trained model.",
@@ -74,12 +74,12 @@ class Verbs(typer.core.TyperGroup):
 
 
 def _command(verb: str) -> Any:
-    """A verb's function as a command: its docstring is the help."""
+    """A verb's function as a command: its docstring is the rest of the help."""
     from janus_cli.commands.options import JsonFile
 
     function = getattr(import_module(f"janus_cli.commands.{verb}"), verb)
     # Paragraphs with indented lines (examples) keep their line breaks: \b tells click so.
-    paragraphs = cleandoc(function.__doc__ or "").split("\n\n")
+    paragraphs = [VERBS[verb], *cleandoc(function.__doc__ or "").split("\n\n")]
     paragraphs = [f"\b\n{each}" if "\n  " in each or each.startswith("  ") else each for each in paragraphs]
     own = typer.Typer(add_completion=False, **SETTINGS)
     own.command(verb, cls=JsonFile if verb == "bench" else None, help="\n\n".join(paragraphs))(function)

@@ -39,7 +39,6 @@ def test_help_and_version(janus: Janus) -> None:
     assert (code, err) == (0, "")
     for verb, first in VERBS.items():
         assert re.search(rf"^  {verb}  +{first.split()[0]}", out, re.MULTILINE), verb
-        assert " ".join(_COMMANDS[verb].help.split("\n\n")[0].split()) == first
     assert janus("--version") == (0, f"janus {__version__}\n", "")
     code, out, err = janus()
     assert (code, "Usage: janus" in out + err) == (2, True)

@@ -21,10 +21,8 @@ def average(
     ] = False,
     force: options.Force = False,
 ) -> None:
-    """Average the weights of a run's last or best checkpoints into a new checkpoint of the run.
-
-    It is named average-lastN, average-bestN or average-ema; decode with it by --checkpoint. By default the last 5 are
-    averaged. If the run has fewer than asked for, all of them are averaged, and N is their number.
+    """The new one is named average-lastN, average-bestN or average-ema; decode with it by --checkpoint. By default the
+    last 5 are averaged. If the run has fewer than asked for, all of them are averaged, and N is their number.
 
     Examples:
       janus average

@@ -55,12 +55,9 @@ def bench(
     force: options.Force = False,
     dry_run: options.DryRun = False,
 ) -> None:
-    """Measure every decoding mode of a run: BLEU, decoder passes, latency, throughput, memory.
-
-    Rows are timed in turns, so that a slowdown of the machine affects all of them; shown are medians over the repeats
-    and their range. Times are from text to text. Latency is for one sentence at a time, throughput for the best batch
-    size.
-    All measurements are kept in the run, as bench/DATE.json.
+    """Rows are timed in turns, so that a slowdown of the machine affects all of them; the table shows medians over the
+    repeats and their range. Times are from text to text. Latency is for one sentence at a time, throughput for the
+    best batch size. All measurements are kept in the run, as bench/DATE.json.
 
     --against adds rows for the tools that users would pick instead: with the run's weights if the tool can load them,
     otherwise with random weights of the same size.

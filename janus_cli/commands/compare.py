@@ -73,9 +73,7 @@ def compare(
     force: options.Force = False,
     dry_run: options.DryRun = False,
 ) -> None:
-    """Train several objectives with an equal budget, decode each in every mode it has, score and time them.
-
-    Writes comparison.md, .json and .svg (BLEU against decoder passes), and prints the table. BLEU and chrF come with
+    """Writes comparison.md, .json and .svg (BLEU against decoder passes), and prints the table. BLEU and chrF come with
     their signatures; every row is tested against one of them by paired bootstrap. After a stop, the same command
     continues; with more --steps or --minutes, the trainings are extended. A system that fails leaves a row that says
     why.

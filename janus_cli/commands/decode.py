@@ -46,10 +46,8 @@ def decode(
     dry_run: options.DryRun = False,
     **given: Any,
 ) -> None:
-    """Decode text, autoregressively or not, with a trained model.
-
-    One line in, one line out, in order; an empty line gives an empty line. With --nbest, N lines for each (one for an
-    empty line): line number from 0, tab, score, tab, text.
+    """One line in, one line out, in order; an empty line gives an empty line. With --nbest, N lines for each (one for
+    an empty line): line number from 0, tab, score, tab, text.
     Options left out come from the decoding section of the checkpoint's recipe.
     The result of a split is also kept in the run, as decode/SPLIT.MODE.txt, .jsonl and .json, where `janus score` finds
     it, and replaces an earlier one of that name. On a terminal it is then not printed.

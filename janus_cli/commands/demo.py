@@ -9,9 +9,7 @@ def demo(
     threads: options.Threads = None,
     force: options.Force = False,
 ) -> None:
-    """Train AR, CMLM and JANUS on made-up text, decode each in every way, score, compare; about 5 minutes on 2 cores.
-
-    Each input has several right outputs, and training shows one of them at a time: this is hard for a
+    """Each input has several right outputs, and training shows one of them at a time: this is hard for a
     non-autoregressive model. All three have the same size, data and number of updates, and one thread each unless
     --threads gives more. After a stop, the same command continues. The runs stay under runs/demo-ar, runs/demo-cmlm and
     runs/demo-janus for `janus decode` and `janus score`.

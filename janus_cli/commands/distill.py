@@ -42,9 +42,7 @@ def distill(
     dry_run: options.DryRun = False,
     **given: Any,
 ) -> None:
-    """Make training data from a model's outputs: sequence-level knowledge distillation (Kim & Rush 2016).
-
-    The run's left-to-right side decodes the source of every training pair. Its outputs, as token ids, become the
+    """The run's left-to-right side decodes the source of every training pair. Its outputs, as token ids, become the
     targets of a new folder of prepared data; the tokenizer and the valid and test splits stay the same.
     Pairs that the recipe's data section would filter out (empty, too short or long, lengths too different, duplicates)
     are dropped and counted; outputs that reached the maximum length are kept and counted.

@@ -30,11 +30,9 @@ def export(
     force: options.Force = False,
     dry_run: options.DryRun = False,
 ) -> None:
-    """Export a model to a folder that other programs can use without its run.
-
-    The folder has the weights, the tokenizer, their origin, and a README.txt on how to use them. --format ctranslate2
-    needs a model that generates left to right in the usual way: objective ar or janus with ar_stream content. --force
-    replaces an earlier export, never another folder.
+    """The folder has the weights, the tokenizer, their origin, and a README.txt on how to use them.
+    --format ctranslate2 needs a model that generates left to right in the usual way: objective ar or janus with
+    ar_stream content. --force replaces an earlier export, never another folder.
 
     Examples:
       janus export

@@ -15,9 +15,7 @@ def inspect(
     run: options.Run = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show what a run, a checkpoint or prepared data holds: sizes, vocabulary, objective, origin, steps, fingerprints.
-
-    A checkpoint's files are verified against its manifest.
+    """A checkpoint's files are verified against its manifest.
 
     Examples:
       janus inspect

@@ -35,9 +35,7 @@ def preprocess(
     dry_run: options.DryRun = False,
     force: options.Force = False,
 ) -> None:
-    """Turn text into token ids: check, clean, filter, make a tokenizer, encode.
-
-    Reads FOLDER/train.SRC, train.TGT, valid.* and test.* (plain or .gz): aligned, one sentence a line. Writes
+    """Reads FOLDER/train.SRC, train.TGT, valid.* and test.* (plain or .gz): aligned, one sentence a line. Writes
     one folder, completely or not at all; its manifest.json counts the pairs kept, and those dropped by reason.
 
     Examples:

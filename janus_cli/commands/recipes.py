@@ -25,7 +25,7 @@ def recipes(
     objective: options.Objective = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="explain: print Markdown tables.")] = False,
 ) -> None:
-    """List the recipes, show one with every default filled in, or explain the knobs.
+    """A recipe is a YAML file with the knobs of a run; save one that is shown, and change it to make your own.
 
     Examples:
       janus recipes

@@ -42,9 +42,7 @@ def score(
     seed: Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Seed of the bootstrap.")] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Score hypotheses against references: BLEU, chrF, TER, ROUGE, exact match, each with its signature.
-
-    The references are those of the decoded split, unless --reference names others.
+    """The references are those of the decoded split, unless --reference names others.
 
     Examples:
       janus score

@@ -41,9 +41,7 @@ def train(
     force: options.Force = False,
     dry_run: options.DryRun = False,
 ) -> None:
-    """Train a model on prepared data; text that is not prepared yet is prepared first.
-
-    Everything is written to the run's folder: recipe.yaml, log.jsonl, checkpoints/. Ctrl-C saves and stops; --resume
+    """Everything is written to the run's folder: recipe.yaml, log.jsonl, checkpoints/. Ctrl-C saves and stops; --resume
     continues, bit for bit. For several GPUs use torchrun as below; the -- keeps it from reading janus's options.
 
     Examples:

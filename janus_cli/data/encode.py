@@ -123,7 +123,7 @@ def encoders(
         def encoded(split: Split) -> Iterator[Encoded]:
             waiting: deque[Future[Encoded]] = deque()
             for chunk in chunks(split):
-                with _ctrl_c_blocked():
+                with ctrl_c_blocked():
                     waiting.append(pool.submit(there, split.name, chunk))
                 if len(waiting) > 2 * workers:  # enough that no worker idles, and memory stays bounded
                     yield waiting.popleft().result()
@@ -139,7 +139,7 @@ def encoders(
 
 
 @contextmanager
-def _ctrl_c_blocked() -> Iterator[None]:
+def ctrl_c_blocked() -> Iterator[None]:
     """Processes started inside never get Ctrl-C: this one does, and ends them."""
     resource_tracker.ensure_running()  # starting it would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import connection, get_context, parent_process, resource_tracker
+from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from janus_cli import console
+from janus_cli.data.encode import ctrl_c_blocked
 from janus_cli.device import StopSignal, choose_device, keep_freed_memory
 from janus_cli.errors import JanusError, OutOfMemoryError, Stopped
 from janus_cli.lab import machine, peers
@@ -37,12 +38,8 @@ SPAWN = get_context("spawn")  # CUDA does not survive a fork
 def start(name: str, work: Callable[[], object]) -> BaseProcess:
     """Starts a process that does `work`, which can be pickled, quietly; its exit code is 1 if `work` fails."""
     process = SPAWN.Process(target=_do, args=(work,), name=name)
-    resource_tracker.ensure_running()  # starting it later would unblock the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: no Ctrl-C before `setsid` either
-    try:
+    with ctrl_c_blocked():  # before `setsid`, too
         process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from math import cos, inf, isfinite, pi
@@ -227,13 +227,16 @@ class Trainer:
         position, metrics = self.position, dict[str, float]()
         position.validation_due = True
         try:
-            if self.world.first:
-                metrics = validate(self.model, self.recipe, self.prepared, self.world.device, self.stop)
-            signal_here = self.stop.number if self.world.first and not metrics else 0
-            value = metrics[self.metric] if metrics else 0.0
-            agreed = self.world.sums({"signal": float(signal_here), "value": value})
-        except Exception as problem:  # of any kind: hours of updates must be saved first
-            self.save(wait=False)  # other ranks may be waiting at another barrier
+            with ExitStack() as unless_all_went_well:
+                # Whatever fails, hours of updates are saved first. Other ranks may be waiting at another barrier.
+                unless_all_went_well.callback(self.save, wait=False)
+                if self.world.first:
+                    metrics = validate(self.model, self.recipe, self.prepared, self.world.device, self.stop)
+                signal_here = self.stop.number if self.world.first and not metrics else 0
+                value = metrics[self.metric] if metrics else 0.0
+                agreed = self.world.sums({"signal": float(signal_here), "value": value})
+                unless_all_went_well.pop_all()
+        except (RuntimeError, MemoryError) as problem:
             if not is_about_memory(problem):
                 raise
             raise self._validation_too_large() from None
