@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import hashlib
 import html
 import re
 import sys
@@ -16,6 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
@@ -26,9 +28,11 @@ from janus_cli.files import sha256
 BadUtf8 = Literal["stop", "skip", "replace"]
 STDIN = Path("-")
 BOM = b"\xef\xbb\xbf"
+GZIP = b"\x1f\x8b"  # how gzipped data begins, and no text in UTF-8
 BLOCK = 1 << 20  # bytes read at once
 LONGEST_LINE = 1 << 22  # bytes; anything longer is not text in lines, and encoding it would take 100 times its memory
 READ_OF_A_LINE = 1 << 16  # bytes read of a line unless strict; far more than a model's positions hold
+ENDLESS_LINE = 1 << 30  # bytes; where even the start of a line is not read
 
 
 def name_of(path: Path) -> str:
@@ -38,19 +42,31 @@ def name_of(path: Path) -> str:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """A text file, plain or `.gz`, a pipe, or stdin (`-`), as bytes; raises DataError if reading fails."""
+    """A text file, plain or gzipped, a pipe, or stdin (`-`), as bytes; raises DataError if reading fails."""
+    compressed = False
     try:
         if path == STDIN:
             yield sys.stdin.buffer
         else:
-            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-                yield cast(BinaryIO, file)
+            with path.open("rb") as raw:
+                compressed = is_gzipped(raw)
+                yield cast(BinaryIO, gzip.GzipFile(fileobj=raw) if compressed else raw)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", "name a text file, plain or .gz") from None
     except (OSError, EOFError, zlib.error) as problem:
         reason = getattr(problem, "strerror", None) or problem
-        hint = "fetch or compress it again" if path.suffix == ".gz" else "name a text file, plain or .gz"
+        hint = "fetch or compress it again" if compressed else "name a text file, plain or .gz"
         raise DataError(f"{name_of(path)} cannot be read: {reason}", hint) from None
+
+
+def is_gzipped(file: BufferedReader) -> bool:
+    """Whether a file at its start holds gzipped data, whatever its name; the position stays."""
+    return file.peek(len(GZIP)).startswith(GZIP)
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix in lower case, `.gz` aside: `.tsv` for X.TSV.gz."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def raw_lines(path: Path) -> Iterator[bytes]:
@@ -66,11 +82,13 @@ class Lines:
 
     strict: bytes that are not UTF-8, and lines that are too long, raise DataError. Otherwise bad bytes are replaced,
     and of a long line only the start is read; `bad_utf8` and `cut` count these lines.
+    keep_bytes: strict, but bad bytes stay, as surrogates (PEP 383).
     """
 
     path: Path
     clean: Callable[[str], str] = str
     strict: bool = False
+    keep_bytes: bool = False
     bad_utf8: int = 0
     cut: int = 0
 
@@ -79,11 +97,13 @@ class Lines:
         return name_of(self.path)
 
     def count(self) -> int | None:
-        """The number of lines; None if it would take consuming or unpacking them (stdin, pipes, .gz)."""
-        if not self.path.is_file() or self.path.suffix == ".gz":
+        """The number of lines; None if it would take consuming or unpacking them (stdin, pipes, gzipped text)."""
+        if not self.path.is_file():
             return None
         count, last = 0, b"\n"
         with suppress(OSError), self.path.open("rb") as file:  # reported when the lines are read
+            if is_gzipped(file):
+                return None
             while block := file.read(BLOCK):
                 count, last = count + block.count(b"\n"), block[-1:]
         return count + (last != b"\n")
@@ -95,20 +115,27 @@ class Lines:
             while line := file.readline(len(BOM) + longest + 1):
                 number += 1
                 if not line.endswith(b"\n"):
-                    while (rest := file.readline(longest)) and not rest.endswith(b"\n"):
-                        pass
+                    self._skip_rest(file, number)
                 if number == 1:
                     line = _without_bom(self.path, line)
                 line = line.removesuffix(b"\n")
                 is_cut = len(line) > longest
                 yield self.clean(self._decoded(line[:longest] if is_cut else line.removesuffix(b"\r"), number, is_cut))
 
+    def _skip_rest(self, file: BinaryIO, number: int) -> None:
+        """Reads up to the end of a long line, of which the start was read."""
+        skipped = 0
+        while (rest := file.readline(BLOCK)) and not rest.endswith(b"\n"):
+            skipped += len(rest)
+            if self.strict or skipped > ENDLESS_LINE:
+                raise _too_long(self.path, number)
+
     def _decoded(self, line: bytes, number: int, is_cut: bool) -> str:
         if self.strict and is_cut:
             raise _too_long(self.path, number)
         self.cut += is_cut
         try:
-            return line.decode()
+            return line.decode(errors="surrogateescape" if self.keep_bytes else "strict")
         except UnicodeDecodeError as problem:
             if self.strict:
                 raise _not_utf8(self.path, number, problem.start + 1, problem) from None
@@ -119,6 +146,8 @@ class Lines:
 
 
 def _without_bom(path: Path, start: bytes) -> bytes:
+    if start.startswith(GZIP):
+        raise DataError(f"{name_of(path)} is compressed", f"decompress it first, as in `gunzip -c {name_of(path)}`")
     if start.startswith(BOM):
         console.say(f"{name_of(path)}: byte order mark removed")
     return start.removeprefix(BOM)
@@ -139,19 +168,50 @@ def _not_utf8(path: Path, number: int, column: int, problem: UnicodeDecodeError)
 
 @dataclass(frozen=True)
 class TextFile:
-    """A checked text file: its lines, its bytes and sha256 on disk, and its `last_change` before it was read."""
+    """A checked text: its lines, the bytes and sha256 of its file on disk, and its `last_change` before it was read.
+
+    plain: the file with its lines, if `path` itself is a table or a data set; column: which one it is.
+    """
 
     path: Path
     lines: int
     bytes: int
     sha256: str
     changed: int = 0
+    plain: Path | None = None
+    column: str = ""
+
+    @property
+    def text(self) -> Path:
+        """The file with its lines."""
+        return self.plain or self.path
+
+    @property
+    def identity(self) -> str:
+        """What stands for the text in fingerprints."""
+        return f"{self.sha256} {self.column}".strip()
+
+
+def stored(path: Path) -> list[Path]:
+    """The files that hold a text: itself, or those in the folder of a data set."""
+    return sorted(path.glob("*.arrow")) if path.is_dir() else [path]
 
 
 def last_change(path: Path) -> int:
     """The later of mtime and ctime, in nanoseconds: replacement by an older file shows, too."""
-    status = path.stat()
-    return max(status.st_mtime_ns, status.st_ctime_ns)
+    found = [file.stat() for file in stored(path)]
+    return max((max(status.st_mtime_ns, status.st_ctime_ns) for status in found), default=0)
+
+
+def disk_size(path: Path) -> int:
+    """The bytes of a text on disk."""
+    return sum(file.stat().st_size for file in stored(path))
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a text on disk; of a data set, that of the digests of its files."""
+    digests = [sha256(file) for file in stored(path)]
+    return hashlib.sha256("".join(digests).encode()).hexdigest() if path.is_dir() else digests[0]
 
 
 def check(path: Path, bad_utf8: BadUtf8 = "stop") -> TextFile:
@@ -160,9 +220,11 @@ def check(path: Path, bad_utf8: BadUtf8 = "stop") -> TextFile:
     Raises:
         DataError: unreadable, empty, cut off, without line ends, or not UTF-8 (with `stop`), naming file:line:byte.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DataError(f"{path} is a pipe or a device", "name a file: it is read several times")
     lines, last = 0, b"\n"
     with opened(path) as file:
-        changed, digest = last_change(path), sha256(path)
+        changed, found = last_change(path), digest(path)
         while block := file.read(BLOCK):
             if not block.endswith(b"\n"):
                 block += file.readline(LONGEST_LINE + 1)  # blocks of whole lines hold whole characters
@@ -178,11 +240,10 @@ def check(path: Path, bad_utf8: BadUtf8 = "stop") -> TextFile:
                 column = len(before) - before.rfind(b"\n")
                 raise _not_utf8(path, lines + before.count(b"\n") + 1, column, problem) from None
             lines, last = lines + block.count(b"\n"), block[-1:] or last
-        size = path.stat().st_size
     lines += last != b"\n"
     if not lines:
         raise DataError(f"{path} is empty")
-    return TextFile(path, lines, size, digest, changed)
+    return TextFile(path, lines, disk_size(path), found, changed)
 
 
 def cleaner(steps: Sequence[str]) -> Callable[[str], str]:
@@ -207,4 +268,5 @@ _CLEAN_STEPS: dict[str, Callable[[str], str]] = {
     "collapse_spaces": lambda line: _SPACES.sub(" ", line).strip(),
     "lowercase": str.lower,
     "nfc": lambda line: unicodedata.normalize("NFC", line),
+    "remove_spaces": lambda line: _SPACES.sub("", line),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,7 +53,8 @@ def every_reading(path: Path) -> list[list[str]]:
     """The lines as the encoder sees them, as `score` reads them, and as `decode` does, from a file and from stdin."""
     chunked = chunks(Split("train", {"source": check(path)}))
     encoded = [line for (source,) in chunked for line in _texts(source, set())]
-    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    data = path.read_bytes()
+    data = gzip.decompress(data) if data.startswith(module.GZIP) else data
     return [encoded, strictly(path), list(Lines(path)), from_stdin(data)[0]]
 
 
@@ -162,10 +164,10 @@ def test_invalid_utf8_is_refused_with_its_place(
         ("x.gz", gzip.compress(b"", mtime=0), "is empty"),
         ("x", b"\xef\xbb\xbf", "is empty"),
         ("x.gz", gzip.compress(b"a\n" * 99, mtime=0)[:-9], "cannot be read"),
-        ("x.gz", b"a\n", "cannot be read"),
         ("x.gz", gzip.compress(b"a\n" * 99, mtime=0)[:20] + b"\xff" * 20, "cannot be read"),
         ("x", None, "does not exist"),
         (".", None, "cannot be read: Is a directory"),
+        ("x", gzip.compress(gzip.compress(b"a\n")), "x is compressed"),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path: Path, name: str, data: bytes | None, words: str) -> None:
@@ -177,6 +179,34 @@ def test_files_that_cannot_be_used(tmp_path: Path, name: str, data: bytes | None
     if words != "is empty":
         with pytest.raises(DataError, match=words):
             list(Lines(path))
+
+
+@pytest.mark.parametrize("data", [b"a\n\nb", b"\xef\xbb\xbfa\n\nb\r\n"])
+def test_gzipped_text_is_known_by_its_first_bytes(tmp_path: Path, data: bytes) -> None:
+    for name in ("plain", "plain.gz", "plain.GZ"):
+        (tmp_path / name).write_bytes(data)
+    for name in ("packed", "packed.txt", "packed.GZ"):
+        (tmp_path / name).write_bytes(gzip.compress(data))
+    for path in tmp_path.iterdir():
+        assert every_reading(path)[:3] == [["a", "", "b"]] * 3
+        assert Lines(path).count() == (3 if path.name.startswith("plain") else None)
+
+
+def test_compressed_data_on_stdin_is_refused() -> None:
+    with pytest.raises(DataError, match="stdin is compressed") as caught:
+        from_stdin(gzip.compress(b"a\n"))
+    assert "gunzip" in caught.value.hint
+
+
+def test_what_has_no_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ENDLESS_LINE", 1 << 24)
+    for text in (Lines(Path("/dev/zero")), Lines(Path("/dev/zero"), strict=True)):
+        with pytest.raises(DataError, match="/dev/zero:1: this line is longer than"):
+            list(text)
+    os.mkfifo(tmp_path / "pipe")
+    for path in (Path("/dev/zero"), tmp_path / "pipe"):
+        with pytest.raises(DataError, match="is a pipe or a device"):
+            check(path)
 
 
 def test_no_line_may_be_endless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,6 +235,7 @@ def test_no_line_may_be_endless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (("collapse_spaces",), "  a \t\u2028 b\u00a0 ", "a b"),
         (("lowercase",), "ÄÖ İ", "äö i\u0307"),
         (("nfc",), "a\u0308", "ä"),
+        (("remove_spaces",), " ф а\u00a0л\tь я", "фалья"),
         (("unescape_html", "strip_tags"), "&lt;b&gt;x", "x"),  # in this order
         (("strip_tags", "unescape_html"), "&lt;b&gt;x", "<b>x"),
     ],
