@@ -1,0 +1,109 @@
+"""Parquet, Arrow and data sets that Hugging Face's `save_to_disk` wrote: records by field, through pyarrow alone."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO, cast
+
+from janus_cli.data.lines import opened
+from janus_cli.errors import DataError, require
+from janus_cli.files import read_json
+
+PARQUET, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"  # how the files begin
+DATA_SET, SPLITS_OF = "state.json", "dataset_dict.json"  # in the folder of a data set; in that of its splits
+ROWS = 1000  # records that are Python objects at a time
+
+Batches = Callable[[list[str]], Iterable[Any]]  # of a table, with these columns at least
+
+
+def fields(path: Path) -> list[str]:
+    """The fields of a file or data set; those inside a struct as `struct.field`. Raises as `records`."""
+    for file in _files(path):
+        with _opened(file) as (schema, _):
+            return [name for field in schema for name in _names(field)]
+    return []
+
+
+def records(path: Path, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The records with the wanted fields, as far as there are such, in order and in bounded memory.
+
+    Raises:
+        DataError: the file or the data set is damaged.
+        UsageError: pyarrow is not installed.
+    """
+    for file in _files(path):
+        with _opened(file) as (schema, batches):
+            # Of a struct, all is read if a field inside is wanted.
+            names = [name for name in schema.names if any(f"{each}.".startswith(f"{name}.") for each in wanted)]
+            for batch in batches(names):
+                chosen = batch.select(names)
+                for start in range(0, chosen.num_rows, ROWS):
+                    yield from chosen.slice(start, ROWS).to_pylist()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Batches]]:
+    """The schema of a file, and a function that reads its batches."""
+    pa = require("pyarrow", "hf" if (path.parent / DATA_SET).is_file() else "parquet")
+    try:
+        with _seekable(path) as file:
+            start = file.read(len(ARROW_FILE))
+            file.seek(0)
+            if start.startswith(PARQUET):
+                parquet = require("pyarrow.parquet", "parquet").ParquetFile(file)
+                yield parquet.schema_arrow, lambda names: parquet.iter_batches(ROWS, columns=names)
+            elif start.startswith(ARROW_FILE):
+                reader = pa.ipc.open_file(file)
+                yield reader.schema, lambda _: map(reader.get_batch, range(reader.num_record_batches))
+            else:
+                stream = pa.ipc.open_stream(file)
+                yield stream.schema, lambda _: stream
+    except (pa.ArrowException, ValueError) as problem:
+        reason = str(problem).split("\n")[0]
+        raise DataError(f"{path} is damaged: {reason}", "fetch it, or write it again") from None
+
+
+@contextmanager
+def _seekable(path: Path) -> Iterator[BinaryIO]:
+    """The file as bytes; gzipped, it is unpacked into a temporary file, because its end is read first."""
+    with opened(path) as file:
+        if not isinstance(file, gzip.GzipFile):
+            yield file
+            return
+        with TemporaryFile() as plain:
+            shutil.copyfileobj(file, plain)
+            plain.seek(0)
+            yield cast(BinaryIO, plain)
+
+
+def _files(path: Path) -> list[Path]:
+    """The file itself, or those of a data set, in the order of their rows."""
+    if not path.is_dir():
+        return [path]
+    if not (path / DATA_SET).is_file():
+        return sorted(path.glob("*.arrow"))
+    state = read_json(path / DATA_SET)
+    if state.get("_indices_data_files"):
+        raise DataError(
+            f"{path} was saved with a selection of its rows", "save it again: dataset.flatten_indices().save_to_disk(…)"
+        )
+    try:
+        names = [str(file["filename"]) for file in state["_data_files"]]
+    except (KeyError, TypeError):
+        raise DataError(f"{path / DATA_SET} is damaged: it names no data files", "save the data set again") from None
+    for name in names:
+        if Path(name).name != name or not (path / name).is_file():
+            raise DataError(f"{path} is not whole: there is no file {name!r}", "save the data set again")
+    return [path / name for name in names]
+
+
+def _names(field: Any) -> list[str]:
+    """A field, or those inside it if it is a struct."""
+    kind = field.type
+    inner = range(kind.num_fields) if isinstance(kind, require("pyarrow", "parquet").StructType) else ()
+    return [f"{field.name}.{name}" for index in inner for name in _names(kind.field(index))] or [str(field.name)]

@@ -1,0 +1,119 @@
+"""Parquet, Arrow and data sets on disk give the records that JSON lines with the same contents give."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from janus_cli.data import columnar
+from janus_cli.data.columnar import fields, records
+from janus_cli.data.tables import Table, kind_of
+from janus_cli.errors import DataError, UsageError
+
+pa = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
+RECORDS = [{"translation": {"de": f"wort {n}", "en": f"word {n}"}, "refs": ["a", str(n)], "id": n} for n in range(7)]
+
+
+def save(path: Path, rows: Sequence[dict[str, Any]] = RECORDS, shards: int = 2) -> Path:
+    """Writes records in the form that the suffix names; without one, as `save_to_disk` does."""
+    table = pa.Table.from_pylist(list(rows))
+    if path.suffix == ".gz":
+        plain = save(path.with_suffix(""), rows)
+        path.write_bytes(gzip.compress(plain.read_bytes()))
+    elif path.suffix == ".parquet":
+        parquet.write_table(table, path, row_group_size=3)
+    elif path.suffix == ".arrow":
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(table, 3)
+    else:
+        path.mkdir(parents=True)
+        names = [f"data-{shard:05}-of-{shards:05}.arrow" for shard in range(shards)]
+        for shard, name in enumerate(names):
+            part = table.slice(shard * 4, 4)
+            with pa.ipc.new_stream(path / name, part.schema) as writer:
+                writer.write_table(part, 3)
+        state = {"_data_files": [{"filename": name} for name in names], "_split": path.name}
+        (path / "state.json").write_text(json.dumps(state))
+    return path
+
+
+KINDS = [("x.parquet", "Parquet"), ("x.parquet.gz", "Parquet"), ("x.arrow", "Arrow"), ("x.arrow.gz", "Arrow"),
+         ("data", "data set")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS)
+def test_every_form_gives_the_records(monkeypatch: pytest.MonkeyPatch, name: str, kind: str) -> None:
+    monkeypatch.setattr(columnar, "ROWS", 2)
+    path = save(Path(name))
+    assert kind_of(path) == kind
+    assert fields(path) == ["translation.de", "translation.en", "refs", "id"]
+    found = list(Table(path, ["translation.de", "refs"], kind_of(path)))
+    assert found == [(n + 1, [f"wort {n}", ["a", str(n)]]) for n in range(7)]
+    assert list(records(path, ["id"])) == [{"id": n} for n in range(7)], "other columns are not read"
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS)
+def test_an_unknown_field_is_refused_with_those_that_there_are(name: str, kind: str) -> None:
+    path = save(Path(name))
+    for wanted in ("german", "translation", "translation.fr"):
+        with pytest.raises(DataError) as caught:
+            list(Table(path, ["refs", wanted], kind_of(path)))
+        listed = "1 'translation.de', 2 'translation.en', 3 'refs', 4 'id'"
+        assert caught.value.message == f"{path} has no column {wanted!r}; it has {listed}"
+    with pytest.raises(DataError, match=f'{path}:1 has no text under "id": 0'):
+        list(Table(path, ["id"], kind_of(path)))
+
+
+def cut(path: Path) -> None:
+    file = path if path.is_file() else path / "data-00001-of-00002.arrow"
+    file.write_bytes(file.read_bytes()[:-60])
+
+
+def select(path: Path) -> None:
+    state = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps({**state, "_indices_data_files": [{"filename": "indices.arrow"}]}))
+
+
+def reach_out(path: Path) -> None:
+    shutil.copy(path / "data-00000-of-00002.arrow", "other.arrow")
+    (path / "state.json").write_text(json.dumps({"_data_files": [{"filename": "../other.arrow"}]}))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("x.parquet", cut, "x.parquet is damaged"),
+        ("x.arrow", cut, "x.arrow is damaged"),
+        ("data", cut, "data-00001-of-00002.arrow cannot be read"),
+        ("data", select, "was saved with a selection of its rows"),
+        ("data", reach_out, "there is no file '../other.arrow'"),
+        ("data", lambda path: (path / "data-00001-of-00002.arrow").unlink(), "there is no file 'data-00001"),
+        ("data", lambda path: (path / "state.json").write_text("{}"), "state.json is damaged"),
+    ],
+)
+def test_damage(name: str, change: Callable[[Path], object], message: str) -> None:
+    path = save(Path(name))
+    change(path)
+    with pytest.raises(DataError) as caught:
+        list(records(path, ["id"]))
+    assert message in caught.value.message
+    assert caught.value.hint
+
+
+def test_without_pyarrow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = {"parquet": save(Path("x.parquet")), "hf": save(Path("data"))}
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for extra, path in paths.items():
+        with pytest.raises(UsageError, match="pyarrow is not installed") as caught:
+            fields(path)
+        assert f"[{extra}]" in caught.value.hint
