@@ -75,14 +75,15 @@ class Verbs(typer.core.TyperGroup):
 
 def _command(verb: str) -> Any:
     """A verb's function as a command: its docstring is the rest of the help."""
-    from janus_cli.commands.options import JsonFile
+    from janus_cli.commands.options import FileLists, JsonFile
 
     function = getattr(import_module(f"janus_cli.commands.{verb}"), verb)
     # Paragraphs with indented lines (examples) keep their line breaks: \b tells click so.
     paragraphs = [VERBS[verb], *cleandoc(function.__doc__ or "").split("\n\n")]
     paragraphs = [f"\b\n{each}" if "\n  " in each or each.startswith("  ") else each for each in paragraphs]
     own = typer.Typer(add_completion=False, **SETTINGS)
-    own.command(verb, cls=JsonFile if verb == "bench" else None, help="\n\n".join(paragraphs))(function)
+    forms = {"bench": JsonFile, "preprocess": FileLists}  # verbs that read their command line in a way of their own
+    own.command(verb, cls=forms.get(verb), help="\n\n".join(paragraphs))(function)
     return typer.main.get_command(own)
 
 

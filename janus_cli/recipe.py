@@ -49,19 +49,47 @@ class Synthetic:
     test: Annotated[int, Knob("pairs to test on", ge=1)] = 500
 
 
-CleanStep = Literal["strip_tags", "unescape_html", "collapse_spaces", "lowercase", "nfc"]
+CleanStep = Literal["strip_tags", "unescape_html", "collapse_spaces", "lowercase", "nfc", "remove_spaces"]
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of splits that are named instead of being looked up in a folder.
+
+    Each is two aligned files, the source first, and possibly a third one with references; or one table.
+    """
+
+    train: Annotated[tuple[str, ...], Knob("training text; --train sets it")] = ()
+    valid: Annotated[tuple[str, ...], Knob("validation text; --valid sets it")] = ()
+    test: Annotated[tuple[str, ...], Knob("test text; --test sets it")] = ()
+
+    def __post_init__(self) -> None:
+        if max(map(len, (self.train, self.valid, self.test))) > 3:
+            raise ValueError("a split is at most three files: source, target, references")
 
 
 @dataclass(frozen=True)
 class Data:
-    """Where the text is, and which pairs are kept. Files are `<dir>/<split>.<suffix>`, plain or `.gz`."""
+    """Where the text is, and which pairs are kept.
+
+    Files are `<dir>/<split>.<suffix>` for each side, or a table: `<dir>/<split>.tsv`, `.csv`, `.jsonl`, `.parquet`, ….
+    """
 
     dir: Annotated[str | None, Knob("folder of the text; --data-dir sets it")] = None
+    files: Annotated[Files, Knob("files named directly; they go before those of the folder")] = Files()
     synthetic: Annotated[Synthetic | None, Knob("instead of files, text that janus makes itself")] = None
     downloads: Annotated[tuple[Download, ...], Knob("files to fetch")] = ()
     notes: Annotated[str, Knob("what to do by hand, shown when the data is not there")] = ""
     source: Annotated[PlainName, Knob("suffix of the source side's files")] = "src"
     target: Annotated[PlainName, Knob("suffix of the target side's files")] = "tgt"
+    columns: Annotated[
+        tuple[str | int, ...],
+        Knob("of a TSV or CSV: source, target, more references; names in the header, or numbers from 1: no header"),
+    ] = ()
+    fields: Annotated[
+        tuple[str, ...],
+        Knob("of JSON lines, Parquet, …: source, target (may be a list), more references; a.b for b inside a"),
+    ] = ()
     train: Annotated[PlainName, Knob("name of the training files, before the suffix")] = "train"
     valid: Annotated[PlainName, Knob("name of the validation files, before the suffix")] = "valid"
     test: Annotated[PlainName, Knob("name of the test files, before the suffix")] = "test"
@@ -78,6 +106,14 @@ class Data:
             raise ValueError(f"source and target are both {self.source!r}: one text would be both sides")
         if len({self.train, self.valid, self.test}) < 3:
             raise ValueError(f"train, valid and test need three names (got {self.train}, {self.valid}, {self.test})")
+        for name, columns in (("columns", self.columns), ("fields", self.fields)):
+            if len(columns) == 1:
+                raise ValueError(f"{name} needs a source and a target (got {columns[0]})")
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the text is the user's: a folder or files."""
+        return self.dir is not None or bool(self.files.train)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The folders: prepared data under `data/`, runs under `runs/`; finds a run and the text that it was trained on.
 
 data/<name>.<source>-<target>/   manifest.json · tokenizer files · SPLIT.*.npy · {valid,test}.{source,target}.txt
+                                 {valid,test}.refs.jsonl, where a line has several references
 data/<name>-distilled.…/         the same, with a teacher's training targets
 runs/<name>/                     run.txt · recipe.yaml · manifest.json · tokenizer files · lexicon.json · log.jsonl
                                  checkpoints/step-000123/ · checkpoints/last, best (links)
@@ -118,16 +119,30 @@ def _last_written(folder: Path) -> float:
     return max(file.stat().st_mtime for file in files if file.exists())
 
 
+def text_name(split: str, side: str) -> str:
+    """The file of a side of a split in prepared data. `references`: a JSON list a line, if one has several."""
+    return f"{split}.refs.jsonl" if side == "references" else f"{split}.{side}.txt"
+
+
 def find_split(run: Run, recipe: Recipe, split: str) -> tuple[Path, Path | None]:
     """The source text of a split of the run's data, and its reference, if any.
 
     Raises:
         DataError: the data has no such split, or its text is gone or was changed.
     """
-    source, target = (prepared_file(run, recipe, f"{split}.{side}.txt") for side in ("source", "target"))
+    source, target = (prepared_file(run, recipe, text_name(split, side)) for side in ("source", "target"))
     if source is None:
         raise DataError(f"the data of {run.path} has no {split} split", "name a text with --input FILE")
     return source, target
+
+
+def find_references(run: Run, recipe: Recipe, split: str) -> Path | None:
+    """The references of a split where it has several a line, see `scoring.inputs.read_references`; else the reference.
+
+    Raises as `find_split`.
+    """
+    several = prepared_file(run, recipe, text_name(split, "references"))
+    return several or prepared_file(run, recipe, text_name(split, "target"))
 
 
 def prepared_file(run: Run, recipe: Recipe, name: str) -> Path | None:

@@ -81,6 +81,14 @@ DataDir = Annotated[
     Path | None,
     typer.Option("--data-dir", metavar="FOLDER", help="Your text: FOLDER/train.de, FOLDER/train.en and so on."),
 ]
+Column = Annotated[
+    str | None,
+    typer.Option(
+        "--column",
+        metavar="NAME|NUMBER",
+        help="Column of a table with the text (TSV, CSV, JSON lines, Parquet, …); a number counts from 1: no header.",
+    ),
+]
 Device = Annotated[
     str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N", callback=_device, help="Device to compute on.")
 ]
@@ -158,6 +166,25 @@ class JsonFile(typer.core.TyperCommand):
             if words[-1:] == ["--json"] and word.endswith(".json"):
                 words[-1] = "--out"
             words.append("--out=" + word.removeprefix("--json=") if word.startswith("--json=") else word)
+        return super().parse_args(ctx, words)
+
+
+class FileLists(typer.core.TyperCommand):
+    """A command without arguments, whose options that name a split's files take all words up to the next option.
+
+    `--train a.de b.en --valid c.de d.en` is read as `--train a.de --train b.en --valid c.de --valid d.en`.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        lists = ("--train", "--valid", "--test")
+        words: list[str] = []
+        flag = ""
+        for word in args:
+            if word.startswith("-"):
+                flag = next((each for each in lists if word.split("=")[0] == each), "")
+            elif flag and words[-1] != flag:
+                words.append(flag)
+            words.append(word)
         return super().parse_args(ctx, words)
 
 

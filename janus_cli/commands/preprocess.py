@@ -1,5 +1,6 @@
 """`janus preprocess`: text becomes token ids."""
 
+import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,22 @@ def preprocess(
     context: typer.Context,
     recipe: options.Recipe = None,
     data_dir: options.DataDir = None,
+    train: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--train",
+            metavar="FILE…",
+            help="Training text by name: two aligned files, the source first, or one table (TSV, CSV, JSON lines, "
+            "Parquet, Arrow, the folder of a data set). All words up to the next option are files.",
+        ),
+    ] = None,
+    valid: Annotated[
+        list[Path] | None, typer.Option("--valid", metavar="FILE…", help="The same for validation text.")
+    ] = None,
+    test: Annotated[
+        list[Path] | None,
+        typer.Option("--test", metavar="FILE…", help="The same for test text; a third file may hold references."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FOLDER", help="Folder to make; by default data/RECIPE.SOURCE-TARGET."),
@@ -35,12 +52,15 @@ def preprocess(
     dry_run: options.DryRun = False,
     force: options.Force = False,
 ) -> None:
-    """Reads FOLDER/train.SRC, train.TGT, valid.* and test.* (plain or .gz): aligned, one sentence a line. Writes
-    one folder, completely or not at all; its manifest.json counts the pairs kept, and those dropped by reason.
+    """Reads FOLDER/train.SRC, train.TGT, valid.* and test.* (plain or .gz), aligned, one sentence a line; or tables,
+    as FOLDER/train.tsv (.csv, .jsonl, .parquet, ...). Writes one folder, completely or not at all; its manifest.json
+    counts the pairs kept, and those dropped by reason.
 
     Examples:
       janus preprocess
       janus preprocess --recipe multi30k --data-dir corpora/multi30k
+      janus preprocess --recipe mine.yaml --train a.de b.en --valid c.de d.en --test e.de f.en
+      janus preprocess --recipe mine.yaml --train t.csv --valid v.csv --set data.columns=[german,english]
       janus preprocess --recipe mine.yaml --set tokenizer.vocabulary=4000 --force
       janus preprocess --recipe iwslt14 --data-dir iwslt14.tokenized.de-en --set tokenizer.kind=words
       janus preprocess --recipe multi30k --data-dir corpora/multi30k --bad-utf8 skip --dry-run
@@ -50,7 +70,11 @@ def preprocess(
 
     if recipe is None:
         console.say("no --recipe: using the built-in recipe demo")
-    loaded = recipe_load.load(recipe or "demo", changes or ())
+    named = {"train": train, "valid": valid, "test": test}
+    files = [f"data.files.{split}={json.dumps(list(map(str, paths)))}" for split, paths in named.items() if paths]
+    if data_dir is not None:
+        files = ["data.files={}", *files]
+    loaded = recipe_load.load(recipe or "demo", [*(changes or ()), *files])
     if data_dir is not None:
         loaded = replace(loaded, data=replace(loaded.data, dir=str(data_dir)))
     if seed is not None:
@@ -62,6 +86,6 @@ def preprocess(
         rehearse(loaded, place, force=force, bad_utf8=bad_utf8)
         return
     prepare(loaded, place, workers=workers, force=force, bad_utf8=bad_utf8)
-    words = options.typed(context, "data_dir", "out", "workers", "bad_utf8", "force")
+    words = options.typed(context, "data_dir", "train", "valid", "test", "out", "workers", "bad_utf8", "force")
     words += ["--prepared", str(out)] if out is not None else []
     console.say(f"written to {place}; next: {shlex.join(['janus', 'train', *words])}")

@@ -1,4 +1,8 @@
-"""The text of a recipe: finds its files, checks that their lines are aligned, and reads them in chunks."""
+"""The text of a recipe: finds its files, checks that their lines are aligned, and reads them in chunks.
+
+A split is two aligned files, or a table with source and target (`tables.py`); besides, it may have references of its
+own, several a line.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +15,31 @@ from pathlib import Path
 import numpy as np
 
 from janus_cli import console
-from janus_cli.data.lines import BadUtf8, TextFile, check, last_change, raw_lines
+from janus_cli.data import extract, tables
+from janus_cli.data.columnar import SPLITS_OF
+from janus_cli.data.extract import REFERENCES
+from janus_cli.data.lines import BadUtf8, TextFile, check, digest, last_change, raw_lines, suffix_of
+from janus_cli.data.tables import SUFFIXES
 from janus_cli.errors import DataError
-from janus_cli.files import sha256
 from janus_cli.recipe import Data
 
 SPLITS, SIDES = ("train", "valid", "test"), ("source", "target")
+TABLE = "table"  # what a split's files may be, besides its sides and references
 CHUNK_LINES, CHUNK_BYTES = 4000, 1 << 22  # limits of a chunk of pairs, which a worker encodes at a time
-Chunk = list[list[bytes]]  # lines of each side
+PLACES = (
+    "name the folder with --data-dir, the suffixes with --set data.source=… --set data.target=…, "
+    "or the files with --train, --valid and --test"
+)
+Chunk = list[list[bytes]]  # lines of each side; where there are references, a JSON list a line
+Paths = dict[str, Path]  # a split's table, or its sides, and its references
 
 
 @dataclass(frozen=True)
 class Split:
-    """The aligned files of one split, by side; a test split may have no target."""
+    """The aligned texts of one split, by side; a test split may have no target.
+
+    A valid or test split may have `references`, whose lines are JSON lists.
+    """
 
     name: str
     sides: dict[str, TextFile]
@@ -38,45 +54,133 @@ def file_name(data: Data, split: str, side: str) -> str:
     return f"{getattr(data, split)}.{getattr(data, side)}"
 
 
-def find(data: Data, folder: Path, split: str, side: str) -> Path | None:
-    """The file of one side of a split, plain or `.gz`; None if there is neither."""
-    path = folder / file_name(data, split, side)
-    return next((file for file in (path, path.with_name(f"{path.name}.gz")) if file.is_file()), None)
+def table_names(data: Data) -> list[str]:
+    """The file names, gzipped or not, of tables with a split or its references."""
+    stems = [getattr(data, split) + part for split in SPLITS for part in ("", ".refs")]
+    return [f"{stem}{suffix}{gz}" for stem in stems for suffix in SUFFIXES for gz in ("", ".gz")]
 
 
-def files(data: Data, folder: Path) -> dict[str, dict[str, Path]]:
-    """The file of each side of each split; raises DataError if one of train or valid is missing."""
-    by_split: dict[str, dict[str, Path]] = {}
+def find(data: Data, folder: Path | None, split: str) -> Paths:
+    """The files of a split: those that the recipe names, else those in the folder; empty if there are none.
+
+    Raises:
+        DataError: a named file is missing or is not what it is named for; the folder has several texts for the split.
+    """
+    if named := [Path(path) for path in getattr(data.files, split)]:
+        return _named(split, named)
+    return _in_folder(data, folder, split) if folder is not None and folder.is_dir() else {}
+
+
+def _named(split: str, paths: Sequence[Path]) -> Paths:
+    """One table; or source and target, which may be a table of references; and references."""
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path} does not exist", f"--{split} names two aligned files, or one table")
+    if len(paths) == 1:
+        inside = paths[0] / ("validation" if split == "valid" and not (paths[0] / split).is_dir() else split)
+        return {TABLE: inside if (paths[0] / SPLITS_OF).is_file() else paths[0]}
+    kind = tables.kind_of(paths[0])
+    if kind != "text":
+        raise DataError(f"{paths[0]} is a table ({kind}), not one side of aligned text", "name a table alone")
+    if len(paths) == 2 and (suffix_of(paths[1]) in SUFFIXES or tables.kind_of(paths[1]) != "text"):
+        return {"source": paths[0], REFERENCES: paths[1]}
+    return dict(zip((*SIDES, REFERENCES), paths, strict=False))
+
+
+def _in_folder(data: Data, folder: Path, split: str) -> Paths:
+    stem, found = getattr(data, split), Paths()
+    for side in SIDES:
+        path = folder / file_name(data, split, side)
+        for file in (path, path.with_name(f"{path.name}.gz")):
+            if file.is_file():
+                found.setdefault(side, file)
+    several = [path for path in _tables(folder, stem, split) if path not in found.values()]
+    references = _tables(folder, f"{stem}.refs")
+    is_whole = "source" in found and ("target" in found or bool(references))
+    if not is_whole and len(found) + len(several) > 1 and several:
+        both = " and ".join(map(str, [*found.values(), *several]))
+        raise DataError(f"{both} could both be the {split} split", f"name one with --{split}, or move the other away")
+    if len(references) > 1:
+        raise DataError(f"{' and '.join(map(str, references))} could both be the references", "move one away")
+    if several and not found:
+        found[TABLE] = several[0]
+    if references and found:
+        found[REFERENCES] = references[0]
+    return found
+
+
+def _tables(folder: Path, stem: str, split: str = "") -> list[Path]:
+    """The tables of this name, in whatever form; also a data set that lies there as a folder."""
+    names = [stem, "validation"] if split == "valid" and (folder / SPLITS_OF).is_file() else [stem]
+    sets = [folder / name for name in names if split and tables.kind_of(folder / name) == "data set"]
+    files = (path for path in folder.iterdir() if path.name.startswith(f"{stem}.") and path.is_file())
+    ends = [(path.name.removeprefix(stem).lower().removesuffix(".gz"), path) for path in files]
+    return sorted(path for end, path in ends if end in SUFFIXES) + sets[:1]
+
+
+def files(data: Data, folder: Path | None) -> dict[str, Paths]:
+    """The files of each split; raises DataError if those of train or valid are missing."""
+    by_split: dict[str, Paths] = {}
     for split in SPLITS:
-        paths = {side: path for side in SIDES if (path := find(data, folder, split, side))}
-        missing = [side for side in SIDES if side not in paths]
-        if missing and split != "test":
-            raise DataError(
-                f"{folder / file_name(data, split, missing[0])} (or .gz) is not there",
-                "name the folder with --data-dir, the suffixes with --set data.source=… --set data.target=…",
-            )
-        if "source" in paths:
+        paths = find(data, folder, split)
+        has_target = TABLE in paths or {"source", "target"} <= set(paths) or {"source", REFERENCES} <= set(paths)
+        if not has_target and split != "test":
+            missing = (folder or Path()) / file_name(data, split, "target" if "source" in paths else "source")
+            raise DataError(f"{missing} (or .gz) is not there" if folder else f"no files for {split}", PLACES)
+        if TABLE in paths or "source" in paths:
             by_split[split] = paths
     return by_split
 
 
-def survey(data: Data, folder: Path, bad_utf8: BadUtf8) -> list[Split]:
-    """Finds the files of every split and checks each (`lines.check`); raises DataError if sides are not aligned."""
+def survey(data: Data, folder: Path | None, bad_utf8: BadUtf8, plain: Path | None = None) -> list[Split]:
+    """Finds the files of every split and checks each (`lines.check`).
+
+    plain: the folder in which the texts of tables are written as lines; without one they are only checked.
+
+    Raises:
+        DataError: a text cannot be used, or sides are not aligned.
+    """
     by_split = files(data, folder)
     if "test" not in by_split:
-        console.say(f"no test split: {folder / file_name(data, 'test', 'source')} is not there")
+        place = f": {folder / file_name(data, 'test', 'source')} is not there" if folder else ""
+        console.say(f"no test split{place}")
     splits = []
     for name, paths in by_split.items():
-        sides = {side: check(path, bad_utf8) for side, path in paths.items()}
-        if len({file.lines for file in sides.values()}) > 1:
-            number = _first_suspicious(*paths.values())
-            counts = ", ".join(f"{file.path} has {console.counted(file.lines, 'line')}" for file in sides.values())
-            raise DataError(
-                f"{counts}; they seem to diverge at line {number:,}",
-                "compare: " + "; ".join(f"sed -n {number}p {path}" for path in paths.values()),
-            )
+        sides = {side: check(paths[side], bad_utf8) for side in SIDES if side in paths}
+        keep = bad_utf8 != "stop"  # the encoder deals with bad bytes
+        if TABLE in paths:
+            sides |= extract.pairs(data, name, paths[TABLE], plain, keep_bytes=keep)
+        if REFERENCES in paths:
+            alone = "target" not in sides
+            sides |= extract.references(name, paths[REFERENCES], plain, with_target=alone, keep_bytes=keep)
+        _must_align(sides)
         splits.append(Split(name, sides))
+        _tell_unread(data, folder, name, paths)
     return splits
+
+
+def _must_align(sides: dict[str, TextFile]) -> None:
+    """Raises DataError if the texts differ in their numbers of lines."""
+    if len({file.lines for file in sides.values()}) == 1:
+        return
+    counts = ", ".join(f"{file.path} has {console.counted(file.lines, 'line')}" for file in sides.values())
+    pair = [sides[side].path for side in SIDES]
+    if sides["source"].lines == sides["target"].lines or any(file.column for file in sides.values()):
+        raise DataError(counts, "every line of one belongs to the same line of the other")
+    number = _first_suspicious(*pair)
+    raise DataError(
+        f"{counts}; they seem to diverge at line {number:,}",
+        "compare: " + "; ".join(f"sed -n {number}p {path}" for path in pair),
+    )
+
+
+def _tell_unread(data: Data, folder: Path | None, split: str, paths: Paths) -> None:
+    """Says which tables of the split's name lie beside its aligned text."""
+    if folder is None or getattr(data.files, split) or TABLE in paths:
+        return
+    for table in _tables(folder, getattr(data, split), split):
+        if table not in paths.values():
+            console.say(f"{table} is not read: the {split} split is {' and '.join(map(str, paths.values()))}")
 
 
 def _first_suspicious(source: Path, target: Path) -> int:
@@ -96,7 +200,7 @@ def must_be_unchanged(splits: Sequence[Split]) -> None:
     """Raises DataError if a file was changed or replaced since it was checked."""
     for file in (file for split in splits for file in split.sides.values()):
         path = file.path
-        if not path.is_file() or (last_change(path) != file.changed and sha256(path) != file.sha256):
+        if not path.exists() or (last_change(path) != file.changed and digest(path) != file.sha256):
             raise DataError(f"{path} was changed while it was read", "prepare it when it is complete")
 
 
@@ -104,7 +208,7 @@ def chunks(split: Split) -> Iterator[Chunk]:
     """All lines of the split, in order. Chunk boundaries depend on the text alone."""
     chunk: Chunk = [[] for _ in split.sides]
     size = 0
-    for row in zip_longest(*(raw_lines(file.path) for file in split.sides.values()), fillvalue=b""):
+    for row in zip_longest(*(raw_lines(file.text) for file in split.sides.values()), fillvalue=b""):
         for side, line in zip(chunk, row, strict=True):
             side.append(line)
             size += len(line)
@@ -117,7 +221,7 @@ def chunks(split: Split) -> Iterator[Chunk]:
 
 def sample(file: TextFile, most: int, clean: Callable[[str], str]) -> Iterator[str]:
     """At most `most` lines, evenly over the file, cleaned; empty lines and lines that are not UTF-8 are skipped."""
-    for number, line in enumerate(raw_lines(file.path)):
+    for number, line in enumerate(raw_lines(file.text)):
         # Line i is taken where i * most / lines passes a whole number.
         if number * most % file.lines < most:
             with suppress(UnicodeDecodeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import multiprocessing
 import os
 import signal
@@ -34,8 +35,8 @@ class Encoded:
     """The kept pairs of a chunk.
 
     lines: pairs before filtering. sources, targets: ids. dropped: pairs by reason, without duplicates.
-    keys: 16 bytes a pair, if duplicates are to be dropped. texts: the cleaned lines of both sides, for valid and
-    test; targets' BPE parts are joined, as in decoded text. replaced: lines whose bad UTF-8 was replaced.
+    keys: 16 bytes a pair, if duplicates are to be dropped. texts: the cleaned lines of each side, for valid and test;
+    in targets and references, BPE parts are joined, as in decoded text. replaced: lines whose bad UTF-8 was replaced.
     """
 
     lines: int
@@ -43,7 +44,7 @@ class Encoded:
     targets: Ragged
     dropped: Counter[str]
     keys: Sequence[bytes] = ()
-    texts: tuple[Sequence[str], Sequence[str]] = ((), ())
+    texts: tuple[Sequence[str], ...] = ()
     replaced: int = 0
 
 
@@ -53,18 +54,25 @@ def encode(tokenizers: Tokenizers, data: Data, bad_utf8: BadUtf8, split: str, ch
     bad_utf8: a pair with bad bytes is dropped (`skip`), else they are replaced; always replaced in a test split.
     """
     count, bad, clean = len(chunk[0]), set[int](), cleaner(data.clean)
-    sides = [[clean(line) for line in _texts(side, bad)] for side in chunk]
+    sides = [[clean(line) for line in _texts(side, bad)] for side in chunk[:2]]
     sources, targets = sides if len(sides) == 2 else (sides[0], [""] * count)
     source_ids, target_ids = Ragged.of(tokenizers.source.encode(sources)), Ragged.of(tokenizers.target.encode(targets))
     skip = bad if bad_utf8 == "skip" and split != "test" else set[int]()
     kept, dropped = filter_pairs(split, data, source_ids.lengths, target_ids.lengths, skip)
     keys: list[bytes] = []
-    texts: tuple[list[str], list[str]] = [], []
+    texts: tuple[list[str], ...] = ()
     if split != "train":
         texts = list(compress(sources, kept)), [join(line, tokenizers.joiner) for line in compress(targets, kept)]
+        for side in chunk[2:]:
+            texts += ([_references(line, clean, tokenizers.joiner) for line in compress(side, kept)],)
     elif data.deduplicate:
         keys = [pair_hash(*pair) for pair in compress(zip(sources, targets, strict=True), kept)]
     return Encoded(count, source_ids.keep(kept), target_ids.keep(kept), dropped, keys, texts, len(bad - skip))
+
+
+def _references(line: bytes, clean: Callable[[str], str], joiner: str) -> str:
+    """The references of a pair, cleaned, as they are kept: a JSON list."""
+    return json.dumps([join(clean(text), joiner) for text in json.loads(line)], ensure_ascii=False)
 
 
 def _texts(lines: list[bytes], bad: set[int]) -> list[str]:

@@ -26,10 +26,12 @@ from janus_cli.data.store import Ragged, StoreWriter
 from janus_cli.data.tokenizer import Tokenizers, train_tokenizers
 from janus_cli.errors import DataError
 from janus_cli.files import MANIFEST, must_be_free, sha256, whole_folder, write_json
-from janus_cli.recipe import Recipe
+from janus_cli.recipe import Data, Recipe
+from janus_cli.runs import text_name
 
 FORMAT = 2  # 1 had the ids in Arrow files
 PREPARED = "prepared data"  # in messages
+TEXT = "text"  # folder for text that is made or taken out of tables, while data is prepared
 LINES_WORTH_A_PROCESS = 50_000  # fewer are encoded faster than another process starts
 
 
@@ -60,10 +62,10 @@ def prepare(
         JanusError: a worker process was killed.
     """
     data, knobs = recipe.data, recipe.tokenizer
-    if data.dir is not None:
-        corpus.files(data, Path(data.dir))  # a wrong folder is named before `out`, which --force would replace
+    if data.is_named:
+        corpus.files(data, _folder(data))  # a wrong folder is named before `out`, which --force would replace
     with whole_folder(out, force=force, is_ours=is_prepared, what=PREPARED) as folder:
-        splits = corpus.survey(data, _text(recipe, out, folder), bad_utf8)
+        splits = corpus.survey(data, _text(recipe, out, folder), bad_utf8, folder / TEXT)
         train = splits[0]
         console.say(f"{console.counted(train.lines, 'training pair')} found")
         # Both sides of a joint tokenizer share the limit, which is there to bound memory.
@@ -81,7 +83,7 @@ def prepare(
                 written[split.name] = write_split(folder, split, encoded(split), tokenizers, origin)
                 _tell(split.name, written[split.name])
         corpus.must_be_unchanged(splits)
-        shutil.rmtree(folder / "text", ignore_errors=True)
+        shutil.rmtree(folder / TEXT, ignore_errors=True)
         sections = {section: recipe.plain()[section] for section in ("data", "tokenizer")}
         about = {"format": FORMAT, "recipe": recipe.name, "seed": recipe.seed, **sections, "vocabulary": sizes}
         return write_manifest(folder, {**about, "splits": written, "bad_utf8": bad_utf8})
@@ -90,13 +92,14 @@ def prepare(
 def rehearse(recipe: Recipe, out: Path, *, force: bool = False, bad_utf8: BadUtf8 = "stop") -> None:
     """A dry run of `prepare`: checks what it can without writing, raises the same errors, says what would be done."""
     data, knobs = recipe.data, recipe.tokenizer
-    if data.dir is not None:
-        corpus.files(data, Path(data.dir))
+    if data.is_named:
+        corpus.files(data, _folder(data))
     must_be_free(out, force=force, is_ours=is_prepared, what=PREPARED)
-    if data.dir is not None:
-        for split in corpus.survey(data, Path(data.dir), bad_utf8):
+    if data.is_named:
+        for split in corpus.survey(data, _folder(data), bad_utf8):
             for file in split.sides.values():
-                console.say(f"would read {file.path}: {console.counted(file.lines, 'line')}")
+                column = f", column {file.column}" if file.column else ""
+                console.say(f"would read {file.path}{column}: {console.counted(file.lines, 'line')}")
     elif data.synthetic is not None:
         sizes = f"{data.synthetic.train:,} + {data.synthetic.valid:,} + {data.synthetic.test:,}"
         console.say(f"would make {sizes} pairs of text from seed {recipe.seed}")
@@ -107,14 +110,22 @@ def rehearse(recipe: Recipe, out: Path, *, force: bool = False, bad_utf8: BadUtf
     console.say(f"would make a {knobs.kind} tokenizer of {knobs.vocabulary:,} entries and write everything to {out}")
 
 
-def _text(recipe: Recipe, out: Path, folder: Path) -> Path:
-    """The folder with the text: the user's, or one with downloads, or folder/text with generated text."""
+def _folder(data: Data) -> Path | None:
+    """The user's folder, if there is one."""
+    return None if data.dir is None else Path(data.dir)
+
+
+def _text(recipe: Recipe, out: Path, folder: Path) -> Path | None:
+    """The folder with the text: the user's, or one with downloads, or folder/text with generated text.
+
+    None if files are named and the user names no folder besides.
+    """
     data = recipe.data
-    if data.dir is not None:
-        return Path(data.dir)
+    if data.is_named:
+        return _folder(data)
     if data.synthetic is None:
         return download.fetch(data, out.parent / f"{recipe.name}.downloads")
-    text = folder / "text"
+    text = folder / TEXT
     text.mkdir()
     for split in corpus.SPLITS:
         first, second = (text / corpus.file_name(data, split, side) for side in corpus.SIDES)
@@ -128,7 +139,7 @@ def _text(recipe: Recipe, out: Path, folder: Path) -> Path:
 def write_split(
     folder: Path, split: Split, encoded: Iterable[Encoded], tokenizers: Tokenizers, origin: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Writes the ids of a split and, except for train, its text as `<split>.source.txt` and `<split>.target.txt`.
+    """Writes the ids of a split and, except for train, its text (see `runs.text_name`).
 
     origin: fingerprints of all that the ids depend on, except the text.
 
@@ -136,12 +147,12 @@ def write_split(
         The split's part of the manifest.
     """
     dropped, seen, replaced = Counter[str](), set[bytes](), 0
-    origin = {**origin, **{f"{side}.text": file.sha256 for side, file in split.sides.items()}}
+    origin = {**origin, **{f"{side}.text": file.identity for side, file in split.sides.items()}}
     sizes = tokenizers.source.size, tokenizers.target.size
     with ExitStack() as stack:
         bar = stack.enter_context(console.progress(f"encoding {split.name}", split.lines))
         store = stack.enter_context(StoreWriter(folder, split.name, *sizes, origin))
-        paths = [] if split.name == "train" else [folder / f"{split.name}.{side}.txt" for side in split.sides]
+        paths = [] if split.name == "train" else [folder / text_name(split.name, side) for side in split.sides]
         files = [stack.enter_context(path.open("wb")) for path in paths]
         for chunk in encoded:
             store.add(*(_without_duplicates(chunk, seen, dropped) if chunk.keys else (chunk.sources, chunk.targets)))
@@ -163,7 +174,7 @@ def write_split(
 
 def _described(file: TextFile, folder: Path) -> dict[str, Any]:
     """A text file's entry in the manifest of `folder`. Text that janus made has no path."""
-    path = str(file.path.resolve()) if file.path.is_file() and folder not in file.path.parents else None
+    path = str(file.path.resolve()) if (file.path.is_file() or file.plain) and folder not in file.path.parents else None
     return {"path": path, "lines": file.lines, "bytes": file.bytes, "sha256": file.sha256}
 
 

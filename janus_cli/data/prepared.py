@@ -15,7 +15,7 @@ from typing import Any
 from janus_cli import console
 from janus_cli.data import corpus
 from janus_cli.data.corpus import SPLITS
-from janus_cli.data.lines import last_change
+from janus_cli.data.lines import digest, disk_size, last_change
 from janus_cli.data.prepare import FORMAT
 from janus_cli.data.store import Store, store_files
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
@@ -25,7 +25,7 @@ from janus_cli.recipe import Data, Recipe
 from janus_cli.runs import distilled_dir, prepared_dir
 
 # Knobs that say where the text is, not what it is: that is for the fingerprints.
-PLACES = ("dir", "notes", "downloads")
+PLACES = ("dir", "files", "notes", "downloads")
 CHECKED = ".checked.json"  # the files that were verified before
 SETTLED = 3 * 10**9  # nanoseconds; file systems' clocks are coarse, two seconds at worst
 
@@ -108,16 +108,19 @@ def _command(words: Sequence[str], recipe: Recipe, folder: Path, manifest: Mappi
     place = [] if folder == usual else ["--out", str(folder)]
     if distilled:
         return " ".join([distilled["command"], shlex.join(place)]).strip()
-    text = recipe.data.dir or manifest.get("data", {}).get("dir")
-    bad = manifest.get("bad_utf8", "stop")
+    data = manifest.get("data", {})
+    text, bad = recipe.data.dir or data.get("dir"), manifest.get("bad_utf8", "stop")
+    named = {split: getattr(recipe.data.files, split) or data.get("files", {}).get(split, ()) for split in SPLITS}
     more = [*(["--data-dir", text] if text else []), *(["--bad-utf8", bad] if bad != "stop" else [])]
+    more += [word for split, paths in named.items() if paths for word in (f"--{split}", *paths)]
     return shlex.join(["janus", "preprocess", *words, *more, *place])
 
 
 def _other_settings(recipe: Recipe, manifest: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """Knobs that have changed: name, value then, value now."""
+    defaults = Recipe(name="defaults").plain()  # of knobs that are younger than the data
     for section in ("data", "tokenizer"):
-        asked, used = recipe.plain()[section], manifest[section]
+        asked, used = recipe.plain()[section], {**defaults[section], **manifest[section]}
         for key in sorted({*asked, *used} - {*(PLACES if section == "data" else ())}):
             if asked.get(key) != used.get(key):
                 yield f"{section}.{key}", used.get(key), asked.get(key)
@@ -146,10 +149,11 @@ def _other_text(manifest: Mapping[str, Any], data: Data) -> Iterator[str]:
                 continue  # a teacher's
             before = Path(known["path"] or "")
             with suppress(OSError):
-                if before.is_file() and _differs(before, known, last_change(before) >= made):
+                if known["path"] and before.exists() and _differs(before, known, last_change(before) >= made):
                     yield f"the text {before} was changed"
-            with suppress(OSError):
-                now = data.dir and corpus.find(data, Path(data.dir), name, side)
+            with suppress(OSError, DataError):
+                paths = corpus.find(data, None if data.dir is None else Path(data.dir), name)
+                now = paths.get(side) or paths.get(corpus.TABLE)
                 elsewhere = now and now.resolve() != before.resolve() and now.suffix == before.suffix  # .gz or not
                 if now and elsewhere and _differs(now, known, read=True):
                     yield f"{now} is not the text that it was made of"
@@ -157,7 +161,7 @@ def _other_text(manifest: Mapping[str, Any], data: Data) -> Iterator[str]:
 
 def _differs(path: Path, known: Mapping[str, Any], read: bool) -> bool:
     """Whether a file differs from the known size or, with `read`, from the known sha256."""
-    return path.stat().st_size != known["bytes"] or (read and sha256(path) != known["sha256"])
+    return disk_size(path) != known["bytes"] or (read and digest(path) != known["sha256"])
 
 
 def _read_notes(folder: Path) -> dict[str, Any]:

@@ -123,6 +123,7 @@ def _recipe_and_run(
     if data_dir is not None:
         if not data_dir.is_dir():
             raise DataError(f"the data folder {data_dir} does not exist", "name another with --data-dir")
+        changes.append("data.files={}")
         changes.append(f"data.dir={json.dumps(str(data_dir), ensure_ascii=False)}")
     if resume:
         run = runs.find_run(folder)
@@ -177,7 +178,7 @@ def _is_for_data(path: Path) -> bool:
 def _must_agree(before: Recipe, now: Recipe, allowed: Sequence[str]) -> None:
     """Raise CheckpointError naming all knobs that differ from the resumed run's without --allow-change."""
     old, new = dict(flat(before.plain(), ".")), dict(flat(now.plain(), "."))
-    free = (*allowed, "data.dir", "about", "data.notes")
+    free = (*allowed, "data.dir", "data.files", "about", "data.notes")
     changed = [
         f"\n  {key}: {old.get(key)!r} in the run, {new.get(key)!r} now"
         for key in sorted(old.keys() | new.keys())
@@ -228,7 +229,7 @@ def _open_data(
     world.wait()
     data = verified or open_prepared(recipe, folder, words, text=False)
     seed = data.manifest.get("seed", recipe.seed)
-    if recipe.data.synthetic and recipe.data.dir is None and seed != recipe.seed:
+    if recipe.data.synthetic and not recipe.data.is_named and seed != recipe.seed:
         console.say(f"{folder} is text made from seed {seed}, the training has seed {recipe.seed}")
     return data
 

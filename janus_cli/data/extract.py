@@ -1,0 +1,134 @@
+"""Tables become plain text, a line a row, which is then read like any other; references become JSON lists."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from janus_cli import console
+from janus_cli.data import tables
+from janus_cli.data.lines import Lines, TextFile, check, cleaner, digest, disk_size, last_change
+from janus_cli.data.references import references as read_references
+from janus_cli.data.references import texts_in
+from janus_cli.data.tables import DELIMITED, Column, Kind, Table
+from janus_cli.errors import DataError
+from janus_cli.recipe import Data
+
+REFERENCES = "references"  # a side besides source and target
+NOWHERE = Path(os.devnull)
+COLUMNS = "choose with --set data.columns=[SOURCE,TARGET]: names in the header, or numbers if there is no header"
+FIELDS = "choose with --set data.fields=[SOURCE,TARGET]"
+
+
+def usual_names(data: Data, side: str) -> tuple[str, ...]:
+    """Names under which the column of a side is found without being given: as in `de`, `translation.de`, `source`."""
+    suffix = getattr(data, side)
+    return suffix, f"translation.{suffix}", side
+
+
+def given_columns(data: Data, kind: Kind | None) -> list[str]:
+    """The columns that the recipe gives for a table of this kind: source, then targets."""
+    return [str(column) for column in (data.columns if kind in DELIMITED else data.fields)]
+
+
+def source_lines(data: Data, path: Path, column: str | None = None, *, strict: bool = False) -> Lines:
+    """Cleaned text to decode: the lines of a text, or a table's source column.
+
+    column: by default the recipe's, or one with a usual name. strict: see `Lines`.
+
+    Raises:
+        DataError: the table has no such column.
+    """
+    clean, usual = cleaner(data.clean), usual_names(data, "source")
+    kind = tables.kind_of_text(path, usual, column)
+    if kind == "text":
+        return Lines(path, clean, strict)
+    if column is None and kind is not None:
+        column = next(iter(given_columns(data, kind)), None) or tables.choose(path, kind, [usual])[0]
+    tables.tell(path, kind, [str(column)])
+    return Column(path, clean, column=str(column), kind=kind)
+
+
+def check_source(text: Lines) -> TextFile:
+    """Reads what `source_lines` gave once and checks that it can be used; raises DataError."""
+    if not isinstance(text, Column):
+        return check(text.path)
+    path, changed, count = text.path, last_change(text.path), sum(1 for _ in text)
+    if not count:
+        raise DataError(f"{path} is empty")
+    return TextFile(path, count, disk_size(path), digest(path), changed, column=text.column)
+
+
+def pairs(data: Data, split: str, path: Path, plain: Path | None, *, keep_bytes: bool) -> dict[str, TextFile]:
+    """Source and target of a table, and for valid and test the references, if a row has several.
+
+    plain: the folder for the text; without one, the table is only checked. keep_bytes: see `Table`.
+
+    Raises:
+        DataError: the table is empty or cannot be used, see `Table`.
+    """
+    kind = tables.table_kind(path)
+    hint = COLUMNS if kind in DELIMITED else FIELDS
+    usual = [usual_names(data, side) for side in ("source", "target")]
+    source, *targets = given_columns(data, kind) or tables.choose(path, kind, usual, hint)
+    tables.tell(path, kind, [source, *targets])
+    if split == "train" and len(targets) > 1:
+        console.say(f"{path}: the targets to train on are those of column {targets[0]}")
+        targets = targets[:1]
+    table = Table(path, [source, *targets], kind, hint=hint, keep_bytes=keep_bytes)
+
+    def rows() -> Iterator[tuple[str, list[str]]]:
+        for number, (text, *cells) in table:
+            if isinstance(text, list):
+                raise DataError(f'{path}:{number} has a list of texts under "{source}"', hint)
+            yield text, texts_in(cells)
+
+    columns = {"source": source, "target": targets[0], REFERENCES: ",".join(targets)}
+    found = _written(split, path, rows(), columns, plain)
+    table.warn()
+    return found
+
+
+def references(
+    split: str, path: Path, plain: Path | None, *, with_target: bool, keep_bytes: bool
+) -> dict[str, TextFile]:
+    """The references of a split. plain, keep_bytes: as in `pairs`. with_target: the first of a line is also the target.
+
+    Raises:
+        DataError: see `references.references`.
+    """
+    columns = {"target": "1"} if with_target else {}
+    rows = (("", texts) for texts in read_references(path, keep_bytes=keep_bytes))
+    return _written(split, path, rows, {**columns, REFERENCES: REFERENCES}, plain, single=not with_target)
+
+
+def _written(
+    split: str, path: Path, rows: Iterable[tuple[str, Sequence[str]]], columns: dict[str, str], plain: Path | None, *,
+    single: bool = False,
+) -> dict[str, TextFile]:  # fmt: skip
+    """Writes a text for each of the columns, by side; rows: source, and targets, of which the first is the target.
+
+    Training has no references. single: whether others have them though no row has several.
+    """
+    columns = {side: name for side, name in columns.items() if split != "train" or side != REFERENCES}
+    if plain is not None:
+        plain.mkdir(exist_ok=True)
+    changed, count, several = last_change(path), 0, single
+    places = {side: plain / f"{split}.{side}" if plain else None for side in columns}
+    with ExitStack() as stack:
+        files = {side: stack.enter_context((place or NOWHERE).open("wb")) for side, place in places.items()}
+        for source, targets in rows:
+            # In references, bytes that are not UTF-8 are replaced; those of source and target are dealt with later.
+            whole = [text.encode(errors="surrogateescape").decode(errors="replace") for text in targets]
+            line = {"source": source, "target": targets[0], REFERENCES: json.dumps(whole, ensure_ascii=False)}
+            for side, file in files.items():
+                file.write(line[side].encode(errors="surrogateescape") + b"\n")
+            count, several = count + 1, several or len(targets) > 1
+    if not count:
+        raise DataError(f"{path} is empty")
+    about = count, disk_size(path), digest(path), changed
+    sides = (side for side in columns if several or side != REFERENCES)
+    return {side: TextFile(path, *about, places[side], columns[side]) for side in sides}

@@ -1,0 +1,355 @@
+"""`janus preprocess` of every form that text may have: what is prepared is the same, and what is said of mistakes."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from janus_cli.data.lines import digest
+
+SETTINGS = ("--set", "tokenizer.kind=words", "--set", "data.source=de", "--set", "data.target=en", "--workers", "1")
+COUNTS = {"train": 40, "valid": 4, "test": 3}
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def janus(empty_folder: Path, shell: Callable[..., tuple[int, str, str]]) -> Run:
+    """Exit code and stderr of `janus preprocess`."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        code, out, err = shell("preprocess", *SETTINGS, *arguments)
+        assert out == ""
+        return code, err
+
+    return run
+
+
+def pairs(split: str) -> list[tuple[str, str]]:
+    return [(f"der {split} {n}, „{n % 7}“", f'the {split}; "{n % 7}"') for n in range(COUNTS[split])]
+
+
+def aligned(folder: str = "corpus") -> Path:
+    Path(folder).mkdir()
+    for split in COUNTS:
+        for side, suffix in enumerate(("de", "en")):
+            text = "".join(f"{pair[side]}\n" for pair in pairs(split))
+            Path(folder, f"{split}.{suffix}").write_text(text, encoding="utf-8")
+    return Path(folder)
+
+
+def ids_and_text(folder: str) -> dict[str, str]:
+    """Everything that was prepared but for the manifest and what depends on the files that it was read from."""
+    found = {path.name: digest(path) for path in Path(folder).iterdir() if path.suffix in (".npy", ".txt")}
+    assert len(found) > 8
+    return found
+
+
+def rows(split: str) -> list[dict[str, Any]]:
+    return [{"id": n, "en": target, "de": source} for n, (source, target) in enumerate(pairs(split))]
+
+
+def as_csv(path: Path, found: list[dict[str, Any]], delimiter: str = ",") -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(found[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(found)
+
+
+def as_jsonl(path: Path, found: list[dict[str, Any]]) -> None:
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in found), encoding="utf-8")
+
+
+def as_nested_jsonl(path: Path, found: list[dict[str, Any]]) -> None:
+    as_jsonl(path, [{"translation": {"de": row["de"], "en": row["en"]}} for row in found])
+
+
+def as_tsv(path: Path, found: list[dict[str, Any]]) -> None:
+    path.write_text("".join(f"{row['id']}\t{row['de']}\t{row['en']}\n" for row in found), encoding="utf-8")
+
+
+def as_parquet(path: Path, found: list[dict[str, Any]]) -> None:
+    pytest.importorskip("pyarrow.parquet").write_table(pytest.importorskip("pyarrow").Table.from_pylist(found), path)
+
+
+def as_data_set(path: Path, found: list[dict[str, Any]]) -> None:
+    pa = pytest.importorskip("pyarrow")
+    table = pa.Table.from_pylist(found)
+    path.mkdir()
+    with pa.ipc.new_stream(path / "data-00000-of-00001.arrow", table.schema) as writer:
+        writer.write_table(table)
+    (path / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}))
+
+
+FORMS: dict[str, tuple[Callable[[Path, list[dict[str, Any]]], object], str]] = {
+    ".csv": (as_csv, ""),
+    ".CSV": (lambda path, found: as_csv(path, found, ";"), "data.columns=[de,en]"),
+    ".tsv": (as_tsv, "data.columns=[2,3]"),
+    ".jsonl": (as_jsonl, ""),
+    ".json": (as_nested_jsonl, "data.fields=[translation.de,translation.en]"),
+    ".ndjson": (as_nested_jsonl, ""),
+    ".parquet": (as_parquet, "data.fields=[de,en]"),
+    "": (as_data_set, ""),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("packed", [False, True])
+def test_every_form_of_a_table_gives_what_aligned_text_gives(janus: Run, form: str, packed: bool) -> None:
+    if packed and not form:
+        pytest.skip("a folder is not gzipped")
+    write, columns = FORMS[form]
+    aligned()
+    assert janus("--data-dir", "corpus", "--out", "plain")[0] == 0
+    Path("tables").mkdir()
+    for split in COUNTS:
+        path = Path("tables", f"{split}{form}")
+        write(path, rows(split))
+        if packed:
+            path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+    options = ("--set", columns) if columns else ()
+    code, said = janus("--data-dir", "tables", "--out", "out", *options)
+    assert code == 0, said
+    assert ids_and_text("out") == ids_and_text("plain")
+    assert said.count("; columns ") == 3, "each table is said"
+    manifest = json.loads(Path("out/manifest.json").read_text(encoding="utf-8"))
+    text = manifest["splits"]["train"]["text"]
+    assert text["source"]["path"] == text["target"]["path"]
+    assert Path(text["source"]["path"]).name.startswith("train")
+    assert text["source"]["sha256"] == digest(Path(text["source"]["path"]))
+    assert not Path("out/text").exists()
+
+
+def test_files_are_named_directly(janus: Run, shell: Callable[..., tuple[int, str, str]]) -> None:
+    aligned()
+    assert janus("--data-dir", "corpus", "--out", "plain")[0] == 0
+    as_csv(Path("held out.csv"), rows("valid"))
+    as_tsv(Path("wd_20"), rows("test"))  # no suffix
+    more = ("--set", "data.columns=[de,en]")
+    files = ("--train", "corpus/train.de", "corpus/train.en", "--valid", "held out.csv", "--test=corpus/test.de")
+    code, said = janus(*files, "corpus/test.en", "--out", "out", *more)
+    assert code == 0, said
+    assert ids_and_text("out") == ids_and_text("plain")
+    kept = json.loads(Path("out/manifest.json").read_text(encoding="utf-8"))["data"]["files"]
+    assert kept["train"] == ["corpus/train.de", "corpus/train.en"]
+    assert kept["valid"] == ["held out.csv"]
+    assert "--train" not in said.split("next: ")[1], "the recipe of the training needs no files"
+    # What is not named comes from the folder; a table is recognised without a suffix.
+    code, said = janus("--data-dir", "corpus", "--test", "wd_20", "--out", "two", "--set", "data.columns=[2,3]")
+    assert code == 0, said
+    assert ids_and_text("two") == ids_and_text("plain")
+    assert "wd_20: TSV, no header; columns 2, 3" in said
+    code, said = janus(*files, "--dry-run", *more)
+    assert (code, "would read held out.csv, column de: 4 lines" in said) == (3, False), "test.de alone is no table"
+    code, said = janus(*files, "corpus/test.en", "--dry-run", *more)
+    assert (code, "would read held out.csv, column de: 4 lines" in said) == (0, True)
+    # Training finds the data by the recipe alone, and says how it was made if it no longer fits.
+    Path("r.yaml").write_text("name: r\ndata: {source: de, target: en}\ntokenizer: {kind: words}\n", encoding="utf-8")
+    assert (
+        shell("preprocess", "--recipe", "r.yaml", *files[:3], "--valid", "corpus/valid.de", "corpus/valid.en")[0] == 0
+    )
+    assert (
+        shell("train", "--recipe", "r.yaml", "--dry-run", "--set", "model.width=16", "--set", "model.heads=2")[0] == 0
+    )
+    Path("corpus/train.de").write_text("changed\n" * 40, encoding="utf-8")
+    code, _, err = shell("train", "--recipe", "r.yaml", "--dry-run")
+    assert (code, "--train corpus/train.de corpus/train.en --valid corpus/valid.de corpus/valid.en" in err) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ("--train corpus/train.de corpus/train.en", 3, "no files for valid"),
+        ("--train corpus/train.de nowhere --valid corpus/valid.de corpus/valid.en", 3, "nowhere does not exist"),
+        ("--train plain.txt --valid corpus/valid.de corpus/valid.en", 3, "plain.txt is no table"),
+        ("--train a b c d", 2, "a split is at most three files"),
+        ("--data-dir corpus --train x.csv corpus/train.en", 3, "x.csv is a table (CSV), not one side of aligned text"),
+        ("--data-dir corpus --test x.csv", 3, "x.csv (CSV) has no column 'de' or 'en'; it has 1 'german', 2 'english'"),
+        ("--data-dir corpus --test x.csv --set data.columns=[german,french]", 3,
+         "x.csv has no column 'french'; it has 1 'german', 2 'english'"),
+        ("--data-dir corpus --test x.jsonl", 3, "x.jsonl (JSON lines) has no column 'en'; it has 1 'de'"),
+        ("--data-dir corpus --test x.jsonl --set data.fields=[de]", 2, "data: fields needs a source and a target"),
+        ("--data-dir corpus --test x.json", 3, "x.json is a JSON array"),
+        ("--data-dir corpus --test corpus/test.de corpus/valid.en", 3, "test.de has 3 lines, corpus/valid.en has 4"),
+        ("--data-dir corpus --test bad.tsv", 3, "bad.tsv:2:3: byte 0xff is not UTF-8"),
+        ("--data-dir corpus --test empty.csv", 3, "empty.csv (CSV) has no column 'de' or 'en'; it has none"),
+        ("--data-dir corpus --train corpus/train.de corpus/train.en RUN --valid corpus/valid.de corpus/valid.en", 3,
+         "RUN does not exist"),
+    ],
+)  # fmt: skip
+def test_mistakes(janus: Run, arguments: str, code: int, words: str) -> None:
+    aligned()
+    Path("x.csv").write_text("german,english\na,b\n")
+    Path("x.jsonl").write_text('{"de": "a"}\n')
+    Path("x.json").write_text('[{"de": "a", "en": "b"}]\n')
+    Path("bad.tsv").write_bytes(b"a\tb\nc\t\xff\n")
+    Path("empty.csv").touch()
+    Path("plain.txt").write_text("a line\nanother, longer line\n")
+    found, said = janus(*arguments.split(), "--out", "out")
+    assert (found, words in said) == (code, True), said
+    assert "hint: " in said
+    assert not Path("out").exists()
+
+
+def test_bytes_that_are_not_utf8_in_a_table_follow_the_option(janus: Run) -> None:
+    aligned()
+    Path("t.tsv").write_bytes(b"a\tb\nc\td\xff\n")
+    for policy, words in (("skip", "train: 1 of 2 pairs kept; dropped: bad_utf8 1"), ("replace", "mended: 1 line")):
+        code, said = janus("--data-dir", "corpus", "--train", "t.tsv", "--bad-utf8", policy, "--out", policy)
+        assert (code, words in said) == (0, True), said
+
+
+def test_line_ends_inside_cells_are_said(janus: Run) -> None:
+    aligned()
+    as_csv(Path("t.csv"), [{"de": "a\nb", "en": "c"}, {"de": "d", "en": "e"}])
+    code, said = janus("--data-dir", "corpus", "--train", "t.csv", "--out", "out")
+    assert (code, "t.csv: line ends inside 1 text became spaces" in said) == (0, True), said
+
+
+def test_aligned_text_goes_before_a_table_of_its_name(janus: Run) -> None:
+    folder = aligned()
+    assert janus("--data-dir", "corpus", "--out", "plain")[0] == 0
+    Path(folder, "test.json").write_text('{"de": "other", "en": "text"}\n')
+    code, said = janus("--data-dir", "corpus", "--out", "out")
+    assert code == 0
+    assert "corpus/test.json is not read: the test split is corpus/test.de and corpus/test.en" in said
+    assert ids_and_text("out") == ids_and_text("plain")
+    # Where it is not clear, both are named.
+    Path(folder, "test.en").unlink()
+    code, said = janus("--data-dir", "corpus", "--out", "none")
+    assert (code, "corpus/test.de and corpus/test.json could both be the test split" in said) == (3, True)
+    for suffix in ("de", "en"):
+        Path(folder, f"valid.{suffix}").unlink()
+    as_csv(Path(folder, "valid.csv"), rows("valid"))
+    as_jsonl(Path(folder, "valid.jsonl"), rows("valid"))
+    code, said = janus("--data-dir", "corpus", "--out", "none")
+    assert (code, "corpus/valid.csv and corpus/valid.jsonl could both be the valid split" in said) == (3, True)
+
+
+def test_a_data_set_of_splits(janus: Run) -> None:
+    aligned()
+    assert janus("--data-dir", "corpus", "--out", "plain")[0] == 0
+    Path("hf").mkdir()
+    for split in COUNTS:
+        as_data_set(Path("hf", split.replace("valid", "validation")), rows(split))
+    Path("hf/dataset_dict.json").write_text('{"splits": ["train", "validation", "test"]}')
+    assert janus("--data-dir", "hf", "--out", "one")[0] == 0
+    named = [word for split in COUNTS for word in (f"--{split}", "hf")]
+    assert janus(*named, "--out", "two")[0] == 0
+    assert ids_and_text("one") == ids_and_text("two") == ids_and_text("plain")
+
+
+def test_a_changed_table_no_longer_fits(janus: Run, shell: Callable[..., tuple[int, str, str]]) -> None:
+    aligned()
+    as_csv(Path("t.csv"), rows("train"))
+    assert janus("--data-dir", "corpus", "--train", "t.csv", "--out", "out")[0] == 0
+    as_csv(Path("t.csv"), rows("train")[:-1])
+    settings = [word for word in SETTINGS if word not in ("--workers", "1")]
+    code, _, err = shell("train", "--prepared", "out", "--dry-run", *settings)
+    assert (code, err.count("t.csv was changed") >= 1) == (3, True), err
+
+
+# --- several references ---
+
+
+def three(split: str) -> Iterator[tuple[str, list[str]]]:
+    for n, (source, target) in enumerate(pairs(split)):
+        yield source, [target, *(f"another {k}" for k in range(n % 3))]
+
+
+def kept(folder: str, split: str = "test") -> list[list[str]]:
+    text = Path(folder, f"{split}.refs.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.removesuffix("\n").split("\n")]
+
+
+@pytest.mark.parametrize("form", ["columns", "list", "file", "file alone", "named"])
+def test_several_references_are_kept_with_the_split(janus: Run, form: str) -> None:
+    folder = aligned()
+    refs = Path(folder, "test.refs.tsv")
+    refs.write_text("".join("\t".join(targets) + "\n" for _, targets in three("test")), encoding="utf-8")
+    more: tuple[str, ...] = ()
+    if form == "file alone":
+        Path(folder, "test.en").unlink()
+    elif form == "named":
+        refs = refs.rename("elsewhere.tsv")
+        more = ("--test", "corpus/test.de", "elsewhere.tsv")
+    elif form == "columns":
+        refs.unlink()
+        found = [dict(zip(("de", "en", "en2", "en3"), (s, *t, "", ""), strict=False)) for s, t in three("test")]
+        as_csv(Path("test.csv"), found)
+        more = ("--test", "test.csv", "--set", "data.columns=[de,en,en2,en3]")
+    elif form == "list":
+        refs.unlink()
+        as_jsonl(Path("test.jsonl"), [{"de": source, "en": targets} for source, targets in three("test")])
+        more = ("--test", "test.jsonl")
+    code, said = janus("--data-dir", "corpus", "--out", "out", *more)
+    assert code == 0, said
+    assert kept("out") == [targets for _, targets in three("test")]
+    targets = Path("out/test.target.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    assert targets == [target for _, target in pairs("test")]
+    manifest = json.loads(Path("out/manifest.json").read_text(encoding="utf-8"))
+    assert "test.refs.jsonl" in manifest["files"]
+    assert not Path("out/valid.refs.jsonl").exists()
+
+
+def test_references_follow_the_pairs_that_are_kept_and_are_cleaned(janus: Run) -> None:
+    folder = aligned()
+    Path(folder, "valid.de").write_text("A\n\nC\nD\n")
+    Path(folder, "valid.refs.tsv").write_text("The A\tan A\nnothing\nThe C\nthe D\tD\n")
+    code, said = janus("--data-dir", "corpus", "--out", "out", "--set", "data.clean=[lowercase]")
+    assert code == 0, said
+    assert kept("out", "valid") == [["the a", "an a"], ["the c"], ["the d", "d"]]
+
+
+def test_one_reference_in_every_line_is_the_target(janus: Run) -> None:
+    folder = aligned()
+    Path(folder, "test.en").rename(folder / "test.refs.tsv")
+    code, said = janus("--data-dir", "corpus", "--out", "out")
+    assert code == 0, said
+    assert not Path("out/test.refs.jsonl").exists()
+    assert Path("out/test.target.txt").read_bytes() == Path("corpus/test.refs.tsv").read_bytes()
+    Path(folder, "test.refs.tsv").write_text("a\nb\n")
+    code, said = janus("--data-dir", "corpus", "--out", "none")
+    assert (code, "corpus/test.de has 3 lines, corpus/test.refs.tsv has 2 lines" in said) == (3, True), said
+
+
+def test_training_takes_the_first_target(janus: Run) -> None:
+    aligned()
+    assert janus("--data-dir", "corpus", "--out", "plain")[0] == 0
+    as_csv(Path("t.csv"), [{**row, "en2": "never read"} for row in rows("train")])
+    for split in ("valid", "test"):
+        as_csv(Path(f"{split}.csv"), [{**row, "en2": ""} for row in rows(split)])
+    named = ("--train", "t.csv", "--valid", "valid.csv", "--test", "test.csv")
+    code, said = janus(*named, "--out", "out", "--set", "data.columns=[de,en,en2]")
+    assert (code, "the targets to train on are those of column en" in said) == (0, True), said
+    assert ids_and_text("out") == ids_and_text("plain")
+
+
+def test_a_run_is_scored_with_all_references(tiny_recipe: Path, shell: Callable[..., tuple[int, str, str]]) -> None:
+    """Decoding the test split leaves the references where `janus score` finds them."""
+    folder = aligned()
+    for split in ("valid", "test"):
+        lines = ["\t".join([f"first {n}", f"second {n}"]) for n in range(COUNTS[split])]
+        Path(folder, f"{split}.refs.tsv").write_text("".join(f"{line}\n" for line in lines))
+        Path(folder, f"{split}.en").unlink()
+    text = tiny_recipe.read_text().replace("synthetic: {train: 64, valid: 8, test: 8}", "source: de, target: en")
+    tiny_recipe.write_text(text.replace("vocabulary: 120", "kind: words, vocabulary: 120"))
+    code, _, err = shell("train", "--recipe", "tiny.yaml", "--data-dir", "corpus", "--set", "training.updates=4")
+    assert code == 0, err
+    assert shell("decode", "--mode", "nar", "--iters", "1", "--length-beam", "1")[0] == 0
+    decoded = Path("runs/tiny-janus/decode")
+    assert (decoded / "test.refs.jsonl").is_file()
+    (summary,) = decoded.glob("*.json")
+    assert json.loads(summary.read_text())["references"] == ["test.refs.jsonl"]
+    code, out, err = shell("score", "--json", "--metrics", "exact")
+    assert (code, json.loads(out)["scores"][0]["signature"].startswith("nrefs:2|")) == (0, True), err
+    (decoded / "h.txt").write_text("first 0\nsecond 1\nthird 2\n")
+    code, out, _ = shell("score", str(decoded / "h.txt"), "--reference", str(decoded / "test.refs.jsonl"), "--json",
+                         "--metrics", "exact")  # fmt: skip
+    assert json.loads(out)["scores"][0]["value"] == pytest.approx(200 / 3)
