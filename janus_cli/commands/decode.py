@@ -17,9 +17,12 @@ def decode(
     text: Annotated[
         Path | None,
         typer.Option(
-            "--input", metavar="FILE", help="Text to decode, plain or .gz; - for stdin. By default the test split."
+            "--input",
+            metavar="FILE",
+            help="Text to decode, or a table with it, plain or .gz; - for stdin. By default the test split.",
         ),
     ] = None,
+    column: options.Column = None,
     split: Annotated[
         Literal["test", "valid"] | None,
         typer.Option(
@@ -27,7 +30,10 @@ def decode(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "--output", metavar="FILE", help="Write hypotheses here, not to stdout.")
+        Path | None,
+        typer.Option(
+            "--out", "--output", metavar="FILE", help="Write hypotheses here, not to stdout; gzipped if it ends in .gz."
+        ),
     ] = None,
     jsonl: Annotated[
         bool, typer.Option("--jsonl", help="Write a JSON object a line: text, tokens, scores, length, passes.")
@@ -67,12 +73,13 @@ def decode(
       echo "ein mann fährt fahrrad ." | janus decode --input - --beam 5 --nbest 3
       janus decode multi30k-janus --input book.de --out book.en --jsonl
       janus decode multi30k-janus --input book.de --out book.en --jsonl --resume
+      janus decode multi30k-janus --input captions.csv --column german --out captions.en.gz
     """
     chosen = options.named_run(run, run_option, checkpoint, changes)
     from janus_cli.decoding.decode import Decode
 
     Decode(
-        run=chosen, checkpoint=checkpoint, text=text, split=split, out=out, jsonl=jsonl,
+        run=chosen, checkpoint=checkpoint, text=text, column=column, split=split, out=out, jsonl=jsonl,
         options=given, changes=changes or (), trace=trace_lines or int(trace), device=device, threads=threads,
         resume=resume, force=force, dry_run=dry_run,
         words=options.typed(context, "run", "run_option", "checkpoint", "resume", "force"),

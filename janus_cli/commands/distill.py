@@ -20,8 +20,11 @@ def distill(
     ] = None,
     source: Annotated[
         list[Path] | None,
-        typer.Option("--source", metavar="FILE", help="More source text to decode, plain or .gz. Repeatable."),
+        typer.Option(
+            "--source", metavar="FILE", help="More source text to decode, or a table with it, plain or .gz. Repeatable."
+        ),
     ] = None,
+    column: options.Column = None,
     surest: Annotated[
         float,
         typer.Option(
@@ -69,7 +72,7 @@ def distill(
 
     Distill(
         run=teacher, checkpoint=checkpoint, out=out, device=device, threads=threads,
-        source=source or (), surest=surest, options=given, changes=changes or (), resume=resume,
+        source=source or (), column=column, surest=surest, options=given, changes=changes or (), resume=resume,
         force=force, dry_run=dry_run,
         words=options.typed(context, "run", "run_option", "checkpoint", "out", "resume", "force"),
     ).do()  # fmt: skip

@@ -12,13 +12,22 @@ def score(
     hypotheses: Annotated[
         Path | None,
         typer.Argument(
-            help="Text, .jsonl of `janus decode --jsonl`, a run, or - for stdin. By default the newest decoding."
+            help="Text, a table (as of `janus decode --jsonl`), a run, or - for stdin. By default the newest decoding."
         ),
     ] = None,
     reference: Annotated[
         list[Path] | None,
-        typer.Option("--reference", metavar="FILE", help="Reference text; a .tsv has several a line. Repeatable."),
+        typer.Option("--reference", metavar="FILE", help="Reference text, or a table with several a line. Repeatable."),
     ] = None,
+    reference_column: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reference-column",
+            metavar="NAME|NUMBER",
+            help="Column with references. Repeatable. By default those called reference, else all of a TSV.",
+        ),
+    ] = None,
+    column: options.Column = None,
     against: Annotated[
         Path | None,
         typer.Option("--against", metavar="FILE", help="A second output to compare with, by paired bootstrap."),
@@ -51,29 +60,33 @@ def score(
       janus score runs/a/decode/test.nar4.txt --against runs/b/decode/test.ar.txt
       janus score out.txt --reference first.en --reference second.en
       janus score out.txt --reference e2e.refs.tsv --bootstrap 1000
+      janus score out.jsonl --column summary --reference test.csv --reference-column human
     """
     import json
 
     from janus_cli import console, runs
     from janus_cli.data.lines import name_of
+    from janus_cli.errors import UsageError
     from janus_cli.scoring import inputs, report
     from janus_cli.scoring.bootstrap import SAMPLES, SEED
     from janus_cli.scoring.metrics import expand, looks_tokenised
 
     wanted = expand(options.names(metrics))
+    if reference_column and not reference:
+        raise UsageError("--reference-column is of a table, and none is named", "name it with --reference")
     places = [place for place in (hypotheses, runs.RUNS / hypotheses) if place.exists()] if hypotheses else []
     if places and places[0].is_dir():
         hypotheses, run = None, options.one_run(hypotheses, run)
     first = hypotheses or inputs.newest_decoding(run)[0]
     files = reference or inputs.find_references(first, run)
     paths = [first, against] if against else [first]
-    outputs = [report.Output(name_of(path), inputs.read_hypotheses(path)) for path in paths]
+    outputs = [report.Output(name_of(path), inputs.read_hypotheses(path, column)) for path in paths]
     console.say(f"scoring {outputs[0].name} against {', '.join(map(str, files))}")
     if "bleu" in wanted and looks_tokenised(outputs[0].lines):
         console.warn("the hypotheses look tokenised; `--metrics bleu-tok` scores them as they are")
     found = report.measure(
         outputs,
-        [(str(file), inputs.read_references(file)) for file in files],
+        [(str(file), inputs.read_references(file, reference_column or ())) for file in files],
         wanted,
         samples=bootstrap if bootstrap is not None else SAMPLES if against else 0,
         seed=SEED if seed is None else seed,

@@ -18,7 +18,8 @@ import torch
 
 from janus_cli import console
 from janus_cli.console import counted
-from janus_cli.data.lines import STDIN, Lines, cleaner
+from janus_cli.data.extract import source_lines
+from janus_cli.data.lines import STDIN, Lines
 from janus_cli.decoding.modes import Plan, choose, own_recipe
 from janus_cli.decoding.records import Form, Progress, Record, Records, as_json
 from janus_cli.decoding.trace import shown
@@ -27,7 +28,7 @@ from janus_cli.device import Interrupt, choose_device, interruptible, keep_freed
 from janus_cli.errors import DataError, Stopped, UsageError
 from janus_cli.files import read_json, write_atomically, write_json
 from janus_cli.recipe import Recipe
-from janus_cli.runs import Run, find_split
+from janus_cli.runs import Run, find_references, find_split, text_name
 from janus_cli.training.checkpoint import STATE, fingerprint, read_checkpoint
 
 ELSEWHERE = "name another file with --out"
@@ -150,27 +151,29 @@ class Job(ABC):
 
 @dataclass(kw_only=True)
 class Decode(Job):
-    """`janus decode`. trace: the number of first lines to show a trace of."""
+    """`janus decode`. column: of `text`, if that is a table. trace: the number of first lines to show a trace of."""
 
     text: Path | None = None
+    column: str | None = None
     split: str | None = None
     jsonl: bool = False
     trace: int = 0
     lines: Lines = field(init=False)
-    reference: Path | None = field(init=False, default=None)
+    references: dict[str, Path] = field(init=False, default_factory=dict)  # to keep, by name
     stem: Path = field(init=False)  # of the files of a split, without suffix
     forms: dict[Path, Form] = field(init=False)  # output files, and what a record becomes in each
 
     def survey(self, recipe: Recipe) -> Records | None:
         if self.text is not None and self.split is not None:
             raise UsageError("--input and --split exclude each other", "leave one of them out")
+        if self.column is not None and self.text is None:
+            raise UsageError("--column needs a table to read", "name one with --input")
         self.plan = choose(recipe, self.options)
         if self.text is None:
             self.split = self.split or "test"
-            source, self.reference = find_split(self.trained, recipe, self.split)
-            self.lines = Lines(source)
+            self._find_split(recipe, self.split)
         elif self.text == STDIN or self.text.exists():
-            self.lines = Lines(self.text, cleaner(recipe.data.clean))
+            self.lines = source_lines(recipe.data, self.text, self.column)
         else:
             raise DataError(f"{self.text} does not exist", "name a text file, plain or .gz")
         self.what = self.lines.name
@@ -188,13 +191,23 @@ class Decode(Job):
         words = ["janus", "decode", *self.words, "--run", str(self.trained.path)]
         if self.split is None or self.checkpoint is not None:
             words += ["--checkpoint", self.trained.name_of(self.folder)]
-        asked = {"mode": self.plan.mode, "jsonl": self.jsonl and self.out in files, "trace": self.trace}
+        asked: dict[str, Any] = {"mode": self.plan.mode, "jsonl": self.jsonl and self.out in files, "trace": self.trace}
+        asked |= {"column": self.column} if self.column else {}
         return Records(
             self.kept("jsonl") if self.split else next(iter(files)), files, (self.folder.name, self.weights),
             {**asked, **self.deciding}, make_folder=self.split is not None,
             elsewhere=SPLIT_ELSEWHERE if self.split else ELSEWHERE,
             command=shlex.join([*words, "--resume"]) + " (with the same text on stdin)" * (self.text == STDIN),
         )  # fmt: skip
+
+    def _find_split(self, recipe: Recipe, split: str) -> None:
+        """Sets `lines`, and `references`: of those, the last file is what to score against."""
+        source, target = find_split(self.trained, recipe, split)
+        self.lines, several = Lines(source), find_references(self.trained, recipe, split)
+        if target is not None:
+            self.references[f"{split}.reference.txt"] = target
+        if several is not None and several != target:
+            self.references[text_name(split, "references")] = several
 
     def kept(self, suffix: str) -> Path:
         """A file of the decoded split."""
@@ -260,10 +273,8 @@ class Decode(Job):
         )
         if self.split is None:
             return
-        references = []
-        if self.reference is not None:
-            references = [f"{self.split}.reference.txt"]
-            write_atomically(self.trained.decoded / references[0], self.reference.read_bytes())
+        for name, file in self.references.items():
+            write_atomically(self.trained.decoded / name, file.read_bytes())
         options, objective = self.plan.used, self.plan.recipe.objective.name
         summary = {
             "run": str(self.trained.path), "checkpoint": self.folder.name,
@@ -275,7 +286,8 @@ class Decode(Job):
             "batches": len(translator.timing.seconds) if whole else None,
             "batch_latency_ms": {"mean": round(mean, 3), "p95": round(p95, 3)} if whole else None,
             "threads": torch.get_num_threads(), "device": str(self.chosen_device), "torch": torch.__version__,
-            "hypotheses": self.kept("txt").name, "records": self.kept("jsonl").name, "references": references,
+            "hypotheses": self.kept("txt").name, "records": self.kept("jsonl").name,
+            "references": list(self.references)[-1:],
         }  # fmt: skip
         write_json(self.kept("json"), summary)
         console.say(f"kept as {self.kept('txt')} (.jsonl, .json); score it with `janus score {self.kept('txt')}`")

@@ -25,7 +25,8 @@ from janus_cli.core.knobs import Decoding
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.corpus import CHUNK_LINES, Split
 from janus_cli.data.encode import Encoded, filter_pairs, pair_hash
-from janus_cli.data.lines import Lines, TextFile, check, cleaner
+from janus_cli.data.extract import check_source, source_lines
+from janus_cli.data.lines import TextFile, digest
 from janus_cli.data.prepare import PREPARED, is_prepared, reasons, write_manifest, write_split
 from janus_cli.data.prepared import Prepared, fingerprints, open_prepared
 from janus_cli.data.store import Ragged, store_files
@@ -35,7 +36,7 @@ from janus_cli.decoding.modes import choose
 from janus_cli.decoding.records import START_OVER, Record, Records
 from janus_cli.decoding.translate import DIGITS
 from janus_cli.errors import DataError, UsageError
-from janus_cli.files import copy_files, must_be_free, read_json, sha256, whole_folder
+from janus_cli.files import copy_files, must_be_free, read_json, whole_folder
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 
@@ -45,12 +46,13 @@ DAMAGED = "what was decoded is damaged: it is not a score and known ids for each
 
 @dataclass(kw_only=True)
 class Distill(Job):
-    """`janus distill`. source: files of more text to decode. surest: the share of its outputs to keep, see `write`.
+    """`janus distill`. source: files of more text to decode. column: of the tables among them.
 
-    words: also without --out.
+    surest: the share of its outputs to keep, see `write`. words: also without --out.
     """
 
     source: Sequence[Path] = ()
+    column: str | None = None
     surest: float = 1.0
 
     def survey(self, recipe: Recipe) -> Records:
@@ -73,7 +75,7 @@ class Distill(Job):
         if not self.resume:  # a resumed job has the permission of the first call
             must_be_free(self.target, force=self.force, is_ours=is_prepared, what=PREPARED)
         prepared = _prepared(self.trained, recipe)
-        self.sources = Sources(prepared, recipe, self.source)
+        self.sources = Sources(prepared, recipe, self.source, self.column)
         texts = f" and {counted(self.sources.lines, 'line')} of text" if self.source else ""
         texts += f", of which the surest {100 * self.surest:g} % stay," if self.surest < 1 else ""
         own = counted(len(prepared.train), "training source")
@@ -86,7 +88,10 @@ class Distill(Job):
             "torch": torch.__version__, "command": shlex.join(command), "prepared": str(prepared.folder.resolve()),
             "fingerprint": data, **more,
         }  # fmt: skip
-        files = {"source": {file["path"]: file["sha256"][:12] for file in more["sources"]}} if more else {}
+        files: dict[str, Any] = (
+            {"source": {file["path"]: file["sha256"][:12] for file in more["sources"]}} if more else {}
+        )
+        files |= {"column": self.column} if self.column else {}
         place = ["--out", str(self.out)] if self.out else []
         return Records(
             self.target, {self.target: self.force}, (name, self.weights), {**self.deciding, "data": data, **files},
@@ -138,12 +143,15 @@ class Sources:
     """Ids of the sources to decode: those of the training pairs, then those of each file's lines. Iterable repeatedly.
 
     Raises:
-        DataError: a file cannot be used (see `lines.check`), or has changed.
+        DataError: a file cannot be used (see `extract.check_source`), or has changed.
     """
 
-    def __init__(self, prepared: Prepared, recipe: Recipe, files: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, prepared: Prepared, recipe: Recipe, files: Sequence[Path] = (), column: str | None = None
+    ) -> None:
         self.prepared, self.recipe = prepared, recipe
-        self.files = [check(path) for path in files]
+        self.texts = [source_lines(recipe.data, path, column, strict=True) for path in files]
+        self.files = [check_source(text) for text in self.texts]
         self.lines = sum(file.lines for file in self.files)
 
     def __len__(self) -> int:
@@ -152,11 +160,10 @@ class Sources:
     def __iter__(self) -> Iterator[list[int]]:
         for index in range(len(self.prepared.train)):
             yield self.prepared.train.pair(index)[0].tolist()
-        clean = cleaner(self.recipe.data.clean)
-        for file in self.files:
-            if sha256(file.path) != file.sha256:
+        for text, file in zip(self.texts, self.files, strict=True):
+            if digest(file.path) != file.sha256:
                 raise DataError(f"{file.path} was changed meanwhile", "restore it, and continue with --resume")
-            lines = iter(Lines(file.path, clean, strict=True))
+            lines = iter(text)
             while chunk := list(islice(lines, CHUNK_LINES)):
                 yield from self.prepared.tokenizers.source.encode(chunk)
 

@@ -16,10 +16,11 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from gzip import GzipFile
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from janus_cli import console
 from janus_cli.console import counted
@@ -244,10 +245,13 @@ class Records:
         new = [path.with_name(f".{path.name}.{self.output.name}.new") for path in self.files]
         with ExitStack() as stack:
             files = [stack.enter_context(path.open("wb")) for path in new]
+            texts = [stack.enter_context(_packing(file, path)) for file, path in zip(files, self.files, strict=True)]
             for record in self:
-                for file, form in zip(files, forms, strict=True):
-                    _write(file, form(record), flush=False)
-            for file in files:
+                for text, form in zip(texts, forms, strict=True):
+                    _write(text, form(record), flush=False)
+            for text, file in zip(texts, files, strict=True):
+                if text is not file:
+                    text.close()  # writes the end of the gzipped data
                 _write(file, b"", sync=True)
         for temporary, path in zip(new, self.files, strict=True):
             temporary.replace(path)
@@ -288,6 +292,11 @@ class Records:
 
     def _not_writable(self, path: Path, problem: OSError) -> DataError:
         return DataError(f"{path} cannot be written: {problem.strerror}", self.elsewhere)
+
+
+def _packing(file: BinaryIO, path: Path) -> BinaryIO:
+    """What writes into a file that will be called `path`: gzipped, the same bytes at any time, if that ends in .gz."""
+    return cast(BinaryIO, GzipFile("", "wb", fileobj=file, mtime=0)) if path.suffix.lower() == ".gz" else file
 
 
 def as_json(record: Record) -> bytes:

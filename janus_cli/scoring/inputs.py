@@ -7,15 +7,21 @@ files in the same folder.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 
-from janus_cli.data.lines import STDIN, Lines, name_of
+from janus_cli.data import tables
+from janus_cli.data.lines import STDIN, Lines
+from janus_cli.data.references import references
+from janus_cli.data.tables import Column, Table
 from janus_cli.errors import DataError
 from janus_cli.files import read_json
 from janus_cli.runs import RUNS, Run, find_run
 
 Decoding = tuple[Path, list[Path]]  # hypotheses; references, none if the split has no target
+HYPOTHESIS = ("hypothesis",)  # the key of `janus decode --jsonl`
 
 
 def newest_decoding(run: Path | None) -> Decoding:
@@ -46,7 +52,7 @@ def find_references(hypotheses: Path, run: Path | None) -> list[Path]:
     if hypotheses != STDIN and not hypotheses.exists():
         raise DataError(f"{hypotheses} does not exist", "`janus decode` writes hypotheses to RUN/decode/")
     summary = hypotheses.with_suffix(".json")  # <split>.<label>.txt, .jsonl and .json belong together
-    if hypotheses != STDIN and summary.is_file():
+    if hypotheses != STDIN and _is_summary(summary):
         decoded, references = _read_summary(summary)
     elif hypotheses == STDIN or run is not None:
         decoded, references = newest_decoding(run)
@@ -58,6 +64,14 @@ def find_references(hypotheses: Path, run: Path | None) -> list[Path]:
     return references
 
 
+def _is_summary(path: Path) -> bool:
+    """Whether a file is what `janus decode` writes beside hypotheses, and not just a JSON of this name."""
+    with suppress(OSError, ValueError, RecursionError):
+        found = json.loads(path.read_bytes())
+        return isinstance(found, dict) and "hypotheses" in found
+    return False
+
+
 def _read_summary(path: Path) -> Decoding:
     summary = read_json(path)
     hypotheses, references = summary.get("hypotheses"), summary.get("references") or []
@@ -67,42 +81,32 @@ def _read_summary(path: Path) -> Decoding:
     return path.with_name(str(hypotheses)), [path.with_name(name) for name in references]
 
 
-def read_hypotheses(path: Path) -> list[str]:
-    """The lines of a text file or of stdin (`-`), or the field "hypothesis" of each line of `janus decode --jsonl`.
+def read_hypotheses(path: Path, column: str | None = None) -> list[str]:
+    """The lines of a text file or of stdin (`-`), or a column of a table; of JSON lines by default "hypothesis".
+
+    Text is taken for JSON lines if its name says so, or if every line is an object with a hypothesis.
 
     Raises:
-        DataError: the file cannot be read, or a line is no such JSON or no UTF-8.
+        DataError: the file cannot be read or is no UTF-8, or a row has no such text.
     """
-    lines = list(Lines(path, strict=True))
-    if path.suffix == ".jsonl" or (path == STDIN and lines and lines[0].startswith('{"')):
-        return [_hypothesis(line, f"{name_of(path)}:{number}") for number, line in enumerate(lines, 1)]
-    return lines
+    if path == STDIN and column is None:
+        lines = list(Lines(path, strict=True))
+        if not tables.is_json_lines(lines, HYPOTHESIS):
+            return lines
+        return [str(text) for _, (text,) in Table(path, HYPOTHESIS, "JSON lines", lines)]
+    kind = tables.kind_of_text(path, HYPOTHESIS, column)
+    if kind == "text":
+        return list(Lines(path, strict=True))
+    if column is None and kind is not None:
+        column = HYPOTHESIS[0] if kind == "JSON lines" else tables.choose(path, kind, [HYPOTHESIS])[0]
+    tables.tell(path, kind, [str(column)])
+    return list(Column(path, column=str(column), kind=kind))
 
 
-def _hypothesis(line: str, place: str) -> str:
-    try:
-        record = json.loads(line)
-    except ValueError as problem:
-        raise DataError(f"{place} is not JSON: {problem}") from None
-    text = record.get("hypothesis") if isinstance(record, dict) else None
-    if not isinstance(text, str):
-        raise DataError(
-            f'{place} has no text under "hypothesis"', "score the output of `janus decode --jsonl`, or plain text"
-        )
-    return text
-
-
-def read_references(path: Path) -> list[list[str | None]]:
-    """The references in a file: lists of N lines, None if a line has fewer references than others.
-
-    A `.tsv` file holds several a line, between tabs.
+def read_references(path: Path, columns: Sequence[str] = ()) -> list[list[str | None]]:
+    """The references in a file: lists of N lines, None if a line has fewer than others; see `references`.
 
     Raises:
-        DataError: it cannot be read, or is no UTF-8.
+        DataError: it cannot be read, is no UTF-8, or has no such columns.
     """
-    lines = list(Lines(path, strict=True))
-    if path.suffix != ".tsv":
-        return [[*lines]]
-    # An empty cell is no reference; a line of empty cells has one reference, the empty text.
-    cells = [[cell for cell in line.split("\t") if cell] or [""] for line in lines]
-    return [list(column) for column in zip_longest(*cells)] or [[]]
+    return [list(column) for column in zip_longest(*references(path, columns))] or [[]]

@@ -217,7 +217,12 @@ def test_wrong_options_end_with_2_and_name_what_is_wrong(janus: Janus, arguments
         (lambda: None, ["--checkpoint", "data/demo"], 2, "is not inside a run"),
         (lambda: None, ["--input", "nowhere.txt"], 3, "nowhere.txt does not exist"),
         (lambda: None, ["--input", "data"], 3, "data cannot be read"),
-        (lambda: shutil.copy("data/demo/manifest.json", "a.gz"), ["--input", "a.gz"], 3, "a.gz cannot be read"),
+        (
+            lambda: Path("a.gz").write_bytes(gzip.compress(b"a\n" * 99)[:-9]),
+            ["--input", "a.gz"],
+            3,
+            "a.gz cannot be read",
+        ),
         (lambda: os.truncate(STEPS / "step-000002/model.safetensors", 99), [], 4, "model.safetensors"),
         (lambda: foreign_tokenizer(), [], 4, "was not trained with the tokenizer"),
         (lambda: no_test_split(), [], 3, "has no test split"),
@@ -259,6 +264,42 @@ def test_lines_are_what_stands_between_line_feeds_and_none_is_lost(janus: Janus)
     assert "not UTF-8: 1" in err
     Path("text.gz").write_bytes(gzip.compress(text))
     assert janus("--input", "text.gz")[1] == out
+
+
+def test_tables_are_decoded_by_column(janus: Janus) -> None:
+    first, second = source()[:2]
+    plain = janus("--input", "-", stdin=f"{first}\n\n{second}\n".encode())[1]
+    Path("t.csv").write_text(f"id,text\n1,{first}\n2,\n3,{second}\n")
+    Path("t.jsonl").write_text("".join(f"{json.dumps({'source': text, 'id': 1})}\n" for text in (first, "", second)))
+    shutil.copy("t.jsonl", "sources.txt")
+    Path("t.TSV.gz").write_bytes(gzip.compress(f"{first}\n\n{second}\n".encode()))
+    for arguments, said in (
+        (["t.csv", "--column", "text"], "t.csv: CSV; column text"),
+        (["t.jsonl"], "t.jsonl: JSON lines; column source"),
+        (["sources.txt"], "sources.txt: JSON lines; column source"),
+        (["t.TSV.gz"], "t.TSV.gz: TSV, no header; column 1"),
+        (["t.jsonl", "--set", "decoding.beam=3"], "t.jsonl: JSON lines; column source"),
+    ):
+        code, out, err = janus("--input", *arguments)
+        assert (code, out, said in err) == (0, plain, True), err
+    code, out, _ = janus("--input", "-", "--column", "text", stdin=Path("t.csv").read_bytes())
+    assert (code, out) == (0, plain)
+    for arguments, number, said in (
+        (["--input", "t.csv"], 3, "t.csv (CSV) has no column 'src'; it has 1 'id', 2 'text'"),
+        (["--input", "t.csv", "--column", "txt"], 3, "t.csv has no column 'txt'; it has 1 'id', 2 'text'"),
+        (["--input", "t.jsonl", "--column", "id"], 3, 't.jsonl:1 has no text under "id": 1'),
+        (["--column", "text"], 2, "--column needs a table"),
+    ):
+        code, _, err = janus(*arguments)
+        assert (code, said in err) == (number, True), err
+
+
+def test_lines_that_are_json_without_our_keys_are_text(janus: Janus) -> None:
+    """As the input of a data-to-text task."""
+    Path("facts.txt").write_text('{"name": "mako"}\n' * 2)
+    code, out, err = janus("--input", "facts.txt")
+    assert (code, len(lines(out)), "JSON" in err) == (0, 2, False)
+    assert janus("--input", "-", stdin=b'{"name": "mako"}\n' * 2)[1] == out
 
 
 def test_a_line_of_a_megabyte_is_cut_with_one_warning(janus: Janus) -> None:

@@ -1,6 +1,7 @@
 """`janus decode` stopped half-way, by whatever it may be, and resumed: not a line is lost, not a byte differs."""
 
 import fcntl
+import gzip
 import json
 import random
 import re
@@ -479,3 +480,16 @@ def test_a_folder_that_keeps_failing_is_read_once(janus: Janus, monkeypatch: pyt
 
     monkeypatch.setattr(decode, "fingerprint", damaged)
     assert (janus()[0], len(calls)) == (4, 1)
+
+
+def test_output_called_gz_is_gzipped_and_resumed_to_the_same_bytes(janus: Janus, stop: Stop, whole: bytes) -> None:
+    assert janus("--input", "text", "--out", "h.gz", *SMALL)[:2] == (0, "")
+    assert gzip.decompress(Path("h.gz").read_bytes()) == whole
+    assert janus("--input", "text", "--jsonl", "--out", "h.jsonl.GZ", *SMALL)[0] == 0
+    records = gzip.decompress(Path("h.jsonl.GZ").read_bytes()).decode().removesuffix("\n").split("\n")
+    assert [json.loads(record)["hypothesis"] for record in records] == lines(whole.decode())
+    stop(1, ctrl_c)
+    code, _, err = janus("--input", "text", "--out", "other.gz", *SMALL)
+    assert (code, Path("other.gz").exists()) == (130, False)
+    assert janus(*resume_command(err))[0] == 0
+    assert Path("other.gz").read_bytes() == Path("h.gz").read_bytes()

@@ -188,6 +188,19 @@ def test_what_was_kept_is_neither_lost_nor_mixed(distill: Janus, stop: Stop) -> 
     assert not left()
 
 
+def test_more_sources_from_a_table(distill: Janus) -> None:
+    Path("more.src").write_text("ba du\nge\n" * 20)
+    Path("more.csv").write_text("id,src,text\n" + "1,no,ba du\n2,no,ge\n" * 20)
+    assert distill("ar", "--source", "more.src", "--out", "data/plain")[0] == 0
+    code, _, err = distill("ar", "--source", "more.csv", "--column", "text", "--out", "data/table")
+    assert (code, "more.csv: CSV; column text" in err) == (0, True)
+    assert stores(Path("data/table")) == stores(Path("data/plain"))
+    about = manifest(Path("data/table"))["distilled"]
+    assert (about["sources"][0]["lines"], "--column text" in about["command"]) == (40, True)
+    code, _, err = distill("ar", "--source", "more.csv", "--column", "txt", "--out", "data/none")
+    assert (code, "more.csv has no column 'txt'; it has 1 'id', 2 'src', 3 'text'" in err) == (3, True)
+
+
 def test_more_sources_stopped_and_gone_on_with(distill: Janus, stop: Stop) -> None:
     Path("more.src").write_text("ba du\nge\n" * 20)
     more = ("--source", "more.src", "--surest", "0.75")

@@ -1,5 +1,6 @@
 """`janus score` through the command line: what it finds by itself, what it prints where, and its exit codes."""
 
+import gzip
 import json
 import os
 import threading
@@ -187,6 +188,49 @@ def test_bootstrap_of_one_output(janus: Janus, exact: Exact) -> None:
     assert "0.00 … 100.00" in out
 
 
+@pytest.mark.parametrize("name", ["h.txt", "h.jsonl", "h.JSONL", "h.json", "h.txt.gz", "h.jsonl.gz", "h"])
+def test_records_are_known_by_their_content_and_in_any_packing(exact: Exact, janus: Janus, name: str) -> None:
+    write(r="a b")
+    records = b'{"hypothesis": "a", "score": 1}\n{"hypothesis": "b"}\n'
+    Path(name).write_bytes(gzip.compress(records) if name.endswith(".gz") else records)
+    assert exact(name, "--reference", "r.txt")["value"] == 100
+    assert f"{name}: JSON lines; column hypothesis\n" in janus(name, "--reference", "r.txt")[2]
+
+
+def test_text_that_begins_like_json_is_text(exact: Exact) -> None:
+    text = '{"hypothesis": a quotation}\n{"hypothesis": "b"}\n'
+    Path("r.txt").write_text(text)
+    assert exact("-", "--reference", "r.txt", stdin=text.encode())["value"] == 100
+    assert exact("r.txt", "--reference", "r.txt")["value"] == 100
+
+
+def test_plain_text_that_is_called_gz(exact: Exact) -> None:
+    write(r="a b")
+    Path("h.txt.gz").write_text("a\nb\n")
+    assert exact("h.txt.gz", "--reference", "r.txt")["value"] == 100
+
+
+def test_a_json_file_beside_hypotheses_that_is_no_summary(exact: Exact) -> None:
+    write(h="a b", r="a b")
+    Path("h.json").write_text('{"references": "mine"}')
+    assert exact("h.txt", "--reference", "r.txt")["value"] == 100
+    make_run("a", ("test.ar", "a\nb\n", ["a\nb\n"]))
+    assert exact("h.txt", "--run", "a")["value"] == 100
+
+
+def test_columns_of_tables(exact: Exact) -> None:
+    Path("t.csv").write_text('id,output,human,reference,reference2\n1,"a, b",x,"a, b",c\n2,c,c,,\n')
+    files = ("t.csv", "--column", "output", "--reference", "t.csv")
+    assert exact(*files)["value"] == 50
+    found = exact(*files, "--reference-column", "reference", "--reference-column", "human")
+    assert (found["value"], found["scores"][0]["signature"].split("|")[0]) == (100, "nrefs:var")
+    Path("T.TSV.gz").write_bytes(gzip.compress(b"a, b\tc\nc\n"))
+    assert exact(*files[:3], "--reference", "T.TSV.gz")["value"] == 100
+    assert exact("-", "--column", "output", "--reference", "T.TSV.gz", stdin=Path("t.csv").read_bytes())["value"] == 100
+    Path("r.jsonl").write_text('{"references": ["a, b", "c"]}\n{"references": ["c"]}\n')
+    assert exact(*files[:3], "--reference", "r.jsonl")["value"] == 100
+
+
 def test_tokenised_text_is_remarked(janus: Janus) -> None:
     Path("h.txt").write_text("a b .\n")
     assert "bleu-tok" in janus("h.txt", "--reference", "h.txt")[2]
@@ -210,6 +254,16 @@ REFUSED = [
     ("bad.jsonl --reference two.txt", 3, "bad.jsonl:2 is not JSON"),
     ("other.jsonl --reference two.txt", 3, 'other.jsonl:2 has no text under "hypothesis"'),
     ("damaged.txt.gz --reference two.txt", 3, "damaged.txt.gz cannot be read"),
+    ("table.csv --reference two.txt", 3, "table.csv (CSV) has no column 'hypothesis'; it has 1 'id', 2 'text'"),
+    ("two.txt --reference table.csv", 3, "has no column of references; it has 1 'id', 2 'text'"),
+    (
+        "two.txt --reference table.csv --reference-column txt",
+        3,
+        "table.csv has no column 'txt'; it has 1 'id', 2 'text'",
+    ),
+    ("two.txt --reference array.json", 3, "array.json is a JSON array"),
+    ("two.txt --reference-column text", 2, "--reference-column is of a table"),
+    ("two.txt --reference two.txt --column text", 3, "two.txt is no table"),
     ("", 2, "no run under runs/"),
     ("-", 2, "no run under runs/"),
     ("two.txt --run gone", 2, "gone is not a run"),
@@ -227,7 +281,9 @@ def test_what_is_refused(janus: Janus, words: str, code: int, said: str) -> None
     Path("latin.txt").write_bytes(b"a\nab\xe9\n")
     Path("bad.jsonl").write_text('{"hypothesis": "a"}\n{\n')
     Path("other.jsonl").write_text('{"hypothesis": "a"}\n{"text": "b"}\n')
-    Path("damaged.txt.gz").write_text("no gzip")
+    Path("damaged.txt.gz").write_bytes(gzip.compress(b"a\nb\n")[:-9])
+    Path("table.csv").write_text("id,text\n1,a\n2,b\n")
+    Path("array.json").write_text('[{"reference": "a"}]')
     Path("folder").mkdir()
     found, out, err = janus(*words.split())
     assert (found, out) == (code, "")
