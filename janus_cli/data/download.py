@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import fcntl
 import http.client
+import io
+import lzma
 import shutil
+import stat
 import tarfile
 import urllib.error
 import urllib.request
+import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO, BinaryIO, NamedTuple
 
 from janus_cli import __version__, console
-from janus_cli.data.corpus import SIDES, SPLITS, file_name
+from janus_cli.data.corpus import SIDES, SPLITS, file_name, table_names
 from janus_cli.data.lines import BLOCK
 from janus_cli.errors import DataError
 from janus_cli.files import sha256
 from janus_cli.recipe import Data, Download
 
 TIMEOUT = 30.0  # seconds without a byte
-ARCHIVES = (".tgz", ".tar.gz")
+ARCHIVES = (".tgz", ".tar.gz", ".tar", ".tar.xz", ".tar.bz2", ".zip")
 
 
 def fetch(data: Data, cache: Path) -> Path:
@@ -32,13 +38,13 @@ def fetch(data: Data, cache: Path) -> Path:
     """
     must_be_fetchable(data)
     cache.mkdir(parents=True, exist_ok=True)
-    wanted = {name + ending for name in _names(data) for ending in ("", ".gz")}
+    wanted = {*table_names(data), *(name + ending for name in _names(data) for ending in ("", ".gz"))}
     try:
         for item in data.downloads:
             path = cache / item.save_as
             if not path.is_file() or sha256(path) != item.sha256:
                 _download(item, path)
-            if item.save_as.endswith(ARCHIVES):
+            if item.save_as.lower().endswith(ARCHIVES):
                 unpack(path, cache, wanted)
     except DataError as problem:
         raise DataError(problem.message, _by_hand(data)) from None
@@ -53,8 +59,10 @@ def must_be_fetchable(data: Data) -> None:
 
 def _by_hand(data: Data) -> str:
     """What the user can do instead."""
-    steps = [data.notes.strip(), *(f"fetch {item.url}" for item in data.downloads)]
-    steps.append(f"put {', '.join(_names(data))} (or .gz) into a folder and name it with --data-dir FOLDER")
+    steps = [data.notes.strip(), *(f"fetch {item.url} as {item.save_as}" for item in data.downloads)]
+    in_tables = bool(data.downloads) and all(item.save_as in table_names(data) for item in data.downloads)
+    files = "these files" if in_tables else f"{', '.join(_names(data))} (or .gz)"
+    steps.append(f"put {files} into a folder and name it with --data-dir FOLDER")
     return "\n".join(step for step in steps if step)
 
 
@@ -117,25 +125,57 @@ def _kept(file: BinaryIO) -> str:
     return f"{console.counted(file.tell(), 'byte')} kept; the next attempt continues from there"
 
 
+class Member(NamedTuple):
+    """A file or folder in an archive; plain: it is one of these two. opened: opens a file, None for a folder."""
+
+    name: str
+    plain: bool
+    opened: Callable[[], IO[bytes]] | None
+
+
+@contextmanager
+def _members(archive: Path) -> Iterator[list[Member]]:
+    """The members of a tar, in whatever compression, or of a zip."""
+    if archive.name.lower().endswith(".zip"):
+        with zipfile.ZipFile(archive) as file:
+            yield [
+                Member(each.filename, not stat.S_ISLNK(each.external_attr >> 16), partial(file.open, each))
+                for each in file.infolist()
+                if not each.is_dir()
+            ]
+        return
+    with tarfile.open(archive) as tar:
+        # A file in a tar always opens; what does not is a folder, or refused.
+        yield [
+            Member(each.name, each.isfile() or each.isdir(), partial(_opened, tar, each) if each.isfile() else None)
+            for each in tar.getmembers()
+        ]
+
+
+def _opened(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    return tar.extractfile(member) or io.BytesIO()
+
+
 def unpack(archive: Path, folder: Path, wanted: Collection[str]) -> None:
-    """Extracts the wanted files of a gzipped tar, whatever folder of it they are in, directly into `folder`.
+    """Extracts the wanted files of an archive, whatever folder of it they are in, directly into `folder`.
 
     Raises DataError, and writes nothing, if it is damaged or a member is a link, a device, or lies outside of it.
     """
     try:
-        with tarfile.open(archive, "r:gz") as tar:
-            members = tar.getmembers()
+        with _members(archive) as members:
             for member in members:
-                path = PurePosixPath(member.name)
-                if path.is_absolute() or ".." in path.parts or not (member.isfile() or member.isdir()):
+                path = PurePosixPath(member.name.replace("\\", "/"))
+                if path.is_absolute() or ".." in path.parts or not member.plain:
                     raise DataError(f"{archive} is refused: {member.name} is a link, a device or outside of it")
             for member in members:
                 name = PurePosixPath(member.name).name
-                content = tar.extractfile(member) if member.isfile() and name in wanted else None
-                if content is not None:
-                    part = folder / f"{name}.part"
-                    with part.open("wb") as file:
-                        shutil.copyfileobj(content, file, BLOCK)
-                    part.replace(folder / name)
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as problem:
+                if member.opened is None or name not in wanted:
+                    continue
+                part = folder / f"{name}.part"
+                with member.opened() as content, part.open("wb") as file:
+                    shutil.copyfileobj(content, file, BLOCK)
+                part.replace(folder / name)
+    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, EOFError, zlib.error, OSError) as problem:
         raise DataError(f"{archive} is damaged: {problem}") from None
+    except RuntimeError as problem:  # encrypted, or compressed in a way that Python does not know
+        raise DataError(f"{archive} cannot be unpacked: {problem}") from None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import re
+import stat
 import tarfile
 import threading
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from janus_cli import recipe_load
 from janus_cli.data import download
 from janus_cli.data.download import fetch, unpack
 from janus_cli.errors import DataError
@@ -180,8 +184,8 @@ def test_without_a_sha256_nothing_is_fetched(server: Server, tmp_path: Path, dow
 # --- archives ---
 
 
-def packed(path: Path, *members: tuple[tarfile.TarInfo | str, bytes]) -> Path:
-    with tarfile.open(path, "w:gz") as tar:
+def packed(path: Path, *members: tuple[tarfile.TarInfo | str, bytes], mode: str = "w:gz") -> Path:
+    with tarfile.open(path, mode) as tar:
         for member, data in members:
             about = tarfile.TarInfo(member) if isinstance(member, str) else member
             about.size = len(data)
@@ -232,3 +236,120 @@ def test_a_damaged_archive(tmp_path: Path, keep: int) -> None:
     with pytest.raises(DataError, match="is damaged"):
         unpack(tmp_path / "a.tgz", tmp_path, {"train.src"})
     assert "train.src" not in names(tmp_path)
+
+
+def zipped(path: Path, *members: tuple[zipfile.ZipInfo | str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, data in members:
+            archive.writestr(member, data)
+    return path
+
+
+@pytest.mark.parametrize("name", ["all.tgz", "all.tar", "ALL.TAR.XZ", "all.zip"])
+def test_tables_are_taken_out_of_any_archive(server: Server, tmp_path: Path, name: str) -> None:
+    members = [
+        ("a/train.tsv", b"1\t2\n"),
+        ("b/c/valid.jsonl.gz", b"2\n"),
+        ("test.refs.tsv", b"3\n"),
+        ("a/other.tsv", b""),
+    ]
+    if name.endswith("zip"):
+        zipped(tmp_path / "made", ("a/", b""), *members)
+    else:
+        packed(
+            tmp_path / "made", *members, mode="w:xz" if name.endswith("XZ") else "w" if name.endswith("tar") else "w:gz"
+        )
+    server.files[name] = body = (tmp_path / "made").read_bytes()
+    folder = fetch(wanting(server, name, body), tmp_path / "cache")
+    assert names(folder) == [name, "test.refs.tsv", "train.tsv", "valid.jsonl.gz"]
+    assert (folder / "train.tsv").read_bytes() == b"1\t2\n"
+
+
+def linked(name: str) -> zipfile.ZipInfo:
+    about = zipfile.ZipInfo(name)
+    about.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return about
+
+
+@pytest.mark.parametrize("bad", ["../train.src", "/tmp/train.src", "a\\..\\..\\train.src", linked("train.src")])
+def test_a_zip_that_reaches_out_is_refused_whole(tmp_path: Path, bad: zipfile.ZipInfo | str) -> None:
+    archive = zipped(tmp_path / "a.zip", ("train.tgt", b"good\n"), (bad, b"/etc/passwd"))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError, match=r"is refused: .*train.src"):
+        unpack(archive, tmp_path / "out", {"train.src", "train.tgt"})
+    assert names(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("keep", [0, 9, 60])
+def test_a_damaged_zip(tmp_path: Path, keep: int) -> None:
+    whole = zipped(tmp_path / "a.zip", ("train.src", bytes(range(256)) * 99)).read_bytes()
+    (tmp_path / "a.zip").write_bytes(whole[:keep])
+    with pytest.raises(DataError, match="is damaged"):
+        unpack(tmp_path / "a.zip", tmp_path, {"train.src"})
+    assert "train.src" not in names(tmp_path)
+
+
+# --- shipped recipes, from a local server instead of the public one ---
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+@pytest.fixture
+def local(
+    server: Server, empty_folder: Path, shell: Callable[..., tuple[int, str, str]]
+) -> Callable[..., tuple[int, str]]:
+    """`janus preprocess` of a shipped recipe whose addresses are those of the server; `files` replace what it has."""
+
+    def run(recipe: str, files: dict[str, bytes], *options: str, true: bool = True) -> tuple[int, str]:
+        text = recipe_load.available()[recipe].read_text(encoding="utf-8")
+        for item in recipe_load.load(recipe).data.downloads:
+            server.files[item.save_as] = files[item.save_as]
+            text = text.replace(item.url, f"http://127.0.0.1:{server.server_address[1]}/{item.save_as}")
+            if not true:
+                text = text.replace(str(item.sha256), hashlib.sha256(files[item.save_as]).hexdigest())
+        Path("here.yaml").write_text(text, encoding="utf-8")
+        code, _, err = shell("preprocess", "--recipe", "here.yaml", "--workers", "1", *options)
+        return code, err
+
+    return run
+
+
+def three_columns(split: str) -> bytes:
+    """The text at hand as its authors have it; all frequencies are 1, so that the bytes are others."""
+    sides = [
+        (SHARED / f"translit-enru/{split}.{side}").read_text(encoding="utf-8").split("\n")[:-1]
+        for side in ("src", "tgt")
+    ]
+    return "".join(f"{source}\t{' '.join(target)}\t1\n" for source, target in zip(*sides, strict=True)).encode()
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the text is not at hand")
+def test_transliteration_becomes_words(local: Callable[..., tuple[int, str]]) -> None:
+    files = {f"{split}.tsv": three_columns(split) for split in ("train", "valid", "test")}
+    files["train.tsv"] = b"".join(files["train.tsv"].splitlines(keepends=True)[:3000])
+    small = ("--set", "tokenizer.kind=words", "--set", "tokenizer.vocabulary=500")
+    code, err = local("translit_enru", files, *small, true=False)
+    assert code == 0, err
+    for split in ("valid", "test"):
+        for side, suffix in (("source", "src"), ("target", "tgt")):
+            made = Path(f"data/translit_enru.en-ru/{split}.{side}.txt").read_bytes()
+            assert made == (SHARED / f"translit-enru/{split}.{suffix}").read_bytes()
+
+
+def test_other_bytes_than_the_recipe_names_are_refused(local: Callable[..., tuple[int, str]]) -> None:
+    files = {
+        f"{split}.{side}.gz": gzip.compress(b"a\n") for split in ("train", "valid", "test") for side in ("de", "en")
+    }
+    code, err = local("multi30k", files)
+    assert code == 3
+    for words in (
+        "train.de.gz has sha256",
+        "instead of 726e39b2",
+        "fetch http://127.0.0.1",
+        " as train.de.gz",
+        "--data-dir",
+    ):
+        assert words in err
+    assert names(Path("data/multi30k.downloads")) == []
+    code, err = local("multi30k", files, "--set", "tokenizer.kind=words", true=False)
+    assert (code, "train: 1 of 1 pairs kept" in err) == (0, True), err
