@@ -17,7 +17,8 @@ import typer
 import typer.core
 
 from janus_cli import __version__
-from janus_cli.errors import JanusError, Stopped, UsageError
+from janus_cli.errors import JanusError, Stopped, UsageError, from_system
+from janus_cli.terminal import fit_streams, fitting
 
 VERBS = {  # what `janus --help` says of each, and what its own help begins with
     "preprocess": "Turn text into token ids: check, clean, filter, make a tokenizer, encode.",
@@ -38,16 +39,6 @@ VERBS = {  # what `janus --help` says of each, and what its own help begins with
 }
 # Click's usage error, from whichever click this typer uses (its own copy, or the click package).
 _ClickUsageError: type[Exception] = typer.BadParameter.__bases__[0]
-_SPACE, _PLACE = "free some space and run it again", "check the permissions, or choose another folder"
-_ENVIRONMENT = {  # hints for failures that are no bugs of janus
-    errno.ENOSPC: _SPACE,
-    errno.EDQUOT: _SPACE,
-    errno.EFBIG: "raise the limit on file sizes (`ulimit -f`)",
-    errno.EROFS: "choose a folder that can be written",
-    errno.EACCES: _PLACE,
-    errno.EPERM: _PLACE,
-}
-
 SETTINGS: dict[str, Any] = {
     "pretty_exceptions_enable": False,  # a bug keeps its plain traceback
     "rich_markup_mode": None,  # plain help needs no rich, and reads the same everywhere
@@ -63,6 +54,9 @@ class Verbs(typer.core.TyperGroup):
         names: Any = dict.fromkeys(VERBS)  # the command comes later; a mistyped name is compared with them
         self.commands = {**names, **self.commands}
 
+    def get_help(self, ctx: Any) -> str:
+        return fitting(super().get_help(ctx))
+
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in VERBS and not self.commands[cmd_name]:
             self.commands[cmd_name] = _command(cmd_name)
@@ -75,7 +69,7 @@ class Verbs(typer.core.TyperGroup):
 
 def _command(verb: str) -> Any:
     """A verb's function as a command: its docstring is the rest of the help."""
-    from janus_cli.commands.options import FileLists, JsonFile
+    from janus_cli.commands.options import FileLists, JsonFile, Verb, checked
 
     function = getattr(import_module(f"janus_cli.commands.{verb}"), verb)
     # Paragraphs with indented lines (examples) keep their line breaks: \b tells click so.
@@ -83,7 +77,7 @@ def _command(verb: str) -> Any:
     paragraphs = [f"\b\n{each}" if "\n  " in each or each.startswith("  ") else each for each in paragraphs]
     own = typer.Typer(add_completion=False, **SETTINGS)
     forms = {"bench": JsonFile, "preprocess": FileLists}  # verbs that read their command line in a way of their own
-    own.command(verb, cls=forms.get(verb), help="\n\n".join(paragraphs))(function)
+    own.command(verb, cls=forms.get(verb, Verb), help="\n\n".join(paragraphs))(checked(function))
     return typer.main.get_command(own)
 
 
@@ -123,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     code = 0
     try:
         _replace_closed_streams()
+        fit_streams()
         command = typer.main.get_command(app)
         if "_JANUS_COMPLETE" in os.environ:  # shell completion
             command.main(prog_name="janus")
@@ -143,11 +138,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except OSError as problem:
         if problem.errno == errno.EPIPE:
             code = 128 + signal.SIGPIPE
-        elif problem.errno in _ENVIRONMENT:
-            code = _fail(JanusError(f"{problem.filename or 'output'}: {problem.strerror}", _ENVIRONMENT[problem.errno]))
+        elif (told := from_system(problem)) is not None:
+            code = _fail(told)
         else:
             raise
-        _drop_stdout()
+        if not problem.filename:
+            _drop_stdout()
     sys.exit(code)
 
 
@@ -168,7 +164,7 @@ def _usage(problem: Exception) -> int:
     context = getattr(problem, "ctx", None)
     message = problem.format_message() if hasattr(problem, "format_message") else str(problem)
     if type(problem).__name__ == "NoArgsIsHelpError":
-        typer.echo(message, err=True)
+        sys.stderr.write(f"{message}\n")
         return 2
     message = message.replace("Value error, ", "").replace("Input should", "it should")
     return _fail(UsageError(message.rstrip("."), f"see `{context.command_path if context else 'janus'} --help`"))

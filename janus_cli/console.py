@@ -1,4 +1,4 @@
-"""User messages, on stderr. The only module that imports rich; stdout belongs to data."""
+"""User messages, on stderr, and tables on stdout. The only module that imports rich; stdout belongs to data."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from contextlib import suppress
 from typing import TypeVar
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
+
+from janus_cli.terminal import visible
 
 Item = TypeVar("Item")
 
@@ -21,51 +23,73 @@ quiet = False  # set on every rank but the first
 class _Stderr(Console):
     def __init__(self) -> None:
         super().__init__(file=sys.stderr, highlight=False, soft_wrap=True)
+        if self.width < 1:  # COLUMNS=0, and rich would print nothing
+            self.width = 80
 
     def on_broken_pipe(self) -> None:
         """Goes silent when nobody reads stderr any more; rich would end the process."""
         self.quiet = True
 
 
-def _print(label: str, message: str) -> None:
+def _print(message: str, label: str = "", style: str = "") -> None:
+    # A line break of our own is followed by two spaces; any other belongs to a name or a text. So nothing that is named
+    # can begin a line, and pass for an error.
+    shown = "\n  ".join(map(visible, message.split("\n  ")))
     # If stderr is a file on a full disk or a closed terminal, the work goes on without messages.
     with suppress(OSError):
-        _Stderr().print(f"{label} {escape(message)}" if label else escape(message))
+        _Stderr().print(Text.assemble((label, style), " " * bool(label), shown))
 
 
 def say(message: str) -> None:
-    """A line for the user."""
+    """A line for the user; further lines of it begin with two spaces."""
     if not quiet:
-        _print("", message)
+        _print(message)
 
 
 def warn(message: str) -> None:
     """A warning."""
     if not quiet:
-        _print("[yellow]warning:[/]", message)
+        _print(message, "warning:", "yellow")
 
 
 def hint(message: str) -> None:
     """What to do next; prints nothing if the message is empty."""
     if message:
-        _print("[bold]hint:[/]", message)
+        _print(message, "hint:", "bold")
 
 
 def error(message: str, next_step: str = "") -> None:
     """What went wrong, and what to do about it; on every rank."""
-    _print("[bold red]error:[/]", message)
+    _print(message, "error:", "bold red")
     hint(next_step)
+
+
+def out(*lines: str) -> None:
+    """Lines for people on stdout."""
+    sys.stdout.write("".join(f"{visible(line)}\n" for line in lines))
+    sys.stdout.flush()
+
+
+def data(text: str) -> None:
+    """Text for programs and files on stdout: as it is, in UTF-8 whatever the terminal's encoding."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode(errors="backslashreplace"))
+    sys.stdout.buffer.flush()
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table on stdout; all columns but the first are numbers, so they are right-aligned."""
-    drawn = Table(title=escape(title) if title else None, title_justify="left", title_style="bold")
+    drawn = Table(title=_cell(title, "bold") if title else None, title_justify="left")
     for index, column in enumerate(columns):
-        drawn.add_column(escape(column), justify="left" if index == 0 else "right", no_wrap=True)
+        drawn.add_column(_cell(column), justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
-        drawn.add_row(*(escape(cell) for cell in row))
+        drawn.add_row(*map(_cell, row))
     width = None if sys.stdout.isatty() else 160
     Console(file=sys.stdout, highlight=False, width=width).print(drawn)
+
+
+def _cell(text: str, style: str = "") -> Text:
+    return Text(visible(text), style)
 
 
 class progress:
@@ -79,13 +103,14 @@ class progress:
         self.first, self.every = start, every_seconds
         self.started = self.spoke = time.monotonic()
         self.bar: Progress | None = None
-        if sys.stderr.isatty() and not quiet:
+        console = _Stderr()
+        if sys.stderr.isatty() and not quiet and not console.is_dumb_terminal:
             self.bar = Progress(
-                TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
-                TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-                console=_Stderr(), transient=True,
+                TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
+                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}", markup=False), console=console, transient=True,
             )  # fmt: skip
-            self.task = self.bar.add_task(escape(what), total=total, completed=start, note="")
+            self.task = self.bar.add_task(visible(what), total=total, completed=start, note="")
 
     def __enter__(self) -> progress:
         if self.bar:
@@ -104,7 +129,7 @@ class progress:
         self.note = self.note if note is None else note
         now = time.monotonic()
         if self.bar:  # drawn by a thread of its own
-            self.bar.update(self.task, completed=self.done, note=escape(self.note))
+            self.bar.update(self.task, completed=self.done, note=visible(self.note))
         elif now - self.spoke >= self.every:
             self.spoke = now
             say(f"{self.what}: {self.done:,}{self._left(now - self.started)}  {self.note}".rstrip())

@@ -1,7 +1,10 @@
 """Errors that a user can act on, each with its exit code; `cli.main` prints `error:` and `hint:`, no traceback."""
 
+import errno
 import importlib
 from types import ModuleType
+
+from janus_cli.terminal import command
 
 
 class JanusError(Exception):
@@ -64,6 +67,35 @@ class Stopped(JanusError):
         self.exit_code = 128 + signal_number
 
 
+_SPACE, _PLACE = "free some space and run it again", "check the permissions, or choose another place"
+_SYSTEM: dict[int, tuple[type[JanusError], str]] = {  # what a user can act on in an OSError, and how
+    errno.ENOSPC: (JanusError, _SPACE),
+    errno.EDQUOT: (JanusError, _SPACE),
+    errno.EFBIG: (JanusError, "raise the limit on file sizes (`ulimit -f`)"),
+    errno.EROFS: (UsageError, "choose a folder that can be written"),
+    errno.EACCES: (UsageError, _PLACE),
+    errno.EPERM: (UsageError, _PLACE),
+    errno.ENAMETOOLONG: (UsageError, "a name may have 255 bytes on most systems: choose a shorter one"),
+    errno.ELOOP: (UsageError, "its links lead in a circle: see `ls -l`"),
+    errno.ENOTDIR: (UsageError, "a part of this path is a file, not a folder"),
+    errno.EISDIR: (UsageError, "name a file, not a folder"),
+    errno.ENXIO: (UsageError, "name a file or a folder, no device"),
+    errno.ENOENT: (DataError, "is the path right, or was it removed meanwhile?"),
+}
+_NAMELESS: dict[type[JanusError], str] = {JanusError: "output", DataError: "the current folder"}  # what has no path
+
+
+def from_system(problem: OSError) -> JanusError | None:
+    """An OSError in words, with what to do; None if it says nothing that a user can act on: then it is a bug.
+
+    The one place that knows which failures of the system are about a path or a disk.
+    """
+    kind, next_step = _SYSTEM.get(problem.errno or 0, (None, ""))
+    if kind is None or not (name := problem.filename or _NAMELESS.get(kind)):
+        return None
+    return kind(f"{name}: {problem.strerror}", next_step)
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Imports an optional dependency.
 
@@ -89,8 +121,8 @@ def _install_command(extra: str) -> str:
         origin = {"url": Path(__file__).parents[1].as_uri(), "dir_info": {"editable": True}}
     url = origin.get("url", "")
     if "vcs_info" in origin:
-        return f"pip install 'janus-cli[{extra}] @ {origin['vcs_info']['vcs']}+{url}'"
+        return command("pip", "install", f"janus-cli[{extra}] @ {origin['vcs_info']['vcs']}+{url}")
     if url.startswith("file://"):
-        editable = "-e " if origin.get("dir_info", {}).get("editable") else ""
-        return f"pip install {editable}'{unquote(url.removeprefix('file://'))}[{extra}]'"
-    return f"pip install 'janus-cli[{extra}]'"
+        editable = ["-e"] * bool(origin.get("dir_info", {}).get("editable"))
+        return command("pip", "install", *editable, f"{unquote(url.removeprefix('file://'))}[{extra}]")
+    return command("pip", "install", f"janus-cli[{extra}]")

@@ -11,10 +11,11 @@ def average(
     run: options.RunArgument = None,
     run_option: options.Run = None,
     last: Annotated[
-        int | None, typer.Option("--last", min=1, metavar="N", help="Average the N newest checkpoints.")
+        int | None, typer.Option("--last", min=1, max=10**6, metavar="N", help="Average the N newest checkpoints.")
     ] = None,
     best: Annotated[
-        int | None, typer.Option("--best", min=1, metavar="N", help="Average the N best by the run's best_metric.")
+        int | None,
+        typer.Option("--best", min=1, max=10**6, metavar="N", help="Average the N best by the run's best_metric."),
     ] = None,
     ema: Annotated[
         bool, typer.Option("--ema", help="Take the moving average that training.ema keeps in the newest checkpoint.")
@@ -31,6 +32,7 @@ def average(
     """
     from janus_cli import console, runs
     from janus_cli.errors import UsageError
+    from janus_cli.terminal import command
 
     if bool(last) + bool(best) + ema > 1:
         raise UsageError("--last, --best and --ema exclude each other", "give one of them")
@@ -45,4 +47,4 @@ def average(
     else:
         folder, names = average_checkpoints(chosen, last=last, best=best, force=force)
     console.say(f"{folder}: mean of {', '.join(names)}")
-    console.say(f"next: janus decode --run {chosen.path} --checkpoint {folder.name}")
+    console.say(f"next: {command('janus', 'decode', '--run', chosen.path, '--checkpoint', folder.name)}")

@@ -28,18 +28,21 @@ def bench(
         ),
     ] = None,
     sentences: Annotated[
-        int | None, typer.Option("--sentences", min=1, metavar="N", help="Sentences of the test split. Default: all.")
+        int | None,
+        typer.Option("--sentences", min=1, max=10**9, metavar="N", help="Sentences of the test split. Default: all."),
     ] = None,
     batches: Annotated[
         str | None,
         typer.Option("--batches", metavar="N,…", help="Batch sizes tried for throughput. Default: 16,32,64,128."),
     ] = None,
     repeats: Annotated[
-        int | None, typer.Option("--repeats", min=1, metavar="R", help="Timings of each row. Default: 3.")
+        int | None, typer.Option("--repeats", min=1, max=10**6, metavar="R", help="Timings of each row. Default: 3.")
     ] = None,
     warmup: Annotated[
         int | None,
-        typer.Option("--warmup", min=0, metavar="W", help="Sentences decoded before a row is timed. Default: 8."),
+        typer.Option(
+            "--warmup", min=0, max=10**6, metavar="W", help="Sentences decoded before a row is timed. Default: 8."
+        ),
     ] = None,
     checkpoint: options.Checkpoint = None,
     as_json: options.Json = False,
@@ -70,11 +73,12 @@ def bench(
       janus bench --dry-run
     """
     chosen = options.named_run(run, run_option, checkpoint, changes)
+    from janus_cli import console
     from janus_cli.lab.bench import Bench, table
     from janus_cli.lab.peers import parse_peers
     from janus_cli.lab.tables import json_file
 
-    sizes = None if batches is None else options.numbers(batches, "--batches", "16,64", least=1)
+    sizes = None if batches is None else options.numbers(batches, "--batches", "16,64", 1, 65_536)
     work: dict[str, Any] = {"batches": sizes, "repeats": repeats, "warmup": warmup}
     measured = Bench(
         run=chosen, checkpoint=checkpoint, modes=options.names(*mode or ()), sentences=sentences,
@@ -85,4 +89,7 @@ def bench(
         measured.dry_run()
         return
     results = measured.measure()
-    typer.echo(json_file(results) if as_json else f"{table(results)}\n", nl=False)
+    if as_json:
+        console.data(json_file(results).decode())
+    else:
+        console.out(*table(results).split("\n"))

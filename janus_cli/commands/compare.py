@@ -28,12 +28,17 @@ def compare(
         Path | None, typer.Option("--from", metavar="RUN|CHECKPOINT", help="Start each training from these weights.")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, metavar="N", help="Updates of each training. Default: 2,000.")
+        int | None,
+        typer.Option("--steps", min=1, max=10**12, metavar="N", help="Updates of each training. Default: 2,000."),
     ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(
-            "--minutes", min=0.01, metavar="M", help="Instead of --steps: minutes of updates for each training."
+            "--minutes",
+            min=0.01,
+            max=1e7,
+            metavar="M",
+            help="Instead of --steps: minutes of updates for each training.",
         ),
     ] = None,
     seeds: Annotated[
@@ -52,7 +57,7 @@ def compare(
         ),
     ] = None,
     average: Annotated[
-        int, typer.Option("--average", min=0, metavar="K", help="Decode the mean of the last K checkpoints.")
+        int, typer.Option("--average", min=0, max=10**6, metavar="K", help="Decode the mean of the last K checkpoints.")
     ] = 0,
     speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Time the rows, in turns.")] = True,
     out: Annotated[
@@ -67,7 +72,7 @@ def compare(
     device: options.Device = "auto",
     threads: options.Threads = None,
     jobs: Annotated[
-        int, typer.Option("--jobs", min=1, metavar="N", help="Train N at once, each in a process of its own.")
+        int, typer.Option("--jobs", min=1, max=1024, metavar="N", help="Train N at once, each in a process of its own.")
     ] = 1,
     as_json: options.Json = False,
     force: options.Force = False,
@@ -86,6 +91,7 @@ def compare(
       janus compare --recipe multi30k --objectives ar,janus --seeds 1,2,3 --device cuda --jobs 6
       janus compare --objectives ar,bang --steps 900 --modes ar.beam1,nar.eos,semi2,semi4 --no-speed
     """
+    from janus_cli import console
     from janus_cli.core.knobs import OBJECTIVES
     from janus_cli.errors import JanusError
     from janus_cli.lab.systems import asked
@@ -106,7 +112,10 @@ def compare(
     if finished is not None:
         table, failed = finished
         results = comparison.folder / "comparison.json"
-        typer.echo(results.read_text(encoding="utf-8").rstrip("\n") if as_json else table)
+        if as_json:
+            console.data(results.read_text(encoding="utf-8"))
+        else:
+            console.out(*table.split("\n"))
         if failed:
             raise JanusError(
                 f"{failed} of the rows failed; the notes below the table say why", "the same command tries these again"

@@ -40,7 +40,8 @@ def decode(
     ] = False,
     trace: Annotated[bool, typer.Option("--trace", help="Show the first hypothesis pass by pass.")] = False,
     trace_lines: Annotated[
-        int | None, typer.Option("--trace-lines", min=1, metavar="N", help="As --trace, for the first N lines.")
+        int | None,
+        typer.Option("--trace-lines", min=1, max=10**9, metavar="N", help="As --trace, for the first N lines."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue a stopped decoding after its last finished line.")

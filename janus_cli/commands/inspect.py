@@ -24,7 +24,7 @@ def inspect(
     """
     import json
 
-    from janus_cli import runs
+    from janus_cli import console, runs
     from janus_cli.errors import UsageError
 
     chosen = options.one_run(what, run)
@@ -37,4 +37,7 @@ def inspect(
     from janus_cli.training.inspect import describe, lines
 
     found = describe(chosen)
-    typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(lines(found)))
+    if as_json:
+        console.data(json.dumps(found, indent=1) + "\n")
+    else:
+        console.out(*lines(found))

@@ -11,17 +11,22 @@ after the two seconds that importing torch takes.
 import inspect
 import re
 from collections.abc import Callable, Sequence
+from functools import wraps
+from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 import typer
 
 from janus_cli.core.knobs import OBJECTIVES, Decoding, knobs
-from janus_cli.errors import UsageError
+from janus_cli.errors import UsageError, from_system
+from janus_cli.terminal import fitting
+
+LARGEST = 2**63 - 1  # the largest whole number that recipes, JSON and generators of random numbers all take
 
 
 def _device(value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", value):
         raise typer.BadParameter(f"{value!r} is none of auto, cpu, cuda, cuda:N")
     return value
 
@@ -31,12 +36,12 @@ def names(*texts: str) -> list[str]:
     return list(dict.fromkeys(name.strip() for text in texts for name in text.split(",") if name.strip()))
 
 
-def numbers(text: str, flag: str, example: str, least: int = 0) -> list[int]:
-    """Whole numbers, at least `least`, in a comma-separated list, without repeats, in order."""
+def numbers(text: str, flag: str, example: str, least: int = 0, most: int = LARGEST) -> list[int]:
+    """Whole numbers from `least` to `most` in a comma-separated list, without repeats, in order."""
     listed = names(text)
-    if not listed or not all(number.isdecimal() and int(number) >= least for number in listed):
-        above = f" above {least - 1}" if least else ""
-        raise typer.BadParameter(f"{text!r} is not a list of numbers{above}, as in {example}", param_hint=flag)
+    if not listed or not all(n.isdecimal() and len(n) < 20 and least <= int(n) <= most for n in listed):
+        wanted = f"a list of numbers from {least} to {most:,}, as in {example}"
+        raise typer.BadParameter(f"{text!r:.60} is not {wanted}", param_hint=flag)
     return list(map(int, listed))
 
 
@@ -93,10 +98,12 @@ Device = Annotated[
     str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N", callback=_device, help="Device to compute on.")
 ]
 Seed = Annotated[
-    int | None, typer.Option("--seed", min=0, metavar="N", help="Seed of everything random; by default the recipe's.")
+    int | None,
+    typer.Option("--seed", min=0, max=LARGEST, metavar="N", help="Seed of everything random; by default the recipe's."),
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads; by default what torch chooses.")
+    int | None,
+    typer.Option("--threads", min=1, max=4096, metavar="N", help="CPU threads; by default what torch chooses."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace existing output.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
@@ -157,7 +164,14 @@ def check_start(start: Path | None) -> None:
         named_run(start, None)
 
 
-class JsonFile(typer.core.TyperCommand):
+class Verb(typer.core.TyperCommand):
+    """A command whose help can be shown on any terminal."""
+
+    def get_help(self, ctx: Any) -> str:
+        return fitting(super().get_help(ctx))
+
+
+class JsonFile(Verb):
     """A command that reads the older form `--json FILE.json` as `--out FILE.json`; --json alone is a flag."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -169,7 +183,7 @@ class JsonFile(typer.core.TyperCommand):
         return super().parse_args(ctx, words)
 
 
-class FileLists(typer.core.TyperCommand):
+class FileLists(Verb):
     """A command without arguments, whose options that name a split's files take all words up to the next option.
 
     `--train a.de b.en --valid c.de d.en` is read as `--train a.de --train b.en --valid c.de --valid d.en`.
@@ -189,6 +203,37 @@ class FileLists(typer.core.TyperCommand):
 
 
 Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def checked(command: Command) -> Command:
+    """The command, which first refuses what no system can use: paths too long or in a circle of links, and NaN."""
+
+    @wraps(command)
+    def call(**given: Any) -> None:
+        for name, values in given.items():
+            for value in values if isinstance(values, list | tuple) else [values]:
+                if isinstance(value, Path):
+                    _must_be_usable(value)
+                elif isinstance(value, float) and not isfinite(value):
+                    raise UsageError(f"--{name.replace('_', '-')} {value}: not a finite number", "give a number")
+        command(**given)
+
+    return cast(Command, call)
+
+
+def _must_be_usable(path: Path) -> None:
+    """Raises UsageError if the system does not even look for such a path. One that is not there is the command's."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except ValueError as problem:
+        raise UsageError(f"{path}: {problem}", "name a file or a folder") from None
+    except OSError as problem:
+        told = from_system(problem)
+        if told is None:
+            raise
+        raise told from None
 
 
 def with_decoding_options(*names: str, before: str) -> Callable[[Command], Command]:

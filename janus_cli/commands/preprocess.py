@@ -1,7 +1,6 @@
 """`janus preprocess`: text becomes token ids."""
 
 import json
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -40,7 +39,7 @@ def preprocess(
     changes: options.Set = None,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", min=1, metavar="N", help="Worker processes; by default as many as help."),
+        typer.Option("--workers", min=1, max=1024, metavar="N", help="Worker processes; by default as many as help."),
     ] = None,
     bad_utf8: Annotated[
         BadUtf8,
@@ -67,6 +66,7 @@ def preprocess(
     """
     from janus_cli import console, recipe_load
     from janus_cli.runs import prepared_dir
+    from janus_cli.terminal import command
 
     if recipe is None:
         console.say("no --recipe: using the built-in recipe demo")
@@ -88,4 +88,4 @@ def preprocess(
     prepare(loaded, place, workers=workers, force=force, bad_utf8=bad_utf8)
     words = options.typed(context, "data_dir", "train", "valid", "test", "out", "workers", "bad_utf8", "force")
     words += ["--prepared", str(out)] if out is not None else []
-    console.say(f"written to {place}; next: {shlex.join(['janus', 'train', *words])}")
+    console.say(f"written to {place}; next: {command('janus', 'train', *words)}")

@@ -41,14 +41,18 @@ def recipes(
     if action == "explain":
         if changes:
             raise UsageError("`janus recipes explain` takes no changes", "to see a recipe: `janus recipes show NAME`")
-        typer.echo(explain(name, objective, markdown=markdown), nl=False)
+        text = explain(name, objective, markdown=markdown)
+        if markdown:
+            console.data(text)
+        else:
+            console.out(*text.removesuffix("\n").split("\n"))
         return
     if markdown:
         raise UsageError("--markdown goes with `janus recipes explain`", "leave it out")
     if action == "show":
         if name is None:
             console.say("no recipe named: showing demo")
-        typer.echo(recipe_load.dump(recipe_load.load(name or "demo", changes, objective)), nl=False)
+        console.data(recipe_load.dump(recipe_load.load(name or "demo", changes, objective)))
         return
     if name or changes or objective:
         raise UsageError(
@@ -58,7 +62,7 @@ def recipes(
     width = max(len(recipe.name) for recipe in shipped)
     for recipe in shipped:
         pair = f"{recipe.data.source}-{recipe.data.target}"
-        typer.echo(f"{recipe.name:<{width}}  {pair:<7}  {recipe.about}")
+        console.out(f"{recipe.name:<{width}}  {pair:<7}  {recipe.about}")
     console.say("show one with `janus recipes show NAME`; what a knob does: `janus recipes explain KEY`")
 
 
@@ -130,9 +134,13 @@ def _values(kind: Any, knob: Knob) -> list[str]:
         return [words for part in parts for words in _values(part, knob)]
     words = {bool: "true or false", int: "whole number", float: "number", str: "text", NoneType: "null"}
     limits = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
-    bounds = " and ".join(f"{limits[name]} {bound}" for name, bound in knob.bounds.items())
+    bounds = " and ".join(f"{limits[name]} {_number(bound)}" for name, bound in knob.bounds.items())
     numeric = kind in (int, float) and bounds
     return [words.get(kind, "section") + (f", {bounds}" if numeric else "")]
+
+
+def _number(bound: float) -> str:
+    return f"{bound:,.0f}" if bound == int(bound) < 10**20 else f"{bound:g}"
 
 
 def _plain(title: str, about: str, rows: list[_Row]) -> str:

@@ -22,7 +22,11 @@ def report(
     sentences: Annotated[
         int | None,
         typer.Option(
-            "--sentences", min=1, metavar="N", help="Validation sentences for calibration and lengths. Default: 500."
+            "--sentences",
+            min=1,
+            max=10**9,
+            metavar="N",
+            help="Validation sentences for calibration and lengths. Default: 500.",
         ),
     ] = None,
     device: options.Device = "auto",
@@ -42,6 +46,7 @@ def report(
     chosen = [*(run or ()), *(run_option or ())]
     for each in chosen or [None]:
         options.named_run(each, None)
+    from janus_cli import console
     from janus_cli.errors import CheckpointError
     from janus_cli.lab.report import SENTENCES, write_report
 
@@ -49,6 +54,6 @@ def report(
         paths=chosen, out=out, sentences=SENTENCES if sentences is None else sentences, device=device,
         threads=threads, force=force,
     )  # fmt: skip
-    typer.echo(written)
+    console.out(str(written))
     if damaged:
         raise CheckpointError("; ".join(damaged), f"{written} shows everything else")

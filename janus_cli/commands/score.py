@@ -44,11 +44,14 @@ def score(
         typer.Option(
             "--bootstrap",
             min=0,
+            max=10**6,
             metavar="N",
             help="Bootstrap samples; 0 for none. By default 1000 with --against, else none.",
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Seed of the bootstrap.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, max=options.LARGEST, metavar="N", help="Seed of the bootstrap.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """The references are those of the decoded split, unless --reference names others.
@@ -92,8 +95,7 @@ def score(
         seed=SEED if seed is None else seed,
     )
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        console.data(json.dumps(found, ensure_ascii=False) + "\n")
         return
     console.table("", *report.table(found))
-    for note in report.notes(found):
-        typer.echo(note)
+    console.out(*report.notes(found))

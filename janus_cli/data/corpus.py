@@ -22,6 +22,7 @@ from janus_cli.data.lines import BadUtf8, TextFile, check, digest, last_change, 
 from janus_cli.data.tables import SUFFIXES
 from janus_cli.errors import DataError
 from janus_cli.recipe import Data
+from janus_cli.terminal import command
 
 SPLITS, SIDES = ("train", "valid", "test"), ("source", "target")
 TABLE = "table"  # what a split's files may be, besides its sides and references
@@ -170,7 +171,7 @@ def _must_align(sides: dict[str, TextFile]) -> None:
     number = _first_suspicious(*pair)
     raise DataError(
         f"{counts}; they seem to diverge at line {number:,}",
-        "compare: " + "; ".join(f"sed -n {number}p {path}" for path in pair),
+        "compare: " + "; ".join(command("sed", "-n", f"{number}p", path) for path in pair),
     )
 
 

@@ -59,11 +59,11 @@ def must_be_fetchable(data: Data) -> None:
 
 def _by_hand(data: Data) -> str:
     """What the user can do instead."""
-    steps = [data.notes.strip(), *(f"fetch {item.url} as {item.save_as}" for item in data.downloads)]
+    steps = [*data.notes.strip().split("\n"), *(f"fetch {item.url} as {item.save_as}" for item in data.downloads)]
     in_tables = bool(data.downloads) and all(item.save_as in table_names(data) for item in data.downloads)
     files = "these files" if in_tables else f"{', '.join(_names(data))} (or .gz)"
     steps.append(f"put {files} into a folder and name it with --data-dir FOLDER")
-    return "\n".join(step for step in steps if step)
+    return "\n  ".join(step for step in steps if step)
 
 
 def _names(data: Data) -> list[str]:

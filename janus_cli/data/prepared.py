@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +22,7 @@ from janus_cli.errors import DataError
 from janus_cli.files import MANIFEST, read_json, sha256, write_json
 from janus_cli.recipe import Data, Recipe
 from janus_cli.runs import distilled_dir, prepared_dir
+from janus_cli.terminal import command, quoted
 
 # Knobs that say where the text is, not what it is: that is for the fingerprints.
 PLACES = ("dir", "files", "notes", "downloads")
@@ -76,7 +76,7 @@ def open_prepared(recipe: Recipe, folder: Path, words: Sequence[str] = (), *, te
         unchanged = {name for name in files if noted.get(name) == identities[name]}
         settings = list(_other_settings(recipe, manifest))
         if settings:
-            were = (shlex.quote(f"{key}={json.dumps(used, ensure_ascii=False)}") for key, used, _ in settings)
+            were = (quoted(f"{key}={json.dumps(used, ensure_ascii=False)}") for key, used, _ in settings)
             hint += f"; it was made with {' '.join(f'--set {each}' for each in were)}"
         changes = [f"{name} was {used!r}, the recipe says {asked!r}" for name, used, asked in settings]
         changes += _other_files(folder, files, unchanged)
@@ -105,15 +105,15 @@ def _command(words: Sequence[str], recipe: Recipe, folder: Path, manifest: Mappi
     """The command that makes this folder; words: see `open_prepared`."""
     distilled = manifest.get("distilled")
     usual = distilled_dir(recipe) if distilled else prepared_dir(recipe)
-    place = [] if folder == usual else ["--out", str(folder)]
+    place = [] if folder == usual else ["--out", folder]
     if distilled:
-        return " ".join([distilled["command"], shlex.join(place)]).strip()
+        return " ".join([distilled["command"], command(*place)]).strip()
     data = manifest.get("data", {})
     text, bad = recipe.data.dir or data.get("dir"), manifest.get("bad_utf8", "stop")
     named = {split: getattr(recipe.data.files, split) or data.get("files", {}).get(split, ()) for split in SPLITS}
     more = [*(["--data-dir", text] if text else []), *(["--bad-utf8", bad] if bad != "stop" else [])]
     more += [word for split, paths in named.items() if paths for word in (f"--{split}", *paths)]
-    return shlex.join(["janus", "preprocess", *words, *more, *place])
+    return command("janus", "preprocess", *words, *more, *place)
 
 
 def _other_settings(recipe: Recipe, manifest: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from janus_cli.console import counted
 from janus_cli.data import columnar
 from janus_cli.data.lines import LONGEST_LINE, STDIN, Lines, name_of, opened, suffix_of
 from janus_cli.errors import DataError
+from janus_cli.terminal import command, quoted
 
 Kind = Literal["text", "TSV", "CSV", "JSON lines", "Parquet", "Arrow", "data set"]
 SUFFIXES: dict[str, Kind] = {
@@ -62,7 +62,7 @@ def kind_of(path: Path) -> Kind:
         lines = path.with_name(f"{path.name.split('.')[0]}.lines.jsonl")
         raise DataError(
             f"{path} is a JSON array; janus reads JSON lines, one object a line",
-            f"convert it: gzip -cdf {shlex.quote(str(path))} | jq -c '.[]' > {shlex.quote(str(lines))}",
+            f"convert it: {command('gzip', '-cdf', path)} | jq -c '.[]' > {quoted(str(lines))}",
         )
     return named
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
 import sys
 from abc import ABC, abstractmethod
@@ -29,6 +28,7 @@ from janus_cli.errors import DataError, Stopped, UsageError
 from janus_cli.files import read_json, write_atomically, write_json
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run, find_references, find_split, text_name
+from janus_cli.terminal import command
 from janus_cli.training.checkpoint import STATE, fingerprint, read_checkpoint
 
 ELSEWHERE = "name another file with --out"
@@ -188,7 +188,7 @@ class Decode(Job):
             self.forms[self.out], files[self.out] = self.asked, self.force
         if not files:
             return None
-        words = ["janus", "decode", *self.words, "--run", str(self.trained.path)]
+        words: list[object] = ["janus", "decode", *self.words, "--run", self.trained.path]
         if self.split is None or self.checkpoint is not None:
             words += ["--checkpoint", self.trained.name_of(self.folder)]
         asked: dict[str, Any] = {"mode": self.plan.mode, "jsonl": self.jsonl and self.out in files, "trace": self.trace}
@@ -197,7 +197,7 @@ class Decode(Job):
             self.kept("jsonl") if self.split else next(iter(files)), files, (self.folder.name, self.weights),
             {**asked, **self.deciding}, make_folder=self.split is not None,
             elsewhere=SPLIT_ELSEWHERE if self.split else ELSEWHERE,
-            command=shlex.join([*words, "--resume"]) + " (with the same text on stdin)" * (self.text == STDIN),
+            command=command(*words, "--resume") + " (with the same text on stdin)" * (self.text == STDIN),
         )  # fmt: skip
 
     def _find_split(self, recipe: Recipe, split: str) -> None:
@@ -290,4 +290,6 @@ class Decode(Job):
             "references": list(self.references)[-1:],
         }  # fmt: skip
         write_json(self.kept("json"), summary)
-        console.say(f"kept as {self.kept('txt')} (.jsonl, .json); score it with `janus score {self.kept('txt')}`")
+        console.say(
+            f"kept as {self.kept('txt')} (.jsonl, .json); score it with `{command('janus', 'score', self.kept('txt'))}`"
+        )

@@ -6,7 +6,6 @@ Outputs are kept as ids: encoding their text again could split words into other 
 from __future__ import annotations
 
 import hashlib
-import shlex
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from janus_cli.errors import DataError, UsageError
 from janus_cli.files import copy_files, must_be_free, read_json, whole_folder
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
+from janus_cli.terminal import command
 
 ELSEWHERE = "name another folder with --out"
 DAMAGED = "what was decoded is damaged: it is not a score and known ids for each source"
@@ -81,11 +81,11 @@ class Distill(Job):
         own = counted(len(prepared.train), "training source")
         self.what = f"the {own} of {prepared.folder}{texts} into {self.target}"
         name, more, data = self.trained.name_of(self.folder), self.sources.described(), prepared.train.fingerprint
-        command = ["janus", "distill", str(self.trained.path), "--checkpoint", name, *self.words]
+        words = ["janus", "distill", self.trained.path, "--checkpoint", name, *self.words]
         self.teacher = {
             "run": str(self.trained.path), "checkpoint": name, "sha256": self.weights,
             "objective": recipe.objective.name, "options": self.plan.used, "device": str(self.chosen_device),
-            "torch": torch.__version__, "command": shlex.join(command), "prepared": str(prepared.folder.resolve()),
+            "torch": torch.__version__, "command": command(*words), "prepared": str(prepared.folder.resolve()),
             "fingerprint": data, **more,
         }  # fmt: skip
         files: dict[str, Any] = (
@@ -95,7 +95,7 @@ class Distill(Job):
         place = ["--out", str(self.out)] if self.out else []
         return Records(
             self.target, {self.target: self.force}, (name, self.weights), {**self.deciding, "data": data, **files},
-            command=shlex.join([*command, *place, "--resume"]), elsewhere=ELSEWHERE, make_folder=True,
+            command=command(*words, *place, "--resume"), elsewhere=ELSEWHERE, make_folder=True,
         )  # fmt: skip
 
     def write(self) -> None:
@@ -115,11 +115,12 @@ class Distill(Job):
             console.warn(f"{counted(at_limit, 'output')} reached the longest length allowed, and were kept")
         name = self.plan.recipe.name
         known = name if name in recipe_load.available() else self.trained.recipe
-        console.say(
-            f"{counted(manifest['splits']['train']['kept'], 'pair')} written to {self.target}; next: janus train "
-            f"--recipe {known} --objective cmlm --prepared {self.target} "
-            f"--run {runs.RUNS / f'{name}-cmlm-distilled'}"
-        )
+        following = command(
+            "janus", "train", "--recipe", known, "--objective", "cmlm", "--prepared", self.target,
+            "--run", runs.RUNS / f"{name}-cmlm-distilled",
+        )  # fmt: skip
+        pairs = counted(manifest["splits"]["train"]["kept"], "pair")
+        console.say(f"{pairs} written to {self.target}; next: {following}")
 
 
 def _prepared(run: Run, recipe: Recipe) -> Prepared:

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 from janus_cli.decoding.translate import Result
+from janus_cli.terminal import visible
 
 GAP = "____"
 Rows = Sequence[tuple[str, Sequence[str]]]  # a name and a cell for each token
@@ -19,7 +20,7 @@ def shown(result: Result, width: int) -> Iterator[str]:
     those that it hides again. Left to right: the tokens and how sure each is.
     """
     output, pieces = result.outputs[0], result.tokenizer.pieces
-    yield f"sentence {result.index + 1}: {_printable(result.source)}"
+    yield f"sentence {result.index + 1}: {visible(result.source)}"
     if not output.trace:
         end = ["</s>"] * (len(output.logps) - len(output.tokens))
         yield from _columns([("writes", pieces(output.tokens) + end), ("sure", _sure(output.logps))], width)
@@ -32,7 +33,7 @@ def shown(result: Result, width: int) -> Iterator[str]:
             rows.append(("hides", ["^" if hidden else "" for hidden in iteration.hidden]))
         yield from _columns(rows, width)
         read = [GAP if hidden else piece for hidden, piece in zip(iteration.hidden, written, strict=True)]
-    yield f"result, score {output.score:.3f}: {_printable(result.text)}"
+    yield f"result, score {output.score:.3f}: {visible(result.text)}"
 
 
 def _sure(logps: Sequence[float]) -> list[str]:
@@ -41,7 +42,7 @@ def _sure(logps: Sequence[float]) -> list[str]:
 
 def _columns(rows: Rows, width: int) -> Iterator[str]:
     """The rows under each other, cells aligned; broken into blocks that fit into `width`."""
-    cells = [[_printable(cell) for cell in values] for _, values in rows]
+    cells = [[visible(cell) for cell in values] for _, values in rows]
     sizes = [max(_size(row[place]) for row in cells) for place in range(len(cells[0]))]
     start = 0
     while start < len(sizes):
@@ -53,10 +54,6 @@ def _columns(rows: Rows, width: int) -> Iterator[str]:
             padded = (row[place] + " " * (sizes[place] - _size(row[place])) for place in range(start, end))
             yield f"  {name:<7} {' '.join(padded)}".rstrip()
         start = end
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "·" for character in text)
 
 
 def _size(text: str) -> int:

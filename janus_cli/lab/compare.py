@@ -229,7 +229,8 @@ class Comparison:
             failed = run_jobs([Job(*work, self.steps, self.force) for work in works], at_once)
             replaced = {entry.name for entry in self.entries} - failed
         for number, entry in enumerate(self.entries, 1):
-            console.say(f"\n[{number} of {len(self.entries)}] {entry.name}")
+            console.say("")
+            console.say(f"[{number} of {len(self.entries)}] {entry.name}")
             entry.train(self._options(entry, self.force and entry.name not in replaced), self.average)
             torch.set_num_threads(threads)
             if entry.training is not None:

@@ -63,7 +63,8 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
         failed = run_jobs(jobs[::-1], at_once)  # the longest training first
         here = [entry for entry in entries if entry.system.objective in failed]
     for number, entry in enumerate(here, 1):
-        console.say(f"\n[{number} of {len(here)}] {entry.system.name}")
+        console.say("")
+        console.say(f"[{number} of {len(here)}] {entry.system.name}")
         with _explained():
             train(**options(entry))
     torch.set_num_threads(decoding_threads)
@@ -74,8 +75,9 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
         ("system", "mode", "BLEU", "right", "passes", "sentences/s"), cells,
     )  # fmt: skip
     _show_trace(entries[-1])
+    console.say("")
     console.say(
-        f"\n{console.duration(time.monotonic() - started)} in all. Next: janus decode --mode nar --iters 4; janus score"
+        f"{console.duration(time.monotonic() - started)} in all. Next: janus decode --mode nar --iters 4; janus score"
     )
 
 

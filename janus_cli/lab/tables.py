@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib import resources
@@ -16,6 +15,7 @@ from markupsafe import Markup
 from janus_cli import console
 from janus_cli.errors import UsageError
 from janus_cli.lab import machine
+from janus_cli.terminal import visible
 
 HEAD = 1024  # bytes at the start of a file that contain its mark
 
@@ -76,5 +76,5 @@ def must_be_free(file: Path, *, force: bool, mark: str = "") -> None:
 
 
 def printable(value: object) -> object:
-    """Text with control characters as `·`; `Markup` stays as it is."""
-    return value if isinstance(value, Markup) else re.sub(r"[^\n\t -\x7e\x80-\U0010ffff]", "·", str(value))
+    """Text with control characters escaped, but for line ends; `Markup` stays as it is."""
+    return value if isinstance(value, Markup) else "\n".join(map(visible, str(value).split("\n")))

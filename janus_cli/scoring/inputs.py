@@ -19,6 +19,7 @@ from janus_cli.data.tables import Column, Table
 from janus_cli.errors import DataError
 from janus_cli.files import read_json
 from janus_cli.runs import RUNS, Run, find_run
+from janus_cli.terminal import command
 
 Decoding = tuple[Path, list[Path]]  # hypotheses; references, none if the split has no target
 HYPOTHESIS = ("hypothesis",)  # the key of `janus decode --jsonl`
@@ -36,7 +37,8 @@ def newest_decoding(run: Path | None) -> Decoding:
     summaries = [file for each in runs for file in each.decoded.glob("*.json")]
     if not summaries:
         raise DataError(
-            f"nothing was decoded with {newest.path} yet", f"run `janus decode --run {newest.path}`, or name a file"
+            f"nothing was decoded with {newest.path} yet",
+            f"run `{command('janus', 'decode', '--run', newest.path)}`, or name a file",
         )
     return _read_summary(max(summaries, key=lambda path: (path.stat().st_mtime_ns, path.name)))
 

@@ -7,7 +7,6 @@ is, bit for bit, the run that was not stopped.
 
 from __future__ import annotations
 
-import shlex
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
@@ -34,6 +33,7 @@ from janus_cli.errors import NonFiniteError, OutOfMemoryError, Stopped
 from janus_cli.files import read_json
 from janus_cli.recipe import Recipe, Training
 from janus_cli.runs import Run
+from janus_cli.terminal import command
 from janus_cli.training import checkpoint
 from janus_cli.training.checkpoint import EMA, MODEL, MOMENTS, OPTIMIZER, STATE, Checkpoint, optimizer_tensors
 from janus_cli.training.log import Log, Meter
@@ -461,7 +461,7 @@ def dropout_seed(seed: int, step: int, rank: int) -> int:
 def resume_command(run: Path, world: World, *more: str) -> str:
     """The command that resumes a run, bit for bit unless `more` options change it."""
     launcher = f"  (under the same launcher, in {world.size} processes)" if world.size > 1 else ""
-    return shlex.join(["janus", "train", "--resume", "--run", str(run), *more]) + launcher
+    return command("janus", "train", "--resume", "--run", run, *more) + launcher
 
 
 def _agreed_signal(counts: Mapping[str, float]) -> int:

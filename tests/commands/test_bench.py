@@ -165,7 +165,7 @@ def test_a_dry_run_measures_nothing_and_writes_nothing(janus: Janus, orders: Ord
         (["janus", "--mode", "nar7"], "--mode nar7: there is no such row"),
         (["cmlm", "--mode", "ar"], "can do none of ar.beam1, ar.beam5"),
         (["janus", "--batches", "16,x"], "16,x"),
-        (["janus", "--batches", "0"], "not a list of numbers above 0"),
+        (["janus", "--batches", "0"], "not a list of numbers from 1 to 65,536"),
         (["janus", "--repeats", "0"], "--repeats"),
         (["janus", "--sentences", "0"], "--sentences"),
         (["janus", "--against", "fairseq"], "no such peer"),
