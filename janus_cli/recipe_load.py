@@ -72,9 +72,16 @@ def dump(recipe: Recipe) -> str:
 
 
 def guess(word: str, known: Iterable[str]) -> str:
-    """`, did you mean …?` for the end of a message; empty if nothing is close."""
-    close = difflib.get_close_matches(word, list(known), n=1)
+    """`, did you mean …?` for the end of a message; empty if nothing is close. Initials are: lr for learning_rate."""
+    names, (section, _, key) = list(known), word.rpartition(".")
+    close = [each for each in names if _abbreviates(key, each.rpartition(".")[2])]
+    close.sort(key=lambda each: each.rpartition(".")[0] != section)
+    close = close or difflib.get_close_matches(word, names, n=1)
     return f", did you mean {close[0]}?" if close else ""
+
+
+def _abbreviates(word: str, name: str) -> bool:
+    return len(word) > 1 and word == "".join(part[:1] for part in name.split("_"))
 
 
 def no_objective(name: object) -> str:
@@ -96,6 +103,10 @@ def _find(name_or_path: str) -> Path:
 
 def _text(path: Path) -> str:
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UsageError(
+                f"{path} is a pipe or a device, and a recipe is read more than once", "save the recipe in a file first"
+            )
         with path.open("rb") as file:
             raw = file.read(_LARGEST + 1)
     except (OSError, ValueError) as problem:
@@ -153,6 +164,9 @@ class _Draft(yaml_core.Document):
         path = tuple(key.split("."))
         if not equals or not all(path):
             self.wrong(line, (), "expected KEY=VALUE, as in training.updates=500")
+            return
+        if len(path) > yaml_core.DEPTH:
+            self.wrong(line, (), f"nested deeper than {yaml_core.DEPTH} levels")
             return
         # A value is YAML only if it begins with a bracket or quote, so `--set tokenizer.joiner=@@` needs no quotes.
         given = yaml_core.Document(text, plain=not text.startswith(("[", "{", '"', "'")))
@@ -231,7 +245,7 @@ def _known_keys(path: yaml_core.Path, objective: object) -> str:
     for place, section in sections():
         keys = [field.name for field in dataclasses.fields(section)]
         if place != ".".join(around):
-            elsewhere += [f"{place}.{key}".strip(".")] * (key in keys)
+            elsewhere += [f"{place}.{name}".strip(".") for name in keys if name == key or _abbreviates(key, name)]
         elif getattr(section, "name", objective) == objective:
             known = keys
     meant = guess(key, known) or (f", did you mean {elsewhere[0]}?" if elsewhere else ".")

@@ -15,7 +15,7 @@ import yaml
 
 Path = tuple[str | int, ...]  # ("model", "width"), ("data", "downloads", 0, "url")
 
-_DEPTH = 20
+DEPTH = 20
 _UNUSABLE = re.compile(r"[\x00\ud800-\udfff]")  # no file name and no UTF-8 text can hold these
 _SCHEMA: list[tuple[str, Callable[[str], Any]]] = [  # every other plain scalar is text
     (r"~|null|Null|NULL|", lambda text: None),
@@ -83,8 +83,8 @@ class Document:
         """The value that begins with this event."""
         line = event.start_mark.line + 1
         self.lines.setdefault(path, line)
-        if len(path) > _DEPTH:
-            raise yaml.MarkedYAMLError(problem=f"nested deeper than {_DEPTH} levels", problem_mark=event.start_mark)
+        if len(path) > DEPTH:
+            raise yaml.MarkedYAMLError(problem=f"nested deeper than {DEPTH} levels", problem_mark=event.start_mark)
         if isinstance(event, yaml.AliasEvent):
             self.wrong(line, path, f"aliases are not allowed, write the value out (got *{event.anchor})", unread=True)
             return None

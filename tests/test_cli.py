@@ -311,6 +311,7 @@ score nope | score --run nope | inspect nope | inspect --run nope | average nope
 distill nope | distill --set trainin.x=1 | bench nope | bench --set trainin.x=1
 compare --recipe nope | compare --objectives nope | compare --set trainin.x=1 | compare --from nope
 demo --set trainin.x=1 | report nope | report a --run nope
+train --nope 1 | decode --nope | score --nope | bench --nope=1 | report a --nope
 """
 _REFUSALS = """
 import sys

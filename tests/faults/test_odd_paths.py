@@ -1,0 +1,172 @@
+"""Paths that no system takes, and what is no file or folder: refused with the path and the reason, by every option."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from processes import ended, janus
+from test_folders import NO_PRIVILEGES
+
+from janus_cli.cli import VERBS
+from janus_cli.data import lines
+
+Shell = Callable[..., tuple[int, str, str]]
+LONG = "x" * 300
+ODD = {  # a path, and why it is refused
+    LONG: "File name too long",
+    "loop/x": "Too many levels of symbolic links",
+    "file/x": "Not a directory",
+    "a\0b": "embedded null byte",
+}
+
+
+def options_of(verb: str, kind: str) -> list[list[str]]:
+    """The words before the value of each option and argument of a verb whose type mentions this name."""
+    function = getattr(import_module(f"janus_cli.commands.{verb}"), verb)
+    annotated = [get_args(each.annotation) for each in inspect.signature(function).parameters.values()]
+    markers = [marker for about, marker, *_ in filter(None, annotated) if kind in str(about)]
+    names = [[marker.default, *(marker.param_decls or ())] for marker in markers]
+    return [[verb, *[name for name in each if str(name).startswith("--")][:1]] for each in names]
+
+
+PATHS = [words for verb in VERBS for words in options_of(verb, "pathlib")]
+
+
+def test_every_verb_that_takes_a_path_is_tried() -> None:
+    assert {verb for verb, *_ in PATHS} == VERBS.keys() - {"demo", "recipes"}
+    assert len(PATHS) > 35
+
+
+@pytest.mark.parametrize("words", PATHS, ids=" ".join)
+def test_a_path_that_no_system_takes(shell: Shell, empty_folder: Path, words: list[str]) -> None:
+    Path("loop").symlink_to("loop")
+    Path("file").write_text("a\n")
+    for path, why in ODD.items():
+        code, out, err = shell(*words, path)
+        assert (code, out) == (2, "")
+        assert err.startswith("error: ")
+        assert f"{why}\nhint: " in err
+        assert path in err or "\0" in path
+    assert sorted(file.name for file in empty_folder.iterdir()) == ["file", "loop"]
+
+
+@pytest.mark.parametrize("key", ["data.dir", "tokenizer.reuse"])
+@pytest.mark.parametrize("verb", ["preprocess", "train"])
+def test_a_path_in_a_recipe_that_no_system_takes(shell: Shell, tiny_recipe: Path, verb: str, key: str) -> None:
+    Path("loop").symlink_to("loop")
+    Path("file").write_text("a\n")
+    for path in (LONG, "loop/x", "file/x", "nowhere"):
+        code, out, err = shell(verb, "--recipe", str(tiny_recipe), "--set", f"{key}={path}")
+        assert (code in (2, 3), out) == (True, "")
+        assert path in err
+        assert "\nhint: " in err
+
+
+@pytest.mark.parametrize("path", [LONG, "loop", "file/x", "folder", "fifo", "/dev/zero"])
+@pytest.mark.parametrize("verb", ["recipes show", "preprocess --recipe", "train --recipe", "compare --recipe"])
+def test_a_recipe_that_is_no_file(shell: Shell, empty_folder: Path, verb: str, path: str) -> None:
+    """Nobody waits for a pipe that nobody writes to."""
+    Path("loop").symlink_to("loop")
+    Path("file").write_text("a\n")
+    Path("folder").mkdir()
+    os.mkfifo("fifo")
+    code, out, err = shell(*verb.split(), path if "/" in path or path == LONG else f"./{path}")
+    assert (code, out) == (2, "")
+    assert path in err
+    assert "\nhint: " in err
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("decode --run run --input data", 3), ("decode --run run --input tiny.yaml --out data", 3),
+        ("decode --run run --input tiny.yaml --out tiny.yaml/x", 2), ("score data", 2), ("score data/nothing", 3),
+        ("score tiny.yaml --reference data", 3), ("score tiny.yaml --reference tiny.yaml --against data", 3),
+        ("inspect tiny.yaml", 2), ("report run --out data", 2), ("bench run --out data", 2),
+        ("export run --out tiny.yaml", 2),
+        ("preprocess --recipe tiny.yaml --out tiny.yaml", 2), ("train --recipe tiny.yaml --run tiny.yaml", 2),
+        ("train --recipe tiny.yaml --prepared tiny.yaml --run new", 3), ("decode tiny.yaml", 2),
+        ("decode --run run --checkpoint tiny.yaml", 4), ("distill run --source data --out new", 3),
+        ("compare --recipe tiny.yaml --out tiny.yaml", 2),
+    ],
+)  # fmt: skip
+def test_a_folder_where_a_file_belongs_and_a_file_where_a_folder(
+    shell: Shell, trained: Path, words: str, code: int
+) -> None:
+    found, out, err = shell(*words.split())
+    assert (found, out) == (code, ""), err
+    assert "\nerror: " in f"\n{err}"
+
+
+def test_a_name_whose_lock_is_too_long(shell: Shell, trained: Path) -> None:
+    """The name fits, but not with the suffix of the file that is written beside it first."""
+    name = "x" * 252
+    for words in (
+        ("preprocess", "--recipe", "tiny.yaml", "--out"), ("export", "run", "--out"),
+        ("decode", "--run", "run", "--input", "tiny.yaml", "--out"), ("distill", "run", "--out"),
+    ):  # fmt: skip
+        code, out, err = shell(*words, name)
+        assert (code in (2, 3), out) == (True, ""), err
+        assert "File name too long" in err
+        assert not Path(name).exists()
+
+
+@pytest.mark.parametrize("words", ["decode --run {0}/run", "recipes show {0}/tiny.yaml", "inspect {0}/run",
+                                   "score {0}/tiny.yaml", "train --recipe {0}/tiny.yaml", "export {0}/run",
+                                   "preprocess --recipe tiny.yaml --out {0}/out"])  # fmt: skip
+def test_a_folder_that_may_not_be_entered(trained: Path, words: str) -> None:
+    locked = Path("locked")
+    locked.mkdir()
+    locked.chmod(0)
+    code, said = ended(janus(*words.format(locked).split(), before=NO_PRIVILEGES))
+    locked.chmod(0o755)
+    assert code in (2, 3), said
+    assert "error: " in said
+    assert "locked" in said
+    assert "Permission denied" in said
+    assert "hint: " in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["score {} --reference tiny.yaml", "score tiny.yaml --reference {}", "decode --run run --input {}",
+     "distill run --out new --source {}"],
+)  # fmt: skip
+def test_a_text_without_end_is_refused(
+    shell: Shell, trained: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.setattr(lines, "ENDLESS_LINE", 1 << 24)
+    code, out, err = shell(*words.format("/dev/zero").split())
+    assert (code, out) == (3, "")
+    assert "/dev/zero" in err
+    assert "longer than" in err or "is a pipe or a device" in err
+
+
+def test_a_huge_line_is_cut_by_decode_and_refused_by_score(
+    shell: Shell, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "LONGEST_LINE", 1 << 17)
+    Path("text").write_text(f"a b\n{'x ' * (1 << 17)}\nc d\n")
+    Path("short").write_text("a\nb\nc\n")
+    code, out, err = shell("score", "text", "--reference", "short")
+    assert (code, out, "text:2: this line is longer" in err) == (3, "", True)
+    code, out, err = shell("decode", "--run", "run", "--input", "text", "--out", "out")
+    assert (code, len(Path("out").read_text().split("\n"))) == (0, 4), err
+    assert "lines cut to the" in err
+
+
+def test_a_current_folder_that_was_removed(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    for words in (["recipes"], ["decode"], ["preprocess", "--out", "x"]):
+        code, said = ended(janus(*words, folder=gone, before="import os, shutil; shutil.rmtree(os.getcwd())"))
+        gone.mkdir()
+        assert code == 0 if words == ["recipes"] else code in (2, 3), said
+        assert "Traceback" not in said
