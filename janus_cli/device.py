@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from types import FrameType
 from typing import Literal
 
@@ -93,6 +94,16 @@ def start_world(device: str) -> World:
 def is_about_memory(problem: BaseException) -> bool:
     """Whether an exception says that memory ran out, on a GPU or the host."""
     return isinstance(problem, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(problem)
+
+
+def usable_memory() -> int | None:
+    """Bytes of memory that this process may use: the machine's, or its container's if less; None if nobody says."""
+    found = []
+    with suppress(OSError, ValueError, AttributeError):  # no such question, on Windows
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(OSError, ValueError):  # no such file, or "max"
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
+    return min(found, default=None)
 
 
 def keep_freed_memory() -> None:

@@ -44,9 +44,9 @@ class Download:
 class Synthetic:
     """Text that janus makes itself from the recipe's seed (`data/synthetic.py`)."""
 
-    train: Annotated[int, Knob("pairs to train on", ge=1)] = 20_000
-    valid: Annotated[int, Knob("pairs to validate on", ge=1)] = 500
-    test: Annotated[int, Knob("pairs to test on", ge=1)] = 500
+    train: Annotated[int, Knob("pairs to train on", ge=1, le=10**7)] = 20_000
+    valid: Annotated[int, Knob("pairs to validate on", ge=1, le=10**6)] = 500
+    test: Annotated[int, Knob("pairs to test on", ge=1, le=10**6)] = 500
 
 
 CleanStep = Literal["strip_tags", "unescape_html", "collapse_spaces", "lowercase", "nfc", "remove_spaces"]
@@ -96,9 +96,13 @@ class Data:
     clean: Annotated[
         tuple[CleanStep, ...], Knob("steps applied to both sides in this order, before pairs are dropped")
     ] = ()
-    min_tokens: Annotated[int, Knob("training pairs with a shorter side are dropped", ge=1)] = 1
-    max_tokens: Annotated[int, Knob("train and valid pairs with a longer side are dropped", "fairseq", ge=1)] = 175
-    max_ratio: Annotated[float, Knob("training pairs whose lengths have a larger ratio are dropped", ge=1)] = 3.0
+    min_tokens: Annotated[int, Knob("training pairs with a shorter side are dropped", ge=1, le=10**6)] = 1
+    max_tokens: Annotated[
+        int, Knob("train and valid pairs with a longer side are dropped", "fairseq", ge=1, le=10**6)
+    ] = 175
+    max_ratio: Annotated[float, Knob("training pairs whose lengths have a larger ratio are dropped", ge=1, le=1e6)] = (
+        3.0
+    )
     deduplicate: Annotated[bool, Knob("drop repeated training pairs")] = False
 
     def __post_init__(self) -> None:
@@ -124,14 +128,16 @@ class Tokenizer:
         Literal["sentencepiece", "words"], Knob("words: the text is tokenised already and is split at spaces")
     ] = "sentencepiece"
     algorithm: Annotated[Literal["unigram", "bpe"], Knob("sentencepiece's algorithm")] = "bpe"
-    vocabulary: Annotated[int, Knob("tokens, the five special ones included", ge=8)] = 8000
+    vocabulary: Annotated[int, Knob("tokens, the five special ones included", ge=8, le=10**7)] = 8000
     joint: Annotated[bool, Knob("one vocabulary for both sides")] = True
     byte_fallback: Annotated[bool, Knob("sentencepiece: unknown characters become bytes")] = False
     character_coverage: Annotated[float, Knob("sentencepiece: share of the characters covered", gt=0, le=1)] = 1.0
     normalisation: Annotated[
         Literal["nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity"], Knob("sentencepiece's normalisation rule")
     ] = "nmt_nfkc"
-    train_lines: Annotated[int, Knob("lines to train on, evenly over the corpus; bounds memory", ge=1)] = 1_000_000
+    train_lines: Annotated[int, Knob("lines to train on, evenly over the corpus; bounds memory", ge=1, le=10**9)] = (
+        1_000_000
+    )
     joiner: Annotated[str, Knob('words: dropped from decoded text with the space after it; "@@" for BPE text')] = ""
     reuse: Annotated[str | None, Knob("folder with the tokenizer files of an earlier `janus preprocess`")] = None
 
@@ -144,36 +150,42 @@ class Tokenizer:
 class Training:
     """How the model is trained."""
 
-    updates: Annotated[int, Knob("updates of the weights", "[J]", ge=1)] = 200_000
-    minutes: Annotated[float, Knob("stop after this many minutes spent in updates; 0: no limit", ge=0)] = 0.0
+    updates: Annotated[int, Knob("updates of the weights", "[J]", ge=1, le=10**12)] = 200_000
+    minutes: Annotated[float, Knob("stop after this many minutes spent in updates; 0: no limit", ge=0, le=1e7)] = 0.0
     batch_tokens: Annotated[
-        int, Knob("tokens of the longer side of a micro-batch on each rank, padding included", ge=16)
+        int, Knob("tokens of the longer side of a micro-batch on each rank, padding included", ge=16, le=10**7)
     ] = 4096
-    accumulate: Annotated[int, Knob("micro-batches per rank and update", ge=1)] = 1
-    cpu_slots: Annotated[int, Knob("decoder slots that a CPU computes at once; bounds memory", "[H]", ge=0)] = 2048
-    learning_rate: Annotated[float, Knob("peak learning rate", "[J], IWSLT14", gt=0)] = 5e-4
+    accumulate: Annotated[int, Knob("micro-batches per rank and update", ge=1, le=10_000)] = 1
+    cpu_slots: Annotated[
+        int, Knob("decoder slots that a CPU computes at once; bounds memory", "[H]", ge=0, le=10**9)
+    ] = 2048
+    learning_rate: Annotated[float, Knob("peak learning rate", "[J], IWSLT14", gt=0, le=1e308)] = 5e-4
     schedule: Annotated[
         Literal["inverse_sqrt", "linear", "cosine"], Knob("how the learning rate falls after its warm-up")
     ] = "inverse_sqrt"
-    warmup: Annotated[int, Knob("updates over which the learning rate rises", "[J]", ge=0)] = 10_000
-    beta1: Annotated[float, Knob("Adam's beta1, for the first moment", ge=0, le=1)] = 0.9
-    beta2: Annotated[float, Knob("Adam's beta2, for the second moment", "[V]", ge=0, le=1)] = 0.98
-    epsilon: Annotated[float, Knob("Adam's epsilon", gt=0)] = 1e-8
-    weight_decay: Annotated[float, Knob("decoupled weight decay", "[J]", ge=0)] = 1e-4
+    warmup: Annotated[int, Knob("updates over which the learning rate rises", "[J]", ge=0, le=10**12)] = 10_000
+    beta1: Annotated[float, Knob("Adam's beta1, for the first moment", ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Knob("Adam's beta2, for the second moment", "[V]", ge=0, lt=1)] = 0.98
+    epsilon: Annotated[float, Knob("Adam's epsilon", gt=0, le=1)] = 1e-8
+    weight_decay: Annotated[float, Knob("decoupled weight decay", "[J]", ge=0, le=1e6)] = 1e-4
     ema: Annotated[float, Knob("decay of the moving average of weights (`--ema`); 0: none", ge=0, le=1)] = 0.0
-    clip: Annotated[float, Knob("gradient norm to clip to; 0: no clipping", ge=0)] = 0.0
+    clip: Annotated[float, Knob("gradient norm to clip to; 0: no clipping", ge=0, le=1e12)] = 0.0
     precision: Annotated[Literal["auto", "float32", "bf16"], Knob("auto: bf16 if native, else float32")] = "auto"
-    log_every: Annotated[int, Knob("updates between lines of the log", ge=1)] = 100
-    validate_every: Annotated[int, Knob("updates between validations", ge=1)] = 2000
-    save_every: Annotated[int, Knob("updates between checkpoints", ge=1)] = 2000
-    keep_last: Annotated[int, Knob("newest checkpoints that are kept", ge=1)] = 10
-    keep_best: Annotated[int, Knob("best checkpoints that are kept", ge=0)] = 5
+    log_every: Annotated[int, Knob("updates between lines of the log", ge=1, le=10**12)] = 100
+    validate_every: Annotated[int, Knob("updates between validations", ge=1, le=10**12)] = 2000
+    save_every: Annotated[int, Knob("updates between checkpoints", ge=1, le=10**12)] = 2000
+    keep_last: Annotated[int, Knob("newest checkpoints that are kept", ge=1, le=10**9)] = 10
+    keep_best: Annotated[int, Knob("best checkpoints that are kept", ge=0, le=10**9)] = 5
     best_metric: Annotated[
         str, Knob("a name from the validation log; auto: bleu_ar, else bleu_nar; bleu: the mean of both")
     ] = "auto"
-    patience: Annotated[int, Knob("stop after so many validations without improvement; 0: never", ge=0)] = 0
-    valid_sentences: Annotated[int, Knob("sentences decoded by a validation; losses use the whole split", ge=1)] = 500
-    max_bad_steps: Annotated[int, Knob("skipped updates in a row that end the run: exit 5, for memory 6", ge=1)] = 20
+    patience: Annotated[int, Knob("stop after so many validations without improvement; 0: never", ge=0, le=10**9)] = 0
+    valid_sentences: Annotated[
+        int, Knob("sentences decoded by a validation; losses use the whole split", ge=1, le=10**9)
+    ] = 500
+    max_bad_steps: Annotated[
+        int, Knob("skipped updates in a row that end the run: exit 5, for memory 6", ge=1, le=10**9)
+    ] = 20
     tensorboard: Annotated[bool, Knob("also write the log for TensorBoard")] = False
 
 
@@ -183,7 +195,7 @@ class Recipe:
 
     name: Annotated[PlainName, Knob("name of the recipe; the run's name begins with it")]
     about: Annotated[str, Knob("one line for `janus recipes`")] = ""
-    seed: Annotated[int, Knob("seed of weights, batches, noise and dropout", ge=0)] = 1
+    seed: Annotated[int, Knob("seed of weights, batches, noise and dropout", ge=0, le=2**63 - 1)] = 1
     data: Data = Data()
     tokenizer: Tokenizer = Tokenizer()
     model: Model = Model()

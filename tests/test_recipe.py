@@ -118,7 +118,11 @@ def test_every_knob_is_explained_and_the_document_is_up_to_date() -> None:
 @pytest.mark.parametrize(
     ("key", "objective", "words"),
     [
-        ("training.learning_rate", None, ["learning_rate: 0.0005  (number, more than 0)\n", "\n[J] JANUS"]),
+        (
+            "training.learning_rate",
+            None,
+            ["learning_rate: 0.0005  (number, more than 0 and at most 1e+308)\n", "\n[J] JANUS"],
+        ),
         ("model.tie", None, ["(all or target or none)"]),
         ("decoding.rerank", None, ["(mode nar)"]),
         ("objective.noise", "mpnet", ["noise: uniform: 0.5, full: 0.5", "objective.noise.spans: 0.0"]),
@@ -139,6 +143,9 @@ def test_an_unknown_knob_is_guessed() -> None:
     for key, objective, words in (
         ("learning_rate", None, "no knob named learning_rate, did you mean training.learning_rate[?]"),
         ("training.updtes", None, "did you mean training.updates[?]"),
+        ("training.lr", None, "did you mean training.learning_rate[?]"),
+        ("lr", None, "did you mean training.learning_rate[?]"),
+        ("decoding.lp", None, "did you mean decoding.length_penalty[?]"),
         ("objective.kl_start", "ar", "no knob named objective.kl_start"),
         (None, "jnus", "did you mean janus[?]"),
     ):

@@ -64,14 +64,14 @@ def knobs(section: type) -> dict[str, Knob]:
 class Model:
     """Shape of the encoder-decoder. The same for every objective."""
 
-    width: Annotated[int, Knob("width of the hidden states (d_model)", ge=1)] = 512
-    feedforward: Annotated[int, Knob("width inside the feed-forward sublayers (d_ff)", ge=1)] = 1024
-    heads: Annotated[int, Knob("attention heads; must divide the width", ge=1)] = 4
-    encoder_layers: Annotated[int, Knob("layers of the encoder", ge=1)] = 6
-    decoder_layers: Annotated[int, Knob("layers of the decoder", ge=1)] = 6
-    dropout: Annotated[float, Knob("dropout after embeddings and sublayers", ge=0, le=1)] = 0.3
-    attention_dropout: Annotated[float, Knob("dropout of attention weights", ge=0, le=1)] = 0.0
-    activation_dropout: Annotated[float, Knob("dropout inside the feed-forward sublayers", ge=0, le=1)] = 0.0
+    width: Annotated[int, Knob("width of the hidden states (d_model)", ge=1, le=65_536)] = 512
+    feedforward: Annotated[int, Knob("width inside the feed-forward sublayers (d_ff)", ge=1, le=262_144)] = 1024
+    heads: Annotated[int, Knob("attention heads; must divide the width", ge=1, le=1024)] = 4
+    encoder_layers: Annotated[int, Knob("layers of the encoder", ge=1, le=1000)] = 6
+    decoder_layers: Annotated[int, Knob("layers of the decoder", ge=1, le=1000)] = 6
+    dropout: Annotated[float, Knob("dropout after embeddings and sublayers", ge=0, lt=1)] = 0.3
+    attention_dropout: Annotated[float, Knob("dropout of attention weights", ge=0, lt=1)] = 0.0
+    activation_dropout: Annotated[float, Knob("dropout inside the feed-forward sublayers", ge=0, lt=1)] = 0.0
     activation: Annotated[Literal["relu", "gelu"], Knob("activation of the feed-forward sublayers")] = "relu"
     norm: Annotated[Literal["pre", "post"], Knob("layer norm before each sublayer, or after it")] = "post"
     positions: Annotated[Literal["learned", "sinusoidal"], Knob("position embeddings", "[J]")] = "learned"
@@ -103,12 +103,12 @@ class Model:
 class Noise:
     """Which target tokens are hidden: a mixture, drawn anew for each sentence in proportion to the five weights."""
 
-    uniform: Annotated[float, Knob("weight of: k ~ Uniform{1..n} random tokens", "[C]", ge=0)] = 0.0
-    spans: Annotated[float, Knob("weight of: spans of Poisson length, up to span_budget", "[J]", ge=0)] = 0.0
-    fixed: Annotated[float, Knob("weight of: `share` of the tokens, at random", ge=0)] = 0.0
-    suffix: Annotated[float, Knob("weight of: the last k ~ Uniform{1..n} tokens, as in drafting", ge=0)] = 0.0
-    full: Annotated[float, Knob("weight of: every token, as mask-predict begins", "[H]", ge=0)] = 0.0
-    span_mean: Annotated[float, Knob("mean length of a span", "[J]", gt=0)] = 2.0
+    uniform: Annotated[float, Knob("weight of: k ~ Uniform{1..n} random tokens", "[C]", ge=0, le=1e6)] = 0.0
+    spans: Annotated[float, Knob("weight of: spans of Poisson length, up to span_budget", "[J]", ge=0, le=1e6)] = 0.0
+    fixed: Annotated[float, Knob("weight of: `share` of the tokens, at random", ge=0, le=1e6)] = 0.0
+    suffix: Annotated[float, Knob("weight of: the last k ~ Uniform{1..n} tokens, as in drafting", ge=0, le=1e6)] = 0.0
+    full: Annotated[float, Knob("weight of: every token, as mask-predict begins", "[H]", ge=0, le=1e6)] = 0.0
+    span_mean: Annotated[float, Knob("mean length of a span", "[J]", gt=0, le=1000)] = 2.0
     span_budget: Annotated[float, Knob("share that spans may cover; they hide 55-58 %", "[J]", ge=0, le=1)] = 0.7
     share: Annotated[float, Knob("share of the tokens that `fixed` hides", ge=0, le=1)] = 0.5
 
@@ -153,7 +153,7 @@ class CmlmObjective(ObjectiveKnobs):
 
     name: Literal["cmlm"] = "cmlm"
     noise: Annotated[Noise, Knob("which target tokens are hidden", "[C]")] = Noise(uniform=1.0)
-    length: Annotated[float, Knob("weight of the length prediction", ge=0)] = 0.1
+    length: Annotated[float, Knob("weight of the length prediction", ge=0, le=1e6)] = 0.1
     glance: Annotated[float, Knob("glancing: hidden tokens revealed per wrong one", "[G]", ge=0, le=1)] = 0.0
 
 
@@ -169,9 +169,9 @@ class CmlmcObjective(ObjectiveKnobs):
     name: Literal["cmlmc"] = "cmlmc"
     noise: Annotated[Noise, Knob("which target tokens are hidden", "[C], kept by [CC]")] = Noise(uniform=1.0)
     replaced: Annotated[float, Knob("share of observed tokens replaced by predictions", "[CC]", ge=0, le=1)] = 0.3
-    nar: Annotated[float, Knob("weight of CE_NAR; with `correct`, the mean of both", "[CC]", ge=0)] = 0.5
-    correct: Annotated[float, Knob("weight of CE_correct", "[CC]", ge=0)] = 0.5
-    length: Annotated[float, Knob("weight of the length prediction", ge=0)] = 0.1
+    nar: Annotated[float, Knob("weight of CE_NAR; with `correct`, the mean of both", "[CC]", ge=0, le=1e6)] = 0.5
+    correct: Annotated[float, Knob("weight of CE_correct", "[CC]", ge=0, le=1e6)] = 0.5
+    length: Annotated[float, Knob("weight of the length prediction", ge=0, le=1e6)] = 0.1
 
 
 @dataclass(frozen=True)
@@ -189,13 +189,15 @@ class CematObjective(ObjectiveKnobs):
     ] = 1.0
     switched: Annotated[float, Knob("share of source tokens switched by dictionary", "[CE]", ge=0, le=1)] = 0.15
     dictionary: Annotated[str | None, Knob("file of tab-separated word pairs; null: induced from the text")] = None
-    dictionary_pairs: Annotated[int, Knob("sentence pairs to induce a dictionary from", "[H]", ge=1)] = 50_000
-    dictionary_rounds: Annotated[int, Knob("rounds of expectation maximisation (IBM model 1), usually 5", ge=1)] = 5
-    translations: Annotated[int, Knob("translations kept for each token, likeliest first", "[H]", ge=1)] = 4
+    dictionary_pairs: Annotated[int, Knob("sentence pairs to induce a dictionary from", "[H]", ge=1, le=10**9)] = 50_000
+    dictionary_rounds: Annotated[
+        int, Knob("rounds of expectation maximisation (IBM model 1), usually 5", ge=1, le=1000)
+    ] = 5
+    translations: Annotated[int, Knob("translations kept for each token, likeliest first", "[H]", ge=1, le=1000)] = 4
     translation_least: Annotated[float, Knob("least probable induced translation kept", "[H]", ge=0, le=1)] = 0.05
-    encoder: Annotated[float, Knob("weight of CE_encoder", "[CE]", ge=0)] = 0.3
-    nar: Annotated[float, Knob("weight of CE_NAR", "[CE]", ge=0)] = 0.7
-    length: Annotated[float, Knob("weight of the length prediction; [CE] learns it later", "[C]", ge=0)] = 0.1
+    encoder: Annotated[float, Knob("weight of CE_encoder", "[CE]", ge=0, le=1e6)] = 0.3
+    nar: Annotated[float, Knob("weight of CE_NAR", "[CE]", ge=0, le=1e6)] = 0.7
+    length: Annotated[float, Knob("weight of the length prediction; [CE] learns it later", "[C]", ge=0, le=1e6)] = 0.1
 
     def __post_init__(self) -> None:
         for side in ("source", "target"):
@@ -213,22 +215,24 @@ class JanusObjective(ObjectiveKnobs):
         ARStream, Knob("slots that predict the next token: the tokens, or as in [J] MASK queries (two streams)", "[H]")
     ] = "content"
     noise: Annotated[Noise, Knob("which target tokens are hidden", "[J]")] = Noise(spans=1.0)
-    ar: Annotated[float, Knob("weight of CE_AR", "[J]", ge=0)] = 1.0
-    nar: Annotated[float, Knob("weight of CE_NAR", "[J]", ge=0)] = 0.5
-    aux: Annotated[float, Knob("weight of CE_AUX", "[J]", ge=0)] = 0.5
-    length: Annotated[float, Knob("weight of the length prediction", "[J]", ge=0)] = 0.1
-    kl_ar_aux: Annotated[float, Knob("weight of the KL between AR and AUX", "[J]", ge=0)] = 3.0
-    kl_nar_aux: Annotated[float, Knob("weight of the KL between NAR and AUX", "[J]", ge=0)] = 1.0
-    kl_ar_nar: Annotated[float, Knob("weight of the KL between AR and NAR", "[J]", ge=0)] = 1.0
+    ar: Annotated[float, Knob("weight of CE_AR", "[J]", ge=0, le=1e6)] = 1.0
+    nar: Annotated[float, Knob("weight of CE_NAR", "[J]", ge=0, le=1e6)] = 0.5
+    aux: Annotated[float, Knob("weight of CE_AUX", "[J]", ge=0, le=1e6)] = 0.5
+    length: Annotated[float, Knob("weight of the length prediction", "[J]", ge=0, le=1e6)] = 0.1
+    kl_ar_aux: Annotated[float, Knob("weight of the KL between AR and AUX", "[J]", ge=0, le=1e6)] = 3.0
+    kl_nar_aux: Annotated[float, Knob("weight of the KL between NAR and AUX", "[J]", ge=0, le=1e6)] = 1.0
+    kl_ar_nar: Annotated[float, Knob("weight of the KL between AR and NAR", "[J]", ge=0, le=1e6)] = 1.0
     kl_to_ar: Annotated[
         float, Knob("share of the KLs' gradient that AR receives; at 0, AR only teaches", "[J]", ge=0, le=1)
     ] = 1.0
     kl_temperature: Annotated[
-        float, Knob("temperature of the KLs, which are multiplied by its square", "Hinton 2015", gt=0)
+        float, Knob("temperature of the KLs, which are multiplied by its square", "Hinton 2015", gt=0, le=1000)
     ] = 1.0
-    kl_start: Annotated[int, Knob("updates without any KL", ge=0)] = 0
-    kl_warmup: Annotated[int, Knob("updates over which the KL weights then rise to their full value", ge=0)] = 0
-    correct: Annotated[float, Knob("weight of CMLMC's CE_correct; try decoding.update all", ge=0)] = 0.0
+    kl_start: Annotated[int, Knob("updates without any KL", ge=0, le=10**12)] = 0
+    kl_warmup: Annotated[
+        int, Knob("updates over which the KL weights then rise to their full value", ge=0, le=10**12)
+    ] = 0
+    correct: Annotated[float, Knob("weight of CMLMC's CE_correct; try decoding.update all", ge=0, le=1e6)] = 0.0
     replaced: Annotated[float, Knob("share of observed tokens replaced by predictions", "[CC]", ge=0, le=1)] = 0.3
     glance: Annotated[
         float,
@@ -259,7 +263,7 @@ class MpnetObjective(ObjectiveKnobs):
     name: Literal["mpnet"] = "mpnet"
     # [M] hides a fixed 15 %; but left-to-right decoding begins with all tokens hidden, mask-predict goes on with some
     noise: Annotated[Noise, Knob("which target tokens are predicted", "[H]")] = Noise(uniform=0.5, full=0.5)
-    length: Annotated[float, Knob("weight of the length prediction", "[C]", ge=0)] = 0.1
+    length: Annotated[float, Knob("weight of the length prediction", "[C]", ge=0, le=1e6)] = 0.1
 
 
 @dataclass(frozen=True)
@@ -268,7 +272,7 @@ class ProphetnetObjective(ObjectiveKnobs):
 
     ar_stream: ClassVar[ARSide] = "self"
     name: Literal["prophetnet"] = "prophetnet"
-    ngram: Annotated[int, Knob("tokens that each prefix predicts", "[P]", ge=1)] = 2
+    ngram: Annotated[int, Knob("tokens that each prefix predicts", "[P]", ge=1, le=100)] = 2
 
 
 @dataclass(frozen=True)
@@ -278,10 +282,10 @@ class BangObjective(ObjectiveKnobs):
     elsewhere: ClassVar[Sections] = {"decoding": {"remove_repeats": True}}  # [B]
     ar_stream: ClassVar[ARSide] = "self"
     name: Literal["bang"] = "bang"
-    streams: Annotated[int, Knob("largest block trained; costs memory and time", "[B]", ge=2)] = 9
-    ar: Annotated[float, Knob("weight of the AR stream", "[B]", ge=0)] = 1.0
-    nar: Annotated[float, Knob("weight of the NAR stream", "[B]", ge=0)] = 1.0
-    semi: Annotated[float, Knob("weight of the streams between", "[B]", ge=0)] = 1.0
+    streams: Annotated[int, Knob("largest block trained; costs memory and time", "[B]", ge=2, le=100)] = 9
+    ar: Annotated[float, Knob("weight of the AR stream", "[B]", ge=0, le=1e6)] = 1.0
+    nar: Annotated[float, Knob("weight of the NAR stream", "[B]", ge=0, le=1e6)] = 1.0
+    semi: Annotated[float, Knob("weight of the streams between", "[B]", ge=0, le=1e6)] = 1.0
 
 
 # Every objective by its name in a recipe; `core/objectives/__init__.py` has what each computes.
@@ -315,11 +319,11 @@ class Decoding:
             "semi: `block` tokens a pass (bang). spec: greedy ar, drafted by nar. auto: ar if the model can, else nar"
         ),
     ] = "auto"
-    beam: Annotated[int, Knob("beam size; 1 is greedy", ge=1, modes=_BEAM)] = 5
+    beam: Annotated[int, Knob("beam size; 1 is greedy", ge=1, le=1000, modes=_BEAM)] = 5
     length_penalty: Annotated[
         float, Knob("score = log-probability / length ** length_penalty", ge=0, le=10, modes=_BEAM)
     ] = 1.0
-    nbest: Annotated[int, Knob("hypotheses for each line, best first", ge=1, modes=(*_BEAM, "nar"))] = 1
+    nbest: Annotated[int, Knob("hypotheses for each line, best first", ge=1, le=2046, modes=(*_BEAM, "nar"))] = 1
     max_ratio: Annotated[
         float,
         Knob(
@@ -327,9 +331,11 @@ class Decoding:
             "[V]", ge=0, le=100, modes=_UP_TO_EOS, flag=None,
         ),
     ] = 1.2  # fmt: skip
-    max_extra: Annotated[int, Knob("tokens beyond max_ratio * source length", ge=0, modes=_UP_TO_EOS, flag=None)] = 10
-    iters: Annotated[int, Knob("passes of mask-predict; idle ones are skipped", ge=1, modes=("nar",))] = 10
-    length_beam: Annotated[int, Knob("lengths tried for each line", ge=1, modes=("nar",))] = 5
+    max_extra: Annotated[
+        int, Knob("tokens beyond max_ratio * source length", ge=0, le=2046, modes=_UP_TO_EOS, flag=None)
+    ] = 10
+    iters: Annotated[int, Knob("passes of mask-predict; idle ones are skipped", ge=1, le=10_000, modes=("nar",))] = 10
+    length_beam: Annotated[int, Knob("lengths tried for each line", ge=1, le=2046, modes=("nar",))] = 5
     update: Annotated[
         Literal["hidden", "all"],
         Knob("what a pass may rewrite: hidden tokens only, or all of them [CC]", "[C]", modes=("nar",)),
@@ -345,10 +351,14 @@ class Decoding:
             modes=("nar", ONE_PASS, "semi"), flag="--remove-repeats/--keep-repeats",
         ),
     ] = False  # fmt: skip
-    block: Annotated[int, Knob("tokens written in each pass, after those written before", ge=1, modes=("semi",))] = 4
-    draft_iters: Annotated[int, Knob("passes of mask-predict for each draft", ge=1, modes=("spec",))] = 1
-    draft_length: Annotated[int, Knob("tokens of a draft, at most", ge=1, modes=("spec",))] = 64
-    verify_window: Annotated[int, Knob("drafted tokens verified in one pass, at most", ge=1, modes=("spec",))] = 64
+    block: Annotated[
+        int, Knob("tokens written in each pass, after those written before", ge=1, le=2046, modes=("semi",))
+    ] = 4
+    draft_iters: Annotated[int, Knob("passes of mask-predict for each draft", ge=1, le=10_000, modes=("spec",))] = 1
+    draft_length: Annotated[int, Knob("tokens of a draft, at most", ge=1, le=2046, modes=("spec",))] = 64
+    verify_window: Annotated[
+        int, Knob("drafted tokens verified in one pass, at most", ge=1, le=2046, modes=("spec",))
+    ] = 64
     redraft: Annotated[
         Literal["nar", "ar", "joint"],
         Knob(
@@ -361,7 +371,7 @@ class Decoding:
         Literal["float32", "bf16"],
         Knob("precision of weights, states and logits; bf16 is fast where native. Scores are always float32"),
     ] = "float32"
-    batch_sentences: Annotated[int, Knob("lines decoded together", ge=1)] = 64
+    batch_sentences: Annotated[int, Knob("lines decoded together", ge=1, le=65_536)] = 64
     cuda_graphs: Annotated[
         bool, Knob("on a GPU, record the passes of small batches and replay them (CUDA graphs)", flag=None)
     ] = True

@@ -28,7 +28,7 @@ from janus_cli.recipe import Recipe
 from janus_cli.runs import Run, find_split
 
 MODES = ("ar", "nar", "semi", "spec")
-NUMBER = "[1-9][0-9]*"
+NUMBER = "[1-9][0-9]{0,8}"
 USUAL = (
     "ar.beam1", "ar.beam5",
     *(f"nar{iters}.lb{width}" for iters in (1, 4, 10) for width in ("1", "5", "5.rerank")),

@@ -28,6 +28,8 @@ from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError
 from janus_cli.files import MANIFEST, read_json, remove_whole, sha256, sync, tidy, whole_folder
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run, find_run
+from janus_cli.terminal import command
+from janus_cli.training.size import must_fit
 
 FORMAT = 1
 MODEL, OPTIMIZER, STATE, RECIPE = "model.safetensors", "optimizer.safetensors", "state.json", "recipe.yaml"
@@ -54,7 +56,12 @@ class Checkpoint:
 
 
 def build_model(recipe: Recipe, source_vocabulary: int, target_vocabulary: int) -> Transformer:
-    """The recipe's model, with weights drawn from torch's global generator."""
+    """The recipe's model, with weights drawn from torch's global generator.
+
+    Raises:
+        OutOfMemoryError: the machine cannot hold it.
+    """
+    must_fit(recipe.model, source_vocabulary, target_vocabulary)
     objective = OBJECTIVES[recipe.objective.name]
     return Transformer(recipe.model, source_vocabulary, target_vocabulary, length_head=objective.lengths)
 
@@ -171,7 +178,7 @@ def verify(folder: Path) -> Checkpoint:
         except FileNotFoundError:  # also if a training prunes it at this moment
             raise CheckpointError(f"{file} is missing or not a plain file") from None
         if not intact:
-            others = f"for other checkpoints see `ls {folder.parent}`"
+            others = f"for other checkpoints see `{command('ls', folder.parent)}`"
             raise CheckpointError(f"{file} is damaged: size or sha256 differs from the manifest", others)
     state = read_json(folder / STATE, CheckpointError)
     try:
@@ -244,8 +251,11 @@ def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Pat
         if place.is_dir():
             return chosen, place.resolve()
     if checkpoint is None:
-        raise CheckpointError(f"{chosen.path} has no checkpoint yet", f"janus train --resume --run {chosen.path}")
-    raise CheckpointError(f"there is no checkpoint {checkpoint} in {chosen.path}", f"see `ls {root}`, or name a folder")
+        raise CheckpointError(
+            f"{chosen.path} has no checkpoint yet", command("janus", "train", "--resume", "--run", chosen.path)
+        )
+    see = f"see `{command('ls', root)}`, or name a folder"
+    raise CheckpointError(f"there is no checkpoint {checkpoint} in {chosen.path}", see)
 
 
 def find_start(named: Path) -> tuple[Run, Path]:

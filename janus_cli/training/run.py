@@ -7,7 +7,6 @@ that the other model lacks (the length table, if it was an AR model) stay as dra
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +28,8 @@ from janus_cli.errors import CheckpointError, DataError, JanusError, RunInUseErr
 from janus_cli.files import MANIFEST, copy_files, locked, read_json, tidy, write_atomically
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.training import checkpoint
+from janus_cli.terminal import command, visible
+from janus_cli.training import checkpoint, schedule, size
 from janus_cli.training.checkpoint import MODEL, Checkpoint
 from janus_cli.training.log import Log, flat
 from janus_cli.training.trainer import Trainer, resume_command
@@ -39,7 +39,7 @@ LOCK = ".lock"
 # Knobs of the model section that change what weights mean, but not their shape.
 SHAPELESS = ("heads", "activation", "norm")
 RUN_TXT = """\
-{run.path.name}: a training of janus {version}
+{name}: a training of janus {version}
 
 what       objective {recipe.objective.name}, recipe {recipe.name} (recipe.yaml holds every knob), seed {recipe.seed}
 model      {model.encoder_layers}+{model.decoder_layers} layers, {model.width}/{model.feedforward}, \
@@ -51,9 +51,9 @@ command    {command}
 state      {state}
 
 go on      {again}
-decode     janus decode --run {run.path}
-score      janus score --run {run.path}
-look       janus inspect {run.path}
+decode     {decode}
+score      {score}
+look       {look}
 
 log.jsonl        one JSON object a line: losses in nats, speed, validation
 checkpoints/     step-NNNNNN, each with its own recipe and a manifest of sizes and sha256; last and best are links
@@ -88,10 +88,12 @@ def train(
         if threads:
             torch.set_num_threads(threads)
         _describe(settings, data, target, world)
+        sizes = data.train.source_vocabulary, data.train.target_vocabulary
+        if world.device.type == "cpu":
+            size.must_fit(settings.model, *sizes, size.TRAINED)
         if dry_run and start is None:
             return target
         torch.manual_seed(settings.seed)
-        sizes = data.train.source_vocabulary, data.train.target_vocabulary
         model = checkpoint.build_model(settings, *sizes).to(world.device)
         origin = None if start is None else _start_from(start, model, settings, data, target)
         if not dry_run:
@@ -149,9 +151,10 @@ def _must_be_free(run: Run, *, force: bool) -> None:
     """Raise UsageError if the folder of a new run holds a run, or anything that does not belong there."""
     if run.recipe.exists():
         if not force:
+            again = command("janus", "train", "--resume", "--run", run.path)
             raise UsageError(
                 f"{run.path} holds a run already",
-                f"resume it: janus train --resume --run {run.path}; start over: --force; keep both: --run ANOTHER",
+                f"resume it: {again}; start over: --force; keep both: --run ANOTHER",
             )
         return
     found = sorted(path for path in run.path.glob("[!.]*") if not _is_for_data(path))
@@ -263,8 +266,8 @@ def _start_from(named: Path, model: Transformer, recipe: Recipe, data: Prepared,
         if not file.is_file() or file.read_bytes() != (data.folder / name).read_bytes():
             raise CheckpointError(
                 f"{other.path} has another tokenizer than {data.folder}: its token ids mean other words",
-                f"prepare the text with its tokenizer: "
-                f"janus preprocess --set tokenizer.reuse={other.path} --out FOLDER",
+                "prepare the text with its tokenizer: "
+                + command("janus", "preprocess", "--set", f"tokenizer.reuse={other.path}", "--out", "FOLDER"),
             )
     _copy_shared_weights(checkpoint.verify(folder), model, recipe)
     return {"checkpoint": str(folder.resolve()), "sha256": checkpoint.fingerprint(folder)}
@@ -338,7 +341,7 @@ def _train(
         if position.best is not None:
             best = f"; best {trainer.metric} {position.best:.4g} at update {position.best_step:,}"
         console.say(f"done after {position.step:,} updates{best}")
-        console.say(f"next: janus decode --run {run.path}")
+        console.say(f"next: {command('janus', 'decode', '--run', run.path)}")
 
 
 def _fit(trainer: Trainer, saved: Checkpoint | None) -> None:
@@ -347,6 +350,8 @@ def _fit(trainer: Trainer, saved: Checkpoint | None) -> None:
     for name, now in trainer.numerics.items():
         if saved and (before := saved.state.get(name, now)) != now:
             console.warn(f"up to update {step:,} this run had {name} {before}, now it has {name} {now}")
+    if saved and (told := schedule.jump(step, saved.recipe.training, recipe.training)):
+        console.warn(told)
     parameters, precision = trainer.parameters, trainer.precision
     console.say(f"{parameters:,} parameters, {precision}, from update {step:,} to {recipe.training.updates:,}")
     board = run.path / "tensorboard" if recipe.training.tensorboard else None
@@ -436,22 +441,26 @@ def _write_run_txt(trainer: Trainer, state: str) -> None:
         return
     run, recipe, position, file = trainer.run, trainer.recipe, trainer.position, trainer.run.path / "run.txt"
     now = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
-    kept = {"began": now, "command": shlex.join(["janus", *sys.argv[1:]])}
+    kept = {"began": now, "command": command("janus", *sys.argv[1:])}
     with suppress(OSError):
         for line in file.read_text(encoding="utf-8", errors="surrogateescape").split("\n"):
             if line.startswith(("began ", "command ")):
                 name, value = line.split(maxsplit=1)
                 kept[name] = value
+    commands = {
+        "decode": command("janus", "decode", "--run", run.path), "score": command("janus", "score", "--run", run.path),
+        "look": command("janus", "inspect", run.path), "again": resume_command(run.path, trainer.world),
+    }  # fmt: skip
     manifest = read_json(run.manifest)
     teacher, origin = runs.teacher(manifest), runs.origin(manifest)
     best = "" if position.best is None else f", the best so far {position.best:.4g} at update {position.best_step:,}"
     text = RUN_TXT.format(
-        run=run, recipe=recipe, model=recipe.model, version=__version__, precision=trainer.precision, **kept,
-        parameters=trainer.parameters, prepared=manifest.get("prepared"), fingerprint=manifest.get("fingerprint"),
-        targets=f"\n           targets by {teacher}" if teacher else "",
-        origin=f"\nfrom       {origin}" if origin else "",
-        state=f"{state} ({now}), update {position.step:,} of {recipe.training.updates:,}{best}",
-        again=resume_command(run.path, trainer.world),
+        name=visible(run.path.name), recipe=recipe, model=recipe.model, version=__version__, **kept, **commands,
+        parameters=trainer.parameters, precision=trainer.precision,
+        prepared=visible(str(manifest.get("prepared"))), fingerprint=manifest.get("fingerprint"),
+        targets=f"\n           targets by {visible(teacher)}" if teacher else "",
+        origin=f"\nfrom       {visible(origin)}" if origin else "",
+        state=f"{visible(state)} ({now}), update {position.step:,} of {recipe.training.updates:,}{best}",
     )  # fmt: skip
     try:
         write_atomically(file, text.encode(errors="surrogateescape"))  # paths may be no text

@@ -1,0 +1,137 @@
+"""Every number of a recipe and of the command line has bounds, and what lies outside is refused at once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from janus_cli import device, recipe_load
+from janus_cli.cli import VERBS
+from janus_cli.core.knobs import knobs
+from janus_cli.errors import OutOfMemoryError, UsageError
+from janus_cli.lab.rows import matching
+from janus_cli.recipe import sections
+from janus_cli.training import size
+from janus_cli.training.checkpoint import build_model
+
+Janus = Callable[..., tuple[int, str, str]]
+
+
+def is_number(kind: Any) -> bool:
+    return kind in (int, float) or any(map(is_number, get_args(kind)))
+
+
+def test_every_number_of_a_recipe_has_both_bounds() -> None:
+    unbounded, seen = [], 0
+    for place, section in sections():
+        kinds = get_type_hints(section)
+        for name, knob in knobs(section).items():
+            if is_number(kinds[name]):
+                seen += 1
+                low, high = knob.bounds.keys() & {"ge", "gt"}, knob.bounds.keys() & {"le", "lt"}
+                unbounded += [f"{place}.{name}"] * (not (low and high))
+    assert not unbounded
+    assert seen > 80
+
+
+def test_every_number_of_the_command_line_has_both_bounds() -> None:
+    unbounded, seen = [], 0
+    for verb in VERBS:
+        function = getattr(import_module(f"janus_cli.commands.{verb}"), verb)
+        for name, parameter in inspect.signature(function).parameters.items():
+            kind, *markers = get_args(parameter.annotation) or (None,)
+            if is_number(kind):
+                seen += 1
+                unbounded += [f"{verb} {name}" for each in markers if each.min is None or each.max is None]
+    assert not unbounded
+    assert seen > 25
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "training.beta1=1", "training.beta2=1", "model.dropout=1", "model.width=1000000000000",
+        "model.encoder_layers=1000000", "tokenizer.vocabulary=9000000000000000000", "decoding.beam=1000000000000",
+        "decoding.iters=9223372036854775808", "decoding.iters=100000000000000000000000000",
+        "data.synthetic.train=9000000000000000000", "training.accumulate=100000000", "training.minutes=.inf",
+        "training.minutes=1e300", "training.updates=9223372036854775807", "seed=18446744073709551616", "seed=-1",
+        "decoding.batch_sentences=0", "training.batch_tokens=0", "objective.kl_start=9223372036854775807",
+        f"{'a.' * 2000}b=1", f"data={'[' * 2000}", f"seed={'9' * 5000}",
+    ],
+)  # fmt: skip
+def test_a_number_out_of_bounds_is_refused_by_the_recipe(janus: Janus, change: str) -> None:
+    code, out, err = janus("recipes", "show", "demo", "--set", change)
+    assert (code, out) == (2, "")
+    assert change.partition("=")[0][:20] in err
+    assert len(err) < 3000
+
+
+def test_a_key_of_2000_levels_in_a_file_is_refused(janus: Janus, empty_folder: Path) -> None:
+    for text in ("{a: " * 2000 + "1" + "}" * 2000, "\n".join(" " * depth + "a:" for depth in range(1000))):
+        Path("deep.yaml").write_text(f"name: a\ndata: {text}\n" if "{" in text else text)
+        code, out, err = janus("recipes", "show", "deep.yaml")
+        assert (code, out) == (2, "")
+        assert "nested deeper than 20 levels" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train --threads 2147483648", "train --seed 18446744073709551616", "preprocess --seed 18446744073709551616",
+        "preprocess --workers 1000000", "score --bootstrap 1000000000000", "score --seed 18446744073709551616",
+        "decode --beam 1000000000000", "decode --iters 9223372036854775808", "decode --batch-sentences 0",
+        "decode --length-penalty nan", "compare --minutes inf", "compare --minutes nan", "compare --steps 0",
+        "compare --jobs 1000000", "bench --repeats 1000000000000", "average --last 9223372036854775808",
+        "distill --surest nan", "report --sentences 9223372036854775808", "decode --device cuda:99999999999999999999",
+        f"compare --objectives ar --seeds {'9' * 5000}", "compare --objectives ar --seeds 9223372036854775808",
+    ],
+)  # fmt: skip
+def test_a_number_out_of_bounds_is_refused_by_the_command_line(janus: Janus, empty_folder: Path, words: str) -> None:
+    code, out, err = janus(*words.split())
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert "\nhint: " in err
+    assert len(err) < 1000
+    assert not list(empty_folder.iterdir())
+
+
+def test_a_row_with_a_number_of_5000_digits_is_no_row() -> None:
+    with pytest.raises(UsageError, match="there is no such row"):
+        matching([f"nar{'9' * 5000}"])
+
+
+HUGE = ["model.width=65536", "model.feedforward=262144", "model.encoder_layers=1000"]
+
+
+def test_a_model_that_no_memory_holds_is_refused_before_it_is_made(janus: Janus, tiny_recipe: Path) -> None:
+    words = ["train", "--recipe", str(tiny_recipe), "--run", "run", "--device", "cpu"]
+    words += [word for change in HUGE for word in ("--set", change)]
+    for more in ([], ["--dry-run"]):  # the first call prepares the data
+        code, out, err = janus(*words, *more)
+        assert (code, out) == (6, ""), err
+        assert "a model of 51,608,3" in err
+        assert "hint: lower model.width" in err
+        assert not Path("run").exists()
+
+
+SMALL = ["model.width=16", "model.feedforward=32", "model.heads=2", "model.max_length=32", "data.max_tokens=30"]
+
+
+def test_the_size_of_a_model_is_that_of_its_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    for tie in ("all", "target", "none"):
+        recipe = recipe_load.load("demo", [*SMALL, f"model.tie={tie}"])
+        made = build_model(recipe, 20, 20)
+        matrices = [weight for name, weight in made.weights().items() if weight.dim() == 2]
+        counted = sum(weight.numel() for weight in matrices)
+        assert counted * 0.5 < size.weights(recipe.model, 20, 20) <= counted
+    monkeypatch.setattr(size, "usable_memory", lambda: 4 * size.weights(recipe.model, 20, 20) - 1)
+    with pytest.raises(OutOfMemoryError):
+        build_model(recipe, 20, 20)
+    monkeypatch.setattr(size, "usable_memory", lambda: None)  # nobody says how much there is
+    assert build_model(recipe, 20, 20)
+    assert (device.usable_memory() or 2**30) > 2**20
