@@ -11,7 +11,7 @@ from janus_cli.decoding.modes import own_recipe
 from janus_cli.decoding.translate import read_model
 from janus_cli.errors import UsageError
 from janus_cli.export import ctranslate2, safetensors
-from janus_cli.export.source import PROVENANCE, README, Source
+from janus_cli.export.source import PROVENANCE, README, Source, portable
 from janus_cli.files import must_be_free, whole_folder, write_json
 from janus_cli.runs import Run
 from janus_cli.training.checkpoint import fingerprint, read_checkpoint, verify
@@ -63,7 +63,7 @@ def _is_export(folder: Path) -> bool:
 
 
 def _read(run: Run, folder: Path, kind: str) -> Source:
-    recipe = own_recipe(folder, ())
+    recipe = portable(own_recipe(folder, ()))
     if kind == "ctranslate2":
         ctranslate2.must_fit(recipe)
     state = verify(folder).state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 from janus_cli.core.model import Transformer
 from janus_cli.data.tokenizer import Tokenizers
-from janus_cli.recipe import Recipe
+from janus_cli.recipe import CHECKED, Recipe
 
 PROVENANCE, README = "provenance.json", "README.txt"
+# Knobs that say where something is on the machine that trained.
+PLACES = (("data", "dir"), ("data", "files"), ("tokenizer", "reuse"), ("objective", "dictionary"))
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -43,6 +46,14 @@ class Source:
         if not steps:
             cleaning = "Text goes into the tokenizer as it is."
         return fill(template, origin=origin, cleaning=cleaning, **values).encode()
+
+
+def portable(recipe: Recipe) -> Recipe:
+    """The recipe without the paths of this machine, which mean nothing on another one and may tell too much."""
+    plain = recipe.plain()
+    for section, key in PLACES:
+        plain[section].pop(key, None)
+    return CHECKED.validate_json(json.dumps(plain))
 
 
 def fill(template: str, **values: object) -> str:

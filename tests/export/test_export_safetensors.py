@@ -93,3 +93,23 @@ def test_the_readme_is_true(make_run: MakeRun, janus: Janus, monkeypatch: pytest
     assert ("length_table; the class n" in text) == (objective != "ar")
     for words in ("a linear map (source_map, target_map) of table[id] and position", "attend to the target twice"):
         assert (words in text) == (objective == "cmlmc")
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "ctranslate2"])
+def test_nothing_of_the_machine_leaves(make_run: MakeRun, janus: Janus, empty_folder: Path, kind: str) -> None:
+    here = Path.cwd()
+    other = make_run("elsewhere")
+    places = [f"tokenizer.reuse={here / other}", f"data.dir={here}/text", f"data.notes=see {kind}"]
+    if kind == "ctranslate2":
+        pytest.importorskip("ctranslate2")
+        make_run("second", "ar", places)
+    else:
+        make_run("second", "cemat", [*places, f"objective.dictionary={here}/words.tsv"])
+    code, _, err = janus("export", "runs/second", "--format", kind, "--out", "out")
+    assert code == 0, err
+    assert here.name in Path("runs/second/recipe.yaml").read_text(encoding="utf-8")
+    for file in Path("out").iterdir():
+        assert here.name.encode() not in file.read_bytes(), file
+    if kind == "safetensors":
+        Path("text").write_text("abc\n")
+        assert janus("decode", "--checkpoint", "out", "--input", "text")[0] == 0
