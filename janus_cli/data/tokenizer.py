@@ -1,4 +1,5 @@
-"""Text to ids and back: SentencePiece, or words split at white space. Ids 0-4 are pad, unk, bos, eos, mask everywhere.
+"""Text to ids and back: SentencePiece, or words split at white space. Ids 0-4 are pad, unk, bos, eos, mask everywhere;
+no text is ever looked up among their names, so a literal `<unk>` or `</s>` is text like any other.
 
 A folder holds `tokenizer.json` (kind, joiner, which file serves which side) and either one file for both sides or
 `source.*` and `target.*`: `.model` for SentencePiece, `.vocab.txt` (one word a line, the first is id 5) for words.
@@ -28,6 +29,9 @@ from janus_cli.files import read_json, write_atomically, write_json
 NO_TEXT = frozenset((PAD, BOS, EOS, MASK))
 INDEX = "tokenizer.json"
 NAMES = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
+# Their names inside a SentencePiece model. Its trainer takes text of these names out of the corpus, so that a literal
+# "<unk>" would leave "<" and ">" unknown; no text holds these names, because its spaces become "▁" first.
+INSIDE = tuple(f"{name[:-1]} >" for name in NAMES)
 # Unigram training adds up sums per thread: a fixed number of threads gives the same model on every machine.
 TRAIN_THREADS = 4
 LONGEST_LINE = 4192  # bytes: SentencePiece's trainer skips longer lines
@@ -46,7 +50,7 @@ class Tokenizer(Protocol):
         r"""Text of each row; PAD, BOS, EOS and MASK are left out. A result never holds "\n"."""
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The piece or word of each id."""
+        """The piece or word of each id; text may have pieces that are called as one of NAMES is."""
 
 
 class SentencePieces:
@@ -78,7 +82,7 @@ class SentencePieces:
         return [text.replace("\n", " ") for text in texts]  # byte pieces can spell a line end
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        return [self._model.id_to_piece(int(index)) for index in ids]
+        return [NAMES[index] if index < SPECIAL else self._model.id_to_piece(index) for index in map(int, ids)]
 
     @classmethod
     def load(cls, data: bytes, name: str, joiner: str) -> Self:
@@ -93,8 +97,9 @@ class SentencePieces:
                 sentence_iterator=_in_parts(lines), model_writer=model, minloglevel=2,
                 model_type=knobs.algorithm, vocab_size=knobs.vocabulary, byte_fallback=knobs.byte_fallback,
                 character_coverage=knobs.character_coverage, normalization_rule_name=knobs.normalisation,
-                pad_id=PAD, unk_id=UNK, bos_id=BOS, eos_id=EOS, pad_piece=NAMES[PAD], control_symbols=[NAMES[MASK]],
-                num_threads=TRAIN_THREADS,
+                pad_id=PAD, unk_id=UNK, bos_id=BOS, eos_id=EOS,
+                pad_piece=INSIDE[PAD], unk_piece=INSIDE[UNK], bos_piece=INSIDE[BOS], eos_piece=INSIDE[EOS],
+                control_symbols=[INSIDE[MASK]], num_threads=TRAIN_THREADS,
             )  # fmt: skip
         except RuntimeError as problem:
             if "KeyboardInterrupt" in str(problem):  # raised in the iterator, and wrapped

@@ -78,6 +78,35 @@ def test_no_text_becomes_a_special_symbol_and_any_ids_are_one_line_without_them(
     assert texts == tokenizer.decode([[index for index in row if index not in NO_TEXT] for row in rows])
 
 
+LITERALS = ["the <unk> sees <s> and </s>", "<pad> the <mask> <unk>s", "the <unk><unk> the"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_of_control_symbols_in_the_text_are_text(tmp_path: Path, kind: str) -> None:
+    """They come back as they were, and as tokens of the text: whether the tokenizer was trained or reused."""
+    knobs = KINDS[kind] | ({"vocabulary": 50} if kind == "unigram" else {})
+    for name, more in (("new", {}), ("again", {"reuse": str(tmp_path / "new")})):
+        (tmp_path / name).mkdir()
+        text = [*SOURCES, *LITERALS * 9], [*TARGETS, *LITERALS * 9]
+        made = train_tokenizers(Tokenizer(**knobs, **more), *text, tmp_path / name)
+        for tokenizer in (made.source, made.target):
+            rows = tokenizer.encode(LITERALS)
+            assert tokenizer.decode(rows) == LITERALS
+            assert min(min(row) for row in rows) >= SPECIAL
+            assert tokenizer.pieces(range(SPECIAL)) == ["<pad>", "<unk>", "<s>", "</s>", "<mask>"]
+
+
+def test_a_model_of_an_earlier_version_reads_and_writes_as_before() -> None:
+    """It was trained without the literals, whose characters it may not know."""
+    model = SentencePieces(foreign())
+    (row, *rows) = model.encode(["the <unk> man", *SOURCES])
+    assert UNK in row
+    assert not NO_TEXT & set(row)
+    assert model.decode(rows) == SOURCES
+    assert model.decode([[BOS, *rows[0], UNK, MASK, EOS]]) == [f"{SOURCES[0]} ⁇ "]
+    assert model.pieces([UNK, MASK]) == ["<unk>", "<mask>"]
+
+
 def test_every_knob_of_the_training_does_what_it_says(tmp_path: Path) -> None:
     def encoded(name: str, line: str, text: list[str], **knobs: Any) -> tuple[list[int], str]:
         (tmp_path / name).mkdir()
