@@ -112,7 +112,7 @@ def pairs(asked: argparse.Namespace, recipe: Recipe, folder: Path) -> Path:
     """The training pairs, checked or made."""
     if asked.prepared:
         return open_prepared(recipe, asked.prepared).folder
-    most = min(recipe.data.max_tokens, recipe.training.batch_tokens - 2)
+    most = min(recipe.data.source_limit, recipe.data.target_limit, recipe.training.batch_tokens - 2)
     shared.made_up_store(folder, asked.pairs, asked.words, most, recipe.tokenizer.vocabulary)
     return folder
 

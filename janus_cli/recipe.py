@@ -96,13 +96,22 @@ class Data:
     clean: Annotated[
         tuple[CleanStep, ...], Knob("steps applied to both sides in this order, before pairs are dropped")
     ] = ()
+    task: Annotated[
+        Literal["translation", "generation"],
+        Knob("generation: targets of any length, as summaries and questions have; max_ratio is then null unless set"),
+    ] = "translation"
     min_tokens: Annotated[int, Knob("training pairs with a shorter side are dropped", ge=1, le=10**6)] = 1
     max_tokens: Annotated[
-        int, Knob("train and valid pairs with a longer side are dropped", "fairseq", ge=1, le=10**6)
+        int, Knob("training pairs with a longer side are dropped; valid ones have no losses", "fairseq", ge=1, le=10**6)
     ] = 175
-    max_ratio: Annotated[float, Knob("training pairs whose lengths have a larger ratio are dropped", ge=1, le=1e6)] = (
-        3.0
-    )
+    max_source_tokens: Annotated[int | None, Knob("the same for sources; null: max_tokens", ge=1, le=10**6)] = None
+    max_target_tokens: Annotated[int | None, Knob("the same for targets; null: max_tokens", ge=1, le=10**6)] = None
+    truncate_source: Annotated[
+        bool, Knob("cut longer sources instead of dropping their pairs; decoding then cuts them to the same length")
+    ] = False
+    max_ratio: Annotated[
+        float | None, Knob("training pairs whose lengths have a larger ratio are dropped; null: none", ge=1, le=1e6)
+    ] = 3.0
     deduplicate: Annotated[bool, Knob("drop repeated training pairs")] = False
 
     def __post_init__(self) -> None:
@@ -119,6 +128,19 @@ class Data:
         """Whether the text is the user's: a folder or files."""
         return self.dir is not None or bool(self.files.train)
 
+    def limit(self, side: str) -> tuple[str, int]:
+        """The knob that limits the tokens of a side, and its value; BOS and EOS are not counted."""
+        own: int | None = getattr(self, f"max_{side}_tokens")
+        return ("max_tokens", self.max_tokens) if own is None else (f"max_{side}_tokens", own)
+
+    @property
+    def source_limit(self) -> int:
+        return self.limit("source")[1]
+
+    @property
+    def target_limit(self) -> int:
+        return self.limit("target")[1]
+
 
 @dataclass(frozen=True)
 class Tokenizer:
@@ -131,7 +153,7 @@ class Tokenizer:
     vocabulary: Annotated[int, Knob("tokens, the five special ones included", ge=8, le=10**7)] = 8000
     joint: Annotated[bool, Knob("one vocabulary for both sides")] = True
     byte_fallback: Annotated[bool, Knob("sentencepiece: unknown characters become bytes")] = False
-    character_coverage: Annotated[float, Knob("sentencepiece: share of the characters covered", gt=0, le=1)] = 1.0
+    character_coverage: Annotated[float, Knob("sentencepiece: share of the characters covered", ge=0.98, le=1)] = 1.0
     normalisation: Annotated[
         Literal["nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity"], Knob("sentencepiece's normalisation rule")
     ] = "nmt_nfkc"
@@ -207,9 +229,11 @@ class Recipe:
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
     def __post_init__(self) -> None:
-        if self.data.max_tokens + 2 > self.model.max_length:
-            longest, most = self.data.max_tokens, self.model.max_length
-            raise ValueError(f"data.max_tokens {longest} + BOS + EOS does not fit model.max_length {most}")
+        for side, ends in (("target", ("BOS", "EOS")), ("source", ("EOS",))):
+            (knob, longest), most = self.data.limit(side), self.model.max_length
+            if longest + len(ends) > most:
+                frame = " + ".join(ends)
+                raise ValueError(f"data.{knob} {longest} + {frame} does not fit model.max_length {most}")
         if self.model.tie == "all" and not self.tokenizer.joint:
             raise ValueError("model.tie all needs tokenizer.joint true: the two sides have different vocabularies")
         if getattr(self.objective, "switched", 0) and not self.tokenizer.joint:
@@ -219,6 +243,12 @@ class Recipe:
     def ar_stream(self) -> ARSide | None:
         """Which slots predict from left to right; None without an AR side."""
         return getattr(self.objective, "ar_stream", None)
+
+    @property
+    def reads(self) -> int:
+        """Source tokens that the model reads of a line, EOS not counted; what is longer is cut."""
+        room = self.model.max_length - 1
+        return min(room, self.data.source_limit) if self.data.truncate_source else room
 
     def plain(self) -> dict[str, Any]:
         """The recipe as plain JSON values, every default filled in."""

@@ -192,7 +192,10 @@ class _Draft(yaml_core.Document):
         raise UsageError(self.report(), "`janus recipes show demo` prints every key with its default")
 
     def fill_in(self) -> None:
-        """Sets the objective's defaults for other sections (`elsewhere`), where the recipe sets nothing."""
+        """Sets what an objective (`elsewhere`) or a task changes in other knobs, where the recipe sets nothing."""
+        data = self.value.get("data")
+        if isinstance(data, dict) and data.get("task") == "generation":
+            data.setdefault("max_ratio", None)
         objective = self.value.get("objective")
         if isinstance(objective, dict):
             name = str(objective.setdefault("name", _DEFAULT_OBJECTIVE))

@@ -13,7 +13,10 @@ from janus_cli.errors import UsageError
 from janus_cli.recipe import Recipe
 
 _ROOT = Path(__file__).parents[1]
-_NAMES = ["demo", "iwslt14", "multi30k", "news_deen", "tatoeba_deen", "translit_enru", "wmt14_ende", "wmt16_enro"]
+_NAMES = [
+    "demo", "dialogsum", "iwslt14", "multi30k", "news_deen", "squad_qg", "tatoeba_deen", "translit_enru", "wmt14_ende",
+    "wmt16_enro",
+]  # fmt: skip
 _FETCHED = ("multi30k", "translit_enru")
 
 
@@ -151,3 +154,24 @@ def test_an_unknown_knob_is_guessed() -> None:
     ):
         with pytest.raises(UsageError, match=words):
             explain(key, objective)
+
+
+def test_a_task_that_is_not_translation_has_no_filter_of_ratios_unless_it_is_set() -> None:
+    def ratio(*changes: str) -> float | None:
+        return recipe_load.load("multi30k", changes).data.max_ratio
+
+    assert ratio() == ratio("data.task=translation") == 3.0
+    assert ratio("data.task=generation") is None
+    assert ratio("data.task=generation", "data.max_ratio=9") == 9.0
+    assert ratio("data.max_ratio=null") is None
+
+
+def test_source_and_target_have_limits_of_their_own() -> None:
+    def limits(*changes: str) -> tuple[int, int, int]:
+        recipe = recipe_load.load("demo", ["model.max_length=100", "data.max_tokens=60", *changes])
+        return recipe.data.source_limit, recipe.data.target_limit, recipe.reads
+
+    assert limits() == (60, 60, 99)
+    assert limits("data.max_source_tokens=99", "data.max_target_tokens=9") == (99, 9, 99)
+    assert limits("data.truncate_source=true") == (60, 60, 60)
+    assert limits("data.truncate_source=true", "data.max_source_tokens=7") == (7, 60, 7)

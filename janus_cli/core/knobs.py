@@ -50,7 +50,10 @@ class Knob:
 
     def __get_pydantic_core_schema__(self, kind: Any, schema_of: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """How a marker tells pydantic its bounds; pydantic itself is not needed here."""
-        return schema_of(kind) | self.bounds
+        schema = schema_of(kind)
+        if schema["type"] == "nullable":  # bounds are for the value, if there is one
+            return schema | {"schema": schema["schema"] | self.bounds}
+        return schema | self.bounds
 
 
 def knobs(section: type) -> dict[str, Knob]:

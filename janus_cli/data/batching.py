@@ -88,7 +88,7 @@ def must_fit(pair: str, tokens: int, budget: int) -> None:
     if tokens > budget:
         raise DataError(
             f"{pair} has {tokens} tokens, more than training.batch_tokens {budget}",
-            "raise training.batch_tokens or lower data.max_tokens",
+            "raise training.batch_tokens or lower data.max_tokens (or max_source_tokens, max_target_tokens)",
         )
 
 

@@ -9,20 +9,19 @@ import os
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import compress
 from multiprocessing import get_context, resource_tracker
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from janus_cli.data.corpus import Chunk, Split, chunks
+from janus_cli.data.filters import filter_pairs, shortened
 from janus_cli.data.lines import BadUtf8, cleaner
 from janus_cli.data.store import Ragged
 from janus_cli.data.tokenizer import Tokenizers, join, load_tokenizers
@@ -35,8 +34,10 @@ class Encoded:
     """The kept pairs of a chunk.
 
     lines: pairs before filtering. sources, targets: ids. dropped: pairs by reason, without duplicates.
+    left_out: kept pairs of valid without losses, by reason.
     keys: 16 bytes a pair, if duplicates are to be dropped. texts: the cleaned lines of each side, for valid and test;
     in targets and references, BPE parts are joined, as in decoded text. replaced: lines whose bad UTF-8 was replaced.
+    long: kept pairs whose source has more tokens than the recipe's limit.
     """
 
     lines: int
@@ -46,6 +47,8 @@ class Encoded:
     keys: Sequence[bytes] = ()
     texts: tuple[Sequence[str], ...] = ()
     replaced: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    long: int = 0
 
 
 def encode(tokenizers: Tokenizers, data: Data, bad_utf8: BadUtf8, split: str, chunk: Chunk) -> Encoded:
@@ -56,9 +59,10 @@ def encode(tokenizers: Tokenizers, data: Data, bad_utf8: BadUtf8, split: str, ch
     count, bad, clean = len(chunk[0]), set[int](), cleaner(data.clean)
     sides = [[clean(line) for line in _texts(side, bad)] for side in chunk[:2]]
     sources, targets = sides if len(sides) == 2 else (sides[0], [""] * count)
-    source_ids, target_ids = Ragged.of(tokenizers.source.encode(sources)), Ragged.of(tokenizers.target.encode(targets))
+    source_ids, long = shortened(data, Ragged.of(tokenizers.source.encode(sources)))
+    target_ids = Ragged.of(tokenizers.target.encode(targets))
     skip = bad if bad_utf8 == "skip" and split != "test" else set[int]()
-    kept, dropped = filter_pairs(split, data, source_ids.lengths, target_ids.lengths, skip)
+    kept, dropped, left_out = filter_pairs(split, data, source_ids.lengths, target_ids.lengths, skip)
     keys: list[bytes] = []
     texts: tuple[list[str], ...] = ()
     if split != "train":
@@ -67,7 +71,10 @@ def encode(tokenizers: Tokenizers, data: Data, bad_utf8: BadUtf8, split: str, ch
             texts += ([_references(line, clean, tokenizers.joiner) for line in compress(side, kept)],)
     elif data.deduplicate:
         keys = [pair_hash(*pair) for pair in compress(zip(sources, targets, strict=True), kept)]
-    return Encoded(count, source_ids.keep(kept), target_ids.keep(kept), dropped, keys, texts, len(bad - skip))
+    return Encoded(
+        count, source_ids.keep(kept), target_ids.keep(kept), dropped, keys, texts,
+        replaced=len(bad - skip), left_out=left_out, long=int((long & kept).sum()),
+    )  # fmt: skip
 
 
 def _references(line: bytes, clean: Callable[[str], str], joiner: str) -> str:
@@ -84,31 +91,6 @@ def _texts(lines: list[bytes], bad: set[int]) -> list[str]:
         texts = [line.decode(errors="replace") for line in lines]
         bad.update(number for number, line in enumerate(lines) if texts[number].encode() != line)
         return texts
-
-
-def filter_pairs(
-    split: str, data: Data, source: np.ndarray, target: np.ndarray, bad: set[int]
-) -> tuple[np.ndarray, Counter[str]]:
-    """Which pairs to keep, (pairs,) bool, by their token counts, and how many are dropped for each (first) reason.
-
-    bad: pairs with bad UTF-8, to drop. A valid split drops only these, empty and too long pairs; a test split none.
-    """
-    dropped: Counter[str] = Counter()
-    kept = np.ones(len(source), bool)
-    if split == "test":
-        return kept, dropped
-    shorter, longer, train = np.minimum(source, target), np.maximum(source, target), split == "train"
-    faults = {
-        "bad_utf8": np.isin(np.arange(len(source)), list(bad)),
-        "empty": shorter == 0,
-        "too_short": train & (shorter < data.min_tokens),
-        "too_long": longer > data.max_tokens,
-        "ratio": train & (longer > data.max_ratio * shorter),
-    }
-    for reason, fault in faults.items():
-        dropped[reason] = int((kept & fault).sum())
-        kept &= ~fault
-    return kept, dropped
 
 
 def pair_hash(source: str, target: str) -> bytes:

@@ -118,9 +118,10 @@ def from_file(path: Path, recipe: Recipe, tokenizers: Tokenizers) -> Translation
             raise DataError(f"{path}:{number}: not a pair of words", "one pair a line, source first, a tab between")
     sources = tokenizers.source.encode([clean(source) for source, _ in pairs])
     targets = tokenizers.target.encode([clean(target) for _, target in pairs])
-    single = [(x[0], y[0]) for x, y in zip(sources, targets, strict=True) if len(x) == len(y) == 1]
-    console.say(f"{path}: {len(single):,} of {len(pairs):,} pairs are of one token each")
-    return _collected((x, y) for x, y in single if min(x, y) >= SPECIAL)
+    tokens = ((*x, *y) for x, y in zip(sources, targets, strict=True) if len(x) == len(y) == 1)
+    single = [(x, y) for x, y in tokens if min(x, y) >= SPECIAL]
+    console.say(f"{path}: {len(single):,} of {len(pairs):,} pairs are of one known token each")
+    return _collected(single)
 
 
 def _collected(pairs: Iterable[tuple[int, int]]) -> Translations:

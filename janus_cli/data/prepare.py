@@ -18,7 +18,7 @@ import numpy as np
 import sentencepiece
 
 from janus_cli import __version__, console
-from janus_cli.data import corpus, download, synthetic
+from janus_cli.data import corpus, download, filters, survival, synthetic
 from janus_cli.data.corpus import Split
 from janus_cli.data.encode import Encoded, encoders
 from janus_cli.data.lines import BadUtf8, TextFile, cleaner
@@ -81,7 +81,7 @@ def prepare(
         with encoders(folder, data, bad_utf8, workers or useful) as encoded:
             for split in splits:
                 written[split.name] = write_split(folder, split, encoded(split), tokenizers, origin)
-                _tell(split.name, written[split.name])
+                _account(split, written[split.name], tokenizers, recipe)
         corpus.must_be_unchanged(splits)
         shutil.rmtree(folder / TEXT, ignore_errors=True)
         sections = {section: recipe.plain()[section] for section in ("data", "tokenizer")}
@@ -146,7 +146,7 @@ def write_split(
     Returns:
         The split's part of the manifest.
     """
-    dropped, seen, replaced = Counter[str](), set[bytes](), 0
+    dropped, left_out, seen, replaced, long = Counter[str](), Counter[str](), set[bytes](), 0, 0
     origin = {**origin, **{f"{side}.text": file.identity for side, file in split.sides.items()}}
     sizes = tokenizers.source.size, tokenizers.target.size
     with ExitStack() as stack:
@@ -159,14 +159,19 @@ def write_split(
             for file, lines in zip(files, chunk.texts, strict=False):
                 file.write("".join(f"{line}\n" for line in lines).encode())
             dropped.update(chunk.dropped)
+            left_out.update(chunk.left_out)
             replaced += chunk.replaced
+            long += chunk.long
             bar.advance(chunk.lines)
     return {
         "in": split.lines,
         "kept": store.rows,
-        "dropped": {reason: count for reason, count in sorted(dropped.items()) if count},
+        "dropped": dict(sorted((+dropped).items())),
+        "left_out": dict(sorted((+left_out).items())),
         "bad_utf8_replaced": replaced,
+        "long_sources": long,
         "tokens": {side: summary(count) for side, count in zip(corpus.SIDES, store.lengths, strict=True)},
+        "unknown": dict(zip(corpus.SIDES, store.unknown, strict=True)),
         "text": {side: _described(file, folder) for side, file in split.sides.items()},
         "fingerprint": store.fingerprint,
     }
@@ -198,26 +203,22 @@ def summary(lengths: Counter[int]) -> dict[str, float]:
     return {"mean": round(total / int(rows[-1]), 3), "p50": middle, "p95": high, "max": values[-1], "sum": total}
 
 
-def _tell(split: str, entry: Mapping[str, Any]) -> None:
-    """Reports the pairs kept and dropped of a split; raises DataError if none is kept."""
-    lost = reasons(entry["dropped"])
-    if not entry["kept"]:
+def _account(split: Split, entry: dict[str, Any], tokenizers: Tokenizers, recipe: Recipe) -> None:
+    """Says what became of a split, and adds to its entry how many of its targets survive the tokenizer.
+
+    Raises DataError if it has no pair to learn from.
+    """
+    lost = Counter(entry["dropped"]) + Counter(entry["left_out"])
+    if lost.total() >= entry["in"]:
         raise DataError(
-            f"every pair of the {split} split was dropped: {lost}",
+            f"every pair of the {split.name} split was dropped: {filters.reasons(lost)}",
             "is it the right text? If so, loosen data.min_tokens, data.max_tokens or data.max_ratio",
         )
-    said = f"{split}: {entry['kept']:,} of {entry['in']:,} pairs kept"
-    if lost:
-        said += f"; dropped: {lost}"
-    if mended := entry["bad_utf8_replaced"]:
-        said += f"; mended: {console.counted(mended, 'line')} not in UTF-8"
-    console.say(said)
-
-
-def reasons(dropped: Mapping[str, int]) -> str:
-    """Drop counts by reason in words, as in `empty 3, ratio 1`."""
-    ordered = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{reason} {count:,}" for reason, count in ordered)
+    filters.tell(split.name, entry, recipe.data)
+    if "target" in split.sides:
+        every, clean = split.name != "train", cleaner(recipe.data.clean)
+        entry["round_trip"] = survival.round_trip(tokenizers, split.sides["target"], clean, every=every)
+    survival.tell(split.name, entry, recipe.tokenizer)
 
 
 def write_manifest(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:

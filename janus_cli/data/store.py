@@ -13,6 +13,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from copy import copy
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from janus_cli.core.symbols import UNK
 from janus_cli.errors import DataError
 from janus_cli.files import MANIFEST, read_json
 
@@ -51,6 +53,14 @@ class Ragged:
             return self
         return Ragged(self.values[np.repeat(chosen, self.lengths)], self.lengths[chosen])
 
+    def cut(self, most: int) -> Ragged:
+        """The first `most` values of each row."""
+        if not (self.lengths > most).any():
+            return self
+        starts = np.cumsum(self.lengths) - self.lengths
+        places = np.arange(len(self.values)) - np.repeat(starts, self.lengths)  # in their row
+        return Ragged(self.values[places < most], np.minimum(self.lengths, most))
+
 
 def store_files(split: str) -> list[str]:
     """Names of a split's files."""
@@ -61,7 +71,7 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
     """Writes a split into `folder`, a chunk of pairs at a time; `rows` and `fingerprint` go into the folder's manifest.
 
     The fingerprint includes the vocabularies' sizes and origin, the fingerprints of what the ids were made from.
-    lengths: histograms of the lengths of sources and of targets so far.
+    lengths, unknown: histograms of lengths, and numbers of UNKs, of sources and of targets so far.
     """
 
     def __init__(
@@ -74,6 +84,7 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
         }  # fmt: skip
         self._digest = hashlib.sha256(repr(sorted(about.items())).encode())
         self.rows, self.fingerprint, self.lengths = 0, "", (Counter[int](), Counter[int]())
+        self.unknown = [0, 0]
         self._ends = np.zeros((1, 2), np.int64)
         self._files = [(folder / name).open("wb") for name in store_files(split)]
         self._write_headers()
@@ -89,7 +100,8 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
     def add(self, sources: Sequence[Sequence[int]] | Ragged, targets: Sequence[Sequence[int]] | Ragged) -> None:
         """Appends pairs, preferably thousands at a time."""
         pairs = [rows if isinstance(rows, Ragged) else Ragged.of(rows) for rows in (sources, targets)]
-        for file, side, lengths in zip(self._files, pairs, self.lengths, strict=False):
+        for place, (file, side, lengths) in enumerate(zip(self._files, pairs, self.lengths, strict=False)):
+            self.unknown[place] += int(np.count_nonzero(side.values == UNK))
             lengths.update(side.lengths.tolist())
             ids = side.values.astype("<i4").tobytes()
             self._digest.update(side.lengths.astype("<i8").tobytes())
@@ -159,6 +171,20 @@ class Store:
             raise IndexError(f"pair {index} of {len(self)}")
         (source, target), (source_end, target_end) = self._offsets[index : index + 2].tolist()
         return self._source[source:source_end], self._target[target:target_end]
+
+    def only(self, chosen: np.ndarray) -> Store:
+        """The pairs where `chosen`, (pairs,) bool, is True, numbered anew; unless all, their ids are in memory."""
+        if chosen.all():
+            return self
+        sides = [
+            Ragged(ids, sizes).keep(chosen)
+            for ids, sizes in zip((self._source, self._target), self.lengths(), strict=True)
+        ]
+        some = copy(self)
+        some._source, some._target = (side.values for side in sides)
+        some._offsets = np.zeros((int(chosen.sum()) + 1, 2), np.int64)
+        some._offsets[1:] = np.cumsum(np.stack([side.lengths for side in sides], axis=1), axis=0)
+        return some
 
     def _check(self) -> None:
         """Raises ValueError unless the offsets fit the ids, and the ids the vocabularies."""

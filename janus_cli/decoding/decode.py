@@ -33,6 +33,7 @@ from janus_cli.training.checkpoint import STATE, fingerprint, read_checkpoint
 
 ELSEWHERE = "name another file with --out"
 SPLIT_ELSEWHERE = "decode a text with --input FILE --out FILE, which needs no folder of the run"
+MOSTLY_UNKNOWN = 0.1  # a larger share of unknown tokens in the input is worth a warning
 
 
 @dataclass(kw_only=True)
@@ -143,10 +144,33 @@ class Job(ABC):
             self.progress = Progress(
                 before.done + timing.sentences, before.tokens + timing.tokens, before.passes + timing.passes,
                 before.seconds + perf_counter() - started,
+                self.progress.read + sum(result.read for result in window),
+                self.progress.unknown + sum(result.unknown for result in window),
+                self.progress.cut + sum(result.cut > 0 for result in window),
             )  # fmt: skip
             if self.records is not None:
                 self.records.add(records, self.progress)
             yield window, records
+
+    @property
+    def reading(self) -> dict[str, int]:
+        """What was read, for the summary of a result."""
+        return {
+            "source_tokens": self.progress.read, "unknown_source_tokens": self.progress.unknown,
+            "sources_cut": self.progress.cut,
+        }  # fmt: skip
+
+    def tell_reading(self, name: str, cut: int = 0) -> None:
+        """Says how much of its sources the model could not read. cut: lines that were cut before they were tokens."""
+        read, unknown, cut = self.progress.read, self.progress.unknown, max(self.progress.cut, cut)
+        if cut:
+            console.warn(f"{name}: lines cut to the {self.translator.longest} tokens that the model reads: {cut:,}")
+        share = unknown / max(1, read)
+        said = f"{name}: {unknown:,} of {counted(read, 'token')} ({share:.1%}) are unknown to the tokenizer"
+        if share > MOSTLY_UNKNOWN:
+            console.warn(f"{said}: is this the kind of text that the model was trained on?")
+        elif unknown:
+            console.say(said)
 
 
 @dataclass(kw_only=True)
@@ -256,9 +280,8 @@ class Decode(Job):
         lines, translator = self.lines, self.translator
         if lines.bad_utf8:
             console.warn(f"{lines.name}: lines that are not UTF-8: {lines.bad_utf8:,}; the bad bytes were replaced")
-        if cut := max(translator.truncated, lines.cut):
-            console.warn(f"{lines.name}: lines cut to the {translator.longest} tokens that the model reads: {cut:,}")
-        done, tokens, passes, seconds, _ = self.progress
+        self.tell_reading(lines.name, lines.cut)
+        done, tokens, passes, seconds, *_ = self.progress
         rates = [count / max(seconds, 1e-9) for count in (done, tokens)]
         passes_mean = passes / max(1, done)
         whole = not self.resumed  # times of an earlier process's batches are not known
@@ -282,7 +305,7 @@ class Decode(Job):
             "input": lines.name, "options": options, "step": self.step,
             "sha256": self.weights, "sentences": done, "tokens": tokens, "seconds": round(seconds, 3),
             "sentences_per_second": round(rates[0], 3), "tokens_per_second": round(rates[1], 3),
-            "passes_mean": round(passes_mean, 3),
+            "passes_mean": round(passes_mean, 3), **self.reading,
             "batches": len(translator.timing.seconds) if whole else None,
             "batch_latency_ms": {"mean": round(mean, 3), "p95": round(p95, 3)} if whole else None,
             "threads": torch.get_num_threads(), "device": str(self.chosen_device), "torch": torch.__version__,

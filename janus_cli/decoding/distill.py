@@ -22,11 +22,12 @@ from janus_cli.console import counted
 from janus_cli.core.generate import length_limit
 from janus_cli.core.knobs import Decoding
 from janus_cli.core.objectives import OBJECTIVES
+from janus_cli.data import filters
 from janus_cli.data.corpus import CHUNK_LINES, Split
-from janus_cli.data.encode import Encoded, filter_pairs, pair_hash
+from janus_cli.data.encode import Encoded, pair_hash
 from janus_cli.data.extract import check_source, source_lines
 from janus_cli.data.lines import TextFile, digest
-from janus_cli.data.prepare import PREPARED, is_prepared, reasons, write_manifest, write_split
+from janus_cli.data.prepare import PREPARED, is_prepared, write_manifest, write_split
 from janus_cli.data.prepared import Prepared, fingerprints, open_prepared
 from janus_cli.data.store import Ragged, store_files
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers
@@ -108,9 +109,10 @@ class Distill(Job):
             self.translator.advance = bar.advance
             for _ in self.decoded(lines, full=False):
                 pass
-        teacher = {**self.teacher, "step": self.step, "seconds": round(self.progress.seconds, 3)}
+        teacher = {**self.teacher, "step": self.step, "seconds": round(self.progress.seconds, 3), **self.reading}
         force = self.records.files[self.target]
         manifest = write(self.sources, self.records, self.target, teacher, surest=self.surest, force=force)
+        self.tell_reading(str(self.target))
         if at_limit := manifest["distilled"]["at_limit"]:
             console.warn(f"{counted(at_limit, 'output')} reached the longest length allowed, and were kept")
         name = self.plan.recipe.name
@@ -212,13 +214,12 @@ def write(
         origin = {"data": prepared.train.fingerprint, "teacher": teacher["sha256"]}
         split = Split("train", {"source": source, "target": target})
         train = write_split(folder, split, pairs.filtered(), prepared.tokenizers, origin)
-        lost = reasons(train["dropped"])
         if not train["kept"]:
             raise DataError(
-                f"none of the teacher's outputs makes a training pair: {lost}",
+                f"none of the teacher's outputs makes a training pair: {filters.reasons(train['dropped'])}",
                 f"take a better teacher or another checkpoint; {START_OVER}",
             )
-        console.say(f"{train['kept']:,} of {count:,} pairs kept" + (f"; dropped: {lost}" if lost else ""))
+        filters.tell("train", train, sources.recipe.data)
         train["text"]["source"] = before["splits"]["train"]["text"]["source"]
         distilled = {**teacher, "at_limit": pairs.at_limit}
         if surest < 1:
@@ -262,8 +263,8 @@ class _Pairs:
         pairs = zip(self.sources, map(self._parsed, self.outputs), strict=True)
         while chunk := list(islice(pairs, CHUNK_LINES)):
             inputs, outputs = [ids for ids, _ in chunk], [ids for _, (_, ids) in chunk]
-            source, target = Ragged.of(inputs), Ragged.of(outputs)
-            kept, dropped = filter_pairs("train", data, source.lengths, target.lengths, set())
+            (source, long), target = filters.shortened(data, Ragged.of(inputs)), Ragged.of(outputs)
+            kept, dropped, _ = filters.filter_pairs("train", data, source.lengths, target.lengths, set())
             unsure = kept & (np.array([score for _, (score, _) in chunk]) < self.least)
             unsure[: max(0, own)] = False
             own -= len(chunk)
@@ -272,7 +273,8 @@ class _Pairs:
             self.at_limit += int((kept & (target.lengths >= self._most(torch.from_numpy(source.lengths)))).sum())
             compared = np.flatnonzero(kept).tolist() if data.deduplicate else []
             keys = [pair_hash(str(inputs[index]), str(outputs[index])) for index in compared]
-            yield Encoded(len(chunk), source.keep(kept), target.keep(kept), dropped, keys)
+            cut = int((long & kept).sum())
+            yield Encoded(len(chunk), source.keep(kept), target.keep(kept), dropped, keys, long=cut)
 
     def _most(self, lengths: torch.Tensor) -> np.ndarray:
         """The most tokens that an output may have. lengths: of the sources."""

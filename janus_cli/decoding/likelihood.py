@@ -21,11 +21,13 @@ class Score:
 
     tokens: the translation's pieces. logps: of each predicted token, from left to right. `ar` predicts all tokens, then
     </s> (but not where the length is predicted first, as in mpnet). `nar` and `aux` predict the hidden tokens; where an
-    objective predicts no length (bang), `nar` predicts all tokens and </s>.
+    objective predicts no length (bang), `nar` predicts all tokens and </s>. cut: tokens at the source's end that
+    the model does not read.
     """
 
     tokens: list[str]
     logps: dict[str, list[float]]
+    cut: int = 0
 
     @property
     def ar(self) -> float | None:

@@ -46,8 +46,9 @@ Form = Callable[[Record], bytes]  # how an output file renders a record
 
 
 class Progress(NamedTuple):
-    """How many records are complete, and their cost, summed over all processes.
+    """How many records are complete, their cost, and what was read for them, summed over all processes.
 
+    read, unknown: tokens of the sources, and those of them that the tokenizer does not know. cut: shortened sources.
     published: the output files are complete too, and are being renamed into place.
     """
 
@@ -55,6 +56,9 @@ class Progress(NamedTuple):
     tokens: int = 0
     passes: int = 0
     seconds: float = 0.0
+    read: int = 0
+    unknown: int = 0
+    cut: int = 0
     published: bool = False
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from janus_cli.console import counted
-from janus_cli.core.batch import EOS, pad
+from janus_cli.core.batch import EOS, UNK, pad
 from janus_cli.core.generate import Generator
 from janus_cli.core.model import Transformer
 from janus_cli.core.search import Iteration, Output
@@ -37,13 +37,20 @@ DIGITS = 6  # decimals of scores and log-probabilities in output files
 
 @dataclass(frozen=True)
 class Result:
-    """One input text and its hypotheses, best first; an empty text gives an empty hypothesis. index: from 0."""
+    """One input text and its hypotheses, best first; an empty text gives an empty hypothesis. index: from 0.
+
+    read, unknown, cut: the source's tokens that the model read, those of them that its tokenizer does not know, and
+    those beyond what it can read.
+    """
 
     index: int
     source: str
     outputs: list[Output]
     texts: list[str]
     tokenizer: Tokenizer = field(repr=False)
+    read: int = 0
+    unknown: int = 0
+    cut: int = 0
 
     @property
     def text(self) -> str:
@@ -141,16 +148,15 @@ class Timing:
 class Translator:
     """A model with its tokenizers and its default decoding options.
 
-    traced: the number of first lines that keep every pass of mask-predict. truncated: counts lines that were cut to
-    the model's positions. advance: called with the number of lines in each decoded batch, for a progress bar.
+    traced: the number of first lines that keep every pass of mask-predict. longest: tokens that it reads of a line, the
+    rest is cut. advance: called with the number of lines in each decoded batch, for a progress bar.
     """
 
     def __init__(self, generator: Generator, tokenizers: Tokenizers, plan: Plan, traced: int = 0) -> None:
         self.generator, self.tokenizers, self.plan, self.traced = generator, tokenizers, plan, traced
         self.device = generator.model.output_weight.device
-        self.longest = generator.model.knobs.max_length - 1  # EOS
+        self.longest = plan.recipe.reads
         self.timing = Timing()
-        self.truncated = 0
         self.advance: Callable[[int], None] = lambda count: None
 
     def translate(self, texts: Iterable[str], *, trace: bool = False, **options: Any) -> list[Result]:
@@ -193,14 +199,15 @@ class Translator:
             for tokenizer, texts in ((self.tokenizers.source, sources), (self.tokenizers.target, targets))
         )
         chosen = [range(len(ids)) for ids in target_ids] if hidden is None else hidden
+        room = self.generator.model.knobs.max_length - 2  # BOS and EOS
         if not len(source_ids) == len(target_ids) == len(chosen):
             raise UsageError(
                 f"{counted(len(source_ids), 'source')}, {counted(len(target_ids), 'target')}",
                 "give one target for each source",
             )
         for index, (ids, places) in enumerate(zip(target_ids, chosen, strict=True)):
-            if len(ids) >= self.longest:
-                raise DataError(f"target {index} has {len(ids):,} tokens: the model has {self.longest - 1:,} positions")
+            if len(ids) > room:
+                raise DataError(f"target {index} has {len(ids):,} tokens: the model has {room:,} positions")
             if any(not 0 <= place < len(ids) for place in places):
                 raise UsageError(
                     f"hidden tokens of target {index}: it has {counted(len(ids), 'token')}, counted from 0"
@@ -209,10 +216,11 @@ class Translator:
         for batch in self._batches(target_ids, range(len(target_ids))):
             rows = [target_ids[index] for index in batch]
             with _fitting(len(batch)):
-                source = self._padded([source_ids[index] for index in batch])
+                source = self._padded([source_ids[index][: self.longest] for index in batch])
                 found = token_logps_of(self.generator.model, self.plan, source, rows, [chosen[i] for i in batch])
             for index, ids, logps in zip(batch, rows, found, strict=True):
-                scores[index] = Score(self.tokenizers.target.pieces(ids), logps)
+                cut = max(0, len(source_ids[index]) - self.longest)
+                scores[index] = Score(self.tokenizers.target.pieces(ids), logps, cut)
         return [scores[index] for index in range(len(target_ids))]
 
     def windows(self, lines: Iterable[str], first: int = 0) -> Iterator[list[Result]]:
@@ -228,8 +236,7 @@ class Translator:
 
     def _window(self, first: int, lines: Sequence[str]) -> list[Result]:
         ids = self.tokenizers.source.encode(lines)
-        self.truncated += sum(len(row) > self.longest for row in ids)
-        ids = [row[: self.longest] for row in ids]
+        sizes, ids = [len(row) for row in ids], [row[: self.longest] for row in ids]
         outputs = [[EMPTY]] * len(lines)
         written = [index for index, row in enumerate(ids) if row]
         self.advance(len(lines) - len(written))
@@ -247,9 +254,12 @@ class Translator:
         self.timing.tokens += sum(len(best.tokens) for best, *_ in outputs)
         self.timing.passes += sum(best.passes for best, *_ in outputs)
         return [
-            Result(index, line, each, list(islice(texts, len(each))), self.tokenizers.target)
-            for index, (line, each) in enumerate(zip(lines, outputs, strict=True), first)
-        ]
+            Result(
+                index, line, each, list(islice(texts, len(each))), self.tokenizers.target,
+                read=len(row), unknown=row.count(UNK), cut=size - len(row),
+            )
+            for index, (line, each, row, size) in enumerate(zip(lines, outputs, ids, sizes, strict=True), first)
+        ]  # fmt: skip
 
     def _batches(self, rows: Sequence[Sequence[int]], chosen: Iterable[int]) -> Iterator[list[int]]:
         """The indices of the chosen rows, in batches of about equal length."""
@@ -258,7 +268,7 @@ class Translator:
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """(B, S) sources: tokens, EOS, PAD."""
-        return pad([[*row[: self.longest], EOS] for row in rows]).to(self.device)
+        return pad([[*row, EOS] for row in rows]).to(self.device)
 
 
 @contextmanager

@@ -152,11 +152,11 @@ def _readme(source: Source, quantization: str) -> bytes:
     )  # fmt: skip
     program = fill(
         "translate_program.txt", imports="import numpy\n" + "import sentencepiece\n" * pieces,
-        tokenizer=tokenizer.rstrip(), reads=knobs.max_length - 1, writes=knobs.max_length - 2,
+        tokenizer=tokenizer.rstrip(), reads=source.recipe.reads, writes=knobs.max_length - 2,
         ratio=repr(limits.max_ratio), extra=limits.max_extra,
     )  # fmt: skip
     return source.readme(
         "ctranslate2.txt", quantization=quantization, version=version(), program=program.rstrip(),
-        package=" sentencepiece" if pieces else "", reads=knobs.max_length - 1, ratio=f"{limits.max_ratio:g}",
+        package=" sentencepiece" if pieces else "", reads=source.recipe.reads, ratio=f"{limits.max_ratio:g}",
         extra=limits.max_extra,
     )  # fmt: skip

@@ -36,6 +36,7 @@ def config(source: Source) -> dict[str, Any]:
         "ar_stream": recipe.ar_stream,
         "length_head": source.model.length_table is not None,
         "max_length": recipe.model.max_length,
+        "reads": recipe.reads,
         "source_vocabulary": source.tokenizers.source.size,
         "target_vocabulary": source.tokenizers.target.size,
         "special_ids": {"pad": PAD, "unk": UNK, "bos": BOS, "eos": EOS, "mask": MASK},

@@ -94,7 +94,7 @@ def row(setting: Setting, label: str) -> Row:
     source, target, trained = setting.tokenizers.source, setting.tokenizers.target, setting.own_weights
 
     def translate(lines: Sequence[str], batch: int) -> Decoded:
-        ids = [row[: setting.recipe.model.max_length - 1] for row in source.encode(lines)]
+        ids = [row[: setting.recipe.reads] for row in source.encode(lines)]
         outputs: Ids = [[] for _ in lines]
         order = sorted((row for row in range(len(ids)) if ids[row]), key=lambda row: len(ids[row]))
         for start in range(0, len(order), batch):

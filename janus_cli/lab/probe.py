@@ -28,6 +28,7 @@ from janus_cli.core.objectives.correction import corrected
 from janus_cli.core.search.mask_predict import predicted_lengths
 from janus_cli.core.steps import at_once
 from janus_cli.data.batching import Lengths, load_batch
+from janus_cli.data.filters import with_losses
 from janus_cli.data.store import Store, store_files
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding.modes import choose, own_recipe
@@ -108,11 +109,12 @@ def probe(count: int, device: torch.device, run: Run, folder: Path) -> Probe:
     recipe = own_recipe(folder, ())
     store, texts = open_store(run, recipe, SPLIT), sentences(run, recipe, SPLIT)
     model, tokenizers = read_model(run, folder, device)
-    chosen, size = sampled(len(store), count), recipe.decoding.batch_sentences
+    usable, size = np.flatnonzero(with_losses(store, recipe.data)), recipe.decoding.batch_sentences
+    chosen = usable[sampled(len(usable), count)]
     order = chosen[np.argsort(store.lengths()[0][chosen], kind="stable")]
     batches = [load_batch(store, order[start : start + size]) for start in range(0, len(order), size)]
     return Probe(
-        folder.name, read_json(folder / STATE).get("step"), (len(chosen), len(store)),
+        folder.name, read_json(folder / STATE).get("step"), (len(chosen), len(usable)),
         reliability(model, recipe, batches, BINS),
         predicted(model, batches) if OBJECTIVES[recipe.objective.name].lengths else None,
         _traced(Generator(model), tokenizers, recipe, texts, spread(order, TRACED)),

@@ -18,6 +18,7 @@ import numpy as np
 from markupsafe import Markup
 
 from janus_cli import __version__, console
+from janus_cli.data import survival
 from janus_cli.data.batching import Lengths
 from janus_cli.errors import DataError
 from janus_cli.lab import plots
@@ -255,6 +256,8 @@ def _shared_data(group: Reports, manifest: Mapping[str, Any]) -> list[Block]:
     block = Block(f"Data of {', '.join(each.label for each in group)}", facts)
     try:
         block.rows = splits(manifest)
+        lost = survival.in_words(manifest)
+        block.facts = facts | {f"lost in the tokenizer, {split}": words for split, words in lost.items()}
     except DataError as problem:
         block.missing = [(group[0].label, problem.message)]
     block.columns = {
@@ -273,7 +276,10 @@ def splits(manifest: Mapping[str, Any]) -> list[list[Any]]:
     rows = []
     try:
         for name, split in manifest["splits"].items():
-            dropped = ", ".join(f"{reason} {count:,}" for reason, count in split["dropped"].items()) or "none"
+            lost = split["dropped"] | {
+                f"without losses: {why}": count for why, count in split.get("left_out", {}).items()
+            }
+            dropped = ", ".join(f"{reason} {count:,}" for reason, count in lost.items()) or "none"
             for side, tokens in split["tokens"].items():
                 counts = (tokens[key] for key in ("sum", "mean", "p50", "p95", "max"))
                 row = [split["in"], split["kept"], *counts]

@@ -9,6 +9,7 @@ from typing import Any
 
 from janus_cli import recipe_load, runs
 from janus_cli.core.batch import SPECIAL, collate
+from janus_cli.data import survival
 from janus_cli.data.prepare import is_prepared
 from janus_cli.data.store import Store
 from janus_cli.data.tokenizer import load_tokenizers
@@ -51,13 +52,14 @@ def describe_run(run: Run) -> dict[str, Any]:
         except DataError as problem:
             saved[folder.name] = problem.message
     links = {link: run.checkpoints / link for link in ("last", "best")}
-    data = {"prepared": manifest.get("prepared"), "fingerprint": manifest.get("fingerprint")}
-    teacher, origin = runs.teacher(manifest), runs.origin(manifest)
+    data: dict[str, Any] = {"prepared": manifest.get("prepared"), "fingerprint": manifest.get("fingerprint")}
+    teacher, origin, lost = runs.teacher(manifest), runs.origin(manifest), survival.in_words(manifest)
+    data |= ({"targets by": teacher} if teacher else {}) | ({"lost in the tokenizer": lost} if lost else {})
     return {
         "run": str(run.path),
         **_recipe(recipe),
         "arithmetic": arithmetic(recipe, load_tokenizers(run.path).target.size),
-        "data": {**data, **({"targets by": teacher} if teacher else {})},
+        "data": data,
         **({"from": origin} if origin else {}),
         **{link: path.readlink().name for link, path in links.items() if path.is_symlink()},
         "checkpoints": saved,
@@ -94,12 +96,14 @@ def describe_data(folder: Path) -> dict[str, Any]:
             "vocabulary": f"{store.source_vocabulary:,} / {store.target_vocabulary:,}",
             "fingerprint": store.fingerprint,
         }
-    return {"data": str(folder), "stores": stores, "manifest": manifest}
+    lost = survival.in_words(manifest)
+    more = {"lost in the tokenizer": lost} if lost else {}
+    return {"data": str(folder), "stores": stores, **more, "manifest": manifest}
 
 
 def arithmetic(recipe: Recipe, vocabulary: int) -> str:
     """FLOPs of a training batch of sentences of 20 tokens, in words (see `Plan.flops`)."""
-    length = min(20, recipe.data.max_tokens)
+    length = min(20, recipe.data.source_limit, recipe.data.target_limit)
     count = max(1, recipe.training.batch_tokens // (length + 2))  # with BOS and EOS, as in `data.batching`
     rows = [[SPECIAL] * length] * count
     step = plan_of(collate(rows, rows, range(count)), recipe, 0).flops(recipe.model, vocabulary, length + 1)

@@ -239,8 +239,9 @@ def _open_data(
 
 def _describe(recipe: Recipe, data: Prepared, run: Run, world: World) -> None:
     for split in ("train", "valid"):
-        tokens = data.manifest["splits"][split]["tokens"]
-        longest = max(tokens["source"]["max"] + 1, tokens["target"]["max"] + 2)
+        tokens, limits = data.manifest["splits"][split]["tokens"], recipe.data  # pairs beyond them have no losses
+        source, target = (tokens[side]["max"] for side in ("source", "target"))
+        longest = max(min(source, limits.source_limit) + 1, min(target, limits.target_limit) + 2)
         must_fit(f"a pair of the {split} split", longest, recipe.training.batch_tokens)
     epoch = estimate_epoch(data.train, recipe.training.batch_tokens, recipe.seed)
     updates = -(-epoch.batches // (world.size * recipe.training.accumulate))

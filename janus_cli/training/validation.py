@@ -1,4 +1,4 @@
-"""Validation: every loss term on the whole validation split, BLEU of AR and NAR on its first sentences."""
+"""Validation: every loss term on all pairs that fit its limits, BLEU of AR and NAR on the split's first sentences."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from statistics import fmean
 import numpy as np
 import torch
 
+from janus_cli.core.batch import EOS, pad
 from janus_cli.core.generate import generate
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.batching import epoch_batches, load_batch
+from janus_cli.data.filters import with_losses
 from janus_cli.data.prepared import Prepared
 from janus_cli.device import StopSignal, World
 from janus_cli.errors import UsageError
@@ -51,16 +53,17 @@ def validate(
     lines = (prepared.folder / "valid.target.txt").read_bytes().split(b"\n")[: len(rows)]
     references = [line.decode() for line in lines]
     options = replace(recipe.decoding, beam=1, nbest=1, length_beam=1, rerank="none")
-    order = np.argsort(prepared.valid.lengths(0, len(rows))[0], kind="stable")
+    sources = [prepared.valid.pair(row)[0][: recipe.reads].tolist() for row in rows.tolist()]
+    order = sorted((row for row in rows.tolist() if sources[row]), key=lambda row: len(sources[row]))
     decoded: dict[str, list[list[int]]] = {side: [[]] * len(rows) for side in objective.sides}
     for start in range(0, len(order), recipe.decoding.batch_sentences):
         if stop.number:
             return {}
         some = order[start : start + recipe.decoding.batch_sentences]
-        source = load_batch(prepared.valid, some).source.to(device)
+        source = pad([[*sources[row], EOS] for row in some]).to(device)
         for side in objective.sides:
             outputs = generate(model, source, side, options, recipe.ar_stream)
-            for row, (best, *_) in zip(some.tolist(), outputs, strict=True):
+            for row, (best, *_) in zip(some, outputs, strict=True):
                 decoded[side][row] = best.tokens
     for name, ids in decoded.items():
         metrics[f"bleu_{name}"] = corpus_bleu(prepared.tokenizers.target.decode(ids), [references])
@@ -73,11 +76,12 @@ def _terms(
 ) -> dict[str, float]:
     objective, means = OBJECTIVES[recipe.objective.name], Means()
     knobs = replace(recipe.objective, label_smoothing=0.0)
+    store = prepared.valid.only(with_losses(prepared.valid, recipe.data))
     model.eval()
-    for rows in epoch_batches(prepared.valid, recipe.training.batch_tokens, 0, 0):
+    for rows in epoch_batches(store, recipe.training.batch_tokens, 0, 0):
         if stop.number:
             break
-        batch = load_batch(prepared.valid, rows)
+        batch = load_batch(store, rows)
         plan = objective.plan(batch, Draws(recipe.seed, -1, batch.ids), knobs)
         terms = objective.loss(model, batch.to(device), plan.to(device), knobs)
         means.add({name: term._replace(total=term.total.double()) for name, term in terms.items()}, plan.counts)

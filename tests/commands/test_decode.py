@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from untrained import CHANGES, LINES, Janus, lines, records, source
+from untrained import CHANGES, LINES, Janus, lines, make_run, records, source
 
 from janus_cli import recipe_load
 from janus_cli.core.knobs import OBJECTIVES as OBJECTIVE_KNOBS
@@ -444,3 +444,29 @@ def test_a_length_head_that_says_nothing_or_too_much_is_clamped(
     code, out, _ = janus("--mode", "nar", "--length-beam", "1", "--jsonl")
     assert code == 0
     assert {record["length"] for record in records(out)} == {length}
+
+
+def test_unknown_tokens_of_the_input_are_counted_and_said(janus: Janus) -> None:
+    known = "".join(f"{line}\n" for line in source())
+    code, _, err = janus("--input", "-", stdin=known.encode())
+    assert (code, "unknown" in err) == (0, False)
+    code, _, err = janus("--input", "-", stdin=f"{known}日本\n".encode())
+    assert code == 0
+    assert re.search(r"\nstdin: [12] of \d+ tokens \(0\.\d%\) are unknown to the tokenizer\n", err)
+    code, _, err = janus("--input", "-", stdin="日本 語\n\nсобака\n".encode())
+    assert code == 0
+    assert re.search(r"\nwarning: stdin: \d+ of \d+ tokens \(\d+\.\d%\) are unknown to the tokenizer: is this ", err)
+    janus()
+    about = summary("janus", "test.ar.beam3")
+    read = sum(len(row) for row in load_tokenizers(Path("runs/janus")).source.encode(source()))
+    assert [about[key] for key in ("source_tokens", "unknown_source_tokens", "sources_cut")] == [read, 0, 0]
+
+
+def test_a_model_trained_on_cut_sources_cuts_them(janus: Janus) -> None:
+    changes = ("data.truncate_source=true", "data.max_source_tokens=6")
+    make_run(Path(), Path("data/demo"), "janus", *changes, name="cutting")
+    longer = sum(len(row) > 6 for row in load_tokenizers(Path("runs/cutting")).source.encode(source()))
+    code, _, err = janus("runs/cutting")
+    assert code == 0
+    assert f"test.source.txt: lines cut to the 6 tokens that the model reads: {longer}\n" in err
+    assert summary("cutting", "test.ar.beam3")["sources_cut"] == longer > 0

@@ -30,6 +30,7 @@ BEGUN = ("--input", "text", "--output", "mine", *SMALL)
 KEPT = Path("runs/janus/decode")
 PARTIAL = KEPT / ".test.ar.beam3.jsonl.partial"
 CHECKPOINTS = Path("runs/janus/checkpoints")
+READING = ("source_tokens", "unknown_source_tokens", "sources_cut")
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +109,7 @@ def test_an_interrupted_split_is_resumed_in_all_its_files(
     assert Path("mine").read_text() == out
     assert published() == expected
     about = json.loads(summary.read_bytes())
-    for key in ("sentences", "tokens", "passes_mean", "sha256", "step", "options", "hypotheses"):
+    for key in ("sentences", "tokens", "passes_mean", "sha256", "step", "options", "hypotheses", *READING):
         assert about[key] == like[key]
     assert (about["batches"], about["batch_latency_ms"]) == (None, None), "known of the last process only"
     assert like["batches"] == LINES / 2
@@ -124,6 +125,19 @@ def test_stdout_gets_every_line_of_a_resumed_split(janus: Janus, stop: Stop, for
     assert 0 < len(part) < len(out)
     assert out.startswith(part)
     assert janus(*resume_command(err))[:2] == (0, out)
+
+
+def test_what_was_read_is_counted_over_all_processes(janus: Janus, stop: Stop) -> None:
+    text = [*source()[:8], "日本 語", " ".join(source()), *source()[8:12], "собака"]
+    Path("text").write_text("".join(f"{line}\n" for line in text), encoding="utf-8")
+    said = [line for line in janus(*BEGUN)[2].split("\n") if line.startswith(("text: ", "warning: text: "))]
+    assert [bool(re.search(what, line)) for what, line in zip(("lines cut .*: 1$", "unknown"), said, strict=True)]
+    Path("mine").unlink()
+    stop(3, ctrl_c)
+    _, _, err = janus(*BEGUN)
+    assert "12 finished lines" in err
+    code, _, err = janus(*resume_command(err))
+    assert (code, [line for line in said if line not in err]) == (0, [])
 
 
 def test_without_a_file_it_says_that_nothing_is_kept(janus: Janus, stop: Stop) -> None:

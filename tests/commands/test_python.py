@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from untrained import Janus, records, source
+from untrained import Janus, make_run, records, source
 
 import janus_cli
 from janus_cli import Score, Translator
@@ -136,6 +136,24 @@ def test_what_was_written_has_the_probability_that_it_was_written_with(
         assert count >= len(result.tokens)
         assert score.logps[name][:count] == pytest.approx(result.logps[:count], abs=1e-4)
         assert score.tokens == result.tokens
+
+
+def test_of_long_or_unknown_sources_what_is_not_read_is_counted(janus: Janus) -> None:
+    changes = ("data.truncate_source=true", "data.max_source_tokens=6")
+    make_run(Path(), Path("data/demo"), "janus", *changes, name="cutting")
+    translator = in_ids("cutting")
+    long = [row for row in sources_in_ids(translator) if len(row.split()) > 6]
+    short = [" ".join(row.split()[:6]) for row in long]
+    for mode in ("ar", "nar"):
+        results, same = (translator.translate(rows, mode=mode) for rows in (long, short))
+        assert [result.text for result in results] == [result.text for result in same]
+        cut = [len(row.split()) - 6 for row in long]
+        assert [(result.read, result.cut) for result in results] == [(6, each) for each in cut]
+        assert {(result.read, result.cut, result.unknown) for result in same} == {(6, 0, 0)}
+    scores, plain = (translator.score(rows, ["20 21 22"] * len(long)) for rows in (long, short))
+    assert [score.ar for score in scores] == pytest.approx([score.ar for score in plain])
+    assert [score.cut for score in scores] == cut
+    assert [result.unknown for result in translator.translate(["1 7 1", "", "8"])] == [2, 0, 0]
 
 
 def test_aux_stands_between_ar_and_nar(janus: Janus) -> None:

@@ -105,6 +105,7 @@ def test_one_run_by_default_the_newest_into_its_folder(report: Report) -> None:
     assert re.search(bleu, made.text), "best and last"
     assert "6 of 10" in made.sections["calibration"]
     assert "<tr><th>train, source</th><td>300</td>" in made.text
+    assert "lost in the tokenizer, valid" in made.sections["data"]
     assert "pass 1 of" in made.sections["decodes"]
     assert "sure" in made.sections["decodes"]
     reference = Path("data/demo/valid.target.txt").read_text(encoding="utf-8").split("\n")

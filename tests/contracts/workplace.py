@@ -33,7 +33,8 @@ VERBS = (
     "compare", "report",
 )  # fmt: skip
 RECIPES = (
-    "demo", "iwslt14", "multi30k", "news_deen", "tatoeba_deen", "translit_enru", "wmt14_ende", "wmt16_enro",
+    "demo", "dialogsum", "iwslt14", "multi30k", "news_deen", "squad_qg", "tatoeba_deen", "translit_enru", "wmt14_ende",
+    "wmt16_enro",
 )  # fmt: skip
 OBJECTIVES = ("ar", "cmlm", "cmlmc", "cemat", "janus", "xlnet", "mpnet", "prophetnet", "bang")
 RUNS = {**{name: (name,) for name in OBJECTIVES}, "query": ("janus", "--set", "objective.ar_stream=query")}

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,12 +59,16 @@ PAIRS: list[tuple[bytes, bytes, str, str]] = [
 
 
 @pytest.mark.parametrize(("split", "column"), [("train", 2), ("valid", 3)])
-def test_every_reason_is_counted_and_the_others_stay(folder: Path, split: str, column: int) -> None:
+def test_every_reason_is_counted_and_the_others_stay_and_of_valid_all_with_good_bytes(
+    folder: Path, split: str, column: int
+) -> None:
     for pairs in (PAIRS, *([pair] for pair in PAIRS)):
         done = encode(folder, split, [pair[:2] for pair in pairs], "skip")
-        expected = Counter(str(pair[column]) for pair in pairs)
-        assert len(done.sources.lengths) == len(done.targets.lengths) == expected.pop("", 0)
-        assert +done.dropped == expected
+        expected = Counter(str(pair[column]) for pair in pairs if pair[column])
+        gone = expected if split == "train" else Counter(bad_utf8=expected.pop("bad_utf8", 0))
+        assert len(done.sources.lengths) == len(done.targets.lengths) == len(pairs) - gone.total()
+        assert +done.dropped == +gone
+        assert +Counter(done.left_out) == (Counter() if split == "train" else expected)
         assert (done.lines, done.replaced) == (len(pairs), 0)
 
 
@@ -77,11 +82,13 @@ def test_a_test_split_keeps_every_line(folder: Path, bad_utf8: BadUtf8) -> None:
     assert (done.sources.lengths.tolist(), done.targets.lengths.tolist()) == ([1, 0, 2], [0, 0, 0])
 
 
-def test_replaced_lines_stay_and_are_counted_and_texts_are_those_of_the_kept_pairs(folder: Path) -> None:
+def test_replaced_lines_stay_and_are_counted_and_texts_are_those_of_all_pairs_but_skipped_ones(folder: Path) -> None:
     done = encode(folder, "train", [(b"a \xff\n", b"b b\n"), (b"a a\n", b"b \xc3\n"), (b"a a\n", b"b b")])
     assert (len(done.sources.lengths), done.replaced) == (3, 2)
     done = encode(folder, "valid", [(b"a a\r\n", b"b b\n"), (b"\n", b"x\n"), (b"b a\n", b"a a")])
-    assert (done.texts, done.keys) == ((["a a", "b a"], ["b b", "a a"]), [])
+    assert (done.texts, done.keys) == ((["a a", "", "b a"], ["b b", "x", "a a"]), [])
+    done = encode(folder, "valid", [(b"a \xff\n", b"b b\n"), (b"a a\n", b"b b")], "skip")
+    assert done.texts == (["a a"], ["b b"])
 
 
 def test_keys_tell_pairs_apart(folder: Path) -> None:
@@ -105,3 +112,46 @@ def test_worker_processes_stay_small() -> None:
     program = "import sys, janus_cli.data.encode; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+SHORT, LONG = b"a a", b"a a a a a"
+
+
+@pytest.mark.parametrize(
+    ("limits", "reasons"),
+    [
+        ({}, ["", "too_long", "too_long"]),
+        ({"max_source_tokens": 5}, ["", "", "too_long"]),
+        ({"max_target_tokens": 5}, ["", "too_long", ""]),
+        ({"max_tokens": 9, "max_source_tokens": 3}, ["", "too_long", ""]),
+        ({"truncate_source": True}, ["", "", "too_long"]),
+        ({"max_ratio": 2.0, "max_tokens": 9}, ["", "ratio", "ratio"]),
+        ({"max_ratio": 2.0, "max_tokens": 9, "max_source_tokens": 4, "truncate_source": True}, ["", "", "ratio"]),
+    ],
+)
+def test_each_side_has_its_limit_and_long_sources_are_cut_on_request(
+    folder: Path, limits: dict[str, Any], reasons: list[str]
+) -> None:
+    data = Data(**{"max_tokens": 4, "max_ratio": None, **limits})
+    for pair, reason in zip([(SHORT, SHORT), (LONG, SHORT), (SHORT, LONG)], reasons, strict=True):
+        done = module.encode(load_tokenizers(folder), data, "stop", "train", [[side] for side in pair])
+        assert +done.dropped == ({reason: 1} if reason else {})
+        cut = data.truncate_source and pair[0] is LONG
+        assert done.long == cut
+        kept = [data.source_limit if cut else len(pair[0].split())]
+        assert done.sources.lengths.tolist() == ([] if reason else kept)
+
+
+def test_long_sources_of_a_test_split_are_counted_and_cut_only_on_request(folder: Path) -> None:
+    for truncate in (False, True):
+        data = Data(max_source_tokens=3, truncate_source=truncate)
+        done = module.encode(load_tokenizers(folder), data, "stop", "test", [[SHORT, LONG], [b"", LONG]])
+        assert (done.long, done.sources.lengths.tolist()) == (1, [2, 3 if truncate else 5])
+        assert done.texts[0] == [SHORT.decode(), LONG.decode()], "the text stays whole"
+
+
+@given(st.lists(st.lists(st.integers(0, 99), max_size=6)), st.integers(1, 7))
+def test_ragged_rows_are_cut_to_their_beginnings(rows: list[list[int]], most: int) -> None:
+    cut = Ragged.of(rows).cut(most)
+    parts = np.split(cut.values, np.cumsum(cut.lengths))[:-1]
+    assert [part.tolist() for part in parts] == [row[:most] for row in rows]

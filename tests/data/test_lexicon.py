@@ -148,7 +148,7 @@ def test_a_dictionary_file(prepared: Prepared, capsys: pytest.CaptureFixture[str
     lexicon.attach(recipe, prepared, Path("l.json"))
     assert prepared.train.lexicon is not None
     assert prepared.train.lexicon[whole[one]].tolist() == [whole[second], whole[first]]
-    assert "d.tsv: 3 of 4 pairs are of one token each" in capsys.readouterr().err
+    assert "d.tsv: 3 of 4 pairs are of one known token each" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -71,19 +71,20 @@ def test_the_manifest_says_what_was_done() -> None:
     assert summary(lengths) == {"mean": 4.6, "p50": 3, "p95": 20, "max": 20, "sum": 46}
 
 
-def test_the_test_split_keeps_all_lines_and_valid_only_what_a_model_can_read() -> None:
+def test_valid_and_test_keep_all_lines_and_of_valid_is_counted_what_has_no_losses() -> None:
     long = " ".join(["w"] * 9)
     put(CORPUS, "valid", ["a", "", "b", long, "c d e f g"], ["x", "y", "", "x", "z"])
     put(CORPUS, "test", ["a", "", long, "e\u2028f", ""], ["x", "", "y", "", "z"])
     data = made(recipe_for(data={"max_tokens": 8}))
-    assert lines(OUT / "valid.source.txt") == ["a", "c d e f g"]
-    assert lines(OUT / "valid.target.txt") == ["x", "z"]
+    assert lines(OUT / "valid.source.txt") == ["a", "", "b", long, "c d e f g"]
+    assert lines(OUT / "valid.target.txt") == ["x", "y", "", "x", "z"]
     assert lines(OUT / "test.source.txt") == ["a", "", long, "e\u2028f", ""]
     assert lines(OUT / "test.target.txt") == ["x", "", "y", "", "z"]
     assert data.test is not None
-    assert data.valid.lengths()[0].tolist() == [1, 5]
+    assert data.valid.lengths()[0].tolist() == [1, 0, 1, 9, 5]
     assert data.test.lengths()[0].tolist() == [1, 0, 9, 2, 0]
-    assert data.manifest["splits"]["valid"]["dropped"] == {"empty": 2, "too_long": 1}
+    assert data.manifest["splits"]["valid"]["dropped"] == {}
+    assert data.manifest["splits"]["valid"]["left_out"] == {"empty": 2, "too_long": 1}
 
 
 def test_a_test_split_without_references_or_none_at_all_and_compressed_text() -> None:

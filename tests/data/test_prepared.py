@@ -17,7 +17,7 @@ import pytest
 from small_corpus import CORPUS, OUT, made, recipe_for
 
 from janus_cli import recipe_load
-from janus_cli.data import prepared
+from janus_cli.data import prepared, survival
 from janus_cli.data.prepare import prepare
 from janus_cli.data.prepared import CHECKED, open_prepared
 from janus_cli.data.store import Store, StoreWriter, store_files
@@ -212,3 +212,18 @@ def test_what_changed_since_is_found_though_it_looks_alike(reads: Callable[[], l
 def test_notes_that_are_damaged_or_foreign_count_for_nothing(reads: Callable[[], list[str]], notes: str) -> None:
     (OUT / CHECKED).write_text(notes)
     assert "ids of train" in reads()
+
+
+def test_data_that_is_older_than_a_knob_has_its_default() -> None:
+    made(recipe_for())
+    manifest = json.loads((OUT / "manifest.json").read_bytes())
+    for knob in ("task", "max_source_tokens", "truncate_source"):
+        del manifest["data"][knob]
+    for split in manifest["splits"].values():
+        for count in ("unknown", "round_trip", "long_sources"):
+            split.pop(count, None)
+    (OUT / "manifest.json").write_text(json.dumps(manifest))
+    assert len(open_prepared(recipe_for(), OUT).train) == 60
+    with pytest.raises(DataError, match=r"data\.truncate_source was False, the recipe says True"):
+        open_prepared(recipe_for(data={"truncate_source": True}), OUT)
+    assert survival.in_words(manifest) == {}

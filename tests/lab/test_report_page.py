@@ -101,6 +101,8 @@ def test_the_manifest_as_rows() -> None:
     split = {"in": 1002, "kept": 1000, "dropped": {"ratio": 2}, "tokens": {"source": tokens}}
     row = ["train, source", 1002, 1000, "ratio 2", 2500, 2.5, 2, 4, 5]
     assert splits({"splits": {"train": split}}) == [row]
+    valid = {**split, "dropped": {}, "left_out": {"empty": 3}}
+    assert splits({"splits": {"valid": valid}})[0][3] == "without losses: empty 3"
     for damage in ({"kept": "many"}, {"in": []}, {"tokens": {"source": {**tokens, "mean": "x"}}}):
         with pytest.raises(DataError):
             splits({"splits": {"train": {**split, **damage}}})

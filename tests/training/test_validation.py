@@ -18,6 +18,7 @@ from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.search import Output
 from janus_cli.data.batching import load_batch
+from janus_cli.data.filters import with_losses
 from janus_cli.errors import OutOfMemoryError
 from janus_cli.training import trainer as trainer_module
 from janus_cli.training import validation
@@ -168,3 +169,32 @@ def test_a_validation_that_fails_costs_no_update(
     go(tiny_recipe, "run", "training.updates=8", resume=True)
     loss = [[(line["step"], line["loss"]) for line in entries(Path(run), "valid")] for run in ("whole/log.jsonl", LOG)]
     assert loss[0] == loss[1]
+
+
+def test_pairs_too_long_for_losses_are_decoded_and_scored_all_the_same(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model here copies its reference, so that BLEU is 100 only over all lines."""
+    trainer = make_trainer(tiny_recipe, "training.valid_sentences=8", "data.max_target_tokens=27")
+    folder, tokenizers = trainer.prepared.folder, trainer.prepared.tokenizers
+    sources, targets = (
+        (folder / f"valid.{side}.txt").read_text("utf-8").removesuffix("\n").split("\n")
+        for side in ("source", "target")
+    )
+    losses = with_losses(trainer.prepared.valid, trainer.recipe.data)
+    assert 0 < losses.sum() < len(losses) == len(sources) == 8
+    gold = dict(zip(map(tuple, tokenizers.source.encode(sources)), tokenizers.target.encode(targets), strict=True))
+
+    def generate(_: Transformer, source: Tensor, *__: Any) -> list[list[Output]]:
+        rows = [tuple(row[(row != PAD) & (row != EOS)].tolist()) for row in source]
+        return [[Output(gold[row], [], 0.0, 1)] for row in rows]
+
+    monkeypatch.setattr(validation, "generate", generate)
+    trainer.validate()
+    assert trainer.metrics["bleu_ar"] == pytest.approx(100)
+    few = trainer.prepared.valid.only(losses)
+    assert few.lengths()[1].max() <= 27 < trainer.prepared.valid.lengths()[1].max()
+    assert [few.pair(0)[1].tolist()] == [gold[tuple(few.pair(0)[0].tolist())]]
+    gold = {row: target[:1] if len(target) > 27 else target for row, target in gold.items()}
+    trainer.validate()
+    assert trainer.metrics["bleu_ar"] < 90

@@ -1,0 +1,108 @@
+"""Which pairs stay, by their numbers of tokens, and what is said of the others."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from janus_cli import console
+from janus_cli.data.store import Ragged, Store
+from janus_cli.recipe import Data
+
+MANY = 0.05  # a larger share of lost pairs is worth a warning
+
+
+def faults(split: str, data: Data, source: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
+    """By reason, the pairs, (pairs,) bool, that are of no use for training or, of valid, for the losses.
+
+    source, target: token counts. A test split has no such pairs.
+    """
+    if split == "test":
+        return {}
+    shorter, longer, train = np.minimum(source, target), np.maximum(source, target), split == "train"
+    found = {
+        "empty": shorter == 0,
+        "too_short": train & (shorter < data.min_tokens),
+        "too_long": (source > data.source_limit) | (target > data.target_limit),
+    }
+    if data.max_ratio is not None:
+        found["ratio"] = train & (longer > data.max_ratio * shorter)
+    return found
+
+
+def filter_pairs(
+    split: str, data: Data, source: np.ndarray, target: np.ndarray, bad: set[int]
+) -> tuple[np.ndarray, Counter[str], Counter[str]]:
+    """Which pairs to keep, (pairs,) bool, and how many are dropped and left out for each (first) reason.
+
+    bad: pairs with bad UTF-8, to drop. Faulty pairs of train are dropped, those of valid are kept, but left out of the
+    losses: they are decoded and scored.
+    """
+    kept = ~np.isin(np.arange(len(source)), list(bad))
+    usable, counts, dropped = kept.copy(), Counter[str](), Counter({"bad_utf8": len(bad)})
+    for reason, fault in faults(split, data, source, target).items():
+        counts[reason] = int((usable & fault).sum())
+        usable &= ~fault
+    return (usable, dropped + counts, Counter()) if split == "train" else (kept, dropped, counts)
+
+
+def with_losses(store: Store, data: Data) -> np.ndarray:
+    """Which pairs of a valid split have losses, (pairs,) bool."""
+    return ~np.any(list(faults("valid", data, *store.lengths()).values()), axis=0)
+
+
+def shortened(data: Data, sources: Ragged) -> tuple[Ragged, np.ndarray]:
+    """The sources, cut to the recipe's limit if it says so, and which of them are longer, (rows,) bool."""
+    long = sources.lengths > data.source_limit
+    return (sources.cut(data.source_limit) if data.truncate_source else sources), long
+
+
+def reasons(dropped: Mapping[str, int]) -> str:
+    """Drop counts by reason in words, as in `empty 3, ratio 1`."""
+    ordered = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{reason} {count:,}" for reason, count in ordered)
+
+
+def tell(split: str, entry: Mapping[str, Any], data: Data) -> None:
+    """Says how many pairs of a split are kept, and what becomes of the others; warns where a knob loses many.
+
+    entry: the split's part of the manifest.
+    """
+    dropped, left_out = entry["dropped"], entry["left_out"]
+    said = [f"{entry['kept']:,} of {entry['in']:,} pairs kept"]
+    if dropped:
+        said.append(f"dropped: {reasons(dropped)}")
+    if left_out:
+        said.append(f"left out of the losses, but decoded and scored: {reasons(left_out)}")
+    if mended := entry["bad_utf8_replaced"]:
+        said.append(f"mended: {console.counted(mended, 'line')} not in UTF-8")
+    if long := entry["long_sources"]:
+        limit = f"the {data.source_limit} tokens of data.{data.limit('source')[0]}"
+        what = f"cut to {limit}" if data.truncate_source else f"longer than {limit}, which decoding may cut"
+        said.append(f"sources {what}: {long:,}")
+    console.say(f"{split}: {'; '.join(said)}")
+    _warn(split, dropped, entry["in"], data, "dropped")
+    _warn(split, left_out, entry["in"], data, "left out of the losses")
+
+
+def _warn(split: str, lost: Mapping[str, int], whole: int, data: Data, fate: str) -> None:
+    """Warns of pairs lost to a knob or to empty lines if they are many; duplicates and bad bytes were asked about."""
+    counts = {reason: count for reason, count in lost.items() if reason in ("empty", "too_short", "too_long", "ratio")}
+    if (share := sum(counts.values()) / whole) > MANY:
+        parts = ", ".join(f"{reason} {count:,}{_why(reason, data)}" for reason, count in counts.items())
+        console.warn(f"{split}: {share:.1%} of the pairs are {fate}: {parts}")
+
+
+def _why(reason: str, data: Data) -> str:
+    """The knobs that drop pairs for this reason, their values, and what to do; empty if there is none."""
+    sides = ("target",) if data.truncate_source else ("source", "target")
+    limits = dict.fromkeys(data.limit(side) for side in sides)
+    if reason == "too_long":
+        cut = "" if data.truncate_source else ", or cut long sources with --set data.truncate_source=true"
+        return f" by {' and '.join(f'data.{knob} {limit}' for knob, limit in limits)} (raise it{cut})"
+    if reason == "ratio":
+        return f" by data.max_ratio {data.max_ratio:g} (if this is no translation, --set data.task=generation)"
+    return f" by data.min_tokens {data.min_tokens} (lower it)" if reason == "too_short" else ""

@@ -1,0 +1,162 @@
+"""What text loses in the tokenizer or to a knob is counted and said, by `preprocess`, `inspect` and `report`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from janus_cli.data import survival
+
+Shell = Callable[..., tuple[int, str, str]]
+WORDS = ("red", "green", "blue", "old", "new", "big", "small", "round")
+PAIRS = [(f"der {a} Hund und {b} Katze", f"the {a} dog and {b} cat") for a in WORDS for b in WORDS]
+RECIPE = """
+name: own
+data: {source: de, target: en}
+tokenizer: {vocabulary: 60}
+"""
+
+
+def put(folder: str, split: str, pairs: Sequence[tuple[str, str]]) -> None:
+    Path(folder).mkdir(exist_ok=True)
+    for side, suffix in enumerate(("de", "en")):
+        Path(f"{folder}/{split}.{suffix}").write_bytes("".join(f"{pair[side]}\n" for pair in pairs).encode())
+
+
+@pytest.fixture
+def preprocess(empty_folder: Path, shell: Shell) -> Callable[..., tuple[str, dict[str, Any]]]:
+    """Prepares the text in `corpus`: stderr, and the splits of the manifest."""
+    Path("own.yaml").write_text(RECIPE)
+    for split in ("train", "valid", "test"):
+        put("corpus", split, PAIRS if split == "train" else PAIRS[::8])
+
+    def run(*changes: str) -> tuple[str, dict[str, Any]]:
+        options = [word for change in changes for word in ("--set", change)]
+        code, _, err = shell("preprocess", "--recipe", "own.yaml", "--data-dir", "corpus", "--force", *options)
+        assert code == 0, err
+        return err, json.loads(Path("data/own.de-en/manifest.json").read_bytes())["splits"]
+
+    return run
+
+
+Preprocess = Callable[..., tuple[str, dict[str, Any]]]
+
+
+def test_text_that_survives_is_not_worth_a_word(preprocess: Preprocess, shell: Shell) -> None:
+    said, splits = preprocess()
+    assert "warning" not in said
+    assert "unknown" not in said
+    whole = {"unknown": 0, "normalisation": 0, "spaces": 0, "sampled": False}
+    assert [split["round_trip"] for split in splits.values()] == [{"lines": n, **whole} for n in (64, 8, 8)]
+    assert all(split["unknown"] == {"source": 0, "target": 0} for split in splits.values())
+    code, out, _ = shell("inspect", "data/own.de-en")
+    assert (code, "lost in the tokenizer:\n  test: nothing\n" in out or "  train: nothing\n" in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ((), "--set tokenizer.byte_fallback=true"),
+        (("tokenizer.character_coverage=0.99",), "or raise tokenizer.character_coverage (now 0.99)"),
+        (("tokenizer.kind=words",), "raise tokenizer.vocabulary (now 60), or --set tokenizer.kind=sentencepiece"),
+        (("tokenizer.reuse=other",), "the tokenizer of other was not made for this text: leave out tokenizer.reuse"),
+        (("tokenizer.byte_fallback=true", "tokenizer.vocabulary=340"), ""),
+    ],
+)
+def test_another_script_is_counted_and_the_knob_that_helps_is_named(
+    preprocess: Preprocess, shell: Shell, changes: tuple[str, ...], advice: str
+) -> None:
+    preprocess("tokenizer.vocabulary=50")
+    Path("data/own.de-en").rename("other")
+    put("corpus", "test", [("собака", "日本"), *PAIRS[:3]])
+    said, splits = preprocess(*changes)
+    warnings = [line for line in said.splitlines() if line.startswith("warning: test: unknown ")]
+    assert len(warnings) == (2 if advice else 0), said
+    assert all(advice in line for line in warnings)
+    lost = splits["test"]["unknown"]
+    assert (lost["source"] > 0, lost["target"] > 0) == (bool(advice), bool(advice))
+    assert splits["test"]["round_trip"]["unknown"] == (1 if advice else 0)
+    shown = f"unknown source tokens: {lost['source']} of {splits['test']['tokens']['source']['sum']} ("
+    assert (shown in shell("inspect", "data/own.de-en")[1]) == bool(advice)
+
+
+def test_normalisation_that_references_do_not_share_is_told(preprocess: Preprocess) -> None:
+    odd = [(source, f"{target}， ﬁn ½!") for source, target in PAIRS[:16]]
+    put("corpus", "train", [*PAIRS, *odd])
+    put("corpus", "test", [*PAIRS[:3], odd[0], ("der  rote Hund ", "the  red dog ")])
+    said, splits = preprocess("tokenizer.vocabulary=70")
+    assert "warning: test: target lines with characters that are replaced: 1 of 5 (20.00%); no output can equal" in said
+    assert "warning: train: target lines with characters that are replaced: 16 of 80" in said
+    assert "--set tokenizer.normalisation=identity (now nmt_nfkc)" in said
+    assert "\ntest: target lines of which only spaces change: 1 of 5" in said
+    assert splits["test"]["round_trip"] == {
+        "lines": 5, "unknown": 0, "normalisation": 1, "spaces": 1, "sampled": False
+    }  # fmt: skip
+    said, splits = preprocess("tokenizer.vocabulary=70", "tokenizer.normalisation=identity")
+    assert "warning" not in said
+    assert splits["train"]["round_trip"]["normalisation"] == 0
+
+
+def test_of_a_large_training_text_lines_are_sampled_evenly(
+    preprocess: Preprocess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survival, "SAMPLED", 16)
+    put("corpus", "train", [*PAIRS[:32], *((source, f"{target}，") for source, target in PAIRS[32:])])
+    said, splits = preprocess()
+    assert splits["train"]["round_trip"]["normalisation"] == 8
+    assert "train: target lines with characters that are replaced: 8 of 16 sampled (50.00%)" in said
+
+
+def test_parts_of_words_are_compared_as_they_are_joined(preprocess: Preprocess) -> None:
+    put("corpus", "train", [(f"{a}@@ er", f"{b}@@ est {a}") for a, b in PAIRS])
+    put("corpus", "test", [("red@@ er", "the red@@ est dog"), ("red", "unheard@@ of")])
+    _, splits = preprocess("tokenizer.kind=words", "tokenizer.joiner=@@", "tokenizer.vocabulary=500")
+    found = splits["test"]["round_trip"]
+    assert (found["unknown"], found["normalisation"], found["spaces"]) == (2, 0, 0)
+
+
+LONG = (" ".join(["viel"] * 90), "much")
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept", "words"),
+    [
+        (("data.max_tokens=40",), 64, "66.7% of the pairs are dropped: |too_long 128 by data.max_tokens 40 (raise it"),
+        (("data.max_tokens=200",), 64, "ratio 128 by data.max_ratio 3 (if this is no translation, --set data.task="),
+        (("data.task=generation",), 192, ""),
+        (("data.task=generation", "data.max_ratio=4"), 64, "ratio 128 by data.max_ratio 4"),
+        (("data.task=generation", "data.max_source_tokens=40"), 64,
+         "too_long 128 by data.max_source_tokens 40 and data.max_tokens 175 (raise it, or cut long sources with --set "
+         "data.truncate_source=true)"),
+        (("data.task=generation", "data.max_source_tokens=40", "data.truncate_source=true"), 192,
+         "train: 192 of 192 pairs kept; sources cut to the 40 tokens of data.max_source_tokens: 128"),
+    ],
+)  # fmt: skip
+def test_what_a_knob_drops_is_warned_of_with_its_name_and_value(
+    preprocess: Preprocess, changes: tuple[str, ...], kept: int, words: str
+) -> None:
+    put("corpus", "train", [*PAIRS, *[LONG] * 128])
+    said, splits = preprocess("tokenizer.kind=words", *changes)
+    assert (splits["train"]["in"], splits["train"]["kept"]) == (192, kept)
+    assert all(word in said for word in words.split("|"))
+    assert ("warning: train: " in said) == (kept < 192)
+
+
+def test_valid_and_test_pairs_are_named_and_stay(preprocess: Preprocess) -> None:
+    put("corpus", "valid", [*PAIRS[:6], LONG, ("leer", "")])
+    put("corpus", "test", [*PAIRS[:3], LONG])
+    said, splits = preprocess("tokenizer.kind=words", "data.max_tokens=40")
+    assert (
+        "valid: 8 of 8 pairs kept; left out of the losses, but decoded and scored: empty 1, too_long 1; sources longer "
+        "than the 40 tokens of data.max_tokens, which decoding may cut: 1\n"
+        "warning: valid: 25.0% of the pairs are left out of the losses: empty 1, too_long 1 by data.max_tokens 40 ("
+    ) in said
+    assert "test: 4 of 4 pairs kept; sources longer than the 40 tokens of data.max_tokens, which decoding" in said
+    assert (splits["test"]["long_sources"], splits["valid"]["left_out"]) == (1, {"empty": 1, "too_long": 1})
+    for split, count in (("valid", 8), ("test", 4)):
+        for side in ("source", "target"):
+            assert Path(f"data/own.de-en/{split}.{side}.txt").read_bytes().count(b"\n") == count
