@@ -300,9 +300,9 @@ def test_several_references_are_kept_with_the_split(janus: Run, form: str) -> No
 
 def test_references_follow_the_pairs_that_are_kept_and_are_cleaned(janus: Run) -> None:
     folder = aligned()
-    Path(folder, "valid.de").write_text("A\n\nC\nD\n")
+    Path(folder, "valid.de").write_bytes(b"A\nbad \xff\nC\nD\n")
     Path(folder, "valid.refs.tsv").write_text("The A\tan A\nnothing\nThe C\nthe D\tD\n")
-    code, said = janus("--data-dir", "corpus", "--out", "out", "--set", "data.clean=[lowercase]")
+    code, said = janus("--data-dir", "corpus", "--out", "out", "--set", "data.clean=[lowercase]", "--bad-utf8", "skip")
     assert code == 0, said
     assert kept("out", "valid") == [["the a", "an a"], ["the c"], ["the d", "d"]]
 
