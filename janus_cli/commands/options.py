@@ -225,7 +225,7 @@ def _must_be_usable(path: Path) -> None:
     """Raises UsageError if the system does not even look for such a path. One that is not there is the command's."""
     try:
         path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         pass
     except ValueError as problem:
         raise UsageError(f"{path}: {problem}", "name a file or a folder") from None
