@@ -132,7 +132,14 @@ UNITS: list[tuple[Any, dict[str, tuple[str, float]]]] = [
     ),
     (XlnetObjective(), {"ce_permuted": ("hidden", 1.0)}),
     (MpnetObjective(length=0.2), {"ce_permuted": ("hidden", 1.0), "length": ("sentences", 0.2)}),
-    (ProphetnetObjective(ngram=4), {"ce_ar": ("tokens", 0.25), "ce_later": ("later", 0.75)}),
+    (ProphetnetObjective(ngram=1), {"ce_ar": ("tokens", 1.0)}),
+    (
+        ProphetnetObjective(ngram=4),  # each stream weighs 1/4, however many slots it has
+        {
+            "ce_ar": ("tokens", 0.25), "ce_later": ("later", 0.25), "ce_later_3": ("later_3", 0.25),
+            "ce_later_4": ("later_4", 0.25),
+        },
+    ),
     (
         BangObjective(ar=0.5, nar=0.6, semi=0.7),
         {"ce_ar": ("ar", 0.5), "ce_nar": ("nar", 0.6), "ce_semi": ("semi", 0.7)},

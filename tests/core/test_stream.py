@@ -71,6 +71,11 @@ STREAMS = {
         [_, _, _, _, _, 6, EOS, 5, 7],
         "10000 11000 11100 11110 11111  10000 11000 11100 11110",
     ),
+    "xlnet, the last half": (  # 6 and EOS are the context: BOS and they see each other in both directions
+        permuted(TARGET, ORDER, 0.5), [BOS, 6, EOS, 5, 7, M, M, M, M], [0, 2, 4, 1, 3, 2, 4, 1, 3],
+        [_, _, _, _, _, _, _, 5, 7],
+        "11100 11100 11100 11110 11111  11100 11100 11100 11110",
+    ),
     "prophetnet": (  # content; stream 1, for 5 6 7 EOS; stream 2, for 6 7 EOS
         prophets(TARGET, 2), [BOS, 5, 6, 7, *[M] * 7], [0, 1, 2, 3, 1, 2, 3, 4, 2, 3, 4],
         [_, _, _, _, 5, 6, 7, EOS, 6, 7, EOS],
@@ -158,6 +163,23 @@ def test_the_rule_against_a_definition_in_words() -> None:
             else:
                 expected = key_rank < k or (kind == "gold" and key_rank == k)
             assert bool(attend[i, j]) == expected, (kind, k, key_kind, place)
+
+
+def test_xlnet_against_a_definition_in_words() -> None:
+    """Everybody sees the context; a predicted token is seen by itself and by what comes later in the order."""
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(200):
+        n = int(torch.randint(1, 9, (1,), generator=generator))
+        predicted = int(torch.randint(1, n + 1, (1,), generator=generator))
+        order = (torch.randperm(n, generator=generator) + 1).tolist()
+        target, rank = torch.tensor([[BOS, *range(5, 5 + n)]]), torch.tensor([[0, *order]])
+        stream = permuted(target, rank, (predicted - 0.5) / n)
+        keys, ranks = [0, *range(1, n + 1)], [0, *range(1, n + 1), *range(1, n + 1)]
+        for (i, own), (j, other) in itertools.product(enumerate(ranks), enumerate(keys)):
+            expected = other <= n - predicted or other < own or (other == own and i <= n)
+            assert bool(stream.attend[0, i, j]) == expected, (i, own, other)
+        asked = [rank.tolist()[0].index(r) + 4 for r in range(n - predicted + 1, n + 1)]
+        assert stream.labels[stream.labelled].tolist() == asked
 
 
 @pytest.mark.parametrize("kind", ["content", "query"])

@@ -116,7 +116,7 @@ class Objective:
     """plan(batch, draws, knobs) -> Plan, without the model; loss(model, batch, plan, knobs) -> {name: Term}.
 
     ar, nar: whether a model trained with it has this side. terms: the names that `loss` returns.
-    more: by knob, a name that it also returns if the knob is not 0.
+    more: by knob, a name that it also returns if the knob is not 0. further(knobs) -> still more names.
     blocks: one pass can write any number of tokens after a prefix, up to the first EOS. So `nar` is one pass over the
     whole text, without a predicted length, and smaller blocks (`semi`) lie between `nar` and `ar`.
     knobs_at(knobs, step) -> the knobs in force at an update; kl_share(knobs, step) -> the share of their full weights
@@ -130,12 +130,14 @@ class Objective:
     terms: tuple[str, ...]
     blocks: bool = False
     more: Mapping[str, str] = field(default_factory=dict)
+    further: Callable[[Any], tuple[str, ...]] = lambda knobs: ()
     knobs_at: Callable[[Any, int], Any] = lambda knobs, step: knobs
     kl_share: Callable[[Any, int], float] = lambda knobs, step: 1.0
 
     def terms_with(self, knobs: object) -> tuple[str, ...]:
         """The names that `loss` returns with these knobs."""
-        return (*self.terms, *(name for knob, name in self.more.items() if getattr(knobs, knob)))
+        more = (name for knob, name in self.more.items() if getattr(knobs, knob))
+        return (*self.terms, *more, *self.further(knobs))
 
     @property
     def sides(self) -> tuple[Side, ...]:

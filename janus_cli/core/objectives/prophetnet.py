@@ -1,6 +1,6 @@
 """ProphetNet (Qi et al., 2020): each prefix predicts the next g tokens at once.
 
-L = 1/g sum_{k=1..g} CE_k,   P_k(y_{d+k} | X, y_<=d)
+L = 1/g sum_{k=1..g} CE_k,   CE_k the mean over its own slots of  -log P_k(y_{d+k} | X, y_<=d)
     (equation 3, with equal weights, as in the released code)
 
 Stream k has a slot for each prefix y_<=d: a MASK at position d + k that lives for one instant only, so it attends to
@@ -26,25 +26,39 @@ def prophets(target: Tensor, steps: int) -> Stream:
     return beside(content(target).unlabelled, future(target, known, step, alone=True))
 
 
+def units(knobs: ProphetnetObjective) -> tuple[str, ...]:
+    """What the streams are averaged over, stream 1 first: tokens, later, later_3, later_4 …"""
+    return ("tokens", "later", *(f"later_{k}" for k in range(3, knobs.ngram + 1)))[: knobs.ngram]
+
+
+def places(width: int, knobs: ProphetnetObjective) -> list[slice]:
+    """Where the slots of each stream are, stream 1 first; width: T."""
+    sizes = [max(0, width - k) for k in range(1, knobs.ngram + 1)]
+    starts = [width - 1 + sum(sizes[:k]) for k in range(knobs.ngram)]  # after the content
+    return [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+
+
 def plan(batch: Batch, draws: Draws, knobs: ProphetnetObjective) -> Plan:
     stream = prophets(batch.target, knobs.ngram)
-    units = count_units(batch)
-    return Plan({"prophets": stream}, {**units, "later": int(stream.labelled.sum()) - units["tokens"]})
+    found = (int(stream.labelled[:, slots].sum()) for slots in places(batch.target.shape[1], knobs))
+    counts = dict(zip(units(knobs), found, strict=True))
+    return Plan({"prophets": stream}, {**count_units(batch), **counts})
 
 
 def loss(model: Transformer, batch: Batch, plan: Plan, knobs: ProphetnetObjective) -> dict[str, Term]:
     memory = model.encode(batch.source, batch.source_real)
     stream = plan.streams["prophets"]
-    states = model.decode(stream, memory)
-    ends = 2 * (batch.target.shape[1] - 1)  # content, then stream 1
-    ce_ar, ce_later = (
-        labelled_loss(stream, states, model.output_weight, knobs.label_smoothing, slots)
-        for slots in (slice(0, ends), slice(ends, None))
-    )
+    states, smoothing = model.decode(stream, memory), knobs.label_smoothing
+    each = zip(terms(knobs), units(knobs), places(batch.target.shape[1], knobs), strict=True)
     return {
-        "ce_ar": Term(ce_ar, "tokens", 1 / knobs.ngram),
-        "ce_later": Term(ce_later, "later", 1 - 1 / knobs.ngram),
+        name: Term(labelled_loss(stream, states, model.output_weight, smoothing, slots), unit, 1 / knobs.ngram)
+        for name, unit, slots in each
     }
 
 
-PROPHETNET = Objective(plan, loss, ar=True, nar=False, terms=("ce_ar", "ce_later"))
+def terms(knobs: ProphetnetObjective) -> tuple[str, ...]:
+    """The names of CE_1 .. CE_g: ce_ar, ce_later, ce_later_3, ce_later_4 …"""
+    return ("ce_ar", *(f"ce_{unit}" for unit in units(knobs)[1:]))
+
+
+PROPHETNET = Objective(plan, loss, ar=True, nar=False, terms=("ce_ar",), further=lambda knobs: terms(knobs)[1:])

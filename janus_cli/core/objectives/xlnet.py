@@ -4,8 +4,12 @@ L = mean over the last tokens of a random order z of  -log P(y_{z_r} | X, y_{z_1
     (section 2.3; two streams: equations 4 and 5)
 
 Content of rank r is born at time r and lives on; a query, which knows its position only, predicts it half a tick
-earlier. EOS takes part in the order, because no length is predicted. Decoding goes from left to right.
+earlier. Tokens that are not predicted are the context: always there, so they see each other in both directions, and
+never a token that is predicted. EOS takes part in the order, because no length is predicted. Decoding goes from left to
+right.
 """
+
+from math import inf
 
 from torch import Tensor
 
@@ -21,10 +25,11 @@ def permuted(target: Tensor, rank: Tensor, share: float) -> Stream:
     """BOS, the tokens in the order of their rank (B, T), and queries, of which the last `share` of each row predict."""
     gold, query = revealed(target, rank)
     begin = masked(target[:, :1], rank[:, :1])
-    stream = beside(begin, gold, query)
     count = (rank > 0).sum(1, keepdim=True)
-    early = stream.time + 0.5 <= count - (share * count).ceil()  # a query of rank r has time r - 1/2
-    return stream.replace(labels=stream.labels.masked_fill(early, IGNORE))
+    known = count - (share * count).ceil()  # the highest rank that is not predicted
+    gold = gold.replace(birth=gold.birth.masked_fill(gold.time <= known, -inf))
+    early = query.time + 0.5 <= known  # a query of rank r has time r - 1/2
+    return beside(begin, gold, query.replace(labels=query.labels.masked_fill(early, IGNORE)))
 
 
 def plan(batch: Batch, draws: Draws, knobs: XlnetObjective) -> Plan:
