@@ -28,6 +28,16 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shifted(x, 31)
 
 
+def mixed(x: Tensor) -> Tensor:
+    """A random-looking number for each number: SplitMix64 with this state. int64 -> int64."""
+    return _mix((x + 1) * _GOLDEN)
+
+
+def uniform(bits: Tensor) -> Tensor:
+    """Random bits, int64, as numbers in [0, 1), float64."""
+    return _shifted(bits, 11).double() / (1 << 53)
+
+
 class Draws:
     """Counter-based random numbers: a pure function of (seed, epoch, sentence, number of the call, index)."""
 
@@ -42,7 +52,7 @@ class Draws:
         self._calls += 1
         index = torch.arange(1, count + 1, device=self._state.device) + (self._calls << 32)
         bits = _mix(self._state[:, None] + index * _GOLDEN)
-        return _shifted(bits, 11).double() / (1 << 53)
+        return uniform(bits)
 
 
 def is_text(tokens: Tensor) -> Tensor:

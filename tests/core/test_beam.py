@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from janus_cli.core.batch import EOS
 from janus_cli.core.search import Output
-from janus_cli.core.search.beam import _largest, beam_search
+from janus_cli.core.search.beam import beam_search, largest
 from tests.core.language import VOCABULARY, A, B, C, Language, Steps, Table
 
 
@@ -116,7 +116,7 @@ def test_the_largest_are_those_of_a_stable_sort(seed: int, count: int, different
     values[1] = -torch.inf
     values[1, 3] = 1.0
     expected, order = values.sort(dim=1, descending=True, stable=True)
-    top, places = _largest(values, count)
+    top, places = largest(values, count)
     assert torch.equal(top, expected[:, :count])
     finite = top > -torch.inf
     assert torch.equal(places[finite], order[:, : top.shape[1]][finite])

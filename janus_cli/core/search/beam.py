@@ -53,14 +53,14 @@ def beam_search(
         passes[alive] += 1
         most = max_lengths[alive]
         if length >= shortest:
-            logps = _only_eos(logps, most.eq(length).repeat_interleave(tokens.shape[1]))
-        total, slot, token = _candidates(logps, totals[..., -1], beam)  # (A, C), best first
+            logps = only_eos(logps, most.eq(length).repeat_interleave(tokens.shape[1]))
+        total, slot, token = candidates(logps, totals[..., -1], beam)  # (A, C), best first
         is_eos = token == EOS
         if bool((is_eos & (total > -inf))[:, :beam].any()):
             ended = is_eos[:, :beam]
             scores = torch.where(ended, total[:, :beam] / length**length_penalty, -inf)
             places = alive.tolist()
-            for row, hypothesis in _ended(scores, total, slot, tokens, totals):
+            for row, hypothesis in just_ended(scores, total, slot, tokens, totals):
                 finished[places[row]].append(hypothesis)
             best = torch.cat([best, scores], dim=1).sort(dim=1, descending=True).values[:, :beam]
 
@@ -74,7 +74,7 @@ def beam_search(
         if not len(keep):
             break
         rows = torch.arange(len(alive), device=alive.device)[:, None] * tokens.shape[1] + slot
-        tokens, totals = _extend(tokens, slot, token), _extend(totals, slot, total)
+        tokens, totals = extended(tokens, slot, token), extended(totals, slot, total)
         left = len(keep) < len(alive)
         if left:
             alive, best, rows, tokens, totals = (t[keep] for t in (alive, best, rows, tokens, totals))
@@ -85,7 +85,7 @@ def beam_search(
     ]
 
 
-def _ended(
+def just_ended(
     scores: Tensor, total: Tensor, slot: Tensor, tokens: Tensor, totals: Tensor
 ) -> Iterator[tuple[int, Hypothesis]]:
     """Candidates that have a score, each with the row of its sentence. scores, total, slot (A, C); paths (A, F, t)."""
@@ -98,23 +98,23 @@ def _ended(
     )
 
 
-def _only_eos(logps: Tensor, at_end: Tensor) -> Tensor:
+def only_eos(logps: Tensor, at_end: Tensor) -> Tensor:
     """logps (R, V) with EOS as the only choice in the rows `at_end` (R,)."""
     other = torch.arange(logps.shape[1], device=logps.device) != EOS
     return logps.masked_fill(at_end[:, None] & other, -inf)
 
 
-def _candidates(logps: Tensor, sums: Tensor, beam: int) -> tuple[Tensor, Tensor, Tensor]:
+def candidates(logps: Tensor, sums: Tensor, beam: int) -> tuple[Tensor, Tensor, Tensor]:
     """The best continuations: logps (A * F, V), sums (A, F) -> totals, beam slots, tokens; each (A, C)."""
     sentences, live = sums.shape
-    values, tokens = _largest(logps, beam + 1)  # EOS and `beam` others of each row suffice
+    values, tokens = largest(logps, beam + 1)  # EOS and `beam` others of each row suffice
     totals = (sums[..., None] + values.reshape(sentences, live, -1)).flatten(1)
     totals, places = totals.sort(dim=1, descending=True, stable=True)
     totals, places = totals[:, : 2 * beam], places[:, : 2 * beam]
     return totals, places // values.shape[1], tokens.reshape(sentences, -1).gather(1, places)
 
 
-def _largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` largest of each row and their indices, the lower index first among equal ones."""
     count = min(count, values.shape[1])
     top, places = topk(values, min(count + 1, values.shape[1]))
@@ -137,7 +137,7 @@ def _first_among_equals(values: Tensor, least: Tensor, count: int) -> Tensor:
     return taken.nonzero()[:, 1].view(len(values), count)
 
 
-def _extend(paths: Tensor, slot: Tensor, last: Tensor) -> Tensor:
+def extended(paths: Tensor, slot: Tensor, last: Tensor) -> Tensor:
     """paths (A, F, t), slot and last (A, beam) -> (A, beam, t + 1): the path of each slot, then `last`."""
     picked = paths.gather(1, slot[..., None].expand(-1, -1, paths.shape[2]))
     return torch.cat([picked, last[..., None]], dim=2)
