@@ -234,6 +234,9 @@ class Recipe:
             if longest + len(ends) > most:
                 frame = " + ".join(ends)
                 raise ValueError(f"data.{knob} {longest} + {frame} does not fit model.max_length {most}")
+        if self.decoding.min_length + 2 > self.model.max_length:
+            least, most = self.decoding.min_length, self.model.max_length
+            raise ValueError(f"decoding.min_length {least} + BOS + EOS does not fit model.max_length {most}")
         if self.model.tie == "all" and not self.tokenizer.joint:
             raise ValueError("model.tie all needs tokenizer.joint true: the two sides have different vocabularies")
         if getattr(self.objective, "switched", 0) and not self.tokenizer.joint:

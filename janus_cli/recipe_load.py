@@ -56,7 +56,7 @@ def change_decoding(recipe: Recipe, options: Mapping[str, Any]) -> Decoding:
         return CHECKED.validate_json(json.dumps(changed, default=repr)).decoding
     except ValidationError as problem:
         path, reason = _explained(problem.errors(include_url=False)[0])
-        raise UsageError(f"{_key(path)}: {reason}") from None
+        raise UsageError(f"{_key(path)}: {reason}", f"see `janus recipes explain {_key(path)}`") from None
 
 
 def available() -> dict[str, Path]:

@@ -46,7 +46,9 @@ def teacher(manifest: Mapping[str, Any]) -> str | None:
     more = f", {lines:,} more sources" if lines else ""
     if "surest" in distilled:
         more = f", the surest {100 * distilled['surest']:g} % of {lines:,} more sources"
-    return f"{distilled['run']}, checkpoint {distilled['checkpoint']}, beam {distilled['options']['beam']}{more}"
+    options = distilled["options"]
+    how = f"beam {options['beam']}" if "beam" in options else f"samples at temperature {options['temperature']}"
+    return f"{distilled['run']}, checkpoint {distilled['checkpoint']}, {how}{more}"
 
 
 def origin(manifest: Mapping[str, Any]) -> str | None:

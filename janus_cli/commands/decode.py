@@ -53,8 +53,8 @@ def decode(
     dry_run: options.DryRun = False,
     **given: Any,
 ) -> None:
-    """One line in, one line out, in order; an empty line gives an empty line. With --nbest, N lines for each (one for
-    an empty line): line number from 0, tab, score, tab, text.
+    """One line in, one line out, in order; an empty line gives an empty line. With --nbest N, at most N lines for
+    each, fewer where no more hypotheses were found: line number from 0, tab, score, tab, text.
     Options left out come from the decoding section of the checkpoint's recipe.
     The result of a split is also kept in the run, as decode/SPLIT.MODE.txt, .jsonl and .json, where `janus score` finds
     it, and replaces an earlier one of that name. On a terminal it is then not printed.
@@ -71,6 +71,9 @@ def decode(
       janus decode --mode nar --iters 10 --length-beam 5 --rerank ar --run runs/multi30k-janus
       janus decode --mode nar --iters 4 --trace > hypotheses.txt
       janus decode --mode spec --batch-sentences 1
+      janus decode --mode ar --no-repeat-ngram 3 --min-length 20 --unk ban
+      janus decode --mode ar --temperature 0.8 --top-p 0.9 --nbest 4 --seed 7
+      janus decode --mode ar --beam 6 --diversity 0.5 --nbest 6
       echo "ein mann fährt fahrrad ." | janus decode --input - --beam 5 --nbest 3
       janus decode multi30k-janus --input book.de --out book.en --jsonl
       janus decode multi30k-janus --input book.de --out book.en --jsonl --resume

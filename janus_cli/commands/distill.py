@@ -8,7 +8,7 @@ import typer
 from janus_cli.commands import options
 
 
-@options.with_decoding_options("beam", "batch_sentences", before="resume")
+@options.with_decoding_options("beam", "unk", "batch_sentences", before="resume")
 def distill(
     context: typer.Context,
     run: options.RunArgument = None,
@@ -48,7 +48,8 @@ def distill(
     """The run's left-to-right side decodes the source of every training pair. Its outputs, as token ids, become the
     targets of a new folder of prepared data; the tokenizer and the valid and test splits stay the same.
     Pairs that the recipe's data section would filter out (empty, too short or long, lengths too different, duplicates)
-    are dropped and counted; outputs that reached the maximum length are kept and counted.
+    are dropped and counted; outputs that contain <unk>, or that the limit of their length has shaped, are kept and
+    counted. --unk ban never writes <unk>.
 
     --source adds source text of the same kind; it needs no translation. A student that sees more sources learns more
     from its teacher (Zhou & Keung 2020), provided that the teacher can translate them. --surest 0.7 keeps the 70 % of

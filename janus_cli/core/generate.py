@@ -12,12 +12,15 @@ from janus_cli.core.graphs import MOST_ROWS, RecordedDraft, RecordedNext, Record
 from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.search import Iteration, Output
-from janus_cli.core.search.beam import beam_search
+from janus_cli.core.search.beam import Step, beam_search
 from janus_cli.core.search.blocks import write_blocks
+from janus_cli.core.search.diverse import diverse_beam_search
 from janus_cli.core.search.greedy import greedy
 from janus_cli.core.search.mask_predict import mask_predict, masks, mean_logp, predicted_lengths, without_repeats
+from janus_cli.core.search.rules import Obeying
+from janus_cli.core.search.sample import Gumbel, row_keys, sample
 from janus_cli.core.search.speculative import speculative
-from janus_cli.core.steps import Draft, NextBlock, NextOfLength, NextToken, Verify, ar_scores, fill_masks
+from janus_cli.core.steps import Draft, NextBlock, NextOfLength, NextToken, Verify, ar_scores, fill_masks, never_written
 
 Mode = Literal["ar", "nar", "semi", "spec"]
 
@@ -89,27 +92,36 @@ class Generator:
         return predicted_lengths(self.model.length_logits(memory), count, self.model.knobs.max_length - 2)
 
     def _ar(self, source: Tensor, options: Decoding, side: ARSide) -> list[list[Output]]:
-        """Beam search (greedy if `options.beam` is 1): the `options.nbest` best outputs of each sentence.
+        """Beam search, greedy if `options.beam` is 1, or samples: the `options.nbest` best outputs of each sentence.
 
         Score: sum of log-probabilities / length ** length_penalty. An AR side of `masks` writes as many tokens as the
         length head finds likeliest.
         """
-        model, most = self.model, self._limit(source, options)
+        model, never, most = self.model, never_written(options), self._limit(source, options)
+        fan = options.nbest if options.temperature else options.beam
+        least = 0 if side == "masks" else options.min_length
+        best = fan == 1 and not options.temperature and not options.no_repeat_ngram and not least
         step: NextToken | RecordedNext
         if side == "masks":
             memory = model.encode(source, source != PAD)
             lengths = self._lengths(memory, 1)[:, 0]
-            most, step = lengths + 1, NextOfLength(model, memory, lengths)
+            most, step = lengths + 1, NextOfLength(model, memory, lengths, never)
         else:
-            recorded, memory = self._read(source, options, options.beam)
-            step = recorded.next_token(side, options.beam, most) if recorded else NextToken(model, memory, side, most)
-        if options.beam == 1:
+            recorded, memory = self._read(source, options, fan)
+            if recorded:
+                step = recorded.next_token(side, fan, most, never, best=best)
+            else:
+                step = NextToken(model, memory, side, most, never)
+        if best:
             outputs = [[output] for output in greedy(step.best, most, options.length_penalty)]
         else:
-            outputs = beam_search(step, most, options.beam, options.length_penalty, options.nbest)
+            obeying: Step = step
+            if options.no_repeat_ngram or least:
+                obeying = Obeying(step, ngram=options.no_repeat_ngram, least=least)
+            outputs = _search(obeying, source, most, options)
         if side == "masks":  # the MASKs, which stand for the length, took a pass of their own
             return [[replace(output, passes=output.passes + 1) for output in each] for each in outputs]
-        return outputs
+        return _limited(outputs, most, shared=not options.temperature)
 
     def _spec(self, source: Tensor, options: Decoding, side: ARSide) -> list[list[Output]]:
         """Speculative decoding: what greedy search gives, drafted by the NAR side and verified by the AR side.
@@ -120,16 +132,17 @@ class Generator:
         model = self.model
         recorded, memory = self._read(source, options, 1)
         most, lengths = self._limit(source, options), self._lengths(memory, 1)[:, 0]
-        window = min(options.verify_window, int(most.max()))
+        window, never = min(options.verify_window, int(most.max())), never_written(options)
         draft = Draft(model, memory, lengths, most, options)
         if recorded:
             draft = RecordedDraft(recorded, lengths, most, options)
         joint = draft if options.redraft == "joint" else None
         if recorded:
-            verify: Verify = recorded.verify(side, most, window, joint)
+            verify: Verify = recorded.verify(side, most, window, joint, never)
         else:
-            verify = Verify(model, memory, side, most, window, joint)
-        return [[output] for output in speculative(draft, verify, most, window, options.redraft)]
+            verify = Verify(model, memory, side, most, window, joint, never)
+        outputs = [[output] for output in speculative(draft, verify, most, window, options.redraft)]
+        return _limited(outputs, most, shared=False)
 
     def _blocks(self, source: Tensor, options: Decoding, block: int | None) -> list[list[Output]]:
         """One output of each sentence, `block` tokens a pass (None: all in one) up to the first EOS.
@@ -138,11 +151,13 @@ class Generator:
         """
         most = self._limit(source, options)
         memory = self.model.encode(source, source != PAD)
-        step = NextBlock(self.model, memory, most, block or int(most.max()))
+        step = NextBlock(self.model, memory, most, block or int(most.max()), never_written(options))
         tokens, logps, passes = write_blocks(step, most, block)
+        limited = (tokens != PAD).sum(1) >= most - 1
         if options.remove_repeats:
             tokens, logps = without_repeats(tokens, logps)
-        return _ranked(tokens, logps, mean_logp(tokens, logps)[:, None], 1, passes, (tokens != PAD).sum(1), [])
+        outputs = _ranked(tokens, logps, mean_logp(tokens, logps)[:, None], 1, passes, (tokens != PAD).sum(1), [])
+        return [[replace(o, limited=True)] if cut else [o] for (o,), cut in zip(outputs, limited.tolist(), strict=True)]
 
     def _nar(self, source: Tensor, options: Decoding, side: ARSide | None, trace: bool) -> list[list[Output]]:
         """Mask-predict over a length beam: the `options.nbest` best of `options.length_beam` candidates of a sentence.
@@ -151,14 +166,15 @@ class Generator:
         the same model (which needs an AR side), EOS included.
         """
         model, fan, states = self.model, options.length_beam, list[tuple[Tensor, ...]]()
+        never = never_written(options)
         recorded, memory = (None, model.encode(source, source != PAD)) if trace else self._read(source, options, fan)
         sizes = self._lengths(memory, fan)
         blank = masks(sizes.flatten())
         if recorded:
-            tokens, logps, passes = recorded.mask_predict(blank, options.iters, options.update, fan)
+            tokens, logps, passes = recorded.mask_predict(blank, options.iters, options.update, fan, never=never)
         else:
             keep = (lambda *state: states.append(state)) if trace else None
-            step = partial(fill_masks, model, memory)
+            step = partial(fill_masks, model, memory, never=never)
             tokens, logps, passes = mask_predict(step, blank, options.iters, update=options.update, fan=fan, trace=keep)
         # (B * fan, T), (B * fan, T), (B,)
         if options.remove_repeats:
@@ -169,19 +185,47 @@ class Generator:
             assert side is not None, "without an AR side there is nothing to rerank with"
             passes = passes + 1
             if recorded and side != "masks":  # whose slots are as many as there are tokens
-                scores = recorded.ar_scores(tokens, side)
+                scores = recorded.ar_scores(tokens, side, never)
             else:
-                scores = ar_scores(model, memory, tokens, side)
+                scores = ar_scores(model, memory, tokens, side, never)
         return _ranked(tokens, logps, scores.view(sizes.shape), options.nbest, passes, sizes.flatten(), states)
 
 
-def length_limit(lengths: Tensor, max_length: int, options: Decoding) -> Tensor:
-    """The most tokens of an AR output, EOS included: max_ratio * source + max_extra, within the positions of the model.
+def _search(step: Step, source: Tensor, most: Tensor, options: Decoding) -> list[list[Output]]:
+    """Samples, a diverse beam, or a beam, as the options say."""
+    penalty, nbest = options.length_penalty, options.nbest
+    if options.temperature:
+        draw = Gumbel(row_keys(source, options.seed, nbest), options.temperature, options.top_k, options.top_p)
+        return sample(step, draw, most, nbest, penalty)
+    if options.diversity:
+        beam, groups = options.beam, options.groups or options.beam
+        return diverse_beam_search(step, most, beam, groups, options.diversity, length_penalty=penalty, nbest=nbest)
+    return beam_search(step, most, options.beam, penalty, nbest)
 
-    lengths: (B,) int64 of the sources, without EOS. max_length: the model's positions.
+
+def length_limit(lengths: Tensor, max_length: int, options: Decoding) -> Tensor:
+    """The most tokens of an AR output, EOS included: max_ratio * source + max_extra, but at least `min_length`.
+
+    lengths: (B,) int64 of the sources, without EOS. max_length: the model's positions, within which it stays.
     """
-    limit = (lengths * options.max_ratio).long() + options.max_extra + 1
-    return limit.clamp(1, max_length - 1)
+    ratio, extra = options.limit
+    limit = (lengths * ratio).long() + extra + 1
+    return limit.clamp(min=options.min_length + 1).clamp(max=max_length - 1)
+
+
+def _limited(outputs: list[list[Output]], most: Tensor, *, shared: bool) -> list[list[Output]]:
+    """The outputs, with `limited` set where a search used all the tokens allowed, `most` (B,), EOS included.
+
+    shared: one search gave all outputs of a sentence, so that the limit may have shaped those that end before it, too.
+    """
+
+    def used(output: Output) -> int:
+        return output.passes if shared else output.length
+
+    return [
+        [replace(each, limited=True) if used(each) >= limit else each for each in of_sentence]
+        for of_sentence, limit in zip(outputs, most.tolist(), strict=True)
+    ]
 
 
 def _ranked(

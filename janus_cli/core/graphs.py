@@ -22,7 +22,16 @@ from janus_cli.core.batch import BOS, IGNORE, MASK, PAD
 from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Transformer
 from janus_cli.core.search.mask_predict import Update, mask_predict
-from janus_cli.core.steps import Draft, Verify, choices, draft_input, fill_masks, log_probabilities, token_logps
+from janus_cli.core.steps import (
+    NEVER_WRITTEN,
+    Draft,
+    Verify,
+    choices,
+    draft_input,
+    fill_masks,
+    log_probabilities,
+    token_logps,
+)
 from janus_cli.core.stream import NEVER, ar_step, ar_stream, framed
 
 MOST_ROWS = 128  # with more, launches matter less, rows that have ended cost more, and each shape keeps much memory
@@ -146,23 +155,24 @@ class RecordedSource:
         del self.encode
 
     def mask_predict(
-        self, tokens: Tensor, iters: int, update: Update = "hidden", fan: int = 1, only: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `search.mask_predict`, all its passes in one recording; tokens (B * fan, T)."""
+        self, tokens: Tensor, iters: int, update: Update = "hidden", fan: int = 1, only: Tensor | None = None,
+        never: tuple[int, ...] = NEVER_WRITTEN,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """As `search.mask_predict`, all its passes in one recording; tokens (B * fan, T). never: see `fill_masks`."""
         width = tokens.shape[1]
         room = padded(width, self.model.knobs.max_length - 2)
 
         def passes(tokens: Tensor, only: Tensor) -> tuple[Tensor, ...]:
-            step = partial(fill_masks, self.model, self.memory, everywhere=True)
+            step = partial(fill_masks, self.model, self.memory, never=never, everywhere=True)
             return mask_predict(step, tokens, iters, update=update, fan=fan, only=only, leaving=False)
 
-        replay = self.step(("nar", room, iters, update, fan), lambda: self.replay(passes))
+        replay = self.step(("nar", room, iters, update, fan, never), lambda: self.replay(passes))
         only = tokens == MASK if only is None else only
         behind = 0, room - width
         written, logps, count = replay(F.pad(tokens, behind, value=PAD), F.pad(only, behind))
         return written[:, :width].clone(), logps[:, :width].clone(), count.clone()
 
-    def ar_scores(self, tokens: Tensor, side: ARSide) -> Tensor:
+    def ar_scores(self, tokens: Tensor, side: ARSide, never: tuple[int, ...] = NEVER_WRITTEN) -> Tensor:
         """As `steps.ar_scores`, for AR sides that predict EOS: (R, T) -> (R,)."""
         room = padded(tokens.shape[1], self.model.knobs.max_length - 2)
 
@@ -170,53 +180,61 @@ class RecordedSource:
             stream = ar_stream(framed(tokens), side)
             asking = slice(-tokens.shape[1] - 1, None)  # the slots that predict
             states, labels = self.model.decode(stream, self.memory)[:, asking], stream.labels[:, asking]
-            logps = token_logps(self.model, states.flatten(0, 1), labels.flatten().clamp(min=0))
+            logps = token_logps(self.model, states.flatten(0, 1), labels.flatten().clamp(min=0), never)
             real = labels != IGNORE
             return (torch.where(real, logps.view(real.shape), 0.0).sum(1) / real.sum(1),)
 
-        replay = self.step(("scores", room, len(tokens), side), lambda: self.replay(scores))
+        replay = self.step(("scores", room, len(tokens), side, never), lambda: self.replay(scores))
         (mean,) = replay(F.pad(tokens, (0, room - tokens.shape[1]), value=PAD))
         return mean.clone()
 
-    def next_token(self, side: ARSide, beam: int, most: Tensor) -> RecordedNext:
-        """As `steps.NextToken`, for a search with this beam."""
+    def next_token(
+        self, side: ARSide, fan: int, most: Tensor, never: tuple[int, ...] = NEVER_WRITTEN, *, best: bool
+    ) -> RecordedNext:
+        """As `steps.NextToken`, for a search with `fan` rows a sentence. best: it asks for the best token only."""
         room = padded(int(most.max()) + 1, self.model.knobs.max_length)
-        step: RecordedNext = self.step(("next", room, beam, side), lambda: RecordedNext(self, side, beam, room))
+        key = "next", room, fan, side, never, best
+        step: RecordedNext = self.step(key, lambda: RecordedNext(self, side, fan, room, never, best=best))
         step.begin()
         return step
 
-    def verify(self, side: ARSide, most: Tensor, window: int, draft: Draft | None) -> RecordedVerify:
+    def verify(
+        self, side: ARSide, most: Tensor, window: int, draft: Draft | None, never: tuple[int, ...] = NEVER_WRITTEN
+    ) -> RecordedVerify:
         """As `steps.Verify`."""
         longest = self.model.knobs.max_length
         width, room = padded(window, longest), padded(int(most.max()), longest - 2)
         length = draft.options.draft_length if draft else 0
-        key = "verify", width, room, length, side
-        step: RecordedVerify = self.step(key, lambda: RecordedVerify(self, side, width, room, length))
+        key = "verify", width, room, length, side, never
+        step: RecordedVerify = self.step(key, lambda: RecordedVerify(self, side, width, room, length, never))
         step.begin(draft)
         return step
 
 
 class RecordedNext:
-    """As `steps.NextToken`: one pass over `beam` rows of each sentence, with its cache.
+    """As `steps.NextToken`: one pass over `fan` rows of each sentence, with its cache.
 
     The recording computes all rows that a search began with; `rows` are those that the search still has.
     """
 
-    def __init__(self, source: RecordedSource, side: ARSide, beam: int, room: int) -> None:
-        self.source, self.side, self.beam = source, side, beam
-        count = len(source.memory.real) * beam
+    def __init__(
+        self, source: RecordedSource, side: ARSide, fan: int, room: int, never: tuple[int, ...], *, best: bool
+    ) -> None:
+        """best: records the best token of each row, else the log-probabilities of all."""
+        self.source, self.side, self.fan, self.never, self.only_best = source, side, fan, never, best
+        count = len(source.memory.real) * fan
         self.cache = source.model.new_cache(count, room, fixed=True)
         self.position = torch.zeros(count, dtype=torch.int64, device=source.memory.real.device)
         self.all_rows = torch.arange(count, device=self.position.device)
-        self.run = source.replay(self._best if beam == 1 else self._log_probabilities)
+        self.run = source.replay(self._best if best else self._log_probabilities)
 
     def begin(self) -> None:
         """Resets the state before the first token of new texts."""
         nowhere = self.all_rows < 0
-        self.run.prepare(torch.full_like(self.all_rows, BOS), nowhere if self.beam == 1 else self.all_rows)
+        self.run.prepare(torch.full_like(self.all_rows, BOS), nowhere if self.only_best else self.all_rows)
         self.position.zero_()  # what an earlier text has left in the cache is born later than what comes
         self.last = torch.full_like(self.all_rows, BOS)
-        self.rows = self.all_rows[:: self.beam]  # at first one of each sentence
+        self.rows = self.all_rows[:: self.fan]  # at first one of each sentence
 
     def _states(self, last: Tensor) -> Tensor:
         self.cache.at = self.position.clone()
@@ -226,11 +244,11 @@ class RecordedNext:
         return states
 
     def _best(self, last: Tensor, at_end: Tensor) -> tuple[Tensor, ...]:
-        return choices(self.source.model, self._states(last), at_end=at_end)
+        return choices(self.source.model, self._states(last), self.never, at_end)
 
     def _log_probabilities(self, last: Tensor, order: Tensor) -> tuple[Tensor, ...]:
         self.cache.reorder(order)
-        return (log_probabilities(self.source.model, self._states(last)),)
+        return (log_probabilities(self.source.model, self._states(last), self.never),)
 
     def best(self, last: Tensor, kept: Tensor | None, at_end: Tensor) -> tuple[Tensor, Tensor]:
         """For `greedy`: the best token and its log-probability; each (R,)."""
@@ -241,13 +259,13 @@ class RecordedNext:
         return best[self.rows], logps[self.rows]
 
     def __call__(self, last: Tensor, parents: Tensor | None) -> Tensor:
-        """For `beam_search`: (R, V) log-probabilities."""
+        """For other searches: (R, V) log-probabilities."""
         order = self.all_rows
         if parents is not None:
             before = self.rows[parents]
-            sentences = torch.unique_consecutive(before // self.beam)
+            sentences = torch.unique_consecutive(before // self.fan)
             fan = len(before) // len(sentences)
-            self.rows = (sentences[:, None] * self.beam + order[:fan]).flatten()
+            self.rows = (sentences[:, None] * self.fan + order[:fan]).flatten()
             order = order.index_copy(0, self.rows, before)
         (logps,) = self.run(self.last.index_copy_(0, self.rows, last), order)
         return logps[self.rows]
@@ -258,9 +276,11 @@ class RecordedVerify(Verify):
 
     everywhere = True
 
-    def __init__(self, source: RecordedSource, side: ARSide, width: int, room: int, draft_length: int) -> None:
+    def __init__(
+        self, source: RecordedSource, side: ARSide, width: int, room: int, draft_length: int, never: tuple[int, ...]
+    ) -> None:
         """width: of proposals. room: of verified tokens. draft_length: 0 if no draft is written."""
-        self.source, self.model, self.side = source, source.model, side
+        self.source, self.model, self.side, self.never = source, source.model, side, never
         self.room, self.draft_length = room, draft_length
         rows, device = len(source.memory.real), source.memory.real.device
         slots = room + width + 2 + (room + 2 if draft_length else 0)
@@ -318,5 +338,5 @@ class RecordedDraft(Draft):
             rows = torch.full((len(self.lengths), known.shape[1]), PAD, device=known.device)
             known = rows.index_copy(0, sentences, known)
             asked = torch.zeros_like(rows, dtype=torch.bool).index_copy(0, sentences, asked)
-        written, _, passes = self.source.mask_predict(known, self.options.draft_iters, only=asked)
+        written, _, passes = self.source.mask_predict(known, self.options.draft_iters, only=asked, never=self.never)
         return written[sentences], passes[sentences]

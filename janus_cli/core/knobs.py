@@ -7,7 +7,7 @@ of them (and refuses what is out of bounds); the core reads them. Importing this
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 SOURCES = {
@@ -21,6 +21,10 @@ SOURCES = {
     "[CC]": "CMLMC (Huang et al., ICLR 2022)",
     "[CE]": "CeMAT (Li et al., ACL 2022)",
     "[G]": "GLAT (Qian et al., ACL 2021)",
+    "[N]": "blocking repeated n-grams (Paulus et al., ICLR 2018), as in fairseq",
+    "[K]": "top-k sampling (Fan et al., ACL 2018)",
+    "[T]": "nucleus sampling, top-p (Holtzman et al., ICLR 2020)",
+    "[D]": "diverse beam search (Vijayakumar et al., AAAI 2018)",
     "[H]": "measured here (benchmarks/)",
 }
 
@@ -30,6 +34,8 @@ class Knob:
     """Marks a field as a knob: what it does, where its default comes from (a key of SOURCES), its bounds.
 
     modes: for a knob of decoding, the modes that read it; empty if all do.
+    off: for a knob of decoding, that its default turns something off, which every mode can do.
+    only_with, not_with: for a knob of decoding, another one; it is read only if that one is on, or off.
     flag: for a knob of decoding, its option of `janus decode`; "": --name-with-dashes, None: it has no option.
     """
 
@@ -41,6 +47,9 @@ class Knob:
     le: float | None = None
     lt: float | None = None
     modes: tuple[str, ...] = ()
+    off: bool = False
+    only_with: str = ""
+    not_with: str = ""
     flag: str | None = ""
 
     @property
@@ -322,21 +331,81 @@ class Decoding:
             "semi: `block` tokens a pass (bang). spec: greedy ar, drafted by nar. auto: ar if the model can, else nar"
         ),
     ] = "auto"
-    beam: Annotated[int, Knob("beam size; 1 is greedy", ge=1, le=1000, modes=_BEAM)] = 5
+    beam: Annotated[int, Knob("beam size; 1 is greedy", ge=1, le=1000, modes=_BEAM, not_with="temperature")] = 5
     length_penalty: Annotated[
         float, Knob("score = log-probability / length ** length_penalty", ge=0, le=10, modes=_BEAM)
     ] = 1.0
-    nbest: Annotated[int, Knob("hypotheses for each line, best first", ge=1, le=2046, modes=(*_BEAM, "nar"))] = 1
+    nbest: Annotated[
+        int,
+        Knob("hypotheses for each line at most, best first; there may be fewer", ge=1, le=2046, modes=(*_BEAM, "nar")),
+    ] = 1
     max_ratio: Annotated[
+        float | None,
+        Knob(
+            "an output has at most max_ratio * source length + max_extra tokens; null: as many as 99.9 % of the "
+            "training targets need, set when training begins",
+            ge=0, le=100, modes=_UP_TO_EOS, flag=None,
+        ),
+    ] = None  # fmt: skip
+    max_extra: Annotated[
+        int | None,
+        Knob(
+            "tokens beyond max_ratio * source length; null: as for max_ratio",
+            ge=0,
+            le=2046,
+            modes=_UP_TO_EOS,
+            flag=None,
+        ),
+    ] = None
+    min_length: Annotated[
+        int, Knob("tokens that an output has at least; 0: no minimum", ge=0, le=2044, modes=("ar",), off=True)
+    ] = 0
+    no_repeat_ngram: Annotated[
+        int,
+        Knob("no n-gram of this size twice in an output; 0: any", "[N]", ge=0, le=2046, modes=_BEAM, off=True),
+    ] = 0
+    unk: Annotated[
+        Literal["keep", "ban"], Knob("ban: never write <unk>; the other tokens share its probability", off=True)
+    ] = "keep"
+    temperature: Annotated[
         float,
         Knob(
-            "an output has at most max_ratio * source length + max_extra tokens",
-            "[V]", ge=0, le=100, modes=_UP_TO_EOS, flag=None,
+            "instead of searching, draw `nbest` samples from p ** (1 / temperature); 0: search",
+            ge=0, le=100, modes=_BEAM, off=True,
         ),
-    ] = 1.2  # fmt: skip
-    max_extra: Annotated[
-        int, Knob("tokens beyond max_ratio * source length", ge=0, le=2046, modes=_UP_TO_EOS, flag=None)
-    ] = 10
+    ] = 0.0  # fmt: skip
+    top_k: Annotated[
+        int,
+        Knob(
+            "sample among so many of the likeliest tokens; 0: all",
+            "[K]", ge=0, le=10**6, modes=_BEAM, off=True, only_with="temperature",
+        ),
+    ] = 0  # fmt: skip
+    top_p: Annotated[
+        float,
+        Knob(
+            "sample among the likeliest tokens that have this probability together; 1: all",
+            "[T]", gt=0, le=1, modes=_BEAM, off=True, only_with="temperature",
+        ),
+    ] = 1.0  # fmt: skip
+    seed: Annotated[
+        int,
+        Knob("seed of the samples; they depend on it and on the text of a line alone", ge=0, le=2**63 - 1, modes=_BEAM,
+             only_with="temperature"),
+    ] = 1  # fmt: skip
+    diversity: Annotated[
+        float,
+        Knob(
+            "diverse beam search: penalty on a token for each hypothesis of earlier groups that writes it in the same "
+            "place, 0.2 to 0.8 in [D]; 0: an ordinary beam",
+            "[D]", ge=0, le=1000, modes=_BEAM, off=True, not_with="temperature",
+        ),
+    ] = 0.0  # fmt: skip
+    groups: Annotated[
+        int,
+        Knob("groups that divide the beam; 0: each hypothesis is one", "[D]", ge=0, le=1000, modes=_BEAM, off=True,
+             only_with="diversity"),
+    ] = 0  # fmt: skip
     iters: Annotated[int, Knob("passes of mask-predict; idle ones are skipped", ge=1, le=10_000, modes=("nar",))] = 10
     length_beam: Annotated[int, Knob("lengths tried for each line", ge=1, le=2046, modes=("nar",))] = 5
     update: Annotated[
@@ -378,3 +447,17 @@ class Decoding:
     cuda_graphs: Annotated[
         bool, Knob("on a GPU, record the passes of small batches and replay them (CUDA graphs)", flag=None)
     ] = True
+
+    def __post_init__(self) -> None:
+        if self.diversity and self.groups and self.beam % self.groups:
+            raise ValueError(f"groups {self.groups} does not divide beam {self.beam}")
+
+    @property
+    def limit(self) -> tuple[float, int]:
+        """max_ratio and max_extra, 1.2 and 10 where nothing has set them."""
+        return 1.2 if self.max_ratio is None else self.max_ratio, 10 if self.max_extra is None else self.max_extra
+
+    @property
+    def one_best(self) -> Decoding:
+        """The same for one output of each line, the likeliest: neither samples nor diversity."""
+        return replace(self, nbest=1, temperature=0.0, diversity=0.0)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from janus_cli.core.batch import BOS, EOS, MASK, PAD
+from janus_cli.core.batch import BOS, EOS, MASK, PAD, UNK
 from janus_cli.core.fast import argmax
 from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Memory, Transformer
@@ -17,6 +17,11 @@ from janus_cli.core.stream import Stream, ar_step, ar_stream, beside, framed, fu
 NEVER_WRITTEN = (PAD, BOS, MASK)
 NEVER_WRITTEN_OR_EOS = (*NEVER_WRITTEN, EOS)  # where the length is known
 LOGITS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 25}  # elements: 4 MiB stay in a CPU's cache while they are used
+
+
+def never_written(options: Decoding) -> tuple[int, ...]:
+    """The tokens that have probability 0 with these options; where the length is known, so has EOS."""
+    return (*NEVER_WRITTEN, UNK) if options.unk == "ban" else NEVER_WRITTEN
 
 
 def allowed_logits(model: Transformer, states: Tensor, never: tuple[int, ...]) -> Tensor:
@@ -80,15 +85,17 @@ def token_logps(model: Transformer, states: Tensor, tokens: Tensor, never: tuple
     return torch.cat([log_probabilities(model, some, never).gather(1, token[:, None])[:, 0] for some, token in parts])
 
 
-def ar_scores(model: Transformer, memory: Memory, tokens: Tensor, side: ARSide) -> Tensor:
+def ar_scores(
+    model: Transformer, memory: Memory, tokens: Tensor, side: ARSide, never: tuple[int, ...] = NEVER_WRITTEN
+) -> Tensor:
     """Mean log-probability in nats of each row's tokens and EOS, read left to right in one pass. (R, T) -> (R,).
 
-    An AR side of `masks` knows the length: it neither predicts EOS nor may write it.
+    An AR side of `masks` knows the length: it neither predicts EOS nor may write it. never: tokens of probability 0.
     """
     stream = ar_stream(framed(tokens), side)
     asked = stream.labelled
     states, gold = model.decode(stream, memory)[asked], stream.labels[asked]  # (R, L, D) -> (N, D), (N,)
-    flat = token_logps(model, states, gold, NEVER_WRITTEN_OR_EOS if side == "masks" else NEVER_WRITTEN)
+    flat = token_logps(model, states, gold, (*never, EOS) if side == "masks" else never)
     logps = torch.zeros(asked.shape, dtype=flat.dtype, device=tokens.device)
     logps[asked] = flat
     return logps.sum(1) / asked.sum(1)
@@ -97,11 +104,11 @@ def ar_scores(model: Transformer, memory: Memory, tokens: Tensor, side: ARSide) 
 class NextToken:
     """The step of `beam_search` and `greedy`: for each row one new slot (content), or one and a query, and a cache."""
 
-    never: tuple[int, ...] = NEVER_WRITTEN
-
-    def __init__(self, model: Transformer, memory: Memory, side: ARSide, most: Tensor) -> None:
-        """most: (B,) int64, the longest output of each sentence, EOS included."""
-        self.model, self.memory, self.side = model, memory, side
+    def __init__(
+        self, model: Transformer, memory: Memory, side: ARSide, most: Tensor, never: tuple[int, ...] = NEVER_WRITTEN
+    ) -> None:
+        """most: (B,) int64, the longest output of each sentence, EOS included. never: tokens of probability 0."""
+        self.model, self.memory, self.side, self.never = model, memory, side, never
         self.cache = model.new_cache(len(memory.real), int(most.max()) + (side == "self"))
         self.position, self.fan = 0, 1
 
@@ -141,11 +148,11 @@ class NextOfLength(NextToken):
     BOS, MASKs and EOS are decoded at the start, once; then, for each token, its slot and the next query.
     """
 
-    never = NEVER_WRITTEN_OR_EOS
-
-    def __init__(self, model: Transformer, memory: Memory, lengths: Tensor) -> None:
-        """lengths: (B,) int64, without EOS."""
-        super().__init__(model, memory, "masks", 2 * lengths + 2)
+    def __init__(
+        self, model: Transformer, memory: Memory, lengths: Tensor, never: tuple[int, ...] = NEVER_WRITTEN
+    ) -> None:
+        """lengths: (B,) int64, without EOS. never: tokens of probability 0, beside EOS."""
+        super().__init__(model, memory, "masks", 2 * lengths + 2, (*never, EOS))
         target = framed(masks(lengths))
         model.decode(masked(target, left_to_right(target == MASK)), memory, self.cache)
         self.lengths = lengths
@@ -179,8 +186,10 @@ class NextBlock:
     The MASKs see all tokens, themselves and the MASKs before them, as in BANG; the next pass overwrites them.
     """
 
-    def __init__(self, model: Transformer, memory: Memory, most: Tensor, block: int) -> None:
-        self.model, self.memory, self.known = model, memory, 0
+    def __init__(
+        self, model: Transformer, memory: Memory, most: Tensor, block: int, never: tuple[int, ...] = NEVER_WRITTEN
+    ) -> None:
+        self.model, self.memory, self.never, self.known = model, memory, never, 0
         self.cache = model.new_cache(len(memory.real), int(most.max()) + 2 * block)
 
     def __call__(self, last: Tensor, count: int, kept: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -196,22 +205,22 @@ class NextBlock:
         written = future(blank, torch.full_like(step, self.known - 1), step, alone=False)
         states = self.model.decode(beside(read, written), self.memory, self.cache)[:, -count:]
         self.cache.at = self.known
-        best, logps = choices(self.model, states.flatten(0, 1))
+        best, logps = choices(self.model, states.flatten(0, 1), self.never)
         return best.view(len(last), count), logps.view(len(last), count)
 
 
 def fill_masks(
     model: Transformer, memory: Memory, tokens: Tensor, asked: Tensor, sentences: Tensor | None = None,
-    *, everywhere: bool = False,
+    *, never: tuple[int, ...] = NEVER_WRITTEN, everywhere: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The step of `mask_predict`: one decoder pass over BOS, observed and MASK tokens, EOS; all see each other.
 
-    everywhere: see `choices_at`.
+    never: tokens of probability 0, beside EOS. everywhere: see `choices_at`.
     """
     memory = memory if sentences is None else memory.select(sentences)
     target = framed(tokens)
     states = model.decode(masked(target, torch.zeros_like(target)), memory)[:, 1:-1]  # (R, T, D)
-    return choices_at(model, states, asked, NEVER_WRITTEN_OR_EOS, everywhere=everywhere)
+    return choices_at(model, states, asked, (*never, EOS), everywhere=everywhere)
 
 
 def draft_input(tokens: Tensor, counts: Tensor, size: Tensor, length: int, room: int) -> tuple[Tensor, Tensor]:
@@ -228,7 +237,7 @@ class Draft:
 
     def __init__(self, model: Transformer, memory: Memory, lengths: Tensor, most: Tensor, options: Decoding) -> None:
         """lengths, most: (B,) int64, predicted length without EOS, and the longest output with EOS."""
-        self.model, self.memory, self.options = model, memory, options
+        self.model, self.memory, self.options, self.never = model, memory, options, never_written(options)
         self.lengths, self.most = lengths, (most - 1).clamp(max=model.knobs.max_length - 2)
 
     def __call__(self, tokens: Tensor, counts: Tensor, sentences: Tensor) -> tuple[Tensor, Tensor]:
@@ -238,7 +247,8 @@ class Draft:
     def write(self, known: Tensor, asked: Tensor, sentences: Tensor) -> tuple[Tensor, Tensor]:
         """`known` (A, T) with its MASKs at `asked` filled in, and the passes (A,) that this took."""
         everyone = len(sentences) == len(self.memory.real)
-        step = partial(fill_masks, self.model, self.memory if everyone else self.memory.select(sentences))
+        memory = self.memory if everyone else self.memory.select(sentences)
+        step = partial(fill_masks, self.model, memory, never=self.never)
         written, _, passes = mask_predict(step, known, self.options.draft_iters, only=asked)
         return written, passes
 
@@ -272,9 +282,10 @@ class Verify:
     everywhere = False  # see `choices_at`
 
     def __init__(
-        self, model: Transformer, memory: Memory, side: ARSide, most: Tensor, window: int, draft: Draft | None
-    ) -> None:
-        self.model, self.memory, self.side, self.draft = model, memory, side, draft
+        self, model: Transformer, memory: Memory, side: ARSide, most: Tensor, window: int, draft: Draft | None,
+        never: tuple[int, ...] = NEVER_WRITTEN,
+    ) -> None:  # fmt: skip
+        self.model, self.memory, self.side, self.draft, self.never = model, memory, side, draft, never
         longest = int(most.max())
         self.cache = model.new_cache(len(memory.real), longest + window + 1 + (longest + 2 if draft else 0))
         self.passes = 0
@@ -313,10 +324,10 @@ class Verify:
             stream = beside(stream, in_span(masked(target, torch.zeros_like(target)), span))
         states = self.model.decode(stream, self.memory, self.cache)
         asking = states[:, :width] if self.side == "content" else states[:, -width:]
-        best, logps = choices_at(self.model, asking, real, NEVER_WRITTEN, at_end, everywhere=self.everywhere)
+        best, logps = choices_at(self.model, asking, real, self.never, at_end, everywhere=self.everywhere)
         if drafted is None:
             return best, logps, best[:, :0]
         known, asked = drafted
         writing = states[:, width + 1 : width + 1 + known.shape[1]]  # after its BOS
-        written, _ = choices_at(self.model, writing, asked, NEVER_WRITTEN_OR_EOS, everywhere=self.everywhere)
+        written, _ = choices_at(self.model, writing, asked, (*self.never, EOS), everywhere=self.everywhere)
         return best, logps, torch.where(asked, written, known)

@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from janus_cli.console import counted
 from janus_cli.data.extract import source_lines
 from janus_cli.data.lines import STDIN, Lines
 from janus_cli.decoding.modes import Plan, choose, own_recipe
+from janus_cli.decoding.notes import tell
 from janus_cli.decoding.records import Form, Progress, Record, Records, as_json
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translate import Result, Translator, as_text, read_translator
@@ -106,8 +108,8 @@ class Job(ABC):
         console.say(f"{verb} {self.what} with {run.path}, checkpoint {folder.name}: {used}")
         if self.resumed:
             console.say(f"resuming after {counted(self.progress.done, 'finished line')}")
-        if self.plan.warning is not None:
-            console.warn(self.plan.warning)
+        for warning in self.plan.warnings:
+            console.warn(warning)
         if not self.dry_run:
             keep_freed_memory()
             self.translator = read_translator(run, folder, self.plan, self.chosen_device)
@@ -147,6 +149,7 @@ class Job(ABC):
                 self.progress.read + sum(result.read for result in window),
                 self.progress.unknown + sum(result.unknown for result in window),
                 self.progress.cut + sum(result.cut > 0 for result in window),
+                counts=Counter(before.counts or {}) + timing.counts,
             )  # fmt: skip
             if self.records is not None:
                 self.records.add(records, self.progress)
@@ -202,7 +205,7 @@ class Decode(Job):
             raise DataError(f"{self.text} does not exist", "name a text file, plain or .gz")
         self.what = self.lines.name
         self.out = None if self.out == STDIN else self.out
-        parts = [self.split, self.plan.label, self.folder.name if self.checkpoint else None]
+        parts = [self.split, self.plan.label, *self._other_limit(), self.folder.name if self.checkpoint else None]
         self.stem = self.trained.decoded / re.sub(r"[^A-Za-z0-9._-]", "-", ".".join(filter(None, parts)))
         self.forms: dict[Path, Form] = {self.kept("txt"): as_text, self.kept("jsonl"): as_json} if self.split else {}
         files = dict.fromkeys(self.forms, True)
@@ -232,6 +235,14 @@ class Decode(Job):
             self.references[f"{split}.reference.txt"] = target
         if several is not None and several != target:
             self.references[text_name(split, "references")] = several
+
+    def _other_limit(self) -> Iterator[str]:
+        """Parts of the file names: the limit of AR outputs, where --set has changed it."""
+        own = own_recipe(self.folder, ()).decoding if self.changes else self.plan.options
+        for name, short in (("max_ratio", "ratio"), ("max_extra", "extra")):
+            value = getattr(self.plan.options, name)
+            if self.plan.reads(name) and value != getattr(own, name):
+                yield f"{short}{value}".removesuffix(".0")
 
     def kept(self, suffix: str) -> Path:
         """A file of the decoded split."""
@@ -281,6 +292,7 @@ class Decode(Job):
         if lines.bad_utf8:
             console.warn(f"{lines.name}: lines that are not UTF-8: {lines.bad_utf8:,}; the bad bytes were replaced")
         self.tell_reading(lines.name, lines.cut)
+        tell(self.progress.counts or {}, self.plan)
         done, tokens, passes, seconds, *_ = self.progress
         rates = [count / max(seconds, 1e-9) for count in (done, tokens)]
         passes_mean = passes / max(1, done)
@@ -306,6 +318,7 @@ class Decode(Job):
             "sha256": self.weights, "sentences": done, "tokens": tokens, "seconds": round(seconds, 3),
             "sentences_per_second": round(rates[0], 3), "tokens_per_second": round(rates[1], 3),
             "passes_mean": round(passes_mean, 3), **self.reading,
+            "counts": self.progress.counts or {},
             "batches": len(translator.timing.seconds) if whole else None,
             "batch_latency_ms": {"mean": round(mean, 3), "p95": round(p95, 3)} if whole else None,
             "threads": torch.get_num_threads(), "device": str(self.chosen_device), "torch": torch.__version__,

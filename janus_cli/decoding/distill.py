@@ -9,7 +9,7 @@ import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 
 from janus_cli import console, recipe_load, runs
 from janus_cli.console import counted
+from janus_cli.core.batch import UNK
 from janus_cli.core.generate import length_limit
 from janus_cli.core.knobs import Decoding
 from janus_cli.core.objectives import OBJECTIVES
@@ -33,6 +34,7 @@ from janus_cli.data.store import Ragged, store_files
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers
 from janus_cli.decoding.decode import Job
 from janus_cli.decoding.modes import choose
+from janus_cli.decoding.notes import tell
 from janus_cli.decoding.records import START_OVER, Record, Records
 from janus_cli.decoding.translate import DIGITS
 from janus_cli.errors import DataError, UsageError
@@ -69,9 +71,9 @@ class Distill(Job):
                 "name a run of objective ar or janus",
             )
         for change in self.changes:
-            if change.startswith(("decoding.mode=", "decoding.nbest=")):
+            if change.startswith(("decoding.mode=", "decoding.nbest=", "decoding.diversity=")):
                 raise UsageError(f"--set {change}: a teacher writes one output, left to right", "leave it out")
-        self.plan = choose(recipe, {"mode": "ar", "nbest": 1, **self.options})
+        self.plan = choose(recipe, {"mode": "ar", "nbest": 1, "diversity": 0.0, **self.options})
         self.target = self.out or runs.distilled_dir(recipe)
         if not self.resume:  # a resumed job has the permission of the first call
             must_be_free(self.target, force=self.force, is_ours=is_prepared, what=PREPARED)
@@ -113,8 +115,9 @@ class Distill(Job):
         force = self.records.files[self.target]
         manifest = write(self.sources, self.records, self.target, teacher, surest=self.surest, force=force)
         self.tell_reading(str(self.target))
-        if at_limit := manifest["distilled"]["at_limit"]:
-            console.warn(f"{counted(at_limit, 'output')} reached the longest length allowed, and were kept")
+        found, counts = manifest["distilled"], self.progress.counts or {}
+        # Only the search knows what else the limit has shaped, and earlier versions have not counted it.
+        tell({**counts, "unk": found["unk"], "limit": max(found["at_limit"], counts.get("limit", 0))}, self.plan)
         name = self.plan.recipe.name
         known = name if name in recipe_load.available() else self.trained.recipe
         following = command(
@@ -221,7 +224,7 @@ def write(
             )
         filters.tell("train", train, sources.recipe.data)
         train["text"]["source"] = before["splits"]["train"]["text"]["source"]
-        distilled = {**teacher, "at_limit": pairs.at_limit}
+        distilled = {**teacher, "at_limit": pairs.at_limit, "unk": pairs.unknown}
         if surest < 1:
             distilled |= {"surest": surest, "least_score": pairs.least}
         splits = {**before["splits"], "train": train}
@@ -231,12 +234,13 @@ def write(
 class _Pairs:
     """Sources with the teacher's outputs.
 
-    at_limit: kept pairs so far whose output has the maximum length. least: the lowest score kept of further sources.
+    at_limit: kept pairs so far whose output has the maximum length; unknown: whose output has an <unk>. least: the
+    lowest score kept of further sources.
     """
 
     def __init__(self, sources: Sources, outputs: Iterable[Record], options: Decoding) -> None:
         self.sources, self.outputs, self.options = sources, outputs, options
-        self.at_limit, self.least = 0, -inf
+        self.at_limit, self.unknown, self.least = 0, 0, -inf
 
     def survey(self, surest: float) -> TextFile:
         """Reads all outputs once: returns their digest, as lines `score<TAB>ids`, and finds `least`.
@@ -271,6 +275,7 @@ class _Pairs:
             dropped["unsure"] = int(unsure.sum())
             kept &= ~unsure
             self.at_limit += int((kept & (target.lengths >= self._most(torch.from_numpy(source.lengths)))).sum())
+            self.unknown += sum(UNK in ids for ids in compress(outputs, kept))
             compared = np.flatnonzero(kept).tolist() if data.deduplicate else []
             keys = [pair_hash(str(inputs[index]), str(outputs[index])) for index in compared]
             cut = int((long & kept).sum())

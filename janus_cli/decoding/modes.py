@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,11 @@ from janus_cli.core.objectives import OBJECTIVES, Objective
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.recipe import Recipe
 
-_KNOBS = knobs(Decoding)
+_KNOBS, _USUAL = knobs(Decoding), Decoding()
+_SHORT = {  # in the names of files, each with its value; named there only if it is not the usual one
+    "temperature": "t", "top_k": "k", "top_p": "p", "seed": "seed", "diversity": "diversity", "groups": "groups",
+    "no_repeat_ngram": "ngram", "min_length": "min", "unk": "unk", "nbest": "nbest",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,9 @@ class Plan:
     @property
     def label(self) -> str:
         """Short name of the mode, as in `ar.beam5` or `nar4.lb5.rerank`; names the files of a decoded split."""
-        options, usual = self.options, Decoding()
+        options, usual = self.options, _USUAL
         if self.mode == "ar":
-            parts = [f"ar.beam{options.beam}"]
+            parts = ["ar.sample" if options.temperature else f"ar.beam{options.beam}"]
             parts += [f"lp{options.length_penalty:g}"] * (options.length_penalty != usual.length_penalty)
         elif self.mode == "spec":
             drafting = ("draft_iters", "draft_length", "verify_window", "redraft")
@@ -55,28 +59,58 @@ class Plan:
         else:
             parts = [f"semi{options.block}" if self.mode == "semi" else "nar.eos"]
             parts += ["norepeats"] * options.remove_repeats
+        changed = (name for name in _SHORT if self.reads(name) and getattr(options, name) != getattr(usual, name))
+        parts += [f"{_SHORT[name]}{getattr(options, name)}".removesuffix(".0") for name in changed]
         return ".".join(parts + [options.precision] * (options.precision != usual.precision))
 
     @property
     def used(self) -> dict[str, Any]:
-        """The options that this mode reads, with their values."""
+        """The options that are read, with their values; without what is turned off."""
         values = asdict(self.options)
-        return {name: value for name, value in values.items() if self.reads(name) and name != "mode"}
+        return {name: value for name, value in values.items() if self.reads(name) and self.on(name) and name != "mode"}
 
     def reads(self, option: str) -> bool:
-        """Whether this mode reads the option."""
+        """Whether the option decides anything, in this mode and with the other options."""
+        knob = _KNOBS[option]
+        if knob.only_with and not self.on(knob.only_with):
+            return False
+        return self.has(option) and not (knob.not_with and self.on(knob.not_with))
+
+    def has(self, option: str) -> bool:
+        """Whether this mode has the option."""
         modes = _KNOBS[option].modes
         return not modes or self.way in modes
 
+    def on(self, option: str) -> bool:
+        """False for what can be turned off, and is."""
+        return not _KNOBS[option].off or getattr(self.options, option) != getattr(_USUAL, option)
+
     @property
-    def warning(self) -> str | None:
-        """A warning if the options need something that the model was never trained to do."""
+    def warnings(self) -> Iterator[str]:
+        """What the model was never trained to do, and what the recipe turns on for other modes."""
         if self.way == "nar" and self.options.update == "all" and not getattr(self.recipe.objective, "correct", 0):
-            return (
+            yield (
                 "--update all rewrites tokens that are not hidden, which this model was never trained to do "
                 "(objective.correct): expect nonsense, or use --update hidden"
             )
-        return None
+        idle = (name for name, knob in _KNOBS.items() if knob.off and not knob.only_with and not self.reads(name))
+        for name in filter(self.on, idle):
+            value = getattr(self.options, name)
+            yield f"decoding.{name} {value}, from the recipe, changes nothing: {self.obstacle(name)}"
+
+    def obstacle(self, option: str) -> str:
+        """Why an option is not read."""
+        knob = _KNOBS[option]
+        if not self.has(option) and self.way == KNOWN_LENGTH and "ar" in knob.modes:
+            return "this model predicts the length first"
+        if not self.has(option):
+            return f"this decodes with --mode {self.mode}"
+        return f"not without {flag(knob.only_with)}" if knob.only_with else f"not with {flag(knob.not_with)}"
+
+
+def flag(option: str) -> str:
+    """The command line's name of an option of the decoding section."""
+    return f"--{option.replace('_', '-')}"
 
 
 def own_recipe(folder: Path, changes: Sequence[str]) -> Recipe:
@@ -140,10 +174,16 @@ def _must_be_able(recipe: Recipe, mode: Mode) -> None:
 
 
 def _must_be_read(plan: Plan, given: Iterable[str]) -> None:
-    foreign = [option for option in given if not plan.reads(option)]
+    foreign = [option for option in given if plan.on(option) and not plan.reads(option)]
     if not foreign:
         return
-    flags = ", ".join(f"--{option.replace('_', '-')}" for option in foreign)
+    flags, it = ", ".join(map(flag, foreign)), "it" if len(foreign) == 1 else "them"
+    if plan.has(foreign[0]):
+        knob = _KNOBS[foreign[0]]
+        hint = f"add {flag(knob.only_with)}" if knob.only_with else f"turn that off with {flag(knob.not_with)} 0"
+        raise UsageError(
+            f"{flag(foreign[0])} would change nothing: {plan.obstacle(foreign[0])}", f"{hint}, or leave it out"
+        )
     if plan.way == ONE_PASS:
         raise UsageError(
             f"{flags} would change nothing: objective {plan.recipe.objective.name} writes all tokens in one pass",
@@ -153,8 +193,8 @@ def _must_be_read(plan: Plan, given: Iterable[str]) -> None:
     others = [other.mode for other in plans if all(map(other.reads, foreign))]
     add = f"add --mode {' or '.join(others)}, or " if others else ""
     raise UsageError(
-        f"{flags} would change nothing: this decodes with --mode {plan.mode}",
-        f"{add}leave {'it' if len(foreign) == 1 else 'them'} out",
+        f"{flags} would change nothing: {plan.obstacle(foreign[0])}",
+        f"{add}leave {it} out",
     )
 
 
@@ -166,10 +206,15 @@ def _must_fit(plan: Plan) -> None:
             f"--block {options.block}: this model was trained to write blocks of at most {streams} tokens",
             f"use --block {streams} or less, or --mode nar for all at once",
         )
-    if plan.reads("nbest") and options.nbest > width:
+    if options.nbest > width and plan.reads("nbest") and not options.temperature:
         raise UsageError(
             f"--nbest {options.nbest} is more than {what} {width}, the number of hypotheses",
             f"use {what} {options.nbest} or a smaller --nbest",
+        )
+    if plan.reads("diversity") and options.diversity and options.nbest == 1:
+        raise UsageError(
+            f"--diversity {options.diversity:g} makes several hypotheses differ, and --nbest is 1",
+            "add --nbest N, or leave it out",
         )
     if plan.way == "nar" and options.length_beam > recipe.model.max_length - 2:
         raise UsageError(

@@ -49,7 +49,8 @@ class Progress(NamedTuple):
     """How many records are complete, their cost, and what was read for them, summed over all processes.
 
     read, unknown: tokens of the sources, and those of them that the tokenizer does not know. cut: shortened sources.
-    published: the output files are complete too, and are being renamed into place.
+    published: the output files are complete too, and are being renamed into place. counts: see `Timing.counts`; None in
+    files of earlier versions.
     """
 
     done: int = 0
@@ -59,6 +60,7 @@ class Progress(NamedTuple):
     read: int = 0
     unknown: int = 0
     cut: int = 0
+    counts: dict[str, int] | None = None
     published: bool = False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -131,12 +132,18 @@ def as_text(record: dict[str, Any], nbest: int = 1) -> bytes:
 
 @dataclass
 class Timing:
-    """Cost of decoding: wall-clock seconds of each batch, and totals of sentences, tokens and decoder passes."""
+    """Cost of decoding: wall-clock seconds of each batch, and totals of sentences, tokens and decoder passes.
+
+    counts: lines by what is worth a word at the end. unk: the best output has an <unk>. limit: the longest output
+    allowed has shaped it (`Output.limited`); max_length: of these, where the model's positions were that limit. fewer:
+    there are fewer hypotheses than `nbest`.
+    """
 
     seconds: list[float] = field(default_factory=list)
     sentences: int = 0
     tokens: int = 0
     passes: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
 
     def latency(self) -> tuple[float, float]:
         """Mean and 95th percentile (nearest rank) over batches, in seconds."""
@@ -253,6 +260,7 @@ class Translator:
         self.timing.sentences += len(lines)
         self.timing.tokens += sum(len(best.tokens) for best, *_ in outputs)
         self.timing.passes += sum(best.passes for best, *_ in outputs)
+        self.timing.counts.update(self._counted(ids, outputs))
         return [
             Result(
                 index, line, each, list(islice(texts, len(each))), self.tokenizers.target,
@@ -260,6 +268,20 @@ class Translator:
             )
             for index, (line, each, row, size) in enumerate(zip(lines, outputs, ids, sizes, strict=True), first)
         ]  # fmt: skip
+
+    def _counted(self, ids: Sequence[Sequence[int]], outputs: Sequence[Sequence[Output]]) -> Iterator[str]:
+        """The `Timing.counts` of these sources, which are not empty where there is an output. Each name once a line."""
+        options, most = self.plan.options, self.generator.model.knobs.max_length - 1
+        ratio, extra = options.limit
+        for source, (best, *others) in zip(ids, outputs, strict=True):
+            if UNK in best.tokens:
+                yield "unk"
+            if best.limited:
+                yield "limit"
+                if int(len(source) * ratio) + extra + 1 >= most:
+                    yield "max_length"
+            if source and 1 + len(others) < options.nbest:
+                yield "fewer"
 
     def _batches(self, rows: Sequence[Sequence[int]], chosen: Iterable[int]) -> Iterator[list[int]]:
         """The indices of the chosen rows, in batches of about equal length."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from janus_cli.core.model import Transformer
-from janus_cli.core.steps import NEVER_WRITTEN
+from janus_cli.core.steps import NEVER_WRITTEN, never_written
 from janus_cli.core.symbols import BOS, EOS, SPECIAL, UNK
 from janus_cli.data.tokenizer import INDEX, NAMES, Tokenizer
 from janus_cli.errors import UsageError, require
@@ -56,7 +56,7 @@ def version() -> str:
 
 def write(source: Source, folder: Path, quantization: str) -> None:
     """Fills `folder`: model.bin, config.json, vocabularies in the order of ids, tokenizer files, README.txt."""
-    spec = specification(source.model)
+    spec = specification(source.model, never_written(source.recipe.decoding))
     spec.register_source_vocabulary(unique_names(source.tokenizers.source))
     spec.register_target_vocabulary(unique_names(source.tokenizers.target))
     config = spec.config
@@ -84,8 +84,8 @@ def unique_names(tokenizer: Tokenizer) -> list[str]:
     return names
 
 
-def specification(model: Transformer) -> Any:
-    """The model as a ctranslate2.specs.TransformerSpec, without vocabularies."""
+def specification(model: Transformer, never: tuple[int, ...] = NEVER_WRITTEN) -> Any:
+    """The model as a ctranslate2.specs.TransformerSpec, without vocabularies. never: tokens that it must not write."""
     specs = require("ctranslate2.specs", EXTRA)
     knobs = model.knobs
     # janus uses the exact GELU, and GELUTanh and GELUSigmoid are approximations of it.
@@ -114,7 +114,7 @@ def specification(model: Transformer) -> Any:
             _layer(layer, weights, f"{layers}.{index}")
     spec.decoder.projection.weight = weights.get("output_table.weight", target)
     spec.decoder.projection.bias = np.zeros(len(target), np.float32)
-    spec.decoder.projection.bias[list(NEVER_WRITTEN)] = FORBIDDEN
+    spec.decoder.projection.bias[list(never)] = FORBIDDEN
     return spec
 
 
@@ -142,7 +142,8 @@ def _norm(spec: Any, weights: Arrays, name: str) -> None:
 
 
 def _readme(source: Source, quantization: str) -> bytes:
-    about, knobs, limits = read_json(source.run / INDEX), source.model.knobs, source.recipe.decoding
+    about, knobs, decoding = read_json(source.run / INDEX), source.model.knobs, source.recipe.decoding
+    ratio, extra = decoding.limit
     files, joiner, pieces = about["files"], about["joiner"], about["kind"] == "sentencepiece"
     joined = f'f"{{line}} ".replace({joiner + " "!r}, "").rstrip(" ")' if joiner else "line"
     tokenizer = fill(
@@ -153,10 +154,9 @@ def _readme(source: Source, quantization: str) -> bytes:
     program = fill(
         "translate_program.txt", imports="import numpy\n" + "import sentencepiece\n" * pieces,
         tokenizer=tokenizer.rstrip(), reads=source.recipe.reads, writes=knobs.max_length - 2,
-        ratio=repr(limits.max_ratio), extra=limits.max_extra,
+        ratio=repr(ratio), extra=extra, ngram=decoding.no_repeat_ngram, least=decoding.min_length,
     )  # fmt: skip
     return source.readme(
         "ctranslate2.txt", quantization=quantization, version=version(), program=program.rstrip(),
-        package=" sentencepiece" if pieces else "", reads=source.recipe.reads, ratio=f"{limits.max_ratio:g}",
-        extra=limits.max_extra,
+        package=" sentencepiece" if pieces else "", reads=source.recipe.reads, ratio=f"{ratio:g}", extra=extra,
     )  # fmt: skip

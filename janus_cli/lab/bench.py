@@ -106,7 +106,12 @@ class Bench:
 
     def _check(self, force: bool) -> None:
         """Raises UsageError if a change sets an option that rows set themselves, or a file is in the way."""
-        taken = {"nbest", *(option for options in rows.row_options().values() for option in options)}
+        taken = {
+            "nbest",
+            "temperature",
+            "diversity",
+            *(option for options in rows.row_options().values() for option in options),
+        }
         for change in self.changes:
             if change.partition("=")[0].removeprefix("decoding.") in taken:
                 hint = "name rows, as in --mode ar.beam4,nar6.lb3"
@@ -209,7 +214,7 @@ class Bench:
         """
         recipe, tokenizers, writer = self.recipe, self.tokenizers, "ar.beam1 does"
         if greedy is None and recipe.ar_stream is not None:
-            plan = choose(recipe, {"mode": "ar", "beam": 1, "nbest": 1})
+            plan = choose(recipe, {"mode": "ar", "beam": 1, "nbest": 1, "temperature": 0.0, "diversity": 0.0})
             row = janus_row("ar.beam1", plan, self.generator, tokenizers)
             greedy = row.translate(self.lines, recipe.decoding.batch_sentences)
         if greedy is not None:

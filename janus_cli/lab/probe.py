@@ -210,7 +210,7 @@ def _traced(
     """These sentences, each decoded autoregressively and non-autoregressively, if the objective has both sides."""
     sources, references = texts
     traced = [TracedSentence(row, sources[row], references[row] if references else "", []) for row in rows]
-    single = replace(recipe, decoding=replace(recipe.decoding, nbest=1))
+    single = replace(recipe, decoding=recipe.decoding.one_best)
     for side in OBJECTIVES[recipe.objective.name].sides:
         plan = choose(single, {"mode": side})
         translator = Translator(generator, tokenizers, plan, traced=len(rows))

@@ -197,7 +197,7 @@ def _losses(reports: Reports) -> list[Block]:
     figures = [
         (name, plots.curves(_lines(reports, "train", name), _lines(reports, "valid", name), "nats", falling=True))
         for name in names
-        if name not in NOT_TERMS and not name.startswith("bleu")
+        if name not in NOT_TERMS and not name.startswith(("bleu", "unk_", "limited_"))
     ]
     figures += _train_figures(reports, STEERING)
     return [Block(figures=figures, missing=_not_logged(reports, "train", "training"))]

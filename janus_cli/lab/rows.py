@@ -97,7 +97,7 @@ def select(recipe: Recipe, names: Sequence[str]) -> Selection:
     """
     rows = row_options(names)
     asked = matching(names) if names else set(rows)
-    single = replace(recipe, decoding=replace(recipe.decoding, nbest=1))
+    single = replace(recipe, decoding=recipe.decoding.one_best)
     plans: dict[str, Plan] = {}
     left_out: dict[str, str] = {}
     for label in (label for label in rows if label in asked):

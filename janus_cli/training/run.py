@@ -29,7 +29,7 @@ from janus_cli.files import MANIFEST, copy_files, locked, read_json, tidy, write
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.terminal import command, visible
-from janus_cli.training import checkpoint, schedule, size
+from janus_cli.training import checkpoint, limits, schedule, size
 from janus_cli.training.checkpoint import MODEL, Checkpoint
 from janus_cli.training.log import Log, flat
 from janus_cli.training.trainer import Trainer, resume_command
@@ -83,6 +83,7 @@ def train(
             _must_be_free(target, force=force)
         words = _preprocess_options(recipe, target, changes, seed, resume=resume)
         data = _open_data(settings, target, prepared, data_dir, world, words, resume=resume, dry_run=dry_run)
+        settings = limits.settled(settings, data.train)
         if data_only:
             return target
         if threads:
@@ -131,7 +132,8 @@ def _recipe_and_run(
         run = runs.find_run(folder)
         if folder is None:
             console.say(f"resuming {run.path}, the newest run")
-        return recipe_load.load(recipe or str(run.recipe), changes, objective), run
+        loaded = recipe_load.load(recipe or str(run.recipe), changes, objective)
+        return limits.kept(loaded, recipe_load.load(str(run.recipe))), run
     if recipe is None:
         console.say("no --recipe: using the built-in recipe demo")
     loaded = recipe_load.load(recipe or "demo", changes, objective)
@@ -250,6 +252,11 @@ def _describe(recipe: Recipe, data: Prepared, run: Run, world: World) -> None:
         f"{'about ' * epoch.approximate}{updates:,} updates an epoch, padding {epoch.padding:.1%}, "
         f"{world.size} rank{'s' * (world.size > 1)} on {world.device}, {torch.get_num_threads()} threads"
     )
+    if recipe.ar_stream not in (None, "masks"):
+        ratio, extra = recipe.decoding.limit
+        console.say(
+            f"AR outputs have at most {ratio:g} * source length + {extra} tokens (decoding.max_ratio, max_extra)"
+        )
 
 
 def _start_from(named: Path, model: Transformer, recipe: Recipe, data: Prepared, run: Run) -> dict[str, str]:

@@ -8,7 +8,7 @@ from statistics import fmean
 import numpy as np
 import torch
 
-from janus_cli.core.batch import EOS, pad
+from janus_cli.core.batch import EOS, UNK, pad
 from janus_cli.core.generate import generate
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
@@ -44,6 +44,7 @@ def validate(
 ) -> dict[str, float]:
     """Terms in nats per unit, without label smoothing and with the same noise every time; BLEU of greedy AR and of
     mask-predict with the recipe's iterations and a length beam of 1, and as `bleu` the mean of these sides.
+    `unk_SIDE` and `limited_SIDE`: the share of outputs that contain <unk>, and of those that the limit has shaped.
 
     Stops at a signal, between batches, and then returns nothing.
     """
@@ -52,10 +53,11 @@ def validate(
     rows = np.arange(min(recipe.training.valid_sentences, len(prepared.valid)))
     lines = (prepared.folder / "valid.target.txt").read_bytes().split(b"\n")[: len(rows)]
     references = [line.decode() for line in lines]
-    options = replace(recipe.decoding, beam=1, nbest=1, length_beam=1, rerank="none")
+    options = replace(recipe.decoding.one_best, beam=1, length_beam=1, rerank="none")
     sources = [prepared.valid.pair(row)[0][: recipe.reads].tolist() for row in rows.tolist()]
     order = sorted((row for row in rows.tolist() if sources[row]), key=lambda row: len(sources[row]))
     decoded: dict[str, list[list[int]]] = {side: [[]] * len(rows) for side in objective.sides}
+    odd = {f"{what}_{side}": 0 for side in objective.sides for what in ("unk", "limited")}
     for start in range(0, len(order), recipe.decoding.batch_sentences):
         if stop.number:
             return {}
@@ -65,8 +67,11 @@ def validate(
             outputs = generate(model, source, side, options, recipe.ar_stream)
             for row, (best, *_) in zip(some, outputs, strict=True):
                 decoded[side][row] = best.tokens
+                odd[f"unk_{side}"] += UNK in best.tokens
+                odd[f"limited_{side}"] += best.limited
     for name, ids in decoded.items():
         metrics[f"bleu_{name}"] = corpus_bleu(prepared.tokenizers.target.decode(ids), [references])
+    metrics |= {name: count / len(rows) for name, count in odd.items()}
     return {**metrics, "bleu": fmean(metrics[f"bleu_{side}"] for side in objective.sides)}
 
 

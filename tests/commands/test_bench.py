@@ -170,6 +170,7 @@ def test_a_dry_run_measures_nothing_and_writes_nothing(janus: Janus, orders: Ord
         (["janus", "--sentences", "0"], "--sentences"),
         (["janus", "--against", "fairseq"], "no such peer"),
         (["janus", "--set", "model.width=8"], "only decoding.… can be changed"),
+        (["janus", "--set", "decoding.temperature=1"], "--set decoding.temperature=1: each row says this itself"),
         (["janus", "--set", "decoding.beam=3"], "--set decoding.beam=3: each row says this itself"),
         (["janus", "--out", "no/such/file.json"], "no folder no/such"),
         (["janus", "--out", "runs", "--force"], "runs is a folder"),

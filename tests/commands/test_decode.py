@@ -160,7 +160,7 @@ def test_an_ar_side_reranks_the_lengths_of_mpnet(janus: Janus) -> None:
 def test_rewriting_what_stands_there_needs_a_model_that_learnt_it(janus: Janus, name: str, warned: bool) -> None:
     code, _, err = janus("--run", name, "--mode", "nar", "--update", "all")
     assert (code, "warning: --update all rewrites tokens" in err) == (0, warned)
-    assert "warning:" not in janus("--run", name, "--mode", "nar", "--update", "hidden")[2]
+    assert "rewrites tokens" not in janus("--run", name, "--mode", "nar", "--update", "hidden")[2]
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_a_line_of_a_megabyte_is_cut_with_one_warning(janus: Janus) -> None:
     got = lines(out)
     assert (code, len(got), got[0]) == (0, 4, got[3])
     assert got[1]
-    assert err.count("warning:") == 1
+    assert err.count("lines cut to") == 1
     assert "cut to the 39 tokens that the model reads: 2" in err
     code, out, err = janus("--input", "-", stdin=b"\xc3\xa4" * (1 << 16) + b"\n" + first.encode())
     assert (code, len(lines(out))) == (0, 2)
@@ -338,8 +338,8 @@ def test_nbest_gives_lines_with_number_and_score_and_the_best_is_kept_for_scorin
     for start in range(0, len(cells), 3):
         scores = [float(score) for _, score, _ in cells[start : start + 3]]
         assert scores == sorted(scores, reverse=True)
-    assert lines((KEPT / "test.ar.beam3.txt").read_text(encoding="utf-8")) == [text for _, _, text in cells[::3]]
-    kept = records((KEPT / "test.ar.beam3.jsonl").read_text(encoding="utf-8"))
+    assert lines((KEPT / "test.ar.beam3.nbest3.txt").read_text(encoding="utf-8")) == [text for _, _, text in cells[::3]]
+    kept = records((KEPT / "test.ar.beam3.nbest3.jsonl").read_text(encoding="utf-8"))
     assert [h["hypothesis"] for record in kept for h in record["nbest"]] == [text for _, _, text in cells]
 
 

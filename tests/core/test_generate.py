@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from janus_cli.core import steps
 from janus_cli.core.batch import BOS, EOS, MASK, PAD, UNK
 from janus_cli.core.generate import Mode, generate, length_limit
 from janus_cli.core.knobs import ARSide, Decoding
-from janus_cli.core.model import Transformer
+from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.objectives.bang import bridge
 from janus_cli.core.search import Output
 from janus_cli.core.search.mask_predict import Update
@@ -94,13 +95,17 @@ def test_the_score_of_an_output_is_what_one_pass_over_it_gives(side: ARSide, bea
 
 INDEPENDENT: list[tuple[Mode, ARSide, dict[str, Any]]] = [
     *(("ar", side, {"beam": beam, "nbest": beam}) for side in SIDES for beam in (1, 5)),
+    *(("ar", side, {"temperature": 0.9, "nbest": 3, "seed": 4}) for side in SIDES),
+    *(("ar", side, {"beam": 4, "nbest": 4, "diversity": 0.5, "groups": 2}) for side in SIDES),
+    *(("ar", side, {"beam": beam, "no_repeat_ngram": 2, "unk": "ban"}) for side in SIDES for beam in (1, 3)),
+    ("ar", "content", {"temperature": 1.2, "top_k": 4, "top_p": 0.8}), ("ar", "query", {"beam": 1, "min_length": 7}),
     ("spec", "content", {"redraft": "joint", "draft_length": 4}), ("spec", "query", {"redraft": "joint"}),
     ("spec", "query", {"redraft": "ar"}), ("semi", "self", {"block": 3}),
     *(
         ("nar", "content", changes)
         for changes in (
             {}, {"update": "all"}, {"rerank": "ar"}, {"remove_repeats": True, "rerank": "ar"},
-            {"length_beam": 1, "iters": 9},
+            {"length_beam": 1, "iters": 9}, {"unk": "ban", "rerank": "ar"},
         )
     ),
 ]  # fmt: skip
@@ -129,7 +134,7 @@ def test_outputs_do_not_depend_on_batch_order_size_or_padding(
 
 
 def slow_mask_predict(
-    model: Transformer, row: list[int], n: int, iters: int, everywhere: bool
+    model: Transformer, row: list[int], n: int, iters: int, everywhere: bool, *never: int
 ) -> tuple[list[int], list[float]]:
     """The published loop in plain Python, for one sentence and one length."""
     ids = source([row])
@@ -137,7 +142,8 @@ def slow_mask_predict(
     tokens, sure = [MASK] * n, [0.0] * n
     for done in range(1, iters + 1):
         target = torch.tensor([[BOS, *tokens, EOS]])
-        logp = allowed(model.logits(model.decode(masked(target, torch.zeros_like(target)), memory)), EOS)[0, 1:-1]
+        states = model.decode(masked(target, torch.zeros_like(target)), memory)
+        logp = allowed(model.logits(states), EOS, *never)[0, 1:-1]
         for place in range(n):
             if everywhere or tokens[place] == MASK:
                 tokens[place], sure[place] = int(logp[place].argmax()), float(logp[place].max())
@@ -199,6 +205,133 @@ def test_blocks_give_what_training_saw(block: int | None) -> None:
             assert logp == pytest.approx(float(allowed(model.logits(states[0, slot]))[token]), abs=1e-6)
         most = limits(model, ids)[0]
         assert output.passes == (1 if block is None else -(-min(count + 1, most) // block))
+
+
+BANNED: list[tuple[Mode, ARSide, dict[str, Any]]] = [
+    *(("ar", side, {"beam": beam, "nbest": beam}) for side in SIDES for beam in (1, 4)),
+    *(("ar", side, {"temperature": 1.0, "nbest": 2}) for side in SIDES),
+    ("ar", "content", {"beam": 3, "nbest": 3, "diversity": 0.4}), ("spec", "content", {}), ("spec", "query", {}),
+    ("spec", "content", {"redraft": "joint"}),
+]  # fmt: skip
+
+
+def likes_unk() -> Transformer:
+    """A model that would write <unk> often."""
+    model = random_model()
+    model.output_weight[UNK] = 1.3 * model.output_weight[9]
+    return model
+
+
+@pytest.mark.parametrize(("mode", "side", "changes"), BANNED, ids=str)
+def test_a_banned_unk_has_no_probability_which_the_other_tokens_share(
+    mode: Mode, side: ARSide, changes: dict[str, Any]
+) -> None:
+    model, rows = likes_unk(), sentences(12)
+    options = [replace(OPTIONS, **{**changes, "unk": unk}) for unk in ("keep", "ban")]
+    keep, ban = (generate(model, source(rows), mode, each, side) for each in options)
+    assert any(UNK in each.tokens for found in keep for each in found)
+    for row, found in zip(rows, ban, strict=True):
+        ids = source([row])
+        memory = model.encode(ids, ids != PAD)
+        for output in found:
+            assert UNK not in output.tokens
+            tokens = torch.tensor([output.tokens], dtype=torch.int64)
+            mean = float(ar_scores(model, memory, tokens, side, (PAD, BOS, MASK, UNK)))
+            size = len(output.tokens) + (side != "masks")
+            assert sum(output.logps) == pytest.approx(mean * size, abs=1e-5)
+
+
+def test_a_banned_unk_in_mask_predict_blocks_and_in_the_rerank() -> None:
+    model, rows = likes_unk(), sentences(12)
+    options = replace(OPTIONS, unk="ban", length_beam=1)
+
+    def has_unk(mode: Mode, options: Decoding) -> bool:
+        return any(UNK in each.tokens for (each,) in generate(model, source(rows), mode, options, None))
+
+    assert has_unk("nar", replace(options, unk="keep"))
+    for row, (output,) in zip(rows, generate(model, source(rows), "nar", options, None), strict=True):
+        tokens, sure = slow_mask_predict(model, row, output.length, OPTIONS.iters, False, UNK)
+        assert output.tokens == tokens
+        assert output.logps == pytest.approx(sure, abs=1e-5)
+        ids = source([row])
+        (again,) = generate(model, ids, "nar", replace(options, rerank="ar"), "content")[0]
+        never = (PAD, BOS, MASK, UNK)
+        score = ar_scores(model, model.encode(ids, ids != PAD), torch.tensor([again.tokens]), "content", never)
+        assert again.score == pytest.approx(float(score), abs=1e-5)
+    assert has_unk("semi", replace(options, unk="keep"))
+    assert not has_unk("semi", options)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_greedy_with_rules_is_greedy_in_plain_python(side: ARSide) -> None:
+    """The best token that repeats no pair of tokens and does not end too early."""
+    model, rows = random_model(), sentences(12)
+    options = replace(OPTIONS, no_repeat_ngram=2, min_length=0 if side == "masks" else 6)
+    outputs = generate(model, source(rows), "ar", options, side)
+    assert plain(outputs) != plain(generate(model, source(rows), "ar", OPTIONS, side))
+    for (output,) in outputs:
+        pairs = list(pairwise(output.tokens))
+        assert len(set(pairs)) == len(pairs)
+        assert len(output.tokens) >= options.min_length
+    if side == "masks":
+        return
+    for row, (output,) in zip(rows, outputs, strict=True):
+        ids = source([row])
+        memory, tokens = model.encode(ids, ids != PAD), list[int]()
+        for written in [*output.tokens, EOS]:
+            stream = ar_stream(torch.tensor([[BOS, *tokens, UNK]]), side)
+            logp = allowed(model.logits(model.decode(stream, memory)[0, -1]))
+            again = [after for before, after in pairwise(tokens) if before == tokens[-1]]
+            logp[[*again, *[EOS] * (len(tokens) < 6)]] = -torch.inf
+            best = EOS if len(tokens) + 1 == limits(model, ids, options)[0] else int(logp.argmax())
+            assert written == best
+            tokens.append(written)
+
+
+def test_outputs_that_the_limit_has_shaped_are_marked() -> None:
+    """Left to right whatever the search had still alive; samples only if they are cut themselves."""
+    model, rows = random_model(), sentences(24)
+    short = replace(OPTIONS, max_ratio=0.0, max_extra=4)
+    for changes in ({}, {"beam": 3, "nbest": 3}, {"beam": 4, "nbest": 2, "diversity": 0.5}):
+        outputs = generate(model, source(rows), "ar", replace(short, **changes), "content")
+        free = generate(model, source(rows), "ar", replace(short, **changes, max_extra=15), "content")
+        marks = [{each.limited for each in found} for found in outputs]
+        assert marks == [{each.passes == 5 for each in found} for found in outputs]
+        assert {True} in marks
+        assert {False} in marks
+        for found, unlimited, mark in zip(outputs, free, marks, strict=True):
+            if mark == {False} and len(found) == 1:
+                assert found[0].tokens == unlimited[0].tokens
+    samples = generate(model, source(rows), "ar", replace(short, temperature=1.0, nbest=3), "content")
+    assert all(each.limited == (len(each.tokens) == 4) for found in samples for each in found)
+    for (output,) in generate(model, source(rows), "spec", short, "content"):
+        assert output.limited == (len(output.tokens) == 4)
+    blocks = [each for (each,) in generate(model, source(rows), "semi", replace(short, block=2), None)]
+    assert {each.limited for each in blocks} == {True, False}
+    assert all(each.limited == (len(each.tokens) == 4) for each in blocks)
+    assert not any(each.limited for (each,) in generate(model, source(rows), "ar", short, "masks"))
+
+
+def test_all_samples_of_a_batch_share_one_encoded_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rows, encoded = random_model(), sentences(5), list[int]()
+    plain_encode = Transformer.encode
+
+    def encode(self: Transformer, ids: Tensor, real: Tensor) -> Memory:
+        encoded.append(len(ids))
+        return plain_encode(self, ids, real)
+
+    monkeypatch.setattr(Transformer, "encode", encode)
+    outputs = generate(model, source(rows), "ar", replace(OPTIONS, temperature=1.0, nbest=7), "content")
+    assert [len(found) for found in outputs] == [7] * 5
+    assert encoded == [5]
+
+
+def test_a_limit_that_nobody_has_set_is_that_of_before() -> None:
+    lengths = torch.tensor([0, 1, 5, 100])
+    for options in (Decoding(), Decoding(max_ratio=1.2, max_extra=10)):
+        assert length_limit(lengths, 256, options).tolist() == [11, 12, 17, 131]
+    assert length_limit(lengths, 256, Decoding(min_length=14)).tolist() == [15, 15, 17, 131]
+    assert length_limit(lengths, 12, Decoding(min_length=9)).tolist() == [11, 11, 11, 11]
 
 
 def test_special_ids_are_never_written() -> None:

@@ -36,12 +36,17 @@ def cases() -> Iterator[tuple[Mode, ARSide, dict[str, Any]]]:
     for side in ("content", "query", "self", "masks"):
         yield "ar", side, {"beam": 1}
         yield "ar", side, {"beam": 3, "nbest": 2}
+        yield "ar", side, {"temperature": 0.8, "nbest": 3}
+        yield "ar", side, {"beam": 4, "nbest": 2, "diversity": 0.5, "unk": "ban"}
+        yield "ar", side, {"beam": 1, "no_repeat_ngram": 1}
         yield "nar", side, {"iters": 4, "length_beam": 3, "rerank": "ar"}
     yield "nar", "content", {"iters": 1, "length_beam": 1}
+    yield "nar", "content", {"iters": 2, "length_beam": 2, "unk": "ban", "rerank": "ar"}
     yield "nar", "content", {"iters": 5, "length_beam": 3, "nbest": 3}
     yield "nar", "content", {"iters": 4, "length_beam": 3, "update": "all", "remove_repeats": True}
     for side in ("content", "query"):
         yield "spec", side, {"redraft": "nar", "draft_iters": 2}
+        yield "spec", side, {"redraft": "joint", "unk": "ban"}
         yield "spec", side, {"redraft": "ar", "verify_window": 3}
         yield "spec", side, {"redraft": "joint"}
         yield "spec", side, {"redraft": "joint", "draft_length": 3, "verify_window": 2}

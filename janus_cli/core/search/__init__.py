@@ -19,6 +19,8 @@ class Output:
     tokens: without BOS and EOS. logps: nats of each token; left-to-right search adds that of EOS at the end.
     score: what hypotheses of the sentence were ranked by, higher is better; see the search.
     passes: decoder passes that the sentence took part in. trace: these passes, if asked for.
+    limited: whether the search went on up to the most tokens allowed, so that without that limit it might have found
+        something longer.
     """
 
     tokens: list[int]
@@ -26,6 +28,7 @@ class Output:
     score: float
     passes: int
     trace: tuple[Iteration, ...] = ()
+    limited: bool = False
 
     @property
     def length(self) -> int:

@@ -1,0 +1,297 @@
+"""Options that forbid, draw or spread hypotheses, through the command line: what they change, and who refuses them."""
+
+import json
+import re
+import signal
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+from untrained import LINES, Janus, Stop, lines, records, source
+
+from janus_cli import load
+from janus_cli.core.batch import UNK
+from janus_cli.core.model import Transformer
+from janus_cli.runs import teacher
+
+KEPT = Path("runs/janus/decode")
+OFF = [
+    "--temperature", "0", "--top-k", "0", "--top-p", "1", "--diversity", "0", "--groups", "0", "--min-length", "0",
+    "--no-repeat-ngram", "0", "--unk", "keep",
+]  # fmt: skip
+WAYS = [
+    ("ar", ["--mode", "ar"]), ("ar", ["--beam", "1"]), ("janus", ["--mode", "nar"]), ("janus", ["--mode", "spec"]),
+    ("cmlm", []), ("mpnet", ["--mode", "ar"]), ("mpnet", ["--mode", "nar", "--rerank", "ar"]),
+    ("bang", ["--mode", "ar"]), ("bang", ["--mode", "nar"]), ("bang", ["--mode", "semi"]), ("xlnet", []),
+    ("prophetnet", []),
+]  # fmt: skip
+
+
+@pytest.fixture
+def unk_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models write <unk> often."""
+    plain = Transformer.logits
+
+    def logits(self: Transformer, states: Tensor) -> Tensor:
+        found = plain(self, states).clone()
+        found[..., UNK] = found[..., 40:60].amax(-1)
+        return found
+
+    monkeypatch.setattr(Transformer, "logits", logits)
+
+
+def ctrl_c() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def decoded(janus: Janus, *arguments: str) -> list[dict[str, Any]]:
+    code, out, err = janus(*arguments, "--jsonl")
+    assert code == 0, err
+    return records(out)
+
+
+def every(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [each for record in found for each in record.get("nbest", [record])]
+
+
+def options_said(err: str) -> str:
+    said = re.search(r"^decoding .*", err, re.MULTILINE)
+    assert said
+    return said[0]
+
+
+@pytest.mark.parametrize(("run", "mode"), WAYS)
+def test_what_is_off_changes_nothing_in_any_mode(janus: Janus, run: str, mode: list[str]) -> None:
+    expected = janus("--run", run, *mode)
+    found = janus("--run", run, *mode, *OFF)
+    assert found[:2] == expected[:2]
+    assert len({file.stem for file in Path(f"runs/{run}/decode").iterdir()}) == 2, "the same names, and the reference"
+    assert options_said(found[2]) == options_said(expected[2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--mode", "nar", "--temperature", "0.5"], ["--temperature would change nothing", "add --mode ar"]),
+        (["--mode", "spec", "--temperature", "0.5"], ["--temperature would change nothing", "--mode spec"]),
+        (["--mode", "nar", "--diversity", "0.5", "--nbest", "2"], ["--diversity would change nothing", "--mode nar"]),
+        (["--mode", "spec", "--no-repeat-ngram", "3"], ["--no-repeat-ngram would change nothing", "--mode spec"]),
+        (["--mode", "nar", "--min-length", "3"], ["--min-length would change nothing", "--mode nar"]),
+        (["--run", "mpnet", "--min-length", "3"], ["--min-length would change nothing", "predicts the length first"]),
+        (["--run", "bang", "--mode", "semi", "--no-repeat-ngram", "2"], ["--no-repeat-ngram would change nothing"]),
+        (["--run", "cmlm", "--temperature", "1"], ["--temperature would change nothing", "leave it out"]),
+        (["--top-k", "5"], ["--top-k would change nothing: not without --temperature", "add --temperature"]),
+        (["--top-p", "0.5"], ["--top-p would change nothing", "--temperature"]),
+        (["--seed", "5"], ["--seed would change nothing", "--temperature"]),
+        (["--groups", "3"], ["--groups would change nothing: not without --diversity"]),
+        (["--temperature", "1", "--beam", "3"], ["--beam would change nothing: not with --temperature"]),
+        (["--temperature", "1", "--diversity", "1"], ["--diversity would change nothing: not with --temperature"]),
+        (["--diversity", "0.5"], ["--nbest is 1", "add --nbest"]),
+        (["--diversity", "0.5", "--nbest", "2", "--beam", "3", "--groups", "2"], ["groups 2 does not divide beam 3"]),
+        (["--diversity", "0.5", "--nbest", "4"], ["--nbest 4 is more than --beam 3"]),
+        (["--min-length", "39"], ["min_length: 39", "max_length 40"]),
+        (["--temperature", "-1"], ["--temperature"]),
+        (["--temperature", "nan"], ["--temperature"]),
+        (["--temperature", "1", "--top-p", "0"], ["top_p", "greater than 0"]),
+        (["--temperature", "1", "--top-k", "-2"], ["--top-k"]),
+        (["--no-repeat-ngram", "-1"], ["--no-repeat-ngram"]),
+        (["--unk", "drop"], ["--unk"]),
+    ],
+)  # fmt: skip
+def test_what_a_mode_cannot_do_ends_with_2_and_the_reason(janus: Janus, arguments: list[str], named: list[str]) -> None:
+    code, out, err = janus(*arguments)
+    assert (code, out) == (2, "")
+    assert all(words in err for words in ("error: ", "hint: ", *named)), err
+    assert not list(Path("runs").glob("*/decode"))
+
+
+def test_what_the_recipe_turns_on_for_another_mode_is_said(janus: Janus) -> None:
+    on = ("--set", "decoding.temperature=0.7", "--set", "decoding.no_repeat_ngram=2", "--set", "decoding.top_k=5")
+    code, out, err = janus("--mode", "nar", *on)
+    assert (code, out) == janus("--mode", "nar")[:2]
+    assert "warning: decoding.temperature 0.7, from the recipe, changes nothing: this decodes with --mode nar" in err
+    assert "warning: decoding.no_repeat_ngram 2, from the recipe, changes nothing" in err
+    assert "top_k" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "label"),
+    [
+        (["--nbest", "2"], "ar.beam3.nbest2"),
+        (["--mode", "nar", "--nbest", "2", "--unk", "ban"], "nar3.lb3.unkban.nbest2"),
+        (["--temperature", "0.7"], "ar.sample.t0.7"),
+        (["--temperature", "1", "--top-k", "9", "--top-p", "0.25", "--seed", "3", "--nbest", "2"],
+         "ar.sample.t1.k9.p0.25.seed3.nbest2"),
+        (["--diversity", "0.5", "--nbest", "3"], "ar.beam3.diversity0.5.nbest3"),
+        (["--diversity", "2", "--groups", "2", "--beam", "4", "--nbest", "2"],
+         "ar.beam4.diversity2.groups2.nbest2"),
+        (["--no-repeat-ngram", "2", "--min-length", "4"], "ar.beam3.ngram2.min4"),
+        (["--mode", "spec", "--unk", "ban"], "spec.unkban"),
+        (["--set", "decoding.max_extra=3", "--set", "decoding.max_ratio=1"], "ar.beam3.ratio1.extra3"),
+        (["--set", "decoding.max_ratio=0.5", "--unk", "ban", "--precision", "bf16"], "ar.beam3.unkban.bf16"),
+    ],
+)  # fmt: skip
+def test_two_settings_that_write_different_texts_have_files_of_their_own(
+    janus: Janus, arguments: list[str], label: str
+) -> None:
+    assert janus(*arguments)[0] == 0
+    assert {file.name for file in KEPT.iterdir()} >= {f"test.{label}.{suffix}" for suffix in ("txt", "jsonl", "json")}
+
+
+DIFFERENT = [
+    ("ar", ["--temperature", "0.8", "--nbest", "3"]), ("janus", ["--temperature", "1", "--top-k", "20", "--seed", "2"]),
+    ("xlnet", ["--temperature", "1", "--top-p", "0.9"]), ("mpnet", ["--mode", "ar", "--temperature", "1"]),
+    ("prophetnet", ["--temperature", "0.5"]), ("bang", ["--mode", "ar", "--temperature", "0.7", "--nbest", "2"]),
+    ("ar", ["--beam", "4", "--diversity", "0.8", "--nbest", "4"]),
+    ("mpnet", ["--mode", "ar", "--beam", "4", "--groups", "2", "--diversity", "0.8", "--nbest", "4"]),
+    ("janus", ["--mode", "ar", "--no-repeat-ngram", "1"]), ("ar", ["--beam", "1", "--min-length", "8"]),
+    ("janus", ["--mode", "nar", "--unk", "ban", "--rerank", "ar"]), ("bang", ["--mode", "semi", "--unk", "ban"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("run", "options"), DIFFERENT)
+def test_batch_size_order_and_threads_change_no_hypothesis(
+    janus: Janus, unk_everywhere: None, run: str, options: list[str]
+) -> None:
+    Path("text").write_text("".join(f"{line}\n" for line in source()), encoding="utf-8")
+    Path("reversed").write_text("".join(f"{line}\n" for line in reversed(source())), encoding="utf-8")
+
+    def hypotheses(*arguments: str) -> list[list[str]]:
+        found = decoded(janus, "--run", run, *options, *arguments)
+        return [[each["hypothesis"] for each in record.get("nbest", [record])] for record in found]
+
+    expected = hypotheses("--input", "text", "--batch-sentences", "64")
+    assert len({tuple(each) for each in expected}) > LINES / 2
+    assert hypotheses("--input", "text", "--batch-sentences", "1", "--threads", "2") == expected
+    assert hypotheses("--input", "reversed", "--batch-sentences", "7") == expected[::-1]
+
+
+def test_another_seed_draws_others_the_same_draws_the_same_and_samples_are_sorted(janus: Janus) -> None:
+    sampling = ("--temperature", "1", "--nbest", "4", "--input", "-")
+    text = "\n".join([*source()[:3], source()[0]]).encode()
+    (first, again, other) = (
+        records(janus(*sampling, "--seed", seed, "--jsonl", stdin=text)[1]) for seed in ("1", "1", "2")
+    )
+    assert first == again
+    assert first[0]["nbest"] == first[3]["nbest"], "the same text"
+    assert [record["nbest"] for record in first] != [record["nbest"] for record in other]
+    for record in first:
+        scores = [each["score"] for each in record["nbest"]]
+        assert scores == sorted(scores, reverse=True)
+        for each in record["nbest"]:
+            assert each["score"] == pytest.approx(sum(each["logps"]) / each["length"], abs=1e-5)
+    assert len({each["hypothesis"] for each in every(first)}) > 8
+
+
+def test_rules_hold_in_every_hypothesis(janus: Janus) -> None:
+    roomy = ("--set", "decoding.max_extra=20", "--beam", "3", "--nbest", "3")
+    free = every(decoded(janus, *roomy))
+    ruled = every(decoded(janus, *roomy, "--no-repeat-ngram", "2", "--min-length", "5"))
+    assert any(len({*pairwise(each["ids"])}) < len(each["ids"]) - 1 for each in free)
+    for each in ruled:
+        assert len({*pairwise(each["ids"])}) == max(0, len(each["ids"]) - 1)
+        assert len(each["ids"]) >= 5
+
+
+def test_diverse_hypotheses_differ_more_than_those_of_a_beam(janus: Janus) -> None:
+    def starts(*arguments: str) -> float:
+        found = decoded(janus, "--beam", "4", "--nbest", "4", *arguments)
+        return sum(len({each["ids"][:1][0] for each in record["nbest"] if each["ids"]}) for record in found) / LINES
+
+    assert starts("--diversity", "50") > starts() + 0.5
+
+
+def test_fewer_hypotheses_than_asked_for_are_said(janus: Janus) -> None:
+    code, out, err = janus("--nbest", "3", "--set", "decoding.max_ratio=0", "--set", "decoding.max_extra=0")
+    assert code == 0
+    assert lines(out) == [f"{index}\t{line.split(chr(9))[1]}\t" for index, line in enumerate(lines(out))]
+    assert "20 lines with fewer than 3 hypotheses" in err
+    assert "fewer than" not in janus("--nbest", "3")[2]
+    assert "at most" in " ".join(janus("--help")[1].split()).split("--nbest")[1]
+
+
+def test_unks_are_counted_and_can_be_banned(janus: Janus, unk_everywhere: None) -> None:
+    for mode, label in (("ar", "ar.beam3"), ("nar", "nar3.lb3"), ("spec", "spec")):
+        code, out, err = janus("--mode", mode, "--jsonl")
+        having = sum(UNK in record["ids"] for record in records(out))
+        assert (code, having > 0) == (0, True)
+        assert f"outputs that contain <unk>: {having}; --unk ban never writes it" in err
+        assert json.loads((KEPT / f"test.{label}.json").read_bytes())["counts"]["unk"] == having
+        code, out, err = janus("--mode", mode, "--jsonl", "--unk", "ban")
+        assert (code, "<unk>" in err) == (0, False)
+        assert not any(UNK in record["ids"] for record in records(out))
+
+
+def test_outputs_that_the_limit_has_shaped_are_said_with_the_knob(janus: Janus) -> None:
+    """That of the untrained run is half the source and two tokens."""
+    code, _, err = janus()
+    said = re.search(r"outputs shaped by the limit of 0.5 \* source length \+ 2 tokens, .*: (\d+);", err)
+    assert code == 0
+    assert said
+    counts = json.loads((KEPT / "test.ar.beam3.json").read_bytes())["counts"]
+    assert counts["limit"] == int(said[1]) > 0
+    assert "--set decoding.max_extra=N" in err
+    code, _, err = janus("--set", "decoding.max_extra=99")
+    assert (code, "shaped by model.max_length 40" in err, "decoding.max_extra=N" in err) == (0, True, False)
+    assert "shaped by" not in janus("--mode", "nar")[2]
+
+
+def test_counts_include_what_an_earlier_process_decoded(janus: Janus, stop: Stop, unk_everywhere: None) -> None:
+    assert janus("--nbest", "3")[0] == 0
+    file = KEPT / "test.ar.beam3.nbest3.json"
+    whole = json.loads(file.read_bytes())["counts"]
+    assert {"unk", "limit"} <= whole.keys()
+    for known in (True, False):
+        stop(1, ctrl_c)
+        assert janus("--nbest", "3")[0] == 130
+        partial = KEPT / ".test.ar.beam3.nbest3.jsonl.partial"
+        if not known:  # as a version wrote it that counted nothing
+            kept = partial.read_text(encoding="utf-8")
+            partial.write_text(re.sub(r', "counts": \{.*?\}', "", kept), encoding="utf-8")
+        code, _, err = janus("--nbest", "3", "--resume")
+        assert (code, "resuming after 16 finished lines" in err) == (0, True)
+        counts = json.loads(file.read_bytes())["counts"]
+        assert (counts == whole) == known
+        assert all(counts.get(name, 0) <= whole[name] for name in whole)
+
+
+def test_a_decoding_that_an_earlier_version_began_goes_on(janus: Janus, stop: Stop) -> None:
+    """Its header knows nothing of options that are off today."""
+    stop(1, ctrl_c)
+    assert janus()[0] == 130
+    header = json.loads((KEPT / ".test.ar.beam3.jsonl.partial").read_text(encoding="utf-8").split("\n")[0])
+    assert {*header["options"]} == {
+        "mode", "jsonl", "trace", "beam", "length_penalty", "nbest", "max_ratio", "max_extra", "precision",
+        "cuda_graphs",
+    }  # fmt: skip
+    assert janus("--resume")[0] == 0
+    stop(1, ctrl_c)
+    assert janus("--temperature", "1")[0] == 130
+    assert janus("--temperature", "1", "--seed", "2")[0] == 0, "another seed, another file"
+    assert (KEPT / ".test.ar.sample.t1.jsonl.partial").exists()
+
+
+def test_a_teacher_counts_and_bans_unks(any_janus: Janus, unk_everywhere: None) -> None:
+    code, _, err = any_janus("distill", "ar", "--out", "data/kept")
+    kept = json.loads(Path("data/kept/manifest.json").read_bytes())["distilled"]
+    assert (code, kept["unk"] > 0) == (0, True)
+    assert f"outputs that contain <unk>: {kept['unk']}; --unk ban" in err
+    code, _, err = any_janus("distill", "ar", "--out", "data/banned", "--unk", "ban")
+    banned = json.loads(Path("data/banned/manifest.json").read_bytes())["distilled"]
+    assert (code, banned["unk"], banned["options"]["unk"], "<unk>" in err) == (0, 0, "ban", False)
+    assert "--unk ban" in banned["command"]
+    code, _, err = any_janus("distill", "ar", "--out", "data/x", "--set", "decoding.diversity=1")
+    assert (code, "a teacher writes one output" in err) == (2, True)
+    drawn = any_janus("distill", "ar", "--out", "data/drawn", "--set", "decoding.temperature=1")
+    assert drawn[0] == 0
+    about = json.loads(Path("data/drawn/manifest.json").read_bytes())
+    assert str(teacher(about)).endswith("samples at temperature 1.0")
+
+
+def test_python_has_the_same_options(janus: Janus) -> None:
+    translator = load("runs/ar")
+    (result,) = translator.translate([source()[0]], temperature=0.9, nbest=3, seed=5)
+    again = translator.translate([source()[1], source()[0]], temperature=0.9, nbest=3, seed=5)[1]
+    assert [each.text for each in result.nbest] == [each.text for each in again.nbest]
