@@ -10,15 +10,16 @@ from pathlib import Path
 
 from janus_cli import console
 from janus_cli.data import tables
-from janus_cli.data.lines import Lines, TextFile, check, cleaner, digest, disk_size, last_change
+from janus_cli.data.lines import Lines, TextFile, check, cleaner, digest, disk_size, last_change, suffix_of
 from janus_cli.data.references import references as read_references
 from janus_cli.data.references import texts_in
-from janus_cli.data.tables import DELIMITED, Column, Kind, Table
+from janus_cli.data.tables import DELIMITED, SUFFIXES, Column, Kind, Table
 from janus_cli.errors import DataError
 from janus_cli.recipe import Data
 
 REFERENCES = "references"  # a side besides source and target
 NOWHERE = Path(os.devnull)
+ROWS = 1000  # between signs of progress
 COLUMNS = "choose with --set data.columns=[SOURCE,TARGET]: names in the header, or numbers if there is no header"
 FIELDS = "choose with --set data.fields=[SOURCE,TARGET]"
 
@@ -72,6 +73,7 @@ def pairs(data: Data, split: str, path: Path, plain: Path | None, *, keep_bytes:
     """
     kind = tables.table_kind(path)
     hint = COLUMNS if kind in DELIMITED else FIELDS
+    hint += "" if suffix_of(path) in SUFFIXES or path.is_dir() else "; of aligned text, name both files"
     usual = [usual_names(data, side) for side in ("source", "target")]
     source, *targets = given_columns(data, kind) or tables.choose(path, kind, usual, hint)
     tables.tell(path, kind, [source, *targets])
@@ -119,6 +121,7 @@ def _written(
     changed, count, several = last_change(path), 0, single
     places = {side: plain / f"{split}.{side}" if plain else None for side in columns}
     with ExitStack() as stack:
+        bar = stack.enter_context(console.progress(f"reading {path}", None))
         files = {side: stack.enter_context((place or NOWHERE).open("wb")) for side, place in places.items()}
         for source, targets in rows:
             # In references, bytes that are not UTF-8 are replaced; those of source and target are dealt with later.
@@ -127,6 +130,8 @@ def _written(
             for side, file in files.items():
                 file.write(line[side].encode(errors="surrogateescape") + b"\n")
             count, several = count + 1, several or len(targets) > 1
+            if count % ROWS == 0:
+                bar.advance(ROWS)
     if not count:
         raise DataError(f"{path} is empty")
     about = count, disk_size(path), digest(path), changed

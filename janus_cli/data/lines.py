@@ -82,13 +82,14 @@ class Lines:
 
     strict: bytes that are not UTF-8, and lines that are too long, raise DataError. Otherwise bad bytes are replaced,
     and of a long line only the start is read; `bad_utf8` and `cut` count these lines.
-    keep_bytes: strict, but bad bytes stay, as surrogates (PEP 383).
+    keep_bytes: strict, but bad bytes stay, as surrogates (PEP 383). quiet: says nothing of a byte order mark.
     """
 
     path: Path
     clean: Callable[[str], str] = str
     strict: bool = False
     keep_bytes: bool = False
+    quiet: bool = False
     bad_utf8: int = 0
     cut: int = 0
 
@@ -117,7 +118,7 @@ class Lines:
                 if not line.endswith(b"\n"):
                     self._skip_rest(file, number)
                 if number == 1:
-                    line = _without_bom(self.path, line)
+                    line = _without_bom(self.path, line, quiet=self.quiet)
                 line = line.removesuffix(b"\n")
                 is_cut = len(line) > longest
                 yield self.clean(self._decoded(line[:longest] if is_cut else line.removesuffix(b"\r"), number, is_cut))
@@ -145,10 +146,10 @@ class Lines:
             return text
 
 
-def _without_bom(path: Path, start: bytes) -> bytes:
+def _without_bom(path: Path, start: bytes, *, quiet: bool = False) -> bytes:
     if start.startswith(GZIP):
         raise DataError(f"{name_of(path)} is compressed", f"decompress it first, as in `gunzip -c {name_of(path)}`")
-    if start.startswith(BOM):
+    if start.startswith(BOM) and not quiet:
         console.say(f"{name_of(path)}: byte order mark removed")
     return start.removeprefix(BOM)
 

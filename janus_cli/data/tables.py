@@ -80,7 +80,7 @@ def kind_of_text(path: Path, keys: Sequence[str], column: str | None = None) -> 
 
 def _holds_json_lines(path: Path, keys: Sequence[str]) -> bool:
     with suppress(DataError):  # a line that is too long
-        return is_json_lines(Lines(path, strict=True, keep_bytes=True), keys)
+        return is_json_lines(Lines(path, strict=True, keep_bytes=True, quiet=True), keys)
     return False
 
 
@@ -89,7 +89,7 @@ def table_kind(path: Path) -> Kind:
     kind = kind_of(path)
     if kind != "text":
         return kind
-    return kind_of_lines(list(islice(Lines(path, strict=True, keep_bytes=True), HEAD)), path)
+    return kind_of_lines(list(islice(Lines(path, strict=True, keep_bytes=True, quiet=True), HEAD)), path)
 
 
 def is_json_lines(lines: Iterable[str], keys: Sequence[str] = ()) -> bool:
@@ -169,7 +169,7 @@ def delimited(path: Path, kind: Kind, lines: Iterator[str]) -> Iterator[tuple[in
 
 def columns_of(path: Path, kind: Kind) -> list[str]:
     """The names that columns may have: cells of the first row, keys of the first object, fields."""
-    lines = Lines(path, strict=True, keep_bytes=True)  # what is wrong with them is said when they are read
+    lines = Lines(path, strict=True, keep_bytes=True, quiet=True)  # what is wrong is said when all are read
     if kind in DELIMITED:
         return next((cells for _, cells in delimited(path, kind, iter(lines))), [])
     if kind == "JSON lines":
@@ -284,7 +284,9 @@ class Table:
             if len(cells) != len(first):
                 raise DataError(
                     f"{self._place(number)} has {counted(len(cells), 'column')}, line {start} has {len(first)}",
-                    "quote texts with the delimiter inside" if kind == "CSV" else "a tab inside a text begins a column",
+                    "quote texts with the delimiter inside"
+                    if kind == "CSV"
+                    else "a tab always begins a column; with quotes: .csv",
                 )
             pairs = zip(places, self.columns, strict=True)
             yield number, [self._cell(cells[place], name, number) for place, name in pairs]
@@ -336,6 +338,7 @@ class Column(Lines):
 
     column: str = ""
     kind: Kind | None = None
+    told: bool = False  # that line ends became spaces
 
     def count(self) -> int | None:
         return None
@@ -346,4 +349,6 @@ class Column(Lines):
             if isinstance(cell, list):
                 raise DataError(f'{self.name}:{number} has a list of texts under "{self.column}"', COLUMN)
             yield self.clean(cell)
-        table.warn()
+        if not self.told:
+            table.warn()
+            self.told = True

@@ -168,6 +168,7 @@ def test_files_are_named_directly(janus: Run, shell: Callable[..., tuple[int, st
         ("--train corpus/train.de corpus/train.en", 3, "no files for valid"),
         ("--train corpus/train.de nowhere --valid corpus/valid.de corpus/valid.en", 3, "nowhere does not exist"),
         ("--train plain.txt --valid corpus/valid.de corpus/valid.en", 3, "plain.txt is no table"),
+        ("--data-dir corpus --train corpus/train.de", 3, "; of aligned text, name both files"),
         ("--train a b c d", 2, "a split is at most three files"),
         ("--data-dir corpus --train x.csv corpus/train.en", 3, "x.csv is a table (CSV), not one side of aligned text"),
         ("--data-dir corpus --test x.csv", 3, "x.csv (CSV) has no column 'de' or 'en'; it has 1 'german', 2 'english'"),

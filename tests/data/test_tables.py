@@ -286,3 +286,12 @@ def test_what_is_no_plain_text_is_said(capsys: pytest.CaptureFixture[str]) -> No
     assert "warning: r.txt: every line has a tab" in capsys.readouterr().err
     with pytest.raises(DataError, match=r"has no column of references; it has 1 'id', 2 'x'"):
         list(references(put("r.csv", "id,x\n1,a\n")))
+
+
+def test_a_byte_order_mark_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    path = put("x.csv", "\ufeffde;en\r\na;b\r\n")
+    assert choose(path, table_kind(path), [("de",), ("en",)]) == ["de", "en"]
+    assert cells(path, "de", "en") == [["a", "b"]]
+    assert capsys.readouterr().err == "x.csv: byte order mark removed\n"
+    assert list(references(put("r.csv", "\ufeffreference\na\n"))) == [["a"]]
+    assert capsys.readouterr().err.count("byte order mark") == 1
