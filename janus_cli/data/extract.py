@@ -124,9 +124,9 @@ def _written(
         bar = stack.enter_context(console.progress(f"reading {path}", None))
         files = {side: stack.enter_context((place or NOWHERE).open("wb")) for side, place in places.items()}
         for source, targets in rows:
-            # In references, bytes that are not UTF-8 are replaced; those of source and target are dealt with later.
-            whole = [text.encode(errors="surrogateescape").decode(errors="replace") for text in targets]
-            line = {"source": source, "target": targets[0], REFERENCES: json.dumps(whole, ensure_ascii=False)}
+            line = {"source": source, "target": targets[0]}
+            if REFERENCES in files:
+                line[REFERENCES] = _as_list(targets)
             for side, file in files.items():
                 file.write(line[side].encode(errors="surrogateescape") + b"\n")
             count, several = count + 1, several or len(targets) > 1
@@ -137,3 +137,9 @@ def _written(
     about = count, disk_size(path), digest(path), changed
     sides = (side for side in columns if several or side != REFERENCES)
     return {side: TextFile(path, *about, places[side], columns[side]) for side in sides}
+
+
+def _as_list(texts: Sequence[str]) -> str:
+    """A JSON list; bytes that are not UTF-8 are replaced: those of source and target the encoder deals with."""
+    whole = [text.encode(errors="surrogateescape").decode(errors="replace") for text in texts]
+    return json.dumps(whole, ensure_ascii=False)
