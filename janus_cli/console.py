@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -16,6 +17,8 @@ from rich.text import Text
 from janus_cli.terminal import visible
 
 Item = TypeVar("Item")
+
+NARROWEST = 8  # first column of a table
 
 quiet = False  # set on every rank but the first
 
@@ -78,18 +81,44 @@ def data(text: str) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on stdout; all columns but the first are numbers, so they are right-aligned."""
-    drawn = Table(title=_cell(title, "bold") if title else None, title_justify="left")
-    for index, column in enumerate(columns):
-        drawn.add_column(_cell(column), justify="left" if index == 0 else "right", no_wrap=True)
-    for row in rows:
-        drawn.add_row(*map(_cell, row))
-    width = None if sys.stdout.isatty() else 160
+    """A table on stdout; all columns but the first are numbers, right-aligned, and never cut at any width.
+
+    Where it does not fit, titles break at spaces, then the first column shrinks; then every cell gets a line.
+    """
+    heads, cells = [visible(column) for column in columns], [[visible(cell) for cell in row] for row in rows]
+    width = Console(file=sys.stdout).width if sys.stdout.isatty() else 160
+    widths = _widths(heads, cells, width)
+    if widths is None:
+        out(*_as_lines(title, heads, cells))
+        return
+    drawn = Table(title=Text(visible(title), "bold") if title else None, title_justify="left")
+    for index, (head, size) in enumerate(zip(heads, widths, strict=True)):
+        drawn.add_column(Text(head), justify="right" if index else "left", width=size, overflow="fold")
+    for row in cells:
+        drawn.add_row(*map(Text, row))
     Console(file=sys.stdout, highlight=False, width=width).print(drawn)
 
 
-def _cell(text: str, style: str = "") -> Text:
-    return Text(visible(text), style)
+def _widths(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> list[int] | None:
+    """The width of each column of a table, its frame aside; None if it does not fit into `width`."""
+    room = width - 3 * len(columns) - 1
+    longest = [max([0, *(cell_len(row[place]) for row in cells)]) for place in range(len(columns))]
+    whole = [max(cell_len(column), size) for column, size in zip(columns, longest, strict=True)]
+    least = [max(map(cell_len, column.split()), default=0) for column in columns]
+    least = [max(pair) for pair in zip(least, longest, strict=True)]
+    for sizes in (whole, [whole[0], *least[1:]]):
+        if sum(sizes) <= room:
+            return sizes
+    first = room - sum(least[1:])
+    return [first, *least[1:]] if first >= NARROWEST else None
+
+
+def _as_lines(title: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    """A table as lines: each row's first cell, and below it every other one beside the title of its column."""
+    lines = [title] if title else []
+    for first, *rest in cells:
+        lines += [first, *(f"  {column}: {cell}" for column, cell in zip(columns[1:], rest, strict=True))]
+    return lines
 
 
 class progress:
