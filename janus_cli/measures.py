@@ -1,0 +1,84 @@
+"""The metrics by name: what each is, and which way is better.
+
+Cheap to import: recipes, help texts and documents are made of it. `scoring/metrics.py` computes the metrics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric; its lowest value is 0.
+
+    title: in tables and plots. about: a line for help and documents. highest: None if there is no limit. words: whether
+    it compares words, and needs text that can be split into some. tokenize: whether `scoring.tokenize` splits it.
+    """
+
+    title: str
+    about: str
+    higher_is_better: bool = True
+    highest: float | None = 100.0
+    words: bool = False
+    tokenize: bool = False
+
+    @property
+    def head(self) -> str:
+        """The title, marked if lower values are better."""
+        return self.title if self.higher_is_better else f"{self.title} (lower is better)"
+
+    @property
+    def range(self) -> str:
+        """The possible values, in words."""
+        values = "0 or more" if self.highest is None else f"0 to {self.highest:g}"
+        return values if self.higher_is_better else f"{values}, lower is better"
+
+
+_BLEU = "BLEU (Papineni 2002) of detokenised text, as WMT reports it"
+_TOKENISED = "BLEU of text that is tokenised already"
+_ROUGE = {  # Lin 2004
+    "rouge1": ("ROUGE-1", "single words"),
+    "rouge2": ("ROUGE-2", "pairs of words"),
+    "rougeL": ("ROUGE-L", "the longest common subsequence"),
+    "rougeLsum": ("ROUGE-Lsum", "the longest common subsequence, sentence by sentence"),
+}
+MEASURES: dict[str, Measure] = {
+    "bleu": Measure("BLEU", _BLEU, words=True, tokenize=True),
+    "bleu-tok": Measure("BLEU-tok", f"{_TOKENISED}: words are split at spaces", words=True),
+    "bleu-compound": Measure("BLEU-compound", f"{_TOKENISED}, compounds split at hyphens", words=True),
+    "chrf": Measure("chrF", "chrF2 (Popović 2015): F-score of character 1- to 6-grams; for any script and length"),
+    "ter": Measure(
+        "TER", "translation edit rate (Snover 2006): edits per 100 reference words", False, highest=None, words=True
+    ),
+    **{name: Measure(title, f"F1 of {what}; letters of every script") for name, (title, what) in _ROUGE.items()},
+    **{
+        f"{name}-stem": Measure(f"{title}, stemmed", f"F1 of {what}, English words stemmed")
+        for name, (title, what) in _ROUGE.items()
+    },
+    "exact": Measure("exact match", "share of outputs that equal a reference, spaces at the ends aside"),
+    "edit": Measure("edit distance", "mean edit distance to the nearest reference, in characters", False, highest=None),
+}  # fmt: skip
+GROUPS = {"rouge": tuple(_ROUGE), "rouge-stem": tuple(f"{name}-stem" for name in _ROUGE)}
+
+# Of sacreBLEU. 13a and intl split European text, none splits at spaces; the others split scripts without spaces, too.
+Tokenize = Literal["auto", "13a", "intl", "none", "zh", "char", "ja-mecab", "ko-mecab", "flores200"]
+UNSPACED_TOKENIZERS = ("zh", "char", "ja-mecab", "ko-mecab", "flores200")
+
+
+def short_names() -> list[str]:
+    """What `--metrics` takes; the names of groups stand for their members."""
+    members = {name for group in GROUPS.values() for name in group}
+    return [*(name for name in MEASURES if name not in members), *GROUPS]
+
+
+def measure_of(name: str) -> Measure | None:
+    """The metric behind a number of a validation (METRIC, METRIC_ar, METRIC_nar); None if it is a loss."""
+    return MEASURES.get(name.removesuffix("_ar").removesuffix("_nar"))
+
+
+def higher_is_better(name: str) -> bool:
+    """Whether a number of a validation is better the higher it is: not losses, and not every metric."""
+    measure = measure_of(name)
+    return measure is not None and measure.higher_is_better
