@@ -24,7 +24,7 @@ VERBS = {  # what `janus --help` says of each, and what its own help begins with
     "preprocess": "Turn text into token ids: check, clean, filter, make a tokenizer, encode.",
     "train": "Train a model on prepared data; text that is not prepared yet is prepared first.",
     "decode": "Decode text, autoregressively or not, with a trained model.",
-    "score": "Score hypotheses against references: BLEU, chrF, TER, ROUGE, exact match, each with its signature.",
+    "score": "Score hypotheses against references: BLEU, chrF, TER, ROUGE, exact match, edit distance; each signed.",
     "demo": "Train AR, CMLM and JANUS on made-up text, decode each in every way, score, compare; about 5 minutes on 2 "
     "cores.",
     "recipes": "List the recipes, show one with every default filled in, or explain the knobs.",
@@ -33,7 +33,7 @@ VERBS = {  # what `janus --help` says of each, and what its own help begins with
     "average": "Average the weights of a run's last or best checkpoints into a new checkpoint of the run.",
     "distill": "Make training data from a model's outputs: sequence-level knowledge distillation (Kim & Rush 2016).",
     "export": "Export a model to a folder that other programs can use without its run.",
-    "bench": "Measure every decoding mode of a run: BLEU, decoder passes, latency, throughput, memory.",
+    "bench": "Measure every decoding mode of a run: quality, decoder passes, latency, throughput, memory.",
     "compare": "Train several objectives with an equal budget, decode each in every mode it has, score and time them.",
     "report": "Show one run, or several side by side, on one HTML page that needs no network.",
 }

@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 
 from janus_cli.core.knobs import OBJECTIVES, ARSide, Decoding, JanusObjective, Knob, Model, ObjectiveKnobs
+from janus_cli.measures import MEASURES, Tokenize
 
 if TYPE_CHECKING:
     Objective = ObjectiveKnobs
+    MetricName = str
 else:
     Objective = Annotated[reduce(or_, OBJECTIVES.values()), Field(discriminator="name")]
+    MetricName = Literal["auto", *MEASURES]
 
 
 def _plain_name(value: str) -> str:
@@ -199,16 +202,34 @@ class Training:
     keep_last: Annotated[int, Knob("newest checkpoints that are kept", ge=1, le=10**9)] = 10
     keep_best: Annotated[int, Knob("best checkpoints that are kept", ge=0, le=10**9)] = 5
     best_metric: Annotated[
-        str, Knob("a name from the validation log; auto: bleu_ar, else bleu_nar; bleu: the mean of both")
+        str,
+        Knob(
+            "a name from the validation log; auto: scoring.metric of the AR side, else of the NAR side; without a "
+            "side (bleu, not bleu_ar): the mean of both"
+        ),
     ] = "auto"
     patience: Annotated[int, Knob("stop after so many validations without improvement; 0: never", ge=0, le=10**9)] = 0
     valid_sentences: Annotated[
-        int, Knob("sentences decoded by a validation; losses use the whole split", ge=1, le=10**9)
+        int, Knob("sentences that a validation decodes, from all over the split", ge=1, le=10**9)
     ] = 500
     max_bad_steps: Annotated[
         int, Knob("skipped updates in a row that end the run: exit 5, for memory 6", ge=1, le=10**9)
     ] = 20
     tensorboard: Annotated[bool, Knob("also write the log for TensorBoard")] = False
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What judges outputs: in validations and for the best checkpoint, in `janus score`, `compare` and `bench`."""
+
+    metric: Annotated[
+        MetricName,
+        Knob("auto: bleu; chrf where the target text has no spaces between words, or 3 words or fewer on average"),
+    ] = "auto"
+    tokenize: Annotated[
+        Tokenize,
+        Knob("how bleu splits words (sacreBLEU); auto: 13a. For text without spaces: zh, ja-mecab, char, flores200"),
+    ] = "auto"
 
 
 @dataclass(frozen=True)
@@ -224,6 +245,7 @@ class Recipe:
     objective: Objective = JanusObjective()
     training: Training = Training()
     decoding: Decoding = Decoding()
+    scoring: Scoring = Scoring()
 
     # In all sections, unknown keys, wrong types and non-finite numbers are mistakes.
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)

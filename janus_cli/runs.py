@@ -126,6 +126,12 @@ def text_name(split: str, side: str) -> str:
     return f"{split}.refs.jsonl" if side == "references" else f"{split}.{side}.txt"
 
 
+def run_around(file: Path) -> Run | None:
+    """The run in whose folder `decode` a file lies, if any."""
+    run = Run(file.parent.parent)
+    return run if file.parent == run.decoded and run.recipe.is_file() else None
+
+
 def find_split(run: Run, recipe: Recipe, split: str) -> tuple[Path, Path | None]:
     """The source text of a split of the run's data, and its reference, if any.
 

@@ -10,6 +10,7 @@ import typer
 from janus_cli import recipe_load
 from janus_cli.cli import app
 from janus_cli.lab import systems
+from janus_cli.measures import MEASURES
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -81,3 +82,9 @@ def test_commands_are_accepted(page: Path, empty_folder: Path, monkeypatch: pyte
 def test_there_are_commands_to_check() -> None:
     assert len(commands_of(README)) >= 9
     assert sum(len(commands_of(page)) for page in PAGES) >= 50
+
+
+def test_the_table_of_metrics_is_that_of_the_code() -> None:
+    text = text_of(ROOT / "docs" / "decoding.md")
+    for name, measure in MEASURES.items():
+        assert f"\n| `{name}` | {measure.range} | {measure.about} |\n" in text

@@ -45,12 +45,14 @@ def bench(
         ),
     ] = None,
     checkpoint: options.Checkpoint = None,
+    metric: options.Metric = None,
+    tokenize: options.Tokenize = None,
     as_json: options.Json = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Also write all measurements to this file, as JSON.")
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw BLEU against latency at batch 1.")
+        Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw scores against latency at batch 1.")
     ] = None,
     changes: options.SetDecoding = None,
     device: options.Device = "auto",
@@ -83,7 +85,8 @@ def bench(
     measured = Bench(
         run=chosen, checkpoint=checkpoint, modes=options.names(*mode or ()), sentences=sentences,
         against=parse_peers(options.names(*against or ())), changes=changes or (), out=out, plot=plot, device=device,
-        threads=threads, force=force, **{name: value for name, value in work.items() if value is not None},
+        threads=threads, force=force, metric=metric, tokenize=tokenize,
+        **{name: value for name, value in work.items() if value is not None},
     )  # fmt: skip
     if dry_run:
         measured.dry_run()

@@ -56,6 +56,8 @@ def compare(
             "--against", metavar="'SYSTEM MODE'", help="Row that the others are tested against. Default: 'ar ar.beam5'."
         ),
     ] = None,
+    metric: options.Metric = None,
+    tokenize: options.Tokenize = None,
     average: Annotated[
         int, typer.Option("--average", min=0, max=10**6, metavar="K", help="Decode the mean of the last K checkpoints.")
     ] = 0,
@@ -78,10 +80,10 @@ def compare(
     force: options.Force = False,
     dry_run: options.DryRun = False,
 ) -> None:
-    """Writes comparison.md, .json and .svg (BLEU against decoder passes), and prints the table. BLEU and chrF come with
-    their signatures; every row is tested against one of them by paired bootstrap. After a stop, the same command
-    continues; with more --steps or --minutes, the trainings are extended. A system that fails leaves a row that says
-    why.
+    """Writes comparison.md, .json and .svg (scores against decoder passes), and prints the table. Scores are by
+    scoring.metric of the recipe, and by chrF, with their signatures; every row is tested against one of them by paired
+    bootstrap. After a stop, the same command continues; with more --steps or --minutes, the trainings are extended. A
+    system that fails leaves a row that says why.
 
     Examples:
       janus compare
@@ -107,6 +109,7 @@ def compare(
         systems, options.names(modes or "") or MODES, base=recipe or "demo", start=start, steps=steps,
         minutes=minutes, seeds=numbers, against=against, average=average, speed=speed, out=out, prepared=prepared,
         data_dir=data_dir, changes=changes or (), device=device, threads=threads, jobs=jobs, force=force,
+        metric=metric, tokenize=tokenize,
     )  # fmt: skip
     finished = comparison.run(dry_run=dry_run)
     if finished is not None:

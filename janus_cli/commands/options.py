@@ -20,6 +20,8 @@ import typer
 
 from janus_cli.core.knobs import OBJECTIVES, Decoding, knobs
 from janus_cli.errors import UsageError, from_system
+from janus_cli.measures import MEASURES
+from janus_cli.measures import Tokenize as Tokenizer
 from janus_cli.terminal import fitting
 
 LARGEST = 2**63 - 1  # the largest whole number that recipes, JSON and generators of random numbers all take
@@ -28,6 +30,12 @@ LARGEST = 2**63 - 1  # the largest whole number that recipes, JSON and generator
 def _device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", value):
         raise typer.BadParameter(f"{value!r} is none of auto, cpu, cuda, cuda:N")
+    return value
+
+
+def _metric(value: str | None) -> str | None:
+    if value is not None and value not in MEASURES:
+        raise typer.BadParameter(f"{value!r} is none of {', '.join(MEASURES)}")
     return value
 
 
@@ -108,6 +116,16 @@ Threads = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Replace existing output.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        "--metric", metavar="NAME", callback=_metric, help="Score by this metric (see `janus score`), not the recipe's."
+    ),
+]
+Tokenize = Annotated[
+    Tokenizer | None,
+    typer.Option("--tokenize", help="How BLEU splits words (sacreBLEU); by default as the recipe says, else 13a."),
+]
 
 
 def one_run(argument: Path | None, option: Path | None) -> Path | None:

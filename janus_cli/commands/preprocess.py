@@ -81,11 +81,13 @@ def preprocess(
         loaded = replace(loaded, seed=seed)
     place = out or prepared_dir(loaded)
     from janus_cli.data.prepare import prepare, rehearse
+    from janus_cli.scoring.judge import judge_of
 
     if dry_run:
         rehearse(loaded, place, force=force, bad_utf8=bad_utf8)
         return
-    prepare(loaded, place, workers=workers, force=force, bad_utf8=bad_utf8)
+    manifest = prepare(loaded, place, workers=workers, force=force, bad_utf8=bad_utf8)
+    judge_of(loaded, manifest, place).introduce()
     words = options.typed(context, "data_dir", "train", "valid", "test", "out", "workers", "bad_utf8", "force")
     words += ["--prepared", str(out)] if out is not None else []
     console.say(f"written to {place}; next: {command('janus', 'train', *words)}")

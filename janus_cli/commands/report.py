@@ -33,7 +33,7 @@ def report(
     threads: options.Threads = None,
     force: options.Force = False,
 ) -> None:
-    """The page has losses, validation BLEU, speed, data statistics, predicted lengths, calibration, and a few decoded
+    """The page has losses, validation scores, speed, data statistics, predicted lengths, calibration, and a few decoded
     sentences with their traces. A run may still be in training; the page says what is missing yet. If a run's
     checkpoint is damaged, the page shows the rest, and the exit code is 4. An earlier report is replaced, any other
     file only with --force. Needs the extra `report`.

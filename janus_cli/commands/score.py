@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from janus_cli.commands import options
+from janus_cli.measures import short_names
 
 
 def score(
@@ -33,11 +34,15 @@ def score(
         typer.Option("--against", metavar="FILE", help="A second output to compare with, by paired bootstrap."),
     ] = None,
     metrics: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--metrics", metavar="NAME,…", help="bleu, bleu-tok, bleu-compound, chrf, ter, rouge, rouge-stem, exact."
+            "--metrics",
+            "--metric",
+            metavar="NAME,…",
+            help=f"{', '.join(short_names())}. By default that of the run's recipe, else bleu; and chrf, ter.",
         ),
-    ] = "bleu,chrf,ter",
+    ] = None,
+    tokenize: options.Tokenize = None,
     run: options.Run = None,
     bootstrap: Annotated[
         int | None,
@@ -59,6 +64,7 @@ def score(
     Examples:
       janus score
       janus score --metrics bleu,rouge,exact --json
+      janus score out.zh --reference test.zh --tokenize zh
       janus decode --mode nar --iters 4 | janus score -
       janus score runs/a/decode/test.nar4.txt --against runs/b/decode/test.ar.txt
       janus score out.txt --reference first.en --reference second.en
@@ -72,9 +78,10 @@ def score(
     from janus_cli.errors import UsageError
     from janus_cli.scoring import inputs, report
     from janus_cli.scoring.bootstrap import SAMPLES, SEED
+    from janus_cli.scoring.judge import judge_of_outputs
     from janus_cli.scoring.metrics import expand, looks_tokenised
 
-    wanted = expand(options.names(metrics))
+    wanted = None if metrics is None else expand(options.names(metrics))
     if reference_column and not reference:
         raise UsageError("--reference-column is of a table, and none is named", "name it with --reference")
     places = [place for place in (hypotheses, runs.RUNS / hypotheses) if place.exists()] if hypotheses else []
@@ -84,16 +91,16 @@ def score(
     files = reference or inputs.find_references(first, run)
     paths = [first, against] if against else [first]
     outputs = [report.Output(name_of(path), inputs.read_hypotheses(path, column)) for path in paths]
+    references = [(str(file), inputs.read_references(file, reference_column or ())) for file in files]
     console.say(f"scoring {outputs[0].name} against {', '.join(map(str, files))}")
-    if "bleu" in wanted and looks_tokenised(outputs[0].lines):
+    own = runs.find_run(run) if run else runs.run_around(first) or runs.run_around(files[0])
+    judge, chosen = judge_of_outputs(own, references, wanted, tokenize)
+    if "bleu" in chosen and judge.tokenize != "none" and looks_tokenised(outputs[0].lines):
         console.warn("the hypotheses look tokenised; `--metrics bleu-tok` scores them as they are")
-    found = report.measure(
-        outputs,
-        [(str(file), inputs.read_references(file, reference_column or ())) for file in files],
-        wanted,
-        samples=bootstrap if bootstrap is not None else SAMPLES if against else 0,
-        seed=SEED if seed is None else seed,
-    )
+    samples = bootstrap if bootstrap is not None else SAMPLES if against else 0
+    found = report.measure(outputs, references, judge, chosen, samples=samples, seed=SEED if seed is None else seed)
+    for warning in found["warnings"]:
+        console.warn(warning)
     if as_json:
         console.data(json.dumps(found, ensure_ascii=False) + "\n")
         return

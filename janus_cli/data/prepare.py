@@ -22,8 +22,9 @@ from janus_cli.data import corpus, download, filters, survival, synthetic
 from janus_cli.data.corpus import Split
 from janus_cli.data.encode import Encoded, encoders
 from janus_cli.data.lines import BadUtf8, TextFile, cleaner
+from janus_cli.data.spacing import LINES, Shape
 from janus_cli.data.store import Ragged, StoreWriter
-from janus_cli.data.tokenizer import Tokenizers, train_tokenizers
+from janus_cli.data.tokenizer import Tokenizers, join, train_tokenizers
 from janus_cli.errors import DataError
 from janus_cli.files import MANIFEST, must_be_free, sha256, whole_folder, write_json
 from janus_cli.recipe import Data, Recipe
@@ -75,6 +76,8 @@ def prepare(
         sizes = {"source": tokenizers.source.size, "target": tokenizers.target.size}
         console.say(f"tokenizer: {sizes['source']:,} source and {sizes['target']:,} target entries")
         origin = {name: sha256(folder / name) for name in tokenizers.files}
+        targets = corpus.sample(train.sides["target"], LINES, cleaner(data.clean))
+        shape = Shape.of(join(line, tokenizers.joiner) for line in targets)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         useful = max(1, min(cores, train.lines // LINES_WORTH_A_PROCESS))
         written = {}
@@ -86,6 +89,7 @@ def prepare(
         shutil.rmtree(folder / TEXT, ignore_errors=True)
         sections = {section: recipe.plain()[section] for section in ("data", "tokenizer")}
         about = {"format": FORMAT, "recipe": recipe.name, "seed": recipe.seed, **sections, "vocabulary": sizes}
+        about["target_text"] = shape.plain()
         return write_manifest(folder, {**about, "splits": written, "bad_utf8": bad_utf8})
 
 

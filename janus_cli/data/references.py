@@ -30,7 +30,7 @@ def references(path: Path, columns: Sequence[str] = (), *, keep_bytes: bool = Fa
     lines = Lines(path, strict=True, keep_bytes=keep_bytes)
     if not columns and _holds_lists(lines):
         console.say(f"{name_of(path)}: a JSON list of references a line")
-        return map(texts_in, map(_list, lines))
+        return map(texts_in, map(json_list, lines))
     kind = kind_of_text(path, columns or KEYS, next(iter(columns), None))
     if kind == "text":
         return _from_text(lines)
@@ -70,11 +70,11 @@ def _holds_lists(lines: Lines) -> bool:
     if SUFFIXES.get(suffix_of(lines.path)) != "JSON lines" or not lines.path.is_file():
         return False
     with suppress(ValueError, RecursionError):
-        return sum(bool(_list(line)) for line in lines) > 0
+        return sum(bool(json_list(line)) for line in lines) > 0
     return False
 
 
-def _list(line: str) -> list[str]:
+def json_list(line: str) -> list[str]:
     """A JSON list of texts; ValueError for anything else."""
     value = json.loads(line)
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):

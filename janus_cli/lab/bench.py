@@ -25,9 +25,11 @@ from janus_cli.files import read_json, write_atomically
 from janus_cli.lab import machine, peers, plots, processes, rows
 from janus_cli.lab.rows import REPEATS, WARMUP, Decoded, Row, Work, janus_row, measure
 from janus_cli.lab.tables import json_file, markdown, must_be_free, render
+from janus_cli.measures import MEASURES
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.scoring.metrics import score
+from janus_cli.scoring.judge import judge_of_run, must_be_read
+from janus_cli.scoring.metrics import References, must_be_at_hand
 from janus_cli.training.checkpoint import STATE, find_checkpoint, fingerprint
 
 SPLIT = "test"
@@ -37,19 +39,19 @@ SINGLES = 100  # timed one by one
 SEED = 1  # of the choice of sentences
 BASELINES = ("ar.beam1", "ar.beam5")  # rows that speeds are relative to
 MEBI = 1 << 20
-COLUMNS = {
-    "mode": "", "BLEU": ".2f", "passes": ".1f", "batch 1: p50 ms": "", "p95 ms": "", "sentences/s": "", "batch": "",
-    "MiB": ",.0f",
+COLUMNS = {  # after the mode and the score
+    "passes": ".1f", "batch 1: p50 ms": "", "p95 ms": "", "sentences/s": "", "batch": "", "MiB": ",.0f",
 }  # fmt: skip
 
 
-def sampled(run: Run, recipe: Recipe, count: int | None) -> tuple[list[str], list[str] | None]:
+def sampled(run: Run, recipe: Recipe, count: int | None) -> tuple[list[str], References | None]:
     """Lines of the test split and their references, in order; all of them, or `count`, the same ones every time."""
-    lines, references = rows.sentences(run, recipe, SPLIT)
+    (lines, _), references = rows.sentences(run, recipe, SPLIT), rows.references_of(run, recipe, SPLIT)
     chosen = _some(range(len(lines)), len(lines) if count is None else count, random.Random(SEED))
     if not any(lines[index].strip() for index in chosen):
         raise DataError(f"the {SPLIT} split of {run.path} has no text", "a bench needs sentences to decode")
-    return [lines[index] for index in chosen], references and [references[index] for index in chosen]
+    columns = None if references is None else [[column[index] for index in chosen] for column in references]
+    return [lines[index] for index in chosen], columns
 
 
 def _some(items: Sequence[Any], count: int, choice: random.Random) -> list[Any]:
@@ -74,6 +76,7 @@ class Bench:
         sentences: int | None = None, batches: Sequence[int] = BATCHES, repeats: int = REPEATS, warmup: int = WARMUP,
         against: Sequence[peers.Peer] = (), changes: Sequence[str] = (), out: Path | None = None,
         plot: Path | None = None, device: str = "auto", threads: int | None = None, force: bool = False,
+        metric: str | None = None, tokenize: str | None = None,
     ) -> None:  # fmt: skip
         load_before = machine.load_average()
         torch.set_num_threads(threads or torch.get_num_threads())
@@ -87,6 +90,10 @@ class Bench:
         self.run, self.folder = find_checkpoint(run, checkpoint)
         self.recipe = own_recipe(self.folder, changes)
         self._check(force)
+        self.judge = judge_of_run(self.run, self.recipe, metric, tokenize)
+        must_be_read(tokenize, [self.judge.metric])
+        must_be_at_hand(self.judge.tokenize)
+        self.judge.introduce()
         self.selection = rows.select(self.recipe, modes)
         for peer in against:
             peers.load(peer)
@@ -162,7 +169,8 @@ class Bench:
             "format": 1, "janus": __version__, "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "run": str(self.run.path), "checkpoint": self.folder.name, "changes": list(self.changes),
             "step": read_json(self.folder / STATE).get("step"), "sha256": fingerprint(self.folder),
-            "objective": self.recipe.objective.name, "split": SPLIT, "machine": self.machine,
+            "objective": self.recipe.objective.name, "scoring": self.judge.plain, "split": SPLIT,
+            "machine": self.machine,
         }  # fmt: skip
         results |= self._measure()
         try:
@@ -172,7 +180,7 @@ class Bench:
         if self.out is not None:
             write_atomically(self.out, json_file(results))
         if self.plot is not None:
-            write_atomically(self.plot, plots.bleu_against_latency(results))
+            write_atomically(self.plot, plots.quality_against_latency(results))
         return results
 
     def _measure(self) -> dict[str, Any]:
@@ -220,7 +228,7 @@ class Bench:
         if greedy is not None:
             sizes = greedy.sizes
         else:
-            texts = self.references or self.lines
+            texts = [line or "" for line in self.references[0]] if self.references else self.lines
             sizes, writer = [len(row) for row in tokenizers.target.encode(texts)], "the references have"
         lengths = dict(zip(self.lines, sizes, strict=True))
         own_weights = peer == "ctranslate2" and peers.export(
@@ -273,8 +281,8 @@ class Bench:
     def _quality(self, row: Row, decoded: Decoded) -> dict[str, Any] | None:
         if self.references is None or not row.comparable:
             return None
-        bleu = score(decoded.texts, [self.references], ["bleu"])[0]
-        return {"metric": bleu.name, "value": bleu.value, "signature": bleu.signature}
+        found = self.judge.score(decoded.texts, self.references)
+        return {"metric": found.name, "value": found.value, "signature": found.signature}
 
 
 def keep(run: Run, results: Mapping[str, Any]) -> Path:
@@ -298,13 +306,16 @@ def table(results: Mapping[str, Any]) -> str:
     measured = results["rows"]
     bases = [base for base in BASELINES if any(base in row["ratios"] for row in measured)]
     beside = [row["label"] for row in measured if row["mode"] == "peer"]
-    columns = COLUMNS | {f"× {base}": "" for base in bases}
+    scored = [row["quality"]["metric"] for row in measured if row["quality"]]
+    measure = MEASURES[scored[0] if scored else "bleu"]
+    columns = {"mode": "", measure.head: ".2f", **COLUMNS, **{f"× {base}": "" for base in bases}}
     tables = [markdown(columns, [_values(row) + [_ratio(row, base) for base in bases] for row in measured])]
     if beside:
         ours = [[row["label"], *(_ratio(row, peer) for peer in beside)] for row in measured if row["mode"] != "peer"]
         tables.append(markdown(dict.fromkeys(["speed relative to", *beside], ""), ours))
     words = {
-        "tables": tables, "compared": bool(bases or beside), "reasons": _labels_by_text(results["left_out"]),
+        "metric": measure.head, "tables": tables, "compared": bool(bases or beside),
+        "reasons": _labels_by_text(results["left_out"]),
         "notes": _labels_by_text({row["label"]: row["note"] for row in measured if row["note"]}),
     }  # fmt: skip
     return render("bench.md", {**results, **words})

@@ -22,15 +22,17 @@ from janus_cli.errors import DataError, JanusError, UsageError
 from janus_cli.files import read_json, write_atomically
 from janus_cli.lab import machine
 from janus_cli.lab.entries import SPLIT, Entry, Output
-from janus_cli.lab.plots import bleu_against_passes
+from janus_cli.lab.plots import quality_against_passes
 from janus_cli.lab.processes import Job, run_jobs
-from janus_cli.lab.rows import REPEATS, WARMUP, Work, janus_row, matching, measure, select, sentences
+from janus_cli.lab.rows import REPEATS, WARMUP, Work, janus_row, matching, measure, references_of, select, sentences
 from janus_cli.lab.systems import BUDGET, System
 from janus_cli.lab.tables import json_file, markdown, render
+from janus_cli.measures import MEASURES
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring import bootstrap
-from janus_cli.scoring.metrics import Score, score
+from janus_cli.scoring.judge import Judge, choose, judge_of_run, must_be_read, named_metric
+from janus_cli.scoring.metrics import References, Score, must_be_at_hand
 from janus_cli.training import checkpoint
 from janus_cli.training.run import train
 
@@ -42,14 +44,12 @@ UPDATES = 2000  # of each training, by default
 SENTENCES = 200  # of the test split, timed in batches
 SINGLES = 50  # timed one by one
 UNBOUNDED = 10_000_000  # updates, if minutes are the budget
-METRICS = ("bleu", "chrf")
 TRAININGS = {
     "system": "", "seed": "", "updates": ",", "epochs": "", "minutes in updates": ".1f", "ms an update": ".0f",
     "parameters": ",",
 }  # fmt: skip
-ROWS = {
-    "system": "", "decoding": "", "BLEU": "", "chrF": "", "difference": "+.2f", "p": ".3f", "passes": ".1f",
-    "one by one, ms": ".1f", "sentences/s": ",.0f",
+ROWS = {  # after system, decoding and scores
+    "difference": "+.2f", "p": ".3f", "passes": ".1f", "one by one, ms": ".1f", "sentences/s": ",.0f",
 }  # fmt: skip
 BASELINES = ("ar ar.beam5", "ar ar.beam1")  # rows to compare with by default
 
@@ -64,7 +64,7 @@ class Comparison:
         self, systems: Sequence[System], modes: Sequence[str], *, base: str, start: Path | None, steps: int | None,
         minutes: float | None, seeds: Sequence[int], against: str | None, average: int, speed: bool, out: Path | None,
         prepared: Path | None, data_dir: Path | None, changes: Sequence[str], device: str, threads: int | None,
-        jobs: int, force: bool,
+        jobs: int, force: bool, metric: str | None = None, tokenize: str | None = None,
     ) -> None:  # fmt: skip
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UsageError("janus compare runs in one process", "train with torchrun, then use janus bench and score")
@@ -76,6 +76,7 @@ class Comparison:
         self.minutes, self.average, self.jobs, self.speed, self.force = minutes, average, jobs, speed, force
         self.base, self.changes, self.modes, self.against, self.start = base, changes, modes, against, start
         self.prepared, self.data_dir, self.device, self.threads = prepared, data_dir, device, threads
+        self.metric, self.tokenize = metric, tokenize
         self.recipe = recipe_load.load(base, changes)
         self.folder = out or runs.RUNS / f"compare-{self.recipe.name}"
         self.entries = [
@@ -84,6 +85,9 @@ class Comparison:
             for system in systems
         ]
         matching(modes)
+        must_be_at_hand(tokenize or "auto")
+        if named := metric or named_metric(self.recipe):
+            must_be_read(tokenize, [named])
         if start is not None:
             checkpoint.find_start(start)
         rows: list[str] = []
@@ -255,13 +259,14 @@ class Comparison:
     def _results(self, device: torch.device, load_before: float | None) -> dict[str, Any]:
         """All results as plain values."""
         decoded = [entry for entry in self.entries if entry.outputs]
-        lines, references = sentences(decoded[0].run, decoded[0].recipe, SPLIT) if decoded else ([], None)
+        lines, references = _text(decoded[0]) if decoded else ([], None)
+        judge = self._judge(decoded)
         speeds = _speeds(decoded, lines, device) if self.speed and decoded else {}
-        rows, base = scored(decoded, references, self.against)
+        rows, base = scored(decoded, references, judge, self.against)
         return {
             "format": 1, "janus": __version__, "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "recipe": self.base, "name": self.recipe.name, "changes": list(self.changes),
-            "settings": self.settings, "split": SPLIT, "sentences": len(lines),
+            "settings": self.settings, "scoring": judge.plain, "split": SPLIT, "sentences": len(lines),
             "machine": {**machine.describe(device), "load": load_before},
             "timed": {"sentences": min(SENTENCES, len(lines)), "singles": min(SINGLES, len(lines)),
                       "repeats": REPEATS} if speeds else None,
@@ -273,6 +278,20 @@ class Comparison:
             ],
             "rows": [{**row, "speed": speeds.get(f"{row['system']} {row['label']}")} for row in rows], "against": base,
         }  # fmt: skip
+
+    def _judge(self, decoded: Sequence[Entry]) -> Judge:
+        """The judge of all rows; without any, what the recipe names."""
+        if decoded:
+            judge = judge_of_run(decoded[0].run, self.recipe, self.metric, self.tokenize)
+            judge.introduce()
+            return judge
+        named = self.metric or named_metric(self.recipe)
+        return choose(named, self.tokenize or self.recipe.scoring.tokenize, None)
+
+
+def _text(entry: Entry) -> tuple[list[str], References | None]:
+    """The lines of the split, and their references, if any."""
+    return sentences(entry.run, entry.recipe, SPLIT)[0], references_of(entry.run, entry.recipe, SPLIT)
 
 
 def _speeds(decoded: Sequence[Entry], lines: Sequence[str], device: torch.device) -> dict[str, dict[str, Any]]:
@@ -297,18 +316,19 @@ def _speeds(decoded: Sequence[Entry], lines: Sequence[str], device: torch.device
 
 
 def scored(
-    entries: Sequence[Entry], references: Sequence[str] | None, against: str | None
+    entries: Sequence[Entry], references: References | None, judge: Judge, against: str | None
 ) -> tuple[list[dict[str, Any]], str | None]:
     """A row for each system and mode, over its seeds, and the name of the baseline row.
 
     against: "SYSTEM MODE" of the baseline; by default, or if that row failed, the AR baseline or the first row.
     """
+    metrics = list(dict.fromkeys([judge.metric, "chrf"]))
     outputs: dict[tuple[str, str], dict[int, Output]] = {}
     for entry in entries:
         for label, output in entry.outputs.items():
             outputs.setdefault((entry.system.name, label), {})[entry.seed] = output
     scores = {
-        " ".join(name): {seed: score(output.texts, [references], METRICS) for seed, output in seeds.items()}
+        " ".join(name): {seed: judge.scores(output.texts, references, metrics) for seed, output in seeds.items()}
         if references is not None else {}
         for name, seeds in outputs.items()
     }  # fmt: skip
@@ -317,8 +337,8 @@ def scored(
     for (system, label), seeds in outputs.items():
         name = f"{system} {label}"
         values: dict[str, Any] = {}
-        for seed, metrics in scores[name].items():
-            for metric in metrics:
+        for seed, found in scores[name].items():
+            for metric in found:
                 values.setdefault(metric.name, {"signature": metric.signature, "values": {}})
                 values[metric.name]["values"][str(seed)] = metric.value
         rows.append({
@@ -354,13 +374,15 @@ def budget(settings: Mapping[str, Any]) -> str:
 
 def table(results: Mapping[str, Any]) -> str:
     """Conditions, trainings, rows and notes, as Markdown."""
-    settings = results["settings"]
+    settings, judged = results["settings"], results["scoring"]["metric"]
+    metrics = list(dict.fromkeys(name for row in results["rows"] for name in row["scores"])) or [judged]
+    columns = {"system": "", "decoding": "", **{MEASURES[name].head: "" for name in metrics}, **ROWS}
     words = {
-        "budget": budget(settings), "samples": bootstrap.SAMPLES,
+        "metric": MEASURES[judged].head, "budget": budget(settings), "samples": bootstrap.SAMPLES,
         "signatures": {each["signature"]: name for row in results["rows"] for name, each in row["scores"].items()},
         "tables": [
             markdown(TRAININGS, map(_training_values, results["systems"])),
-            markdown(ROWS, map(_row_values, results["rows"])),
+            markdown(columns, [_row_values(row, metrics) for row in results["rows"]]),
         ],
     }  # fmt: skip
 
@@ -382,22 +404,22 @@ def _training_values(entry: Mapping[str, Any]) -> list[Any]:
     return [*name, updates, training["epochs"], seconds / 60, each, training["parameters"]]
 
 
-def _row_values(row: Mapping[str, Any]) -> list[Any]:
+def _row_values(row: Mapping[str, Any], metrics: Sequence[str]) -> list[Any]:
     speed, compared = row["speed"], row["comparison"]
     return [
-        row["system"], row["label"], *(_mean(row["scores"].get(metric)) for metric in METRICS),
+        row["system"], row["label"], *(_mean(name, row["scores"].get(name)) for name in metrics),
         compared and compared["difference"], compared and compared["p"], row["passes"],
         speed and 1000 * speed["p50"]["median"], speed and speed["sentences_per_second"]["median"],
     ]  # fmt: skip
 
 
-def _mean(metric: Mapping[str, Any] | None) -> str | None:
-    """The mean over seeds, with the range if there are several."""
-    if metric is None:
+def _mean(name: str, found: Mapping[str, Any] | None) -> str | None:
+    """The mean of a metric over seeds, with the range if there are several."""
+    if found is None:
         return None
-    values = list(metric["values"].values())
-    mean = f"{fmean(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.1f}–{max(values):.1f})"
+    values, digits = list(found["values"].values()), 1 if MEASURES[name].highest else 2
+    mean, low, high = (f"{value:.{digits}f}" for value in (fmean(values), min(values), max(values)))
+    return mean if len(values) == 1 else f"{mean} ({low}–{high})"
 
 
 def write(folder: Path, results: Mapping[str, Any], text: str) -> None:
@@ -405,7 +427,7 @@ def write(folder: Path, results: Mapping[str, Any], text: str) -> None:
     write_atomically(folder / "comparison.md", f"{text}\n".encode())
     written = ["comparison.md", "comparison.json"]
     try:
-        plot = bleu_against_passes(results, f"{results['recipe']}: {budget(results['settings'])}")
+        plot = quality_against_passes(results, f"{results['recipe']}: {budget(results['settings'])}")
         write_atomically(folder / "comparison.svg", plot)
         written.append("comparison.svg")
     except UsageError as problem:

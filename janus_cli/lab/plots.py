@@ -21,6 +21,7 @@ from janus_cli.console import counted
 from janus_cli.data.batching import Lengths
 from janus_cli.errors import require
 from janus_cli.lab.logbook import Curve
+from janus_cli.measures import MEASURES
 
 SMALL, SQUARE, LARGE = (4.2, 2.7), (4.2, 3.6), (8.0, 5.0)  # inches
 TEXT = {"svg.fonttype": "none", "svg.hashsalt": "janus"}
@@ -183,12 +184,12 @@ def length_pairs(axes: Any, look: Look, predicted: Lengths, real: Lengths) -> No
     axes.set(xlim=(0, top), ylim=(0, top))
 
 
-def bleu_against_latency(bench: Mapping[str, Any]) -> bytes:
-    """Every row of a bench at its latency (batch 1, p50, with its range over the repeats) and BLEU; upper left is best.
+def quality_against_latency(bench: Mapping[str, Any]) -> bytes:
+    """Every row of a bench at its latency (batch 1, p50, with its range over the repeats) and its score; left is fast.
 
     A row whose quality says nothing (random weights) is a line at its latency.
     """
-    axes, modes = _axes(), set[str]()
+    axes, modes, metric = _axes(), set[str](), "bleu"
     for row in bench["rows"]:
         label, mode, quality = row["label"], row["mode"], row["quality"]
         p50, low, high = (1000 * row["latency"]["p50"][name] for name in ("median", "lowest", "highest"))
@@ -198,6 +199,7 @@ def bleu_against_latency(bench: Mapping[str, Any]) -> bytes:
             axes.annotate(label, (p50, 0.02), fontsize=7, color="0.4", **inside)
             continue
         marker, filling = MODE_MARKERS[mode]
+        metric = quality["metric"]
         axes.errorbar(
             p50, quality["value"], xerr=[[p50 - low], [high - p50]], marker=marker, markerfacecolor=filling,
             markeredgecolor="black", ecolor="0.5", linestyle="none", label=mode if mode not in modes else None,
@@ -206,30 +208,30 @@ def bleu_against_latency(bench: Mapping[str, Any]) -> bytes:
         axes.annotate(label, (p50, quality["value"]), xytext=(4, 4), textcoords="offset points", fontsize=7)
     axes.margins(x=0.2)  # for the labels
     title = f"{bench['run']}: {bench['machine']['cpu']}, {counted(bench['machine']['threads'], 'thread')}"
-    return _quality_file(axes, "milliseconds a sentence at batch 1, from text to text (p50)", title)
+    return _quality_file(axes, metric, "milliseconds a sentence at batch 1, from text to text (p50)", title)
 
 
-def bleu_against_passes(comparison: Mapping[str, Any], title: str) -> bytes:
+def quality_against_passes(comparison: Mapping[str, Any], title: str) -> bytes:
     """Every row of a comparison, a marker for each system, with the range over its seeds."""
-    axes = _axes()
-    scored = [row for row in comparison["rows"] if "bleu" in row["scores"]]
+    axes, metric = _axes(), comparison["scoring"]["metric"]
+    scored = [row for row in comparison["rows"] if metric in row["scores"]]
     for number, system in enumerate(dict.fromkeys(row["system"] for row in scored)):
         rows = [row for row in scored if row["system"] == system]
-        values = [list(row["scores"]["bleu"]["values"].values()) for row in rows]
+        values = [list(row["scores"][metric]["values"].values()) for row in rows]
         means = [fmean(seeds) for seeds in values]
         below, above = np.subtract(means, list(map(min, values))), np.subtract(list(map(max, values)), means)
         axes.errorbar(
             [row["passes"] for row in rows], means, yerr=[below, above], label=system, linestyle="none",
             marker=SYSTEM_MARKERS[number % len(SYSTEM_MARKERS)], markersize=7, capsize=2,
         )  # fmt: skip
-    return _quality_file(axes, "decoder passes a sentence", title)
+    return _quality_file(axes, metric, "decoder passes a sentence", title)
 
 
-def _quality_file(axes: Any, across: str, title: str) -> bytes:
-    """An SVG file: BLEU against a cost on a logarithmic scale."""
+def _quality_file(axes: Any, metric: str, across: str, title: str) -> bytes:
+    """An SVG file: a metric against a cost on a logarithmic scale."""
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set(xlabel=across, ylabel="BLEU")
+    axes.set(xlabel=across, ylabel=MEASURES[metric].head)
     axes.set_title(title, fontsize=9)
     axes.grid(visible=True, which="both", color="0.9")
     axes.set_axisbelow(True)

@@ -20,16 +20,16 @@ from markupsafe import Markup
 from janus_cli import __version__, console
 from janus_cli.data import survival
 from janus_cli.data.batching import Lengths
-from janus_cli.errors import DataError
+from janus_cli.errors import DataError, UsageError
 from janus_cli.lab import plots
-from janus_cli.lab.logbook import BEGINS, Curve, Logbook
+from janus_cli.lab.logbook import BEGINS, Curve, Entry, Logbook
 from janus_cli.lab.plots import Look
 from janus_cli.lab.probe import Probe
 from janus_cli.lab.tables import cells, printable, render
+from janus_cli.measures import measure_of
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.training.checkpoint import better
-from janus_cli.training.validation import best_metric
+from janus_cli.training.best import NOWHERE, Rank, best_metric, label, rank, scoring_in
 
 MARK = '<meta name="generator" content="janus report">'  # marks a file as a report
 STEERING = {"lr": "learning rate", "norm": "gradient norm"}
@@ -97,7 +97,7 @@ def page(reports: Reports, when: datetime) -> bytes:
         "sections": [
             ("overview", "Runs", _overview(reports)),
             ("terms", "Losses", _losses(reports)),
-            ("bleu", "Validation BLEU", _bleu(reports)),
+            ("scores", "Validation scores", _scores(reports)),
             ("speed", "Speed", _speed(reports)),
             ("data", "Data", _data(reports)),
             ("lengths", "Predicted lengths", _lengths(reports)),
@@ -140,17 +140,31 @@ def _facts(report: RunReport) -> dict[str, str]:
     if report.log.entries:
         facts |= _history(report.log, recipe)
     if recipe is not None:
-        metric = best_metric(recipe)
-        best: tuple[int, float] | None = None
-        for step, value in report.valid.get(metric, []):
-            if better(metric, value, None if best is None else best[1]):
-                best = step, value
+        best = _best(report.log, recipe)
         if best is not None:
-            facts["best checkpoint"] = f"{metric} {best[1]:.4g} at update {best[0]:,}"
+            facts["best checkpoint"] = best
     if probe is not None:
         update = f", update {probe.step:,}" if isinstance(probe.step, int) else ""
         facts["checkpoint read here"] = f"{probe.checkpoint}{update}"
     return facts
+
+
+def _best(log: Logbook, recipe: Recipe) -> str | None:
+    """The best validation among those that were judged as the last one, in words."""
+    entries = log.of("valid")
+    scoring, found = scoring_in(entries[-1] if entries else {}), list[tuple[Rank, int, Any]]()
+    try:
+        metric = best_metric(recipe, scoring["metric"])
+    except UsageError:  # the recipe has changed since
+        return None
+    for entry in entries:
+        place = rank(metric, entry)
+        if place is not None and label(metric, scoring_in(entry)) == label(metric, scoring):
+            found.append((place, entry["step"], entry[metric]))
+    if not found:
+        return None
+    _, step, value = max(found)
+    return f"{metric} {value:.4g} at update {step:,}"
 
 
 def _history(log: Logbook, recipe: Recipe | None) -> dict[str, str]:
@@ -197,25 +211,46 @@ def _losses(reports: Reports) -> list[Block]:
     figures = [
         (name, plots.curves(_lines(reports, "train", name), _lines(reports, "valid", name), "nats", falling=True))
         for name in names
-        if name not in NOT_TERMS and not name.startswith(("bleu", "unk_", "limited_"))
+        if name not in NOT_TERMS and measure_of(name) is None and not name.startswith(("unk_", "limited_"))
     ]
     figures += _train_figures(reports, STEERING)
     return [Block(figures=figures, missing=_not_logged(reports, "train", "training"))]
 
 
-def _bleu(reports: Reports) -> list[Block]:
+def _scores(reports: Reports) -> list[Block]:
     rows, lines = [], dict[str, list[plots.Line]]()
     for each in reports:
-        names = sorted(name for name in each.valid if name.startswith("bleu"))
-        for name in names if len(names) > 2 else names[-1:]:  # one side needs no mean over sides
-            curve = each.valid[name]
-            (best_step, best), (step, last) = max(curve, key=lambda point: point[1]), curve[-1]
-            rows.append([f"{each.label}, {name}", best, best_step, last, step])
-            lines.setdefault(name, []).append((each.look, curve))
-    figures = [(name, plots.curves([], lines[name], "BLEU")) for name in sorted(lines)]
+        for title, entries in _judged(each.log).items():
+            name = title.split()[0]
+            best = max(entries, key=lambda entry: (rank(name, entry) or NOWHERE, entry["step"]))
+            last = entries[-1]
+            rows.append([f"{each.label}, {title}", best[name], best["step"], last[name], last["step"]])
+            curve = [(entry["step"], float(entry[name])) for entry in entries]
+            lines.setdefault(title, []).append((each.look, curve))
+    figures = [(title, plots.curves([], lines[title], _head(title))) for title in sorted(lines)]
     columns = {"": "", "best": ".2f", "at update": ",", "last": ".2f", "last update": ","}
     missing = _not_logged(reports, "valid", "validation")
     return [Block(figures=figures, columns=columns, rows=rows, missing=missing)]
+
+
+def _judged(log: Logbook) -> dict[str, list[Entry]]:
+    """The validations with a score, by its name; those that were judged otherwise than the last one, by its `label`."""
+    entries, found = log.of("valid"), dict[str, list[Entry]]()
+    last = scoring_in(entries[-1] if entries else {})
+    for entry in entries:
+        names = [name for name, value in entry.items() if measure_of(name) and isinstance(value, int | float)]
+        for name in names:
+            if sum(other.startswith(f"{name}_") for other in names) == 1:
+                continue  # one side needs no mean over sides
+            judged = label(name, scoring_in(entry))
+            key = name if judged == label(name, last) else judged
+            found.setdefault(key, []).append(entry)
+    return dict(sorted(found.items()))
+
+
+def _head(title: str) -> str:
+    measure = measure_of(title.split()[0])
+    return measure.head if measure else title
 
 
 def _speed(reports: Reports) -> list[Block]:

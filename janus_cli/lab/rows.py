@@ -25,7 +25,9 @@ from janus_cli.decoding.modes import Plan, choose, own_recipe
 from janus_cli.decoding.translate import Translator, read_model
 from janus_cli.errors import OutOfMemoryError, UsageError
 from janus_cli.recipe import Recipe
-from janus_cli.runs import Run, find_split
+from janus_cli.runs import Run, find_references, find_split
+from janus_cli.scoring.metrics import References
+from janus_cli.scoring.references import prepared_references
 
 MODES = ("ar", "nar", "semi", "spec")
 NUMBER = "[1-9][0-9]{0,8}"
@@ -122,6 +124,12 @@ def sentences(run: Run, recipe: Recipe, split: str) -> tuple[list[str], list[str
     """The lines of a split of the run's data, and their references, if any. Raises DataError: see `find_split`."""
     source, reference = find_split(run, recipe, split)
     return list(Lines(source)), None if reference is None else list(Lines(reference))
+
+
+def references_of(run: Run, recipe: Recipe, split: str) -> References | None:
+    """All references of a split of the run's data; None if it has no target. Raises DataError: see `find_split`."""
+    file = find_references(run, recipe, split)
+    return None if file is None else prepared_references(file.parent, split)
 
 
 @dataclass(frozen=True)

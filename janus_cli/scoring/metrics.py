@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import shlex
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from janus_cli.console import counted
 from janus_cli.data.spacing import UNSPACED
 from janus_cli.errors import DataError, UsageError, require
 from janus_cli.measures import GROUPS, MEASURES
+from janus_cli.terminal import command
 
 Hypotheses = Sequence[str]
 References = Sequence[Sequence[str | None]]  # R lists of N lines; None if a line has fewer than R references
@@ -102,7 +102,7 @@ def must_be_at_hand(tokenize: str) -> None:
         url = SPM_MODELS[tokenize]["url"]
         place = Path(SACREBLEU_DIR, "models", Path(url).name)
         if not place.is_file():
-            fetch = shlex.join(["curl", "--create-dirs", "-Lo", str(place), url])
+            fetch = command("curl", "--create-dirs", "-Lo", place, url)
             raise UsageError(f"flores200's SentencePiece model is not at {place}", f"{fetch}; or another --tokenize")
 
 

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from janus_cli.console import counted
 from janus_cli.errors import DataError
+from janus_cli.measures import MEASURES
 from janus_cli.scoring.bootstrap import compare, intervals
-from janus_cli.scoring.metrics import score
+from janus_cli.scoring.judge import Judge, doubts
 
 
 class Output(NamedTuple):
@@ -21,12 +22,12 @@ class Output(NamedTuple):
 
 def measure(
     outputs: Sequence[Output], references: Sequence[tuple[str, Sequence[Sequence[str | None]]]],
-    metrics: Sequence[str], samples: int, seed: int,
+    judge: Judge, metrics: Sequence[str], samples: int, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     """The values of `janus score --json` for one output, or for two against the same references.
 
-    references: for each file, its name and `inputs.read_references` of it. samples: of the bootstrap, 0 for none; it
-    gives an interval for each score of a single output, or `comparisons` of two.
+    references: for each file, its name and `inputs.read_references` of it. judge: says how BLEU splits words. samples:
+    of the bootstrap, 0 for none; it gives an interval for each score of a single output, or `comparisons` of two.
 
     Raises:
         DataError: line counts differ, or there is nothing to score.
@@ -37,8 +38,10 @@ def measure(
             message = f"{first.name} has {counted(len(first.lines), 'line')}, {name} has {len(lines):,}"
             raise DataError(message, "score files that belong together")
     columns = [column for _, file in references for column in file]
-    scores = [score(output.lines, columns, metrics) for output in outputs]
+    scores = [judge.scores(output.lines, columns, metrics) for output in outputs]
     plain = [[{"name": s.name, "value": s.value, "signature": s.signature} for s in each] for each in scores]
+    judged = zip(outputs, scores, strict=True)
+    warnings = [text for output, each in judged for text in doubts(output.lines, columns, each, judge)]
     against, against_scores = (outputs[1].name, plain[1]) if len(outputs) == 2 else (None, [])
     paired = against is not None
     if samples and not paired:
@@ -54,12 +57,14 @@ def measure(
         "against_scores": against_scores,
         "comparisons": [asdict(each) for each in comparisons],
         "bootstrap": {"samples": samples, "seed": seed} if samples else None,
+        "warnings": list(dict.fromkeys(warnings)),
     }
 
 
 def table(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Column names and cells of what `measure` found."""
-    columns, rows = ["metric", "score"], [[score["name"], f"{score['value']:.2f}"] for score in found["scores"]]
+    columns = ["metric", "score"]
+    rows = [[_marked(score["name"]), f"{score['value']:.2f}"] for score in found["scores"]]
     if found["against"] is not None:
         columns[1:] = ["first", "second", "difference"]
         for row, one, other in zip(rows, found["scores"], found["against_scores"], strict=True):
@@ -71,6 +76,10 @@ def table(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             row.append(f"{each['interval']['low']:{sign}.2f} … {each['interval']['high']:{sign}.2f}")
             row += [f"{each['wins']:.1%}", f"{each['p']:.3f}"] if found["comparisons"] else []
     return columns, rows
+
+
+def _marked(name: str) -> str:
+    return name if MEASURES[name].higher_is_better else f"{name} (lower is better)"
 
 
 def notes(found: Mapping[str, Any]) -> list[str]:

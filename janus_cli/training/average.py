@@ -13,8 +13,8 @@ from janus_cli import console, recipe_load
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
-from janus_cli.training.checkpoint import EMA, MODEL, OPTIMIZER, Checkpoint, best_folders, optimizer_tensors
-from janus_cli.training.validation import best_metric
+from janus_cli.training.best import best_metric, label
+from janus_cli.training.checkpoint import EMA, MODEL, OPTIMIZER, Checkpoint, optimizer_tensors
 
 
 def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: bool) -> tuple[Path, list[str]]:
@@ -28,9 +28,12 @@ def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: 
         CheckpointError: the checkpoints do not belong together.
     """
     recipe = recipe_load.load(str(run.recipe))
-    metric, kept = best_metric(recipe), recipe.training.keep_last
+    kept = recipe.training.keep_last
     if best:
-        chosen, kind = best_folders(run.checkpoints, metric)[:best], "best"
+        scoring = checkpoint.newest_scoring(run.checkpoints)
+        metric = best_metric(recipe, scoring["metric"])
+        chosen, kind = checkpoint.best_folders(run.checkpoints, metric, scoring)[:best], "best"
+        console.say(f"best by {label(metric, scoring)}")
         if not chosen:
             raise UsageError(f"{run.path} has no checkpoint with {metric}", "average the newest, with --last N")
     else:  # older ones were kept only because they are among the best

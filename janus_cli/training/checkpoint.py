@@ -29,13 +29,13 @@ from janus_cli.files import MANIFEST, read_json, remove_whole, sha256, sync, tid
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run, find_run
 from janus_cli.terminal import command
+from janus_cli.training.best import Rank, label, rank, scoring_in
 from janus_cli.training.size import must_fit
 
 FORMAT = 1
 MODEL, OPTIMIZER, STATE, RECIPE = "model.safetensors", "optimizer.safetensors", "state.json", "recipe.yaml"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of each weight
 EMA = "ema"  # exponential moving average of each weight, if training.ema is set
-SMALLER_IS_BETTER = ("loss", "ce_", "kl_", "length")  # prefixes of metrics
 RETRIES = 3  # of a reader, if a training prunes the checkpoint meanwhile
 
 Read = TypeVar("Read")
@@ -311,22 +311,29 @@ def newest_valid(root: Path) -> Checkpoint | None:
     return None
 
 
-def better(metric: str, value: float, than: float | None) -> bool:
-    """Whether `value` beats the best so far; a tie does not, and NaN never does."""
-    if than is None:
-        return value == value
-    return value < than if metric.startswith(SMALLER_IS_BETTER) else value > than
+def best_folders(root: Path, metric: str, scoring: Mapping[str, Any]) -> list[Path]:
+    """Checkpoints of training steps that were judged so, best first (see `best.rank`); ties go to the later one.
 
-
-def best_folders(root: Path, metric: str) -> list[Path]:
-    """Checkpoints of training steps that have this metric, best first; ties go to the later one, NaN is left out."""
-    sign, values = -1 if better(metric, 0.0, 1.0) else 1, list[tuple[float, int, Path]]()
+    scoring: see `validation.scoring_of`; checkpoints that something else judged are left out.
+    """
+    found, judged = list[tuple[Rank, int, Path]](), label(metric, scoring)
     for folder in steps(root):
         with suppress(DataError, OSError):  # damaged: reading it as a checkpoint reports that
-            value = read_json(folder / STATE).get("metrics", {}).get(metric)
-            if isinstance(value, int | float) and value == value:
-                values.append((sign * value, step_of(folder), folder))
-    return [folder for *_, folder in sorted(values, reverse=True)]
+            state = read_json(folder / STATE)
+            place = rank(metric, state.get("metrics", {}))
+            if place is not None and label(metric, scoring_in(state)) == judged:
+                found.append((place, step_of(folder), folder))
+    return [folder for *_, folder in sorted(found, reverse=True)]
+
+
+def newest_scoring(root: Path) -> dict[str, Any]:
+    """What judged the newest checkpoint that was validated."""
+    for folder in reversed(steps(root)):
+        with suppress(DataError, OSError):
+            state = read_json(folder / STATE)
+            if state.get("metrics"):
+                return scoring_in(state)
+    return scoring_in({})
 
 
 def prune(root: Path, keep_last: int, best: Collection[Path]) -> None:

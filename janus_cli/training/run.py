@@ -28,12 +28,13 @@ from janus_cli.errors import CheckpointError, DataError, JanusError, RunInUseErr
 from janus_cli.files import MANIFEST, copy_files, locked, read_json, tidy, write_atomically
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
+from janus_cli.scoring.judge import judge_of
 from janus_cli.terminal import command, visible
 from janus_cli.training import checkpoint, limits, schedule, size
+from janus_cli.training.best import check_scoring
 from janus_cli.training.checkpoint import MODEL, Checkpoint
 from janus_cli.training.log import Log, flat
 from janus_cli.training.trainer import Trainer, resume_command
-from janus_cli.training.validation import best_metric
 
 LOCK = ".lock"
 # Knobs of the model section that change what weights mean, but not their shape.
@@ -75,7 +76,7 @@ def train(
     """
     with _ranks(device) as world:
         settings, target = _recipe_and_run(recipe, objective, run, changes, seed, data_dir, resume=resume)
-        best_metric(settings)  # a wrong name is found now, not after hours
+        check_scoring(settings)
         _check_options(resume=resume, force=force, start=start, allow_change=allow_change)
         if resume:  # before the data is opened, which other settings do not fit
             _must_agree(recipe_load.load(str(target.recipe)), settings, allow_change)
@@ -183,7 +184,8 @@ def _is_for_data(path: Path) -> bool:
 def _must_agree(before: Recipe, now: Recipe, allowed: Sequence[str]) -> None:
     """Raise CheckpointError naming all knobs that differ from the resumed run's without --allow-change."""
     old, new = dict(flat(before.plain(), ".")), dict(flat(now.plain(), "."))
-    free = (*allowed, "data.dir", "data.files", "about", "data.notes")
+    # What judges may change: checkpoints that something else judged are then left out of the ranking.
+    free = (*allowed, "data.dir", "data.files", "about", "data.notes", "scoring", "training.best_metric")
     changed = [
         f"\n  {key}: {old.get(key)!r} in the run, {new.get(key)!r} now"
         for key in sorted(old.keys() | new.keys())
@@ -257,6 +259,7 @@ def _describe(recipe: Recipe, data: Prepared, run: Run, world: World) -> None:
         console.say(
             f"AR outputs have at most {ratio:g} * source length + {extra} tokens (decoding.max_ratio, max_extra)"
         )
+    judge_of(recipe, data.manifest, data.folder).introduce()
 
 
 def _start_from(named: Path, model: Transformer, recipe: Recipe, data: Prepared, run: Run) -> dict[str, str]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import cached_property
 from itertools import islice
 from math import cos, inf, isfinite, pi
 from pathlib import Path
@@ -33,11 +34,14 @@ from janus_cli.errors import NonFiniteError, OutOfMemoryError, Stopped
 from janus_cli.files import read_json
 from janus_cli.recipe import Recipe, Training
 from janus_cli.runs import Run
+from janus_cli.scoring.judge import Judge, judge_of
 from janus_cli.terminal import command
 from janus_cli.training import checkpoint
+from janus_cli.training.best import best_metric, indifferent, label, scoring_in
 from janus_cli.training.checkpoint import EMA, MODEL, MOMENTS, OPTIMIZER, STATE, Checkpoint, optimizer_tensors
 from janus_cli.training.log import Log, Meter
-from janus_cli.training.validation import best_metric, validate
+from janus_cli.training.position import Position
+from janus_cli.training.validation import scoring_of, validate
 
 
 class Micro(NamedTuple):
@@ -53,26 +57,6 @@ class Window(NamedTuple):
 
     micros: Sequence[Micro]
     rows: Sequence[Rows]
-
-
-@dataclass
-class Position:
-    """The position of a training; saved in every checkpoint.
-
-    step: updates done. epoch, batch: where the next update's data starts. bad: skipped updates in a row.
-    best, best_step: the best validation so far. since_best: validations since then. seconds: spent in updates.
-    validation_due: the validation of this update was interrupted by a signal, or failed.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    bad: int = 0
-    best: float | None = None
-    best_step: int = 0
-    since_best: int = 0
-    seconds: float = 0.0
-    validation_due: bool = False
 
 
 class Trainer:
@@ -95,12 +79,26 @@ class Trainer:
         self.numerics = {"precision": self.precision, "ranks": world.size, "threads": torch.get_num_threads()}
         self.meter = Meter(world, product_rate(self.precision, world.device))
         self.log = Log(None)
-        self.metric = best_metric(recipe)
+        self.values: list[float] = []  # of the metric, in the validations of this process
         self.metrics: Mapping[str, float] = {}  # of the validation after this update, if there was one
         self.saved: int | None = None  # the update that this process saved last
         self.on_save: Callable[[], None] = lambda: None
         self.stop = StopSignal()  # received by this rank
         self.signal = 0  # received by any rank; the ranks agree on it in every update
+
+    @cached_property
+    def judge(self) -> Judge:
+        """Of validations. Found out when it is needed: a benchmark trains without validation data."""
+        return judge_of(self.recipe, self.prepared.manifest, self.prepared.folder)
+
+    @cached_property
+    def metric(self) -> str:
+        """The number of the validation that decides which checkpoint is best."""
+        return best_metric(self.recipe, self.judge.metric)
+
+    @cached_property
+    def scoring(self) -> dict[str, Any]:
+        return scoring_of(self.judge, self.recipe, self.prepared)
 
     def fit(self) -> None:
         """Train until `training.updates`, `.minutes` or `.patience` is reached; save on the way and at the end.
@@ -231,10 +229,10 @@ class Trainer:
                 # Whatever fails, hours of updates are saved first. Other ranks may be waiting at another barrier.
                 unless_all_went_well.callback(self.save, wait=False)
                 if self.world.first:
-                    metrics = validate(self.model, self.recipe, self.prepared, self.world.device, self.stop)
+                    metrics = validate(self.model, self.recipe, self.prepared, self.judge, self.world.device, self.stop)
                 signal_here = self.stop.number if self.world.first and not metrics else 0
-                value = metrics[self.metric] if metrics else 0.0
-                agreed = self.world.sums({"signal": float(signal_here), "value": value})
+                value, loss = (metrics[self.metric], metrics["loss"]) if metrics else (0.0, 0.0)
+                agreed = self.world.sums({"signal": float(signal_here), "value": value, "loss": loss})
                 unless_all_went_well.pop_all()
         except (RuntimeError, MemoryError) as problem:
             if not is_about_memory(problem):
@@ -243,10 +241,12 @@ class Trainer:
         if agreed["signal"]:  # the validation was interrupted, and is still due
             self.signal = int(agreed["signal"])
             return
-        self.log.write("valid", position.step, **metrics)
-        self.metrics, position.validation_due, position.since_best = metrics, False, position.since_best + 1
-        if checkpoint.better(self.metric, agreed["value"], position.best):
-            position.best, position.best_step, position.since_best = agreed["value"], position.step, 0
+        self.log.write("valid", position.step, scoring=self.scoring, **metrics)
+        self.metrics = metrics
+        position.validated(self.metric, agreed["value"], agreed["loss"])
+        self.values.append(agreed["value"])
+        if doubt := indifferent(self.metric, self.values):
+            console.warn(doubt)
 
     def save(self, *, wait: bool = True) -> None:
         """Save this update on the first rank, once, and wait for the other ranks.
@@ -255,7 +255,7 @@ class Trainer:
         """
         position, root = self.position, self.run.checkpoints
         if self.world.first and self.saved != position.step:
-            state = {**asdict(position), **self.numerics, "metrics": dict(self.metrics)}
+            state = {**asdict(position), **self.numerics, "metrics": dict(self.metrics), "scoring": self.scoring}
             state["owed"] = state.pop("validation_due")  # its name in checkpoint format 1
             moments = optimizer_tensors(self.model, self.optimizer.state, ema=self.knobs.ema > 0)
             folder = checkpoint.step_folder(root, position.step)
@@ -266,9 +266,8 @@ class Trainer:
             if position.best is not None and best.exists():
                 checkpoint.move_link(root, "best", best)
             self.saved = position.step
-            checkpoint.prune(
-                root, self.knobs.keep_last, {best, *checkpoint.best_folders(root, self.metric)[: self.knobs.keep_best]}
-            )
+            ranked = checkpoint.best_folders(root, self.metric, self.scoring)
+            checkpoint.prune(root, self.knobs.keep_last, {best, *ranked[: self.knobs.keep_best]})
             self.on_save()
             self.log.write("saved", position.step)
         if wait:
@@ -277,7 +276,7 @@ class Trainer:
     def resume(self, saved: Checkpoint) -> None:
         """Put weights, moments and position back as they were saved.
 
-        If training.best_metric has changed, the best of the existing checkpoints is determined again.
+        If something else judges from now on, the best of the checkpoints that it has judged is looked for again.
 
         Raises:
             CheckpointError: a file does not hold what the recipe's model needs.
@@ -294,13 +293,23 @@ class Trainer:
         # Checkpoints of earlier versions have no `seconds` or `owed`.
         position = Position(**{key: state[key] for key in Position.__dataclass_fields__ if key in state})
         self.position = position
-        if best_metric(saved.recipe) != self.metric:
-            best = {"value": 0.0, "step": 0}
-            if self.world.first and (folders := checkpoint.best_folders(self.run.checkpoints, self.metric)):
-                value = read_json(folders[0] / STATE)["metrics"][self.metric]
-                best = {"value": value, "step": checkpoint.step_of(folders[0])}
-            best = self.world.sums(best)  # the ranks must agree on when to stop
-            position.best, position.best_step = best["value"] if best["step"] else None, int(best["step"])
+        self._judge_anew(saved)
+
+    def _judge_anew(self, saved: Checkpoint) -> None:
+        """Looks for the best checkpoint again if another metric, tokenizer or sample decided up to now."""
+        before, position = scoring_in(saved.state), self.position
+        was, now = label(best_metric(saved.recipe, before["metric"]), before), label(self.metric, self.scoring)
+        if was == now:
+            return
+        console.say(f"checkpoints up to update {position.step:,} were ranked by {was}, from now on {now} decides")
+        best = {"value": 0.0, "loss": 0.0, "step": 0.0}
+        if self.world.first and (folders := checkpoint.best_folders(self.run.checkpoints, self.metric, self.scoring)):
+            found = read_json(folders[0] / STATE)["metrics"]
+            best = {"value": found[self.metric], "loss": found.get("loss", 0.0), "step": checkpoint.step_of(folders[0])}
+        best = self.world.sums(best)  # the ranks must agree on when to stop
+        position.best, position.best_loss = (best["value"], best["loss"]) if best["step"] else (None, None)
+        position.best_step = int(best["step"])
+        if "scoring" in saved.state:  # a run of an earlier version that has converged is not taken up again
             position.since_best = 0
 
     def limits_reached(self) -> list[str]:

@@ -153,7 +153,7 @@ def test_names_terms_and_reasons_that_are_html(report: Report) -> None:
     ("spoil", "key", "why"),
     [
         (lambda run: (run / "log.jsonl").unlink(), "terms", "log.jsonl does not exist"),
-        (lambda run: (run / "log.jsonl").write_text(""), "bleu", "has no validation line yet"),
+        (lambda run: (run / "log.jsonl").write_text(""), "scores", "has no validation line yet"),
         (lambda run: shutil.rmtree(run / "checkpoints"), "calibration", "has no checkpoint yet"),
         (lambda run: Path("data/demo/valid.source.npy").unlink(), "decodes", "the data of this run is gone"),
         (lambda run: Path("data/demo/train.target.npy").write_bytes(b"x"), "data", "was changed since the run began"),
@@ -200,3 +200,20 @@ def test_mistakes(report: Report, arguments: list[str], words: str, monkeypatch:
     if words == "is not a report of janus":
         page(report("ar", "--force", "--sentences", "2"))
         page(report("ar", "--sentences", "2"))
+
+
+def test_scores_of_another_judge_are_curves_of_their_own_and_the_lower_edit_distance_is_best(report: Report) -> None:
+    judges = {"bleu": {"metric": "bleu", "tokenize": "zh"}, "edit": {"metric": "edit"}}
+    with Path("runs/ar/log.jsonl").open("a", encoding="utf-8") as file:
+        for step, (name, value) in enumerate((("bleu", 90.0), ("edit", 5.0), ("edit", 4.0), ("edit", 4.0)), 4):
+            entry = {"kind": "valid", "step": step, "time": 1.0, "loss": 2.0, "scoring": judges[name]}
+            file.write("\n" + json.dumps({**entry, f"{name}_ar": value, name: value}))
+    made = page(report("ar", "--sentences", "2"))
+    assert "edit_ar 4 at update 7" in made.sections["overview"]
+    for title, best, at in (
+        ("edit_ar", r"4\.00", 7),
+        (r"bleu_ar \(13a\)", r"30\.00", 2),
+        (r"bleu_ar \(zh\)", r"90\.00", 4),
+    ):
+        assert re.search(rf"<tr><th>ar, {title}</th><td>{best}</td><td>{at}</td>", made.text), title
+    assert "edit distance (lower is better)" in made.text

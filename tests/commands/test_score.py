@@ -3,6 +3,8 @@
 import gzip
 import json
 import os
+import re
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -63,8 +65,8 @@ def test_table_on_stdout_with_signatures(janus: Janus) -> None:
     Path("r.txt").write_text("the cat sat on a mat\n")
     code, out, err = janus("h.txt", "--reference", "r.txt")
     assert code == 0
-    rows = {cells[1]: cells[3] for cells in map(str.split, out.split("\n")) if len(cells) == 5 and cells[0] == "│"}
-    assert rows == {"bleu": "53.73", "chrf": "72.08", "ter": "16.67"}
+    rows = {cells[0]: cells[1] for line in out.split("\n") if len(cells := re.findall(r"[^│ ][^│]*[^│ ]", line)) == 2}
+    assert rows == {"bleu": "53.73", "chrf": "72.08", "ter (lower is better)": "16.67"}
     assert "\nbleu  nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:" in out
     assert "\nter   nrefs:1|case:lc|tok:tercom|" in out
     assert err == "scoring h.txt against r.txt\n"
@@ -81,7 +83,7 @@ def test_json_on_stdout_and_nothing_else(janus: Janus) -> None:
     rest = {key: value for key, value in found.items() if key != "scores"}
     assert rest == {
         "hypotheses": "h.txt", "references": ["h.txt"], "sentences": 1, "against": None, "against_scores": [],
-        "comparisons": [], "bootstrap": None,
+        "comparisons": [], "bootstrap": None, "warnings": [],
     }  # fmt: skip
 
 
@@ -311,3 +313,93 @@ def test_a_summary_never_leads_out_of_its_folder(janus: Janus, summary: dict[str
     code, out, err = janus()
     assert (code, out) == (3, "")
     assert "x.json is damaged" in err
+
+
+CHINESE = "两只狗在雪地里跑。\n一个男人在读书。\n"
+
+
+def names(out: str) -> list[str]:
+    return [score["name"] for score in json.loads(out)["scores"]]
+
+
+def test_text_without_spaces_is_warned_of_and_split_as_asked(janus: Janus) -> None:
+    Path("zh.txt").write_text(CHINESE, encoding="utf-8")
+    files = ("zh.txt", "--reference", "zh.txt", "--json")
+    code, out, err = janus(*files)
+    assert (code, names(out)) == (0, ["bleu", "chrf", "ter"])
+    assert "warning: BLEU, TER split words at spaces, but the reference has no spaces between words" in err
+    assert "--tokenize zh" in err
+    assert "every output equals its reference, yet BLEU is 0" in err
+    assert json.loads(out)["warnings"]
+    code, out, err = janus(*files, "--tokenize", "zh", "--metric", "bleu,rouge")
+    assert (code, json.loads(out)["warnings"]) == (0, [])
+    assert {round(score["value"]) for score in json.loads(out)["scores"]} == {100}
+    assert "tok:zh" in json.loads(out)["scores"][0]["signature"]
+    assert "warning" not in err
+
+
+def test_short_text_is_warned_of(janus: Janus) -> None:
+    Path("h.txt").write_text("Goethe\nSchiller\n")
+    files = ("h.txt", "--reference", "h.txt")
+    assert "BLEU prefers longer, wrong outputs: see --metrics chrf,exact,edit" in janus(*files)[2]
+    assert "warning" not in janus(*files, "--metrics", "chrf,exact,edit")[2]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "text", "options", "expected", "signature"),
+    [
+        ("", "two dogs run in the snow\n" * 2, (), ["bleu", "chrf", "ter"], "tok:13a"),
+        ("", CHINESE, (), ["chrf", "exact", "edit"], "nc:6"),
+        ("", CHINESE, ("--tokenize", "zh"), ["bleu", "chrf", "exact", "edit"], "tok:zh"),
+        ("scoring: {tokenize: char}\n", CHINESE, (), ["bleu", "chrf", "exact", "edit"], "tok:char"),
+        ("scoring: {tokenize: char}\n", CHINESE, ("--metrics", "bleu"), ["bleu"], "tok:char"),
+        ("scoring: {metric: edit}\n", "a b c d e\nb c d\n", (), ["edit", "chrf", "ter"], "unit:characters"),
+        ("training: {best_metric: exact_ar}\n", CHINESE, (), ["exact", "chrf", "edit"], "space:stripped"),
+    ],
+)
+def test_the_recipe_of_the_run_decides_wherever_the_files_are_named_from(
+    janus: Janus, recipe: str, text: str, options: tuple[str, ...], expected: list[str], signature: str
+) -> None:
+    run = make_run("a", ("test.ar", text, [text]))
+    (run / "recipe.yaml").write_text(f"name: x\n{recipe}")
+    make_run("newest", order=9)
+    for words in (("--run", "a"), (str(run / "decode/test.ar.txt"),), ("runs/a",)):
+        code, out, _ = janus(*words, "--json", *options)
+        assert (code, names(out)) == (0, expected)
+        assert signature in json.loads(out)["scores"][0]["signature"]
+    code, out, _ = janus("-", "--json", *options, stdin=text.encode())
+    assert (code, names(out)) == (0, expected), "the run of the newest decoding"
+
+
+def test_a_tokenizer_that_nothing_uses_is_refused(janus: Janus) -> None:
+    write(h="a b")
+    code, _, err = janus("h.txt", "--reference", "h.txt", "--metrics", "chrf,ter", "--tokenize", "zh")
+    assert (code, "--tokenize zh would change nothing" in err) == (2, True)
+    code, _, err = janus("h.txt", "--reference", "h.txt", "--tokenize", "latin")
+    assert (code, "latin" in err) == (2, True)
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 160])
+def test_no_number_is_cut_however_narrow_the_terminal(
+    janus: Janus, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    right = "".join(f"the cat number {k} sat on the mat\n" for k in range(12))
+    Path("r.txt").write_text(right)
+    Path("good.txt").write_text(right.replace("number 1 ", "one "))
+    Path("bad.txt").write_text(right.replace("sat on", "was"))
+    words = ("good.txt", "--reference", "r.txt", "--against", "bad.txt", "--bootstrap", "50")
+    found = json.loads(janus(*words, "--json")[1])
+    for name, value in (("COLUMNS", str(width)), ("LINES", "50"), ("TERM", "dumb")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(type(sys.stdout), "isatty", lambda _: True)
+    table = janus(*words)[1].split("nrefs")[0]
+    assert "…" not in re.sub(r"\d … ", "", table)
+    for score, other, each in zip(found["scores"], found["against_scores"], found["comparisons"], strict=True):
+        for number in (
+            f"{score['value']:.2f}", f"{other['value']:.2f}", f"{each['difference']:+.2f}", f"{each['wins']:.1%}",
+            f"{each['interval']['low']:+.2f} … {each['interval']['high']:+.2f}", f"{each['p']:.3f}",
+        ):  # fmt: skip
+            assert number in table
+    longest = max(map(len, table.split("\n")))
+    assert longest <= width or width == 20
+    assert ("│" in table) == (width >= 80)

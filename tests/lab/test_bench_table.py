@@ -96,6 +96,14 @@ def test_the_table_is_markdown_with_the_machine_above_and_the_conditions_below()
         assert words in notes
 
 
+def test_a_metric_that_is_better_when_lower_is_marked() -> None:
+    quality = {"metric": "edit", "value": 1.234, "signature": "nrefs:1|unit:characters"}
+    _, drawn, notes = table(results(shown(AR, quality=quality))).split("\n\n")
+    assert cells(drawn)[0][1] == "edit distance (lower is better)"
+    assert cells(drawn)[1][1] == "1.23"
+    assert "* edit distance (lower is better): nrefs:1|unit:characters" in notes
+
+
 def test_peers_get_a_table_of_their_own_and_no_score_for_random_weights() -> None:
     peer = shown(SLOW, SLOW, quality=None, passes=None, memory=None)
     _, first, second, notes = table(results(shown(NAR, SLOW), peer)).split("\n\n")
@@ -118,12 +126,12 @@ def test_the_plot_names_every_row() -> None:
     pytest.importorskip("matplotlib")
     assert set(plots.MODE_MARKERS) == {*MODES, "peer"}
     data = results(shown(AR), shown(NAR), shown(SLOW, quality=None))
-    drawn = plots.bleu_against_latency(data)
+    drawn = plots.quality_against_latency(data)
     text = drawn.decode()
     assert text.startswith("<?xml")
     for words in ("ar.beam1", "nar4.lb1", PEER, "BLEU", "Abacus, 1 thread<"):
         assert words in text
-    assert plots.bleu_against_latency(data) == drawn
+    assert plots.quality_against_latency(data) == drawn
 
 
 @pytest.mark.parametrize(("load", "busy"), [(None, False), (0.0, False), (1.0, False), (1.01, True), (9.0, True)])

@@ -11,7 +11,9 @@ from janus_cli.lab.compare import scored
 from janus_cli.lab.entries import Entry, Output
 from janus_cli.lab.systems import System
 from janus_cli.runs import Run
+from janus_cli.scoring.judge import Judge
 
+BLEU = Judge("bleu")
 REFERENCES = [
     f"a sentence of {word} words and number {number}" for number, word in enumerate(["six", "ten", "two"] * 6)
 ]
@@ -23,8 +25,10 @@ def entry(system: str, seed: int, passes: float = 1.0, **texts: list[str]) -> En
     return Entry(System(system, "ar"), seed, Run(Path()), outputs=outputs)
 
 
-def found(*entries: Entry, against: str | None = None) -> tuple[dict[str, dict[str, Any]], str | None]:
-    rows, base = scored(entries, REFERENCES, against)
+def found(
+    *entries: Entry, judge: Judge = BLEU, against: str | None = None
+) -> tuple[dict[str, dict[str, Any]], str | None]:
+    rows, base = scored(entries, [REFERENCES], judge, against)
     return {f"{row['system']} {row['label']}": row for row in rows}, base
 
 
@@ -64,6 +68,19 @@ def test_seeds_that_one_of_them_lacks_are_left_out(seeds: tuple[int, ...], commo
 
 
 def test_without_references_there_are_rows_and_no_scores() -> None:
-    rows, base = scored([entry("ar", 1, ar_beam1=WORSE), entry("cmlm", 1, nar1_lb1=WORSE)], None, None)
+    rows, base = scored([entry("ar", 1, ar_beam1=WORSE), entry("cmlm", 1, nar1_lb1=WORSE)], None, BLEU, None)
     assert [(row["scores"], row["comparison"]) for row in rows] == [({}, None)] * 2
     assert base == "ar ar.beam1"
+
+
+def test_another_metric_judges_and_knows_which_way_is_better() -> None:
+    both = entry("ar", 1, ar_beam1=WORSE), entry("janus", 1, nar4_lb1=REFERENCES)
+    rows, _ = found(*both, judge=Judge("edit"))
+    ours = rows["janus nar4.lb1"]
+    assert {name: each["values"]["1"] for name, each in ours["scores"].items()} == {
+        "edit": 0,
+        "chrf": pytest.approx(100),
+    }
+    assert ours["comparison"]["difference"] < -5
+    assert ours["comparison"]["seeds"]["1"]["wins"] == 1
+    assert list(found(*both, judge=Judge("chrf"))[0]["ar ar.beam1"]["scores"]) == ["chrf"]

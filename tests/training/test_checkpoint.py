@@ -71,8 +71,10 @@ def test_the_best_are_those_with_the_highest_score(trained: Path) -> None:
     for step, value in ((3, 0.25), (6, 0.125)):
         folder = trained / f"step-{step:06d}"
         (folder / STATE).write_text(json.dumps({**state(folder), "metrics": {"bleu_ar": value}}))
-    assert best_folders(trained, "bleu_ar") == [trained / f"step-{step:06d}" for step in (3, 6)]
-    assert best_folders(trained, "bleu_nar") == []
+    judged = {"metric": "bleu", "tokenize": "13a", "sentences": 4}
+    assert best_folders(trained, "bleu_ar", judged) == [trained / f"step-{step:06d}" for step in (3, 6)]
+    assert best_folders(trained, "bleu_nar", judged) == []
+    assert best_folders(trained, "bleu_ar", {**judged, "tokenize": "zh"}) == []
 
 
 class Payload:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from math import nan
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,11 +22,14 @@ from janus_cli.core.search import Output
 from janus_cli.data.batching import load_batch
 from janus_cli.data.filters import with_losses
 from janus_cli.errors import OutOfMemoryError
+from janus_cli.scoring.judge import Judge
 from janus_cli.training import trainer as trainer_module
 from janus_cli.training import validation
-from janus_cli.training.checkpoint import better
+from janus_cli.training.best import rank
 from janus_cli.training.trainer import Trainer
-from tests.faults.processes import entries, go, make_trainer, state
+from janus_cli.training.validation import sample
+from tests.conftest import Janus
+from tests.faults.processes import entries, go, make_trainer, relabel, state
 
 LOG = Path("run/log.jsonl")
 EACH = ("training.validate_every=1", "training.save_every=1")
@@ -73,17 +78,27 @@ def test_terms_are_means_over_the_split_without_smoothing(trainer: Trainer) -> N
 
 
 @pytest.mark.parametrize(
-    ("metric", "value", "than", "is_better"),
+    ("metric", "better", "worse"),
     [
-        ("bleu_ar", 2.0, 1.0, True), ("bleu", 1.0, 2.0, False), ("loss", 1.0, 2.0, True), ("ce_nar", 2.0, 1.0, False),
-        ("kl_ar_aux", 1.0, 2.0, True), ("length", 1.0, 2.0, True), ("loss", 1.0, 1.0, False), ("bleu", 1.0, 1.0, False),
-        ("loss", 5.0, None, True), ("loss", nan, None, False), ("loss", nan, 1.0, False), ("bleu_ar", nan, 1.0, False),
+        ("bleu_ar", 2.0, 1.0), ("bleu", 2.0, 1.0), ("exact", 2.0, 1.0), ("rougeLsum-stem_nar", 2.0, 1.0),
+        ("loss", 1.0, 2.0), ("ce_nar", 1.0, 2.0), ("kl_ar_aux", 1.0, 2.0), ("length", 1.0, 2.0),
+        ("ter_ar", 1.0, 2.0), ("edit", 1.0, 2.0),
     ],
 )  # fmt: skip
-def test_losses_are_better_where_they_are_smaller(
-    metric: str, value: float, than: float | None, is_better: bool
-) -> None:
-    assert better(metric, value, than) == is_better
+def test_losses_and_edits_are_better_where_they_are_smaller(metric: str, better: float, worse: float) -> None:
+    high, low = (rank(metric, {"loss": 1.0, metric: value}) for value in (better, worse))
+    assert high is not None
+    assert low is not None
+    assert high > low
+    assert rank(metric, {"loss": 1.0, metric: nan}) is rank(metric, {}) is None
+
+
+def test_the_loss_decides_between_equal_scores() -> None:
+    low, high, unknown = (rank("bleu_ar", {"bleu_ar": 3.0, **loss}) for loss in ({"loss": 1.0}, {"loss": 2.0}, {}))
+    assert low is not None
+    assert high is not None
+    assert unknown is not None
+    assert low > high > unknown
 
 
 @pytest.mark.parametrize(
@@ -94,7 +109,7 @@ def test_bleu_as_best_metric_is_the_mean_of_the_sides(
 ) -> None:
     """For JANUS update 2 is the better one left to right, update 4 the better one by the mean."""
     scores = iter([30.0, 10.0, 20.0, 40.0])
-    monkeypatch.setattr(validation, "corpus_bleu", lambda *_: next(scores))
+    monkeypatch.setattr(Judge, "score", lambda *_: SimpleNamespace(value=next(scores)))
     changes = ("training.best_metric=bleu", f"training.validate_every={4 // len(means)}", "training.updates=4")
     last = go(tiny_recipe, "run", *changes, objective=objective) / "last"
     assert [line["bleu"] for line in entries(LOG, "valid")] == means
@@ -111,7 +126,9 @@ def scores(monkeypatch: pytest.MonkeyPatch, pairs: Iterable[tuple[float, float]]
     ("metric", "pairs", "best", "best_step"),
     [
         ("loss", [(3, 1), (2, 1), (4, 9), (5, 9)], 2.0, 2),
-        ("auto", [(1, 1), (1, 3), (1, 2), (1, 3)], 3.0, 2),  # BLEU; a tie is no progress
+        ("auto", [(1, 1), (1, 3), (1, 2), (2, 3)], 3.0, 2),  # BLEU; a tie with a higher loss is worse
+        ("auto", [(1, 1), (1, 3), (1, 2), (1, 3)], 3.0, 4),  # an equal one is no progress, but the later one is taken
+        ("auto", [(3, 0), (2, 0), (3, 0), (4, 0)], 0.0, 2),  # a metric that says nothing: the loss decides
     ],
 )
 def test_training_stops_early_and_keeps_the_best_checkpoint(
@@ -122,7 +139,7 @@ def test_training_stops_early_and_keeps_the_best_checkpoint(
     keep = ("training.keep_last=1", "training.keep_best=1", "training.patience=2", f"training.best_metric={metric}")
     root = go(tiny_recipe, "run", *EACH, *keep, "training.updates=50")
     assert (root / "best").readlink().name == f"step-{best_step:06d}"
-    assert sorted(folder.name for folder in root.glob("step-*")) == ["step-000002", "step-000004"]
+    assert {folder.name for folder in root.glob("step-*")} == {f"step-{best_step:06d}", "step-000004"}
     assert (state(root / "last")["best"], state(root / "last")["since_best"]) == (best, 2)
     assert entries(LOG)[-1]["kind"] == "done"
     go(tiny_recipe, "run", resume=True)
@@ -198,3 +215,110 @@ def test_pairs_too_long_for_losses_are_decoded_and_scored_all_the_same(
     gold = {row: target[:1] if len(target) > 27 else target for row, target in gold.items()}
     trainer.validate()
     assert trainer.metrics["bleu_ar"] < 90
+
+
+def test_equal_checkpoints_are_ranked_alike_everywhere(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, shell: Janus
+) -> None:
+    """`best`, keep_best and `average --best`: the lower loss, then the later one."""
+    scores(monkeypatch, [(2, 7), (1, 7), (1, 7), (3, 7), (9, 6)])
+    root = go(tiny_recipe, "run", *EACH, "training.updates=5", "training.keep_last=1", "training.keep_best=3")
+    assert (root / "best").readlink().name == "step-000003"
+    assert sorted(folder.name for folder in root.glob("step-*")) == [f"step-00000{step}" for step in (1, 2, 3, 5)]
+    code, _, err = shell("average", "run", "--best", "2")
+    assert (code, "mean of step-000003, step-000002" in err) == (0, True)
+    assert "best by bleu_ar (13a, 4 sentences)" in err
+
+
+def test_a_metric_that_is_the_same_in_every_validation_is_warned_of_once(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores(monkeypatch, [(3, 0), (2, 0), (1, 0), (1, 0)])
+    go(tiny_recipe, "run", *EACH, "training.updates=4")
+    assert capsys.readouterr().err.count("warning: bleu_ar was 0 in both validations") == 1
+    scores(monkeypatch, [(3, 0), (2, 1), (1, 1)])
+    go(tiny_recipe, "other", *EACH, "training.updates=3")
+    assert "in both validations" not in capsys.readouterr().err
+
+
+def test_values_of_another_metric_tokenizer_or_sample_do_not_compete(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each time the values are lower than before, and the first of them is the best one all the same."""
+    scores(monkeypatch, [(1, 90.0)])
+    root, updates = go(tiny_recipe, "run", *EACH, "training.updates=1"), 1
+    for change, said in (
+        ("scoring.tokenize=char", "(13a, 4 sentences), from now on bleu_ar (char, 4 sentences) decides"),
+        ("training.valid_sentences=8", "(char, 4 sentences), from now on bleu_ar (char) decides"),
+    ):
+        updates += 1
+        scores(monkeypatch, [(1, 90.0 - updates)])
+        go(tiny_recipe, "run", change, f"training.updates={updates}", resume=True)
+        assert said in capsys.readouterr().err
+        assert (root / "best").readlink().name == f"step-00000{updates}"
+    assert [line["scoring"] for line in entries(LOG, "valid")] == [
+        {"metric": "bleu", "tokenize": "13a", "sentences": 4}, {"metric": "bleu", "tokenize": "char", "sentences": 4},
+        {"metric": "bleu", "tokenize": "char"},
+    ]  # fmt: skip
+
+
+def test_a_change_of_scoring_needs_no_permission(tiny_recipe: Path, shell: Janus) -> None:
+    go(tiny_recipe, "run", "training.updates=4")
+    more = ("--set", "scoring.metric=edit", "--set", "training.updates=8", "--allow-change", "training.updates")
+    code, _, err = shell("train", "--resume", "--run", "run", "--device", "cpu", *more)
+    assert (code, "from now on edit_ar (4 sentences) decides" in err) == (0, True)
+    assert {"edit", "edit_ar", "edit_nar"} <= entries(LOG, "valid")[-1].keys()
+    assert "scoring" in (Path("run/recipe.yaml")).read_text(encoding="utf-8")
+
+
+def test_a_run_of_before_goes_on_with_its_best(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its checkpoints do not say what judged them: BLEU did, here on the whole split."""
+    scores(monkeypatch, [(1, 90.0)])
+    changes = ("training.updates=1", "training.valid_sentences=8")
+    root = go(tiny_recipe, "run", *EACH, *changes)
+    old = {key: value for key, value in state(root / "last").items() if key not in ("scoring", "best_loss")}
+    (root / "last/state.json").write_text(json.dumps(old))
+    relabel(root / "last")
+    scores(monkeypatch, [(1, 80.0)])
+    go(tiny_recipe, "run", "training.updates=2", resume=True)
+    assert (root / "best").readlink().name == "step-000001"
+    assert "were ranked by" not in capsys.readouterr().err
+
+
+def test_the_sample_is_spread_over_the_whole_split_and_always_the_same() -> None:
+    for size, most in ((1014, 500), (7, 3), (1000, 1), (5, 4)):
+        rows = sample(size, most)
+        assert len(set(rows)) == most
+        assert rows == sorted(rows) == sample(size, most)
+        for part in range(most):
+            assert part * size // most <= rows[part] < (part + 1) * size // most
+    assert sample(5, 5) == sample(5, 9) == [0, 1, 2, 3, 4]
+    assert sample(10_000, 100) != list(range(0, 10_000, 100))
+
+
+def test_several_references_and_sources_that_are_cut_as_decoding_does(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row 0's source is longer than the model; the outputs equal the second references, of which row 1 has none."""
+    valid, widths = trainer.prepared.valid, list[int]()
+    pairs = [valid.pair(row) for row in range(8)]
+    long = [(np.full(99, 7), pairs[0][1]), *pairs[1:]]
+    monkeypatch.setattr(valid, "pair", lambda row: long[row])
+    lines = (trainer.prepared.folder / "valid.target.txt").read_text(encoding="utf-8").splitlines()
+    several = [json.dumps([line] if row == 1 else ["x", line]) for row, line in enumerate(lines)]
+    (trainer.prepared.folder / "valid.refs.jsonl").write_text("\n".join(several), encoding="utf-8")
+    ids = trainer.prepared.tokenizers.target.encode(lines)
+    sources = {tuple(pairs[row][0].tolist()): row for row in range(1, 8)}
+
+    def generate(_: Transformer, source: Tensor, *__: Any) -> list[list[Output]]:
+        widths.append(source.shape[1])
+        rows = [sources.get(tuple(row[(row != PAD) & (row != EOS)].tolist()), 0) for row in source]
+        return [[Output(ids[row], [], 0.0, 1)] for row in rows]
+
+    monkeypatch.setattr(validation, "generate", generate)
+    monkeypatch.setattr(validation, "_terms", lambda *_: {"loss": 1.0})
+    trainer.validate()
+    assert trainer.metrics["bleu"] == pytest.approx(100)
+    assert max(widths) == trainer.model.knobs.max_length

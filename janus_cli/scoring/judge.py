@@ -1,0 +1,160 @@
+"""Who judges outputs: one metric with its tokenizer, the same for validation, the best checkpoint, patience, compare,
+bench and score.
+
+`scoring.metric: auto` is BLEU where BLEU can tell outputs apart, and chrF where the target text has no spaces between
+words or is very short; the training targets decide (`data/spacing.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from janus_cli import console, recipe_load
+from janus_cli.data.lines import Lines
+from janus_cli.data.spacing import Shape
+from janus_cli.errors import UsageError
+from janus_cli.files import read_json
+from janus_cli.measures import MEASURES, UNSPACED_TOKENIZERS, Measure, measure_of
+from janus_cli.recipe import Recipe
+from janus_cli.runs import Run
+from janus_cli.scoring.metrics import Hypotheses, References, Score, score
+
+USUAL = "13a"
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A metric. tokenize: how BLEU splits words. trouble: why words say little of the target text, if they do."""
+
+    metric: str
+    tokenize: str = USUAL
+    trouble: str = field(default="", compare=False)
+
+    @property
+    def measure(self) -> Measure:
+        return MEASURES[self.metric]
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """For logs, checkpoints and results."""
+        return {"metric": self.metric, **({"tokenize": self.tokenize} if self.measure.tokenize else {})}
+
+    def score(self, hypotheses: Hypotheses, references: References) -> Score:
+        """See `metrics.score`."""
+        return self.scores(hypotheses, references, [self.metric])[0]
+
+    def scores(self, hypotheses: Hypotheses, references: References, metrics: Sequence[str]) -> list[Score]:
+        """The same for several metrics, with this judge's tokenizer."""
+        return score(hypotheses, references, metrics, self.tokenize)
+
+    def introduce(self) -> None:
+        """Says which metric judges text that is not made of words between spaces."""
+        title = self.measure.title
+        if self.trouble and self.measure.words:
+            console.warn(f"the target text {self.trouble}: {title} cannot judge it, --set scoring.metric=chrf can")
+        elif self.trouble:
+            console.say(f"the target text {self.trouble}: {title} judges outputs (scoring.metric, scoring.tokenize)")
+
+
+# What judged the checkpoints and logs that do not say.
+BEFORE = Judge("bleu").plain
+
+
+def named_metric(recipe: Recipe) -> str | None:
+    """The metric that the recipe names, if only as training.best_metric; None if the text decides."""
+    if recipe.scoring.metric != "auto":
+        return recipe.scoring.metric
+    best = recipe.training.best_metric
+    return best.removesuffix("_ar").removesuffix("_nar") if measure_of(best) else None
+
+
+def choose(metric: str | None, tokenize: str, shape: Shape | None) -> Judge:
+    """metric: None if the text decides. tokenize: a value of `measures.Tokenize`. shape: of the text, if known."""
+    split = tokenize in UNSPACED_TOKENIZERS
+    trouble = "" if shape is None or (split and shape.kind == "unspaced") else shape.why
+    name = metric or ("chrf" if trouble else "bleu")
+    return Judge(name, USUAL if tokenize == "auto" else tokenize, trouble)
+
+
+def judge_of(
+    recipe: Recipe, manifest: Mapping[str, Any], folder: Path | None, metric: str | None = None,
+    tokenize: str | None = None, text: Sequence[str] = (),
+) -> Judge:  # fmt: skip
+    """The judge of outputs for prepared data.
+
+    manifest: of the data or of a run. folder: of the data; its validation targets decide if it was prepared before the
+    training targets were looked at. metric, tokenize: as given on the command line, instead of the recipe's. text:
+    references, which decide if there is nothing else.
+    """
+    named, targets = metric or named_metric(recipe), folder / "valid.target.txt" if folder else None
+    shape = Shape.read(manifest)
+    if shape is None and targets and targets.is_file():
+        shape = Shape.of(Lines(targets))
+    elif shape is None and text:
+        shape = Shape.of(text)
+    if shape is None and named is None:
+        console.warn(f"{targets} is not there: whether BLEU can judge such text is not known (scoring.metric)")
+    return choose(named, tokenize or recipe.scoring.tokenize, shape)
+
+
+def judge_of_run(
+    run: Run, recipe: Recipe, metric: str | None = None, tokenize: str | None = None, text: Sequence[str] = ()
+) -> Judge:
+    """The same for the data that a run was trained on."""
+    manifest = read_json(run.manifest) if run.manifest.is_file() else {}
+    folder = Path(str(manifest["prepared"])) if manifest.get("prepared") else None
+    return judge_of(recipe, manifest, folder, metric, tokenize, text)
+
+
+def judge_of_outputs(
+    run: Run | None, references: Sequence[tuple[str, References]], metrics: Sequence[str] | None, tokenize: str | None
+) -> tuple[Judge, list[str]]:
+    """The judge of outputs in files, and the metrics to score them by.
+
+    run: the one that wrote them, whose recipe decides; None: BLEU. references: by file. metrics: as asked for; None:
+    the judge's and what goes with it. Raises UsageError: see `must_be_read`.
+    """
+    if run is None:
+        judge = choose("bleu", tokenize or "auto", None)
+    else:
+        text = [line for _, columns in references for column in columns for line in column if line]
+        judge = judge_of_run(run, recipe_load.load(str(run.recipe)), tokenize=tokenize, text=text)
+    if metrics is None:
+        judge.introduce()
+    in_words = not judge.trouble and judge.tokenize not in UNSPACED_TOKENIZERS
+    usual = [judge.metric, "chrf", *(["ter"] if in_words else ["exact", "edit"])]
+    wanted = list(metrics or dict.fromkeys(usual))
+    must_be_read(tokenize, wanted)
+    return judge, wanted
+
+
+def must_be_read(tokenize: str | None, metrics: Sequence[str]) -> None:
+    """Raises UsageError if an option --tokenize would change nothing."""
+    if tokenize is not None and not any(MEASURES[name].tokenize for name in metrics):
+        raise UsageError(
+            f"--tokenize {tokenize} would change nothing: {', '.join(metrics)} split the text in their own way",
+            "leave it out, or score by bleu as well",
+        )
+
+
+def doubts(hypotheses: Hypotheses, references: References, scores: Sequence[Score], judge: Judge) -> Iterator[str]:
+    """Why some of these scores may not tell, each with advice."""
+    words = [each.name for each in scores if MEASURES[each.name].words]
+    if judge.tokenize in UNSPACED_TOKENIZERS:
+        words = [name for name in words if not MEASURES[name].tokenize]
+    titles = ", ".join(MEASURES[name].title for name in words)
+    shape = Shape.of(line for column in references for line in column if line)
+    if words and shape.kind == "unspaced":
+        yield (
+            f"{titles} split words at spaces, but the reference {shape.why}: "
+            "add chrf to --metrics, or split by --tokenize zh, ja-mecab or char"
+        )
+    if any(name.startswith("bleu") for name in words) and shape.kind == "short":
+        yield f"the reference {shape.why}, and BLEU prefers longer, wrong outputs: see --metrics chrf,exact,edit"
+    right = all(line in others for line, others in zip(hypotheses, zip(*references, strict=True), strict=True))
+    for each in scores if right else ():
+        if each.higher_is_better and each.value == 0:
+            yield f"every output equals its reference, yet {MEASURES[each.name].title} is 0: it cannot judge such text"

@@ -1,0 +1,114 @@
+"""From text that BLEU cannot judge to scores, through the command line: what is said, logged, kept and shown."""
+
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY_RECIPE, Janus
+from tests.faults.processes import entries, state
+
+HAN, LATIN = "天地人日月水火山石田土木", "abcdefghijkl"
+
+
+def write_corpus(shortest: int, longest: int) -> None:
+    """Latin letters as words, and the Chinese characters that stand for them, without spaces."""
+    draw = random.Random(1)
+    Path("text").mkdir()
+    for split, lines in (("train", 64), ("valid", 8), ("test", 8)):
+        rows = [draw.choices(range(12), k=draw.randint(shortest, longest)) for _ in range(lines)]
+        for suffix, letters, space in (("en", LATIN, " "), ("zh", HAN, "")):
+            text = "".join(f"{space.join(letters[index] for index in row)}\n" for row in rows)
+            Path(f"text/{split}.{suffix}").write_text(text, encoding="utf-8")
+    recipe = re.sub("data: .*", "data: {source: en, target: zh, max_ratio: 9, max_tokens: 60}", TINY_RECIPE)
+    Path("tiny.yaml").write_text(recipe.replace("vocabulary: 120", "vocabulary: 40"), encoding="utf-8")
+
+
+PREPARE = ("preprocess", "--recipe", "tiny.yaml", "--data-dir", "text")
+TRAIN = ("train", "--recipe", "tiny.yaml", "--data-dir", "text", "--run", "runs/zh", "--device", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("lengths", "why"),
+    [((8, 12), "has no spaces between words"), ((1, 3), "is very short (1.0 words a line)")],
+)
+def test_what_bleu_cannot_judge_is_judged_by_chrf_from_preprocessing_to_the_tables(
+    empty_folder: Path, shell: Janus, lengths: tuple[int, int], why: str
+) -> None:
+    write_corpus(*lengths)
+    code, _, err = shell(*PREPARE)
+    assert (code, f"the target text {why}" in err, "chrF judges outputs" in err) == (0, True, True)
+    code, _, err = shell(*TRAIN)
+    assert (code, "best chrf_ar" in err) == (0, True), err
+    log = entries(Path("runs/zh/log.jsonl"), "valid")
+    assert [line["scoring"] for line in log] == [{"metric": "chrf", "sentences": 4}] * 2
+    assert {"chrf", "chrf_ar", "chrf_nar"} <= log[0].keys()
+    last = Path("runs/zh/checkpoints/last")
+    assert state(last)["scoring"] == log[0]["scoring"]
+    assert state(last)["best"] == max(line["chrf_ar"] for line in log)
+    assert shell("average", "runs/zh", "--best", "1")[0] == 0
+    assert shell("decode", "--run", "runs/zh", "--beam", "1")[0] == 0
+    code, out, _ = shell("score", "--run", "runs/zh", "--json")
+    assert (code, [score["name"] for score in json.loads(out)["scores"]]) == (0, ["chrf", "exact", "edit"])
+    bench = ("bench", "runs/zh", "--mode", "nar1.lb1", "--repeats", "1", "--batches", "4", "--sentences", "2")
+    assert shell(*bench, "--dry-run")[0] == 0
+
+
+def test_a_tokenizer_in_the_recipe_lets_bleu_judge(empty_folder: Path, shell: Janus) -> None:
+    write_corpus(8, 12)
+    changes = ("--set", "scoring.tokenize=char", "--set", "training.updates=4", "--set", "training.keep_best=1")
+    code, _, err = shell(*TRAIN, *changes)
+    assert (code, "no spaces between words" in err, "best bleu_ar" in err) == (0, False, True), err
+    (line,) = entries(Path("runs/zh/log.jsonl"), "valid")
+    assert line["scoring"] == {"metric": "bleu", "tokenize": "char", "sentences": 4}
+
+
+def test_data_that_was_prepared_before_is_looked_at(empty_folder: Path, shell: Janus) -> None:
+    write_corpus(8, 12)
+    assert shell(*PREPARE)[0] == 0
+    manifest = Path("data/tiny.en-zh/manifest.json")
+    about = json.loads(manifest.read_bytes())
+    assert about.pop("target_text")["words"] == 1
+    manifest.write_text(json.dumps(about), encoding="utf-8")
+    code, _, err = shell(*TRAIN, "--set", "training.updates=4")
+    assert (code, "has no spaces between words" in err) == (0, True)
+    assert "chrf_ar" in entries(Path("runs/zh/log.jsonl"), "valid")[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("scoring.metric=rouge", "scoring.metric: should be"), ("scoring.tokenize=ja-mecap", "did you mean ja-mecab?"),
+        ("scoring.tokenize=flores200", "SentencePiece model is not at"),
+        ("training.best_metric=bleu_foo", "bleu_foo is not a validation metric"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_found_before_anything_is_prepared(
+    tiny_recipe: Path, shell: Janus, monkeypatch: pytest.MonkeyPatch, change: str, said: str
+) -> None:
+    monkeypatch.setattr("sacrebleu.utils.SACREBLEU_DIR", "nowhere")
+    code, _, err = shell("train", "--recipe", "tiny.yaml", "--set", change)
+    assert (code, said in err) == (2, True), err
+    assert not Path("data").exists()
+
+
+def test_an_explicit_metric_of_another_name_is_refused(tiny_recipe: Path, shell: Janus) -> None:
+    changes = ("--set", "scoring.metric=chrf", "--set", "training.best_metric=bleu_ar")
+    code, _, err = shell("train", "--recipe", "tiny.yaml", *changes)
+    assert (code, "choose one of chrf_ar, chrf_nar, chrf, loss" in err) == (2, True)
+
+
+def test_compare_and_bench_take_a_metric_for_the_call(tiny_recipe: Path, shell: Janus) -> None:
+    compare = ("compare", "--recipe", "tiny.yaml", "--objectives", "ar", "--steps", "2", "--device", "cpu")
+    code, out, err = shell(*compare, "--modes", "ar.beam1,ar.beam2", "--no-speed", "--metric", "edit")
+    assert code == 0, err
+    assert re.search(r"\| edit distance \(lower is better\) +\| +chrF ", out)
+    assert "* difference: edit distance (lower is better) minus that of ar ar.beam1" in out
+    found = json.loads(Path("runs/compare-tiny/comparison.json").read_bytes())
+    assert (found["scoring"], list(found["rows"][0]["scores"])) == ({"metric": "edit"}, ["edit", "chrf"])
+    code, _, err = shell(*compare, "--metric", "chrf", "--tokenize", "zh")
+    assert (code, "--tokenize zh would change nothing" in err) == (2, True)
+    code, _, err = shell("bench", "runs/compare-tiny/ar.seed1", "--metric", "rouge")
+    assert (code, "'rouge' is none of bleu" in err) == (2, True)

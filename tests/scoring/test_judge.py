@@ -1,0 +1,125 @@
+"""Which metric judges which text, and what is said where a metric cannot."""
+
+from pathlib import Path
+
+import pytest
+
+from janus_cli import recipe_load
+from janus_cli.data.spacing import Shape
+from janus_cli.errors import DataError, UsageError
+from janus_cli.measures import GROUPS, MEASURES, measure_of, short_names
+from janus_cli.recipe import Recipe
+from janus_cli.scoring.judge import BEFORE, Judge, choose, doubts, judge_of, must_be_read
+from janus_cli.scoring.metrics import METRICS, score
+from janus_cli.scoring.references import prepared_references
+
+ENGLISH, CHINESE, NAMES = Shape.of(["two dogs run in the snow"]), Shape.of(["两只狗在雪地里跑"]), Shape.of(["Goethe"])
+
+
+def recipe(*changes: str) -> Recipe:
+    return recipe_load.load("demo", changes)
+
+
+@pytest.mark.parametrize(
+    ("shape", "tokenize", "expected"),
+    [
+        (ENGLISH, "auto", {"metric": "bleu", "tokenize": "13a"}),
+        (ENGLISH, "intl", {"metric": "bleu", "tokenize": "intl"}),
+        (None, "auto", {"metric": "bleu", "tokenize": "13a"}),
+        (CHINESE, "auto", {"metric": "chrf"}),
+        (CHINESE, "13a", {"metric": "chrf"}),
+        (CHINESE, "zh", {"metric": "bleu", "tokenize": "zh"}),
+        (NAMES, "auto", {"metric": "chrf"}),
+        (NAMES, "char", {"metric": "chrf"}),
+    ],
+)
+def test_auto_is_bleu_where_bleu_can_judge(shape: Shape | None, tokenize: str, expected: dict[str, str]) -> None:
+    assert choose(None, tokenize, shape).plain == expected
+
+
+def test_a_named_metric_is_taken_and_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    judge = choose("bleu", "auto", CHINESE)
+    assert judge.plain == BEFORE == {"metric": "bleu", "tokenize": "13a"}
+    judge.introduce()
+    said = capsys.readouterr().err
+    assert "warning: the target text has no spaces between words" in said
+    assert "BLEU cannot judge it" in said
+    choose("exact", "auto", CHINESE).introduce()
+    assert "exact match judges outputs" in capsys.readouterr().err
+    choose(None, "auto", ENGLISH).introduce()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "metric"),
+    [
+        ([], "chrf"), (["scoring.metric=exact"], "exact"), (["training.best_metric=bleu_ar"], "bleu"),
+        (["training.best_metric=loss"], "chrf"), (["training.best_metric=edit"], "edit"),
+        (["training.best_metric=exact_nar", "scoring.metric=exact"], "exact"),
+    ],
+)  # fmt: skip
+def test_the_recipe_names_the_metric_if_only_as_best_metric(changes: list[str], metric: str) -> None:
+    assert judge_of(recipe(*changes), {"target_text": CHINESE.plain()}, None).metric == metric
+    assert judge_of(recipe(*changes), {"target_text": CHINESE.plain()}, None, "ter").metric == "ter"
+
+
+def test_of_data_that_was_prepared_before_the_validation_targets_decide(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert judge_of(recipe(), {}, tmp_path).metric == "bleu"
+    assert "whether BLEU can judge such text is not known" in capsys.readouterr().err
+    (tmp_path / "valid.target.txt").write_text("两只狗在雪地里跑\n", encoding="utf-8")
+    assert judge_of(recipe(), {}, tmp_path).metric == "chrf"
+    assert judge_of(recipe(), {}, None, text=["Goethe"]).metric == "chrf"
+
+
+def test_an_option_that_would_change_nothing_is_refused() -> None:
+    must_be_read("zh", ["chrf", "bleu"])
+    must_be_read(None, ["chrf"])
+    with pytest.raises(UsageError, match="--tokenize zh would change nothing"):
+        must_be_read("zh", ["chrf", "bleu-tok"])
+
+
+@pytest.mark.parametrize(
+    ("lines", "metrics", "judge", "said"),
+    [
+        (["two dogs run in the snow"], ["bleu", "ter"], Judge("bleu"), ""),
+        (["两只狗在雪地里跑"], ["bleu"], Judge("bleu"), "BLEU split words at spaces"),
+        (["两只狗在雪地里跑"], ["bleu-tok", "ter"], Judge("bleu"), "BLEU-tok, TER split words"),
+        (["两只狗在雪地里跑"], ["bleu"], Judge("bleu", "zh"), ""),
+        (["两只狗在雪地里跑"], ["chrf", "rouge1", "exact", "edit"], Judge("chrf"), ""),
+        (["Goethe"], ["bleu"], Judge("bleu"), "BLEU prefers longer, wrong outputs"),
+        (["Goethe"], ["ter"], Judge("bleu"), ""),
+        (["!? … …… !!! ?"], ["rouge1"], Judge("bleu"), "yet ROUGE-1 is 0"),
+        (["a b c"], ["bleu-tok"], Judge("bleu"), "every output equals its reference, yet BLEU-tok is 0"),
+    ],
+)
+def test_doubts(lines: list[str], metrics: list[str], judge: Judge, said: str) -> None:
+    found = list(doubts(lines, [lines], score(lines, [lines], metrics, judge.tokenize), judge))
+    assert said in "\n".join(found)
+    assert bool(found) == bool(said)
+
+
+def test_every_metric_has_a_name_and_a_function() -> None:
+    assert list(MEASURES) == list(METRICS)
+    assert [name for name, each in MEASURES.items() if not each.higher_is_better] == ["ter", "edit"]
+    assert {*short_names(), *GROUPS["rouge"], *GROUPS["rouge-stem"]} == {*MEASURES, *GROUPS}
+    assert [measure_of(name) is None for name in ("bleu_ar", "edit", "ter_nar", "ce_ar", "kl_ar_nar", "loss")] == [
+        False, False, False, True, True, True,
+    ]  # fmt: skip
+
+
+def test_references_of_prepared_data(tmp_path: Path) -> None:
+    (tmp_path / "valid.target.txt").write_text("a\n\nc\n")
+    assert prepared_references(tmp_path, "valid") == [["a", "", "c"]]
+    assert prepared_references(tmp_path, "valid", [0, 2]) == [["a", "c"]]
+    several = tmp_path / "valid.refs.jsonl"
+    several.write_text('["a", "A"]\n["b"]\n["c", "\\u2028"]\n')
+    assert prepared_references(tmp_path, "valid") == [["a", "b", "c"], ["A", None, "\u2028"]]
+    assert prepared_references(tmp_path, "valid", [1]) == [["b"]]
+    with pytest.raises(DataError, match="too few references"):
+        prepared_references(tmp_path, "valid", [3])
+    for damaged, said in (("{", "refs.jsonl:1: Expecting"), ('"a"', "no list"), ("[3]", "no list")):
+        several.write_text(f"{damaged}\n")
+        with pytest.raises(DataError, match=said):
+            prepared_references(tmp_path, "valid")
