@@ -213,6 +213,8 @@ class FileLists(Verb):
         flag = ""
         for word in args:
             if word.startswith("-"):
+                if flag and words[-1] == flag:
+                    raise UsageError(f"{flag} names no file", f"as in {flag} a.de b.en")
                 flag = next((each for each in lists if word.split("=")[0] == each), "")
             elif flag and words[-1] != flag:
                 words.append(flag)

@@ -200,6 +200,8 @@ def choose(path: Path, kind: Kind, usual: Sequence[Sequence[str]], hint: str = C
         return [name for name in found if name is not None]
     if kind == "TSV" and len(there) == len(usual):
         return [str(number) for number in range(1, len(there) + 1)]
+    if kind in (*DELIMITED, "JSON lines"):
+        next(iter(Lines(path, strict=True, quiet=True)), None)  # perhaps the names are no UTF-8: that is said first
     missing = " or ".join(repr(names[0]) for names, name in zip(usual, found, strict=True) if name is None)
     raise DataError(f"{path} ({kind}) has no column {missing}; it has {listed(there)}", hint)
 

@@ -170,6 +170,8 @@ def test_files_are_named_directly(janus: Run, shell: Callable[..., tuple[int, st
         ("--train plain.txt --valid corpus/valid.de corpus/valid.en", 3, "plain.txt is no table"),
         ("--data-dir corpus --train corpus/train.de", 3, "; of aligned text, name both files"),
         ("--train a b c d", 2, "a split is at most three files"),
+        ("--train --out x", 2, "--train names no file"),
+        ("--data-dir corpus --test utf16.csv", 3, "utf16.csv:1:1: byte 0xff is not UTF-8"),
         ("--data-dir corpus --train x.csv corpus/train.en", 3, "x.csv is a table (CSV), not one side of aligned text"),
         ("--data-dir corpus --test x.csv", 3, "x.csv (CSV) has no column 'de' or 'en'; it has 1 'german', 2 'english'"),
         ("--data-dir corpus --test x.csv --set data.columns=[german,french]", 3,
@@ -189,6 +191,7 @@ def test_mistakes(janus: Run, arguments: str, code: int, words: str) -> None:
     Path("x.csv").write_text("german,english\na,b\n")
     Path("x.jsonl").write_text('{"de": "a"}\n')
     Path("x.json").write_text('[{"de": "a", "en": "b"}]\n')
+    Path("utf16.csv").write_bytes("\ufeffde,en\n".encode("utf-16-le"))
     Path("bad.tsv").write_bytes(b"a\tb\nc\t\xff\n")
     Path("empty.csv").touch()
     Path("plain.txt").write_text("a line\nanother, longer line\n")
