@@ -212,6 +212,11 @@ def test_pairs_too_long_for_losses_are_decoded_and_scored_all_the_same(
     few = trainer.prepared.valid.only(losses)
     assert few.lengths()[1].max() <= 27 < trainer.prepared.valid.lengths()[1].max()
     assert [few.pair(0)[1].tolist()] == [gold[tuple(few.pair(0)[0].tolist())]]
+    loss, whole = trainer.metrics["loss"], trainer.prepared
+    trainer.prepared = replace(whole, valid=few)
+    trainer.validate()
+    assert trainer.metrics["loss"] == pytest.approx(loss)
+    trainer.prepared = whole
     gold = {row: target[:1] if len(target) > 27 else target for row, target in gold.items()}
     trainer.validate()
     assert trainer.metrics["bleu_ar"] < 90
