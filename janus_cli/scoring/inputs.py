@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 
 from janus_cli.data import tables
-from janus_cli.data.lines import STDIN, Lines
+from janus_cli.data.lines import STDIN, Lines, name_of
 from janus_cli.data.references import references
 from janus_cli.data.tables import Column, Table
 from janus_cli.errors import DataError
@@ -22,6 +22,7 @@ from janus_cli.runs import RUNS, Run, find_run
 from janus_cli.terminal import command
 
 Decoding = tuple[Path, list[Path]]  # hypotheses; references, none if the split has no target
+MOST_LINES = 10_000_000  # about a gigabyte; an endless pipe ends here
 HYPOTHESIS = ("hypothesis",)  # the key of `janus decode --jsonl`
 
 
@@ -92,17 +93,27 @@ def read_hypotheses(path: Path, column: str | None = None) -> list[str]:
         DataError: the file cannot be read or is no UTF-8, or a row has no such text.
     """
     if path == STDIN and column is None:
-        lines = list(Lines(path, strict=True))
+        lines = _all_lines(path)
         if not tables.is_json_lines(lines, HYPOTHESIS):
             return lines
         return [str(text) for _, (text,) in Table(path, HYPOTHESIS, "JSON lines", lines)]
     kind = tables.kind_of_text(path, HYPOTHESIS, column)
     if kind == "text":
-        return list(Lines(path, strict=True))
+        return _all_lines(path)
     if column is None and kind is not None:
         column = HYPOTHESIS[0] if kind == "JSON lines" else tables.choose(path, kind, [HYPOTHESIS])[0]
     tables.tell(path, kind, [str(column)])
     return list(Column(path, column=str(column), kind=kind))
+
+
+def _all_lines(path: Path) -> list[str]:
+    lines = list(islice(Lines(path, strict=True), MOST_LINES + 1))
+    if len(lines) > MOST_LINES:
+        raise DataError(
+            f"{name_of(path)} has more than {MOST_LINES:,} lines, and scoring needs all of them in memory",
+            "score it in parts; is it the output of a decoding?",
+        )
+    return lines
 
 
 def read_references(path: Path, columns: Sequence[str] = ()) -> list[list[str | None]]:

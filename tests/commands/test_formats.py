@@ -335,7 +335,9 @@ def test_training_takes_the_first_target(janus: Run) -> None:
     assert ids_and_text("out") == ids_and_text("plain")
 
 
-def test_a_run_is_validated_and_scored_with_all_references(tiny_recipe: Path, shell: Callable[..., tuple[int, str, str]]) -> None:
+def test_a_run_is_validated_and_scored_with_all_references(
+    tiny_recipe: Path, shell: Callable[..., tuple[int, str, str]]
+) -> None:
     """Decoding the test split leaves the references where `janus score` finds them."""
     folder = aligned()
     for split in ("valid", "test"):

@@ -15,6 +15,7 @@ from test_folders import NO_PRIVILEGES
 
 from janus_cli.cli import VERBS
 from janus_cli.data import lines
+from janus_cli.scoring import inputs
 
 Shell = Callable[..., tuple[int, str, str]]
 LONG = "x" * 300
@@ -168,6 +169,16 @@ def test_a_huge_line_is_cut_by_decode_and_refused_by_score(
     code, out, err = shell("decode", "--run", "run", "--input", "text", "--out", "out")
     assert (code, len(Path("out").read_text().split("\n"))) == (0, 4), err
     assert "lines cut to the" in err
+
+
+def test_a_pipe_without_end_is_refused_by_score(
+    shell: Shell, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "MOST_LINES", 100)
+    Path("text").write_text("a b\n" * 100)
+    assert shell("score", "-", "--reference", "text", stdin=b"a b\n" * 100)[0] == 0
+    code, out, err = shell("score", "-", "--reference", "text", stdin=b"y\n" * 5000)
+    assert (code, out, "error: stdin has more than 100 lines" in err) == (3, "", True)
 
 
 def test_a_current_folder_that_was_removed(tmp_path: Path) -> None:
