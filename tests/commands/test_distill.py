@@ -188,6 +188,17 @@ def test_what_was_kept_is_neither_lost_nor_mixed(distill: Janus, stop: Stop) -> 
     assert not left()
 
 
+def test_more_sources_that_the_teacher_cannot_read_are_told(distill: Janus) -> None:
+    Path("more.src").write_text("ba du\n" + "日本 собака\n" * 300 + "ba " * 99 + "\n", encoding="utf-8")
+    code, _, err = distill("ar", "--source", "more.src", "--set", "decoding.max_extra=0")
+    assert code == 0
+    about = manifest()["distilled"]
+    read, unknown = about["source_tokens"], about["unknown_source_tokens"]
+    assert about["sources_cut"] == 1
+    assert f"warning: {OUT}: {unknown:,} of {read:,} tokens ({unknown / read:.1%}) are unknown to the tokenizer" in err
+    assert f"warning: {OUT}: lines cut to the 39 tokens that the model reads: 1\n" in err
+
+
 def test_more_sources_from_a_table(distill: Janus) -> None:
     Path("more.src").write_text("ba du\nge\n" * 20)
     Path("more.csv").write_text("id,src,text\n" + "1,no,ba du\n2,no,ge\n" * 20)

@@ -119,6 +119,32 @@ def test_parts_of_words_are_compared_as_they_are_joined(preprocess: Preprocess) 
     assert (found["unknown"], found["normalisation"], found["spaces"]) == (2, 0, 0)
 
 
+@pytest.mark.parametrize("changes", [(), ("tokenizer.kind=words",), ("tokenizer.joint=false", "model.tie=target")])
+def test_a_text_full_of_names_of_control_symbols_loses_nothing(
+    preprocess: Preprocess, changes: tuple[str, ...]
+) -> None:
+    """As Gigaword, which has an <unk> in every other line."""
+    for split in ("train", "valid", "test"):
+        put("corpus", split, [(f"{source} <unk> <s>", f"</s> {target} <unk><mask>") for source, target in PAIRS])
+    said, splits = preprocess(*changes)
+    assert "warning" not in said
+    assert {count for split in splits.values() for count in split["unknown"].values()} == {0}
+    assert Path("data/own.de-en/test.target.txt").read_text("utf-8").count("<unk><mask>") == len(PAIRS)
+
+
+def test_a_run_tells_what_its_data_lost(any_janus: Shell) -> None:
+    path = Path("runs/janus/manifest.json")
+    manifest = json.loads(path.read_bytes())
+    manifest["splits"]["valid"]["unknown"]["target"] = 2
+    path.write_text(json.dumps(manifest))
+    code, out, _ = any_janus("inspect", "runs/janus")
+    assert (code, "    valid: unknown target tokens: 2 of " in out, "    train: nothing\n" in out) == (0, True, True)
+    manifest["splits"]["valid"]["unknown"] = 3
+    path.write_text(json.dumps(manifest))
+    code, _, err = any_janus("inspect", "runs/janus")
+    assert (code, "manifest" in err and "is damaged" in err) == (3, True)
+
+
 LONG = (" ".join(["viel"] * 90), "much")
 
 

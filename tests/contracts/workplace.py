@@ -33,8 +33,8 @@ VERBS = (
     "compare", "report",
 )  # fmt: skip
 RECIPES = (
-    "demo", "dialogsum", "iwslt14", "multi30k", "news_deen", "squad_qg", "tatoeba_deen", "translit_enru", "wmt14_ende",
-    "wmt16_enro",
+    "demo", "dialogsum", "e2e_nlg", "iwslt14", "multi30k", "news_deen", "squad_qg", "tatoeba_deen", "translit_enru",
+    "wmt14_ende", "wmt16_enro",
 )  # fmt: skip
 OBJECTIVES = ("ar", "cmlm", "cmlmc", "cemat", "janus", "xlnet", "mpnet", "prophetnet", "bang")
 RUNS = {**{name: (name,) for name in OBJECTIVES}, "query": ("janus", "--set", "objective.ar_stream=query")}

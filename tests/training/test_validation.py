@@ -188,6 +188,18 @@ def test_a_validation_that_fails_costs_no_update(
     assert loss[0] == loss[1]
 
 
+def test_valid_pairs_larger_than_a_batch_stop_no_training(tiny_recipe: Path) -> None:
+    """Their longest target has 50 tokens."""
+    changes = (
+        "data.max_target_tokens=27",
+        "training.batch_tokens=40",
+        "training.updates=1",
+        "training.validate_every=1",
+    )
+    go(tiny_recipe, "run", *changes)
+    assert [line["step"] for line in entries(LOG, "valid")] == [1]
+
+
 def test_pairs_too_long_for_losses_are_decoded_and_scored_all_the_same(
     tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
