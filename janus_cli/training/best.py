@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.errors import UsageError
-from janus_cli.measures import higher_is_better, measure_of
+from janus_cli.measures import MEASURES, higher_is_better, measure_of
 from janus_cli.recipe import Recipe
 from janus_cli.scoring.judge import BEFORE, named_metric
 from janus_cli.scoring.metrics import must_be_at_hand
@@ -68,9 +68,10 @@ def indifferent(metric: str, values: Sequence[float]) -> str:
     """A warning, after the second validation, if the metric was the same in both; else empty."""
     if len(values) != 2 or values[0] != values[1] or measure_of(metric) is None:
         return ""
+    others = " or ".join(name for name in ("chrf", "exact", "edit") if measure_of(metric) is not MEASURES[name])
     return (
         f"{metric} was {values[0]:g} in both validations: where it does not tell checkpoints apart, the loss decides; "
-        "another metric: --set scoring.metric=chrf (or exact, edit)"
+        f"scoring.metric takes another one, such as {others}"
     )
 
 
