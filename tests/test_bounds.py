@@ -14,7 +14,7 @@ from janus_cli import device, recipe_load
 from janus_cli.cli import VERBS
 from janus_cli.core.knobs import Decoding, knobs
 from janus_cli.errors import OutOfMemoryError, UsageError
-from janus_cli.lab.rows import matching
+from janus_cli.lab.labels import matching
 from janus_cli.recipe import sections
 from janus_cli.training import size
 from janus_cli.training.checkpoint import build_model

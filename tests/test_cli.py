@@ -309,6 +309,7 @@ train --recipe nope | train --set trainin.x=1 | train --objective nope | train -
 train --resume a --set trainin.x=1 | decode nope | decode --run nope | decode --set trainin.x=1
 score nope | score --run nope | inspect nope | inspect --run nope | average nope | average --run nope | export nope
 distill nope | distill --set trainin.x=1 | bench nope | bench --set trainin.x=1
+bench --mode nope | compare --modes nope
 compare --recipe nope | compare --objectives nope | compare --set trainin.x=1 | compare --from nope
 demo --set trainin.x=1 | report nope | report a --run nope
 train --nope 1 | decode --nope | score --nope | bench --nope=1 | report a --nope

@@ -74,8 +74,12 @@ def bench(
       janus bench --against ctranslate2 --against transformers --repeats 5
       janus bench --dry-run
     """
-    chosen = options.named_run(run, run_option, checkpoint, changes)
     from janus_cli import console
+    from janus_cli.lab.labels import matching
+
+    rows = options.names(*mode or ())
+    matching(rows)
+    chosen = options.named_run(run, run_option, checkpoint, changes)
     from janus_cli.lab.bench import Bench, table
     from janus_cli.lab.peers import parse_peers
     from janus_cli.lab.tables import json_file
@@ -83,7 +87,7 @@ def bench(
     sizes = None if batches is None else options.numbers(batches, "--batches", "16,64", 1, 65_536)
     work: dict[str, Any] = {"batches": sizes, "repeats": repeats, "warmup": warmup}
     measured = Bench(
-        run=chosen, checkpoint=checkpoint, modes=options.names(*mode or ()), sentences=sentences,
+        run=chosen, checkpoint=checkpoint, modes=rows, sentences=sentences,
         against=parse_peers(options.names(*against or ())), changes=changes or (), out=out, plot=plot, device=device,
         threads=threads, force=force, metric=metric, tokenize=tokenize,
         **{name: value for name, value in work.items() if value is not None},

@@ -96,17 +96,20 @@ def compare(
     from janus_cli import console
     from janus_cli.core.knobs import OBJECTIVES
     from janus_cli.errors import JanusError
+    from janus_cli.lab.labels import matching
     from janus_cli.lab.systems import asked
 
     systems = asked(options.names(objectives or "") or (() if variants else tuple(OBJECTIVES)), variants or ())
     for system in systems:
         system.recipe(recipe or "demo", changes or ())
+    rows = options.names(modes or "")
+    matching(rows)
     options.check_start(start)
     from janus_cli.lab.compare import MODES, Comparison
 
     numbers = () if seeds is None else options.numbers(seeds, "--seeds", "1,2")
     comparison = Comparison(
-        systems, options.names(modes or "") or MODES, base=recipe or "demo", start=start, steps=steps,
+        systems, rows or MODES, base=recipe or "demo", start=start, steps=steps,
         minutes=minutes, seeds=numbers, against=against, average=average, speed=speed, out=out, prepared=prepared,
         data_dir=data_dir, changes=changes or (), device=device, threads=threads, jobs=jobs, force=force,
         metric=metric, tokenize=tokenize,

@@ -23,6 +23,7 @@ from janus_cli.device import choose_device, keep_freed_memory
 from janus_cli.errors import DataError, JanusError, UsageError, require
 from janus_cli.files import read_json, write_atomically
 from janus_cli.lab import machine, peers, plots, processes, rows
+from janus_cli.lab.labels import row_options
 from janus_cli.lab.rows import REPEATS, WARMUP, Decoded, Row, Work, janus_row, measure
 from janus_cli.lab.tables import json_file, markdown, must_be_free, render
 from janus_cli.measures import MEASURES
@@ -117,7 +118,7 @@ class Bench:
             "nbest",
             "temperature",
             "diversity",
-            *(option for options in rows.row_options().values() for option in options),
+            *(option for options in row_options().values() for option in options),
         }
         for change in self.changes:
             if change.partition("=")[0].removeprefix("decoding.") in taken:

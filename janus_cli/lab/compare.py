@@ -24,7 +24,7 @@ from janus_cli.lab import machine
 from janus_cli.lab.entries import SPLIT, Entry, Output
 from janus_cli.lab.plots import quality_against_passes
 from janus_cli.lab.processes import Job, run_jobs
-from janus_cli.lab.rows import REPEATS, WARMUP, Work, janus_row, matching, measure, references_of, select, sentences
+from janus_cli.lab.rows import REPEATS, WARMUP, Work, janus_row, measure, references_of, select, sentences
 from janus_cli.lab.systems import BUDGET, System
 from janus_cli.lab.tables import json_file, markdown, render
 from janus_cli.measures import MEASURES
@@ -84,7 +84,6 @@ class Comparison:
             for seed in seeds or [self.recipe.seed]
             for system in systems
         ]
-        matching(modes)
         must_be_at_hand(tokenize or "auto")
         if named := metric or named_metric(self.recipe):
             must_be_read(tokenize, [named])

@@ -6,8 +6,6 @@ with the next row, so that whatever slows the machine for a while slows all of t
 
 from __future__ import annotations
 
-import difflib
-import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,28 +22,12 @@ from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding.modes import Plan, choose, own_recipe
 from janus_cli.decoding.translate import Translator, read_model
 from janus_cli.errors import OutOfMemoryError, UsageError
+from janus_cli.lab.labels import matching, row_options
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run, find_references, find_split
 from janus_cli.scoring.metrics import References
 from janus_cli.scoring.references import prepared_references
 
-MODES = ("ar", "nar", "semi", "spec")
-NUMBER = "[1-9][0-9]{0,8}"
-USUAL = (
-    "ar.beam1", "ar.beam5",
-    *(f"nar{iters}.lb{width}" for iters in (1, 4, 10) for width in ("1", "5", "5.rerank")),
-    "nar.eos", "semi2", "semi4", "spec", "spec.redraft-ar", "spec.redraft-joint",
-)  # fmt: skip
-LABELS: dict[str, dict[str, Any]] = {  # pattern of a label, and the options that it sets besides its numbers
-    rf"ar\.beam(?P<beam>{NUMBER})": {"mode": "ar"},
-    rf"nar(?P<iters>{NUMBER})\.lb(?P<length_beam>{NUMBER})": {"mode": "nar", "rerank": "none"},
-    rf"nar(?P<iters>{NUMBER})\.lb(?P<length_beam>{NUMBER})\.rerank": {"mode": "nar", "rerank": "ar"},
-    r"nar\.eos": {"mode": "nar"},  # without lengths: one pass, up to EOS
-    rf"semi(?P<block>{NUMBER})": {"mode": "semi"},
-    r"spec": {"mode": "spec", "redraft": "nar"},
-    r"spec\.redraft-ar": {"mode": "spec", "redraft": "ar"},
-    r"spec\.redraft-joint": {"mode": "spec", "redraft": "joint"},
-}
 REPEATS = 3
 WARMUP = 8  # sentences decoded untimed, for each row and batch size
 
@@ -58,37 +40,6 @@ class Selection(NamedTuple):
 
     plans: dict[str, Plan]
     left_out: dict[str, str]
-
-
-def row_options(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-    """Decoding options, by label, of the usual rows and of those among `names` that are labels with other numbers.
-
-    Labels are those of `Plan.label`, without the options that the recipe sets for every row.
-    """
-    rows = {}
-    for name in (*USUAL, *names):
-        for pattern, options in LABELS.items():
-            if match := re.fullmatch(pattern, name):
-                rows[name] = options | {knob: int(number) for knob, number in match.groupdict().items()}
-    return rows
-
-
-def matching(names: Sequence[str]) -> set[str]:
-    """The labels that these names stand for, see `select`. Raises UsageError if a name matches no row."""
-    rows, labels = row_options(names), set[str]()
-    for name in names:
-        found = [
-            label for label, options in rows.items()
-            if name in (label, options["mode"]) or (name not in rows and label.startswith(f"{name}."))
-        ]  # fmt: skip
-        if not found:
-            close = difflib.get_close_matches(name, [*MODES, *rows], n=1)
-            raise UsageError(
-                f"--mode {name}: there is no such row" + (f"; did you mean {close[0]}?" if close else ""),
-                f"rows: {', '.join([*MODES, *rows])}, or one with other numbers, as ar.beam4, nar6.lb3.rerank or semi7",
-            )
-        labels.update(found)
-    return labels
 
 
 def select(recipe: Recipe, names: Sequence[str]) -> Selection:

@@ -18,7 +18,8 @@ from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.errors import JanusError, OutOfMemoryError
 from janus_cli.lab import peers, processes, rows
 from janus_cli.lab.bench import sampled
-from janus_cli.lab.rows import Decoded, Row, row_options
+from janus_cli.lab.labels import row_options
+from janus_cli.lab.rows import Decoded, Row
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 

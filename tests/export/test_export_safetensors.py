@@ -100,6 +100,7 @@ def test_nothing_of_the_machine_leaves(make_run: MakeRun, janus: Janus, empty_fo
     here = Path.cwd()
     other = make_run("elsewhere")
     places = [f"tokenizer.reuse={here / other}", f"data.dir={here}/text", f"data.notes=see {kind}"]
+    places += [f'data.files.valid=["{here}/a.src", "{here}/a.tgt"]']
     if kind == "ctranslate2":
         pytest.importorskip("ctranslate2")
         make_run("second", "ar", places)

@@ -13,7 +13,8 @@ import torch
 from janus_cli.errors import DataError
 from janus_cli.lab import machine, plots
 from janus_cli.lab.bench import keep, table
-from janus_cli.lab.rows import MODES, Decoded, Row
+from janus_cli.lab.labels import MODES
+from janus_cli.lab.rows import Decoded, Row
 from janus_cli.runs import Run
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from janus_cli import recipe_load
 from janus_cli.errors import OutOfMemoryError, UsageError
-from janus_cli.lab.rows import Decoded, Row, Spread, Work, measure, rotated, row_options, select
+from janus_cli.lab.labels import row_options
+from janus_cli.lab.rows import Decoded, Row, Spread, Work, measure, rotated, select
 
 NAR = [f"nar{n}.lb{k}" for n in (1, 4, 10) for k in ("1", "5", "5.rerank")]
 PLAIN_NAR = [label for label in NAR if not label.endswith("rerank")]

@@ -1,0 +1,59 @@
+"""The names of rows in a bench or a comparison. Cheap to import: a mistyped one is refused before torch is."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from janus_cli.errors import UsageError
+
+MODES = ("ar", "nar", "semi", "spec")
+NUMBER = "[1-9][0-9]{0,8}"
+USUAL = (
+    "ar.beam1", "ar.beam5",
+    *(f"nar{iters}.lb{width}" for iters in (1, 4, 10) for width in ("1", "5", "5.rerank")),
+    "nar.eos", "semi2", "semi4", "spec", "spec.redraft-ar", "spec.redraft-joint",
+)  # fmt: skip
+LABELS: dict[str, dict[str, Any]] = {  # pattern of a label, and the options that it sets besides its numbers
+    rf"ar\.beam(?P<beam>{NUMBER})": {"mode": "ar"},
+    rf"nar(?P<iters>{NUMBER})\.lb(?P<length_beam>{NUMBER})": {"mode": "nar", "rerank": "none"},
+    rf"nar(?P<iters>{NUMBER})\.lb(?P<length_beam>{NUMBER})\.rerank": {"mode": "nar", "rerank": "ar"},
+    r"nar\.eos": {"mode": "nar"},  # without lengths: one pass, up to EOS
+    rf"semi(?P<block>{NUMBER})": {"mode": "semi"},
+    r"spec": {"mode": "spec", "redraft": "nar"},
+    r"spec\.redraft-ar": {"mode": "spec", "redraft": "ar"},
+    r"spec\.redraft-joint": {"mode": "spec", "redraft": "joint"},
+}
+
+
+def row_options(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Decoding options, by label, of the usual rows and of those among `names` that are labels with other numbers.
+
+    Labels are those of `Plan.label`, without the options that the recipe sets for every row.
+    """
+    rows = {}
+    for name in (*USUAL, *names):
+        for pattern, options in LABELS.items():
+            if match := re.fullmatch(pattern, name):
+                rows[name] = options | {knob: int(number) for knob, number in match.groupdict().items()}
+    return rows
+
+
+def matching(names: Sequence[str]) -> set[str]:
+    """The labels that these names stand for, see `select`. Raises UsageError if a name matches no row."""
+    rows, labels = row_options(names), set[str]()
+    for name in names:
+        found = [
+            label for label, options in rows.items()
+            if name in (label, options["mode"]) or (name not in rows and label.startswith(f"{name}."))
+        ]  # fmt: skip
+        if not found:
+            close = difflib.get_close_matches(name, [*MODES, *rows], n=1)
+            raise UsageError(
+                f"--mode {name}: there is no such row" + (f"; did you mean {close[0]}?" if close else ""),
+                f"rows: {', '.join([*MODES, *rows])}, or one with other numbers, as ar.beam4, nar6.lb3.rerank or semi7",
+            )
+        labels.update(found)
+    return labels
