@@ -34,9 +34,10 @@ from janus_cli.core.objectives import janus
 from janus_cli.device import autocast, keep_freed_memory, start_world
 from janus_cli.errors import UsageError, require
 from janus_cli.files import write_atomically
-from janus_cli.lab import machine, plots
+from janus_cli.lab import plots
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
+from janus_cli.system import forget_peak, peak_bytes
 from janus_cli.training.checkpoint import build_model
 from janus_cli.training.trainer import Micro, Trainer, Window, plan_of
 
@@ -131,11 +132,11 @@ def of_the_loss(case: Case) -> int:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-    if not machine.forget_peak():
+    if not forget_peak():
         console.warn("this system cannot forget a peak: what the loss takes is at least what is shown")
-    before = machine.peak_bytes()
+    before = peak_bytes()
     once(states, gold)
-    return machine.peak_bytes() - before
+    return peak_bytes() - before
 
 
 def of_a_step(case: Case, steps: int = 2) -> int:
@@ -152,7 +153,7 @@ def of_a_step(case: Case, steps: int = 2) -> int:
     trainer = Trainer(case.recipe, model, prepared, start_world("cpu"), Run(Path("unused")))
     for _ in range(steps):
         trainer.update(Window([case.batch()], []))
-    return machine.peak_bytes()
+    return peak_bytes()
 
 
 def weights(case: Case) -> int:

@@ -31,6 +31,7 @@ from janus_cli.data.prepared import open_prepared
 from janus_cli.lab import peers
 from janus_cli.lab.rows import Spread, rotated
 from janus_cli.recipe import Recipe
+from janus_cli.system import load_average
 
 PRECISIONS = ("float32", "bf16")
 PEERS = {HUGGING_FACE: "float32", f"{HUGGING_FACE}-bf16": "bf16"}
@@ -142,7 +143,7 @@ def report(asked: argparse.Namespace, contestants: Sequence[Contestant]) -> None
     columns = ("", "weights", "s a step", "target tokens/s", "utilisation", "batches, noise", "peak MiB")
     console.table(title, columns, rows)
     console.table("bars", ("", "measured", "bar", "cleared"), bars(contestants))
-    sys.stdout.write(f"load average at the end: {shared.machine.load_average()}\n")
+    sys.stdout.write(f"load average at the end: {load_average()}\n")
 
 
 def bars(contestants: Sequence[Contestant]) -> list[tuple[str, str, str, str]]:

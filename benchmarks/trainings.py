@@ -17,9 +17,10 @@ from janus_cli.data.batching import epoch_batches, load_batch
 from janus_cli.data.store import Store
 from janus_cli.device import autocast, keep_few_shapes, keep_freed_memory, start_world
 from janus_cli.errors import JanusError
-from janus_cli.lab import machine, peers
+from janus_cli.lab import peers
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
+from janus_cli.system import peak_bytes
 from janus_cli.training.checkpoint import build_model
 from janus_cli.training.trainer import Trainer, make_optimizer
 
@@ -139,7 +140,7 @@ class Marian:
 
 
 def _peak(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else machine.peak_bytes()
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_bytes()
 
 
 _running: Ours | Marian

@@ -17,7 +17,8 @@ import typer
 import typer.core
 
 from janus_cli import __version__
-from janus_cli.errors import JanusError, Stopped, UsageError, from_system
+from janus_cli.errors import JanusError, Stopped, UsageError, from_system, is_about_memory, no_memory
+from janus_cli.system import BROKEN_PIPE
 from janus_cli.terminal import fit_streams, fitting
 
 VERBS = {  # what `janus --help` says of each, and what its own help begins with
@@ -135,16 +136,24 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         with suppress(OSError):  # nobody may be reading
             typer.echo("stopped", err=True)
         code = 128 + signal.SIGINT
-    except OSError as problem:
-        if problem.errno == errno.EPIPE:
-            code = 128 + signal.SIGPIPE
-        elif (told := from_system(problem)) is not None:
-            code = _fail(told)
-        else:
+    except (OSError, MemoryError, RuntimeError, ImportError) as problem:
+        found = _environment(problem)
+        if found is None:
             raise
-        if not problem.filename:
+        code = found
+        if not getattr(problem, "filename", None):
             _drop_stdout()
     sys.exit(code)
+
+
+def _environment(problem: Exception) -> int | None:
+    """The exit code for what is the fault of the machine or of whoever reads the output; None for a bug."""
+    if isinstance(problem, OSError) and problem.errno == errno.EPIPE:
+        return BROKEN_PIPE
+    if is_about_memory(problem):
+        return _fail(no_memory(f"({str(problem).split(chr(10))[0] or type(problem).__name__})"))
+    told = from_system(problem) if isinstance(problem, OSError) else None
+    return None if told is None else _fail(told)
 
 
 def _replace_closed_streams() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 
 from janus_cli import console
 from janus_cli.errors import Stopped, UsageError
+from janus_cli.system import c_function, stop_signals
 
 Precision = Literal["float32", "bf16"]
 PrecisionKnob = Literal["auto", "float32", "bf16"]
@@ -111,7 +112,7 @@ def keep_freed_memory() -> None:
 
     That halves a step's page faults (system time 6 % -> 3 % of a small JANUS step).
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = c_function("mallopt")
     if mallopt is not None:
         mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, the largest that glibc takes
         mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
@@ -127,7 +128,7 @@ def keep_few_shapes() -> None:
 
 
 def resolve_precision(knob: PrecisionKnob, device: torch.device) -> Precision:
-    """`auto` is bf16 on CUDA and on CPUs that multiply it natively, else float32."""
+    """`auto` is bf16 on CUDA and on CPUs where torch multiplies it natively, else float32."""
     if knob != "auto":
         return knob
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # newer than torch 2.10

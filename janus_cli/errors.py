@@ -96,6 +96,20 @@ def from_system(problem: OSError) -> JanusError | None:
     return kind(f"{name}: {problem.strerror}", next_step)
 
 
+def is_about_memory(problem: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on the host or a GPU: Python's, torch's or the system's."""
+    torchs = type(problem).__name__ == "OutOfMemoryError"  # imported without torch
+    if torchs or isinstance(problem, MemoryError) or getattr(problem, "errno", None) == errno.ENOMEM:
+        return True
+    words = ("can't allocate memory", "Cannot allocate memory", "out of memory", "bad_alloc")
+    return any(each in str(problem) for each in words)
+
+
+def no_memory(what: str) -> OutOfMemoryError:
+    """what: completes "not enough memory"."""
+    return OutOfMemoryError(f"not enough memory {what}", "free some, or raise the limit of this shell (`ulimit -v`)")
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Imports an optional dependency.
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
+import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from janus_cli import console
+from janus_cli import console, system
 from janus_cli.errors import DataError, JanusError, UsageError
+from janus_cli.system import sync
 
 MANIFEST = "manifest.json"
+POLL_SECONDS = 0.1  # between two looks at a lock that another process holds
+_OWNER = re.compile(r"pid (\d+) on (\S+)")
+_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)\.[0-9a-f]{8}\.tmp")  # see `temporary`
 
 
 def must_be_free(out: Path, *, force: bool, is_ours: Callable[[Path], bool], what: str) -> None:
@@ -61,8 +67,9 @@ def whole_folder(
             final.parent.mkdir(parents=True, exist_ok=True)
             if new_parent:
                 stack.callback(_remove_if_empty, final.parent)
+            sweep(final.parent)
             stack.enter_context(locked(lock, lambda holder: console.say(f"waiting for {holder}, which makes {out}")))
-            stack.callback(lock.unlink, missing_ok=True)
+            stack.callback(_remove_lock, lock)
             _tidy(final)
             check()  # an earlier one may have come back
             working.mkdir()
@@ -113,7 +120,21 @@ def tidy(out: Path) -> None:
     if any(path.exists() for path in places):
         with suppress(OSError), locked(lock, leave):
             _tidy(final)
-            lock.unlink()
+            _remove_lock(lock)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed processes left in a folder: files of `write_atomically`, working folders of `whole_folder`.
+
+    What another process is making stays, and so does what cannot be told from a user's own file.
+    """
+    with suppress(OSError):
+        for path in list(folder.glob(".*.*")):
+            made = _TEMPORARY.fullmatch(path.name)
+            if made and made[1] == _host() and not system.is_running(int(made[2])):
+                path.unlink(missing_ok=True)
+            elif path.suffix == ".lock" and path.is_file() and _OWNER.fullmatch(_first_line(path)):
+                tidy(folder / path.name[1:].removesuffix(".lock"))
 
 
 def remove_whole(folder: Path) -> None:
@@ -128,59 +149,144 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
+def _remove_lock(lock: Path) -> None:
+    with suppress(PermissionError):  # Windows keeps a file that is open; nothing refers to it any more
+        lock.unlink(missing_ok=True)
+
+
+class Busy(Exception):
+    """Another process holds a lock. holder: its name, if it is known."""
+
+    def __init__(self, holder: str = "") -> None:
+        super().__init__(holder)
+        self.holder = holder
+
+
 @contextmanager
 def locked(path: Path, busy: Callable[[str], None]) -> Iterator[str]:
     """Holds an exclusive lock on the file `path`, which is created if missing and may be removed by the holder.
 
-    The kernel frees the lock when the process ends, however it ends.
+    The lock is free when the process has ended, however it ends.
     busy: called with the holder's name before waiting for another process; may raise instead.
 
     Yields:
         The name of a process that was killed while it held the lock, or "".
     """
-    with ExitStack() as stack:
-        while True:
-            file = stack.enter_context(path.open("a+", encoding="utf-8"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                busy(file.read().strip() or "another process")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            with suppress(FileNotFoundError):  # the last holder may have removed the file: then open it anew
-                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                    break
+    file, stack = _open_locked(path, busy)
+    with stack:
         file.seek(0)
         killed = file.read().strip()
         file.truncate(0)
-        file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+        file.write(f"{_owner()}\n")
         file.flush()
         stack.callback(file.truncate, 0)
         yield killed
 
 
+def _open_locked(path: Path, busy: Callable[[str], None]) -> tuple[IO[str], ExitStack]:
+    """The file, and what closes and unlocks it."""
+    told = False
+    while True:
+        with ExitStack() as stack:
+            file = stack.enter_context(path.open("a+", encoding="utf-8"))
+            try:
+                stack.enter_context(held(file, path))
+            except Busy as problem:
+                if not told:
+                    file.seek(0)
+                    busy(problem.holder or file.read().strip() or "another process")
+                    told = True
+            else:
+                with suppress(FileNotFoundError):  # the last holder may have removed the file: then open it anew
+                    if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                        return file, stack.pop_all()
+                continue
+        time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def held(file: IO[Any], path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Holds the lock of the open file `path`. On a file system without locks, the file NAME.pid stands for it.
+
+    Raises:
+        Busy: another process holds it.
+    """
+    stand_in = None
+    try:
+        system.lock(file, shared=shared)
+    except BlockingIOError:
+        raise Busy from None
+    except system.NoLocks:
+        _say_no_locks(path.parent)
+        stand_in = _pid_file(path.with_name(f"{path.name}.pid"))
+    with stand_in or nullcontext():
+        yield
+
+
+@cache
+def _say_no_locks(folder: Path) -> None:
+    console.say(f"{folder} is on a file system without locks: files named .pid stand for them")
+
+
+@contextmanager
+def _pid_file(path: Path) -> Iterator[None]:
+    """Whoever makes this file holds it until it removes it, or has ended."""
+    while True:
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(f"{_owner()}\n")
+            break
+        except FileExistsError:
+            holder = _first_line(path)
+            if not _has_ended(holder):
+                raise Busy(f"{holder or 'another process'} (if it has ended, remove {path})") from None
+            path.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _owner() -> str:
+    return f"pid {os.getpid()} on {socket.gethostname()}"
+
+
+def _has_ended(owner: str) -> bool:
+    """Whether this process is known to have ended; of one on another machine nothing is known."""
+    found = _OWNER.fullmatch(owner)
+    return found is not None and found[2] == socket.gethostname() and not system.is_running(int(found[1]))
+
+
+def _first_line(path: Path) -> str:
+    """Of a small file; empty if it cannot be read."""
+    with suppress(OSError, ValueError), path.open(encoding="utf-8") as file:
+        return file.read(512).split("\n")[0]
+    return ""
+
+
+def _host() -> str:
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+def temporary(path: Path) -> Path:
+    """A hidden name beside `path` for what will replace it. It says who writes there, for `sweep`."""
+    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file so that readers, even after a power cut, see the old bytes or the new ones and no mixture."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    sweep(path.parent)
+    new = temporary(path)
     try:
-        with temporary.open("wb") as file:
+        with new.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        new.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
         raise
     sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """fsync: makes a file's contents, or the names in a folder, survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def sha256(path: Path) -> str:
@@ -193,23 +299,6 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON object, atomically, indented for people."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     write_atomically(path, text.encode(errors="backslashreplace"))
-
-
-def read_json(path: Path, error: type[JanusError] = DataError) -> dict[str, Any]:
-    """Reads a JSON object from a file that janus wrote.
-
-    Raises:
-        error: the file is missing or damaged.
-    """
-    try:
-        value = json.loads(path.read_bytes())
-        if not isinstance(value, dict):
-            raise ValueError("it holds no JSON object")
-    except FileNotFoundError:
-        raise error(f"{path} does not exist") from None
-    except ValueError as problem:
-        raise error(f"{path} is damaged: {problem}") from None
-    return value
 
 
 def copy_files(names: list[str], source: Path, target: Path) -> None:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from janus_cli import documents
 from janus_cli.errors import DataError, UsageError
-from janus_cli.files import read_json, sha256
+from janus_cli.files import sha256
 from janus_cli.recipe import Recipe
 
 PREPARED = Path("data")
@@ -42,12 +43,12 @@ def teacher(manifest: Mapping[str, Any]) -> str | None:
     distilled = manifest.get("distilled")
     if not distilled:
         return None
-    lines = sum(file["lines"] for file in distilled.get("sources", ()))
+    lines = sum(file.get("lines", 0) for file in distilled.get("sources", ()))
     more = f", {lines:,} more sources" if lines else ""
     if "surest" in distilled:
         more = f", the surest {100 * distilled['surest']:g} % of {lines:,} more sources"
     options = distilled["options"]
-    how = f"beam {options['beam']}" if "beam" in options else f"samples at temperature {options['temperature']}"
+    how = f"beam {options['beam']}" if "beam" in options else f"samples at temperature {options.get('temperature')}"
     return f"{distilled['run']}, checkpoint {distilled['checkpoint']}, {how}{more}"
 
 
@@ -88,6 +89,10 @@ class Run:
     @property
     def decoded(self) -> Path:
         return self.path / "decode"
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Raises DataError if the manifest is missing or damaged."""
+        return documents.read(self.manifest, documents.RunManifest)
 
     def name_of(self, checkpoint: Path) -> str:
         """The value of --checkpoint, beside this --run, that names a checkpoint folder."""
@@ -159,7 +164,7 @@ def prepared_file(run: Run, recipe: Recipe, name: str) -> Path | None:
     Raises:
         DataError: the file is gone or was changed.
     """
-    manifest = read_json(run.manifest)
+    manifest = run.read_manifest()
     known = manifest.get("files", {}).get(name)
     if known is None:
         return None

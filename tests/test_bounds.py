@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
-from janus_cli import device, recipe_load
+from janus_cli import recipe_load, system
 from janus_cli.cli import VERBS
 from janus_cli.core.knobs import Decoding, knobs
 from janus_cli.errors import OutOfMemoryError, UsageError
@@ -136,4 +136,4 @@ def test_the_size_of_a_model_is_that_of_its_matrices(monkeypatch: pytest.MonkeyP
         build_model(recipe, 20, 20)
     monkeypatch.setattr(size, "usable_memory", lambda: None)  # nobody says how much there is
     assert build_model(recipe, 20, 20)
-    assert (device.usable_memory() or 2**30) > 2**20
+    assert (system.usable_memory() or 2**30) > 2**20

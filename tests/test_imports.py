@@ -30,14 +30,14 @@ _FLOORS = [
     ["core"],
     ["device", "runs"],
     ["recipe_load", "files"],
-    ["recipe", "yaml_core", "console"],
+    ["recipe", "yaml_core", "console", "documents"],
     ["core.knobs", "errors"],
-    ["terminal", "measures"],
+    ["measures", "system", "terminal"],
 ]
 _HEIGHT = {name: -depth for depth, names in enumerate(_FLOORS) for name in names}
 _HOMES = {
     "rich": {"console"},
-    "pydantic": {"recipe", "recipe_load"},
+    "pydantic": {"documents", "recipe", "recipe_load"},
     "yaml": {"yaml_core"},
     "typer": {"cli", "commands"},
 }

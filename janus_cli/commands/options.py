@@ -163,6 +163,7 @@ def named_run(
         UsageError: there is no such run, or its recipe, with these changes, has mistakes.
     """
     from janus_cli import recipe_load, runs
+    from janus_cli.system import followed
 
     run = one_run(argument, option)
     own = run is None and checkpoint is not None and checkpoint.is_dir()

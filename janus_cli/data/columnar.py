@@ -10,9 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO, cast
 
+from janus_cli import documents
 from janus_cli.data.lines import opened
 from janus_cli.errors import DataError, require
-from janus_cli.files import read_json
 
 PARQUET, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"  # how the files begin
 DATA_SET, SPLITS_OF = "state.json", "dataset_dict.json"  # in the folder of a data set; in that of its splits
@@ -87,7 +87,7 @@ def _files(path: Path) -> list[Path]:
         return [path]
     if not (path / DATA_SET).is_file():
         return sorted(path.glob("*.arrow"))
-    state = read_json(path / DATA_SET)
+    state = documents.read(path / DATA_SET, documents.Document)
     if state.get("_indices_data_files"):
         raise DataError(
             f"{path} was saved with a selection of its rows", "save it again: dataset.flatten_indices().save_to_disk(…)"

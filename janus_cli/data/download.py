@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import http.client
 import io
 import lzma
@@ -14,7 +13,7 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, NamedTuple
@@ -23,7 +22,7 @@ from janus_cli import __version__, console
 from janus_cli.data.corpus import SIDES, SPLITS, file_name, table_names
 from janus_cli.data.lines import BLOCK
 from janus_cli.errors import DataError
-from janus_cli.files import sha256
+from janus_cli.files import Busy, held, sha256
 from janus_cli.recipe import Data, Download
 
 TIMEOUT = 30.0  # seconds without a byte
@@ -74,11 +73,11 @@ def _download(item: Download, path: Path) -> None:
     if not item.url.startswith(("http://", "https://")):
         raise DataError(f"{item.url} is not an http or https address")
     part = path.with_name(f"{path.name}.part")
-    with part.open("ab") as file:
+    with part.open("ab") as file, ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"another process is fetching {part}") from None
+            stack.enter_context(held(file, part))
+        except Busy as problem:
+            raise DataError(f"{problem.holder or 'another process'} is fetching {part}") from None
         try:
             _receive(item, file)
         except urllib.error.HTTPError as problem:

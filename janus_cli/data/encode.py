@@ -6,7 +6,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import signal
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import compress
-from multiprocessing import get_context, resource_tracker
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from janus_cli.data.store import Ragged
 from janus_cli.data.tokenizer import Tokenizers, join, load_tokenizers
 from janus_cli.errors import JanusError
 from janus_cli.recipe import Data
+from janus_cli.system import ctrl_c_blocked
 
 
 @dataclass(frozen=True)
@@ -126,17 +126,6 @@ def encoders(
             raise JanusError("a process that encodes text was killed (out of memory?)", "try --workers 1") from None
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def ctrl_c_blocked() -> Iterator[None]:
-    """Processes started inside never get Ctrl-C: this one does, and ends them."""
-    resource_tracker.ensure_running()  # starting it would unblock the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with_parent() -> None:

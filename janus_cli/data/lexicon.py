@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from janus_cli import console
+from janus_cli import console, documents
 from janus_cli.core.batch import PAD, SPECIAL
 from janus_cli.core.knobs import CematObjective
 from janus_cli.data.lines import Lines, cleaner
@@ -31,12 +31,13 @@ from janus_cli.data.prepared import Prepared
 from janus_cli.data.store import Store
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.errors import CheckpointError, DataError
-from janus_cli.files import read_json, write_atomically
+from janus_cli.files import write_atomically
 from janus_cli.recipe import Recipe
 
 FORMAT = 1
 EMPTY_WORD = PAD  # the empty word of each source, which target tokens without a source token are aligned with
 CELLS = 2_000_000  # pairs of a source and a target token in a chunk; bounds memory
+MOST = 1000  # translations of a token in a file, unless the recipe asks for more; bounds memory
 Ids = NDArray[np.int64]
 Translations = dict[int, list[int]]  # translations of each token, likeliest first
 
@@ -77,14 +78,16 @@ def attach(recipe: Recipe, prepared: Prepared, file: Path) -> None:
 
     Raises CheckpointError if it is missing, damaged, or of other data.
     """
-    if wanted(recipe) is None:
+    knobs = wanted(recipe)
+    if knobs is None:
         return
     restart = "the run cannot continue without it; restart it with --force"
     try:
-        lexicon = read_json(file)
+        lexicon = documents.read(file, documents.Lexicon)
         translations = {int(x): [int(y) for y in ys] for x, ys in lexicon["translations"].items()}
         if lexicon["format"] != FORMAT or lexicon["sha256"] != _digest(translations):
             raise ValueError
+        _must_be_in_bounds(translations, prepared.train, max(MOST, knobs.translations))
     except DataError as problem:
         raise CheckpointError(problem.message, restart) from None
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -92,6 +95,14 @@ def attach(recipe: Recipe, prepared: Prepared, file: Path) -> None:
     if lexicon.get("fingerprint") != prepared.train.fingerprint:
         raise CheckpointError(f"{file} belongs to other data", restart)
     prepared.train.lexicon = prepared.valid.lexicon = table(translations, prepared.train.source_vocabulary)
+
+
+def _must_be_in_bounds(translations: Translations, store: Store, most: int) -> None:
+    """Raises ValueError for ids outside the vocabularies, and for more than `most` translations of a token."""
+    if any(not 0 <= x < store.source_vocabulary or len(ys) > most for x, ys in translations.items()):
+        raise ValueError
+    if any(not 0 <= y < store.target_vocabulary for ys in translations.values() for y in ys):
+        raise ValueError
 
 
 def _digest(translations: Translations) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
 from janus_cli import console
-from janus_cli.errors import DataError
+from janus_cli.errors import DataError, is_about_memory, no_memory
 from janus_cli.files import sha256
 
 BadUtf8 = Literal["stop", "skip", "replace"]
@@ -54,6 +54,8 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", "name a text file, plain or .gz") from None
     except (OSError, EOFError, zlib.error) as problem:
+        if is_about_memory(problem):
+            raise no_memory(f"to read {name_of(path)}") from None
         reason = getattr(problem, "strerror", None) or problem
         hint = "fetch or compress it again" if compressed else "name a text file, plain or .gz"
         raise DataError(f"{name_of(path)} cannot be read: {reason}", hint) from None

@@ -5,7 +5,6 @@ Three passes over the text, each in bounded memory: check it, train a tokenizer 
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -29,6 +28,7 @@ from janus_cli.errors import DataError
 from janus_cli.files import MANIFEST, must_be_free, sha256, whole_folder, write_json
 from janus_cli.recipe import Data, Recipe
 from janus_cli.runs import text_name
+from janus_cli.system import usable_cores
 
 FORMAT = 2  # 1 had the ids in Arrow files
 PREPARED = "prepared data"  # in messages
@@ -78,8 +78,7 @@ def prepare(
         origin = {name: sha256(folder / name) for name in tokenizers.files}
         targets = corpus.sample(train.sides["target"], LINES, cleaner(data.clean))
         shape = Shape.of(join(line, tokenizers.joiner) for line in targets)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        useful = max(1, min(cores, train.lines // LINES_WORTH_A_PROCESS))
+        useful = max(1, min(usable_cores(), train.lines // LINES_WORTH_A_PROCESS))
         written = {}
         with encoders(folder, data, bad_utf8, workers or useful) as encoded:
             for split in splits:

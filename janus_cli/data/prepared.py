@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from janus_cli import console
+from janus_cli import console, documents
 from janus_cli.data import corpus
 from janus_cli.data.corpus import SPLITS
 from janus_cli.data.lines import digest, disk_size, last_change
@@ -19,7 +19,7 @@ from janus_cli.data.prepare import FORMAT
 from janus_cli.data.store import Store, store_files
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
 from janus_cli.errors import DataError
-from janus_cli.files import MANIFEST, read_json, sha256, write_json
+from janus_cli.files import MANIFEST, sha256, write_json
 from janus_cli.recipe import Data, Recipe
 from janus_cli.runs import distilled_dir, prepared_dir
 from janus_cli.terminal import command, quoted
@@ -66,7 +66,7 @@ def open_prepared(recipe: Recipe, folder: Path, words: Sequence[str] = (), *, te
         if not (folder / MANIFEST).is_file():
             raise DataError(f"there is no prepared data in {folder}")
         hint = f"{hint} --force"
-        manifest = read_json(folder / MANIFEST)
+        manifest = documents.read(folder / MANIFEST, documents.Manifest)
         hint = f"make it again: {_command(words, recipe, folder, manifest)} --force"
         if manifest.get("format") != FORMAT:
             version = f"format {manifest.get('format')}, this reads {FORMAT}"
@@ -166,10 +166,8 @@ def _differs(path: Path, known: Mapping[str, Any], read: bool) -> bool:
 
 def _read_notes(folder: Path) -> dict[str, Any]:
     """For each file that was verified before: its sha256 and `_identity`."""
-    with suppress(OSError, ValueError):
-        notes = json.loads((folder / CHECKED).read_bytes())
-        if isinstance(notes, dict):
-            return notes
+    with suppress(DataError, OSError):
+        return documents.read(folder / CHECKED, documents.Document)
     return {}
 
 

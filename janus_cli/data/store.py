@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from janus_cli import documents
 from janus_cli.core.symbols import UNK
-from janus_cli.errors import DataError
-from janus_cli.files import MANIFEST, read_json
+from janus_cli.errors import DataError, is_about_memory, no_memory
+from janus_cli.files import MANIFEST
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,7 +124,7 @@ class Store:
     """Sentence pairs of one split, memory-mapped; see `open`."""
 
     def __init__(self, folder: Path, split: str) -> None:
-        manifest = read_json(folder / MANIFEST)
+        manifest = documents.read(folder / MANIFEST, documents.PreparedManifest)
         about, sizes = manifest["splits"][split], manifest["vocabulary"]
         self.folder, self.split, self.fingerprint = folder, split, str(about["fingerprint"])
         self.source_vocabulary, self.target_vocabulary = int(sizes["source"]), int(sizes["target"])
@@ -145,7 +146,9 @@ class Store:
                 store._check()
         except FileNotFoundError as problem:
             raise DataError(f"{problem.filename} does not exist", "run `janus preprocess`") from None
-        except OSError as problem:  # not enough address space to map it, for example
+        except OSError as problem:
+            if is_about_memory(problem):  # or address space, to map it
+                raise no_memory(f"to open {folder / split}.*") from None
             raise DataError(f"{folder / split}.* cannot be read: {problem.strerror}") from None
         except (KeyError, TypeError, ValueError, TokenError) as problem:
             raise DataError(f"{folder / split}.* is damaged, or was not written by janus: {problem}", AGAIN) from None

@@ -20,11 +20,11 @@ from typing import Protocol, Self
 
 import sentencepiece
 
-from janus_cli import recipe
+from janus_cli import documents, recipe
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
 from janus_cli.data.corpus import SIDES
-from janus_cli.errors import DataError
-from janus_cli.files import read_json, write_atomically, write_json
+from janus_cli.errors import DataError, is_about_memory, no_memory
+from janus_cli.files import MANIFEST, sha256, write_atomically, write_json
 
 NO_TEXT = frozenset((PAD, BOS, EOS, MASK))
 INDEX = "tokenizer.json"
@@ -64,6 +64,8 @@ class SentencePieces:
                 raise ValueError("it is empty")
             self._model = sentencepiece.SentencePieceProcessor(model_proto=data)
         except (RuntimeError, OSError, ValueError) as problem:
+            if is_about_memory(problem):
+                raise no_memory(f"to load {name}") from None
             raise DataError(f"{name} is damaged, or not a SentencePiece model: {problem}") from None
         self.size = int(self._model.get_piece_size())
         fixed = [self._model.pad_id(), self._model.unk_id(), self._model.bos_id(), self._model.eos_id()]
@@ -177,8 +179,12 @@ class Tokenizers:
 
 
 def load_tokenizers(folder: Path) -> Tokenizers:
-    """The tokenizers of prepared data or of a run; raises DataError if files are missing, damaged or elsewhere."""
-    index = read_json(folder / INDEX)
+    """The tokenizers of prepared data, a run or an export.
+
+    Raises:
+        DataError: a file is missing, damaged or elsewhere, or not the one whose sha256 the manifest has.
+    """
+    index = documents.read(folder / INDEX, documents.TokenizerIndex)
     kind, joiner, names = index.get("kind"), index.get("joiner", ""), index.get("files")
     if not isinstance(kind, str) or kind not in KINDS or not isinstance(joiner, str) or not isinstance(names, dict):
         raise DataError(f"{folder / INDEX} is damaged", "run `janus preprocess` again with --force")
@@ -196,6 +202,8 @@ def _load_one(path: Path, kind: str, joiner: str) -> Tokenizer:
     try:
         data = path.read_bytes()
     except OSError as problem:
+        if is_about_memory(problem):
+            raise no_memory(f"to load {path}") from None
         raise DataError(f"{path} cannot be read: {problem.strerror}", "run `janus preprocess` again") from None
     return KINDS[kind].load(data, str(path), joiner)
 
@@ -266,7 +274,7 @@ def _reuse(knobs: recipe.Tokenizer, place: Path, suffixes: tuple[str, str]) -> d
         return {"tokenizer": _dictionary(place) if words else place.read_bytes()}
     if (place / INDEX).is_file():
         load_tokenizers(place)
-        index = read_json(place / INDEX)
+        index = documents.read(place / INDEX, documents.TokenizerIndex)
         if index["kind"] != knobs.kind:
             raise DataError(f"tokenizer.reuse {place} is of kind {index['kind']}, the recipe asks for {knobs.kind}")
         names = index["files"]

@@ -27,11 +27,11 @@ from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translate import Result, Translator, as_text, read_translator
 from janus_cli.device import Interrupt, choose_device, interruptible, keep_freed_memory
 from janus_cli.errors import DataError, Stopped, UsageError
-from janus_cli.files import read_json, write_atomically, write_json
+from janus_cli.files import write_atomically, write_json
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run, find_references, find_split, text_name
 from janus_cli.terminal import command
-from janus_cli.training.checkpoint import STATE, fingerprint, read_checkpoint
+from janus_cli.training.checkpoint import fingerprint, read_checkpoint, read_state
 
 ELSEWHERE = "name another file with --out"
 SPLIT_ELSEWHERE = "decode a text with --input FILE --out FILE, which needs no folder of the run"
@@ -113,7 +113,7 @@ class Job(ABC):
         if not self.dry_run:
             keep_freed_memory()
             self.translator = read_translator(run, folder, self.plan, self.chosen_device)
-            self.step = read_json(folder / STATE).get("step")
+            self.step = read_state(folder).get("step")
 
     @abstractmethod
     def survey(self, recipe: Recipe) -> Records | None:

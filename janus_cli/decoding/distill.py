@@ -38,7 +38,7 @@ from janus_cli.decoding.notes import tell
 from janus_cli.decoding.records import START_OVER, Record, Records
 from janus_cli.decoding.translate import DIGITS
 from janus_cli.errors import DataError, UsageError
-from janus_cli.files import copy_files, must_be_free, read_json, whole_folder
+from janus_cli.files import copy_files, must_be_free, whole_folder
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.terminal import command
@@ -134,9 +134,9 @@ def _prepared(run: Run, recipe: Recipe) -> Prepared:
     Raises:
         DataError: it is gone, or was prepared again from other text.
     """
-    trained_on = read_json(run.manifest)
-    recorded = Path(trained_on.get("prepared", ""))
-    folder = recorded if recorded.is_dir() else runs.prepared_dir(recipe)
+    trained_on = run.read_manifest()
+    recorded = trained_on.get("prepared")
+    folder = Path(recorded) if recorded and Path(recorded).is_dir() else runs.prepared_dir(recipe)
     prepared = open_prepared(recipe, folder, ("--recipe", str(run.recipe)))
     if fingerprints(prepared.manifest) != fingerprints(trained_on):
         raise DataError(

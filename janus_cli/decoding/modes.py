@@ -13,6 +13,7 @@ from janus_cli.core.knobs import KNOWN_LENGTH, ONE_PASS, Decoding, knobs
 from janus_cli.core.objectives import OBJECTIVES, Objective
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.recipe import Recipe
+from janus_cli.training.checkpoint import read_recipe
 
 _KNOBS, _USUAL = knobs(Decoding), Decoding()
 _SHORT = {  # in the names of files, each with its value; named there only if it is not the usual one
@@ -118,7 +119,7 @@ def own_recipe(folder: Path, changes: Sequence[str]) -> Recipe:
 
     Raises:
         UsageError: changes of other sections, or mistakes in them.
-        CheckpointError: the folder is not a checkpoint.
+        CheckpointError: the folder is not a checkpoint, or its recipe has mistakes.
     """
     for change in changes:
         if not change.startswith("decoding."):
@@ -129,7 +130,8 @@ def own_recipe(folder: Path, changes: Sequence[str]) -> Recipe:
     file = folder / "recipe.yaml"
     if not file.is_file():
         raise CheckpointError(f"{folder} is not a checkpoint: it has no {file.name}", "see `janus inspect RUN`")
-    return recipe_load.load(str(file), changes)
+    recipe = read_recipe(folder)
+    return recipe_load.load(str(file), changes) if changes else recipe
 
 
 def modes(recipe: Recipe) -> tuple[Mode, ...]:

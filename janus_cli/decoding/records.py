@@ -10,7 +10,6 @@ appends. When all lines are decoded, the output files are made from the records 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -22,9 +21,10 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from janus_cli import console
+from janus_cli import console, documents
 from janus_cli.console import counted
 from janus_cli.device import Interrupt
+from janus_cli.documents import MEBI, parsed_line
 from janus_cli.errors import (
     CheckpointError,
     DataError,
@@ -34,10 +34,13 @@ from janus_cli.errors import (
     Stopped,
     UsageError,
 )
-from janus_cli.files import sync as sync_folder
+from janus_cli.files import Busy, held
+from janus_cli.system import delete_open
+from janus_cli.system import sync as sync_folder
 
 FORMAT = 2
 DONE = b'{"done": '
+LONGEST = 64 * MEBI  # bytes of a line
 SYNC_SECONDS = 10.0  # work that a power cut may lose; a killed process loses one window
 START_OVER = "--force starts over"
 
@@ -94,7 +97,7 @@ class Records:
     def earlier_header(self) -> Record:
         """The header of the partial file; empty if it is missing or cannot be read."""
         with suppress(OSError), self.path.open("rb") as file:
-            return _parsed(file.readline())
+            return parsed_line(file.readline(LONGEST), documents.RecordsHeader)
         return {}
 
     def check(self, *, resume: bool, force: bool) -> None:
@@ -114,24 +117,24 @@ class Records:
                 f"{self.path} holds {counted(earlier.done, 'finished line')} of a decoding that was stopped",
                 f"{self.resume_hint}; {START_OVER}",
             )
-        if resume:
-            self.progress, self.resumed, header = earlier, True, self.earlier_header()
-            self._must_agree(header)
-            self.files = dict(zip(self.files, header["replace"], strict=True))
         self._must_be_free("overwrite it with --force, or name another file")
 
     def _find_progress(self) -> Progress:
         """The progress at the last `done` line; sets `_end` to the end of that line."""
         progress, end = Progress(), 0
         try:
-            with self.path.open("rb") as file:
-                self._lock(file, fcntl.LOCK_SH)
-                for line in file:
-                    if not end and line.endswith(b"\n") and _parsed(line).get("format") != FORMAT:
+            with self.path.open("rb") as file, ExitStack() as stack:
+                stack.enter_context(self._held(file, shared=True))
+                for line in _lines(file):
+                    if not end and line.endswith(b"\n") and not _is_header(line):
                         raise DataError(f"{self.path} is damaged, or from another version of janus", START_OVER)
                     end += len(line)
-                    if line.startswith(DONE) and line.endswith(b"\n") and (values := _parsed(line)):
-                        progress, self._end = Progress(**values), end
+                    if (
+                        line.startswith(DONE)
+                        and line.endswith(b"\n")
+                        and (values := parsed_line(line, documents.RecordsProgress))
+                    ):
+                        progress, self._end = Progress(*(values.get(name, 0) for name in Progress._fields)), end
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as problem:
@@ -182,9 +185,10 @@ class Records:
                 TemporaryFile(dir=path.parent).close()
         except OSError as problem:
             raise self._not_writable(path, problem) from None
-        self._file = self.path.open("a+b")
-        try:
-            self._lock(self._file)
+        with ExitStack() as stack:
+            self._file = self.path.open("a+b")
+            stack.callback(self._close)
+            stack.enter_context(self._held(self._file))
             if os.fstat(self._file.fileno()).st_size < self._end or not self.path.exists():
                 raise RunInUseError(f"another process has written {self.output}", "see whether it is complete")
             try:
@@ -195,19 +199,20 @@ class Records:
             except BaseException as problem:
                 self._explain(problem)
                 raise
-            self.path.unlink()
-        finally:
-            with suppress(OSError):  # on a full disk, closing fails as writing did
-                self._file.close()
+            delete_open(self.path, self._file)
+
+    def _close(self) -> None:
+        with suppress(OSError):  # on a full disk, closing fails as writing did
+            self._file.close()
 
     def __iter__(self) -> Iterator[Record]:
         """Raises DataError if the partial file is damaged."""
         count = 0
         with self.path.open("rb") as file:
-            for line in islice(file, 1, None):
+            for line in islice(_lines(file), 1, None):
                 if not line.startswith(DONE):
-                    record = _parsed(line)
-                    if "source" not in record:
+                    record = parsed_line(line, documents.Record)
+                    if not record:
                         break
                     count += 1
                     yield record
@@ -268,7 +273,7 @@ class Records:
         pipe_closed = isinstance(problem, BrokenPipeError)
         # Nobody wants to resume `janus decode | head`, unless an earlier process did much of it.
         if not self.progress.done or (pipe_closed and not self.resumed):
-            self.path.unlink(missing_ok=True)
+            delete_open(self.path, self._file)
             if isinstance(problem, Interrupt):
                 raise Stopped(problem.number, f"{problem} before a line was finished") from None
             return
@@ -288,13 +293,16 @@ class Records:
         elif not pipe_closed:
             console.warn(f"{kept}; {self.resume_hint}")
 
-    def _lock(self, file: BinaryIO, kind: int = fcntl.LOCK_EX) -> None:
-        """Locks until the file is closed; the kernel unlocks it when the process ends, however it ends."""
-        try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            hint = f"wait for it, or {self.elsewhere}"
-            raise RunInUseError(f"another process is writing {self.output}", hint) from None
+    @contextmanager
+    def _held(self, file: BinaryIO, *, shared: bool = False) -> Iterator[None]:
+        """Holds the lock of the partial file, and frees it at the latest when the process ends."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(held(file, self.path, shared=shared))
+            except Busy as problem:
+                holder, hint = problem.holder or "another process", f"wait for it, or {self.elsewhere}"
+                raise RunInUseError(f"{holder} is writing {self.output}", hint) from None
+            yield
 
     def _not_writable(self, path: Path, problem: OSError) -> DataError:
         return DataError(f"{path} cannot be written: {problem.strerror}", self.elsewhere)
@@ -310,12 +318,13 @@ def as_json(record: Record) -> bytes:
     return json.dumps(record, ensure_ascii=False).encode() + b"\n"
 
 
-def _parsed(line: bytes) -> Record:
-    """A line of JSON; empty if it is cut off or damaged."""
-    with suppress(ValueError):
-        values = json.loads(line)
-        return values if isinstance(values, dict) else {}
-    return {}
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Lines of bounded length: a longer one comes in parts, and none of them is a record."""
+    return iter(lambda: file.readline(LONGEST), b"")
+
+
+def _is_header(line: bytes) -> bool:
+    return parsed_line(line, documents.RecordsHeader).get("format") == FORMAT
 
 
 def _write(file: BinaryIO, data: bytes, *, flush: bool = True, sync: bool = False) -> None:

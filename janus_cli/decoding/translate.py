@@ -22,11 +22,11 @@ from janus_cli.core.generate import Generator
 from janus_cli.core.model import Transformer
 from janus_cli.core.search import Iteration, Output
 from janus_cli.data.lines import cleaner
-from janus_cli.data.tokenizer import Tokenizer, Tokenizers, load_tokenizers
+from janus_cli.data.tokenizer import Tokenizer, Tokenizers
 from janus_cli.decoding.likelihood import Score, token_logps_of
 from janus_cli.decoding.modes import Plan, choose, own_recipe
-from janus_cli.device import choose_device, is_about_memory
-from janus_cli.errors import CheckpointError, DataError, OutOfMemoryError, UsageError
+from janus_cli.device import choose_device
+from janus_cli.errors import CheckpointError, DataError, OutOfMemoryError, UsageError, is_about_memory
 from janus_cli.runs import Run
 from janus_cli.training.checkpoint import load_model, read_checkpoint
 
@@ -298,7 +298,7 @@ def _fitting(sentences: int) -> Iterator[None]:
     """Turns running out of memory inside into an OutOfMemoryError that says how to lower the batch size."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
+    except (MemoryError, RuntimeError) as problem:  # torch.OutOfMemoryError is a RuntimeError
         if not is_about_memory(problem):
             raise
         raise OutOfMemoryError(

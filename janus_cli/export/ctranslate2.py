@@ -11,9 +11,10 @@ from janus_cli.core.model import Transformer
 from janus_cli.core.steps import NEVER_WRITTEN, never_written
 from janus_cli.core.symbols import BOS, EOS, SPECIAL, UNK
 from janus_cli.data.tokenizer import INDEX, NAMES, Tokenizer
+from janus_cli.documents import TokenizerIndex, read
 from janus_cli.errors import UsageError, require
 from janus_cli.export.source import README, Source, fill
-from janus_cli.files import copy_files, read_json, write_atomically
+from janus_cli.files import copy_files, write_atomically
 from janus_cli.recipe import Recipe
 
 EXTRA = "export"
@@ -142,7 +143,7 @@ def _norm(spec: Any, weights: Arrays, name: str) -> None:
 
 
 def _readme(source: Source, quantization: str) -> bytes:
-    about, knobs, decoding = read_json(source.run / INDEX), source.model.knobs, source.recipe.decoding
+    about, knobs, decoding = read(source.run / INDEX, TokenizerIndex), source.model.knobs, source.recipe.decoding
     ratio, extra = decoding.limit
     files, joiner, pieces = about["files"], about["joiner"], about["kind"] == "sentencepiece"
     joined = f'f"{{line}} ".replace({joiner + " "!r}, "").rstrip(" ")' if joiner else "line"

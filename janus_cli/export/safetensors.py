@@ -9,6 +9,7 @@ from typing import Any
 
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
 from janus_cli.data.tokenizer import INDEX
+from janus_cli.documents import TokenizerIndex, read
 from janus_cli.export.source import README, Source
 from janus_cli.files import copy_files, read_json, write_atomically, write_json
 from janus_cli.training import checkpoint
@@ -20,10 +21,8 @@ def write(source: Source, folder: Path) -> None:
     """Fills `folder`: a checkpoint (weights, recipe.yaml, state.json), config.json, tokenizer files, README.txt."""
     state = {key: source.state[key] for key in ("step", "metrics", "averaged") if key in source.state}
     sizes = source.tokenizers.source.size, source.tokenizers.target.size
-    checkpoint.write(folder, source.recipe, sizes, state, source.model.weights())
-    # The safetensors library makes the file readable for its owner only.
-    (folder / checkpoint.MODEL).chmod((folder / "recipe.yaml").stat().st_mode)
     copy_files(source.tokenizers.files, source.run, folder)
+    checkpoint.write(folder, source.recipe, sizes, state, source.model.weights())  # its manifest names them, too
     write_json(folder / CONFIG, config(source))
     write_atomically(folder / README, _readme(source))
 
@@ -41,7 +40,7 @@ def config(source: Source) -> dict[str, Any]:
         "target_vocabulary": source.tokenizers.target.size,
         "special_ids": {"pad": PAD, "unk": UNK, "bos": BOS, "eos": EOS, "mask": MASK},
         "model": asdict(recipe.model),
-        "tokenizer": read_json(source.run / INDEX),
+        "tokenizer": read(source.run / INDEX, TokenizerIndex),
         "clean": list(recipe.data.clean),
         "decoding": asdict(recipe.decoding),
     }

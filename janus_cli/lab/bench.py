@@ -21,7 +21,7 @@ from janus_cli.decoding.modes import choose, own_recipe
 from janus_cli.decoding.translate import read_model
 from janus_cli.device import choose_device, keep_freed_memory
 from janus_cli.errors import DataError, JanusError, UsageError, require
-from janus_cli.files import read_json, write_atomically
+from janus_cli.files import write_atomically
 from janus_cli.lab import machine, peers, plots, processes, rows
 from janus_cli.lab.labels import row_options
 from janus_cli.lab.rows import REPEATS, WARMUP, Decoded, Row, Work, janus_row, measure
@@ -31,7 +31,8 @@ from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring.judge import judge_of_run, must_be_read
 from janus_cli.scoring.metrics import References, must_be_at_hand
-from janus_cli.training.checkpoint import STATE, find_checkpoint, fingerprint
+from janus_cli.system import load_average
+from janus_cli.training.checkpoint import find_checkpoint, fingerprint, read_state
 
 SPLIT = "test"
 BATCHES = (16, 32, 64, 128)  # tried for the best throughput
@@ -79,7 +80,7 @@ class Bench:
         plot: Path | None = None, device: str = "auto", threads: int | None = None, force: bool = False,
         metric: str | None = None, tokenize: str | None = None,
     ) -> None:  # fmt: skip
-        load_before = machine.load_average()
+        load_before = load_average()
         torch.set_num_threads(threads or torch.get_num_threads())
         self.device, self.against, self.changes, self.out, self.plot = (
             choose_device(device),
@@ -169,7 +170,7 @@ class Bench:
         results = {  # a training may prune the checkpoint while its rows are measured
             "format": 1, "janus": __version__, "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "run": str(self.run.path), "checkpoint": self.folder.name, "changes": list(self.changes),
-            "step": read_json(self.folder / STATE).get("step"), "sha256": fingerprint(self.folder),
+            "step": read_state(self.folder).get("step"), "sha256": fingerprint(self.folder),
             "objective": self.recipe.objective.name, "scoring": self.judge.plain, "split": SPLIT,
             "machine": self.machine,
         }  # fmt: skip

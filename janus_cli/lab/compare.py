@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from janus_cli import __version__, console, recipe_load, runs
+from janus_cli import __version__, console, documents, recipe_load, runs
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.device import choose_device, keep_freed_memory
 from janus_cli.errors import DataError, JanusError, UsageError
-from janus_cli.files import read_json, write_atomically
+from janus_cli.files import write_atomically
 from janus_cli.lab import machine
 from janus_cli.lab.entries import SPLIT, Entry, Output
 from janus_cli.lab.plots import quality_against_passes
@@ -33,6 +33,7 @@ from janus_cli.runs import Run
 from janus_cli.scoring import bootstrap
 from janus_cli.scoring.judge import Judge, choose, judge_of_run, must_be_read, named_metric
 from janus_cli.scoring.metrics import References, Score, must_be_at_hand
+from janus_cli.system import load_average, usable_cores
 from janus_cli.training import checkpoint
 from janus_cli.training.run import train
 
@@ -127,7 +128,7 @@ class Comparison:
             DataError: the folder cannot be written, or there is no data to train with or nothing to decode.
             Stopped: a signal came; the same command continues.
         """
-        load_before = machine.load_average()
+        load_before = load_average()
         count = console.counted(len(self.entries), "training")
         console.say(f"comparing {count} in {self.folder}: {budget(self.settings)}")
         self._must_be_ours()
@@ -155,7 +156,8 @@ class Comparison:
         mark = self.folder / "comparison.json"
         if self.folder.exists() and not mark.is_file() and any(self.folder.iterdir()):
             raise UsageError(f"{self.folder} exists and holds no comparison", "name another folder with --out")
-        if mark.is_file() and not self.force and (before := read_json(mark).get("recipe")) != self.base:
+        begun = mark.is_file() and not self.force
+        if begun and (before := documents.read(mark, documents.Comparison).get("recipe")) != self.base:
             raise UsageError(
                 f"{self.folder} is a comparison with recipe {before}, not {self.base}", "use another --out, or --force"
             )
@@ -166,7 +168,8 @@ class Comparison:
         manifest = folder / "manifest.json"
         if self.prepared and not manifest.is_file():
             raise DataError(f"there is no prepared data in {folder}", "see `janus preprocess`, or leave out --prepared")
-        if manifest.is_file() and f"{SPLIT}.source.txt" not in read_json(manifest).get("files", {}):
+        files = documents.read(manifest, documents.Manifest).get("files", {}) if manifest.is_file() else None
+        if files is not None and f"{SPLIT}.source.txt" not in files:
             raise DataError(
                 f"{folder} has no {SPLIT} split, which a comparison decodes", "add it, and `janus preprocess`"
             )
@@ -227,7 +230,7 @@ class Comparison:
         replaced: set[str] = set()
         if self.jobs > 1:
             at_once = min(self.jobs, len(self.entries))
-            self.threads = self.threads or max(1, machine.usable_cores() // at_once)
+            self.threads = self.threads or max(1, usable_cores() // at_once)
             works = [(entry.name, entry.run, partial(self._in_process, entry)) for entry in self.entries]
             failed = run_jobs([Job(*work, self.steps, self.force) for work in works], at_once)
             replaced = {entry.name for entry in self.entries} - failed

@@ -19,13 +19,13 @@ from janus_cli.data.synthetic import is_valid, translations
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translate import Translator
 from janus_cli.errors import CheckpointError, DataError
-from janus_cli.lab import machine
 from janus_cli.lab.entries import SPLIT, Entry, decode
 from janus_cli.lab.processes import Job, run_jobs
 from janus_cli.lab.rows import select, sentences
 from janus_cli.lab.systems import System
 from janus_cli.runs import Run
 from janus_cli.scoring.metrics import corpus_bleu
+from janus_cli.system import usable_cores
 from janus_cli.training.run import train
 
 SYSTEMS = {"ar": "Transformer", "cmlm": "CMLM", "janus": "JANUS"}
@@ -50,7 +50,7 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
     options = partial(
         Entry.options, recipe="demo", changes=changes, threads=threads or 1, device="cpu", force=force
     )  # fmt: skip
-    at_once = min(machine.usable_cores() // (threads or 1), len(entries))
+    at_once = min(usable_cores() // (threads or 1), len(entries))
     if at_once > 1:
         jobs = []
         for entry in entries:  # the data is made, and mistakes are found, before any of them trains

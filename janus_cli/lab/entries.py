@@ -13,18 +13,20 @@ from typing import Any, NamedTuple
 
 import torch
 
-from janus_cli import console, runs
+from janus_cli import console, documents, runs
 from janus_cli.core.generate import Generator
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding.modes import Plan, own_recipe
 from janus_cli.decoding.translate import Timing, Translator, read_model
 from janus_cli.errors import JanusError, Stopped
-from janus_cli.files import read_json, write_atomically
+from janus_cli.files import write_atomically
+from janus_cli.lab import logbook
 from janus_cli.lab.rows import select, sentences
 from janus_cli.lab.systems import System
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
+from janus_cli.system import followed
 from janus_cli.training import checkpoint
 from janus_cli.training.average import average_checkpoints
 from janus_cli.training.run import train
@@ -64,7 +66,7 @@ class Entry:
     @property
     def origin(self) -> str | None:
         """The checkpoint whose weights its run started from, if any."""
-        return runs.origin(read_json(self.run.manifest)) if self.run.manifest.is_file() else None
+        return runs.origin(self.run.read_manifest()) if self.run.manifest.is_file() else None
 
     @property
     def recipe(self) -> Recipe:
@@ -115,13 +117,14 @@ class Entry:
             if average:
                 last = min(average, len(list(checkpoint.steps(self.run.checkpoints))))
                 self.checkpoint, _ = average_checkpoints(self.run, last=last, best=None, force=True)
-            state, knobs = read_json(self.checkpoint / checkpoint.STATE), self.recipe.objective
-            starts = [line for line in self.run.log.read_bytes().split(b"\n") if line.startswith(b'{"kind": "start"')]
+            state, knobs = checkpoint.read_state(self.checkpoint), self.recipe.objective
+            step = state.get("step", 0)
+            starts = logbook.read(self.run.log).of("start")
             self.training = {
-                "risen": OBJECTIVES[knobs.name].kl_share(knobs, max(0, state["step"] - 1)),
+                "risen": OBJECTIVES[knobs.name].kl_share(knobs, max(0, step - 1)),
                 "averaged": len(state.get("averaged", ())),
-                "updates": state["step"], "epochs": state["epoch"], "seconds": round(state.get("seconds", 0.0), 1),
-                "parameters": json.loads(starts[-1])["parameters"] if starts else None,
+                "updates": step, "epochs": state.get("epoch", 0), "seconds": round(state.get("seconds", 0.0), 1),
+                "parameters": starts[-1].get("parameters") if starts else None,
                 "precision": state.get("precision"), "checkpoint": self.checkpoint.name,
             }  # fmt: skip
 
@@ -140,7 +143,7 @@ class Entry:
             file, about = (folder / f"{self.name}.{label}.{suffix}" for suffix in ("txt", "json"))
             made_by = {"sha256": weights, "text": text.hexdigest(), "mode": plan.mode, "options": plan.used}
             with self.noted(label):
-                before = read_json(about) if about.is_file() and file.is_file() else {}
+                before = documents.read(about, documents.ComparedOutput) if about.is_file() and file.is_file() else {}
                 if before != before | made_by:
                     texts, timing = decode(*load(device), plan, lines, f"{self.name} {label}")
                     before = {**made_by, "passes": timing.passes / max(1, timing.sentences)}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from janus_cli.documents import LogEntry, parsed_line
 from janus_cli.errors import DataError
 
 BEGINS = ("start", "resumed")
@@ -91,10 +90,8 @@ def read(path: Path) -> Logbook:
 def _entry(line: bytes) -> tuple[Entry | None, bool]:
     """The entry of a line, and whether the line is intact: a resumed run's first entry may follow a torn one."""
     for start in dict.fromkeys((0, max(0, line.rfind(b'{"kind"')))):
-        with suppress(ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
-            entry = json.loads(line[start:])
-            if isinstance(entry, dict) and isinstance(entry.get("kind"), str) and type(entry.get("step")) is int:
-                return entry, start == 0
+        if entry := parsed_line(line[start:], LogEntry):
+            return entry, start == 0
     return None, False
 
 

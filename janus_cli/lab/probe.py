@@ -35,11 +35,10 @@ from janus_cli.decoding.modes import choose, own_recipe
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translate import Translator, read_model
 from janus_cli.errors import DataError
-from janus_cli.files import read_json
 from janus_cli.lab.rows import sentences
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run, prepared_file
-from janus_cli.training.checkpoint import STATE
+from janus_cli.training.checkpoint import read_state
 
 SPLIT = "valid"
 TRACED = 3  # sentences decoded and shown
@@ -114,7 +113,7 @@ def probe(count: int, device: torch.device, run: Run, folder: Path) -> Probe:
     order = chosen[np.argsort(store.lengths()[0][chosen], kind="stable")]
     batches = [load_batch(store, order[start : start + size]) for start in range(0, len(order), size)]
     return Probe(
-        folder.name, read_json(folder / STATE).get("step"), (len(chosen), len(usable)),
+        folder.name, read_state(folder).get("step"), (len(chosen), len(usable)),
         reliability(model, recipe, batches, BINS),
         predicted(model, batches) if OBJECTIVES[recipe.objective.name].lengths else None,
         _traced(Generator(model), tokenizers, recipe, texts, spread(order, TRACED)),
@@ -123,7 +122,7 @@ def probe(count: int, device: torch.device, run: Run, folder: Path) -> Probe:
 
 def open_store(run: Run, recipe: Recipe, split: str) -> Store:
     """A split of the data that a run was trained on. Raises DataError if it is gone or was changed."""
-    if f"{split}.arrow" in read_json(run.manifest).get("files", {}):
+    if f"{split}.arrow" in run.read_manifest().get("files", {}):
         raise DataError(
             f"{run.path} was started by an earlier version of janus, whose data cannot be read",
             "prepare the text again, and start the run again",

@@ -7,7 +7,6 @@ work in different ways); so is every row's memory measured, because peaks within
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 import time
@@ -24,12 +23,12 @@ from typing import Any
 import torch
 
 from janus_cli import console
-from janus_cli.data.encode import ctrl_c_blocked
 from janus_cli.device import StopSignal, choose_device, keep_freed_memory
-from janus_cli.errors import JanusError, OutOfMemoryError, Stopped
-from janus_cli.lab import machine, peers
+from janus_cli.errors import JanusError, OutOfMemoryError, Stopped, is_about_memory
+from janus_cli.lab import peers
 from janus_cli.lab.rows import Decoded, Row
 from janus_cli.runs import Run
+from janus_cli.system import ask_to_stop, ctrl_c_blocked, forget_peak, leave_terminal, peak_bytes
 
 POLL_SECONDS = 1.0  # between looks at running trainings and signals
 SPAWN = get_context("spawn")  # CUDA does not survive a fork
@@ -38,13 +37,13 @@ SPAWN = get_context("spawn")  # CUDA does not survive a fork
 def start(name: str, work: Callable[[], object]) -> BaseProcess:
     """Starts a process that does `work`, which can be pickled, quietly; its exit code is 1 if `work` fails."""
     process = SPAWN.Process(target=_do, args=(work,), name=name)
-    with ctrl_c_blocked():  # before `setsid`, too
+    with ctrl_c_blocked():  # before `leave_terminal`, too
         process.start()
     return process
 
 
 def _do(work: Callable[[], object]) -> None:
-    os.setsid()  # Ctrl-C reaches the caller alone, which passes it on
+    leave_terminal()  # Ctrl-C reaches the caller alone, which passes it on
     threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
     console.quiet = True
     try:
@@ -57,7 +56,7 @@ def _end_with(parent: BaseProcess | None) -> None:
     """Makes this process save and stop if the caller is killed."""
     if parent is not None:
         parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
+        ask_to_stop()
 
 
 @dataclass(frozen=True)
@@ -172,8 +171,8 @@ def serve(pipe: Connection, build: Callable[[], Row], device: str, threads: int,
     keep_freed_memory()
     if peer is not None:
         peers.load(peer)
-    machine.forget_peak()  # of the imports
-    before = machine.peak_bytes() if where.type == "cpu" else 0
+    forget_peak()  # of the imports
+    before = peak_bytes() if where.type == "cpu" else 0
     try:
         row = build()
     except JanusError as problem:
@@ -195,16 +194,16 @@ def timed(row: Row, lines: Sequence[str], batch: int, device: torch.device) -> D
         torch.zeros(1, device=device)  # nothing can be reset before something was allocated
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        machine.forget_peak()  # loading holds the weights twice for a moment; what counts is the peak of decoding
+        forget_peak()  # loading holds the weights twice for a moment; what counts is the peak of decoding
     begun = time.perf_counter()
     try:
         decoded = row.translate(lines, batch)
     except (MemoryError, RuntimeError) as problem:
-        if isinstance(problem, RuntimeError) and "memory" not in str(problem):
+        if not is_about_memory(problem):
             raise
         raise OutOfMemoryError(str(problem).split("\n")[0] or "out of memory") from None
     seconds = time.perf_counter() - begun
-    peak = machine.peak_bytes() if device.type == "cpu" else torch.cuda.max_memory_allocated(device)
+    peak = peak_bytes() if device.type == "cpu" else torch.cuda.max_memory_allocated(device)
     return replace(decoded, seconds=seconds, peak=peak)
 
 

@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from janus_cli import console, recipe_load, runs
 from janus_cli.device import choose_device
 from janus_cli.errors import CheckpointError, DataError, JanusError, require
-from janus_cli.files import read_json, write_atomically
+from janus_cli.files import write_atomically
 from janus_cli.lab import logbook, report_page
 from janus_cli.lab.plots import Look
 from janus_cli.lab.probe import open_store, probe
@@ -103,7 +103,7 @@ def gather(label: str, run: Run, look: Look, device: torch.device, sentences: in
     recipe = report.recipe = attempt("recipe", lambda: recipe_load.load(str(run.recipe)))
     report.log = attempt("log", lambda: logbook.read(run.log)) or report.log
     report.train, report.valid = report.log.curves("train"), report.log.curves("valid")
-    report.manifest = attempt("manifest", partial(_manifest, run))
+    report.manifest = attempt("manifest", run.read_manifest)
     if recipe is None or report.manifest is None:
         reason = report.missing["manifest" if recipe else "recipe"]
         report.missing |= {"lengths": reason, "probe": reason}
@@ -111,13 +111,3 @@ def gather(label: str, run: Run, look: Look, device: torch.device, sentences: in
     report.lengths = attempt("lengths", lambda: open_store(run, recipe, "train").lengths())
     report.probe = attempt("probe", lambda: read_checkpoint(run.path, None, partial(probe, sentences, device)))
     return report
-
-
-def _manifest(run: Run) -> dict[str, Any]:
-    """The manifest of a run's data, with the two entries checked that opening the data relies on."""
-    manifest = read_json(run.manifest)
-    files = manifest.get("files")
-    entries = files.values() if isinstance(files, dict) else [None]
-    if not isinstance(manifest.get("prepared"), str) or not all(isinstance(entry, dict) for entry in entries):
-        raise DataError(f"{run.manifest} is damaged: it does not say where the data is or what belongs to it")
-    return manifest

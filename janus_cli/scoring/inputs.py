@@ -6,18 +6,17 @@ files in the same folder.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice, zip_longest
 from pathlib import Path
 
+from janus_cli import documents
 from janus_cli.data import tables
 from janus_cli.data.lines import STDIN, Lines, name_of
 from janus_cli.data.references import references
 from janus_cli.data.tables import Column, Table
 from janus_cli.errors import DataError
-from janus_cli.files import read_json
 from janus_cli.runs import RUNS, Run, find_run
 from janus_cli.terminal import command
 
@@ -69,14 +68,13 @@ def find_references(hypotheses: Path, run: Path | None) -> list[Path]:
 
 def _is_summary(path: Path) -> bool:
     """Whether a file is what `janus decode` writes beside hypotheses, and not just a JSON of this name."""
-    with suppress(OSError, ValueError, RecursionError):
-        found = json.loads(path.read_bytes())
-        return isinstance(found, dict) and "hypotheses" in found
+    with suppress(DataError, OSError):
+        return "hypotheses" in documents.read(path, documents.Document)
     return False
 
 
 def _read_summary(path: Path) -> Decoding:
-    summary = read_json(path)
+    summary = documents.read(path, documents.DecodedSplit)
     hypotheses, references = summary.get("hypotheses"), summary.get("references") or []
     for name in [hypotheses, *references] if isinstance(references, list) else [references]:
         if not isinstance(name, str) or Path(name).name != name or not isinstance(references, list):

@@ -16,7 +16,6 @@ from janus_cli import console, recipe_load
 from janus_cli.data.lines import Lines
 from janus_cli.data.spacing import Shape
 from janus_cli.errors import UsageError
-from janus_cli.files import read_json
 from janus_cli.measures import MEASURES, UNSPACED_TOKENIZERS, Measure, measure_of
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
@@ -104,7 +103,7 @@ def judge_of_run(
     run: Run, recipe: Recipe, metric: str | None = None, tokenize: str | None = None, text: Sequence[str] = ()
 ) -> Judge:
     """The same for the data that a run was trained on."""
-    manifest = read_json(run.manifest) if run.manifest.is_file() else {}
+    manifest = run.read_manifest() if run.manifest.is_file() else {}
     folder = Path(str(manifest["prepared"])) if manifest.get("prepared") else None
     return judge_of(recipe, manifest, folder, metric, tokenize, text)
 

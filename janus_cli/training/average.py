@@ -98,6 +98,7 @@ def _save(
 
 
 def _free_folder(run: Run, name: str, force: bool) -> Path:
+    checkpoint.remove_leftovers(run.checkpoints)
     if (run.checkpoints / name).exists() and not force:
         raise UsageError(f"{run.checkpoints / name} exists", "replace it with --force")
     return run.checkpoints / name

@@ -21,16 +21,26 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from janus_cli import console, recipe_load
+from janus_cli import console, documents, recipe_load
 from janus_cli.core.model import Transformer
 from janus_cli.core.objectives import OBJECTIVES
-from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError
-from janus_cli.files import MANIFEST, read_json, remove_whole, sha256, sync, tidy, whole_folder
+from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
+from janus_cli.errors import (
+    CheckpointError,
+    DataError,
+    JanusError,
+    NonFiniteError,
+    UsageError,
+    is_about_memory,
+    no_memory,
+)
+from janus_cli.files import MANIFEST, remove_whole, sha256, sweep, temporary, tidy, whole_folder
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run, find_run
+from janus_cli.system import followed, make_link, sync
 from janus_cli.terminal import command
+from janus_cli.training import size
 from janus_cli.training.best import Rank, label, rank, scoring_in
-from janus_cli.training.size import must_fit
 
 FORMAT = 1
 MODEL, OPTIMIZER, STATE, RECIPE = "model.safetensors", "optimizer.safetensors", "state.json", "recipe.yaml"
@@ -61,7 +71,7 @@ def build_model(recipe: Recipe, source_vocabulary: int, target_vocabulary: int) 
     Raises:
         OutOfMemoryError: the machine cannot hold it.
     """
-    must_fit(recipe.model, source_vocabulary, target_vocabulary)
+    size.must_fit(recipe.model, source_vocabulary, target_vocabulary)
     objective = OBJECTIVES[recipe.objective.name]
     return Transformer(recipe.model, source_vocabulary, target_vocabulary, length_head=objective.lengths)
 
@@ -99,7 +109,7 @@ def write(
     folder: Path, recipe: Recipe, vocabularies: tuple[int, int], state: Mapping[str, Any],
     weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor] | None = None,
 ) -> None:  # fmt: skip
-    """Write the files of a checkpoint into an empty folder."""
+    """Write the files of a checkpoint into a folder; the manifest also names what lies there already."""
     save_file({key: value.contiguous() for key, value in weights.items()}, folder / MODEL)
     if optimizer is not None:
         save_file({key: value.contiguous() for key, value in optimizer.items()}, folder / OPTIMIZER)
@@ -151,14 +161,14 @@ def _files(folder: Path) -> dict[str, dict[str, Any]]:
     """The manifest's entry for each file."""
     if not (folder / MANIFEST).exists():
         raise CheckpointError(f"{folder} is not a checkpoint: it has no {MANIFEST}", "see `janus inspect RUN`")
-    manifest = read_json(folder / MANIFEST, CheckpointError)
-    if manifest.get("format") != FORMAT:
+    manifest = documents.read(folder / MANIFEST, documents.CheckpointManifest, CheckpointError)
+    if manifest["format"] != FORMAT:
         raise CheckpointError(
-            f"{folder} has checkpoint format {manifest.get('format')!r}, this janus reads format {FORMAT}",
+            f"{folder} has checkpoint format {manifest['format']}, this janus reads format {FORMAT}",
             "use the janus version that wrote it",
         )
-    files = manifest.get("files")
-    if not isinstance(files, dict) or not {MODEL, STATE, RECIPE} <= files.keys():
+    files: dict[str, dict[str, Any]] = manifest["files"]
+    if not {MODEL, STATE, RECIPE} <= files.keys():
         raise CheckpointError(f"{folder / MANIFEST} is damaged: it does not list the checkpoint's files")
     return files
 
@@ -180,12 +190,33 @@ def verify(folder: Path) -> Checkpoint:
         if not intact:
             others = f"for other checkpoints see `{command('ls', folder.parent)}`"
             raise CheckpointError(f"{file} is damaged: size or sha256 differs from the manifest", others)
-    state = read_json(folder / STATE, CheckpointError)
+    state = read_state(folder, CheckpointError)
+    saved = Checkpoint(folder, read_recipe(folder), (state["source_vocabulary"], state["target_vocabulary"]), state)
+    _must_fit_its_file(saved)
+    return saved
+
+
+def read_state(folder: Path, error: type[JanusError] = DataError) -> dict[str, Any]:
+    """A checkpoint's state.json, not compared with its manifest; raises `error` if it is missing or damaged."""
+    return documents.read(folder / STATE, documents.State, error)
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """A checkpoint's recipe.yaml; raises CheckpointError if it has mistakes."""
     try:
-        recipe = recipe_load.load(str(folder / RECIPE))
+        return recipe_load.load(str(folder / RECIPE))
     except UsageError as problem:
         raise CheckpointError(problem.message, "use the janus version that wrote it") from None
-    return Checkpoint(folder, recipe, (int(state["source_vocabulary"]), int(state["target_vocabulary"])), state)
+
+
+def _must_fit_its_file(saved: Checkpoint) -> None:
+    """Raises CheckpointError if recipe and state describe a model that is larger than its file: it is never built."""
+    file = saved.folder / MODEL
+    least, has = size.WEIGHT * size.weights(saved.recipe.model, *saved.vocabularies), file.stat().st_size
+    if has < least:
+        raise CheckpointError(
+            f"{file} is damaged: it has {has:,} bytes, and {RECIPE} and {STATE} describe a model of over {least:,}"
+        )
 
 
 def tensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -213,6 +244,8 @@ def tensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 if value.is_floating_point() and not torch.isfinite(value).all():
                     raise CheckpointError(f"{file}: {name} holds values that are not finite")
     except (SafetensorError, OSError, RuntimeError) as problem:  # RuntimeError: torch, if the file is gone by now
+        if is_about_memory(problem):
+            raise no_memory(f"to load {file}") from None
         raise CheckpointError(f"{file} is not a readable safetensors file: {problem}") from None
     return loaded
 
@@ -225,6 +258,28 @@ def load_model(
     model = verify(folder).build().to(device)
     model.load_weights(tensors(folder / MODEL, model.weights()))
     return model.to(torch.bfloat16 if precision == "bf16" else torch.float32).eval()
+
+
+def tokenizers_of(run: Run, state: Mapping[str, Any] | None = None) -> Tokenizers:
+    """The tokenizers of a run, which must be those that it began with.
+
+    state: of a checkpoint that was trained with them.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or was changed, or the checkpoint was trained with another one.
+    """
+    try:
+        tokenizers = load_tokenizers(run.path)
+    except DataError as problem:
+        raise CheckpointError(problem.message, "copy it back from the data that the run was trained on") from None
+    trained_with = (state or {}).get("tokenizer", {})  # earlier versions did not note it
+    for name in tokenizers.files:
+        if name in trained_with and trained_with[name] != sha256(run.path / name):
+            raise CheckpointError(
+                f"{run.path / name} is not the tokenizer that the checkpoint was trained with",
+                "name its run with --run",
+            )
+    return tokenizers
 
 
 def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Path]:
@@ -319,7 +374,7 @@ def best_folders(root: Path, metric: str, scoring: Mapping[str, Any]) -> list[Pa
     found, judged = list[tuple[Rank, int, Path]](), label(metric, scoring)
     for folder in steps(root):
         with suppress(DataError, OSError):  # damaged: reading it as a checkpoint reports that
-            state = read_json(folder / STATE)
+            state = read_state(folder)
             place = rank(metric, state.get("metrics", {}))
             if place is not None and label(metric, scoring_in(state)) == judged:
                 found.append((place, step_of(folder), folder))
@@ -330,7 +385,7 @@ def newest_scoring(root: Path) -> dict[str, Any]:
     """What judged the newest checkpoint that was validated."""
     for folder in reversed(steps(root)):
         with suppress(DataError, OSError):
-            state = read_json(folder / STATE)
+            state = read_state(folder)
             if state.get("metrics"):
                 return scoring_in(state)
     return scoring_in({})
@@ -344,11 +399,15 @@ def prune(root: Path, keep_last: int, best: Collection[Path]) -> None:
 
 
 def remove_leftovers(root: Path) -> None:
-    """Remove what a killed save or removal left behind; a checkpoint that was being replaced comes back."""
+    """Remove what a killed save or removal left behind; a checkpoint that was being replaced comes back.
+
+    What another process is writing stays.
+    """
+    sweep(root)
     for left in list(root.glob(".*")):
         if left.is_symlink():  # of `move_link`
             left.unlink()
-        else:
+        elif left.name.endswith((".making", ".replaced", ".lock")):
             tidy(root / left.name[1:].rpartition(".")[0])
 
 

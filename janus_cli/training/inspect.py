@@ -7,16 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from janus_cli import recipe_load, runs
+from janus_cli import documents, recipe_load, runs
 from janus_cli.core.batch import SPECIAL, collate
 from janus_cli.data import survival
 from janus_cli.data.prepare import is_prepared
 from janus_cli.data.store import Store
-from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.errors import DataError, UsageError
-from janus_cli.files import MANIFEST, read_json
+from janus_cli.files import MANIFEST
 from janus_cli.recipe import Recipe
 from janus_cli.runs import RUNS, Run
+from janus_cli.system import followed
 from janus_cli.training import checkpoint
 from janus_cli.training.checkpoint import MODEL, STATE
 from janus_cli.training.trainer import plan_of
@@ -43,11 +43,11 @@ def describe(what: Path | None) -> dict[str, Any]:
 
 
 def describe_run(run: Run) -> dict[str, Any]:
-    recipe, manifest = recipe_load.load(str(run.recipe)), read_json(run.manifest)
+    recipe, manifest = recipe_load.load(str(run.recipe)), run.read_manifest()
     saved: dict[str, Any] = {}
     for folder in checkpoint.steps(run.checkpoints):
         try:
-            metrics = read_json(folder / STATE).get("metrics", {})
+            metrics = read_state(folder).get("metrics", {})
             saved[folder.name] = {key: round(value, 4) for key, value in metrics.items()} or "not validated"
         except DataError as problem:
             saved[folder.name] = problem.message
@@ -61,7 +61,7 @@ def describe_run(run: Run) -> dict[str, Any]:
         "arithmetic": arithmetic(recipe, load_tokenizers(run.path).target.size),
         "data": data,
         **({"from": origin} if origin else {}),
-        **{link: path.readlink().name for link, path in links.items() if path.is_symlink()},
+        **{link: path.resolve().name for link, path in links.items() if path.is_dir()},
         "checkpoints": saved,
         "averages": sorted(folder.name for folder in run.checkpoints.glob("average-*")),
         "decoded": sorted(file.stem for file in run.decoded.glob("*.json")),
@@ -70,7 +70,7 @@ def describe_run(run: Run) -> dict[str, Any]:
 
 def describe_checkpoint(folder: Path) -> dict[str, Any]:
     saved = checkpoint.verify(folder)
-    model, files = saved.build(), read_json(folder / MANIFEST)["files"]
+    model, files = saved.build(), documents.read(folder / MANIFEST, documents.CheckpointManifest)["files"]
     modules = {"all": model, "encoder": model.encoder, "decoder": model.decoder}
     return {
         "checkpoint": str(folder),
@@ -84,7 +84,7 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def describe_data(folder: Path) -> dict[str, Any]:
-    manifest = read_json(folder / MANIFEST)
+    manifest = documents.read(folder / MANIFEST, documents.PreparedManifest)
     stores = {}
     for split in sorted(manifest["splits"]):
         store = Store.open(folder, split)

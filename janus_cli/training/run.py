@@ -25,7 +25,7 @@ from janus_cli.data.prepare import is_prepared, prepare
 from janus_cli.data.prepared import Prepared, fingerprints, open_prepared
 from janus_cli.device import World, keep_few_shapes, keep_freed_memory, start_world
 from janus_cli.errors import CheckpointError, DataError, JanusError, RunInUseError, Stopped, UsageError, require
-from janus_cli.files import MANIFEST, copy_files, locked, read_json, tidy, write_atomically
+from janus_cli.files import MANIFEST, copy_files, locked, tidy, write_atomically
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring.judge import judge_of
@@ -217,8 +217,8 @@ def _open_data(
     text: see `--data-dir`. words: see `_preprocess_options`.
     """
     folder = named or runs.prepared_dir(recipe)
-    if named is None and resume and (before := Path(read_json(run.manifest)["prepared"])).is_dir():
-        folder = before
+    if named is None and resume and (before := run.read_manifest().get("prepared")) and Path(before).is_dir():
+        folder = Path(before)
     verified = None
     if world.first:
         if text is not None:
@@ -280,7 +280,9 @@ def _start_from(named: Path, model: Transformer, recipe: Recipe, data: Prepared,
                 "prepare the text with its tokenizer: "
                 + command("janus", "preprocess", "--set", f"tokenizer.reuse={other.path}", "--out", "FOLDER"),
             )
-    _copy_shared_weights(checkpoint.verify(folder), model, recipe)
+    saved = checkpoint.verify(folder)
+    checkpoint.tokenizers_of(other, saved.state)
+    _copy_shared_weights(saved, model, recipe)
     return {"checkpoint": str(folder.resolve()), "sha256": checkpoint.fingerprint(folder)}
 
 
@@ -331,7 +333,7 @@ def _train(
             lexicon.make(recipe, data, run.lexicon)
         world.wait()
         lexicon.attach(recipe, data, run.lexicon)
-        if resume and saved is None and (origin := read_json(run.manifest).get("from")):
+        if resume and saved is None and (origin := run.read_manifest().get("from")):
             start = checkpoint.verify(Path(origin["checkpoint"]))
             if checkpoint.fingerprint(start.folder) != origin["sha256"]:
                 changed = f"{start.folder} has changed since {run.path} began from it"
@@ -423,9 +425,10 @@ def _newest_checkpoint(run: Run, data: Prepared, world: World) -> Checkpoint | N
     """The newest intact checkpoint of a resumed run, None if it has none yet.
 
     Raises:
-        CheckpointError: the data is not the run's, or the ranks do not find the same checkpoint.
+        CheckpointError: data or tokenizer are not the run's, or the ranks do not find the same checkpoint.
     """
-    before, now = fingerprints(read_json(run.manifest)), fingerprints(data.manifest)
+    checkpoint.tokenizers_of(run)
+    before, now = fingerprints(run.read_manifest()), fingerprints(data.manifest)
     if other := [split for split in ("train", "valid") if before.get(split) != now.get(split)]:
         raise CheckpointError(
             f"{data.folder} is not the data that {run.path} was trained on: {', '.join(other)} differ",
@@ -462,7 +465,7 @@ def _write_run_txt(trainer: Trainer, state: str) -> None:
         "decode": command("janus", "decode", "--run", run.path), "score": command("janus", "score", "--run", run.path),
         "look": command("janus", "inspect", run.path), "again": resume_command(run.path, trainer.world),
     }  # fmt: skip
-    manifest = read_json(run.manifest)
+    manifest = run.read_manifest()
     teacher, origin = runs.teacher(manifest), runs.origin(manifest)
     best = "" if position.best is None else f", the best so far {position.best:.4g} at update {position.best_step:,}"
     text = RUN_TXT.format(

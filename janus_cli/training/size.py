@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from janus_cli.core.knobs import Model
-from janus_cli.device import usable_memory
 from janus_cli.errors import OutOfMemoryError
+from janus_cli.system import usable_memory
 
 WEIGHT, TRAINED = 4, 16  # bytes: a weight in float32; with its gradient and the two moments of Adam
 

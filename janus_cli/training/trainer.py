@@ -29,16 +29,15 @@ from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES, Objective, Plan, Term
 from janus_cli.data.batching import Rows, epoch_batches, load_batch
 from janus_cli.data.prepared import Prepared
-from janus_cli.device import SIGNALS, StopSignal, World, autocast, is_about_memory, product_rate, resolve_precision
-from janus_cli.errors import NonFiniteError, OutOfMemoryError, Stopped
-from janus_cli.files import read_json
+from janus_cli.device import SIGNALS, StopSignal, World, autocast, product_rate, resolve_precision
+from janus_cli.errors import NonFiniteError, OutOfMemoryError, Stopped, is_about_memory
 from janus_cli.recipe import Recipe, Training
 from janus_cli.runs import Run
 from janus_cli.scoring.judge import Judge, judge_of
 from janus_cli.terminal import command
 from janus_cli.training import checkpoint
 from janus_cli.training.best import best_metric, indifferent, label, scoring_in
-from janus_cli.training.checkpoint import EMA, MODEL, MOMENTS, OPTIMIZER, STATE, Checkpoint, optimizer_tensors
+from janus_cli.training.checkpoint import EMA, MODEL, MOMENTS, OPTIMIZER, Checkpoint, optimizer_tensors, read_state
 from janus_cli.training.log import Log, Meter
 from janus_cli.training.position import Position
 from janus_cli.training.validation import scoring_of, validate
@@ -304,7 +303,7 @@ class Trainer:
         console.say(f"checkpoints up to update {position.step:,} were ranked by {was}, from now on {now} decides")
         best = {"value": 0.0, "loss": 0.0, "step": 0.0}
         if self.world.first and (folders := checkpoint.best_folders(self.run.checkpoints, self.metric, self.scoring)):
-            found = read_json(folders[0] / STATE)["metrics"]
+            found = read_state(folders[0])["metrics"]
             best = {"value": found[self.metric], "loss": found.get("loss", 0.0), "step": checkpoint.step_of(folders[0])}
         best = self.world.sums(best)  # the ranks must agree on when to stop
         position.best, position.best_loss = (best["value"], best["loss"]) if best["step"] else (None, None)

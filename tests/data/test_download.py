@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import hashlib
 import io
@@ -164,7 +165,7 @@ def test_what_another_process_is_fetching_is_left_alone(server: Server, tmp_path
     server.sends = 10
     refused(wanting(server), tmp_path)
     with (tmp_path / "train.src.part").open("ab") as file:
-        download.fcntl.flock(file, download.fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX)
         assert "another process" in refused(wanting(server), tmp_path)
     assert (tmp_path / "train.src.part").read_bytes() == BODY[:10]
 

@@ -309,7 +309,7 @@ def test_a_damaged_model_never_crashes() -> None:
         ('{"kind": "words", "files": {"source": "../x", "target": "../x"}}', "is not the name of a file"),
         ('{"kind": "words", "files": {"source": "/etc/passwd", "target": "t"}}', "is not the name of a file"),
         ('{"kind": "words", "files": {"source": "link", "target": "link"}}', "is not the name of a file"),
-        ('{"kind": "words", "files": {"source": 3}}', "is not the name of a file"),
+        ('{"kind": "words", "files": {"source": 3}}', "is damaged"),
         ('{"kind": "words", "files": {"source": "gone", "target": "gone"}}', "cannot be read"),
         ('{"kind": "words", "files": {"source": "twice", "target": "twice"}}', "empty or repeated"),
         ('{"kind": "words", "files": {"source": "binary", "target": "binary"}}', "not UTF-8"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from janus_cli.errors import CheckpointError, DataError
-from janus_cli.lab import demo, machine
+from janus_cli.lab import demo
 from janus_cli.lab.demo import SYSTEMS, run_demo
 from janus_cli.lab.processes import Job
 from tests.faults import processes
@@ -21,7 +21,7 @@ NAR = ("NAR, 1 pass", "NAR, 4 passes", "NAR, 10 passes")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, cores: int, *changes: str, force: bool = False) -> None:
-    monkeypatch.setattr(machine, "usable_cores", lambda: cores)
+    monkeypatch.setattr(demo, "usable_cores", lambda: cores)
     run_demo(changes=(*SMALL, *changes), seed=None, threads=None, force=force)
 
 

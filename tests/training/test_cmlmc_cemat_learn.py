@@ -19,7 +19,6 @@ from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.decoding.modes import choose
 from janus_cli.decoding.translate import Translator
 from janus_cli.errors import CheckpointError, UsageError
-from janus_cli.files import read_json
 from janus_cli.runs import Run
 from janus_cli.training import validation
 from janus_cli.training.checkpoint import load_model, step_of
@@ -39,7 +38,7 @@ CHANGES = (
 
 def exact(step: int) -> float:
     """Share of the training pairs whose target comes out, token for token."""
-    store, tokenizers = Store.open(Path(read_json(RUN.manifest)["prepared"]), "train"), load_tokenizers(RUN.path)
+    store, tokenizers = Store.open(Path(RUN.read_manifest()["prepared"]), "train"), load_tokenizers(RUN.path)
     pairs = [store.pair(row) for row in range(len(store))]
     texts = tokenizers.source.decode([source.tolist() for source, _ in pairs])
     plan = choose(recipe_load.load(str(RUN.recipe)), {"mode": "nar", "iters": 4, "length_beam": 1})

@@ -1,0 +1,285 @@
+"""The JSON that janus writes and reads again: what each kind of file must hold, checked by one reader.
+
+What is too large, nested too deeply or no JSON, and values of a wrong type or size, are refused with the file and the
+key at fault before anything is computed or allocated with them. Keys that are not listed here stay as they are; those
+with a default are missing in files of earlier versions.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from janus_cli.errors import DataError, JanusError
+
+DEEPEST = 50  # objects and lists inside each other
+MEBI = 1 << 20
+
+Whole = Annotated[int, Field(strict=True)]
+Count = Annotated[int, Field(strict=True, ge=0, le=2**53)]
+Size = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]  # of a vocabulary: ids are int32
+Number = Annotated[float, Field(strict=True)]
+Seconds = Annotated[float, Field(strict=True, ge=0)]
+Flag = Annotated[bool, Field(strict=True)]
+
+
+class Document(BaseModel):
+    """Any JSON object. largest: bytes of its file."""
+
+    model_config = ConfigDict(extra="allow")
+    largest: ClassVar[int] = 16 * MEBI
+
+
+class File(Document):
+    """Size and sha256 of a file beside a manifest."""
+
+    bytes: Count
+    sha256: str
+
+
+class CheckpointManifest(Document):
+    format: Whole
+    files: dict[str, File]
+
+
+class State(Document):
+    """A checkpoint's state.json. tokenizer: the sha256 of the tokenizer's files."""
+
+    source_vocabulary: Size
+    target_vocabulary: Size
+    step: Count = 0
+    epoch: Count = 0
+    batch: Count = 0
+    bad: Count = 0
+    best: Number | None = None
+    best_loss: Number | None = None
+    best_step: Count = 0
+    since_best: Count = 0
+    seconds: Seconds = 0.0
+    owed: Flag = False
+    precision: str = ""
+    ranks: Count = 1
+    threads: Count = 1
+    metrics: dict[str, Number] = {}
+    averaged: list[str] = []
+    tokenizer: dict[str, str] = {}
+
+
+class Vocabularies(Document):
+    source: Size
+    target: Size
+
+
+class Text(Document):
+    path: str | None = None
+    lines: Count = 0
+    bytes: Count = 0
+    sha256: str = ""
+
+
+class RoundTrip(Document):
+    """Target lines that were encoded and decoded, and how many changed, by cause."""
+
+    lines: Count
+    unknown: Count
+    normalisation: Count
+    spaces: Count
+    sampled: Flag
+
+
+class Split(Document):
+    kept: Count
+    fingerprint: str
+    dropped: dict[str, Count] = {}
+    left_out: dict[str, Count] = {}
+    unknown: dict[str, Count] = {}
+    round_trip: RoundTrip | None = None
+    tokens: dict[str, dict[str, Number]] = {}
+    text: dict[str, Text] = {}
+
+
+class Distilled(Document):
+    """How a teacher wrote the training targets."""
+
+    run: str
+    checkpoint: str
+    command: str
+    options: dict[str, Any]
+    surest: Number = 1.0
+    sources: list[Text] = []
+
+
+class Origin(Document):
+    """The checkpoint whose weights a run started from."""
+
+    checkpoint: str
+    sha256: str
+
+
+class Manifest(Document):
+    """Of prepared data, or of a run, which keeps a copy with a few entries more."""
+
+    format: Whole = 0
+    recipe: str = ""
+    data: dict[str, Any] = {}
+    tokenizer: dict[str, Any] = {}
+    vocabulary: Vocabularies | None = None
+    splits: dict[str, Split] = {}
+    files: dict[str, File] = {}
+    bad_utf8: str = "stop"
+    created: str = ""
+    distilled: Distilled | None = None
+    prepared: str = ""
+    fingerprint: str = ""
+    origin: Origin | None = Field(None, alias="from")
+
+
+class PreparedManifest(Manifest):
+    """What a store cannot do without."""
+
+    vocabulary: Vocabularies
+    splits: dict[str, Split]
+
+
+class RunManifest(Manifest):
+    """Of a run, or of an export, which is its own run."""
+
+    files: dict[str, File]
+
+
+class TokenizerIndex(Document):
+    kind: str
+    files: dict[str, str]
+    joiner: str = ""
+
+
+class Lexicon(Document):
+    largest: ClassVar[int] = 256 * MEBI
+    format: Whole
+    sha256: str
+    translations: dict[str, list[Count]]
+    fingerprint: str = ""
+
+
+class DecodedSplit(Document):
+    """The summary beside the hypotheses of a split."""
+
+    hypotheses: str
+    references: list[str] | None = None
+
+
+class RecordsHeader(Document):
+    format: Whole
+    files: list[str]
+    replace: list[Flag]
+    checkpoint: str
+    sha256: str
+    options: dict[str, Any]
+
+
+class RecordsProgress(Document):
+    done: Count
+    tokens: Count
+    passes: Count
+    seconds: Seconds
+    published: Flag = False
+
+
+class Hypothesis(Document):
+    hypothesis: str
+    score: Number
+
+
+class Record(Document):
+    """A decoded line. index: from 0."""
+
+    source: str
+    hypothesis: str
+    index: Count = 0
+    score: Number = 0.0
+    nbest: list[Hypothesis] = []
+
+
+class Comparison(Document):
+    """The mark of a comparison's folder, later all of its results."""
+
+    recipe: str = ""
+
+
+class ComparedOutput(Document):
+    """How an output of a comparison was made. passes: decoder passes a sentence."""
+
+    passes: Seconds
+
+
+class LogEntry(Document):
+    kind: str
+    step: Whole
+
+
+def read(path: Path, kind: type[Document], error: type[JanusError] = DataError) -> dict[str, Any]:
+    """Reads a JSON object of this kind from a file that janus wrote.
+
+    Raises:
+        error: the file is missing, cannot be read, or is damaged; the message names it and the key.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(kind.largest + 1)
+        if len(data) > kind.largest:
+            raise ValueError(f"it has more than {kind.largest:,} bytes")
+        return parse(data, kind)
+    except FileNotFoundError:
+        raise error(f"{path} does not exist") from None
+    except IsADirectoryError:
+        raise error(f"{path} is a folder") from None
+    except ValueError as problem:
+        raise error(f"{path} is damaged: {problem}") from None
+
+
+def parse(data: bytes, kind: type[Document]) -> dict[str, Any]:
+    """A JSON object of this kind, as plain values.
+
+    Raises:
+        ValueError: it is something else; the message names the key.
+    """
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    _must_be_shallow(value)
+    try:
+        kind.model_validate(value)
+    except ValidationError as problem:
+        raise ValueError(_in_words(problem)) from None
+    return dict(value)
+
+
+def parsed_line(line: bytes, kind: type[Document]) -> dict[str, Any]:
+    """As `parse`, for a line of a file that may have been cut off anywhere: empty if it is something else."""
+    try:
+        return parse(line, kind)
+    except ValueError:
+        return {}
+
+
+def _must_be_shallow(value: object) -> None:
+    level = [value]
+    for _ in range(DEEPEST):
+        inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
+        level = [each for items in inner for each in items]
+        if not level:
+            return
+    raise ValueError("it is nested too deeply")
+
+
+def _in_words(problem: ValidationError) -> str:
+    """The first of the mistakes."""
+    first = problem.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"])) or "it"
+    if first["type"] == "missing":
+        return f"{place} is missing"
+    return f"{place} {first['msg'].removeprefix('Input ')}, not {repr(first['input'])[:60]}"

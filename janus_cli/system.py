@@ -1,0 +1,241 @@
+"""What differs between Linux, macOS and Windows, or between file systems: the rest of janus asks here.
+
+A module that this system lacks is None. Links and locks have a stand-in where they cannot be made: see `make_link` here
+and `files.held`.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+
+def _module(name: str) -> Any:
+    """A module of the standard library; None if this system has none of this name."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+WINDOWS = os.name == "nt"
+fcntl, msvcrt, resource = map(_module, ("fcntl", "msvcrt", "resource"))
+BROKEN_PIPE = 128 + 13  # exit code of a process that SIGPIPE ended; Windows has no such signal
+# The byte that is locked on Windows, where locked bytes cannot be read: behind the end of any file of ours.
+LOCKED_BYTE = 1 << 40
+CANNOT = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # what file systems lack
+
+
+class NoLocks(OSError):
+    """This file system, or this system, has no locks."""
+
+
+def lock(file: IO[Any], *, shared: bool = False) -> None:
+    """Locks an open file until it is closed. The system unlocks it when the process ends, however it ends.
+
+    shared: others may hold such a lock, too; on Windows nobody may.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+        NoLocks: there are none here.
+    """
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        elif msvcrt is not None:
+            _lock_byte(file.fileno())
+        else:
+            raise NoLocks
+    except OSError as problem:
+        if problem.errno in CANNOT:
+            raise NoLocks from None
+        raise
+
+
+def _lock_byte(handle: int) -> None:
+    place = os.lseek(handle, 0, os.SEEK_CUR)
+    os.lseek(handle, LOCKED_BYTE, os.SEEK_SET)
+    try:
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    except PermissionError:
+        raise BlockingIOError(errno.EAGAIN, "another process holds the lock") from None
+    finally:
+        os.lseek(handle, place, os.SEEK_SET)
+
+
+def is_running(number: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    if WINDOWS:  # where os.kill would end it
+        import ctypes
+
+        kernel = vars(ctypes)["windll"].kernel32
+        handle = kernel.OpenProcess(0x1000, False, number)  # PROCESS_QUERY_LIMITED_INFORMATION
+        if handle:
+            kernel.CloseHandle(handle)
+        return bool(handle)
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def sync(path: Path) -> None:
+    """fsync: makes a file's contents, or the names in a folder, survive a power cut; as far as the file system can."""
+    if WINDOWS and path.is_dir():  # cannot be opened
+        return
+    handle = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as problem:
+        if problem.errno not in CANNOT:
+            raise
+    finally:
+        os.close(handle)
+
+
+def delete_open(path: Path, file: IO[Any]) -> None:
+    """Deletes an open file; Windows can only do that once it is closed."""
+    if WINDOWS:
+        file.close()
+    path.unlink(missing_ok=True)
+
+
+def make_link(path: Path, name: str) -> None:
+    """Makes `path` a link to what is called `name` beside it; a text file with the name where there are no links."""
+    try:
+        if WINDOWS:  # where links to folders need a right that few users have
+            raise NotImplementedError
+        path.symlink_to(name)
+    except (NotImplementedError, OSError):
+        path.write_text(f"{name}\n", encoding="utf-8")
+
+
+def followed(path: Path) -> Path:
+    """The checkpoint that a link of `make_link` names, if it is a text file; else the path itself."""
+    with suppress(OSError, ValueError):
+        if path.is_file() and path.stat().st_size < 64:
+            name = path.read_text(encoding="utf-8").strip()
+            return path.with_name(name) if re.fullmatch(r"step-\d+", name) else path
+    return path
+
+
+def is_one_file(first: Path, second: Path) -> bool:
+    """Whether two names that differ only in upper and lower case are the same file, as on macOS and Windows."""
+    if first == second or str(first).casefold() != str(second).casefold():
+        return False
+    return first.exists() and second.exists() and first.samefile(second)
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """The signals that ask a process to stop. Windows has no SIGUSR1."""
+    return tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+
+def ask_to_stop() -> None:
+    """Sends SIGTERM to this process, from any of its threads."""
+    if WINDOWS:  # where os.kill would end it at once
+        signal.raise_signal(signal.SIGTERM)
+    else:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def leave_terminal() -> None:
+    """Ctrl-C no longer reaches this process."""
+    if hasattr(os, "setsid"):
+        os.setsid()
+    else:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def ctrl_c_blocked() -> Iterator[None]:
+    """Processes started inside do not get Ctrl-C: this one does, and ends them. On Windows they do."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # starting it would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def c_function(name: str) -> Any:
+    """A function of the C library; None if it has none of this name."""
+    import ctypes
+
+    return None if WINDOWS else getattr(ctypes.CDLL(None), name, None)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        return int(os.process_cpu_count() or 1)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def usable_memory() -> int | None:
+    """Bytes of memory that this process may use: the machine's, or its container's if less; None if nobody says."""
+    found = []
+    with suppress(OSError, ValueError, AttributeError):  # no such question, on Windows
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(OSError, ValueError):  # no such file, or "max"
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
+    return min(found, default=None)
+
+
+def load_average() -> float | None:
+    """The load average of the last minute; None if the system does not provide it."""
+    with suppress(OSError, AttributeError):
+        return round(os.getloadavg()[0], 2)
+    return None
+
+
+def cpu_name() -> str:
+    import platform
+
+    return _in_file("/proc/cpuinfo", r"^model name\s*:\s*(.+)$") or platform.processor() or platform.machine()
+
+
+def forget_peak() -> bool:
+    """Resets `peak_bytes`; False if the system cannot (only Linux can)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    except OSError:
+        return False
+    return True
+
+
+def peak_bytes() -> int:
+    """The peak memory of this process; 0 if the system does not say.
+
+    ru_maxrss is the last resort: on Linux a process inherits that of the parent that started it.
+    """
+    kibibytes = _in_file("/proc/self/status", r"^VmHWM:\s*(\d+) kB")
+    if kibibytes:
+        return int(kibibytes) * 1024
+    if resource is None:
+        return 0
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+
+
+def _in_file(path: str, pattern: str) -> str | None:
+    """The group of the first matching line; None if there is no such line or file."""
+    with suppress(OSError):
+        found = re.search(pattern, Path(path).read_text(encoding="utf-8"), re.MULTILINE)
+        return found[1].strip() if found else None
+    return None
