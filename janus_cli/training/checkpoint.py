@@ -92,8 +92,10 @@ def save(
     """Write a checkpoint as described above; one of the same name stays until the new one is whole.
 
     Raises:
+        NonFiniteError: a value is not finite; nothing is written.
         CheckpointError: it could not be written (disk full); older checkpoints are untouched.
     """
+    must_be_finite({**weights, **(optimizer or {})}, f"{folder.name} is not saved")
     try:
         with whole_folder(folder, force=True, is_ours=lambda _: True, what="a checkpoint") as working:
             write(working, recipe, vocabularies, state, weights, optimizer)
@@ -122,6 +124,20 @@ def write(
 
 def _describe(file: Path) -> dict[str, Any]:
     return {"bytes": file.stat().st_size, "sha256": sha256(file)}
+
+
+def must_be_finite(tensors: Mapping[str, Tensor], consequence: str) -> None:
+    """Raises NonFiniteError if a value is NaN or infinite."""
+    if name := _not_finite(tensors):
+        raise NonFiniteError(
+            f"{name} has values that are not finite: {consequence}",
+            "earlier checkpoints are untouched; lower training.learning_rate or set training.clip",
+        )
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The first tensor that holds NaN or an infinite value."""
+    return next((name for name, value in tensors.items() if not torch.isfinite(value).all()), None)
 
 
 def optimizer_tensors(
@@ -241,8 +257,7 @@ def tensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 loaded[name] = value = handle.get_tensor(name)
                 if value.dtype != like.dtype:
                     raise CheckpointError(f"{file}: {name} has type {value.dtype}, expected {like.dtype}")
-                if value.is_floating_point() and not torch.isfinite(value).all():
-                    raise CheckpointError(f"{file}: {name} holds values that are not finite")
+                _must_be_finite_in(file, name, value)
     except (SafetensorError, OSError, RuntimeError) as problem:  # RuntimeError: torch, if the file is gone by now
         if is_about_memory(problem):
             raise no_memory(f"to load {file}") from None
@@ -349,21 +364,39 @@ def steps(root: Path) -> list[Path]:
 
 
 def newest_valid(root: Path) -> Checkpoint | None:
-    """The newest intact checkpoint; warns of damaged ones. None if there are no checkpoints.
+    """The newest intact checkpoint whose values are all finite; warns of others. None if there are no checkpoints.
 
     Raises:
-        CheckpointError: there are checkpoints, and every one is damaged.
+        CheckpointError: there are checkpoints, and none can be used.
     """
     message = ""
     for folder in reversed(steps(root)):
         try:
-            return verify(folder)
+            saved = verify(folder)
+            _must_be_finite_on_disk(folder)
+            return saved
         except CheckpointError as problem:
             message = problem.message
             console.warn(f"{message}; trying the checkpoint before it")
     if message:
         raise CheckpointError(f"no checkpoint under {root} is whole", message)
     return None
+
+
+def _must_be_finite_on_disk(folder: Path) -> None:
+    """Raises CheckpointError if weights or moments hold NaN or infinite values, as earlier versions could save them."""
+    for file in filter(Path.is_file, (folder / MODEL, folder / OPTIMIZER)):
+        try:
+            with safe_open(file, framework="pt") as handle:
+                for name in sorted(handle.keys()):
+                    _must_be_finite_in(file, name, handle.get_tensor(name))
+        except SafetensorError as problem:
+            raise CheckpointError(f"{file} is not a readable safetensors file: {problem}") from None
+
+
+def _must_be_finite_in(file: Path, name: str, value: Tensor) -> None:
+    if _not_finite({name: value}):
+        raise CheckpointError(f"{file}: {name} holds values that are not finite")
 
 
 def best_folders(root: Path, metric: str, scoring: Mapping[str, Any]) -> list[Path]:

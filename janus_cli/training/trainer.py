@@ -103,7 +103,7 @@ class Trainer:
         """Train until `training.updates`, `.minutes` or `.patience` is reached; save on the way and at the end.
 
         Raises:
-            NonFiniteError, OutOfMemoryError: see `update` and `validate`.
+            NonFiniteError, OutOfMemoryError: see `update` and `validate`; or the weights are not finite any more.
             Stopped: a signal came; the state was saved.
         """
         knobs, position = self.knobs, self.position
@@ -120,9 +120,12 @@ class Trainer:
                 if not validation_due and (ended or self.signal or step % knobs.log_every == 0):
                     rate = learning_rate(step - 1, knobs)
                     self.log.write("train", step, epoch=position.epoch, lr=rate, **self.meter.take())
+                saving = validating or bool(self.signal) or step % knobs.save_every == 0
+                if saving:
+                    self._must_be_finite()
                 if validating:
                     self.validate()
-                if validating or self.signal or step % knobs.save_every == 0:
+                if saving:
                     self.save()
                 if self.signal:
                     self.log.write("stopped", step, signal=self.signal)
@@ -256,7 +259,8 @@ class Trainer:
         if self.world.first and self.saved != position.step:
             state = {**asdict(position), **self.numerics, "metrics": dict(self.metrics), "scoring": self.scoring}
             state["owed"] = state.pop("validation_due")  # its name in checkpoint format 1
-            moments = optimizer_tensors(self.model, self.optimizer.state, ema=self.knobs.ema > 0)
+            state["tokenizer"] = self.prepared.tokenizer
+            moments = self._moments()
             folder = checkpoint.step_folder(root, position.step)
             vocabularies = self.prepared.train.source_vocabulary, self.prepared.train.target_vocabulary
             checkpoint.save(folder, self.recipe, vocabularies, state, self.model.weights(), moments)
@@ -271,6 +275,14 @@ class Trainer:
             self.log.write("saved", position.step)
         if wait:
             self.world.wait()
+
+    def _moments(self) -> dict[str, Tensor]:
+        return optimizer_tensors(self.model, self.optimizer.state, ema=self.knobs.ema > 0)
+
+    def _must_be_finite(self) -> None:
+        """Raises NonFiniteError, on all ranks alike, if an update made weights or moments overflow."""
+        what = f"update {self.position.step:,} is not saved"
+        checkpoint.must_be_finite({**self.model.weights(), **self._moments()}, what)
 
     def resume(self, saved: Checkpoint) -> None:
         """Put weights, moments and position back as they were saved.
