@@ -41,6 +41,11 @@ class Prepared:
     valid: Store
     test: Store | None
 
+    @property
+    def tokenizer(self) -> dict[str, str]:
+        """The sha256 of each of the tokenizer's files."""
+        return {name: self.manifest["files"][name]["sha256"] for name in self.tokenizers.files}
+
 
 def fingerprints(manifest: Mapping[str, Any]) -> dict[str, str]:
     """The fingerprint of each split's ids; manifest: of prepared data, or of a run."""

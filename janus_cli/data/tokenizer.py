@@ -195,7 +195,18 @@ def load_tokenizers(folder: Path) -> Tokenizers:
             raise DataError(f"{folder / INDEX}: {side} file {name!r} is not the name of a file in this folder")
         if name not in loaded:
             loaded[name] = _load_one(folder / name, kind, joiner)
-    return Tokenizers(loaded[names["source"]], loaded[names["target"]], [INDEX, *loaded], joiner)
+    files = [INDEX, *loaded]
+    _must_be_as_recorded(folder, files)
+    return Tokenizers(loaded[names["source"]], loaded[names["target"]], files, joiner)
+
+
+def _must_be_as_recorded(folder: Path, names: Iterable[str]) -> None:
+    """Raises DataError if the folder has a manifest, and it names another sha256 of one of these files."""
+    if (folder / MANIFEST).is_file():
+        files = documents.read(folder / MANIFEST, documents.Manifest).get("files", {})
+        for name in names:
+            if name in files and files[name]["sha256"] != sha256(folder / name):
+                raise DataError(f"{folder / name} was changed: its sha256 is not the one in {MANIFEST}")
 
 
 def _load_one(path: Path, kind: str, joiner: str) -> Tokenizer:

@@ -28,7 +28,7 @@ from janus_cli.decoding.modes import Plan, choose, own_recipe
 from janus_cli.device import choose_device
 from janus_cli.errors import CheckpointError, DataError, OutOfMemoryError, UsageError, is_about_memory
 from janus_cli.runs import Run
-from janus_cli.training.checkpoint import load_model, read_checkpoint
+from janus_cli.training.checkpoint import load_model, read_checkpoint, read_state, tokenizers_of
 
 # Lines are sorted by length within windows of this many batches, which bounds memory and what an interruption loses.
 WINDOW_BATCHES = 16
@@ -346,7 +346,8 @@ def read_model(
     Raises:
         CheckpointError: they do not belong together, or the checkpoint is damaged.
     """
-    model, tokenizers = load_model(folder, device, precision), load_tokenizers(run.path)
+    tokenizers = tokenizers_of(run, read_state(folder, CheckpointError))
+    model = load_model(folder, device, precision)
     sizes = model.source_table.num_embeddings, model.target_table.num_embeddings
     if sizes != (tokenizers.source.size, tokenizers.target.size):
         raise CheckpointError(f"{folder} was not trained with the tokenizer in {run.path}", "name its run with --run")

@@ -11,7 +11,7 @@ from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
 from janus_cli.data.tokenizer import INDEX
 from janus_cli.documents import TokenizerIndex, read
 from janus_cli.export.source import README, Source
-from janus_cli.files import copy_files, read_json, write_atomically, write_json
+from janus_cli.files import copy_files, write_atomically, write_json
 from janus_cli.training import checkpoint
 
 CONFIG = "config.json"
@@ -19,7 +19,7 @@ CONFIG = "config.json"
 
 def write(source: Source, folder: Path) -> None:
     """Fills `folder`: a checkpoint (weights, recipe.yaml, state.json), config.json, tokenizer files, README.txt."""
-    state = {key: source.state[key] for key in ("step", "metrics", "averaged") if key in source.state}
+    state = {key: source.state[key] for key in ("step", "metrics", "averaged", "tokenizer") if key in source.state}
     sizes = source.tokenizers.source.size, source.tokenizers.target.size
     copy_files(source.tokenizers.files, source.run, folder)
     checkpoint.write(folder, source.recipe, sizes, state, source.model.weights())  # its manifest names them, too

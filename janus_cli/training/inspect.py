@@ -18,7 +18,7 @@ from janus_cli.recipe import Recipe
 from janus_cli.runs import RUNS, Run
 from janus_cli.system import followed
 from janus_cli.training import checkpoint
-from janus_cli.training.checkpoint import MODEL, STATE
+from janus_cli.training.checkpoint import LINKS, MODEL, STATE, read_state, tokenizers_of
 from janus_cli.training.trainer import plan_of
 
 
@@ -27,7 +27,7 @@ def describe(what: Path | None) -> dict[str, Any]:
 
     Raises:
         UsageError: the folder is none of them.
-        CheckpointError: a checkpoint is damaged.
+        CheckpointError: a checkpoint or a tokenizer is damaged.
         DataError: prepared data is damaged.
     """
     if what is None:
@@ -58,7 +58,7 @@ def describe_run(run: Run) -> dict[str, Any]:
     return {
         "run": str(run.path),
         **_recipe(recipe),
-        "arithmetic": arithmetic(recipe, load_tokenizers(run.path).target.size),
+        "arithmetic": arithmetic(recipe, tokenizers_of(run).target.size),
         "data": data,
         **({"from": origin} if origin else {}),
         **{link: path.resolve().name for link, path in links.items() if path.is_dir()},
