@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 from types import FrameType
 from typing import Any, Literal
 
@@ -24,7 +25,13 @@ from janus_cli.system import c_function, stop_signals
 Precision = Literal["float32", "bf16"]
 PrecisionKnob = Literal["auto", "float32", "bf16"]
 RATE_SIZE = {"cpu": 1024, "cuda": 8192}  # side of the square matrices whose product measures a machine's FLOP/s
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = stop_signals()
+MEETING = timedelta(minutes=10)  # for which a rank waits for the others to start
+PATIENCE = timedelta(hours=12)  # with which it waits for them later
+SILENCE = 5.0  # seconds after which a waiting rank says so
+ONE_PROCESS = "several processes are started by torchrun (docs/scaling.md); for one: unset RANK WORLD_SIZE LOCAL_RANK"
+# Values of ONEDNN_MAX_CPU_ISA that leave oneDNN no instructions that multiply bf16.
+WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
 
 
 @dataclass(frozen=True)
@@ -80,31 +87,81 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     return device
 
 
+def declared_ranks() -> tuple[int, int, int]:
+    """Rank, number of ranks, and rank on this machine, as torchrun's environment variables say; 0, 1, 0 without them.
+
+    Raises:
+        UsageError: they are no numbers, or do not fit each other, as in a shell that inherited some of them.
+    """
+    rank, size, local = (_number(name, least) for name, least in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    needed = ("RANK", "MASTER_ADDR", "MASTER_PORT") if size > 1 else ()
+    missing = [name for name in needed if not os.environ.get(name)]
+    if missing:
+        raise UsageError(f"the environment variable WORLD_SIZE is {size}, but {missing[0]} is not set", ONE_PROCESS)
+    for name, number in (("RANK", rank), ("LOCAL_RANK", local)):
+        if number >= size:
+            raise UsageError(
+                f"the environment variable {name} is {number}, but WORLD_SIZE is {os.environ.get('WORLD_SIZE') or 1}: "
+                "ranks are counted from 0",
+                ONE_PROCESS,
+            )
+    return rank, size, local
+
+
+def _number(name: str, least: int) -> int:
+    """The value of an environment variable; `least` if it is not set."""
+    text = os.environ.get(name) or str(least)
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < least:
+        raise UsageError(f"the environment variable {name} is {text[:20]!r}, not a number from {least} on", ONE_PROCESS)
+    return int(text)
+
+
 def start_world(device: str) -> World:
-    """Join the group that torchrun describes in the environment, if any: nccl on CUDA, gloo on a CPU."""
-    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    """Join the group that torchrun describes in the environment, if any: nccl on CUDA, gloo on a CPU.
+
+    Raises:
+        UsageError: see `declared_ranks` and `choose_device`; or the other ranks did not come.
+    """
+    rank, size, local = declared_ranks()
+    chosen = choose_device(device, local)
     if size > 1:
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
+        store = _meet(rank, size)
         # The other ranks wait while the first one prepares data or validates.
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(hours=12))
+        store.set_timeout(PATIENCE)
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     return World(rank, size, chosen)
 
 
-def is_about_memory(problem: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on a GPU or the host."""
-    return isinstance(problem, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(problem)
+def _meet(rank: int, size: int) -> Any:
+    """The store (torch.distributed.Store) through which all ranks find each other, once they are there.
 
+    Torch waits in a thread of its own, because it would not hear Ctrl-C.
+    """
+    from torch.distributed.rendezvous import rendezvous
 
-def usable_memory() -> int | None:
-    """Bytes of memory that this process may use: the machine's, or its container's if less; None if nobody says."""
-    found = []
-    with suppress(OSError, ValueError, AttributeError):  # no such question, on Windows
-        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    with suppress(OSError, ValueError):  # no such file, or "max"
-        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
-    return min(found, default=None)
+    answers: SimpleQueue[Any] = SimpleQueue()
+
+    def wait() -> None:
+        try:
+            answers.put(next(rendezvous("env://", timeout=MEETING))[0])
+        except (RuntimeError, ValueError, OSError) as problem:
+            answers.put(problem)
+
+    Thread(target=wait, daemon=True).start()
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} (MASTER_ADDR, MASTER_PORT)"
+    others = f"{console.counted(size - 1, 'other rank')} at {place}"
+    try:
+        answer = answers.get(timeout=SILENCE)
+    except Empty:
+        console.say(f"rank {rank}: waiting up to {console.duration(MEETING.total_seconds())} for {others}")
+        answer = answers.get()
+    if isinstance(answer, Exception):
+        reason = str(answer).split("\n")[0]
+        raise UsageError(f"rank {rank} of {size} (RANK, WORLD_SIZE) did not meet {others}: {reason}", ONE_PROCESS)
+    return answer
 
 
 def keep_freed_memory() -> None:

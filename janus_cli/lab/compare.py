@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -17,7 +16,7 @@ import torch
 
 from janus_cli import __version__, console, documents, recipe_load, runs
 from janus_cli.core.objectives import OBJECTIVES
-from janus_cli.device import choose_device, keep_freed_memory
+from janus_cli.device import choose_device, declared_ranks, keep_freed_memory
 from janus_cli.errors import DataError, JanusError, UsageError
 from janus_cli.files import write_atomically
 from janus_cli.lab import machine
@@ -67,7 +66,7 @@ class Comparison:
         prepared: Path | None, data_dir: Path | None, changes: Sequence[str], device: str, threads: int | None,
         jobs: int, force: bool, metric: str | None = None, tokenize: str | None = None,
     ) -> None:  # fmt: skip
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if declared_ranks()[1] > 1:
             raise UsageError("janus compare runs in one process", "train with torchrun, then use janus bench and score")
         if steps is not None and minutes is not None:
             raise UsageError(
