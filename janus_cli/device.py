@@ -188,9 +188,17 @@ def resolve_precision(knob: PrecisionKnob, device: torch.device) -> Precision:
     """`auto` is bf16 on CUDA and on CPUs where torch multiplies it natively, else float32."""
     if knob != "auto":
         return knob
+    return "bf16" if device.type == "cuda" or _multiplies_bf16() else "float32"
+
+
+def _multiplies_bf16() -> bool:
+    """Whether the CPU has instructions for bf16, and torch and oneDNN will use them: both can be told to use fewer."""
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # newer than torch 2.10
-    native = device.type == "cuda" or capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    return "bf16" if native else "float32"
+    has = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    onednn = torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+    torchs = torch.backends.cpu.get_cpu_capability() == "AVX512"  # lower with ATEN_CPU_CAPABILITY=avx2
+    return bool(has) and onednn and torchs and limit.upper() not in WITHOUT_BF16
 
 
 def autocast(knob: PrecisionKnob, device: torch.device) -> AbstractContextManager[object]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -22,7 +24,7 @@ from janus_cli.device import World, autocast, product_rate, resolve_precision
 from janus_cli.errors import NonFiniteError, OutOfMemoryError
 from janus_cli.recipe import Training
 from janus_cli.training.trainer import LossModule, Trainer, dropout_seed, learning_rate, micro_batches, plan_of
-from tests.faults.processes import entries, make_trainer
+from tests.faults.processes import ENVIRONMENT, entries, make_trainer
 
 CPU = torch.device("cpu")
 LOG = Path("log.jsonl")
@@ -294,11 +296,46 @@ def test_auto_is_bf16_where_the_cpu_multiplies_it(
         monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     else:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     assert resolve_precision("auto", CPU) == expected
     assert resolve_precision("float32", CPU) == "float32"
     assert resolve_precision("bf16", CPU) == "bf16"
     with autocast("auto", CPU):
         assert torch.is_autocast_enabled("cpu") == (expected == "bf16")
+
+
+def test_auto_looks_at_what_torch_will_use_not_at_what_the_cpu_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    capabilities = {"avx512_bf16": True, "amx_bf16": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    for name, value, expected in (
+        ("ONEDNN_MAX_CPU_ISA", "avx512_core", "float32"),
+        ("DNNL_MAX_CPU_ISA", "AVX2", "float32"),
+        ("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_AMX", "bf16"),
+        ("ONEDNN_MAX_CPU_ISA", "DEFAULT", "bf16"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            assert resolve_precision("auto", CPU) == expected, value
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+        assert resolve_precision("auto", CPU) == "float32"
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert resolve_precision("auto", CPU) == "float32"
+
+
+LIMITED = """
+import torch
+from janus_cli.device import resolve_precision
+torch.cpu.get_capabilities = lambda: {"avx512_bf16": True}
+print(resolve_precision("auto", torch.device("cpu")))
+"""
+
+
+def test_a_process_that_is_told_to_use_less_of_its_cpu_trains_in_float32() -> None:
+    environment = {**ENVIRONMENT, "ATEN_CPU_CAPABILITY": "avx2"}
+    command = [sys.executable, "-c", LIMITED]
+    assert subprocess.run(command, env=environment, capture_output=True, check=True).stdout == b"float32\n"
 
 
 @pytest.mark.parametrize("name", ["float32", "bf16"])
