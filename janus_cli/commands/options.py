@@ -165,7 +165,7 @@ def named_run(
     from janus_cli import recipe_load, runs
     from janus_cli.system import followed
 
-    run = one_run(argument, option)
+    run, checkpoint = one_run(argument, option), checkpoint and followed(checkpoint)
     own = run is None and checkpoint is not None and checkpoint.is_dir()
     recipe = checkpoint / "recipe.yaml" if checkpoint and own else runs.find_run(run).recipe
     if changes and recipe.is_file():
@@ -179,7 +179,9 @@ def check_start(start: Path | None) -> None:
     Raises:
         UsageError: there is no such run.
     """
-    if start is not None and not (start / "model.safetensors").is_file():
+    from janus_cli.system import followed
+
+    if start is not None and not (followed(start) / "model.safetensors").is_file():
         named_run(start, None)
 
 

@@ -113,7 +113,7 @@ class Entry:
         """
         with self.noted("training"):
             train(**options)
-            self.checkpoint = self.checkpoint.resolve()
+            self.checkpoint = followed(self.checkpoint).resolve()
             if average:
                 last = min(average, len(list(checkpoint.steps(self.run.checkpoints))))
                 self.checkpoint, _ = average_checkpoints(self.run, last=last, best=None, force=True)

@@ -46,6 +46,7 @@ FORMAT = 1
 MODEL, OPTIMIZER, STATE, RECIPE = "model.safetensors", "optimizer.safetensors", "state.json", "recipe.yaml"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of each weight
 EMA = "ema"  # exponential moving average of each weight, if training.ema is set
+LINKS = ("best", "last")
 RETRIES = 3  # of a reader, if a training prunes the checkpoint meanwhile
 
 Read = TypeVar("Read")
@@ -116,6 +117,9 @@ def write(
     if optimizer is not None:
         save_file({key: value.contiguous() for key, value in optimizer.items()}, folder / OPTIMIZER)
     (folder / RECIPE).write_text(recipe_load.dump(recipe), encoding="utf-8")
+    for file in (folder / MODEL, folder / OPTIMIZER):
+        if file.exists():  # safetensors makes it readable for its owner only: the umask decides, as for other files
+            file.chmod((folder / RECIPE).stat().st_mode)
     full = {**state, "source_vocabulary": vocabularies[0], "target_vocabulary": vocabularies[1]}
     (folder / STATE).write_text(json.dumps(full, indent=1), encoding="utf-8")
     manifest = {"format": FORMAT, "files": {file.name: _describe(file) for file in sorted(folder.iterdir())}}
@@ -156,11 +160,15 @@ def optimizer_tensors(
 
 
 def move_link(root: Path, link: str, target: Path) -> None:
-    """Move the link root/link (`last`, `best`) to a checkpoint, atomically."""
-    temporary = root / f".{link}.tmp"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target.name)
-    temporary.replace(root / link)
+    """Move the link root/link (`last`, `best`) to a checkpoint, atomically.
+
+    Where it is a folder, because the run was copied and links were followed, the folder is replaced.
+    """
+    place, new = root / link, temporary(root / link)
+    make_link(new, target.name)
+    if place.is_dir() and not place.is_symlink():
+        remove_whole(place)
+    new.replace(place)
     sync(root)
 
 
@@ -306,6 +314,8 @@ def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Pat
         UsageError: there is no such run, or a checkpoint's run is not known.
         CheckpointError: there is no such checkpoint.
     """
+    if checkpoint is not None:
+        checkpoint = followed(checkpoint)
     if checkpoint is not None and run is None and checkpoint.is_dir():
         folder = checkpoint.resolve()
         if all((folder / name).is_file() for name in ("tokenizer.json", MODEL)):  # an exported folder is its own run
@@ -318,8 +328,11 @@ def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Pat
     if run is None:
         console.say(f"no --run: taking {chosen.path}, the newest")
     for place in (root / "best", root / "last") if checkpoint is None else (checkpoint, root / checkpoint):
-        if place.is_dir():
-            return chosen, place.resolve()
+        if followed(place).is_dir():
+            return chosen, followed(place).resolve()
+    if str(checkpoint or "best") in LINKS and (kept := _without_links(root, str(checkpoint or "best"))):
+        console.say(f"{root} has lost its links: taking {kept.name}")
+        return chosen, kept
     if checkpoint is None:
         raise CheckpointError(
             f"{chosen.path} has no checkpoint yet", command("janus", "train", "--resume", "--run", chosen.path)
@@ -328,12 +341,25 @@ def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Pat
     raise CheckpointError(f"there is no checkpoint {checkpoint} in {chosen.path}", see)
 
 
+def _without_links(root: Path, link: str) -> Path | None:
+    """What a link pointed to before the run was copied without its links: the newest checkpoint, or the best it knows.
+
+    None if there are no checkpoints, or there is a link and only the other one is missing.
+    """
+    saved = newest_valid(root) if not followed(root / "last").is_dir() else None
+    if saved is None:
+        return None
+    best = step_folder(root, saved.state.get("best_step", 0))
+    return (best if link == "best" and best.is_dir() else saved.folder).resolve()
+
+
 def find_start(named: Path) -> tuple[Run, Path]:
     """A run and the checkpoint to start from. named: a run, whose best checkpoint is taken, or a checkpoint folder.
 
     Raises:
         UsageError, CheckpointError: it is neither.
     """
+    named = followed(named)
     return find_checkpoint(None, named) if (named / MODEL).is_file() else find_checkpoint(named, None)
 
 
@@ -438,7 +464,7 @@ def remove_leftovers(root: Path) -> None:
     """
     sweep(root)
     for left in list(root.glob(".*")):
-        if left.is_symlink():  # of `move_link`
+        if left.name in (".last.tmp", ".best.tmp"):  # of an earlier version
             left.unlink()
         elif left.name.endswith((".making", ".replaced", ".lock")):
             tidy(root / left.name[1:].rpartition(".")[0])

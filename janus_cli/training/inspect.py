@@ -51,7 +51,7 @@ def describe_run(run: Run) -> dict[str, Any]:
             saved[folder.name] = {key: round(value, 4) for key, value in metrics.items()} or "not validated"
         except DataError as problem:
             saved[folder.name] = problem.message
-    links = {link: run.checkpoints / link for link in ("last", "best")}
+    links = {link: followed(run.checkpoints / link) for link in reversed(LINKS)}
     data: dict[str, Any] = {"prepared": manifest.get("prepared"), "fingerprint": manifest.get("fingerprint")}
     teacher, origin, lost = runs.teacher(manifest), runs.origin(manifest), survival.in_words(manifest)
     data |= ({"targets by": teacher} if teacher else {}) | ({"lost in the tokenizer": lost} if lost else {})
