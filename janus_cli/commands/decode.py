@@ -44,7 +44,8 @@ def decode(
         typer.Option("--trace-lines", min=1, max=10**9, metavar="N", help="As --trace, for the first N lines."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue a stopped decoding after its last finished line.")
+        bool,
+        typer.Option("--resume", help="Continue a stopped decoding after its last finished line, if there is one."),
     ] = False,
     changes: options.SetDecoding = None,
     device: options.Device = "auto",

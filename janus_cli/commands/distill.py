@@ -36,7 +36,10 @@ def distill(
         ),
     ] = 1.0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue a stopped distillation after its last finished sentence.")
+        bool,
+        typer.Option(
+            "--resume", help="Continue a stopped distillation after its last finished sentence, if there is one."
+        ),
     ] = False,
     changes: options.SetDecoding = None,
     device: options.Device = "auto",

@@ -25,7 +25,10 @@ def train(
         ),
     ] = None,
     data_dir: options.DataDir = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run from its last checkpoint.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the run from its last checkpoint, if there is one."),
+    ] = False,
     start: Annotated[
         Path | None,
         typer.Option("--from", metavar="RUN|CHECKPOINT", help="Start from these weights; their objective may differ."),

@@ -104,20 +104,30 @@ class Records:
         """Determines where to start, before anything is written or loaded.
 
         Raises:
-            UsageError: an output file exists, there is nothing to resume, or the options differ.
+            UsageError: an output file exists, finished lines are kept though none are asked for, or the options differ.
             CheckpointError: the weights differ.
             DataError: the partial file is damaged.
             RunInUseError: another process is writing it.
         """
         earlier = Progress() if force else self._find_progress()
-        if resume and not earlier.done:
-            raise UsageError(f"--resume: no finished line is kept in {self.path}", "leave out --resume to begin")
-        if earlier.done and not resume:
+        if resume and not earlier.done:  # so that a job may always say --resume
+            console.say("nothing is finished yet: beginning with the first line")
+            self._take_permission(self.earlier_header())
+        elif resume:
+            self.progress, self.resumed, header = earlier, True, self.earlier_header()
+            self._must_agree(header)
+            self._take_permission(header)
+        elif earlier.done:
             raise UsageError(
                 f"{self.path} holds {counted(earlier.done, 'finished line')} of a decoding that was stopped",
                 f"{self.resume_hint}; {START_OVER}",
             )
         self._must_be_free("overwrite it with --force, or name another file")
+
+    def _take_permission(self, earlier: Record) -> None:
+        """What the first call may replace, a later one may, too. earlier: its header, empty if there is none."""
+        if earlier.get("files") == self.header["files"]:
+            self.files = dict(zip(self.files, earlier["replace"], strict=True))
 
     def _find_progress(self) -> Progress:
         """The progress at the last `done` line; sets `_end` to the end of that line."""

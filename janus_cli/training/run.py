@@ -75,9 +75,10 @@ def train(
         NonFiniteError, OutOfMemoryError, Stopped: it ended early, see `Trainer.fit`.
     """
     with _ranks(device) as world:
+        _check_options(resume=resume, force=force, start=start, allow_change=allow_change)
+        resume = resume and not _has_yet_to_begin(recipe, run)
         settings, target = _recipe_and_run(recipe, objective, run, changes, seed, data_dir, resume=resume)
         check_scoring(settings)
-        _check_options(resume=resume, force=force, start=start, allow_change=allow_change)
         if resume:  # before the data is opened, which other settings do not fit
             _must_agree(recipe_load.load(str(target.recipe)), settings, allow_change)
         else:
@@ -148,6 +149,14 @@ def _check_options(*, resume: bool, force: bool, start: Path | None, allow_chang
         raise UsageError("--resume and --from exclude each other", "--resume continues from the run's own checkpoint")
     if allow_change and not resume:
         raise UsageError("--allow-change needs --resume", "a new run takes any recipe")
+
+
+def _has_yet_to_begin(recipe: str | None, run: Path | None) -> bool:
+    """Whether a run to resume is not there yet, and can begin: so a job may always say --resume."""
+    if recipe is None or run is None or any((folder / "recipe.yaml").is_file() for folder in (run, runs.RUNS / run)):
+        return False
+    console.say(f"{run} has not begun: starting at update 0")
+    return True
 
 
 def _must_be_free(run: Run, *, force: bool) -> None:

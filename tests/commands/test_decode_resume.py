@@ -175,7 +175,7 @@ def test_wherever_the_partial_file_is_cut_the_result_is_the_same(janus: Janus, s
     for size, behind in cuts:
         PARTIAL.write_bytes(kept[:size] + behind)
         finished = 4 * sum(end <= size for end in windows)
-        code, got, err = janus(*SMALL, *(["--resume"] if finished else []))
+        code, got, err = janus(*SMALL, "--resume")
         assert (code, got) == (0, out), err
         assert (f"resuming after {finished} finished lines" in err) == bool(finished)
         assert published() == expected
@@ -247,8 +247,6 @@ def spoil(old: bytes, new: bytes) -> Callable[[], object]:
         (None, [*BEGUN, "--resume", "--jsonl"], 2, "jsonl false, now true"),
         (None, [*BEGUN, "--resume", "--set", "decoding.max_extra=3"], 2, "max_extra 2, now 3"),
         (None, [*BEGUN, "--resume", "--checkpoint", "step-000001"], 4, "weights of step-000002, those of step-000001"),
-        (None, ["--input", "text", "--output", "other", "--resume"], 2, "no finished line is kept in .other.partial"),
-        (None, ["--split", "valid", "--resume"], 2, "kept in runs/janus/decode/.valid.ar.beam3.jsonl.partial"),
         (rewrite("another\n" * LINES), [*BEGUN, "--resume"], 3, "line 1 of the input is not the one"),
         (rewrite("ba\n"), [*BEGUN, "--resume"], 3, "line 1 of the input is not the one"),
         (rewrite(""), [*BEGUN, "--resume"], 3, "line 1 of the input is not the one"),
@@ -277,6 +275,23 @@ def test_what_does_not_belong_together_is_refused_and_nothing_is_lost(
         Path("mine").unlink()
     rewrite("".join(f"{line}\n" for line in source()))()
     assert janus(*BEGUN, "--force" if "damaged" in words else "--resume")[0] == 0
+    assert Path("mine").read_bytes() == whole
+    assert not hidden()
+
+
+def test_resume_begins_where_no_line_is_finished(janus: Janus, stop: Stop, whole: bytes) -> None:
+    """So a job may always say --resume; and what its first call might replace, the next may, too."""
+    assert janus(*BEGUN, "--resume")[0] == 0
+    assert Path("mine").read_bytes() == whole
+    code, _, err = janus(*BEGUN, "--resume")
+    assert (code, "mine exists already" in err) == (2, True)
+    stop(2, ctrl_c)
+    assert janus(*BEGUN, "--force")[0] == 130
+    header, *_ = Path(".mine.partial").read_bytes().split(b"\n")
+    Path(".mine.partial").write_bytes(header + b"\n")  # as if it had been killed in the first window
+    Path("mine").write_text("old")
+    code, _, err = janus(*BEGUN, "--resume")
+    assert (code, "nothing is finished yet" in err) == (0, True)
     assert Path("mine").read_bytes() == whole
     assert not hidden()
 
