@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from janus_cli.terminal import visible
+from janus_cli.terminal import fitting, visible
 
 Item = TypeVar("Item")
 
@@ -85,7 +85,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
     Where it does not fit, titles break at spaces, then the first column shrinks; then every cell gets a line.
     """
-    heads, cells = [visible(column) for column in columns], [[visible(cell) for cell in row] for row in rows]
+    heads, cells = [_shown(column) for column in columns], [[_shown(cell) for cell in row] for row in rows]
     width = Console(file=sys.stdout).width if sys.stdout.isatty() else 160
     widths = _widths(heads, cells, width)
     if widths is None:
@@ -97,6 +97,10 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     for row in cells:
         drawn.add_row(*map(Text, row))
     Console(file=sys.stdout, highlight=False, width=width).print(drawn)
+
+
+def _shown(text: str) -> str:
+    return fitting(visible(text))  # before widths are measured
 
 
 def _widths(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> list[int] | None:

@@ -178,6 +178,9 @@ def test_errors_and_tables_on_terminals_without_unicode(terminal: Terminal, empt
     assert code == 0, err
     assert ("100.00 … 100.00" if encoding == "cp1252" else "100.00 ... 100.00") in out.decode(encoding)
     assert "─" not in out.decode(encoding)
+    drawn = [line for line in out.decode(encoding).split("\n") if line.startswith(("|", "+"))]
+    assert len(drawn) > 4
+    assert len(set(map(len, drawn))) == 1  # stand-ins are as wide as the table thinks
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
