@@ -18,6 +18,7 @@ from janus_cli.recipe import Recipe
 from janus_cli.runs import RUNS, Run
 from janus_cli.system import followed
 from janus_cli.training import checkpoint
+from janus_cli.training.best import label
 from janus_cli.training.checkpoint import LINKS, MODEL, STATE, read_state, tokenizers_of
 from janus_cli.training.trainer import plan_of
 
@@ -51,6 +52,8 @@ def describe_run(run: Run) -> dict[str, Any]:
             saved[folder.name] = {key: round(value, 4) for key, value in metrics.items()} or "not validated"
         except DataError as problem:
             saved[folder.name] = problem.message
+    scoring = checkpoint.newest_scoring(run.checkpoints)
+    judged = any(isinstance(found, dict) for found in saved.values())
     links = {link: followed(run.checkpoints / link) for link in reversed(LINKS)}
     data: dict[str, Any] = {"prepared": manifest.get("prepared"), "fingerprint": manifest.get("fingerprint")}
     teacher, origin, lost = runs.teacher(manifest), runs.origin(manifest), survival.in_words(manifest)
@@ -62,6 +65,7 @@ def describe_run(run: Run) -> dict[str, Any]:
         "data": data,
         **({"from": origin} if origin else {}),
         **{link: path.resolve().name for link, path in links.items() if path.is_dir()},
+        **({"judged by": label(scoring["metric"], scoring)} if judged else {}),
         "checkpoints": saved,
         "averages": sorted(folder.name for folder in run.checkpoints.glob("average-*")),
         "decoded": sorted(file.stem for file in run.decoded.glob("*.json")),

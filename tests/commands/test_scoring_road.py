@@ -48,6 +48,7 @@ def test_what_bleu_cannot_judge_is_judged_by_chrf_from_preprocessing_to_the_tabl
     last = Path("runs/zh/checkpoints/last")
     assert state(last)["scoring"] == log[0]["scoring"]
     assert state(last)["best"] == max(line["chrf_ar"] for line in log)
+    assert "judged by: chrf (4 sentences)" in shell("inspect", "runs/zh")[1]
     assert shell("average", "runs/zh", "--best", "1")[0] == 0
     assert shell("decode", "--run", "runs/zh", "--beam", "1")[0] == 0
     code, out, _ = shell("score", "--run", "runs/zh", "--json")
