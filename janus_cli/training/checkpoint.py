@@ -430,14 +430,30 @@ def best_folders(root: Path, metric: str, scoring: Mapping[str, Any]) -> list[Pa
 
     scoring: see `validation.scoring_of`; checkpoints that something else judged are left out.
     """
-    found, judged = list[tuple[Rank, int, Path]](), label(metric, scoring)
+    found = list[tuple[Rank, int, Path]]()
+    for folder, state in _validated(root):
+        place = rank(metric, state["metrics"])
+        if place is not None and _is_judged_by(state, metric, scoring):
+            found.append((place, step_of(folder), folder))
+    return [folder for *_, folder in sorted(found, reverse=True)]
+
+
+def judged_otherwise(root: Path, metric: str, scoring: Mapping[str, Any]) -> list[Path]:
+    """Checkpoints of training steps that something else has judged, oldest first; see `best_folders`."""
+    return [folder for folder, state in _validated(root) if not _is_judged_by(state, metric, scoring)]
+
+
+def _is_judged_by(state: Mapping[str, Any], metric: str, scoring: Mapping[str, Any]) -> bool:
+    return metric in state["metrics"] and label(metric, scoring_in(state)) == label(metric, scoring)
+
+
+def _validated(root: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Checkpoints of training steps that were validated, oldest first, and the state of each."""
+    found = []
     for folder in steps(root):
         with suppress(DataError, OSError):  # damaged: reading it as a checkpoint reports that
-            state = read_state(folder)
-            place = rank(metric, state.get("metrics", {}))
-            if place is not None and label(metric, scoring_in(state)) == judged:
-                found.append((place, step_of(folder), folder))
-    return [folder for *_, folder in sorted(found, reverse=True)]
+            found.append((folder, read_state(folder)))
+    return [(folder, state) for folder, state in found if state.get("metrics")]
 
 
 def newest_scoring(root: Path) -> dict[str, Any]:
@@ -451,9 +467,10 @@ def newest_scoring(root: Path) -> dict[str, Any]:
 
 
 def prune(root: Path, keep_last: int, best: Collection[Path]) -> None:
-    """Remove all checkpoints of training steps but the last ones and the best ones."""
+    """Remove all checkpoints of training steps but the last ones, the best ones, and what `best` points to."""
+    linked = followed(root / "best").resolve().name
     for folder in steps(root)[:-keep_last]:
-        if folder not in best:
+        if folder not in best and folder.name != linked:
             remove_whole(folder)
 
 

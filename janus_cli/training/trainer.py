@@ -269,12 +269,19 @@ class Trainer:
             if position.best is not None and best.exists():
                 checkpoint.move_link(root, "best", best)
             self.saved = position.step
-            ranked = checkpoint.best_folders(root, self.metric, self.scoring)
-            checkpoint.prune(root, self.knobs.keep_last, {best, *ranked[: self.knobs.keep_best]})
+            checkpoint.prune(root, self.knobs.keep_last, self._worth_keeping(root))
             self.on_save()
             self.log.write("saved", position.step)
         if wait:
             self.world.wait()
+
+    def _worth_keeping(self, root: Path) -> set[Path]:
+        """The `keep_best` best checkpoints. Until there are so many, also those that something else has judged."""
+        count = self.knobs.keep_best
+        ranked = checkpoint.best_folders(root, self.metric, self.scoring)
+        if len(ranked) >= max(1, count):
+            return set(ranked[:count])
+        return {*ranked, *checkpoint.judged_otherwise(root, self.metric, self.scoring)}
 
     def _moments(self) -> dict[str, Tensor]:
         return optimizer_tensors(self.model, self.optimizer.state, ema=self.knobs.ema > 0)
@@ -312,7 +319,6 @@ class Trainer:
         was, now = label(best_metric(saved.recipe, before["metric"]), before), label(self.metric, self.scoring)
         if was == now:
             return
-        console.say(f"checkpoints up to update {position.step:,} were ranked by {was}, from now on {now} decides")
         best = {"value": 0.0, "loss": 0.0, "step": 0.0}
         if self.world.first and (folders := checkpoint.best_folders(self.run.checkpoints, self.metric, self.scoring)):
             found = read_state(folders[0])["metrics"]
@@ -320,6 +326,10 @@ class Trainer:
         best = self.world.sums(best)  # the ranks must agree on when to stop
         position.best, position.best_loss = (best["value"], best["loss"]) if best["step"] else (None, None)
         position.best_step = int(best["step"])
+        stays = "" if best["step"] else "; until it has judged others, the best of them are kept and `best` stays"
+        console.say(
+            f"checkpoints up to update {position.step:,} were ranked by {was}, from now on {now} decides{stays}"
+        )
         if "scoring" in saved.state:  # a run of an earlier version that has converged is not taken up again
             position.since_best = 0
 

@@ -304,6 +304,35 @@ def test_a_run_of_before_goes_on_with_its_best(
     assert "were ranked by" not in capsys.readouterr().err
 
 
+def test_what_something_else_judged_best_stays_until_there_are_others(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run of before: its checkpoints do not say what judged them, and a part of the split is decoded."""
+    scores(monkeypatch, [(1, 90.0), (1, 95.0), (1, 10.0), (1, 11.0)])
+    root = go(tiny_recipe, "run", *EACH, "training.keep_last=1", "training.keep_best=2", "training.updates=4")
+    for folder in root.glob("step-*"):
+        old = {key: value for key, value in state(folder).items() if key not in ("scoring", "best_loss")}
+        (folder / "state.json").write_text(json.dumps(old))
+        relabel(folder)
+
+    def kept() -> tuple[list[int], str]:
+        steps = sorted(int(folder.name[5:]) for folder in root.glob("step-*"))
+        return steps, (root / "best").resolve(strict=True).name
+
+    assert kept() == ([1, 2, 4], "step-000002")
+    fails = ("training.validate_every=3", "training.save_every=1", "training.updates=7")
+    monkeypatch.setattr(trainer_module, "validate", lambda *_: pytest.fail("stopped by the first validation"))
+    with pytest.raises(pytest.fail.Exception):
+        go(tiny_recipe, "run", *fails, resume=True)
+    assert "(13a, 4 sentences) decides; until it has judged others" in capsys.readouterr().err
+    assert kept() == ([1, 2, 4, 6], "step-000002"), "saved twice, and nothing was validated"
+    scores(monkeypatch, [(1, 5.0), (1, 6.0)])
+    go(tiny_recipe, "run", "training.updates=6", resume=True)
+    assert kept() == ([1, 2, 4, 6], "step-000006"), "one is fewer than keep_best"
+    go(tiny_recipe, "run", "training.updates=7", resume=True)
+    assert kept() == ([6, 7], "step-000007")
+
+
 def test_the_sample_is_spread_over_the_whole_split_and_always_the_same() -> None:
     for size, most in ((1014, 500), (7, 3), (1000, 1), (5, 4)):
         rows = sample(size, most)
