@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from janus_cli import documents
-from janus_cli.errors import DataError, UsageError
+from janus_cli.errors import CheckpointError, DataError, UsageError
 from janus_cli.files import sha256
 from janus_cli.recipe import Recipe
+from janus_cli.terminal import command
 
 PREPARED = Path("data")
 RUNS = Path("runs")
+LINKS = ("best", "last")  # among the checkpoints of a run
 
 
 def prepared_dir(recipe: Recipe) -> Path:
@@ -93,6 +95,21 @@ class Run:
     def read_manifest(self) -> dict[str, Any]:
         """Raises DataError if the manifest is missing or damaged."""
         return documents.read(self.manifest, documents.RunManifest)
+
+    def must_have(self, checkpoint: Path) -> None:
+        """Raises CheckpointError for a name that nothing has; of best and last, `find_checkpoint` knows more."""
+        places = checkpoint, self.checkpoints / checkpoint
+        if checkpoint.name not in LINKS and not any(place.exists() for place in places):
+            raise self.lacks(checkpoint)
+
+    def lacks(self, checkpoint: Path) -> CheckpointError:
+        """The error that says that there is no such checkpoint, and which one may be meant."""
+        names = [folder.name for folder in self.checkpoints.glob("[!.]*")]
+        close = difflib.get_close_matches(checkpoint.name, names, n=1)
+        return CheckpointError(
+            f"there is no checkpoint {checkpoint} in {self.path}" + (f", did you mean {close[0]}?" if close else ""),
+            f"see `{command('ls', self.checkpoints)}`, or name a folder",
+        )
 
     def name_of(self, checkpoint: Path) -> str:
         """The value of --checkpoint, beside this --run, that names a checkpoint folder."""

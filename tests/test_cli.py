@@ -302,12 +302,13 @@ def test_what_answers_at_once_imports_nothing_heavy(arguments: list[str], absent
     assert loaded & absent == set()
 
 
-# With runs/a there. Refused with 2, but for a text that is not there.
+# With runs/a there. Refused with 2, but for a text or a checkpoint that is not there.
 UNKNOWN = """
 recipes show nope | recipes show demo --set trainin.x=1 | preprocess --recipe nope | preprocess --set trainin.x=1
 train --recipe nope | train --set trainin.x=1 | train --objective nope | train --resume nope | train --from nope
 train --resume a --set trainin.x=1 | decode nope | decode --run nope | decode --set trainin.x=1
 score nope | score --run nope | inspect nope | inspect --run nope | average nope | average --run nope | export nope
+decode a --checkpoint step-nope | bench a --checkpoint nope | export a --checkpoint nope
 distill nope | distill --set trainin.x=1 | bench nope | bench --set trainin.x=1
 bench --mode nope | compare --modes nope
 compare --recipe nope | compare --objectives nope | compare --set trainin.x=1 | compare --from nope
@@ -332,7 +333,8 @@ def test_an_unknown_name_is_refused_before_torch_is_imported(empty_folder: Path)
     lines = [line.split() for line in re.split(r" \| |\n", UNKNOWN.strip())]
     done = python("-c", _REFUSALS.format(lines))
     for line, ended in zip(lines, done.stdout.split("\n"), strict=False):
-        assert ended == f"{3 if line == ['score', 'nope'] else 2} False", line
+        code = 4 if "--checkpoint" in line else 3 if line == ["score", "nope"] else 2
+        assert ended == f"{code} False", line
     assert len(re.findall("error: .*(?:nope|trainin)", done.stderr)) == done.stderr.count("error: ") == len(lines)
 
 

@@ -153,7 +153,7 @@ def check_recipe(recipe: str | None, changes: Sequence[str] | None, objective: s
 def named_run(
     argument: Path | None, option: Path | None, checkpoint: Path | None = None, changes: Sequence[str] | None = None
 ) -> Path | None:
-    """`one_run`; also refuses an unknown run, or an unknown knob of its recipe.
+    """`one_run`; also refuses an unknown run or checkpoint, or an unknown knob of the recipe.
 
     Args:
         checkpoint: as given to --checkpoint; a folder names its run, too.
@@ -161,13 +161,19 @@ def named_run(
 
     Raises:
         UsageError: there is no such run, or its recipe, with these changes, has mistakes.
+        CheckpointError: the run has no such checkpoint.
     """
     from janus_cli import recipe_load, runs
     from janus_cli.system import followed
 
     run, checkpoint = one_run(argument, option), checkpoint and followed(checkpoint)
-    own = run is None and checkpoint is not None and checkpoint.is_dir()
-    recipe = checkpoint / "recipe.yaml" if checkpoint and own else runs.find_run(run).recipe
+    if checkpoint is not None and run is None and checkpoint.is_dir():
+        recipe = checkpoint / "recipe.yaml"
+    else:
+        found = runs.find_run(run)
+        recipe = found.recipe
+        if checkpoint is not None:
+            found.must_have(checkpoint)
     if changes and recipe.is_file():
         recipe_load.load(str(recipe), changes)
     return run

@@ -36,7 +36,7 @@ from janus_cli.errors import (
 )
 from janus_cli.files import MANIFEST, remove_whole, sha256, sweep, temporary, tidy, whole_folder
 from janus_cli.recipe import Recipe
-from janus_cli.runs import Run, find_run
+from janus_cli.runs import LINKS, Run, find_run
 from janus_cli.system import followed, make_link, sync
 from janus_cli.terminal import command
 from janus_cli.training import size
@@ -46,7 +46,6 @@ FORMAT = 1
 MODEL, OPTIMIZER, STATE, RECIPE = "model.safetensors", "optimizer.safetensors", "state.json", "recipe.yaml"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of each weight
 EMA = "ema"  # exponential moving average of each weight, if training.ema is set
-LINKS = ("best", "last")
 RETRIES = 3  # of a reader, if a training prunes the checkpoint meanwhile
 
 Read = TypeVar("Read")
@@ -337,8 +336,7 @@ def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Pat
         raise CheckpointError(
             f"{chosen.path} has no checkpoint yet", command("janus", "train", "--resume", "--run", chosen.path)
         )
-    see = f"see `{command('ls', root)}`, or name a folder"
-    raise CheckpointError(f"there is no checkpoint {checkpoint} in {chosen.path}", see)
+    raise chosen.lacks(checkpoint)
 
 
 def _without_links(root: Path, link: str) -> Path | None:

@@ -15,11 +15,11 @@ from janus_cli.data.store import Store
 from janus_cli.errors import DataError, UsageError
 from janus_cli.files import MANIFEST
 from janus_cli.recipe import Recipe
-from janus_cli.runs import RUNS, Run
+from janus_cli.runs import LINKS, RUNS, Run
 from janus_cli.system import followed
 from janus_cli.training import checkpoint
 from janus_cli.training.best import label
-from janus_cli.training.checkpoint import LINKS, MODEL, STATE, read_state, tokenizers_of
+from janus_cli.training.checkpoint import MODEL, STATE, read_state, tokenizers_of
 from janus_cli.training.trainer import plan_of
 
 
