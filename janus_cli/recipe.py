@@ -69,6 +69,8 @@ class Files:
     def __post_init__(self) -> None:
         if max(map(len, (self.train, self.valid, self.test))) > 3:
             raise ValueError("a split is at most three files: source, target, references")
+        if len(self.train) > 2:
+            raise ValueError(f"train is a source and a target, or one table: no third file (got {self.train[2]})")
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,11 @@ class Data:
     target: Annotated[PlainName, Knob("suffix of the target side's files")] = "tgt"
     columns: Annotated[
         tuple[str | int, ...],
-        Knob("of a TSV or CSV: source, target, more references; names in the header, or numbers from 1: no header"),
+        Knob("of a table: source, target, more references; of a TSV or CSV names in the header, or numbers: no header"),
     ] = ()
     fields: Annotated[
         tuple[str, ...],
-        Knob("of JSON lines, Parquet, …: source, target (may be a list), more references; a.b for b inside a"),
+        Knob("columns for JSON lines, Parquet, …; each of the two knobs stands in for the other; a.b for b inside a"),
     ] = ()
     train: Annotated[PlainName, Knob("name of the training files, before the suffix")] = "train"
     valid: Annotated[PlainName, Knob("name of the validation files, before the suffix")] = "valid"
@@ -125,6 +127,8 @@ class Data:
         for name, columns in (("columns", self.columns), ("fields", self.fields)):
             if len(columns) == 1:
                 raise ValueError(f"{name} needs a source and a target (got {columns[0]})")
+        if "0" in map(str, self.columns):
+            raise ValueError(f"columns count from 1 (got {', '.join(map(str, self.columns))})")
 
     @property
     def is_named(self) -> bool:

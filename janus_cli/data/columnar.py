@@ -10,12 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO, cast
 
-from janus_cli import documents
 from janus_cli.data.lines import opened
+from janus_cli.data.stored import files_of, is_data_set
 from janus_cli.errors import DataError, require
 
 PARQUET, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"  # how the files begin
-DATA_SET, SPLITS_OF = "state.json", "dataset_dict.json"  # in the folder of a data set; in that of its splits
 ROWS = 1000  # records that are Python objects at a time
 
 Batches = Callable[[list[str]], Iterable[Any]]  # of a table, with these columns at least
@@ -23,7 +22,7 @@ Batches = Callable[[list[str]], Iterable[Any]]  # of a table, with these columns
 
 def fields(path: Path) -> list[str]:
     """The fields of a file or data set; those inside a struct as `struct.field`. Raises as `records`."""
-    for file in _files(path):
+    for file in files_of(path):
         with _opened(file) as (schema, _):
             return [name for field in schema for name in _names(field)]
     return []
@@ -36,7 +35,7 @@ def records(path: Path, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
         DataError: the file or the data set is damaged.
         UsageError: pyarrow is not installed.
     """
-    for file in _files(path):
+    for file in files_of(path):
         with _opened(file) as (schema, batches):
             # Of a struct, all is read if a field inside is wanted.
             names = [name for name in schema.names if any(f"{each}.".startswith(f"{name}.") for each in wanted)]
@@ -49,7 +48,7 @@ def records(path: Path, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Batches]]:
     """The schema of a file, and a function that reads its batches."""
-    pa = require("pyarrow", "hf" if (path.parent / DATA_SET).is_file() else "parquet")
+    pa = require("pyarrow", "hf" if is_data_set(path.parent) else "parquet")
     try:
         with _seekable(path) as file:
             start = file.read(len(ARROW_FILE))
@@ -79,27 +78,6 @@ def _seekable(path: Path) -> Iterator[BinaryIO]:
             shutil.copyfileobj(file, plain)
             plain.seek(0)
             yield cast(BinaryIO, plain)
-
-
-def _files(path: Path) -> list[Path]:
-    """The file itself, or those of a data set, in the order of their rows."""
-    if not path.is_dir():
-        return [path]
-    if not (path / DATA_SET).is_file():
-        return sorted(path.glob("*.arrow"))
-    state = documents.read(path / DATA_SET, documents.Document)
-    if state.get("_indices_data_files"):
-        raise DataError(
-            f"{path} was saved with a selection of its rows", "save it again: dataset.flatten_indices().save_to_disk(…)"
-        )
-    try:
-        names = [str(file["filename"]) for file in state["_data_files"]]
-    except (KeyError, TypeError):
-        raise DataError(f"{path / DATA_SET} is damaged: it names no data files", "save the data set again") from None
-    for name in names:
-        if Path(name).name != name or not (path / name).is_file():
-            raise DataError(f"{path} is not whole: there is no file {name!r}", "save the data set again")
-    return [path / name for name in names]
 
 
 def _names(field: Any) -> list[str]:

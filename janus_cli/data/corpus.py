@@ -16,9 +16,9 @@ import numpy as np
 
 from janus_cli import console
 from janus_cli.data import extract, tables
-from janus_cli.data.columnar import SPLITS_OF
 from janus_cli.data.extract import REFERENCES
-from janus_cli.data.lines import BadUtf8, TextFile, check, digest, last_change, raw_lines, suffix_of
+from janus_cli.data.lines import BadUtf8, TextFile, check, raw_lines
+from janus_cli.data.stored import SPLITS_OF, digest, is_data_set, last_change
 from janus_cli.data.tables import SUFFIXES
 from janus_cli.errors import DataError
 from janus_cli.recipe import Data
@@ -81,12 +81,12 @@ def _named(split: str, paths: Sequence[Path]) -> Paths:
     if len(paths) == 1:
         inside = paths[0] / ("validation" if split == "valid" and not (paths[0] / split).is_dir() else split)
         return {TABLE: inside if (paths[0] / SPLITS_OF).is_file() else paths[0]}
-    kind = tables.kind_of(paths[0])
-    if kind != "text":
-        raise DataError(f"{paths[0]} is a table ({kind}), not one side of aligned text", "name a table alone")
-    if len(paths) == 2 and (suffix_of(paths[1]) in SUFFIXES or tables.kind_of(paths[1]) != "text"):
-        return {"source": paths[0], REFERENCES: paths[1]}
-    return dict(zip((*SIDES, REFERENCES), paths, strict=False))
+    kinds = [tables.kind_of(path) for path in paths]
+    sides = (*SIDES, REFERENCES) if len(paths) == 3 or kinds[1] == "text" else ("source", REFERENCES)
+    for side, path, kind in zip(sides, paths, kinds, strict=False):
+        if side != REFERENCES and kind != "text":
+            raise DataError(f"{path} is a table ({kind}), not one side of aligned text", "name a table alone")
+    return dict(zip(sides, paths, strict=False))
 
 
 def _in_folder(data: Data, folder: Path, split: str) -> Paths:
@@ -114,7 +114,7 @@ def _in_folder(data: Data, folder: Path, split: str) -> Paths:
 def _tables(folder: Path, stem: str, split: str = "") -> list[Path]:
     """The tables of this name, in whatever form; also a data set that lies there as a folder."""
     names = [stem, "validation"] if split == "valid" and (folder / SPLITS_OF).is_file() else [stem]
-    sets = [folder / name for name in names if split and tables.kind_of(folder / name) == "data set"]
+    sets = [folder / name for name in names if split and is_data_set(folder / name)]
     files = (path for path in folder.iterdir() if path.name.startswith(f"{stem}.") and path.is_file())
     ends = [(path.name.removeprefix(stem).lower().removesuffix(".gz"), path) for path in files]
     return sorted(path for end, path in ends if end in SUFFIXES) + sets[:1]

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from janus_cli import console
 from janus_cli.data import tables
-from janus_cli.data.lines import Lines, TextFile, check, cleaner, digest, disk_size, last_change, suffix_of
+from janus_cli.data.lines import Lines, TextFile, check, cleaner, must_be_stored, suffix_of
 from janus_cli.data.references import references as read_references
 from janus_cli.data.references import texts_in
+from janus_cli.data.stored import digest, disk_size, last_change
 from janus_cli.data.tables import DELIMITED, SUFFIXES, Column, Kind, Table
 from janus_cli.errors import DataError
 from janus_cli.recipe import Data
@@ -31,8 +32,10 @@ def usual_names(data: Data, side: str) -> tuple[str, ...]:
 
 
 def given_columns(data: Data, kind: Kind | None) -> list[str]:
-    """The columns that the recipe gives for a table of this kind: source, then targets."""
-    return [str(column) for column in (data.columns if kind in DELIMITED else data.fields)]
+    """The columns that the recipe gives: source, then targets. `data.columns` and `data.fields` stand in for each
+    other, so that what is given is never passed over."""
+    own, other = (data.columns, data.fields) if kind in DELIMITED else (data.fields, data.columns)
+    return [str(column) for column in own or other]
 
 
 def source_lines(data: Data, path: Path, column: str | None = None, *, strict: bool = False) -> Lines:
@@ -57,10 +60,13 @@ def check_source(text: Lines) -> TextFile:
     """Reads what `source_lines` gave once and checks that it can be used; raises DataError."""
     if not isinstance(text, Column):
         return check(text.path)
-    path, changed, count = text.path, last_change(text.path), sum(1 for _ in text)
+    path = text.path
+    must_be_stored(path)
+    changed, found = last_change(path), digest(path)  # before it is read
+    count = sum(1 for _ in text)
     if not count:
         raise DataError(f"{path} is empty")
-    return TextFile(path, count, disk_size(path), digest(path), changed, column=text.column)
+    return TextFile(path, count, disk_size(path), found, changed, column=text.column)
 
 
 def pairs(data: Data, split: str, path: Path, plain: Path | None, *, keep_bytes: bool) -> dict[str, TextFile]:
@@ -71,6 +77,7 @@ def pairs(data: Data, split: str, path: Path, plain: Path | None, *, keep_bytes:
     Raises:
         DataError: the table is empty or cannot be used, see `Table`.
     """
+    must_be_stored(path)
     kind = tables.table_kind(path)
     hint = COLUMNS if kind in DELIMITED else FIELDS
     hint += "" if suffix_of(path) in SUFFIXES or path.is_dir() else "; of aligned text, name both files"
@@ -102,6 +109,7 @@ def references(
     Raises:
         DataError: see `references.references`.
     """
+    must_be_stored(path)
     columns = {"target": "1"} if with_target else {}
     rows = (("", texts) for texts in read_references(path, keep_bytes=keep_bytes))
     return _written(split, path, rows, {**columns, REFERENCES: REFERENCES}, plain, single=not with_target)
@@ -118,7 +126,7 @@ def _written(
     columns = {side: name for side, name in columns.items() if split != "train" or side != REFERENCES}
     if plain is not None:
         plain.mkdir(exist_ok=True)
-    changed, count, several = last_change(path), 0, single
+    changed, found, count, several = last_change(path), digest(path), 0, single
     places = {side: plain / f"{split}.{side}" if plain else None for side in columns}
     with ExitStack() as stack:
         bar = stack.enter_context(console.progress(f"reading {path}", None))
@@ -134,7 +142,7 @@ def _written(
                 bar.advance(ROWS)
     if not count:
         raise DataError(f"{path} is empty")
-    about = count, disk_size(path), digest(path), changed
+    about = count, disk_size(path), found, changed
     sides = (side for side in columns if several or side != REFERENCES)
     return {side: TextFile(path, *about, places[side], columns[side]) for side in sides}
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import hashlib
 import html
 import re
 import sys
@@ -22,8 +21,8 @@ from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
 from janus_cli import console
+from janus_cli.data.stored import digest, disk_size, last_change
 from janus_cli.errors import DataError, is_about_memory, no_memory
-from janus_cli.files import sha256
 
 BadUtf8 = Literal["stop", "skip", "replace"]
 STDIN = Path("-")
@@ -195,26 +194,10 @@ class TextFile:
         return f"{self.sha256} {self.column}".strip()
 
 
-def stored(path: Path) -> list[Path]:
-    """The files that hold a text: itself, or those in the folder of a data set."""
-    return sorted(path.glob("*.arrow")) if path.is_dir() else [path]
-
-
-def last_change(path: Path) -> int:
-    """The later of mtime and ctime, in nanoseconds: replacement by an older file shows, too."""
-    found = [file.stat() for file in stored(path)]
-    return max((max(status.st_mtime_ns, status.st_ctime_ns) for status in found), default=0)
-
-
-def disk_size(path: Path) -> int:
-    """The bytes of a text on disk."""
-    return sum(file.stat().st_size for file in stored(path))
-
-
-def digest(path: Path) -> str:
-    """The sha256 of a text on disk; of a data set, that of the digests of its files."""
-    digests = [sha256(file) for file in stored(path)]
-    return hashlib.sha256("".join(digests).encode()).hexdigest() if path.is_dir() else digests[0]
+def must_be_stored(path: Path) -> None:
+    """Raises DataError for what can be read only once."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DataError(f"{path} is a pipe or a device", "name a file: it is read several times")
 
 
 def check(path: Path, bad_utf8: BadUtf8 = "stop") -> TextFile:
@@ -223,8 +206,7 @@ def check(path: Path, bad_utf8: BadUtf8 = "stop") -> TextFile:
     Raises:
         DataError: unreadable, empty, cut off, without line ends, or not UTF-8 (with `stop`), naming file:line:byte.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise DataError(f"{path} is a pipe or a device", "name a file: it is read several times")
+    must_be_stored(path)
     lines, last = 0, b"\n"
     with opened(path) as file:
         changed, found = last_change(path), digest(path)

@@ -14,9 +14,9 @@ from typing import Any
 from janus_cli import console, documents
 from janus_cli.data import corpus
 from janus_cli.data.corpus import SPLITS
-from janus_cli.data.lines import digest, disk_size, last_change
 from janus_cli.data.prepare import FORMAT
 from janus_cli.data.store import Store, store_files
+from janus_cli.data.stored import digest, disk_size, last_change
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
 from janus_cli.errors import DataError
 from janus_cli.files import MANIFEST, sha256, write_json
@@ -153,7 +153,7 @@ def _other_text(manifest: Mapping[str, Any], data: Data) -> Iterator[str]:
             if "distilled" in manifest and (name, side) == ("train", "target"):
                 continue  # a teacher's
             before = Path(known["path"] or "")
-            with suppress(OSError):
+            with suppress(OSError, DataError):
                 if known["path"] and before.exists() and _differs(before, known, last_change(before) >= made):
                     yield f"the text {before} was changed"
             with suppress(OSError, DataError):

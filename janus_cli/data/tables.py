@@ -1,8 +1,8 @@
 """Texts in tables: what kind a file is, and its columns as text. For Parquet, Arrow and data sets see `columnar.py`.
 
 What a file is, only this module decides: by its first bytes and its suffix (in any case, `.gz` aside), and where they
-do not say, by its lines. A column is named by its header or key (`a.b` for b inside a), or by its number from 1; a TSV
-or CSV whose columns are all given by number has no header.
+do not say, by its lines. A column is named by its header or key (`a.b` for b inside a). In a TSV or CSV digits are
+always its number, from 1, and if all columns are given by number there is no header.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from janus_cli import console
 from janus_cli.console import counted
 from janus_cli.data import columnar
 from janus_cli.data.lines import LONGEST_LINE, STDIN, Lines, name_of, opened, suffix_of
+from janus_cli.data.stored import SPLITS_OF, is_data_set
 from janus_cli.errors import DataError
 from janus_cli.terminal import command, quoted
 
@@ -46,8 +47,11 @@ def kind_of(path: Path) -> Kind:
     Raises:
         DataError: the suffix promises what the file is not.
     """
+    if is_data_set(path):
+        return "data set"
     if path.is_dir():
-        return "data set" if any(path.glob("*.arrow")) else "text"
+        hint = "name one of its files" if not (path / SPLITS_OF).is_file() else "name the folder of one of its splits"
+        raise DataError(f"{path} is a folder, and no data set that save_to_disk wrote", hint)
     named: Kind = "text" if path == STDIN else SUFFIXES.get(suffix_of(path), "text")
     if not path.is_file():
         return named
@@ -187,23 +191,29 @@ def _keys(record: Mapping[str, Any]) -> list[str]:
 
 
 def choose(path: Path, kind: Kind, usual: Sequence[Sequence[str]], hint: str = COLUMN) -> list[str]:
-    """The columns to read where none are given: for each, the first of its usual names that there is.
+    """The columns to read where none are given: for each, the first of its usual names that there is, in any case.
 
-    A TSV without these names, but with as many columns, has no header, and they are taken in order.
+    A TSV with none of these names, but with as many columns, has no header, and they are taken in order.
 
     Raises:
         DataError: they are not there; hint: how to give them.
     """
     there = columns_of(path, kind)
-    found = [next((name for name in names if name in there), None) for names in usual]
+    found = [next((same for name in names if (same := alike(name, there))), None) for names in usual]
     if None not in found:
         return [name for name in found if name is not None]
-    if kind == "TSV" and len(there) == len(usual):
+    if kind == "TSV" and len(there) == len(usual) and not any(found):
         return [str(number) for number in range(1, len(there) + 1)]
     if kind in (*DELIMITED, "JSON lines"):
         next(iter(Lines(path, strict=True, quiet=True)), None)  # perhaps the names are no UTF-8: that is said first
     missing = " or ".join(repr(names[0]) for names, name in zip(usual, found, strict=True) if name is None)
     raise DataError(f"{path} ({kind}) has no column {missing}; it has {listed(there)}", hint)
+
+
+def alike(name: str, there: Sequence[str]) -> str | None:
+    """The column of this name, else one that differs only in upper and lower case."""
+    folded = (each for each in there if each.casefold() == name.casefold())
+    return name if name in there else next(folded, None)
 
 
 def listed(names: Sequence[str]) -> str:
@@ -214,9 +224,12 @@ def listed(names: Sequence[str]) -> str:
 
 def tell(path: Path, kind: Kind | None, columns: Sequence[str]) -> None:
     """Says what a table was taken for."""
-    by_number = all(name.isdecimal() for name in columns)
-    header = ", no header" if by_number and kind in DELIMITED else ""
-    console.say(f"{name_of(path)}: {kind or 'a table'}{header}; column{'s' * (len(columns) > 1)} {', '.join(columns)}")
+    header = first = ""
+    if kind in DELIMITED and all(name.isdecimal() for name in columns):
+        cells = columns_of(path, kind) if path.is_file() else []
+        header, first = ", no header", f"; the first row is {listed(cells)}" if cells else ""
+    named = f"column{'s' * (len(columns) > 1)} {', '.join(columns)}"
+    console.say(f"{name_of(path)}: {kind or 'a table'}{header}; {named}{first}")
 
 
 @dataclass
@@ -271,6 +284,8 @@ class Table:
             return record[name]
         value: Any = record
         for part in name.split("."):
+            if value is None:
+                return None
             if not isinstance(value, dict) or part not in value:
                 has = listed(_keys(record))
                 raise DataError(f'{self._place(number)} has no text under "{name}"; it has {has}', self.hint)
@@ -295,14 +310,15 @@ class Table:
 
     def _index(self, name: str, first: Sequence[str]) -> int:
         """The place of a column in a row, from 0."""
-        if name.isdecimal() and 0 < int(name) <= len(first):
-            return int(name) - 1
-        if first.count(name) == 1:
+        if name.isdecimal():  # never a name in the header, such as pandas' 0 and 1
+            if 0 < int(name) <= len(first):
+                return int(name) - 1
+        elif first.count(name) == 1:
             return first.index(name)
         raise self._no_column(name, first)
 
     def _no_column(self, name: str, there: Sequence[str]) -> DataError:
-        has = f"several columns {name!r}" if name in there else f"no column {name!r}"
+        has = f"several columns {name!r}" if there.count(name) > 1 else f"no column {name!r}"
         return DataError(f"{name_of(self.path)} has {has}; it has {listed(there)}", self.hint)
 
     def _cell(self, value: Any, name: str, number: int) -> Cell:

@@ -27,10 +27,11 @@ from janus_cli.data import filters
 from janus_cli.data.corpus import CHUNK_LINES, Split
 from janus_cli.data.encode import Encoded, pair_hash
 from janus_cli.data.extract import check_source, source_lines
-from janus_cli.data.lines import TextFile, digest
+from janus_cli.data.lines import TextFile
 from janus_cli.data.prepare import PREPARED, is_prepared, write_manifest, write_split
 from janus_cli.data.prepared import Prepared, fingerprints, open_prepared
 from janus_cli.data.store import Ragged, store_files
+from janus_cli.data.stored import digest
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers
 from janus_cli.decoding.decode import Job
 from janus_cli.decoding.modes import choose

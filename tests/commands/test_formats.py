@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from janus_cli.data.lines import digest
+from janus_cli.data import extract, tables
+from janus_cli.data.references import texts_in
+from janus_cli.data.stored import digest
 
 SETTINGS = ("--set", "tokenizer.kind=words", "--set", "data.source=de", "--set", "data.target=en", "--workers", "1")
 COUNTS = {"train": 40, "valid": 4, "test": 3}
@@ -182,8 +185,15 @@ def test_files_are_named_directly(janus: Run, shell: Callable[..., tuple[int, st
         ("--data-dir corpus --test corpus/test.de corpus/valid.en", 3, "test.de has 3 lines, corpus/valid.en has 4"),
         ("--data-dir corpus --test bad.tsv", 3, "bad.tsv:2:3: byte 0xff is not UTF-8"),
         ("--data-dir corpus --test empty.csv", 3, "empty.csv (CSV) has no column 'de' or 'en'; it has none"),
-        ("--data-dir corpus --train corpus/train.de corpus/train.en RUN --valid corpus/valid.de corpus/valid.en", 3,
-         "RUN does not exist"),
+        ("--data-dir corpus --valid corpus/valid.de corpus/valid.en RUN", 3, "RUN does not exist"),
+        ("--data-dir corpus --train corpus/train.de corpus/train.en plain.txt", 2, "no third file (got plain.txt)"),
+        ("--data-dir corpus --valid corpus/valid.de bad.tsv plain.txt", 3, "bad.tsv is a table (TSV), not one side"),
+        ("--data-dir corpus --test x.csv --set data.columns=[0,1]", 2, "columns count from 1 (got 0, 1)"),
+        ("--data-dir corpus --test x.csv --set data.fields=[german,french]", 3, "x.csv has no column 'french'"),
+        ("--data-dir corpus --test x.jsonl --set data.columns=[1,2]", 3, "x.jsonl:1 has no text under \"1\""),
+        ("--data-dir corpus --train arrows", 3, "arrows is a folder, and no data set that save_to_disk wrote"),
+        ("--data-dir corpus --train pipe", 3, "pipe is a pipe or a device"),
+        ("--data-dir corpus --test corpus/test.de pipe.tsv", 3, "pipe.tsv is a pipe or a device"),
     ],
 )  # fmt: skip
 def test_mistakes(janus: Run, arguments: str, code: int, words: str) -> None:
@@ -195,6 +205,10 @@ def test_mistakes(janus: Run, arguments: str, code: int, words: str) -> None:
     Path("bad.tsv").write_bytes(b"a\tb\nc\t\xff\n")
     Path("empty.csv").touch()
     Path("plain.txt").write_text("a line\nanother, longer line\n")
+    Path("arrows").mkdir()
+    Path("arrows/x-train.arrow").touch()
+    os.mkfifo("pipe")
+    os.mkfifo("pipe.tsv")
     found, said = janus(*arguments.split(), "--out", "out")
     assert (found, words in said) == (code, True), said
     assert "hint: " in said
@@ -207,6 +221,31 @@ def test_bytes_that_are_not_utf8_in_a_table_follow_the_option(janus: Run) -> Non
     for policy, words in (("skip", "train: 1 of 2 pairs kept; dropped: bad_utf8 1"), ("replace", "mended: 1 line")):
         code, said = janus("--data-dir", "corpus", "--train", "t.tsv", "--bad-utf8", policy, "--out", policy)
         assert (code, words in said) == (0, True), said
+
+
+def test_the_knob_of_another_kind_of_table_is_not_passed_over(janus: Run) -> None:
+    aligned()
+    odd = [{"de": "never", "en": "read", "A": row["de"], "B": row["en"]} for row in rows("train")]
+    as_csv(Path("t.csv"), odd)
+    as_jsonl(Path("t.jsonl"), odd)
+    for name, knob in (("t.csv", "data.fields"), ("t.jsonl", "data.columns")):
+        code, said = janus("--data-dir", "corpus", "--train", name, "--dry-run", "--set", f"{knob}=[A,B]")
+        assert (code, "columns A, B" in said) == (0, True), said
+
+
+def test_a_table_that_is_replaced_while_it_is_read_is_noticed(janus: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    aligned()
+    as_csv(Path("t.csv"), rows("train"))
+    as_csv(Path("other.csv"), rows("train")[:-1])
+
+    def replace(cells: list[tables.Cell]) -> list[str]:
+        if Path("other.csv").exists():
+            Path("other.csv").replace("t.csv")
+        return texts_in(cells)
+
+    monkeypatch.setattr(extract, "texts_in", replace)
+    code, said = janus("--data-dir", "corpus", "--train", "t.csv", "--out", "out")
+    assert (code, "t.csv was changed while it was read" in said) == (3, True), said
 
 
 def test_line_ends_inside_cells_are_said(janus: Run) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from janus_cli.data import columnar
 from janus_cli.data.columnar import fields, records
+from janus_cli.data.stored import digest, disk_size
 from janus_cli.data.tables import Table, kind_of
 from janus_cli.errors import DataError, UsageError
 
@@ -108,6 +109,26 @@ def test_damage(name: str, change: Callable[[Path], object], message: str) -> No
         list(records(path, ["id"]))
     assert message in caught.value.message
     assert caught.value.hint
+
+
+def test_only_the_files_that_a_data_set_names_are_its_rows_and_its_digest() -> None:
+    path = save(Path("data"))
+    before = digest(path), disk_size(path)
+    save(Path("cache-0123.arrow")).rename(path / "cache-0123.arrow")
+    assert (digest(path), disk_size(path)) == before
+    assert [row["id"] for row in records(path, ["id"])] == list(range(7))
+    state = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps({**state, "_data_files": state["_data_files"][::-1]}))
+    assert digest(path) != before[0]
+
+
+def test_arrow_files_that_no_data_set_names_are_not_read() -> None:
+    """As in the cache of Hugging Face: files of several splits in one folder."""
+    for name in ("x-train.arrow", "x-test.arrow"):
+        Path("cache").mkdir(exist_ok=True)
+        save(Path("cache", name))
+    with pytest.raises(DataError, match="cache is a folder, and no data set that save_to_disk wrote"):
+        kind_of(Path("cache"))
 
 
 def test_without_pyarrow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

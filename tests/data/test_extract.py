@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,9 @@ def test_the_column_of_the_source(data: Data, column: str | None, expected: str)
 def test_a_column_by_number_means_that_there_is_no_header() -> None:
     Path("t.tsv").write_text("a\tb\nc\td\n")
     assert list(source_lines(Data(columns=(2, 1)), Path("t.tsv"))) == ["b", "d"]
+    os.mkfifo("pipe.tsv")
+    with pytest.raises(DataError, match="is a pipe"):
+        check_source(source_lines(Data(), Path("pipe.tsv"), "1"))
     Path("none.tsv").touch()
     with pytest.raises(DataError, match=r"none\.tsv"):
         check_source(source_lines(Data(), Path("none.tsv"), "1"))

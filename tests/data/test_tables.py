@@ -22,6 +22,7 @@ from janus_cli.data.tables import (
     kind_of,
     kind_of_text,
     table_kind,
+    tell,
 )
 from janus_cli.errors import DataError
 
@@ -134,18 +135,31 @@ def test_columns_by_name_and_by_number() -> None:
     path = put("x.jsonl", '{"t": {"de": "a", "en": "b"}, "t.x": "c"}\n')
     assert cells(path, "t.de", "t.x") == [["a", "c"]]
     assert columns_of(path, "JSON lines") == ["t.de", "t.en", "t.x"]
+    assert cells(put("z.jsonl", '{"t": {"de": null}}\n{"t": null}\n'), "t.de") == [[""], [""]]
     assert cells(put("y.jsonl", OBJECTS), "a", "b") == [["x", ["y", "z"]], ["", ""]]
 
 
 @pytest.mark.parametrize(
-    ("usual", "found"),
+    ("header", "usual", "found"),
     [
-        ([("de",), ("en",)], ["de", "en"]),
-        ([("german", "de"), ("translation.en", "en")], ["de", "en"]),
+        ("en,de,n", [("de",), ("en",)], ["de", "en"]),
+        ("en,de,n", [("german", "de"), ("translation.en", "en")], ["de", "en"]),
+        ("EN,De", [("de",), ("en",)], ["De", "EN"]),
+        ("DE,de,En", [("de",), ("en",)], ["de", "En"]),
     ],
 )
-def test_usual_names_are_found(usual: list[tuple[str, ...]], found: list[str]) -> None:
-    assert choose(put("x.csv", "en,de,n\na,b,1\n"), "CSV", usual) == found
+def test_usual_names_are_found(header: str, usual: list[tuple[str, ...]], found: list[str]) -> None:
+    for name, mark in (("x.csv", ","), ("x.tsv", "\t")):
+        path = put(name, header.replace(",", mark) + "\n")
+        assert choose(path, kind_of(path), usual) == found
+
+
+def test_a_first_row_that_is_taken_for_text_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    path = put("x.tsv", "English\tGerman\na\tb\n")
+    tell(path, "TSV", choose(path, "TSV", [("de",), ("en",)]))
+    assert "TSV, no header; columns 1, 2; the first row is 1 'English', 2 'German'" in capsys.readouterr().err
+    with pytest.raises(DataError, match="has no column 'en'; it has 1 'German', 2 'de'"):
+        choose(put("y.tsv", "German\tde\na\tb\n"), "TSV", [("de",), ("en",)])
 
 
 def test_a_tsv_without_a_header_gives_its_columns_in_order_if_there_are_as_many() -> None:
@@ -168,6 +182,7 @@ def test_a_tsv_without_a_header_gives_its_columns_in_order_if_there_are_as_many(
         ("x.tsv", "de\tde\na\tb\n", "de", "x.tsv has several columns 'de'"),
         ("x.tsv", "a\tb\n", "3", "x.tsv has no column '3'"),
         ("x.tsv", "a\tb\n", "0", "x.tsv has no column '0'"),
+        ("x.csv", "0,1\na,b\n", "0 1", "x.csv has no column '0'; it has 1 '0', 2 '1'"),
         ("x.tsv", "", "1", "x.tsv has no column '1'; it has none"),
         ("x.tsv", "a\tb\nc\td\ne\tf\tg\n", "1", "x.tsv:3 has 3 columns, line 1 has 2"),
         ("x.tsv", "a\tb\nc\n", "1", "x.tsv:2 has 1 column, line 1 has 2"),
