@@ -15,6 +15,7 @@ from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 from janus_cli.training.best import best_metric, label
 from janus_cli.training.checkpoint import EMA, MODEL, OPTIMIZER, Checkpoint, optimizer_tensors
+from janus_cli.training.ranking import newest_scoring, ranked
 
 
 def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: bool) -> tuple[Path, list[str]]:
@@ -30,9 +31,9 @@ def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: 
     recipe = recipe_load.load(str(run.recipe))
     kept = recipe.training.keep_last
     if best:
-        scoring = checkpoint.newest_scoring(run.checkpoints)
+        scoring = newest_scoring(run.checkpoints)
         metric = best_metric(recipe, scoring["metric"])
-        chosen, kind = checkpoint.best_folders(run.checkpoints, metric, scoring)[:best], "best"
+        chosen, kind = [each.folder for each in ranked(run.checkpoints, metric, scoring)[:best]], "best"
         console.say(f"best by {label(metric, scoring)}")
         if not chosen:
             raise UsageError(f"{run.path} has no checkpoint with {metric}", "average the newest, with --last N")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -40,7 +39,6 @@ from janus_cli.runs import LINKS, Run, find_run
 from janus_cli.system import followed, make_link, sync
 from janus_cli.terminal import command
 from janus_cli.training import size
-from janus_cli.training.best import Rank, label, rank, scoring_in
 
 FORMAT = 1
 MODEL, OPTIMIZER, STATE, RECIPE = "model.safetensors", "optimizer.safetensors", "state.json", "recipe.yaml"
@@ -421,47 +419,6 @@ def _must_be_finite_on_disk(folder: Path) -> None:
 def _must_be_finite_in(file: Path, name: str, value: Tensor) -> None:
     if _not_finite({name: value}):
         raise CheckpointError(f"{file}: {name} holds values that are not finite")
-
-
-def best_folders(root: Path, metric: str, scoring: Mapping[str, Any]) -> list[Path]:
-    """Checkpoints of training steps that were judged so, best first (see `best.rank`); ties go to the later one.
-
-    scoring: see `validation.scoring_of`; checkpoints that something else judged are left out.
-    """
-    found = list[tuple[Rank, int, Path]]()
-    for folder, state in _validated(root):
-        place = rank(metric, state["metrics"])
-        if place is not None and _is_judged_by(state, metric, scoring):
-            found.append((place, step_of(folder), folder))
-    return [folder for *_, folder in sorted(found, reverse=True)]
-
-
-def judged_otherwise(root: Path, metric: str, scoring: Mapping[str, Any]) -> list[Path]:
-    """Checkpoints of training steps that something else has judged, oldest first; see `best_folders`."""
-    return [folder for folder, state in _validated(root) if not _is_judged_by(state, metric, scoring)]
-
-
-def _is_judged_by(state: Mapping[str, Any], metric: str, scoring: Mapping[str, Any]) -> bool:
-    return metric in state["metrics"] and label(metric, scoring_in(state)) == label(metric, scoring)
-
-
-def _validated(root: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Checkpoints of training steps that were validated, oldest first, and the state of each."""
-    found = []
-    for folder in steps(root):
-        with suppress(DataError, OSError):  # damaged: reading it as a checkpoint reports that
-            found.append((folder, read_state(folder)))
-    return [(folder, state) for folder, state in found if state.get("metrics")]
-
-
-def newest_scoring(root: Path) -> dict[str, Any]:
-    """What judged the newest checkpoint that was validated."""
-    for folder in reversed(steps(root)):
-        with suppress(DataError, OSError):
-            state = read_state(folder)
-            if state.get("metrics"):
-                return scoring_in(state)
-    return scoring_in({})
 
 
 def prune(root: Path, keep_last: int, best: Collection[Path]) -> None:

@@ -20,6 +20,7 @@ from janus_cli.system import followed
 from janus_cli.training import checkpoint
 from janus_cli.training.best import label
 from janus_cli.training.checkpoint import MODEL, STATE, read_state, tokenizers_of
+from janus_cli.training.ranking import newest_scoring
 from janus_cli.training.trainer import plan_of
 
 
@@ -52,7 +53,7 @@ def describe_run(run: Run) -> dict[str, Any]:
             saved[folder.name] = {key: round(value, 4) for key, value in metrics.items()} or "not validated"
         except DataError as problem:
             saved[folder.name] = problem.message
-    scoring = checkpoint.newest_scoring(run.checkpoints)
+    scoring = newest_scoring(run.checkpoints)
     judged = any(isinstance(found, dict) for found in saved.values())
     links = {link: followed(run.checkpoints / link) for link in reversed(LINKS)}
     data: dict[str, Any] = {"prepared": manifest.get("prepared"), "fingerprint": manifest.get("fingerprint")}

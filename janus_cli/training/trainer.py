@@ -37,9 +37,10 @@ from janus_cli.scoring.judge import Judge, judge_of
 from janus_cli.terminal import command
 from janus_cli.training import checkpoint
 from janus_cli.training.best import best_metric, indifferent, label, scoring_in
-from janus_cli.training.checkpoint import EMA, MODEL, MOMENTS, OPTIMIZER, Checkpoint, optimizer_tensors, read_state
+from janus_cli.training.checkpoint import EMA, MODEL, MOMENTS, OPTIMIZER, Checkpoint, optimizer_tensors
 from janus_cli.training.log import Log, Meter
 from janus_cli.training.position import Position
+from janus_cli.training.ranking import ranked, worth_keeping
 from janus_cli.training.validation import scoring_of, validate
 
 
@@ -269,19 +270,12 @@ class Trainer:
             if position.best is not None and best.exists():
                 checkpoint.move_link(root, "best", best)
             self.saved = position.step
-            checkpoint.prune(root, self.knobs.keep_last, self._worth_keeping(root))
+            kept = worth_keeping(root, self.metric, self.scoring, self.knobs.keep_best)
+            checkpoint.prune(root, self.knobs.keep_last, kept)
             self.on_save()
             self.log.write("saved", position.step)
         if wait:
             self.world.wait()
-
-    def _worth_keeping(self, root: Path) -> set[Path]:
-        """The `keep_best` best checkpoints. Until there are so many, also those that something else has judged."""
-        count = self.knobs.keep_best
-        ranked = checkpoint.best_folders(root, self.metric, self.scoring)
-        if len(ranked) >= max(1, count):
-            return set(ranked[:count])
-        return {*ranked, *checkpoint.judged_otherwise(root, self.metric, self.scoring)}
 
     def _moments(self) -> dict[str, Tensor]:
         return optimizer_tensors(self.model, self.optimizer.state, ema=self.knobs.ema > 0)
@@ -320,9 +314,9 @@ class Trainer:
         if was == now:
             return
         best = {"value": 0.0, "loss": 0.0, "step": 0.0}
-        if self.world.first and (folders := checkpoint.best_folders(self.run.checkpoints, self.metric, self.scoring)):
-            found = read_state(folders[0])["metrics"]
-            best = {"value": found[self.metric], "loss": found.get("loss", 0.0), "step": checkpoint.step_of(folders[0])}
+        if self.world.first and (found := ranked(self.run.checkpoints, self.metric, self.scoring)):
+            first = found[0]
+            best = {"value": first.metrics[self.metric], "loss": first.metrics.get("loss", 0.0), "step": first.step}
         best = self.world.sums(best)  # the ranks must agree on when to stop
         position.best, position.best_loss = (best["value"], best["loss"]) if best["step"] else (None, None)
         position.best_step = int(best["step"])

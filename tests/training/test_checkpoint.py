@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.training import checkpoint
-from janus_cli.training.checkpoint import MODEL, STATE, best_folders, load_model, newest_valid, verify
+from janus_cli.training.checkpoint import MODEL, STATE, load_model, newest_valid, verify
 from janus_cli.training.inspect import describe, lines
+from janus_cli.training.ranking import ranked
 from tests.faults.processes import ENVIRONMENT, digest, go, relabel, state
 
 
@@ -72,9 +73,9 @@ def test_the_best_are_those_with_the_highest_score(trained: Path) -> None:
         folder = trained / f"step-{step:06d}"
         (folder / STATE).write_text(json.dumps({**state(folder), "metrics": {"bleu_ar": value}}))
     judged = {"metric": "bleu", "tokenize": "13a", "sentences": 4}
-    assert best_folders(trained, "bleu_ar", judged) == [trained / f"step-{step:06d}" for step in (3, 6)]
-    assert best_folders(trained, "bleu_nar", judged) == []
-    assert best_folders(trained, "bleu_ar", {**judged, "tokenize": "zh"}) == []
+    assert [each.step for each in ranked(trained, "bleu_ar", judged)] == [3, 6]
+    assert ranked(trained, "bleu_nar", judged) == []
+    assert ranked(trained, "bleu_ar", {**judged, "tokenize": "zh"}) == []
 
 
 class Payload:
