@@ -191,6 +191,19 @@ def check_start(start: Path | None) -> None:
         named_run(start, None)
 
 
+def check_place(folder: Path) -> None:
+    """Refuses a folder for a run whose path is no text: safetensors could not read the weights in it again.
+
+    Raises:
+        UsageError: its path is not UTF-8.
+    """
+    try:
+        str(folder.resolve()).encode()
+    except UnicodeEncodeError:
+        reason = "its path is not UTF-8, and weights in it could not be read again"
+        raise UsageError(f"{folder.resolve()}: {reason}", "choose a folder of another name with --run") from None
+
+
 class Verb(typer.core.TyperCommand):
     """A command whose help can be shown on any terminal."""
 

@@ -63,6 +63,7 @@ def train(
     folder = options.one_run(resumed, run)
     options.check_recipe(recipe or (str(find_run(folder).recipe) if resume else None), changes, objective)
     options.check_start(start)
+    options.check_place(folder or Path())
     from janus_cli.training.run import train as run_training
 
     run_training(

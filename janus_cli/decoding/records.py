@@ -325,7 +325,7 @@ def _packing(file: BinaryIO, path: Path) -> BinaryIO:
 
 def as_json(record: Record) -> bytes:
     """One line of JSON."""
-    return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(record, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"  # names may be no text
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:

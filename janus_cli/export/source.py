@@ -45,7 +45,7 @@ class Source:
         cleaning = f"The training text was cleaned in these steps, so do the same first: {steps}."
         if not steps:
             cleaning = "Text goes into the tokenizer as it is."
-        return fill(template, origin=origin, cleaning=cleaning, **values).encode()
+        return fill(template, origin=origin, cleaning=cleaning, **values).encode(errors="backslashreplace")
 
 
 def portable(recipe: Recipe) -> Recipe:

@@ -425,7 +425,7 @@ def _mean(name: str, found: Mapping[str, Any] | None) -> str | None:
 
 def write(folder: Path, results: Mapping[str, Any], text: str) -> None:
     """comparison.json, comparison.md and, with matplotlib, comparison.svg."""
-    write_atomically(folder / "comparison.md", f"{text}\n".encode())
+    write_atomically(folder / "comparison.md", f"{text}\n".encode(errors="backslashreplace"))
     written = ["comparison.md", "comparison.json"]
     try:
         plot = quality_against_passes(results, f"{results['recipe']}: {budget(results['settings'])}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 from collections.abc import Callable
 from importlib import import_module
@@ -169,6 +170,21 @@ def test_a_huge_line_is_cut_by_decode_and_refused_by_score(
     code, out, err = shell("decode", "--run", "run", "--input", "text", "--out", "out")
     assert (code, len(Path("out").read_text().split("\n"))) == (0, 4), err
     assert "lines cut to the" in err
+
+
+def test_names_that_are_not_utf_8(shell: Shell, trained: Path) -> None:
+    text, out = (Path(os.fsdecode(b"\xff" + name)) for name in (b".text", b".out"))
+    try:
+        text.write_bytes(b"ein mann\n")
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    code, _, err = shell("decode", "--run", "run", "--input", str(text), "--out", str(out))
+    assert (code, out.read_text().count("\n")) == (0, 1), err
+    code, _, err = shell("decode", "--run", "run", "--input", str(text), "--out", str(out))
+    assert (code, r"error: \udcff.out exists already" in err) == (2, True)
+    assert json.loads(shell("score", str(out), "--reference", str(text), "--json")[1])["hypotheses"] == str(out)
+    code, _, err = shell("train", "--recipe", "tiny.yaml", "--run", str(text.with_suffix("")))
+    assert (code, "is not UTF-8, and weights in it could not be read again" in err) == (2, True)
 
 
 def test_a_pipe_without_end_is_refused_by_score(
