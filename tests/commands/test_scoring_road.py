@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from janus_cli import recipe_load
+from janus_cli.lab.bench import sampled
+from janus_cli.runs import Run
 from tests.conftest import TINY_RECIPE, Janus
 from tests.faults.processes import entries, state
 
@@ -113,3 +116,20 @@ def test_compare_and_bench_take_a_metric_for_the_call(tiny_recipe: Path, shell: 
     assert (code, "--tokenize zh would change nothing" in err) == (2, True)
     code, _, err = shell("bench", "runs/compare-tiny/ar.seed1", "--metric", "rouge")
     assert (code, "'rouge' is none of bleu" in err) == (2, True)
+
+
+def test_compare_and_bench_score_against_all_references(empty_folder: Path, shell: Janus) -> None:
+    write_corpus(8, 12)
+    targets = Path("text/test.zh").read_text(encoding="utf-8").splitlines()
+    others = "".join(f"{line}\t{line[::-1]}\n" for line in targets)
+    Path("text/test.refs.tsv").write_text(others, encoding="utf-8")
+    compare = ("compare", "--recipe", "tiny.yaml", "--data-dir", "text", "--objectives", "ar", "--steps", "2")
+    code, _, err = shell(*compare, "--modes", "ar.beam1", "--no-speed", "--device", "cpu")
+    assert code == 0, err
+    found = json.loads(Path("runs/compare-tiny/comparison.json").read_bytes())
+    assert found["rows"][0]["scores"]["chrf"]["signature"].startswith("nrefs:2|")
+    run = Run(Path("runs/compare-tiny/ar.seed1"))
+    lines, references = sampled(run, recipe_load.load(str(run.recipe)), 3)
+    assert references is not None
+    assert [len(column) for column in references] == [len(lines)] * 2
+    assert [line[::-1] for line in references[0] if line] == references[1]
