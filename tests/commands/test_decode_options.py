@@ -141,7 +141,7 @@ def test_two_settings_that_write_different_texts_have_files_of_their_own(
 
 
 DIFFERENT = [
-    ("ar", ["--temperature", "0.8", "--nbest", "3"]), ("janus", ["--temperature", "1", "--top-k", "20", "--seed", "2"]),
+    ("ar", ["--temperature", "0.8", "--nbest", "5"]), ("janus", ["--temperature", "1", "--top-k", "20", "--seed", "2"]),
     ("xlnet", ["--temperature", "1", "--top-p", "0.9"]), ("mpnet", ["--mode", "ar", "--temperature", "1"]),
     ("prophetnet", ["--temperature", "0.5"]), ("bang", ["--mode", "ar", "--temperature", "0.7", "--nbest", "2"]),
     ("ar", ["--beam", "4", "--diversity", "0.8", "--nbest", "4"]),

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from janus_cli.core import graphs
+from janus_cli.core.batch import UNK
 from janus_cli.core.generate import Generator, Mode
 from janus_cli.core.graphs import RecordedNext, RecordedVerify, Recordings
 from janus_cli.core.knobs import ARSide, Decoding
@@ -20,8 +21,11 @@ BATCHES = [ONE, source([[9] * 12, [8, 5], [6, 7, 8, 9, 10]]), source([[7, 6]]), 
            source([[11, 8, 7, 6] * 4])]  # fmt: skip
 
 
-def generator(*, recorded: bool = True) -> Generator:
-    made = Generator(random_model(2, width=32, heads=4, encoder_layers=2, norm="post", max_length=48))
+def generator(*, recorded: bool = True, likes_unk: bool = False) -> Generator:
+    model = random_model(2, width=32, heads=4, encoder_layers=2, norm="post", max_length=48)
+    if likes_unk:
+        model.output_weight[UNK] = 1.2 * model.output_weight[9]
+    made = Generator(model)
     made.recordings = Recordings(made.model) if recorded else None
     return made
 
@@ -54,8 +58,9 @@ def cases() -> Iterator[tuple[Mode, ARSide, dict[str, Any]]]:
 
 @pytest.mark.parametrize(("mode", "side", "knobs"), list(cases()), ids=str)
 def test_texts_passes_and_scores_are_those_of_the_other_steps(mode: Mode, side: ARSide, knobs: dict[str, Any]) -> None:
-    options, recorded = Decoding(**knobs), generator()
-    expected = outputs(generator(recorded=False), mode, options, side)
+    options, likes_unk = Decoding(**knobs), "unk" in knobs
+    recorded = generator(likes_unk=likes_unk)
+    expected = outputs(generator(recorded=False, likes_unk=likes_unk), mode, options, side)
     assert len({tuple(tokens) for tokens, *_ in expected}) > 4
     assert outputs(recorded, mode, options, side) == expected
     if (mode, side) != ("ar", "masks"):  # which is not recorded
