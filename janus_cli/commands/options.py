@@ -18,7 +18,7 @@ from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 import typer
 
-from janus_cli.core.knobs import OBJECTIVES, Decoding, knobs
+from janus_cli.core.knobs import OBJECTIVES, SOURCES, Decoding, knobs
 from janus_cli.errors import UsageError, from_system
 from janus_cli.measures import MEASURES
 from janus_cli.measures import Tokenize as Tokenizer
@@ -303,6 +303,7 @@ def _decoding_option(name: str) -> inspect.Parameter:
     knob, kind = _DECODING[name], _TYPES[name]
     modes = dict.fromkeys(mode.split(" ")[0] for mode in knob.modes)
     about = f"{', '.join(modes)}: {knob.about}." if modes else f"{knob.about[0].upper()}{knob.about[1:]}."
+    about += f" Source: {SOURCES[knob.source]}." if knob.source in SOURCES else ""
     flag = knob.flag or f"--{name.replace('_', '-')}"
     metavar = {int: "N", float: "X"}.get(kind)
     option = typer.Option(flag, min=knob.ge, max=knob.le, metavar=metavar, help=about, show_default=False)

@@ -397,7 +397,7 @@ class Decoding:
         float,
         Knob(
             "diverse beam search: penalty on a token for each hypothesis of earlier groups that writes it in the same "
-            "place, 0.2 to 0.8 in [D]; 0: an ordinary beam",
+            "place, 0.2 to 0.8 in the paper; 0: an ordinary beam",
             "[D]", ge=0, le=1000, modes=_BEAM, off=True, not_with="temperature",
         ),
     ] = 0.0  # fmt: skip
