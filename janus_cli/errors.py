@@ -98,7 +98,8 @@ def from_system(problem: OSError) -> JanusError | None:
 
 def is_about_memory(problem: BaseException) -> bool:
     """Whether an exception says that memory ran out, on the host or a GPU: Python's, torch's or the system's."""
-    torchs = type(problem).__name__ == "OutOfMemoryError"  # imported without torch
+    # Torch's, which is not imported here, and oneDNN's.
+    torchs = type(problem).__name__ == "OutOfMemoryError" or str(problem) == "could not create a primitive"
     if torchs or isinstance(problem, MemoryError) or getattr(problem, "errno", None) == errno.ENOMEM:
         return True
     words = ("can't allocate memory", "Cannot allocate memory", "out of memory", "bad_alloc")

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import sentencepiece
 import torch
-from processes import digest, ended, go, relabel, state
+from processes import digest, ended, entries, go, relabel, state
 from processes import janus as child
 from safetensors.torch import load_file, save_file
 
 import janus_cli
 from janus_cli import device
-from janus_cli.errors import CheckpointError
+from janus_cli.errors import CheckpointError, is_about_memory
 from janus_cli.training import checkpoint
 from tests.conftest import Janus
 
@@ -38,12 +38,17 @@ DECODE = ("decode", "run", "--input", "-", "--device", "cpu")
 # Weights that are not finite
 
 
-def test_weights_that_explode_in_an_update_are_not_saved(tiny_recipe: Path, janus: Janus) -> None:
-    code, out, err = janus(*TRAIN, "--run", "run", "--set", "training.learning_rate=1e308")
+@pytest.mark.parametrize("saving", [2, 100])
+def test_weights_that_explode_in_an_update_are_neither_saved_nor_validated(
+    tiny_recipe: Path, janus: Janus, saving: int
+) -> None:
+    every = ("--set", f"training.save_every={saving}", "--set", "training.validate_every=4")
+    code, out, err = janus(*TRAIN, "--run", "run", "--set", "training.learning_rate=1e308", *every)
     assert (code, out) == (5, ""), err
     assert "not finite" in err
     assert "done" not in err
     assert list(ROOT.iterdir()) == []
+    assert entries(RUN / "log.jsonl", "valid", "saved", "done") == []
 
 
 def test_they_push_no_good_checkpoint_out(trained: Path, janus: Janus) -> None:
@@ -150,6 +155,7 @@ def test_runs_that_noted_no_sha256_go_on(trained: Path, janus: Janus) -> None:
 
 def test_an_export_and_a_reused_tokenizer_are_checked(trained: Path, janus: Janus) -> None:
     assert janus("export", "run", "--out", "exported")[0] == 0
+    assert "tokenizer.model" in json.loads(Path("exported/manifest.json").read_bytes())["files"]
     decode = ("decode", "--checkpoint", "exported", "--input", "-", "--device", "cpu")
     assert janus(*decode, stdin=b"ba\n")[0] == 0
     swap_pieces(Path("exported/tokenizer.model"))
@@ -401,6 +407,16 @@ def test_too_little_memory_is_no_damage(
     assert "not enough memory" in err
     assert "damaged" not in err
     assert "--force" not in err
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [MemoryError(), OSError(errno.ENOMEM, "x"), torch.OutOfMemoryError("x"), RuntimeError("CUDA error: out of memory"),
+     RuntimeError("could not create a primitive")],
+)  # fmt: skip
+def test_words_of_libraries_that_run_out_of_memory(problem: Exception) -> None:
+    assert is_about_memory(problem)
+    assert not is_about_memory(RuntimeError("could not create a primitive descriptor for a matmul primitive"))
 
 
 def test_memory_that_runs_out_anywhere(trained: Path, janus: Janus, monkeypatch: Patch) -> None:
