@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import cache, partial
+from math import inf
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +24,8 @@ from janus_cli.system import sync
 
 MANIFEST = "manifest.json"
 POLL_SECONDS = 0.1  # between two looks at a lock that another process holds
-_OWNER = re.compile(r"pid (\d+) on (\S+)")
+OLD = 3600.0  # seconds without a write, after which a file that nobody seems to be writing is taken for abandoned
+_OWNER = re.compile(r"pid (\d+) on (\S+)\n(?:born (\S+)\n)?")  # see `_owner`
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)\.[0-9a-f]{8}\.tmp")  # see `temporary`
 
 
@@ -45,17 +47,19 @@ def must_be_free(out: Path, *, force: bool, is_ours: Callable[[Path], bool], wha
 
 @contextmanager
 def whole_folder(
-    out: Path, *, force: bool, is_ours: Callable[[Path], bool], what: str, error: type[JanusError] = DataError
-) -> Iterator[Path]:
+    out: Path, *, force: bool, is_ours: Callable[[Path], bool], what: str, error: type[JanusError] = DataError,
+    patience: float = inf,
+) -> Iterator[Path]:  # fmt: skip
     """A working folder that becomes `out` on a clean exit, and is removed otherwise.
 
     Beside `out` lie `.NAME.making`, the working folder; `.NAME.replaced`, an earlier `out` until the new one has its
     name; and `.NAME.lock`, held all the while: other processes wait, and the next one cleans up after a killed one.
 
-    force, is_ours, what: see `must_be_free`. error: raised if `out` cannot be written.
+    force, is_ours, what: see `must_be_free`. error: raised if `out` cannot be written. patience: seconds to wait.
 
     Raises:
         UsageError: see `must_be_free`.
+        Busy: another process was still making it when `patience` ran out.
     """
     check = partial(must_be_free, out, force=force, is_ours=is_ours, what=what)
     final = Path(os.path.realpath(out))  # has a name and a parent, even if given as a link or as `..`
@@ -68,7 +72,8 @@ def whole_folder(
             if new_parent:
                 stack.callback(_remove_if_empty, final.parent)
             sweep(final.parent)
-            stack.enter_context(locked(lock, lambda holder: console.say(f"waiting for {holder}, which makes {out}")))
+            wait = partial(_say_waiting, out)
+            stack.enter_context(locked(lock, wait, patience))
             stack.callback(_remove_lock, lock)
             _tidy(final)
             check()  # an earlier one may have come back
@@ -87,6 +92,10 @@ def whole_folder(
             sync(final.parent)
         finally:
             _tidy(final)
+
+
+def _say_waiting(out: Path, holder: str) -> None:
+    console.say(f"waiting for {holder}, which makes {out}")
 
 
 def _places(final: Path) -> tuple[Path, Path, Path]:
@@ -109,7 +118,8 @@ def _tidy(final: Path) -> None:
 def tidy(out: Path) -> None:
     """Removes what a killed `whole_folder` left; the folder that it was replacing comes back.
 
-    Does nothing while another process is making `out`, or if nothing can be written.
+    Does nothing while another process is making `out`, or may be doing so on another machine (the locks of some network
+    file systems hold on one machine only), or if nothing can be written.
     """
 
     def leave(holder: str) -> None:
@@ -117,7 +127,7 @@ def tidy(out: Path) -> None:
 
     final = Path(os.path.realpath(out))
     *_, lock = places = _places(final)
-    if any(path.exists() for path in places):
+    if any(path.exists() for path in places) and not _is_elsewhere(_note(lock)):
         with suppress(OSError), locked(lock, leave):
             _tidy(final)
             _remove_lock(lock)
@@ -130,11 +140,29 @@ def sweep(folder: Path) -> None:
     """
     with suppress(OSError):
         for path in list(folder.glob(".*.*")):
-            made = _TEMPORARY.fullmatch(path.name)
-            if made and made[1] == _host() and not system.is_running(int(made[2])):
+            if _is_abandoned(path):
                 path.unlink(missing_ok=True)
-            elif path.suffix == ".lock" and path.is_file() and _OWNER.fullmatch(_first_line(path)):
-                tidy(folder / path.name[1:].removesuffix(".lock"))
+            elif path.suffix == ".lock" and _has_ended(_note(path)):
+                tidy(folder / path.stem[1:])
+
+
+def tidy_all(folder: Path, names: str) -> None:
+    """`tidy` for each folder of whose making there is a trace. names: a glob."""
+    for left in list(folder.glob(f".{names}")):
+        if left.suffix in (".making", ".replaced", ".lock"):
+            tidy(folder / left.stem[1:])
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether it is a file of `write_atomically` whose process has ended.
+
+    A process in another container may have this machine's name and a number that means nothing here: so only if nobody
+    has written to it for an hour.
+    """
+    made = _TEMPORARY.fullmatch(path.name)
+    if not made or made[1] != _host() or system.is_running(int(made[2])):
+        return False
+    return time.time() - path.stat().st_mtime > OLD
 
 
 def remove_whole(folder: Path) -> None:
@@ -163,38 +191,44 @@ class Busy(Exception):
 
 
 @contextmanager
-def locked(path: Path, busy: Callable[[str], None]) -> Iterator[str]:
+def locked(path: Path, busy: Callable[[str], None], patience: float = inf) -> Iterator[str]:
     """Holds an exclusive lock on the file `path`, which is created if missing and may be removed by the holder.
 
     The lock is free when the process has ended, however it ends.
-    busy: called with the holder's name before waiting for another process; may raise instead.
+    busy: called with the holder's name before waiting for another process; may raise instead. patience: seconds.
 
     Yields:
         The name of a process that was killed while it held the lock, or "".
+
+    Raises:
+        Busy: another process still held it when `patience` ran out.
     """
-    file, stack = _open_locked(path, busy)
+    file, stack = _open_locked(path, busy, patience)
     with stack:
         file.seek(0)
-        killed = file.read().strip()
+        killed = file.readline().strip()
         file.truncate(0)
-        file.write(f"{_owner()}\n")
+        file.write(_owner())
         file.flush()
         stack.callback(file.truncate, 0)
         yield killed
 
 
-def _open_locked(path: Path, busy: Callable[[str], None]) -> tuple[IO[str], ExitStack]:
+def _open_locked(path: Path, busy: Callable[[str], None], patience: float) -> tuple[IO[str], ExitStack]:
     """The file, and what closes and unlocks it."""
-    told = False
+    told, began = False, time.monotonic()
     while True:
         with ExitStack() as stack:
             file = stack.enter_context(path.open("a+", encoding="utf-8"))
             try:
                 stack.enter_context(held(file, path))
             except Busy as problem:
+                file.seek(0)
+                holder = problem.holder or file.readline().strip() or "another process"
+                if time.monotonic() - began > patience:
+                    raise Busy(holder) from None
                 if not told:
-                    file.seek(0)
-                    busy(problem.holder or file.read().strip() or "another process")
+                    busy(holder)
                     told = True
             else:
                 with suppress(FileNotFoundError):  # the last holder may have removed the file: then open it anew
@@ -234,33 +268,59 @@ def _pid_file(path: Path) -> Iterator[None]:
     while True:
         try:
             with path.open("x", encoding="utf-8") as file:
-                file.write(f"{_owner()}\n")
+                file.write(_owner())
             break
         except FileExistsError:
-            holder = _first_line(path)
-            if not _has_ended(holder):
-                raise Busy(f"{holder or 'another process'} (if it has ended, remove {path})") from None
-            path.unlink(missing_ok=True)
+            note = _note(path)
+            if not _has_ended(note):
+                holder = note.split("\n")[0] or "another process"
+                raise Busy(f"{holder} (if it has ended, remove {path})") from None
+            _remove_stale(path, note)
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
 
 
+def _remove_stale(path: Path, note: str) -> None:
+    """Removes the file of a process that has ended, but not one that another process has put in its place since."""
+    aside = temporary(path)
+    with suppress(FileNotFoundError):  # another process was faster
+        path.rename(aside)
+        if _note(aside) == note:
+            aside.unlink()
+        else:
+            aside.rename(path)
+
+
 def _owner() -> str:
-    return f"pid {os.getpid()} on {socket.gethostname()}"
+    """What this process writes into a lock: who it is, and what tells it from a later process of the same number."""
+    born = system.birth(os.getpid())
+    return f"pid {os.getpid()} on {socket.gethostname()}\n" + (f"born {born}\n" if born else "")
 
 
-def _has_ended(owner: str) -> bool:
-    """Whether this process is known to have ended; of one on another machine nothing is known."""
-    found = _OWNER.fullmatch(owner)
-    return found is not None and found[2] == socket.gethostname() and not system.is_running(int(found[1]))
+def _has_ended(note: str) -> bool:
+    """Whether the process that wrote this note (see `_owner`) is known to have ended.
+
+    Of one on another machine nothing is known. In a container that was started again, other processes have its number.
+    """
+    found = _OWNER.match(note)
+    if found is None or found[2] != socket.gethostname():
+        return False
+    born = system.birth(int(found[1]))
+    return not system.is_running(int(found[1])) or bool(born and found[3] and born != found[3])
 
 
-def _first_line(path: Path) -> str:
-    """Of a small file; empty if it cannot be read."""
+def _is_elsewhere(note: str) -> bool:
+    """Whether a process on another machine wrote this note."""
+    found = _OWNER.match(note)
+    return found is not None and found[2] != socket.gethostname()
+
+
+def _note(path: Path) -> str:
+    """What a lock says of its owner; empty if it cannot be read."""
     with suppress(OSError, ValueError), path.open(encoding="utf-8") as file:
-        return file.read(512).split("\n")[0]
+        return file.read(512)
     return ""
 
 

@@ -90,6 +90,15 @@ def is_running(number: int) -> bool:
     return True
 
 
+def birth(number: int) -> str:
+    """What tells a running process from others that had or will have its number; empty where the system does not say."""
+    with suppress(OSError, IndexError):  # only Linux has these files: the boot, and the time of the start within it
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        fields = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return f"{boot}/{fields[19]}"
+    return ""
+
+
 def sync(path: Path) -> None:
     """fsync: makes a file's contents, or the names in a folder, survive a power cut; as far as the file system can."""
     if WINDOWS and path.is_dir():  # cannot be opened

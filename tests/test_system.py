@@ -88,12 +88,68 @@ def test_without_locks_a_dead_process_holds_none(
     path, stand_in = tmp_path / "lock", tmp_path / "lock.pid"
     stand_in.write_text(f"pid {DEAD} on {HOST}\n")
     with locked(path, wait):
-        assert stand_in.read_text() == f"pid {os.getpid()} on {HOST}\n"
+        assert stand_in.read_text().startswith(f"pid {os.getpid()} on {HOST}\n")
     stand_in.write_text(f"pid {DEAD} on another{HOST}\n")  # of which nothing is known
     with pytest.raises(Waits, match=r"if it has ended, remove .*lock\.pid"), locked(path, wait):
         pass
     said = capsys.readouterr().err
     assert said.count(f"{tmp_path} is on a file system without locks") == 1
+
+
+def test_a_number_that_another_process_has_by_now_holds_no_lock(tmp_path: Path, monkeypatch: Patch) -> None:
+    """As in a container that was started again: its process has the number of the one that was killed."""
+    old_nfs(monkeypatch)
+    path, stand_in = tmp_path / "lock", tmp_path / "lock.pid"
+    with monkeypatch.context() as earlier:
+        earlier.setattr(system, "birth", lambda _: "boot/1")
+        with locked(path, wait):
+            left = stand_in.read_text()
+            stand_in.unlink()
+    for born, ended in (("boot/1", False), ("", False), ("boot/2", True)):
+        monkeypatch.setattr(system, "birth", lambda _, born=born: born)
+        stand_in.write_text(left)
+        if not ended:
+            with pytest.raises(Waits, match=f"pid {os.getpid()} on {HOST} "), locked(path, wait):
+                pass
+            continue
+        with locked(path, wait):
+            pass
+        assert not stand_in.exists()
+
+
+def test_processes_of_one_number_differ(monkeypatch: Patch) -> None:
+    child = os.fork()
+    if not child:
+        signal.pause()
+    try:
+        births = {system.birth(number) for number in (os.getpid(), os.getpid(), child)}
+        assert len(births) == 2
+        assert "" not in births
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert system.birth(DEAD) == ""
+    monkeypatch.setattr(Path, "read_text", refuse(errno.ENOENT))  # macOS, Windows
+    assert system.birth(os.getpid()) == ""
+
+
+def test_only_one_process_takes_the_place_of_a_dead_one(tmp_path: Path, monkeypatch: Patch) -> None:
+    """Another one does so between our look at the stand-in and its removal."""
+    old_nfs(monkeypatch)
+    path, stand_in = tmp_path / "lock", tmp_path / "lock.pid"
+    stand_in.write_text(f"pid {DEAD} on {HOST}\n")
+    theirs, is_running = f"pid {os.getppid()} on {HOST}\n", system.is_running
+
+    def faster(number: int) -> bool:
+        if number == DEAD:
+            stand_in.write_text(theirs)
+        return is_running(number)
+
+    monkeypatch.setattr(system, "is_running", faster)
+    with pytest.raises(Waits, match=f"pid {os.getppid()} on"), locked(path, wait):
+        pass
+    assert stand_in.read_text() == theirs
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["lock", "lock.pid"]
 
 
 def make(out: Path, text: str) -> None:
@@ -115,11 +171,14 @@ def test_what_killed_processes_left_goes_with_the_next_folder_that_is_made(
     left = files.temporary(tmp_path / "file")
     dead = left.with_name(left.name.replace(f"-{os.getpid()}.", f"-{DEAD}."))
     alien = dead.with_name(dead.name.replace(f".{files._host()}-", ".00000000-"))
+    young = dead.with_name(f".young{dead.name}")  # of a process in another container that has this machine's name
     theirs = [tmp_path / each for each in (".mine.tmp", ".mine.lock", ".mine.making")]
-    for file in (left, dead, alien, *theirs):
+    for file in (left, dead, alien, young, *theirs):
         file.write_text("x")
+    for file in (left, dead, alien):
+        os.utime(file, (0, 0))
     make(tmp_path / "new", "new")
-    kept = {left, alien, *theirs, tmp_path / "new", tmp_path / "old"}
+    kept = {left, alien, young, *theirs, tmp_path / "new", tmp_path / "old"}
     if name != "old NFS":
         kept |= {tmp_path / ".old.lock.pid", tmp_path / ".dead.lock.pid"}  # not a file of this system
     assert {*tmp_path.iterdir()} == kept
@@ -137,6 +196,28 @@ def test_what_a_live_process_is_making_stays(tmp_path: Path) -> None:
         assert (folder / MANIFEST).is_file()
         assert mine.is_file()
     assert (tmp_path / "out" / MANIFEST).is_file()
+
+
+def test_what_may_be_made_on_another_machine_stays(tmp_path: Path) -> None:
+    """On some network file systems a lock holds only on the machine of its holder: here it looks free."""
+    working, lock = tmp_path / ".out.making", tmp_path / ".out.lock"
+    working.mkdir()
+    lock.write_text(f"pid {DEAD} on another{HOST}\n")
+    sweep(tmp_path)
+    files.tidy(tmp_path / "out")
+    make(tmp_path / "other", "x")
+    assert {*tmp_path.iterdir()} == {working, lock, tmp_path / "other"}
+    lock.write_text(f"pid {DEAD} on {HOST}\n")
+    sweep(tmp_path)
+    assert {*tmp_path.iterdir()} == {tmp_path / "other"}
+
+
+def test_waiting_for_another_process_can_have_an_end(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with whole_folder(out, force=True, is_ours=lambda _: True, what="data"):
+        again = whole_folder(out, force=True, is_ours=lambda _: True, what="data", patience=0.05)
+        with pytest.raises(files.Busy, match=f"pid {os.getpid()} on {HOST}"), again:
+            pass
 
 
 def test_folders_are_synced_where_that_is_possible(tmp_path: Path, monkeypatch: Patch) -> None:

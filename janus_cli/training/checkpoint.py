@@ -33,7 +33,7 @@ from janus_cli.errors import (
     is_about_memory,
     no_memory,
 )
-from janus_cli.files import MANIFEST, remove_whole, sha256, sweep, temporary, tidy, whole_folder
+from janus_cli.files import MANIFEST, Busy, remove_whole, sha256, sweep, temporary, tidy_all, whole_folder
 from janus_cli.recipe import Recipe
 from janus_cli.runs import LINKS, Run, find_run
 from janus_cli.system import followed, make_link, sync
@@ -44,6 +44,7 @@ FORMAT = 1
 MODEL, OPTIMIZER, STATE, RECIPE = "model.safetensors", "optimizer.safetensors", "state.json", "recipe.yaml"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of each weight
 EMA = "ema"  # exponential moving average of each weight, if training.ema is set
+PATIENCE = 60.0  # seconds that `save` waits for another process that writes the same checkpoint
 RETRIES = 3  # of a reader, if a training prunes the checkpoint meanwhile
 
 Read = TypeVar("Read")
@@ -91,12 +92,19 @@ def save(
 
     Raises:
         NonFiniteError: a value is not finite; nothing is written.
-        CheckpointError: it could not be written (disk full); older checkpoints are untouched.
+        CheckpointError: it could not be written (disk full, another process is writing it); older ones are untouched.
     """
     must_be_finite({**weights, **(optimizer or {})}, f"{folder.name} is not saved")
     try:
-        with whole_folder(folder, force=True, is_ours=lambda _: True, what="a checkpoint") as working:
+        with whole_folder(
+            folder, force=True, is_ours=lambda _: True, what="a checkpoint", patience=PATIENCE
+        ) as working:
             write(working, recipe, vocabularies, state, weights, optimizer)
+    except Busy as problem:
+        raise CheckpointError(
+            f"{folder} could not be written: {problem.holder} has been writing it for {PATIENCE:g} seconds",
+            "older checkpoints are untouched; end that process, or wait for it",
+        ) from None
     except (OSError, SafetensorError, DataError) as problem:
         needed = sum(t.numel() * t.element_size() for t in (*weights.values(), *(optimizer or {}).values()))
         raise CheckpointError(
@@ -430,16 +438,16 @@ def prune(root: Path, keep_last: int, best: Collection[Path]) -> None:
 
 
 def remove_leftovers(root: Path) -> None:
-    """Remove what a killed save or removal left behind; a checkpoint that was being replaced comes back.
+    """Remove what killed saves and removals left behind; a checkpoint that was being replaced comes back.
 
-    What another process is writing stays.
+    Call it with the run's lock held: then nobody is saving checkpoints of training steps, on whatever machine.
     """
+    for name in (".last.tmp", ".best.tmp"):  # of an earlier version
+        (root / name).unlink(missing_ok=True)
+    for lock in (*root.glob(".step-*.lock"), *root.glob(".step-*.lock.pid")):
+        lock.unlink()
+    tidy_all(root, "step-*")
     sweep(root)
-    for left in list(root.glob(".*")):
-        if left.name in (".last.tmp", ".best.tmp"):  # of an earlier version
-            left.unlink()
-        elif left.name.endswith((".making", ".replaced", ".lock")):
-            tidy(root / left.name[1:].rpartition(".")[0])
 
 
 def set_aside_newer(root: Path, resumed: Checkpoint) -> None:

@@ -53,6 +53,15 @@ def test_average_of_the_best(trained: Path, capsys: pytest.CaptureFixture[str]) 
     assert "has 2 checkpoints: averaging 2, not 3" in capsys.readouterr().err
 
 
+def test_what_a_training_is_saving_is_left_to_it(trained: Path) -> None:
+    """It may run on another machine, whose locks look free here."""
+    saving = [trained / ".step-000007.making", trained / ".step-000007.replaced"]
+    for folder in (*saving, trained / ".average-last2.making"):
+        folder.mkdir()
+    average_checkpoints(RUN, last=2, best=None, force=False)
+    assert sorted(trained.glob(".*")) == saving
+
+
 @pytest.mark.parametrize(("arguments", "code"), [("run", 0), ("--run run", 0), ("run --run x", 2), ("run --ema", 2)])
 def test_the_command(trained: Path, janus: Janus, arguments: str, code: int) -> None:
     found, _, err = janus("average", *arguments.split(), "--last", "2")

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from janus_cli.errors import CheckpointError, UsageError
+from janus_cli.files import whole_folder
 from janus_cli.training import checkpoint
 from janus_cli.training.checkpoint import MODEL, STATE, load_model, newest_valid, verify
 from janus_cli.training.inspect import describe, lines
@@ -226,3 +227,13 @@ def test_inspect(last: Path) -> None:
     assert "pairs: 64" in "\n".join(lines(describe(Path("data/tiny.src-tgt"))))
     with pytest.raises(UsageError, match="is not a run"):
         describe(Path("nowhere"))
+
+
+def test_a_save_does_not_wait_for_ever(last: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "PATIENCE", 0.05)
+    folder, saved, weights = last.parent / "step-000009", verify(last), load_file(last / MODEL)
+    with (
+        whole_folder(folder, force=True, is_ours=lambda _: True, what="a checkpoint"),
+        pytest.raises(CheckpointError, match=f"pid {os.getpid()} on .* has been writing it for 0.05 seconds"),
+    ):
+        checkpoint.save(folder, saved.recipe, saved.vocabularies, saved.state, weights)
