@@ -91,7 +91,7 @@ def is_running(number: int) -> bool:
 
 
 def birth(number: int) -> str:
-    """What tells a running process from others that had or will have its number; empty where the system does not say."""
+    """What tells a running process from earlier and later ones of its number; empty where the system does not say."""
     with suppress(OSError, IndexError):  # only Linux has these files: the boot, and the time of the start within it
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         fields = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
