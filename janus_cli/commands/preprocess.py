@@ -72,9 +72,8 @@ def preprocess(
         console.say("no --recipe: using the built-in recipe demo")
     named = {"train": train, "valid": valid, "test": test}
     files = [f"data.files.{split}={json.dumps(list(map(str, paths)))}" for split, paths in named.items() if paths]
-    if data_dir is not None:
-        files = ["data.files={}", *files]
-    loaded = recipe_load.load(recipe or "demo", [*(changes or ()), *files])
+    afresh = [] if data_dir is None else ["data.files={}"]  # the recipe's; those of --set stay
+    loaded = recipe_load.load(recipe or "demo", [*afresh, *(changes or ()), *files])
     if data_dir is not None:
         loaded = replace(loaded, data=replace(loaded.data, dir=str(data_dir)))
     if seed is not None:

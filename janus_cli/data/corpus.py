@@ -17,7 +17,7 @@ import numpy as np
 from janus_cli import console
 from janus_cli.data import extract, tables
 from janus_cli.data.extract import REFERENCES
-from janus_cli.data.lines import BadUtf8, TextFile, check, raw_lines
+from janus_cli.data.lines import BadUtf8, TextFile, check, raw_lines, suffix_of
 from janus_cli.data.stored import SPLITS_OF, digest, is_data_set, last_change
 from janus_cli.data.tables import SUFFIXES
 from janus_cli.errors import DataError
@@ -69,16 +69,18 @@ def find(data: Data, folder: Path | None, split: str) -> Paths:
         DataError: a named file is missing or is not what it is named for; the folder has several texts for the split.
     """
     if named := [Path(path) for path in getattr(data.files, split)]:
-        return _named(split, named)
+        return _named(data, split, named)
     return _in_folder(data, folder, split) if folder is not None and folder.is_dir() else {}
 
 
-def _named(split: str, paths: Sequence[Path]) -> Paths:
-    """One table; or source and target, which may be a table of references; and references."""
+def _named(data: Data, split: str, paths: Sequence[Path]) -> Paths:
+    """One table; or source and target, which may be a table of references; and references. For test also a source."""
     for path in paths:
         if not path.exists():
             raise DataError(f"{path} does not exist", f"--{split} names two aligned files, or one table")
     if len(paths) == 1:
+        if split == "test" and paths[0].is_file() and not _is_table(data, paths[0]):
+            return {"source": paths[0]}
         inside = paths[0] / ("validation" if split == "valid" and not (paths[0] / split).is_dir() else split)
         return {TABLE: inside if (paths[0] / SPLITS_OF).is_file() else paths[0]}
     kinds = [tables.kind_of(path) for path in paths]
@@ -89,6 +91,10 @@ def _named(split: str, paths: Sequence[Path]) -> Paths:
     return dict(zip(sides, paths, strict=False))
 
 
+def _is_table(data: Data, path: Path) -> bool:
+    return tables.kind_of(path) != "text" or extract.has_source(data, path)
+
+
 def _in_folder(data: Data, folder: Path, split: str) -> Paths:
     stem, found = getattr(data, split), Paths()
     for side in SIDES:
@@ -97,8 +103,11 @@ def _in_folder(data: Data, folder: Path, split: str) -> Paths:
             if file.is_file():
                 found.setdefault(side, file)
     several = [path for path in _tables(folder, stem, split) if path not in found.values()]
+    fitting = [path for path in several if suffix_of(path) != ".json" or extract.has_source(data, path)]
+    if fitting or split == "test":  # results and settings are .json, too
+        several = fitting
     references = _tables(folder, f"{stem}.refs")
-    is_whole = "source" in found and ("target" in found or bool(references))
+    is_whole = "source" in found and ("target" in found or bool(references) or split == "test")
     if not is_whole and len(found) + len(several) > 1 and several:
         both = " and ".join(map(str, [*found.values(), *several]))
         raise DataError(f"{both} could both be the {split} split", f"name one with --{split}, or move the other away")
@@ -106,7 +115,7 @@ def _in_folder(data: Data, folder: Path, split: str) -> Paths:
         raise DataError(f"{' and '.join(map(str, references))} could both be the references", "move one away")
     if several and not found:
         found[TABLE] = several[0]
-    if references and found:
+    if references and found and not (split == "train" and {TABLE, "target"} & set(found)):  # it takes one target
         found[REFERENCES] = references[0]
     return found
 
@@ -163,7 +172,8 @@ def survey(data: Data, folder: Path | None, bad_utf8: BadUtf8, plain: Path | Non
             sides |= extract.references(name, paths[REFERENCES], plain, with_target=alone, keep_bytes=keep)
         _must_align(sides)
         splits.append(Split(name, sides))
-        _tell_unread(data, folder, name, paths)
+    for name in SPLITS:
+        _tell_unread(data, folder, name, by_split.get(name, {}))
     return splits
 
 
@@ -183,12 +193,14 @@ def _must_align(sides: dict[str, TextFile]) -> None:
 
 
 def _tell_unread(data: Data, folder: Path | None, split: str, paths: Paths) -> None:
-    """Says which tables of the split's name lie beside its aligned text."""
-    if folder is None or getattr(data.files, split) or TABLE in paths:
+    """Says which tables of the split's name are left in the folder."""
+    if folder is None or not folder.is_dir() or getattr(data.files, split):
         return
-    for table in _tables(folder, getattr(data, split), split):
+    stem = getattr(data, split)
+    for table in _tables(folder, stem, split) + _tables(folder, f"{stem}.refs"):
         if table not in paths.values():
-            console.say(f"{table} is not read: the {split} split is {' and '.join(map(str, paths.values()))}")
+            read = f"the {split} split is {' and '.join(map(str, paths.values()))}" if paths else "it has no source"
+            console.say(f"{table} is not read: {read}")
 
 
 def _first_suspicious(source: Path, target: Path) -> int:

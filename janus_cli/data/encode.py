@@ -22,6 +22,7 @@ from typing import Any
 from janus_cli.data.corpus import Chunk, Split, chunks
 from janus_cli.data.filters import filter_pairs, shortened
 from janus_cli.data.lines import BadUtf8, cleaner
+from janus_cli.data.references import texts_in
 from janus_cli.data.store import Ragged
 from janus_cli.data.tokenizer import Tokenizers, join, load_tokenizers
 from janus_cli.errors import JanusError
@@ -78,8 +79,8 @@ def encode(tokenizers: Tokenizers, data: Data, bad_utf8: BadUtf8, split: str, ch
 
 
 def _references(line: bytes, clean: Callable[[str], str], joiner: str) -> str:
-    """The references of a pair, cleaned, as they are kept: a JSON list."""
-    return json.dumps([join(clean(text), joiner) for text in json.loads(line)], ensure_ascii=False)
+    """The references of a pair, cleaned, as they are kept: a JSON list without empty ones."""
+    return json.dumps(texts_in(join(clean(text), joiner) for text in json.loads(line)), ensure_ascii=False)
 
 
 def _texts(lines: list[bytes], bad: set[int]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from janus_cli import console
@@ -23,6 +23,7 @@ NOWHERE = Path(os.devnull)
 ROWS = 1000  # between signs of progress
 COLUMNS = "choose with --set data.columns=[SOURCE,TARGET]: names in the header, or numbers if there is no header"
 FIELDS = "choose with --set data.fields=[SOURCE,TARGET]"
+CALLED = "call its columns reference1, reference2, …"  # references beside a split
 
 
 def usual_names(data: Data, side: str) -> tuple[str, ...]:
@@ -70,7 +71,8 @@ def check_source(text: Lines) -> TextFile:
 
 
 def pairs(data: Data, split: str, path: Path, plain: Path | None, *, keep_bytes: bool) -> dict[str, TextFile]:
-    """Source and target of a table, and for valid and test the references, if a row has several.
+    """Source and target of a table (a test split may have none), and for valid and test the references, if a row has
+    several.
 
     plain: the folder for the text; without one, the table is only checked. keep_bytes: see `Table`.
 
@@ -81,8 +83,7 @@ def pairs(data: Data, split: str, path: Path, plain: Path | None, *, keep_bytes:
     kind = tables.table_kind(path)
     hint = COLUMNS if kind in DELIMITED else FIELDS
     hint += "" if suffix_of(path) in SUFFIXES or path.is_dir() else "; of aligned text, name both files"
-    usual = [usual_names(data, side) for side in ("source", "target")]
-    source, *targets = given_columns(data, kind) or tables.choose(path, kind, usual, hint)
+    source, *targets = _columns(data, split, path, kind, hint)
     tables.tell(path, kind, [source, *targets])
     if split == "train" and len(targets) > 1:
         console.say(f"{path}: the targets to train on are those of column {targets[0]}")
@@ -95,10 +96,44 @@ def pairs(data: Data, split: str, path: Path, plain: Path | None, *, keep_bytes:
                 raise DataError(f'{path}:{number} has a list of texts under "{source}"', hint)
             yield text, texts_in(cells)
 
-    columns = {"source": source, "target": targets[0], REFERENCES: ",".join(targets)}
+    columns = {"source": source}
+    if targets:
+        columns |= {"target": targets[0], REFERENCES: ",".join(targets)}
     found = _written(split, path, rows(), columns, plain)
     table.warn()
     return found
+
+
+def _wanted(data: Data, kind: Kind) -> list[Sequence[str]]:
+    """For the source, and each target, the names that its column may have."""
+    given = given_columns(data, kind)
+    return [[name] for name in given] or [usual_names(data, side) for side in ("source", "target")]
+
+
+def _columns(data: Data, split: str, path: Path, kind: Kind, hint: str) -> list[str]:
+    """The columns of a split: the source, and the targets, which only a test split may lack.
+
+    Raises:
+        DataError: they are not there.
+    """
+    wanted, in_order = _wanted(data, kind), not given_columns(data, kind)
+    try:
+        return tables.choose(path, kind, wanted, hint, in_order=in_order)
+    except DataError as problem:
+        if split == "test":
+            with suppress(DataError):
+                source = tables.choose(path, kind, wanted[:1], hint, in_order=in_order)
+                console.warn(f"{problem.message}: the test split can be decoded, not scored")
+                return source
+        raise
+
+
+def has_source(data: Data, path: Path) -> bool:
+    """Whether a file is a table with a source column."""
+    with suppress(DataError):
+        kind = tables.table_kind(path)
+        return bool(tables.choose(path, kind, _wanted(data, kind)[:1], in_order=not given_columns(data, kind)))
+    return False
 
 
 def references(
@@ -111,7 +146,7 @@ def references(
     """
     must_be_stored(path)
     columns = {"target": "1"} if with_target else {}
-    rows = (("", texts) for texts in read_references(path, keep_bytes=keep_bytes))
+    rows = (("", texts) for texts in read_references(path, keep_bytes=keep_bytes, hint=CALLED))
     return _written(split, path, rows, {**columns, REFERENCES: REFERENCES}, plain, single=not with_target)
 
 

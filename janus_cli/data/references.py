@@ -10,19 +10,22 @@ from pathlib import Path
 
 from janus_cli import console
 from janus_cli.data.lines import Lines, name_of, suffix_of
-from janus_cli.data.tables import SUFFIXES, Cell, Kind, Table, columns_of, delimited, kind_of_text, listed, tell
+from janus_cli.data.tables import SUFFIXES, Cell, Table, columns_of, delimited, kind_of_text, listed, tell
 from janus_cli.errors import DataError
 
-KEYS = ("references", "reference")  # one of them is in every object, where the file's name does not say JSON lines
+KEYS = ("references", "reference")  # every object of JSON lines that are not named so has one of them
 USUAL = (re.compile(r"(?i)ref(erence)?s?[ _-]?\d*"), re.compile(r"(?i)(target|tgt)[ _-]?\d*"))  # names of columns
 HINT = "name them with --reference-column"
 
 
-def references(path: Path, columns: Sequence[str] = (), *, keep_bytes: bool = False) -> Iterator[list[str]]:
+def references(
+    path: Path, columns: Sequence[str] = (), *, keep_bytes: bool = False, hint: str = HINT
+) -> Iterator[list[str]]:
     """The references of each line or row, at least one (which may be empty).
 
     columns: of a table; by default those called reference, reference1, …, else target; in a TSV without such a header,
-    all columns, and an empty cell is no reference. A cell may hold a list. keep_bytes: see `Table`.
+    all columns, and an empty cell is no reference. A cell may hold a list. keep_bytes: see `Table`. hint: how to name
+    columns.
 
     Raises:
         DataError: the file cannot be read, or has no such columns.
@@ -30,18 +33,18 @@ def references(path: Path, columns: Sequence[str] = (), *, keep_bytes: bool = Fa
     lines = Lines(path, strict=True, keep_bytes=keep_bytes)
     if not columns and _holds_lists(lines):
         console.say(f"{name_of(path)}: a JSON list of references a line")
-        return map(texts_in, map(json_list, lines))
+        return _from_lists(lines)
     kind = kind_of_text(path, columns or KEYS, next(iter(columns), None))
     if kind == "text":
         return _from_text(lines)
     there = [] if columns or kind is None else columns_of(path, kind)
     wanted = columns or next(filter(None, (list(filter(name.fullmatch, there)) for name in USUAL)), [])
-    if kind == "TSV" and not columns and len(wanted) < max(1, len(there)):
+    if kind == "TSV" and not wanted:
         console.say(f"{name_of(path)}: TSV, no header; every column holds references")
         return (texts_in(cells) for _, cells in delimited(path, kind, iter(lines)))
     if not wanted:
-        raise DataError(f"{path} ({kind}) has no column of references; it has {listed(there)}", HINT)
-    return _from_table(path, kind, wanted, keep_bytes)
+        raise DataError(f"{path} ({kind}) has no column of references; it has {listed(there)}", hint)
+    return _from_table(Table(path, wanted, kind, hint=hint, keep_bytes=keep_bytes))
 
 
 def _from_text(lines: Lines) -> Iterator[list[str]]:
@@ -53,9 +56,8 @@ def _from_text(lines: Lines) -> Iterator[list[str]]:
         console.warn(f"{lines.name}: every line has a tab; name it .tsv if it has several references in columns")
 
 
-def _from_table(path: Path, kind: Kind | None, columns: Sequence[str], keep_bytes: bool) -> Iterator[list[str]]:
-    tell(path, kind, columns)
-    table = Table(path, columns, kind, hint=HINT, keep_bytes=keep_bytes)
+def _from_table(table: Table) -> Iterator[list[str]]:
+    tell(table.path, table.kind, table.columns)
     yield from (texts_in(cells) for _, cells in table)
     table.warn()
 
@@ -66,12 +68,23 @@ def texts_in(cells: Iterable[Cell]) -> list[str]:
 
 
 def _holds_lists(lines: Lines) -> bool:
-    """Whether a file is called JSON lines, and every line is a list of texts."""
+    """Whether a file is called JSON lines, and its first line is a list, not of objects: that is a JSON array."""
     if SUFFIXES.get(suffix_of(lines.path)) != "JSON lines" or not lines.path.is_file():
         return False
     with suppress(ValueError, RecursionError):
-        return sum(bool(json_list(line)) for line in lines) > 0
+        first = json.loads(next((line for line in lines if line.strip()), ""))
+        return isinstance(first, list) and not any(isinstance(each, dict) for each in first)
     return False
+
+
+def _from_lists(lines: Lines) -> Iterator[list[str]]:
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                yield texts_in(json_list(line))
+            except (ValueError, RecursionError):
+                hint = 'as in the lines before, write ["one reference", "another"]'
+                raise DataError(f"{lines.name}:{number} is no JSON list of texts", hint) from None
 
 
 def json_list(line: str) -> list[str]:

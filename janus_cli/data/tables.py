@@ -34,7 +34,7 @@ STARTS: dict[bytes, Kind] = {
     columnar.PARQUET: "Parquet", columnar.ARROW_FILE: "Arrow", columnar.ARROW_STREAM: "Arrow",
 }  # fmt: skip
 DELIMITED: tuple[Kind, ...] = ("TSV", "CSV")
-DELIMITERS = (",", ";", "\t")  # of a CSV
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of a CSV; the first that fits is taken
 HEAD = 20  # lines that decide where the suffix does not
 COLUMN = "name it with --column"  # a hint
 
@@ -130,7 +130,7 @@ def kind_of_lines(head: Sequence[str], path: Path) -> Kind:
 
 
 def _delimiters(head: Sequence[str], path: Path) -> list[str]:
-    """The delimiters that split the header and every further row equally often, the one with most columns first."""
+    """The delimiters that split the header and every further row equally often."""
     widths: dict[str, list[int]] = {}
     for mark in DELIMITERS:
         widths[mark] = []
@@ -139,8 +139,7 @@ def _delimiters(head: Sequence[str], path: Path) -> list[str]:
                 widths[mark].append(len(cells))
         if len(head) == HEAD and len(widths[mark]) > 1:
             widths[mark].pop()  # the last row may go on, too
-    fitting = [mark for mark, found in widths.items() if len(set(found)) == 1 and found[0] > 1]
-    return sorted(fitting, key=lambda mark: -widths[mark][0])
+    return [mark for mark, found in widths.items() if len(set(found)) == 1 and found[0] > 1]
 
 
 def _delimiter(head: Sequence[str], path: Path) -> str:
@@ -150,13 +149,14 @@ def _delimiter(head: Sequence[str], path: Path) -> str:
 
 
 def _csv_rows(path: Path, lines: Iterator[str], mark: str) -> Iterator[tuple[int, list[str]]]:
-    """The cells of each row and the line where it begins; lines between rows may be empty."""
+    """The cells of each row and the line where it begins; lines between rows may be empty, if there are columns."""
     csv.field_size_limit(LONGEST_LINE)
-    reader, begins = csv.reader((f"{line}\n" for line in lines), delimiter=mark, strict=True), 1
+    reader, begins, width = csv.reader((f"{line}\n" for line in lines), delimiter=mark, strict=True), 1, 0
     try:
         for cells in reader:
-            if cells:
-                yield begins, cells
+            width = width or len(cells)
+            if cells or width == 1:
+                yield begins, cells or [""]
             begins = reader.line_num + 1
     except csv.Error as problem:
         hint = 'a quote inside a text is written twice, and what has one is quoted: "like ""this"""'
@@ -172,12 +172,13 @@ def delimited(path: Path, kind: Kind, lines: Iterator[str]) -> Iterator[tuple[in
 
 
 def columns_of(path: Path, kind: Kind) -> list[str]:
-    """The names that columns may have: cells of the first row, keys of the first object, fields."""
+    """The names that columns may have: cells of the first row, keys of the first objects, fields."""
     lines = Lines(path, strict=True, keep_bytes=True, quiet=True)  # what is wrong is said when all are read
     if kind in DELIMITED:
         return next((cells for _, cells in delimited(path, kind, iter(lines))), [])
     if kind == "JSON lines":
-        return _keys(_object(next((line for line in lines if line.strip()), "")) or {})
+        head = islice((line for line in lines if line.strip()), HEAD)  # what is null in one may hold keys in another
+        return list(dict.fromkeys(key for line in head for key in _keys(_object(line) or {})))
     return columnar.fields(path)
 
 
@@ -190,30 +191,44 @@ def _keys(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def choose(path: Path, kind: Kind, usual: Sequence[Sequence[str]], hint: str = COLUMN) -> list[str]:
-    """The columns to read where none are given: for each, the first of its usual names that there is, in any case.
+def choose(
+    path: Path, kind: Kind, wanted: Sequence[Sequence[str]], hint: str = COLUMN, *, in_order: bool = True
+) -> list[str]:
+    """The columns to read: for each that is wanted, the first of its names that there is (see `_called`). All but the
+    first may be several columns.
 
-    A TSV with none of these names, but with as many columns, has no header, and they are taken in order.
+    in_order: a TSV with none of these names, but with as many columns, has no header, and they are taken in order.
 
     Raises:
         DataError: they are not there; hint: how to give them.
     """
     there = columns_of(path, kind)
-    found = [next((same for name in names if (same := alike(name, there))), None) for names in usual]
-    if None not in found:
-        return [name for name in found if name is not None]
-    if kind == "TSV" and len(there) == len(usual) and not any(found):
+    found = [_called(names, kind, there, several=place > 0) for place, names in enumerate(wanted)]
+    if all(found):
+        return [name for columns in found for name in columns]
+    if in_order and kind == "TSV" and len(there) == len(wanted) and not any(found):
         return [str(number) for number in range(1, len(there) + 1)]
     if kind in (*DELIMITED, "JSON lines"):
         next(iter(Lines(path, strict=True, quiet=True)), None)  # perhaps the names are no UTF-8: that is said first
-    missing = " or ".join(repr(names[0]) for names, name in zip(usual, found, strict=True) if name is None)
+    missing = " or ".join(repr(names[0]) for names, columns in zip(wanted, found, strict=True) if not columns)
     raise DataError(f"{path} ({kind}) has no column {missing}; it has {listed(there)}", hint)
 
 
-def alike(name: str, there: Sequence[str]) -> str | None:
-    """The column of this name, else one that differs only in upper and lower case."""
-    folded = (each for each in there if each.casefold() == name.casefold())
-    return name if name in there else next(folded, None)
+def _called(names: Sequence[str], kind: Kind, there: Sequence[str], *, several: bool) -> list[str]:
+    """The column called so by the first of the names for which there is one, in upper or lower case; empty if none is.
+
+    several: also all that are called NAME1, NAME2, ….
+    """
+    for name in names:
+        if kind in DELIMITED and name.isdecimal():
+            return [name] if 0 < int(name) <= len(there) else []
+        alike = [each for each in there if each.casefold() == name.casefold()]
+        numbered = re.compile(rf"{re.escape(name)}[ _-]?\d+", re.IGNORECASE)
+        if found := [name] if name in there else alike[:1]:
+            return found
+        if several and (found := list(filter(numbered.fullmatch, there))):
+            return found
+    return []
 
 
 def listed(names: Sequence[str]) -> str:
@@ -225,9 +240,12 @@ def listed(names: Sequence[str]) -> str:
 def tell(path: Path, kind: Kind | None, columns: Sequence[str]) -> None:
     """Says what a table was taken for."""
     header = first = ""
+    if kind == "CSV" and path.is_file():
+        head = list(islice(Lines(path, strict=True, keep_bytes=True, quiet=True), HEAD))
+        header = f" with {DELIMITERS[_delimiter(head, path)]}"
     if kind in DELIMITED and all(name.isdecimal() for name in columns):
         cells = columns_of(path, kind) if path.is_file() else []
-        header, first = ", no header", f"; the first row is {listed(cells)}" if cells else ""
+        header, first = f"{header}, no header", f"; the first row is {listed(cells)}" if cells else ""
     named = f"column{'s' * (len(columns) > 1)} {', '.join(columns)}"
     console.say(f"{name_of(path)}: {kind or 'a table'}{header}; {named}{first}")
 
@@ -238,7 +256,8 @@ class Table:
 
     kind: None finds it from the lines. lines: the table's, if they were read before. hint: how to give columns.
     keep_bytes: bytes that are not UTF-8 stay, as surrogates; otherwise they raise DataError.
-    A missing value is an empty text. Line ends inside a text become spaces; `line_ends` counts these texts.
+    A missing value is an empty text. Line ends inside a text become spaces; `line_ends` counts these texts, and
+    `in_quotes` those of a TSV that look quoted as in a CSV.
 
     Raises:
         DataError: no such column, rows of another width, cells that hold no text; with file, line and column.
@@ -251,9 +270,10 @@ class Table:
     hint: str = COLUMN
     keep_bytes: bool = False
     line_ends: int = 0
+    in_quotes: int = 0
 
     def __iter__(self) -> Iterator[tuple[int, list[Cell]]]:
-        self.line_ends = 0
+        self.line_ends = self.in_quotes = 0
         kind = self.kind
         if kind in STARTS.values() or kind == "data set":
             there = columnar.fields(self.path)
@@ -297,7 +317,8 @@ class Table:
         start, first = next(rows, (1, []))
         places = [self._index(name, first) for name in self.columns]
         headless = all(name.isdecimal() for name in self.columns)
-        for number, cells in chain([(start, first)], rows) if headless else rows:
+        rows = chain([(start, first)], rows) if headless else rows
+        for number, cells in _without_blank_end(rows) if len(first) > 1 else rows:
             if len(cells) != len(first):
                 raise DataError(
                     f"{self._place(number)} has {counted(len(cells), 'column')}, line {start} has {len(first)}",
@@ -305,8 +326,10 @@ class Table:
                     if kind == "CSV"
                     else "a tab always begins a column; with quotes: .csv",
                 )
-            pairs = zip(places, self.columns, strict=True)
-            yield number, [self._cell(cells[place], name, number) for place, name in pairs]
+            chosen = [cells[place] for place in places]
+            if kind == "TSV":
+                self.in_quotes += sum(cell[:1] == cell[-1:] == '"' and '""' in cell[1:-1] for cell in chosen)
+            yield number, [self._cell(cell, name, number) for cell, name in zip(chosen, self.columns, strict=True)]
 
     def _index(self, name: str, first: Sequence[str]) -> int:
         """The place of a column in a row, from 0."""
@@ -345,9 +368,24 @@ class Table:
         return f"{name_of(self.path)}:{number}"
 
     def warn(self) -> None:
-        """Says how many texts had line ends."""
+        """Says how many texts had line ends or look quoted."""
         if self.line_ends:
             console.warn(f"{name_of(self.path)}: line ends inside {counted(self.line_ends, 'text')} became spaces")
+        if self.in_quotes:
+            console.warn(
+                f'{name_of(self.path)}: {counted(self.in_quotes, "text")} in quotes, with "" inside: in a TSV they are '
+                "text; if a program quoted as in a CSV, name the file .csv"
+            )
+
+
+def _without_blank_end(rows: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
+    """The rows without blank lines at their end."""
+    blank: list[tuple[int, list[str]]] = []
+    for row in rows:
+        blank.append(row)
+        if row[1] != [""]:
+            yield from blank
+            blank.clear()
 
 
 @dataclass

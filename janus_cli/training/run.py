@@ -128,7 +128,7 @@ def _recipe_and_run(
     if data_dir is not None:
         if not data_dir.is_dir():
             raise DataError(f"the data folder {data_dir} does not exist", "name another with --data-dir")
-        changes.append("data.files={}")
+        changes.insert(0, "data.files={}")  # the recipe's; those of --set stay
         changes.append(f"data.dir={json.dumps(str(data_dir), ensure_ascii=False)}")
     if resume:
         run = runs.find_run(folder)

@@ -274,7 +274,7 @@ def test_tables_are_decoded_by_column(janus: Janus) -> None:
     shutil.copy("t.jsonl", "sources.txt")
     Path("t.TSV.gz").write_bytes(gzip.compress(f"{first}\n\n{second}\n".encode()))
     for arguments, said in (
-        (["t.csv", "--column", "text"], "t.csv: CSV; column text"),
+        (["t.csv", "--column", "text"], "t.csv: CSV with commas; column text"),
         (["t.jsonl"], "t.jsonl: JSON lines; column source"),
         (["sources.txt"], "sources.txt: JSON lines; column source"),
         (["t.TSV.gz"], "t.TSV.gz: TSV, no header; column 1"),

@@ -204,7 +204,7 @@ def test_more_sources_from_a_table(distill: Janus) -> None:
     Path("more.csv").write_text("id,src,text\n" + "1,no,ba du\n2,no,ge\n" * 20)
     assert distill("ar", "--source", "more.src", "--out", "data/plain")[0] == 0
     code, _, err = distill("ar", "--source", "more.csv", "--column", "text", "--out", "data/table")
-    assert (code, "more.csv: CSV; column text" in err) == (0, True)
+    assert (code, "more.csv: CSV with commas; column text" in err) == (0, True)
     assert stores(Path("data/table")) == stores(Path("data/plain"))
     about = manifest(Path("data/table"))["distilled"]
     assert (about["sources"][0]["lines"], "--column text" in about["command"]) == (40, True)

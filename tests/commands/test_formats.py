@@ -149,9 +149,7 @@ def test_files_are_named_directly(janus: Run, shell: Callable[..., tuple[int, st
     assert ids_and_text("two") == ids_and_text("plain")
     assert "wd_20: TSV, no header; columns 2, 3" in said
     code, said = janus(*files, "--dry-run", *more)
-    assert (code, "would read held out.csv, column de: 4 lines" in said) == (3, False), "test.de alone is no table"
-    code, said = janus(*files, "corpus/test.en", "--dry-run", *more)
-    assert (code, "would read held out.csv, column de: 4 lines" in said) == (0, True)
+    assert (code, "would read held out.csv, column de: 4 lines" in said) == (0, True), said
     # Training finds the data by the recipe alone, and says how it was made if it no longer fits.
     Path("r.yaml").write_text("name: r\ndata: {source: de, target: en}\ntokenizer: {kind: words}\n", encoding="utf-8")
     assert (
@@ -177,9 +175,10 @@ def test_files_are_named_directly(janus: Run, shell: Callable[..., tuple[int, st
         ("--data-dir corpus --test utf16.csv", 3, "utf16.csv:1:1: byte 0xff is not UTF-8"),
         ("--data-dir corpus --train x.csv corpus/train.en", 3, "x.csv is a table (CSV), not one side of aligned text"),
         ("--data-dir corpus --test x.csv", 3, "x.csv (CSV) has no column 'de' or 'en'; it has 1 'german', 2 'english'"),
-        ("--data-dir corpus --test x.csv --set data.columns=[german,french]", 3,
-         "x.csv has no column 'french'; it has 1 'german', 2 'english'"),
-        ("--data-dir corpus --test x.jsonl", 3, "x.jsonl (JSON lines) has no column 'en'; it has 1 'de'"),
+        ("--data-dir corpus --valid x.csv --set data.columns=[german,french]", 3,
+         "x.csv (CSV) has no column 'french'; it has 1 'german', 2 'english'"),
+        ("--data-dir corpus --valid x.jsonl", 3, "x.jsonl (JSON lines) has no column 'en'; it has 1 'de'"),
+        ("--data-dir corpus --test corpus/test.de r.csv", 3, "r.csv (CSV) has no column of references"),
         ("--data-dir corpus --test x.jsonl --set data.fields=[de]", 2, "data: fields needs a source and a target"),
         ("--data-dir corpus --test x.json", 3, "x.json is a JSON array"),
         ("--data-dir corpus --test corpus/test.de corpus/valid.en", 3, "test.de has 3 lines, corpus/valid.en has 4"),
@@ -189,8 +188,9 @@ def test_files_are_named_directly(janus: Run, shell: Callable[..., tuple[int, st
         ("--data-dir corpus --train corpus/train.de corpus/train.en plain.txt", 2, "no third file (got plain.txt)"),
         ("--data-dir corpus --valid corpus/valid.de bad.tsv plain.txt", 3, "bad.tsv is a table (TSV), not one side"),
         ("--data-dir corpus --test x.csv --set data.columns=[0,1]", 2, "columns count from 1 (got 0, 1)"),
-        ("--data-dir corpus --test x.csv --set data.fields=[german,french]", 3, "x.csv has no column 'french'"),
-        ("--data-dir corpus --test x.jsonl --set data.columns=[1,2]", 3, "x.jsonl:1 has no text under \"1\""),
+        ("--data-dir corpus --valid x.csv --set data.fields=[german,french]", 3, "has no column 'french'"),
+        ("--data-dir corpus --test x.jsonl --set data.columns=[1,2]", 3, "x.jsonl (JSON lines) has no column '1' or"),
+        ("--data-dir corpus --valid x.tsv --set data.columns=[german,english]", 3, "has no column 'german' or"),
         ("--data-dir corpus --train arrows", 3, "arrows is a folder, and no data set that save_to_disk wrote"),
         ("--data-dir corpus --train pipe", 3, "pipe is a pipe or a device"),
         ("--data-dir corpus --test corpus/test.de pipe.tsv", 3, "pipe.tsv is a pipe or a device"),
@@ -204,6 +204,8 @@ def test_mistakes(janus: Run, arguments: str, code: int, words: str) -> None:
     Path("utf16.csv").write_bytes("\ufeffde,en\n".encode("utf-16-le"))
     Path("bad.tsv").write_bytes(b"a\tb\nc\t\xff\n")
     Path("empty.csv").touch()
+    Path("r.csv").write_text("id,human\n1,a\n")
+    Path("x.tsv").write_text("de\ten\na\tb\n")
     Path("plain.txt").write_text("a line\nanother, longer line\n")
     Path("arrows").mkdir()
     Path("arrows/x-train.arrow").touch()
@@ -212,6 +214,7 @@ def test_mistakes(janus: Run, arguments: str, code: int, words: str) -> None:
     found, said = janus(*arguments.split(), "--out", "out")
     assert (found, words in said) == (code, True), said
     assert "hint: " in said
+    assert "--reference-column" not in said, "preprocess has no such option"
     assert not Path("out").exists()
 
 
@@ -263,16 +266,54 @@ def test_aligned_text_goes_before_a_table_of_its_name(janus: Run) -> None:
     assert code == 0
     assert "corpus/test.json is not read: the test split is corpus/test.de and corpus/test.en" in said
     assert ids_and_text("out") == ids_and_text("plain")
-    # Where it is not clear, both are named.
     Path(folder, "test.en").unlink()
-    code, said = janus("--data-dir", "corpus", "--out", "none")
-    assert (code, "corpus/test.de and corpus/test.json could both be the test split" in said) == (3, True)
+    code, said = janus("--data-dir", "corpus", "--dry-run")
+    assert (code, "corpus/test.json is not read: the test split is corpus/test.de" in said) == (0, True), said
+    Path(folder, "train.refs.tsv").write_text("a\n" * COUNTS["train"])
+    code, said = janus("--data-dir", "corpus", "--dry-run")
+    assert (code, "corpus/train.refs.tsv is not read: the train split is" in said) == (0, True), said
+    # Where it is not clear, both are named.
     for suffix in ("de", "en"):
         Path(folder, f"valid.{suffix}").unlink()
     as_csv(Path(folder, "valid.csv"), rows("valid"))
     as_jsonl(Path(folder, "valid.jsonl"), rows("valid"))
     code, said = janus("--data-dir", "corpus", "--out", "none")
     assert (code, "corpus/valid.csv and corpus/valid.jsonl could both be the valid split" in said) == (3, True)
+
+
+@pytest.mark.parametrize("text", ['{"bleu": 30}\n', "[1, 2]\n", ""])
+def test_a_json_that_only_has_a_split_s_name_is_no_split(janus: Run, text: str) -> None:
+    folder = aligned()
+    for suffix in ("de", "en"):
+        Path(folder, f"test.{suffix}").unlink()
+    Path(folder, "test.json").write_text(text)
+    code, said = janus("--data-dir", "corpus", "--dry-run")
+    assert (code, "corpus/test.json is not read: it has no source" in said) == (0, True), said
+    assert "no test split" in said
+    as_csv(Path(folder, "test.csv"), rows("test"))
+    code, said = janus("--data-dir", "corpus", "--dry-run")
+    assert (code, "corpus/test.json is not read: the test split is corpus/test.csv" in said) == (0, True), said
+
+
+def test_a_test_split_needs_no_target(janus: Run) -> None:
+    aligned()
+    as_jsonl(Path("t.jsonl"), [{"de": row["de"]} for row in rows("test")])
+    for name, words in (("corpus/test.de", ""), ("t.jsonl", "t.jsonl (JSON lines) has no column 'en'; it has 1 'de'")):
+        code, said = janus("--data-dir", "corpus", "--test", name, "--out", "out", "--force")
+        assert (code, words in said) == (0, True), said
+        text = json.loads(Path("out/manifest.json").read_bytes())["splits"]["test"]["text"]
+        assert list(text) == ["source"]
+        assert Path("out/test.source.txt").read_bytes() == Path("corpus/test.de").read_bytes()
+
+
+def test_files_of_set_stay_beside_the_folder(janus: Run, shell: Callable[..., tuple[int, str, str]]) -> None:
+    aligned()
+    as_csv(Path("other.csv"), rows("test")[:2])
+    change = "data.files.test=[other.csv]"
+    code, said = janus("--data-dir", "corpus", "--out", "out", "--set", change)
+    assert (code, "test: 2 of 2 pairs kept" in said) == (0, True), said
+    code, _, said = shell("train", *SETTINGS[:6], "--data-dir", "corpus", "--set", "data.files.test=[nowhere]")
+    assert (code, "nowhere does not exist" in said) == (3, True), said
 
 
 def test_a_data_set_of_splits(janus: Run) -> None:
@@ -344,8 +385,9 @@ def test_several_references_are_kept_with_the_split(janus: Run, form: str) -> No
 def test_references_follow_the_pairs_that_are_kept_and_are_cleaned(janus: Run) -> None:
     folder = aligned()
     Path(folder, "valid.de").write_bytes(b"A\nbad \xff\nC\nD\n")
-    Path(folder, "valid.refs.tsv").write_text("The A\tan A\nnothing\nThe C\nthe D\tD\n")
-    code, said = janus("--data-dir", "corpus", "--out", "out", "--set", "data.clean=[lowercase]", "--bad-utf8", "skip")
+    Path(folder, "valid.refs.tsv").write_text("The A\tan A\nnothing\nThe C\t \nthe D\tD\n")
+    clean = "data.clean=[lowercase,collapse_spaces]"
+    code, said = janus("--data-dir", "corpus", "--out", "out", "--set", clean, "--bad-utf8", "skip")
     assert code == 0, said
     assert kept("out", "valid") == [["the a", "an a"], ["the c"], ["the d", "d"]]
 
@@ -372,6 +414,20 @@ def test_training_takes_the_first_target(janus: Run) -> None:
     code, said = janus(*named, "--out", "out", "--set", "data.columns=[de,en,en2]")
     assert (code, "the targets to train on are those of column en" in said) == (0, True), said
     assert ids_and_text("out") == ids_and_text("plain")
+
+
+def test_targets_that_are_numbered_in_one_split_are_its_references(janus: Run) -> None:
+    """As in DialogSum: `summary` in training, `summary1` to `summary3` in the test set."""
+    for split in COUNTS:
+        found = [{"dialogue": source, "summary": target, "topic1": "x"} for source, target in pairs(split)]
+        as_jsonl(Path(f"{split}.jsonl"), found)
+    several = [{"dialogue": s, **{f"summary{n}": text for n, text in enumerate(texts, 1)}, "summary9": ""}
+               for s, texts in three("test")]  # fmt: skip
+    as_jsonl(Path("test.jsonl"), [{**dict.fromkeys(("summary1", "summary2", "summary3")), **row} for row in several])
+    named = [word for split in COUNTS for word in (f"--{split}", f"{split}.jsonl")]
+    code, said = janus(*named, "--out", "out", "--set", "data.fields=[dialogue,summary]")
+    assert (code, "columns dialogue, summary1, summary2, summary3, summary9" in said) == (0, True), said
+    assert kept("out") == [targets for _, targets in three("test")]
 
 
 def test_a_run_is_validated_and_scored_with_all_references(

@@ -250,6 +250,33 @@ def test_what_the_csv_module_writes_comes_back(tmp_path_factory: pytest.TempPath
     assert cells(path, "de", "en") == [[cell.replace("\n", " ") for cell in row] for row in rows]
 
 
+def test_of_two_delimiters_that_fit_the_comma_is_taken_and_what_is_taken_is_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = put("x.csv", "de;x;y,en\na;b;c,d\n")
+    assert cells(path, "2") == [["en"], ["d"]]
+    tell(path, "CSV", ["de;x;y", "en"])
+    tell(put("y.csv", "de;en\na;b\n"), "CSV", ["de", "en"])
+    said = capsys.readouterr().err.split("\n")
+    assert said[:2] == ["x.csv: CSV with commas; columns de;x;y, en", "y.csv: CSV with semicolons; columns de, en"]
+
+
+def test_blank_lines_are_texts_only_where_there_is_one_column() -> None:
+    assert cells(put("x.tsv", "de\ten\na\tb\n\n\n"), "de", "en") == [["a", "b"]]
+    with pytest.raises(DataError, match=r"x\.tsv:2 has 1 column, line 1 has 2"):
+        cells(put("x.tsv", "de\ten\n\na\tb\n"), "de", "en")
+    assert cells(put("y.tsv", "de\na\n\nb\n\n"), "de") == [["a"], [""], ["b"], [""]]
+    assert cells(put("y.csv", "de\na\n\nb\n\n"), "de") == [["a"], [""], ["b"], [""]]
+
+
+def test_quotes_in_a_tsv_that_a_program_wrote_are_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    text = '"ja"\t"so ""ist"" es"\n"a ""b"" c"\td\ne\tf\n'
+    table = Table(put("x.tsv", text), ["1", "2"], "TSV")
+    assert [row[1] for _, row in table] == ['"so ""ist"" es"', "d", "f"]
+    table.warn()
+    assert capsys.readouterr().err.count('x.tsv: 2 texts in quotes, with "" inside') == 1
+
+
 def test_line_ends_inside_texts_are_counted() -> None:
     table = Table(put("x.jsonl", '{"a": "b\\r\\nc\\nd"}\n{"a": "e"}\n'), ["a"], "JSON lines")
     assert [row for _, row in table] == [["b c d"], ["e"]]
@@ -273,6 +300,7 @@ def test_a_table_on_stdin_is_found_by_its_first_line(monkeypatch: pytest.MonkeyP
         ("r.TSV.gz", "a\tb\n", (), [["a", "b"]]),
         ("r.tsv", "reference1\tReference_2\na\tb\n", (), [["a", "b"]]),
         ("r.tsv", "id\tx\n1\ta\n", ("x",), [["a"]]),
+        ("r.tsv", "id\treference1\treference2\n1\ta\tb\n", (), [["a", "b"]]),
         ("r.csv", "id,target,ref 1,ref 2\n1,z,a,\n", (), [["a"]]),
         ("r.csv", "id,target\n1,a\n", (), [["a"]]),
         ("r.txt", "id,x,y\n1,a,b\n2,,\n", ("y", "x"), [["b", "a"], [""]]),
@@ -283,11 +311,27 @@ def test_a_table_on_stdin_is_found_by_its_first_line(monkeypatch: pytest.MonkeyP
         ("r.txt", '{"text": "a"}\n', ("text",), [["a"]]),
         ("r.tsv", "", (), []),
         ("test.refs.jsonl", '["a", "b"]\n["c"]\n[]\n', (), [["a", "b"], ["c"], [""]]),
+        ("test.refs.jsonl", '["a"]\n\n["b"]\n\n', (), [["a"], ["b"]]),
         ("r.txt", '["a", 1]\n', (), [['["a", 1]']]),
     ],
 )
 def test_references(name: str, text: str, columns: tuple[str, ...], expected: list[list[str]]) -> None:
     assert list(references(put(name, text), columns)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('["a"]\n["b", null]\n', "r.jsonl:2 is no JSON list of texts"),
+        ('["a", null]\n', "r.jsonl:1 is no JSON list of texts"),
+        ('["a"]\n\nb\n', "r.jsonl:3 is no JSON list of texts"),
+        ('[{"reference": "a"}]\n', "r.jsonl is a JSON array"),
+        ('[\n"a"\n]\n', "r.jsonl is a JSON array"),
+    ],
+)
+def test_a_list_of_references_that_is_none_is_named(text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        list(references(put("r.jsonl", text)))
 
 
 def test_what_is_no_plain_text_is_said(capsys: pytest.CaptureFixture[str]) -> None:
