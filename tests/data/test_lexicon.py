@@ -194,3 +194,16 @@ def test_a_run_does_not_go_on_with_another_lexicon(prepared: Prepared, change: o
         lexicon.attach(load(), prepared, file)
     assert "--force" in str(problem.value.hint)
     assert prepared.train.lexicon is None
+
+
+@pytest.mark.parametrize("translations", [{10**9: [5, 6]}, {-1: [5, 6]}, {5: [10**9]}, {5: [6] * 1001}])
+def test_a_lexicon_under_a_right_hash_takes_no_more_memory(
+    prepared: Prepared, translations: dict[int, list[int]]
+) -> None:
+    """Ids that nobody has, and more translations than any token: their table would be huge."""
+    file = Path("l.json")
+    lexicon.make(load(), prepared, file)
+    about = json.loads(file.read_bytes())
+    file.write_text(json.dumps({**about, "sha256": lexicon._digest(translations), "translations": translations}))
+    with pytest.raises(CheckpointError, match=r"l\.json is damaged"):
+        lexicon.attach(load(), prepared, file)

@@ -202,6 +202,7 @@ def test_all_rows_are_timed_in_turn_and_what_fails_says_why(compare: Compare) ->
         (["--variant", "glance: janus objective.glans=0.3"], "objective.glans"),
         (["--variant", "long: ar training.updates=9"], "the budget is the same for all"),
         (["--objectives", "ar", "--variant", "ar: ar training.clip=1"], "two systems are called ar"),
+        (["--objectives", "ar", "--variant", "AR: ar training.clip=1"], "two systems are called ar"),
         (["--objectives", "ar", "--against", "cmlm nar4.lb1"], "--against cmlm nar4.lb1: there will be no such row"),
         (["--seeds", "1,x"], "not a list of numbers"),
         (["--set", "training.update=3"], "did you mean updates"),
