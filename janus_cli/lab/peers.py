@@ -148,7 +148,7 @@ def _transformers(setting: Setting, beam: int) -> Search:
 
 
 def _ctranslate2(setting: Setting, beam: int, compute_type: str, threads: int) -> Search:
-    device, tokenizers = setting.device, setting.tokenizers
+    device, tokenizers, decoding = setting.device, setting.tokenizers, setting.recipe.decoding
     translator = require("ctranslate2", "peers").Translator(
         str(setting.folder), device=device.type, device_index=device.index or 0, compute_type=compute_type,
         inter_threads=1, intra_threads=threads,
@@ -160,8 +160,8 @@ def _ctranslate2(setting: Setting, beam: int, compute_type: str, threads: int) -
         most = [forced] * len(ids) if forced else setting.most(ids)
         found = translator.translate_batch(
             [[source[token] for token in row] for row in ids], beam_size=beam, max_input_length=0,
-            length_penalty=setting.recipe.decoding.length_penalty, min_decoding_length=forced,
-            max_decoding_length=max(most),
+            length_penalty=decoding.length_penalty, min_decoding_length=forced or decoding.min_length,
+            no_repeat_ngram_size=decoding.no_repeat_ngram, max_decoding_length=max(most),
         )  # fmt: skip
         texts = [result.hypotheses[0][:limit] for result, limit in zip(found, most, strict=True)]
         return [[number[name] for name in text] for text in texts]

@@ -80,6 +80,9 @@ def test_flex_attention_is_the_dense_one(precision: torch.dtype) -> None:
 DECODINGS: list[tuple[Mode, dict[str, Any]]] = [
     ("ar", {"beam": 1}),
     ("ar", {"beam": 5}),
+    ("ar", {"temperature": 0.8, "nbest": 3, "top_p": 0.9}),
+    ("ar", {"beam": 4, "nbest": 4, "diversity": 0.5}),
+    ("ar", {"beam": 1, "no_repeat_ngram": 2, "unk": "ban"}),
     ("nar", {"iters": 1, "length_beam": 1}),
     ("nar", {"iters": 4, "length_beam": 3}),
     ("nar", {"iters": 10, "length_beam": 3, "rerank": "ar"}),
