@@ -164,7 +164,7 @@ def _best(log: Logbook, recipe: Recipe) -> str | None:
     if not found:
         return None
     _, step, value = max(found)
-    return f"{metric} {value:.4g} at update {step:,}"
+    return f"{label(metric, scoring)} {value:.4g} at update {step:,}"
 
 
 def _history(log: Logbook, recipe: Recipe | None) -> dict[str, str]:
@@ -219,9 +219,12 @@ def _losses(reports: Reports) -> list[Block]:
 
 def _scores(reports: Reports) -> list[Block]:
     rows, lines = [], dict[str, list[plots.Line]]()
-    for each in reports:
-        for title, entries in _judged(each.log).items():
-            name = title.split()[0]
+    judged = [_judged(each.log) for each in reports]
+    names = [_name(title) for title in {title for found in judged for title in found}]
+    for each, found in zip(reports, judged, strict=True):
+        for full, entries in sorted(found.items()):
+            name = _name(full)
+            title = name if names.count(name) == 1 else full  # all runs agree on what judges
             best = max(entries, key=lambda entry: (rank(name, entry) or NOWHERE, entry["step"]))
             last = entries[-1]
             rows.append([f"{each.label}, {title}", best[name], best["step"], last[name], last["step"]])
@@ -234,22 +237,24 @@ def _scores(reports: Reports) -> list[Block]:
 
 
 def _judged(log: Logbook) -> dict[str, list[Entry]]:
-    """The validations with a score, by its name; those that were judged otherwise than the last one, by its `label`."""
-    entries, found = log.of("valid"), dict[str, list[Entry]]()
-    last = scoring_in(entries[-1] if entries else {})
-    for entry in entries:
+    """The validations with a score, by its `label`."""
+    found = dict[str, list[Entry]]()
+    for entry in log.of("valid"):
         names = [name for name, value in entry.items() if measure_of(name) and isinstance(value, int | float)]
         for name in names:
             if sum(other.startswith(f"{name}_") for other in names) == 1:
                 continue  # one side needs no mean over sides
-            judged = label(name, scoring_in(entry))
-            key = name if judged == label(name, last) else judged
-            found.setdefault(key, []).append(entry)
-    return dict(sorted(found.items()))
+            found.setdefault(label(name, scoring_in(entry)), []).append(entry)
+    return found
+
+
+def _name(title: str) -> str:
+    """Of the number, without what says how it was judged (see `label`)."""
+    return title.split()[0]
 
 
 def _head(title: str) -> str:
-    measure = measure_of(title.split()[0])
+    measure = measure_of(_name(title))
     return measure.head if measure else title
 
 

@@ -100,7 +100,7 @@ def test_one_run_by_default_the_newest_into_its_folder(report: Report) -> None:
     assert "skipped updates: 1 (<nan>)" in overview
     assert "left out: 1" in overview
     assert "damaged lines of the log: 1" in overview
-    assert "bleu_ar 30 at update 2" in overview
+    assert "bleu_ar (13a) 30 at update 2" in overview
     bleu = r"<tr><th>janus, bleu_ar</th><td>30\.00</td><td>2</td><td>20\.00</td><td>3</td>"
     assert re.search(bleu, made.text), "best and last"
     assert "6 of 10" in made.sections["calibration"]
@@ -217,3 +217,18 @@ def test_scores_of_another_judge_are_curves_of_their_own_and_the_lower_edit_dist
     ):
         assert re.search(rf"<tr><th>ar, {title}</th><td>{best}</td><td>{at}</td>", made.text), title
     assert "edit distance (lower is better)" in made.text
+
+
+def test_runs_that_are_judged_otherwise_share_no_plot_and_no_name(report: Report) -> None:
+    log = Path("runs/janus/log.jsonl")
+    text = log.read_text(encoding="utf-8")
+    log.write_text(
+        text.replace('"kind": "valid"', '"kind": "valid", "scoring": {"metric": "bleu", "tokenize": "zh"}'),
+        encoding="utf-8",
+    )
+    made = page(report("ar", "janus", "--sentences", "2"))
+    captions = re.findall(r"<figcaption>(bleu.*?)</figcaption>", made.text)
+    assert captions == ["bleu", "bleu_ar (13a)", "bleu_ar (zh)", "bleu_nar"]
+    for run, title in (("ar", "13a"), ("janus", "zh")):
+        assert f"<tr><th>{run}, bleu_ar ({title})</th>" in made.text
+        assert f"bleu_ar ({title}) 30 at update 2" in made.sections["overview"]
