@@ -113,10 +113,15 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def delete_open(path: Path, file: IO[Any]) -> None:
-    """Deletes an open file; Windows can only do that once it is closed."""
+def let_go(file: IO[Any]) -> None:
+    """Closes an open file before it is deleted or renamed, where that needs it: on Windows."""
     if WINDOWS:
         file.close()
+
+
+def delete_open(path: Path, file: IO[Any]) -> None:
+    """Deletes an open file."""
+    let_go(file)
     path.unlink(missing_ok=True)
 
 
