@@ -33,7 +33,11 @@ def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: 
     kept = recipe.training.keep_last
     if best:
         scoring = newest_scoring(run.checkpoints)
-        metric = best_metric(recipe, scoring["metric"])
+        try:
+            metric = best_metric(recipe, scoring["metric"])
+        except UsageError:  # a metric that the training was resumed with
+            awaited = f"no checkpoint of {run.path} was validated by {recipe.training.best_metric} yet"
+            raise UsageError(awaited, "average the newest, with --last N") from None
         chosen, kind = [each.folder for each in ranked(run.checkpoints, metric, scoring)[:best]], "best"
         console.say(f"best by {label(metric, scoring)}")
         if not chosen:
@@ -95,6 +99,7 @@ def _save(
     out: Path, saved: Checkpoint, mean: Mapping[str, Tensor], names: list[str], kind: str = ""
 ) -> tuple[Path, list[str]]:
     state = {**saved.state, "metrics": {}, "averaged": [name + kind for name in names]}
+    checkpoint.must_be_finite(mean, f"{out.name} is not saved")
     checkpoint.save(out, saved.recipe, saved.vocabularies, state, mean)
     return out, names
 

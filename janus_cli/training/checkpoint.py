@@ -90,11 +90,11 @@ def save(
 ) -> None:  # fmt: skip
     """Write a checkpoint as described above; one of the same name stays until the new one is whole.
 
+    Call `must_be_finite` first.
+
     Raises:
-        NonFiniteError: a value is not finite; nothing is written.
         CheckpointError: it could not be written (disk full, another process is writing it); older ones are untouched.
     """
-    must_be_finite({**weights, **(optimizer or {})}, f"{folder.name} is not saved")
     try:
         with whole_folder(
             folder, force=True, is_ours=lambda _: True, what="a checkpoint", patience=PATIENCE
@@ -145,8 +145,10 @@ def must_be_finite(tensors: Mapping[str, Tensor], consequence: str) -> None:
 
 
 def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The first tensor that holds NaN or an infinite value."""
-    return next((name for name, value in tensors.items() if not torch.isfinite(value).all()), None)
+    """The first tensor that holds NaN or an infinite value. Waits for the device once."""
+    device = next(iter(tensors.values())).device  # AdamW's counts of steps may be elsewhere
+    finite = torch.stack([torch.isfinite(value).all().to(device) for value in tensors.values()]).tolist()
+    return next((name for name, holds in zip(tensors, finite, strict=True) if not holds), None)
 
 
 def optimizer_tensors(

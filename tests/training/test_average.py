@@ -53,6 +53,16 @@ def test_average_of_the_best(trained: Path, capsys: pytest.CaptureFixture[str]) 
     assert "has 2 checkpoints: averaging 2, not 3" in capsys.readouterr().err
 
 
+def test_a_metric_that_nothing_was_validated_by_yet(trained: Path) -> None:
+    """As after a resume with another metric, before the next validation."""
+    text = RUN.recipe.read_text(encoding="utf-8")
+    assert "best_metric: auto" in text
+    RUN.recipe.write_text(text.replace("best_metric: auto", "best_metric: chrf_ar"), encoding="utf-8")
+    with pytest.raises(UsageError, match="no checkpoint of run was validated by chrf_ar yet") as caught:
+        average_checkpoints(RUN, last=None, best=2, force=False)
+    assert caught.value.hint == "average the newest, with --last N"
+
+
 def test_what_a_training_is_saving_is_left_to_it(trained: Path) -> None:
     """It may run on another machine, whose locks look free here."""
     saving = [trained / ".step-000007.making", trained / ".step-000007.replaced"]
