@@ -18,7 +18,7 @@ from janus_cli.recipe import Recipe
 from janus_cli.runs import LINKS, RUNS, Run
 from janus_cli.system import followed
 from janus_cli.training import checkpoint
-from janus_cli.training.best import label
+from janus_cli.training.best import label, scoring_in
 from janus_cli.training.checkpoint import MODEL, STATE, read_state, tokenizers_of
 from janus_cli.training.ranking import newest_scoring
 from janus_cli.training.trainer import plan_of
@@ -47,13 +47,15 @@ def describe(what: Path | None) -> dict[str, Any]:
 def describe_run(run: Run) -> dict[str, Any]:
     recipe, manifest = recipe_load.load(str(run.recipe)), run.read_manifest()
     saved: dict[str, Any] = {}
+    judge = _judge_in_words(newest_scoring(run.checkpoints))
     for folder in checkpoint.steps(run.checkpoints):
         try:
-            metrics = read_state(folder).get("metrics", {})
-            saved[folder.name] = {key: round(value, 4) for key, value in metrics.items()} or "not validated"
+            state = read_state(folder)
+            found = {key: round(value, 4) for key, value in state.get("metrics", {}).items()}
+            other = _judge_in_words(scoring_in(state))
+            saved[folder.name] = found | ({"judged by": other} if found and other != judge else {}) or "not validated"
         except DataError as problem:
             saved[folder.name] = problem.message
-    scoring = newest_scoring(run.checkpoints)
     judged = any(isinstance(found, dict) for found in saved.values())
     links = {link: followed(run.checkpoints / link) for link in reversed(LINKS)}
     data: dict[str, Any] = {"prepared": manifest.get("prepared"), "fingerprint": manifest.get("fingerprint")}
@@ -66,11 +68,15 @@ def describe_run(run: Run) -> dict[str, Any]:
         "data": data,
         **({"from": origin} if origin else {}),
         **{link: path.resolve().name for link, path in links.items() if path.is_dir()},
-        **({"judged by": label(scoring["metric"], scoring)} if judged else {}),
+        **({"judged by": judge} if judged else {}),
         "checkpoints": saved,
         "averages": sorted(folder.name for folder in run.checkpoints.glob("average-*")),
         "decoded": sorted(file.stem for file in run.decoded.glob("*.json")),
     }
+
+
+def _judge_in_words(scoring: Mapping[str, Any]) -> str:
+    return label(scoring["metric"], scoring)
 
 
 def describe_checkpoint(folder: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from janus_cli.scoring.judge import Judge
 from janus_cli.training import trainer as trainer_module
 from janus_cli.training import validation
 from janus_cli.training.best import rank
+from janus_cli.training.inspect import describe
 from janus_cli.training.trainer import Trainer
 from janus_cli.training.validation import sample
 from tests.conftest import Janus
@@ -276,6 +277,11 @@ def test_values_of_another_metric_tokenizer_or_sample_do_not_compete(
     assert [line["scoring"] for line in entries(LOG, "valid")] == [
         {"metric": "bleu", "tokenize": "13a", "sentences": 4}, {"metric": "bleu", "tokenize": "char", "sentences": 4},
         {"metric": "bleu", "tokenize": "char"},
+    ]  # fmt: skip
+    shown = describe(Path("run"))
+    assert shown["judged by"] == "bleu (char)"
+    assert [found.get("judged by") for found in shown["checkpoints"].values()] == [
+        "bleu (13a, 4 sentences)", "bleu (char, 4 sentences)", None
     ]  # fmt: skip
 
 
