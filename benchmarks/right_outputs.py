@@ -19,7 +19,7 @@ import shared
 from janus_cli.data.synthetic import is_valid, translations
 from janus_cli.errors import DataError
 from janus_cli.lab.tables import markdown
-from janus_cli.scoring.metrics import corpus_bleu
+from janus_cli.scoring.judge import Judge
 
 
 def main(arguments: Sequence[str] | None) -> None:
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None) -> None:
         if len(texts) != len(sources):
             raise DataError(f"{path} has {len(texts):,} lines for {len(sources):,} inputs")
         right = sum(map(is_valid, sources, texts)) / len(sources)
-        cells.append([path.stem, f"{100 * right:.1f}", f"{corpus_bleu(texts, references):.1f}"])
+        cells.append([path.stem, f"{100 * right:.1f}", f"{Judge('bleu').score(texts, references).value:.1f}"])
     sys.stdout.write(
         markdown(dict.fromkeys(["outputs", "right, %", "BLEU against all that is right"], ""), cells) + "\n"
     )

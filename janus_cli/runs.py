@@ -150,8 +150,11 @@ def text_name(split: str, side: str) -> str:
 
 def run_around(file: Path) -> Run | None:
     """The run in whose folder `decode` a file lies, if any."""
-    run = Run(file.parent.parent)
-    return run if file.parent == run.decoded and run.recipe.is_file() else None
+    for place in (file, file.resolve()):  # the name as it was given has no parents where it is relative
+        run = Run(place.parent.parent)
+        if place.parent == run.decoded and run.recipe.is_file():
+            return run
+    return None
 
 
 def find_split(run: Run, recipe: Recipe, split: str) -> tuple[Path, Path | None]:

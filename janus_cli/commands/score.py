@@ -39,7 +39,8 @@ def score(
             "--metrics",
             "--metric",
             metavar="NAME,…",
-            help=f"{', '.join(short_names())}. By default that of the run's recipe, else bleu; and chrf, ter.",
+            help=f"{', '.join(short_names())}. By default that of the run's recipe, else bleu, with chrf, and ter or, "
+            "where words say little, exact and edit.",
         ),
     ] = None,
     tokenize: options.Tokenize = None,

@@ -25,12 +25,12 @@ from janus_cli.files import write_atomically
 from janus_cli.lab import machine, peers, plots, processes, rows
 from janus_cli.lab.labels import row_options
 from janus_cli.lab.rows import REPEATS, WARMUP, Decoded, Row, Work, janus_row, measure
-from janus_cli.lab.tables import json_file, markdown, must_be_free, render
+from janus_cli.lab.tables import json_file, markdown, must_be_free, render, without_empty
 from janus_cli.measures import MEASURES
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring.judge import judge_of_run, must_be_read
-from janus_cli.scoring.metrics import References, must_be_at_hand
+from janus_cli.scoring.metrics import References
 from janus_cli.system import load_average
 from janus_cli.training.checkpoint import find_checkpoint, fingerprint, read_state
 
@@ -92,9 +92,9 @@ class Bench:
         self.run, self.folder = find_checkpoint(run, checkpoint)
         self.recipe = own_recipe(self.folder, changes)
         self._check(force)
-        self.judge = judge_of_run(self.run, self.recipe, metric, tokenize)
+        self.judge = judge_of_run(self.run, metric, tokenize)
         must_be_read(tokenize, [self.judge.metric])
-        must_be_at_hand(self.judge.tokenize)
+        self.judge.must_be_at_hand()
         self.judge.introduce()
         self.selection = rows.select(self.recipe, modes)
         for peer in against:
@@ -308,10 +308,10 @@ def table(results: Mapping[str, Any]) -> str:
     measured = results["rows"]
     bases = [base for base in BASELINES if any(base in row["ratios"] for row in measured)]
     beside = [row["label"] for row in measured if row["mode"] == "peer"]
-    scored = [row["quality"]["metric"] for row in measured if row["quality"]]
-    measure = MEASURES[scored[0] if scored else "bleu"]
+    measure = MEASURES[results["scoring"]["metric"]]
     columns = {"mode": "", measure.head: ".2f", **COLUMNS, **{f"× {base}": "" for base in bases}}
-    tables = [markdown(columns, [_values(row) + [_ratio(row, base) for base in bases] for row in measured])]
+    values = [_values(row) + [_ratio(row, base) for base in bases] for row in measured]
+    tables = [markdown(*without_empty(columns, values))]
     if beside:
         ours = [[row["label"], *(_ratio(row, peer) for peer in beside)] for row in measured if row["mode"] != "peer"]
         tables.append(markdown(dict.fromkeys(["speed relative to", *beside], ""), ours))

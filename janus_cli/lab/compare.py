@@ -18,19 +18,19 @@ from janus_cli import __version__, console, documents, recipe_load, runs
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.device import choose_device, declared_ranks, keep_freed_memory
 from janus_cli.errors import DataError, JanusError, UsageError
-from janus_cli.files import write_atomically
+from janus_cli.files import MANIFEST, write_atomically
 from janus_cli.lab import machine
 from janus_cli.lab.entries import SPLIT, Entry, Output
 from janus_cli.lab.plots import quality_against_passes
 from janus_cli.lab.processes import Job, run_jobs
 from janus_cli.lab.rows import REPEATS, WARMUP, Work, janus_row, measure, references_of, select, sentences
 from janus_cli.lab.systems import BUDGET, System
-from janus_cli.lab.tables import json_file, markdown, render
+from janus_cli.lab.tables import json_file, markdown, render, without_empty
 from janus_cli.measures import MEASURES
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring import bootstrap
-from janus_cli.scoring.judge import Judge, choose, judge_of_run, must_be_read, named_metric
+from janus_cli.scoring.judge import Judge, choose, judge_of, judge_of_run, must_be_read, named_metric
 from janus_cli.scoring.metrics import References, Score, must_be_at_hand
 from janus_cli.system import load_average, usable_cores
 from janus_cli.training import checkpoint
@@ -143,6 +143,7 @@ class Comparison:
         torch.set_num_threads(self.threads or torch.get_num_threads())
         keep_freed_memory()
         self._prepare()
+        self._must_read_tokenize()
         self._make_folder()
         device = self._train_and_decode()
         results = self._results(device, load_before)
@@ -164,7 +165,7 @@ class Comparison:
     def _must_have_split(self) -> None:
         """Raises DataError if the prepared data has no split to decode, or was named and is missing."""
         folder = self.prepared or runs.prepared_dir(self.recipe)
-        manifest = folder / "manifest.json"
+        manifest = folder / MANIFEST
         if self.prepared and not manifest.is_file():
             raise DataError(f"there is no prepared data in {folder}", "see `janus preprocess`, or leave out --prepared")
         files = documents.read(manifest, documents.Manifest).get("files", {}) if manifest.is_file() else None
@@ -207,6 +208,15 @@ class Comparison:
         else:
             raise problems[0]
         self._must_have_split()
+
+    def _must_read_tokenize(self) -> None:
+        """Raises UsageError if the text of the prepared data chooses a metric that does not read --tokenize."""
+        folder = self.prepared or runs.prepared_dir(self.recipe)
+        if self.tokenize is None or not (folder / MANIFEST).is_file():
+            return
+        manifest = documents.read(folder / MANIFEST, documents.Manifest)
+        judge = judge_of(self.recipe, manifest, folder, self.metric, self.tokenize)
+        must_be_read(self.tokenize, [judge.metric])
 
     def _make_folder(self) -> None:
         """Makes the folder, or keeps an earlier one; with --force, deletes the outputs of these entries."""
@@ -283,7 +293,7 @@ class Comparison:
     def _judge(self, decoded: Sequence[Entry]) -> Judge:
         """The judge of all rows; without any, what the recipe names."""
         if decoded:
-            judge = judge_of_run(decoded[0].run, self.recipe, self.metric, self.tokenize)
+            judge = judge_of_run(decoded[0].run, self.metric, self.tokenize, recipe=self.recipe)
             judge.introduce()
             return judge
         named = self.metric or named_metric(self.recipe)
@@ -319,7 +329,7 @@ def _speeds(decoded: Sequence[Entry], lines: Sequence[str], device: torch.device
 def scored(
     entries: Sequence[Entry], references: References | None, judge: Judge, against: str | None
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """A row for each system and mode, over its seeds, and the name of the baseline row.
+    """A row for each system and mode, over its seeds, and the name of the baseline row; None without references.
 
     against: "SYSTEM MODE" of the baseline; by default, or if that row failed, the AR baseline or the first row.
     """
@@ -333,7 +343,7 @@ def scored(
         if references is not None else {}
         for name, seeds in outputs.items()
     }  # fmt: skip
-    base = next((name for name in (against, *BASELINES, *scores) if name in scores), None)
+    base = next((name for name in (against, *BASELINES, *scores) if scores.get(name or "")), None)
     rows = []
     for (system, label), seeds in outputs.items():
         name = f"{system} {label}"
@@ -379,11 +389,11 @@ def table(results: Mapping[str, Any]) -> str:
     metrics = list(dict.fromkeys(name for row in results["rows"] for name in row["scores"])) or [judged]
     columns = {"system": "", "decoding": "", **{MEASURES[name].head: "" for name in metrics}, **ROWS}
     words = {
-        "metric": MEASURES[judged].head, "budget": budget(settings), "samples": bootstrap.SAMPLES,
+        "measure": MEASURES[judged], "budget": budget(settings), "samples": bootstrap.SAMPLES,
         "signatures": {each["signature"]: name for row in results["rows"] for name, each in row["scores"].items()},
         "tables": [
             markdown(TRAININGS, map(_training_values, results["systems"])),
-            markdown(columns, [_row_values(row, metrics) for row in results["rows"]]),
+            markdown(*without_empty(columns, [_row_values(row, metrics) for row in results["rows"]])),
         ],
     }  # fmt: skip
 

@@ -24,7 +24,7 @@ from janus_cli.lab.processes import Job, run_jobs
 from janus_cli.lab.rows import select, sentences
 from janus_cli.lab.systems import System
 from janus_cli.runs import Run
-from janus_cli.scoring.metrics import corpus_bleu
+from janus_cli.scoring.judge import Judge
 from janus_cli.system import usable_cores
 from janus_cli.training.run import train
 
@@ -95,9 +95,10 @@ def _rows(entry: Entry) -> Iterator[list[str]]:
     references = [list(texts) for texts in zip(*(translations(source) for source in sources), strict=True)]
     for label, plan in select(entry.recipe, list(ROWS)).plans.items():
         texts, timing = decode(*model, plan, sources, f"{entry.system.name} {label}")
+        bleu = Judge("bleu").score(texts, references).value
         right = sum(is_valid(source, text) for source, text in zip(sources, texts, strict=True)) / len(texts)
         yield [
-            entry.system.name, ROWS[label], f"{corpus_bleu(texts, references):.1f}", f"{100 * right:.1f} %",
+            entry.system.name, ROWS[label], f"{bleu:.1f}", f"{100 * right:.1f} %",
             f"{timing.passes / timing.sentences:.1f}", f"{timing.sentences / sum(timing.seconds):.0f}",
         ]  # fmt: skip
 

@@ -189,7 +189,7 @@ def quality_against_latency(bench: Mapping[str, Any]) -> bytes:
 
     A row whose quality says nothing (random weights) is a line at its latency.
     """
-    axes, modes, metric = _axes(), set[str](), "bleu"
+    axes, modes, metric = _axes(), set[str](), bench["scoring"]["metric"]
     for row in bench["rows"]:
         label, mode, quality = row["label"], row["mode"], row["quality"]
         p50, low, high = (1000 * row["latency"]["p50"][name] for name in ("median", "lowest", "highest"))
@@ -199,7 +199,6 @@ def quality_against_latency(bench: Mapping[str, Any]) -> bytes:
             axes.annotate(label, (p50, 0.02), fontsize=7, color="0.4", **inside)
             continue
         marker, filling = MODE_MARKERS[mode]
-        metric = quality["metric"]
         axes.errorbar(
             p50, quality["value"], xerr=[[p50 - low], [high - p50]], marker=marker, markerfacecolor=filling,
             markeredgecolor="black", ecolor="0.5", linestyle="none", label=mode if mode not in modes else None,

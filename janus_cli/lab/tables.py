@@ -29,6 +29,13 @@ def cells(columns: Mapping[str, str], rows: Iterable[Sequence[Any]]) -> list[lis
     return [[text(*pair) for pair in zip(row, columns.values(), strict=True)] for row in rows]
 
 
+def without_empty(columns: Mapping[str, str], rows: Sequence[Sequence[Any]]) -> tuple[dict[str, str], list[list[Any]]]:
+    """The columns in which a row has a value (all if there are no rows), and their values; see `cells`."""
+    kept = [place for place in range(len(columns)) if not rows or any(row[place] is not None for row in rows)]
+    titles = list(columns.items())
+    return dict(titles[place] for place in kept), [[row[place] for place in kept] for row in rows]
+
+
 def markdown(columns: Mapping[str, str], values: Iterable[Sequence[Any]]) -> str:
     """A Markdown table of `cells`, first column left-aligned, others right-aligned, also in plain text."""
     titles, rows = list(columns), cells(columns, values)

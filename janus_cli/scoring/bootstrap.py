@@ -67,7 +67,7 @@ def _compare(first: Score, second: Score, firsts: NDArray[np.float64], seconds: 
     # the test set itself as one more sample. The tolerance allows for rounding in the mean.
     by_chance = np.abs(differences - differences.mean())
     extreme = int(np.sum(by_chance >= abs(observed) - 1e-9))
-    better = differences > 0 if first.higher_is_better else differences < 0
+    better = differences > 0 if first.measure.higher_is_better else differences < 0
     return Comparison(
         first.name, _interval(firsts), _interval(seconds), observed, _interval(differences), float(better.mean()),
         p=(extreme + 1) / (len(differences) + 1),

@@ -8,7 +8,7 @@ words or is very short; the training targets decide (`data/spacing.py`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,23 @@ from janus_cli.errors import UsageError
 from janus_cli.measures import MEASURES, UNSPACED_TOKENIZERS, Measure, measure_of
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.scoring.metrics import Hypotheses, References, Score, score
+from janus_cli.scoring.metrics import Hypotheses, References, Score, must_be_at_hand, score
 
 USUAL = "13a"
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A metric. tokenize: how BLEU splits words. trouble: why words say little of the target text, if they do."""
+    """A metric. tokenize: how BLEU splits words.
+
+    trouble: what keeps words from judging the target text; empty if nothing does. missing: what would tell that, if the
+    text decides and cannot be looked at.
+    """
 
     metric: str
     tokenize: str = USUAL
     trouble: str = field(default="", compare=False)
+    missing: str = field(default="", compare=False)
 
     @property
     def measure(self) -> Measure:
@@ -49,11 +54,18 @@ class Judge:
         """The same for several metrics, with this judge's tokenizer."""
         return score(hypotheses, references, metrics, self.tokenize)
 
+    def must_be_at_hand(self) -> None:
+        """See `metrics.must_be_at_hand`."""
+        if self.measure.tokenize:
+            must_be_at_hand(self.tokenize)
+
     def introduce(self) -> None:
-        """Says which metric judges text that is not made of words between spaces."""
-        title = self.measure.title
-        if self.trouble and self.measure.words:
-            console.warn(f"the target text {self.trouble}: {title} cannot judge it, --set scoring.metric=chrf can")
+        """Says which metric judges text that is not made of words between spaces, or may not be."""
+        title, others = self.measure.title, "`scoring.metric: chrf` or `--metric chrf`"
+        if self.missing:
+            console.warn(f"{self.missing} is not there: whether {title} can judge such text is not known; {others} can")
+        elif self.trouble and self.measure.words:
+            console.warn(f"the target text {self.trouble}: {title} cannot judge it; {others} can")
         elif self.trouble:
             console.say(f"the target text {self.trouble}: {title} judges outputs (scoring.metric, scoring.tokenize)")
 
@@ -72,7 +84,7 @@ def named_metric(recipe: Recipe) -> str | None:
 
 def choose(metric: str | None, tokenize: str, shape: Shape | None) -> Judge:
     """metric: None if the text decides. tokenize: a value of `measures.Tokenize`. shape: of the text, if known."""
-    split = tokenize in UNSPACED_TOKENIZERS
+    split = tokenize in UNSPACED_TOKENIZERS and (metric is None or MEASURES[metric].tokenize)
     trouble = "" if shape is None or (split and shape.kind == "unspaced") else shape.why
     name = metric or ("chrf" if trouble else "bleu")
     return Judge(name, USUAL if tokenize == "auto" else tokenize, trouble)
@@ -94,18 +106,22 @@ def judge_of(
         shape = Shape.of(Lines(targets))
     elif shape is None and text:
         shape = Shape.of(text)
-    if shape is None and named is None:
-        console.warn(f"{targets} is not there: whether BLEU can judge such text is not known (scoring.metric)")
-    return choose(named, tokenize or recipe.scoring.tokenize, shape)
+    judge = choose(named, tokenize or recipe.scoring.tokenize, shape)
+    unknown = shape is None and named is None
+    return replace(judge, missing=str(targets or "the text that it was trained on")) if unknown else judge
 
 
 def judge_of_run(
-    run: Run, recipe: Recipe, metric: str | None = None, tokenize: str | None = None, text: Sequence[str] = ()
-) -> Judge:
-    """The same for the data that a run was trained on."""
+    run: Run, metric: str | None = None, tokenize: str | None = None, text: Sequence[str] = (),
+    recipe: Recipe | None = None,
+) -> Judge:  # fmt: skip
+    """The same for the data that a run was trained on. recipe: instead of the run's.
+
+    Raises UsageError if the run's recipe has mistakes.
+    """
     manifest = run.read_manifest() if run.manifest.is_file() else {}
     folder = Path(str(manifest["prepared"])) if manifest.get("prepared") else None
-    return judge_of(recipe, manifest, folder, metric, tokenize, text)
+    return judge_of(recipe or recipe_load.load(str(run.recipe)), manifest, folder, metric, tokenize, text)
 
 
 def judge_of_outputs(
@@ -113,14 +129,15 @@ def judge_of_outputs(
 ) -> tuple[Judge, list[str]]:
     """The judge of outputs in files, and the metrics to score them by.
 
-    run: the one that wrote them, whose recipe decides; None: BLEU. references: by file. metrics: as asked for; None:
-    the judge's and what goes with it. Raises UsageError: see `must_be_read`.
+    run: the one that wrote them, whose recipe decides what is not given; None: BLEU. references: by file. metrics: as
+    asked for; None: the judge's and what goes with it. Raises UsageError: see `must_be_read`.
     """
-    if run is None:
+    undecided = metrics is None or (tokenize is None and any(MEASURES[name].tokenize for name in metrics))
+    if run is None or not undecided:
         judge = choose("bleu", tokenize or "auto", None)
     else:
         text = [line for _, columns in references for column in columns for line in column if line]
-        judge = judge_of_run(run, recipe_load.load(str(run.recipe)), tokenize=tokenize, text=text)
+        judge = judge_of_run(run, tokenize=tokenize, text=text)
     if metrics is None:
         judge.introduce()
     in_words = not judge.trouble and judge.tokenize not in UNSPACED_TOKENIZERS
@@ -141,7 +158,7 @@ def must_be_read(tokenize: str | None, metrics: Sequence[str]) -> None:
 
 def doubts(hypotheses: Hypotheses, references: References, scores: Sequence[Score], judge: Judge) -> Iterator[str]:
     """Why some of these scores may not tell, each with advice."""
-    words = [each.name for each in scores if MEASURES[each.name].words]
+    words = [each.name for each in scores if each.measure.words]
     if judge.tokenize in UNSPACED_TOKENIZERS:
         words = [name for name in words if not MEASURES[name].tokenize]
     titles = ", ".join(MEASURES[name].title for name in words)
@@ -155,5 +172,5 @@ def doubts(hypotheses: Hypotheses, references: References, scores: Sequence[Scor
         yield f"the reference {shape.why}, and BLEU prefers longer, wrong outputs: see --metrics chrf,exact,edit"
     right = all(line in others for line, others in zip(hypotheses, zip(*references, strict=True), strict=True))
     for each in scores if right else ():
-        if each.higher_is_better and each.value == 0:
-            yield f"every output equals its reference, yet {MEASURES[each.name].title} is 0: it cannot judge such text"
+        if each.measure.higher_is_better and each.value == 0:
+            yield f"every output equals its reference, yet {each.measure.title} is 0: it cannot judge such text"

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from janus_cli.console import counted
 from janus_cli.data.spacing import UNSPACED
 from janus_cli.errors import DataError, UsageError, require
-from janus_cli.measures import GROUPS, MEASURES
+from janus_cli.measures import GROUPS, MEASURES, Measure
 from janus_cli.terminal import command
 
 Hypotheses = Sequence[str]
@@ -45,7 +45,10 @@ class Score:
     signature: str
     statistics: NDArray[np.float64]
     aggregate: Aggregate
-    higher_is_better: bool = True
+
+    @property
+    def measure(self) -> Measure:
+        return MEASURES[self.name]
 
 
 def score(hypotheses: Hypotheses, references: References, metrics: Sequence[str], tokenize: str = "13a") -> list[Score]:
@@ -63,11 +66,6 @@ def score(hypotheses: Hypotheses, references: References, metrics: Sequence[str]
     names = expand(metrics)
     _must_align(hypotheses, references)
     return [METRICS[name](name, hypotheses, references, tokenize) for name in names]
-
-
-def corpus_bleu(hypotheses: Hypotheses, references: References) -> float:
-    """BLEU of detokenised text (sacrebleu, 13a), 0 to 100; arguments and errors as `score`."""
-    return score(hypotheses, references, ["bleu"])[0].value
 
 
 def expand(metrics: Sequence[str]) -> list[str]:
@@ -238,8 +236,8 @@ def edit_distance(first: str, second: str) -> int:
 
 
 def _score(name: str, signature: str, rows: Sequence[Sequence[float]], aggregate: Aggregate) -> Score:
-    statistics, better = np.array(rows, dtype=np.float64), MEASURES[name].higher_is_better
-    return Score(name, aggregate(statistics.sum(axis=0)), signature, statistics, aggregate, better)
+    statistics = np.array(rows, dtype=np.float64)
+    return Score(name, aggregate(statistics.sum(axis=0)), signature, statistics, aggregate)
 
 
 def _percentage(total: NDArray[np.float64]) -> float:

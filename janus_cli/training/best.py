@@ -10,8 +10,7 @@ from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.errors import UsageError
 from janus_cli.measures import MEASURES, higher_is_better, measure_of
 from janus_cli.recipe import Recipe
-from janus_cli.scoring.judge import BEFORE, named_metric
-from janus_cli.scoring.metrics import must_be_at_hand
+from janus_cli.scoring.judge import BEFORE, choose, named_metric
 
 Rank = tuple[float, float]
 NOWHERE: Rank = (-inf, -inf)
@@ -36,8 +35,9 @@ def best_metric(recipe: Recipe, metric: str) -> str:
 
 def check_scoring(recipe: Recipe) -> None:
     """Finds mistakes before data is prepared. Raises UsageError: see `best_metric` and `must_be_at_hand`."""
-    best_metric(recipe, named_metric(recipe) or "bleu")
-    must_be_at_hand(recipe.scoring.tokenize)
+    judge = choose(named_metric(recipe), recipe.scoring.tokenize, None)
+    best_metric(recipe, judge.metric)
+    judge.must_be_at_hand()
 
 
 def rank(metric: str, metrics: Mapping[str, Any]) -> Rank | None:

@@ -38,7 +38,7 @@ TRAIN = ("train", "--recipe", "tiny.yaml", "--data-dir", "text", "--run", "runs/
     [((8, 12), "has no spaces between words"), ((1, 3), "is very short (1.0 words a line)")],
 )
 def test_what_bleu_cannot_judge_is_judged_by_chrf_from_preprocessing_to_the_tables(
-    empty_folder: Path, shell: Janus, lengths: tuple[int, int], why: str
+    empty_folder: Path, shell: Janus, monkeypatch: pytest.MonkeyPatch, lengths: tuple[int, int], why: str
 ) -> None:
     write_corpus(*lengths)
     code, _, err = shell(*PREPARE)
@@ -54,8 +54,11 @@ def test_what_bleu_cannot_judge_is_judged_by_chrf_from_preprocessing_to_the_tabl
     assert "judged by: chrf (4 sentences)" in shell("inspect", "runs/zh")[1]
     assert shell("average", "runs/zh", "--best", "1")[0] == 0
     assert shell("decode", "--run", "runs/zh", "--beam", "1")[0] == 0
-    code, out, _ = shell("score", "--run", "runs/zh", "--json")
-    assert (code, [score["name"] for score in json.loads(out)["scores"]]) == (0, ["chrf", "exact", "edit"])
+    monkeypatch.chdir("runs/zh/decode")
+    found = [shell("score", *words, "--json") for words in (("--run", Path("..").resolve()), ("test.ar.beam1.txt",))]
+    for code, out, _ in found:
+        assert (code, [score["name"] for score in json.loads(out)["scores"]]) == (0, ["chrf", "exact", "edit"])
+    monkeypatch.chdir("../../..")
     bench = ("bench", "runs/zh", "--mode", "nar1.lb1", "--repeats", "1", "--batches", "4", "--sentences", "2")
     assert shell(*bench, "--dry-run")[0] == 0
 
@@ -67,6 +70,41 @@ def test_a_tokenizer_in_the_recipe_lets_bleu_judge(empty_folder: Path, shell: Ja
     assert (code, "no spaces between words" in err, "best bleu_ar" in err) == (0, False, True), err
     (line,) = entries(Path("runs/zh/log.jsonl"), "valid")
     assert line["scoring"] == {"metric": "bleu", "tokenize": "char", "sentences": 4}
+
+
+def test_bench_is_judged_as_the_run_is(empty_folder: Path, shell: Janus) -> None:
+    """Also by a checkpoint from before it was resumed with another metric."""
+    write_corpus(8, 12)
+    assert shell(*TRAIN, "--set", "scoring.metric=exact", "--set", "training.updates=4")[0] == 0
+    more = ("training.updates=5", "training.validate_every=9", "scoring.metric=edit")
+    allowed = ("--allow-change", "training.updates", "--allow-change", "training.validate_every")
+    code, _, err = shell("train", "--resume", "runs/zh", *(word for change in more for word in ("--set", change)),
+                         *allowed, "--allow-change", "scoring.metric")  # fmt: skip
+    assert code == 0, err
+    bench = ("bench", "runs/zh", "--mode", "nar1.lb1", "--repeats", "1", "--batches", "4", "--sentences", "2")
+    code, out, err = shell(*bench, "--checkpoint", "step-000004")
+    assert (code, "| edit distance (lower is better) |" in out) == (0, True), err
+
+
+def test_a_tokenizer_that_the_metric_of_the_text_does_not_read_is_refused_before_training(
+    empty_folder: Path, shell: Janus
+) -> None:
+    write_corpus(8, 12)
+    compare = ("compare", "--recipe", "tiny.yaml", "--data-dir", "text", "--objectives", "ar", "--steps", "2")
+    code, _, err = shell(*compare, "--tokenize", "intl")
+    assert (code, "--tokenize intl would change nothing: chrf" in err) == (2, True), err
+    assert not Path("runs").exists()
+
+
+def test_scoring_asks_a_recipe_only_for_what_is_not_given(tiny_recipe: Path, shell: Janus) -> None:
+    Path("run/decode").mkdir(parents=True)
+    for path, text in (("run/recipe.yaml", "{"), ("run/decode/test.txt", "a b c d\n"), ("right", "a b c d\n")):
+        Path(path).write_text(text, encoding="utf-8")
+    score = ("score", "run/decode/test.txt", "--reference", "right")
+    for words, expected in (
+        ((), 2), (("--metrics", "bleu"), 2), (("--metrics", "bleu", "--tokenize", "13a"), 0), (("--metrics", "ter"), 0)
+    ):  # fmt: skip
+        assert shell(*score, *words)[0] == expected
 
 
 def test_data_that_was_prepared_before_is_looked_at(empty_folder: Path, shell: Janus) -> None:
@@ -109,7 +147,7 @@ def test_compare_and_bench_take_a_metric_for_the_call(tiny_recipe: Path, shell: 
     code, out, err = shell(*compare, "--modes", "ar.beam1,ar.beam2", "--no-speed", "--metric", "edit")
     assert code == 0, err
     assert re.search(r"\| edit distance \(lower is better\) +\| +chrF ", out)
-    assert "* difference: edit distance (lower is better) minus that of ar ar.beam1" in out
+    assert "* difference: edit distance of the row less that of ar ar.beam1; below 0 is better" in out
     found = json.loads(Path("runs/compare-tiny/comparison.json").read_bytes())
     assert (found["scoring"], list(found["rows"][0]["scores"])) == ({"metric": "edit"}, ["edit", "chrf"])
     code, _, err = shell(*compare, "--metric", "chrf", "--tokenize", "zh")

@@ -49,6 +49,7 @@ def results(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
     work = {"sentences": 1000, "lines": 10, "singles": 2, "batches": [8, 16], "repeats": 3, "warmup": 1}
     return {
         "run": "runs/a", "checkpoint": "step-000001", "split": "test", "machine": where, "work": work,
+        "scoring": {"metric": "bleu", "tokenize": "13a"},
         "rows": rows or (shown(AR), shown(NAR)),
         "left_out": {"spec": "no such side", "nar1": "no such side"}, "warnings": [], "changes": [], **changes,
     }  # fmt: skip
@@ -100,10 +101,17 @@ def test_the_table_is_markdown_with_the_machine_above_and_the_conditions_below()
 
 def test_a_metric_that_is_better_when_lower_is_marked() -> None:
     quality = {"metric": "edit", "value": 1.234, "signature": "nrefs:1|unit:characters"}
-    _, drawn, notes = table(results(shown(AR, quality=quality))).split("\n\n")
+    _, drawn, notes = table(results(shown(AR, quality=quality), scoring={"metric": "edit"})).split("\n\n")
     assert cells(drawn)[0][1] == "edit distance (lower is better)"
     assert cells(drawn)[1][1] == "1.23"
     assert "* edit distance (lower is better): nrefs:1|unit:characters" in notes
+
+
+def test_without_references_there_is_no_score_and_no_metric_is_named() -> None:
+    rows = [shown(row, quality=None) for row in (AR, NAR)]
+    text = table(results(*rows, scoring={"metric": "chrf"}))
+    assert "| mode     | passes |" in text
+    assert "chrF" not in text
 
 
 def test_peers_get_a_table_of_their_own_and_no_score_for_random_weights() -> None:
@@ -134,6 +142,9 @@ def test_the_plot_names_every_row() -> None:
     for words in ("ar.beam1", "nar4.lb1", PEER, "BLEU", "Abacus, 1 thread<"):
         assert words in text
     assert plots.quality_against_latency(data) == drawn
+    unscored = results(shown(AR, quality=None), scoring={"metric": "chrf"})
+    text = plots.quality_against_latency(unscored).decode()
+    assert ("chrF" in text, "BLEU" in text) == (True, False)
 
 
 @pytest.mark.parametrize(("load", "busy"), [(None, False), (0.0, False), (1.0, False), (1.01, True), (9.0, True)])

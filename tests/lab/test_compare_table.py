@@ -10,6 +10,7 @@ import pytest
 from janus_cli.lab.compare import scored
 from janus_cli.lab.entries import Entry, Output
 from janus_cli.lab.systems import System
+from janus_cli.lab.tables import without_empty
 from janus_cli.runs import Run
 from janus_cli.scoring.judge import Judge
 
@@ -70,7 +71,13 @@ def test_seeds_that_one_of_them_lacks_are_left_out(seeds: tuple[int, ...], commo
 def test_without_references_there_are_rows_and_no_scores() -> None:
     rows, base = scored([entry("ar", 1, ar_beam1=WORSE), entry("cmlm", 1, nar1_lb1=WORSE)], None, BLEU, None)
     assert [(row["scores"], row["comparison"]) for row in rows] == [({}, None)] * 2
-    assert base == "ar ar.beam1"
+    assert base is None
+
+
+def test_columns_without_values_are_left_out() -> None:
+    columns, rows = {"row": "", "a": ".1f", "b": ".1f"}, [["x", None, 1.0], ["y", None, None]]
+    assert without_empty(columns, rows) == ({"row": "", "b": ".1f"}, [["x", 1.0], ["y", None]])
+    assert without_empty(columns, []) == (columns, [])
 
 
 def test_another_metric_judges_and_knows_which_way_is_better() -> None:

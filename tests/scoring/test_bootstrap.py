@@ -29,10 +29,10 @@ NAMES = ["bleu", "chrf", "ter", "rouge1", "exact"]
 GOOD, BAD = (score(worse(REFERENCE, share, 1), [REFERENCE], NAMES) for share in (0.05, 0.3))
 
 
-def means(values: list[float], name: str = "bleu", *, higher_is_better: bool = True) -> Score:
+def means(values: list[float], name: str = "bleu") -> Score:
     """A metric that is the mean of one number a line."""
     rows = np.array([[1.0, value] for value in values])
-    return Score(name, float(np.mean(values)), "", rows, lambda total: float(total[1] / total[0]), higher_is_better)
+    return Score(name, float(np.mean(values)), "", rows, lambda total: float(total[1] / total[0]))
 
 
 def test_identical_outputs_do_not_differ() -> None:

@@ -1,5 +1,6 @@
 """Which metric judges which text, and what is said where a metric cannot."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from janus_cli.recipe import Recipe
 from janus_cli.scoring.judge import BEFORE, Judge, choose, doubts, judge_of, must_be_read
 from janus_cli.scoring.metrics import METRICS, score
 from janus_cli.scoring.references import prepared_references
+from janus_cli.training.best import check_scoring
 
 ENGLISH, CHINESE, NAMES = Shape.of(["two dogs run in the snow"]), Shape.of(["两只狗在雪地里跑"]), Shape.of(["Goethe"])
 
@@ -44,6 +46,11 @@ def test_a_named_metric_is_taken_and_warned_of(capsys: pytest.CaptureFixture[str
     said = capsys.readouterr().err
     assert "warning: the target text has no spaces between words" in said
     assert "BLEU cannot judge it" in said
+    assert "; `scoring.metric: chrf` or `--metric chrf` can" in said
+    choose("ter", "zh", CHINESE).introduce()
+    assert "TER cannot judge it" in capsys.readouterr().err, "only BLEU is split by a tokenizer"
+    choose("bleu", "zh", CHINESE).introduce()
+    assert "BLEU judges outputs" not in capsys.readouterr().err
     choose("exact", "auto", CHINESE).introduce()
     assert "exact match judges outputs" in capsys.readouterr().err
     choose(None, "auto", ENGLISH).introduce()
@@ -66,11 +73,22 @@ def test_the_recipe_names_the_metric_if_only_as_best_metric(changes: list[str], 
 def test_of_data_that_was_prepared_before_the_validation_targets_decide(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert judge_of(recipe(), {}, tmp_path).metric == "bleu"
-    assert "whether BLEU can judge such text is not known" in capsys.readouterr().err
+    for folder, missing in ((tmp_path, "valid.target.txt"), (None, "the text that it was trained on")):
+        judge = judge_of(recipe(), {}, folder)
+        assert (judge.metric, capsys.readouterr().err) == ("bleu", "")
+        judge.introduce()
+        assert f"{missing} is not there: whether BLEU can judge such text is not known" in capsys.readouterr().err
     (tmp_path / "valid.target.txt").write_text("两只狗在雪地里跑\n", encoding="utf-8")
     assert judge_of(recipe(), {}, tmp_path).metric == "chrf"
     assert judge_of(recipe(), {}, None, text=["Goethe"]).metric == "chrf"
+
+
+def test_a_tokenizer_that_the_metric_does_not_need_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "MeCab", None)
+    check_scoring(recipe("scoring.metric=chrf", "scoring.tokenize=ja-mecab"))
+    for metric in ("auto", "bleu"):
+        with pytest.raises(UsageError, match="MeCab"):
+            check_scoring(recipe(f"scoring.metric={metric}", "scoring.tokenize=ja-mecab"))
 
 
 def test_an_option_that_would_change_nothing_is_refused() -> None:

@@ -18,7 +18,6 @@ from janus_cli.errors import DataError, UsageError
 from janus_cli.measures import GROUPS
 from janus_cli.scoring.metrics import (
     METRICS,
-    corpus_bleu,
     edit_distance,
     expand,
     looks_tokenised,
@@ -175,7 +174,7 @@ def test_sacrebleu_itself_gives_the_same(lines: list[tuple[str, str, str, bool]]
 
 def test_only_edits_are_better_when_lower() -> None:
     found = score(["a"], [["a"]], list(METRICS))
-    assert [one.name for one in found if not one.higher_is_better] == ["ter", "edit"]
+    assert [one.name for one in found if not one.measure.higher_is_better] == ["ter", "edit"]
     assert [one.name for one in found] == list(METRICS)
 
 
@@ -238,8 +237,8 @@ def test_no_model_is_downloaded_unasked(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert caught.value.hint.startswith("curl ")
 
 
-def test_corpus_bleu() -> None:
-    assert corpus_bleu([MAT], [[A_MAT]]) == pytest.approx(53.7284965911771)
+def test_bleu() -> None:
+    assert score([MAT], [[A_MAT]], ["bleu"])[0].value == pytest.approx(53.7284965911771)
 
 
 @pytest.mark.parametrize(
