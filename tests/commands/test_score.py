@@ -249,7 +249,7 @@ REFUSED = [
     ("none.txt --reference two.txt", 3, "none.txt does not exist"),
     ("two.txt --reference none.txt", 3, "none.txt does not exist"),
     ("two.txt --reference two.txt --against none.txt", 3, "none.txt does not exist"),
-    ("two.txt --reference .", 3, ". cannot be read: Is a directory"),
+    ("two.txt --reference .", 3, ". is a folder"),
     ("empty.txt --reference empty.txt", 3, "no lines to score"),
     ("empty.txt --reference empty.tsv", 3, "no lines to score"),
     ("latin.txt --reference two.txt", 3, "latin.txt:2:3: byte 0xe9 is not UTF-8"),
