@@ -111,6 +111,17 @@ def test_commands_can_be_copied() -> None:
     assert shlex.split(command(*words)) == ["janus", "decode", "--run", "./-a b/[c]'s $x", "-", "", "plain/x"]
 
 
+def test_the_next_step_of_a_run_with_an_odd_name_can_be_typed(janus: Janus, trained: Path) -> None:
+    Path("run").rename("-a b [1]'s")
+    code, _, err = janus("average", "--run=-a b [1]'s", "--last", "2")
+    assert code == 0
+    verb, *words = shlex.split(re.findall("^next: janus (.*)$", err, re.MULTILINE)[0])
+    code, _, err = janus(verb, *words)
+    assert (code, "checkpoint average-last2" in err) == (0, True)
+    scoring = shlex.split(re.findall("`janus (.*)`$", err, re.MULTILINE)[0])
+    assert janus(*scoring)[0] == 0
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
 @pytest.mark.parametrize("word", ["a\nb", "\x1b[2J'\\n", "\x9bü\u202e\n", os.fsdecode(b"\xff\xfe\x01"), "$`a`\t!"])
 def test_commands_with_control_characters_can_be_copied_into_bash(word: str) -> None:
