@@ -76,6 +76,7 @@ def score(
 
     from janus_cli import console, runs
     from janus_cli.data.lines import name_of
+    from janus_cli.data.tables import column_of_each
     from janus_cli.errors import UsageError
     from janus_cli.scoring import inputs, report
     from janus_cli.scoring.bootstrap import SAMPLES, SEED
@@ -91,7 +92,8 @@ def score(
     first = hypotheses or inputs.newest_decoding(run)[0]
     files = reference or inputs.find_references(first, run)
     paths = [first, against] if against else [first]
-    outputs = [report.Output(name_of(path), inputs.read_hypotheses(path, column)) for path in paths]
+    columns = zip(paths, column_of_each(paths, column), strict=True)
+    outputs = [report.Output(name_of(path), inputs.read_hypotheses(path, own)) for path, own in columns]
     references = [(str(file), inputs.read_references(file, reference_column or ())) for file in files]
     console.say(f"scoring {outputs[0].name} against {', '.join(map(str, files))}")
     own = runs.find_run(run) if run else runs.run_around(first) or runs.run_around(files[0])

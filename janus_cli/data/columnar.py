@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import Any, BinaryIO, cast
 
 from janus_cli.data.lines import opened
@@ -62,6 +63,9 @@ def _opened(path: Path) -> Iterator[tuple[Any, Batches]]:
             else:
                 stream = pa.ipc.open_stream(file)
                 yield stream.schema, lambda _: stream
+    except UnicodeDecodeError as problem:
+        hint = "write it again as UTF-8; --bad-utf8 is for text, TSV, CSV and JSON lines"
+        raise DataError(f"{path} has a text that is not UTF-8: {problem.reason}", hint) from None
     except (pa.ArrowException, ValueError) as problem:
         reason = str(problem).split("\n")[0]
         raise DataError(f"{path} is damaged: {reason}", "fetch it, or write it again") from None
@@ -75,9 +79,19 @@ def _seekable(path: Path) -> Iterator[BinaryIO]:
             yield file
             return
         with TemporaryFile() as plain:
-            shutil.copyfileobj(file, plain)
+            _unpack(file, plain)
             plain.seek(0)
             yield cast(BinaryIO, plain)
+
+
+def _unpack(packed: BinaryIO, plain: BinaryIO) -> None:
+    try:
+        shutil.copyfileobj(packed, plain)
+    except OSError as problem:
+        if problem.errno != errno.ENOSPC:
+            raise
+        hint = "make room there, name another folder with the variable TMPDIR, or unpack it yourself"
+        raise DataError(f"{gettempdir()} is full: a gzipped table is unpacked there", hint) from None
 
 
 def _names(field: Any) -> list[str]:

@@ -168,6 +168,9 @@ def unpack(archive: Path, folder: Path, wanted: Collection[str]) -> None:
                 path = PurePosixPath(member.name.replace("\\", "/"))
                 if path.is_absolute() or ".." in path.parts or not member.plain:
                     raise DataError(f"{archive} is refused: {member.name} is a link, a device or outside of it")
+            found = [PurePosixPath(member.name).name for member in members if member.opened]
+            if several := [name for name in wanted if found.count(name) > 1]:
+                raise DataError(f"{archive} has several files called {several[0]}")
             for member in members:
                 name = PurePosixPath(member.name).name
                 if member.opened is None or name not in wanted:

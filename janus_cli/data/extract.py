@@ -156,7 +156,7 @@ def _written(
 ) -> dict[str, TextFile]:  # fmt: skip
     """Writes a text for each of the columns, by side; rows: source, and targets, of which the first is the target.
 
-    Training has no references. single: whether others have them though no row has several.
+    Training has no references. single: the other splits have some even if no row has several.
     """
     columns = {side: name for side, name in columns.items() if split != "train" or side != REFERENCES}
     if plain is not None:

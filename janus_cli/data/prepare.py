@@ -58,7 +58,7 @@ def prepare(
         The manifest, as written.
 
     Raises:
-        DataError: the text is missing, unusable or changes meanwhile, or every pair of a split is dropped.
+        DataError: the text is missing, unusable or changes meanwhile, or no pair of a split can be used.
         UsageError: `out` exists and `force` is not given.
         JanusError: a worker process was killed.
     """
@@ -213,8 +213,9 @@ def _account(split: Split, entry: dict[str, Any], tokenizers: Tokenizers, recipe
     """
     lost = Counter(entry["dropped"]) + Counter(entry["left_out"])
     if lost.total() >= entry["in"]:
+        fate = "dropped" if split.name == "train" else "dropped or left out of the losses"
         raise DataError(
-            f"every pair of the {split.name} split was dropped: {filters.reasons(lost)}",
+            f"every pair of the {split.name} split was {fate}: {filters.reasons(lost)}",
             "is it the right text? If so, loosen data.min_tokens, data.max_tokens or data.max_ratio",
         )
     filters.tell(split.name, entry, recipe.data)

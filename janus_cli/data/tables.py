@@ -88,6 +88,18 @@ def _holds_json_lines(path: Path, keys: Sequence[str]) -> bool:
     return False
 
 
+def column_of_each(paths: Sequence[Path], column: str | None) -> list[str | None]:
+    """The column to read of each file: the one that is asked for, of those that are tables; of all if none is."""
+    are_tables = [len(paths) == 1 or column is None or _is_table(path) for path in paths]
+    return [column if is_table or not any(are_tables) else None for is_table in are_tables]
+
+
+def _is_table(path: Path) -> bool:
+    with suppress(DataError):
+        return not path.is_file() or table_kind(path) != "text"  # what can be read only once is taken at its word
+    return False
+
+
 def table_kind(path: Path) -> Kind:
     """As `kind_of`, of a file that must be a table whatever its name; raises DataError if it is none."""
     kind = kind_of(path)

@@ -32,6 +32,7 @@ from janus_cli.data.prepare import PREPARED, is_prepared, write_manifest, write_
 from janus_cli.data.prepared import Prepared, fingerprints, open_prepared
 from janus_cli.data.store import Ragged, store_files
 from janus_cli.data.stored import digest
+from janus_cli.data.tables import column_of_each
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers
 from janus_cli.decoding.decode import Job
 from janus_cli.decoding.modes import choose
@@ -157,7 +158,10 @@ class Sources:
         self, prepared: Prepared, recipe: Recipe, files: Sequence[Path] = (), column: str | None = None
     ) -> None:
         self.prepared, self.recipe = prepared, recipe
-        self.texts = [source_lines(recipe.data, path, column, strict=True) for path in files]
+        columns = column_of_each(files, column)
+        self.texts = [
+            source_lines(recipe.data, path, own, strict=True) for path, own in zip(files, columns, strict=True)
+        ]
         self.files = [check_source(text) for text in self.texts]
         self.lines = sum(file.lines for file in self.files)
 

@@ -208,6 +208,11 @@ def test_more_sources_from_a_table(distill: Janus) -> None:
     assert stores(Path("data/table")) == stores(Path("data/plain"))
     about = manifest(Path("data/table"))["distilled"]
     assert (about["sources"][0]["lines"], "--column text" in about["command"]) == (40, True)
+    Path("half.src").write_text("ba du\nge\n" * 10)
+    Path("half.csv").write_text("id,src,text\n" + "1,no,ba du\n2,no,ge\n" * 10)
+    both = ("--source", "half.src", "--source", "half.csv", "--column", "text")
+    assert distill("ar", *both, "--out", "data/both")[0] == 0, "the column is of the table alone"
+    assert stores(Path("data/both")) == stores(Path("data/plain"))
     code, _, err = distill("ar", "--source", "more.csv", "--column", "txt", "--out", "data/none")
     assert (code, "more.csv has no column 'txt'; it has 1 'id', 2 'src', 3 'text'" in err) == (3, True)
 

@@ -105,7 +105,7 @@ PIECES = ("--set", "tokenizer.kind=sentencepiece", "--set", "tokenizer.vocabular
         ({"train.de": b"", "train.en": b""}, (), 3, "error: corpus/train.de is empty"),
         ({"valid.en": b""}, (), 3, "valid.en is empty"),
         ({"valid.en": None}, (), 3, "valid.en (or .gz) is not there"),
-        ({"valid.de": b"\n", "valid.en": b"a\n"}, (), 3, "every pair of the valid split was dropped: empty 1"),
+        ({"valid.de": b"\n", "valid.en": b"a\n"}, (), 3, "was dropped or left out of the losses: empty 1"),
         ({"train.de": b"a\n\n", "train.en": b"\nb\n"}, (), 3, "every pair of the train split was dropped: empty 2"),
         ({"train.de": b"a\n", "train.en": b"a " * 10}, (), 3, "every pair of the train split was dropped: ratio 1"),
         ({"train.de": b"\n", "train.en": b"\n"}, (), 3, "has no word"),

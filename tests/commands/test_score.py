@@ -228,6 +228,8 @@ def test_columns_of_tables(exact: Exact) -> None:
     assert (found["value"], found["scores"][0]["signature"].split("|")[0]) == (100, "nrefs:var")
     Path("T.TSV.gz").write_bytes(gzip.compress(b"a, b\tc\nc\n"))
     assert exact(*files[:3], "--reference", "T.TSV.gz")["value"] == 100
+    Path("plain.txt").write_text("a, b\nx\n")
+    assert exact(*files[:3], "--against", "plain.txt", "--bootstrap", "5", "--reference", "T.TSV.gz")["value"] == 100
     assert exact("-", "--column", "output", "--reference", "T.TSV.gz", stdin=Path("t.csv").read_bytes())["value"] == 100
     Path("r.jsonl").write_text('{"references": ["a, b", "c"]}\n{"references": ["c"]}\n')
     assert exact(*files[:3], "--reference", "r.jsonl")["value"] == 100

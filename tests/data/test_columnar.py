@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import shutil
@@ -109,6 +110,26 @@ def test_damage(name: str, change: Callable[[Path], object], message: str) -> No
         list(records(path, ["id"]))
     assert message in caught.value.message
     assert caught.value.hint
+
+
+def test_a_text_that_is_not_utf8_is_no_damage() -> None:
+    bad = pa.array([b"a", b"\xff"], pa.binary()).view(pa.string())
+    parquet.write_table(pa.table({"de": bad}), "x.parquet")
+    with pytest.raises(DataError, match=r"x\.parquet has a text that is not UTF-8") as caught:
+        list(records(Path("x.parquet"), ["de"]))
+    assert "--bad-utf8 is for text" in caught.value.hint
+
+
+def test_a_full_disk_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(Path("x.parquet.gz"))
+
+    def full(source: object, target: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(DataError, match="is full: a gzipped table is unpacked there") as caught:
+        fields(path)
+    assert "TMPDIR" in caught.value.hint
 
 
 def test_only_the_files_that_a_data_set_names_are_its_rows_and_its_digest() -> None:

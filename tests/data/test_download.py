@@ -257,6 +257,14 @@ def test_an_archive_that_reaches_out_is_refused_whole(tmp_path: Path, bad: tarfi
     assert names(tmp_path) == ["a.tgz", "out"]
 
 
+def test_two_files_of_one_name_in_an_archive_are_refused(tmp_path: Path) -> None:
+    archive = packed(tmp_path / "a.tgz", ("a/train.src", b"1\n"), ("b/train.src", b"2\n"), ("a/x", b""), ("b/x", b""))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError, match=r"has several files called train\.src"):
+        unpack(archive, tmp_path / "out", {"train.src", "train.tgt"})
+    assert names(tmp_path / "out") == []
+
+
 @pytest.mark.parametrize("keep", [0, 9, 60])
 def test_a_damaged_archive(tmp_path: Path, keep: int) -> None:
     whole = packed(tmp_path / "a.tgz", ("train.src", bytes(range(256)) * 99)).read_bytes()
