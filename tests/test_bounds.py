@@ -72,6 +72,19 @@ def test_a_number_out_of_bounds_is_refused_by_the_recipe(janus: Janus, change: s
     assert len(err) < 3000
 
 
+def test_counts_of_decoding_that_are_cut_later_may_be_as_large_as_runs_of_before_have_them() -> None:
+    names = ("max_extra", "nbest", "beam", "length_beam", "iters", "block", "draft_length", "verify_window")
+    recipe = recipe_load.load("demo", [f"decoding.{name}=10000" for name in names])
+    assert {getattr(recipe.decoding, name) for name in names} == {10_000}
+
+
+def test_a_temperature_is_0_or_large_enough_to_divide_by() -> None:
+    for refused in ("1e-50", "0.0009"):
+        with pytest.raises(UsageError, match=f"temperature {refused} is neither 0 nor at least 0.001"):
+            recipe_load.load("demo", [f"decoding.temperature={refused}"])
+    assert recipe_load.load("demo", ["decoding.temperature=0.001"]).decoding.temperature == 0.001
+
+
 def test_a_key_of_2000_levels_in_a_file_is_refused(janus: Janus, empty_folder: Path) -> None:
     for text in ("{a: " * 2000 + "1" + "}" * 2000, "\n".join(" " * depth + "a:" for depth in range(1000))):
         Path("deep.yaml").write_text(f"name: a\ndata: {text}\n" if "{" in text else text)

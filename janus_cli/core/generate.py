@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from math import log
 from typing import Literal
 
 import torch
@@ -121,7 +122,7 @@ class Generator:
             outputs = _search(obeying, source, most, options)
         if side == "masks":  # the MASKs, which stand for the length, took a pass of their own
             return [[replace(output, passes=output.passes + 1) for output in each] for each in outputs]
-        return _limited(outputs, most, shared=not options.temperature)
+        return _limited(outputs, most, "samples" if options.temperature else "greedy" if fan == 1 else "beam")
 
     def _spec(self, source: Tensor, options: Decoding, side: ARSide) -> list[list[Output]]:
         """Speculative decoding: what greedy search gives, drafted by the NAR side and verified by the AR side.
@@ -142,7 +143,7 @@ class Generator:
         else:
             verify = Verify(model, memory, side, most, window, joint, never)
         outputs = [[output] for output in speculative(draft, verify, most, window, options.redraft)]
-        return _limited(outputs, most, shared=False)
+        return _limited(outputs, most, "greedy")
 
     def _blocks(self, source: Tensor, options: Decoding, block: int | None) -> list[list[Output]]:
         """One output of each sentence, `block` tokens a pass (None: all in one) up to the first EOS.
@@ -204,26 +205,31 @@ def _search(step: Step, source: Tensor, most: Tensor, options: Decoding) -> list
 
 
 def length_limit(lengths: Tensor, max_length: int, options: Decoding) -> Tensor:
-    """The most tokens of an AR output, EOS included: max_ratio * source + max_extra, but at least `min_length`.
+    """The most tokens of an AR output, EOS included: max_ratio * source + max_extra, with room beyond `min_length`.
 
     lengths: (B,) int64 of the sources, without EOS. max_length: the model's positions, within which it stays.
     """
     ratio, extra = options.limit
-    limit = (lengths * ratio).long() + extra + 1
-    return limit.clamp(min=options.min_length + 1).clamp(max=max_length - 1)
+    limit = (lengths * ratio).long().clamp(min=options.min_length) + extra + 1
+    return limit.clamp(max=max_length - 1)
 
 
-def _limited(outputs: list[list[Output]], most: Tensor, *, shared: bool) -> list[list[Output]]:
+def _limited(
+    outputs: list[list[Output]], most: Tensor, how: Literal["greedy", "beam", "samples"]
+) -> list[list[Output]]:
     """The outputs, with `limited` set where a search used all the tokens allowed, `most` (B,), EOS included.
 
-    shared: one search gave all outputs of a sentence, so that the limit may have shaped those that end before it, too.
+    how: a beam gives all outputs of a sentence, so that the limit may have shaped those that end before it, too; greedy
+    search would have ended there anyway if EOS is likelier than all other tokens together.
     """
 
-    def used(output: Output) -> int:
-        return output.passes if shared else output.length
+    def may_be_cut(output: Output, limit: int) -> bool:
+        if how == "beam":
+            return output.passes >= limit
+        return output.length >= limit and not (how == "greedy" and output.logps[-1] > log(0.5))
 
     return [
-        [replace(each, limited=True) if used(each) >= limit else each for each in of_sentence]
+        [replace(each, limited=True) if may_be_cut(each, limit) else each for each in of_sentence]
         for of_sentence, limit in zip(outputs, most.tolist(), strict=True)
     ]
 

@@ -35,7 +35,8 @@ class Knob:
 
     modes: for a knob of decoding, the modes that read it; empty if all do.
     off: for a knob of decoding, that its default turns something off, which every mode can do.
-    only_with, not_with: for a knob of decoding, another one; it is read only if that one is on, or off.
+    only_with, not_with: for a knob of decoding, another one; it is read only if that one is read and has another value
+    than its default, or only if not.
     flag: for a knob of decoding, its option of `janus decode`; "": --name-with-dashes, None: it has no option.
     """
 
@@ -318,6 +319,7 @@ KNOWN_LENGTH = "ar with lengths"  # ar if the AR side needs a predicted length (
 ONE_PASS = "nar without lengths"  # nar in one block, up to the first EOS (bang)
 _BEAM = ("ar", KNOWN_LENGTH)
 _UP_TO_EOS = ("ar", ONE_PASS, "semi", "spec")
+COLDEST = 0.001  # temperature: divided by less, log-probabilities may overflow
 
 
 @dataclass(frozen=True)
@@ -331,13 +333,13 @@ class Decoding:
             "semi: `block` tokens a pass (bang). spec: greedy ar, drafted by nar. auto: ar if the model can, else nar"
         ),
     ] = "auto"
-    beam: Annotated[int, Knob("beam size; 1 is greedy", ge=1, le=1000, modes=_BEAM, not_with="temperature")] = 5
+    beam: Annotated[int, Knob("beam size; 1 is greedy", ge=1, le=10**6, modes=_BEAM, not_with="temperature")] = 5
     length_penalty: Annotated[
         float, Knob("score = log-probability / length ** length_penalty", ge=0, le=10, modes=_BEAM)
     ] = 1.0
     nbest: Annotated[
         int,
-        Knob("hypotheses for each line at most, best first; there may be fewer", ge=1, le=2046, modes=(*_BEAM, "nar")),
+        Knob("hypotheses for each line at most, best first; there may be fewer", ge=1, le=10**6, modes=(*_BEAM, "nar")),
     ] = 1
     max_ratio: Annotated[
         float | None,
@@ -352,7 +354,7 @@ class Decoding:
         Knob(
             "tokens beyond max_ratio * source length; null: as for max_ratio",
             ge=0,
-            le=2046,
+            le=10**6,
             modes=_UP_TO_EOS,
             flag=None,
         ),
@@ -370,7 +372,7 @@ class Decoding:
     temperature: Annotated[
         float,
         Knob(
-            "instead of searching, draw `nbest` samples from p ** (1 / temperature); 0: search",
+            "instead of searching, draw `nbest` samples from p ** (1 / temperature), from 0.001; 0: search",
             ge=0, le=100, modes=_BEAM, off=True,
         ),
     ] = 0.0  # fmt: skip
@@ -396,18 +398,18 @@ class Decoding:
     diversity: Annotated[
         float,
         Knob(
-            "diverse beam search: penalty on a token for each hypothesis of earlier groups that writes it in the same "
-            "place, 0.2 to 0.8 in the paper; 0: an ordinary beam",
-            "[D]", ge=0, le=1000, modes=_BEAM, off=True, not_with="temperature",
+            "diverse beam search: penalty, in nats, on a token for each hypothesis of an earlier group that has it in "
+            "the same place, 0.2 to 0.8 in the paper; 0: an ordinary beam",
+            "[D]", ge=0, le=1000, modes=_BEAM, off=True, only_with="nbest", not_with="temperature",
         ),
     ] = 0.0  # fmt: skip
     groups: Annotated[
         int,
-        Knob("groups that divide the beam; 0: each hypothesis is one", "[D]", ge=0, le=1000, modes=_BEAM, off=True,
+        Knob("groups that divide the beam; 0: each hypothesis is one", "[D]", ge=0, le=10**6, modes=_BEAM, off=True,
              only_with="diversity"),
     ] = 0  # fmt: skip
-    iters: Annotated[int, Knob("passes of mask-predict; idle ones are skipped", ge=1, le=10_000, modes=("nar",))] = 10
-    length_beam: Annotated[int, Knob("lengths tried for each line", ge=1, le=2046, modes=("nar",))] = 5
+    iters: Annotated[int, Knob("passes of mask-predict; idle ones are skipped", ge=1, le=10**6, modes=("nar",))] = 10
+    length_beam: Annotated[int, Knob("lengths tried for each line", ge=1, le=10**6, modes=("nar",))] = 5
     update: Annotated[
         Literal["hidden", "all"],
         Knob("what a pass may rewrite: hidden tokens only, or all of them [CC]", "[C]", modes=("nar",)),
@@ -424,12 +426,12 @@ class Decoding:
         ),
     ] = False  # fmt: skip
     block: Annotated[
-        int, Knob("tokens written in each pass, after those written before", ge=1, le=2046, modes=("semi",))
+        int, Knob("tokens written in each pass, after those written before", ge=1, le=10**6, modes=("semi",))
     ] = 4
-    draft_iters: Annotated[int, Knob("passes of mask-predict for each draft", ge=1, le=10_000, modes=("spec",))] = 1
-    draft_length: Annotated[int, Knob("tokens of a draft, at most", ge=1, le=2046, modes=("spec",))] = 64
+    draft_iters: Annotated[int, Knob("passes of mask-predict for each draft", ge=1, le=10**6, modes=("spec",))] = 1
+    draft_length: Annotated[int, Knob("tokens of a draft, at most", ge=1, le=10**6, modes=("spec",))] = 64
     verify_window: Annotated[
-        int, Knob("drafted tokens verified in one pass, at most", ge=1, le=2046, modes=("spec",))
+        int, Knob("drafted tokens verified in one pass, at most", ge=1, le=10**6, modes=("spec",))
     ] = 64
     redraft: Annotated[
         Literal["nar", "ar", "joint"],
@@ -449,6 +451,8 @@ class Decoding:
     ] = True
 
     def __post_init__(self) -> None:
+        if 0 < self.temperature < COLDEST:
+            raise ValueError(f"temperature {self.temperature:g} is neither 0 nor at least {COLDEST}")
         if self.diversity and self.groups and self.beam % self.groups:
             raise ValueError(f"groups {self.groups} does not divide beam {self.beam}")
 
@@ -460,4 +464,7 @@ class Decoding:
     @property
     def one_best(self) -> Decoding:
         """The same for one output of each line, the likeliest: neither samples nor diversity."""
-        return replace(self, nbest=1, temperature=0.0, diversity=0.0)
+        return replace(self, **ONE_BEST)
+
+
+ONE_BEST: dict[str, Any] = {"nbest": 1, "temperature": 0.0, "diversity": 0.0}  # of Decoding, see `one_best`

@@ -143,31 +143,38 @@ class Job(ABC):
         before, started, timing = self.progress, perf_counter(), self.translator.timing
         for window in self.translator.windows(lines, before.done):
             records = [result.record(full=full, traced=result.index < self.translator.traced) for result in window]
+            known = before.counts is not None or not before.done  # earlier versions did not count
             self.progress = Progress(
                 before.done + timing.sentences, before.tokens + timing.tokens, before.passes + timing.passes,
                 before.seconds + perf_counter() - started,
                 self.progress.read + sum(result.read for result in window),
                 self.progress.unknown + sum(result.unknown for result in window),
                 self.progress.cut + sum(result.cut > 0 for result in window),
-                counts=Counter(before.counts or {}) + timing.counts,
+                counts=Counter(before.counts or {}) + timing.counts if known else None,
             )  # fmt: skip
             if self.records is not None:
                 self.records.add(records, self.progress)
             yield window, records
 
     @property
-    def reading(self) -> dict[str, int]:
-        """What was read, for the summary of a result."""
-        return {
-            "source_tokens": self.progress.read, "unknown_source_tokens": self.progress.unknown,
-            "sources_cut": self.progress.cut,
-        }  # fmt: skip
+    def reading(self) -> dict[str, int | None]:
+        """What was read, for the summary of a result; None where an earlier version read a part and did not count."""
+        names = "source_tokens", "unknown_source_tokens", "sources_cut"
+        found = self.progress.read, self.progress.unknown, self.progress.cut
+        known = self.progress.counts is not None or not self.progress.done
+        return dict(zip(names, found if known else (None, None, None), strict=True))
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """`Timing.counts` of all lines; of those decoded now, if an earlier version did not count."""
+        return self.progress.counts if self.progress.counts is not None else self.translator.timing.counts
 
     def tell_reading(self, name: str, cut: int = 0) -> None:
         """Says how much of its sources the model could not read. cut: lines that were cut before they were tokens."""
         read, unknown, cut = self.progress.read, self.progress.unknown, max(self.progress.cut, cut)
         if cut:
-            console.warn(f"{name}: lines cut to the {self.translator.longest} tokens that the model reads: {cut:,}")
+            longest = self.translator.longest
+            console.warn(f"{name}: {counted(cut, 'line')} cut to the {longest} tokens that the model reads")
         share = unknown / max(1, read)
         said = f"{name}: {unknown:,} of {counted(read, 'token')} ({share:.1%}) are unknown to the tokenizer"
         if share > MOSTLY_UNKNOWN:
@@ -187,6 +194,7 @@ class Decode(Job):
     trace: int = 0
     lines: Lines = field(init=False)
     references: dict[str, Path] = field(init=False, default_factory=dict)  # to keep, by name
+    label: str = field(init=False)  # see `Plan.label`; with the limit of AR outputs, where --set has changed it
     stem: Path = field(init=False)  # of the files of a split, without suffix
     forms: dict[Path, Form] = field(init=False)  # output files, and what a record becomes in each
 
@@ -205,7 +213,8 @@ class Decode(Job):
             raise DataError(f"{self.text} does not exist", "name a text file, plain or .gz")
         self.what = self.lines.name
         self.out = None if self.out == STDIN else self.out
-        parts = [self.split, self.plan.label, *self._other_limit(), self.folder.name if self.checkpoint else None]
+        self.label = ".".join([self.plan.label, *self._other_limit()])
+        parts = [self.split, self.label, self.folder.name if self.checkpoint else None]
         self.stem = self.trained.decoded / re.sub(r"[^A-Za-z0-9._-]", "-", ".".join(filter(None, parts)))
         self.forms: dict[Path, Form] = {self.kept("txt"): as_text, self.kept("jsonl"): as_json} if self.split else {}
         files = dict.fromkeys(self.forms, True)
@@ -237,7 +246,7 @@ class Decode(Job):
             self.references[text_name(split, "references")] = several
 
     def _other_limit(self) -> Iterator[str]:
-        """Parts of the file names: the limit of AR outputs, where --set has changed it."""
+        """Parts of the label: the limit of AR outputs, where --set has changed it."""
         own = own_recipe(self.folder, ()).decoding if self.changes else self.plan.options
         for name, short in (("max_ratio", "ratio"), ("max_extra", "extra")):
             value = getattr(self.plan.options, name)
@@ -292,7 +301,7 @@ class Decode(Job):
         if lines.bad_utf8:
             console.warn(f"{lines.name}: lines that are not UTF-8: {lines.bad_utf8:,}; the bad bytes were replaced")
         self.tell_reading(lines.name, lines.cut)
-        tell(self.progress.counts or {}, self.plan)
+        tell(self.counts, self.plan)
         done, tokens, passes, seconds, *_ = self.progress
         rates = [count / max(seconds, 1e-9) for count in (done, tokens)]
         passes_mean = passes / max(1, done)
@@ -313,12 +322,12 @@ class Decode(Job):
         options, objective = self.plan.used, self.plan.recipe.objective.name
         summary = {
             "run": str(self.trained.path), "checkpoint": self.folder.name,
-            "objective": objective, "mode": self.plan.mode, "label": self.plan.label, "split": self.split,
+            "objective": objective, "mode": self.plan.mode, "label": self.label, "split": self.split,
             "input": lines.name, "options": options, "step": self.step,
             "sha256": self.weights, "sentences": done, "tokens": tokens, "seconds": round(seconds, 3),
             "sentences_per_second": round(rates[0], 3), "tokens_per_second": round(rates[1], 3),
             "passes_mean": round(passes_mean, 3), **self.reading,
-            "counts": self.progress.counts or {},
+            "counts": self.progress.counts if done else {},
             "batches": len(translator.timing.seconds) if whole else None,
             "batch_latency_ms": {"mean": round(mean, 3), "p95": round(p95, 3)} if whole else None,
             "threads": torch.get_num_threads(), "device": str(self.chosen_device), "torch": torch.__version__,

@@ -21,7 +21,7 @@ from janus_cli import console, recipe_load, runs
 from janus_cli.console import counted
 from janus_cli.core.batch import UNK
 from janus_cli.core.generate import length_limit
-from janus_cli.core.knobs import Decoding
+from janus_cli.core.knobs import ONE_BEST, Decoding
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data import filters
 from janus_cli.data.corpus import CHUNK_LINES, Split
@@ -73,9 +73,12 @@ class Distill(Job):
                 "name a run of objective ar or janus",
             )
         for change in self.changes:
-            if change.startswith(("decoding.mode=", "decoding.nbest=", "decoding.diversity=")):
-                raise UsageError(f"--set {change}: a teacher writes one output, left to right", "leave it out")
-        self.plan = choose(recipe, {"mode": "ar", "nbest": 1, "diversity": 0.0, **self.options})
+            if change.startswith(tuple(f"decoding.{name}=" for name in ("mode", *ONE_BEST))):
+                raise UsageError(
+                    f"--set {change}: a teacher writes one output, the likeliest that it finds from left to right",
+                    "leave it out",
+                )
+        self.plan = choose(recipe, {"mode": "ar", **ONE_BEST, **self.options})
         self.target = self.out or runs.distilled_dir(recipe)
         if not self.resume:  # a resumed job has the permission of the first call
             must_be_free(self.target, force=self.force, is_ours=is_prepared, what=PREPARED)
@@ -117,7 +120,7 @@ class Distill(Job):
         force = self.records.files[self.target]
         manifest = write(self.sources, self.records, self.target, teacher, surest=self.surest, force=force)
         self.tell_reading(str(self.target))
-        found, counts = manifest["distilled"], self.progress.counts or {}
+        found, counts = manifest["distilled"], self.counts
         # Only the search knows what else the limit has shaped, and earlier versions have not counted it.
         tell({**counts, "unk": found["unk"], "limit": max(found["at_limit"], counts.get("limit", 0))}, self.plan)
         name = self.plan.recipe.name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from janus_cli.core.knobs import KNOWN_LENGTH, ONE_PASS, Decoding, knobs
 from janus_cli.core.objectives import OBJECTIVES, Objective
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.recipe import Recipe
+from janus_cli.training import limits
 from janus_cli.training.checkpoint import read_recipe
 
 _KNOBS, _USUAL = knobs(Decoding), Decoding()
@@ -24,11 +25,16 @@ _SHORT = {  # in the names of files, each with its value; named there only if it
 
 @dataclass(frozen=True)
 class Plan:
-    """How to decode with a model that was trained with this recipe. options: the recipe's, overridden by the user's."""
+    """How to decode with a model that was trained with this recipe.
+
+    options: the recipe's, overridden by the user's; those that are not read have their defaults, so that whoever
+    decodes need not ask. idle: what the recipe turns on, and is not read; without the details of other options.
+    """
 
     recipe: Recipe
     mode: Mode
     options: Decoding
+    idle: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def objective(self) -> Objective:
@@ -73,9 +79,13 @@ class Plan:
     def reads(self, option: str) -> bool:
         """Whether the option decides anything, in this mode and with the other options."""
         knob = _KNOBS[option]
-        if knob.only_with and not self.on(knob.only_with):
+        if knob.only_with and not self.acts(knob.only_with):
             return False
-        return self.has(option) and not (knob.not_with and self.on(knob.not_with))
+        return self.has(option) and not (knob.not_with and self.acts(knob.not_with))
+
+    def acts(self, option: str) -> bool:
+        """Whether the option is read and has another value than usual."""
+        return self._differs(option) and self.reads(option)
 
     def has(self, option: str) -> bool:
         """Whether this mode has the option."""
@@ -84,20 +94,22 @@ class Plan:
 
     def on(self, option: str) -> bool:
         """False for what can be turned off, and is."""
-        return not _KNOBS[option].off or getattr(self.options, option) != getattr(_USUAL, option)
+        return not _KNOBS[option].off or self._differs(option)
+
+    def _differs(self, option: str) -> bool:
+        return bool(getattr(self.options, option) != getattr(_USUAL, option))
 
     @property
     def warnings(self) -> Iterator[str]:
-        """What the model was never trained to do, and what the recipe turns on for other modes."""
+        """What the model was never trained to do, and what the recipe turns on in vain."""
         if self.way == "nar" and self.options.update == "all" and not getattr(self.recipe.objective, "correct", 0):
             yield (
                 "--update all rewrites tokens that are not hidden, which this model was never trained to do "
                 "(objective.correct): expect nonsense, or use --update hidden"
             )
-        idle = (name for name, knob in _KNOBS.items() if knob.off and not knob.only_with and not self.reads(name))
-        for name in filter(self.on, idle):
-            value = getattr(self.options, name)
-            yield f"decoding.{name} {value}, from the recipe, changes nothing: {self.obstacle(name)}"
+        for name, value in self.idle.items():
+            off = f"{flag(name)} {getattr(_USUAL, name):g} turns it off"
+            yield f"decoding.{name} {value}, from the recipe, is not used: {self.obstacle(name)}; {off}"
 
     def obstacle(self, option: str) -> str:
         """Why an option is not read."""
@@ -106,7 +118,9 @@ class Plan:
             return "this model predicts the length first"
         if not self.has(option):
             return f"this decodes with --mode {self.mode}"
-        return f"not without {flag(knob.only_with)}" if knob.only_with else f"not with {flag(knob.not_with)}"
+        if knob.not_with and self.acts(knob.not_with):
+            return f"{flag(knob.not_with)} is on"
+        return f"{flag(knob.only_with)} is {'off' if _KNOBS[knob.only_with].off else getattr(_USUAL, knob.only_with)}"
 
 
 def flag(option: str) -> str:
@@ -131,7 +145,7 @@ def own_recipe(folder: Path, changes: Sequence[str]) -> Recipe:
     if not file.is_file():
         raise CheckpointError(f"{folder} is not a checkpoint: it has no {file.name}", "see `janus inspect RUN`")
     recipe = read_recipe(folder)
-    return recipe_load.load(str(file), changes) if changes else recipe
+    return limits.kept(recipe_load.load(str(file), changes), recipe) if changes else recipe
 
 
 def modes(recipe: Recipe) -> tuple[Mode, ...]:
@@ -155,12 +169,16 @@ def choose(recipe: Recipe, given: Mapping[str, Any]) -> Plan:
     options = recipe_load.change_decoding(recipe, given)
     mode: Mode = options.mode if options.mode != "auto" else modes(recipe)[0]
     _must_be_able(recipe, mode)
-    plan = Plan(recipe, mode, options)
-    _must_be_read(plan, given)
+    asked = Plan(recipe, mode, options)
+    _must_be_read(asked, given)
+    unread = [name for name in _KNOBS if not asked.reads(name)]
+    details = {name for name, knob in _KNOBS.items() if knob.only_with and _KNOBS[knob.only_with].off}
+    on = (name for name in unread if _KNOBS[name].off and name not in details and asked.on(name))
+    idle = {name: getattr(options, name) for name in on}
+    options = replace(options, **{name: getattr(_USUAL, name) for name in unread})
+    plan = Plan(recipe, mode, options, idle)
     _must_fit(plan)
-    if plan.reads("nbest"):
-        return plan
-    return replace(plan, options=replace(options, nbest=1))
+    return plan
 
 
 def _must_be_able(recipe: Recipe, mode: Mode) -> None:
@@ -182,7 +200,8 @@ def _must_be_read(plan: Plan, given: Iterable[str]) -> None:
     flags, it = ", ".join(map(flag, foreign)), "it" if len(foreign) == 1 else "them"
     if plan.has(foreign[0]):
         knob = _KNOBS[foreign[0]]
-        hint = f"add {flag(knob.only_with)}" if knob.only_with else f"turn that off with {flag(knob.not_with)} 0"
+        excluded = knob.not_with and plan.acts(knob.not_with)
+        hint = f"turn that off with {flag(knob.not_with)} 0" if excluded else f"add {flag(knob.only_with)}"
         raise UsageError(
             f"{flag(foreign[0])} would change nothing: {plan.obstacle(foreign[0])}", f"{hint}, or leave it out"
         )
@@ -208,15 +227,10 @@ def _must_fit(plan: Plan) -> None:
             f"--block {options.block}: this model was trained to write blocks of at most {streams} tokens",
             f"use --block {streams} or less, or --mode nar for all at once",
         )
-    if options.nbest > width and plan.reads("nbest") and not options.temperature:
+    if options.nbest > width and not options.temperature:
         raise UsageError(
             f"--nbest {options.nbest} is more than {what} {width}, the number of hypotheses",
             f"use {what} {options.nbest} or a smaller --nbest",
-        )
-    if plan.reads("diversity") and options.diversity and options.nbest == 1:
-        raise UsageError(
-            f"--diversity {options.diversity:g} makes several hypotheses differ, and --nbest is 1",
-            "add --nbest N, or leave it out",
         )
     if plan.way == "nar" and options.length_beam > recipe.model.max_length - 2:
         raise UsageError(

@@ -18,14 +18,14 @@ def tell(counts: Mapping[str, int], plan: Plan) -> None:
     if limited := counts.get("limit", 0) - by_model:
         ratio, extra = options.limit
         console.warn(
-            f"outputs shaped by the limit of {ratio:g} * source length + {extra} tokens, which cuts longer ones off: "
-            f"{limited:,}; to raise it: --set decoding.max_extra=N or --set decoding.max_ratio=X"
+            f"{counted(limited, 'output')} may be cut by the length limit ({ratio:g} × source + {extra} tokens); raise "
+            "it with --set decoding.max_extra=N or --set decoding.max_ratio=X"
         )
     if by_model:
         most = plan.recipe.model.max_length
         console.warn(
-            f"outputs shaped by model.max_length {most}, which cuts longer ones off: {by_model:,}; only a training "
-            "with a larger one raises it"
+            f"{counted(by_model, 'output')} may be cut by model.max_length {most}; only a training with a larger one "
+            "raises it"
         )
     if fewer := counts.get("fewer", 0):
         console.say(f"{counted(fewer, 'line')} with fewer than {options.nbest} hypotheses: no others were found")

@@ -144,7 +144,8 @@ class Records:
                         and line.endswith(b"\n")
                         and (values := parsed_line(line, documents.RecordsProgress))
                     ):
-                        progress, self._end = Progress(*(values.get(name, 0) for name in Progress._fields)), end
+                        known = {name: values[name] for name in Progress._fields if name in values}
+                        progress, self._end = Progress(**known), end
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as problem:

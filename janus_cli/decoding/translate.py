@@ -18,7 +18,7 @@ from torch import Tensor
 
 from janus_cli.console import counted
 from janus_cli.core.batch import EOS, UNK, pad
-from janus_cli.core.generate import Generator
+from janus_cli.core.generate import Generator, length_limit
 from janus_cli.core.model import Transformer
 from janus_cli.core.search import Iteration, Output
 from janus_cli.data.lines import cleaner
@@ -134,9 +134,9 @@ def as_text(record: dict[str, Any], nbest: int = 1) -> bytes:
 class Timing:
     """Cost of decoding: wall-clock seconds of each batch, and totals of sentences, tokens and decoder passes.
 
-    counts: lines by what is worth a word at the end. unk: the best output has an <unk>. limit: the longest output
-    allowed has shaped it (`Output.limited`); max_length: of these, where the model's positions were that limit. fewer:
-    there are fewer hypotheses than `nbest`.
+    counts: lines by what is worth a word at the end. unk: the best output has an <unk>. limit: it may be cut by the
+    length limit (`Output.limited`); max_length: of these, where the model's positions were that limit. fewer: there are
+    fewer hypotheses than `nbest`.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -190,7 +190,7 @@ class Translator:
     def score(
         self, sources: Sequence[str], targets: Sequence[str], *, hidden: Sequence[Collection[int]] | None = None
     ) -> list[Score]:
-        """The probability of each target, given its source.
+        """The probability of each target, given its source; that of <unk>, too, whatever `decoding.unk` says.
 
         hidden: for each pair, the positions, from 0, of the target tokens that P_NAR and P_AUX predict; by default all.
         The other tokens are observed.
@@ -271,14 +271,14 @@ class Translator:
 
     def _counted(self, ids: Sequence[Sequence[int]], outputs: Sequence[Sequence[Output]]) -> Iterator[str]:
         """The `Timing.counts` of these sources, which are not empty where there is an output. Each name once a line."""
-        options, most = self.plan.options, self.generator.model.knobs.max_length - 1
-        ratio, extra = options.limit
-        for source, (best, *others) in zip(ids, outputs, strict=True):
+        options, longest = self.plan.options, self.generator.model.knobs.max_length
+        limits = length_limit(torch.tensor([len(source) for source in ids]), longest, options).tolist()
+        for source, limit, (best, *others) in zip(ids, limits, outputs, strict=True):
             if UNK in best.tokens:
                 yield "unk"
             if best.limited:
                 yield "limit"
-                if int(len(source) * ratio) + extra + 1 >= most:
+                if limit == longest - 1:
                     yield "max_length"
             if source and 1 + len(others) < options.nbest:
                 yield "fewer"

@@ -17,6 +17,7 @@ import torch
 
 from janus_cli import __version__, console
 from janus_cli.core.generate import Generator
+from janus_cli.core.knobs import ONE_BEST
 from janus_cli.decoding.modes import choose, own_recipe
 from janus_cli.decoding.translate import read_model
 from janus_cli.device import choose_device, keep_freed_memory
@@ -224,7 +225,7 @@ class Bench:
         """
         recipe, tokenizers, writer = self.recipe, self.tokenizers, "ar.beam1 does"
         if greedy is None and recipe.ar_stream is not None:
-            plan = choose(recipe, {"mode": "ar", "beam": 1, "nbest": 1, "temperature": 0.0, "diversity": 0.0})
+            plan = choose(recipe, {"mode": "ar", "beam": 1, **ONE_BEST})
             row = janus_row("ar.beam1", plan, self.generator, tokenizers)
             greedy = row.translate(self.lines, recipe.decoding.batch_sentences)
         if greedy is not None:

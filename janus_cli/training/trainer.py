@@ -36,7 +36,7 @@ from janus_cli.runs import Run
 from janus_cli.scoring.judge import Judge, judge_of
 from janus_cli.terminal import command
 from janus_cli.training import checkpoint
-from janus_cli.training.best import best_metric, indifferent, label, scoring_in
+from janus_cli.training.best import best_metric, indifferent, label, scoring_in, still_valid
 from janus_cli.training.checkpoint import EMA, MODEL, MOMENTS, OPTIMIZER, Checkpoint, optimizer_tensors
 from janus_cli.training.log import Log, Meter
 from janus_cli.training.position import Position
@@ -310,7 +310,8 @@ class Trainer:
     def _judge_anew(self, saved: Checkpoint) -> None:
         """Looks for the best checkpoint again if another metric, tokenizer or sample decided up to now."""
         before, position = scoring_in(saved.state), self.position
-        was, now = label(best_metric(saved.recipe, before["metric"]), before), label(self.metric, self.scoring)
+        was = label(best_metric(still_valid(saved.recipe), before["metric"]), before)
+        now = label(self.metric, self.scoring)
         if was == now:
             return
         best = {"value": 0.0, "loss": 0.0, "step": 0.0}

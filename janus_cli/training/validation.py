@@ -66,7 +66,8 @@ def validate(
         some = order[start : start + recipe.decoding.batch_sentences]
         source = pad([[*sources[place], EOS] for place in some]).to(device)
         for side in sides:
-            outputs = generate(model, source, side, options, recipe.ar_stream)
+            how = options if side == "ar" else replace(options, min_length=0)  # which only ar reads
+            outputs = generate(model, source, side, how, recipe.ar_stream)
             for place, (best, *_) in zip(some, outputs, strict=True):
                 decoded[side][place] = best.tokens
                 odd[f"unk_{side}"] += UNK in best.tokens

@@ -15,6 +15,7 @@ from janus_cli import load
 from janus_cli.core.batch import UNK
 from janus_cli.core.model import Transformer
 from janus_cli.runs import teacher
+from tests.faults.processes import relabel
 
 KEPT = Path("runs/janus/decode")
 OFF = [
@@ -82,12 +83,12 @@ def test_what_is_off_changes_nothing_in_any_mode(janus: Janus, run: str, mode: l
         (["--run", "mpnet", "--min-length", "3"], ["--min-length would change nothing", "predicts the length first"]),
         (["--run", "bang", "--mode", "semi", "--no-repeat-ngram", "2"], ["--no-repeat-ngram would change nothing"]),
         (["--run", "cmlm", "--temperature", "1"], ["--temperature would change nothing", "leave it out"]),
-        (["--top-k", "5"], ["--top-k would change nothing: not without --temperature", "add --temperature"]),
+        (["--top-k", "5"], ["--top-k would change nothing: --temperature is off", "add --temperature"]),
         (["--top-p", "0.5"], ["--top-p would change nothing", "--temperature"]),
         (["--seed", "5"], ["--seed would change nothing", "--temperature"]),
-        (["--groups", "3"], ["--groups would change nothing: not without --diversity"]),
-        (["--temperature", "1", "--beam", "3"], ["--beam would change nothing: not with --temperature"]),
-        (["--temperature", "1", "--diversity", "1"], ["--diversity would change nothing: not with --temperature"]),
+        (["--groups", "3"], ["--groups would change nothing: --diversity is off"]),
+        (["--temperature", "1", "--beam", "3"], ["--beam would change nothing: --temperature is on"]),
+        (["--temperature", "1", "--diversity", "1"], ["--diversity would change nothing: --temperature is on"]),
         (["--diversity", "0.5"], ["--nbest is 1", "add --nbest"]),
         (["--diversity", "0.5", "--nbest", "2", "--beam", "3", "--groups", "2"], ["groups 2 does not divide beam 3"]),
         (["--diversity", "0.5", "--nbest", "4"], ["--nbest 4 is more than --beam 3"]),
@@ -111,9 +112,44 @@ def test_what_the_recipe_turns_on_for_another_mode_is_said(janus: Janus) -> None
     on = ("--set", "decoding.temperature=0.7", "--set", "decoding.no_repeat_ngram=2", "--set", "decoding.top_k=5")
     code, out, err = janus("--mode", "nar", *on)
     assert (code, out) == janus("--mode", "nar")[:2]
-    assert "warning: decoding.temperature 0.7, from the recipe, changes nothing: this decodes with --mode nar" in err
-    assert "warning: decoding.no_repeat_ngram 2, from the recipe, changes nothing" in err
+    said = "decoding.temperature 0.7, from the recipe, is not used: this decodes with --mode nar; --temperature 0 turns"
+    assert f"warning: {said} it off" in err
+    assert "warning: decoding.no_repeat_ngram 2, from the recipe, is not used" in err
     assert "top_k" not in err
+    more = ("--nbest", "9", "--length-beam", "5", "--set", "decoding.temperature=0.7")
+    code, _, err = janus("--mode", "nar", *more)
+    assert (code, "--nbest 9 is more than --length-beam 5" in err) == (2, True)
+
+
+def test_diversity_in_a_recipe_spreads_nbest_and_is_off_without(janus: Janus) -> None:
+    plain, on = janus(), ("--set", "decoding.diversity=0.5", "--set", "decoding.groups=3")
+    code, out, err = janus(*on)
+    assert (code, out) == plain[:2]
+    said = "warning: decoding.diversity 0.5, from the recipe, is not used: --nbest is 1; --diversity 0 turns it off"
+    assert said in err
+    assert "groups" not in err
+    assert "is not used" not in janus(*on, "--diversity", "0")[2]
+    assert janus(*on, "--nbest", "3", "--dry-run")[2].count("diversity 0.5, groups 3") == 1
+    _, _, err = janus(*on, "--nbest", "3", "--set", "decoding.temperature=0.8")
+    assert "decoding.diversity 0.5, from the recipe, is not used: --temperature is on" in err
+    assert "groups" not in options_said(err) + " ".join(file.name for file in KEPT.iterdir())
+
+
+@pytest.mark.parametrize("mode", ["nar", "semi", "ar"])
+def test_a_minimum_in_the_recipe_raises_the_limit_only_where_it_holds(janus: Janus, mode: str) -> None:
+    minimum = ("--set", "decoding.min_length=20", "--set", "decoding.max_ratio=0", "--set", "decoding.max_extra=3")
+    found = decoded(janus, "--run", "bang", "--mode", mode, *minimum)
+    sizes = {len(record["ids"]) for record in found}
+    assert sizes <= ({*range(20, 24)} if mode == "ar" else {*range(4)})
+    assert mode != "ar" or max(sizes) > 20, "there is room beyond the minimum"
+
+
+def test_null_is_the_limit_of_the_checkpoint(janus: Janus) -> None:
+    expected = janus()[:2]
+    code, out, err = janus("--set", "decoding.max_ratio=null", "--set", "decoding.max_extra=null")
+    assert (code, out) == expected
+    assert "max_ratio 0.5, max_extra 2" in err
+    assert {file.name for file in KEPT.glob("*.json")} == {"test.ar.beam3.json"}
 
 
 @pytest.mark.parametrize(
@@ -138,6 +174,7 @@ def test_two_settings_that_write_different_texts_have_files_of_their_own(
 ) -> None:
     assert janus(*arguments)[0] == 0
     assert {file.name for file in KEPT.iterdir()} >= {f"test.{label}.{suffix}" for suffix in ("txt", "jsonl", "json")}
+    assert json.loads((KEPT / f"test.{label}.json").read_bytes())["label"] == label
 
 
 DIFFERENT = [
@@ -227,21 +264,21 @@ def test_unks_are_counted_and_can_be_banned(janus: Janus, unk_everywhere: None) 
 def test_outputs_that_the_limit_has_shaped_are_said_with_the_knob(janus: Janus) -> None:
     """That of the untrained run is half the source and two tokens."""
     code, _, err = janus()
-    said = re.search(r"outputs shaped by the limit of 0.5 \* source length \+ 2 tokens, .*: (\d+);", err)
+    said = re.search(r"(\d+) outputs may be cut by the length limit \(0.5 × source \+ 2 tokens\); raise it with", err)
     assert code == 0
     assert said
     counts = json.loads((KEPT / "test.ar.beam3.json").read_bytes())["counts"]
     assert counts["limit"] == int(said[1]) > 0
     assert "--set decoding.max_extra=N" in err
     code, _, err = janus("--set", "decoding.max_extra=99")
-    assert (code, "shaped by model.max_length 40" in err, "decoding.max_extra=N" in err) == (0, True, False)
-    assert "shaped by" not in janus("--mode", "nar")[2]
+    assert (code, "may be cut by model.max_length 40" in err, "decoding.max_extra=N" in err) == (0, True, False)
+    assert "may be cut" not in janus("--mode", "nar")[2]
 
 
 def test_counts_include_what_an_earlier_process_decoded(janus: Janus, stop: Stop, unk_everywhere: None) -> None:
     assert janus("--nbest", "3")[0] == 0
     file = KEPT / "test.ar.beam3.nbest3.json"
-    whole = json.loads(file.read_bytes())["counts"]
+    whole, read = (json.loads(file.read_bytes())[name] for name in ("counts", "source_tokens"))
     assert {"unk", "limit"} <= whole.keys()
     for known in (True, False):
         stop(1, ctrl_c)
@@ -249,12 +286,14 @@ def test_counts_include_what_an_earlier_process_decoded(janus: Janus, stop: Stop
         partial = KEPT / ".test.ar.beam3.nbest3.jsonl.partial"
         if not known:  # as a version wrote it that counted nothing
             kept = partial.read_text(encoding="utf-8")
+            kept = re.sub(r', "(read|unknown|cut)": \d+', "", kept)
             partial.write_text(re.sub(r', "counts": \{.*?\}', "", kept), encoding="utf-8")
         code, _, err = janus("--nbest", "3", "--resume")
         assert (code, "resuming after 16 finished lines" in err) == (0, True)
-        counts = json.loads(file.read_bytes())["counts"]
-        assert (counts == whole) == known
-        assert all(counts.get(name, 0) <= whole[name] for name in whole)
+        about = json.loads(file.read_bytes())
+        assert about["counts"] == (whole if known else None)
+        reading = [about[name] for name in ("source_tokens", "unknown_source_tokens", "sources_cut")]
+        assert reading == ([read, 0, 0] if known else [None] * 3)
 
 
 def test_a_decoding_that_an_earlier_version_began_goes_on(janus: Janus, stop: Stop) -> None:
@@ -282,12 +321,18 @@ def test_a_teacher_counts_and_bans_unks(any_janus: Janus, unk_everywhere: None) 
     banned = json.loads(Path("data/banned/manifest.json").read_bytes())["distilled"]
     assert (code, banned["unk"], banned["options"]["unk"], "<unk>" in err) == (0, 0, "ban", False)
     assert "--unk ban" in banned["command"]
-    code, _, err = any_janus("distill", "ar", "--out", "data/x", "--set", "decoding.diversity=1")
-    assert (code, "a teacher writes one output" in err) == (2, True)
-    drawn = any_janus("distill", "ar", "--out", "data/drawn", "--set", "decoding.temperature=1")
-    assert drawn[0] == 0
-    about = json.loads(Path("data/drawn/manifest.json").read_bytes())
-    assert str(teacher(about)).endswith("samples at temperature 1.0")
+    for change in ("decoding.diversity=1", "decoding.temperature=1"):
+        code, _, err = any_janus("distill", "ar", "--out", "data/x", "--set", change)
+        assert (code, "a teacher writes one output" in err) == (2, True)
+    for recipe in (Path("runs/ar/recipe.yaml"), *Path("runs/ar/checkpoints").glob("step-*/recipe.yaml")):
+        text = recipe.read_text(encoding="utf-8")
+        recipe.write_text(text.replace("temperature: 0.0", "temperature: 0.8"), encoding="utf-8")
+        assert text != recipe.read_text(encoding="utf-8")
+    for folder in Path("runs/ar/checkpoints").glob("step-*"):
+        relabel(folder)
+    assert any_janus("distill", "ar", "--out", "data/found")[0] == 0
+    about = json.loads(Path("data/found/manifest.json").read_bytes())
+    assert str(teacher(about)).endswith("beam 3")
 
 
 def test_python_has_the_same_options(janus: Janus) -> None:

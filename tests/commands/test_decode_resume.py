@@ -135,7 +135,7 @@ def test_what_was_read_is_counted_over_all_processes(janus: Janus, stop: Stop) -
     rows = [row[:39] for row in load_tokenizers(Path("runs/janus")).source.encode(text)]
     read, unknown = sum(map(len, rows)), sum(row.count(UNK) for row in rows)
     said = [
-        "text: lines cut to the 39 tokens that the model reads: 1\n",
+        "text: 1 line cut to the 39 tokens that the model reads\n",
         f"text: {unknown} of {read} tokens ({unknown / read:.1%}) are unknown to the tokenizer\n",
     ]
     _, _, err = janus(*BEGUN)

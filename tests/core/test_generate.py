@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 from itertools import pairwise
+from math import log
 from typing import Any
 
 import pytest
@@ -296,7 +297,8 @@ def test_outputs_that_the_limit_has_shaped_are_marked() -> None:
         outputs = generate(model, source(rows), "ar", replace(short, **changes), "content")
         free = generate(model, source(rows), "ar", replace(short, **changes, max_extra=15), "content")
         marks = [{each.limited for each in found} for found in outputs]
-        assert marks == [{each.passes == 5 for each in found} for found in outputs]
+        sure = [not changes and found[0].logps[-1] > log(0.5) for found in outputs]  # greedy would have ended there
+        assert marks == [{found[0].passes == 5 and not ended} for found, ended in zip(outputs, sure, strict=True)]
         assert {True} in marks
         assert {False} in marks
         for found, unlimited, mark in zip(outputs, free, marks, strict=True):
@@ -305,7 +307,7 @@ def test_outputs_that_the_limit_has_shaped_are_marked() -> None:
     samples = generate(model, source(rows), "ar", replace(short, temperature=1.0, nbest=3), "content")
     assert all(each.limited == (len(each.tokens) == 4) for found in samples for each in found)
     for (output,) in generate(model, source(rows), "spec", short, "content"):
-        assert output.limited == (len(output.tokens) == 4)
+        assert output.limited == (len(output.tokens) == 4 and output.logps[-1] <= log(0.5))
     blocks = [each for (each,) in generate(model, source(rows), "semi", replace(short, block=2), None)]
     assert {each.limited for each in blocks} == {True, False}
     assert all(each.limited == (len(each.tokens) == 4) for each in blocks)
@@ -330,7 +332,7 @@ def test_a_limit_that_nobody_has_set_is_that_of_before() -> None:
     lengths = torch.tensor([0, 1, 5, 100])
     for options in (Decoding(), Decoding(max_ratio=1.2, max_extra=10)):
         assert length_limit(lengths, 256, options).tolist() == [11, 12, 17, 131]
-    assert length_limit(lengths, 256, Decoding(min_length=14)).tolist() == [15, 15, 17, 131]
+    assert length_limit(lengths, 256, Decoding(min_length=14)).tolist() == [25, 25, 25, 131], "room beyond it"
     assert length_limit(lengths, 12, Decoding(min_length=9)).tolist() == [11, 11, 11, 11]
 
 

@@ -30,10 +30,8 @@ def splitmix(x: int) -> int:
 
 
 def key_by_hand(ids: list[int], seed: int, number: int) -> int:
-    key = splitmix(seed)
-    for token in ids:
-        key = splitmix(key + token)
-    return splitmix(key + number)
+    text = sum(splitmix(splitmix(token) + place) for place, token in enumerate(ids))
+    return splitmix(splitmix(splitmix(seed) + text) + number)
 
 
 def by_hand(

@@ -9,8 +9,11 @@ import yaml
 
 from janus_cli import recipe_load
 from janus_cli.data.prepared import open_prepared
+from janus_cli.data.store import Store
+from janus_cli.training import limits
 from janus_cli.training.limits import SPARE, fitted, settled
 from tests.conftest import Janus
+from tests.faults.processes import make_trainer
 
 
 def lets_through(source: np.ndarray, target: np.ndarray, ratio: float, extra: int) -> float:
@@ -57,6 +60,17 @@ def test_a_number_that_is_given_stays_and_the_other_fits_it() -> None:
     assert fitted(source, 3 * source, ratio=2.0) == (2.0, 60 + SPARE)
     assert fitted(source, 3 * source, extra=30) == (2.5, 30)
     assert fitted(source, 30 * source, extra=0) == (10.0, 0), "the largest there is"
+
+
+def test_of_many_pairs_only_some_are_looked_at(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = make_trainer(tiny_recipe).recipe
+    store = open_prepared(settings, Path("data/tiny.src-tgt")).train
+    for step in (1, 7, len(store)):
+        for some, every in zip(store.some_lengths(step), store.lengths(), strict=True):
+            assert some.tolist() == every[::step].tolist()
+    monkeypatch.setattr(limits, "MOST_PAIRS", 10)
+    monkeypatch.setattr(Store, "lengths", lambda *_: pytest.fail("reads every pair"))
+    assert settled(settings, store).decoding.max_ratio is not None
 
 
 def limits_of(recipe: str) -> list[object]:

@@ -44,10 +44,12 @@ def diverse_beam_search(
     going, passes = torch.ones_like(tokens[:, 0, 0], dtype=torch.bool), torch.zeros_like(max_lengths)
     last = tokens[::groups, 0, -1]  # the first pass has one row a sentence
     parents: Tensor | None = None
-    for length in range(1, int(max_lengths.max()) + 1):
+    shortest, longest = int(max_lengths.min()), int(max_lengths.max())
+    for length in range(1, longest + 1):
         logps, most = step(last, parents), max_lengths[alive]
         passes[alive] += 1
-        logps = only_eos(logps, most.eq(length).repeat_interleave(len(logps) // len(alive)))
+        if length >= shortest:
+            logps = only_eos(logps, most.eq(length).repeat_interleave(len(logps) // len(alive)))
         logps = logps.view(len(alive), -1, tokens.shape[1], logps.shape[1])  # (A, 1 or G, F, V)
         total, slot, token = _in_turns(logps, totals[..., -1], going, width, diversity)  # (A * G, C)
         is_eos = token == EOS
@@ -92,7 +94,8 @@ def _in_turns(
     found = []
     for group in range(sums.shape[1]):
         own = logps[:, group if shared > 1 else 0]  # (A, F, V)
-        _, slot, token = candidates((own - diversity * before[:, None]).flatten(0, 1), sums[:, group], width)
+        rated = own - diversity * before[:, None] if group else own
+        _, slot, token = candidates(rated.flatten(0, 1), sums[:, group], width)
         total = sums[:, group].gather(1, slot) + own.flatten(1).gather(1, slot * size + token)
         found.append((total, slot, token))
         live = _live(token == EOS, width)

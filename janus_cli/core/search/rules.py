@@ -3,15 +3,13 @@
 The log-probabilities of the other tokens stay as they are, as in fairseq, so that scores remain the model's.
 """
 
-from collections.abc import Callable
 from math import inf
 
 import torch
 from torch import Tensor
 
 from janus_cli.core.batch import EOS, PAD
-
-Step = Callable[[Tensor, Tensor | None], Tensor]
+from janus_cli.core.search.beam import Step
 
 
 class Obeying:
@@ -36,16 +34,20 @@ class Obeying:
 
 
 def obeying(logps: Tensor, tokens: Tensor, ngram: int, least: int) -> Tensor:
-    """logps (R, V) of what follows tokens (R, t), with -inf for what the rules forbid -> (R, V).
+    """logps (R, V) of what follows tokens (R, t), changed in place: -inf for what the rules forbid.
 
     A row that would have no token left keeps them all.
     """
-    allowed = logps.clone()
+    forbidden = [repeating(tokens, ngram)] if 0 < ngram <= tokens.shape[1] else []
     if tokens.shape[1] < least:
-        allowed[:, EOS] = -inf
-    if 0 < ngram <= tokens.shape[1]:
-        allowed.scatter_(1, repeating(tokens, ngram), -inf)
-    return torch.where(allowed.amax(1, keepdim=True) == -inf, logps, allowed)
+        forbidden.append(tokens.new_full((len(tokens), 1), EOS))
+    if not forbidden:
+        return logps
+    places = torch.cat(forbidden, dim=1)
+    before = logps.gather(1, places)
+    logps.scatter_(1, places, -inf)
+    nothing_left = logps.amax(1, keepdim=True) == -inf
+    return logps.scatter_(1, places, torch.where(nothing_left, before, -inf))
 
 
 def repeating(tokens: Tensor, ngram: int) -> Tensor:

@@ -15,12 +15,11 @@ from torch import Tensor
 from janus_cli.core.batch import BOS, EOS, PAD
 from janus_cli.core.noise import mixed, uniform
 from janus_cli.core.search import Output
-from janus_cli.core.search.beam import largest
+from janus_cli.core.search.beam import Step, largest
 from janus_cli.core.search.greedy import finished
 
-Step = Callable[[Tensor, Tensor | None], Tensor]
 Draw = Callable[[Tensor, Tensor, int], Tensor]
-FEW = 256  # as many of the likeliest tokens nearly always hold what top-p asks for, and need no sorting of all
+FEW = 256  # as many of the likeliest tokens nearly always hold what top-p asks for; else twice as many, and so on
 
 
 def sample(step: Step, draw: Draw, max_lengths: Tensor, count: int, length_penalty: float = 1.0) -> list[list[Output]]:
@@ -101,11 +100,12 @@ def likeliest(scores: Tensor, top_k: int = 0, top_p: float = 1.0) -> tuple[Tenso
         scores, tokens = largest(scores, top_k)
         shares = scores.double().softmax(1)
     elif top_p < 1:
-        every = scores.double().softmax(1)
-        shares, tokens = largest(every, min(FEW, size))
-        if bool((shares.sum(1) < top_p).any()):
-            shares, tokens = every.sort(dim=1, descending=True, stable=True)
-        scores = scores.gather(1, tokens)
+        every, count = scores.float().softmax(1), FEW
+        shares, tokens = largest(every, count)
+        while count < size and bool((shares.sum(1, dtype=torch.float64) < top_p).any()):
+            count *= 2
+            shares, tokens = largest(every, count)
+        scores, shares = scores.gather(1, tokens), shares.double()
     else:
         return scores, torch.arange(size, device=scores.device).expand_as(scores)
     if top_p < 1:
@@ -118,7 +118,7 @@ def row_keys(source: Tensor, seed: int, count: int) -> Tensor:
 
     A function of the seed, the row's ids up to its padding, and the number of the sample.
     """
-    keys = mixed(torch.full((len(source),), seed, device=source.device))
-    for column in source.T:
-        keys = torch.where(column == PAD, keys, mixed(keys + column))
+    places = torch.arange(source.shape[1], device=source.device)
+    text = mixed(mixed(source) + places).masked_fill(source == PAD, 0).sum(1)  # sums of int64 wrap around
+    keys = mixed(mixed(torch.full_like(text, seed)) + text)
     return mixed(keys[:, None] + torch.arange(count, device=keys.device)).flatten()
