@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 
 from janus_cli import __version__, console, recipe_load, runs
-from janus_cli.core.knobs import ObjectiveKnobs, ProphetnetObjective, XlnetObjective
 from janus_cli.core.model import Transformer
 from janus_cli.data import corpus, lexicon
 from janus_cli.data.batching import estimate_epoch, must_fit
@@ -31,8 +30,8 @@ from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring.judge import judge_of
 from janus_cli.terminal import command, visible
-from janus_cli.training import checkpoint, limits, schedule, size
-from janus_cli.training.best import check_scoring, still_valid
+from janus_cli.training import checkpoint, earlier, limits, schedule, size
+from janus_cli.training.best import check_scoring
 from janus_cli.training.checkpoint import MODEL, Checkpoint
 from janus_cli.training.log import Log, flat
 from janus_cli.training.trainer import Trainer, resume_command
@@ -80,7 +79,7 @@ def train(
         resume = resume and not _has_yet_to_begin(recipe, run)
         settings, target = _recipe_and_run(recipe, objective, run, changes, seed, data_dir, resume=resume)
         if resume:
-            settings = _with_a_metric(settings, recipe_load.load(str(target.recipe)))
+            settings = earlier.with_a_metric(settings, recipe_load.load(str(target.recipe)))
         check_scoring(settings)
         if resume:  # before the data is opened, which other settings do not fit
             _must_agree(recipe_load.load(str(target.recipe)), settings, allow_change)
@@ -143,17 +142,6 @@ def _recipe_and_run(
         console.say("no --recipe: using the built-in recipe demo")
     loaded = recipe_load.load(recipe or "demo", changes, objective)
     return loaded, Run(folder or runs.RUNS / f"{loaded.name}-{loaded.objective.name}")
-
-
-def _with_a_metric(recipe: Recipe, before: Recipe) -> Recipe:
-    """The recipe of a resumed run; auto decides where the run's own best_metric is none any more."""
-    own = before.training.best_metric
-    if recipe.training.best_metric != own or still_valid(before) == before:
-        return recipe
-    console.warn(
-        f"training.best_metric {own}, of an earlier version, is not a validation metric any more: auto decides"
-    )
-    return still_valid(recipe)
 
 
 def _check_options(*, resume: bool, force: bool, start: Path | None, allow_change: Sequence[str]) -> None:
@@ -388,7 +376,7 @@ def _fit(trainer: Trainer, saved: Checkpoint | None) -> None:
             console.warn(f"up to update {step:,} this run had {name} {before}, now it has {name} {now}")
     if saved and (told := schedule.jump(step, saved.recipe.training, recipe.training)):
         console.warn(told)
-    if saved and "scoring" not in saved.state and (told := _other_loss(recipe.objective)):
+    if saved and "scoring" not in saved.state and (told := earlier.other_loss(recipe.objective)):
         console.warn(f"{told}, unlike in the version that began this run: the loss is another one from now on")
     parameters, precision = trainer.parameters, trainer.precision
     console.say(f"{parameters:,} parameters, {precision}, from update {step:,} to {recipe.training.updates:,}")
@@ -409,15 +397,6 @@ def _fit(trainer: Trainer, saved: Checkpoint | None) -> None:
     finally:
         trainer.log.close()
     _write_run_txt(trainer, "done")
-
-
-def _other_loss(objective: ObjectiveKnobs) -> str:
-    """What an objective computes otherwise than the first version did; empty if nothing."""
-    if isinstance(objective, ProphetnetObjective) and objective.ngram > 2:
-        return f"objective.ngram {objective.ngram}: every stream weighs 1/{objective.ngram} of its own mean"
-    if isinstance(objective, XlnetObjective) and objective.predicted < 1:
-        return f"objective.predicted {objective.predicted:g}: tokens that are not predicted see each other"
-    return ""
 
 
 @contextmanager

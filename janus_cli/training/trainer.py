@@ -36,8 +36,9 @@ from janus_cli.runs import Run
 from janus_cli.scoring.judge import Judge, judge_of
 from janus_cli.terminal import command
 from janus_cli.training import checkpoint
-from janus_cli.training.best import best_metric, indifferent, label, scoring_in, still_valid
+from janus_cli.training.best import best_metric, indifferent, label, scoring_in
 from janus_cli.training.checkpoint import EMA, MODEL, MOMENTS, OPTIMIZER, Checkpoint, optimizer_tensors
+from janus_cli.training.earlier import still_valid
 from janus_cli.training.log import Log, Meter
 from janus_cli.training.position import Position
 from janus_cli.training.ranking import ranked, worth_keeping

@@ -286,7 +286,7 @@ def test_a_student_trains_on_it_goes_on_and_is_decoded_and_scored(tiny_recipe: P
         (["nothing"], 2, "is not a run"),
         (["ar", "--checkpoint", "step-9"], 4, "no checkpoint step-9"),
         (["ar", "--set", "training.updates=1"], 2, "only decoding.…"),
-        (["ar", "--set", "decoding.nbest=3"], 2, "a teacher writes one output, left to right"),
+        (["ar", "--set", "decoding.nbest=3"], 2, "a teacher writes one output, the likeliest"),
         (["ar", "--out", "data/demo"], 2, "holds prepared data already"),
         (["ar", "--out", "data/demo/manifest.json/x"], 3, "cannot be written"),
     ],
