@@ -149,7 +149,9 @@ class Lines:
 
 def _without_bom(path: Path, start: bytes, *, quiet: bool = False) -> bytes:
     if start.startswith(GZIP):
-        raise DataError(f"{name_of(path)} is compressed", f"decompress it first, as in `gunzip -c {name_of(path)}`")
+        raise DataError(
+            f"{name_of(path)} is compressed", f"decompress it first, as in `{command('gunzip', '-c', path)}`"
+        )
     if start.startswith(BOM) and not quiet:
         console.say(f"{name_of(path)}: byte order mark removed")
     return start.removeprefix(BOM)
