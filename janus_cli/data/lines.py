@@ -23,6 +23,7 @@ from typing import BinaryIO, Literal, cast
 from janus_cli import console
 from janus_cli.data.stored import digest, disk_size, last_change
 from janus_cli.errors import DataError, is_about_memory, no_memory
+from janus_cli.terminal import command
 
 BadUtf8 = Literal["stop", "skip", "replace"]
 STDIN = Path("-")
