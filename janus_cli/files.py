@@ -142,7 +142,7 @@ def sweep(folder: Path) -> None:
         for path in list(folder.glob(".*.*")):
             if _is_abandoned(path):
                 path.unlink(missing_ok=True)
-            elif path.suffix == ".lock" and _has_ended(_note(path)):
+            elif path.suffix == ".lock" and path.is_file() and _has_ended(_note(path)):
                 tidy(folder / path.stem[1:])
 
 
@@ -285,7 +285,7 @@ def _pid_file(path: Path) -> Iterator[None]:
 def _remove_stale(path: Path, note: str) -> None:
     """Removes the file of a process that has ended, but not one that another process has put in its place since."""
     aside = temporary(path)
-    with suppress(FileNotFoundError):  # another process was faster
+    with suppress(FileNotFoundError, FileExistsError):  # another process was faster
         path.rename(aside)
         if _note(aside) == note:
             aside.unlink()
