@@ -21,11 +21,12 @@ from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
 from janus_cli.errors import DataError
 from janus_cli.files import MANIFEST, sha256, write_json
 from janus_cli.recipe import Data, Recipe
-from janus_cli.runs import distilled_dir, prepared_dir
+from janus_cli.runs import Run, distilled_dir, prepared_dir
 from janus_cli.terminal import command, quoted
 
 # Knobs that say where the text is, not what it is: that is for the fingerprints.
 PLACES = ("dir", "files", "notes", "downloads")
+REUSE = "tokenizer.reuse"
 CHECKED = ".checked.json"  # the files that were verified before
 SETTLED = 3 * 10**9  # nanoseconds; file systems' clocks are coarse, two seconds at worst
 
@@ -52,7 +53,19 @@ def fingerprints(manifest: Mapping[str, Any]) -> dict[str, str]:
     return {name: split["fingerprint"] for name, split in manifest.get("splits", {}).items()}
 
 
-def open_prepared(recipe: Recipe, folder: Path, words: Sequence[str] = (), *, text: bool = True) -> Prepared:
+def prepare_again(prepared: Prepared, run: Run, recipe: Recipe) -> str:
+    """How to prepare again what a run was trained on, where `prepared` is something else; a hint."""
+    before, now = run.read_manifest().get("files", {}), prepared.manifest["files"]
+    if "distilled" in prepared.manifest or all(before.get(name) == now[name] for name in prepared.tokenizers.files):
+        return "prepare the same text again"
+    words = ["--recipe", str(run.recipe), "--set", f"{REUSE}={run.path}"]
+    again = _command(words, recipe, prepared.folder, prepared.manifest)
+    return f"its tokenizer is another one; prepare the same text with the run's: {again} --force"
+
+
+def open_prepared(
+    recipe: Recipe, folder: Path, words: Sequence[str] = (), *, text: bool = True, of_run: bool = False
+) -> Prepared:
     """Opens a folder that `prepare` made, if it is complete, unchanged, and made with this recipe's settings.
 
     Checked are the data and tokenizer sections; size and sha256 of every file, and what `Store.open` checks; and that
@@ -60,7 +73,8 @@ def open_prepared(recipe: Recipe, folder: Path, words: Sequence[str] = (), *, te
     and are unchanged (`.checked.json`) are not read again, so a large store opens at once from the second time on.
 
     words: the options that give `janus preprocess` this recipe, for hints. text: whether to check the text, which is
-    read if it is newer than the data or in another place.
+    read if it is newer than the data or in another place. of_run: the caller compares fingerprints with those of a run;
+    they tell its tokenizer, wherever it came from (`tokenizer.reuse`).
 
     Raises:
         DataError: a check fails; the hint is the command that makes the data.
@@ -79,7 +93,7 @@ def open_prepared(recipe: Recipe, folder: Path, words: Sequence[str] = (), *, te
         files, noted = manifest["files"], _read_notes(folder)
         identities = {name: [known["sha256"], *_identity(folder / name)] for name, known in files.items()}
         unchanged = {name for name in files if noted.get(name) == identities[name]}
-        settings = list(_other_settings(recipe, manifest))
+        settings = [each for each in _other_settings(recipe, manifest) if not (of_run and each[0] == REUSE)]
         if settings:
             were = (quoted(f"{key}={json.dumps(used, ensure_ascii=False)}") for key, used, _ in settings)
             hint += f"; it was made with {' '.join(f'--set {each}' for each in were)}"

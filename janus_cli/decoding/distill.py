@@ -29,7 +29,7 @@ from janus_cli.data.encode import Encoded, pair_hash
 from janus_cli.data.extract import check_source, source_lines
 from janus_cli.data.lines import TextFile
 from janus_cli.data.prepare import PREPARED, is_prepared, write_manifest, write_split
-from janus_cli.data.prepared import Prepared, fingerprints, open_prepared
+from janus_cli.data.prepared import Prepared, fingerprints, open_prepared, prepare_again
 from janus_cli.data.store import Ragged, store_files
 from janus_cli.data.stored import digest
 from janus_cli.data.tables import column_of_each
@@ -142,10 +142,10 @@ def _prepared(run: Run, recipe: Recipe) -> Prepared:
     trained_on = run.read_manifest()
     recorded = trained_on.get("prepared")
     folder = Path(recorded) if recorded and Path(recorded).is_dir() else runs.prepared_dir(recipe)
-    prepared = open_prepared(recipe, folder, ("--recipe", str(run.recipe)))
+    prepared = open_prepared(recipe, folder, ("--recipe", str(run.recipe)), of_run=True)
     if fingerprints(prepared.manifest) != fingerprints(trained_on):
         raise DataError(
-            f"{prepared.folder} is not the data that {run.path} was trained on", "prepare the same text again"
+            f"{prepared.folder} is not the data that {run.path} was trained on", prepare_again(prepared, run, recipe)
         )
     return prepared
 

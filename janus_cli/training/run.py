@@ -22,7 +22,7 @@ from janus_cli.core.model import Transformer
 from janus_cli.data import corpus, lexicon
 from janus_cli.data.batching import estimate_epoch, must_fit
 from janus_cli.data.prepare import is_prepared, prepare
-from janus_cli.data.prepared import Prepared, fingerprints, open_prepared
+from janus_cli.data.prepared import Prepared, fingerprints, open_prepared, prepare_again
 from janus_cli.device import World, keep_few_shapes, keep_freed_memory, start_world
 from janus_cli.errors import CheckpointError, DataError, JanusError, RunInUseError, Stopped, UsageError, require
 from janus_cli.files import MANIFEST, copy_files, locked, tidy, write_atomically
@@ -243,9 +243,9 @@ def _open_data(
                 )
             console.say(f"{folder} is not there yet: preparing it first, as `janus preprocess` would")
             prepare(recipe, folder, workers=None, force=False)
-        verified = open_prepared(recipe, folder, words)
+        verified = open_prepared(recipe, folder, words, of_run=resume)
     world.wait()
-    data = verified or open_prepared(recipe, folder, words, text=False)
+    data = verified or open_prepared(recipe, folder, words, text=False, of_run=resume)
     seed = data.manifest.get("seed", recipe.seed)
     if recipe.data.synthetic and not recipe.data.is_named and seed != recipe.seed:
         console.say(f"{folder} is text made from seed {seed}, the training has seed {recipe.seed}")
@@ -337,7 +337,7 @@ def _train(
     keep_freed_memory()
     keep_few_shapes()
     with _locked_folder(run) if world.first else nullcontext():
-        saved = _newest_checkpoint(run, data, world) if resume else None
+        saved = _newest_checkpoint(recipe, run, data, world) if resume else None
         if world.first and not resume:
             _begin(recipe, run, data, origin)
         if world.first and saved is None:
@@ -434,7 +434,7 @@ def _begin(recipe: Recipe, run: Run, data: Prepared, origin: Mapping[str, str] |
     write_atomically(run.recipe, recipe_load.dump(recipe).encode())
 
 
-def _newest_checkpoint(run: Run, data: Prepared, world: World) -> Checkpoint | None:
+def _newest_checkpoint(recipe: Recipe, run: Run, data: Prepared, world: World) -> Checkpoint | None:
     """The newest intact checkpoint of a resumed run, None if it has none yet.
 
     Raises:
@@ -445,7 +445,7 @@ def _newest_checkpoint(run: Run, data: Prepared, world: World) -> Checkpoint | N
     if other := [split for split in ("train", "valid") if before.get(split) != now.get(split)]:
         raise CheckpointError(
             f"{data.folder} is not the data that {run.path} was trained on: {', '.join(other)} differ",
-            "prepare the same text again",
+            prepare_again(data, run, recipe),
         )
     if world.first:
         checkpoint.remove_leftovers(run.checkpoints)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ import torch
 
 from janus_cli import console, recipe_load
 from janus_cli.core.batch import Batch
+from janus_cli.data import tokenizer
 from janus_cli.data.batching import Rows, epoch_batches
 from janus_cli.data.prepared import open_prepared
 from janus_cli.data.store import Store
@@ -319,3 +321,25 @@ def test_a_metric_that_is_none_any_more_stops_no_resume(tiny_recipe: Path, capsy
     assert "best_metric: auto" in (root.parent / "recipe.yaml").read_text(encoding="utf-8")
     with pytest.raises(UsageError, match=r"training.best_metric nothing is not"):
         go(tiny_recipe, "run", "training.best_metric=nothing", resume=True)
+
+
+def test_data_that_is_gone_comes_back_with_the_tokenizer_of_the_run(
+    tiny_recipe: Path, shell: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another version of janus, or of SentencePiece, trains another tokenizer on the same text."""
+    few = ("--set", "training.updates=2")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(tokenizer, "INSIDE", tokenizer.NAMES)
+        assert shell("train", "--recipe", str(tiny_recipe), *few)[0] == 0
+    shutil.rmtree("data")
+    code, _, err = shell("train", "--resume")
+    assert (code, "is not the data that runs/tiny-janus was trained on" in err) == (4, True), err
+    again = shlex.split(err.split("with the run's: ")[1])
+    assert "tokenizer.reuse=runs/tiny-janus" in again
+    code, _, err = shell("distill", "--run", "runs/tiny-janus", "--out", "data/d")
+    assert (code, "tokenizer.reuse=runs/tiny-janus" in err) == (3, True), err
+    assert shell(*again[1:])[0] == 0
+    code, _, err = shell("train", "--resume")
+    assert (code, "is finished after 2 updates" in err) == (0, True), err
+    code, _, err = shell("distill", "--run", "runs/tiny-janus", "--out", "data/d", "--beam", "1")
+    assert (code, "written to data/d" in err) == (0, True), err
