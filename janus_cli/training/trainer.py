@@ -40,9 +40,10 @@ from janus_cli.training.best import best_metric, indifferent, label, scoring_in
 from janus_cli.training.checkpoint import EMA, MODEL, MOMENTS, OPTIMIZER, Checkpoint, optimizer_tensors
 from janus_cli.training.earlier import still_valid
 from janus_cli.training.log import Log, Meter
+from janus_cli.training.optimizer import make_optimizer
 from janus_cli.training.position import Position
 from janus_cli.training.ranking import ranked, worth_keeping
-from janus_cli.training.validation import scoring_of, validate
+from janus_cli.training.validation import Material, material, scoring_of, validate
 
 
 class Micro(NamedTuple):
@@ -100,6 +101,11 @@ class Trainer:
     @cached_property
     def scoring(self) -> dict[str, Any]:
         return scoring_of(self.judge, self.recipe, self.prepared)
+
+    @cached_property
+    def material(self) -> Material:
+        """Of validations, on the first rank."""
+        return material(self.recipe, self.prepared)
 
     def fit(self) -> None:
         """Train until `training.updates`, `.minutes` or `.patience` is reached; save on the way and at the end.
@@ -233,7 +239,7 @@ class Trainer:
                 # Whatever fails, hours of updates are saved first. Other ranks may be waiting at another barrier.
                 unless_all_went_well.callback(self.save, wait=False)
                 if self.world.first:
-                    metrics = validate(self.model, self.recipe, self.prepared, self.judge, self.world.device, self.stop)
+                    metrics = validate(self.model, self.recipe, self.material, self.judge, self.world.device, self.stop)
                 signal_here = self.stop.number if self.world.first and not metrics else 0
                 value, loss = (metrics[self.metric], metrics["loss"]) if metrics else (0.0, 0.0)
                 agreed = self.world.sums({"signal": float(signal_here), "value": value, "loss": loss})
@@ -430,14 +436,6 @@ class LossModule(nn.Module):
 
     def forward(self, batch: Batch, plan: Plan, knobs: Any) -> dict[str, Term]:
         return self.objective.loss(self.model, batch, plan, knobs)
-
-
-def make_optimizer(model: nn.Module, knobs: Training) -> torch.optim.AdamW:
-    """Adam with decoupled weight decay."""
-    return torch.optim.AdamW(
-        model.parameters(), lr=knobs.learning_rate, betas=(knobs.beta1, knobs.beta2), eps=knobs.epsilon,
-        weight_decay=knobs.weight_decay, fused=True,
-    )  # fmt: skip
 
 
 def learning_rate(step: int, knobs: Training) -> float:

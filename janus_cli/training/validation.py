@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 from itertools import pairwise
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,9 +18,12 @@ from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.batching import epoch_batches, load_batch
 from janus_cli.data.filters import with_losses
 from janus_cli.data.prepared import Prepared
+from janus_cli.data.store import Store
+from janus_cli.data.tokenizer import Tokenizer
 from janus_cli.device import StopSignal, World
 from janus_cli.recipe import Recipe
 from janus_cli.scoring.judge import Judge
+from janus_cli.scoring.metrics import References
 from janus_cli.scoring.references import prepared_references
 from janus_cli.training.log import Means
 
@@ -42,8 +45,25 @@ def scoring_of(judge: Judge, recipe: Recipe, prepared: Prepared) -> dict[str, An
     return {**judge.plain, **({"sentences": count} if count < len(prepared.valid) else {})}
 
 
+class Material(NamedTuple):
+    """What validations read. with_losses: the pairs that have losses. sources, references: of what is decoded."""
+
+    with_losses: Store
+    sources: list[list[int]]
+    references: References
+    target: Tokenizer
+
+
+def material(recipe: Recipe, prepared: Prepared) -> Material:
+    """Of the valid split; to be read once, for all validations of a training."""
+    valid, rows = prepared.valid, sample(len(prepared.valid), recipe.training.valid_sentences)
+    sources = [valid.pair(row)[0][: recipe.reads].tolist() for row in rows]  # cut, as `janus decode` does
+    references = prepared_references(prepared.folder, "valid", rows)
+    return Material(valid.only(with_losses(valid, recipe.data)), sources, references, prepared.tokenizers.target)
+
+
 def validate(
-    model: Transformer, recipe: Recipe, prepared: Prepared, judge: Judge, device: torch.device, stop: StopSignal
+    model: Transformer, recipe: Recipe, material: Material, judge: Judge, device: torch.device, stop: StopSignal
 ) -> dict[str, float]:
     """Terms in nats per unit, without label smoothing and with the same noise every time; as METRIC_ar the score of
     greedy AR, as METRIC_nar that of mask-predict with the recipe's iterations and a length beam of 1, and as METRIC
@@ -52,13 +72,11 @@ def validate(
 
     Stops at a signal, between batches, and then returns nothing.
     """
-    metrics = _terms(model, recipe, prepared, device, stop)
+    metrics, sources = _terms(model, recipe, material.with_losses, device, stop), material.sources
     sides = OBJECTIVES[recipe.objective.name].sides
-    rows = sample(len(prepared.valid), recipe.training.valid_sentences)
-    sources = [prepared.valid.pair(row)[0][: recipe.reads].tolist() for row in rows]  # cut, as `janus decode` does
     options = replace(recipe.decoding.one_best, beam=1, length_beam=1, rerank="none")
     order = sorted((place for place, ids in enumerate(sources) if ids), key=lambda place: len(sources[place]))
-    decoded: dict[str, list[list[int]]] = {side: [[]] * len(rows) for side in sides}
+    decoded: dict[str, list[list[int]]] = {side: [[]] * len(sources) for side in sides}
     odd = {f"{what}_{side}": 0 for side in sides for what in ("unk", "limited")}
     for start in range(0, len(order), recipe.decoding.batch_sentences):
         if stop.number:
@@ -72,10 +90,11 @@ def validate(
                 decoded[side][place] = best.tokens
                 odd[f"unk_{side}"] += UNK in best.tokens
                 odd[f"limited_{side}"] += best.limited
-    references, target = prepared_references(prepared.folder, "valid", rows), prepared.tokenizers.target
-    scores = {side: judge.score(target.decode(ids), references).value for side, ids in decoded.items()}
+    scores = {
+        side: judge.score(material.target.decode(ids), material.references).value for side, ids in decoded.items()
+    }
     return {
-        **metrics, **{name: count / len(rows) for name, count in odd.items()},
+        **metrics, **{name: count / len(sources) for name, count in odd.items()},
         **{f"{judge.metric}_{side}": value for side, value in scores.items()},
         judge.metric: fmean(scores.values()),
     }  # fmt: skip
@@ -83,11 +102,10 @@ def validate(
 
 @torch.no_grad()
 def _terms(
-    model: Transformer, recipe: Recipe, prepared: Prepared, device: torch.device, stop: StopSignal
+    model: Transformer, recipe: Recipe, store: Store, device: torch.device, stop: StopSignal
 ) -> dict[str, float]:
     objective, means = OBJECTIVES[recipe.objective.name], Means()
     knobs = replace(recipe.objective, label_smoothing=0.0)
-    store = prepared.valid.only(with_losses(prepared.valid, recipe.data))
     model.eval()
     for rows in epoch_batches(store, recipe.training.batch_tokens, 0, 0):
         if stop.number:

@@ -227,12 +227,24 @@ def test_pairs_too_long_for_losses_are_decoded_and_scored_all_the_same(
     assert [few.pair(0)[1].tolist()] == [gold[tuple(few.pair(0)[0].tolist())]]
     loss, whole = trainer.metrics["loss"], trainer.prepared
     trainer.prepared = replace(whole, valid=few)
+    del trainer.material
     trainer.validate()
     assert trainer.metrics["loss"] == pytest.approx(loss)
     trainer.prepared = whole
+    del trainer.material
     gold = {row: target[:1] if len(target) > 27 else target for row, target in gold.items()}
     trainer.validate()
     assert trainer.metrics["bleu_ar"] < 90
+
+
+def test_the_split_is_looked_up_once_for_all_validations(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = list[str]()
+    for name in ("prepared_references", "with_losses"):
+        plain = getattr(validation, name)
+        monkeypatch.setattr(validation, name, lambda *a, name=name, plain=plain: [calls.append(name), plain(*a)][1])
+    go(tiny_recipe, "run", *EACH, "training.updates=2", "data.max_target_tokens=27")
+    assert len(entries(LOG, "valid")) == 2
+    assert sorted(calls) == ["prepared_references", "with_losses"]
 
 
 def test_equal_checkpoints_are_ranked_alike_everywhere(
