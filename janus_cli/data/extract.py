@@ -47,14 +47,13 @@ def source_lines(data: Data, path: Path, column: str | None = None, *, strict: b
     Raises:
         DataError: the table has no such column.
     """
-    clean, usual = cleaner(data.clean), usual_names(data, "source")
-    kind = tables.kind_of_text(path, usual, column)
-    if kind == "text":
-        return Lines(path, clean, strict)
-    if column is None and kind is not None:
-        column = next(iter(given_columns(data, kind)), None) or tables.choose(path, kind, [usual])[0]
-    tables.tell(path, kind, [str(column)])
-    return Column(path, clean, column=str(column), kind=kind)
+    usual = usual_names(data, "source")
+
+    def pick(kind: Kind) -> str:
+        given = given_columns(data, kind)
+        return given[0] if given else tables.choose(path, kind, [usual])[0]
+
+    return tables.text_or_column(path, usual, column, pick, cleaner(data.clean), strict=strict)
 
 
 def check_source(text: Lines) -> TextFile:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -420,3 +420,21 @@ class Column(Lines):
         if not self.told:
             table.warn()
             self.told = True
+
+
+def text_or_column(
+    path: Path, keys: Sequence[str], column: str | None, pick: Callable[[Kind], str],
+    clean: Callable[[str], str] = str, *, strict: bool = True,
+) -> Lines:  # fmt: skip
+    """The lines of a text, or a column of a table, which is said: the one that is asked for, else what `pick` says.
+
+    keys, column: see `kind_of_text`. clean, strict: see `Lines`.
+    """
+    kind = kind_of_text(path, keys, column)
+    if kind == "text":
+        return Lines(path, clean, strict)
+    if column is None:
+        assert kind is not None
+        column = pick(kind)
+    tell(path, kind, [column])
+    return Column(path, clean, column=column, kind=kind)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from janus_cli import documents
 from janus_cli.data import tables
-from janus_cli.data.lines import STDIN, Lines, name_of
+from janus_cli.data.lines import STDIN, Lines
 from janus_cli.data.references import references
-from janus_cli.data.tables import Column, Table
+from janus_cli.data.tables import Table
 from janus_cli.errors import DataError
 from janus_cli.runs import RUNS, Run, find_run
 from janus_cli.terminal import command
@@ -91,24 +91,22 @@ def read_hypotheses(path: Path, column: str | None = None) -> list[str]:
         DataError: the file cannot be read or is no UTF-8, or a row has no such text.
     """
     if path == STDIN and column is None:
-        lines = _all_lines(path)
+        lines = _all(Lines(path, strict=True))
         if not tables.is_json_lines(lines, HYPOTHESIS):
             return lines
         return [str(text) for _, (text,) in Table(path, HYPOTHESIS, "JSON lines", lines)]
-    kind = tables.kind_of_text(path, HYPOTHESIS, column)
-    if kind == "text":
-        return _all_lines(path)
-    if column is None and kind is not None:
-        column = HYPOTHESIS[0] if kind == "JSON lines" else tables.choose(path, kind, [HYPOTHESIS])[0]
-    tables.tell(path, kind, [str(column)])
-    return list(Column(path, column=str(column), kind=kind))
+
+    def pick(kind: tables.Kind) -> str:
+        return HYPOTHESIS[0] if kind == "JSON lines" else tables.choose(path, kind, [HYPOTHESIS])[0]
+
+    return _all(tables.text_or_column(path, HYPOTHESIS, column, pick))
 
 
-def _all_lines(path: Path) -> list[str]:
-    lines = list(islice(Lines(path, strict=True), MOST_LINES + 1))
+def _all(text: Lines) -> list[str]:
+    lines = list(islice(text, MOST_LINES + 1))
     if len(lines) > MOST_LINES:
         raise DataError(
-            f"{name_of(path)} has more than {MOST_LINES:,} lines, and scoring needs all of them in memory",
+            f"{text.name} has more than {MOST_LINES:,} lines, and scoring needs all of them in memory",
             "score it in parts; is it the output of a decoding?",
         )
     return lines
