@@ -220,7 +220,7 @@ def test_tokenizers_of_text_without_spaces(tokenize: str) -> None:
 def test_tokenizers_with_a_dictionary(monkeypatch: pytest.MonkeyPatch, tokenize: str, module: str, line: str) -> None:
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, module, None)
-        with pytest.raises(UsageError, match=f"{module} is not installed") as caught:
+        with pytest.raises(UsageError, match="is not installed") as caught:
             score([line], [[line]], ["bleu"], tokenize)
     assert f"[{tokenize[:2]}]" in caught.value.hint
     pytest.importorskip(module)
