@@ -59,7 +59,8 @@ CleanStep = Literal["strip_tags", "unescape_html", "collapse_spaces", "lowercase
 class Files:
     """The files of splits that are named instead of being looked up in a folder.
 
-    Each is two aligned files, the source first, and possibly a third one with references; or one table.
+    Each is two aligned files, the source first, and for valid and test possibly a third one with references; or one
+    table. For test a source alone will do.
     """
 
     train: Annotated[tuple[str, ...], Knob("training text; --train sets it")] = ()

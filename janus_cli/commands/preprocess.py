@@ -30,7 +30,11 @@ def preprocess(
     ] = None,
     test: Annotated[
         list[Path] | None,
-        typer.Option("--test", metavar="FILE…", help="The same for test text; a third file may hold references."),
+        typer.Option(
+            "--test",
+            metavar="FILE…",
+            help="The same for test text, or a source alone; a third file may hold references.",
+        ),
     ] = None,
     out: Annotated[
         Path | None,

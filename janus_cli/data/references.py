@@ -83,7 +83,7 @@ def _from_lists(lines: Lines) -> Iterator[list[str]]:
             try:
                 yield texts_in(json_list(line))
             except (ValueError, RecursionError):
-                hint = 'as in the lines before, write ["one reference", "another"]'
+                hint = 'write ["one reference", "another"] in each line'
                 raise DataError(f"{lines.name}:{number} is no JSON list of texts", hint) from None
 
 
