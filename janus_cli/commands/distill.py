@@ -51,7 +51,7 @@ def distill(
     """The run's left-to-right side decodes the source of every training pair. Its outputs, as token ids, become the
     targets of a new folder of prepared data; the tokenizer and the valid and test splits stay the same.
     Pairs that the recipe's data section would filter out (empty, too short or long, lengths too different, duplicates)
-    are dropped and counted; outputs that contain <unk>, or that the limit of their length has shaped, are kept and
+    are dropped and counted; outputs that contain <unk>, or that the limit of their length may have cut, are kept and
     counted. --unk ban never writes <unk>.
 
     --source adds source text of the same kind; it needs no translation. A student that sees more sources learns more

@@ -121,7 +121,7 @@ class Distill(Job):
         manifest = write(self.sources, self.records, self.target, teacher, surest=self.surest, force=force)
         self.tell_reading(str(self.target))
         found, counts = manifest["distilled"], self.counts
-        # Only the search knows what else the limit has shaped, and earlier versions have not counted it.
+        # Only the search knows what else the limit may have cut, and earlier versions have not counted it.
         tell({**counts, "unk": found["unk"], "limit": max(found["at_limit"], counts.get("limit", 0))}, self.plan)
         name = self.plan.recipe.name
         known = name if name in recipe_load.available() else self.trained.recipe

@@ -68,7 +68,7 @@ def validate(
     """Terms in nats per unit, without label smoothing and with the same noise every time; as METRIC_ar the score of
     greedy AR, as METRIC_nar that of mask-predict with the recipe's iterations and a length beam of 1, and as METRIC
     the mean of these sides.
-    `unk_SIDE` and `limited_SIDE`: the share of outputs that contain <unk>, and of those that the limit has shaped.
+    `unk_SIDE` and `limited_SIDE`: the share of outputs that contain <unk>, and of those that the limit may have cut.
 
     Stops at a signal, between batches, and then returns nothing.
     """
