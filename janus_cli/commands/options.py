@@ -9,6 +9,7 @@ after the two seconds that importing torch takes.
 """
 
 import inspect
+import os
 import re
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -198,8 +199,8 @@ def check_place(folder: Path) -> None:
         UsageError: its path is not UTF-8.
     """
     try:
-        str(folder.resolve()).encode()
-    except UnicodeEncodeError:
+        os.fsencode(folder.resolve()).decode()  # its bytes: how Python shows them depends on the locale
+    except UnicodeDecodeError:
         reason = "its path is not UTF-8, and weights in it could not be read again"
         raise UsageError(f"{folder.resolve()}: {reason}", "choose a folder of another name with --run") from None
 

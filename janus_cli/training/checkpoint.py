@@ -210,7 +210,8 @@ def verify(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: missing, damaged, foreign, or of another format version; the file is named.
     """
-    for name, expected in _files(folder).items():
+    files = _files(folder)
+    for name, expected in files.items():
         file = folder / name
         try:
             if Path(name).name != name or file.is_symlink() or not file.is_file():
@@ -223,7 +224,7 @@ def verify(folder: Path) -> Checkpoint:
             raise CheckpointError(f"{file} is damaged: size or sha256 differs from the manifest", others)
     state = read_state(folder, CheckpointError)
     saved = Checkpoint(folder, read_recipe(folder), (state["source_vocabulary"], state["target_vocabulary"]), state)
-    _must_fit_its_file(saved)
+    _must_fit_its_file(saved, files[MODEL]["bytes"])
     return saved
 
 
@@ -240,10 +241,11 @@ def read_recipe(folder: Path) -> Recipe:
         raise CheckpointError(problem.message, "use the janus version that wrote it") from None
 
 
-def _must_fit_its_file(saved: Checkpoint) -> None:
-    """Raises CheckpointError if recipe and state describe a model that is larger than its file: it is never built."""
+def _must_fit_its_file(saved: Checkpoint, has: int) -> None:
+    """Raises CheckpointError if recipe and state describe a model larger than its file of `has` bytes: it is never
+    built."""
     file = saved.folder / MODEL
-    least, has = size.WEIGHT * size.weights(saved.recipe.model, *saved.vocabularies), file.stat().st_size
+    least = size.WEIGHT * size.weights(saved.recipe.model, *saved.vocabularies)
     if has < least:
         raise CheckpointError(
             f"{file} is damaged: it has {has:,} bytes, and {RECIPE} and {STATE} describe a model of over {least:,}"
