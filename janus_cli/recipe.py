@@ -165,6 +165,9 @@ class Tokenizer:
     normalisation: Annotated[
         Literal["nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity"], Knob("sentencepiece's normalisation rule")
     ] = "nmt_nfkc"
+    keep_spaces: Annotated[
+        bool, Knob("sentencepiece: leading and repeated spaces, and tabs, are text, as in code; needs identity")
+    ] = False
     train_lines: Annotated[int, Knob("lines to train on, evenly over the corpus; bounds memory", ge=1, le=10**9)] = (
         1_000_000
     )
@@ -172,6 +175,8 @@ class Tokenizer:
     reuse: Annotated[str | None, Knob("folder with the tokenizer files of an earlier `janus preprocess`")] = None
 
     def __post_init__(self) -> None:
+        if self.keep_spaces and (self.kind, self.normalisation) != ("sentencepiece", "identity"):
+            raise ValueError("keep_spaces needs kind sentencepiece and normalisation identity, which change no space")
         if self.joiner and self.kind != "words":
             raise ValueError(f"joiner {self.joiner!r} joins parts of words: it needs kind words")
 

@@ -86,7 +86,7 @@ def in_words(manifest: Mapping[str, Any]) -> dict[str, str]:
 def tell(name: str, split: Mapping[str, Any], knobs: Tokenizer) -> None:
     """Says what a split loses; a warning, with the knob that helps, where it is much."""
     for loss in losses(split):
-        if loss.count > MUCH * loss.whole and loss.cause != "spaces":
+        if loss.count > MUCH * loss.whole:
             console.warn(f"{name}: {loss}; {_advice(loss.cause, knobs)}")
         else:
             console.say(f"{name}: {loss}")
@@ -96,6 +96,9 @@ def _advice(cause: str, knobs: Tokenizer) -> str:
     if cause == "normalisation":
         other = f": --set tokenizer.normalisation=identity (now {knobs.normalisation})"
         return "no output can equal them" + other * (knobs.normalisation != "identity")
+    if cause == "spaces":
+        keep = "--set tokenizer.keep_spaces=true --set tokenizer.normalisation=identity"
+        return f"tabs, leading and repeated spaces are lost; where they matter, as in code: {keep}"
     if knobs.reuse is not None:
         return f"the tokenizer of {knobs.reuse} was not made for this text: leave out tokenizer.reuse"
     if knobs.kind == "words":

@@ -99,6 +99,7 @@ class SentencePieces:
                 sentence_iterator=_in_parts(lines), model_writer=model, minloglevel=2,
                 model_type=knobs.algorithm, vocab_size=knobs.vocabulary, byte_fallback=knobs.byte_fallback,
                 character_coverage=knobs.character_coverage, normalization_rule_name=knobs.normalisation,
+                remove_extra_whitespaces=not knobs.keep_spaces, allow_whitespace_only_pieces=knobs.keep_spaces,
                 pad_id=PAD, unk_id=UNK, bos_id=BOS, eos_id=EOS,
                 pad_piece=INSIDE[PAD], unk_piece=INSIDE[UNK], bos_piece=INSIDE[BOS], eos_piece=INSIDE[EOS],
                 control_symbols=[INSIDE[MASK]], num_threads=TRAIN_THREADS,

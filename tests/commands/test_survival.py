@@ -92,13 +92,26 @@ def test_normalisation_that_references_do_not_share_is_told(preprocess: Preproce
     assert "warning: test: target lines with characters that are replaced: 1 of 5 (20.00%); no output can equal" in said
     assert "warning: train: target lines with characters that are replaced: 16 of 80" in said
     assert "--set tokenizer.normalisation=identity (now nmt_nfkc)" in said
-    assert "\ntest: target lines of which only spaces change: 1 of 5" in said
+    assert "warning: test: target lines of which only spaces change: 1 of 5" in said
     assert splits["test"]["round_trip"] == {
         "lines": 5, "unknown": 0, "normalisation": 1, "spaces": 1, "sampled": False
     }  # fmt: skip
     said, splits = preprocess("tokenizer.vocabulary=70", "tokenizer.normalisation=identity")
-    assert "warning" not in said
+    assert "that are replaced" not in said
     assert splits["train"]["round_trip"]["normalisation"] == 0
+
+
+@pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
+def test_code_keeps_its_tabs_and_spaces_where_that_is_asked_for(preprocess: Preprocess, algorithm: str) -> None:
+    code = [(source, f"\tif  {target}:\treturn   {number} ") for number, (source, target) in enumerate(PAIRS)]
+    put("corpus", "train", code)
+    put("corpus", "test", code[:5])
+    said, _ = preprocess("tokenizer.vocabulary=45", "tokenizer.normalisation=identity")
+    assert "test: target lines of which only spaces change: 5 of 5 (100.00%); tabs, leading and repeated" in said
+    keep = ("tokenizer.keep_spaces=true", f"tokenizer.algorithm={algorithm}")
+    said, splits = preprocess("tokenizer.vocabulary=45", "tokenizer.normalisation=identity", *keep)
+    assert "only spaces" not in said
+    assert splits["test"]["round_trip"]["spaces"] == 0
 
 
 def test_of_a_large_training_text_lines_are_sampled_evenly(
