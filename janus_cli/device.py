@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from janus_cli import console
 from janus_cli.errors import Stopped, UsageError
-from janus_cli.system import c_function, stop_signals
+from janus_cli.system import c_function, is_device, stop_signals
 
 Precision = Literal["float32", "bf16"]
 PrecisionKnob = Literal["auto", "float32", "bf16"]
@@ -71,8 +71,10 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     """The device named auto, cpu, cuda or cuda:N; for a GPU, cuDNN's attention is switched off.
 
     Raises:
-        UsageError: CUDA was asked for and is not there.
+        UsageError: there is no such name, or CUDA was asked for and is not there.
     """
+    if not is_device(name):
+        raise UsageError(f"there is no device {name!r}", "name one of auto, cpu, cuda, cuda:N")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():

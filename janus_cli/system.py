@@ -135,6 +135,11 @@ def make_link(path: Path, name: str) -> None:
         path.write_text(f"{name}\n", encoding="utf-8")
 
 
+def is_device(name: object) -> bool:
+    """Whether this names a device: auto, cpu, cuda or cuda:N."""
+    return isinstance(name, str) and bool(re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,2})?", name))
+
+
 def followed(path: Path) -> Path:
     """The checkpoint that a link of `make_link` names, if it is a text file; else the path itself."""
     with suppress(OSError, ValueError):

@@ -10,7 +10,6 @@ after the two seconds that importing torch takes.
 
 import inspect
 import os
-import re
 from collections.abc import Callable, Sequence
 from functools import wraps
 from math import isfinite
@@ -29,7 +28,9 @@ LARGEST = 2**63 - 1  # the largest whole number that recipes, JSON and generator
 
 
 def _device(value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", value):
+    from janus_cli.system import is_device
+
+    if not is_device(value):
         raise typer.BadParameter(f"{value!r} is none of auto, cpu, cuda, cuda:N")
     return value
 

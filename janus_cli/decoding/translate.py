@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -173,18 +173,18 @@ class Translator:
         mode, beam, iters, length_beam, nbest and so on.
 
         Raises:
-            UsageError: no such option, a value out of bounds, or options that contradict each other or the model.
+            UsageError: an element is no text; no such option, a value out of bounds, or options that contradict each
+                other or the model.
             OutOfMemoryError: a batch does not fit into memory.
         """
         return list(self.translate_lazily(texts, trace=trace, **options))
 
     def translate_lazily(self, texts: Iterable[str], *, trace: bool = False, **options: Any) -> Iterator[Result]:
         """`translate` for endless input: reads and decodes a window at a time. Options are checked at once."""
-        if isinstance(texts, str):
-            raise TypeError("texts are several: translate([text])")
+        read = checked(texts, "text")
         plan = choose(self.plan.recipe, options)
         fresh = Translator(self.generator, self.tokenizers, plan, sys.maxsize if trace else 0)
-        cleaned = map(cleaner(plan.recipe.data.clean), texts)
+        cleaned = map(cleaner(plan.recipe.data.clean), read)
         return (result for window in fresh.windows(cleaned) for result in window)
 
     def score(
@@ -196,14 +196,18 @@ class Translator:
         The other tokens are observed.
 
         Raises:
-            UsageError: not as many targets as sources, or positions that a target does not have.
+            UsageError: an element is no text, there are not as many targets as sources, or a target does not have such
+                positions.
             DataError: a target has more tokens than the model has positions.
             OutOfMemoryError: a batch does not fit into memory.
         """
         clean = cleaner(self.plan.recipe.data.clean)
         source_ids, target_ids = (
-            tokenizer.encode([clean(text) for text in texts])
-            for tokenizer, texts in ((self.tokenizers.source, sources), (self.tokenizers.target, targets))
+            tokenizer.encode([clean(text) for text in checked(texts, what)])
+            for what, tokenizer, texts in (
+                ("source", self.tokenizers.source, sources),
+                ("target", self.tokenizers.target, targets),
+            )
         )
         chosen = [range(len(ids)) for ids in target_ids] if hidden is None else hidden
         room = self.generator.model.knobs.max_length - 2  # BOS and EOS
@@ -293,6 +297,32 @@ class Translator:
         return pad([[*row, EOS] for row in rows]).to(self.device)
 
 
+def checked(texts: Iterable[str], what: str) -> Iterator[str]:
+    """The texts, each checked when it is read. what: a noun for one of them, for the message.
+
+    Raises:
+        UsageError: at once, if this is one text or no iterable; later, if an element is no text or no valid Unicode.
+    """
+
+    def check(index: int, text: object) -> str:
+        if not isinstance(text, str):
+            raise UsageError(f"{what} {index} is {_kind(text)}, not a text (str)", "give one text for each element")
+        try:
+            text.encode()
+        except UnicodeEncodeError as problem:
+            where = f"{what} {index} has half of a surrogate pair at character {problem.start}"
+            raise UsageError(f"{where}, which is no Unicode text", "decode it with errors='replace'") from None
+        return text
+
+    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
+        raise UsageError(f"the {what}s are {_kind(texts)}, not several texts", "give a list of texts: [text]")
+    return map(check, count(), texts)
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"of type {type(value).__name__}"
+
+
 @contextmanager
 def _fitting(sentences: int) -> Iterator[None]:
     """Turns running out of memory inside into an OutOfMemoryError that says how to lower the batch size."""
@@ -323,6 +353,9 @@ def load(
         UsageError: there is no such run or device.
         CheckpointError: there is no such checkpoint, or it is damaged.
     """
+    for name, given in (("run", run), ("checkpoint", checkpoint)):
+        if not isinstance(given, str | Path | None):
+            raise UsageError(f"the {name} is {_kind(given)}, not a name or a folder (str, Path)", "load('runs/NAME')")
     chosen = choose_device(device)
     changes = [f"decoding.precision={precision}"] if precision else []
 

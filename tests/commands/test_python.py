@@ -189,6 +189,10 @@ def test_what_an_objective_does_not_have_is_none(janus: Janus) -> None:
     ("call", "kind", "named"),
     [
         (lambda: janus_cli.load("nowhere"), UsageError, "nowhere"),
+        (lambda: janus_cli.load(3), UsageError, "the run is of type int"),
+        (lambda: janus_cli.load("janus", checkpoint=3), UsageError, "the checkpoint is of type int"),
+        (lambda: janus_cli.load("janus", device="gpu"), UsageError, "gpu"),
+        (lambda: janus_cli.load("janus", device=0), UsageError, "0"),
         (lambda: janus_cli.load("janus", device="cuda:99"), UsageError, "cuda:99"),
         (lambda: janus_cli.load("janus", checkpoint="step-9"), CheckpointError, "step-9"),
         (lambda: janus_cli.load("janus").translate(["ba"], itres=3), UsageError, "did you mean iters"),
@@ -205,5 +209,39 @@ def test_mistakes_are_exceptions(janus: Janus, call: Any, kind: type[JanusError]
         call()
     assert named in caught.value.message
     assert isinstance(caught.value.hint, str)
-    with pytest.raises(TypeError):
-        janus_cli.load("janus").translate("ba")
+
+
+@pytest.mark.parametrize(
+    ("texts", "named"),
+    [
+        ("ba du", "are of type str"),
+        (b"ba", "are of type bytes"),
+        (None, "are None"),
+        (3, "are of type int"),
+        ({"ba": 1}, "are of type dict"),
+        (["ba", None], " 1 is None, not a text"),
+        ([1], " 0 is of type int, not a text"),
+        ([["ba"]], " 0 is of type list, not a text"),
+        (["ba", "ba \ud800"], " 1 has half of a surrogate pair at character 3"),
+    ],
+)
+def test_what_is_no_text_is_named(janus: Janus, texts: Any, named: str) -> None:
+    translator = janus_cli.load("janus", device="cpu")
+    calls = {
+        "text": lambda: translator.translate(texts),
+        "source": lambda: translator.score(texts, ["ba", "ba"]),
+        "target": lambda: translator.score(["ba", "ba"], texts),
+    }
+    for what, call in calls.items():
+        with pytest.raises(UsageError, match=f"{what}s?{named}" if named[1].isdigit() else f"the {what}s {named}"):
+            call()
+
+
+def test_texts_are_checked_as_they_are_read(janus: Janus) -> None:
+    translator = janus_cli.load("janus", device="cpu")
+    with pytest.raises(UsageError, match="the texts are None"):
+        translator.translate_lazily(None)  # before anything is read
+    results = translator.translate_lazily(iter(["ba", None]), batch_sentences=1)
+    assert next(results).source == "ba"
+    with pytest.raises(UsageError, match="text 1 is None"):
+        next(results)
