@@ -66,6 +66,9 @@ GROUPS = {"rouge": tuple(_ROUGE), "rouge-stem": tuple(f"{name}-stem" for name in
 Tokenize = Literal["auto", "13a", "intl", "none", "zh", "char", "ja-mecab", "ko-mecab", "flores200"]
 UNSPACED_TOKENIZERS = ("zh", "char", "ja-mecab", "ko-mecab", "flores200")
 
+# What becomes of a line that has no reference to compare with.
+NO_REFERENCE = "chrF leaves such lines out, other metrics count all that was put out there as wrong"
+
 
 def short_names() -> list[str]:
     """What `--metrics` takes; the names of groups stand for their members."""

@@ -102,6 +102,9 @@ def score(
         console.warn("the hypotheses look tokenised; `--metrics bleu-tok` scores them as they are")
     samples = bootstrap if bootstrap is not None else SAMPLES if against else 0
     found = report.measure(outputs, references, judge, chosen, samples=samples, seed=SEED if seed is None else seed)
+    for output in outputs:
+        if empty := sum(not line.strip() for line in output.lines):
+            console.say(f"{output.name}: {empty:,} of {console.counted(len(output.lines), 'output')} are empty")
     for warning in found["warnings"]:
         console.warn(warning)
     if as_json:

@@ -20,12 +20,14 @@ from janus_cli import __version__, console
 from janus_cli.data import corpus, download, filters, survival, synthetic
 from janus_cli.data.corpus import Split
 from janus_cli.data.encode import Encoded, encoders
-from janus_cli.data.lines import BadUtf8, TextFile, cleaner
+from janus_cli.data.extract import REFERENCES
+from janus_cli.data.lines import BadUtf8, Lines, TextFile, cleaner
 from janus_cli.data.spacing import LINES, Shape
 from janus_cli.data.store import Ragged, StoreWriter
 from janus_cli.data.tokenizer import Tokenizers, join, train_tokenizers
 from janus_cli.errors import DataError
 from janus_cli.files import MANIFEST, must_be_free, sha256, whole_folder, write_json
+from janus_cli.measures import NO_REFERENCE
 from janus_cli.recipe import Data, Recipe
 from janus_cli.runs import text_name
 from janus_cli.system import usable_cores
@@ -84,6 +86,7 @@ def prepare(
             for split in splits:
                 written[split.name] = write_split(folder, split, encoded(split), tokenizers, origin)
                 _account(split, written[split.name], tokenizers, recipe)
+                _tell_without_reference(folder, split, written[split.name]["kept"])
         corpus.must_be_unchanged(splits)
         shutil.rmtree(folder / TEXT, ignore_errors=True)
         sections = {section: recipe.plain()[section] for section in ("data", "tokenizer")}
@@ -223,6 +226,17 @@ def _account(split: Split, entry: dict[str, Any], tokenizers: Tokenizers, recipe
         every, clean = split.name != "train", cleaner(recipe.data.clean)
         entry["round_trip"] = survival.round_trip(tokenizers, split.sides["target"], clean, every=every)
     survival.tell(split.name, entry, recipe.tokenizer)
+
+
+def _tell_without_reference(folder: Path, split: Split, kept: int) -> None:
+    """Says how many lines of a split that is scored have an empty target, or only empty references."""
+    side = next((side for side in (REFERENCES, "target") if side in split.sides), None)
+    if split.name == "train" or side is None:
+        return
+    empty = sum(line.strip() in ("", '[""]') for line in Lines(folder / text_name(split.name, side)))
+    if empty:
+        what = f"{empty:,} of {console.counted(kept, 'line')} have an empty {side.removesuffix('s')}"
+        console.warn(f"{split.name}: {what}: they are decoded and scored; {NO_REFERENCE}")
 
 
 def write_manifest(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:

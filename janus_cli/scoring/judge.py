@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from janus_cli import console, recipe_load
+from janus_cli.console import counted
 from janus_cli.data.lines import Lines
 from janus_cli.data.spacing import Shape
 from janus_cli.errors import UsageError
-from janus_cli.measures import MEASURES, UNSPACED_TOKENIZERS, Measure, measure_of
+from janus_cli.measures import MEASURES, NO_REFERENCE, UNSPACED_TOKENIZERS, Measure, measure_of
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring.metrics import Hypotheses, References, Score, must_be_at_hand, score
@@ -156,8 +157,15 @@ def must_be_read(tokenize: str | None, metrics: Sequence[str]) -> None:
         )
 
 
+def without_reference(references: References) -> int:
+    """How many lines have no reference, or only empty ones."""
+    return sum(not any(text and text.strip() for text in others) for others in zip(*references, strict=True))
+
+
 def doubts(hypotheses: Hypotheses, references: References, scores: Sequence[Score], judge: Judge) -> Iterator[str]:
     """Why some of these scores may not tell, each with advice."""
+    if empty := without_reference(references):
+        yield f"{empty:,} of {counted(len(hypotheses), 'line')} have an empty reference: {NO_REFERENCE}"
     words = [each.name for each in scores if each.measure.words]
     if judge.tokenize in UNSPACED_TOKENIZERS:
         words = [name for name in words if not MEASURES[name].tokenize]

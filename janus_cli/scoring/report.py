@@ -10,7 +10,7 @@ from janus_cli.console import counted
 from janus_cli.errors import DataError
 from janus_cli.measures import MEASURES
 from janus_cli.scoring.bootstrap import compare, intervals
-from janus_cli.scoring.judge import Judge, doubts
+from janus_cli.scoring.judge import Judge, doubts, without_reference
 
 
 class Output(NamedTuple):
@@ -30,7 +30,7 @@ def measure(
     of the bootstrap, 0 for none; it gives an interval for each score of a single output, or `comparisons` of two.
 
     Raises:
-        DataError: line counts differ, or there is nothing to score.
+        DataError: line counts differ, there is nothing to score, or every reference is empty.
     """
     first = outputs[0]
     for name, lines in [*((name, columns[0]) for name, columns in references), *outputs[1:]]:
@@ -38,6 +38,9 @@ def measure(
             message = f"{first.name} has {counted(len(first.lines), 'line')}, {name} has {len(lines):,}"
             raise DataError(message, "score files that belong together")
     columns = [column for _, file in references for column in file]
+    if first.lines and without_reference(columns) == len(first.lines):
+        names = ", ".join(name for name, _ in references)
+        raise DataError(f"every reference in {names} is empty", "name the right file or column with --reference")
     scores = [judge.scores(output.lines, columns, metrics) for output in outputs]
     plain = [[{"name": s.name, "value": s.value, "signature": s.signature} for s in each] for each in scores]
     judged = zip(outputs, scores, strict=True)

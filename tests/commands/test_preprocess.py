@@ -164,3 +164,15 @@ def test_a_full_disk_leaves_nothing_and_no_traceback() -> None:
     assert "error: " in done.stderr
     assert "Traceback" not in done.stderr
     assert not written()
+
+
+@pytest.mark.parametrize("references", [False, True])
+def test_lines_without_a_reference_are_counted(janus: Run, references: bool) -> None:
+    name, side = ("test.refs.tsv", "reference") if references else ("test.en", "target")
+    Path("corpus", name).write_text("one\ttwo\n\t\nthree\t\n\tfour\n" if references else "one\n\nthree\n  \n")
+    Path("corpus/valid.en").write_text("one\n\nthree\nfour\n")
+    code, said = janus(*CORPUS, "--out", "out")
+    assert code == 0, said
+    fate = "they are decoded and scored; chrF leaves such lines out, other metrics count"
+    assert f"warning: test: {1 if references else 2} of 4 lines have an empty {side}: {fate}" in said
+    assert f"warning: valid: 1 of 4 lines have an empty target: {fate}" in said

@@ -405,3 +405,17 @@ def test_no_number_is_cut_however_narrow_the_terminal(
     longest = max(map(len, table.split("\n")))
     assert longest <= width or width == 20
     assert ("│" in table) == (width >= 80)
+
+
+def test_empty_references_and_outputs_are_counted(janus: Janus) -> None:
+    write(h="one two _ four", r="one _ three _", none="_ _ _ _")
+    code, out, err = janus("h.txt", "--reference", "r.txt", "--json")
+    assert code == 0, err
+    (warning,) = (text for text in json.loads(out)["warnings"] if "empty" in text)
+    assert warning.startswith("2 of 4 lines have an empty reference: chrF leaves such lines out, other metrics count")
+    assert f"warning: {warning}" in err
+    assert "h.txt: 1 of 4 outputs are empty" in err
+    code, out, err = janus("h.txt", "--reference", "none.txt")
+    assert (code, out, "error: every reference in none.txt is empty" in err) == (3, "", True), err
+    code, _, err = janus("h.txt", "--reference", "none.txt", "--reference", "r.txt")
+    assert (code, "2 of 4 lines have an empty reference" in err) == (0, True), err
