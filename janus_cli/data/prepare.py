@@ -17,7 +17,7 @@ import numpy as np
 import sentencepiece
 
 from janus_cli import __version__, console
-from janus_cli.data import corpus, download, filters, survival, synthetic
+from janus_cli.data import corpus, download, filters, overlap, survival, synthetic
 from janus_cli.data.corpus import Split
 from janus_cli.data.encode import Encoded, encoders
 from janus_cli.data.extract import REFERENCES
@@ -71,6 +71,7 @@ def prepare(
         splits = corpus.survey(data, _text(recipe, out, folder), bad_utf8, folder / TEXT)
         train = splits[0]
         console.say(f"{console.counted(train.lines, 'training pair')} found")
+        overlap.tell(splits)
         # Both sides of a joint tokenizer share the limit, which is there to bound memory.
         most = max(1, knobs.train_lines // 2) if knobs.joint else knobs.train_lines
         sources, targets = (corpus.sample(file, most, cleaner(data.clean)) for file in train.sides.values())

@@ -14,6 +14,9 @@ from janus_cli.data import survival
 Shell = Callable[..., tuple[int, str, str]]
 WORDS = ("red", "green", "blue", "old", "new", "big", "small", "round")
 PAIRS = [(f"der {a} Hund und {b} Katze", f"the {a} dog and {b} cat") for a in WORDS for b in WORDS]
+OTHERS = [
+    (PAIRS[number - 1][0], target) for number, (_, target) in enumerate(PAIRS)
+]  # the same words, no pair of PAIRS
 RECIPE = """
 name: own
 data: {source: de, target: en}
@@ -32,7 +35,7 @@ def preprocess(empty_folder: Path, shell: Shell) -> Callable[..., tuple[str, dic
     """Prepares the text in `corpus`: stderr, and the splits of the manifest."""
     Path("own.yaml").write_text(RECIPE)
     for split in ("train", "valid", "test"):
-        put("corpus", split, PAIRS if split == "train" else PAIRS[::8])
+        put("corpus", split, PAIRS if split == "train" else OTHERS[::8])
 
     def run(*changes: str) -> tuple[str, dict[str, Any]]:
         options = [word for change in changes for word in ("--set", change)]
@@ -137,8 +140,8 @@ def test_a_text_full_of_names_of_control_symbols_loses_nothing(
     preprocess: Preprocess, changes: tuple[str, ...]
 ) -> None:
     """As Gigaword, which has an <unk> in every other line."""
-    for split in ("train", "valid", "test"):
-        put("corpus", split, [(f"{source} <unk> <s>", f"</s> {target} <unk><mask>") for source, target in PAIRS])
+    for split, pairs in (("train", PAIRS), ("valid", OTHERS), ("test", OTHERS)):
+        put("corpus", split, [(f"{source} <unk> <s>", f"</s> {target} <unk><mask>") for source, target in pairs])
     said, splits = preprocess(*changes)
     assert "warning" not in said
     assert {count for split in splits.values() for count in split["unknown"].values()} == {0}
@@ -199,3 +202,18 @@ def test_valid_and_test_pairs_are_named_and_stay(preprocess: Preprocess) -> None
     for split, count in (("valid", 8), ("test", 4)):
         for side in ("source", "target"):
             assert Path(f"data/own.de-en/{split}.{side}.txt").read_bytes().count(b"\n") == count
+
+
+def test_pairs_that_are_also_in_train_and_copied_sources_are_told(preprocess: Preprocess) -> None:
+    put("corpus", "train", PAIRS)
+    put("corpus", "valid", PAIRS[:8])
+    put("corpus", "test", [("nie", "gesehen"), *((f"{a} x", b) for a, b in PAIRS[:30]), PAIRS[3]])
+    said, _ = preprocess("tokenizer.vocabulary=50")
+    assert "warning: valid: 8 of 8 pairs are also in train" in said
+    assert "\ntest: 1 of 32 pairs are also in train" in said
+    assert "equal their sources" not in said
+    put("corpus", "train", [(target, target) for _, target in PAIRS])
+    put("corpus", "valid", [("neu", "new")])
+    said, _ = preprocess("tokenizer.vocabulary=35")
+    assert f"warning: train: {len(PAIRS)} of {len(PAIRS)} targets equal their sources" in said
+    assert "also in train" not in said
