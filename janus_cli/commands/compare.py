@@ -103,7 +103,7 @@ def compare(
     for system in systems:
         system.recipe(recipe or "demo", changes or ())
     rows = options.names(modes or "")
-    matching(rows)
+    matching(rows, "--modes")
     options.check_start(start)
     from janus_cli.lab.compare import MODES, Comparison
 

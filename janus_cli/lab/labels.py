@@ -11,9 +11,10 @@ from janus_cli.errors import UsageError
 
 MODES = ("ar", "nar", "semi", "spec")
 NUMBER = "[1-9][0-9]{0,8}"
+LENGTH_BEAMS = ("1", "5", "5.rerank")  # of mask-predict, where a name gives its passes alone
 USUAL = (
     "ar.beam1", "ar.beam5",
-    *(f"nar{iters}.lb{width}" for iters in (1, 4, 10) for width in ("1", "5", "5.rerank")),
+    *(f"nar{iters}.lb{width}" for iters in (1, 4, 10) for width in LENGTH_BEAMS),
     "nar.eos", "semi2", "semi4", "spec", "spec.redraft-ar", "spec.redraft-joint",
 )  # fmt: skip
 LABELS: dict[str, dict[str, Any]] = {  # pattern of a label, and the options that it sets besides its numbers
@@ -29,20 +30,23 @@ LABELS: dict[str, dict[str, Any]] = {  # pattern of a label, and the options tha
 
 
 def row_options(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-    """Decoding options, by label, of the usual rows and of those among `names` that are labels with other numbers.
+    """Decoding options, by label, of the usual rows and of those with other numbers among `names`.
+
+    These are labels, or passes of mask-predict alone (nar6), which stand for the usual length beams.
 
     Labels are those of `Plan.label`, without the options that the recipe sets for every row.
     """
     rows = {}
-    for name in (*USUAL, *names):
+    started = [f"{name}.lb{end}" for name in names if re.fullmatch(f"nar{NUMBER}", name) for end in LENGTH_BEAMS]
+    for name in (*USUAL, *started, *names):
         for pattern, options in LABELS.items():
             if match := re.fullmatch(pattern, name):
                 rows[name] = options | {knob: int(number) for knob, number in match.groupdict().items()}
     return rows
 
 
-def matching(names: Sequence[str]) -> set[str]:
-    """The labels that these names stand for, see `select`. Raises UsageError if a name matches no row."""
+def matching(names: Sequence[str], option: str = "--mode") -> set[str]:
+    """The labels that these names stand for, see `select`. Raises UsageError if a name, of `option`, has no row."""
     rows, labels = row_options(names), set[str]()
     for name in names:
         found = [
@@ -52,8 +56,8 @@ def matching(names: Sequence[str]) -> set[str]:
         if not found:
             close = difflib.get_close_matches(name, [*MODES, *rows], n=1)
             raise UsageError(
-                f"--mode {name}: there is no such row" + (f"; did you mean {close[0]}?" if close else ""),
-                f"rows: {', '.join([*MODES, *rows])}, or one with other numbers, as ar.beam4, nar6.lb3.rerank or semi7",
+                f"{option} {name}: there is no such row" + (f"; did you mean {close[0]}?" if close else ""),
+                f"rows: {', '.join([*MODES, *rows])}, or with other numbers, as ar.beam4, nar6, nar6.lb3.rerank or semi7",
             )
         labels.update(found)
     return labels

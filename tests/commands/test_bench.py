@@ -163,7 +163,7 @@ def test_a_dry_run_measures_nothing_and_writes_nothing(janus: Janus, orders: Ord
     ("arguments", "words"),
     [
         (["nowhere"], "nowhere is not a run"),
-        (["janus", "--mode", "nar7"], "--mode nar7: there is no such row"),
+        (["janus", "--mode", "nar0"], "--mode nar0: there is no such row"),
         (["cmlm", "--mode", "ar"], "can do none of ar.beam1, ar.beam5"),
         (["janus", "--batches", "16,x"], "16,x"),
         (["janus", "--batches", "0"], "not a list of numbers from 1 to 65,536"),

@@ -210,7 +210,7 @@ def test_all_rows_are_timed_in_turn_and_what_fails_says_why(compare: Compare) ->
         (["--minutes", "1", "--variant", "c: ar training.schedule=cosine"], "must know the number of updates"),
         (["--average", "11"], "ar keeps its last 10 checkpoints"),
         (["--out", "theirs"], "holds no comparison"),
-        (["--modes", "nar5"], "there is no such row"),
+        (["--modes", "nar0"], "--modes nar0: there is no such row"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_trained(compare: Compare, arguments: list[str], words: str) -> None:
