@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -16,13 +17,13 @@ from typing import Any, BinaryIO
 
 import torch
 
-from janus_cli import console
+from janus_cli import console, documents
 from janus_cli.console import counted
 from janus_cli.data.extract import source_lines
-from janus_cli.data.lines import STDIN, Lines
+from janus_cli.data.lines import STDIN, Lines, opened
 from janus_cli.decoding.modes import Plan, choose, own_recipe
 from janus_cli.decoding.notes import tell
-from janus_cli.decoding.records import Form, Progress, Record, Records, as_json
+from janus_cli.decoding.records import OVERWRITE, Form, Progress, Record, Records, as_json, differences
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translate import Result, Translator, as_text, read_translator
 from janus_cli.device import Interrupt, choose_device, interruptible, keep_freed_memory
@@ -67,6 +68,7 @@ class Job(ABC):
     records: Records | None = field(init=False)  # None where nothing is kept
     progress: Progress = field(init=False)
     resumed: bool = field(init=False)
+    complete: bool = field(init=False)  # before anything was done: nothing is to do
     translator: Translator = field(init=False)
     chosen_device: torch.device = field(init=False)
 
@@ -83,13 +85,13 @@ class Job(ABC):
         self.chosen_device = choose_device(self.device)
         with interruptible():
             read_checkpoint(self.run, self.checkpoint, self._prepare)
-            if not self.dry_run:
+            if not (self.dry_run or self.complete):
                 with self.records.opened() if self.records else self._unkept():
                     self.write()
 
     def _prepare(self, run: Run, folder: Path) -> None:
         """Checks all that can be checked beforehand, then loads the model; the checkpoint is not read after that."""
-        self.trained, self.folder, self.progress, self.resumed = run, folder, Progress(), False
+        self.trained, self.folder, self.progress, self.resumed, self.complete = run, folder, Progress(), False, False
         recipe, self.weights = own_recipe(folder, self.changes), fingerprint(folder)
         self.records = self.survey(recipe)
         if self.records is not None:
@@ -97,6 +99,12 @@ class Job(ABC):
             begun, other = earlier.get("sha256"), run.checkpoints / str(earlier.get("checkpoint"))
             if begun != self.weights and other.is_dir() and fingerprint(other) == begun:
                 self._prepare(run, other)  # `best` has moved since
+                return
+            if self.resume and (ready := self.records.finished()):
+                if other := self.unlike_finished():
+                    raise UsageError(f"{ready} is finished already, {other}", OVERWRITE)
+                console.say(f"{ready} is already complete")
+                self.complete = True
                 return
             self.records.check(resume=self.resume, force=self.force)
             self.progress = self.records.progress
@@ -118,6 +126,18 @@ class Job(ABC):
     @abstractmethod
     def survey(self, recipe: Recipe) -> Records | None:
         """Sets `plan` and `what`; returns the records that keep the results, None if they are not kept."""
+
+    @abstractmethod
+    def unlike_finished(self) -> str:
+        """How the output that is there differs from what is asked for; empty if it does not."""
+
+    def differs(self, about: Mapping[str, Any]) -> str:
+        """As `unlike_finished`, of weights and options. about: the finished output's summary."""
+        if about.get("sha256") != self.weights:
+            return f"with the weights of {about.get('checkpoint')}; those of {self.folder.name} are others"
+        before = {name: value for name, value in about.get("options", {}).items() if name != "batch_sentences"}
+        different = differences(before, json.loads(json.dumps(self.deciding)))
+        return f"with {different}" if different else ""
 
     @abstractmethod
     def write(self) -> None:
@@ -260,6 +280,24 @@ class Decode(Job):
     def asked(self, record: Record) -> bytes:
         """A record in the format asked for: JSON or plain text."""
         return as_json(record) if self.jsonl else as_text(record, self.plan.options.nbest)
+
+    def unlike_finished(self) -> str:
+        if self.split is None or not self.kept("json").is_file():
+            return "with nothing beside it that tells its text, weights and options"
+        if other := self.differs(documents.read(self.kept("json"), documents.DecodedSplit)):
+            return other
+        assert self.out is not None
+        texts = iter(self.lines)
+        with opened(self.kept("jsonl")) as records, opened(self.out) as file:
+            for line in records:
+                record = documents.parsed_line(line, documents.Record)
+                if not record or next(texts, None) != record["source"]:
+                    return "with the hypotheses of another text"
+                data = self.asked(record)
+                if file.read(len(data)) != data:
+                    return f"with other lines than {self.kept('jsonl')}"
+            rest = file.read(1)
+        return "with the hypotheses of another text" if rest or next(texts, None) is not None else ""
 
     def write(self) -> None:
         if self.split and self.kept("txt").exists() and not self.resumed:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from janus_cli import console, recipe_load, runs
+from janus_cli import console, documents, recipe_load, runs
 from janus_cli.console import counted
 from janus_cli.core.batch import UNK
 from janus_cli.core.generate import length_limit
@@ -37,10 +37,10 @@ from janus_cli.data.tokenizer import Tokenizer, Tokenizers
 from janus_cli.decoding.decode import Job
 from janus_cli.decoding.modes import choose
 from janus_cli.decoding.notes import tell
-from janus_cli.decoding.records import START_OVER, Record, Records
+from janus_cli.decoding.records import START_OVER, Record, Records, differences
 from janus_cli.decoding.translate import DIGITS
 from janus_cli.errors import DataError, UsageError
-from janus_cli.files import copy_files, must_be_free, whole_folder
+from janus_cli.files import MANIFEST, copy_files, must_be_free, whole_folder
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.terminal import command
@@ -94,7 +94,7 @@ class Distill(Job):
             "run": str(self.trained.path), "checkpoint": name, "sha256": self.weights,
             "objective": recipe.objective.name, "options": self.plan.used, "device": str(self.chosen_device),
             "torch": torch.__version__, "command": command(*words), "prepared": str(prepared.folder.resolve()),
-            "fingerprint": data, **more,
+            "fingerprint": data, **more, **({"column": self.column} if self.column else {}),
         }  # fmt: skip
         files: dict[str, Any] = (
             {"source": {file["path"]: file["sha256"][:12] for file in more["sources"]}} if more else {}
@@ -105,6 +105,20 @@ class Distill(Job):
             self.target, {self.target: self.force}, (name, self.weights), {**self.deciding, "data": data, **files},
             command=command(*words, *place, "--resume"), elsewhere=ELSEWHERE, make_folder=True,
         )  # fmt: skip
+
+    def unlike_finished(self) -> str:
+        manifest = documents.read(self.target / MANIFEST, documents.Manifest) if is_prepared(self.target) else {}
+        if "distilled" not in manifest:
+            must_be_free(self.target, force=False, is_ours=is_prepared, what=PREPARED)
+        before, now = (
+            {
+                "data": about.get("fingerprint"), "source": [file["sha256"] for file in about.get("sources", [])],
+                "column": about.get("column"), "surest": about.get("surest", 1),
+            }
+            for about in (manifest["distilled"], {**self.teacher, "surest": self.surest})
+        )  # fmt: skip
+        different = differences(before, now)
+        return self.differs(manifest["distilled"]) or (f"with {different}" if different else "")
 
     def write(self) -> None:
         """Decodes, makes the folder, and says how to train on it."""

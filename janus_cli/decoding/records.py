@@ -43,6 +43,7 @@ DONE = b'{"done": '
 LONGEST = 64 * MEBI  # bytes of a line
 SYNC_SECONDS = 10.0  # work that a power cut may lose; a killed process loses one window
 START_OVER = "--force starts over"
+OVERWRITE = "overwrite it with --force, or name another with --out"
 
 Record = dict[str, Any]
 Form = Callable[[Record], bytes]  # how an output file renders a record
@@ -111,7 +112,6 @@ class Records:
         """
         earlier = Progress() if force else self._find_progress()
         if resume and not earlier.done:  # so that a job may always say --resume
-            console.say("nothing is finished yet: beginning with the first line")
             self._take_permission(self.earlier_header())
         elif resume:
             self.progress, self.resumed, header = earlier, True, self.earlier_header()
@@ -122,7 +122,15 @@ class Records:
                 f"{self.path} holds {counted(earlier.done, 'finished line')} of a decoding that was stopped",
                 f"{self.resume_hint}; {START_OVER}",
             )
-        self._must_be_free("overwrite it with --force, or name another file")
+        self._must_be_free(OVERWRITE)
+        if resume and not earlier.done:
+            console.say("nothing is finished yet: beginning with the first line")
+
+    def finished(self) -> Path | None:
+        """An output file that must not be replaced, and is complete: no process has left finished lines."""
+        if self.path.exists():
+            return None
+        return next((path for path, replaceable in self.files.items() if not replaceable and not _is_free(path)), None)
 
     def _take_permission(self, earlier: Record) -> None:
         """What the first call may replace, a later one may, too. earlier: its header, empty if there is none."""
@@ -160,23 +168,16 @@ class Records:
                 f"name it with --checkpoint if it is still there; {START_OVER}",
             )
         before, now = ({"files": header["files"], **header["options"]} for header in (earlier, self.header))
-        different = [
-            f"{name} {json.dumps(before.get(name))}, now {json.dumps(now.get(name))}"
-            for name in {**before, **now}
-            if before.get(name) != now.get(name)
-        ]
-        if different:
+        if different := differences(before, now):
             raise UsageError(
-                f"{self.path} was started with other options: {'; '.join(different)}",
-                f"give the same ones; {START_OVER}",
+                f"{self.path} was started with other options: {different}", f"give the same ones; {START_OVER}"
             )
 
     def _must_be_free(self, hint: str) -> None:
         if self.progress.published:
             return  # existing files of these names are from the stopped process
         for path, replaceable in self.files.items():
-            is_empty_folder = path.is_dir() and not any(path.iterdir())
-            if path.exists() and not replaceable and not is_empty_folder:
+            if not replaceable and not _is_free(path):
                 raise UsageError(f"{path} exists already", hint)
 
     @contextmanager
@@ -317,6 +318,19 @@ class Records:
 
     def _not_writable(self, path: Path, problem: OSError) -> DataError:
         return DataError(f"{path} cannot be written: {problem.strerror}", self.elsewhere)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The options that differ, with both values; empty if none does."""
+    return "; ".join(
+        f"{name} {json.dumps(before.get(name))}, now {json.dumps(now.get(name))}"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    )
+
+
+def _is_free(path: Path) -> bool:
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
 def _packing(file: BinaryIO, path: Path) -> BinaryIO:

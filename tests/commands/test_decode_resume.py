@@ -284,7 +284,7 @@ def test_resume_begins_where_no_line_is_finished(janus: Janus, stop: Stop, whole
     assert janus(*BEGUN, "--resume")[0] == 0
     assert Path("mine").read_bytes() == whole
     code, _, err = janus(*BEGUN, "--resume")
-    assert (code, "mine exists already" in err) == (2, True)
+    assert (code, "mine is finished already" in err) == (2, True)
     stop(2, ctrl_c)
     assert janus(*BEGUN, "--force")[0] == 130
     header, *_ = Path(".mine.partial").read_bytes().split(b"\n")
@@ -531,3 +531,49 @@ def test_output_called_gz_is_gzipped_and_resumed_to_the_same_bytes(janus: Janus,
     assert janus(*resume_command(err))[0] == 0
     assert Path("other.gz").read_bytes() == Path("h.gz").read_bytes()
     assert Path("h.gz").read_bytes()[4:8] == bytes(4), "no time: the same bytes tomorrow"
+
+
+def test_a_finished_decoding_is_already_complete(janus: Janus) -> None:
+    words = ["--out", "mine.gz", "--nbest", "2", "--resume"]
+    assert janus(*words, *SMALL)[0] == 0
+    before = Path("mine.gz").read_bytes()
+    code, out, err = janus(*words)
+    assert (code, out) == (0, "")
+    assert "mine.gz is already complete" in err
+    assert "nothing is finished yet" not in err
+    for more, message in [
+        (["--checkpoint", "step-000002"], "with nothing beside it"),  # kept under another name
+        (["--beam", "2"], "with nothing beside it"),
+        (["--jsonl"], "with other lines than"),
+    ]:
+        code, _, err = janus(*words, *more)
+        assert (code, f"error: mine.gz is finished already, {message}" in err) == (2, True), err
+        assert "nothing is finished yet" not in err
+    (summary,) = KEPT.glob("*.json")
+    about = summary.read_bytes()
+    summary.write_bytes(about.replace(b'"beam": 3', b'"beam": 4'))
+    code, _, err = janus(*words)
+    assert (code, "finished already, with beam 4, now 3" in err) == (2, True), err
+    summary.write_bytes(about)
+    checkpoint.move_link(CHECKPOINTS, "last", CHECKPOINTS / "step-000001")
+    code, _, err = janus(*words)
+    assert (code, "finished already, with the weights of step-000002" in err) == (2, True), err
+    assert Path("mine.gz").read_bytes() == before
+    assert not hidden()
+
+
+@pytest.mark.parametrize("first", [b"", b'{"source": "ba", "hypothesis": "di"}\n'])
+def test_a_finished_decoding_of_another_text_is_refused(janus: Janus, first: bytes) -> None:
+    assert janus("--out", "mine", "--resume")[0] == 0
+    kept = KEPT / "test.ar.beam3.jsonl"
+    _, _, others = kept.read_bytes().partition(b"\n")
+    kept.write_bytes(first + others)
+    code, _, err = janus("--out", "mine", "--resume")
+    assert (code, "mine is finished already, with the hypotheses of another text" in err) == (2, True), err
+
+
+def test_a_finished_text_does_not_tell_what_it_was_made_with(janus: Janus) -> None:
+    assert janus(*BEGUN, "--resume")[0] == 0
+    code, _, err = janus(*BEGUN, "--resume")
+    assert (code, "error: mine is finished already, with nothing beside it that tells" in err) == (2, True), err
+    assert "overwrite it with --force, or name another with --out" in err

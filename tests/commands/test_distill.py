@@ -319,3 +319,21 @@ def test_a_dry_run_writes_nothing(distill: Janus) -> None:
     assert f" into {OUT} with runs/janus, " in err
     assert "beam 4" in err
     assert sorted(Path().rglob("*")) == before
+
+
+def test_a_finished_distillation_is_already_complete(distill: Janus) -> None:
+    assert distill("ar", "--resume")[0] == 0
+    before = manifest()
+    code, _, err = distill("ar", "--resume", *SMALL)
+    assert (code, f"{OUT} is already complete" in err, manifest() == before) == (0, True, True), err
+    Path("more").write_text("ba\n")
+    for more, message in [
+        (["--beam", "1"], "with beam 3, now 1"),
+        (["--checkpoint", "step-000001"], "with the weights of step-000002"),
+        (["--source", "more"], "with source []"),
+    ]:
+        code, _, err = distill("ar", "--resume", *more)
+        assert (code, f"error: {OUT} is finished already, {message}" in err) == (2, True), err
+    code, _, err = distill("ar", "--resume", "--out", "data/demo")
+    assert (code, "data/demo holds prepared data already" in err) == (2, True), err
+    assert not left()
