@@ -92,17 +92,23 @@ def _warn(split: str, lost: Mapping[str, int], whole: int, data: Data, fate: str
     """Warns of pairs lost to a knob or to empty lines if they are many; duplicates and bad bytes were asked about."""
     counts = {reason: count for reason, count in lost.items() if reason in ("empty", "too_short", "too_long", "ratio")}
     if (share := sum(counts.values()) / whole) > MANY:
-        parts = ", ".join(f"{reason} {count:,}{_why(reason, data)}" for reason, count in counts.items())
+        why = {reason: f" by {knob}" for reason in counts for knob in loosen({reason: 1}, data)}
+        parts = ", ".join(f"{reason} {count:,}{why.get(reason, '')}" for reason, count in counts.items())
         console.warn(f"{split}: {share:.1%} of the pairs are {fate}: {parts}")
 
 
-def _why(reason: str, data: Data) -> str:
-    """The knobs that drop pairs for this reason, their values, and what to do; empty if there is none."""
+def loosen(lost: Mapping[str, int], data: Data) -> list[str]:
+    """The knobs that lost pairs for these reasons, with their values, and what to do."""
+    return [f"{knob} ({advice})" for reason, (knob, advice) in _knobs(data).items() if lost.get(reason)]
+
+
+def _knobs(data: Data) -> dict[str, tuple[str, str]]:
+    """By reason, the knobs that drop pairs, with their values, and what to do where these are too many."""
     sides = ("target",) if data.truncate_source else ("source", "target")
     limits = dict.fromkeys(data.limit(side) for side in sides)
-    if reason == "too_long":
-        cut = "" if data.truncate_source else ", or cut long sources with --set data.truncate_source=true"
-        return f" by {' and '.join(f'data.{knob} {limit}' for knob, limit in limits)} (raise it{cut})"
-    if reason == "ratio":
-        return f" by data.max_ratio {data.max_ratio:g} (if this is no translation, --set data.task=generation)"
-    return f" by data.min_tokens {data.min_tokens} (lower it)" if reason == "too_short" else ""
+    cut = "" if data.truncate_source else ", or cut long sources with --set data.truncate_source=true"
+    return {
+        "too_short": (f"data.min_tokens {data.min_tokens}", "lower it"),
+        "too_long": (" and ".join(f"data.{knob} {limit}" for knob, limit in limits), f"raise it{cut}"),
+        "ratio": (f"data.max_ratio {data.max_ratio or 0:g}", "if this is no translation, --set data.task=generation"),
+    }

@@ -218,9 +218,10 @@ def _account(split: Split, entry: dict[str, Any], tokenizers: Tokenizers, recipe
     lost = Counter(entry["dropped"]) + Counter(entry["left_out"])
     if lost.total() >= entry["in"]:
         fate = "dropped" if split.name == "train" else "dropped or left out of the losses"
+        knobs = " and ".join(filters.loosen(lost, recipe.data))
         raise DataError(
             f"every pair of the {split.name} split was {fate}: {filters.reasons(lost)}",
-            "is it the right text? If so, loosen data.min_tokens, data.max_tokens or data.max_ratio",
+            f"is it the right text?{f' If so, loosen {knobs}' if knobs else ''}",
         )
     filters.tell(split.name, entry, recipe.data)
     if "target" in split.sides:

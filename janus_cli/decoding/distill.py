@@ -240,9 +240,12 @@ def write(
         split = Split("train", {"source": source, "target": target})
         train = write_split(folder, split, pairs.filtered(), prepared.tokenizers, origin)
         if not train["kept"]:
+            knobs = "".join(
+                f"prepare with a looser {each}, or " for each in filters.loosen(train["dropped"], sources.recipe.data)
+            )
             raise DataError(
                 f"none of the teacher's outputs makes a training pair: {filters.reasons(train['dropped'])}",
-                f"take a better teacher or another checkpoint; {START_OVER}",
+                f"{knobs}take a better teacher or another checkpoint; {START_OVER}",
             )
         filters.tell("train", train, sources.recipe.data)
         train["text"]["source"] = before["splits"]["train"]["text"]["source"]

@@ -106,8 +106,12 @@ PIECES = ("--set", "tokenizer.kind=sentencepiece", "--set", "tokenizer.vocabular
         ({"valid.en": b""}, (), 3, "valid.en is empty"),
         ({"valid.en": None}, (), 3, "valid.en (or .gz) is not there"),
         ({"valid.de": b"\n", "valid.en": b"a\n"}, (), 3, "was dropped or left out of the losses: empty 1"),
-        ({"train.de": b"a\n\n", "train.en": b"\nb\n"}, (), 3, "every pair of the train split was dropped: empty 2"),
-        ({"train.de": b"a\n", "train.en": b"a " * 10}, (), 3, "every pair of the train split was dropped: ratio 1"),
+        ({"train.de": b"a\n\n", "train.en": b"\nb\n"}, (), 3, "every pair of the train split was dropped: empty 2|"
+         "hint: is it the right text?\n"),
+        ({"train.de": b"a\n", "train.en": b"a " * 10}, (), 3, "was dropped: ratio 1|hint: is it the right text? If "
+         "so, loosen data.max_ratio 9 (if this is no translation, --set data.task=generation)\n"),
+        ({"train.de": b"a\n\n", "train.en": b"a " * 200 + b"\n\n"}, (), 3,
+         "too_long 1|so, loosen data.max_tokens 60 (raise it"),
         ({"train.de": b"\n", "train.en": b"\n"}, (), 3, "has no word"),
         ({"train.de": b"\n", "train.en": b"\n"}, PIECES, 3, "no line to train"),
         ({"train.de": b"x" * 999_999, "train.en": b"x\n"}, PIECES, 3, "vocabulary 500 is more than the text"),

@@ -139,6 +139,9 @@ def test_damaged_outputs_make_no_folder(
 def test_a_teacher_that_says_nothing(sources: Sources) -> None:
     with pytest.raises(DataError, match="none of the teacher's outputs makes a training pair: empty 60"):
         write(sources, [[]] * 60)
+    with pytest.raises(DataError, match="training pair: too_long 60") as caught:
+        write(sources, [[9] * 99] * 60)
+    assert "prepare with a looser data.max_tokens 40 (raise it" in caught.value.hint
     assert not MADE.exists()
 
 
