@@ -128,6 +128,7 @@ def test_every_knob_is_explained_and_the_document_is_up_to_date() -> None:
         ),
         ("model.tie", None, ["(all or target or none)"]),
         ("decoding.rerank", None, ["(mode nar)"]),
+        ("decoding.max_ratio", None, ["mask-predict writes", "bang", "or min_length + max_extra"]),
         ("objective.noise", "mpnet", ["noise: uniform: 0.5, full: 0.5", "objective.noise.spans: 0.0"]),
         ("objective.kl_start", None, ["objective, name: janus"]),
         ("data.clean", None, ["clean: []  (list of strip_tags, "]),
@@ -135,7 +136,7 @@ def test_every_knob_is_explained_and_the_document_is_up_to_date() -> None:
     ],
 )
 def test_a_knob_is_explained(key: str, objective: str | None, words: list[str]) -> None:
-    text = explain(key, objective)
+    text = explain([key], objective)
     assert all(each in text for each in words)
     keys = re.findall(r"^  ([a-z_.0-9]+): ", text, re.MULTILINE)
     assert keys
@@ -153,7 +154,16 @@ def test_an_unknown_knob_is_guessed() -> None:
         (None, "jnus", "did you mean janus[?]"),
     ):
         with pytest.raises(UsageError, match=words):
-            explain(key, objective)
+            explain([key] if key else [], objective)
+
+
+def test_several_knobs_are_explained_once_in_the_order_of_the_document() -> None:
+    text = explain(["training.updates", "decoding.beam", "training"])
+    assert text.count("  training.updates: ") == text.count("  decoding.beam: ") == 1
+    assert "  training.clip: " in text
+    assert "decoding.iters" not in text
+    with pytest.raises(UsageError, match=r"no knob named decoding\.baem, did you mean decoding\.beam\?"):
+        explain(["training.updates", "decoding.baem"])
 
 
 def test_a_task_that_is_not_translation_has_no_filter_of_ratios_unless_it_is_set() -> None:

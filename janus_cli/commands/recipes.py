@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -14,11 +15,11 @@ from janus_cli.core.knobs import OBJECTIVES, SOURCES, Knob, knobs
 
 def recipes(
     action: Annotated[Literal["list", "show", "explain"], typer.Argument(help="What to do.")] = "list",
-    name: Annotated[
-        str | None,
+    names: Annotated[
+        list[str] | None,
         typer.Argument(
             metavar="NAME|FILE",
-            help="Which recipe to show, by default demo. With explain: which knob or section, by default all.",
+            help="Which recipe to show, by default demo. With explain: which knobs or sections, by default all.",
         ),
     ] = None,
     changes: options.Set = None,
@@ -32,7 +33,7 @@ def recipes(
       janus recipes show iwslt14
       janus recipes show multi30k --objective ar --set training.updates=5000 > mine.yaml
       janus train --recipe mine.yaml
-      janus recipes explain training.learning_rate
+      janus recipes explain training.learning_rate training.warmup
       janus recipes explain objective --objective janus
     """
     from janus_cli import console, recipe_load
@@ -41,7 +42,7 @@ def recipes(
     if action == "explain":
         if changes:
             raise UsageError("`janus recipes explain` takes no changes", "to see a recipe: `janus recipes show NAME`")
-        text = explain(name, objective, markdown=markdown)
+        text = explain(names or (), objective, markdown=markdown)
         if markdown:
             console.data(text)
         else:
@@ -50,11 +51,14 @@ def recipes(
     if markdown:
         raise UsageError("--markdown goes with `janus recipes explain`", "leave it out")
     if action == "show":
-        if name is None:
+        if not names:
             console.say("no recipe named: showing demo")
-        console.data(recipe_load.dump(recipe_load.load(name or "demo", changes, objective)))
+        name, *more = names or ["demo"]
+        if more:
+            raise UsageError(f"`janus recipes show` takes one recipe (got {name} and {', '.join(more)})", "name one")
+        console.data(recipe_load.dump(recipe_load.load(name, changes, objective)))
         return
-    if name or changes or objective:
+    if names or changes or objective:
         raise UsageError(
             "`janus recipes list` takes no name and no changes", "to see one recipe: `janus recipes show NAME`"
         )
@@ -66,10 +70,10 @@ def recipes(
     console.say("show one with `janus recipes show NAME`; what a knob does: `janus recipes explain KEY`")
 
 
-def explain(key: str | None = None, objective: str | None = None, *, markdown: bool = False) -> str:
-    """Every knob, or those under `key`, with default, possible values, meaning and source; UsageError if there is none.
+def explain(keys: Sequence[str] = (), objective: str | None = None, *, markdown: bool = False) -> str:
+    """Every knob, or those under `keys`, with default, possible values, meaning and source.
 
-    objective: leaves out what belongs to other objectives.
+    Raises UsageError if there is none under a key. objective: leaves out what belongs to other objectives.
     """
     from janus_cli.errors import UsageError
     from janus_cli.recipe import sections
@@ -77,19 +81,20 @@ def explain(key: str | None = None, objective: str | None = None, *, markdown: b
 
     if objective not in (None, *OBJECTIVES):
         raise UsageError(no_objective(objective), "`janus recipes explain objective` prints all of them")
-    known, tables = set[str](), []
+    known, tables, missing = set[str](), [], list(keys)
     for place, section in sections():
         own = section.name if place == "objective" else ""
         if own and objective not in (None, own):
             continue
         rows = _rows(place, section)
         known |= {place, *(row[0] for row in rows)}
-        rows = [row for row in rows if key is None or f"{row[0]}.".startswith(f"{key}.")]
+        missing = [key for key in missing if not any(_under(key, row) for row in rows)]
+        rows = [row for row in rows if not keys or any(_under(key, row) for key in keys)]
         title = f"{place}, name: {own}" if own else place or "recipe"
         tables += [(_markdown if markdown else _plain)(title, " ".join(section.__doc__.split()), rows)] * bool(rows)
-    if not tables:
+    for key in missing:
         elsewhere = [each for each in sorted(known) if each.endswith(f".{key}")]
-        meant = f", did you mean {elsewhere[0]}?" if elsewhere else guess(str(key), sorted(known))
+        meant = f", did you mean {elsewhere[0]}?" if elsewhere else guess(key, sorted(known))
         raise UsageError(f"no knob named {key}{meant}", "`janus recipes explain` prints all of them")
     shown = "\n".join(tables)
     sources = [f"{mark} {work}\n" for mark, work in SOURCES.items() if mark in shown]
@@ -100,6 +105,10 @@ def explain(key: str | None = None, objective: str | None = None, *, markdown: b
 
 
 _Row = tuple[str, str, str, str, str]  # key, default, values, meaning, source
+
+
+def _under(key: str, row: _Row) -> bool:
+    return f"{row[0]}.".startswith(f"{key}.")
 
 
 def _rows(place: str, section: Any) -> list[_Row]:

@@ -344,15 +344,16 @@ class Decoding:
     max_ratio: Annotated[
         float | None,
         Knob(
-            "an output has at most max_ratio * source length + max_extra tokens; null: as many as 99.9 % of the "
-            "training targets need, set when training begins",
+            "an output has at most max_ratio * source length + max_extra tokens, or min_length + max_extra if that is "
+            "more; of nar, that is for bang: mask-predict writes as many as it predicts. null: as many as 99.9 % of "
+            "the training targets need, set when training begins",
             ge=0, le=100, modes=_UP_TO_EOS, flag=None,
         ),
     ] = None  # fmt: skip
     max_extra: Annotated[
         int | None,
         Knob(
-            "tokens beyond max_ratio * source length; null: as for max_ratio",
+            "tokens beyond max_ratio * source length, not for mask-predict; null: as for max_ratio",
             ge=0,
             le=10**6,
             modes=_UP_TO_EOS,

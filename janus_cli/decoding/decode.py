@@ -111,7 +111,10 @@ class Job(ABC):
             self.resumed = self.records.resumed
         elif self.resume:
             raise UsageError("--resume: what goes to stdout is not kept", "add --out FILE")
-        used = ", ".join([self.plan.mode, *(f"{name} {value}" for name, value in self.plan.used.items())])
+        options = self.plan.used
+        if self.chosen_device.type != "cuda":
+            options.pop("cuda_graphs", None)
+        used = ", ".join([self.plan.mode, *(f"{name} {value}" for name, value in options.items())])
         verb = "would decode" if self.dry_run else "decoding"
         console.say(f"{verb} {self.what} with {run.path}, checkpoint {folder.name}: {used}")
         if self.resumed:

@@ -17,9 +17,11 @@ def tell(counts: Mapping[str, int], plan: Plan) -> None:
         console.warn(f"outputs that contain <unk>: {unknown:,}; --unk ban never writes it")
     if limited := counts.get("limit", 0) - by_model:
         ratio, extra = options.limit
+        limit = f"{ratio:g} × source + {extra} tokens"
+        limit += f", or {options.min_length} + {extra} if that is more" if options.min_length else ""
         console.warn(
-            f"{counted(limited, 'output')} may be cut by the length limit ({ratio:g} × source + {extra} tokens); raise "
-            "it with --set decoding.max_extra=N or --set decoding.max_ratio=X"
+            f"{counted(limited, 'output')} may be cut by the length limit ({limit}); raise it with "
+            "--set decoding.max_extra=N or --set decoding.max_ratio=X"
         )
     if by_model:
         most = plan.recipe.model.max_length

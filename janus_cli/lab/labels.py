@@ -57,7 +57,7 @@ def matching(names: Sequence[str], option: str = "--mode") -> set[str]:
             close = difflib.get_close_matches(name, [*MODES, *rows], n=1)
             raise UsageError(
                 f"{option} {name}: there is no such row" + (f"; did you mean {close[0]}?" if close else ""),
-                f"rows: {', '.join([*MODES, *rows])}, or with other numbers, as ar.beam4, nar6, nar6.lb3.rerank or semi7",
+                f"rows: {', '.join([*MODES, *rows])}, or other numbers, as ar.beam4, nar6, nar6.lb3.rerank or semi7",
             )
         labels.update(found)
     return labels

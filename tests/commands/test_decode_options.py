@@ -144,6 +144,16 @@ def test_a_minimum_in_the_recipe_raises_the_limit_only_where_it_holds(janus: Jan
     assert mode != "ar" or max(sizes) > 20, "there is room beyond the minimum"
 
 
+def test_what_is_said_of_the_limit_includes_the_minimum(janus: Janus) -> None:
+    """Outputs are not forced to the minimum, and may be longer than the limit without it."""
+    words = ["--run", "ar", "--set", "decoding.max_ratio=0", "--set", "decoding.max_extra=3"]
+    _, out, err = janus(*words, "--min-length", "20", "--jsonl")
+    assert {len(record["ids"]) for record in records(out)} - {0} <= {20, 21, 22, 23}
+    assert "cuda_graphs" not in err, "no CUDA is used"
+    assert "(0 × source + 3 tokens, or 20 + 3 if that is more)" in err
+    assert "(0 × source + 3 tokens)" in janus(*words)[2]
+
+
 def test_null_is_the_limit_of_the_checkpoint(janus: Janus) -> None:
     expected = janus()[:2]
     code, out, err = janus("--set", "decoding.max_ratio=null", "--set", "decoding.max_extra=null")
