@@ -84,6 +84,8 @@ def pairs(data: Data, split: str, path: Path, plain: Path | None, *, keep_bytes:
     hint += "" if suffix_of(path) in SUFFIXES or path.is_dir() else "; of aligned text, name both files"
     source, *targets = _columns(data, split, path, kind, hint)
     tables.tell(path, kind, [source, *targets])
+    if split != "train":
+        _tell_unread(path, kind, source, targets)
     if split == "train" and len(targets) > 1:
         console.say(f"{path}: the targets to train on are those of column {targets[0]}")
         targets = targets[:1]
@@ -101,6 +103,17 @@ def pairs(data: Data, split: str, path: Path, plain: Path | None, *, keep_bytes:
     found = _written(split, path, rows(), columns, plain)
     table.warn()
     return found
+
+
+def _tell_unread(path: Path, kind: Kind, source: str, targets: Sequence[str]) -> None:
+    """Says which columns beside a target are called like it, with a number, and are no references."""
+    there = [] if not targets or targets[0].isdecimal() else tables.columns_of(path, kind)
+    unread = [name for name in tables.numbered(targets[0], there) if name not in targets] if there else []
+    if unread:
+        knob = "columns" if kind in DELIMITED else "fields"
+        named = ",".join([source, *targets, *unread])
+        how = f"rename {targets[0]} to {targets[0]}1, or, if every table has them, --set data.{knob}=[{named}]"
+        console.say(f"{path}: not read: {', '.join(unread)}; to score against them, too, {how}")
 
 
 def _wanted(data: Data, kind: Kind) -> list[Sequence[str]]:

@@ -235,12 +235,16 @@ def _called(names: Sequence[str], kind: Kind, there: Sequence[str], *, several: 
         if kind in DELIMITED and name.isdecimal():
             return [name] if 0 < int(name) <= len(there) else []
         alike = [each for each in there if each.casefold() == name.casefold()]
-        numbered = re.compile(rf"{re.escape(name)}[ _-]?\d+", re.IGNORECASE)
         if found := [name] if name in there else alike[:1]:
             return found
-        if several and (found := list(filter(numbered.fullmatch, there))):
+        if several and (found := numbered(name, there)):
             return found
     return []
+
+
+def numbered(name: str, there: Sequence[str]) -> list[str]:
+    """The columns called NAME1, NAME2, …"""
+    return list(filter(re.compile(rf"{re.escape(name)}[ _-]?\d+", re.IGNORECASE).fullmatch, there))
 
 
 def listed(names: Sequence[str]) -> str:

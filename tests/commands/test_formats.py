@@ -416,6 +416,20 @@ def test_training_takes_the_first_target(janus: Run) -> None:
     assert ids_and_text("out") == ids_and_text("plain")
 
 
+def test_numbered_columns_beside_the_target_are_not_passed_over(janus: Run) -> None:
+    folder = aligned()
+    as_csv(Path("t.csv"), [{**row, "en2": "a", "en_3": "b", "env": "c"} for row in rows("test")])
+    words = ("--data-dir", str(folder), "--test", "t.csv", "--dry-run")
+    code, said = janus(*words)
+    hint = "rename en to en1, or, if every table has them, --set data.columns=[de,en,en2,en_3]"
+    assert (code, f"t.csv: not read: en2, en_3; to score against them, too, {hint}" in said) == (0, True), said
+    code, said = janus(*words, "--set", "data.columns=[de,en,en2,en_3]")
+    assert (code, "not read:" in said) == (0, False), said
+    Path("t.csv").write_text(Path("t.csv").read_text(encoding="utf-8").replace(",en,", ",en1,", 1), encoding="utf-8")
+    code, said = janus(*words)
+    assert (code, "columns de, en1, en2, en_3" in said) == (0, True), said
+
+
 def test_targets_that_are_numbered_in_one_split_are_its_references(janus: Run) -> None:
     """As in DialogSum: `summary` in training, `summary1` to `summary3` in the test set."""
     for split in COUNTS:
