@@ -17,7 +17,7 @@ import typer
 import typer.core
 
 from janus_cli import __version__
-from janus_cli.errors import JanusError, Stopped, UsageError, from_system, is_about_memory, no_memory
+from janus_cli.errors import JanusError, Stopped, UsageError, check_open_files, from_system, is_about_memory, no_memory
 from janus_cli.system import BROKEN_PIPE
 from janus_cli.terminal import fit_streams, fitting
 
@@ -137,7 +137,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             typer.echo("stopped", err=True)
         code = 128 + signal.SIGINT
     except (OSError, MemoryError, RuntimeError, ImportError) as problem:
-        found = _environment(problem)
+        try:
+            check_open_files(problem)
+            found = _environment(problem)
+        except JanusError as too_many:
+            found = _fail(too_many)
         if found is None:
             raise
         code = found

@@ -96,10 +96,6 @@ def declared_ranks() -> tuple[int, int, int]:
         UsageError: they are no numbers, or do not fit each other, as in a shell that inherited some of them.
     """
     rank, size, local = (_number(name, least) for name, least in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
-    needed = ("RANK", "MASTER_ADDR", "MASTER_PORT") if size > 1 else ()
-    missing = [name for name in needed if not os.environ.get(name)]
-    if missing:
-        raise UsageError(f"the environment variable WORLD_SIZE is {size}, but {missing[0]} is not set", ONE_PROCESS)
     for name, number in (("RANK", rank), ("LOCAL_RANK", local)):
         if number >= size:
             raise UsageError(
@@ -107,6 +103,10 @@ def declared_ranks() -> tuple[int, int, int]:
                 "ranks are counted from 0",
                 ONE_PROCESS,
             )
+    needed = ("RANK", "MASTER_ADDR", "MASTER_PORT") if size > 1 else ()
+    missing = [name for name in needed if not os.environ.get(name)]
+    if missing:
+        raise UsageError(f"the environment variable WORLD_SIZE is {size}, but {missing[0]} is not set", ONE_PROCESS)
     return rank, size, local
 
 

@@ -82,6 +82,7 @@ _SYSTEM: dict[int, tuple[type[JanusError], str]] = {  # what a user can act on i
     errno.ENXIO: (UsageError, "name a file or a folder, no device"),
     errno.ENOENT: (DataError, "is the path right, or was it removed meanwhile?"),
 }
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # nothing more can be written
 _NAMELESS: dict[type[JanusError], str] = {JanusError: "output", DataError: "the current folder"}  # what has no path
 
 
@@ -94,6 +95,13 @@ def from_system(problem: OSError) -> JanusError | None:
     if kind is None or not (name := problem.filename or _NAMELESS.get(kind)):
         return None
     return kind(f"{name}: {problem.strerror}", next_step)
+
+
+def check_open_files(problem: BaseException) -> None:
+    """Raises JanusError if an exception says that no more files can be opened: no fault of the one that was next."""
+    words = ("Too many open files", "os error 24")  # also of torch, safetensors and the dynamic linker
+    if getattr(problem, "errno", None) in (errno.EMFILE, errno.ENFILE) or any(each in str(problem) for each in words):
+        raise JanusError("too many open files", "raise `ulimit -n`") from None
 
 
 def is_about_memory(problem: BaseException) -> bool:

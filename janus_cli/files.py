@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from janus_cli import console, system
-from janus_cli.errors import DataError, JanusError, UsageError
+from janus_cli.errors import FULL, DataError, JanusError, UsageError, check_open_files
 from janus_cli.system import sync
 
 MANIFEST = "manifest.json"
@@ -79,9 +79,11 @@ def whole_folder(
             check()  # an earlier one may have come back
             working.mkdir()
         except OSError as problem:
+            check_open_files(problem)
             raise error(f"cannot write {out}: {problem.strerror}", "name another folder with --out") from None
         try:
-            yield working
+            with naming(out):
+                yield working
             for file in working.iterdir():
                 sync(file)
             sync(working)
@@ -333,12 +335,23 @@ def temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{_host()}-{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Makes `path` the file that an error about a full disk names: else that is none, or the file that was copied."""
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno in FULL:
+            problem.filename, problem.filename2 = str(path), None
+        raise
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file so that readers, even after a power cut, see the old bytes or the new ones and no mixture."""
     sweep(path.parent)
     new = temporary(path)
     try:
-        with new.open("wb") as file:
+        with naming(path), new.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -367,4 +380,5 @@ def copy_files(names: list[str], source: Path, target: Path) -> None:
         file = source / name
         if Path(name).name != name or file.is_symlink() or not file.is_file():
             raise DataError(f"{file} is not a plain file", "run `janus preprocess` again")
-        shutil.copyfile(file, target / name)
+        with naming(target / name):
+            shutil.copyfile(file, target / name)

@@ -1,5 +1,6 @@
 """`janus train`: prepared ids -> checkpoints and a log."""
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -55,7 +56,7 @@ def train(
       janus train --recipe multi30k --from runs/multi30k-ar
       torchrun --nproc-per-node 2 -m -- janus_cli train --recipe iwslt14
     """
-    from janus_cli.errors import UsageError
+    from janus_cli.errors import Stopped, UsageError
     from janus_cli.runs import find_run
 
     if resumed is not None and not resume:
@@ -66,8 +67,11 @@ def train(
     options.check_place(folder or Path())
     from janus_cli.training.run import train as run_training
 
-    run_training(
-        recipe=recipe, objective=objective, run=folder, prepared=prepared, data_dir=data_dir, resume=resume,
-        start=start, allow_change=allow_change or (), changes=changes or (), device=device, seed=seed,
-        threads=threads, force=force, dry_run=dry_run,
-    )  # fmt: skip
+    try:
+        run_training(
+            recipe=recipe, objective=objective, run=folder, prepared=prepared, data_dir=data_dir, resume=resume,
+            start=start, allow_change=allow_change or (), changes=changes or (), device=device, seed=seed,
+            threads=threads, force=force, dry_run=dry_run,
+        )  # fmt: skip
+    except KeyboardInterrupt:  # once updates are made, `Trainer.fit` stops in a way of its own
+        raise Stopped(signal.SIGINT, "stopped before the first update; nothing to save") from None

@@ -23,7 +23,7 @@ import sentencepiece
 from janus_cli import documents, recipe
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
 from janus_cli.data.corpus import SIDES
-from janus_cli.errors import DataError, is_about_memory, no_memory
+from janus_cli.errors import DataError, check_open_files, is_about_memory, no_memory
 from janus_cli.files import MANIFEST, sha256, write_atomically, write_json
 
 NO_TEXT = frozenset((PAD, BOS, EOS, MASK))
@@ -214,6 +214,7 @@ def _load_one(path: Path, kind: str, joiner: str) -> Tokenizer:
     try:
         data = path.read_bytes()
     except OSError as problem:
+        check_open_files(problem)
         if is_about_memory(problem):
             raise no_memory(f"to load {path}") from None
         raise DataError(f"{path} cannot be read: {problem.strerror}", "run `janus preprocess` again") from None

@@ -101,8 +101,8 @@ class Job(ABC):
                 self._prepare(run, other)  # `best` has moved since
                 return
             if self.resume and (ready := self.records.finished()):
-                if other := self.unlike_finished():
-                    raise UsageError(f"{ready} is finished already, {other}", OVERWRITE)
+                if unlike := self.unlike_finished():
+                    raise UsageError(f"{ready} is finished already, {unlike}", OVERWRITE)
                 console.say(f"{ready} is already complete")
                 self.complete = True
                 return

@@ -30,6 +30,7 @@ from janus_cli.errors import (
     JanusError,
     NonFiniteError,
     UsageError,
+    check_open_files,
     is_about_memory,
     no_memory,
 )
@@ -106,6 +107,7 @@ def save(
             "older checkpoints are untouched; end that process, or wait for it",
         ) from None
     except (OSError, SafetensorError, DataError) as problem:
+        check_open_files(problem)
         needed = sum(t.numel() * t.element_size() for t in (*weights.values(), *(optimizer or {}).values()))
         raise CheckpointError(
             f"{folder} could not be written: {problem}",
@@ -276,6 +278,7 @@ def tensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
                     raise CheckpointError(f"{file}: {name} has type {value.dtype}, expected {like.dtype}")
                 _must_be_finite_in(file, name, value)
     except (SafetensorError, OSError, RuntimeError) as problem:  # RuntimeError: torch, if the file is gone by now
+        check_open_files(problem)
         if is_about_memory(problem):
             raise no_memory(f"to load {file}") from None
         raise CheckpointError(f"{file} is not a readable safetensors file: {problem}") from None

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from janus_cli import __version__, console, recipe_load, runs
+from janus_cli import __version__, console, errors, recipe_load, runs
 from janus_cli.core.model import Transformer
 from janus_cli.data import corpus, lexicon
 from janus_cli.data.batching import estimate_epoch, must_fit
@@ -410,6 +410,7 @@ def _locked_folder(run: Run) -> Iterator[None]:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         (run.path / LOCK).touch()
     except OSError as problem:
+        errors.check_open_files(problem)
         raise UsageError(
             f"{run.path} cannot be written: {problem.strerror}", "choose another folder with --run"
         ) from None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
+import signal
 import socket
 import stat
 from collections.abc import Callable
@@ -23,6 +25,8 @@ from safetensors.torch import load_file, save_file
 
 import janus_cli
 from janus_cli import device
+from janus_cli.data import store
+from janus_cli.data.store import StoreWriter
 from janus_cli.errors import CheckpointError, is_about_memory
 from janus_cli.training import checkpoint
 from tests.conftest import Janus
@@ -183,6 +187,7 @@ STRAY = [
     ("RANK", {"RANK": "-1", "WORLD_SIZE": "2", **HERE}),
     ("RANK", {"WORLD_SIZE": "2"}),
     ("RANK", {"RANK": "2", "WORLD_SIZE": "2", **HERE}),
+    ("RANK is 3, but WORLD_SIZE is 2", {"RANK": "3", "WORLD_SIZE": "2"}),
     ("WORLD_SIZE", {"WORLD_SIZE": "x"}),
     ("WORLD_SIZE", {"WORLD_SIZE": "0"}),
     ("WORLD_SIZE", {"WORLD_SIZE": "-1"}),
@@ -496,3 +501,42 @@ def test_every_resume_begins_what_has_not_begun(trained: Path, janus: Janus) -> 
     assert janus("decode", "run", "--resume", "--device", "cpu")[0] == 0
     assert janus("distill", "run", "--resume", "--device", "cpu")[0] == 0
     assert janus("train", "--resume", "--run", "nowhere")[0] == 2  # nothing says what to train
+
+
+# The system's limits
+
+
+def test_a_full_disk_names_what_was_being_written(trained: Path, janus: Janus, monkeypatch: Patch) -> None:
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(source), None, str(target))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    code, _, err = janus("export", "run", "--out", "full")
+    assert (code, "error: full: No space left on device" in err) == (1, True), err
+    code, _, err = janus(*TRAIN, "--run", "other")
+    assert (code, re.search(r"error: other/tokenizer\.\w+: No space left", err) is not None) == (1, True), err
+
+    def nameless(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(StoreWriter, "add", nameless)
+    code, _, err = janus("preprocess", "--recipe", "tiny.yaml", "--out", "new")
+    assert (code, "error: new: No space left on device" in err) == (1, True), err
+
+
+def test_too_many_open_files_are_nobodys_damage(trained: Path, janus: Janus, monkeypatch: Patch) -> None:
+    def none_left(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files", "source.npy")
+
+    monkeypatch.setattr(store, "_mapped", none_left)
+    monkeypatch.setattr(StoreWriter, "__init__", none_left)
+    for command in (TRAIN, ("preprocess", "--recipe", "tiny.yaml", "--out", "new")):
+        code, _, err = janus(*command)
+        assert (code, "error: too many open files\n" in err, "raise `ulimit -n`" in err) == (1, True, True), err
+        assert "--force" not in err
+
+
+def test_ctrl_c_before_the_first_update(tiny_recipe: Path, janus: Janus, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(checkpoint, "build_model", lambda *_: signal.raise_signal(signal.SIGINT))
+    code, _, err = janus(*TRAIN, "--run", "run")
+    assert (code, "stopped before the first update; nothing to save" in err) == (130, True), err
