@@ -6,14 +6,15 @@ files in the same folder.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice, zip_longest
 from pathlib import Path
 
-from janus_cli import documents
+from janus_cli import console, documents
 from janus_cli.data import tables
-from janus_cli.data.lines import STDIN, Lines
+from janus_cli.data.lines import STDIN, Lines, name_of
 from janus_cli.data.references import references
 from janus_cli.data.tables import Table
 from janus_cli.errors import DataError
@@ -22,6 +23,7 @@ from janus_cli.terminal import command
 
 Decoding = tuple[Path, list[Path]]  # hypotheses; references, none if the split has no target
 MOST_LINES = 10_000_000  # about a gigabyte; an endless pipe ends here
+NBEST = re.compile(r"([0-9]+)\t-?(?:[0-9]+\.[0-9]{6}|inf)\t(.*)")  # index, score, text
 HYPOTHESIS = ("hypothesis",)  # the key of `janus decode --jsonl`
 
 
@@ -91,7 +93,7 @@ def read_hypotheses(path: Path, column: str | None = None) -> list[str]:
         DataError: the file cannot be read or is no UTF-8, or a row has no such text.
     """
     if path == STDIN and column is None:
-        lines = _all(Lines(path, strict=True))
+        lines = _best(_all(Lines(path, strict=True)), path)
         if not tables.is_json_lines(lines, HYPOTHESIS):
             return lines
         return [str(text) for _, (text,) in Table(path, HYPOTHESIS, "JSON lines", lines)]
@@ -99,7 +101,19 @@ def read_hypotheses(path: Path, column: str | None = None) -> list[str]:
     def pick(kind: tables.Kind) -> str:
         return HYPOTHESIS[0] if kind == "JSON lines" else tables.choose(path, kind, [HYPOTHESIS])[0]
 
-    return _all(tables.text_or_column(path, HYPOTHESIS, column, pick))
+    return _best(_all(tables.text_or_column(path, HYPOTHESIS, column, pick)), path)
+
+
+def _best(lines: list[str], path: Path) -> list[str]:
+    """The first hypothesis of each line of an n-best list, as `janus decode --nbest` writes it; other lines as is."""
+    found = [NBEST.fullmatch(line) for line in lines]
+    if not lines or not all(found):
+        return lines
+    best: dict[str, str] = {}
+    for match in filter(None, found):
+        best.setdefault(match[1], match[2])
+    console.say(f"{name_of(path)} is an n-best list: only the best hypothesis of each line is judged")
+    return [*best.values()]
 
 
 def _all(text: Lines) -> list[str]:

@@ -419,3 +419,14 @@ def test_empty_references_and_outputs_are_counted(janus: Janus) -> None:
     assert (code, out, "error: every reference in none.txt is empty" in err) == (3, "", True), err
     code, _, err = janus("h.txt", "--reference", "none.txt", "--reference", "r.txt")
     assert (code, "2 of 4 lines have an empty reference" in err) == (0, True), err
+
+
+def test_of_an_n_best_list_the_best_hypothesis_is_judged(janus: Janus, exact: Exact) -> None:
+    Path("r.txt").write_text("a\n\nc\n")
+    several = "0\t-0.500000\ta\n0\t-1.000000\tb\n1\t0.000000\t\n2\t-0.250000\tc\n2\t-inf\td\n"
+    Path("h.txt").write_text(several)
+    for name, stdin in (("h.txt", b""), ("-", several.encode())):
+        assert exact(name, "--reference", "r.txt", stdin=stdin)["value"] == 100
+        assert "only the best hypothesis of each line is judged" in janus(name, "--reference", "r.txt", stdin=stdin)[2]
+    Path("h.txt").write_text("0\ta\n1\t\n2\tc\n")
+    assert exact("h.txt", "--reference", "r.txt")["value"] == 0, "text with tabs is text"
