@@ -388,7 +388,14 @@ def table(results: Mapping[str, Any]) -> str:
     settings, judged = results["settings"], results["scoring"]["metric"]
     metrics = list(dict.fromkeys(name for row in results["rows"] for name in row["scores"])) or [judged]
     columns = {"system": "", "decoding": "", **{MEASURES[name].head: "" for name in metrics}, **ROWS}
+    values = [
+        value
+        for row in results["rows"]
+        if judged in row["scores"]
+        for value in row["scores"][judged]["values"].values()
+    ]
     words = {
+        "doubt": bootstrap.says_little(MEASURES[judged], values, results["sentences"]),
         "measure": MEASURES[judged], "budget": budget(settings), "samples": bootstrap.SAMPLES,
         "signatures": {each["signature"]: name for row in results["rows"] for name, each in row["scores"].items()},
         "tables": [

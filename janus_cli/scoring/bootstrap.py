@@ -7,16 +7,18 @@ rows of `Score.statistics`. sacrebleu's `PairedTest` is not used: it calls ident
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from janus_cli.measures import Measure
 from janus_cli.scoring.metrics import Score
 
 SAMPLES = 1000  # Koehn 2004
 SEED = 1
+FEW_LINES = 100
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,17 @@ def compare(first: Sequence[Score], second: Sequence[Score], samples: int, seed:
     values = _resample([*first, *second], samples, seed)
     pairs = zip(first, second, values[: len(first)], values[len(first) :], strict=True)
     return [_compare(*pair) for pair in pairs]
+
+
+def says_little(measure: Measure, values: Iterable[float], lines: int) -> str:
+    """Why the p of a comparison says little, in words; empty if nothing keeps it from that.
+
+    values: the scores of all outputs that are compared. lines: of the test set.
+    """
+    why = [f"there are fewer than {FEW_LINES} lines"] if lines < FEW_LINES else []
+    if measure.higher_is_better and max(values, default=1.0) < 1:
+        why.append(f"every {measure.title} is near 0")
+    return " and ".join(why)
 
 
 def _compare(first: Score, second: Score, firsts: NDArray[np.float64], seconds: NDArray[np.float64]) -> Comparison:

@@ -58,6 +58,7 @@ def test_every_system_has_a_row_for_each_mode_that_it_can(compare: Compare) -> N
     assert [each["training"]["updates"] for each in results["systems"]] == [3] * 6
     assert results["against"] == "ar ar.beam1"
     assert out.strip() == TABLE.read_text().strip()
+    assert "\n* p says little: there are fewer than 100 lines" in out
     assert re.search(r"^\| bang +\| +semi2 ", out, re.M)
     assert "3 updates each" in out
     references = Path("data/tiny.src-tgt/test.target.txt").read_text(encoding="utf-8").split("\n")[:-1]
