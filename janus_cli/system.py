@@ -127,12 +127,11 @@ def delete_open(path: Path, file: IO[Any]) -> None:
 
 def make_link(path: Path, name: str) -> None:
     """Makes `path` a link to what is called `name` beside it; a text file with the name where there are no links."""
-    try:
-        if WINDOWS:  # where links to folders need a right that few users have
-            raise NotImplementedError
-        path.symlink_to(name)
-    except (NotImplementedError, OSError):
-        path.write_text(f"{name}\n", encoding="utf-8")
+    if not WINDOWS:  # where links to folders need a right that few users have
+        with suppress(OSError):
+            path.symlink_to(name)
+            return
+    path.write_text(f"{name}\n", encoding="utf-8")
 
 
 def is_device(name: object) -> bool:
