@@ -15,7 +15,6 @@ from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.search import Iteration, Output
 from janus_cli.core.search.beam import Step, beam_search
 from janus_cli.core.search.blocks import write_blocks
-from janus_cli.core.search.diverse import diverse_beam_search
 from janus_cli.core.search.greedy import greedy
 from janus_cli.core.search.mask_predict import mask_predict, masks, mean_logp, predicted_lengths, without_repeats
 from janus_cli.core.search.rules import Obeying
@@ -193,15 +192,13 @@ class Generator:
 
 
 def _search(step: Step, source: Tensor, most: Tensor, options: Decoding) -> list[list[Output]]:
-    """Samples, a diverse beam, or a beam, as the options say."""
+    """Samples, or a beam, as the options say."""
     penalty, nbest = options.length_penalty, options.nbest
     if options.temperature:
         draw = Gumbel(row_keys(source, options.seed, nbest), options.temperature, options.top_k, options.top_p)
         return sample(step, draw, most, nbest, penalty)
-    if options.diversity:
-        beam, groups = options.beam, options.groups or options.beam
-        return diverse_beam_search(step, most, beam, groups, options.diversity, length_penalty=penalty, nbest=nbest)
-    return beam_search(step, most, options.beam, penalty, nbest)
+    groups = (options.groups or options.beam) if options.diversity else 1
+    return beam_search(step, most, options.beam, penalty, nbest, groups=groups, diversity=options.diversity)
 
 
 def length_limit(lengths: Tensor, max_length: int, options: Decoding) -> Tensor:

@@ -1,7 +1,8 @@
 """Beam search on scripted callables: hand-worked answers, and every answer found by trying all of them."""
 
 import itertools
-from math import log
+from collections import Counter
+from math import inf, log
 
 import pytest
 import torch
@@ -16,6 +17,9 @@ from tests.core.language import VOCABULARY, A, B, C, Language, Steps, Table
 
 def search(tables: list[int] | list[Table], *lengths: int, **options: float) -> list[list[Output]]:
     return beam_search(Steps(tables).all, torch.tensor(lengths, dtype=torch.int64), **{"beam": 1, **options})
+
+
+Found = tuple[list[int], float]  # tokens, and the score or the summed log-probability
 
 
 def every_output(language: Language, sentence: int, longest: int, penalty: float) -> list[tuple[float, list[int]]]:
@@ -91,12 +95,85 @@ def test_finished_sentences_leave_the_batch_and_every_hypothesis_counts_the_pass
     assert [[(o.tokens, o.passes) for o in outputs] for outputs in found] == [two, [([], 1)], two]
 
 
-@pytest.mark.parametrize("beam", [1, 2, 3, 7])
-def test_a_sentence_does_not_depend_on_its_neighbours(beam: int) -> None:
+@pytest.mark.parametrize(("beam", "groups"), [(1, 1), (2, 1), (7, 1), (6, 3)])
+def test_a_sentence_does_not_depend_on_its_neighbours(beam: int, groups: int) -> None:
     seeds, most = list(range(30)), [1 + i % 7 for i in range(30)]
-    together = search(seeds, *most, beam=beam, nbest=beam)
-    assert together == [search([s], m, beam=beam, nbest=beam)[0] for s, m in zip(seeds, most, strict=True)]
+    options = {"beam": beam, "nbest": beam, "groups": groups, "diversity": 0.5}
+    together = search(seeds, *most, **options)
+    assert together == [search([s], m, **options)[0] for s, m in zip(seeds, most, strict=True)]
     assert all(together)
+
+
+def turn(
+    language: Language, sentence: int, live: list[Found], before: Counter[int], diversity: float, at_end: bool
+) -> list[tuple[int, int, float]]:
+    """A group's continuations by penalised total: slot, token, true total."""
+    ranked = []
+    for slot, (tokens, total) in enumerate(live):
+        for token, logp in enumerate(language.logps(sentence, tuple(tokens)).tolist()):
+            if logp > -inf and (token == EOS or not at_end):
+                ranked.append((-(total + logp - diversity * before[token]), slot, token, total + logp))
+    return [(slot, token, total) for _, slot, token, total in sorted(ranked)]
+
+
+def diverse(
+    language: Language, sentence: int, most: int, beam: int, groups: int, diversity: float, nbest: int
+) -> list[Found]:
+    """Algorithm 1 of Vijayakumar et al. 2018 in plain Python, with the score log-probability / length."""
+    width, wanted = beam // groups, -(-nbest // groups)
+    live: list[list[Found]] = [[([], 0.0)] for _ in range(groups)]
+    done: list[list[Found]] = [[] for _ in range(groups)]
+    going = set(range(groups))
+    for length in range(1, most + 1):
+        before = Counter[int]()
+        for group in sorted(going):
+            ranked = turn(language, sentence, live[group], before, diversity, length == most)
+            done[group] += [
+                (live[group][slot][0], total / length) for slot, token, total in ranked[:width] if token == EOS
+            ]
+            going_on = [each for each in ranked if each[1] != EOS][:width]
+            live[group] = [([*live[group][slot][0], token], total) for slot, token, total in going_on]
+            before.update(token for _, token, _ in going_on)
+            scores = sorted((score for _, score in done[group]), reverse=True)
+            best = max((total for *_, total in going_on), default=-inf) / most
+            if len(scores) >= width or (len(scores) >= wanted and scores[wanted - 1] >= best) or not going_on:
+                going.discard(group)
+    rounds = itertools.zip_longest(*(sorted(group, key=lambda each: -each[1]) for group in done))
+    spread = [each for some in rounds for each in sorted(filter(None, some), key=lambda each: -each[1])]
+    different = {tuple(tokens): (tokens, score) for tokens, score in reversed(spread)}
+    first = [different[key] for key in dict.fromkeys(tuple(tokens) for tokens, _ in spread)]
+    return sorted(first[:nbest], key=lambda each: -each[1])
+
+
+@pytest.mark.parametrize("diversity", [0.0, 0.3, 1.0, 50.0])
+@pytest.mark.parametrize(("beam", "groups"), [(2, 2), (4, 4), (4, 2), (6, 3), (6, 2), (3, 1)])
+def test_groups_find_what_plain_python_finds(beam: int, groups: int, diversity: float) -> None:
+    seeds, most = list(range(25)), [1 + seed % 7 for seed in range(25)]
+    for nbest in {1, groups, beam}:
+        found = search(seeds, *most, beam=beam, groups=groups, diversity=diversity, nbest=nbest)
+        for sentence, outputs in enumerate(found):
+            expected = diverse(Language(seeds), sentence, most[sentence], beam, groups, diversity, nbest)
+            assert [each.tokens for each in outputs] == [tokens for tokens, _ in expected]
+            assert [each.score for each in outputs] == pytest.approx([score for _, score in expected], abs=1e-5)
+            assert all(sum(each.logps) / each.length == pytest.approx(each.score, abs=1e-5) for each in outputs)
+
+
+# What follows a prefix: after one token each ends. A 0.5, B 0.3, C 0.2: their logarithms differ by 0.51 and 0.41.
+ONCE: Table = {(): {A: 0.5, B: 0.3, C: 0.2}, (A,): {EOS: 1.0}, (B,): {EOS: 1.0}, (C,): {EOS: 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("groups", "beam", "diversity", "expected"),
+    [
+        (3, 3, 0.1, [[A]]),  # three times the same, which counts once
+        (3, 3, 0.6, [[A], [B]]),  # the second takes B, the third A again: 0.5 e^-0.6 > 0.3 e^-0.6, 0.2
+        (3, 3, 1.0, [[A], [B], [C]]),  # now C leads A e^-1 and B e^-1
+        (2, 4, 1.0, [[A], [B], [C]]),  # A and B; then C first, and A e^-1 before B e^-1
+    ],
+)
+def test_penalties_worked_by_hand(groups: int, beam: int, diversity: float, expected: list[list[int]]) -> None:
+    (found,) = search([ONCE], 5, beam=beam, groups=groups, diversity=diversity, nbest=beam)
+    assert [each.tokens for each in found] == expected
 
 
 def test_fewer_outputs_where_fewer_exist_none_without_sentences_and_the_step_keeps_its_tensor() -> None:

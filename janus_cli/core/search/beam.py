@@ -1,4 +1,4 @@
-"""Left-to-right search: greedy (a beam of one) and beam search with a length penalty.
+"""Left-to-right search: beam search with a length penalty, and diverse beam search.
 
 Each pass ranks all continuations of a sentence's live hypotheses by their summed log-probability. Of the best `beam`,
 those that end in EOS are finished; of those that do not, the best `beam` live on. At the maximum length EOS is the only
@@ -6,11 +6,17 @@ choice. A sentence leaves the batch when `beam` of its hypotheses are finished (
 when no live hypothesis can overtake the `nbest` best finished ones any more. Ties go to the lower beam slot, then the
 lower token id.
 
-Dimensions besides those of `core`: A sentences still searched, F live hypotheses of each (first 1, then `beam`),
-C candidates of each (up to 2 * beam).
+Diverse beam search (Vijayakumar et al. 2018, algorithm 1 with the Hamming distance) divides the beam into groups, each
+a beam as above, which take turns in each place. A group ranks its continuations less `diversity` for each hypothesis of
+an earlier group that goes on with the same token there. This decides the ranks in this place only: sums and scores stay
+the model's. EOS is never penalised.
+
+Dimensions besides those of `core`: A sentences still searched, G groups, F live hypotheses of each (first 1, then
+beam / groups), C candidates of each (up to twice as many).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import zip_longest
 from math import inf
 
 import torch
@@ -25,9 +31,12 @@ Hypothesis = tuple[list[int], list[float], float]  # tokens, log-probabilities, 
 
 
 def beam_search(
-    step: Step, max_lengths: Tensor, beam: int, length_penalty: float = 1.0, nbest: int = 1
-) -> list[list[Output]]:
+    step: Step, max_lengths: Tensor, beam: int, length_penalty: float = 1.0, nbest: int = 1, *,
+    groups: int = 1, diversity: float = 0.0,
+) -> list[list[Output]]:  # fmt: skip
     """The best `nbest` hypotheses of each sentence, best first; fewer only if fewer exist.
+
+    Of several groups, first one of each, then a second of each. Equal ones count once, so there may be fewer.
 
     Args:
         step: `step(last, parents)` -> (R, V) float log-probabilities of the token that follows. last: (R,) int64, the
@@ -37,55 +46,97 @@ def beam_search(
         max_lengths: (B,) int64, the most tokens of a hypothesis, EOS included; at least 1.
         beam: live hypotheses of a sentence. nbest: hypotheses wanted, at most `beam`.
         length_penalty: p >= 0 in score = sum of log-probabilities / length ** p; the length includes EOS.
+        groups: a divisor of `beam`. diversity: what each hypothesis of an earlier group takes from the rank of a token,
+            in nats.
     """
-    finished: list[list[Hypothesis]] = [[] for _ in range(len(max_lengths))]
+    width, batch = beam // groups, len(max_lengths)
+    finished: list[list[Hypothesis]] = [[] for _ in range(batch * groups)]
     if not finished:
         return []
     shortest, longest = int(max_lengths.min()), int(max_lengths.max())
-    alive = torch.arange(len(finished), device=max_lengths.device)  # (A,) places in the batch
-    tokens = torch.full((len(alive), 1, 1), BOS, device=alive.device)  # (A, F, 1 + passes)
-    totals = torch.zeros(tokens.shape, dtype=torch.float64, device=alive.device)  # (A, F, 1 + passes) running sums
-    best = totals.new_full((len(alive), beam), -inf)  # (A, beam) scores of finished hypotheses, in descending order
+    alive = torch.arange(batch, device=max_lengths.device)  # (A,) places in the batch
+    tokens = torch.full((batch * groups, 1, 1), BOS, device=alive.device)  # (A * G, F, 1 + passes)
+    totals = torch.zeros(tokens.shape, dtype=torch.float64, device=alive.device)  # (A * G, F, 1 + passes) running sums
+    best = totals.new_full((len(tokens), width), -inf)  # (A * G, F) scores of finished hypotheses, in descending order
+    going = torch.ones_like(tokens[:, 0, 0], dtype=torch.bool)  # (A * G,)
     passes = torch.zeros_like(max_lengths)
-    parents: Tensor | None = None
+    last, parents = tokens[::groups, 0, 0], None
     for length in range(1, longest + 1):
-        logps = step(tokens[..., -1].flatten(), parents)  # (A * F, V)
+        logps, most = step(last, parents), max_lengths[alive]
         passes[alive] += 1
-        most = max_lengths[alive]
         if length >= shortest:
-            logps = only_eos(logps, most.eq(length).repeat_interleave(tokens.shape[1]))
-        total, slot, token = candidates(logps, totals[..., -1], beam)  # (A, C), best first
+            logps = _only_eos(logps, most.eq(length).repeat_interleave(len(logps) // len(alive)))
+        logps = logps.view(len(alive), -1, tokens.shape[1], logps.shape[1])  # (A, 1 or G, F, V)
+        total, slot, token = _in_turns(logps, totals[..., -1], going, width, diversity)  # (A * G, C), best first
         is_eos = token == EOS
-        if bool((is_eos & (total > -inf))[:, :beam].any()):
-            ended = is_eos[:, :beam]
-            scores = torch.where(ended, total[:, :beam] / length**length_penalty, -inf)
-            places = alive.tolist()
-            for row, hypothesis in just_ended(scores, total, slot, tokens, totals):
+        scores = torch.where((is_eos & going[:, None])[:, :width], total[:, :width] / length**length_penalty, -inf)
+        if bool((scores > -inf).any()):
+            places = (alive[:, None] * groups + torch.arange(groups, device=alive.device)).flatten().tolist()
+            for row, hypothesis in _just_ended(scores, total, slot, tokens, totals):
                 finished[places[row]].append(hypothesis)
-            best = torch.cat([best, scores], dim=1).sort(dim=1, descending=True).values[:, :beam]
+            best = torch.cat([best, scores], dim=1).sort(dim=1, descending=True).values[:, :width]
 
-        # At most one EOS a live hypothesis: when they sink to the end, `beam` of the 2 * beam candidates remain.
-        live = is_eos.int().sort(dim=1, stable=True).indices[:, :beam]
+        live = _live(is_eos, width)
         total = total.masked_fill(is_eos, -inf).gather(1, live)
         slot, token = slot.gather(1, live), token.gather(1, live)
-        reachable = total[:, 0] / most**length_penalty  # sums only fall, lengths only grow
-        going = (best[:, -1] == -inf) & (best[:, nbest - 1] < reachable) & most.gt(length)
-        keep = going.nonzero()[:, 0]
+        limit = most.repeat_interleave(groups)
+        reachable = total.amax(1) / limit**length_penalty  # sums only fall, lengths only grow
+        enough = best[:, -(-nbest // groups) - 1] >= reachable
+        going = going & (best[:, -1] == -inf) & ~enough & limit.gt(length)
+        keep = going.view(-1, groups).any(1).nonzero()[:, 0]
         if not len(keep):
             break
-        rows = torch.arange(len(alive), device=alive.device)[:, None] * tokens.shape[1] + slot
-        tokens, totals = extended(tokens, slot, token), extended(totals, slot, total)
+        own = torch.arange(len(slot), device=alive.device)[:, None]
+        rows = slot + (own // groups if parents is None else own * tokens.shape[1])
+        tokens, totals = _extended(tokens, slot, token), _extended(totals, slot, total)
         left = len(keep) < len(alive)
         if left:
-            alive, best, rows, tokens, totals = (t[keep] for t in (alive, best, rows, tokens, totals))
-        parents = rows.flatten() if beam > 1 or left else None
+            kept = (keep[:, None] * groups + torch.arange(groups, device=keep.device)).flatten()
+            alive = alive[keep]
+            best, going, rows, tokens, totals = (t[kept] for t in (best, going, rows, tokens, totals))
+        last, parents = tokens[..., -1].flatten(), rows.flatten() if beam > 1 or left else None
+    chosen = (_spread(finished[start : start + groups], nbest) for start in range(0, len(finished), groups))
     return [
-        [Output(*fields, passes=count) for fields in sorted(hypotheses, key=lambda h: -h[2])[:nbest]]
-        for hypotheses, count in zip(finished, passes.tolist(), strict=True)
+        [Output(*fields, passes=count) for fields in some] for some, count in zip(chosen, passes.tolist(), strict=True)
     ]
 
 
-def just_ended(
+def _in_turns(
+    logps: Tensor, sums: Tensor, going: Tensor, width: int, diversity: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best continuations of each group by what penalties leave: true totals, slots, tokens; each (A * G, C).
+
+    logps (A, 1 or G, F, V), sums (A * G, F), going (A * G,) bool: the groups that are still searched.
+    """
+    sentences, shared, _, size = logps.shape
+    if len(sums) == sentences:
+        return _candidates(logps.flatten(0, 2), sums, width)
+    sums, going = sums.view(sentences, -1, sums.shape[1]), going.view(sentences, -1)
+    before = logps.new_zeros((sentences, size))  # hypotheses of earlier groups that go on with each token
+    found = []
+    for group in range(sums.shape[1]):
+        own = logps[:, group if shared > 1 else 0]  # (A, F, V)
+        rated = own - diversity * before[:, None] if group else own
+        _, slot, token = _candidates(rated.flatten(0, 1), sums[:, group], width)
+        total = sums[:, group].gather(1, slot) + own.flatten(1).gather(1, slot * size + token)
+        found.append((total, slot, token))
+        live = _live(token == EOS, width)
+        going_on = total.masked_fill(token == EOS, -inf).gather(1, live) > -inf
+        counted = going_on & going[:, group, None]
+        before.scatter_add_(1, token.gather(1, live), counted.to(before.dtype))
+    total, slot, token = (torch.stack(part, dim=1).flatten(0, 1) for part in zip(*found, strict=True))
+    return total, slot, token
+
+
+def _live(is_eos: Tensor, width: int) -> Tensor:
+    """The first `width` candidates of each row that do not end. (N, C) -> (N, width).
+
+    At most one of each live hypothesis ends: when they sink to the end, `width` of twice as many candidates remain.
+    """
+    return is_eos.int().sort(dim=1, stable=True).indices[:, :width]
+
+
+def _just_ended(
     scores: Tensor, total: Tensor, slot: Tensor, tokens: Tensor, totals: Tensor
 ) -> Iterator[tuple[int, Hypothesis]]:
     """Candidates that have a score, each with the row of its sentence. scores, total, slot (A, C); paths (A, F, t)."""
@@ -98,13 +149,13 @@ def just_ended(
     )
 
 
-def only_eos(logps: Tensor, at_end: Tensor) -> Tensor:
+def _only_eos(logps: Tensor, at_end: Tensor) -> Tensor:
     """logps (R, V) with EOS as the only choice in the rows `at_end` (R,)."""
     other = torch.arange(logps.shape[1], device=logps.device) != EOS
     return logps.masked_fill(at_end[:, None] & other, -inf)
 
 
-def candidates(logps: Tensor, sums: Tensor, beam: int) -> tuple[Tensor, Tensor, Tensor]:
+def _candidates(logps: Tensor, sums: Tensor, beam: int) -> tuple[Tensor, Tensor, Tensor]:
     """The best continuations: logps (A * F, V), sums (A, F) -> totals, beam slots, tokens; each (A, C)."""
     sentences, live = sums.shape
     values, tokens = largest(logps, beam + 1)  # EOS and `beam` others of each row suffice
@@ -137,7 +188,20 @@ def _first_among_equals(values: Tensor, least: Tensor, count: int) -> Tensor:
     return taken.nonzero()[:, 1].view(len(values), count)
 
 
-def extended(paths: Tensor, slot: Tensor, last: Tensor) -> Tensor:
+def _extended(paths: Tensor, slot: Tensor, last: Tensor) -> Tensor:
     """paths (A, F, t), slot and last (A, beam) -> (A, beam, t + 1): the path of each slot, then `last`."""
     picked = paths.gather(1, slot[..., None].expand(-1, -1, paths.shape[2]))
     return torch.cat([picked, last[..., None]], dim=2)
+
+
+def _spread(groups: list[list[Hypothesis]], nbest: int) -> list[Hypothesis]:
+    """The best hypothesis of each group, then the second ones and so on, no text twice; `nbest` in all, best first."""
+
+    def best_first(some: Iterable[Hypothesis | None]) -> list[Hypothesis]:
+        return sorted(filter(None, some), key=lambda hypothesis: -hypothesis[2])
+
+    different: dict[tuple[int, ...], Hypothesis] = {}
+    for each in zip_longest(*map(best_first, groups)):
+        for hypothesis in best_first(each):
+            different.setdefault(tuple(hypothesis[0]), hypothesis)
+    return best_first([*different.values()][:nbest])

@@ -13,7 +13,7 @@ from janus_cli.core.search.beam import Step
 
 
 class Obeying:
-    """A step of `beam_search`, `diverse_beam_search` or `sample` that obeys the rules; follows what rows have written.
+    """A step of `beam_search` or `sample` that obeys the rules; follows what rows have written.
 
     ngram: no n-gram of this size may come twice among the tokens of a row (Paulus 2018); 0: any may.
     least: EOS may not come before so many tokens.
