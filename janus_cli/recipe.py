@@ -6,6 +6,7 @@ Those of the model, the objectives and decoding are in `core/knobs.py`. `recipe_
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass
 from functools import cache, reduce
 from operator import or_
@@ -90,11 +91,7 @@ class Data:
     target: Annotated[PlainName, Knob("suffix of the target side's files")] = "tgt"
     columns: Annotated[
         tuple[str | int, ...],
-        Knob("of a table: source, target, more references; of a TSV or CSV names in the header, or numbers: no header"),
-    ] = ()
-    fields: Annotated[
-        tuple[str, ...],
-        Knob("columns for JSON lines, Parquet, …; each of the two knobs stands in for the other; a.b for b inside a"),
+        Knob("of a table: source, target, more references; names, a.b for b inside a, or numbers from 1 (no header)"),
     ] = ()
     train: Annotated[PlainName, Knob("name of the training files, before the suffix")] = "train"
     valid: Annotated[PlainName, Knob("name of the validation files, before the suffix")] = "valid"
@@ -125,9 +122,8 @@ class Data:
             raise ValueError(f"source and target are both {self.source!r}: one text would be both sides")
         if len({self.train, self.valid, self.test}) < 3:
             raise ValueError(f"train, valid and test need three names (got {self.train}, {self.valid}, {self.test})")
-        for name, columns in (("columns", self.columns), ("fields", self.fields)):
-            if len(columns) == 1:
-                raise ValueError(f"{name} needs a source and a target (got {columns[0]})")
+        if len(self.columns) == 1:
+            raise ValueError(f"columns needs a source and a target (got {self.columns[0]})")
         if "0" in map(str, self.columns):
             raise ValueError(f"columns count from 1 (got {', '.join(map(str, self.columns))})")
 
@@ -148,6 +144,12 @@ class Data:
     @property
     def target_limit(self) -> int:
         return self.limit("target")[1]
+
+
+def with_new_names(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a data section; `fields`, of earlier versions, is called `columns` now."""
+    rest = {key: value for key, value in data.items() if key != "fields"}
+    return {**rest, "columns": data["fields"]} if data.get("fields") else rest
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from janus_cli import yaml_core
 from janus_cli.core.knobs import OBJECTIVES, Decoding
 from janus_cli.errors import UsageError, check_open_files
-from janus_cli.recipe import CHECKED, Recipe, sections
+from janus_cli.recipe import CHECKED, Recipe, sections, with_new_names
 from janus_cli.yaml_core import shorten
 
 _LARGEST = 1_000_000  # bytes
@@ -193,10 +193,16 @@ class _Draft(yaml_core.Document):
         raise UsageError(self.report(), "`janus recipes show demo` prints every key with its default")
 
     def fill_in(self) -> None:
-        """Sets what an objective (`elsewhere`) or a task changes in other knobs, where the recipe sets nothing."""
+        """Sets what an objective (`elsewhere`) or a task changes in other knobs, where the recipe sets nothing, and what
+        has another name now."""
         data = self.value.get("data")
-        if isinstance(data, dict) and data.get("task") == "generation":
-            data.setdefault("max_ratio", None)
+        if isinstance(data, dict):
+            if data.get("fields") and data.get("columns"):
+                line = self.lines.get(("data", "fields"), 0)
+                self.wrong(line, ("data", "fields"), "is another name of data.columns, which is set, too: leave it out")
+            self.value["data"] = data = with_new_names(data)
+            if data.get("task") == "generation":
+                data.setdefault("max_ratio", None)
         objective = self.value.get("objective")
         if isinstance(objective, dict):
             name = str(objective.setdefault("name", _DEFAULT_OBJECTIVE))

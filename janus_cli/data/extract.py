@@ -14,15 +14,14 @@ from janus_cli.data.lines import Lines, TextFile, check, cleaner, must_be_stored
 from janus_cli.data.references import references as read_references
 from janus_cli.data.references import texts_in
 from janus_cli.data.stored import digest, disk_size, last_change
-from janus_cli.data.tables import DELIMITED, SUFFIXES, Column, Kind, Table
+from janus_cli.data.tables import SUFFIXES, Column, Kind, Table
 from janus_cli.errors import DataError
 from janus_cli.recipe import Data
 
 REFERENCES = "references"  # a side besides source and target
 NOWHERE = Path(os.devnull)
 ROWS = 1000  # between signs of progress
-COLUMNS = "choose with --set data.columns=[SOURCE,TARGET]: names in the header, or numbers if there is no header"
-FIELDS = "choose with --set data.fields=[SOURCE,TARGET]"
+COLUMNS = "choose with --set data.columns=[SOURCE,TARGET]: names, or numbers if there is no header"
 CALLED = "call its columns reference1, reference2, …"  # references beside a split
 
 
@@ -32,11 +31,9 @@ def usual_names(data: Data, side: str) -> tuple[str, ...]:
     return suffix, f"translation.{suffix}", side
 
 
-def given_columns(data: Data, kind: Kind | None) -> list[str]:
-    """The columns that the recipe gives: source, then targets. `data.columns` and `data.fields` stand in for each
-    other, so that what is given is never passed over."""
-    own, other = (data.columns, data.fields) if kind in DELIMITED else (data.fields, data.columns)
-    return [str(column) for column in own or other]
+def given_columns(data: Data) -> list[str]:
+    """The columns that the recipe gives: source, then targets."""
+    return [str(column) for column in data.columns]
 
 
 def source_lines(data: Data, path: Path, column: str | None = None, *, strict: bool = False) -> Lines:
@@ -50,7 +47,7 @@ def source_lines(data: Data, path: Path, column: str | None = None, *, strict: b
     usual = usual_names(data, "source")
 
     def pick(kind: Kind) -> str:
-        given = given_columns(data, kind)
+        given = given_columns(data)
         return given[0] if given else tables.choose(path, kind, [usual])[0]
 
     return tables.text_or_column(path, usual, column, pick, cleaner(data.clean), strict=strict)
@@ -80,8 +77,7 @@ def pairs(data: Data, split: str, path: Path, plain: Path | None, *, keep_bytes:
     """
     must_be_stored(path)
     kind = tables.table_kind(path)
-    hint = COLUMNS if kind in DELIMITED else FIELDS
-    hint += "" if suffix_of(path) in SUFFIXES or path.is_dir() else "; of aligned text, name both files"
+    hint = COLUMNS + "" if suffix_of(path) in SUFFIXES or path.is_dir() else "; of aligned text, name both files"
     source, *targets = _columns(data, split, path, kind, hint)
     tables.tell(path, kind, [source, *targets])
     if split != "train":
@@ -110,15 +106,14 @@ def _tell_unread(path: Path, kind: Kind, source: str, targets: Sequence[str]) ->
     there = [] if not targets or targets[0].isdecimal() else tables.columns_of(path, kind)
     unread = [name for name in tables.numbered(targets[0], there) if name not in targets] if there else []
     if unread:
-        knob = "columns" if kind in DELIMITED else "fields"
         named = ",".join([source, *targets, *unread])
-        how = f"rename {targets[0]} to {targets[0]}1, or, if every table has them, --set data.{knob}=[{named}]"
+        how = f"rename {targets[0]} to {targets[0]}1, or, if every table has them, --set data.columns=[{named}]"
         console.say(f"{path}: not read: {', '.join(unread)}; to score against them, too, {how}")
 
 
-def _wanted(data: Data, kind: Kind) -> list[Sequence[str]]:
+def _wanted(data: Data) -> list[Sequence[str]]:
     """For the source, and each target, the names that its column may have."""
-    given = given_columns(data, kind)
+    given = given_columns(data)
     return [[name] for name in given] or [usual_names(data, side) for side in ("source", "target")]
 
 
@@ -128,7 +123,7 @@ def _columns(data: Data, split: str, path: Path, kind: Kind, hint: str) -> list[
     Raises:
         DataError: they are not there.
     """
-    wanted, in_order = _wanted(data, kind), not given_columns(data, kind)
+    wanted, in_order = _wanted(data), not given_columns(data)
     try:
         return tables.choose(path, kind, wanted, hint, in_order=in_order)
     except DataError as problem:
@@ -144,7 +139,7 @@ def has_source(data: Data, path: Path) -> bool:
     """Whether a file is a table with a source column."""
     with suppress(DataError):
         kind = tables.table_kind(path)
-        return bool(tables.choose(path, kind, _wanted(data, kind)[:1], in_order=not given_columns(data, kind)))
+        return bool(tables.choose(path, kind, _wanted(data)[:1], in_order=not given_columns(data)))
     return False
 
 

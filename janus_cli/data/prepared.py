@@ -20,7 +20,7 @@ from janus_cli.data.stored import digest, disk_size, last_change
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
 from janus_cli.errors import DataError
 from janus_cli.files import MANIFEST, sha256, write_json
-from janus_cli.recipe import Data, Recipe
+from janus_cli.recipe import Data, Recipe, with_new_names
 from janus_cli.runs import Run, distilled_dir, prepared_dir
 from janus_cli.terminal import command, quoted
 
@@ -139,7 +139,7 @@ def _other_settings(recipe: Recipe, manifest: Mapping[str, Any]) -> Iterator[tup
     """Knobs that have changed: name, value then, value now."""
     defaults = Recipe(name="defaults").plain()  # of knobs that are younger than the data
     for section in ("data", "tokenizer"):
-        asked, used = recipe.plain()[section], {**defaults[section], **manifest[section]}
+        asked, used = recipe.plain()[section], {**defaults[section], **with_new_names(manifest[section])}
         for key in sorted({*asked, *used} - {*(PLACES if section == "data" else ())}):
             if asked.get(key) != used.get(key):
                 yield f"{section}.{key}", used.get(key), asked.get(key)

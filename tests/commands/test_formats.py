@@ -94,9 +94,9 @@ FORMS: dict[str, tuple[Callable[[Path, list[dict[str, Any]]], object], str]] = {
     ".CSV": (lambda path, found: as_csv(path, found, ";"), "data.columns=[de,en]"),
     ".tsv": (as_tsv, "data.columns=[2,3]"),
     ".jsonl": (as_jsonl, ""),
-    ".json": (as_nested_jsonl, "data.fields=[translation.de,translation.en]"),
+    ".json": (as_nested_jsonl, "data.columns=[translation.de,translation.en]"),
     ".ndjson": (as_nested_jsonl, ""),
-    ".parquet": (as_parquet, "data.fields=[de,en]"),
+    ".parquet": (as_parquet, "data.columns=[de,en]"),
     "": (as_data_set, ""),
 }
 
@@ -178,7 +178,7 @@ def test_files_are_named_directly(janus: Run, shell: Callable[..., tuple[int, st
          "x.csv (CSV) has no column 'french'; it has 1 'german', 2 'english'"),
         ("--data-dir corpus --valid x.jsonl", 3, "x.jsonl (JSON lines) has no column 'en'; it has 1 'de'"),
         ("--data-dir corpus --test corpus/test.de r.csv", 3, "r.csv (CSV) has no column of references"),
-        ("--data-dir corpus --test x.jsonl --set data.fields=[de]", 2, "data: fields needs a source and a target"),
+        ("--data-dir corpus --test x.jsonl --set data.columns=[de]", 2, "data: columns needs a source and a target"),
         ("--data-dir corpus --test x.json", 3, "x.json is a JSON array"),
         ("--data-dir corpus --test corpus/test.de corpus/valid.en", 3, "test.de has 3 lines, corpus/valid.en has 4"),
         ("--data-dir corpus --test bad.tsv", 3, "bad.tsv:2:3: byte 0xff is not UTF-8"),
@@ -187,7 +187,6 @@ def test_files_are_named_directly(janus: Run, shell: Callable[..., tuple[int, st
         ("--data-dir corpus --train corpus/train.de corpus/train.en plain.txt", 2, "no third file (got plain.txt)"),
         ("--data-dir corpus --valid corpus/valid.de bad.tsv plain.txt", 3, "bad.tsv is a table (TSV), not one side"),
         ("--data-dir corpus --test x.csv --set data.columns=[0,1]", 2, "columns count from 1 (got 0, 1)"),
-        ("--data-dir corpus --valid x.csv --set data.fields=[german,french]", 3, "has no column 'french'"),
         ("--data-dir corpus --test x.jsonl --set data.columns=[1,2]", 3, "x.jsonl (JSON lines) has no column '1' or"),
         ("--data-dir corpus --valid x.tsv --set data.columns=[german,english]", 3, "has no column 'german' or"),
         ("--data-dir corpus --train arrows", 3, "arrows is a folder, and no data set that save_to_disk wrote"),
@@ -225,14 +224,21 @@ def test_bytes_that_are_not_utf8_in_a_table_follow_the_option(janus: Run) -> Non
         assert (code, words in said) == (0, True), said
 
 
-def test_the_knob_of_another_kind_of_table_is_not_passed_over(janus: Run) -> None:
+def test_fields_is_an_earlier_name_of_columns(janus: Run, shell: Callable[..., tuple[int, str, str]]) -> None:
+    """Also in data that was prepared with it."""
     aligned()
-    odd = [{"de": "never", "en": "read", "A": row["de"], "B": row["en"]} for row in rows("train")]
-    as_csv(Path("t.csv"), odd)
-    as_jsonl(Path("t.jsonl"), odd)
-    for name, knob in (("t.csv", "data.fields"), ("t.jsonl", "data.columns")):
-        code, said = janus("--data-dir", "corpus", "--train", name, "--dry-run", "--set", f"{knob}=[A,B]")
-        assert (code, "columns A, B" in said) == (0, True), said
+    as_csv(Path("t.csv"), [{"de": "never", "en": "read", "A": row["de"], "B": row["en"]} for row in rows("train")])
+    named = ("--data-dir", "corpus", "--train", "t.csv", "--out", "out")
+    code, said = janus(*named, "--set", "data.fields=[A,B]")
+    assert (code, "columns A, B" in said) == (0, True), said
+    manifest = json.loads(Path("out/manifest.json").read_text(encoding="utf-8"))
+    manifest["data"] |= {"columns": [], "fields": manifest["data"]["columns"]}
+    Path("out/manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    train = ("train", "--prepared", "out", "--dry-run", *SETTINGS[:6])
+    assert shell(*train, "--set", "data.columns=[A,B]")[0] == 0
+    assert shell(*train, "--set", "data.columns=[B,A]")[0] == 3
+    code, said = janus(*named, "--set", "data.fields=[A,B]", "--set", "data.columns=[A,B]")
+    assert (code, "data.fields: is another name of data.columns" in said) == (2, True), said
 
 
 def test_a_table_that_is_replaced_while_it_is_read_is_noticed(janus: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -438,7 +444,7 @@ def test_targets_that_are_numbered_in_one_split_are_its_references(janus: Run) -
                for s, texts in three("test")]  # fmt: skip
     as_jsonl(Path("test.jsonl"), [{**dict.fromkeys(("summary1", "summary2", "summary3")), **row} for row in several])
     named = [word for split in COUNTS for word in (f"--{split}", f"{split}.jsonl")]
-    code, said = janus(*named, "--out", "out", "--set", "data.fields=[dialogue,summary]")
+    code, said = janus(*named, "--out", "out", "--set", "data.columns=[dialogue,summary]")
     assert (code, "columns dialogue, summary1, summary2, summary3, summary9" in said) == (0, True), said
     assert kept("out") == [targets for _, targets in three("test")]
 

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
         (Data(), None, "of source"),
         (Data(source="de", target="en"), None, "of de"),
         (Data(source="de", target="en"), "other", "of other"),
-        (Data(columns=("other", "de"), fields=("other", "de")), None, "of other"),
-        (Data(columns=("other", "de"), fields=("other", "de")), "de", "of de"),
+        (Data(columns=("other", "de")), None, "of other"),
+        (Data(columns=("other", "de")), "de", "of de"),
         (Data(clean=("remove_spaces",)), None, "ofsource"),
     ],
 )
