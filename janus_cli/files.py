@@ -9,11 +9,11 @@ import re
 import secrets
 import shutil
 import socket
+import tempfile
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from functools import cache, partial
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import IO, Any
@@ -24,9 +24,9 @@ from janus_cli.system import sync
 
 MANIFEST = "manifest.json"
 POLL_SECONDS = 0.1  # between two looks at a lock that another process holds
-OLD = 3600.0  # seconds without a write, after which a file that nobody seems to be writing is taken for abandoned
-_OWNER = re.compile(r"pid (\d+) on (\S+)\n(?:born (\S+)\n)?")  # see `_owner`
-_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)\.[0-9a-f]{8}\.tmp")  # see `temporary`
+OLD = 3600.0  # seconds without a write, after which a file of `temporary` is taken for abandoned
+_OWNER = re.compile(r"pid \d+ on (\S+)\n")  # what a process writes into a lock that it holds
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")  # see `temporary`
 
 
 def must_be_free(out: Path, *, force: bool, is_ours: Callable[[Path], bool], what: str) -> None:
@@ -135,36 +135,21 @@ def tidy(out: Path) -> None:
             _remove_lock(lock)
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Path, ours: str = "") -> None:
     """Removes what killed processes left in a folder: files of `write_atomically`, working folders of `whole_folder`.
 
-    What another process is making stays, and so does what cannot be told from a user's own file.
+    What another process is making stays, and so does what cannot be told from a user's own file. ours: names that begin
+    so are no user's, even if no lock says who made them.
     """
     with suppress(OSError):
         for path in list(folder.glob(".*.*")):
-            if _is_abandoned(path):
-                path.unlink(missing_ok=True)
-            elif path.suffix == ".lock" and path.is_file() and _has_ended(_note(path)):
+            if _TEMPORARY.fullmatch(path.name):
+                if time.time() - path.stat().st_mtime > OLD:
+                    path.unlink(missing_ok=True)
+            elif path.suffix in (".making", ".replaced", ".lock") and (
+                _OWNER.match(_note(path)) or (ours and path.name.startswith(f".{ours}"))
+            ):
                 tidy(folder / path.stem[1:])
-
-
-def tidy_all(folder: Path, names: str) -> None:
-    """`tidy` for each folder of whose making there is a trace. names: a glob."""
-    for left in list(folder.glob(f".{names}")):
-        if left.suffix in (".making", ".replaced", ".lock"):
-            tidy(folder / left.stem[1:])
-
-
-def _is_abandoned(path: Path) -> bool:
-    """Whether it is a file of `write_atomically` whose process has ended.
-
-    A process in another container may have this machine's name and a number that means nothing here: so only if nobody
-    has written to it for an hour.
-    """
-    made = _TEMPORARY.fullmatch(path.name)
-    if not made or made[1] != _host() or system.is_running(int(made[2])):
-        return False
-    return time.time() - path.stat().st_mtime > OLD
 
 
 def remove_whole(folder: Path) -> None:
@@ -210,7 +195,7 @@ def locked(path: Path, busy: Callable[[str], None], patience: float = inf) -> It
         file.seek(0)
         killed = file.readline().strip()
         file.truncate(0)
-        file.write(_owner())
+        file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         stack.callback(file.truncate, 0)
         yield killed
@@ -223,10 +208,11 @@ def _open_locked(path: Path, busy: Callable[[str], None], patience: float) -> tu
         with ExitStack() as stack:
             file = stack.enter_context(path.open("a+", encoding="utf-8"))
             try:
-                stack.enter_context(held(file, path))
+                everywhere = stack.enter_context(held(file, path))
+                if not everywhere and _is_elsewhere(_note(path)):
+                    raise Busy(f"{_note(path).strip()} (if it has ended, remove {path})")
             except Busy as problem:
-                file.seek(0)
-                holder = problem.holder or file.readline().strip() or "another process"
+                holder = problem.holder or _note(path).split("\n")[0] or "another process"
                 if time.monotonic() - began > patience:
                     raise Busy(holder) from None
                 if not told:
@@ -241,82 +227,33 @@ def _open_locked(path: Path, busy: Callable[[str], None], patience: float) -> tu
 
 
 @contextmanager
-def held(file: IO[Any], path: Path, *, shared: bool = False) -> Iterator[None]:
-    """Holds the lock of the open file `path`. On a file system without locks, the file NAME.pid stands for it.
+def held(file: IO[Any], path: Path, *, shared: bool = False) -> Iterator[bool]:
+    """Holds the lock of the open file `path`.
+
+    On a file system without locks, a file on this machine's own disk is locked for it: other machines do not see that.
+
+    Yields:
+        Whether the lock is that of the file itself.
 
     Raises:
         Busy: another process holds it.
     """
-    stand_in = None
-    try:
-        system.lock(file, shared=shared)
-    except BlockingIOError:
-        raise Busy from None
-    except system.NoLocks:
-        _say_no_locks(path.parent)
-        stand_in = _pid_file(path.with_name(f"{path.name}.pid"))
-    with stand_in or nullcontext():
-        yield
-
-
-@cache
-def _say_no_locks(folder: Path) -> None:
-    console.say(f"{folder} is on a file system without locks: files named .pid stand for them")
-
-
-@contextmanager
-def _pid_file(path: Path) -> Iterator[None]:
-    """Whoever makes this file holds it until it removes it, or has ended."""
-    while True:
+    with ExitStack() as stack:
         try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(_owner())
-            break
-        except FileExistsError:
-            note = _note(path)
-            if not _has_ended(note):
-                holder = note.split("\n")[0] or "another process"
-                raise Busy(f"{holder} (if it has ended, remove {path})") from None
-            _remove_stale(path, note)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _remove_stale(path: Path, note: str) -> None:
-    """Removes the file of a process that has ended, but not one that another process has put in its place since."""
-    aside = temporary(path)
-    with suppress(FileNotFoundError, FileExistsError):  # another process was faster
-        path.rename(aside)
-        if _note(aside) == note:
-            aside.unlink()
-        else:
-            aside.rename(path)
-
-
-def _owner() -> str:
-    """What this process writes into a lock: who it is, and what tells it from a later process of the same number."""
-    born = system.birth(os.getpid())
-    return f"pid {os.getpid()} on {socket.gethostname()}\n" + (f"born {born}\n" if born else "")
-
-
-def _has_ended(note: str) -> bool:
-    """Whether the process that wrote this note (see `_owner`) is known to have ended.
-
-    Of one on another machine nothing is known. In a container that was started again, other processes have its number.
-    """
-    found = _OWNER.match(note)
-    if found is None or found[2] != socket.gethostname():
-        return False
-    born = system.birth(int(found[1]))
-    return not system.is_running(int(found[1])) or bool(born and found[3] and born != found[3])
+            own = system.lock(file, shared=shared)
+            if not own:
+                name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
+                stand_in = Path(tempfile.gettempdir(), f"janus-{name[:32]}.lock")
+                system.lock(stack.enter_context(stand_in.open("ab")), shared=shared)
+        except BlockingIOError:
+            raise Busy from None
+        yield own
 
 
 def _is_elsewhere(note: str) -> bool:
     """Whether a process on another machine wrote this note."""
     found = _OWNER.match(note)
-    return found is not None and found[2] != socket.gethostname()
+    return found is not None and found[1] != socket.gethostname()
 
 
 def _note(path: Path) -> str:
@@ -326,13 +263,9 @@ def _note(path: Path) -> str:
     return ""
 
 
-def _host() -> str:
-    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
-
-
 def temporary(path: Path) -> Path:
-    """A hidden name beside `path` for what will replace it. It says who writes there, for `sweep`."""
-    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    """A hidden name beside `path` for what will replace it at once; see `sweep`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
 
 
 @contextmanager

@@ -34,30 +34,27 @@ LOCKED_BYTE = 1 << 40
 CANNOT = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # what file systems lack
 
 
-class NoLocks(OSError):
-    """This file system, or this system, has no locks."""
-
-
-def lock(file: IO[Any], *, shared: bool = False) -> None:
+def lock(file: IO[Any], *, shared: bool = False) -> bool:
     """Locks an open file until it is closed. The system unlocks it when the process ends, however it ends.
 
     shared: others may hold such a lock, too; on Windows nobody may.
 
+    Returns:
+        False if this file system, or this system, has no locks.
+
     Raises:
         BlockingIOError: another process holds the lock.
-        NoLocks: there are none here.
     """
     try:
         if fcntl is not None:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         elif msvcrt is not None:
             _lock_byte(file.fileno())
-        else:
-            raise NoLocks
     except OSError as problem:
         if problem.errno in CANNOT:
-            raise NoLocks from None
+            return False
         raise
+    return fcntl is not None or msvcrt is not None
 
 
 def _lock_byte(handle: int) -> None:
@@ -69,34 +66,6 @@ def _lock_byte(handle: int) -> None:
         raise BlockingIOError(errno.EAGAIN, "another process holds the lock") from None
     finally:
         os.lseek(handle, place, os.SEEK_SET)
-
-
-def is_running(number: int) -> bool:
-    """Whether there is a process of this number on this machine."""
-    if WINDOWS:  # where os.kill would end it
-        import ctypes
-
-        kernel = vars(ctypes)["windll"].kernel32
-        handle = kernel.OpenProcess(0x1000, False, number)  # PROCESS_QUERY_LIMITED_INFORMATION
-        if handle:
-            kernel.CloseHandle(handle)
-        return bool(handle)
-    try:
-        os.kill(number, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
-
-
-def birth(number: int) -> str:
-    """What tells a running process from earlier and later ones of its number; empty where the system does not say."""
-    with suppress(OSError, IndexError):  # only Linux has these files: the boot, and the time of the start within it
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        fields = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        return f"{boot}/{fields[19]}"
-    return ""
 
 
 def sync(path: Path) -> None:

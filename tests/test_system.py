@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NoReturn
+from typing import IO, NoReturn
 
 import pytest
 
@@ -41,7 +41,6 @@ def windows(patch: Patch) -> None:
     patch.setattr(system, "WINDOWS", True)
     patch.setattr(system, "fcntl", None)
     patch.setattr(system, "msvcrt", WindowsLocks())
-    patch.setattr(system, "is_running", lambda number: number == os.getpid())
 
 
 def refuse(code: int) -> Callable[..., NoReturn]:
@@ -52,9 +51,15 @@ def refuse(code: int) -> Callable[..., NoReturn]:
 
 
 def old_nfs(patch: Patch) -> None:
-    """A file system without locks and links."""
-    flock = SimpleNamespace(LOCK_EX=2, LOCK_SH=1, LOCK_NB=4, flock=refuse(errno.ENOLCK))
-    patch.setattr(system, "fcntl", flock)
+    """A file system without locks and links; the folder for temporary files is on another one."""
+
+    def flock(file: IO[str], how: int) -> None:
+        if Path(file.name).parent != Path(tempfile.gettempdir()):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        fcntl.flock(file, how)
+
+    locks = SimpleNamespace(LOCK_EX=fcntl.LOCK_EX, LOCK_SH=fcntl.LOCK_SH, LOCK_NB=fcntl.LOCK_NB, flock=flock)
+    patch.setattr(system, "fcntl", locks)
     patch.setattr(Path, "symlink_to", refuse(errno.EPERM))
 
 
@@ -81,75 +86,19 @@ def test_a_lock_has_one_holder_at_a_time(tmp_path: Path, monkeypatch: Patch, nam
     assert sorted(file.name for file in tmp_path.iterdir()) == ["lock"]
 
 
-def test_without_locks_a_dead_process_holds_none(
-    tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_locks_of_its_own_a_file_is_held_on_this_machine(tmp_path: Path, monkeypatch: Patch) -> None:
+    """A dead process holds nothing; of one on another machine nothing is known."""
     old_nfs(monkeypatch)
-    path, stand_in = tmp_path / "lock", tmp_path / "lock.pid"
-    stand_in.write_text(f"pid {DEAD} on {HOST}\n")
-    with locked(path, wait):
-        assert stand_in.read_text().startswith(f"pid {os.getpid()} on {HOST}\n")
-    stand_in.write_text(f"pid {DEAD} on another{HOST}\n")  # of which nothing is known
-    with pytest.raises(Waits, match=r"if it has ended, remove .*lock\.pid"), locked(path, wait):
-        pass
-    said = capsys.readouterr().err
-    assert said.count(f"{tmp_path} is on a file system without locks") == 1
-
-
-def test_a_number_that_another_process_has_by_now_holds_no_lock(tmp_path: Path, monkeypatch: Patch) -> None:
-    """As in a container that was started again: its process has the number of the one that was killed."""
-    old_nfs(monkeypatch)
-    path, stand_in = tmp_path / "lock", tmp_path / "lock.pid"
-    with monkeypatch.context() as earlier:
-        earlier.setattr(system, "birth", lambda _: "boot/1")
-        with locked(path, wait):
-            left = stand_in.read_text()
-            stand_in.unlink()
-    for born, ended in (("boot/1", False), ("", False), ("boot/2", True)):
-        monkeypatch.setattr(system, "birth", lambda _, born=born: born)
-        stand_in.write_text(left)
-        if not ended:
-            with pytest.raises(Waits, match=f"pid {os.getpid()} on {HOST} "), locked(path, wait):
-                pass
-            continue
-        with locked(path, wait):
-            pass
-        assert not stand_in.exists()
-
-
-def test_processes_of_one_number_differ(monkeypatch: Patch) -> None:
-    child = os.fork()
-    if not child:
-        signal.pause()
-    try:
-        births = {system.birth(number) for number in (os.getpid(), os.getpid(), child)}
-        assert len(births) == 2
-        assert "" not in births
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    assert system.birth(DEAD) == ""
-    monkeypatch.setattr(Path, "read_text", refuse(errno.ENOENT))  # macOS, Windows
-    assert system.birth(os.getpid()) == ""
-
-
-def test_only_one_process_takes_the_place_of_a_dead_one(tmp_path: Path, monkeypatch: Patch) -> None:
-    """Another one does so between our look at the stand-in and its removal."""
-    old_nfs(monkeypatch)
-    path, stand_in = tmp_path / "lock", tmp_path / "lock.pid"
-    stand_in.write_text(f"pid {DEAD} on {HOST}\n")
-    theirs, is_running = f"pid {os.getppid()} on {HOST}\n", system.is_running
-
-    def faster(number: int) -> bool:
-        if number == DEAD:
-            stand_in.write_text(theirs)
-        return is_running(number)
-
-    monkeypatch.setattr(system, "is_running", faster)
-    with pytest.raises(Waits, match=f"pid {os.getppid()} on"), locked(path, wait):
-        pass
-    assert stand_in.read_text() == theirs
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["lock", "lock.pid"]
+    path = tmp_path / "lock"
+    path.write_text(f"pid {DEAD} on {HOST}\n")
+    with locked(path, wait) as killed:
+        assert killed == f"pid {DEAD} on {HOST}"
+    path.write_text(f"pid {DEAD} on another{HOST}\n")
+    with pytest.raises(Waits, match=rf"pid {DEAD} on another{HOST} \(if it has ended, remove .*lock\)"):
+        locked(path, wait).__enter__()
+    monkeypatch.undo()
+    with locked(path, wait) as killed:  # with locks, it would hold its own if it ran
+        assert killed == f"pid {DEAD} on another{HOST}"
 
 
 def make(out: Path, text: str) -> None:
@@ -167,21 +116,13 @@ def test_what_killed_processes_left_goes_with_the_next_folder_that_is_made(
     for left in ("old", "dead"):
         (tmp_path / f".{left}.making").mkdir()
         (tmp_path / f".{left}.lock").write_text(f"pid {DEAD} on {HOST}\n")
-        (tmp_path / f".{left}.lock.pid").write_text(f"pid {DEAD} on {HOST}\n")
-    left = files.temporary(tmp_path / "file")
-    dead = left.with_name(left.name.replace(f"-{os.getpid()}.", f"-{DEAD}."))
-    alien = dead.with_name(dead.name.replace(f".{files._host()}-", ".00000000-"))
-    young = dead.with_name(f".young{dead.name}")  # of a process in another container that has this machine's name
+    old, young = (files.temporary(tmp_path / "file") for _ in range(2))
     theirs = [tmp_path / each for each in (".mine.tmp", ".mine.lock", ".mine.making")]
-    for file in (left, dead, alien, young, *theirs):
+    for file in (old, young, *theirs):
         file.write_text("x")
-    for file in (left, dead, alien):
-        os.utime(file, (0, 0))
+    os.utime(old, (0, 0))
     make(tmp_path / "new", "new")
-    kept = {left, alien, young, *theirs, tmp_path / "new", tmp_path / "old"}
-    if name != "old NFS":
-        kept |= {tmp_path / ".old.lock.pid", tmp_path / ".dead.lock.pid"}  # not a file of this system
-    assert {*tmp_path.iterdir()} == kept
+    assert {*tmp_path.iterdir()} == {young, *theirs, tmp_path / "new", tmp_path / "old"}
     assert (tmp_path / "old" / MANIFEST).read_text() == "old"
 
 
@@ -255,20 +196,6 @@ def test_an_open_file_is_deleted(tmp_path: Path, monkeypatch: Patch) -> None:
         with path.open("w") as file:
             system.delete_open(path, file)
             assert (path.exists(), file.closed) == (False, bool(number))
-
-
-def test_processes_are_looked_for(monkeypatch: Patch) -> None:
-    assert system.is_running(os.getpid())
-    assert not system.is_running(DEAD)
-    assert not system.is_running(2**70)
-    monkeypatch.setattr(os, "kill", refuse(errno.EPERM))
-    assert system.is_running(1)
-    closed: list[int] = []
-    kernel = SimpleNamespace(OpenProcess=lambda *words: words[2] // 10, CloseHandle=closed.append)
-    monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=kernel), raising=False)
-    monkeypatch.setattr(system, "WINDOWS", True)
-    assert [system.is_running(number) for number in (3, 40)] == [False, True]
-    assert closed == [4]
 
 
 def test_names_that_differ_only_by_case(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from janus_cli import console, recipe_load
 from janus_cli.errors import CheckpointError, UsageError
-from janus_cli.files import tidy_all
+from janus_cli.files import sweep
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 from janus_cli.training.best import best_metric, label
@@ -105,7 +105,7 @@ def _save(
 
 
 def _free_folder(run: Run, name: str, force: bool) -> Path:
-    tidy_all(run.checkpoints, "average-*")  # those of training steps are the training's business
+    sweep(run.checkpoints, "average-")  # those of training steps are the training's business
     if (run.checkpoints / name).exists() and not force:
         raise UsageError(f"{run.checkpoints / name} exists", "replace it with --force")
     return run.checkpoints / name

@@ -34,7 +34,7 @@ from janus_cli.errors import (
     is_about_memory,
     no_memory,
 )
-from janus_cli.files import MANIFEST, Busy, remove_whole, sha256, sweep, temporary, tidy_all, whole_folder
+from janus_cli.files import MANIFEST, Busy, remove_whole, sha256, sweep, temporary, whole_folder
 from janus_cli.recipe import Recipe
 from janus_cli.runs import LINKS, Run, find_run
 from janus_cli.system import followed, make_link, sync
@@ -451,10 +451,9 @@ def remove_leftovers(root: Path) -> None:
     """
     for name in (".last.tmp", ".best.tmp"):  # of an earlier version
         (root / name).unlink(missing_ok=True)
-    for lock in (*root.glob(".step-*.lock"), *root.glob(".step-*.lock.pid")):
+    for lock in root.glob(".step-*.lock*"):
         lock.unlink()
-    tidy_all(root, "step-*")
-    sweep(root)
+    sweep(root, "step-")
 
 
 def set_aside_newer(root: Path, resumed: Checkpoint) -> None:
