@@ -193,8 +193,8 @@ class _Draft(yaml_core.Document):
         raise UsageError(self.report(), "`janus recipes show demo` prints every key with its default")
 
     def fill_in(self) -> None:
-        """Sets what an objective (`elsewhere`) or a task changes in other knobs, where the recipe sets nothing, and what
-        has another name now."""
+        """Sets what an objective (`elsewhere`) or a task changes in other knobs, where the recipe sets nothing; reads a
+        knob's earlier name."""
         data = self.value.get("data")
         if isinstance(data, dict):
             if data.get("fields") and data.get("columns"):
