@@ -1,6 +1,5 @@
 """`janus` in a folder with an untrained run of every objective."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -8,18 +7,19 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from untrained import CHANGES, Janus, Stop, make_run
+from untrained import CHANGES, Stop, make_run
 
 from janus_cli import recipe_load
 from janus_cli.core.knobs import OBJECTIVES
 from janus_cli.data.prepare import prepare
 from janus_cli.decoding import translate
 from janus_cli.decoding.translate import Translator
+from tests.helpers import Janus, edit_json
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data/demo and a run of every objective, as runs/janus."""
+    """A folder with data/demo and a run of every objective, as runs/janus. To read only."""
     root = tmp_path_factory.mktemp("decode")
     prepared = root / "data" / "demo"
     prepared.parent.mkdir()
@@ -36,8 +36,7 @@ def any_janus(made: Path, empty_folder: Path, shell: Janus) -> Janus:
     shutil.copytree(made, empty_folder, dirs_exist_ok=True, symlinks=True)
     os.utime("runs/janus/recipe.yaml", (2e9, 2e9))
     for manifest in Path("runs").glob("*/manifest.json"):
-        about = {**json.loads(manifest.read_bytes()), "prepared": str(empty_folder / "data" / "demo")}
-        manifest.write_text(json.dumps(about), encoding="utf-8")
+        edit_json(manifest, prepared=str(empty_folder / "data" / "demo"))
     return shell
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from untrained import Janus, make_run, records, source
+from untrained import make_run, records, source
 
 import janus_cli
 from janus_cli import Score, Translator
@@ -19,6 +19,7 @@ from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding import translate
 from janus_cli.decoding.distill import IdLines
 from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError
+from tests.helpers import Janus
 
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 
@@ -191,7 +192,6 @@ def test_what_an_objective_does_not_have_is_none(janus: Janus) -> None:
         (lambda: janus_cli.load("nowhere"), UsageError, "nowhere"),
         (lambda: janus_cli.load(3), UsageError, "the run is of type int"),
         (lambda: janus_cli.load("janus", checkpoint=3), UsageError, "the checkpoint is of type int"),
-        (lambda: janus_cli.load("janus", device="gpu"), UsageError, "gpu"),
         (lambda: janus_cli.load("janus", device=0), UsageError, "0"),
         (lambda: janus_cli.load("janus", device="cuda:99"), UsageError, "cuda:99"),
         (lambda: janus_cli.load("janus", checkpoint="step-9"), CheckpointError, "step-9"),
@@ -217,12 +217,9 @@ def test_mistakes_are_exceptions(janus: Janus, call: Any, kind: type[JanusError]
         ("ba du", "are of type str"),
         (b"ba", "are of type bytes"),
         (None, "are None"),
-        (3, "are of type int"),
         ({"ba": 1}, "are of type dict"),
-        (["ba", None], " 1 is None, not a text"),
-        ([1], " 0 is of type int, not a text"),
-        ([["ba"]], " 0 is of type list, not a text"),
-        (["ba", "ba \ud800"], " 1 has half of a surrogate pair at character 3"),
+        (["ba", 3], "1 is of type int"),
+        (["ba", "ba \ud800"], "1 has half of a surrogate pair at character 3"),
     ],
 )
 def test_what_is_no_text_is_named(janus: Janus, texts: Any, named: str) -> None:
@@ -233,7 +230,7 @@ def test_what_is_no_text_is_named(janus: Janus, texts: Any, named: str) -> None:
         "target": lambda: translator.score(["ba", "ba"], texts),
     }
     for what, call in calls.items():
-        with pytest.raises(UsageError, match=f"{what}s?{named}" if named[1].isdigit() else f"the {what}s {named}"):
+        with pytest.raises(UsageError, match=f"{what}s? {named}"):
             call()
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-Janus = Callable[..., tuple[int, str, str]]
+from tests.helpers import Janus
+
 Exact = Callable[..., dict[str, Any]]
 
 
@@ -103,22 +104,17 @@ def test_several_reference_files_and_a_ragged_tsv(exact: Exact) -> None:
 
 def test_stdin_is_read_as_a_file_is(exact: Exact) -> None:
     write(r="a b _")
-    records = b'{"hypothesis": "a", "scores": [1]}\n{"hypothesis": "b"}\n{"hypothesis": ""}\n'
-    Path("h.jsonl").write_bytes(records)
-    assert exact("h.jsonl", "--reference", "r.txt")["value"] == 100
-    for stdin in (records, "\ufeffa\nb\r\n\n".encode()):
-        assert exact("-", "--reference", "r.txt", stdin=stdin)["value"] == 100
+    assert exact("-", "--reference", "r.txt", stdin="\ufeffa\nb\r\n\n".encode())["value"] == 100
     # As wc -l counts, plus a last line without an end.
     Path("r.txt").write_bytes("a\u2028b\x85\x0b\x0c\x1c\rc\nlast\n".encode())
     found = exact("-", "--reference", "r.txt", stdin="\ufeffa\u2028b\x85\x0b\x0c\x1c\rc\r\nlast".encode())
     assert (found["value"], found["sentences"]) == (100, 2)
 
 
-@pytest.mark.parametrize("start", ["", "\ufeff"])
-def test_references_from_a_pipe(exact: Exact, start: str) -> None:
+def test_references_from_a_pipe(exact: Exact) -> None:
     write(h="a b")
     os.mkfifo("pipe")
-    writer = threading.Thread(target=Path("pipe").write_text, args=(f"{start}a\nc\n",), daemon=True)
+    writer = threading.Thread(target=Path("pipe").write_text, args=("\ufeffa\nc\n",), daemon=True)
     writer.start()
     assert exact("h.txt", "--reference", "pipe")["value"] == 50
     writer.join(60)
@@ -190,32 +186,33 @@ def test_bootstrap_of_one_output(janus: Janus, exact: Exact) -> None:
     assert "0.00 … 100.00" in out
 
 
-@pytest.mark.parametrize("name", ["h.txt", "h.jsonl", "h.JSONL", "h.json", "h.txt.gz", "h.jsonl.gz", "h"])
-def test_records_are_known_by_their_content_and_in_any_packing(exact: Exact, janus: Janus, name: str) -> None:
+RECORDS = b'{"hypothesis": "a", "score": 1}\n{"hypothesis": "b"}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("h.txt", RECORDS), ("h.json", RECORDS), ("h", RECORDS), ("h.jsonl.gz", gzip.compress(RECORDS)),
+        ("h.txt.gz", b"a\nb\n"), ("-", RECORDS),
+    ],
+)  # fmt: skip
+def test_what_a_file_holds_is_known_by_its_content(exact: Exact, name: str, content: bytes) -> None:
     write(r="a b")
-    records = b'{"hypothesis": "a", "score": 1}\n{"hypothesis": "b"}\n'
-    Path(name).write_bytes(gzip.compress(records) if name.endswith(".gz") else records)
-    assert exact(name, "--reference", "r.txt")["value"] == 100
-    assert f"{name}: JSON lines; column hypothesis\n" in janus(name, "--reference", "r.txt")[2]
+    if name != "-":
+        Path(name).write_bytes(content)
+    assert exact(name, "--reference", "r.txt", stdin=content)["value"] == 100
 
 
 def test_text_that_begins_like_json_is_text(exact: Exact) -> None:
     text = '{"hypothesis": a quotation}\n{"hypothesis": "b"}\n'
     Path("r.txt").write_text(text)
-    assert exact("-", "--reference", "r.txt", stdin=text.encode())["value"] == 100
-    assert exact("r.txt", "--reference", "r.txt")["value"] == 100
-
-
-def test_plain_text_that_is_called_gz(exact: Exact) -> None:
-    write(r="a b")
-    Path("h.txt.gz").write_text("a\nb\n")
-    assert exact("h.txt.gz", "--reference", "r.txt")["value"] == 100
+    for name in ("-", "r.txt"):
+        assert exact(name, "--reference", "r.txt", stdin=text.encode())["value"] == 100
 
 
 def test_a_json_file_beside_hypotheses_that_is_no_summary(exact: Exact) -> None:
-    write(h="a b", r="a b")
+    write(h="a b")
     Path("h.json").write_text('{"references": "mine"}')
-    assert exact("h.txt", "--reference", "r.txt")["value"] == 100
     make_run("a", ("test.ar", "a\nb\n", ["a\nb\n"]))
     assert exact("h.txt", "--run", "a")["value"] == 100
 
@@ -235,10 +232,13 @@ def test_columns_of_tables(exact: Exact) -> None:
     assert exact(*files[:3], "--reference", "r.jsonl")["value"] == 100
 
 
-def test_tokenised_text_is_remarked(janus: Janus) -> None:
-    Path("h.txt").write_text("a b .\n")
-    assert "bleu-tok" in janus("h.txt", "--reference", "h.txt")[2]
-    assert "bleu-tok" not in janus("h.txt", "--reference", "h.txt", "--metrics", "bleu-tok")[2]
+@pytest.mark.parametrize(
+    ("text", "better"), [("a b .\n", "bleu-tok"), ("Goethe\nSchiller\n", "chrf,exact,edit")], ids=["tokenised", "short"]
+)
+def test_metrics_that_suit_the_text_better_are_named(janus: Janus, text: str, better: str) -> None:
+    Path("h.txt").write_text(text)
+    assert better in janus("h.txt", "--reference", "h.txt")[2]
+    assert better not in janus("h.txt", "--reference", "h.txt", "--metrics", better)[2]
 
 
 REFUSED = [
@@ -252,29 +252,19 @@ REFUSED = [
     ("two.txt --reference none.txt", 3, "none.txt does not exist"),
     ("two.txt --reference two.txt --against none.txt", 3, "none.txt does not exist"),
     ("two.txt --reference .", 3, ". is a folder"),
-    ("empty.txt --reference empty.txt", 3, "no lines to score"),
     ("empty.txt --reference empty.tsv", 3, "no lines to score"),
     ("latin.txt --reference two.txt", 3, "latin.txt:2:3: byte 0xe9 is not UTF-8"),
-    ("bad.jsonl --reference two.txt", 3, "bad.jsonl:2 is not JSON"),
-    ("other.jsonl --reference two.txt", 3, 'other.jsonl:2 has no text under "hypothesis"'),
-    ("damaged.txt.gz --reference two.txt", 3, "damaged.txt.gz cannot be read"),
+    ("other.jsonl --reference two.txt", 3, "other.jsonl:2"),
     ("table.csv --reference two.txt", 3, "table.csv (CSV) has no column 'hypothesis'; it has 1 'id', 2 'text'"),
     ("two.txt --reference table.csv", 3, "has no column of references; it has 1 'id', 2 'text'"),
-    (
-        "two.txt --reference table.csv --reference-column txt",
-        3,
-        "table.csv has no column 'txt'; it has 1 'id', 2 'text'",
-    ),
-    ("two.txt --reference array.json", 3, "array.json is a JSON array"),
+    ("two.txt --reference table.csv --reference-column txt", 3, "table.csv has no column 'txt'"),
     ("two.txt --reference-column text", 2, "--reference-column is of a table"),
     ("two.txt --reference two.txt --column text", 3, "two.txt is no table"),
     ("", 2, "no run under runs/"),
     ("-", 2, "no run under runs/"),
-    ("two.txt --run gone", 2, "gone is not a run"),
     ("folder", 2, "folder is not a run"),
     ("two.txt --reference two.txt --metrics blue", 2, "did you mean 'bleu'"),
-    ("two.txt --reference two.txt --metrics ,", 2, "no metric was named"),
-    ("two.txt --reference two.txt --bootstrap -1", 2, "--bootstrap"),
+    ("two.txt --reference two.txt --metrics ,", 2, "no metric"),
 ]
 
 
@@ -283,11 +273,8 @@ def test_what_is_refused(janus: Janus, words: str, code: int, said: str) -> None
     write(two="a b", three="a b c", empty="")
     Path("empty.tsv").touch()
     Path("latin.txt").write_bytes(b"a\nab\xe9\n")
-    Path("bad.jsonl").write_text('{"hypothesis": "a"}\n{\n')
     Path("other.jsonl").write_text('{"hypothesis": "a"}\n{"text": "b"}\n')
-    Path("damaged.txt.gz").write_bytes(gzip.compress(b"a\nb\n")[:-9])
     Path("table.csv").write_text("id,text\n1,a\n2,b\n")
-    Path("array.json").write_text('[{"reference": "a"}]')
     Path("folder").mkdir()
     found, out, err = janus(*words.split())
     assert (found, out) == (code, "")
@@ -340,13 +327,6 @@ def test_text_without_spaces_is_warned_of_and_split_as_asked(janus: Janus) -> No
     assert "warning" not in err
 
 
-def test_short_text_is_warned_of(janus: Janus) -> None:
-    Path("h.txt").write_text("Goethe\nSchiller\n")
-    files = ("h.txt", "--reference", "h.txt")
-    assert "BLEU prefers longer, wrong outputs: see --metrics chrf,exact,edit" in janus(*files)[2]
-    assert "warning" not in janus(*files, "--metrics", "chrf,exact,edit")[2]
-
-
 @pytest.mark.parametrize(
     ("recipe", "text", "options", "expected", "signature"),
     [
@@ -381,7 +361,7 @@ def test_a_tokenizer_that_nothing_uses_is_refused(janus: Janus) -> None:
     assert (code, "latin" in err) == (2, True)
 
 
-@pytest.mark.parametrize("width", [20, 40, 60, 80, 160])
+@pytest.mark.parametrize("width", [20, 60, 80])
 def test_no_number_is_cut_however_narrow_the_terminal(
     janus: Janus, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:

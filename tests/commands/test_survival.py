@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import pytest
 
 from janus_cli.data import survival
+from tests.helpers import Janus, edit_json, read_json, sets
 
-Shell = Callable[..., tuple[int, str, str]]
+Preprocess = Callable[..., tuple[str, dict[str, Any]]]
 WORDS = ("red", "green", "blue", "old", "new", "big", "small", "round")
 PAIRS = [(f"der {a} Hund und {b} Katze", f"the {a} dog and {b} cat") for a in WORDS for b in WORDS]
 OTHERS = [
@@ -31,25 +31,22 @@ def put(folder: str, split: str, pairs: Sequence[tuple[str, str]]) -> None:
 
 
 @pytest.fixture
-def preprocess(empty_folder: Path, shell: Shell) -> Callable[..., tuple[str, dict[str, Any]]]:
+def preprocess(empty_folder: Path, shell: Janus) -> Preprocess:
     """Prepares the text in `corpus`: stderr, and the splits of the manifest."""
     Path("own.yaml").write_text(RECIPE)
     for split in ("train", "valid", "test"):
         put("corpus", split, PAIRS if split == "train" else OTHERS[::8])
 
     def run(*changes: str) -> tuple[str, dict[str, Any]]:
-        options = [word for change in changes for word in ("--set", change)]
-        code, _, err = shell("preprocess", "--recipe", "own.yaml", "--data-dir", "corpus", "--force", *options)
+        options = ("--data-dir", "corpus", "--force", *sets(*changes))
+        code, _, err = shell("preprocess", "--recipe", "own.yaml", *options)
         assert code == 0, err
-        return err, json.loads(Path("data/own.de-en/manifest.json").read_bytes())["splits"]
+        return err, read_json("data/own.de-en/manifest.json")["splits"]
 
     return run
 
 
-Preprocess = Callable[..., tuple[str, dict[str, Any]]]
-
-
-def test_text_that_survives_is_not_worth_a_word(preprocess: Preprocess, shell: Shell) -> None:
+def test_text_that_survives_is_not_worth_a_word(preprocess: Preprocess, shell: Janus) -> None:
     said, splits = preprocess()
     assert "warning" not in said
     assert "unknown" not in said
@@ -71,7 +68,7 @@ def test_text_that_survives_is_not_worth_a_word(preprocess: Preprocess, shell: S
     ],
 )
 def test_another_script_is_counted_and_the_knob_that_helps_is_named(
-    preprocess: Preprocess, shell: Shell, changes: tuple[str, ...], advice: str
+    preprocess: Preprocess, shell: Janus, changes: tuple[str, ...], advice: str
 ) -> None:
     preprocess("tokenizer.vocabulary=50")
     Path("data/own.de-en").rename("other")
@@ -148,15 +145,15 @@ def test_a_text_full_of_names_of_control_symbols_loses_nothing(
     assert Path("data/own.de-en/test.target.txt").read_text("utf-8").count("<unk><mask>") == len(PAIRS)
 
 
-def test_a_run_tells_what_its_data_lost(any_janus: Shell) -> None:
-    path = Path("runs/janus/manifest.json")
-    manifest = json.loads(path.read_bytes())
-    manifest["splits"]["valid"]["unknown"]["target"] = 2
-    path.write_text(json.dumps(manifest))
+def test_a_run_tells_what_its_data_lost(any_janus: Janus) -> None:
+    manifest = Path("runs/janus/manifest.json")
+    splits = read_json(manifest)["splits"]
+    splits["valid"]["unknown"]["target"] = 2
+    edit_json(manifest, splits=splits)
     code, out, _ = any_janus("inspect", "runs/janus")
     assert (code, "    valid: unknown target tokens: 2 of " in out, "    train: nothing\n" in out) == (0, True, True)
-    manifest["splits"]["valid"]["unknown"] = 3
-    path.write_text(json.dumps(manifest))
+    splits["valid"]["unknown"] = 3
+    edit_json(manifest, splits=splits)
     code, _, err = any_janus("inspect", "runs/janus")
     assert (code, "manifest" in err and "is damaged" in err) == (3, True)
 

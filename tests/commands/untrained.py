@@ -13,9 +13,9 @@ from janus_cli import recipe_load
 from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.files import copy_files, write_atomically
 from janus_cli.training import checkpoint
+from tests.helpers import Janus as Janus
+from tests.helpers import edit_json
 
-Result = tuple[int, str, str]
-Janus = Callable[..., Result]
 Stop = Callable[[int, Callable[[], object]], None]
 LINES = 20
 CHANGES = [
@@ -32,10 +32,9 @@ def make_run(root: Path, prepared: Path, objective: str, *changes: str, name: st
     recipe = recipe_load.load("demo", [*CHANGES, *changes], objective)
     run = root / "runs" / (name or objective)
     (run / "checkpoints").mkdir(parents=True)
-    manifest = json.loads((prepared / "manifest.json").read_bytes())
     tokenizers = load_tokenizers(prepared)
-    copy_files(tokenizers.files, prepared, run)
-    write_atomically(run / "manifest.json", json.dumps({**manifest, "prepared": str(prepared)}).encode())
+    copy_files([*tokenizers.files, "manifest.json"], prepared, run)
+    edit_json(run / "manifest.json", prepared=str(prepared))
     write_atomically(run / "recipe.yaml", recipe_load.dump(recipe).encode())
     sizes = tokenizers.source.size, tokenizers.target.size
     for step in (1, 2):
@@ -64,6 +63,10 @@ def lines(text: str) -> list[str]:
 
 def source() -> list[str]:
     return lines(Path("data/demo/test.source.txt").read_text(encoding="utf-8"))
+
+
+def target() -> list[str]:
+    return lines(Path("data/demo/test.target.txt").read_text(encoding="utf-8"))
 
 
 def records(text: str) -> list[dict[str, Any]]:
