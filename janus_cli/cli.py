@@ -163,11 +163,12 @@ def _environment(problem: Exception) -> int | None:
 def _replace_closed_streams() -> None:
     """Opens the null device in place of each standard stream that the caller closed (`>&-`).
 
-    Otherwise the next opened file would get descriptor 0-2, and with it what is printed.
+    Otherwise the next opened file would get descriptor 0-2, and with it what is printed. What is for stdout cannot be
+    written there, and fails.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            number = os.open(os.devnull, os.O_RDWR)
+            number = os.open(os.devnull, os.O_RDONLY if name == "stdout" else os.O_RDWR)
             os.set_inheritable(number, True)  # as the real ones are
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", errors="backslashreplace"))
 

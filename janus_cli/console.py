@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
 from rich.text import Text
 
 from janus_cli.terminal import fitting, visible
@@ -19,6 +19,7 @@ from janus_cli.terminal import fitting, visible
 Item = TypeVar("Item")
 
 NARROWEST = 8  # first column of a table
+DRAWN, WORDS = 29, 40  # columns of a terminal that a progress bar takes, and that its words need at least
 
 quiet = False  # set on every rank but the first
 
@@ -138,12 +139,12 @@ class progress:
         self.bar: Progress | None = None
         console = _Stderr()
         if sys.stderr.isatty() and not quiet and not console.is_dumb_terminal:
-            self.bar = Progress(
-                TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
-                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}", markup=False), console=console, transient=True,
-            )  # fmt: skip
-            self.task = self.bar.add_task(visible(what), total=total, completed=start, note="")
+            wide = console.width >= DRAWN + WORDS
+            drawn = [BarColumn(bar_width=20), TimeElapsedColumn()] if wide else []
+            room = Column(no_wrap=True, max_width=console.width - DRAWN * wide)
+            words = TextColumn("{task.description}", markup=False, table_column=room)
+            self.bar = Progress(*drawn, words, console=console, transient=True)
+            self.task = self.bar.add_task(visible(f"{self._count()}  {what}"), total=total, completed=start)
 
     def __enter__(self) -> progress:
         if self.bar:
@@ -162,17 +163,20 @@ class progress:
         self.note = self.note if note is None else note
         now = time.monotonic()
         if self.bar:  # drawn by a thread of its own
-            self.bar.update(self.task, completed=self.done, note=visible(self.note))
+            # What matters most comes first: in a narrow terminal the end is cut off.
+            words = visible(f"{self._count()}  {self.what}  {self.note}")
+            self.bar.update(self.task, completed=self.done, description=words)
         elif now - self.spoke >= self.every:
             self.spoke = now
-            say(f"{self.what}: {self.done:,}{self._left(now - self.started)}  {self.note}".rstrip())
+            say(f"{self.what}: {self._count()}  {self.note}".rstrip())
 
-    def _left(self, seconds: float) -> str:
+    def _count(self) -> str:
+        """How far it is, and how long the rest will take, if that is known."""
         if not self.total:
-            return ""
-        made = self.done - self.first
+            return f"{self.done:,}"
+        made, seconds = self.done - self.first, time.monotonic() - self.started
         left = f", {duration((self.total - self.done) * seconds / made)} left" if made > 0 else ""
-        return f" / {self.total:,}{left}"
+        return f"{self.done:,} / {self.total:,}{left}"
 
     def over(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yields the items and advances after each."""

@@ -80,6 +80,7 @@ _SYSTEM: dict[int, tuple[type[JanusError], str]] = {  # what a user can act on i
     errno.ENOTDIR: (UsageError, "a part of this path is a file, not a folder"),
     errno.EISDIR: (UsageError, "name a file, not a folder"),
     errno.ENXIO: (UsageError, "name a file or a folder, no device"),
+    errno.EBADF: (JanusError, "stdout is closed, as by `>&-`"),
     errno.ENOENT: (DataError, "is the path right, or was it removed meanwhile?"),
 }
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # nothing more can be written

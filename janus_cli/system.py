@@ -138,23 +138,27 @@ def ask_to_stop() -> None:
 
 
 def leave_terminal() -> None:
-    """Ctrl-C no longer reaches this process."""
+    """Ctrl-C no longer reaches this process; the signals that `ctrl_c_blocked` has made wait do now."""
     if hasattr(os, "setsid"):
         os.setsid()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*stop_signals()} - {signal.SIGINT})
     else:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
-def ctrl_c_blocked() -> Iterator[None]:
-    """Processes started inside do not get Ctrl-C: this one does, and ends them. On Windows they do."""
+def ctrl_c_blocked(*others: signal.Signals) -> Iterator[None]:
+    """Processes started inside do not get Ctrl-C: this one does, and ends them. On Windows they do.
+
+    others: signals that wait, here until the end, and in those processes until `leave_terminal`.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     from multiprocessing import resource_tracker
 
     resource_tracker.ensure_running()  # starting it would unblock the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *others})
     try:
         yield
     finally:

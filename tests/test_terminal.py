@@ -84,8 +84,37 @@ with console.progress({HOSTILE!r}, 3) as bar:
         bar.advance(1, {HOSTILE!r})
     time.sleep(0.3)
 """
+    shown = _on_a_terminal(code, TERM=kind, COLUMNS="300")
+    assert (visible(HOSTILE).encode() in shown) == (kind != "dumb")
+    assert b"\x1b[2J" not in shown
+    assert "🐈".encode() not in shown
+    assert b"\x1b" not in shown or kind != "dumb"
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="this system has no terminals to make")
+@pytest.mark.parametrize("width", [20, 40, 80, 160])
+def test_progress_in_a_narrow_terminal_drops_the_losses_first(width: int) -> None:
+    code = """
+import time
+from janus_cli import console
+with console.progress("training", 20_000, start=100) as bar:
+    bar.advance(900, "ce_ar 4.653, ce_nar 5.201")
+    time.sleep(0.3)
+"""
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", _on_a_terminal(code, COLUMNS=str(width)).decode())
+    lines = [line.strip() for line in shown.replace("\r", "\n").split("\n") if "1,000" in line]
+    assert lines
+    for line in lines:
+        assert len(line) <= width
+        assert "1,000 / 20,000" in line
+        assert (" left" in line) == (width >= 40)
+        assert ("ce_nar 5.201" in line) == (width == 160)
+
+
+def _on_a_terminal(code: str, **environment: str) -> bytes:
+    """What a program in Python writes on stderr, which is a terminal."""
     terminal, other = os.openpty()
-    environment = {**os.environ, "TERM": kind, "COLUMNS": "300"}
+    environment = {**os.environ, "TERM": "xterm-256color", **environment}
     done = subprocess.run([sys.executable, "-c", code], check=False, stderr=other, env=environment)
     os.close(other)
     shown = b""
@@ -93,10 +122,7 @@ with console.progress({HOSTILE!r}, 3) as bar:
         shown += part
     os.close(terminal)
     assert done.returncode == 0
-    assert (visible(HOSTILE).encode() in shown) == (kind != "dumb")
-    assert b"\x1b[2J" not in shown
-    assert "🐈".encode() not in shown
-    assert b"\x1b" not in shown or kind != "dumb"
+    return shown
 
 
 def _read(terminal: int) -> bytes:

@@ -82,6 +82,7 @@ def bench(
     chosen = options.named_run(run, run_option, checkpoint, changes)
     from janus_cli.lab.bench import Bench, table
     from janus_cli.lab.peers import parse_peers
+    from janus_cli.lab.processes import stoppable
     from janus_cli.lab.tables import json_file
 
     sizes = None if batches is None else options.numbers(batches, "--batches", "16,64", 1, 65_536)
@@ -95,7 +96,8 @@ def bench(
     if dry_run:
         measured.dry_run()
         return
-    results = measured.measure()
+    with stoppable("nothing is kept of it: rows are measured side by side, in one go"):
+        results = measured.measure()
     if as_json:
         console.data(json_file(results).decode())
     else:

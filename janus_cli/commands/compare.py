@@ -106,6 +106,7 @@ def compare(
     matching(rows, "--modes")
     options.check_start(start)
     from janus_cli.lab.compare import MODES, Comparison
+    from janus_cli.lab.processes import continues, stoppable
 
     numbers = () if seeds is None else options.numbers(seeds, "--seeds", "1,2")
     comparison = Comparison(
@@ -114,7 +115,8 @@ def compare(
         data_dir=data_dir, changes=changes or (), device=device, threads=threads, jobs=jobs, force=force,
         metric=metric, tokenize=tokenize,
     )  # fmt: skip
-    finished = comparison.run(dry_run=dry_run)
+    with stoppable(continues(force=force)):
+        finished = comparison.run(dry_run=dry_run)
     if finished is not None:
         table, failed = finished
         results = comparison.folder / "comparison.json"

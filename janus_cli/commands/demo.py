@@ -21,5 +21,7 @@ def demo(
     """
     options.check_recipe("demo", changes)
     from janus_cli.lab.demo import run_demo
+    from janus_cli.lab.processes import continues, stoppable
 
-    run_demo(changes=changes or (), seed=seed, threads=threads, force=force)
+    with stoppable(continues(force=force)):
+        run_demo(changes=changes or (), seed=seed, threads=threads, force=force)

@@ -83,13 +83,8 @@ class Bench:
     ) -> None:  # fmt: skip
         load_before = load_average()
         torch.set_num_threads(threads or torch.get_num_threads())
-        self.device, self.against, self.changes, self.out, self.plot = (
-            choose_device(device),
-            against,
-            changes,
-            out,
-            plot,
-        )
+        self.device, self.against, self.changes = choose_device(device), against, changes
+        self.out, self.plot = out, plot
         self.run, self.folder = find_checkpoint(run, checkpoint)
         self.recipe = own_recipe(self.folder, changes)
         self._check(force)
@@ -111,24 +106,22 @@ class Bench:
             self._warn(reason)
         model, self.tokenizers = read_model(self.run, self.folder, self.device, self.recipe.decoding.precision)
         self.generator = Generator(model)
+        longest = self.recipe.reads
+        if cut := sum(len(ids) > longest for ids in self.tokenizers.source.encode(self.lines)):
+            self._warn(f"{console.counted(cut, 'line')} cut to the {longest} tokens that the model reads")
         self.rows = [janus_row(*named, self.generator, self.tokenizers) for named in self.selection.plans.items()]
         self.labels = [*self.selection.plans, *(label for peer in against for label in peers.labels(peer, self.device))]
 
     def _check(self, force: bool) -> None:
         """Raises UsageError if a change sets an option that rows set themselves, or a file is in the way."""
-        taken = {
-            "nbest",
-            "temperature",
-            "diversity",
-            *(option for options in row_options().values() for option in options),
-        }
+        taken = {"nbest", "temperature", "diversity"}.union(*row_options().values())
         for change in self.changes:
             if change.partition("=")[0].removeprefix("decoding.") in taken:
                 hint = "name rows, as in --mode ar.beam4,nar6.lb3"
                 raise UsageError(f"--set {change}: each row says this itself", hint)
         if self.plot is not None:
             require("matplotlib", "bench")
-        for path in (path for path in (self.out, self.plot) if path is not None):
+        for path in filter(None, (self.out, self.plot)):
             must_be_free(path, force=force)
 
     def _warn(self, text: str) -> None:

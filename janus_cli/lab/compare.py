@@ -30,7 +30,7 @@ from janus_cli.measures import MEASURES
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring import bootstrap
-from janus_cli.scoring.judge import Judge, choose, judge_of, judge_of_run, must_be_read, named_metric
+from janus_cli.scoring.judge import Judge, judge_of, must_be_read, named_metric
 from janus_cli.scoring.metrics import References, Score, must_be_at_hand
 from janus_cli.system import load_average, usable_cores
 from janus_cli.training import checkpoint
@@ -87,6 +87,7 @@ class Comparison:
         must_be_at_hand(tokenize or "auto")
         if named := metric or named_metric(self.recipe):
             must_be_read(tokenize, [named])
+        self.data = prepared or runs.prepared_dir(self.recipe)
         if start is not None:
             checkpoint.find_start(start)
         rows: list[str] = []
@@ -143,10 +144,10 @@ class Comparison:
         torch.set_num_threads(self.threads or torch.get_num_threads())
         keep_freed_memory()
         self._prepare()
-        self._must_read_tokenize()
+        judge = self._judge()
         self._make_folder()
         device = self._train_and_decode()
-        results = self._results(device, load_before)
+        results = self._results(judge, device, load_before)
         text = table(results)
         write(self.folder, results, text)
         return text, sum(len(entry.failed) for entry in self.entries)
@@ -164,15 +165,18 @@ class Comparison:
 
     def _must_have_split(self) -> None:
         """Raises DataError if the prepared data has no split to decode, or was named and is missing."""
-        folder = self.prepared or runs.prepared_dir(self.recipe)
-        manifest = folder / MANIFEST
-        if self.prepared and not manifest.is_file():
-            raise DataError(f"there is no prepared data in {folder}", "see `janus preprocess`, or leave out --prepared")
-        files = documents.read(manifest, documents.Manifest).get("files", {}) if manifest.is_file() else None
-        if files is not None and f"{SPLIT}.source.txt" not in files:
+        if (self.data / MANIFEST).is_file():
+            if f"{SPLIT}.source.txt" not in self._manifest().get("files", {}):
+                raise DataError(
+                    f"{self.data} has no {SPLIT} split, which a comparison decodes", "add it, and `janus preprocess`"
+                )
+        elif self.prepared:
             raise DataError(
-                f"{folder} has no {SPLIT} split, which a comparison decodes", "add it, and `janus preprocess`"
+                f"there is no prepared data in {self.data}", "see `janus preprocess`, or leave out --prepared"
             )
+
+    def _manifest(self) -> dict[str, Any]:
+        return documents.read(self.data / MANIFEST, documents.Manifest)
 
     def _must_continue(self) -> None:
         """Raises UsageError if existing trainings cannot be continued as asked."""
@@ -209,14 +213,12 @@ class Comparison:
             raise problems[0]
         self._must_have_split()
 
-    def _must_read_tokenize(self) -> None:
-        """Raises UsageError if the text of the prepared data chooses a metric that does not read --tokenize."""
-        folder = self.prepared or runs.prepared_dir(self.recipe)
-        if self.tokenize is None or not (folder / MANIFEST).is_file():
-            return
-        manifest = documents.read(folder / MANIFEST, documents.Manifest)
-        judge = judge_of(self.recipe, manifest, folder, self.metric, self.tokenize)
+    def _judge(self) -> Judge:
+        """The judge of all rows. Raises UsageError if the text chooses a metric that does not read --tokenize."""
+        judge = judge_of(self.recipe, self._manifest(), self.data, self.metric, self.tokenize)
         must_be_read(self.tokenize, [judge.metric])
+        judge.introduce()
+        return judge
 
     def _make_folder(self) -> None:
         """Makes the folder, or keeps an earlier one; with --force, deletes the outputs of these entries."""
@@ -267,11 +269,10 @@ class Comparison:
             raise JanusError(entry.failed["training"])
         entry.decode(self.modes, self.folder / "outputs", choose_device(self.device))
 
-    def _results(self, device: torch.device, load_before: float | None) -> dict[str, Any]:
+    def _results(self, judge: Judge, device: torch.device, load_before: float | None) -> dict[str, Any]:
         """All results as plain values."""
         decoded = [entry for entry in self.entries if entry.outputs]
         lines, references = _text(decoded[0]) if decoded else ([], None)
-        judge = self._judge(decoded)
         speeds = _speeds(decoded, lines, device) if self.speed and decoded else {}
         rows, base = scored(decoded, references, judge, self.against)
         return {
@@ -289,15 +290,6 @@ class Comparison:
             ],
             "rows": [{**row, "speed": speeds.get(f"{row['system']} {row['label']}")} for row in rows], "against": base,
         }  # fmt: skip
-
-    def _judge(self, decoded: Sequence[Entry]) -> Judge:
-        """The judge of all rows; without any, what the recipe names."""
-        if decoded:
-            judge = judge_of_run(decoded[0].run, self.metric, self.tokenize, recipe=self.recipe)
-            judge.introduce()
-            return judge
-        named = self.metric or named_metric(self.recipe)
-        return choose(named, self.tokenize or self.recipe.scoring.tokenize, None)
 
 
 def _text(entry: Entry) -> tuple[list[str], References | None]:
@@ -395,7 +387,7 @@ def table(results: Mapping[str, Any]) -> str:
         for value in row["scores"][judged]["values"].values()
     ]
     words = {
-        "doubt": bootstrap.says_little(MEASURES[judged], values, results["sentences"]),
+        "doubt": bootstrap.says_little({judged: values}, results["sentences"]),
         "measure": MEASURES[judged], "budget": budget(settings), "samples": bootstrap.SAMPLES,
         "signatures": {each["signature"]: name for row in results["rows"] for name, each in row["scores"].items()},
         "tables": [

@@ -23,23 +23,41 @@ from typing import Any
 import torch
 
 from janus_cli import console
-from janus_cli.device import StopSignal, choose_device, keep_freed_memory
+from janus_cli.device import StopSignal, choose_device, interruptible, keep_freed_memory
 from janus_cli.errors import JanusError, OutOfMemoryError, Stopped, is_about_memory
 from janus_cli.lab import peers
 from janus_cli.lab.rows import Decoded, Row
 from janus_cli.runs import Run
-from janus_cli.system import ask_to_stop, ctrl_c_blocked, forget_peak, leave_terminal, peak_bytes
+from janus_cli.system import ask_to_stop, ctrl_c_blocked, forget_peak, leave_terminal, peak_bytes, stop_signals
 
 POLL_SECONDS = 1.0  # between looks at running trainings and signals
 SPAWN = get_context("spawn")  # CUDA does not survive a fork
 
 
-def start(name: str, work: Callable[[], object]) -> BaseProcess:
-    """Starts a process that does `work`, which can be pickled, quietly; its exit code is 1 if `work` fails."""
-    process = SPAWN.Process(target=_do, args=(work,), name=name)
-    with ctrl_c_blocked():  # before `leave_terminal`, too
+@contextmanager
+def stoppable(hint: str) -> Iterator[None]:
+    """A stop signal ends the work inside, whatever it is at. hint: what to do then."""
+    try:
+        with interruptible():
+            yield
+    except Stopped as stop:
+        stop.hint = hint
+        raise
+
+
+def continues(*, force: bool) -> str:
+    """The hint for work that the same command continues; force: as given to --force."""
+    return f"the same command{' without --force' * force} continues"
+
+
+def _process(name: str, work: Callable[[], object]) -> BaseProcess:
+    """A process that does `work`, which can be pickled, quietly; its exit code is 1 if `work` fails."""
+    return SPAWN.Process(target=_do, args=(work,), name=name)
+
+
+def _start(process: BaseProcess) -> None:
+    with ctrl_c_blocked(*stop_signals()):  # a signal would leave it half started
         process.start()
-    return process
 
 
 def _do(work: Callable[[], object]) -> None:
@@ -101,7 +119,9 @@ def run_jobs(jobs: Sequence[Job], at_once: int) -> set[str]:
             while waiting or running:
                 while waiting and len(running) < at_once:
                     job = waiting.popleft()
-                    running[start(job.name, job.work)] = job
+                    process = _process(job.name, job.work)
+                    _start(process)
+                    running[process] = job
                 connection.wait([process.sentinel for process in running], POLL_SECONDS)
                 steps |= {job.name: job.step(begun) for job in running.values()}
                 for process in [process for process in running if not process.is_alive()]:
@@ -114,10 +134,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int) -> set[str]:
                 note = ", ".join([f"{ended} of {len(jobs)} trainings ended", *now])
                 bar.advance(sum(steps.values()) - bar.done, note)
                 if stop.number:
-                    again = " without --force" if any(job.force for job in jobs) else ""
-                    raise Stopped(
-                        stop.number, "stopped; every training that ran was saved", f"the same command{again} continues"
-                    )
+                    raise Stopped(stop.number, "stopped; every training that ran was saved")
     finally:
         for process in running:
             process.terminate()
@@ -136,8 +153,7 @@ def remote(
     are raised here; if the process ended, a JanusError.
     """
     ours, theirs = SPAWN.Pipe()
-    process = start(label, partial(serve, theirs, build, str(device), torch.get_num_threads(), peer))
-    theirs.close()
+    process = _process(label, partial(serve, theirs, build, str(device), torch.get_num_threads(), peer))
 
     def answer() -> Any:
         try:
@@ -155,11 +171,14 @@ def remote(
         return answer()
 
     try:
+        _start(process)
+        theirs.close()
         before, described = answer()
         yield Row(translate=translate, **described), before
     finally:
-        process.kill()
-        process.join()
+        if process.pid is not None:
+            process.kill()
+            process.join()
         ours.close()
 
 

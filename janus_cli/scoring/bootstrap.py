@@ -7,13 +7,13 @@ rows of `Score.statistics`. sacrebleu's `PairedTest` is not used: it calls ident
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from janus_cli.measures import Measure
+from janus_cli.measures import MEASURES
 from janus_cli.scoring.metrics import Score
 
 SAMPLES = 1000  # Koehn 2004
@@ -62,15 +62,15 @@ def compare(first: Sequence[Score], second: Sequence[Score], samples: int, seed:
     return [_compare(*pair) for pair in pairs]
 
 
-def says_little(measure: Measure, values: Iterable[float], lines: int) -> str:
+def says_little(values: Mapping[str, Sequence[float]], lines: int) -> str:
     """Why the p of a comparison says little, in words; empty if nothing keeps it from that.
 
-    values: the scores of all outputs that are compared. lines: of the test set.
+    values: by metric, the scores of all outputs that are compared. lines: of the test set.
     """
-    why = [f"there are fewer than {FEW_LINES} lines"] if lines < FEW_LINES else []
-    if measure.higher_is_better and max(values, default=1.0) < 1:
-        why.append(f"every {measure.title} is near 0")
-    return " and ".join(why)
+    low = [MEASURES[name] for name, scores in values.items() if max(scores, default=1.0) < 1]
+    why = [f"there are fewer than {FEW_LINES} lines"] * (lines < FEW_LINES)
+    why += [f"every {measure.title} is near 0" for measure in low if measure.higher_is_better]
+    return f"p says little: {' and '.join(why)}" if why else ""
 
 
 def _compare(first: Score, second: Score, firsts: NDArray[np.float64], seconds: NDArray[np.float64]) -> Comparison:

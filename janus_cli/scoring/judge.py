@@ -112,17 +112,11 @@ def judge_of(
     return replace(judge, missing=str(targets or "the text that it was trained on")) if unknown else judge
 
 
-def judge_of_run(
-    run: Run, metric: str | None = None, tokenize: str | None = None, text: Sequence[str] = (),
-    recipe: Recipe | None = None,
-) -> Judge:  # fmt: skip
-    """The same for the data that a run was trained on. recipe: instead of the run's.
-
-    Raises UsageError if the run's recipe has mistakes.
-    """
+def judge_of_run(run: Run, metric: str | None = None, tokenize: str | None = None, text: Sequence[str] = ()) -> Judge:
+    """The same for the data that a run was trained on. Raises UsageError if the run's recipe has mistakes."""
     manifest = run.read_manifest() if run.manifest.is_file() else {}
     folder = Path(str(manifest["prepared"])) if manifest.get("prepared") else None
-    return judge_of(recipe or recipe_load.load(str(run.recipe)), manifest, folder, metric, tokenize, text)
+    return judge_of(recipe_load.load(str(run.recipe)), manifest, folder, metric, tokenize, text)
 
 
 def judge_of_outputs(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from janus_cli.console import counted
 from janus_cli.errors import DataError
 from janus_cli.measures import MEASURES
-from janus_cli.scoring.bootstrap import compare, intervals
+from janus_cli.scoring.bootstrap import compare, intervals, says_little
 from janus_cli.scoring.judge import Judge, doubts, without_reference
 
 
@@ -51,6 +51,9 @@ def measure(
         for entry, interval in zip(plain[0], intervals(scores[0], samples, seed), strict=True):
             entry["interval"] = asdict(interval)
     comparisons = compare(scores[0], scores[1], samples, seed) if samples and paired else []
+    if comparisons:
+        values = {one.name: [one.value, other.value] for one, other in zip(*scores, strict=True)}
+        warnings += filter(None, [says_little(values, len(first.lines))])
     return {
         "hypotheses": first.name,
         "references": [name for name, _ in references],

@@ -85,6 +85,21 @@ def test_every_row_that_a_run_can_do_is_in_the_table_and_in_the_file(janus: Janu
         assert (rows["nar4.lb1"]["passes"], rows["nar10.lb5.rerank"]["passes"]) == (4, 11)
 
 
+def test_sources_that_are_cut_are_counted(janus: Janus) -> None:
+    data = Path("data/demo").resolve()
+    sizes = sorted(map(len, load_tokenizers(data).source.encode(source())))
+    longest = sizes[LINES // 2]
+    cut = sum(size > longest for size in sizes)
+    make_run(Path(), data, "ar", "data.truncate_source=true", f"data.max_source_tokens={longest}", name="short")
+    code, out, err = janus("short", "--mode", "ar.beam1", "--repeats", "1", "--batches", "4")
+    assert code == 0, err
+    (warning,) = (text for text in kept("short")["warnings"] if "cut" in text)
+    assert warning == f"{cut} lines cut to the {longest} tokens that the model reads"
+    assert 1 < cut < LINES
+    assert f"warning: {warning}" in err
+    assert f"warning: {warning}" in out
+
+
 def test_the_same_sentences_every_time_in_order_with_their_references(janus: Janus) -> None:
     run = Run(Path("runs/janus"))
     lines, references = found = sampled(run, recipe_load.load(str(run.recipe)), 5)

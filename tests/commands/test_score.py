@@ -172,8 +172,9 @@ def test_two_outputs_are_compared(janus: Janus) -> None:
     assert "100.0%" in row
     assert "0.010" in row
     assert "paired bootstrap: 99 samples of 30 lines, seed 1" in out
-    out = janus(*files, "--bootstrap", "0", "--metrics", "bleu")[1]
-    assert ("difference" in out, "bootstrap" in out) == (True, False)
+    assert found["warnings"] == ["p says little: there are fewer than 100 lines"]
+    _, out, err = janus(*files, "--bootstrap", "0", "--metrics", "bleu")
+    assert ("difference" in out, "bootstrap" in out, "p says little" in err) == (True, False, False)
     out = janus(*files, "--metrics", "exact", "--json")[1]
     assert json.loads(out)["bootstrap"] == {"samples": 1000, "seed": 1}
 

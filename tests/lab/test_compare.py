@@ -310,6 +310,7 @@ def test_a_signal_reaches_every_training_and_each_saves(tiny_recipe: Path, jobs:
     code, said = processes.ended(process)
     assert code == 128 + signal.SIGTERM, said
     assert "every training that ran was saved" in said or jobs == 1
+    assert "hint: the same command continues" in said
     assert "Traceback" not in said
     assert "rows" not in found()
     for log in logs:
