@@ -7,7 +7,6 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +20,8 @@ from janus_cli.cli import main
 from janus_cli.core.batch import Batch, collate
 from janus_cli.core.knobs import Model
 from janus_cli.core.model import Transformer
+from tests.helpers import Janus as Janus
+from tests.helpers import Result
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("janus", deadline=None)  # what else the machine does decides no test
@@ -54,14 +55,11 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-Janus = Callable[..., tuple[int, str, str]]
-
-
 @pytest.fixture
 def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Janus:
     """Runs the command line in this process: (exit code, stdout, stderr). A bug's exception comes out."""
 
-    def run(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
+    def run(*arguments: str, stdin: bytes = b"") -> Result:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -18,8 +17,7 @@ from janus_cli.lab.labels import matching
 from janus_cli.recipe import sections
 from janus_cli.training import size
 from janus_cli.training.checkpoint import build_model
-
-Janus = Callable[..., tuple[int, str, str]]
+from tests.helpers import Janus, sets
 
 
 def is_number(kind: Any) -> bool:
@@ -56,13 +54,9 @@ def test_every_number_of_the_command_line_has_both_bounds() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        "training.beta1=1", "training.beta2=1", "model.dropout=1", "model.width=1000000000000",
-        "model.encoder_layers=1000000", "tokenizer.vocabulary=9000000000000000000", "decoding.beam=1000000000000",
-        "decoding.iters=9223372036854775808", "decoding.iters=100000000000000000000000000",
-        "data.synthetic.train=9000000000000000000", "training.accumulate=100000000", "training.minutes=.inf",
-        "training.minutes=1e300", "training.updates=9223372036854775807", "seed=18446744073709551616", "seed=-1",
-        "decoding.batch_sentences=0", "training.batch_tokens=0", "objective.kl_start=9223372036854775807",
-        f"{'a.' * 2000}b=1", f"data={'[' * 2000}", f"seed={'9' * 5000}",
+        "training.beta1=1", "model.dropout=1", "model.width=1000000000000", "decoding.iters=9223372036854775808",
+        "training.minutes=.inf", "training.minutes=1e300", "seed=18446744073709551616", "seed=-1",
+        "decoding.batch_sentences=0", f"{'a.' * 2000}b=1", f"data={'[' * 2000}", f"seed={'9' * 5000}",
     ],
 )  # fmt: skip
 def test_a_number_out_of_bounds_is_refused_by_the_recipe(janus: Janus, change: str) -> None:
@@ -96,12 +90,10 @@ def test_a_key_of_2000_levels_in_a_file_is_refused(janus: Janus, empty_folder: P
 @pytest.mark.parametrize(
     "words",
     [
-        "train --threads 2147483648", "train --seed 18446744073709551616", "preprocess --seed 18446744073709551616",
-        "preprocess --workers 1000000", "score --bootstrap 1000000000000", "score --seed 18446744073709551616",
-        "decode --beam 1000000000000", "decode --iters 9223372036854775808", "decode --batch-sentences 0",
-        "decode --length-penalty nan", "compare --minutes inf", "compare --minutes nan", "compare --steps 0",
-        "compare --jobs 1000000", "bench --repeats 1000000000000", "average --last 9223372036854775808",
-        "distill --surest nan", "report --sentences 9223372036854775808", "decode --device cuda:99999999999999999999",
+        "train --threads 2147483648", "preprocess --seed 18446744073709551616", "score --bootstrap -1",
+        "decode --iters 9223372036854775808", "decode --batch-sentences 0", "decode --length-penalty nan",
+        "compare --minutes inf", "compare --jobs 1000000", "distill --surest nan", "report --sentences 0",
+        "bench --repeats 0", "decode --device cuda:99999999999999999999",
         f"compare --objectives ar --seeds {'9' * 5000}", "compare --objectives ar --seeds 9223372036854775808",
     ],
 )  # fmt: skip
@@ -124,8 +116,7 @@ HUGE = ["model.width=65536", "model.feedforward=262144", "model.encoder_layers=1
 
 
 def test_a_model_that_no_memory_holds_is_refused_before_it_is_made(janus: Janus, tiny_recipe: Path) -> None:
-    words = ["train", "--recipe", str(tiny_recipe), "--run", "run", "--device", "cpu"]
-    words += [word for change in HUGE for word in ("--set", change)]
+    words = ["train", "--recipe", str(tiny_recipe), "--run", "run", "--device", "cpu", *sets(*HUGE)]
     for more in ([], ["--dry-run"]):  # the first call prepares the data
         code, out, err = janus(*words, *more)
         assert (code, out) == (6, ""), err

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +19,8 @@ import typer
 
 from janus_cli import __version__, errors, recipe_load
 from janus_cli.cli import VERBS, app, main
+from tests.helpers import Janus
 
-Janus = Callable[..., tuple[int, str, str]]
 _GROUP = typer.main.get_command(app)
 _COMMANDS = {verb: _GROUP.get_command(typer.Context(_GROUP), verb) for verb in VERBS}
 _HEAVY = {"torch", "numpy", "sentencepiece", "safetensors", "sacrebleu", "yaml"}
@@ -97,9 +96,6 @@ MISTAKES = [
     ("recipes --nope", "No such option"),
     ("recipes frobnicate", "frobnicate"),
     ("recipes list demo", "takes no name"),
-    ("recipes show iwslt", "no recipe named 'iwslt', did you mean iwslt14?"),
-    ("recipes show demo --objective jnus", "did you mean janus?"),
-    ("recipes show demo --set seed", "expected KEY=VALUE"),
     ("average a --run b", "a and --run b both name a run"),
     ("train a", "a run is named only with --resume"),
     *((f"train --device {device}", "auto, cpu, cuda, cuda:N") for device in ("gpu", "cuda:", "cuda:x", "CPU", "''")),
@@ -207,7 +203,7 @@ main(["write"])
 """
 
 
-@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+@pytest.mark.parametrize("closed", [(1,), (0, 1, 2)])
 def test_closed_streams_are_nobody_who_listens(tmp_path: Path, closed: tuple[int, ...]) -> None:
     def close() -> None:
         for number in closed:
@@ -308,7 +304,8 @@ def test_what_answers_at_once_imports_nothing_heavy(arguments: list[str], absent
 
 # With runs/a there. Refused with 2, but for a text or a checkpoint that is not there.
 UNKNOWN = """
-recipes show nope | recipes show demo --set trainin.x=1 | preprocess --recipe nope | preprocess --set trainin.x=1
+recipes show nope | recipes show demo --set trainin.x=1 | recipes explain nope
+preprocess --recipe nope | preprocess --set trainin.x=1
 train --recipe nope | train --set trainin.x=1 | train --objective nope | train --resume nope | train --from nope
 train --resume a --set trainin.x=1 | decode nope | decode --run nope | decode --set trainin.x=1
 score nope | score --run nope | inspect nope | inspect --run nope | average nope | average --run nope | export nope

@@ -1,35 +1,27 @@
 """The whole pipeline through the command line, as a user types it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-
-def must(*arguments: str, stdin: bytes | None = None) -> "subprocess.CompletedProcess[bytes]":
-    done = subprocess.run(
-        [sys.executable, "-m", "janus_cli", *arguments], input=stdin, capture_output=True, timeout=1200,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
-    return done
+from tests.helpers import Janus
 
 
-def test_four_lines_on_a_tiny_recipe(tiny_recipe: Path) -> None:
+def test_four_lines_on_a_tiny_recipe(tiny_recipe: Path, janus: Janus) -> None:
     """Run, split and references are found without being named."""
-    must("preprocess", "--recipe", "tiny.yaml")
-    must("train", "--recipe", "tiny.yaml")
-    decoded = must("decode", "--mode", "nar", "--iters", "4")
-    assert b"runs/tiny-janus" in decoded.stderr
-    assert decoded.stdout.count(b"\n") == 8
-    scored = must("score", "--json")
-    assert {"bleu", "chrf", "ter"} <= {entry["name"] for entry in json.loads(scored.stdout)["scores"]}
-    again = must("decode", "--mode", "ar", "--beam", "2")
-    assert again.stdout != b""
-    piped = must("score", "-", "--metrics", "bleu", stdin=again.stdout)
-    assert b"BLEU" in piped.stdout.upper()
-    must("average", "--last", "2")
-    must("decode", "--checkpoint", "average-last2", "--mode", "ar")
-    inspected = must("inspect", "--json")
-    assert json.loads(inspected.stdout)["averages"] == ["average-last2"]
+
+    def must(line: str, stdin: str = "") -> tuple[str, str]:
+        code, out, err = janus(*line.split(), stdin=stdin.encode())
+        assert code == 0, err
+        return out, err
+
+    must("preprocess --recipe tiny.yaml")
+    must("train --recipe tiny.yaml")
+    out, err = must("decode --mode nar --iters 4")
+    assert "runs/tiny-janus" in err
+    assert out.count("\n") == 8
+    assert {"bleu", "chrf", "ter"} <= {score["name"] for score in json.loads(must("score --json")[0])["scores"]}
+    decoded, _ = must("decode --mode ar --beam 2")
+    assert "BLEU" in must("score - --metrics bleu", stdin=decoded)[0].upper()
+    must("average --last 2")
+    must("decode --checkpoint average-last2 --mode ar")
+    assert json.loads(must("inspect --json")[0])["averages"] == ["average-last2"]

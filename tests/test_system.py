@@ -17,7 +17,7 @@ import pytest
 
 from janus_cli import files, system
 from janus_cli.files import MANIFEST, locked, sweep, whole_folder, write_atomically
-from tests.conftest import Janus
+from tests.helpers import Janus
 
 Patch = pytest.MonkeyPatch
 DEAD = 2**30  # no process has this number

@@ -17,8 +17,8 @@ import janus_cli
 from janus_cli import console
 from janus_cli.cli import VERBS, main
 from janus_cli.terminal import command, visible
+from tests.helpers import Janus
 
-Janus = Callable[..., tuple[int, str, str]]
 HOSTILE = "a\x1b[2J\r\x07\x9b\u202e\nerror: forged\n  \x1b[1m:cat: [bold]b[/]"
 
 

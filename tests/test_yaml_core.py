@@ -100,7 +100,7 @@ _PLAIN = st.recursive(
 _SHARED = {"b": [1, 2]}  # YAML would write an anchor and an alias
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50)
 @given(st.dictionaries(st.sampled_from(["a", "b", "c"]), _PLAIN))
 @example({"a": _SHARED, "c": _SHARED})
 @example({f"key {number}": trap for number, trap in enumerate(_TRAPS)})
@@ -110,7 +110,7 @@ def test_dump_reads_back_unchanged(value: dict[str, Any]) -> None:
     assert repr(parsed.value) == repr(value)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(st.sampled_from(list("ab01:-{}[],&*!|>'\"\\#%?@\n \t\0\ufeff\ud800é")), max_size=60))
 def test_no_text_makes_it_fall(text: str) -> None:
     parsed = yaml_core.Document(text)

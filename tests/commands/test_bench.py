@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 from untrained import LINES, make_run, source, target
 
 from janus_cli import recipe_load
-from janus_cli.core.generate import length_limit
 from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.errors import JanusError, OutOfMemoryError
 from janus_cli.lab import peers, processes, rows
@@ -112,17 +111,6 @@ def test_the_same_sentences_every_time_in_order_with_their_references(janus: Jan
     assert chosen != pairs[:5]
 
 
-@pytest.mark.parametrize("max_ratio", [0.0, 1.16, 1.2])
-def test_peers_may_write_as_much_as_we_do(made: Path, tmp_path: Path, max_ratio: float) -> None:
-    run = Run(made / "runs" / "janus")
-    recipe = recipe_load.load(str(run.recipe), [f"decoding.max_ratio={max_ratio}"])
-    tokenizers = load_tokenizers(run.path)
-    setting = peers.Setting("ctranslate2", recipe, tokenizers, CPU, {}, "x", tmp_path)
-    lengths = torch.arange(1, 60)
-    ours = length_limit(lengths, recipe.model.max_length, recipe.decoding) - 1  # EOS
-    assert setting.most([[7] * length for length in lengths.tolist()]) == ours.tolist()
-
-
 def test_bleu_is_that_of_decode_and_score_on_the_whole_split(janus: Janus, any_janus: Janus) -> None:
     assert janus("janus", "--mode", "nar4.lb1", "--repeats", "1", "--batches", "4")[0] == 0
     about = kept("janus")
@@ -175,28 +163,21 @@ def test_a_dry_run_measures_nothing_and_writes_nothing(janus: Janus, orders: Ord
         (["janus", "--out", "no/such/file.json"], "no/such"),
         (["janus", "--out", "runs", "--force"], "runs is a folder"),
         (["janus", "--device", "abacus"], "abacus"),
+        (["janus", "--plot", "a.svg"], "[bench]"),
+        (["janus", "--against", "ctranslate2"], "[peers]"),
+        (["janus", "--against", "transformers"], "[peers]"),
     ],
 )
-def test_mistakes_are_named_before_anything_is_measured(janus: Janus, arguments: list[str], words: str) -> None:
+def test_mistakes_are_named_before_anything_is_measured(
+    janus: Janus, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+) -> None:
+    for extra in ("matplotlib", "ctranslate2", "transformers"):
+        monkeypatch.setitem(sys.modules, extra, None)
     code, out, err = janus(*arguments)
     assert (code, out) == (2, "")
     assert words in err
     assert "hint:" in err
     assert not list(Path("runs").glob("*/bench"))
-
-
-@pytest.mark.parametrize(
-    ("module", "option", "extra"),
-    [("matplotlib", "--plot=a.svg", "bench"), *((peer, f"--against={peer}", "peers") for peer in get_args(peers.Peer))],
-)
-def test_a_missing_extra_is_one_hint(
-    janus: Janus, monkeypatch: pytest.MonkeyPatch, module: str, option: str, extra: str
-) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
-    code, out, err = janus("janus", option)
-    assert (code, out) == (2, "")
-    assert f"{module} is not installed" in err
-    assert re.search(rf"hint: pip install .*\[{extra}\]", err)
 
 
 def test_memory_is_measured_in_a_process_of_its_own(made: Path) -> None:

@@ -89,16 +89,12 @@ def test_json_on_stdout_and_nothing_else(janus: Janus) -> None:
 
 
 def test_several_reference_files_and_a_ragged_tsv(exact: Exact) -> None:
-    write(h="a c _", one="x c _", two="a y z")
-    Path("refs.tsv").write_text("x\ta\nq\tr\tc\t\n\n")
+    write(h="a c", one="x c", two="a y")
     assert exact("h.txt", "--reference", "one.txt", "--reference", "two.txt")["value"] == 100
-    found = exact("h.txt", "--reference", "refs.tsv")
-    assert (found["value"], found["scores"][0]["signature"].split("|")[0]) == (100, "nrefs:var")
-    Path("empty cells.tsv").write_text("x\ta\t\n\tq\t\tc\n\t\n")
-    assert exact("h.txt", "--reference", "empty cells.tsv")["value"] == 100
-    write(h2="a c")
-    Path("even.tsv").write_text("x\ta\t\n\tq\t\tc\n")
-    assert exact("h2.txt", "--reference", "even.tsv")["scores"][0]["signature"].startswith("nrefs:2|")
+    for rows, number in (("x\ta\nq\tr\tc\t\n", "nrefs:var"), ("x\ta\t\n\tq\t\tc\n", "nrefs:2")):
+        Path("refs.tsv").write_text(rows)
+        found = exact("h.txt", "--reference", "refs.tsv")
+        assert (found["value"], found["scores"][0]["signature"].split("|")[0]) == (100, number)
     assert exact("h.txt", "--reference", "refs.tsv", "--reference", "one.txt")["value"] == 100
 
 
@@ -145,46 +141,38 @@ def test_references_of_a_decoded_file_come_from_its_summary(exact: Exact) -> Non
     assert exact("h.txt", "--run", "runs/a")["value"] == 100, "the newest references"
 
 
-def test_two_outputs_are_compared(janus: Janus) -> None:
+@pytest.fixture
+def good_and_bad(janus: Janus) -> Janus:
+    """Scores one output against another."""
     right = "".join(f"the cat number {k} sat on the mat\n" for k in range(30))
-    Path("r.txt").write_text(right)
-    Path("good.txt").write_text(right.replace("number 1 ", "one "))
-    Path("bad.txt").write_text(right.replace("sat on", "was").replace("number 1 ", "one "))
-    files = ["good.txt", "--reference", "r.txt", "--against", "bad.txt"]
-    as_json = [*files, "--bootstrap", "99", "--json", "--metrics", "bleu,ter"]
-    code, out, _ = janus(*as_json)
+    good = right.replace("number 1 ", "one ")
+    for name, text in (("r.txt", right), ("good.txt", good), ("bad.txt", good.replace("sat on", "was"))):
+        Path(name).write_text(text)
+    return partial(janus, "good.txt", "--reference", "r.txt", "--against", "bad.txt")
+
+
+def test_two_outputs_are_compared(good_and_bad: Janus) -> None:
+    as_json = ("--bootstrap", "99", "--json", "--metrics", "bleu,ter")
+    code, out, _ = good_and_bad(*as_json)
     found = json.loads(out)
     assert (code, found["against"], found["bootstrap"]) == (0, "bad.txt", {"samples": 99, "seed": 1})
     for one, other, both in zip(found["scores"], found["against_scores"], found["comparisons"], strict=True):
         assert one["name"] == other["name"] == both["name"]
         assert both["difference"] == pytest.approx(one["value"] - other["value"])
         assert (both["p"], both["wins"]) == (0.01, 1)
-        low, high = both["interval"]["low"], both["interval"]["high"]
-        assert low <= both["difference"] + 1e-9
-        assert both["difference"] <= high + 1e-9
-        assert low > 0 or high < 0
-    assert janus(*as_json)[1] == out  # the same seed
-    assert janus(*as_json, "--seed", "2")[1] != out
-    code, out, _ = janus(*files, "--bootstrap", "99", "--metrics", "bleu")
-    (row,) = (line for line in out.split("\n") if line.startswith("│ bleu"))
-    first, second, difference = row.replace("│", " ").split()[1:4]
-    assert float(difference) == pytest.approx(float(first) - float(second), abs=0.011)
-    assert "100.0%" in row
-    assert "0.010" in row
-    assert "paired bootstrap: 99 samples of 30 lines, seed 1" in out
     assert found["warnings"] == ["p says little: there are fewer than 100 lines"]
-    _, out, err = janus(*files, "--bootstrap", "0", "--metrics", "bleu")
+    assert good_and_bad(*as_json)[1] == out  # the same seed
+    assert good_and_bad(*as_json, "--seed", "2")[1] != out
+    _, out, err = good_and_bad("--bootstrap", "0", "--metrics", "bleu")
     assert ("difference" in out, "bootstrap" in out, "p says little" in err) == (True, False, False)
-    out = janus(*files, "--metrics", "exact", "--json")[1]
+    out = good_and_bad("--metrics", "exact", "--json")[1]
     assert json.loads(out)["bootstrap"] == {"samples": 1000, "seed": 1}
 
 
-def test_bootstrap_of_one_output(janus: Janus, exact: Exact) -> None:
+def test_bootstrap_of_one_output(exact: Exact) -> None:
     write(h="a b c d", r="a b x y")
     interval = exact("h.txt", "--reference", "r.txt", "--bootstrap", "200")["scores"][0]["interval"]
     assert interval == {"low": 0, "high": 100, "mean": pytest.approx(50, abs=5)}
-    out = janus("h.txt", "--reference", "r.txt", "--bootstrap", "200", "--metrics", "exact")[1]
-    assert "0.00 … 100.00" in out
 
 
 RECORDS = b'{"hypothesis": "a", "score": 1}\n{"hypothesis": "b"}\n'
@@ -229,8 +217,6 @@ def test_columns_of_tables(exact: Exact) -> None:
     Path("plain.txt").write_text("a, b\nx\n")
     assert exact(*files[:3], "--against", "plain.txt", "--bootstrap", "5", "--reference", "T.TSV.gz")["value"] == 100
     assert exact("-", "--column", "output", "--reference", "T.TSV.gz", stdin=Path("t.csv").read_bytes())["value"] == 100
-    Path("r.jsonl").write_text('{"references": ["a, b", "c"]}\n{"references": ["c"]}\n')
-    assert exact(*files[:3], "--reference", "r.jsonl")["value"] == 100
 
 
 @pytest.mark.parametrize(
@@ -364,18 +350,14 @@ def test_a_tokenizer_that_nothing_uses_is_refused(janus: Janus) -> None:
 
 @pytest.mark.parametrize("width", [20, 60, 80])
 def test_no_number_is_cut_however_narrow_the_terminal(
-    janus: Janus, monkeypatch: pytest.MonkeyPatch, width: int
+    good_and_bad: Janus, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
-    right = "".join(f"the cat number {k} sat on the mat\n" for k in range(12))
-    Path("r.txt").write_text(right)
-    Path("good.txt").write_text(right.replace("number 1 ", "one "))
-    Path("bad.txt").write_text(right.replace("sat on", "was"))
-    words = ("good.txt", "--reference", "r.txt", "--against", "bad.txt", "--bootstrap", "50")
-    found = json.loads(janus(*words, "--json")[1])
+    found = json.loads(good_and_bad("--bootstrap", "50", "--json")[1])
     for name, value in (("COLUMNS", str(width)), ("LINES", "50"), ("TERM", "dumb")):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(type(sys.stdout), "isatty", lambda _: True)
-    table = janus(*words)[1].split("nrefs")[0]
+    table, *below = good_and_bad("--bootstrap", "50")[1].split("nrefs")
+    assert "50 samples of 30 lines, seed 1" in below[-1]
     assert "…" not in re.sub(r"\d … ", "", table)
     for score, other, each in zip(found["scores"], found["against_scores"], found["comparisons"], strict=True):
         for number in (

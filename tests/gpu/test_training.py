@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from janus_cli.training.run import train
 from janus_cli.training.trainer import Trainer
-from tests.faults.processes import digest
+from tests.faults import processes
+from tests.faults.processes import digest, entries
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
-
-
-def go(recipe: Path, run: str, *changes: str, resume: bool = False) -> Path:
-    return train(
-        recipe=None if resume else str(recipe), run=Path(run), changes=changes, resume=resume, device="cuda",
-        allow_change=("training.updates",) if resume else (),
-    ).checkpoints  # fmt: skip
+go = partial(processes.go, device="cuda")
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
@@ -28,14 +22,13 @@ def test_a_training_that_stopped_goes_on_to_the_bit(tiny_recipe: Path, precision
     chosen = f"training.precision={precision}"
     whole = go(tiny_recipe, "whole", chosen, "training.updates=12")
     go(tiny_recipe, "parts", chosen, "training.updates=5")
-    parts = go(tiny_recipe, "parts", chosen, "training.updates=12", resume=True)
+    parts = go(tiny_recipe, "parts", "training.updates=12", resume=True)
     assert digest(parts / "step-000012") == digest(whole / "step-000012")
 
 
 def test_the_loss_falls(tiny_recipe: Path) -> None:
     go(tiny_recipe, "run", "training.updates=200", "training.log_every=20", "training.learning_rate=3e-3")
-    lines = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
-    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    losses = [line["loss"] for line in entries(Path("run/log.jsonl"), "train")]
     assert losses[-1] < 0.95 * losses[0]
 
 
