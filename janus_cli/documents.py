@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from janus_cli.errors import DataError, JanusError
 
@@ -29,7 +29,6 @@ Flag = Annotated[bool, Field(strict=True)]
 class Document(BaseModel):
     """Any JSON object. largest: bytes of its file."""
 
-    model_config = ConfigDict(extra="allow")
     largest: ClassVar[int] = 16 * MEBI
 
 
@@ -45,11 +44,14 @@ class CheckpointManifest(Document):
     files: dict[str, File]
 
 
-class State(Document):
-    """A checkpoint's state.json. tokenizer: the sha256 of the tokenizer's files."""
+class Position(Document):
+    """How far a training is; a part of every checkpoint's state.json.
 
-    source_vocabulary: Size
-    target_vocabulary: Size
+    step: updates done. epoch, batch: where the next update's data starts. bad: skipped updates in a row.
+    best, best_loss, best_step: the best validation so far. since_best: validations since then without improvement.
+    seconds: spent in updates. validation_due: the validation of this update was interrupted by a signal, or failed.
+    """
+
     step: Count = 0
     epoch: Count = 0
     batch: Count = 0
@@ -59,7 +61,14 @@ class State(Document):
     best_step: Count = 0
     since_best: Count = 0
     seconds: Seconds = 0.0
-    owed: Flag = False
+    validation_due: Annotated[Flag, Field(alias="owed")] = False
+
+
+class State(Position):
+    """A checkpoint's state.json. tokenizer: the sha256 of the tokenizer's files."""
+
+    source_vocabulary: Size
+    target_vocabulary: Size
     precision: str = ""
     ranks: Count = 1
     threads: Count = 1

@@ -93,8 +93,8 @@ class Run:
         return self.path / "decode"
 
     def read_manifest(self) -> dict[str, Any]:
-        """Raises DataError if the manifest is missing or damaged."""
-        return documents.read(self.manifest, documents.RunManifest)
+        """Raises CheckpointError if the manifest is missing or damaged."""
+        return documents.read(self.manifest, documents.RunManifest, CheckpointError)
 
     def must_have(self, checkpoint: Path) -> None:
         """Raises CheckpointError for a name that nothing has; of best and last, `find_checkpoint` knows more."""

@@ -14,9 +14,8 @@ from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.files import sweep
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
-from janus_cli.training.best import best_metric, label
+from janus_cli.training.best import best_metric, label, newest_scoring, ranked
 from janus_cli.training.checkpoint import EMA, MODEL, OPTIMIZER, Checkpoint, optimizer_tensors
-from janus_cli.training.ranking import newest_scoring, ranked
 
 
 def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: bool) -> tuple[Path, list[str]]:

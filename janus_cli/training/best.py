@@ -1,16 +1,24 @@
-"""Which checkpoint is best: by one number of the validation; where that is equal, by the loss; else the later one."""
+"""Which checkpoint is best: by one number of the validation; where that is equal, by the loss; else the later one.
+
+Checkpoints that something else has judged do not compete.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from math import inf
-from typing import Any, TypeGuard
+from pathlib import Path
+from typing import Any, NamedTuple, TypeGuard
 
 from janus_cli.core.objectives import OBJECTIVES
-from janus_cli.errors import UsageError
+from janus_cli.documents import Position
+from janus_cli.errors import DataError, UsageError
 from janus_cli.measures import MEASURES, higher_is_better, measure_of
 from janus_cli.recipe import Recipe
 from janus_cli.scoring.judge import BEFORE, choose, named_metric
+from janus_cli.training.checkpoint import read_state, step_of, steps
 
 Rank = tuple[float, float]
 NOWHERE: Rank = (-inf, -inf)
@@ -33,6 +41,15 @@ def best_metric(recipe: Recipe, metric: str) -> str:
     return names[0] if chosen == "auto" else chosen
 
 
+def still_valid(recipe: Recipe) -> Recipe:
+    """The recipe of a run, with best_metric auto if an earlier version took one that there is no more."""
+    try:
+        best_metric(recipe, named_metric(recipe) or "bleu")
+    except UsageError:
+        return replace(recipe, training=replace(recipe.training, best_metric="auto"))
+    return recipe
+
+
 def check_scoring(recipe: Recipe) -> None:
     """Finds mistakes before data is prepared. Raises UsageError: see `best_metric` and `must_be_at_hand`."""
     judge = choose(named_metric(recipe), recipe.scoring.tokenize, None)
@@ -46,6 +63,16 @@ def rank(metric: str, metrics: Mapping[str, Any]) -> Rank | None:
     if not _is_number(value):
         return None
     return value if higher_is_better(metric) else -value, -loss if _is_number(loss) else -inf
+
+
+def note_validation(position: Position, metric: str, value: float, loss: float) -> None:
+    """Notes a validation. An equal one takes over, because it is the later one, but is no improvement."""
+    before = rank(metric, {"loss": position.best_loss, metric: position.best})
+    now = rank(metric, {"loss": loss, metric: value})
+    position.validation_due, position.since_best = False, position.since_best + 1
+    if now is not None and (before is None or now >= before):
+        position.best, position.best_loss, position.best_step = value, loss, position.step
+        position.since_best = 0 if before is None or now > before else position.since_best
 
 
 def label(metric: str, scoring: Mapping[str, Any]) -> str:
@@ -77,3 +104,52 @@ def indifferent(metric: str, values: Sequence[float]) -> str:
 
 def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and value == value
+
+
+class Ranked(NamedTuple):
+    """A checkpoint that was validated. metrics: what the validation found."""
+
+    place: Rank
+    step: int
+    folder: Path
+    metrics: Mapping[str, Any]
+
+
+def ranked(root: Path, metric: str, scoring: Mapping[str, Any]) -> list[Ranked]:
+    """Checkpoints of training steps that were judged so, best first (see `rank`); ties go to the later one.
+
+    scoring: see `validation.scoring_of`.
+    """
+    found = list[Ranked]()
+    for folder, state in _validated(root):
+        place = rank(metric, state["metrics"])
+        if place is not None and _is_judged_by(state, metric, scoring):
+            found.append(Ranked(place, step_of(folder), folder, state["metrics"]))
+    return sorted(found, key=lambda each: each[:2], reverse=True)
+
+
+def worth_keeping(root: Path, metric: str, scoring: Mapping[str, Any], count: int) -> set[Path]:
+    """The `count` best checkpoints. Until there are so many, also those that something else has judged."""
+    best = [each.folder for each in ranked(root, metric, scoring)]
+    if len(best) >= max(1, count):
+        return set(best[:count])
+    return {*best, *(folder for folder, state in _validated(root) if not _is_judged_by(state, metric, scoring))}
+
+
+def newest_scoring(root: Path) -> dict[str, Any]:
+    """What judged the newest checkpoint that was validated."""
+    validated = _validated(root)
+    return scoring_in(validated[-1][1] if validated else {})
+
+
+def _is_judged_by(state: Mapping[str, Any], metric: str, scoring: Mapping[str, Any]) -> bool:
+    return metric in state["metrics"] and label(metric, scoring_in(state)) == label(metric, scoring)
+
+
+def _validated(root: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Checkpoints of training steps that were validated, oldest first, and the state of each."""
+    found = []
+    for folder in steps(root):
+        with suppress(DataError, OSError):  # damaged: reading it as a checkpoint reports that
+            found.append((folder, read_state(folder)))
+    return [(folder, state) for folder, state in found if state.get("metrics")]

@@ -303,6 +303,8 @@ def tokenizers_of(run: Run, state: Mapping[str, Any] | None = None) -> Tokenizer
     Raises:
         CheckpointError: a file is missing, damaged or was changed, or the checkpoint was trained with another one.
     """
+    if run.manifest.is_file():  # earlier exports have none
+        run.read_manifest()
     try:
         tokenizers = load_tokenizers(run.path)
     except DataError as problem:

@@ -18,9 +18,8 @@ from janus_cli.recipe import Recipe
 from janus_cli.runs import LINKS, RUNS, Run
 from janus_cli.system import followed
 from janus_cli.training import checkpoint
-from janus_cli.training.best import label, scoring_in
+from janus_cli.training.best import label, newest_scoring, scoring_in
 from janus_cli.training.checkpoint import MODEL, STATE, read_state, tokenizers_of
-from janus_cli.training.ranking import newest_scoring
 from janus_cli.training.trainer import plan_of
 
 

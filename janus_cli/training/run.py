@@ -30,10 +30,11 @@ from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring.judge import judge_of
 from janus_cli.terminal import command, visible
-from janus_cli.training import checkpoint, earlier, limits, schedule, size
+from janus_cli.training import checkpoint, limits, size
 from janus_cli.training.best import check_scoring
 from janus_cli.training.checkpoint import MODEL, Checkpoint
-from janus_cli.training.log import Log, flat
+from janus_cli.training.log import Log
+from janus_cli.training.resume import consequences, continued
 from janus_cli.training.trainer import Trainer, resume_command
 
 LOCK = ".lock"
@@ -78,12 +79,10 @@ def train(
         _check_options(resume=resume, force=force, start=start, allow_change=allow_change)
         resume = resume and not _has_yet_to_begin(recipe, run)
         settings, target = _recipe_and_run(recipe, objective, run, changes, seed, data_dir, resume=resume)
-        if resume:
-            settings = earlier.with_a_metric(settings, recipe_load.load(str(target.recipe)))
-        check_scoring(settings)
         if resume:  # before the data is opened, which other settings do not fit
-            _must_agree(recipe_load.load(str(target.recipe)), settings, allow_change)
-        else:
+            settings = continued(settings, recipe_load.load(str(target.recipe)), allow_change)
+        check_scoring(settings)
+        if not resume:
             _must_be_free(target, force=force)
         words = _preprocess_options(recipe, target, changes, seed, resume=resume)
         data = _open_data(settings, target, prepared, data_dir, world, words, resume=resume, dry_run=dry_run)
@@ -136,8 +135,7 @@ def _recipe_and_run(
         run = runs.find_run(folder)
         if folder is None:
             console.say(f"resuming {run.path}, the newest run")
-        loaded = recipe_load.load(recipe or str(run.recipe), changes, objective)
-        return limits.kept(loaded, recipe_load.load(str(run.recipe))), run
+        return recipe_load.load(recipe or str(run.recipe), changes, objective), run
     if recipe is None:
         console.say("no --recipe: using the built-in recipe demo")
     loaded = recipe_load.load(recipe or "demo", changes, objective)
@@ -190,22 +188,6 @@ def _is_for_data(path: Path) -> bool:
     if is_prepared(path):
         return True
     return path.is_dir() and all(is_prepared(each) or each.suffix == ".downloads" for each in path.glob("[!.]*"))
-
-
-def _must_agree(before: Recipe, now: Recipe, allowed: Sequence[str]) -> None:
-    """Raise CheckpointError naming all knobs that differ from the resumed run's without --allow-change."""
-    old, new = dict(flat(before.plain(), ".")), dict(flat(now.plain(), "."))
-    # What judges may change: checkpoints that something else judged are then left out of the ranking.
-    free = (*allowed, "data.dir", "data.files", "about", "data.notes", "scoring", "training.best_metric")
-    changed = [
-        f"\n  {key}: {old.get(key)!r} in the run, {new.get(key)!r} now"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not any(key == each or key.startswith(f"{each}.") for each in free)
-    ]
-    if changed:
-        raise CheckpointError(
-            f"the recipe has changed since the run began:{''.join(changed)}", "allow a change with --allow-change KEY"
-        )
 
 
 def _preprocess_options(
@@ -371,13 +353,8 @@ def _train(
 def _fit(trainer: Trainer, saved: Checkpoint | None) -> None:
     """Train, with a log and `run.txt`."""
     run, recipe, world, step = trainer.run, trainer.recipe, trainer.world, trainer.position.step
-    for name, now in trainer.numerics.items():
-        if saved and (before := saved.state.get(name, now)) != now:
-            console.warn(f"up to update {step:,} this run had {name} {before}, now it has {name} {now}")
-    if saved and (told := schedule.jump(step, saved.recipe.training, recipe.training)):
-        console.warn(told)
-    if saved and "scoring" not in saved.state and (told := earlier.other_loss(recipe.objective)):
-        console.warn(f"{told}, unlike in the version that began this run: the loss is another one from now on")
+    for warning in consequences(saved, recipe, trainer.numerics) if saved else ():
+        console.warn(warning)
     parameters, precision = trainer.parameters, trainer.precision
     console.say(f"{parameters:,} parameters, {precision}, from update {step:,} to {recipe.training.updates:,}")
     board = run.path / "tensorboard" if recipe.training.tensorboard else None

@@ -10,10 +10,9 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict
 from functools import cached_property
 from itertools import islice
-from math import cos, inf, isfinite, pi
+from math import inf, isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -30,19 +29,26 @@ from janus_cli.core.objectives import OBJECTIVES, Objective, Plan, Term
 from janus_cli.data.batching import Rows, epoch_batches, load_batch
 from janus_cli.data.prepared import Prepared
 from janus_cli.device import SIGNALS, StopSignal, World, autocast, product_rate, resolve_precision
+from janus_cli.documents import Position
 from janus_cli.errors import NonFiniteError, OutOfMemoryError, Stopped, is_about_memory
-from janus_cli.recipe import Recipe, Training
+from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring.judge import Judge, judge_of
 from janus_cli.terminal import command
 from janus_cli.training import checkpoint
-from janus_cli.training.best import best_metric, indifferent, label, scoring_in
+from janus_cli.training.best import (
+    best_metric,
+    indifferent,
+    label,
+    note_validation,
+    ranked,
+    scoring_in,
+    still_valid,
+    worth_keeping,
+)
 from janus_cli.training.checkpoint import EMA, MODEL, MOMENTS, OPTIMIZER, Checkpoint, optimizer_tensors
-from janus_cli.training.earlier import still_valid
 from janus_cli.training.log import Log, Meter
-from janus_cli.training.optimizer import make_optimizer
-from janus_cli.training.position import Position
-from janus_cli.training.ranking import ranked, worth_keeping
+from janus_cli.training.optimizer import learning_rate, make_optimizer
 from janus_cli.training.validation import Material, material, scoring_of, validate
 
 
@@ -253,7 +259,7 @@ class Trainer:
             return
         self.log.write("valid", position.step, scoring=self.scoring, **metrics)
         self.metrics = metrics
-        position.validated(self.metric, agreed["value"], agreed["loss"])
+        note_validation(position, self.metric, agreed["value"], agreed["loss"])
         self.values.append(agreed["value"])
         if doubt := indifferent(self.metric, self.values):
             console.warn(doubt)
@@ -265,9 +271,8 @@ class Trainer:
         """
         position, root = self.position, self.run.checkpoints
         if self.world.first and self.saved != position.step:
-            state = {**asdict(position), **self.numerics, "metrics": dict(self.metrics), "scoring": self.scoring}
-            state["owed"] = state.pop("validation_due")  # its name in checkpoint format 1
-            state["tokenizer"] = self.prepared.tokenizer
+            state = {**position.model_dump(by_alias=True), **self.numerics, "metrics": dict(self.metrics)}
+            state |= {"scoring": self.scoring, "tokenizer": self.prepared.tokenizer}
             moments = self._moments()
             folder = checkpoint.step_folder(root, position.step)
             vocabularies = self.prepared.train.source_vocabulary, self.prepared.train.target_vocabulary
@@ -308,10 +313,7 @@ class Trainer:
             if moments[f"{name}.step"]:  # 0 before the first update: the optimiser then creates its own state
                 keys = (*MOMENTS, EMA) if ema else MOMENTS
                 self.optimizer.state[weight] = {key: moments[f"{name}.{key}"].to(self.world.device) for key in keys}
-        state = {**saved.state, "validation_due": saved.state.get("owed", False)}
-        # Checkpoints of earlier versions have no `seconds` or `owed`.
-        position = Position(**{key: state[key] for key in Position.__dataclass_fields__ if key in state})
-        self.position = position
+        self.position = Position.model_validate(saved.state)
         self._judge_anew(saved)
 
     def _judge_anew(self, saved: Checkpoint) -> None:
@@ -436,20 +438,6 @@ class LossModule(nn.Module):
 
     def forward(self, batch: Batch, plan: Plan, knobs: Any) -> dict[str, Term]:
         return self.objective.loss(self.model, batch, plan, knobs)
-
-
-def learning_rate(step: int, knobs: Training) -> float:
-    """The learning rate of update `step` (from 0): linear warm-up to the peak, then the schedule.
-
-    inverse_sqrt: falls with 1/sqrt(step) (Vaswani 2017). linear, cosine: would reach 0 right after the last update.
-    """
-    done = step + 1
-    if done < knobs.warmup:
-        return knobs.learning_rate * done / knobs.warmup
-    if knobs.schedule == "inverse_sqrt":
-        return knobs.learning_rate * (max(1, knobs.warmup) / done) ** 0.5
-    left = min(1.0, max(0.0, (knobs.updates - step) / max(1, knobs.updates - knobs.warmup)))
-    return knobs.learning_rate * (left if knobs.schedule == "linear" else 0.5 - 0.5 * cos(pi * left))
 
 
 def plan_of(batch: Batch, recipe: Recipe, epoch: int) -> Plan:

@@ -339,12 +339,11 @@ HOSTILE: list[tuple[Callable[[], None], tuple[str, ...], int, str]] = [
     (text(ROOT / "step-000006/manifest.json", DEEP), LAST, 4, "manifest.json is damaged: it is nested too deeply"),
     (text(ROOT / "step-000006/manifest.json", "{}"), LAST, 4, "manifest.json is damaged: format is missing"),
     (text(ROOT / STATE, DEEP), ("inspect", "run/checkpoints/step-000006"), 4, "state.json is damaged"),
-    (text(RUN / "manifest.json", ""), ("inspect", "run"), 3, "run/manifest.json is damaged"),
-    (text(RUN / "manifest.json", DEEP), ("decode", "run"), 3, "run/manifest.json is damaged"),
-    (text(RUN / "manifest.json", '{"files": {"test.source.txt": 1}}'), ("decode", "run"), 3, "files.test.source.txt"),
-    (text(RUN / "manifest.json", "{}"), RESUME, 3, "run/manifest.json is damaged"),
-    (lambda: edited(RUN / "manifest.json", "prepared", value=3), RESUME, 3, "prepared should be"),
-    (lambda: edited(RUN / "manifest.json", "from", value="x"), ("inspect", "run"), 3, "from should be"),
+    (text(RUN / "manifest.json", ""), ("inspect", "run"), 4, "run/manifest.json is damaged"),
+    (text(RUN / "manifest.json", DEEP), ("decode", "run"), 4, "run/manifest.json is damaged"),
+    (text(RUN / "manifest.json", '{"files": {"test.source.txt": 1}}'), ("decode", "run"), 4, "files.test.source.txt"),
+    (lambda: edited(RUN / "manifest.json", "prepared", value=3), RESUME, 4, "prepared should be"),
+    (lambda: edited(RUN / "manifest.json", "from", value="x"), ("inspect", "run"), 4, "from should be"),
     (text(RUN / "tokenizer.json", DEEP), LAST, 4, "run/tokenizer.json is damaged"),
     (text(RUN / "tokenizer.json", '{"kind": [], "files": {}}'), LAST, 4, "run/tokenizer.json is damaged: kind"),
     (text(DATA, DEEP), (*TRAIN, "--run", "x"), 3, "manifest.json is damaged: it is nested too deeply"),
@@ -365,6 +364,13 @@ def test_hostile_json_is_named_and_nothing_is_built_of_it(
     assert (found, out) == (code, ""), err
     assert words in err
     assert len(err) < 3000
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_damaged_manifest_of_a_run_is_refused_wherever_it_is_read(trained: Path, janus: Janus, use: str) -> None:
+    (RUN / "manifest.json").write_text("{}")
+    code, _, err = janus(*USES[use], stdin=b"ba\n")
+    assert (code, "run/manifest.json is damaged: files is missing" in err) == (4, True), err
 
 
 HEADER = json.dumps(

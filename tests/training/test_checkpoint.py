@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.files import whole_folder
 from janus_cli.training import checkpoint
+from janus_cli.training.best import ranked
 from janus_cli.training.checkpoint import MODEL, STATE, load_model, newest_valid, verify
 from janus_cli.training.inspect import describe, lines
-from janus_cli.training.ranking import ranked
 from tests.faults.processes import ENVIRONMENT, digest, go, relabel, state
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from janus_cli.recipe import Training
-from janus_cli.training.schedule import jump
+from janus_cli.training.resume import jump
 
 Janus = Callable[..., tuple[int, str, str]]
 COSINE: dict[str, Any] = {"updates": 100, "warmup": 10, "learning_rate": 1.0, "schedule": "cosine"}

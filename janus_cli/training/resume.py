@@ -1,0 +1,81 @@
+"""What a resumed training takes from its run, what may differ, and what the difference does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import isclose
+
+from janus_cli import console
+from janus_cli.core.knobs import ObjectiveKnobs, ProphetnetObjective, XlnetObjective
+from janus_cli.errors import CheckpointError
+from janus_cli.recipe import Recipe, Training
+from janus_cli.training import limits
+from janus_cli.training.best import still_valid
+from janus_cli.training.checkpoint import Checkpoint
+from janus_cli.training.log import flat
+from janus_cli.training.optimizer import learning_rate
+
+SCHEDULE = ("updates", "learning_rate", "schedule", "warmup")  # knobs that the rate depends on
+# What judges may change: checkpoints that something else judged are then left out of the ranking.
+FREE = ("data.dir", "data.files", "about", "data.notes", "scoring", "training.best_metric")
+
+
+def continued(now: Recipe, before: Recipe, allowed: Sequence[str]) -> Recipe:
+    """The recipe of a resumed run, with its limits of outputs; auto decides where its best_metric is none any more.
+
+    Raises:
+        CheckpointError: other knobs than those allowed differ from the run's; all are named.
+    """
+    now, metric = limits.kept(now, before), before.training.best_metric
+    if now.training.best_metric == metric and still_valid(before) != before:
+        console.warn(
+            f"training.best_metric {metric}, of an earlier version, is not a validation metric any more: auto decides"
+        )
+        now = still_valid(now)
+    old, new = dict(flat(before.plain(), ".")), dict(flat(now.plain(), "."))
+    free = (*allowed, *FREE)
+    changed = [
+        f"\n  {key}: {old.get(key)!r} in the run, {new.get(key)!r} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not any(key == each or key.startswith(f"{each}.") for each in free)
+    ]
+    if changed:
+        raise CheckpointError(
+            f"the recipe has changed since the run began:{''.join(changed)}", "allow a change with --allow-change KEY"
+        )
+    return now
+
+
+def consequences(saved: Checkpoint, recipe: Recipe, numerics: Mapping[str, object]) -> Iterator[str]:
+    """Warnings of what is another than before this checkpoint: rounding, learning rate, loss."""
+    step = saved.state["step"]
+    for name, now in numerics.items():
+        if (before := saved.state.get(name, now)) != now:
+            yield f"up to update {step:,} this run had {name} {before}, now it has {name} {now}"
+    if told := jump(step, saved.recipe.training, recipe.training):
+        yield told
+    if "scoring" not in saved.state and (told := _other_loss(recipe.objective)):
+        yield f"{told}, unlike in the version that began this run: the loss is another one from now on"
+
+
+def jump(step: int, before: Training, now: Training) -> str:
+    """What changed knobs do to the rate of the first update after `step` updates, in words; empty if nothing.
+
+    A cosine that ended at almost 0 starts high again if it gets more updates.
+    """
+    rate, planned = learning_rate(step, now), learning_rate(step, before)
+    if isclose(rate, planned, rel_tol=0.01):
+        return ""
+    pairs = [(key, getattr(before, key), getattr(now, key)) for key in SCHEDULE]
+    changed = [f"training.{key} {old}, now {new}" for key, old, new in pairs if old != new]
+    last = f"{learning_rate(step - 1, before):.3g} in update {step:,}, " if step else ""
+    return f"the learning rate jumps: {last}{rate:.3g} in update {step + 1:,} ({'; '.join(changed)})"
+
+
+def _other_loss(objective: ObjectiveKnobs) -> str:
+    """What an objective computes otherwise than the first version did; empty if nothing."""
+    if isinstance(objective, ProphetnetObjective) and objective.ngram > 2:
+        return f"objective.ngram {objective.ngram}: every stream weighs 1/{objective.ngram} of its own mean"
+    if isinstance(objective, XlnetObjective) and objective.predicted < 1:
+        return f"objective.predicted {objective.predicted:g}: tokens that are not predicted see each other"
+    return ""
