@@ -64,8 +64,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, Batches]]:
                 stream = pa.ipc.open_stream(file)
                 yield stream.schema, lambda _: stream
     except UnicodeDecodeError as problem:
-        hint = "write it again as UTF-8; --bad-utf8 is for text, TSV, CSV and JSON lines"
-        raise DataError(f"{path} has a text that is not UTF-8: {problem.reason}", hint) from None
+        what = f"{path} has a text that is not UTF-8: {problem.reason}"
+        raise DataError(f"{what}; --bad-utf8 does nothing for Parquet and Arrow", "write it again as UTF-8") from None
     except (pa.ArrowException, ValueError) as problem:
         reason = str(problem).split("\n")[0]
         raise DataError(f"{path} is damaged: {reason}", "fetch it, or write it again") from None

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from janus_cli import console
-from janus_cli.data import tables
 from janus_cli.data.lines import Lines, TextFile, check, cleaner, must_be_stored, suffix_of
 from janus_cli.data.references import references as read_references
 from janus_cli.data.references import texts_in
-from janus_cli.data.stored import digest, disk_size, last_change
-from janus_cli.data.tables import SUFFIXES, Column, Kind, Table
+from janus_cli.data.tables import SUFFIXES, Column, Table, Texts, table_at, text_or_column
 from janus_cli.errors import DataError
 from janus_cli.recipe import Data
 
@@ -25,15 +23,11 @@ COLUMNS = "choose with --set data.columns=[SOURCE,TARGET]: names, or numbers if 
 CALLED = "call its columns reference1, reference2, …"  # references beside a split
 
 
-def usual_names(data: Data, side: str) -> tuple[str, ...]:
-    """Names under which the column of a side is found without being given: as in `de`, `translation.de`, `source`."""
-    suffix = getattr(data, side)
-    return suffix, f"translation.{suffix}", side
-
-
-def given_columns(data: Data) -> list[str]:
-    """The columns that the recipe gives: source, then targets."""
-    return [str(column) for column in data.columns]
+def _names(data: Data) -> list[list[str]]:
+    """For the source, and each target, the names that its column may have: the recipe's, or the usual ones, as in `de`,
+    `translation.de`, `source`."""
+    usual = (("source", data.source), ("target", data.target))
+    return [[str(name)] for name in data.columns] or [[end, f"translation.{end}", side] for side, end in usual]
 
 
 def source_lines(data: Data, path: Path, column: str | None = None, *, strict: bool = False) -> Lines:
@@ -44,92 +38,69 @@ def source_lines(data: Data, path: Path, column: str | None = None, *, strict: b
     Raises:
         DataError: the table has no such column.
     """
-    usual = usual_names(data, "source")
-
-    def pick(kind: Kind) -> str:
-        given = given_columns(data)
-        return given[0] if given else tables.choose(path, kind, [usual])[0]
-
-    return tables.text_or_column(path, usual, column, pick, cleaner(data.clean), strict=strict)
+    clean = cleaner(data.clean)
+    return text_or_column(path, _names(data)[0], column, clean, strict=strict, in_order=not data.columns)
 
 
 def check_source(text: Lines) -> TextFile:
     """Reads what `source_lines` gave once and checks that it can be used; raises DataError."""
     if not isinstance(text, Column):
         return check(text.path)
-    path = text.path
-    must_be_stored(path)
-    changed, found = last_change(path), digest(path)  # before it is read
-    count = sum(1 for _ in text)
-    if not count:
-        raise DataError(f"{path} is empty")
-    return TextFile(path, count, disk_size(path), found, changed, column=text.column)
+    must_be_stored(text.path)
+    unread = TextFile.unread(text.path)
+    return unread.read(sum(1 for _ in text), text.column)
 
 
 def pairs(data: Data, split: str, path: Path, plain: Path | None, *, keep_bytes: bool) -> dict[str, TextFile]:
     """Source and target of a table (a test split may have none), and for valid and test the references, if a row has
     several.
 
-    plain: the folder for the text; without one, the table is only checked. keep_bytes: see `Table`.
+    plain: the folder for the text; without one, the table is only checked. keep_bytes: see `Texts`.
 
     Raises:
-        DataError: the table is empty or cannot be used, see `Table`.
+        DataError: the table is empty or cannot be used, see `Texts`.
     """
     must_be_stored(path)
-    kind = tables.table_kind(path)
-    hint = COLUMNS + "" if suffix_of(path) in SUFFIXES or path.is_dir() else "; of aligned text, name both files"
-    source, *targets = _columns(data, split, path, kind, hint)
-    tables.tell(path, kind, [source, *targets])
+    hint = COLUMNS + ("" if suffix_of(path) in SUFFIXES or path.is_dir() else "; of aligned text, name both files")
+    table = table_at(path)
+    source, *targets = _columns(data, split, table, hint)
+    table.tell([source, *targets])
     if split != "train":
-        _tell_unread(path, kind, source, targets)
-    if split == "train" and len(targets) > 1:
+        _tell_unread(table, source, targets)
+    elif len(targets) > 1:
         console.say(f"{path}: the targets to train on are those of column {targets[0]}")
         targets = targets[:1]
-    table = Table(path, [source, *targets], kind, hint=hint, keep_bytes=keep_bytes)
-
-    def rows() -> Iterator[tuple[str, list[str]]]:
-        for number, (text, *cells) in table:
-            if isinstance(text, list):
-                raise DataError(f'{path}:{number} has a list of texts under "{source}"', hint)
-            yield text, texts_in(cells)
-
+    texts = Texts(table, [source, *targets], single=True, hint=hint, keep_bytes=keep_bytes)
+    rows = ((str(text), texts_in(cells)) for _, (text, *cells) in texts)
     columns = {"source": source}
     if targets:
         columns |= {"target": targets[0], REFERENCES: ",".join(targets)}
-    found = _written(split, path, rows(), columns, plain)
-    table.warn()
+    found = _written(split, path, rows, columns, plain)
+    texts.warn()
     return found
 
 
-def _tell_unread(path: Path, kind: Kind, source: str, targets: Sequence[str]) -> None:
+def _tell_unread(table: Table, source: str, targets: Sequence[str]) -> None:
     """Says which columns beside a target are called like it, with a number, and are no references."""
-    there = [] if not targets or targets[0].isdecimal() else tables.columns_of(path, kind)
-    unread = [name for name in tables.numbered(targets[0], there) if name not in targets] if there else []
-    if unread:
+    unread = [name for name in table.numbered(targets[0]) if name not in targets] if targets else []
+    if unread and not targets[0].isdecimal():
         named = ",".join([source, *targets, *unread])
         how = f"rename {targets[0]} to {targets[0]}1, or, if every table has them, --set data.columns=[{named}]"
-        console.say(f"{path}: not read: {', '.join(unread)}; to score against them, too, {how}")
+        console.say(f"{table.path}: not read: {', '.join(unread)}; to score against them, too, {how}")
 
 
-def _wanted(data: Data) -> list[Sequence[str]]:
-    """For the source, and each target, the names that its column may have."""
-    given = given_columns(data)
-    return [[name] for name in given] or [usual_names(data, side) for side in ("source", "target")]
-
-
-def _columns(data: Data, split: str, path: Path, kind: Kind, hint: str) -> list[str]:
+def _columns(data: Data, split: str, table: Table, hint: str) -> list[str]:
     """The columns of a split: the source, and the targets, which only a test split may lack.
 
     Raises:
         DataError: they are not there.
     """
-    wanted, in_order = _wanted(data), not given_columns(data)
     try:
-        return tables.choose(path, kind, wanted, hint, in_order=in_order)
+        return table.choose(_names(data), hint, in_order=not data.columns)
     except DataError as problem:
         if split == "test":
             with suppress(DataError):
-                source = tables.choose(path, kind, wanted[:1], hint, in_order=in_order)
+                source = table.choose(_names(data)[:1], hint, in_order=not data.columns)
                 console.warn(f"{problem.message}: the test split can be decoded, not scored")
                 return source
         raise
@@ -138,8 +109,7 @@ def _columns(data: Data, split: str, path: Path, kind: Kind, hint: str) -> list[
 def has_source(data: Data, path: Path) -> bool:
     """Whether a file is a table with a source column."""
     with suppress(DataError):
-        kind = tables.table_kind(path)
-        return bool(tables.choose(path, kind, _wanted(data)[:1], in_order=not given_columns(data)))
+        return bool(table_at(path).choose(_names(data)[:1], in_order=not data.columns))
     return False
 
 
@@ -168,25 +138,21 @@ def _written(
     columns = {side: name for side, name in columns.items() if split != "train" or side != REFERENCES}
     if plain is not None:
         plain.mkdir(exist_ok=True)
-    changed, found, count, several = last_change(path), digest(path), 0, single
+    unread, count, several = TextFile.unread(path), 0, single
     places = {side: plain / f"{split}.{side}" if plain else None for side in columns}
     with ExitStack() as stack:
         bar = stack.enter_context(console.progress(f"reading {path}", None))
         files = {side: stack.enter_context((place or NOWHERE).open("wb")) for side, place in places.items()}
         for source, targets in rows:
-            line = {"source": source, "target": targets[0]}
-            if REFERENCES in files:
-                line[REFERENCES] = _as_list(targets)
+            line = {"source": source, "target": targets[0], REFERENCES: _as_list(targets)}
             for side, file in files.items():
                 file.write(line[side].encode(errors="surrogateescape") + b"\n")
             count, several = count + 1, several or len(targets) > 1
             if count % ROWS == 0:
                 bar.advance(ROWS)
-    if not count:
-        raise DataError(f"{path} is empty")
-    about = count, disk_size(path), found, changed
-    sides = (side for side in columns if several or side != REFERENCES)
-    return {side: TextFile(path, *about, places[side], columns[side]) for side in sides}
+    return {
+        side: unread.read(count, name, places[side]) for side, name in columns.items() if several or side != REFERENCES
+    }
 
 
 def _as_list(texts: Sequence[str]) -> str:

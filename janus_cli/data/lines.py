@@ -15,10 +15,10 @@ import unicodedata
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import BinaryIO, Literal, Self, cast
 
 from janus_cli import console
 from janus_cli.data.stored import digest, disk_size, last_change
@@ -40,6 +40,11 @@ def name_of(path: Path) -> str:
     return "stdin" if path == STDIN else str(path)
 
 
+def is_stream(path: Path) -> bool:
+    """Whether it can be read only once: stdin, a pipe, a device."""
+    return path == STDIN or (path.exists() and not (path.is_file() or path.is_dir()))
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """A text file, plain or gzipped, a pipe, or stdin (`-`), as bytes; raises DataError if reading fails."""
@@ -48,6 +53,8 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         if path == STDIN:
             yield sys.stdin.buffer
         else:
+            if path.is_fifo():
+                console.say(f"{path} is a pipe: waiting until something is written to it")
             with path.open("rb") as raw:
                 compressed = is_gzipped(raw)
                 yield cast(BinaryIO, gzip.GzipFile(fileobj=raw) if compressed else raw)
@@ -187,6 +194,18 @@ class TextFile:
     plain: Path | None = None
     column: str = ""
 
+    @classmethod
+    def unread(cls, path: Path) -> Self:
+        """A text before it is read."""
+        changed = last_change(path)
+        return cls(path, 0, disk_size(path), digest(path), changed)
+
+    def read(self, lines: int, column: str = "", plain: Path | None = None) -> Self:
+        """The same, once it was found to have so many lines. Raises DataError if it has none."""
+        if not lines:
+            raise DataError(f"{self.path} is empty")
+        return replace(self, lines=lines, column=column, plain=plain)
+
     @property
     def text(self) -> Path:
         """The file with its lines."""
@@ -200,8 +219,8 @@ class TextFile:
 
 def must_be_stored(path: Path) -> None:
     """Raises DataError for what can be read only once."""
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise DataError(f"{path} is a pipe or a device", "name a file: it is read several times")
+    if is_stream(path):
+        raise DataError(f"{name_of(path)} is a pipe or a device", "name a file: it is read several times")
 
 
 def check(path: Path, bad_utf8: BadUtf8 = "stop") -> TextFile:
@@ -213,7 +232,7 @@ def check(path: Path, bad_utf8: BadUtf8 = "stop") -> TextFile:
     must_be_stored(path)
     lines, last = 0, b"\n"
     with opened(path) as file:
-        changed, found = last_change(path), digest(path)
+        unread = TextFile.unread(path)
         while block := file.read(BLOCK):
             if not block.endswith(b"\n"):
                 block += file.readline(LONGEST_LINE + 1)  # blocks of whole lines hold whole characters
@@ -229,10 +248,7 @@ def check(path: Path, bad_utf8: BadUtf8 = "stop") -> TextFile:
                 column = len(before) - before.rfind(b"\n")
                 raise _not_utf8(path, lines + before.count(b"\n") + 1, column, problem) from None
             lines, last = lines + block.count(b"\n"), block[-1:] or last
-    lines += last != b"\n"
-    if not lines:
-        raise DataError(f"{path} is empty")
-    return TextFile(path, lines, disk_size(path), found, changed)
+    return unread.read(lines + (last != b"\n"))
 
 
 def cleaner(steps: Sequence[str]) -> Callable[[str], str]:

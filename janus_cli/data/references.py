@@ -1,4 +1,4 @@
-"""References: one or several a line, from plain text, tables, or JSON lists as prepared data has them."""
+"""References: one or several a line, from plain text, tables, JSON lists a line, or a split of prepared data."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path
 
 from janus_cli import console
-from janus_cli.data.lines import Lines, name_of, suffix_of
-from janus_cli.data.tables import SUFFIXES, Cell, Table, columns_of, delimited, kind_of_text, listed, tell
+from janus_cli.data.lines import Lines, suffix_of
+from janus_cli.data.tables import SUFFIXES, Cell, Texts, find_table, listed, table_at
 from janus_cli.errors import DataError
+from janus_cli.runs import text_name
 
 KEYS = ("references", "reference")  # every object of JSON lines that are not named so has one of them
 USUAL = (re.compile(r"(?i)ref(erence)?s?[ _-]?\d*"), re.compile(r"(?i)(target|tgt)[ _-]?\d*"))  # names of columns
@@ -24,7 +26,7 @@ def references(
     """The references of each line or row, at least one (which may be empty).
 
     columns: of a table; by default those called reference, reference1, …, else target; in a TSV without such a header,
-    all columns, and an empty cell is no reference. A cell may hold a list. keep_bytes: see `Table`. hint: how to name
+    all columns, and an empty cell is no reference. A cell may hold a list. keep_bytes: see `Texts`. hint: how to name
     columns.
 
     Raises:
@@ -32,19 +34,22 @@ def references(
     """
     lines = Lines(path, strict=True, keep_bytes=keep_bytes)
     if not columns and _holds_lists(lines):
-        console.say(f"{name_of(path)}: a JSON list of references a line")
+        console.say(f"{lines.name}: a JSON list of references a line")
         return _from_lists(lines)
-    kind = kind_of_text(path, columns or KEYS, next(iter(columns), None))
-    if kind == "text":
+    table = table_at(path) if columns else find_table(path, KEYS)
+    if table is None:
         return _from_text(lines)
-    there = [] if columns or kind is None else columns_of(path, kind)
-    wanted = columns or next(filter(None, (list(filter(name.fullmatch, there)) for name in USUAL)), [])
-    if kind == "TSV" and not wanted:
-        console.say(f"{name_of(path)}: TSV, no header; every column holds references")
-        return (texts_in(cells) for _, cells in delimited(path, kind, iter(lines)))
-    if not wanted:
-        raise DataError(f"{path} ({kind}) has no column of references; it has {listed(there)}", hint)
-    return _from_table(Table(path, wanted, kind, hint=hint, keep_bytes=keep_bytes))
+    if columns:
+        chosen = table.choose([[name] for name in columns], hint)
+    else:
+        chosen = next(filter(None, (list(filter(name.fullmatch, table.names)) for name in USUAL)), [])
+    if table.kind == "TSV" and not chosen:
+        console.say(f"{lines.name}: TSV, no header; every column holds references")
+        return (texts_in(cells) for _, cells in table.split(iter(lines)))
+    if not chosen:
+        raise DataError(f"{path} ({table.kind}) has no column of references; it has {listed(table.names)}", hint)
+    table.tell(chosen)
+    return _from_table(Texts(table, chosen, hint=hint, keep_bytes=keep_bytes))
 
 
 def _from_text(lines: Lines) -> Iterator[list[str]]:
@@ -56,10 +61,9 @@ def _from_text(lines: Lines) -> Iterator[list[str]]:
         console.warn(f"{lines.name}: every line has a tab; name it .tsv if it has several references in columns")
 
 
-def _from_table(table: Table) -> Iterator[list[str]]:
-    tell(table.path, table.kind, table.columns)
-    yield from (texts_in(cells) for _, cells in table)
-    table.warn()
+def _from_table(texts: Texts) -> Iterator[list[str]]:
+    yield from (texts_in(cells) for _, cells in texts)
+    texts.warn()
 
 
 def texts_in(cells: Iterable[Cell]) -> list[str]:
@@ -81,15 +85,32 @@ def _from_lists(lines: Lines) -> Iterator[list[str]]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                yield texts_in(json_list(line))
+                value = json.loads(line)
             except (ValueError, RecursionError):
+                value = None
+            if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
                 hint = 'write ["one reference", "another"] in each line'
-                raise DataError(f"{lines.name}:{number} is no JSON list of texts", hint) from None
+                raise DataError(f"{lines.name}:{number} is no JSON list of texts", hint)
+            yield texts_in(value)
 
 
-def json_list(line: str) -> list[str]:
-    """A JSON list of texts; ValueError for anything else."""
-    value = json.loads(line)
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise ValueError("no list of texts")
-    return value or [""]
+def by_column(rows: Iterable[Sequence[str]]) -> list[list[str | None]]:
+    """The references as lists of N lines, None if a line has fewer than others."""
+    return [list(column) for column in zip_longest(*rows)]
+
+
+def prepared_references(folder: Path, split: str, rows: Sequence[int] | None = None) -> list[list[str | None]]:
+    """The references of a split of prepared data, or of these of its lines, see `by_column`.
+
+    Raises:
+        DataError: a line is no list of texts, or is missing.
+    """
+    several = folder / text_name(split, "references")
+    try:
+        if several.is_file():
+            lines = list(_from_lists(Lines(several, strict=True)))
+        else:
+            lines = [[line] for line in Lines(folder / text_name(split, "target"))]
+        return by_column(lines if rows is None else [lines[row] for row in rows])
+    except IndexError:
+        raise DataError(f"{folder} has too few references for its {split} split", "prepare the text again") from None

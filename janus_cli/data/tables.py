@@ -1,8 +1,9 @@
-"""Texts in tables: what kind a file is, and its columns as text. For Parquet, Arrow and data sets see `columnar.py`.
+"""Texts in tables: what kind a file is, which columns it has, and their texts. For Parquet, Arrow and data sets see
+`columnar.py`.
 
 What a file is, only this module decides: by its first bytes and its suffix (in any case, `.gz` aside), and where they
-do not say, by its lines. A column is named by its header or key (`a.b` for b inside a). In a TSV or CSV digits are
-always its number, from 1, and if all columns are given by number there is no header.
+do not say, by its first lines. A column is named by its header or key (`a.b` for b inside a), or by its number from 1.
+In a TSV or CSV digits are always a number, and if all columns are given by number there is no header.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from typing import Any, Literal
 from janus_cli import console
 from janus_cli.console import counted
 from janus_cli.data import columnar
-from janus_cli.data.lines import LONGEST_LINE, STDIN, Lines, name_of, opened, suffix_of
+from janus_cli.data.lines import LONGEST_LINE, STDIN, Lines, is_stream, name_of, opened, suffix_of
 from janus_cli.data.stored import SPLITS_OF, is_data_set
 from janus_cli.errors import DataError
 from janus_cli.terminal import command, quoted
@@ -33,12 +34,14 @@ SUFFIXES: dict[str, Kind] = {
 STARTS: dict[bytes, Kind] = {
     columnar.PARQUET: "Parquet", columnar.ARROW_FILE: "Arrow", columnar.ARROW_STREAM: "Arrow",
 }  # fmt: skip
+COLUMNAR: tuple[Kind, ...] = (*STARTS.values(), "data set")
 DELIMITED: tuple[Kind, ...] = ("TSV", "CSV")
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of a CSV; the first that fits is taken
 HEAD = 20  # lines that decide where the suffix does not
 COLUMN = "name it with --column"  # a hint
 
 Cell = str | list[str]
+Row = tuple[int, list[str]]  # the line where it begins, from 1; its cells
 
 
 def kind_of(path: Path) -> Kind:
@@ -60,7 +63,7 @@ def kind_of(path: Path) -> Kind:
     for magic, kind in STARTS.items():
         if start.startswith(magic):
             return kind
-    if named in STARTS.values():
+    if named in COLUMNAR:
         raise DataError(f"{path} is no {named} file: it does not begin as one", "fetch it, or write it again")
     if named == "JSON lines" and start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
         lines = path.with_name(f"{path.name.split('.')[0]}.lines.jsonl")
@@ -71,53 +74,132 @@ def kind_of(path: Path) -> Kind:
     return named
 
 
-def kind_of_text(path: Path, keys: Sequence[str], column: str | None = None) -> Kind | None:
-    """As `kind_of`, where plain text is usual: other names may hold JSON lines, with one of the keys in each.
+@dataclass(frozen=True)
+class Table:
+    """What a table is: its kind, None for a stream, whose first line will decide; the names that its columns may have
+    (cells of the first row, keys of the first objects, fields); and what separates the cells of a TSV or CSV."""
 
-    column: the one that is asked for, if any; then it must be a table. None: its lines will decide.
+    path: Path
+    kind: Kind | None
+    names: Sequence[str] = ()
+    mark: str = "\t"
+
+    def choose(self, wanted: Sequence[Sequence[str]], hint: str = COLUMN, *, in_order: bool = False) -> list[str]:
+        """The columns to read: for each that is wanted, the first of its names that there is (see `called`). All but
+        the first may be several columns.
+
+        in_order: a TSV with none of these names, but with as many columns, has no header, and they are taken in order.
+
+        Raises:
+            DataError: they are not there, or one is there twice; hint: how to give them.
+        """
+        if self.kind is None:
+            return [names[0] for names in wanted]
+        found = [self.called(names, several=place > 0) for place, names in enumerate(wanted)]
+        if in_order and self.kind == "TSV" and len(self.names) == len(wanted) and not any(found):
+            return [str(number) for number in range(1, len(wanted) + 1)]
+        chosen = [name for columns in found for name in columns]
+        twice = [name for name in chosen if self.names.count(name) > 1 and not name.isdecimal()]
+        if all(found) and not twice:
+            return chosen
+        if self.kind not in COLUMNAR and not is_stream(self.path):  # what is wrong in the first row is said first
+            next(iter(Texts(self, ())), None)
+        missing = [repr(names[0]) for names, columns in zip(wanted, found, strict=True) if not columns]
+        problem = f"no column {' or '.join(missing)}" if missing else f"several columns {twice[0]!r}"
+        raise DataError(f"{name_of(self.path)} ({self.kind}) has {problem}; it has {listed(self.names)}", hint)
+
+    def called(self, names: Sequence[str], *, several: bool = False) -> list[str]:
+        """The column called so by the first of the names for which there is one, in upper or lower case; empty if none
+        is. several: also all that are called NAME1, NAME2, …
+        """
+        for name in names:
+            numbered = self.names[int(name) - 1 : int(name)] if name.isdecimal() and int(name) else []
+            if self.kind in DELIMITED and name.isdecimal():
+                return [name] if numbered else []
+            alike = [each for each in self.names if each.casefold() == name.casefold()]
+            if found := [name] if name in self.names else alike[:1] or list(numbered):
+                return found
+            if several and (found := self.numbered(name)):
+                return found
+        return []
+
+    def numbered(self, name: str) -> list[str]:
+        """The columns called NAME1, NAME2, …"""
+        return list(filter(re.compile(rf"{re.escape(name)}[ _-]?\d+", re.IGNORECASE).fullmatch, self.names))
+
+    def split(self, lines: Iterator[str]) -> Iterator[Row]:
+        """The rows of a TSV or CSV."""
+        if self.kind == "CSV":
+            return _csv_rows(self.path, lines, self.mark)
+        return ((number, line.split("\t")) for number, line in enumerate(lines, 1))  # no quotes: a tab always separates
+
+    def tell(self, columns: Sequence[str]) -> None:
+        """Says what the table was taken for."""
+        marks = f" with {DELIMITERS[self.mark]}" if self.kind == "CSV" else ""
+        header = first = ""
+        if self.kind in DELIMITED and all(name.isdecimal() for name in columns):
+            header, first = ", no header", f"; the first row is {listed(self.names)}" if self.names else ""
+        named = f"column{'s' * (len(columns) > 1)} {', '.join(columns)}"
+        console.say(f"{name_of(self.path)}: {self.kind or 'a table'}{marks}{header}; {named}{first}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Columns by number and name; without a header, a name is a text, and long."""
+    shown = (f"{number} {name if len(name) <= 40 else f'{name[:40]}…'!r}" for number, name in enumerate(names, 1))
+    return ", ".join(shown) or "none"
+
+
+def table_at(path: Path) -> Table:
+    """The table in a file, whatever its name, or in a stream.
+
+    Raises:
+        DataError: it cannot be read, or is no table.
     """
+    if is_stream(path):
+        return Table(path, None)
     kind = kind_of(path)
-    if kind == "text" and column is not None:
+    if kind in COLUMNAR:
+        return Table(path, kind, columnar.fields(path))
+    lines = _lines(path)
+    return table_of_lines(path, list(islice(lines, HEAD)), lines, kind)
+
+
+def find_table(path: Path, keys: Sequence[str]) -> Table | None:
+    """The table in a file; None if it is plain text, as a stream is, and JSON lines whose name does not say so and that
+    have none of these keys. Raises as `table_at`, unless it is text."""
+    if is_stream(path):
         return None
-    return "JSON lines" if kind == "text" and path.is_file() and _holds_json_lines(path, keys) else kind
+    if kind_of(path) != "text":
+        return table_at(path)
+    head = list[str]()
+    with suppress(DataError):  # as for a line that is too long: said when the text is read
+        head += islice(_lines(path), HEAD)
+    return table_of_lines(path, head, kind="JSON lines") if is_json_lines(head, keys) else None
 
 
-def _holds_json_lines(path: Path, keys: Sequence[str]) -> bool:
-    with suppress(DataError):  # a line that is too long
-        return is_json_lines(Lines(path, strict=True, keep_bytes=True, quiet=True), keys)
-    return False
+def _lines(path: Path) -> Iterator[str]:
+    return iter(Lines(path, strict=True, keep_bytes=True, quiet=True))
 
 
-def column_of_each(paths: Sequence[Path], column: str | None) -> list[str | None]:
-    """The column to read of each file: the one that is asked for, of those that are tables; of all if none is."""
-    are_tables = [len(paths) == 1 or column is None or _is_table(path) for path in paths]
-    return [column if is_table or not any(are_tables) else None for is_table in are_tables]
-
-
-def _is_table(path: Path) -> bool:
-    with suppress(DataError):
-        return not path.is_file() or table_kind(path) != "text"  # what can be read only once is taken at its word
-    return False
-
-
-def table_kind(path: Path) -> Kind:
-    """As `kind_of`, of a file that must be a table whatever its name; raises DataError if it is none."""
-    kind = kind_of(path)
-    if kind != "text":
-        return kind
-    return kind_of_lines(list(islice(Lines(path, strict=True, keep_bytes=True, quiet=True), HEAD)), path)
+def table_of_lines(path: Path, head: Sequence[str], rest: Iterable[str] = (), kind: Kind = "text") -> Table:
+    """The table with these lines, which decide if the kind is `text`. Raises DataError if they are no table."""
+    if kind == "text":
+        kind = _kind_of_lines(head, path)
+    if kind == "JSON lines":  # what is null in one object may hold keys in another
+        return Table(path, kind, list(dict.fromkeys(key for line in head for key in _keys(_object(line) or {}))))
+    marks = _delimiters(head, path) if kind == "CSV" else ["\t"]
+    # If none fits, what is most frequent in the header.
+    table = Table(path, kind, mark=marks[0] if marks else max(DELIMITERS, key=head[0].count) if head else ",")
+    _, names = next(table.split(chain(head, rest)), (1, []))
+    return Table(path, kind, names, table.mark)
 
 
 def is_json_lines(lines: Iterable[str], keys: Sequence[str] = ()) -> bool:
     """Whether there are lines, and each that is not empty is a JSON object, with one of the keys if any are named."""
-    found = False
-    for line in lines:
-        if line.strip():
-            record = _object(line)
-            if record is None or (keys and not any(key in record for key in keys)):
-                return False
-            found = True
-    return found
+    objects = [_object(line) for line in lines if line.strip()]
+    return bool(objects) and all(
+        record is not None and (not keys or any(key in record for key in keys)) for record in objects
+    )
 
 
 def _object(line: str) -> dict[str, Any] | None:
@@ -127,8 +209,16 @@ def _object(line: str) -> dict[str, Any] | None:
     return None
 
 
-def kind_of_lines(head: Sequence[str], path: Path) -> Kind:
-    """What a table is by its first lines; raises DataError if they are no table."""
+def _keys(record: Mapping[str, Any]) -> list[str]:
+    """The keys of an object; those inside another as `key.key`."""
+    return [
+        f"{key}.{inner}" if inner else key
+        for key, value in record.items()
+        for inner in (_keys(value) if isinstance(value, dict) and value else [""])
+    ]
+
+
+def _kind_of_lines(head: Sequence[str], path: Path) -> Kind:
     if is_json_lines(head):
         return "JSON lines"
     if head and "\t" in head[0] and len({line.count("\t") for line in head}) == 1:
@@ -143,25 +233,18 @@ def kind_of_lines(head: Sequence[str], path: Path) -> Kind:
 
 def _delimiters(head: Sequence[str], path: Path) -> list[str]:
     """The delimiters that split the header and every further row equally often."""
-    widths: dict[str, list[int]] = {}
-    for mark in DELIMITERS:
-        widths[mark] = []
+    widths: dict[str, list[int]] = {mark: [] for mark in DELIMITERS}
+    for mark, found in widths.items():
         with suppress(DataError):  # said when the rows are read; perhaps a text only goes on after these lines
             for _, cells in _csv_rows(path, iter(head), mark):
-                widths[mark].append(len(cells))
-        if len(head) == HEAD and len(widths[mark]) > 1:
-            widths[mark].pop()  # the last row may go on, too
+                found.append(len(cells))
+        if len(head) == HEAD and len(found) > 1:
+            found.pop()  # the last row may go on, too
     return [mark for mark, found in widths.items() if len(set(found)) == 1 and found[0] > 1]
 
 
-def _delimiter(head: Sequence[str], path: Path) -> str:
-    """The delimiter of a CSV, by its first lines; if none fits, what is most frequent in the header."""
-    fitting = _delimiters(head, path)
-    return fitting[0] if fitting else max(DELIMITERS, key=head[0].count) if head else ","
-
-
-def _csv_rows(path: Path, lines: Iterator[str], mark: str) -> Iterator[tuple[int, list[str]]]:
-    """The cells of each row and the line where it begins; lines between rows may be empty, if there are columns."""
+def _csv_rows(path: Path, lines: Iterator[str], mark: str) -> Iterator[Row]:
+    """The rows of a CSV; lines between them may be empty, if there are columns."""
     csv.field_size_limit(LONGEST_LINE)
     reader, begins, width = csv.reader((f"{line}\n" for line in lines), delimiter=mark, strict=True), 1, 0
     try:
@@ -175,133 +258,41 @@ def _csv_rows(path: Path, lines: Iterator[str], mark: str) -> Iterator[tuple[int
         raise DataError(f"{name_of(path)}:{begins}: the row that begins here is no CSV: {problem}", hint) from None
 
 
-def delimited(path: Path, kind: Kind, lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
-    """The cells of each row of a TSV or CSV, and the line where it begins, from 1."""
-    if kind == "TSV":  # has no quotes: a tab always separates
-        return ((number, line.split("\t")) for number, line in enumerate(lines, 1))
-    head = list(islice(lines, HEAD))
-    return _csv_rows(path, chain(head, lines), _delimiter(head, path))
-
-
-def columns_of(path: Path, kind: Kind) -> list[str]:
-    """The names that columns may have: cells of the first row, keys of the first objects, fields."""
-    lines = Lines(path, strict=True, keep_bytes=True, quiet=True)  # what is wrong is said when all are read
-    if kind in DELIMITED:
-        return next((cells for _, cells in delimited(path, kind, iter(lines))), [])
-    if kind == "JSON lines":
-        head = islice((line for line in lines if line.strip()), HEAD)  # what is null in one may hold keys in another
-        return list(dict.fromkeys(key for line in head for key in _keys(_object(line) or {})))
-    return columnar.fields(path)
-
-
-def _keys(record: Mapping[str, Any]) -> list[str]:
-    """The keys of an object; those inside another as `key.key`."""
-    return [
-        f"{key}.{inner}" if inner else key
-        for key, value in record.items()
-        for inner in (_keys(value) if isinstance(value, dict) and value else [""])
-    ]
-
-
-def choose(
-    path: Path, kind: Kind, wanted: Sequence[Sequence[str]], hint: str = COLUMN, *, in_order: bool = True
-) -> list[str]:
-    """The columns to read: for each that is wanted, the first of its names that there is (see `_called`). All but the
-    first may be several columns.
-
-    in_order: a TSV with none of these names, but with as many columns, has no header, and they are taken in order.
-
-    Raises:
-        DataError: they are not there; hint: how to give them.
-    """
-    there = columns_of(path, kind)
-    found = [_called(names, kind, there, several=place > 0) for place, names in enumerate(wanted)]
-    if all(found):
-        return [name for columns in found for name in columns]
-    if in_order and kind == "TSV" and len(there) == len(wanted) and not any(found):
-        return [str(number) for number in range(1, len(there) + 1)]
-    if kind in (*DELIMITED, "JSON lines"):
-        next(iter(Lines(path, strict=True, quiet=True)), None)  # perhaps the names are no UTF-8: that is said first
-    missing = " or ".join(repr(names[0]) for names, columns in zip(wanted, found, strict=True) if not columns)
-    raise DataError(f"{path} ({kind}) has no column {missing}; it has {listed(there)}", hint)
-
-
-def _called(names: Sequence[str], kind: Kind, there: Sequence[str], *, several: bool) -> list[str]:
-    """The column called so by the first of the names for which there is one, in upper or lower case; empty if none is.
-
-    several: also all that are called NAME1, NAME2, ….
-    """
-    for name in names:
-        if kind in DELIMITED and name.isdecimal():
-            return [name] if 0 < int(name) <= len(there) else []
-        alike = [each for each in there if each.casefold() == name.casefold()]
-        if found := [name] if name in there else alike[:1]:
-            return found
-        if several and (found := numbered(name, there)):
-            return found
-    return []
-
-
-def numbered(name: str, there: Sequence[str]) -> list[str]:
-    """The columns called NAME1, NAME2, …"""
-    return list(filter(re.compile(rf"{re.escape(name)}[ _-]?\d+", re.IGNORECASE).fullmatch, there))
-
-
-def listed(names: Sequence[str]) -> str:
-    """Columns by number and name; without a header, a name is a text, and long."""
-    shown = (f"{number} {name if len(name) <= 40 else f'{name[:40]}…'!r}" for number, name in enumerate(names, 1))
-    return ", ".join(shown) or "none"
-
-
-def tell(path: Path, kind: Kind | None, columns: Sequence[str]) -> None:
-    """Says what a table was taken for."""
-    header = first = ""
-    if kind == "CSV" and path.is_file():
-        head = list(islice(Lines(path, strict=True, keep_bytes=True, quiet=True), HEAD))
-        header = f" with {DELIMITERS[_delimiter(head, path)]}"
-    if kind in DELIMITED and all(name.isdecimal() for name in columns):
-        cells = columns_of(path, kind) if path.is_file() else []
-        header, first = f"{header}, no header", f"; the first row is {listed(cells)}" if cells else ""
-    named = f"column{'s' * (len(columns) > 1)} {', '.join(columns)}"
-    console.say(f"{name_of(path)}: {kind or 'a table'}{header}; {named}{first}")
-
-
 @dataclass
-class Table:
-    """The rows of a table: iterating gives the line (or number) of each from 1, and its cells of the given columns.
+class Texts:
+    """The texts of a table in the chosen columns: iterating gives the line (or number) of each row, and its cells.
 
-    kind: None finds it from the lines. lines: the table's, if they were read before. hint: how to give columns.
-    keep_bytes: bytes that are not UTF-8 stay, as surrogates; otherwise they raise DataError.
+    single: whether the first column holds no lists. lines: the table's, if they were read before. hint: how to give
+    columns. keep_bytes: bytes that are not UTF-8 stay, as surrogates; otherwise they raise DataError.
     A missing value is an empty text. Line ends inside a text become spaces; `line_ends` counts these texts, and
     `in_quotes` those of a TSV that look quoted as in a CSV.
 
     Raises:
-        DataError: no such column, rows of another width, cells that hold no text; with file, line and column.
+        DataError: rows of another width, cells that hold no text; with file, line and column.
     """
 
-    path: Path
+    table: Table
     columns: Sequence[str]
-    kind: Kind | None = None
-    lines: Iterable[str] | None = None
+    single: bool = False
     hint: str = COLUMN
     keep_bytes: bool = False
+    lines: Iterable[str] | None = None
     line_ends: int = 0
     in_quotes: int = 0
 
     def __iter__(self) -> Iterator[tuple[int, list[Cell]]]:
         self.line_ends = self.in_quotes = 0
-        kind = self.kind
-        if kind in STARTS.values() or kind == "data set":
-            there = columnar.fields(self.path)
-            for name in self.columns:
-                if name not in there:
-                    raise self._no_column(name, there)
-            return self._from_records(enumerate(columnar.records(self.path, self.columns), 1))
-        lines = iter(Lines(self.path, strict=True, keep_bytes=self.keep_bytes) if self.lines is None else self.lines)
-        if kind is None:  # of stdin, the first line must do: the next may come later
-            head = list(islice(lines, 1 if self.path == STDIN else HEAD))
-            kind, lines = kind_of_lines(head, self.path), chain(head, lines)
-        return self._from_records(self._objects(lines)) if kind == "JSON lines" else self._from_cells(kind, lines)
+        path, kind = self.table.path, self.table.kind
+        if kind in COLUMNAR:
+            return self._from_records(enumerate(columnar.records(path, self.columns), 1))
+        lines = iter(Lines(path, strict=True, keep_bytes=self.keep_bytes) if self.lines is None else self.lines)
+        if kind is None:  # the first line must do: the next may come later
+            head = list(islice(lines, 1))
+            self.table, lines = table_of_lines(path, head), chain(head, lines)
+            self.columns = self.table.choose([[name] for name in self.columns], self.hint)
+        if self.table.kind == "JSON lines":
+            return self._from_records(self._objects(lines))
+        return self._from_cells(lines)
 
     def _objects(self, lines: Iterator[str]) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, line in enumerate(lines, 1):
@@ -328,40 +319,27 @@ class Table:
             value = value[part]
         return value
 
-    def _from_cells(self, kind: Kind, lines: Iterator[str]) -> Iterator[tuple[int, list[Cell]]]:
-        rows = delimited(self.path, kind, lines)
+    def _from_cells(self, lines: Iterator[str]) -> Iterator[tuple[int, list[Cell]]]:
+        rows = self.table.split(lines)
         start, first = next(rows, (1, []))
-        places = [self._index(name, first) for name in self.columns]
-        headless = all(name.isdecimal() for name in self.columns)
-        rows = chain([(start, first)], rows) if headless else rows
+        if all(name.isdecimal() for name in self.columns):  # no header
+            rows = chain([(start, first)], rows)
+        places = [int(name) - 1 if name.isdecimal() else first.index(name) for name in self.columns]
         for number, cells in _without_blank_end(rows) if len(first) > 1 else rows:
             if len(cells) != len(first):
                 raise DataError(
                     f"{self._place(number)} has {counted(len(cells), 'column')}, line {start} has {len(first)}",
                     "quote texts with the delimiter inside"
-                    if kind == "CSV"
+                    if self.table.kind == "CSV"
                     else "a tab always begins a column; with quotes: .csv",
                 )
             chosen = [cells[place] for place in places]
-            if kind == "TSV":
+            if self.table.kind == "TSV":
                 self.in_quotes += sum(cell[:1] == cell[-1:] == '"' and '""' in cell[1:-1] for cell in chosen)
-            yield number, [self._cell(cell, name, number) for cell, name in zip(chosen, self.columns, strict=True)]
-
-    def _index(self, name: str, first: Sequence[str]) -> int:
-        """The place of a column in a row, from 0."""
-        if name.isdecimal():  # never a name in the header, such as pandas' 0 and 1
-            if 0 < int(name) <= len(first):
-                return int(name) - 1
-        elif first.count(name) == 1:
-            return first.index(name)
-        raise self._no_column(name, first)
-
-    def _no_column(self, name: str, there: Sequence[str]) -> DataError:
-        has = f"several columns {name!r}" if there.count(name) > 1 else f"no column {name!r}"
-        return DataError(f"{name_of(self.path)} has {has}; it has {listed(there)}", self.hint)
+            yield number, [self._text(cell, name, number) for cell, name in zip(chosen, self.columns, strict=True)]
 
     def _cell(self, value: Any, name: str, number: int) -> Cell:
-        if isinstance(value, list):
+        if isinstance(value, list) and not (self.single and name == self.columns[0]):
             return [self._text(each, name, number) for each in value]
         return self._text(value, name, number)
 
@@ -381,22 +359,23 @@ class Table:
         return re.sub(r"\r?\n", " ", value)
 
     def _place(self, number: int) -> str:
-        return f"{name_of(self.path)}:{number}"
+        return f"{name_of(self.table.path)}:{number}"
 
     def warn(self) -> None:
         """Says how many texts had line ends or look quoted."""
+        name = name_of(self.table.path)
         if self.line_ends:
-            console.warn(f"{name_of(self.path)}: line ends inside {counted(self.line_ends, 'text')} became spaces")
+            console.warn(f"{name}: line ends inside {counted(self.line_ends, 'text')} became spaces")
         if self.in_quotes:
             console.warn(
-                f'{name_of(self.path)}: {counted(self.in_quotes, "text")} in quotes, with "" inside: in a TSV they are '
-                "text; if a program quoted as in a CSV, name the file .csv"
+                f'{name}: {counted(self.in_quotes, "text")} in quotes, with "" inside: in a TSV they are text; if a '
+                "program quoted as in a CSV, name the file .csv"
             )
 
 
-def _without_blank_end(rows: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
+def _without_blank_end(rows: Iterator[Row]) -> Iterator[Row]:
     """The rows without blank lines at their end."""
-    blank: list[tuple[int, list[str]]] = []
+    blank: list[Row] = []
     for row in rows:
         blank.append(row)
         if row[1] != [""]:
@@ -404,41 +383,52 @@ def _without_blank_end(rows: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[
             blank.clear()
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Column(Lines):
-    """One column of a table, as lines. kind: see `Table`."""
+    """One column of a table, as lines. said: that line ends became spaces."""
 
-    column: str = ""
-    kind: Kind | None = None
-    told: bool = False  # that line ends became spaces
+    texts: Texts
+    said: bool = field(default=False, init=False)
+
+    @property
+    def column(self) -> str:
+        return self.texts.columns[0]
 
     def count(self) -> int | None:
         return None
 
     def __iter__(self) -> Iterator[str]:
-        table = Table(self.path, [self.column], self.kind)
-        for number, (cell,) in table:
-            if isinstance(cell, list):
-                raise DataError(f'{self.name}:{number} has a list of texts under "{self.column}"', COLUMN)
-            yield self.clean(cell)
-        if not self.told:
-            table.warn()
-            self.told = True
+        for _, (cell,) in self.texts:
+            yield self.clean(str(cell))
+        if not self.said:
+            self.texts.warn()
+            self.said = True
 
 
 def text_or_column(
-    path: Path, keys: Sequence[str], column: str | None, pick: Callable[[Kind], str],
-    clean: Callable[[str], str] = str, *, strict: bool = True,
+    path: Path, names: Sequence[str], column: str | None = None, clean: Callable[[str], str] = str, *,
+    strict: bool = True, in_order: bool = True,
 ) -> Lines:  # fmt: skip
-    """The lines of a text, or a column of a table, which is said: the one that is asked for, else what `pick` says.
+    """The lines of a text, or a column of a table, which is said.
 
-    keys, column: see `kind_of_text`. clean, strict: see `Lines`.
+    names: of the column, see `find_table`. column: the one that is asked for instead; then it must be a table.
+    clean, strict: see `Lines`. in_order: see `Table.choose`.
     """
-    kind = kind_of_text(path, keys, column)
-    if kind == "text":
+    table = table_at(path) if column else find_table(path, names)
+    if table is None:
         return Lines(path, clean, strict)
-    if column is None:
-        assert kind is not None
-        column = pick(kind)
-    tell(path, kind, [column])
-    return Column(path, clean, column=column, kind=kind)
+    chosen = table.choose([[column]]) if column else table.choose([names], in_order=in_order)
+    table.tell(chosen)
+    return Column(path, clean, texts=Texts(table, chosen, single=True))
+
+
+def column_of_each(paths: Sequence[Path], column: str | None) -> list[str | None]:
+    """The column to read of each file: the one that is asked for, of those that are tables; of all if none is."""
+    tables = [path for path in paths if column is None or _is_table(path)]
+    return [column if path in tables or not tables else None for path in paths]
+
+
+def _is_table(path: Path) -> bool:
+    with suppress(DataError):
+        return bool(table_at(path))
+    return False

@@ -18,6 +18,7 @@ import torch
 
 from janus_cli.core.generate import Generator
 from janus_cli.data.lines import Lines
+from janus_cli.data.references import prepared_references
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding.modes import Plan, choose, own_recipe
 from janus_cli.decoding.translate import Translator, read_model
@@ -26,7 +27,6 @@ from janus_cli.lab.labels import matching, row_options
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run, find_references, find_split
 from janus_cli.scoring.metrics import References
-from janus_cli.scoring.references import prepared_references
 
 REPEATS = 3
 WARMUP = 8  # sentences decoded untimed, for each row and batch size

@@ -9,22 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import islice, zip_longest
+from itertools import islice
 from pathlib import Path
 
 from janus_cli import console, documents
-from janus_cli.data import tables
-from janus_cli.data.lines import STDIN, Lines, name_of
-from janus_cli.data.references import references
-from janus_cli.data.tables import Table
+from janus_cli.data.lines import STDIN, is_stream
+from janus_cli.data.references import by_column, references
+from janus_cli.data.tables import HEAD, Column, Texts, is_json_lines, table_of_lines, text_or_column
 from janus_cli.errors import DataError
 from janus_cli.runs import RUNS, Run, find_run
 from janus_cli.terminal import command
 
 Decoding = tuple[Path, list[Path]]  # hypotheses; references, none if the split has no target
 MOST_LINES = 10_000_000  # about a gigabyte; an endless pipe ends here
-NBEST = re.compile(r"([0-9]+)\t-?(?:[0-9]+\.[0-9]{6}|inf)\t(.*)")  # index, score, text
-HYPOTHESIS = ("hypothesis",)  # the key of `janus decode --jsonl`
+HYPOTHESIS, NBEST = ("hypothesis",), "nbest"  # keys of `janus decode --jsonl`
+NBEST_LINE = re.compile(r"([0-9]+)\t-?(?:[0-9]+\.[0-9]{6}|inf)\t(.*)")  # index, score, text
 
 
 def newest_decoding(run: Path | None) -> Decoding:
@@ -87,43 +86,37 @@ def _read_summary(path: Path) -> Decoding:
 def read_hypotheses(path: Path, column: str | None = None) -> list[str]:
     """The lines of a text file or of stdin (`-`), or a column of a table; of JSON lines by default "hypothesis".
 
-    Text is taken for JSON lines if its name says so, or if every line is an object with a hypothesis.
+    Text is taken for JSON lines if its name says so, or if its first lines are objects with a hypothesis. Of an n-best
+    list, as `janus decode --nbest` writes it, the best hypothesis of each line.
 
     Raises:
         DataError: the file cannot be read or is no UTF-8, or a row has no such text.
     """
-    if path == STDIN and column is None:
-        lines = _best(_all(Lines(path, strict=True)), path)
-        if not tables.is_json_lines(lines, HYPOTHESIS):
-            return lines
-        return [str(text) for _, (text,) in Table(path, HYPOTHESIS, "JSON lines", lines)]
-
-    def pick(kind: tables.Kind) -> str:
-        return HYPOTHESIS[0] if kind == "JSON lines" else tables.choose(path, kind, [HYPOTHESIS])[0]
-
-    return _best(_all(tables.text_or_column(path, HYPOTHESIS, column, pick)), path)
-
-
-def _best(lines: list[str], path: Path) -> list[str]:
-    """The first hypothesis of each line of an n-best list, as `janus decode --nbest` writes it; other lines as is."""
-    found = [NBEST.fullmatch(line) for line in lines]
-    if not lines or not all(found):
-        return lines
-    best: dict[str, str] = {}
-    for match in filter(None, found):
-        best.setdefault(match[1], match[2])
-    console.say(f"{name_of(path)} is an n-best list: only the best hypothesis of each line is judged")
-    return [*best.values()]
-
-
-def _all(text: Lines) -> list[str]:
+    text = text_or_column(path, HYPOTHESIS, column)
     lines = list(islice(text, MOST_LINES + 1))
     if len(lines) > MOST_LINES:
         raise DataError(
             f"{text.name} has more than {MOST_LINES:,} lines, and scoring needs all of them in memory",
             "score it in parts; is it the output of a decoding?",
         )
-    return lines
+    texts = text.texts if isinstance(text, Column) else None
+    if column is None and is_stream(path) and is_json_lines(lines[:HEAD], HYPOTHESIS):
+        texts = Texts(table_of_lines(path, lines[:HEAD]), HYPOTHESIS, single=True, lines=lines)
+        lines = [str(cell) for _, (cell,) in texts]
+    best = lines if texts and NBEST in texts.table.names else _best(lines)
+    if best:
+        console.say(f"{text.name} is an n-best list: only the best hypothesis of each line is judged")
+    return best or lines
+
+
+def _best(lines: list[str]) -> list[str]:
+    """The first hypothesis of each line of an n-best list in plain text; none if it is other text."""
+    found = [NBEST_LINE.fullmatch(line) for line in lines]
+    best: dict[str, str] = {}
+    if all(found):
+        for match in filter(None, found):
+            best.setdefault(match[1], match[2])
+    return [*best.values()]
 
 
 def read_references(path: Path, columns: Sequence[str] = ()) -> list[list[str | None]]:
@@ -132,4 +125,4 @@ def read_references(path: Path, columns: Sequence[str] = ()) -> list[list[str | 
     Raises:
         DataError: it cannot be read, is no UTF-8, or has no such columns.
     """
-    return [list(column) for column in zip_longest(*references(path, columns))] or [[]]
+    return by_column(references(path, columns)) or [[]]

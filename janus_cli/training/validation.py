@@ -18,13 +18,13 @@ from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.batching import epoch_batches, load_batch
 from janus_cli.data.filters import with_losses
 from janus_cli.data.prepared import Prepared
+from janus_cli.data.references import prepared_references
 from janus_cli.data.store import Store
 from janus_cli.data.tokenizer import Tokenizer
 from janus_cli.device import StopSignal, World
 from janus_cli.recipe import Recipe
 from janus_cli.scoring.judge import Judge
 from janus_cli.scoring.metrics import References
-from janus_cli.scoring.references import prepared_references
 from janus_cli.training.log import Means
 
 SEED = 1  # of the choice of sentences: the same for all runs, so that their scores can be compared

@@ -187,7 +187,7 @@ def test_files_are_named_directly(janus: Run, shell: Callable[..., tuple[int, st
         ("--data-dir corpus --train corpus/train.de corpus/train.en plain.txt", 2, "no third file (got plain.txt)"),
         ("--data-dir corpus --valid corpus/valid.de bad.tsv plain.txt", 3, "bad.tsv is a table (TSV), not one side"),
         ("--data-dir corpus --test x.csv --set data.columns=[0,1]", 2, "columns count from 1 (got 0, 1)"),
-        ("--data-dir corpus --test x.jsonl --set data.columns=[1,2]", 3, "x.jsonl (JSON lines) has no column '1' or"),
+        ("--data-dir corpus --valid x.jsonl --set data.columns=[1,2]", 3, "has no column '2'; it has 1 'de'"),
         ("--data-dir corpus --valid x.tsv --set data.columns=[german,english]", 3, "has no column 'german' or"),
         ("--data-dir corpus --train arrows", 3, "arrows is a folder, and no data set that save_to_disk wrote"),
         ("--data-dir corpus --train pipe", 3, "pipe is a pipe or a device"),

@@ -244,7 +244,7 @@ REFUSED = [
     ("other.jsonl --reference two.txt", 3, "other.jsonl:2"),
     ("table.csv --reference two.txt", 3, "table.csv (CSV) has no column 'hypothesis'; it has 1 'id', 2 'text'"),
     ("two.txt --reference table.csv", 3, "has no column of references; it has 1 'id', 2 'text'"),
-    ("two.txt --reference table.csv --reference-column txt", 3, "table.csv has no column 'txt'"),
+    ("two.txt --reference table.csv --reference-column txt", 3, "table.csv (CSV) has no column 'txt'"),
     ("two.txt --reference-column text", 2, "--reference-column is of a table"),
     ("two.txt --reference two.txt --column text", 3, "two.txt is no table"),
     ("", 2, "no run under runs/"),

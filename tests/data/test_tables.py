@@ -1,10 +1,10 @@
-"""Tables: what a file is taken for, which columns are read, and what is said of mistakes."""
+"""Tables and references: what a file is taken for, the texts of its columns, and what is said of mistakes."""
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
-import json
 import sys
 from pathlib import Path
 
@@ -12,21 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from janus_cli.data.extract import check_source, source_lines
 from janus_cli.data.lines import STDIN
 from janus_cli.data.references import references
-from janus_cli.data.tables import (
-    Table,
-    choose,
-    columns_of,
-    is_json_lines,
-    kind_of,
-    kind_of_text,
-    table_kind,
-    tell,
-)
+from janus_cli.data.tables import Cell, Table, Texts, find_table, kind_of, table_at
 from janus_cli.errors import DataError
+from janus_cli.recipe import Data
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
+Names = tuple[str, ...]
 
 
 def put(name: str, text: str | bytes) -> Path:
@@ -36,8 +30,9 @@ def put(name: str, text: str | bytes) -> Path:
     return path
 
 
-def cells(path: Path, *columns: str) -> list[list[str | list[str]]]:
-    return [row for _, row in Table(path, columns, table_kind(path))]
+def texts(path: Path, *columns: str) -> list[list[Cell]]:
+    table = table_at(path)
+    return [cells for _, cells in Texts(table, table.choose([[name] for name in columns]))]
 
 
 OBJECTS = '{"a": "x", "b": ["y", "z"]}\n\n{"a": "", "b": null}\n'
@@ -46,247 +41,185 @@ OBJECTS = '{"a": "x", "b": ["y", "z"]}\n\n{"a": "", "b": null}\n'
 @pytest.mark.parametrize(
     ("name", "text", "kind"),
     [
-        ("x.txt", "a\tb\n", "text"),
-        ("x.de.gz", "a\n", "text"),
-        ("x.tsv", "a\tb\n", "TSV"),
-        ("x.TSV", "a\tb\n", "TSV"),
-        ("x.tsv.gz", "a\tb\n", "TSV"),
-        ("x.Csv.GZ", "a,b\n", "CSV"),
-        ("x.jsonl.gz", OBJECTS, "JSON lines"),
-        ("x.ndjson", OBJECTS, "JSON lines"),
-        ("x.json", OBJECTS, "JSON lines"),
-        ("x.txt", b"PAR1....", "Parquet"),
-        ("x.bin", b"ARROW1\0\0", "Arrow"),
-        ("x.csv", b"\xff\xff\xff\xff\x10\0\0\0", "Arrow"),
+        ("x.TSV", "a\n", "TSV"),
+        ("x.Csv.GZ", "a\n", "CSV"),
+        ("x.jsonl.gz", "\n", "JSON lines"),
+        ("x.ndjson", "\n", "JSON lines"),
+        ("x.json", "\n", "JSON lines"),
+        # Without a suffix that says it, the lines decide.
+        ("x.txt", OBJECTS, "JSON lines"),
+        ("wd_64", "name\tn a m e\t1\nother\to t h e r\t2\n", "TSV"),
+        ("wd_64", "de;en\na;b\n", "CSV"),
+        ("x.de.gz", "a line\nanother, longer line\n", "text"),
+        ("x", "a\tb\nc\n", "text"),
+        ("x", "", "text"),
+        ("x", '{"a": 1}\n[]\n', "text"),
     ],
 )
-def test_first_bytes_come_before_the_suffix_whose_case_does_not_matter(name: str, text: str | bytes, kind: str) -> None:
-    assert kind_of(put(name, text)) == kind
-
-
-@pytest.mark.parametrize(
-    ("text", "kind"),
-    [
-        (OBJECTS, "JSON lines"),
-        ("name\tn a m e\t1\nother\to t h e r\t2\n", "TSV"),
-        ("de;en\na;b\n", "CSV"),
-        ("a line\nanother, longer line\n", None),
-        ("a\tb\nc\n", None),
-        ("", None),
-    ],
-)
-def test_without_a_suffix_the_lines_decide(text: str, kind: str | None) -> None:
-    path = put("wd_64", text)
-    assert kind_of(path) == "text"
-    if kind is None:
-        with pytest.raises(DataError, match="wd_64 is no table"):
-            table_kind(path)
+def test_what_a_file_is_taken_for(name: str, text: str, kind: str) -> None:
+    path = put(name, text)
+    if kind == "text":
+        with pytest.raises(DataError, match=f"{name} is no table"):
+            table_at(path)
     else:
-        assert table_kind(path) == kind
+        assert table_at(path).kind == kind
+    if name in ("x.txt", "wd_64"):
+        assert kind_of(path) == "text"
 
 
 @pytest.mark.parametrize(
     ("text", "keys", "found"),
     [
         ('{"a": 1}\n\n{"a": 2}\n', ("a",), True),
-        ('{"a": 1}\n{"b": 2}\n', ("a",), False),
+        ('{"a": 1}\n{"b": 2}\n', ("a",), False),  # as the input of a data-to-text task
         ('{"a": 1}\n{"b": 2}\n', ("a", "b"), True),
-        ('{"a": 1}\n{"b": 2}\n', (), True),
-        ('{"a": 1}\n{\n', (), False),
-        ('{"a": 1}\n[]\n', (), False),
-        ('{"quoted" brackets in a text}\n', (), False),
-        ("\n\n", (), False),
-        ("", (), False),
-        ("{" + '"a":{' * 100_000, (), False),
+        ('{"a": 1}\n{\n', ("a",), False),
+        ('{"a": 1}\n["a"]\n', ("a",), False),
+        ("\n\n", ("a",), False),
+        ("a\tb\n", ("a",), False),
+        ("{" + '"a":{' * 100_000, ("a",), False),
+        ('{"a": "' + "x" * (1 << 22), ("a",), False),
     ],
 )
-def test_json_lines_are_objects_in_every_line(text: str, keys: tuple[str, ...], found: bool) -> None:
-    assert is_json_lines(text.split("\n"), keys) == found
-    assert (kind_of_text(put("x.txt", text), keys) == "JSON lines") == found
-
-
-def test_text_that_happens_to_be_json_stays_text() -> None:
-    """Structured input of a data-to-text task has no key of ours."""
-    assert kind_of_text(put("x.src", '{"name": "Blue Spice"}\n'), ("hypothesis",)) == "text"
-
-
-def test_a_json_array_is_refused_with_the_command_that_converts_it() -> None:
-    for name, text in (("my data.json", '[{"a": 1}]'), ("y.jsonl.gz", '\ufeff\n [\n{"a": 1}\n]')):
-        with pytest.raises(DataError, match="is a JSON array") as caught:
-            kind_of(put(name, text))
-        assert "| jq -c '.[]' > " in caught.value.hint
-    assert caught.value.hint == "convert it: gzip -cdf y.jsonl.gz | jq -c '.[]' > y.lines.jsonl"
-
-
-@pytest.mark.parametrize("name", ["x.parquet", "x.arrow", "x.feather.gz"])
-def test_a_suffix_that_promises_what_the_file_is_not(name: str) -> None:
-    with pytest.raises(DataError, match=r"is no (Parquet|Arrow) file"):
-        kind_of(put(name, "text\n"))
-
-
-# --- columns ---
-
-
-def test_columns_by_name_and_by_number() -> None:
-    path = put("x.tsv", "de\ten\tn\na\tb\t1\n\tc\t2\n")
-    assert cells(path, "de", "en") == [["a", "b"], ["", "c"]]
-    assert cells(path, "en", "1") == [["b", "a"], ["c", ""]], "one name: there is a header"
-    assert cells(path, "2", "3")[0] == ["en", "n"], "numbers alone: there is none"
-    path = put("x.jsonl", '{"t": {"de": "a", "en": "b"}, "t.x": "c"}\n')
-    assert cells(path, "t.de", "t.x") == [["a", "c"]]
-    assert columns_of(path, "JSON lines") == ["t.de", "t.en", "t.x"]
-    assert cells(put("z.jsonl", '{"t": {"de": null}}\n{"t": null}\n'), "t.de") == [[""], [""]]
-    assert cells(put("y.jsonl", OBJECTS), "a", "b") == [["x", ["y", "z"]], ["", ""]]
+def test_of_text_only_objects_with_one_of_our_keys_are_a_table(text: str, keys: Names, found: bool) -> None:
+    assert (find_table(put("x.txt", text), keys) is not None) == found
 
 
 @pytest.mark.parametrize(
-    ("header", "usual", "found"),
+    ("name", "text", "columns", "expected"),
     [
-        ("en,de,n", [("de",), ("en",)], ["de", "en"]),
-        ("en,de,n", [("german", "de"), ("translation.en", "en")], ["de", "en"]),
-        ("EN,De", [("de",), ("en",)], ["De", "EN"]),
-        ("DE,de,En", [("de",), ("en",)], ["de", "En"]),
-    ],
-)
-def test_usual_names_are_found(header: str, usual: list[tuple[str, ...]], found: list[str]) -> None:
-    for name, mark in (("x.csv", ","), ("x.tsv", "\t")):
-        path = put(name, header.replace(",", mark) + "\n")
-        assert choose(path, kind_of(path), usual) == found
-
-
-def test_a_first_row_that_is_taken_for_text_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    path = put("x.tsv", "English\tGerman\na\tb\n")
-    tell(path, "TSV", choose(path, "TSV", [("de",), ("en",)]))
-    assert "TSV, no header; columns 1, 2; the first row is 1 'English', 2 'German'" in capsys.readouterr().err
-    with pytest.raises(DataError, match="has no column 'en'; it has 1 'German', 2 'de'"):
-        choose(put("y.tsv", "German\tde\na\tb\n"), "TSV", [("de",), ("en",)])
-
-
-def test_a_tsv_without_a_header_gives_its_columns_in_order_if_there_are_as_many() -> None:
-    assert choose(put("x.tsv", "a\tb\n"), "TSV", [("de",), ("en",)]) == ["1", "2"]
-    for name, text, listed in (
-        ("x.tsv", f"a\tb\t{'c' * 50}\n", f"1 'a', 2 'b', 3 '{'c' * 40}…'"),
-        ("x.csv", "german,english\na,b\n", "1 'german', 2 'english'"),
-        ("x.jsonl", '{"document": "a", "n": {"x": 1}}\n', "1 'document', 2 'n.x'"),
-    ):
-        with pytest.raises(DataError) as caught:
-            choose(put(name, text), kind_of(Path(name)), [("de",), ("en",)], "THE HINT")
-        assert caught.value.message.endswith(f"has no column 'de' or 'en'; it has {listed}")
-        assert caught.value.hint == "THE HINT"
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "columns", "message"),
-    [
-        ("x.tsv", "de\ten\na\tb\n", "fr", "x.tsv has no column 'fr'; it has 1 'de', 2 'en'"),
-        ("x.tsv", "de\tde\na\tb\n", "de", "x.tsv has several columns 'de'"),
-        ("x.tsv", "a\tb\n", "3", "x.tsv has no column '3'"),
-        ("x.tsv", "a\tb\n", "0", "x.tsv has no column '0'"),
-        ("x.csv", "0,1\na,b\n", "0 1", "x.csv has no column '0'; it has 1 '0', 2 '1'"),
-        ("x.tsv", "", "1", "x.tsv has no column '1'; it has none"),
-        ("x.tsv", "a\tb\nc\td\ne\tf\tg\n", "1", "x.tsv:3 has 3 columns, line 1 has 2"),
-        ("x.tsv", "a\tb\nc\n", "1", "x.tsv:2 has 1 column, line 1 has 2"),
-        ("x.tsv", b"a\tb\nc\t\xff\n", "1", "x.tsv:2:3: byte 0xff is not UTF-8"),
-        ("x.csv", 'de,en\n"a\nb",c\nd,e,f\n', "de", "x.csv:4 has 3 columns, line 1 has 2"),
-        ("x.csv", 'de,en\na,b\n"c,d\ne,f\n', "de", "x.csv:3: the row that begins here is no CSV"),
-        ("x.jsonl", '{"a": "x"}\n\n{"b": "x"}\n', "a", "x.jsonl:3 has no text under \"a\"; it has 1 'b'"),
-        ("x.jsonl", '{"a": {"b": 1}}\n', "a.c", "x.jsonl:1 has no text under \"a.c\"; it has 1 'a.b'"),
-        ("x.jsonl", '{"a": 5}\n', "a", 'x.jsonl:1 has no text under "a": 5'),
-        ("x.jsonl", '{"a": ["x", 5]}\n', "a", 'x.jsonl:1 has no text under "a": 5'),
-        ("x.jsonl", '{"a": "x"}\n{\n', "a", "x.jsonl:2 is not JSON"),
-        ("x.jsonl", '{"a": "x"}\n"y"\n', "a", "x.jsonl:2 is not JSON, or no object"),
-        ("x.jsonl", '{"a": "\\ud83d"}\n', "a", 'x.jsonl:1: half of a surrogate pair under "a"'),
-        ("x.jsonl", '{"a": ' + "[" * 100_000 + "\n", "a", "x.jsonl:1 is not JSON"),
-    ],
-)  # fmt: skip
-def test_a_mistake_says_file_line_and_column(name: str, text: str | bytes, columns: str, message: str) -> None:
-    path = put(name, text)
-    with pytest.raises(DataError) as caught:
-        list(Table(path, columns.split(), kind_of(path)))
-    assert caught.value.message.startswith(message)
-
-
-def test_bytes_that_are_not_utf8_may_stay() -> None:
-    path = put("x.tsv", b"a\tb\xff\n")
-    ((_, row),) = Table(path, ["1", "2"], "TSV", keep_bytes=True)
-    assert [str(cell).encode(errors="surrogateescape") for cell in row] == [b"a", b"b\xff"]
-
-
-# --- CSV ---
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("de,en\na,b\n", [["a", "b"]]),
-        ("de;en\nja, gut;yes, good\nnein;no\n", [["ja, gut", "yes, good"], ["nein", "no"]]),
-        ("de\ten\na, b\tc\n", [["a, b", "c"]]),
-        ('de,en\n"a, ""b""","c\nd"\n\ne,f\n', [['a, "b"', "c d"], ["e", "f"]]),
-        ("de,en\r\na,b\r\n", [["a", "b"]]),
+        ("x.tsv", "de\ten\tn\na\tb\t1\n\tc\t2\n", "de en", [["a", "b"], ["", "c"]]),
+        ("x.tsv", "de\ten\na\tb\n", "en 1", [["b", "a"]]),  # one name: there is a header
+        ("x.tsv", "de\ten\na\tb\n", "2 1", [["en", "de"], ["b", "a"]]),
+        ("x.tsv", "De\ten\na\tb\n", "DE", [["a"]]),
+        ("x.tsv", "DE\tde\na\tb\n", "de", [["b"]]),
+        ("x.tsv", '"a"\tb\n', "1", [['"a"']]),
+        ("x.tsv", "de\ten\na\tb\n\n\n", "de en", [["a", "b"]]),
+        ("x.tsv", "de\na\n\nb\n\n", "de", [["a"], [""], ["b"], [""]]),  # a single column: blank lines are texts
+        ("x.csv", "de\na\n\nb\n\n", "de", [["a"], [""], ["b"], [""]]),
+        ("x.csv", "de,en\r\na,b\r\n", "de en", [["a", "b"]]),
+        ("x.csv", "de;en\nja, gut;yes, good\nnein;no\n", "de en", [["ja, gut", "yes, good"], ["nein", "no"]]),
+        ("x.csv", "de\ten\na, b\tc\n", "de en", [["a, b", "c"]]),
+        ("x.csv", "de;x;y,en\na;b;c,d\n", "2", [["en"], ["d"]]),  # of two that fit, the comma
+        ("x.csv", 'de,en\n"a, ""b""","c\nd"\n\ne,f\n', "de en", [['a, "b"', "c d"], ["e", "f"]]),
         # Letters split these lines evenly, too: a sniffer takes one of them.
-        ("de,en\nEVERY day,EVERYONE\nEVERY man,EVERYWHERE\n", [["EVERY day", "EVERYONE"], ["EVERY man", "EVERYWHERE"]]),
-        ("de,en\n" + "a,b\n" * 30 + '"c\nd",e\n', [["a", "b"]] * 30 + [["c d", "e"]]),
-        ("de,en\n" + "a,b\n" * 18 + '"c\n' + "\n" * 9 + 'd",e\n', [["a", "b"]] * 18 + [["c" + " " * 10 + "d", "e"]]),
+        ("x.csv", "de,en\nEVERY day,EVERYONE\nEVERY man,EVERYWHERE\n", "de", [["EVERY day"], ["EVERY man"]]),
+        # Rows that begin among the lines that decide, and end behind them.
+        ("x.csv", "de;en\n" + "a;b\n" * 18 + '"c\n' + "\n" * 9 + 'd";e\n', "en", [["b"]] * 18 + [["e"]]),
+        ("x.csv", '"a\n' + "\n" * 30 + 'b",c\n', "2", [["c"]]),
+        ("x.jsonl", OBJECTS, "a b", [["x", ["y", "z"]], ["", ""]]),
+        ("x.jsonl", OBJECTS, "2 a", [[["y", "z"], "x"], ["", ""]]),
+        ("x.jsonl", '{"t": {"de": "a"}, "t.x": "b"}\n{"t": null, "t.x": ""}\n', "t.de t.x", [["a", "b"], ["", ""]]),
+        ("x.jsonl", '{"t": null}\n{"t": {"de": "a"}}\n', "t.de", [[""], ["a"]]),
+        ("x.jsonl", '{"a": "b\\r\\nc\\nd"}\n', "a", [["b c d"]]),
     ],
 )
-def test_delimiters_and_quotes(text: str, expected: list[list[str]]) -> None:
-    assert cells(put("x.csv", text), "de", "en") == expected
-
-
-def test_rows_of_another_width_are_named_even_among_the_first() -> None:
-    path = put("x.csv", 'de,en\n"a\nb",c\nd,e, f\n')
-    with pytest.raises(DataError, match=r"x\.csv:4 has 3 columns, line 1 has 2"):
-        cells(path, "de", "en")
+def test_the_texts_of_columns(name: str, text: str, columns: str, expected: list[list[Cell]]) -> None:
+    assert texts(put(name, text), *columns.split()) == expected
 
 
 @given(st.lists(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r")), min_size=2,
                          max_size=2), min_size=1))  # fmt: skip
 def test_what_the_csv_module_writes_comes_back(tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]]) -> None:
-    import csv
-
     path = tmp_path_factory.mktemp("t") / "x.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows([["de", "en"], *rows])
-    assert cells(path, "de", "en") == [[cell.replace("\n", " ") for cell in row] for row in rows]
+    assert texts(path, "de", "en") == [[cell.replace("\n", " ") for cell in row] for row in rows]
 
 
-def test_of_two_delimiters_that_fit_the_comma_is_taken_and_what_is_taken_is_said(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    path = put("x.csv", "de;x;y,en\na;b;c,d\n")
-    assert cells(path, "2") == [["en"], ["d"]]
-    tell(path, "CSV", ["de;x;y", "en"])
-    tell(put("y.csv", "de;en\na;b\n"), "CSV", ["de", "en"])
-    said = capsys.readouterr().err.split("\n")
-    assert said[:2] == ["x.csv: CSV with commas; columns de;x;y, en", "y.csv: CSV with semicolons; columns de, en"]
+@pytest.mark.parametrize(
+    ("name", "text", "columns", "message"),
+    [
+        ("x.tsv", "de\ten\na\tb\n", "de fr", "x.tsv (TSV) has no column 'fr'; it has 1 'de', 2 'en'"),
+        ("x.tsv", f"a\tb\t{'c' * 50}\n", "x y", f"no column 'x' or 'y'; it has 1 'a', 2 'b', 3 '{'c' * 40}…'"),
+        ("x.tsv", "de\tde\na\tb\n", "de", "x.tsv (TSV) has several columns 'de'"),
+        ("x.tsv", "a\tb\n", "3", "has no column '3'"),
+        ("x.csv", "0,1\na,b\n", "0 1", "x.csv (CSV) has no column '0'; it has 1 '0', 2 '1'"),
+        ("x.tsv", "", "1", "has no column '1'; it has none"),
+        ("x.jsonl", '{"a": "", "n": {"x": 1}}\n', "n", "x.jsonl (JSON lines) has no column 'n'; it has 1 'a', 2 'n.x'"),
+        ("x.jsonl", OBJECTS, "3", "has no column '3'; it has 1 'a', 2 'b'"),
+        ("x.tsv", "a\tb\nc\td\ne\tf\tg\n", "1", "x.tsv:3 has 3 columns, line 1 has 2"),
+        ("x.tsv", "de\ten\n\na\tb\n", "de", "x.tsv:2 has 1 column, line 1 has 2"),
+        ("x.csv", 'de,en\n"a\nb",c\nd,e, f\n', "de", "x.csv:4 has 3 columns, line 1 has 2"),
+        ("x.csv", 'de,en\na,b\n"c,d\ne,f\n', "de", "x.csv:3: the row that begins here is no CSV"),
+        ("x.tsv", b"a\tb\nc\t\xff\n", "1", "x.tsv:2:3: byte 0xff is not UTF-8"),
+        ("x.csv", "\ufeffde,en\n".encode("utf-16-le"), "de", "x.csv:1:1: byte 0xff is not UTF-8"),
+        ("x.jsonl", '{"a": "x"}\n\n{"b": "x"}\n', "a", "x.jsonl:3 has no text under \"a\"; it has 1 'b'"),
+        ("x.jsonl", '{"a": {"b": ""}}\n{"a": {"c": ""}}\n', "a.b", 'x.jsonl:2 has no text under "a.b"'),
+        ("x.jsonl", '{"a": 5}\n', "a", 'x.jsonl:1 has no text under "a": 5'),
+        ("x.jsonl", '{"a": ["x", 5]}\n', "a", 'x.jsonl:1 has no text under "a": 5'),
+        ("x.jsonl", '{"a": "x"}\n{\n', "a", "x.jsonl:2 is not JSON"),
+        ("x.jsonl", '{"a": "x"}\n"y"\n', "a", "x.jsonl:2 is not JSON, or no object"),
+        ("x.jsonl", '{"a": ' + "[" * 100_000, "a", "x.jsonl:1 is not JSON"),
+        ("x.jsonl", '{"a": "\\ud83d"}\n', "a", 'x.jsonl:1: half of a surrogate pair under "a"'),
+        ("y.jsonl.gz", '\ufeff\n [\n{"a": 1}\n]', "a", "y.jsonl.gz is a JSON array"),
+        ("x.parquet", "text\n", "a", "x.parquet is no Parquet file"),
+        ("x.feather.gz", "text\n", "a", "x.feather.gz is no Arrow file"),
+    ],
+)  # fmt: skip
+def test_a_mistake_says_file_line_and_column(name: str, text: str | bytes, columns: str, message: str) -> None:
+    path = put(name, text)
+    with pytest.raises(DataError) as caught:
+        texts(path, *columns.split())
+    assert message in caught.value.message
+    if "array" in message:
+        assert caught.value.hint == "convert it: gzip -cdf y.jsonl.gz | jq -c '.[]' > y.lines.jsonl"
 
 
-def test_blank_lines_are_texts_only_where_there_is_one_column() -> None:
-    assert cells(put("x.tsv", "de\ten\na\tb\n\n\n"), "de", "en") == [["a", "b"]]
-    with pytest.raises(DataError, match=r"x\.tsv:2 has 1 column, line 1 has 2"):
-        cells(put("x.tsv", "de\ten\n\na\tb\n"), "de", "en")
-    assert cells(put("y.tsv", "de\na\n\nb\n\n"), "de") == [["a"], [""], ["b"], [""]]
-    assert cells(put("y.csv", "de\na\n\nb\n\n"), "de") == [["a"], [""], ["b"], [""]]
+@pytest.mark.parametrize(
+    ("header", "found"),
+    [
+        ("n\tde\ten", ["de", "en"]),
+        ("n\ttranslation.en\tSource", ["Source", "translation.en"]),
+        ("source\ttarget\tde\ten", ["de", "en"]),
+        ("de\ten1\tEN_2", ["de", "en1", "EN_2"]),
+        ("English\tGerman", ["1", "2"]),  # two columns with none of the names: no header
+        ("German\tde", None),
+        ("English\tGerman\tFrench", None),
+    ],
+)
+def test_usual_names_are_found(header: str, found: list[str] | None) -> None:
+    table, usual = table_at(put("x.tsv", header)), [["de", "source"], ["en", "translation.en", "target"]]
+    if found is None:
+        with pytest.raises(DataError, match="has no column") as caught:
+            table.choose(usual, "THE HINT", in_order=True)
+        assert caught.value.hint == "THE HINT"
+    else:
+        assert table.choose(usual, in_order=True) == found
 
 
-def test_quotes_in_a_tsv_that_a_program_wrote_are_said_once(capsys: pytest.CaptureFixture[str]) -> None:
-    text = '"ja"\t"so ""ist"" es"\n"a ""b"" c"\td\ne\tf\n'
-    table = Table(put("x.tsv", text), ["1", "2"], "TSV")
-    assert [row[1] for _, row in table] == ['"so ""ist"" es"', "d", "f"]
-    table.warn()
-    assert capsys.readouterr().err.count('x.tsv: 2 texts in quotes, with "" inside') == 1
+@pytest.mark.parametrize(
+    ("data", "column", "expected"),
+    [
+        (Data(), None, "of source"),
+        (Data(source="de", target="en"), None, "of de"),
+        (Data(source="de", target="en"), "other", "of other"),
+        (Data(columns=("other", "de")), None, "of other"),
+        (Data(columns=("other", "de")), "de", "of de"),
+        (Data(clean=("remove_spaces",)), None, "ofsource"),
+    ],
+)
+def test_the_column_of_the_source(data: Data, column: str | None, expected: str) -> None:
+    for path in (
+        put("t.tsv", "source\tde\tother\nof source\tof de\tof other\n"),
+        put("t.jsonl", '{"source": "of source", "de": "of de", "other": "of other"}\n'),
+    ):
+        text = source_lines(data, path, column)
+        assert list(text) == list(text) == [expected]
+        assert check_source(text).lines == 1
+    with pytest.raises(DataError, match="no text under"):
+        list(source_lines(data, put("t.jsonl", '{"source": [""], "de": [""], "other": [""]}\n'), column))
 
 
-def test_line_ends_inside_texts_are_counted() -> None:
-    table = Table(put("x.jsonl", '{"a": "b\\r\\nc\\nd"}\n{"a": "e"}\n'), ["a"], "JSON lines")
-    assert [row for _, row in table] == [["b c d"], ["e"]]
-    assert table.line_ends == 1
+def test_bytes_that_are_not_utf8_may_stay() -> None:
+    ((_, row),) = Texts(table_at(put("x.tsv", b"a\tb\xff\n")), ["1", "2"], keep_bytes=True)
+    assert [str(cell).encode(errors="surrogateescape") for cell in row] == [b"a", b"b\xff"]
 
 
-def test_a_table_on_stdin_is_found_by_its_first_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    for text in ('{"de": "a"}\n{"de": "b"}\n', "en\tde\nx\ta\ny\tb\n", "en;de\nx;a\ny;b\n"):
+def test_a_table_on_stdin_is_known_by_its_first_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in ('{"De": "a"}\n{"De": "b"}\n', "en\tDe\nx\ta\ny\tb\n", "en;De\nx;a\ny;b\n"):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-        assert [row for _, row in Table(STDIN, ["de"])] == [["a"], ["b"]]
+        assert list(source_lines(Data(), STDIN, "de")) == ["a", "b"]
 
 
 # --- references ---
@@ -296,61 +229,64 @@ def test_a_table_on_stdin_is_found_by_its_first_line(monkeypatch: pytest.MonkeyP
     ("name", "text", "columns", "expected"),
     [
         ("r.txt", "a\n\nb\n", (), [["a"], [""], ["b"]]),
+        ("r.txt", '{"text": "a"}\n["a", 1]\n', (), [['{"text": "a"}'], ['["a", 1]']]),
         ("r.tsv", "a\tb\nc\n\t\td\t\n\n", (), [["a", "b"], ["c"], ["d"], [""]]),
-        ("r.TSV.gz", "a\tb\n", (), [["a", "b"]]),
-        ("r.tsv", "reference1\tReference_2\na\tb\n", (), [["a", "b"]]),
-        ("r.tsv", "id\tx\n1\ta\n", ("x",), [["a"]]),
-        ("r.tsv", "id\treference1\treference2\n1\ta\tb\n", (), [["a", "b"]]),
+        ("r.tsv", "", (), []),
+        ("r.tsv", "id\treference1\tReference_2\n1\ta\tb\n", (), [["a", "b"]]),
         ("r.csv", "id,target,ref 1,ref 2\n1,z,a,\n", (), [["a"]]),
         ("r.csv", "id,target\n1,a\n", (), [["a"]]),
         ("r.txt", "id,x,y\n1,a,b\n2,,\n", ("y", "x"), [["b", "a"], [""]]),
-        ("r.jsonl", '{"references": ["a", "b"], "id": 1}\n{"references": []}\n', (), [["a", "b"], [""]]),
-        ("r.txt", '{"references": ["a", "b"]}\n', (), [["a", "b"]]),
-        ("r.txt", '{"reference": "a"}\n', (), [["a"]]),
-        ("r.txt", '{"text": "a"}\n', (), [['{"text": "a"}']]),
         ("r.txt", '{"text": "a"}\n', ("text",), [["a"]]),
-        ("r.tsv", "", (), []),
-        ("test.refs.jsonl", '["a", "b"]\n["c"]\n[]\n', (), [["a", "b"], ["c"], [""]]),
-        ("test.refs.jsonl", '["a"]\n\n["b"]\n\n', (), [["a"], ["b"]]),
-        ("r.txt", '["a", 1]\n', (), [['["a", 1]']]),
+        ("r.txt", '{"references": ["a", "b"], "id": 1}\n{"references": []}\n', (), [["a", "b"], [""]]),
+        ("r.txt", '{"reference": "a"}\n', (), [["a"]]),
+        ("r.refs.jsonl", '["a", "b"]\n\n["c"]\n[]\n', (), [["a", "b"], ["c"], [""]]),
     ],
 )
-def test_references(name: str, text: str, columns: tuple[str, ...], expected: list[list[str]]) -> None:
+def test_references(name: str, text: str, columns: Names, expected: list[list[str]]) -> None:
     assert list(references(put(name, text), columns)) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("name", "text", "message"),
     [
-        ('["a"]\n["b", null]\n', "r.jsonl:2 is no JSON list of texts"),
-        ('["a", null]\n', "r.jsonl:1 is no JSON list of texts"),
-        ('["a"]\n\nb\n', "r.jsonl:3 is no JSON list of texts"),
-        ('[{"reference": "a"}]\n', "r.jsonl is a JSON array"),
-        ('[\n"a"\n]\n', "r.jsonl is a JSON array"),
+        ("r.jsonl", '["a"]\n\nb\n', "r.jsonl:3 is no JSON list of texts"),
+        ("r.jsonl", '["a", null]\n', "r.jsonl:1 is no JSON list of texts"),
+        ("r.jsonl", '[{"reference": "a"}]\n', "r.jsonl is a JSON array"),
+        ("r.jsonl", '[\n"a"\n]\n', "r.jsonl is a JSON array"),
+        ("r.csv", "id,x\n1,a\n", r"r.csv \(CSV\) has no column of references; it has 1 'id', 2 'x'"),
     ],
 )
-def test_a_list_of_references_that_is_none_is_named(text: str, message: str) -> None:
+def test_references_that_are_none_are_named(name: str, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        list(references(put("r.jsonl", text)))
+        list(references(put(name, text)))
 
 
-def test_what_is_no_plain_text_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    list(references(put("r.txt", "a\n")))
-    assert capsys.readouterr().err == ""
-    list(references(put("r.txt", json.dumps({"reference": "a"}))))
-    assert "r.txt: JSON lines; column reference\n" in capsys.readouterr().err
-    list(references(put("r.tsv", "a\tb\n")))
-    assert "r.tsv: TSV, no header; every column holds references\n" in capsys.readouterr().err
-    list(references(put("r.txt", "a\tb\nc\td\n")))
-    assert "warning: r.txt: every line has a tab" in capsys.readouterr().err
-    with pytest.raises(DataError, match=r"has no column of references; it has 1 'id', 2 'x'"):
-        list(references(put("r.csv", "id,x\n1,a\n")))
+# --- what is said ---
 
 
-def test_a_byte_order_mark_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
-    path = put("x.csv", "\ufeffde;en\r\na;b\r\n")
-    assert choose(path, table_kind(path), [("de",), ("en",)]) == ["de", "en"]
-    assert cells(path, "de", "en") == [["a", "b"]]
-    assert capsys.readouterr().err == "x.csv: byte order mark removed\n"
-    assert list(references(put("r.csv", "\ufeffreference\na\n"))) == [["a"]]
-    assert capsys.readouterr().err.count("byte order mark") == 1
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("r.txt", "a\n", ""),
+        ("r.txt", "a\tb\nc\td\n", "warning: r.txt: every line has a tab"),
+        ("r.txt", '{"reference": "a"}', "r.txt: JSON lines; column reference\n"),
+        ("r.csv", "reference\n", "r.csv: CSV with commas; column reference\n"),
+        ("r.csv", "\ufeffid;reference\r\n1;a\r\n", "r.csv: CSV with semicolons; column reference\n"),
+        ("r.tsv", "a\tb\n", "r.tsv: TSV, no header; every column holds references\n"),
+        ("r.jsonl", '["a"]\n', "r.jsonl: a JSON list of references a line\n"),
+        ("r.jsonl", '{"reference": "a\\nb"}\n', "r.jsonl: line ends inside 1 text became spaces\n"),
+        ("r.tsv", 'reference\n"so ""ist"" es"\n"a ""b"" c"\n"d"\n', 'r.tsv: 2 texts in quotes, with "" inside'),
+    ],
+)
+def test_what_a_file_was_taken_for_is_said_once(
+    capsys: pytest.CaptureFixture[str], name: str, text: str, said: str
+) -> None:
+    list(references(put(name, text)))
+    err = capsys.readouterr().err
+    assert err.count(said) == 1 if said else err == ""
+    assert err.count("byte order mark") == ("\ufeff" in text)
+
+
+def test_a_first_row_that_is_taken_for_text_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    Table(Path("x.tsv"), "TSV", ["English", "German"]).tell(["1", "2"])
+    assert "x.tsv: TSV, no header; columns 1, 2; the first row is 1 'English', 2 'German'" in capsys.readouterr().err

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from janus_cli import recipe_load
+from janus_cli.data.references import prepared_references
 from janus_cli.data.spacing import Shape
 from janus_cli.errors import DataError, UsageError
 from janus_cli.measures import GROUPS, MEASURES, measure_of, short_names
 from janus_cli.recipe import Recipe
 from janus_cli.scoring.judge import BEFORE, Judge, choose, doubts, judge_of, must_be_read
 from janus_cli.scoring.metrics import METRICS, score
-from janus_cli.scoring.references import prepared_references
 from janus_cli.training.best import check_scoring
 
 ENGLISH, CHINESE, NAMES = Shape.of(["two dogs run in the snow"]), Shape.of(["两只狗在雪地里跑"]), Shape.of(["Goethe"])
@@ -137,7 +137,6 @@ def test_references_of_prepared_data(tmp_path: Path) -> None:
     assert prepared_references(tmp_path, "valid", [1]) == [["b"]]
     with pytest.raises(DataError, match="too few references"):
         prepared_references(tmp_path, "valid", [3])
-    for damaged, said in (("{", "refs.jsonl:1: Expecting"), ('"a"', "no list"), ("[3]", "no list")):
-        several.write_text(f"{damaged}\n")
-        with pytest.raises(DataError, match=said):
-            prepared_references(tmp_path, "valid")
+    several.write_text("[3]\n")
+    with pytest.raises(DataError, match=r"refs\.jsonl:1 is no JSON list of texts"):
+        prepared_references(tmp_path, "valid")
