@@ -17,7 +17,7 @@ import typer
 import typer.core
 
 from janus_cli import __version__
-from janus_cli.errors import JanusError, Stopped, UsageError, check_open_files, from_system, is_about_memory, no_memory
+from janus_cli.errors import JanusError, Stopped, UsageError, check_machine, from_system
 from janus_cli.system import BROKEN_PIPE
 from janus_cli.terminal import fit_streams, fitting
 
@@ -137,11 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             typer.echo("stopped", err=True)
         code = 128 + signal.SIGINT
     except (OSError, MemoryError, RuntimeError, ImportError) as problem:
-        try:
-            check_open_files(problem)
-            found = _environment(problem)
-        except JanusError as too_many:
-            found = _fail(too_many)
+        found = _environment(problem)
         if found is None:
             raise
         code = found
@@ -154,10 +150,12 @@ def _environment(problem: Exception) -> int | None:
     """The exit code for what is the fault of the machine or of whoever reads the output; None for a bug."""
     if isinstance(problem, OSError) and problem.errno == errno.EPIPE:
         return BROKEN_PIPE
-    if is_about_memory(problem):
-        return _fail(no_memory(f"({str(problem).split(chr(10))[0] or type(problem).__name__})"))
-    told = from_system(problem) if isinstance(problem, OSError) else None
-    return None if told is None else _fail(told)
+    try:
+        check_machine(problem)
+    except JanusError as told:
+        return _fail(told)
+    about_path = from_system(problem) if isinstance(problem, OSError) else None
+    return None if about_path is None else _fail(about_path)
 
 
 def _replace_closed_streams() -> None:

@@ -83,6 +83,7 @@ _SYSTEM: dict[int, tuple[type[JanusError], str]] = {  # what a user can act on i
     errno.EBADF: (JanusError, "stdout is closed, as by `>&-`"),
     errno.ENOENT: (DataError, "is the path right, or was it removed meanwhile?"),
 }
+DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # nothing more can be written
 _NAMELESS: dict[type[JanusError], str] = {JanusError: "output", DataError: "the current folder"}  # what has no path
 
@@ -98,11 +99,20 @@ def from_system(problem: OSError) -> JanusError | None:
     return kind(f"{name}: {problem.strerror}", next_step)
 
 
-def check_open_files(problem: BaseException) -> None:
-    """Raises JanusError if an exception says that no more files can be opened: no fault of the one that was next."""
+def check_machine(problem: BaseException, doing: str = "") -> None:
+    """Raises what is no fault of the file at hand: no more files can be opened, no permission, no memory.
+
+    doing: completes "not enough memory", as in "to read x".
+    """
     words = ("Too many open files", "os error 24")  # also of torch, safetensors and the dynamic linker
     if getattr(problem, "errno", None) in (errno.EMFILE, errno.ENFILE) or any(each in str(problem) for each in words):
         raise JanusError("too many open files", "raise `ulimit -n`") from None
+    if isinstance(problem, OSError) and problem.errno in DENIED and (told := from_system(problem)):
+        raise told from None
+    if is_about_memory(problem):
+        what = doing or f"({str(problem).split(chr(10))[0] or type(problem).__name__})"
+        hint = "free some, or raise the limit of this shell (`ulimit -v`)"
+        raise OutOfMemoryError(f"not enough memory {what}", hint) from None
 
 
 def is_about_memory(problem: BaseException) -> bool:
@@ -113,11 +123,6 @@ def is_about_memory(problem: BaseException) -> bool:
         return True
     words = ("can't allocate memory", "Cannot allocate memory", "out of memory", "bad_alloc")
     return any(each in str(problem) for each in words)
-
-
-def no_memory(what: str) -> OutOfMemoryError:
-    """what: completes "not enough memory"."""
-    return OutOfMemoryError(f"not enough memory {what}", "free some, or raise the limit of this shell (`ulimit -v`)")
 
 
 def require(module: str, extra: str) -> ModuleType:

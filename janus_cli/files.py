@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from janus_cli import console, system
-from janus_cli.errors import FULL, DataError, JanusError, UsageError, check_open_files
+from janus_cli.errors import FULL, DataError, JanusError, UsageError, check_machine
 from janus_cli.system import sync
 
 MANIFEST = "manifest.json"
@@ -79,7 +79,7 @@ def whole_folder(
             check()  # an earlier one may have come back
             working.mkdir()
         except OSError as problem:
-            check_open_files(problem)
+            check_machine(problem)
             raise error(f"cannot write {out}: {problem.strerror}", "name another folder with --out") from None
         try:
             with naming(out):

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from janus_cli import yaml_core
 from janus_cli.core.knobs import OBJECTIVES, Decoding
-from janus_cli.errors import UsageError, check_open_files
+from janus_cli.errors import UsageError, check_machine
 from janus_cli.recipe import CHECKED, Recipe, sections, with_new_names
 from janus_cli.yaml_core import shorten
 
@@ -110,7 +110,7 @@ def _text(path: Path) -> str:
         with path.open("rb") as file:
             raw = file.read(_LARGEST + 1)
     except (OSError, ValueError) as problem:
-        check_open_files(problem)
+        check_machine(problem)
         reason = getattr(problem, "strerror", problem)
         raise UsageError(f"cannot read the recipe {path}: {reason}", "`janus recipes` lists the shipped ones") from None
     if len(raw) > _LARGEST:

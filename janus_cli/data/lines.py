@@ -22,7 +22,7 @@ from typing import BinaryIO, Literal, Self, cast
 
 from janus_cli import console
 from janus_cli.data.stored import digest, disk_size, last_change
-from janus_cli.errors import DataError, check_open_files, is_about_memory, no_memory
+from janus_cli.errors import DataError, check_machine
 from janus_cli.terminal import command
 
 BadUtf8 = Literal["stop", "skip", "replace"]
@@ -61,9 +61,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", "name a text file, plain or .gz") from None
     except (OSError, EOFError, zlib.error) as problem:
-        check_open_files(problem)
-        if is_about_memory(problem):
-            raise no_memory(f"to read {name_of(path)}") from None
+        check_machine(problem, f"to read {name_of(path)}")
         reason = getattr(problem, "strerror", None) or problem
         hint = "fetch or compress it again" if compressed else "name a text file, plain or .gz"
         raise DataError(f"{name_of(path)} cannot be read: {reason}", hint) from None

@@ -24,7 +24,7 @@ import numpy as np
 
 from janus_cli import documents
 from janus_cli.core.symbols import UNK
-from janus_cli.errors import DataError, check_open_files, is_about_memory, no_memory
+from janus_cli.errors import DataError, check_machine
 from janus_cli.files import MANIFEST
 
 if TYPE_CHECKING:
@@ -147,9 +147,7 @@ class Store:
         except FileNotFoundError as problem:
             raise DataError(f"{problem.filename} does not exist", "run `janus preprocess`") from None
         except OSError as problem:
-            check_open_files(problem)
-            if is_about_memory(problem):  # or address space, to map it
-                raise no_memory(f"to open {folder / split}.*") from None
+            check_machine(problem, f"to open {folder / split}.*")  # or no address space to map it
             raise DataError(f"{folder / split}.* cannot be read: {problem.strerror}") from None
         except (KeyError, TypeError, ValueError, TokenError) as problem:
             raise DataError(f"{folder / split}.* is damaged, or was not written by janus: {problem}", AGAIN) from None

@@ -23,7 +23,7 @@ import sentencepiece
 from janus_cli import documents, recipe
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
 from janus_cli.data.corpus import SIDES
-from janus_cli.errors import DataError, check_open_files, is_about_memory, no_memory
+from janus_cli.errors import DataError, check_machine
 from janus_cli.files import MANIFEST, sha256, write_atomically, write_json
 
 NO_TEXT = frozenset((PAD, BOS, EOS, MASK))
@@ -64,8 +64,7 @@ class SentencePieces:
                 raise ValueError("it is empty")
             self._model = sentencepiece.SentencePieceProcessor(model_proto=data)
         except (RuntimeError, OSError, ValueError) as problem:
-            if is_about_memory(problem):
-                raise no_memory(f"to load {name}") from None
+            check_machine(problem, f"to load {name}")
             raise DataError(f"{name} is damaged, or not a SentencePiece model: {problem}") from None
         self.size = int(self._model.get_piece_size())
         fixed = [self._model.pad_id(), self._model.unk_id(), self._model.bos_id(), self._model.eos_id()]
@@ -214,9 +213,7 @@ def _load_one(path: Path, kind: str, joiner: str) -> Tokenizer:
     try:
         data = path.read_bytes()
     except OSError as problem:
-        check_open_files(problem)
-        if is_about_memory(problem):
-            raise no_memory(f"to load {path}") from None
+        check_machine(problem, f"to load {path}")
         raise DataError(f"{path} cannot be read: {problem.strerror}", "run `janus preprocess` again") from None
     return KINDS[kind].load(data, str(path), joiner)
 

@@ -27,7 +27,7 @@ from janus_cli.decoding.records import OVERWRITE, Form, Progress, Record, Record
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translate import Result, Translator, as_text, read_translator
 from janus_cli.device import Interrupt, choose_device, interruptible, keep_freed_memory
-from janus_cli.errors import DataError, Stopped, UsageError
+from janus_cli.errors import DataError, Stopped, UsageError, check_machine
 from janus_cli.files import write_atomically, write_json
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run, find_references, find_split, text_name
@@ -334,6 +334,7 @@ class Decode(Job):
         try:
             return stack.enter_context(self.out.open("wb"))
         except OSError as problem:
+            check_machine(problem)
             raise DataError(f"{self.out} cannot be written: {problem.strerror}", ELSEWHERE) from None
 
     def _summarise(self) -> None:

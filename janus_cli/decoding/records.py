@@ -33,7 +33,7 @@ from janus_cli.errors import (
     RunInUseError,
     Stopped,
     UsageError,
-    check_open_files,
+    check_machine,
 )
 from janus_cli.files import Busy, held
 from janus_cli.system import delete_open
@@ -158,7 +158,7 @@ class Records:
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as problem:
-            check_open_files(problem)
+            check_machine(problem)
             raise self._not_writable(self.output, problem) from None
         return progress
 
@@ -198,7 +198,7 @@ class Records:
             for path in self.files:
                 TemporaryFile(dir=path.parent).close()
         except OSError as problem:
-            check_open_files(problem)
+            check_machine(problem)
             raise self._not_writable(path, problem) from None
         with ExitStack() as stack:
             self._file = self.path.open("a+b")

@@ -21,7 +21,7 @@ from janus_cli.core.knobs import ONE_BEST
 from janus_cli.decoding.modes import choose, own_recipe
 from janus_cli.decoding.translate import read_model
 from janus_cli.device import choose_device, keep_freed_memory
-from janus_cli.errors import DataError, JanusError, UsageError, require
+from janus_cli.errors import DataError, JanusError, UsageError, check_machine, require
 from janus_cli.files import write_atomically
 from janus_cli.lab import machine, peers, plots, processes, rows
 from janus_cli.lab.labels import row_options
@@ -293,6 +293,7 @@ def keep(run: Run, results: Mapping[str, Any]) -> Path:
                 break
         write_atomically(path, json_file(results))
     except OSError as problem:
+        check_machine(problem)
         raise DataError(f"{folder} cannot be written: {problem.strerror}", "name a file with --out") from None
     return path
 

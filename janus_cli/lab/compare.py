@@ -17,7 +17,7 @@ import torch
 from janus_cli import __version__, console, documents, recipe_load, runs
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.device import choose_device, declared_ranks, keep_freed_memory
-from janus_cli.errors import DataError, JanusError, UsageError
+from janus_cli.errors import DataError, JanusError, UsageError, check_machine
 from janus_cli.files import MANIFEST, write_atomically
 from janus_cli.lab import machine
 from janus_cli.lab.entries import SPLIT, Entry, Output
@@ -231,6 +231,7 @@ class Comparison:
                 for old in self.folder.glob(f"outputs/{entry.name}.*"):
                     old.unlink()
         except OSError as problem:
+            check_machine(problem)
             raise DataError(
                 f"{self.folder} cannot be written: {problem.strerror}", "name another folder with --out"
             ) from None

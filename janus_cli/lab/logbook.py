@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from janus_cli.documents import LogEntry, parsed_line
-from janus_cli.errors import DataError
+from janus_cli.errors import DataError, check_machine
 
 BEGINS = ("start", "resumed")
 Entry = dict[str, Any]
@@ -72,6 +72,7 @@ def read(path: Path) -> Logbook:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", "it is written by `janus train`") from None
     except OSError as problem:
+        check_machine(problem)
         raise DataError(f"{path} cannot be read: {problem.strerror}") from None
     book = Logbook()
     for line in filter(bytes.strip, lines):

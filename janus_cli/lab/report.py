@@ -15,7 +15,7 @@ import torch
 
 from janus_cli import console, recipe_load, runs
 from janus_cli.device import choose_device
-from janus_cli.errors import CheckpointError, DataError, JanusError, require
+from janus_cli.errors import CheckpointError, DataError, JanusError, check_machine, require
 from janus_cli.files import write_atomically
 from janus_cli.lab import logbook, report_page
 from janus_cli.lab.plots import Look
@@ -62,6 +62,7 @@ def write_report(
     try:
         write_atomically(out, content)
     except OSError as problem:
+        check_machine(problem)
         raise DataError(f"{out} cannot be written: {problem.strerror}", "name another file with --out") from None
     return out, [each.damage for each in reports if each.damage]
 

@@ -30,9 +30,7 @@ from janus_cli.errors import (
     JanusError,
     NonFiniteError,
     UsageError,
-    check_open_files,
-    is_about_memory,
-    no_memory,
+    check_machine,
 )
 from janus_cli.files import MANIFEST, Busy, remove_whole, sha256, sweep, temporary, whole_folder
 from janus_cli.recipe import Recipe
@@ -107,10 +105,10 @@ def save(
             "older checkpoints are untouched; end that process, or wait for it",
         ) from None
     except (OSError, SafetensorError, DataError) as problem:
-        check_open_files(problem)
+        check_machine(problem)
         needed = sum(t.numel() * t.element_size() for t in (*weights.values(), *(optimizer or {}).values()))
         raise CheckpointError(
-            f"{folder} could not be written: {problem}",
+            problem.message if isinstance(problem, DataError) else f"{folder} could not be written: {problem}",
             f"a checkpoint needs about {needed:,} bytes; older ones are untouched",
         ) from None
 
@@ -278,9 +276,7 @@ def tensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
                     raise CheckpointError(f"{file}: {name} has type {value.dtype}, expected {like.dtype}")
                 _must_be_finite_in(file, name, value)
     except (SafetensorError, OSError, RuntimeError) as problem:  # RuntimeError: torch, if the file is gone by now
-        check_open_files(problem)
-        if is_about_memory(problem):
-            raise no_memory(f"to load {file}") from None
+        check_machine(problem, f"to load {file}")
         raise CheckpointError(f"{file} is not a readable safetensors file: {problem}") from None
     return loaded
 

@@ -387,7 +387,7 @@ def _locked_folder(run: Run) -> Iterator[None]:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         (run.path / LOCK).touch()
     except OSError as problem:
-        errors.check_open_files(problem)
+        errors.check_machine(problem)
         raise UsageError(
             f"{run.path} cannot be written: {problem.strerror}", "choose another folder with --run"
         ) from None

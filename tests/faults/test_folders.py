@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import time
@@ -52,8 +53,7 @@ def test_a_folder_that_only_can_be_read_is_refused_before_training(tiny_recipe: 
     code, said = ended(start(tiny_recipe, "--run", "only/run", before=NO_PRIVILEGES))
     folder.chmod(0o755)
     assert code == 2, said
-    assert "only/run cannot be written: Permission denied" in said
-    assert "hint: choose another folder with --run" in said
+    assert re.search(r"error: only(/run.*)?: Permission denied\nhint: check the permissions", said), said
     assert "parameters" not in said
     assert list(folder.iterdir()) == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -127,21 +128,57 @@ def test_a_name_whose_lock_is_too_long(shell: Shell, trained: Path) -> None:
         assert not Path(name).exists()
 
 
-@pytest.mark.parametrize("words", ["decode --run {0}/run", "recipes show {0}/tiny.yaml", "inspect {0}/run",
-                                   "score {0}/tiny.yaml", "train --recipe {0}/tiny.yaml", "export {0}/run",
-                                   "preprocess --recipe tiny.yaml --out {0}/out"])  # fmt: skip
-def test_a_folder_that_may_not_be_entered(trained: Path, words: str) -> None:
-    locked = Path("locked")
-    locked.mkdir()
-    locked.chmod(0)
-    code, said = ended(janus(*words.format(locked).split(), before=NO_PRIVILEGES))
-    locked.chmod(0o755)
-    assert code in (2, 3), said
-    assert "error: " in said
-    assert "locked" in said
-    assert "Permission denied" in said
-    assert "hint: " in said
-    assert "Traceback" not in said
+# Each command in a process of its own, which has no privileges and has imported everything already.
+EACH = """
+import os, sys
+from janus_cli import cli
+import janus_cli.commands.train, janus_cli.lab.compare, janus_cli.lab.report, janus_cli.decoding.decode
+for words in {commands}:
+    print("$", words, flush=True)
+    sys.stderr.flush()
+    process = os.fork()
+    if not process:
+        cli.main(words.split())
+    print("code", os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+"""
+DENIED = """
+decode --run locked/run
+decode --run run --input locked/text
+decode --run run --input tiny.yaml --out locked/out
+recipes show locked/tiny.yaml
+inspect locked/run
+score locked/tiny.yaml
+score tiny.yaml --reference locked/tiny.yaml
+train --recipe locked/tiny.yaml
+train --recipe tiny.yaml --run locked/run
+train --recipe tiny.yaml --prepared locked/data --run new
+export locked/run
+export run --out locked/out
+preprocess --recipe tiny.yaml --out locked/out
+preprocess --recipe tiny.yaml --data-dir locked/text --out new
+distill run --out locked/out
+compare --recipe tiny.yaml --objectives ar --out locked/out
+average run
+train --resume run --set training.updates=7 --allow-change training.updates
+""".strip().split("\n")
+
+
+def test_what_may_not_be_read_or_written_ends_with_2_everywhere(trained: Path) -> None:
+    Path("locked").mkdir()
+    places = {Path("locked"): 0, trained: 0o555}
+    for place, mode in places.items():
+        place.chmod(mode)
+    _, said = ended(janus("--version", before=NO_PRIVILEGES + EACH.format(commands=DENIED)), 300)
+    for place in places:
+        place.chmod(0o755)
+    for words, each in zip(DENIED, said.split("$ ")[1:], strict=True):
+        assert each.startswith(words)
+        assert "\ncode 2\n" in each, each
+        errors = [line for line in each.split("\n") if line.startswith("error: ")]
+        assert [line.count("Permission denied") for line in errors] == [1], each
+        assert re.search(r"^hint: ", each, re.MULTILINE), each
+        assert "locked" in errors[0] or "run/checkpoints" in errors[0]
+        assert "Traceback" not in each
 
 
 @pytest.mark.parametrize(
