@@ -29,13 +29,23 @@ _OWNER = re.compile(r"pid \d+ on (\S+)\n")  # what a process writes into a lock 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")  # see `temporary`
 
 
+def must_not_dangle(out: Path) -> None:
+    """Raises UsageError for a symbolic link to nothing."""
+    if out.is_symlink() and not out.exists():
+        raise UsageError(
+            f"{out} is a symbolic link to {out.readlink()}, which does not exist",
+            "remove the link, or name another place with --out",
+        )
+
+
 def must_be_free(out: Path, *, force: bool, is_ours: Callable[[Path], bool], what: str) -> None:
     """Raises UsageError unless `out` is missing, an empty folder, or may be replaced.
 
     force: a folder of ours may be replaced. is_ours: whether janus wrote a folder's contents; no other folder is ever
     replaced. what: the contents, for messages ("prepared data").
     """
-    if (out.is_dir() and not any(out.iterdir())) or not (out.exists() or out.is_symlink()):
+    must_not_dangle(out)
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not out.is_dir():
         raise UsageError(f"{out} is a file", "name a folder with --out")

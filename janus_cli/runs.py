@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from janus_cli import documents
-from janus_cli.errors import CheckpointError, DataError, UsageError
-from janus_cli.files import sha256
+from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.recipe import Recipe
 from janus_cli.terminal import command
 
@@ -155,43 +154,3 @@ def run_around(file: Path) -> Run | None:
         if place.parent == run.decoded and run.recipe.is_file():
             return run
     return None
-
-
-def find_split(run: Run, recipe: Recipe, split: str) -> tuple[Path, Path | None]:
-    """The source text of a split of the run's data, and its reference, if any.
-
-    Raises:
-        DataError: the data has no such split, or its text is gone or was changed.
-    """
-    source, target = (prepared_file(run, recipe, text_name(split, side)) for side in ("source", "target"))
-    if source is None:
-        raise DataError(f"the data of {run.path} has no {split} split", "name a text with --input FILE")
-    return source, target
-
-
-def find_references(run: Run, recipe: Recipe, split: str) -> Path | None:
-    """The references of a split where it has several a line, see `scoring.inputs.read_references`; else the reference.
-
-    Raises as `find_split`.
-    """
-    several = prepared_file(run, recipe, text_name(split, "references"))
-    return several or prepared_file(run, recipe, text_name(split, "target"))
-
-
-def prepared_file(run: Run, recipe: Recipe, name: str) -> Path | None:
-    """A file of the prepared data that the run was trained on, unchanged; None if there was none.
-
-    Raises:
-        DataError: the file is gone or was changed.
-    """
-    manifest = run.read_manifest()
-    known = manifest.get("files", {}).get(name)
-    if known is None:
-        return None
-    recorded = Path(manifest.get("prepared", ""))
-    path = (recorded if (recorded / name).is_file() else prepared_dir(recipe)) / name
-    if not path.is_file():
-        raise DataError(f"the data of this run is gone: there is no {path}", "name a text with --input FILE")
-    if sha256(path) != known.get("sha256"):
-        raise DataError(f"{path} was changed since the run began", "prepare the same text again, or use --input FILE")
-    return path

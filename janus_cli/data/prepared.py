@@ -21,7 +21,7 @@ from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
 from janus_cli.errors import DataError
 from janus_cli.files import MANIFEST, sha256, write_json
 from janus_cli.recipe import Data, Recipe, with_new_names
-from janus_cli.runs import Run, distilled_dir, prepared_dir
+from janus_cli.runs import Run, distilled_dir, prepared_dir, text_name
 from janus_cli.terminal import command, quoted
 
 # Knobs that say where the text is, not what it is: that is for the fingerprints.
@@ -120,11 +120,55 @@ def open_prepared(
         raise DataError(f"{folder / MANIFEST} is damaged: {problem!r}", hint) from None
 
 
+def find_split(run: Run, recipe: Recipe, split: str) -> tuple[Path, Path | None]:
+    """The source text of a split of the run's data, and its reference, if any.
+
+    Raises:
+        DataError: the data has no such split, or its text is gone or was changed.
+    """
+    source, target = (prepared_file(run, recipe, text_name(split, side)) for side in ("source", "target"))
+    if source is None:
+        raise DataError(f"the data of {run.path} has no {split} split", "name a text with --input FILE")
+    return source, target
+
+
+def find_references(run: Run, recipe: Recipe, split: str) -> Path | None:
+    """The references of a split where it has several a line, see `scoring.inputs.read_references`; else the reference.
+
+    Raises as `find_split`.
+    """
+    several = prepared_file(run, recipe, text_name(split, "references"))
+    return several or prepared_file(run, recipe, text_name(split, "target"))
+
+
+def prepared_file(run: Run, recipe: Recipe, name: str) -> Path | None:
+    """A file of the prepared data that the run was trained on, unchanged; None if there was none.
+
+    Raises:
+        DataError: the file is gone or was changed.
+    """
+    manifest = run.read_manifest()
+    known = manifest.get("files", {}).get(name)
+    if known is None:
+        return None
+    recorded = Path(manifest.get("prepared", ""))
+    path = (recorded if (recorded / name).is_file() else prepared_dir(recipe)) / name
+    if not path.is_file():
+        again = _command(["--recipe", str(run.recipe)], recipe, recorded, manifest)
+        raise DataError(
+            f"the data of this run is gone: there is no {path}",
+            f"make it again: {again}; or name a text with --input FILE",
+        )
+    if sha256(path) != known.get("sha256"):
+        raise DataError(f"{path} was changed since the run began", "prepare the same text again, or use --input FILE")
+    return path
+
+
 def _command(words: Sequence[str], recipe: Recipe, folder: Path, manifest: Mapping[str, Any]) -> str:
     """The command that makes this folder; words: see `open_prepared`."""
     distilled = manifest.get("distilled")
     usual = distilled_dir(recipe) if distilled else prepared_dir(recipe)
-    place = [] if folder == usual else ["--out", folder]
+    place = [] if folder.absolute() == usual.absolute() else ["--out", folder]
     if distilled:
         return " ".join([distilled["command"], command(*place)]).strip()
     data = manifest.get("data", {})

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby, zip_longest
 from pathlib import Path
 from time import perf_counter
 from typing import Any, BinaryIO
@@ -21,22 +22,23 @@ from janus_cli import console, documents
 from janus_cli.console import counted
 from janus_cli.data.extract import source_lines
 from janus_cli.data.lines import STDIN, Lines, opened
+from janus_cli.data.prepared import find_references, find_split
 from janus_cli.decoding.modes import Plan, choose, own_recipe
 from janus_cli.decoding.notes import tell
-from janus_cli.decoding.records import OVERWRITE, Form, Progress, Record, Records, as_json, differences
+from janus_cli.decoding.records import OVERWRITE, READING, Form, Progress, Record, Records, as_json, differences
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translate import Result, Translator, as_text, read_translator
 from janus_cli.device import Interrupt, choose_device, interruptible, keep_freed_memory
 from janus_cli.errors import DataError, Stopped, UsageError, check_machine
-from janus_cli.files import write_atomically, write_json
+from janus_cli.files import must_not_dangle, write_atomically, write_json
 from janus_cli.recipe import Recipe
-from janus_cli.runs import Run, find_references, find_split, text_name
+from janus_cli.runs import Run, text_name
 from janus_cli.terminal import command
 from janus_cli.training.checkpoint import fingerprint, read_checkpoint, read_state
 
 ELSEWHERE = "name another file with --out"
+ANOTHER_TEXT = "with the hypotheses of another text"
 SPLIT_ELSEWHERE = "decode a text with --input FILE --out FILE, which needs no folder of the run"
-MOSTLY_UNKNOWN = 0.1  # a larger share of unknown tokens in the input is worth a warning
 
 
 @dataclass(kw_only=True)
@@ -134,12 +136,12 @@ class Job(ABC):
     def unlike_finished(self) -> str:
         """How the output that is there differs from what is asked for; empty if it does not."""
 
-    def differs(self, about: Mapping[str, Any]) -> str:
-        """As `unlike_finished`, of weights and options. about: the finished output's summary."""
+    def differs(self, about: Mapping[str, Any], before: Mapping[str, Any] = {}, now: Mapping[str, Any] = {}) -> str:
+        """As `unlike_finished`, of weights, options, and what else. about: the finished output's summary."""
         if about.get("sha256") != self.weights:
             return f"with the weights of {about.get('checkpoint')}; those of {self.folder.name} are others"
-        before = {name: value for name, value in about.get("options", {}).items() if name != "batch_sentences"}
-        different = differences(before, json.loads(json.dumps(self.deciding)))
+        options = {name: value for name, value in about.get("options", {}).items() if name != "batch_sentences"}
+        different = differences({**options, **before}, json.loads(json.dumps({**self.deciding, **now})))
         return f"with {different}" if different else ""
 
     @abstractmethod
@@ -166,44 +168,19 @@ class Job(ABC):
         before, started, timing = self.progress, perf_counter(), self.translator.timing
         for window in self.translator.windows(lines, before.done):
             records = [result.record(full=full, traced=result.index < self.translator.traced) for result in window]
-            known = before.counts is not None or not before.done  # earlier versions did not count
             self.progress = Progress(
                 before.done + timing.sentences, before.tokens + timing.tokens, before.passes + timing.passes,
                 before.seconds + perf_counter() - started,
-                self.progress.read + sum(result.read for result in window),
-                self.progress.unknown + sum(result.unknown for result in window),
-                self.progress.cut + sum(result.cut > 0 for result in window),
-                counts=Counter(before.counts or {}) + timing.counts if known else None,
+                None if before.counts is None else Counter(before.counts) + timing.counts,
             )  # fmt: skip
             if self.records is not None:
                 self.records.add(records, self.progress)
             yield window, records
 
     @property
-    def reading(self) -> dict[str, int | None]:
-        """What was read, for the summary of a result; None where an earlier version read a part and did not count."""
-        names = "source_tokens", "unknown_source_tokens", "sources_cut"
-        found = self.progress.read, self.progress.unknown, self.progress.cut
-        known = self.progress.counts is not None or not self.progress.done
-        return dict(zip(names, found if known else (None, None, None), strict=True))
-
-    @property
     def counts(self) -> Mapping[str, int]:
         """`Timing.counts` of all lines; of those decoded now, if an earlier version did not count."""
         return self.progress.counts if self.progress.counts is not None else self.translator.timing.counts
-
-    def tell_reading(self, name: str, cut: int = 0) -> None:
-        """Says how much of its sources the model could not read. cut: lines that were cut before they were tokens."""
-        read, unknown, cut = self.progress.read, self.progress.unknown, max(self.progress.cut, cut)
-        if cut:
-            longest = self.translator.longest
-            console.warn(f"{name}: {counted(cut, 'line')} cut to the {longest} tokens that the model reads")
-        share = unknown / max(1, read)
-        said = f"{name}: {unknown:,} of {counted(read, 'token')} ({share:.1%}) are unknown to the tokenizer"
-        if share > MOSTLY_UNKNOWN:
-            console.warn(f"{said}: is this the kind of text that the model was trained on?")
-        elif unknown:
-            console.say(said)
 
 
 @dataclass(kw_only=True)
@@ -236,6 +213,8 @@ class Decode(Job):
             raise DataError(f"{self.text} does not exist", "name a text file, plain or .gz")
         self.what = self.lines.name
         self.out = None if self.out == STDIN else self.out
+        if self.out is not None:
+            must_not_dangle(self.out)
         self.label = ".".join([self.plan.label, *self._other_limit()])
         parts = [self.split, self.label, self.folder.name if self.checkpoint else None]
         self.stem = self.trained.decoded / re.sub(r"[^A-Za-z0-9._-]", "-", ".".join(filter(None, parts)))
@@ -285,22 +264,40 @@ class Decode(Job):
         return as_json(record) if self.jsonl else as_text(record, self.plan.options.nbest)
 
     def unlike_finished(self) -> str:
-        if self.split is None or not self.kept("json").is_file():
+        assert self.out is not None
+        if self.split is None:
+            return self._unlike_text(self.out)
+        if not self.kept("json").is_file():
             return "with nothing beside it that tells its text, weights and options"
         if other := self.differs(documents.read(self.kept("json"), documents.DecodedSplit)):
             return other
-        assert self.out is not None
         texts = iter(self.lines)
         with opened(self.kept("jsonl")) as records, opened(self.out) as file:
             for line in records:
                 record = documents.parsed_line(line, documents.Record)
                 if not record or next(texts, None) != record["source"]:
-                    return "with the hypotheses of another text"
+                    return ANOTHER_TEXT
                 data = self.asked(record)
                 if file.read(len(data)) != data:
                     return f"with other lines than {self.kept('jsonl')}"
             rest = file.read(1)
-        return "with the hypotheses of another text" if rest or next(texts, None) is not None else ""
+        return ANOTHER_TEXT if rest or next(texts, None) is not None else ""
+
+    def _unlike_text(self, out: Path) -> str:
+        """`unlike_finished` of an output that alone tells how it was made: by the numbers of its lines, or sources."""
+        console.say(f"no record says with which weights and options {out} was made")
+        found: Iterator[object]
+        expected: Iterator[object] = iter(self.lines)
+        with opened(out) as file:
+            if self.jsonl:
+                found = (documents.parsed_line(line, documents.Record).get("source") for line in file)
+            elif self.plan.options.nbest > 1:
+                found = (number for number, _ in groupby(line.partition(b"\t")[0] for line in file))
+                expected = (str(index).encode() for index, _ in enumerate(self.lines))
+            else:
+                found, expected = (None for _ in file), (None for _ in self.lines)
+            same = all(one == other for one, other in zip_longest(found, expected, fillvalue=b""))
+        return "" if same else ANOTHER_TEXT
 
     def write(self) -> None:
         if self.split and self.kept("txt").exists() and not self.resumed:
@@ -342,9 +339,9 @@ class Decode(Job):
         lines, translator = self.lines, self.translator
         if lines.bad_utf8:
             console.warn(f"{lines.name}: lines that are not UTF-8: {lines.bad_utf8:,}; the bad bytes were replaced")
-        self.tell_reading(lines.name, lines.cut)
-        tell(self.counts, self.plan)
-        done, tokens, passes, seconds, *_ = self.progress
+        # Some lines were cut before they were tokens.
+        tell(lines.name, {**self.counts, "cut": max(self.counts.get("cut", 0), lines.cut)}, self.plan)
+        done, tokens, passes, seconds, counts, _ = self.progress
         rates = [count / max(seconds, 1e-9) for count in (done, tokens)]
         passes_mean = passes / max(1, done)
         whole = not self.resumed  # times of an earlier process's batches are not known
@@ -368,8 +365,8 @@ class Decode(Job):
             "input": lines.name, "options": options, "step": self.step,
             "sha256": self.weights, "sentences": done, "tokens": tokens, "seconds": round(seconds, 3),
             "sentences_per_second": round(rates[0], 3), "tokens_per_second": round(rates[1], 3),
-            "passes_mean": round(passes_mean, 3), **self.reading,
-            "counts": self.progress.counts if done else {},
+            "passes_mean": round(passes_mean, 3), **self.progress.reading,
+            "counts": counts and {name: count for name, count in counts.items() if name not in READING},
             "batches": len(translator.timing.seconds) if whole else None,
             "batch_latency_ms": {"mean": round(mean, 3), "p95": round(p95, 3)} if whole else None,
             "threads": torch.get_num_threads(), "device": str(self.chosen_device), "torch": torch.__version__,

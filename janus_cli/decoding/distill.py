@@ -37,7 +37,7 @@ from janus_cli.data.tokenizer import Tokenizer, Tokenizers
 from janus_cli.decoding.decode import Job
 from janus_cli.decoding.modes import choose
 from janus_cli.decoding.notes import tell
-from janus_cli.decoding.records import START_OVER, Record, Records, differences
+from janus_cli.decoding.records import START_OVER, Record, Records
 from janus_cli.decoding.translate import DIGITS
 from janus_cli.errors import DataError, UsageError
 from janus_cli.files import MANIFEST, copy_files, must_be_free, whole_folder
@@ -88,21 +88,18 @@ class Distill(Job):
         texts += f", of which the surest {100 * self.surest:g} % stay," if self.surest < 1 else ""
         own = counted(len(prepared.train), "training source")
         self.what = f"the {own} of {prepared.folder}{texts} into {self.target}"
-        name, more, data = self.trained.name_of(self.folder), self.sources.described(), prepared.train.fingerprint
+        name = self.trained.name_of(self.folder)
         words = ["janus", "distill", self.trained.path, "--checkpoint", name, *self.words]
         self.teacher = {
             "run": str(self.trained.path), "checkpoint": name, "sha256": self.weights,
             "objective": recipe.objective.name, "options": self.plan.used, "device": str(self.chosen_device),
             "torch": torch.__version__, "command": command(*words), "prepared": str(prepared.folder.resolve()),
-            "fingerprint": data, **more, **({"column": self.column} if self.column else {}),
+            "fingerprint": prepared.train.fingerprint, **self.sources.described(),
+            **({"column": self.column} if self.column else {}),
         }  # fmt: skip
-        files: dict[str, Any] = (
-            {"source": {file["path"]: file["sha256"][:12] for file in more["sources"]}} if more else {}
-        )
-        files |= {"column": self.column} if self.column else {}
         place = ["--out", str(self.out)] if self.out else []
         return Records(
-            self.target, {self.target: self.force}, (name, self.weights), {**self.deciding, "data": data, **files},
+            self.target, {self.target: self.force}, (name, self.weights), {**self.deciding, **_data(self.teacher)},
             command=command(*words, *place, "--resume"), elsewhere=ELSEWHERE, make_folder=True,
         )  # fmt: skip
 
@@ -110,15 +107,10 @@ class Distill(Job):
         manifest = documents.read(self.target / MANIFEST, documents.Manifest) if is_prepared(self.target) else {}
         if "distilled" not in manifest:
             must_be_free(self.target, force=False, is_ours=is_prepared, what=PREPARED)
-        before, now = (
-            {
-                "data": about.get("fingerprint"), "source": [file["sha256"] for file in about.get("sources", [])],
-                "column": about.get("column"), "surest": about.get("surest", 1),
-            }
-            for about in (manifest["distilled"], {**self.teacher, "surest": self.surest})
-        )  # fmt: skip
-        different = differences(before, now)
-        return self.differs(manifest["distilled"]) or (f"with {different}" if different else "")
+        before = manifest["distilled"]
+        return self.differs(
+            before, {**_data(before), "surest": before.get("surest", 1)}, {**_data(self.teacher), "surest": self.surest}
+        )
 
     def write(self) -> None:
         """Decodes, makes the folder, and says how to train on it."""
@@ -130,13 +122,14 @@ class Distill(Job):
             self.translator.advance = bar.advance
             for _ in self.decoded(lines, full=False):
                 pass
-        teacher = {**self.teacher, "step": self.step, "seconds": round(self.progress.seconds, 3), **self.reading}
+        progress = self.progress
+        teacher = {**self.teacher, "step": self.step, "seconds": round(progress.seconds, 3), **progress.reading}
         force = self.records.files[self.target]
         manifest = write(self.sources, self.records, self.target, teacher, surest=self.surest, force=force)
-        self.tell_reading(str(self.target))
         found, counts = manifest["distilled"], self.counts
         # Only the search knows what else the limit may have cut, and earlier versions have not counted it.
-        tell({**counts, "unk": found["unk"], "limit": max(found["at_limit"], counts.get("limit", 0))}, self.plan)
+        limited = max(found["at_limit"], counts.get("limit", 0))
+        tell(str(self.target), {**counts, "unk": found["unk"], "limit": limited}, self.plan)
         name = self.plan.recipe.name
         known = name if name in recipe_load.available() else self.trained.recipe
         following = command(
@@ -145,6 +138,13 @@ class Distill(Job):
         )  # fmt: skip
         pairs = counted(manifest["splits"]["train"]["kept"], "pair")
         console.say(f"{pairs} written to {self.target}; next: {following}")
+
+
+def _data(teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """What was decoded, to compare: the training data, and further files with their column."""
+    files = {file["path"]: file["sha256"][:12] for file in teacher.get("sources", ())}
+    column = {"column": teacher["column"]} if "column" in teacher else {}
+    return {"data": teacher.get("fingerprint"), **({"source": files} if files else {}), **column}
 
 
 def _prepared(run: Run, recipe: Recipe) -> Prepared:

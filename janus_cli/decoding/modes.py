@@ -48,6 +48,11 @@ class Plan:
         return ONE_PASS if self.mode == "nar" and not self.objective.lengths else self.mode
 
     @property
+    def limiting(self) -> Decoding:
+        """The options that limit outputs which end by themselves; those of the recipe where lengths are predicted."""
+        return self.options if self.reads("max_ratio") else self.recipe.decoding
+
+    @property
     def label(self) -> str:
         """Short name of the mode, as in `ar.beam5` or `nar4.lb5.rerank`; names the files of a decoded split."""
         options, usual = self.options, _USUAL

@@ -42,6 +42,7 @@ from janus_cli.system import sync as sync_folder
 FORMAT = 2
 DONE = b'{"done": '
 LONGEST = 64 * MEBI  # bytes of a line
+READING = {"read": "source_tokens", "unknown": "unknown_source_tokens", "cut": "sources_cut"}  # counts, in summaries
 SYNC_SECONDS = 10.0  # work that a power cut may lose; a killed process loses one window
 START_OVER = "--force starts over"
 OVERWRITE = "overwrite it with --force, or name another with --out"
@@ -51,22 +52,23 @@ Form = Callable[[Record], bytes]  # how an output file renders a record
 
 
 class Progress(NamedTuple):
-    """How many records are complete, their cost, and what was read for them, summed over all processes.
+    """How many records are complete, and their cost, summed over all processes.
 
-    read, unknown: tokens of the sources, and those of them that the tokenizer does not know. cut: shortened sources.
-    published: the output files are complete too, and are being renamed into place. counts: see `Timing.counts`; None in
-    files of earlier versions.
+    counts: see `Timing.counts`; None if an earlier version, which did not count, made some of the records. published:
+    the output files are complete too, and are being renamed into place.
     """
 
     done: int = 0
     tokens: int = 0
     passes: int = 0
     seconds: float = 0.0
-    read: int = 0
-    unknown: int = 0
-    cut: int = 0
-    counts: dict[str, int] | None = None
+    counts: Mapping[str, int] | None = {}
     published: bool = False
+
+    @property
+    def reading(self) -> dict[str, int | None]:
+        """What was read, for the summary of a result; None where it is not known."""
+        return {name: None if self.counts is None else self.counts.get(what, 0) for what, name in READING.items()}
 
 
 class Records:
@@ -112,19 +114,19 @@ class Records:
             RunInUseError: another process is writing it.
         """
         earlier = Progress() if force else self._find_progress()
-        if resume and not earlier.done:  # so that a job may always say --resume
-            self._take_permission(self.earlier_header())
-        elif resume:
-            self.progress, self.resumed, header = earlier, True, self.earlier_header()
+        header = self.earlier_header() if resume else {}
+        if header.get("files") == self.header["files"]:  # what the first call may replace, a later one may, too
+            self.files = dict(zip(self.files, header["replace"], strict=True))
+        if resume and earlier.done:
+            self.progress, self.resumed = earlier, True
             self._must_agree(header)
-            self._take_permission(header)
         elif earlier.done:
             raise UsageError(
                 f"{self.path} holds {counted(earlier.done, 'finished line')} of a decoding that was stopped",
                 f"{self.resume_hint}; {START_OVER}",
             )
         self._must_be_free(OVERWRITE)
-        if resume and not earlier.done:
+        if resume and not earlier.done:  # so that a job may always say --resume
             console.say("nothing is finished yet: beginning with the first line")
 
     def finished(self) -> Path | None:
@@ -132,11 +134,6 @@ class Records:
         if self.path.exists():
             return None
         return next((path for path, replaceable in self.files.items() if not replaceable and not _is_free(path)), None)
-
-    def _take_permission(self, earlier: Record) -> None:
-        """What the first call may replace, a later one may, too. earlier: its header, empty if there is none."""
-        if earlier.get("files") == self.header["files"]:
-            self.files = dict(zip(self.files, earlier["replace"], strict=True))
 
     def _find_progress(self) -> Progress:
         """The progress at the last `done` line; sets `_end` to the end of that line."""
@@ -154,7 +151,7 @@ class Records:
                         and (values := parsed_line(line, documents.RecordsProgress))
                     ):
                         known = {name: values[name] for name in Progress._fields if name in values}
-                        progress, self._end = Progress(**known), end
+                        progress, self._end = Progress(**{"counts": None, **known}), end
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as problem:

@@ -134,9 +134,10 @@ def as_text(record: dict[str, Any], nbest: int = 1) -> bytes:
 class Timing:
     """Cost of decoding: wall-clock seconds of each batch, and totals of sentences, tokens and decoder passes.
 
-    counts: lines by what is worth a word at the end. unk: the best output has an <unk>. limit: it may be cut by the
-    length limit (`Output.limited`); max_length: of these, where the model's positions were that limit. fewer: there are
-    fewer hypotheses than `nbest`.
+    counts: what is worth a word at the end (`notes.tell`). Source tokens that were `read`, and those of them that are
+    `unknown` to the tokenizer; the others count lines. cut: the source was cut. unk: the best output has an <unk>.
+    limit: it may be cut by the length limit (`Output.limited`); max_length: of these, where the model's positions were
+    that limit. long: its length was predicted, and is above the limit. fewer: there are fewer hypotheses than `nbest`.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -164,6 +165,7 @@ class Translator:
         self.device = generator.model.output_weight.device
         self.longest = plan.recipe.reads
         self.timing = Timing()
+        self.limiting = plan.limiting
         self.advance: Callable[[int], None] = lambda count: None
 
     def translate(self, texts: Iterable[str], *, trace: bool = False, **options: Any) -> list[Result]:
@@ -265,18 +267,21 @@ class Translator:
         self.timing.tokens += sum(len(best.tokens) for best, *_ in outputs)
         self.timing.passes += sum(best.passes for best, *_ in outputs)
         self.timing.counts.update(self._counted(ids, outputs))
-        return [
+        results = [
             Result(
                 index, line, each, list(islice(texts, len(each))), self.tokenizers.target,
                 read=len(row), unknown=row.count(UNK), cut=size - len(row),
             )
             for index, (line, each, row, size) in enumerate(zip(lines, outputs, ids, sizes, strict=True), first)
         ]  # fmt: skip
+        for result in results:
+            self.timing.counts.update(read=result.read, unknown=result.unknown, cut=result.cut > 0)
+        return results
 
     def _counted(self, ids: Sequence[Sequence[int]], outputs: Sequence[Sequence[Output]]) -> Iterator[str]:
         """The `Timing.counts` of these sources, which are not empty where there is an output. Each name once a line."""
-        options, longest = self.plan.options, self.generator.model.knobs.max_length
-        limits = length_limit(torch.tensor([len(source) for source in ids]), longest, options).tolist()
+        plan, longest = self.plan, self.generator.model.knobs.max_length
+        limits = length_limit(torch.tensor([len(source) for source in ids]), longest, self.limiting).tolist()
         for source, limit, (best, *others) in zip(ids, limits, outputs, strict=True):
             if UNK in best.tokens:
                 yield "unk"
@@ -284,7 +289,9 @@ class Translator:
                 yield "limit"
                 if limit == longest - 1:
                     yield "max_length"
-            if source and 1 + len(others) < options.nbest:
+            if len(best.tokens) >= limit:
+                yield "long"
+            if source and 1 + len(others) < plan.options.nbest:
                 yield "fewer"
 
     def _batches(self, rows: Sequence[Sequence[int]], chosen: Iterable[int]) -> Iterator[list[int]]:

@@ -29,6 +29,7 @@ from janus_cli.core.search.mask_predict import predicted_lengths
 from janus_cli.core.steps import at_once
 from janus_cli.data.batching import Lengths, load_batch
 from janus_cli.data.filters import with_losses
+from janus_cli.data.prepared import prepared_file
 from janus_cli.data.store import Store, store_files
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding.modes import choose, own_recipe
@@ -37,7 +38,7 @@ from janus_cli.decoding.translate import Translator, read_model
 from janus_cli.errors import DataError
 from janus_cli.lab.rows import sentences
 from janus_cli.recipe import Recipe
-from janus_cli.runs import Run, prepared_file
+from janus_cli.runs import Run
 from janus_cli.training.checkpoint import read_state
 
 SPLIT = "valid"

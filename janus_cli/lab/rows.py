@@ -18,6 +18,7 @@ import torch
 
 from janus_cli.core.generate import Generator
 from janus_cli.data.lines import Lines
+from janus_cli.data.prepared import find_references, find_split
 from janus_cli.data.references import prepared_references
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding.modes import Plan, choose, own_recipe
@@ -25,7 +26,7 @@ from janus_cli.decoding.translate import Translator, read_model
 from janus_cli.errors import OutOfMemoryError, UsageError
 from janus_cli.lab.labels import matching, row_options
 from janus_cli.recipe import Recipe
-from janus_cli.runs import Run, find_references, find_split
+from janus_cli.runs import Run
 from janus_cli.scoring.metrics import References
 
 REPEATS = 3

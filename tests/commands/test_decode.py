@@ -210,7 +210,12 @@ def test_wrong_options_end_with_2_and_name_what_is_wrong(janus: Janus, arguments
     ("spoil", "arguments", "code", "words"),
     [
         (lambda: Path("data/demo/test.source.txt").write_text("new\n"), [], 3, "was changed since"),
-        (lambda: shutil.rmtree("data"), [], 3, "is gone"),
+        (
+            lambda: shutil.rmtree("data"),
+            [],
+            3,
+            "make it again: janus preprocess --recipe runs/janus/recipe.yaml",
+        ),
         (lambda: shutil.rmtree(STEPS), [], 4, "no checkpoint yet"),
         (lambda: None, ["--checkpoint", "step-000009"], 4, "no checkpoint step-000009"),
         (lambda: None, ["--checkpoint", "data/demo", "--run", "janus"], 4, "is not a checkpoint"),
@@ -391,6 +396,10 @@ def test_output_files_are_not_overwritten_without_force(janus: Janus) -> None:
     assert Path("mine.txt").read_text(encoding="utf-8") == "precious"
     assert janus(*arguments, "--force")[0] == 0
     assert Path("mine.txt").read_bytes() == wanted
+    Path("link").symlink_to("nowhere")
+    for more in ([], ["--force"], ["--resume"]):
+        code, _, err = janus("--input", "text", "--out", "link", *more)
+        assert (code, "link is a symbolic link to nowhere, which does not exist" in err) == (2, True)
     for place in ("no/such/folder", "text/is/a/file"):
         for form in (["--input", "text"], []):
             code, _, err = janus(*form, "--output", place)

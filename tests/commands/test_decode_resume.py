@@ -283,8 +283,6 @@ def test_resume_begins_where_no_line_is_finished(janus: Janus, stop: Stop, whole
     """So a job may always say --resume; and what its first call might replace, the next may, too."""
     assert janus(*BEGUN, "--resume")[0] == 0
     assert Path("mine").read_bytes() == whole
-    code, _, err = janus(*BEGUN, "--resume")
-    assert (code, "mine is finished already" in err) == (2, True)
     stop(2, ctrl_c)
     assert janus(*BEGUN, "--force")[0] == 130
     header, *_ = Path(".mine.partial").read_bytes().split(b"\n")
@@ -572,8 +570,15 @@ def test_a_finished_decoding_of_another_text_is_refused(janus: Janus, first: byt
     assert (code, "mine is finished already, with the hypotheses of another text" in err) == (2, True), err
 
 
-def test_a_finished_text_does_not_tell_what_it_was_made_with(janus: Janus) -> None:
-    assert janus(*BEGUN, "--resume")[0] == 0
-    code, _, err = janus(*BEGUN, "--resume")
-    assert (code, "error: mine is finished already, with nothing beside it that tells" in err) == (2, True), err
-    assert "overwrite it with --force, or name another with --out" in err
+@pytest.mark.parametrize("form", [[], ["--jsonl"], ["--nbest", "2"]])
+def test_a_finished_text_is_complete_if_it_answers_each_line(janus: Janus, form: list[str]) -> None:
+    assert janus(*BEGUN, *form)[0] == 0
+    before = Path("mine").read_bytes()
+    code, out, err = janus(*BEGUN, *form, "--resume")
+    assert (code, out, "mine is already complete" in err) == (0, "", True), err
+    assert "no record says with which weights and options" in err
+    for text in (source()[:-1], [*source(), "ba"]):
+        code, _, err = janus("--input", "-", "--out", "mine", *form, "--resume", stdin="\n".join(text).encode())
+        assert (code, "error: mine is finished already, with the hypotheses of another text" in err) == (2, True), err
+        assert "overwrite it with --force, or name another with --out" in err
+    assert Path("mine").read_bytes() == before

@@ -330,7 +330,7 @@ def test_a_finished_distillation_is_already_complete(distill: Janus) -> None:
     for more, message in [
         (["--beam", "1"], "with beam 3, now 1"),
         (["--checkpoint", "step-000001"], "with the weights of step-000002"),
-        (["--source", "more"], "with source []"),
+        (["--source", "more"], "with source null, now {"),
     ]:
         code, _, err = distill("ar", "--resume", *more)
         assert (code, f"error: {OUT} is finished already, {message}" in err) == (2, True), err

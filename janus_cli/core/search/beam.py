@@ -26,6 +26,9 @@ from janus_cli.core.batch import BOS, EOS
 from janus_cli.core.fast import topk
 from janus_cli.core.search import Output
 
+# `step(last, parents)` -> (R, V) float log-probabilities of the token that follows, -inf for what must not be written.
+# last: (R,) int64, the newest token of each row, rows of a sentence side by side. parents: (R,) int64, the row of the
+# previous pass that each row continues; None if each continues itself. The first pass has one row a sentence, BOS.
 Step = Callable[[Tensor, Tensor | None], Tensor]
 Hypothesis = tuple[list[int], list[float], float]  # tokens, log-probabilities, score
 
@@ -39,27 +42,39 @@ def beam_search(
     Of several groups, first one of each, then a second of each. Equal ones count once, so there may be fewer.
 
     Args:
-        step: `step(last, parents)` -> (R, V) float log-probabilities of the token that follows. last: (R,) int64, the
-            newest token of each row, rows of a sentence side by side. parents: (R,) int64, the row of the previous pass
-            that each row continues; None if each continues itself. The first pass has one row a sentence, BOS.
-            Tokens that must not be generated have -inf.
         max_lengths: (B,) int64, the most tokens of a hypothesis, EOS included; at least 1.
         beam: live hypotheses of a sentence. nbest: hypotheses wanted, at most `beam`.
         length_penalty: p >= 0 in score = sum of log-probabilities / length ** p; the length includes EOS.
         groups: a divisor of `beam`. diversity: what each hypothesis of an earlier group takes from the rank of a token,
             in nats.
     """
-    width, batch = beam // groups, len(max_lengths)
-    finished: list[list[Hypothesis]] = [[] for _ in range(batch * groups)]
-    if not finished:
-        return []
+    finished: list[list[Hypothesis]] = [[] for _ in range(len(max_lengths) * groups)]
+    passes = torch.zeros_like(max_lengths)
+    enough = -(-nbest // groups)  # hypotheses of a group
+    for place, found in _ended(step, max_lengths, passes, groups, beam // groups, length_penalty, enough, diversity):
+        finished[place].append(found)
+    chosen = (_spread(finished[start : start + groups], nbest) for start in range(0, len(finished), groups))
+    return [
+        [Output(*fields, passes=count) for fields in some] for some, count in zip(chosen, passes.tolist(), strict=True)
+    ]
+
+
+def _ended(
+    step: Step, max_lengths: Tensor, passes: Tensor, groups: int, width: int, length_penalty: float, enough: int,
+    diversity: float,
+) -> Iterator[tuple[int, Hypothesis]]:  # fmt: skip
+    """Every hypothesis that ends, with the number of its group among all; a group ends when `enough` are the best.
+
+    passes: (B,) of each sentence, counted here. width: live hypotheses of a group.
+    """
+    if not len(max_lengths):
+        return
     shortest, longest = int(max_lengths.min()), int(max_lengths.max())
-    alive = torch.arange(batch, device=max_lengths.device)  # (A,) places in the batch
-    tokens = torch.full((batch * groups, 1, 1), BOS, device=alive.device)  # (A * G, F, 1 + passes)
+    alive = torch.arange(len(max_lengths), device=max_lengths.device)  # (A,) places in the batch
+    tokens = torch.full((len(alive) * groups, 1, 1), BOS, device=alive.device)  # (A * G, F, 1 + passes)
     totals = torch.zeros(tokens.shape, dtype=torch.float64, device=alive.device)  # (A * G, F, 1 + passes) running sums
     best = totals.new_full((len(tokens), width), -inf)  # (A * G, F) scores of finished hypotheses, in descending order
     going = torch.ones_like(tokens[:, 0, 0], dtype=torch.bool)  # (A * G,)
-    passes = torch.zeros_like(max_lengths)
     last, parents = tokens[::groups, 0, 0], None
     for length in range(1, longest + 1):
         logps, most = step(last, parents), max_lengths[alive]
@@ -71,9 +86,9 @@ def beam_search(
         is_eos = token == EOS
         scores = torch.where((is_eos & going[:, None])[:, :width], total[:, :width] / length**length_penalty, -inf)
         if bool((scores > -inf).any()):
-            places = (alive[:, None] * groups + torch.arange(groups, device=alive.device)).flatten().tolist()
+            places = rows_of(alive, groups).tolist()
             for row, hypothesis in _just_ended(scores, total, slot, tokens, totals):
-                finished[places[row]].append(hypothesis)
+                yield places[row], hypothesis
             best = torch.cat([best, scores], dim=1).sort(dim=1, descending=True).values[:, :width]
 
         live = _live(is_eos, width)
@@ -81,24 +96,23 @@ def beam_search(
         slot, token = slot.gather(1, live), token.gather(1, live)
         limit = most.repeat_interleave(groups)
         reachable = total.amax(1) / limit**length_penalty  # sums only fall, lengths only grow
-        enough = best[:, -(-nbest // groups) - 1] >= reachable
-        going = going & (best[:, -1] == -inf) & ~enough & limit.gt(length)
+        going = going & (best[:, -1] == -inf) & (best[:, enough - 1] < reachable) & limit.gt(length)
         keep = going.view(-1, groups).any(1).nonzero()[:, 0]
         if not len(keep):
-            break
+            return
         own = torch.arange(len(slot), device=alive.device)[:, None]
         rows = slot + (own // groups if parents is None else own * tokens.shape[1])
         tokens, totals = _extended(tokens, slot, token), _extended(totals, slot, total)
         left = len(keep) < len(alive)
         if left:
-            kept = (keep[:, None] * groups + torch.arange(groups, device=keep.device)).flatten()
-            alive = alive[keep]
+            kept, alive = rows_of(keep, groups), alive[keep]
             best, going, rows, tokens, totals = (t[kept] for t in (best, going, rows, tokens, totals))
-        last, parents = tokens[..., -1].flatten(), rows.flatten() if beam > 1 or left else None
-    chosen = (_spread(finished[start : start + groups], nbest) for start in range(0, len(finished), groups))
-    return [
-        [Output(*fields, passes=count) for fields in some] for some, count in zip(chosen, passes.tolist(), strict=True)
-    ]
+        last, parents = tokens[..., -1].flatten(), rows.flatten() if groups * width > 1 or left else None
+
+
+def rows_of(sentences: Tensor, count: int) -> Tensor:
+    """The rows of these sentences, `count` each, side by side. (A,) -> (A * count,)."""
+    return (sentences[:, None] * count + torch.arange(count, device=sentences.device)).flatten()
 
 
 def _in_turns(

@@ -15,7 +15,7 @@ from torch import Tensor
 from janus_cli.core.batch import BOS, EOS, PAD
 from janus_cli.core.noise import mixed, uniform
 from janus_cli.core.search import Output
-from janus_cli.core.search.beam import Step, largest
+from janus_cli.core.search.beam import Step, largest, rows_of
 from janus_cli.core.search.greedy import finished
 
 Draw = Callable[[Tensor, Tensor, int], Tensor]
@@ -36,7 +36,7 @@ def sample(step: Step, draw: Draw, max_lengths: Tensor, count: int, length_penal
     sentences = torch.arange(len(max_lengths), device=max_lengths.device)
     if not len(sentences):
         return []
-    rows = _rows(sentences, count)
+    rows = rows_of(sentences, count)
     tokens = torch.full((len(rows), int(max_lengths.max())), PAD, device=rows.device)
     logps = torch.zeros(tokens.shape, device=rows.device)
     going, passes = torch.ones_like(rows, dtype=torch.bool), torch.zeros_like(max_lengths)
@@ -55,7 +55,7 @@ def sample(step: Step, draw: Draw, max_lengths: Tensor, count: int, length_penal
         left = going.view(-1, count).any(1).nonzero()[:, 0]
         if not len(left):
             break
-        kept = _rows(left, count)
+        kept = rows_of(left, count)
         parents = None if place and len(kept) == len(rows) else kept
         if not place:
             parents = left.repeat_interleave(count)
@@ -63,11 +63,6 @@ def sample(step: Step, draw: Draw, max_lengths: Tensor, count: int, length_penal
     outputs = finished(tokens, logps, length_penalty, passes.repeat_interleave(count).tolist())
     groups = (outputs[start : start + count] for start in range(0, len(outputs), count))
     return [sorted(group, key=lambda output: -output.score) for group in groups]
-
-
-def _rows(sentences: Tensor, count: int) -> Tensor:
-    """The rows of these sentences, `count` each, side by side. (A,) -> (A * count,)."""
-    return (sentences[:, None] * count + torch.arange(count, device=sentences.device)).flatten()
 
 
 @dataclass(frozen=True)
