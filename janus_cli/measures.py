@@ -25,9 +25,13 @@ class Measure:
     tokenize: bool = False
 
     @property
+    def mark(self) -> str:
+        """What goes behind its name in a table."""
+        return "" if self.higher_is_better else " (lower is better)"
+
+    @property
     def head(self) -> str:
-        """The title, marked if lower values are better."""
-        return self.title if self.higher_is_better else f"{self.title} (lower is better)"
+        return f"{self.title}{self.mark}"
 
     @property
     def range(self) -> str:

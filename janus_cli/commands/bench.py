@@ -1,11 +1,12 @@
 """`janus bench`: every decoding mode of a run, measured, in one table."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from janus_cli.commands import options
+from janus_cli.lab.labels import BATCHES, REPEATS, WARMUP, matching
 
 
 def bench(
@@ -32,18 +33,15 @@ def bench(
         typer.Option("--sentences", min=1, max=10**9, metavar="N", help="Sentences of the test split. Default: all."),
     ] = None,
     batches: Annotated[
-        str | None,
-        typer.Option("--batches", metavar="N,…", help="Batch sizes tried for throughput. Default: 16,32,64,128."),
-    ] = None,
+        str, typer.Option("--batches", metavar="N,…", help="Batch sizes tried for throughput.")
+    ] = ",".join(map(str, BATCHES)),
     repeats: Annotated[
-        int | None, typer.Option("--repeats", min=1, max=10**6, metavar="R", help="Timings of each row. Default: 3.")
-    ] = None,
+        int, typer.Option("--repeats", min=1, max=10**6, metavar="R", help="Timings of each row.")
+    ] = REPEATS,
     warmup: Annotated[
-        int | None,
-        typer.Option(
-            "--warmup", min=0, max=10**6, metavar="W", help="Sentences decoded before a row is timed. Default: 8."
-        ),
-    ] = None,
+        int,
+        typer.Option("--warmup", min=0, max=10**6, metavar="W", help="Sentences decoded before a row is timed."),
+    ] = WARMUP,
     checkpoint: options.Checkpoint = None,
     metric: options.Metric = None,
     tokenize: options.Tokenize = None,
@@ -75,7 +73,6 @@ def bench(
       janus bench --dry-run
     """
     from janus_cli import console
-    from janus_cli.lab.labels import matching
 
     rows = options.names(*mode or ())
     matching(rows)
@@ -85,13 +82,11 @@ def bench(
     from janus_cli.lab.processes import stoppable
     from janus_cli.lab.tables import json_file
 
-    sizes = None if batches is None else options.numbers(batches, "--batches", "16,64", 1, 65_536)
-    work: dict[str, Any] = {"batches": sizes, "repeats": repeats, "warmup": warmup}
+    sizes = options.numbers(batches, "--batches", "16,64", 1, 65_536)
     measured = Bench(
         run=chosen, checkpoint=checkpoint, modes=rows, sentences=sentences,
         against=parse_peers(options.names(*against or ())), changes=changes or (), out=out, plot=plot, device=device,
-        threads=threads, force=force, metric=metric, tokenize=tokenize,
-        **{name: value for name, value in work.items() if value is not None},
+        threads=threads, force=force, metric=metric, tokenize=tokenize, batches=sizes, repeats=repeats, warmup=warmup,
     )  # fmt: skip
     if dry_run:
         measured.dry_run()

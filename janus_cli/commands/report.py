@@ -20,15 +20,11 @@ def report(
         typer.Option("--out", metavar="FILE", help="By default RUN/report.html; of several runs, report.html here."),
     ] = None,
     sentences: Annotated[
-        int | None,
+        int,
         typer.Option(
-            "--sentences",
-            min=1,
-            max=10**9,
-            metavar="N",
-            help="Validation sentences for calibration and lengths. Default: 500.",
+            "--sentences", min=1, max=10**9, metavar="N", help="Validation sentences for calibration and lengths."
         ),
-    ] = None,
+    ] = 500,  # as many as a validation decodes
     device: options.Device = "auto",
     threads: options.Threads = None,
     force: options.Force = False,
@@ -48,12 +44,9 @@ def report(
         options.named_run(each, None)
     from janus_cli import console
     from janus_cli.errors import CheckpointError
-    from janus_cli.lab.report import SENTENCES, write_report
+    from janus_cli.lab.report import write_report
 
-    written, damaged = write_report(
-        paths=chosen, out=out, sentences=SENTENCES if sentences is None else sentences, device=device,
-        threads=threads, force=force,
-    )  # fmt: skip
+    written, damaged = write_report(chosen, out, sentences, device=device, threads=threads, force=force)
     console.out(str(written))
     if damaged:
         raise CheckpointError("; ".join(damaged), f"{written} shows everything else")

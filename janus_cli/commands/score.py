@@ -56,8 +56,8 @@ def score(
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", min=0, max=options.LARGEST, metavar="N", help="Seed of the bootstrap.")
-    ] = None,
+        int, typer.Option("--seed", min=0, max=options.LARGEST, metavar="N", help="Seed of the bootstrap.")
+    ] = 1,
     as_json: options.Json = False,
 ) -> None:
     """The references are those of the decoded split, unless --reference names others.
@@ -79,7 +79,7 @@ def score(
     from janus_cli.data.tables import column_of_each
     from janus_cli.errors import UsageError
     from janus_cli.scoring import inputs, report
-    from janus_cli.scoring.bootstrap import SAMPLES, SEED
+    from janus_cli.scoring.bootstrap import SAMPLES
     from janus_cli.scoring.judge import judge_of_outputs
     from janus_cli.scoring.metrics import expand, looks_tokenised
 
@@ -101,7 +101,7 @@ def score(
     if "bleu" in chosen and judge.tokenize != "none" and looks_tokenised(outputs[0].lines):
         console.warn("the hypotheses look tokenised; `--metrics bleu-tok` scores them as they are")
     samples = bootstrap if bootstrap is not None else SAMPLES if against else 0
-    found = report.measure(outputs, references, judge, chosen, samples=samples, seed=SEED if seed is None else seed)
+    found = report.measure(outputs, references, judge, chosen, samples=samples, seed=seed)
     for output in outputs:
         if empty := sum(not line.strip() for line in output.lines):
             console.say(f"{output.name}: {empty:,} of {console.counted(len(output.lines), 'output')} are empty")

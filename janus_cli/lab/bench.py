@@ -24,8 +24,8 @@ from janus_cli.device import choose_device, keep_freed_memory
 from janus_cli.errors import DataError, JanusError, UsageError, check_machine, require
 from janus_cli.files import write_atomically
 from janus_cli.lab import machine, peers, plots, processes, rows
-from janus_cli.lab.labels import row_options
-from janus_cli.lab.rows import REPEATS, WARMUP, Decoded, Row, Work, janus_row, measure
+from janus_cli.lab.labels import BATCHES, REPEATS, WARMUP, row_options
+from janus_cli.lab.rows import Decoded, Row, Work, janus_row, measure
 from janus_cli.lab.tables import json_file, markdown, must_be_free, render, without_empty
 from janus_cli.measures import MEASURES
 from janus_cli.recipe import Recipe
@@ -36,7 +36,6 @@ from janus_cli.system import load_average
 from janus_cli.training.checkpoint import find_checkpoint, fingerprint, read_state
 
 SPLIT = "test"
-BATCHES = (16, 32, 64, 128)  # tried for the best throughput
 SENTENCES = 1000  # timed in batches; quality uses the whole split
 SINGLES = 100  # timed one by one
 SEED = 1  # of the choice of sentences

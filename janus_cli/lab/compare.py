@@ -21,9 +21,10 @@ from janus_cli.errors import DataError, JanusError, UsageError, check_machine
 from janus_cli.files import MANIFEST, write_atomically
 from janus_cli.lab import machine
 from janus_cli.lab.entries import SPLIT, Entry, Output
+from janus_cli.lab.labels import REPEATS, WARMUP
 from janus_cli.lab.plots import quality_against_passes
 from janus_cli.lab.processes import Job, run_jobs
-from janus_cli.lab.rows import REPEATS, WARMUP, Work, janus_row, measure, references_of, select, sentences
+from janus_cli.lab.rows import Work, janus_row, measure, references_of, select, sentences
 from janus_cli.lab.systems import BUDGET, System
 from janus_cli.lab.tables import json_file, markdown, render, without_empty
 from janus_cli.measures import MEASURES

@@ -1,4 +1,7 @@
-"""The names of rows in a bench or a comparison. Cheap to import: a mistyped one is refused before torch is."""
+"""The names of rows in a bench or a comparison, and how often they are timed.
+
+Cheap to import: a mistyped name is refused before torch is.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,9 @@ from typing import Any
 from janus_cli.errors import UsageError
 
 MODES = ("ar", "nar", "semi", "spec")
+BATCHES = (16, 32, 64, 128)  # tried for the best throughput
+REPEATS = 3  # timings of each row
+WARMUP = 8  # sentences decoded untimed, for each row and batch size
 NUMBER = "[1-9][0-9]{0,8}"
 LENGTH_BEAMS = ("1", "5", "5.rerank")  # of mask-predict, where a name gives its passes alone
 USUAL = (

@@ -26,14 +26,12 @@ from janus_cli.runs import Run
 from janus_cli.training.checkpoint import read_checkpoint, steps
 
 NAME = "report.html"
-SENTENCES = 500  # of the validation split, for calibration and lengths; as many as a validation decodes
 Read = TypeVar("Read")
 
 
 def write_report(
-    *, paths: Sequence[Path] = (), out: Path | None = None, sentences: int = SENTENCES, device: str = "auto",
-    threads: int | None = None, force: bool = False,
-) -> tuple[Path, list[str]]:  # fmt: skip
+    paths: Sequence[Path], out: Path | None, sentences: int, *, device: str, threads: int | None, force: bool
+) -> tuple[Path, list[str]]:
     """Writes the page; returns its path, and the problems of checkpoints that could not be read.
 
     The options are those of `janus report`.

@@ -29,9 +29,6 @@ from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring.metrics import References
 
-REPEATS = 3
-WARMUP = 8  # sentences decoded untimed, for each row and batch size
-
 Item = TypeVar("Item")
 Advance = Callable[[int, str], None]
 

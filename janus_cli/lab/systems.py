@@ -34,9 +34,7 @@ def asked(objectives: Sequence[str], variants: Sequence[str]) -> list[System]:
     for system in systems:
         if system.objective not in OBJECTIVES:
             raise UsageError(f"no such objective: {system.objective}", f"choose from {', '.join(OBJECTIVES)}")
-    names = [
-        system.name.casefold() for system in systems
-    ]  # of folders, which some systems tell apart by case, others not
+    names = [system.name.casefold() for system in systems]  # of folders: case tells them apart on some machines only
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"two systems are called {twice[0]}", "give each variant a name of its own")
     return systems

@@ -70,7 +70,7 @@ def measure(
 def table(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Column names and cells of what `measure` found."""
     columns = ["metric", "score"]
-    rows = [[_marked(score["name"]), f"{score['value']:.2f}"] for score in found["scores"]]
+    rows = [[score["name"] + MEASURES[score["name"]].mark, f"{score['value']:.2f}"] for score in found["scores"]]
     if found["against"] is not None:
         columns[1:] = ["first", "second", "difference"]
         for row, one, other in zip(rows, found["scores"], found["against_scores"], strict=True):
@@ -82,10 +82,6 @@ def table(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             row.append(f"{each['interval']['low']:{sign}.2f} … {each['interval']['high']:{sign}.2f}")
             row += [f"{each['wins']:.1%}", f"{each['p']:.3f}"] if found["comparisons"] else []
     return columns, rows
-
-
-def _marked(name: str) -> str:
-    return name if MEASURES[name].higher_is_better else f"{name} (lower is better)"
 
 
 def notes(found: Mapping[str, Any]) -> list[str]:

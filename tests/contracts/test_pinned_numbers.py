@@ -17,13 +17,6 @@ def test_batches_noise_and_plans_are_drawn_as_before(still: Path) -> None:
     assert differences(golden("draws"), workplace.draws(still)) == []
 
 
-def test_every_sentence_stands_in_one_batch_and_another_epoch_has_others(still: Path) -> None:
-    store = workplace.inside.store(still / "still.yaml", still / "data/still.src-tgt")
-    first, second = (workplace.inside.epoch_rows(store, 256, 1, epoch) for epoch in (0, 1))
-    assert sorted(row for batch in first for row in batch) == list(range(300))
-    assert first != second
-
-
 def test_odd_text_gives_the_same_counts_ids_and_text(tmp_path: Path) -> None:
     assert differences(golden("prepared"), workplace.prepared(tmp_path)) == []
 

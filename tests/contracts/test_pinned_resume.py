@@ -1,13 +1,8 @@
-"""Stopping and going on is, to the bit, not having stopped: by a smaller number of updates, and by a signal."""
+"""Stopping and going on is, to the bit, not having stopped; `tests/faults` has the signals and kills."""
 
 import hashlib
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +10,6 @@ import pytest
 from safetensors.numpy import load_file
 from workplace import done, train
 
-import janus_cli
-
-# The code that is under test here, whatever is installed.
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(janus_cli.__file__).parents[1])}
 TIMES = ("time", "tokens_per_second", "seconds_per_update", "utilisation")
 
 
@@ -66,22 +57,3 @@ def test_parts_equal_the_whole(place: Path, objective: str) -> None:
     found = logged(whole, 22)
     assert found[("train", 22)]["epoch"] == 1
     assert {key: value for key, value in logged(parts, 22).items() if key in found} == found
-
-
-def test_a_signal_saves_and_going_on_gives_the_same(place: Path) -> None:
-    changes = ("--recipe", "tiny.yaml", "--objective", "janus", "--device", "cpu", "--set", "training.updates=100000")
-    never = [word for key in ("validate_every", "save_every") for word in ("--set", f"training.{key}=100000")]
-    command = [sys.executable, "-m", "janus_cli", "train", "--run", "parts", *changes, *never]
-    with subprocess.Popen(command, cwd=place, env=ENVIRONMENT, stderr=subprocess.DEVNULL) as it:
-        log, end = place / "parts/log.jsonl", time.monotonic() + 60
-        while time.monotonic() < end and not (log.exists() and log.read_text().count('"train"') > 2):
-            assert it.poll() is None
-            time.sleep(0.02)
-        it.send_signal(signal.SIGTERM)
-        assert it.wait(60) == 128 + signal.SIGTERM
-    stopped = int((place / "parts/checkpoints/last").readlink().name.removeprefix("step-"))
-    go_on(place, "parts", stopped + 2)
-    train(place, "tiny.yaml", "whole", *changes[2:-2], *never, "--set", f"training.updates={stopped + 2}")
-    assert stopped > 2
-    assert tensors(place / "parts", stopped + 2) == tensors(place / "whole", stopped + 2)
-    assert logged(place / "parts", stopped + 2) == logged(place / "whole", stopped + 2)

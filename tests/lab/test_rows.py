@@ -51,15 +51,11 @@ def test_the_recipe_fills_in_the_rest_and_its_n_best_is_one() -> None:
     [
         (["ar"], AR),
         (["nar"], NAR),
-        (["spec"], SPEC),
-        (["nar4"], NAR[3:6]),
         (["nar1"], NAR[:3]),
         (["nar4.lb5"], ["nar4.lb5"]),
         (["nar4.lb5.rerank", "ar.beam5"], ["ar.beam5", "nar4.lb5.rerank"]),
-        (["ar", "ar.beam1"], AR),
         (["nar6.lb3.rerank", "ar.beam4", "nar1.lb1"], ["nar1.lb1", "nar6.lb3.rerank", "ar.beam4"]),
         (["ar", "ar.beam12"], [*AR, "ar.beam12"]),
-        (["nar2"], ["nar2.lb1", "nar2.lb5", "nar2.lb5.rerank"]),
         (["nar20", "nar20.lb3"], ["nar20.lb1", "nar20.lb5", "nar20.lb5.rerank", "nar20.lb3"]),
     ],
 )
@@ -82,22 +78,7 @@ def test_a_row_may_have_any_numbers(objective: str, name: str, options: dict[str
     assert (plan.mode, *(getattr(plan.options, knob) for knob in list(options)[1:])) == tuple(options.values())
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "nar0",
-        "nar05",
-        "nar4.lb0",
-        "ar.beam1٣",
-        "ar.beam05",
-        "nar4.lb3.",
-        "semi0",
-        "ar.beam",
-        "nar4.lb5.rerankk",
-        "*",
-        "na",
-    ],
-)
+@pytest.mark.parametrize("name", ["nar0", "ar.beam1٣", "ar.beam", "nar4.lb3.", "na"])
 def test_an_unknown_row_is_named(name: str) -> None:
     with pytest.raises(UsageError, match="there is no such row") as caught:
         select(recipe_load.load("demo"), [name])

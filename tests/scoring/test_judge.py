@@ -11,7 +11,7 @@ from janus_cli.data.spacing import Shape
 from janus_cli.errors import DataError, UsageError
 from janus_cli.measures import GROUPS, MEASURES, measure_of, short_names
 from janus_cli.recipe import Recipe
-from janus_cli.scoring.judge import BEFORE, Judge, choose, doubts, judge_of, must_be_read
+from janus_cli.scoring.judge import BEFORE, Judge, choose, doubts, judge_of
 from janus_cli.scoring.metrics import METRICS, score
 from janus_cli.training.best import check_scoring
 
@@ -89,13 +89,6 @@ def test_a_tokenizer_that_the_metric_does_not_need_may_be_missing(monkeypatch: p
     for metric in ("auto", "bleu"):
         with pytest.raises(UsageError, match="MeCab"):
             check_scoring(recipe(f"scoring.metric={metric}", "scoring.tokenize=ja-mecab"))
-
-
-def test_an_option_that_would_change_nothing_is_refused() -> None:
-    must_be_read("zh", ["chrf", "bleu"])
-    must_be_read(None, ["chrf"])
-    with pytest.raises(UsageError, match="--tokenize zh would change nothing"):
-        must_be_read("zh", ["chrf", "bleu-tok"])
 
 
 @pytest.mark.parametrize(
