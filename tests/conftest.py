@@ -108,11 +108,11 @@ def tiny_recipe(empty_folder: Path) -> Path:
 
 def _trained(folder: Path, *changes: str) -> Path:
     """Trains the tiny recipe there, in the folder `run`."""
-    from janus_cli.training.run import train
+    from tests.faults.processes import go
 
     with contextlib.chdir(folder):
         Path("tiny.yaml").write_text(TINY_RECIPE)
-        train(recipe="tiny.yaml", run=Path("run"), changes=changes, device="cpu")
+        go(Path("tiny.yaml"), "run", *changes)
     return folder / "run/checkpoints"
 
 

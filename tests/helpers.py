@@ -1,4 +1,4 @@
-"""What tests of many areas share: the type of `janus` as a function, words of its command line, its JSON files."""
+"""What tests of many areas share: `janus` as a function, the words of its command line, its JSON files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import typer
+
+from janus_cli.cli import app
+
 Result = tuple[int, str, str]  # exit code, stdout, stderr
 Janus = Callable[..., Result]
 
@@ -14,6 +18,12 @@ Janus = Callable[..., Result]
 def sets(*changes: str) -> list[str]:
     """The options that change these knobs."""
     return [word for change in changes for word in ("--set", change)]
+
+
+def parsed(verb: str, *words: str) -> dict[str, Any]:
+    """The parameters that a command reads from these words; it is not run."""
+    group = typer.main.get_command(app)
+    return group.get_command(typer.Context(group), verb).make_context(verb, list(words)).params
 
 
 def read_json(path: Path | str) -> Any:

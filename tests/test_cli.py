@@ -15,14 +15,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import typer
 
 from janus_cli import __version__, errors, recipe_load
-from janus_cli.cli import VERBS, app, main
-from tests.helpers import Janus
+from janus_cli.cli import VERBS, main
+from tests.helpers import Janus, parsed
 
-_GROUP = typer.main.get_command(app)
-_COMMANDS = {verb: _GROUP.get_command(typer.Context(_GROUP), verb) for verb in VERBS}
 _HEAVY = {"torch", "numpy", "sentencepiece", "safetensors", "sacrebleu", "yaml"}
 
 
@@ -72,7 +69,7 @@ def _parse(line: str) -> None:
         if words and words[0] == "torchrun":
             words = ["janus", *words[words.index("janus_cli") + 1 :]]
         if words and words[0] == "janus":
-            _COMMANDS[words[1]].make_context(words[1], words[2:])
+            parsed(*words[1:])
 
 
 @pytest.mark.parametrize(
@@ -86,7 +83,7 @@ def _parse(line: str) -> None:
     ],
 )
 def test_json_of_bench_is_a_flag_and_its_file_is_out(words: str, out: str, as_json: bool, run: str) -> None:
-    given = _COMMANDS["bench"].make_context("bench", words.split()).params
+    given = parsed("bench", *words.split())
     named = [None if given[name] is None else str(given[name]) for name in ("out", "run")]
     assert (named[0], given["as_json"], named[1]) == (out, as_json, run)
 

@@ -5,12 +5,11 @@ import shlex
 from pathlib import Path
 
 import pytest
-import typer
 
 from janus_cli import recipe_load
-from janus_cli.cli import app
 from janus_cli.lab import systems
 from janus_cli.measures import MEASURES
+from tests.helpers import parsed
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -69,10 +68,8 @@ def commands_of(page: Path) -> list[list[str]]:
 def test_commands_are_accepted(page: Path, empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each command reads all of its options and their values, and its recipe takes every --set; none is run."""
     monkeypatch.setenv("paper", "objective.glance=0")
-    group = typer.main.get_command(app)
     for verb, *arguments in commands_of(page):
-        command = group.get_command(typer.Context(group), verb)
-        given = command.make_context(verb, list(arguments)).params
+        given = parsed(verb, *arguments)
         if verb in ("train", "compare") and given["recipe"] not in (None, "mine.yaml"):
             recipe_load.load(given["recipe"], given["changes"] or (), given.get("objective"))
         if verb == "compare" and not any("$" in variant for variant in given["variants"] or ()):

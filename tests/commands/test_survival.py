@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from janus_cli.data import survival
+from tests.data import small_corpus
 from tests.helpers import Janus, edit_json, read_json, sets
 
 Preprocess = Callable[..., tuple[str, dict[str, Any]]]
@@ -24,10 +25,8 @@ tokenizer: {vocabulary: 60}
 """
 
 
-def put(folder: str, split: str, pairs: Sequence[tuple[str, str]]) -> None:
-    Path(folder).mkdir(exist_ok=True)
-    for side, suffix in enumerate(("de", "en")):
-        Path(f"{folder}/{split}.{suffix}").write_bytes("".join(f"{pair[side]}\n" for pair in pairs).encode())
+def put(split: str, pairs: Sequence[tuple[str, str]]) -> None:
+    small_corpus.put(small_corpus.CORPUS, split, *map(list, zip(*pairs, strict=True)))
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def preprocess(empty_folder: Path, shell: Janus) -> Preprocess:
     """Prepares the text in `corpus`: stderr, and the splits of the manifest."""
     Path("own.yaml").write_text(RECIPE)
     for split in ("train", "valid", "test"):
-        put("corpus", split, PAIRS if split == "train" else OTHERS[::8])
+        put(split, PAIRS if split == "train" else OTHERS[::8])
 
     def run(*changes: str) -> tuple[str, dict[str, Any]]:
         options = ("--data-dir", "corpus", "--force", *sets(*changes))
@@ -72,7 +71,7 @@ def test_another_script_is_counted_and_the_knob_that_helps_is_named(
 ) -> None:
     preprocess("tokenizer.vocabulary=50")
     Path("data/own.de-en").rename("other")
-    put("corpus", "test", [("собака", "日本"), *PAIRS[:3]])
+    put("test", [("собака", "日本"), *PAIRS[:3]])
     said, splits = preprocess(*changes)
     warnings = [line for line in said.splitlines() if line.startswith("warning: test: unknown ")]
     assert len(warnings) == (2 if advice else 0), said
@@ -86,8 +85,8 @@ def test_another_script_is_counted_and_the_knob_that_helps_is_named(
 
 def test_normalisation_that_references_do_not_share_is_told(preprocess: Preprocess) -> None:
     odd = [(source, f"{target}， ﬁn ½!") for source, target in PAIRS[:16]]
-    put("corpus", "train", [*PAIRS, *odd])
-    put("corpus", "test", [*PAIRS[:3], odd[0], ("der  rote Hund ", "the  red dog ")])
+    put("train", [*PAIRS, *odd])
+    put("test", [*PAIRS[:3], odd[0], ("der  rote Hund ", "the  red dog ")])
     said, splits = preprocess("tokenizer.vocabulary=70")
     assert "warning: test: target lines with characters that are replaced: 1 of 5 (20.00%)" in said
     assert "--set tokenizer.normalisation=identity (now nmt_nfkc)" in said
@@ -104,8 +103,8 @@ def test_normalisation_that_references_do_not_share_is_told(preprocess: Preproce
 @pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
 def test_code_keeps_its_tabs_and_spaces_where_that_is_asked_for(preprocess: Preprocess, algorithm: str) -> None:
     code = [(source, f"\tif  {target}:\treturn   {number} ") for number, (source, target) in enumerate(PAIRS)]
-    put("corpus", "train", code)
-    put("corpus", "test", code[:5])
+    put("train", code)
+    put("test", code[:5])
     said, _ = preprocess("tokenizer.vocabulary=45", "tokenizer.normalisation=identity")
     assert "test: target lines of which only spaces change: 5 of 5" in said
     keep = ("tokenizer.keep_spaces=true", f"tokenizer.algorithm={algorithm}")
@@ -118,15 +117,15 @@ def test_of_a_large_training_text_lines_are_sampled_evenly(
     preprocess: Preprocess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(survival, "SAMPLED", 16)
-    put("corpus", "train", [*PAIRS[:32], *((source, f"{target}，") for source, target in PAIRS[32:])])
+    put("train", [*PAIRS[:32], *((source, f"{target}，") for source, target in PAIRS[32:])])
     said, splits = preprocess()
     assert splits["train"]["round_trip"]["normalisation"] == 8
     assert "train: target lines with characters that are replaced: 8 of 16 sampled (50.00%)" in said
 
 
 def test_parts_of_words_are_compared_as_they_are_joined(preprocess: Preprocess) -> None:
-    put("corpus", "train", [(f"{a}@@ er", f"{b}@@ est {a}") for a, b in PAIRS])
-    put("corpus", "test", [("red@@ er", "the red@@ est dog"), ("red", "unheard@@ of")])
+    put("train", [(f"{a}@@ er", f"{b}@@ est {a}") for a, b in PAIRS])
+    put("test", [("red@@ er", "the red@@ est dog"), ("red", "unheard@@ of")])
     _, splits = preprocess("tokenizer.kind=words", "tokenizer.joiner=@@", "tokenizer.vocabulary=500")
     found = splits["test"]["round_trip"]
     assert (found["unknown"], found["normalisation"], found["spaces"]) == (2, 0, 0)
@@ -136,7 +135,7 @@ def test_parts_of_words_are_compared_as_they_are_joined(preprocess: Preprocess) 
 def test_a_text_full_of_names_of_control_symbols_loses_nothing(preprocess: Preprocess, kind: str) -> None:
     """As Gigaword, which has an <unk> in every other line."""
     for split, pairs in (("train", PAIRS), ("valid", OTHERS), ("test", OTHERS)):
-        put("corpus", split, [(f"{source} <unk> <s>", f"</s> {target} <unk><mask>") for source, target in pairs])
+        put(split, [(f"{source} <unk> <s>", f"</s> {target} <unk><mask>") for source, target in pairs])
     said, splits = preprocess(f"tokenizer.kind={kind}")
     assert "warning" not in said
     assert {count for split in splits.values() for count in split["unknown"].values()} == {0}
@@ -152,7 +151,7 @@ def test_a_run_tells_what_its_data_lost(any_janus: Janus) -> None:
     splits["valid"]["unknown"] = 3
     edit_json(manifest, splits=splits)
     code, _, err = any_janus("inspect", "runs/janus")
-    assert (code, "manifest" in err and "is damaged" in err) == (3, True)
+    assert (code, "manifest" in err and "is damaged" in err) == (4, True)
 
 
 LONG = (" ".join(["viel"] * 90), "much")
@@ -172,7 +171,7 @@ LONG = (" ".join(["viel"] * 90), "much")
 def test_what_a_knob_drops_is_warned_of_with_its_name_and_value(
     preprocess: Preprocess, changes: tuple[str, ...], kept: int, words: str
 ) -> None:
-    put("corpus", "train", [*PAIRS, *[LONG] * 128])
+    put("train", [*PAIRS, *[LONG] * 128])
     said, splits = preprocess("tokenizer.kind=words", *(f"data.{change}" for change in changes))
     assert (splits["train"]["in"], splits["train"]["kept"]) == (192, kept)
     assert words in said
@@ -180,8 +179,8 @@ def test_what_a_knob_drops_is_warned_of_with_its_name_and_value(
 
 
 def test_valid_and_test_pairs_are_named_and_stay(preprocess: Preprocess) -> None:
-    put("corpus", "valid", [*PAIRS[:6], LONG, ("leer", "")])
-    put("corpus", "test", [*PAIRS[:3], LONG])
+    put("valid", [*PAIRS[:6], LONG, ("leer", "")])
+    put("test", [*PAIRS[:3], LONG])
     said, splits = preprocess("tokenizer.kind=words", "data.max_tokens=40")
     assert "warning: valid: 25.0% of the pairs are left out of the losses: empty 1, too_long 1 by data.max_to" in said
     assert "test: 4 of 4 pairs kept; sources longer than the 40 tokens of data.max_tokens" in said
@@ -192,15 +191,15 @@ def test_valid_and_test_pairs_are_named_and_stay(preprocess: Preprocess) -> None
 
 
 def test_pairs_that_are_also_in_train_and_copied_sources_are_told(preprocess: Preprocess) -> None:
-    put("corpus", "train", PAIRS)
-    put("corpus", "valid", PAIRS[:8])
-    put("corpus", "test", [("nie", "gesehen"), *((f"{a} x", b) for a, b in PAIRS[:30]), PAIRS[3]])
+    put("train", PAIRS)
+    put("valid", PAIRS[:8])
+    put("test", [("nie", "gesehen"), *((f"{a} x", b) for a, b in PAIRS[:30]), PAIRS[3]])
     said, _ = preprocess("tokenizer.vocabulary=50")
     assert "warning: valid: 8 of 8 pairs are also in train" in said
     assert "\ntest: 1 of 32 pairs are also in train" in said
     assert "equal their sources" not in said
-    put("corpus", "train", [(target, target) for _, target in PAIRS])
-    put("corpus", "valid", [("neu", "new")])
+    put("train", [(target, target) for _, target in PAIRS])
+    put("valid", [("neu", "new")])
     said, _ = preprocess("tokenizer.vocabulary=35")
     assert f"warning: train: {len(PAIRS)} of {len(PAIRS)} targets equal their sources" in said
     assert "also in train" not in said
