@@ -17,7 +17,7 @@ import numpy as np
 from janus_cli import console
 from janus_cli.data import extract, tables
 from janus_cli.data.extract import REFERENCES
-from janus_cli.data.lines import BadUtf8, TextFile, check, raw_lines, suffix_of
+from janus_cli.data.lines import BadUtf8, Lines, TextFile, check, raw_lines, suffix_of
 from janus_cli.data.stored import SPLITS_OF, digest, is_data_set, last_change
 from janus_cli.data.tables import SUFFIXES
 from janus_cli.errors import DataError
@@ -163,8 +163,8 @@ def survey(data: Data, folder: Path | None, bad_utf8: BadUtf8, plain: Path | Non
         console.say(f"no test split{place}")
     splits = []
     for name, paths in by_split.items():
-        sides = {side: check(paths[side], bad_utf8) for side in SIDES if side in paths}
         keep = bad_utf8 != "stop"  # the encoder deals with bad bytes
+        sides = {side: check(Lines(paths[side], strict=True, keep_bytes=keep)) for side in SIDES if side in paths}
         if TABLE in paths:
             sides |= extract.pairs(data, name, paths[TABLE], plain, keep_bytes=keep)
         if REFERENCES in paths:

@@ -9,10 +9,10 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from janus_cli import console
-from janus_cli.data.lines import Lines, TextFile, check, cleaner, must_be_stored, suffix_of
+from janus_cli.data.lines import Lines, TextFile, cleaner, must_be_stored, suffix_of
 from janus_cli.data.references import references as read_references
 from janus_cli.data.references import texts_in
-from janus_cli.data.tables import SUFFIXES, Column, Table, Texts, table_at, text_or_column
+from janus_cli.data.tables import SUFFIXES, Table, Texts, table_at, text_or_column
 from janus_cli.errors import DataError
 from janus_cli.recipe import Data
 
@@ -40,15 +40,6 @@ def source_lines(data: Data, path: Path, column: str | None = None, *, strict: b
     """
     clean = cleaner(data.clean)
     return text_or_column(path, _names(data)[0], column, clean, strict=strict, in_order=not data.columns)
-
-
-def check_source(text: Lines) -> TextFile:
-    """Reads what `source_lines` gave once and checks that it can be used; raises DataError."""
-    if not isinstance(text, Column):
-        return check(text.path)
-    must_be_stored(text.path)
-    unread = TextFile.unread(text.path)
-    return unread.read(sum(1 for _ in text), text.column)
 
 
 def pairs(data: Data, split: str, path: Path, plain: Path | None, *, keep_bytes: bool) -> dict[str, TextFile]:

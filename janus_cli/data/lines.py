@@ -46,25 +46,31 @@ def is_stream(path: Path) -> bool:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """A text file, plain or gzipped, a pipe, or stdin (`-`), as bytes; raises DataError if reading fails."""
-    compressed = False
+def explained(path: Path) -> Iterator[None]:
+    """Raises DataError if what is done in it with a file fails."""
     try:
-        if path == STDIN:
-            yield sys.stdin.buffer
-        else:
-            if path.is_fifo():
-                console.say(f"{path} is a pipe: waiting until something is written to it")
-            with path.open("rb") as raw:
-                compressed = is_gzipped(raw)
-                yield cast(BinaryIO, gzip.GzipFile(fileobj=raw) if compressed else raw)
+        yield
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", "name a text file, plain or .gz") from None
     except (OSError, EOFError, zlib.error) as problem:
         check_machine(problem, f"to read {name_of(path)}")
         reason = getattr(problem, "strerror", None) or problem
-        hint = "fetch or compress it again" if compressed else "name a text file, plain or .gz"
+        damaged = isinstance(problem, EOFError | zlib.error | gzip.BadGzipFile)
+        hint = "fetch or compress it again" if damaged else "name a text file, plain or .gz"
         raise DataError(f"{name_of(path)} cannot be read: {reason}", hint) from None
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A text file, plain or gzipped, a pipe, or stdin (`-`), as bytes; raises DataError if reading fails."""
+    with explained(path):
+        if path == STDIN:
+            yield sys.stdin.buffer
+            return
+        if path.is_fifo():
+            console.say(f"{path} is a pipe: waiting until something is written to it")
+        with path.open("rb") as raw:
+            yield cast(BinaryIO, gzip.GzipFile(fileobj=raw) if is_gzipped(raw) else raw)
 
 
 def is_gzipped(file: BufferedReader) -> bool:
@@ -105,6 +111,11 @@ class Lines:
     def name(self) -> str:
         return name_of(self.path)
 
+    @property
+    def column(self) -> str:
+        """The column of a table, if the lines are one."""
+        return ""
+
     def count(self) -> int | None:
         """The number of lines; None if it would take consuming or unpacking them (stdin, pipes, gzipped text)."""
         if not self.path.is_file():
@@ -125,8 +136,8 @@ class Lines:
                 number += 1
                 if not line.endswith(b"\n"):
                     self._skip_rest(file, number)
-                if number == 1:
-                    line = _without_bom(self.path, line, quiet=self.quiet)
+                if number == 1 and not (line := _without_bom(self.path, line, quiet=self.quiet)):
+                    return
                 line = line.removesuffix(b"\n")
                 is_cut = len(line) > longest
                 yield self.clean(self._decoded(line[:longest] if is_cut else line.removesuffix(b"\r"), number, is_cut))
@@ -154,7 +165,7 @@ class Lines:
             return text
 
 
-def _without_bom(path: Path, start: bytes, *, quiet: bool = False) -> bytes:
+def _without_bom(path: Path, start: bytes, *, quiet: bool) -> bytes:
     if start.startswith(GZIP):
         raise DataError(
             f"{name_of(path)} is compressed", f"decompress it first, as in `{command('gunzip', '-c', path)}`"
@@ -194,9 +205,10 @@ class TextFile:
 
     @classmethod
     def unread(cls, path: Path) -> Self:
-        """A text before it is read."""
-        changed = last_change(path)
-        return cls(path, 0, disk_size(path), digest(path), changed)
+        """A text before it is read. Raises DataError if it is not there, or its digest cannot be taken."""
+        with explained(path):
+            changed = last_change(path)
+            return cls(path, 0, disk_size(path), digest(path), changed)
 
     def read(self, lines: int, column: str = "", plain: Path | None = None) -> Self:
         """The same, once it was found to have so many lines. Raises DataError if it has none."""
@@ -221,32 +233,15 @@ def must_be_stored(path: Path) -> None:
         raise DataError(f"{name_of(path)} is a pipe or a device", "name a file: it is read several times")
 
 
-def check(path: Path, bad_utf8: BadUtf8 = "stop") -> TextFile:
-    """Reads a whole file, counts its lines, and checks that it is usable text.
+def check(text: Lines) -> TextFile:
+    """Reads a whole text once, counts its lines, and checks that it can be used.
 
     Raises:
-        DataError: unreadable, empty, cut off, without line ends, or not UTF-8 (with `stop`), naming file:line:byte.
+        DataError: it is empty, can be read only once, or reading it fails, see `Lines`.
     """
-    must_be_stored(path)
-    lines, last = 0, b"\n"
-    with opened(path) as file:
-        unread = TextFile.unread(path)
-        while block := file.read(BLOCK):
-            if not block.endswith(b"\n"):
-                block += file.readline(LONGEST_LINE + 1)  # blocks of whole lines hold whole characters
-            if not lines:
-                block = _without_bom(path, block)
-            end = len(block) - block.endswith(b"\n")
-            if end - block.rfind(b"\n", 0, end) - 1 > LONGEST_LINE:
-                raise _too_long(path, lines + block.count(b"\n", 0, end) + 1)
-            try:
-                block.decode(errors="strict" if bad_utf8 == "stop" else "ignore")
-            except UnicodeDecodeError as problem:
-                before = block[: problem.start]
-                column = len(before) - before.rfind(b"\n")
-                raise _not_utf8(path, lines + before.count(b"\n") + 1, column, problem) from None
-            lines, last = lines + block.count(b"\n"), block[-1:] or last
-    return unread.read(lines + (last != b"\n"))
+    must_be_stored(text.path)
+    unread = TextFile.unread(text.path)
+    return unread.read(sum(1 for _ in text), text.column)
 
 
 def cleaner(steps: Sequence[str]) -> Callable[[str], str]:

@@ -26,8 +26,8 @@ from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data import filters
 from janus_cli.data.corpus import CHUNK_LINES, Split
 from janus_cli.data.encode import Encoded, pair_hash
-from janus_cli.data.extract import check_source, source_lines
-from janus_cli.data.lines import TextFile
+from janus_cli.data.extract import source_lines
+from janus_cli.data.lines import TextFile, check
 from janus_cli.data.prepare import PREPARED, is_prepared, write_manifest, write_split
 from janus_cli.data.prepared import Prepared, fingerprints, open_prepared, prepare_again
 from janus_cli.data.store import Ragged, store_files
@@ -168,7 +168,7 @@ class Sources:
     """Ids of the sources to decode: those of the training pairs, then those of each file's lines. Iterable repeatedly.
 
     Raises:
-        DataError: a file cannot be used (see `extract.check_source`), or has changed.
+        DataError: a file cannot be used (see `lines.check`), or has changed.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class Sources:
         self.texts = [
             source_lines(recipe.data, path, own, strict=True) for path, own in zip(files, columns, strict=True)
         ]
-        self.files = [check_source(text) for text in self.texts]
+        self.files = [check(text) for text in self.texts]
         self.lines = sum(file.lines for file in self.files)
 
     def __len__(self) -> int:

@@ -380,8 +380,13 @@ def test_empty_references_and_outputs_are_counted(janus: Janus) -> None:
 def test_of_an_n_best_list_the_best_hypothesis_is_judged(janus: Janus, exact: Exact) -> None:
     Path("r.txt").write_text("a\n\nc\n")
     several = "0\t-0.500000\ta\n0\t-1.000000\tb\n1\t0.000000\t\n2\t-0.250000\tc\n2\t-inf\td\n"
+    records = "".join(
+        json.dumps({"hypothesis": text, "nbest": [{"hypothesis": text}, {"hypothesis": "b"}]}) + "\n"
+        for text in ("a", "", "c")
+    )
     Path("h.txt").write_text(several)
-    for name, stdin in (("h.txt", b""), ("-", several.encode())):
+    Path("h.jsonl").write_text(records)
+    for name, stdin in (("h.txt", b""), ("h.jsonl", b""), ("-", several.encode()), ("-", records.encode())):
         assert exact(name, "--reference", "r.txt", stdin=stdin)["value"] == 100
         assert "only the best hypothesis of each line is judged" in janus(name, "--reference", "r.txt", stdin=stdin)[2]
     Path("h.txt").write_text("0\ta\n1\t\n2\tc\n")

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from janus_cli.data.extract import check_source, source_lines
-from janus_cli.data.lines import STDIN
+from janus_cli.data.extract import source_lines
+from janus_cli.data.lines import STDIN, check
 from janus_cli.data.references import references
 from janus_cli.data.tables import Cell, Table, Texts, find_table, kind_of, table_at
 from janus_cli.errors import DataError
@@ -206,7 +206,7 @@ def test_the_column_of_the_source(data: Data, column: str | None, expected: str)
     ):
         text = source_lines(data, path, column)
         assert list(text) == list(text) == [expected]
-        assert check_source(text).lines == 1
+        assert check(text).lines == 1
     with pytest.raises(DataError, match="no text under"):
         list(source_lines(data, put("t.jsonl", '{"source": [""], "de": [""], "other": [""]}\n'), column))
 
