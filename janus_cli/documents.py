@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from janus_cli.errors import DataError, JanusError
 
@@ -29,6 +29,7 @@ Flag = Annotated[bool, Field(strict=True)]
 class Document(BaseModel):
     """Any JSON object. largest: bytes of its file."""
 
+    model_config = ConfigDict(defer_build=True)  # each command reads only a few kinds
     largest: ClassVar[int] = 16 * MEBI
 
 

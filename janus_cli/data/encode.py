@@ -19,6 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from janus_cli.data import survival
 from janus_cli.data.corpus import Chunk, Split, chunks
 from janus_cli.data.filters import filter_pairs, shortened
 from janus_cli.data.lines import BadUtf8, cleaner
@@ -35,7 +36,7 @@ class Encoded:
     """The kept pairs of a chunk.
 
     lines: pairs before filtering. sources, targets: ids. dropped: pairs by reason, without duplicates.
-    left_out: kept pairs of valid without losses, by reason.
+    left_out: kept pairs of valid without losses, by reason. round_trip: see `survival.round_trip`.
     keys: 16 bytes a pair, if duplicates are to be dropped. texts: the cleaned lines of each side, for valid and test;
     in targets and references, BPE parts are joined, as in decoded text. replaced: lines whose bad UTF-8 was replaced.
     long: kept pairs whose source has more tokens than the recipe's limit.
@@ -49,10 +50,11 @@ class Encoded:
     texts: tuple[Sequence[str], ...] = ()
     replaced: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
+    round_trip: Mapping[str, int] = field(default_factory=dict)
     long: int = 0
 
 
-def encode(tokenizers: Tokenizers, data: Data, bad_utf8: BadUtf8, split: str, chunk: Chunk) -> Encoded:
+def encode(tokenizers: Tokenizers, data: Data, bad_utf8: BadUtf8, split: Split, chunk: Chunk) -> Encoded:
     """Cleans, encodes and filters a chunk of a split.
 
     bad_utf8: a pair with bad bytes is dropped (`skip`), else they are replaced; always replaced in a test split.
@@ -61,20 +63,24 @@ def encode(tokenizers: Tokenizers, data: Data, bad_utf8: BadUtf8, split: str, ch
     sides = [[clean(line) for line in _texts(side, bad)] for side in chunk[:2]]
     sources, targets = sides if len(sides) == 2 else (sides[0], [""] * count)
     source_ids, long = shortened(data, Ragged.of(tokenizers.source.encode(sources)))
-    target_ids = Ragged.of(tokenizers.target.encode(targets))
-    skip = bad if bad_utf8 == "skip" and split != "test" else set[int]()
-    kept, dropped, left_out = filter_pairs(split, data, source_ids.lengths, target_ids.lengths, skip)
+    target_rows = tokenizers.target.encode(targets)
+    target_ids = Ragged.of(target_rows)
+    skip = bad if bad_utf8 == "skip" and split.name != "test" else set[int]()
+    kept, dropped, left_out = filter_pairs(split.name, data, source_ids.lengths, target_ids.lengths, skip)
     keys: list[bytes] = []
     texts: tuple[list[str], ...] = ()
-    if split != "train":
+    if split.name != "train":
         texts = list(compress(sources, kept)), [join(line, tokenizers.joiner) for line in compress(targets, kept)]
         for side in chunk[2:]:
             texts += ([_references(line, clean, tokenizers.joiner) for line in compress(side, kept)],)
     elif data.deduplicate:
         keys = [pair_hash(*pair) for pair in compress(zip(sources, targets, strict=True), kept)]
+    tried = [row for row in range(0, count, survival.step(split)) if targets[row] and row not in bad]
+    lines, ids = [targets[row] for row in tried], [target_rows[row] for row in tried]
     return Encoded(
         count, source_ids.keep(kept), target_ids.keep(kept), dropped, keys, texts,
         replaced=len(bad - skip), left_out=left_out, long=int((long & kept).sum()),
+        round_trip=survival.round_trip(tokenizers, lines, ids) if "target" in split.sides else {},
     )  # fmt: skip
 
 
@@ -106,7 +112,7 @@ def encoders(
     """A function that encodes a split chunk by chunk, in order: in this process if workers is 1, else in others."""
     if workers == 1:
         here = partial(encode, load_tokenizers(folder), data, bad_utf8)
-        yield lambda split: (here(split.name, chunk) for chunk in chunks(split))
+        yield lambda split: (here(split, chunk) for chunk in chunks(split))
         return
     there = partial(_work, folder, data, bad_utf8)
     with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
@@ -115,7 +121,7 @@ def encoders(
             waiting: deque[Future[Encoded]] = deque()
             for chunk in chunks(split):
                 with ctrl_c_blocked():
-                    waiting.append(pool.submit(there, split.name, chunk))
+                    waiting.append(pool.submit(there, split, chunk))
                 if len(waiting) > 2 * workers:  # enough that no worker idles, and memory stays bounded
                     yield waiting.popleft().result()
             while waiting:
@@ -142,5 +148,5 @@ def _end_with_parent() -> None:
 _tokenizers = cache(load_tokenizers)  # in a worker process, which lives for one folder
 
 
-def _work(folder: Path, data: Data, bad_utf8: BadUtf8, split: str, chunk: Chunk) -> Encoded:
+def _work(folder: Path, data: Data, bad_utf8: BadUtf8, split: Split, chunk: Chunk) -> Encoded:
     return encode(_tokenizers(folder), data, bad_utf8, split, chunk)

@@ -4,9 +4,10 @@ targets that are their own sources."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import methodcaller
 
 from janus_cli import console
-from janus_cli.data.corpus import Split
+from janus_cli.data.corpus import SIDES, Split
 from janus_cli.data.lines import raw_lines
 
 MUCH = 0.05  # a larger share is worth a warning; short sentences do recur by chance
@@ -19,7 +20,7 @@ def tell(splits: Sequence[Split]) -> None:
     Keeps a hash of each valid and test pair in memory, and reads the training text once.
     """
     train, *others = (split for split in splits if "target" in split.sides)
-    hashes = {split.name: [hash(pair) for pair in _pairs(split)] for split in others}
+    hashes = {split.name: list(map(hash, _pairs(split))) for split in others}
     known, met, copies = set().union(*hashes.values()), set[int](), 0
     for pair in _pairs(train):
         copies += pair[0] == pair[1]
@@ -27,12 +28,13 @@ def tell(splits: Sequence[Split]) -> None:
             met.add(found)
     if copies > COPIES * train.lines:
         console.warn(f"train: {copies:,} of {train.lines:,} targets equal their sources: are these the right files?")
-    for name, found_in in hashes.items():
-        if count := sum(each in met for each in found_in):
-            say = console.warn if count > MUCH * len(found_in) else console.say
-            say(f"{name}: {count:,} of {len(found_in):,} pairs are also in train, and can be known by heart")
+    for name, own in hashes.items():
+        if count := sum(each in met for each in own):
+            say = console.warn if count > MUCH * len(own) else console.say
+            say(f"{name}: {count:,} of {len(own):,} pairs are also in train, and can be known by heart")
 
 
 def _pairs(split: Split) -> Iterator[tuple[bytes, bytes]]:
-    sides = (raw_lines(split.sides[side].text) for side in ("source", "target"))
-    return ((source.rstrip(b"\r\n"), target.rstrip(b"\r\n")) for source, target in zip(*sides, strict=False))
+    strip = methodcaller("rstrip", b"\r\n")
+    source, target = (map(strip, raw_lines(split.sides[side].text)) for side in SIDES)
+    return zip(source, target, strict=False)

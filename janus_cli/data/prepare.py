@@ -17,7 +17,7 @@ import numpy as np
 import sentencepiece
 
 from janus_cli import __version__, console
-from janus_cli.data import corpus, download, filters, overlap, survival, synthetic
+from janus_cli.data import corpus, filters, overlap, survival
 from janus_cli.data.corpus import Split
 from janus_cli.data.encode import Encoded, encoders
 from janus_cli.data.extract import REFERENCES
@@ -86,7 +86,7 @@ def prepare(
         with encoders(folder, data, bad_utf8, workers or useful) as encoded:
             for split in splits:
                 written[split.name] = write_split(folder, split, encoded(split), tokenizers, origin)
-                _account(split, written[split.name], tokenizers, recipe)
+                _account(split.name, written[split.name], recipe)
                 _tell_without_reference(folder, split, written[split.name]["kept"])
         corpus.must_be_unchanged(splits)
         shutil.rmtree(folder / TEXT, ignore_errors=True)
@@ -111,6 +111,8 @@ def rehearse(recipe: Recipe, out: Path, *, force: bool = False, bad_utf8: BadUtf
         sizes = f"{data.synthetic.train:,} + {data.synthetic.valid:,} + {data.synthetic.test:,}"
         console.say(f"would make {sizes} pairs of text from seed {recipe.seed}")
     else:
+        from janus_cli.data import download
+
         download.must_be_fetchable(data)
         for item in data.downloads:
             console.say(f"would fetch {item.url}")
@@ -131,7 +133,11 @@ def _text(recipe: Recipe, out: Path, folder: Path) -> Path | None:
     if data.is_named:
         return _folder(data)
     if data.synthetic is None:
+        from janus_cli.data import download
+
         return download.fetch(data, out.parent / f"{recipe.name}.downloads")
+    from janus_cli.data import synthetic
+
     text = folder / TEXT
     text.mkdir()
     for split in corpus.SPLITS:
@@ -153,7 +159,8 @@ def write_split(
     Returns:
         The split's part of the manifest.
     """
-    dropped, left_out, seen, replaced, long = Counter[str](), Counter[str](), set[bytes](), 0, 0
+    dropped, left_out, round_trip = Counter[str](), Counter[str](), Counter[str]()
+    seen, replaced, long = set[bytes](), 0, 0
     origin = {**origin, **{f"{side}.text": file.identity for side, file in split.sides.items()}}
     sizes = tokenizers.source.size, tokenizers.target.size
     with ExitStack() as stack:
@@ -167,10 +174,11 @@ def write_split(
                 file.write("".join(f"{line}\n" for line in lines).encode())
             dropped.update(chunk.dropped)
             left_out.update(chunk.left_out)
+            round_trip.update(chunk.round_trip)
             replaced += chunk.replaced
             long += chunk.long
             bar.advance(chunk.lines)
-    return {
+    entry = {
         "in": split.lines,
         "kept": store.rows,
         "dropped": dict(sorted((+dropped).items())),
@@ -182,6 +190,8 @@ def write_split(
         "text": {side: _described(file, folder) for side, file in split.sides.items()},
         "fingerprint": store.fingerprint,
     }
+    tried = {**round_trip, "sampled": survival.step(split) > 1}
+    return {**entry, "round_trip": tried} if round_trip else entry
 
 
 def _described(file: TextFile, folder: Path) -> dict[str, Any]:
@@ -210,24 +220,21 @@ def summary(lengths: Counter[int]) -> dict[str, float]:
     return {"mean": round(total / int(rows[-1]), 3), "p50": middle, "p95": high, "max": values[-1], "sum": total}
 
 
-def _account(split: Split, entry: dict[str, Any], tokenizers: Tokenizers, recipe: Recipe) -> None:
-    """Says what became of a split, and adds to its entry how many of its targets survive the tokenizer.
+def _account(split: str, entry: Mapping[str, Any], recipe: Recipe) -> None:
+    """Says what became of a split. entry: its part of the manifest.
 
-    Raises DataError if it has no pair to learn from.
+    Raises DataError if the split has no pair to learn from.
     """
     lost = Counter(entry["dropped"]) + Counter(entry["left_out"])
     if lost.total() >= entry["in"]:
-        fate = "dropped" if split.name == "train" else "dropped or left out of the losses"
+        fate = "dropped" if split == "train" else "dropped or left out of the losses"
         knobs = " and ".join(filters.loosen(lost, recipe.data))
         raise DataError(
-            f"every pair of the {split.name} split was {fate}: {filters.reasons(lost)}",
+            f"every pair of the {split} split was {fate}: {filters.reasons(lost)}",
             f"is it the right text?{f' If so, loosen {knobs}' if knobs else ''}",
         )
-    filters.tell(split.name, entry, recipe.data)
-    if "target" in split.sides:
-        every, clean = split.name != "train", cleaner(recipe.data.clean)
-        entry["round_trip"] = survival.round_trip(tokenizers, split.sides["target"], clean, every=every)
-    survival.tell(split.name, entry, recipe.tokenizer)
+    filters.tell(split, entry, recipe.data)
+    survival.tell(split, entry, recipe.tokenizer)
 
 
 def _tell_without_reference(folder: Path, split: Split, kept: int) -> None:

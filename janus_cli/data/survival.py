@@ -7,20 +7,17 @@ and by `janus inspect` and `janus report`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from janus_cli import console
 from janus_cli.core.symbols import UNK
-from janus_cli.data import corpus
-from janus_cli.data.lines import TextFile
+from janus_cli.data.corpus import Split
 from janus_cli.data.tokenizer import Tokenizers, join
 from janus_cli.errors import DataError
 from janus_cli.recipe import Tokenizer
 
-SAMPLED = 2000  # training lines that are tried, evenly over the text; of the other splits all are
+SAMPLED = 2000  # training lines that are tried at least, evenly over the text; of the other splits all are
 MUCH = 0.01  # a larger share is worth a warning
 CAUSES = {  # why a line does not come back as it was
     "unknown": "target lines with unknown tokens",
@@ -29,46 +26,44 @@ CAUSES = {  # why a line does not come back as it was
 }
 
 
-@dataclass(frozen=True)
-class Loss:
-    """What is lost, and how many of how many. cause: a key of CAUSES."""
+class Loss(NamedTuple):
+    """What is lost. cause: a key of CAUSES. share: of the whole."""
 
     cause: str
-    what: str
-    count: int
-    whole: int
-    sampled: bool = False
-
-    def __str__(self) -> str:
-        sampled = " sampled" * self.sampled
-        return f"{self.what}: {self.count:,} of {self.whole:,}{sampled} ({self.count / self.whole:.2%})"
+    share: float
+    words: str
 
 
-def round_trip(tokenizers: Tokenizers, target: TextFile, clean: Callable[[str], str], *, every: bool) -> dict[str, int]:
-    """Encodes and decodes target lines: the number of lines, and of those that come back changed, by cause.
+def step(split: Split) -> int:
+    """Every how manyth target line of a split is encoded and decoded again."""
+    return max(1, split.lines // SAMPLED) if split.name == "train" else 1
 
-    every: try all lines, not only SAMPLED of them. Empty lines and lines that are not UTF-8 are not tried.
-    """
-    found: Counter[str] = Counter({"lines": 0, **dict.fromkeys(CAUSES, 0)})
-    lines = corpus.sample(target, target.lines if every else SAMPLED, clean)
-    while chunk := list(islice(lines, corpus.CHUNK_LINES)):
-        found["lines"] += len(chunk)
-        rows = tokenizers.target.encode(chunk)
-        for line, row, back in zip(chunk, rows, tokenizers.target.decode(rows), strict=True):
-            if back != (wanted := join(line, tokenizers.joiner)):
-                spaces = "spaces" if back.split() == wanted.split() else "normalisation"
-                found["unknown" if UNK in row else spaces] += 1
-    return {**found, "sampled": target.lines > SAMPLED and not every}
+
+def round_trip(tokenizers: Tokenizers, lines: Sequence[str], rows: Sequence[Sequence[int]]) -> Counter[str]:
+    """The number of target lines, and of those that come back changed from their ids, `rows`, by cause."""
+    found = Counter({"lines": len(lines), **dict.fromkeys(CAUSES, 0)})
+    for line, row, back in zip(lines, rows, tokenizers.target.decode(rows), strict=True):
+        if back != (wanted := join(line, tokenizers.joiner)):
+            spaces = "spaces" if back.split() == wanted.split() else "normalisation"
+            found["unknown" if UNK in row else spaces] += 1
+    return found
 
 
 def losses(split: Mapping[str, Any]) -> list[Loss]:
     """What a split loses; empty if nothing, or if nobody has counted. split: its part of a manifest, old or new."""
-    tokens, tried = split.get("unknown", {}), split.get("round_trip", {})
+    tried = split.get("round_trip", {})
     found = [
-        Loss("unknown", f"unknown {side} tokens", count, split["tokens"][side]["sum"]) for side, count in tokens.items()
+        ("unknown", f"unknown {side} tokens", count, split["tokens"][side]["sum"], "")
+        for side, count in split.get("unknown", {}).items()
     ]
-    found += [Loss(cause, CAUSES[cause], tried[cause], tried["lines"], tried["sampled"]) for cause in CAUSES if tried]
-    return [loss for loss in found if loss.count]
+    found += [
+        (cause, CAUSES[cause], tried[cause], tried["lines"], " sampled" * tried["sampled"]) for cause in CAUSES if tried
+    ]
+    return [
+        Loss(cause, count / whole, f"{what}: {count:,} of {whole:,}{sampled} ({count / whole:.2%})")
+        for cause, what, count, whole, sampled in found
+        if count
+    ]
 
 
 def in_words(manifest: Mapping[str, Any]) -> dict[str, str]:
@@ -80,16 +75,16 @@ def in_words(manifest: Mapping[str, Any]) -> dict[str, str]:
         counted = {name: losses(split) for name, split in manifest.get("splits", {}).items() if "unknown" in split}
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise DataError(f"the manifest is damaged: {problem!r}") from None
-    return {name: "; ".join(map(str, lost)) or "nothing" for name, lost in counted.items()}
+    return {name: "; ".join(loss.words for loss in lost) or "nothing" for name, lost in counted.items()}
 
 
 def tell(name: str, split: Mapping[str, Any], knobs: Tokenizer) -> None:
     """Says what a split loses; a warning, with the knob that helps, where it is much."""
     for loss in losses(split):
-        if loss.count > MUCH * loss.whole:
-            console.warn(f"{name}: {loss}; {_advice(loss.cause, knobs)}")
+        if loss.share > MUCH:
+            console.warn(f"{name}: {loss.words}; {_advice(loss.cause, knobs)}")
         else:
-            console.say(f"{name}: {loss}")
+            console.say(f"{name}: {loss.words}")
 
 
 def _advice(cause: str, knobs: Tokenizer) -> str:

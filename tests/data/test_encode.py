@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from janus_cli.data import encode as module
+from janus_cli.data.corpus import SIDES, Split
 from janus_cli.data.encode import Encoded
-from janus_cli.data.lines import BadUtf8
+from janus_cli.data.lines import BadUtf8, TextFile
 from janus_cli.data.store import Ragged
 from janus_cli.data.tokenizer import load_tokenizers, train_tokenizers
 from janus_cli.recipe import Data, Tokenizer
@@ -33,9 +34,15 @@ def encode(
     folder: Path, split: str, pairs: Sequence[Sequence[bytes]], bad_utf8: BadUtf8 = "replace", deduplicate: bool = False
 ) -> Encoded:
     data = Data(min_tokens=2, max_tokens=6, max_ratio=2.0, deduplicate=deduplicate)
-    return module.encode(
-        load_tokenizers(folder), data, bad_utf8, split, [list(side) for side in zip(*pairs, strict=True)]
-    )
+    return encode_with(data, folder, split, pairs, bad_utf8)
+
+
+def encode_with(
+    data: Data, folder: Path, split: str, pairs: Sequence[Sequence[bytes]], bad_utf8: BadUtf8 = "stop"
+) -> Encoded:
+    chunk = [list(side) for side in zip(*pairs, strict=True)]
+    texts = {side: TextFile(Path(side), len(pairs), 0, "") for side, _ in zip(SIDES, chunk, strict=False)}
+    return module.encode(load_tokenizers(folder), data, bad_utf8, Split(split, texts), chunk)
 
 
 # (source, target, the reason in training, the reason in validation)
@@ -134,7 +141,7 @@ def test_each_side_has_its_limit_and_long_sources_are_cut_on_request(
 ) -> None:
     data = Data(**{"max_tokens": 4, "max_ratio": None, **limits})
     for pair, reason in zip([(SHORT, SHORT), (LONG, SHORT), (SHORT, LONG)], reasons, strict=True):
-        done = module.encode(load_tokenizers(folder), data, "stop", "train", [[side] for side in pair])
+        done = encode_with(data, folder, "train", [pair])
         assert +done.dropped == ({reason: 1} if reason else {})
         cut = data.truncate_source and pair[0] is LONG
         assert done.long == cut
@@ -145,7 +152,7 @@ def test_each_side_has_its_limit_and_long_sources_are_cut_on_request(
 def test_long_sources_of_a_test_split_are_counted_and_cut_only_on_request(folder: Path) -> None:
     for truncate in (False, True):
         data = Data(max_source_tokens=3, truncate_source=truncate)
-        done = module.encode(load_tokenizers(folder), data, "stop", "test", [[SHORT, LONG], [b"", LONG]])
+        done = encode_with(data, folder, "test", [(SHORT, b""), (LONG, LONG)])
         assert (done.long, done.sources.lengths.tolist()) == (1, [2, 3 if truncate else 5])
         assert done.texts[0] == [SHORT.decode(), LONG.decode()], "the text stays whole"
 
