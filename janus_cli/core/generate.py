@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import partial
-from math import log
 from typing import Literal
 
 import torch
@@ -119,9 +118,9 @@ class Generator:
             if options.no_repeat_ngram or least:
                 obeying = Obeying(step, ngram=options.no_repeat_ngram, least=least)
             outputs = _search(obeying, source, most, options)
-        if side == "masks":  # the MASKs, which stand for the length, took a pass of their own
-            return [[replace(output, passes=output.passes + 1) for output in each] for each in outputs]
-        return _limited(outputs, most, "samples" if options.temperature else "greedy" if fan == 1 else "beam")
+        if side == "masks":  # the MASKs, which stand for the length, took a pass of their own; no limit was in force
+            return [[replace(output, passes=output.passes + 1, limited=False) for output in each] for each in outputs]
+        return outputs
 
     def _spec(self, source: Tensor, options: Decoding, side: ARSide) -> list[list[Output]]:
         """Speculative decoding: what greedy search gives, drafted by the NAR side and verified by the AR side.
@@ -141,8 +140,7 @@ class Generator:
             verify: Verify = recorded.verify(side, most, window, joint, never)
         else:
             verify = Verify(model, memory, side, most, window, joint, never)
-        outputs = [[output] for output in speculative(draft, verify, most, window, options.redraft)]
-        return _limited(outputs, most, "greedy")
+        return [[output] for output in speculative(draft, verify, most, window, options.redraft)]
 
     def _blocks(self, source: Tensor, options: Decoding, block: int | None) -> list[list[Output]]:
         """One output of each sentence, `block` tokens a pass (None: all in one) up to the first EOS.
@@ -209,26 +207,6 @@ def length_limit(lengths: Tensor, max_length: int, options: Decoding) -> Tensor:
     ratio, extra = options.limit
     limit = (lengths * ratio).long().clamp(min=options.min_length) + extra + 1
     return limit.clamp(max=max_length - 1)
-
-
-def _limited(
-    outputs: list[list[Output]], most: Tensor, how: Literal["greedy", "beam", "samples"]
-) -> list[list[Output]]:
-    """The outputs, with `limited` set where a search used all the tokens allowed, `most` (B,), EOS included.
-
-    how: a beam gives all outputs of a sentence, so that the limit may have shaped those that end before it, too; greedy
-    search would have ended there anyway if EOS is likelier than all other tokens together.
-    """
-
-    def may_be_cut(output: Output, limit: int) -> bool:
-        if how == "beam":
-            return output.passes >= limit
-        return output.length >= limit and not (how == "greedy" and output.logps[-1] > log(0.5))
-
-    return [
-        [replace(each, limited=True) if may_be_cut(each, limit) else each for each in of_sentence]
-        for of_sentence, limit in zip(outputs, most.tolist(), strict=True)
-    ]
 
 
 def _ranked(

@@ -114,18 +114,24 @@ class Plan:
             )
         for name, value in self.idle.items():
             off = f"{flag(name)} {getattr(_USUAL, name):g} turns it off"
-            yield f"decoding.{name} {value}, from the recipe, is not used: {self.obstacle(name)}; {off}"
+            yield f"decoding.{name} {value}, from the recipe, is not used: {self.obstacle(name)[0]}; {off}"
 
-    def obstacle(self, option: str) -> str:
-        """Why an option is not read."""
+    def obstacle(self, option: str) -> tuple[str, str]:
+        """Why an option is not read, and what makes it read; empty if nothing does."""
         knob = _KNOBS[option]
-        if not self.has(option) and self.way == KNOWN_LENGTH and "ar" in knob.modes:
-            return "this model predicts the length first"
         if not self.has(option):
-            return f"this decodes with --mode {self.mode}"
+            if self.way == KNOWN_LENGTH and "ar" in knob.modes:
+                return "this model predicts the length first", ""
+            if self.way == ONE_PASS and "nar" in knob.modes:
+                return "this model writes all tokens in one pass", "take --mode semi --block N for more passes"
+            plans = [Plan(self.recipe, mode, self.options) for mode in modes(self.recipe)]
+            others = " or ".join(plan.mode for plan in plans if plan.reads(option))
+            return f"this decodes with --mode {self.mode}", f"add --mode {others}" if others else ""
         if knob.not_with and self.acts(knob.not_with):
-            return f"{flag(knob.not_with)} is on"
-        return f"{flag(knob.only_with)} is {'off' if _KNOBS[knob.only_with].off else getattr(_USUAL, knob.only_with)}"
+            return f"{flag(knob.not_with)} is on", f"turn that off with {flag(knob.not_with)} 0"
+        other = knob.only_with
+        value = "off" if _KNOBS[other].off else getattr(_USUAL, other)
+        return f"{flag(other)} is {value}", f"add {flag(other)}"
 
 
 def flag(option: str) -> str:
@@ -203,24 +209,10 @@ def _must_be_read(plan: Plan, given: Iterable[str]) -> None:
     if not foreign:
         return
     flags, it = ", ".join(map(flag, foreign)), "it" if len(foreign) == 1 else "them"
-    if plan.has(foreign[0]):
-        knob = _KNOBS[foreign[0]]
-        excluded = knob.not_with and plan.acts(knob.not_with)
-        hint = f"turn that off with {flag(knob.not_with)} 0" if excluded else f"add {flag(knob.only_with)}"
-        raise UsageError(
-            f"{flag(foreign[0])} would change nothing: {plan.obstacle(foreign[0])}", f"{hint}, or leave it out"
-        )
-    if plan.way == ONE_PASS:
-        raise UsageError(
-            f"{flags} would change nothing: objective {plan.recipe.objective.name} writes all tokens in one pass",
-            "leave it out; --mode semi --block N takes more passes",
-        )
-    plans = [Plan(plan.recipe, mode, plan.options) for mode in modes(plan.recipe)]
-    others = [other.mode for other in plans if all(map(other.reads, foreign))]
-    add = f"add --mode {' or '.join(others)}, or " if others else ""
+    reason, remedies = plan.obstacle(foreign[0])[0], {plan.obstacle(option)[1] for option in foreign}
+    remedy = remedies.pop() if len(remedies) == 1 else ""
     raise UsageError(
-        f"{flags} would change nothing: {plan.obstacle(foreign[0])}",
-        f"{add}leave {it} out",
+        f"{flags} would change nothing: {reason}", f"{remedy}, or leave {it} out" if remedy else f"leave {it} out"
     )
 
 

@@ -55,7 +55,8 @@ def beam_search(
         finished[place].append(found)
     chosen = (_spread(finished[start : start + groups], nbest) for start in range(0, len(finished), groups))
     return [
-        [Output(*fields, passes=count) for fields in some] for some, count in zip(chosen, passes.tolist(), strict=True)
+        [Output(*fields, passes=count, limited=count >= most) for fields in some]
+        for some, count, most in zip(chosen, passes.tolist(), max_lengths.tolist(), strict=True)
     ]
 
 

@@ -1,6 +1,7 @@
 """Greedy search, left to right: what a beam of one finds, without a beam's bookkeeping."""
 
 from collections.abc import Callable
+from math import log
 
 import torch
 from torch import Tensor
@@ -41,16 +42,23 @@ def greedy(step: Step, max_lengths: Tensor, length_penalty: float = 1.0) -> list
         if left <= COMPACT_AT * len(rows):
             kept = going.nonzero()[:, 0]
             rows, last, most, going = rows[kept], best[kept], most[kept], going[kept]
-    return finished(tokens, logps, length_penalty)
+    return finished(tokens, logps, max_lengths, length_penalty)
 
 
 def finished(
-    tokens: Tensor, logps: Tensor, length_penalty: float = 1.0, passes: list[int] | None = None
-) -> list[Output]:
-    """Outputs of rows that end in EOS, then PAD. tokens, logps (B, T); passes: by default one a token."""
+    tokens: Tensor, logps: Tensor, max_lengths: Tensor, length_penalty: float = 1.0, passes: list[int] | None = None,
+    *, drawn: bool = False,
+) -> list[Output]:  # fmt: skip
+    """Outputs of rows that end in EOS, then PAD. tokens, logps (B, T); passes: by default one a token.
+
+    One with all tokens allowed is `limited`, unless EOS was likelier than all other tokens together and not drawn.
+    """
     sizes = (tokens != PAD).sum(1).tolist()
     outputs = []
-    for row, (ids, sure, size) in enumerate(zip(tokens.tolist(), logps.tolist(), sizes, strict=True)):
+    for row, (ids, sure, size, most) in enumerate(
+        zip(tokens.tolist(), logps.tolist(), sizes, max_lengths.tolist(), strict=True)
+    ):
         score = sum(sure[:size]) / size**length_penalty
-        outputs.append(Output(ids[: size - 1], sure[:size], score, size if passes is None else passes[row]))
+        limited = size >= most and (drawn or sure[size - 1] <= log(0.5))
+        outputs.append(Output(ids[: size - 1], sure[:size], score, passes[row] if passes else size, limited=limited))
     return outputs

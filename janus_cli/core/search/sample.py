@@ -60,7 +60,8 @@ def sample(step: Step, draw: Draw, max_lengths: Tensor, count: int, length_penal
         if not place:
             parents = left.repeat_interleave(count)
         rows, going, last = rows[kept], going[kept], chosen[kept]
-    outputs = finished(tokens, logps, length_penalty, passes.repeat_interleave(count).tolist())
+    most, took = (each.repeat_interleave(count) for each in (max_lengths, passes))
+    outputs = finished(tokens, logps, most, length_penalty, took.tolist(), drawn=True)
     groups = (outputs[start : start + count] for start in range(0, len(outputs), count))
     return [sorted(group, key=lambda output: -output.score) for group in groups]
 

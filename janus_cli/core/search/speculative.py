@@ -78,7 +78,7 @@ def speculative(
         if not bool(going.all()):
             kept = going.nonzero()[:, 0]
             rows, counts, most, left = (t[kept] for t in (rows, counts, most, left))
-    return finished(tokens, logps, passes=passes.tolist())
+    return finished(tokens, logps, max_lengths, passes=passes.tolist())
 
 
 def _drafted(draft: Draft, verified: Tensor, counts: Tensor, rows: Tensor, left: Tensor, passes: Tensor) -> Tensor:
