@@ -95,16 +95,14 @@ FORMS: dict[str, tuple[Callable[[Path, list[dict[str, Any]]], object], str]] = {
     ".tsv": (as_tsv, "data.columns=[2,3]"),
     ".jsonl": (as_jsonl, ""),
     ".json": (as_nested_jsonl, "data.columns=[translation.de,translation.en]"),
-    ".ndjson": (as_nested_jsonl, ""),
+    ".ndjson.gz": (as_nested_jsonl, ""),
     ".parquet": (as_parquet, "data.columns=[de,en]"),
     "": (as_data_set, ""),
 }
 
 
-@pytest.mark.parametrize(
-    ("form", "packed"), [(form, packed) for form in FORMS for packed in (False, True) if form or not packed]
-)  # a data set is a folder, which is not gzipped
-def test_every_form_of_a_table_gives_what_aligned_text_gives(janus: Run, form: str, packed: bool) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_table_gives_what_aligned_text_gives(janus: Run, form: str) -> None:
     write, columns = FORMS[form]
     aligned()
     assert janus("--data-dir", "corpus", "--out", "plain")[0] == 0
@@ -112,9 +110,8 @@ def test_every_form_of_a_table_gives_what_aligned_text_gives(janus: Run, form: s
     for split in COUNTS:
         path = Path("tables", f"{split}{form}")
         write(path, rows(split))
-        if packed:
-            path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
-            path.unlink()
+        if form.endswith(".gz"):
+            path.write_bytes(gzip.compress(path.read_bytes()))
     options = ("--set", columns) if columns else ()
     code, said = janus("--data-dir", "tables", "--out", "out", *options)
     assert code == 0, said
@@ -171,25 +168,19 @@ def test_files_are_named_directly(janus: Run, shell: Callable[..., tuple[int, st
         ("--data-dir corpus --train corpus/train.de", 3, "; of aligned text, name both files"),
         ("--train a b c d", 2, "a split is at most three files"),
         ("--train --out x", 2, "--train names no file"),
-        ("--data-dir corpus --test utf16.csv", 3, "utf16.csv:1:1: byte 0xff is not UTF-8"),
         ("--data-dir corpus --train x.csv corpus/train.en", 3, "x.csv is a table (CSV), not one side of aligned text"),
         ("--data-dir corpus --test x.csv", 3, "x.csv (CSV) has no column 'de' or 'en'; it has 1 'german', 2 'english'"),
-        ("--data-dir corpus --valid x.csv --set data.columns=[german,french]", 3,
-         "x.csv (CSV) has no column 'french'; it has 1 'german', 2 'english'"),
         ("--data-dir corpus --valid x.jsonl", 3, "x.jsonl (JSON lines) has no column 'en'; it has 1 'de'"),
         ("--data-dir corpus --test corpus/test.de r.csv", 3, "r.csv (CSV) has no column of references"),
         ("--data-dir corpus --test x.jsonl --set data.columns=[de]", 2, "data: columns needs a source and a target"),
-        ("--data-dir corpus --test x.json", 3, "x.json is a JSON array"),
         ("--data-dir corpus --test corpus/test.de corpus/valid.en", 3, "test.de has 3 lines, corpus/valid.en has 4"),
         ("--data-dir corpus --test bad.tsv", 3, "bad.tsv:2:3: byte 0xff is not UTF-8"),
-        ("--data-dir corpus --test empty.csv", 3, "empty.csv (CSV) has no column 'de' or 'en'; it has none"),
         ("--data-dir corpus --valid corpus/valid.de corpus/valid.en RUN", 3, "RUN does not exist"),
         ("--data-dir corpus --train corpus/train.de corpus/train.en plain.txt", 2, "no third file (got plain.txt)"),
         ("--data-dir corpus --valid corpus/valid.de bad.tsv plain.txt", 3, "bad.tsv is a table (TSV), not one side"),
         ("--data-dir corpus --test x.csv --set data.columns=[0,1]", 2, "columns count from 1 (got 0, 1)"),
         ("--data-dir corpus --valid x.jsonl --set data.columns=[1,2]", 3, "has no column '2'; it has 1 'de'"),
         ("--data-dir corpus --valid x.tsv --set data.columns=[german,english]", 3, "has no column 'german' or"),
-        ("--data-dir corpus --train arrows", 3, "arrows is a folder, and no data set that save_to_disk wrote"),
         ("--data-dir corpus --train pipe", 3, "pipe is a pipe or a device"),
         ("--data-dir corpus --test corpus/test.de pipe.tsv", 3, "pipe.tsv is a pipe or a device"),
     ],
@@ -198,15 +189,10 @@ def test_mistakes(janus: Run, arguments: str, code: int, words: str) -> None:
     aligned()
     Path("x.csv").write_text("german,english\na,b\n")
     Path("x.jsonl").write_text('{"de": "a"}\n')
-    Path("x.json").write_text('[{"de": "a", "en": "b"}]\n')
-    Path("utf16.csv").write_bytes("\ufeffde,en\n".encode("utf-16-le"))
     Path("bad.tsv").write_bytes(b"a\tb\nc\t\xff\n")
-    Path("empty.csv").touch()
     Path("r.csv").write_text("id,human\n1,a\n")
     Path("x.tsv").write_text("de\ten\na\tb\n")
     Path("plain.txt").write_text("a line\nanother, longer line\n")
-    Path("arrows").mkdir()
-    Path("arrows/x-train.arrow").touch()
     os.mkfifo("pipe")
     os.mkfifo("pipe.tsv")
     found, said = janus(*arguments.split(), "--out", "out")
@@ -218,10 +204,11 @@ def test_mistakes(janus: Run, arguments: str, code: int, words: str) -> None:
 
 def test_bytes_that_are_not_utf8_in_a_table_follow_the_option(janus: Run) -> None:
     aligned()
-    Path("t.tsv").write_bytes(b"a\tb\nc\td\xff\n")
+    Path("t.csv").write_bytes(b'de,en\na,"b\nB"\nc,d\xff\n')
     for policy, words in (("skip", "train: 1 of 2 pairs kept; dropped: bad_utf8 1"), ("replace", "mended: 1 line")):
-        code, said = janus("--data-dir", "corpus", "--train", "t.tsv", "--bad-utf8", policy, "--out", policy)
+        code, said = janus("--data-dir", "corpus", "--train", "t.csv", "--bad-utf8", policy, "--out", policy)
         assert (code, words in said) == (0, True), said
+        assert "t.csv: line ends inside 1 text became spaces" in said
 
 
 def test_fields_is_an_earlier_name_of_columns(janus: Run, shell: Callable[..., tuple[int, str, str]]) -> None:
@@ -254,13 +241,6 @@ def test_a_table_that_is_replaced_while_it_is_read_is_noticed(janus: Run, monkey
     monkeypatch.setattr(extract, "texts_in", replace)
     code, said = janus("--data-dir", "corpus", "--train", "t.csv", "--out", "out")
     assert (code, "t.csv was changed while it was read" in said) == (3, True), said
-
-
-def test_line_ends_inside_cells_are_said(janus: Run) -> None:
-    aligned()
-    as_csv(Path("t.csv"), [{"de": "a\nb", "en": "c"}, {"de": "d", "en": "e"}])
-    code, said = janus("--data-dir", "corpus", "--train", "t.csv", "--out", "out")
-    assert (code, "t.csv: line ends inside 1 text became spaces" in said) == (0, True), said
 
 
 def test_aligned_text_goes_before_a_table_of_its_name(janus: Run) -> None:

@@ -212,9 +212,21 @@ def test_without_a_sha256_nothing_is_fetched(server: Server, tmp_path: Path, dow
 # --- archives ---
 
 
-def packed(path: Path, *members: tuple[tarfile.TarInfo | str, bytes], mode: str = "w:gz") -> Path:
+Member = tuple[tarfile.TarInfo | zipfile.ZipInfo | str, bytes]
+
+
+def packed(path: Path, *members: Member) -> Path:
+    """A zip or a tar of these members, as the suffix says."""
+    if path.suffix.lower() == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for member, data in members:
+                assert not isinstance(member, tarfile.TarInfo)
+                archive.writestr(member, data)
+        return path
+    mode: Any = {".xz": "w:xz", ".tar": "w"}.get(path.suffix.lower(), "w:gz")
     with tarfile.open(path, mode) as tar:
         for member, data in members:
+            assert not isinstance(member, zipfile.ZipInfo)
             about = tarfile.TarInfo(member) if isinstance(member, str) else member
             about.size = len(data)
             tar.addfile(about, io.BytesIO(data))
@@ -227,34 +239,44 @@ def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
     return about
 
 
-def test_wanted_files_are_taken_out_of_their_folders(server: Server, tmp_path: Path) -> None:
-    members = [(special("a", tarfile.DIRTYPE), b""), ("a/train.src", b"1\n"), ("a/b/train.tgt", b"2\n"), ("a/x", b"")]
-    body = packed(tmp_path / "made", *members).read_bytes()
-    server.files["all.tgz"] = body
-    folder = fetch(wanting(server, "all.tgz", body), tmp_path / "cache")
-    assert names(folder) == ["all.tgz", "train.src", "train.tgt"]
-    assert (folder / "train.tgt").read_bytes() == b"2\n"
+def linked(name: str) -> zipfile.ZipInfo:
+    about = zipfile.ZipInfo(name)
+    about.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return about
+
+
+@pytest.mark.parametrize("name", ["all.tgz", "all.tar", "ALL.TAR.XZ", "all.zip"])
+def test_wanted_files_are_taken_out_of_any_archive_and_its_folders(server: Server, tmp_path: Path, name: str) -> None:
+    folder: Member = ("a/", b"") if name.endswith("zip") else (special("a", tarfile.DIRTYPE), b"")
+    wanted: list[Member] = [("a/train.tsv", b"1\t2\n"), ("b/c/valid.jsonl.gz", b"2\n"), ("test.src", b"3\n")]
+    server.files[name] = body = packed(tmp_path / name, folder, *wanted, ("a/other.tsv", b"")).read_bytes()
+    cache = fetch(wanting(server, name, body), tmp_path / "cache")
+    assert names(cache) == [name, "test.src", "train.tsv", "valid.jsonl.gz"]
+    assert (cache / "train.tsv").read_bytes() == b"1\t2\n"
+
+
+OUTSIDE = ["../train.src", "a/../../train.src", "/tmp/train.src", "a\\..\\..\\train.src"]
 
 
 @pytest.mark.parametrize(
-    "bad",
+    ("name", "bad"),
     [
-        "../train.src",
-        "a/../../train.src",
-        "/tmp/train.src",
-        special("train.src", tarfile.SYMTYPE, "/etc/passwd"),
-        special("train.src", tarfile.LNKTYPE, "train.tgt"),
-        special("train.src", tarfile.CHRTYPE),
-        special("train.src", tarfile.FIFOTYPE),
+        *[(name, bad) for name in ("a.tgz", "a.zip") for bad in OUTSIDE],
+        ("a.zip", linked("train.src")),
+        ("a.tgz", special("train.src", tarfile.SYMTYPE, "/etc/passwd")),
+        ("a.tgz", special("train.src", tarfile.LNKTYPE, "train.tgt")),
+        ("a.tgz", special("train.src", tarfile.CHRTYPE)),
+        ("a.tgz", special("train.src", tarfile.FIFOTYPE)),
     ],
 )
-def test_an_archive_that_reaches_out_is_refused_whole(tmp_path: Path, bad: tarfile.TarInfo | str) -> None:
-    archive = packed(tmp_path / "a.tgz", ("train.tgt", b"good\n"), (bad, b""))
+def test_an_archive_that_reaches_out_is_refused_whole(
+    tmp_path: Path, name: str, bad: tarfile.TarInfo | zipfile.ZipInfo | str
+) -> None:
+    archive = packed(tmp_path / name, ("train.tgt", b"good\n"), (bad, b""))
     (tmp_path / "out").mkdir()
     with pytest.raises(DataError, match=r"is refused: .*train.src"):
         unpack(archive, tmp_path / "out", {"train.src", "train.tgt"})
-    assert names(tmp_path / "out") == []
-    assert names(tmp_path) == ["a.tgz", "out"]
+    assert (names(tmp_path / "out"), names(tmp_path)) == ([], [name, "out"])
 
 
 def test_two_files_of_one_name_in_an_archive_are_refused(tmp_path: Path) -> None:
@@ -265,63 +287,13 @@ def test_two_files_of_one_name_in_an_archive_are_refused(tmp_path: Path) -> None
     assert names(tmp_path / "out") == []
 
 
-@pytest.mark.parametrize("keep", [0, 9, 60])
-def test_a_damaged_archive(tmp_path: Path, keep: int) -> None:
-    whole = packed(tmp_path / "a.tgz", ("train.src", bytes(range(256)) * 99)).read_bytes()
-    (tmp_path / "a.tgz").write_bytes(whole[:keep])
-    with pytest.raises(DataError, match="is damaged"):
-        unpack(tmp_path / "a.tgz", tmp_path, {"train.src"})
-    assert "train.src" not in names(tmp_path)
-
-
-def zipped(path: Path, *members: tuple[zipfile.ZipInfo | str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for member, data in members:
-            archive.writestr(member, data)
-    return path
-
-
-@pytest.mark.parametrize("name", ["all.tgz", "all.tar", "ALL.TAR.XZ", "all.zip"])
-def test_tables_are_taken_out_of_any_archive(server: Server, tmp_path: Path, name: str) -> None:
-    members = [
-        ("a/train.tsv", b"1\t2\n"),
-        ("b/c/valid.jsonl.gz", b"2\n"),
-        ("test.refs.tsv", b"3\n"),
-        ("a/other.tsv", b""),
-    ]
-    if name.endswith("zip"):
-        zipped(tmp_path / "made", ("a/", b""), *members)
-    else:
-        packed(
-            tmp_path / "made", *members, mode="w:xz" if name.endswith("XZ") else "w" if name.endswith("tar") else "w:gz"
-        )
-    server.files[name] = body = (tmp_path / "made").read_bytes()
-    folder = fetch(wanting(server, name, body), tmp_path / "cache")
-    assert names(folder) == [name, "test.refs.tsv", "train.tsv", "valid.jsonl.gz"]
-    assert (folder / "train.tsv").read_bytes() == b"1\t2\n"
-
-
-def linked(name: str) -> zipfile.ZipInfo:
-    about = zipfile.ZipInfo(name)
-    about.external_attr = (stat.S_IFLNK | 0o777) << 16
-    return about
-
-
-@pytest.mark.parametrize("bad", ["../train.src", "/tmp/train.src", "a\\..\\..\\train.src", linked("train.src")])
-def test_a_zip_that_reaches_out_is_refused_whole(tmp_path: Path, bad: zipfile.ZipInfo | str) -> None:
-    archive = zipped(tmp_path / "a.zip", ("train.tgt", b"good\n"), (bad, b"/etc/passwd"))
-    (tmp_path / "out").mkdir()
-    with pytest.raises(DataError, match=r"is refused: .*train.src"):
-        unpack(archive, tmp_path / "out", {"train.src", "train.tgt"})
-    assert names(tmp_path / "out") == []
-
-
-@pytest.mark.parametrize("keep", [0, 9, 60])
-def test_a_damaged_zip(tmp_path: Path, keep: int) -> None:
-    whole = zipped(tmp_path / "a.zip", ("train.src", bytes(range(256)) * 99)).read_bytes()
-    (tmp_path / "a.zip").write_bytes(whole[:keep])
-    with pytest.raises(DataError, match="is damaged"):
-        unpack(tmp_path / "a.zip", tmp_path, {"train.src"})
+@pytest.mark.parametrize("name", ["a.tgz", "a.zip"])
+def test_a_damaged_archive(tmp_path: Path, name: str) -> None:
+    whole = packed(tmp_path / name, ("train.src", bytes(range(256)) * 99)).read_bytes()
+    for keep in (0, 9, 60):
+        (tmp_path / name).write_bytes(whole[:keep])
+        with pytest.raises(DataError, match="is damaged"):
+            unpack(tmp_path / name, tmp_path, {"train.src"})
     assert "train.src" not in names(tmp_path)
 
 
@@ -352,10 +324,8 @@ def local(
 
 def three_columns(split: str) -> bytes:
     """The text at hand as its authors have it; all frequencies are 1, so that the bytes are others."""
-    sides = [
-        (SHARED / f"translit-enru/{split}.{side}").read_text(encoding="utf-8").split("\n")[:-1]
-        for side in ("src", "tgt")
-    ]
+    files = [SHARED / f"translit-enru/{split}.{side}" for side in ("src", "tgt")]
+    sides = [file.read_text(encoding="utf-8").split("\n")[:-1] for file in files]
     return "".join(f"{source}\t{' '.join(target)}\t1\n" for source, target in zip(*sides, strict=True)).encode()
 
 
@@ -378,13 +348,7 @@ def test_other_bytes_than_the_recipe_names_are_refused(local: Callable[..., tupl
     }
     code, err = local("multi30k", files)
     assert code == 3
-    for words in (
-        "train.de.gz has sha256",
-        "instead of 726e39b2",
-        "fetch http://127.0.0.1",
-        " as train.de.gz",
-        "--data-dir",
-    ):
+    for words in ("train.de.gz has sha256", "instead of 726e39b2", "fetch http://127.0.0.1", "--data-dir"):
         assert words in err
     assert names(Path("data/multi30k.downloads")) == []
     code, err = local("multi30k", files, "--set", "tokenizer.kind=words", true=False)
