@@ -5,25 +5,29 @@ import signal
 from contextlib import suppress
 from types import FrameType
 
+from janus_cli.errors import Interrupt
+from janus_cli.system import stop_signals
+
 
 def main() -> None:
-    """Runs `cli.main`; Ctrl-C ends it without a traceback even while modules are still being imported."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not if the caller ignores SIGINT
-        signal.signal(signal.SIGINT, _interrupt)
+    """Runs `cli.main`; a stop signal ends it without a traceback, even while modules are still being imported."""
+    for number in stop_signals():
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # not if the caller ignores it
+            signal.signal(number, _interrupt)
     from janus_cli import cli
 
     cli.main()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raises KeyboardInterrupt; during an import, ends the process: some libraries swallow the exception, or break."""
+    """Raises Interrupt; during an import, ends the process: some libraries swallow the exception, or break."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             with suppress(OSError):
-                os.write(2, b"stopped\n")
+                os.write(2, f"{Interrupt(number)}\n".encode())
             os._exit(128 + number)
         frame = frame.f_back
-    raise KeyboardInterrupt
+    raise Interrupt(number)
 
 
 if __name__ == "__main__":

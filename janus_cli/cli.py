@@ -112,8 +112,8 @@ def _options(
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs `janus` and exits: 0 done, `JanusError.exit_code` for what a user can act on, 1 with a traceback for a bug.
 
-    Ctrl-C is 130 and no error. A reader that went away (`janus decode | head -1`) ends the command quietly with 141, as
-    SIGPIPE would.
+    A stop signal is 128 + its number and no error. A reader that went away (`janus decode | head -1`) ends the command
+    quietly with 141, as SIGPIPE would.
     """
     code = 0
     try:
@@ -132,10 +132,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = _fail(problem)
     except _ClickUsageError as problem:
         code = _usage(problem)
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as stop:
         with suppress(OSError):  # nobody may be reading
-            typer.echo("stopped", err=True)
-        code = 128 + signal.SIGINT
+            typer.echo(str(stop) or "stopped", err=True)
+        code = 128 + getattr(stop, "number", signal.SIGINT)
     except (OSError, MemoryError, RuntimeError, ImportError) as problem:
         found = _environment(problem)
         if found is None:

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from janus_cli import console
-from janus_cli.errors import Stopped, UsageError
+from janus_cli.errors import Interrupt, Stopped, UsageError
 from janus_cli.system import c_function, is_device, stop_signals
 
 Precision = Literal["float32", "bf16"]
@@ -252,17 +252,6 @@ class StopSignal(ExitStack):
         self.number = number
         with suppress(RuntimeError):  # stderr was being written to and cannot be re-entered
             console.warn(f"{signal.Signals(number).name}: finishing this step and saving; once more to stop at once")
-
-
-class Interrupt(KeyboardInterrupt):
-    """A stop signal came."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-    def __str__(self) -> str:
-        return f"stopped by {signal.Signals(self.number).name}"
 
 
 @contextmanager

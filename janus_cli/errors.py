@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import signal
 from types import ModuleType
 
 from janus_cli.terminal import command
@@ -57,6 +58,17 @@ class RunInUseError(JanusError):
     """Another process is writing this run or this file."""
 
     exit_code = 7
+
+
+class Interrupt(KeyboardInterrupt):
+    """A stop signal came (see `system.stop_signals`)."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.number).name}"
 
 
 class Stopped(JanusError):

@@ -125,8 +125,10 @@ def is_one_file(first: Path, second: Path) -> bool:
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
-    """The signals that ask a process to stop. Windows has no SIGUSR1."""
-    return tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+    """The signals that ask a process to stop; SIGHUP not under `nohup`. Windows has no SIGUSR1 and no SIGHUP."""
+    names = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+    known = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    return tuple(each for each in known if each.name != "SIGHUP" or signal.getsignal(each) != signal.SIG_IGN)
 
 
 def ask_to_stop() -> None:

@@ -167,21 +167,32 @@ def test_exit_codes(
         assert janus("recipes", "show", "demo") == (code, "", said)
 
 
-@pytest.mark.parametrize("seconds", [0.02, 0.3])
-def test_ctrl_c_is_no_error_whenever_it_comes(seconds: float, empty_folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "seconds"),
+    [("SIGINT", 0.02), ("SIGTERM", 0.02), ("SIGHUP", 0.02), ("SIGINT", 0.3), ("SIGTERM", 0.3), ("SIGUSR1", 0.3)],
+)
+def test_a_stop_signal_is_no_error_whenever_it_comes(name: str, seconds: float, empty_folder: Path) -> None:
     """Before anything is imported, while torch is, and so on."""
+    number, ignored = signal.Signals[name], {signal.SIGHUP} - {signal.Signals[name]}  # as nohup does
     process = subprocess.Popen(
         [sys.executable, "-c", "import janus_cli.__main__ as m; print(flush=True); m.main()", "train"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: handlers(ignored),
     )  # fmt: skip
     assert process.stdout is not None
     process.stdout.readline()
+    for each in ignored:
+        process.send_signal(each)
     time.sleep(seconds)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err.strip().split("\n")[-1]) == (130, "stopped")
+    assert (process.returncode, err.strip().split("\n")[-1]) == (128 + number, f"stopped by {name}"), err
     assert "Traceback" not in err
+
+
+def handlers(ignored: set[signal.Signals]) -> None:
+    """However the tests were started."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
 
 
 _WRITER_BESIDE_A_FILE = """

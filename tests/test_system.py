@@ -212,7 +212,12 @@ def test_names_that_differ_only_by_case(tmp_path: Path) -> None:
 
 
 def test_signals_that_a_system_lacks(monkeypatch: Patch) -> None:
+    handlers = {signal.SIGHUP: signal.SIG_DFL}
+    monkeypatch.setattr(signal, "getsignal", handlers.get)
+    assert system.stop_signals() == (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+    handlers[signal.SIGHUP] = signal.SIG_IGN  # by nohup
     assert system.stop_signals() == (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    monkeypatch.delattr(signal, "SIGHUP")
     monkeypatch.delattr(signal, "SIGUSR1")
     assert system.stop_signals() == (signal.SIGINT, signal.SIGTERM)
     monkeypatch.delattr(signal, "pthread_sigmask")

@@ -73,5 +73,6 @@ def train(
             start=start, allow_change=allow_change or (), changes=changes or (), device=device, seed=seed,
             threads=threads, force=force, dry_run=dry_run,
         )  # fmt: skip
-    except KeyboardInterrupt:  # once updates are made, `Trainer.fit` stops in a way of its own
-        raise Stopped(signal.SIGINT, "stopped before the first update; nothing to save") from None
+    except KeyboardInterrupt as stop:  # once updates are made, `Trainer.fit` stops in a way of its own
+        number = getattr(stop, "number", signal.SIGINT)
+        raise Stopped(number, "stopped before the first update; nothing to save") from None

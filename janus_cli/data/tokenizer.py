@@ -23,8 +23,9 @@ import sentencepiece
 from janus_cli import documents, recipe
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
 from janus_cli.data.corpus import SIDES
-from janus_cli.errors import DataError, check_machine
+from janus_cli.errors import DataError, Interrupt, check_machine
 from janus_cli.files import MANIFEST, sha256, write_atomically, write_json
+from janus_cli.system import stop_signals
 
 NO_TEXT = frozenset((PAD, BOS, EOS, MASK))
 INDEX = "tokenizer.json"
@@ -104,8 +105,10 @@ class SentencePieces:
                 control_symbols=[INSIDE[MASK]], num_threads=TRAIN_THREADS,
             )  # fmt: skip
         except RuntimeError as problem:
-            if "KeyboardInterrupt" in str(problem):  # raised in the iterator, and wrapped
-                raise KeyboardInterrupt from None
+            if "Interrupt" in str(problem):  # raised in the iterator, and wrapped
+                raise next(
+                    (Interrupt(each) for each in stop_signals() if each.name in str(problem)), KeyboardInterrupt()
+                ) from None
             raise _refused(knobs, text, str(problem)) from None
         return model.getvalue()
 

@@ -28,8 +28,8 @@ from janus_cli.decoding.notes import tell
 from janus_cli.decoding.records import OVERWRITE, READING, Form, Progress, Record, Records, as_json, differences
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translate import Result, Translator, as_text, read_translator
-from janus_cli.device import Interrupt, choose_device, interruptible, keep_freed_memory
-from janus_cli.errors import DataError, Stopped, UsageError, check_machine
+from janus_cli.device import choose_device, interruptible, keep_freed_memory
+from janus_cli.errors import DataError, Interrupt, Stopped, UsageError, check_machine
 from janus_cli.files import must_not_dangle, write_atomically, write_json
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run, text_name

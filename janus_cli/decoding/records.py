@@ -23,11 +23,11 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from janus_cli import console, documents
 from janus_cli.console import counted
-from janus_cli.device import Interrupt
 from janus_cli.documents import MEBI, parsed_line
 from janus_cli.errors import (
     CheckpointError,
     DataError,
+    Interrupt,
     JanusError,
     OutOfMemoryError,
     RunInUseError,

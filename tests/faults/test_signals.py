@@ -14,9 +14,10 @@ from janus_cli.device import StopSignal
 from janus_cli.training import checkpoint
 
 ROOT, LOG, LAST = Path("run/checkpoints"), Path("run/log.jsonl"), "step-000008"
-# At its n-th call, a function is interrupted by SIGTERM, and then goes on, for so many seconds before it does its work.
+# At its n-th call, a function gets a signal, and then waits for so many seconds before it does its work.
 AT = """
 import os, signal, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # however the tests were started
 from janus_cli.training import checkpoint, trainer, validation
 plain, calls = {of}, 0
 def call(*arguments, **more):
@@ -24,7 +25,7 @@ def call(*arguments, **more):
     calls += 1
     if calls == {at}:
         print("now", time.time(), flush=True)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.{name})
         time.sleep({seconds})
     return plain(*arguments, **more)
 {of} = call
@@ -32,18 +33,18 @@ def call(*arguments, **more):
 
 
 @pytest.mark.parametrize(
-    ("of", "at"),
+    ("of", "at", "name"),
     [
-        pytest.param("trainer.Trainer.update", 3, id="training"),
-        pytest.param("trainer.validate", 1, id="validation"),
-        pytest.param("checkpoint.save_file", 3, id="save"),  # the weights of the second checkpoint
-        pytest.param("checkpoint.move_link", 2, id="commit"),
+        pytest.param("trainer.Trainer.update", 3, "SIGHUP", id="training"),
+        pytest.param("trainer.validate", 1, "SIGTERM", id="validation"),
+        pytest.param("checkpoint.save_file", 3, "SIGTERM", id="save"),  # the weights of the second checkpoint
+        pytest.param("checkpoint.move_link", 2, "SIGTERM", id="commit"),
     ],
 )
-def test_a_signal_finishes_the_step_and_saves_once(tiny_recipe: Path, whole: Path, of: str, at: int) -> None:
-    code, said = ended(start(tiny_recipe, before=AT.format(of=of, at=at, seconds=0)))
+def test_a_signal_finishes_the_step_and_saves_once(tiny_recipe: Path, whole: Path, of: str, at: int, name: str) -> None:
+    code, said = ended(start(tiny_recipe, before=AT.format(of=of, at=at, name=name, seconds=0)))
     late = time.time() - float(said.split("now ")[1].split()[0])
-    assert code == 143, said
+    assert code == 128 + signal.Signals[name], said
     assert late < 10
     assert "Traceback" not in said
     saved, last = [line["step"] for line in entries(LOG, "saved")], entries(LOG)[-1]
@@ -57,7 +58,7 @@ def test_a_signal_finishes_the_step_and_saves_once(tiny_recipe: Path, whole: Pat
 
 @pytest.mark.parametrize(("of", "at"), [("trainer.Trainer.update", 3), ("checkpoint._describe", 6)])
 def test_the_second_signal_stops_at_once_and_damages_nothing(tiny_recipe: Path, whole: Path, of: str, at: int) -> None:
-    process = start(tiny_recipe, before=AT.format(of=of, at=at, seconds=60))
+    process = start(tiny_recipe, before=AT.format(of=of, at=at, name="SIGTERM", seconds=60))
     read_until(process, "once more to stop at once")
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
@@ -74,7 +75,7 @@ def test_a_validation_is_interrupted_and_made_up_for(tiny_recipe: Path, of: str)
     small = ("decoding.batch_sentences=2", "training.batch_tokens=64", "training.updates=4")
     whole = go(tiny_recipe, "other", *small) / "step-000004"
     changes = [word for change in small for word in ("--set", change)]
-    code, said = ended(start(tiny_recipe, *changes, before=AT.format(of=of, at=2, seconds=0)))
+    code, said = ended(start(tiny_recipe, *changes, before=AT.format(of=of, at=2, name="SIGTERM", seconds=0)))
     assert code == 143, said
     lines = entries(LOG)
     assert [line["kind"] for line in lines if line["step"] == lines[-1]["step"]][-2:] == ["saved", "stopped"]
