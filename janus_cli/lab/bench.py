@@ -48,7 +48,7 @@ COLUMNS = {  # after the mode and the score
 
 def sampled(run: Run, recipe: Recipe, count: int | None) -> tuple[list[str], References | None]:
     """Lines of the test split and their references, in order; all of them, or `count`, the same ones every time."""
-    (lines, _), references = rows.sentences(run, recipe, SPLIT), rows.references_of(run, recipe, SPLIT)
+    lines, references = rows.sentences(run, recipe, SPLIT), rows.references_of(run, recipe, SPLIT)
     chosen = _some(range(len(lines)), len(lines) if count is None else count, random.Random(SEED))
     if not any(lines[index].strip() for index in chosen):
         raise DataError(f"the {SPLIT} split of {run.path} has no text", "a bench needs sentences to decode")
@@ -185,9 +185,9 @@ class Bench:
         """
         decoded: dict[str, Decoded] = {}
         memory: dict[str, Any] = {}
-        every, peer_of = list(self.rows), dict[str, peers.Peer]()
         load = partial(rows.load, run=self.run, folder=self.folder, changes=self.changes, device=self.device)
-        builds: dict[str, Callable[[], Row]] = {row.label: partial(load, row.label) for row in every}
+        built: list[tuple[Row, Callable[[], Row], peers.Peer | None]] = []
+        built += [(row, partial(load, row.label), None) for row in self.rows]
         with ExitStack() as closing, console.progress("measuring", self.translations) as bar:
 
             def decode(row: Row) -> None:
@@ -200,13 +200,14 @@ class Bench:
             for peer in self.against:
                 setting = self._setting(peer, decoded.get("ar.beam1"), exported)
                 for label in peers.labels(peer, self.device):
-                    peer_of[label], builds[label] = peer, partial(peers.row, setting, label)
-                    row, _ = closing.enter_context(processes.remote(label, builds[label], self.device, peer))
-                    every.append(row)
+                    build = partial(peers.row, setting, label)
+                    row, _ = closing.enter_context(processes.remote(label, build, self.device, peer))
+                    built.append((row, build, peer))
                     decode(row)
+            every = [row for row, *_ in built]
             measure(every, self.work, bar.advance)
-            for row in every:
-                memory[row.label] = self._memory(row, builds[row.label], peer_of.get(row.label))
+            for row, make, of_peer in built:
+                memory[row.label] = self._memory(row, make, of_peer)
                 bar.advance(len(self.work.lines), f"{row.label}: memory")
         return self._results(every, decoded, memory)
 

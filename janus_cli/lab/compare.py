@@ -274,7 +274,8 @@ class Comparison:
     def _results(self, judge: Judge, device: torch.device, load_before: float | None) -> dict[str, Any]:
         """All results as plain values."""
         decoded = [entry for entry in self.entries if entry.outputs]
-        lines, references = _text(decoded[0]) if decoded else ([], None)
+        text = (decoded[0].run, decoded[0].recipe, SPLIT) if decoded else None
+        lines, references = (sentences(*text), references_of(*text)) if text else ([], None)
         speeds = _speeds(decoded, lines, device) if self.speed and decoded else {}
         rows, base = scored(decoded, references, judge, self.against)
         return {
@@ -292,11 +293,6 @@ class Comparison:
             ],
             "rows": [{**row, "speed": speeds.get(f"{row['system']} {row['label']}")} for row in rows], "against": base,
         }  # fmt: skip
-
-
-def _text(entry: Entry) -> tuple[list[str], References | None]:
-    """The lines of the split, and their references, if any."""
-    return sentences(entry.run, entry.recipe, SPLIT)[0], references_of(entry.run, entry.recipe, SPLIT)
 
 
 def _speeds(decoded: Sequence[Entry], lines: Sequence[str], device: torch.device) -> dict[str, dict[str, Any]]:

@@ -91,7 +91,7 @@ def _explained() -> Iterator[None]:
 
 def _rows(entry: Entry) -> Iterator[list[str]]:
     """A row of the table for each way to decode the entry."""
-    (sources, _), model = sentences(entry.run, entry.recipe, SPLIT), entry.load(CPU)
+    sources, model = sentences(entry.run, entry.recipe, SPLIT), entry.load(CPU)
     references = [list(texts) for texts in zip(*(translations(source) for source in sources), strict=True)]
     for label, plan in select(entry.recipe, list(ROWS)).plans.items():
         texts, timing = decode(*model, plan, sources, f"{entry.system.name} {label}")
@@ -105,7 +105,7 @@ def _rows(entry: Entry) -> Iterator[list[str]]:
 
 def _show_trace(entry: Entry) -> None:
     translator = Translator(*entry.load(CPU), entry.plan("nar4.lb1"), traced=1)
-    source = max(sentences(entry.run, entry.recipe, SPLIT)[0][:20], key=len)
+    source = max(sentences(entry.run, entry.recipe, SPLIT)[:20], key=len)
     console.say("how JANUS writes one sentence non-autoregressively, in 4 passes (____ is hidden, ^ is hidden again):")
     for result in next(translator.windows([source])):
         for line in shown(result, shutil.get_terminal_size().columns):

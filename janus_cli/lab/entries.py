@@ -135,7 +135,7 @@ class Entry:
         """
         plans: Mapping[str, Plan] = {}
         with self.noted("decoding"):
-            lines, _ = sentences(self.run, self.recipe, SPLIT)
+            lines = sentences(self.run, self.recipe, SPLIT)
             text, weights = hashlib.sha256("\n".join(lines).encode()), checkpoint.fingerprint(self.checkpoint)
             plans = select(self.recipe, modes).plans
         load = cache(self.load)

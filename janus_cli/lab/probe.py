@@ -36,9 +36,10 @@ from janus_cli.decoding.modes import choose, own_recipe
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translate import Translator, read_model
 from janus_cli.errors import DataError
-from janus_cli.lab.rows import sentences
+from janus_cli.lab.rows import references_of, sentences
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
+from janus_cli.scoring.metrics import References
 from janus_cli.training.checkpoint import read_state
 
 SPLIT = "valid"
@@ -63,12 +64,12 @@ class Reliability:
     points: list[tuple[float, float, float]]
 
     @classmethod
-    def of(cls, predictions: Tensor, bins: int) -> Reliability:
-        """predictions: (N, 3) float64: confidence, 1 if right else 0, -log p(label). bins: number of equal bins."""
+    def of(cls, predictions: Tensor) -> Reliability:
+        """predictions: (N, 3) float64: confidence, 1 if right else 0, -log p(label)."""
         confidence, right, nats = predictions.T
-        places, total = (confidence * bins).long().clamp(max=bins - 1), len(predictions)
+        places, total = (confidence * BINS).long().clamp(max=BINS - 1), len(predictions)
         counts, sure, hits = (
-            torch.bincount(places, each, bins).double() for each in (torch.ones_like(right), confidence, right)
+            torch.bincount(places, each, BINS).double() for each in (torch.ones_like(right), confidence, right)
         )
         table = zip(counts.tolist(), sure.tolist(), hits.tolist(), strict=True)
         return cls(
@@ -107,7 +108,8 @@ class Probe:
 def probe(count: int, device: torch.device, run: Run, folder: Path) -> Probe:
     """Probes the checkpoint in `folder` on `count` sentences of the validation split, the same ones every time."""
     recipe = own_recipe(folder, ())
-    store, texts = open_store(run, recipe, SPLIT), sentences(run, recipe, SPLIT)
+    store = open_store(run, recipe, SPLIT)
+    texts = sentences(run, recipe, SPLIT), references_of(run, recipe, SPLIT)
     model, tokenizers = read_model(run, folder, device)
     usable, size = np.flatnonzero(with_losses(store, recipe.data)), recipe.decoding.batch_sentences
     chosen = usable[sampled(len(usable), count)]
@@ -115,7 +117,7 @@ def probe(count: int, device: torch.device, run: Run, folder: Path) -> Probe:
     batches = [load_batch(store, order[start : start + size]) for start in range(0, len(order), size)]
     return Probe(
         folder.name, read_state(folder).get("step"), (len(chosen), len(usable)),
-        reliability(model, recipe, batches, BINS),
+        reliability(model, recipe, batches),
         predicted(model, batches) if OBJECTIVES[recipe.objective.name].lengths else None,
         _traced(Generator(model), tokenizers, recipe, texts, spread(order, TRACED)),
     )  # fmt: skip
@@ -147,7 +149,7 @@ def spread(order: Lengths, count: int) -> list[int]:
     return list(dict.fromkeys(int(order[place]) for place in places))
 
 
-def reliability(model: Transformer, recipe: Recipe, batches: Iterable[Batch], bins: int) -> dict[str, Reliability]:
+def reliability(model: Transformer, recipe: Recipe, batches: Iterable[Batch]) -> dict[str, Reliability]:
     """The calibration of each distribution that the objective trains, with its noise drawn as in validation.
 
     A stream may hold two distributions: its key slots predict one, its query slots the other. Its name then has both
@@ -177,7 +179,7 @@ def reliability(model: Transformer, recipe: Recipe, batches: Iterable[Batch], bi
             return stream
         return names[query] if len(names) == 2 else f"{stream}, {'query' if query else 'key'} slots"
 
-    return {title(*key): Reliability.of(torch.cat(parts), bins) for key, parts in found.items()}
+    return {title(*key): Reliability.of(torch.cat(parts)) for key, parts in found.items()}
 
 
 def predictions(model: Transformer, states: Tensor, labels: Tensor) -> Tensor:
@@ -204,12 +206,12 @@ def predicted(model: Transformer, batches: Sequence[Batch]) -> tuple[Lengths, Le
 
 
 def _traced(
-    generator: Generator, tokenizers: Tokenizers, recipe: Recipe, texts: tuple[list[str], list[str] | None],
+    generator: Generator, tokenizers: Tokenizers, recipe: Recipe, texts: tuple[list[str], References | None],
     rows: Sequence[int],
 ) -> list[TracedSentence]:  # fmt: skip
     """These sentences, each decoded autoregressively and non-autoregressively, if the objective has both sides."""
     sources, references = texts
-    traced = [TracedSentence(row, sources[row], references[row] if references else "", []) for row in rows]
+    traced = [TracedSentence(row, sources[row], (references[0][row] if references else "") or "", []) for row in rows]
     single = replace(recipe, decoding=recipe.decoding.one_best)
     for side in OBJECTIVES[recipe.objective.name].sides:
         plan = choose(single, {"mode": side})

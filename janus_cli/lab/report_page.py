@@ -29,7 +29,7 @@ from janus_cli.lab.tables import cells, printable, render
 from janus_cli.measures import measure_of
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.training.best import NOWHERE, Rank, best_metric, label, rank, scoring_in
+from janus_cli.training.best import NOWHERE, best_metric, label, rank, scoring_in
 
 MARK = '<meta name="generator" content="janus report">'  # marks a file as a report
 STEERING = {"lr": "learning rate", "norm": "gradient norm"}
@@ -139,10 +139,8 @@ def _facts(report: RunReport) -> dict[str, str]:
         facts["model"] = f"{layers}, {model.width}/{model.feedforward}, {model.heads} heads"
     if report.log.entries:
         facts |= _history(report.log, recipe)
-    if recipe is not None:
-        best = _best(report.log, recipe)
-        if best is not None:
-            facts["best checkpoint"] = best
+    if recipe is not None and (best := _best(report.log, recipe)):
+        facts["best checkpoint"] = best
     if probe is not None:
         update = f", update {probe.step:,}" if isinstance(probe.step, int) else ""
         facts["checkpoint read here"] = f"{probe.checkpoint}{update}"
@@ -152,19 +150,22 @@ def _facts(report: RunReport) -> dict[str, str]:
 def _best(log: Logbook, recipe: Recipe) -> str | None:
     """The best validation among those that were judged as the last one, in words."""
     entries = log.of("valid")
-    scoring, found = scoring_in(entries[-1] if entries else {}), list[tuple[Rank, int, Any]]()
+    scoring = scoring_in(entries[-1] if entries else {})
     try:
         metric = best_metric(recipe, scoring["metric"])
     except UsageError:  # the recipe has changed since
         return None
-    for entry in entries:
-        place = rank(metric, entry)
-        if place is not None and label(metric, scoring_in(entry)) == label(metric, scoring):
-            found.append((place, entry["step"], entry[metric]))
-    if not found:
+    title = label(metric, scoring)
+    alike = [entry for entry in entries if label(metric, scoring_in(entry)) == title and rank(metric, entry)]
+    if not alike:
         return None
-    _, step, value = max(found)
-    return f"{label(metric, scoring)} {value:.4g} at update {step:,}"
+    best = _highest(metric, alike)
+    return f"{title} {best[metric]:.4g} at update {best['step']:,}"
+
+
+def _highest(metric: str, entries: Sequence[Entry]) -> Entry:
+    """The best validation, the later one of equals."""
+    return max(entries, key=lambda entry: (rank(metric, entry) or NOWHERE, entry["step"]))
 
 
 def _history(log: Logbook, recipe: Recipe | None) -> dict[str, str]:
@@ -225,8 +226,7 @@ def _scores(reports: Reports) -> list[Block]:
         for full, entries in sorted(found.items()):
             name = _name(full)
             title = name if names.count(name) == 1 else full  # all runs agree on what judges
-            best = max(entries, key=lambda entry: (rank(name, entry) or NOWHERE, entry["step"]))
-            last = entries[-1]
+            best, last = _highest(name, entries), entries[-1]
             rows.append([f"{each.label}, {title}", best[name], best["step"], last[name], last["step"]])
             curve = [(entry["step"], float(entry[name])) for entry in entries]
             lines.setdefault(title, []).append((each.look, curve))

@@ -69,10 +69,9 @@ def select(recipe: Recipe, names: Sequence[str]) -> Selection:
     return Selection(plans, left_out)
 
 
-def sentences(run: Run, recipe: Recipe, split: str) -> tuple[list[str], list[str] | None]:
-    """The lines of a split of the run's data, and their references, if any. Raises DataError: see `find_split`."""
-    source, reference = find_split(run, recipe, split)
-    return list(Lines(source)), None if reference is None else list(Lines(reference))
+def sentences(run: Run, recipe: Recipe, split: str) -> list[str]:
+    """The source lines of a split of the run's data. Raises DataError: see `find_split`."""
+    return list(Lines(find_split(run, recipe, split)[0]))
 
 
 def references_of(run: Run, recipe: Recipe, split: str) -> References | None:

@@ -62,13 +62,6 @@ def test_known_lines_do_not_come_out_and_too_few_are_told(crossed: Crossed) -> N
     assert sorted(short) == sorted(line for line in lines if len(line.split()) <= 8)
 
 
-def test_sentences_that_share_nothing(called: Called) -> None:
-    Path("lonely").write_text("one two three four five\nsix seven eight nine ten\n", encoding="utf-8")
-    done = called("cross_sources", "lonely", "--lines", "10")
-    assert (done.returncode, done.stdout) == (0, "")
-    assert "0 lines instead of 10" in done.stderr
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

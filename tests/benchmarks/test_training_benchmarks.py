@@ -14,7 +14,6 @@ from torch import Tensor
 
 from janus_cli import recipe_load
 from janus_cli.data.store import Store
-from janus_cli.errors import UsageError
 from janus_cli.recipe import Recipe
 
 RecipeOf = Callable[..., Recipe]
@@ -25,11 +24,9 @@ TINY = ["--shape", "16/32", "--set", "model.heads=2", "--threads", "1"]
 MISTAKES = [
     ("train_speed", ["--shape", "256"], "WIDTH/FEEDFORWARD"),
     ("train_speed", ["--turns", "0"], "above 0"),
-    ("train_speed", ["--against", "fairseq"], "invalid choice: 'fairseq'"),
     ("train_speed", ["--shape", "30/32"], "width 30 is not a multiple of heads 4"),
     ("train_speed", ["--prepared", "nowhere"], "there is no prepared data in nowhere"),
     ("loss_memory", ["--words", "500"], "--words 500 does not fit model.max_length"),
-    ("products", ["--set", "model.width=30"], "width 30 is not a multiple of heads 4"),
     ("joined_calls", ["--length", "500"], "--length 500 does not fit model.max_length"),
 ]
 
@@ -55,15 +52,6 @@ def test_a_mistake_is_a_message(
     assert said in written.err
     assert "Traceback" not in written.err
     assert not written.out
-
-
-def test_the_plot_does_not_replace_a_file(scripts: SimpleNamespace, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    file = tmp_path / "curve.svg"
-    file.write_text("mine")
-    with pytest.raises(UsageError, match=r"curve\.svg exists already"):
-        scripts.loss_memory.main([*TINY, "--tokens", "20", "--vocabulary", "50", "--plot", str(file)])
-    assert file.read_text() == "mine"
 
 
 def test_made_up_pairs_are_as_asked(scripts: SimpleNamespace, tmp_path: Path) -> None:

@@ -15,14 +15,12 @@ from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.lab.probe import Reliability, reliability
 from janus_cli.recipe import Recipe
 
-BINS = 10
-
 
 def test_the_means_by_hand() -> None:
     # Two bins: half of the tokens at 71 % of which 50 % are right, half at 97.5 % of which all are.
     confidence, nats = [0.7, 0.72, 0.95, 1.0], [math.log(1 / p) for p in (0.7, 0.28, 0.95, 1.0)]
     made = torch.tensor([confidence, [1.0, 0.0, 1.0, 1.0], nats], dtype=torch.float64).T
-    found = Reliability.of(made, BINS)
+    found = Reliability.of(made)
     assert (found.tokens, found.accuracy) == (4, 0.75)
     assert (found.confidence, found.nats) == (pytest.approx(sum(confidence) / 4), pytest.approx(sum(nats) / 4))
     assert found.ece == pytest.approx(0.5 * 0.21 + 0.5 * 0.025)
@@ -42,7 +40,7 @@ def test_each_distribution_has_the_cross_entropy_that_it_is_trained_with(
     whole = recipe(name)
     if isinstance(whole.objective, ArObjective | JanusObjective):
         whole = replace(whole, objective=replace(whole.objective, ar_stream=stream))
-    found = reliability(model, whole, [ragged], BINS)
+    found = reliability(model, whole, [ragged])
     objective, knobs = OBJECTIVES[name], replace(whole.objective, label_smoothing=0.0)
     plan = objective.plan(ragged, Draws(whole.seed, -1, ragged.ids), knobs)
     with torch.no_grad():
@@ -58,7 +56,7 @@ def test_each_distribution_has_the_cross_entropy_that_it_is_trained_with(
 
 
 def test_batches_add_up(model: Transformer, ragged: Batch) -> None:
-    once, twice = (reliability(model, recipe("janus"), [ragged] * count, BINS) for count in (1, 2))
+    once, twice = (reliability(model, recipe("janus"), [ragged] * count) for count in (1, 2))
     for name, sums in once.items():
         assert twice[name].tokens == 2 * sums.tokens
         assert twice[name].ece == pytest.approx(sums.ece)
@@ -78,4 +76,4 @@ def test_an_objective_that_nobody_here_knows(
         return replace(made, streams={"ar": made.streams["ar"], stream: made.streams["nar_aux"]})
 
     monkeypatch.setitem(OBJECTIVES, "janus", replace(theirs, plan=plan))
-    assert set(reliability(model, recipe("janus"), [ragged], BINS)) == names
+    assert set(reliability(model, recipe("janus"), [ragged])) == names

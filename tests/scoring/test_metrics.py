@@ -53,7 +53,6 @@ def f1(precision: float, recall: float) -> float:
         ("bleu", [""], [[""]], 0),
         ("bleu-tok", ["cats, dogs and mice."], [["cats , dogs and mice ."]], geometric(2 / 4, 1 / 3, 0.5 / 2, 0.25)
          * math.exp(1 - 6 / 4)),
-        ("bleu-tok", [MAT], [[A_MAT]], geometric(5 / 6, 3 / 5, 2 / 4, 1 / 3)),
         # A hyphen split on both sides: 5 of 6 words right where 2 of 4 are.
         ("bleu-compound", ["the rich-text is here"], [["the rich-tent is here"]],
          geometric(5 / 6, 3 / 5, 1 / 4, 0.5 / 3)),
@@ -61,7 +60,6 @@ def f1(precision: float, recall: float) -> float:
         # chrF: orders 1 and 2 exist on both sides; precision 1, recall (2/3 + 1/2) / 2, beta 2.
         ("chrf", ["ab"], [["abc"]], 100 * 5 * (7 / 12) / (4 + 7 / 12)),
         ("chrf", ["a b"], [["ab"]], 100),  # spaces do not count
-        ("chrf", ["xy"], [["ab"]], 0),
         ("chrf", ["ab"], [["xy"], ["ab"]], 100),
         ("chrf", [""], [["ab"]], 0),
         ("chrf", [""], [[""]], 0),
@@ -80,15 +78,12 @@ def f1(precision: float, recall: float) -> float:
         ("rougeL", ["sat the cat"], [["the cat sat"]], f1(2 / 3, 2 / 3)),
         ("rouge1", ["sat the cat"], [["the cat sat"]], 100),
         ("rouge1", ["the cat sat", ""], [["the cat slept there", "x"]], f1(2 / 3, 2 / 4) / 2),  # mean over lines
-        ("rouge1", ["a b"], [["x y"], ["a b"]], 100),
         ("rouge1", ["a b", "c"], [["x y", "c"], ["a b", None]], 100),
         ("rougeL", ["Two birds. One stone"], [["One stone. Two birds"]], 50),
         ("rougeLsum", ["Two birds. One stone"], [["One stone. Two birds"]], 100),  # order of sentences is free
         ("rougeLsum", [""], [["x"]], 0),
         ("rouge1", ["cats running"], [["cat run"]], 0),
         ("rouge1-stem", ["cats running"], [["cat run"]], 100),
-        ("rouge2-stem", ["cats running"], [["cat run"]], 100),
-        ("rougeL-stem", ["running cats"], [["cat run"]], 50),
         ("rougeLsum-stem", ["running. cats"], [["cat. run"]], 100),
         ("exact", ["a b", " c ", "d", ""], [["a b", "c", "x", ""]], 75),
         ("exact", ["b", "d"], [["a", "c"], ["b", None]], 50),
