@@ -12,6 +12,7 @@ import torch
 
 import janus_cli
 from janus_cli.cli import main
+from tests.helpers import sets
 
 MOST = 15
 PACKAGE = str(Path(janus_cli.__file__).parent) + os.sep
@@ -58,8 +59,8 @@ def test_an_update_passes_few_files(tiny_recipe: Path, monkeypatch: pytest.Monke
         return done
 
     monkeypatch.setattr(torch.optim.AdamW, "step", followed)
-    rare = [word for name in ("log_every", "validate_every", "save_every") for word in ("--set", f"training.{name}=99")]
-    janus("train", "--recipe", "tiny.yaml", "--objective", objective, "--set", "training.updates=3", *rare)
+    rare = sets(*(f"training.{name}=99" for name in ("log_every", "validate_every", "save_every")))
+    janus("train", "--recipe", "tiny.yaml", "--objective", objective, *sets("training.updates=3"), *rare)
     assert {f"core/objectives/{objective}.py", "training/trainer.py"} < set(trail.times[2])
     assert len(trail.times[2]) <= MOST, trail.times[2]
 
