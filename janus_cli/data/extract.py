@@ -23,11 +23,15 @@ COLUMNS = "choose with --set data.columns=[SOURCE,TARGET]: names, or numbers if 
 CALLED = "call its columns reference1, reference2, …"  # references beside a split
 
 
+def _usual(side: str, suffix: str) -> list[str]:
+    """Names under which the column of a side is found without being given: as in `de`, `translation.de`, `source`."""
+    return [suffix, f"translation.{suffix}", side]
+
+
 def _names(data: Data) -> list[list[str]]:
-    """For the source, and each target, the names that its column may have: the recipe's, or the usual ones, as in `de`,
-    `translation.de`, `source`."""
-    usual = (("source", data.source), ("target", data.target))
-    return [[str(name)] for name in data.columns] or [[end, f"translation.{end}", side] for side, end in usual]
+    """For the source, and each target, the names that its column may have."""
+    given = [[str(name)] for name in data.columns]
+    return given or [_usual("source", data.source), _usual("target", data.target)]
 
 
 def source_lines(data: Data, path: Path, column: str | None = None, *, strict: bool = False) -> Lines:
@@ -38,8 +42,8 @@ def source_lines(data: Data, path: Path, column: str | None = None, *, strict: b
     Raises:
         DataError: the table has no such column.
     """
-    clean = cleaner(data.clean)
-    return text_or_column(path, _names(data)[0], column, clean, strict=strict, in_order=not data.columns)
+    given = str(data.columns[0]) if data.columns else None
+    return text_or_column(path, _usual("source", data.source), column, given, cleaner(data.clean), strict=strict)
 
 
 def pairs(data: Data, split: str, path: Path, plain: Path | None, *, keep_bytes: bool) -> dict[str, TextFile]:
@@ -100,7 +104,7 @@ def _columns(data: Data, split: str, table: Table, hint: str) -> list[str]:
 def has_source(data: Data, path: Path) -> bool:
     """Whether a file is a table with a source column."""
     with suppress(DataError):
-        return bool(table_at(path).choose(_names(data)[:1], in_order=not data.columns))
+        return bool(table_at(path).called(_names(data)[0]))
     return False
 
 

@@ -93,7 +93,7 @@ class Table:
         Raises:
             DataError: they are not there, or one is there twice; hint: how to give them.
         """
-        if self.kind is None:
+        if self.kind is None or (self.kind == "JSON lines" and not self.names):  # reading says what is wrong
             return [names[0] for names in wanted]
         found = [self.called(names, several=place > 0) for place, names in enumerate(wanted)]
         if in_order and self.kind == "TSV" and len(self.names) == len(wanted) and not any(found):
@@ -225,6 +225,8 @@ def _kind_of_lines(head: Sequence[str], path: Path) -> Kind:
         return "TSV"
     if _delimiters(head, path):
         return "CSV"
+    if not is_stream(path):  # if it is no UTF-8, that is said first
+        next(iter(Lines(path, strict=True, quiet=True)), None)
     raise DataError(
         f"{name_of(path)} is no table: neither JSON lines, nor a number of columns that all lines have",
         "of aligned text name both files, the source first",
@@ -406,18 +408,19 @@ class Column(Lines):
 
 
 def text_or_column(
-    path: Path, names: Sequence[str], column: str | None = None, clean: Callable[[str], str] = str, *,
-    strict: bool = True, in_order: bool = True,
+    path: Path, usual: Sequence[str], column: str | None = None, given: str | None = None,
+    clean: Callable[[str], str] = str, *, strict: bool = True,
 ) -> Lines:  # fmt: skip
     """The lines of a text, or a column of a table, which is said.
 
-    names: of the column, see `find_table`. column: the one that is asked for instead; then it must be a table.
-    clean, strict: see `Lines`. in_order: see `Table.choose`.
+    column: the one that is asked for: then it must be a table. given, else usual: names of the column of a table; those
+    usual also tell JSON lines, see `find_table`. clean, strict: see `Lines`.
     """
-    table = table_at(path) if column else find_table(path, names)
+    table = table_at(path) if column else find_table(path, usual)
     if table is None:
         return Lines(path, clean, strict)
-    chosen = table.choose([[column]]) if column else table.choose([names], in_order=in_order)
+    name = column or given
+    chosen = table.choose([[name]] if name else [usual], in_order=not name)
     table.tell(chosen)
     return Column(path, clean, texts=Texts(table, chosen, single=True))
 

@@ -76,11 +76,11 @@ def _is_summary(path: Path) -> bool:
 
 def _read_summary(path: Path) -> Decoding:
     summary = documents.read(path, documents.DecodedSplit)
-    hypotheses, references = summary.get("hypotheses"), summary.get("references") or []
-    for name in [hypotheses, *references] if isinstance(references, list) else [references]:
-        if not isinstance(name, str) or Path(name).name != name or not isinstance(references, list):
-            raise DataError(f"{path} is damaged: {name!r} is not a file name", "run `janus decode` again")
-    return path.with_name(str(hypotheses)), [path.with_name(name) for name in references]
+    names = [summary["hypotheses"], *(summary.get("references") or [])]
+    if outside := [name for name in names if not name or Path(name).name != name]:
+        raise DataError(f"{path} is damaged: {outside[0]!r} is not a file name", "run `janus decode` again")
+    hypotheses, *references = map(path.with_name, names)
+    return hypotheses, references
 
 
 def read_hypotheses(path: Path, column: str | None = None) -> list[str]:
