@@ -109,7 +109,7 @@ def test_what_a_user_made_is_never_replaced(tmp_path: Path, kind: str, late: boo
 
     if not late:
         occupy()
-    with pytest.raises(UsageError, match=r"out (is a file|holds something other than data)"):
+    with pytest.raises(UsageError, match=r"out (is|holds) "):
         attempt()
     assert "out" in names(tmp_path)
     assert not is_ours(out)
@@ -129,7 +129,7 @@ def test_a_link_goes_on_pointing_to_what_was_replaced_and_an_empty_folder_is_fre
 def test_a_place_that_cannot_be_written(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises((DataError, UsageError), match=rf"cannot write .*{place}|loop is a file"):
+    with pytest.raises((DataError, UsageError), match=rf"cannot write .*{place}|loop is "):
         make(tmp_path / place, "x")
 
 
