@@ -166,18 +166,20 @@ class Comparison:
 
     def _must_have_split(self) -> None:
         """Raises DataError if the prepared data has no split to decode, or was named and is missing."""
-        if (self.data / MANIFEST).is_file():
-            if f"{SPLIT}.source.txt" not in self._manifest().get("files", {}):
-                raise DataError(
-                    f"{self.data} has no {SPLIT} split, which a comparison decodes", "add it, and `janus preprocess`"
-                )
-        elif self.prepared:
+        manifest = self._manifest()
+        if self.prepared and not manifest:
             raise DataError(
                 f"there is no prepared data in {self.data}", "see `janus preprocess`, or leave out --prepared"
             )
+        if manifest and f"{SPLIT}.source.txt" not in manifest.get("files", {}):
+            raise DataError(
+                f"{self.data} has no {SPLIT} split, which a comparison decodes", "add it, and `janus preprocess`"
+            )
 
     def _manifest(self) -> dict[str, Any]:
-        return documents.read(self.data / MANIFEST, documents.Manifest)
+        """Of the prepared data; empty if there is none yet."""
+        manifest = self.data / MANIFEST
+        return documents.read(manifest, documents.Manifest) if manifest.is_file() else {}
 
     def _must_continue(self) -> None:
         """Raises UsageError if existing trainings cannot be continued as asked."""

@@ -95,14 +95,17 @@ def page(reports: Reports, when: datetime) -> bytes:
         "title": f"{reports[0].label}: janus report" if len(reports) == 1 else f"janus report: {len(reports)} runs",
         "footer": f"written by janus {__version__} on {when:%Y-%m-%d %H:%M} UTC",
         "sections": [
-            ("overview", "Runs", _overview(reports)),
-            ("terms", "Losses", _losses(reports)),
-            ("scores", "Validation scores", _scores(reports)),
-            ("speed", "Speed", _speed(reports)),
-            ("data", "Data", _data(reports)),
-            ("lengths", "Predicted lengths", _lengths(reports)),
-            ("calibration", "Calibration", _calibration(reports)),
-            ("decodes", "Decoded sentences", _decodes(reports)),
+            (key, title, [*blocks(reports), Block(missing=_missing(reports, *needed))])
+            for key, title, blocks, *needed in (
+                ("overview", "Runs", _overview, "recipe", "log"),
+                ("terms", "Losses", _losses, "train"),
+                ("scores", "Validation scores", _scores, "valid"),
+                ("speed", "Speed", _speed, "train"),
+                ("data", "Data", _data, "manifest"),
+                ("lengths", "Predicted lengths", _lengths, "probe"),
+                ("calibration", "Calibration", _calibration, "probe"),
+                ("decodes", "Decoded sentences", _decodes, "probe"),
+            )
         ],
     }  # fmt: skip
     return render("report.html", values, in_figure=in_figure, cells=cells).encode(
@@ -111,14 +114,13 @@ def page(reports: Reports, when: datetime) -> bytes:
 
 
 def _missing(reports: Reports, *names: str) -> list[tuple[str, str]]:
-    """Each run's label and reason for each of these that could not be read."""
-    return [(each.label, each.missing[name]) for each in reports for name in names if name in each.missing]
-
-
-def _not_logged(reports: Reports, kind: str, called: str) -> list[tuple[str, str]]:
-    """For each run without curves of this kind, why."""
-    reason = f"its log has no {called} line yet"
-    return [(each.label, each.missing.get("log", reason)) for each in reports if not getattr(each, kind)]
+    """Each run's label and reason for each of these that could not be read, or is not in its log."""
+    found = [(each.label, each.missing[name]) for each in reports for name in names if name in each.missing]
+    for kind, called in (("train", "training"), ("valid", "validation")):
+        reason = f"its log has no {called} line yet"
+        without = [each for each in reports if kind in names and not getattr(each, kind)]
+        found += [(each.label, each.missing.get("log", reason)) for each in without]
+    return found
 
 
 def _overview(reports: Reports) -> list[Block]:
@@ -126,7 +128,7 @@ def _overview(reports: Reports) -> list[Block]:
     names = dict.fromkeys(name for column in facts for name in column)
     rows = [[name, *(column.get(name) for column in facts)] for name in names]
     columns = dict.fromkeys(["", *(each.label for each in reports)], "")
-    return [Block(columns=columns, rows=rows, missing=_missing(reports, "recipe", "log"))]
+    return [Block(columns=columns, rows=rows)]
 
 
 def _facts(report: RunReport) -> dict[str, str]:
@@ -215,7 +217,7 @@ def _losses(reports: Reports) -> list[Block]:
         if name not in NOT_TERMS and measure_of(name) is None and not name.startswith(("unk_", "limited_"))
     ]
     figures += _train_figures(reports, STEERING)
-    return [Block(figures=figures, missing=_not_logged(reports, "train", "training"))]
+    return [Block(figures=figures)]
 
 
 def _scores(reports: Reports) -> list[Block]:
@@ -232,8 +234,7 @@ def _scores(reports: Reports) -> list[Block]:
             lines.setdefault(title, []).append((each.look, curve))
     figures = [(title, plots.curves([], lines[title], _head(title))) for title in sorted(lines)]
     columns = {"": "", "best": ".2f", "at update": ",", "last": ".2f", "last update": ","}
-    missing = _not_logged(reports, "valid", "validation")
-    return [Block(figures=figures, columns=columns, rows=rows, missing=missing)]
+    return [Block(figures=figures, columns=columns, rows=rows)]
 
 
 def _judged(log: Logbook) -> dict[str, list[Entry]]:
@@ -271,8 +272,7 @@ def _speed(reports: Reports) -> list[Block]:
         "median": "", "target tokens a second": ",.0f", "seconds an update": ".3f", "utilisation": ".0%",
         "all updates, validating, saving": "",
     }  # fmt: skip
-    figures, missing = _train_figures(reports, SPEED, from_zero=True), _not_logged(reports, "train", "training")
-    return [Block(figures=figures, columns=columns, rows=rows, missing=missing)]
+    return [Block(figures=_train_figures(reports, SPEED, from_zero=True), columns=columns, rows=rows)]
 
 
 def _data(reports: Reports) -> list[Block]:
@@ -280,10 +280,7 @@ def _data(reports: Reports) -> list[Block]:
     sharing: dict[str, list[RunReport]] = {}
     for each in (each for each in reports if each.manifest is not None):
         sharing.setdefault(str((each.manifest or {}).get("fingerprint", each.label)), []).append(each)
-    blocks = [Block(missing=_missing(reports, "manifest"))]
-    for group in sharing.values():
-        blocks += _shared_data(group, group[0].manifest or {})
-    return blocks
+    return [block for group in sharing.values() for block in _shared_data(group, group[0].manifest or {})]
 
 
 def _shared_data(group: Reports, manifest: Mapping[str, Any]) -> list[Block]:
@@ -350,7 +347,7 @@ def _lengths(reports: Reports) -> list[Block]:
         "": "", "sentences": ",", "exact": ".1%", "within 2": ".1%", "mean distance": ".2f", "mean difference": "+.2f"
     }  # fmt: skip
     figures = [("Predicted less real length", plots.length_errors(errors)), *pairs] if rows else []
-    return [Block(figures=figures, columns=columns, rows=rows), *without, Block(missing=_missing(reports, "probe"))]
+    return [Block(figures=figures, columns=columns, rows=rows), *without]
 
 
 def _calibration(reports: Reports) -> list[Block]:
@@ -365,7 +362,7 @@ def _calibration(reports: Reports) -> list[Block]:
             for each, found in having
         ]
     columns = {"": "", "tokens": ",", "accuracy": ".1%", "confidence": ".1%", "ECE": ".1f", "nats a token": ".3f"}
-    return [Block(figures=figures, columns=columns, rows=rows, missing=_missing(reports, "probe"))]
+    return [Block(figures=figures, columns=columns, rows=rows)]
 
 
 def _decodes(reports: Reports) -> list[Block]:
@@ -378,4 +375,4 @@ def _decodes(reports: Reports) -> list[Block]:
             block = sentences.setdefault((sentence.source, sentence.reference), Block(title, facts))
             decodes = [(f"{each.label}, {mode}", text, trace) for mode, text, trace in sentence.decodes]
             block.decodes = [*block.decodes, *decodes]
-    return [*sentences.values(), Block(missing=_missing(reports, "probe"))]
+    return list(sentences.values())

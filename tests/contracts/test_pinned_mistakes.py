@@ -1,6 +1,5 @@
 """What each kind of mistake ends with: its exit code, error and hint on stderr; nothing on stdout, nothing written."""
 
-import fcntl
 import shutil
 from pathlib import Path
 
@@ -100,23 +99,6 @@ def test_a_mistake_ends_with_its_code_and_words(spoiled: Path, mistake: str) -> 
 
 def seen(root: Path) -> list[str]:
     return [name for name in listing(root) if not name.split("/")[-1].startswith(".")]
-
-
-def test_a_run_in_use_is_left_alone(spoiled: Path) -> None:
-    with (spoiled / "runs/janus/.lock").open("r+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        more = ("--set", "training.updates=7", "--allow-change", "training.updates")
-        code, out, err = janus(spoiled, "train", "--resume", "--run", "runs/janus", *more)
-    assert (code, out, "\nerror: " in f"\n{err}", "\nhint: " in err) == (7, "", True, True)
-
-
-def test_a_training_that_explodes_says_so(tiny: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny / "data", tmp_path / "data")
-    shutil.copy(tiny / "tiny.yaml", tmp_path)
-    changes = ("--set", "training.learning_rate=1e30", "--set", "training.max_bad_steps=1")
-    code, out, err = janus(tmp_path, "train", "--recipe", "tiny.yaml", "--run", "x", "--device", "cpu", *changes)
-    assert (code, out, "\nerror: " in f"\n{err}", "\nhint: " in err) == (5, "", True, True)
-    assert not list((tmp_path / "x/checkpoints").glob("step-*"))
 
 
 def test_force_is_what_makes_a_run_anew(tiny: Path, tmp_path: Path) -> None:

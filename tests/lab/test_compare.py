@@ -7,7 +7,6 @@ import json
 import re
 import signal
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from janus_cli import recipe_load
 from janus_cli.core.knobs import JanusObjective
 from janus_cli.scoring.metrics import score
 from tests.faults import processes
+from tests.helpers import Janus, edit_json, read_json
 
-Compare = Callable[..., tuple[int, str, str]]
 QUICK = ("compare", "--recipe", "tiny.yaml", "--threads", "1", "--device", "cpu", "--no-speed")
 AR = ("--objectives", "ar", "--modes", "ar.beam1")
 MODES = ("--modes", "ar.beam1,nar4.lb1")
@@ -28,16 +27,14 @@ BROKEN = "broken: ar training.clip=0.0 training.learning_rate=1e30 training.warm
 
 
 @pytest.fixture
-def compare(tiny_recipe: Path, shell: Compare) -> Compare:
+def compare(tiny_recipe: Path, shell: Janus) -> Janus:
     """Runs the command; returns the exit code, stdout and stderr."""
     return partial(shell, *QUICK)
 
 
 def found(folder: str = "runs/compare-tiny") -> dict[str, Any]:
     """comparison.json."""
-    results = json.loads(Path(folder, "comparison.json").read_bytes())
-    assert isinstance(results, dict)
-    return results
+    return dict(read_json(f"{folder}/comparison.json"))
 
 
 def names(results: dict[str, Any]) -> list[str]:
@@ -50,7 +47,7 @@ def outputs(folder: str = "runs/compare-tiny") -> dict[str, int]:
     return {file.name: file.stat().st_mtime_ns for file in Path(folder, "outputs").iterdir()}
 
 
-def test_every_system_has_a_row_for_each_mode_that_it_can(compare: Compare) -> None:
+def test_every_system_has_a_row_for_each_mode_that_it_can(compare: Janus) -> None:
     pytest.importorskip("matplotlib")
     code, out, err = compare(
         "--objectives", "ar,cmlm,bang", "--steps", "3", "--modes", "ar.beam1,nar4.lb1,nar.eos,semi2", "--seeds", "1,2"
@@ -82,7 +79,7 @@ def test_every_system_has_a_row_for_each_mode_that_it_can(compare: Compare) -> N
     assert re.search(r">\s*cmlm\s*<", svg)
 
 
-def test_the_same_command_continues_and_a_larger_budget_trains_further(compare: Compare) -> None:
+def test_the_same_command_continues_and_a_larger_budget_trains_further(compare: Janus) -> None:
     command = ("--objectives", "ar,cmlm", "--modes", "ar.beam1,nar1.lb1", "--steps")
     assert compare(*command, "2")[0] == 0
     first, written = found(), outputs()
@@ -98,7 +95,7 @@ def test_the_same_command_continues_and_a_larger_budget_trains_further(compare: 
     assert '"kind": "resumed", "step": 2' in Path("runs/compare-tiny/ar.seed1/log.jsonl").read_text()
 
 
-def test_texts_are_kept_for_the_same_weights_text_and_options_only(compare: Compare) -> None:
+def test_texts_are_kept_for_the_same_weights_text_and_options_only(compare: Janus) -> None:
     command = ("--objectives", "ar", "--modes", "ar.beam5", "--steps", "2")
     assert compare(*command)[0] == 0
     file = Path("runs/compare-tiny/outputs/ar.seed1.ar.beam5.txt")
@@ -108,16 +105,16 @@ def test_texts_are_kept_for_the_same_weights_text_and_options_only(compare: Comp
     assert file.read_text() == "x\n" * 8
     assert compare(*command, "--force")[0] == 0
     assert file.read_text() == written
-    made_by = json.loads(file.with_suffix(".json").read_text())
+    made_by = read_json(file.with_suffix(".json"))
     assert made_by["options"]["length_penalty"] == 1.0
     for changed in ({"options": {**made_by["options"], "length_penalty": 0.5}}, {"text": "another"}, {"sha256": "0"}):
         file.write_text("x\n" * 8)
-        file.with_suffix(".json").write_text(json.dumps({**made_by, **changed}))
+        edit_json(file.with_suffix(".json"), **{**made_by, **changed})
         assert compare(*command)[0] == 0
         assert file.read_text() == written, changed
 
 
-def test_a_rate_that_falls_to_suit_the_updates_allows_no_more(compare: Compare) -> None:
+def test_a_rate_that_falls_to_suit_the_updates_allows_no_more(compare: Janus) -> None:
     command = (*AR, "--set", "training.schedule=cosine", "--steps")
     assert compare(*command, "2")[0] == 0
     code, _, err = compare(*command, "4")
@@ -126,7 +123,7 @@ def test_a_rate_that_falls_to_suit_the_updates_allows_no_more(compare: Compare) 
     assert compare(*command, "4", "--force")[0] == 0
 
 
-def test_the_table_says_in_what_a_training_was_not_equal(compare: Compare) -> None:
+def test_the_table_says_in_what_a_training_was_not_equal(compare: Janus) -> None:
     code, out, err = compare(
         "--objectives", "ar,janus", "--steps", "4", "--modes", "ar.beam1", "--average", "5",
         "--set", "training.save_every=2", "--variant", "late: janus objective.kl_start=2 objective.kl_warmup=4",
@@ -139,12 +136,12 @@ def test_the_table_says_in_what_a_training_was_not_equal(compare: Compare) -> No
     assert found()["systems"][0]["training"]["averaged"] == 2
 
 
-def test_data_without_a_test_split_is_found_before_anything_is_trained(compare: Compare) -> None:
+def test_data_without_a_test_split_is_found_before_anything_is_trained(compare: Janus) -> None:
     assert compare(*AR, "--steps", "1")[0] == 0
     manifest = Path("data/tiny.src-tgt/manifest.json")
-    about = json.loads(manifest.read_text())
-    del about["files"]["test.source.txt"]
-    manifest.write_text(json.dumps(about))
+    files = read_json(manifest)["files"]
+    del files["test.source.txt"]
+    edit_json(manifest, files=files)
     for more in ([], ["--dry-run"]):
         code, _, err = compare(*AR, "--steps", "1", "--out", "other", *more)
         assert code == 3
@@ -158,7 +155,7 @@ def test_data_without_a_test_split_is_found_before_anything_is_trained(compare: 
      (["--data-dir", "nowhere"], "nowhere"), (["--set", "tokenizer.vocabulary=50"], "tokenizer.vocabulary")],
 )  # fmt: skip
 def test_data_that_no_system_can_use_is_found_before_anything_is_trained(
-    compare: Compare, more: list[str], thing: str
+    compare: Janus, more: list[str], thing: str
 ) -> None:
     assert compare("--objectives", "ar", "--dry-run")[0] == 0
     if "--set" in more:
@@ -170,7 +167,7 @@ def test_data_that_no_system_can_use_is_found_before_anything_is_trained(
     assert not Path("runs").exists()
 
 
-def test_minutes_are_an_equal_budget_too_and_json_is_printed_instead_of_the_table(compare: Compare) -> None:
+def test_minutes_are_an_equal_budget_too_and_json_is_printed_instead_of_the_table(compare: Janus) -> None:
     code, out, _ = compare(*AR, "--minutes", "0.01", "--json")
     assert (code, json.loads(out)) == (0, found())
     training = found()["systems"][0]["training"]
@@ -179,7 +176,7 @@ def test_minutes_are_an_equal_budget_too_and_json_is_printed_instead_of_the_tabl
     assert "0.01 minutes of updates each" in TABLE.read_text()
 
 
-def test_all_rows_are_timed_in_turn_and_what_fails_says_why(compare: Compare) -> None:
+def test_all_rows_are_timed_in_turn_and_what_fails_says_why(compare: Janus) -> None:
     modes = ("--modes", "ar.beam1,spec.redraft-joint", "--speed")
     code, out, err = compare("--objectives", "ar,cmlm,janus", "--steps", "2", *modes)
     assert code == 1
@@ -214,7 +211,7 @@ def test_all_rows_are_timed_in_turn_and_what_fails_says_why(compare: Compare) ->
         (["--modes", "nar0"], "--modes nar0: there is no such row"),
     ],
 )
-def test_mistakes_are_found_before_anything_is_trained(compare: Compare, arguments: list[str], words: str) -> None:
+def test_mistakes_are_found_before_anything_is_trained(compare: Janus, arguments: list[str], words: str) -> None:
     Path("theirs").mkdir()
     Path("theirs/letter.txt").write_text("dear")
     code, out, err = compare(*arguments)
@@ -225,7 +222,7 @@ def test_mistakes_are_found_before_anything_is_trained(compare: Compare, argumen
         assert compare(*arguments, "--dry-run")[0] == 2
 
 
-def test_a_dry_run_writes_nothing(compare: Compare) -> None:
+def test_a_dry_run_writes_nothing(compare: Janus) -> None:
     code, out, err = compare("--objectives", "ar,cmlm", "--dry-run")
     assert (code, out) == (0, "")
     assert "ar.seed1: begins in runs/compare-tiny/ar.seed1" in err
@@ -233,7 +230,7 @@ def test_a_dry_run_writes_nothing(compare: Compare) -> None:
     assert not Path("runs").exists()
 
 
-def test_variants_are_systems_of_their_own(compare: Compare) -> None:
+def test_variants_are_systems_of_their_own(compare: Janus) -> None:
     """Each has a run with its knobs, rows under its name, and a note that says what it changes."""
     first = (*AR, "--steps", "2", "--out", "base")
     assert compare(*first)[0] == 0
@@ -251,7 +248,7 @@ def test_variants_are_systems_of_their_own(compare: Compare) -> None:
     recipe = recipe_load.load(str(run / "recipe.yaml"))
     assert isinstance(recipe.objective, JanusObjective)
     assert (recipe.objective.glance, recipe.objective.noise.full) == (0.5, 1.0)
-    assert "from" in json.loads((run / "manifest.json").read_text())
+    assert "from" in read_json(run / "manifest.json")
     assert compare(*command)[0] == 0  # what exists already is kept
     assert compare(*command[:-2])[0] == 0  # nothing new is asked for
     for more in (["--objectives", "ar,janus"], ["--from", "runs/compare-tiny/glance.seed1"]):
@@ -260,7 +257,7 @@ def test_variants_are_systems_of_their_own(compare: Compare) -> None:
         assert f"not all would begin with the same weights: ar.seed1 with {origin}" in err
 
 
-def test_the_table_is_that_of_one_after_the_other(compare: Compare) -> None:
+def test_the_table_is_that_of_one_after_the_other(compare: Janus) -> None:
     what = ("--objectives", "ar,cmlm", "--steps", "3", "--average", "2", "--set", "training.save_every=1", *MODES)
     code, _, err = compare(*what, "--out", "together", "--jobs", "2")
     assert code == 0, err
@@ -276,7 +273,7 @@ def test_the_table_is_that_of_one_after_the_other(compare: Compare) -> None:
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
-def test_a_training_that_fails_is_a_row_that_says_why(compare: Compare, jobs: str) -> None:
+def test_a_training_that_fails_is_a_row_that_says_why(compare: Janus, jobs: str) -> None:
     code, out, err = compare("--objectives", "ar", "--variant", BROKEN, "--steps", "9", "--jobs", jobs, *MODES)
     assert code == 1
     assert "1 of the rows failed" in err
@@ -285,7 +282,7 @@ def test_a_training_that_fails_is_a_row_that_says_why(compare: Compare, jobs: st
     assert names(found()) == ["ar ar.beam1"]
 
 
-def test_forced_trainings_that_fail_do_not_leave_the_old_ones_in_the_table(compare: Compare, tiny_recipe: Path) -> None:
+def test_forced_trainings_that_fail_do_not_leave_the_old_ones_in_the_table(compare: Janus, tiny_recipe: Path) -> None:
     command = ("--objectives", "ar", "--variant", "wide: ar model.width=24", "--steps", "2", "--jobs", "2", *MODES)
     start = processes.go(tiny_recipe, "start", "training.updates=1").parent
     assert compare(*command)[0] == 0
