@@ -136,7 +136,7 @@ class Lines:
                 number += 1
                 if not line.endswith(b"\n"):
                     self._skip_rest(file, number)
-                if number == 1 and not (line := _without_bom(self.path, line, quiet=self.quiet)):
+                if number == 1 and not (line := self._without_bom(line)):
                     return
                 line = line.removesuffix(b"\n")
                 is_cut = len(line) > longest
@@ -148,44 +148,38 @@ class Lines:
         while (rest := file.readline(BLOCK)) and not rest.endswith(b"\n"):
             skipped += len(rest)
             if self.strict or skipped > ENDLESS_LINE:
-                raise _too_long(self.path, number)
+                raise self._too_long(number)
+
+    def _without_bom(self, start: bytes) -> bytes:
+        if start.startswith(GZIP):
+            raise DataError(
+                f"{self.name} is compressed", f"decompress it first, as in `{command('gunzip', '-c', self.path)}`"
+            )
+        if start.startswith(BOM) and not self.quiet:
+            console.say(f"{self.name}: byte order mark removed")
+        return start.removeprefix(BOM)
 
     def _decoded(self, line: bytes, number: int, is_cut: bool) -> str:
         if self.strict and is_cut:
-            raise _too_long(self.path, number)
+            raise self._too_long(number)
         self.cut += is_cut
         try:
             return line.decode(errors="surrogateescape" if self.keep_bytes else "strict")
         except UnicodeDecodeError as problem:
             if self.strict:
-                raise _not_utf8(self.path, number, problem.start + 1, problem) from None
+                byte, reason = line[problem.start], problem.reason
+                raise DataError(
+                    f"{self.name}:{number}:{problem.start + 1}: byte 0x{byte:02x} is not UTF-8 ({reason})",
+                    "convert the text (`iconv -t UTF-8`); `janus preprocess` can also take --bad-utf8 skip or replace",
+                ) from None
             # If a line was cut, its last character may be incomplete: that is no mistake of the text.
             text = codecs.getincrementaldecoder("utf-8")("replace").decode(line, final=not is_cut)
             self.bad_utf8 += not line.startswith(text.encode())
             return text
 
-
-def _without_bom(path: Path, start: bytes, *, quiet: bool) -> bytes:
-    if start.startswith(GZIP):
-        raise DataError(
-            f"{name_of(path)} is compressed", f"decompress it first, as in `{command('gunzip', '-c', path)}`"
-        )
-    if start.startswith(BOM) and not quiet:
-        console.say(f"{name_of(path)}: byte order mark removed")
-    return start.removeprefix(BOM)
-
-
-def _too_long(path: Path, number: int) -> DataError:
-    limit = f"{LONGEST_LINE >> 20} MiB"
-    return DataError(f"{name_of(path)}:{number}: this line is longer than {limit}: is this a text file?")
-
-
-def _not_utf8(path: Path, number: int, column: int, problem: UnicodeDecodeError) -> DataError:
-    byte = problem.object[problem.start]
-    return DataError(
-        f"{name_of(path)}:{number}:{column}: byte 0x{byte:02x} is not UTF-8 ({problem.reason})",
-        "convert the text (`iconv -t UTF-8`); `janus preprocess` can also take --bad-utf8 skip or replace",
-    )
+    def _too_long(self, number: int) -> DataError:
+        limit = f"{LONGEST_LINE >> 20} MiB"
+        return DataError(f"{self.name}:{number}: this line is longer than {limit}: is this a text file?")
 
 
 @dataclass(frozen=True)

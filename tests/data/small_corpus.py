@@ -1,7 +1,8 @@
-"""A corpus of a few lines, and recipes for it."""
+"""A corpus of a few lines, and recipes for it; files, gzipped or not."""
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ def put(folder: Path, split: str, *sides: list[str]) -> None:
     folder.mkdir(exist_ok=True)
     for suffix, lines in zip(("de", "en"), sides, strict=False):
         (folder / f"{split}.{suffix}").write_bytes("".join(f"{line}\n" for line in lines).encode())
+
+
+def put_file(path: Path, data: str | bytes) -> Path:
+    """A file, gzipped if its name ends in .gz in whatever case."""
+    data = data.encode() if isinstance(data, str) else data
+    path.write_bytes(gzip.compress(data) if path.suffix.lower() == ".gz" else data)
+    return path
 
 
 def recipe_for(folder: Path | None = CORPUS, *, data: dict[str, Any] | None = None, **tokenizer: Any) -> Recipe:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 
 import pytest
+from small_corpus import put_file
 
 from janus_cli.data import corpus
 from janus_cli.data.corpus import Split, chunks, sample, survey
@@ -14,14 +14,9 @@ from janus_cli.errors import DataError
 from janus_cli.recipe import Data
 
 
-def put(path: Path, data: bytes) -> Path:
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
-    return path
-
-
 def corpus_of(folder: Path, files: dict[str, bytes]) -> Path:
     for name, data in files.items():
-        put(folder / name, data)
+        put_file(folder / name, data)
     return folder
 
 
@@ -72,11 +67,11 @@ def test_unequal_line_counts_name_the_line_where_they_go_apart(tmp_path: Path, l
 
 
 def test_the_sample_is_spread_evenly_without_empty_and_broken_lines(tmp_path: Path) -> None:
-    side = check(Lines(put(tmp_path / "x", b"".join(b"%d\n" % number for number in range(100)))))
+    side = check(Lines(put_file(tmp_path / "x", b"".join(b"%d\n" % number for number in range(100)))))
     assert [int(line) for line in sample(side, 4, str)] == [0, 25, 50, 75]
     assert [int(line) for line in sample(side, 3, str)] == [0, 34, 67]
     assert len(list(sample(side, 1000, str))) == 100
-    path = put(tmp_path / "x", b"A\r\n\n\xff\nB")
+    path = put_file(tmp_path / "x", b"A\r\n\n\xff\nB")
     assert list(sample(TextFile(path, 4, 0, ""), 9, str.lower)) == ["a", "b"]
 
 
@@ -86,7 +81,7 @@ def test_chunks_are_bounded_by_lines_and_by_bytes(
 ) -> None:
     monkeypatch.setattr(corpus, "CHUNK_LINES", lines)
     monkeypatch.setattr(corpus, "CHUNK_BYTES", size)
-    source, target = (check(Lines(put(tmp_path / name, b"aaaa\nb\n\nd\ne"))) for name in "xy")
+    source, target = (check(Lines(put_file(tmp_path / name, b"aaaa\nb\n\nd\ne"))) for name in "xy")
     found = list(chunks(Split("train", {"source": source, "target": target})))
     assert len(found) == 3
     assert [b"".join(line for chunk in found for line in chunk[side]) for side in (0, 1)] == [b"aaaa\nb\n\nd\ne"] * 2

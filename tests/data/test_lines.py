@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_corpus import put_file
 
 from janus_cli.data import lines as module
 from janus_cli.data.corpus import Split, chunks
@@ -32,11 +33,6 @@ TEXTS: list[tuple[bytes, list[str]]] = [
     (f"{ODD}\nz\n\x00".encode(), [ODD, "z", "\0"]),
     ("ä\n€\n😀\n".encode(), ["ä", "€", "😀"]),
 ]
-
-
-def put(path: Path, data: bytes) -> Path:
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
-    return path
 
 
 def from_stdin(data: bytes) -> tuple[list[str], Lines]:
@@ -59,22 +55,23 @@ def every_reading(path: Path) -> list[list[str]]:
     return [encoded, list(strictly(path)), list(Lines(path)), from_stdin(data)[0]]
 
 
-@pytest.mark.parametrize("name", ["x.de", "x.de.gz"])
 @pytest.mark.parametrize(("data", "expected"), TEXTS)
 def test_a_line_ends_at_the_newline_and_nowhere_else(
-    tmp_path: Path, name: str, data: bytes, expected: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, expected: list[str]
 ) -> None:
-    path = put(tmp_path / name, data)
+    monkeypatch.setattr(module, "BLOCK", 7)
+    path = put_file(tmp_path / "x.de", data)
     assert every_reading(path) == [expected] * 4
-    assert check(strictly(path)).lines == len(expected)
+    assert check(strictly(path)).lines == Lines(path).count() == len(expected)
     assert list(Lines(path, str.upper)) == [line.upper() for line in expected]
+    assert Lines(STDIN).count() is None
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"])), min_size=1))
 def test_lines_come_back_whatever_they_hold(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
     if lines[0].startswith("\ufeff"):
         lines[0] = "x"
-    path = put(tmp_path_factory.mktemp("t") / "x", "".join(f"{line}\n" for line in lines).encode())
+    path = put_file(tmp_path_factory.mktemp("t") / "x", "".join(f"{line}\n" for line in lines).encode())
     assert every_reading(path) == [[line.removesuffix("\r") for line in lines]] * 4
 
 
@@ -112,26 +109,17 @@ def test_of_a_long_line_the_start_is_read_and_the_next_line_is_its_own(
         assert (found, text.cut) == (["x" * min(size, 20), "y" * min(size, 20)], cut)
 
 
-@pytest.mark.parametrize("text", ["", "\n", "a", "a\n", "a\n\nb", "a\r\x0b\u2028b\nc", "long" * 9 + "\n" * 9 + "end"])
-def test_lines_are_counted_where_that_is_cheap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr(module, "BLOCK", 7)
-    path = put(tmp_path / "text", text.encode())
-    assert Lines(path).count() == len(list(Lines(path)))
-    for other in (put(tmp_path / "text.gz", text.encode()), tmp_path, STDIN):
-        assert Lines(other).count() is None
-
-
 def test_a_bom_is_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, data in (("plain", b"a\n"), ("marked", b"\xef\xbb\xbfa\n")):
-        list(Lines(put(tmp_path / name, data)))
+        list(Lines(put_file(tmp_path / name, data)))
     assert capsys.readouterr().err == f"{tmp_path}/marked: byte order mark removed\n"
 
 
 def test_sha256_and_size_are_those_of_the_file_on_disk_and_bad_utf8_may_be_left_to_the_encoder(tmp_path: Path) -> None:
-    file = check(Lines(put(tmp_path / "x", b"a\n")))
+    file = check(Lines(put_file(tmp_path / "x", b"a\n")))
     assert file.sha256 == "87428fc522803d31065e7bce3cf03fe475096631e5e07bbd7a0fde60c4cf25c7"  # echo a | sha256sum
     assert file.bytes == 2
-    assert check(strictly(put(tmp_path / "x", b"\xff\nb\n"), keep_bytes=True)).lines == 2
+    assert check(strictly(put_file(tmp_path / "x", b"\xff\nb\n"), keep_bytes=True)).lines == 2
 
 
 @pytest.mark.parametrize(
@@ -146,7 +134,7 @@ def test_sha256_and_size_are_those_of_the_file_on_disk_and_bad_utf8_may_be_left_
     ],
 )
 def test_invalid_utf8_is_refused_with_its_place(tmp_path: Path, data: bytes, place: str) -> None:
-    path = put(tmp_path / "x.de", data)
+    path = put_file(tmp_path / "x.de", data)
     with pytest.raises(DataError) as caught:
         check(strictly(path))
     assert caught.value.message.startswith(f"{path}{place}")
@@ -219,9 +207,9 @@ def test_a_pipe_is_said_to_be_waited_for_and_refused_where_it_would_be_read_agai
 def test_no_line_may_be_endless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BLOCK", 8)
     monkeypatch.setattr(module, "LONGEST_LINE", 20)
-    path = put(tmp_path / "x", b"aaa\n" + b"b" * 20 + b"\nc\n")
+    path = put_file(tmp_path / "x", b"aaa\n" + b"b" * 20 + b"\nc\n")
     assert check(strictly(path)).lines == 3
-    path = put(tmp_path / "x", b"aaa\n" + b"b" * 40 + b"\nc\n")
+    path = put_file(tmp_path / "x", b"aaa\n" + b"b" * 40 + b"\nc\n")
     with pytest.raises(DataError, match="x:2: this line is longer"):
         check(strictly(path))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_corpus import put_file
 
 from janus_cli.data.extract import source_lines
 from janus_cli.data.lines import STDIN, check
@@ -24,10 +24,7 @@ Names = tuple[str, ...]
 
 
 def put(name: str, text: str | bytes) -> Path:
-    """The file with this text, gzipped if its name ends in .gz in whatever case."""
-    path, data = Path(name), text.encode() if isinstance(text, str) else text
-    path.write_bytes(gzip.compress(data) if path.suffix.lower() == ".gz" else data)
-    return path
+    return put_file(Path(name), text)
 
 
 def texts(path: Path, *columns: str) -> list[list[Cell]]:
