@@ -20,8 +20,7 @@ from janus_cli.cli import main
 from janus_cli.core.batch import Batch, collate
 from janus_cli.core.knobs import Model
 from janus_cli.core.model import Transformer
-from tests.helpers import Janus as Janus
-from tests.helpers import Result
+from tests.helpers import Janus, Result
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("janus", deadline=None)  # what else the machine does decides no test

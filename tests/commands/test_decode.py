@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from untrained import CHANGES, LINES, Janus, lines, make_run, records, source
+from untrained import CHANGES, LINES, lines, make_run, records, source
 
 from janus_cli import recipe_load
 from janus_cli.core.knobs import OBJECTIVES as OBJECTIVE_KNOBS
@@ -25,6 +25,7 @@ from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.decoding.modes import modes
 from janus_cli.files import copy_files
 from janus_cli.training import checkpoint
+from tests.helpers import Janus
 
 KEPT = Path("runs/janus/decode")
 STEPS = Path("runs/janus/checkpoints")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from torch import Tensor
-from untrained import LINES, Janus, Stop, lines, records, source
+from untrained import LINES, Stop, lines, records, source
 
 from janus_cli import load
 from janus_cli.core.batch import UNK
@@ -17,6 +17,7 @@ from janus_cli.core.model import Transformer
 from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.runs import teacher
 from tests.faults.processes import relabel
+from tests.helpers import Janus
 
 KEPT = Path("runs/janus/decode")
 OFF = [

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from untrained import LINES, Janus, Stop, lines, resume_command, source
+from untrained import LINES, Stop, lines, resume_command, source
 
 from janus_cli import console
 from janus_cli.core.generate import Generator
@@ -26,6 +26,7 @@ from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.decoding import decode
 from janus_cli.device import SIGNALS
 from janus_cli.training import checkpoint
+from tests.helpers import Janus
 
 SMALL = ("--batch-sentences", "2")  # windows of four lines, see `stop`
 BEGUN = ("--input", "text", "--output", "mine", *SMALL)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from untrained import CHANGES, Janus, Stop, resume_command
+from untrained import CHANGES, Stop, resume_command
 
 from janus_cli import recipe_load
 from janus_cli.core.batch import EOS, pad
@@ -21,6 +21,7 @@ from janus_cli.decoding import distill as distilling
 from janus_cli.errors import DataError
 from janus_cli.runs import teacher
 from janus_cli.training.checkpoint import fingerprint, load_model
+from tests.helpers import Janus
 
 OUT = Path("data/demo-distilled.src-tgt")
 SMALL = ("--batch-sentences", "16")

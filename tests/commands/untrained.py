@@ -13,7 +13,6 @@ from janus_cli import recipe_load
 from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.files import copy_files, write_atomically
 from janus_cli.training import checkpoint
-from tests.helpers import Janus as Janus
 from tests.helpers import edit_json
 
 Stop = Callable[[int, Callable[[], object]], None]

@@ -28,7 +28,7 @@ from janus_cli.data import store
 from janus_cli.data.store import StoreWriter
 from janus_cli.errors import CheckpointError, is_about_memory
 from janus_cli.training import checkpoint
-from tests.conftest import Janus
+from tests.helpers import Janus
 
 Patch = pytest.MonkeyPatch
 RUN, ROOT = Path("run"), Path("run/checkpoints")

@@ -15,8 +15,8 @@ from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 from janus_cli.training.average import average_checkpoints, running_mean
 from janus_cli.training.checkpoint import MODEL, load_model
-from tests.conftest import Janus
 from tests.faults.processes import go
+from tests.helpers import Janus
 
 RUN = Run(Path("run"))
 

@@ -12,8 +12,8 @@ from janus_cli.data.prepared import open_prepared
 from janus_cli.data.store import Store
 from janus_cli.training import limits
 from janus_cli.training.limits import SPARE, fitted, settled
-from tests.conftest import Janus
 from tests.faults.processes import make_trainer
+from tests.helpers import Janus
 
 
 def lets_through(source: np.ndarray, target: np.ndarray, ratio: float, extra: int) -> float:

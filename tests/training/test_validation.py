@@ -29,8 +29,8 @@ from janus_cli.training.best import rank
 from janus_cli.training.inspect import describe
 from janus_cli.training.trainer import Trainer
 from janus_cli.training.validation import sample
-from tests.conftest import Janus
 from tests.faults.processes import entries, go, make_trainer, relabel, state
+from tests.helpers import Janus
 
 LOG = Path("run/log.jsonl")
 EACH = ("training.validate_every=1", "training.save_every=1")
