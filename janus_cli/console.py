@@ -6,15 +6,16 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Column, Table
 from rich.text import Text
 
 from janus_cli.terminal import fitting, visible
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 Item = TypeVar("Item")
 
@@ -86,6 +87,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
     Where it does not fit, titles break at spaces, then the first column shrinks; then every cell gets a line.
     """
+    from rich.table import Table  # here, because most commands draw neither tables nor bars
+
     heads, cells = [_shown(column) for column in columns], [[_shown(cell) for cell in row] for row in rows]
     width = Console(file=sys.stdout).width if sys.stdout.isatty() else 160
     widths = _widths(heads, cells, width)
@@ -139,6 +142,9 @@ class progress:
         self.bar: Progress | None = None
         console = _Stderr()
         if sys.stderr.isatty() and not quiet and not console.is_dumb_terminal:
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+            from rich.table import Column
+
             wide = console.width >= DRAWN + WORDS
             drawn = [BarColumn(bar_width=20), TimeElapsedColumn()] if wide else []
             room = Column(no_wrap=True, max_width=console.width - DRAWN * wide)

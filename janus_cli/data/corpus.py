@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import combinations, zip_longest
+from itertools import combinations, islice
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +28,12 @@ from janus_cli.terminal import command
 SPLITS, SIDES = ("train", "valid", "test"), ("source", "target")
 TABLE = "table"  # what a split's files may be, besides its sides and references
 CHUNK_LINES, CHUNK_BYTES = 4000, 1 << 22  # limits of a chunk of pairs, which a worker encodes at a time
+AT_ONCE = 16  # lines that are read before the limits are looked at
 PLACES = (
     "name the folder with --data-dir, the suffixes with --set data.source=… --set data.target=…, "
     "or the files with --train, --valid and --test"
 )
-Chunk = list[list[bytes]]  # lines of each side; where there are references, a JSON list a line
+Chunk = list[bytes]  # some whole lines of each side; where there are references, a JSON list a line
 Paths = dict[str, Path]  # a split's table, or its sides, and its references
 
 
@@ -226,17 +227,18 @@ def must_be_unchanged(splits: Sequence[Split]) -> None:
 
 def chunks(split: Split) -> Iterator[Chunk]:
     """All lines of the split, in order. Chunk boundaries depend on the text alone."""
-    chunk: Chunk = [[] for _ in split.sides]
-    size = 0
-    for row in zip_longest(*(raw_lines(file.text) for file in split.sides.values()), fillvalue=b""):
-        for side, line in zip(chunk, row, strict=True):
-            side.append(line)
-            size += len(line)
-        if len(chunk[0]) == CHUNK_LINES or size >= CHUNK_BYTES:
-            yield chunk
-            chunk, size = [[] for _ in split.sides], 0
+    files = [raw_lines(file.text) for file in split.sides.values()]
+    chunk: list[list[bytes]] = [[] for _ in files]
+    lines = size = 0
+    while any(some := [b"".join(islice(file, AT_ONCE)) for file in files]):
+        for side, part in zip(chunk, some, strict=True):
+            side.append(part)
+        lines, size = lines + AT_ONCE, size + sum(map(len, some))
+        if lines >= CHUNK_LINES or size >= CHUNK_BYTES:
+            yield [b"".join(side) for side in chunk]
+            chunk, lines, size = [[] for _ in files], 0, 0
     if size:
-        yield chunk
+        yield [b"".join(side) for side in chunk]
 
 
 def sample(file: TextFile, most: int, clean: Callable[[str], str]) -> Iterator[str]:

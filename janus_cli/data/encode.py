@@ -26,7 +26,7 @@ from janus_cli.data.lines import BadUtf8, cleaner
 from janus_cli.data.references import texts_in
 from janus_cli.data.store import Ragged
 from janus_cli.data.tokenizer import Tokenizers, join, load_tokenizers
-from janus_cli.errors import JanusError
+from janus_cli.errors import DataError, JanusError
 from janus_cli.recipe import Data
 from janus_cli.system import ctrl_c_blocked
 
@@ -59,8 +59,12 @@ def encode(tokenizers: Tokenizers, data: Data, bad_utf8: BadUtf8, split: Split, 
 
     bad_utf8: a pair with bad bytes is dropped (`skip`), else they are replaced; always replaced in a test split.
     """
-    count, bad, clean = len(chunk[0]), set[int](), cleaner(data.clean)
+    bad, clean = set[int](), cleaner(data.clean)
     sides = [[clean(line) for line in _texts(side, bad)] for side in chunk[:2]]
+    references = [side.removesuffix(b"\n").split(b"\n") for side in chunk[2:]]
+    if len({*map(len, sides), *map(len, references)}) > 1:
+        raise DataError("the text was changed while it was read", "prepare it when it is complete")
+    count = len(sides[0])
     sources, targets = sides if len(sides) == 2 else (sides[0], [""] * count)
     source_ids, long = shortened(data, Ragged.of(tokenizers.source.encode(sources)))
     target_rows = tokenizers.target.encode(targets)
@@ -71,7 +75,7 @@ def encode(tokenizers: Tokenizers, data: Data, bad_utf8: BadUtf8, split: Split, 
     texts: tuple[list[str], ...] = ()
     if split.name != "train":
         texts = list(compress(sources, kept)), [join(line, tokenizers.joiner) for line in compress(targets, kept)]
-        for side in chunk[2:]:
+        for side in references:
             texts += ([_references(line, clean, tokenizers.joiner) for line in compress(side, kept)],)
     elif data.deduplicate:
         keys = [pair_hash(*pair) for pair in compress(zip(sources, targets, strict=True), kept)]
@@ -89,15 +93,17 @@ def _references(line: bytes, clean: Callable[[str], str], joiner: str) -> str:
     return json.dumps(texts_in(join(clean(text), joiner) for text in json.loads(line)), ensure_ascii=False)
 
 
-def _texts(lines: list[bytes], bad: set[int]) -> list[str]:
+def _texts(block: bytes, bad: set[int]) -> list[str]:
     """Lines as text; bytes that are not UTF-8 become U+FFFD, and the numbers of these lines are added to `bad`."""
-    lines = [line.removesuffix(b"\n").removesuffix(b"\r") for line in lines]
+    if not block.endswith(b"\n"):
+        block += b"\n"
     try:
-        return [line.decode() for line in lines]
+        text = block.decode()
     except UnicodeDecodeError:
-        texts = [line.decode(errors="replace") for line in lines]
-        bad.update(number for number, line in enumerate(lines) if texts[number].encode() != line)
-        return texts
+        text = block.decode(errors="replace")
+        both = zip(block.split(b"\n"), text.split("\n"), strict=True)
+        bad.update(number for number, (line, mended) in enumerate(both) if mended.encode() != line)
+    return text.replace("\r\n", "\n").split("\n")[:-1]
 
 
 def pair_hash(source: str, target: str) -> bytes:

@@ -40,7 +40,7 @@ def encode(
 def encode_with(
     data: Data, folder: Path, split: str, pairs: Sequence[Sequence[bytes]], bad_utf8: BadUtf8 = "stop"
 ) -> Encoded:
-    chunk = [list(side) for side in zip(*pairs, strict=True)]
+    chunk = [b"".join(line.removesuffix(b"\n") + b"\n" for line in side) for side in zip(*pairs, strict=True)]
     texts = {side: TextFile(Path(side), len(pairs), 0, "") for side, _ in zip(SIDES, chunk, strict=False)}
     return module.encode(load_tokenizers(folder), data, bad_utf8, Split(split, texts), chunk)
 

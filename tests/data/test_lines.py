@@ -89,7 +89,7 @@ def test_bad_bytes_are_replaced_and_lines_with_them_counted() -> None:
     assert found == ["ok", "\ufffdx\ufffd", "\ufffd", "\ufffd"]
     assert text.bad_utf8 == 2  # a U+FFFD that was there is text
     bad: set[int] = set()
-    assert _texts([b"\xff a\r\n", b"b\rc\n", b"\xef\xbf\xbd", b""], bad) == ["\ufffd a", "b\rc", "\ufffd", ""]
+    assert _texts(b"\xff a\r\nb\rc\n\xef\xbf\xbd\n\r", bad) == ["\ufffd a", "b\rc", "\ufffd", ""]
     assert bad == {0}
 
 
