@@ -105,7 +105,7 @@ def test_an_interrupted_split_is_resumed_in_all_its_files(
     shutil.rmtree(KEPT)
     stop(3, stopped)
     code, part, err = janus("--mode", mode, *SMALL, "--output", "mine")
-    assert (code, part) == ({"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138}[number.name], "")
+    assert (code, part) == (128 + number, "")
     assert f"stopped by {number.name}; 12 finished lines are kept in " in err
     assert [signal.getsignal(each) for each in SIGNALS] == before
     assert janus(*resume_command(err))[:2] == (0, "")
