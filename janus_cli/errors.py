@@ -91,6 +91,7 @@ _SYSTEM: dict[int, tuple[type[JanusError], str]] = {  # what a user can act on i
     errno.ELOOP: (UsageError, "its links lead in a circle: see `ls -l`"),
     errno.ENOTDIR: (UsageError, "a part of this path is a file, not a folder"),
     errno.EISDIR: (UsageError, "name a file, not a folder"),
+    errno.EEXIST: (UsageError, "a file of this name is in the way: choose another place"),
     errno.ENXIO: (UsageError, "name a file or a folder, no device"),
     errno.EBADF: (JanusError, "stdout is closed, as by `>&-`"),
     errno.ENOENT: (DataError, "is the path right, or was it removed meanwhile?"),

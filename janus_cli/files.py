@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from janus_cli import console, system
-from janus_cli.errors import FULL, DataError, JanusError, UsageError, check_machine
+from janus_cli.errors import FULL, DataError, UsageError
 from janus_cli.system import sync
 
 MANIFEST = "manifest.json"
@@ -57,15 +57,14 @@ def must_be_free(out: Path, *, force: bool, is_ours: Callable[[Path], bool], wha
 
 @contextmanager
 def whole_folder(
-    out: Path, *, force: bool, is_ours: Callable[[Path], bool], what: str, error: type[JanusError] = DataError,
-    patience: float = inf,
-) -> Iterator[Path]:  # fmt: skip
+    out: Path, *, force: bool, is_ours: Callable[[Path], bool], what: str, patience: float = inf
+) -> Iterator[Path]:
     """A working folder that becomes `out` on a clean exit, and is removed otherwise.
 
     Beside `out` lie `.NAME.making`, the working folder; `.NAME.replaced`, an earlier `out` until the new one has its
     name; and `.NAME.lock`, held all the while: other processes wait, and the next one cleans up after a killed one.
 
-    force, is_ours, what: see `must_be_free`. error: raised if `out` cannot be written. patience: seconds to wait.
+    force, is_ours, what: see `must_be_free`. patience: seconds to wait.
 
     Raises:
         UsageError: see `must_be_free`.
@@ -76,21 +75,18 @@ def whole_folder(
     working, replaced, lock = _places(final)
     new_parent = not final.parent.exists()
     with ExitStack() as stack:
-        try:
-            check()
-            final.parent.mkdir(parents=True, exist_ok=True)
-            if new_parent:
-                stack.callback(_remove_if_empty, final.parent)
-            sweep(final.parent)
-            wait = partial(_say_waiting, out)
-            stack.enter_context(locked(lock, wait, patience))
-            stack.callback(_remove_lock, lock)
-            _tidy(final)
-            check()  # an earlier one may have come back
-            working.mkdir()
-        except OSError as problem:
-            check_machine(problem)
-            raise error(f"cannot write {out}: {problem.strerror}", "name another folder with --out") from None
+        check()
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if new_parent:
+            stack.callback(_remove_if_empty, final.parent)
+        sweep(final.parent)
+        stack.enter_context(
+            locked(lock, lambda holder: console.say(f"waiting for {holder}, which makes {out}"), patience)
+        )
+        stack.callback(_remove_lock, lock)
+        _tidy(final)
+        check()  # an earlier one may have come back
+        working.mkdir()
         try:
             with naming(out):
                 yield working
@@ -104,10 +100,6 @@ def whole_folder(
             sync(final.parent)
         finally:
             _tidy(final)
-
-
-def _say_waiting(out: Path, holder: str) -> None:
-    console.say(f"waiting for {holder}, which makes {out}")
 
 
 def _places(final: Path) -> tuple[Path, Path, Path]:

@@ -26,29 +26,21 @@ from janus_cli.documents import (
 from janus_cli.errors import CheckpointError, DataError
 
 STATE = {"source_vocabulary": 20, "target_vocabulary": 20, "step": 3}
-FILE = {"bytes": 1, "sha256": "0"}
 HEADER = {"format": 2, "files": [], "replace": [], "checkpoint": "last", "sha256": "0", "options": {}}
 FAULTS: list[tuple[type[Document], Any, str]] = [
     (State, {**STATE, "step": "60"}, "step should be a valid integer, not '60'"),
     (State, {**STATE, "step": True}, "step should be a valid integer, not True"),
-    (State, {**STATE, "step": 1.5}, "step should be a valid integer, not 1.5"),
     (State, {**STATE, "batch": -7}, "batch should be greater than or equal to 0, not -7"),
     (State, {**STATE, "epoch": 2**60}, "epoch should be less than or equal to"),
     (State, {**STATE, "target_vocabulary": "x"}, "target_vocabulary should be a valid integer, not 'x'"),
-    (State, {**STATE, "target_vocabulary": 0}, "target_vocabulary should be greater than or equal to 1, not 0"),
     (State, {**STATE, "source_vocabulary": 2**31}, "source_vocabulary should be less than or equal to"),
     (State, {"step": 3}, "source_vocabulary is missing"),
     (State, {**STATE, "owed": "no"}, "owed should be a valid boolean, not 'no'"),
     (State, {**STATE, "metrics": {"bleu": "9"}}, "metrics.bleu should be a valid number, not '9'"),
-    (State, {**STATE, "metrics": []}, "metrics should be a valid dictionary"),
-    (State, {**STATE, "tokenizer": {"a": 1}}, "tokenizer.a should be a valid string, not 1"),
-    (CheckpointManifest, {}, "format is missing"),
     (CheckpointManifest, {"format": 1, "files": {"x": None}}, "files.x should be"),
-    (CheckpointManifest, {"format": 1, "files": {"x": {**FILE, "bytes": -1}}}, "files.x.bytes should be"),
     (Manifest, {"splits": {"train": {"kept": 1}}}, "splits.train.fingerprint is missing"),
     (Manifest, {"vocabulary": {"source": 9, "target": "9"}}, "vocabulary.target should be"),
     (Manifest, {"distilled": {"run": "x"}}, "distilled.checkpoint is missing"),
-    (Manifest, {"from": "x"}, "from should be"),
     (Manifest, {"prepared": 3}, "prepared should be a valid string, not 3"),
     (TokenizerIndex, {"kind": "words", "files": {"source": 1}}, "files.source should be a valid string"),
     (Lexicon, {"format": 1, "sha256": "", "translations": {"5": [-1]}}, "translations.5.0 should be"),
@@ -56,7 +48,6 @@ FAULTS: list[tuple[type[Document], Any, str]] = [
     (RecordsHeader, {**HEADER, "replace": [1]}, "replace.0 should be a valid boolean"),
     (LogEntry, {"kind": "train", "step": "3"}, "step should be a valid integer"),
     (State, [1], "it should be a valid dictionary"),
-    (State, "x", "it should be a valid dictionary"),
 ]
 
 

@@ -45,7 +45,7 @@ def export(
     if dry_run:
         console.say(f"would export {named}, as {kind}, {stored}")
         return folder
-    with whole_folder(folder, force=force, is_ours=_is_export, what=WHAT, error=UsageError) as making:
+    with whole_folder(folder, force=force, is_ours=_is_export, what=WHAT) as making:
         if kind == "ctranslate2":
             ctranslate2.write(source, making, stored)
             about["ctranslate2"] = ctranslate2.version()

@@ -37,7 +37,7 @@ def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: 
         except UsageError:  # a metric that the training was resumed with
             awaited = f"no checkpoint of {run.path} was validated by {recipe.training.best_metric} yet"
             raise UsageError(awaited, "average the newest, with --last N") from None
-        chosen, kind = [each.folder for each in ranked(run.checkpoints, metric, scoring)[:best]], "best"
+        chosen, kind = list(ranked(run.checkpoints, metric, scoring))[:best], "best"
         console.say(f"best by {label(metric, scoring)}")
         if not chosen:
             raise UsageError(f"{run.path} has no checkpoint with {metric}", "average the newest, with --last N")

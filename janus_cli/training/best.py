@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.documents import Position
@@ -18,7 +18,7 @@ from janus_cli.errors import DataError, UsageError
 from janus_cli.measures import MEASURES, higher_is_better, measure_of
 from janus_cli.recipe import Recipe
 from janus_cli.scoring.judge import BEFORE, choose, named_metric
-from janus_cli.training.checkpoint import read_state, step_of, steps
+from janus_cli.training.checkpoint import read_state, steps
 
 Rank = tuple[float, float]
 NOWHERE: Rank = (-inf, -inf)
@@ -106,31 +106,22 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and value == value
 
 
-class Ranked(NamedTuple):
-    """A checkpoint that was validated. metrics: what the validation found."""
-
-    place: Rank
-    step: int
-    folder: Path
-    metrics: Mapping[str, Any]
-
-
-def ranked(root: Path, metric: str, scoring: Mapping[str, Any]) -> list[Ranked]:
+def ranked(root: Path, metric: str, scoring: Mapping[str, Any]) -> dict[Path, dict[str, Any]]:
     """Checkpoints of training steps that were judged so, best first (see `rank`); ties go to the later one.
 
-    scoring: see `validation.scoring_of`.
+    scoring: see `validation.scoring_of`. Values: what each one's validation found.
     """
-    found = list[Ranked]()
-    for folder, state in _validated(root):
-        place = rank(metric, state["metrics"])
-        if place is not None and _is_judged_by(state, metric, scoring):
-            found.append(Ranked(place, step_of(folder), folder, state["metrics"]))
-    return sorted(found, key=lambda each: each[:2], reverse=True)
+    judged = [(folder, state["metrics"]) for folder, state in _validated(root) if _is_judged_by(state, metric, scoring)]
+    places = {folder: rank(metric, metrics) for folder, metrics in judged}
+    known = [
+        each for each in reversed(judged) if places[each[0]]
+    ]  # the later one first, where equal ones stay in order
+    return dict(sorted(known, key=lambda each: places[each[0]] or NOWHERE, reverse=True))
 
 
 def worth_keeping(root: Path, metric: str, scoring: Mapping[str, Any], count: int) -> set[Path]:
     """The `count` best checkpoints. Until there are so many, also those that something else has judged."""
-    best = [each.folder for each in ranked(root, metric, scoring)]
+    best = list(ranked(root, metric, scoring))
     if len(best) >= max(1, count):
         return set(best[:count])
     return {*best, *(folder for folder, state in _validated(root) if not _is_judged_by(state, metric, scoring))}

@@ -104,11 +104,11 @@ def save(
             f"{folder} could not be written: {problem.holder} has been writing it for {PATIENCE:g} seconds",
             "older checkpoints are untouched; end that process, or wait for it",
         ) from None
-    except (OSError, SafetensorError, DataError) as problem:
+    except (OSError, SafetensorError) as problem:
         check_machine(problem)
         needed = sum(t.numel() * t.element_size() for t in (*weights.values(), *(optimizer or {}).values()))
         raise CheckpointError(
-            problem.message if isinstance(problem, DataError) else f"{folder} could not be written: {problem}",
+            f"{folder} could not be written: {problem}",
             f"a checkpoint needs about {needed:,} bytes; older ones are untouched",
         ) from None
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from janus_cli import __version__, console, errors, recipe_load, runs
+from janus_cli import __version__, console, recipe_load, runs
 from janus_cli.core.model import Transformer
 from janus_cli.data import corpus, lexicon
 from janus_cli.data.batching import estimate_epoch, must_fit
@@ -383,14 +383,7 @@ def _locked_folder(run: Run) -> Iterator[None]:
     def refuse(holder: str) -> None:
         raise RunInUseError(f"{run.path} is in use by {holder}", "wait for it, or choose --run")
 
-    try:
-        run.checkpoints.mkdir(parents=True, exist_ok=True)
-        (run.path / LOCK).touch()
-    except OSError as problem:
-        errors.check_machine(problem)
-        raise UsageError(
-            f"{run.path} cannot be written: {problem.strerror}", "choose another folder with --run"
-        ) from None
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
     with locked(run.path / LOCK, refuse) as killed:
         if killed:
             console.say(f"{killed} left {run.path} without ending its training; taking over")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from functools import cached_property
 from itertools import islice
 from math import inf, isfinite
@@ -241,19 +241,16 @@ class Trainer:
         position, metrics = self.position, dict[str, float]()
         position.validation_due = True
         try:
-            with ExitStack() as unless_all_went_well:
-                # Whatever fails, hours of updates are saved first. Other ranks may be waiting at another barrier.
-                unless_all_went_well.callback(self.save, wait=False)
-                if self.world.first:
-                    metrics = validate(self.model, self.recipe, self.material, self.judge, self.world.device, self.stop)
-                signal_here = self.stop.number if self.world.first and not metrics else 0
-                value, loss = (metrics[self.metric], metrics["loss"]) if metrics else (0.0, 0.0)
-                agreed = self.world.sums({"signal": float(signal_here), "value": value, "loss": loss})
-                unless_all_went_well.pop_all()
-        except (RuntimeError, MemoryError) as problem:
-            if not is_about_memory(problem):
-                raise
-            raise self._validation_too_large() from None
+            if self.world.first:
+                metrics = validate(self.model, self.recipe, self.material, self.judge, self.world.device, self.stop)
+            signal_here = self.stop.number if self.world.first and not metrics else 0
+            value, loss = (metrics[self.metric], metrics["loss"]) if metrics else (0.0, 0.0)
+            agreed = self.world.sums({"signal": float(signal_here), "value": value, "loss": loss})
+        except BaseException as problem:
+            self.save(wait=False)  # hours of updates; other ranks may be waiting at another barrier
+            if is_about_memory(problem):
+                raise self._validation_too_large() from None
+            raise
         if agreed["signal"]:  # the validation was interrupted, and is still due
             self.signal = int(agreed["signal"])
             return
@@ -325,8 +322,8 @@ class Trainer:
             return
         best = {"value": 0.0, "loss": 0.0, "step": 0.0}
         if self.world.first and (found := ranked(self.run.checkpoints, self.metric, self.scoring)):
-            first = found[0]
-            best = {"value": first.metrics[self.metric], "loss": first.metrics.get("loss", 0.0), "step": first.step}
+            folder, metrics = next(iter(found.items()))
+            best = {"value": metrics[self.metric], "loss": metrics.get("loss", 0.0), "step": checkpoint.step_of(folder)}
         best = self.world.sums(best)  # the ranks must agree on when to stop
         position.best, position.best_loss = (best["value"], best["loss"]) if best["step"] else (None, None)
         position.best_step = int(best["step"])

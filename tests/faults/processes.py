@@ -25,6 +25,12 @@ from janus_cli.training.trainer import Trainer
 
 # The code that is under test here, whatever is installed.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(janus_cli.__file__).parents[1])}
+# Gives up every privilege, so that also root must ask before it writes.
+NO_PRIVILEGES = """
+import ctypes
+if ctypes.CDLL(None, use_errno=True).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()):
+    raise OSError(ctypes.get_errno(), "capset")
+"""
 
 
 def start(recipe: Path, *arguments: str, before: str = "", **environment: str) -> subprocess.Popen[str]:

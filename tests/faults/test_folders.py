@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import socket
 import time
 from pathlib import Path
 
-import pytest
 import torch
 from processes import digest, ended, janus, start
 
 from janus_cli import recipe_load
-from janus_cli.data.prepare import prepare
 from janus_cli.data.prepared import open_prepared
 from janus_cli.decoding.translate import read_model
 from janus_cli.runs import Run
@@ -23,12 +20,6 @@ from janus_cli.training.average import average_checkpoints
 from janus_cli.training.checkpoint import read_checkpoint
 from janus_cli.training.inspect import describe
 
-# Gives up every privilege, so that also root must ask before it writes.
-NO_PRIVILEGES = """
-import ctypes
-if ctypes.CDLL(None, use_errno=True).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()):
-    raise OSError(ctypes.get_errno(), "capset")
-"""
 # Does three updates and then nothing more.
 STUCK = """
 import time
@@ -42,20 +33,6 @@ def update(*arguments):
     plain(*arguments)
 Trainer.update = update
 """
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_a_folder_that_only_can_be_read_is_refused_before_training(tiny_recipe: Path, there: bool) -> None:
-    prepare(recipe_load.load(str(tiny_recipe)), Path("data/tiny.src-tgt"), workers=1, force=False)
-    folder = Path("only/run" if there else "only")
-    folder.mkdir(parents=True)
-    folder.chmod(0o555)
-    code, said = ended(start(tiny_recipe, "--run", "only/run", before=NO_PRIVILEGES))
-    folder.chmod(0o755)
-    assert code == 2, said
-    assert re.search(r"error: only(/run.*)?: Permission denied\nhint: check the permissions", said), said
-    assert "parameters" not in said
-    assert list(folder.iterdir()) == []
 
 
 def test_two_trainings_and_a_dead_one(tiny_recipe: Path, whole: Path) -> None:

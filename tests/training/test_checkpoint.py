@@ -20,10 +20,9 @@ from safetensors.torch import load_file, save_file
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.files import whole_folder
 from janus_cli.training import checkpoint
-from janus_cli.training.best import ranked
 from janus_cli.training.checkpoint import MODEL, STATE, load_model, newest_valid, verify
 from janus_cli.training.inspect import describe, lines
-from tests.faults.processes import ENVIRONMENT, digest, go, relabel, state
+from tests.faults.processes import ENVIRONMENT, digest, go, relabel
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def last(trained: Path) -> Path:
     return (trained / "last").resolve()
 
 
-@pytest.mark.parametrize("where", [0, 8, 40, 0.5, -1, "flipped bit"])
+@pytest.mark.parametrize("where", [0, -1, "flipped bit"])
 @pytest.mark.parametrize("name", [MODEL, "optimizer.safetensors", STATE, "recipe.yaml", "manifest.json"])
 def test_a_damaged_file_is_named_and_the_checkpoint_before_is_taken(last: Path, name: str, where: Any) -> None:
     data = bytearray((last / name).read_bytes())
@@ -39,7 +38,7 @@ def test_a_damaged_file_is_named_and_the_checkpoint_before_is_taken(last: Path, 
         data[data.index(b"model.safetensors") if name == "manifest.json" else len(data) // 2] ^= 1
         (last / name).write_bytes(data)
     else:
-        (last / name).write_bytes(data[: int(len(data) * where)] if isinstance(where, float) else data[:where])
+        (last / name).write_bytes(data[:where])
     with pytest.raises(CheckpointError, match=name):
         verify(last)
     found = newest_valid(last.parent)
@@ -67,16 +66,6 @@ def test_checkpoints_are_ordered_by_number(tmp_path: Path) -> None:
         checkpoint.step_folder(tmp_path, step).mkdir()
     (tmp_path / "step-notes").mkdir()
     assert [checkpoint.step_of(folder) for folder in checkpoint.steps(tmp_path)] == [5, 999_000, 1_000_000]
-
-
-def test_the_best_are_those_with_the_highest_score(trained: Path) -> None:
-    for step, value in ((3, 0.25), (6, 0.125)):
-        folder = trained / f"step-{step:06d}"
-        (folder / STATE).write_text(json.dumps({**state(folder), "metrics": {"bleu_ar": value}}))
-    judged = {"metric": "bleu", "tokenize": "13a", "sentences": 4}
-    assert [each.step for each in ranked(trained, "bleu_ar", judged)] == [3, 6]
-    assert ranked(trained, "bleu_nar", judged) == []
-    assert ranked(trained, "bleu_ar", {**judged, "tokenize": "zh"}) == []
 
 
 class Payload:

@@ -60,11 +60,6 @@ def folder_with(name: str) -> dict[str, Any]:
     return {"run": "project"}
 
 
-def file_as_parent() -> dict[str, Any]:
-    Path("file").write_text("mine")
-    return {"run": "file/run"}
-
-
 def other_tokenizer() -> dict[str, Any]:
     Path("run/tokenizer.model").write_bytes(Path("run/tokenizer.model").read_bytes() + b" ")
     return new(start=OTHER)
@@ -89,7 +84,6 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "other files": (lambda: folder_with("plan.txt"), UsageError, "project holds plan.txt but"),
     "files further down": (lambda: folder_with("src/main.py"), UsageError, "project holds src but"),
     "prepared data, forced": ({"run": str(DATA), "force": True}, UsageError, "src-tgt holds .* is not a run"),
-    "a parent that is a file": (file_as_parent, UsageError, "file/run cannot be written"),
     "no data there": (new(data_dir=Path("nowhere")), DataError, "folder nowhere does not exist"),
     "nothing prepared there": (new(prepared=Path("nowhere")), DataError, "no prepared data in nowhere"),
 }

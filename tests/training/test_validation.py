@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from math import nan
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from janus_cli.core.search import Output
 from janus_cli.data.batching import load_batch
 from janus_cli.data.filters import with_losses
 from janus_cli.errors import OutOfMemoryError
-from janus_cli.scoring.judge import Judge
 from janus_cli.training import trainer as trainer_module
 from janus_cli.training import validation
 from janus_cli.training.best import rank
@@ -92,29 +90,6 @@ def test_losses_and_edits_are_better_where_they_are_smaller(metric: str, better:
     assert low is not None
     assert high > low
     assert rank(metric, {"loss": 1.0, metric: nan}) is rank(metric, {}) is None
-
-
-def test_the_loss_decides_between_equal_scores() -> None:
-    low, high, unknown = (rank("bleu_ar", {"bleu_ar": 3.0, **loss}) for loss in ({"loss": 1.0}, {"loss": 2.0}, {}))
-    assert low is not None
-    assert high is not None
-    assert unknown is not None
-    assert low > high > unknown
-
-
-@pytest.mark.parametrize(
-    ("objective", "means"), [("ar", [30, 10, 20, 40]), ("cmlm", [30, 10, 20, 40]), ("janus", [20, 30])]
-)
-def test_bleu_as_best_metric_is_the_mean_of_the_sides(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, objective: str, means: list[float]
-) -> None:
-    """For JANUS update 2 is the better one left to right, update 4 the better one by the mean."""
-    scores = iter([30.0, 10.0, 20.0, 40.0])
-    monkeypatch.setattr(Judge, "score", lambda *_: SimpleNamespace(value=next(scores)))
-    changes = ("training.best_metric=bleu", f"training.validate_every={4 // len(means)}", "training.updates=4")
-    last = go(tiny_recipe, "run", *changes, objective=objective) / "last"
-    assert [line["bleu"] for line in entries(LOG, "valid")] == means
-    assert (state(last)["best"], state(last)["best_step"]) == (max(means), 4)
 
 
 def scores(monkeypatch: pytest.MonkeyPatch, pairs: Iterable[tuple[float, float]]) -> None:
@@ -235,16 +210,6 @@ def test_pairs_too_long_for_losses_are_decoded_and_scored_all_the_same(
     gold = {row: target[:1] if len(target) > 27 else target for row, target in gold.items()}
     trainer.validate()
     assert trainer.metrics["bleu_ar"] < 90
-
-
-def test_the_split_is_looked_up_once_for_all_validations(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = list[str]()
-    for name in ("prepared_references", "with_losses"):
-        plain = getattr(validation, name)
-        monkeypatch.setattr(validation, name, lambda *a, name=name, plain=plain: [calls.append(name), plain(*a)][1])
-    go(tiny_recipe, "run", *EACH, "training.updates=2", "data.max_target_tokens=27")
-    assert len(entries(LOG, "valid")) == 2
-    assert sorted(calls) == ["prepared_references", "with_losses"]
 
 
 def test_equal_checkpoints_are_ranked_alike_everywhere(
