@@ -72,6 +72,7 @@ def test_what_a_file_is_taken_for(name: str, text: str, kind: str) -> None:
         ('{"a": 1}\n{"b": 2}\n', ("a", "b"), True),
         ('{"a": 1}\n{\n', ("a",), False),
         ('{"a": 1}\n["a"]\n', ("a",), False),
+        ('{"a": 1}\n' * 20 + '{"a": \n', ("a",), True),  # the first lines decide; reading names the damaged one
         ("\n\n", ("a",), False),
         ("a\tb\n", ("a",), False),
         ("{" + '"a":{' * 100_000, ("a",), False),
