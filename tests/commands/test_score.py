@@ -320,7 +320,6 @@ def test_text_without_spaces_is_warned_of_and_split_as_asked(janus: Janus) -> No
     [
         ("", "two dogs run in the snow\n" * 2, (), ["bleu", "chrf", "ter"], "tok:13a"),
         ("", CHINESE, (), ["chrf", "exact", "edit"], "nc:6"),
-        ("", CHINESE, ("--tokenize", "zh"), ["bleu", "chrf", "exact", "edit"], "tok:zh"),
         ("scoring: {tokenize: char}\n", CHINESE, (), ["bleu", "chrf", "exact", "edit"], "tok:char"),
         ("scoring: {tokenize: char}\n", CHINESE, ("--metrics", "bleu"), ["bleu"], "tok:char"),
         ("scoring: {metric: edit}\n", "a b c d e\nb c d\n", (), ["edit", "chrf", "ter"], "unit:characters"),
