@@ -246,8 +246,8 @@ class Comparison:
         if self.jobs > 1:
             at_once = min(self.jobs, len(self.entries))
             self.threads = self.threads or max(1, usable_cores() // at_once)
-            works = [(entry.name, entry.run, partial(self._in_process, entry)) for entry in self.entries]
-            failed = run_jobs([Job(*work, self.steps, self.force) for work in works], at_once)
+            jobs = [Job(entry.name, entry.run, partial(self._in_process, entry)) for entry in self.entries]
+            failed = run_jobs(jobs, at_once, self.steps, force=self.force)
             replaced = {entry.name for entry in self.entries} - failed
         for number, entry in enumerate(self.entries, 1):
             console.say("")

@@ -13,12 +13,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -77,43 +77,40 @@ def _end_with(parent: BaseProcess | None) -> None:
         ask_to_stop()
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """A training, whose results are all on disk.
 
-    work: raises a JanusError if the training fails; the caller then tries it once more, and reports why. updates: how
-    many it makes at most, if known. force: it replaces an earlier training.
+    work: raises a JanusError if the training fails; the caller then tries it once more, and reports why.
     """
 
     name: str
     run: Run
     work: Callable[[], object]
-    updates: int | None
-    force: bool
-
-    def step(self, begun: float) -> int:
-        """The last update in the log; 0 until a restarted run has its own log. begun: `time.time` at the start."""
-        with suppress(OSError, ValueError), self.run.log.open("rb") as log:
-            if self.force and os.fstat(log.fileno()).st_mtime < begun:
-                return 0
-            log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
-            *_, last = log.read().split(b'"step": ')
-            return int(last.split(b",")[0].split(b"}")[0])
-        return 0
 
 
-def run_jobs(jobs: Sequence[Job], at_once: int) -> set[str]:
+def _step(run: Run, since: float) -> int:
+    """The last update in the log; 0 if nothing was logged since then."""
+    with suppress(OSError, ValueError), run.log.open("rb") as log:
+        if os.fstat(log.fileno()).st_mtime < since:
+            return 0
+        log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
+        *_, last = log.read().split(b'"step": ')
+        return int(last.split(b",")[0].split(b"}")[0])
+    return 0
+
+
+def run_jobs(jobs: Sequence[Job], at_once: int, updates: int | None, *, force: bool) -> set[str]:
     """Runs at most `at_once` jobs at a time until all have ended; returns the names of those that failed.
 
     A single small model leaves a GPU, or a second CPU core, idle most of the time. Raises Stopped after a signal, which
-    is passed on to the trainings, so that each saves.
+    is passed on to the trainings, so that each saves. updates: of each job, if known. force: each replaces an earlier
+    training, whose log does not count.
     """
-    waiting, begun = deque(jobs), time.time()
+    waiting, since = deque(jobs), time.time() if force else 0.0
     running: dict[BaseProcess, Job] = {}
     failed: set[str] = set()
-    steps = {job.name: job.step(begun) for job in jobs}
-    known = [job.updates for job in jobs if job.updates is not None]
-    total = sum(known) if len(known) == len(jobs) else None
+    steps = {job.name: _step(job.run, since) for job in jobs}
+    total = None if updates is None else updates * len(jobs)
     try:
         with StopSignal() as stop, console.progress("updates", total, start=sum(steps.values())) as bar:
             while waiting or running:
@@ -123,7 +120,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int) -> set[str]:
                     _start(process)
                     running[process] = job
                 connection.wait([process.sentinel for process in running], POLL_SECONDS)
-                steps |= {job.name: job.step(begun) for job in running.values()}
+                steps |= {job.name: _step(job.run, since) for job in running.values()}
                 for process in [process for process in running if not process.is_alive()]:
                     name = running.pop(process).name
                     if process.exitcode:

@@ -73,7 +73,7 @@ def test_mistakes_are_found_before_anything_is_trained(
 def test_a_process_that_died_is_made_up_for(
     empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], force: bool
 ) -> None:
-    def one_dies(jobs: Sequence[Job], at_once: int) -> set[str]:
+    def one_dies(jobs: Sequence[Job], *_: int, **__: bool) -> set[str]:
         """After it wrote its recipe and before its first checkpoint."""
         for job in jobs:
             job.work()
