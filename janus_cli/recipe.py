@@ -163,7 +163,9 @@ class Tokenizer:
     vocabulary: Annotated[int, Knob("tokens, the five special ones included", ge=8, le=10**7)] = 8000
     joint: Annotated[bool, Knob("one vocabulary for both sides")] = True
     byte_fallback: Annotated[bool, Knob("sentencepiece: unknown characters become bytes")] = False
-    character_coverage: Annotated[float, Knob("sentencepiece: share of the characters covered", ge=0.98, le=1)] = 1.0
+    character_coverage: Annotated[
+        float, Knob("sentencepiece: share of the characters covered, at least 0.98", gt=0, le=1)
+    ] = 1.0
     normalisation: Annotated[
         Literal["nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity"], Knob("sentencepiece's normalisation rule")
     ] = "nmt_nfkc"
@@ -179,6 +181,10 @@ class Tokenizer:
     def __post_init__(self) -> None:
         if self.keep_spaces and (self.kind, self.normalisation) != ("sentencepiece", "identity"):
             raise ValueError("keep_spaces needs kind sentencepiece and normalisation identity, which change no space")
+        if self.kind == "sentencepiece" and self.character_coverage < 0.98:
+            raise ValueError(
+                f"character_coverage {self.character_coverage:g} is too small: sentencepiece takes 0.98 to 1"
+            )
         if self.joiner and self.kind != "words":
             raise ValueError(f"joiner {self.joiner!r} joins parts of words: it needs kind words")
 

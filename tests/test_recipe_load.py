@@ -30,7 +30,12 @@ def _mistakes(name: str, *overrides: str, objective: str | None = None) -> list[
 
 @pytest.mark.parametrize("name", list(recipe_load.available()))
 def test_dump_reads_back_unchanged(tmp_path: Path, name: str) -> None:
-    recipe = recipe_load.load(name, ["about='1e-4'", "data.notes=no", "tokenizer.kind=words", "tokenizer.joiner=@@"])
+    words = [
+        "tokenizer.kind=words",
+        "tokenizer.joiner=@@",
+        "tokenizer.character_coverage=0.5",
+    ]  # as an old run may have
+    recipe = recipe_load.load(name, ["about='1e-4'", "data.notes=no", *words])
     assert (recipe.about, recipe.data.notes, recipe.tokenizer.joiner) == ("1e-4", "no", "@@")
     text = recipe_load.dump(recipe)
     again = recipe_load.load(_write(tmp_path, text))
@@ -94,6 +99,7 @@ data: {source: no, target: on, clean: [nfc, lowercase]}
         ("data: {valid: train}", ["2: data: train, valid and test need three names"]),
         ("tokenizer: {joint: false}", ["1: model.tie: all needs tokenizer.joint true"]),
         ("tokenizer: {joiner: '@@'}", ["2: tokenizer: joiner '@@' joins parts of words: it needs kind words"]),
+        ("tokenizer: {character_coverage: 0.9}", ["2: tokenizer: character_coverage 0.9 is too small"]),
         ("objective: {name: cemat}\ntokenizer: {joint: false}\nmodel: {tie: target}",
          ["2: objective.switched: puts target words into sources: it needs tokenizer.joint true, or 0"]),
         ("objective: {name: cemat, source_least: 0.3}", ["2: objective: source_least 0.3 is more than source_most"]),

@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -12,29 +12,26 @@ from janus_cli.commands import options
 BadUtf8 = Literal["stop", "skip", "replace"]
 
 
+def _files(split: str, text: str) -> Any:
+    return typer.Option(f"--{split}", metavar="FILE…", help=text)
+
+
 def preprocess(
     context: typer.Context,
     recipe: options.Recipe = None,
     data_dir: options.DataDir = None,
     train: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--train",
-            metavar="FILE…",
-            help="Training text by name: two aligned files, the source first, or one table (TSV, CSV, JSON lines, "
-            "Parquet, Arrow, the folder of a data set). All words up to the next option are files.",
+        _files(
+            "train",
+            "Training text by name: two aligned files, the source first, or one table (TSV, CSV, JSON lines, Parquet, "
+            "Arrow, the folder of a data set). All words up to the next option are files.",
         ),
     ] = None,
-    valid: Annotated[
-        list[Path] | None, typer.Option("--valid", metavar="FILE…", help="The same for validation text.")
-    ] = None,
+    valid: Annotated[list[Path] | None, _files("valid", "The same for validation text.")] = None,
     test: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--test",
-            metavar="FILE…",
-            help="The same for test text, or a source alone; a third file may hold references.",
-        ),
+        _files("test", "The same for test text, or a source alone; a third file may hold references."),
     ] = None,
     out: Annotated[
         Path | None,

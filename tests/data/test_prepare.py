@@ -24,7 +24,6 @@ from janus_cli.errors import DataError, JanusError
 from janus_cli.files import sha256
 
 pytestmark = pytest.mark.usefixtures("small_corpus")
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "multi30k"
 
 
 def lines(path: Path) -> list[str]:
@@ -218,16 +217,3 @@ def test_text_that_changes_while_it_is_read(monkeypatch: pytest.MonkeyPatch, sam
     with pytest.raises(DataError, match=r"train\.en was changed while it was read"):
         made(recipe_for())
     assert not OUT.exists()
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="multi30k is not at hand")
-def test_multi30k() -> None:
-    data = made(recipe_for(SHARED, kind="sentencepiece", vocabulary=8000), workers=2)
-    assert data.test is not None
-    assert (len(data.train), len(data.valid), len(data.test)) == (28_998, 1014, 1000)
-    assert data.manifest["splits"]["train"]["dropped"] == {"ratio": 2}
-    assert 13 < data.manifest["splits"]["train"]["tokens"]["target"]["mean"] < 16
-    assert data.train.source_vocabulary == 8000
-    assert (OUT / "test.target.txt").read_bytes() == (SHARED / "test.en").read_bytes()
-    decoded = data.tokenizers.target.decode([target for _, target in ids(data.test)])
-    assert sum(a == b for a, b in zip(decoded, lines(SHARED / "test.en"), strict=True)) > 950
