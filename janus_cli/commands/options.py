@@ -131,22 +131,14 @@ Tokenize = Annotated[
 
 
 def one_run(argument: Path | None, option: Path | None) -> Path | None:
-    """The run given as RUN or by --run; None if neither is given.
-
-    Raises:
-        UsageError: both are given, and they differ.
-    """
+    """The run given as RUN or by --run; None if neither is given. Raises UsageError if both are, and they differ."""
     if argument is not None and option is not None and argument != option:
         raise UsageError(f"{argument} and --run {option} both name a run", "give one of them")
     return option if argument is None else argument
 
 
 def check_recipe(recipe: str | None, changes: Sequence[str] | None, objective: str | None = None) -> None:
-    """Refuses an unknown recipe, objective or knob.
-
-    Raises:
-        UsageError: the recipe, with these changes, has mistakes.
-    """
+    """Raises UsageError if there is no such recipe, objective or knob, or the recipe has mistakes."""
     from janus_cli import recipe_load
 
     recipe_load.load(recipe or "demo", changes, objective)
@@ -155,15 +147,9 @@ def check_recipe(recipe: str | None, changes: Sequence[str] | None, objective: s
 def named_run(
     argument: Path | None, option: Path | None, checkpoint: Path | None = None, changes: Sequence[str] | None = None
 ) -> Path | None:
-    """`one_run`; also refuses an unknown run or checkpoint, or an unknown knob of the recipe.
+    """`one_run`, which must exist, as must the checkpoint (a folder names its run, too) and the knobs to change.
 
-    Args:
-        checkpoint: as given to --checkpoint; a folder names its run, too.
-        changes: as given to --set.
-
-    Raises:
-        UsageError: there is no such run, or its recipe, with these changes, has mistakes.
-        CheckpointError: the run has no such checkpoint.
+    Raises UsageError for the run and its recipe with these changes, CheckpointError for the checkpoint.
     """
     from janus_cli import recipe_load, runs
     from janus_cli.system import followed
@@ -182,11 +168,7 @@ def named_run(
 
 
 def check_start(start: Path | None) -> None:
-    """Refuses what --from names if it is neither a checkpoint folder nor a run.
-
-    Raises:
-        UsageError: there is no such run.
-    """
+    """Raises UsageError if --from names neither a checkpoint folder nor a run."""
     from janus_cli.system import followed
 
     if start is not None and not (followed(start) / "model.safetensors").is_file():
@@ -194,11 +176,7 @@ def check_start(start: Path | None) -> None:
 
 
 def check_place(folder: Path) -> None:
-    """Refuses a folder for a run whose path is no text: safetensors could not read the weights in it again.
-
-    Raises:
-        UsageError: its path is not UTF-8.
-    """
+    """Raises UsageError if the path of a run is not UTF-8: safetensors could not read the weights in it again."""
     try:
         os.fsencode(folder.resolve()).decode()  # its bytes: how Python shows them depends on the locale
     except UnicodeDecodeError:

@@ -60,9 +60,8 @@ def render(name: str, values: Mapping[str, Any], **filters: Callable[..., object
     environment = Environment(
         autoescape=html, finalize=printable if html else None, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {
-        "commas": "{:,}".format, "counted": console.counted, "in_words": machine.in_words, **filters
-    }  # fmt: skip
+    ours = {"commas": "{:,}".format, "counted": console.counted, "in_words": machine.in_words}
+    environment.filters |= ours | filters
     text = resources.files("janus_cli.lab").joinpath(name).read_text(encoding="utf-8")
     return environment.from_string(text).render(values).rstrip("\n")
 

@@ -54,10 +54,7 @@ class Score:
 def score(hypotheses: Hypotheses, references: References, metrics: Sequence[str], tokenize: str = "13a") -> list[Score]:
     """Scores in the order of the names; see `METRICS`.
 
-    Args:
-        hypotheses: N lines; a line may be empty.
-        references: R lists of N lines, None if a line has fewer references than others.
-        tokenize: how `bleu` splits words, see `measures.Tokenize`.
+    hypotheses: N lines; a line may be empty. tokenize: how `bleu` splits words, see `measures.Tokenize`.
 
     Raises:
         UsageError: there is no such metric, or the tokenizer needs something that is not installed.
@@ -69,11 +66,7 @@ def score(hypotheses: Hypotheses, references: References, metrics: Sequence[str]
 
 
 def expand(metrics: Sequence[str]) -> list[str]:
-    """Names of `METRICS`, groups replaced by their members, each once.
-
-    Raises:
-        UsageError: there is no such metric.
-    """
+    """Names of `METRICS`, groups replaced by their members, each once. Raises UsageError for any other name."""
     known = [*METRICS, *GROUPS]
     hint = f"metrics: {', '.join(known)}"
     if not metrics:
