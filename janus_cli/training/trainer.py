@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from itertools import islice
-from math import inf, isfinite
+from math import cos, inf, isfinite, pi
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -31,24 +31,13 @@ from janus_cli.data.prepared import Prepared
 from janus_cli.device import SIGNALS, StopSignal, World, autocast, product_rate, resolve_precision
 from janus_cli.documents import Position
 from janus_cli.errors import NonFiniteError, OutOfMemoryError, Stopped, is_about_memory
-from janus_cli.recipe import Recipe
+from janus_cli.recipe import Recipe, Training
 from janus_cli.runs import Run
 from janus_cli.scoring.judge import Judge, judge_of
 from janus_cli.terminal import command
-from janus_cli.training import checkpoint
-from janus_cli.training.best import (
-    best_metric,
-    indifferent,
-    label,
-    note_validation,
-    ranked,
-    scoring_in,
-    still_valid,
-    worth_keeping,
-)
+from janus_cli.training import best, checkpoint
 from janus_cli.training.checkpoint import EMA, MODEL, MOMENTS, OPTIMIZER, Checkpoint, optimizer_tensors
 from janus_cli.training.log import Log, Meter
-from janus_cli.training.optimizer import learning_rate, make_optimizer
 from janus_cli.training.validation import Material, material, scoring_of, validate
 
 
@@ -102,7 +91,7 @@ class Trainer:
     @cached_property
     def metric(self) -> str:
         """The number of the validation that decides which checkpoint is best."""
-        return best_metric(self.recipe, self.judge.metric)
+        return best.best_metric(self.recipe, self.judge.metric)
 
     @cached_property
     def scoring(self) -> dict[str, Any]:
@@ -256,9 +245,9 @@ class Trainer:
             return
         self.log.write("valid", position.step, scoring=self.scoring, **metrics)
         self.metrics = metrics
-        note_validation(position, self.metric, agreed["value"], agreed["loss"])
+        best.note_validation(position, self.metric, agreed["value"], agreed["loss"])
         self.values.append(agreed["value"])
-        if doubt := indifferent(self.metric, self.values):
+        if doubt := best.indifferent(self.metric, self.values):
             console.warn(doubt)
 
     def save(self, *, wait: bool = True) -> None:
@@ -275,11 +264,11 @@ class Trainer:
             vocabularies = self.prepared.train.source_vocabulary, self.prepared.train.target_vocabulary
             checkpoint.save(folder, self.recipe, vocabularies, state, self.model.weights(), moments)
             checkpoint.move_link(root, "last", folder)
-            best = checkpoint.step_folder(root, position.best_step)
-            if position.best is not None and best.exists():
-                checkpoint.move_link(root, "best", best)
+            good = checkpoint.step_folder(root, position.best_step)
+            if position.best is not None and good.exists():
+                checkpoint.move_link(root, "best", good)
             self.saved = position.step
-            kept = worth_keeping(root, self.metric, self.scoring, self.knobs.keep_best)
+            kept = best.worth_keeping(root, self.metric, self.scoring, self.knobs.keep_best)
             checkpoint.prune(root, self.knobs.keep_last, kept)
             self.on_save()
             self.log.write("saved", position.step)
@@ -315,19 +304,23 @@ class Trainer:
 
     def _judge_anew(self, saved: Checkpoint) -> None:
         """Looks for the best checkpoint again if another metric, tokenizer or sample decided up to now."""
-        before, position = scoring_in(saved.state), self.position
-        was = label(best_metric(still_valid(saved.recipe), before["metric"]), before)
-        now = label(self.metric, self.scoring)
+        before, position = best.scoring_in(saved.state), self.position
+        was = best.label(best.best_metric(best.still_valid(saved.recipe), before["metric"]), before)
+        now = best.label(self.metric, self.scoring)
         if was == now:
             return
-        best = {"value": 0.0, "loss": 0.0, "step": 0.0}
-        if self.world.first and (found := ranked(self.run.checkpoints, self.metric, self.scoring)):
+        first = {"value": 0.0, "loss": 0.0, "step": 0.0}
+        if self.world.first and (found := best.ranked(self.run.checkpoints, self.metric, self.scoring)):
             folder, metrics = next(iter(found.items()))
-            best = {"value": metrics[self.metric], "loss": metrics.get("loss", 0.0), "step": checkpoint.step_of(folder)}
-        best = self.world.sums(best)  # the ranks must agree on when to stop
-        position.best, position.best_loss = (best["value"], best["loss"]) if best["step"] else (None, None)
-        position.best_step = int(best["step"])
-        stays = "" if best["step"] else "; until it has judged others, the best of them are kept and `best` stays"
+            first = {
+                "value": metrics[self.metric],
+                "loss": metrics.get("loss", 0.0),
+                "step": checkpoint.step_of(folder),
+            }
+        first = self.world.sums(first)  # the ranks must agree on when to stop
+        position.best, position.best_loss = (first["value"], first["loss"]) if first["step"] else (None, None)
+        position.best_step = int(first["step"])
+        stays = "" if first["step"] else "; until it has judged others, the best of them are kept and `best` stays"
         console.say(
             f"checkpoints up to update {position.step:,} were ranked by {was}, from now on {now} decides{stays}"
         )
@@ -435,6 +428,28 @@ class LossModule(nn.Module):
 
     def forward(self, batch: Batch, plan: Plan, knobs: Any) -> dict[str, Term]:
         return self.objective.loss(self.model, batch, plan, knobs)
+
+
+def make_optimizer(model: nn.Module, knobs: Training) -> torch.optim.AdamW:
+    """Adam with decoupled weight decay."""
+    return torch.optim.AdamW(
+        model.parameters(), lr=knobs.learning_rate, betas=(knobs.beta1, knobs.beta2), eps=knobs.epsilon,
+        weight_decay=knobs.weight_decay, fused=True,
+    )  # fmt: skip
+
+
+def learning_rate(step: int, knobs: Training) -> float:
+    """The learning rate of update `step` (from 0): linear warm-up to the peak, then the schedule.
+
+    inverse_sqrt: falls with 1/sqrt(step) (Vaswani 2017). linear, cosine: would reach 0 right after the last update.
+    """
+    done = step + 1
+    if done < knobs.warmup:
+        return knobs.learning_rate * done / knobs.warmup
+    if knobs.schedule == "inverse_sqrt":
+        return knobs.learning_rate * (max(1, knobs.warmup) / done) ** 0.5
+    left = min(1.0, max(0.0, (knobs.updates - step) / max(1, knobs.updates - knobs.warmup)))
+    return knobs.learning_rate * (left if knobs.schedule == "linear" else 0.5 - 0.5 * cos(pi * left))
 
 
 def plan_of(batch: Batch, recipe: Recipe, epoch: int) -> Plan:
