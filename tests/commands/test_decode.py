@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from untrained import CHANGES, LINES, lines, make_run, records, source
 
 from janus_cli import recipe_load
 from janus_cli.core.knobs import OBJECTIVES as OBJECTIVE_KNOBS
-from janus_cli.core.model import Transformer
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.prepare import prepare
 from janus_cli.data.tokenizer import load_tokenizers
@@ -69,74 +67,10 @@ def test_the_test_split_goes_to_stdout_and_into_the_run(janus: Janus) -> None:
     assert about["passes_mean"] == pytest.approx(sum(record["passes"] for record in found) / LINES, abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "label"),
-    [
-        (["--beam", "1"], "test.ar.beam1"),
-        (["--beam", "2", "--length-penalty", "0.6"], "test.ar.beam2.lp0.6"),
-        (["--mode", "nar", "--iters", "4"], "test.nar4.lb3"),
-        (["--mode", "nar", "--length-beam", "2", "--rerank", "ar", "--update", "all"], "test.nar3.lb2.all.rerank"),
-        (["--mode", "spec"], "test.spec"),
-        (["--mode", "spec", "--redraft", "ar", "--precision", "bf16"], "test.spec.redraft-ar.bf16"),
-        (["--mode", "nar", "--remove-repeats", "--checkpoint", "step-000001"], "test.nar3.lb3.norepeats.step-000001"),
-        (["--split", "valid", "--set", "decoding.max_extra=2"], "valid.ar.beam3"),
-    ],
-)
-def test_each_way_has_its_own_files_and_decoding_again_replaces_them(
-    janus: Janus, arguments: list[str], label: str
-) -> None:
-    code, out, err = janus(*arguments)
-    assert (code, "replacing" in err) == (0, False)
-    split = label.split(".")[0]
-    expected = {f"{label}.txt", f"{label}.jsonl", f"{label}.json", f"{split}.reference.txt"}
-    assert {file.name for file in KEPT.iterdir()} == expected
-    code, again, err = janus(*arguments)
-    assert (code, again, "replacing" in err) == (0, out, True)
-    assert {file.name for file in KEPT.iterdir()} == expected
-
-
 def test_every_objective_has_its_modes() -> None:
     assert set(MODES) == set(OBJECTIVES) == set(OBJECTIVE_KNOBS)
     for name, expected in MODES.items():
         assert modes(recipe_load.load("demo", (), name)) == expected
-
-
-@pytest.mark.parametrize(
-    ("run", "mode"),
-    [
-        *((name, ["--mode", mode]) for name, own in MODES.items() for mode in own),
-        ("ar", ["--mode", "ar", "--beam", "1"]),
-        ("janus", ["--mode", "ar", "--beam", "5", "--nbest", "5"]),
-        ("janus", ["--mode", "nar", "--rerank", "ar", "--update", "all", "--remove-repeats"]),
-        ("janus", ["--mode", "spec", "--redraft", "ar", "--verify-window", "3"]),
-        ("cmlm", []),  # has no AR side: decodes non-autoregressively by itself
-    ],
-)
-def test_batch_size_order_and_threads_change_no_hypothesis(janus: Janus, run: str, mode: list[str]) -> None:
-    Path("text").write_text("".join(f"{line}\n" for line in source()), encoding="utf-8")
-    Path("reversed").write_text("".join(f"{line}\n" for line in reversed(source())), encoding="utf-8")
-
-    def hypotheses(*arguments: str) -> list[list[str]]:
-        code, out, _ = janus("--run", run, *mode, "--jsonl", *arguments)
-        assert code == 0
-        found = records(out)
-        assert all(record["passes"] >= 1 for record in found)
-        return [[h["hypothesis"] for h in record.get("nbest", [record])] for record in found]
-
-    expected = hypotheses("--input", "text", "--batch-sentences", "64")
-    assert len({best for best, *_ in expected}) > LINES / 2, "random weights write differently for each source"
-    assert hypotheses("--input", "text", "--batch-sentences", "1", "--threads", "2") == expected
-    assert hypotheses("--input", "reversed", "--batch-sentences", "7") == expected[::-1]
-    assert hypotheses() == expected
-
-
-def test_speculative_text_is_greedy_text(janus: Janus) -> None:
-    (greedy, spec) = (
-        records(janus(*mode, "--jsonl")[1]) for mode in (["--mode", "ar", "--beam", "1"], ["--mode", "spec"])
-    )
-    assert [line["ids"] for line in spec] == [line["ids"] for line in greedy]
-    assert [line["logps"] for line in spec] == [pytest.approx(line["logps"], abs=1e-4) for line in greedy]
-    assert len({line["passes"] for line in spec}) > 1
 
 
 def test_blocks_take_fewer_passes_and_are_named_after_their_size(janus: Janus) -> None:
@@ -150,11 +84,6 @@ def test_blocks_take_fewer_passes_and_are_named_after_their_size(janus: Janus) -
     assert passes[0] > passes[1] > passes[2]
     assert janus("--run", "bang", "--mode", "nar")[0] == 0
     assert summary("bang", "test.nar.eos.norepeats")["passes_mean"] == 1
-
-
-def test_an_ar_side_reranks_the_lengths_of_mpnet(janus: Janus) -> None:
-    nar = ["--run", "mpnet", "--mode", "nar", "--length-beam", "3"]
-    assert janus(*nar, "--rerank", "ar")[1] != janus(*nar)[1]
 
 
 @pytest.mark.parametrize(("name", "warned"), [("cmlm", True), ("mpnet", True), ("janus", True), ("cmlmc", False)])
@@ -446,17 +375,6 @@ def test_a_dry_run_checks_and_writes_nothing(janus: Janus) -> None:
     assert "iters 3" in err
     assert janus("--dry-run", "--nbest", "9")[0] == 2
     assert sorted(Path().rglob("*")) == before
-
-
-@pytest.mark.parametrize(("says", "length"), [(0, 1), (1, 1), (38, 38), (39, 38)])
-def test_a_length_head_that_says_nothing_or_too_much_is_clamped(
-    janus: Janus, monkeypatch: pytest.MonkeyPatch, says: int, length: int
-) -> None:
-    logits = -((torch.arange(40.0) - says) ** 2)
-    monkeypatch.setattr(Transformer, "length_logits", lambda self, memory: logits.expand(len(memory.real), -1))
-    code, out, _ = janus("--mode", "nar", "--length-beam", "1", "--jsonl")
-    assert code == 0
-    assert {record["length"] for record in records(out)} == {length}
 
 
 def test_unknown_tokens_of_the_input_are_counted_and_said(janus: Janus) -> None:

@@ -167,40 +167,51 @@ def test_null_is_the_limit_of_the_checkpoint(janus: Janus) -> None:
 @pytest.mark.parametrize(
     ("arguments", "label"),
     [
-        (["--nbest", "2"], "ar.beam3.nbest2"),
+        (["--beam", "2", "--length-penalty", "0.6"], "ar.beam2.lp0.6"),
+        (["--mode", "nar", "--length-beam", "2", "--rerank", "ar", "--update", "all"], "nar3.lb2.all.rerank"),
+        (["--mode", "nar", "--iters", "4", "--remove-repeats", "--checkpoint", "step-000001"],
+         "nar4.lb3.norepeats.step-000001"),
+        (["--mode", "spec", "--redraft", "ar", "--precision", "bf16"], "spec.redraft-ar.bf16"),
+        (["--split", "valid", "--set", "decoding.max_extra=2"], "ar.beam3"),
         (["--mode", "nar", "--nbest", "2", "--unk", "ban"], "nar3.lb3.unkban.nbest2"),
-        (["--temperature", "0.7"], "ar.sample.t0.7"),
         (["--temperature", "1", "--top-k", "9", "--top-p", "0.25", "--seed", "3", "--nbest", "2"],
          "ar.sample.t1.k9.p0.25.seed3.nbest2"),
         (["--diversity", "0.5", "--nbest", "3"], "ar.beam3.diversity0.5.nbest3"),
         (["--diversity", "2", "--groups", "2", "--beam", "4", "--nbest", "2"],
          "ar.beam4.diversity2.groups2.nbest2"),
         (["--no-repeat-ngram", "2", "--min-length", "4"], "ar.beam3.ngram2.min4"),
-        (["--mode", "spec", "--unk", "ban"], "spec.unkban"),
         (["--set", "decoding.max_extra=3", "--set", "decoding.max_ratio=1"], "ar.beam3.ratio1.extra3"),
         (["--set", "decoding.max_ratio=0.5", "--unk", "ban", "--precision", "bf16"], "ar.beam3.unkban.bf16"),
     ],
 )  # fmt: skip
-def test_two_settings_that_write_different_texts_have_files_of_their_own(
+def test_two_settings_that_write_different_texts_have_files_of_their_own_which_are_replaced(
     janus: Janus, arguments: list[str], label: str
 ) -> None:
-    assert janus(*arguments)[0] == 0
-    assert {file.name for file in KEPT.iterdir()} >= {f"test.{label}.{suffix}" for suffix in ("txt", "jsonl", "json")}
-    assert json.loads((KEPT / f"test.{label}.json").read_bytes())["label"] == label
+    code, out, err = janus(*arguments)
+    assert (code, "replacing" in err) == (0, False)
+    split = "valid" if "valid" in arguments else "test"
+    expected = {f"{split}.{label}.{suffix}" for suffix in ("txt", "jsonl", "json")} | {f"{split}.reference.txt"}
+    assert {file.name for file in KEPT.iterdir()} == expected
+    assert json.loads((KEPT / f"{split}.{label}.json").read_bytes())["label"] == label.removesuffix(".step-000001")
+    code, again, err = janus(*arguments)
+    assert (code, again, "replacing" in err) == (0, out, True)
+    assert {file.name for file in KEPT.iterdir()} == expected
 
 
-DIFFERENT = [
-    ("ar", ["--temperature", "0.8", "--nbest", "5"]), ("janus", ["--temperature", "1", "--top-k", "20", "--seed", "2"]),
-    ("xlnet", ["--temperature", "1", "--top-p", "0.9"]), ("mpnet", ["--mode", "ar", "--temperature", "1"]),
-    ("prophetnet", ["--temperature", "0.5"]), ("bang", ["--mode", "ar", "--temperature", "0.7", "--nbest", "2"]),
-    ("ar", ["--beam", "4", "--diversity", "0.8", "--nbest", "4"]),
-    ("mpnet", ["--mode", "ar", "--beam", "4", "--groups", "2", "--diversity", "0.8", "--nbest", "4"]),
-    ("janus", ["--mode", "ar", "--no-repeat-ngram", "1"]), ("ar", ["--beam", "1", "--min-length", "8"]),
+EVERY_SEARCH = [
+    ("ar", ["--beam", "1"]), ("janus", ["--beam", "5", "--nbest", "5"]), ("mpnet", ["--mode", "ar"]),
+    ("cmlm", []), ("mpnet", ["--mode", "nar"]), ("bang", ["--mode", "nar"]),
+    ("janus", ["--mode", "nar", "--rerank", "ar", "--update", "all", "--remove-repeats"]),
     ("janus", ["--mode", "nar", "--unk", "ban", "--rerank", "ar"]), ("bang", ["--mode", "semi", "--unk", "ban"]),
+    ("janus", ["--mode", "spec"]), ("janus", ["--mode", "spec", "--redraft", "ar", "--verify-window", "3"]),
+    ("ar", ["--temperature", "0.8", "--nbest", "5"]), ("xlnet", ["--temperature", "1", "--top-p", "0.9"]),
+    ("prophetnet", ["--temperature", "0.5", "--top-k", "20"]), ("mpnet", ["--mode", "ar", "--temperature", "1"]),
+    ("mpnet", ["--mode", "ar", "--beam", "4", "--groups", "2", "--diversity", "0.8", "--nbest", "4"]),
+    ("janus", ["--no-repeat-ngram", "1"]), ("ar", ["--beam", "1", "--min-length", "8"]),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("run", "options"), DIFFERENT)
+@pytest.mark.parametrize(("run", "options"), EVERY_SEARCH)
 def test_batch_size_order_and_threads_change_no_hypothesis(
     janus: Janus, unk_everywhere: None, run: str, options: list[str]
 ) -> None:

@@ -21,8 +21,6 @@ from untrained import LINES, Stop, lines, resume_command, source
 
 from janus_cli import console
 from janus_cli.core.generate import Generator
-from janus_cli.core.symbols import UNK
-from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.decoding import decode
 from janus_cli.device import SIGNALS
 from janus_cli.training import checkpoint
@@ -128,25 +126,6 @@ def test_stdout_gets_every_line_of_a_resumed_split(janus: Janus, stop: Stop, for
     assert 0 < len(part) < len(out)
     assert out.startswith(part)
     assert janus(*resume_command(err))[:2] == (0, out)
-
-
-def test_what_was_read_is_counted_over_all_processes(janus: Janus, stop: Stop) -> None:
-    text = [*source()[:8], "日本 語", " ".join(source()), *source()[8:12], "собака"]
-    Path("text").write_text("".join(f"{line}\n" for line in text), encoding="utf-8")
-    rows = [row[:39] for row in load_tokenizers(Path("runs/janus")).source.encode(text)]
-    read, unknown = sum(map(len, rows)), sum(row.count(UNK) for row in rows)
-    said = [
-        "text: 1 line cut to the 39 tokens that the model reads\n",
-        f"text: {unknown} of {read} tokens ({unknown / read:.1%}) are unknown to the tokenizer\n",
-    ]
-    _, _, err = janus(*BEGUN)
-    assert [line for line in said if line not in err] == []
-    Path("mine").unlink()
-    stop(3, ctrl_c)
-    _, _, err = janus(*BEGUN)
-    assert "12 finished lines" in err
-    code, _, err = janus(*resume_command(err))
-    assert (code, [line for line in said if line not in err]) == (0, [])
 
 
 def test_without_a_file_it_says_that_nothing_is_kept(janus: Janus, stop: Stop) -> None:
@@ -505,17 +484,6 @@ def test_a_checkpoint_that_is_pruned_after_it_was_read(janus: Janus, stop: Stop)
     assert janus(*SMALL)[:2] == (0, out)
     again = json.loads((KEPT / "test.ar.beam3.json").read_bytes())
     assert (again["sha256"], again["step"]) == (about["sha256"], 2)
-
-
-def test_a_folder_that_keeps_failing_is_read_once(janus: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[Path] = []
-
-    def damaged(folder: Path) -> str:
-        calls.append(folder)
-        raise checkpoint.CheckpointError("damaged")
-
-    monkeypatch.setattr(decode, "fingerprint", damaged)
-    assert (janus()[0], len(calls)) == (4, 1)
 
 
 def test_output_called_gz_is_gzipped_and_resumed_to_the_same_bytes(janus: Janus, stop: Stop, whole: bytes) -> None:

@@ -38,15 +38,6 @@ def test_a_beam_that_holds_everything_finds_the_best_of_what_is_allowed(ngram: i
         assert [output.score for output in outputs] == pytest.approx([score for score, _ in allowed[:6]], abs=1e-5)
 
 
-@pytest.mark.parametrize("beam", [1, 2, 5])
-def test_no_hypothesis_breaks_a_rule_whatever_leaves_the_batch(beam: int) -> None:
-    seeds, most = list(range(20)), torch.tensor([4 + seed % 9 for seed in range(20)])
-    step = Obeying(Steps(seeds).all, ngram=2, least=3)
-    for outputs in beam_search(step, most, beam=beam, nbest=beam):
-        assert outputs
-        assert all(len(each.tokens) >= 3 and not repeats(each.tokens, 2) for each in outputs)
-
-
 def forbidden(logps: Tensor) -> list[list[int]]:
     return [[token for token, value in enumerate(row) if value == -inf] for row in logps.tolist()]
 

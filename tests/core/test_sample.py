@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from janus_cli.core.batch import EOS, PAD, pad
 from janus_cli.core.search import Output
@@ -123,14 +122,6 @@ def test_tokens_come_as_often_as_they_are_likely(temperature: float, top_k: int,
     assert torch.allclose(frequencies, expected / expected.sum(), atol=0.015), "four standard deviations"
 
 
-def test_places_and_samples_are_drawn_independently() -> None:
-    keys = row_keys(torch.arange(3000)[:, None] + 5, 1, 2)
-    draw, even = Gumbel(keys, 1.0), torch.zeros(6000, 2)
-    first, second = (draw(even, torch.arange(6000), place).view(-1, 2).double() for place in (0, 1))
-    together = torch.corrcoef(torch.cat([first, second], dim=1).T) - torch.eye(4)
-    assert float(together.abs().max()) < 0.08
-
-
 @pytest.mark.parametrize("temperature", [1e-300, 1e-9, 0.001])
 def test_the_colder_the_more_like_greedy(temperature: float) -> None:
     seeds, most = list(range(len(TEXTS))), torch.tensor([8] * len(TEXTS))
@@ -177,14 +168,3 @@ def test_what_has_ended_waits_for_the_other_samples_of_its_sentence() -> None:
     longest = [max(len(each.tokens) for each in outputs) for outputs in found]
     assert steps.passes == [4, *(2 * sum(size + 1 > place for size in longest) for place in (1, 2))]
     assert [[each.passes for each in outputs] for outputs in found] == [[size + 1] * 2 for size in longest]
-
-
-def test_keys_are_made_of_the_seed_and_the_text() -> None:
-    def keys(rows: list[list[int]], seed: int, count: int = 1) -> Tensor:
-        return row_keys(pad(rows), seed, count)
-
-    assert keys([[5, 6], [5]], 1).tolist() == [*keys([[5, 6]], 1).tolist(), *keys([[5]], 1).tolist()]
-    assert len({*keys([[5, 6], [6, 5], [5], [6], [5, 5]], 1, 3).tolist()}) == 15
-    assert keys([[5, 6]], 1, 3)[:2].tolist() == keys([[5, 6]], 1, 2).tolist()
-    expected = [key_by_hand([5, 6], 2**63 - 1, number) for number in range(2)]
-    assert [key & BITS for key in keys([[5, 6]], 2**63 - 1, 2).tolist()] == expected
