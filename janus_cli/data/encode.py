@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -121,7 +122,7 @@ def encoders(
         yield lambda split: (here(split, chunk) for chunk in chunks(split))
         return
     there = partial(_work, folder, data, bad_utf8)
-    with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin) as pool:
 
         def encoded(split: Split) -> Iterator[Encoded]:
             waiting: deque[Future[Encoded]] = deque()
@@ -141,8 +142,10 @@ def encoders(
             pool.shutdown(cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """Makes a worker process end when the one that started it is killed."""
+def _begin() -> None:
+    """Makes a worker process end when the one that started it is killed, and never search what it imported for garbage,
+    which would take a fortieth of its time."""
+    gc.freeze()
 
     def wait(parent: Any) -> None:
         parent.join()
