@@ -29,6 +29,7 @@ SPLITS, SIDES = ("train", "valid", "test"), ("source", "target")
 TABLE = "table"  # what a split's files may be, besides its sides and references
 CHUNK_LINES, CHUNK_BYTES = 4000, 1 << 22  # limits of a chunk of pairs, which a worker encodes at a time
 AT_ONCE = 16  # lines that are read before the limits are looked at
+DEVIATIONS = 3  # of a sum of unrelated differences of lengths; more is no chance
 PLACES = (
     "name the folder with --data-dir, the suffixes with --set data.source=… --set data.target=…, "
     "or the files with --train, --valid and --test"
@@ -186,10 +187,11 @@ def _must_align(sides: dict[str, TextFile]) -> None:
     pair = [sides[side].path for side in SIDES]
     if sides["source"].lines == sides["target"].lines or any(file.column for file in sides.values()):
         raise DataError(counts, "every line of one belongs to the same line of the other")
-    number = _first_suspicious(*pair)
+    number, last = _first_suspicious(*pair), min(sides[side].lines for side in SIDES)
+    where = f"they seem to diverge at line {number:,}" if number <= last else "perhaps only the last lines are missing"
     raise DataError(
-        f"{counts}; they seem to diverge at line {number:,}",
-        "compare: " + "; ".join(command("sed", "-n", f"{number}p", path) for path in pair),
+        f"{counts}; {where}",
+        "compare: " + "; ".join(command("sed", "-n", f"{min(number, last)}p", path) for path in pair),
     )
 
 
@@ -206,15 +208,19 @@ def _tell_unread(data: Data, folder: Path | None, split: str, paths: Paths) -> N
 
 def _first_suspicious(source: Path, target: Path) -> int:
     """The line, from 1, where the longer side most likely gets its extra lines: lengths of pairs agree best if lines
-    before it are paired as they stand, and later ones with the longer side moved up by the number of extra lines."""
+    before it are paired as they stand, and later ones with the longer side moved up by the number of extra lines.
+
+    The line behind the shorter side's last one, unless another agrees better than lengths without any relation would.
+    """
     sizes = [np.fromiter((len(line.strip()) + 1 for line in raw_lines(path)), np.float64) for path in (source, target)]
-    longer, shorter = sorted((np.log(size) for size in sizes), key=len, reverse=True)
+    logs = [np.log(size) for size in sizes]
+    longer, shorter = sorted((each - each.mean() for each in logs), key=len, reverse=True)
     extra = len(longer) - len(shorter)
-    as_it_stands = np.abs(longer[: len(shorter)] - shorter)
-    moved = np.abs(longer[extra:] - shorter)
-    # Cost of a break before line k+1: pairs 1..k unmoved, the others moved.
-    cost = np.concatenate(([0.0], np.cumsum(as_it_stands))) + np.concatenate((np.cumsum(moved[::-1])[::-1], [0.0]))
-    return int(np.argmin(cost)) + 1
+    gains = np.abs(longer[: len(shorter)] - shorter) - np.abs(longer[extra:] - shorter)  # of moving, by pair
+    gained = np.cumsum(gains[::-1])[::-1]  # by moving all pairs from this one on
+    line = int(np.argmax(gained))
+    is_chance = gained[line] <= DEVIATIONS * np.sqrt(np.square(gains[line:]).sum())
+    return len(shorter) + 1 if is_chance else line + 1
 
 
 def must_be_unchanged(splits: Sequence[Split]) -> None:

@@ -77,7 +77,9 @@ def prepare(
         sources, targets = (corpus.sample(file, most, cleaner(data.clean)) for file in train.sides.values())
         tokenizers = train_tokenizers(knobs, sources, targets, folder, (data.source, data.target))
         sizes = {"source": tokenizers.source.size, "target": tokenizers.target.size}
-        console.say(f"tokenizer: {sizes['source']:,} source and {sizes['target']:,} target entries")
+        of_each = f"{sizes['source']:,} source and {sizes['target']:,} target entries"
+        of_both = f"{sizes['source']:,} entries for both sides"
+        console.say(f"tokenizer: {of_both if knobs.joint else of_each}")
         origin = {name: sha256(folder / name) for name in tokenizers.files}
         targets = corpus.sample(train.sides["target"], LINES, cleaner(data.clean))
         shape = Shape.of(join(line, tokenizers.joiner) for line in targets)

@@ -47,7 +47,7 @@ def references(
         console.say(f"{lines.name}: TSV, no header; every column holds references")
         return (texts_in(cells) for _, cells in table.split(iter(lines)))
     if not chosen:
-        raise DataError(f"{path} ({table.kind}) has no column of references; it has {listed(table.names)}", hint)
+        raise DataError(f"{path} ({table.kind}) has no column of references; its columns: {listed(table.names)}", hint)
     table.tell(chosen)
     return _from_table(Texts(table, chosen, hint=hint, keep_bytes=keep_bytes))
 

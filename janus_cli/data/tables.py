@@ -106,7 +106,7 @@ class Table:
             next(iter(Texts(self, ())), None)
         missing = [repr(names[0]) for names, columns in zip(wanted, found, strict=True) if not columns]
         problem = f"no column {' or '.join(missing)}" if missing else f"several columns {twice[0]!r}"
-        raise DataError(f"{name_of(self.path)} ({self.kind}) has {problem}; it has {listed(self.names)}", hint)
+        raise DataError(f"{name_of(self.path)} ({self.kind}) has {problem}; its columns: {listed(self.names)}", hint)
 
     def called(self, names: Sequence[str], *, several: bool = False) -> list[str]:
         """The column called so by the first of the names for which there is one, in upper or lower case; empty if none
@@ -317,7 +317,7 @@ class Texts:
                 return None
             if not isinstance(value, dict) or part not in value:
                 has = listed(_keys(record))
-                raise DataError(f'{self._place(number)} has no text under "{name}"; it has {has}', self.hint)
+                raise DataError(f'{self._place(number)} has no text under "{name}"; its columns: {has}', self.hint)
             value = value[part]
         return value
 

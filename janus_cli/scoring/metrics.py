@@ -73,7 +73,7 @@ def expand(metrics: Sequence[str]) -> list[str]:
         raise UsageError("no metric was named", hint)
     for name in metrics:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
             guess = f"; did you mean {close[0]!r}?" if close else ""
             raise UsageError(f"no metric is called {name!r}{guess}", hint)
     return list(dict.fromkeys(each for name in metrics for each in GROUPS.get(name, [name])))

@@ -223,8 +223,8 @@ def test_tables_are_decoded_by_column(janus: Janus) -> None:
     code, out, _ = janus("--input", "-", "--column", "text", stdin=Path("t.csv").read_bytes())
     assert (code, out) == (0, plain)
     for arguments, number, said in (
-        (["--input", "t.csv"], 3, "t.csv (CSV) has no column 'src'; it has 1 'id', 2 'text'"),
-        (["--input", "t.csv", "--column", "txt"], 3, "t.csv (CSV) has no column 'txt'; it has 1 'id', 2 'text'"),
+        (["--input", "t.csv"], 3, "t.csv (CSV) has no column 'src'; its columns: 1 'id', 2 'text'"),
+        (["--input", "t.csv", "--column", "txt"], 3, "t.csv (CSV) has no column 'txt'; its columns: 1 'id', 2 'text'"),
         (["--input", "t.jsonl", "--column", "id"], 3, 't.jsonl:1 has no text under "id": 1'),
         (["--column", "text"], 2, "--column needs a table"),
     ):

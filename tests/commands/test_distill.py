@@ -215,7 +215,7 @@ def test_more_sources_from_a_table(distill: Janus) -> None:
     assert distill("ar", *both, "--out", "data/both")[0] == 0, "the column is of the table alone"
     assert stores(Path("data/both")) == stores(Path("data/plain"))
     code, _, err = distill("ar", "--source", "more.csv", "--column", "txt", "--out", "data/none")
-    assert (code, "more.csv (CSV) has no column 'txt'; it has 1 'id', 2 'src', 3 'text'" in err) == (3, True)
+    assert (code, "more.csv (CSV) has no column 'txt'; its columns: 1 'id', 2 'src', 3 'text'" in err) == (3, True)
 
 
 def test_more_sources_stopped_and_gone_on_with(distill: Janus, stop: Stop) -> None:

@@ -67,7 +67,7 @@ def test_every_form_gives_the_texts(monkeypatch: pytest.MonkeyPatch, name: str, 
         with pytest.raises(DataError) as caught:
             table.choose([["refs"], [wanted]])
         listed = "1 'translation.de', 2 'translation.en', 3 'refs', 4 'id'"
-        assert caught.value.message == f"{path} ({kind}) has no column {wanted!r}; it has {listed}"
+        assert caught.value.message == f"{path} ({kind}) has no column {wanted!r}; its columns: {listed}"
     with pytest.raises(DataError, match=f'{path}:1 has no text under "id": 0'):
         list(Texts(table, ["id"]))
 

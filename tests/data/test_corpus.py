@@ -48,22 +48,21 @@ def test_training_and_validation_need_both_sides(tmp_path: Path, absent: str) ->
     assert "--data-dir" in caught.value.hint
 
 
-LENGTHS = (3, 40, 9, 25, 60, 5, 33, 12, 48, 20, 7, 55, 15, 28, 4, 36, 50, 11)
+LENGTHS = (3, 40, 9, 25, 60, 5, 33, 12, 48, 20, 7, 55, 15, 28, 4, 36, 50, 11) * 3
 
 
 @pytest.mark.parametrize("longer", ["src", "tgt"])
 @pytest.mark.parametrize("extra", [0, 6, 12, len(LENGTHS)])
 def test_unequal_line_counts_name_the_line_where_they_go_apart(tmp_path: Path, longer: str, extra: int) -> None:
-    good = [b"x" * length for length in LENGTHS]
-    odd = [*good[:extra], b"x" * 150, *good[extra:]]  # one line too many
-    sides = {"src": good, "tgt": good, longer: odd}
+    sides = {suffix: [b"x" * (length // part) for length in LENGTHS] for suffix, part in (("src", 1), ("tgt", 3))}
+    sides[longer].insert(extra, b"x" * 150)  # one line too many
     files = {f"train.{suffix}": b"".join(line + b"\n" for line in lines) for suffix, lines in sides.items()}
     with pytest.raises(DataError) as caught:
         survey(Data(), corpus_of(tmp_path, ONE | files), "stop")
     message = caught.value.message.replace(f"{tmp_path}/", "")
-    counts = ("19", "18") if longer == "src" else ("18", "19")
+    counts = ("55", "54") if longer == "src" else ("54", "55")
     assert message.startswith(f"train.src has {counts[0]} lines, train.tgt has {counts[1]} lines;")
-    assert message.endswith(f" at line {extra + 1}")
+    assert message.endswith(f" at line {extra + 1}" if extra < len(LENGTHS) else "only the last lines are missing")
 
 
 def test_the_sample_is_spread_evenly_without_empty_and_broken_lines(tmp_path: Path) -> None:
