@@ -41,7 +41,7 @@ def make_run(empty_folder: Path) -> MakeRun:
         sides = text(1, 200), text(1 if recipe.tokenizer.joint else 2, 200)
         tokenizers = train_tokenizers(recipe.tokenizer, sides[0], sides[1], run)
         write_atomically(run / "recipe.yaml", recipe_load.dump(recipe).encode())
-        write_atomically(run / "manifest.json", b"{}\n")
+        write_atomically(run / "manifest.json", b'{"files": {}}\n')
         sizes = tokenizers.source.size, tokenizers.target.size
         torch.manual_seed(5)
         model = checkpoint.build_model(recipe, *sizes).requires_grad_(False)
