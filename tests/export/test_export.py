@@ -33,7 +33,7 @@ def tree(folder: Path = Path()) -> dict[str, bytes]:
         ("ar", [], ["--checkpoint", "step-000009"], 4, "no checkpoint step-000009"),
         ("ar", [], ["--quantization", "int8"], 2, "safetensors keeps the weights as they are"),
         ("ar", [], ["--out", "runs/run/recipe.yaml"], 2, "is a file"),
-        ("ar", [], ["--out", "runs/run/recipe.yaml/out"], 2, "runs/run/recipe.yaml/out"),
+        ("ar", [], ["--out", "runs/run/recipe.yaml/out"], 2, "runs/run/recipe.yaml"),
         ("ar", [], ["--out", ".", "--force"], 2, "holds something other than an export"),
     ],
 )
