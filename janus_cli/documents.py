@@ -107,6 +107,7 @@ class Split(Document):
     left_out: dict[str, Count] = {}
     unknown: dict[str, Count] = {}
     round_trip: RoundTrip | None = None
+    references: dict[str, Count] = {}
     tokens: dict[str, dict[str, Number]] = {}
     text: dict[str, Text] = {}
 

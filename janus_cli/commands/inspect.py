@@ -15,7 +15,7 @@ def inspect(
     run: options.Run = None,
     as_json: options.Json = False,
 ) -> None:
-    """A checkpoint's files are verified against its manifest.
+    """A checkpoint's files are verified against its manifest. The whole manifest of prepared data is shown by --json.
 
     Examples:
       janus inspect
@@ -40,4 +40,5 @@ def inspect(
     if as_json:
         console.data(json.dumps(found, indent=1) + "\n")
     else:
+        found.pop("manifest", None)  # of data, pages long
         console.out(*lines(found))

@@ -67,6 +67,8 @@ def pairs(data: Data, split: str, path: Path, plain: Path | None, *, keep_bytes:
         targets = targets[:1]
     texts = Texts(table, [source, *targets], single=True, hint=hint, keep_bytes=keep_bytes)
     rows = ((str(text), texts_in(cells)) for _, (text, *cells) in texts)
+    if split == "train":  # a list of targets gives as many pairs
+        rows = ((source, [target]) for source, of_row in rows for target in of_row)
     columns = {"source": source}
     if targets:
         columns |= {"target": targets[0], REFERENCES: ",".join(targets)}
@@ -128,7 +130,7 @@ def _written(
 ) -> dict[str, TextFile]:  # fmt: skip
     """Writes a text for each of the columns, by side; rows: source, and targets, of which the first is the target.
 
-    Training has no references. single: the other splits have some even if no row has several.
+    Training has no references. single: there are some even if no row has several.
     """
     columns = {side: name for side, name in columns.items() if split != "train" or side != REFERENCES}
     if plain is not None:
@@ -145,6 +147,8 @@ def _written(
             count, several = count + 1, several or len(targets) > 1
             if count % ROWS == 0:
                 bar.advance(ROWS)
+    if split == "train" and several:
+        console.warn(f"{path}: some lines have several references; training takes the first of a line")
     return {
         side: unread.read(count, name, places[side]) for side, name in columns.items() if several or side != REFERENCES
     }

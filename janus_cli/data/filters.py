@@ -13,6 +13,7 @@ from janus_cli.data.store import Ragged, Store
 from janus_cli.recipe import Data
 
 MANY = 0.05  # a larger share of lost pairs is worth a warning
+UNLIKE = 2  # times as long as in train, or as short, is worth one, too
 
 
 def faults(split: str, data: Data, source: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
@@ -86,6 +87,20 @@ def tell(split: str, entry: Mapping[str, Any], data: Data) -> None:
     console.say(f"{split}: {'; '.join(said)}")
     _warn(split, dropped, entry["in"], data, "dropped")
     _warn(split, left_out, entry["in"], data, "left out of the losses")
+
+
+def tell_lengths(tokens: Mapping[str, Mapping[str, Mapping[str, float]]], task: str) -> None:
+    """Warns of lengths that files have which were swapped. tokens: by split and side, see `prepare.summary`."""
+    means = {split: {side: found["mean"] for side, found in sides.items()} for split, sides in tokens.items()}
+    train = means["train"]
+    if task == "generation" and train["target"] > train["source"]:
+        words = f"mean {train['target']:.1f} tokens, sources {train['source']:.1f}"
+        console.warn(f"train: targets are longer than sources ({words}): are the sides swapped?")
+    for split, own in means.items():
+        unlike = [side for side, mean in own.items() if mean and not 1 / UNLIKE <= mean / train[side] <= UNLIKE]
+        if unlike:
+            words = ", ".join(f"mean {own[side]:.1f} {side} tokens, in train {train[side]:.1f}" for side in unlike)
+            console.warn(f"{split}: unlike train in length ({words}): are these the right files?")
 
 
 def _warn(split: str, lost: Mapping[str, int], whole: int, data: Data, fate: str) -> None:

@@ -1,5 +1,5 @@
-"""Mistakes in the choice of files that no count of lines shows: a split that is in the training text already, and
-targets that are their own sources."""
+"""Mistakes in the choice of files that no count of lines shows: a split that is in the training text already, targets
+that are their own sources, and references of one source that stand line by line."""
 
 from __future__ import annotations
 
@@ -12,14 +12,21 @@ from janus_cli.data.lines import raw_lines
 
 MUCH = 0.05  # a larger share is worth a warning; short sentences do recur by chance
 COPIES = 0.5
+POOL = "if those are several right outputs, give each source once, with all of them as references"
 
 
 def tell(splits: Sequence[Split]) -> None:
-    """Says how many valid and test pairs are also training pairs, and how many targets equal their sources.
+    """Says how many valid and test pairs are also training pairs, how many of their lines repeat a source, and how many
+    targets equal their sources.
 
     Keeps a hash of each valid and test pair in memory, and reads the training text once.
     """
     train, *others = (split for split in splits if "target" in split.sides)
+    for split in others:
+        repeated = split.lines - len({hash(source) for source, _ in _pairs(split)})
+        if repeated > MUCH * split.lines:
+            what = f"{split.name}: {repeated:,} of {split.lines:,} lines repeat the source of another"
+            console.say(f"{what}; {POOL}")
     hashes = {split.name: list(map(hash, _pairs(split))) for split in others}
     known, met, copies = set().union(*hashes.values()), set[int](), 0
     for pair in _pairs(train):

@@ -5,6 +5,7 @@ Three passes over the text, each in bounded memory: check it, train a tokenizer 
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -17,7 +18,7 @@ import numpy as np
 import sentencepiece
 
 from janus_cli import __version__, console
-from janus_cli.data import corpus, filters, overlap, survival
+from janus_cli.data import corpus, filters, overlap, references, survival
 from janus_cli.data.corpus import Split
 from janus_cli.data.encode import Encoded, encoders
 from janus_cli.data.extract import REFERENCES
@@ -89,7 +90,8 @@ def prepare(
             for split in splits:
                 written[split.name] = write_split(folder, split, encoded(split), tokenizers, origin)
                 _account(split.name, written[split.name], recipe)
-                _tell_without_reference(folder, split, written[split.name]["kept"])
+                _tell_references(folder, split, written[split.name])
+        filters.tell_lengths({name: entry["tokens"] for name, entry in written.items()}, data.task)
         corpus.must_be_unchanged(splits)
         shutil.rmtree(folder / TEXT, ignore_errors=True)
         sections = {section: recipe.plain()[section] for section in ("data", "tokenizer")}
@@ -239,14 +241,19 @@ def _account(split: str, entry: Mapping[str, Any], recipe: Recipe) -> None:
     survival.tell(split, entry, recipe.tokenizer)
 
 
-def _tell_without_reference(folder: Path, split: Split, kept: int) -> None:
-    """Says how many lines of a split that is scored have an empty target, or only empty references."""
+def _tell_references(folder: Path, split: Split, entry: dict[str, Any]) -> None:
+    """Says how many references a split has if a line may have several, which is noted in its part of the manifest, and
+    how many lines of a split that is scored have an empty target, or only empty references.
+    """
     side = next((side for side in (REFERENCES, "target") if side in split.sides), None)
     if split.name == "train" or side is None:
         return
-    empty = sum(line.strip() in ("", '[""]') for line in Lines(folder / text_name(split.name, side)))
-    if empty:
-        what = f"{empty:,} of {console.counted(kept, 'line')} have an empty {side.removesuffix('s')}"
+    lines = Lines(folder / text_name(split.name, side))
+    if side == REFERENCES:
+        entry[REFERENCES] = references.summary([sum(map(bool, json.loads(line))) for line in lines])
+        console.say(f"{split.name}: {references.in_words(entry[REFERENCES])}")
+    if empty := sum(line.strip() in ("", '[""]') for line in lines):
+        what = f"{empty:,} of {console.counted(entry['kept'], 'line')} have an empty {side.removesuffix('s')}"
         console.warn(f"{split.name}: {what}: they are decoded and scored; {NO_REFERENCE}")
 
 

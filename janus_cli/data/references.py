@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
@@ -92,6 +92,16 @@ def _from_lists(lines: Lines) -> Iterator[list[str]]:
                 hint = 'write ["one reference", "another"] in each line'
                 raise DataError(f"{lines.name}:{number} is no JSON list of texts", hint)
             yield texts_in(value)
+
+
+def summary(counts: Sequence[int]) -> dict[str, int]:
+    """The sum, the least and the most of the numbers of references of all lines."""
+    return {"sum": sum(counts), "least": min(counts), "most": max(counts)}
+
+
+def in_words(found: Mapping[str, int]) -> str:
+    """What `summary` gave, for people."""
+    return f"{found['sum']:,} references, {found['least']} to {found['most']} a line"
 
 
 def by_column(rows: Iterable[Sequence[str]]) -> list[list[str | None]]:

@@ -18,7 +18,7 @@ import numpy as np
 from markupsafe import Markup
 
 from janus_cli import __version__, console
-from janus_cli.data import survival
+from janus_cli.data import references, survival
 from janus_cli.data.batching import Lengths
 from janus_cli.errors import DataError, UsageError
 from janus_cli.lab import plots
@@ -295,6 +295,8 @@ def _shared_data(group: Reports, manifest: Mapping[str, Any]) -> list[Block]:
         block.rows = splits(manifest)
         lost = survival.in_words(manifest)
         block.facts = facts | {f"lost in the tokenizer, {split}": words for split, words in lost.items()}
+        several = {split: about.get("references") for split, about in manifest.get("splits", {}).items()}
+        block.facts |= {f"references, {split}": references.in_words(found) for split, found in several.items() if found}
     except DataError as problem:
         block.missing = [(group[0].label, problem.message)]
     block.columns = {

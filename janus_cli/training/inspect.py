@@ -9,7 +9,7 @@ from typing import Any
 
 from janus_cli import documents, recipe_load, runs
 from janus_cli.core.batch import SPECIAL, collate
-from janus_cli.data import survival
+from janus_cli.data import filters, references, survival
 from janus_cli.data.prepare import is_prepared
 from janus_cli.data.store import Store
 from janus_cli.errors import DataError, UsageError
@@ -96,7 +96,7 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
 def describe_data(folder: Path) -> dict[str, Any]:
     manifest = documents.read(folder / MANIFEST, documents.PreparedManifest)
     stores = {}
-    for split in sorted(manifest["splits"]):
+    for split, about in sorted(manifest["splits"].items()):
         store = Store.open(folder, split)
         source, target = store.tokens
         stores[split] = {
@@ -105,6 +105,9 @@ def describe_data(folder: Path) -> dict[str, Any]:
             "target tokens": target,
             "vocabulary": f"{store.source_vocabulary:,} / {store.target_vocabulary:,}",
             "fingerprint": store.fingerprint,
+            "dropped": filters.reasons(about.get("dropped", {})) or "none",
+            "text": list(dict.fromkeys(text["path"] for text in about.get("text", {}).values() if text.get("path"))),
+            **({"references": references.in_words(about["references"])} if about.get("references") else {}),
         }
     lost = survival.in_words(manifest)
     more = {"lost in the tokenizer": lost} if lost else {}

@@ -389,6 +389,17 @@ def test_one_reference_in_every_line_is_the_target(janus: Run) -> None:
     assert (code, "corpus/test.de has 3 lines, corpus/test.refs.tsv has 2 lines" in said) == (3, True), said
 
 
+def test_a_list_of_targets_in_training_gives_a_pair_for_each(janus: Run) -> None:
+    folder = aligned()
+    texts = [["the first", "the second"], ["the third"], []]
+    as_jsonl(Path("t.jsonl"), [{"de": f"quelle {n}", "en": targets} for n, targets in enumerate(texts)])
+    assert janus("--data-dir", "corpus", "--train", "t.jsonl", "--out", "out")[0] == 0
+    Path(folder, "train.de").write_text("quelle 0\nquelle 0\nquelle 1\nquelle 2\n")
+    Path(folder, "train.en").write_text("the first\nthe second\nthe third\n\n")
+    assert janus("--data-dir", "corpus", "--out", "plain")[0] == 0
+    assert ids_and_text("out") == ids_and_text("plain")
+
+
 def test_training_takes_the_first_target(janus: Run) -> None:
     aligned()
     assert janus("--data-dir", "corpus", "--out", "plain")[0] == 0

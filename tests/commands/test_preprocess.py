@@ -164,6 +164,25 @@ def test_a_full_disk_leaves_nothing_and_no_traceback() -> None:
     assert not written()
 
 
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"train.de": "a b\n", "train.en": "a b c\n"}, "warning: train: targets are longer than sources (mean 3.0"),
+        ({"valid.de": "a\n" * 4}, "warning: valid: unlike train in length (mean 1.0 source tokens, in train 3.0)"),
+        ({"test.de": "a b c\nd e f\na b c\na b c\n"}, "test: 2 of 4 lines repeat the source of another; "),
+        ({"test.refs.tsv": "a\n\t\na\tb\tc\na\n"}, "test: 5 references, 0 to 3 a line"),
+    ],
+)  # fmt: skip
+def test_what_may_be_a_wrong_choice_of_files_is_said(janus: Run, files: dict[str, str], words: str) -> None:
+    Path("corpus/test.de").write_text("a b 1\na b 2\na b 3\na b 4\n")
+    options = (*CORPUS, "--set", "data.task=generation", "--force", "--out", "out")
+    assert words.partition(" (")[0] not in janus(*options)[1]
+    for name, text in files.items():
+        Path("corpus", name).write_text(text)
+    code, said = janus(*options)
+    assert (code, words in said) == (0, True), said
+
+
 @pytest.mark.parametrize("references", [False, True])
 def test_lines_without_a_reference_are_counted(janus: Run, references: bool) -> None:
     name, side = ("test.refs.tsv", "reference") if references else ("test.en", "target")

@@ -54,6 +54,7 @@ def test_text_that_survives_is_not_worth_a_word(preprocess: Preprocess, shell: J
     assert all(split["unknown"] == {"source": 0, "target": 0} for split in splits.values())
     code, out, _ = shell("inspect", "data/own.de-en")
     assert (code, "lost in the tokenizer:\n  test: nothing\n" in out or "  train: nothing\n" in out) == (0, True)
+    assert len(out.split("\n")) < 40, "a page; the manifest is for --json"
 
 
 @pytest.mark.parametrize(
