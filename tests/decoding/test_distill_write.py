@@ -191,7 +191,7 @@ def test_of_more_sources_the_surest_stay(
 
 def test_source_text_that_cannot_be_used_or_changes_meanwhile(sources: Sources) -> None:
     Path("latin.src").write_bytes("süß\n".encode("latin-1"))
-    for name, message in (("nowhere", "does not exist"), ("-", "- does not exist"), ("latin.src", "is not UTF-8")):
+    for name, message in (("nowhere", "does not exist"), ("-", "stdin is a pipe"), ("latin.src", "is not UTF-8")):
         with pytest.raises(DataError, match=message):
             Sources(sources.prepared, sources.recipe, [Path(name)])
     more = with_file(sources, "ab\n")
