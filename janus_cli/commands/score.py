@@ -28,6 +28,15 @@ def score(
             help="Column with references. Repeatable. By default those called reference, else all of a TSV.",
         ),
     ] = None,
+    pool_references: Annotated[
+        Path | None,
+        typer.Option(
+            "--pool-references",
+            metavar="SOURCES",
+            help="Text with the source of each line: a source that stands in several lines is scored once, against the "
+            "references of all of them, as coco-caption does.",
+        ),
+    ] = None,
     column: options.Column = None,
     against: Annotated[
         Path | None,
@@ -70,13 +79,14 @@ def score(
       janus score runs/a/decode/test.nar4.txt --against runs/b/decode/test.ar.txt
       janus score out.txt --reference first.en --reference second.en
       janus score out.txt --reference e2e.refs.tsv --bootstrap 1000
+      janus score out.txt --reference test.tgt --pool-references test.src
       janus score out.jsonl --column summary --reference test.csv --reference-column human
     """
     import json
 
     from janus_cli import console, runs
     from janus_cli.data.lines import name_of
-    from janus_cli.data.tables import column_of_each
+    from janus_cli.data.tables import column_of_each, text_or_column
     from janus_cli.errors import UsageError
     from janus_cli.scoring import inputs, report
     from janus_cli.scoring.bootstrap import SAMPLES
@@ -96,6 +106,9 @@ def score(
     outputs = [report.Output(name_of(path), inputs.read_hypotheses(path, own)) for path, own in columns]
     references = [(str(file), inputs.read_references(file, reference_column or ())) for file in files]
     console.say(f"scoring {outputs[0].name} against {', '.join(map(str, files))}")
+    if pool_references:
+        sources = report.Output(name_of(pool_references), list(text_or_column(pool_references, ("source",))))
+        outputs, references = report.pooled(outputs, references, sources)
     own = runs.find_run(run) if run else runs.run_around(first) or runs.run_around(files[0])
     judge, chosen = judge_of_outputs(own, references, wanted, tokenize)
     if "bleu" in chosen and judge.tokenize != "none" and looks_tokenised(outputs[0].lines):

@@ -12,7 +12,7 @@ from janus_cli.data.lines import raw_lines
 
 MUCH = 0.05  # a larger share is worth a warning; short sentences do recur by chance
 COPIES = 0.5
-POOL = "if those are several right outputs, give each source once, with all of them as references"
+POOL = "if those are several right outputs, see --pool-references of janus score"
 
 
 def tell(splits: Sequence[Split]) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+from janus_cli import console
 from janus_cli.console import counted
+from janus_cli.data.references import by_column, texts_in
 from janus_cli.errors import DataError
 from janus_cli.measures import MEASURES
 from janus_cli.scoring.bootstrap import compare, intervals, says_little
@@ -17,7 +19,40 @@ class Output(NamedTuple):
     """A system's N hypotheses, and the name of their file."""
 
     name: str
-    lines: list[str]
+    lines: Sequence[str]
+
+
+def pooled(
+    outputs: Sequence[Output], references: Sequence[tuple[str, Sequence[Sequence[str | None]]]], sources: Output
+) -> tuple[list[Output], list[tuple[str, list[list[str | None]]]]]:
+    """A line for each source, as coco-caption scores: its first output, and the references of all lines that have it.
+
+    Raises:
+        DataError: line counts differ.
+    """
+    _must_align([*outputs, sources], references)
+    rows = dict[str, list[int]]()
+    for row, source in enumerate(sources.lines):
+        rows.setdefault(source, []).append(row)
+    console.say(f"{counted(len(sources.lines), 'line')} of {counted(len(rows), 'source')}: their references are pooled")
+    return (
+        [Output(name, [lines[own[0]] for own in rows.values()]) for name, lines in outputs],
+        [
+            (
+                name,
+                by_column([texts_in(column[row] or "" for row in own for column in columns) for own in rows.values()]),
+            )
+            for name, columns in references
+        ],
+    )
+
+
+def _must_align(outputs: Sequence[Output], references: Sequence[tuple[str, Sequence[Sequence[str | None]]]]) -> None:
+    first, *others = ((name, len(lines)) for name, lines in outputs)
+    for name, count in [*((name, len(columns[0])) for name, columns in references), *others]:
+        if count != first[1]:
+            message = f"{first[0]} has {counted(first[1], 'line')}, {name} has {count:,}"
+            raise DataError(message, "score files that belong together")
 
 
 def measure(
@@ -33,10 +68,7 @@ def measure(
         DataError: line counts differ, there is nothing to score, or every reference is empty.
     """
     first = outputs[0]
-    for name, lines in [*((name, columns[0]) for name, columns in references), *outputs[1:]]:
-        if len(lines) != len(first.lines):
-            message = f"{first.name} has {counted(len(first.lines), 'line')}, {name} has {len(lines):,}"
-            raise DataError(message, "score files that belong together")
+    _must_align(outputs, references)
     columns = [column for _, file in references for column in file]
     if first.lines and without_reference(columns) == len(first.lines):
         names = ", ".join(name for name, _ in references)

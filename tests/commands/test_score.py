@@ -98,6 +98,17 @@ def test_several_reference_files_and_a_ragged_tsv(exact: Exact) -> None:
     assert exact("h.txt", "--reference", "refs.tsv", "--reference", "one.txt")["value"] == 100
 
 
+def test_references_of_equal_sources_are_pooled(exact: Exact) -> None:
+    write(h="a c c", b="b c c", one="x a c", two="y _ c", s="p p q")
+    files = ("--reference", "one.txt", "--pool-references", "s.txt", "--against", "b.txt")
+    found = exact("h.txt", *files)
+    assert (found["value"], found["against_scores"][0]["value"], found["sentences"]) == (100, 50, 2)
+    assert found["scores"][0]["signature"].startswith("nrefs:var|")
+    assert exact("h.txt", *files, "--reference", "two.txt")["sentences"] == 2
+    Path("s.jsonl").write_text('{"source": "p"}\n{"source": "p"}\n{"source": "q"}\n')
+    assert exact("h.txt", *files[:2], "--pool-references", "s.jsonl")["value"] == 100
+
+
 def test_stdin_is_read_as_a_file_is(exact: Exact) -> None:
     write(r="a b _")
     assert exact("-", "--reference", "r.txt", stdin="\ufeffa\nb\r\n\n".encode())["value"] == 100
@@ -233,6 +244,7 @@ REFUSED = [
     ("two.txt --reference two.txt --reference three.txt", 3, "two.txt has 2 lines, three.txt has 3"),
     ("two.txt --reference two.txt --against three.txt", 3, "two.txt has 2 lines, three.txt has 3"),
     ("- --reference three.txt", 3, "stdin has 0 lines, three.txt has 3"),
+    ("two.txt --reference two.txt --pool-references three.txt", 3, "two.txt has 2 lines, three.txt has 3"),
     ("two.txt", 3, "no reference for two.txt"),
     ("none.txt", 3, "none.txt does not exist"),
     ("none.txt --reference two.txt", 3, "none.txt does not exist"),
