@@ -3,8 +3,10 @@
 import errno
 import importlib
 import signal
+from pathlib import Path
 from types import ModuleType
 
+from janus_cli.system import whose
 from janus_cli.terminal import command
 
 
@@ -98,7 +100,9 @@ _SYSTEM: dict[int, tuple[type[JanusError], str]] = {  # what a user can act on i
 }
 DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # nothing more can be written
-_NAMELESS: dict[type[JanusError], str] = {JanusError: "output", DataError: "the current folder"}  # what has no path
+_NAMELESS: dict[type[JanusError], str] = {  # what has no path
+    JanusError: "output", DataError: "the current folder", UsageError: "the system",
+}  # fmt: skip
 
 
 def from_system(problem: OSError) -> JanusError | None:
@@ -106,21 +110,23 @@ def from_system(problem: OSError) -> JanusError | None:
 
     The one place that knows which failures of the system are about a path or a disk.
     """
-    kind, next_step = _SYSTEM.get(problem.errno or 0, (None, ""))
-    if kind is None or not (name := problem.filename or _NAMELESS.get(kind)):
+    if problem.errno is None:
         return None
-    return kind(f"{name}: {problem.strerror}", next_step)
+    kind, next_step = _SYSTEM.get(problem.errno, (JanusError, ""))
+    if next_step == _PLACE and problem.filename and (other := whose(Path(str(problem.filename)))):
+        next_step = f"{other}: ask for permission, or work on a copy or elsewhere"
+    return kind(f"{problem.filename or _NAMELESS[kind]}: {problem.strerror}", next_step)
 
 
 def check_machine(problem: BaseException, doing: str = "") -> None:
-    """Raises what is no fault of the file at hand: no more files can be opened, no permission, no memory.
+    """Raises what is no fault of the file at hand: no more files can be opened, no permission, a full disk, no memory.
 
     doing: completes "not enough memory", as in "to read x".
     """
     words = ("Too many open files", "os error 24")  # also of torch, safetensors and the dynamic linker
     if getattr(problem, "errno", None) in (errno.EMFILE, errno.ENFILE) or any(each in str(problem) for each in words):
         raise JanusError("too many open files", "raise `ulimit -n`") from None
-    if isinstance(problem, OSError) and problem.errno in DENIED and (told := from_system(problem)):
+    if isinstance(problem, OSError) and problem.errno in DENIED | FULL and (told := from_system(problem)):
         raise told from None
     if is_about_memory(problem):
         what = doing or f"({str(problem).split(chr(10))[0] or type(problem).__name__})"
@@ -134,7 +140,7 @@ def is_about_memory(problem: BaseException) -> bool:
     torchs = type(problem).__name__ == "OutOfMemoryError" or str(problem) == "could not create a primitive"
     if torchs or isinstance(problem, MemoryError) or getattr(problem, "errno", None) == errno.ENOMEM:
         return True
-    words = ("can't allocate memory", "Cannot allocate memory", "out of memory", "bad_alloc")
+    words = ("can't allocate memory", "Cannot allocate memory", "out of memory", "bad_alloc", "failed to map segment")
     return any(each in str(problem) for each in words)
 
 
@@ -154,7 +160,6 @@ def _install_command(extra: str) -> str:
     """`pip install` for an extra, from the package's own origin: a folder, a wheel, a repository or an index."""
     import json
     from importlib import metadata
-    from pathlib import Path
     from urllib.parse import unquote
 
     try:

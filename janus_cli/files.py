@@ -25,7 +25,7 @@ from janus_cli.system import sync
 MANIFEST = "manifest.json"
 POLL_SECONDS = 0.1  # between two looks at a lock that another process holds
 OLD = 3600.0  # seconds without a write, after which a file of `temporary` is taken for abandoned
-_OWNER = re.compile(r"pid \d+ on (\S+)\n")  # what a process writes into a lock that it holds
+_OWNER = re.compile(r"pid (\d+) on (\S+)\n")  # what a process writes into a lock that it holds
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")  # see `temporary`
 
 
@@ -85,6 +85,8 @@ def whole_folder(
         )
         stack.callback(_remove_lock, lock)
         _tidy(final)
+        if left := _left(working):
+            raise UsageError(left, "remove it, or ask its owner to")
         check()  # an earlier one may have come back
         working.mkdir()
         try:
@@ -100,6 +102,7 @@ def whole_folder(
             sync(final.parent)
         finally:
             _tidy(final)
+            _warn_of_left(working)
 
 
 def _places(final: Path) -> tuple[Path, Path, Path]:
@@ -117,6 +120,17 @@ def _tidy(final: Path) -> None:
             # A half-deleted folder must not come back: it is renamed before it is deleted.
             replaced.rename(working if final.exists() else final)
         shutil.rmtree(working, ignore_errors=True)
+
+
+def _left(folder: Path) -> str:
+    """Names a folder that could not be deleted, and its owner; empty if it is gone."""
+    words = [f"{folder} cannot be removed", system.whose(folder)]
+    return ": ".join(filter(None, words)) if folder.exists() else ""
+
+
+def _warn_of_left(folder: Path) -> None:
+    if left := _left(folder):
+        console.warn(left)
 
 
 def tidy(out: Path) -> None:
@@ -159,6 +173,7 @@ def remove_whole(folder: Path) -> None:
     working, _, _ = _places(folder)
     folder.rename(working)
     shutil.rmtree(working, ignore_errors=True)
+    _warn_of_left(working)
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -197,8 +212,8 @@ def locked(path: Path, busy: Callable[[str], None], patience: float = inf) -> It
         file.seek(0)
         killed = file.readline().strip()
         file.truncate(0)
-        file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        with naming(path):  # unbuffered: on a full disk, closing the file must not fail again
+            os.write(file.fileno(), f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
         stack.callback(file.truncate, 0)
         yield killed
 
@@ -214,7 +229,7 @@ def _open_locked(path: Path, busy: Callable[[str], None], patience: float) -> tu
                 if not everywhere and _is_elsewhere(_note(path)):
                     raise Busy(f"{_note(path).strip()} (if it has ended, remove {path})")
             except Busy as problem:
-                holder = problem.holder or _note(path).split("\n")[0] or "another process"
+                holder = problem.holder or _holder(_note(path)) or "another process"
                 if time.monotonic() - began > patience:
                     raise Busy(holder) from None
                 if not told:
@@ -246,16 +261,26 @@ def held(file: IO[Any], path: Path, *, shared: bool = False) -> Iterator[bool]:
             if not own:
                 name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
                 stand_in = Path(tempfile.gettempdir(), f"janus-{name[:32]}.lock")
-                system.lock(stack.enter_context(stand_in.open("ab")), shared=shared)
+                with suppress(FileExistsError):
+                    stand_in.touch(exist_ok=False)
+                    stand_in.chmod(0o444)  # every user can lock it, whatever the umask: that takes no more than reading
+                system.lock(stack.enter_context(stand_in.open("rb")), shared=shared)
         except BlockingIOError:
             raise Busy from None
         yield own
 
 
+def _holder(note: str) -> str:
+    """The process that wrote this note, in words; empty if there is none."""
+    found = _OWNER.match(note)
+    suspended = found and not _is_elsewhere(note) and system.is_suspended(found[1])
+    return note.split("\n")[0] + (f", which is suspended (`kill -CONT {found[1]}`)" if found and suspended else "")
+
+
 def _is_elsewhere(note: str) -> bool:
     """Whether a process on another machine wrote this note."""
     found = _OWNER.match(note)
-    return found is not None and found[1] != socket.gethostname()
+    return found is not None and found[2] != socket.gethostname()
 
 
 def _note(path: Path) -> str:

@@ -11,14 +11,16 @@ runs/<name>/                     run.txt · recipe.yaml · manifest.json · toke
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from janus_cli import documents
+from janus_cli import console, documents
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.recipe import Recipe
+from janus_cli.system import is_denied
 from janus_cli.terminal import command
 
 PREPARED = Path("data")
@@ -125,7 +127,7 @@ def find_run(path: Path | None, root: Path = RUNS) -> Run:
         for folder in (path, root / path):
             if (folder / "recipe.yaml").is_file():
                 return Run(folder)
-    folders = [folder for folder in root.glob("*") if (folder / "recipe.yaml").is_file()]
+    folders = list(_readable(root))
     if path is not None:
         close = difflib.get_close_matches(path.name, [folder.name for folder in folders], n=1)
         raise UsageError(
@@ -135,6 +137,20 @@ def find_run(path: Path | None, root: Path = RUNS) -> Run:
     if not folders:
         raise UsageError(f"no run under {root}/", "train one with `janus train`, or name one with --run")
     return Run(max(folders, key=_last_written))
+
+
+def _readable(root: Path) -> Iterator[Path]:
+    """The folders of runs under `root`, without those that this user may not read, which are told."""
+    for folder in root.glob("*"):
+        if is_denied(folder / "recipe.yaml"):
+            _tell_denied(folder.absolute())
+        elif (folder / "recipe.yaml").is_file():
+            yield folder
+
+
+@cache  # each once
+def _tell_denied(folder: Path) -> None:
+    console.say(f"passing over {folder}, which you may not read")
 
 
 def _last_written(folder: Path) -> float:

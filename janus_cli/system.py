@@ -174,6 +174,34 @@ def c_function(name: str) -> Any:
     return None if WINDOWS else getattr(ctypes.CDLL(None), name, None)
 
 
+def is_denied(path: Path) -> bool:
+    """Whether there may be something that this user may not read; not if nothing is there."""
+    try:
+        return not (path.stat() and os.access(path, os.R_OK))
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+
+
+def whose(path: Path) -> str:
+    """Which other user a file, or what can be seen of the path to it, belongs to, in words; empty if none."""
+    if WINDOWS:
+        return ""
+    for place in (path, *path.absolute().parents):
+        with suppress(OSError):
+            number = place.stat().st_uid
+            with suppress(KeyError):  # a user that this machine does not know
+                return "" if number == os.geteuid() else f"it belongs to {place.owner()}"
+            return f"it belongs to user {number}"
+    return ""
+
+
+def is_suspended(process: str) -> bool:
+    """Whether the process of this number is stopped, as by Ctrl-Z; False if nobody says."""
+    return _in_file(f"/proc/{process}/status", r"^State:\s*(T)") is not None
+
+
 def usable_cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "process_cpu_count"):  # Python 3.13

@@ -230,6 +230,10 @@ Command = TypeVar("Command", bound=Callable[..., None])
 def checked(command: Command) -> Command:
     """The command, which first refuses what no system can use: paths too long or in a circle of links, and NaN."""
 
+    for parameter in inspect.signature(command).parameters.values():
+        for option in getattr(parameter.annotation, "__metadata__", ()):
+            option.readable = False  # what may not be read is told where it is read, with its owner
+
     @wraps(command)
     def call(**given: Any) -> None:
         for name, values in given.items():

@@ -18,10 +18,11 @@ from janus_cli.data.prepare import FORMAT
 from janus_cli.data.store import Store, store_files
 from janus_cli.data.stored import digest, disk_size, last_change
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
-from janus_cli.errors import DataError
+from janus_cli.errors import DataError, UsageError
 from janus_cli.files import MANIFEST, sha256, write_json
 from janus_cli.recipe import Data, Recipe, with_new_names
 from janus_cli.runs import Run, distilled_dir, prepared_dir, text_name
+from janus_cli.system import is_denied
 from janus_cli.terminal import command, quoted
 
 # Knobs that say where the text is, not what it is: that is for the fingerprints.
@@ -141,6 +142,22 @@ def find_references(run: Run, recipe: Recipe, split: str) -> Path | None:
     return several or prepared_file(run, recipe, text_name(split, "target"))
 
 
+def data_of(run: Run, recipe: Recipe, name: str = MANIFEST) -> Path:
+    """The data that a run was trained on: the recorded folder if `name` in it can be read, else the usual one.
+
+    Raises:
+        UsageError: the recorded one may not be read, and the usual one has no such file.
+    """
+    usual = prepared_dir(recipe)
+    recorded = Path(run.read_manifest().get("prepared") or usual)
+    if is_denied(recorded / name) and not (usual / name).is_file():
+        hint = (
+            f"ask its owner to copy it to {usual}; or name a text with --input (decode), data with --prepared (train)"
+        )
+        raise UsageError(f"the data of {run.path} may not be read: {recorded}", hint)
+    return usual if is_denied(recorded / name) or not (recorded / name).is_file() else recorded
+
+
 def prepared_file(run: Run, recipe: Recipe, name: str) -> Path | None:
     """A file of the prepared data that the run was trained on, unchanged; None if there was none.
 
@@ -151,10 +168,9 @@ def prepared_file(run: Run, recipe: Recipe, name: str) -> Path | None:
     known = manifest.get("files", {}).get(name)
     if known is None:
         return None
-    recorded = Path(manifest.get("prepared", ""))
-    path = (recorded if (recorded / name).is_file() else prepared_dir(recipe)) / name
+    path = data_of(run, recipe, name) / name
     if not path.is_file():
-        again = _command(["--recipe", str(run.recipe)], recipe, recorded, manifest)
+        again = _command(["--recipe", str(run.recipe)], recipe, Path(manifest.get("prepared", "")), manifest)
         raise DataError(
             f"the data of this run is gone: there is no {path}",
             f"make it again: {again}; or name a text with --input FILE",

@@ -29,7 +29,7 @@ from janus_cli.data.encode import Encoded, pair_hash
 from janus_cli.data.extract import source_lines
 from janus_cli.data.lines import TextFile, check
 from janus_cli.data.prepare import PREPARED, is_prepared, write_manifest, write_split
-from janus_cli.data.prepared import Prepared, fingerprints, open_prepared, prepare_again
+from janus_cli.data.prepared import Prepared, data_of, fingerprints, open_prepared, prepare_again
 from janus_cli.data.store import Ragged, store_files
 from janus_cli.data.stored import digest
 from janus_cli.data.tables import column_of_each
@@ -153,11 +153,8 @@ def _prepared(run: Run, recipe: Recipe) -> Prepared:
     Raises:
         DataError: it is gone, or was prepared again from other text.
     """
-    trained_on = run.read_manifest()
-    recorded = trained_on.get("prepared")
-    folder = Path(recorded) if recorded and Path(recorded).is_dir() else runs.prepared_dir(recipe)
-    prepared = open_prepared(recipe, folder, ("--recipe", str(run.recipe)), of_run=True)
-    if fingerprints(prepared.manifest) != fingerprints(trained_on):
+    prepared = open_prepared(recipe, data_of(run, recipe), ("--recipe", str(run.recipe)), of_run=True)
+    if fingerprints(prepared.manifest) != fingerprints(run.read_manifest()):
         raise DataError(
             f"{prepared.folder} is not the data that {run.path} was trained on", prepare_again(prepared, run, recipe)
         )

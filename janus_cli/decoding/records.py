@@ -36,7 +36,7 @@ from janus_cli.errors import (
     check_machine,
 )
 from janus_cli.files import Busy, held
-from janus_cli.system import delete_open
+from janus_cli.system import delete_open, whose
 from janus_cli.system import sync as sync_folder
 
 FORMAT = 2
@@ -108,11 +108,15 @@ class Records:
         """Determines where to start, before anything is written or loaded.
 
         Raises:
-            UsageError: an output file exists, finished lines are kept though none are asked for, or the options differ.
+            UsageError: an output file exists, finished lines are kept though none are asked for, the options differ, or
+                the partial file is another user's.
             CheckpointError: the weights differ.
             DataError: the partial file is damaged.
             RunInUseError: another process is writing it.
         """
+        if self.path.exists() and not os.access(self.path, os.W_OK):
+            reason = ": ".join(filter(None, ["may not be continued or replaced", whose(self.path)]))
+            raise UsageError(f"{self.path}, which a decoding has left, {reason}", self.elsewhere)
         earlier = Progress() if force else self._find_progress()
         header = self.earlier_header() if resume else {}
         if header.get("files") == self.header["files"]:  # what the first call may replace, a later one may, too

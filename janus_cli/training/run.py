@@ -22,7 +22,7 @@ from janus_cli.core.model import Transformer
 from janus_cli.data import corpus, lexicon
 from janus_cli.data.batching import estimate_epoch, must_fit
 from janus_cli.data.prepare import is_prepared, prepare
-from janus_cli.data.prepared import Prepared, fingerprints, open_prepared, prepare_again
+from janus_cli.data.prepared import Prepared, data_of, fingerprints, open_prepared, prepare_again
 from janus_cli.device import World, keep_few_shapes, keep_freed_memory, start_world
 from janus_cli.errors import CheckpointError, DataError, JanusError, RunInUseError, Stopped, UsageError, require
 from janus_cli.files import MANIFEST, copy_files, locked, tidy, write_atomically
@@ -209,9 +209,7 @@ def _open_data(
     Rank 0 prepares the usual one if it is missing, and verifies the data; the other ranks skip that.
     text: see `--data-dir`. words: see `_preprocess_options`.
     """
-    folder = named or runs.prepared_dir(recipe)
-    if named is None and resume and (before := run.read_manifest().get("prepared")) and Path(before).is_dir():
-        folder = Path(before)
+    folder = named or (data_of(run, recipe) if resume else runs.prepared_dir(recipe))
     verified = None
     if world.first:
         if text is not None:
