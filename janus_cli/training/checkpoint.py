@@ -9,8 +9,11 @@ The files go into a hidden folder and are synced; then the folder gets its name 
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -25,12 +28,14 @@ from janus_cli.core.model import Transformer
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
 from janus_cli.errors import (
+    FULL,
     CheckpointError,
     DataError,
     JanusError,
     NonFiniteError,
     UsageError,
     check_machine,
+    from_system,
 )
 from janus_cli.files import MANIFEST, Busy, remove_whole, sha256, sweep, temporary, whole_folder
 from janus_cli.recipe import Recipe
@@ -104,13 +109,14 @@ def save(
             f"{folder} could not be written: {problem.holder} has been writing it for {PATIENCE:g} seconds",
             "older checkpoints are untouched; end that process, or wait for it",
         ) from None
-    except (OSError, SafetensorError) as problem:
-        check_machine(problem)
-        needed = sum(t.numel() * t.element_size() for t in (*weights.values(), *(optimizer or {}).values()))
-        raise CheckpointError(
-            f"{folder} could not be written: {problem}",
-            f"a checkpoint needs about {needed:,} bytes; older ones are untouched",
-        ) from None
+    except OSError as problem:
+        told, hint = from_system(problem), "older checkpoints are untouched"
+        if told and problem.errno in FULL:
+            needed = sum(t.numel() * t.element_size() for t in (*weights.values(), *(optimizer or {}).values()))
+            hint = f"{told.hint}; a checkpoint needs about {needed:,} bytes; {hint}"
+        else:
+            check_machine(problem)
+        raise CheckpointError(f"{folder} could not be written: {problem.strerror}", hint) from None
 
 
 def write(
@@ -118,17 +124,28 @@ def write(
     weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor] | None = None,
 ) -> None:  # fmt: skip
     """Write the files of a checkpoint into a folder; the manifest also names what lies there already."""
-    save_file({key: value.contiguous() for key, value in weights.items()}, folder / MODEL)
+    _write_tensors(weights, folder / MODEL)
     if optimizer is not None:
-        save_file({key: value.contiguous() for key, value in optimizer.items()}, folder / OPTIMIZER)
+        _write_tensors(optimizer, folder / OPTIMIZER)
     (folder / RECIPE).write_text(recipe_load.dump(recipe), encoding="utf-8")
     for file in (folder / MODEL, folder / OPTIMIZER):
         if file.exists():  # safetensors makes it readable for its owner only: the umask decides, as for other files
-            file.chmod((folder / RECIPE).stat().st_mode)
+            with suppress(OSError):  # some file systems have no modes
+                file.chmod((folder / RECIPE).stat().st_mode)
     full = {**state, "source_vocabulary": vocabularies[0], "target_vocabulary": vocabularies[1]}
     (folder / STATE).write_text(json.dumps(full, indent=1), encoding="utf-8")
     manifest = {"format": FORMAT, "files": {file.name: _describe(file) for file in sorted(folder.iterdir())}}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def _write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Raises OSError if it cannot: safetensors itself says only in words what the system said."""
+    try:
+        save_file({key: value.contiguous() for key, value in tensors.items()}, file)
+    except SafetensorError as problem:
+        if not (found := re.search(r"os error (\d+)", str(problem))):
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(file)) from None
 
 
 def _describe(file: Path) -> dict[str, Any]:
