@@ -20,6 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from janus_cli import console
 from janus_cli.data import survival
 from janus_cli.data.corpus import Chunk, Split, chunks
 from janus_cli.data.filters import filter_pairs, shortened
@@ -117,12 +118,13 @@ def encoders(
     folder: Path, data: Data, bad_utf8: BadUtf8, workers: int
 ) -> Iterator[Callable[[Split], Iterator[Encoded]]]:
     """A function that encodes a split chunk by chunk, in order: in this process if workers is 1, else in others."""
-    if workers == 1:
+    pool = None if workers == 1 else _processes(workers)
+    if pool is None:
         here = partial(encode, load_tokenizers(folder), data, bad_utf8)
         yield lambda split: (here(split, chunk) for chunk in chunks(split))
         return
     there = partial(_work, folder, data, bad_utf8)
-    with ProcessPoolExecutor(workers, get_context("spawn"), _begin) as pool:
+    with pool:
 
         def encoded(split: Split) -> Iterator[Encoded]:
             waiting: deque[Future[Encoded]] = deque()
@@ -140,6 +142,15 @@ def encoders(
             raise JanusError("a process that encodes text was killed (out of memory?)", "try --workers 1") from None
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _processes(workers: int) -> ProcessPoolExecutor | None:
+    """None, with a warning, if the system gives none: /dev/shm, which holds their locks, may be closed to this user."""
+    try:
+        return ProcessPoolExecutor(workers, get_context("spawn"), _begin)
+    except OSError as problem:
+        console.warn(f"no processes to encode in ({problem.strerror}): one does it all")
+        return None
 
 
 def _begin() -> None:

@@ -7,6 +7,7 @@ them, where the page escapes them. The plots of `janus bench` and `janus compare
 from __future__ import annotations
 
 import io
+import logging
 import math
 import re
 from collections import Counter
@@ -23,6 +24,7 @@ from janus_cli.errors import require
 from janus_cli.lab.logbook import Curve
 from janus_cli.measures import MEASURES
 
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its advice on a cache where there is no home
 SMALL, SQUARE, LARGE = (4.2, 2.7), (4.2, 3.6), (8.0, 5.0)  # inches
 TEXT = {"svg.fonttype": "none", "svg.hashsalt": "janus"}
 IN_A_PAGE = {
