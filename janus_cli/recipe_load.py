@@ -198,8 +198,12 @@ class _Draft(yaml_core.Document):
         data = self.value.get("data")
         if isinstance(data, dict):
             if data.get("fields") and data.get("columns"):
-                line = self.lines.get(("data", "fields"), 0)
-                self.wrong(line, ("data", "fields"), "is another name of data.columns, which is set, too: leave it out")
+                fields, columns = (self.lines.get(("data", name), 0) for name in ("fields", "columns"))
+                if max(fields, columns) < _OPTIONS and data["fields"] != data["columns"]:
+                    self.wrong(fields, ("data", "fields"), "is another name of data.columns, which is set, too")
+                data = {
+                    key: value for key, value in data.items() if key != ("columns" if fields > columns else "fields")
+                }
             self.value["data"] = data = with_new_names(data)
             if data.get("task") == "generation":
                 data.setdefault("max_ratio", None)

@@ -75,4 +75,4 @@ def train(
         )  # fmt: skip
     except KeyboardInterrupt as stop:  # once updates are made, `Trainer.fit` stops in a way of its own
         number = getattr(stop, "number", signal.SIGINT)
-        raise Stopped(number, "stopped before the first update; nothing to save") from None
+        raise Stopped(number, "stopped outside the updates; nothing to save") from None

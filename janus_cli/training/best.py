@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import inf
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -21,7 +22,6 @@ from janus_cli.scoring.judge import BEFORE, choose, named_metric
 from janus_cli.training.checkpoint import read_state, steps
 
 Rank = tuple[float, float]
-NOWHERE: Rank = (-inf, -inf)
 
 
 def best_metric(recipe: Recipe, metric: str) -> str:
@@ -112,11 +112,8 @@ def ranked(root: Path, metric: str, scoring: Mapping[str, Any]) -> dict[Path, di
     scoring: see `validation.scoring_of`. Values: what each one's validation found.
     """
     judged = [(folder, state["metrics"]) for folder, state in _validated(root) if _is_judged_by(state, metric, scoring)]
-    places = {folder: rank(metric, metrics) for folder, metrics in judged}
-    known = [
-        each for each in reversed(judged) if places[each[0]]
-    ]  # the later one first, where equal ones stay in order
-    return dict(sorted(known, key=lambda each: places[each[0]] or NOWHERE, reverse=True))
+    known = [(place, each) for each in reversed(judged) if (place := rank(metric, each[1]))]  # equal ones: later first
+    return dict(each for _, each in sorted(known, key=itemgetter(0), reverse=True))
 
 
 def worth_keeping(root: Path, metric: str, scoring: Mapping[str, Any], count: int) -> set[Path]:

@@ -224,8 +224,13 @@ def test_fields_is_an_earlier_name_of_columns(janus: Run, shell: Callable[..., t
     train = ("train", "--prepared", "out", "--dry-run", *SETTINGS[:6])
     assert shell(*train, "--set", "data.columns=[A,B]")[0] == 0
     assert shell(*train, "--set", "data.columns=[B,A]")[0] == 3
-    code, said = janus(*named, "--set", "data.fields=[A,B]", "--set", "data.columns=[A,B]")
-    assert (code, "data.fields: is another name of data.columns" in said) == (2, True), said
+    Path("both.yaml").write_text(
+        "name: both\ndata: {source: de, target: en, columns: [de, en], fields: [A, B]}\n", "utf-8"
+    )
+    assert "data.fields: is another name of data.columns" in shell("train", "--recipe", "both.yaml", "--dry-run")[2]
+    for first, last in (("columns", "fields"), ("fields", "columns")):
+        code, said = janus(*named, "--force", "--set", f"data.{first}=[de,en]", "--set", f"data.{last}=[A,B]")
+        assert (code, "columns A, B" in said) == (0, True), said
 
 
 def test_a_table_that_is_replaced_while_it_is_read_is_noticed(janus: Run, monkeypatch: pytest.MonkeyPatch) -> None:

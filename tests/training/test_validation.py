@@ -95,7 +95,9 @@ def test_losses_and_edits_are_better_where_they_are_smaller(metric: str, better:
 def scores(monkeypatch: pytest.MonkeyPatch, pairs: Iterable[tuple[float, float]]) -> None:
     """The next validations find these losses and BLEUs."""
     found = iter(pairs)
-    monkeypatch.setattr(trainer_module, "validate", lambda *_: dict(zip(("loss", "bleu_ar"), next(found), strict=True)))
+    monkeypatch.setattr(
+        trainer_module, "validate", lambda *_: {"loss": (pair := next(found))[0], "bleu_ar": pair[1], "bleu": pair[1]}
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,6 +105,7 @@ def scores(monkeypatch: pytest.MonkeyPatch, pairs: Iterable[tuple[float, float]]
     [
         ("loss", [(3, 1), (2, 1), (4, 9), (5, 9)], 2.0, 2),
         ("auto", [(1, 1), (1, 3), (1, 2), (2, 3)], 3.0, 2),  # BLEU; a tie with a higher loss is worse
+        ("bleu", [(1, 1), (1, 3), (1, 2), (2, 3)], 3.0, 2),  # the mean of both sides
         ("auto", [(1, 1), (1, 3), (1, 2), (1, 3)], 3.0, 4),  # an equal one is no progress, but the later one is taken
         ("auto", [(3, 0), (2, 0), (3, 0), (4, 0)], 0.0, 2),  # a metric that says nothing: the loss decides
     ],
@@ -123,6 +126,13 @@ def test_training_stops_early_and_keeps_the_best_checkpoint(
     scores(monkeypatch, [(9.0, 0.0)] * 2)
     root = go(tiny_recipe, "run", "training.patience=0", "training.updates=6", resume=True)
     assert state(root / "last")["step"] == 6
+
+
+def test_validations_look_up_their_split_once(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, plain = list[object](), trainer_module.material
+    monkeypatch.setattr(trainer_module, "material", lambda *given: [found.append(given), plain(*given)][1])
+    go(tiny_recipe, "run", *EACH, "training.updates=2")
+    assert (len(entries(LOG, "valid")), len(found)) == (2, 1)
 
 
 def test_another_metric_begins_with_the_checkpoints_that_are_there(
