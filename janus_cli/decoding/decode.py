@@ -33,10 +33,12 @@ from janus_cli.errors import DataError, Interrupt, Stopped, UsageError, check_ma
 from janus_cli.files import must_not_dangle, write_atomically, write_json
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run, text_name
+from janus_cli.scoring.judge import one_text
 from janus_cli.terminal import command
 from janus_cli.training.checkpoint import fingerprint, read_checkpoint, read_state
 
 ELSEWHERE = "name another file with --out"
+FIRST_LINES = 1000  # whose outputs are compared with each other
 ANOTHER_TEXT = "with the hypotheses of another text"
 SPLIT_ELSEWHERE = "decode a text with --input FILE --out FILE, which needs no folder of the run"
 
@@ -166,6 +168,14 @@ class Job(ABC):
         for earlier in self.records.replay(lines) if self.records else ():
             yield [], [earlier]
         before, started, timing = self.progress, perf_counter(), self.translator.timing
+        shown = self.translator.advance
+
+        def advance(count: int) -> None:
+            shown(count)
+            if self.records is not None:
+                self.records.unkept += count
+
+        self.translator.advance = advance
         for window in self.translator.windows(lines, before.done):
             records = [result.record(full=full, traced=result.index < self.translator.traced) for result in window]
             self.progress = Progress(
@@ -268,7 +278,7 @@ class Decode(Job):
         if self.split is None:
             return self._unlike_text(self.out)
         if not self.kept("json").is_file():
-            return "with nothing beside it that tells its text, weights and options"
+            return f"with other options or weights: {self.kept('json')} is not there"
         if other := self.differs(documents.read(self.kept("json"), documents.DecodedSplit)):
             return other
         texts = iter(self.lines)
@@ -304,6 +314,7 @@ class Decode(Job):
             console.say(f"replacing {self.kept('txt')}")
         width = shutil.get_terminal_size().columns
         self.translator.traced = self.trace
+        outputs = dict[str, str]()  # by source, of the first lines
         with ExitStack() as stack:
             stream = self._stream(stack)
             # On a terminal, a bar would be drawn into the output.
@@ -315,11 +326,15 @@ class Decode(Job):
                 if stream is not None:
                     stream.write(b"".join(map(self.asked, records)))
                     stream.flush()
+                if len(outputs) < FIRST_LINES:
+                    outputs |= {record["source"]: record["hypothesis"] for record in records}
                 for result in results:
                     for line in shown(result, width) if result.index < self.trace else ():
                         console.say(line)
         if self.records is not None:
             self.records.publish(self.forms.values())
+        if said := one_text(list(outputs.values())):
+            console.warn(f"{self.lines.name}: of different sources, {said}")
         self._summarise()
 
     def _stream(self, stack: ExitStack) -> BinaryIO | None:

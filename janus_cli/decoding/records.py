@@ -92,17 +92,17 @@ class Records:
         self.header = {
             "format": FORMAT, "files": [path.name for path in files], "replace": list(files.values()),
             "checkpoint": checkpoint[0], "sha256": checkpoint[1], "options": json.loads(json.dumps(options)),
+            "places": [str(path.absolute()) for path in files],
         }  # fmt: skip
         self.progress = Progress()
+        self.unkept = 0  # lines that were decoded since the last window was added
         self.resumed = False  # whether an earlier process made some of the records
         self._end = 0  # end of the last complete window, in bytes
         self._synced = time.monotonic()
 
     def earlier_header(self) -> Record:
         """The header of the partial file; empty if it is missing or cannot be read."""
-        with suppress(OSError), self.path.open("rb") as file:
-            return parsed_line(file.readline(LONGEST), documents.RecordsHeader)
-        return {}
+        return _header_of(self.path)
 
     def check(self, *, resume: bool, force: bool) -> None:
         """Determines where to start, before anything is written or loaded.
@@ -131,6 +131,7 @@ class Records:
             )
         self._must_be_free(OVERWRITE)
         if resume and not earlier.done:  # so that a job may always say --resume
+            self._must_not_pass_over()
             console.say("nothing is finished yet: beginning with the first line")
 
     def finished(self) -> Path | None:
@@ -175,6 +176,18 @@ class Records:
             raise UsageError(
                 f"{self.path} was started with other options: {different}", f"give the same ones; {START_OVER}"
             )
+
+    def _must_not_pass_over(self) -> None:
+        """Raises UsageError if lines are kept of a decoding with other options that would write one of the files."""
+        for path in sorted(self.path.parent.glob(".*.partial")):
+            earlier = _header_of(path)
+            shared = set(earlier.get("places", ())) & set(self.header["places"])
+            if path != self.path and shared and _holds_lines(path):
+                before, now = ({"checkpoint": each["checkpoint"], **each["options"]} for each in (earlier, self.header))
+                raise UsageError(
+                    f"{path} holds finished lines for {min(shared)} with other options: {differences(before, now)}",
+                    "give the same ones, or name another file with --out; without --resume, decoding begins anew",
+                )
 
     def _must_be_free(self, hint: str) -> None:
         if self.progress.published:
@@ -252,6 +265,7 @@ class Records:
     def add(self, window: Sequence[Record], progress: Progress) -> None:
         """Appends a window of records. progress: including these."""
         self._append(b"".join(map(as_json, window)), progress)
+        self.unkept = 0
         if time.monotonic() - self._synced > SYNC_SECONDS:
             _write(self._file, b"", sync=True)
             self._synced = time.monotonic()
@@ -287,16 +301,17 @@ class Records:
     def _explain(self, problem: BaseException) -> None:
         """Adds to an error message what is kept and how to resume. Deletes a partial file without records."""
         pipe_closed = isinstance(problem, BrokenPipeError)
+        lost = f"; lost, because lines are kept in blocks of batches: {self.unkept:,} more" if self.unkept else ""
         # Nobody wants to resume `janus decode | head`, unless an earlier process did much of it.
         if not self.progress.done or (pipe_closed and not self.resumed):
             delete_open(self.path, self._file)
             if isinstance(problem, Interrupt):
-                raise Stopped(problem.number, f"{problem} before a line was finished") from None
+                raise Stopped(problem.number, f"{problem} before a line was kept{lost}") from None
             return
         verb = "is" if self.progress.done == 1 else "are"
         kept = f"{counted(self.progress.done, 'finished line')} {verb} kept in {self.path}"
         if isinstance(problem, Interrupt):
-            raise Stopped(problem.number, f"{problem}; {kept}", self.resume_hint) from None
+            raise Stopped(problem.number, f"{problem}; {kept}{lost}", self.resume_hint) from None
         if isinstance(problem, JanusError):
             problem.message = f"{problem.message}; {kept}"
             if isinstance(problem, OutOfMemoryError):  # its hint is an option; if given twice, the last one counts
@@ -345,6 +360,18 @@ def _packing(file: BinaryIO, path: Path) -> BinaryIO:
 def as_json(record: Record) -> bytes:
     """One line of JSON."""
     return json.dumps(record, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"  # names may be no text
+
+
+def _header_of(path: Path) -> Record:
+    with suppress(OSError), path.open("rb") as file:
+        return parsed_line(file.readline(LONGEST), documents.RecordsHeader)
+    return {}
+
+
+def _holds_lines(path: Path) -> bool:
+    """Whether a window of a partial file is complete."""
+    with path.open("rb") as file:
+        return any(line.startswith(DONE) for line in _lines(file))
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:

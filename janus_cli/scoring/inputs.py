@@ -104,8 +104,8 @@ def read_hypotheses(path: Path, column: str | None = None) -> list[str]:
         texts = Texts(table_of_lines(path, lines[:HEAD]), HYPOTHESIS, single=True, lines=lines)
         lines = [str(cell) for _, (cell,) in texts]
     best = lines if texts and NBEST in texts.table.names else _best(lines)
-    if best:
-        console.say(f"{text.name} is an n-best list: only the best hypothesis of each line is judged")
+    if best or re.search(rf"\.{NBEST}[0-9]+\.", path.name):  # the text of a split holds nothing else
+        console.say(f"{text.name}: of an n-best list, only the best hypothesis of each line is judged")
     return best or lines
 
 

@@ -7,6 +7,7 @@ words or is very short; the training targets decide (`data/spacing.py`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from janus_cli.runs import Run
 from janus_cli.scoring.metrics import Hypotheses, References, Score, must_be_at_hand, score
 
 USUAL = "13a"
+FEW_OUTPUTS = 10  # that are one text by chance
 
 
 @dataclass(frozen=True)
@@ -156,10 +158,19 @@ def without_reference(references: References) -> int:
     return sum(not any(text and text.strip() for text in others) for others in zip(*references, strict=True))
 
 
+def one_text(lines: Sequence[str]) -> str:
+    """What is to be said if more than half of some outputs are one text; empty if they are not."""
+    text, count = Counter(lines).most_common(1)[0] if len(lines) >= FEW_OUTPUTS else ("", 0)
+    found = 2 * count > len(lines) and text.strip()
+    return f"{count:,} of {len(lines):,} outputs are one text: {text!r:.60}" if found else ""
+
+
 def doubts(hypotheses: Hypotheses, references: References, scores: Sequence[Score], judge: Judge) -> Iterator[str]:
     """Why some of these scores may not tell, each with advice."""
     if empty := without_reference(references):
         yield f"{empty:,} of {counted(len(hypotheses), 'line')} have an empty reference: {NO_REFERENCE}"
+    if (said := one_text(hypotheses)) and not any(one_text([text or "" for text in column]) for column in references):
+        yield said
     words = [each.name for each in scores if each.measure.words]
     if judge.tokenize in UNSPACED_TOKENIZERS:
         words = [name for name in words if not MEASURES[name].tokenize]

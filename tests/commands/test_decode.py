@@ -21,6 +21,7 @@ from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.prepare import prepare
 from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.decoding.modes import modes
+from janus_cli.decoding.translate import Result
 from janus_cli.files import copy_files
 from janus_cli.training import checkpoint
 from tests.helpers import Janus
@@ -353,6 +354,13 @@ def test_a_full_disk_ends_it_without_a_traceback_and_without_half_files(janus: J
     assert ended.returncode == 1
     assert "No space left" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_outputs_that_are_one_text_are_said(janus: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "one text" not in janus()[2]
+    monkeypatch.setattr(Result, "_fields", lambda *_: {"hypothesis": "? ?", "score": 0.0})
+    different = len(set(source()))
+    assert f"of different sources, {different} of {different} outputs are one text: '? ?'" in janus()[2]
 
 
 def test_checkpoints_by_name_folder_and_best(janus: Janus) -> None:

@@ -138,7 +138,11 @@ def test_without_a_file_it_says_that_nothing_is_kept(janus: Janus, stop: Stop) -
     assert (code, "what goes to stdout is not kept" in err) == (2, True)
     stop(0, ctrl_c)
     code, _, err = janus(*SMALL, "--input", "text", "--output", "mine")
-    assert (code, "before a line was finished" in err, hidden()) == (130, True, [])
+    assert (
+        code,
+        "before a line was kept; lost, because lines are kept in blocks of batches: 4 more" in err,
+        hidden(),
+    ) == (130, True, [])
 
 
 def test_wherever_the_partial_file_is_cut_the_result_is_the_same(janus: Janus, stop: Stop) -> None:
@@ -271,6 +275,20 @@ def test_resume_begins_where_no_line_is_finished(janus: Janus, stop: Stop, whole
     code, _, err = janus(*BEGUN, "--resume")
     assert (code, "nothing is finished yet" in err) == (0, True)
     assert Path("mine").read_bytes() == whole
+    assert not hidden()
+
+
+def test_what_waits_with_other_options_is_not_passed_over(janus: Janus, stop: Stop) -> None:
+    stop(2, ctrl_c)
+    assert janus(*SMALL, "--out", "mine")[0] == 130
+    waiting = PARTIAL.read_bytes()
+    words = [*SMALL, "--beam", "2", "--resume", "--out"]
+    code, _, err = janus(*words, "mine")
+    assert (code, "mine with other options: beam 3, now 2" in err, PARTIAL.name in err) == (2, True, True)
+    assert janus(*words, "elsewhere/mine")[0] == 3, "no such folder"
+    assert janus(*words, "other")[0] == 0
+    assert PARTIAL.read_bytes() == waiting
+    assert janus(*SMALL, "--resume", "--out", "mine")[0] == 0
     assert not hidden()
 
 
@@ -509,8 +527,8 @@ def test_a_finished_decoding_is_already_complete(janus: Janus) -> None:
     assert "mine.gz is already complete" in err
     assert "nothing is finished yet" not in err
     for more, message in [
-        (["--checkpoint", "step-000002"], "with nothing beside it"),  # kept under another name
-        (["--beam", "2"], "with nothing beside it"),
+        (["--checkpoint", "step-000002"], "with other options or weights: "),  # kept under another name
+        (["--beam", "2"], "with other options or weights: "),
         (["--jsonl"], "with other lines than"),
     ]:
         code, _, err = janus(*words, *more)

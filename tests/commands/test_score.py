@@ -389,6 +389,14 @@ def test_empty_references_and_outputs_are_counted(janus: Janus) -> None:
     assert (code, "2 of 4 lines have an empty reference" in err) == (0, True), err
 
 
+def test_outputs_that_are_one_text_are_said(janus: Janus) -> None:
+    write(h="? " * 6 + "a b c d", half="? " * 5 + "a b c d e", r="a b c d e f g h i j")
+    said = "6 of 10 outputs are one text: '?'"
+    assert said in json.loads(janus("h.txt", "--reference", "r.txt", "--json")[1])["warnings"]
+    assert "one text" not in janus("half.txt", "--reference", "r.txt")[2]
+    assert "one text" not in janus("h.txt", "--reference", "h.txt")[2], "as in the references"
+
+
 def test_of_an_n_best_list_the_best_hypothesis_is_judged(janus: Janus, exact: Exact) -> None:
     Path("r.txt").write_text("a\n\nc\n")
     several = "0\t-0.500000\ta\n0\t-1.000000\tb\n1\t0.000000\t\n2\t-0.250000\tc\n2\t-inf\td\n"
@@ -401,5 +409,7 @@ def test_of_an_n_best_list_the_best_hypothesis_is_judged(janus: Janus, exact: Ex
     for name, stdin in (("h.txt", b""), ("h.jsonl", b""), ("-", several.encode()), ("-", records.encode())):
         assert exact(name, "--reference", "r.txt", stdin=stdin)["value"] == 100
         assert "only the best hypothesis of each line is judged" in janus(name, "--reference", "r.txt", stdin=stdin)[2]
+    Path("test.ar.nbest2.txt").write_text("a\n\nc\n")
+    assert "only the best hypothesis of each line is judged" in janus("test.ar.nbest2.txt", "--reference", "r.txt")[2]
     Path("h.txt").write_text("0\ta\n1\t\n2\tc\n")
     assert exact("h.txt", "--reference", "r.txt")["value"] == 0, "text with tabs is text"
