@@ -201,9 +201,8 @@ class _Draft(yaml_core.Document):
                 fields, columns = (self.lines.get(("data", name), 0) for name in ("fields", "columns"))
                 if max(fields, columns) < _OPTIONS and data["fields"] != data["columns"]:
                     self.wrong(fields, ("data", "fields"), "is another name of data.columns, which is set, too")
-                data = {
-                    key: value for key, value in data.items() if key != ("columns" if fields > columns else "fields")
-                }
+                first = "columns" if fields > columns else "fields"  # what is set last holds
+                data = {key: value for key, value in data.items() if key != first}
             self.value["data"] = data = with_new_names(data)
             if data.get("task") == "generation":
                 data.setdefault("max_ratio", None)

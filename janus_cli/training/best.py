@@ -22,6 +22,7 @@ from janus_cli.scoring.judge import BEFORE, choose, named_metric
 from janus_cli.training.checkpoint import read_state, steps
 
 Rank = tuple[float, float]
+NOWHERE: Rank = (-inf, -inf)
 
 
 def best_metric(recipe: Recipe, metric: str) -> str:

@@ -547,4 +547,4 @@ def test_ctrl_c_before_the_first_update(tiny_recipe: Path, janus: Janus, monkeyp
 
     monkeypatch.setattr(checkpoint, "build_model", interrupted)
     code, _, err = janus(*TRAIN, "--run", "run")
-    assert (code, "stopped before the first update; nothing to save" in err) == (130, True), err
+    assert (code, "nothing to save" in err) == (130, True), err
