@@ -34,6 +34,11 @@ def _names(data: Data) -> list[list[str]]:
     return given or [_usual("source", data.source), _usual("target", data.target)]
 
 
+def source_names(data: Data) -> list[str]:
+    """The names that the column of the source may have in a table."""
+    return _names(data)[0]
+
+
 def source_lines(data: Data, path: Path, column: str | None = None, *, strict: bool = False) -> Lines:
     """Cleaned text to decode: the lines of a text, or a table's source column.
 

@@ -266,8 +266,8 @@ class Texts:
 
     single: whether the first column holds no lists. lines: the table's, if they were read before. hint: how to give
     columns. keep_bytes: bytes that are not UTF-8 stay, as surrogates; otherwise they raise DataError.
-    A missing value is an empty text. Line ends inside a text become spaces; `line_ends` counts these texts, and
-    `in_quotes` those of a TSV that look quoted as in a CSV.
+    A missing value is an empty text. Line ends inside a text become spaces; `line_ends` counts these texts, `in_quotes`
+    those of a TSV that look quoted as in a CSV, and `empty` the empty ones in lists that hold others.
 
     Raises:
         DataError: rows of another width, cells that hold no text; with file, line and column.
@@ -281,9 +281,10 @@ class Texts:
     lines: Iterable[str] | None = None
     line_ends: int = 0
     in_quotes: int = 0
+    empty: int = 0
 
     def __iter__(self) -> Iterator[tuple[int, list[Cell]]]:
-        self.line_ends = self.in_quotes = 0
+        self.line_ends = self.in_quotes = self.empty = 0
         path, kind = self.table.path, self.table.kind
         if kind in COLUMNAR:
             return self._from_records(enumerate(columnar.records(path, self.columns), 1))
@@ -342,7 +343,9 @@ class Texts:
 
     def _cell(self, value: Any, name: str, number: int) -> Cell:
         if isinstance(value, list) and not (self.single and name == self.columns[0]):
-            return [self._text(each, name, number) for each in value]
+            texts = [self._text(each, name, number) for each in value]
+            self.empty += texts.count("") if any(texts) else 0
+            return texts
         return self._text(value, name, number)
 
     def _text(self, value: Any, name: str, number: int) -> str:
@@ -364,8 +367,10 @@ class Texts:
         return f"{name_of(self.table.path)}:{number}"
 
     def warn(self) -> None:
-        """Says how many texts had line ends or look quoted."""
+        """Says how many texts had line ends, look quoted, or are empty in a list."""
         name = name_of(self.table.path)
+        if self.empty:
+            console.warn(f"{name}: {counted(self.empty, 'empty text')} in lists with others: not used")
         if self.line_ends:
             console.warn(f"{name}: line ends inside {counted(self.line_ends, 'text')} became spaces")
         if self.in_quotes:

@@ -396,9 +396,10 @@ def test_one_reference_in_every_line_is_the_target(janus: Run) -> None:
 
 def test_a_list_of_targets_in_training_gives_a_pair_for_each(janus: Run) -> None:
     folder = aligned()
-    texts = [["the first", "the second"], ["the third"], []]
+    texts = [["the first", "", "the second"], ["the third"], [""]]
     as_jsonl(Path("t.jsonl"), [{"de": f"quelle {n}", "en": targets} for n, targets in enumerate(texts)])
-    assert janus("--data-dir", "corpus", "--train", "t.jsonl", "--out", "out")[0] == 0
+    code, said = janus("--data-dir", "corpus", "--train", "t.jsonl", "--out", "out")
+    assert (code, "t.jsonl: 1 empty text in lists with others: not used" in said) == (0, True), said
     Path(folder, "train.de").write_text("quelle 0\nquelle 0\nquelle 1\nquelle 2\n")
     Path(folder, "train.en").write_text("the first\nthe second\nthe third\n\n")
     assert janus("--data-dir", "corpus", "--out", "plain")[0] == 0

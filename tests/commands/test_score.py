@@ -353,6 +353,15 @@ def test_the_recipe_of_the_run_decides_wherever_the_files_are_named_from(
     assert (code, names(out)) == (0, expected), "the run of the newest decoding"
 
 
+def test_a_source_as_the_reference_is_said(janus: Janus) -> None:
+    run = make_run("a", ("test.ar", "b\n", None))
+    (run / "recipe.yaml").write_text("name: x\ndata: {columns: [context, question]}\n")
+    Path("t.csv").write_text("context,question\na,b\n")
+    for column, said in (("context", True), ("question", False)):
+        code, _, err = janus("--run", "a", "--reference", "t.csv", "--reference-column", column)
+        assert (code, "that is the source in the recipe of runs/a" in err) == (0, said), err
+
+
 @pytest.mark.parametrize("width", [20, 60, 80])
 def test_no_number_is_cut_however_narrow_the_terminal(
     good_and_bad: Janus, monkeypatch: pytest.MonkeyPatch, width: int
