@@ -72,16 +72,18 @@ def dump(recipe: Recipe) -> str:
 
 
 def guess(word: str, known: Iterable[str]) -> str:
-    """`, did you mean …?` for the end of a message; empty if nothing is close. Initials are: lr for learning_rate."""
+    """`, did you mean …?` for the end of a message; empty if nothing is close. `learning_rate` and `lr` are, of
+    `training.learning_rate`."""
     names, (section, _, key) = list(known), word.rpartition(".")
-    close = [each for each in names if _abbreviates(key, each.rpartition(".")[2])]
+    close = [each for each in names if _stands_for(key, each.rpartition(".")[2])]
     close.sort(key=lambda each: each.rpartition(".")[0] != section)
     close = close or difflib.get_close_matches(word, names, n=1)
     return f", did you mean {close[0]}?" if close else ""
 
 
-def _abbreviates(word: str, name: str) -> bool:
-    return len(word) > 1 and word == "".join(part[:1] for part in name.split("_"))
+def _stands_for(word: str, name: str) -> bool:
+    """Whether a word is the name, or its initials."""
+    return word == name or (len(word) > 1 and word == "".join(part[:1] for part in name.split("_")))
 
 
 def no_objective(name: object) -> str:
@@ -185,12 +187,19 @@ class _Draft(yaml_core.Document):
                 if not self.mistakes:
                     return recipe
             except ValidationError as problem:
-                for path, reason in map(_explained, problem.errors(include_url=False)):
-                    if not any(path[: len(unread)] == unread for unread in self.unread):
-                        # A section that an option replaced has that option's line, not the lines of its old keys.
-                        around = [path[:depth] for depth in range(len(path) + 1)]
-                        self.wrong(max(self.lines.get(each, 0) for each in around), path, reason)
-        raise UsageError(self.report(), "`janus recipes show demo` prints every key with its default")
+                for error in problem.errors(include_url=False):
+                    path, reason = _explained(error)
+                    if any(path[: len(unread)] == unread for unread in self.unread):
+                        continue
+                    # A section that an option replaced has that option's line, not the lines of its old keys.
+                    places = [path[:depth] for depth in range(len(path) + 1)]
+                    if error["type"] == "value_error":  # knobs that do not fit together: an option's is to blame
+                        words = re.findall(r"[a-z_.]+", reason)
+                        below, options = f"{_key(path)}.", [each for each in self.lines if self.lines[each] >= _OPTIONS]
+                        places += [each for each in options if _key(each).removeprefix(below) in words]
+                    self.wrong(max(self.lines.get(each, 0) for each in places), path, reason)
+        known = self.file.stem if self.file in available().values() else "demo"
+        raise UsageError(self.report(), f"`janus recipes show {known}` prints every key with its value")
 
     def fill_in(self) -> None:
         """Sets what an objective (`elsewhere`) or a task changes in other knobs, where the recipe sets nothing; reads a
@@ -258,7 +267,7 @@ def _known_keys(path: yaml_core.Path, objective: object) -> str:
     for place, section in sections():
         keys = [field.name for field in dataclasses.fields(section)]
         if place != ".".join(around):
-            elsewhere += [f"{place}.{name}".strip(".") for name in keys if name == key or _abbreviates(key, name)]
+            elsewhere += [f"{place}.{name}".strip(".") for name in keys if _stands_for(key, name)]
         elif getattr(section, "name", objective) == objective:
             known = keys
     meant = guess(key, known) or (f", did you mean {elsewhere[0]}?" if elsewhere else ".")

@@ -93,9 +93,9 @@ def explain(keys: Sequence[str] = (), objective: str | None = None, *, markdown:
         title = f"{place}, name: {own}" if own else place or "recipe"
         tables += [(_markdown if markdown else _plain)(title, " ".join(section.__doc__.split()), rows)] * bool(rows)
     for key in missing:
-        elsewhere = [each for each in sorted(known) if each.endswith(f".{key}")]
-        meant = f", did you mean {elsewhere[0]}?" if elsewhere else guess(key, sorted(known))
-        raise UsageError(f"no knob named {key}{meant}", "`janus recipes explain` prints all of them")
+        raise UsageError(
+            f"no knob named {key}{guess(key, sorted(known))}", "`janus recipes explain` prints all of them"
+        )
     shown = "\n".join(tables)
     sources = [f"{mark} {work}\n" for mark, work in SOURCES.items() if mark in shown]
     if markdown:
