@@ -19,6 +19,7 @@ from typing import Any
 
 from janus_cli import console, documents
 from janus_cli.errors import CheckpointError, UsageError
+from janus_cli.files import MANIFEST
 from janus_cli.recipe import Recipe
 from janus_cli.system import is_denied
 from janus_cli.terminal import command
@@ -130,9 +131,15 @@ def find_run(path: Path | None, root: Path = RUNS) -> Run:
     folders = list(_readable(root))
     if path is not None:
         close = difflib.get_close_matches(path.name, [folder.name for folder in folders], n=1)
+        hint = f"runs are folders under {root}/; see `ls {root}`"
+        if path.is_file():
+            hint = "text to decode goes to --input"
+        elif inside := sorted(str(file.parent) for file in path.glob("*/recipe.yaml")):
+            hint = f"it holds runs: {', '.join(inside)}"
+        elif (path / MANIFEST).is_file():
+            hint = f"it is prepared data: `{command('janus', 'inspect', path)}` shows it; {hint}"
         raise UsageError(
-            f"{path} is not a run: it has no recipe.yaml" + (f", did you mean {close[0]}?" if close else ""),
-            "text to decode goes to --input" if path.is_file() else f"runs are folders under {root}/; see `ls {root}`",
+            f"{path} is not a run: it has no recipe.yaml" + (f", did you mean {close[0]}?" if close else ""), hint
         )
     if not folders:
         raise UsageError(f"no run under {root}/", "train one with `janus train`, or name one with --run")
