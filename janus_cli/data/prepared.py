@@ -84,6 +84,9 @@ def open_prepared(
     began, hint = time.time_ns(), f"make it: {_command(words, recipe, folder, {})}"
     try:
         if not (folder / MANIFEST).is_file():
+            if folder.is_dir() and any(folder.iterdir()):
+                prepare = _command(words, recipe, prepared_dir(recipe), {"data": {"dir": str(folder)}})
+                hint = f"if {folder} holds your text: {prepare}"
             raise DataError(f"there is no prepared data in {folder}")
         hint = f"{hint} --force"
         manifest = documents.read(folder / MANIFEST, documents.Manifest)
@@ -95,12 +98,11 @@ def open_prepared(
         identities = {name: [known["sha256"], *_identity(folder / name)] for name, known in files.items()}
         unchanged = {name for name in files if noted.get(name) == identities[name]}
         settings = [each for each in _other_settings(recipe, manifest) if not (of_run and each[0] == REUSE)]
-        if settings:
+        changes = [*_other_files(folder, files, unchanged), *(_other_text(manifest, recipe.data) if text else ())]
+        if settings and not changes and not of_run:
             were = (quoted(f"{key}={json.dumps(used, ensure_ascii=False)}") for key, used, _ in settings)
-            hint += f"; it was made with {' '.join(f'--set {each}' for each in were)}"
-        changes = [f"{name} was {used!r}, the recipe says {asked!r}" for name, used, asked in settings]
-        changes += _other_files(folder, files, unchanged)
-        changes += _other_text(manifest, recipe.data) if text else ()
+            hint = f"to use it as it was made, add {' '.join(f'--set {each}' for each in were)}; or {hint}"
+        changes = [*(f"{name} was {used!r}, the recipe says {asked!r}" for name, used, asked in settings), *changes]
         if changes:
             raise DataError(f"the prepared data in {folder} does not fit: {'; '.join(changes)}")
         stores = {
