@@ -29,7 +29,7 @@ from janus_cli.lab.tables import cells, printable, render
 from janus_cli.measures import measure_of
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.training.best import NOWHERE, best_metric, label, rank, scoring_in
+from janus_cli.training.best import NOWHERE, best_metric, figure, label, rank, scoring_in
 
 MARK = '<meta name="generator" content="janus report">'  # marks a file as a report
 STEERING = {"lr": "learning rate", "norm": "gradient norm"}
@@ -162,7 +162,7 @@ def _best(log: Logbook, recipe: Recipe) -> str | None:
     if not alike:
         return None
     best = _highest(metric, alike)
-    return f"{title} {best[metric]:.4g} at update {best['step']:,}"
+    return f"{title} {figure(metric, best[metric])} at update {best['step']:,}"
 
 
 def _highest(metric: str, entries: Sequence[Entry]) -> Entry:

@@ -86,6 +86,19 @@ def label(metric: str, scoring: Mapping[str, Any]) -> str:
     return f"{metric} ({', '.join(how)})" if how and measure_of(metric) else metric
 
 
+def figure(metric: str, value: float) -> str:
+    """A number of a validation, as every message shows it: a score with two decimals, a loss with four digits."""
+    return f"{value:.2f}" if measure_of(metric) else f"{value:.4g}"
+
+
+def in_words(position: Position, metric: str, value: float) -> str:
+    """What the validation of this update found: the number that decides, and whether it is the best so far."""
+    best = "the best so far"
+    if position.best is not None and position.best_step != position.step:
+        best = f"the best was {figure(metric, position.best)} at update {position.best_step:,}"
+    return f"validation after update {position.step:,}: {metric} {figure(metric, value)}, {best}"
+
+
 def scoring_in(record: Mapping[str, Any]) -> dict[str, Any]:
     """What judged a checkpoint (by its state) or a validation (by its line of the log); see `validation.scoring_of`."""
     found = record.get("scoring")
@@ -98,8 +111,8 @@ def indifferent(metric: str, values: Sequence[float]) -> str:
         return ""
     others = " or ".join(name for name in ("chrf", "exact", "edit") if measure_of(metric) is not MEASURES[name])
     return (
-        f"{metric} was {values[0]:g} in both validations: where it does not tell checkpoints apart, the loss decides; "
-        f"scoring.metric takes another one, such as {others}"
+        f"{metric} was {figure(metric, values[0])} in both validations: where it does not tell checkpoints apart, "
+        f"the loss decides; scoring.metric takes another one, such as {others}"
     )
 
 

@@ -12,13 +12,14 @@ from janus_cli.core.batch import SPECIAL, collate
 from janus_cli.data import filters, references, survival
 from janus_cli.data.prepare import is_prepared
 from janus_cli.data.store import Store
-from janus_cli.errors import DataError, UsageError
+from janus_cli.errors import DataError
 from janus_cli.files import MANIFEST
+from janus_cli.measures import measure_of
 from janus_cli.recipe import Recipe
-from janus_cli.runs import LINKS, RUNS, Run
+from janus_cli.runs import LINKS, Run
 from janus_cli.system import followed
 from janus_cli.training import checkpoint
-from janus_cli.training.best import label, newest_scoring, scoring_in
+from janus_cli.training.best import figure, label, newest_scoring, scoring_in
 from janus_cli.training.checkpoint import MODEL, STATE, read_state, tokenizers_of
 from janus_cli.training.trainer import plan_of
 
@@ -27,20 +28,15 @@ def describe(what: Path | None) -> dict[str, Any]:
     """A run (its recipe.yaml and log), a checkpoint (its state.json) or prepared data (its manifest.json).
 
     Raises:
-        UsageError: the folder is none of them.
+        UsageError: the folder is none of them; the hint names runs that it holds.
         CheckpointError: a checkpoint or a tokenizer is damaged.
         DataError: prepared data is damaged.
     """
-    if what is None:
-        return describe_run(runs.find_run(None))
-    if (what / STATE).is_file() or (what / MODEL).is_file():
+    if what is not None and ((what / STATE).is_file() or (what / MODEL).is_file()):
         return describe_checkpoint(what)
-    for folder in (what, RUNS / what):
-        if (folder / "recipe.yaml").is_file():
-            return describe_run(Run(folder))
-    if is_prepared(what):
+    if what is not None and is_prepared(what):
         return describe_data(what)
-    raise UsageError(f"{what} is not a run, a checkpoint or prepared data", "give a folder under runs/ or data/")
+    return describe_run(runs.find_run(what))
 
 
 def describe_run(run: Run) -> dict[str, Any]:
@@ -144,4 +140,5 @@ def lines(values: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
             yield from lines(value, depth + 1)
         else:
             shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
+            shown = figure(key, value) if isinstance(value, float) and measure_of(key) else shown
             yield f"{'  ' * depth}{key}: {', '.join(map(str, shown)) if isinstance(shown, list) else shown}"

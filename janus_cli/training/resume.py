@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isclose
 
-from janus_cli import console
+from janus_cli import console, recipe_load
 from janus_cli.core.knobs import ObjectiveKnobs, ProphetnetObjective, XlnetObjective
-from janus_cli.errors import CheckpointError
+from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.recipe import Recipe, Training
+from janus_cli.runs import Run
+from janus_cli.terminal import command
 from janus_cli.training import limits
 from janus_cli.training.best import still_valid
 from janus_cli.training.checkpoint import Checkpoint
@@ -18,32 +20,66 @@ from janus_cli.training.trainer import learning_rate
 SCHEDULE = ("updates", "learning_rate", "schedule", "warmup")  # knobs that the rate depends on
 # What judges may change: checkpoints that something else judged are then left out of the ranking.
 FREE = ("data.dir", "data.files", "about", "data.notes", "scoring", "training.best_metric")
+# The only knobs of the model section that do not change what its weights are, or mean.
+OUTSIDE_WEIGHTS = (
+    "model.dropout", "model.attention_dropout", "model.activation_dropout", "model.init", "model.attention",
+)  # fmt: skip
 
 
-def continued(now: Recipe, before: Recipe, allowed: Sequence[str]) -> Recipe:
+def continued(now: Recipe, run: Run, allowed: Sequence[str], named: str | None = None) -> Recipe:
     """The recipe of a resumed run, with its limits of outputs; auto decides where its best_metric is none any more.
 
+    allowed: knobs or sections that may differ. named: the recipe given on the command line, if any, for the hint.
+
     Raises:
-        CheckpointError: other knobs than those allowed differ from the run's; all are named.
+        UsageError: what is allowed is no knob.
+        CheckpointError: other knobs than those allowed differ from the run's, all are named; or the model does.
     """
+    before = recipe_load.load(str(run.recipe))
     now, metric = limits.kept(now, before), before.training.best_metric
     if now.training.best_metric == metric and still_valid(before) != before:
         console.warn(
             f"training.best_metric {metric}, of an earlier version, is not a validation metric any more: auto decides"
         )
         now = still_valid(now)
-    old, new = dict(flat(before.plain(), ".")), dict(flat(now.plain(), "."))
-    free = (*allowed, *FREE)
-    changed = [
-        f"\n  {key}: {old.get(key)!r} in the run, {new.get(key)!r} now"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not any(key == each or key.startswith(f"{each}.") for each in free)
-    ]
-    if changed:
-        raise CheckpointError(
-            f"the recipe has changed since the run began:{''.join(changed)}", "allow a change with --allow-change KEY"
-        )
+    _must_be_allowed(now, before, run, allowed, named)
     return now
+
+
+def _must_be_allowed(now: Recipe, before: Recipe, run: Run, allowed: Sequence[str], named: str | None) -> None:
+    """Refuses changes of the recipe; see `continued`."""
+    old, new = dict(flat(before.plain(), ".")), dict(flat(now.plain(), "."))
+    keys = sorted(old.keys() | new.keys())
+    for key in allowed:
+        if not any(_within(each, [key]) for each in keys):
+            meant = recipe_load.guess(key, keys)
+            raise UsageError(f"--allow-change {key}: no such knob{meant}", "`janus recipes explain` prints all of them")
+    changed = [key for key in keys if old.get(key) != new.get(key) and not _within(key, FREE)]
+    leave_out = f"leave out --recipe {named}, as the run has a recipe of its own" if named else "leave this out"
+    if model := [key for key in changed if _within(key, ["model"]) and key not in OUTSIDE_WEIGHTS]:
+        were = ", ".join(f"{key} {old[key]}, not {new[key]}" for key in model)
+        raise CheckpointError(
+            f"{run.path} was trained with {were}: its weights do not fit another model",
+            f"{leave_out}; or train a new run: no --resume, and --run ANOTHER",
+        )
+    changed = [key for key in changed if not _within(key, allowed)]
+    if "objective.name" in changed:
+        options = ("--recipe", run.recipe, "--objective", now.objective.name, "--from", run.path, "--run", "ANOTHER")
+        raise CheckpointError(
+            f"{run.path} was trained with objective {before.objective.name}, not {now.objective.name}",
+            f"{leave_out}; or start a new run from its weights: {command('janus', 'train', *options)}",
+        )
+    if changed:
+        lines = "".join(f"\n  {key}: {old.get(key)!r} in the run, {new.get(key)!r} now" for key in changed)
+        allow = " ".join(f"--allow-change {key}" for key in changed)
+        raise CheckpointError(
+            f"the recipe has changed since the run began:{lines}", f"{leave_out}; or go on all the same: {allow}"
+        )
+
+
+def _within(key: str, places: Iterable[str]) -> bool:
+    """Whether a knob is one of these, or in one of these sections."""
+    return any(f"{key}.".startswith(f"{place}.") for place in places)
 
 
 def consequences(saved: Checkpoint, recipe: Recipe, numerics: Mapping[str, object]) -> Iterator[str]:

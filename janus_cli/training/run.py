@@ -14,10 +14,11 @@ from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from janus_cli import __version__, console, recipe_load, runs
+from janus_cli import __version__, console, documents, recipe_load, runs
 from janus_cli.core.model import Transformer
 from janus_cli.data import corpus, lexicon
 from janus_cli.data.batching import estimate_epoch, must_fit
@@ -31,7 +32,7 @@ from janus_cli.runs import Run
 from janus_cli.scoring.judge import judge_of
 from janus_cli.terminal import command, visible
 from janus_cli.training import checkpoint, limits, size
-from janus_cli.training.best import check_scoring
+from janus_cli.training.best import check_scoring, figure
 from janus_cli.training.checkpoint import MODEL, Checkpoint
 from janus_cli.training.log import Log
 from janus_cli.training.resume import consequences, continued
@@ -67,9 +68,12 @@ def train(
     *, recipe: str | None = None, objective: str | None = None, run: Path | None = None, prepared: Path | None = None,
     data_dir: Path | None = None, resume: bool = False, start: Path | None = None, allow_change: Sequence[str] = (),
     changes: Sequence[str] = (), device: str = "auto", seed: int | None = None, threads: int | None = None,
-    force: bool = False, dry_run: bool = False, data_only: bool = False,
+    force: bool = False, dry_run: bool = False, data_only: bool = False, advise: bool = True,
 ) -> Run:  # fmt: skip
-    """Train as the options of `janus train` say; returns the run. data_only: stop once the data is prepared.
+    """Train as the options of `janus train` say; returns the run.
+
+    data_only: stop once the data is prepared. advise: say what `janus train` or `decode` could do next; commands that
+    train several runs give advice of their own.
 
     Raises:
         UsageError, DataError, CheckpointError, RunInUseError: it cannot begin.
@@ -80,13 +84,16 @@ def train(
         resume = resume and not _has_yet_to_begin(recipe, run)
         settings, target = _recipe_and_run(recipe, objective, run, changes, seed, data_dir, resume=resume)
         if resume:  # before the data is opened, which other settings do not fit
-            settings = continued(settings, recipe_load.load(str(target.recipe)), allow_change)
+            settings = continued(settings, target, allow_change, recipe)
         check_scoring(settings)
         if not resume:
             _must_be_free(target, force=force)
         words = _preprocess_options(recipe, target, changes, seed, resume=resume)
         data = _open_data(settings, target, prepared, data_dir, world, words, resume=resume, dry_run=dry_run)
         settings = limits.settled(settings, data.train)
+        if resume:
+            checkpoint.tokenizers_of(target)
+            _must_be_trained_on(data.folder, data.manifest, target, prepare_again(data, target, settings))
         if data_only:
             return target
         if threads:
@@ -95,13 +102,19 @@ def train(
         sizes = data.train.source_vocabulary, data.train.target_vocabulary
         if world.device.type == "cpu":
             size.must_fit(settings.model, *sizes, size.TRAINED)
-        if dry_run and start is None:
+        if dry_run and start is None and not resume:
             return target
         torch.manual_seed(settings.seed)
         model = checkpoint.build_model(settings, *sizes).to(world.device)
         origin = None if start is None else _start_from(start, model, settings, data, target)
         if not dry_run:
-            _train(settings, target, model, data, world, resume=resume, origin=origin)
+            _train(settings, target, model, data, world, resume=resume, origin=origin, advise=advise)
+        elif resume:
+            trainer = Trainer(settings, model, data, world, target)
+            if saved := checkpoint.newest_valid(target.checkpoints):
+                trainer.resume(saved)
+            if not _is_finished(trainer, advise=advise):
+                console.say(f"it would continue after update {trainer.position.step:,}")
     return target
 
 
@@ -210,6 +223,9 @@ def _open_data(
     text: see `--data-dir`. words: see `_preprocess_options`.
     """
     folder = named or (data_of(run, recipe) if resume else runs.prepared_dir(recipe))
+    if resume and named and is_prepared(named) and Path(before := run.read_manifest().get("prepared", "")).is_dir():
+        hint = f"leave --prepared out: the run was trained on {before}"
+        _must_be_trained_on(named, documents.read(named / MANIFEST, documents.Manifest), run, hint)
     verified = None
     if world.first:
         if text is not None:
@@ -309,7 +325,7 @@ def _copy_shared_weights(saved: Checkpoint, model: Transformer, recipe: Recipe) 
 
 def _train(
     recipe: Recipe, run: Run, model: Transformer, data: Prepared, world: World, *,
-    resume: bool, origin: Mapping[str, str] | None,
+    resume: bool, origin: Mapping[str, str] | None, advise: bool,
 ) -> None:  # fmt: skip
     """Train with the run's folder locked: a new run replaces an earlier one, a resumed run continues it."""
     if recipe.training.tensorboard:
@@ -317,7 +333,7 @@ def _train(
     keep_freed_memory()
     keep_few_shapes()
     with _locked_folder(run) if world.first else nullcontext():
-        saved = _newest_checkpoint(recipe, run, data, world) if resume else None
+        saved = _newest_checkpoint(run, world) if resume else None
         if world.first and not resume:
             _begin(recipe, run, data, origin)
         if world.first and saved is None:
@@ -333,19 +349,28 @@ def _train(
         trainer = Trainer(recipe, model, data, world, run)
         if saved is not None:
             trainer.resume(saved)
-        position = trainer.position
-        if (reached := trainer.limits_reached()) and not position.validation_due:
-            more = " ".join(f"--set {key}=N --allow-change {key}" for key in reached)
-            console.say(f"{run.path} is finished after {position.step:,} updates; for more: {more}")
+        if _is_finished(trainer, advise=advise):
             return
         if world.first:
             write_atomically(run.recipe, recipe_load.dump(recipe).encode())
         _fit(trainer, saved)
-        best = ""
+        position, best = trainer.position, ""
         if position.best is not None:
-            best = f"; best {trainer.metric} {position.best:.4g} at update {position.best_step:,}"
+            best = f"; best {trainer.metric} {figure(trainer.metric, position.best)} at update {position.best_step:,}"
         console.say(f"done after {position.step:,} updates{best}")
-        console.say(f"next: {command('janus', 'decode', '--run', run.path)}")
+        if advise:
+            console.say(f"next: {command('janus', 'decode', '--run', run.path)}")
+
+
+def _is_finished(trainer: Trainer, *, advise: bool) -> bool:
+    """Whether there is nothing left to train, which is then said. advise: see `train`."""
+    reached, position = trainer.limits_reached(), trainer.position
+    if not reached or position.validation_due:
+        return False
+    more = " ".join(f"--set {key}=N --allow-change {key}" for key in reached)
+    finished = f"{trainer.run.path} is finished after {position.step:,} updates"
+    console.say(f"{finished}; for more: {more}" if advise else finished)
+    return True
 
 
 def _fit(trainer: Trainer, saved: Checkpoint | None) -> None:
@@ -403,19 +428,21 @@ def _begin(recipe: Recipe, run: Run, data: Prepared, origin: Mapping[str, str] |
     write_atomically(run.recipe, recipe_load.dump(recipe).encode())
 
 
-def _newest_checkpoint(recipe: Recipe, run: Run, data: Prepared, world: World) -> Checkpoint | None:
+def _must_be_trained_on(folder: Path, manifest: Mapping[str, Any], run: Run, hint: str) -> None:
+    """Raise CheckpointError if prepared data is not what a run was trained and validated on."""
+    before, now = fingerprints(run.read_manifest()), fingerprints(manifest)
+    if other := [split for split in ("train", "valid") if before.get(split) != now.get(split)]:
+        raise CheckpointError(
+            f"{folder} is not the data that {run.path} was trained on: {', '.join(other)} differ", hint
+        )
+
+
+def _newest_checkpoint(run: Run, world: World) -> Checkpoint | None:
     """The newest intact checkpoint of a resumed run, None if it has none yet.
 
     Raises:
-        CheckpointError: data or tokenizer are not the run's, or the ranks do not find the same checkpoint.
+        CheckpointError: there are only others, or the ranks do not find the same one.
     """
-    checkpoint.tokenizers_of(run)
-    before, now = fingerprints(run.read_manifest()), fingerprints(data.manifest)
-    if other := [split for split in ("train", "valid") if before.get(split) != now.get(split)]:
-        raise CheckpointError(
-            f"{data.folder} is not the data that {run.path} was trained on: {', '.join(other)} differ",
-            prepare_again(data, run, recipe),
-        )
     if world.first:
         checkpoint.remove_leftovers(run.checkpoints)
     world.wait()
@@ -449,7 +476,9 @@ def _write_run_txt(trainer: Trainer, state: str) -> None:
     }  # fmt: skip
     manifest = run.read_manifest()
     teacher, origin = runs.teacher(manifest), runs.origin(manifest)
-    best = "" if position.best is None else f", the best so far {position.best:.4g} at update {position.best_step:,}"
+    best = ""
+    if position.best is not None:
+        best = f", the best so far {figure(trainer.metric, position.best)} at update {position.best_step:,}"
     text = RUN_TXT.format(
         name=visible(run.path.name), recipe=recipe, model=recipe.model, version=__version__, **kept, **commands,
         parameters=trainer.parameters, precision=trainer.precision,

@@ -247,6 +247,7 @@ class Trainer:
         self.metrics = metrics
         best.note_validation(position, self.metric, agreed["value"], agreed["loss"])
         self.values.append(agreed["value"])
+        console.say(best.in_words(position, self.metric, agreed["value"]))
         if doubt := best.indifferent(self.metric, self.values):
             console.warn(doubt)
 

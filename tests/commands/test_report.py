@@ -101,7 +101,7 @@ def test_one_run_by_default_the_newest_into_its_folder(report: Report) -> None:
     assert "skipped updates: 1 (<nan>)" in overview
     assert "left out: 1" in overview
     assert "damaged lines of the log: 1" in overview
-    assert "bleu_ar (13a) 30 at update 2" in overview
+    assert "bleu_ar (13a) 30.00 at update 2" in overview
     bleu = r"<tr><th>janus, bleu_ar</th><td>30\.00</td><td>2</td><td>20\.00</td><td>3</td>"
     assert re.search(bleu, made.text), "best and last"
     assert "6 of 10" in made.sections["calibration"]
@@ -212,6 +212,6 @@ def test_judges_share_no_curve_and_no_name_and_the_lower_edit_distance_is_best(r
         ("janus", "bleu_ar (zh)", 30, 2),
     ):  # fmt: skip
         assert f"<tr><th>{run}, {title}</th><td>{best:.2f}</td><td>{at}</td>" in made.text, title
-    for newest in ("edit_ar 4 at update 7", "bleu_ar (zh) 30 at update 2"):
+    for newest in ("edit_ar 4.00 at update 7", "bleu_ar (zh) 30.00 at update 2"):
         assert newest in made.sections["overview"]
     assert "edit distance (lower is better)" in made.text

@@ -199,25 +199,6 @@ def test_a_finished_run_is_left_alone(trained: Path, monkeypatch: pytest.MonkeyP
     assert any("is finished after 6 updates" in line for line in said)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        "training.batch_tokens=512", "training.accumulate=2", "training.learning_rate=0.01", "tokenizer.vocabulary=90",
-        "data.synthetic.train=65", "model.width=32", "objective.label_smoothing=0.3", "seed=9",
-    ],
-)  # fmt: skip
-def test_other_settings_are_refused_with_the_difference(trained: Path, change: str) -> None:
-    before = Path("run/recipe.yaml").read_bytes()
-    key, value = change.split("=")
-    with pytest.raises(CheckpointError) as problem:
-        go(Path(), "run", change, resume=True, allow_change=())
-    assert problem.value.exit_code == 4
-    assert f"{key}: " in problem.value.message
-    assert f"{value} now" in problem.value.message
-    assert "--allow-change" in problem.value.hint
-    assert Path("run/recipe.yaml").read_bytes() == before
-
-
 def test_what_may_change_changes(trained: Path) -> None:
     changed = go(Path(), "run", "training.learning_rate=0.5", "training.updates=7", resume=True)
     assert digest(changed / "step-000007") != digest(go(Path("tiny.yaml"), "other", "training.updates=7") / "last")

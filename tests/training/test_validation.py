@@ -240,7 +240,7 @@ def test_a_metric_that_is_the_same_in_every_validation_is_warned_of_once(
 ) -> None:
     scores(monkeypatch, [(3, 0), (2, 0), (1, 0), (1, 0)])
     go(tiny_recipe, "run", *EACH, "training.updates=4")
-    assert capsys.readouterr().err.count("warning: bleu_ar was 0 in both validations") == 1
+    assert capsys.readouterr().err.count("warning: bleu_ar was 0.00 in both validations") == 1
     scores(monkeypatch, [(3, 0), (2, 1), (1, 1)])
     go(tiny_recipe, "other", *EACH, "training.updates=3")
     assert "in both validations" not in capsys.readouterr().err
