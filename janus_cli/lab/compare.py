@@ -17,7 +17,7 @@ import torch
 from janus_cli import __version__, console, documents, recipe_load, runs
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.device import choose_device, declared_ranks, keep_freed_memory
-from janus_cli.errors import DataError, JanusError, UsageError, check_machine
+from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError, check_machine
 from janus_cli.files import MANIFEST, write_atomically
 from janus_cli.lab import machine
 from janus_cli.lab.entries import SPLIT, Entry, Output
@@ -35,6 +35,7 @@ from janus_cli.scoring.judge import Judge, judge_of, must_be_read, named_metric
 from janus_cli.scoring.metrics import References, Score, must_be_at_hand
 from janus_cli.system import load_average, usable_cores
 from janus_cli.training import checkpoint
+from janus_cli.training.resume import continued
 from janus_cli.training.run import train
 
 MODES = (  # each system is decoded with those that it has
@@ -137,10 +138,7 @@ class Comparison:
         if not self.force:
             self._must_continue()
         if dry_run:
-            for entry in self.entries:
-                verb = "continues" if entry.run.recipe.exists() else "begins"
-                console.say(f"{entry.name}: {verb} in {entry.run.path}")
-            console.say(f"each is then decoded, as far as it can, with {', '.join(self.modes)}")
+            self._dry_run()
             return None
         torch.set_num_threads(self.threads or torch.get_num_threads())
         keep_freed_memory()
@@ -152,6 +150,17 @@ class Comparison:
         text = table(results)
         write(self.folder, results, text)
         return text, sum(len(entry.failed) for entry in self.entries)
+
+    def _dry_run(self) -> None:
+        """Checks all trainings, if there is prepared data, and says what would be done. Raises what `train` does."""
+        for entry in self.entries:
+            verb = "continues" if entry.run.recipe.exists() and not self.force else "begins"
+            console.say(f"{entry.name}: {verb} in {entry.run.path}")
+            if self.prepared or self._manifest():
+                train(**self._options(entry, self.force), dry_run=True)
+        if not self._manifest():
+            console.say(f"{self.data} is not there yet: it would be prepared first, and then checked")
+        console.say(f"each is then decoded, as far as it can, with {', '.join(self.modes)}")
 
     def _must_be_ours(self) -> None:
         """Raises UsageError if the folder holds anything but an earlier call of this comparison."""
@@ -165,13 +174,8 @@ class Comparison:
             )
 
     def _must_have_split(self) -> None:
-        """Raises DataError if the prepared data has no split to decode, or was named and is missing."""
-        manifest = self._manifest()
-        if self.prepared and not manifest:
-            raise DataError(
-                f"there is no prepared data in {self.data}", "see `janus preprocess`, or leave out --prepared"
-            )
-        if manifest and f"{SPLIT}.source.txt" not in manifest.get("files", {}):
+        """Raises DataError if the prepared data has no split to decode."""
+        if (manifest := self._manifest()) and f"{SPLIT}.source.txt" not in manifest.get("files", {}):
             raise DataError(
                 f"{self.data} has no {SPLIT} split, which a comparison decodes", "add it, and `janus preprocess`"
             )
@@ -182,8 +186,12 @@ class Comparison:
         return documents.read(manifest, documents.Manifest) if manifest.is_file() else {}
 
     def _must_continue(self) -> None:
-        """Raises UsageError if existing trainings cannot be continued as asked."""
-        for entry in (entry for entry in self.entries if entry.run.recipe.exists()):
+        """Says how existing trainings may go on; raises UsageError or CheckpointError if not as asked."""
+        existing = [entry for entry in self.entries if entry.run.recipe.exists()]
+        if existing:
+            more = "--steps" if self.minutes is None else "--minutes"
+            console.say(f"earlier trainings are kept: more {more} trains on, --force starts over, --out keeps both")
+        for entry in existing:
             before = recipe_load.load(str(entry.run.recipe)).training
             if before.schedule != "inverse_sqrt" and before.updates != self.steps:
                 raise UsageError(
@@ -191,6 +199,13 @@ class Comparison:
                     f"({before.schedule}) was scheduled for these",
                     "use the same --steps, another --out, or --force to restart",
                 )
+            options = self._options(entry, False)
+            now = recipe_load.load(self.base, [*options["changes"], f"seed={entry.seed}"], options["objective"])
+            try:
+                continued(now, entry.run, BUDGET)
+            except CheckpointError as problem:
+                hint = "leave this change out, use another --out, or --force to restart"
+                raise CheckpointError(f"{entry.name}: {problem.message}", hint) from None
         begun = {entry.origin: entry.name for entry in self.entries if entry.run.manifest.is_file()}
         origins = set(begun)
         if self.start is not None:

@@ -82,7 +82,7 @@ class Entry:
         return {
             **shared, "objective": self.system.objective, "changes": (*changes, *self.system.changes),
             "run": self.run.path, "seed": self.seed, "force": force, "resume": resume,
-            "start": None if resume else start, "allow_change": allow_change if resume else (),
+            "start": None if resume else start, "allow_change": allow_change if resume else (), "advise": False,
         }  # fmt: skip
 
     def load(self, device: torch.device) -> tuple[Generator, Tokenizers]:

@@ -83,8 +83,16 @@ def test_the_same_command_continues_and_a_larger_budget_trains_further(compare: 
     command = ("--objectives", "ar,cmlm", "--modes", "ar.beam1,nar1.lb1", "--steps")
     assert compare(*command, "2")[0] == 0
     first, written = found(), outputs()
-    assert compare(*command, "2")[0] == 0
+    code, _, err = compare(*command, "2")
+    assert code == 0
+    assert "more --steps trains on" in err
+    assert "--allow-change" not in err
     assert outputs() == written, "nothing is decoded again"
+    for more in ([], ["--dry-run"]):
+        code, _, err = compare(*command, "2", "--set", "model.width=32", *more)
+        assert code == 4
+        assert "ar.seed1: runs/compare-tiny/ar.seed1 was trained with model.width 16, not 32" in err
+        assert "--force to restart" in err
     assert found()["rows"] == first["rows"]
     assert compare(*command, "4")[0] == 0
     assert [each["training"]["updates"] for each in found()["systems"]] == [4, 4]
