@@ -101,7 +101,8 @@ def summary(counts: Sequence[int]) -> dict[str, int]:
 
 def in_words(found: Mapping[str, int]) -> str:
     """What `summary` gave, for people."""
-    return f"{found['sum']:,} references, {found['least']} to {found['most']} a line"
+    least, most = found["least"], found["most"]
+    return f"{found['sum']:,} references, {most if least == most else f'{least} to {most}'} a line"
 
 
 def by_column(rows: Iterable[Sequence[str]]) -> list[list[str | None]]:

@@ -460,6 +460,10 @@ def test_a_run_is_validated_and_scored_with_all_references(
     code, _, err = shell("train", "--recipe", "tiny.yaml", "--data-dir", "corpus", "--set", "training.updates=4")
     assert code == 0, err
     assert shell("decode", "--mode", "nar", "--iters", "1", "--length-beam", "1")[0] == 0
+    (data,) = Path("data").iterdir()
+    assert "references: 6 references, 2 a line" in shell("inspect", str(data))[1]
+    assert shell("report", "tiny-janus", "--out", "page.html")[0] == 0
+    assert "6 references, 2 a line" in Path("page.html").read_text()
     decoded = Path("runs/tiny-janus/decode")
     assert (decoded / "test.refs.jsonl").is_file()
     (summary,) = decoded.glob("*.json")
