@@ -21,7 +21,7 @@ from janus_cli.core.knobs import ONE_BEST
 from janus_cli.decoding.modes import choose, own_recipe
 from janus_cli.decoding.translate import read_model
 from janus_cli.device import choose_device, keep_freed_memory
-from janus_cli.errors import DataError, JanusError, UsageError, check_machine, require
+from janus_cli.errors import DataError, JanusError, UsageError, require
 from janus_cli.files import write_atomically
 from janus_cli.lab import machine, peers, plots, processes, rows
 from janus_cli.lab.labels import BATCHES, REPEATS, WARMUP, row_options
@@ -170,8 +170,9 @@ class Bench:
         results |= self._measure()
         try:
             console.say(f"kept as {keep(self.run, results)}")
-        except DataError as problem:  # the run may belong to another user
-            console.warn(f"{problem.message}; kept is only what --out and --plot name")
+        except OSError as problem:  # the run may belong to another user
+            folder = self.run.path / "bench"
+            console.warn(f"{folder} cannot be written: {problem.strerror}; kept is only what --out and --plot name")
         if self.out is not None:
             write_atomically(self.out, json_file(results))
         if self.plot is not None:
@@ -282,19 +283,15 @@ class Bench:
 
 
 def keep(run: Run, results: Mapping[str, Any]) -> Path:
-    """Writes bench/<date>.json into the run, never over another. Raises DataError if it cannot be written."""
+    """Writes bench/<date>.json into the run, never over another. Raises OSError if it cannot be written."""
     folder, stem = run.path / "bench", time.strftime("%Y%m%d-%H%M%S")
-    try:
-        folder.mkdir(exist_ok=True)
-        for number in count(1):
-            path = folder / (f"{stem}-{number}.json" if number > 1 else f"{stem}.json")
-            with suppress(FileExistsError):
-                path.touch(exist_ok=False)  # reserves the name
-                break
-        write_atomically(path, json_file(results))
-    except OSError as problem:
-        check_machine(problem)
-        raise DataError(f"{folder} cannot be written: {problem.strerror}", "name a file with --out") from None
+    folder.mkdir(exist_ok=True)
+    for number in count(1):
+        path = folder / (f"{stem}-{number}.json" if number > 1 else f"{stem}.json")
+        with suppress(FileExistsError):
+            path.touch(exist_ok=False)  # reserves the name
+            break
+    write_atomically(path, json_file(results))
     return path
 
 

@@ -1,6 +1,8 @@
 """`janus bench` through the command line, on untrained models; no number that is a time decides anything."""
 
+import errno
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -206,19 +208,25 @@ def test_a_batch_that_does_not_fit_into_the_memory_of_a_process_is_told_apart_fr
         processes.timed(Row("a", "peer", translate), ["a"], 2, CPU)
 
 
+@pytest.mark.parametrize("why", [errno.EEXIST, errno.EACCES])
 def test_what_cannot_be_kept_or_measured_costs_that_and_not_the_bench(
-    janus: Janus, monkeypatch: pytest.MonkeyPatch
+    janus: Janus, monkeypatch: pytest.MonkeyPatch, why: int
 ) -> None:
+    """A file is in the way, or the run is another user's."""
+
+    def mkdir(path: Path, *_: object, **__: object) -> None:
+        raise OSError(why, os.strerror(why), str(path))
+
     def peak_memory(label: str, *_: Any) -> dict[str, int]:
         if label == "ar.beam5":
             raise JanusError("killed")
         return MEMORY
 
     monkeypatch.setattr(processes, "peak_memory", peak_memory)
-    Path("runs/ar/bench").touch()
+    monkeypatch.setattr(Path, "mkdir", mkdir)
     code, out, err = janus("ar", *QUICK, "--out", "mine.json")
     assert code == 0, err
-    assert "runs/ar/bench cannot be written" in err
+    assert f"runs/ar/bench cannot be written: {os.strerror(why)}" in err
     memory = {row["label"]: row["memory"] for row in read_json("mine.json")["rows"]}
     assert memory == {"ar.beam1": MEMORY, "ar.beam5": None}
     for text in (out, err):
