@@ -26,7 +26,8 @@ MANIFEST = "manifest.json"
 POLL_SECONDS = 0.1  # between two looks at a lock that another process holds
 OLD = 3600.0  # seconds without a write, after which a file of `temporary` is taken for abandoned
 _OWNER = re.compile(r"pid (\d+) on (\S+)\n")  # what a process writes into a lock that it holds
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")  # see `temporary`
+# See `temporary`; the second form is that of an earlier version.
+_TEMPORARY = re.compile(r"\..+\.(janus-[0-9a-f]{10}|[0-9a-f]{8}-\d+\.[0-9a-f]{8})\.tmp")
 
 
 def must_not_dangle(out: Path) -> None:
@@ -34,7 +35,7 @@ def must_not_dangle(out: Path) -> None:
     if out.is_symlink() and not out.exists():
         raise UsageError(
             f"{out} is a symbolic link to {out.readlink()}, which does not exist",
-            "remove the link, or name another place with --out",
+            "remove the link, or name another place",
         )
 
 
@@ -159,9 +160,11 @@ def sweep(folder: Path, ours: str = "") -> None:
     """
     with suppress(OSError):
         for path in list(folder.glob(".*.*")):
-            if _TEMPORARY.fullmatch(path.name):
-                if time.time() - path.stat().st_mtime > OLD:
-                    path.unlink(missing_ok=True)
+            old_lock = path.name.endswith("lock.pid") and _OWNER.match(_note(path))  # of an earlier version
+            if old_lock or _TEMPORARY.fullmatch(path.name):
+                with suppress(OSError):
+                    if time.time() - path.lstat().st_mtime > OLD:
+                        path.unlink()
             elif path.suffix in (".making", ".replaced", ".lock") and (
                 _OWNER.match(_note(path)) or (ours and path.name.startswith(f".{ours}"))
             ):
@@ -292,7 +295,7 @@ def _note(path: Path) -> str:
 
 def temporary(path: Path) -> Path:
     """A hidden name beside `path` for what will replace it at once; see `sweep`."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    return path.with_name(f".{path.name}.janus-{secrets.token_hex(5)}.tmp")
 
 
 @contextmanager
