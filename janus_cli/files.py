@@ -9,11 +9,10 @@ import re
 import secrets
 import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from math import inf
 from pathlib import Path
 from typing import IO, Any
@@ -239,9 +238,8 @@ def _open_locked(path: Path, busy: Callable[[str], None], patience: float) -> tu
                     busy(holder)
                     told = True
             else:
-                with suppress(FileNotFoundError):  # the last holder may have removed the file: then open it anew
-                    if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                        return file, stack.pop_all()
+                if _is_at(file, path):
+                    return file, stack.pop_all()
                 continue
         time.sleep(POLL_SECONDS)
 
@@ -250,7 +248,7 @@ def _open_locked(path: Path, busy: Callable[[str], None], patience: float) -> tu
 def held(file: IO[Any], path: Path, *, shared: bool = False) -> Iterator[bool]:
     """Holds the lock of the open file `path`.
 
-    On a file system without locks, a file on this machine's own disk is locked for it: other machines do not see that.
+    On a file system without locks, a file in this machine's `/tmp` is locked for it: other machines do not see that.
 
     Yields:
         Whether the lock is that of the file itself.
@@ -262,15 +260,39 @@ def held(file: IO[Any], path: Path, *, shared: bool = False) -> Iterator[bool]:
         try:
             own = system.lock(file, shared=shared)
             if not own:
-                name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
-                stand_in = Path(tempfile.gettempdir(), f"janus-{name[:32]}.lock")
-                with suppress(FileExistsError):
-                    stand_in.touch(exist_ok=False)
-                    stand_in.chmod(0o444)  # every user can lock it, whatever the umask: that takes no more than reading
-                system.lock(stack.enter_context(stand_in.open("rb")), shared=shared)
+                stack.enter_context(_stand_in(path, shared=shared))
         except BlockingIOError:
             raise Busy from None
         yield own
+
+
+def _stand_in(path: Path, *, shared: bool) -> ExitStack:
+    """Locks a file that stands for `path`; what unlocks it, and removes it unless others may share the lock."""
+    name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
+    file_name = system.common_folder() / f"janus-{name[:32]}.lock"
+    while True:
+        with suppress(FileExistsError):
+            system.make_for_all(file_name)
+        with suppress(FileNotFoundError), ExitStack() as stack:
+            file = stack.enter_context(file_name.open("rb"))
+            if not system.lock(file, shared=shared):
+                _warn_of_no_locks(path.parent, file_name.parent)
+            if _is_at(file, file_name):
+                if not shared:
+                    stack.callback(_remove_lock, file_name)
+                return stack.pop_all()
+
+
+@cache
+def _warn_of_no_locks(*folders: Path) -> None:
+    console.warn(f"{' and '.join(map(str, folders))} have no locks: start nothing else that writes to the first")
+
+
+def _is_at(file: IO[Any], path: Path) -> bool:
+    """Whether a locked file still has this name: the last holder may have removed it."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
 
 
 def _holder(note: str) -> str:

@@ -68,6 +68,20 @@ def _lock_byte(handle: int) -> None:
         os.lseek(handle, place, os.SEEK_SET)
 
 
+def common_folder() -> Path:
+    """A folder on this machine's own disk: the same one for all its processes, whatever their TMPDIR, on POSIX."""
+    import tempfile  # takes its time
+
+    return Path("/tmp") if Path("/tmp").is_dir() and not WINDOWS else Path(tempfile.gettempdir())
+
+
+def make_for_all(path: Path) -> None:
+    """Makes an empty file that every user may read, and so lock, whatever the umask. Raises FileExistsError."""
+    with path.open("x") as file:
+        if not WINDOWS:
+            os.fchmod(file.fileno(), 0o444)
+
+
 def sync(path: Path) -> None:
     """fsync: makes a file's contents, or the names in a folder, survive a power cut; as far as the file system can."""
     if WINDOWS and path.is_dir():  # cannot be opened

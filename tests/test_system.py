@@ -51,10 +51,10 @@ def refuse(code: int) -> Callable[..., NoReturn]:
 
 
 def old_nfs(patch: Patch) -> None:
-    """A file system without locks and links; the folder for temporary files is on another one."""
+    """A file system without locks and links; the machine's own folder is on another one."""
 
     def flock(file: IO[str], how: int) -> None:
-        if Path(file.name).parent != Path(tempfile.gettempdir()):
+        if Path(file.name).parent != system.common_folder():
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
         fcntl.flock(file, how)
 
@@ -88,17 +88,61 @@ def test_a_lock_has_one_holder_at_a_time(tmp_path: Path, monkeypatch: Patch, nam
 
 def test_without_locks_of_its_own_a_file_is_held_on_this_machine(tmp_path: Path, monkeypatch: Patch) -> None:
     """A dead process holds nothing; of one on another machine nothing is known."""
+    own = tmp_path / "own"
+    own.mkdir()
+    monkeypatch.setattr(system, "common_folder", lambda: own)
     old_nfs(monkeypatch)
     path = tmp_path / "lock"
     path.write_text(f"pid {DEAD} on {HOST}\n")
-    with locked(path, wait) as killed:
-        assert killed == f"pid {DEAD} on {HOST}"
+    umask = os.umask(0o077)
+    try:
+        with locked(path, wait) as killed:
+            assert killed == f"pid {DEAD} on {HOST}"
+            (stand_in,) = own.iterdir()
+            assert stand_in.stat().st_mode & 0o777 == 0o444, "other users can lock it, too"
+    finally:
+        os.umask(umask)
+    assert not list(own.iterdir())
     path.write_text(f"pid {DEAD} on another{HOST}\n")
     with pytest.raises(Waits, match=rf"pid {DEAD} on another{HOST} \(if it has ended, remove .*lock\)"):
         locked(path, wait).__enter__()
     monkeypatch.undo()
     with locked(path, wait) as killed:  # with locks, it would hold its own if it ran
         assert killed == f"pid {DEAD} on another{HOST}"
+
+
+def test_a_stand_in_that_was_removed_while_it_was_opened_holds_nothing(tmp_path: Path, monkeypatch: Patch) -> None:
+    old_nfs(monkeypatch)
+    plain, removed = system.lock, []
+
+    def lock(file: IO[bytes], *, shared: bool = False) -> bool:
+        found = plain(file, shared=shared)
+        if found and not removed:
+            removed.append(Path(file.name))
+            removed[0].unlink()  # by the last holder
+        return found
+
+    monkeypatch.setattr(system, "lock", lock)
+    with locked(tmp_path / "lock", wait), pytest.raises(Waits), locked(tmp_path / "lock", wait):
+        pass
+    assert len(removed) == 1
+
+
+def test_the_machine_has_one_place_for_locks_and_says_if_there_are_none(
+    tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old_nfs(monkeypatch)
+    path = tmp_path / "lock"
+    with locked(path, wait):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # TMPDIR of another process
+        with pytest.raises(Waits), locked(path, wait):
+            pass
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(system.fcntl, "flock", refuse(errno.ENOLCK))
+    for _ in range(2):
+        with locked(path, wait):
+            pass
+    assert capsys.readouterr().err.count("have no locks") == 1
 
 
 def make(out: Path, text: str) -> None:
@@ -110,6 +154,8 @@ def make(out: Path, text: str) -> None:
 def test_what_killed_processes_left_goes_with_the_next_folder_that_is_made(
     tmp_path: Path, monkeypatch: Patch, name: str
 ) -> None:
+    old_link = files.temporary(tmp_path / "last")
+    old_link.symlink_to("gone")
     SYSTEMS[name](monkeypatch)
     make(tmp_path / "old", "old")
     (tmp_path / "old").rename(tmp_path / ".old.replaced")
@@ -117,8 +163,6 @@ def test_what_killed_processes_left_goes_with_the_next_folder_that_is_made(
         (tmp_path / f".{left}.making").mkdir()
         (tmp_path / f".{left}.lock").write_text(f"pid {DEAD} on {HOST}\n")
     old, young = (files.temporary(tmp_path / "file") for _ in range(2))
-    old_link = files.temporary(tmp_path / "last")
-    os.symlink("gone", old_link)
     earlier = [tmp_path / ".file.0123abcd-77.0123abcd.tmp", tmp_path / ".out.lock.pid"]  # of an earlier version
     theirs = [tmp_path / f".mine.{end}" for end in ("tmp", "lock", "making", f"{0:016x}.tmp", "lock.pid")]
     for file in (old, young, *earlier, *theirs):
