@@ -106,13 +106,13 @@ _NAMELESS: dict[type[JanusError], str] = {  # what has no path
 
 
 def from_system(problem: OSError) -> JanusError | None:
-    """An OSError in words, with what to do; None if it says nothing that a user can act on: then it is a bug.
+    """An OSError in words, with what to do; None if it has no number: then it is a bug.
 
     The one place that knows which failures of the system are about a path or a disk.
     """
-    if problem.errno is None:
-        return None
-    kind, next_step = _SYSTEM.get(problem.errno, (JanusError, ""))
+    if problem.errno not in _SYSTEM:
+        return JanusError(f"{problem.filename or 'the system'}: {problem.strerror}") if problem.errno else None
+    kind, next_step = _SYSTEM[problem.errno]
     if next_step == _PLACE and problem.filename and (other := whose(Path(str(problem.filename)))):
         next_step = f"{other}: ask for permission, or work on a copy or elsewhere"
     return kind(f"{problem.filename or _NAMELESS[kind]}: {problem.strerror}", next_step)

@@ -150,7 +150,8 @@ def test_a_recipe_is_shown_as_the_command_line_changes_it(janus: Janus, tmp_path
         (errors.Stopped(signal.SIGINT, "stopped"), 130, "stopped\n"),
         (KeyboardInterrupt(), 130, "stopped\n"),
         (RuntimeError("bug"), None, ""),  # keeps its traceback
-        (OSError(errno.EIO, "strange"), None, ""),
+        (OSError("bug"), None, ""),
+        (OSError(errno.EIO, "strange"), 1, "error: the system: strange\n"),
     ],
 )
 def test_exit_codes(

@@ -422,7 +422,8 @@ def test_too_little_memory_is_no_damage(
 @pytest.mark.parametrize(
     "problem",
     [MemoryError(), OSError(errno.ENOMEM, "x"), torch.OutOfMemoryError("x"), RuntimeError("CUDA error: out of memory"),
-     RuntimeError("could not create a primitive")],
+     RuntimeError("could not create a primitive"),
+     ImportError("libtorch_cpu.so: failed to map segment from shared object")],
 )  # fmt: skip
 def test_words_of_libraries_that_run_out_of_memory(problem: Exception) -> None:
     assert is_about_memory(problem)

@@ -39,15 +39,17 @@ def test_two_trainings_and_a_dead_one(tiny_recipe: Path, whole: Path) -> None:
     first = start(tiny_recipe, before=STUCK)
     try:
         wait_for(Path("run/checkpoints/last"))
+        first.send_signal(signal.SIGSTOP)
         code, said = ended(start(tiny_recipe, "--resume"))
     finally:
         first.send_signal(signal.SIGKILL)
         ended(first)
     assert code == 7, said
-    assert f"run is in use by pid {first.pid} on {socket.gethostname()}" in said
+    holder = f"pid {first.pid} on {socket.gethostname()}"
+    assert f"run is in use by {holder}, which is suspended (`kill -CONT {first.pid}`)" in said
     code, said = ended(start(tiny_recipe, "--resume"))
     assert code == 0, said
-    assert f"pid {first.pid} on {socket.gethostname()} left run without ending its training; taking over" in said
+    assert f"{holder} left run without ending its training; taking over" in said
     assert digest(Path("run/checkpoints/step-000008")) == digest(whole)
     assert "taken over" not in ended(start(tiny_recipe, "--resume"))[1]
 
@@ -103,7 +105,7 @@ resource.RLIMIT_FSIZE, ({size // 2}, {size // 2}))"
     code, said = ended(start(Path(), "--resume", *allow, before=limit))
     assert code == 4, said
     assert "could not be written" in said
-    assert "a checkpoint needs about" in said
+    assert "ulimit -f`); a checkpoint needs about" in said
     assert "Traceback" not in said
     assert list(checkpoint.steps(trained)) == before
     assert not list(trained.glob(".*"))
