@@ -121,6 +121,9 @@ def _number(name: str, least: int) -> int:
 def start_world(device: str) -> World:
     """Join the group that torchrun describes in the environment, if any: nccl on CUDA, gloo on a CPU.
 
+    Until `Trainer.fit`, a stop signal other than Ctrl-C ends any rank but the first at once: one that waits in torch
+    would not hear a handler of Python's.
+
     Raises:
         UsageError: see `declared_ranks` and `choose_device`; or the other ranks did not come.
     """
@@ -134,6 +137,9 @@ def start_world(device: str) -> World:
         store.set_timeout(PATIENCE)
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    if rank > 0:
+        for number in {*SIGNALS} - {signal.SIGINT}:
+            signal.signal(number, signal.SIG_DFL)
     return World(rank, size, chosen)
 
 

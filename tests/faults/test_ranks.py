@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def torchrun(
     """Trains under torchrun, in a process group of its own, as a shell starts it; before: as in `processes.janus`."""
     program = ["-m", "--", "janus_cli"]
     if before:
-        Path("ranks.py").write_text(f"import os, sys\n{before}\nfrom janus_cli.cli import main\nmain(sys.argv[1:])\n")
+        Path("ranks.py").write_text(f"import os, sys\n{before}\nfrom janus_cli.__main__ import main\nmain()\n")
         program = ["--", "ranks.py"]
     sets = [word for change in changes for word in ("--set", change)]
     command = [
@@ -107,6 +108,29 @@ def test_ctrl_c_under_torchrun(tiny_recipe: Path) -> None:
     assert code != 0
     must_be_gone(process.pid, said)
     assert entries(LOG)[-1]["kind"] == "stopped", "it finished its update and saved"
+
+
+def test_a_rank_that_waits_for_the_data_obeys_sigterm(tiny_recipe: Path) -> None:
+    wait = """
+import signal, time
+from threading import Timer
+from janus_cli.device import World
+plain = World.wait
+def wait(world):
+    if world.rank == 0:
+        time.sleep(300)
+    Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    plain(world)
+World.wait = wait
+"""
+    process = torchrun(changes=(), before=wait)
+    try:
+        code, said = ended(process)
+        assert code != 0
+        assert "Signal 15 (SIGTERM)" in said
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_one_rank_dies(tiny_recipe: Path) -> None:
