@@ -150,6 +150,8 @@ def _environment(problem: Exception) -> int | None:
     """The exit code for what is the fault of the machine or of whoever reads the output; None for a bug."""
     if isinstance(problem, OSError) and problem.errno == errno.EPIPE:
         return BROKEN_PIPE
+    if isinstance(problem, OSError) and problem.errno == errno.EBADF and sys.__stdout__ is None:
+        return _fail(JanusError("stdout is closed, as by `>&-`", "send it to a file, or to /dev/null"))
     try:
         check_machine(problem)
     except JanusError as told:

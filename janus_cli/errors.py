@@ -95,7 +95,6 @@ _SYSTEM: dict[int, tuple[type[JanusError], str]] = {  # what a user can act on i
     errno.EISDIR: (UsageError, "name a file, not a folder"),
     errno.EEXIST: (UsageError, "a file of this name is in the way: choose another place"),
     errno.ENXIO: (UsageError, "name a file or a folder, no device"),
-    errno.EBADF: (JanusError, "stdout is closed, as by `>&-`"),
     errno.ENOENT: (DataError, "is the path right, or was it removed meanwhile?"),
 }
 DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}

@@ -152,6 +152,7 @@ def test_a_recipe_is_shown_as_the_command_line_changes_it(janus: Janus, tmp_path
         (RuntimeError("bug"), None, ""),  # keeps its traceback
         (OSError("bug"), None, ""),
         (OSError(errno.EIO, "strange"), 1, "error: the system: strange\n"),
+        (OSError(errno.EBADF, "strange"), 1, "error: the system: strange\n"),
     ],
 )
 def test_exit_codes(
