@@ -84,8 +84,7 @@ def score(
     """
     import json
 
-    from janus_cli import console, recipe_load, runs
-    from janus_cli.data.extract import source_names
+    from janus_cli import console, runs
     from janus_cli.data.lines import name_of
     from janus_cli.data.tables import column_of_each, text_or_column
     from janus_cli.errors import UsageError
@@ -111,10 +110,7 @@ def score(
         sources = report.Output(name_of(pool_references), list(text_or_column(pool_references, ("source",))))
         outputs, references = report.pooled(outputs, references, sources)
     own = runs.find_run(run) if run else runs.run_around(first) or runs.run_around(files[0])
-    if own and set(reference_column or ()) & set(source_names(recipe_load.load(str(own.recipe)).data)):
-        console.warn(
-            f"--reference-column {' '.join(reference_column or ())}: that is the source in the recipe of {own.path}"
-        )
+    inputs.warn_of_sources(reference_column or (), own)
     judge, chosen = judge_of_outputs(own, references, wanted, tokenize)
     if "bleu" in chosen and judge.tokenize != "none" and looks_tokenised(outputs[0].lines):
         console.warn("the hypotheses look tokenised; `--metrics bleu-tok` scores them as they are")

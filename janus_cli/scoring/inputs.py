@@ -12,7 +12,8 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-from janus_cli import console, documents
+from janus_cli import console, documents, recipe_load
+from janus_cli.data.extract import source_names
 from janus_cli.data.lines import STDIN, is_stream
 from janus_cli.data.references import by_column, references
 from janus_cli.data.tables import HEAD, Column, Texts, is_json_lines, table_of_lines, text_or_column
@@ -126,3 +127,9 @@ def read_references(path: Path, columns: Sequence[str] = ()) -> list[list[str | 
         DataError: it cannot be read, is no UTF-8, or has no such columns.
     """
     return by_column(references(path, columns)) or [[]]
+
+
+def warn_of_sources(columns: Sequence[str], run: Run | None) -> None:
+    """Warns if a column that is read as references is the source in the recipe of the run that was decoded."""
+    if columns and run and set(columns) & set(source_names(recipe_load.load(str(run.recipe)).data)):
+        console.warn(f"--reference-column {' '.join(columns)}: that is the source in the recipe of {run.path}")
