@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+BOOTSTRAP_SEED = 1
+
 
 @dataclass(frozen=True)
 class Measure:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from janus_cli.commands import options
-from janus_cli.measures import short_names
+from janus_cli.measures import BOOTSTRAP_SEED, short_names
 
 
 def score(
@@ -66,7 +66,7 @@ def score(
     ] = None,
     seed: Annotated[
         int, typer.Option("--seed", min=0, max=options.LARGEST, metavar="N", help="Seed of the bootstrap.")
-    ] = 1,
+    ] = BOOTSTRAP_SEED,
     as_json: options.Json = False,
 ) -> None:
     """The references are those of the decoded split, unless --reference names others.

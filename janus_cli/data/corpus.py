@@ -28,7 +28,7 @@ from janus_cli.terminal import command
 SPLITS, SIDES = ("train", "valid", "test"), ("source", "target")
 TABLE = "table"  # what a split's files may be, besides its sides and references
 CHUNK_LINES, CHUNK_BYTES = 4000, 1 << 22  # limits of a chunk of pairs, which a worker encodes at a time
-AT_ONCE = 16  # lines that are read before the limits are looked at
+AT_ONCE = 16  # lines that are read before the limits are looked at: a chunk may be so many longer
 DEVIATIONS = 3  # of a sum of unrelated differences of lengths; more is no chance
 PLACES = (
     "name the folder with --data-dir, the suffixes with --set data.source=… --set data.target=…, "

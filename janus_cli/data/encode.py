@@ -65,7 +65,8 @@ def encode(tokenizers: Tokenizers, data: Data, bad_utf8: BadUtf8, split: Split, 
     sides = [[clean(line) for line in _texts(side, bad)] for side in chunk[:2]]
     references = [side.removesuffix(b"\n").split(b"\n") for side in chunk[2:]]
     if len({*map(len, sides), *map(len, references)}) > 1:
-        raise DataError("the text was changed while it was read", "prepare it when it is complete")
+        files = " or ".join(str(file.path) for file in split.sides.values())
+        raise DataError(f"{split.name}: {files} was changed while it was read", "prepare it when it is complete")
     count = len(sides[0])
     sources, targets = sides if len(sides) == 2 else (sides[0], [""] * count)
     source_ids, long = shortened(data, Ragged.of(tokenizers.source.encode(sources)))

@@ -98,7 +98,7 @@ def _columns(data: Data, split: str, table: Table, hint: str) -> list[str]:
         DataError: they are not there.
     """
     try:
-        return table.choose(_names(data), hint, in_order=not data.columns)
+        return table.choose(_names(data), hint, in_order=not data.columns, several=True)
     except DataError as problem:
         if split == "test":
             with suppress(DataError):
@@ -146,7 +146,9 @@ def _written(
         bar = stack.enter_context(console.progress(f"reading {path}", None))
         files = {side: stack.enter_context((place or NOWHERE).open("wb")) for side, place in places.items()}
         for source, targets in rows:
-            line = {"source": source, "target": targets[0], REFERENCES: _as_list(targets)}
+            line = {"source": source, "target": targets[0]}
+            if REFERENCES in files:
+                line[REFERENCES] = _as_list(targets)
             for side, file in files.items():
                 file.write(line[side].encode(errors="surrogateescape") + b"\n")
             count, several = count + 1, several or len(targets) > 1

@@ -172,7 +172,9 @@ def prepared_file(run: Run, recipe: Recipe, name: str) -> Path | None:
         return None
     path = data_of(run, recipe, name) / name
     if not path.is_file():
-        again = _command(["--recipe", str(run.recipe)], recipe, Path(manifest.get("prepared", "")), manifest)
+        recorded = Path(manifest.get("prepared", ""))
+        again = _command(["--recipe", str(run.recipe)], recipe, recorded, manifest)
+        again += " --force" * (recorded / MANIFEST).is_file()
         raise DataError(
             f"the data of this run is gone: there is no {path}",
             f"make it again: {again}; or name a text with --input FILE",

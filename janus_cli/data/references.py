@@ -36,7 +36,7 @@ def references(
     if not columns and _holds_lists(lines):
         console.say(f"{lines.name}: a JSON list of references a line")
         return _from_lists(lines)
-    table = table_at(path) if columns else find_table(path, KEYS)
+    table = table_at(path) if columns else find_table(path, KEYS, hint)
     if table is None:
         return _from_text(lines)
     if columns:

@@ -35,7 +35,7 @@ class Loss(NamedTuple):
 
 
 def step(split: Split) -> int:
-    """Every how manyth target line of a split is encoded and decoded again."""
+    """One in how many target lines of a split is encoded and decoded again."""
     return max(1, split.lines // SAMPLED) if split.name == "train" else 1
 
 

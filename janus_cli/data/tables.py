@@ -84,10 +84,12 @@ class Table:
     names: Sequence[str] = ()
     mark: str = "\t"
 
-    def choose(self, wanted: Sequence[Sequence[str]], hint: str = COLUMN, *, in_order: bool = False) -> list[str]:
-        """The columns to read: for each that is wanted, the first of its names that there is (see `called`). All but
-        the first may be several columns.
+    def choose(
+        self, wanted: Sequence[Sequence[str]], hint: str = COLUMN, *, in_order: bool = False, several: bool = False
+    ) -> list[str]:
+        """The columns to read: for each that is wanted, the first of its names that there is (see `called`).
 
+        several: all but the first may be several columns.
         in_order: a TSV with none of these names, but with as many columns, has no header, and they are taken in order.
 
         Raises:
@@ -95,7 +97,7 @@ class Table:
         """
         if self.kind is None or (self.kind == "JSON lines" and not self.names):  # reading says what is wrong
             return [names[0] for names in wanted]
-        found = [self.called(names, several=place > 0) for place, names in enumerate(wanted)]
+        found = [self.called(names, several=several and place > 0) for place, names in enumerate(wanted)]
         if in_order and self.kind == "TSV" and len(self.names) == len(wanted) and not any(found):
             return [str(number) for number in range(1, len(wanted) + 1)]
         chosen = [name for columns in found for name in columns]
@@ -110,7 +112,8 @@ class Table:
 
     def called(self, names: Sequence[str], *, several: bool = False) -> list[str]:
         """The column called so by the first of the names for which there is one, in upper or lower case; empty if none
-        is. several: also all that are called NAME1, NAME2, …
+        is. several: also all that are called NAME1, NAME2, … A single name may be that of a key in an object that is
+        null, or empty, in the first lines.
         """
         for name in names:
             numbered = self.names[int(name) - 1 : int(name)] if name.isdecimal() and int(name) else []
@@ -121,7 +124,8 @@ class Table:
                 return found
             if several and (found := self.numbered(name)):
                 return found
-        return []
+        inside = self.kind == "JSON lines" and any(names[0].startswith(f"{each}.") for each in self.names)
+        return list(names) if len(names) == 1 and inside else []
 
     def numbered(self, name: str) -> list[str]:
         """The columns called NAME1, NAME2, …"""
@@ -164,10 +168,20 @@ def table_at(path: Path) -> Table:
     return table_of_lines(path, list(islice(lines, HEAD)), lines, kind)
 
 
-def find_table(path: Path, keys: Sequence[str]) -> Table | None:
+def find_table(path: Path, keys: Sequence[str], hint: str = COLUMN) -> Table | None:
     """The table in a file; None if it is plain text, as a stream is, and JSON lines whose name does not say so and that
-    have none of these keys. Raises as `table_at`, unless it is text."""
+    have none of these keys.
+
+    Raises:
+        DataError: see `table_at`, unless it is text; or it is a stream that is called as a table is. hint: how to name
+            its column.
+    """
     if is_stream(path):
+        if (kind := kind_of(path)) != "text":
+            raise DataError(
+                f"{path} is a pipe or a device: the column of the table in it ({kind}, by its name) must be named",
+                f"{hint}, or store the table in a file",
+            )
         return None
     if kind_of(path) != "text":
         return table_at(path)
@@ -186,7 +200,8 @@ def table_of_lines(path: Path, head: Sequence[str], rest: Iterable[str] = (), ki
     if kind == "text":
         kind = _kind_of_lines(head, path)
     if kind == "JSON lines":  # what is null in one object may hold keys in another
-        return Table(path, kind, list(dict.fromkeys(key for line in head for key in _keys(_object(line) or {}))))
+        objects = map(_object, islice(filter(str.strip, chain(head, rest)), HEAD))
+        return Table(path, kind, list(dict.fromkeys(key for each in objects for key in _keys(each or {}))))
     marks = _delimiters(head, path) if kind == "CSV" else ["\t"]
     # If none fits, what is most frequent in the header.
     table = Table(path, kind, mark=marks[0] if marks else max(DELIMITERS, key=head[0].count) if head else ",")

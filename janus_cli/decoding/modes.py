@@ -208,9 +208,9 @@ def _must_be_read(plan: Plan, given: Iterable[str]) -> None:
     foreign = [option for option in given if plan.on(option) and not plan.reads(option)]
     if not foreign:
         return
-    flags, it = ", ".join(map(flag, foreign)), "it" if len(foreign) == 1 else "them"
-    reason, remedies = plan.obstacle(foreign[0])[0], {plan.obstacle(option)[1] for option in foreign}
-    remedy = remedies.pop() if len(remedies) == 1 else ""
+    reason, remedy = plan.obstacle(foreign[0])
+    alike = [option for option in foreign if plan.obstacle(option) == (reason, remedy)]
+    flags, it = ", ".join(map(flag, alike)), "it" if len(alike) == 1 else "them"
     raise UsageError(
         f"{flags} would change nothing: {reason}", f"{remedy}, or leave {it} out" if remedy else f"leave {it} out"
     )

@@ -27,7 +27,7 @@ from janus_cli.lab.processes import Job, run_jobs
 from janus_cli.lab.rows import Work, janus_row, measure, references_of, select, sentences
 from janus_cli.lab.systems import BUDGET, System
 from janus_cli.lab.tables import json_file, markdown, render, without_empty
-from janus_cli.measures import MEASURES
+from janus_cli.measures import BOOTSTRAP_SEED, MEASURES
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring import bootstrap
@@ -370,7 +370,7 @@ def scored(
 def _compared(ours: Mapping[int, Sequence[Score]], base: Mapping[int, Sequence[Score]]) -> dict[str, Any] | None:
     """The first metric, for each seed that both rows have: mean difference and largest p; None without such seeds."""
     seeds = {
-        seed: bootstrap.compare(metrics[:1], base[seed][:1], bootstrap.SAMPLES, bootstrap.SEED)[0]
+        seed: bootstrap.compare(metrics[:1], base[seed][:1], bootstrap.SAMPLES, BOOTSTRAP_SEED)[0]
         for seed, metrics in ours.items()
         if seed in base
     }

@@ -17,7 +17,6 @@ from janus_cli.measures import MEASURES
 from janus_cli.scoring.metrics import Score
 
 SAMPLES = 1000  # Koehn 2004
-SEED = 1
 FEW_LINES = 100
 
 

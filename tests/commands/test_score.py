@@ -257,6 +257,7 @@ REFUSED = [
     ("table.csv --reference two.txt", 3, "table.csv (CSV) has no column 'hypothesis'; its columns: 1 'id', 2 'text'"),
     ("two.txt --reference table.csv", 3, "has no column of references; its columns: 1 'id', 2 'text'"),
     ("two.txt --reference table.csv --reference-column txt", 3, "table.csv (CSV) has no column 'txt'"),
+    ("two.txt --reference refs.csv --reference-column a --reference-column ref", 3, "has no column 'ref'"),
     ("two.txt --reference-column text", 2, "--reference-column is of a table"),
     ("two.txt --reference two.txt --column text", 3, "two.txt is no table"),
     ("", 2, "no run under runs/"),
@@ -277,6 +278,7 @@ def test_what_is_refused(janus: Janus, words: str, code: int, said: str) -> None
     Path("latin.txt").write_bytes(b"a\nab\xe9\n")
     Path("other.jsonl").write_text('{"hypothesis": "a"}\n{"text": "b"}\n')
     Path("table.csv").write_text("id,text\n1,a\n2,b\n")
+    Path("refs.csv").write_text("a,ref1\nb,c\nb,c\n")
     Path("folder").mkdir()
     found, out, err = janus(*words.split())
     assert (found, out) == (code, "")

@@ -314,15 +314,17 @@ def test_outputs_that_the_limit_has_shaped_are_marked() -> None:
     assert not any(each.limited for (each,) in generate(model, source(rows), "ar", short, "masks"))
 
 
-def test_greedy_outputs_that_end_by_themselves_at_the_limit_are_not_marked() -> None:
+@pytest.mark.parametrize("rules", [{}, {"no_repeat_ngram": 3}])
+def test_greedy_outputs_that_end_by_themselves_at_the_limit_are_not_marked(rules: dict[str, Any]) -> None:
     model, rows = random_model(), sentences(24)
     model.output_weight.mul_(1.5)  # so that some ends are sure
-    free = generate(model, source(rows), "ar", replace(OPTIONS, max_ratio=0.0, max_extra=15), "content")
+    options = replace(OPTIONS, max_ratio=0.0, **rules)
+    free = generate(model, source(rows), "ar", replace(options, max_extra=15), "content")
     ended = [(row, found) for row, (found,) in zip(rows, free, strict=True) if found.length < 16]
     sure = [found.logps[-1] > log(0.5) for _, found in ended]
     assert {*sure} == {True, False}
     for (row, found), likely in zip(ended, sure, strict=True):
-        exact = replace(OPTIONS, max_ratio=0.0, max_extra=len(found.tokens))
+        exact = replace(options, max_extra=len(found.tokens))
         ((again,),) = generate(model, source([row]), "ar", exact, "content")
         assert (again.tokens, again.limited) == (found.tokens, not likely)
 

@@ -20,6 +20,7 @@ from janus_cli.data.encode import Encoded
 from janus_cli.data.lines import BadUtf8, TextFile
 from janus_cli.data.store import Ragged
 from janus_cli.data.tokenizer import load_tokenizers, train_tokenizers
+from janus_cli.errors import DataError
 from janus_cli.recipe import Data, Tokenizer
 
 
@@ -94,6 +95,12 @@ def test_replaced_lines_stay_and_are_counted_and_texts_are_those_of_all_pairs_bu
     assert (done.texts, done.keys) == ((["a a", "", "b a"], ["b b", "x", "a a"]), [])
     done = encode(folder, "valid", [(b"a \xff\n", b"b b\n"), (b"a a\n", b"b b")], "skip")
     assert done.texts == (["a a"], ["b b"])
+
+
+def test_sides_that_have_changed_are_named(folder: Path) -> None:
+    split = Split("train", {side: TextFile(Path(side), 2, 0, "") for side in SIDES})
+    with pytest.raises(DataError, match=r"^train: source or target was changed while it was read"):
+        module.encode(load_tokenizers(folder), Data(), "stop", split, [b"a\na\n", b"b\n"])
 
 
 def test_keys_tell_pairs_apart(folder: Path) -> None:

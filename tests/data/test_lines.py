@@ -196,12 +196,9 @@ def test_a_pipe_is_said_to_be_waited_for_and_refused_where_it_would_be_read_agai
         with pytest.raises(DataError, match="is a pipe or a device"):
             check(Lines(path))
     assert capsys.readouterr().err == ""
-    reading = threading.Thread(target=list, args=(Lines(pipe),))
-    reading.start()
-    while "pipe is a pipe: waiting" not in capsys.readouterr().err:
-        assert reading.is_alive()
-    pipe.write_text("a\n")
-    reading.join(60)
+    threading.Thread(target=pipe.write_text, args=("a\n",), daemon=True).start()
+    assert list(Lines(pipe)) == ["a"]
+    assert "pipe is a pipe: waiting" in capsys.readouterr().err
 
 
 def test_no_line_may_be_endless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,7 +137,7 @@ def contents(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("tokenizer", [{}, {"kind": "sentencepiece", "vocabulary": 60}])
 def test_one_or_two_processes_write_the_same_bytes(monkeypatch: pytest.MonkeyPatch, tokenizer: dict[str, Any]) -> None:
     monkeypatch.setattr(corpus, "CHUNK_LINES", 7)
-    monkeypatch.setattr(corpus, "AT_ONCE", 1)
+    monkeypatch.setattr(corpus, "AT_ONCE", 2)
     put(CORPUS, "train", *(some + again for some, again in zip(text(60), text(10), strict=True)))
     recipe = recipe_for(data={"deduplicate": True}, **tokenizer)
     first, second = (made(recipe, Path(str(workers)), workers=workers) for workers in (1, 2))

@@ -109,6 +109,9 @@ def test_of_text_only_objects_with_one_of_our_keys_are_a_table(text: str, keys: 
         ("x.jsonl", OBJECTS, "2 a", [[["y", "z"], "x"], ["", ""]]),
         ("x.jsonl", '{"t": {"de": "a"}, "t.x": "b"}\n{"t": null, "t.x": ""}\n', "t.de t.x", [["a", "b"], ["", ""]]),
         ("x.jsonl", '{"t": null}\n{"t": {"de": "a"}}\n', "t.de", [[""], ["a"]]),
+        # Later than the lines that decide; of those, empty ones do not count.
+        ("x.jsonl", '{"t": null}\n' * 20 + '{"t": {"de": "a"}}\n', "t.de", [[""]] * 20 + [["a"]]),
+        ("x.jsonl", "\n" * 20 + '{"a": "x"}\n', "1", [["x"]]),
         ("x.jsonl", '{"a": "b\\r\\nc\\nd"}\n', "a", [["b c d"]]),
     ],
 )
@@ -180,10 +183,10 @@ def test_usual_names_are_found(header: str, found: list[str] | None) -> None:
     table, usual = table_at(put("x.tsv", header)), [["de", "source"], ["en", "translation.en", "target"]]
     if found is None:
         with pytest.raises(DataError, match="has no column") as caught:
-            table.choose(usual, "THE HINT", in_order=True)
+            table.choose(usual, "THE HINT", in_order=True, several=True)
         assert caught.value.hint == "THE HINT"
     else:
-        assert table.choose(usual, in_order=True) == found
+        assert table.choose(usual, in_order=True, several=True) == found
 
 
 @pytest.mark.parametrize(

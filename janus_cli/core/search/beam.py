@@ -17,7 +17,7 @@ beam / groups), C candidates of each (up to twice as many).
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
-from math import inf
+from math import inf, log
 
 import torch
 from torch import Tensor
@@ -55,9 +55,14 @@ def beam_search(
         finished[place].append(found)
     chosen = (_spread(finished[start : start + groups], nbest) for start in range(0, len(finished), groups))
     return [
-        [Output(*fields, passes=count, limited=count >= most) for fields in some]
+        [Output(*fields, passes=count, limited=count >= most and (beam > 1 or not _is_sure(fields))) for fields in some]
         for some, count, most in zip(chosen, passes.tolist(), max_lengths.tolist(), strict=True)
     ]
+
+
+def _is_sure(found: Hypothesis) -> bool:
+    """Whether its EOS was likelier than all other tokens together: greedy search ends there without a limit, too."""
+    return found[1][-1] > log(0.5)
 
 
 def _ended(
