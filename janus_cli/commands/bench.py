@@ -91,7 +91,9 @@ def bench(
     if dry_run:
         measured.dry_run()
         return
-    with stoppable("nothing is kept of it: rows are measured side by side, in one go"):
+    with stoppable(
+        "nothing is kept: rows are measured side by side, in one go; --sentences and --repeats make it shorter"
+    ):
         results = measured.measure()
     if as_json:
         console.data(json_file(results).decode())

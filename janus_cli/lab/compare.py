@@ -16,6 +16,7 @@ import torch
 
 from janus_cli import __version__, console, documents, recipe_load, runs
 from janus_cli.core.objectives import OBJECTIVES
+from janus_cli.data.prepared import data_of
 from janus_cli.device import choose_device, declared_ranks, keep_freed_memory
 from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError, check_machine
 from janus_cli.files import MANIFEST, write_atomically
@@ -89,7 +90,9 @@ class Comparison:
         must_be_at_hand(tokenize or "auto")
         if named := metric or named_metric(self.recipe):
             must_be_read(tokenize, [named])
-        self.data = prepared or runs.prepared_dir(self.recipe)
+        begun = [entry.run for entry in self.entries if entry.run.manifest.is_file() and not force]
+        usual = data_of(begun[0], self.recipe) if begun else runs.prepared_dir(self.recipe)
+        self.data = prepared or usual
         if start is not None:
             checkpoint.find_start(start)
         rows: list[str] = []

@@ -47,7 +47,9 @@ def stoppable(hint: str) -> Iterator[None]:
 
 def continues(*, force: bool) -> str:
     """The hint for work that the same command continues; force: as given to --force."""
-    return f"the same command{' without --force' * force} continues"
+    if force:
+        return "the same command without --force continues; trainings that were not reached stay as they were before"
+    return "the same command continues"
 
 
 def _process(name: str, work: Callable[[], object]) -> BaseProcess:

@@ -79,6 +79,15 @@ def test_every_system_has_a_row_for_each_mode_that_it_can(compare: Janus) -> Non
     assert re.search(r">\s*cmlm\s*<", svg)
 
 
+def test_trainings_are_judged_by_the_text_that_they_were_trained_on(compare: Janus, shell: Janus) -> None:
+    """Also when they are continued without naming it; not by what lies in the usual place."""
+    assert shell("preprocess", "--recipe", "tiny.yaml", "--out", "elsewhere")[0] == 0
+    edit_json("elsewhere/manifest.json", target_text={"words": 9.0, "characters": 9.0, "unspaced": 1.0})
+    assert compare(*AR, "--steps", "2", "--prepared", "elsewhere")[0] == 0
+    assert compare(*AR, "--steps", "3")[0] == 0
+    assert found()["scoring"]["metric"] == "chrf"
+
+
 def test_the_same_command_continues_and_a_larger_budget_trains_further(compare: Janus) -> None:
     command = ("--objectives", "ar,cmlm", "--modes", "ar.beam1,nar1.lb1", "--steps")
     assert compare(*command, "2")[0] == 0
@@ -330,6 +339,6 @@ def test_a_bench_that_is_stopped_keeps_nothing_and_says_so(trained: Path) -> Non
     process.send_signal(signal.SIGTERM)
     code, said = processes.ended(process)
     assert code == 128 + signal.SIGTERM, said
-    assert "hint: nothing is kept of it" in said
+    assert "hint: nothing is kept" in said
     assert "Traceback" not in said
     assert not Path("run/bench").exists()
