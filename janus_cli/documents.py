@@ -196,6 +196,10 @@ class RecordsProgress(Document):
     tokens: Count
     passes: Count
     seconds: Seconds
+    read: Count = 0  # this and the next two in files of an earlier version
+    unknown: Count = 0
+    cut: Count = 0
+    counts: dict[str, Count] | None = None
     published: Flag = False
 
 

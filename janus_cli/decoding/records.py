@@ -155,8 +155,7 @@ class Records:
                         and line.endswith(b"\n")
                         and (values := parsed_line(line, documents.RecordsProgress))
                     ):
-                        known = {name: values[name] for name in Progress._fields if name in values}
-                        progress, self._end = Progress(**{"counts": None, **known}), end
+                        progress, self._end = _progress_of(values), end
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as problem:
@@ -366,6 +365,14 @@ def _header_of(path: Path) -> Record:
     with suppress(OSError), path.open("rb") as file:
         return parsed_line(file.readline(LONGEST), documents.RecordsHeader)
     return {}
+
+
+def _progress_of(values: Record) -> Progress:
+    """The progress in a `done` line. An earlier version kept what was read beside `counts`, others did not count."""
+    known = {name: values[name] for name in Progress._fields if name in values}
+    if (counts := values.get("counts")) is not None:
+        counts = {**counts, **{name: values[name] for name in READING if name in values}}
+    return Progress(**{**known, "counts": counts})
 
 
 def _holds_lines(path: Path) -> bool:

@@ -275,7 +275,7 @@ class Translator:
             for index, (line, each, row, size) in enumerate(zip(lines, outputs, ids, sizes, strict=True), first)
         ]  # fmt: skip
         for result in results:
-            self.timing.counts.update(read=result.read, unknown=result.unknown, cut=result.cut > 0)
+            self.timing.counts.update(read=result.read, unknown=result.unknown, cut=int(result.cut > 0))
         return results
 
     def _counted(self, ids: Sequence[Sequence[int]], outputs: Sequence[Sequence[Output]]) -> Iterator[str]:

@@ -104,7 +104,8 @@ def read_hypotheses(path: Path, column: str | None = None) -> list[str]:
     if column is None and is_stream(path) and is_json_lines(lines[:HEAD], HYPOTHESIS):
         texts = Texts(table_of_lines(path, lines[:HEAD]), HYPOTHESIS, single=True, lines=lines)
         lines = [str(cell) for _, (cell,) in texts]
-    best = lines if texts and NBEST in texts.table.names else _best(lines)
+    is_nbest = texts and [*texts.columns] == [*HYPOTHESIS] and NBEST in texts.table.names
+    best = lines if is_nbest else _best(lines)
     if best or re.search(rf"\.{NBEST}[0-9]+\.", path.name):  # the text of a split holds nothing else
         console.say(f"{text.name}: of an n-best list, only the best hypothesis of each line is judged")
     return best or lines

@@ -424,3 +424,6 @@ def test_of_an_n_best_list_the_best_hypothesis_is_judged(janus: Janus, exact: Ex
     assert "only the best hypothesis of each line is judged" in janus("test.ar.nbest2.txt", "--reference", "r.txt")[2]
     Path("h.txt").write_text("0\ta\n1\t\n2\tc\n")
     assert exact("h.txt", "--reference", "r.txt")["value"] == 0, "text with tabs is text"
+    Path("h.jsonl").write_text('{"hypothesis": "a", "source": "b", "nbest": []}\n')
+    Path("one.txt").write_text("b\n")
+    assert "only the best" not in janus("h.jsonl", "--column", "source", "--reference", "one.txt")[2]
