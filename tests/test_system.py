@@ -145,13 +145,6 @@ def test_the_machine_has_one_place_for_locks_and_says_if_there_are_none(
     assert capsys.readouterr().err.count("have no locks") == 1
 
 
-def test_every_user_can_lock_the_file_that_stands_in_for_a_lock(tmp_path: Path) -> None:
-    file, before = tmp_path / "stand-in", os.umask(0o077)
-    system.make_for_all(file)
-    os.umask(before)
-    assert file.stat().st_mode & 0o444 == 0o444
-
-
 def make(out: Path, text: str) -> None:
     with whole_folder(out, force=True, is_ours=lambda _: True, what="data") as folder:
         (folder / MANIFEST).write_text(text)
