@@ -74,13 +74,13 @@ def test_the_sample_is_spread_evenly_without_empty_and_broken_lines(tmp_path: Pa
     assert list(sample(TextFile(path, 4, 0, ""), 9, str.lower)) == ["a", "b"]
 
 
-@pytest.mark.parametrize(("lines", "size"), [(2, 1 << 20), (100, 10)])
+@pytest.mark.parametrize(("lines", "size", "at_once"), [(2, 1 << 20, 1), (2, 1 << 20, 2), (100, 10, 1)])
 def test_chunks_are_bounded_by_lines_and_by_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: int, size: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: int, size: int, at_once: int
 ) -> None:
     monkeypatch.setattr(corpus, "CHUNK_LINES", lines)
     monkeypatch.setattr(corpus, "CHUNK_BYTES", size)
-    monkeypatch.setattr(corpus, "AT_ONCE", 1)
+    monkeypatch.setattr(corpus, "AT_ONCE", at_once)
     source, target = (check(Lines(put_file(tmp_path / name, b"aaaa\nb\n\nd\ne"))) for name in "xy")
     found = list(chunks(Split("train", {"source": source, "target": target})))
     assert len(found) == 3

@@ -138,12 +138,12 @@ def contents(folder: Path) -> dict[str, Any]:
 def test_one_or_two_processes_write_the_same_bytes(monkeypatch: pytest.MonkeyPatch, tokenizer: dict[str, Any]) -> None:
     monkeypatch.setattr(corpus, "CHUNK_LINES", 7)
     monkeypatch.setattr(corpus, "AT_ONCE", 2)
-    put(CORPUS, "train", *(some + again for some, again in zip(text(60), text(10), strict=True)))
+    put(CORPUS, "train", *(some + again for some, again in zip(text(60), text(9), strict=True)))
     recipe = recipe_for(data={"deduplicate": True}, **tokenizer)
     first, second = (made(recipe, Path(str(workers)), workers=workers) for workers in (1, 2))
     assert contents(first.folder) == contents(second.folder)
     assert len(first.train) == 60
-    assert first.manifest["splits"]["train"]["dropped"] == {"duplicate": 10}
+    assert first.manifest["splits"]["train"]["dropped"] == {"duplicate": 9}
 
 
 def test_a_worker_that_is_killed_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
