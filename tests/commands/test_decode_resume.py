@@ -24,6 +24,7 @@ from janus_cli.core.batch import UNK
 from janus_cli.core.generate import Generator
 from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.decoding import decode
+from janus_cli.decoding.translate import Translator
 from janus_cli.device import SIGNALS
 from janus_cli.training import checkpoint
 from tests.helpers import Janus
@@ -149,6 +150,14 @@ def test_what_was_read_is_counted_over_all_processes(janus: Janus, stop: Stop, e
     assert (code, "resuming after 3 finished lines" in err) == (0, True)
     assert "text: 1 line cut to the 39 tokens that the model reads\n" in err
     assert f"text: {unknown} of {read} tokens ({unknown / read:.1%}) are unknown to the tokenizer" in err
+
+
+def test_a_source_that_is_cut_is_counted_as_a_number(janus: Janus, stop: Stop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Translator, "_counted", lambda *_: ())  # then it is the first that is counted
+    Path("text").write_text(f"{' '.join(source())}\nba\n", encoding="utf-8")
+    stop(1, ctrl_c)
+    assert janus(*BEGUN, "--batch-sentences", "1")[0] == 130
+    assert b'"cut": 1' in Path(".mine.partial").read_bytes()
 
 
 def test_without_a_file_it_says_that_nothing_is_kept(janus: Janus, stop: Stop) -> None:
