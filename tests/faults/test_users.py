@@ -27,7 +27,7 @@ COMMANDS = [  # with the exit code, and what is said
     ("inspect", 0, "passing over "),
     ("average --last 1", 0, "passing over "),
     ("decode --input tiny.yaml", 0, "passing over "),
-    ("decode --split valid", 0, "8 sentences"),  # where the data was recorded, it may not be read
+    ("decode --split valid", 0, "8 sentences in"),  # where the data was recorded, it may not be read
     ("train --resume --run runs/other", 2, "locked/data\nhint: ask its owner to copy it to data/other.src-tgt"),
     ("inspect locked", 2, "locked/"),
     ("preprocess --recipe tiny.yaml --out new", 2, ".new.making cannot be removed"),
