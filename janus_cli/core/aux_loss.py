@@ -1,5 +1,7 @@
 """The auxiliary loss of JANUS: AUX lies between AR and NAR, and KL terms tie the three distributions together.
 
+R-Drop ties two distributions in the same way (`tied`, with K = 2; `objectives/ar.py`).
+
 At a hidden token y_h, each from logits z over the vocabulary:
 
     P_AR (y_h | X, y_<h)
@@ -19,9 +21,10 @@ half that of KLs(i, j), and [y_h] 1 at the gold word and 0 elsewhere:
     d/dz_i  =  c_i (p_i - (1 - s) [y_h] - s/V)
                + t r_i sum_j h_ij (q_i (log q_i - log q_j) - q_i KL(q_i || q_j) + q_i - q_j)
 
-The sums over j are products with (3, 3) matrices, because their coefficients are the same for all words.
+The sums over j are products with (K, K) matrices, because their coefficients are the same for all words.
 """
 
+from collections.abc import Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
@@ -30,6 +33,7 @@ from torch import Tensor
 from janus_cli.core.losses import in_chunks, with_gradient
 
 Number = TypeVar("Number", Tensor, float)
+Pairs = Sequence[tuple[int, int]]  # of the distributions that a KL ties
 
 
 class AuxLoss(NamedTuple, Generic[Number]):
@@ -57,53 +61,67 @@ def aux_loss(
     with these times a common factor.
     """
     states = torch.stack([ar, nar, aux])  # (3, N, D)
-    exact = torch.promote_types(ar.dtype, torch.float32)
-    factors = torch.tensor(coefficients, dtype=exact, device=ar.device)
-    half = torch.zeros(3, 3, dtype=exact, device=ar.device)  # t r_i h_ij
-    for (i, j), factor in zip(PAIRS, factors[3:], strict=True):
+    reached = (kl_to_ar, 1.0, 1.0)
+    return AuxLoss(*tied(states, weight, gold, smoothing, coefficients, PAIRS, reached, temperature))
+
+
+def tied(
+    states: Tensor, weight: Tensor, gold: Tensor, smoothing: float, coefficients: Sequence[float], pairs: Pairs,
+    reached: Sequence[float], temperature: float = 1.0,
+) -> Tensor:  # fmt: skip
+    """The sums over N tokens of K cross-entropies, then of the symmetric KL of each of the P pairs -> (K + P,).
+
+    states (K, N, D), weight (V, D), gold (N,). coefficients: of these sums, see `aux_loss`. reached: r_i, the share of
+    the KLs' gradient that each distribution receives.
+    """
+    count, exact = len(states), torch.promote_types(states.dtype, torch.float32)
+    factors = torch.tensor([*coefficients], dtype=exact, device=states.device)
+    half = torch.zeros(count, count, dtype=exact, device=states.device)  # t r_i h_ij
+    for (i, j), factor in zip(pairs, factors[count:], strict=True):
         half[i, j] = half[j, i] = factor / 2
-    half[0] *= kl_to_ar
-    half *= temperature
+    for row, share in zip(half, reached, strict=True):
+        row *= share * temperature
     wanted = torch.is_grad_enabled() and (states.requires_grad or weight.requires_grad)
     totals, by_states, by_weight = torch.zeros_like(factors), torch.zeros_like(states), torch.zeros_like(weight)
     average = weight.detach().mean(0)
-    for chunk, some, table, logits in in_chunks(states, weight, 3):
-        log_p = logits.log_softmax(2)  # (3, R, V)
+    for chunk, some, table, logits in in_chunks(states, weight, count):
+        log_p = logits.log_softmax(2)  # (K, R, V)
         p = log_p.exp()
         log_q = log_p if temperature == 1 else (logits / temperature).log_softmax(2)
         q = p if temperature == 1 else log_q.exp()
-        inner = q.transpose(0, 1) @ log_q.permute(1, 2, 0)  # (R, 3, 3): sum_v q_i log q_j
+        inner = q.transpose(0, 1) @ log_q.permute(1, 2, 0)  # (R, K, K): sum_v q_i log q_j
         kl = inner.diagonal(dim1=1, dim2=2)[..., None] - inner  # KL(q_i || q_j)
-        totals += _totals(log_p, kl * temperature**2, gold[chunk], smoothing)
+        totals += _totals(log_p, kl * temperature**2, gold[chunk], smoothing, pairs)
         if wanted:
-            slope = _slope(p, q, log_q, kl, gold[chunk], smoothing, factors[:3], half).to(some.dtype)
-            everywhere = smoothing * factors[:3, None, None]  # c_i s, over V: equal for all words, so without a pass
+            slope = _slope(p, q, log_q, kl, gold[chunk], smoothing, factors[:count], half).to(some.dtype)
+            everywhere = (
+                smoothing * factors[:count, None, None]
+            )  # c_i s, over V: equal for all words, so without a pass
             by_states[:, chunk] = slope @ table - everywhere * average
             by_weight += slope.flatten(0, 1).T @ some.flatten(0, 1)
             by_weight -= (everywhere / len(weight) * some).sum((0, 1))
-    if wanted:
-        totals = with_gradient(totals, factors, states, weight, by_states, by_weight)
-    return AuxLoss(*totals)
+    return with_gradient(totals, factors, states, weight, by_states, by_weight) if wanted else totals
 
 
-def _totals(log_p: Tensor, kl: Tensor, gold: Tensor, smoothing: float) -> Tensor:
-    """The six sums. log_p (3, R, V), kl (R, 3, 3), gold (R,) -> (6,)."""
-    chosen = log_p.gather(2, gold.expand(3, -1)[..., None]).sum((1, 2))
+def _totals(log_p: Tensor, kl: Tensor, gold: Tensor, smoothing: float, pairs: Pairs) -> Tensor:
+    """The sums. log_p (K, R, V), kl (R, K, K), gold (R,) -> (K + P,)."""
+    chosen = log_p.gather(2, gold.expand(len(log_p), -1)[..., None]).sum((1, 2))
     ce = -(1 - smoothing) * chosen - smoothing * log_p.mean(2).sum(1)
     both = kl.sum(0)
-    return torch.cat([ce, torch.stack([(both[i, j] + both[j, i]) / 2 for i, j in PAIRS])])
+    return torch.cat([ce, torch.stack([(both[i, j] + both[j, i]) / 2 for i, j in pairs])])
 
 
 def _slope(
     p: Tensor, q: Tensor, log_q: Tensor, kl: Tensor, gold: Tensor, smoothing: float, c: Tensor, half: Tensor
 ) -> Tensor:
-    """d/dz without - c_i s/V. p, q, log_q (3, R, V), kl (R, 3, 3), gold (R,), c (3,), half (3, 3) -> (3, R, V)."""
+    """d/dz without - c_i s/V. p, q, log_q (K, R, V), kl (R, K, K), gold (R,), c (K,), half (K, K) -> (K, R, V)."""
+    count = len(p)
     by_logs = torch.diag(half.sum(1)) - half  # sum_j h_ij (log q_i - log q_j) = (by_logs @ log q)_i
-    constant = half.sum(1) - (half * kl).sum(2)  # (R, 3)
-    slope = (by_logs @ log_q.view(3, -1)).view_as(log_q).add_(constant.T[..., None]).mul_(q)
+    constant = half.sum(1) - (half * kl).sum(2)  # (R, K)
+    slope = (by_logs @ log_q.view(count, -1)).view_as(log_q).add_(constant.T[..., None]).mul_(q)
     if q is p:  # one pass instead of two
-        slope.view(3, -1).addmm_(torch.diag(c) - half, p.view(3, -1))
+        slope.view(count, -1).addmm_(torch.diag(c) - half, p.view(count, -1))
     else:
-        slope.view(3, -1).addmm_(-half, q.view(3, -1)).addmm_(torch.diag(c), p.view(3, -1))
-    taken = (smoothing - 1) * c[:, None, None].expand(3, len(gold), 1)
-    return slope.scatter_add_(2, gold.expand(3, -1)[..., None], taken)
+        slope.view(count, -1).addmm_(-half, q.view(count, -1)).addmm_(torch.diag(c), p.view(count, -1))
+    taken = (smoothing - 1) * c[:, None, None].expand(count, len(gold), 1)
+    return slope.scatter_add_(2, gold.expand(count, -1)[..., None], taken)

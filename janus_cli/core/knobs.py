@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 SOURCES = {
     "[J]": "JANUS, paper and released code (Liang et al., EMNLP 2022)",
     "[C]": "Mask-Predict, CMLM (Ghazvininejad et al., EMNLP 2019)",
+    "[RD]": "R-Drop (Liang et al., NeurIPS 2021)",
     "[V]": "the Transformer (Vaswani et al., NeurIPS 2017)",
     "[X]": "XLNet (Yang et al., NeurIPS 2019)",
     "[M]": "MPNet (Song et al., NeurIPS 2020)",
@@ -158,6 +159,10 @@ class ArObjective(ObjectiveKnobs):
     ar_stream: Annotated[
         ARStream, Knob("slots that predict the next token: the tokens, or MASK queries beside them (two streams)")
     ] = "content"
+    rdrop: Annotated[
+        float,
+        Knob("weight of the KL between two passes with other dropout (R-Drop); 0: one pass", "[RD]", ge=0, le=1e6),
+    ] = 0.0
 
 
 @dataclass(frozen=True)

@@ -245,3 +245,8 @@ def in_span(stream: Stream, index: int | Tensor) -> Stream:
     start = index * SPAN
     birth = torch.where(stream.birth == NEVER, NEVER, stream.birth.clamp(min=0.0) + start)
     return stream.replace(time=stream.time + start, birth=birth, death=stream.death.clamp(max=SPAN) + start)
+
+
+def repeated(stream: Stream, times: int) -> Stream:
+    """The slots of a batch (B, L), `times` over -> (times * B, L)."""
+    return stream.replace(**{name: getattr(stream, name).repeat(times, 1) for name in FIELDS})

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from janus_cli.core import losses
-from janus_cli.core.aux_loss import AuxLoss, aux_loss
+from janus_cli.core.aux_loss import AuxLoss, aux_loss, tied
 from janus_cli.core.losses import cross_entropy, length_loss
 from janus_cli.core.model import Memory, Transformer
 
@@ -92,6 +92,22 @@ def test_aux_loss_equals_the_plain_version(
         assert torch.allclose(torch.stack(found), torch.stack(again))
     total, wanted = (sum(2 * w * v for w, v in zip(weights, each, strict=True)) for each in (found, expected))
     compare(total, wanted, given, exact, tolerance)
+
+
+@PRECISIONS
+@pytest.mark.parametrize("at_once", [1, 60, 1 << 20])
+def test_rdrop_equals_the_plain_version(
+    dtype: torch.dtype, tolerance: float, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two passes: both cross-entropies and the KL between them, and their gradient."""
+    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", {"cpu": at_once})
+    exact, given = random_case(dtype, 2)
+    expected = plain(exact[0], exact[1], exact[1], exact[2], 0.1, 1.0, 1.0)
+    found = tied(torch.stack(given[:2]), given[2], GOLD, 0.1, [0.5, 0.5, 2.5], [(0, 1)], (1.0, 1.0))
+    wanted = torch.stack([expected.ce_ar, expected.ce_nar, expected.kl_ar_nar])
+    assert found.tolist() == pytest.approx(wanted.tolist(), rel=tolerance)
+    factors = torch.tensor([0.5, 0.5, 2.5], dtype=torch.float64)
+    compare((found * factors).sum(), (wanted * factors).sum(), given, exact, tolerance)
 
 
 def test_a_gradient_for_other_weights_is_refused() -> None:

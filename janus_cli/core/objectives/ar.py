@@ -1,23 +1,39 @@
-"""The autoregressive Transformer (Vaswani et al., 2017).
+"""The autoregressive Transformer (Vaswani et al., 2017), and R-Drop (Liang et al., NeurIPS 2021).
 
 L = CE_AR,   P_AR(y_t | X, y_<t)
+
+With `rdrop` (alpha), source and target pass twice, with other dropout, and the two distributions are tied:
+
+L = 1/2 (CE_1 + CE_2) + alpha/2 KLs(P_1, P_2),   KLs = 1/2 KL(P_1 || P_2) + 1/2 KL(P_2 || P_1)
+
+This is half of the paper's equation 5, so that alpha is the paper's and the loss keeps the size of CE_AR.
 """
 
+from janus_cli.core.aux_loss import tied
 from janus_cli.core.batch import Batch
 from janus_cli.core.knobs import ArObjective
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units, stream_loss
-from janus_cli.core.stream import ar_stream
+from janus_cli.core.stream import ar_stream, repeated
 
 
 def plan(batch: Batch, draws: Draws, knobs: ArObjective) -> Plan:
-    return Plan({"ar": ar_stream(batch.target, knobs.ar_stream)}, count_units(batch))
+    stream = ar_stream(batch.target, knobs.ar_stream)
+    return Plan({"ar": repeated(stream, 2) if knobs.rdrop else stream}, count_units(batch))
 
 
 def loss(model: Transformer, batch: Batch, plan: Plan, knobs: ArObjective) -> dict[str, Term]:
-    memory = model.encode(batch.source, batch.source_real)
-    return {"ce_ar": Term(stream_loss(model, memory, plan.streams["ar"], knobs.label_smoothing), "tokens", 1.0)}
+    stream, smoothing = plan.streams["ar"], knobs.label_smoothing
+    if not knobs.rdrop:
+        memory = model.encode(batch.source, batch.source_real)
+        return {"ce_ar": Term(stream_loss(model, memory, stream, smoothing), "tokens", 1.0)}
+    memory = model.encode(batch.source.repeat(2, 1), batch.source_real.repeat(2, 1))
+    states = model.decode(stream, memory)[stream.labelled].unflatten(0, (2, -1))  # (2B, L, D) -> (2, N, D)
+    gold, share = stream.labels[stream.labelled].unflatten(0, (2, -1))[0], plan.share("tokens")
+    coefficients = [share / 2, share / 2, knobs.rdrop / 2 * share]
+    first, second, kl = tied(states, model.output_weight, gold, smoothing, coefficients, [(0, 1)], (1.0, 1.0))
+    return {"ce_ar": Term((first + second) / 2, "tokens", 1.0), "kl_rdrop": Term(kl, "tokens", knobs.rdrop / 2)}
 
 
-AR = Objective(plan, loss, ar=True, nar=False, terms=("ce_ar",))
+AR = Objective(plan, loss, ar=True, nar=False, terms=("ce_ar",), more={"rdrop": "kl_rdrop"})
