@@ -184,7 +184,7 @@ def test_objective_is_exchanged_and_nothing_else(tmp_path: Path) -> None:
     assert changed.objective.label_smoothing == 0.1
     assert {**changed.plain(), "objective": None} == {**kept.plain(), "objective": None}
     assert recipe_load.load(file, ["objective.label_smoothing=0"], "ar").plain()["objective"] == {
-        "name": "ar", "ar_stream": "content", "label_smoothing": 0.0
+        "name": "ar", "ar_stream": "content", "label_smoothing": 0.0, "rdrop": 0.0
     }  # fmt: skip
 
 
