@@ -94,9 +94,7 @@ def tied(
         totals += _totals(log_p, kl * temperature**2, gold[chunk], smoothing, pairs)
         if wanted:
             slope = _slope(p, q, log_q, kl, gold[chunk], smoothing, factors[:count], half).to(some.dtype)
-            everywhere = (
-                smoothing * factors[:count, None, None]
-            )  # c_i s, over V: equal for all words, so without a pass
+            everywhere = smoothing * factors[:count, None, None]  # c_i s, over V equal for all words: without a pass
             by_states[:, chunk] = slope @ table - everywhere * average
             by_weight += slope.flatten(0, 1).T @ some.flatten(0, 1)
             by_weight -= (everywhere / len(weight) * some).sum((0, 1))

@@ -6,7 +6,7 @@ With `rdrop` (alpha), source and target pass twice, with other dropout, and the 
 
 L = 1/2 (CE_1 + CE_2) + alpha/2 KLs(P_1, P_2),   KLs = 1/2 KL(P_1 || P_2) + 1/2 KL(P_2 || P_1)
 
-This is half of the paper's equation 5, so that alpha is the paper's and the loss keeps the size of CE_AR.
+This is half of the paper's loss: alpha is the same, and the loss keeps the size of CE_AR.
 """
 
 from janus_cli.core.aux_loss import tied
