@@ -192,7 +192,7 @@ RECORDS = b'{"hypothesis": "a", "score": 1}\n{"hypothesis": "b"}\n'
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("h.txt", RECORDS), ("h.json", RECORDS), ("h", RECORDS), ("h.jsonl.gz", gzip.compress(RECORDS)),
+        ("h.txt", RECORDS), ("h.json", RECORDS), ("h", RECORDS), ("h.jsonl.gz", gzip.compress(RECORDS, mtime=0)),
         ("h.txt.gz", b"a\nb\n"), ("-", RECORDS),
     ],
 )  # fmt: skip
