@@ -59,11 +59,15 @@ def change_decoding(recipe: Recipe, options: Mapping[str, Any]) -> Decoding:
         raise UsageError(f"{_key(path)}: {reason}", f"see `janus recipes explain {_key(path)}`") from None
 
 
-def available() -> dict[str, Path]:
-    """The shipped recipes by name: inside the wheel, or in `recipes/` of a checkout."""
+def shipped(folder: str) -> Path:
+    """A folder that comes with janus: inside the wheel, or beside the package in a checkout."""
     here = Path(__file__).resolve().parent
-    folder = here / "recipes" if (here / "recipes").is_dir() else here.parent / "recipes"
-    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    return here / folder if (here / folder).is_dir() else here.parent / folder
+
+
+def available() -> dict[str, Path]:
+    """The shipped recipes by name."""
+    return {file.stem: file for file in sorted(shipped("recipes").glob("*.yaml"))}
 
 
 def dump(recipe: Recipe) -> str:

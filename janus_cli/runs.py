@@ -6,12 +6,16 @@ data/<name>-distilled.…/         the same, with a teacher's training targets
 runs/<name>/                     run.txt · recipe.yaml · manifest.json · tokenizer files · lexicon.json · log.jsonl
                                  checkpoints/step-000123/ · checkpoints/last, best (links)
                                  decode/<split>.<mode>.txt, .jsonl, .json
+runs/pretrained-<name>/          a copy of a model that comes with janus, `pretrained:<name>`
+
+An export is a run as well: its folder holds a checkpoint's files beside the tokenizer's, maybe the text of a split.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,14 +23,17 @@ from typing import Any
 
 from janus_cli import console, documents
 from janus_cli.errors import CheckpointError, UsageError
-from janus_cli.files import MANIFEST
+from janus_cli.files import MANIFEST, copy_files, whole_folder
 from janus_cli.recipe import Recipe
+from janus_cli.recipe_load import guess, shipped
 from janus_cli.system import is_denied
 from janus_cli.terminal import command
 
 PREPARED = Path("data")
 RUNS = Path("runs")
 LINKS = ("best", "last")  # among the checkpoints of a run
+PREFIX = "pretrained:"  # of the name of a model that comes with janus
+PRETRAINED = shipped("pretrained")
 
 
 def prepared_dir(recipe: Recipe) -> Path:
@@ -94,6 +101,12 @@ class Run:
     def decoded(self) -> Path:
         return self.path / "decode"
 
+    @property
+    def is_export(self) -> bool:
+        """Whether `janus export` wrote it: the folder itself is its one checkpoint."""
+        files = ("recipe.yaml", "tokenizer.json", "model.safetensors")
+        return all((self.path / name).is_file() for name in files) and not self.checkpoints.exists()
+
     def read_manifest(self) -> dict[str, Any]:
         """Raises CheckpointError if the manifest is missing or damaged."""
         return documents.read(self.manifest, documents.RunManifest, CheckpointError)
@@ -115,15 +128,22 @@ class Run:
 
     def name_of(self, checkpoint: Path) -> str:
         """The value of --checkpoint, beside this --run, that names a checkpoint folder."""
+        if checkpoint == self.path.resolve():
+            return LINKS[0]
         return checkpoint.name if checkpoint.parent == self.checkpoints.resolve() else str(checkpoint)
 
 
 def find_run(path: Path | None, root: Path = RUNS) -> Run:
-    """The named run, or the newest under `root`, by when it was last written to.
+    """The named run, or the newest under `root`, by when it was last written to; exports come after all others.
+
+    A model that comes with janus, `pretrained:NAME`, is copied to `root` first, so that all that is written about it
+    lies there.
 
     Raises:
-        UsageError: there is no such run.
+        UsageError: there is no such run or model, or something else lies where it is copied to.
     """
+    if path is not None and (model := pretrained(path)):
+        return _copied(model, root)
     if path is not None:
         for folder in (path, root / path):
             if (folder / "recipe.yaml").is_file():
@@ -143,7 +163,48 @@ def find_run(path: Path | None, root: Path = RUNS) -> Run:
         )
     if not folders:
         raise UsageError(f"no run under {root}/", "train one with `janus train`, or name one with --run")
-    return Run(max(folders, key=_last_written))
+    return Run(max(folders, key=lambda folder: (not Run(folder).is_export, _last_written(folder))))
+
+
+def pretrained(path: Path) -> Path | None:
+    """The folder of the model that `pretrained:NAME` names, to read only; None for any other path.
+
+    Raises:
+        UsageError: no such model comes with this janus.
+    """
+    name = str(path).removeprefix(PREFIX)
+    if name == str(path):
+        return None
+    names = sorted(recipe.parent.name for recipe in PRETRAINED.glob("*/recipe.yaml"))
+    if name not in names:
+        raise UsageError(
+            f"no model {name!r} comes with this janus{guess(name, names)}",
+            f"it has {', '.join(PREFIX + each for each in names) or 'none'}; the repository of janus may have more in "
+            "its folder pretrained/, and --run takes such a folder, too",
+        )
+    return PRETRAINED / name
+
+
+def _copied(model: Path, root: Path) -> Run:
+    """The copy of a model that comes with janus, made when it is first named.
+
+    Raises:
+        UsageError: something else lies there.
+    """
+    run = Run(root / f"pretrained-{model.name}")
+    # What is there already is compared below: also a copy that another process made meanwhile.
+    with (
+        suppress(UsageError),
+        whole_folder(run.path, force=False, is_ours=lambda _: False, what="another model") as making,
+    ):
+        console.say(f"copying {PREFIX}{model.name} to {run.path}")
+        copy_files([file.name for file in model.iterdir() if file.is_file()], model, making)
+    if not run.manifest.is_file() or run.manifest.read_bytes() != (model / MANIFEST).read_bytes():
+        raise UsageError(
+            f"{run.path} is not a copy of {PREFIX}{model.name} as this janus has it: its {MANIFEST} differs",
+            f"rename or remove it, and the model is copied again; or name that one: --run {run.path}",
+        )
+    return run
 
 
 def _readable(root: Path) -> Iterator[Path]:

@@ -38,6 +38,8 @@ def average(
         raise UsageError("--last, --best and --ema exclude each other", "give one of them")
     named = options.one_run(run, run_option)
     chosen = runs.find_run(named)
+    if chosen.is_export:
+        raise UsageError(f"{chosen.path} is an export: it has one checkpoint, and nothing to average", "name a run")
     from janus_cli.training.average import average_checkpoints, running_mean
 
     if named is None:

@@ -25,12 +25,19 @@ def export(
     quantization: Annotated[
         Literal["float32", "float16", "bfloat16", "int16", "int8", "int8_float32", "int8_float16", "int8_bfloat16"]
         | None,
-        typer.Option("--quantization", help="ctranslate2: how weights are stored. Default: float32, as trained."),
+        typer.Option(
+            "--quantization",
+            help="How weights are stored; safetensors: float32 or bfloat16. Default: float32, as trained.",
+        ),
     ] = None,
+    with_test: Annotated[
+        bool, typer.Option("--with-test", help="safetensors: add the text of the test split, to decode and to score.")
+    ] = False,
     force: options.Force = False,
     dry_run: options.DryRun = False,
 ) -> None:
-    """The folder has the weights, the tokenizer, their origin, and a README.txt on how to use them.
+    """The folder has the weights, the tokenizer, their origin, and a README.txt on how to use them. As safetensors it
+    is a run of its own: every command that takes one takes it by --run.
     --format ctranslate2 needs a model that generates left to right in the usual way: objective ar or janus with
     ar_stream content. --force replaces an earlier export, never another folder.
 
@@ -39,11 +46,13 @@ def export(
       janus export multi30k-janus --format ctranslate2 --out multi30k.ct2
       janus export --run multi30k-janus --checkpoint average-best5 --format ctranslate2 --quantization int8
       janus export multi30k-janus --format safetensors --out multi30k.safetensors --dry-run
+      janus export multi30k-janus --quantization bfloat16 --with-test --out small
+      janus decode --run small
     """
     chosen = options.named_run(run, run_option, checkpoint)
     from janus_cli.export import export as exporting
 
     exporting.export(
-        run=chosen, checkpoint=checkpoint, kind=target, out=out, quantization=quantization, force=force,
-        dry_run=dry_run,
+        run=chosen, checkpoint=checkpoint, kind=target, out=out, quantization=quantization, with_test=with_test,
+        force=force, dry_run=dry_run,
     )  # fmt: skip

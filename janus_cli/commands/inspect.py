@@ -30,7 +30,7 @@ def inspect(
     chosen = options.one_run(what, run)
     if chosen is None:
         runs.find_run(None)
-    elif not (chosen.is_dir() or (runs.RUNS / chosen).is_dir()):
+    elif not ((runs.pretrained(chosen) or chosen).is_dir() or (runs.RUNS / chosen).is_dir()):
         raise UsageError(
             f"there is no folder {chosen}", "name a run, a checkpoint or prepared data; see `ls runs data`"
         )

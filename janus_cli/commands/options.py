@@ -84,7 +84,12 @@ Objective = Annotated[
 ]
 RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help="The same as --run.", show_default=False)]
 Run = Annotated[
-    Path | None, typer.Option("--run", metavar="FOLDER|NAME", help="A training run; by default the newest under runs/.")
+    Path | None,
+    typer.Option(
+        "--run",
+        metavar="FOLDER|NAME",
+        help="A training run, an exported folder, or pretrained:NAME; by default the newest under runs/.",
+    ),
 ]
 Checkpoint = Annotated[
     Path | None,
@@ -176,7 +181,16 @@ def check_start(start: Path | None) -> None:
 
 
 def check_place(folder: Path) -> None:
-    """Raises UsageError if the path of a run is not UTF-8: safetensors could not read the weights in it again."""
+    """Raises UsageError if no run can begin there.
+
+    That is the name of a model that comes with janus, or a path that is not UTF-8: safetensors could not read the
+    weights in it again.
+    """
+    from janus_cli.runs import pretrained
+
+    if pretrained(folder):
+        hint = f"start from its weights: --from {folder}, and name a new folder with --run"
+        raise UsageError(f"{folder} comes with janus: it is not trained any further", hint)
     try:
         os.fsencode(folder.resolve()).decode()  # its bytes: how Python shows them depends on the locale
     except UnicodeDecodeError:

@@ -96,7 +96,8 @@ def score(
     wanted = None if metrics is None else expand(options.names(metrics))
     if reference_column and not reference:
         raise UsageError("--reference-column is of a table, and none is named", "name it with --reference")
-    places = [place for place in (hypotheses, runs.RUNS / hypotheses) if place.exists()] if hypotheses else []
+    named = (runs.pretrained(hypotheses) or hypotheses) if hypotheses else None
+    places = [place for place in (named, runs.RUNS / named) if place.exists()] if named else []
     if places and places[0].is_dir():
         hypotheses, run = None, options.one_run(hypotheses, run)
     first = hypotheses or inputs.newest_decoding(run)[0]

@@ -131,8 +131,16 @@ def find_split(run: Run, recipe: Recipe, split: str) -> tuple[Path, Path | None]
     """
     source, target = (prepared_file(run, recipe, text_name(split, side)) for side in ("source", "target"))
     if source is None:
-        raise DataError(f"the data of {run.path} has no {split} split", "name a text with --input FILE")
+        raise no_split(run, split)
     return source, target
+
+
+def no_split(run: Run, split: str) -> DataError:
+    """The error that says that there is no such split."""
+    what = f"the data of {run.path} has no {split} split"
+    if run.is_export:
+        what = f"{run.path} is an export, and does not hold the text of the {split} split"
+    return DataError(what, "name a text with --input FILE")
 
 
 def find_references(run: Run, recipe: Recipe, split: str) -> Path | None:
@@ -163,6 +171,8 @@ def data_of(run: Run, recipe: Recipe, name: str = MANIFEST) -> Path:
 def prepared_file(run: Run, recipe: Recipe, name: str) -> Path | None:
     """A file of the prepared data that the run was trained on, unchanged; None if there was none.
 
+    An export has what it holds of the data in its own folder.
+
     Raises:
         DataError: the file is gone or was changed.
     """
@@ -170,8 +180,8 @@ def prepared_file(run: Run, recipe: Recipe, name: str) -> Path | None:
     known = manifest.get("files", {}).get(name)
     if known is None:
         return None
-    path = data_of(run, recipe, name) / name
-    if not path.is_file():
+    path = run.path / name if run.is_export else data_of(run, recipe, name) / name
+    if not path.is_file() and not run.is_export:
         recorded = Path(manifest.get("prepared", ""))
         again = _command(["--recipe", str(run.recipe)], recipe, recorded, manifest)
         again += " --force" * (recorded / MANIFEST).is_file()
@@ -179,8 +189,9 @@ def prepared_file(run: Run, recipe: Recipe, name: str) -> Path | None:
             f"the data of this run is gone: there is no {path}",
             f"make it again: {again}; or name a text with --input FILE",
         )
-    if sha256(path) != known.get("sha256"):
-        raise DataError(f"{path} was changed since the run began", "prepare the same text again, or use --input FILE")
+    if not path.is_file() or sha256(path) != known.get("sha256"):
+        what = "was changed since the run began" if path.is_file() else "is missing"
+        raise DataError(f"{path} {what}", "prepare the same text again, or use --input FILE")
     return path
 
 

@@ -25,6 +25,7 @@ from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
 from janus_cli.data.corpus import SIDES
 from janus_cli.errors import DataError, Interrupt, check_machine
 from janus_cli.files import MANIFEST, sha256, write_atomically, write_json
+from janus_cli.runs import pretrained
 from janus_cli.system import stop_signals
 
 NO_TEXT = frozenset((PAD, BOS, EOS, MASK))
@@ -233,7 +234,8 @@ def train_tokenizers(
     """
     kind = KINDS[knobs.kind]
     if knobs.reuse is not None:
-        contents = _reuse(knobs, Path(knobs.reuse), suffixes)
+        place = Path(knobs.reuse)
+        contents = _reuse(knobs, pretrained(place) or place, suffixes)
     elif knobs.joint:
         contents = {"tokenizer": kind.train(knobs, chain(sources, targets), "+".join(suffixes))}
     else:

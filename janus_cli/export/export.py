@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from janus_cli import __version__, console
+from janus_cli.data.prepared import find_references, find_split
 from janus_cli.decoding.modes import own_recipe
 from janus_cli.decoding.translate import read_model
 from janus_cli.errors import UsageError
@@ -16,27 +17,31 @@ from janus_cli.files import must_be_free, whole_folder, write_json
 from janus_cli.runs import Run
 from janus_cli.training.checkpoint import fingerprint, read_checkpoint, verify
 
-AS_TRAINED = "float32"
+AS_TRAINED, SPLIT = "float32", "test"
 WHAT = "an export"  # in messages
 
 
 def export(
     *, run: Path | None = None, checkpoint: Path | None = None, kind: Literal["safetensors", "ctranslate2"],
-    out: Path | None = None, quantization: str | None = None, force: bool = False, dry_run: bool = False,
+    out: Path | None = None, quantization: str | None = None, with_test: bool = False, force: bool = False,
+    dry_run: bool = False,
 ) -> Path:  # fmt: skip
     """Writes the folder and returns it; for arguments see `janus export`. A dry run checks the same and writes nothing.
 
     Raises:
         UsageError: the model does not fit the format, the extra is missing, or the folder may not be replaced.
         CheckpointError: the checkpoint is damaged, or was not trained with the run's tokenizer.
+        DataError: the text of the test split is asked for, and is not there.
     """
     stored = quantization or AS_TRAINED
-    if kind != "ctranslate2" and stored != AS_TRAINED:
+    if kind != "ctranslate2" and stored not in safetensors.STORED:
         raise UsageError(
-            f"--quantization {stored}: {kind} keeps the weights as they are, {AS_TRAINED}",
+            f"--quantization {stored}: {kind} stores {' or '.join(safetensors.STORED)}",
             "leave it out, or add --format ctranslate2",
         )
-    source = read_checkpoint(run, checkpoint, partial(_read, kind=kind))
+    if kind == "ctranslate2" and with_test:
+        raise UsageError("--with-test is for janus, which does not read what CTranslate2 reads", "leave it out")
+    source = read_checkpoint(run, checkpoint, partial(_read, kind=kind, with_test=with_test))
     about = {"format": kind, "quantization": stored, **source.provenance}
     name = f"{about['checkpoint']}.{kind}" + (f".{stored}" if stored != AS_TRAINED else "")
     folder = out or source.run / "export" / name
@@ -50,7 +55,7 @@ def export(
             ctranslate2.write(source, making, stored)
             about["ctranslate2"] = ctranslate2.version()
         else:
-            safetensors.write(source, making)
+            safetensors.write(source, making, stored)
         write_json(making / PROVENANCE, about)
         size = sum(file.stat().st_size for file in making.iterdir())
     console.say(f"exported {named}: {kind}, {stored}, {size:,} bytes")
@@ -62,7 +67,7 @@ def _is_export(folder: Path) -> bool:
     return (folder / PROVENANCE).is_file()
 
 
-def _read(run: Run, folder: Path, kind: str) -> Source:
+def _read(run: Run, folder: Path, kind: str, with_test: bool) -> Source:
     recipe = portable(own_recipe(folder, ()))
     if kind == "ctranslate2":
         ctranslate2.must_fit(recipe)
@@ -72,4 +77,5 @@ def _read(run: Run, folder: Path, kind: str) -> Source:
         **({"averaged": state["averaged"]} if "averaged" in state else {}),
         "objective": recipe.objective.name, "sha256": fingerprint(folder), "janus": __version__,
     }  # fmt: skip
-    return Source(recipe, *read_model(run, folder), run.path, state, provenance)
+    texts = {*find_split(run, recipe, SPLIT), find_references(run, recipe, SPLIT)} if with_test else set()
+    return Source(recipe, *read_model(run, folder), run.path, state, provenance, sorted(filter(None, texts)))

@@ -7,24 +7,46 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from janus_cli import documents
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
 from janus_cli.data.tokenizer import INDEX
-from janus_cli.documents import TokenizerIndex, read
 from janus_cli.export.source import README, Source
-from janus_cli.files import copy_files, write_atomically, write_json
+from janus_cli.files import MANIFEST, copy_files, write_atomically, write_json
+from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 
 CONFIG = "config.json"
+STORED = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # types of the weights in the file
 
 
-def write(source: Source, folder: Path) -> None:
-    """Fills `folder`: a checkpoint (weights, recipe.yaml, state.json), config.json, tokenizer files, README.txt."""
+def write(source: Source, folder: Path, stored: str) -> None:
+    """Fills `folder`: a checkpoint (weights, recipe.yaml, state.json), config.json, tokenizer files, texts, README.txt.
+
+    stored: a key of `STORED`; weights are rounded to nearest.
+    """
     state = {key: source.state[key] for key in ("step", "metrics", "averaged", "tokenizer") if key in source.state}
     sizes = source.tokenizers.source.size, source.tokenizers.target.size
     copy_files(source.tokenizers.files, source.run, folder)
-    checkpoint.write(folder, source.recipe, sizes, state, source.model.weights())  # its manifest names them, too
+    for file in source.texts:
+        copy_files([file.name], file.parent, folder)
+    weights = {name: weight.to(STORED[stored]) for name, weight in source.model.weights().items()}
+    checkpoint.write(folder, source.recipe, sizes, state, weights)  # its manifest names the others, too
+    manifest = documents.read(folder / MANIFEST, documents.CheckpointManifest)
+    write_json(folder / MANIFEST, {**manifest, **_data(Run(source.run))})
     write_json(folder / CONFIG, config(source))
-    write_atomically(folder / README, _readme(source))
+    write_atomically(folder / README, _readme(source, stored))
+
+
+def _data(run: Run) -> dict[str, Any]:
+    """What the manifest says of the data: by it a metric is chosen, and the same data is known again."""
+    manifest = run.read_manifest() if run.manifest.is_file() else {}
+    splits = {
+        name: {"kept": split["kept"], "fingerprint": split["fingerprint"]}
+        for name, split in manifest.get("splits", {}).items()
+    }
+    return {"splits": splits, **{key: manifest[key] for key in ("target_text",) if key in manifest}}
 
 
 def config(source: Source) -> dict[str, Any]:
@@ -40,13 +62,13 @@ def config(source: Source) -> dict[str, Any]:
         "target_vocabulary": source.tokenizers.target.size,
         "special_ids": {"pad": PAD, "unk": UNK, "bos": BOS, "eos": EOS, "mask": MASK},
         "model": asdict(recipe.model),
-        "tokenizer": read(source.run / INDEX, TokenizerIndex),
+        "tokenizer": documents.read(source.run / INDEX, documents.TokenizerIndex),
         "clean": list(recipe.data.clean),
         "decoding": asdict(recipe.decoding),
     }
 
 
-def _readme(source: Source) -> bytes:
+def _readme(source: Source, stored: str) -> bytes:
     knobs = source.recipe.model
     norms = {
         "pre": "before each sublayer, and once more after the last layer\n(encoder_norm, decoder_norm)",
@@ -76,8 +98,10 @@ def _readme(source: Source) -> bytes:
         "\nLengths: the mean of the encoder's states times length_table; the class n stands for n target tokens,\n"
         "<s> and </s> not counted."
     )
+    texts = f"  {', '.join(file.name for file in source.texts)}\n{'':28}the test split, which `janus decode` reads\n"
     return source.readme(
         "safetensors.txt",
+        stored=stored, texts=texts if source.texts else "",
         tokenizer_files=", ".join(source.tokenizers.files),
         tokenizer=tokenizers[source.recipe.tokenizer.kind],
         shapes=_shapes(source),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -24,6 +24,7 @@ class Source:
     """A checkpoint's model and everything that is needed to use it.
 
     run: the folder with the tokenizers' files. state: the checkpoint's state.json. provenance: origin of the weights.
+    texts: files of the split that goes with them.
     """
 
     recipe: Recipe
@@ -32,6 +33,7 @@ class Source:
     run: Path
     state: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    texts: Sequence[Path] = ()
 
     def readme(self, template: str, **values: object) -> bytes:
         """A template, filled in with these values, the origin of the weights, and how the text was cleaned."""

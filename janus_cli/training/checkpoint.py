@@ -262,8 +262,8 @@ def _must_fit_its_file(saved: Checkpoint, has: int) -> None:
     """Raises CheckpointError if recipe and state describe a model larger than its file of `has` bytes: it is never
     built."""
     file = saved.folder / MODEL
-    least = size.WEIGHT * size.weights(saved.recipe.model, *saved.vocabularies)
-    if has < least:
+    least = size.WEIGHT // 2 * size.weights(saved.recipe.model, *saved.vocabularies)
+    if has < least:  # an export may hold bfloat16
         raise CheckpointError(
             f"{file} is damaged: it has {has:,} bytes, and {RECIPE} and {STATE} describe a model of over {least:,}"
         )
@@ -271,6 +271,8 @@ def _must_fit_its_file(saved: Checkpoint, has: int) -> None:
 
 def tensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Read a safetensors file whose names, shapes and types must equal `expected`; values must be finite.
+
+    An export may hold bfloat16 where float32 is expected, and is widened to that.
 
     Raises:
         CheckpointError: they do not, or the file is not safetensors.
@@ -289,6 +291,8 @@ def tensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 if shape != list(like.shape):
                     raise CheckpointError(f"{file}: {name} has shape {shape}, the recipe makes it {list(like.shape)}")
                 loaded[name] = value = handle.get_tensor(name)
+                if (value.dtype, like.dtype) == (torch.bfloat16, torch.float32):
+                    loaded[name] = value = value.float()
                 if value.dtype != like.dtype:
                     raise CheckpointError(f"{file}: {name} has type {value.dtype}, expected {like.dtype}")
                 _must_be_finite_in(file, name, value)
@@ -336,6 +340,7 @@ def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Pat
     """The run and a checkpoint folder, links resolved: the named one, else the run's best, else its last.
 
     checkpoint: a folder, or a name among the run's checkpoints. Without `run`, it is the run that the folder lies in.
+    An export has one checkpoint, its own folder.
 
     Raises:
         UsageError: there is no such run, or a checkpoint's run is not known.
@@ -345,7 +350,7 @@ def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Pat
         checkpoint = followed(checkpoint)
     if checkpoint is not None and run is None and checkpoint.is_dir():
         folder = checkpoint.resolve()
-        if all((folder / name).is_file() for name in ("tokenizer.json", MODEL)):  # an exported folder is its own run
+        if Run(folder).is_export:
             return Run(folder), folder
         if not (own := Run(folder.parent.parent)).recipe.is_file():
             raise UsageError(f"{checkpoint} is not inside a run: its tokenizer is unknown", "name its run with --run")
@@ -354,6 +359,8 @@ def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Pat
     root = chosen.checkpoints
     if run is None:
         console.say(f"no --run: taking {chosen.path}, the newest")
+    if chosen.is_export and str(checkpoint or "best") in LINKS:
+        return chosen, chosen.path.resolve()
     for place in (root / "best", root / "last") if checkpoint is None else (checkpoint, root / checkpoint):
         if followed(place).is_dir():
             return chosen, followed(place).resolve()

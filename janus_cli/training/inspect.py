@@ -36,7 +36,8 @@ def describe(what: Path | None) -> dict[str, Any]:
         return describe_checkpoint(what)
     if what is not None and is_prepared(what):
         return describe_data(what)
-    return describe_run(runs.find_run(what))
+    run = runs.find_run(what)
+    return describe_checkpoint(run.path) if run.is_export else describe_run(run)
 
 
 def describe_run(run: Run) -> dict[str, Any]:

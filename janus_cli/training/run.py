@@ -148,6 +148,9 @@ def _recipe_and_run(
         run = runs.find_run(folder)
         if folder is None:
             console.say(f"resuming {run.path}, the newest run")
+        if run.is_export:
+            again = command("janus", "train", "--from", run.path)
+            raise UsageError(f"{run.path} is an export: its training cannot be resumed", f"start from it: {again}")
         return recipe_load.load(recipe or str(run.recipe), changes, objective), run
     if recipe is None:
         console.say("no --recipe: using the built-in recipe demo")
