@@ -176,7 +176,9 @@ class Tokenizer:
         1_000_000
     )
     joiner: Annotated[str, Knob('words: dropped from decoded text with the space after it; "@@" for BPE text')] = ""
-    reuse: Annotated[str | None, Knob("folder with the tokenizer files of an earlier `janus preprocess`")] = None
+    reuse: Annotated[
+        str | None, Knob("folder with the tokenizer files of an earlier `janus preprocess`, or pretrained:NAME")
+    ] = None
 
     def __post_init__(self) -> None:
         if self.keep_spaces and (self.kind, self.normalisation) != ("sentencepiece", "identity"):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -36,8 +37,14 @@ def test_what_is_in_the_wheel(wheel: Path) -> None:
         for kind in ("py", "pyi", "html", "md", "txt", "typed")
         for file in (_ROOT / "janus_cli").rglob(f"*.{kind}")
     }
-    recipes = {f"janus_cli/recipes/{name}.yaml" for name in recipe_load.available()}
-    assert {name for name in names if ".dist-info/" not in name} == package | recipes
+    build = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    shipped = {
+        f"{target}/{file.relative_to(_ROOT / folder).as_posix()}"
+        for folder, target in build["targets"]["wheel"]["force-include"].items()
+        for file in (_ROOT / folder).rglob("*.*")
+    }
+    assert {f"janus_cli/recipes/{name}.yaml" for name in recipe_load.available()} <= shipped
+    assert {name for name in names if ".dist-info/" not in name} == package | shipped
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 

@@ -351,8 +351,8 @@ def load(
     """A trained model, ready to translate.
 
     Args:
-        run: a folder, or its name under runs/; by default the newest run.
-        checkpoint: best, last, step-000500, or a folder, which may be an exported one; by default best, else last.
+        run: a folder, also an exported one, its name under runs/, or pretrained:NAME; by default the newest run.
+        checkpoint: best, last, step-000500, or a folder; by default best, else last.
         device: auto, cpu, cuda or cuda:N.
         precision: of weights and states; by default the recipe's.
 

@@ -1,0 +1,62 @@
+"""A model card tells of exactly the file beside it, and of a state of the code that can be had again."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from janus_cli import runs
+from tests.helpers import Janus, read_json
+
+ROOT = Path(__file__).parents[2]
+
+
+def git(*words: str) -> str:
+    author = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    return subprocess.run(["git", *author, *words], capture_output=True, text=True, check=True, cwd="clone").stdout
+
+
+def publish(*words: str) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path("clone").resolve())}
+    options = ["run", "tiny", "--trained-at", "HEAD", "--decode", "--mode nar --iters 2", *words]
+    return subprocess.run(
+        [sys.executable, "clone/benchmarks/publish.py", *options],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_the_card_tells_of_the_file_beside_it(trained: Path, shell: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("janus_cli", "benchmarks", "recipes"):
+        shutil.copytree(ROOT / name, Path("clone") / name, ignore=shutil.ignore_patterns("__pycache__"))
+    git("init", "-q")
+    refused = publish()
+    assert (refused.returncode, "the work tree has changes" in refused.stderr) == (2, True), refused.stderr
+    git("add", ".")
+    git("commit", "-q", "-m", "all")
+    assert not Path("clone/pretrained").exists()
+    Path("about.md").write_text("For tests. Licence: none.\n")
+    done = publish("--about", "about.md")
+    assert done.returncode == 0, done.stderr
+    text = Path(done.stdout.strip()).read_text()
+    monkeypatch.setattr(runs, "PRETRAINED", Path("clone/pretrained").resolve())
+    assert shell("decode", "--run", "pretrained:tiny", "--mode", "nar", "--iters", "2")[0] == 0
+    scores = json.loads(shell("score", "--run", "pretrained:tiny", "--json")[1])["scores"]
+    passes = read_json(next(Path("runs/pretrained-tiny/decode").glob("*.json")))["passes_mean"]
+    (row,) = [line for line in text.splitlines() if "--iters 2" in line]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == [
+        "`janus decode --run pretrained:tiny --mode nar --iters 2`",
+        *(f"{score['value']:.2f}" for score in scores),
+        f"{passes:.1f}",
+    ]
+    assert "Licence: none." in text
+    assert text.count(git("rev-parse", "HEAD").strip()) == 2
+    for row in ("| seed | 1 |", "| updates | 6 |"):
+        assert row in text
+    assert str(Path.cwd()) not in text
+    size = Path("clone/pretrained/tiny/model.safetensors").stat().st_size
+    assert f"{size:,}" in text
