@@ -32,7 +32,7 @@ from janus_cli.files import write_atomically
 from janus_cli.lab import logbook
 from janus_cli.lab.tables import markdown
 from janus_cli.measures import MEASURES
-from janus_cli.runs import PREFIX, PRETRAINED, Run, find_run
+from janus_cli.runs import PREFIX, Run, find_run
 from janus_cli.terminal import command
 from janus_cli.training.inspect import describe
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None) -> None:
     if changed := git("status", "--porcelain", "--", ".", ":!pretrained"):
         raise UsageError(f"the work tree has changes that no commit holds:\n{changed}", "commit them first")
     commits = {"code": git("rev-parse", f"{asked.trained_at}^{{commit}}"), "scores": git("rev-parse", "HEAD")}
-    run, folder = find_run(asked.run), PRETRAINED / asked.name
+    run, folder = find_run(asked.run), ROOT / "pretrained" / asked.name
     file = asked.about or CARDS / f"{recipe_load.load(str(run.recipe)).name}.md"
     if not file.is_file():
         raise DataError(f"{file} does not exist", "write what the model is for, its data, licence and limits there")

@@ -1,6 +1,7 @@
 """An exported folder as a run, and models that come with janus: `pretrained:NAME`."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -79,6 +80,7 @@ def test_every_command_that_takes_a_run_takes_an_exported_folder(any_janus: Janu
     ):
         code, _, err = janus(*words)
         assert code == 0, (words, err)
+    assert read_json("data/distilled/manifest.json")["distilled"]["checkpoint"] == "best"
     assert decoded(janus, "again", *GREEDY) == decoded(janus, folder, *GREEDY)
     for words, reason in (
         (["average", folder], "nothing to average"),
@@ -97,8 +99,13 @@ def test_an_export_holds_the_split_that_it_was_given_and_no_other(any_janus: Jan
         code, _, err = any_janus("decode", folder, "--split", split)
         assert (code, f"{folder} is an export, and does not hold the text of the {split} split" in err) == (3, True)
         assert "--input FILE" in err
+    assert "test.source.txt, test.target.txt\n" in Path("with/README.txt").read_text()
     Path("with/test.source.txt").write_text("other\n" * 20)
-    assert any_janus("decode", "with", *GREEDY)[0] in (3, 4)
+    code, _, err = any_janus("decode", "with", *GREEDY)
+    assert (code, "with/test.source.txt was changed" in err) == (3, True)
+    Path("with/test.source.txt").unlink()
+    code, _, err = any_janus("decode", "with", *GREEDY)
+    assert (code, "with/test.source.txt is missing" in err) == (3, True)
 
 
 def test_references_of_several_a_line_go_with_their_split(any_janus: Janus) -> None:
@@ -121,6 +128,7 @@ def test_a_model_that_comes_with_janus_is_copied_to_runs_and_left_as_it_is(any_j
     out = decoded(any_janus, "--run", "pretrained:tiny", *GREEDY)
     assert out == decoded(any_janus, "models/tiny", "--input", "data/demo/test.source.txt", *GREEDY)
     assert Path("runs/pretrained-tiny/decode/test.ar.beam1.txt").read_text() == out
+    assert all(file.stat().st_mode & 0o200 for file in Path("runs/pretrained-tiny").iterdir())
     assert any_janus("score", "pretrained:tiny")[0] == any_janus("score", "--run", "pretrained:tiny")[0] == 0
     code, out, err = any_janus("inspect", "pretrained:tiny")
     assert (code, "checkpoint: runs/pretrained-tiny\n" in out, "copying" in err) == (0, True, False)
@@ -143,6 +151,7 @@ def test_its_tokenizer_can_be_that_of_other_text(any_janus: Janus, models: Path)
 
 def test_what_was_trained_here_is_newer_than_a_copied_model(any_janus: Janus, models: Path) -> None:
     any_janus("inspect", "pretrained:tiny")
+    os.utime("runs/pretrained-tiny/recipe.yaml", (3e9, 3e9))
     assert "taking runs/janus, the newest" in any_janus("decode", *GREEDY)[2]
     for run in Path("runs").iterdir():
         if run.name != "pretrained-tiny":
