@@ -26,7 +26,7 @@ from janus_cli.lab.labels import REPEATS, WARMUP
 from janus_cli.lab.plots import quality_against_passes
 from janus_cli.lab.processes import Job, run_jobs
 from janus_cli.lab.rows import Work, janus_row, measure, references_of, select, sentences
-from janus_cli.lab.systems import BUDGET, System
+from janus_cli.lab.systems import System
 from janus_cli.lab.tables import json_file, markdown, render, without_empty
 from janus_cli.measures import BOOTSTRAP_SEED, MEASURES
 from janus_cli.recipe import Recipe
@@ -47,9 +47,10 @@ UPDATES = 2000  # of each training, by default
 SENTENCES = 200  # of the test split, timed in batches
 SINGLES = 50  # timed one by one
 UNBOUNDED = 10_000_000  # updates, if minutes are the budget
+BUDGET = ("training.updates", "training.minutes")  # may grow
 TRAININGS = {
-    "system": "", "seed": "", "updates": ",", "epochs": "", "minutes in updates": ".1f", "ms an update": ".0f",
-    "parameters": ",",
+    "system": "", "seed": "", "updates": ",", "epochs": "", "TFLOP": ",.1f", "minutes in updates": ".1f",
+    "ms an update": ".0f", "parameters": ",",
 }  # fmt: skip
 ROWS = {  # after system, decoding and scores
     "difference": "+.2f", "p": ".3f", "passes": ".1f", "one by one, ms": ".1f", "sentences/s": ",.0f",
@@ -97,7 +98,9 @@ class Comparison:
             checkpoint.find_start(start)
         rows: list[str] = []
         for system in systems:
-            recipe = system.recipe(base, changes)
+            if minutes is not None and system.updates is not None:
+                raise UsageError(f"--minutes: {system.name} has updates of its own", "use --steps")
+            recipe = system.recipe(base, self._budgeted(changes))
             self._check(system.name, recipe)
             with suppress(UsageError):  # an objective with none of the modes becomes a row that says so
                 rows += [f"{system.name} {label}" for label in select(recipe, modes).plans]
@@ -115,11 +118,22 @@ class Comparison:
             raise UsageError(
                 f"--minutes: schedule {recipe.training.schedule} must know the number of updates", "use --steps"
             )
-        if self.steps and (share := OBJECTIVES[recipe.objective.name].kl_share(recipe.objective, self.steps - 1)) < 1:
+        updates = recipe.training.updates
+        if self.steps and (share := OBJECTIVES[recipe.objective.name].kl_share(recipe.objective, updates - 1)) < 1:
             console.warn(
-                f"{name}: in {console.counted(self.steps, 'update')} its KLs come to {share:.0%} of their weights; "
+                f"{name}: in {console.counted(updates, 'update')} its KLs come to {share:.0%} of their weights; "
                 "see objective.kl_start and objective.kl_warmup"
             )
+
+    def _budgeted(self, changes: Sequence[str]) -> tuple[str, ...]:
+        """These changes of the recipe, and the budget; a system's own come after them."""
+        return (
+            *changes, f"training.updates={self.steps or UNBOUNDED}", f"training.minutes={float(self.minutes or 0)}",
+        )  # fmt: skip
+
+    def _updates(self, entry: Entry) -> int | None:
+        """Those that an entry is to have; None if minutes are the budget."""
+        return entry.system.updates or self.steps
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -196,7 +210,7 @@ class Comparison:
             console.say(f"earlier trainings are kept: more {more} trains on, --force starts over, --out keeps both")
         for entry in existing:
             before = recipe_load.load(str(entry.run.recipe)).training
-            if before.schedule != "inverse_sqrt" and before.updates != self.steps:
+            if before.schedule != "inverse_sqrt" and before.updates != self._updates(entry):
                 raise UsageError(
                     f"{entry.name} was trained for {console.counted(before.updates, 'update')}, and its learning rate "
                     f"({before.schedule}) was scheduled for these",
@@ -265,7 +279,8 @@ class Comparison:
             at_once = min(self.jobs, len(self.entries))
             self.threads = self.threads or max(1, usable_cores() // at_once)
             jobs = [Job(entry.name, entry.run, partial(self._in_process, entry)) for entry in self.entries]
-            failed = run_jobs(jobs, at_once, self.steps, force=self.force)
+            updates = None if self.steps is None else sum(self._updates(entry) or 0 for entry in self.entries)
+            failed = run_jobs(jobs, at_once, updates, force=self.force)
             replaced = {entry.name for entry in self.entries} - failed
         for number, entry in enumerate(self.entries, 1):
             console.say("")
@@ -278,9 +293,8 @@ class Comparison:
 
     def _options(self, entry: Entry, force: bool) -> dict[str, Any]:
         """The keywords of `train` for an entry; the budget of an existing run may grow."""
-        budget = (f"training.updates={self.steps or UNBOUNDED}", f"training.minutes={float(self.minutes or 0)}")
         return entry.options(
-            recipe=self.base, changes=(*self.changes, *budget), prepared=self.prepared, data_dir=self.data_dir,
+            recipe=self.base, changes=self._budgeted(self.changes), prepared=self.prepared, data_dir=self.data_dir,
             start=self.start, allow_change=BUDGET, device=self.device, threads=self.threads, force=force,
         )  # fmt: skip
 
@@ -343,7 +357,7 @@ def scored(
 
     against: "SYSTEM MODE" of the baseline; by default, or if that row failed, the AR baseline or the first row.
     """
-    metrics = list(dict.fromkeys([judge.metric, "chrf"]))
+    metrics = list(dict.fromkeys([judge.metric, "edit" if judge.metric == "exact" else "chrf"]))
     outputs: dict[tuple[str, str], dict[int, Output]] = {}
     for entry in entries:
         for label, output in entry.outputs.items():
@@ -418,7 +432,7 @@ def table(results: Mapping[str, Any]) -> str:
         """Not if an earlier call trained it longer, or patience ended it."""
         if settings["minutes"]:  # the last update may exceed the budget
             return bool(0.9 < training["seconds"] / (60 * settings["minutes"]) < 1.5)
-        return bool(training["updates"] == settings["steps"])
+        return bool(training["updates"] == (training["asked"] or settings["steps"]))
 
     return render("compare.md", {**results, **words}, had_budget=had_budget)
 
@@ -426,10 +440,11 @@ def table(results: Mapping[str, Any]) -> str:
 def _training_values(entry: Mapping[str, Any]) -> list[Any]:
     training, name = entry["training"], [entry["system"], entry["seed"]]
     if training is None:
-        return [*name, *["failed"] * 5]
+        return [*name, *["failed"] * (len(TRAININGS) - len(name))]
     updates, seconds = training["updates"], training["seconds"]
     each = 1000 * seconds / max(1, updates)
-    return [*name, updates, training["epochs"], seconds / 60, each, training["parameters"]]
+    cost = training["flops"] and training["flops"] / 1e12
+    return [*name, updates, training["epochs"], cost, seconds / 60, each, training["parameters"]]
 
 
 def _row_values(row: Mapping[str, Any], metrics: Sequence[str]) -> list[Any]:

@@ -105,16 +105,15 @@ def run_jobs(jobs: Sequence[Job], at_once: int, updates: int | None, *, force: b
     """Runs at most `at_once` jobs at a time until all have ended; returns the names of those that failed.
 
     A single small model leaves a GPU, or a second CPU core, idle most of the time. Raises Stopped after a signal, which
-    is passed on to the trainings, so that each saves. updates: of each job, if known. force: each replaces an earlier
-    training, whose log does not count.
+    is passed on to the trainings, so that each saves. updates: of all jobs together, if known. force: each replaces an
+    earlier training, whose log does not count.
     """
     waiting, since = deque(jobs), time.time() if force else 0.0
     running: dict[BaseProcess, Job] = {}
     failed: set[str] = set()
     steps = {job.name: _step(job.run, since) for job in jobs}
-    total = None if updates is None else updates * len(jobs)
     try:
-        with StopSignal() as stop, console.progress("updates", total, start=sum(steps.values())) as bar:
+        with StopSignal() as stop, console.progress("updates", updates, start=sum(steps.values())) as bar:
             while waiting or running:
                 while waiting and len(running) < at_once:
                     job = waiting.popleft()

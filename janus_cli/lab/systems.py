@@ -12,7 +12,7 @@ from janus_cli.core.knobs import OBJECTIVES
 from janus_cli.errors import UsageError
 from janus_cli.recipe import Recipe
 
-BUDGET = ("training.updates", "training.minutes")  # the same for all: no variant may change it
+UPDATES = "training.updates="
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,12 @@ class System:
     name: str
     objective: str
     changes: tuple[str, ...] = ()
+
+    @property
+    def updates(self) -> int | None:
+        """Its own number of updates, None if it has that of all systems."""
+        own = [change.removeprefix(UPDATES) for change in self.changes if change.startswith(UPDATES)]
+        return int(own[-1]) if own else None
 
     def recipe(self, base: str, changes: Sequence[str]) -> Recipe:
         """The recipe of this system. changes: those for all systems. Raises UsageError with the mistakes in it."""
@@ -52,6 +58,6 @@ def _variant(text: str) -> System:
             f"--variant {text!r} is not NAME: OBJECTIVE KEY=VALUE …",
             "as in --variant 'glance: janus objective.glance=0.3'",
         )
-    if budget := [change for change in changes if change.startswith(BUDGET)]:
-        raise UsageError(f"--variant {name}: {budget[0]}: the budget is the same for all", "see --steps and --minutes")
+    if budget := [change for change in changes if change.startswith("training.minutes")]:
+        raise UsageError(f"--variant {name}: {budget[0]}: minutes are the same for all", "see --minutes")
     return System(name, objective, tuple(changes))

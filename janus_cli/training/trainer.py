@@ -175,6 +175,7 @@ class Trainer:
             self._skip(window, "gradient not finite" if results else "out of memory")
         position.step += 1
         position.seconds += perf_counter() - began
+        position.flops += counts["flops"]
         self.signal, self.metrics = _agreed_signal(counts), {}
 
     def backward(self, micros: Sequence[Micro], counts: Mapping[str, float]) -> list[tuple[Mapping[str, Term], Micro]]:
