@@ -303,7 +303,7 @@ def _decoding_option(name: str) -> inspect.Parameter:
     about = f"{', '.join(modes)}: {knob.about}." if modes else f"{knob.about[0].upper()}{knob.about[1:]}."
     about += f" Source: {SOURCES[knob.source]}." if knob.source in SOURCES else ""
     flag = knob.flag or f"--{name.replace('_', '-')}"
-    metavar = {int: "N", float: "X"}.get(kind)
+    metavar = {int: "N", int | None: "N", float: "X"}.get(kind)
     option = typer.Option(flag, min=knob.ge, max=knob.le, metavar=metavar, help=about, show_default=False)
     return inspect.Parameter(
         name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=Annotated[kind | None, option]

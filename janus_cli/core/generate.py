@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -86,8 +86,8 @@ class Generator:
         """(B,) the most tokens of an output that ends in EOS, EOS included."""
         return length_limit((source != PAD).sum(1) - 1, self.model.knobs.max_length, options)  # EOS
 
-    def _lengths(self, memory: Memory, count: int) -> Tensor:
-        """(B, count) the likeliest lengths, EOS not counted."""
+    def _lengths(self, memory: Memory, count: int) -> tuple[Tensor, Tensor]:
+        """(B, count) the likeliest lengths, EOS not counted, and their log-probabilities in nats."""
         return predicted_lengths(self.model.length_logits(memory), count, self.model.knobs.max_length - 2)
 
     def _ar(self, source: Tensor, options: Decoding, side: ARSide) -> list[list[Output]]:
@@ -103,7 +103,7 @@ class Generator:
         step: NextToken | RecordedNext
         if side == "masks":
             memory = model.encode(source, source != PAD)
-            lengths = self._lengths(memory, 1)[:, 0]
+            lengths = self._lengths(memory, 1)[0][:, 0]
             most, step = lengths + 1, NextOfLength(model, memory, lengths, never)
         else:
             recorded, memory = self._read(source, options, fan)
@@ -130,7 +130,7 @@ class Generator:
         """
         model = self.model
         recorded, memory = self._read(source, options, 1)
-        most, lengths = self._limit(source, options), self._lengths(memory, 1)[:, 0]
+        most, lengths = self._limit(source, options), self._lengths(memory, 1)[0][:, 0]
         window, never = min(options.verify_window, int(most.max())), never_written(options)
         draft = Draft(model, memory, lengths, most, options)
         if recorded:
@@ -160,25 +160,25 @@ class Generator:
     def _nar(self, source: Tensor, options: Decoding, side: ARSide | None, trace: bool) -> list[list[Output]]:
         """Mask-predict over a length beam: the `options.nbest` best of `options.length_beam` candidates of a sentence.
 
-        Score: mean log-probability of a candidate's tokens; with `options.rerank` "ar", in one left-to-right pass of
-        the same model (which needs an AR side), EOS included.
+        The first pass is over all of them, the others over the `options.kept` that have the best score by then.
+        Score: mean log-probability of a candidate's length and tokens; with `options.rerank` "ar", of its tokens and
+        EOS in one left-to-right pass of the same model, which needs an AR side.
         """
         model, fan, states = self.model, options.length_beam, list[tuple[Tensor, ...]]()
-        never = never_written(options)
+        never, kept = never_written(options), min(options.kept, fan)
         recorded, memory = (None, model.encode(source, source != PAD)) if trace else self._read(source, options, fan)
-        sizes = self._lengths(memory, fan)
-        blank = masks(sizes.flatten())
+        lengths, prior = (each.flatten() for each in self._lengths(memory, fan))
+        how: dict[str, Any] = {"update": options.update, "fan": fan, "keep": kept, "prior": prior, "sure": options.sure}
         if recorded:
-            tokens, logps, passes = recorded.mask_predict(blank, options.iters, options.update, fan, never=never)
+            tokens, logps, passes, rows = recorded.mask_predict(masks(lengths), options.iters, never=never, **how)
         else:
             keep = (lambda *state: states.append(state)) if trace else None
             step = partial(fill_masks, model, memory, never=never)
-            tokens, logps, passes = mask_predict(step, blank, options.iters, update=options.update, fan=fan, trace=keep)
-        # (B * fan, T), (B * fan, T), (B,)
+            tokens, logps, passes, rows = mask_predict(step, masks(lengths), options.iters, trace=keep, **how)
         if options.remove_repeats:
             tokens, logps = without_repeats(tokens, logps)
         if options.rerank == "none":
-            scores = mean_logp(tokens, logps)
+            scores = mean_logp(tokens, logps, prior[rows])
         else:
             assert side is not None, "without an AR side there is nothing to rerank with"
             passes = passes + 1
@@ -186,7 +186,7 @@ class Generator:
                 scores = recorded.ar_scores(tokens, side, never)
             else:
                 scores = ar_scores(model, memory, tokens, side, never)
-        return _ranked(tokens, logps, scores.view(sizes.shape), options.nbest, passes, sizes.flatten(), states)
+        return _ranked(tokens, logps, scores.view(-1, kept), options.nbest, passes, lengths[rows], states)
 
 
 def _search(step: Step, source: Tensor, most: Tensor, options: Decoding) -> list[list[Output]]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from janus_cli.core.batch import BOS, IGNORE, MASK, PAD
 from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Transformer
-from janus_cli.core.search.mask_predict import Update, mask_predict
+from janus_cli.core.search.mask_predict import Update, Written, mask_predict
 from janus_cli.core.steps import (
     NEVER_WRITTEN,
     Draft,
@@ -155,22 +155,26 @@ class RecordedSource:
         del self.encode
 
     def mask_predict(
-        self, tokens: Tensor, iters: int, update: Update = "hidden", fan: int = 1, only: Tensor | None = None,
+        self, tokens: Tensor, iters: int, *, update: Update = "hidden", fan: int = 1, keep: int = 0,
+        prior: Tensor | None = None, sure: float = 1, only: Tensor | None = None,
         never: tuple[int, ...] = NEVER_WRITTEN,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    ) -> Written:  # fmt: skip
         """As `search.mask_predict`, all its passes in one recording; tokens (B * fan, T). never: see `fill_masks`."""
         width = tokens.shape[1]
         room = padded(width, self.model.knobs.max_length - 2)
 
-        def passes(tokens: Tensor, only: Tensor) -> tuple[Tensor, ...]:
+        def passes(tokens: Tensor, only: Tensor, prior: Tensor) -> Written:
             step = partial(fill_masks, self.model, self.memory, never=never, everywhere=True)
-            return mask_predict(step, tokens, iters, update=update, fan=fan, only=only, leaving=False)
+            return mask_predict(
+                step, tokens, iters, update=update, fan=fan, keep=keep, prior=prior, sure=sure, only=only, leaving=False
+            )  # fmt: skip
 
-        replay = self.step(("nar", room, iters, update, fan, never), lambda: self.replay(passes))
+        replay = self.step(("nar", room, iters, update, fan, keep, sure, never), lambda: self.replay(passes))
         only = tokens == MASK if only is None else only
+        prior = torch.zeros(len(tokens), device=tokens.device) if prior is None else prior
         behind = 0, room - width
-        written, logps, count = replay(F.pad(tokens, behind, value=PAD), F.pad(only, behind))
-        return written[:, :width].clone(), logps[:, :width].clone(), count.clone()
+        written = Written(*replay(F.pad(tokens, behind, value=PAD), F.pad(only, behind), prior))
+        return Written(*(each[:, :width].clone() for each in written[:2]), *(each.clone() for each in written[2:]))
 
     def ar_scores(self, tokens: Tensor, side: ARSide, never: tuple[int, ...] = NEVER_WRITTEN) -> Tensor:
         """As `steps.ar_scores`, for AR sides that predict EOS: (R, T) -> (R,)."""
@@ -338,5 +342,5 @@ class RecordedDraft(Draft):
             rows = torch.full((len(self.lengths), known.shape[1]), PAD, device=known.device)
             known = rows.index_copy(0, sentences, known)
             asked = torch.zeros_like(rows, dtype=torch.bool).index_copy(0, sentences, asked)
-        written, _, passes = self.source.mask_predict(known, self.options.draft_iters, only=asked, never=self.never)
+        written, _, passes, _ = self.source.mask_predict(known, self.options.draft_iters, only=asked, never=self.never)
         return written[sentences], passes[sentences]

@@ -416,6 +416,18 @@ class Decoding:
     ] = 0  # fmt: skip
     iters: Annotated[int, Knob("passes of mask-predict; idle ones are skipped", ge=1, le=10**6, modes=("nar",))] = 10
     length_beam: Annotated[int, Knob("lengths tried for each line", ge=1, le=10**6, modes=("nar",))] = 5
+    keep_lengths: Annotated[
+        int | None,
+        Knob(
+            "lengths that go on after the first pass, those that it finds likeliest. null: nbest; all with rerank ar",
+            ge=1, le=10**6, modes=("nar",),
+        ),
+    ] = None  # fmt: skip
+    sure: Annotated[
+        float,
+        Knob("a token of this probability is not hidden again, so passes end early; 1: ends by iters alone", ge=0, le=1,
+             modes=("nar",)),
+    ] = 1.0  # fmt: skip
     update: Annotated[
         Literal["hidden", "all"],
         Knob("what a pass may rewrite: hidden tokens only, or all of them [CC]", "[C]", modes=("nar",)),
@@ -466,6 +478,13 @@ class Decoding:
     def limit(self) -> tuple[float, int]:
         """max_ratio and max_extra, 1.2 and 10 where nothing has set them."""
         return 1.2 if self.max_ratio is None else self.max_ratio, 10 if self.max_extra is None else self.max_extra
+
+    @property
+    def kept(self) -> int:
+        """`keep_lengths`, or what stands for it where nothing has set it."""
+        if self.keep_lengths is not None:
+            return self.keep_lengths
+        return self.length_beam if self.rerank == "ar" else self.nbest
 
     @property
     def one_best(self) -> Decoding:

@@ -249,7 +249,7 @@ class Draft:
         everyone = len(sentences) == len(self.memory.real)
         memory = self.memory if everyone else self.memory.select(sentences)
         step = partial(fill_masks, self.model, memory, never=self.never)
-        written, _, passes = mask_predict(step, known, self.options.draft_iters, only=asked)
+        written, _, passes, _ = mask_predict(step, known, self.options.draft_iters, only=asked)
         return written, passes
 
     def size(self, counts: Tensor, sentences: Tensor) -> Tensor:

@@ -200,7 +200,7 @@ def predicted(model: Transformer, batches: Sequence[Batch]) -> tuple[Lengths, Le
     for batch in batches:
         there = batch.to(model.output_weight.device)
         logits = model.length_logits(model.encode(there.source, there.source_real))
-        guesses += predicted_lengths(logits, 1, model.knobs.max_length - 2)[:, 0].tolist()
+        guesses += predicted_lengths(logits, 1, model.knobs.max_length - 2)[0][:, 0].tolist()
         real += batch.target_lengths.tolist()
     return np.array(guesses, np.int64), np.array(real, np.int64)
 

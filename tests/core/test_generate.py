@@ -106,7 +106,7 @@ INDEPENDENT: list[tuple[Mode, ARSide, dict[str, Any]]] = [
         ("nar", "content", changes)
         for changes in (
             {}, {"update": "all"}, {"rerank": "ar"}, {"remove_repeats": True, "rerank": "ar"},
-            {"length_beam": 1, "iters": 9}, {"unk": "ban", "rerank": "ar"},
+            {"length_beam": 1, "iters": 9}, {"unk": "ban", "rerank": "ar"}, {"keep_lengths": 2, "sure": 0.2},
         )
     ),
 ]  # fmt: skip
@@ -153,19 +153,28 @@ def slow_mask_predict(
     return tokens, sure
 
 
+@pytest.mark.parametrize("keep", [None, 1, 2, 3])
 @pytest.mark.parametrize("update", ["hidden", "all"])
-def test_mask_predict_equals_the_plain_loop_over_every_length(update: Update) -> None:
+def test_mask_predict_equals_the_plain_loop_over_the_lengths_that_are_kept(update: Update, keep: int | None) -> None:
     model, rows = random_model(), sentences(8)
-    outputs = generate(model, source(rows), "nar", replace(OPTIONS, update=update), None)
+    outputs = generate(model, source(rows), "nar", replace(OPTIONS, update=update, keep_lengths=keep), None)
     for row, (output,) in zip(rows, outputs, strict=True):
         ids = source([row])
-        lengths = model.length_logits(model.encode(ids, ids != PAD))[0, 1:19].argsort(descending=True)[:3] + 1
-        candidates = [slow_mask_predict(model, row, n, OPTIONS.iters, update == "all") for n in lengths.tolist()]
-        tokens, sure = max(candidates, key=lambda pair: sum(pair[1]) / len(pair[1]))
+        sizes = model.length_logits(model.encode(ids, ids != PAD))[0, 1:19].log_softmax(0)
+        lengths = (sizes.argsort(descending=True)[:3] + 1).tolist()
+
+        def score(n: int, sure: list[float], sizes: Tensor = sizes) -> float:
+            return (sum(sure) + float(sizes[n - 1])) / (n + 1)
+
+        first = {n: slow_mask_predict(model, row, n, 1, False)[1] for n in lengths}
+        kept = sorted(lengths, key=lambda n: score(n, first[n]), reverse=True)[: keep or 1]
+        candidates = [slow_mask_predict(model, row, n, OPTIONS.iters, update == "all") for n in kept]
+        tokens, sure = max(candidates, key=lambda pair: score(len(pair[0]), pair[1]))
         assert output.tokens == tokens
         assert output.logps == pytest.approx(sure, abs=1e-5)
-        assert output.score == pytest.approx(sum(sure) / len(sure), abs=1e-5)
-        assert (output.length, output.passes) == (len(tokens), OPTIONS.iters)
+        assert output.score == pytest.approx(score(len(tokens), sure), abs=1e-5)
+        assert output.length == len(tokens)
+        assert output.passes == OPTIONS.iters or len(tokens) < OPTIONS.iters
 
 
 def test_the_rerank_picks_what_the_ar_side_likes_best_in_one_more_pass() -> None:
