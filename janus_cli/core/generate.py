@@ -15,7 +15,7 @@ from janus_cli.core.search import Iteration, Output
 from janus_cli.core.search.beam import Step, beam_search
 from janus_cli.core.search.blocks import write_blocks
 from janus_cli.core.search.greedy import greedy
-from janus_cli.core.search.mask_predict import mask_predict, masks, mean_logp, predicted_lengths, without_repeats
+from janus_cli.core.search.mask_predict import masks, mean_logp, over_lengths, predicted_lengths, without_repeats
 from janus_cli.core.search.rules import Obeying
 from janus_cli.core.search.sample import Gumbel, row_keys, sample
 from janus_cli.core.search.speculative import speculative
@@ -160,33 +160,36 @@ class Generator:
     def _nar(self, source: Tensor, options: Decoding, side: ARSide | None, trace: bool) -> list[list[Output]]:
         """Mask-predict over a length beam: the `options.nbest` best of `options.length_beam` candidates of a sentence.
 
-        The first pass is over all of them, the others over the `options.kept` that have the best score by then.
-        Score: mean log-probability of a candidate's length and tokens; with `options.rerank` "ar", of its tokens and
-        EOS in one left-to-right pass of the same model, which needs an AR side.
+        The first pass is over all of them, the others over the `options.kept` in which it has least doubt.
+        Score: that of `over_lengths`; with `options.rerank` "nar", or if there is one length only, the mean
+        log-probability of the tokens; "ar": that of tokens and EOS in one left-to-right pass of the same model, which
+        needs an AR side.
         """
-        model, fan, states = self.model, options.length_beam, list[tuple[Tensor, ...]]()
-        never, kept = never_written(options), min(options.kept, fan)
+        model, fan, never, states = self.model, options.length_beam, never_written(options), list[tuple[Tensor, ...]]()
         recorded, memory = (None, model.encode(source, source != PAD)) if trace else self._read(source, options, fan)
         lengths, prior = (each.flatten() for each in self._lengths(memory, fan))
-        how: dict[str, Any] = {"update": options.update, "fan": fan, "keep": kept, "prior": prior, "sure": options.sure}
+        how: dict[str, Any] = {"fan": fan, "keep": options.kept, "update": options.update, "sure": options.sure}
         if recorded:
-            tokens, logps, passes, rows = recorded.mask_predict(masks(lengths), options.iters, never=never, **how)
+            found = recorded.over_lengths(masks(lengths), prior, options.iters, never=never, **how)
         else:
             keep = (lambda *state: states.append(state)) if trace else None
             step = partial(fill_masks, model, memory, never=never)
-            tokens, logps, passes, rows = mask_predict(step, masks(lengths), options.iters, trace=keep, **how)
+            found = over_lengths(
+                partial(step, doubt=True), step, masks(lengths), prior, options.iters, trace=keep, **how
+            )
+        rows, scores, tokens, logps, passes = found
         if options.remove_repeats:
             tokens, logps = without_repeats(tokens, logps)
-        if options.rerank == "none":
-            scores = mean_logp(tokens, logps, prior[rows])
-        else:
+        if options.rerank == "nar":
+            scores = mean_logp(tokens, logps)
+        elif options.rerank == "ar":
             assert side is not None, "without an AR side there is nothing to rerank with"
             passes = passes + 1
             if recorded and side != "masks":  # whose slots are as many as there are tokens
                 scores = recorded.ar_scores(tokens, side, never)
             else:
                 scores = ar_scores(model, memory, tokens, side, never)
-        return _ranked(tokens, logps, scores.view(-1, kept), options.nbest, passes, lengths[rows], states)
+        return _ranked(tokens, logps, scores.view(len(source), -1), options.nbest, passes, lengths[rows], states)
 
 
 def _search(step: Step, source: Tensor, most: Tensor, options: Decoding) -> list[list[Output]]:

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from janus_cli.core.batch import BOS, IGNORE, MASK, PAD
+from janus_cli.core.batch import BOS, IGNORE, PAD
 from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Transformer
-from janus_cli.core.search.mask_predict import Update, Written, mask_predict
+from janus_cli.core.search.mask_predict import Written, mask_predict, over_lengths
 from janus_cli.core.steps import (
     NEVER_WRITTEN,
     Draft,
@@ -154,31 +154,43 @@ class RecordedSource:
         self.steps.clear()
         del self.encode
 
-    def mask_predict(
-        self, tokens: Tensor, iters: int, *, update: Update = "hidden", fan: int = 1, keep: int = 0,
-        prior: Tensor | None = None, sure: float = 1, only: Tensor | None = None,
-        never: tuple[int, ...] = NEVER_WRITTEN,
-    ) -> Written:  # fmt: skip
-        """As `search.mask_predict`, all its passes in one recording; tokens (B * fan, T). never: see `fill_masks`."""
-        width = tokens.shape[1]
-        room = padded(width, self.model.knobs.max_length - 2)
+    def over_lengths(
+        self, tokens: Tensor, prior: Tensor, iters: int, *, never: tuple[int, ...] = NEVER_WRITTEN, **how: Any
+    ) -> Written:
+        """As `search.over_lengths`, all its passes in one recording; tokens (B * fan, T). never: see `fill_masks`."""
 
-        def passes(tokens: Tensor, only: Tensor, prior: Tensor) -> Written:
+        def passes(tokens: Tensor, prior: Tensor) -> Written:
             step = partial(fill_masks, self.model, self.memory, never=never, everywhere=True)
-            return mask_predict(
-                step, tokens, iters, update=update, fan=fan, keep=keep, prior=prior, sure=sure, only=only, leaving=False
-            )  # fmt: skip
+            return over_lengths(partial(step, doubt=True), step, tokens, prior, iters, leaving=False, **how)
 
-        replay = self.step(("nar", room, iters, update, fan, keep, sure, never), lambda: self.replay(passes))
-        only = tokens == MASK if only is None else only
-        prior = torch.zeros(len(tokens), device=tokens.device) if prior is None else prior
+        width, room = self._room(tokens)
+        replay = self.step(("nar", room, iters, *how.values(), never), lambda: self.replay(passes))
+        rows, scores, *texts, count = replay(F.pad(tokens, (0, room - width), value=PAD), prior)
+        written, logps = (each[:, :width].clone() for each in texts)
+        return Written(rows.clone(), scores.clone(), written, logps, count.clone())
+
+    def mask_predict(
+        self, tokens: Tensor, iters: int, only: Tensor, never: tuple[int, ...] = NEVER_WRITTEN
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `search.mask_predict`, all its passes in one recording; tokens (B, T). never: see `fill_masks`."""
+
+        def passes(tokens: Tensor, only: Tensor) -> tuple[Tensor, ...]:
+            step = partial(fill_masks, self.model, self.memory, never=never, everywhere=True)
+            return mask_predict(step, tokens, iters, only=only, leaving=False)
+
+        width, room = self._room(tokens)
+        replay = self.step(("draft", room, iters, never), lambda: self.replay(passes))
         behind = 0, room - width
-        written = Written(*replay(F.pad(tokens, behind, value=PAD), F.pad(only, behind), prior))
-        return Written(*(each[:, :width].clone() for each in written[:2]), *(each.clone() for each in written[2:]))
+        written, logps, count = replay(F.pad(tokens, behind, value=PAD), F.pad(only, behind))
+        return written[:, :width].clone(), logps[:, :width].clone(), count.clone()
+
+    def _room(self, tokens: Tensor) -> tuple[int, int]:
+        """The width of (R, T) tokens, and that of the recording that reads them."""
+        return tokens.shape[1], padded(tokens.shape[1], self.model.knobs.max_length - 2)
 
     def ar_scores(self, tokens: Tensor, side: ARSide, never: tuple[int, ...] = NEVER_WRITTEN) -> Tensor:
         """As `steps.ar_scores`, for AR sides that predict EOS: (R, T) -> (R,)."""
-        room = padded(tokens.shape[1], self.model.knobs.max_length - 2)
+        _, room = self._room(tokens)
 
         def scores(tokens: Tensor) -> tuple[Tensor, ...]:
             stream = ar_stream(framed(tokens), side)
@@ -342,5 +354,5 @@ class RecordedDraft(Draft):
             rows = torch.full((len(self.lengths), known.shape[1]), PAD, device=known.device)
             known = rows.index_copy(0, sentences, known)
             asked = torch.zeros_like(rows, dtype=torch.bool).index_copy(0, sentences, asked)
-        written, _, passes, _ = self.source.mask_predict(known, self.options.draft_iters, only=asked, never=self.never)
+        written, _, passes = self.source.mask_predict(known, self.options.draft_iters, only=asked, never=self.never)
         return written[sentences], passes[sentences]

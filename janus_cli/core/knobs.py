@@ -416,16 +416,9 @@ class Decoding:
     ] = 0  # fmt: skip
     iters: Annotated[int, Knob("passes of mask-predict; idle ones are skipped", ge=1, le=10**6, modes=("nar",))] = 10
     length_beam: Annotated[int, Knob("lengths tried for each line", ge=1, le=10**6, modes=("nar",))] = 5
-    keep_lengths: Annotated[
-        int | None,
-        Knob(
-            "lengths that go on after the first pass, those that it finds likeliest. null: nbest; all with rerank ar",
-            ge=1, le=10**6, modes=("nar",),
-        ),
-    ] = None  # fmt: skip
     sure: Annotated[
         float,
-        Knob("a token of this probability is not hidden again, so passes end early; 1: ends by iters alone", ge=0, le=1,
+        Knob("a token of this probability is not hidden again, so passes end early; 1: after iters", ge=0, le=1,
              modes=("nar",)),
     ] = 1.0  # fmt: skip
     update: Annotated[
@@ -433,9 +426,18 @@ class Decoding:
         Knob("what a pass may rewrite: hidden tokens only, or all of them [CC]", "[C]", modes=("nar",)),
     ] = "hidden"
     rerank: Annotated[
-        Literal["none", "ar"],
-        Knob("what reranks the length beam; ar: the model's AR side, in one more pass", modes=("nar",)),
+        Literal["none", "nar", "ar"],
+        Knob(
+            "what chooses among the lengths. none: the first pass, the others are dropped. nar: the probability of the "
+            "finished texts. ar: the model's AR side, in one more pass",
+            modes=("nar",),
+        ),
     ] = "none"
+    keep_lengths: Annotated[
+        int,
+        Knob("lengths that the first pass leaves to be finished and reranked; 0: all [C]", ge=0, le=10**6,
+             modes=("nar",), only_with="rerank"),
+    ] = 3  # fmt: skip
     remove_repeats: Annotated[
         bool,
         Knob(
@@ -481,10 +483,11 @@ class Decoding:
 
     @property
     def kept(self) -> int:
-        """`keep_lengths`, or what stands for it where nothing has set it."""
-        if self.keep_lengths is not None:
-            return self.keep_lengths
-        return self.length_beam if self.rerank == "ar" else self.nbest
+        """Lengths that go on after the first pass, which chooses; 0: all, and it chooses nothing."""
+        if self.rerank == "none":
+            return self.nbest if self.length_beam > 1 else 0
+        keep = max(self.keep_lengths, self.nbest) if self.keep_lengths else 0
+        return keep if keep < self.length_beam else 0
 
     @property
     def one_best(self) -> Decoding:

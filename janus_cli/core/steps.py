@@ -45,11 +45,12 @@ def at_once(model: Transformer) -> int:
 
 
 def choices(
-    model: Transformer, states: Tensor, never: tuple[int, ...] = NEVER_WRITTEN, at_end: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+    model: Transformer, states: Tensor, never: tuple[int, ...] = NEVER_WRITTEN, at_end: Tensor | None = None,
+    *, doubt: bool = False,
+) -> tuple[Tensor, ...]:  # fmt: skip
     """The likeliest token, the lowest id of equal ones, and its log-probability in nats. (N, D) -> (N,), (N,).
 
-    at_end: (N,) bool, where EOS is the only choice.
+    at_end: (N,) bool, where EOS is the only choice. doubt: add the entropy in nats, (N,).
     """
     chosen, count = [], at_once(model)
     for start in range(0, max(1, len(states)), count):
@@ -57,25 +58,30 @@ def choices(
         best = argmax(logits)
         if at_end is not None:
             best = best.masked_fill(at_end[start : start + count], EOS)
-        chosen.append((best, -F.cross_entropy(logits, best, reduction="none")))
-    return chosen[0] if len(chosen) == 1 else (torch.cat([b for b, _ in chosen]), torch.cat([p for _, p in chosen]))
+        entropy = [torch.special.entr(logits.softmax(1)).sum(1)] if doubt else []
+        chosen.append((best, -F.cross_entropy(logits, best, reduction="none"), *entropy))
+    return chosen[0] if len(chosen) == 1 else tuple(map(torch.cat, zip(*chosen, strict=True)))
 
 
 def choices_at(
     model: Transformer, states: Tensor, asked: Tensor, never: tuple[int, ...], at_end: Tensor | None = None,
-    *, everywhere: bool = False,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """`choices` at the places `asked` (R, L) bool of states (R, L, D) -> (R, L), (R, L); PAD and 0 elsewhere.
+    *, everywhere: bool = False, doubt: bool = False,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """`choices` at the places `asked` (R, L) bool of states (R, L, D) -> (R, L) each; PAD and 0 elsewhere.
 
     everywhere: compute them at all places, so that no shape depends on `asked`.
     """
     if everywhere:
-        best, logps = choices(model, states.flatten(0, 1), never, None if at_end is None else at_end.flatten())
-        return best.view(asked.shape).masked_fill(~asked, PAD), logps.view(asked.shape).masked_fill(~asked, 0.0)
+        found = choices(model, states.flatten(0, 1), never, None if at_end is None else at_end.flatten(), doubt=doubt)
+        best, *others = (each.view(asked.shape) for each in found)
+        return best.masked_fill(~asked, PAD), *(each.masked_fill(~asked, 0.0) for each in others)
+    found = choices(model, states[asked], never, None if at_end is None else at_end[asked], doubt=doubt)
+    exact = torch.promote_types(states.dtype, torch.float32)
     best = torch.full(asked.shape, PAD, device=asked.device)
-    logps = torch.zeros(asked.shape, dtype=torch.promote_types(states.dtype, torch.float32), device=asked.device)
-    best[asked], logps[asked] = choices(model, states[asked], never, None if at_end is None else at_end[asked])
-    return best, logps
+    others = [torch.zeros(asked.shape, dtype=exact, device=asked.device) for _ in found[1:]]
+    for whole, part in zip((best, *others), found, strict=True):
+        whole[asked] = part
+    return best, *others
 
 
 def token_logps(model: Transformer, states: Tensor, tokens: Tensor, never: tuple[int, ...] = NEVER_WRITTEN) -> Tensor:
@@ -124,7 +130,8 @@ class NextToken:
         """For `greedy`: the best token and its log-probability; each (R,)."""
         if kept is not None:
             self._keep(kept, kept)
-        return choices(self.model, self._states(last), self.never, at_end)
+        best, logps = choices(self.model, self._states(last), self.never, at_end)
+        return best, logps
 
     def _keep(self, rows: Tensor, sentences: Tensor) -> None:
         self.cache.select(rows)
@@ -211,16 +218,17 @@ class NextBlock:
 
 def fill_masks(
     model: Transformer, memory: Memory, tokens: Tensor, asked: Tensor, sentences: Tensor | None = None,
-    *, never: tuple[int, ...] = NEVER_WRITTEN, everywhere: bool = False,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    *, never: tuple[int, ...] = NEVER_WRITTEN, everywhere: bool = False, doubt: bool = False,
+) -> tuple[Tensor, ...]:  # fmt: skip
     """The step of `mask_predict`: one decoder pass over BOS, observed and MASK tokens, EOS; all see each other.
 
-    never: tokens of probability 0, beside EOS. everywhere: see `choices_at`.
+    never: tokens of probability 0, beside EOS. everywhere, doubt: see `choices_at`; `over_lengths` needs the doubt of
+    the first pass.
     """
     memory = memory if sentences is None else memory.select(sentences)
     target = framed(tokens)
     states = model.decode(masked(target, torch.zeros_like(target)), memory)[:, 1:-1]  # (R, T, D)
-    return choices_at(model, states, asked, (*never, EOS), everywhere=everywhere)
+    return choices_at(model, states, asked, (*never, EOS), everywhere=everywhere, doubt=doubt)
 
 
 def draft_input(tokens: Tensor, counts: Tensor, size: Tensor, length: int, room: int) -> tuple[Tensor, Tensor]:
@@ -249,7 +257,7 @@ class Draft:
         everyone = len(sentences) == len(self.memory.real)
         memory = self.memory if everyone else self.memory.select(sentences)
         step = partial(fill_masks, self.model, memory, never=self.never)
-        written, _, passes, _ = mask_predict(step, known, self.options.draft_iters, only=asked)
+        written, _, passes = mask_predict(step, known, self.options.draft_iters, only=asked)
         return written, passes
 
     def size(self, counts: Tensor, sentences: Tensor) -> Tensor:

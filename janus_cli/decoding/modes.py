@@ -19,7 +19,8 @@ from janus_cli.training.checkpoint import read_recipe
 _KNOBS, _USUAL = knobs(Decoding), Decoding()
 _SHORT = {  # in the names of files, each with its value; named there only if it is not the usual one
     "temperature": "t", "top_k": "k", "top_p": "p", "seed": "seed", "diversity": "diversity", "groups": "groups",
-    "no_repeat_ngram": "ngram", "min_length": "min", "unk": "unk", "nbest": "nbest", "sure": "sure",
+    "no_repeat_ngram": "ngram", "min_length": "min", "unk": "unk", "nbest": "nbest", "keep_lengths": "keep",
+    "sure": "sure",
 }  # fmt: skip
 
 
@@ -65,10 +66,9 @@ class Plan:
             parts = ["spec", *(f"{name}-{getattr(options, name)}" for name in changed)]
         elif self.way == "nar":
             parts = [f"nar{options.iters}", f"lb{options.length_beam}"]
-            parts += [f"keep{options.keep_lengths}"] * (options.keep_lengths is not None)
             parts += ["all"] * (options.update == "all")
             parts += ["norepeats"] * options.remove_repeats
-            parts += ["rerank"] * (options.rerank == "ar")
+            parts += {"none": [], "nar": ["rerank-nar"], "ar": ["rerank"]}[options.rerank]
         else:
             parts = [f"semi{options.block}" if self.mode == "semi" else "nar.eos"]
             parts += ["norepeats"] * options.remove_repeats
@@ -225,8 +225,6 @@ def _must_fit(plan: Plan) -> None:
             f"--block {options.block}: this model was trained to write blocks of at most {streams} tokens",
             f"use --block {streams} or less, or --mode nar for all at once",
         )
-    if plan.way == "nar" and options.kept < width:
-        width, what = options.kept, "--keep-lengths"
     if options.nbest > width and not options.temperature:
         raise UsageError(
             f"--nbest {options.nbest} is more than {what} {width}, the number of hypotheses",

@@ -17,7 +17,7 @@ BATCHES = (16, 32, 64, 128)  # tried for the best throughput
 REPEATS = 3  # timings of each row
 WARMUP = 8  # sentences decoded untimed, for each row and batch size
 NUMBER = "[1-9][0-9]{0,8}"
-LENGTHS = rf"lb(?P<length_beam>{NUMBER})(?:\.keep(?P<keep_lengths>{NUMBER}))?"
+KEEPING = r"(?:\.keep(?P<keep_lengths>[0-9]{1,9}))?"
 LENGTH_BEAMS = ("1", "5", "5.rerank")  # of mask-predict, where a name gives its passes alone
 USUAL = (
     "ar.beam1", "ar.beam5",
@@ -26,8 +26,9 @@ USUAL = (
 )  # fmt: skip
 LABELS: dict[str, dict[str, Any]] = {  # pattern of a label, and the options that it sets besides its numbers
     rf"ar\.beam(?P<beam>{NUMBER})": {"mode": "ar"},
-    rf"nar(?P<iters>{NUMBER})\.{LENGTHS}": {"mode": "nar", "rerank": "none"},
-    rf"nar(?P<iters>{NUMBER})\.{LENGTHS}\.rerank": {"mode": "nar", "rerank": "ar"},
+    rf"nar(?P<iters>{NUMBER})\.lb(?P<length_beam>{NUMBER})": {"mode": "nar", "rerank": "none"},
+    rf"nar(?P<iters>{NUMBER})\.lb(?P<length_beam>{NUMBER})\.rerank{KEEPING}": {"mode": "nar", "rerank": "ar"},
+    rf"nar(?P<iters>{NUMBER})\.lb(?P<length_beam>{NUMBER})\.rerank-nar{KEEPING}": {"mode": "nar", "rerank": "nar"},
     r"nar\.eos": {"mode": "nar"},  # without lengths: one pass, up to EOS
     rf"semi(?P<block>{NUMBER})": {"mode": "semi"},
     r"spec": {"mode": "spec", "redraft": "nar"},
@@ -64,7 +65,7 @@ def matching(names: Sequence[str], option: str = "--mode") -> set[str]:
             close = difflib.get_close_matches(name, [*MODES, *rows], n=1)
             raise UsageError(
                 f"{option} {name}: there is no such row" + (f"; did you mean {close[0]}?" if close else ""),
-                f"rows: {', '.join([*MODES, *rows])}, or other numbers, as ar.beam4, nar6, nar6.lb3.keep2.rerank or semi7",
+                f"rows: {', '.join([*MODES, *rows])}, or other numbers, as ar.beam4, nar6, nar6.lb3.rerank or semi7",
             )
         labels.update(found)
     return labels

@@ -3,8 +3,8 @@
 import random
 from dataclasses import replace
 from itertools import pairwise
-from math import log
-from typing import Any
+from math import exp, inf, log
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -24,6 +24,7 @@ from janus_cli.core.stream import ar_stream, framed, masked
 from tests.core.random_model import random_model, sentences, source
 
 OPTIONS = Decoding(beam=1, nbest=1, length_beam=3, iters=3)
+Rerank = Literal["none", "nar", "ar"]
 SIDES: list[ARSide] = ["content", "query", "self", "masks"]
 SPECULATIVE: list[dict[str, Any]] = [
     {}, {"draft_iters": 2}, {"draft_length": 2}, {"verify_window": 1}, {"redraft": "ar"},
@@ -106,7 +107,8 @@ INDEPENDENT: list[tuple[Mode, ARSide, dict[str, Any]]] = [
         ("nar", "content", changes)
         for changes in (
             {}, {"update": "all"}, {"rerank": "ar"}, {"remove_repeats": True, "rerank": "ar"},
-            {"length_beam": 1, "iters": 9}, {"unk": "ban", "rerank": "ar"}, {"keep_lengths": 2, "sure": 0.2},
+            {"length_beam": 1, "iters": 9}, {"unk": "ban", "rerank": "ar"},
+            {"rerank": "nar", "keep_lengths": 0}, {"length_beam": 6, "rerank": "ar", "keep_lengths": 2, "sure": 0.2},
         )
     ),
 ]  # fmt: skip
@@ -153,35 +155,51 @@ def slow_mask_predict(
     return tokens, sure
 
 
-@pytest.mark.parametrize("keep", [None, 1, 2, 3])
+def first_entropies(model: Transformer, row: list[int], n: int) -> list[float]:
+    """At each place of n MASKs, before anything is written."""
+    ids, target = source([row]), torch.tensor([[BOS, *[MASK] * n, EOS]])
+    states = model.decode(masked(target, torch.zeros_like(target)), model.encode(ids, ids != PAD))
+    logp = allowed(model.logits(states), EOS)[0, 1:-1]
+    return [-sum(exp(p) * p for p in place if p > -inf) for place in logp.tolist()]
+
+
+@pytest.mark.parametrize(("rerank", "keep"), [("none", 3), ("nar", 0), ("nar", 2)])
 @pytest.mark.parametrize("update", ["hidden", "all"])
-def test_mask_predict_equals_the_plain_loop_over_the_lengths_that_are_kept(update: Update, keep: int | None) -> None:
+def test_mask_predict_equals_the_plain_loop_over_its_lengths(update: Update, rerank: Rerank, keep: int) -> None:
     model, rows = random_model(), sentences(8)
-    outputs = generate(model, source(rows), "nar", replace(OPTIONS, update=update, keep_lengths=keep), None)
+    options = replace(OPTIONS, update=update, rerank=rerank, keep_lengths=keep)
+    outputs = generate(model, source(rows), "nar", options, None)
     for row, (output,) in zip(rows, outputs, strict=True):
         ids = source([row])
-        sizes = model.length_logits(model.encode(ids, ids != PAD))[0, 1:19].log_softmax(0)
-        lengths = (sizes.argsort(descending=True)[:3] + 1).tolist()
-
-        def score(n: int, sure: list[float], sizes: Tensor = sizes) -> float:
-            return (sum(sure) + float(sizes[n - 1])) / (n + 1)
-
-        first = {n: slow_mask_predict(model, row, n, 1, False)[1] for n in lengths}
-        kept = sorted(lengths, key=lambda n: score(n, first[n]), reverse=True)[: keep or 1]
+        prior = model.length_logits(model.encode(ids, ids != PAD))[0, 1:19].log_softmax(0).tolist()
+        lengths = sorted(range(1, 19), key=lambda n: -prior[n - 1])[:3]
+        doubt = {n: (prior[n - 1] - sum(first_entropies(model, row, n))) / (n + 1) for n in lengths}
+        kept = sorted(lengths, key=lambda n: -doubt[n])[: 1 if rerank == "none" else keep or 3]
         candidates = [slow_mask_predict(model, row, n, OPTIONS.iters, update == "all") for n in kept]
-        tokens, sure = max(candidates, key=lambda pair: score(len(pair[0]), pair[1]))
+        tokens, sure = max(candidates, key=lambda pair: sum(pair[1]) / len(pair[1]))
         assert output.tokens == tokens
         assert output.logps == pytest.approx(sure, abs=1e-5)
-        assert output.score == pytest.approx(score(len(tokens), sure), abs=1e-5)
+        score = doubt[len(tokens)] if rerank == "none" else sum(sure) / len(sure)
+        assert output.score == pytest.approx(score, abs=1e-5)
         assert output.length == len(tokens)
         assert output.passes == OPTIONS.iters or len(tokens) < OPTIONS.iters
+
+
+def test_more_hypotheses_change_nothing_about_the_best() -> None:
+    model, rows = random_model(), sentences(12)
+    for rerank in ("none", "ar"):
+        options = replace(OPTIONS, length_beam=6, rerank=rerank, keep_lengths=4)
+        one, many = (generate(model, source(rows), "nar", replace(options, nbest=n), "content") for n in (1, 4))
+        assert [found[0].tokens for found in one] == [found[0].tokens for found in many]
+        for found in many:
+            assert [o.score for o in found] == sorted((o.score for o in found), reverse=True)
 
 
 def test_the_rerank_picks_what_the_ar_side_likes_best_in_one_more_pass() -> None:
     model, rows = random_model(), sentences(12)
     own, ranked = (
         generate(model, source(rows), "nar", replace(OPTIONS, nbest=3, rerank=rerank), "content")
-        for rerank in ("none", "ar")
+        for rerank in ("nar", "ar")
     )
     for row, by_itself, by_ar in zip(rows, own, ranked, strict=True):
         ids = source([row])

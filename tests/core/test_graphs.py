@@ -48,7 +48,8 @@ def cases() -> Iterator[tuple[Mode, ARSide, dict[str, Any]]]:
     yield "nar", "content", {"iters": 2, "length_beam": 2, "unk": "ban", "rerank": "ar"}
     yield "nar", "content", {"iters": 5, "length_beam": 3, "nbest": 3}
     yield "nar", "content", {"iters": 4, "length_beam": 3, "update": "all", "remove_repeats": True}
-    yield "nar", "content", {"iters": 5, "length_beam": 4, "keep_lengths": 2, "sure": 0.15, "rerank": "ar"}
+    yield "nar", "content", {"iters": 5, "length_beam": 4, "rerank": "ar", "keep_lengths": 2, "sure": 0.15}
+    yield "nar", "content", {"iters": 4, "length_beam": 3, "rerank": "nar", "keep_lengths": 0}
     for side in ("content", "query"):
         yield "spec", side, {"redraft": "nar", "draft_iters": 2}
         yield "spec", side, {"redraft": "joint", "unk": "ban"}

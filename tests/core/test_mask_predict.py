@@ -12,6 +12,7 @@ from janus_cli.core.search.mask_predict import (
     mask_predict,
     masks,
     mean_logp,
+    over_lengths,
     predicted_lengths,
     without_repeats,
 )
@@ -53,7 +54,7 @@ def test_the_number_hidden_before_each_pass_that_can_change_something(n: int, it
 
 def test_the_least_certain_are_hidden_again_and_others_keep_token_and_certainty() -> None:
     step = Counting([0.9, 0.2, 0.5, 0.3], [0.1, 0.4, 0.1, 0.8], [0.1, 0.6, 0.7, 0.1])
-    tokens, logps, *_ = mask_predict(step, masks(torch.tensor([4])), 3)
+    tokens, logps, _ = mask_predict(step, masks(torch.tensor([4])), 3)
     assert step.seen == [
         [[MASK] * 4],
         [[A, MASK, A, MASK]],  # floor(4 * 2/3) = 2: 0.2 and 0.3
@@ -65,7 +66,7 @@ def test_the_least_certain_are_hidden_again_and_others_keep_token_and_certainty(
 
 def test_update_all_writes_every_token_anew() -> None:
     step = Counting([0.9, 0.2, 0.5, 0.3], [0.1, 0.4, 0.2, 0.8], [0.3, 0.6, 0.7, 0.5])
-    tokens, logps, *_ = mask_predict(step, masks(torch.tensor([4])), 3, update="all")
+    tokens, logps, _ = mask_predict(step, masks(torch.tensor([4])), 3, update="all")
     assert step.seen[1:] == [[[A, MASK, A, MASK]], [[MASK, B, B, B]]]
     assert tokens.tolist() == [[C] * 4]
     assert logps[0].tolist() == pytest.approx([log(p) for p in (0.3, 0.6, 0.7, 0.5)])
@@ -76,14 +77,14 @@ def test_equals_are_hidden_from_the_left_and_only_where_it_may_be_written() -> N
     mask_predict(step, masks(torch.tensor([5])), 2)
     assert step.seen[1] == [[MASK, MASK, A, A, A]]
     step, only = Counting([0.5] * 4), torch.tensor([[True, True, False, False]])
-    tokens, *_ = mask_predict(step, masks(torch.tensor([4])), 2, only=only)
+    tokens, _, _ = mask_predict(step, masks(torch.tensor([4])), 2, only=only)
     assert step.seen == [[[MASK] * 4], [[MASK, A, MASK, MASK]]]
     assert tokens.tolist() == [[B, A, MASK, MASK]]
 
 
 def test_padding_is_never_hidden_shown_or_counted() -> None:
     step = Counting([0.5, 0.4, 0.3, 0.2, 0.1, 0.05])
-    tokens, logps, *_ = mask_predict(step, masks(torch.tensor([6, 2, 0, 4])), 2)
+    tokens, logps, _ = mask_predict(step, masks(torch.tensor([6, 2, 0, 4])), 2)
     assert step.seen[0] == [[MASK] * n + [PAD] * (6 - n) for n in (6, 2, 4)]  # nothing to write in the empty one
     assert step.seen[1] == [
         [A, A, A, MASK, MASK, MASK],
@@ -124,7 +125,7 @@ def test_neither_neighbours_nor_passes_left_out_change_anything(update: Update, 
     sizes = torch.tensor([5, 1, 9, 0, 2, 3, 17, 4, 4])
     start = masks(sizes)
     start[6, 3:6] = torch.tensor([A, B, C])  # known from the start
-    tokens, logps, passes, _ = mask_predict(neighbourless, start, iters, update=update, fan=fan)
+    tokens, logps, passes = mask_predict(neighbourless, start, iters, update=update, fan=fan)
     expected, sure = every_pass(start, iters, update)
     assert tokens.tolist() == expected.tolist()
     assert torch.allclose(logps, sure)
@@ -132,7 +133,7 @@ def test_neither_neighbours_nor_passes_left_out_change_anything(update: Update, 
     assert int(passes.max()) <= iters
     if fan == 1:
         for row, n in enumerate(sizes.tolist()):
-            alone, _, took, _ = mask_predict(neighbourless, start[row : row + 1, :n], iters, update=update)
+            alone, _, took = mask_predict(neighbourless, start[row : row + 1, :n], iters, update=update)
             assert (alone[0].tolist(), took.tolist()) == (tokens[row, :n].tolist(), [int(passes[row])])
     if iters == 12 and update == "hidden" and fan == 1:
         assert [passes[1], passes[3]] == [1, 0]  # one token, and none
@@ -150,42 +151,69 @@ def test_sentences_are_named_when_some_are_left_out() -> None:
     assert seen == [(6, None), (4, [0, 1]), (2, [1])]
 
 
-@pytest.mark.parametrize("keep", [1, 2])
+def test_what_is_sure_enough_stays_and_ends_a_row() -> None:
+    step = Counting([0.9, 0.2, 0.5, 0.3], [0.1, 0.8, 0.1, 0.4], [0.1, 0.1, 0.1, 0.6])
+    tokens, logps, passes = mask_predict(step, masks(torch.tensor([4])), 8, sure=0.45)
+    assert step.seen == [
+        [[MASK] * 4],
+        [[A, MASK, A, MASK]],  # floor(4 * 7/8) = 3, but 0.5 is sure enough
+        [[A, B, A, MASK]],
+    ]
+    assert (tokens.tolist(), passes.tolist()) == ([[A, B, A, C]], [3])
+    assert logps[0].tolist() == pytest.approx([log(p) for p in (0.9, 0.8, 0.5, 0.6)])
+
+
+def doubting(tokens: Tensor, asked: Tensor, sentences: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """`neighbourless`, with entropies that have nothing to do with its certainties."""
+    best, logps = neighbourless(tokens, asked, sentences)
+    return best, logps, torch.where(asked, (best * 7 % 13) / 4.0, 0.0)
+
+
+@pytest.mark.parametrize("keep", [1, 2, 4])
 @pytest.mark.parametrize("update", ["hidden", "all"])
-def test_the_rows_that_the_first_pass_finds_likeliest_go_on_alone(keep: int, update: Update) -> None:
-    fan, iters = 4, 5
-    start = masks(torch.tensor([3, 9, 4, 17, 8, 8, 2, 5, 6, 11, 1, 7]))
-    tokens, logps, passes, _ = mask_predict(neighbourless, start, iters, update=update, fan=fan, keep=keep)
-    likely = mean_logp(*every_pass(start, 1, update)).view(-1, fan)
-    chosen = [s * fan + row for s, each in enumerate(likely) for row in sorted(each.topk(keep).indices.tolist())]
-    assert chosen != [s * fan + row for s in range(3) for row in range(keep)], "the first lengths would do"
-    expected, sure = every_pass(start[chosen], iters, update)
-    assert tokens.tolist() == expected.tolist()
-    assert torch.allclose(logps, sure)
-    assert passes.shape == (3,)
+def test_the_lengths_with_least_doubt_in_the_first_pass_go_on_best_first(keep: int, update: Update) -> None:
+    fan, iters, sizes = 4, 5, [3, 9, 4, 17, 8, 9, 2, 5, 6, 11, 1, 7]
+    start, prior = masks(torch.tensor(sizes)), torch.tensor([0.4, 0.3, 0.2, 0.1] * 3).log()
+    found = over_lengths(doubting, neighbourless, start, prior, iters, fan=fan, keep=keep, update=update)
+    entropies = doubting(start, start == MASK, None)[2].sum(1).tolist()
+    scores = [(float(p) - h) / (n + 1) for p, h, n in zip(prior, entropies, sizes, strict=True)]
+    rows = [row for s in range(0, 12, fan) for row in sorted(range(s, s + fan), key=lambda r: -scores[r])[:keep]]
+    assert found.rows.tolist() == rows
+    assert found.scores.tolist() == pytest.approx([scores[row] for row in rows])
+    expected, sure = every_pass(start[rows], iters, update)
+    assert found.tokens.tolist() == expected.tolist()
+    assert torch.allclose(found.logps, sure)
+    assert (found.passes <= iters).all()
 
 
-def test_rows_that_are_dropped_are_not_decoded_again() -> None:
+def test_of_equally_doubtful_texts_the_likelier_length_wins() -> None:
+    def even(tokens: Tensor, asked: Tensor, sentences: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        return *neighbourless(tokens, asked, sentences), asked.float()
+
+    lengths, prior = torch.tensor([4, 4, 4]), torch.tensor([0.2, 0.5, 0.3]).log()
+    assert over_lengths(even, neighbourless, masks(lengths), prior, 2, fan=3, keep=2).rows.tolist() == [1, 2]
+
+
+def test_lengths_that_are_dropped_are_not_decoded_again_and_the_first_pass_is_made_once() -> None:
     seen: list[tuple[int, list[int] | None]] = []
 
     def step(tokens: Tensor, asked: Tensor, sentences: Tensor | None) -> tuple[Tensor, Tensor]:
         seen.append((len(tokens), None if sentences is None else sentences.tolist()))
         return neighbourless(tokens, asked, sentences)
 
-    mask_predict(step, masks(torch.tensor([1, 1, 1, 6, 7, 5])), 3, fan=3, keep=2)
-    assert seen == [(6, None), (2, [1]), (2, [1])]
+    start, prior = masks(torch.tensor([1, 2, 1, 6, 7, 5])), torch.zeros(6)
+    found = over_lengths(doubting, step, start, prior, 3, fan=3, keep=2)
+    assert all(rows == 2 * len(sentences or (0, 1)) for rows, sentences in seen)
+    assert len(seen) == int(found.passes.max()) - 1
 
 
-def test_what_is_sure_enough_stays_and_ends_a_row() -> None:
-    step = Counting([0.9, 0.2, 0.5, 0.3], [0.1, 0.8, 0.1, 0.4], [0.1, 0.1, 0.1, 0.6])
-    tokens, logps, passes, _ = mask_predict(step, masks(torch.tensor([4])), 8, sure=0.5)
-    assert step.seen == [
-        [[MASK] * 4],
-        [[A, MASK, A, MASK]],  # floor(4 * 7/8) = 3, of which 0.5 is sure enough
-        [[A, B, A, MASK]],
-    ]
-    assert (tokens.tolist(), passes.tolist()) == ([[A, B, A, C]], [3])
-    assert logps[0].tolist() == pytest.approx([log(p) for p in (0.9, 0.8, 0.5, 0.6)])
+def test_without_a_choice_all_lengths_are_finished_and_their_texts_judged() -> None:
+    start = masks(torch.tensor([3, 9, 4, 8, 2, 5]))
+    found = over_lengths(doubting, neighbourless, start, torch.zeros(6), 4, fan=3)
+    tokens, logps, passes = mask_predict(neighbourless, start, 4, fan=3)
+    assert found.rows.tolist() == list(range(6))
+    assert (found.tokens.tolist(), found.passes.tolist()) == (tokens.tolist(), passes.tolist())
+    assert torch.equal(found.scores, mean_logp(tokens, logps))
 
 
 def test_lengths_are_the_likeliest_in_range_and_all_different() -> None:
@@ -195,16 +223,6 @@ def test_lengths_are_the_likeliest_in_range_and_all_different() -> None:
     assert lengths.tolist() == [[2, 3, 4, 1], [4, 1, 2, 3]]
     assert logps.exp().sum(1).tolist() == pytest.approx([1, 1])
     assert (logps[0, 0] - logps[0, 2]).item() == pytest.approx(1)
-
-
-def test_the_length_counts_as_a_token() -> None:
-    """Of two rows whose tokens are equally likely, the length decides; of equally likely lengths, the tokens do."""
-    tokens, logps = (
-        masks(torch.tensor([2, 4])),
-        torch.full((2, 4), log(0.5)).masked_fill(masks(torch.tensor([2, 4])) == PAD, 0),
-    )
-    scores = mean_logp(tokens, logps, torch.tensor([0.1, 0.5]).log())
-    assert scores.tolist() == pytest.approx([(2 * log(0.5) + log(0.1)) / 3, log(0.5)])
 
 
 def test_repeats_are_dropped_with_their_probabilities() -> None:

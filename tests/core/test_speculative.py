@@ -174,5 +174,5 @@ def test_a_draft_is_what_mask_predict_writes_behind_the_prefix(model: Transforme
         source = SOURCE[row : row + 1, : int((SOURCE[row] != PAD).sum())]
         step = partial(fill_masks, model, model.encode(source, source != PAD))
         prefix = tokens[row, : counts[row]].tolist()
-        written, *_ = mask_predict(step, torch.tensor([prefix + [MASK] * (length - len(prefix))]), iters)
+        written, _, _ = mask_predict(step, torch.tensor([prefix + [MASK] * (length - len(prefix))]), iters)
         assert [t for t in proposals[row].tolist() if t != PAD] == [*written[0, len(prefix) :].tolist(), EOS]

@@ -70,8 +70,14 @@ def test_rows_are_picked_by_mode_label_or_start_and_keep_their_order(names: list
         ("janus", "nar20.lb3", {"mode": "nar", "iters": 20, "length_beam": 3, "rerank": "none"}),
         ("janus", "nar6.lb3.rerank", {"mode": "nar", "iters": 6, "length_beam": 3, "rerank": "ar"}),
         (
-            "janus", "nar6.lb3.keep2.rerank",
-            {"mode": "nar", "iters": 6, "length_beam": 3, "keep_lengths": 2, "rerank": "ar"},
+            "janus",
+            "nar6.lb7.rerank.keep2",
+            {"mode": "nar", "iters": 6, "length_beam": 7, "keep_lengths": 2, "rerank": "ar"},
+        ),
+        (
+            "janus",
+            "nar4.lb5.rerank-nar.keep0",
+            {"mode": "nar", "iters": 4, "length_beam": 5, "keep_lengths": 0, "rerank": "nar"},
         ),
         ("bang", "semi7", {"mode": "semi", "block": 7}),
     ],

@@ -1,7 +1,7 @@
 """Non-autoregressive refinement: predict every token at once, hide the least certain ones, predict those again.
 
-Mask-Predict, Ghazvininejad 2019 (section 4); `update="all"` is the decoding of CMLMC, Huang 2022. There, every length
-that is tried takes part in every pass; here the first pass can choose among them (`keep`).
+Mask-Predict, Ghazvininejad 2019 (section 4); `update="all"` is the decoding of CMLMC, Huang 2022. There, all lengths
+that are tried take part in every pass, and the likeliest text wins; here the first pass can choose (`over_lengths`).
 """
 
 from collections.abc import Callable
@@ -13,33 +13,20 @@ from torch import Tensor
 
 from janus_cli.core.batch import MASK, PAD
 
-Step = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+Step = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, ...]]
 Trace = Callable[[Tensor, Tensor, Tensor], None]
 Update = Literal["hidden", "all"]
 
 
-class Written(NamedTuple):
-    """What mask-predict wrote: K rows for each of B sentences.
-
-    tokens (B * K, T) int64, PAD after the end; logps (B * K, T), their log-probabilities in nats, 0 where none was
-    written; passes (B,), those that the sentence took part in; rows (B * K,), which of the given rows these are.
-    """
-
-    tokens: Tensor
-    logps: Tensor
-    passes: Tensor
-    rows: Tensor
-
-
 def mask_predict(
-    step: Step, tokens: Tensor, iters: int, *, update: Update = "hidden", fan: int = 1, keep: int = 0,
-    prior: Tensor | None = None, sure: float = 1, only: Tensor | None = None, leaving: bool = True,
+    step: Step, tokens: Tensor, iters: int, *, update: Update = "hidden", fan: int = 1, sure: float = 1,
+    begun: tuple[Tensor, Tensor] | None = None, only: Tensor | None = None, leaving: bool = True,
     trace: Trace | None = None,
-) -> Written:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Fills in every MASK in at most `iters` decoder passes.
 
     After pass i of T the floor(n (T - i) / T) least certain of a row's n tokens to write are hidden again (of equal
-    ones, the leftmost first), so none after the last. No row depends on another, but for those that `keep` drops.
+    ones, the leftmost first), so none after the last. No row depends on another.
 
     A sentence skips a pass that cannot change it: each of its rows reads what it read in the previous pass,
     and so would get the same answer, or has nothing to write.
@@ -52,15 +39,16 @@ def mask_predict(
         update: "hidden": a pass rewrites hidden tokens, the others keep token and certainty. "all": everything that was
             once MASK is written anew in each pass, hidden or not.
         fan: number of rows of each sentence, which are adjacent.
-        keep: K, the rows of each sentence that go on after the first pass, those of the highest `mean_logp` by then; 0
-            for all.
-        prior: (R,), see `mean_logp`.
         sure: a token of this probability or more is not hidden again; so a row ends as soon as all its tokens have it.
+        begun: what the first pass wrote, tokens and log-probabilities (R, T), if it is done already.
         only: (R, T) bool, the places that may be written; a MASK elsewhere stays.
         leaving: whether sentences may skip passes; if not, the host never waits for a GPU.
         trace: called after each pass as `trace(tokens, logps, hidden)`: what is written, and what is hidden next.
+
+    Returns:
+        tokens (R, T) int64, their log-probabilities (R, T) in nats with 0 where none was written, and the passes (B,)
+        that each sentence took part in.
     """
-    rows = torch.arange(len(tokens), device=tokens.device)
     ours = tokens == MASK if only is None else only & (tokens == MASK)
     count = ours.sum(1)
     hidden, logps = ours, torch.zeros(tokens.shape, device=tokens.device)
@@ -71,25 +59,24 @@ def mask_predict(
         asked = hidden if update == "hidden" else ours
         changes = (reading != read).any(1) & asked.any(1)
         active = changes.view(-1, fan).any(1)
-        part, sentences = _taking_part(active, fan) if leaving else (None, None)
-        if part is None:
+        rows, sentences = _taking_part(active, fan) if leaving else (None, None)
+        if begun is not None and done == 1:
+            tokens, logps = begun
+        elif rows is None:
             best, certainty = step(reading, asked, None)
             tokens, logps = torch.where(asked, best, tokens), torch.where(asked, certainty.to(logps.dtype), logps)
-        elif len(part):
-            places = asked[part]
-            best, certainty = step(reading[part], places, sentences)
-            tokens = tokens.index_copy(0, part, torch.where(places, best, tokens[part]))
-            logps = logps.index_copy(0, part, torch.where(places, certainty.to(logps.dtype), logps[part]))
+        elif len(rows):
+            part = asked[rows]
+            best, certainty = step(reading[rows], part, sentences)
+            tokens = tokens.index_copy(0, rows, torch.where(part, best, tokens[rows]))
+            logps = logps.index_copy(0, rows, torch.where(part, certainty.to(logps.dtype), logps[rows]))
         passes += active
-        if done == 1 and 0 < keep < fan:
-            rows, fan = _likeliest(mean_logp(tokens, logps, prior).view(-1, fan), keep), keep
-            tokens, logps, reading, ours, count = (each[rows] for each in (tokens, logps, reading, ours, count))
         read, hidden = reading, least_certain(logps, ours, count * (iters - done) // iters)
         if sure < 1:
             hidden = hidden & (logps < log(sure))
         if trace is not None:
             trace(tokens, logps, hidden)
-    return Written(tokens, logps, passes, rows)
+    return tokens, logps, passes
 
 
 def _taking_part(active: Tensor, fan: int) -> tuple[Tensor | None, Tensor | None]:
@@ -100,10 +87,46 @@ def _taking_part(active: Tensor, fan: int) -> tuple[Tensor | None, Tensor | None
     return (sentences[:, None] * fan + torch.arange(fan, device=active.device)).flatten(), sentences
 
 
-def _likeliest(scores: Tensor, keep: int) -> Tensor:
-    """The rows (B * keep,) of the `keep` highest scores of each sentence, in their old order. scores: (B, fan)."""
-    best = scores.sort(dim=1, descending=True, stable=True).indices[:, :keep].sort(dim=1).values
-    return (best + torch.arange(len(scores), device=scores.device)[:, None] * scores.shape[1]).flatten()
+class Written(NamedTuple):
+    """K rows of each of B sentences: rows (B * K,) int64, which of those given they are; their scores (B * K,) in nats;
+    tokens, logps (B * K, T) and passes (B,) as of `mask_predict`."""
+
+    rows: Tensor
+    scores: Tensor
+    tokens: Tensor
+    logps: Tensor
+    passes: Tensor
+
+
+def over_lengths(
+    first: Step, step: Step, tokens: Tensor, prior: Tensor, iters: int, *, fan: int, keep: int = 0,
+    update: Update = "hidden", sure: float = 1, leaving: bool = True, trace: Trace | None = None,
+) -> Written:  # fmt: skip
+    """`mask_predict` over several lengths of each sentence; those go on that the first pass is least in doubt about.
+
+    A row of n tokens has the score (log p(n) - sum of the entropies at its n places) / (n + 1): the length counts as a
+    token, as EOS does left to right. Later passes are no judge of lengths: a token that they write fits what stands
+    around it, however bad the length.
+
+    Args:
+        first: the step of the first pass, which also gives the entropy in nats at each place, 0 where not asked.
+        tokens: (B * fan, T) int64, MASK where a token is to be written, PAD after the end of a row.
+        prior: (B * fan,) log p(n).
+        keep: K, the rows of each sentence that go on, best first; 0: all, with `mean_logp` as scores, as in the paper.
+    """
+    rows, begun = torch.arange(len(tokens), device=tokens.device), None
+    if keep:
+        asked = tokens == MASK
+        best, logps, entropies = first(tokens, asked, None)
+        scores = (prior - entropies.sum(1)) / (asked.sum(1) + 1)
+        ranked = scores.view(-1, fan).sort(dim=1, descending=True, stable=True).indices[:, :keep]
+        rows = (ranked + fan * torch.arange(len(ranked), device=tokens.device)[:, None]).flatten()
+        begun = torch.where(asked, best, tokens)[rows], logps.masked_fill(~asked, 0.0)[rows]
+        fan, scores = keep, scores[rows]
+    tokens, logps, passes = mask_predict(
+        step, tokens[rows], iters, update=update, fan=fan, sure=sure, begun=begun, leaving=leaving, trace=trace
+    )
+    return Written(rows, scores if keep else mean_logp(tokens, logps), tokens, logps, passes)
 
 
 def masks(lengths: Tensor) -> Tensor:
@@ -142,10 +165,6 @@ def without_repeats(tokens: Tensor, logps: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def mean_logp(tokens: Tensor, logps: Tensor, prior: Tensor | None = None) -> Tensor:
-    """The mean log-probability of a row's tokens in nats; 0 for a row without tokens. (R, T) -> (R,).
-
-    prior: (R,) the log-probability of the row's length, which counts as a token, as EOS does left to right.
-    """
-    count, total = (tokens != PAD).sum(1), logps.sum(1)
-    return total / count.clamp(min=1) if prior is None else (total + prior) / (count + 1)
+def mean_logp(tokens: Tensor, logps: Tensor) -> Tensor:
+    """The mean log-probability of a row's tokens in nats; 0 for a row without tokens. (R, T) -> (R,)."""
+    return logps.sum(1) / (tokens != PAD).sum(1).clamp(min=1)
