@@ -297,9 +297,9 @@ def test_nbest_gives_lines_with_number_and_score_and_the_best_is_kept_for_scorin
     assert [h["hypothesis"] for record in kept for h in record["nbest"]] == [text for _, _, text in cells]
 
 
-@pytest.mark.parametrize("mode", ["ar", "nar", "spec"])
-def test_records_hold_what_the_scores_are_made_of(janus: Janus, mode: str) -> None:
-    code, out, _ = janus("--mode", mode, "--jsonl")
+@pytest.mark.parametrize(("mode", "options"), [("ar", ()), ("nar", ("--rerank", "nar")), ("spec", ())])
+def test_records_hold_what_the_scores_are_made_of(janus: Janus, mode: str, options: tuple[str, ...]) -> None:
+    code, out, _ = janus("--mode", mode, *options, "--jsonl")
     assert code == 0
     tokenizer = load_tokenizers(Path("runs/janus")).target
     for record, line in zip(records(out), source(), strict=True):
