@@ -169,6 +169,27 @@ class TokenizerIndex(Document):
     joiner: str = ""
 
 
+class HuggingFaceTokenizer(Document):
+    """A `.hf.json` file. Ids are the model's own.
+
+    special: of pad, unk, bos, eos and mask, -1 where there is none. rows: of the model's embeddings. clean: spaces
+    before punctuation are left out of decoded text. config: tokenizer_config.json and special_tokens_map.json.
+    library: a tokenizer.json; if empty, sentencepiece, a model in base64, cuts the text, and ids are those of pieces.
+    silent: ids besides the special ones that are left out of decoded text. codes: a line may begin with a language,
+    `>>fra<<`.
+    """
+
+    special: Annotated[list[Whole], Field(min_length=5, max_length=5)]
+    rows: Size
+    clean: Flag
+    config: dict[str, Any]
+    library: str
+    sentencepiece: str
+    ids: dict[str, Count]
+    silent: list[Count]
+    codes: Flag
+
+
 class Lexicon(Document):
     largest: ClassVar[int] = 256 * MEBI
     format: Whole

@@ -157,7 +157,10 @@ class Tokenizer:
     """How text becomes ids. pad 0, unk 1, bos 2, eos 3, mask 4 in every vocabulary."""
 
     kind: Annotated[
-        Literal["sentencepiece", "words"], Knob("words: the text is tokenised already and is split at spaces")
+        Literal["sentencepiece", "words", "hf"],
+        Knob(
+            "words: the text is tokenised already and is split at spaces; hf: that of the Hugging Face model in reuse"
+        ),
     ] = "sentencepiece"
     algorithm: Annotated[Literal["unigram", "bpe"], Knob("sentencepiece's algorithm")] = "bpe"
     vocabulary: Annotated[int, Knob("tokens, the five special ones included", ge=8, le=10**7)] = 8000
@@ -177,7 +180,8 @@ class Tokenizer:
     )
     joiner: Annotated[str, Knob('words: dropped from decoded text with the space after it; "@@" for BPE text')] = ""
     reuse: Annotated[
-        str | None, Knob("folder with the tokenizer files of an earlier `janus preprocess`, or pretrained:NAME")
+        str | None,
+        Knob("folder with the tokenizer files of an earlier `janus preprocess`, or pretrained:NAME; hf: of a model"),
     ] = None
 
     def __post_init__(self) -> None:

@@ -1,15 +1,17 @@
-"""Text to ids and back: SentencePiece, or words split at white space. Ids 0-4 are pad, unk, bos, eos, mask everywhere;
-no text is ever looked up among their names, so a literal `<unk>` or `</s>` is text like any other.
+"""Text to ids and back: SentencePiece, words split at white space, or the tokenizer of a Hugging Face model. Ids 0-4
+are pad, unk, bos, eos, mask everywhere; no text is ever looked up among their names, so a literal `<unk>` or `</s>` is
+text like any other.
 
 A folder holds `tokenizer.json` (kind, joiner, which file serves which side) and either one file for both sides or
-`source.*` and `target.*`: `.model` for SentencePiece, `.vocab.txt` (one word a line, the first is id 5) for words.
-They are trained on the text, or reused from an earlier run of janus or from fairseq. A kind of tokenizer is a class
-that trains, loads, encodes and decodes, and an entry of `KINDS`.
+`source.*` and `target.*`: `.model` for SentencePiece, `.vocab.txt` (one word a line, the first is id 5) for words,
+`.hf.json` for Hugging Face. They are trained on the text, or reused: from an earlier run of janus, from fairseq, from a
+model's folder. A kind of tokenizer is a class that trains, loads, encodes and decodes, and an entry of `KINDS`.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,17 +23,17 @@ from typing import Protocol, Self
 import sentencepiece
 
 from janus_cli import documents, recipe
-from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
+from janus_cli.core.symbols import BOS, EOS, MASK, NAMES, PAD, SPECIAL, UNK, text_ids
 from janus_cli.data.corpus import SIDES
+from janus_cli.data.hf import HuggingFace
+from janus_cli.data.hf_folder import take_over
 from janus_cli.errors import DataError, Interrupt, check_machine
 from janus_cli.files import MANIFEST, sha256, write_atomically, write_json
 from janus_cli.runs import pretrained
 from janus_cli.system import stop_signals
 
-NO_TEXT = frozenset((PAD, BOS, EOS, MASK))
 INDEX = "tokenizer.json"
-NAMES = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
-# Their names inside a SentencePiece model. Its trainer takes text of these names out of the corpus, so that a literal
+# The names inside a SentencePiece model. Its trainer takes text of these names out of the corpus, so that a literal
 # "<unk>" would leave "<" and ">" unknown; no text holds these names, because its spaces become "▁" first.
 INSIDE = tuple(f"{name[:-1]} >" for name in NAMES)
 # Unigram training adds up sums per thread: a fixed number of threads gives the same model on every machine.
@@ -81,7 +83,7 @@ class SentencePieces:
         return self._model.encode(list(lines), num_threads=1) if lines else []
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        texts = self._model.decode([_text_ids(row) for row in rows], num_threads=1) if rows else []
+        texts = self._model.decode([text_ids(row) for row in rows], num_threads=1) if rows else []
         return [text.replace("\n", " ") for text in texts]  # byte pieces can spell a line end
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
@@ -133,7 +135,7 @@ class Words:
         return [[known.get(word, UNK) for word in line.split()] for line in lines]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        return [join(" ".join(self.pieces(_text_ids(row))), self._joiner) for row in rows]
+        return [join(" ".join(self.pieces(text_ids(row))), self._joiner) for row in rows]
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         return [self._words[index] for index in ids]
@@ -160,16 +162,14 @@ class Words:
         return "".join(f"{word}\n" for word in ordered[: knobs.vocabulary - SPECIAL]).encode()
 
 
-KINDS: dict[str, type[SentencePieces] | type[Words]] = {"sentencepiece": SentencePieces, "words": Words}
+KINDS: dict[str, type[SentencePieces] | type[Words] | type[HuggingFace]] = {
+    "sentencepiece": SentencePieces, "words": Words, "hf": HuggingFace,
+}  # fmt: skip
 
 
 def join(line: str, joiner: str) -> str:
     """Joins BPE parts of words: `new@@ er` with joiner `@@` becomes `newer`."""
     return f"{line} ".replace(f"{joiner} ", "").rstrip(" ") if joiner else line
-
-
-def _text_ids(row: Sequence[int]) -> list[int]:
-    return [index for index in map(int, row) if index not in NO_TEXT]
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,13 @@ class Tokenizers:
     target: Tokenizer
     files: list[str]
     joiner: str = ""
+
+    @property
+    def joint(self) -> bool:
+        """Whether an id stands for the same token on both sides."""
+        if isinstance(self.source, HuggingFace) and isinstance(self.target, HuggingFace):
+            return self.source.shares_ids(self.target)
+        return self.source is self.target
 
 
 def load_tokenizers(folder: Path) -> Tokenizers:
@@ -202,6 +209,14 @@ def load_tokenizers(folder: Path) -> Tokenizers:
     files = [INDEX, *loaded]
     _must_be_as_recorded(folder, files)
     return Tokenizers(loaded[names["source"]], loaded[names["target"]], files, joiner)
+
+
+def is_index(file: Path) -> bool:
+    """Whether a tokenizer.json is ours, and not that of a Hugging Face model."""
+    try:
+        return file.stat().st_size < documents.MEBI and "kind" in json.loads(file.read_bytes())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _must_be_as_recorded(folder: Path, names: Iterable[str]) -> None:
@@ -245,7 +260,11 @@ def train_tokenizers(
         write_atomically(folder / f"{stem}.{kind.ending}", data)
     files = {side: f"{side if side in contents else 'tokenizer'}.{kind.ending}" for side in SIDES}
     write_json(folder / INDEX, {"kind": knobs.kind, "joiner": knobs.joiner, "files": files})
-    return load_tokenizers(folder)
+    made = load_tokenizers(folder)
+    if made.joint != knobs.joint:
+        shape = "joint" if made.joint else "separate"
+        raise DataError(f"tokenizer.reuse {knobs.reuse} is {shape}: set tokenizer.joint to {made.joint}")
+    return made
 
 
 def _in_parts(lines: Iterable[str]) -> Iterator[str]:
@@ -279,7 +298,8 @@ def _refused(knobs: recipe.Tokenizer, text: str, reason: str) -> DataError:
 
 
 def _reuse(knobs: recipe.Tokenizer, place: Path, suffixes: tuple[str, str]) -> dict[str, bytes]:
-    """Files of an earlier preprocess; for words also fairseq's `dict.<suffix>.txt`: one file, or a folder with both."""
+    """Files of an earlier preprocess: one, or a folder with both sides; for words also fairseq's `dict.<suffix>.txt`,
+    for hf also the folder of a model."""
     words = knobs.kind == "words"
     if place.is_file():
         if not knobs.joint:
@@ -287,17 +307,16 @@ def _reuse(knobs: recipe.Tokenizer, place: Path, suffixes: tuple[str, str]) -> d
         if not words:
             _load_one(place, knobs.kind, knobs.joiner)
         return {"tokenizer": _dictionary(place) if words else place.read_bytes()}
+    if knobs.kind == "hf" and not is_index(place / INDEX):
+        return take_over(place)
     if (place / INDEX).is_file():
         load_tokenizers(place)
         index = documents.read(place / INDEX, documents.TokenizerIndex)
         if index["kind"] != knobs.kind:
             raise DataError(f"tokenizer.reuse {place} is of kind {index['kind']}, the recipe asks for {knobs.kind}")
         names = index["files"]
-        joint = names["source"] == names["target"]
-        if joint != knobs.joint:
-            shape = "joint" if joint else "separate"
-            raise DataError(f"tokenizer.reuse {place} is {shape}: set tokenizer.joint to {joint}")
-        return {"tokenizer" if joint else side: (place / names[side]).read_bytes() for side in SIDES}
+        one = names["source"] == names["target"]
+        return {"tokenizer" if one else side: (place / names[side]).read_bytes() for side in SIDES}
     paths = [place / f"dict.{suffix}.txt" for suffix in suffixes]
     if not words or not all(path.is_file() for path in paths):
         missing = f"{INDEX} nor {paths[0].name} and {paths[1].name}" if words else INDEX

@@ -9,8 +9,8 @@ import numpy as np
 
 from janus_cli.core.model import Transformer
 from janus_cli.core.steps import NEVER_WRITTEN, never_written
-from janus_cli.core.symbols import BOS, EOS, SPECIAL, UNK
-from janus_cli.data.tokenizer import INDEX, NAMES, Tokenizer
+from janus_cli.core.symbols import BOS, EOS, NAMES, SPECIAL, UNK
+from janus_cli.data.tokenizer import INDEX, Tokenizer
 from janus_cli.documents import TokenizerIndex, read
 from janus_cli.errors import UsageError, require
 from janus_cli.export.source import README, Source, fill
@@ -22,6 +22,12 @@ EXTRA = "export"
 FORBIDDEN = -1e4
 # Values of model knobs that CTranslate2's Transformer requires.
 ORDINARY: dict[str, Any] = {"causal_attention": False, "embedding": "sum"}
+# What the program in README.txt imports for a kind of tokenizer, and the package that this takes.
+PROGRAMS = {
+    "sentencepiece": ("import sentencepiece\n", " sentencepiece"),
+    "words": ("", ""),
+    "hf": ("from janus_cli.data.tokenizer import load_tokenizers\n", " janus-cli[hf]"),
+}
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -145,19 +151,20 @@ def _norm(spec: Any, weights: Arrays, name: str) -> None:
 def _readme(source: Source, quantization: str) -> bytes:
     about, knobs, decoding = read(source.run / INDEX, TokenizerIndex), source.model.knobs, source.recipe.decoding
     ratio, extra = decoding.limit
-    files, joiner, pieces = about["files"], about["joiner"], about["kind"] == "sentencepiece"
+    files, joiner = about["files"], about["joiner"]
+    imports, package = PROGRAMS[about["kind"]]
     joined = f'f"{{line}} ".replace({joiner + " "!r}, "").rstrip(" ")' if joiner else "line"
     tokenizer = fill(
-        "pieces_program.txt" if pieces else "words_program.txt",
+        f"{about['kind']}_program.txt",
         source=repr(files["source"]), target=repr(files["target"]), first=SPECIAL, names=list(NAMES), unk=UNK,
         joined=joined,
     )  # fmt: skip
     program = fill(
-        "translate_program.txt", imports="import numpy\n" + "import sentencepiece\n" * pieces,
+        "translate_program.txt", imports=f"import numpy\n{imports}",
         tokenizer=tokenizer.rstrip(), reads=source.recipe.reads, writes=knobs.max_length - 2,
         ratio=repr(ratio), extra=extra, ngram=decoding.no_repeat_ngram, least=decoding.min_length,
     )  # fmt: skip
     return source.readme(
         "ctranslate2.txt", quantization=quantization, version=version(), program=program.rstrip(),
-        package=" sentencepiece" if pieces else "", reads=source.recipe.reads, ratio=f"{ratio:g}", extra=extra,
+        package=package, reads=source.recipe.reads, ratio=f"{ratio:g}", extra=extra,
     )  # fmt: skip

@@ -77,6 +77,7 @@ def _readme(source: Source, stored: str) -> bytes:
     tokenizers = {
         "sentencepiece": "models of sentencepiece",
         "words": f"the first word of a list has id {SPECIAL}; text is split at white space",
+        "hf": "that of a Hugging Face model, whose ids are in another order",
     }
     outputs = {
         "all": "Logits are states times target_table, which is the table of the source as well.",

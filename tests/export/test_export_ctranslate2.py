@@ -21,7 +21,8 @@ from janus_cli.core.generate import generate, length_limit
 from janus_cli.core.knobs import Decoding
 from janus_cli.core.search import Output
 from janus_cli.core.steps import NEVER_WRITTEN
-from janus_cli.data.tokenizer import NAMES, Words
+from janus_cli.core.symbols import NAMES
+from janus_cli.data.tokenizer import Words
 from janus_cli.export.ctranslate2 import unique_names
 from janus_cli.export.export import export
 from janus_cli.training.checkpoint import load_model, save, verify

@@ -1,0 +1,168 @@
+"""Tokenizers of Hugging Face models, `tokenizer.kind: hf`; `hf_folder` makes their files of a model's folder.
+
+A side's file, `.hf.json` (see `documents.HuggingFaceTokenizer`), holds either a `tokenizer.json` of the `tokenizers`
+library, as it is (BART, mBART), or a SentencePiece model with the ids of its pieces (Marian, earlier mBART). The ids of
+a model come in another order than ours, which begin with pad, unk, bos, eos, mask: `HuggingFace.order` is the map,
+by which rows of its embeddings are moved as well.
+
+Ids and text are those of transformers with `split_special_tokens=True` and `skip_special_tokens=True`: the name of a
+special token in the text, such as `<mask>` or `</s>`, is text like any other.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, Self
+
+import sentencepiece
+
+from janus_cli import documents, recipe
+from janus_cli.core.symbols import NAMES, NO_TEXT, SPECIAL, UNK, text_ids
+from janus_cli.errors import DataError, check_machine, require
+
+EXTRA = "hf"
+ABSENT = -1  # in place of an id: the model has no such token
+# What transformers makes of spaces where tokenizer_config.json sets clean_up_tokenization_spaces.
+CLEANED = (
+    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"),
+    (" 've", "'ve"), (" 're", "'re"),
+)  # fmt: skip
+
+
+class Pieces(Protocol):
+    """Lines to ids of the model and back."""
+
+    def encode(self, line: str) -> list[int]:
+        """Ids without special tokens around them; ABSENT for what is unknown."""
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    def name(self, index: int) -> str | None:
+        """The token of an id; None if no token has it."""
+
+
+class HuggingFace:
+    """The tokenizer of a Hugging Face model.
+
+    order: for each of our ids, the model's, or ABSENT. Rows of the model's embeddings that no token has are ids, too.
+    """
+
+    ending = "hf.json"  # suffix of its file
+
+    def __init__(self, stored: Mapping[str, Any], name: str) -> None:
+        self._stored = stored
+        special: list[int] = stored["special"]
+        self.order = [*special, *(index for index in range(stored["rows"]) if index not in special)]
+        self.size = len(self.order)
+        self._ours = {theirs: ours for ours, theirs in enumerate(self.order) if theirs != ABSENT}
+        self._of_text = {theirs: UNK if ours in NO_TEXT else ours for theirs, ours in self._ours.items()}
+        self._pieces: Pieces = Library(stored, name) if stored["library"] else Sentences(stored, name)
+
+    def encode(self, lines: Sequence[str]) -> list[list[int]]:
+        known = self._of_text
+        return [[known.get(index, UNK) for index in self._pieces.encode(line)] for line in lines]
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        theirs = ([self.order[index] for index in text_ids(row)] for row in rows)
+        texts = (self._pieces.decode([index for index in row if index != ABSENT]) for row in theirs)
+        return [text.replace("\n", " ") for text in texts]  # bytes can spell a line end
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        return [NAMES[index] if index < SPECIAL else self._name(self.order[index]) for index in map(int, ids)]
+
+    def _name(self, theirs: int) -> str:
+        name = self._pieces.name(theirs)
+        return f"<unused {theirs}>" if name is None else name
+
+    def ours(self, theirs: int) -> int:
+        """Our id of a token of the model. Raises KeyError if the model has no such token."""
+        return self._ours[theirs]
+
+    def shares_ids(self, other: HuggingFace) -> bool:
+        """Whether ids stand for the same tokens in both: Marian's sides may differ in how they cut text alone."""
+        return all(self._stored[key] == other._stored[key] for key in ("special", "rows", "library", "ids"))
+
+    @classmethod
+    def load(cls, data: bytes, name: str, joiner: str) -> Self:
+        try:
+            return cls(documents.parse(data, documents.HuggingFaceTokenizer), name)
+        except ValueError as problem:
+            raise DataError(f"{name} is damaged: {problem}") from None
+
+    @staticmethod
+    def train(knobs: recipe.Tokenizer, lines: Iterable[str], text: str) -> bytes:
+        raise DataError(
+            "tokenizer.kind hf is the tokenizer of a Hugging Face model and is not trained",
+            "name the folder of the model, or of a run that was made from one: --set tokenizer.reuse=FOLDER",
+        )
+
+
+def library(text: str, name: str) -> Any:
+    """The `tokenizers.Tokenizer` that a tokenizer.json describes; raises DataError if none does. name: of the file."""
+    try:
+        return require("tokenizers", EXTRA).Tokenizer.from_str(text)
+    except Exception as problem:  # the library raises nothing narrower
+        check_machine(problem, f"to load {name}")
+        raise DataError(f"{name} is not a tokenizer that the library tokenizers can read: {problem}") from None
+
+
+class Library:
+    """A tokenizer.json of the `tokenizers` library."""
+
+    def __init__(self, stored: Mapping[str, Any], name: str) -> None:
+        self._engine = library(stored["library"], name)
+        special = map(self._engine.id_to_token, (index for index in stored["special"] if index != ABSENT))
+        self._engine.add_special_tokens([token for token in special if token is not None])
+        self._engine.encode_special_tokens = True  # their names in text are text
+        self._engine.no_truncation()
+        self._engine.no_padding()
+        # transformers leaves the text of BPE as it is: this cleaning was made for WordPiece.
+        self._clean = stored["clean"] and type(self._engine.model).__name__ != "BPE"
+
+    def encode(self, line: str) -> list[int]:
+        return list(self._engine.encode(line, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return _cleaned(self._engine.decode(ids, skip_special_tokens=True), self._clean)
+
+    def name(self, index: int) -> str | None:
+        token: str | None = self._engine.id_to_token(index)
+        return token
+
+
+class Sentences:
+    """A SentencePiece model whose pieces have other ids than in the model itself."""
+
+    def __init__(self, stored: Mapping[str, Any], name: str) -> None:
+        try:
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=b64decode(stored["sentencepiece"]))
+            self._model.get_piece_size()
+        except (RuntimeError, OSError, ValueError) as problem:
+            check_machine(problem, f"to load {name}")
+            raise DataError(f"{name} is damaged, or not a SentencePiece model: {problem}") from None
+        self._ids: dict[str, int] = stored["ids"]
+        self._names = {index: piece for piece, index in self._ids.items()}
+        self._silent = {*stored["special"], *stored["silent"]}
+        self._codes, self._clean = stored["codes"], stored["clean"]
+
+    def encode(self, line: str) -> list[int]:
+        code: list[str] = []
+        if self._codes and line.startswith(">>") and "<<" in line:  # Marian: the language to be written
+            end = line.index("<<") + 2
+            code, line = [line[:end]], line[end:]
+        # By name, because what this side's model does not know may be a piece of the other side's.
+        return [self._ids.get(piece, ABSENT) for piece in [*code, *self._model.encode(line, out_type=str)]]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        pieces = [self._names[index] for index in ids if index in self._names and index not in self._silent]
+        return _cleaned(self._model.decode_pieces(pieces).replace("▁", " ").strip(), self._clean)
+
+    def name(self, index: int) -> str | None:
+        return self._names.get(index)
+
+
+def _cleaned(text: str, clean: bool) -> str:
+    for spaced, joined in CLEANED if clean else ():
+        text = text.replace(spaced, joined)
+    return text

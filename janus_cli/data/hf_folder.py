@@ -1,0 +1,156 @@
+"""Files of `tokenizer.kind: hf`, made of the folder of a Hugging Face model."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from janus_cli.data.hf import ABSENT, EXTRA, library
+from janus_cli.errors import DataError, check_machine, require
+
+# The special tokens in the order of our ids: the keys that name them, and their usual names.
+SPECIALS = (
+    (("pad_token",), ("<pad>", "[PAD]")),
+    (("unk_token",), ("<unk>", "[UNK]")),
+    (("bos_token", "cls_token"), ("<s>", "[CLS]")),
+    (("eos_token", "sep_token"), ("</s>", "[SEP]")),
+    (("mask_token",), ("<mask>", "[MASK]")),
+)
+# mBART's languages in the order of their ids, behind the pieces (Liu et al. 2020); mBART-50's folder lists its own.
+LANGUAGES = (
+    *("ar_AR", "cs_CZ", "de_DE", "en_XX", "es_XX", "et_EE", "fi_FI", "fr_XX", "gu_IN", "hi_IN", "it_IT", "ja_XX"),
+    *("kk_KZ", "ko_KR", "lt_LT", "lv_LV", "my_MM", "ne_NP", "nl_XX", "ro_RO", "ru_RU", "si_LK", "tr_TR", "vi_VN"),
+    "zh_CN",
+)
+MBART = "sentencepiece.bpe.model"
+
+
+def take_over(folder: Path) -> dict[str, bytes]:
+    """Contents of the files of kind hf: `tokenizer`, or `source` and `target`.
+
+    Raises:
+        DataError: the folder has no tokenizer that is known here, or a damaged one.
+    """
+    config = {**_json(folder / "special_tokens_map.json"), **_json(folder / "tokenizer_config.json")}
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if "tokenizer.json" in names:
+        made = {"tokenizer": _library(_bytes(folder / "tokenizer.json").decode(errors="replace"), folder)}
+    elif {"vocab.json", "merges.txt"} <= names:
+        made = {"tokenizer": _library(_byte_level(folder, config), folder)}
+    elif {"source.spm", "target.spm", "vocab.json"} <= names:
+        made = {side: _marian(folder, side, config) for side in ("source", "target")}
+    elif MBART in names:
+        made = {"tokenizer": _mbart(folder, config)}
+    else:
+        raise DataError(
+            f"tokenizer.reuse: {folder} has no tokenizer of a Hugging Face model: tokenizer.json, vocab.json with "
+            f"merges.txt, source.spm with target.spm and vocab.json, or {MBART}",
+            "name the folder of a BART, mBART or Marian model, or of a run that was made from one",
+        )
+    sizes = _rows(_json(folder / "config.json"))
+    contents = {}
+    for side, (tokens, parts) in made.items():
+        rows = sizes.get(side, max(tokens.values()) + 1)
+        stored = {
+            "special": _special(tokens, config, rows),
+            "rows": rows,
+            "clean": bool(config.get("clean_up_tokenization_spaces")),
+            "config": config,
+            **{"library": "", "sentencepiece": "", "ids": {}, "silent": [], "codes": False, **parts},
+        }
+        contents[side] = json.dumps(stored, ensure_ascii=False).encode()
+    return contents
+
+
+Made = tuple[dict[str, int], dict[str, Any]]  # every token with its id; what the file says of the pieces
+
+
+def _rows(config: Mapping[str, Any]) -> dict[str, int]:
+    """The rows of the embeddings of each side, by config.json, which may be missing."""
+    if "vocab_size" not in config:
+        return {}
+    rows = config["vocab_size"]
+    return {"tokenizer": rows, "source": rows, "target": config.get("decoder_vocab_size") or rows}
+
+
+def _special(tokens: Mapping[str, int], config: Mapping[str, Any], rows: int) -> list[int]:
+    """The model's ids of pad, unk, bos, eos and mask; each stands for one of them at most."""
+    found: list[int] = []
+    for keys, usual in SPECIALS:
+        names = [_content(config[key]) for key in keys if config.get(key)] or usual
+        ids = (tokens.get(name, rows) for name in names)
+        found.append(next((index for index in ids if index < rows and index not in found), ABSENT))
+    return found
+
+
+def _library(text: str, folder: Path) -> Made:
+    return library(text, str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True), {"library": text}
+
+
+def _byte_level(folder: Path, config: Mapping[str, Any]) -> str:
+    """The tokenizer.json of a vocab.json and merges.txt, as BART's tokenizer makes it."""
+    tokenizers = require("tokenizers", EXTRA)
+    pre_tokenizers, decoders = (require(f"tokenizers.{name}", EXTRA) for name in ("pre_tokenizers", "decoders"))
+    try:
+        model = require("tokenizers.models", EXTRA).BPE.from_file(
+            str(folder / "vocab.json"), str(folder / "merges.txt"), fuse_unk=False
+        )
+    except Exception as problem:  # the library raises nothing narrower
+        raise DataError(f"vocab.json and merges.txt in {folder} are damaged: {problem}") from None
+    engine = tokenizers.Tokenizer(model)
+    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(config.get("add_prefix_space")))
+    engine.decoder = decoders.ByteLevel()
+    for _, token in sorted(config.get("added_tokens_decoder", {}).items(), key=lambda item: int(item[0])):
+        engine.add_tokens([tokenizers.AddedToken(**{key: token[key] for key in token if key != "__type"})])
+    return str(engine.to_str())
+
+
+def _marian(folder: Path, side: str, config: Mapping[str, Any]) -> Made:
+    own = side == "target" and config.get("separate_vocabs")
+    tokens = _json(folder / ("target_vocab.json" if own else "vocab.json"))
+    model = _bytes(folder / f"{side}.spm")
+    return tokens, {"sentencepiece": b64encode(model).decode(), "ids": tokens, "codes": True}
+
+
+def _mbart(folder: Path, config: Mapping[str, Any]) -> Made:
+    """Pieces from the fourth on, one higher than in the model, then languages and the mask, as fairseq numbers them."""
+    data = _bytes(folder / MBART)
+    try:
+        model = sentencepiece.SentencePieceProcessor(model_proto=data)
+        pieces = [model.id_to_piece(index) for index in range(3, model.get_piece_size())]
+    except (RuntimeError, ValueError) as problem:
+        check_machine(problem, f"to load {folder / MBART}")
+        raise DataError(f"{folder / MBART} is damaged, or not a SentencePiece model: {problem}") from None
+    languages = config.get("additional_special_tokens") or config.get("extra_special_tokens") or LANGUAGES
+    names = ["<s>", "<pad>", "</s>", "<unk>", *pieces, *map(_content, languages), "<mask>"]
+    tokens = {name: index for index, name in enumerate(names)}
+    silent = [tokens[_content(language)] for language in languages]
+    return tokens, {"sentencepiece": b64encode(data).decode(), "ids": tokens, "silent": silent}
+
+
+def _content(token: Any) -> str:
+    """The text of a special token, which files hold as such or with its options."""
+    return str(token["content"] if isinstance(token, dict) else token)
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """A JSON object; empty if there is no such file."""
+    if not file.is_file():
+        return {}
+    try:
+        return dict(json.loads(_bytes(file)))
+    except ValueError:
+        raise DataError(f"{file} is not a JSON object") from None
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as problem:
+        check_machine(problem, f"to read {file}")
+        raise DataError(f"{file} cannot be read: {problem.strerror}") from None

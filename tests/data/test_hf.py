@@ -1,0 +1,195 @@
+"""Tokenizers of Hugging Face models: ids and text are those of transformers, in another order of ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("tokenizers")
+
+import hf_models
+from hypothesis import given
+from hypothesis import strategies as st
+
+from janus_cli.core.symbols import MASK, NAMES, NO_TEXT, SPECIAL, UNK
+from janus_cli.data.hf import ABSENT, HuggingFace
+from janus_cli.data.tokenizer import Tokenizers, load_tokenizers, train_tokenizers
+from janus_cli.errors import DataError
+from janus_cli.recipe import Tokenizer
+
+LINES = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]))
+
+
+def golden(name: str) -> dict[str, Any]:
+    return dict(json.loads((hf_models.GOLDEN / f"{name}.json").read_bytes()))
+
+
+def taken_over(place: Path, out: Path, **knobs: Any) -> Tokenizers:
+    out.mkdir()
+    return train_tokenizers(Tokenizer(kind="hf", reuse=str(place), **knobs), (), (), out)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizers]:
+    root = tmp_path_factory.mktemp("hf")
+    for name in hf_models.MODELS:
+        (root / name).mkdir()
+        hf_models.unpack(golden(name)["files"], root / name)
+    return {name: taken_over(root / name, root / f"{name}.made") for name in hf_models.MODELS}
+
+
+def side_of(tokenizers: Tokenizers, side: str) -> HuggingFace:
+    tokenizer = getattr(tokenizers, side)
+    assert isinstance(tokenizer, HuggingFace)
+    return tokenizer
+
+
+def check(tokenizer: HuggingFace, expected: dict[str, Any]) -> None:
+    """Special tokens that a tokenizer of pieces finds in the text are unknown here; elsewhere there are none."""
+    for line, ids in zip(expected["lines"], expected["ids"], strict=True):
+        wanted = [UNK if tokenizer.ours(index) in NO_TEXT else tokenizer.ours(index) for index in ids]
+        assert tokenizer.encode([line]) == [wanted], line
+    rows = [[tokenizer.ours(index) for index in row] for row in expected["rows"]]
+    assert tokenizer.decode(rows) == [text.replace("\n", " ") for text in expected["texts"]]
+
+
+@pytest.mark.parametrize("name", hf_models.MODELS)
+def test_ids_and_text_are_those_of_transformers(made: dict[str, Tokenizers], name: str) -> None:
+    for side, expected in golden(name)["sides"].items():
+        check(side_of(made[name], side), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", hf_models.MODELS)
+@pytest.mark.filterwarnings("ignore")
+def test_so_they_are_on_a_thousand_odd_lines_and_as_transformers_saves_them(tmp_path: Path, name: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    (tmp_path / "model").mkdir()
+    hf_models.MODELS[name](tmp_path / "model")
+    transformers.AutoTokenizer.from_pretrained(tmp_path / "model").save_pretrained(tmp_path / "saved")
+    for folder in (tmp_path / "model", tmp_path / "saved"):
+        both = taken_over(folder, folder.with_suffix(".made"))
+        for side in ("source", "target"):
+            check(side_of(both, side), hf_models.transformers_says(folder, side, hf_models.odd_lines(1000, seed=7)))
+
+
+def test_our_ids_are_the_special_tokens_then_the_others_in_their_order(made: dict[str, Tokenizers]) -> None:
+    special = {"bart": [1, 3, 0, 2, 400], "wordpiece": [0, 1, 2, 3, 4], "marian": [82, 1, ABSENT, 0, ABSENT]}
+    for name, ids in special.items():
+        tokenizer = side_of(made[name], "source")
+        assert tokenizer.order[:SPECIAL] == ids
+        rest = tokenizer.order[SPECIAL:]
+        assert rest == sorted(rest)
+        assert {*tokenizer.order} - {ABSENT} == {*range(tokenizer.size - ids.count(ABSENT))}
+        assert tokenizer.pieces(range(SPECIAL)) == [*NAMES]
+
+
+@pytest.mark.parametrize("name", hf_models.MODELS)
+@given(line=LINES, data=st.data())
+def test_no_text_becomes_a_special_token_and_any_ids_are_one_line(
+    made: dict[str, Tokenizers], name: str, line: str, data: st.DataObject
+) -> None:
+    tokenizer = made[name].source
+    (row,) = tokenizer.encode([line])
+    assert not NO_TEXT & set(row)
+    ids = data.draw(st.lists(st.integers(0, tokenizer.size - 1), max_size=20))
+    (text,) = tokenizer.decode([ids])
+    assert "\n" not in text
+    assert tokenizer.decode([[index for index in ids if index not in NO_TEXT]]) == [text]
+
+
+def test_names_of_special_tokens_in_byte_level_text_are_text(made: dict[str, Tokenizers]) -> None:
+    tokenizer, lines = made["bart"].source, ["the <mask> and </s>", "<s><pad>  <unk>", "é\t日本 😀 "]
+    rows = tokenizer.encode(lines)
+    assert tokenizer.decode(rows) == lines
+    assert all(index >= SPECIAL for row in rows for index in row)
+
+
+@pytest.mark.parametrize("name", hf_models.MODELS)
+def test_files_are_taken_over_again_as_they_are(made: dict[str, Tokenizers], tmp_path: Path, name: str) -> None:
+    """From prepared data or a run, and so a run that starts from it knows its tokenizer again."""
+    (tmp_path / "model").mkdir()
+    hf_models.unpack(golden(name)["files"], tmp_path / "model")
+    first = taken_over(tmp_path / "model", tmp_path / "first")
+    second = taken_over(tmp_path / "first", tmp_path / "second")
+    assert first.joint
+    assert len(first.files) == (3 if name == "marian" else 2)
+    for file in first.files:
+        assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
+    lines = hf_models.odd_lines(20)
+    loaded = load_tokenizers(tmp_path / "second")
+    for tokenizers in (first, second, loaded):
+        assert tokenizers.source.encode(lines) == made[name].source.encode(lines)
+        assert tokenizers.target.encode(lines) == made[name].target.encode(lines)
+
+
+def test_rows_of_the_model_decide_how_many_ids_there_are(tmp_path: Path) -> None:
+    """More rows than tokens are ids that no text has; where the last token has no row, it is absent."""
+    hf_models.unpack(golden("bart")["files"], tmp_path)
+    hf_models.write(tmp_path, "config.json", {"vocab_size": 410})
+    padded = side_of(taken_over(tmp_path, tmp_path / "padded"), "source")
+    assert padded.size == 410
+    assert padded.pieces([409]) == ["<unused 409>"]
+    assert padded.decode([[409]]) == [""]
+    hf_models.write(tmp_path, "config.json", {"vocab_size": 400})
+    without = side_of(taken_over(tmp_path, tmp_path / "without"), "source")
+    assert without.size == 401
+    assert without.order[MASK] == ABSENT
+
+
+def test_marian_with_a_vocabulary_of_its_own_for_each_side_is_not_joint(tmp_path: Path) -> None:
+    hf_models.unpack(golden("marian")["files"], tmp_path)
+    ids = json.loads((tmp_path / "vocab.json").read_bytes())
+    hf_models.write(tmp_path, "target_vocab.json", {name: index for index, name in enumerate(reversed(ids))})
+    hf_models.write(tmp_path, "tokenizer_config.json", {"separate_vocabs": True})
+    with pytest.raises(DataError, match=r"is separate: set tokenizer\.joint to False"):
+        taken_over(tmp_path, tmp_path / "joint")
+    both = taken_over(tmp_path, tmp_path / "separate", joint=False)
+    assert side_of(both, "source").order[UNK] != side_of(both, "target").order[UNK]
+
+
+def test_mbart_of_sentencepiece_has_fairseqs_ids(tmp_path: Path) -> None:
+    data = hf_models.pieces(hf_models.TEXT, 300)
+    (tmp_path / "sentencepiece.bpe.model").write_bytes(data)
+    tokenizer = side_of(taken_over(tmp_path, tmp_path / "made"), "source")
+    model = hf_models.sentencepiece.SentencePieceProcessor(model_proto=data)
+    assert tokenizer.size == model.get_piece_size() + 1 + 25 + 1
+    assert tokenizer.order[:SPECIAL] == [1, 3, 0, 2, tokenizer.size - 1]
+    for line in hf_models.odd_lines(50):
+        ids = [index + 1 if index else 3 for index in model.encode(line)]
+        assert [tokenizer.order[index] for index in tokenizer.encode([line])[0]] == ids
+    assert tokenizer.pieces([tokenizer.ours(model.get_piece_size() + 1)]) == ["ar_AR"]
+    assert tokenizer.decode([[tokenizer.ours(model.get_piece_size() + 1)]]) == [""]
+
+
+def _damage(name: str, data: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("bart", lambda folder: (folder / "merges.txt").unlink(), "has no tokenizer of a Hugging Face model"),
+        ("bart", _damage("vocab.json", b"{}"), "merges.txt"),
+        ("bart", _damage("tokenizer.json", b'{"version": "1.0"}'), "tokenizer.json"),
+        ("bart", _damage("tokenizer_config.json", b"x"), "tokenizer_config.json is not a JSON object"),
+        ("marian", _damage("source.spm", b"x"), "not a SentencePiece model"),
+        ("mbart", _damage("tokenizer.json", b"\xff"), "tokenizer.json"),
+    ],
+)
+def test_folders_that_do_not_fit_are_refused(
+    tmp_path: Path, name: str, damage: Callable[[Path], object], message: str
+) -> None:
+    hf_models.unpack(golden(name)["files"], tmp_path)
+    damage(tmp_path)
+    with pytest.raises(DataError, match=message):
+        taken_over(tmp_path, tmp_path / "made")
+
+
+def test_it_is_not_trained() -> None:
+    with pytest.raises(DataError, match="is not trained"):
+        train_tokenizers(Tokenizer(kind="hf"), ["a"], ["b"], Path())
