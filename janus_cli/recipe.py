@@ -1,4 +1,4 @@
-"""A recipe: every knob of janus, with its default and the default's source, such as [J] (`core.knobs.SOURCES`).
+"""A recipe: every knob of janus, with its default and the default's source, such as [J] (`core.knob.SOURCES`).
 
 Those of the model, the objectives and decoding are in `core/knobs.py`. `recipe_load.load` reads `recipes/NAME.yaml`.
 """
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 
-from janus_cli.core.knobs import OBJECTIVES, ARSide, Decoding, JanusObjective, Knob, Model, ObjectiveKnobs
+from janus_cli.core.knob import Knob
+from janus_cli.core.knobs import OBJECTIVES, ARSide, Decoding, JanusObjective, Model, ObjectiveKnobs
 from janus_cli.measures import MEASURES, Tokenize
 
 if TYPE_CHECKING:
@@ -296,7 +297,7 @@ class Recipe:
     @property
     def reads(self) -> int:
         """Source tokens that the model reads of a line, EOS not counted; what is longer is cut."""
-        room = self.model.max_length - 1
+        room = self.model.max_length - 1 - bool(self.model.source_suffix)
         return min(room, self.data.source_limit) if self.data.truncate_source else room
 
     def plain(self) -> dict[str, Any]:

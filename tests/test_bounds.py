@@ -11,7 +11,8 @@ import pytest
 
 from janus_cli import recipe_load, system
 from janus_cli.cli import VERBS
-from janus_cli.core.knobs import Decoding, knobs
+from janus_cli.core.knob import knobs
+from janus_cli.core.knobs import Decoding
 from janus_cli.errors import OutOfMemoryError, UsageError
 from janus_cli.lab.labels import matching
 from janus_cli.recipe import sections

@@ -63,7 +63,7 @@ def _imports(file: Path) -> Iterator[tuple[int, str]]:
 
 def _part(module: str) -> str:
     """What has a floor: a module or package right below janus_cli; the knobs, because recipes are made of them."""
-    return "core.knobs" if module.startswith("janus_cli.core.knobs") else module.split(".")[1]
+    return "core.knobs" if module.startswith("janus_cli.core.knob") else module.split(".")[1]
 
 
 def _modules_behind(name: str) -> set[str]:

@@ -18,7 +18,8 @@ from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 import typer
 
-from janus_cli.core.knobs import OBJECTIVES, SOURCES, Decoding, knobs
+from janus_cli.core.knob import SOURCES, knobs
+from janus_cli.core.knobs import OBJECTIVES, Decoding
 from janus_cli.errors import UsageError, from_system
 from janus_cli.measures import MEASURES
 from janus_cli.measures import Tokenize as Tokenizer

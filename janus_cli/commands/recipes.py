@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 
 from janus_cli.commands import options
-from janus_cli.core.knobs import OBJECTIVES, SOURCES, Knob, knobs
+from janus_cli.core.knob import SOURCES, Knob, knobs
+from janus_cli.core.knobs import OBJECTIVES
 
 
 def recipes(

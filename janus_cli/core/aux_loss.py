@@ -52,22 +52,22 @@ PAIRS = ((0, 2), (1, 2), (0, 1))  # of (AR, NAR, AUX), in the order of the KLs a
 
 def aux_loss(
     ar: Tensor, nar: Tensor, aux: Tensor, weight: Tensor, gold: Tensor, smoothing: float,
-    coefficients: AuxLoss[float], kl_to_ar: float = 1.0, temperature: float = 1.0,
+    coefficients: AuxLoss[float], kl_to_ar: float = 1.0, temperature: float = 1.0, bias: Tensor | None = None,
 ) -> AuxLoss[Tensor]:  # fmt: skip
     """The sums of the six terms over N hidden tokens.
 
     ar, nar, aux: states (N, D) of the three distributions at the same tokens; output table weight (V, D); gold (N,).
     coefficients: weights of the sum whose gradient is computed; the caller must add up the terms with these weights, or
-    with these times a common factor.
+    with these times a common factor. bias: see `cross_entropy`.
     """
     states = torch.stack([ar, nar, aux])  # (3, N, D)
     reached = (kl_to_ar, 1.0, 1.0)
-    return AuxLoss(*tied(states, weight, gold, smoothing, coefficients, PAIRS, reached, temperature))
+    return AuxLoss(*tied(states, weight, gold, smoothing, coefficients, PAIRS, reached, temperature, bias))
 
 
 def tied(
     states: Tensor, weight: Tensor, gold: Tensor, smoothing: float, coefficients: Sequence[float], pairs: Pairs,
-    reached: Sequence[float], temperature: float = 1.0,
+    reached: Sequence[float], temperature: float = 1.0, bias: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """The sums over N tokens of K cross-entropies, then of the symmetric KL of each of the P pairs -> (K + P,).
 
@@ -84,7 +84,7 @@ def tied(
     wanted = torch.is_grad_enabled() and (states.requires_grad or weight.requires_grad)
     totals, by_states, by_weight = torch.zeros_like(factors), torch.zeros_like(states), torch.zeros_like(weight)
     average = weight.detach().mean(0)
-    for chunk, some, table, logits in in_chunks(states, weight, count):
+    for chunk, some, table, logits in in_chunks(states, weight, count, bias):
         log_p = logits.log_softmax(2)  # (K, R, V)
         p = log_p.exp()
         log_q = log_p if temperature == 1 else (logits / temperature).log_softmax(2)

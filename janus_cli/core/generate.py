@@ -12,7 +12,7 @@ from janus_cli.core.graphs import MOST_ROWS, RecordedDraft, RecordedNext, Record
 from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.search import Iteration, Output
-from janus_cli.core.search.beam import Step, beam_search
+from janus_cli.core.search.beam import Ending, Step, beam_search
 from janus_cli.core.search.blocks import write_blocks
 from janus_cli.core.search.greedy import greedy
 from janus_cli.core.search.mask_predict import masks, mean_logp, over_lengths, predicted_lengths, without_repeats
@@ -99,7 +99,8 @@ class Generator:
         model, never, most = self.model, never_written(options), self._limit(source, options)
         fan = options.nbest if options.temperature else options.beam
         least = 0 if side == "masks" else options.min_length
-        best = fan == 1 and not options.temperature and not options.no_repeat_ngram and not least
+        rules = {"ngram": options.no_repeat_ngram, "least": least, "first": options.first_token}
+        best = fan == 1 and not options.temperature and not any(rules.values())
         step: NextToken | RecordedNext
         if side == "masks":
             memory = model.encode(source, source != PAD)
@@ -114,9 +115,7 @@ class Generator:
         if best:
             outputs = [[output] for output in greedy(step.best, most, options.length_penalty)]
         else:
-            obeying: Step = step
-            if options.no_repeat_ngram or least:
-                obeying = Obeying(step, ngram=options.no_repeat_ngram, least=least)
+            obeying: Step = Obeying(step, **rules) if any(rules.values()) else step
             outputs = _search(obeying, source, most, options)
         if side == "masks":  # the MASKs, which stand for the length, took a pass of their own; no limit was in force
             return [[replace(output, passes=output.passes + 1, limited=False) for output in each] for each in outputs]
@@ -199,7 +198,10 @@ def _search(step: Step, source: Tensor, most: Tensor, options: Decoding) -> list
         draw = Gumbel(row_keys(source, options.seed, nbest), options.temperature, options.top_k, options.top_p)
         return sample(step, draw, most, nbest, penalty)
     groups = (options.groups or options.beam) if options.diversity else 1
-    return beam_search(step, most, options.beam, penalty, nbest, groups=groups, diversity=options.diversity)
+    ending = Ending(options.early_stopping, options.free_end)
+    return beam_search(
+        step, most, options.beam, penalty, nbest, groups=groups, diversity=options.diversity, ending=ending
+    )
 
 
 def length_limit(lengths: Tensor, max_length: int, options: Decoding) -> Tensor:

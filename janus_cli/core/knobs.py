@@ -6,72 +6,10 @@ of them (and refuses what is out of bounds); the core reads them. Importing this
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, fields, replace
-from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
 
-SOURCES = {
-    "[J]": "JANUS, paper and released code (Liang et al., EMNLP 2022)",
-    "[C]": "Mask-Predict, CMLM (Ghazvininejad et al., EMNLP 2019)",
-    "[RD]": "R-Drop (Liang et al., NeurIPS 2021)",
-    "[V]": "the Transformer (Vaswani et al., NeurIPS 2017)",
-    "[X]": "XLNet (Yang et al., NeurIPS 2019)",
-    "[M]": "MPNet (Song et al., NeurIPS 2020)",
-    "[P]": "ProphetNet (Qi et al., Findings of EMNLP 2020)",
-    "[B]": "BANG (Qi et al., ICML 2021)",
-    "[CC]": "CMLMC (Huang et al., ICLR 2022)",
-    "[CE]": "CeMAT (Li et al., ACL 2022)",
-    "[G]": "GLAT (Qian et al., ACL 2021)",
-    "[N]": "blocking repeated n-grams (Paulus et al., ICLR 2018), as in fairseq",
-    "[K]": "top-k sampling (Fan et al., ACL 2018)",
-    "[T]": "nucleus sampling, top-p (Holtzman et al., ICLR 2020)",
-    "[D]": "diverse beam search (Vijayakumar et al., AAAI 2018)",
-    "[H]": "measured here (benchmarks/)",
-}
-
-
-@dataclass(frozen=True)
-class Knob:
-    """Marks a field as a knob: what it does, where its default comes from (a key of SOURCES), its bounds.
-
-    modes: for a knob of decoding, the modes that read it; empty if all do.
-    off: for a knob of decoding, that its default turns something off, which every mode can do.
-    only_with, not_with: for a knob of decoding, another one; it is read only if that one is read and has another value
-    than its default, or only if not.
-    flag: for a knob of decoding, its option of `janus decode`; "": --name-with-dashes, None: it has no option.
-    """
-
-    about: str
-    source: str = ""
-    _: KW_ONLY
-    ge: float | None = None
-    gt: float | None = None
-    le: float | None = None
-    lt: float | None = None
-    modes: tuple[str, ...] = ()
-    off: bool = False
-    only_with: str = ""
-    not_with: str = ""
-    flag: str | None = ""
-
-    @property
-    def bounds(self) -> dict[str, float]:
-        """The bounds that are set, by name."""
-        return {name: bound for name in ("ge", "gt", "le", "lt") if (bound := getattr(self, name)) is not None}
-
-    def __get_pydantic_core_schema__(self, kind: Any, schema_of: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """How a marker tells pydantic its bounds; pydantic itself is not needed here."""
-        schema = schema_of(kind)
-        if schema["type"] == "nullable":  # bounds are for the value, if there is one
-            return schema | {"schema": schema["schema"] | self.bounds}
-        return schema | self.bounds
-
-
-def knobs(section: type) -> dict[str, Knob]:
-    """The markers of a section's fields, by field."""
-    hints = get_type_hints(section, include_extras=True)
-    markers = {field.name: getattr(hints[field.name], "__metadata__", ()) for field in fields(section)}
-    return {name: marker for name, found in markers.items() for marker in found if isinstance(marker, Knob)}
+from janus_cli.core.knob import Knob
 
 
 @dataclass(frozen=True)
@@ -86,9 +24,12 @@ class Model:
     dropout: Annotated[float, Knob("dropout after embeddings and sublayers", ge=0, lt=1)] = 0.3
     attention_dropout: Annotated[float, Knob("dropout of attention weights", ge=0, lt=1)] = 0.0
     activation_dropout: Annotated[float, Knob("dropout inside the feed-forward sublayers", ge=0, lt=1)] = 0.0
-    activation: Annotated[Literal["relu", "gelu"], Knob("activation of the feed-forward sublayers")] = "relu"
+    activation: Annotated[Literal["relu", "gelu", "silu"], Knob("activation of the feed-forward sublayers")] = "relu"
     norm: Annotated[Literal["pre", "post"], Knob("layer norm before each sublayer, or after it")] = "post"
-    positions: Annotated[Literal["learned", "sinusoidal"], Knob("position embeddings", "[J]")] = "learned"
+    positions: Annotated[
+        Literal["learned", "sinusoidal", "marian"],
+        Knob("position embeddings; marian: sinusoids of [V]'s own rates, as Marian and OPUS-MT have them", "[J]"),
+    ] = "learned"
     max_length: Annotated[
         int, Knob("positions, BOS and EOS included; also the classes of the length prediction", "[J]", ge=4, le=2046)
     ] = 256
@@ -103,6 +44,12 @@ class Model:
     ] = "sum"
     causal_attention: Annotated[bool, Knob("a second, causal self-attention in decoder layers", "[CC]")] = False
     embedding_norm: Annotated[bool, Knob("layer norm after the embeddings, as BART and BERT have it")] = False
+    output_bias: Annotated[
+        bool, Knob("a number for each token, added to its logit and not trained; imported models may have one")
+    ] = False
+    source_suffix: Annotated[
+        int, Knob("id that follows the EOS of a source, as mBART's language does; 0: none", ge=0, le=10**7)
+    ] = 0
     init: Annotated[Literal["bert", "xavier"], Knob("bert: normal(0, 0.02). xavier: Glorot's [V]", "[J]")] = "bert"
     attention: Annotated[Literal["sdpa", "flex"], Knob("flex: FlexAttention (CUDA), no attention_dropout")] = "sdpa"
 
@@ -342,6 +289,25 @@ class Decoding:
     length_penalty: Annotated[
         float, Knob("score = log-probability / length ** length_penalty", ge=0, le=10, modes=_BEAM)
     ] = 1.0
+    early_stopping: Annotated[
+        Literal["full", "likely", "never"],
+        Knob(
+            "when a beam stops. full: as many hypotheses have ended as the beam has. likely: and the worst of them "
+            "beats the best live one, were that to end now (early_stopping False of transformers). never: none can "
+            "become better than the best any more",
+            modes=_BEAM, off=True, flag=None,
+        ),
+    ] = "full"  # fmt: skip
+    first_token: Annotated[
+        int,
+        Knob("id that an output begins with, such as mBART's language; 0: any", ge=0, le=10**7, modes=("ar",), off=True,
+             flag=None),
+    ] = 0  # fmt: skip
+    free_end: Annotated[
+        bool,
+        Knob("the EOS that ends the longest output costs nothing, as in models from Hugging Face", modes=("ar",),
+             off=True, flag=None),
+    ] = False  # fmt: skip
     nbest: Annotated[
         int,
         Knob("hypotheses for each line at most, best first; there may be fewer", ge=1, le=10**6, modes=(*_BEAM, "nar")),

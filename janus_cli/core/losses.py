@@ -51,11 +51,13 @@ class _WithGradient(torch.autograd.Function):
 with_gradient = cast("Callable[..., Tensor]", _WithGradient.apply)  # torch leaves it untyped
 
 
-def in_chunks(states: Tensor, weight: Tensor, vocabularies: int) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+def in_chunks(
+    states: Tensor, weight: Tensor, vocabularies: int, bias: Tensor | None = None
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
     """Goes through N states (..., N, D) in chunks; yields slice, states, table (V, D) and logits (..., R, V) of each.
 
     States and table come in the type of matrix products (bf16 under autocast), logits in float32 at least.
-    vocabularies: rows of logits for each of the N.
+    vocabularies: rows of logits for each of the N. bias: (V,) or None, a constant that is added to the logits.
     """
     device = states.device.type
     low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
@@ -65,24 +67,26 @@ def in_chunks(states: Tensor, weight: Tensor, vocabularies: int) -> Iterator[tup
         for start in range(0, states.shape[-2], count):
             some = states[..., start : start + count, :].to(low)
             logits = some @ table.T  # (..., R, D) @ (D, V) -> (..., R, V)
-            yield slice(start, start + count), some, table, logits if logits.dtype.itemsize > 4 else logits.float()
+            logits = logits if logits.dtype.itemsize > 4 else logits.float()
+            yield slice(start, start + count), some, table, logits if bias is None else logits.add_(bias)
 
 
-def cross_entropy(states: Tensor, weight: Tensor, gold: Tensor, smoothing: float) -> Tensor:
+def cross_entropy(states: Tensor, weight: Tensor, gold: Tensor, smoothing: float, bias: Tensor | None = None) -> Tensor:
     """Cross-entropy with label smoothing: (1 - s) * -log p(gold) + s * mean over V of -log p.
 
-    states (N, D), output table weight (V, D), gold (N,) -> scalar, the sum over N in nats.
+    states (N, D), output table weight (V, D), gold (N,), bias (V,) or None, not trained -> scalar, the sum over N in
+    nats.
     Szegedy 2016, as Vaswani 2017 uses it.
     """
     wanted = torch.is_grad_enabled() and (states.requires_grad or weight.requires_grad)
     total = torch.zeros((), dtype=torch.promote_types(states.dtype, torch.float32), device=states.device)
     by_states, by_weight = torch.zeros_like(states), torch.zeros_like(weight)
-    average = weight.detach().mean(0)
-    for chunk, some, table, logits in in_chunks(states, weight, 1):
+    average, level = weight.detach().mean(0), 0.0 if bias is None else bias.mean()
+    for chunk, some, table, logits in in_chunks(states, weight, 1, bias):
         words, logs = gold[chunk, None], logits.log_softmax(1)
         chosen = logs.gather(1, words)
         norm = logits.gather(1, words) - chosen
-        mean = (some @ average.to(some.dtype)).to(norm.dtype)[:, None] - norm  # of log p over the vocabulary
+        mean = (some @ average.to(some.dtype)).to(norm.dtype)[:, None] + level - norm  # of log p over the vocabulary
         total -= (1 - smoothing) * chosen.sum() + smoothing * mean.sum()
         if wanted:  # by logits: p - (1 - s) [gold] - s/V; the last part is equal for all words: no pass over them
             slope = logs.exp_().scatter_add_(1, words, torch.full_like(norm, smoothing - 1)).to(some.dtype)
@@ -95,11 +99,12 @@ def cross_entropy(states: Tensor, weight: Tensor, gold: Tensor, smoothing: float
 
 
 def labelled_loss(
-    stream: Stream, states: Tensor, weight: Tensor, smoothing: float, slots: slice = slice(None)
-) -> Tensor:
+    stream: Stream, states: Tensor, weight: Tensor, smoothing: float, slots: slice = slice(None),
+    bias: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Cross-entropy of a stream's labelled slots, or of those among `slots`; states (B, L, D) -> scalar, in nats."""
     asked, labels = stream.labelled[:, slots], stream.labels[:, slots]
-    return cross_entropy(states[:, slots][asked], weight, labels[asked], smoothing)  # (N, D), (N,)
+    return cross_entropy(states[:, slots][asked], weight, labels[asked], smoothing, bias)  # (N, D), (N,)
 
 
 def length_loss(logits: Tensor, lengths: Tensor) -> Tensor:

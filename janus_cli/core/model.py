@@ -91,7 +91,7 @@ class FeedForward(NoHooks):
         super().__init__()
         self.up = Linear(knobs.width, knobs.feedforward)
         self.down = Linear(knobs.feedforward, knobs.width)
-        self.activation = torch.relu_ if knobs.activation == "relu" else F.gelu
+        self.activation = {"relu": torch.relu_, "gelu": F.gelu, "silu": F.silu}[knobs.activation]
         self.dropout = knobs.activation_dropout
 
     def forward(self, x: Tensor) -> Tensor:
@@ -148,9 +148,16 @@ class Layer(NoHooks):
         return norm(x + dropout(sublayer(x), self.dropout, self.training))
 
 
-def sinusoids(count: int, width: int) -> Tensor:
-    """(count, D) fixed position vectors: sines in the first half, cosines in the second (Vaswani 2017, section 3.5)."""
+def sinusoids(count: int, width: int, kind: str = "sinusoidal") -> Tensor:
+    """(count, D) fixed position vectors: sines in the first half, cosines in the second (Vaswani 2017, section 3.5).
+
+    kind: `marian` has the rates of the paper, 10000 ** (-2 i / D); `sinusoidal` those of tensor2tensor and fairseq.
+    """
     half = (width + 1) // 2
+    if kind == "marian":
+        place, index = torch.arange(count, dtype=torch.float64), torch.arange(half, dtype=torch.float64)
+        exact = place[:, None] / 10_000 ** (2 * index / width)
+        return torch.cat([exact.sin(), exact.cos()], dim=1)[:, :width].float()
     rate = torch.exp(torch.arange(half) * (-torch.log(torch.tensor(10_000.0)) / max(1, half - 1)))
     angle = torch.arange(count)[:, None] * rate
     return torch.cat([angle.sin(), angle.cos()], dim=1)[:, :width]
@@ -206,6 +213,9 @@ class Transformer(nn.Module):
         self.decoder = nn.ModuleList(Layer(knobs, decoder=True) for _ in range(knobs.decoder_layers))
         ends = [LayerNorm(width) if knobs.norm == "pre" else nn.Identity() for _ in range(2)]
         self.encoder_norm, self.decoder_norm = ends
+        self.output_bias = (
+            nn.Parameter(torch.empty(target_vocabulary), requires_grad=False) if knobs.output_bias else None
+        )
         self.length_table = nn.Parameter(torch.empty(knobs.max_length, width)) if length_head else None
         self.packed_output: Packed | None = None
         self.reset()
@@ -230,7 +240,7 @@ class Transformer(nn.Module):
 
     def _fill_constants(self) -> None:
         for buffer in self.buffers():
-            buffer.copy_(sinusoids(*buffer.shape))
+            buffer.copy_(sinusoids(*buffer.shape, self.knobs.positions))
 
     def weights(self) -> dict[str, Tensor]:
         """All weights by name; a tied table appears once."""
@@ -278,7 +288,11 @@ class Transformer(nn.Module):
         return dropout(norm(x), self.knobs.dropout, self.training)
 
     def encode(self, source: Tensor, real: Tensor) -> Memory:
-        """source (B, S) ids, real (B, S) bool -> Memory. S is at most `max_length`."""
+        """source (B, S) ids, real (B, S) bool -> Memory. S is at most `max_length`, with the suffix."""
+        if self.knobs.source_suffix:
+            source = F.pad(source, (0, 1), value=PAD)
+            source = source.scatter(1, real.sum(1, keepdim=True), self.knobs.source_suffix)
+            real = F.pad(real, (1, 0), value=True)
         positions = self.source_positions[: source.shape[1]]
         x = self._embed(source, self.source_table, positions, self.source_map, self.source_norm)
         seen = real.clone()
@@ -322,7 +336,7 @@ class Transformer(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """(..., D) -> (..., V)."""
-        return product(states, self.output_weight, self.packed_output)
+        return product(states, self.output_weight, self.packed_output, self.output_bias)
 
     def length_logits(self, memory: Memory) -> Tensor:
         """(B, max_length): class n stands for n target tokens without BOS and EOS.

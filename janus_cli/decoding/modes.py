@@ -9,7 +9,8 @@ from typing import Any
 
 from janus_cli import recipe_load
 from janus_cli.core.generate import Mode
-from janus_cli.core.knobs import KNOWN_LENGTH, ONE_PASS, Decoding, knobs
+from janus_cli.core.knob import knobs
+from janus_cli.core.knobs import KNOWN_LENGTH, ONE_PASS, Decoding
 from janus_cli.core.objectives import OBJECTIVES, Objective
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.recipe import Recipe
@@ -185,7 +186,8 @@ def choose(recipe: Recipe, given: Mapping[str, Any]) -> Plan:
     _must_be_read(asked, given)
     unread = [name for name in _KNOBS if not asked.reads(name)]
     details = {name for name, knob in _KNOBS.items() if knob.only_with and _KNOBS[knob.only_with].off}
-    on = (name for name in unread if _KNOBS[name].off and name not in details and asked.on(name))
+    tell = (name for name in unread if _KNOBS[name].off and _KNOBS[name].flag is not None and name not in details)
+    on = (name for name in tell if asked.on(name))
     idle = {name: getattr(options, name) for name in on}
     options = replace(options, **{name: getattr(_USUAL, name) for name in unread})
     plan = Plan(recipe, mode, options, idle)

@@ -21,7 +21,7 @@ EXTRA = "export"
 # Added to the logits of tokens that are never written. Far below every other logit, and still a float16.
 FORBIDDEN = -1e4
 # Values of model knobs that CTranslate2's Transformer requires.
-ORDINARY: dict[str, Any] = {"causal_attention": False, "embedding": "sum"}
+ORDINARY: dict[str, Any] = {"causal_attention": False, "embedding": "sum", "source_suffix": 0}
 # What the program in README.txt imports for a kind of tokenizer, and the package that this takes.
 PROGRAMS = {
     "sentencepiece": ("import sentencepiece\n", " sentencepiece"),
@@ -96,10 +96,10 @@ def specification(model: Transformer, never: tuple[int, ...] = NEVER_WRITTEN) ->
     specs = require("ctranslate2.specs", EXTRA)
     knobs = model.knobs
     # janus uses the exact GELU, and GELUTanh and GELUSigmoid are approximations of it.
-    activation = {"relu": specs.Activation.RELU, "gelu": specs.Activation.GELU}[knobs.activation]
+    activations = {"relu": specs.Activation.RELU, "gelu": specs.Activation.GELU, "silu": specs.Activation.SWISH}
     spec = specs.TransformerSpec.from_config(
         (knobs.encoder_layers, knobs.decoder_layers), knobs.heads, pre_norm=knobs.norm == "pre",
-        activation=activation, layernorm_embedding=knobs.embedding_norm,
+        activation=activations[knobs.activation], layernorm_embedding=knobs.embedding_norm,
     )  # fmt: skip
     # Copies: the specification quantises in place.
     weights = {name: weight.float().cpu().numpy().copy() for name, weight in model.weights().items()}
@@ -120,7 +120,7 @@ def specification(model: Transformer, never: tuple[int, ...] = NEVER_WRITTEN) ->
         for index, layer in enumerate(side.layer):
             _layer(layer, weights, f"{layers}.{index}")
     spec.decoder.projection.weight = weights.get("output_table.weight", target)
-    spec.decoder.projection.bias = np.zeros(len(target), np.float32)
+    spec.decoder.projection.bias = weights.get("output_bias", np.zeros(len(target), np.float32))
     spec.decoder.projection.bias[list(never)] = FORBIDDEN
     return spec
 

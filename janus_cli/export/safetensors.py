@@ -89,11 +89,13 @@ def _readme(source: Source, stored: str) -> bytes:
         "sum": f"{scaled} + position",
         "concat": f"a linear map (source_map, target_map) of {scaled} and position, side by side",
     }
+    activations = {"relu": "ReLU", "gelu": "the exact GELU (with erf)", "silu": "SiLU, x times its sigmoid"}
     # Parts that not every model has.
     causal = "Decoder layers attend to the target twice: by `attention`, then, to no later position, by `causal`.\n"
+    rate = "-2 i / width" if knobs.positions == "marian" else "-i / (h - 1)"
     sinusoids = (
         "Positions are sinusoids and not in the file: of position p, sin(p r_i), then cos(p r_i), for i < h = width/2\n"
-        "(rounded up), r_i = 10000 ** (-i / (h - 1)).\n"
+        f"(rounded up), r_i = 10000 ** ({rate}).\n"
     )
     length = (
         "\nLengths: the mean of the encoder's states times length_table; the class n stands for n target tokens,\n"
@@ -110,9 +112,9 @@ def _readme(source: Source, stored: str) -> bytes:
         embedding=embeddings[knobs.embedding],
         embedding_norm=", then a layer norm (source_norm, target_norm)" if knobs.embedding_norm else "",
         causal=causal if knobs.causal_attention else "",
-        positions=sinusoids if knobs.positions == "sinusoidal" else "",
-        output=outputs[knobs.tie],
-        activation="the exact GELU (with erf)" if knobs.activation == "gelu" else "ReLU",
+        positions="" if knobs.positions == "learned" else sinusoids,
+        output=outputs[knobs.tie] + " output_bias is added to them." * knobs.output_bias,
+        activation=activations[knobs.activation],
         length=length if source.model.length_table is not None else "",
         head=knobs.width // knobs.heads, max_length=knobs.max_length, bos=BOS, eos=EOS, mask=MASK, pad=PAD,
     )  # fmt: skip

@@ -40,7 +40,7 @@ from janus_cli.training.trainer import Trainer, resume_command
 
 LOCK = ".lock"
 # Knobs of the model section that change what weights mean, but not their shape.
-SHAPELESS = ("heads", "activation", "norm")
+SHAPELESS = ("heads", "activation", "norm", "source_suffix")
 RUN_TXT = """\
 {name}: a training of janus {version}
 
@@ -304,6 +304,7 @@ def _copy_shared_weights(saved: Checkpoint, model: Transformer, recipe: Recipe) 
     """
     before, now = saved.recipe.model, recipe.model
     keys = SHAPELESS + ("embedding_scale",) * (before.embedding == now.embedding)
+    keys += ("positions",) * ("learned" not in (before.positions, now.positions))
     differing = {key: value for key in keys if (value := getattr(before, key)) != getattr(now, key)}
     if differing:
         values = ", ".join(f"model.{key} {value}" for key, value in differing.items())

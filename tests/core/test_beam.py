@@ -2,7 +2,8 @@
 
 import itertools
 from collections import Counter
-from math import inf, log
+from math import exp, inf, log
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +12,11 @@ from hypothesis import strategies as st
 
 from janus_cli.core.batch import EOS
 from janus_cli.core.search import Output
-from janus_cli.core.search.beam import beam_search, largest
+from janus_cli.core.search.beam import Ending, beam_search, largest
 from tests.core.language import VOCABULARY, A, B, C, Language, Steps, Table
 
 
-def search(tables: list[int] | list[Table], *lengths: int, **options: float) -> list[list[Output]]:
+def search(tables: list[int] | list[Table], *lengths: int, **options: Any) -> list[list[Output]]:
     return beam_search(Steps(tables).all, torch.tensor(lengths, dtype=torch.int64), **{"beam": 1, **options})
 
 
@@ -84,6 +85,18 @@ def test_answers_worked_by_hand(name: str) -> None:
     assert [sum(o.logps) for o in found] == pytest.approx([log(p) for _, p in expected])
     assert [o.score for o in found] == pytest.approx([log(p) / (len(o) + 1) ** penalty for o, p in expected])
     assert {(o.length - len(o.tokens), o.passes) for o in found} == {(1, passes)}
+
+
+@pytest.mark.parametrize(("stop", "best"), [("full", [A]), ("likely", [A, B]), ("never", [A, B])])
+def test_a_full_beam_may_wait_for_a_live_hypothesis_that_promises_more(stop: Any, best: list[int]) -> None:
+    table: Table = {(): {EOS: 0.3, A: 0.7}, (A,): {EOS: 0.3, B: 0.7}, (A, B): {EOS: 1.0}}
+    assert search([table], 9, beam=2, ending=Ending(stop))[0][0].tokens == best
+
+
+def test_the_eos_of_the_longest_output_may_be_free() -> None:
+    ((output,),) = search([ENDLESS], 3, ending=Ending(free=True), length_penalty=0.0)
+    assert (output.tokens, output.limited) == ([A, A], True)
+    assert exp(output.score) == pytest.approx(0.81)
 
 
 def test_finished_sentences_leave_the_batch_and_every_hypothesis_counts_the_passes_of_its_sentence() -> None:

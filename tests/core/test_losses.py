@@ -162,3 +162,20 @@ def test_length_loss_clamps_and_ignores_padding(model: Transformer) -> None:
     states[1, 1:] = 99.0
     assert model.length_table is not None
     assert torch.allclose(model.length_logits(memory)[1], model.length_table @ states[1, 0], atol=1e-12)
+
+
+def test_an_output_bias_acts_as_one_more_dimension_of_states_that_are_one_there() -> None:
+    torch.manual_seed(4)
+    states, weight = torch.randn(3, 6, 5, requires_grad=True), torch.randn(11, 5, requires_grad=True)
+    bias, gold = torch.randn(11), torch.arange(6)
+    weights = AuxLoss(1.0, 0.5, 0.5, 3.0, 1.0, 1.0)
+    wider = torch.cat([states, torch.ones(3, 6, 1)], 2), torch.cat([weight, bias[:, None]], 1)
+    sums = []
+    for (some, table), constant in (((states, weight), bias), (wider, None)):
+        tied = aux_loss(*some, table, gold, 0.1, weights, bias=constant)
+        total = sum(
+            (a * b for a, b in zip(weights, tied, strict=True)), cross_entropy(some[0], table, gold, 0.1, constant)
+        )
+        sums.append((total, *torch.autograd.grad(total, [states, weight])))
+    for one, other in zip(*sums, strict=True):
+        torch.testing.assert_close(one, other)

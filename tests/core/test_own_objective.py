@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from janus_cli.core import knobs
+from janus_cli.core import knob, knobs
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class WordDropoutObjective(knobs.ObjectiveKnobs):
 
     ar_stream: ClassVar[knobs.ARSide] = "content"
     name: Literal["worddropout"] = "worddropout"
-    dropped: Annotated[float, knobs.Knob("share of the tokens that are read as UNK", ge=0, le=1)] = 0.2
+    dropped: Annotated[float, knob.Knob("share of the tokens that are read as UNK", ge=0, le=1)] = 0.2
 
 
 knobs.OBJECTIVES["worddropout"] = WordDropoutObjective

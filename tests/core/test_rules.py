@@ -64,6 +64,13 @@ def test_eos_comes_no_earlier_than_told(place: int) -> None:
     assert forbidden(found) == [[EOS] * (place < 2)] * 2
 
 
+def test_the_first_token_may_be_given_and_costs_nothing() -> None:
+    step = Obeying(lambda last, parents: torch.full((len(last), VOCABULARY), -2.0), first=B)
+    first, second = (step(torch.full((1,), A), None) for _ in range(2))
+    assert first[0].tolist() == [0.0 if token == B else -inf for token in range(VOCABULARY)]
+    assert second[0].tolist() == [-2.0] * VOCABULARY
+
+
 def test_a_row_without_any_other_choice_keeps_what_it_has() -> None:
     table = torch.full((2, VOCABULARY), -inf)
     table[0, EOS] = table[0, A] = table[1, B] = -1.0

@@ -32,7 +32,8 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: ArObjective) -> di
     states = model.decode(stream, memory)[stream.labelled].unflatten(0, (2, -1))  # (2B, L, D) -> (2, N, D)
     gold, share = stream.labels[stream.labelled].unflatten(0, (2, -1))[0], plan.share("tokens")
     coefficients = [share / 2, share / 2, knobs.rdrop / 2 * share]
-    first, second, kl = tied(states, model.output_weight, gold, smoothing, coefficients, [(0, 1)], (1.0, 1.0))
+    words, bias = model.output_weight, model.output_bias
+    first, second, kl = tied(states, words, gold, smoothing, coefficients, [(0, 1)], (1.0, 1.0), bias=bias)
     return {"ce_ar": Term((first + second) / 2, "tokens", 1.0), "kl_rdrop": Term(kl, "tokens", knobs.rdrop / 2)}
 
 

@@ -51,7 +51,7 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: BangObjective) -> 
     states = model.decode(stream, memory)
     terms: dict[str, Term] = {}
     for name, slots in _ranges(batch.target).items():
-        ce = labelled_loss(stream, states, model.output_weight, knobs.label_smoothing, slots)
+        ce = labelled_loss(stream, states, model.output_weight, knobs.label_smoothing, slots, model.output_bias)
         terms[f"ce_{name}"] = Term(ce, name, getattr(knobs, name))
     return terms
 

@@ -159,7 +159,8 @@ def count_units(batch: Batch, hidden: Tensor | None = None) -> dict[str, int]:
 
 def stream_loss(model: Transformer, memory: Memory, stream: Stream, smoothing: float) -> Tensor:
     """Cross-entropy of a stream's labelled slots, in one decoder call; scalar, in nats."""
-    return labelled_loss(stream, model.decode(stream, memory), model.output_weight, smoothing)
+    states = model.decode(stream, memory)
+    return labelled_loss(stream, states, model.output_weight, smoothing, bias=model.output_bias)
 
 
 def length_term(model: Transformer, memory: Memory, batch: Batch, weight: float) -> Term:

@@ -55,7 +55,7 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: JanusObjective) ->
     ar_states, nar_aux_states = model.decode(ar, memory), model.decode(nar_aux, memory)
 
     # All selections have the same order: sentence by sentence, and in each from left to right.
-    width, words = batch.target.shape[1], model.output_weight
+    width, words, bias = batch.target.shape[1], model.output_weight, model.output_bias
     nar_labels, aux_labels = nar_aux.labels[:, :width], nar_aux.labels[:, nar_aux.keys :]
     hidden, asked = nar_labels != IGNORE, ar.labels[ar.labelled]
     ar_states = ar_states[ar.labelled]  # (B, L, D) -> (N tokens, D)
@@ -64,13 +64,13 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: JanusObjective) ->
     aux_states = nar_aux_states[:, nar_aux.keys :][aux_labels != IGNORE]  # (B, M, D) -> (N hidden, D)
 
     # CE_AR runs over all tokens; those that are not hidden have no other distribution to be compared with.
-    rest = cross_entropy(ar_states[~is_hidden], words, asked[~is_hidden], knobs.label_smoothing)
+    rest = cross_entropy(ar_states[~is_hidden], words, asked[~is_hidden], knobs.label_smoothing, bias)
     weights = AuxLoss(knobs.ar, knobs.nar, knobs.aux, knobs.kl_ar_aux, knobs.kl_nar_aux, knobs.kl_ar_nar)
     units = ("tokens", *["hidden"] * 5)
     coefficients = AuxLoss(*(weight * plan.share(unit) for weight, unit in zip(weights, units, strict=True)))
     totals = aux_loss(
         ar_states[is_hidden], nar_states, aux_states, words, asked[is_hidden], knobs.label_smoothing,
-        coefficients, knobs.kl_to_ar, knobs.kl_temperature,
+        coefficients, knobs.kl_to_ar, knobs.kl_temperature, bias,
     )  # fmt: skip
     totals = totals._replace(ce_ar=rest + totals.ce_ar)
     terms = {

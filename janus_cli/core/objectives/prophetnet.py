@@ -48,10 +48,10 @@ def plan(batch: Batch, draws: Draws, knobs: ProphetnetObjective) -> Plan:
 def loss(model: Transformer, batch: Batch, plan: Plan, knobs: ProphetnetObjective) -> dict[str, Term]:
     memory = model.encode(batch.source, batch.source_real)
     stream = plan.streams["prophets"]
-    states, smoothing = model.decode(stream, memory), knobs.label_smoothing
+    states, words = model.decode(stream, memory), (model.output_weight, knobs.label_smoothing)
     each = zip(terms(knobs), units(knobs), places(batch.target.shape[1], knobs), strict=True)
     return {
-        name: Term(labelled_loss(stream, states, model.output_weight, smoothing, slots), unit, 1 / knobs.ngram)
+        name: Term(labelled_loss(stream, states, *words, slots, model.output_bias), unit, 1 / knobs.ngram)
         for name, unit, slots in each
     }
 

@@ -3,8 +3,8 @@
 Each pass ranks all continuations of a sentence's live hypotheses by their summed log-probability. Of the best `beam`,
 those that end in EOS are finished; of those that do not, the best `beam` live on. At the maximum length EOS is the only
 choice. A sentence leaves the batch when `beam` of its hypotheses are finished (so a beam of one is greedy search), or
-when no live hypothesis can overtake the `nbest` best finished ones any more. Ties go to the lower beam slot, then the
-lower token id.
+when no live hypothesis can overtake the `nbest` best finished ones any more; `Ending` has other ways. Ties go to the
+lower beam slot, then the lower token id.
 
 Diverse beam search (Vijayakumar et al. 2018, algorithm 1 with the Hamming distance) divides the beam into groups, each
 a beam as above, which take turns in each place. A group ranks its continuations less `diversity` for each hypothesis of
@@ -18,6 +18,7 @@ beam / groups), C candidates of each (up to twice as many).
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
 from math import inf, log
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,9 +34,19 @@ Step = Callable[[Tensor, Tensor | None], Tensor]
 Hypothesis = tuple[list[int], list[float], float]  # tokens, log-probabilities, score
 
 
+class Ending(NamedTuple):
+    """When a search ends. stop: see `Decoding.early_stopping`. free: the EOS of the longest output costs nothing."""
+
+    stop: Literal["full", "likely", "never"] = "full"
+    free: bool = False
+
+
+USUAL = Ending()
+
+
 def beam_search(
     step: Step, max_lengths: Tensor, beam: int, length_penalty: float = 1.0, nbest: int = 1, *,
-    groups: int = 1, diversity: float = 0.0,
+    groups: int = 1, diversity: float = 0.0, ending: Ending = USUAL,
 ) -> list[list[Output]]:  # fmt: skip
     """The best `nbest` hypotheses of each sentence, best first; fewer only if fewer exist.
 
@@ -51,11 +62,13 @@ def beam_search(
     finished: list[list[Hypothesis]] = [[] for _ in range(len(max_lengths) * groups)]
     passes = torch.zeros_like(max_lengths)
     enough = -(-nbest // groups)  # hypotheses of a group
-    for place, found in _ended(step, max_lengths, passes, groups, beam // groups, length_penalty, enough, diversity):
+    shape = (groups, beam // groups, length_penalty, enough, diversity, ending)
+    for place, found in _ended(step, max_lengths, passes, *shape):
         finished[place].append(found)
     chosen = (_spread(finished[start : start + groups], nbest) for start in range(0, len(finished), groups))
+    surely = beam == 1 and not ending.free
     return [
-        [Output(*fields, passes=count, limited=count >= most and (beam > 1 or not _is_sure(fields))) for fields in some]
+        [Output(*fields, passes=count, limited=count >= most and not (surely and _is_sure(fields))) for fields in some]
         for some, count, most in zip(chosen, passes.tolist(), max_lengths.tolist(), strict=True)
     ]
 
@@ -67,7 +80,7 @@ def _is_sure(found: Hypothesis) -> bool:
 
 def _ended(
     step: Step, max_lengths: Tensor, passes: Tensor, groups: int, width: int, length_penalty: float, enough: int,
-    diversity: float,
+    diversity: float, ending: Ending,
 ) -> Iterator[tuple[int, Hypothesis]]:  # fmt: skip
     """Every hypothesis that ends, with the number of its group among all; a group ends when `enough` are the best.
 
@@ -86,7 +99,7 @@ def _ended(
         logps, most = step(last, parents), max_lengths[alive]
         passes[alive] += 1
         if length >= shortest:
-            logps = _only_eos(logps, most.eq(length).repeat_interleave(len(logps) // len(alive)))
+            logps = _only_eos(logps, most.eq(length).repeat_interleave(len(logps) // len(alive)), free=ending.free)
         logps = logps.view(len(alive), -1, tokens.shape[1], logps.shape[1])  # (A, 1 or G, F, V)
         total, slot, token = _in_turns(logps, totals[..., -1], going, width, diversity)  # (A * G, C), best first
         is_eos = token == EOS
@@ -102,7 +115,9 @@ def _ended(
         slot, token = slot.gather(1, live), token.gather(1, live)
         limit = most.repeat_interleave(groups)
         reachable = total.amax(1) / limit**length_penalty  # sums only fall, lengths only grow
-        going = going & (best[:, -1] == -inf) & (best[:, enough - 1] < reachable) & limit.gt(length)
+        hoped = total.amax(1) / length**length_penalty if ending.stop == "likely" else reachable
+        short = best[:, -1] == -inf if ending.stop == "full" else best[:, -1] < hoped
+        going = going & short & (best[:, enough - 1] < reachable) & limit.gt(length)
         keep = going.view(-1, groups).any(1).nonzero()[:, 0]
         if not len(keep):
             return
@@ -169,10 +184,11 @@ def _just_ended(
     )
 
 
-def _only_eos(logps: Tensor, at_end: Tensor) -> Tensor:
-    """logps (R, V) with EOS as the only choice in the rows `at_end` (R,)."""
+def _only_eos(logps: Tensor, at_end: Tensor, *, free: bool) -> Tensor:
+    """logps (R, V) with EOS as the only choice in the rows `at_end` (R,); free: at no cost."""
     other = torch.arange(logps.shape[1], device=logps.device) != EOS
-    return logps.masked_fill(at_end[:, None] & other, -inf)
+    logps = logps.masked_fill(at_end[:, None] & other, -inf)
+    return logps.masked_fill(at_end[:, None] & ~other, 0.0) if free else logps
 
 
 def _candidates(logps: Tensor, sums: Tensor, beam: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What a left-to-right search must not write next: an n-gram once more, or EOS too early.
+"""What a left-to-right search must not write next: an n-gram once more, EOS too early, or another first token.
 
 The log-probabilities of the other tokens stay as they are, as in fairseq, so that scores remain the model's.
 """
@@ -16,11 +16,11 @@ class Obeying:
     """A step of `beam_search` or `sample` that obeys the rules; follows what rows have written.
 
     ngram: no n-gram of this size may come twice among the tokens of a row (Paulus 2018); 0: any may.
-    least: EOS may not come before so many tokens.
+    least: EOS may not come before so many tokens. first: the token that a row begins with, at no cost; 0: any.
     """
 
-    def __init__(self, step: Step, *, ngram: int = 0, least: int = 0) -> None:
-        self.step, self.ngram, self.least = step, ngram, least
+    def __init__(self, step: Step, *, ngram: int = 0, least: int = 0, first: int = 0) -> None:
+        self.step, self.ngram, self.least, self.first = step, ngram, least, first
         self.tokens: Tensor | None = None  # (R, t) int64, of each row so far, without BOS
 
     def __call__(self, last: Tensor, parents: Tensor | None) -> Tensor:
@@ -30,7 +30,10 @@ class Obeying:
         else:
             before = self.tokens if parents is None else self.tokens[parents]
             self.tokens = torch.cat([before, last[:, None]], dim=1)
-        return obeying(self.step(last, parents), self.tokens, self.ngram, self.least)
+        logps = self.step(last, parents)
+        if self.first and not self.tokens.shape[1]:
+            return torch.full_like(logps, -inf).index_fill_(1, last.new_tensor([self.first]), 0.0)
+        return obeying(logps, self.tokens, self.ngram, self.least)
 
 
 def obeying(logps: Tensor, tokens: Tensor, ngram: int, least: int) -> Tensor:
