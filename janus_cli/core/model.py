@@ -240,7 +240,7 @@ class Transformer(nn.Module):
 
     def _fill_constants(self) -> None:
         for buffer in self.buffers():
-            buffer.copy_(sinusoids(*buffer.shape, self.knobs.positions))
+            buffer.copy_(sinusoids(self.knobs.max_length, self.knobs.width, self.knobs.positions))
 
     def weights(self) -> dict[str, Tensor]:
         """All weights by name; a tied table appears once."""
