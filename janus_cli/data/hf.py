@@ -46,12 +46,13 @@ class HuggingFace:
     """The tokenizer of a Hugging Face model.
 
     order: for each of our ids, the model's, or ABSENT. Rows of the model's embeddings that no token has are ids, too.
+    stored: what its file holds.
     """
 
     ending = "hf.json"  # suffix of its file
 
     def __init__(self, stored: Mapping[str, Any], name: str) -> None:
-        self._stored = stored
+        self.stored = stored
         special: list[int] = stored["special"]
         self.order = [*special, *(index for index in range(stored["rows"]) if index not in special)]
         self.size = len(self.order)
@@ -81,7 +82,7 @@ class HuggingFace:
 
     def shares_ids(self, other: HuggingFace) -> bool:
         """Whether ids stand for the same tokens in both: Marian's sides may differ in how they cut text alone."""
-        return all(self._stored[key] == other._stored[key] for key in ("special", "rows", "library", "ids"))
+        return all(self.stored[key] == other.stored[key] for key in ("special", "rows", "library", "ids"))
 
     @classmethod
     def load(cls, data: bytes, name: str, joiner: str) -> Self:

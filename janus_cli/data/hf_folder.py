@@ -1,16 +1,17 @@
-"""Files of `tokenizer.kind: hf`, made of the folder of a Hugging Face model."""
+"""Files of `tokenizer.kind: hf`, made of the folder of a Hugging Face model; and that folder's files again."""
 
 from __future__ import annotations
 
 import json
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
 
-from janus_cli.data.hf import ABSENT, EXTRA, library
+from janus_cli.core.symbols import BOS, EOS
+from janus_cli.data.hf import ABSENT, EXTRA, HuggingFace, library
 from janus_cli.errors import DataError, check_machine, require
 
 # The special tokens in the order of our ids: the keys that name them, and their usual names.
@@ -63,8 +64,22 @@ def take_over(folder: Path) -> dict[str, bytes]:
             "config": config,
             **{"library": "", "sentencepiece": "", "ids": {}, "silent": [], "codes": False, **parts},
         }
-        contents[side] = json.dumps(stored, ensure_ascii=False).encode()
+        contents[side] = _dumped(stored)
     return contents
+
+
+def given_back(source: HuggingFace, target: HuggingFace) -> dict[str, bytes]:
+    """Tokenizer files of a folder, by name, that transformers reads, and `take_over` as the same tokenizers."""
+    stored, other = source.stored, target.stored
+    files = {"tokenizer_config.json": _dumped(stored["config"])}
+    if stored["library"]:
+        return files | {"tokenizer.json": stored["library"].encode()}
+    if not stored["codes"]:
+        return files | {MBART: b64decode(stored["sentencepiece"])}
+    for side, each in (("source", stored), ("target", other)):
+        files[f"{side}.spm"] = b64decode(each["sentencepiece"])
+    separate = {"target_vocab.json": _dumped(other["ids"])} if other["ids"] != stored["ids"] else {}
+    return files | {"vocab.json": _dumped(stored["ids"])} | separate
 
 
 Made = tuple[dict[str, int], dict[str, Any]]  # every token with its id; what the file says of the pieces
@@ -95,18 +110,22 @@ def _library(text: str, folder: Path) -> Made:
 def _byte_level(folder: Path, config: Mapping[str, Any]) -> str:
     """The tokenizer.json of a vocab.json and merges.txt, as BART's tokenizer makes it."""
     tokenizers = require("tokenizers", EXTRA)
-    pre_tokenizers, decoders = (require(f"tokenizers.{name}", EXTRA) for name in ("pre_tokenizers", "decoders"))
     try:
-        model = require("tokenizers.models", EXTRA).BPE.from_file(
-            str(folder / "vocab.json"), str(folder / "merges.txt"), fuse_unk=False
-        )
+        files = (str(folder / name) for name in ("vocab.json", "merges.txt"))
+        model = tokenizers.models.BPE.from_file(*files, fuse_unk=False)
     except Exception as problem:  # the library raises nothing narrower
         raise DataError(f"vocab.json and merges.txt in {folder} are damaged: {problem}") from None
-    engine = tokenizers.Tokenizer(model)
-    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(config.get("add_prefix_space")))
-    engine.decoder = decoders.ByteLevel()
+    engine, spaced = tokenizers.Tokenizer(model), bool(config.get("add_prefix_space"))
+    engine.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=spaced)
+    engine.decoder = tokenizers.decoders.ByteLevel()
     for _, token in sorted(config.get("added_tokens_decoder", {}).items(), key=lambda item: int(item[0])):
         engine.add_tokens([tokenizers.AddedToken(**{key: token[key] for key in token if key != "__type"})])
+    special = _special(engine.get_vocab(), config, engine.get_vocab_size())
+    named = {index: engine.id_to_token(index) for index in special if index != ABSENT}
+    engine.add_special_tokens([*named.values()])
+    if {special[BOS], special[EOS]} <= named.keys():  # around a text; janus puts its own
+        end, begin = ((named[special[ours]], special[ours]) for ours in (EOS, BOS))
+        engine.post_processor = tokenizers.processors.RobertaProcessing(end, begin, add_prefix_space=spaced)
     return str(engine.to_str())
 
 
@@ -131,6 +150,10 @@ def _mbart(folder: Path, config: Mapping[str, Any]) -> Made:
     tokens = {name: index for index, name in enumerate(names)}
     silent = [tokens[_content(language)] for language in languages]
     return tokens, {"sentencepiece": b64encode(data).decode(), "ids": tokens, "silent": silent}
+
+
+def _dumped(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def _content(token: Any) -> str:

@@ -120,7 +120,9 @@ def rehearse(recipe: Recipe, out: Path, *, force: bool = False, bad_utf8: BadUtf
         download.must_be_fetchable(data)
         for item in data.downloads:
             console.say(f"would fetch {item.url}")
-    console.say(f"would make a {knobs.kind} tokenizer of {knobs.vocabulary:,} entries and write everything to {out}")
+    made = f"make a {knobs.kind} tokenizer of {knobs.vocabulary:,} entries"
+    taken = f"take the tokenizer of {knobs.reuse}"
+    console.say(f"would {made if knobs.reuse is None else taken} and write everything to {out}")
 
 
 def _folder(data: Data) -> Path | None:

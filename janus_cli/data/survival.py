@@ -88,6 +88,8 @@ def tell(name: str, split: Mapping[str, Any], knobs: Tokenizer) -> None:
 
 
 def _advice(cause: str, knobs: Tokenizer) -> str:
+    if cause != "unknown" and knobs.kind == "hf":
+        return "no output can equal them: such is the tokenizer of the model"
     if cause == "normalisation":
         other = f": --set tokenizer.normalisation=identity (now {knobs.normalisation})"
         return "no output can equal them" + other * (knobs.normalisation != "identity")

@@ -309,18 +309,24 @@ def _reuse(knobs: recipe.Tokenizer, place: Path, suffixes: tuple[str, str]) -> d
         return {"tokenizer": _dictionary(place) if words else place.read_bytes()}
     if knobs.kind == "hf" and not is_index(place / INDEX):
         return take_over(place)
-    if (place / INDEX).is_file():
+    if is_index(place / INDEX):
         load_tokenizers(place)
         index = documents.read(place / INDEX, documents.TokenizerIndex)
         if index["kind"] != knobs.kind:
-            raise DataError(f"tokenizer.reuse {place} is of kind {index['kind']}, the recipe asks for {knobs.kind}")
+            raise DataError(
+                f"tokenizer.reuse {place} is of kind {index['kind']}, the recipe asks for {knobs.kind}",
+                f"--set tokenizer.kind={index['kind']}",
+            )
         names = index["files"]
         one = names["source"] == names["target"]
         return {"tokenizer" if one else side: (place / names[side]).read_bytes() for side in SIDES}
     paths = [place / f"dict.{suffix}.txt" for suffix in suffixes]
     if not words or not all(path.is_file() for path in paths):
         missing = f"{INDEX} nor {paths[0].name} and {paths[1].name}" if words else INDEX
-        raise DataError(f"tokenizer.reuse: {place} has no {missing}", "name a folder that `janus preprocess` made")
+        raise DataError(
+            f"tokenizer.reuse: {place} has no {missing} of janus",
+            "name a folder that `janus preprocess` made; for that of a Hugging Face model: --set tokenizer.kind=hf",
+        )
     source, target = map(_dictionary, paths)
     if knobs.joint and source != target:
         raise DataError(f"{paths[0]} and {paths[1]} differ", "set tokenizer.joint to false (and model.tie to target)")

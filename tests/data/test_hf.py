@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from janus_cli.core.symbols import MASK, NAMES, NO_TEXT, SPECIAL, UNK
 from janus_cli.data.hf import ABSENT, HuggingFace
+from janus_cli.data.hf_folder import given_back
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers, train_tokenizers
 from janus_cli.errors import DataError
 from janus_cli.recipe import Tokenizer
@@ -66,12 +67,18 @@ def test_ids_and_text_are_those_of_transformers(made: dict[str, Tokenizers], nam
 @pytest.mark.slow
 @pytest.mark.parametrize("name", hf_models.MODELS)
 @pytest.mark.filterwarnings("ignore")
-def test_so_they_are_on_a_thousand_odd_lines_and_as_transformers_saves_them(tmp_path: Path, name: str) -> None:
+def test_so_they_are_on_a_thousand_odd_lines_also_of_folders_that_transformers_and_janus_write(
+    tmp_path: Path, name: str
+) -> None:
     transformers = pytest.importorskip("transformers")
     (tmp_path / "model").mkdir()
     hf_models.MODELS[name](tmp_path / "model")
     transformers.AutoTokenizer.from_pretrained(tmp_path / "model").save_pretrained(tmp_path / "saved")
-    for folder in (tmp_path / "model", tmp_path / "saved"):
+    (tmp_path / "back").mkdir()
+    first = taken_over(tmp_path / "model", tmp_path / "first")
+    for file, data in given_back(side_of(first, "source"), side_of(first, "target")).items():
+        (tmp_path / "back" / file).write_bytes(data)
+    for folder in (tmp_path / "model", tmp_path / "saved", tmp_path / "back"):
         both = taken_over(folder, folder.with_suffix(".made"))
         for side in ("source", "target"):
             check(side_of(both, side), hf_models.transformers_says(folder, side, hf_models.odd_lines(1000, seed=7)))
@@ -125,6 +132,21 @@ def test_files_are_taken_over_again_as_they_are(made: dict[str, Tokenizers], tmp
     for tokenizers in (first, second, loaded):
         assert tokenizers.source.encode(lines) == made[name].source.encode(lines)
         assert tokenizers.target.encode(lines) == made[name].target.encode(lines)
+
+
+@pytest.mark.parametrize("name", hf_models.MODELS)
+def test_a_folder_that_is_given_back_is_taken_over_as_the_same_files(tmp_path: Path, name: str) -> None:
+    model, back = tmp_path / "model", tmp_path / "back"
+    model.mkdir()
+    back.mkdir()
+    hf_models.unpack(golden(name)["files"], model)
+    first = taken_over(model, tmp_path / "first")
+    for file, data in given_back(side_of(first, "source"), side_of(first, "target")).items():
+        (back / file).write_bytes(data)
+    (back / "config.json").write_bytes((model / "config.json").read_bytes() if name != "mbart" else b"{}")
+    second = taken_over(back, tmp_path / "second")
+    for file in second.files:
+        assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
 
 
 def test_rows_of_the_model_decide_how_many_ids_there_are(tmp_path: Path) -> None:
