@@ -29,6 +29,7 @@ from janus_cli.terminal import command, quoted
 PLACES = ("dir", "files", "notes", "downloads")
 REUSE = "tokenizer.reuse"
 CHECKED = ".checked.json"  # the files that were verified before
+DO_WITHOUT = "name a text with --input FILE (decode), leave --with-test out (export)"  # a hint: a split is not there
 SETTLED = 3 * 10**9  # nanoseconds; file systems' clocks are coarse, two seconds at worst
 
 
@@ -131,16 +132,16 @@ def find_split(run: Run, recipe: Recipe, split: str) -> tuple[Path, Path | None]
     """
     source, target = (prepared_file(run, recipe, text_name(split, side)) for side in ("source", "target"))
     if source is None:
-        raise no_split(run, split)
+        raise missing_split(run, split)
     return source, target
 
 
-def no_split(run: Run, split: str) -> DataError:
+def missing_split(run: Run, split: str) -> DataError:
     """The error that says that there is no such split."""
     what = f"the data of {run.path} has no {split} split"
     if run.is_export:
         what = f"{run.path} is an export, and does not hold the text of the {split} split"
-    return DataError(what, "name a text with --input FILE")
+    return DataError(what, DO_WITHOUT)
 
 
 def find_references(run: Run, recipe: Recipe, split: str) -> Path | None:
@@ -187,11 +188,11 @@ def prepared_file(run: Run, recipe: Recipe, name: str) -> Path | None:
         again += " --force" * (recorded / MANIFEST).is_file()
         raise DataError(
             f"the data of this run is gone: there is no {path}",
-            f"make it again: {again}; or name a text with --input FILE",
+            f"make it again: {again}; or {DO_WITHOUT}",
         )
     if not path.is_file() or sha256(path) != known.get("sha256"):
         what = "was changed since the run began" if path.is_file() else "is missing"
-        raise DataError(f"{path} {what}", "prepare the same text again, or use --input FILE")
+        raise DataError(f"{path} {what}", f"prepare the same text again; or {DO_WITHOUT}")
     return path
 
 

@@ -29,7 +29,7 @@ from janus_cli.core.search.mask_predict import predicted_lengths
 from janus_cli.core.steps import at_once
 from janus_cli.data.batching import Lengths, load_batch
 from janus_cli.data.filters import with_losses
-from janus_cli.data.prepared import no_split, prepared_file
+from janus_cli.data.prepared import missing_split, prepared_file
 from janus_cli.data.store import Store, store_files
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding.modes import choose, own_recipe
@@ -132,7 +132,7 @@ def open_store(run: Run, recipe: Recipe, split: str) -> Store:
         )
     paths = [prepared_file(run, recipe, name) for name in store_files(split)]
     if paths[0] is None:
-        raise no_split(run, split)
+        raise missing_split(run, split)
     return Store.open(paths[0].parent, split)
 
 

@@ -32,7 +32,7 @@ def tree(folder: Path = Path()) -> dict[str, bytes]:
         ("ar", [], ["--run", "other"], 2, "both name a run"),
         ("ar", [], ["--checkpoint", "step-000009"], 4, "no checkpoint step-000009"),
         ("ar", [], ["--quantization", "int8"], 2, "safetensors stores float32 or bfloat16"),
-        ("ar", [], ["--with-test"], 3, "has no test split"),
+        ("ar", [], ["--with-test"], 3, "leave --with-test out"),
         ("ar", [], [*CT2, "--with-test"], 2, "--with-test"),
         ("ar", [], ["--out", "runs/run/recipe.yaml"], 2, "is a file"),
         ("ar", [], ["--out", "runs/run/recipe.yaml/out"], 2, "runs/run/recipe.yaml"),
