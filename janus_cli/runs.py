@@ -14,6 +14,7 @@ An export is a run as well: its folder holds a checkpoint's files beside the tok
 from __future__ import annotations
 
 import difflib
+import filecmp
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -192,16 +193,20 @@ def _copied(model: Path, root: Path) -> Run:
         UsageError: something else lies there.
     """
     run = Run(root / f"pretrained-{model.name}")
+    listed = documents.read(model / MANIFEST, documents.CheckpointManifest, CheckpointError)["files"]
+    beside = [file.name for name in ("README.*", "config.json", "provenance.json") for file in model.glob(name)]
     # What is there already is compared below: also a copy that another process made meanwhile.
     with (
         suppress(UsageError),
         whole_folder(run.path, force=False, is_ours=lambda _: False, what="another model") as making,
     ):
         console.say(f"copying {PREFIX}{model.name} to {run.path}")
-        copy_files([file.name for file in model.iterdir() if file.is_file()], model, making)
-    if not run.manifest.is_file() or run.manifest.read_bytes() != (model / MANIFEST).read_bytes():
+        copy_files([MANIFEST, *listed, *beside], model, making)
+    _, changed, gone = filecmp.cmpfiles(model, run.path, [MANIFEST, *listed], shallow=False)
+    if changed or gone:
+        differs = f"its {changed[0]} differs" if changed else f"it has no {gone[0]}"
         raise UsageError(
-            f"{run.path} is not a copy of {PREFIX}{model.name} as this janus has it: its {MANIFEST} differs",
+            f"{run.path} is not a copy of {PREFIX}{model.name} as this janus has it: {differs}",
             f"rename or remove it, and the model is copied again; or name that one: --run {run.path}",
         )
     return run

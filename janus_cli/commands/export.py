@@ -39,7 +39,7 @@ def export(
     """The folder has the weights, the tokenizer, their origin, and a README.txt on how to use them. As safetensors it
     is a run of its own: every command that takes one takes it by --run.
     --format ctranslate2 needs a model that generates left to right in the usual way: objective ar or janus with
-    ar_stream content. --force replaces an earlier export, never another folder.
+    ar_stream content. --force replaces an earlier export, never another folder, nor one with what `decode` wrote there.
 
     Examples:
       janus export

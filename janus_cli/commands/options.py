@@ -155,11 +155,14 @@ def named_run(
 ) -> Path | None:
     """`one_run`, which must exist, as must the checkpoint (a folder names its run, too) and the knobs to change.
 
-    Raises UsageError for the run and its recipe with these changes, CheckpointError for the checkpoint.
+    Raises UsageError for the run and its recipe with these changes, or a checkpoint `pretrained:NAME`; CheckpointError
+    for any other checkpoint.
     """
     from janus_cli import recipe_load, runs
     from janus_cli.system import followed
 
+    if checkpoint is not None and runs.pretrained(checkpoint):
+        raise UsageError(f"--checkpoint {checkpoint}: it is a run, with one checkpoint", f"use --run {checkpoint}")
     run, checkpoint = one_run(argument, option), checkpoint and followed(checkpoint)
     if checkpoint is not None and run is None and checkpoint.is_dir():
         recipe = checkpoint / "recipe.yaml"

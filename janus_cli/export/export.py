@@ -64,7 +64,8 @@ def export(
 
 
 def _is_export(folder: Path) -> bool:
-    return (folder / PROVENANCE).is_file()
+    """Whether a folder is an export and no more: it has no folders, which a training or `decode` made there."""
+    return (folder / PROVENANCE).is_file() and not any(each.is_dir() for each in folder.iterdir())
 
 
 def _read(run: Run, folder: Path, kind: str, with_test: bool) -> Source:

@@ -237,8 +237,10 @@ def verify(folder: Path) -> Checkpoint:
         except FileNotFoundError:  # also if a training prunes it at this moment
             raise CheckpointError(f"{file} is missing or not a plain file") from None
         if not intact:
-            others = f"for other checkpoints see `{command('ls', folder.parent)}`"
-            raise CheckpointError(f"{file} is damaged: size or sha256 differs from the manifest", others)
+            hint = f"for other checkpoints see `{command('ls', folder.parent)}`"
+            if Run(folder).is_export:
+                hint = "rename or remove the folder; then export again, or name pretrained:NAME again if it is a copy"
+            raise CheckpointError(f"{file} is damaged: size or sha256 differs from the manifest", hint)
     state = read_state(folder, CheckpointError)
     saved = Checkpoint(folder, read_recipe(folder), (state["source_vocabulary"], state["target_vocabulary"]), state)
     _must_fit_its_file(saved, files[MODEL]["bytes"])

@@ -83,6 +83,9 @@ def train(
         _check_options(resume=resume, force=force, start=start, allow_change=allow_change)
         resume = resume and not _has_yet_to_begin(recipe, run)
         settings, target = _recipe_and_run(recipe, objective, run, changes, seed, data_dir, resume=resume)
+        if target.is_export:
+            hint = f"start from its weights: {command('janus', 'train', '--from', target.path)}"
+            raise UsageError(f"{target.path} is an export: it is not trained any further", hint)
         if resume:  # before the data is opened, which other settings do not fit
             settings = continued(settings, target, allow_change, recipe)
         check_scoring(settings)
@@ -148,9 +151,6 @@ def _recipe_and_run(
         run = runs.find_run(folder)
         if folder is None:
             console.say(f"resuming {run.path}, the newest run")
-        if run.is_export:
-            again = command("janus", "train", "--from", run.path)
-            raise UsageError(f"{run.path} is an export: its training cannot be resumed", f"start from it: {again}")
         return recipe_load.load(recipe or str(run.recipe), changes, objective), run
     if recipe is None:
         console.say("no --recipe: using the built-in recipe demo")

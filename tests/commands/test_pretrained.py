@@ -84,7 +84,7 @@ def test_every_command_that_takes_a_run_takes_an_exported_folder(any_janus: Janu
     assert decoded(janus, "again", *GREEDY) == decoded(janus, folder, *GREEDY)
     for words, reason in (
         (["average", folder], "nothing to average"),
-        (["train", "--resume", folder], "its training cannot be resumed"),
+        (["train", "--resume", folder], "is not trained any further"),
         (["decode", folder, "--checkpoint", "step-000001"], "there is no checkpoint step-000001"),
     ):
         code, _, err = janus(*words)
@@ -159,14 +159,19 @@ def test_what_was_trained_here_is_newer_than_a_copied_model(any_janus: Janus, mo
     assert "taking runs/pretrained-tiny, the newest" in any_janus("decode", *GREEDY)[2]
 
 
-@pytest.mark.parametrize("change", ["other manifest", "no manifest", "other run"])
+@pytest.mark.parametrize("change", ["other manifest", "no manifest", "other run", "no weights", "damaged"])
 def test_a_copy_that_differs_is_refused_and_kept(any_janus: Janus, models: Path, change: str) -> None:
     copy = Path("runs/pretrained-tiny")
     if change == "other run":
         shutil.copytree("runs/ar", copy, symlinks=True)
     else:
         any_janus("inspect", "pretrained:tiny")
-        (copy / "manifest.json").unlink() if change == "no manifest" else edit_json(copy / "manifest.json", splits={})
+        {
+            "other manifest": lambda: edit_json(copy / "manifest.json", splits={}),
+            "no manifest": (copy / "manifest.json").unlink,
+            "no weights": (copy / "model.safetensors").unlink,
+            "damaged": lambda: (copy / "tokenizer.model").write_bytes(b"?"),
+        }[change]()
     before = tree(copy)
     code, _, err = any_janus("decode", "pretrained:tiny")
     assert (code, "runs/pretrained-tiny is not a copy of pretrained:tiny" in err) == (2, True)
@@ -182,7 +187,32 @@ def test_unknown_names_are_told_with_those_that_are_there(any_janus: Janus, mode
     assert "the repository of janus may have more" in err
 
 
-def test_a_model_that_comes_with_janus_is_no_place_for_a_training(any_janus: Janus, models: Path) -> None:
-    for words in (["--run", "pretrained:tiny"], ["--resume", "pretrained:tiny"]):
-        code, _, err = any_janus(*TRAIN, *words)
-        assert (code, "--from pretrained:tiny" in err) == (2, True)
+@pytest.mark.parametrize("named", ["pretrained:tiny", "runs/pretrained-tiny", "models/tiny"])
+def test_an_exported_model_is_no_place_for_a_training(any_janus: Janus, models: Path, named: str) -> None:
+    any_janus("inspect", "pretrained:tiny")
+    before = tree(Path())
+    for words in (["--run", named], ["--run", named, "--force"], ["--resume", named]):
+        code, _, err = any_janus(*TRAIN, *words, "--prepared", "data/demo")
+        assert (code, f"--from {named}" in err) == (2, True)
+    assert tree(Path()) == before
+
+
+def test_what_else_lies_in_the_folder_of_a_model_is_not_copied(any_janus: Janus, models: Path) -> None:
+    names = {file.name for file in (models / "tiny").iterdir()}
+    (models / "tiny/README.md").write_text("a card")
+    (models / "tiny/report.html").write_text("a report")
+    any_janus("inspect", "pretrained:tiny")
+    assert {file.name for file in Path("runs/pretrained-tiny").iterdir()} == {*names, "README.md"}
+
+
+def test_a_damaged_export_is_to_be_removed(any_janus: Janus, models: Path) -> None:
+    any_janus("inspect", "pretrained:tiny")
+    Path("runs/pretrained-tiny/model.safetensors").write_bytes(b"?")
+    code, _, err = any_janus("decode", "pretrained-tiny", *GREEDY)
+    assert (code, "remove the folder" in err) == (4, True)
+
+
+def test_a_model_is_a_run_and_no_checkpoint(any_janus: Janus, models: Path) -> None:
+    for run in ([], ["janus"]):
+        code, _, err = any_janus("decode", *run, "--checkpoint", "pretrained:tiny")
+        assert (code, "--run pretrained:tiny" in err) == (2, True)

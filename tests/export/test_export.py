@@ -89,6 +89,17 @@ def test_an_export_is_replaced_only_when_asked_for(make_run: MakeRun, janus: Jan
     assert sorted(file.name for file in Path().iterdir()) == ["out", "runs"]
 
 
+@pytest.mark.parametrize("folder", ["decode", "checkpoints"])
+def test_what_was_made_with_an_export_is_never_replaced(make_run: MakeRun, janus: Janus, folder: str) -> None:
+    make_run("run")
+    janus("export", "--out", "out")
+    Path("out", folder).mkdir()
+    Path("out", folder, "file").write_text("a user's")
+    before = tree()
+    code, _, err = janus("export", "run", "--out", "out", "--force")
+    assert (code, "name another folder" in err, tree() == before) == (2, True, True)
+
+
 @pytest.mark.parametrize("old", [True, False])
 def test_a_full_disk_leaves_what_was_there(
     make_run: MakeRun, janus: Janus, monkeypatch: pytest.MonkeyPatch, old: bool
