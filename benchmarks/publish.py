@@ -25,6 +25,7 @@ from typing import Any
 
 import shared
 
+import janus_cli
 from janus_cli import __version__, recipe_load
 from janus_cli.errors import DataError, JanusError, UsageError
 from janus_cli.export.export import export
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str] | None) -> None:
     parser.add_argument("--about", type=Path, metavar="FILE", help="Markdown; by default cards/RECIPE.md")
     parser.add_argument("--force", action="store_true", help="replace an earlier export")
     asked = parser.parse_args(arguments)
+    if Path(janus_cli.__file__).resolve().parents[1] != ROOT:
+        raise UsageError(f"{janus_cli.__file__} is not of this checkout", f"begin the command with PYTHONPATH={ROOT}")
     if changed := git("status", "--porcelain", "--", ".", ":!pretrained"):
         raise UsageError(f"the work tree has changes that no commit holds:\n{changed}", "commit them first")
     commits = {"code": git("rev-parse", f"{asked.trained_at}^{{commit}}"), "scores": git("rev-parse", "HEAD")}
@@ -124,10 +127,10 @@ def card(name: str, run: Run, folder: Path, about: str, commits: Mapping[str, st
 
 
 def training(run: Run) -> str:
-    """The command that began the training, without the folders of the machine that it ran on."""
+    """The command that began the training; of each path only the last name: folders are of one machine."""
     begun = logbook.read(run.log).of("start")
     words = begun[0]["command"] if begun else []
-    return command("janus", *(re.sub(r"(?:^|(?<==))/(?:[^/]*/)*", "", word) for word in words))
+    return command("janus", *(re.sub(r"""[^][{}"'=:,]*/""", "", word) for word in words))
 
 
 if __name__ == "__main__":
