@@ -12,6 +12,7 @@ import pytest
 from janus_cli import recipe_load
 
 _ROOT = Path(__file__).parents[1]
+_TARGETS = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]["targets"]
 
 
 def _run(arguments: list[str], folder: Path, library: Path | None = None) -> str:
@@ -19,6 +20,15 @@ def _run(arguments: list[str], folder: Path, library: Path | None = None) -> str
     done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_models_that_come_with_janus_are_in_the_wheel_and_in_the_sdist() -> None:
+    packed = _TARGETS["wheel"]["force-include"]
+    models = {folder for folder in packed if folder.startswith("pretrained")}
+    assert models == {folder for folder in _TARGETS["sdist"]["include"] if folder.startswith("pretrained")}
+    for folder in models:
+        assert packed[folder] == f"janus_cli/{folder}"
+        assert (_ROOT / folder / "recipe.yaml").is_file()
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +47,9 @@ def test_what_is_in_the_wheel(wheel: Path) -> None:
         for kind in ("py", "pyi", "html", "md", "txt", "typed")
         for file in (_ROOT / "janus_cli").rglob(f"*.{kind}")
     }
-    build = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
     shipped = {
         f"{target}/{file.relative_to(_ROOT / folder).as_posix()}"
-        for folder, target in build["targets"]["wheel"]["force-include"].items()
+        for folder, target in _TARGETS["wheel"]["force-include"].items()
         for file in (_ROOT / folder).rglob("*.*")
     }
     assert {f"janus_cli/recipes/{name}.yaml" for name in recipe_load.available()} <= shipped
