@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 
 from janus_cli.core.knob import Knob
-from janus_cli.core.knobs import OBJECTIVES, ARSide, Decoding, JanusObjective, Model, ObjectiveKnobs
+from janus_cli.core.knobs import OBJECTIVES, ARSide, Decoding, Denoising, JanusObjective, Model, ObjectiveKnobs
 from janus_cli.measures import MEASURES, Tokenize
 
 if TYPE_CHECKING:
@@ -62,18 +62,12 @@ class Files:
     """The files of splits that are named instead of being looked up in a folder.
 
     Each is two aligned files, the source first, and for valid and test possibly a third one with references; or one
-    table. For test a source alone will do.
+    table. For test a source alone will do. Of plain text (task denoising), any number of files, one after the other.
     """
 
     train: Annotated[tuple[str, ...], Knob("training text; --train sets it")] = ()
     valid: Annotated[tuple[str, ...], Knob("validation text; --valid sets it")] = ()
     test: Annotated[tuple[str, ...], Knob("test text; --test sets it")] = ()
-
-    def __post_init__(self) -> None:
-        if max(map(len, (self.train, self.valid, self.test))) > 3:
-            raise ValueError("a split is at most three files: source, target, references")
-        if len(self.train) > 2:
-            raise ValueError(f"train is a source and a target, or one table: no third file (got {self.train[2]})")
 
 
 @dataclass(frozen=True)
@@ -81,6 +75,7 @@ class Data:
     """Where the text is, and which pairs are kept.
 
     Files are `<dir>/<split>.<suffix>` for each side, or a table: `<dir>/<split>.tsv`, `.csv`, `.jsonl`, `.parquet`, ….
+    Plain text (task denoising) has the target's side only, and no test split.
     """
 
     dir: Annotated[str | None, Knob("folder of the text; --data-dir sets it")] = None
@@ -101,9 +96,16 @@ class Data:
         tuple[CleanStep, ...], Knob("steps applied to both sides in this order, before pairs are dropped")
     ] = ()
     task: Annotated[
-        Literal["translation", "generation"],
-        Knob("generation: targets of any length, as summaries and questions have; max_ratio is then null unless set"),
+        Literal["translation", "generation", "denoising"],
+        Knob(
+            "generation: targets of any length, as summaries and questions have; max_ratio is then null unless set. "
+            "denoising: plain text, see the section `denoising`"
+        ),
     ] = "translation"
+    pack: Annotated[
+        bool,
+        Knob("of plain text: join neighbouring lines, up to max_tokens or an empty line, into one example", "[BA]"),
+    ] = True
     min_tokens: Annotated[int, Knob("training pairs with a shorter side are dropped", ge=1, le=10**6)] = 1
     max_tokens: Annotated[
         int, Knob("training pairs with a longer side are dropped; valid ones have no losses", "fairseq", ge=1, le=10**6)
@@ -127,6 +129,25 @@ class Data:
             raise ValueError(f"columns needs a source and a target (got {self.columns[0]})")
         if "0" in map(str, self.columns):
             raise ValueError(f"columns count from 1 (got {', '.join(map(str, self.columns))})")
+        self._check_files()
+
+    def _check_files(self) -> None:
+        if self.is_plain:
+            if self.files.test:
+                raise ValueError("files.test: plain text has no test split; test what is fine-tuned from it")
+            if self.deduplicate:
+                raise ValueError("deduplicate is for pairs: remove repeated lines from plain text beforehand")
+            return
+        if max(map(len, (self.files.train, self.files.valid, self.files.test))) > 3:
+            raise ValueError("files: a split is at most three files: source, target, references")
+        if len(self.files.train) > 2:
+            third = self.files.train[2]
+            raise ValueError(f"files: train is a source and a target, or one table: no third file (got {third})")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is plain text, of which noise makes pairs."""
+        return self.task == "denoising"
 
     @property
     def is_named(self) -> bool:
@@ -145,6 +166,11 @@ class Data:
     @property
     def target_limit(self) -> int:
         return self.limit("target")[1]
+
+    @property
+    def example_limit(self) -> int:
+        """Tokens of an example of plain text, at most."""
+        return min(self.source_limit, self.target_limit)
 
 
 def with_new_names(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -268,6 +294,7 @@ class Recipe:
     tokenizer: Tokenizer = Tokenizer()
     model: Model = Model()
     objective: Objective = JanusObjective()
+    denoising: Denoising = Denoising()
     training: Training = Training()
     decoding: Decoding = Decoding()
     scoring: Scoring = Scoring()
@@ -284,6 +311,8 @@ class Recipe:
         if self.decoding.min_length + 2 > self.model.max_length:
             least, most = self.decoding.min_length, self.model.max_length
             raise ValueError(f"decoding.min_length {least} + BOS + EOS does not fit model.max_length {most}")
+        if self.data.is_plain and not self.tokenizer.joint:
+            raise ValueError("data.task denoising needs tokenizer.joint true: source and target are one text")
         if self.model.tie == "all" and not self.tokenizer.joint:
             raise ValueError("model.tie all needs tokenizer.joint true: the two sides have different vocabularies")
         if getattr(self.objective, "switched", 0) and not self.tokenizer.joint:

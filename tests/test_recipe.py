@@ -14,8 +14,8 @@ from janus_cli.recipe import Recipe
 
 _ROOT = Path(__file__).parents[1]
 _NAMES = [
-    "demo", "dialogsum", "e2e_nlg", "iwslt14", "multi30k", "news_deen", "squad_qg", "tatoeba_deen", "translit_enru",
-    "wmt14_ende", "wmt16_enro",
+    "demo", "dialogsum", "e2e_nlg", "iwslt14", "multi30k", "news_deen", "pretrain_base", "pretrain_small", "squad_qg",
+    "tatoeba_deen", "translit_enru", "wmt14_ende", "wmt16_enro",
 ]  # fmt: skip
 _FETCHED = ("multi30k", "translit_enru")
 

@@ -32,12 +32,14 @@ class Batch:
     ids: (B,) int64, the sentences' numbers in their split (noise and error messages refer to them).
     lexicon: (V, K) int64, translations of each token of the source's vocabulary, likeliest first, PAD for none; the
         same for all batches, and None if the objective needs none. `to` does not move it.
+    hidden: (B, T) bool, the target tokens that the text's own noise hides (`denoise.py`); None: the objective chooses.
     """
 
     source: Tensor
     target: Tensor
     ids: Tensor
     lexicon: Tensor | None = None
+    hidden: Tensor | None = None
 
     @property
     def source_real(self) -> Tensor:
@@ -57,11 +59,13 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         source, target, ids = (t.to(device, non_blocking=True) for t in (self.source, self.target, self.ids))
-        return Batch(source, target, ids, self.lexicon)
+        hidden = None if self.hidden is None else self.hidden.to(device, non_blocking=True)
+        return Batch(source, target, ids, self.lexicon, hidden)
 
     def select(self, rows: slice) -> Batch:
         """The batch of these sentences only."""
-        return Batch(self.source[rows], self.target[rows], self.ids[rows], self.lexicon)
+        hidden = None if self.hidden is None else self.hidden[rows]
+        return Batch(self.source[rows], self.target[rows], self.ids[rows], self.lexicon, hidden)
 
 
 def pad(rows: Sequence[Sequence[int]]) -> Tensor:

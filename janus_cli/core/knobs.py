@@ -80,6 +80,22 @@ class Noise:
             raise ValueError("span_budget is 0: spans would hide nothing")
 
 
+@dataclass(frozen=True)
+class Denoising:
+    """How plain text becomes a pair (data.task denoising): the target is the text, the source what noise leaves of it.
+    Spans that it hides are also what the objective hides, if it hides anything, instead of objective.noise."""
+
+    share: Annotated[float, Knob("share of the tokens in hidden spans", "[BA]", gt=0, le=1)] = 0.3
+    span_mean: Annotated[float, Knob("mean of the Poisson distribution of span lengths", "[BA]", gt=0, le=10)] = 3.0
+    visible: Annotated[
+        float,
+        Knob("probability that a span stays in the source, hidden in the decoder only; [BA] has 0", "[J]", ge=0, le=1),
+    ] = 0.5
+    permute: Annotated[
+        float, Knob("probability that a text's sentences are shuffled in its source; [BA] has 1", "[J]", ge=0, le=1)
+    ] = 0.0
+
+
 ARStream = Literal["content", "query"]
 ARSide = Literal["content", "query", "self", "masks"]  # see core/stream.py; the last two are set by objectives
 

@@ -9,13 +9,14 @@ from math import exp, factorial
 import torch
 from torch import Tensor
 
-from janus_cli.core.batch import SPECIAL, UNK
+from janus_cli.core.batch import SPECIAL, UNK, Batch
 from janus_cli.core.knobs import Noise
 
 # Increment and multipliers of SplitMix64 (Steele et al. 2014), as signed int64.
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
 _SECOND = 0x94D049BB133111EB - (1 << 64)
+LONGEST_SPAN = 20
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
@@ -62,7 +63,7 @@ def is_text(tokens: Tensor) -> Tensor:
 
 def pick(among: Tensor, count: Tensor, draws: Draws) -> Tensor:
     """`count` (B, 1) of the places `among` (B, T) bool, or all if there are fewer, at random -> (B, T) bool."""
-    return (_rank(draws.uniform(among.shape[1]), among) < count) & among
+    return (rank(draws.uniform(among.shape[1]), among) < count) & among
 
 
 def hide(target: Tensor, draws: Draws, noise: Noise) -> Tensor:
@@ -85,12 +86,17 @@ def hide(target: Tensor, draws: Draws, noise: Noise) -> Tensor:
     return torch.where(spans, in_spans, torch.where(suffix, last_places, random_places)) & text
 
 
+def hidden_tokens(batch: Batch, draws: Draws, noise: Noise) -> Tensor:
+    """The target tokens that the noise of the batch's text hides, or else `hide` -> (B, T) bool."""
+    return hide(batch.target, draws, noise) if batch.hidden is None else batch.hidden
+
+
 def random_order(among: Tensor, draws: Draws) -> Tensor:
     """Ranks 1 .. k for the k chosen places of each row, in random order, 0 elsewhere. (B, T) bool -> (B, T) int64."""
-    return (_rank(draws.uniform(among.shape[1]), among) + 1) * among
+    return (rank(draws.uniform(among.shape[1]), among) + 1) * among
 
 
-def _rank(score: Tensor, among: Tensor) -> Tensor:
+def rank(score: Tensor, among: Tensor) -> Tensor:
     """Rank of each score in its row, from 0; places outside `among` rank last. (B, T) -> (B, T)."""
     return score.masked_fill(~among, 2.0).argsort(dim=1).argsort(dim=1)
 
@@ -105,16 +111,24 @@ def _spans(text: Tensor, draws: Draws, mean: float, budget: float) -> Tensor:
     batch, width = text.shape
     n = text.sum(1, keepdim=True)
     allowed = (budget * n).ceil()
-    longest = 20
-    mass = torch.tensor([exp(-mean) * mean**k / factorial(k) for k in range(1, longest + 1)], dtype=torch.float64)
-    edges = (mass / mass.sum()).cumsum(0)[:-1].to(text.device)
-    length = torch.bucketize(draws.uniform(width), edges, right=True) + 1  # (B, T), one span a column
+    length = span_lengths(draws.uniform(width), mean)  # (B, T), one span a column
     before = length.cumsum(1) - length
     length = torch.minimum(length, (allowed - before).clamp(min=0).long())
-    start = _rank(draws.uniform(width), text)  # the j-th text token starts span number start[j]
+    start = rank(draws.uniform(width), text)  # the j-th text token starts span number start[j]
     length = length.gather(1, start) * text  # (B, T), length of the span that starts here
-    place = torch.arange(width, device=text.device).expand(batch, width)
-    edge = torch.zeros(batch, width + 1, dtype=torch.int64, device=text.device)
-    edge.scatter_add_(1, place, (length > 0).long())
-    edge.scatter_add_(1, (place + length).clamp(max=width), -(length > 0).long())
-    return (edge.cumsum(1)[:, :width] > 0) & text
+    return covered(torch.arange(width, device=text.device).expand(batch, width), length, width) & text
+
+
+def span_lengths(uniform: Tensor, mean: float) -> Tensor:
+    """Lengths from Poisson(mean) without 0, up to LONGEST_SPAN, from numbers in [0, 1); int64 of the same shape."""
+    mass = torch.tensor([exp(-mean) * mean**k / factorial(k) for k in range(1, LONGEST_SPAN + 1)], dtype=torch.float64)
+    edges = (mass / mass.sum()).cumsum(0)[:-1].to(uniform.device)
+    return torch.bucketize(uniform, edges, right=True) + 1
+
+
+def covered(start: Tensor, length: Tensor, width: int) -> Tensor:
+    """The places inside spans, which may overlap; start, length (B, N), length 0 for no span -> (B, width) bool."""
+    edge, is_span = torch.zeros(len(start), width + 1, dtype=torch.int64, device=start.device), (length > 0).long()
+    edge.scatter_add_(1, start.clamp(max=width), is_span)
+    edge.scatter_add_(1, (start + length).clamp(max=width), -is_span)
+    return edge.cumsum(1)[:, :width] > 0

@@ -14,13 +14,19 @@ import torch
 from numpy.typing import NDArray
 
 from janus_cli.core.batch import Batch, Joined, batch_of
+from janus_cli.core.denoise import denoised
+from janus_cli.core.noise import Draws
+from janus_cli.data.plain import sentence_ends
 from janus_cli.data.store import Store
 from janus_cli.errors import DataError
+from janus_cli.recipe import Recipe
 
 Lengths = NDArray[np.int64]
 Rows = NDArray[np.int64]  # sentence numbers
 POOL_BATCHES = 64  # sentences are sorted by length only within pools of about so many batches
 BLOCK = 1 << 20  # sentences whose batches are made at once, which takes about 100 MB
+UNTRAINED = -1  # the epoch of validations, whose noise no training sees
+NUMBERS = 1 << 40  # more than any data has examples: noise of the text has other random numbers than the objective's
 RUN = 1 << 10  # neighbours that stay in one block; so a block is a sample from 1,024 places of the corpus
 
 
@@ -120,3 +126,11 @@ def load_batch(store: Store, rows: Rows) -> Batch:
         for side in zip(*(store.pair(row) for row in rows.tolist()), strict=True)
     )
     return batch_of(sources, targets, rows.tolist(), store.lexicon)
+
+
+def noised(batch: Batch, store: Store, recipe: Recipe, epoch: int) -> Batch:
+    """A batch of the store as it is read in an epoch: plain text with its noise, pairs as they are."""
+    if not recipe.data.is_plain:
+        return batch
+    ends = sentence_ends(store.folder) if recipe.denoising.permute else None
+    return denoised(batch, Draws(recipe.seed, epoch, batch.ids + NUMBERS), recipe.denoising, ends)

@@ -1,7 +1,7 @@
 """The text of a recipe: finds its files, checks that their lines are aligned, and reads them in chunks.
 
 A split is two aligned files, or a table with source and target (`tables.py`); besides, it may have references of its
-own, several a line.
+own, several a line. Of plain text, a split is any number of files, one after the other.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import combinations, islice
+from itertools import chain, combinations, islice
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from janus_cli.terminal import command
 
 SPLITS, SIDES = ("train", "valid", "test"), ("source", "target")
 TABLE = "table"  # what a split's files may be, besides its sides and references
+TEXT = "text"  # the first file of plain text; the others are text 2, text 3, …
 CHUNK_LINES, CHUNK_BYTES = 4000, 1 << 22  # limits of a chunk of pairs, which a worker encodes at a time
 AT_ONCE = 16  # lines that are read before the limits are looked at: a chunk may be so many longer
 DEVIATIONS = 3  # of a sum of unrelated differences of lengths; more is no chance
@@ -35,22 +36,26 @@ PLACES = (
     "or the files with --train, --valid and --test"
 )
 Chunk = list[bytes]  # some whole lines of each side; where there are references, a JSON list a line
-Paths = dict[str, Path]  # a split's table, or its sides, and its references
+Paths = dict[str, Path]  # a split's table, or its sides, and its references; or its plain text
 
 
 @dataclass(frozen=True)
 class Split:
     """The aligned texts of one split, by side; a test split may have no target.
 
-    A valid or test split may have `references`, whose lines are JSON lists.
+    A valid or test split may have `references`, whose lines are JSON lists. Plain text has files instead of sides.
     """
 
     name: str
     sides: dict[str, TextFile]
 
     @property
+    def is_plain(self) -> bool:
+        return TEXT in self.sides
+
+    @property
     def lines(self) -> int:
-        return self.sides["source"].lines
+        return sum(file.lines for file in self.sides.values()) if self.is_plain else self.sides["source"].lines
 
 
 def file_name(data: Data, split: str, side: str) -> str:
@@ -70,16 +75,38 @@ def find(data: Data, folder: Path | None, split: str) -> Paths:
     Raises:
         DataError: a named file is missing or is not what it is named for; the folder has several texts for the split.
     """
-    if named := [Path(path) for path in getattr(data.files, split)]:
+    named = [Path(path) for path in getattr(data.files, split)]
+    if data.is_plain:
+        return _plain(data, folder, split, named)
+    if named:
         return _named(data, split, named)
     return _in_folder(data, folder, split) if folder is not None and folder.is_dir() else {}
 
 
-def _named(data: Data, split: str, paths: Sequence[Path]) -> Paths:
-    """One table; or source and target, which may be a table of references; and references. For test also a source."""
+def _plain(data: Data, folder: Path | None, split: str, named: Sequence[Path]) -> Paths:
+    """The files of plain text, in their order."""
+    paths = named
+    if not named and folder is not None:
+        path = folder / file_name(data, split, "target")
+        paths = [file for file in (path, path.with_name(f"{path.name}.gz")) if file.is_file()][:1]
+    _must_exist(split, paths, "text files, plain or .gz")
+    for path in paths:
+        if (kind := tables.kind_of(path)) != "text":
+            raise DataError(
+                f"{path} is a table ({kind}), not plain text", "write its column to a text file, a line a row"
+            )
+    return {f"{TEXT} {number}" if number > 1 else TEXT: path for number, path in enumerate(paths, 1)}
+
+
+def _must_exist(split: str, paths: Sequence[Path], what: str) -> None:
     for path in paths:
         if not path.exists():
-            raise DataError(f"{path} does not exist", f"--{split} names two aligned files, or one table")
+            raise DataError(f"{path} does not exist", f"--{split} names {what}")
+
+
+def _named(data: Data, split: str, paths: Sequence[Path]) -> Paths:
+    """One table; or source and target, which may be a table of references; and references. For test also a source."""
+    _must_exist(split, paths, "two aligned files, or one table")
     if len(paths) == 1:
         if split == "test" and paths[0].is_file() and not _is_table(data, paths[0]):
             return {"source": paths[0]}
@@ -134,13 +161,14 @@ def _tables(folder: Path, stem: str, split: str = "") -> list[Path]:
 def files(data: Data, folder: Path | None) -> dict[str, Paths]:
     """The files of each split; raises DataError if those of train or valid are missing."""
     by_split: dict[str, Paths] = {}
-    for split in SPLITS:
+    whole = ({TEXT}, {TABLE}, {"source", "target"}, {"source", REFERENCES})
+    for split in SPLITS[:2] if data.is_plain else SPLITS:
         paths = find(data, folder, split)
-        has_target = TABLE in paths or {"source", "target"} <= set(paths) or {"source", REFERENCES} <= set(paths)
-        if not has_target and split != "test":
-            missing = (folder or Path()) / file_name(data, split, "target" if "source" in paths else "source")
+        if not any(each <= set(paths) for each in whole) and split != "test":
+            side = "target" if "source" in paths or data.is_plain else "source"
+            missing = (folder or Path()) / file_name(data, split, side)
             raise DataError(f"{missing} (or .gz) is not there" if folder else f"no files for {split}", PLACES)
-        if TABLE in paths or "source" in paths:
+        if paths.keys() & {TEXT, TABLE, "source"}:
             by_split[split] = paths
     for first, second in combinations([path for paths in by_split.values() for path in paths.values()], 2):
         if is_one_file(first, second):
@@ -160,21 +188,23 @@ def survey(data: Data, folder: Path | None, bad_utf8: BadUtf8, plain: Path | Non
         DataError: a text cannot be used, or sides are not aligned.
     """
     by_split = files(data, folder)
-    if "test" not in by_split:
+    if "test" not in by_split and not data.is_plain:
         place = f": {folder / file_name(data, 'test', 'source')} is not there" if folder else ""
         console.say(f"no test split{place}")
     splits = []
     for name, paths in by_split.items():
         keep = bad_utf8 != "stop"  # the encoder deals with bad bytes
-        sides = {side: check(Lines(paths[side], strict=True, keep_bytes=keep)) for side in SIDES if side in paths}
+        texts = [side for side in paths if side not in (TABLE, REFERENCES)]
+        sides = {side: check(Lines(paths[side], strict=True, keep_bytes=keep)) for side in texts}
         if TABLE in paths:
             sides |= extract.pairs(data, name, paths[TABLE], plain, keep_bytes=keep)
         if REFERENCES in paths:
             alone = "target" not in sides
             sides |= extract.references(name, paths[REFERENCES], plain, with_target=alone, keep_bytes=keep)
-        _must_align(sides)
+        if not data.is_plain:
+            _must_align(sides)
         splits.append(Split(name, sides))
-    for name in SPLITS:
+    for name in () if data.is_plain else SPLITS:
         _tell_unread(data, folder, name, by_split.get(name, {}))
     return splits
 
@@ -233,7 +263,14 @@ def must_be_unchanged(splits: Sequence[Split]) -> None:
 
 def chunks(split: Split) -> Iterator[Chunk]:
     """All lines of the split, in order. Chunk boundaries depend on the text alone."""
-    files = [raw_lines(file.text) for file in split.sides.values()]
+    if split.is_plain:
+        for file in split.sides.values():
+            yield from _chunks([raw_lines(file.text)])
+    else:
+        yield from _chunks([raw_lines(file.text) for file in split.sides.values()])
+
+
+def _chunks(files: Sequence[Iterator[bytes]]) -> Iterator[Chunk]:
     chunk: list[list[bytes]] = [[] for _ in files]
     lines = size = 0
     while any(some := [b"".join(islice(file, AT_ONCE)) for file in files]):
@@ -245,6 +282,15 @@ def chunks(split: Split) -> Iterator[Chunk]:
             chunk, lines, size = [[] for _ in files], 0, 0
     if size:
         yield [b"".join(side) for side in chunk]
+
+
+def samples(split: Split, most: int, clean: Callable[[str], str]) -> tuple[Iterator[str], Iterator[str]]:
+    """A sample of the sources and one of the targets, see `sample`; plain text has targets only."""
+    if split.is_plain:
+        shares = ((file, -(-most * file.lines // split.lines)) for file in split.sides.values())
+        return iter(()), chain.from_iterable(sample(file, share, clean) for file, share in shares)
+    source, target = (sample(split.sides[side], most, clean) for side in SIDES)
+    return source, target
 
 
 def sample(file: TextFile, most: int, clean: Callable[[str], str]) -> Iterator[str]:

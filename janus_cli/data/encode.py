@@ -25,6 +25,7 @@ from janus_cli.data import survival
 from janus_cli.data.corpus import Chunk, Split, chunks
 from janus_cli.data.filters import filter_pairs, shortened
 from janus_cli.data.lines import BadUtf8, cleaner
+from janus_cli.data.plain import examples
 from janus_cli.data.references import texts_in
 from janus_cli.data.store import Ragged
 from janus_cli.data.tokenizer import Tokenizers, join, load_tokenizers
@@ -61,6 +62,8 @@ def encode(tokenizers: Tokenizers, data: Data, bad_utf8: BadUtf8, split: Split, 
 
     bad_utf8: a pair with bad bytes is dropped (`skip`), else they are replaced; always replaced in a test split.
     """
+    if split.is_plain:
+        return _encode_plain(tokenizers, data, bad_utf8, split, chunk)
     bad, clean = set[int](), cleaner(data.clean)
     sides = [[clean(line) for line in _texts(side, bad)] for side in chunk[:2]]
     references = [side.removesuffix(b"\n").split(b"\n") for side in chunk[2:]]
@@ -82,13 +85,36 @@ def encode(tokenizers: Tokenizers, data: Data, bad_utf8: BadUtf8, split: Split, 
             texts += ([_references(line, clean, tokenizers.joiner) for line in compress(side, kept)],)
     elif data.deduplicate:
         keys = [pair_hash(*pair) for pair in compress(zip(sources, targets, strict=True), kept)]
-    tried = [row for row in range(0, count, survival.step(split)) if targets[row] and row not in bad]
-    lines, ids = [targets[row] for row in tried], [target_rows[row] for row in tried]
     return Encoded(
         count, source_ids.keep(kept), target_ids.keep(kept), dropped, keys, texts,
         replaced=len(bad - skip), left_out=left_out, long=int((long & kept).sum()),
-        round_trip=survival.round_trip(tokenizers, lines, ids) if "target" in split.sides else {},
+        round_trip=_round_trip(tokenizers, split, targets, target_rows, bad) if "target" in split.sides else {},
     )  # fmt: skip
+
+
+def _encode_plain(tokenizers: Tokenizers, data: Data, bad_utf8: BadUtf8, split: Split, chunk: Chunk) -> Encoded:
+    """The same for plain text: targets are examples, sources are empty; both texts of an example are the example."""
+    bad, clean = set[int](), cleaner(data.clean)
+    lines = [clean(line) for line in _texts(chunk[0], bad)]
+    skip = bad if bad_utf8 == "skip" else set[int]()
+    rows = tokenizers.target.encode(lines)
+    whole = examples(Ragged.of([row for number, row in enumerate(rows) if number not in skip]), data)
+    kept, dropped, left_out = filter_pairs(split.name, data, whole.lengths, whole.lengths, set())
+    targets = whole.keep(kept)
+    text = tokenizers.target.decode(targets.rows()) if split.name != "train" else []
+    return Encoded(
+        len(lines), Ragged.of([[]] * len(targets.lengths)), targets, dropped + Counter({"bad_utf8": len(skip)}),
+        texts=(text, text), replaced=len(bad - skip), left_out=left_out,
+        round_trip=_round_trip(tokenizers, split, lines, rows, bad),
+    )  # fmt: skip
+
+
+def _round_trip(
+    tokenizers: Tokenizers, split: Split, lines: Sequence[str], rows: Sequence[Sequence[int]], bad: set[int]
+) -> Counter[str]:
+    """`survival.round_trip` of some lines of a split, whose ids are `rows`."""
+    tried = [number for number in range(0, len(lines), survival.step(split)) if lines[number] and number not in bad]
+    return survival.round_trip(tokenizers, [lines[number] for number in tried], [rows[number] for number in tried])
 
 
 def _references(line: bytes, clean: Callable[[str], str], joiner: str) -> str:

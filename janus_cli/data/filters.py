@@ -23,6 +23,8 @@ def faults(split: str, data: Data, source: np.ndarray, target: np.ndarray) -> di
     """
     if split == "test":
         return {}
+    if data.is_plain:
+        source = target  # which it is made of
     shorter, longer, train = np.minimum(source, target), np.maximum(source, target), split == "train"
     found = {
         "empty": shorter == 0,
@@ -74,6 +76,8 @@ def tell(split: str, entry: Mapping[str, Any], data: Data) -> None:
     """
     dropped, left_out = entry["dropped"], entry["left_out"]
     said = [f"{entry['kept']:,} of {entry['in']:,} pairs kept"]
+    if data.is_plain:
+        said = [f"{console.counted(entry['kept'], 'example')} of {console.counted(entry['in'], 'line')}"]
     if dropped:
         said.append(f"dropped: {reasons(dropped)}")
     if left_out:

@@ -21,7 +21,9 @@ def tell(splits: Sequence[Split]) -> None:
 
     Keeps a hash of each valid and test pair in memory, and reads the training text once.
     """
-    train, *others = (split for split in splits if "target" in split.sides)
+    if not (paired := [split for split in splits if "target" in split.sides]):
+        return  # plain text
+    train, *others = paired
     for split in others:
         repeated = split.lines - len({hash(source) for source, _ in _pairs(split)})
         if repeated > MUCH * split.lines:

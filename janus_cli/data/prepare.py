@@ -71,18 +71,18 @@ def prepare(
     with whole_folder(out, force=force, is_ours=is_prepared, what=PREPARED) as folder:
         splits = corpus.survey(data, _text(recipe, out, folder), bad_utf8, folder / TEXT)
         train = splits[0]
-        console.say(f"{console.counted(train.lines, 'training pair')} found")
+        console.say(f"{console.counted(train.lines, 'line' if data.is_plain else 'training pair')} found")
         overlap.tell(splits)
         # Both sides of a joint tokenizer share the limit, which is there to bound memory.
-        most = max(1, knobs.train_lines // 2) if knobs.joint else knobs.train_lines
-        sources, targets = (corpus.sample(file, most, cleaner(data.clean)) for file in train.sides.values())
+        most = max(1, knobs.train_lines // 2) if knobs.joint and not data.is_plain else knobs.train_lines
+        sources, targets = corpus.samples(train, most, cleaner(data.clean))
         tokenizers = train_tokenizers(knobs, sources, targets, folder, (data.source, data.target))
         sizes = {"source": tokenizers.source.size, "target": tokenizers.target.size}
         of_each = f"{sizes['source']:,} source and {sizes['target']:,} target entries"
         of_both = f"{sizes['source']:,} entries for both sides"
         console.say(f"tokenizer: {of_both if knobs.joint else of_each}")
         origin = {name: sha256(folder / name) for name in tokenizers.files}
-        targets = corpus.sample(train.sides["target"], LINES, cleaner(data.clean))
+        _, targets = corpus.samples(train, LINES, cleaner(data.clean))
         shape = Shape.of(join(line, tokenizers.joiner) for line in targets)
         useful = max(1, min(usable_cores(), train.lines // LINES_WORTH_A_PROCESS))
         written = {}
@@ -172,7 +172,8 @@ def write_split(
     with ExitStack() as stack:
         bar = stack.enter_context(console.progress(f"encoding {split.name}", split.lines))
         store = stack.enter_context(StoreWriter(folder, split.name, *sizes, origin))
-        paths = [] if split.name == "train" else [folder / text_name(split.name, side) for side in split.sides]
+        sides = corpus.SIDES if split.is_plain else split.sides
+        paths = [] if split.name == "train" else [folder / text_name(split.name, side) for side in sides]
         files = [stack.enter_context(path.open("wb")) for path in paths]
         for chunk in encoded:
             store.add(*(_without_duplicates(chunk, seen, dropped) if chunk.keys else (chunk.sources, chunk.targets)))
@@ -232,7 +233,9 @@ def _account(split: str, entry: Mapping[str, Any], recipe: Recipe) -> None:
     Raises DataError if the split has no pair to learn from.
     """
     lost = Counter(entry["dropped"]) + Counter(entry["left_out"])
-    if lost.total() >= entry["in"]:
+    if not entry["kept"] and not lost:
+        raise DataError(f"every line of the {split} split is empty", "is it the right text?")
+    if lost.total() >= entry["in"] or not entry["kept"]:
         fate = "dropped" if split == "train" else "dropped or left out of the losses"
         knobs = " and ".join(filters.loosen(lost, recipe.data))
         raise DataError(

@@ -54,6 +54,11 @@ class Ragged:
             return self
         return Ragged(self.values[np.repeat(chosen, self.lengths)], self.lengths[chosen])
 
+    def rows(self) -> list[list[int]]:
+        """As lists of ids."""
+        ends = np.cumsum(self.lengths).tolist()
+        return [self.values[start:end].tolist() for start, end in zip([0, *ends], ends, strict=False)]
+
     def cut(self, most: int) -> Ragged:
         """The first `most` values of each row."""
         if not (self.lengths > most).any():

@@ -27,7 +27,7 @@ from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.core.objectives.correction import corrected
 from janus_cli.core.search.mask_predict import predicted_lengths
 from janus_cli.core.steps import at_once
-from janus_cli.data.batching import Lengths, load_batch
+from janus_cli.data.batching import UNTRAINED, Lengths, load_batch, noised
 from janus_cli.data.filters import with_losses
 from janus_cli.data.prepared import missing_split, prepared_file
 from janus_cli.data.store import Store, store_files
@@ -114,7 +114,8 @@ def probe(count: int, device: torch.device, run: Run, folder: Path) -> Probe:
     usable, size = np.flatnonzero(with_losses(store, recipe.data)), recipe.decoding.batch_sentences
     chosen = usable[sampled(len(usable), count)]
     order = chosen[np.argsort(store.lengths()[0][chosen], kind="stable")]
-    batches = [load_batch(store, order[start : start + size]) for start in range(0, len(order), size)]
+    rows = [order[start : start + size] for start in range(0, len(order), size)]
+    batches = [noised(load_batch(store, some), store, recipe, UNTRAINED) for some in rows]
     return Probe(
         folder.name, read_state(folder).get("step"), (len(chosen), len(usable)),
         reliability(model, recipe, batches),
@@ -159,7 +160,7 @@ def reliability(model: Transformer, recipe: Recipe, batches: Iterable[Batch]) ->
     found: dict[tuple[str, bool], list[Tensor]] = {}  # by stream, and whether query slots predict
     with torch.inference_mode():
         for batch in batches:
-            plan = objective.plan(batch, Draws(recipe.seed, -1, batch.ids), recipe.objective).to(device)
+            plan = objective.plan(batch, Draws(recipe.seed, UNTRAINED, batch.ids), recipe.objective).to(device)
             there = batch.to(device)
             memory = model.encode(there.source if plan.source is None else plan.source.tokens, there.source_real)
             streams = dict(plan.streams)

@@ -26,7 +26,7 @@ from janus_cli.core.batch import Batch
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES, Objective, Plan, Term
-from janus_cli.data.batching import Rows, epoch_batches, load_batch
+from janus_cli.data.batching import Rows, epoch_batches, load_batch, noised
 from janus_cli.data.prepared import Prepared
 from janus_cli.device import SIGNALS, StopSignal, World, autocast, product_rate, resolve_precision
 from janus_cli.documents import Position
@@ -213,7 +213,7 @@ class Trainer:
                 for place in range(self.world.rank, per_window, self.world.size):
                     rows, weight = (group[place], 1.0) if place < len(group) else (group[0], 0.0)
                     if weight or not micros:
-                        batch = load_batch(store, rows)
+                        batch = noised(load_batch(store, rows), store, self.recipe, position.epoch)
                         micros += micro_batches(batch, weight, self.recipe, position.epoch, self.world.device)
                 position.batch += per_window
                 yield Window(micros, group)

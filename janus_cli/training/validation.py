@@ -8,6 +8,7 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from janus_cli.core.batch import EOS, UNK, pad
@@ -15,7 +16,7 @@ from janus_cli.core.generate import generate
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
-from janus_cli.data.batching import epoch_batches, load_batch
+from janus_cli.data.batching import UNTRAINED, epoch_batches, load_batch, noised
 from janus_cli.data.filters import with_losses
 from janus_cli.data.prepared import Prepared
 from janus_cli.data.references import prepared_references
@@ -57,7 +58,9 @@ class Material(NamedTuple):
 def material(recipe: Recipe, prepared: Prepared) -> Material:
     """Of the valid split; to be read once, for all validations of a training."""
     valid, rows = prepared.valid, sample(len(prepared.valid), recipe.training.valid_sentences)
-    sources = [valid.pair(row)[0][: recipe.reads].tolist() for row in rows]  # cut, as `janus decode` does
+    batch = noised(load_batch(valid, np.array(rows)), valid, recipe, UNTRAINED)
+    lengths = (batch.source_real.sum(1) - 1).clamp(max=recipe.reads).tolist()  # cut, as `janus decode` does
+    sources = [ids[:length] for ids, length in zip(batch.source.tolist(), lengths, strict=True)]
     references = prepared_references(prepared.folder, "valid", rows)
     return Material(valid.only(with_losses(valid, recipe.data)), sources, references, prepared.tokenizers.target)
 
@@ -110,8 +113,8 @@ def _terms(
     for rows in epoch_batches(store, recipe.training.batch_tokens, 0, 0):
         if stop.number:
             break
-        batch = load_batch(store, rows)
-        plan = objective.plan(batch, Draws(recipe.seed, -1, batch.ids), knobs)
+        batch = noised(load_batch(store, rows), store, recipe, UNTRAINED)
+        plan = objective.plan(batch, Draws(recipe.seed, UNTRAINED, batch.ids), knobs)
         terms = objective.loss(model, batch.to(device), plan.to(device), knobs)
         means.add({name: term._replace(total=term.total.double()) for name, term in terms.items()}, plan.counts)
     model.train()

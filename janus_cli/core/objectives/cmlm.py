@@ -8,14 +8,14 @@ Off by default, `glance` reveals hidden tokens in proportion to the model's mist
 from janus_cli.core.batch import Batch
 from janus_cli.core.knobs import CmlmObjective
 from janus_cli.core.model import Transformer
-from janus_cli.core.noise import Draws, hide
+from janus_cli.core.noise import Draws, hidden_tokens
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units, length_term, stream_loss
 from janus_cli.core.objectives.glancing import first_look, still_hidden
 from janus_cli.core.stream import masked
 
 
 def plan(batch: Batch, draws: Draws, knobs: CmlmObjective) -> Plan:
-    hidden = hide(batch.target, draws, knobs.noise)
+    hidden = hidden_tokens(batch, draws, knobs.noise)
     drafts = {"look": first_look(batch.target, hidden, draws)} if knobs.glance else {}
     return Plan({"nar": masked(batch.target, hidden.long())}, count_units(batch, hidden), drafts=drafts)
 

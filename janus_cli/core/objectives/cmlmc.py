@@ -15,14 +15,14 @@ and position embeddings are concatenated, not added (`model.embedding`): `CmlmcO
 from janus_cli.core.batch import Batch
 from janus_cli.core.knobs import CmlmcObjective
 from janus_cli.core.model import Transformer
-from janus_cli.core.noise import Draws, hide
+from janus_cli.core.noise import Draws, hidden_tokens
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units, length_term, stream_loss
 from janus_cli.core.objectives.correction import corrected, correction
 from janus_cli.core.stream import masked
 
 
 def plan(batch: Batch, draws: Draws, knobs: CmlmcObjective) -> Plan:
-    hidden = hide(batch.target, draws, knobs.noise)
+    hidden = hidden_tokens(batch, draws, knobs.noise)
     correct, guess, wrong = correction(batch.target, hidden, knobs.replaced, draws)
     streams = {"nar": masked(batch.target, hidden.long()), "correct": correct}
     return Plan(streams, {**count_units(batch, hidden), "wrong": wrong}, drafts={"guess": guess})

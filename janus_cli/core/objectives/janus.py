@@ -22,7 +22,7 @@ from janus_cli.core.batch import IGNORE, Batch
 from janus_cli.core.knobs import JanusObjective
 from janus_cli.core.losses import cross_entropy
 from janus_cli.core.model import Transformer
-from janus_cli.core.noise import Draws, hide
+from janus_cli.core.noise import Draws, hidden_tokens
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units, length_term, stream_loss
 from janus_cli.core.objectives.correction import corrected, correction
 from janus_cli.core.objectives.glancing import first_look, still_hidden
@@ -36,7 +36,7 @@ def nar_and_aux(target: Tensor, hidden: Tensor) -> Stream:
 
 
 def plan(batch: Batch, draws: Draws, knobs: JanusObjective) -> Plan:
-    target, hidden = batch.target, hide(batch.target, draws, knobs.noise)
+    target, hidden = batch.target, hidden_tokens(batch, draws, knobs.noise)
     streams = {"ar": ar_stream(target, knobs.ar_stream), "nar_aux": nar_and_aux(target, hidden)}
     drafts, counts = {}, count_units(batch, hidden)
     if knobs.correct:

@@ -10,13 +10,13 @@ all positions. These are JANUS's AUX slots alone, in a random order. The first q
 from janus_cli.core.batch import Batch
 from janus_cli.core.knobs import MpnetObjective
 from janus_cli.core.model import Transformer
-from janus_cli.core.noise import Draws, hide, random_order
+from janus_cli.core.noise import Draws, hidden_tokens, random_order
 from janus_cli.core.objectives.base import Objective, Plan, Term, count_units, length_term, stream_loss
 from janus_cli.core.stream import beside, masked, revealed
 
 
 def plan(batch: Batch, draws: Draws, knobs: MpnetObjective) -> Plan:
-    hidden = hide(batch.target, draws, knobs.noise)
+    hidden = hidden_tokens(batch, draws, knobs.noise)
     rank = random_order(hidden, draws)
     stream = beside(masked(batch.target, rank).unlabelled, *revealed(batch.target, rank))
     return Plan({"permuted": stream}, count_units(batch, hidden))
