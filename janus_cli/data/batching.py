@@ -130,7 +130,7 @@ def load_batch(store: Store, rows: Rows) -> Batch:
 
 def noised(batch: Batch, store: Store, recipe: Recipe, epoch: int) -> Batch:
     """A batch of the store as it is read in an epoch: plain text with its noise, pairs as they are."""
-    if not recipe.data.is_plain:
+    if recipe.data.task != "denoising":
         return batch
     ends = sentence_ends(store.folder) if recipe.denoising.permute else None
     return denoised(batch, Draws(recipe.seed, epoch, batch.ids + NUMBERS), recipe.denoising, ends)

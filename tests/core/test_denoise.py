@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from math import ceil, exp, factorial
 
 import pytest
@@ -78,7 +79,7 @@ def rebuilt(text: list[int], draws: Draws, knobs: Denoising) -> tuple[list[int],
     places = sorted(range(count), key=order.__getitem__) if moved else range(count)
     sources = [[token for position, token in read if position < len(text) and sentence[position] == s] for s in places]
     at_end = [token for position, token in read if position == len(text)]
-    return [*sum(sources, []), *at_end, EOS], hidden
+    return [*chain.from_iterable(sources), *at_end, EOS], hidden
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_sentences_are_moved_whole_and_the_target_is_not() -> None:
     for row in rows(made.source):
         tokens = [token for token in row if token != MASK]  # insertions
         starts = sorted(range(4), key=lambda number: tokens.index(sentences[number][0]))
-        assert tokens == [*sum((list(sentences[number]) for number in starts), []), EOS]
+        assert tokens == [*chain.from_iterable(sentences[number] for number in starts), EOS]
         found.add(tuple(starts))
     assert len(found) == 24
     kept = sum([token for token in row if token != MASK] == [*text, EOS] for row in rows(made.source))

@@ -82,9 +82,9 @@ def test_files_are_one_text() -> None:
 
 @pytest.mark.usefixtures("text")
 def test_lines_of_their_own_short_examples_and_bad_bytes() -> None:
-    put_file(A, b"a b c\n\xff b c d\nd e\n\ng\n")
+    put_file(A, b"a b c\n\xff b c d\nd e f\n\ng\n")
     prepared = made(recipe_of(pack=False, min_tokens=2), bad_utf8="skip")
-    assert targets(prepared, prepared.train) == ["a b c", "d e", "i j", "l l l l l l", "l l"]
+    assert targets(prepared, prepared.train) == ["a b c", "d e f", "i j", "l l l l l l", "l l"]
     assert prepared.manifest["splits"]["train"]["dropped"] == {"bad_utf8": 1, "too_short": 2}
     assert targets(prepared, prepared.valid) == ["a b", "c d e f", "g"]
 
