@@ -17,6 +17,7 @@ SOURCES = {
     "[B]": "BANG (Qi et al., ICML 2021)",
     "[CC]": "CMLMC (Huang et al., ICLR 2022)",
     "[CE]": "CeMAT (Li et al., ACL 2022)",
+    "[BA]": "BART (Lewis et al., ACL 2020)",
     "[G]": "GLAT (Qian et al., ACL 2021)",
     "[N]": "blocking repeated n-grams (Paulus et al., ICLR 2018), as in fairseq",
     "[K]": "top-k sampling (Fan et al., ACL 2018)",
