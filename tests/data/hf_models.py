@@ -1,6 +1,6 @@
 """Folders with tiny tokenizers, as those of Hugging Face models look, and odd lines; what transformers makes of them.
 
-`python tests/data/hf_models.py FOLDER` writes golden_hf/ again, which needs transformers.
+`python -m tests.data.hf_models FOLDER` writes golden_hf/ again, which needs transformers.
 """
 
 from __future__ import annotations
@@ -188,9 +188,16 @@ def packed(folder: Path) -> dict[str, str]:
     return {file.name: b64encode(file.read_bytes()).decode() for file in sorted(folder.iterdir())}
 
 
-def unpack(files: dict[str, str], folder: Path) -> None:
-    for name, data in files.items():
-        (folder / name).write_bytes(b64decode(data))
+def golden(name: str) -> dict[str, Any]:
+    return dict(json.loads((GOLDEN / f"{name}.json").read_bytes()))
+
+
+def unpack(name: str, folder: Path) -> Path:
+    """Makes the folder of a golden model."""
+    folder.mkdir(exist_ok=True)
+    for file, data in golden(name)["files"].items():
+        (folder / file).write_bytes(b64decode(data))
+    return folder
 
 
 def main(place: Path) -> None:

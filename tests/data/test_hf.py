@@ -11,7 +11,6 @@ import pytest
 
 pytest.importorskip("tokenizers")
 
-import hf_models
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,12 +20,10 @@ from janus_cli.data.hf_folder import given_back
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers, train_tokenizers
 from janus_cli.errors import DataError
 from janus_cli.recipe import Tokenizer
+from tests.data import hf_models
+from tests.data.hf_models import golden, unpack
 
 LINES = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]))
-
-
-def golden(name: str) -> dict[str, Any]:
-    return dict(json.loads((hf_models.GOLDEN / f"{name}.json").read_bytes()))
 
 
 def taken_over(place: Path, out: Path, **knobs: Any) -> Tokenizers:
@@ -37,10 +34,7 @@ def taken_over(place: Path, out: Path, **knobs: Any) -> Tokenizers:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizers]:
     root = tmp_path_factory.mktemp("hf")
-    for name in hf_models.MODELS:
-        (root / name).mkdir()
-        hf_models.unpack(golden(name)["files"], root / name)
-    return {name: taken_over(root / name, root / f"{name}.made") for name in hf_models.MODELS}
+    return {name: taken_over(unpack(name, root / name), root / f"{name}.made") for name in hf_models.MODELS}
 
 
 def side_of(tokenizers: Tokenizers, side: str) -> HuggingFace:
@@ -119,9 +113,7 @@ def test_names_of_special_tokens_in_byte_level_text_are_text(made: dict[str, Tok
 @pytest.mark.parametrize("name", hf_models.MODELS)
 def test_files_are_taken_over_again_as_they_are(made: dict[str, Tokenizers], tmp_path: Path, name: str) -> None:
     """From prepared data or a run, and so a run that starts from it knows its tokenizer again."""
-    (tmp_path / "model").mkdir()
-    hf_models.unpack(golden(name)["files"], tmp_path / "model")
-    first = taken_over(tmp_path / "model", tmp_path / "first")
+    first = taken_over(unpack(name, tmp_path / "model"), tmp_path / "first")
     second = taken_over(tmp_path / "first", tmp_path / "second")
     assert first.joint
     assert len(first.files) == (3 if name == "marian" else 2)
@@ -136,10 +128,8 @@ def test_files_are_taken_over_again_as_they_are(made: dict[str, Tokenizers], tmp
 
 @pytest.mark.parametrize("name", hf_models.MODELS)
 def test_a_folder_that_is_given_back_is_taken_over_as_the_same_files(tmp_path: Path, name: str) -> None:
-    model, back = tmp_path / "model", tmp_path / "back"
-    model.mkdir()
+    model, back = unpack(name, tmp_path / "model"), tmp_path / "back"
     back.mkdir()
-    hf_models.unpack(golden(name)["files"], model)
     first = taken_over(model, tmp_path / "first")
     for file, data in given_back(side_of(first, "source"), side_of(first, "target")).items():
         (back / file).write_bytes(data)
@@ -151,7 +141,7 @@ def test_a_folder_that_is_given_back_is_taken_over_as_the_same_files(tmp_path: P
 
 def test_rows_of_the_model_decide_how_many_ids_there_are(tmp_path: Path) -> None:
     """More rows than tokens are ids that no text has; where the last token has no row, it is absent."""
-    hf_models.unpack(golden("bart")["files"], tmp_path)
+    unpack("bart", tmp_path)
     hf_models.write(tmp_path, "config.json", {"vocab_size": 410})
     padded = side_of(taken_over(tmp_path, tmp_path / "padded"), "source")
     assert padded.size == 410
@@ -164,7 +154,7 @@ def test_rows_of_the_model_decide_how_many_ids_there_are(tmp_path: Path) -> None
 
 
 def test_marian_with_a_vocabulary_of_its_own_for_each_side_is_not_joint(tmp_path: Path) -> None:
-    hf_models.unpack(golden("marian")["files"], tmp_path)
+    unpack("marian", tmp_path)
     ids = json.loads((tmp_path / "vocab.json").read_bytes())
     hf_models.write(tmp_path, "target_vocab.json", {name: index for index, name in enumerate(reversed(ids))})
     hf_models.write(tmp_path, "tokenizer_config.json", {"separate_vocabs": True})
@@ -206,7 +196,7 @@ def _damage(name: str, data: bytes) -> Callable[[Path], object]:
 def test_folders_that_do_not_fit_are_refused(
     tmp_path: Path, name: str, damage: Callable[[Path], object], message: str
 ) -> None:
-    hf_models.unpack(golden(name)["files"], tmp_path)
+    unpack(name, tmp_path)
     damage(tmp_path)
     with pytest.raises(DataError, match=message):
         taken_over(tmp_path, tmp_path / "made")

@@ -26,6 +26,7 @@ from janus_cli.data.tokenizer import Words
 from janus_cli.export.ctranslate2 import unique_names
 from janus_cli.export.export import export
 from janus_cli.training.checkpoint import load_model, save, verify
+from tests.data import hf_models
 
 ctranslate2 = pytest.importorskip("ctranslate2")
 
@@ -171,12 +172,14 @@ TEXTS = [
         ["tokenizer.joint=false", "model.tie=target"],
         ["tokenizer.kind=words", "tokenizer.joiner='@@'"],
         ["tokenizer.kind=words", "tokenizer.joint=false", "model.tie=none"],
+        ["tokenizer.kind=hf", "tokenizer.reuse=marian"],
     ],
-    ids=["pieces", "separate pieces", "words", "separate words"],
+    ids=["pieces", "separate pieces", "words", "separate words", "hf"],
 )
 def test_the_program_in_the_readme_writes_what_decode_writes(
     make_run: MakeRun, janus: Janus, changes: list[str]
 ) -> None:
+    hf_models.unpack("marian", Path("marian"))
     make_run("run", "janus", [*changes, "decoding.max_ratio=1.16", "model.max_length=60"])
     Path("text").write_bytes("".join(f"{line}\n" for line in TEXTS).encode())
     janus("decode", "--mode", "ar", "--beam", "1", "--input", "text", "--output", "ours")
