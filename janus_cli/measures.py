@@ -5,6 +5,7 @@ Cheap to import: recipes, help texts and documents are made of it. `scoring/metr
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,8 +66,43 @@ MEASURES: dict[str, Measure] = {
     },
     "exact": Measure("exact match", "share of outputs that equal a reference, spaces at the ends aside"),
     "edit": Measure("edit distance", "mean edit distance to the nearest reference, in characters", False, highest=None),
+    **{
+        f"rouge155-{kind[5:]}": Measure(f"{title} (1.5.5)", f"F1 of {what}, as the script ROUGE-1.5.5 counts, stemmed")
+        for kind, (title, what) in [*_ROUGE.items()][:3]
+    },
+    **{
+        f"bleu{order}-coco": Measure(f"BLEU-{order} (coco)", f"BLEU-{order} as coco-caption, not smoothed", words=True)
+        for order in range(1, 5)
+    },
+    "rougeL-coco": Measure(
+        "ROUGE-L (coco)", "F of the longest common subsequence, β 1.2, as coco-caption", words=True
+    ),
+    "meteor": Measure("METEOR", "METEOR 1.5 (Denkowski 2014), English; extra `meteor`, and Java", words=True),
+    "f1": Measure("F1", "F1 of words without articles and punctuation, as SQuAD and CoQA", words=True),
+    **{
+        f"bleu{order}-sentence": Measure(
+            f"sentence BLEU-{order}", f"mean BLEU-{order} of lines, NLTK's smoothing 7", highest=None, words=True
+        )
+        for order in (1, 2)
+    },
+    **{
+        f"distinct{order}": Measure(f"Distinct-{order}", f"share of different {what} among all (Li 2016)", words=True)
+        for order, what in ((1, "words"), (2, "pairs of words"))
+    },
 }  # fmt: skip
-GROUPS = {"rouge": tuple(_ROUGE), "rouge-stem": tuple(f"{name}-stem" for name in _ROUGE)}
+GROUPS = {
+    "rouge": tuple(_ROUGE),
+    "rouge-stem": tuple(f"{name}-stem" for name in _ROUGE),
+    **{
+        group: tuple(name for name in MEASURES if re.fullmatch(pattern, name))
+        for group, pattern in (
+            ("rouge155", "rouge155-."), ("bleu-coco", "bleu.-coco"), ("bleu-sentence", "bleu.-sentence"),
+            ("distinct", "distinct."),
+        )
+    },
+}  # fmt: skip
+
+GlgeTask = Literal["cnndm", "gigaword", "xsum", "msnews", "squad_qg", "msqg", "coqa", "personachat"]
 
 # Of sacreBLEU. 13a and intl split European text, none splits at spaces; the others split scripts without spaces, too.
 Tokenize = Literal["auto", "13a", "intl", "none", "zh", "char", "ja-mecab", "ko-mecab", "flores200"]

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from janus_cli.commands import options
-from janus_cli.measures import BOOTSTRAP_SEED, short_names
+from janus_cli.measures import BOOTSTRAP_SEED, GlgeTask, short_names
 
 
 def score(
@@ -36,6 +36,10 @@ def score(
             help="Text with the source of each line: a source that stands in several lines is scored once, against the "
             "references of all of them, as coco-caption does.",
         ),
+    ] = None,
+    task: Annotated[
+        GlgeTask | None,
+        typer.Option("--task", help="Prepare the lines and score them as GLGE does for this task of it."),
     ] = None,
     column: options.Column = None,
     against: Annotated[
@@ -80,20 +84,21 @@ def score(
       janus score out.txt --reference first.en --reference second.en
       janus score out.txt --reference e2e.refs.tsv --bootstrap 1000
       janus score out.txt --reference test.tgt --pool-references test.src
+      janus score out.txt --reference test.tgt --task xsum
       janus score out.jsonl --column summary --reference test.csv --reference-column human
     """
     import json
 
     from janus_cli import console, runs
     from janus_cli.data.lines import name_of
-    from janus_cli.data.tables import column_of_each, text_or_column
+    from janus_cli.data.tables import column_of_each
     from janus_cli.errors import UsageError
-    from janus_cli.scoring import inputs, report
+    from janus_cli.scoring import glge, inputs, report
     from janus_cli.scoring.bootstrap import SAMPLES
     from janus_cli.scoring.judge import judge_of_outputs
     from janus_cli.scoring.metrics import expand, looks_tokenised
 
-    wanted = None if metrics is None else expand(options.names(metrics))
+    wanted = expand(options.names(metrics)) if metrics is not None else glge.metrics(task) if task else None
     if reference_column and not reference:
         raise UsageError("--reference-column is of a table, and none is named", "name it with --reference")
     named = (runs.pretrained(hypotheses) or hypotheses) if hypotheses else None
@@ -107,9 +112,7 @@ def score(
     outputs = [report.Output(name_of(path), inputs.read_hypotheses(path, own)) for path, own in columns]
     references = [(str(file), inputs.read_references(file, reference_column or ())) for file in files]
     console.say(f"scoring {outputs[0].name} against {', '.join(map(str, files))}")
-    if pool_references:
-        sources = report.Output(name_of(pool_references), list(text_or_column(pool_references, ("source",))))
-        outputs, references = report.pooled(outputs, references, sources)
+    outputs, references = glge.compared(task, outputs, references, pool_references, inputs.records_of(first))
     own = runs.find_run(run) if run else runs.run_around(first) or runs.run_around(files[0])
     inputs.warn_of_sources(reference_column or (), own)
     judge, chosen = judge_of_outputs(own, references, wanted, tokenize)
@@ -117,6 +120,7 @@ def score(
         console.warn("the hypotheses look tokenised; `--metrics bleu-tok` scores them as they are")
     samples = bootstrap if bootstrap is not None else SAMPLES if against else 0
     found = report.measure(outputs, references, judge, chosen, samples=samples, seed=seed)
+    found |= {"task": task} if task else {}
     for output in outputs:
         if empty := sum(not line.strip() for line in output.lines):
             console.say(f"{output.name}: {empty:,} of {console.counted(len(output.lines), 'output')} are empty")

@@ -31,7 +31,7 @@ from janus_cli.measures import MEASURES
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring.judge import judge_of_run, must_be_read
-from janus_cli.scoring.metrics import References
+from janus_cli.scoring.scores import References
 from janus_cli.system import load_average
 from janus_cli.training.checkpoint import find_checkpoint, fingerprint, read_state
 

@@ -33,7 +33,8 @@ from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring import bootstrap
 from janus_cli.scoring.judge import Judge, judge_of, must_be_read, named_metric
-from janus_cli.scoring.metrics import References, Score, must_be_at_hand
+from janus_cli.scoring.metrics import must_be_at_hand
+from janus_cli.scoring.scores import References, Score
 from janus_cli.system import load_average, usable_cores
 from janus_cli.training import checkpoint
 from janus_cli.training.resume import continued

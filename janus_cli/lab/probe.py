@@ -39,7 +39,7 @@ from janus_cli.errors import DataError
 from janus_cli.lab.rows import references_of, sentences
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.scoring.metrics import References
+from janus_cli.scoring.scores import References
 from janus_cli.training.checkpoint import read_state
 
 SPLIT = "valid"

@@ -27,7 +27,7 @@ from janus_cli.errors import OutOfMemoryError, UsageError
 from janus_cli.lab.labels import matching, row_options
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.scoring.metrics import References
+from janus_cli.scoring.scores import References
 
 Item = TypeVar("Item")
 Advance = Callable[[int, str], None]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from janus_cli.measures import MEASURES
-from janus_cli.scoring.metrics import Score
+from janus_cli.scoring.scores import Score
 
 SAMPLES = 1000  # Koehn 2004
 FEW_LINES = 100

@@ -68,6 +68,12 @@ def find_references(hypotheses: Path, run: Path | None) -> list[Path]:
     return references
 
 
+def records_of(hypotheses: Path) -> Path | None:
+    """The records of hypotheses that `janus decode` wrote, which hold their sources; None if there are none."""
+    records, summary = map(hypotheses.with_suffix, (".jsonl", ".json"))
+    return records if hypotheses != STDIN and records.is_file() and _is_summary(summary) else None
+
+
 def _is_summary(path: Path) -> bool:
     """Whether a file is what `janus decode` writes beside hypotheses, and not just a JSON of this name."""
     with suppress(DataError, OSError):

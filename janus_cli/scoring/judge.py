@@ -21,7 +21,9 @@ from janus_cli.errors import UsageError
 from janus_cli.measures import MEASURES, NO_REFERENCE, UNSPACED_TOKENIZERS, Measure, measure_of
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.scoring.metrics import Hypotheses, References, Score, must_be_at_hand, score
+from janus_cli.scoring.caption import meteor_jar
+from janus_cli.scoring.metrics import must_be_at_hand, score
+from janus_cli.scoring.scores import Hypotheses, References, Score
 
 USUAL = "13a"
 FEW_OUTPUTS = 10  # that are one text by chance
@@ -58,9 +60,11 @@ class Judge:
         return score(hypotheses, references, metrics, self.tokenize)
 
     def must_be_at_hand(self) -> None:
-        """See `metrics.must_be_at_hand`."""
+        """See `metrics.must_be_at_hand` and `caption.meteor_jar`."""
         if self.measure.tokenize:
             must_be_at_hand(self.tokenize)
+        if self.metric == "meteor":
+            meteor_jar()
 
     def introduce(self) -> None:
         """Says which metric judges text that is not made of words between spaces, or may not be."""

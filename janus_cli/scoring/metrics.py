@@ -1,8 +1,5 @@
 """Metrics by sacrebleu and rouge-score, exact match and edit distance, each with a signature that says exactly how it
 was computed. What they are called, and which way is better, is in `measures.py`.
-
-Every metric is a function of a sum: each sentence gives a row of counts (its sufficient statistics), and
-`Score.aggregate` turns the sum of the rows into the score. So a bootstrap sample only adds up rows.
 """
 
 from __future__ import annotations
@@ -10,8 +7,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,33 +18,19 @@ from numpy.typing import NDArray
 from janus_cli.console import counted
 from janus_cli.data.spacing import UNSPACED
 from janus_cli.errors import DataError, UsageError, require
-from janus_cli.measures import GROUPS, MEASURES, Measure
+from janus_cli.measures import GROUPS
+from janus_cli.scoring import caption, reply, rouge155
+from janus_cli.scoring.scores import (
+    Hypotheses,
+    Metric,
+    References,
+    Score,
+    pairs,
+    percentage,
+    reference_count,
+    summed,
+)  # fmt: skip
 from janus_cli.terminal import command
-
-Hypotheses = Sequence[str]
-References = Sequence[Sequence[str | None]]  # R lists of N lines; None if a line has fewer than R references
-Aggregate = Callable[[NDArray[np.float64]], float]
-# The name, hypotheses, references, and how BLEU splits words: a value of `measures.Tokenize`, but auto.
-Metric = Callable[[str, Hypotheses, References, str], "Score"]
-
-
-@dataclass(frozen=True)
-class Score:
-    """One metric's score of a whole text.
-
-    value: see `Measure.range`. statistics: (N, K), one row a sentence, in input order. aggregate: from the sum
-    of the rows, (K,), to the value.
-    """
-
-    name: str
-    value: float
-    signature: str
-    statistics: NDArray[np.float64]
-    aggregate: Aggregate
-
-    @property
-    def measure(self) -> Measure:
-        return MEASURES[self.name]
 
 
 def score(hypotheses: Hypotheses, references: References, metrics: Sequence[str], tokenize: str = "13a") -> list[Score]:
@@ -126,7 +108,7 @@ def _sacrebleu(kind: str, *, prepare: Callable[[str], str] = str, note: str = ""
         def aggregate(total: NDArray[np.float64]) -> float:
             return float(scorer._compute_score_from_stats(list(total)).score)
 
-        return _score(name, signature, rows, aggregate)
+        return summed(name, signature, rows, aggregate)
 
     return metric
 
@@ -152,11 +134,11 @@ def _rouge(kind: str, *, stem: bool) -> Metric:
         prepare = _one_sentence_a_line if kind == "rougeLsum" else str
         rows = [
             [1.0, scorer.score_multi([prepare(other) for other in others], prepare(line))[kind].fmeasure]
-            for line, others in _pairs(hypotheses, references)
+            for line, others in pairs(hypotheses, references)
         ]
         sentences = "|sent:punctuation" if kind == "rougeLsum" else ""
-        signature = f"nrefs:{_reference_count(references)}|f:1|stem:{'yes' if stem else 'no'}|tok:unicode{sentences}"
-        return _score(name, f"{signature}|version:rouge-score-{version('rouge-score')}", rows, _percentage)
+        signature = f"nrefs:{reference_count(references)}|f:1|stem:{'yes' if stem else 'no'}|tok:unicode{sentences}"
+        return summed(name, f"{signature}|version:rouge-score-{version('rouge-score')}", rows, percentage)
 
     return metric
 
@@ -193,19 +175,19 @@ def _exact(name: str, hypotheses: Hypotheses, references: References, _: str) ->
     """Share of lines that equal one of their references, spaces at the ends aside."""
     rows = [
         [1.0, float(line.strip() in {other.strip() for other in others})]
-        for line, others in _pairs(hypotheses, references)
+        for line, others in pairs(hypotheses, references)
     ]
-    return _score(name, f"nrefs:{_reference_count(references)}|case:mixed|space:stripped", rows, _percentage)
+    return summed(name, f"nrefs:{reference_count(references)}|case:mixed|space:stripped", rows, percentage)
 
 
 def _edit(name: str, hypotheses: Hypotheses, references: References, _: str) -> Score:
     """Characters to insert, delete or replace until a line equals its nearest reference; the mean over lines."""
     rows = [
         [1.0, float(min(edit_distance(line.strip(), other.strip()) for other in others))]
-        for line, others in _pairs(hypotheses, references)
+        for line, others in pairs(hypotheses, references)
     ]
-    signature = f"nrefs:{_reference_count(references)}|case:mixed|space:stripped|unit:characters"
-    return _score(name, signature, rows, lambda total: float(total[1] / total[0]))
+    signature = f"nrefs:{reference_count(references)}|case:mixed|space:stripped|unit:characters"
+    return summed(name, signature, rows, lambda total: float(total[1] / total[0]))
 
 
 def edit_distance(first: str, second: str) -> int:
@@ -228,26 +210,6 @@ def edit_distance(first: str, second: str) -> int:
     return distance
 
 
-def _score(name: str, signature: str, rows: Sequence[Sequence[float]], aggregate: Aggregate) -> Score:
-    statistics = np.array(rows, dtype=np.float64)
-    return Score(name, aggregate(statistics.sum(axis=0)), signature, statistics, aggregate)
-
-
-def _percentage(total: NDArray[np.float64]) -> float:
-    return float(100 * total[1] / total[0])
-
-
-def _pairs(hypotheses: Hypotheses, references: References) -> Iterator[tuple[str, list[str]]]:
-    """Each line with the references that it has."""
-    for line, others in zip(hypotheses, zip(*references, strict=True), strict=True):
-        yield line, [other for other in others if other is not None]
-
-
-def _reference_count(references: References) -> str:
-    counts = {sum(line is not None for line in lines) for lines in zip(*references, strict=True)}
-    return str(counts.pop()) if len(counts) == 1 else "var"
-
-
 def _must_align(hypotheses: Hypotheses, references: References) -> None:
     if not references:
         raise DataError("there is no reference to compare with", "name one with --reference FILE")
@@ -257,7 +219,7 @@ def _must_align(hypotheses: Hypotheses, references: References) -> None:
             raise DataError(f"the hypotheses have {counted(len(hypotheses), 'line')}, {which} has {len(lines):,}")
     if not hypotheses:
         raise DataError("there are no lines to score")
-    for number, (_, others) in enumerate(_pairs(hypotheses, references), 1):
+    for number, (_, others) in enumerate(pairs(hypotheses, references), 1):
         if not others:
             raise DataError(f"line {number} has no reference")
 
@@ -276,4 +238,7 @@ METRICS: dict[str, Metric] = {  # by name, as in `measures.MEASURES`
     **{f"{kind}-stem": _rouge(kind, stem=True) for kind in GROUPS["rouge"]},
     "exact": _exact,
     "edit": _edit,
+    **rouge155.METRICS,
+    **caption.METRICS,
+    **reply.METRICS,
 }  # fmt: skip

@@ -22,10 +22,15 @@ class Output(NamedTuple):
     lines: Sequence[str]
 
 
+Named = tuple[str, list[list[str | None]]]  # a file, and `inputs.read_references` of it
+
+
 def pooled(
-    outputs: Sequence[Output], references: Sequence[tuple[str, Sequence[Sequence[str | None]]]], sources: Output
-) -> tuple[list[Output], list[tuple[str, list[list[str | None]]]]]:
-    """A line for each source, as coco-caption scores: its first output, and the references of all lines that have it.
+    outputs: Sequence[Output], references: Sequence[Named], sources: Output, output: int = 0
+) -> tuple[list[Output], list[Named]]:
+    """A line for each source, as coco-caption scores: an output, and the references of all lines that have it.
+
+    output: which of those that stand in these lines; 0 for the first, -1 for the last.
 
     Raises:
         DataError: line counts differ.
@@ -36,7 +41,7 @@ def pooled(
         rows.setdefault(source, []).append(row)
     console.say(f"{counted(len(sources.lines), 'line')} of {counted(len(rows), 'source')}: their references are pooled")
     return (
-        [Output(name, [lines[own[0]] for own in rows.values()]) for name, lines in outputs],
+        [Output(name, [lines[own[output]] for own in rows.values()]) for name, lines in outputs],
         [
             (
                 name,
@@ -47,7 +52,7 @@ def pooled(
     )
 
 
-def _must_align(outputs: Sequence[Output], references: Sequence[tuple[str, Sequence[Sequence[str | None]]]]) -> None:
+def _must_align(outputs: Sequence[Output], references: Sequence[Named]) -> None:
     first, *others = ((name, len(lines)) for name, lines in outputs)
     for name, count in [*((name, len(columns[0])) for name, columns in references), *others]:
         if count != first[1]:
@@ -56,12 +61,12 @@ def _must_align(outputs: Sequence[Output], references: Sequence[tuple[str, Seque
 
 
 def measure(
-    outputs: Sequence[Output], references: Sequence[tuple[str, Sequence[Sequence[str | None]]]],
+    outputs: Sequence[Output], references: Sequence[Named],
     judge: Judge, metrics: Sequence[str], samples: int, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     """The values of `janus score --json` for one output, or for two against the same references.
 
-    references: for each file, its name and `inputs.read_references` of it. judge: says how BLEU splits words. samples:
+    judge: says how BLEU splits words. samples:
     of the bootstrap, 0 for none; it gives an interval for each score of a single output, or `comparisons` of two.
 
     Raises:

@@ -25,7 +25,7 @@ from janus_cli.data.tokenizer import Tokenizer
 from janus_cli.device import StopSignal, World
 from janus_cli.recipe import Recipe
 from janus_cli.scoring.judge import Judge
-from janus_cli.scoring.metrics import References
+from janus_cli.scoring.scores import References
 from janus_cli.training.log import Means
 
 SEED = 1  # of the choice of sentences: the same for all runs, so that their scores can be compared

@@ -264,7 +264,7 @@ REFUSED = [
     ("-", 2, "no run under runs/"),
     ("folder", 2, "folder is not a run"),
     ("two.txt --reference two.txt --metrics blue", 2, "did you mean 'bleu'"),
-    ("two.txt --reference two.txt --metrics meteor", 2, "no metric is called 'meteor'\n"),
+    ("two.txt --reference two.txt --metrics moverscore", 2, "no metric is called 'moverscore'\n"),
     ("two.txt --reference two.txt --metrics ,", 2, "no metric"),
     ("two.txt --reference two.txt --metrics chrf,ter --tokenize zh", 2, "--tokenize zh would change nothing"),
     ("two.txt --reference two.txt --tokenize latin", 2, "latin"),
@@ -427,3 +427,35 @@ def test_of_an_n_best_list_the_best_hypothesis_is_judged(janus: Janus, exact: Ex
     Path("h.jsonl").write_text('{"hypothesis": "a", "source": "b", "nbest": []}\n')
     Path("one.txt").write_text("b\n")
     assert "only the best" not in janus("h.jsonl", "--column", "source", "--reference", "one.txt")[2]
+
+
+def test_a_task_of_glge(janus: Janus) -> None:
+    write(out="what_is_it who_is_it what", ref="what_was_it who_is_it where", src="x X y")
+    Path("out.txt").write_text("what is it ?\nwho is it ?\nwhat\n")
+    Path("ref.txt").write_text("what was it ?\nwho is it ?\nwhere\n")
+    given = ("out.txt", "--reference", "ref.txt", "--task", "squad_qg", "--json")
+    code, _, err = janus(*given, "--pool-references", "src.txt", "--metrics", "exact,bleu1-coco")
+    assert code == 0, err
+    # Sources in lower case are two: "who is it ?" is right for the first, nothing for the second.
+    code, out, _ = janus(*given, "--pool-references", "src.txt", "--metrics", "exact")
+    found = json.loads(out)
+    assert (found["task"], found["sentences"], found["scores"][0]["value"]) == ("squad_qg", 2, 50)
+    code, _, err = janus(*given)
+    assert code == 2
+    assert "--pool-references" in err
+    assert janus(*given, "--task", "none")[0] == 2
+
+
+def test_a_task_of_glge_finds_the_sources_of_a_run(janus: Janus) -> None:
+    run = make_run("x", ("test.ar", "a\nb\nc\n", ["a\nx\nb\n"]))
+    lines = [json.dumps({"source": source, "hypothesis": "", "index": n}) for n, source in enumerate("sts")]
+    (run / "decode" / "test.ar.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    code, out, err = janus("--task", "msqg", "--metrics", "exact", "--json")
+    assert code == 0, err
+    assert [json.loads(out)[key] for key in ("sentences", "task")] == [2, "msqg"]
+    assert json.loads(out)["scores"][0]["value"] == 0  # of the source s, the last output, c, is none of its references
+    code, out, err = janus("--task", "msqg", "--json")
+    assert code == 0, err
+    names = [each["name"] for each in json.loads(out)["scores"]]
+    assert names[:2] == ["rougeL-coco", "bleu4-coco"]
+    assert ("meteor" in names) != ("METEOR is left out" in err)

@@ -109,7 +109,7 @@ PLANS = {
     "prophetnet 3": ("prophetnet", ["objective.ngram=3"]),
     "bang 4": ("bang", ["objective.streams=4"]),
 }
-METRICS = "bleu,bleu-tok,bleu-compound,chrf,ter,rouge,rouge-stem,exact,edit"
+METRICS = "bleu,bleu-tok,bleu-compound,chrf,ter,rouge,rouge-stem,exact,edit,rouge155,bleu-coco,rougeL-coco,f1,distinct"
 
 
 def janus(folder: Path, *arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:

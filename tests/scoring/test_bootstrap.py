@@ -8,7 +8,8 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.significance import PairedTest
 
 from janus_cli.scoring.bootstrap import compare, intervals
-from janus_cli.scoring.metrics import Score, score
+from janus_cli.scoring.metrics import score
+from janus_cli.scoring.scores import Score
 
 WORDS = ("the", "a", "cat", "dog", "sat", "ran", "on", "under", "mat", "tree", "slowly")
 

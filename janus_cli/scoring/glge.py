@@ -1,0 +1,192 @@
+"""The tasks of GLGE (Liu et al. 2021) as its scripts score them: what they make of outputs and references before they
+compare, and their metrics. docs/decoding.md says where the scripts' numbers differ.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+
+from janus_cli import console
+from janus_cli.data.lines import name_of
+from janus_cli.data.tables import text_or_column
+from janus_cli.errors import UsageError
+from janus_cli.scoring.caption import meteor_jar
+from janus_cli.scoring.report import Named, Output, pooled
+
+Edit = Callable[[str], str]
+
+_ROUGE = ("rouge155-1", "rouge155-2", "rouge155-L")
+_QUESTIONS = ("rougeL-coco", "bleu4-coco", "meteor")
+_SEPARATOR = re.compile(r"\[X_SEP\]|<S_SEP>")  # of sentences, in the scripts' outputs and in GLGE's files
+_SAME = 0.7  # a sentence of a summary goes if earlier ones have more than this share of its words
+_SHORT = 4  # or if it has no more words than this
+_BRACKETS = {"(": "-LRB-", ")": "-RRB-", "[": "-LSB-", "]": "-RSB-", "{": "-LCB-", "}": "-RCB-"}
+_NAMES = {
+    **{bracket: name.lower() for bracket, name in _BRACKETS.items()},
+    "[UNK]": "UNK", "&": "&amp;", "<": "&lt;", ">": "&gt;",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Task:
+    """metrics: the official ones, then others that papers report. output, reference: of a line, what is compared.
+
+    source: of a line, what pools references (see `report.pooled`); None where they are not pooled.
+    """
+
+    metrics: tuple[str, ...]
+    output: Edit = str
+    reference: Edit = str
+    source: Edit | None = None
+
+    def prepared(
+        self, outputs: Sequence[Output], references: Sequence[Named], sources: Output | None
+    ) -> tuple[list[Output], list[Named], Output | None]:
+        """What is compared instead of these lines, and by which sources it is pooled.
+
+        Raises:
+            UsageError: this task pools references, and there are no sources; or it does not, and there are.
+        """
+        if (sources is None) != (self.source is None):
+            why = "this task pools the references of equal sources" if self.source else "this task pools no references"
+            raise UsageError(why, f"{'add' if self.source else 'leave out'} --pool-references SOURCES")
+        edited = [Output(name, list(map(self.output, lines))) for name, lines in outputs]
+        compared = [
+            (name, [[None if line is None else self.reference(line) for line in lines] for lines in columns])
+            for name, columns in references
+        ]
+        if sources is None or self.source is None:
+            return edited, [*compared], None
+        return edited, [*compared], Output(sources.name, list(map(self.source, sources.lines)))
+
+
+def treebank(text: str, names: Mapping[str, str]) -> str:
+    """Joins words that BERT's tokenizer has split, and writes quotes as the Penn Treebank does (`don ' t`: `do n't`).
+
+    names: what single tokens become, such as brackets.
+    """
+    tokens, out, place, hyphen = text.split(), list[str](), 0, False
+    quotes = {'"': cycle(("``", "''")), "'": cycle(("`", "'"))}
+    while place < len(tokens):
+        token, used = tokens[place], 1
+        after_hyphen, hyphen = hyphen, False
+        if token in names:
+            out.append(names[token])
+        elif joined := _join(tokens[place : place + 3], out):
+            used = joined
+        elif token in quotes:
+            out.append(next(quotes[token]))
+        elif token == "-" and 0 < place < len(tokens) - 1 and _are_words(out[-1], tokens[place + 1][0]):
+            out[-1] += "-"
+            hyphen = True
+        elif after_hyphen and _are_words(token[0]):
+            out[-1] += token
+        else:
+            out.append(token)
+        place += used
+    return " ".join(out)
+
+
+def _are_words(*texts: str) -> bool:
+    return not any(text in string.punctuation for text in texts)
+
+
+def _join(tokens: Sequence[str], out: list[str]) -> int:
+    """Writes the first of these tokens with those that belong to it; returns how many, 0 if it stands for itself."""
+    token, last, after = tokens[0], out[-1] if out else "", tokens[1] if len(tokens) > 1 else ""
+    if token == "'" and last.endswith("n") and after == "t":
+        out[-1:] = [last[:-1], "n't"]
+    elif (token == "'" and after in ("s", "d", "ll")) or token == after == "-":
+        out.append(token + after)
+    elif tokens == [".", ".", "."]:
+        out.append("...")
+        return 3
+    elif (token == "," and _is_number(last) and _is_number(after)) or (
+        token == "." and last.isdigit() and after.isdigit()
+    ):
+        out[-1] += token + after
+    elif token == "." and tokens[2:] == ["."] and all(len(each) == 1 and each.isupper() for each in (last, after)):
+        out[-1] += f".{after}."
+    else:
+        return 0
+    return 2
+
+
+def _is_number(text: str) -> bool:
+    return bool(text) and text.replace(",", "0").isdigit()
+
+
+def _read(sentence: str) -> str:
+    """What ROUGE-1.5.5 reads of a sentence in the HTML that it is given: up to a tag, brackets and quotes by name."""
+    return re.sub(r"-[lr][rcs]b-|``|''", " ", sentence.lower()).partition("<")[0]
+
+
+def _summary(line: str) -> str:
+    """Without short sentences and those that repeat earlier ones."""
+    kept, known = list[str](), set[str]()
+    for part in _SEPARATOR.split(line):
+        sentence = treebank(part, _BRACKETS)
+        words = sentence.lower().split()
+        if len(words) > _SHORT:
+            if len(known.intersection(words)) / len(set(words)) <= _SAME:
+                kept.append(_read(sentence))
+            known.update(words)
+    return "\n".join(kept)
+
+
+def _sentences(line: str) -> str:
+    return "\n".join(sentence.partition("<")[0] for sentence in line.strip().split(" ."))
+
+
+def _lower(line: str) -> str:
+    """A-Z only."""
+    return line.strip().encode().lower().decode()
+
+
+TASKS = {
+    "cnndm": Task(_ROUGE, _summary, lambda line: "\n".join(map(_read, line.strip().split(" <S_SEP> ")))),
+    "gigaword": Task(_ROUGE, lambda line: _read(treebank(line, _NAMES).replace("1", "#")), _read),
+    "xsum": Task(_ROUGE, _sentences, _sentences),
+    "msnews": Task(_ROUGE, _sentences, _sentences),
+    "squad_qg": Task(_QUESTIONS, lambda line: _lower(treebank(line, _NAMES)), _lower, _lower),
+    "msqg": Task(_QUESTIONS, source=str),
+    "coqa": Task(("f1",)),
+    "personachat": Task(
+        ("bleu1-sentence", "bleu2-sentence", "distinct1", "distinct2", "bleu1-coco", "bleu2-coco")
+    ),
+}  # fmt: skip
+
+
+def metrics(task: str) -> list[str]:
+    """The metrics of a task, without METEOR where it cannot run; a warning says so."""
+    names = list(TASKS[task].metrics)
+    try:
+        if "meteor" in names:
+            meteor_jar()
+    except UsageError as problem:
+        console.warn(f"METEOR is left out: {problem}; {problem.hint}")
+        names.remove("meteor")
+    return names
+
+
+def compared(
+    task: str | None, outputs: Sequence[Output], references: Sequence[Named], sources: Path | None, records: Path | None
+) -> tuple[list[Output], list[Named]]:
+    """What is compared: with a task, its `prepared` lines; with sources, a line for each, see `report.pooled`.
+
+    sources: a text or a table. records: of the outputs, if there are some; the sources in them are used by a task that
+    needs some where no others are named. Raises as `prepared` and `pooled`.
+    """
+    chosen = TASKS[task] if task else None
+    place = sources or (records if chosen and chosen.source else None)
+    pooling = Output(name_of(place), list(text_or_column(place, ("source",)))) if place else None
+    if chosen:
+        outputs, references, pooling = chosen.prepared(outputs, references, pooling)
+    if pooling:
+        return pooled(outputs, references, pooling, output=-1 if chosen else 0)
+    return [*outputs], [*references]

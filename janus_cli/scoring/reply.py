@@ -1,0 +1,81 @@
+"""How answers and replies are scored: F1 of words as CoQA and SQuAD have it, BLEU of single sentences, and Distinct."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from janus_cli.scoring.scores import Hypotheses, Metric, References, Score, pairs, percentage, reference_count, summed
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def _f1(name: str, hypotheses: Hypotheses, references: References, _: str) -> Score:
+    """The mean over lines of the best reference's F1 (Rajpurkar 2016)."""
+    rows = [[1.0, max(_f1_of_words(line, other) for other in others)] for line, others in pairs(hypotheses, references)]
+    signature = f"nrefs:{reference_count(references)}|case:lower|punctuation:no|articles:no|version:SQuAD-1.1"
+    return summed(name, signature, rows, percentage)
+
+
+def _f1_of_words(hypothesis: str, reference: str) -> float:
+    first, second = _answer(hypothesis), _answer(reference)
+    common = (Counter(first) & Counter(second)).total()
+    if not first or not second:
+        return float(first == second)
+    return 2 * common / (len(first) + len(second))
+
+
+def _answer(text: str) -> list[str]:
+    """Words in lower case, without ASCII punctuation and articles."""
+    return re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(_NO_PUNCTUATION)).split()
+
+
+def _sentence_bleu(order: int) -> Metric:
+    """The mean over lines of BLEU-1 or BLEU-2 with NLTK's smoothing method 7 (Chen and Cherry 2014)."""
+
+    def metric(name: str, hypotheses: Hypotheses, references: References, _: str) -> Score:
+        from importlib.metadata import version
+
+        rows = [[1.0, _smoothed(order, line, others)] for line, others in pairs(hypotheses, references)]
+        signature = f"nrefs:{reference_count(references)}|order:{order}|case:mixed|tok:spaces|smooth:method7"
+        return summed(name, f"{signature}|version:nltk-{version('nltk')}", rows, percentage)
+
+    return metric
+
+
+def _smoothed(order: int, hypothesis: str, references: Iterable[str]) -> float:
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+
+    words = [other.strip().split(" ") for other in references]
+    weights = [1 / order] * order + [0] * (4 - order)  # four, because the smoothing looks at all of them
+    return float(sentence_bleu(words, hypothesis.strip().split(" "), weights, SmoothingFunction().method7))
+
+
+def _distinct(order: int, name: str, hypotheses: Hypotheses, references: References, _: str) -> Score:
+    """Different n-grams of all outputs over their number (Li 2016). In the row of a line, an n-gram that k lines have
+    counts 1/k: the value is exact, an interval by the bootstrap only about right."""
+    lines = [Counter(_ngrams(order, line.strip().split(" "))) for line in hypotheses]
+    having = Counter(ngram for ngrams in lines for ngram in ngrams)
+    rows = [[ngrams.total(), sum(1 / having[ngram] for ngram in ngrams)] for ngrams in lines]
+    return summed(name, f"order:{order}|case:mixed|tok:spaces", rows, _share)
+
+
+def _share(total: NDArray[np.float64]) -> float:
+    return percentage(total) if total[0] else 0.0
+
+
+def _ngrams(order: int, words: list[str]) -> Iterable[tuple[str, ...]]:
+    return zip(*(words[start:] for start in range(order)), strict=False)
+
+
+METRICS: dict[str, Metric] = {
+    "f1": _f1,
+    **{f"bleu{order}-sentence": _sentence_bleu(order) for order in (1, 2)},
+    **{f"distinct{order}": partial(_distinct, order) for order in (1, 2)},
+}

@@ -1,0 +1,199 @@
+"""ROUGE-1.5.5 (Lin 2004), the Perl script that papers on summarisation report, as `-c 95 -r 1000 -n 2 -a -m` calls it.
+
+It differs from `rouge`: a word is a run of a-z and 0-9; the stemmer is Porter's with a change of the script's own; F is
+rounded to five digits for every line; several references are pooled; ROUGE-L unites the matches of all sentences (a
+text's lines), and the average over lines is that of 1,000 bootstrap samples. WordNet's irregular forms are not looked
+up: the file of them that files2rouge ships is empty, too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from janus_cli.scoring.scores import Hypotheses, Metric, References, Score, pairs, percentage, reference_count, summed
+
+Words = list[str]
+SAMPLES = 1000
+
+# Of the stemmer: a sequence of consonants, one of vowels; m is how often one of consonants follows one of vowels.
+_C, _V = "[^aeiou][^aeiouy]*", "[aeiouy][aeiou]*"
+_HAS_VOWEL = re.compile(f"({_C})?[aeiouy]")
+_M_ABOVE_0 = re.compile(f"({_C})?{_V}{_C}")
+_M_IS_1 = re.compile(f"({_C})?{_V}{_C}({_V})?$")
+_M_ABOVE_1 = re.compile(f"({_C})?{_V}{_C}{_V}{_C}")
+_ENDS_SHORT = re.compile(f"{_C}[aeiouy][^aeiouwxy]$")
+_DOUBLE = re.compile(r"([^aeiouylsz])\1$")
+_STEPS_2_AND_3 = (
+    {
+        "ational": "ate", "tional": "tion", "enci": "ence", "anci": "ance", "izer": "ize", "bli": "ble", "alli": "al",
+        "entli": "ent", "eli": "e", "ousli": "ous", "ization": "ize", "ation": "ate", "ator": "ate", "alism": "al",
+        "iveness": "ive", "fulness": "ful", "ousness": "ous", "aliti": "al", "iviti": "ive", "biliti": "ble",
+        "logi": "log",
+    },
+    {"icate": "ic", "ative": "", "alize": "al", "iciti": "ic", "ical": "ic", "ful": "", "ness": ""},
+)  # fmt: skip
+_STEP_4 = (
+    "al", "ance", "ence", "er", "ic", "able", "ible", "ant", "ement", "ou", "ism", "ate", "iti", "ous", "ive", "ize",
+)  # fmt: skip
+
+
+def _rouge(kind: str) -> Metric:
+    """kind: 1 or 2 for ROUGE-N, L."""
+    hits = _lcs_hits if kind == "L" else partial(_ngram_hits, int(kind))
+
+    def metric(name: str, hypotheses: Hypotheses, references: References, _: str) -> Score:
+        rows = [[1.0, _f(hits, line, others)] for line, others in pairs(hypotheses, references)]
+        signature = (
+            f"nrefs:{reference_count(references)}|f:1|stem:porter-1.5.5|irregular:no|tok:a-z0-9|sent:lines"
+            f"|average:{SAMPLES}-samples|version:ROUGE-1.5.5"
+        )
+        score = summed(name, signature, rows, percentage)
+        return replace(score, value=100 * average(score.statistics[:, 1]))
+
+    return metric
+
+
+def average(values: NDArray[np.float64]) -> float:
+    """The mean over 1,000 bootstrap samples, (N,) to five digits, as the script prints it."""
+    return round(float(_draws(len(values)) @ values) / len(values) / SAMPLES, 5)
+
+
+@cache
+def _draws(lines: int) -> NDArray[np.int64]:
+    """How often all samples together draw each line.
+
+    Sample k is seeded with k, and Perl's generator is drand48. Drawn are places in a list of lines that is sorted twice
+    as text (1, 10, 100, 11, …): by the names of their files, which count from 0, and by the numbers that these then
+    get, which count from 1.
+    """
+    by_name = sorted(range(lines), key=str)
+    order = [by_name[number - 1] for number in sorted(range(1, lines + 1), key=str)]
+    state = (np.arange(SAMPLES, dtype=np.uint64) << np.uint64(16)) + np.uint64(0x330E)
+    drawn = np.zeros(lines, dtype=np.int64)
+    for _ in range(lines):
+        state = (state * np.uint64(0x5DEECE66D) + np.uint64(0xB)) % np.uint64(1 << 48)
+        drawn += np.bincount((lines * (state / 2.0**48)).astype(np.int64), minlength=lines)
+    found = np.zeros(lines, dtype=np.int64)
+    found[order] = drawn
+    return found
+
+
+Hits = Callable[[list[Words], list[Words]], tuple[int, int, int]]
+
+
+def _f(hits: Hits, hypothesis: str, references: Sequence[str]) -> float:
+    """hits: of the sentences of a reference and a hypothesis: what both have, what each has."""
+    system = _sentences(hypothesis)
+    matched, in_references, in_hypothesis = np.sum([hits(_sentences(other), system) for other in references], axis=0)
+    recall, precision = (round(matched / count, 5) if count else 0.0 for count in (in_references, in_hypothesis))
+    return round(precision * recall / (0.5 * precision + 0.5 * recall), 5) if matched else 0.0
+
+
+def _ngram_hits(order: int, reference: list[Words], hypothesis: list[Words]) -> tuple[int, int, int]:
+    first, second = _ngrams(order, reference), _ngrams(order, hypothesis)
+    return (first & second).total(), first.total(), second.total()
+
+
+def _ngrams(order: int, sentences: list[Words]) -> Counter[tuple[str, ...]]:
+    words = list(chain(*sentences))  # an n-gram may span two sentences
+    return Counter(zip(*(words[start:] for start in range(order)), strict=False))
+
+
+def _lcs_hits(reference: list[Words], hypothesis: list[Words]) -> tuple[int, int, int]:
+    """Words of each sentence of the reference that are in its longest common subsequence with any of the hypothesis; a
+    word counts no more often than both texts have it."""
+    left = [Counter(chain(*sentences)) for sentences in (reference, hypothesis)]
+    counts, matched = [each.total() for each in left], 0
+    for sentence in reference:
+        places = set[int]().union(*(lcs(sentence, other) for other in hypothesis))
+        for word in (sentence[place] for place in sorted(places)):
+            if all(each[word] > 0 for each in left):
+                matched += 1
+                for each in left:
+                    each[word] -= 1
+    return matched, counts[0], counts[1]
+
+
+def lcs(first: Words, second: Words) -> set[int]:
+    """The places in `first` of the words of a longest common subsequence; of several, the one that the script finds."""
+    lengths = [[0] * (len(second) + 1)]
+    for word in first:
+        above, row = lengths[-1], [0]
+        for place, other in enumerate(second):
+            row.append(above[place] + 1 if word == other else max(above[place + 1], row[place]))
+        lengths.append(row)
+    places, i, j = set[int](), len(first), len(second)
+    while i and j:
+        if first[i - 1] == second[j - 1]:
+            i, j = i - 1, j - 1
+            places.add(i)
+        elif lengths[i - 1][j] >= lengths[i][j - 1]:
+            i -= 1
+        else:
+            j -= 1
+    return places
+
+
+def _sentences(text: str) -> list[Words]:
+    return [
+        [stem(word.decode()) for word in re.findall(rb"[a-z0-9]+", line.encode().lower())] for line in text.split("\n")
+    ]
+
+
+@cache
+def stem(word: str) -> str:
+    """Porter's stemmer (Porter 1980) of a word of more than three letters, as the script has it: of the endings -ement,
+    -ment and -ent, each is tried."""
+    if len(word) < 4:
+        return word
+    word = "Y" + word[1:] if word[0] == "y" else word  # which is no vowel
+    word = _step_1(word)
+    for endings in _STEPS_2_AND_3:
+        root, ending = _split(word, endings)
+        if ending and _M_ABOVE_0.match(root):
+            word = root + endings[ending]
+    for endings_4 in (_STEP_4, ("ment",), ("ent", "sion", "tion")):
+        root, ending = _split(word, endings_4)
+        root += ending[:1] if ending.endswith("ion") else ""
+        word = root if ending and _M_ABOVE_1.match(root) else word
+    if word.endswith("e"):
+        root = word[:-1]
+        if _M_ABOVE_1.match(root) or (_M_IS_1.match(root) and not _ENDS_SHORT.match(root)):
+            word = root
+    word = word[:-1] if word.endswith("ll") and _M_ABOVE_1.match(word) else word
+    return word.replace("Y", "y")
+
+
+def _step_1(word: str) -> str:
+    """Plurals, -ed, -ing and -y."""
+    if word.endswith(("sses", "ies")):
+        word = word[:-2]
+    elif word.endswith("s") and not word.endswith("ss"):
+        word = word[:-1]
+    root, ending = _split(word, ("eed", "ed", "ing"))
+    if ending == "eed":
+        word = word[:-1] if _M_ABOVE_0.match(root) else word
+    elif ending and _HAS_VOWEL.match(root):
+        word = root
+        if word.endswith(("at", "bl", "iz")) or (_ENDS_SHORT.match(word) and not _DOUBLE.search(word)):
+            word += "e"
+        elif _DOUBLE.search(word):
+            word = word[:-1]
+    return word[:-1] + "i" if word.endswith("y") and _HAS_VOWEL.match(word[:-1]) else word
+
+
+def _split(word: str, endings: Sequence[str] | dict[str, str]) -> tuple[str, str]:
+    """What is before the longest of the endings that a word has, and the ending; empty if there is none."""
+    ending = max((each for each in endings if word.endswith(each)), key=len, default="")
+    return word.removesuffix(ending), ending
+
+
+METRICS: dict[str, Metric] = {f"rouge155-{kind}": _rouge(kind) for kind in "12L"}

@@ -1,0 +1,62 @@
+"""A score, and what functions of `metrics.METRICS` are made of.
+
+Every metric is a function of a sum: each sentence gives a row of counts (its sufficient statistics), and
+`Score.aggregate` turns the sum of the rows into the score. So a bootstrap sample only adds up rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from janus_cli.measures import MEASURES, Measure
+
+Hypotheses = Sequence[str]
+References = Sequence[Sequence[str | None]]  # R lists of N lines; None if a line has fewer than R references
+Aggregate = Callable[[NDArray[np.float64]], float]
+# The name, hypotheses, references, and how BLEU splits words: a value of `measures.Tokenize`, but auto.
+Metric = Callable[[str, Hypotheses, References, str], "Score"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric's score of a whole text.
+
+    value: see `Measure.range`. statistics: (N, K), one row a sentence, in input order. aggregate: from the sum
+    of the rows, (K,), to the value.
+    """
+
+    name: str
+    value: float
+    signature: str
+    statistics: NDArray[np.float64]
+    aggregate: Aggregate
+
+    @property
+    def measure(self) -> Measure:
+        return MEASURES[self.name]
+
+
+def summed(name: str, signature: str, rows: Sequence[Sequence[float]], aggregate: Aggregate) -> Score:
+    """A score that is a function of the sum of rows, one a sentence."""
+    statistics = np.array(rows, dtype=np.float64)
+    return Score(name, aggregate(statistics.sum(axis=0)), signature, statistics, aggregate)
+
+
+def percentage(total: NDArray[np.float64]) -> float:
+    """100 × the second sum over the first."""
+    return float(100 * total[1] / total[0])
+
+
+def pairs(hypotheses: Hypotheses, references: References) -> Iterator[tuple[str, list[str]]]:
+    """Each line with the references that it has."""
+    for line, others in zip(hypotheses, zip(*references, strict=True), strict=True):
+        yield line, [other for other in others if other is not None]
+
+
+def reference_count(references: References) -> str:
+    counts = {sum(line is not None for line in lines) for lines in zip(*references, strict=True)}
+    return str(counts.pop()) if len(counts) == 1 else "var"
