@@ -29,6 +29,9 @@ LANGUAGES = (
     "zh_CN",
 )
 MBART = "sentencepiece.bpe.model"
+# Keys of tokenizer_config.json that name files of the machine that wrote it.
+PLACES = ("name_or_path", "tokenizer_file", "special_tokens_map_file")
+ADDED = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")  # options of an added token
 
 
 def take_over(folder: Path) -> dict[str, bytes]:
@@ -37,7 +40,8 @@ def take_over(folder: Path) -> dict[str, bytes]:
     Raises:
         DataError: the folder has no tokenizer that is known here, or a damaged one.
     """
-    config = {**_json(folder / "special_tokens_map.json"), **_json(folder / "tokenizer_config.json")}
+    config = _json(folder / "special_tokens_map.json") | _json(folder / "tokenizer_config.json")
+    config = {key: value for key, value in config.items() if key not in PLACES}
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if "tokenizer.json" in names:
         made = {"tokenizer": _library(_bytes(folder / "tokenizer.json").decode(errors="replace"), folder)}
@@ -51,9 +55,10 @@ def take_over(folder: Path) -> dict[str, bytes]:
         raise DataError(
             f"tokenizer.reuse: {folder} has no tokenizer of a Hugging Face model: tokenizer.json, vocab.json with "
             f"merges.txt, source.spm with target.spm and vocab.json, or {MBART}",
-            "name the folder of a BART, mBART or Marian model, or of a run that was made from one",
+            "name the folder of a BART, mBART or Marian model, or of a run that was made from one; of other models, "
+            "transformers' `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)` may write a tokenizer.json",
         )
-    sizes = _rows(_json(folder / "config.json"))
+    sizes = _rows(folder)
     contents = {}
     for side, (tokens, parts) in made.items():
         rows = sizes.get(side, max(tokens.values()) + 1)
@@ -85,11 +90,12 @@ def given_back(source: HuggingFace, target: HuggingFace) -> dict[str, bytes]:
 Made = tuple[dict[str, int], dict[str, Any]]  # every token with its id; what the file says of the pieces
 
 
-def _rows(config: Mapping[str, Any]) -> dict[str, int]:
-    """The rows of the embeddings of each side, by config.json, which may be missing."""
-    if "vocab_size" not in config:
+def _rows(folder: Path) -> dict[str, int]:
+    """The rows of the embeddings of each side, by config.json; empty if it does not say."""
+    config = _json(folder / "config.json")
+    rows = config.get("vocab_size")
+    if not isinstance(rows, int):
         return {}
-    rows = config["vocab_size"]
     return {"tokenizer": rows, "source": rows, "target": config.get("decoder_vocab_size") or rows}
 
 
@@ -119,7 +125,7 @@ def _byte_level(folder: Path, config: Mapping[str, Any]) -> str:
     engine.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=spaced)
     engine.decoder = tokenizers.decoders.ByteLevel()
     for _, token in sorted(config.get("added_tokens_decoder", {}).items(), key=lambda item: int(item[0])):
-        engine.add_tokens([tokenizers.AddedToken(**{key: token[key] for key in token if key != "__type"})])
+        engine.add_tokens([tokenizers.AddedToken(**{key: token[key] for key in ADDED if key in token})])
     special = _special(engine.get_vocab(), config, engine.get_vocab_size())
     named = {index: engine.id_to_token(index) for index in special if index != ABSENT}
     engine.add_special_tokens([*named.values()])
@@ -131,7 +137,10 @@ def _byte_level(folder: Path, config: Mapping[str, Any]) -> str:
 
 def _marian(folder: Path, side: str, config: Mapping[str, Any]) -> Made:
     own = side == "target" and config.get("separate_vocabs")
-    tokens = _json(folder / ("target_vocab.json" if own else "vocab.json"))
+    file = folder / ("target_vocab.json" if own else "vocab.json")
+    tokens = _json(file)
+    if not tokens or not all(isinstance(index, int) for index in tokens.values()):
+        raise DataError(f"{file} is not a vocabulary: an object of tokens with their ids")
     model = _bytes(folder / f"{side}.spm")
     return tokens, {"sentencepiece": b64encode(model).decode(), "ids": tokens, "codes": True}
 
@@ -148,6 +157,11 @@ def _mbart(folder: Path, config: Mapping[str, Any]) -> Made:
     languages = config.get("additional_special_tokens") or config.get("extra_special_tokens") or LANGUAGES
     names = ["<s>", "<pad>", "</s>", "<unk>", *pieces, *map(_content, languages), "<mask>"]
     tokens = {name: index for index, name in enumerate(names)}
+    if (rows := _rows(folder).get("tokenizer", len(names))) != len(names):
+        raise DataError(
+            f"{folder} has {rows:,} embeddings, but {len(names):,} tokens with {len(languages)} languages",
+            "name the languages in special_tokens_map.json, as additional_special_tokens in the order of their ids",
+        )
     silent = [tokens[_content(language)] for language in languages]
     return tokens, {"sentencepiece": b64encode(data).decode(), "ids": tokens, "silent": silent}
 
@@ -163,12 +177,13 @@ def _content(token: Any) -> str:
 
 def _json(file: Path) -> dict[str, Any]:
     """A JSON object; empty if there is no such file."""
-    if not file.is_file():
-        return {}
     try:
-        return dict(json.loads(_bytes(file)))
-    except ValueError:
-        raise DataError(f"{file} is not a JSON object") from None
+        value = json.loads(_bytes(file)) if file.is_file() else {}
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise DataError(f"{file} is not a JSON object")
+    return value
 
 
 def _bytes(file: Path) -> bytes:

@@ -288,7 +288,8 @@ def _shared_data(group: Reports, manifest: Mapping[str, Any]) -> list[Block]:
     named = {"recipe": "recipe", "prepared": "prepared", "made": "created", "fingerprint": "fingerprint"}
     facts = {name: manifest[key] for name, key in named.items() if manifest.get(key)}
     if isinstance(tokenizer, dict) and isinstance(vocabulary, dict):
-        kind = " ".join(str(tokenizer.get(key, "")) for key in ("kind", "algorithm"))
+        kind = str(tokenizer.get("kind", ""))
+        kind += f" {tokenizer.get('algorithm', '')}" * (kind == "sentencepiece")
         facts["vocabulary"] = f"{kind}, {vocabulary.get('source')} source and {vocabulary.get('target')} target entries"
     block = Block(f"Data of {', '.join(each.label for each in group)}", facts)
     try:

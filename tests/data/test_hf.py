@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from janus_cli.core.symbols import MASK, NAMES, NO_TEXT, SPECIAL, UNK
 from janus_cli.data.hf import ABSENT, HuggingFace
-from janus_cli.data.hf_folder import given_back
+from janus_cli.data.hf_folder import LANGUAGES, given_back
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers, train_tokenizers
 from janus_cli.errors import DataError
 from janus_cli.recipe import Tokenizer
@@ -174,6 +174,11 @@ def test_mbart_of_sentencepiece_has_fairseqs_ids(tmp_path: Path) -> None:
     for line in hf_models.odd_lines(50):
         ids = [index + 1 if index else 3 for index in model.encode(line)]
         assert [tokenizer.order[index] for index in tokenizer.encode([line])[0]] == ids
+    hf_models.write(tmp_path, "config.json", {"vocab_size": tokenizer.size + 1})
+    with pytest.raises(DataError, match="with 25 languages"):
+        taken_over(tmp_path, tmp_path / "more")
+    hf_models.write(tmp_path, "special_tokens_map.json", {"additional_special_tokens": [*LANGUAGES, "af_ZA"]})
+    assert side_of(taken_over(tmp_path, tmp_path / "named"), "source").order[MASK] == tokenizer.size
     assert tokenizer.pieces([tokenizer.ours(model.get_piece_size() + 1)]) == ["ar_AR"]
     assert tokenizer.decode([[tokenizer.ours(model.get_piece_size() + 1)]]) == [""]
 
@@ -189,7 +194,9 @@ def _damage(name: str, data: bytes) -> Callable[[Path], object]:
         ("bart", _damage("vocab.json", b"{}"), "merges.txt"),
         ("bart", _damage("tokenizer.json", b'{"version": "1.0"}'), "tokenizer.json"),
         ("bart", _damage("tokenizer_config.json", b"x"), "tokenizer_config.json is not a JSON object"),
+        ("bart", _damage("config.json", b"[[]]"), "config.json is not a JSON object"),
         ("marian", _damage("source.spm", b"x"), "not a SentencePiece model"),
+        ("marian", _damage("vocab.json", b"{}"), "vocab.json is not a vocabulary"),
         ("mbart", _damage("tokenizer.json", b"\xff"), "tokenizer.json"),
     ],
 )
