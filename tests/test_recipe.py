@@ -14,8 +14,9 @@ from janus_cli.recipe import Recipe
 
 _ROOT = Path(__file__).parents[1]
 _NAMES = [
-    "demo", "dialogsum", "e2e_nlg", "iwslt14", "multi30k", "news_deen", "pretrain_base", "pretrain_small", "squad_qg",
-    "tatoeba_deen", "translit_enru", "wmt14_ende", "wmt16_enro",
+    "cnndm", "coqa", "demo", "dialogsum", "e2e_nlg", "gigaword", "iwslt14", "msnews", "msqg", "multi30k", "news_deen",
+    "personachat", "pretrain_base", "pretrain_small", "squad_qg", "squad_qg_glge", "tatoeba_deen", "translit_enru",
+    "wmt14_ende", "wmt16_enro", "xsum",
 ]  # fmt: skip
 _FETCHED = ("multi30k", "translit_enru")
 
@@ -50,6 +51,44 @@ def test_every_recipe_shows_its_commands_and_where_the_text_is(name: str) -> Non
     assert all((download.sha256 is not None) == (name in _FETCHED) for download in data.downloads)
     if name in _FETCHED:  # of one commit, whose bytes never change
         assert all(re.search(r"/[0-9a-f]{40}/", download.url) for download in data.downloads)
+
+
+@pytest.mark.parametrize(
+    "name", ["cnndm", "gigaword", "xsum", "msnews", "squad_qg_glge", "msqg", "coqa", "personachat"]
+)
+def test_the_tasks_of_glge_have_the_settings_of_its_prophetnet_base(name: str) -> None:
+    """train_prophetnet_base.sh and test_prophetnet_base.sh of GLGE_baselines."""
+    recipe = recipe_load.load(name)
+    training, decoding, model = recipe.training, recipe.decoding, recipe.model
+    if name in ("msqg", "coqa", "personachat"):
+        adam, tokens = (0.9, 0.98, 5e-4, 4000, 0.0, 0.0), 64 * 2048
+    else:
+        adam, tokens = (0.9, 0.999, 2e-4, 1000, 0.01, 0.1), {"cnndm": 512 * 512, "gigaword": 6000}.get(name, 8 * 1300)
+    found = (
+        training.beta1,
+        training.beta2,
+        training.learning_rate,
+        training.warmup,
+        training.weight_decay,
+        training.clip,
+    )
+    assert found == adam
+    assert training.batch_tokens * training.accumulate == tokens
+    assert training.schedule == "inverse_sqrt"
+    assert (model.dropout, model.attention_dropout, recipe.objective.label_smoothing) == (0.1, 0.1, 0.1)
+    searched = (
+        decoding.beam,
+        decoding.length_penalty,
+        decoding.min_length,
+        decoding.max_ratio,
+        decoding.no_repeat_ngram,
+    )
+    assert searched == ((5, 1.2, 45, 0, 3) if name == "cnndm" else (4, 1.0, 0, 0, 3))
+    assert recipe.data.valid == "dev"
+    assert recipe.data.truncate_source
+    assert recipe.data.source_limit == 510
+    pretrained = recipe_load.load("pretrain_base")
+    assert (model, recipe.tokenizer) == (pretrained.model, pretrained.tokenizer)  # so that a run can start from it
 
 
 _BASE = {"encoder_layers": 6, "decoder_layers": 6, "width": 512, "positions": "learned", "init": "bert", "tie": "all"}
