@@ -50,8 +50,8 @@ class Position(Document):
 
     step: updates done. epoch, batch: where the next update's data starts. bad: skipped updates in a row.
     best, best_loss, best_step: the best validation so far. since_best: validations since then without improvement.
-    seconds: spent in updates. flops: of their matrix products. validation_due: the validation of this update was
-    interrupted by a signal, or failed.
+    seconds: spent in updates. flops: of their matrix products, None if an earlier version did not count them.
+    validation_due: the validation of this update was interrupted by a signal, or failed.
     """
 
     step: Count = 0
@@ -63,7 +63,7 @@ class Position(Document):
     best_step: Count = 0
     since_best: Count = 0
     seconds: Seconds = 0.0
-    flops: Number = 0.0
+    flops: Number | None = None
     validation_due: Annotated[Flag, Field(alias="owed")] = False
 
 

@@ -160,9 +160,9 @@ class Generator:
         """Mask-predict over a length beam: the `options.nbest` best of `options.length_beam` candidates of a sentence.
 
         The first pass is over all of them, the others over the `options.kept` in which it has least doubt.
-        Score: that of `over_lengths`; with `options.rerank` "nar", or if there is one length only, the mean
-        log-probability of the tokens; "ar": that of tokens and EOS in one left-to-right pass of the same model, which
-        needs an AR side.
+        Score: that of `over_lengths`, if the first pass is to choose among several; with `options.rerank` "nar", or one
+        length only, the mean log-probability of the tokens; "ar": that of tokens and EOS in one left-to-right pass of
+        the same model, which needs an AR side.
         """
         model, fan, never, states = self.model, options.length_beam, never_written(options), list[tuple[Tensor, ...]]()
         recorded, memory = (None, model.encode(source, source != PAD)) if trace else self._read(source, options, fan)
@@ -179,9 +179,9 @@ class Generator:
         rows, scores, tokens, logps, passes = found
         if options.remove_repeats:
             tokens, logps = without_repeats(tokens, logps)
-        if options.rerank == "nar":
+        if options.rerank == "nar" or not options.kept:
             scores = mean_logp(tokens, logps)
-        elif options.rerank == "ar":
+        if options.rerank == "ar":
             assert side is not None, "without an AR side there is nothing to rerank with"
             passes = passes + 1
             if recorded and side != "masks":  # whose slots are as many as there are tokens

@@ -164,7 +164,7 @@ class RecordedSource:
             return over_lengths(partial(step, doubt=True), step, tokens, prior, iters, leaving=False, **how)
 
         width, room = self._room(tokens)
-        replay = self.step(("nar", room, iters, *how.values(), never), lambda: self.replay(passes))
+        replay = self.step(("nar", room, iters, *sorted(how.items()), never), lambda: self.replay(passes))
         rows, scores, *texts, count = replay(F.pad(tokens, (0, room - width), value=PAD), prior)
         written, logps = (each[:, :width].clone() for each in texts)
         return Written(rows.clone(), scores.clone(), written, logps, count.clone())

@@ -400,8 +400,8 @@ class Decoding:
     length_beam: Annotated[int, Knob("lengths tried for each line", ge=1, le=10**6, modes=("nar",))] = 5
     sure: Annotated[
         float,
-        Knob("a token of this probability is not hidden again, so passes end early; 1: after iters", ge=0, le=1,
-             modes=("nar",)),
+        Knob("a token of this probability is not hidden again, so passes end early; 1: after iters", gt=0, le=1,
+             modes=("nar",), off=True),
     ] = 1.0  # fmt: skip
     update: Annotated[
         Literal["hidden", "all"],
@@ -465,11 +465,10 @@ class Decoding:
 
     @property
     def kept(self) -> int:
-        """Lengths that go on after the first pass, which chooses; 0: all, and it chooses nothing."""
-        if self.rerank == "none":
-            return self.nbest if self.length_beam > 1 else 0
-        keep = max(self.keep_lengths, self.nbest) if self.keep_lengths else 0
-        return keep if keep < self.length_beam else 0
+        """Lengths that go on after the first pass, which chooses them; 0: all, and it chooses nothing."""
+        keep = self.nbest if self.rerank == "none" else self.keep_lengths
+        chooses = self.length_beam > 1 if self.rerank == "none" else keep < self.length_beam
+        return keep if chooses else 0
 
     @property
     def one_best(self) -> Decoding:

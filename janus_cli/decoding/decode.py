@@ -161,7 +161,8 @@ class Job(ABC):
     @property
     def deciding(self) -> dict[str, Any]:
         """The options that the results depend on; not batch_sentences, so that a resumed job may lower it."""
-        return {name: value for name, value in self.plan.used.items() if name != "batch_sentences"}
+        used = {name: value for name, value in self.plan.used.items() if name != "batch_sentences"}
+        return {**used, "lengths_chosen": "first pass"} if self.plan.chooses_first else used
 
     def decoded(self, lines: Iterator[str], *, full: bool) -> Iterator[tuple[list[Result], list[Record]]]:
         """Windows of results and their records (see `Result.record`); of an earlier process, the records only."""

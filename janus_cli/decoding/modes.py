@@ -78,6 +78,11 @@ class Plan:
         return ".".join(parts + [options.precision] * (options.precision != usual.precision))
 
     @property
+    def chooses_first(self) -> bool:
+        """Whether the first pass of mask-predict chooses among lengths; up to version 0.1 it never did."""
+        return self.way == "nar" and self.options.kept > 0
+
+    @property
     def used(self) -> dict[str, Any]:
         """The options that are read, with their values; without what is turned off."""
         values = asdict(self.options)
@@ -227,6 +232,8 @@ def _must_fit(plan: Plan) -> None:
             f"--block {options.block}: this model was trained to write blocks of at most {streams} tokens",
             f"use --block {streams} or less, or --mode nar for all at once",
         )
+    if plan.way == "nar" and options.rerank != "none" and 0 < options.keep_lengths < width:
+        width, what = options.keep_lengths, "--keep-lengths"
     if options.nbest > width and not options.temperature:
         raise UsageError(
             f"--nbest {options.nbest} is more than {what} {width}, the number of hypotheses",

@@ -99,7 +99,7 @@ class Comparison:
             checkpoint.find_start(start)
         rows: list[str] = []
         for system in systems:
-            if minutes is not None and system.updates is not None:
+            if minutes is not None and system.has_budget:
                 raise UsageError(f"--minutes: {system.name} has updates of its own", "use --steps")
             recipe = system.recipe(base, self._budgeted(changes))
             self._check(system.name, recipe)
@@ -134,7 +134,8 @@ class Comparison:
 
     def _updates(self, entry: Entry) -> int | None:
         """Those that an entry is to have; None if minutes are the budget."""
-        return entry.system.updates or self.steps
+        recipe = entry.system.recipe(self.base, self._budgeted(self.changes))
+        return None if self.steps is None else recipe.training.updates
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -323,6 +324,7 @@ class Comparison:
             "systems": [
                 {"system": entry.system.name, "objective": entry.system.objective, "changes": entry.system.changes,
                  "from": entry.origin, "seed": entry.seed, "run": str(entry.run.path), "training": entry.training,
+                 "updates": self._updates(entry),
                  "failed": entry.failed}
                 for entry in self.entries
             ],
@@ -422,6 +424,7 @@ def table(results: Mapping[str, Any]) -> str:
     words = {
         "doubt": bootstrap.says_little({judged: values}, results["sentences"]),
         "measure": MEASURES[judged], "budget": budget(settings), "samples": bootstrap.SAMPLES,
+        "own_budgets": len({each["updates"] for each in results["systems"]}) > 1,
         "signatures": {each["signature"]: name for row in results["rows"] for name, each in row["scores"].items()},
         "tables": [
             markdown(TRAININGS, map(_training_values, results["systems"])),
@@ -429,11 +432,12 @@ def table(results: Mapping[str, Any]) -> str:
         ],
     }  # fmt: skip
 
-    def had_budget(training: Mapping[str, Any]) -> bool:
+    def had_budget(system: Mapping[str, Any]) -> bool:
         """Not if an earlier call trained it longer, or patience ended it."""
+        training = system["training"]
         if settings["minutes"]:  # the last update may exceed the budget
             return bool(0.9 < training["seconds"] / (60 * settings["minutes"]) < 1.5)
-        return bool(training["updates"] == (training["asked"] or settings["steps"]))
+        return bool(training["updates"] == system["updates"])
 
     return render("compare.md", {**results, **words}, had_budget=had_budget)
 

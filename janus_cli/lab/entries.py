@@ -123,7 +123,7 @@ class Entry:
             self.training = {
                 "risen": OBJECTIVES[knobs.name].kl_share(knobs, max(0, step - 1)),
                 "averaged": len(state.get("averaged", ())),
-                "updates": step, "asked": self.system.updates, "flops": state.get("flops"),
+                "updates": step, "flops": state.get("flops"),
                 "epochs": state.get("epoch", 0), "seconds": round(state.get("seconds", 0.0), 1),
                 "parameters": starts[-1].get("parameters") if starts else None,
                 "precision": state.get("precision"), "checkpoint": self.checkpoint.name,

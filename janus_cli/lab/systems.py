@@ -24,10 +24,9 @@ class System:
     changes: tuple[str, ...] = ()
 
     @property
-    def updates(self) -> int | None:
-        """Its own number of updates, None if it has that of all systems."""
-        own = [change.removeprefix(UPDATES) for change in self.changes if change.startswith(UPDATES)]
-        return int(own[-1]) if own else None
+    def has_budget(self) -> bool:
+        """Whether it has a number of updates of its own, instead of that of all systems."""
+        return any(change.startswith(UPDATES) for change in self.changes)
 
     def recipe(self, base: str, changes: Sequence[str]) -> Recipe:
         """The recipe of this system. changes: those for all systems. Raises UsageError with the mistakes in it."""

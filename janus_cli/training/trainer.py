@@ -173,9 +173,10 @@ class Trainer:
         if not isfinite(norm):
             position.bad += 1
             self._skip(window, "gradient not finite" if results else "out of memory")
+        if position.step == 0 or position.flops is not None:
+            position.flops = (position.flops or 0.0) + counts["flops"]
         position.step += 1
         position.seconds += perf_counter() - began
-        position.flops += counts["flops"]
         self.signal, self.metrics = _agreed_signal(counts), {}
 
     def backward(self, micros: Sequence[Micro], counts: Mapping[str, float]) -> list[tuple[Mapping[str, Term], Micro]]:

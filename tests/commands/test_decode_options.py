@@ -95,6 +95,11 @@ def test_what_is_off_changes_nothing_in_any_mode(janus: Janus, run: str, mode: l
         (["--diversity", "0.5", "--nbest", "2", "--beam", "3", "--groups", "2"], ["groups 2 does not divide beam 3"]),
         (["--diversity", "0.5", "--nbest", "4"], ["--nbest 4 is more than --beam 3"]),
         (["--mode", "nar", "--keep-lengths", "2"], ["--keep-lengths would change nothing: --rerank is none"]),
+        (
+            ["--mode", "nar", "--rerank", "ar", "--keep-lengths", "2", "--length-beam", "5", "--nbest", "3"],
+            ["--nbest 3 is more than --keep-lengths 2"],
+        ),
+        (["--mode", "nar", "--sure", "0"], ["sure"]),
         (["--mode", "ar", "--sure", "0.5"], ["--sure would change nothing", "--mode nar"]),
         (["--min-length", "39"], ["min_length: 39", "max_length 40"]),
         (["--temperature", "-1"], ["--temperature"]),

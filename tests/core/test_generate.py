@@ -185,11 +185,22 @@ def test_mask_predict_equals_the_plain_loop_over_its_lengths(update: Update, rer
         assert output.passes == OPTIONS.iters or len(tokens) < OPTIONS.iters
 
 
+def test_with_one_length_the_score_is_that_of_what_is_left_without_repeats() -> None:
+    model, ids, options = random_model(), source(sentences(30)), replace(OPTIONS, length_beam=1)
+    whole, outputs = (
+        [found[0] for found in generate(model, ids, "nar", replace(options, remove_repeats=remove), None)]
+        for remove in (False, True)
+    )
+    assert any(len(one.tokens) > len(other.tokens) for one, other in zip(whole, outputs, strict=True))
+    for output in outputs:
+        assert output.score == pytest.approx(sum(output.logps) / len(output.logps), abs=1e-5)
+
+
 def test_more_hypotheses_change_nothing_about_the_best() -> None:
     model, rows = random_model(), sentences(12)
     for rerank in ("none", "ar"):
         options = replace(OPTIONS, length_beam=6, rerank=rerank, keep_lengths=4)
-        one, many = (generate(model, source(rows), "nar", replace(options, nbest=n), "content") for n in (1, 4))
+        one, many = (generate(model, source(rows), "nar", replace(options, nbest=n), "content") for n in (1, 3))
         assert [found[0].tokens for found in one] == [found[0].tokens for found in many]
         for found in many:
             assert [o.score for o in found] == sorted((o.score for o in found), reverse=True)

@@ -163,6 +163,11 @@ def test_what_is_sure_enough_stays_and_ends_a_row() -> None:
     assert logps[0].tolist() == pytest.approx([log(p) for p in (0.9, 0.8, 0.5, 0.6)])
 
 
+def test_a_row_whose_tokens_are_all_sure_is_finished_even_where_every_pass_writes_all() -> None:
+    _, _, passes = mask_predict(Counting([0.9, 0.8]), masks(torch.tensor([2])), 8, update="all", sure=0.5)
+    assert passes.tolist() == [2], "the first that reads no MASK is the last"
+
+
 def doubting(tokens: Tensor, asked: Tensor, sentences: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """`neighbourless`, with entropies that have nothing to do with its certainties."""
     best, logps = neighbourless(tokens, asked, sentences)

@@ -195,11 +195,12 @@ def test_minutes_are_an_equal_budget_too_and_json_is_printed_instead_of_the_tabl
 
 def test_a_variant_may_have_updates_of_its_own_and_the_cost_of_each_is_told(compare: Janus) -> None:
     """So that systems whose updates cost differently can be compared at equal cost."""
-    systems = ("--objectives", "ar,janus", "--variant", "longer: ar training.updates=8 training.schedule=cosine")
+    systems = ("--objectives", "ar,janus", "--variant", "longer: ar training.updates=0x8 training.schedule=cosine")
     for _ in range(2):  # the second call continues, and finds nothing to do
         code, out, err = compare(*systems, "--steps", "4", "--modes", "ar.beam1")
         assert code == 0, err
         assert "not the same budget" not in out
+        assert "4 updates each (but where the table says otherwise)" in out
     ar, janus, longer = (each["training"] for each in found()["systems"])
     assert [each["updates"] for each in (ar, janus, longer)] == [4, 4, 8]
     assert 1.5 * ar["flops"] < longer["flops"] < 2.5 * ar["flops"]
@@ -240,6 +241,7 @@ def test_all_rows_are_timed_in_turn_and_what_fails_says_why(compare: Janus) -> N
         (["--variant", "long: ar training.minutes=9"], "minutes are the same for all"),
         (["--variant", "long: ar training.updates=9", "--minutes", "1"], "long has updates of its own"),
         (["--variant", "long: ar training.updates=many"], "training.updates"),
+        (["--variant", "long: ar training.updates=0x9", "--minutes", "1"], "long has updates of its own"),
         (["--objectives", "ar", "--variant", "AR: ar training.clip=1"], "two systems are called ar"),
         (["--objectives", "ar", "--against", "cmlm nar4.lb1"], "--against cmlm nar4.lb1: there will be no such row"),
         (["--seeds", "1,x"], "not a list of numbers"),

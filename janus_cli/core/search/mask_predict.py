@@ -39,7 +39,7 @@ def mask_predict(
         update: "hidden": a pass rewrites hidden tokens, the others keep token and certainty. "all": everything that was
             once MASK is written anew in each pass, hidden or not.
         fan: number of rows of each sentence, which are adjacent.
-        sure: a token of this probability or more is not hidden again; so a row ends as soon as all its tokens have it.
+        sure: a token of this probability or more is not hidden again, so a row whose tokens all have it is finished.
         begun: what the first pass wrote, tokens and log-probabilities (R, T), if it is done already.
         only: (R, T) bool, the places that may be written; a MASK elsewhere stays.
         leaving: whether sentences may skip passes; if not, the host never waits for a GPU.
@@ -112,9 +112,10 @@ def over_lengths(
         first: the step of the first pass, which also gives the entropy in nats at each place, 0 where not asked.
         tokens: (B * fan, T) int64, MASK where a token is to be written, PAD after the end of a row.
         prior: (B * fan,) log p(n).
-        keep: K, the rows of each sentence that go on, best first; 0: all, with `mean_logp` as scores, as in the paper.
+        keep: K, the rows of each sentence that go on, best first; 0: all, as in the paper, with scores of 0.
     """
     rows, begun = torch.arange(len(tokens), device=tokens.device), None
+    scores = torch.zeros(len(tokens), device=tokens.device)
     if keep:
         asked = tokens == MASK
         best, logps, entropies = first(tokens, asked, None)
@@ -126,7 +127,7 @@ def over_lengths(
     tokens, logps, passes = mask_predict(
         step, tokens[rows], iters, update=update, fan=fan, sure=sure, begun=begun, leaving=leaving, trace=trace
     )
-    return Written(rows, scores if keep else mean_logp(tokens, logps), tokens, logps, passes)
+    return Written(rows, scores, tokens, logps, passes)
 
 
 def masks(lengths: Tensor) -> Tensor:
