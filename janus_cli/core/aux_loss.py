@@ -22,6 +22,9 @@ half that of KLs(i, j), and [y_h] 1 at the gold word and 0 elsewhere:
                + t r_i sum_j h_ij (q_i (log q_i - log q_j) - q_i KL(q_i || q_j) + q_i - q_j)
 
 The sums over j are products with (K, K) matrices, because their coefficients are the same for all words.
+
+With `sure`, the KLs of each token are multiplied by p_AUX(gold word), which gets no gradient from it: an AUX that does
+not know the word ties nobody to itself, and the KLs rise by themselves as it learns.
 """
 
 from collections.abc import Sequence
@@ -47,12 +50,14 @@ class AuxLoss(NamedTuple, Generic[Number]):
     kl_ar_nar: Number
 
 
+AUX = 2
 PAIRS = ((0, 2), (1, 2), (0, 1))  # of (AR, NAR, AUX), in the order of the KLs above
 
 
 def aux_loss(
     ar: Tensor, nar: Tensor, aux: Tensor, weight: Tensor, gold: Tensor, smoothing: float,
-    coefficients: AuxLoss[float], kl_to_ar: float = 1.0, temperature: float = 1.0, bias: Tensor | None = None,
+    coefficients: AuxLoss[float], kl_to_ar: float = 1.0, temperature: float = 1.0, sure: bool = False,
+    bias: Tensor | None = None,
 ) -> AuxLoss[Tensor]:  # fmt: skip
     """The sums of the six terms over N hidden tokens.
 
@@ -61,18 +66,18 @@ def aux_loss(
     with these times a common factor. bias: see `cross_entropy`.
     """
     states = torch.stack([ar, nar, aux])  # (3, N, D)
-    reached = (kl_to_ar, 1.0, 1.0)
-    return AuxLoss(*tied(states, weight, gold, smoothing, coefficients, PAIRS, reached, temperature, bias))
+    reached, judge = (kl_to_ar, 1.0, 1.0), AUX if sure else None
+    return AuxLoss(*tied(states, weight, gold, smoothing, coefficients, PAIRS, reached, temperature, judge, bias))
 
 
 def tied(
     states: Tensor, weight: Tensor, gold: Tensor, smoothing: float, coefficients: Sequence[float], pairs: Pairs,
-    reached: Sequence[float], temperature: float = 1.0, bias: Tensor | None = None,
+    reached: Sequence[float], temperature: float = 1.0, judge: int | None = None, bias: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """The sums over N tokens of K cross-entropies, then of the symmetric KL of each of the P pairs -> (K + P,).
 
     states (K, N, D), weight (V, D), gold (N,). coefficients: of these sums, see `aux_loss`. reached: r_i, the share of
-    the KLs' gradient that each distribution receives.
+    the KLs' gradient that each distribution receives. judge: the distribution whose certainty multiplies the KLs.
     """
     count, exact = len(states), torch.promote_types(states.dtype, torch.float32)
     factors = torch.tensor([*coefficients], dtype=exact, device=states.device)
@@ -91,9 +96,11 @@ def tied(
         q = p if temperature == 1 else log_q.exp()
         inner = q.transpose(0, 1) @ log_q.permute(1, 2, 0)  # (R, K, K): sum_v q_i log q_j
         kl = inner.diagonal(dim1=1, dim2=2)[..., None] - inner  # KL(q_i || q_j)
-        totals += _totals(log_p, kl * temperature**2, gold[chunk], smoothing, pairs)
+        sure = None if judge is None else p[judge].gather(1, gold[chunk, None])  # (R, 1)
+        weighed = kl if sure is None else sure[..., None] * kl
+        totals += _totals(log_p, weighed * temperature**2, gold[chunk], smoothing, pairs)
         if wanted:
-            slope = _slope(p, q, log_q, kl, gold[chunk], smoothing, factors[:count], half).to(some.dtype)
+            slope = _slope(p, q, log_q, kl, sure, gold[chunk], smoothing, factors[:count], half).to(some.dtype)
             everywhere = smoothing * factors[:count, None, None]  # c_i s, over V equal for all words: without a pass
             by_states[:, chunk] = slope @ table - everywhere * average
             by_weight += slope.flatten(0, 1).T @ some.flatten(0, 1)
@@ -110,16 +117,22 @@ def _totals(log_p: Tensor, kl: Tensor, gold: Tensor, smoothing: float, pairs: Pa
 
 
 def _slope(
-    p: Tensor, q: Tensor, log_q: Tensor, kl: Tensor, gold: Tensor, smoothing: float, c: Tensor, half: Tensor
-) -> Tensor:
-    """d/dz without - c_i s/V. p, q, log_q (K, R, V), kl (R, K, K), gold (R,), c (K,), half (K, K) -> (K, R, V)."""
+    p: Tensor, q: Tensor, log_q: Tensor, kl: Tensor, sure: Tensor | None, gold: Tensor, smoothing: float, c: Tensor,
+    half: Tensor,
+) -> Tensor:  # fmt: skip
+    """d/dz without - c_i s/V.
+
+    p, q, log_q (K, R, V), kl (R, K, K), sure (R, 1), gold (R,), c (K,), half (K, K) -> (K, R, V).
+    """
     count = len(p)
     by_logs = torch.diag(half.sum(1)) - half  # sum_j h_ij (log q_i - log q_j) = (by_logs @ log q)_i
     constant = half.sum(1) - (half * kl).sum(2)  # (R, K)
     slope = (by_logs @ log_q.view(count, -1)).view_as(log_q).add_(constant.T[..., None]).mul_(q)
-    if q is p:  # one pass instead of two
+    if q is p and sure is None:  # one pass instead of two
         slope.view(count, -1).addmm_(torch.diag(c) - half, p.view(count, -1))
     else:
-        slope.view(count, -1).addmm_(-half, q.view(count, -1)).addmm_(torch.diag(c), p.view(count, -1))
+        slope.view(count, -1).addmm_(-half, q.view(count, -1))
+        slope = slope if sure is None else slope.mul_(sure)
+        slope.view(count, -1).addmm_(torch.diag(c), p.view(count, -1))
     taken = (smoothing - 1) * c[:, None, None].expand(count, len(gold), 1)
     return slope.scatter_add_(2, gold.expand(count, -1)[..., None], taken)

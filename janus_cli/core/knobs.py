@@ -209,6 +209,9 @@ class JanusObjective(ObjectiveKnobs):
     kl_temperature: Annotated[
         float, Knob("temperature of the KLs, which are multiplied by its square", "Hinton 2015", gt=0, le=1000)
     ] = 1.0
+    kl_sure: Annotated[
+        bool, Knob("multiply each token's KLs by the probability that AUX has for it, so that they rise as AUX learns")
+    ] = False
     kl_start: Annotated[int, Knob("updates without any KL", ge=0, le=10**12)] = 0
     kl_warmup: Annotated[
         int, Knob("updates over which the KL weights then rise to their full value", ge=0, le=10**12)

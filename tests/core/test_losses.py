@@ -32,8 +32,9 @@ def test_aux_loss_by_hand() -> None:
 
 
 def plain(
-    ar: Tensor, nar: Tensor, aux: Tensor, weight: Tensor, smoothing: float, share: float, temperature: float
-) -> AuxLoss[Tensor]:
+    ar: Tensor, nar: Tensor, aux: Tensor, weight: Tensor, smoothing: float, share: float, temperature: float,
+    sure: bool,
+) -> AuxLoss[Tensor]:  # fmt: skip
     """The equations, token by token and word by word, in Python; autograd gives the gradient."""
     logits = {"ar": ar @ weight.T, "nar": nar @ weight.T, "aux": aux @ weight.T}
     reached = share * logits["ar"] + (1 - share) * logits["ar"].detach()  # the same values; gradient times `share`
@@ -48,7 +49,8 @@ def plain(
         for one, two in (("ar", "aux"), ("nar", "aux"), ("ar", "nar")):
             for a, b in zip(p[one], p[two], strict=True):
                 both = 0.5 * a * (a / b).log() + 0.5 * b * (b / a).log()
-                sums[f"kl_{one}_{two}"] = sums[f"kl_{one}_{two}"] + temperature**2 * both
+                known = float(torch.softmax(logits["aux"][row].detach(), -1)[GOLD[row]]) if sure else 1.0
+                sums[f"kl_{one}_{two}"] = sums[f"kl_{one}_{two}"] + temperature**2 * known * both
     return AuxLoss(**sums)
 
 
@@ -69,26 +71,27 @@ def compare(ours: Tensor, theirs: Tensor, given: list[Tensor], exact: list[Tenso
 
 
 PRECISIONS = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-CASES = [(weights, 1.0, 1.0) for weights in (*ALONE, WEIGHTS, AuxLoss(*[0.0] * 6))]
-CASES += [(WEIGHTS, share, 1.0) for share in (0.0, 0.25)] + [(WEIGHTS, 1.0, heat) for heat in (0.5, 2.0)]
+CASES = [(weights, 1.0, 1.0, False) for weights in (*ALONE, WEIGHTS, AuxLoss(*[0.0] * 6))]
+CASES += [(WEIGHTS, share, 1.0, False) for share in (0.0, 0.25)] + [(WEIGHTS, 1.0, heat, False) for heat in (0.5, 2.0)]
+CASES += [(WEIGHTS, 1.0, 1.0, True), (WEIGHTS, 0.25, 2.0, True)]
 
 
 @PRECISIONS
 @pytest.mark.parametrize("at_once", [1, 60, 1 << 20])
-@pytest.mark.parametrize(("weights", "share", "temperature"), CASES, ids=str)
+@pytest.mark.parametrize(("weights", "share", "temperature", "sure"), CASES, ids=str)
 def test_aux_loss_equals_the_plain_version(
     dtype: torch.dtype, tolerance: float, at_once: int, weights: AuxLoss[float], share: float, temperature: float,
-    monkeypatch: pytest.MonkeyPatch,
+    sure: bool, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Each term alone and all of them, whatever the chunk size, the part that reaches AR, and the KLs' temperature."""
+    """Each term alone and all of them, whatever the chunk size, the KLs' temperature, and what weighs them."""
     monkeypatch.setattr(losses, "LOGITS_AT_ONCE", {"cpu": at_once})
     exact, given = random_case(dtype, 3)
-    expected = plain(*exact, 0.1, share, temperature)
-    found = aux_loss(*given, GOLD, 0.1, weights, share, temperature)
+    expected = plain(*exact, 0.1, share, temperature, sure)
+    found = aux_loss(*given, GOLD, 0.1, weights, share, temperature, sure)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.item() == pytest.approx(theirs.item(), rel=tolerance)
     with torch.no_grad():
-        again = aux_loss(*given, GOLD, 0.1, weights, share, temperature)
+        again = aux_loss(*given, GOLD, 0.1, weights, share, temperature, sure)
         assert torch.allclose(torch.stack(found), torch.stack(again))
     total, wanted = (sum(2 * w * v for w, v in zip(weights, each, strict=True)) for each in (found, expected))
     compare(total, wanted, given, exact, tolerance)
@@ -102,7 +105,7 @@ def test_rdrop_equals_the_plain_version(
     """Two passes: both cross-entropies and the KL between them, and their gradient."""
     monkeypatch.setattr(losses, "LOGITS_AT_ONCE", {"cpu": at_once})
     exact, given = random_case(dtype, 2)
-    expected = plain(exact[0], exact[1], exact[1], exact[2], 0.1, 1.0, 1.0)
+    expected = plain(exact[0], exact[1], exact[1], exact[2], 0.1, 1.0, 1.0, False)
     found = tied(torch.stack(given[:2]), given[2], GOLD, 0.1, [0.5, 0.5, 2.5], [(0, 1)], (1.0, 1.0))
     wanted = torch.stack([expected.ce_ar, expected.ce_nar, expected.kl_ar_nar])
     assert found.tolist() == pytest.approx(wanted.tolist(), rel=tolerance)

@@ -163,11 +163,6 @@ def test_what_is_sure_enough_stays_and_ends_a_row() -> None:
     assert logps[0].tolist() == pytest.approx([log(p) for p in (0.9, 0.8, 0.5, 0.6)])
 
 
-def test_a_row_whose_tokens_are_all_sure_is_finished_even_where_every_pass_writes_all() -> None:
-    _, _, passes = mask_predict(Counting([0.9, 0.8]), masks(torch.tensor([2])), 8, update="all", sure=0.5)
-    assert passes.tolist() == [2], "the first that reads no MASK is the last"
-
-
 def doubting(tokens: Tensor, asked: Tensor, sentences: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """`neighbourless`, with entropies that have nothing to do with its certainties."""
     best, logps = neighbourless(tokens, asked, sentences)
@@ -212,13 +207,13 @@ def test_lengths_that_are_dropped_are_not_decoded_again_and_the_first_pass_is_ma
     assert len(seen) == int(found.passes.max()) - 1
 
 
-def test_without_a_choice_all_lengths_are_finished_and_their_texts_judged() -> None:
+def test_without_a_choice_all_lengths_are_finished() -> None:
     start = masks(torch.tensor([3, 9, 4, 8, 2, 5]))
     found = over_lengths(doubting, neighbourless, start, torch.zeros(6), 4, fan=3)
     tokens, logps, passes = mask_predict(neighbourless, start, 4, fan=3)
     assert found.rows.tolist() == list(range(6))
     assert (found.tokens.tolist(), found.passes.tolist()) == (tokens.tolist(), passes.tolist())
-    assert torch.equal(found.scores, mean_logp(tokens, logps))
+    assert torch.equal(found.logps, logps)
 
 
 def test_lengths_are_the_likeliest_in_range_and_all_different() -> None:

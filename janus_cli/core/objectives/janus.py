@@ -10,7 +10,7 @@ The KLs and the last two CEs run over the hidden tokens; `core/aux_loss.py` has 
 y_t from a slot at position t (a `content` AR stream: t - 1), so they differ in what they see and in nothing else.
 
 Beyond the paper, off by default: `correct` adds CMLMC's CE_correct (`correction.py`), `glance` reveals hidden tokens in
-proportion to the model's mistakes (`glancing.py`).
+proportion to the model's mistakes (`glancing.py`), `kl_sure` weighs each token's KLs by AUX's certainty.
 """
 
 from dataclasses import replace
@@ -70,7 +70,7 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: JanusObjective) ->
     coefficients = AuxLoss(*(weight * plan.share(unit) for weight, unit in zip(weights, units, strict=True)))
     totals = aux_loss(
         ar_states[is_hidden], nar_states, aux_states, words, asked[is_hidden], knobs.label_smoothing,
-        coefficients, knobs.kl_to_ar, knobs.kl_temperature, bias,
+        coefficients, knobs.kl_to_ar, knobs.kl_temperature, knobs.kl_sure, bias,
     )  # fmt: skip
     totals = totals._replace(ce_ar=rest + totals.ce_ar)
     terms = {
