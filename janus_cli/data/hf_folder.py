@@ -10,7 +10,7 @@ from typing import Any
 
 import sentencepiece
 
-from janus_cli.core.symbols import BOS, EOS
+from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
 from janus_cli.data.hf import ABSENT, EXTRA, HuggingFace, library
 from janus_cli.errors import DataError, check_machine, require
 
@@ -100,13 +100,14 @@ def _rows(folder: Path) -> dict[str, int]:
 
 
 def _special(tokens: Mapping[str, int], config: Mapping[str, Any], rows: int) -> list[int]:
-    """The model's ids of pad, unk, bos, eos and mask; each stands for one of them at most."""
-    found: list[int] = []
-    for keys, usual in SPECIALS:
+    """The model's ids of pad, unk, bos, eos and mask. Each stands for one of them, for the end first."""
+    found = dict.fromkeys(range(SPECIAL), ABSENT)
+    for ours in (EOS, UNK, BOS, MASK, PAD):
+        keys, usual = SPECIALS[ours]
         names = [_content(config[key]) for key in keys if config.get(key)] or usual
-        ids = (tokens.get(name, rows) for name in names)
-        found.append(next((index for index in ids if index < rows and index not in found), ABSENT))
-    return found
+        ids = [tokens[name] for name in names if tokens.get(name, rows) < rows]
+        found[ours] = next((index for index in ids if index not in found.values()), ABSENT)
+    return [*found.values()]
 
 
 def _library(text: str, folder: Path) -> Made:
@@ -118,7 +119,7 @@ def _byte_level(folder: Path, config: Mapping[str, Any]) -> str:
     tokenizers = require("tokenizers", EXTRA)
     try:
         files = (str(folder / name) for name in ("vocab.json", "merges.txt"))
-        model = tokenizers.models.BPE.from_file(*files, fuse_unk=False)
+        model = tokenizers.models.BPE.from_file(*files)
     except Exception as problem:  # the library raises nothing narrower
         raise DataError(f"vocab.json and merges.txt in {folder} are damaged: {problem}") from None
     engine, spaced = tokenizers.Tokenizer(model), bool(config.get("add_prefix_space"))

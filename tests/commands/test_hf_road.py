@@ -11,8 +11,6 @@ import pytest
 from tests.data import hf_models
 from tests.helpers import Janus, sets
 
-pytest.importorskip("tokenizers")
-
 
 @pytest.mark.parametrize("name", ["bart", "marian"])
 def test_from_text_to_outputs(tiny_recipe: Path, shell: Janus, name: str) -> None:

@@ -90,6 +90,7 @@ def bart(folder: Path) -> None:
     vocabulary = json.loads((folder / "vocab.json").read_bytes())
     write(folder, "vocab.json", {**vocabulary, "<mask>": len(vocabulary)})
     write(folder, "config.json", {"model_type": "bart", "vocab_size": len(vocabulary) + 4})
+    write(folder, "tokenizer_config.json", {"clean_up_tokenization_spaces": True, "name_or_path": "/home/me/bart"})
 
 
 def wordpiece(folder: Path) -> None:

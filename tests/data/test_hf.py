@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("tokenizers")
-
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,8 +35,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizers]:
     return {name: taken_over(unpack(name, root / name), root / f"{name}.made") for name in hf_models.MODELS}
 
 
-def side_of(tokenizers: Tokenizers, side: str) -> HuggingFace:
-    tokenizer = getattr(tokenizers, side)
+def side_of(both: Tokenizers, side: str) -> HuggingFace:
+    tokenizer = getattr(both, side)
     assert isinstance(tokenizer, HuggingFace)
     return tokenizer
 
@@ -121,9 +119,9 @@ def test_files_are_taken_over_again_as_they_are(made: dict[str, Tokenizers], tmp
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
     lines = hf_models.odd_lines(20)
     loaded = load_tokenizers(tmp_path / "second")
-    for tokenizers in (first, second, loaded):
-        assert tokenizers.source.encode(lines) == made[name].source.encode(lines)
-        assert tokenizers.target.encode(lines) == made[name].target.encode(lines)
+    for again in (first, second, loaded):
+        assert again.source.encode(lines) == made[name].source.encode(lines)
+        assert again.target.encode(lines) == made[name].target.encode(lines)
 
 
 @pytest.mark.parametrize("name", hf_models.MODELS)
@@ -153,15 +151,34 @@ def test_rows_of_the_model_decide_how_many_ids_there_are(tmp_path: Path) -> None
     assert without.order[MASK] == ABSENT
 
 
+def test_a_token_that_ends_texts_and_fills_them_up_is_the_end(tmp_path: Path) -> None:
+    unpack("wordpiece", tmp_path)
+    names = {"pad_token": "[SEP]", "eos_token": "[SEP]", "bos_token": "[CLS]", "unk_token": {"content": "[UNK]"}}
+    hf_models.write(tmp_path, "tokenizer_config.json", names)
+    assert side_of(taken_over(tmp_path, tmp_path / "made"), "source").order[:SPECIAL] == [ABSENT, 1, 2, 3, 4]
+
+
+def test_what_is_given_back_of_byte_level_files_frames_texts_and_says_nothing_of_the_machine(tmp_path: Path) -> None:
+    source = side_of(taken_over(unpack("bart", tmp_path / "model"), tmp_path / "made"), "source")
+    files = given_back(source, source)
+    assert b"/home/me" not in b"".join(files.values())
+    engine = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
+    assert engine.encode("x</s>").tokens == ["<s>", "x", "</s>", "</s>"]
+
+
 def test_marian_with_a_vocabulary_of_its_own_for_each_side_is_not_joint(tmp_path: Path) -> None:
     unpack("marian", tmp_path)
     ids = json.loads((tmp_path / "vocab.json").read_bytes())
-    hf_models.write(tmp_path, "target_vocab.json", {name: index for index, name in enumerate(reversed(ids))})
+    first, second = [name for name in ids if name.startswith("▁")][:2]
+    swapped = {**ids, first: ids[second], second: ids[first], "more": len(ids)}
+    hf_models.write(tmp_path, "target_vocab.json", swapped)
     hf_models.write(tmp_path, "tokenizer_config.json", {"separate_vocabs": True})
+    hf_models.write(tmp_path, "config.json", {"vocab_size": len(ids), "decoder_vocab_size": len(swapped)})
     with pytest.raises(DataError, match=r"is separate: set tokenizer\.joint to False"):
         taken_over(tmp_path, tmp_path / "joint")
     both = taken_over(tmp_path, tmp_path / "separate", joint=False)
-    assert side_of(both, "source").order[UNK] != side_of(both, "target").order[UNK]
+    assert (both.source.size, both.target.size) == (len(ids) + 2, len(swapped) + 2)
+    assert both.source.pieces([10]) != both.target.pieces([10]) or both.source.pieces([11]) != both.target.pieces([11])
 
 
 def test_mbart_of_sentencepiece_has_fairseqs_ids(tmp_path: Path) -> None:
