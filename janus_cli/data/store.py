@@ -4,12 +4,14 @@
     SPLIT.offsets.npy                    (pairs + 1, 2) int64: where each pair begins in the source and in the target
     manifest.json                        sizes of both vocabularies; for each split its number of pairs and fingerprint
 
-Written in chunks, so that memory does not grow with the corpus; read through a memory map, without copies.
+Written in chunks, so that memory does not grow with the corpus; read through a memory map, without copies. Pages that
+were read of a large split are given back: they stay in the system's cache, but are not this process's memory any more.
 """
 
 from __future__ import annotations
 
 import hashlib
+import mmap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,7 +20,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from tokenize import TokenError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
 DTYPES = ("<i4", "<i4", "<i8")  # of the files of a split
 CHECKED_AT_ONCE = 1 << 22  # elements
+SMALL = 1 << 28  # bytes of a split's files that may all lie in memory
+KEPT = 32  # pairs that are read of a larger one before pages are given back; the system may map 2 MB around each
+GIVE_BACK = getattr(mmap, "MADV_DONTNEED", None)  # None on Windows, which has no such advice
 AGAIN = "run `janus preprocess` again with --force"
 
 
@@ -135,7 +140,12 @@ class Store:
         self.source_vocabulary, self.target_vocabulary = int(sizes["source"]), int(sizes["target"])
         self.lexicon: Tensor | None = None  # goes into every batch, see `lexicon.py`
         paths = [folder / name for name in store_files(split)]
-        self._source, self._target, self._offsets = map(_mapped, paths, DTYPES)
+        maps = list(map(_mapped, paths, DTYPES))
+        large = GIVE_BACK is not None and sum(each.nbytes for each in maps) > SMALL
+        self._maps: list[Any] = [each.base for each in maps] if large else []
+        self._read = 0
+        # As plain arrays: numpy's memmap class makes every slice slower.
+        self._source, self._target, self._offsets = (each.view(np.ndarray) for each in maps)
         if self._offsets.shape != (int(about["kept"]) + 1, 2):
             raise ValueError(f"{len(self._offsets) - 1} pairs where {about['kept']} were written")
 
@@ -170,17 +180,22 @@ class Store:
         """Tokens of every source and every target of pairs start .. stop - 1 (None: all): two arrays (pairs,) int64."""
         stop = len(self) if stop is None else min(stop, len(self))
         both = np.diff(self._offsets[start : stop + 1], axis=0)  # (pairs + 1, 2) -> (pairs, 2)
+        self._give_back()
         return both[:, 0], both[:, 1]
 
     def some_lengths(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """`lengths` of every `step`-th pair, from the first on; only their offsets are read."""
         both = self._offsets[1::step] - self._offsets[:-1:step]
+        self._give_back()
         return both[:, 0], both[:, 1]
 
     def pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Source and target ids of one pair, two int32 views; raises IndexError if there is no such pair."""
         if not 0 <= index < len(self):
             raise IndexError(f"pair {index} of {len(self)}")
+        self._read += 1
+        if self._read % KEPT == 0:
+            self._give_back()
         (source, target), (source_end, target_end) = self._offsets[index : index + 2].tolist()
         return self._source[source:source_end], self._target[target:target_end]
 
@@ -198,6 +213,11 @@ class Store:
         some._offsets[1:] = np.cumsum(np.stack([side.lengths for side in sides], axis=1), axis=0)
         return some
 
+    def _give_back(self) -> None:
+        """Forgets the pages that were read: they are read from the file again when they are needed."""
+        for each in self._maps:
+            each.madvise(GIVE_BACK)
+
     def _check(self) -> None:
         """Raises ValueError unless the offsets fit the ids, and the ids the vocabularies."""
         rising = (
@@ -210,13 +230,14 @@ class Store:
         for side, ids, top in sides:
             for start in range(0, len(ids), CHECKED_AT_ONCE):
                 worst = ids[start : start + CHECKED_AT_ONCE].view(np.uint32).max()  # negative ids are the largest
+                self._give_back()
                 if worst >= top:
                     raise ValueError(f"{side} id {worst.view(np.int32)} lies outside the vocabulary of {top}")
 
 
-def _mapped(path: Path, dtype: str) -> np.ndarray:
-    """A read-only memory map of a `.npy` file, as a plain array: numpy's memmap class makes every slice slower."""
-    array: np.ndarray = np.lib.format.open_memmap(path, mode="r").view(np.ndarray)
+def _mapped(path: Path, dtype: str) -> np.memmap:
+    """A read-only memory map of a `.npy` file."""
+    array = np.lib.format.open_memmap(path, mode="r")
     if array.dtype != np.dtype(dtype):
         raise ValueError(f"{path.name} holds {array.dtype}")
     return array

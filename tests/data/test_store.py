@@ -158,3 +158,28 @@ def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], object], words
     damage(tmp_path)
     with pytest.raises(DataError, match=words):
         Store.open(tmp_path, "train")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says what a process has mapped")
+def test_memory_does_not_grow_with_what_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pair of 120 MB, in no order: a process holds a part of the file."""
+
+    def mapped() -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("RssFile:")[1].split()[0]) // 1024  # MiB
+
+    pairs, length = 30_000, 1000
+    with StoreWriter(tmp_path, "train", source_vocabulary=9, target_vocabulary=9, origin={}) as writer:
+        targets = Ragged(np.full(pairs // 10 * length, 7, np.int32), np.full(pairs // 10, length, np.int64))
+        for _ in range(10):
+            writer.add([[]] * len(targets.lengths), targets)
+    about = {"kept": writer.rows, "fingerprint": writer.fingerprint}
+    write_json(tmp_path / MANIFEST, {"vocabulary": {"source": 9, "target": 9}, "splits": {"train": about}})
+    monkeypatch.setattr(module, "SMALL", 1 << 20)
+    before, most = mapped(), 0
+    store = Store.open(tmp_path, "train")
+    for number, row in enumerate(np.random.default_rng(1).permutation(pairs).tolist()):
+        assert int(store.pair(row)[1][-1]) == 7
+        if number % 100 == 0:
+            most = max(most, mapped())
+    assert most - before < 100  # 32 pairs, 2 MB around each, and their offsets
