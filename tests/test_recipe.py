@@ -1,6 +1,7 @@
 """The shipped recipes say what their papers say, every knob is explained, and what objectives' knobs do themselves."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,25 @@ def test_an_objective_brings_what_its_system_changes_elsewhere(tmp_path: Path) -
 def _keys(value: object, key: str = "") -> list[str]:
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [path for name, each in items for path in _keys(each, f"{key}.{name}".strip("."))] or [key]
+
+
+@pytest.mark.parametrize("name", ["pretrain_base", "pretrain_small"])
+def test_pretraining_has_the_weights_of_bart_janus(name: str) -> None:
+    """1/2 (CE_AR + CE_NAR + CE_AUX) + 1/2 (KLs(AR, AUX) + KLs(NAR, AUX)); the released script has the rest."""
+    recipe = recipe_load.load(name)
+    weights = {"ar": 0.5, "nar": 0.5, "aux": 0.5, "kl_ar_aux": 0.5, "kl_nar_aux": 0.5, "kl_ar_nar": 0.0, "length": 0.0}
+    assert (weights | {"label_smoothing": 0.0}).items() <= recipe.plain()["objective"].items()
+    assert recipe.plain()["denoising"] == {"share": 0.3, "span_mean": 3.0, "visible": 0.5, "permute": 0.0}
+    assert recipe.data.pack
+    if name == "pretrain_base":
+        model = {"width": 768, "feedforward": 3072, "heads": 12, "encoder_layers": 6, "activation": "gelu"}
+        adam = {"learning_rate": 1e-4, "schedule": "linear", "warmup": 10_000, "beta2": 0.98, "weight_decay": 0.01}
+        assert model.items() <= recipe.plain()["model"].items()
+        assert adam.items() <= recipe.plain()["training"].items()
+        assert 8 * recipe.training.accumulate * recipe.training.batch_tokens == 384 * 512
+    else:  # so that its weights fit
+        other = recipe_load.load("squad_qg")
+        assert replace(recipe.model, dropout=other.model.dropout) == other.model
 
 
 def test_every_knob_is_explained_and_the_document_is_up_to_date() -> None:
