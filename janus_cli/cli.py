@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from inspect import cleandoc
+from keyword import iskeyword
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -33,6 +34,7 @@ VERBS = {  # what `janus --help` says of each, and what its own help begins with
     "fingerprints.",
     "average": "Average the weights of a run's last or best checkpoints into a new checkpoint of the run.",
     "distill": "Make training data from a model's outputs: sequence-level knowledge distillation (Kim & Rush 2016).",
+    "import": "Make a run of a pre-trained model as Hugging Face stores it: BART, mBART, Marian.",
     "export": "Export a model to a folder that other programs can use without its run.",
     "bench": "Measure every decoding mode of a run: quality, decoder passes, latency, throughput, memory.",
     "compare": "Train several objectives with an equal budget, decode each in every mode it has, score and time them.",
@@ -72,7 +74,8 @@ def _command(verb: str) -> Any:
     """A verb's function as a command: its docstring is the rest of the help."""
     from janus_cli.commands.options import FileLists, JsonFile, Verb, checked
 
-    function = getattr(import_module(f"janus_cli.commands.{verb}"), verb)
+    module = import_module(f"janus_cli.commands.{verb}")
+    function = getattr(module, f"{verb}_" if iskeyword(verb) else verb)
     # Paragraphs with indented lines (examples) keep their line breaks: \b tells click so.
     paragraphs = [VERBS[verb], *cleandoc(function.__doc__ or "").split("\n\n")]
     paragraphs = [f"\b\n{each}" if "\n  " in each or each.startswith("  ") else each for each in paragraphs]

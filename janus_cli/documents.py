@@ -164,9 +164,12 @@ class RunManifest(Manifest):
 
 
 class TokenizerIndex(Document):
+    """begin: of kind hf, by side, the ids that a text begins with."""
+
     kind: str
     files: dict[str, str]
     joiner: str = ""
+    begin: dict[str, list[Count]] = {}
 
 
 class HuggingFaceTokenizer(Document):

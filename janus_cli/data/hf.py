@@ -3,7 +3,7 @@
 A side's file, `.hf.json` (see `documents.HuggingFaceTokenizer`), holds either a `tokenizer.json` of the `tokenizers`
 library, as it is (BART, mBART), or a SentencePiece model with the ids of its pieces (Marian, earlier mBART). The ids of
 a model come in another order than ours, which begin with pad, unk, bos, eos, mask: `HuggingFace.order` is the map,
-by which rows of its embeddings are moved as well.
+by which rows of its embeddings are moved as well. What a text begins with is in the folder's index (`begin`).
 
 Ids and text are those of transformers with `split_special_tokens=True` and `skip_special_tokens=True`: the name of a
 special token in the text, such as `<mask>` or `</s>`, is text like any other.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any, Protocol, Self
 
 import sentencepiece
@@ -47,12 +48,14 @@ class HuggingFace:
 
     order: for each of our ids, the model's, or ABSENT. Rows of the model's embeddings that no token has are ids, too.
     stored: what its file holds.
+    begin: our ids that every text begins with, unless it is empty: <s> in BART, a language in mBART-50.
     """
 
     ending = "hf.json"  # suffix of its file
 
     def __init__(self, stored: Mapping[str, Any], name: str) -> None:
         self.stored = stored
+        self.begin: list[int] = []
         special: list[int] = stored["special"]
         self.order = [*special, *(index for index in range(stored["rows"]) if index not in special)]
         self.size = len(self.order)
@@ -62,10 +65,11 @@ class HuggingFace:
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
         known = self._of_text
-        return [[known.get(index, UNK) for index in self._pieces.encode(line)] for line in lines]
+        rows = ([known.get(index, UNK) for index in self._pieces.encode(line)] for line in lines)
+        return [[*self.begin, *row] if row else row for row in rows]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        theirs = ([self.order[index] for index in text_ids(row)] for row in rows)
+        theirs = ([self.order[index] for index in text_ids(row) if index not in self.begin] for row in rows)
         texts = (self._pieces.decode([index for index in row if index != ABSENT]) for row in theirs)
         return [text.replace("\n", " ") for text in texts]  # bytes can spell a line end
 
@@ -75,6 +79,12 @@ class HuggingFace:
     def _name(self, theirs: int) -> str:
         name = self._pieces.name(theirs)
         return f"<unused {theirs}>" if name is None else name
+
+    def beginning_with(self, begin: list[int]) -> Self:
+        """The same tokenizer for texts that begin with these ids."""
+        other = copy(self)
+        other.begin = begin
+        return other
 
     def ours(self, theirs: int) -> int:
         """Our id of a token of the model. Raises KeyError if the model has no such token."""

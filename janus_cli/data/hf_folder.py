@@ -62,13 +62,17 @@ def take_over(folder: Path) -> dict[str, bytes]:
     contents = {}
     for side, (tokens, parts) in made.items():
         rows = sizes.get(side, max(tokens.values()) + 1)
+        special = _special(tokens, config, rows)
+        # Our BOS is what the model's decoder starts with, be that </s>, <pad> or a language; <s> is a token of texts.
+        start, special[BOS] = special[BOS], ABSENT
         stored = {
-            "special": _special(tokens, config, rows),
+            "special": special,
             "rows": rows,
             "clean": bool(config.get("clean_up_tokenization_spaces")),
             "config": config,
             **{"library": "", "sentencepiece": "", "ids": {}, "silent": [], "codes": False, **parts},
         }
+        stored["silent"] += [start] * (start != ABSENT)
         contents[side] = _dumped(stored)
     return contents
 
@@ -163,7 +167,7 @@ def _mbart(folder: Path, config: Mapping[str, Any]) -> Made:
             f"{folder} has {rows:,} embeddings, but {len(names):,} tokens with {len(languages)} languages",
             "name the languages in special_tokens_map.json, as additional_special_tokens in the order of their ids",
         )
-    silent = [tokens[_content(language)] for language in languages]
+    silent = [tokens[_content(token)] for token in languages]
     return tokens, {"sentencepiece": b64encode(data).decode(), "ids": tokens, "silent": silent}
 
 

@@ -14,7 +14,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -208,7 +208,17 @@ def load_tokenizers(folder: Path) -> Tokenizers:
             loaded[name] = _load_one(folder / name, kind, joiner)
     files = [INDEX, *loaded]
     _must_be_as_recorded(folder, files)
-    return Tokenizers(loaded[names["source"]], loaded[names["target"]], files, joiner)
+    begin = index.get("begin", {})
+    source, target = (_beginning(loaded[names[side]], begin.get(side, []), folder) for side in SIDES)
+    return Tokenizers(source, target, files, joiner)
+
+
+def _beginning(tokenizer: Tokenizer, begin: list[int], folder: Path) -> Tokenizer:
+    if not begin:
+        return tokenizer
+    if not isinstance(tokenizer, HuggingFace) or max(begin) >= tokenizer.size:
+        raise DataError(f"{folder / INDEX} is damaged: begin")
+    return tokenizer.beginning_with(begin)
 
 
 def is_index(file: Path) -> bool:
@@ -247,24 +257,36 @@ def train_tokenizers(
     and for fairseq's dict.<suffix>.txt. Raises DataError if the text does not allow this vocabulary, or the files to
     reuse are unusable.
     """
-    kind = KINDS[knobs.kind]
+    kind, begin = KINDS[knobs.kind], None
     if knobs.reuse is not None:
         place = Path(knobs.reuse)
-        contents = _reuse(knobs, pretrained(place) or place, suffixes)
+        place = pretrained(place) or place
+        contents = _reuse(knobs, place, suffixes)
+        if is_index(place / INDEX):
+            begin = documents.read(place / INDEX, documents.TokenizerIndex).get("begin")
     elif knobs.joint:
         contents = {"tokenizer": kind.train(knobs, chain(sources, targets), "+".join(suffixes))}
     else:
         source, target = suffixes
         contents = {"source": kind.train(knobs, sources, source), "target": kind.train(knobs, targets, target)}
-    for stem, data in contents.items():
-        write_atomically(folder / f"{stem}.{kind.ending}", data)
-    files = {side: f"{side if side in contents else 'tokenizer'}.{kind.ending}" for side in SIDES}
-    write_json(folder / INDEX, {"kind": knobs.kind, "joiner": knobs.joiner, "files": files})
+    write_tokenizers(folder, contents, knobs.kind, knobs.joiner, begin)
     made = load_tokenizers(folder)
     if made.joint != knobs.joint:
         shape = "joint" if made.joint else "separate"
         raise DataError(f"tokenizer.reuse {knobs.reuse} is {shape}: set tokenizer.joint to {made.joint}")
     return made
+
+
+def write_tokenizers(
+    folder: Path, contents: Mapping[str, bytes], kind: str, joiner: str = "",
+    begin: Mapping[str, Sequence[int]] | None = None,
+) -> None:  # fmt: skip
+    """Writes the files of `tokenizer`, or of `source` and `target`, and the index. begin: see `TokenizerIndex`."""
+    ending = KINDS[kind].ending
+    for stem, data in contents.items():
+        write_atomically(folder / f"{stem}.{ending}", data)
+    files = {side: f"{side if side in contents else 'tokenizer'}.{ending}" for side in SIDES}
+    write_json(folder / INDEX, {"kind": kind, "joiner": joiner, "files": files, **({"begin": begin} if begin else {})})
 
 
 def _in_parts(lines: Iterable[str]) -> Iterator[str]:

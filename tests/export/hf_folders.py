@@ -1,0 +1,126 @@
+"""Folders with tiny models, as transformers writes them, and what it says of them.
+
+`python tests/export/hf_folders.py FOLDER` writes golden_hf/ again, which needs transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))  # run as a program, and as pytest does
+
+import hf_models
+
+GOLDEN = Path(__file__).parent / "golden_hf"
+SHAPE: dict[str, Any] = {
+    "d_model": 8, "encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 12, "decoder_ffn_dim": 12,
+    "encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": 48, "init_std": 0.4,
+}  # fmt: skip
+LINES = [
+    "the man sees 3 big dogs, and doesn't care; it's fine.",
+    "the cook",
+    "Über Straße naïve café the child sees",
+    "the woman sees 12 big dogs, and doesn't",
+]
+# The seed of the weights, and what is added to the logit of EOS, so that outputs end, and at different places.
+DRAWN = {"bart": (1, 3.0), "mbart50": (11, 2.5), "mbart": (2, 1.5), "marian": (4, 3.0)}
+# A tokenizer's maker, the model's type, its config, its settings of generation, and the languages of mBART.
+Case = tuple[str, str, dict[str, Any], dict[str, Any], tuple[str | None, str | None]]
+CASES: dict[str, Case] = {
+    "bart": (
+        "bart", "bart", {"scale_embedding": False},
+        {"num_beams": 4, "early_stopping": True, "length_penalty": 2.0, "min_length": 6, "max_length": 24,
+         "no_repeat_ngram_size": 3, "forced_bos_token_id": 0, "forced_eos_token_id": 2},
+        (None, None),
+    ),
+    "mbart50": (
+        "mbart", "mbart", {"scale_embedding": True, "activation_function": "relu", "decoder_start_token_id": 2},
+        {"num_beams": 3, "max_length": 20, "forced_eos_token_id": 2}, ("en_XX", "fr_XX"),
+    ),
+    "mbart": (
+        "mbart", "mbart", {"scale_embedding": True, "decoder_start_token_id": 2},
+        {"num_beams": 5, "max_length": 20, "forced_eos_token_id": 2, "early_stopping": "never", "length_penalty": 0.5,
+         "min_length": 5},
+        ("en_XX", "fr_XX"),
+    ),
+    "marian": (
+        "marian", "marian", {"scale_embedding": True, "activation_function": "swish"},
+        {"num_beams": 4, "max_length": 30, "forced_eos_token_id": 0}, (None, None),
+    ),
+}  # fmt: skip
+
+
+def make(name: str, folder: Path) -> Any:
+    """Writes a folder with a random model, whose outputs end at different lengths; returns transformers' own model."""
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+
+    tokenizer_maker, kind, config, settings, languages = CASES[name]
+    hf_models.MODELS[tokenizer_maker](folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = len(tokenizer)
+    if (folder / "config.json").is_file():
+        rows = json.loads((folder / "config.json").read_text())["vocab_size"]
+    special = {f"{each}_token_id": getattr(tokenizer, f"{each}_token_id") for each in ("pad", "bos", "eos")}
+    if kind == "marian":
+        special["decoder_start_token_id"] = special["pad_token_id"]
+    if name == "mbart":
+        special["decoder_start_token_id"] = tokenizer.convert_tokens_to_ids(languages[1])
+    seed, ending = DRAWN[name]
+    torch.manual_seed(seed)
+    made = AutoModelForSeq2SeqLM.from_config(
+        AutoConfig.for_model(kind, **{**SHAPE, "vocab_size": rows, **config, **special})
+    )
+    for weight_name, weight in made.named_parameters():
+        if weight.dim() == 1:
+            torch.nn.init.normal_(weight, float("norm" in weight_name and weight_name.endswith("weight")), 0.3)
+    bias = made.final_logits_bias
+    bias.normal_(0, 0.5)
+    bias[0, special["eos_token_id"]] += ending
+    for silent in (special["pad_token_id"], tokenizer.mask_token_id):  # which janus never writes
+        if silent is not None:
+            bias[0, silent] = -1e9
+    if name == "mbart50":
+        settings = {**settings, "forced_bos_token_id": tokenizer.convert_tokens_to_ids(languages[1])}
+    made.generation_config.update(**settings)
+    made.save_pretrained(folder)
+    return AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+
+
+def outputs(name: str, folder: Path, model: Any, lines: list[str], **settings: Any) -> list[str]:
+    """What `generate` of transformers writes."""
+    from transformers import AutoTokenizer
+
+    source, target = CASES[name][4]
+    tokenizer = AutoTokenizer.from_pretrained(folder, **({"src_lang": source, "tgt_lang": target} if source else {}))
+    batch = [framed(name, tokenizer, line) for line in lines]
+    longest = max(map(len, batch))
+    ids = torch.tensor([row + [tokenizer.pad_token_id] * (longest - len(row)) for row in batch])
+    real = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in batch])
+    with torch.inference_mode():
+        found = model.generate(input_ids=ids, attention_mask=real, **settings)
+    return [tokenizer.decode(row, skip_special_tokens=True).replace("\n", " ") for row in found.tolist()]
+
+
+def framed(name: str, tokenizer: Any, line: str) -> list[int]:
+    """A source's ids as such a model reads them."""
+    ids = tokenizer(line, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    language = [tokenizer.convert_tokens_to_ids(CASES[name][4][0])] if CASES[name][4][0] else []
+    before = {"bart": [tokenizer.bos_token_id], "mbart50": language}.get(name, [])
+    return [*before, *ids, tokenizer.eos_token_id, *(language if name == "mbart" else [])]
+
+
+def main(place: Path) -> None:
+    for name in CASES:
+        (place / name).mkdir(parents=True)
+        model = make(name, place / name)
+        found = {"lines": LINES, "outputs": outputs(name, place / name, model, LINES)}
+        hf_models.write(GOLDEN, f"{name}.json", {"files": hf_models.packed(place / name), **found})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

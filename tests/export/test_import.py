@@ -1,0 +1,202 @@
+"""Imported models of Hugging Face write what `generate` of transformers writes, and can be trained on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("tokenizers")
+
+import hf_folders
+import hf_models
+
+from janus_cli.core.batch import EOS, PAD, pad
+from janus_cli.core.generate import generate
+from janus_cli.core.stream import content
+from janus_cli.decoding.translate import load
+from janus_cli.export import importing
+from janus_cli.export.importing import import_model
+from janus_cli.recipe_load import load as load_recipe
+from tests.helpers import edit_json, sets
+
+Janus = Callable[..., tuple[int, str, str]]
+
+
+def golden(name: str, folder: Path) -> dict[str, Any]:
+    """Unpacks a committed model; returns lines and what transformers made of them."""
+    found: dict[str, Any] = json.loads((hf_folders.GOLDEN / f"{name}.json").read_bytes())
+    folder.mkdir()
+    hf_models.unpack(found["files"], folder)
+    return found
+
+
+@pytest.mark.parametrize("name", hf_folders.CASES)
+def test_an_imported_model_writes_what_transformers_writes(name: str, tmp_path: Path) -> None:
+    found = golden(name, tmp_path / "model")
+    run = import_model(tmp_path / "model", run=tmp_path / "run", languages=hf_folders.CASES[name][4])
+    results = load(run).translate([*found["lines"], ""])
+    assert [result.text for result in results] == [*found["outputs"], ""]
+    assert len({len(result.outputs[0].tokens) for result in results}) > 2  # they end at different places
+
+
+def test_it_is_a_run_like_any_other(janus: Janus, empty_folder: Path) -> None:
+    """Decoding, another model trained from it, whose text begins as the model's does, and that one decoded."""
+    found = golden("bart", Path("model"))
+    assert janus("import", "model")[0] == 0
+    for split in ("train", "valid", "test"):
+        for side in ("src", "tgt"):
+            Path(f"{split}.{side}").write_text(
+                "".join(f"{line} {number}\n" for number, line in enumerate(found["lines"]))
+            )
+    few = sets("training.updates=1", "training.validate_every=1", "data.max_tokens=46", "decoding.max_ratio=1")
+    options = ("--objective", "janus", "--data-dir", ".", "--run", "runs/more", *few)
+    code, _, err = janus("train", "--recipe", "runs/model/recipe.yaml", "--from", "runs/model", *options)
+    assert code == 0, err
+    assert "fresh: length_table" in err
+    first = load("runs/model").tokenizers.target.encode(["a"])[0][0]
+    assert load("runs/more").tokenizers.source.encode(["a"])[0][0] == first
+    for mode in ("ar", "nar"):
+        assert janus("decode", "--run", "runs/more", "--mode", mode, "--input", "test.src")[0] == 0
+    assert janus("inspect", "runs/model")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model_type": "t5"}, "t5"), ({"activation_function": "gelu_new"}, "gelu_new"),
+        ({"decoder_attention_heads": 4}, "decoder_attention_heads 4"), ({"d_model": "8"}, "config.json"),
+        ({"max_position_embeddings": 4096}, "shape"), ({"vocab_size": 500}, "fewer rows"),
+        ({"encoder_layers": 2}, "encoder.layers.1"), ({"decoder_layers": 1}, "no place"),
+    ],
+)  # fmt: skip
+def test_a_model_that_does_not_fit_is_refused(
+    janus: Janus, empty_folder: Path, changes: dict[str, Any], named: str
+) -> None:
+    golden("bart", Path("model"))
+    edit_json("model/config.json", **changes)
+    code, _, err = janus("import", "model")
+    assert (code, named in err, Path("runs").exists()) == (3, True, False), err
+
+
+@pytest.mark.parametrize(
+    ("missing", "named"),
+    [("config.json", "config.json"), ("model.safetensors", "from_pretrained('model')"), ("vocab.json", "tokenizer")],
+)
+def test_a_folder_that_is_not_whole_is_refused(janus: Janus, empty_folder: Path, missing: str, named: str) -> None:
+    golden("bart", Path("model"))
+    Path("model", missing).rename("model/pytorch_model.bin")
+    code, _, err = janus("import", "model")
+    assert (code, named.lower() in err.lower()) == (3, True), err
+
+
+def test_the_languages_of_mbart_must_be_known_and_what_has_no_knob_is_said(janus: Janus, empty_folder: Path) -> None:
+    golden("mbart", Path("model"))
+    edit_json("model/generation_config.json", repetition_penalty=1.2)
+    code, _, err = janus("import", "model", "--source-language", "xx_XX", "--target-language", "fr_XX")
+    assert (code, "xx_XX" in err, "fr_XX" in err) == (2, True, True)
+    code, _, err = janus("import", "model", "--source-language", "de_DE", "--target-language", "fr_XX")
+    assert (code, "repetition_penalty 1.2" in err) == (0, True)
+    shutil.rmtree("runs/model/checkpoints", ignore_errors=True)
+    assert janus("import", "model", "--source-language", "de_DE", "--target-language", "fr_XX")[0] == 2  # it is there
+
+
+def test_how_it_generates_is_told_by_the_recipe(tmp_path: Path) -> None:
+    golden("bart", tmp_path / "model")
+    decoding = load_recipe(str(import_model(tmp_path / "model", run=tmp_path / "run") / "recipe.yaml")).decoding
+    assert (decoding.beam, decoding.length_penalty, decoding.no_repeat_ngram) == (4, 2.0, 3)
+    # Lengths of transformers count the token that the decoder starts with; ours count neither that nor the EOS.
+    assert (decoding.min_length, decoding.min_length + decoding.max_extra, decoding.free_end) == (5, 22, True)
+
+
+ROWS = 60
+BART: dict[str, Any] = {"forced_bos_token_id": 0}
+MARIAN: dict[str, Any] = {"pad_token_id": 59, "decoder_start_token_id": 59, "eos_token_id": 0, "forced_eos_token_id": 0}
+MODELS: list[tuple[str, dict[str, Any], tuple[int | None, int | None]]] = [
+    ("bart", {**BART, "scale_embedding": True, "activation_function": "relu"}, (None, None)),
+    ("bart", {"tie_word_embeddings": False, "activation_function": "swish"}, (None, None)),
+    ("mbart", {"decoder_start_token_id": 2, "forced_bos_token_id": 51, "scale_embedding": True}, (50, 51)),
+    ("mbart", {"decoder_start_token_id": 51, "activation_function": "relu"}, (50, 51)),
+    ("marian", {**MARIAN, "scale_embedding": True, "activation_function": "swish"}, (None, None)),
+    ("marian", {**MARIAN, "share_encoder_decoder_embeddings": False}, (None, None)),
+    ("pegasus", {}, (None, None)),
+]
+GENERATION: list[dict[str, Any]] = [
+    {"max_length": 24},
+    {"num_beams": 4, "max_length": 18},
+    {"num_beams": 4, "max_length": 18, "early_stopping": True, "length_penalty": 2.0},
+    {"num_beams": 3, "max_length": 22, "early_stopping": "never", "length_penalty": 0.5},
+    {"num_beams": 4, "max_length": 16, "min_length": 6, "no_repeat_ngram_size": 2},
+    {"num_beams": 5, "num_return_sequences": 3, "max_new_tokens": 12, "early_stopping": True, "length_penalty": 0.0},
+]
+
+
+def random_model(kind: str, config: dict[str, Any], folder: Path) -> Any:
+    """A random model of transformers, saved and loaded again, whose outputs end; it never writes <pad> or <mask>."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(3)
+    shape = {**hf_folders.SHAPE, "d_model": 16, "encoder_layers": 2, "vocab_size": ROWS, **config}
+    made = transformers.AutoModelForSeq2SeqLM.from_config(transformers.AutoConfig.for_model(kind, **shape))
+    for name, weight in made.named_parameters():
+        if weight.dim() == 1:
+            torch.nn.init.normal_(weight, float("norm" in name and name.endswith("weight")), 0.3)
+    made.final_logits_bias.normal_(0, 0.5)
+    made.final_logits_bias[0, made.config.eos_token_id] += 3.0
+    made.final_logits_bias[0, [made.config.pad_token_id, ROWS - 2]] = -1e9
+    made.save_pretrained(folder)
+    return transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "config", "languages"), MODELS)
+def test_logits_and_outputs_are_those_of_transformers(
+    tmp_path: Path, kind: str, config: dict[str, Any], languages: tuple[int | None, int | None]
+) -> None:
+    theirs = random_model(kind, config, tmp_path)
+    about, settings = importing.read(tmp_path)
+    special = [theirs.config.pad_token_id, 3, -1, theirs.config.eos_token_id, ROWS - 2]
+    order = [*special, *(index for index in range(ROWS) if index not in special)]
+    frame = importing.frame_of(about, settings, languages)
+    suffix = 0 if frame.suffix is None else order.index(frame.suffix)
+    ours = importing.transformer(
+        importing.read_tensors(tmp_path), about, (order, order), frame.start, suffix, str(tmp_path)
+    )
+
+    draw = torch.Generator().manual_seed(1)
+    lengths = torch.randint(1, 20, (6,), generator=draw).tolist()
+    texts = [torch.randint(6, ROWS - 12, (length,), generator=draw).tolist() for length in lengths]
+    before, after = ([] if each is None else [each] for each in (frame.source, frame.suffix))
+    rows = [[*before, *text, theirs.config.eos_token_id, *after] for text in texts]
+    read = torch.tensor([row + [theirs.config.pad_token_id] * (25 - len(row)) for row in rows])
+    real = (torch.arange(25) < torch.tensor([[len(row)] for row in rows])).long()
+    source = pad([[*map(order.index, [*before, *text]), EOS] for text in texts])
+    begin = [] if frame.target is None else [frame.target]
+    target = torch.tensor([[frame.start, *begin, *range(7, 17)]] * 6)
+    written = pad([[2, *map(order.index, [*begin, *range(7, 17)]), EOS]] * 6)
+    writable = [index for index, their in enumerate(order) if index not in (PAD, 2, 4)]
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+        theirs.to(dtype), ours.to(dtype)
+        with torch.inference_mode():
+            expected = theirs(input_ids=read, attention_mask=real, decoder_input_ids=target).logits
+            found = ours.logits(ours.decode(content(written), ours.encode(source, source != PAD)))
+        wanted = expected[..., [order[index] for index in writable]]
+        torch.testing.assert_close(found[..., writable], wanted, rtol=0, atol=tolerance)
+
+    theirs.float(), ours.float()
+    for changes in GENERATION:
+        with torch.inference_mode():
+            sequences = theirs.generate(input_ids=read, attention_mask=real, **changes).tolist()
+        options = importing.decoding_knobs({**settings, **changes}, ours.knobs.max_length)
+        if frame.first is not None:
+            options = replace(options, first_token=order.index(frame.first))
+        outputs = [output for each in generate(ours, source, "ar", options, "content") for output in each]
+        ends = [row[1:].index(theirs.config.eos_token_id) + 1 for row in sequences]
+        assert [[order[index] for index in output.tokens] for output in outputs] == [
+            row[1:end] for row, end in zip(sequences, ends, strict=True)
+        ], changes
