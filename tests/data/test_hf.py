@@ -77,7 +77,7 @@ def test_so_they_are_on_a_thousand_odd_lines_also_of_folders_that_transformers_a
 
 
 def test_our_ids_are_the_special_tokens_then_the_others_in_their_order(made: dict[str, Tokenizers]) -> None:
-    special = {"bart": [1, 3, 0, 2, 400], "wordpiece": [0, 1, 2, 3, 4], "marian": [82, 1, ABSENT, 0, ABSENT]}
+    special = {"bart": [1, 3, ABSENT, 2, 400], "wordpiece": [0, 1, ABSENT, 3, 4], "marian": [82, 1, ABSENT, 0, ABSENT]}
     for name, ids in special.items():
         tokenizer = side_of(made[name], "source")
         assert tokenizer.order[:SPECIAL] == ids
@@ -142,12 +142,12 @@ def test_rows_of_the_model_decide_how_many_ids_there_are(tmp_path: Path) -> None
     unpack("bart", tmp_path)
     hf_models.write(tmp_path, "config.json", {"vocab_size": 410})
     padded = side_of(taken_over(tmp_path, tmp_path / "padded"), "source")
-    assert padded.size == 410
-    assert padded.pieces([409]) == ["<unused 409>"]
+    assert padded.size == 411
+    assert padded.pieces([410]) == ["<unused 409>"]
     assert padded.decode([[409]]) == [""]
     hf_models.write(tmp_path, "config.json", {"vocab_size": 400})
     without = side_of(taken_over(tmp_path, tmp_path / "without"), "source")
-    assert without.size == 401
+    assert without.size == 402
     assert without.order[MASK] == ABSENT
 
 
@@ -186,16 +186,16 @@ def test_mbart_of_sentencepiece_has_fairseqs_ids(tmp_path: Path) -> None:
     (tmp_path / "sentencepiece.bpe.model").write_bytes(data)
     tokenizer = side_of(taken_over(tmp_path, tmp_path / "made"), "source")
     model = hf_models.sentencepiece.SentencePieceProcessor(model_proto=data)
-    assert tokenizer.size == model.get_piece_size() + 1 + 25 + 1
-    assert tokenizer.order[:SPECIAL] == [1, 3, 0, 2, tokenizer.size - 1]
+    assert tokenizer.size == model.get_piece_size() + 1 + 25 + 1 + 1  # BOS, too
+    assert tokenizer.order[:SPECIAL] == [1, 3, ABSENT, 2, tokenizer.size - 2]
     for line in hf_models.odd_lines(50):
         ids = [index + 1 if index else 3 for index in model.encode(line)]
         assert [tokenizer.order[index] for index in tokenizer.encode([line])[0]] == ids
-    hf_models.write(tmp_path, "config.json", {"vocab_size": tokenizer.size + 1})
+    hf_models.write(tmp_path, "config.json", {"vocab_size": tokenizer.size})
     with pytest.raises(DataError, match="with 25 languages"):
         taken_over(tmp_path, tmp_path / "more")
     hf_models.write(tmp_path, "special_tokens_map.json", {"additional_special_tokens": [*LANGUAGES, "af_ZA"]})
-    assert side_of(taken_over(tmp_path, tmp_path / "named"), "source").order[MASK] == tokenizer.size
+    assert side_of(taken_over(tmp_path, tmp_path / "named"), "source").order[MASK] == tokenizer.size - 1
     assert tokenizer.pieces([tokenizer.ours(model.get_piece_size() + 1)]) == ["ar_AR"]
     assert tokenizer.decode([[tokenizer.ours(model.get_piece_size() + 1)]]) == [""]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from base64 import b64decode, b64encode
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +115,21 @@ def framed(name: str, tokenizer: Any, line: str) -> list[int]:
     return [*before, *ids, tokenizer.eos_token_id, *(language if name == "mbart" else [])]
 
 
+def packed(folder: Path) -> dict[str, str]:
+    return {file.name: b64encode(file.read_bytes()).decode() for file in sorted(folder.iterdir())}
+
+
+def unpack(files: dict[str, str], folder: Path) -> None:
+    for name, data in files.items():
+        (folder / name).write_bytes(b64decode(data))
+
+
 def main(place: Path) -> None:
     for name in CASES:
         (place / name).mkdir(parents=True)
         model = make(name, place / name)
         found = {"lines": LINES, "outputs": outputs(name, place / name, model, LINES)}
-        hf_models.write(GOLDEN, f"{name}.json", {"files": hf_models.packed(place / name), **found})
+        hf_models.write(GOLDEN, f"{name}.json", {"files": packed(place / name), **found})
 
 
 if __name__ == "__main__":
