@@ -15,11 +15,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from janus_cli import __version__, console
+from janus_cli import __version__, console, recipe_load
 from janus_cli.core.knobs import ArObjective, Decoding
 from janus_cli.core.model import Transformer, sinusoids
 from janus_cli.core.steps import NEVER_WRITTEN
@@ -32,7 +31,7 @@ from janus_cli.export import safetensors
 from janus_cli.export.huggingface import BIAS, KINDS, POSITIONS, model_knobs, moved, parts, tables
 from janus_cli.export.source import PROVENANCE, Source
 from janus_cli.files import must_be_free, sha256, whole_folder, write_json
-from janus_cli.recipe import CHECKED, Data, Recipe
+from janus_cli.recipe import Data, Recipe
 from janus_cli.recipe import Tokenizer as TokenizerKnobs
 from janus_cli.runs import RUNS
 from janus_cli.terminal import command
@@ -322,8 +321,10 @@ def _recipe(name: str, model: Transformer, tokenizers: Tokenizers, decoding: Dec
             kind="hf", vocabulary=tokenizers.target.size, joint=tokenizers.joint, reuse=str(out)
         ),
     )  # fmt: skip
-    try:
-        return CHECKED.validate_json(json.dumps(recipe.plain()))
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        raise DataError(f"{name} does not fit: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    with TemporaryDirectory() as temporary:
+        file = Path(temporary, "recipe.yaml")
+        file.write_text(recipe_load.dump(recipe), encoding="utf-8")
+        try:
+            return recipe_load.load(str(file))
+        except UsageError as problem:
+            raise DataError(f"{name} does not fit: {problem.message.replace(str(file), 'recipe')}") from None
