@@ -11,7 +11,8 @@ so that only the decoder has to do without them:
 With `ar` this is BART's pre-training, with `bang` BANG's, with `cmlm` a masked one: only the objective differs.
 
 Exactly ceil(share * n) of n tokens are hidden, in spans that do not touch each other, of Poisson lengths. As in BART, a
-span of length 0 inserts a MASK; lengths are drawn without 0, and MASKs are inserted as often as there would be zeros.
+span of length 0 inserts a MASK; lengths are drawn without 0, and MASKs are inserted as often as there would be zeros,
+but not so many that a source would be longer than its text, which the model may not have positions for.
 BART draws spans of words, here they are of tokens. A hidden span that crosses the end of a sentence is one MASK, in the
 first of the two, also where sentences are shuffled.
 """
@@ -57,7 +58,7 @@ def draw_spans(real: Tensor, draws: Draws, knobs: Denoising) -> Spans:
     """real: (B, T) bool, n True, then False.
 
     Of the gaps before, between and after the tokens that are not hidden, each holds one span at most; so spans do not
-    touch. If there are too few gaps (a share above one half), the shortest spans are left out.
+    touch. There are gaps enough, because no more than half of the tokens are hidden.
     """
     width, n = real.shape[1], real.sum(1, keepdim=True)
     allowed = (knobs.share * n.double()).ceil().long()
@@ -70,12 +71,13 @@ def draw_spans(real: Tensor, draws: Draws, knobs: Denoising) -> Spans:
 
     count, gap = (length > 0).sum(1, keepdim=True), torch.arange(width + 1, device=real.device)
     is_gap = gap <= n - allowed
-    number = rank(draws.uniform(width + 1), is_gap)  # the span that each gap holds, if there are so many
+    number = rank(draws.uniform(width + 1), is_gap)  # of the span that a gap holds, if there are so many
     length = length.gather(1, number) * is_gap
     start = gap + length.cumsum(1) - length
     seen = draws.uniform(width + 1) < knobs.visible
     hidden, unread = (covered(start, each, width) & real for each in (length, length * ~seen))
-    empty = is_gap & (number >= count) & (number < count + zeros)
+    saved = unread.sum(1, keepdim=True) - ((length > 0) & ~seen).sum(1, keepdim=True)  # tokens, less their MASKs
+    empty = is_gap & (number >= count) & (number < count + torch.minimum(zeros, saved))
     inserted = covered(start, empty.long(), width)
     return Spans(hidden, unread, inserted)
 

@@ -85,7 +85,7 @@ class Denoising:
     """How plain text becomes a pair (data.task denoising): the target is the text, the source what noise leaves of it.
     Spans that it hides are also what the objective hides, if it hides anything, instead of objective.noise."""
 
-    share: Annotated[float, Knob("share of the tokens in hidden spans", "[BA]", gt=0, le=1)] = 0.3
+    share: Annotated[float, Knob("share of the tokens in hidden spans", "[BA]", gt=0, le=0.5)] = 0.3
     span_mean: Annotated[float, Knob("mean of the Poisson distribution of span lengths", "[BA]", gt=0, le=10)] = 3.0
     visible: Annotated[
         float,

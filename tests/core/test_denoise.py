@@ -59,8 +59,10 @@ def rebuilt(text: list[int], draws: Draws, knobs: Denoising) -> tuple[list[int],
     zeros = sum(number < zero / (1 - zero) for number in numbers(width)[: len(spans)])
     gaps = len(text) - allowed + 1
     by_score = sorted(range(gaps), key=numbers(width + 1).__getitem__)
-    length_at = dict(zip(by_score, [*sorted(spans, reverse=True), *[0] * zeros], strict=False))
     seen = [number < knobs.visible for number in numbers(width + 1)]
+    length_at = dict(zip(by_score, sorted(spans, reverse=True), strict=False))
+    saved = sum(length - 1 for gap, length in length_at.items() if not seen[gap])
+    length_at |= dict.fromkeys(by_score[len(spans) :][: min(zeros, saved)], 0)
 
     read: list[tuple[int, int]] = []  # position in the text, token
     hidden, place = set[int](), 0
@@ -97,6 +99,7 @@ def test_the_noise_is_that_of_plain_python(knobs: Denoising) -> None:
     for index, text in enumerate(texts):
         source, hidden = rebuilt(text, Draws(1, 2, batch.ids[index : index + 1]), knobs)
         assert rows(made.source)[index] == source
+        assert len(source) <= len(text) + 1  # EOS: it fits where the text does
         assert set(made.hidden[index].nonzero().flatten().tolist()) == hidden
     assert torch.equal(made.target, batch.target)
 
@@ -112,7 +115,7 @@ def test_shares_span_lengths_and_places() -> None:
     inside = hidden[:, 10:-10].double().mean(0)  # the first and last tokens have neighbours on one side only
     assert (inside - 0.3).abs().max() < 0.05
     masks = (made.source == MASK).sum(1).double().mean()
-    zeros = exp(-mean) / (1 - exp(-mean))
+    zeros = exp(-mean) / (1 - exp(-mean))  # each stands for a span of length 0
     assert float(masks / spans.mean()) == pytest.approx(0.5 + zeros, rel=0.03)  # every second span, and insertions
     unread = length + 1 + float(masks) - float((made.source != PAD).sum(1).double().mean())
     assert unread == pytest.approx(60, rel=0.03)  # half of what is hidden
