@@ -74,18 +74,22 @@ class Case:
         return 4 * self.vocabulary * (tokens + 2 * hidden)
 
 
-def plain_cross_entropy(states: Tensor, weight: Tensor, gold: Tensor, smoothing: float) -> Tensor:
+def plain_cross_entropy(
+    states: Tensor, weight: Tensor, gold: Tensor, smoothing: float, bias: Tensor | None = None
+) -> Tensor:
     """As `core.losses.cross_entropy`."""
-    return F.cross_entropy(F.linear(states, weight).float(), gold, reduction="sum", label_smoothing=smoothing)
+    return F.cross_entropy(F.linear(states, weight, bias).float(), gold, reduction="sum", label_smoothing=smoothing)
 
 
 def plain_aux_loss(
     ar: Tensor, nar: Tensor, aux: Tensor, weight: Tensor, gold: Tensor, smoothing: float,
-    coefficients: AuxLoss[float], kl_to_ar: float = 1.0, temperature: float = 1.0,
+    coefficients: AuxLoss[float], kl_to_ar: float = 1.0, temperature: float = 1.0, sure: bool = False,
+    bias: Tensor | None = None,
 ) -> AuxLoss[Tensor]:  # fmt: skip
-    """As `core.aux_loss.aux_loss`, where kl_to_ar is 1."""
+    """As `core.aux_loss.aux_loss`, where kl_to_ar is 1 and nothing weighs the KLs."""
     assert kl_to_ar == 1.0
-    logits = [F.linear(states, weight).float() for states in (ar, nar, aux)]
+    assert not sure
+    logits = [F.linear(states, weight, bias).float() for states in (ar, nar, aux)]
     ce = [F.cross_entropy(each, gold, reduction="sum", label_smoothing=smoothing) for each in logits]
     logs = [(each / temperature).log_softmax(-1) for each in logits]
     kl = [temperature**2 * 0.5 * ((logs[i].exp() - logs[j].exp()) * (logs[i] - logs[j])).sum() for i, j in PAIRS]

@@ -91,7 +91,7 @@ def logits(monkeypatch: pytest.MonkeyPatch, model: Transformer, batch: Batch, pl
     """Of the encoder's and of the decoder's predictions, as `loss` makes them; tables told apart by their width."""
     found: list[Tensor] = []
 
-    def keep(states: Tensor, words: Tensor, gold: Tensor, smoothing: float) -> Tensor:
+    def keep(states: Tensor, words: Tensor, gold: Tensor, smoothing: float, bias: Tensor | None = None) -> Tensor:
         found.append(states @ words.T)
         return states.sum()
 

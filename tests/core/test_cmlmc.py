@@ -67,7 +67,7 @@ def recorded(
         streams.append(stream)
         return plain(stream, memory)
 
-    def keep(states: Tensor, words: Tensor, gold: Tensor, smoothing: float) -> Tensor:
+    def keep(states: Tensor, words: Tensor, gold: Tensor, smoothing: float, bias: Tensor | None = None) -> Tensor:
         logits.append(states @ words.T)
         return states.sum()
 

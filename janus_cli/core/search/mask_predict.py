@@ -39,8 +39,7 @@ def mask_predict(
         update: "hidden": a pass rewrites hidden tokens, the others keep token and certainty. "all": everything that was
             once MASK is written anew in each pass, hidden or not.
         fan: number of rows of each sentence, which are adjacent.
-        sure: a token of this probability or more is not hidden again; a row whose tokens all have it is finished,
-            unless `update` is "all".
+        sure: a token of this probability or more is not hidden again.
         begun: what the first pass wrote, tokens and log-probabilities (R, T), if it is done already.
         only: (R, T) bool, the places that may be written; a MASK elsewhere stays.
         leaving: whether sentences may skip passes; if not, the host never waits for a GPU.
