@@ -206,6 +206,14 @@ class DecodedSplit(Document):
 
     hypotheses: str
     references: list[str] | None = None
+    split: str = ""
+    label: str = ""
+    checkpoint: str = ""
+    step: Count | None = None
+    sentences: Count | None = None
+    passes_mean: Seconds | None = None
+    sentences_per_second: Seconds | None = None
+    repeats: dict[str, Number | None] = {}
 
 
 class RecordsHeader(Document):

@@ -23,6 +23,7 @@ from janus_cli.console import counted
 from janus_cli.data.extract import source_lines
 from janus_cli.data.lines import STDIN, Lines, opened
 from janus_cli.data.prepared import find_references, find_split
+from janus_cli.data.references import prepared_references
 from janus_cli.decoding.modes import Plan, choose, own_recipe
 from janus_cli.decoding.notes import tell
 from janus_cli.decoding.records import OVERWRITE, READING, Form, Progress, Record, Records, as_json, differences
@@ -33,6 +34,7 @@ from janus_cli.errors import DataError, Interrupt, Stopped, UsageError, check_ma
 from janus_cli.files import must_not_dangle, write_atomically, write_json
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run, text_name
+from janus_cli.scoring import repeats
 from janus_cli.scoring.judge import one_text
 from janus_cli.terminal import command
 from janus_cli.training.checkpoint import fingerprint, read_checkpoint, read_state
@@ -372,6 +374,12 @@ class Decode(Job):
         )
         if self.split is None:
             return
+        *_, file = [None, *self.references.values()]
+        repeated = repeats.rates(
+            Lines(self.kept("txt")), prepared_references(file.parent, self.split) if file else None
+        )
+        if said := repeats.in_words(repeated):
+            console.say(said)
         for name, file in self.references.items():
             write_atomically(self.trained.decoded / name, file.read_bytes())
         options, objective = self.plan.used, self.plan.recipe.objective.name
@@ -382,6 +390,7 @@ class Decode(Job):
             "sha256": self.weights, "sentences": done, "tokens": tokens, "seconds": round(seconds, 3),
             "sentences_per_second": round(rates[0], 3), "tokens_per_second": round(rates[1], 3),
             "passes_mean": round(passes_mean, 3), **self.progress.reading,
+            "repeats": {name: rate and round(rate, 5) for name, rate in repeated.items()},
             "counts": counts and {name: count for name, count in counts.items() if name not in READING},
             "batches": len(translator.timing.seconds) if whole else None,
             "batch_latency_ms": {"mean": round(mean, 3), "p95": round(p95, 3)} if whole else None,

@@ -31,7 +31,7 @@ from janus_cli.lab.tables import json_file, markdown, render, without_empty
 from janus_cli.measures import BOOTSTRAP_SEED, MEASURES
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.scoring import bootstrap
+from janus_cli.scoring import bootstrap, repeats
 from janus_cli.scoring.judge import Judge, judge_of, must_be_read, named_metric
 from janus_cli.scoring.metrics import must_be_at_hand
 from janus_cli.scoring.scores import References, Score
@@ -54,7 +54,8 @@ TRAININGS = {
     "ms an update": ".0f", "parameters": ",",
 }  # fmt: skip
 ROWS = {  # after system, decoding and scores
-    "difference": "+.2f", "p": ".3f", "passes": ".1f", "one by one, ms": ".1f", "sentences/s": ",.0f",
+    "difference": "+.2f", "p": ".3f", "words twice": ".1%", "trigrams again": ".1%", "length": ".2f",
+    "passes": ".1f", "one by one, ms": ".1f", "sentences/s": ",.0f",
 }  # fmt: skip
 BASELINES = ("ar ar.beam5", "ar ar.beam1")  # rows to compare with by default
 
@@ -382,9 +383,16 @@ def scored(
         rows.append({
             "system": system, "label": label, "seeds": list(seeds),
             "passes": fmean(output.passes for output in seeds.values()), "scores": values,
+            "repeats": _mean_rates([repeats.rates(output.texts, references) for output in seeds.values()]),
             "comparison": None if base is None or name == base else _compared(scores[name], scores[base]),
         })  # fmt: skip
     return rows, base
+
+
+def _mean_rates(seeds: Sequence[repeats.Rates]) -> repeats.Rates:
+    """The mean of each rate over the seeds that have it."""
+    known = {name: [rate for each in seeds if (rate := each[name]) is not None] for name in repeats.NOTHING}
+    return {name: fmean(values) if values else None for name, values in known.items()}
 
 
 def _compared(ours: Mapping[int, Sequence[Score]], base: Mapping[int, Sequence[Score]]) -> dict[str, Any] | None:
@@ -456,7 +464,7 @@ def _row_values(row: Mapping[str, Any], metrics: Sequence[str]) -> list[Any]:
     speed, compared = row["speed"], row["comparison"]
     return [
         row["system"], row["label"], *(_mean(name, row["scores"].get(name)) for name in metrics),
-        compared and compared["difference"], compared and compared["p"], row["passes"],
+        compared and compared["difference"], compared and compared["p"], *row["repeats"].values(), row["passes"],
         speed and 1000 * speed["p50"]["median"], speed and speed["sentences_per_second"]["median"],
     ]  # fmt: skip
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
-from janus_cli import console, recipe_load, runs
+from janus_cli import console, documents, recipe_load, runs
 from janus_cli.device import choose_device
 from janus_cli.errors import CheckpointError, DataError, JanusError, check_machine, require
 from janus_cli.files import write_atomically
@@ -81,6 +81,11 @@ def labels(paths: Sequence[Path]) -> list[str]:
     return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
 
 
+def decodings(run: Run) -> list[dict[str, Any]]:
+    """The summaries of what `janus decode` wrote of the run's splits. Raises DataError: one is damaged."""
+    return [documents.read(file, documents.DecodedSplit) for file in sorted(run.decoded.glob("*.json"))]
+
+
 def gather(label: str, run: Run, look: Look, device: torch.device, sentences: int) -> RunReport:
     """Reads all that a run has; its best (or last) checkpoint predicts `sentences` of the validation split."""
     report = RunReport(label, run, look)
@@ -103,6 +108,7 @@ def gather(label: str, run: Run, look: Look, device: torch.device, sentences: in
     report.log = attempt("log", lambda: logbook.read(run.log)) or report.log
     report.train, report.valid = report.log.curves("train"), report.log.curves("valid")
     report.manifest = attempt("manifest", run.read_manifest)
+    report.decoded = attempt("decoded", lambda: decodings(run)) or ()
     if recipe is None or report.manifest is None:
         reason = report.missing["manifest" if recipe else "recipe"]
         report.missing |= {"lengths": reason, "probe": reason}

@@ -29,6 +29,7 @@ from janus_cli.lab.tables import cells, printable, render
 from janus_cli.measures import measure_of
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
+from janus_cli.scoring.repeats import NOTHING
 from janus_cli.training.best import NOWHERE, best_metric, figure, label, rank, scoring_in
 
 MARK = '<meta name="generator" content="janus report">'  # marks a file as a report
@@ -42,7 +43,7 @@ class RunReport:
     """The data of one run for the page. missing: why recipe, log, manifest, lengths or probe is missing.
 
     train, valid: curves of the log. lengths: of every source and target of the training split, tokens without EOS.
-    damage: what is wrong with its checkpoint, if anything.
+    decoded: summaries of its decoded splits. damage: what is wrong with its checkpoint, if anything.
     """
 
     label: str
@@ -55,6 +56,7 @@ class RunReport:
     manifest: dict[str, Any] | None = None
     lengths: tuple[Lengths, Lengths] | None = None
     probe: Probe | None = None
+    decoded: Sequence[Mapping[str, Any]] = ()
     missing: dict[str, str] = field(default_factory=dict)
     damage: str = ""
 
@@ -104,6 +106,7 @@ def page(reports: Reports, when: datetime) -> bytes:
                 ("data", "Data", _data, "manifest"),
                 ("lengths", "Predicted lengths", _lengths, "probe"),
                 ("calibration", "Calibration", _calibration, "probe"),
+                ("outputs", "Outputs", _outputs, "decoded"),
                 ("decodes", "Decoded sentences", _decodes, "probe"),
             )
         ],
@@ -366,6 +369,24 @@ def _calibration(reports: Reports) -> list[Block]:
         ]
     columns = {"": "", "tokens": ",", "accuracy": ".1%", "confidence": ".1%", "ECE": ".1f", "nats a token": ".3f"}
     return [Block(figures=figures, columns=columns, rows=rows)]
+
+
+def _outputs(reports: Reports) -> list[Block]:
+    """What `janus decode` wrote of splits, and how much of it repeats."""
+    columns = {
+        "": "", "checkpoint": "", "update": ",", "sentences": ",", "passes": ".1f", "sentences/s": ",.1f",
+        "words that equal the one before": ".1%", "trigrams that stand twice": ".1%", "length / references": ".2f",
+    }  # fmt: skip
+    rows = [
+        [
+            ", ".join([each.label, about.get("split", ""), about.get("label", "")]),
+            *(about.get(name) for name in ("checkpoint", "step", "sentences", "passes_mean", "sentences_per_second")),
+            *{**NOTHING, **about.get("repeats", {})}.values(),
+        ]
+        for each in reports
+        for about in each.decoded
+    ]  # fmt: skip
+    return [Block(columns=columns, rows=rows)] if rows else [Block(note="nothing yet: see janus decode")]
 
 
 def _decodes(reports: Reports) -> list[Block]:

@@ -23,6 +23,7 @@ from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.decoding.modes import modes
 from janus_cli.decoding.translate import Result
 from janus_cli.files import copy_files
+from janus_cli.scoring.repeats import rates
 from janus_cli.training import checkpoint
 from tests.helpers import Janus
 
@@ -66,6 +67,10 @@ def test_the_test_split_goes_to_stdout_and_into_the_run(janus: Janus) -> None:
     assert [record["hypothesis"] for record in found] == lines(out)
     assert about["tokens"] == sum(len(record["tokens"]) for record in found)
     assert about["passes_mean"] == pytest.approx(sum(record["passes"] for record in found) / LINES, abs=1e-3)
+    assert re.search(r"% of words repeat the one before, .* length \d\.\d\d of the references", err)
+    texts, references = [record["hypothesis"] for record in found], about["references"][0]
+    expected = rates(texts, [lines((KEPT / references).read_text(encoding="utf-8"))])
+    assert about["repeats"] == {name: rate and round(rate, 5) for name, rate in expected.items()}
 
 
 def test_every_objective_has_its_modes() -> None:

@@ -68,6 +68,17 @@ def test_seeds_that_one_of_them_lacks_are_left_out(seeds: tuple[int, ...], commo
     assert (comparison and list(comparison["seeds"])) == common
 
 
+def test_repeats_are_the_mean_over_seeds() -> None:
+    twice, empty = ["a a"] * len(REFERENCES), [""] * len(REFERENCES)
+    both = entry("ar", 1, ar_beam1=REFERENCES), entry("ar", 2, ar_beam1=twice)
+    rows, _ = found(*both, entry("cmlm", 1, nar1_lb1=empty))
+    length = 2 / 8  # of the words of a reference
+    assert rows["ar ar.beam1"]["repeats"] == {
+        "repeated_words": 0.25, "repeated_trigrams": 0, "length_ratio": pytest.approx((1 + length) / 2),
+    }  # fmt: skip
+    assert rows["cmlm nar1.lb1"]["repeats"]["repeated_words"] is None
+
+
 def test_without_references_there_are_rows_and_no_scores() -> None:
     rows, base = scored([entry("ar", 1, ar_beam1=WORSE), entry("cmlm", 1, nar1_lb1=WORSE)], None, BLEU, None)
     assert [(row["scores"], row["comparison"]) for row in rows] == [({}, None)] * 2
