@@ -1,13 +1,6 @@
 """Token ids that all vocabularies share. No torch here, so that the processes that encode text stay small."""
 
-from collections.abc import Iterable
-
 PAD, UNK, BOS, EOS, MASK = range(5)
 SPECIAL = 5  # number of special ids; of these only UNK counts as text
 NO_TEXT = frozenset((PAD, BOS, EOS, MASK))
 NAMES = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
-
-
-def text_ids(row: Iterable[int]) -> list[int]:
-    """The ids that stand for text."""
-    return [index for index in map(int, row) if index not in NO_TEXT]

@@ -19,7 +19,7 @@ from typing import Any, Protocol, Self
 import sentencepiece
 
 from janus_cli import documents, recipe
-from janus_cli.core.symbols import NAMES, NO_TEXT, SPECIAL, UNK, text_ids
+from janus_cli.core.symbols import NAMES, NO_TEXT, SPECIAL, UNK
 from janus_cli.errors import DataError, check_machine, require
 
 EXTRA = "hf"
@@ -69,7 +69,8 @@ class HuggingFace:
         return [[*self.begin, *row] if row else row for row in rows]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        theirs = ([self.order[index] for index in text_ids(row) if index not in self.begin] for row in rows)
+        left_out = {*NO_TEXT, *self.begin}
+        theirs = ([self.order[index] for index in row if index not in left_out] for row in rows)
         texts = (self._pieces.decode([index for index in row if index != ABSENT]) for row in theirs)
         return [text.replace("\n", " ") for text in texts]  # bytes can spell a line end
 

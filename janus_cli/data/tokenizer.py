@@ -23,7 +23,7 @@ from typing import Protocol, Self
 import sentencepiece
 
 from janus_cli import documents, recipe
-from janus_cli.core.symbols import BOS, EOS, MASK, NAMES, PAD, SPECIAL, UNK, text_ids
+from janus_cli.core.symbols import BOS, EOS, MASK, NAMES, NO_TEXT, PAD, SPECIAL, UNK
 from janus_cli.data.corpus import SIDES
 from janus_cli.data.hf import HuggingFace
 from janus_cli.data.hf_folder import take_over
@@ -83,7 +83,8 @@ class SentencePieces:
         return self._model.encode(list(lines), num_threads=1) if lines else []
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        texts = self._model.decode([text_ids(row) for row in rows], num_threads=1) if rows else []
+        text = [[index for index in map(int, row) if index not in NO_TEXT] for row in rows]
+        texts = self._model.decode(text, num_threads=1) if rows else []
         return [text.replace("\n", " ") for text in texts]  # byte pieces can spell a line end
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
@@ -135,7 +136,8 @@ class Words:
         return [[known.get(word, UNK) for word in line.split()] for line in lines]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        return [join(" ".join(self.pieces(text_ids(row))), self._joiner) for row in rows]
+        text = ([index for index in row if index not in NO_TEXT] for row in rows)
+        return [join(" ".join(self.pieces(ids)), self._joiner) for ids in text]
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         return [self._words[index] for index in ids]
