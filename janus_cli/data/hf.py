@@ -60,7 +60,9 @@ class HuggingFace:
         self.order = [*special, *(index for index in range(stored["rows"]) if index not in special)]
         self.size = len(self.order)
         self._ours = {theirs: ours for ours, theirs in enumerate(self.order) if theirs != ABSENT}
-        self._of_text = {theirs: UNK if ours in NO_TEXT else ours for theirs, ours in self._ours.items()}
+        self._of_text = dict(self._ours)
+        for theirs in (*special, *stored["silent"]):  # unigram pieces of a text may be called so
+            self._of_text[theirs] = UNK
         self._pieces: Pieces = Library(stored, name) if stored["library"] else Sentences(stored, name)
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
@@ -124,8 +126,8 @@ class Library:
 
     def __init__(self, stored: Mapping[str, Any], name: str) -> None:
         self._engine = library(stored["library"], name)
-        special = map(self._engine.id_to_token, (index for index in stored["special"] if index != ABSENT))
-        self._engine.add_special_tokens([token for token in special if token is not None])
+        special = [index for index in (*stored["special"], *stored["silent"]) if index != ABSENT]
+        self._engine.add_special_tokens([self._engine.id_to_token(index) for index in special])
         self._engine.encode_special_tokens = True  # their names in text are text
         self._engine.no_truncation()
         self._engine.no_padding()
