@@ -13,9 +13,11 @@ def export(
     run_option: options.Run = None,
     checkpoint: options.Checkpoint = None,
     target: Annotated[
-        Literal["safetensors", "ctranslate2"],
+        Literal["safetensors", "ctranslate2", "transformers"],
         typer.Option(
-            "--format", help="safetensors: all weights. ctranslate2: the left-to-right side; needs the extra `export`."
+            "--format",
+            help="safetensors: all weights. ctranslate2, transformers: the left-to-right side; ctranslate2 needs the "
+            "extra `export`.",
         ),
     ] = "safetensors",
     out: Annotated[
@@ -38,13 +40,15 @@ def export(
 ) -> None:
     """The folder has the weights, the tokenizer, their origin, and a README.txt on how to use them. As safetensors it
     is a run of its own: every command that takes one takes it by --run.
-    --format ctranslate2 needs a model that generates left to right in the usual way: objective ar or janus with
-    ar_stream content. --force replaces an earlier export, never another folder, nor one with what `decode` wrote there.
+    --format ctranslate2 and transformers need a model that generates left to right in the usual way: objective ar or
+    janus with ar_stream content. --force replaces an earlier export, never another folder, nor one with what `decode`
+    wrote there.
 
     Examples:
       janus export
       janus export multi30k-janus --format ctranslate2 --out multi30k.ct2
       janus export --run multi30k-janus --checkpoint average-best5 --format ctranslate2 --quantization int8
+      janus export bart-base --format transformers --out bart-base.hf
       janus export multi30k-janus --format safetensors --out multi30k.safetensors --dry-run
       janus export multi30k-janus --quantization bfloat16 --with-test --out small
       janus decode --run small

@@ -11,7 +11,7 @@ from janus_cli.data.prepared import find_references, find_split
 from janus_cli.decoding.modes import own_recipe
 from janus_cli.decoding.translate import read_model
 from janus_cli.errors import UsageError
-from janus_cli.export import ctranslate2, safetensors
+from janus_cli.export import ctranslate2, safetensors, transformers
 from janus_cli.export.source import PROVENANCE, README, Source, portable
 from janus_cli.files import must_be_free, whole_folder, write_json
 from janus_cli.runs import Run
@@ -22,9 +22,9 @@ WHAT = "an export"  # in messages
 
 
 def export(
-    *, run: Path | None = None, checkpoint: Path | None = None, kind: Literal["safetensors", "ctranslate2"],
-    out: Path | None = None, quantization: str | None = None, with_test: bool = False, force: bool = False,
-    dry_run: bool = False,
+    *, kind: Literal["safetensors", "ctranslate2", "transformers"], run: Path | None = None,
+    checkpoint: Path | None = None, out: Path | None = None, quantization: str | None = None, with_test: bool = False,
+    force: bool = False, dry_run: bool = False,
 ) -> Path:  # fmt: skip
     """Writes the folder and returns it; for arguments see `janus export`. A dry run checks the same and writes nothing.
 
@@ -34,13 +34,14 @@ def export(
         DataError: the text of the test split is asked for, and is not there.
     """
     stored = quantization or AS_TRAINED
-    if kind != "ctranslate2" and stored not in safetensors.STORED:
+    able = [*safetensors.STORED] if kind == "safetensors" else [AS_TRAINED]
+    if kind != "ctranslate2" and stored not in able:
         raise UsageError(
-            f"--quantization {stored}: {kind} stores {' or '.join(safetensors.STORED)}",
+            f"--quantization {stored}: {kind} stores {' or '.join(able)}",
             "leave it out, or add --format ctranslate2",
         )
-    if kind == "ctranslate2" and with_test:
-        raise UsageError("--with-test is for janus, which does not read what CTranslate2 reads", "leave it out")
+    if kind != "safetensors" and with_test:
+        raise UsageError(f"--with-test is for janus, which does not read what {kind} reads", "leave it out")
     source = read_checkpoint(run, checkpoint, partial(_read, kind=kind, with_test=with_test))
     about = {"format": kind, "quantization": stored, **source.provenance}
     name = f"{about['checkpoint']}.{kind}" + (f".{stored}" if stored != AS_TRAINED else "")
@@ -54,6 +55,8 @@ def export(
         if kind == "ctranslate2":
             ctranslate2.write(source, making, stored)
             about["ctranslate2"] = ctranslate2.version()
+        elif kind == "transformers":
+            transformers.write(source, making)
         else:
             safetensors.write(source, making, stored)
         write_json(making / PROVENANCE, about)
@@ -72,6 +75,8 @@ def _read(run: Run, folder: Path, kind: str, with_test: bool) -> Source:
     recipe = portable(own_recipe(folder, ()))
     if kind == "ctranslate2":
         ctranslate2.must_fit(recipe)
+    elif kind == "transformers":
+        transformers.must_fit(recipe)
     state = verify(folder).state
     provenance = {
         "run": run.path.resolve().name, "checkpoint": folder.name, "step": state.get("step"),

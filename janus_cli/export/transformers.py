@@ -1,0 +1,162 @@
+"""Exports the AR side of a model as a folder that `AutoModelForSeq2SeqLM.from_pretrained` of transformers loads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from janus_cli.core.knobs import Decoding, Model
+from janus_cli.core.steps import never_written
+from janus_cli.core.symbols import BOS, EOS, PAD
+from janus_cli.data.hf import ABSENT, HuggingFace
+from janus_cli.data.hf_folder import given_back
+from janus_cli.data.tokenizer import Tokenizer
+from janus_cli.errors import UsageError
+from janus_cli.export.huggingface import BIAS, KINDS, POSITIONS, SHARED, parts, tables
+from janus_cli.export.source import README, Source
+from janus_cli.files import write_atomically, write_json
+from janus_cli.recipe import Recipe
+
+CLASSES = {
+    "bart": "BartForConditionalGeneration", "mbart": "MBartForConditionalGeneration", "marian": "MarianMTModel",
+    "pegasus": "PegasusForConditionalGeneration",
+}  # fmt: skip
+# Added to the logits of tokens that are never written.
+FORBIDDEN = -1e4
+
+
+def must_fit(recipe: Recipe) -> None:
+    """Raises UsageError for models that are none of theirs."""
+    ordinary: dict[str, Any] = {"causal_attention": False, "embedding": "sum"}
+    if recipe.ar_stream != "content":
+        raise UsageError(
+            f"this model was trained with objective {recipe.objective.name}, ar_stream {recipe.ar_stream}: "
+            "transformers has no such decoder",
+            "use --format safetensors, or train with --objective janus or ar, whose ar_stream is content by default",
+        )
+    for knob, usual in ordinary.items():
+        if (value := getattr(recipe.model, knob)) != usual:
+            raise UsageError(
+                f"this model was trained with model.{knob} {value}: transformers has no such decoder",
+                f"use --format safetensors, or train with --set model.{knob}={str(usual).lower()}",
+            )
+
+
+def write(source: Source, folder: Path) -> None:
+    """Fills `folder`: config.json, generation_config.json, model.safetensors, tokenizer files, README.txt."""
+    knobs, model = source.model.knobs, source.model
+    name = next(name for name, kind in KINDS.items() if (kind.norm, kind.embedding_norm) == _norms(knobs))
+    orders = [_order(each) for each in (source.tokenizers.source, source.tokenizers.target)]
+    sizes = [max(order) + 1 for order in orders]
+    if sizes[0] != sizes[1] and name != "marian":
+        raise UsageError(f"a {name} model has one vocabulary, this one has two of {sizes[0]} and {sizes[1]}", "")
+    table = model.target_table.weight
+    alike = [ours for ours in (EOS, PAD, *range(len(table))) if ours != BOS and torch.equal(table[ours], table[BOS])]
+    start = next((orders[1][ours] for ours in alike if orders[1][ours] != ABSENT), orders[1][BOS])
+    if start == ABSENT:  # trained on, so that it equals no other token any more
+        start = sizes[1]
+        orders = [[start if ours == BOS else theirs for ours, theirs in enumerate(order)] for order in orders]
+    weights = _weights(source, name, orders)
+    rows = _rows(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    begin = source.tokenizers.source.begin if isinstance(source.tokenizers.source, HuggingFace) else []
+    ids = {
+        "pad_token_id": orders[1][PAD], "eos_token_id": orders[1][EOS], "decoder_start_token_id": start,
+        "bos_token_id": orders[0][begin[0]] if begin else None,
+    }  # fmt: skip
+    write_json(folder / "config.json", _config(knobs, name, rows) | ids)
+    write_json(folder / "generation_config.json", ids | _generation(source.recipe.decoding, knobs, orders[1]))
+    for file, data in _tokenizer_files(source).items():
+        write_atomically(folder / file, data)
+    write_atomically(folder / README, source.readme("transformers.txt", type=name))
+
+
+def _norms(knobs: Model) -> tuple[str, bool]:
+    return knobs.norm, knobs.embedding_norm
+
+
+def _order(tokenizer: Tokenizer) -> list[int]:
+    """For each of our ids, theirs: that of the model it was imported from, or the same."""
+    return tokenizer.order if isinstance(tokenizer, HuggingFace) else list(range(tokenizer.size))
+
+
+def _moved_back(table: Tensor, order: Sequence[int]) -> Tensor:
+    """Rows (V, ...) in their order, without those that they do not have."""
+    out = table.new_zeros((max(order) + 1, *table.shape[1:]))
+    ours = [index for index, theirs in enumerate(order) if theirs != ABSENT]
+    out[[order[index] for index in ours]] = table[ours]
+    return out
+
+
+def _weights(source: Source, name: str, orders: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """All weights under their names."""
+    model, knobs = source.model, source.model.knobs
+    ours, weights = model.weights(), dict[str, Tensor]()
+    named = tables(knobs.tie)
+    for table, names in named.items():
+        weights[names[0]] = _moved_back(ours.pop(table), orders[table != "source_table.weight"])
+    if knobs.tie != "all":
+        weights["model.shared.weight"] = weights["model.encoder.embed_tokens.weight"].clone()
+        weights.setdefault("lm_head.weight", weights["model.decoder.embed_tokens.weight"].clone())
+    bias = ours.pop("output_bias", torch.zeros(len(orders[1]))).clone()
+    bias[list(never_written(source.recipe.decoding))] = FORBIDDEN
+    weights[BIAS] = _moved_back(bias, orders[1])[None]
+    for mine, theirs in POSITIONS.items():
+        ours.pop(mine, None)
+        table = getattr(model, mine).detach()
+        if knobs.positions != "marian" or KINDS[name].offset:
+            weights[theirs] = torch.cat([table.new_zeros((KINDS[name].offset, knobs.width)), table])
+    ours.pop("length_table", None)
+    for mine, weight in ours.items():
+        for their, part in zip(parts(mine), weight.chunk(len(parts(mine))), strict=True):
+            weights[their] = part.clone()
+    return weights
+
+
+def _rows(weights: dict[str, Tensor]) -> tuple[int, int]:
+    """The sizes of both vocabularies."""
+    sides = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
+    shared = weights["model.shared.weight"]
+    return len(weights.get(sides[0], shared)), len(weights.get(sides[1], shared))
+
+
+def _config(knobs: Model, name: str, rows: tuple[int, int]) -> dict[str, Any]:
+    heads = {f"{side}_{their}": getattr(knobs, our) for side in ("encoder", "decoder") for their, our in SHARED.items()}
+    return {
+        "model_type": name, "architectures": [CLASSES[name]], "is_encoder_decoder": True, "dtype": "float32",
+        "d_model": knobs.width, "encoder_layers": knobs.encoder_layers, "decoder_layers": knobs.decoder_layers, **heads,
+        "activation_function": knobs.activation, "scale_embedding": knobs.embedding_scale,
+        "max_position_embeddings": knobs.max_length, "vocab_size": rows[0], "decoder_vocab_size": rows[1],
+        "tie_word_embeddings": knobs.tie == "all" or (knobs.tie == "target" and name == "marian"),
+        "share_encoder_decoder_embeddings": knobs.tie == "all",
+        **{knob: getattr(knobs, knob) for knob in ("dropout", "attention_dropout", "activation_dropout")},
+        "forced_eos_token_id": None,
+    }  # fmt: skip
+
+
+def _generation(decoding: Decoding, knobs: Model, order: Sequence[int]) -> dict[str, Any]:
+    """Settings of `generate`; where the longest output depends on the source, the model's positions are the limit."""
+    ratio, extra = decoding.limit
+    longest = knobs.max_length if ratio else min(knobs.max_length, decoding.min_length + extra + 2)
+    stop: dict[str, Any] = {"full": True, "likely": False, "never": "never"}
+    return {
+        "num_beams": decoding.beam, "length_penalty": decoding.length_penalty, "max_length": longest,
+        "early_stopping": stop[decoding.early_stopping] if decoding.beam > 1 else False,
+        "min_length": decoding.min_length and decoding.min_length + 1, "num_return_sequences": decoding.nbest,
+        "no_repeat_ngram_size": decoding.no_repeat_ngram,
+        "forced_bos_token_id": order[decoding.first_token] if decoding.first_token else None,
+        "forced_eos_token_id": order[EOS] if decoding.free_end else None,
+    }  # fmt: skip
+
+
+def _tokenizer_files(source: Source) -> dict[str, bytes]:
+    """Those of the model that was imported; none for other kinds of tokenizers."""
+    both = source.tokenizers.source, source.tokenizers.target
+    if isinstance(both[0], HuggingFace) and isinstance(both[1], HuggingFace):
+        return given_back(both[0], both[1])
+    return {}
