@@ -149,6 +149,7 @@ def random_model(kind: str, config: dict[str, Any], folder: Path) -> Any:
     made.final_logits_bias.normal_(0, 0.5)
     made.final_logits_bias[0, made.config.eos_token_id] += 3.0
     made.final_logits_bias[0, [made.config.pad_token_id, ROWS - 2]] = -1e9
+    made.generation_config.forced_bos_token_id = config.get("forced_bos_token_id")
     made.save_pretrained(folder)
     return transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
 
