@@ -70,12 +70,16 @@ class Verbs(typer.core.TyperGroup):
             formatter.write_dl(list(VERBS.items()))
 
 
+def function_of(verb: str) -> Any:
+    """What a verb calls; its parameters are the verb's options."""
+    return getattr(import_module(f"janus_cli.commands.{verb}"), f"{verb}_" if iskeyword(verb) else verb)
+
+
 def _command(verb: str) -> Any:
     """A verb's function as a command: its docstring is the rest of the help."""
     from janus_cli.commands.options import FileLists, JsonFile, Verb, checked
 
-    module = import_module(f"janus_cli.commands.{verb}")
-    function = getattr(module, f"{verb}_" if iskeyword(verb) else verb)
+    function = function_of(verb)
     # Paragraphs with indented lines (examples) keep their line breaks: \b tells click so.
     paragraphs = [VERBS[verb], *cleandoc(function.__doc__ or "").split("\n\n")]
     paragraphs = [f"\b\n{each}" if "\n  " in each or each.startswith("  ") else each for each in paragraphs]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
 from janus_cli import recipe_load, system
-from janus_cli.cli import VERBS
+from janus_cli.cli import VERBS, function_of
 from janus_cli.core.knob import knobs
 from janus_cli.core.knobs import Decoding
 from janus_cli.errors import OutOfMemoryError, UsageError
@@ -42,7 +41,7 @@ def test_every_number_of_a_recipe_has_both_bounds() -> None:
 def test_every_number_of_the_command_line_has_both_bounds() -> None:
     unbounded, seen = [], 0
     for verb in VERBS:
-        function = getattr(import_module(f"janus_cli.commands.{verb}"), verb)
+        function = function_of(verb)
         for name, parameter in inspect.signature(function).parameters.items():
             kind, *markers = get_args(parameter.annotation) or (None,)
             if is_number(kind) and name not in knobs(Decoding):  # those are options made of knobs, see above

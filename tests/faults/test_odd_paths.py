@@ -8,14 +8,13 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import get_args
 
 import pytest
 from processes import NO_PRIVILEGES, ended, janus
 
-from janus_cli.cli import VERBS
+from janus_cli.cli import VERBS, function_of
 from janus_cli.data import lines
 from janus_cli.scoring import inputs
 
@@ -30,11 +29,13 @@ ODD = {  # a path, and why it is refused
 
 def options_of(verb: str, kind: str) -> list[list[str]]:
     """The words before the value of each option and argument of a verb whose type mentions this name."""
-    function = getattr(import_module(f"janus_cli.commands.{verb}"), verb)
-    annotated = [get_args(each.annotation) for each in inspect.signature(function).parameters.values()]
+    parameters = inspect.signature(function_of(verb)).parameters.values()
+    annotated = [get_args(each.annotation) for each in parameters]
+    needed = ["." for each in parameters if each.default is each.empty and get_args(each.annotation)]
     markers = [marker for about, marker, *_ in filter(None, annotated) if kind in str(about)]
     names = [[marker.default, *(marker.param_decls or ())] for marker in markers]
-    return [[verb, *[name for name in each if str(name).startswith("--")][:1]] for each in names]
+    flags = [[name for name in each if str(name).startswith("--")][:1] for each in names]
+    return [[verb, *needed, *flag] if flag else [verb] for flag in flags]
 
 
 PATHS = [words for verb in VERBS for words in options_of(verb, "pathlib")]
