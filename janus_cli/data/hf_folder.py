@@ -125,6 +125,7 @@ def _byte_level(folder: Path, config: Mapping[str, Any]) -> str:
         files = (str(folder / name) for name in ("vocab.json", "merges.txt"))
         model = tokenizers.models.BPE.from_file(*files)
     except Exception as problem:  # the library raises nothing narrower
+        check_machine(problem, f"to read {folder}")
         raise DataError(f"vocab.json and merges.txt in {folder} are damaged: {problem}") from None
     engine, spaced = tokenizers.Tokenizer(model), bool(config.get("add_prefix_space"))
     engine.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=spaced)

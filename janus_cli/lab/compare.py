@@ -281,9 +281,11 @@ class Comparison:
         if self.jobs > 1:
             at_once = min(self.jobs, len(self.entries))
             self.threads = self.threads or max(1, usable_cores() // at_once)
-            jobs = [Job(entry.name, entry.run, partial(self._in_process, entry)) for entry in self.entries]
-            updates = None if self.steps is None else sum(self._updates(entry) or 0 for entry in self.entries)
-            failed = run_jobs(jobs, at_once, updates, force=self.force)
+            jobs = [
+                Job(entry.name, entry.run, self._updates(entry), partial(self._in_process, entry))
+                for entry in self.entries
+            ]
+            failed = run_jobs(jobs, at_once, force=self.force)
             replaced = {entry.name for entry in self.entries} - failed
         for number, entry in enumerate(self.entries, 1):
             console.say("")

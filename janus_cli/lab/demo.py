@@ -58,9 +58,9 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
             with _explained():
                 train(**options(entry), data_only=True)
                 work(dry_run=True)
-            jobs.append(Job(name, entry.run, work))
+            jobs.append(Job(name, entry.run, recipe.training.updates, work))
         console.say(f"training {', '.join(SYSTEMS.values())}, {at_once} at a time")
-        failed = run_jobs(jobs[::-1], at_once, recipe.training.updates, force=force)  # the longest training first
+        failed = run_jobs(jobs[::-1], at_once, force=force)  # the longest training first
         here = [entry for entry in entries if entry.system.objective in failed]
     for number, entry in enumerate(here, 1):
         console.say("")

@@ -82,11 +82,13 @@ def _end_with(parent: BaseProcess | None) -> None:
 class Job(NamedTuple):
     """A training, whose results are all on disk.
 
-    work: raises a JanusError if the training fails; the caller then tries it once more, and reports why.
+    updates: that it is to have, None if time decides. work: raises a JanusError if the training fails; the caller then
+    tries it once more, and reports why.
     """
 
     name: str
     run: Run
+    updates: int | None
     work: Callable[[], object]
 
 
@@ -101,19 +103,21 @@ def _step(run: Run, since: float) -> int:
     return 0
 
 
-def run_jobs(jobs: Sequence[Job], at_once: int, updates: int | None, *, force: bool) -> set[str]:
+def run_jobs(jobs: Sequence[Job], at_once: int, *, force: bool) -> set[str]:
     """Runs at most `at_once` jobs at a time until all have ended; returns the names of those that failed.
 
     A single small model leaves a GPU, or a second CPU core, idle most of the time. Raises Stopped after a signal, which
-    is passed on to the trainings, so that each saves. updates: of all jobs together, if known. force: each replaces an
-    earlier training, whose log does not count.
+    is passed on to the trainings, so that each saves. force: each replaces an earlier training, whose log does not
+    count.
     """
     waiting, since = deque(jobs), time.time() if force else 0.0
     running: dict[BaseProcess, Job] = {}
     failed: set[str] = set()
     steps = {job.name: _step(job.run, since) for job in jobs}
+    known = [job.updates for job in jobs if job.updates is not None]
+    total = sum(known) if len(known) == len(jobs) else None
     try:
-        with StopSignal() as stop, console.progress("updates", updates, start=sum(steps.values())) as bar:
+        with StopSignal() as stop, console.progress("updates", total, start=sum(steps.values())) as bar:
             while waiting or running:
                 while waiting and len(running) < at_once:
                     job = waiting.popleft()

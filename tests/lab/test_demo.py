@@ -48,6 +48,7 @@ def test_together_or_one_after_the_other(
         assert ("2 at a time" in said.err) == (cores == 2)
         assert ("[1 of 3]" in said.err) == (cores == 1)
         assert said.err.count("right would be:") > 1
+        assert all(int(done) <= int(all_) for done, all_ in re.findall(r"updates: (\d+) / (\d+)", said.err))
     assert [row[:2] for row in tables[0]] == [
         ["Transformer", "AR, greedy"], *(["CMLM", way] for way in NAR),
         ["JANUS", "AR, greedy"], *(["JANUS", way] for way in NAR),
