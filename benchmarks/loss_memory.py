@@ -28,7 +28,7 @@ from torch import Tensor
 
 from janus_cli import console
 from janus_cli.core import losses
-from janus_cli.core.aux_loss import PAIRS, AuxLoss, aux_loss
+from janus_cli.core.aux_loss import AUX, PAIRS, AuxLoss, aux_loss
 from janus_cli.core.losses import cross_entropy
 from janus_cli.core.objectives import janus
 from janus_cli.device import autocast, keep_freed_memory, start_world
@@ -86,14 +86,14 @@ def plain_aux_loss(
     coefficients: AuxLoss[float], kl_to_ar: float = 1.0, temperature: float = 1.0, sure: bool = False,
     bias: Tensor | None = None,
 ) -> AuxLoss[Tensor]:  # fmt: skip
-    """As `core.aux_loss.aux_loss`, where kl_to_ar is 1 and nothing weighs the KLs."""
+    """As `core.aux_loss.aux_loss`, where kl_to_ar is 1."""
     assert kl_to_ar == 1.0
-    assert not sure
     logits = [F.linear(states, weight, bias).float() for states in (ar, nar, aux)]
     ce = [F.cross_entropy(each, gold, reduction="sum", label_smoothing=smoothing) for each in logits]
     logs = [(each / temperature).log_softmax(-1) for each in logits]
-    kl = [temperature**2 * 0.5 * ((logs[i].exp() - logs[j].exp()) * (logs[i] - logs[j])).sum() for i, j in PAIRS]
-    return AuxLoss(*ce, *kl)
+    each_kl = [0.5 * ((logs[i].exp() - logs[j].exp()) * (logs[i] - logs[j])).sum(1) for i, j in PAIRS]
+    weight_of = logits[AUX].detach().softmax(1).gather(1, gold[:, None])[:, 0] if sure else torch.ones_like(each_kl[0])
+    return AuxLoss(*ce, *(temperature**2 * (weight_of * kl).sum() for kl in each_kl))
 
 
 def loss(way: str, states: Sequence[Tensor], weight: Tensor, gold: Tensor, smoothing: float) -> Tensor:

@@ -27,6 +27,7 @@ _FLOORS = [
     ["training"],
     ["scoring"],
     ["data"],
+    ["engines"],
     ["core"],
     ["device", "runs"],
     ["recipe_load", "files"],

@@ -451,6 +451,10 @@ class Decoding:
         Knob("precision of weights, states and logits; bf16 is fast where native. Scores are always float32"),
     ] = "float32"
     batch_sentences: Annotated[int, Knob("lines decoded together", ge=1, le=65_536)] = 64
+    engine: Annotated[
+        Literal["auto", "torch"],
+        Knob("what runs the searches. auto: ONNX Runtime on a CPU in float32 if it can, as it is faster; else torch"),
+    ] = "auto"
     cuda_graphs: Annotated[
         bool, Knob("on a GPU, record the passes of small batches and replay them (CUDA graphs)", flag=None)
     ] = True

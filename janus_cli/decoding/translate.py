@@ -18,7 +18,7 @@ from torch import Tensor
 
 from janus_cli.console import counted
 from janus_cli.core.batch import EOS, UNK, pad
-from janus_cli.core.generate import Generator, length_limit
+from janus_cli.core.generate import length_limit
 from janus_cli.core.model import Transformer
 from janus_cli.core.search import Iteration, Output
 from janus_cli.data.lines import cleaner
@@ -26,6 +26,7 @@ from janus_cli.data.tokenizer import Tokenizer, Tokenizers
 from janus_cli.decoding.likelihood import Score, token_logps_of
 from janus_cli.decoding.modes import Plan, choose, own_recipe
 from janus_cli.device import choose_device
+from janus_cli.engines.engine import Engine
 from janus_cli.errors import CheckpointError, DataError, OutOfMemoryError, UsageError, is_about_memory
 from janus_cli.runs import Run
 from janus_cli.training.checkpoint import load_model, read_checkpoint, read_state, tokenizers_of
@@ -160,7 +161,7 @@ class Translator:
     rest is cut. advance: called with the number of lines in each decoded batch, for a progress bar.
     """
 
-    def __init__(self, generator: Generator, tokenizers: Tokenizers, plan: Plan, traced: int = 0) -> None:
+    def __init__(self, generator: Engine, tokenizers: Tokenizers, plan: Plan, traced: int = 0) -> None:
         self.generator, self.tokenizers, self.plan, self.traced = generator, tokenizers, plan, traced
         self.device = generator.model.output_weight.device
         self.longest = plan.recipe.reads
@@ -375,7 +376,7 @@ def load(
 def read_translator(run: Run, folder: Path, plan: Plan, device: torch.device) -> Translator:
     """A translator with a checkpoint's model that decodes as planned. Raises CheckpointError: see `read_model`."""
     model, tokenizers = read_model(run, folder, device, plan.options.precision)
-    return Translator(Generator(model), tokenizers, plan)
+    return Translator(Engine(model), tokenizers, plan)
 
 
 def read_model(

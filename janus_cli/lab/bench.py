@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from janus_cli import __version__, console
-from janus_cli.core.generate import Generator
 from janus_cli.core.knobs import ONE_BEST
 from janus_cli.decoding.modes import choose, own_recipe
 from janus_cli.decoding.translate import read_model
 from janus_cli.device import choose_device, keep_freed_memory
+from janus_cli.engines.engine import Engine
 from janus_cli.errors import DataError, JanusError, UsageError, require
 from janus_cli.files import write_atomically
 from janus_cli.lab import machine, peers, plots, processes, rows
@@ -104,7 +104,7 @@ class Bench:
         if reason := machine.too_busy(load_before, self.machine["cores"]):
             self._warn(reason)
         model, self.tokenizers = read_model(self.run, self.folder, self.device, self.recipe.decoding.precision)
-        self.generator = Generator(model)
+        self.generator = Engine(model)
         longest = self.recipe.reads
         if cut := sum(len(ids) > longest for ids in self.tokenizers.source.encode(self.lines)):
             self._warn(f"{console.counted(cut, 'line')} cut to the {longest} tokens that the model reads")

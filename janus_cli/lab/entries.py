@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import torch
 
 from janus_cli import console, documents, runs
-from janus_cli.core.generate import Generator
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding.modes import Plan, own_recipe
 from janus_cli.decoding.translate import Timing, Translator, read_model
+from janus_cli.engines.engine import Engine
 from janus_cli.errors import JanusError, Stopped
 from janus_cli.files import write_atomically
 from janus_cli.lab import logbook
@@ -85,10 +85,10 @@ class Entry:
             "start": None if resume else start, "allow_change": allow_change if resume else (), "advise": False,
         }  # fmt: skip
 
-    def load(self, device: torch.device) -> tuple[Generator, Tokenizers]:
+    def load(self, device: torch.device) -> tuple[Engine, Tokenizers]:
         """The checkpoint's model and tokenizers."""
         model, tokenizers = read_model(self.run, self.checkpoint, device, self.recipe.decoding.precision)
-        return Generator(model), tokenizers
+        return Engine(model), tokenizers
 
     def plan(self, label: str) -> Plan:
         """How the output of this label was decoded."""
@@ -154,7 +154,7 @@ class Entry:
 
 
 def decode(
-    generator: Generator, tokenizers: Tokenizers, plan: Plan, lines: Sequence[str], name: str
+    generator: Engine, tokenizers: Tokenizers, plan: Plan, lines: Sequence[str], name: str
 ) -> tuple[list[str], Timing]:
     """The best hypothesis of each line, and the cost of decoding."""
     translator = Translator(generator, tokenizers, plan)

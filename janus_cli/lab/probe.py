@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from janus_cli.core.batch import Batch
-from janus_cli.core.generate import Generator
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
@@ -35,6 +34,7 @@ from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding.modes import choose, own_recipe
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translate import Translator, read_model
+from janus_cli.engines.engine import Engine
 from janus_cli.errors import DataError
 from janus_cli.lab.rows import references_of, sentences
 from janus_cli.recipe import Recipe
@@ -120,7 +120,7 @@ def probe(count: int, device: torch.device, run: Run, folder: Path) -> Probe:
         folder.name, read_state(folder).get("step"), (len(chosen), len(usable)),
         reliability(model, recipe, batches),
         predicted(model, batches) if OBJECTIVES[recipe.objective.name].lengths else None,
-        _traced(Generator(model), tokenizers, recipe, texts, spread(order, TRACED)),
+        _traced(Engine(model), tokenizers, recipe, texts, spread(order, TRACED)),
     )  # fmt: skip
 
 
@@ -207,7 +207,7 @@ def predicted(model: Transformer, batches: Sequence[Batch]) -> tuple[Lengths, Le
 
 
 def _traced(
-    generator: Generator, tokenizers: Tokenizers, recipe: Recipe, texts: tuple[list[str], References | None],
+    generator: Engine, tokenizers: Tokenizers, recipe: Recipe, texts: tuple[list[str], References | None],
     rows: Sequence[int],
 ) -> list[TracedSentence]:  # fmt: skip
     """These sentences, each decoded autoregressively and non-autoregressively, if the objective has both sides."""

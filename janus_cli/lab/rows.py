@@ -16,13 +16,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from janus_cli.core.generate import Generator
 from janus_cli.data.lines import Lines
 from janus_cli.data.prepared import find_references, find_split
 from janus_cli.data.references import prepared_references
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding.modes import Plan, choose, own_recipe
 from janus_cli.decoding.translate import Translator, read_model
+from janus_cli.engines.engine import Engine
 from janus_cli.errors import OutOfMemoryError, UsageError
 from janus_cli.lab.labels import matching, row_options
 from janus_cli.recipe import Recipe
@@ -161,7 +161,7 @@ class Row:
         return {"latency": statistics.median(latency), "throughput": statistics.median(throughput)}
 
 
-def janus_row(label: str, plan: Plan, generator: Generator, tokenizers: Tokenizers) -> Row:
+def janus_row(label: str, plan: Plan, generator: Engine, tokenizers: Tokenizers) -> Row:
     """A row for a mode of janus itself, with the `Translator` that `janus decode` uses."""
 
     def translate(lines: Sequence[str], batch: int) -> Decoded:
@@ -179,7 +179,7 @@ def load(label: str, run: Run, folder: Path, changes: Sequence[str], device: tor
     """Reads a checkpoint and makes the row of this label."""
     plan = select(own_recipe(folder, changes), [label]).plans[label]
     model, tokenizers = read_model(run, folder, device, plan.options.precision)
-    return janus_row(label, plan, Generator(model), tokenizers)
+    return janus_row(label, plan, Engine(model), tokenizers)
 
 
 @dataclass(frozen=True)

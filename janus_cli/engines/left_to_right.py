@@ -1,0 +1,173 @@
+"""Greedy and beam search as ONNX graphs, from source ids on: those of `core/search/`, with the same results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from janus_cli.core.batch import BOS, EOS, MASK, PAD
+from janus_cli.core.knobs import Decoding
+from janus_cli.engines.graph import State, Value
+from janus_cli.engines.network import HIDDEN, Network, Pair, Source
+
+Side = Literal["content", "query"]
+
+
+class NextToken:
+    """The step of both searches: `NextToken` of core/steps.py. The cache is part of a loop's state."""
+
+    def __init__(self, network: Network, memory: Source, side: Side, never: Sequence[int]) -> None:
+        self.network, self.memory, self.side, self.bias = network, memory, side, network.banned(never)
+        each = network.knobs.decoder_layers * (1 + network.knobs.causal_attention)
+        self.names = [f"{what}{index}" for index in range(each) for what in ("keys", "values")]
+
+    def empty(self, rows: Value) -> State:
+        """A cache without slots: (R, H, 0, D/H) for keys and values of each self-attention."""
+        knobs = self.network.knobs
+        shape = knobs.heads, 0, knobs.width // knobs.heads
+        none = self.network.graph.floats(np.zeros((1, *shape), np.float32)).expand(rows, *shape)
+        return dict.fromkeys(self.names, none)
+
+    def __call__(self, last: Value, place: Value, cache: State) -> tuple[Value, State]:
+        """last: (R, 1), the newest token of each row; place: (), its position. -> logits (R, V), and the new cache."""
+        graph, width = self.network.graph, self.network.knobs.width
+        slots = [cache[name] for name in self.names]
+        pasts: list[Pair] = list(zip(slots[::2], slots[1::2], strict=True))
+        positions, keys = place.reshape(1), None
+        if self.side == "query":
+            last = graph.concat(last, graph.ints([[MASK]]).expand(last.size(0), 1), axis=1)
+            positions, keys = graph.concat(positions, positions + 1, axis=0), 1
+        states, kept = self.network.decode(last, positions, self.memory, (None, None), pasts, keys=keys)
+        if self.side == "query":
+            states = states.reshape(-1, 2, width).cut(1, 2, 1).reshape(-1, width)
+        new = [each for pair in kept for each in pair]
+        return self.network.logits(states, self.bias), dict(zip(self.names, new, strict=True))
+
+
+def greedy(network: Network, source: Value, limits: Value, side: Side, never: Sequence[int], *, padded: bool) -> State:
+    """limits: (B,) int64, tokens at most, EOS included. Gives tokens and logps (T, B), PAD and 0 after EOS."""
+    graph, batch = network.graph, source.size(0)
+    step = NextToken(network, network.encode(source, padded=padded), side, never)
+    limits = limits.unsqueeze(1)
+
+    def turn(place: Value, state: State) -> tuple[Value, State, State]:
+        logits, cache = step(state["last"], place, state)
+        best = graph.op("ArgMax", logits, result=np.int64, axis=1, keepdims=1)
+        best = graph.where(limits.equals(place + 1), EOS, best)
+        sure, going = graph.op("LogSoftmax", logits, axis=1).pick(best), state["going"]
+        written = {"tokens": graph.where(going, best, PAD), "logps": graph.where(going, sure, 0.0)}
+        going = going & ~best.equals(EOS)
+        return going.any(0).squeeze(0), {"last": best, "going": going, **cache}, written
+
+    state = {
+        "last": graph.ints([[BOS]]).expand(batch, 1), "going": graph.value([[True]], bool).expand(batch, 1),
+        **step.empty(batch),
+    }  # fmt: skip
+    _, written = graph.loop(limits.over("Max", 0).squeeze(0), state, turn)
+    return {name: value.squeeze(2) for name, value in written.items()}
+
+
+class Beam:
+    """`beam_search` without groups, up to its hypotheses: see `search`."""
+
+    def __init__(self, network: Network, options: Decoding) -> None:
+        self.network, self.graph, self.options = network, network.graph, options
+
+    def search(self, source: Value, limits: Value, side: Side, never: Sequence[int], *, padded: bool) -> State:
+        """limits: (B,) int64, tokens at most, EOS included.
+
+        Gives for each pass the live hypotheses, tokens, slots (of the pass before) and sums (T, B, F), and those that
+        end there, ended (scores; `HIDDEN` for none), ended_slots and ended_sums (T, B, F); and passes (B,).
+        """
+        graph, batch, beam = self.graph, source.size(0), self.options.beam
+        step = NextToken(self.network, self.network.encode(source, padded=padded), side, never)
+        limits, first = limits.unsqueeze(1), (graph.range(batch) * beam).unsqueeze(1)  # (B, 1) each
+
+        def turn(place: Value, state: State) -> tuple[Value, State, State]:
+            cache = {name: state[name].gather(state["rows"]) for name in step.names}
+            logits, cache = step(state["last"], place, cache)
+            logps = graph.op("LogSoftmax", logits, axis=1)
+            total, slot, token = self._candidates(logps, state["sums"], limits.equals(place + 1))
+            scores, best = self._ended(total, token, state, place + 1)
+            live, going = self._live(total, slot, token, best, state["going"], place + 1, limits)
+            found = {**live, "ended": scores, "ended_slots": slot.cut(0, beam, 1), "ended_sums": total.cut(0, beam, 1)}
+            state = {
+                "last": live["tokens"].reshape(-1, 1), "rows": (live["slots"] + first).reshape(-1), "going": going,
+                "sums": live["sums"], "best": best, "passes": state["passes"] + state["going"].to(np.int64), **cache,
+            }  # fmt: skip
+            return going.any(0).squeeze(0), state, found
+
+        begin = np.array([[0.0] + [HIDDEN] * (beam - 1)])  # the first pass has one hypothesis
+        state = {
+            "last": graph.ints([[BOS]]).expand(batch * beam, 1), "rows": graph.range(batch * beam),
+            "going": graph.value([[True]], bool).expand(batch, 1), "passes": graph.ints([[0]]).expand(batch, 1),
+            "sums": graph.value(begin, np.float64).expand(batch, beam),
+            "best": graph.value([[HIDDEN]], np.float64).expand(batch, beam), **step.empty(batch * beam),
+        }  # fmt: skip
+        last, found = graph.loop(limits.over("Max", 0).squeeze(0), state, turn)
+        return {**found, "passes": last["passes"].squeeze(1)}
+
+    def _candidates(self, logps: Value, sums: Value, at_end: Value) -> tuple[Value, Value, Value]:
+        """The best continuations: logps (R, V), sums (B, F), at_end (B, 1) -> totals, slots, tokens; (B, 2 F)."""
+        graph, beam, batch = self.graph, self.options.beam, sums.size(0)
+        count = min(beam, self.network.vocabulary - 1) + 1  # EOS and `beam` others of each row suffice
+        values, tokens = logps.top(count)
+        at_end = at_end.expand(batch, beam).reshape(-1, 1)  # (R, 1), where EOS is the only choice
+        end = logps.cut(EOS, EOS + 1, 1) * (0.0 if self.options.free_end else 1.0)
+        first = graph.range(graph.ints([count])).unsqueeze(0).equals(0)
+        values = graph.where(at_end, graph.where(first, end, HIDDEN), values)
+        tokens = graph.where(at_end, graph.where(first, EOS, PAD), tokens)
+        totals = sums.unsqueeze(2) + values.reshape(batch, beam, count).to(np.float64)
+        total, place = totals.reshape(batch, -1).top(2 * beam)
+        return total, place // count, tokens.reshape(batch, -1).pick(place)
+
+    def _ended(self, total: Value, token: Value, state: State, length: Value) -> tuple[Value, Value]:
+        """Scores (B, F) of the candidates that end now, `HIDDEN` for the others, and the best so far (B, F)."""
+        beam = self.options.beam
+        ends = (token.equals(EOS) & (total > HIDDEN / 2) & state["going"]).cut(0, beam, 1)
+        scores = self.graph.where(ends, total.cut(0, beam, 1) / self._lengthened(length), HIDDEN)
+        return scores, self.graph.concat(state["best"], scores, axis=1).top(beam)[0]
+
+    def _live(
+        self, total: Value, slot: Value, token: Value, best: Value, going: Value, length: Value, limits: Value
+    ) -> tuple[State, Value]:
+        """The first F candidates that do not end, and which sentences (B, 1) go on."""
+        graph, beam, stop = self.graph, self.options.beam, self.options.early_stopping
+        is_eos = token.equals(EOS)
+        order = is_eos.to(np.int64) * (2 * beam) + graph.range(graph.ints([2 * beam]))
+        _, live = order.top(beam, largest=False)
+        sums = graph.where(is_eos, HIDDEN, total).pick(live)
+        most = sums.over("Max", 1, keep=True)
+        reachable = most / self._lengthened(limits)  # sums only fall, lengths only grow
+        hoped = most / self._lengthened(length) if stop == "likely" else reachable
+        last, enough = best.cut(beam - 1, beam, 1), self.options.nbest
+        short = last.equals(HIDDEN) if stop == "full" else last < hoped
+        going = going & short & (best.cut(enough - 1, enough, 1) < reachable) & (limits > length)
+        return {"tokens": token.pick(live), "slots": slot.pick(live), "sums": sums}, going
+
+    def _lengthened(self, length: Value) -> Value:
+        """What a sum of log-probabilities is divided by."""
+        penalty = self.graph.value(self.options.length_penalty, np.float64)
+        return self.graph.op("Pow", length.to(np.float64), penalty)
+
+
+def scores(network: Network, memory: Source, frame: Value, side: Side, never: Sequence[int]) -> Value:
+    """`ar_scores`: mean log-probability of the tokens and EOS of frame (R, T), BOS at first, in one pass. -> (R,)."""
+    graph, width, rows = network.graph, network.knobs.width, frame.size(0)
+    last = frame.size(1) - 1
+    read, gold = frame.cut(0, last, 1), frame.cut(1, last + 1, 1)
+    positions, keys = graph.range(last), None
+    left = network.to_the_left(positions)
+    if side == "query":  # a MASK at the place of each token sees those before it
+        positions, keys = graph.concat(positions, positions + 1, axis=0), last
+        left = graph.concat(left, left, axis=2)
+        read = graph.concat(read, graph.ints([[MASK]]).expand(rows, last), axis=1)
+    states, _ = network.decode(read, positions, memory, (left, left), keys=keys)
+    if keys is not None:
+        states = states.reshape(rows, -1, width).cut(keys, keys + keys, 1).reshape(-1, width)
+    logps = graph.op("LogSoftmax", network.logits(states, network.banned(never)), axis=1)
+    real = ~gold.equals(PAD)
+    each = graph.where(real, logps.pick(gold.reshape(-1, 1)).reshape(rows, -1), 0.0)
+    return each.over("Sum", 1) / real.to(np.float32).over("Sum", 1)

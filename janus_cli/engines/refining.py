@@ -1,0 +1,138 @@
+"""Mask-predict over several lengths as one ONNX graph, from source ids on: that of core/search/mask_predict.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log
+
+import numpy as np
+
+from janus_cli.core.batch import BOS, EOS, MASK, PAD
+from janus_cli.core.knobs import Decoding
+from janus_cli.engines.graph import State, Value
+from janus_cli.engines.left_to_right import Side, scores
+from janus_cli.engines.network import HIDDEN, Network, Source
+
+
+class MaskPredict:
+    """`over_lengths` and `mask_predict`. Rows: candidates of a sentence side by side; R of them in all, T tokens."""
+
+    def __init__(self, network: Network, options: Decoding, never: Sequence[int]) -> None:
+        self.network, self.graph, self.options, self.never = network, network.graph, options, never
+        self.bias = network.banned((*never, EOS))
+
+    def search(self, source: Value, most: Value, side: Side | None, *, padded: bool) -> dict[str, Value]:
+        """most: () int64, passes at most. side: of the AR side that reranks, if any.
+
+        Gives tokens, logps (R, T), lengths, scores (R,) of the rows that were finished, and passes (B,).
+        """
+        graph, batch, fan = self.graph, source.size(0), self.options.length_beam
+        memory = self.network.encode(source, padded=padded)
+        allowed = self.network.length_logits(memory).cut(1, self.network.knobs.max_length - 1, 1)
+        prior, places = graph.op("LogSoftmax", allowed, axis=1).top(fan)
+        rows = _Rows(self, memory, (places + 1).reshape(-1, 1), alone=fan == 1 and not padded)
+        logps, doubt, tokens = rows.first()
+        total = graph.floats([0.0]).expand(batch * fan)
+        if keep := self.options.kept:
+            lengths = rows.lengths.squeeze(1)
+            total = (prior.reshape(-1) - doubt) / (lengths + 1).to(np.float32)
+            total, order = total.reshape(batch, fan).top(keep)
+            chosen = (order + (graph.range(batch) * fan).unsqueeze(1)).reshape(-1)
+            rows = rows.select(chosen, alone=keep == 1 and not padded)
+            tokens, logps = (each.gather(chosen).cut(0, rows.longest, 1) for each in (tokens, logps))
+            total, fan = total.reshape(-1), keep
+        state = {"tokens": tokens, "logps": logps, "read": rows.masks, "passes": graph.ints([1]).expand(batch)}
+        state, _ = graph.loop(most - 1, state, lambda turn, state: self._turn(rows, turn + 1, most, fan, state))
+        tokens, passes = state["tokens"], state["passes"]
+        if side:
+            total = scores(self.network, memory, rows.framed(tokens), side, self.never)
+            passes = passes + 1
+        lengths = rows.lengths.squeeze(1)
+        return {"tokens": tokens, "logps": state["logps"], "lengths": lengths, "scores": total, "passes": passes}
+
+    def _turn(self, rows: _Rows, done: Value, most: Value, fan: int, state: State) -> tuple[Value, State, State]:
+        """The pass after `done` ones."""
+        graph, tokens, logps = self.graph, state["tokens"], state["logps"]
+        places, hidden = self._hidden(rows, logps, done, most)
+        reading = tokens.put(places, graph.where(hidden, MASK, tokens.pick(places)))
+        changed, asks = (~reading.equals(state["read"])).any(1), hidden.any(1)
+        states = rows.states(reading)  # (R, T, D)
+        if self.options.update == "all":
+            best, sure = self.choices(states)[:2]
+            tokens, logps, asks = graph.where(rows.real, best, PAD), graph.where(rows.real, sure, 0.0), rows.real.any(1)
+        else:
+            width = self.network.knobs.width
+            states = states.pick(places.unsqueeze(2).expand(places.size(0), places.size(1), width))
+            best, sure = self.choices(states)[:2]
+            tokens = tokens.put(places, graph.where(hidden, best, tokens.pick(places)))
+            logps = logps.put(places, graph.where(hidden, sure, logps.pick(places)))
+        active = (changed & asks).reshape(-1, fan).any(1)
+        passes = state["passes"] + active.to(np.int64)
+        more = (
+            graph.value(True, bool) if self.options.update == "all" else asks.any(0)
+        )  # nothing hidden once, nothing later
+        return more, {"tokens": tokens, "logps": logps, "read": reading, "passes": passes}, {}
+
+    def _hidden(self, rows: _Rows, logps: Value, done: Value, most: Value) -> tuple[Value, Value]:
+        """Places (R, k) of the least certain tokens, and which of them (R, k) bool are hidden after pass `done`."""
+        graph = self.graph
+        count = rows.lengths * (most - done) // most  # (R, 1)
+        largest = graph.op("Max", count.over("Max", 0), graph.ints([1]))
+        worst, places = graph.where(rows.real, logps, -HIDDEN).top(largest, largest=False)
+        hidden = graph.range(largest) < count
+        return places, hidden & (worst < log(self.options.sure)) if self.options.sure < 1 else hidden
+
+    def choices(self, states: Value) -> tuple[Value, Value, Value]:
+        """states (R, k, D) -> the best token, its log-probability, the entropy; (R, k) each."""
+        graph = self.graph
+        shape = states.size(0), states.size(1)
+        logps = graph.op(
+            "LogSoftmax", self.network.logits(states.reshape(-1, self.network.knobs.width), self.bias), axis=1
+        )
+        best = graph.op("ArgMax", logps, result=np.int64, axis=1, keepdims=0)
+        entropy = graph.floats(0.0) - (graph.op("Exp", logps) * logps).over("Sum", 1)
+        return best.reshape(*shape), logps.over("Max", 1).reshape(*shape), entropy.reshape(*shape)
+
+
+class _Rows:
+    """Candidates of certain lengths (R, 1). alone: there is one only, so nothing is padding."""
+
+    def __init__(self, search: MaskPredict, memory: Source, lengths: Value, *, alone: bool) -> None:
+        self.search, self.graph, self.memory, self.lengths = search, search.graph, memory, lengths
+        network, graph = search.network, search.graph
+        self.longest = lengths.over("Max", 0)  # (1,)
+        self.real = graph.range(self.longest) < lengths  # (R, T)
+        self.masks = graph.where(self.real, MASK, PAD)
+        self.bias = None  # (R, 1, T + 2, T + 2)
+        size = self.longest + 2
+        if not alone:
+            seen = graph.where(graph.range(size) < lengths + 2, 0.0, HIDDEN).unsqueeze(1, 2)
+            self.bias = seen.expand(seen.size(0), 1, size, size)
+        self.left = network.to_the_left(graph.range(size)) if network.knobs.causal_attention else None
+        if self.left is not None and self.bias is not None:
+            self.left = self.left + self.bias
+
+    def select(self, rows: Value, *, alone: bool) -> _Rows:
+        """Some of them."""
+        return _Rows(self.search, self.memory, self.lengths.gather(rows), alone=alone)
+
+    def framed(self, tokens: Value) -> Value:
+        """(R, T) -> (R, T + 2): BOS, tokens, EOS, PAD."""
+        graph, first = self.graph, self.graph.ints([[0]]).expand(tokens.size(0), 1)
+        body = graph.concat(tokens, first + PAD, axis=1)
+        ends = graph.range(body.size(1)).equals(self.lengths)
+        return graph.concat(first + BOS, graph.where(ends, EOS, body), axis=1)
+
+    def states(self, tokens: Value) -> Value:
+        """One pass over tokens (R, T) -> their states (R, T, D)."""
+        frame, network = self.framed(tokens), self.search.network
+        positions = self.graph.range(frame.size(1))
+        states, _ = network.decode(frame, positions, self.memory, (self.bias, self.left))
+        return states.reshape(frame.size(0), -1, network.knobs.width).cut(1, frame.size(1) - 1, 1)
+
+    def first(self) -> tuple[Value, Value, Value]:
+        """The first pass: log-probabilities (R, T), the sum of the entropies (R,), tokens (R, T)."""
+        graph = self.graph
+        best, sure, entropy = self.search.choices(self.states(self.masks))
+        doubt = graph.where(self.real, entropy, 0.0).over("Sum", 1)
+        return graph.where(self.real, sure, 0.0), doubt, graph.where(self.real, best, PAD)

@@ -1,0 +1,64 @@
+"""Writes the graph of a search, and runs it with ONNX Runtime. Torch is not needed here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from janus_cli.core.knobs import Decoding, Model
+from janus_cli.engines.graph import Graph
+from janus_cli.engines.left_to_right import Beam, Side, greedy
+from janus_cli.engines.network import Network
+from janus_cli.engines.refining import MaskPredict
+
+
+class Search(NamedTuple):
+    """What decides the graph of a search, and how it runs. side: of AR, or of the AR that reranks, if any.
+
+    padded: whether there are several sentences.
+    """
+
+    mode: str
+    side: Side | None
+    options: Decoding
+    padded: bool
+    threads: int
+
+
+class Session:
+    """A graph that is ready to run. weights: arrays in float32, which it reads where they are, by their names."""
+
+    def __init__(self, graph: Graph, weights: Mapping[str, NDArray[Any]], threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3  # errors only
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would take cores
+        names = list(graph.weights)
+        self._weights = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[name]) for name in names]
+        options.add_external_initializers(names, self._weights)
+        self._session = onnxruntime.InferenceSession(graph.model(), options, providers=["CPUExecutionProvider"])
+        self._outputs = [each.name for each in self._session.get_outputs()]
+
+    def __call__(self, **given: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        return dict(zip(self._outputs, self._session.run(None, given), strict=True))
+
+
+def written(model: Model, shapes: Mapping[str, Sequence[int]], search: Search, never: Sequence[int]) -> Graph:
+    """The graph of a search. shapes: of all weights and position tables. never: tokens of probability 0."""
+    graph, options = Graph(), search.options
+    network = Network(graph, model, shapes)
+    source = graph.input("source", np.int64, ["B", "S"])
+    if search.mode == "nar":
+        most = graph.input("most", np.int64, [])
+        graph.outputs = MaskPredict(network, options, never).search(source, most, search.side, padded=search.padded)
+        return graph
+    assert search.side is not None
+    limits = graph.input("limits", np.int64, ["B"])
+    find = partial(greedy, network) if options.beam == 1 else Beam(network, options).search
+    graph.outputs = find(source, limits, search.side, never, padded=search.padded)
+    return graph
