@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +21,8 @@ from janus_cli.core.batch import EOS, MASK, PAD, pad
 from janus_cli.core.generate import generate
 from janus_cli.core.losses import cross_entropy
 from janus_cli.core.stream import content
+from janus_cli.data.batching import load_batch, noised
+from janus_cli.data.prepared import open_prepared
 from janus_cli.decoding.translate import load
 from janus_cli.export import importing
 from janus_cli.export.importing import import_model
@@ -67,6 +70,40 @@ def test_it_is_a_run_like_any_other(janus: Janus, empty_folder: Path) -> None:
     for mode in ("ar", "nar"):
         assert janus("decode", "--run", "runs/more", "--mode", mode, "--input", "test.src")[0] == 0
     assert janus("inspect", "runs/model")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "languages"), [("bart", ()), ("mbart50", ("--source-language", "en_XX", "--target-language", "en_XX"))]
+)
+def test_plain_text_for_it_is_framed_once_an_example(
+    janus: Janus, empty_folder: Path, name: str, languages: tuple[str, ...]
+) -> None:
+    """Packed lines have one frame, which noise leaves alone."""
+    golden(name, Path("model"))
+    assert janus("import", "model", *languages)[0] == 0
+    Path("text.txt").write_text("the cook\nthe man\n" * 6)
+    few = sets("data.task=denoising", "data.max_tokens=40", "tokenizer.reuse=runs/model", "denoising.permute=1")
+    files = ("--train", "text.txt", "--valid", "text.txt", "--out", "prepared")
+    code, _, err = janus("preprocess", "--recipe", "runs/model/recipe.yaml", *files, *few)
+    assert code == 0, err
+    recipe = load_recipe("runs/model/recipe.yaml", few[1::2])
+    store = open_prepared(recipe, Path("prepared")).train
+    (first,) = load("runs/model").tokenizers.target.begin
+    batch = noised(load_batch(store, np.arange(len(store))), store, recipe, 0)
+    assert len(store) < 12
+    for rows, place in ((batch.target, 1), (batch.source, 0)):
+        assert (rows[:, place] == first).all()
+        assert (rows == first).sum() == len(store)
+
+
+def test_plain_text_needs_one_frame_for_both_sides(janus: Janus, empty_folder: Path) -> None:
+    golden("mbart50", Path("model"))
+    assert janus("import", "model", "--source-language", "en_XX", "--target-language", "fr_XX")[0] == 0
+    Path("text.txt").write_text("the cook sees the dogs\n" * 3)
+    few = sets("data.task=denoising", "data.max_tokens=40", "tokenizer.reuse=runs/model")
+    files = ("--train", "text.txt", "--valid", "text.txt", "--out", "prepared")
+    code, _, err = janus("preprocess", "--recipe", "runs/model/recipe.yaml", *files, *few)
+    assert (code, "en_XX" in err, "fr_XX" in err, Path("prepared").exists()) == (3, True, True, False), err
 
 
 @pytest.mark.parametrize(
