@@ -23,6 +23,7 @@ from janus_cli.core.losses import cross_entropy
 from janus_cli.core.stream import content
 from janus_cli.data.batching import load_batch, noised
 from janus_cli.data.prepared import open_prepared
+from janus_cli.decoding.records import Records
 from janus_cli.decoding.translate import load
 from janus_cli.export import importing
 from janus_cli.export.importing import import_model
@@ -153,6 +154,35 @@ def test_how_it_generates_is_told_by_the_recipe(tmp_path: Path) -> None:
     assert (decoding.beam, decoding.length_penalty, decoding.no_repeat_ngram) == (4, 2.0, 3)
     # Lengths of transformers count the token that the decoder starts with; ours count neither that nor the EOS.
     assert (decoding.min_length, decoding.min_length + decoding.max_extra, decoding.free_end) == (5, 22, True)
+
+
+def test_decoding_with_it_goes_on_after_a_stop(janus: Janus, empty_folder: Path) -> None:
+    found = golden("bart", Path("model"))
+    assert janus("import", "model")[0] == 0
+    Path("lines.txt").write_text("".join(f"{line}\n" for line in found["lines"] * 20), encoding="utf-8")
+    command = ("decode", "--run", "model", "--input", "lines.txt", "--out", "out.txt", "--batch-sentences", "4")
+    assert janus(*command)[0] == 0
+    whole = Path("out.txt").read_bytes()
+    assert whole.decode() == "".join(f"{line}\n" for line in found["outputs"] * 20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("janus_cli.decoding.records.Records.add", stop_after_the_first(Records.add))
+        assert janus(*command, "--force")[0] == 130
+    code, _, err = janus(*command, "--resume")
+    assert (code, "resuming after" in err) == (0, True), err
+    assert Path("out.txt").read_bytes() == whole
+
+
+def stop_after_the_first(add: Callable[..., None]) -> Callable[..., None]:
+    """As `add`, with a Ctrl-C in its second call."""
+    calls = []
+
+    def stopping(*arguments: Any) -> None:
+        calls.append(1)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        add(*arguments)
+
+    return stopping
 
 
 @pytest.mark.parametrize("banned", [{"suppress_tokens": [7, 2]}, {"bad_words_ids": [[7], [1], [2]]}], ids=str)

@@ -44,8 +44,7 @@ def speculative(
         max_lengths: (B,) int64, the most tokens of an output, EOS included; at least 1.
         window: the most proposed tokens that are verified in one pass.
         redraft: where later proposals come from; a sentence that has none left is drafted again.
-        first: the token that an output begins with, at no cost, and the whole first draft; 0: any. free_end: EOS costs
-            nothing at the maximum length.
+        first: the token that outputs begin with, at no cost; 0: any. free_end: EOS costs nothing at the maximum length.
     """
     device, batch = max_lengths.device, len(max_lengths)
     if not batch:
@@ -56,7 +55,7 @@ def speculative(
     passes = torch.zeros_like(max_lengths)
     rows = torch.arange(batch, device=device)
     counts, most = torch.zeros_like(rows), max_lengths
-    left, kept = torch.full((batch, 1 if first else 0), first, device=device), None
+    left, kept = torch.full((batch, 1 if first else 0), first, device=device), None  # the first draft, if it is given
     while len(rows):
         proposals, verified = left, tokens[rows, : int(counts.max())]
         if not left.shape[1] or bool((left[:, 0] == PAD).any()):
