@@ -42,16 +42,17 @@ class Spans(NamedTuple):
     inserted: Tensor
 
 
-def denoised(batch: Batch, draws: Draws, knobs: Denoising, ends: Tensor | None = None) -> Batch:
+def denoised(batch: Batch, draws: Draws, knobs: Denoising, ends: Tensor | None = None, frame: int = 0) -> Batch:
     """The batch with a source made of its target, and the hidden tokens of the target.
 
-    ends: (V,) bool, True for tokens that end a sentence; None: no sentence is moved.
+    ends: (V,) bool, True for tokens that end a sentence; None: no sentence is moved. frame: tokens that every text
+    begins with, as with BART's <s>; as in fairseq, they are neither hidden nor moved, and no MASK comes before them.
     """
-    text = batch.target[:, 1:]  # without BOS: (B, T) -> (B, T - 1)
+    before, text = batch.target.split_with_sizes([1 + frame, batch.target.shape[1] - 1 - frame], dim=1)  # BOS as well
     spans = draw_spans(is_text(text), draws, knobs)
     order = torch.zeros_like(text) if ends is None else shuffled(text, ends, draws, knobs.permute)
-    hidden = torch.cat([torch.zeros_like(spans.hidden[:, :1]), spans.hidden], dim=1)
-    return replace(batch, source=infilled(text, spans, order), hidden=hidden)
+    hidden = torch.cat([torch.zeros_like(before, dtype=torch.bool), spans.hidden], dim=1)
+    return replace(batch, source=torch.cat([before[:, 1:], infilled(text, spans, order)], dim=1), hidden=hidden)
 
 
 def draw_spans(real: Tensor, draws: Draws, knobs: Denoising) -> Spans:

@@ -113,7 +113,8 @@ class Generator:
             else:
                 step = NextToken(model, memory, side, most, never)
         if best:
-            outputs = [[output] for output in greedy(step.best, most, options.length_penalty)]
+            found = greedy(step.best, most, options.length_penalty, free_end=options.free_end)
+            outputs = [[output] for output in found]
         else:
             obeying: Step = Obeying(step, **rules) if any(rules.values()) else step
             outputs = _search(obeying, source, most, options)
@@ -139,7 +140,8 @@ class Generator:
             verify: Verify = recorded.verify(side, most, window, joint, never)
         else:
             verify = Verify(model, memory, side, most, window, joint, never)
-        return [[output] for output in speculative(draft, verify, most, window, options.redraft)]
+        given: dict[str, Any] = {"first": options.first_token, "free_end": options.free_end}
+        return [[output] for output in speculative(draft, verify, most, window, options.redraft, **given)]
 
     def _blocks(self, source: Tensor, options: Decoding, block: int | None) -> list[list[Output]]:
         """One output of each sentence, `block` tokens a pass (None: all in one) up to the first EOS.
@@ -196,7 +198,7 @@ def _search(step: Step, source: Tensor, most: Tensor, options: Decoding) -> list
     penalty, nbest = options.length_penalty, options.nbest
     if options.temperature:
         draw = Gumbel(row_keys(source, options.seed, nbest), options.temperature, options.top_k, options.top_p)
-        return sample(step, draw, most, nbest, penalty)
+        return sample(step, draw, most, nbest, penalty, free_end=options.free_end)
     groups = (options.groups or options.beam) if options.diversity else 1
     ending = Ending(options.early_stopping, options.free_end)
     return beam_search(

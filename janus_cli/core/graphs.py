@@ -25,6 +25,7 @@ from janus_cli.core.search.mask_predict import Written, mask_predict, over_lengt
 from janus_cli.core.steps import (
     NEVER_WRITTEN,
     Draft,
+    Unwritten,
     Verify,
     choices,
     draft_input,
@@ -155,7 +156,7 @@ class RecordedSource:
         del self.encode
 
     def over_lengths(
-        self, tokens: Tensor, prior: Tensor, iters: int, *, never: tuple[int, ...] = NEVER_WRITTEN, **how: Any
+        self, tokens: Tensor, prior: Tensor, iters: int, *, never: Unwritten = NEVER_WRITTEN, **how: Any
     ) -> Written:
         """As `search.over_lengths`, all its passes in one recording; tokens (B * fan, T). never: see `fill_masks`."""
 
@@ -170,7 +171,7 @@ class RecordedSource:
         return Written(rows.clone(), scores.clone(), written, logps, count.clone())
 
     def mask_predict(
-        self, tokens: Tensor, iters: int, only: Tensor, never: tuple[int, ...] = NEVER_WRITTEN
+        self, tokens: Tensor, iters: int, only: Tensor, never: Unwritten = NEVER_WRITTEN
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `search.mask_predict`, all its passes in one recording; tokens (B, T). never: see `fill_masks`."""
 
@@ -188,7 +189,7 @@ class RecordedSource:
         """The width of (R, T) tokens, and that of the recording that reads them."""
         return tokens.shape[1], padded(tokens.shape[1], self.model.knobs.max_length - 2)
 
-    def ar_scores(self, tokens: Tensor, side: ARSide, never: tuple[int, ...] = NEVER_WRITTEN) -> Tensor:
+    def ar_scores(self, tokens: Tensor, side: ARSide, never: Unwritten = NEVER_WRITTEN) -> Tensor:
         """As `steps.ar_scores`, for AR sides that predict EOS: (R, T) -> (R,)."""
         _, room = self._room(tokens)
 
@@ -205,7 +206,7 @@ class RecordedSource:
         return mean.clone()
 
     def next_token(
-        self, side: ARSide, fan: int, most: Tensor, never: tuple[int, ...] = NEVER_WRITTEN, *, best: bool
+        self, side: ARSide, fan: int, most: Tensor, never: Unwritten = NEVER_WRITTEN, *, best: bool
     ) -> RecordedNext:
         """As `steps.NextToken`, for a search with `fan` rows a sentence. best: it asks for the best token only."""
         room = padded(int(most.max()) + 1, self.model.knobs.max_length)
@@ -215,7 +216,7 @@ class RecordedSource:
         return step
 
     def verify(
-        self, side: ARSide, most: Tensor, window: int, draft: Draft | None, never: tuple[int, ...] = NEVER_WRITTEN
+        self, side: ARSide, most: Tensor, window: int, draft: Draft | None, never: Unwritten = NEVER_WRITTEN
     ) -> RecordedVerify:
         """As `steps.Verify`."""
         longest = self.model.knobs.max_length
@@ -234,7 +235,7 @@ class RecordedNext:
     """
 
     def __init__(
-        self, source: RecordedSource, side: ARSide, fan: int, room: int, never: tuple[int, ...], *, best: bool
+        self, source: RecordedSource, side: ARSide, fan: int, room: int, never: Unwritten, *, best: bool
     ) -> None:
         """best: records the best token of each row, else the log-probabilities of all."""
         self.source, self.side, self.fan, self.never, self.only_best = source, side, fan, never, best
@@ -293,7 +294,7 @@ class RecordedVerify(Verify):
     everywhere = True
 
     def __init__(
-        self, source: RecordedSource, side: ARSide, width: int, room: int, draft_length: int, never: tuple[int, ...]
+        self, source: RecordedSource, side: ARSide, width: int, room: int, draft_length: int, never: Unwritten
     ) -> None:
         """width: of proposals. room: of verified tokens. draft_length: 0 if no draft is written."""
         self.source, self.model, self.side, self.never = source, source.model, side, never

@@ -319,14 +319,22 @@ class Decoding:
     ] = "full"  # fmt: skip
     first_token: Annotated[
         int,
-        Knob("id that an output begins with, such as mBART's language; 0: any", ge=0, le=10**7, modes=("ar",), off=True,
-             flag=None),
+        Knob("id that an output begins with, such as mBART's language; 0: any", ge=0, le=10**7, modes=("ar", "spec"),
+             off=True, flag=None),
     ] = 0  # fmt: skip
     free_end: Annotated[
         bool,
-        Knob("the EOS that ends the longest output costs nothing, as in models from Hugging Face", modes=("ar",),
-             off=True, flag=None),
+        Knob("the EOS that ends the longest output costs nothing, as in models from Hugging Face",
+             modes=("ar", "spec"), off=True, flag=None),
     ] = False  # fmt: skip
+    unwritten: Annotated[
+        tuple[int, ...],
+        Knob(
+            "ids that are never written but keep their probability, as in models from Hugging Face. <pad>, <s> and "
+            "<mask> are not written either; the other tokens share the probability of those that are not listed",
+            off=True, flag=None,
+        ),
+    ] = ()  # fmt: skip
     nbest: Annotated[
         int,
         Knob("hypotheses for each line at most, best first; there may be fewer", ge=1, le=10**6, modes=(*_BEAM, "nar")),
@@ -464,6 +472,8 @@ class Decoding:
             raise ValueError(f"temperature {self.temperature:g} is neither 0 nor at least {COLDEST}")
         if self.diversity and self.groups and self.beam % self.groups:
             raise ValueError(f"groups {self.groups} does not divide beam {self.beam}")
+        if min(self.unwritten, default=0) < 0:
+            raise ValueError(f"unwritten {min(self.unwritten)} is no id")
 
     @property
     def limit(self) -> tuple[float, int]:

@@ -1,7 +1,10 @@
 """Decoder passes of a model, as the callables that the searches in `core/search/` take."""
 
+from __future__ import annotations
+
 from functools import partial
 from math import inf
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,28 +17,46 @@ from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.search.mask_predict import mask_predict, masks
 from janus_cli.core.stream import Stream, ar_step, ar_stream, beside, framed, future, in_span, left_to_right, masked
 
-NEVER_WRITTEN = (PAD, BOS, MASK)
-NEVER_WRITTEN_OR_EOS = (*NEVER_WRITTEN, EOS)  # where the length is known
 LOGITS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 25}  # elements: 4 MiB stay in a CPU's cache while they are used
 
 
-def never_written(options: Decoding) -> tuple[int, ...]:
-    """The tokens that have probability 0 with these options; where the length is known, so has EOS."""
-    return (*NEVER_WRITTEN, UNK) if options.unk == "ban" else NEVER_WRITTEN
+class Unwritten(NamedTuple):
+    """Tokens that are never written. The others share the probability of those in `shared`, not of those in `kept`."""
+
+    shared: tuple[int, ...]
+    kept: tuple[int, ...] = ()
+
+    @property
+    def or_eos(self) -> Unwritten:
+        """EOS besides, where the length is known."""
+        return self._replace(shared=(*self.shared, EOS))
 
 
-def allowed_logits(model: Transformer, states: Tensor, never: tuple[int, ...]) -> Tensor:
-    """(N, D) -> (N, V) in float32 at least, -inf for the tokens in `never`."""
+NEVER_WRITTEN = Unwritten((PAD, BOS, MASK))
+
+
+def never_written(options: Decoding) -> Unwritten:
+    """What these options forbid; where the length is known, EOS comes to that."""
+    every = (*NEVER_WRITTEN.shared, UNK) if options.unk == "ban" else NEVER_WRITTEN.shared
+    return Unwritten(tuple(token for token in every if token not in options.unwritten), options.unwritten)
+
+
+def logits_without(model: Transformer, states: Tensor, tokens: tuple[int, ...]) -> Tensor:
+    """(N, D) -> (N, V) in float32 at least, -inf for `tokens`."""
     logits = model.logits(states)
-    logits = logits if logits.dtype.itemsize > 4 else logits.float()
-    for token in never:
-        logits[:, token] = -inf
-    return logits
+    return without(logits if logits.dtype.itemsize > 4 else logits.float(), tokens)
 
 
-def log_probabilities(model: Transformer, states: Tensor, never: tuple[int, ...] = NEVER_WRITTEN) -> Tensor:
-    """(N, D) -> (N, V) in nats, over the tokens that may be written."""
-    return allowed_logits(model, states, never).log_softmax(1)
+def without(values: Tensor, tokens: tuple[int, ...]) -> Tensor:
+    """values (N, V), changed in place: -inf for `tokens`."""
+    for token in tokens:
+        values[:, token] = -inf
+    return values
+
+
+def log_probabilities(model: Transformer, states: Tensor, never: Unwritten = NEVER_WRITTEN) -> Tensor:
+    """(N, D) -> (N, V) in nats, -inf for what is never written."""
+    return without(logits_without(model, states, never.shared).log_softmax(1), never.kept)
 
 
 def at_once(model: Transformer) -> int:
@@ -45,7 +66,7 @@ def at_once(model: Transformer) -> int:
 
 
 def choices(
-    model: Transformer, states: Tensor, never: tuple[int, ...] = NEVER_WRITTEN, at_end: Tensor | None = None,
+    model: Transformer, states: Tensor, never: Unwritten = NEVER_WRITTEN, at_end: Tensor | None = None,
     *, doubt: bool = False,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """The likeliest token, the lowest id of equal ones, and its log-probability in nats. (N, D) -> (N,), (N,).
@@ -54,8 +75,8 @@ def choices(
     """
     chosen, count = [], at_once(model)
     for start in range(0, max(1, len(states)), count):
-        logits = allowed_logits(model, states[start : start + count], never)
-        best = argmax(logits)
+        logits = logits_without(model, states[start : start + count], never.shared)
+        best = argmax(without(logits.clone(), never.kept) if never.kept else logits)
         if at_end is not None:
             best = best.masked_fill(at_end[start : start + count], EOS)
         entropy = [torch.special.entr(logits.softmax(1)).sum(1)] if doubt else []
@@ -64,7 +85,7 @@ def choices(
 
 
 def choices_at(
-    model: Transformer, states: Tensor, asked: Tensor, never: tuple[int, ...], at_end: Tensor | None = None,
+    model: Transformer, states: Tensor, asked: Tensor, never: Unwritten, at_end: Tensor | None = None,
     *, everywhere: bool = False, doubt: bool = False,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """`choices` at the places `asked` (R, L) bool of states (R, L, D) -> (R, L) each; PAD and 0 elsewhere.
@@ -84,7 +105,7 @@ def choices_at(
     return best, *others
 
 
-def token_logps(model: Transformer, states: Tensor, tokens: Tensor, never: tuple[int, ...] = NEVER_WRITTEN) -> Tensor:
+def token_logps(model: Transformer, states: Tensor, tokens: Tensor, never: Unwritten = NEVER_WRITTEN) -> Tensor:
     """The log-probability in nats of a given token in each state. (N, D), (N,) -> (N,)."""
     count = at_once(model)
     parts = zip(states.split(count), tokens.split(count), strict=True)
@@ -92,7 +113,7 @@ def token_logps(model: Transformer, states: Tensor, tokens: Tensor, never: tuple
 
 
 def ar_scores(
-    model: Transformer, memory: Memory, tokens: Tensor, side: ARSide, never: tuple[int, ...] = NEVER_WRITTEN
+    model: Transformer, memory: Memory, tokens: Tensor, side: ARSide, never: Unwritten = NEVER_WRITTEN
 ) -> Tensor:
     """Mean log-probability in nats of each row's tokens and EOS, read left to right in one pass. (R, T) -> (R,).
 
@@ -101,7 +122,7 @@ def ar_scores(
     stream = ar_stream(framed(tokens), side)
     asked = stream.labelled
     states, gold = model.decode(stream, memory)[asked], stream.labels[asked]  # (R, L, D) -> (N, D), (N,)
-    flat = token_logps(model, states, gold, (*never, EOS) if side == "masks" else never)
+    flat = token_logps(model, states, gold, never.or_eos if side == "masks" else never)
     logps = torch.zeros(asked.shape, dtype=flat.dtype, device=tokens.device)
     logps[asked] = flat
     return logps.sum(1) / asked.sum(1)
@@ -111,7 +132,7 @@ class NextToken:
     """The step of `beam_search` and `greedy`: for each row one new slot (content), or one and a query, and a cache."""
 
     def __init__(
-        self, model: Transformer, memory: Memory, side: ARSide, most: Tensor, never: tuple[int, ...] = NEVER_WRITTEN
+        self, model: Transformer, memory: Memory, side: ARSide, most: Tensor, never: Unwritten = NEVER_WRITTEN
     ) -> None:
         """most: (B,) int64, the longest output of each sentence, EOS included. never: tokens of probability 0."""
         self.model, self.memory, self.side, self.never = model, memory, side, never
@@ -155,11 +176,9 @@ class NextOfLength(NextToken):
     BOS, MASKs and EOS are decoded at the start, once; then, for each token, its slot and the next query.
     """
 
-    def __init__(
-        self, model: Transformer, memory: Memory, lengths: Tensor, never: tuple[int, ...] = NEVER_WRITTEN
-    ) -> None:
+    def __init__(self, model: Transformer, memory: Memory, lengths: Tensor, never: Unwritten = NEVER_WRITTEN) -> None:
         """lengths: (B,) int64, without EOS. never: tokens of probability 0, beside EOS."""
-        super().__init__(model, memory, "masks", 2 * lengths + 2, (*never, EOS))
+        super().__init__(model, memory, "masks", 2 * lengths + 2, never.or_eos)
         target = framed(masks(lengths))
         model.decode(masked(target, left_to_right(target == MASK)), memory, self.cache)
         self.lengths = lengths
@@ -194,7 +213,7 @@ class NextBlock:
     """
 
     def __init__(
-        self, model: Transformer, memory: Memory, most: Tensor, block: int, never: tuple[int, ...] = NEVER_WRITTEN
+        self, model: Transformer, memory: Memory, most: Tensor, block: int, never: Unwritten = NEVER_WRITTEN
     ) -> None:
         self.model, self.memory, self.never, self.known = model, memory, never, 0
         self.cache = model.new_cache(len(memory.real), int(most.max()) + 2 * block)
@@ -218,7 +237,7 @@ class NextBlock:
 
 def fill_masks(
     model: Transformer, memory: Memory, tokens: Tensor, asked: Tensor, sentences: Tensor | None = None,
-    *, never: tuple[int, ...] = NEVER_WRITTEN, everywhere: bool = False, doubt: bool = False,
+    *, never: Unwritten = NEVER_WRITTEN, everywhere: bool = False, doubt: bool = False,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """The step of `mask_predict`: one decoder pass over BOS, observed and MASK tokens, EOS; all see each other.
 
@@ -228,7 +247,7 @@ def fill_masks(
     memory = memory if sentences is None else memory.select(sentences)
     target = framed(tokens)
     states = model.decode(masked(target, torch.zeros_like(target)), memory)[:, 1:-1]  # (R, T, D)
-    return choices_at(model, states, asked, (*never, EOS), everywhere=everywhere, doubt=doubt)
+    return choices_at(model, states, asked, never.or_eos, everywhere=everywhere, doubt=doubt)
 
 
 def draft_input(tokens: Tensor, counts: Tensor, size: Tensor, length: int, room: int) -> tuple[Tensor, Tensor]:
@@ -291,7 +310,7 @@ class Verify:
 
     def __init__(
         self, model: Transformer, memory: Memory, side: ARSide, most: Tensor, window: int, draft: Draft | None,
-        never: tuple[int, ...] = NEVER_WRITTEN,
+        never: Unwritten = NEVER_WRITTEN,
     ) -> None:  # fmt: skip
         self.model, self.memory, self.side, self.draft, self.never = model, memory, side, draft, never
         longest = int(most.max())
@@ -337,5 +356,5 @@ class Verify:
             return best, logps, best[:, :0]
         known, asked = drafted
         writing = states[:, width + 1 : width + 1 + known.shape[1]]  # after its BOS
-        written, _ = choices_at(self.model, writing, asked, (*self.never, EOS), everywhere=self.everywhere)
+        written, _ = choices_at(self.model, writing, asked, self.never.or_eos, everywhere=self.everywhere)
         return best, logps, torch.where(asked, written, known)

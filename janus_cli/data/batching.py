@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from janus_cli.core.batch import Batch, Joined, batch_of
 from janus_cli.core.denoise import denoised
 from janus_cli.core.noise import Draws
-from janus_cli.data.plain import sentence_ends
+from janus_cli.data.plain import frame, sentence_ends
 from janus_cli.data.store import Store
 from janus_cli.errors import DataError
 from janus_cli.recipe import Recipe
@@ -133,4 +133,5 @@ def noised(batch: Batch, store: Store, recipe: Recipe, epoch: int) -> Batch:
     if recipe.data.task != "denoising":
         return batch
     ends = sentence_ends(store.folder) if recipe.denoising.permute else None
-    return denoised(batch, Draws(recipe.seed, epoch, batch.ids + NUMBERS), recipe.denoising, ends)
+    draws = Draws(recipe.seed, epoch, batch.ids + NUMBERS)
+    return denoised(batch, draws, recipe.denoising, ends, frame(store.folder))

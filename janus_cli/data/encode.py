@@ -97,8 +97,9 @@ def _encode_plain(tokenizers: Tokenizers, data: Data, bad_utf8: BadUtf8, split: 
     bad, clean = set[int](), cleaner(data.clean)
     lines = [clean(line) for line in _texts(chunk[0], bad)]
     skip = bad if bad_utf8 == "skip" else set[int]()
-    rows = tokenizers.target.encode(lines)
-    whole = examples(Ragged.of([row for number, row in enumerate(rows) if number not in skip]), data)
+    begin = tokenizers.begin
+    rows = [row[len(begin) :] for row in tokenizers.target.encode(lines)]
+    whole = examples(Ragged.of([row for number, row in enumerate(rows) if number not in skip]), data, begin)
     kept, dropped, left_out = filter_pairs(split.name, data, whole.lengths, whole.lengths, set())
     targets = whole.keep(kept)
     text = tokenizers.target.decode(targets.rows()) if split.name != "train" else []

@@ -7,6 +7,7 @@ example, wherever it is read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,10 +25,10 @@ SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？", "।", "؟")
 CLOSERS = "\"')]}’”»›」』"
 
 
-def examples(lines: Ragged, data: Data) -> Ragged:
+def examples(lines: Ragged, data: Data, begin: Sequence[int] = ()) -> Ragged:
     """Lines as examples of up to `example_limit` tokens: longer lines are cut; with `pack`, neighbours are joined, but
-    not across an empty line."""
-    most, lengths, size = data.example_limit, list[int](), 0
+    not across an empty line. begin: what each example begins with, and lines do not."""
+    most, lengths, size = max(1, data.example_limit - len(begin)), list[int](), 0
     for length in lines.lengths.tolist():
         if size and (not data.pack or not length or size + length > most):
             lengths.append(size)
@@ -36,7 +37,18 @@ def examples(lines: Ragged, data: Data) -> Ragged:
         lengths += [most] * parts
         size += rest
     lengths += [size] * (size > 0)
-    return Ragged(lines.values, np.array(lengths, np.int64))
+    sizes = np.array(lengths, np.int64)
+    if not begin:
+        return Ragged(lines.values, sizes)
+    starts = np.repeat(sizes.cumsum() - sizes, len(begin))
+    values = np.insert(lines.values, starts, np.tile(np.array(begin, lines.values.dtype), len(sizes)))
+    return Ragged(values, sizes + len(begin))
+
+
+@cache
+def frame(folder: Path) -> int:
+    """Tokens that every example begins with."""
+    return len(load_tokenizers(folder).begin)
 
 
 @cache

@@ -190,6 +190,18 @@ class Tokenizers:
             return self.source.shares_ids(self.target)
         return self.source is self.target
 
+    @property
+    def begin(self) -> list[int]:
+        """Ids that every text begins with. Raises DataError if sources begin with others than targets."""
+        source, target = (each.begin if isinstance(each, HuggingFace) else [] for each in (self.source, self.target))
+        if source != target:
+            first = (" ".join(self.target.pieces(ids)) for ids in (source, target))
+            raise DataError(
+                f"sources begin with {', targets with '.join(first)}: plain text is source and target at once",
+                "janus import FOLDER --source-language CODE --target-language CODE, with the same code",
+            )
+        return target
+
 
 def load_tokenizers(folder: Path) -> Tokenizers:
     """The tokenizers of prepared data, a run or an export.

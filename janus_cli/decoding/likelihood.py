@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from janus_cli.core.batch import PAD, pad
 from janus_cli.core.model import Transformer
-from janus_cli.core.steps import NEVER_WRITTEN, NEVER_WRITTEN_OR_EOS, token_logps
+from janus_cli.core.steps import Unwritten, never_written, token_logps
 from janus_cli.core.stream import Stream, ar_stream, beside, content, framed, future, left_to_right, masked, revealed
 from janus_cli.decoding.modes import Plan
 
@@ -70,16 +70,17 @@ def token_logps_of(
     return ({name: each[row] for name, each in logps.items()} for row in range(len(rows)))
 
 
-def _streams(plan: Plan, target: Tensor, hidden: Tensor) -> Iterator[tuple[str, Stream, tuple[int, ...]]]:
-    """Each distribution's name, the stream whose labelled slots predict it, and the tokens of probability 0."""
+def _streams(plan: Plan, target: Tensor, hidden: Tensor) -> Iterator[tuple[str, Stream, Unwritten]]:
+    """Each distribution's name, the stream whose labelled slots predict it, and what has no probability."""
+    never = Unwritten(never_written(replace(plan.options, unk="keep")).shared)
     if (side := plan.recipe.ar_stream) is not None:
-        yield "ar", ar_stream(target, side), NEVER_WRITTEN_OR_EOS if side == "masks" else NEVER_WRITTEN
+        yield "ar", ar_stream(target, side), never.or_eos if side == "masks" else never
     if plan.objective.blocks:
         step = torch.arange(1, target.shape[1], device=target.device)
         all_at_once = future(target, torch.zeros_like(step), step, alone=False)
-        yield "nar", beside(content(target).unlabelled, all_at_once), NEVER_WRITTEN
+        yield "nar", beside(content(target).unlabelled, all_at_once), never
     elif plan.objective.nar:
-        yield "nar", masked(target, left_to_right(hidden)), NEVER_WRITTEN_OR_EOS
+        yield "nar", masked(target, left_to_right(hidden)), never.or_eos
     if "ce_aux" in plan.objective.terms:
         rank = left_to_right(hidden)
-        yield "aux", beside(masked(target, rank).unlabelled, *revealed(target, rank)), NEVER_WRITTEN_OR_EOS
+        yield "aux", beside(masked(target, rank).unlabelled, *revealed(target, rank)), never.or_eos

@@ -84,8 +84,8 @@ class Plan:
 
     @property
     def used(self) -> dict[str, Any]:
-        """The options that are read, with their values; without what is turned off."""
-        values = asdict(self.options)
+        """The options that are read, with their values as JSON has them; without what is turned off."""
+        values = {name: [*value] if isinstance(value, tuple) else value for name, value in asdict(self.options).items()}
         return {name: value for name, value in values.items() if self.reads(name) and self.on(name) and name != "mode"}
 
     def reads(self, option: str) -> bool:

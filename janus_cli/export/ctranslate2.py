@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from janus_cli.core.model import Transformer
-from janus_cli.core.steps import NEVER_WRITTEN, never_written
+from janus_cli.core.steps import NEVER_WRITTEN, Unwritten, never_written
 from janus_cli.core.symbols import BOS, EOS, NAMES, SPECIAL, UNK
 from janus_cli.data.tokenizer import INDEX, Tokenizer
 from janus_cli.documents import TokenizerIndex, read
@@ -91,7 +91,7 @@ def unique_names(tokenizer: Tokenizer) -> list[str]:
     return names
 
 
-def specification(model: Transformer, never: tuple[int, ...] = NEVER_WRITTEN) -> Any:
+def specification(model: Transformer, never: Unwritten = NEVER_WRITTEN) -> Any:
     """The model as a ctranslate2.specs.TransformerSpec, without vocabularies. never: tokens that it must not write."""
     specs = require("ctranslate2.specs", EXTRA)
     knobs = model.knobs
@@ -121,7 +121,7 @@ def specification(model: Transformer, never: tuple[int, ...] = NEVER_WRITTEN) ->
             _layer(layer, weights, f"{layers}.{index}")
     spec.decoder.projection.weight = weights.get("output_table.weight", target)
     spec.decoder.projection.bias = weights.get("output_bias", np.zeros(len(target), np.float32))
-    spec.decoder.projection.bias[list(never)] = FORBIDDEN
+    spec.decoder.projection.bias[[*never.shared, *never.kept]] = FORBIDDEN
     return spec
 
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from janus_cli import __version__, console, recipe_load
 from janus_cli.core.knobs import ArObjective, Decoding
 from janus_cli.core.model import Transformer, sinusoids
-from janus_cli.core.steps import NEVER_WRITTEN
+from janus_cli.core.symbols import BOS, EOS, MASK, PAD
 from janus_cli.data.corpus import SIDES
-from janus_cli.data.hf import HuggingFace
+from janus_cli.data.hf import ABSENT, HuggingFace
 from janus_cli.data.hf_folder import take_over
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers, load_tokenizers, write_tokenizers
 from janus_cli.errors import DataError, UsageError, check_machine
@@ -38,13 +38,14 @@ from janus_cli.terminal import command
 
 CONFIG, GENERATION, WEIGHTS = "config.json", "generation_config.json", "model*.safetensors"
 PICKLES, WHAT = "*.bin", "an imported model"
+LEAST_BIAS = -100.0  # of a token that is never written: leaves it no probability, and label smoothing finite
 # Settings of generation that steer it and have no knob here, with the values at which they do nothing.
 WITHOUT_EFFECT: dict[str, Any] = {
     "do_sample": False, "repetition_penalty": 1.0, "encoder_no_repeat_ngram_size": 0, "num_beam_groups": 1,
     "diversity_penalty": 0.0, "renormalize_logits": False, "encoder_repetition_penalty": 1.0,
 }  # fmt: skip
 STEERING = (
-    *WITHOUT_EFFECT, "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "exponential_decay_length_penalty",
+    *WITHOUT_EFFECT, "bad_words_ids", "begin_suppress_tokens", "exponential_decay_length_penalty",
     "force_words_ids", "constraints", "sequence_bias", "guidance_scale",
 )  # fmt: skip
 
@@ -84,7 +85,7 @@ def frame_of(config: Mapping[str, Any], settings: Mapping[str, Any], languages: 
 def decoding_knobs(settings: Mapping[str, Any], longest: int) -> Decoding:
     """How `generate` of transformers would. longest: the model's positions, the limit if no max_length is set.
 
-    `first_token` is left out, which is an id.
+    `first_token` and `unwritten` are left out, which are ids.
     """
     given = {name: value for name, value in settings.items() if value is not None}
     # Their lengths count the token that the decoder starts with.
@@ -99,11 +100,23 @@ def decoding_knobs(settings: Mapping[str, Any], longest: int) -> Decoding:
     )  # fmt: skip
 
 
+def unwritten(settings: Mapping[str, Any], order: Sequence[int]) -> tuple[int, ...]:
+    """Our ids of what `generate` does not write, though it keeps its probability: single bad words, and suppressed
+    tokens; and of <pad> and <mask>, which `generate` would write.
+
+    order: of the target's ids.
+    """
+    bad = [words[0] for words in settings.get("bad_words_ids") or () if len(words) == 1]
+    banned = {*bad, *(settings.get("suppress_tokens") or ()), order[PAD], order[MASK]} - {order[EOS], ABSENT}
+    return tuple(ours for ours, theirs in enumerate(order) if theirs in banned)
+
+
 def not_followed(settings: Mapping[str, Any]) -> list[str]:
     """The settings of generation that would change outputs of transformers and do not change ours."""
-    never = {**WITHOUT_EFFECT, "bad_words_ids": [[settings.get("pad_token_id")]]}  # which is never written anyway
     set_ = {name: value for name in STEERING if (value := settings.get(name)) is not None}
-    strange = {name: value for name, value in set_.items() if value != never.get(name)}
+    strange = {name: value for name, value in set_.items() if value != WITHOUT_EFFECT.get(name)}
+    if all(len(words) == 1 for words in settings.get("bad_words_ids") or ()):
+        strange.pop("bad_words_ids", None)
     if (settings.get("length_penalty") or 0) < 0:
         strange["length_penalty"] = settings["length_penalty"]
     return [f"{name} {value}" for name, value in strange.items()]
@@ -185,7 +198,9 @@ def transformer(
             made[ours] = moved(table, orders[ours != "source_table.weight"], start)
         if BIAS in tensors:
             bias = moved(tensors[BIAS].flatten(), orders[1], start)
-            bias[list(NEVER_WRITTEN)] = 0.0
+            silent = [ours for ours in (PAD, MASK) if orders[1][ours] != ABSENT]
+            bias[silent] = bias[silent].clamp(min=LEAST_BIAS)
+            bias[[ours for ours in (PAD, BOS, MASK) if ours not in silent]] = 0.0
             made["output_bias"] = bias
             knobs = replace(knobs, output_bias=bool(bias.any()))
         stored = {ours: tensors[theirs][kind.offset :] for ours, theirs in POSITIONS.items() if theirs in tensors}
@@ -234,9 +249,11 @@ def import_model(
         suffix = 0 if frame.suffix is None else source.ours(frame.suffix)
         orders = source.order, target.order
         model = transformer(read_tensors(folder), config, orders, frame.start, suffix, str(folder))
-        decoding = decoding_knobs(settings, model.knobs.max_length)
-        if frame.first is not None:
-            decoding = replace(decoding, first_token=target.ours(frame.first))
+        first = 0 if frame.first is None else target.ours(frame.first)
+        decoding = replace(
+            decoding_knobs(settings, model.knobs.max_length), first_token=first,
+            unwritten=unwritten(settings, target.order),
+        )  # fmt: skip
         recipe = _recipe(name, model, tokenizers, decoding, out)
         for setting in not_followed(settings):
             console.warn(f"{folder}: {setting} has no knob here: outputs may differ from those of transformers")

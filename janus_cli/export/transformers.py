@@ -26,7 +26,7 @@ CLASSES = {
     "bart": "BartForConditionalGeneration", "mbart": "MBartForConditionalGeneration", "marian": "MarianMTModel",
     "pegasus": "PegasusForConditionalGeneration",
 }  # fmt: skip
-# Added to the logits of tokens that are never written.
+# Added to the logits of tokens that are never written and whose probability the others share.
 FORBIDDEN = -1e4
 
 
@@ -104,7 +104,7 @@ def _weights(source: Source, name: str, orders: Sequence[Sequence[int]]) -> dict
         weights["model.shared.weight"] = weights["model.encoder.embed_tokens.weight"].clone()
         weights.setdefault("lm_head.weight", weights["model.decoder.embed_tokens.weight"].clone())
     bias = ours.pop("output_bias", torch.zeros(len(orders[1]))).clone()
-    bias[list(never_written(source.recipe.decoding))] = FORBIDDEN
+    bias[list(never_written(source.recipe.decoding).shared)] = FORBIDDEN
     weights[BIAS] = _moved_back(bias, orders[1])[None]
     for mine, theirs in POSITIONS.items():
         ours.pop(mine, None)
@@ -149,6 +149,7 @@ def _generation(decoding: Decoding, knobs: Model, order: Sequence[int]) -> dict[
         "early_stopping": stop[decoding.early_stopping] if decoding.beam > 1 else False,
         "min_length": decoding.min_length and decoding.min_length + 1, "num_return_sequences": decoding.nbest,
         "no_repeat_ngram_size": decoding.no_repeat_ngram,
+        "suppress_tokens": [order[ours] for ours in decoding.unwritten if order[ours] != ABSENT] or None,
         "forced_bos_token_id": order[decoding.first_token] if decoding.first_token else None,
         "forced_eos_token_id": order[EOS] if decoding.free_end else None,
     }  # fmt: skip

@@ -161,6 +161,20 @@ def test_sentences_are_moved_whole_and_the_target_is_not() -> None:
     assert torch.equal(made.target, batch.target)
 
 
+def test_what_every_text_begins_with_stays_where_it_is() -> None:
+    """Neither hidden nor moved, and no MASK before it: the rest has the noise that it would have alone."""
+    texts = [[20, 21, 8, 22, 23, 24, 13, 25, 8, 26, 27], [30, 31]] * 100
+    plain, framed = batch_of(texts), batch_of([[9, 10, *text] for text in texts])
+    expected = noisy(plain, BOTH)
+    found = denoised(framed, Draws(1, 2, framed.ids), BOTH, ENDS, frame=2)
+    assert rows(found.source) == [[9, 10, *row] for row in rows(expected.source)]
+    assert found.hidden is not None
+    assert expected.hidden is not None
+    assert not found.hidden[:, :3].any()
+    assert torch.equal(found.hidden[:, 3:], expected.hidden[:, 1:])
+    assert torch.equal(found.target, framed.target)
+
+
 @pytest.mark.parametrize("name", ["janus", "cmlm", "cmlmc", "mpnet"])
 def test_the_spans_are_what_the_objective_hides(name: str) -> None:
     batch = noisy(batch_of([list(range(5, 35)), [5, 6, 7]]), Denoising())

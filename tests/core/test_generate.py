@@ -19,7 +19,7 @@ from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.objectives.bang import bridge
 from janus_cli.core.search import Output
 from janus_cli.core.search.mask_predict import Update
-from janus_cli.core.steps import ar_scores
+from janus_cli.core.steps import Unwritten, ar_scores
 from janus_cli.core.stream import ar_stream, framed, masked
 from tests.core.random_model import random_model, sentences, source
 
@@ -275,9 +275,58 @@ def test_a_banned_unk_has_no_probability_which_the_other_tokens_share(
         for output in found:
             assert UNK not in output.tokens
             tokens = torch.tensor([output.tokens], dtype=torch.int64)
-            mean = float(ar_scores(model, memory, tokens, side, (PAD, BOS, MASK, UNK)))
+            mean = float(ar_scores(model, memory, tokens, side, Unwritten((PAD, BOS, MASK, UNK))))
             size = len(output.tokens) + (side != "masks")
             assert sum(output.logps) == pytest.approx(mean * size, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("mode", "side", "changes"),
+    [(*case[:2], {**case[2], "unwritten": (MASK, 9)}) for case in BANNED if case[1] != "masks"], ids=str,
+)  # fmt: skip
+def test_what_is_not_written_may_keep_its_probability(mode: Mode, side: ARSide, changes: dict[str, Any]) -> None:
+    """As where transformers suppresses tokens; <pad> and <s>, which are not named, leave theirs to the others."""
+    model, rows = random_model(), sentences(12)
+    model.output_weight[MASK] = 1.3 * model.output_weight[10]
+    found = generate(model, source(rows), mode, replace(OPTIONS, **changes), side)
+    assert any(9 in one.tokens for (one,) in generate(model, source(rows), "ar", OPTIONS, side))
+    for row, outputs in zip(rows, found, strict=True):
+        ids = source([row])
+        memory = model.encode(ids, ids != PAD)
+        for output in outputs:
+            assert not {MASK, 9} & {*output.tokens}
+            stream = ar_stream(framed(torch.tensor([output.tokens], dtype=torch.int64)), side)
+            states = model.decode(stream, memory)[stream.labelled]
+            logps = model.logits(states).index_fill(-1, torch.tensor([PAD, BOS]), -inf).log_softmax(-1)
+            expected = logps.gather(1, stream.labels[stream.labelled][:, None])[:, 0]
+            assert output.logps == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("side", ["content", "query"])
+@pytest.mark.parametrize("given", [{"first_token": 7}, {"free_end": True}, {"first_token": 9, "free_end": True}])
+def test_drafts_change_nothing_about_a_given_first_token_and_end(side: ARSide, given: dict[str, Any]) -> None:
+    model, rows = random_model(), sentences(24)
+    options = replace(OPTIONS, max_ratio=0.5, max_extra=2, **given)
+    expected = generate(model, source(rows), "ar", options, side)
+    if "first_token" in given:
+        assert {one.tokens[0] for (one,) in expected} == {given["first_token"]}
+    assert any(one.limited and one.logps[-1] == 0 for (one,) in expected) == ("free_end" in given)
+    for changes in SPECULATIVE:
+        found = generate(model, source(rows), "spec", replace(options, **changes), side)
+        assert plain(found) == plain(expected)
+        for (ours,), (theirs,) in zip(found, expected, strict=True):
+            assert ours.logps == pytest.approx(theirs.logps, abs=1e-6)
+            assert (ours.score, ours.limited) == (pytest.approx(theirs.score), theirs.limited)
+            assert ours.passes <= 2 * theirs.passes * changes.get("draft_iters", 1)
+
+
+@pytest.mark.parametrize("changes", [{"beam": 1}, {"beam": 3}, {"temperature": 1.0}], ids=str)
+def test_rules_that_leave_no_room_for_an_end_do_not_leave_without_an_output(changes: dict[str, Any]) -> None:
+    model, rows = random_model(), sentences(4)
+    for rules in ({"min_length": 100}, {"first_token": 7, "max_ratio": 0.0, "max_extra": 0}):
+        for (output,) in generate(model, source(rows), "ar", replace(OPTIONS, **changes, **rules), "content"):
+            assert len(output.tokens) == (18 if "min_length" in rules else 0)
+            assert output.score > -inf
 
 
 def test_a_banned_unk_in_mask_predict_blocks_and_in_the_rerank() -> None:
@@ -294,7 +343,7 @@ def test_a_banned_unk_in_mask_predict_blocks_and_in_the_rerank() -> None:
         assert output.logps == pytest.approx(sure, abs=1e-5)
         ids = source([row])
         (again,) = generate(model, ids, "nar", replace(options, rerank="ar"), "content")[0]
-        never = (PAD, BOS, MASK, UNK)
+        never = Unwritten((PAD, BOS, MASK, UNK))
         score = ar_scores(model, model.encode(ids, ids != PAD), torch.tensor([again.tokens]), "content", never)
         assert again.score == pytest.approx(float(score), abs=1e-5)
     assert has_unk("semi", replace(options, unk="keep"))

@@ -55,6 +55,10 @@ def cases() -> Iterator[tuple[Mode, ARSide, dict[str, Any]]]:
         yield "spec", side, {"redraft": "joint", "unk": "ban"}
         yield "spec", side, {"redraft": "ar", "verify_window": 3}
         yield "spec", side, {"redraft": "joint"}
+        yield "spec", side, {"redraft": "nar", "first_token": 7, "free_end": True, "max_ratio": 0.7, "max_extra": 2}
+        yield "spec", side, {"redraft": "joint", "first_token": 7, "unwritten": (9, 11)}
+        yield "ar", side, {"beam": 1, "free_end": True, "max_ratio": 0.7, "max_extra": 2, "unwritten": (9, 11)}
+        yield "ar", side, {"beam": 3, "unwritten": (9, 11)}
         yield "spec", side, {"redraft": "joint", "draft_length": 3, "verify_window": 2}
 
 

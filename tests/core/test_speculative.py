@@ -12,7 +12,7 @@ from janus_cli.core.generate import length_limit
 from janus_cli.core.knobs import ARStream, Decoding
 from janus_cli.core.model import Transformer
 from janus_cli.core.search import Output
-from janus_cli.core.search.beam import beam_search
+from janus_cli.core.search.beam import Ending, beam_search
 from janus_cli.core.search.greedy import greedy
 from janus_cli.core.search.mask_predict import mask_predict
 from janus_cli.core.search.speculative import Draft, Redraft, speculative
@@ -83,12 +83,16 @@ def same(ours: list[Output], theirs: list[Output]) -> None:
 MOST = [9, 1, 4, 12, 12, 2, 12, 7, 12]
 
 
+@pytest.mark.parametrize("free_end", [False, True])
 @pytest.mark.parametrize("seed", range(8))
-def test_greedy_is_a_beam_of_one(seed: int) -> None:
-    sentences = [seed * 100 + n for n in range(len(MOST))]
-    ours = greedy(Steps(sentences).best, torch.tensor(MOST), length_penalty=0.6)
-    theirs = [found[0] for found in beam_search(Steps(sentences).all, torch.tensor(MOST), 1, length_penalty=0.6)]
+def test_greedy_is_a_beam_of_one(seed: int, free_end: bool) -> None:
+    sentences, most = [seed * 100 + n for n in range(len(MOST))], torch.tensor(MOST)
+    ours = greedy(Steps(sentences).best, most, length_penalty=0.6, free_end=free_end)
+    ending = Ending(free=free_end)
+    theirs = [found[0] for found in beam_search(Steps(sentences).all, most, 1, length_penalty=0.6, ending=ending)]
     same(ours, theirs)
+    assert [o.limited for o in ours] == [o.limited for o in theirs]
+    assert any(o.logps[-1] == 0.0 for o in ours) == free_end
     assert [o.score for o in ours] == pytest.approx([o.score for o in theirs])
     assert [o.passes for o in ours] == [o.passes for o in theirs] == [len(o.tokens) + 1 for o in ours]
     assert len({len(o.tokens) for o in ours}) > 2

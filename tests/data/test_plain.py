@@ -64,6 +64,22 @@ def test_lines_become_examples(lines: list[int], pack: bool, expected: list[int]
     assert found.values is values
 
 
+@pytest.mark.parametrize(
+    ("lines", "pack", "expected"),
+    [
+        ([3, 2, 5], True, [[9, 8, 0, 1, 2], [9, 8, 3, 4], [9, 8, 5, 6, 7], [9, 8, 8, 9]]),
+        ([2, 1], False, [[9, 8, 0, 1], [9, 8, 2]]), ([0], True, []),
+    ],
+)  # fmt: skip
+def test_an_example_is_framed_once_however_many_lines_it_has(
+    lines: list[int], pack: bool, expected: list[list[int]]
+) -> None:
+    values = Ragged(np.arange(sum(lines), dtype=np.int32), np.array(lines, np.int64))
+    found = examples(values, Data(task="denoising", pack=pack, max_tokens=5), [9, 8])
+    assert found.rows() == expected
+    assert found.values.dtype == np.int32
+
+
 @pytest.mark.usefixtures("text")
 def test_files_are_one_text() -> None:
     prepared = made(recipe_of())

@@ -29,6 +29,8 @@ LINES = [
     "the woman sees 12 big dogs, and doesn't",
 ]
 # The seed of the weights, and what is added to the logit of EOS, so that outputs end, and at different places.
+# <pad> and <mask> have some probability, but are never written.
+UNLIKELY = -2.0
 DRAWN = {"bart": (1, 3.0), "mbart50": (11, 2.5), "mbart": (2, 1.5), "marian": (4, 3.0)}
 # A tokenizer's maker, the model's type, its config, its settings of generation, and the languages of mBART.
 Case = tuple[str, str, dict[str, Any], dict[str, Any], tuple[str | None, str | None]]
@@ -82,9 +84,9 @@ def make(name: str, folder: Path) -> Any:
     bias = made.final_logits_bias
     bias.normal_(0, 0.5)
     bias[0, special["eos_token_id"]] += ending
-    for silent in (special["pad_token_id"], tokenizer.mask_token_id):  # which janus never writes
-        if silent is not None:
-            bias[0, silent] = -1e9
+    for unlikely in (special["pad_token_id"], tokenizer.mask_token_id):  # which janus never writes
+        if unlikely is not None:
+            bias[0, unlikely] = UNLIKELY
     if name == "mbart50":
         settings = {**settings, "forced_bos_token_id": tokenizer.convert_tokens_to_ids(languages[1])}
     made.generation_config.update(**settings)
@@ -92,8 +94,8 @@ def make(name: str, folder: Path) -> Any:
     return AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
 
 
-def outputs(name: str, folder: Path, model: Any, lines: list[str], **settings: Any) -> list[str]:
-    """What `generate` of transformers writes."""
+def outputs(name: str, folder: Path, model: Any, lines: list[str]) -> tuple[list[str], list[float]]:
+    """What `generate` of transformers writes, and the scores of its hypotheses."""
     from transformers import AutoTokenizer
 
     source, target = CASES[name][4]
@@ -103,8 +105,9 @@ def outputs(name: str, folder: Path, model: Any, lines: list[str], **settings: A
     ids = torch.tensor([row + [tokenizer.pad_token_id] * (longest - len(row)) for row in batch])
     real = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in batch])
     with torch.inference_mode():
-        found = model.generate(input_ids=ids, attention_mask=real, **settings)
-    return [tokenizer.decode(row, skip_special_tokens=True).replace("\n", " ") for row in found.tolist()]
+        found = model.generate(input_ids=ids, attention_mask=real, return_dict_in_generate=True, output_scores=True)
+    texts = [tokenizer.decode(row, skip_special_tokens=True).replace("\n", " ") for row in found.sequences.tolist()]
+    return texts, found.sequences_scores.tolist()
 
 
 def framed(name: str, tokenizer: Any, line: str) -> list[int]:
@@ -128,7 +131,8 @@ def main(place: Path) -> None:
     for name in CASES:
         (place / name).mkdir(parents=True)
         model = make(name, place / name)
-        found = {"lines": LINES, "outputs": outputs(name, place / name, model, LINES)}
+        texts, scores = outputs(name, place / name, model, LINES)
+        found = {"lines": LINES, "outputs": texts, "scores": scores}
         hf_models.write(GOLDEN, f"{name}.json", {"files": packed(place / name), **found})
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,9 +17,13 @@ pytest.importorskip("tokenizers")
 
 import hf_folders
 
-from janus_cli.core.batch import EOS, PAD, pad
+from janus_cli.core.batch import EOS, MASK, PAD, pad
 from janus_cli.core.generate import generate
+from janus_cli.core.losses import cross_entropy
 from janus_cli.core.stream import content
+from janus_cli.data.batching import load_batch, noised
+from janus_cli.data.prepared import open_prepared
+from janus_cli.decoding.records import Records
 from janus_cli.decoding.translate import load
 from janus_cli.export import importing
 from janus_cli.export.importing import import_model
@@ -42,6 +47,7 @@ def test_an_imported_model_writes_what_transformers_writes(name: str, tmp_path: 
     run = import_model(tmp_path / "model", run=tmp_path / "run", languages=hf_folders.CASES[name][4])
     results = load(run).translate([*found["lines"], ""])
     assert [result.text for result in results] == [*found["outputs"], ""]
+    assert [result.outputs[0].score for result in results[:-1]] == pytest.approx(found["scores"], abs=1e-5)
     if name != "mbart":  # they end at different places
         assert len({len(result.outputs[0].tokens) for result in results}) > 2
 
@@ -65,6 +71,40 @@ def test_it_is_a_run_like_any_other(janus: Janus, empty_folder: Path) -> None:
     for mode in ("ar", "nar"):
         assert janus("decode", "--run", "runs/more", "--mode", mode, "--input", "test.src")[0] == 0
     assert janus("inspect", "runs/model")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "languages"), [("bart", ()), ("mbart50", ("--source-language", "en_XX", "--target-language", "en_XX"))]
+)
+def test_plain_text_for_it_is_framed_once_an_example(
+    janus: Janus, empty_folder: Path, name: str, languages: tuple[str, ...]
+) -> None:
+    """Packed lines have one frame, which noise leaves alone."""
+    golden(name, Path("model"))
+    assert janus("import", "model", *languages)[0] == 0
+    Path("text.txt").write_text("the cook\nthe man\n" * 6)
+    few = sets("data.task=denoising", "data.max_tokens=40", "tokenizer.reuse=runs/model", "denoising.permute=1")
+    files = ("--train", "text.txt", "--valid", "text.txt", "--out", "prepared")
+    code, _, err = janus("preprocess", "--recipe", "runs/model/recipe.yaml", *files, *few)
+    assert code == 0, err
+    recipe = load_recipe("runs/model/recipe.yaml", few[1::2])
+    store = open_prepared(recipe, Path("prepared")).train
+    (first,) = load("runs/model").tokenizers.target.begin
+    batch = noised(load_batch(store, np.arange(len(store))), store, recipe, 0)
+    assert len(store) < 12
+    for rows, place in ((batch.target, 1), (batch.source, 0)):
+        assert (rows[:, place] == first).all()
+        assert (rows == first).sum() == len(store)
+
+
+def test_plain_text_needs_one_frame_for_both_sides(janus: Janus, empty_folder: Path) -> None:
+    golden("mbart50", Path("model"))
+    assert janus("import", "model", "--source-language", "en_XX", "--target-language", "fr_XX")[0] == 0
+    Path("text.txt").write_text("the cook sees the dogs\n" * 3)
+    few = sets("data.task=denoising", "data.max_tokens=40", "tokenizer.reuse=runs/model")
+    files = ("--train", "text.txt", "--valid", "text.txt", "--out", "prepared")
+    code, _, err = janus("preprocess", "--recipe", "runs/model/recipe.yaml", *files, *few)
+    assert (code, "en_XX" in err, "fr_XX" in err, Path("prepared").exists()) == (3, True, True, False), err
 
 
 @pytest.mark.parametrize(
@@ -101,8 +141,9 @@ def test_the_languages_of_mbart_must_be_known_and_what_has_no_knob_is_said(janus
     edit_json("model/generation_config.json", repetition_penalty=1.2)
     code, _, err = janus("import", "model", "--source-language", "xx_XX", "--target-language", "fr_XX")
     assert (code, "xx_XX" in err, "fr_XX" in err) == (2, True, True)
+    edit_json("model/generation_config.json", bad_words_ids=[[7], [8, 9]])
     code, _, err = janus("import", "model", "--source-language", "de_DE", "--target-language", "fr_XX")
-    assert (code, "repetition_penalty 1.2" in err) == (0, True)
+    assert (code, "repetition_penalty 1.2" in err, "bad_words_ids" in err) == (0, True, True)
     shutil.rmtree("runs/model/checkpoints", ignore_errors=True)
     assert janus("import", "model", "--source-language", "de_DE", "--target-language", "fr_XX")[0] == 2  # it is there
 
@@ -113,6 +154,60 @@ def test_how_it_generates_is_told_by_the_recipe(tmp_path: Path) -> None:
     assert (decoding.beam, decoding.length_penalty, decoding.no_repeat_ngram) == (4, 2.0, 3)
     # Lengths of transformers count the token that the decoder starts with; ours count neither that nor the EOS.
     assert (decoding.min_length, decoding.min_length + decoding.max_extra, decoding.free_end) == (5, 22, True)
+
+
+def test_decoding_with_it_goes_on_after_a_stop(janus: Janus, empty_folder: Path) -> None:
+    found = golden("bart", Path("model"))
+    assert janus("import", "model")[0] == 0
+    Path("lines.txt").write_text("".join(f"{line}\n" for line in found["lines"] * 20), encoding="utf-8")
+    command = ("decode", "--run", "model", "--input", "lines.txt", "--out", "out.txt", "--batch-sentences", "4")
+    assert janus(*command)[0] == 0
+    whole = Path("out.txt").read_bytes()
+    assert whole.decode() == "".join(f"{line}\n" for line in found["outputs"] * 20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("janus_cli.decoding.records.Records.add", stop_after_the_first(Records.add))
+        assert janus(*command, "--force")[0] == 130
+    code, _, err = janus(*command, "--resume")
+    assert (code, "resuming after" in err) == (0, True), err
+    assert Path("out.txt").read_bytes() == whole
+
+
+def stop_after_the_first(add: Callable[..., None]) -> Callable[..., None]:
+    """As `add`, with a Ctrl-C in its second call."""
+    calls = []
+
+    def stopping(*arguments: Any) -> None:
+        calls.append(1)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        add(*arguments)
+
+    return stopping
+
+
+@pytest.mark.parametrize("banned", [{"suppress_tokens": [7, 2]}, {"bad_words_ids": [[7], [1], [2]]}], ids=str)
+def test_tokens_that_are_never_to_be_written_are_not_and_keep_their_probability(
+    tmp_path: Path, banned: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    golden("bart", tmp_path / "model")
+    edit_json(tmp_path / "model/generation_config.json", **banned)
+    run = import_model(tmp_path / "model", run=tmp_path / "run")
+    order = load(run).tokenizers.target.order
+    assert {order[ours] for ours in load_recipe(str(run / "recipe.yaml")).decoding.unwritten} == {1, 7, order[MASK]}
+    assert "has no knob" not in capsys.readouterr().err
+
+
+def test_a_bias_that_forbids_a_token_leaves_the_loss_of_training_finite(tmp_path: Path) -> None:
+    golden("bart", tmp_path / "model")
+    order = load(import_model(tmp_path / "model", run=tmp_path / "run")).tokenizers.target.order
+    weights = importing.read_tensors(tmp_path / "model")
+    weights["final_logits_bias"][0, 1] = -1e9
+    config, _ = importing.read(tmp_path / "model")
+    model = importing.transformer(weights, config, (order, order), config["eos_token_id"], 0, "model")
+    states, gold = torch.zeros(1, model.knobs.width), torch.tensor([EOS])
+    assert model.output_bias is not None
+    assert 0 < cross_entropy(states, model.output_weight, gold, 0.1, model.output_bias) < 10
+    assert model.logits(states).softmax(1)[0, PAD] < 1e-30
 
 
 ROWS = 60
@@ -133,12 +228,14 @@ GENERATION: list[dict[str, Any]] = [
     {"num_beams": 4, "max_length": 18, "early_stopping": True, "length_penalty": 2.0},
     {"num_beams": 3, "max_length": 22, "early_stopping": "never", "length_penalty": 0.5},
     {"num_beams": 4, "max_length": 16, "min_length": 6, "no_repeat_ngram_size": 2},
+    {"max_length": 6},
+    {"num_beams": 3, "max_length": 5, "num_return_sequences": 3},
     {"num_beams": 5, "num_return_sequences": 3, "max_new_tokens": 12, "early_stopping": True, "length_penalty": 0.0},
 ]
 
 
 def random_model(kind: str, config: dict[str, Any], folder: Path) -> Any:
-    """A random model of transformers, saved and loaded again, whose outputs end; it never writes <pad> or <mask>."""
+    """A random model of transformers, saved and loaded again, whose outputs end; <pad> and <mask> are unlikely."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(3)
     shape = {**hf_folders.SHAPE, "d_model": 16, "encoder_layers": 2, "vocab_size": ROWS, **config}
@@ -148,7 +245,7 @@ def random_model(kind: str, config: dict[str, Any], folder: Path) -> Any:
             torch.nn.init.normal_(weight, float("norm" in name and name.endswith("weight")), 0.3)
     made.final_logits_bias.normal_(0, 0.5)
     made.final_logits_bias[0, made.config.eos_token_id] += 3.0
-    made.final_logits_bias[0, [made.config.pad_token_id, ROWS - 2]] = -1e9
+    made.final_logits_bias[0, [made.config.pad_token_id, ROWS - 2]] = hf_folders.UNLIKELY
     made.generation_config.forced_bos_token_id = config.get("forced_bos_token_id")
     made.save_pretrained(folder)
     return transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
@@ -190,14 +287,35 @@ def test_logits_and_outputs_are_those_of_transformers(
         torch.testing.assert_close(found[..., writable], wanted, rtol=0, atol=tolerance)
 
     theirs.float(), ours.float()
+    first = 0 if frame.first is None else order.index(frame.first)
     for changes in GENERATION:
         with torch.inference_mode():
-            sequences = theirs.generate(input_ids=read, attention_mask=real, **changes).tolist()
-        options = importing.decoding_knobs({**settings, **changes}, ours.knobs.max_length)
-        if frame.first is not None:
-            options = replace(options, first_token=order.index(frame.first))
+            found = theirs.generate(
+                input_ids=read, attention_mask=real, return_dict_in_generate=True, output_scores=True,
+                output_logits=True, **changes
+            )  # fmt: skip
+        options = replace(
+            importing.decoding_knobs({**settings, **changes}, ours.knobs.max_length), first_token=first,
+            unwritten=importing.unwritten(settings, order),
+        )  # fmt: skip
         outputs = [output for each in generate(ours, source, "ar", options, "content") for output in each]
+        sequences = found.sequences.tolist()
         ends = [row[1:].index(theirs.config.eos_token_id) + 1 for row in sequences]
         assert [[order[index] for index in output.tokens] for output in outputs] == [
             row[1:end] for row, end in zip(sequences, ends, strict=True)
         ], changes
+        for output, sure, end in zip(outputs, their_logps(theirs, found), ends, strict=True):
+            assert output.logps == pytest.approx(sure[:end].tolist(), abs=1e-5), changes
+        if options.beam > 1:
+            assert [output.score for output in outputs] == pytest.approx(found.sequences_scores.tolist(), abs=1e-5)
+
+
+def their_logps(model: Any, found: Any) -> torch.Tensor:
+    """The log-probability of each token that `generate` wrote, 0 where it was forced; (N, T)."""
+    if "beam_indices" in found:
+        written: torch.Tensor = model.compute_transition_scores(found.sequences, found.scores, found.beam_indices)
+        return written
+    forced = [scores.isneginf().sum(1, keepdim=True) == ROWS - 1 for scores in found.scores]
+    steps = zip(found.scores, found.logits, forced, strict=True)
+    logps = torch.stack([torch.where(given, scores, logits.log_softmax(1)) for scores, logits, given in steps], dim=1)
+    return logps.gather(2, found.sequences[:, 1:, None])[..., 0]

@@ -18,7 +18,7 @@ from janus_cli.core.knobs import Model
 from janus_cli.core.losses import labelled_loss, length_loss
 from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.noise import Draws
-from janus_cli.core.steps import choices_at
+from janus_cli.core.steps import Unwritten, choices_at
 from janus_cli.core.stream import Stream
 
 Side = Literal["ar", "nar"]
@@ -168,7 +168,7 @@ def length_term(model: Transformer, memory: Memory, batch: Batch, weight: float)
     return Term(length_loss(model.length_logits(memory), batch.target_lengths), "sentences", weight)
 
 
-def guesses(model: Transformer, memory: Memory, stream: Stream, asked: Tensor, never: tuple[int, ...]) -> Tensor:
+def guesses(model: Transformer, memory: Memory, stream: Stream, asked: Tensor, never: Unwritten) -> Tensor:
     """The model's own predictions at the slots `asked` (B, L) bool of a stream, without gradient -> (B, L).
 
     Autocast caches the weights that it converts, and older versions of torch would reuse those cached here, without

@@ -14,7 +14,7 @@ from janus_cli.core.batch import IGNORE
 from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.noise import Draws, is_text, pick
 from janus_cli.core.objectives.base import guesses
-from janus_cli.core.steps import NEVER_WRITTEN_OR_EOS
+from janus_cli.core.steps import NEVER_WRITTEN
 from janus_cli.core.stream import Stream, masked
 
 
@@ -35,5 +35,5 @@ def correction(target: Tensor, hidden: Tensor, share: float, draws: Draws) -> tu
 def corrected(model: Transformer, memory: Memory, correct: Stream, guess: Stream) -> Stream:
     """The stream `correct` with the model's own predictions, from the stream `guess`, at every c."""
     wrong = correct.labelled
-    written = guesses(model, memory, guess, wrong, NEVER_WRITTEN_OR_EOS)
+    written = guesses(model, memory, guess, wrong, NEVER_WRITTEN.or_eos)
     return correct.replace(tokens=torch.where(wrong, written, correct.tokens))

@@ -185,10 +185,12 @@ def _just_ended(
 
 
 def _only_eos(logps: Tensor, at_end: Tensor, *, free: bool) -> Tensor:
-    """logps (R, V) with EOS as the only choice in the rows `at_end` (R,); free: at no cost."""
+    """logps (R, V) with EOS as the only choice in the rows `at_end` (R,), at no cost if it is `free` or forbidden."""
     other = torch.arange(logps.shape[1], device=logps.device) != EOS
     logps = logps.masked_fill(at_end[:, None] & other, -inf)
-    return logps.masked_fill(at_end[:, None] & ~other, 0.0) if free else logps
+    end = logps[:, EOS]
+    logps[:, EOS] = end.masked_fill(at_end & ((end == -inf) | free), 0.0)
+    return logps
 
 
 def _candidates(logps: Tensor, sums: Tensor, beam: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -22,7 +22,9 @@ Draw = Callable[[Tensor, Tensor, int], Tensor]
 FEW = 256  # as many of the likeliest tokens nearly always hold what top-p asks for; else twice as many, and so on
 
 
-def sample(step: Step, draw: Draw, max_lengths: Tensor, count: int, length_penalty: float = 1.0) -> list[list[Output]]:
+def sample(
+    step: Step, draw: Draw, max_lengths: Tensor, count: int, length_penalty: float = 1.0, *, free_end: bool = False
+) -> list[list[Output]]:
     """`count` samples of each sentence, best first; some may be equal.
 
     Args:
@@ -31,7 +33,7 @@ def sample(step: Step, draw: Draw, max_lengths: Tensor, count: int, length_penal
             sample among all, those of a sentence side by side; place: of the token, from 0.
         max_lengths: (B,) int64, the most tokens of a sample, EOS included; at least 1.
         length_penalty: see `beam_search`; decides the scores and their order. Scores are the model's: they know neither
-            of temperature nor of what was cut off.
+            of temperature nor of what was cut off. free_end: EOS costs nothing at the maximum length.
     """
     sentences = torch.arange(len(max_lengths), device=max_lengths.device)
     if not len(sentences):
@@ -49,6 +51,7 @@ def sample(step: Step, draw: Draw, max_lengths: Tensor, count: int, length_penal
         at_end = max_lengths[rows // count] == place + 1
         chosen = draw(found, rows, place).masked_fill(at_end, EOS)
         certainty = found.gather(1, chosen[:, None])[:, 0].to(logps.dtype)
+        certainty = certainty.masked_fill(at_end & ((certainty == -inf) | free_end), 0.0)
         tokens[rows, place], logps[rows, place] = torch.where(going, chosen, PAD), torch.where(going, certainty, 0.0)
         passes[rows[::count] // count] += 1
         going = going & (chosen != EOS)
@@ -61,7 +64,7 @@ def sample(step: Step, draw: Draw, max_lengths: Tensor, count: int, length_penal
             parents = left.repeat_interleave(count)
         rows, going, last = rows[kept], going[kept], chosen[kept]
     most, took = (each.repeat_interleave(count) for each in (max_lengths, passes))
-    outputs = finished(tokens, logps, most, length_penalty, took.tolist(), drawn=True)
+    outputs = finished(tokens, logps, most, length_penalty, took.tolist(), forced=True)
     groups = (outputs[start : start + count] for start in range(0, len(outputs), count))
     return [sorted(group, key=lambda output: -output.score) for group in groups]
 

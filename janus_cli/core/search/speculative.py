@@ -26,8 +26,9 @@ Verify = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple
 
 
 def speculative(
-    draft: Draft, verify: Verify, max_lengths: Tensor, window: int, redraft: Redraft = "nar"
-) -> list[Output]:
+    draft: Draft, verify: Verify, max_lengths: Tensor, window: int, redraft: Redraft = "nar", *,
+    first: int = 0, free_end: bool = False,
+) -> list[Output]:  # fmt: skip
     """The greedy output of each sentence. `passes` counts those that verified and those that wrote drafts.
 
     Dimensions besides those of `core`: A sentences still decoded, W tokens of a draft, P tokens verified so far.
@@ -43,6 +44,7 @@ def speculative(
         max_lengths: (B,) int64, the most tokens of an output, EOS included; at least 1.
         window: the most proposed tokens that are verified in one pass.
         redraft: where later proposals come from; a sentence that has none left is drafted again.
+        first: the token that outputs begin with, at no cost; 0: any. free_end: EOS costs nothing at the maximum length.
     """
     device, batch = max_lengths.device, len(max_lengths)
     if not batch:
@@ -53,15 +55,18 @@ def speculative(
     passes = torch.zeros_like(max_lengths)
     rows = torch.arange(batch, device=device)
     counts, most = torch.zeros_like(rows), max_lengths
-    left, kept = torch.full((batch, 0), PAD, device=device), None
+    left, kept = torch.full((batch, 1 if first else 0), first, device=device), None  # the first draft, if it is given
     while len(rows):
         proposals, verified = left, tokens[rows, : int(counts.max())]
-        if redraft == "nar" or not left.shape[1] or bool((left[:, 0] == PAD).any()):
+        if not left.shape[1] or bool((left[:, 0] == PAD).any()):
             proposals = _drafted(draft, verified, counts, rows, left, passes)
         places = counts[:, None] + torch.arange(1, min(window, proposals.shape[1]) + 2, device=device)
         proposals = proposals[:, :window].masked_fill(places[:, :-1] >= most[:, None], PAD)
-        best, certainty, drafted = verify(verified, counts, proposals, places == most[:, None], rows, kept)
+        at_end = places == most[:, None]
+        best, certainty, drafted = verify(verified, counts, proposals, at_end, rows, kept)
         passes[rows] += 1
+        begins = (places == 1) & ~at_end & bool(first)
+        best, certainty = best.masked_fill(begins, first), certainty.masked_fill(begins | (at_end & free_end), 0.0)
 
         agreed = (proposals == best[:, :-1]).int().cumprod(1).sum(1)
         ended = (best == EOS).int().argmax(1).masked_fill(~(best == EOS).any(1), best.shape[1])
@@ -78,7 +83,7 @@ def speculative(
         if not bool(going.all()):
             kept = going.nonzero()[:, 0]
             rows, counts, most, left = (t[kept] for t in (rows, counts, most, left))
-    return finished(tokens, logps, max_lengths, passes=passes.tolist())
+    return finished(tokens, logps, max_lengths, passes=passes.tolist(), forced=free_end)
 
 
 def _drafted(draft: Draft, verified: Tensor, counts: Tensor, rows: Tensor, left: Tensor, passes: Tensor) -> Tensor:
