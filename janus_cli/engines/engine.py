@@ -65,7 +65,7 @@ class Engine:
         session = self._session("ar", options, side, len(source))
         found = session(source=source.numpy(), limits=limits.numpy())
         if options.beam == 1:
-            return [[each] for each in _greedy(found, limits.tolist(), options.length_penalty)]
+            return [[each] for each in _greedy(found, limits.tolist(), options)]
         return list(_beams(found, limits.tolist(), options.nbest))
 
     def _nar(self, source: Tensor, options: Decoding, side: ARSide | None) -> list[list[Output]]:
@@ -108,13 +108,13 @@ def without_graph(mode: Mode, options: Decoding, side: ARSide | None, device: st
     return next((f"no graph for {name}" for name in others if getattr(options, name)), "")
 
 
-def _greedy(found: Arrays, limits: Sequence[int], penalty: float) -> Iterator[Output]:
+def _greedy(found: Arrays, limits: Sequence[int], options: Decoding) -> Iterator[Output]:
     """Outputs of tokens and logps, (T, B) each."""
     for tokens, logps, most in zip(found["tokens"].T.tolist(), found["logps"].T.tolist(), limits, strict=True):
         size = tokens.index(EOS) + 1
         logps = logps[:size]
-        limited = size >= most and logps[-1] <= log(0.5)
-        yield Output(tokens[: size - 1], logps, sum(logps) / size**penalty, size, limited=limited)
+        limited = size >= most and (options.free_end or logps[-1] <= log(0.5))
+        yield Output(tokens[: size - 1], logps, sum(logps) / size**options.length_penalty, size, limited=limited)
 
 
 def _beams(found: Arrays, limits: Sequence[int], nbest: int) -> Iterator[list[Output]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from janus_cli.core.batch import BOS, EOS, MASK, PAD
 from janus_cli.core.knobs import Decoding
+from janus_cli.core.steps import Unwritten
 from janus_cli.engines.graph import State, Value
 from janus_cli.engines.network import HIDDEN, Network, Pair, Source
 
@@ -18,8 +18,8 @@ Side = Literal["content", "query"]
 class NextToken:
     """The step of both searches: `NextToken` of core/steps.py. The cache is part of a loop's state."""
 
-    def __init__(self, network: Network, memory: Source, side: Side, never: Sequence[int]) -> None:
-        self.network, self.memory, self.side, self.bias = network, memory, side, network.banned(never)
+    def __init__(self, network: Network, memory: Source, side: Side, never: Unwritten) -> None:
+        self.network, self.memory, self.side, self.never = network, memory, side, never
         each = network.knobs.decoder_layers * (1 + network.knobs.causal_attention)
         self.names = [f"{what}{index}" for index in range(each) for what in ("keys", "values")]
 
@@ -43,10 +43,12 @@ class NextToken:
         if self.side == "query":
             states = states.reshape(-1, 2, width).cut(1, 2, 1).reshape(-1, width)
         new = [each for pair in kept for each in pair]
-        return self.network.logits(states, self.bias), dict(zip(self.names, new, strict=True))
+        return self.network.logits(states, self.never), dict(zip(self.names, new, strict=True))
 
 
-def greedy(network: Network, source: Value, limits: Value, side: Side, never: Sequence[int], *, padded: bool) -> State:
+def greedy(
+    network: Network, source: Value, limits: Value, side: Side, never: Unwritten, *, padded: bool, free_end: bool
+) -> State:
     """limits: (B,) int64, tokens at most, EOS included. Gives tokens and logps (T, B), PAD and 0 after EOS."""
     graph, batch = network.graph, source.size(0)
     step = NextToken(network, network.encode(source, padded=padded), side, never)
@@ -54,9 +56,11 @@ def greedy(network: Network, source: Value, limits: Value, side: Side, never: Se
 
     def turn(place: Value, state: State) -> tuple[Value, State, State]:
         logits, cache = step(state["last"], place, state)
-        best = graph.op("ArgMax", logits, result=np.int64, axis=1, keepdims=1)
-        best = graph.where(limits.equals(place + 1), EOS, best)
+        at_end = limits.equals(place + 1)
+        best = graph.op("ArgMax", network.allowed(logits, never), result=np.int64, axis=1, keepdims=1)
+        best = graph.where(at_end, EOS, best)
         sure, going = graph.op("LogSoftmax", logits, axis=1).pick(best), state["going"]
+        sure = graph.where(at_end, 0.0, sure) if free_end else sure
         written = {"tokens": graph.where(going, best, PAD), "logps": graph.where(going, sure, 0.0)}
         going = going & ~best.equals(EOS)
         return going.any(0).squeeze(0), {"last": best, "going": going, **cache}, written
@@ -75,7 +79,7 @@ class Beam:
     def __init__(self, network: Network, options: Decoding) -> None:
         self.network, self.graph, self.options = network, network.graph, options
 
-    def search(self, source: Value, limits: Value, side: Side, never: Sequence[int], *, padded: bool) -> State:
+    def search(self, source: Value, limits: Value, side: Side, never: Unwritten, *, padded: bool) -> State:
         """limits: (B,) int64, tokens at most, EOS included.
 
         Gives for each pass the live hypotheses, tokens, slots (of the pass before) and sums (T, B, F), and those that
@@ -88,7 +92,7 @@ class Beam:
         def turn(place: Value, state: State) -> tuple[Value, State, State]:
             cache = {name: state[name].gather(state["rows"]) for name in step.names}
             logits, cache = step(state["last"], place, cache)
-            logps = graph.op("LogSoftmax", logits, axis=1)
+            logps = self.network.allowed(graph.op("LogSoftmax", logits, axis=1), never)
             total, slot, token = self._candidates(logps, state["sums"], limits.equals(place + 1))
             scores, best = self._ended(total, token, state, place + 1)
             live, going = self._live(total, slot, token, best, state["going"], place + 1, limits)
@@ -153,7 +157,7 @@ class Beam:
         return self.graph.op("Pow", length.to(np.float64), penalty)
 
 
-def scores(network: Network, memory: Source, frame: Value, side: Side, never: Sequence[int]) -> Value:
+def scores(network: Network, memory: Source, frame: Value, side: Side, never: Unwritten) -> Value:
     """`ar_scores`: mean log-probability of the tokens and EOS of frame (R, T), BOS at first, in one pass. -> (R,)."""
     graph, width, rows = network.graph, network.knobs.width, frame.size(0)
     last = frame.size(1) - 1
@@ -167,7 +171,7 @@ def scores(network: Network, memory: Source, frame: Value, side: Side, never: Se
     states, _ = network.decode(read, positions, memory, (left, left), keys=keys)
     if keys is not None:
         states = states.reshape(rows, -1, width).cut(keys, keys + keys, 1).reshape(-1, width)
-    logps = graph.op("LogSoftmax", network.logits(states, network.banned(never)), axis=1)
+    logps = graph.op("LogSoftmax", network.logits(states, never), axis=1)
     real = ~gold.equals(PAD)
     each = graph.where(real, logps.pick(gold.reshape(-1, 1)).reshape(rows, -1), 0.0)
     return each.over("Sum", 1) / real.to(np.float32).over("Sum", 1)

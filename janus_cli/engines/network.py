@@ -13,6 +13,7 @@ import numpy as np
 
 from janus_cli.core.batch import PAD
 from janus_cli.core.knobs import Model
+from janus_cli.core.steps import Unwritten
 from janus_cli.engines.graph import RUNTIME, Graph, Value
 
 HIDDEN = -1e30  # instead of -inf, of which a softmax over nothing else makes NaN
@@ -191,11 +192,22 @@ class Network:
         """(L,) -> (1, 1, L, L), what slots at these places see in a causal self-attention, as a bias."""
         return self.graph.where(places.unsqueeze(0) <= places.unsqueeze(1), 0.0, HIDDEN).unsqueeze(0, 1)
 
-    def banned(self, never: Sequence[int]) -> Value:
-        """(V,) what logits get, so that tokens in `never` have probability 0."""
+    def logits(self, states: Value, never: Unwritten) -> Value:
+        """(N, D) -> (N, V), without the tokens whose probability the others share."""
+        bias = self._hiding(never.shared)
+        if self.knobs.output_bias:
+            bias = self.weight("output_bias") + bias
+        return self.graph.op("Gemm", states, self.weight(self._output), bias, transB=1)
+
+    def allowed(self, values: Value, never: Unwritten) -> Value:
+        """Logits or log-probabilities (N, V) without the tokens that keep their probability."""
+        return values + self._hiding(never.kept) if never.kept else values
+
+    def _hiding(self, tokens: Sequence[int]) -> Value:
+        """(V,) what takes out these tokens when it is added."""
         bias = np.zeros(self.vocabulary, np.float32)
-        bias[list(never)] = HIDDEN
-        return self.weight("output_bias") + bias if self.knobs.output_bias else self.graph.floats(bias)
+        bias[list(tokens)] = HIDDEN
+        return self.graph.floats(bias)
 
     @property
     def vocabulary(self) -> int:
@@ -205,10 +217,6 @@ class Network:
     @property
     def _output(self) -> str:
         return "output_table.weight" if self.knobs.tie == "none" else "target_table.weight"
-
-    def logits(self, states: Value, bias: Value) -> Value:
-        """(N, D), bias (V,) -> (N, V)."""
-        return self.graph.op("Gemm", states, self.weight(self._output), bias, transB=1)
 
     def length_logits(self, source: Source) -> Value:
         """(B, max_length)."""

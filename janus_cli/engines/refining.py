@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import log
 
 import numpy as np
 
 from janus_cli.core.batch import BOS, EOS, MASK, PAD
 from janus_cli.core.knobs import Decoding
+from janus_cli.core.steps import Unwritten
 from janus_cli.engines.graph import State, Value
 from janus_cli.engines.left_to_right import Side, scores
 from janus_cli.engines.network import HIDDEN, Network, Source
@@ -17,9 +17,8 @@ from janus_cli.engines.network import HIDDEN, Network, Source
 class MaskPredict:
     """`over_lengths` and `mask_predict`. Rows: candidates of a sentence side by side; R of them in all, T tokens."""
 
-    def __init__(self, network: Network, options: Decoding, never: Sequence[int]) -> None:
+    def __init__(self, network: Network, options: Decoding, never: Unwritten) -> None:
         self.network, self.graph, self.options, self.never = network, network.graph, options, never
-        self.bias = network.banned((*never, EOS))
 
     def search(self, source: Value, most: Value, side: Side | None, *, padded: bool) -> dict[str, Value]:
         """most: () int64, passes at most. side: of the AR side that reranks, if any.
@@ -84,14 +83,14 @@ class MaskPredict:
 
     def choices(self, states: Value) -> tuple[Value, Value, Value]:
         """states (R, k, D) -> the best token, its log-probability, the entropy; (R, k) each."""
-        graph = self.graph
+        graph, network, never = self.graph, self.network, self.never.or_eos
         shape = states.size(0), states.size(1)
-        logps = graph.op(
-            "LogSoftmax", self.network.logits(states.reshape(-1, self.network.knobs.width), self.bias), axis=1
-        )
-        best = graph.op("ArgMax", logps, result=np.int64, axis=1, keepdims=0)
+        logits = network.logits(states.reshape(-1, network.knobs.width), never)
+        logps = graph.op("LogSoftmax", logits, axis=1)
+        best = graph.op("ArgMax", network.allowed(logits, never), result=np.int64, axis=1, keepdims=0)
+        sure = network.allowed(logps, never).over("Max", 1)
         entropy = graph.floats(0.0) - (graph.op("Exp", logps) * logps).over("Sum", 1)
-        return best.reshape(*shape), logps.over("Max", 1).reshape(*shape), entropy.reshape(*shape)
+        return best.reshape(*shape), sure.reshape(*shape), entropy.reshape(*shape)
 
 
 class _Rows:

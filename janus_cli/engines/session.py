@@ -11,6 +11,7 @@ import onnxruntime  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from janus_cli.core.knobs import Decoding, Model
+from janus_cli.core.steps import Unwritten
 from janus_cli.engines.graph import Graph
 from janus_cli.engines.left_to_right import Beam, Side, greedy
 from janus_cli.engines.network import Network
@@ -48,8 +49,8 @@ class Session:
         return dict(zip(self._outputs, self._session.run(None, given), strict=True))
 
 
-def written(model: Model, shapes: Mapping[str, Sequence[int]], search: Search, never: Sequence[int]) -> Graph:
-    """The graph of a search. shapes: of all weights and position tables. never: tokens of probability 0."""
+def written(model: Model, shapes: Mapping[str, Sequence[int]], search: Search, never: Unwritten) -> Graph:
+    """The graph of a search. shapes: of all weights and position tables."""
     graph, options = Graph(), search.options
     network = Network(graph, model, shapes)
     source = graph.input("source", np.int64, ["B", "S"])
@@ -59,6 +60,6 @@ def written(model: Model, shapes: Mapping[str, Sequence[int]], search: Search, n
         return graph
     assert search.side is not None
     limits = graph.input("limits", np.int64, ["B"])
-    find = partial(greedy, network) if options.beam == 1 else Beam(network, options).search
+    find = partial(greedy, network, free_end=options.free_end) if options.beam == 1 else Beam(network, options).search
     graph.outputs = find(source, limits, search.side, never, padded=search.padded)
     return graph
