@@ -139,6 +139,9 @@ def find_split(run: Run, recipe: Recipe, split: str) -> tuple[Path, Path | None]
 def missing_split(run: Run, split: str) -> DataError:
     """The error that says that there is no such split."""
     what = f"the data of {run.path} has no {split} split"
+    if knows_no_data(run):
+        prepare = command("janus", "preprocess", "--recipe", run.recipe, "--data-dir", "FOLDER")
+        return DataError(f"{run.path} was imported, and no text was prepared for it", f"{prepare}; or {DO_WITHOUT}")
     if run.is_export:
         what = f"{run.path} is an export, and does not hold the text of the {split} split"
     return DataError(what, DO_WITHOUT)
@@ -151,6 +154,11 @@ def find_references(run: Run, recipe: Recipe, split: str) -> Path | None:
     """
     several = prepared_file(run, recipe, text_name(split, "references"))
     return several or prepared_file(run, recipe, text_name(split, "target"))
+
+
+def knows_no_data(run: Run) -> bool:
+    """Whether it was imported: its data is whatever was prepared with its recipe."""
+    return run.is_export and not run.read_manifest().get("splits")
 
 
 def data_of(run: Run, recipe: Recipe, name: str = MANIFEST) -> Path:
@@ -177,11 +185,13 @@ def prepared_file(run: Run, recipe: Recipe, name: str) -> Path | None:
     Raises:
         DataError: the file is gone or was changed.
     """
-    manifest = run.read_manifest()
+    manifest, own = run.read_manifest(), run.is_export
+    if knows_no_data(run) and (prepared_dir(recipe) / MANIFEST).is_file():
+        manifest, own = documents.read(prepared_dir(recipe) / MANIFEST, documents.Manifest), False
     known = manifest.get("files", {}).get(name)
     if known is None:
         return None
-    path = run.path / name if run.is_export else data_of(run, recipe, name) / name
+    path = run.path / name if own else data_of(run, recipe, name) / name
     if not path.is_file() and not run.is_export:
         recorded = Path(manifest.get("prepared", ""))
         again = _command(["--recipe", str(run.recipe)], recipe, recorded, manifest)

@@ -29,7 +29,7 @@ from janus_cli.data.encode import Encoded, pair_hash
 from janus_cli.data.extract import source_lines
 from janus_cli.data.lines import TextFile, check
 from janus_cli.data.prepare import PREPARED, is_prepared, write_manifest, write_split
-from janus_cli.data.prepared import Prepared, data_of, fingerprints, open_prepared, prepare_again
+from janus_cli.data.prepared import Prepared, data_of, fingerprints, knows_no_data, open_prepared, prepare_again
 from janus_cli.data.store import Ragged, store_files
 from janus_cli.data.stored import digest
 from janus_cli.data.tables import column_of_each
@@ -154,7 +154,12 @@ def _prepared(run: Run, recipe: Recipe) -> Prepared:
         DataError: it is gone, or was prepared again from other text.
     """
     prepared = open_prepared(recipe, data_of(run, recipe), ("--recipe", str(run.recipe)), of_run=True)
-    if fingerprints(prepared.manifest) != fingerprints(run.read_manifest()):
+    if knows_no_data(run):
+        before, now = (each["files"] for each in (run.read_manifest(), prepared.manifest))
+        is_its_own = all(before[name]["sha256"] == now[name]["sha256"] for name in prepared.tokenizers.files)
+    else:
+        is_its_own = fingerprints(prepared.manifest) == fingerprints(run.read_manifest())
+    if not is_its_own:
         raise DataError(
             f"{prepared.folder} is not the data that {run.path} was trained on", prepare_again(prepared, run, recipe)
         )

@@ -13,7 +13,7 @@ from janus_cli.core.symbols import BOS, EOS, NAMES, SPECIAL, UNK
 from janus_cli.data.tokenizer import INDEX, Tokenizer
 from janus_cli.documents import TokenizerIndex, read
 from janus_cli.errors import UsageError, require
-from janus_cli.export.source import README, Source, fill
+from janus_cli.export.source import README, Source, cleaning_program, fill
 from janus_cli.files import copy_files, write_atomically
 from janus_cli.recipe import Recipe
 
@@ -21,7 +21,7 @@ EXTRA = "export"
 # Added to the logits of tokens that are never written. Far below every other logit, and still a float16.
 FORBIDDEN = -1e4
 # Values of model knobs that CTranslate2's Transformer requires.
-ORDINARY: dict[str, Any] = {"causal_attention": False, "embedding": "sum", "source_suffix": 0}
+ORDINARY: dict[str, Any] = {"causal_attention": False, "embedding": "sum"}
 # What the program in README.txt imports for a kind of tokenizer, and the package that this takes.
 PROGRAMS = {
     "sentencepiece": ("import sentencepiece\n", " sentencepiece"),
@@ -68,7 +68,8 @@ def write(source: Source, folder: Path, quantization: str) -> None:
     spec.register_target_vocabulary(unique_names(source.tokenizers.target))
     config = spec.config
     config.unk_token, config.bos_token, config.eos_token = NAMES[UNK], NAMES[BOS], NAMES[EOS]
-    config.decoder_start_token, config.add_source_eos = NAMES[BOS], True
+    # Where something follows </s>, which mBART has, both are given to it.
+    config.decoder_start_token, config.add_source_eos = NAMES[BOS], not source.model.knobs.source_suffix
     spec.validate()
     spec.optimize(quantization=quantization)
     spec.save(str(folder))
@@ -159,12 +160,18 @@ def _readme(source: Source, quantization: str) -> bytes:
         source=repr(files["source"]), target=repr(files["target"]), first=SPECIAL, names=list(NAMES), unk=UNK,
         joined=joined,
     )  # fmt: skip
+    cleaning, clean = cleaning_program(source.recipe.data.clean)
+    most, first = knobs.max_length - 2, decoding.first_token
     program = fill(
-        "translate_program.txt", imports=f"import numpy\n{imports}",
-        tokenizer=tokenizer.rstrip(), reads=source.recipe.reads, writes=knobs.max_length - 2,
+        "translate_program.txt", imports=f"import numpy\n{imports}", cleaning=cleaning, clean=clean,
+        tokenizer=tokenizer.rstrip(), line="clean(line)" if clean else "line", reads=source.recipe.reads,
+        ending=f" + [source_names[{EOS}], source_names[{suffix}]]" if (suffix := knobs.source_suffix) else "",
+        prefix=f"    target_prefix=[[target_names[{first}]]] * len(rows),\n" if first else "",
+        penalty=decoding.length_penalty, writes=most if ratio else max(1, min(most, decoding.min_length + extra)),
         ratio=repr(ratio), extra=extra, ngram=decoding.no_repeat_ngram, least=decoding.min_length,
     )  # fmt: skip
     return source.readme(
         "ctranslate2.txt", quantization=quantization, version=version(), program=program.rstrip(),
         package=package, reads=source.recipe.reads, ratio=f"{ratio:g}", extra=extra,
+        ends="translate.py adds, with the language" if knobs.source_suffix else "CTranslate2 adds by itself",
     )  # fmt: skip

@@ -16,6 +16,19 @@ from janus_cli.recipe import CHECKED, Recipe
 PROVENANCE, README = "provenance.json", "README.txt"
 # Knobs that say where something is on the machine that trained.
 PLACES = (("data", "dir"), ("data", "files"), ("tokenizer", "reuse"), ("objective", "dictionary"))
+# The steps of `data.clean` as lines of a program: what they import, and what they do.
+STEPS = {
+    "strip_tags": (
+        "import re\n",
+        r"""line = "" if re.match(r"\s*<(?:url|keywords|speaker|talkid|reviewer|translator|doc|/doc)\b", line) else line
+    line = re.sub(r"</?[A-Za-z][^<>]*>", "", line).strip()""",
+    ),
+    "unescape_html": ("import html\n", r'line = html.unescape(line).replace("\n", " ")'),
+    "collapse_spaces": ("import re\n", r'line = re.sub(r"\s+", " ", line).strip()'),
+    "lowercase": ("", "line = line.lower()"),
+    "nfc": ("import unicodedata\n", 'line = unicodedata.normalize("NFC", line)'),
+    "remove_spaces": ("import re\n", r'line = re.sub(r"\s+", "", line)'),
+}
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -44,7 +57,7 @@ class Source:
             f"Objective: {about['objective']}. sha256 of the checkpoint's weights:\n  {about['sha256']}\n"
             f"Written by janus-cli {about['janus']}. The same in {PROVENANCE}, for programs."
         )
-        cleaning = f"The training text was cleaned in these steps, so do the same first: {steps}."
+        cleaning = f"The training text was cleaned in these steps, and so is what the model is to read: {steps}."
         if not steps:
             cleaning = "Text goes into the tokenizer as it is."
         return fill(template, origin=origin, cleaning=cleaning, **values).encode(errors="backslashreplace")
@@ -56,6 +69,15 @@ def portable(recipe: Recipe) -> Recipe:
     for section, key in PLACES:
         plain[section].pop(key, None)
     return CHECKED.validate_json(json.dumps(plain))
+
+
+def cleaning_program(steps: Sequence[str]) -> tuple[str, str]:
+    """A function `clean` of a line, as text: what it imports, and itself; both empty if there is nothing to clean."""
+    if not steps:
+        return "", ""
+    imports = "".join(sorted({STEPS[step][0] for step in steps}))
+    body = "".join(f"    {STEPS[step][1]}\n" for step in steps)
+    return imports, f"\n\ndef clean(line):\n{body}    return line\n\n"
 
 
 def fill(template: str, **values: object) -> str:

@@ -10,15 +10,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from janus_cli import console
 from janus_cli.core.knobs import Decoding, Model
 from janus_cli.core.steps import never_written
 from janus_cli.core.symbols import BOS, EOS, PAD
 from janus_cli.data.hf import ABSENT, HuggingFace
-from janus_cli.data.hf_folder import given_back
 from janus_cli.data.tokenizer import Tokenizer
 from janus_cli.errors import UsageError
+from janus_cli.export import tokenizer_files
 from janus_cli.export.huggingface import BIAS, KINDS, POSITIONS, SHARED, parts, tables
-from janus_cli.export.source import README, Source
+from janus_cli.export.source import README, Source, cleaning_program, fill
 from janus_cli.files import write_atomically, write_json
 from janus_cli.recipe import Recipe
 
@@ -32,6 +33,7 @@ FORBIDDEN = -1e4
 
 def must_fit(recipe: Recipe) -> None:
     """Raises UsageError for models that are none of theirs."""
+    tokenizer_files.must_fit(recipe)
     ordinary: dict[str, Any] = {"causal_attention": False, "embedding": "sum"}
     if recipe.ar_stream != "content":
         raise UsageError(
@@ -71,9 +73,11 @@ def write(source: Source, folder: Path) -> None:
     }  # fmt: skip
     write_json(folder / "config.json", _config(knobs, name, rows) | ids)
     write_json(folder / "generation_config.json", ids | _generation(source.recipe.decoding, knobs, orders[1]))
-    for file, data in _tokenizer_files(source).items():
+    for file, data in tokenizer_files.files(source).items():
         write_atomically(folder / file, data)
-    write_atomically(folder / README, source.readme("transformers.txt", type=name))
+    write_atomically(folder / README, _readme(source, name))
+    for note in tokenizer_files.notes(source):
+        console.say(f"in transformers, {note}")
 
 
 def _norms(knobs: Model) -> tuple[str, bool]:
@@ -155,9 +159,21 @@ def _generation(decoding: Decoding, knobs: Model, order: Sequence[int]) -> dict[
     }  # fmt: skip
 
 
-def _tokenizer_files(source: Source) -> dict[str, bytes]:
-    """Those of the model that was imported; none for other kinds of tokenizers."""
-    both = source.tokenizers.source, source.tokenizers.target
-    if isinstance(both[0], HuggingFace) and isinstance(both[1], HuggingFace):
-        return given_back(both[0], both[1])
-    return {}
+def _readme(source: Source, name: str) -> bytes:
+    kind, separate = source.recipe.tokenizer.kind, not source.tokenizers.joint
+    imports, clean = cleaning_program(source.recipe.data.clean)
+    line = "clean(line)" if clean else "line"
+    writer, more = "tokenizer", ""
+    if kind == "sentencepiece" and not tokenizer_files.keeps_spaces(source.tokenizers.source):
+        line = f'" " + {line}'  # which it drops; MarianTokenizer takes a line that begins with >>…<< for a language
+    if kind == "words" and separate:
+        writer, more = (
+            f"PreTrainedTokenizerFast(tokenizer_file={tokenizer_files.TARGET_ENGINE!r})",
+            ", PreTrainedTokenizerFast",
+        )
+    program = fill("generate_program.txt", imports=imports, clean=clean, more=more, line=line, writer=writer)
+    differences = " ".join(f"{note[0].upper()}{note[1:]}." for note in tokenizer_files.notes(source))
+    package = " sentencepiece" if kind == "sentencepiece" else ""
+    return source.readme(
+        "transformers.txt", type=name, program=program.rstrip(), package=package, differences=differences
+    )

@@ -32,13 +32,16 @@ def text(seed: int, count: int) -> list[str]:
 
 @pytest.fixture
 def make_run(empty_folder: Path) -> MakeRun:
-    """Makes runs/NAME in a new working directory: `make_run(name, objective, changes)`."""
+    """Makes runs/NAME in a new working directory: `make_run(name, objective, changes, lines of both sides)`."""
 
-    def make(name: str, objective: str = "ar", changes: Sequence[str] = ()) -> Path:
+    def make(
+        name: str, objective: str = "ar", changes: Sequence[str] = (),
+        lines: tuple[Sequence[str], Sequence[str]] | None = None,
+    ) -> Path:  # fmt: skip
         recipe = recipe_load.load("demo", [*CHANGES, *changes], objective)
         run = Path("runs") / name
         (run / "checkpoints").mkdir(parents=True)
-        sides = text(1, 200), text(1 if recipe.tokenizer.joint else 2, 200)
+        sides = lines or (text(1, 200), text(1 if recipe.tokenizer.joint else 2, 200))
         tokenizers = train_tokenizers(recipe.tokenizer, sides[0], sides[1], run)
         write_atomically(run / "recipe.yaml", recipe_load.dump(recipe).encode())
         write_atomically(run / "manifest.json", b'{"files": {}}\n')

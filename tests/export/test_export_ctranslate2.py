@@ -9,20 +9,30 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+
+pytest.importorskip("tokenizers")
+
+import hf_folders
 
 import janus_cli
 from janus_cli.core.batch import BOS, EOS, MASK, PAD, SPECIAL, pad
 from janus_cli.core.generate import generate, length_limit
 from janus_cli.core.knobs import Decoding
+from janus_cli.core.model import Transformer
 from janus_cli.core.search import Output
 from janus_cli.core.steps import NEVER_WRITTEN
+from janus_cli.core.stream import content
 from janus_cli.core.symbols import NAMES
 from janus_cli.data.tokenizer import Words
+from janus_cli.decoding.translate import load
 from janus_cli.export.ctranslate2 import unique_names
 from janus_cli.export.export import export
 from janus_cli.training.checkpoint import load_model, save, verify
@@ -41,6 +51,7 @@ KNOBS: list[dict[str, object]] = [
     {"tie": "none", "encoder_layers": 3, "decoder_layers": 2},
     {"norm": "pre", "activation": "gelu", "positions": "sinusoidal", "tie": "none", "embedding_scale": "false"},
     {"norm": "pre", "embedding_norm": "true", "heads": 4, "encoder_layers": 1, "decoder_layers": 3},
+    {"norm": "pre", "positions": "marian"},  # Pegasus
 ]
 
 
@@ -163,6 +174,7 @@ TEXTS = [
     "a b zz Ä \u2028 \x0b x",
     "abc de " * 40,
     "#5 @@ a@@ b",
+    "A &#98; &lt;b&gt;",
 ]
 
 
@@ -172,7 +184,7 @@ TEXTS = [
         [],
         ["tokenizer.joint=false", "model.tie=target"],
         ["tokenizer.kind=words", "tokenizer.joiner='@@'"],
-        ["tokenizer.kind=words", "tokenizer.joint=false", "model.tie=none"],
+        ["tokenizer.kind=words", "tokenizer.joint=false", "model.tie=none", "data.clean=[unescape_html, lowercase]"],
         ["tokenizer.kind=hf", "tokenizer.reuse=marian"],
     ],
     ids=["pieces", "separate pieces", "words", "separate words", "hf"],
@@ -191,6 +203,70 @@ def test_the_program_in_the_readme_writes_what_decode_writes(
     ours = Path("ours").read_bytes()
     assert program(Path("elsewhere"), Path("text").read_bytes()) == ours
     assert len(set(ours.split(b"\n"))) > 10
+
+
+@pytest.mark.parametrize("name", hf_folders.CASES)
+def test_imported_models_write_what_ours_write(janus: Janus, empty_folder: Path, name: str) -> None:
+    compared = hypotheses_are_ours(imported(janus, name))
+    assert compared > 5 or name == "mbart"  # whose outputs never end, or at once
+
+
+def imported(janus: Janus, name: str) -> Path:
+    """The run of a committed model of transformers."""
+    golden = json.loads((hf_folders.GOLDEN / f"{name}.json").read_bytes())
+    Path("model").mkdir()
+    hf_folders.unpack(golden["files"], Path("model"))
+    given = zip(("--source-language", "--target-language"), hf_folders.CASES[name][4], strict=True)
+    assert janus("import", "model", *(word for option, code in given if code for word in (option, code)))[0] == 0
+    return Path("runs/model")
+
+
+def hypotheses_are_ours(run: Path) -> int:
+    """Checks greedy outputs with the options of the recipe, and all hypotheses of the beams that are searched alike.
+
+    Returns how many beams these are: none of whose hypotheses ends at once, or reaches the limit.
+    """
+    folder, ours = export(run=run, kind="ctranslate2", out=Path("out")), load(run)
+    Path("text").write_bytes("".join(f"{line}\n" for line in [*hf_folders.LINES, ""]).encode())
+    assert program(folder, Path("text").read_bytes()).decode().split("\n")[:-1] == [
+        result.text for result in ours.translate([*hf_folders.LINES, ""], beam=1)
+    ]
+    knobs, first = ours.generator.model.knobs, ours.plan.options.first_token
+    rows = [row for row in ours.tokenizers.source.encode(hf_models.odd_lines(60)) if 0 < len(row) < 40]
+    names, written = vocabulary(folder, "source"), vocabulary(folder, "target")
+    ending = [names[EOS], names[knobs.source_suffix]] if knobs.source_suffix else []
+    translator = ctranslate2.Translator(str(folder), device="cpu", intra_threads=1)
+    compared = 0
+    for beam, penalty in ((2, 1.0), (4, 2.0), (3, 0.5)):
+        free = {"min_length": 0, "no_repeat_ngram": 0, "early_stopping": "full", "max_extra": 30, "nbest": beam}
+        options = replace(ours.plan.options, beam=beam, length_penalty=penalty, **free)
+        results = translator.translate_batch(
+            [[names[index] for index in row] + ending for row in rows], beam_size=beam, length_penalty=penalty,
+            target_prefix=[[written[first]]] * len(rows) if first else None, num_hypotheses=beam,
+            max_decoding_length=30, max_input_length=0,
+        )  # fmt: skip
+        source = pad([[*row, EOS] for row in rows])
+        found, going = (
+            ours.generator(source, "ar", options, "content"),
+            goes_on(ours.generator.model, source, first, beam),
+        )
+        for result, outputs, long in zip(results, found, going, strict=True):
+            theirs = [[written.index(name) for name in each] for each in result.hypotheses]
+            tokens = [output.tokens for output in outputs]
+            if long and max(map(len, [*tokens, *theirs])) < 30:
+                assert theirs == tokens
+                compared += 1
+    return compared
+
+
+def goes_on(model: Transformer, source: Tensor, first: int, beam: int) -> list[bool]:
+    """Whether no hypothesis of a beam ends at once, or right behind the first token that it must have."""
+    begun = [BOS, first] if first else [BOS]
+    with torch.inference_mode():
+        stream = content(pad([[*begun, EOS]] * len(source)))
+        logits = model.logits(model.decode(stream, model.encode(source, source != PAD)))[:, len(begun) - 1]
+        logits[:, list(NEVER_WRITTEN)] = -torch.inf
+    return ((logits > logits[:, [EOS]]).sum(1) >= beam).tolist()
 
 
 @pytest.mark.parametrize("objective", ["ar", "janus"])

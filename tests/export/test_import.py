@@ -73,6 +73,22 @@ def test_it_is_a_run_like_any_other(janus: Janus, empty_folder: Path) -> None:
     assert janus("inspect", "runs/model")[0] == 0
 
 
+def test_its_data_is_what_was_prepared_with_its_recipe(janus: Janus, empty_folder: Path) -> None:
+    found = golden("bart", Path("model"))
+    assert janus("import", "model")[0] == 0
+    code, _, err = janus("decode", "--run", "runs/model")
+    assert (code, "preprocess --recipe runs/model/recipe.yaml" in err) == (3, True)
+    for split in ("train", "valid", "test"):
+        for side in ("src", "tgt"):
+            Path(f"{split}.{side}").write_text("".join(f"{line}\n" for line in found["lines"]))
+    assert janus("preprocess", "--recipe", "runs/model/recipe.yaml", "--data-dir", ".")[0] == 0
+    assert janus("decode", "--run", "runs/model", "--out", "out")[0] == 0
+    assert Path("out").read_text().splitlines() == found["outputs"]
+    code, _, err = janus("distill", "--run", "runs/model", "--out", "data/distilled")
+    assert code == 0, err
+    assert Path("data/distilled/manifest.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("name", "languages"), [("bart", ()), ("mbart50", ("--source-language", "en_XX", "--target-language", "en_XX"))]
 )
