@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from itertools import islice
-from math import cos, inf, isfinite, pi
+from math import inf, isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -31,13 +31,14 @@ from janus_cli.data.prepared import Prepared
 from janus_cli.device import SIGNALS, StopSignal, World, autocast, product_rate, resolve_precision
 from janus_cli.documents import Position
 from janus_cli.errors import NonFiniteError, OutOfMemoryError, Stopped, is_about_memory
-from janus_cli.recipe import Recipe, Training
+from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring.judge import Judge, judge_of
 from janus_cli.terminal import command
 from janus_cli.training import best, checkpoint
 from janus_cli.training.checkpoint import EMA, MODEL, MOMENTS, OPTIMIZER, Checkpoint, optimizer_tensors
 from janus_cli.training.log import Log, Meter
+from janus_cli.training.optimizer import Shares, learning_rate, optimizer_of, set_rate
 from janus_cli.training.validation import Material, material, scoring_of, validate
 
 
@@ -62,11 +63,15 @@ class Trainer:
     Several ranks build equal trainers and call the same methods in the same order.
     """
 
-    def __init__(self, recipe: Recipe, model: Transformer, prepared: Prepared, world: World, run: Run) -> None:
+    def __init__(
+        self, recipe: Recipe, model: Transformer, prepared: Prepared, world: World, run: Run,
+        shares: Shares | None = None,
+    ) -> None:  # fmt: skip
         self.recipe, self.knobs, self.model, self.prepared = recipe, recipe.training, model, prepared
         self.world, self.run = world, run
         self.parameters = sum(weight.numel() for weight in model.parameters())
-        self.optimizer = make_optimizer(model, recipe.training)
+        self.shares = shares or Shares.of(model, recipe.training)
+        self.optimizer = optimizer_of(model, recipe.training, self.shares)
         self.loss: nn.Module = LossModule(model, OBJECTIVES[recipe.objective.name])
         if world.size > 1:
             self.loss = DistributedDataParallel(self.loss)
@@ -82,6 +87,11 @@ class Trainer:
         self.on_save: Callable[[], None] = lambda: None
         self.stop = StopSignal()  # received by this rank
         self.signal = 0  # received by any rank; the ranks agree on it in every update
+
+    @property
+    def size(self) -> str:
+        """Of the model, in parameters, and which of them are trained how; in words."""
+        return ", ".join(filter(None, [f"{self.parameters:,} parameters", self.shares.in_words(self.knobs)]))
 
     @cached_property
     def judge(self) -> Judge:
@@ -145,8 +155,7 @@ class Trainer:
             NonFiniteError, OutOfMemoryError: `max_bad_steps` updates in a row were skipped, the last for this reason.
         """
         began, position = perf_counter(), self.position
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(position.step, self.knobs)
+        set_rate(self.optimizer, learning_rate(position.step, self.knobs))
         counts = self.world.sums(self._counts(window))
         results: list[tuple[Mapping[str, Term], Micro]] = []
         for parts in (1, 2):
@@ -362,8 +371,8 @@ class Trainer:
         """A step of the optimiser, and of the moving average of the weights.
 
         Raises:
-            OutOfMemoryError: the first step allocates the moments, twice the size of the weights, and they do not fit.
-                Some weights may have moved by then, so the update is not repeated.
+            OutOfMemoryError: the first step allocates the moments, twice the size of the trained weights, and they do
+                not fit. Some weights may have moved by then, so the update is not repeated.
         """
         try:
             self.optimizer.step()
@@ -373,7 +382,7 @@ class Trainer:
             if not is_about_memory(problem):
                 raise
             raise OutOfMemoryError(
-                f"update {self.position.step + 1}: no memory for what the optimiser keeps, twice the weights",
+                f"update {self.position.step + 1}: no memory for what the optimiser keeps, twice the trained weights",
                 "the last checkpoint is untouched; make the model smaller, or free memory",
             ) from None
 
@@ -431,28 +440,6 @@ class LossModule(nn.Module):
 
     def forward(self, batch: Batch, plan: Plan, knobs: Any) -> dict[str, Term]:
         return self.objective.loss(self.model, batch, plan, knobs)
-
-
-def make_optimizer(model: nn.Module, knobs: Training) -> torch.optim.AdamW:
-    """Adam with decoupled weight decay."""
-    return torch.optim.AdamW(
-        model.parameters(), lr=knobs.learning_rate, betas=(knobs.beta1, knobs.beta2), eps=knobs.epsilon,
-        weight_decay=knobs.weight_decay, fused=True,
-    )  # fmt: skip
-
-
-def learning_rate(step: int, knobs: Training) -> float:
-    """The learning rate of update `step` (from 0): linear warm-up to the peak, then the schedule.
-
-    inverse_sqrt: falls with 1/sqrt(step) (Vaswani 2017). linear, cosine: would reach 0 right after the last update.
-    """
-    done = step + 1
-    if done < knobs.warmup:
-        return knobs.learning_rate * done / knobs.warmup
-    if knobs.schedule == "inverse_sqrt":
-        return knobs.learning_rate * (max(1, knobs.warmup) / done) ** 0.5
-    left = min(1.0, max(0.0, (knobs.updates - step) / max(1, knobs.updates - knobs.warmup)))
-    return knobs.learning_rate * (left if knobs.schedule == "linear" else 0.5 - 0.5 * cos(pi * left))
 
 
 def plan_of(batch: Batch, recipe: Recipe, epoch: int) -> Plan:
