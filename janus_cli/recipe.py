@@ -16,7 +16,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 
 from janus_cli.core.knob import Knob
 from janus_cli.core.knobs import OBJECTIVES, ARSide, Decoding, Denoising, JanusObjective, Model, ObjectiveKnobs
-from janus_cli.measures import MEASURES, Tokenize
+from janus_cli.measures import MEASURES, GlgeTask, Tokenize
 
 if TYPE_CHECKING:
     Objective = ObjectiveKnobs
@@ -287,6 +287,10 @@ class Scoring:
         MetricName,
         Knob("auto: bleu; chrf where the target text has no spaces between words, or 3 words or fewer on average"),
     ] = "auto"
+    task: Annotated[
+        GlgeTask | None,
+        Knob("of GLGE: validations prepare outputs and references as `janus score --task` does; null: as they are"),
+    ] = None
     tokenize: Annotated[
         Tokenize,
         Knob("how bleu splits words (sacreBLEU); auto: 13a. For text without spaces: zh, ja-mecab, char, flores200"),

@@ -1,4 +1,4 @@
-"""The optimiser: AdamW, its schedule, and what share of the learning rate each weight has.
+"""The optimiser, AdamW, and what share of the learning rate each weight has.
 
 `training.layer_decay`, as in ELECTRA (Clark et al., ICLR 2020) and BEiT (Bao et al., ICLR 2022): a layer has that times
 the rate of the layer above it. Encoder and decoder are two stacks side by side:
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from math import cos, pi
 from typing import Any
 
 import torch
@@ -31,30 +30,18 @@ FRESH_MASK = "MASK"  # stands for a row of the embeddings among the names of fre
 TABLES = ("source_table.weight", "target_table.weight")  # of embeddings; tied ones have the second name
 
 
-def learning_rate(step: int, knobs: Training) -> float:
-    """The learning rate of update `step` (from 0): linear warm-up to the peak, then the schedule.
-
-    inverse_sqrt: falls with 1/sqrt(step) (Vaswani 2017). linear, cosine: would reach 0 right after the last update.
-    """
-    done = step + 1
-    if done < knobs.warmup:
-        return knobs.learning_rate * done / knobs.warmup
-    if knobs.schedule == "inverse_sqrt":
-        return knobs.learning_rate * (max(1, knobs.warmup) / done) ** 0.5
-    left = min(1.0, max(0.0, (knobs.updates - step) / max(1, knobs.updates - knobs.warmup)))
-    return knobs.learning_rate * (left if knobs.schedule == "linear" else 0.5 - 0.5 * cos(pi * left))
-
-
 @dataclass(frozen=True)
 class Shares:
     """The share of the learning rate that each weight has, by name; 0 if it is frozen.
 
-    mask: the MASK is fresh, and its row of the embeddings has 1, whatever they have. frozen: how many parameters are.
+    mask: the MASK is fresh, and its row of the embeddings has 1, whatever they have. frozen, parameters: how many there
+    are.
     """
 
     by_name: Mapping[str, float]
     mask: bool
     frozen: int
+    parameters: int
 
     @classmethod
     def of(cls, model: Transformer, training: Training, fresh: Collection[str] = ()) -> Shares:
@@ -63,23 +50,25 @@ class Shares:
         Raises:
             UsageError: nothing is left to train.
         """
-        found, mask, frozen = dict[str, float](), FRESH_MASK in fresh, 0
+        found, mask, frozen, parameters = dict[str, float](), FRESH_MASK in fresh, 0, 0
         for name, weight in model.named_parameters():
             part, below = _place(name, model.knobs)
+            parameters += weight.numel()
             found[name] = 1.0 if name in fresh else 0.0 if part in training.freeze else training.layer_decay**below
             if not found[name]:
                 frozen += weight.numel() - (model.knobs.width if mask and name in TABLES else 0)
         if not mask and not any(found[name] for name, weight in model.named_parameters() if weight.requires_grad):
             parts = ", ".join(training.freeze)
             raise UsageError(f"training.freeze {parts}: nothing of this model is left to train", "leave a part out")
-        return cls(found, mask, frozen)
+        return cls(found, mask, frozen, parameters)
 
     def in_words(self, training: Training) -> str:
-        """What is frozen, and the range of the rates; empty if everything is trained at one rate."""
+        """How many parameters there are, how many are frozen, and the range of the rates if they differ."""
         trained = {share for share in self.by_name.values() if share} | ({1.0} if self.mask else set())
         parts = ", ".join(training.freeze)
         parts += "; the MASK, which is fresh, is trained" if self.mask and "embeddings" in training.freeze else ""
-        words = [f"{self.frozen:,} of them frozen ({parts})"] if self.frozen else []
+        words = [f"{self.parameters:,} parameters"]
+        words += [f"{self.frozen:,} of them frozen ({parts})"] if self.frozen else []
         if trained - {1.0}:
             low, high = (f"{training.learning_rate * share:.3g}" for share in (min(trained), max(trained)))
             words.append(f"peak learning rates from {low} in the lowest layer to {high}")
@@ -108,6 +97,7 @@ def make_optimizer(parameters: Iterable[Any], knobs: Training) -> torch.optim.Ad
 def optimizer_of(model: Transformer, training: Training, shares: Shares) -> torch.optim.AdamW:
     """An optimiser with a group of weights for each share of the rate. Frozen weights get no gradient from now on.
 
+    Before each step, every group needs the full `rate` and its own, `lr`: the rate times its `share`.
     A fresh MASK learns at the full rate. Where the embeddings are frozen, their table still has gradient and moments,
     but only this row moves.
     """
@@ -122,16 +112,9 @@ def optimizer_of(model: Transformer, training: Training, shares: Shares) -> torc
         if weight.requires_grad:
             groups.setdefault(share, []).append(weight)
     optimizer = make_optimizer([{"params": group, "share": share} for share, group in groups.items()], training)
-    set_rate(optimizer, training.learning_rate)
     for table, share in masks:
         _train_mask(optimizer, table, alone=not share)
     return optimizer
-
-
-def set_rate(optimizer: torch.optim.AdamW, rate: float) -> None:
-    """Sets the learning rate of the next step, of which every group has its share."""
-    for group in optimizer.param_groups:
-        group["full"], group["lr"] = rate, rate * group["share"]
 
 
 def _train_mask(optimizer: torch.optim.AdamW, table: Tensor, *, alone: bool) -> None:
@@ -146,7 +129,7 @@ def _train_mask(optimizer: torch.optim.AdamW, table: Tensor, *, alone: bool) -> 
 
     @torch.no_grad()
     def step(*_: Any) -> None:
-        (beta1, beta2), rate, state = group["betas"], group["full"], optimizer.state[table]
+        (beta1, beta2), rate, state = group["betas"], group["rate"], optimizer.state[table]
         mean = state["exp_avg"][MASK] / (1 - beta1 ** state["step"])
         spread = (state["exp_avg_sq"][MASK] / (1 - beta2 ** state["step"])).sqrt() + group["eps"]
         table[MASK] = before * (1 - rate * group["weight_decay"]) - rate * mean / spread

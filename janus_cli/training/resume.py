@@ -15,7 +15,7 @@ from janus_cli.training import limits
 from janus_cli.training.best import still_valid
 from janus_cli.training.checkpoint import Checkpoint
 from janus_cli.training.log import flat
-from janus_cli.training.optimizer import learning_rate
+from janus_cli.training.trainer import learning_rate
 
 SCHEDULE = ("updates", "learning_rate", "schedule", "warmup")  # knobs that the rate depends on
 # What judges may change: checkpoints that something else judged are then left out of the ranking.

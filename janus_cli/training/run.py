@@ -324,18 +324,18 @@ def _fit(trainer: Trainer, saved: Checkpoint | None) -> None:
     run, recipe, world, step = trainer.run, trainer.recipe, trainer.world, trainer.position.step
     for warning in consequences(saved, recipe, trainer.numerics) if saved else ():
         console.warn(warning)
-    precision, frozen = trainer.precision, trainer.shares.frozen
-    console.say(f"{trainer.size}, {precision}, from update {step:,} to {recipe.training.updates:,}")
+    precision, shares = trainer.precision, trainer.shares
+    console.say(f"{shares.in_words(recipe.training)}, {precision}, from update {step:,} to {recipe.training.updates:,}")
     if recipe.training.freeze and not run.read_manifest().get("from"):
         parts = ", ".join(recipe.training.freeze)
         console.warn(f"training.freeze without --from: {parts} will stay as they were drawn")
     board = run.path / "tensorboard" if recipe.training.tensorboard else None
     trainer.log = Log(run.log if world.first else None, board)
     trainer.log.write(
-        "resumed" if saved else "start", step, parameters=trainer.parameters, precision=precision,
+        "resumed" if saved else "start", step, parameters=shares.parameters, precision=precision,
         janus=__version__, torch=torch.__version__, python=sys.version.split()[0], device=str(world.device),
         ranks=world.size, threads=torch.get_num_threads(), command=sys.argv[1:],
-        **({"frozen": frozen} if frozen else {}),
+        **({"frozen": shares.frozen} if shares.frozen else {}),
     )  # fmt: skip
     trainer.on_save = partial(_write_run_txt, trainer, "training")
     trainer.on_save()
@@ -431,7 +431,7 @@ def _write_run_txt(trainer: Trainer, state: str) -> None:
         best = f", the best so far {figure(trainer.metric, position.best)} at update {position.best_step:,}"
     text = RUN_TXT.format(
         name=visible(run.path.name), recipe=recipe, model=recipe.model, version=__version__, **kept, **commands,
-        size=trainer.size, precision=trainer.precision,
+        size=trainer.shares.in_words(recipe.training), precision=trainer.precision,
         prepared=visible(str(manifest.get("prepared"))), fingerprint=manifest.get("fingerprint"),
         targets=f"\n           targets by {visible(teacher)}" if teacher else "",
         origin=f"\nfrom       {visible(origin)}" if origin else "",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from itertools import islice
-from math import inf, isfinite
+from math import cos, inf, isfinite, pi
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -31,14 +31,14 @@ from janus_cli.data.prepared import Prepared
 from janus_cli.device import SIGNALS, StopSignal, World, autocast, product_rate, resolve_precision
 from janus_cli.documents import Position
 from janus_cli.errors import NonFiniteError, OutOfMemoryError, Stopped, is_about_memory
-from janus_cli.recipe import Recipe
+from janus_cli.recipe import Recipe, Training
 from janus_cli.runs import Run
 from janus_cli.scoring.judge import Judge, judge_of
 from janus_cli.terminal import command
 from janus_cli.training import best, checkpoint
 from janus_cli.training.checkpoint import EMA, MODEL, MOMENTS, OPTIMIZER, Checkpoint, optimizer_tensors
 from janus_cli.training.log import Log, Meter
-from janus_cli.training.optimizer import Shares, learning_rate, optimizer_of, set_rate
+from janus_cli.training.optimizer import Shares, optimizer_of
 from janus_cli.training.validation import Material, material, scoring_of, validate
 
 
@@ -69,7 +69,6 @@ class Trainer:
     ) -> None:  # fmt: skip
         self.recipe, self.knobs, self.model, self.prepared = recipe, recipe.training, model, prepared
         self.world, self.run = world, run
-        self.parameters = sum(weight.numel() for weight in model.parameters())
         self.shares = shares or Shares.of(model, recipe.training)
         self.optimizer = optimizer_of(model, recipe.training, self.shares)
         self.loss: nn.Module = LossModule(model, OBJECTIVES[recipe.objective.name])
@@ -87,11 +86,6 @@ class Trainer:
         self.on_save: Callable[[], None] = lambda: None
         self.stop = StopSignal()  # received by this rank
         self.signal = 0  # received by any rank; the ranks agree on it in every update
-
-    @property
-    def size(self) -> str:
-        """Of the model, in parameters, and which of them are trained how; in words."""
-        return ", ".join(filter(None, [f"{self.parameters:,} parameters", self.shares.in_words(self.knobs)]))
 
     @cached_property
     def judge(self) -> Judge:
@@ -155,7 +149,9 @@ class Trainer:
             NonFiniteError, OutOfMemoryError: `max_bad_steps` updates in a row were skipped, the last for this reason.
         """
         began, position = perf_counter(), self.position
-        set_rate(self.optimizer, learning_rate(position.step, self.knobs))
+        rate = learning_rate(position.step, self.knobs)
+        for group in self.optimizer.param_groups:
+            group["rate"], group["lr"] = rate, rate * group["share"]
         counts = self.world.sums(self._counts(window))
         results: list[tuple[Mapping[str, Term], Micro]] = []
         for parts in (1, 2):
@@ -440,6 +436,20 @@ class LossModule(nn.Module):
 
     def forward(self, batch: Batch, plan: Plan, knobs: Any) -> dict[str, Term]:
         return self.objective.loss(self.model, batch, plan, knobs)
+
+
+def learning_rate(step: int, knobs: Training) -> float:
+    """The learning rate of update `step` (from 0): linear warm-up to the peak, then the schedule.
+
+    inverse_sqrt: falls with 1/sqrt(step) (Vaswani 2017). linear, cosine: would reach 0 right after the last update.
+    """
+    done = step + 1
+    if done < knobs.warmup:
+        return knobs.learning_rate * done / knobs.warmup
+    if knobs.schedule == "inverse_sqrt":
+        return knobs.learning_rate * (max(1, knobs.warmup) / done) ** 0.5
+    left = min(1.0, max(0.0, (knobs.updates - step) / max(1, knobs.updates - knobs.warmup)))
+    return knobs.learning_rate * (left if knobs.schedule == "linear" else 0.5 - 0.5 * cos(pi * left))
 
 
 def plan_of(batch: Batch, recipe: Recipe, epoch: int) -> Plan:

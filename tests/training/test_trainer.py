@@ -21,8 +21,7 @@ from janus_cli.core.stream import content
 from janus_cli.device import World, autocast, product_rate, resolve_precision
 from janus_cli.errors import NonFiniteError, OutOfMemoryError
 from janus_cli.recipe import Training
-from janus_cli.training.optimizer import learning_rate
-from janus_cli.training.trainer import LossModule, Trainer, dropout_seed, micro_batches, plan_of
+from janus_cli.training.trainer import LossModule, Trainer, dropout_seed, learning_rate, micro_batches, plan_of
 from tests.faults.processes import entries, make_trainer
 
 CPU = torch.device("cpu")
