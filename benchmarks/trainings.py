@@ -22,7 +22,8 @@ from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.system import peak_bytes
 from janus_cli.training.checkpoint import build_model
-from janus_cli.training.trainer import Trainer, make_optimizer
+from janus_cli.training.optimizer import make_optimizer
+from janus_cli.training.trainer import Trainer
 
 HUGGING_FACE = "transformers"
 SMOOTHING = 0.1  # of the peer's cross-entropy
@@ -99,7 +100,7 @@ class Marian:
         model = peers.marian(self.recipe, store.source_vocabulary, store.target_vocabulary)
         self.model = model.to(self.device).train()
         self.parameters = sum(weight.numel() for weight in model.parameters())
-        self.optimizer = make_optimizer(self.model, self.recipe.training)
+        self.optimizer = make_optimizer(self.model.parameters(), self.recipe.training)
         self.batches = self._batches()
 
     def _batches(self) -> Iterator[Batch]:

@@ -126,10 +126,11 @@ class Distilled(Document):
 
 
 class Origin(Document):
-    """The checkpoint whose weights a run started from."""
+    """The checkpoint whose weights a run started from. fresh: what it did not have; not noted by earlier versions."""
 
     checkpoint: str
     sha256: str
+    fresh: list[str] = []
 
 
 class Manifest(Document):

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 
 from janus_cli.core.knob import Knob
 from janus_cli.core.knobs import OBJECTIVES, ARSide, Decoding, Denoising, JanusObjective, Model, ObjectiveKnobs
-from janus_cli.measures import MEASURES, Tokenize
+from janus_cli.measures import MEASURES, GlgeTask, Tokenize
 
 if TYPE_CHECKING:
     Objective = ObjectiveKnobs
@@ -54,6 +54,7 @@ class Synthetic:
     test: Annotated[int, Knob("pairs to test on", ge=1, le=10**6)] = 500
 
 
+Part = Literal["embeddings", "encoder", "decoder"]
 CleanStep = Literal["strip_tags", "unescape_html", "collapse_spaces", "lowercase", "nfc", "remove_spaces"]
 
 
@@ -244,6 +245,15 @@ class Training:
     beta2: Annotated[float, Knob("Adam's beta2, for the second moment", "[V]", ge=0, lt=1)] = 0.98
     epsilon: Annotated[float, Knob("Adam's epsilon", gt=0, le=1)] = 1e-8
     weight_decay: Annotated[float, Knob("decoupled weight decay", "[J]", ge=0, le=1e6)] = 1e-4
+    layer_decay: Annotated[
+        float,
+        Knob(
+            "learning rate of a layer over that of the one above it, as in ELECTRA's fine-tuning; 1: equal",
+            ge=0.1,
+            le=1,
+        ),
+    ] = 1.0
+    freeze: Annotated[tuple[Part, ...], Knob("parts that are not trained; the embeddings with positions")] = ()
     ema: Annotated[float, Knob("decay of the moving average of weights (`--ema`); 0: none", ge=0, le=1)] = 0.0
     clip: Annotated[float, Knob("gradient norm to clip to; 0: no clipping", ge=0, le=1e12)] = 0.0
     precision: Annotated[Literal["auto", "float32", "bf16"], Knob("auto: bf16 if native, else float32")] = "auto"
@@ -277,6 +287,10 @@ class Scoring:
         MetricName,
         Knob("auto: bleu; chrf where the target text has no spaces between words, or 3 words or fewer on average"),
     ] = "auto"
+    task: Annotated[
+        GlgeTask | None,
+        Knob("of GLGE: validations prepare outputs and references as `janus score --task` does; null: as they are"),
+    ] = None
     tokenize: Annotated[
         Tokenize,
         Knob("how bleu splits words (sacreBLEU); auto: 13a. For text without spaces: zh, ja-mecab, char, flores200"),

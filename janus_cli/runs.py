@@ -70,6 +70,11 @@ def origin(manifest: Mapping[str, Any]) -> str | None:
     return str(began["checkpoint"]) if began else None
 
 
+def fresh(manifest: Mapping[str, Any]) -> list[str]:
+    """What the checkpoint that a run started from did not have (see `optimizer.Shares.of`). manifest: of the run."""
+    return list((manifest.get("from") or {}).get("fresh", ()))
+
+
 @dataclass(frozen=True)
 class Run:
     """The files of one training run."""

@@ -84,6 +84,9 @@ class Comparison:
         self.prepared, self.data_dir, self.device, self.threads = prepared, data_dir, device, threads
         self.metric, self.tokenize = metric, tokenize
         self.recipe = recipe_load.load(base, changes)
+        if self.recipe.data.is_plain:  # its valid text is decoded without noise: copies would say nothing
+            hint = "`janus train --objective NAME` for each; then `janus compare --recipe TASK --from RUN`"
+            raise UsageError(f"{base} is plain text (data.task denoising), with no {SPLIT} split to decode", hint)
         self.folder = out or runs.RUNS / f"compare-{self.recipe.name}"
         self.entries = [
             Entry(system, seed, Run(self.folder / f"{system.name}.seed{seed}"))

@@ -12,6 +12,7 @@ from itertools import cycle
 from pathlib import Path
 
 from janus_cli import console
+from janus_cli.console import counted
 from janus_cli.data.lines import name_of
 from janus_cli.data.tables import text_or_column
 from janus_cli.errors import UsageError
@@ -174,19 +175,32 @@ def metrics(task: str) -> list[str]:
     return names
 
 
+def as_task(
+    task: str, outputs: Sequence[Output], references: Sequence[Named], sources: Output | None
+) -> tuple[list[Output], list[Named]]:
+    """What GLGE compares for a task: its `prepared` lines, one for each source where it pools references.
+
+    Raises as `Task.prepared` and `pooled`.
+    """
+    edited, columns, pooling = TASKS[task].prepared(outputs, references, sources)
+    return pooled(edited, columns, pooling, output=-1) if pooling else (edited, columns)
+
+
 def compared(
     task: str | None, outputs: Sequence[Output], references: Sequence[Named], sources: Path | None, records: Path | None
 ) -> tuple[list[Output], list[Named]]:
-    """What is compared: with a task, its `prepared` lines; with sources, a line for each, see `report.pooled`.
+    """What is compared: with a task, see `as_task`; with sources, a line for each, see `report.pooled`.
 
     sources: a text or a table. records: of the outputs, if there are some; the sources in them are used by a task that
-    needs some where no others are named. Raises as `prepared` and `pooled`.
+    needs some where no others are named. Raises as `as_task`.
     """
-    chosen = TASKS[task] if task else None
-    place = sources or (records if chosen and chosen.source else None)
+    place = sources or (records if task and TASKS[task].source else None)
     pooling = Output(name_of(place), list(text_or_column(place, ("source",)))) if place else None
-    if chosen:
-        outputs, references, pooling = chosen.prepared(outputs, references, pooling)
+    if task:
+        outputs, references = as_task(task, outputs, references, pooling)
+    elif pooling:
+        outputs, references = pooled(outputs, references, pooling)
     if pooling:
-        return pooled(outputs, references, pooling, output=-1 if chosen else 0)
+        lines, sets = counted(len(pooling.lines), "line"), counted(len(outputs[0].lines), "source")
+        console.say(f"{lines} of {sets}: their references are pooled")
     return [*outputs], [*references]

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from janus_cli import console
 from janus_cli.console import counted
 from janus_cli.data.references import by_column, texts_in
 from janus_cli.errors import DataError
@@ -39,7 +38,6 @@ def pooled(
     rows = dict[str, list[int]]()
     for row, source in enumerate(sources.lines):
         rows.setdefault(source, []).append(row)
-    console.say(f"{counted(len(sources.lines), 'line')} of {counted(len(rows), 'source')}: their references are pooled")
     return (
         [Output(name, [lines[own[output]] for own in rows.values()]) for name, lines in outputs],
         [

@@ -81,7 +81,7 @@ def label(metric: str, scoring: Mapping[str, Any]) -> str:
 
     scoring: see `validation.scoring_of`.
     """
-    how = [str(scoring["tokenize"])] if "tokenize" in scoring else []
+    how = [str(scoring[key]) for key in ("tokenize", "task") if key in scoring]
     how += [f"{scoring['sentences']} sentences"] if "sentences" in scoring else []
     return f"{metric} ({', '.join(how)})" if how and measure_of(metric) else metric
 

@@ -177,7 +177,9 @@ def optimizer_tensors(
     """
     tensors = {}
     for name, weight in model.named_parameters():
-        new = {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
+        shapes = dict(zip(MOMENTS, ((), weight.shape, weight.shape), strict=True))
+        # One zero each, which takes no memory on the device: frozen weights have such moments as well.
+        new = {key: torch.zeros((), dtype=weight.dtype).expand(shape) for key, shape in shapes.items()}
         for key in (*MOMENTS, EMA) if ema else MOMENTS:
             tensors[f"{name}.{key}"] = {**new, EMA: weight, **state.get(weight, {})}[key].detach()
     return tensors

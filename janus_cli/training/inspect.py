@@ -21,6 +21,7 @@ from janus_cli.system import followed
 from janus_cli.training import checkpoint
 from janus_cli.training.best import figure, label, newest_scoring, scoring_in
 from janus_cli.training.checkpoint import MODEL, STATE, read_state, tokenizers_of
+from janus_cli.training.optimizer import Shares
 from janus_cli.training.trainer import plan_of
 
 
@@ -41,7 +42,7 @@ def describe(what: Path | None) -> dict[str, Any]:
 
 
 def describe_run(run: Run) -> dict[str, Any]:
-    recipe, manifest = recipe_load.load(str(run.recipe)), run.read_manifest()
+    recipe, manifest, tokenizers = recipe_load.load(str(run.recipe)), run.read_manifest(), tokenizers_of(run)
     saved: dict[str, Any] = {}
     judge = _judge_in_words(newest_scoring(run.checkpoints))
     for folder in checkpoint.steps(run.checkpoints):
@@ -60,7 +61,8 @@ def describe_run(run: Run) -> dict[str, Any]:
     return {
         "run": str(run.path),
         **_recipe(recipe),
-        "arithmetic": arithmetic(recipe, tokenizers_of(run).target.size),
+        "arithmetic": arithmetic(recipe, tokenizers.target.size),
+        **_fine_tuning(recipe, (tokenizers.source.size, tokenizers.target.size), run),
         "data": data,
         **({"from": origin} if origin else {}),
         **{link: path.resolve().name for link, path in links.items() if path.is_dir()},
@@ -84,6 +86,7 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
         **_recipe(saved.recipe),
         "parameters": {name: sum(weight.numel() for weight in part.parameters()) for name, part in modules.items()},
         "arithmetic": arithmetic(saved.recipe, saved.vocabularies[1]),
+        **_fine_tuning(saved.recipe, saved.vocabularies, Run(folder.resolve().parent.parent)),
         "vocabulary": dict(zip(("source", "target"), saved.vocabularies, strict=True)),
         "state": {key: value for key, value in saved.state.items() if not key.endswith("_vocabulary")},
         "files": {name: f"{entry['bytes']:,} bytes, sha256 {entry['sha256']}" for name, entry in files.items()},
@@ -119,6 +122,19 @@ def arithmetic(recipe: Recipe, vocabulary: int) -> str:
     step = plan_of(collate(rows, rows, range(count)), recipe, 0).flops(recipe.model, vocabulary, length + 1)
     more = f", of which an update has {recipe.training.accumulate}" if recipe.training.accumulate > 1 else ""
     return f"{step / 1e9:,.1f} GFLOP a batch of {count * (length + 1):,} target tokens, sentences of {length}{more}"
+
+
+def _fine_tuning(recipe: Recipe, vocabularies: tuple[int, int], run: Run) -> dict[str, str]:
+    """What is frozen, and the range of learning rates; nothing if everything is trained at one rate.
+
+    run: to which the checkpoint belongs; there is none for an export.
+    """
+    knobs = recipe.training
+    if knobs.layer_decay == 1 and not knobs.freeze:
+        return {}
+    fresh = runs.fresh(run.read_manifest()) if run.recipe.is_file() and run.manifest.is_file() else ()
+    shares = Shares.of(checkpoint.build_model(recipe, *vocabularies), knobs, fresh)
+    return {"fine-tuning": shares.in_words(knobs)}
 
 
 def _recipe(recipe: Recipe) -> dict[str, Any]:

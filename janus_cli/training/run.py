@@ -1,8 +1,4 @@
-"""`janus train`, from its options to the training itself: recipe, data, run folder, first weights, `run.txt`.
-
-`--from` takes the weights of another run and nothing else: updates, learning rate and moments start afresh. Weights
-that the other model lacks (the length table, if it was an AR model) stay as drawn from the seed.
-"""
+"""`janus train`, from its options to the training itself: recipe, data, run folder, `run.txt`."""
 
 from __future__ import annotations
 
@@ -33,20 +29,20 @@ from janus_cli.scoring.judge import judge_of
 from janus_cli.terminal import command, visible
 from janus_cli.training import checkpoint, limits, size
 from janus_cli.training.best import check_scoring, figure
-from janus_cli.training.checkpoint import MODEL, Checkpoint
+from janus_cli.training.checkpoint import Checkpoint
 from janus_cli.training.log import Log
+from janus_cli.training.optimizer import Shares
 from janus_cli.training.resume import consequences, continued
+from janus_cli.training.start import copy_shared_weights, start_from
 from janus_cli.training.trainer import Trainer, resume_command
 
 LOCK = ".lock"
-# Knobs of the model section that change what weights mean, but not their shape.
-SHAPELESS = ("heads", "activation", "norm", "source_suffix")
 RUN_TXT = """\
 {name}: a training of janus {version}
 
 what       objective {recipe.objective.name}, recipe {recipe.name} (recipe.yaml holds every knob), seed {recipe.seed}
 model      {model.encoder_layers}+{model.decoder_layers} layers, {model.width}/{model.feedforward}, \
-{model.heads} heads, {parameters:,} parameters, {precision}
+{model.heads} heads, {size}, {precision}
 data       {recipe.data.source} to {recipe.data.target}: {prepared}{targets}
            fingerprint {fingerprint}{origin}
 began      {began}
@@ -104,16 +100,17 @@ def train(
         _describe(settings, data, target, world)
         sizes = data.train.source_vocabulary, data.train.target_vocabulary
         if world.device.type == "cpu":
-            size.must_fit(settings.model, *sizes, size.TRAINED)
+            size.must_fit(settings.model, *sizes, size.PARTS.difference(settings.training.freeze))
         if dry_run and start is None and not resume:
             return target
         torch.manual_seed(settings.seed)
         model = checkpoint.build_model(settings, *sizes).to(world.device)
-        origin = None if start is None else _start_from(start, model, settings, data, target)
+        origin = None if start is None else start_from(start, model, settings, data, target)
+        shares = Shares.of(model, settings.training, runs.fresh(target.read_manifest() if resume else {"from": origin}))
         if not dry_run:
-            _train(settings, target, model, data, world, resume=resume, origin=origin, advise=advise)
+            _train(settings, target, model, data, world, shares, resume=resume, origin=origin, advise=advise)
         elif resume:
-            trainer = Trainer(settings, model, data, world, target)
+            trainer = Trainer(settings, model, data, world, target, shares)
             if saved := checkpoint.newest_valid(target.checkpoints):
                 trainer.resume(saved)
             if not _is_finished(trainer, advise=advise):
@@ -272,64 +269,9 @@ def _describe(recipe: Recipe, data: Prepared, run: Run, world: World) -> None:
     judge_of(recipe, data.manifest, data.folder).introduce()
 
 
-def _start_from(named: Path, model: Transformer, recipe: Recipe, data: Prepared, run: Run) -> dict[str, str]:
-    """Load the weights named by `--from` (see `checkpoint.find_start`); returns their origin, for the run's manifest.
-
-    Raises:
-        UsageError: it is no run or checkpoint, or one of `run` itself, which would be replaced.
-        CheckpointError: it belongs to another tokenizer, does not fit the recipe's model, or is damaged.
-    """
-    other, folder = checkpoint.find_start(named)
-    if other.path.resolve() == run.path.resolve():
-        raise UsageError(f"--from {named} lies in {run.path}, which a new run would replace", "choose another --run")
-    for name in data.tokenizers.files:
-        file = other.path / name
-        if not file.is_file() or file.read_bytes() != (data.folder / name).read_bytes():
-            raise CheckpointError(
-                f"{other.path} has another tokenizer than {data.folder}: its token ids mean other words",
-                "prepare the text with its tokenizer: "
-                + command("janus", "preprocess", "--set", f"tokenizer.reuse={other.path}", "--out", "FOLDER"),
-            )
-    saved = checkpoint.verify(folder)
-    checkpoint.tokenizers_of(other, saved.state)
-    _copy_shared_weights(saved, model, recipe)
-    return {"checkpoint": str(folder.resolve()), "sha256": checkpoint.fingerprint(folder)}
-
-
-def _copy_shared_weights(saved: Checkpoint, model: Transformer, recipe: Recipe) -> None:
-    """Copy into a fresh model the weights that it shares with a checkpoint.
-
-    Raises:
-        CheckpointError: weights of the same name have other shapes or another meaning, or the file is damaged.
-    """
-    before, now = saved.recipe.model, recipe.model
-    keys = SHAPELESS + ("embedding_scale",) * (before.embedding == now.embedding)
-    keys += ("positions",) * ("learned" not in (before.positions, now.positions))
-    differing = {key: value for key in keys if (value := getattr(before, key)) != getattr(now, key)}
-    if differing:
-        values = ", ".join(f"model.{key} {value}" for key, value in differing.items())
-        raise CheckpointError(
-            f"{saved.folder} was trained with {values}: its weights do not fit this model",
-            " ".join(f"--set model.{key}={value}" for key, value in differing.items()),
-        )
-    fresh, expected = model.weights(), saved.build().weights()
-    shared, missing = fresh.keys() & expected.keys(), sorted(fresh.keys() - expected.keys())
-    for name in sorted(shared):
-        if fresh[name].shape != expected[name].shape:
-            raise CheckpointError(
-                f"{saved.folder} does not fit: {name} has shape {list(expected[name].shape)}, "
-                f"here {list(fresh[name].shape)}",
-                "the sections model and tokenizer must be those of its recipe.yaml",
-            )
-    loaded, unused = checkpoint.tensors(saved.folder / MODEL, expected), sorted(expected.keys() - fresh.keys())
-    model.load_weights({**fresh, **{name: loaded[name] for name in shared}})
-    notes = [f"fresh: {', '.join(missing)}"] * bool(missing) + [f"not used: {', '.join(unused)}"] * bool(unused)
-    console.say("; ".join([f"weights from {saved.folder}", *notes]))
-
-
 def _train(
-    recipe: Recipe, run: Run, model: Transformer, data: Prepared, world: World, *,
-    resume: bool, origin: Mapping[str, str] | None, advise: bool,
+    recipe: Recipe, run: Run, model: Transformer, data: Prepared, world: World, shares: Shares, *,
+    resume: bool, origin: Mapping[str, Any] | None, advise: bool,
 ) -> None:  # fmt: skip
     """Train with the run's folder locked: a new run replaces an earlier one, a resumed run continues it."""
     if recipe.training.tensorboard:
@@ -349,8 +291,8 @@ def _train(
             if checkpoint.fingerprint(start.folder) != origin["sha256"]:
                 changed = f"{start.folder} has changed since {run.path} began from it"
                 raise CheckpointError(changed, "--force starts over")
-            _copy_shared_weights(start, model, recipe)
-        trainer = Trainer(recipe, model, data, world, run)
+            copy_shared_weights(start, model, recipe, data.tokenizers.target)
+        trainer = Trainer(recipe, model, data, world, run, shares)
         if saved is not None:
             trainer.resume(saved)
         if _is_finished(trainer, advise=advise):
@@ -382,14 +324,18 @@ def _fit(trainer: Trainer, saved: Checkpoint | None) -> None:
     run, recipe, world, step = trainer.run, trainer.recipe, trainer.world, trainer.position.step
     for warning in consequences(saved, recipe, trainer.numerics) if saved else ():
         console.warn(warning)
-    parameters, precision = trainer.parameters, trainer.precision
-    console.say(f"{parameters:,} parameters, {precision}, from update {step:,} to {recipe.training.updates:,}")
+    precision, shares = trainer.precision, trainer.shares
+    console.say(f"{shares.in_words(recipe.training)}, {precision}, from update {step:,} to {recipe.training.updates:,}")
+    if recipe.training.freeze and not run.read_manifest().get("from"):
+        parts = ", ".join(recipe.training.freeze)
+        console.warn(f"training.freeze without --from: {parts} will stay as they were drawn")
     board = run.path / "tensorboard" if recipe.training.tensorboard else None
     trainer.log = Log(run.log if world.first else None, board)
     trainer.log.write(
-        "resumed" if saved else "start", step, parameters=parameters, precision=precision, janus=__version__,
-        torch=torch.__version__, python=sys.version.split()[0], device=str(world.device), ranks=world.size,
-        threads=torch.get_num_threads(), command=sys.argv[1:],
+        "resumed" if saved else "start", step, parameters=shares.parameters, precision=precision,
+        janus=__version__, torch=torch.__version__, python=sys.version.split()[0], device=str(world.device),
+        ranks=world.size, threads=torch.get_num_threads(), command=sys.argv[1:],
+        **({"frozen": shares.frozen} if shares.frozen else {}),
     )  # fmt: skip
     trainer.on_save = partial(_write_run_txt, trainer, "training")
     trainer.on_save()
@@ -417,7 +363,7 @@ def _locked_folder(run: Run) -> Iterator[None]:
         yield
 
 
-def _begin(recipe: Recipe, run: Run, data: Prepared, origin: Mapping[str, str] | None) -> None:
+def _begin(recipe: Recipe, run: Run, data: Prepared, origin: Mapping[str, Any] | None) -> None:
     """Replace the files of an earlier run by those that a new run begins with."""
     for folder in (run.checkpoints, run.decoded, run.path / "tensorboard"):
         shutil.rmtree(folder, ignore_errors=True)
@@ -485,7 +431,7 @@ def _write_run_txt(trainer: Trainer, state: str) -> None:
         best = f", the best so far {figure(trainer.metric, position.best)} at update {position.best_step:,}"
     text = RUN_TXT.format(
         name=visible(run.path.name), recipe=recipe, model=recipe.model, version=__version__, **kept, **commands,
-        parameters=trainer.parameters, precision=trainer.precision,
+        size=trainer.shares.in_words(recipe.training), precision=trainer.precision,
         prepared=visible(str(manifest.get("prepared"))), fingerprint=manifest.get("fingerprint"),
         targets=f"\n           targets by {visible(teacher)}" if teacher else "",
         origin=f"\nfrom       {visible(origin)}" if origin else "",

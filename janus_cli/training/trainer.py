@@ -38,6 +38,7 @@ from janus_cli.terminal import command
 from janus_cli.training import best, checkpoint
 from janus_cli.training.checkpoint import EMA, MODEL, MOMENTS, OPTIMIZER, Checkpoint, optimizer_tensors
 from janus_cli.training.log import Log, Meter
+from janus_cli.training.optimizer import Shares, optimizer_of
 from janus_cli.training.validation import Material, material, scoring_of, validate
 
 
@@ -62,11 +63,14 @@ class Trainer:
     Several ranks build equal trainers and call the same methods in the same order.
     """
 
-    def __init__(self, recipe: Recipe, model: Transformer, prepared: Prepared, world: World, run: Run) -> None:
+    def __init__(
+        self, recipe: Recipe, model: Transformer, prepared: Prepared, world: World, run: Run,
+        shares: Shares | None = None,
+    ) -> None:  # fmt: skip
         self.recipe, self.knobs, self.model, self.prepared = recipe, recipe.training, model, prepared
         self.world, self.run = world, run
-        self.parameters = sum(weight.numel() for weight in model.parameters())
-        self.optimizer = make_optimizer(model, recipe.training)
+        self.shares = shares or Shares.of(model, recipe.training)
+        self.optimizer = optimizer_of(model, recipe.training, self.shares)
         self.loss: nn.Module = LossModule(model, OBJECTIVES[recipe.objective.name])
         if world.size > 1:
             self.loss = DistributedDataParallel(self.loss)
@@ -145,8 +149,9 @@ class Trainer:
             NonFiniteError, OutOfMemoryError: `max_bad_steps` updates in a row were skipped, the last for this reason.
         """
         began, position = perf_counter(), self.position
+        rate = learning_rate(position.step, self.knobs)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(position.step, self.knobs)
+            group["rate"], group["lr"] = rate, rate * group["share"]
         counts = self.world.sums(self._counts(window))
         results: list[tuple[Mapping[str, Term], Micro]] = []
         for parts in (1, 2):
@@ -362,8 +367,8 @@ class Trainer:
         """A step of the optimiser, and of the moving average of the weights.
 
         Raises:
-            OutOfMemoryError: the first step allocates the moments, twice the size of the weights, and they do not fit.
-                Some weights may have moved by then, so the update is not repeated.
+            OutOfMemoryError: the first step allocates the moments, twice the size of the trained weights, and they do
+                not fit. Some weights may have moved by then, so the update is not repeated.
         """
         try:
             self.optimizer.step()
@@ -373,7 +378,7 @@ class Trainer:
             if not is_about_memory(problem):
                 raise
             raise OutOfMemoryError(
-                f"update {self.position.step + 1}: no memory for what the optimiser keeps, twice the weights",
+                f"update {self.position.step + 1}: no memory for what the optimiser keeps, twice the trained weights",
                 "the last checkpoint is untouched; make the model smaller, or free memory",
             ) from None
 
@@ -431,14 +436,6 @@ class LossModule(nn.Module):
 
     def forward(self, batch: Batch, plan: Plan, knobs: Any) -> dict[str, Term]:
         return self.objective.loss(self.model, batch, plan, knobs)
-
-
-def make_optimizer(model: nn.Module, knobs: Training) -> torch.optim.AdamW:
-    """Adam with decoupled weight decay."""
-    return torch.optim.AdamW(
-        model.parameters(), lr=knobs.learning_rate, betas=(knobs.beta1, knobs.beta2), eps=knobs.epsilon,
-        weight_decay=knobs.weight_decay, fused=True,
-    )  # fmt: skip
 
 
 def learning_rate(step: int, knobs: Training) -> float:

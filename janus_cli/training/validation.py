@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from statistics import fmean
@@ -18,14 +19,18 @@ from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.batching import UNTRAINED, epoch_batches, load_batch, noised
 from janus_cli.data.filters import with_losses
+from janus_cli.data.lines import Lines
 from janus_cli.data.prepared import Prepared
 from janus_cli.data.references import prepared_references
 from janus_cli.data.store import Store
 from janus_cli.data.tokenizer import Tokenizer
 from janus_cli.device import StopSignal, World
 from janus_cli.recipe import Recipe
+from janus_cli.runs import text_name
+from janus_cli.scoring import glge
 from janus_cli.scoring.judge import Judge
-from janus_cli.scoring.scores import References
+from janus_cli.scoring.report import Output
+from janus_cli.scoring.scores import Hypotheses, References
 from janus_cli.training.log import Means
 
 SEED = 1  # of the choice of sentences: the same for all runs, so that their scores can be compared
@@ -41,18 +46,36 @@ def sample(size: int, most: int) -> list[int]:
 
 
 def scoring_of(judge: Judge, recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
-    """What scores of a validation can be compared by: the judge, and how many sentences, if not all, are decoded."""
-    count = recipe.training.valid_sentences
-    return {**judge.plain, **({"sentences": count} if count < len(prepared.valid) else {})}
+    """What scores of a validation can be compared by: the judge, a task, and how many sentences, if not all."""
+    count, task = recipe.training.valid_sentences, recipe.scoring.task
+    return {
+        **judge.plain,
+        **({"task": task} if task else {}),
+        **({"sentences": count} if count < len(prepared.valid) else {}),
+    }
 
 
 class Material(NamedTuple):
-    """What validations read. with_losses: the pairs that have losses. sources, references: of what is decoded."""
+    """What validations read. with_losses: the pairs that have losses. sources, references: of what is decoded.
+
+    task: see `scoring.task`. lines: the text of the sources, if the task pools the references of equal ones.
+    """
 
     with_losses: Store
     sources: list[list[int]]
-    references: References
+    references: list[list[str | None]]
     target: Tokenizer
+    task: str | None
+    lines: Output | None
+
+    def score(self, outputs: Sequence[list[int]], judge: Judge) -> float:
+        """Of the ids that were decoded, by the same functions as `janus score`."""
+        texts: Hypotheses = self.target.decode(outputs)
+        references: References = self.references
+        if self.task:
+            named = [Output("outputs", texts)], [("valid", self.references)]
+            ((_, texts),), ((_, references),) = glge.as_task(self.task, *named, self.lines)
+        return judge.score(texts, references).value
 
 
 def material(recipe: Recipe, prepared: Prepared) -> Material:
@@ -62,7 +85,13 @@ def material(recipe: Recipe, prepared: Prepared) -> Material:
     lengths = (batch.source_real.sum(1) - 1).clamp(max=recipe.reads).tolist()  # cut, as `janus decode` does
     sources = [ids[:length] for ids, length in zip(batch.source.tolist(), lengths, strict=True)]
     references = prepared_references(prepared.folder, "valid", rows)
-    return Material(valid.only(with_losses(valid, recipe.data)), sources, references, prepared.tokenizers.target)
+    task, lines = recipe.scoring.task, None
+    if task and glge.TASKS[task].source:
+        name = text_name("valid", "source")
+        texts = list(Lines(prepared.folder / name))
+        lines = Output(name, [texts[row] for row in rows])
+    with_loss = valid.only(with_losses(valid, recipe.data))
+    return Material(with_loss, sources, references, prepared.tokenizers.target, task, lines)
 
 
 def validate(
@@ -93,9 +122,7 @@ def validate(
                 decoded[side][place] = best.tokens
                 odd[f"unk_{side}"] += UNK in best.tokens
                 odd[f"limited_{side}"] += best.limited
-    scores = {
-        side: judge.score(material.target.decode(ids), material.references).value for side, ids in decoded.items()
-    }
+    scores = {side: material.score(ids, judge) for side, ids in decoded.items()}
     return {
         **metrics, **{name: count / len(sources) for name, count in odd.items()},
         **{f"{judge.metric}_{side}": value for side, value in scores.items()},

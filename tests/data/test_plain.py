@@ -167,6 +167,8 @@ def test_a_pretrained_model_learns_another_task(tiny_recipe: Path, janus: Janus)
     assert all({"ce_ar", "ce_nar", "kl_ar_aux", "loss", "bleu_ar"} <= line.keys() for line in log)
     go(tiny_recipe, "other", *PLAIN, "denoising.share=0.4", "training.updates=1")
     assert janus("decode", "--run", "pre", "--split", "valid", "--mode", "ar")[0] == 0
+    code, _, err = janus("compare", "--recipe", "tiny.yaml", *sets(*PLAIN), "--out", "compared")
+    assert (code, "no test split" in err, Path("compared").exists()) == (2, True, False), err
     reuse = sets("tokenizer.reuse=pre")
     assert janus("preprocess", "--recipe", "tiny.yaml", *reuse, "--out", "pairs")[0] == 0
     options = ("--prepared", "pairs", "--from", "pre", "--run", "fine", *reuse, *sets("training.updates=2"))

@@ -361,3 +361,36 @@ def test_several_references_and_sources_that_are_cut_as_decoding_does(
     trainer.validate()
     assert trainer.metrics["bleu"] == pytest.approx(100)
     assert max(widths) == trainer.model.knobs.max_length
+
+
+def test_a_task_of_glge_is_validated_as_it_is_scored(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, janus: Janus
+) -> None:
+    """By lower-case lines with joined words, one for each source, whose references are pooled."""
+    names = ("Ann", "Bob", "Eve", "Kim")
+    questions = {name: (f"who ' s {name} ?", f"What did {name} do ?") for name in names}
+    written = {name: f"who ' s {other} ?" for name, other in zip(names, ("Ann", "Bob", "Bob", "Bob"), strict=True)}
+    for split in ("train", "valid", "test"):
+        Path(f"{split}.src").write_text("".join(f"{name}\n{name}\n" for name in names))
+        targets = [line for name in names for line in questions[name]]
+        Path(f"{split}.tgt").write_text("".join(f"{line}\n" for line in targets))
+    trainer = make_trainer(
+        tiny_recipe, "data.dir=.", "data.task=generation", "tokenizer.kind=words", "scoring.task=squad_qg",
+        "scoring.metric=bleu1-coco", "training.valid_sentences=8", objective="ar",
+    )  # fmt: skip
+    sides = trainer.prepared.tokenizers
+
+    def generate(_: Transformer, source: Tensor, *__: Any) -> list[list[Output]]:
+        texts = sides.source.decode([[token for token in row if token > EOS] for row in source.tolist()])
+        return [[Output(ids, [], 0.0, 1)] for ids in sides.target.encode([written[text] for text in texts])]
+
+    monkeypatch.setattr(validation, "generate", generate)
+    trainer.validate()
+    Path("out.txt").write_text("".join(f"{written[name]}\n" * 2 for name in names))
+    command = ("score", "out.txt", "--reference", "valid.tgt", "--metrics", "bleu1-coco", "--json")
+    raw, official = (
+        json.loads(janus(*command, *more)[1])["scores"][0]["value"]
+        for more in ((), ("--task", "squad_qg", "--pool-references", "valid.src"))
+    )
+    assert trainer.metrics["bleu1-coco_ar"] == pytest.approx(official)
+    assert official != pytest.approx(raw)
