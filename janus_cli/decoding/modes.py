@@ -21,7 +21,7 @@ _KNOBS, _USUAL = knobs(Decoding), Decoding()
 _SHORT = {  # in the names of files, each with its value; named there only if it is not the usual one
     "temperature": "t", "top_k": "k", "top_p": "p", "seed": "seed", "diversity": "diversity", "groups": "groups",
     "no_repeat_ngram": "ngram", "min_length": "min", "unk": "unk", "nbest": "nbest", "keep_lengths": "keep",
-    "sure": "sure",
+    "sure": "sure", "rewrite_repeats": "rewrite",
 }  # fmt: skip
 
 

@@ -103,10 +103,13 @@ INDEPENDENT: list[tuple[Mode, ARSide, dict[str, Any]]] = [
     ("ar", "content", {"temperature": 1.2, "top_k": 4, "top_p": 0.8}), ("ar", "query", {"beam": 1, "min_length": 7}),
     ("spec", "content", {"redraft": "joint", "draft_length": 4}), ("spec", "query", {"redraft": "joint"}),
     ("spec", "query", {"redraft": "ar"}), ("semi", "self", {"block": 3}),
+    ("semi", "self", {"block": 3, "remove_repeats": True, "no_repeat_ngram": 2}),
     *(
         ("nar", "content", changes)
         for changes in (
             {}, {"update": "all"}, {"rerank": "ar"}, {"remove_repeats": True, "rerank": "ar"},
+            {"rewrite_repeats": 1}, {"rewrite_repeats": 2, "no_repeat_ngram": 2, "rerank": "ar", "keep_lengths": 2},
+            {"rewrite_repeats": 2, "update": "all", "remove_repeats": True},
             {"length_beam": 1, "iters": 9}, {"unk": "ban", "rerank": "ar"},
             {"rerank": "nar", "keep_lengths": 0}, {"length_beam": 6, "rerank": "ar", "keep_lengths": 2, "sure": 0.2},
         )

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from janus_cli.core.batch import MASK, PAD
+from janus_cli.core.search.repeats import NONE, Repeats
 
 Step = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, ...]]
-Trace = Callable[[Tensor, Tensor, Tensor], None]
+Trace = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 Update = Literal["hidden", "all"]
 
 
 def mask_predict(
     step: Step, tokens: Tensor, iters: int, *, update: Update = "hidden", fan: int = 1, sure: float = 1,
-    begun: tuple[Tensor, Tensor] | None = None, only: Tensor | None = None, leaving: bool = True,
-    trace: Trace | None = None,
+    repeats: Repeats = NONE, begun: tuple[Tensor, Tensor] | None = None, only: Tensor | None = None,
+    leaving: bool = True, trace: Trace | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Fills in every MASK in at most `iters` decoder passes.
 
@@ -40,10 +41,12 @@ def mask_predict(
             once MASK is written anew in each pass, hidden or not.
         fan: number of rows of each sentence, which are adjacent.
         sure: a token of this probability or more is not hidden again.
+        repeats: what repeats is hidden again in any case, but for the most certain of its kind.
         begun: what the first pass wrote, tokens and log-probabilities (R, T), if it is done already.
         only: (R, T) bool, the places that may be written; a MASK elsewhere stays.
         leaving: whether sentences may skip passes; if not, the host never waits for a GPU.
-        trace: called after each pass as `trace(tokens, logps, hidden)`: what is written, and what is hidden next.
+        trace: called after each pass as `trace(tokens, logps, hidden, repeated)`: what is written, what is hidden next,
+            and what of that because it repeats.
 
     Returns:
         tokens (R, T) int64, their log-probabilities (R, T) in nats with 0 where none was written, and the passes (B,)
@@ -74,8 +77,12 @@ def mask_predict(
         read, hidden = reading, least_certain(logps, ours, count * (iters - done) // iters)
         if sure < 1:
             hidden = hidden & (logps < log(sure))
+        repeated = torch.zeros_like(hidden)
+        if repeats and done < iters:
+            repeated = repeats.less_certain(tokens, logps) & ours
+            hidden = hidden | repeated
         if trace is not None:
-            trace(tokens, logps, hidden)
+            trace(tokens, logps, hidden, repeated)
     return tokens, logps, passes
 
 
@@ -100,7 +107,8 @@ class Written(NamedTuple):
 
 def over_lengths(
     first: Step, step: Step, tokens: Tensor, prior: Tensor, iters: int, *, fan: int, keep: int = 0,
-    update: Update = "hidden", sure: float = 1, leaving: bool = True, trace: Trace | None = None,
+    update: Update = "hidden", sure: float = 1, repeats: Repeats = NONE, leaving: bool = True,
+    trace: Trace | None = None,
 ) -> Written:  # fmt: skip
     """`mask_predict` over several lengths of each sentence; those go on that the first pass is least in doubt about.
 
@@ -125,8 +133,9 @@ def over_lengths(
         begun = torch.where(asked, best, tokens)[rows], logps.masked_fill(~asked, 0.0)[rows]
         fan, scores = keep, scores[rows]
     tokens, logps, passes = mask_predict(
-        step, tokens[rows], iters, update=update, fan=fan, sure=sure, begun=begun, leaving=leaving, trace=trace
-    )
+        step, tokens[rows], iters,
+        update=update, fan=fan, sure=sure, repeats=repeats, begun=begun, leaving=leaving, trace=trace,
+    )  # fmt: skip
     return Written(rows, scores, tokens, logps, passes)
 
 
@@ -153,17 +162,6 @@ def predicted_lengths(logits: Tensor, count: int, longest: int) -> tuple[Tensor,
     allowed = logits.float()[:, 1 : longest + 1]
     places = allowed.sort(dim=1, descending=True, stable=True).indices[:, :count]
     return 1 + places, allowed.log_softmax(1).gather(1, places)
-
-
-def without_repeats(tokens: Tensor, logps: Tensor) -> tuple[Tensor, Tensor]:
-    """Drops each token that equals the one before it and closes the gaps. Both (R, T), PAD after the end."""
-    repeated = torch.zeros_like(tokens, dtype=torch.bool)
-    repeated[:, 1:] = tokens[:, 1:] == tokens[:, :-1]
-    order = repeated.int().sort(dim=1, stable=True).indices
-    return (
-        tokens.masked_fill(repeated, PAD).gather(1, order),
-        logps.masked_fill(repeated, 0.0).gather(1, order),
-    )
 
 
 def mean_logp(tokens: Tensor, logps: Tensor) -> Tensor:
