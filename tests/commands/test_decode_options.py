@@ -275,8 +275,8 @@ def test_no_ngram_comes_twice_where_several_tokens_are_written_in_a_pass(
     janus: Janus, run: str, mode: list[str]
 ) -> None:
     """And an output in which none did is the same to the last digit."""
-    roomy = ("--run", run, *mode, "--keep-repeats", "--set", "decoding.max_extra=20")
-    free, ruled = (every(decoded(janus, *roomy, *rule)) for rule in ((), ("--no-repeat-ngram", "2")))
+    words = ("--run", run, *mode, "--keep-repeats")
+    free, ruled = (every(decoded(janus, *words, *rule)) for rule in ((), ("--no-repeat-ngram", "2")))
     repeats = [len({*pairwise(each["ids"])}) < len(each["ids"]) - 1 for each in free]
     assert {*repeats} == {True, False}
     assert all(len({*pairwise(each["ids"])}) == max(0, len(each["ids"]) - 1) for each in ruled)
