@@ -171,11 +171,12 @@ class Generator:
         size = options.rewrite_repeats
         how: dict[str, Any] = {"fan": fan, "keep": options.kept, "update": options.update, "sure": options.sure}
         how["repeats"] = Repeats(doubled=size > 0, ngram=size if size > 1 else 0)
+        writing: dict[str, Any] = {"never": never, "differ": options.avoid_repeats}
         if recorded:
-            found = recorded.over_lengths(masks(lengths), prior, options.iters, never=never, **how)
+            found = recorded.over_lengths(masks(lengths), prior, options.iters, **writing, **how)
         else:
             keep = (lambda *state: states.append(state)) if trace else None
-            step = partial(fill_masks, model, memory, never=never)
+            step = partial(fill_masks, model, memory, **writing)
             found = over_lengths(
                 partial(step, doubt=True), step, masks(lengths), prior, options.iters, trace=keep, **how
             )

@@ -427,6 +427,13 @@ class Decoding:
         Knob("lengths that the first pass leaves to be finished and reranked; 0: all [C]", ge=0, le=10**6,
              modes=("nar",), only_with="rerank"),
     ] = 3  # fmt: skip
+    avoid_repeats: Annotated[
+        bool,
+        Knob(
+            "of two equal neighbours, write the less certain as its next likeliest token",
+            "[H]", modes=("nar",), off=True, flag="--avoid-repeats/--allow-repeats",
+        ),
+    ] = False  # fmt: skip
     rewrite_repeats: Annotated[
         int,
         Knob(

@@ -23,6 +23,7 @@ KEPT = Path("runs/janus/decode")
 OFF = [
     "--temperature", "0", "--top-k", "0", "--top-p", "1", "--diversity", "0", "--groups", "0", "--min-length", "0",
     "--no-repeat-ngram", "0", "--unk", "keep", "--rewrite-repeats", "0",
+    "--allow-repeats",
 ]  # fmt: skip
 WAYS = [
     ("ar", ["--mode", "ar"]), ("ar", ["--beam", "1"]), ("janus", ["--mode", "nar"]), ("janus", ["--mode", "spec"]),
@@ -83,6 +84,7 @@ def test_what_is_off_changes_nothing_in_any_mode(janus: Janus, run: str, mode: l
         (["--mode", "spec", "--no-repeat-ngram", "3"], ["--no-repeat-ngram would change nothing", "--mode spec"]),
         (["--mode", "nar", "--min-length", "3"], ["--min-length would change nothing", "--mode nar"]),
         (["--run", "mpnet", "--min-length", "3"], ["--min-length would change nothing", "predicts the length first"]),
+        (["--mode", "ar", "--avoid-repeats"], ["--avoid-repeats would change nothing", "add --mode nar"]),
         (["--mode", "ar", "--rewrite-repeats", "1"], ["--rewrite-repeats would change nothing", "add --mode nar"]),
         (["--run", "bang", "--mode", "nar", "--rewrite-repeats", "1"], ["--rewrite-repeats would change nothing"]),
         (["--run", "cmlm", "--temperature", "1"], ["--temperature would change nothing", "leave it out"]),
@@ -126,6 +128,10 @@ def test_what_the_recipe_turns_on_for_another_mode_is_said(janus: Janus) -> None
     assert f"warning: {said} it off" in err
     assert "warning: decoding.min_length 2, from the recipe, is not used" in err
     assert "top_k" not in err
+    said = (
+        "decoding.avoid_repeats True, from the recipe, is not used: this decodes with --mode ar; --allow-repeats turns"
+    )
+    assert said in janus("--mode", "ar", "--set", "decoding.avoid_repeats=true")[2]
     more = ("--nbest", "9", "--length-beam", "5", "--set", "decoding.temperature=0.7")
     code, _, err = janus("--mode", "nar", *more)
     assert (code, "--nbest 9 is more than --length-beam 5" in err) == (2, True)
@@ -189,6 +195,7 @@ def test_null_is_the_limit_of_the_checkpoint(janus: Janus) -> None:
          "ar.beam4.diversity2.groups2.nbest2"),
         (["--no-repeat-ngram", "2", "--min-length", "4"], "ar.beam3.ngram2.min4"),
         (["--mode", "nar", "--rewrite-repeats", "2", "--no-repeat-ngram", "3"], "nar3.lb3.ngram3.rewrite2"),
+        (["--mode", "nar", "--avoid-repeats", "--remove-repeats"], "nar3.lb3.avoid.norepeats"),
         (["--set", "decoding.max_extra=3", "--set", "decoding.max_ratio=1"], "ar.beam3.ratio1.extra3"),
         (["--set", "decoding.max_ratio=0.5", "--unk", "ban", "--precision", "bf16"], "ar.beam3.unkban.bf16"),
     ],

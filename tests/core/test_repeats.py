@@ -37,7 +37,8 @@ def hidden(repeats: Repeats, tokens: list[int], sure: list[float]) -> list[int]:
         (PAIRS, [A, B, C, A, B], [0.9, 0.5, 0.9, 0.6, 0.6], [3, 4]),  # 0.45 together, against 0.36
         (PAIRS, [A, B, C, A, B], [0.5] * 5, [3, 4]),
         (PAIRS, [A, B, C, A, B, D, A, B], [0.5, 0.5, 0.9, 0.6, 0.6, 0.9, 0.4, 0.4], [0, 1, 6, 7]),
-        (PAIRS, [A, A, A], [0.5, 0.9, 0.8], [0, 1]),  # A A twice, and they share a token
+        (PAIRS, [A, A, A], [0.5, 0.9, 0.8], []),  # A A twice, but they share a token: without it, neither is there
+        (PAIRS, [A, A, A, A], [0.5, 0.9, 0.8, 0.9], [0, 1]),
         (PAIRS, [A, B, A, C, A], [0.1] * 5, []),  # single tokens may come again
         (PAIRS, [A, B, PAD, PAD, PAD, PAD], [0.5] * 6, []),
         (TRIPLES, [A, B, C, D, A, B, C], [0.5] * 7, [4, 5, 6]),
@@ -91,22 +92,25 @@ def texts(count: int, words: int) -> tuple[Tensor, Tensor]:
     return tokens, logps.masked_fill(tokens == PAD, 0.0)
 
 
-def repeating(repeats: Repeats, text: list[int]) -> bool:
-    grams = [tuple(text[start : start + repeats.ngram]) for start in range(len(text) - repeats.ngram + 1)]
+def repeating(repeats: Repeats, text: list[int], *, apart: bool = False) -> bool:
+    """apart: n-grams that share tokens do not count."""
+    n = repeats.ngram
+    grams = [tuple(text[start : start + n]) for start in range(len(text) - n + 1)]
     doubled = any(one == other for one, other in pairwise(text))
-    return (repeats.doubled and doubled) or (repeats.ngram > 0 and len({*grams}) < len(grams))
+    later = (gram in grams[: max(0, place - n + 1 if apart else place)] for place, gram in enumerate(grams))
+    return (repeats.doubled and doubled) or (n > 0 and any(later))
 
 
 @pytest.mark.parametrize("doubled", [False, True])
 @pytest.mark.parametrize("ngram", [0, 1, 2, 3])
 def test_nothing_repeats_any_more_and_what_never_did_is_unchanged_to_the_bit(doubled: bool, ngram: int) -> None:
     repeats, (tokens, logps) = Repeats(doubled, ngram), texts(400, words=4)
-    assert bool(repeats) == (doubled or ngram > 0)
     kept, sure = repeats.without(tokens, logps)
-    again = repeats.less_certain(tokens, logps).any(1).tolist()
     rows = [[token for token in text if token != PAD] for text in tokens.tolist()]
-    assert again == [repeating(repeats, text) for text in rows]
+    again = [repeating(repeats, text) for text in rows]
     assert {*again} == ({False, True} if repeats else {False})
+    hidden = repeats.less_certain(tokens, logps).any(1).tolist()
+    assert hidden == [repeating(repeats, text, apart=True) for text in rows]
     for place, text in enumerate(kept.tolist()):
         size = text.index(PAD) if PAD in text else len(text)
         assert not repeating(repeats, text[:size])
@@ -148,6 +152,22 @@ def test_a_repeat_is_hidden_again_though_it_is_sure_and_the_schedule_would_keep_
     assert (tokens.tolist(), passes.tolist()) == ([[A, C, B]], [2])
     assert [[state[3].tolist() for state in states]] == [[[[True, True, False]], [[False] * 3], [[False] * 3]]]
     assert mask_predict(Stammering([A, C, D], sure), masks(torch.tensor([3])), 3, sure=0.45)[0].tolist() == [[B] * 3]
+
+
+def test_of_equal_neighbours_the_less_certain_is_the_next_best_if_it_is_written_in_this_pass() -> None:
+    def step(tokens: Tensor, asked: Tensor, sentences: Tensor | None) -> tuple[Tensor, ...]:
+        if tokens[0, 0] == MASK:  # the first pass: B B B A
+            best, sure = [[B, B, B, A]], [[0.8, 0.6, 0.7, 0.9]]
+        else:  # B is surer in the middle than at its left, and A less sure than at its right
+            best, sure = [[C, B, A, C]], [[0.5, 0.9, 0.6, 0.5]]
+        others = torch.tensor([[C, D, E, C]]), torch.tensor([[0.1, 0.3, 0.2, 0.1]]).log()
+        return torch.tensor(best), torch.tensor(sure).log(), *others
+
+    states: list[tuple[Tensor, ...]] = []
+    tokens, logps, _ = mask_predict(step, masks(torch.tensor([4])), 2, trace=lambda *state: states.append(state))
+    assert states[0][0].tolist() == [[B, D, B, A]]
+    assert tokens.tolist() == [[B, B, E, A]]
+    assert logps.exp()[0].tolist() == pytest.approx([0.8, 0.9, 0.2, 0.9])
 
 
 def test_what_was_known_from_the_start_stays_and_after_the_last_pass_nothing_is_hidden() -> None:

@@ -35,6 +35,8 @@ def mask_predict(
     Args:
         step: `step(tokens, asked, sentences)` -> the best token and its log-probability at each place `asked` (A, T)
             bool; both (A, T). One decoder pass. sentences: (S,) int64, those whose rows these are; None for all.
+            If it gives the next best and their log-probabilities, too, these are written for what would equal a
+            neighbour and is less certain.
         tokens: (R, T) int64, MASK where a token is to be written, PAD after the end of a row.
         iters: decoder passes, at least 1.
         update: "hidden": a pass rewrites hidden tokens, the others keep token and certainty. "all": everything that was
@@ -66,13 +68,11 @@ def mask_predict(
         if begun is not None and done == 1:
             tokens, logps = begun
         elif rows is None:
-            best, certainty = step(reading, asked, None)
-            tokens, logps = torch.where(asked, best, tokens), torch.where(asked, certainty.to(logps.dtype), logps)
+            tokens, logps = _written(tokens, logps, asked, *step(reading, asked, None))
         elif len(rows):
             part = asked[rows]
-            best, certainty = step(reading[rows], part, sentences)
-            tokens = tokens.index_copy(0, rows, torch.where(part, best, tokens[rows]))
-            logps = logps.index_copy(0, rows, torch.where(part, certainty.to(logps.dtype), logps[rows]))
+            some = _written(tokens[rows], logps[rows], part, *step(reading[rows], part, sentences))
+            tokens, logps = tokens.index_copy(0, rows, some[0]), logps.index_copy(0, rows, some[1])
         passes += active
         read, hidden = reading, least_certain(logps, ours, count * (iters - done) // iters)
         if sure < 1:
@@ -84,6 +84,17 @@ def mask_predict(
         if trace is not None:
             trace(tokens, logps, hidden, repeated)
     return tokens, logps, passes
+
+
+def _written(tokens: Tensor, logps: Tensor, asked: Tensor, *found: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens and log-probabilities with what a pass has found where it was asked. All (A, T)."""
+    best, sure, *others = found
+    tokens, logps = torch.where(asked, best, tokens), torch.where(asked, sure.to(logps.dtype), logps)
+    if others:
+        equal = asked & Repeats(doubled=True).less_certain(tokens, logps)
+        tokens = torch.where(equal, others[0], tokens)
+        logps = torch.where(equal, others[1].to(logps.dtype), logps)
+    return tokens, logps
 
 
 def _taking_part(active: Tensor, fan: int) -> tuple[Tensor | None, Tensor | None]:
@@ -126,11 +137,13 @@ def over_lengths(
     scores = torch.zeros(len(tokens), device=tokens.device)
     if keep:
         asked = tokens == MASK
-        best, logps, entropies = first(tokens, asked, None)
+        *written, entropies = first(tokens, asked, None)
         scores = (prior - entropies.sum(1)) / (asked.sum(1) + 1)
         ranked = scores.view(-1, fan).sort(dim=1, descending=True, stable=True).indices[:, :keep]
         rows = (ranked + fan * torch.arange(len(ranked), device=tokens.device)[:, None]).flatten()
-        begun = torch.where(asked, best, tokens)[rows], logps.masked_fill(~asked, 0.0)[rows]
+        begun = _written(
+            tokens[rows], torch.zeros_like(written[1][rows]), asked[rows], *(each[rows] for each in written)
+        )
         fan, scores = keep, scores[rows]
     tokens, logps, passes = mask_predict(
         step, tokens[rows], iters,

@@ -25,9 +25,10 @@ class Repeats(NamedTuple):
         return self.doubled or self.ngram > 0
 
     def less_certain(self, tokens: Tensor, logps: Tensor) -> Tensor:
-        """Of equal neighbours the less certain, of equal n-grams all but the most certain; of a tie the first stays.
+        """Of equal neighbours the less certain, of equal n-grams all but the most certain; the first of a tie stays.
 
-        An n-gram is as certain as its log-probabilities together. No row depends on another.
+        An n-gram is as certain as its log-probabilities together, and is no repeat of one that it shares tokens with.
+        No row depends on another.
         tokens, logps: (R, T), PAD after the end of a row -> (R, T) bool.
         """
         found = torch.zeros_like(tokens, dtype=torch.bool)
@@ -92,4 +93,5 @@ def _less_certain(tokens: Tensor, logps: Tensor, ngram: int) -> Tensor:
         same = same & equal[:, span, span]  # (R, W, W)
     sure = sum((logps[:, span] for span in spans[1:]), logps[:, spans[0]])
     one, other, place = sure[:, :, None], sure[:, None], torch.arange(count, device=tokens.device)
+    same = same & ((place - place[:, None]).abs() >= ngram)  # of those that share tokens none could stay
     return (same & ((other > one) | ((other == one) & (place < place[:, None])))).any(2)
