@@ -15,7 +15,8 @@ from janus_cli.core.search import Iteration, Output
 from janus_cli.core.search.beam import Ending, Step, beam_search
 from janus_cli.core.search.blocks import write_blocks
 from janus_cli.core.search.greedy import greedy
-from janus_cli.core.search.mask_predict import masks, mean_logp, over_lengths, predicted_lengths, without_repeats
+from janus_cli.core.search.mask_predict import masks, mean_logp, over_lengths, predicted_lengths
+from janus_cli.core.search.repeats import Repeats
 from janus_cli.core.search.rules import Obeying
 from janus_cli.core.search.sample import Gumbel, row_keys, sample
 from janus_cli.core.search.speculative import speculative
@@ -153,8 +154,8 @@ class Generator:
         step = NextBlock(self.model, memory, most, block or int(most.max()), never_written(options))
         tokens, logps, passes = write_blocks(step, most, block)
         limited = (tokens != PAD).sum(1) >= most - 1
-        if options.remove_repeats:
-            tokens, logps = without_repeats(tokens, logps)
+        if dropped := _dropped(options):
+            tokens, logps = dropped.without(tokens, logps)
         outputs = _ranked(tokens, logps, mean_logp(tokens, logps)[:, None], 1, passes, (tokens != PAD).sum(1), [])
         return [[replace(o, limited=True)] if cut else [o] for (o,), cut in zip(outputs, limited.tolist(), strict=True)]
 
@@ -169,18 +170,21 @@ class Generator:
         model, fan, never, states = self.model, options.length_beam, never_written(options), list[tuple[Tensor, ...]]()
         recorded, memory = (None, model.encode(source, source != PAD)) if trace else self._read(source, options, fan)
         lengths, prior = (each.flatten() for each in self._lengths(memory, fan))
+        size = options.rewrite_repeats
         how: dict[str, Any] = {"fan": fan, "keep": options.kept, "update": options.update, "sure": options.sure}
+        how["repeats"] = Repeats(doubled=size > 0, ngram=size if size > 1 else 0)
+        writing: dict[str, Any] = {"never": never, "differ": options.avoid_repeats}
         if recorded:
-            found = recorded.over_lengths(masks(lengths), prior, options.iters, never=never, **how)
+            found = recorded.over_lengths(masks(lengths), prior, options.iters, **writing, **how)
         else:
             keep = (lambda *state: states.append(state)) if trace else None
-            step = partial(fill_masks, model, memory, never=never)
+            step = partial(fill_masks, model, memory, **writing)
             found = over_lengths(
                 partial(step, doubt=True), step, masks(lengths), prior, options.iters, trace=keep, **how
             )
         rows, scores, tokens, logps, passes = found
-        if options.remove_repeats:
-            tokens, logps = without_repeats(tokens, logps)
+        if dropped := _dropped(options):
+            tokens, logps = dropped.without(tokens, logps)
         if options.rerank == "nar" or not options.kept:
             scores = mean_logp(tokens, logps)
         if options.rerank == "ar":
@@ -214,6 +218,11 @@ def length_limit(lengths: Tensor, max_length: int, options: Decoding) -> Tensor:
     ratio, extra = options.limit
     limit = (lengths * ratio).long().clamp(min=options.min_length) + extra + 1
     return limit.clamp(max=max_length - 1)
+
+
+def _dropped(options: Decoding) -> Repeats:
+    """The repeats that an output of several tokens a pass must not have."""
+    return Repeats(options.remove_repeats, options.no_repeat_ngram)
 
 
 def _ranked(

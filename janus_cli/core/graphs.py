@@ -156,16 +156,18 @@ class RecordedSource:
         del self.encode
 
     def over_lengths(
-        self, tokens: Tensor, prior: Tensor, iters: int, *, never: Unwritten = NEVER_WRITTEN, **how: Any
-    ) -> Written:
-        """As `search.over_lengths`, all its passes in one recording; tokens (B * fan, T). never: see `fill_masks`."""
+        self, tokens: Tensor, prior: Tensor, iters: int, *, never: Unwritten = NEVER_WRITTEN,
+        differ: bool = False, **how: Any,
+    ) -> Written:  # fmt: skip
+        """As `search.over_lengths`, all its passes in one recording; tokens (B * fan, T). never, differ: see
+        `fill_masks`."""
 
         def passes(tokens: Tensor, prior: Tensor) -> Written:
-            step = partial(fill_masks, self.model, self.memory, never=never, everywhere=True)
+            step = partial(fill_masks, self.model, self.memory, never=never, differ=differ, everywhere=True)
             return over_lengths(partial(step, doubt=True), step, tokens, prior, iters, leaving=False, **how)
 
         width, room = self._room(tokens)
-        replay = self.step(("nar", room, iters, *sorted(how.items()), never), lambda: self.replay(passes))
+        replay = self.step(("nar", room, iters, *sorted(how.items()), never, differ), lambda: self.replay(passes))
         rows, scores, *texts, count = replay(F.pad(tokens, (0, room - width), value=PAD), prior)
         written, logps = (each[:, :width].clone() for each in texts)
         return Written(rows.clone(), scores.clone(), written, logps, count.clone())

@@ -289,6 +289,7 @@ OBJECTIVES: dict[str, type[ObjectiveKnobs]] = {
 KNOWN_LENGTH = "ar with lengths"  # ar if the AR side needs a predicted length (mpnet)
 ONE_PASS = "nar without lengths"  # nar in one block, up to the first EOS (bang)
 _BEAM = ("ar", KNOWN_LENGTH)
+_TOGETHER = ("nar", ONE_PASS, "semi")  # several tokens a pass
 _UP_TO_EOS = ("ar", ONE_PASS, "semi", "spec")
 COLDEST = 0.001  # temperature: divided by less, log-probabilities may overflow
 
@@ -363,8 +364,11 @@ class Decoding:
     ] = 0
     no_repeat_ngram: Annotated[
         int,
-        Knob("no n-gram of this size twice in an output; 0: any", "[N]", ge=0, le=2046, modes=_BEAM, off=True),
-    ] = 0
+        Knob(
+            "no n-gram of this size twice in an output; 0: any. nar, semi: the later one is dropped",
+            "[N]", ge=0, le=2046, modes=(*_BEAM, *_TOGETHER), off=True,
+        ),
+    ] = 0  # fmt: skip
     unk: Annotated[
         Literal["keep", "ban"], Knob("ban: never write <unk>; the other tokens share its probability", off=True)
     ] = "keep"
@@ -431,11 +435,26 @@ class Decoding:
         Knob("lengths that the first pass leaves to be finished and reranked; 0: all [C]", ge=0, le=10**6,
              modes=("nar",), only_with="rerank"),
     ] = 3  # fmt: skip
+    avoid_repeats: Annotated[
+        bool,
+        Knob(
+            "of two equal neighbours, write the less certain as its next likeliest token",
+            "[H]", modes=("nar",), off=True, flag="--avoid-repeats/--allow-repeats",
+        ),
+    ] = False  # fmt: skip
+    rewrite_repeats: Annotated[
+        int,
+        Knob(
+            "between passes, hide the less certain of two equal neighbours again; from 2 on also that of two equal "
+            "n-grams of this size; 0: neither",
+            "[H]", ge=0, le=2046, modes=("nar",), off=True,
+        ),
+    ] = 0  # fmt: skip
     remove_repeats: Annotated[
         bool,
         Knob(
             "drop a token equal to the one before it",
-            modes=("nar", ONE_PASS, "semi"), flag="--remove-repeats/--keep-repeats",
+            modes=_TOGETHER, flag="--remove-repeats/--keep-repeats",
         ),
     ] = False  # fmt: skip
     block: Annotated[

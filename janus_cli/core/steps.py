@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import chain
 from math import inf
 from typing import NamedTuple
 
@@ -67,42 +68,43 @@ def at_once(model: Transformer) -> int:
 
 def choices(
     model: Transformer, states: Tensor, never: Unwritten = NEVER_WRITTEN, at_end: Tensor | None = None,
-    *, doubt: bool = False,
+    *, doubt: bool = False, other: bool = False,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """The likeliest token, the lowest id of equal ones, and its log-probability in nats. (N, D) -> (N,), (N,).
 
-    at_end: (N,) bool, where EOS is the only choice. doubt: add the entropy in nats, (N,).
+    at_end: (N,) bool, where EOS is the only choice. other: add the next likeliest and its log-probability, (N,) each.
+    doubt: add the entropy in nats, (N,).
     """
     chosen, count = [], at_once(model)
     for start in range(0, max(1, len(states)), count):
         logits = logits_without(model, states[start : start + count], never.shared)
-        best = argmax(without(logits.clone(), never.kept) if never.kept else logits)
+        allowed = without(logits.clone(), never.kept) if never.kept else logits
+        best = argmax(allowed)
         if at_end is not None:
             best = best.masked_fill(at_end[start : start + count], EOS)
         entropy = [torch.special.entr(logits.softmax(1)).sum(1)] if doubt else []
-        chosen.append((best, -F.cross_entropy(logits, best, reduction="none"), *entropy))
+        found = [best] + ([argmax(allowed.scatter(1, best[:, None], -inf))] if other else [])
+        sure = ((each, -F.cross_entropy(logits, each, reduction="none")) for each in found)
+        chosen.append((*chain.from_iterable(sure), *entropy))
     return chosen[0] if len(chosen) == 1 else tuple(map(torch.cat, zip(*chosen, strict=True)))
 
 
 def choices_at(
     model: Transformer, states: Tensor, asked: Tensor, never: Unwritten, at_end: Tensor | None = None,
-    *, everywhere: bool = False, doubt: bool = False,
+    *, everywhere: bool = False, **more: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """`choices` at the places `asked` (R, L) bool of states (R, L, D) -> (R, L) each; PAD and 0 elsewhere.
+    """`choices` at the places `asked` (R, L) bool of states (R, L, D) -> (R, L) each; PAD, which is 0, elsewhere.
 
-    everywhere: compute them at all places, so that no shape depends on `asked`.
+    everywhere: compute them at all places, so that no shape depends on `asked`. more: what `choices` adds.
     """
     if everywhere:
-        found = choices(model, states.flatten(0, 1), never, None if at_end is None else at_end.flatten(), doubt=doubt)
-        best, *others = (each.view(asked.shape) for each in found)
-        return best.masked_fill(~asked, PAD), *(each.masked_fill(~asked, 0.0) for each in others)
-    found = choices(model, states[asked], never, None if at_end is None else at_end[asked], doubt=doubt)
-    exact = torch.promote_types(states.dtype, torch.float32)
-    best = torch.full(asked.shape, PAD, device=asked.device)
-    others = [torch.zeros(asked.shape, dtype=exact, device=asked.device) for _ in found[1:]]
-    for whole, part in zip((best, *others), found, strict=True):
+        found = choices(model, states.flatten(0, 1), never, None if at_end is None else at_end.flatten(), **more)
+        return tuple(each.view(asked.shape).masked_fill(~asked, PAD) for each in found)
+    found = choices(model, states[asked], never, None if at_end is None else at_end[asked], **more)
+    wholes = tuple(torch.full(asked.shape, PAD, dtype=part.dtype, device=asked.device) for part in found)
+    for whole, part in zip(wholes, found, strict=True):
         whole[asked] = part
-    return best, *others
+    return wholes
 
 
 def token_logps(model: Transformer, states: Tensor, tokens: Tensor, never: Unwritten = NEVER_WRITTEN) -> Tensor:
@@ -237,17 +239,17 @@ class NextBlock:
 
 def fill_masks(
     model: Transformer, memory: Memory, tokens: Tensor, asked: Tensor, sentences: Tensor | None = None,
-    *, never: Unwritten = NEVER_WRITTEN, everywhere: bool = False, doubt: bool = False,
+    *, never: Unwritten = NEVER_WRITTEN, everywhere: bool = False, doubt: bool = False, differ: bool = False,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """The step of `mask_predict`: one decoder pass over BOS, observed and MASK tokens, EOS; all see each other.
 
     never: tokens of probability 0, beside EOS. everywhere, doubt: see `choices_at`; `over_lengths` needs the doubt of
-    the first pass.
+    the first pass. differ: add the next likeliest tokens, for what would equal a neighbour.
     """
     memory = memory if sentences is None else memory.select(sentences)
     target = framed(tokens)
     states = model.decode(masked(target, torch.zeros_like(target)), memory)[:, 1:-1]  # (R, T, D)
-    return choices_at(model, states, asked, never.or_eos, everywhere=everywhere, doubt=doubt)
+    return choices_at(model, states, asked, never.or_eos, everywhere=everywhere, doubt=doubt, other=differ)
 
 
 def draft_input(tokens: Tensor, counts: Tensor, size: Tensor, length: int, room: int) -> tuple[Tensor, Tensor]:

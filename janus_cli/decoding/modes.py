@@ -21,7 +21,7 @@ _KNOBS, _USUAL = knobs(Decoding), Decoding()
 _SHORT = {  # in the names of files, each with its value; named there only if it is not the usual one
     "temperature": "t", "top_k": "k", "top_p": "p", "seed": "seed", "diversity": "diversity", "groups": "groups",
     "no_repeat_ngram": "ngram", "min_length": "min", "unk": "unk", "nbest": "nbest", "keep_lengths": "keep",
-    "sure": "sure",
+    "sure": "sure", "rewrite_repeats": "rewrite",
 }  # fmt: skip
 
 
@@ -68,6 +68,7 @@ class Plan:
         elif self.way == "nar":
             parts = [f"nar{options.iters}", f"lb{options.length_beam}"]
             parts += ["all"] * (options.update == "all")
+            parts += ["avoid"] * options.avoid_repeats
             parts += ["norepeats"] * options.remove_repeats
             parts += {"none": [], "nar": ["rerank-nar"], "ar": ["rerank"]}[options.rerank]
         else:
@@ -120,8 +121,10 @@ class Plan:
                 "(objective.correct): expect nonsense, or use --update hidden"
             )
         for name, value in self.idle.items():
-            off = f"{flag(name)} {getattr(_USUAL, name):g} turns it off"
-            yield f"decoding.{name} {value}, from the recipe, is not used: {self.obstacle(name)[0]}; {off}"
+            off = (_KNOBS[name].flag or "").partition("/")[2] or f"{flag(name)} {getattr(_USUAL, name):g}"
+            yield (
+                f"decoding.{name} {value}, from the recipe, is not used: {self.obstacle(name)[0]}; {off} turns it off"
+            )
 
     def obstacle(self, option: str) -> tuple[str, str]:
         """Why an option is not read, and what makes it read; empty if nothing does."""

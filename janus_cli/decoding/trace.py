@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 
+from janus_cli.core.search import Iteration
 from janus_cli.decoding.translate import Result
 from janus_cli.terminal import visible
 
@@ -17,7 +19,7 @@ def shown(result: Result, width: int) -> Iterator[str]:
     """The trace of the best hypothesis, line by line.
 
     Mask-predict, each pass: the tokens it reads (`____` is hidden), those it writes, how sure each is, and `^` under
-    those that it hides again. Left to right: the tokens and how sure each is.
+    those that it hides again, `=` if because they repeat. Left to right: the tokens and how sure each is.
     """
     output, pieces = result.outputs[0], result.tokenizer.pieces
     yield f"sentence {result.index + 1}: {visible(result.source)}"
@@ -30,10 +32,15 @@ def shown(result: Result, width: int) -> Iterator[str]:
         written = pieces(iteration.tokens)
         rows = [("reads", read), ("writes", written), ("sure", _sure(iteration.logps))]
         if any(iteration.hidden):
-            rows.append(("hides", ["^" if hidden else "" for hidden in iteration.hidden]))
+            rows.append(("hides", _hides(iteration)))
         yield from _columns(rows, width)
         read = [GAP if hidden else piece for hidden, piece in zip(iteration.hidden, written, strict=True)]
     yield f"result, score {output.score:.3f}: {visible(result.text)}"
+
+
+def _hides(iteration: Iteration) -> list[str]:
+    signs = ["^" if hidden else "" for hidden in iteration.hidden]
+    return ["=" if repeated else sign for sign, repeated in zip_longest(signs, iteration.repeated)]
 
 
 def _sure(logps: Sequence[float]) -> list[str]:

@@ -80,7 +80,8 @@ class Result:
 
     @property
     def trace(self) -> tuple[Iteration, ...]:
-        """Each pass of mask-predict, if asked for: its tokens (ids), their logps, and which are hidden again."""
+        """Each pass of mask-predict, if asked for: its tokens (ids), their logps, which are hidden again, and
+        which of these because they repeat."""
         return self.outputs[0].trace
 
     @property
@@ -111,6 +112,7 @@ class Result:
                 {
                     "iteration": number, "tokens": pieces(iteration.tokens), "logp": _rounded(iteration.logps),
                     "hidden": iteration.hidden,
+                    **({"repeated": iteration.repeated} if any(iteration.repeated) else {}),
                 }
                 for number, iteration in enumerate(output.trace, 1)
             ]  # fmt: skip

@@ -92,20 +92,23 @@ def all_weights(model: Transformer) -> dict[str, Tensor]:
     return {name: each.detach() for part in (model.named_parameters(), model.named_buffers()) for name, each in part}
 
 
+UNKNOWN = {  # options that graphs do not know
+    "ar": ("temperature", "diversity", "no_repeat_ngram", "min_length", "first_token"),
+    "nar": ("remove_repeats", "no_repeat_ngram", "avoid_repeats", "rewrite_repeats"),
+}
+
+
 def without_graph(mode: Mode, options: Decoding, side: ARSide | None, device: str, *, lengths: bool) -> str:
     """Why a search is not done by a graph; empty if it is. device: its type. lengths: of a length head."""
     if options.engine == "torch":
         return "decoding.engine is torch"
     if device != "cpu" or options.precision != "float32":
         return "graphs run on a CPU in float32"
-    if mode == "nar" and lengths:
-        return "no graph for this AR side" if options.rerank == "ar" and side not in ("content", "query") else ""
-    if mode != "ar":
+    if mode not in UNKNOWN or (mode == "nar" and not lengths):
         return "no graph for it"
-    if side not in ("content", "query"):
+    if side not in ("content", "query") and (mode == "ar" or options.rerank == "ar"):
         return "no graph for this AR side"
-    others = ("temperature", "diversity", "no_repeat_ngram", "min_length", "first_token")
-    return next((f"no graph for {name}" for name in others if getattr(options, name)), "")
+    return next((f"no graph for {name}" for name in UNKNOWN[mode] if getattr(options, name)), "")
 
 
 def _greedy(found: Arrays, limits: Sequence[int], options: Decoding) -> Iterator[Output]:

@@ -22,7 +22,8 @@ from tests.helpers import Janus
 KEPT = Path("runs/janus/decode")
 OFF = [
     "--temperature", "0", "--top-k", "0", "--top-p", "1", "--diversity", "0", "--groups", "0", "--min-length", "0",
-    "--no-repeat-ngram", "0", "--unk", "keep",
+    "--no-repeat-ngram", "0", "--unk", "keep", "--rewrite-repeats", "0",
+    "--allow-repeats",
 ]  # fmt: skip
 WAYS = [
     ("ar", ["--mode", "ar"]), ("ar", ["--beam", "1"]), ("janus", ["--mode", "nar"]), ("janus", ["--mode", "spec"]),
@@ -83,7 +84,9 @@ def test_what_is_off_changes_nothing_in_any_mode(janus: Janus, run: str, mode: l
         (["--mode", "spec", "--no-repeat-ngram", "3"], ["--no-repeat-ngram would change nothing", "--mode spec"]),
         (["--mode", "nar", "--min-length", "3"], ["--min-length would change nothing", "--mode nar"]),
         (["--run", "mpnet", "--min-length", "3"], ["--min-length would change nothing", "predicts the length first"]),
-        (["--run", "bang", "--mode", "semi", "--no-repeat-ngram", "2"], ["--no-repeat-ngram would change nothing"]),
+        (["--mode", "ar", "--avoid-repeats"], ["--avoid-repeats would change nothing", "add --mode nar"]),
+        (["--mode", "ar", "--rewrite-repeats", "1"], ["--rewrite-repeats would change nothing", "add --mode nar"]),
+        (["--run", "bang", "--mode", "nar", "--rewrite-repeats", "1"], ["--rewrite-repeats would change nothing"]),
         (["--run", "cmlm", "--temperature", "1"], ["--temperature would change nothing", "leave it out"]),
         (["--top-k", "5"], ["--top-k would change nothing: --temperature is off", "add --temperature"]),
         (["--top-p", "0.5"], ["--top-p would change nothing", "--temperature"]),
@@ -118,13 +121,17 @@ def test_what_a_mode_cannot_do_ends_with_2_and_the_reason(janus: Janus, argument
 
 
 def test_what_the_recipe_turns_on_for_another_mode_is_said(janus: Janus) -> None:
-    on = ("--set", "decoding.temperature=0.7", "--set", "decoding.no_repeat_ngram=2", "--set", "decoding.top_k=5")
+    on = ("--set", "decoding.temperature=0.7", "--set", "decoding.min_length=2", "--set", "decoding.top_k=5")
     code, out, err = janus("--mode", "nar", *on)
     assert (code, out) == janus("--mode", "nar")[:2]
     said = "decoding.temperature 0.7, from the recipe, is not used: this decodes with --mode nar; --temperature 0 turns"
     assert f"warning: {said} it off" in err
-    assert "warning: decoding.no_repeat_ngram 2, from the recipe, is not used" in err
+    assert "warning: decoding.min_length 2, from the recipe, is not used" in err
     assert "top_k" not in err
+    said = (
+        "decoding.avoid_repeats True, from the recipe, is not used: this decodes with --mode ar; --allow-repeats turns"
+    )
+    assert said in janus("--mode", "ar", "--set", "decoding.avoid_repeats=true")[2]
     more = ("--nbest", "9", "--length-beam", "5", "--set", "decoding.temperature=0.7")
     code, _, err = janus("--mode", "nar", *more)
     assert (code, "--nbest 9 is more than --length-beam 5" in err) == (2, True)
@@ -187,6 +194,8 @@ def test_null_is_the_limit_of_the_checkpoint(janus: Janus) -> None:
         (["--diversity", "2", "--groups", "2", "--beam", "4", "--nbest", "2"],
          "ar.beam4.diversity2.groups2.nbest2"),
         (["--no-repeat-ngram", "2", "--min-length", "4"], "ar.beam3.ngram2.min4"),
+        (["--mode", "nar", "--rewrite-repeats", "2", "--no-repeat-ngram", "3"], "nar3.lb3.ngram3.rewrite2"),
+        (["--mode", "nar", "--avoid-repeats", "--remove-repeats"], "nar3.lb3.avoid.norepeats"),
         (["--set", "decoding.max_extra=3", "--set", "decoding.max_ratio=1"], "ar.beam3.ratio1.extra3"),
         (["--set", "decoding.max_ratio=0.5", "--unk", "ban", "--precision", "bf16"], "ar.beam3.unkban.bf16"),
     ],
@@ -215,6 +224,8 @@ EVERY_SEARCH = [
     ("prophetnet", ["--temperature", "0.5", "--top-k", "20"]), ("mpnet", ["--mode", "ar", "--temperature", "1"]),
     ("mpnet", ["--mode", "ar", "--beam", "4", "--groups", "2", "--diversity", "0.8", "--nbest", "4"]),
     ("janus", ["--no-repeat-ngram", "1"]), ("ar", ["--beam", "1", "--min-length", "8"]),
+    ("janus", ["--mode", "nar", "--rewrite-repeats", "2", "--no-repeat-ngram", "3", "--rerank", "ar"]),
+    ("bang", ["--mode", "semi", "--no-repeat-ngram", "2"]),
 ]  # fmt: skip
 
 
@@ -260,6 +271,25 @@ def test_rules_hold_in_every_hypothesis(janus: Janus) -> None:
     for each in ruled:
         assert len({*pairwise(each["ids"])}) == max(0, len(each["ids"]) - 1)
         assert len(each["ids"]) >= 5
+
+
+@pytest.mark.parametrize(
+    ("run", "mode"),
+    [("cmlm", ["--nbest", "3"]), ("janus", ["--mode", "nar", "--rerank", "ar"]), ("bang", ["--mode", "nar"]),
+     ("bang", ["--mode", "semi"])],
+)  # fmt: skip
+def test_no_ngram_comes_twice_where_several_tokens_are_written_in_a_pass(
+    janus: Janus, run: str, mode: list[str]
+) -> None:
+    """And an output in which none did is the same to the last digit."""
+    words = ("--run", run, *mode, "--keep-repeats")
+    free, ruled = (every(decoded(janus, *words, *rule)) for rule in ((), ("--no-repeat-ngram", "2")))
+    repeats = [len({*pairwise(each["ids"])}) < len(each["ids"]) - 1 for each in free]
+    assert {*repeats} == {True, False}
+    assert all(len({*pairwise(each["ids"])}) == max(0, len(each["ids"]) - 1) for each in ruled)
+    assert [each for each, again in zip(ruled, repeats, strict=True) if not again] == [
+        each for each, again in zip(free, repeats, strict=True) if not again
+    ]
 
 
 def test_diverse_hypotheses_differ_more_than_those_of_a_beam(janus: Janus) -> None:

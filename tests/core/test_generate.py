@@ -103,10 +103,14 @@ INDEPENDENT: list[tuple[Mode, ARSide, dict[str, Any]]] = [
     ("ar", "content", {"temperature": 1.2, "top_k": 4, "top_p": 0.8}), ("ar", "query", {"beam": 1, "min_length": 7}),
     ("spec", "content", {"redraft": "joint", "draft_length": 4}), ("spec", "query", {"redraft": "joint"}),
     ("spec", "query", {"redraft": "ar"}), ("semi", "self", {"block": 3}),
+    ("semi", "self", {"block": 3, "remove_repeats": True, "no_repeat_ngram": 2}),
     *(
         ("nar", "content", changes)
         for changes in (
             {}, {"update": "all"}, {"rerank": "ar"}, {"remove_repeats": True, "rerank": "ar"},
+            {"rewrite_repeats": 1}, {"avoid_repeats": True, "iters": 1}, {"avoid_repeats": True, "rewrite_repeats": 1},
+            {"rewrite_repeats": 2, "no_repeat_ngram": 2, "rerank": "ar", "keep_lengths": 2},
+            {"rewrite_repeats": 2, "update": "all", "remove_repeats": True},
             {"length_beam": 1, "iters": 9}, {"unk": "ban", "rerank": "ar"},
             {"rerank": "nar", "keep_lengths": 0}, {"length_beam": 6, "rerank": "ar", "keep_lengths": 2, "sure": 0.2},
         )
@@ -194,6 +198,28 @@ def test_with_one_length_the_score_is_that_of_what_is_left_without_repeats() -> 
     assert any(len(one.tokens) > len(other.tokens) for one, other in zip(whole, outputs, strict=True))
     for output in outputs:
         assert output.score == pytest.approx(sum(output.logps) / len(output.logps), abs=1e-5)
+
+
+def test_of_equal_neighbours_of_a_pass_the_less_certain_is_the_next_likeliest() -> None:
+    model, rows, changed = random_model(), sentences(30), 0
+    options = replace(OPTIONS, length_beam=1, iters=1)
+    free, outputs = (
+        generate(model, source(rows), "nar", replace(options, avoid_repeats=avoid), None) for avoid in (False, True)
+    )
+    for row, (before,), (after,) in zip(rows, free, outputs, strict=True):
+        ids, n = source([row]), len(before.tokens)
+        target = torch.tensor([[BOS, *[MASK] * n, EOS]])
+        states = model.decode(masked(target, torch.zeros_like(target)), model.encode(ids, ids != PAD))
+        likeliest, tokens = allowed(model.logits(states), EOS)[0, 1:-1].topk(2), list(before.tokens)
+        for place in range(n - 1):
+            if before.tokens[place] == before.tokens[place + 1]:
+                less = place if before.logps[place] < before.logps[place + 1] else place + 1
+                tokens[less], changed = int(likeliest.indices[less, 1]), changed + 1
+        assert after.tokens == tokens
+        second = [int(one != other) for one, other in zip(tokens, before.tokens, strict=True)]
+        expected = [float(likeliest.values[place, rank]) for place, rank in enumerate(second)]
+        assert after.logps == pytest.approx(expected, abs=1e-5)
+    assert changed > 9
 
 
 def test_more_hypotheses_change_nothing_about_the_best() -> None:

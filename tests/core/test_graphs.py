@@ -49,6 +49,8 @@ def cases() -> Iterator[tuple[Mode, ARSide, dict[str, Any]]]:
     yield "nar", "content", {"iters": 5, "length_beam": 3, "nbest": 3}
     yield "nar", "content", {"iters": 4, "length_beam": 3, "update": "all", "remove_repeats": True}
     yield "nar", "content", {"iters": 5, "length_beam": 4, "rerank": "ar", "keep_lengths": 2, "sure": 0.15}
+    yield "nar", "content", {"iters": 5, "length_beam": 2, "rewrite_repeats": 2, "no_repeat_ngram": 3}
+    yield "nar", "content", {"iters": 3, "length_beam": 2, "avoid_repeats": True}
     yield "nar", "content", {"iters": 4, "length_beam": 3, "rerank": "nar", "keep_lengths": 0}
     for side in ("content", "query"):
         yield "spec", side, {"redraft": "nar", "draft_iters": 2}

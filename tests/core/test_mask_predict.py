@@ -14,7 +14,6 @@ from janus_cli.core.search.mask_predict import (
     mean_logp,
     over_lengths,
     predicted_lengths,
-    without_repeats,
 )
 
 A, B, C = SPECIAL, SPECIAL + 1, SPECIAL + 2
@@ -223,13 +222,3 @@ def test_lengths_are_the_likeliest_in_range_and_all_different() -> None:
     assert lengths.tolist() == [[2, 3, 4, 1], [4, 1, 2, 3]]
     assert logps.exp().sum(1).tolist() == pytest.approx([1, 1])
     assert (logps[0, 0] - logps[0, 2]).item() == pytest.approx(1)
-
-
-def test_repeats_are_dropped_with_their_probabilities() -> None:
-    tokens = torch.tensor([[A, A, B, B, B, A], [A, B, C, PAD, PAD, PAD], [C, C, PAD, PAD, PAD, PAD]])
-    logps = -torch.arange(18.0).view(3, 6).masked_fill(tokens == PAD, 0.0)
-    kept, sure = without_repeats(tokens, logps)
-    assert kept.tolist() == [[A, B, A, PAD, PAD, PAD], [A, B, C, PAD, PAD, PAD], [C, PAD, PAD, PAD, PAD, PAD]]
-    assert sure.tolist() == [[0, -2, -5, 0, 0, 0], [-6, -7, -8, 0, 0, 0], [-12, 0, 0, 0, 0, 0]]
-    empty = torch.empty(2, 0, dtype=torch.int64)
-    assert without_repeats(empty, empty.float())[0].shape == (2, 0)

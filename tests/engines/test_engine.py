@@ -99,6 +99,8 @@ def test_a_text_does_not_depend_on_its_neighbours(search: str) -> None:
         ("ar", {"temperature": 0.7}, "content"),
         ("ar", {"beam": 1, "min_length": 9}, "content"),
         ("ar", {"beam": 1}, "masks"),
+        ("nar", {"remove_repeats": True}, "content"),
+        ("nar", {"no_repeat_ngram": 2, "rewrite_repeats": 1, "avoid_repeats": True}, "content"),
         ("spec", {}, "content"),
     ],
 )

@@ -1,15 +1,17 @@
 """Search algorithms over callables: they do not know the model (`core/generate.py` connects the two)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Iteration:
-    """One pass of mask-predict: the tokens after it, their log-probabilities in nats, and which are hidden next."""
+    """One pass of mask-predict: the tokens after it, their log-probabilities in nats, which are hidden next, and which
+    of these because they repeat."""
 
     tokens: list[int]
     logps: list[float]
     hidden: list[bool]
+    repeated: list[bool] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

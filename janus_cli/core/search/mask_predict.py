@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from janus_cli.core.batch import MASK, PAD
+from janus_cli.core.search.repeats import NONE, Repeats
 
 Step = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, ...]]
-Trace = Callable[[Tensor, Tensor, Tensor], None]
+Trace = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 Update = Literal["hidden", "all"]
 
 
 def mask_predict(
     step: Step, tokens: Tensor, iters: int, *, update: Update = "hidden", fan: int = 1, sure: float = 1,
-    begun: tuple[Tensor, Tensor] | None = None, only: Tensor | None = None, leaving: bool = True,
-    trace: Trace | None = None,
+    repeats: Repeats = NONE, begun: tuple[Tensor, Tensor] | None = None, only: Tensor | None = None,
+    leaving: bool = True, trace: Trace | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Fills in every MASK in at most `iters` decoder passes.
 
@@ -34,16 +35,20 @@ def mask_predict(
     Args:
         step: `step(tokens, asked, sentences)` -> the best token and its log-probability at each place `asked` (A, T)
             bool; both (A, T). One decoder pass. sentences: (S,) int64, those whose rows these are; None for all.
+            If it gives the next best and their log-probabilities, too, these are written for what would equal a
+            neighbour and is less certain.
         tokens: (R, T) int64, MASK where a token is to be written, PAD after the end of a row.
         iters: decoder passes, at least 1.
         update: "hidden": a pass rewrites hidden tokens, the others keep token and certainty. "all": everything that was
             once MASK is written anew in each pass, hidden or not.
         fan: number of rows of each sentence, which are adjacent.
         sure: a token of this probability or more is not hidden again.
+        repeats: what repeats is hidden again in any case, but for the most certain of its kind.
         begun: what the first pass wrote, tokens and log-probabilities (R, T), if it is done already.
         only: (R, T) bool, the places that may be written; a MASK elsewhere stays.
         leaving: whether sentences may skip passes; if not, the host never waits for a GPU.
-        trace: called after each pass as `trace(tokens, logps, hidden)`: what is written, and what is hidden next.
+        trace: called after each pass as `trace(tokens, logps, hidden, repeated)`: what is written, what is hidden next,
+            and what of that because it repeats.
 
     Returns:
         tokens (R, T) int64, their log-probabilities (R, T) in nats with 0 where none was written, and the passes (B,)
@@ -63,20 +68,33 @@ def mask_predict(
         if begun is not None and done == 1:
             tokens, logps = begun
         elif rows is None:
-            best, certainty = step(reading, asked, None)
-            tokens, logps = torch.where(asked, best, tokens), torch.where(asked, certainty.to(logps.dtype), logps)
+            tokens, logps = _written(tokens, logps, asked, *step(reading, asked, None))
         elif len(rows):
             part = asked[rows]
-            best, certainty = step(reading[rows], part, sentences)
-            tokens = tokens.index_copy(0, rows, torch.where(part, best, tokens[rows]))
-            logps = logps.index_copy(0, rows, torch.where(part, certainty.to(logps.dtype), logps[rows]))
+            some = _written(tokens[rows], logps[rows], part, *step(reading[rows], part, sentences))
+            tokens, logps = tokens.index_copy(0, rows, some[0]), logps.index_copy(0, rows, some[1])
         passes += active
         read, hidden = reading, least_certain(logps, ours, count * (iters - done) // iters)
         if sure < 1:
             hidden = hidden & (logps < log(sure))
+        repeated = torch.zeros_like(hidden)
+        if repeats and done < iters:
+            repeated = repeats.less_certain(tokens, logps) & ours
+            hidden = hidden | repeated
         if trace is not None:
-            trace(tokens, logps, hidden)
+            trace(tokens, logps, hidden, repeated)
     return tokens, logps, passes
+
+
+def _written(tokens: Tensor, logps: Tensor, asked: Tensor, *found: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens and log-probabilities with what a pass has found where it was asked. All (A, T)."""
+    best, sure, *others = found
+    tokens, logps = torch.where(asked, best, tokens), torch.where(asked, sure.to(logps.dtype), logps)
+    if others:
+        equal = asked & Repeats(doubled=True).less_certain(tokens, logps)
+        tokens = torch.where(equal, others[0], tokens)
+        logps = torch.where(equal, others[1].to(logps.dtype), logps)
+    return tokens, logps
 
 
 def _taking_part(active: Tensor, fan: int) -> tuple[Tensor | None, Tensor | None]:
@@ -100,7 +118,8 @@ class Written(NamedTuple):
 
 def over_lengths(
     first: Step, step: Step, tokens: Tensor, prior: Tensor, iters: int, *, fan: int, keep: int = 0,
-    update: Update = "hidden", sure: float = 1, leaving: bool = True, trace: Trace | None = None,
+    update: Update = "hidden", sure: float = 1, repeats: Repeats = NONE, leaving: bool = True,
+    trace: Trace | None = None,
 ) -> Written:  # fmt: skip
     """`mask_predict` over several lengths of each sentence; those go on that the first pass is least in doubt about.
 
@@ -118,15 +137,18 @@ def over_lengths(
     scores = torch.zeros(len(tokens), device=tokens.device)
     if keep:
         asked = tokens == MASK
-        best, logps, entropies = first(tokens, asked, None)
+        *written, entropies = first(tokens, asked, None)
         scores = (prior - entropies.sum(1)) / (asked.sum(1) + 1)
         ranked = scores.view(-1, fan).sort(dim=1, descending=True, stable=True).indices[:, :keep]
         rows = (ranked + fan * torch.arange(len(ranked), device=tokens.device)[:, None]).flatten()
-        begun = torch.where(asked, best, tokens)[rows], logps.masked_fill(~asked, 0.0)[rows]
+        begun = _written(
+            tokens[rows], torch.zeros_like(written[1][rows]), asked[rows], *(each[rows] for each in written)
+        )
         fan, scores = keep, scores[rows]
     tokens, logps, passes = mask_predict(
-        step, tokens[rows], iters, update=update, fan=fan, sure=sure, begun=begun, leaving=leaving, trace=trace
-    )
+        step, tokens[rows], iters,
+        update=update, fan=fan, sure=sure, repeats=repeats, begun=begun, leaving=leaving, trace=trace,
+    )  # fmt: skip
     return Written(rows, scores, tokens, logps, passes)
 
 
@@ -153,17 +175,6 @@ def predicted_lengths(logits: Tensor, count: int, longest: int) -> tuple[Tensor,
     allowed = logits.float()[:, 1 : longest + 1]
     places = allowed.sort(dim=1, descending=True, stable=True).indices[:, :count]
     return 1 + places, allowed.log_softmax(1).gather(1, places)
-
-
-def without_repeats(tokens: Tensor, logps: Tensor) -> tuple[Tensor, Tensor]:
-    """Drops each token that equals the one before it and closes the gaps. Both (R, T), PAD after the end."""
-    repeated = torch.zeros_like(tokens, dtype=torch.bool)
-    repeated[:, 1:] = tokens[:, 1:] == tokens[:, :-1]
-    order = repeated.int().sort(dim=1, stable=True).indices
-    return (
-        tokens.masked_fill(repeated, PAD).gather(1, order),
-        logps.masked_fill(repeated, 0.0).gather(1, order),
-    )
 
 
 def mean_logp(tokens: Tensor, logps: Tensor) -> Tensor:
