@@ -189,9 +189,14 @@ FACTORS = {  # of a row's time, by its batch size and threads
 }  # fmt: skip
 
 
-def threaded(label: str, used: list[tuple[int, int, Threads]]) -> tuple[Row, Machine]:
-    """A row whose speed depends on its threads; notes batch size, lines and threads of every call."""
-    machine, threads = Machine({}), [ONE]
+def threaded(
+    label: str,
+    used: list[tuple[int, int, Threads]],
+    machine: Machine | None = None,
+    threads: list[Threads] | None = None,
+) -> tuple[Row, Machine]:
+    """A row whose speed depends on the last of the threads; notes batch size, lines and threads of every call."""
+    machine, threads = machine or Machine({}), [ONE] if threads is None else threads
 
     def translate(lines: Sequence[str], batch: int) -> Decoded:
         used.append((batch, len(lines), threads[-1]))
@@ -223,6 +228,17 @@ def test_each_row_is_timed_with_the_threads_that_are_best_for_it(
     assert found["throughput"]["threads"] == in_batches[row.batch]._asdict()
     assert set(found["latency"]["tried"]) == {"1", "2"}, "single sentences leave other workers idle"
     assert set(found["throughput"]["tried"]["2"]) == ({"1", "2", "2×1"} if row.several else {"1", "2"})
+
+
+def test_rows_that_share_a_process_have_their_own_threads_in_every_turn() -> None:
+    machine, shared = Machine({}), [ONE]
+    calls: dict[str, list[tuple[int, int, Threads]]] = {"alone": [], "several": []}
+    rows = [threaded(label, used, machine, shared)[0] for label, used in calls.items()]
+    asked = work(lines=list("stuvwxyz"), threads=(ONE, TWO, WORKERS), batches=(2,))
+    measure(rows, asked, lambda *_: None, machine.clock)
+    for used, one_by_one, in_batches in ((calls["alone"], ONE, ONE), (calls["several"], TWO, WORKERS)):
+        assert [threads for batch, lines, threads in used if (batch, lines) == (2, 8)] == [in_batches] * 4
+        assert used[-6:] == [(1, 1, one_by_one)] * 6
 
 
 def test_threads_that_are_fixed_are_not_tried() -> None:

@@ -42,8 +42,8 @@ def test_a_model_is_loaded_once_for_each_change_of_threads_and_one_at_a_time() -
 
     class Model:
         def __init__(self, threads: Threads) -> None:
-            assert not held
             self.threads = threads
+            assert not held
             loads.append(threads)
             held.add(threads)
 
