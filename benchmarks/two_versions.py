@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 LIMIT = 1.03
 UPDATES = 4  # of which the first one is not counted
@@ -99,7 +100,7 @@ def decoding_seconds(version: Path, folder: Path, width: int) -> dict[str, float
     prepare(version, folder, width)
     kept = folder / "runs" / str(width) / "bench"
     before = set(kept.glob("*.json"))
-    options = ["--sentences", "64", "--batches", "64", "--repeats", "1"]
+    options = ["--sentences", "64", "--batches", "64", "--repeats", "1", "--threads", str(torch.get_num_threads())]
     limits = ["--set", "decoding.max_ratio=0", "--set", "decoding.max_extra=12"]  # random weights seldom write EOS
     janus(version, folder, "bench", f"runs/{width}", "--mode", ",".join(MODES), *options, *limits)
     (file,) = set(kept.glob("*.json")) - before

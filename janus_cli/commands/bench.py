@@ -54,13 +54,23 @@ def bench(
     ] = None,
     changes: options.SetDecoding = None,
     device: options.Device = "auto",
-    threads: options.Threads = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            min=1,
+            max=4096,
+            metavar="N",
+            help="CPU threads of every row. Default: the number that is best for each, tried on a few sentences.",
+        ),
+    ] = None,
     force: options.Force = False,
     dry_run: options.DryRun = False,
 ) -> None:
     """Rows are timed in turns, so that a slowdown of the machine affects all of them; the table shows medians over the
     repeats and their range. Times are from text to text. Latency is for one sentence at a time, throughput for the
-    best batch size. All measurements are kept in the run, as bench/DATE.json.
+    best batch size. On a CPU each row has the number of threads that is best for it. All measurements are kept in the
+    run, as bench/DATE.json.
 
     --against adds rows for the tools that users would pick instead: with the run's weights if the tool can load them,
     otherwise with random weights of the same size.

@@ -26,6 +26,7 @@ from janus_cli.engines.network import HIDDEN
 from janus_cli.engines.session import Search, Session, written
 
 Arrays = dict[str, NDArray[Any]]
+MOST_SESSIONS = 16
 
 
 class Engine:
@@ -43,9 +44,14 @@ class Engine:
             self._torch = Generator(self.model)
         return self._torch
 
+    def name(self, mode: Mode, options: Decoding, side: ARSide | None) -> str:
+        """onnx or torch, whichever decodes so."""
+        lengths, weight = self.model.length_table is not None, self.model.output_weight
+        why = without_graph(mode, options, side, weight.device.type, lengths=lengths)
+        return "torch" if why or weight.dtype != torch.float32 else "onnx"
+
     def forget(self) -> None:
-        """Frees what earlier calls left for later ones."""
-        self._sessions.clear()
+        """Frees what torch has recorded on a GPU."""
         if self._torch is not None:
             self._torch.forget()
 
@@ -53,9 +59,7 @@ class Engine:
         self, source: Tensor, mode: Mode, options: Decoding, side: ARSide | None, trace: bool = False
     ) -> list[list[Output]]:
         """As `Generator`."""
-        lengths, weight = self.model.length_table is not None, self.model.output_weight
-        why = without_graph(mode, options, side, weight.device.type, lengths=lengths)
-        if trace or why or not len(source) or weight.dtype != torch.float32:
+        if trace or self.name(mode, options, side) == "torch" or not len(source):
             return self.torch(source, mode, options, side, trace)
         with torch.inference_mode():
             return self._ar(source, options, side) if mode == "ar" else self._nar(source, options, side)
@@ -83,6 +87,8 @@ class Engine:
                 self._weights = {name: weight.numpy() for name, weight in all_weights(self.model).items()}
             shapes = {name: weight.shape for name, weight in self._weights.items()}
             graph = written(self.model.knobs, shapes, search, never_written(options))
+            if len(self._sessions) == MOST_SESSIONS:
+                del self._sessions[next(iter(self._sessions))]  # each holds a copy of the weights as it needs them
             self._sessions[search] = Session(graph, self._weights, search.threads)
         return self._sessions[search]
 

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
@@ -22,18 +23,20 @@ from janus_cli.decoding.translate import read_model
 from janus_cli.device import choose_device, keep_freed_memory
 from janus_cli.engines.engine import Engine
 from janus_cli.errors import DataError, JanusError, UsageError, require
+from janus_cli.export.source import Source
 from janus_cli.files import write_atomically
 from janus_cli.lab import machine, peers, plots, processes, rows
 from janus_cli.lab.labels import BATCHES, REPEATS, WARMUP, row_options
-from janus_cli.lab.rows import Decoded, Row, Work, janus_row, measure
+from janus_cli.lab.rows import Decoded, Row, Spread, Work, janus_row, measure, rotated
 from janus_cli.lab.tables import json_file, markdown, must_be_free, render, without_empty
+from janus_cli.lab.threads import in_words, to_try
 from janus_cli.measures import MEASURES
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring.judge import judge_of_run, must_be_read
 from janus_cli.scoring.scores import References
 from janus_cli.system import load_average
-from janus_cli.training.checkpoint import find_checkpoint, fingerprint, read_state
+from janus_cli.training.checkpoint import MODEL, find_checkpoint, fingerprint, read_state
 
 SPLIT = "test"
 SENTENCES = 1000  # timed in batches; quality uses the whole split
@@ -42,7 +45,8 @@ SEED = 1  # of the choice of sentences
 BASELINES = ("ar.beam1", "ar.beam5")  # rows that speeds are relative to
 MEBI = 1 << 20
 COLUMNS = {  # after the mode and the score
-    "passes": ".1f", "batch 1: p50 ms": "", "p95 ms": "", "sentences/s": "", "batch": "", "MiB": ",.0f",
+    "passes": ".1f", "batch 1: p50 ms": "", "p95 ms": "", "sentences/s": "", "batch": "", "threads": "",
+    "MiB": ",.0f", "disk MiB": ",.1f", "load s": ".2f", "start s": ".2f",
 }  # fmt: skip
 
 
@@ -61,6 +65,32 @@ def _some(items: Sequence[Any], count: int, choice: random.Random) -> list[Any]:
     if count >= len(items):
         return list(items)
     return [items[index] for index in sorted(choice.sample(range(len(items)), count))]
+
+
+@dataclass
+class Built:
+    """A row with its outputs, and what its other processes need.
+
+    build: makes the row. imports: its libraries. first: a line and a number of threads -> what `startup` takes. disk:
+    bytes. memory, starts: measured in processes of their own, see `processes`; None and empty where that failed.
+    """
+
+    row: Row
+    decoded: Decoded
+    build: Callable[[], Row]
+    first: Callable[[str, int], Mapping[str, Any]]
+    disk: int
+    imports: Callable[[], object] | None = None
+    memory: dict[str, int | None] | None = None
+    starts: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def start(self) -> dict[str, Any] | None:
+        """Median and range of its starts, and every raw number."""
+        if not self.starts:
+            return None
+        named = {name: [each[name] for each in self.starts] for name in self.starts[0]}
+        return {name: {**asdict(Spread.of(taken)), "each": taken} for name, taken in named.items()}
 
 
 class Bench:
@@ -98,8 +128,11 @@ class Bench:
         choice = random.Random(SEED)
         batched = _some(self.lines, SENTENCES, choice)
         singles = _some([line for line in self.lines if line.strip()], SINGLES, choice)
-        self.work = Work(batched, singles, tuple(dict.fromkeys(batches)), repeats, warmup)
+        settings = to_try(threads, self.device)
+        self.work = Work(batched, singles, tuple(dict.fromkeys(batches)), repeats, warmup, settings)
         self.machine = {**machine.describe(self.device), "load": load_before}
+        if len(settings) > 1:
+            self.machine["threads"] = None  # each row has its own
         self.warnings: list[str] = []
         if reason := machine.too_busy(load_before, self.machine["cores"]):
             self._warn(reason)
@@ -130,9 +163,13 @@ class Bench:
 
     @property
     def translations(self) -> int:
-        """Sentences decoded in total: quality, timing, memory."""
-        count = len(self.labels)
-        return count * (len(self.lines) + len(self.work.lines)) + self.work.translations(count)
+        """Sentences decoded in total: quality, timing, memory, start."""
+        each = len(self.lines) + len(self.work.lines) + self.work.repeats
+        ours = len(self.rows) * (each + self.work.translations())
+        return ours + sum(
+            len(peers.labels(peer, self.device)) * (each + self.work.translations(peers.several(peer, self.device)))
+            for peer in self.against
+        )
 
     def announce(self, verb: str) -> None:
         """Says what is measured, on what, and what is left out."""
@@ -180,37 +217,51 @@ class Bench:
         return results
 
     def _measure(self) -> dict[str, Any]:
-        """Quality, then timing, then memory: decoding everything once for quality is also a warm-up.
+        """Quality, then timing, then memory and start: decoding everything once for quality is also a warm-up.
 
         Every row of a peer has a process of its own, which lives until the end.
         """
-        decoded: dict[str, Decoded] = {}
-        memory: dict[str, Any] = {}
-        load = partial(rows.load, run=self.run, folder=self.folder, changes=self.changes, device=self.device)
-        built: list[tuple[Row, Callable[[], Row], peers.Peer | None]] = []
-        built += [(row, partial(load, row.label), None) for row in self.rows]
         with ExitStack() as closing, console.progress("measuring", self.translations) as bar:
 
-            def decode(row: Row) -> None:
-                decoded[row.label] = row.translate(self.lines, self.recipe.decoding.batch_sentences)
+            def decode(row: Row) -> Decoded:
+                found = row.translate(self.lines, self.recipe.decoding.batch_sentences)
                 bar.advance(len(self.lines), f"{row.label}: quality")
+                return found
 
-            for row in self.rows:
-                decode(row)
-            exported = Path(closing.enter_context(tempfile.TemporaryDirectory())) / "model"
+            every = [self._ours(row, decode(row)) for row in self.rows]
+            greedy = next((built.decoded for built in every if built.row.label == "ar.beam1"), None)
+            exported = Path(closing.enter_context(tempfile.TemporaryDirectory()))
             for peer in self.against:
-                setting = self._setting(peer, decoded.get("ar.beam1"), exported)
+                setting = self._setting(peer, greedy, exported / peer)
                 for label in peers.labels(peer, self.device):
-                    build = partial(peers.row, setting, label)
-                    row, _ = closing.enter_context(processes.remote(label, build, self.device, peer))
-                    built.append((row, build, peer))
-                    decode(row)
-            every = [row for row, *_ in built]
-            measure(every, self.work, bar.advance)
-            for row, make, of_peer in built:
-                memory[row.label] = self._memory(row, make, of_peer)
-                bar.advance(len(self.work.lines), f"{row.label}: memory")
-        return self._results(every, decoded, memory)
+                    build, imports = partial(peers.row, setting, label), partial(peers.load, peer)
+                    row, _ = closing.enter_context(processes.remote(label, build, self.device, imports))
+                    first, disk = partial(peers.first, setting, label), peers.disk_bytes(setting, label)
+                    every.append(Built(row, decode(row), build, first, disk, imports))
+            measure([built.row for built in every], self.work, bar.advance)
+            for built in every:
+                built.memory = self._memory(built)
+                bar.advance(len(self.work.lines), f"{built.row.label}: memory")
+            for built in (built for turn in range(self.work.repeats) for built in rotated(every, turn)):
+                self._start(built)
+                bar.advance(1, f"{built.row.label}: start")
+        return self._results(every)
+
+    def _ours(self, row: Row, decoded: Decoded) -> Built:
+        """A row of ours, which runs in this process."""
+        about = {
+            "label": row.label, "run": str(self.run.path), "folder": str(self.folder), "changes": list(self.changes),
+            "device": str(self.device),
+        }  # fmt: skip
+
+        def first(line: str, threads: int) -> dict[str, Any]:
+            return {**about, "line": line, "threads": threads}
+
+        build = partial(
+            rows.load, row.label, run=self.run, folder=self.folder, changes=self.changes, device=self.device
+        )
+        files = [self.folder / MODEL, *(self.run.path / name for name in self.tokenizers.files)]
+        return Built(row, decoded, build, first, sum(file.stat().st_size for file in files))
 
     def _setting(self, peer: peers.Peer, greedy: Decoded | None, exported: Path) -> peers.Setting:
         """The setting of a peer.
@@ -228,20 +279,21 @@ class Bench:
             texts = [line or "" for line in self.references[0]] if self.references else self.lines
             sizes, writer = [len(row) for row in tokenizers.target.encode(texts)], "the references have"
         lengths = dict(zip(self.lines, sizes, strict=True))
-        own_weights = peer == "ctranslate2" and peers.export(
-            recipe, self.generator.model, tokenizers, self.run, exported
-        )
+        about = dict.fromkeys(("run", "checkpoint", "step", "objective", "sha256", "janus"), "of a bench")
+        source = Source(recipe, self.generator.model, tokenizers, self.run.path, {}, about)
+        own_weights = peers.export(peer, source, self.device, exported)
         return peers.Setting(peer, recipe, tokenizers, self.device, lengths, writer, exported, own_weights)
 
-    def _memory(self, row: Row, build: Callable[[], Row], peer: peers.Peer | None) -> dict[str, int | None] | None:
+    def _memory(self, built: Built) -> dict[str, int | None] | None:
         """Peak memory: on a CPU, of a process that decodes once.
 
         On a GPU, of torch, counted anew for each row: weights and one decoding.
         """
+        row = built.row
         try:
             if self.device.type == "cpu":
-                return processes.peak_memory(row.label, build, self.work.lines, row.batch, self.device, peer)
-            if peer == "ctranslate2":
+                return processes.peak_memory(row, built.build, self.work.lines, self.device, built.imports)
+            if row.engine == "ctranslate2":
                 return None  # its memory is not torch's
             self.generator.forget()  # recordings of other rows
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -251,27 +303,38 @@ class Bench:
             self._warn(f"{row.label}: its memory could not be measured: {problem.message}")
             return None
 
-    def _results(
-        self, every: Sequence[Row], decoded: Mapping[str, Decoded], memory: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def _start(self, built: Built) -> None:
+        """Times a process that starts, reads the model and decodes a sentence."""
+        row = built.row
+        about = built.first(self.work.singles[0], row.one_by_one.each)
+        try:
+            built.starts.append(processes.first_sentence(row.label, row.engine, about))
+        except JanusError as problem:
+            self._warn(problem.message)
+
+    def _results(self, every: Sequence[Built]) -> dict[str, Any]:
         """The measurements as plain values."""
         work = self.work
-        bases = [row for row in every if row.label in BASELINES or row.mode == "peer"]
+        bases = [built.row for built in every if built.row.label in BASELINES or built.row.mode == "peer"]
+
+        def plain(built: Built) -> dict[str, Any]:
+            row, passes = built.row, built.decoded.passes
+            return {
+                "label": row.label, "mode": row.mode, "engine": row.engine, "options": dict(row.options),
+                "note": row.note, "quality": self._quality(row, built.decoded),
+                "passes": None if passes is None else passes / len(self.lines),
+                **row.timings(len(work.lines)),
+                "memory": built.memory, "disk": built.disk, "start": built.start,
+                "ratios": {base.label: row.speed_against(base) for base in bases},
+            }  # fmt: skip
+
         return {
             "work": {
                 "sentences": len(self.lines), "lines": len(work.lines), "singles": len(work.singles),
                 "batches": list(work.batches), "repeats": work.repeats, "warmup": work.warmup, "seed": SEED,
+                "threads": [str(each) for each in work.threads],
             },
-            "rows": [
-                {
-                    "label": row.label, "mode": row.mode, "options": dict(row.options), "note": row.note,
-                    "quality": self._quality(row, decoded[row.label]),
-                    "passes": None if (passes := decoded[row.label].passes) is None else passes / len(self.lines),
-                    **row.timings(len(work.lines)),
-                    "memory": memory[row.label], "ratios": {base.label: row.speed_against(base) for base in bases},
-                }
-                for row in every
-            ],
+            "rows": [plain(built) for built in every],
             "left_out": self.selection.left_out, "warnings": self.warnings,
         }  # fmt: skip
 
@@ -317,10 +380,13 @@ def table(results: Mapping[str, Any]) -> str:
 
 def _values(row: Mapping[str, Any]) -> list[Any]:
     latency, throughput, memory, quality = row["latency"], row["throughput"], row["memory"], row["quality"]
+    start = row["start"]
     return [
         row["label"], quality and quality["value"], row["passes"], _range(latency["p50"], 1000),
         _range(latency["p95"], 1000), _range(throughput["sentences_per_second"], 1), throughput["batch"],
-        memory and (memory["peak"] - memory["before"]) / MEBI,
+        in_words(latency["threads"], throughput["threads"]),
+        memory and (memory["peak"] - memory["before"]) / MEBI, row["disk"] / MEBI,
+        start and start["load"]["median"], start and start["seconds"]["median"],
     ]  # fmt: skip
 
 

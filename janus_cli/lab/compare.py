@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,13 +21,13 @@ from janus_cli.device import choose_device, declared_ranks, keep_freed_memory
 from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError, check_machine
 from janus_cli.files import MANIFEST, write_atomically
 from janus_cli.lab import machine
-from janus_cli.lab.entries import SPLIT, Entry, Output
-from janus_cli.lab.labels import REPEATS, WARMUP
+from janus_cli.lab.entries import SPLIT, Entry, Output, timings
 from janus_cli.lab.plots import quality_against_passes
 from janus_cli.lab.processes import Job, run_jobs
-from janus_cli.lab.rows import Work, janus_row, measure, references_of, select, sentences
+from janus_cli.lab.rows import references_of, select, sentences
 from janus_cli.lab.systems import System
 from janus_cli.lab.tables import json_file, markdown, render, without_empty
+from janus_cli.lab.threads import in_words
 from janus_cli.measures import BOOTSTRAP_SEED, MEASURES
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
@@ -45,8 +45,6 @@ MODES = (  # each system is decoded with those that it has
     "semi4", "spec.redraft-joint",
 )  # fmt: skip
 UPDATES = 2000  # of each training, by default
-SENTENCES = 200  # of the test split, timed in batches
-SINGLES = 50  # timed one by one
 UNBOUNDED = 10_000_000  # updates, if minutes are the budget
 BUDGET = ("training.updates", "training.minutes")  # may grow
 TRAININGS = {
@@ -55,7 +53,7 @@ TRAININGS = {
 }  # fmt: skip
 ROWS = {  # after system, decoding and scores
     "difference": "+.2f", "p": ".3f", "words twice": ".1%", "trigrams again": ".1%", "length": ".2f",
-    "passes": ".1f", "one by one, ms": ".1f", "sentences/s": ",.0f",
+    "passes": ".1f", "one by one, ms": ".1f", "sentences/s": ",.0f", "threads": "",
 }  # fmt: skip
 BASELINES = ("ar ar.beam5", "ar ar.beam1")  # rows to compare with by default
 
@@ -82,6 +80,7 @@ class Comparison:
         self.minutes, self.average, self.jobs, self.speed, self.force = minutes, average, jobs, speed, force
         self.base, self.changes, self.modes, self.against, self.start = base, changes, modes, against, start
         self.prepared, self.data_dir, self.device, self.threads = prepared, data_dir, device, threads
+        self.timed_with = threads  # --jobs sets those of trainings
         self.metric, self.tokenize = metric, tokenize
         self.recipe = recipe_load.load(base, changes)
         if self.recipe.data.is_plain:  # its valid text is decoded without noise: copies would say nothing
@@ -318,15 +317,14 @@ class Comparison:
         decoded = [entry for entry in self.entries if entry.outputs]
         text = (decoded[0].run, decoded[0].recipe, SPLIT) if decoded else None
         lines, references = (sentences(*text), references_of(*text)) if text else ([], None)
-        speeds = _speeds(decoded, lines, device) if self.speed and decoded else {}
+        speeds, timed = timings(decoded, lines, device, self.timed_with) if self.speed and decoded else ({}, None)
         rows, base = scored(decoded, references, judge, self.against)
         return {
             "format": 1, "janus": __version__, "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "recipe": self.base, "name": self.recipe.name, "changes": list(self.changes),
             "settings": self.settings, "scoring": judge.plain, "split": SPLIT, "sentences": len(lines),
             "machine": {**machine.describe(device), "load": load_before},
-            "timed": {"sentences": min(SENTENCES, len(lines)), "singles": min(SINGLES, len(lines)),
-                      "repeats": REPEATS} if speeds else None,
+            "timed": timed,
             "systems": [
                 {"system": entry.system.name, "objective": entry.system.objective, "changes": entry.system.changes,
                  "from": entry.origin, "seed": entry.seed, "run": str(entry.run.path), "training": entry.training,
@@ -336,27 +334,6 @@ class Comparison:
             ],
             "rows": [{**row, "speed": speeds.get(f"{row['system']} {row['label']}")} for row in rows], "against": base,
         }  # fmt: skip
-
-
-def _speeds(decoded: Sequence[Entry], lines: Sequence[str], device: torch.device) -> dict[str, dict[str, Any]]:
-    """The speed of each system's modes, for its first seed; all rows take turns, so that drift affects them alike."""
-    rows, firsts = [], {entry.system.name: entry for entry in reversed(decoded)}
-    for entry in (entry for entry in decoded if entry is firsts[entry.system.name]):
-        model, tokenizers = entry.load(device)
-        for label in entry.outputs:
-            row = janus_row(label, entry.plan(label), model, tokenizers)
-            rows.append(replace(row, label=f"{entry.system.name} {label}"))
-    texts = [line for line in lines if line.strip()]
-    batch = decoded[0].recipe.decoding.batch_sentences
-    work = Work(texts[:SENTENCES], texts[:SINGLES], (batch,), REPEATS, WARMUP)
-    with console.progress("timing", work.translations(len(rows))) as bar:
-        measure(rows, work, bar.advance)
-    speeds = {}
-    for row in rows:
-        timings = row.timings(len(work.lines))
-        per_second = timings["throughput"]["sentences_per_second"]
-        speeds[row.label] = {"p50": timings["latency"]["p50"], "sentences_per_second": per_second, "batch": batch}
-    return speeds
 
 
 def scored(
@@ -471,6 +448,7 @@ def _row_values(row: Mapping[str, Any], metrics: Sequence[str]) -> list[Any]:
         row["system"], row["label"], *(_mean(name, row["scores"].get(name)) for name in metrics),
         compared and compared["difference"], compared and compared["p"], *row["repeats"].values(), row["passes"],
         speed and 1000 * speed["p50"]["median"], speed and speed["sentences_per_second"]["median"],
+        speed and in_words(*speed["threads"]),
     ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,8 +22,10 @@ from janus_cli.engines.engine import Engine
 from janus_cli.errors import JanusError, Stopped
 from janus_cli.files import write_atomically
 from janus_cli.lab import logbook
-from janus_cli.lab.rows import select, sentences
+from janus_cli.lab.labels import REPEATS, WARMUP
+from janus_cli.lab.rows import Work, janus_row, measure, select, sentences
 from janus_cli.lab.systems import System
+from janus_cli.lab.threads import to_try
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.system import followed
@@ -32,6 +34,8 @@ from janus_cli.training.average import average_checkpoints
 from janus_cli.training.run import train
 
 SPLIT = "test"
+SENTENCES = 200  # of that split, timed in batches
+SINGLES = 50  # timed one by one
 
 
 class Output(NamedTuple):
@@ -162,3 +166,34 @@ def decode(
         translator.advance = bar.advance
         texts = [result.text for window in translator.windows(lines) for result in window]
     return texts, translator.timing
+
+
+def timings(
+    decoded: Sequence[Entry], lines: Sequence[str], device: torch.device, threads: int | None
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The speed of each system's modes, for its first seed, and how it was timed: in turns, see `rows.measure`.
+
+    threads: of all rows; None tries which number is best for each.
+    """
+    rows, firsts = [], {entry.system.name: entry for entry in reversed(decoded)}
+    for entry in (entry for entry in decoded if entry is firsts[entry.system.name]):
+        model, tokenizers = entry.load(device)
+        for label in entry.outputs:
+            row = janus_row(label, entry.plan(label), model, tokenizers)
+            rows.append(replace(row, label=f"{entry.system.name} {label}"))
+    texts = [line for line in lines if line.strip()]
+    batch, settings = decoded[0].recipe.decoding.batch_sentences, to_try(threads, device)
+    work = Work(texts[:SENTENCES], texts[:SINGLES], (batch,), REPEATS, WARMUP, settings)
+    with console.progress("timing", len(rows) * work.translations()) as bar:
+        measure(rows, work, bar.advance)
+    speeds = {}
+    for row in rows:
+        found = row.timings(len(work.lines))
+        latency, throughput = found["latency"], found["throughput"]
+        speeds[row.label] = {
+            "p50": latency["p50"], "sentences_per_second": throughput["sentences_per_second"], "batch": batch,
+            "threads": [latency["threads"], throughput["threads"]],
+        }  # fmt: skip
+    tried = [str(each) for each in work.settings(several=False)]
+    about = {"sentences": len(work.lines), "singles": len(work.singles), "repeats": REPEATS, "threads": tried}
+    return speeds, about

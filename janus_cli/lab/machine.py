@@ -27,10 +27,11 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def in_words(values: Mapping[str, Any]) -> str:
-    """What `describe` returned, for the head of a table."""
-    cores, threads, load = counted(values["cores"], "core"), counted(values["threads"], "thread"), values["load"]
+    """What `describe` returned, for the head of a table. threads: None if there is no one number."""
+    cores, threads, load = counted(values["cores"], "core"), values["threads"], values["load"]
+    set_to = f"{counted(threads, 'thread')}, " if threads else ""
     return (
-        f"{values['device']}, {values['cpu']}, {cores}, {threads}, "
+        f"{values['device']}, {values['cpu']}, {cores}, {set_to}"
         f"torch {values['torch']}, load average before the start {'unknown' if load is None else load}"
     )
 

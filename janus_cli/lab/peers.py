@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,21 +17,23 @@ import torch
 from janus_cli.core.batch import BOS, EOS, MASK, PAD, pad
 from janus_cli.core.generate import length_limit
 from janus_cli.core.knobs import ArObjective
-from janus_cli.core.model import Transformer
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.errors import UsageError, require
 from janus_cli.export import ctranslate2
-from janus_cli.export.source import Source
+from janus_cli.export.source import README, Source
+from janus_cli.files import copy_files
 from janus_cli.lab.rows import Decoded, Row
+from janus_cli.lab.threads import Loaded, Threads, set_torch
 from janus_cli.recipe import Recipe
-from janus_cli.runs import Run
 from janus_cli.training.checkpoint import build_model
 
 Peer = Literal["ctranslate2", "transformers"]
 Ids = list[list[int]]
-Search = Callable[[Ids, int], Ids]  # a batch of sources without EOS, their forced length -> outputs without EOS
+# Batches of sources without EOS, and of each its forced length (0: none) -> outputs without EOS.
+Search = Callable[[Sequence[Ids], Sequence[int]], list[Ids]]
 BEAMS = (1, 5)
 COMPUTE_TYPES = {"cpu": ("float32", "int8"), "cuda": ("float32", "float16")}
+AS_MADE = "float32"  # the only kind of a peer that has no others
 UNTRAINED = "random weights of equal size, made to write as many tokens as {writer}; quality not comparable"
 
 
@@ -39,7 +42,7 @@ class Setting:
     """The setting of a peer.
 
     lengths: by line, the number of tokens that a peer with random weights writes; writer: where this number is from.
-    folder: the exported model. own_weights: whether it has the run's weights.
+    folder: of the exported models, one folder for each precision. own_weights: whether they have the run's weights.
     """
 
     peer: Peer
@@ -54,6 +57,16 @@ class Setting:
     def forced(self, lines: Sequence[str]) -> int:
         """Tokens to write for this batch, EOS included: the mean of its lines."""
         return max(1, 1 + round(sum(self.lengths[line] for line in lines) / len(lines)))
+
+    def model(self, kind: str) -> Path:
+        """The folder of the model in a precision."""
+        return self.folder / kind
+
+    @property
+    def dtype(self) -> str:
+        """That torch computes in, where it is the peer's engine."""
+        on_gpu = self.device.type == "cuda"  # on a CPU float32 is the faster one
+        return "bfloat16" if self.recipe.decoding.precision == "bf16" and on_gpu else "float32"
 
     def most(self, ids: Ids) -> list[int]:
         """Tokens that may be written for each source, EOS not included."""
@@ -82,30 +95,65 @@ def labels(peer: Peer, device: torch.device) -> list[str]:
     return [f"{peer}{kind}.beam{beam}" for kind in kinds for beam in BEAMS]
 
 
+def several(peer: Peer, device: torch.device) -> bool:
+    """Whether its rows can decode several batches at once."""
+    return peer == "ctranslate2" and device.type == "cpu"
+
+
+def parts(peer: Peer, label: str) -> tuple[str, int]:
+    """The precision and the beam that a label names."""
+    kind, beam = label.removeprefix(f"{peer}.").rpartition(".")[::2]
+    return kind or AS_MADE, int(beam.removeprefix("beam"))
+
+
 def row(setting: Setting, label: str) -> Row:
-    """The row of this label, its model loaded."""
-    *_, kind, beam = label.split(".")
-    options: dict[str, Any] = {"beam": int(beam.removeprefix("beam"))}
+    """The row of this label."""
+    kind, beam = parts(setting.peer, label)
+    options: dict[str, Any] = {"beam": beam}
+    use: Callable[[Threads], None] = set_torch
     if setting.peer == "transformers":
-        search = _transformers(setting, **options)
+        search = _transformers(setting, kind, beam)
     else:
-        options |= {"compute_type": kind, "threads": torch.get_num_threads()}
-        search = _ctranslate2(setting, **options)
+        options["compute_type"] = kind
+        search, use = _ctranslate2(setting, kind, beam)
     source, target, trained = setting.tokenizers.source, setting.tokenizers.target, setting.own_weights
 
     def translate(lines: Sequence[str], batch: int) -> Decoded:
         ids = [row[: setting.recipe.reads] for row in source.encode(lines)]
         outputs: Ids = [[] for _ in lines]
-        order = sorted((row for row in range(len(ids)) if ids[row]), key=lambda row: len(ids[row]))
-        for start in range(0, len(order), batch):
-            chosen = order[start : start + batch]
-            forced = 0 if trained else setting.forced([lines[row] for row in chosen])
-            for row, tokens in zip(chosen, search([ids[row] for row in chosen], forced), strict=True):
+        order = sorted(
+            (row for row in range(len(ids)) if ids[row]), key=lambda row: -len(ids[row])
+        )  # workers end together
+        batches = [order[start : start + batch] for start in range(0, len(order), batch)]
+        forced = [0 if trained else setting.forced([lines[row] for row in chosen]) for chosen in batches]
+        found = search([[ids[row] for row in chosen] for chosen in batches], forced)
+        for chosen, texts in zip(batches, found, strict=True):
+            for row, tokens in zip(chosen, texts, strict=True):
                 outputs[row] = tokens
         return Decoded(target.decode(outputs), [len(row) for row in outputs])
 
     note = "the weights of this run" if trained else UNTRAINED.format(writer=setting.writer)
-    return Row(label, "peer", translate, options, note, trained)
+    at_once = several(setting.peer, setting.device)
+    return Row(label, "peer", translate, options, note, trained, engine=setting.peer, use=use, several=at_once)
+
+
+def first(setting: Setting, label: str, line: str, threads: int) -> dict[str, Any]:
+    """What `startup` takes to decode this line as the row of this label does."""
+    kind, beam = parts(setting.peer, label)
+    ids = setting.tokenizers.source.encode([line])[0][: setting.recipe.reads]
+    forced = 0 if setting.own_weights else setting.forced([line])
+    about: dict[str, Any] = {"folder": str(setting.model(kind)), "reads": setting.recipe.reads, "line": line}
+    if setting.peer == "transformers":
+        torchs = {"device": str(setting.device), "dtype": setting.dtype, "threads": threads}
+        return about | torchs | {"search": _transformers_search(setting, beam, forced)}
+    search = _ctranslate2_search(setting, beam, forced, forced or setting.most([ids])[0])
+    return about | {"translator": _translator(setting, kind, Threads(1, threads)), "search": search}
+
+
+def disk_bytes(setting: Setting, label: str) -> int:
+    """What the model of this row and its tokenizers take on disk."""
+    files = setting.model(parts(setting.peer, label)[0]).iterdir()
+    return sum(file.stat().st_size for file in files if file.name != README)
 
 
 def marian(recipe: Recipe, source_vocabulary: int, target_vocabulary: int) -> Any:
@@ -129,60 +177,100 @@ def marian(recipe: Recipe, source_vocabulary: int, target_vocabulary: int) -> An
     return transformers.MarianMTModel(config)
 
 
-def _transformers(setting: Setting, beam: int) -> Search:
-    tokenizers, decoding, device = setting.tokenizers, setting.recipe.decoding, setting.device
-    model = marian(setting.recipe, tokenizers.source.size, tokenizers.target.size).to(device).eval()
-    if decoding.precision == "bf16" and device.type == "cuda":  # on a CPU float32 is the faster one
-        model = model.bfloat16()
+def _transformers(setting: Setting, kind: str, beam: int) -> Search:
+    device, library = setting.device, require("transformers", "peers")
+    model = library.MarianMTModel.from_pretrained(setting.model(kind))
+    model = model.to(device, getattr(torch, setting.dtype)).eval()
 
-    def search(ids: Ids, forced: int) -> Ids:
-        source = pad([[*row, EOS] for row in ids]).to(device)
-        with torch.inference_mode():
-            found = model.generate(
-                input_ids=source, attention_mask=(source != PAD).long(), num_beams=beam, do_sample=False,
-                min_new_tokens=forced, max_new_tokens=forced, length_penalty=decoding.length_penalty,
-            )  # fmt: skip
-        return [[token for token in row if token not in (PAD, BOS, EOS, MASK)] for row in found.tolist()]
+    def search(batches: Sequence[Ids], forced: Sequence[int]) -> list[Ids]:
+        outputs = []
+        for ids, length in zip(batches, forced, strict=True):
+            source = pad([[*row, EOS] for row in ids]).to(device)
+            asked = _transformers_search(setting, beam, length)
+            with torch.inference_mode():
+                found = model.generate(input_ids=source, attention_mask=(source != PAD).long(), **asked)
+            specials = (PAD, BOS, EOS, MASK)
+            outputs.append([[token for token in row if token not in specials] for row in found.tolist()])
+        return outputs
 
     return search
 
 
-def _ctranslate2(setting: Setting, beam: int, compute_type: str, threads: int) -> Search:
-    device, tokenizers, decoding = setting.device, setting.tokenizers, setting.recipe.decoding
-    translator = require("ctranslate2", "peers").Translator(
-        str(setting.folder), device=device.type, device_index=device.index or 0, compute_type=compute_type,
-        inter_threads=1, intra_threads=threads,
-    )  # fmt: skip
+def _transformers_search(setting: Setting, beam: int, forced: int) -> dict[str, Any]:
+    return {
+        "num_beams": beam, "do_sample": False, "min_new_tokens": forced, "max_new_tokens": forced,
+        "length_penalty": setting.recipe.decoding.length_penalty,
+    }  # fmt: skip
+
+
+def _ctranslate2(setting: Setting, kind: str, beam: int) -> tuple[Search, Callable[[Threads], None]]:
+    """The search, and what sets its threads; with several workers, each takes the next batch."""
+    tokenizers, library = setting.tokenizers, require("ctranslate2", "peers")
     source = ctranslate2.unique_names(tokenizers.source)
     number = {name: index for index, name in enumerate(ctranslate2.unique_names(tokenizers.target))}
 
-    def search(ids: Ids, forced: int) -> Ids:
-        most = [forced] * len(ids) if forced else setting.most(ids)
-        found = translator.translate_batch(
-            [[source[token] for token in row] for row in ids], beam_size=beam, max_input_length=0,
-            length_penalty=decoding.length_penalty, min_decoding_length=forced or decoding.min_length,
-            no_repeat_ngram_size=decoding.no_repeat_ngram, max_decoding_length=max(most),
-        )  # fmt: skip
-        texts = [result.hypotheses[0][:limit] for result, limit in zip(found, most, strict=True)]
-        return [[number[name] for name in text] for text in texts]
+    def load(threads: Threads) -> Any:
+        return library.Translator(str(setting.model(kind)), **_translator(setting, kind, threads))
 
-    return search
+    loaded = Loaded(load)
+
+    def search(batches: Sequence[Ids], forced: Sequence[int]) -> list[Ids]:
+        begin = partial(loaded.model.translate_batch, asynchronous=True)
+        limits = [
+            [length] * len(ids) if length else setting.most(ids) for ids, length in zip(batches, forced, strict=True)
+        ]
+        begun = [
+            begin(
+                [[source[token] for token in row] for row in ids],
+                **_ctranslate2_search(setting, beam, length, max(most)),
+            )
+            for ids, length, most in zip(batches, forced, limits, strict=True)
+        ]
+        return [
+            [
+                [number[name] for name in each.result().hypotheses[0][:limit]]
+                for each, limit in zip(batch, most, strict=True)
+            ]
+            for batch, most in zip(begun, limits, strict=True)
+        ]
+
+    return search, loaded.use
 
 
-def export(recipe: Recipe, model: Transformer, tokenizers: Tokenizers, run: Run, folder: Path) -> bool:
-    """Writes `folder` for CTranslate2: this model or, if it cannot represent that, an untrained one of equal size.
+def _translator(setting: Setting, kind: str, threads: Threads) -> dict[str, Any]:
+    """The options of a Translator."""
+    return {
+        "device": setting.device.type, "device_index": setting.device.index or 0, "compute_type": kind,
+        "inter_threads": threads.workers, "intra_threads": threads.each,
+    }  # fmt: skip
 
-    Returns whether it holds the model's own weights.
-    """
+
+def _ctranslate2_search(setting: Setting, beam: int, forced: int, most: int) -> dict[str, Any]:
+    decoding = setting.recipe.decoding
+    return {
+        "beam_size": beam, "max_input_length": 0, "length_penalty": decoding.length_penalty,
+        "min_decoding_length": forced or decoding.min_length, "no_repeat_ngram_size": decoding.no_repeat_ngram,
+        "max_decoding_length": most,
+    }  # fmt: skip
+
+
+def export(peer: Peer, source: Source, device: torch.device, folder: Path) -> bool:
+    """Fills `folder` with the models of a peer's rows; returns whether they have the run's weights, or random ones."""
+    tokenizers = source.tokenizers
+    sizes = tokenizers.source.size, tokenizers.target.size
+    if peer == "transformers":
+        marian(source.recipe, *sizes).save_pretrained(folder / AS_MADE)
+        copy_files(tokenizers.files, source.run, folder / AS_MADE)
+        return False
     own = True
     try:
-        ctranslate2.must_fit(recipe)
+        ctranslate2.must_fit(source.recipe)
     except UsageError:
-        ordinary = replace(recipe.model, **ctranslate2.ORDINARY)
-        own, recipe = False, replace(recipe, objective=ArObjective(), model=ordinary)
+        ordinary = replace(source.recipe.model, **ctranslate2.ORDINARY)
+        recipe = replace(source.recipe, objective=ArObjective(), model=ordinary)
         torch.manual_seed(recipe.seed)
-        model = build_model(recipe, tokenizers.source.size, tokenizers.target.size).eval()
-    about = dict.fromkeys(("run", "checkpoint", "step", "objective", "sha256", "janus"), "of a bench")
-    folder.mkdir()
-    ctranslate2.write(Source(recipe, model, tokenizers, run.path, {}, about), folder, "float32")
+        own, source = False, replace(source, recipe=recipe, model=build_model(recipe, *sizes).eval())
+    for kind in COMPUTE_TYPES[device.type]:
+        (folder / kind).mkdir(parents=True)
+        ctranslate2.write(source, folder / kind, kind)
     return own

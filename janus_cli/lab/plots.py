@@ -208,7 +208,8 @@ def quality_against_latency(bench: Mapping[str, Any]) -> bytes:
         modes.add(mode)
         axes.annotate(label, (p50, quality["value"]), xytext=(4, 4), textcoords="offset points", fontsize=7)
     axes.margins(x=0.2)  # for the labels
-    title = f"{bench['run']}: {bench['machine']['cpu']}, {counted(bench['machine']['threads'], 'thread')}"
+    threads = bench["machine"]["threads"]
+    title = f"{bench['run']}: {bench['machine']['cpu']}" + (f", {counted(threads, 'thread')}" if threads else "")
     return _quality_file(axes, metric, "milliseconds a sentence at batch 1, from text to text (p50)", title)
 
 

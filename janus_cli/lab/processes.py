@@ -1,23 +1,28 @@
 """Work in processes of their own: trainings, several at a time, and rows of a bench.
 
 Peers are timed in their own processes, because libraries in one process disturb each other (their idle threads wait for
-work in different ways); so is every row's memory measured, because peaks within one process cannot be told apart.
+work in different ways); so is every row's memory measured, because peaks within one process cannot be told apart, and
+its start.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -25,8 +30,9 @@ import torch
 from janus_cli import console
 from janus_cli.device import StopSignal, choose_device, interruptible, keep_freed_memory
 from janus_cli.errors import JanusError, OutOfMemoryError, Stopped, is_about_memory
-from janus_cli.lab import peers
+from janus_cli.lab import startup
 from janus_cli.lab.rows import Decoded, Row
+from janus_cli.lab.threads import Threads, current
 from janus_cli.runs import Run
 from janus_cli.system import ask_to_stop, ctrl_c_blocked, forget_peak, leave_terminal, peak_bytes, stop_signals
 
@@ -147,15 +153,16 @@ def run_jobs(jobs: Sequence[Job], at_once: int, *, force: bool) -> set[str]:
 
 @contextmanager
 def remote(
-    label: str, build: Callable[[], Row], device: torch.device, peer: peers.Peer | None = None
+    label: str, build: Callable[[], Row], device: torch.device, imports: Callable[[], object] | None = None
 ) -> Iterator[tuple[Row, int]]:
     """A row that decodes in a process of its own, and the bytes that the process takes before it is built.
 
-    build: makes the row, can be pickled. peer: whose library the row needs. Errors there, now or when the row decodes,
-    are raised here; if the process ended, a JanusError.
+    build: makes the row, can be pickled. imports: the libraries that the row needs. Errors there, now or when the row
+    decodes, are raised here; if the process ended, a JanusError.
     """
     ours, theirs = SPAWN.Pipe()
-    process = _process(label, partial(serve, theirs, build, str(device), torch.get_num_threads(), peer))
+    threads = current()
+    process = _process(label, partial(serve, theirs, build, str(device), threads, imports))
 
     def answer() -> Any:
         try:
@@ -167,16 +174,20 @@ def remote(
             raise found
         return found
 
+    def use(chosen: Threads) -> None:
+        nonlocal threads
+        threads = chosen
+
     def translate(lines: Sequence[str], batch: int) -> Decoded:
         with suppress(OSError):  # the process ended, which `answer` says
-            ours.send((list(lines), batch))
+            ours.send((list(lines), batch, threads))
         return answer()
 
     try:
         _start(process)
         theirs.close()
         before, described = answer()
-        yield Row(translate=translate, **described), before
+        yield Row(translate=translate, use=use, **described), before
     finally:
         if process.pid is not None:
             process.kill()
@@ -184,14 +195,19 @@ def remote(
         ours.close()
 
 
-def serve(pipe: Connection, build: Callable[[], Row], device: str, threads: int, peer: peers.Peer | None) -> None:
+DESCRIBED = ("label", "mode", "options", "note", "comparable", "engine", "several")  # what a remote row says of itself
+
+
+def serve(
+    pipe: Connection, build: Callable[[], Row], device: str, threads: Threads, imports: Callable[[], object] | None
+) -> None:
     """Builds a row and decodes what the pipe asks for, until the other end is closed."""
     os.dup2(2, 1)  # stdout is the caller's, for its results alone
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads.each)
     where = choose_device(device)  # switches off for peers, too, what slows our rows
     keep_freed_memory()
-    if peer is not None:
-        peers.load(peer)
+    if imports is not None:
+        imports()
     forget_peak()  # of the imports
     before = peak_bytes() if where.type == "cpu" else 0
     try:
@@ -199,11 +215,12 @@ def serve(pipe: Connection, build: Callable[[], Row], device: str, threads: int,
     except JanusError as problem:
         pipe.send(problem)
         return
-    pipe.send((before, {name: getattr(row, name) for name in ("label", "mode", "options", "note", "comparable")}))
+    pipe.send((before, {name: getattr(row, name) for name in DESCRIBED}))
     with suppress(EOFError):
         while True:
-            lines, batch = pipe.recv()
+            lines, batch, threads = pipe.recv()
             try:
+                row.use(threads)
                 pipe.send(timed(row, lines, batch, where))
             except JanusError as problem:
                 pipe.send(problem)
@@ -229,9 +246,40 @@ def timed(row: Row, lines: Sequence[str], batch: int, device: torch.device) -> D
 
 
 def peak_memory(
-    label: str, build: Callable[[], Row], lines: Sequence[str], batch: int, device: torch.device,
-    peer: peers.Peer | None = None,
+    row: Row, build: Callable[[], Row], lines: Sequence[str], device: torch.device,
+    imports: Callable[[], object] | None = None,
 ) -> dict[str, int | None]:  # fmt: skip
-    """Decodes the lines in a new process, see `remote`: its bytes before the row was built, and at the peak."""
-    with remote(label, build, device, peer) as (row, before):
-        return {"before": before, "peak": row.translate(lines, batch).peak}
+    """Decodes the lines in a new process, see `remote`, in batches and with threads as the row was timed.
+
+    Returns the bytes of that process before the row was built, and at the peak.
+    """
+    with remote(row.label, build, device, imports) as (fresh, before):
+        fresh.use(row.in_batches[row.batch])
+        return {"before": before, "peak": fresh.translate(lines, row.batch).peak}
+
+
+def first_sentence(label: str, engine: str, about: Mapping[str, Any]) -> dict[str, float]:
+    """Starts a process that decodes one sentence, see `startup`: seconds until it has, and those of reading the model.
+
+    Raises a JanusError that says how the process ended if it did not decode.
+    """
+    home = str(Path(startup.__file__).parents[2])
+    places = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
+    with tempfile.TemporaryFile() as errors:
+        begun = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, "-m", startup.__name__, engine, json.dumps(about)], stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=errors, env={**os.environ, "PYTHONPATH": places},
+        )  # fmt: skip
+        try:
+            assert process.stdout is not None
+            answer = process.stdout.readline()
+            seconds = time.perf_counter() - begun
+        finally:
+            process.kill()
+            process.communicate()
+        if not answer.endswith(b"\n"):
+            errors.seek(0)
+            said = errors.read().decode(errors="replace").strip().split("\n")[-1]
+            raise JanusError(f"{label}: its start could not be measured: {said or 'its process ended'}")
+    return {"seconds": seconds, "load": json.loads(answer)["load"]}

@@ -4,9 +4,12 @@ import errno
 import json
 import os
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +21,12 @@ from untrained import LINES, make_run, source, target
 from janus_cli import recipe_load
 from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.errors import JanusError, OutOfMemoryError
-from janus_cli.lab import peers, processes, rows
+from janus_cli.export.source import Source
+from janus_cli.lab import peers, processes, rows, startup, threads
 from janus_cli.lab.bench import sampled
 from janus_cli.lab.labels import row_options
 from janus_cli.lab.rows import Decoded, Row
+from janus_cli.lab.threads import Threads
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 from tests.helpers import Janus, read_json
@@ -29,15 +34,17 @@ from tests.helpers import Janus, read_json
 QUICK = ["--sentences", "4", "--repeats", "2", "--batches", "2,3", "--warmup", "1"]
 ONE_ROW = ["janus", "--mode", "nar1.lb1", *QUICK]
 MEMORY = {"before": 10 << 20, "peak": 30 << 20}
+START = {"seconds": 3.0, "load": 0.5}
 CPU = torch.device("cpu")
 Orders = list[list[str]]
 
 
 @pytest.fixture
 def orders(monkeypatch: pytest.MonkeyPatch) -> Orders:
-    """The lines that the processes which measure memory would decode: none is started, each has `MEMORY`."""
+    """The lines that the processes which measure memory and start would decode: none is started, all are alike."""
     given: Orders = []
-    monkeypatch.setattr(processes, "peak_memory", lambda label, build, lines, *_: given.append(lines) or MEMORY)
+    monkeypatch.setattr(processes, "peak_memory", lambda row, build, lines, *_: given.append(lines) or MEMORY)
+    monkeypatch.setattr(processes, "first_sentence", lambda *call: given.append([call[2]["line"]]) or START)
     return given
 
 
@@ -51,6 +58,12 @@ def janus(any_janus: Janus, orders: Orders) -> Janus:
 def query(any_janus: Janus) -> Run:
     """A run whose left-to-right side CTranslate2 does not know."""
     return Run(make_run(Path(), Path("data/demo"), "ar", "objective.ar_stream=query", name="query"))
+
+
+def files_of(run: str) -> list[Path]:
+    """What decoding cannot do without: the weights and the tokenizer."""
+    folder = Path("runs") / run
+    return [folder / "checkpoints/step-000002/model.safetensors", *folder.glob("tokenizer*")]
 
 
 def kept(run: str) -> Any:
@@ -75,6 +88,10 @@ def test_every_row_that_a_run_can_do_is_in_the_table_and_in_the_file(janus: Janu
         assert set(row["throughput"]["trials"]) == {"2", "3"}
         assert len(row["throughput"]["seconds"]) == 2
         assert row["memory"] == MEMORY
+        assert row["start"]["load"] == {"median": 0.5, "lowest": 0.5, "highest": 0.5, "each": [0.5, 0.5]}
+        assert row["start"]["seconds"]["median"] == 3.0
+        assert row["engine"] == "torch"
+        assert row["disk"] == sum(file.stat().st_size for file in files_of(run))
         assert "tok:13a" in row["quality"]["signature"]
         assert row["passes"] >= 1
         assert ("ar.beam1" in row["ratios"]) == (run != "cmlm")
@@ -84,6 +101,23 @@ def test_every_row_that_a_run_can_do_is_in_the_table_and_in_the_file(janus: Janu
     assert f"runs/{run}/bench/" in err
     if run == "janus":
         assert (rows["nar4.lb1"]["passes"], rows["nar10.lb5.rerank"]["passes"]) == (4, 11)
+
+
+def test_rows_choose_their_threads_unless_they_are_fixed(janus: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
+    for options, tried in (([], {"1", "2"}), (["--threads", "3"], set())):
+        shutil.rmtree("runs/janus/bench", ignore_errors=True)
+        code, out, err = janus(*ONE_ROW, *options)
+        assert code == 0, err
+        results = kept("janus")
+        (row,) = results["rows"]
+        for found in (row["latency"]["tried"], *row["throughput"]["tried"].values()):
+            assert set(found) == tried
+        for part in (row["latency"], row["throughput"]):
+            assert part["threads"]["workers"] == 1
+            assert part["threads"]["each"] in ({int(each) for each in tried} or {3})
+        assert results["machine"]["threads"] == (None if tried else 3)
+        assert ("3 threads" in out) == (not tried)
 
 
 def test_sources_that_are_cut_are_counted(janus: Janus) -> None:
@@ -142,12 +176,12 @@ def test_files_are_written_once_and_replaced_with_force_and_each_bench_is_kept(j
 
 def test_a_dry_run_measures_nothing_and_writes_nothing(janus: Janus, orders: Orders) -> None:
     before = sorted(Path().rglob("*"))
-    code, out, err = janus("ar", *QUICK, "--dry-run")
+    code, out, err = janus("ar", *QUICK, "--threads", "1", "--dry-run")
     assert (code, out) == (0, "")
     assert "would measure runs/ar" in err
     assert "left out: spec" in err
-    # Of 2 rows: quality and memory 2 x 4, 2 batch sizes and 2 repeats 4 x 4, one by one 2 x 4, warm-up 3.
-    assert re.search(r"70 translations: at most \d+ s", err)
+    # Of 2 rows: quality and memory 2 x 4, 2 batch sizes and 2 repeats 4 x 4, one by one 2 x 4, warm-up 4, start 2.
+    assert re.search(r"76 translations: at most \d+ s", err)
     assert sorted(Path().rglob("*")) == before
     assert not orders
 
@@ -185,7 +219,8 @@ def test_mistakes_are_named_before_anything_is_measured(
 def test_memory_is_measured_in_a_process_of_its_own(made: Path) -> None:
     run = Run(made / "runs" / "janus")
     folder = (run.checkpoints / "last").resolve()
-    found = processes.peak_memory("a", partial(rows.load, "nar1.lb1", run, folder, [], CPU), ["a b", ""], 2, CPU)
+    row = replace(Row("a", "nar", refused), batch=2, in_batches={2: Threads(1, 1)})
+    found = processes.peak_memory(row, partial(rows.load, "nar1.lb1", run, folder, [], CPU), ["a b", ""], CPU)
     assert found["before"] is not None
     assert found["peak"] is not None
     assert 0 < found["before"] < found["peak"] < 1 << 40
@@ -194,7 +229,28 @@ def test_memory_is_measured_in_a_process_of_its_own(made: Path) -> None:
         (partial(sys.exit, 3), "exit code 3"),
     ):
         with pytest.raises(JanusError, match=words):
-            processes.peak_memory("a", work, ["a b", ""], 2, CPU)
+            processes.peak_memory(row, work, ["a b", ""], CPU)
+
+
+def test_a_process_that_starts_decodes_the_sentence_and_says_why_if_it_does_not(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(made)
+    run = made / "runs" / "janus"
+    about = {
+        "label": "nar1.lb1", "run": str(run), "folder": str(run / "checkpoints" / "step-000002"), "changes": [],
+        "device": "cpu", "line": source()[0], "threads": 1,
+    }  # fmt: skip
+    row = rows.load("nar1.lb1", Run(run), Path(str(about["folder"])), [], CPU)
+    assert startup.ENGINES[row.engine](about)()(source()[0]) == row.translate(source()[:1], 1).texts[0]
+    found = processes.first_sentence("a", row.engine, about)
+    assert 0 < found["load"] < found["seconds"]
+    with pytest.raises(JanusError, match=r"a: .*nowhere"):
+        processes.first_sentence("a", row.engine, about | {"folder": "nowhere"})
+
+
+def refused(lines: Sequence[str], batch: int) -> Decoded:
+    raise AssertionError("decoded in another process")
 
 
 @pytest.mark.parametrize("problem", [MemoryError(), RuntimeError("CUDA out of memory")])
@@ -217,20 +273,28 @@ def test_what_cannot_be_kept_or_measured_costs_that_and_not_the_bench(
     def mkdir(path: Path, *_: object, **__: object) -> None:
         raise OSError(why, os.strerror(why), str(path))
 
-    def peak_memory(label: str, *_: Any) -> dict[str, int]:
-        if label == "ar.beam5":
+    def peak_memory(row: Row, *_: Any) -> dict[str, int]:
+        if row.label == "ar.beam5":
             raise JanusError("killed")
         return MEMORY
 
+    def first_sentence(label: str, *_: Any) -> dict[str, float]:
+        if label == "ar.beam1":
+            raise JanusError("ar.beam1: no start")
+        return START
+
     monkeypatch.setattr(processes, "peak_memory", peak_memory)
+    monkeypatch.setattr(processes, "first_sentence", first_sentence)
     monkeypatch.setattr(Path, "mkdir", mkdir)
     code, out, err = janus("ar", *QUICK, "--out", "mine.json")
     assert code == 0, err
     assert f"runs/ar/bench cannot be written: {os.strerror(why)}" in err
-    memory = {row["label"]: row["memory"] for row in read_json("mine.json")["rows"]}
-    assert memory == {"ar.beam1": MEMORY, "ar.beam5": None}
+    rows = {row["label"]: row for row in read_json("mine.json")["rows"]}
+    assert [row["memory"] for row in rows.values()] == [MEMORY, None]
+    assert (rows["ar.beam1"]["start"], rows["ar.beam5"]["start"]["load"]["median"]) == (None, START["load"])
     for text in (out, err):
         assert "ar.beam5: its memory could not be measured: killed" in text
+        assert "ar.beam1: no start" in text
 
 
 @contextmanager
@@ -265,6 +329,8 @@ def test_a_peer_has_the_weights_of_the_run_or_random_ones_and_writes_as_much_as_
     assert [row["label"] for row in others] == (labels[:1] if writer is None else labels)
     assert {row["label"] for row in others} <= set(ours["ratios"])
     for row in others:
+        assert row["engine"] == peer
+        assert row["disk"] > 1000
         assert (row["quality"] is None) == ("random weights" in row["note"]) == (writer is not None)
         assert writer is None or writer in row["note"]
     if writer is None:
@@ -281,10 +347,10 @@ def test_random_weights_write_the_length_that_is_asked_for(
     lines = source()[:3]
     wanted_lengths = dict(zip(lines, (3, 9, 6), strict=True))
     model = checkpoint.load_model(query.checkpoints / "last")
-    exported = tmp_path / "model"
-    if peer == "ctranslate2":
-        assert not peers.export(recipe, model, tokenizers, query, exported)
-    else:
+    exported = tmp_path / "models"
+    about = dict.fromkeys(("run", "checkpoint", "step", "objective", "sha256", "janus"), "x")
+    assert not peers.export(peer, Source(recipe, model, tokenizers, query.path, {}, about), CPU, exported)
+    if peer == "transformers":
         generate = transformers.MarianMTModel.generate
 
         def counted(*arguments: Any, **options: Any) -> torch.Tensor:
@@ -306,3 +372,36 @@ def test_random_weights_write_the_length_that_is_asked_for(
             steps.clear()
         assert all(size <= 1 + length for size, length in zip(singles, (3, 9, 6), strict=True))
         assert max(together) <= 7
+        begin = startup.ENGINES[peer](peers.first(setting, label, lines[0], 1))
+        assert begin()(lines[0]) == row.translate(lines[:1], 1).texts[0]
+        steps.clear()
+
+
+@pytest.mark.filterwarnings("default")
+def test_ctranslate2_translates_the_same_whatever_its_threads_and_starts_without_torch(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ctranslate2")
+    monkeypatch.chdir(made)
+    run = Run(made / "runs" / "ar")
+    recipe, tokenizers = recipe_load.load(str(run.recipe)), load_tokenizers(run.path)
+    model = checkpoint.load_model(run.checkpoints / "last")
+    about = dict.fromkeys(("run", "checkpoint", "step", "objective", "sha256", "janus"), "x")
+    assert peers.export("ctranslate2", Source(recipe, model, tokenizers, run.path, {}, about), CPU, tmp_path)
+    setting = peers.Setting("ctranslate2", recipe, tokenizers, CPU, {}, "", tmp_path, True)
+    row = peers.row(setting, "ctranslate2.float32.beam1")
+    texts = []
+    for each in (Threads(1, 1), Threads(1, 2), Threads(2, 1)):
+        row.use(each)
+        texts.append(row.translate(source(), 3).texts)
+    assert texts[0] == texts[1] == texts[2]
+    assert len(set(texts[0])) > 10, "each line has its own output"
+    sizes = [peers.disk_bytes(setting, f"ctranslate2.{kind}.beam1") for kind in ("float32", "int8")]
+    assert sizes[0] > sizes[1] > 1000
+    first = json.dumps(peers.first(setting, row.label, source()[0], 1))
+    program = f"""import json, sys
+from janus_cli.lab import startup
+print(startup.ENGINES["ctranslate2"](json.loads(sys.argv[1]))()({source()[0]!r}))
+assert "torch" not in sys.modules"""
+    done = subprocess.run([sys.executable, "-c", program, first], capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip("\n") == texts[0][0]

@@ -5,11 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from janus_cli import recipe_load
 from janus_cli.errors import OutOfMemoryError, UsageError
 from janus_cli.lab.labels import row_options
 from janus_cli.lab.rows import Decoded, Row, Spread, Work, measure, rotated, select
+from janus_cli.lab.threads import Threads
 
 NAR = [f"nar{n}.lb{k}" for n in (1, 4, 10) for k in ("1", "5", "5.rerank")]
 PLAIN_NAR = [label for label in NAR if not label.endswith("rerank")]
@@ -143,11 +145,14 @@ def test_each_repeat_begins_with_the_next_row_and_uses_the_best_batch() -> None:
     assert {row.label: row.batch for row in rows} == best
     trials = [("abc", 2), ("bca", 4)]
     expected = [(row, lines, batch) for order, batch in trials for row in order for lines in (2, 5)]
+    expected += [(row, 2, best[row]) for row in "abc"]  # warm-up
     expected += [(row, 5, best[row]) for order in ("abc", "bca", "cab") for row in order]
     expected += [(row, 1, 1) for row in "abc" for _ in range(2)]  # warm-up
     expected += [(row, 1, 1) for order in ("abc", "bca", "cab") for row in order for _ in range(2)]
     assert machine.calls == expected
-    assert sum(count for count, _ in advanced) == asked.translations(3) == sum(lines for _, lines, _ in machine.calls)
+    assert (
+        sum(count for count, _ in advanced) == 3 * asked.translations() == sum(lines for _, lines, _ in machine.calls)
+    )
 
 
 def test_seconds_are_those_of_the_call_and_warm_up_is_not_among_them() -> None:
@@ -155,8 +160,8 @@ def test_seconds_are_those_of_the_call_and_warm_up_is_not_among_them() -> None:
     row, call = machine.row("a"), 1 / 1024
     measure([row], work(), lambda *_: None, machine.clock)
     assert row.trials == {2: pytest.approx(15 + 2 * call), 4: pytest.approx(5 + 4 * call)}
-    assert row.batched == pytest.approx([5 + n * call for n in (5, 6, 7)])
-    assert row.singles == [pytest.approx([4 + n * call, 4 + (n + 1) * call]) for n in (10, 12, 14)]
+    assert row.batched == pytest.approx([5 + n * call for n in (6, 7, 8)])
+    assert row.singles == [pytest.approx([4 + n * call, 4 + (n + 1) * call]) for n in (11, 13, 15)]
 
 
 def test_a_batch_that_does_not_fit_is_passed_over_and_none_that_fits_is_an_error() -> None:
@@ -172,6 +177,91 @@ def test_without_warm_up_only_the_timed_lines_are_decoded() -> None:
     machine = Machine(COSTS)
     measure([machine.row("a")], work(warmup=0, repeats=1), lambda *_: None, machine.clock)
     assert machine.calls == [("a", 5, 2), ("a", 5, 4), ("a", 5, 4), ("a", 1, 1), ("a", 1, 1)]
+
+
+ONE, TWO, WORKERS = Threads(1, 1), Threads(1, 2), Threads(2, 1)
+FACTORS = {  # of a row's time, by its batch size and threads
+    "alone": {1: {ONE: 1.0, TWO: 7.0}, 2: {ONE: 1.0, TWO: 7.0}, 4: {ONE: 2.0, TWO: 1.0}},
+    "several": {
+        1: {ONE: 2.0, TWO: 1.0, WORKERS: 0.1}, 2: {ONE: 2.0, TWO: 3.0, WORKERS: 1.0},
+        4: {ONE: 2.0, TWO: 1.5, WORKERS: 3.0},
+    },
+}  # fmt: skip
+
+
+def threaded(
+    label: str,
+    used: list[tuple[int, int, Threads]],
+    machine: Machine | None = None,
+    threads: list[Threads] | None = None,
+) -> tuple[Row, Machine]:
+    """A row whose speed depends on the last of the threads; notes batch size, lines and threads of every call."""
+    machine, threads = machine or Machine({}), [ONE] if threads is None else threads
+
+    def translate(lines: Sequence[str], batch: int) -> Decoded:
+        used.append((batch, len(lines), threads[-1]))
+        machine.now += len(lines) / batch * FACTORS[label][batch][threads[-1]]
+        return Decoded(list(lines), [1] * len(lines))
+
+    return Row(label, "ar", translate, use=threads.append, several=label == "several"), machine
+
+
+@pytest.mark.parametrize(
+    ("label", "one_by_one", "in_batches"),
+    [("alone", ONE, {2: ONE, 4: TWO}), ("several", TWO, {2: WORKERS, 4: TWO})],
+)
+def test_each_row_is_timed_with_the_threads_that_are_best_for_it(
+    label: str, one_by_one: Threads, in_batches: dict[int, Threads]
+) -> None:
+    used: list[tuple[int, int, Threads]] = []
+    row, machine = threaded(label, used)
+    asked = work(lines=list("stuvwxyz"), threads=(ONE, TWO, WORKERS), repeats=2)
+    measure([row], asked, lambda *_: None, machine.clock)
+    assert (row.one_by_one, row.in_batches) == (one_by_one, in_batches)
+    assert row.trials == {size: pytest.approx(8 / size * FACTORS[label][size][in_batches[size]]) for size in (2, 4)}
+    assert used[-4:] == [(1, 1, one_by_one)] * 4
+    whole = [threads for batch, lines, threads in used if (batch, lines) == (row.batch, 8)]
+    assert whole[-2:] == [in_batches[row.batch]] * 2
+    assert sum(lines for _, lines, _ in used) == asked.translations(row.several)
+    found = row.timings(8)
+    assert found["latency"]["threads"] == one_by_one._asdict()
+    assert found["throughput"]["threads"] == in_batches[row.batch]._asdict()
+    assert set(found["latency"]["tried"]) == {"1", "2"}, "single sentences leave other workers idle"
+    assert set(found["throughput"]["tried"]["2"]) == ({"1", "2", "2×1"} if row.several else {"1", "2"})
+
+
+def test_rows_that_share_a_process_have_their_own_threads_in_every_turn() -> None:
+    machine, shared = Machine({}), [ONE]
+    calls: dict[str, list[tuple[int, int, Threads]]] = {"alone": [], "several": []}
+    rows = [threaded(label, used, machine, shared)[0] for label, used in calls.items()]
+    asked = work(lines=list("stuvwxyz"), threads=(ONE, TWO, WORKERS), batches=(2,))
+    measure(rows, asked, lambda *_: None, machine.clock)
+    for used, one_by_one, in_batches in ((calls["alone"], ONE, ONE), (calls["several"], TWO, WORKERS)):
+        assert [threads for batch, lines, threads in used if (batch, lines) == (2, 8)] == [in_batches] * 4
+        assert used[-6:] == [(1, 1, one_by_one)] * 6
+
+
+def test_threads_that_are_fixed_are_not_tried() -> None:
+    used: list[tuple[int, int, Threads]] = []
+    row, machine = threaded("alone", used)
+    measure([row], work(threads=(TWO,)), lambda *_: None, machine.clock)
+    assert {threads for *_, threads in used} == {TWO}
+    assert (row.one_by_one, set(row.in_batches.values())) == (TWO, {TWO})
+    assert len(used) == len(["warm", "trial"] * 2 + ["warm"] + ["turn"] * 3 + ["warm"] * 2 + ["turn"] * 3 * 2)
+
+
+def test_torch_has_as_many_threads_afterwards_as_before() -> None:
+    before = torch.get_num_threads()
+    machine, seen = Machine(COSTS), set[int]()
+    plain = machine.row("a")
+
+    def translate(lines: Sequence[str], batch: int) -> Decoded:
+        seen.add(torch.get_num_threads())
+        return plain.translate(lines, batch)
+
+    measure([replace(plain, translate=translate)], work(threads=(TWO, Threads(1, 3))), lambda *_: None, machine.clock)
+    assert seen == {2, 3}
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize(
