@@ -86,15 +86,19 @@ class Target(io.BytesIO):
         return super().write(text)
 
 
-@pytest.mark.parametrize(("mode", "search"), [("ar", "beam"), ("nar", "mask_predict")])
+@pytest.mark.parametrize(
+    ("mode", "engine", "file"),
+    [("ar", "torch", "core/search/beam.py"), ("nar", "torch", "core/search/mask_predict.py"),
+     ("ar", "auto", "engines/session.py"), ("nar", "auto", "engines/session.py")],
+)  # fmt: skip
 def test_a_sentence_passes_few_files(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, mode: str, search: str
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, mode: str, engine: str, file: str
 ) -> None:
     """From reading a line to writing its hypothesis; the second line, because the first loads some."""
     janus("train", "--recipe", "tiny.yaml", "--set", "training.updates=1")
     Source.trail = Target.trail = trail = Trail()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Source(b"a b c\nb c d\n")))
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(Target()))
-    janus("decode", "--mode", mode, "--input", "-", "--batch-sentences", "1")
-    assert {f"core/search/{search}.py", "decoding/translate.py"} < set(trail.times[1])
+    janus("decode", "--mode", mode, "--input", "-", "--batch-sentences", "1", "--engine", engine)
+    assert {file, "decoding/translate.py"} < set(trail.times[1])
     assert len(trail.times[1]) <= MOST, trail.times[1]

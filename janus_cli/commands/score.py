@@ -89,7 +89,7 @@ def score(
     """
     import json
 
-    from janus_cli import console, recipe_load, runs
+    from janus_cli import console, runs
     from janus_cli.data.lines import name_of
     from janus_cli.data.tables import column_of_each
     from janus_cli.errors import UsageError
@@ -115,10 +115,7 @@ def score(
     outputs, references = glge.compared(task, outputs, references, pool_references, inputs.records_of(first))
     own = runs.find_run(run) if run else runs.run_around(first) or runs.run_around(files[0])
     inputs.warn_of_sources(reference_column or (), own)
-    if own and not task and (validated_as := recipe_load.load(str(own.recipe)).scoring.task):
-        console.say(
-            f"validations of {own.path} prepared the lines as `--task {validated_as}` does; here they are as they are"
-        )
+    glge.tell_of_validations(None if task else own)
     judge, chosen = judge_of_outputs(own, references, wanted, tokenize)
     if "bleu" in chosen and judge.tokenize != "none" and looks_tokenised(outputs[0].lines):
         console.warn("the hypotheses look tokenised; `--metrics bleu-tok` scores them as they are")

@@ -351,47 +351,34 @@ class Decoding:
     ] = None  # fmt: skip
     max_extra: Annotated[
         int | None,
-        Knob(
-            "tokens beyond max_ratio * source length, not for mask-predict; null: as for max_ratio",
-            ge=0,
-            le=10**6,
-            modes=_UP_TO_EOS,
-            flag=None,
-        ),
-    ] = None
+        Knob("tokens beyond max_ratio * source length, not for mask-predict; null: as for max_ratio", ge=0, le=10**6,
+             modes=_UP_TO_EOS, flag=None),
+    ] = None  # fmt: skip
     min_length: Annotated[
         int, Knob("tokens that an output has at least; 0: no minimum", ge=0, le=2044, modes=("ar",), off=True)
     ] = 0
     no_repeat_ngram: Annotated[
         int,
-        Knob(
-            "no n-gram of this size twice in an output; 0: any. nar, semi: the later one is dropped",
-            "[N]", ge=0, le=2046, modes=(*_BEAM, *_TOGETHER), off=True,
-        ),
+        Knob("no n-gram of this size twice in an output; 0: any. nar, semi: the later one is dropped", "[N]", ge=0,
+             le=2046, modes=(*_BEAM, *_TOGETHER), off=True),
     ] = 0  # fmt: skip
     unk: Annotated[
         Literal["keep", "ban"], Knob("ban: never write <unk>; the other tokens share its probability", off=True)
     ] = "keep"
     temperature: Annotated[
         float,
-        Knob(
-            "instead of searching, draw `nbest` samples from p ** (1 / temperature), from 0.001; 0: search",
-            ge=0, le=100, modes=_BEAM, off=True,
-        ),
+        Knob("instead of searching, draw `nbest` samples from p ** (1 / temperature), from 0.001; 0: search", ge=0,
+             le=100, modes=_BEAM, off=True),
     ] = 0.0  # fmt: skip
     top_k: Annotated[
         int,
-        Knob(
-            "sample among so many of the likeliest tokens; 0: all",
-            "[K]", ge=0, le=10**6, modes=_BEAM, off=True, only_with="temperature",
-        ),
+        Knob("sample among so many of the likeliest tokens; 0: all", "[K]", ge=0, le=10**6, modes=_BEAM, off=True,
+             only_with="temperature"),
     ] = 0  # fmt: skip
     top_p: Annotated[
         float,
-        Knob(
-            "sample among the likeliest tokens that have this probability together; 1: all",
-            "[T]", gt=0, le=1, modes=_BEAM, off=True, only_with="temperature",
-        ),
+        Knob("sample among the likeliest tokens that have this probability together; 1: all", "[T]", gt=0, le=1,
+             modes=_BEAM, off=True, only_with="temperature"),
     ] = 1.0  # fmt: skip
     seed: Annotated[
         int,
@@ -437,26 +424,18 @@ class Decoding:
     ] = 3  # fmt: skip
     avoid_repeats: Annotated[
         bool,
-        Knob(
-            "of two equal neighbours, write the less certain as its next likeliest token",
-            "[H]", modes=("nar",), off=True, flag="--avoid-repeats/--allow-repeats",
-        ),
+        Knob("of two equal neighbours, write the less certain as its next likeliest token", "[H]", modes=("nar",),
+             off=True, flag="--avoid-repeats/--allow-repeats"),
     ] = False  # fmt: skip
     rewrite_repeats: Annotated[
         int,
-        Knob(
-            "between passes, hide the less certain of two equal neighbours again; from 2 on also that of two equal "
-            "n-grams of this size; 0: neither",
-            "[H]", ge=0, le=2046, modes=("nar",), off=True,
-        ),
+        Knob("between passes, hide the less certain of two equal neighbours again; from 2 on also that of two equal "
+             "n-grams of this size; 0: neither", "[H]", ge=0, le=2046, modes=("nar",), off=True),
     ] = 0  # fmt: skip
     remove_repeats: Annotated[
         bool,
-        Knob(
-            "drop a token equal to the one before it",
-            modes=_TOGETHER, flag="--remove-repeats/--keep-repeats",
-        ),
-    ] = False  # fmt: skip
+        Knob("drop a token equal to the one before it", modes=_TOGETHER, flag="--remove-repeats/--keep-repeats"),
+    ] = False
     block: Annotated[
         int, Knob("tokens written in each pass, after those written before", ge=1, le=10**6, modes=("semi",))
     ] = 4
@@ -480,7 +459,10 @@ class Decoding:
     batch_sentences: Annotated[int, Knob("lines decoded together", ge=1, le=65_536)] = 64
     engine: Annotated[
         Literal["auto", "torch"],
-        Knob("what runs the searches. auto: ONNX Runtime on a CPU in float32 if it can, as it is faster; else torch"),
+        Knob(
+            "what runs the searches. auto: ONNX Runtime on a CPU in float32 if it can, as it is faster; else torch",
+            off=True,
+        ),
     ] = "auto"
     cuda_graphs: Annotated[
         bool, Knob("on a GPU, record the passes of small batches and replay them (CUDA graphs)", flag=None)

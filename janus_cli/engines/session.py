@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnxruntime  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from janus_cli.core.knobs import Decoding, Model
@@ -31,10 +31,19 @@ class Search(NamedTuple):
     threads: int
 
 
+def runtime() -> Any:
+    """The package onnxruntime, which as its official builds come would send usage data to Microsoft; not from here."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is loaded
+    import onnxruntime  # type: ignore[import-untyped]
+
+    return onnxruntime
+
+
 class Session:
     """A graph that is ready to run. weights: arrays in float32, which it reads where they are, by their names."""
 
     def __init__(self, graph: Graph, weights: Mapping[str, NDArray[Any]], threads: int) -> None:
+        onnxruntime = runtime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3  # errors only

@@ -7,15 +7,17 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
-from janus_cli import console
+from janus_cli import console, recipe_load
 from janus_cli.console import counted
 from janus_cli.data.lines import name_of
 from janus_cli.data.tables import text_or_column
 from janus_cli.errors import UsageError
+from janus_cli.runs import Run
 from janus_cli.scoring.caption import meteor_jar
 from janus_cli.scoring.report import Named, Output, pooled
 
@@ -184,6 +186,15 @@ def as_task(
     """
     edited, columns, pooling = TASKS[task].prepared(outputs, references, sources)
     return pooled(edited, columns, pooling, output=-1) if pooling else (edited, columns)
+
+
+def tell_of_validations(run: Run) -> None:
+    """Says it if validations of the run prepared their lines for a task; nothing if its recipe cannot be read."""
+    with suppress(UsageError):
+        if task := recipe_load.load(str(run.recipe)).scoring.task:
+            console.say(
+                f"validations of {run.path} prepared the lines as `--task {task}` does; here they are as they are"
+            )
 
 
 def compared(

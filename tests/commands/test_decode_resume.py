@@ -21,11 +21,11 @@ from untrained import LINES, Stop, lines, resume_command, source
 
 from janus_cli import console
 from janus_cli.core.batch import UNK
-from janus_cli.core.generate import Generator
 from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.decoding import decode
 from janus_cli.decoding.translate import Translator
 from janus_cli.device import SIGNALS
+from janus_cli.engines.engine import Engine
 from janus_cli.training import checkpoint
 from tests.helpers import Janus
 
@@ -343,14 +343,14 @@ def test_force_starts_over_and_resuming_keeps_the_permission(janus: Janus, stop:
 def test_smaller_batches_may_finish_what_larger_ones_could_not(
     janus: Janus, stop: Stop, whole: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generate = Generator.__call__
+    generate = Engine.__call__
 
-    def full(self: Generator, source: torch.Tensor, *arguments: Any) -> Any:
+    def full(self: Engine, source: torch.Tensor, *arguments: Any) -> Any:
         if len(source) > 1:
             torch.empty(1 << 50)  # a RuntimeError on a CPU
         return generate(self, source, *arguments)
 
-    stop(2, lambda: monkeypatch.setattr(Generator, "__call__", full))
+    stop(2, lambda: monkeypatch.setattr(Engine, "__call__", full))
     code, _, err = janus(*BEGUN)
     assert (code, "a batch of 2 sentences does not fit into memory" in err) == (6, True)
     assert "12 finished lines are kept" in err

@@ -14,10 +14,11 @@ from untrained import CHANGES, Stop, resume_command
 
 from janus_cli import recipe_load
 from janus_cli.core.batch import EOS, pad
-from janus_cli.core.generate import Generator, generate
+from janus_cli.core.generate import generate
 from janus_cli.data.prepared import open_prepared
 from janus_cli.data.store import Store, store_files
 from janus_cli.decoding import distill as distilling
+from janus_cli.engines.engine import Engine
 from janus_cli.errors import DataError
 from janus_cli.runs import teacher
 from janus_cli.training.checkpoint import fingerprint, load_model
@@ -141,7 +142,7 @@ def test_stopped_while_the_folder_is_written(distill: Janus, monkeypatch: pytest
     assert "298 finished lines are kept" in err
     assert not Path("data/x y").exists()
     monkeypatch.setattr(distilling, "write_manifest", write_manifest)
-    monkeypatch.setattr(Generator, "__call__", None)  # nothing is decoded again
+    monkeypatch.setattr(Engine, "__call__", None)  # nothing is decoded again
     assert distill(*resume_command(err))[0] == 0
     assert stores(Path("data/x y")) == stores(Path("data/whole"))
     assert not left()

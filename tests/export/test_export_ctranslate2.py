@@ -265,7 +265,7 @@ def goes_on(model: Transformer, source: Tensor, first: int, beam: int) -> list[b
     with torch.inference_mode():
         stream = content(pad([[*begun, EOS]] * len(source)))
         logits = model.logits(model.decode(stream, model.encode(source, source != PAD)))[:, len(begun) - 1]
-        logits[:, list(NEVER_WRITTEN)] = -torch.inf
+        logits[:, list(NEVER_WRITTEN.shared)] = -torch.inf
     return ((logits > logits[:, [EOS]]).sum(1) >= beam).tolist()
 
 

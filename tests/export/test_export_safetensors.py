@@ -63,7 +63,7 @@ def test_the_configuration_says_how_to_rebuild_and_to_use_the_model(make_run: Ma
     assert found["special_ids"] == {"pad": 0, "unk": 1, "bos": 2, "eos": 3, "mask": 4}
     assert found["tokenizer"]["files"] == {"source": "source.model", "target": "target.model"}
     assert (found["clean"], found["decoding"]["max_ratio"]) == (["lowercase"], 1.1)
-    assert "do the same first: lowercase." in Path("out/README.txt").read_text(encoding="utf-8")
+    assert "the model is to read: lowercase." in Path("out/README.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("objective", ["ar", "cmlm", "cmlmc"])

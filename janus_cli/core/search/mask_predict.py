@@ -27,16 +27,13 @@ def mask_predict(
     """Fills in every MASK in at most `iters` decoder passes.
 
     After pass i of T the floor(n (T - i) / T) least certain of a row's n tokens to write are hidden again (of equal
-    ones, the leftmost first), so none after the last. No row depends on another.
-
-    A sentence skips a pass that cannot change it: each of its rows reads what it read in the previous pass,
-    and so would get the same answer, or has nothing to write.
+    ones, the leftmost first), so none after the last. A sentence skips a pass that cannot change it: each row reads
+    what it read before, or has nothing to write. No row depends on another.
 
     Args:
         step: `step(tokens, asked, sentences)` -> the best token and its log-probability at each place `asked` (A, T)
             bool; both (A, T). One decoder pass. sentences: (S,) int64, those whose rows these are; None for all.
-            If it gives the next best and their log-probabilities, too, these are written for what would equal a
-            neighbour and is less certain.
+            If it gives the next best, too, these are written for what would equal a neighbour and is less certain.
         tokens: (R, T) int64, MASK where a token is to be written, PAD after the end of a row.
         iters: decoder passes, at least 1.
         update: "hidden": a pass rewrites hidden tokens, the others keep token and certainty. "all": everything that was
@@ -47,12 +44,10 @@ def mask_predict(
         begun: what the first pass wrote, tokens and log-probabilities (R, T), if it is done already.
         only: (R, T) bool, the places that may be written; a MASK elsewhere stays.
         leaving: whether sentences may skip passes; if not, the host never waits for a GPU.
-        trace: called after each pass as `trace(tokens, logps, hidden, repeated)`: what is written, what is hidden next,
-            and what of that because it repeats.
+        trace: called after each pass: tokens, logps, what is hidden next, and what of that because it repeats.
 
     Returns:
-        tokens (R, T) int64, their log-probabilities (R, T) in nats with 0 where none was written, and the passes (B,)
-        that each sentence took part in.
+        tokens (R, T), their log-probabilities (R, T) in nats, 0 where none was written, and the passes (B,) of each.
     """
     ours = tokens == MASK if only is None else only & (tokens == MASK)
     count = ours.sum(1)
@@ -80,7 +75,7 @@ def mask_predict(
         repeated = torch.zeros_like(hidden)
         if repeats and done < iters:
             repeated = repeats.less_certain(tokens, logps) & ours
-            hidden = hidden | repeated
+        hidden = hidden | repeated
         if trace is not None:
             trace(tokens, logps, hidden, repeated)
     return tokens, logps, passes
