@@ -188,13 +188,11 @@ def as_task(
     return pooled(edited, columns, pooling, output=-1) if pooling else (edited, columns)
 
 
-def tell_of_validations(run: Run) -> None:
-    """Says it if validations of the run prepared their lines for a task; nothing if its recipe cannot be read."""
+def tell_of_validations(run: Run | None) -> None:
+    """Says it if validations of a run prepared their lines for a task; nothing if its recipe cannot be read."""
     with suppress(UsageError):
-        if task := recipe_load.load(str(run.recipe)).scoring.task:
-            console.say(
-                f"validations of {run.path} prepared the lines as `--task {task}` does; here they are as they are"
-            )
+        if run and (task := recipe_load.load(str(run.recipe)).scoring.task):
+            console.say(f"validations of {run.path} prepared the lines as `--task {task}` does; here nothing does")
 
 
 def compared(

@@ -220,7 +220,8 @@ def test_more_sources_from_a_table(distill: Janus) -> None:
 
 
 def test_more_sources_stopped_and_gone_on_with(distill: Janus, stop: Stop) -> None:
-    Path("more.src").write_text("ba du\nge\n" * 20)
+    text = "".join(f"ba{' du' * (each % 20)}{' ge' * (each // 20)}\n" for each in range(40))
+    Path("more.src").write_text(text)
     more = ("--source", "more.src", "--surest", "0.75")
     assert distill("ar", *SMALL, *more, "--out", "data/whole")[0] == 0
     about = manifest(Path("data/whole"))
@@ -242,7 +243,7 @@ def test_more_sources_stopped_and_gone_on_with(distill: Janus, stop: Stop) -> No
     Path("more.src").write_text("ba du\nga\n" * 20)
     code, _, err = distill(*words)
     assert (code, "more.src" in err) == (2, True)
-    Path("more.src").write_text("ba du\nge\n" * 20)
+    Path("more.src").write_text(text)
     assert distill(*words)[0] == 0
     assert stores() == stores(Path("data/whole"))
     assert not left()

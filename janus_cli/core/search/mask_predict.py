@@ -38,8 +38,7 @@ def mask_predict(
         iters: decoder passes, at least 1.
         update: "hidden": a pass rewrites hidden tokens, the others keep token and certainty. "all": everything that was
             once MASK is written anew in each pass, hidden or not.
-        fan: number of rows of each sentence, which are adjacent.
-        sure: a token of this probability or more is not hidden again.
+        fan: adjacent rows of each sentence. sure: a token of this probability or more is not hidden again.
         repeats: what repeats is hidden again in any case, but for the most certain of its kind.
         begun: what the first pass wrote, tokens and log-probabilities (R, T), if it is done already.
         only: (R, T) bool, the places that may be written; a MASK elsewhere stays.
