@@ -102,6 +102,12 @@ def test_rouge_155_averages_over_its_own_samples() -> None:
     assert rouge155.average(np.full(5, 0.123456)) == 0.12346
 
 
+@pytest.mark.parametrize(("lines", "expected"), [(1000, 0.24956), (1001, 0.2495), (2500, 0.24986)])
+def test_rouge_155_draws_as_its_generator_however_many_lines_there_are(lines: int, expected: float) -> None:
+    """Expected is what drand48 gives, one number after another."""
+    assert rouge155.average((np.arange(lines) / lines) ** 3) == expected
+
+
 def test_several_references_of_rouge_155_are_pooled() -> None:
     one, other = ["the cat sat"], ["a dog ran off"]
     # Three words of three and four; two times three are in the output.
