@@ -71,14 +71,19 @@ def test_meteor_reads_its_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     java.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
-    found = score(["a  b", "c", "d", "x ||| y"], [["a", "c", "d", "é"], ["b", None, "e", None]], ["meteor"])[0]
-    asked = (tmp_path / "asked").read_text().splitlines()
-    assert asked == ["SCORE ||| a ||| b ||| a b", "SCORE ||| c ||| c", "SCORE ||| d ||| e ||| d", "SCORE ||| é ||| x y"]
+    found = score(["a  b", "c", "d", "x ||| y"], [["a", "c", "d\r", "é"], ["b", None, "e", None]], ["meteor"])[0]
+    asked = (tmp_path / "asked").read_bytes().decode().splitlines()
+    assert asked == [
+        "SCORE ||| a ||| b ||| a b",
+        "SCORE ||| c ||| c",
+        "SCORE ||| d  ||| e ||| d",
+        "SCORE ||| é ||| x y",
+    ]
     assert [found.aggregate(row) for row in found.statistics] == pytest.approx(
         [100, 29.84977821894008, 78.6648775578665, 0]
     )
     java.write_text("#!/bin/sh\necho no memory >&2\nexit 1\n")
-    with pytest.raises(UsageError, match="no memory"):
+    with pytest.raises(UsageError, match="0 of 1 lines: no memory"):
         score(["a"], [["a"]], ["meteor"])
 
 
