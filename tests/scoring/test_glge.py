@@ -42,6 +42,11 @@ def test_the_numbers_are_those_of_glges_scripts(task: str, text: str, expected: 
     assert scores(task, text) == expected
 
 
+def test_marked_sentences_score_as_those_of_glges_files() -> None:
+    marked = SUMMARIES.replace("<S_SEP>", "¶").replace("[X_SEP]", "¶")
+    assert scores("cnndm", marked) == scores("cnndm", SUMMARIES)
+
+
 @pytest.mark.parametrize(("task", "expected"), [("squad_qg", 39.606), ("msqg", 37.932)])
 def test_meteor_is_that_of_its_program(task: str, expected: float) -> None:
     try:
