@@ -55,7 +55,9 @@ class Synthetic:
 
 
 Part = Literal["embeddings", "encoder", "decoder"]
-CleanStep = Literal["strip_tags", "unescape_html", "collapse_spaces", "lowercase", "nfc", "remove_spaces"]
+CleanStep = Literal[
+    "strip_tags", "unescape_html", "collapse_spaces", "lowercase", "nfc", "remove_spaces", "mark_sentences"
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,29 @@ def test_set_is_applied_last_and_in_order(tmp_path: Path) -> None:
     assert recipe_load.load("demo", ["data.dir=x", "data.dir="]).data.dir is None
 
 
+GLGE = ("cnndm", "gigaword", "xsum", "msnews", "squad_qg_glge", "msqg", "coqa", "personachat")
+OWN = {  # of a task; all else is common to the eight, so that one pre-trained model and one tokenizer serve them all
+    "data": {"notes", "clean"},
+    "scoring": {"metric", "task"},
+    "decoding": {"beam", "length_penalty", "min_length", "max_extra"},
+    "training": {
+        "updates", "batch_tokens", "accumulate", "learning_rate", "warmup", "beta2", "weight_decay", "clip",
+        "validate_every", "save_every",
+    },
+}  # fmt: skip
+
+
+def test_recipes_of_glge_differ_in_their_tasks_only() -> None:
+    common = []
+    for name in GLGE:
+        sections = recipe_load.load(name).plain()
+        del sections["name"], sections["about"]
+        for section, keys in OWN.items():
+            sections[section] = {key: value for key, value in sections[section].items() if key not in keys}
+        common.append(sections)
+    assert common == common[:1] * len(GLGE)
+
+
 def test_objective_is_exchanged_and_nothing_else(tmp_path: Path) -> None:
     file = _write(tmp_path, "name: a\nobjective: {kl_start: 7, label_smoothing: 0.3}\nseed: 4\n")  # janus, if unnamed
     kept, changed = recipe_load.load(file, objective="janus"), recipe_load.load(file, objective="cmlm")

@@ -132,6 +132,6 @@ def noised(batch: Batch, store: Store, recipe: Recipe, epoch: int) -> Batch:
     """A batch of the store as it is read in an epoch: plain text with its noise, pairs as they are."""
     if recipe.data.task != "denoising":
         return batch
-    ends = sentence_ends(store.folder) if recipe.denoising.permute else None
+    ends = sentence_ends(store.folder, store.fingerprint) if recipe.denoising.permute else None
     draws = Draws(recipe.seed, epoch, batch.ids + NUMBERS)
-    return denoised(batch, draws, recipe.denoising, ends, frame(store.folder))
+    return denoised(batch, draws, recipe.denoising, ends, frame(store.folder, store.fingerprint))

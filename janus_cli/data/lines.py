@@ -250,6 +250,7 @@ def cleaner(steps: Sequence[str]) -> Callable[[str], str]:
     return clean
 
 
+SENTENCE_MARK = "¶"  # a single token in BART's vocabulary, and hardly ever in text
 _MARKUP_LINE = re.compile(r"\s*<(?:url|keywords|speaker|talkid|reviewer|translator|doc|/doc)\b")
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 _SPACES = re.compile(r"\s+")
@@ -261,4 +262,6 @@ _CLEAN_STEPS: dict[str, Callable[[str], str]] = {
     "lowercase": str.lower,
     "nfc": lambda line: unicodedata.normalize("NFC", line),
     "remove_spaces": lambda line: _SPACES.sub("", line),
+    # GLGE's summaries. <S_SEP> is several tokens in every tokenizer, and no_repeat_ngram forbids these twice.
+    "mark_sentences": lambda line: line.replace("<S_SEP>", SENTENCE_MARK),
 }

@@ -46,14 +46,17 @@ def examples(lines: Ragged, data: Data, begin: Sequence[int] = ()) -> Ragged:
 
 
 @cache
-def frame(folder: Path) -> int:
-    """Tokens that every example begins with."""
+def frame(folder: Path, fingerprint: str) -> int:
+    """Tokens that every example begins with. fingerprint: of the data in the folder, which may be written anew."""
     return len(load_tokenizers(folder).begin)
 
 
 @cache
-def sentence_ends(folder: Path) -> Tensor:
-    """(V,) bool, True for tokens that end in a full stop or the like, or in a mark that closes behind it."""
+def sentence_ends(folder: Path, fingerprint: str) -> Tensor:
+    """(V,) bool, True for tokens that end in a full stop or the like, or in a mark that closes behind it.
+
+    fingerprint: as in `frame`.
+    """
     import torch
 
     tokenizer = load_tokenizers(folder).target

@@ -22,7 +22,7 @@ from janus_cli.data import corpus, filters, overlap, references, survival
 from janus_cli.data.corpus import Split
 from janus_cli.data.encode import Encoded, encoders
 from janus_cli.data.extract import REFERENCES
-from janus_cli.data.lines import BadUtf8, Lines, TextFile, cleaner
+from janus_cli.data.lines import SENTENCE_MARK, BadUtf8, Lines, TextFile, cleaner
 from janus_cli.data.spacing import LINES, Shape
 from janus_cli.data.store import Ragged, StoreWriter
 from janus_cli.data.tokenizer import Tokenizers, join, train_tokenizers
@@ -81,6 +81,7 @@ def prepare(
         of_each = f"{sizes['source']:,} source and {sizes['target']:,} target entries"
         of_both = f"{sizes['source']:,} entries for both sides"
         console.say(f"tokenizer: {of_both if knobs.joint else of_each}")
+        _tell_mark(data, tokenizers)
         origin = {name: sha256(folder / name) for name in tokenizers.files}
         _, targets = corpus.samples(train, LINES, cleaner(data.clean))
         shape = Shape.of(join(line, tokenizers.joiner) for line in targets)
@@ -153,6 +154,15 @@ def _text(recipe: Recipe, out: Path, folder: Path) -> Path | None:
                 sources.write(source.encode() + b"\n")
                 targets.write(target.encode() + b"\n")
     return text
+
+
+def _tell_mark(data: Data, tokenizers: Tokenizers) -> None:
+    """Warns if the mark between sentences is several tokens: an n-gram rule lets these come only once in an output."""
+    if "mark_sentences" in data.clean:
+        marked, plain = tokenizers.target.encode([f"a {SENTENCE_MARK} a", "a a"])
+        if (count := len(marked) - len(plain)) > 1:
+            why = f"{SENTENCE_MARK}, which is between sentences, is {count} tokens in this vocabulary, not one"
+            console.warn(f"{why}: with decoding.no_repeat_ngram an output can have it only once; set that to 0")
 
 
 def write_split(

@@ -28,6 +28,7 @@ STEPS = {
     "lowercase": ("", "line = line.lower()"),
     "nfc": ("import unicodedata\n", 'line = unicodedata.normalize("NFC", line)'),
     "remove_spaces": ("import re\n", r'line = re.sub(r"\s+", "", line)'),
+    "mark_sentences": ("", 'line = line.replace("<S_SEP>", "¶")'),
 }
 _TEMPLATES = Path(__file__).parent / "templates"
 

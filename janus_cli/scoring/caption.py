@@ -89,15 +89,16 @@ def _matches(hypotheses: Hypotheses, references: References) -> list[list[float]
     """What the program tells of each line: words, function words, matches of four kinds, chunks, matched words."""
     jar = meteor_jar()
     questions = "".join(
-        " ||| ".join(["SCORE", *others, line.replace("|||", "").replace("  ", " ")]) + "\n"
+        " ||| ".join(["SCORE", *others, line.replace("|||", "").replace("  ", " ")]).replace("\r", " ") + "\n"
         for line, others in pairs(hypotheses, references)
-    )
+    )  # \r ends a line in Java
     java = ["java", "-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
     done = subprocess.run(java, input=questions, capture_output=True, encoding="utf-8", check=False)
     rows = [list(map(float, line.split())) for line in done.stdout.splitlines()]
     if done.returncode or len(rows) != len(hypotheses):
         why = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
-        raise UsageError(f"METEOR ({jar}) failed: {why}", "try it with another Java, 8 to 17")
+        answered = f"answered {len(rows)} of {len(hypotheses)} lines"
+        raise UsageError(f"METEOR ({jar}) {answered}: {why}", "try it with another Java, 8 to 17")
     for row in rows:
         if row[20] == 1 and row[21:] == row[:2]:  # all in one chunk: no penalty
             row[20] = 0

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from janus_cli import console, recipe_load
 from janus_cli.console import counted
-from janus_cli.data.lines import name_of
+from janus_cli.data.lines import SENTENCE_MARK, name_of
 from janus_cli.data.tables import text_or_column
 from janus_cli.errors import UsageError
 from janus_cli.runs import Run
@@ -25,7 +25,9 @@ Edit = Callable[[str], str]
 
 _ROUGE = ("rouge155-1", "rouge155-2", "rouge155-L")
 _QUESTIONS = ("rougeL-coco", "bleu4-coco", "meteor")
-_SEPARATOR = re.compile(r"\[X_SEP\]|<S_SEP>")  # of sentences, in the scripts' outputs and in GLGE's files
+# Between sentences, in the scripts' outputs, in GLGE's files, and in what `data.clean: [mark_sentences]` makes of them.
+_SEPARATOR = re.compile(rf"\[X_SEP\]|<S_SEP>|{SENTENCE_MARK}")
+_SPACED_SEPARATOR = re.compile(f" (?:<S_SEP>|{SENTENCE_MARK}) ")  # in references
 _SAME = 0.7  # a sentence of a summary goes if earlier ones have more than this share of its words
 _SHORT = 4  # or if it has no more words than this
 _BRACKETS = {"(": "-LRB-", ")": "-RRB-", "[": "-LSB-", "]": "-RSB-", "{": "-LCB-", "}": "-RCB-"}
@@ -152,7 +154,7 @@ def _lower(line: str) -> str:
 
 
 TASKS = {
-    "cnndm": Task(_ROUGE, _summary, lambda line: "\n".join(map(_read, line.strip().split(" <S_SEP> ")))),
+    "cnndm": Task(_ROUGE, _summary, lambda line: "\n".join(map(_read, _SPACED_SEPARATOR.split(line.strip())))),
     "gigaword": Task(_ROUGE, lambda line: _read(treebank(line, _NAMES).replace("1", "#")), _read),
     "xsum": Task(_ROUGE, _sentences, _sentences),
     "msnews": Task(_ROUGE, _sentences, _sentences),

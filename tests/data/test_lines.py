@@ -227,6 +227,7 @@ def test_no_line_may_be_endless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (("lowercase",), "ÄÖ İ", "äö i\u0307"),
         (("nfc",), "a\u0308", "ä"),
         (("remove_spaces",), " ф а\u00a0л\tь я", "фалья"),
+        (("mark_sentences",), "a . <S_SEP> b . <S_SEP> c", "a . ¶ b . ¶ c"),
         (("unescape_html", "strip_tags"), "&lt;b&gt;x", "x"),  # in this order
         (("strip_tags", "unescape_html"), "&lt;b&gt;x", "<b>x"),
     ],

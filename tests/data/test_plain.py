@@ -129,10 +129,14 @@ def test_mistakes(janus: Janus) -> None:
 @pytest.mark.usefixtures("text")
 def test_sentence_ends_are_found_in_any_vocabulary() -> None:
     put_file(A, 'No. yes . ! what? "Go!" (end.) 3.5 … a.b\n')
-    prepared = made(recipe_of(max_tokens=20))
-    ends = sentence_ends(prepared.folder).nonzero().flatten().tolist()
-    words = set(prepared.tokenizers.target.decode([[index] for index in ends]))
-    assert words == {"No.", ".", "!", "what?", '"Go!"', "(end.)", "…"}
+    assert ending_words(made(recipe_of(max_tokens=20))) == {"No.", ".", "!", "what?", '"Go!"', "(end.)", "…"}
+    put_file(A, "other words. b\n")
+    assert ending_words(made(recipe_of(max_tokens=20), force=True)) == {"words."}  # the folder is read again
+
+
+def ending_words(prepared: Prepared) -> set[str]:
+    ends = sentence_ends(prepared.folder, prepared.train.fingerprint).nonzero().flatten().tolist()
+    return set(prepared.tokenizers.target.decode([[index] for index in ends]))
 
 
 def test_a_batch_is_noised_by_seed_epoch_and_example(tiny_recipe: Path) -> None:

@@ -113,6 +113,22 @@ def test_cleaning_comes_before_everything_and_parts_of_words_are_joined_in_refer
     assert lines(OUT / "test.target.txt") == ["houses"]
 
 
+def test_sentences_are_marked_by_one_token(capsys: pytest.CaptureFixture[str]) -> None:
+    """As `decoding.no_repeat_ngram` needs it; a vocabulary of other text may not have one, which is said."""
+    summaries = [f"a man {n} runs . <S_SEP> some women {n} sing . <S_SEP> all boys {n} sleep ." for n in range(60)]
+    put(CORPUS, "train", text(60)[0], summaries)
+    plain, knobs = {"max_ratio": None}, {"kind": "sentencepiece", "vocabulary": 400, "byte_fallback": True}
+    marked = {**plain, "clean": ("mark_sentences",)}
+    data = made(recipe_for(data=marked, **knobs), Path("own"))
+    ids = data.train.pair(3)[1].tolist()
+    assert data.tokenizers.target.decode([ids]) == [summaries[3].replace("<S_SEP>", "¶")]
+    assert len(ids) - 2 == len(set(zip(ids, ids[1:], ids[2:], strict=False)))  # no trigram twice
+    made(recipe_for(data=plain, **knobs), Path("other"))
+    assert "no_repeat_ngram" not in capsys.readouterr().err
+    made(recipe_for(data=marked, **knobs, reuse="other"), Path("reused"))
+    assert "no_repeat_ngram" in capsys.readouterr().err
+
+
 def test_tokenizers_for_each_side_of_another_corpus_and_of_as_many_lines_as_asked() -> None:
     data = made(recipe_for(kind="sentencepiece", vocabulary=45, joint=False), Path("separate"))
     assert data.tokenizers.files == ["tokenizer.json", "source.model", "target.model"]

@@ -23,7 +23,7 @@ from tests.data import hf_models
 
 MakeRun = Callable[..., Path]
 Janus = Callable[..., tuple[int, str, str]]
-STEPS = ["strip_tags", "unescape_html", "collapse_spaces", "lowercase", "nfc", "remove_spaces"]
+STEPS = ["strip_tags", "unescape_html", "collapse_spaces", "lowercase", "nfc", "remove_spaces", "mark_sentences"]
 NORMALISATIONS = ["nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity"]
 KINDS: dict[str, list[str]] = {
     **{f"unigram {each}": ["algorithm=unigram", f"normalisation={each}", "vocabulary=88"] for each in NORMALISATIONS},
@@ -40,7 +40,7 @@ MORE = [
     "a" * 3000, "the man " * 700, "\u0301" * 50, "e\u0301\u0302\u0323 x", "\x00\x01\x1c\x1d\x1e\x1f\x7f\x85 a",
     "a\x1cb\x1fc\x85d\u2028e\u3000f\u180eg\u200bh\ufeffi", "<pad > </s > <unk >", "<0x0A><0x41>", "@@ a@@ b@@", ">><<",
     "&lt;b&gt; <b>x</b> &amp;&#10;y", "<url>http</url>", "İSTANBUL ΟΔΟΣ ǅ ß", "각 \u1100\u1161\u11a8 カ\u3099 ﾊﾟ",
-    "🏳️‍🌈 👨‍👩‍👧‍👦 🇩🇪",
+    "🏳️‍🌈 👨‍👩‍👧‍👦 🇩🇪", "a . <S_SEP> b",
     "\U0010ffff \ue000 \ufdd0",
 ]  # fmt: skip
 

@@ -42,6 +42,11 @@ def test_the_numbers_are_those_of_glges_scripts(task: str, text: str, expected: 
     assert scores(task, text) == expected
 
 
+def test_marked_sentences_score_as_those_of_glges_files() -> None:
+    marked = SUMMARIES.replace("<S_SEP>", "¶").replace("[X_SEP]", "¶")
+    assert scores("cnndm", marked) == scores("cnndm", SUMMARIES)
+
+
 @pytest.mark.parametrize(("task", "expected"), [("squad_qg", 39.606), ("msqg", 37.932)])
 def test_meteor_is_that_of_its_program(task: str, expected: float) -> None:
     try:
@@ -71,14 +76,19 @@ def test_meteor_reads_its_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     java.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
-    found = score(["a  b", "c", "d", "x ||| y"], [["a", "c", "d", "é"], ["b", None, "e", None]], ["meteor"])[0]
-    asked = (tmp_path / "asked").read_text().splitlines()
-    assert asked == ["SCORE ||| a ||| b ||| a b", "SCORE ||| c ||| c", "SCORE ||| d ||| e ||| d", "SCORE ||| é ||| x y"]
+    found = score(["a  b", "c", "d", "x ||| y"], [["a", "c", "d\r", "é"], ["b", None, "e", None]], ["meteor"])[0]
+    asked = (tmp_path / "asked").read_bytes().decode().splitlines()
+    assert asked == [
+        "SCORE ||| a ||| b ||| a b",
+        "SCORE ||| c ||| c",
+        "SCORE ||| d  ||| e ||| d",
+        "SCORE ||| é ||| x y",
+    ]
     assert [found.aggregate(row) for row in found.statistics] == pytest.approx(
         [100, 29.84977821894008, 78.6648775578665, 0]
     )
     java.write_text("#!/bin/sh\necho no memory >&2\nexit 1\n")
-    with pytest.raises(UsageError, match="no memory"):
+    with pytest.raises(UsageError, match="0 of 1 lines: no memory"):
         score(["a"], [["a"]], ["meteor"])
 
 
@@ -100,6 +110,12 @@ def test_rouge_155_averages_over_its_own_samples() -> None:
     assert rouge155.average(values) == pytest.approx(0.5, abs=0.01)
     assert rouge155.average(values) != 0.5
     assert rouge155.average(np.full(5, 0.123456)) == 0.12346
+
+
+@pytest.mark.parametrize(("lines", "expected"), [(1000, 0.24956), (1001, 0.2495), (2500, 0.24986)])
+def test_rouge_155_draws_as_its_generator_however_many_lines_there_are(lines: int, expected: float) -> None:
+    """Expected is what drand48 gives, one number after another."""
+    assert rouge155.average((np.arange(lines) / lines) ** 3) == expected
 
 
 def test_several_references_of_rouge_155_are_pooled() -> None:
