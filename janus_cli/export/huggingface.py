@@ -99,17 +99,24 @@ def moved(table: Tensor, order: Sequence[int], start: int) -> Tensor:
     return out
 
 
+def kind_of(config: Mapping[str, Any], name: str) -> Kind:
+    """The kind that a model's type is, for messages of the folder `name`. Raises DataError if it is none."""
+    model = config["model_type"]
+    if model not in KINDS:
+        why = UNFIT.get(model, "it is none of the encoder-decoders known here")
+        raise DataError(f"{name} is a model of type {model}: {why}", f"janus imports {', '.join(KINDS)}")
+    return KINDS[model]
+
+
 def model_knobs(config: Mapping[str, Any], name: str) -> Model:
-    """The knobs of a model, but for those that its weights decide. name: its folder, for messages.
+    """The knobs of a model, but for those that its weights decide.
+
+    config: see `documents.PretrainedConfig`. name: its folder, for messages.
 
     Raises:
         DataError: the model does not fit.
     """
-    kind = KINDS.get(config.get("model_type", ""))
-    if kind is None:
-        model = config.get("model_type")
-        why = UNFIT.get(str(model), "it is none of the encoder-decoders known here")
-        raise DataError(f"{name} is a model of type {model}: {why}", f"janus imports {', '.join(KINDS)}")
+    kind = kind_of(config, name)
     config = {**USUAL, **config}
     for setting in SHARED:
         sides = [config.get(f"{side}_{setting}") for side in _SIDES.values()]
@@ -122,15 +129,15 @@ def model_knobs(config: Mapping[str, Any], name: str) -> Model:
     tie = "none"
     if config["tie_word_embeddings"]:
         tie = "all" if config["share_encoder_decoder_embeddings"] else "target"
+    values: dict[str, Any] = {
+        "width": config["d_model"], "encoder_layers": config["encoder_layers"],
+        "decoder_layers": config["decoder_layers"], "max_length": config["max_position_embeddings"],
+        **{knob: config[f"encoder_{setting}"] for setting, knob in SHARED.items()},
+        **{knob: config[knob] for knob in ("dropout", "attention_dropout", "activation_dropout")},
+        "activation": ACTIVATIONS[activation], "embedding_scale": config["scale_embedding"], "tie": tie,
+        "norm": kind.norm, "positions": kind.positions, "embedding_norm": kind.embedding_norm,
+    }  # fmt: skip
     try:
-        values: dict[str, Any] = {
-            "width": config["d_model"], "encoder_layers": config["encoder_layers"],
-            "decoder_layers": config["decoder_layers"], "max_length": config["max_position_embeddings"],
-            **{knob: config[f"encoder_{setting}"] for setting, knob in SHARED.items()},
-            **{knob: config[knob] for knob in ("dropout", "attention_dropout", "activation_dropout")},
-            "activation": ACTIVATIONS[activation], "embedding_scale": config["scale_embedding"], "tie": tie,
-            "norm": kind.norm, "positions": kind.positions, "embedding_norm": kind.embedding_norm,
-        }  # fmt: skip
         return Model(**values)
-    except (KeyError, TypeError, ValueError) as problem:
+    except ValueError as problem:
         raise DataError(f"{name}/config.json is damaged: {problem}") from None

@@ -6,7 +6,6 @@ tokens that its texts begin with (the frame, part of the tokenizer). Our BOS is 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from janus_cli import __version__, console, recipe_load
+from janus_cli import __version__, console, documents, recipe_load
 from janus_cli.core.knobs import ArObjective, Decoding
 from janus_cli.core.model import Transformer, sinusoids
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD
@@ -28,7 +27,7 @@ from janus_cli.data.hf_folder import take_over
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers, load_tokenizers, write_tokenizers
 from janus_cli.errors import DataError, UsageError, check_machine
 from janus_cli.export import safetensors
-from janus_cli.export.huggingface import BIAS, KINDS, POSITIONS, model_knobs, moved, parts, tables
+from janus_cli.export.huggingface import BIAS, KINDS, POSITIONS, kind_of, model_knobs, moved, parts, tables
 from janus_cli.export.source import PROVENANCE, Source
 from janus_cli.files import must_be_free, sha256, whole_folder, write_json
 from janus_cli.recipe import Data, Recipe
@@ -69,17 +68,34 @@ def frame_of(config: Mapping[str, Any], settings: Mapping[str, Any], languages: 
     """The frame of a model: BART's texts begin with <s>, mBART-50's with a language, mBART's sources end with one.
 
     settings: of generation. languages: ids of the source's and the target's, for mBART.
+
+    Raises:
+        DataError: an id that the frame needs is not told, or is none of its tokens.
     """
     source, target = languages
-    start = settings.get("decoder_start_token_id", config.get("decoder_start_token_id"))
-    first = settings.get("forced_bos_token_id")
-    if config["model_type"] == "bart":
-        return Frame(start, source=config["bos_token_id"], target=config["bos_token_id"], first=first)
-    if config["model_type"] != "mbart":
-        return Frame(start, first=first)
-    if start == config["eos_token_id"]:  # mBART-50
+    start = _id("decoder_start_token_id", config, settings, config)
+    first = _id("forced_bos_token_id", config, settings)
+    if config["model_type"] == "mbart" and start is not None and start == config["eos_token_id"]:  # mBART-50
         return Frame(start, source=source, target=target, first=target)
-    return Frame(start if target is None else target, suffix=source, first=first)
+    if config["model_type"] == "mbart" and target is not None:
+        return Frame(target, suffix=source, first=first)
+    if start is None:
+        raise DataError(f"{CONFIG} is damaged: decoder_start_token_id is missing")
+    if config["model_type"] != "bart":
+        return Frame(start, first=first)
+    begin = _id("bos_token_id", config, config)
+    if begin is None:
+        raise DataError(f"{CONFIG} is damaged: bos_token_id is missing", "texts of BART begin with this token")
+    return Frame(start, source=begin, target=begin, first=first)
+
+
+def _id(key: str, config: Mapping[str, Any], *places: Mapping[str, Any]) -> int | None:
+    """The id that the first of these places tells. Raises DataError if the model has no such token."""
+    index: int | None = next((place[key] for place in places if place.get(key) is not None), None)
+    rows = config.get("decoder_vocab_size") or config["vocab_size"]
+    if index is not None and index >= rows:
+        raise DataError(f"{key} {index} is no token of this model, which has {rows:,}")
+    return index
 
 
 def decoding_knobs(settings: Mapping[str, Any], longest: int) -> Decoding:
@@ -126,27 +142,18 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """A model's config.json, and its settings of generation, which earlier versions have in the former.
 
     Raises:
-        DataError: the folder is no model, or not of encoder and decoder.
+        DataError: the folder is no model, or of a type that does not fit; or a file is damaged.
     """
-    config = _json(folder / CONFIG)
-    settings = _json(folder / GENERATION) if (folder / GENERATION).is_file() else config
-    return config, settings
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_bytes())
-        if not isinstance(found, dict):
-            raise ValueError("it is no object")
-    except FileNotFoundError:
+    if not (folder / CONFIG).is_file():
         raise DataError(
-            f"{file.parent} is not a model of Hugging Face: it has no {file.name}",
+            f"{folder} is not a model of Hugging Face: it has no {CONFIG}",
             "name a folder that `save_pretrained` of transformers or `hf download` wrote",
-        ) from None
-    except (OSError, ValueError, RecursionError) as problem:
-        check_machine(problem, f"to read {file}")
-        raise DataError(f"{file} is damaged: {problem}") from None
-    return found
+        )
+    kind_of(documents.read(folder / CONFIG, documents.ModelType), str(folder))
+    config = documents.read(folder / CONFIG, documents.PretrainedConfig)
+    if not (folder / GENERATION).is_file():
+        return config, config
+    return config, documents.read(folder / GENERATION, documents.GenerationConfig)
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -278,7 +285,8 @@ def import_model(
 
 
 def _is_import(folder: Path) -> bool:
-    return (folder / PROVENANCE).is_file() and "imported" in _json(folder / PROVENANCE)
+    about = folder / PROVENANCE
+    return about.is_file() and "imported" in documents.read(about, documents.Document)
 
 
 def _huggingface(tokenizer: Tokenizer) -> HuggingFace:
@@ -297,7 +305,7 @@ def _tokenizers(
     sides = _huggingface(plain.source), _huggingface(plain.target)
     ids: list[int | None] = [None, None]
     if config["model_type"] == "mbart":
-        about = _json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+        about = sides[0].stored["config"]
         names = [given or about.get(key) for given, key in zip(languages, ("src_lang", "tgt_lang"), strict=True)]
         ids = [_language(name, tokenizer) for name, tokenizer in zip(names, sides, strict=True)]
     elif any(languages):

@@ -142,6 +142,45 @@ def test_a_model_that_does_not_fit_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("name", "file", "changes", "named"),
+    [
+        ("bart", "config.json", {"model_type": ["bart"]}, "model_type"),
+        ("bart", "config.json", {"d_model": 8.0}, "d_model"),
+        ("bart", "config.json", {"vocab_size": "404"}, "vocab_size"),
+        ("bart", "config.json", {"bos_token_id": None}, "bos_token_id"),
+        ("bart", "config.json", {"bos_token_id": 404}, "bos_token_id"),
+        ("mbart", "config.json", {"eos_token_id": None}, "eos_token_id"),
+        ("bart", "config.json", {"activation_function": None}, "activation_function"),
+        ("bart", "config.json", {"dropout": float("nan")}, "dropout"),
+        ("bart", "config.json", {"scale_embedding": "no"}, "scale_embedding"),
+        ("bart", "generation_config.json", {"forced_bos_token_id": 404}, "forced_bos_token_id"),
+        ("bart", "generation_config.json", {"decoder_start_token_id": 404}, "decoder_start_token_id"),
+        ("bart", "generation_config.json", {"decoder_start_token_id": "2"}, "decoder_start_token_id"),
+        ("bart", "generation_config.json", {"early_stopping": "yes"}, "early_stopping"),
+        ("bart", "generation_config.json", {"min_length": "4"}, "min_length"),
+        ("bart", "generation_config.json", {"length_penalty": "x"}, "length_penalty"),
+        ("bart", "generation_config.json", {"bad_words_ids": [3]}, "bad_words_ids"),
+        ("mbart", "tokenizer_config.json", {"src_lang": 3}, "src_lang"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_its_files_are_named(
+    janus: Janus, empty_folder: Path, name: str, file: str, changes: dict[str, Any], named: str
+) -> None:
+    golden(name, Path("model"))
+    edit_json(Path("model", file), **changes)
+    code, _, err = janus("import", "model", "--dry-run")
+    assert (code, named in err) == (3, True), err
+
+
+def test_what_its_decoder_starts_with_must_be_told(janus: Janus, empty_folder: Path) -> None:
+    golden("bart", Path("model"))
+    for file in ("model/config.json", "model/generation_config.json"):
+        edit_json(file, decoder_start_token_id=None)
+    code, _, err = janus("import", "model")
+    assert (code, "decoder_start_token_id" in err) == (3, True), err
+
+
+@pytest.mark.parametrize(
     ("missing", "named"),
     [("config.json", "config.json"), ("model.safetensors", "from_pretrained('model')"), ("vocab.json", "tokenizer")],
 )
