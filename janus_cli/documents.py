@@ -26,6 +26,7 @@ Seconds = Annotated[float, Field(strict=True, ge=0)]
 Flag = Annotated[bool, Field(strict=True)]
 Id = Annotated[int, Field(strict=True, ge=0, lt=10**7)]  # of a token
 Rows = Annotated[int, Field(strict=True, ge=1, le=10**7)]  # of an embedding table
+Width = Annotated[int, Field(strict=True, ge=1, le=2**18)]  # of any part of a model
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
@@ -210,6 +211,12 @@ class ModelType(Document):
     model_type: str
 
 
+class ShardIndex(Document):
+    """A model.safetensors.index.json: the file of each weight."""
+
+    weight_map: Annotated[dict[str, Annotated[str, Field(pattern=r"^[^/\\]+\.safetensors$")]], Field(min_length=1)]
+
+
 class GenerationConfig(Document):
     """A generation_config.json: the settings that janus follows. None: not set."""
 
@@ -236,14 +243,14 @@ class PretrainedConfig(GenerationConfig, ModelType, TokenTable):
     """The config.json of a model that janus imports; earlier versions have its settings of generation there, too."""
 
     vocab_size: Rows
-    d_model: Size
-    encoder_layers: Size
-    decoder_layers: Size
-    encoder_attention_heads: Size
-    decoder_attention_heads: Size
-    encoder_ffn_dim: Size
-    decoder_ffn_dim: Size
-    max_position_embeddings: Size
+    d_model: Width
+    encoder_layers: Width
+    decoder_layers: Width
+    encoder_attention_heads: Width
+    decoder_attention_heads: Width
+    encoder_ffn_dim: Width
+    decoder_ffn_dim: Width
+    max_position_embeddings: Width
     eos_token_id: Id
     activation_function: str = ""
     dropout: Finite = 0.0

@@ -49,7 +49,7 @@ def take_over(folder: Path) -> dict[str, bytes]:
     }
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if "tokenizer.json" in names:
-        made = {"tokenizer": _library(_bytes(folder / "tokenizer.json").decode(errors="replace"), folder)}
+        made = {"tokenizer": _library(_text(folder / "tokenizer.json"), folder)}
     elif {"vocab.json", "merges.txt"} <= names:
         made = {"tokenizer": _library(_byte_level(folder, config), folder)}
     elif {"source.spm", "target.spm", "vocab.json"} <= names:
@@ -195,6 +195,13 @@ def _content(token: Any) -> str:
 def _json(file: Path, kind: type[documents.Document] = documents.Document) -> dict[str, Any]:
     """A JSON object of this kind; empty if there is no such file."""
     return documents.read(file, kind) if file.is_file() else {}
+
+
+def _text(file: Path) -> str:
+    try:
+        return _bytes(file).decode()
+    except UnicodeDecodeError as problem:
+        raise DataError(f"{file} is damaged: it is not UTF-8, at byte {problem.start:,}") from None
 
 
 def _bytes(file: Path) -> bytes:

@@ -59,12 +59,14 @@ _SIDES = {"source": "encoder", "target": "decoder"}
 
 
 def parts(name: str) -> tuple[str, ...]:
-    """The weights there that make up ours of this name, one below the other. Tables, positions, bias: see below."""
+    """The weights there that make up ours of this name, one below the other. Tables, bias: see below."""
     if layer := re.fullmatch(r"(encoder|decoder)\.(\d+)\.(.+)\.(weight|bias)", name):
         side, index, part, kind = layer.groups()
         return tuple(f"model.{side}.layers.{index}.{each}.{kind}" for each in _PARTS[part])
     if norm := re.fullmatch(r"(source|target)_norm\.(weight|bias)", name):
         return (f"model.{_SIDES[norm[1]]}.layernorm_embedding.{norm[2]}",)
+    if name in POSITIONS:
+        return (POSITIONS[name],)
     end, kind = name.split(".")
     return (f"model.{end.removesuffix('_norm')}.layer_norm.{kind}",)
 
@@ -92,7 +94,7 @@ def moved(table: Tensor, order: Sequence[int], start: int) -> Tensor:
     """
     rows = torch.tensor(order)
     rows[BOS] = start
-    out = table[rows.clamp(min=0)].clone()
+    out = table[rows.clamp(min=0)]
     if order[MASK] == ABSENT and table.dim() > 1:
         spread = table.float().std()
         out[MASK] = spread * torch.randn(table.shape[1:], generator=torch.Generator().manual_seed(1))

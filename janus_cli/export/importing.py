@@ -14,20 +14,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from janus_cli import __version__, console, documents, recipe_load
-from janus_cli.core.knobs import ArObjective, Decoding
+from janus_cli.core.knobs import ArObjective, Decoding, Model
 from janus_cli.core.model import Transformer, sinusoids
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD
 from janus_cli.data.corpus import SIDES
 from janus_cli.data.hf import ABSENT, HuggingFace
 from janus_cli.data.hf_folder import take_over
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers, load_tokenizers, write_tokenizers
-from janus_cli.errors import DataError, UsageError, check_machine
+from janus_cli.errors import DataError, UsageError
 from janus_cli.export import safetensors
-from janus_cli.export.huggingface import BIAS, KINDS, POSITIONS, kind_of, model_knobs, moved, parts, tables
+from janus_cli.export.folder import CONFIG, Weights, read
+from janus_cli.export.huggingface import BIAS, KINDS, POSITIONS, model_knobs, moved, parts, tables
 from janus_cli.export.source import PROVENANCE, Source
 from janus_cli.files import must_be_free, sha256, whole_folder, write_json
 from janus_cli.recipe import Data, Recipe
@@ -35,8 +35,7 @@ from janus_cli.recipe import Tokenizer as TokenizerKnobs
 from janus_cli.runs import RUNS
 from janus_cli.terminal import command
 
-CONFIG, GENERATION, WEIGHTS = "config.json", "generation_config.json", "model*.safetensors"
-PICKLES, WHAT = "*.bin", "an imported model"
+WHAT = "an imported model"
 LEAST_BIAS = -100.0  # of a token that is never written: leaves it no probability, and label smoothing finite
 # Settings of generation that steer it and have no knob here, with the values at which they do nothing.
 WITHOUT_EFFECT: dict[str, Any] = {
@@ -138,55 +137,8 @@ def not_followed(settings: Mapping[str, Any]) -> list[str]:
     return [f"{name} {value}" for name, value in strange.items()]
 
 
-def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A model's config.json, and its settings of generation, which earlier versions have in the former.
-
-    Raises:
-        DataError: the folder is no model, or of a type that does not fit; or a file is damaged.
-    """
-    if not (folder / CONFIG).is_file():
-        raise DataError(
-            f"{folder} is not a model of Hugging Face: it has no {CONFIG}",
-            "name a folder that `save_pretrained` of transformers or `hf download` wrote",
-        )
-    kind_of(documents.read(folder / CONFIG, documents.ModelType), str(folder))
-    config = documents.read(folder / CONFIG, documents.PretrainedConfig)
-    if not (folder / GENERATION).is_file():
-        return config, config
-    return config, documents.read(folder / GENERATION, documents.GenerationConfig)
-
-
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All weights in float32, each under the name that a model with a language-modelling head has it.
-
-    Raises:
-        DataError: there are none, or only pickles, which are never read; or a file is damaged.
-    """
-    files = sorted(folder.glob(WEIGHTS))
-    if not files and any(folder.glob(PICKLES)):
-        raise DataError(
-            f"{folder} has its weights as pickles only, which may hold any program and are not read",
-            "convert it where you trust it:\n"
-            "  from transformers import AutoModelForSeq2SeqLM as Model\n"
-            f"  Model.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})",
-        )
-    if not files:
-        raise DataError(f"{folder} has no {WEIGHTS}", "download it as well")
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as handle:
-                for name in sorted(handle.keys()):
-                    bare = name.startswith(("encoder.", "decoder.", "shared."))  # a model saved without its head
-                    tensors[f"model.{name}" if bare else name] = handle.get_tensor(name).float()
-        except (SafetensorError, OSError, RuntimeError) as problem:
-            check_machine(problem, f"to load {file}")
-            raise DataError(f"{file} is not a readable safetensors file: {problem}") from None
-    return tensors
-
-
 def transformer(
-    tensors: Mapping[str, Tensor], config: Mapping[str, Any], orders: Sequence[Sequence[int]], start: int, suffix: int,
+    weights: Mapping[str, Tensor], config: Mapping[str, Any], orders: Sequence[Sequence[int]], start: int, suffix: int,
     name: str,
 ) -> Transformer:  # fmt: skip
     """The model with these weights, in eval mode.
@@ -195,43 +147,80 @@ def transformer(
     folder, for messages.
 
     Raises:
-        DataError: the model does not fit, or weights are missing or have other shapes than its config says.
+        DataError: the model does not fit, or weights are missing, not finite, or of other shapes than its config says.
     """
-    knobs, kind = replace(model_knobs(config, name), source_suffix=suffix), KINDS[config["model_type"]]
-    made = dict[str, Tensor]()
+    knobs = replace(model_knobs(config, name), source_suffix=suffix)
     try:
-        for ours, names in tables(knobs.tie).items():
-            table = next(tensors[each] for each in (*names, names[-1]) if each in tensors)
-            made[ours] = moved(table, orders[ours != "source_table.weight"], start)
-        if BIAS in tensors:
-            bias = moved(tensors[BIAS].flatten(), orders[1], start)
-            silent = [ours for ours in (PAD, MASK) if orders[1][ours] != ABSENT]
-            bias[silent] = bias[silent].clamp(min=LEAST_BIAS)
-            bias[[ours for ours in (PAD, BOS, MASK) if ours not in silent]] = 0.0
-            made["output_bias"] = bias
-            knobs = replace(knobs, output_bias=bool(bias.any()))
-        stored = {ours: tensors[theirs][kind.offset :] for ours, theirs in POSITIONS.items() if theirs in tensors}
-        fixed = sinusoids(knobs.max_length, knobs.width, "marian")
-        if any(not torch.equal(table, fixed) for table in stored.values()):
-            knobs, made = replace(knobs, positions="learned"), {**made, **stored}
+        named = _tables(weights, knobs, orders)
+        made = _bias(weights, orders[1], start)
+        made |= _positions(weights, knobs, KINDS[config["model_type"]].offset)
+        bias = bool("output_bias" in made and made["output_bias"].any())
+        positions = "learned" if "source_positions" in made else knobs.positions
+        knobs = replace(knobs, output_bias=bias, positions=positions)
         model = Transformer(knobs, *map(len, orders), length_head=False).eval()
         taken = {each for names in tables("none").values() for each in names} | {BIAS, *POSITIONS.values()}
         for ours, weight in model.weights().items():
-            if ours not in made:
-                made[ours] = torch.cat([tensors[each] for each in parts(ours)])
-                taken.update(parts(ours))
-            if made[ours].shape != weight.shape:
-                raise DataError(
-                    f"{name}: {ours} has shape {list(made[ours].shape)}, {CONFIG} makes it {list(weight.shape)}"
-                )
-    except (KeyError, StopIteration) as problem:
+            if ours in named:
+                found = moved(weights[named[ours]], orders[ours != "source_table.weight"], start)
+            else:
+                found = made[ours] if ours in made else torch.cat([weights[each] for each in parts(ours)])
+                taken.update(() if ours in made else parts(ours))
+            _must_be(ours, found, [*weight.shape])
+            weight.copy_(found)
+    except KeyError as problem:
         raise DataError(f"{name}: there is no weight {problem}", "is it a whole encoder-decoder?") from None
-    except IndexError:
-        raise DataError(f"{name}: its embedding table has fewer rows than its tokenizer has tokens") from None
-    if strange := sorted(tensors.keys() - taken):
+    except Misfit as problem:
+        raise DataError(f"{name}: {problem}") from None
+    if strange := sorted(weights.keys() - taken):
         raise DataError(f"{name} has weights that such a model has no place for: {', '.join(strange[:3])}")
-    model.load_weights(made)
     return model
+
+
+class Misfit(Exception):
+    """What is wrong with a weight."""
+
+
+def _must_be(name: str, weight: Tensor, shape: Sequence[int]) -> None:
+    if [*weight.shape] != [*shape]:
+        raise Misfit(f"{name} has shape {[*weight.shape]}, {CONFIG} makes it {[*shape]}")
+    if not weight.isfinite().all():
+        raise Misfit(f"{name} has numbers that are not finite")
+
+
+def _tables(weights: Mapping[str, Tensor], knobs: Model, orders: Sequence[Sequence[int]]) -> dict[str, str]:
+    """The weight of each of our embedding tables; also checks the sizes that a model is made with, before it is."""
+    named = {}
+    for ours, names in tables(knobs.tie).items():
+        named[ours] = next((each for each in names if each in weights), names[0])
+        sides = [*orders] if knobs.tie == "all" else [orders[ours != "source_table.weight"]]
+        for order in sides:
+            _must_be(named[ours], weights[named[ours]], (max(order) + 1, knobs.width))
+    for side, layers in (("encoder", knobs.encoder_layers), ("decoder", knobs.decoder_layers)):
+        (last,) = parts(f"{side}.{layers - 1}.feedforward.up.weight")
+        _must_be(last, weights[last], (knobs.feedforward, knobs.width))
+    return named
+
+
+def _bias(weights: Mapping[str, Tensor], order: Sequence[int], start: int) -> dict[str, Tensor]:
+    if BIAS not in weights:
+        return {}
+    theirs = weights[BIAS].flatten()
+    if len(theirs) != max(order) + 1:
+        raise Misfit(f"{BIAS} has {len(theirs):,} numbers, not one for each of {max(order) + 1:,} tokens")
+    bias = moved(theirs, order, start)
+    silent = [ours for ours in (PAD, MASK) if order[ours] != ABSENT]
+    bias[silent] = bias[silent].clamp(min=LEAST_BIAS)
+    bias[[ours for ours in (PAD, BOS, MASK) if ours not in silent]] = 0.0
+    return {"output_bias": bias}
+
+
+def _positions(weights: Mapping[str, Tensor], knobs: Model, offset: int) -> dict[str, Tensor]:
+    """The position tables that are stored; none if they are Marian's sinusoids."""
+    stored = {ours: weights[theirs][offset:] for ours, theirs in POSITIONS.items() if theirs in weights}
+    for ours, table in stored.items():
+        _must_be(ours, table, (knobs.max_length, knobs.width))
+    fixed = sinusoids(knobs.max_length, knobs.width, "marian")
+    return stored if any(not torch.equal(table, fixed) for table in stored.values()) else {}
 
 
 def import_model(
@@ -255,7 +244,8 @@ def import_model(
         source, target = (_huggingface(each) for each in (tokenizers.source, tokenizers.target))
         suffix = 0 if frame.suffix is None else source.ours(frame.suffix)
         orders = source.order, target.order
-        model = transformer(read_tensors(folder), config, orders, frame.start, suffix, str(folder))
+        weights = Weights(folder)
+        model = transformer(weights, config, orders, frame.start, suffix, str(folder))
         first = 0 if frame.first is None else target.ours(frame.first)
         decoding = replace(
             decoding_knobs(settings, model.knobs.max_length), first_token=first,
@@ -267,7 +257,7 @@ def import_model(
         if dry_run:
             console.say(f"would import {folder} to {out}")
             return out
-        files = {file.name: sha256(file) for file in sorted(folder.glob(WEIGHTS))}
+        files = {file.name: sha256(file) for file in weights.files}
         about = {
             "run": name, "checkpoint": ", ".join(files), "step": 0, "objective": recipe.objective.name,
             "sha256": next(iter(files.values())), "janus": __version__, "imported": config["model_type"],

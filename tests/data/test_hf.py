@@ -205,6 +205,11 @@ def _damage(name: str, data: bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(data)
 
 
+def _spoil(file: Path) -> None:
+    """Puts a byte that is no UTF-8 into the name of a piece."""
+    file.write_bytes(file.read_bytes().replace("▁the".encode(), "▁t".encode() + b"\xff"))
+
+
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
@@ -221,6 +226,7 @@ def _damage(name: str, data: bytes) -> Callable[[Path], object]:
         ("marian", _damage("vocab.json", b"{}"), "vocab.json is not a vocabulary"),
         ("marian", _damage("vocab.json", b'{"a": -1}'), "vocab.json is not a vocabulary"),
         ("mbart", _damage("tokenizer.json", b"\xff"), "tokenizer.json"),
+        ("mbart", lambda folder: _spoil(folder / "tokenizer.json"), "UTF-8"),
     ],
 )
 def test_folders_that_do_not_fit_are_refused(
