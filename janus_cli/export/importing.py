@@ -19,10 +19,10 @@ from torch import Tensor
 from janus_cli import __version__, console, documents, recipe_load
 from janus_cli.core.knobs import ArObjective, Decoding, Model
 from janus_cli.core.model import Transformer, sinusoids
-from janus_cli.core.symbols import BOS, EOS, MASK, PAD
+from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL
 from janus_cli.data.corpus import SIDES
 from janus_cli.data.hf import ABSENT, HuggingFace
-from janus_cli.data.hf_folder import take_over
+from janus_cli.data.hf_folder import listed, take_over
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers, load_tokenizers, write_tokenizers
 from janus_cli.errors import DataError, UsageError
 from janus_cli.export import safetensors
@@ -313,13 +313,14 @@ def _tokenizers(
 def _language(name: str | None, tokenizer: HuggingFace) -> int:
     """The model's id of a language. Raises UsageError if it has none of this name."""
     names = tokenizer.pieces(range(tokenizer.size))
-    if name is None or name not in names:
-        known = [each for each in names if re.fullmatch("[a-z]{2,3}_[A-Z]{2}", each)]
+    more = listed(tokenizer.stored["config"])
+    known = [each for each in names[SPECIAL:] if each in more or re.fullmatch("[a-z]{2,3}_[A-Z]{2}", each)]
+    if name is None or name not in known:
         raise UsageError(
             "the languages of an mBART model must be known" if name is None else f"this model has no language {name}",
             f"--source-language CODE --target-language CODE, of {', '.join(known)}",
         )
-    return tokenizer.order[names.index(name)]
+    return tokenizer.order[names.index(name, SPECIAL)]
 
 
 def _recipe(name: str, model: Transformer, tokenizers: Tokenizers, decoding: Decoding, out: Path) -> Recipe:

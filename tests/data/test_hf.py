@@ -207,7 +207,7 @@ def _damage(name: str, data: bytes) -> Callable[[Path], object]:
 
 def _spoil(file: Path) -> None:
     """Puts a byte that is no UTF-8 into the name of a piece."""
-    file.write_bytes(file.read_bytes().replace("▁the".encode(), "▁t".encode() + b"\xff"))
+    file.write_bytes(file.read_bytes().replace("▁".encode(), "▁".encode() + b"\xff"))
 
 
 @pytest.mark.parametrize(

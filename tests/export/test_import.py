@@ -261,6 +261,19 @@ def test_the_languages_of_mbart_must_be_known_and_what_has_no_knob_is_said(janus
     assert janus("import", "model", "--source-language", "de_DE", "--target-language", "fr_XX")[0] == 2  # it is there
 
 
+@pytest.mark.parametrize("name", ["a", "</s>", "<s>", "<mask>"])
+def test_a_token_that_names_no_language_is_refused(janus: Janus, empty_folder: Path, name: str) -> None:
+    golden("mbart", Path("model"))
+    code, _, err = janus("import", "model", "--source-language", name, "--target-language", "fr_XX")
+    assert (code, "fr_XX" in err) == (2, True), err
+
+
+def test_a_model_may_list_languages_of_its_own(janus: Janus, empty_folder: Path) -> None:
+    golden("mbart", Path("model"))
+    edit_json("model/tokenizer_config.json", additional_special_tokens=["▁the"])
+    assert janus("import", "model", "--source-language", "▁the", "--target-language", "fr_XX", "--dry-run")[0] == 0
+
+
 def test_how_it_generates_is_told_by_the_recipe(tmp_path: Path) -> None:
     golden("bart", tmp_path / "model")
     decoding = load_recipe(str(import_model(tmp_path / "model", run=tmp_path / "run") / "recipe.yaml")).decoding
