@@ -11,11 +11,13 @@ from torch import Tensor
 
 from janus_cli import documents
 from janus_cli.errors import DataError, check_machine
-from janus_cli.export.huggingface import kind_of
+from janus_cli.export.huggingface import SAMPLING, WITHOUT_EFFECT, kind_of
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = "*.bin"
+# Keys of config.json that are settings of generation and no part of the model.
+STEERING = documents.GenerationConfig.model_fields.keys() | WITHOUT_EFFECT.keys() | SAMPLING
 DTYPES = ("F64", "F32", "F16", "BF16")
 
 
@@ -33,7 +35,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     kind_of(documents.read(folder / CONFIG, documents.ModelType), str(folder))
     config = documents.read(folder / CONFIG, documents.PretrainedConfig)
     if not (folder / GENERATION).is_file():
-        return config, config
+        return config, {key: config[key] for key in config if key in STEERING}
     return config, documents.read(folder / GENERATION, documents.GenerationConfig)
 
 

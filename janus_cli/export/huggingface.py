@@ -48,6 +48,24 @@ USUAL: dict[str, Any] = {
     "activation_function": "gelu", "scale_embedding": False, "tie_word_embeddings": True, "dropout": 0.1,
     "attention_dropout": 0.0, "activation_dropout": 0.0, "share_encoder_decoder_embeddings": True,
 }  # fmt: skip
+# Settings of generation that steer it and have no knob here, with the values at which they do nothing.
+WITHOUT_EFFECT: dict[str, Any] = {
+    "do_sample": False, "repetition_penalty": 1.0, "encoder_no_repeat_ngram_size": 0, "num_beam_groups": 1,
+    "diversity_penalty": 0.0, "renormalize_logits": False, "encoder_repetition_penalty": 1.0,
+    "remove_invalid_values": False, "penalty_alpha": 0.0, "token_healing": False, "guidance_scale": 1.0,
+    "begin_suppress_tokens": [], "exponential_decay_length_penalty": [], "force_words_ids": [], "constraints": [],
+    "sequence_bias": {}, "stop_strings": [], "max_time": None, "forced_decoder_ids": [], "dola_layers": None,
+    "watermarking_config": None,
+}  # fmt: skip
+# Settings that change no output: of samples, where there are none, and of how the work is done and what is told of it.
+SAMPLING = {"temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"}
+HARMLESS = {
+    "transformers_version", "_from_model_config", "use_cache", "cache_implementation", "cache_config",
+    "return_legacy_cache", "return_dict_in_generate", "output_attentions", "output_hidden_states", "output_scores",
+    "output_logits", "low_memory", "prefill_chunk_size", "compile_config", "disable_compile", "trust_remote_code",
+    "is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold",
+    "continuous_batching_config",
+}  # fmt: skip
 _PARTS = {
     "attention.query": ("self_attn.q_proj",), "attention.out": ("self_attn.out_proj",),
     "attention.key_value": ("self_attn.k_proj", "self_attn.v_proj"), "attention_norm": ("self_attn_layer_norm",),

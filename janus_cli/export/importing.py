@@ -27,7 +27,18 @@ from janus_cli.data.tokenizer import Tokenizer, Tokenizers, load_tokenizers, wri
 from janus_cli.errors import DataError, UsageError
 from janus_cli.export import safetensors
 from janus_cli.export.folder import CONFIG, Weights, read
-from janus_cli.export.huggingface import BIAS, KINDS, POSITIONS, model_knobs, moved, parts, tables
+from janus_cli.export.huggingface import (
+    BIAS,
+    HARMLESS,
+    KINDS,
+    POSITIONS,
+    SAMPLING,
+    WITHOUT_EFFECT,
+    model_knobs,
+    moved,
+    parts,
+    tables,
+)  # fmt: skip
 from janus_cli.export.source import PROVENANCE, Source
 from janus_cli.files import must_be_free, sha256, whole_folder, write_json
 from janus_cli.recipe import Data, Recipe
@@ -37,15 +48,6 @@ from janus_cli.terminal import command
 
 WHAT = "an imported model"
 LEAST_BIAS = -100.0  # of a token that is never written: leaves it no probability, and label smoothing finite
-# Settings of generation that steer it and have no knob here, with the values at which they do nothing.
-WITHOUT_EFFECT: dict[str, Any] = {
-    "do_sample": False, "repetition_penalty": 1.0, "encoder_no_repeat_ngram_size": 0, "num_beam_groups": 1,
-    "diversity_penalty": 0.0, "renormalize_logits": False, "encoder_repetition_penalty": 1.0,
-}  # fmt: skip
-STEERING = (
-    *WITHOUT_EFFECT, "bad_words_ids", "begin_suppress_tokens", "exponential_decay_length_penalty",
-    "force_words_ids", "constraints", "sequence_bias", "guidance_scale",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -126,15 +128,24 @@ def unwritten(settings: Mapping[str, Any], order: Sequence[int]) -> tuple[int, .
     return tuple(ours for ours, theirs in enumerate(order) if theirs in banned)
 
 
-def not_followed(settings: Mapping[str, Any]) -> list[str]:
-    """The settings of generation that would change outputs of transformers and do not change ours."""
-    set_ = {name: value for name in STEERING if (value := settings.get(name)) is not None}
-    strange = {name: value for name, value in set_.items() if value != WITHOUT_EFFECT.get(name)}
-    if all(len(words) == 1 for words in settings.get("bad_words_ids") or ()):
-        strange.pop("bad_words_ids", None)
-    if (settings.get("length_penalty") or 0) < 0:
-        strange["length_penalty"] = settings["length_penalty"]
-    return [f"{name} {value}" for name, value in strange.items()]
+def not_followed(settings: Mapping[str, Any], end: int) -> list[str]:
+    """The settings of generation that would change outputs of transformers and do not change ours.
+
+    end: the model's id of EOS.
+    """
+    known = (
+        HARMLESS | documents.GenerationConfig.model_fields.keys() | (set() if settings.get("do_sample") else SAMPLING)
+    )
+    set_ = {name: value for name, value in settings.items() if value is not None}
+    strange = {
+        name for name, value in set_.items() if name not in known and value != WITHOUT_EFFECT.get(name, ABSENT)
+    }  # fmt: skip
+    if any(len(words) != 1 for words in set_.get("bad_words_ids", ())):
+        strange.add("bad_words_ids")
+    if set_.get("length_penalty", 0) < 0:
+        strange.add("length_penalty")
+    strange |= {key for key in ("eos_token_id", "forced_eos_token_id") if set_.get(key, end) not in (end, [end])}
+    return [f"{name} {set_[name]}" for name in sorted(strange)]
 
 
 def transformer(
@@ -252,7 +263,7 @@ def import_model(
             unwritten=unwritten(settings, target.order),
         )  # fmt: skip
         recipe = _recipe(name, model, tokenizers, decoding, out)
-        for setting in not_followed(settings):
+        for setting in not_followed(settings, target.order[EOS]):
             console.warn(f"{folder}: {setting} has no knob here: outputs may differ from those of transformers")
         if dry_run:
             console.say(f"would import {folder} to {out}")

@@ -274,6 +274,25 @@ def test_a_model_may_list_languages_of_its_own(janus: Janus, empty_folder: Path)
     assert janus("import", "model", "--source-language", "▁the", "--target-language", "fr_XX", "--dry-run")[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"eos_token_id": [2, 7]}, "eos_token_id"), ({"stop_strings": ["."]}, "stop_strings"),
+        ({"max_time": 3.0}, "max_time"), ({"do_sample": True, "min_p": 0.1}, "min_p"),
+        ({"of_tomorrow": 1}, "of_tomorrow"),
+        ({"forced_eos_token_id": 7}, "forced_eos_token_id"), ({"top_k": 50, "eos_token_id": [2]}, ""),
+        ({"repetition_penalty": 1.0, "guidance_scale": None, "output_scores": True, "max_time": None}, ""),
+    ],
+)  # fmt: skip
+def test_settings_that_are_not_followed_are_named(
+    janus: Janus, empty_folder: Path, settings: dict[str, Any], named: str
+) -> None:
+    golden("bart", Path("model"))
+    edit_json("model/generation_config.json", **settings)
+    code, _, err = janus("import", "model", "--dry-run")
+    assert (code, named in err, "has no knob" in err) == (0, True, bool(named)), err
+
+
 def test_how_it_generates_is_told_by_the_recipe(tmp_path: Path) -> None:
     golden("bart", tmp_path / "model")
     decoding = load_recipe(str(import_model(tmp_path / "model", run=tmp_path / "run") / "recipe.yaml")).decoding
