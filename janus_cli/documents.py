@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -24,6 +24,10 @@ Size = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]  # of a vocabulary
 Number = Annotated[float, Field(strict=True)]
 Seconds = Annotated[float, Field(strict=True, ge=0)]
 Flag = Annotated[bool, Field(strict=True)]
+Id = Annotated[int, Field(strict=True, ge=0, lt=10**7)]  # of a token
+Rows = Annotated[int, Field(strict=True, ge=1, le=10**7)]  # of an embedding table
+Width = Annotated[int, Field(strict=True, ge=1, le=2**18)]  # of any part of a model
+Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
 class Document(BaseModel):
@@ -192,6 +196,103 @@ class HuggingFaceTokenizer(Document):
     ids: dict[str, Count]
     silent: list[Count]
     codes: Flag
+
+
+class TokenTable(Document):
+    """What a tokenizer needs of the config.json of a Hugging Face model."""
+
+    vocab_size: Rows | None = None
+    decoder_vocab_size: Rows | None = None
+
+
+class ModelType(Document):
+    """What the config.json of any Hugging Face model must hold."""
+
+    model_type: str
+
+
+class ShardIndex(Document):
+    """A model.safetensors.index.json: the file of each weight."""
+
+    weight_map: Annotated[dict[str, Annotated[str, Field(pattern=r"^[^/\\]+\.safetensors$")]], Field(min_length=1)]
+
+
+class GenerationConfig(Document):
+    """A generation_config.json: the settings that janus follows. None: not set."""
+
+    bos_token_id: Id | None = None
+    eos_token_id: Id | list[Id] | None = None
+    pad_token_id: Id | None = None
+    decoder_start_token_id: Id | None = None
+    forced_bos_token_id: Id | None = None
+    forced_eos_token_id: Id | list[Id] | None = None
+    bad_words_ids: list[list[Id]] | None = None
+    suppress_tokens: list[Id] | None = None
+    num_beams: Size | None = None
+    num_return_sequences: Size | None = None
+    early_stopping: Literal[False, True, "never"] | None = None
+    length_penalty: Finite | None = None
+    min_length: Count | None = None
+    max_length: Size | None = None
+    min_new_tokens: Count | None = None
+    max_new_tokens: Size | None = None
+    no_repeat_ngram_size: Count | None = None
+
+
+class PretrainedConfig(GenerationConfig, ModelType, TokenTable):
+    """The config.json of a model that janus imports; earlier versions have its settings of generation there, too."""
+
+    vocab_size: Rows
+    d_model: Width
+    encoder_layers: Width
+    decoder_layers: Width
+    encoder_attention_heads: Width
+    decoder_attention_heads: Width
+    encoder_ffn_dim: Width
+    decoder_ffn_dim: Width
+    max_position_embeddings: Width
+    eos_token_id: Id
+    activation_function: str = ""
+    dropout: Finite = 0.0
+    attention_dropout: Finite = 0.0
+    activation_dropout: Finite = 0.0
+    scale_embedding: Flag = False
+    tie_word_embeddings: Flag = True
+    share_encoder_decoder_embeddings: Flag = True
+
+
+class AddedToken(Document):
+    """A token with its options, as files of Hugging Face hold special tokens."""
+
+    content: str
+    single_word: Flag = False
+    lstrip: Flag = False
+    rstrip: Flag = False
+    normalized: Flag = True
+    special: Flag = False
+
+
+Token = str | AddedToken
+
+
+class PretrainedTokenizer(Document):
+    """A tokenizer_config.json or special_tokens_map.json."""
+
+    pad_token: Token | None = None
+    unk_token: Token | None = None
+    bos_token: Token | None = None
+    cls_token: Token | None = None
+    eos_token: Token | None = None
+    sep_token: Token | None = None
+    mask_token: Token | None = None
+    additional_special_tokens: list[Token] | None = None
+    extra_special_tokens: list[Token] | dict[str, Token] | None = None
+    added_tokens_decoder: dict[Annotated[str, Field(pattern=r"^[0-9]+$")], AddedToken] = {}
+    clean_up_tokenization_spaces: Flag | None = None
+    add_prefix_space: Flag | None = None
+    separate_vocabs: Flag | None = None
+    src_lang: str | None = None
+    tgt_lang: str | None = None
 
 
 class Lexicon(Document):

@@ -10,6 +10,7 @@ from typing import Any
 
 import sentencepiece
 
+from janus_cli import documents
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
 from janus_cli.data.hf import ABSENT, EXTRA, HuggingFace, library
 from janus_cli.errors import DataError, check_machine, require
@@ -40,11 +41,15 @@ def take_over(folder: Path) -> dict[str, bytes]:
     Raises:
         DataError: the folder has no tokenizer that is known here, or a damaged one.
     """
-    config = _json(folder / "special_tokens_map.json") | _json(folder / "tokenizer_config.json")
-    config = {key: value for key, value in config.items() if key not in PLACES}
+    config = {
+        key: value
+        for name in ("special_tokens_map.json", "tokenizer_config.json")
+        for key, value in _json(folder / name, documents.PretrainedTokenizer).items()
+        if key not in PLACES
+    }
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if "tokenizer.json" in names:
-        made = {"tokenizer": _library(_bytes(folder / "tokenizer.json").decode(errors="replace"), folder)}
+        made = {"tokenizer": _library(_text(folder / "tokenizer.json"), folder)}
     elif {"vocab.json", "merges.txt"} <= names:
         made = {"tokenizer": _library(_byte_level(folder, config), folder)}
     elif {"source.spm", "target.spm", "vocab.json"} <= names:
@@ -96,9 +101,9 @@ Made = tuple[dict[str, int], dict[str, Any]]  # every token with its id; what th
 
 def _rows(folder: Path) -> dict[str, int]:
     """The rows of the embeddings of each side, by config.json; empty if it does not say."""
-    config = _json(folder / "config.json")
+    config = _json(folder / "config.json", documents.TokenTable)
     rows = config.get("vocab_size")
-    if not isinstance(rows, int):
+    if rows is None:
         return {}
     return {"tokenizer": rows, "source": rows, "target": config.get("decoder_vocab_size") or rows}
 
@@ -145,7 +150,7 @@ def _marian(folder: Path, side: str, config: Mapping[str, Any]) -> Made:
     own = side == "target" and config.get("separate_vocabs")
     file = folder / ("target_vocab.json" if own else "vocab.json")
     tokens = _json(file)
-    if not tokens or not all(isinstance(index, int) for index in tokens.values()):
+    if not tokens or not all(type(index) is int and index >= 0 for index in tokens.values()):
         raise DataError(f"{file} is not a vocabulary: an object of tokens with their ids")
     model = _bytes(folder / f"{side}.spm")
     return tokens, {"sentencepiece": b64encode(model).decode(), "ids": tokens, "codes": True}
@@ -160,15 +165,15 @@ def _mbart(folder: Path, config: Mapping[str, Any]) -> Made:
     except (RuntimeError, ValueError) as problem:
         check_machine(problem, f"to load {folder / MBART}")
         raise DataError(f"{folder / MBART} is damaged, or not a SentencePiece model: {problem}") from None
-    languages = config.get("additional_special_tokens") or config.get("extra_special_tokens") or LANGUAGES
-    names = ["<s>", "<pad>", "</s>", "<unk>", *pieces, *map(_content, languages), "<mask>"]
+    languages = listed(config) or LANGUAGES
+    names = ["<s>", "<pad>", "</s>", "<unk>", *pieces, *languages, "<mask>"]
     tokens = {name: index for index, name in enumerate(names)}
     if (rows := _rows(folder).get("tokenizer", len(names))) != len(names):
         raise DataError(
             f"{folder} has {rows:,} embeddings, but {len(names):,} tokens with {len(languages)} languages",
             "name the languages in special_tokens_map.json, as additional_special_tokens in the order of their ids",
         )
-    silent = [tokens[_content(token)] for token in languages]
+    silent = [tokens[token] for token in languages]
     return tokens, {"sentencepiece": b64encode(data).decode(), "ids": tokens, "silent": silent}
 
 
@@ -176,20 +181,27 @@ def _dumped(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()
 
 
+def listed(config: Mapping[str, Any]) -> list[str]:
+    """A tokenizer's special tokens besides the usual ones, in mBART its languages, by tokenizer_config.json."""
+    lists = (config.get(f"{kind}_special_tokens") for kind in ("additional", "extra"))
+    return next(([*map(_content, tokens)] for tokens in lists if tokens and isinstance(tokens, list)), [])
+
+
 def _content(token: Any) -> str:
     """The text of a special token, which files hold as such or with its options."""
     return str(token["content"] if isinstance(token, dict) else token)
 
 
-def _json(file: Path) -> dict[str, Any]:
-    """A JSON object; empty if there is no such file."""
+def _json(file: Path, kind: type[documents.Document] = documents.Document) -> dict[str, Any]:
+    """A JSON object of this kind; empty if there is no such file."""
+    return documents.read(file, kind) if file.is_file() else {}
+
+
+def _text(file: Path) -> str:
     try:
-        value = json.loads(_bytes(file)) if file.is_file() else {}
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise DataError(f"{file} is not a JSON object")
-    return value
+        return _bytes(file).decode()
+    except UnicodeDecodeError as problem:
+        raise DataError(f"{file} is damaged: it is not UTF-8, at byte {problem.start:,}") from None
 
 
 def _bytes(file: Path) -> bytes:

@@ -6,7 +6,6 @@ tokens that its texts begin with (the frame, part of the tokenizer). Our BOS is 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,20 +14,31 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from janus_cli import __version__, console, recipe_load
-from janus_cli.core.knobs import ArObjective, Decoding
+from janus_cli import __version__, console, documents, recipe_load
+from janus_cli.core.knobs import ArObjective, Decoding, Model
 from janus_cli.core.model import Transformer, sinusoids
-from janus_cli.core.symbols import BOS, EOS, MASK, PAD
+from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL
 from janus_cli.data.corpus import SIDES
 from janus_cli.data.hf import ABSENT, HuggingFace
-from janus_cli.data.hf_folder import take_over
+from janus_cli.data.hf_folder import listed, take_over
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers, load_tokenizers, write_tokenizers
-from janus_cli.errors import DataError, UsageError, check_machine
+from janus_cli.errors import DataError, UsageError
 from janus_cli.export import safetensors
-from janus_cli.export.huggingface import BIAS, KINDS, POSITIONS, model_knobs, moved, parts, tables
+from janus_cli.export.folder import CONFIG, Weights, read
+from janus_cli.export.huggingface import (
+    BIAS,
+    HARMLESS,
+    KINDS,
+    POSITIONS,
+    SAMPLING,
+    WITHOUT_EFFECT,
+    model_knobs,
+    moved,
+    parts,
+    tables,
+)  # fmt: skip
 from janus_cli.export.source import PROVENANCE, Source
 from janus_cli.files import must_be_free, sha256, whole_folder, write_json
 from janus_cli.recipe import Data, Recipe
@@ -36,18 +46,8 @@ from janus_cli.recipe import Tokenizer as TokenizerKnobs
 from janus_cli.runs import RUNS
 from janus_cli.terminal import command
 
-CONFIG, GENERATION, WEIGHTS = "config.json", "generation_config.json", "model*.safetensors"
-PICKLES, WHAT = "*.bin", "an imported model"
+WHAT = "an imported model"
 LEAST_BIAS = -100.0  # of a token that is never written: leaves it no probability, and label smoothing finite
-# Settings of generation that steer it and have no knob here, with the values at which they do nothing.
-WITHOUT_EFFECT: dict[str, Any] = {
-    "do_sample": False, "repetition_penalty": 1.0, "encoder_no_repeat_ngram_size": 0, "num_beam_groups": 1,
-    "diversity_penalty": 0.0, "renormalize_logits": False, "encoder_repetition_penalty": 1.0,
-}  # fmt: skip
-STEERING = (
-    *WITHOUT_EFFECT, "bad_words_ids", "begin_suppress_tokens", "exponential_decay_length_penalty",
-    "force_words_ids", "constraints", "sequence_bias", "guidance_scale",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,17 +69,34 @@ def frame_of(config: Mapping[str, Any], settings: Mapping[str, Any], languages: 
     """The frame of a model: BART's texts begin with <s>, mBART-50's with a language, mBART's sources end with one.
 
     settings: of generation. languages: ids of the source's and the target's, for mBART.
+
+    Raises:
+        DataError: an id that the frame needs is not told, or is none of its tokens.
     """
     source, target = languages
-    start = settings.get("decoder_start_token_id", config.get("decoder_start_token_id"))
-    first = settings.get("forced_bos_token_id")
-    if config["model_type"] == "bart":
-        return Frame(start, source=config["bos_token_id"], target=config["bos_token_id"], first=first)
-    if config["model_type"] != "mbart":
-        return Frame(start, first=first)
-    if start == config["eos_token_id"]:  # mBART-50
+    start = _id("decoder_start_token_id", config, settings, config)
+    first = _id("forced_bos_token_id", config, settings)
+    if config["model_type"] == "mbart" and start is not None and start == config["eos_token_id"]:  # mBART-50
         return Frame(start, source=source, target=target, first=target)
-    return Frame(start if target is None else target, suffix=source, first=first)
+    if config["model_type"] == "mbart" and target is not None:
+        return Frame(target, suffix=source, first=first)
+    if start is None:
+        raise DataError(f"{CONFIG} is damaged: decoder_start_token_id is missing")
+    if config["model_type"] != "bart":
+        return Frame(start, first=first)
+    begin = _id("bos_token_id", config, config)
+    if begin is None:
+        raise DataError(f"{CONFIG} is damaged: bos_token_id is missing", "texts of BART begin with this token")
+    return Frame(start, source=begin, target=begin, first=first)
+
+
+def _id(key: str, config: Mapping[str, Any], *places: Mapping[str, Any]) -> int | None:
+    """The id that the first of these places tells. Raises DataError if the model has no such token."""
+    index: int | None = next((place[key] for place in places if place.get(key) is not None), None)
+    rows = config.get("decoder_vocab_size") or config["vocab_size"]
+    if index is not None and index >= rows:
+        raise DataError(f"{key} {index} is no token of this model, which has {rows:,}")
+    return index
 
 
 def decoding_knobs(settings: Mapping[str, Any], longest: int) -> Decoding:
@@ -111,75 +128,28 @@ def unwritten(settings: Mapping[str, Any], order: Sequence[int]) -> tuple[int, .
     return tuple(ours for ours, theirs in enumerate(order) if theirs in banned)
 
 
-def not_followed(settings: Mapping[str, Any]) -> list[str]:
-    """The settings of generation that would change outputs of transformers and do not change ours."""
-    set_ = {name: value for name in STEERING if (value := settings.get(name)) is not None}
-    strange = {name: value for name, value in set_.items() if value != WITHOUT_EFFECT.get(name)}
-    if all(len(words) == 1 for words in settings.get("bad_words_ids") or ()):
-        strange.pop("bad_words_ids", None)
-    if (settings.get("length_penalty") or 0) < 0:
-        strange["length_penalty"] = settings["length_penalty"]
-    return [f"{name} {value}" for name, value in strange.items()]
+def not_followed(settings: Mapping[str, Any], end: int) -> list[str]:
+    """The settings of generation that would change outputs of transformers and do not change ours.
 
-
-def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A model's config.json, and its settings of generation, which earlier versions have in the former.
-
-    Raises:
-        DataError: the folder is no model, or not of encoder and decoder.
+    end: the model's id of EOS.
     """
-    config = _json(folder / CONFIG)
-    settings = _json(folder / GENERATION) if (folder / GENERATION).is_file() else config
-    return config, settings
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_bytes())
-        if not isinstance(found, dict):
-            raise ValueError("it is no object")
-    except FileNotFoundError:
-        raise DataError(
-            f"{file.parent} is not a model of Hugging Face: it has no {file.name}",
-            "name a folder that `save_pretrained` of transformers or `hf download` wrote",
-        ) from None
-    except (OSError, ValueError, RecursionError) as problem:
-        check_machine(problem, f"to read {file}")
-        raise DataError(f"{file} is damaged: {problem}") from None
-    return found
-
-
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All weights in float32, each under the name that a model with a language-modelling head has it.
-
-    Raises:
-        DataError: there are none, or only pickles, which are never read; or a file is damaged.
-    """
-    files = sorted(folder.glob(WEIGHTS))
-    if not files and any(folder.glob(PICKLES)):
-        raise DataError(
-            f"{folder} has its weights as pickles only, which may hold any program and are not read",
-            "convert it where you trust it:\n"
-            "  from transformers import AutoModelForSeq2SeqLM as Model\n"
-            f"  Model.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})",
-        )
-    if not files:
-        raise DataError(f"{folder} has no {WEIGHTS}", "download it as well")
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as handle:
-                for name in sorted(handle.keys()):
-                    bare = name.startswith(("encoder.", "decoder.", "shared."))  # a model saved without its head
-                    tensors[f"model.{name}" if bare else name] = handle.get_tensor(name).float()
-        except (SafetensorError, OSError, RuntimeError) as problem:
-            check_machine(problem, f"to load {file}")
-            raise DataError(f"{file} is not a readable safetensors file: {problem}") from None
-    return tensors
+    known = (
+        HARMLESS | documents.GenerationConfig.model_fields.keys() | (set() if settings.get("do_sample") else SAMPLING)
+    )
+    set_ = {name: value for name, value in settings.items() if value is not None}
+    strange = {
+        name for name, value in set_.items() if name not in known and value != WITHOUT_EFFECT.get(name, ABSENT)
+    }  # fmt: skip
+    if any(len(words) != 1 for words in set_.get("bad_words_ids", ())):
+        strange.add("bad_words_ids")
+    if set_.get("length_penalty", 0) < 0:
+        strange.add("length_penalty")
+    strange |= {key for key in ("eos_token_id", "forced_eos_token_id") if set_.get(key, end) not in (end, [end])}
+    return [f"{name} {set_[name]}" for name in sorted(strange)]
 
 
 def transformer(
-    tensors: Mapping[str, Tensor], config: Mapping[str, Any], orders: Sequence[Sequence[int]], start: int, suffix: int,
+    weights: Mapping[str, Tensor], config: Mapping[str, Any], orders: Sequence[Sequence[int]], start: int, suffix: int,
     name: str,
 ) -> Transformer:  # fmt: skip
     """The model with these weights, in eval mode.
@@ -188,43 +158,80 @@ def transformer(
     folder, for messages.
 
     Raises:
-        DataError: the model does not fit, or weights are missing or have other shapes than its config says.
+        DataError: the model does not fit, or weights are missing, not finite, or of other shapes than its config says.
     """
-    knobs, kind = replace(model_knobs(config, name), source_suffix=suffix), KINDS[config["model_type"]]
-    made = dict[str, Tensor]()
+    knobs = replace(model_knobs(config, name), source_suffix=suffix)
     try:
-        for ours, names in tables(knobs.tie).items():
-            table = next(tensors[each] for each in (*names, names[-1]) if each in tensors)
-            made[ours] = moved(table, orders[ours != "source_table.weight"], start)
-        if BIAS in tensors:
-            bias = moved(tensors[BIAS].flatten(), orders[1], start)
-            silent = [ours for ours in (PAD, MASK) if orders[1][ours] != ABSENT]
-            bias[silent] = bias[silent].clamp(min=LEAST_BIAS)
-            bias[[ours for ours in (PAD, BOS, MASK) if ours not in silent]] = 0.0
-            made["output_bias"] = bias
-            knobs = replace(knobs, output_bias=bool(bias.any()))
-        stored = {ours: tensors[theirs][kind.offset :] for ours, theirs in POSITIONS.items() if theirs in tensors}
-        fixed = sinusoids(knobs.max_length, knobs.width, "marian")
-        if any(not torch.equal(table, fixed) for table in stored.values()):
-            knobs, made = replace(knobs, positions="learned"), {**made, **stored}
+        named = _tables(weights, knobs, orders)
+        made = _bias(weights, orders[1], start)
+        made |= _positions(weights, knobs, KINDS[config["model_type"]].offset)
+        bias = bool("output_bias" in made and made["output_bias"].any())
+        positions = "learned" if "source_positions" in made else knobs.positions
+        knobs = replace(knobs, output_bias=bias, positions=positions)
         model = Transformer(knobs, *map(len, orders), length_head=False).eval()
         taken = {each for names in tables("none").values() for each in names} | {BIAS, *POSITIONS.values()}
         for ours, weight in model.weights().items():
-            if ours not in made:
-                made[ours] = torch.cat([tensors[each] for each in parts(ours)])
-                taken.update(parts(ours))
-            if made[ours].shape != weight.shape:
-                raise DataError(
-                    f"{name}: {ours} has shape {list(made[ours].shape)}, {CONFIG} makes it {list(weight.shape)}"
-                )
-    except (KeyError, StopIteration) as problem:
+            if ours in named:
+                found = moved(weights[named[ours]], orders[ours != "source_table.weight"], start)
+            else:
+                found = made[ours] if ours in made else torch.cat([weights[each] for each in parts(ours)])
+                taken.update(() if ours in made else parts(ours))
+            _must_be(ours, found, [*weight.shape])
+            weight.copy_(found)
+    except KeyError as problem:
         raise DataError(f"{name}: there is no weight {problem}", "is it a whole encoder-decoder?") from None
-    except IndexError:
-        raise DataError(f"{name}: its embedding table has fewer rows than its tokenizer has tokens") from None
-    if strange := sorted(tensors.keys() - taken):
+    except Misfit as problem:
+        raise DataError(f"{name}: {problem}") from None
+    if strange := sorted(weights.keys() - taken):
         raise DataError(f"{name} has weights that such a model has no place for: {', '.join(strange[:3])}")
-    model.load_weights(made)
     return model
+
+
+class Misfit(Exception):
+    """What is wrong with a weight."""
+
+
+def _must_be(name: str, weight: Tensor, shape: Sequence[int]) -> None:
+    if [*weight.shape] != [*shape]:
+        raise Misfit(f"{name} has shape {[*weight.shape]}, {CONFIG} makes it {[*shape]}")
+    if not weight.isfinite().all():
+        raise Misfit(f"{name} has numbers that are not finite")
+
+
+def _tables(weights: Mapping[str, Tensor], knobs: Model, orders: Sequence[Sequence[int]]) -> dict[str, str]:
+    """The weight of each of our embedding tables; also checks the sizes that a model is made with, before it is."""
+    named = {}
+    for ours, names in tables(knobs.tie).items():
+        named[ours] = next((each for each in names if each in weights), names[0])
+        sides = [*orders] if knobs.tie == "all" else [orders[ours != "source_table.weight"]]
+        for order in sides:
+            _must_be(named[ours], weights[named[ours]], (max(order) + 1, knobs.width))
+    for side, layers in (("encoder", knobs.encoder_layers), ("decoder", knobs.decoder_layers)):
+        (last,) = parts(f"{side}.{layers - 1}.feedforward.up.weight")
+        _must_be(last, weights[last], (knobs.feedforward, knobs.width))
+    return named
+
+
+def _bias(weights: Mapping[str, Tensor], order: Sequence[int], start: int) -> dict[str, Tensor]:
+    if BIAS not in weights:
+        return {}
+    theirs = weights[BIAS].flatten()
+    if len(theirs) != max(order) + 1:
+        raise Misfit(f"{BIAS} has {len(theirs):,} numbers, not one for each of {max(order) + 1:,} tokens")
+    bias = moved(theirs, order, start)
+    silent = [ours for ours in (PAD, MASK) if order[ours] != ABSENT]
+    bias[silent] = bias[silent].clamp(min=LEAST_BIAS)
+    bias[[ours for ours in (PAD, BOS, MASK) if ours not in silent]] = 0.0
+    return {"output_bias": bias}
+
+
+def _positions(weights: Mapping[str, Tensor], knobs: Model, offset: int) -> dict[str, Tensor]:
+    """The position tables that are stored; none if they are Marian's sinusoids."""
+    stored = {ours: weights[theirs][offset:] for ours, theirs in POSITIONS.items() if theirs in weights}
+    for ours, table in stored.items():
+        _must_be(ours, table, (knobs.max_length, knobs.width))
+    fixed = sinusoids(knobs.max_length, knobs.width, "marian")
+    return stored if any(not torch.equal(table, fixed) for table in stored.values()) else {}
 
 
 def import_model(
@@ -248,19 +255,20 @@ def import_model(
         source, target = (_huggingface(each) for each in (tokenizers.source, tokenizers.target))
         suffix = 0 if frame.suffix is None else source.ours(frame.suffix)
         orders = source.order, target.order
-        model = transformer(read_tensors(folder), config, orders, frame.start, suffix, str(folder))
+        weights = Weights(folder)
+        model = transformer(weights, config, orders, frame.start, suffix, str(folder))
         first = 0 if frame.first is None else target.ours(frame.first)
         decoding = replace(
             decoding_knobs(settings, model.knobs.max_length), first_token=first,
             unwritten=unwritten(settings, target.order),
         )  # fmt: skip
         recipe = _recipe(name, model, tokenizers, decoding, out)
-        for setting in not_followed(settings):
+        for setting in not_followed(settings, target.order[EOS]):
             console.warn(f"{folder}: {setting} has no knob here: outputs may differ from those of transformers")
         if dry_run:
             console.say(f"would import {folder} to {out}")
             return out
-        files = {file.name: sha256(file) for file in sorted(folder.glob(WEIGHTS))}
+        files = {file.name: sha256(file) for file in weights.files}
         about = {
             "run": name, "checkpoint": ", ".join(files), "step": 0, "objective": recipe.objective.name,
             "sha256": next(iter(files.values())), "janus": __version__, "imported": config["model_type"],
@@ -278,7 +286,8 @@ def import_model(
 
 
 def _is_import(folder: Path) -> bool:
-    return (folder / PROVENANCE).is_file() and "imported" in _json(folder / PROVENANCE)
+    about = folder / PROVENANCE
+    return about.is_file() and "imported" in documents.read(about, documents.Document)
 
 
 def _huggingface(tokenizer: Tokenizer) -> HuggingFace:
@@ -297,7 +306,7 @@ def _tokenizers(
     sides = _huggingface(plain.source), _huggingface(plain.target)
     ids: list[int | None] = [None, None]
     if config["model_type"] == "mbart":
-        about = _json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+        about = sides[0].stored["config"]
         names = [given or about.get(key) for given, key in zip(languages, ("src_lang", "tgt_lang"), strict=True)]
         ids = [_language(name, tokenizer) for name, tokenizer in zip(names, sides, strict=True)]
     elif any(languages):
@@ -315,13 +324,14 @@ def _tokenizers(
 def _language(name: str | None, tokenizer: HuggingFace) -> int:
     """The model's id of a language. Raises UsageError if it has none of this name."""
     names = tokenizer.pieces(range(tokenizer.size))
-    if name is None or name not in names:
-        known = [each for each in names if re.fullmatch("[a-z]{2,3}_[A-Z]{2}", each)]
+    more = listed(tokenizer.stored["config"])
+    known = [each for each in names[SPECIAL:] if each in more or re.fullmatch("[a-z]{2,3}_[A-Z]{2}", each)]
+    if name is None or name not in known:
         raise UsageError(
             "the languages of an mBART model must be known" if name is None else f"this model has no language {name}",
             f"--source-language CODE --target-language CODE, of {', '.join(known)}",
         )
-    return tokenizer.order[names.index(name)]
+    return tokenizer.order[names.index(name, SPECIAL)]
 
 
 def _recipe(name: str, model: Transformer, tokenizers: Tokenizers, decoding: Decoding, out: Path) -> Recipe:

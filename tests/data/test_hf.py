@@ -205,17 +205,28 @@ def _damage(name: str, data: bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(data)
 
 
+def _spoil(file: Path) -> None:
+    """Puts a byte that is no UTF-8 into the name of a piece."""
+    file.write_bytes(file.read_bytes().replace("▁".encode(), "▁".encode() + b"\xff"))
+
+
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
         ("bart", lambda folder: (folder / "merges.txt").unlink(), "has no tokenizer of a Hugging Face model"),
         ("bart", _damage("vocab.json", b"{}"), "merges.txt"),
         ("bart", _damage("tokenizer.json", b'{"version": "1.0"}'), "tokenizer.json"),
-        ("bart", _damage("tokenizer_config.json", b"x"), "tokenizer_config.json is not a JSON object"),
-        ("bart", _damage("config.json", b"[[]]"), "config.json is not a JSON object"),
+        ("bart", _damage("tokenizer_config.json", b"x"), "tokenizer_config.json"),
+        ("bart", _damage("config.json", b"[[]]"), "config.json"),
+        ("bart", _damage("config.json", b'{"vocab_size": "404"}'), "vocab_size"),
+        ("bart", _damage("tokenizer_config.json", b'{"eos_token": {}}'), "eos_token"),
+        ("bart", _damage("special_tokens_map.json", b'{"additional_special_tokens": 3}'), "additional_special_tokens"),
+        ("bart", _damage("tokenizer_config.json", b'{"added_tokens_decoder": {"x": {}}}'), "added_tokens_decoder"),
         ("marian", _damage("source.spm", b"x"), "not a SentencePiece model"),
         ("marian", _damage("vocab.json", b"{}"), "vocab.json is not a vocabulary"),
+        ("marian", _damage("vocab.json", b'{"a": -1}'), "vocab.json is not a vocabulary"),
         ("mbart", _damage("tokenizer.json", b"\xff"), "tokenizer.json"),
+        ("mbart", lambda folder: _spoil(folder / "tokenizer.json"), "UTF-8"),
     ],
 )
 def test_folders_that_do_not_fit_are_refused(

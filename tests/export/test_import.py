@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 pytest.importorskip("tokenizers")
 
@@ -26,6 +27,7 @@ from janus_cli.data.prepared import open_prepared
 from janus_cli.decoding.records import Records
 from janus_cli.decoding.translate import load
 from janus_cli.export import importing
+from janus_cli.export.folder import Weights, read
 from janus_cli.export.importing import import_model
 from janus_cli.recipe_load import load as load_recipe
 from tests.helpers import edit_json, sets
@@ -128,7 +130,7 @@ def test_plain_text_needs_one_frame_for_both_sides(janus: Janus, empty_folder: P
     [
         ({"model_type": "t5"}, "t5"), ({"activation_function": "gelu_new"}, "gelu_new"),
         ({"decoder_attention_heads": 4}, "decoder_attention_heads 4"), ({"d_model": "8"}, "config.json"),
-        ({"max_position_embeddings": 4096}, "shape"), ({"vocab_size": 500}, "fewer rows"),
+        ({"max_position_embeddings": 4096}, "shape"), ({"vocab_size": 500}, "404"), ({"vocab_size": 400}, "404"),
         ({"encoder_layers": 2}, "encoder.layers.1"), ({"decoder_layers": 1}, "no place"),
     ],
 )  # fmt: skip
@@ -139,6 +141,101 @@ def test_a_model_that_does_not_fit_is_refused(
     edit_json("model/config.json", **changes)
     code, _, err = janus("import", "model")
     assert (code, named in err, Path("runs").exists()) == (3, True, False), err
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "changes", "named"),
+    [
+        ("bart", "config.json", {"model_type": ["bart"]}, "model_type"),
+        ("bart", "config.json", {"d_model": 8.0}, "d_model"),
+        ("bart", "config.json", {"vocab_size": "404"}, "vocab_size"),
+        ("bart", "config.json", {"bos_token_id": None}, "bos_token_id"),
+        ("bart", "config.json", {"bos_token_id": 404}, "bos_token_id"),
+        ("mbart", "config.json", {"eos_token_id": None}, "eos_token_id"),
+        ("bart", "config.json", {"activation_function": None}, "activation_function"),
+        ("bart", "config.json", {"dropout": float("nan")}, "dropout"),
+        ("bart", "config.json", {"scale_embedding": "no"}, "scale_embedding"),
+        ("bart", "generation_config.json", {"forced_bos_token_id": 404}, "forced_bos_token_id"),
+        ("bart", "generation_config.json", {"decoder_start_token_id": 404}, "decoder_start_token_id"),
+        ("bart", "generation_config.json", {"decoder_start_token_id": "2"}, "decoder_start_token_id"),
+        ("bart", "generation_config.json", {"early_stopping": "yes"}, "early_stopping"),
+        ("bart", "generation_config.json", {"min_length": "4"}, "min_length"),
+        ("bart", "generation_config.json", {"length_penalty": "x"}, "length_penalty"),
+        ("bart", "generation_config.json", {"bad_words_ids": [3]}, "bad_words_ids"),
+        ("mbart", "tokenizer_config.json", {"src_lang": 3}, "src_lang"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_its_files_are_named(
+    janus: Janus, empty_folder: Path, name: str, file: str, changes: dict[str, Any], named: str
+) -> None:
+    golden(name, Path("model"))
+    edit_json(Path("model", file), **changes)
+    code, _, err = janus("import", "model", "--dry-run")
+    assert (code, named in err) == (3, True), err
+
+
+def test_what_its_decoder_starts_with_must_be_told(janus: Janus, empty_folder: Path) -> None:
+    golden("bart", Path("model"))
+    for file in ("model/config.json", "model/generation_config.json"):
+        edit_json(file, decoder_start_token_id=None)
+    code, _, err = janus("import", "model")
+    assert (code, "decoder_start_token_id" in err) == (3, True), err
+
+
+Change = Callable[[dict[str, torch.Tensor]], object]
+
+
+def rewritten(change: Change, file: Path) -> None:
+    weights = load_file(file)
+    change(weights)
+    save_file(weights, file)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda weights: weights["model.shared.weight"][7].fill_(float("nan")), "finite"),
+        (lambda weights: weights["final_logits_bias"].fill_(float("-inf")), "finite"),
+        (lambda weights: weights.update({SOME: weights[SOME].to(torch.int8)}), "I8"),
+        (lambda weights: weights.update({SOME: weights[SOME].to(torch.float8_e4m3fn)}), "F8"),
+        (lambda weights: weights.update(final_logits_bias=torch.zeros(1, 300)), "final_logits_bias"),
+        (lambda weights: weights.update({"shared.weight": torch.zeros(404, 8)}), "twice"),
+        (lambda weights: weights.pop("model.encoder.embed_positions.weight"), "embed_positions"),
+        (lambda weights: weights.pop("final_logits_bias"), ""),
+    ],
+)
+def test_damaged_weights_are_refused(janus: Janus, empty_folder: Path, change: Change, named: str) -> None:
+    golden("bart", Path("model"))
+    rewritten(change, Path("model/model.safetensors"))
+    code, _, err = janus("import", "model", "--dry-run")
+    assert (code, named in err) == (3 if named else 0, True), err
+
+
+SOME = "model.encoder.layers.0.fc1.weight"
+
+
+def test_only_the_weights_that_transformers_would_read_are_read(janus: Janus, empty_folder: Path) -> None:
+    """model.safetensors and nothing beside it; without it the parts that an index lists, all of them."""
+    golden("bart", Path("model"))
+    assert janus("import", "model", "--run", "whole")[0] == 0
+    weights = load_file("model/model.safetensors")
+    save_file({name: weight + 1 for name, weight in weights.items()}, "model/model.fp32.safetensors")
+    assert janus("import", "model", "--run", "beside")[0] == 0
+    assert Path("beside/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+
+    Path("model/model.safetensors").unlink()
+    code, _, err = janus("import", "model", "--run", "none")
+    assert (code, "model.safetensors.index.json" in err) == (3, True), err
+    for number in range(2):
+        part = {name: weights[name] for name in sorted(weights)[number::2]}
+        save_file(part, f"model/model-0000{number + 1}-of-00002.safetensors")
+    places = {name: f"model-0000{number % 2 + 1}-of-00002.safetensors" for number, name in enumerate(sorted(weights))}
+    Path("model/model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    assert janus("import", "model", "--run", "parts")[0] == 0
+    assert Path("parts/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+    Path("model/model-00002-of-00002.safetensors").unlink()
+    code, _, err = janus("import", "model", "--run", "less")
+    assert (code, "model-00002-of-00002.safetensors" in err) == (3, True), err
 
 
 @pytest.mark.parametrize(
@@ -162,6 +259,38 @@ def test_the_languages_of_mbart_must_be_known_and_what_has_no_knob_is_said(janus
     assert (code, "repetition_penalty 1.2" in err, "bad_words_ids" in err) == (0, True, True)
     shutil.rmtree("runs/model/checkpoints", ignore_errors=True)
     assert janus("import", "model", "--source-language", "de_DE", "--target-language", "fr_XX")[0] == 2  # it is there
+
+
+@pytest.mark.parametrize("name", ["a", "</s>", "<s>", "<mask>"])
+def test_a_token_that_names_no_language_is_refused(janus: Janus, empty_folder: Path, name: str) -> None:
+    golden("mbart", Path("model"))
+    code, _, err = janus("import", "model", "--source-language", name, "--target-language", "fr_XX")
+    assert (code, "fr_XX" in err) == (2, True), err
+
+
+def test_a_model_may_list_languages_of_its_own(janus: Janus, empty_folder: Path) -> None:
+    golden("mbart", Path("model"))
+    edit_json("model/tokenizer_config.json", additional_special_tokens=["▁the"])
+    assert janus("import", "model", "--source-language", "▁the", "--target-language", "fr_XX", "--dry-run")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"eos_token_id": [2, 7]}, "eos_token_id"), ({"stop_strings": ["."]}, "stop_strings"),
+        ({"max_time": 3.0}, "max_time"), ({"do_sample": True, "min_p": 0.1}, "min_p"),
+        ({"of_tomorrow": 1}, "of_tomorrow"),
+        ({"forced_eos_token_id": 7}, "forced_eos_token_id"), ({"top_k": 50, "eos_token_id": [2]}, ""),
+        ({"repetition_penalty": 1.0, "guidance_scale": None, "output_scores": True, "max_time": None}, ""),
+    ],
+)  # fmt: skip
+def test_settings_that_are_not_followed_are_named(
+    janus: Janus, empty_folder: Path, settings: dict[str, Any], named: str
+) -> None:
+    golden("bart", Path("model"))
+    edit_json("model/generation_config.json", **settings)
+    code, _, err = janus("import", "model", "--dry-run")
+    assert (code, named in err, "has no knob" in err) == (0, True, bool(named)), err
 
 
 def test_how_it_generates_is_told_by_the_recipe(tmp_path: Path) -> None:
@@ -216,9 +345,9 @@ def test_tokens_that_are_never_to_be_written_are_not_and_keep_their_probability(
 def test_a_bias_that_forbids_a_token_leaves_the_loss_of_training_finite(tmp_path: Path) -> None:
     golden("bart", tmp_path / "model")
     order = load(import_model(tmp_path / "model", run=tmp_path / "run")).tokenizers.target.order
-    weights = importing.read_tensors(tmp_path / "model")
+    weights = dict(Weights(tmp_path / "model"))
     weights["final_logits_bias"][0, 1] = -1e9
-    config, _ = importing.read(tmp_path / "model")
+    config, _ = read(tmp_path / "model")
     model = importing.transformer(weights, config, (order, order), config["eos_token_id"], 0, "model")
     states, gold = torch.zeros(1, model.knobs.width), torch.tensor([EOS])
     assert model.output_bias is not None
@@ -273,21 +402,19 @@ def test_logits_and_outputs_are_those_of_transformers(
     tmp_path: Path, kind: str, config: dict[str, Any], languages: tuple[int | None, int | None]
 ) -> None:
     theirs = random_model(kind, config, tmp_path)
-    about, settings = importing.read(tmp_path)
+    about, settings = read(tmp_path)
     special = [theirs.config.pad_token_id, 3, -1, theirs.config.eos_token_id, ROWS - 2]
     order = [*special, *(index for index in range(ROWS) if index not in special)]
     frame = importing.frame_of(about, settings, languages)
     suffix = 0 if frame.suffix is None else order.index(frame.suffix)
-    ours = importing.transformer(
-        importing.read_tensors(tmp_path), about, (order, order), frame.start, suffix, str(tmp_path)
-    )
+    ours = importing.transformer(Weights(tmp_path), about, (order, order), frame.start, suffix, str(tmp_path))
 
     draw = torch.Generator().manual_seed(1)
     lengths = torch.randint(1, 20, (6,), generator=draw).tolist()
     texts = [torch.randint(6, ROWS - 12, (length,), generator=draw).tolist() for length in lengths]
     before, after = ([] if each is None else [each] for each in (frame.source, frame.suffix))
     rows = [[*before, *text, theirs.config.eos_token_id, *after] for text in texts]
-    read = torch.tensor([row + [theirs.config.pad_token_id] * (25 - len(row)) for row in rows])
+    padded = torch.tensor([row + [theirs.config.pad_token_id] * (25 - len(row)) for row in rows])
     real = (torch.arange(25) < torch.tensor([[len(row)] for row in rows])).long()
     source = pad([[*map(order.index, [*before, *text]), EOS] for text in texts])
     begin = [] if frame.target is None else [frame.target]
@@ -297,7 +424,7 @@ def test_logits_and_outputs_are_those_of_transformers(
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
         theirs.to(dtype), ours.to(dtype)
         with torch.inference_mode():
-            expected = theirs(input_ids=read, attention_mask=real, decoder_input_ids=target).logits
+            expected = theirs(input_ids=padded, attention_mask=real, decoder_input_ids=target).logits
             found = ours.logits(ours.decode(content(written), ours.encode(source, source != PAD)))
         wanted = expected[..., [order[index] for index in writable]]
         torch.testing.assert_close(found[..., writable], wanted, rtol=0, atol=tolerance)
@@ -307,7 +434,7 @@ def test_logits_and_outputs_are_those_of_transformers(
     for changes in GENERATION:
         with torch.inference_mode():
             found = theirs.generate(
-                input_ids=read, attention_mask=real, return_dict_in_generate=True, output_scores=True,
+                input_ids=padded, attention_mask=real, return_dict_in_generate=True, output_scores=True,
                 output_logits=True, **changes
             )  # fmt: skip
         options = replace(

@@ -1,0 +1,118 @@
+"""The files of a model's folder as transformers writes them: config.json, settings of generation, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from janus_cli import documents
+from janus_cli.errors import DataError, check_machine
+from janus_cli.export.huggingface import SAMPLING, WITHOUT_EFFECT, kind_of
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLES = "*.bin"
+# Keys of config.json that are settings of generation and no part of the model.
+STEERING = documents.GenerationConfig.model_fields.keys() | WITHOUT_EFFECT.keys() | SAMPLING
+DTYPES = ("F64", "F32", "F16", "BF16")
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A model's config.json, and its settings of generation, which earlier versions have in the former.
+
+    Raises:
+        DataError: the folder is no model, or of a type that does not fit; or a file is damaged.
+    """
+    if not (folder / CONFIG).is_file():
+        raise DataError(
+            f"{folder} is not a model of Hugging Face: it has no {CONFIG}",
+            "name a folder that `save_pretrained` of transformers or `hf download` wrote",
+        )
+    kind_of(documents.read(folder / CONFIG, documents.ModelType), str(folder))
+    config = documents.read(folder / CONFIG, documents.PretrainedConfig)
+    if not (folder / GENERATION).is_file():
+        return config, {key: config[key] for key in config if key in STEERING}
+    return config, documents.read(folder / GENERATION, documents.GenerationConfig)
+
+
+class Weights(Mapping[str, Tensor]):
+    """All weights in float32, each under the name that a model with a language-modelling head has it.
+
+    A weight is read from its file whenever it is asked for, so that none is in memory twice.
+    files: that hold the weights.
+
+    Raises:
+        DataError: there are none, or only pickles, which are never read; or a file is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        index = folder / INDEX
+        listed = {} if (folder / WEIGHTS).is_file() else _listed(folder)
+        self.files = [folder / name for name in sorted({*listed.values()} or {WEIGHTS})]
+        self._places: dict[str, tuple[Path, str]] = {}
+        found = set[str]()
+        for file in self.files:
+            for name in _names(file):
+                bare = name.startswith(("encoder.", "decoder.", "shared."))  # a model saved without its head
+                ours = f"model.{name}" if bare else name
+                if ours in self._places:
+                    raise DataError(f"{folder} has the weight {ours} twice")
+                self._places[ours] = file, name
+                found.add(name)
+        if missing := sorted(listed.keys() - found):
+            raise DataError(f"{index} lists weights that are not there: {', '.join(missing[:3])}")
+
+    def __getitem__(self, name: str) -> Tensor:
+        file, theirs = self._places[name]
+        try:
+            with safe_open(file, framework="pt") as handle:
+                tensor: Tensor = handle.get_tensor(theirs)
+                return tensor.float()
+        except (SafetensorError, OSError, RuntimeError) as problem:
+            check_machine(problem, f"to load {file}")
+            raise DataError(f"{file} is not a readable safetensors file: {problem}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    """The file of each weight of a folder without a model.safetensors."""
+    if (folder / INDEX).is_file():
+        listed: dict[str, str] = documents.read(folder / INDEX, documents.ShardIndex)["weight_map"]
+        for name in sorted({*listed.values()}):
+            if not (folder / name).is_file():
+                raise DataError(f"{folder} has no {name}, which {INDEX} names", "download it as well")
+        return listed
+    if any(folder.glob(PICKLES)):
+        raise DataError(
+            f"{folder} has its weights as pickles only, which may hold any program and are not read",
+            "convert it where you trust it:\n"
+            "  from transformers import AutoModelForSeq2SeqLM as Model\n"
+            f"  Model.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})",
+        )
+    raise DataError(f"{folder} has no {WEIGHTS}, nor {INDEX}", "download it as well")
+
+
+def _names(file: Path) -> list[str]:
+    """The names of a file's weights. Raises DataError if it is damaged, or a weight has another type than float."""
+    try:
+        with safe_open(file, framework="pt") as handle:
+            types = {name: handle.get_slice(name).get_dtype() for name in sorted(handle.keys())}
+    except (SafetensorError, OSError, RuntimeError) as problem:
+        check_machine(problem, f"to load {file}")
+        raise DataError(f"{file} is not a readable safetensors file: {problem}") from None
+    for name, dtype in types.items():
+        if dtype not in DTYPES:
+            raise DataError(
+                f"{file}: {name} is of type {dtype}, janus reads {', '.join(DTYPES)}",
+                "take the model's original weights, not quantised ones",
+            )
+    return [*types]
