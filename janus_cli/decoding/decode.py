@@ -125,7 +125,7 @@ class Job(ABC):
         lengths = OBJECTIVES[self.plan.recipe.objective.name].lengths
         plan, device = self.plan, self.chosen_device.type
         why = without_graph(plan.mode, plan.options, plan.recipe.ar_stream, device, lengths=lengths)
-        options["engine"] = f"torch ({why})" if why and plan.options.engine == "auto" else "torch" if why else "onnx"
+        options["engine"] = f"torch ({why})" if why else "onnx"
         used = ", ".join([self.plan.mode, *(f"{name} {value}" for name, value in options.items())])
         verb = "would decode" if self.dry_run else "decoding"
         console.say(f"{verb} {self.what} with {run.path}, checkpoint {folder.name}: {used}")

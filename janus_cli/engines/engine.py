@@ -1,7 +1,6 @@
 """Decoding by ONNX Runtime where that is faster and can do what is asked, else by torch: the same texts either way.
 
-Measured in docs/speed.md: on a CPU in float32 a whole search as one graph takes a half to a third of the time of torch
-at batch 1, and less than torch in batches.
+At batch 1 most of torch's time goes between its calls; a search that is one graph has none.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Engine:
         self._weights: Arrays = {}
 
     @property
-    def torch(self) -> Generator:
+    def by_torch(self) -> Generator:
         if self._torch is None:
             self._torch = Generator(self.model)
         return self._torch
@@ -60,7 +59,7 @@ class Engine:
     ) -> list[list[Output]]:
         """As `Generator`."""
         if trace or self.name(mode, options, side) == "torch" or not len(source):
-            return self.torch(source, mode, options, side, trace)
+            return self.by_torch(source, mode, options, side, trace)
         with torch.inference_mode():
             return self._ar(source, options, side) if mode == "ar" else self._nar(source, options, side)
 

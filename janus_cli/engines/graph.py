@@ -16,7 +16,7 @@ KINDS = {
     np.dtype(np.int64): TensorProto.INT64, np.dtype(np.int32): TensorProto.INT32, np.dtype(bool): TensorProto.BOOL,
 }  # fmt: skip
 RUNTIME = "com.microsoft"  # ONNX Runtime's own operators
-COMPARISONS = ("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Not")
+COMPARISONS = ("Equal", "Less", "Greater", "LessOrEqual", "And", "Or", "Not")
 
 
 class Value:
@@ -44,9 +44,6 @@ class Value:
         """Of integers that are not negative."""
         return self._with("Div", other)
 
-    def __mod__(self, other: Value | ArrayLike) -> Value:
-        return self._with("Mod", other)
-
     def __lt__(self, other: Value | ArrayLike) -> Value:
         return self._with("Less", other)
 
@@ -55,9 +52,6 @@ class Value:
 
     def __gt__(self, other: Value | ArrayLike) -> Value:
         return self._with("Greater", other)
-
-    def __ge__(self, other: Value | ArrayLike) -> Value:
-        return self._with("GreaterOrEqual", other)
 
     def equals(self, other: Value | ArrayLike) -> Value:
         return self._with("Equal", other)

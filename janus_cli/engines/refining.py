@@ -30,11 +30,11 @@ class MaskPredict:
         allowed = self.network.length_logits(memory).cut(1, self.network.knobs.max_length - 1, 1)
         prior, places = graph.op("LogSoftmax", allowed, axis=1).top(fan)
         rows = _Rows(self, memory, (places + 1).reshape(-1, 1), alone=fan == 1 and not padded)
-        logps, doubt, tokens = rows.first()
+        tokens, logps, every = rows.first()
         total = graph.floats([0.0]).expand(batch * fan)
         if keep := self.options.kept:
             lengths = rows.lengths.squeeze(1)
-            total = (prior.reshape(-1) - doubt) / (lengths + 1).to(np.float32)
+            total = (prior.reshape(-1) - rows.doubt(every)) / (lengths + 1).to(np.float32)
             total, order = total.reshape(batch, fan).top(keep)
             chosen = (order + (graph.range(batch) * fan).unsqueeze(1)).reshape(-1)
             rows = rows.select(chosen, alone=keep == 1 and not padded)
@@ -82,15 +82,14 @@ class MaskPredict:
         return places, hidden & (worst < log(self.options.sure)) if self.options.sure < 1 else hidden
 
     def choices(self, states: Value) -> tuple[Value, Value, Value]:
-        """states (R, k, D) -> the best token, its log-probability, the entropy; (R, k) each."""
+        """states (R, k, D) -> the best token and its log-probability, (R, k) each; all log-probabilities (R * k, V)."""
         graph, network, never = self.graph, self.network, self.never.or_eos
         shape = states.size(0), states.size(1)
         logits = network.logits(states.reshape(-1, network.knobs.width), never)
         logps = graph.op("LogSoftmax", logits, axis=1)
         best = graph.op("ArgMax", network.allowed(logits, never), result=np.int64, axis=1, keepdims=0)
         sure = network.allowed(logps, never).over("Max", 1)
-        entropy = graph.floats(0.0) - (graph.op("Exp", logps) * logps).over("Sum", 1)
-        return best.reshape(*shape), sure.reshape(*shape), entropy.reshape(*shape)
+        return best.reshape(*shape), sure.reshape(*shape), logps
 
 
 class _Rows:
@@ -130,8 +129,12 @@ class _Rows:
         return states.reshape(frame.size(0), -1, network.knobs.width).cut(1, frame.size(1) - 1, 1)
 
     def first(self) -> tuple[Value, Value, Value]:
-        """The first pass: log-probabilities (R, T), the sum of the entropies (R,), tokens (R, T)."""
+        """The first pass: tokens and their log-probabilities (R, T), all log-probabilities (R * T, V)."""
         graph = self.graph
-        best, sure, entropy = self.search.choices(self.states(self.masks))
-        doubt = graph.where(self.real, entropy, 0.0).over("Sum", 1)
-        return graph.where(self.real, sure, 0.0), doubt, graph.where(self.real, best, PAD)
+        best, sure, logps = self.search.choices(self.states(self.masks))
+        return graph.where(self.real, best, PAD), graph.where(self.real, sure, 0.0), logps
+
+    def doubt(self, logps: Value) -> Value:
+        """The sum of the entropies of a row's tokens, of all log-probabilities (R * T, V) -> (R,)."""
+        entropy = (self.graph.op("Exp", logps) * logps).over("Sum", 1) * -1.0
+        return self.graph.where(self.real, entropy.reshape(-1, self.longest), 0.0).over("Sum", 1)

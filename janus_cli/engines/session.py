@@ -46,7 +46,7 @@ class Session:
         onnxruntime = runtime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 3  # errors only
+        options.log_severity_level = 4  # errors are raised
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would take cores
         names = list(graph.weights)
         self._weights = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[name]) for name in names]
@@ -55,7 +55,14 @@ class Session:
         self._outputs = [each.name for each in self._session.get_outputs()]
 
     def __call__(self, **given: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        return dict(zip(self._outputs, self._session.run(None, given), strict=True))
+        """The outputs by name. Raises MemoryError: they do not fit."""
+        try:
+            found = self._session.run(None, given)
+        except Exception as problem:  # the library has nothing narrower for this
+            if "Failed to allocate memory" in str(problem) or "bad_alloc" in str(problem):
+                raise MemoryError("ONNX Runtime could not allocate it") from problem
+            raise
+        return dict(zip(self._outputs, found, strict=True))
 
 
 def written(model: Model, shapes: Mapping[str, Sequence[int]], search: Search, never: Unwritten) -> Graph:

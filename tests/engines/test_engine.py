@@ -1,5 +1,7 @@
 """ONNX Runtime's searches against those of torch: the same texts, passes and scores, whatever the model and options."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -115,3 +117,23 @@ def test_a_trace_has_every_pass() -> None:
     engine, options = Engine(model_of(norm="pre")), Decoding(length_beam=1, iters=4)
     ((output,), *_) = engine(BATCH, "nar", options, "content", True)
     assert len(output.trace) == 4
+
+
+def test_a_batch_that_does_not_fit_raises_memory_error() -> None:
+    """Which `janus decode` turns into a smaller --batch-sentences."""
+    script = """
+import resource, torch
+from janus_cli.core.knobs import Decoding
+from janus_cli.engines.engine import Engine
+from tests.engines.test_engine import BATCH, model_of
+engine, options = Engine(model_of(norm='pre')), Decoding(length_beam=20, iters=2)
+engine(BATCH, 'nar', options, 'content')
+used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20),) * 2)
+try:
+    engine(BATCH.repeat(20_000, 1), 'nar', options, 'content')
+except MemoryError:
+    print('smaller')
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout == "smaller\n", done.stderr
