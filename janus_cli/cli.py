@@ -34,7 +34,7 @@ VERBS = {  # what `janus --help` says of each, and what its own help begins with
     "fingerprints.",
     "average": "Average the weights of a run's last or best checkpoints into a new checkpoint of the run.",
     "distill": "Make training data from a model's outputs: sequence-level knowledge distillation (Kim & Rush 2016).",
-    "import": "Make a run of a pre-trained model as Hugging Face stores it: BART, mBART, Marian.",
+    "import": "Make a run of a pre-trained model as Hugging Face stores it: BART, mBART, Marian, Pegasus.",
     "export": "Export a model to a folder that other programs can use without its run.",
     "bench": "Measure every decoding mode of a run: quality, decoder passes, latency, throughput, memory.",
     "compare": "Train several objectives with an equal budget, decode each in every mode it has, score and time them.",

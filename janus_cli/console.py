@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING, TypeVar
 
 from rich.cells import cell_len
@@ -135,8 +136,13 @@ class progress:
     with progress("encoding", total=n) as bar: bar.advance(1, "12,000 tokens/s")
     """
 
-    def __init__(self, what: str, total: int | None, *, every_seconds: float = 10.0, start: int = 0) -> None:
-        self.what, self.total, self.done, self.note = what, total, start, ""
+    def __init__(
+        self, what: str, total: int | None, *, every_seconds: float = 10.0, start: int = 0,
+        left: Callable[[], float] = lambda: inf,
+    ) -> None:  # fmt: skip
+        """left: seconds after which it ends, even if items are left."""
+        self.what, self.left = what, left
+        self.total, self.done, self.note = total, start, ""
         self.first, self.every = start, every_seconds
         self.started = self.spoke = time.monotonic()
         self.bar: Progress | None = None
@@ -181,8 +187,10 @@ class progress:
         if not self.total:
             return f"{self.done:,}"
         made, seconds = self.done - self.first, time.monotonic() - self.started
-        left = f", {duration((self.total - self.done) * seconds / made)} left" if made > 0 else ""
-        return f"{self.done:,} / {self.total:,}{left}"
+        if made <= 0:
+            return f"{self.done:,} / {self.total:,}"
+        rest = max(0.0, min((self.total - self.done) * seconds / made, self.left()))
+        return f"{self.done:,} / {self.total:,}, {duration(rest)} left"
 
     def over(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yields the items and advances after each."""

@@ -38,7 +38,7 @@ def must_not_dangle(out: Path) -> None:
         )
 
 
-def must_be_free(out: Path, *, force: bool, is_ours: Callable[[Path], bool], what: str) -> None:
+def must_be_free(out: Path, *, force: bool, is_ours: Callable[[Path], bool], what: str, option: str = "--out") -> None:
     """Raises UsageError unless `out` is missing, an empty folder, or may be replaced.
 
     force: a folder of ours may be replaced. is_ours: whether janus wrote a folder's contents; no other folder is ever
@@ -48,11 +48,11 @@ def must_be_free(out: Path, *, force: bool, is_ours: Callable[[Path], bool], wha
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not out.is_dir():
-        raise UsageError(f"{out} is a file", "name a folder with --out")
+        raise UsageError(f"{out} is a file", f"name a folder with {option}")
     if not is_ours(out):
-        raise UsageError(f"{out} holds something other than {what} of janus", "name another folder with --out")
+        raise UsageError(f"{out} holds something other than {what} of janus", f"name another folder with {option}")
     if not force:
-        raise UsageError(f"{out} holds {what} already", "replace it with --force, or name another with --out")
+        raise UsageError(f"{out} holds {what} already", f"replace it with --force, or name another with {option}")
 
 
 @contextmanager

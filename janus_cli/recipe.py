@@ -5,6 +5,7 @@ Those of the model, the objectives and decoding are in `core/knobs.py`. `recipe_
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass
@@ -351,6 +352,15 @@ class Recipe:
 
 
 CHECKED = TypeAdapter(Recipe)  # validates recipes
+# The only knobs of the model section that do not change what its weights are, or mean.
+OUTSIDE_WEIGHTS = (
+    "model.dropout", "model.attention_dropout", "model.activation_dropout", "model.init", "model.attention",
+)  # fmt: skip
+
+
+def tokenizer_of(manifest: Mapping[str, Any]) -> Tokenizer:
+    """How the tokenizer of prepared data was made, by its manifest. Raises ValueError if that is damaged."""
+    return CHECKED.validate_json(json.dumps({"name": "any", "tokenizer": manifest["tokenizer"]})).tokenizer
 
 
 @cache

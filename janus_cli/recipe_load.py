@@ -6,7 +6,8 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from pydantic import ValidationError
 
 from janus_cli import yaml_core
 from janus_cli.core.knobs import OBJECTIVES, Decoding
-from janus_cli.errors import UsageError, check_machine
-from janus_cli.recipe import CHECKED, Recipe, sections, with_new_names
+from janus_cli.errors import CheckpointError, UsageError, check_machine
+from janus_cli.recipe import CHECKED, OUTSIDE_WEIGHTS, Recipe, sections, with_new_names
 from janus_cli.yaml_core import shorten
 
 _LARGEST = 1_000_000  # bytes
@@ -30,17 +31,36 @@ _REASONS = {  # for some of pydantic's types of errors
 }
 
 
-def load(name_or_path: str, overrides: Sequence[str] | None = None, objective: str | None = None) -> Recipe:
+@dataclass(frozen=True)
+class Basis:
+    """A run whose model section and tokenizer a recipe takes over, because its weights fit no others.
+
+    recipe: its file. tokenizer: the folder that `tokenizer.reuse` then names; None: it stays as in that file. label:
+    the option that asks for it.
+    """
+
+    recipe: Path
+    tokenizer: Path | None
+    label: str
+
+
+def load(
+    name_or_path: str, overrides: Sequence[str] | None = None, objective: str | None = None, basis: Basis | None = None
+) -> Recipe:
     """A shipped recipe (a name of `available()`) or a YAML file, with the command line's changes.
 
     overrides: `KEY=VALUE` as given to `--set`, applied last, in this order. objective: unless the recipe has this
     objective, its defaults replace the recipe's objective section. Knobs of other sections that neither the recipe nor
-    the changes set take the objective's own defaults (`ObjectiveKnobs.elsewhere`).
+    the changes set take the objective's own defaults (`ObjectiveKnobs.elsewhere`). basis: takes the place of the
+    recipe's tokenizer and of its model section, but for dropout and the like (`OUTSIDE_WEIGHTS`), what an option sets,
+    and what the objective needs.
 
     Raises:
         UsageError: no such recipe, or mistakes in it; the message lists them all as `file:line: key: what is wrong`.
+        CheckpointError: the recipe of the basis has mistakes.
     """
     draft = _Draft(_find(name_or_path))
+    draft.basis = basis
     if objective is not None:
         draft.exchange(objective)
     for change in overrides or ():
@@ -135,6 +155,7 @@ class _Draft(yaml_core.Document):
         super().__init__(_text(file))
         self.file = file
         self.options: list[str] = []
+        self.basis: Basis | None = None
         if not isinstance(self.value, dict):
             if self.complete:
                 self.wrong(1, (), f"a recipe is a set of `key: value` lines (got {shorten(self.value)})")
@@ -207,7 +228,8 @@ class _Draft(yaml_core.Document):
 
     def fill_in(self) -> None:
         """Sets what an objective (`elsewhere`) or a task changes in other knobs, where the recipe sets nothing; reads a
-        knob's earlier name."""
+        knob's earlier name; puts what the basis has in place of what the recipe has."""
+        needed: dict[str, Container[str]] = {}
         data = self.value.get("data")
         if isinstance(data, dict):
             if data.get("fields") and data.get("columns"):
@@ -226,7 +248,36 @@ class _Draft(yaml_core.Document):
             for place, values in elsewhere.items():
                 section = self.value.setdefault(place, {})
                 if isinstance(section, dict):
+                    needed[place] = values.keys() - section.keys()
                     self.value[place] = values | section
+        if self.basis is not None:
+            self.take_over(self.basis, needed.get("model", ()))
+
+    def take_over(self, basis: Basis, needed: Container[str]) -> None:
+        """Replaces the model section and the tokenizer, see `load`. needed: knobs that the objective set."""
+        try:
+            own = load(str(basis.recipe)).plain()
+        except UsageError as problem:
+            raise CheckpointError(problem.message, "use the janus version that wrote it") from None
+        line = self.line_of(basis.label)
+        if basis.tokenizer is not None:
+            own["tokenizer"]["reuse"] = str(basis.tokenizer)
+        for key, value in own["model"].items():
+            if f"model.{key}" not in OUTSIDE_WEIGHTS and key not in needed and not self._is_option("model", key):
+                self.put(("model", key), value, line)
+        given = self.value.get("tokenizer")
+        for key, value in own["tokenizer"].items():
+            if not self._is_option("tokenizer", key):
+                self.put(("tokenizer", key), value, line)
+            elif key != "reuse" and isinstance(given, dict) and (asked := given[key]) != value:
+                reason = f"its weights need its tokenizer, of {key} {shorten(value)} (got {shorten(asked)})"
+                self.wrong(line, ("tokenizer", key), reason)
+
+    def _is_option(self, section: str, key: str) -> bool:
+        """Whether an option set this knob of a section, or the section as a whole."""
+        inside = self.value.get(section)
+        lines = [self.lines.get(path, 0) for path in ((section,), (section, key))]
+        return max(lines) >= _OPTIONS and (not isinstance(inside, dict) or key in inside)
 
     def report(self) -> str:
         """All mistakes in the order of their places."""

@@ -3,6 +3,7 @@
 data/<name>.<source>-<target>/   manifest.json · tokenizer files · SPLIT.*.npy · {valid,test}.{source,target}.txt
                                  {valid,test}.refs.jsonl, where a line has several references
 data/<name>-distilled.…/         the same, with a teacher's training targets
+data/<name>-from-<run>.…/        the same as the first, with the tokenizer of a run, for `--from`
 runs/<name>/                     run.txt · recipe.yaml · manifest.json · tokenizer files · lexicon.json · log.jsonl
                                  checkpoints/step-000123/ · checkpoints/last, best (links)
                                  decode/<split>.<mode>.txt, .jsonl, .json
@@ -26,8 +27,8 @@ from janus_cli import console, documents
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.files import MANIFEST, copy_files, whole_folder
 from janus_cli.recipe import Recipe
-from janus_cli.recipe_load import guess, shipped
-from janus_cli.system import is_denied
+from janus_cli.recipe_load import Basis, guess, shipped
+from janus_cli.system import followed, is_denied
 from janus_cli.terminal import command
 
 PREPARED = Path("data")
@@ -37,9 +38,11 @@ PREFIX = "pretrained:"  # of the name of a model that comes with janus
 PRETRAINED = shipped("pretrained")
 
 
-def prepared_dir(recipe: Recipe) -> Path:
-    """The default folder of `janus preprocess` for this recipe."""
-    return PREPARED / f"{recipe.name}.{recipe.data.source}-{recipe.data.target}"
+def prepared_dir(recipe: Recipe, tokenizer: Path | None = None) -> Path:
+    """The default folder of `janus preprocess` for this recipe; tokenizer: of a run, with the tokenizer in its folder
+    instead of the recipe's."""
+    own = "" if tokenizer is None else f"-from-{tokenizer.name}"
+    return PREPARED / f"{recipe.name}{own}.{recipe.data.source}-{recipe.data.target}"
 
 
 def distilled_dir(recipe: Recipe) -> Path:
@@ -170,6 +173,36 @@ def find_run(path: Path | None, root: Path = RUNS) -> Run:
     if not folders:
         raise UsageError(f"no run under {root}/", "train one with `janus train`, or name one with --run")
     return Run(max(folders, key=lambda folder: (not Run(folder).is_export, _last_written(folder))))
+
+
+def basis(start: Path) -> Basis:
+    """What a recipe takes over from the run or the checkpoint that `--from` names.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    folder, label = followed(start), f"--from {start}"
+    if (folder / "model.safetensors").is_file():
+        export = Run(folder).is_export
+        return Basis(folder / "recipe.yaml", folder if export else folder.resolve().parent.parent, label)
+    run = find_run(start)
+    return Basis(run.recipe, run.path, label)
+
+
+def basis_of_resumed(named: Path | None) -> Basis | None:
+    """The same for a run that is resumed with a named recipe: what it took over itself, if it began with `--from`.
+
+    named: see `find_run`; it may have yet to begin.
+    """
+    if named is not None and not any((folder / "recipe.yaml").is_file() for folder in (named, RUNS / named)):
+        return None
+    run = find_run(named)
+    return Basis(run.recipe, None, f"--resume {run.path}") if began_elsewhere(run) else None
+
+
+def began_elsewhere(run: Run) -> bool:
+    """Whether a run began with the weights of another one."""
+    return run.manifest.is_file() and origin(run.read_manifest()) is not None
 
 
 def pretrained(path: Path) -> Path | None:

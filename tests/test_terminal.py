@@ -111,6 +111,19 @@ with console.progress("training", 20_000, start=100) as bar:
         assert ("ce_nar 5.201" in line) == (width == 160)
 
 
+def test_the_time_left_is_that_of_what_ends_first() -> None:
+    code = """
+import time
+from janus_cli import console
+for left in (120, 3_000):
+    with console.progress("training", 10**9, every_seconds=0, left=lambda: left) as bar:
+        time.sleep(0.01)
+        bar.advance(1)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert re.findall(r"\S+ min left", done.stderr) == ["2 min left", "50 min left"]
+
+
 def _on_a_terminal(code: str, **environment: str) -> bytes:
     """What a program in Python writes on stderr, which is a terminal."""
     terminal, other = os.openpty()

@@ -25,7 +25,12 @@ def compare(
         ),
     ] = None,
     start: Annotated[
-        Path | None, typer.Option("--from", metavar="RUN|CHECKPOINT", help="Start each training from these weights.")
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="RUN|CHECKPOINT",
+            help="Start each training from these weights, with their model section and tokenizer.",
+        ),
     ] = None,
     steps: Annotated[
         int | None,
@@ -94,18 +99,18 @@ def compare(
       janus compare --recipe multi30k --objectives ar,janus --seeds 1,2,3 --device cuda --jobs 6
       janus compare --objectives ar,bang --steps 900 --modes ar.beam1,nar.eos,semi2,semi4 --no-speed
     """
-    from janus_cli import console
+    from janus_cli import console, runs
     from janus_cli.core.knobs import OBJECTIVES
     from janus_cli.errors import JanusError
     from janus_cli.lab.labels import matching
     from janus_cli.lab.systems import asked
 
     systems = asked(options.names(objectives or "") or (() if variants else tuple(OBJECTIVES)), variants or ())
+    basis = None if start is None else runs.basis(start)
     for system in systems:
-        system.recipe(recipe or "demo", changes or ())
+        system.recipe(recipe or "demo", changes or (), basis)
     rows = options.names(modes or "")
     matching(rows, "--modes")
-    options.check_start(start)
     from janus_cli.lab.compare import MODES, Comparison
     from janus_cli.lab.processes import continues, stoppable
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from janus_cli.commands import options
+from janus_cli.errors import DataError
 
 
 def import_(
@@ -31,6 +32,11 @@ def import_(
       janus import mbart-large-50 --source-language de_DE --target-language en_XX --run runs/de-en
       echo "Some text." | janus decode --run bart-base --input -
     """
+    if not folder.is_dir():
+        place = folder.name or "FOLDER"
+        fetch = f"hf download {folder} --local-dir {place}" if len(folder.parts) == 2 else "hf download ORG/NAME"
+        hint = f"models of the Hub are not fetched: `{fetch}`, then `janus import {place}`"
+        raise DataError(f"there is no folder {folder}", hint)
     from janus_cli.export.importing import import_model
 
     import_model(folder, run=run, languages=(source_language, target_language), force=force, dry_run=dry_run)

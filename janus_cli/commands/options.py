@@ -143,11 +143,27 @@ def one_run(argument: Path | None, option: Path | None) -> Path | None:
     return option if argument is None else argument
 
 
-def check_recipe(recipe: str | None, changes: Sequence[str] | None, objective: str | None = None) -> None:
-    """Raises UsageError if there is no such recipe, objective or knob, or the recipe has mistakes."""
-    from janus_cli import recipe_load
+def check_recipe(
+    recipe: str | None, changes: Sequence[str] | None, objective: str | None = None, start: Path | None = None
+) -> None:
+    """Raises UsageError if there is no such recipe, objective or knob, or the recipe has mistakes.
 
-    recipe_load.load(recipe or "demo", changes, objective)
+    start: of `--from`, a run or a checkpoint, whose model section and tokenizer go before the recipe's; UsageError if
+    it is neither.
+    """
+    from janus_cli import recipe_load, runs
+
+    recipe_load.load(recipe or "demo", changes, objective, None if start is None else runs.basis(start))
+
+
+def check_resumed(recipe: str | None, run: Path | None, changes: Sequence[str] | None, objective: str | None) -> None:
+    """The same for a run to resume, with its own recipe or the named one."""
+    from janus_cli import recipe_load, runs
+
+    if recipe is None:
+        recipe_load.load(str(runs.find_run(run).recipe), changes, objective)
+    else:
+        recipe_load.load(recipe, changes, objective, runs.basis_of_resumed(run))
 
 
 def named_run(
@@ -174,14 +190,6 @@ def named_run(
     if changes and recipe.is_file():
         recipe_load.load(str(recipe), changes)
     return run
-
-
-def check_start(start: Path | None) -> None:
-    """Raises UsageError if --from names neither a checkpoint folder nor a run."""
-    from janus_cli.system import followed
-
-    if start is not None and not (followed(start) / "model.safetensors").is_file():
-        named_run(start, None)
 
 
 def check_place(folder: Path) -> None:

@@ -37,6 +37,14 @@ def preprocess(
         Path | None,
         typer.Option("--out", metavar="FOLDER", help="Folder to make; by default data/RECIPE.SOURCE-TARGET."),
     ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="RUN|CHECKPOINT",
+            help="Use the tokenizer of a run whose weights `train --from` will take.",
+        ),
+    ] = None,
     changes: options.Set = None,
     workers: Annotated[
         int | None,
@@ -64,9 +72,9 @@ def preprocess(
       janus preprocess --recipe mine.yaml --set tokenizer.vocabulary=4000 --force
       janus preprocess --recipe iwslt14 --data-dir iwslt14.tokenized.de-en --set tokenizer.kind=words
       janus preprocess --recipe multi30k --data-dir corpora/multi30k --bad-utf8 skip --dry-run
+      janus preprocess --recipe squad_qg --data-dir SQUAD --from runs/bart-base
     """
-    from janus_cli import console, recipe_load
-    from janus_cli.runs import prepared_dir
+    from janus_cli import console, recipe_load, runs
     from janus_cli.terminal import command
 
     if recipe is None:
@@ -74,15 +82,17 @@ def preprocess(
     named = {"train": train, "valid": valid, "test": test}
     files = [f"data.files.{split}={json.dumps(list(map(str, paths)))}" for split, paths in named.items() if paths]
     afresh = [] if data_dir is None else ["data.files={}"]  # the recipe's; those of --set stay
-    loaded = recipe_load.load(recipe or "demo", [*afresh, *(changes or ()), *files])
+    basis = None if start is None else runs.basis(start)
+    loaded = recipe_load.load(recipe or "demo", [*afresh, *(changes or ()), *files], basis=basis)
     if data_dir is not None:
         loaded = replace(loaded, data=replace(loaded.data, dir=str(data_dir)))
     if seed is not None:
         loaded = replace(loaded, seed=seed)
-    place = out or prepared_dir(loaded)
     from janus_cli.data.prepare import prepare, rehearse
+    from janus_cli.data.prepared import place_for
     from janus_cli.scoring.judge import judge_of
 
+    place = out or place_for(loaded, basis)
     if dry_run:
         rehearse(loaded, place, force=force, bad_utf8=bad_utf8)
         return

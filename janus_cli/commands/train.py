@@ -32,7 +32,11 @@ def train(
     ] = False,
     start: Annotated[
         Path | None,
-        typer.Option("--from", metavar="RUN|CHECKPOINT", help="Start from these weights; their objective may differ."),
+        typer.Option(
+            "--from",
+            metavar="RUN|CHECKPOINT",
+            help="Start from these weights, with their model section and tokenizer; the objective may differ.",
+        ),
     ] = None,
     allow_change: Annotated[
         list[str] | None,
@@ -54,16 +58,18 @@ def train(
       janus train --recipe multi30k --objective cmlm --set training.updates=5000
       janus train --resume runs/multi30k-janus
       janus train --recipe multi30k --from runs/multi30k-ar
+      janus train --recipe squad_qg --data-dir SQUAD --from runs/bart-base
       torchrun --nproc-per-node 2 -m -- janus_cli train --recipe iwslt14
     """
     from janus_cli.errors import Stopped, UsageError
-    from janus_cli.runs import find_run
 
     if resumed is not None and not resume:
         raise UsageError(f"{resumed}: a run is named only with --resume", "name a new run's folder with --run")
     folder = options.one_run(resumed, run)
-    options.check_recipe(recipe or (str(find_run(folder).recipe) if resume else None), changes, objective)
-    options.check_start(start)
+    if resume and start is None:
+        options.check_resumed(recipe, folder, changes, objective)
+    else:
+        options.check_recipe(recipe, changes, objective, start)
     options.check_place(folder or Path())
     from janus_cli.training.run import train as run_training
 

@@ -126,8 +126,11 @@ def _knobs(data: Data) -> dict[str, tuple[str, str]]:
     sides = ("target",) if data.truncate_source else ("source", "target")
     limits = dict.fromkeys(data.limit(side) for side in sides)
     cut = "" if data.truncate_source else ", or cut long sources with --set data.truncate_source=true"
+    ratio = "if this is no translation, --set data.task=generation"
+    if data.task != "translation":
+        ratio = "--set data.max_ratio=null keeps all"
     return {
         "too_short": (f"data.min_tokens {data.min_tokens}", "lower it"),
         "too_long": (" and ".join(f"data.{knob} {limit}" for knob, limit in limits), f"raise it{cut}"),
-        "ratio": (f"data.max_ratio {data.max_ratio or 0:g}", "if this is no translation, --set data.task=generation"),
+        "ratio": (f"data.max_ratio {data.max_ratio or 0:g}", ratio),
     }

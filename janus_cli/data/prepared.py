@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from janus_cli.data.corpus import SPLITS
 from janus_cli.data.prepare import FORMAT
 from janus_cli.data.store import Store, store_files
 from janus_cli.data.stored import digest, disk_size, last_change
-from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
-from janus_cli.errors import DataError, UsageError
+from janus_cli.data.tokenizer import INDEX, Tokenizers, load_tokenizers
+from janus_cli.errors import CheckpointError, DataError, UsageError
 from janus_cli.files import MANIFEST, sha256, write_json
-from janus_cli.recipe import Data, Recipe, with_new_names
+from janus_cli.recipe import Data, Recipe, tokenizer_of, with_new_names
+from janus_cli.recipe_load import Basis
 from janus_cli.runs import Run, distilled_dir, prepared_dir, text_name
 from janus_cli.system import is_denied
 from janus_cli.terminal import command, quoted
@@ -55,19 +56,55 @@ def fingerprints(manifest: Mapping[str, Any]) -> dict[str, str]:
     return {name: split["fingerprint"] for name, split in manifest.get("splits", {}).items()}
 
 
+def place_for(recipe: Recipe, basis: Basis | None = None) -> Path:
+    """The default folder for a recipe's data; with a basis one that has its tokenizer, or will have."""
+    usual = prepared_dir(recipe)
+    if basis is None or basis.tokenizer is None or has_tokenizer(usual, basis.tokenizer):
+        return usual
+    return prepared_dir(recipe, basis.tokenizer)
+
+
+def has_tokenizer(folder: Path, other: Path) -> bool:
+    """Whether a folder of prepared data has the tokenizer of another one, or of a run, to the byte."""
+    with suppress(OSError, DataError):
+        names = documents.read(other / INDEX, documents.TokenizerIndex)["files"].values()
+        return all((folder / name).read_bytes() == (other / name).read_bytes() for name in {INDEX, *names})
+    return False
+
+
+def text_is_elsewhere(recipe: Recipe) -> bool:
+    """Whether the recipe names no text, and the usual folder was made of text that was named when it was prepared."""
+    made = _usual_manifest(recipe).get("data", {})
+    return not recipe.data.is_named and bool(made.get("dir") or made.get("files", {}).get("train"))
+
+
+def _usual_manifest(recipe: Recipe) -> dict[str, Any]:
+    file = prepared_dir(recipe) / MANIFEST
+    return documents.read(file, documents.Manifest) if file.is_file() else {}
+
+
+def how_to_prepare(recipe: Recipe, folder: Path, words: Sequence[str], basis: Basis | None = None) -> str:
+    """The command that makes a folder of prepared data. words: see `open_prepared`.
+
+    Of the text that the recipe names; else of that which the usual folder was made of, with another tokenizer.
+    """
+    return preprocess_command(words, recipe, folder, _usual_manifest(recipe), basis)
+
+
 def prepare_again(prepared: Prepared, run: Run, recipe: Recipe) -> str:
     """How to prepare again what a run was trained on, where `prepared` is something else; a hint."""
     before, now = run.read_manifest().get("files", {}), prepared.manifest["files"]
     if "distilled" in prepared.manifest or all(before.get(name) == now[name] for name in prepared.tokenizers.files):
         return "prepare the same text again"
     words = ["--recipe", str(run.recipe), "--set", f"{REUSE}={run.path}"]
-    again = _command(words, recipe, prepared.folder, prepared.manifest)
+    again = preprocess_command(words, recipe, prepared.folder, prepared.manifest)
     return f"its tokenizer is another one; prepare the same text with the run's: {again} --force"
 
 
 def open_prepared(
-    recipe: Recipe, folder: Path, words: Sequence[str] = (), *, text: bool = True, of_run: bool = False
-) -> Prepared:
+    recipe: Recipe, folder: Path, words: Sequence[str] = (), *, text: bool = True, of_run: bool = False,
+    basis: Basis | None = None,
+) -> Prepared:  # fmt: skip
     """Opens a folder that `prepare` made, if it is complete, unchanged, and made with this recipe's settings.
 
     Checked are the data and tokenizer sections; size and sha256 of every file, and what `Store.open` checks; and that
@@ -76,25 +113,26 @@ def open_prepared(
 
     words: the options that give `janus preprocess` this recipe, for hints. text: whether to check the text, which is
     read if it is newer than the data or in another place. of_run: the caller compares fingerprints with those of a run;
-    they tell its tokenizer, wherever it came from (`tokenizer.reuse`).
+    they tell its tokenizer, wherever it came from (`tokenizer.reuse`). basis: the data must have its tokenizer.
 
     Raises:
-        DataError: a check fails; the hint is the command that makes the data.
+        DataError, CheckpointError (another tokenizer): a check fails; the hint is the command that makes the data.
     """
     words = words or ("--recipe", recipe.name)
-    began, hint = time.time_ns(), f"make it: {_command(words, recipe, folder, {})}"
+    began, hint = time.time_ns(), f"make it: {preprocess_command(words, recipe, folder, {}, basis)}"
     try:
         if not (folder / MANIFEST).is_file():
             if folder.is_dir() and any(folder.iterdir()):
-                prepare = _command(words, recipe, prepared_dir(recipe), {"data": {"dir": str(folder)}})
-                hint = f"if {folder} holds your text: {prepare}"
+                place, here = place_for(recipe, basis), {"data": {"dir": str(folder)}}
+                hint = f"if {folder} holds your text: {preprocess_command(words, recipe, place, here, basis)}"
             raise DataError(f"there is no prepared data in {folder}")
         hint = f"{hint} --force"
         manifest = documents.read(folder / MANIFEST, documents.Manifest)
-        hint = f"make it again: {_command(words, recipe, folder, manifest)} --force"
+        hint = f"make it again: {preprocess_command(words, recipe, folder, manifest, basis)} --force"
         if manifest.get("format") != FORMAT:
             version = f"format {manifest.get('format')}, this reads {FORMAT}"
             raise DataError(f"{folder} was prepared by another version of janus ({version})")
+        recipe = _with_tokenizer_of(basis, recipe, folder, words, manifest)
         files, noted = manifest["files"], _read_notes(folder)
         identities = {name: [known["sha256"], *_identity(folder / name)] for name, known in files.items()}
         unchanged = {name for name in files if noted.get(name) == identities[name]}
@@ -194,7 +232,7 @@ def prepared_file(run: Run, recipe: Recipe, name: str) -> Path | None:
     path = run.path / name if own else data_of(run, recipe, name) / name
     if not path.is_file() and not run.is_export:
         recorded = Path(manifest.get("prepared", ""))
-        again = _command(["--recipe", str(run.recipe)], recipe, recorded, manifest)
+        again = preprocess_command(["--recipe", str(run.recipe)], recipe, recorded, manifest)
         again += " --force" * (recorded / MANIFEST).is_file()
         raise DataError(
             f"the data of this run is gone: there is no {path}",
@@ -206,10 +244,33 @@ def prepared_file(run: Run, recipe: Recipe, name: str) -> Path | None:
     return path
 
 
-def _command(words: Sequence[str], recipe: Recipe, folder: Path, manifest: Mapping[str, Any]) -> str:
-    """The command that makes this folder; words: see `open_prepared`."""
+def _with_tokenizer_of(
+    basis: Basis | None, recipe: Recipe, folder: Path, words: Sequence[str], manifest: Mapping[str, Any]
+) -> Recipe:
+    """The recipe with the knobs of prepared data's tokenizer, if that is the tokenizer of the basis.
+
+    Raises CheckpointError if it is another one.
+    """
+    if basis is None or basis.tokenizer is None:
+        return recipe
+    if has_tokenizer(folder, basis.tokenizer):
+        return replace(recipe, tokenizer=tokenizer_of(manifest))
+    place = place_for(recipe, basis)
+    if (place / MANIFEST).is_file():
+        place = Path("FOLDER")
+    again = preprocess_command(words, recipe, place, {} if "distilled" in manifest else manifest, basis)
+    raise CheckpointError(
+        f"{basis.tokenizer} has another tokenizer than {folder}: its token ids mean other words",
+        f"prepare the text with its tokenizer: {again}; and give that to --prepared: {place}",
+    )
+
+
+def preprocess_command(
+    words: Sequence[str], recipe: Recipe, folder: Path, manifest: Mapping[str, Any], basis: Basis | None = None
+) -> str:
+    """The command that makes this folder; words, basis: see `open_prepared`."""
     distilled = manifest.get("distilled")
-    usual = distilled_dir(recipe) if distilled else prepared_dir(recipe)
+    usual = distilled_dir(recipe) if distilled else place_for(recipe, basis)
     place = [] if folder.absolute() == usual.absolute() else ["--out", folder]
     if distilled:
         return " ".join([distilled["command"], command(*place)]).strip()

@@ -97,7 +97,11 @@ def _advice(cause: str, knobs: Tokenizer) -> str:
         keep = "--set tokenizer.keep_spaces=true --set tokenizer.normalisation=identity"
         return f"tabs, leading and repeated spaces are lost; where they matter, as in code: {keep}"
     if knobs.reuse is not None:
-        return f"the tokenizer of {knobs.reuse} was not made for this text: leave out tokenizer.reuse"
+        return (
+            f"the tokenizer of {knobs.reuse} was not made for this text. Weights of a run (--from) know no other one: "
+            "a pre-training with --set tokenizer.byte_fallback=true knows all text; without --from, leave out "
+            "tokenizer.reuse"
+        )
     if knobs.kind == "words":
         return f"raise tokenizer.vocabulary (now {knobs.vocabulary:,}), or --set tokenizer.kind=sentencepiece"
     coverage = f", or raise tokenizer.character_coverage (now {knobs.character_coverage:g})"

@@ -248,7 +248,7 @@ def import_model(
     model_knobs(config, str(folder))
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).lstrip("._-") or config["model_type"]
     out = run or RUNS / name
-    must_be_free(out, force=force, is_ours=_is_import, what=WHAT)
+    must_be_free(out, force=force, is_ours=_is_import, what=WHAT, option="--run")
     with TemporaryDirectory() as temporary:
         place = Path(temporary)
         tokenizers, frame = _tokenizers(folder, place, config, settings, languages)
@@ -343,7 +343,7 @@ def _recipe(name: str, model: Transformer, tokenizers: Tokenizers, decoding: Dec
     knobs = model.knobs
     recipe = Recipe(
         name=name, about="imported from Hugging Face", model=knobs, objective=ArObjective(), decoding=decoding,
-        data=Data(max_tokens=min(Data().max_tokens, knobs.max_length - 2)),
+        data=Data(max_tokens=min(Data().max_tokens, knobs.max_length - 2), max_ratio=None),
         tokenizer=TokenizerKnobs(
             kind="hf", vocabulary=tokenizers.target.size, joint=tokenizers.joint, reuse=str(out)
         ),

@@ -16,7 +16,7 @@ import torch
 
 from janus_cli import __version__, console, documents, recipe_load, runs
 from janus_cli.core.objectives import OBJECTIVES
-from janus_cli.data.prepared import data_of
+from janus_cli.data.prepared import data_of, place_for
 from janus_cli.device import choose_device, declared_ranks, keep_freed_memory
 from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError, check_machine
 from janus_cli.files import MANIFEST, write_atomically
@@ -82,7 +82,8 @@ class Comparison:
         self.prepared, self.data_dir, self.device, self.threads = prepared, data_dir, device, threads
         self.timed_with = threads  # --jobs sets those of trainings
         self.metric, self.tokenize = metric, tokenize
-        self.recipe = recipe_load.load(base, changes)
+        self.basis = None if start is None else runs.basis(start)
+        self.recipe = recipe_load.load(base, changes, basis=self.basis)
         if self.recipe.data.is_plain:  # its valid text is decoded without noise: copies would say nothing
             hint = "`janus train --objective NAME` for each; then `janus compare --recipe TASK --from RUN`"
             raise UsageError(f"{base} is plain text (data.task denoising), with no {SPLIT} split to decode", hint)
@@ -96,7 +97,7 @@ class Comparison:
         if named := metric or named_metric(self.recipe):
             must_be_read(tokenize, [named])
         begun = [entry.run for entry in self.entries if entry.run.manifest.is_file() and not force]
-        usual = data_of(begun[0], self.recipe) if begun else runs.prepared_dir(self.recipe)
+        usual = data_of(begun[0], self.recipe) if begun else place_for(self.recipe, self.basis)
         self.data = prepared or usual
         if start is not None:
             checkpoint.find_start(start)
@@ -104,7 +105,7 @@ class Comparison:
         for system in systems:
             if minutes is not None and system.has_budget:
                 raise UsageError(f"--minutes: {system.name} has updates of its own", "use --steps")
-            recipe = system.recipe(base, self._budgeted(changes))
+            recipe = system.recipe(base, self._budgeted(changes), self.basis)
             self._check(system.name, recipe)
             with suppress(UsageError):  # an objective with none of the modes becomes a row that says so
                 rows += [f"{system.name} {label}" for label in select(recipe, modes).plans]
@@ -137,7 +138,7 @@ class Comparison:
 
     def _updates(self, entry: Entry) -> int | None:
         """Those that an entry is to have; None if minutes are the budget."""
-        recipe = entry.system.recipe(self.base, self._budgeted(self.changes))
+        recipe = entry.system.recipe(self.base, self._budgeted(self.changes), self.basis)
         return None if self.steps is None else recipe.training.updates
 
     @property
@@ -222,7 +223,8 @@ class Comparison:
                     "use the same --steps, another --out, or --force to restart",
                 )
             options = self._options(entry, False)
-            now = recipe_load.load(self.base, [*options["changes"], f"seed={entry.seed}"], options["objective"])
+            changes, basis = [*options["changes"], f"seed={entry.seed}"], runs.basis_of_resumed(entry.run.path)
+            now = recipe_load.load(self.base, changes, options["objective"], basis)
             try:
                 continued(now, entry.run, BUDGET)
             except CheckpointError as problem:

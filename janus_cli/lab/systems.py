@@ -11,6 +11,7 @@ from janus_cli import recipe_load
 from janus_cli.core.knobs import OBJECTIVES
 from janus_cli.errors import UsageError
 from janus_cli.recipe import Recipe
+from janus_cli.recipe_load import Basis
 
 UPDATES = "training.updates="
 
@@ -28,9 +29,12 @@ class System:
         """Whether it has a number of updates of its own, instead of that of all systems."""
         return any(change.startswith(UPDATES) for change in self.changes)
 
-    def recipe(self, base: str, changes: Sequence[str]) -> Recipe:
-        """The recipe of this system. changes: those for all systems. Raises UsageError with the mistakes in it."""
-        return recipe_load.load(base, [*changes, *self.changes], self.objective)
+    def recipe(self, base: str, changes: Sequence[str], basis: Basis | None = None) -> Recipe:
+        """The recipe of this system. changes: those for all systems. basis: of what `--from` names.
+
+        Raises UsageError with the mistakes in it.
+        """
+        return recipe_load.load(base, [*changes, *self.changes], self.objective, basis)
 
 
 def asked(objectives: Sequence[str], variants: Sequence[str]) -> list[System]:

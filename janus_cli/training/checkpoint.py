@@ -90,14 +90,15 @@ def step_of(folder: Path) -> int:
 
 def save(
     folder: Path, recipe: Recipe, vocabularies: tuple[int, int], state: Mapping[str, Any],
-    weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor] | None = None,
+    weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor] | None = None, again: str = "the same command",
 ) -> None:  # fmt: skip
     """Write a checkpoint as described above; one of the same name stays until the new one is whole.
 
-    Call `must_be_finite` first.
+    Call `must_be_finite` first. again: what to do once there is space on a full disk, for the hint.
 
     Raises:
-        CheckpointError: it could not be written (disk full, another process is writing it); older ones are untouched.
+        JanusError: the disk is full. Older checkpoints are untouched, here as below.
+        CheckpointError: another process is writing it, or the system refuses for another reason.
     """
     try:
         with whole_folder(
@@ -110,13 +111,14 @@ def save(
             "older checkpoints are untouched; end that process, or wait for it",
         ) from None
     except OSError as problem:
-        told, hint = from_system(problem), "older checkpoints are untouched"
-        if told and problem.errno in FULL:
+        failed, kept = f"{folder} could not be written: {problem.strerror}", "older checkpoints are untouched"
+        if problem.errno in FULL and (told := from_system(problem)):
             needed = sum(t.numel() * t.element_size() for t in (*weights.values(), *(optimizer or {}).values()))
-            hint = f"{told.hint}; a checkpoint needs about {needed:,} bytes; {hint}"
-        else:
-            check_machine(problem)
-        raise CheckpointError(f"{folder} could not be written: {problem.strerror}", hint) from None
+            first = told.hint.removesuffix(" and run it again")
+            hint = f"{kept}; {first}, a checkpoint needs about {needed:,} bytes; then: {again}"
+            raise JanusError(failed, hint) from None
+        check_machine(problem)
+        raise CheckpointError(failed, kept) from None
 
 
 def write(

@@ -33,7 +33,8 @@ def describe(what: Path | None) -> dict[str, Any]:
         CheckpointError: a checkpoint or a tokenizer is damaged.
         DataError: prepared data is damaged.
     """
-    if what is not None and ((what / STATE).is_file() or (what / MODEL).is_file()):
+    is_run = what is not None and (runs.RUNS / what / "recipe.yaml").is_file()  # a model of this name may lie here
+    if what is not None and ((what / STATE).is_file() or ((what / MODEL).is_file() and not is_run)):
         return describe_checkpoint(what)
     if what is not None and is_prepared(what):
         return describe_data(what)

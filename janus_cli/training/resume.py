@@ -8,7 +8,7 @@ from math import isclose
 from janus_cli import console, recipe_load
 from janus_cli.core.knobs import ObjectiveKnobs, ProphetnetObjective, XlnetObjective
 from janus_cli.errors import CheckpointError, UsageError
-from janus_cli.recipe import Recipe, Training
+from janus_cli.recipe import OUTSIDE_WEIGHTS, Recipe, Training
 from janus_cli.runs import Run
 from janus_cli.terminal import command
 from janus_cli.training import limits
@@ -20,10 +20,6 @@ from janus_cli.training.trainer import learning_rate
 SCHEDULE = ("updates", "learning_rate", "schedule", "warmup")  # knobs that the rate depends on
 # What judges may change: checkpoints that something else judged are then left out of the ranking.
 FREE = ("data.dir", "data.files", "about", "data.notes", "scoring", "training.best_metric")
-# The only knobs of the model section that do not change what its weights are, or mean.
-OUTSIDE_WEIGHTS = (
-    "model.dropout", "model.attention_dropout", "model.activation_dropout", "model.init", "model.attention",
-)  # fmt: skip
 
 
 def continued(now: Recipe, run: Run, allowed: Sequence[str], named: str | None = None) -> Recipe:

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,21 +20,30 @@ from janus_cli.core.model import Transformer
 from janus_cli.data import corpus, lexicon
 from janus_cli.data.batching import estimate_epoch, must_fit
 from janus_cli.data.prepare import is_prepared, prepare
-from janus_cli.data.prepared import Prepared, data_of, fingerprints, open_prepared, prepare_again
+from janus_cli.data.prepared import (
+    Prepared,
+    data_of,
+    fingerprints,
+    how_to_prepare,
+    open_prepared,
+    place_for,
+    prepare_again,
+    text_is_elsewhere,
+)
 from janus_cli.device import World, keep_few_shapes, keep_freed_memory, start_world
 from janus_cli.errors import CheckpointError, DataError, JanusError, RunInUseError, Stopped, UsageError, require
 from janus_cli.files import MANIFEST, copy_files, locked, tidy, write_atomically
-from janus_cli.recipe import Recipe
+from janus_cli.recipe import Recipe, tokenizer_of
+from janus_cli.recipe_load import Basis
 from janus_cli.runs import Run
 from janus_cli.scoring.judge import judge_of
 from janus_cli.terminal import command, visible
-from janus_cli.training import checkpoint, limits, size
+from janus_cli.training import checkpoint, initial, limits, size
 from janus_cli.training.best import check_scoring, figure
 from janus_cli.training.checkpoint import Checkpoint
 from janus_cli.training.log import Log
 from janus_cli.training.optimizer import Shares
 from janus_cli.training.resume import consequences, continued
-from janus_cli.training.start import copy_shared_weights, start_from
 from janus_cli.training.trainer import Trainer, resume_command
 
 LOCK = ".lock"
@@ -78,7 +88,8 @@ def train(
     with _ranks(device) as world:
         _check_options(resume=resume, force=force, start=start, allow_change=allow_change)
         resume = resume and not _has_yet_to_begin(recipe, run)
-        settings, target = _recipe_and_run(recipe, objective, run, changes, seed, data_dir, resume=resume)
+        basis = _basis(recipe, run, start, resume=resume)
+        settings, target = _recipe_and_run(recipe, objective, run, changes, seed, data_dir, basis, resume=resume)
         if target.is_export:
             hint = f"start from its weights: {command('janus', 'train', '--from', target.path)}"
             raise UsageError(f"{target.path} is an export: it is not trained any further", hint)
@@ -87,8 +98,11 @@ def train(
         check_scoring(settings)
         if not resume:
             _must_be_free(target, force=force)
-        words = _preprocess_options(recipe, target, changes, seed, resume=resume)
-        data = _open_data(settings, target, prepared, data_dir, world, words, resume=resume, dry_run=dry_run)
+        saved = None if start is None else initial.find(start, target, settings)
+        words = _preprocess_options(recipe, target, changes, seed, start, resume=resume)
+        data = _open_data(settings, target, prepared, data_dir, world, words, basis, resume=resume, dry_run=dry_run)
+        if saved is not None:
+            settings = replace(settings, tokenizer=tokenizer_of(data.manifest))
         settings = limits.settled(settings, data.train)
         if resume:
             checkpoint.tokenizers_of(target)
@@ -105,7 +119,7 @@ def train(
             return target
         torch.manual_seed(settings.seed)
         model = checkpoint.build_model(settings, *sizes).to(world.device)
-        origin = None if start is None else start_from(start, model, settings, data, target)
+        origin = None if saved is None else initial.copy_weights(saved, model, settings, data.tokenizers.target)
         shares = Shares.of(model, settings.training, runs.fresh(target.read_manifest() if resume else {"from": origin}))
         if not dry_run:
             _train(settings, target, model, data, world, shares, resume=resume, origin=origin, advise=advise)
@@ -135,9 +149,9 @@ def _ranks(device: str) -> Iterator[World]:
 
 def _recipe_and_run(
     recipe: str | None, objective: str | None, folder: Path | None, changes: Sequence[str], seed: int | None,
-    data_dir: Path | None, *, resume: bool,
+    data_dir: Path | None, basis: Basis | None, *, resume: bool,
 ) -> tuple[Recipe, Run]:  # fmt: skip
-    """The recipe in force, with `--seed` and `--data-dir` applied, and the run."""
+    """The recipe in force, with `--seed`, `--data-dir` and `--from` (basis) applied, and the run."""
     changes = [*changes, *([] if seed is None else [f"seed={seed}"])]
     if data_dir is not None:
         if not data_dir.is_dir():
@@ -148,11 +162,18 @@ def _recipe_and_run(
         run = runs.find_run(folder)
         if folder is None:
             console.say(f"resuming {run.path}, the newest run")
-        return recipe_load.load(recipe or str(run.recipe), changes, objective), run
+        return recipe_load.load(recipe or str(run.recipe), changes, objective, basis), run
     if recipe is None:
         console.say("no --recipe: using the built-in recipe demo")
-    loaded = recipe_load.load(recipe or "demo", changes, objective)
+    loaded = recipe_load.load(recipe or "demo", changes, objective, basis)
     return loaded, Run(folder or runs.RUNS / f"{loaded.name}-{loaded.objective.name}")
+
+
+def _basis(recipe: str | None, run: Path | None, start: Path | None, *, resume: bool) -> Basis | None:
+    """The run whose model section and tokenizer go before those of the recipe: that of `--from`, also if resumed."""
+    if start is not None:
+        return runs.basis(start)
+    return runs.basis_of_resumed(run) if resume and recipe else None
 
 
 def _check_options(*, resume: bool, force: bool, start: Path | None, allow_change: Sequence[str]) -> None:
@@ -204,25 +225,26 @@ def _is_for_data(path: Path) -> bool:
 
 
 def _preprocess_options(
-    recipe: str | None, run: Run, changes: Sequence[str], seed: int | None, *, resume: bool
+    recipe: str | None, run: Run, changes: Sequence[str], seed: int | None, start: Path | None, *, resume: bool
 ) -> list[str]:
     """The options that tell `janus preprocess` the recipe in force, for hints."""
-    words = ["--recipe", recipe or (str(run.recipe) if resume else "demo")]
+    words = ["--recipe", str(run.recipe) if resume and runs.began_elsewhere(run) else recipe or "demo"]
+    words += [] if start is None else ["--from", str(start)]
     for change in changes:  # `preprocess` has no --objective, so knobs of another objective would be errors
         words += [] if change.startswith("objective.") else ["--set", change]
     return words + (["--seed", str(seed)] if seed is not None else [])
 
 
 def _open_data(
-    recipe: Recipe, run: Run, named: Path | None, text: Path | None, world: World, words: Sequence[str], *,
-    resume: bool, dry_run: bool,
+    recipe: Recipe, run: Run, named: Path | None, text: Path | None, world: World, words: Sequence[str],
+    basis: Basis | None, *, resume: bool, dry_run: bool,
 ) -> Prepared:  # fmt: skip
     """Open prepared data: the named folder, the one that a resumed run had, or the usual one.
 
     Rank 0 prepares the usual one if it is missing, and verifies the data; the other ranks skip that.
-    text: see `--data-dir`. words: see `_preprocess_options`.
+    text: see `--data-dir`. words: see `_preprocess_options`. basis: what `--from` names.
     """
-    folder = named or (data_of(run, recipe) if resume else runs.prepared_dir(recipe))
+    folder = named or (data_of(run, recipe) if resume else place_for(recipe, basis))
     if resume and named and is_prepared(named) and Path(before := run.read_manifest().get("prepared", "")).is_dir():
         hint = f"leave --prepared out: the run was trained on {before}"
         _must_be_trained_on(named, documents.read(named / MANIFEST, documents.Manifest), run, hint)
@@ -233,15 +255,14 @@ def _open_data(
         if not dry_run:
             tidy(folder)
         if named is None and not (folder / MANIFEST).exists():
-            if dry_run:
-                raise DataError(
-                    f"{folder} is not there yet", "a dry run prepares nothing: run `janus preprocess` first"
-                )
+            if dry_run or text_is_elsewhere(recipe):
+                why = "a dry run prepares nothing; " * dry_run
+                raise DataError(f"{folder} is not there yet", why + how_to_prepare(recipe, folder, words, basis))
             console.say(f"{folder} is not there yet: preparing it first, as `janus preprocess` would")
             prepare(recipe, folder, workers=None, force=False)
-        verified = open_prepared(recipe, folder, words, of_run=resume)
+        verified = open_prepared(recipe, folder, words, of_run=resume, basis=basis)
     world.wait()
-    data = verified or open_prepared(recipe, folder, words, text=False, of_run=resume)
+    data = verified or open_prepared(recipe, folder, words, text=False, of_run=resume, basis=basis)
     seed = data.manifest.get("seed", recipe.seed)
     if recipe.data.synthetic and not recipe.data.is_named and seed != recipe.seed:
         console.say(f"{folder} is text made from seed {seed}, the training has seed {recipe.seed}")
@@ -287,11 +308,7 @@ def _train(
         world.wait()
         lexicon.attach(recipe, data, run.lexicon)
         if resume and saved is None and (origin := run.read_manifest().get("from")):
-            start = checkpoint.verify(Path(origin["checkpoint"]))
-            if checkpoint.fingerprint(start.folder) != origin["sha256"]:
-                changed = f"{start.folder} has changed since {run.path} began from it"
-                raise CheckpointError(changed, "--force starts over")
-            copy_shared_weights(start, model, recipe, data.tokenizers.target)
+            initial.copy_weights(initial.again(origin, run), model, recipe, data.tokenizers.target)
         trainer = Trainer(recipe, model, data, world, run, shares)
         if saved is not None:
             trainer.resume(saved)
@@ -313,10 +330,14 @@ def _is_finished(trainer: Trainer, *, advise: bool) -> bool:
     reached, position = trainer.limits_reached(), trainer.position
     if not reached or position.validation_due:
         return False
-    more = " ".join(f"--set {key}=N --allow-change {key}" for key in reached)
     finished = f"{trainer.run.path} is finished after {position.step:,} updates"
-    console.say(f"{finished}; for more: {more}" if advise else finished)
+    console.say(f"{finished}; for more: {' '.join(_more(reached))}" if advise else finished)
     return True
+
+
+def _more(reached: Sequence[str]) -> list[str]:
+    """The options that train a finished run on. reached: the knobs whose limit is reached."""
+    return [word for key in reached for word in ("--set", f"{key}=N", "--allow-change", key)]
 
 
 def _fit(trainer: Trainer, saved: Checkpoint | None) -> None:
@@ -420,9 +441,10 @@ def _write_run_txt(trainer: Trainer, state: str) -> None:
             if line.startswith(("began ", "command ")):
                 name, value = line.split(maxsplit=1)
                 kept[name] = value
+    more = _more(trainer.limits_reached())
     commands = {
         "decode": command("janus", "decode", "--run", run.path), "score": command("janus", "score", "--run", run.path),
-        "look": command("janus", "inspect", run.path), "again": resume_command(run.path, trainer.world),
+        "look": command("janus", "inspect", run.path), "again": resume_command(run.path, trainer.world, *more),
     }  # fmt: skip
     manifest = run.read_manifest()
     teacher, origin = runs.teacher(manifest), runs.origin(manifest)

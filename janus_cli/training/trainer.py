@@ -115,7 +115,7 @@ class Trainer:
         """
         knobs, position = self.knobs, self.position
         self.model.train()
-        with self.stop, console.progress("training", knobs.updates, start=position.step) as bar:
+        with self.stop, console.progress("training", knobs.updates, start=position.step, left=self._time_left) as bar:
             windows = self.windows()
             while True:
                 validation_due = position.validation_due  # when resumed: validate before the next update
@@ -267,10 +267,10 @@ class Trainer:
         if self.world.first and self.saved != position.step:
             state = {**position.model_dump(by_alias=True), **self.numerics, "metrics": dict(self.metrics)}
             state |= {"scoring": self.scoring, "tokenizer": self.prepared.tokenizer}
-            moments = self._moments()
             folder = checkpoint.step_folder(root, position.step)
             vocabularies = self.prepared.train.source_vocabulary, self.prepared.train.target_vocabulary
-            checkpoint.save(folder, self.recipe, vocabularies, state, self.model.weights(), moments)
+            again = resume_command(self.run.path, self.world)
+            checkpoint.save(folder, self.recipe, vocabularies, state, self.model.weights(), self._moments(), again)
             checkpoint.move_link(root, "last", folder)
             good = checkpoint.step_folder(root, position.best_step)
             if position.best is not None and good.exists():
@@ -339,16 +339,16 @@ class Trainer:
         """The knobs whose limit is reached, so that the training has ended."""
         reached = {
             "updates": self.position.step >= self.knobs.updates,
-            "minutes": self._time_is_up(),
+            "minutes": self._time_left() <= 0,
             "patience": self._has_converged(),
         }
         return [f"training.{name}" for name, holds in reached.items() if holds]
 
     def _time_is_up_anywhere(self) -> bool:
-        return bool(self.knobs.minutes) and self.world.sums({"late": float(self._time_is_up())})["late"] > 0
+        return bool(self.knobs.minutes) and self.world.sums({"late": float(self._time_left() <= 0)})["late"] > 0
 
-    def _time_is_up(self) -> bool:
-        return 0 < 60 * self.knobs.minutes <= self.position.seconds
+    def _time_left(self) -> float:  # seconds
+        return 60 * self.knobs.minutes - self.position.seconds if self.knobs.minutes else inf
 
     def _has_converged(self) -> bool:
         return 0 < self.knobs.patience <= self.position.since_best

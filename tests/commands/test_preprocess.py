@@ -108,6 +108,8 @@ PIECES = ("--set", "tokenizer.kind=sentencepiece", "--set", "tokenizer.vocabular
          "hint: is it the right text?\n"),
         ({"train.de": b"a\n", "train.en": b"a " * 10}, (), 3, "was dropped: ratio 1|hint: is it the right text? If "
          "so, loosen data.max_ratio 9 (if this is no translation, --set data.task=generation)\n"),
+        ({"train.de": b"a\n", "train.en": b"a " * 10}, ("--set", "data.task=generation"), 3,
+         "was dropped: ratio 1|loosen data.max_ratio 9 (--set data.max_ratio=null"),
         ({"train.de": b"a\n\n", "train.en": b"a " * 200 + b"\n\n"}, (), 3,
          "too_long 1|so, loosen data.max_tokens 60 (raise it"),
         ({"train.de": b"\n", "train.en": b"\n"}, PIECES, 3, "no line to train"),

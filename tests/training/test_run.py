@@ -33,7 +33,7 @@ def test_a_run_explains_itself(tiny_recipe: Path) -> None:
 
     go(tiny_recipe, "runs/told", "training.updates=2", objective="janus")
     first, run = explained(), Run(Path("runs/told"))
-    assert first["go"] == "on      janus train --resume --run runs/told"
+    assert first["go"].startswith("on      janus train --resume --run runs/told --set training.updates=N")
     assert first["state"].startswith("done (")
     assert "update 2 of 2" in first["state"]
     assert "objective janus" in first["what"]
@@ -60,7 +60,7 @@ def folder_with(name: str) -> dict[str, Any]:
     return {"run": "project"}
 
 
-def other_tokenizer() -> dict[str, Any]:
+def damaged_tokenizer() -> dict[str, Any]:
     Path("run/tokenizer.model").write_bytes(Path("run/tokenizer.model").read_bytes() + b" ")
     return new(start=OTHER)
 
@@ -76,7 +76,7 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "from nowhere": (new(start=Path("nowhere")), UsageError, "nowhere is not a run"),
     "from another shape": (new("model.feedforward=24", start=OTHER), CheckpointError, "does not fit: .* has shape"),
     "from other heads": (new("model.heads=4", start=OTHER), CheckpointError, r"trained with model\.heads 2"),
-    "from another tokenizer": (other_tokenizer, CheckpointError, "run has another tokenizer"),
+    "from a damaged tokenizer": (damaged_tokenizer, CheckpointError, r"run/tokenizer\.model is damaged"),
     "an unknown metric": (new("training.best_metric=rouge"), UsageError, "rouge is not a validation"),
     "one whose knob is 0": (new("training.best_metric=ce_correct"), UsageError, "ce_correct is not a validation"),
     "other checkpoints": (lambda: folder_with("checkpoints/mine.pt"), UsageError, "project holds checkpoints but"),
