@@ -124,12 +124,15 @@ def train(
         if not dry_run:
             _train(settings, target, model, data, world, shares, resume=resume, origin=origin, advise=advise)
         elif resume:
-            trainer = Trainer(settings, model, data, world, target, shares)
-            if saved := checkpoint.newest_valid(target.checkpoints):
-                trainer.resume(saved)
-            if not _is_finished(trainer, advise=advise):
-                console.say(f"it would continue after update {trainer.position.step:,}")
+            _would_resume(Trainer(settings, model, data, world, target, shares), advise=advise)
     return target
+
+
+def _would_resume(trainer: Trainer, *, advise: bool) -> None:
+    if saved := checkpoint.newest_valid(trainer.run.checkpoints):
+        trainer.resume(saved)
+    if not _is_finished(trainer, advise=advise):
+        console.say(f"it would continue after update {trainer.position.step:,}")
 
 
 @contextmanager
