@@ -96,6 +96,7 @@ class Denoising:
     ] = 0.0
 
 
+Precision = Literal["float32", "bf16", "int8"]  # of decoding
 ARStream = Literal["content", "query"]
 ARSide = Literal["content", "query", "self", "masks"]  # see core/stream.py; the last two are set by objectives
 
@@ -453,16 +454,16 @@ class Decoding:
         ),
     ] = "nar"
     precision: Annotated[
-        Literal["float32", "bf16"],
-        Knob("precision of weights, states and logits; bf16 is fast where native. Scores are always float32"),
+        Precision,
+        Knob(
+            "precision of weights, states and logits; bf16 is fast where native. int8: of products only, on a CPU, "
+            "each row rounded on its own. Scores are always float32"
+        ),
     ] = "float32"
     batch_sentences: Annotated[int, Knob("lines decoded together", ge=1, le=65_536)] = 64
     engine: Annotated[
         Literal["auto", "torch"],
-        Knob(
-            "what runs the searches. auto: ONNX Runtime on a CPU in float32 if it can, as it is faster; else torch",
-            off=True,
-        ),
+        Knob("what runs the searches. auto: ONNX Runtime on a CPU if it can, as it is faster; else torch", off=True),
     ] = "auto"
     cuda_graphs: Annotated[
         bool, Knob("on a GPU, record the passes of small batches and replay them (CUDA graphs)", flag=None)

@@ -20,7 +20,6 @@ import torch
 
 from janus_cli import console, documents
 from janus_cli.console import counted
-from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.extract import source_lines
 from janus_cli.data.lines import STDIN, Lines, opened
 from janus_cli.data.prepared import find_references, find_split
@@ -31,7 +30,6 @@ from janus_cli.decoding.records import OVERWRITE, READING, Form, Progress, Recor
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translate import Result, Translator, as_text, read_translator
 from janus_cli.device import choose_device, interruptible, keep_freed_memory
-from janus_cli.engines.engine import without_graph
 from janus_cli.errors import DataError, Interrupt, Stopped, UsageError, check_machine
 from janus_cli.files import must_not_dangle, write_atomically, write_json
 from janus_cli.recipe import Recipe
@@ -122,9 +120,7 @@ class Job(ABC):
         options = self.plan.used
         if self.chosen_device.type != "cuda":
             options.pop("cuda_graphs", None)
-        lengths = OBJECTIVES[self.plan.recipe.objective.name].lengths
-        plan, device = self.plan, self.chosen_device.type
-        why = without_graph(plan.mode, plan.options, plan.recipe.ar_stream, device, lengths=lengths)
+        why = self.plan.without_graph(self.chosen_device.type)
         options["engine"] = f"torch ({why})" if why else "onnx"
         used = ", ".join([self.plan.mode, *(f"{name} {value}" for name, value in options.items())])
         verb = "would decode" if self.dry_run else "decoding"

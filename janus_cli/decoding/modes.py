@@ -12,6 +12,7 @@ from janus_cli.core.generate import Mode
 from janus_cli.core.knob import knobs
 from janus_cli.core.knobs import KNOWN_LENGTH, ONE_PASS, Decoding
 from janus_cli.core.objectives import OBJECTIVES, Objective
+from janus_cli.engines.choice import without_graph
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.recipe import Recipe
 from janus_cli.training import limits
@@ -48,6 +49,14 @@ class Plan:
         if self.mode == "ar" and self.recipe.ar_stream == "masks":
             return KNOWN_LENGTH
         return ONE_PASS if self.mode == "nar" and not self.objective.lengths else self.mode
+
+    def without_graph(self, device: str = "cpu") -> str:
+        """Why torch searches, on a device of this type; empty if ONNX Runtime does. Raises UsageError: neither can."""
+        lengths, side = self.objective.lengths, self.recipe.ar_stream
+        why = without_graph(self.mode, self.options, side, device, lengths=lengths)
+        if why and self.options.precision == "int8":
+            raise UsageError(f"precision int8 needs ONNX Runtime, but: {why}", "--precision float32")
+        return why
 
     @property
     def limiting(self) -> Decoding:
@@ -200,6 +209,7 @@ def choose(recipe: Recipe, given: Mapping[str, Any]) -> Plan:
     options = replace(options, **{name: getattr(_USUAL, name) for name in unread})
     plan = Plan(recipe, mode, options, idle)
     _must_fit(plan)
+    plan.without_graph()
     return plan
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from janus_cli.console import counted
 from janus_cli.core.batch import EOS, UNK, pad
 from janus_cli.core.generate import length_limit
+from janus_cli.core.knobs import Precision
 from janus_cli.core.model import Transformer
 from janus_cli.core.search import Iteration, Output
 from janus_cli.data.lines import cleaner
@@ -349,7 +350,7 @@ def _fitting(sentences: int) -> Iterator[None]:
 
 def load(
     run: str | Path | None = None, *, checkpoint: str | Path | None = None, device: str = "auto",
-    precision: Literal["float32", "bf16"] | None = None,
+    precision: Precision | None = None,
 ) -> Translator:  # fmt: skip
     """A trained model, ready to translate.
 
@@ -382,7 +383,7 @@ def read_translator(run: Run, folder: Path, plan: Plan, device: torch.device) ->
 
 
 def read_model(
-    run: Run, folder: Path, device: torch.device | str = "cpu", precision: Literal["float32", "bf16"] = "float32"
+    run: Run, folder: Path, device: torch.device | str = "cpu", precision: Precision = "float32"
 ) -> tuple[Transformer, Tokenizers]:
     """A checkpoint's model and the tokenizers of its run.
 

@@ -20,9 +20,12 @@ from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Transformer
 from janus_cli.core.search import Output
 from janus_cli.core.steps import never_written
+from janus_cli.engines.choice import without_graph
+from janus_cli.engines.int8 import Quantized
 from janus_cli.engines.left_to_right import Side
 from janus_cli.engines.network import HIDDEN
 from janus_cli.engines.session import Search, Session, written
+from janus_cli.errors import UsageError
 
 Arrays = dict[str, NDArray[Any]]
 MOST_SESSIONS = 16
@@ -35,7 +38,7 @@ class Engine:
         self.model = model
         self._torch: Generator | None = None
         self._sessions: dict[Search, Session] = {}
-        self._weights: Arrays = {}
+        self._weights = Quantized()
 
     @property
     def by_torch(self) -> Generator:
@@ -44,9 +47,11 @@ class Engine:
         return self._torch
 
     def name(self, mode: Mode, options: Decoding, side: ARSide | None) -> str:
-        """onnx or torch, whichever decodes so."""
+        """onnx or torch, whichever decodes so. Raises UsageError: neither can."""
         lengths, weight = self.model.length_table is not None, self.model.output_weight
         why = without_graph(mode, options, side, weight.device.type, lengths=lengths)
+        if why and options.precision == "int8":
+            raise UsageError(f"decoding in int8 needs a graph, but: {why}", "--precision float32")
         return "torch" if why or weight.dtype != torch.float32 else "onnx"
 
     def forget(self) -> None:
@@ -58,6 +63,8 @@ class Engine:
         self, source: Tensor, mode: Mode, options: Decoding, side: ARSide | None, trace: bool = False
     ) -> list[list[Output]]:
         """As `Generator`."""
+        if trace and options.precision == "int8":
+            raise UsageError("a trace is of torch, which has no int8", "leave out --trace, or --precision float32")
         if trace or self.name(mode, options, side) == "torch" or not len(source):
             return self.by_torch(source, mode, options, side, trace)
         with torch.inference_mode():
@@ -83,7 +90,7 @@ class Engine:
         search = Search(mode, cast("Side | None", side), options, count > 1, torch.get_num_threads())
         if search not in self._sessions:
             if not self._weights:
-                self._weights = {name: weight.numpy() for name, weight in all_weights(self.model).items()}
+                self._weights.update((name, weight.numpy()) for name, weight in all_weights(self.model).items())
             shapes = {name: weight.shape for name, weight in self._weights.items()}
             graph = written(self.model.knobs, shapes, search, never_written(options))
             if len(self._sessions) == MOST_SESSIONS:
@@ -95,25 +102,6 @@ class Engine:
 def all_weights(model: Transformer) -> dict[str, Tensor]:
     """Weights and position tables by name."""
     return {name: each.detach() for part in (model.named_parameters(), model.named_buffers()) for name, each in part}
-
-
-UNKNOWN = {  # options that graphs do not know
-    "ar": ("temperature", "diversity", "no_repeat_ngram", "min_length", "first_token"),
-    "nar": ("remove_repeats", "no_repeat_ngram", "avoid_repeats", "rewrite_repeats"),
-}
-
-
-def without_graph(mode: Mode, options: Decoding, side: ARSide | None, device: str, *, lengths: bool) -> str:
-    """Why a search is not done by a graph; empty if it is. device: its type. lengths: of a length head."""
-    if options.engine == "torch":
-        return "decoding.engine is torch"
-    if device != "cpu" or options.precision != "float32":
-        return "graphs run on a CPU in float32"
-    if mode not in UNKNOWN or (mode == "nar" and not lengths):
-        return "no graph for it"
-    if side not in ("content", "query") and (mode == "ar" or options.rerank == "ar"):
-        return "no graph for this AR side"
-    return next((f"no graph for {name}" for name in UNKNOWN[mode] if getattr(options, name)), "")
 
 
 def _greedy(found: Arrays, limits: Sequence[int], options: Decoding) -> Iterator[Output]:

@@ -14,6 +14,7 @@ OPSET, IR = 20, 10
 KINDS = {
     np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.float64): TensorProto.DOUBLE,
     np.dtype(np.int64): TensorProto.INT64, np.dtype(np.int32): TensorProto.INT32, np.dtype(bool): TensorProto.BOOL,
+    np.dtype(np.int8): TensorProto.INT8, np.dtype(np.uint8): TensorProto.UINT8,
 }  # fmt: skip
 RUNTIME = "com.microsoft"  # ONNX Runtime's own operators
 COMPARISONS = ("Equal", "Less", "Greater", "LessOrEqual", "And", "Or", "Not")
@@ -186,14 +187,14 @@ class Graph:
         """0 .. end - 1 for `end` (1,)."""
         return self.op("Range", self.ints(0), end.squeeze(0), self.ints(1))
 
-    def weight(self, name: str, shape: Sequence[int]) -> Value:
-        """A weight (float32) that is given when the graph is loaded."""
+    def weight(self, name: str, shape: Sequence[int], type: Any = np.float32) -> Value:
+        """A weight that is given when the graph is loaded."""
         if name not in self.initializers:
-            tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape)
+            tensor = TensorProto(name=name, data_type=KINDS[np.dtype(type)], dims=shape)
             tensor.data_location = TensorProto.EXTERNAL
             tensor.external_data.add(key="location", value="weights")
             self.initializers[name] = tensor
-        return Value(self, name, np.float32)
+        return Value(self, name, type)
 
     def input(self, name: str, type: Any, shape: Sequence[str | int]) -> Value:
         self.inputs.append(helper.make_tensor_value_info(name, KINDS[np.dtype(type)], shape))

@@ -15,6 +15,7 @@ from janus_cli.core.batch import PAD
 from janus_cli.core.knobs import Model
 from janus_cli.core.steps import Unwritten
 from janus_cli.engines.graph import RUNTIME, Graph, Value
+from janus_cli.engines.int8 import Products
 
 HIDDEN = -1e30  # instead of -inf, of which a softmax over nothing else makes NaN
 Pair = tuple[Value, Value]  # keys and values, (B, H, K, D/H)
@@ -30,17 +31,24 @@ class Source:
 
 
 class Network:
-    """A model in a graph. shapes: of its weights and buffers, by their names."""
+    """A model in a graph. shapes: of its weights and buffers, by their names. int8: of its products."""
 
-    def __init__(self, graph: Graph, knobs: Model, shapes: Mapping[str, Sequence[int]]) -> None:
+    def __init__(self, graph: Graph, knobs: Model, shapes: Mapping[str, Sequence[int]], *, int8: bool = False) -> None:
         self.graph, self.knobs, self.shapes = graph, knobs, shapes
+        self.products = Products(graph) if int8 else None
 
     def weight(self, name: str) -> Value:
         return self.graph.weight(name, self.shapes[name])
 
     def linear(self, x: Value, name: str) -> Value:
         """(N, D) -> (N, E)."""
-        return self.graph.op("Gemm", x, self.weight(f"{name}.weight"), self.weight(f"{name}.bias"), transB=1)
+        return self.product(x, f"{name}.weight", self.weight(f"{name}.bias"))
+
+    def product(self, x: Value, name: str, bias: Value) -> Value:
+        """(N, D) times the weight of this name (E, D), plus bias (E,) -> (N, E)."""
+        if self.products is not None:
+            return self.products(x, name, self.shapes[name], bias)
+        return self.graph.op("Gemm", x, self.weight(name), bias, transB=1)
 
     def norm(self, x: Value, name: str) -> Value:
         given = self.weight(f"{name}.weight"), self.weight(f"{name}.bias")
@@ -197,7 +205,7 @@ class Network:
         bias = self._hiding(never.shared)
         if self.knobs.output_bias:
             bias = self.weight("output_bias") + bias
-        return self.graph.op("Gemm", states, self.weight(self._output), bias, transB=1)
+        return self.product(states, self._output, bias)
 
     def allowed(self, values: Value, never: Unwritten) -> Value:
         """Logits or log-probabilities (N, V) without the tokens that keep their probability."""

@@ -40,7 +40,7 @@ def runtime() -> Any:
 
 
 class Session:
-    """A graph that is ready to run. weights: arrays in float32, which it reads where they are, by their names."""
+    """A graph that is ready to run. weights: arrays by name, which it reads where they are."""
 
     def __init__(self, graph: Graph, weights: Mapping[str, NDArray[Any]], threads: int) -> None:
         onnxruntime = runtime()
@@ -68,7 +68,7 @@ class Session:
 def written(model: Model, shapes: Mapping[str, Sequence[int]], search: Search, never: Unwritten) -> Graph:
     """The graph of a search. shapes: of all weights and position tables."""
     graph, options = Graph(), search.options
-    network = Network(graph, model, shapes)
+    network = Network(graph, model, shapes, int8=options.precision == "int8")
     source = graph.input("source", np.int64, ["B", "S"])
     if search.mode == "nar":
         most = graph.input("most", np.int64, [])

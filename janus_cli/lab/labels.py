@@ -36,6 +36,10 @@ LABELS: dict[str, dict[str, Any]] = {  # pattern of a label, and the options tha
     r"spec\.redraft-joint": {"mode": "spec", "redraft": "joint"},
 }
 
+ENGINES: dict[str, dict[str, Any]] = {  # behind a label
+    "": {}, ".torch": {"engine": "torch"}, ".int8": {"precision": "int8"},
+}  # fmt: skip
+
 
 def row_options(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Decoding options, by label, of the usual rows and of those with other numbers among `names`.
@@ -48,8 +52,10 @@ def row_options(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     started = [f"{name}.lb{end}" for name in names if re.fullmatch(f"nar{NUMBER}", name) for end in LENGTH_BEAMS]
     for name in (*USUAL, *started, *names):
         for pattern, options in LABELS.items():
-            if match := re.fullmatch(pattern, name):
-                rows[name] = options | {knob: int(number) for knob, number in match.groupdict().items() if number}
+            if match := re.fullmatch(rf"{pattern}(?P<engine>\.torch|\.int8)?", name):
+                found = match.groupdict(default="")
+                engine = ENGINES[found.pop("engine")]
+                rows[name] = options | {knob: int(number) for knob, number in found.items() if number} | engine
     return rows
 
 
@@ -65,7 +71,8 @@ def matching(names: Sequence[str], option: str = "--mode") -> set[str]:
             close = difflib.get_close_matches(name, [*MODES, *rows], n=1)
             raise UsageError(
                 f"{option} {name}: there is no such row" + (f"; did you mean {close[0]}?" if close else ""),
-                f"rows: {', '.join([*MODES, *rows])}, or other numbers, as ar.beam4, nar6, nar6.lb3.rerank or semi7",
+                f"rows: {', '.join([*MODES, *rows])}, or other numbers, as ar.beam4, nar6, nar6.lb3.rerank or semi7; "
+                "behind each .torch (instead of ONNX Runtime) or .int8",
             )
         labels.update(found)
     return labels

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from janus_cli import console, documents, recipe_load
+from janus_cli.core.knobs import Precision
 from janus_cli.core.model import Transformer
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
@@ -308,9 +309,7 @@ def tensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return loaded
 
 
-def load_model(
-    folder: Path, device: torch.device | str = "cpu", precision: Literal["float32", "bf16"] = "float32"
-) -> Transformer:
+def load_model(folder: Path, device: torch.device | str = "cpu", precision: Precision = "float32") -> Transformer:
     """The model of a checkpoint, in eval mode."""
     # Not on the meta device: drawing weights that are overwritten takes 0.1 s, the meta device's imports 1.9 s.
     model = verify(folder).build().to(device)

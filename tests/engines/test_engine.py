@@ -12,7 +12,8 @@ from janus_cli.core.batch import EOS, PAD
 from janus_cli.core.generate import Generator
 from janus_cli.core.knobs import Decoding, Model
 from janus_cli.core.model import Transformer
-from janus_cli.engines.engine import Engine, without_graph
+from janus_cli.engines.choice import without_graph
+from janus_cli.engines.engine import Engine
 
 SOURCES = [[7, 8, 9, 10, 11, EOS], [12, 13, 14, EOS], [20, 21, 22, 23, 24, 25, 26, EOS], [EOS]]
 WIDTH = max(map(len, SOURCES))

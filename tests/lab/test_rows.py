@@ -278,3 +278,12 @@ def test_spread_and_rotation() -> None:
     assert Spread.of([5.0, 1.0, 2.0]) == Spread(2.0, 1.0, 5.0)
     assert Spread.of([4.0, 1.0]) == Spread(2.5, 1.0, 4.0)
     assert [rotated("abc", turn) for turn in range(4)] == [list("abc"), list("bca"), list("cab"), list("abc")]
+
+
+def test_rows_of_another_engine_or_precision() -> None:
+    recipe = recipe_load.load("demo", [])
+    plans, left_out = select(recipe, ["ar.beam1", "ar.beam1.int8", "nar4.lb5.rerank.torch", "spec.int8"])
+    assert {name: (plan.options.engine, plan.options.precision) for name, plan in plans.items()} == {
+        "ar.beam1": ("auto", "float32"), "ar.beam1.int8": ("auto", "int8"), "nar4.lb5.rerank.torch": ("torch", "float32"),
+    }  # fmt: skip
+    assert list(left_out) == ["spec.int8"]

@@ -1,0 +1,72 @@
+"""Products in int8: close to float32, and no row is rounded by what stands beside it."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from janus_cli.core.knobs import Decoding
+from janus_cli.engines.engine import Engine
+from janus_cli.engines.graph import Graph
+from janus_cli.engines.int8 import Products, Quantized
+from janus_cli.engines.session import Session
+from janus_cli.errors import UsageError
+from tests.engines.test_engine import BATCH, MODELS, SEARCHES, model_of
+
+INT8 = {name: search for name, search in SEARCHES.items() if name in ("greedy", "beam", "five lengths", "AR reranks")}
+
+
+def session(weight: np.ndarray[Any, Any]) -> Session:
+    graph = Graph()
+    x = graph.input("x", np.float32, ["N", weight.shape[1]])
+    graph.outputs = {"y": Products(graph)(x, "w", weight.shape, None)}
+    return Session(graph, Quantized(w=weight), threads=1)
+
+
+def test_every_row_has_its_own_scale() -> None:
+    """With one scale for all, the small rows would be rounded to zeros."""
+    draw = np.random.default_rng(0)
+    weight = draw.normal(size=(48, 64)).astype(np.float32) * np.geomspace(1e-3, 1e3, 48, dtype=np.float32)[:, None]
+    x = draw.normal(size=(6, 64)).astype(np.float32) * np.array([[1e-4], [1], [1e4], [0], [1], [1e-2]], np.float32)
+    y, expected = session(weight)(x=x)["y"], x @ weight.T
+    error = np.abs(y - expected).mean(1) / np.maximum(np.abs(expected).mean(1), 1e-30)
+    assert (error < 0.02).all()
+    assert (session(weight)(x=x[2:3])["y"] == y[2:3]).all()
+
+
+def test_nothing_overflows() -> None:
+    """Where products of 8 bits are added in 16, as without VNNI, the largest numbers side by side would."""
+    weight, x = np.full((16, 64), 3.0, np.float32), np.full((2, 64), 2.0, np.float32)
+    assert session(weight)(x=x)["y"] == pytest.approx(384.0, rel=0.01)
+    assert session(weight)(x=-x)["y"] == pytest.approx(-384.0, rel=0.01)
+
+
+@pytest.mark.parametrize("knobs", [MODELS["pre"], MODELS["as imported"]], ids=["pre", "as imported"])
+def test_scores_are_close_and_neighbours_change_nothing(knobs: dict[str, Any]) -> None:
+    engine = Engine(model_of(**knobs))
+    for mode, changes in INT8.values():
+        options = Decoding(**changes)
+        plain, narrow = (
+            engine(BATCH, mode, replace(options, precision=kind), "content") for kind in ("float32", "int8")
+        )
+        assert [row[0].score for row in narrow] == pytest.approx([row[0].score for row in plain], abs=0.1)
+        assert [row[0].score for row in narrow] != [row[0].score for row in plain]
+        for row, source in zip(narrow, BATCH, strict=True):
+            (alone,) = engine(source[source != 0][None], mode, replace(options, precision="int8"), "content")
+            assert alone[0].tokens == row[0].tokens
+            assert alone[0].score == pytest.approx(row[0].score, abs=1e-4)
+
+
+def test_what_has_no_graph_is_refused() -> None:
+    """Torch would compute in float32."""
+    with pytest.raises(UsageError):
+        Engine(model_of())(BATCH, "ar", Decoding(precision="int8", temperature=1.0), "content")
+
+
+def test_weights_are_made_when_asked_for() -> None:
+    weights = Quantized(w=np.eye(3, dtype=np.float32))
+    with pytest.raises(KeyError):
+        weights["v"]
+    assert torch.equal(torch.from_numpy(weights["w.int8"]), 127 * torch.eye(3, dtype=torch.int8))
