@@ -1,6 +1,7 @@
-"""Products in int8: each row of the inputs and each output of a weight has a scale of its own.
+"""Products in int8: each row of inputs has scales of its own, so that no text depends on its neighbours.
 
-So a text never depends on its neighbours in a batch. Attention, norms, embeddings and softmax stay in float32.
+Attention, norms, embeddings and softmax stay in float32. There are two kernels: `Blocks` is faster for the one row of
+each sentence that an autoregressive step has, `Rows` for all others.
 """
 
 from __future__ import annotations
@@ -16,8 +17,42 @@ from numpy.typing import NDArray
 
 from janus_cli.engines.graph import RUNTIME, Graph, Value
 
-WEIGHT, SCALES = ".int8", ".scales"  # behind the name of the weight
-MOST = 127  # of weights
+MOST = 127  # of rounded weights
+TINY = 1e-20  # the scale of a row of zeros
+BLOCK = 128  # inputs that share a scale in `Blocks`, or 16 to 64 if there are fewer
+ROWS, BLOCKS = (".int8", ".scales"), (".blocks", ".block_scales")  # rounded weights and scales, behind a weight's name
+
+
+class Quantized(dict[str, NDArray[Any]]):
+    """Weights by name, also rounded, which is done when they are first asked for."""
+
+    def __missing__(self, name: str) -> NDArray[Any]:
+        for ends, round_ in ((ROWS, by_rows), (BLOCKS, by_blocks)):
+            for end in ends:
+                if name.endswith(end):
+                    plain = name.removesuffix(end)
+                    self[plain + ends[0]], self[plain + ends[1]] = round_(self[plain])
+                    return self[name]
+        raise KeyError(name)
+
+
+def by_rows(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """A weight (E, D) -> rounded (D, E), and the scale of each of its columns (E,)."""
+    scales = np.maximum(np.abs(weight).max(1), np.float32(TINY)) / np.float32(MOST)
+    return np.ascontiguousarray(np.rint(weight / scales[:, None]).astype(np.int8).T), scales
+
+
+def by_blocks(weight: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """A weight (E, D) -> rounded around 128 (E, D / block, block), and the scale of each block (E * D / block,)."""
+    size = block(weight.shape[1])
+    rows = np.pad(weight, ((0, 0), (0, -weight.shape[1] % size))).reshape(len(weight), -1, size)
+    scales = np.maximum(np.abs(rows).max(2), np.float32(TINY)) / np.float32(MOST)
+    return (np.rint(rows / scales[..., None]) + 128).astype(np.uint8), scales.reshape(-1)
+
+
+def block(width: int) -> int:
+    """Inputs that share a scale, of so many."""
+    return next((size for size in (16, 32, 64) if width <= size), BLOCK)
 
 
 @cache
@@ -30,47 +65,45 @@ def levels() -> int:
     return 127 if "vnni" in flags or platform.machine() in ("aarch64", "arm64") else 63
 
 
-class Quantized(dict[str, NDArray[Any]]):
-    """Weights by name, also in int8, made when they are first asked for."""
-
-    def __missing__(self, name: str) -> NDArray[Any]:
-        plain = name.removesuffix(WEIGHT).removesuffix(SCALES)
-        if plain == name:
-            raise KeyError(name)
-        self[plain + WEIGHT], self[plain + SCALES] = quantize(self[plain])
-        return self[name]
-
-
-def quantize(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """A weight (E, D) -> rounded (D, E), and what each of its columns is multiplied by (E,)."""
-    scales = np.maximum(np.abs(weight).max(1), np.float32(1e-20)) / np.float32(MOST)
-    return np.ascontiguousarray(np.rint(weight / scales[:, None]).astype(np.int8).T), scales
-
-
-class Products:
-    """x W' + b in a graph, with W rounded to int8 and the rows of x rounded when they are there."""
+class Rows:
+    """x W' + b in a graph: a scale for each row of x, which is rounded when it is there."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self._rounded: dict[str, tuple[Value, Value]] = {}
 
-    def __call__(self, x: Value, name: str, shape: Sequence[int], bias: Value | None) -> Value:
+    def __call__(self, x: Value, name: str, shape: Sequence[int], bias: Value) -> Value:
         """x (N, D), the name and shape (E, D) of the weight, bias (E,) -> (N, E)."""
         graph = self.graph
         if x.name not in self._rounded:  # queries, keys and values have one input
             self._rounded[x.name] = self._round(x)
-        rounded, scale = self._rounded[x.name]
-        weight = graph.weight(name + WEIGHT, shape[::-1], np.int8)
-        y = graph.op(
-            "MatMulIntegerToFloat", rounded, weight, graph.floats(1.0), graph.weight(name + SCALES, shape[:1]),
-            graph.value(levels() + 1, np.uint8), result=np.float32, domain=RUNTIME,
-        ) * scale  # fmt: skip
-        return y if bias is None else y + bias
+        rounded, largest = self._rounded[x.name]
+        weight, scales = graph.weight(name + ROWS[0], shape[::-1], np.int8), graph.weight(name + ROWS[1], shape[:1])
+        scale, middle = graph.floats(1 / levels()), graph.value(levels() + 1, np.uint8)
+        given = rounded, weight, scale, scales, middle
+        y = graph.op("MatMulIntegerToFloat", *given, result=np.float32, domain=RUNTIME)
+        return y * largest + bias
 
     def _round(self, x: Value) -> tuple[Value, Value]:
-        """(N, D) -> uint8 around `levels() + 1`, and the scale of each row (N, 1)."""
-        graph, most = self.graph, levels()
-        largest = graph.op("Abs", x).over("Max", 1, keep=True)
-        scale = graph.op("Max", largest * (1 / most), graph.floats([1e-20]))  # a row of zeros has none
-        middle = graph.value(most + 1, np.uint8)
-        return graph.op("QuantizeLinear", x / scale, graph.floats(1.0), middle, result=np.uint8), scale
+        """(N, D) -> uint8 around `levels() + 1`, and the largest of each row (N, 1)."""
+        graph = self.graph
+        largest = graph.op("Max", graph.op("Abs", x).over("Max", 1, keep=True), graph.floats([TINY]))
+        scale, middle = graph.floats(1 / levels()), graph.value(levels() + 1, np.uint8)
+        return graph.op("QuantizeLinear", x / largest, scale, middle, result=np.uint8), largest
+
+
+class Blocks:
+    """x W' + b in a graph as one node: a scale for each block of each row of x."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+
+    def __call__(self, x: Value, name: str, shape: Sequence[int], bias: Value) -> Value:
+        """As `Rows`."""
+        graph, size = self.graph, block(shape[1])
+        count = -(-shape[1] // size)
+        rounded = graph.weight(name + BLOCKS[0], (shape[0], count, size), np.uint8)
+        return graph.op(
+            "MatMulNBits", x, rounded, graph.weight(name + BLOCKS[1], (shape[0] * count,)), None, None, bias,
+            domain=RUNTIME, K=shape[1], N=shape[0], bits=8, block_size=size, accuracy_level=4,
+        )  # fmt: skip

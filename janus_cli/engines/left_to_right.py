@@ -19,7 +19,7 @@ class NextToken:
     """The step of both searches: `NextToken` of core/steps.py. The cache is part of a loop's state."""
 
     def __init__(self, network: Network, memory: Source, side: Side, never: Unwritten) -> None:
-        self.network, self.memory, self.side, self.never = network, memory, side, never
+        self.network, self.memory, self.side, self.never = network.for_steps, memory, side, never
         each = network.knobs.decoder_layers * (1 + network.knobs.causal_attention)
         self.names = [f"{what}{index}" for index in range(each) for what in ("keys", "values")]
 

@@ -6,6 +6,7 @@ Dimension letters as in `core`; R rows of a decoder call, of which neighbouring 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +16,7 @@ from janus_cli.core.batch import PAD
 from janus_cli.core.knobs import Model
 from janus_cli.core.steps import Unwritten
 from janus_cli.engines.graph import RUNTIME, Graph, Value
-from janus_cli.engines.int8 import Products
+from janus_cli.engines.int8 import Blocks, Rows
 
 HIDDEN = -1e30  # instead of -inf, of which a softmax over nothing else makes NaN
 Pair = tuple[Value, Value]  # keys and values, (B, H, K, D/H)
@@ -35,7 +36,14 @@ class Network:
 
     def __init__(self, graph: Graph, knobs: Model, shapes: Mapping[str, Sequence[int]], *, int8: bool = False) -> None:
         self.graph, self.knobs, self.shapes = graph, knobs, shapes
-        self.products = Products(graph) if int8 else None
+        self.products: Rows | Blocks | None = Rows(graph) if int8 else None
+
+    @property
+    def for_steps(self) -> Network:
+        """The same model for one token of each row at a time."""
+        steps = copy(self)
+        steps.products = Blocks(self.graph) if self.products else None
+        return steps
 
     def weight(self, name: str) -> Value:
         return self.graph.weight(name, self.shapes[name])

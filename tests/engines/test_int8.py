@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from janus_cli.core.knobs import Decoding
 from janus_cli.engines.engine import Engine
 from janus_cli.engines.graph import Graph
-from janus_cli.engines.int8 import Products, Quantized
+from janus_cli.engines.int8 import Blocks, Quantized, Rows
 from janus_cli.engines.session import Session
 from janus_cli.errors import UsageError
 from tests.engines.test_engine import BATCH, MODELS, SEARCHES, model_of
@@ -18,29 +17,33 @@ from tests.engines.test_engine import BATCH, MODELS, SEARCHES, model_of
 INT8 = {name: search for name, search in SEARCHES.items() if name in ("greedy", "beam", "five lengths", "AR reranks")}
 
 
-def session(weight: np.ndarray[Any, Any]) -> Session:
+def session(kernel: Any, weight: np.ndarray[Any, Any]) -> Session:
     graph = Graph()
     x = graph.input("x", np.float32, ["N", weight.shape[1]])
-    graph.outputs = {"y": Products(graph)(x, "w", weight.shape, None)}
+    graph.outputs = {"y": kernel(graph)(x, "w", weight.shape, graph.floats(np.zeros(len(weight))))}
     return Session(graph, Quantized(w=weight), threads=1)
 
 
-def test_every_row_has_its_own_scale() -> None:
+@pytest.mark.parametrize("kernel", [Rows, Blocks])
+@pytest.mark.parametrize("width", [64, 200])
+def test_every_row_has_its_own_scale(kernel: Any, width: int) -> None:
     """With one scale for all, the small rows would be rounded to zeros."""
     draw = np.random.default_rng(0)
-    weight = draw.normal(size=(48, 64)).astype(np.float32) * np.geomspace(1e-3, 1e3, 48, dtype=np.float32)[:, None]
-    x = draw.normal(size=(6, 64)).astype(np.float32) * np.array([[1e-4], [1], [1e4], [0], [1], [1e-2]], np.float32)
-    y, expected = session(weight)(x=x)["y"], x @ weight.T
+    weight = draw.normal(size=(48, width)).astype(np.float32) * np.geomspace(1e-3, 1e3, 48, dtype=np.float32)[:, None]
+    x = draw.normal(size=(6, width)).astype(np.float32) * np.array([[1e-4], [1], [1e4], [0], [1], [1e-2]], np.float32)
+    run = session(kernel, weight)
+    y, expected = run(x=x)["y"], x @ weight.T
     error = np.abs(y - expected).mean(1) / np.maximum(np.abs(expected).mean(1), 1e-30)
-    assert (error < 0.02).all()
-    assert (session(weight)(x=x[2:3])["y"] == y[2:3]).all()
+    assert (error < 0.05).all()
+    assert run(x=x[2:3])["y"] == pytest.approx(y[2:3], rel=1e-5, abs=1e-3)
 
 
-def test_nothing_overflows() -> None:
+@pytest.mark.parametrize("kernel", [Rows, Blocks])
+def test_nothing_overflows(kernel: Any) -> None:
     """Where products of 8 bits are added in 16, as without VNNI, the largest numbers side by side would."""
     weight, x = np.full((16, 64), 3.0, np.float32), np.full((2, 64), 2.0, np.float32)
-    assert session(weight)(x=x)["y"] == pytest.approx(384.0, rel=0.01)
-    assert session(weight)(x=-x)["y"] == pytest.approx(-384.0, rel=0.01)
+    assert session(kernel, weight)(x=x)["y"] == pytest.approx(384.0, rel=0.01)
+    assert session(kernel, weight)(x=-x)["y"] == pytest.approx(-384.0, rel=0.01)
 
 
 @pytest.mark.parametrize("knobs", [MODELS["pre"], MODELS["as imported"]], ids=["pre", "as imported"])
@@ -69,4 +72,4 @@ def test_weights_are_made_when_asked_for() -> None:
     weights = Quantized(w=np.eye(3, dtype=np.float32))
     with pytest.raises(KeyError):
         weights["v"]
-    assert torch.equal(torch.from_numpy(weights["w.int8"]), 127 * torch.eye(3, dtype=torch.int8))
+    assert (weights["w.int8"] == 127 * np.eye(3)).all()

@@ -284,6 +284,7 @@ def test_rows_of_another_engine_or_precision() -> None:
     recipe = recipe_load.load("demo", [])
     plans, left_out = select(recipe, ["ar.beam1", "ar.beam1.int8", "nar4.lb5.rerank.torch", "spec.int8"])
     assert {name: (plan.options.engine, plan.options.precision) for name, plan in plans.items()} == {
-        "ar.beam1": ("auto", "float32"), "ar.beam1.int8": ("auto", "int8"), "nar4.lb5.rerank.torch": ("torch", "float32"),
+        "ar.beam1": ("auto", "float32"), "ar.beam1.int8": ("auto", "int8"),
+        "nar4.lb5.rerank.torch": ("torch", "float32"),
     }  # fmt: skip
     assert list(left_out) == ["spec.int8"]
