@@ -462,8 +462,8 @@ class Decoding:
     ] = "float32"
     batch_sentences: Annotated[int, Knob("lines decoded together", ge=1, le=65_536)] = 64
     engine: Annotated[
-        Literal["auto", "torch"],
-        Knob("what runs the searches. auto: ONNX Runtime on a CPU if it can, as it is faster; else torch", off=True),
+        Literal["auto", "onnx", "torch"],
+        Knob("what searches. auto: onnx (ONNX Runtime, on a CPU) if it can, as it is faster; else torch", off=True),
     ] = "auto"
     cuda_graphs: Annotated[
         bool, Knob("on a GPU, record the passes of small batches and replay them (CUDA graphs)", flag=None)

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from janus_cli.core.generate import Mode
 from janus_cli.core.knobs import ARSide, Decoding
+from janus_cli.errors import UsageError
 
 UNKNOWN = {  # options that graphs do not know
-    "ar": ("temperature", "diversity", "no_repeat_ngram", "min_length", "first_token"),
+    "ar": ("temperature", "diversity"),
     "nar": ("remove_repeats", "no_repeat_ngram", "avoid_repeats", "rewrite_repeats"),
 }
 
 
 def without_graph(mode: Mode, options: Decoding, side: ARSide | None, device: str, *, lengths: bool) -> str:
-    """Why a search is not done by a graph; empty if it is. device: its type. lengths: of a length head."""
+    """Why a search is not done by a graph; empty if it is. device: its type. lengths: of a length head.
+
+    Raises UsageError: only a graph would do what the options say.
+    """
+    why = _without_graph(mode, options, side, device, lengths=lengths)
+    if why and options.precision == "int8":
+        raise UsageError(f"precision int8 needs ONNX Runtime, but: {why}", "--precision float32")
+    if why and options.engine == "onnx":
+        raise UsageError(f"decoding.engine is onnx, but: {why}", "--engine auto")
+    return why
+
+
+def _without_graph(mode: Mode, options: Decoding, side: ARSide | None, device: str, *, lengths: bool) -> str:
     if options.engine == "torch":
         return "decoding.engine is torch"
     if device != "cpu" or options.precision == "bf16":

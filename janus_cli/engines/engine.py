@@ -50,8 +50,6 @@ class Engine:
         """onnx or torch, whichever decodes so. Raises UsageError: neither can."""
         lengths, weight = self.model.length_table is not None, self.model.output_weight
         why = without_graph(mode, options, side, weight.device.type, lengths=lengths)
-        if why and options.precision == "int8":
-            raise UsageError(f"decoding in int8 needs a graph, but: {why}", "--precision float32")
         return "torch" if why or weight.dtype != torch.float32 else "onnx"
 
     def forget(self) -> None:
@@ -64,7 +62,7 @@ class Engine:
     ) -> list[list[Output]]:
         """As `Generator`."""
         if trace and options.precision == "int8":
-            raise UsageError("a trace is of torch, which has no int8", "leave out --trace, or --precision float32")
+            raise UsageError("a trace is of torch, which has no int8", "leave out --trace or --precision int8")
         if trace or self.name(mode, options, side) == "torch" or not len(source):
             return self.by_torch(source, mode, options, side, trace)
         with torch.inference_mode():

@@ -11,6 +11,7 @@ from janus_cli.core.knobs import Decoding
 from janus_cli.core.steps import Unwritten
 from janus_cli.engines.graph import State, Value
 from janus_cli.engines.network import HIDDEN, Network, Pair, Source
+from janus_cli.engines.rules import Rules
 
 Side = Literal["content", "query"]
 
@@ -47,27 +48,28 @@ class NextToken:
 
 
 def greedy(
-    network: Network, source: Value, limits: Value, side: Side, never: Unwritten, *, padded: bool, free_end: bool
+    network: Network, options: Decoding, source: Value, limits: Value, side: Side, never: Unwritten, *, padded: bool
 ) -> State:
     """limits: (B,) int64, tokens at most, EOS included. Gives tokens and logps (T, B), PAD and 0 after EOS."""
-    graph, batch = network.graph, source.size(0)
+    graph, batch, rules = network.graph, source.size(0), Rules.of(options)
     step = NextToken(network, network.encode(source, padded=padded), side, never)
     limits = limits.unsqueeze(1)
 
     def turn(place: Value, state: State) -> tuple[Value, State, State]:
         logits, cache = step(state["last"], place, state)
-        at_end = limits.equals(place + 1)
-        best = graph.op("ArgMax", network.allowed(logits, never), result=np.int64, axis=1, keepdims=1)
-        best = graph.where(at_end, EOS, best)
+        at_end, words = limits.equals(place + 1), rules.read(state, state["last"])
+        allowed = rules.obeying(network.allowed(logits, never), words, place)
+        best = graph.where(at_end, EOS, graph.op("ArgMax", allowed, result=np.int64, axis=1, keepdims=1))
         sure, going = graph.op("LogSoftmax", logits, axis=1).pick(best), state["going"]
-        sure = graph.where(at_end, 0.0, sure) if free_end else sure
+        sure = graph.where(at_end, 0.0, sure) if options.free_end else sure
+        sure = graph.where(place.equals(0), 0.0, sure) if rules.first else sure
         written = {"tokens": graph.where(going, best, PAD), "logps": graph.where(going, sure, 0.0)}
         going = going & ~best.equals(EOS)
-        return going.any(0).squeeze(0), {"last": best, "going": going, **cache}, written
+        return going.any(0).squeeze(0), {"last": best, "going": going, **cache, **words}, written
 
     state = {
         "last": graph.ints([[BOS]]).expand(batch, 1), "going": graph.value([[True]], bool).expand(batch, 1),
-        **step.empty(batch),
+        **step.empty(batch), **rules.start(batch),
     }  # fmt: skip
     _, written = graph.loop(limits.over("Max", 0).squeeze(0), state, turn)
     return {name: value.squeeze(2) for name, value in written.items()}
@@ -78,6 +80,7 @@ class Beam:
 
     def __init__(self, network: Network, options: Decoding) -> None:
         self.network, self.graph, self.options = network, network.graph, options
+        self.rules = Rules.of(options)
 
     def search(self, source: Value, limits: Value, side: Side, never: Unwritten, *, padded: bool) -> State:
         """limits: (B,) int64, tokens at most, EOS included.
@@ -90,16 +93,19 @@ class Beam:
         limits, first = limits.unsqueeze(1), (graph.range(batch) * beam).unsqueeze(1)  # (B, 1) each
 
         def turn(place: Value, state: State) -> tuple[Value, State, State]:
-            cache = {name: state[name].gather(state["rows"]) for name in step.names}
-            logits, cache = step(state["last"], place, cache)
+            before = {name: state[name].gather(state["rows"]) for name in (*step.names, *self.rules.start(batch))}
+            words = self.rules.read(before, state["last"])
+            logits, cache = step(state["last"], place, before)
             logps = self.network.allowed(graph.op("LogSoftmax", logits, axis=1), never)
+            logps = self.rules.obeying(logps, words, place)
             total, slot, token = self._candidates(logps, state["sums"], limits.equals(place + 1))
             scores, best = self._ended(total, token, state, place + 1)
             live, going = self._live(total, slot, token, best, state["going"], place + 1, limits)
             found = {**live, "ended": scores, "ended_slots": slot.cut(0, beam, 1), "ended_sums": total.cut(0, beam, 1)}
             state = {
                 "last": live["tokens"].reshape(-1, 1), "rows": (live["slots"] + first).reshape(-1), "going": going,
-                "sums": live["sums"], "best": best, "passes": state["passes"] + state["going"].to(np.int64), **cache,
+                "sums": live["sums"], "best": best, "passes": state["passes"] + state["going"].to(np.int64),
+                **cache, **words,
             }  # fmt: skip
             return going.any(0).squeeze(0), state, found
 
@@ -109,6 +115,7 @@ class Beam:
             "going": graph.value([[True]], bool).expand(batch, 1), "passes": graph.ints([[0]]).expand(batch, 1),
             "sums": graph.value(begin, np.float64).expand(batch, beam),
             "best": graph.value([[HIDDEN]], np.float64).expand(batch, beam), **step.empty(batch * beam),
+            **self.rules.start(batch * beam),
         }  # fmt: skip
         last, found = graph.loop(limits.over("Max", 0).squeeze(0), state, turn)
         return {**found, "passes": last["passes"].squeeze(1)}
@@ -120,6 +127,7 @@ class Beam:
         values, tokens = logps.top(count)
         at_end = at_end.expand(batch, beam).reshape(-1, 1)  # (R, 1), where EOS is the only choice
         end = logps.cut(EOS, EOS + 1, 1) * (0.0 if self.options.free_end else 1.0)
+        end = graph.where(end > HIDDEN / 2, end, 0.0) if self.rules.first else end  # one token: EOS instead of `first`
         first = graph.range(graph.ints([count])).unsqueeze(0).equals(0)
         values = graph.where(at_end, graph.where(first, end, HIDDEN), values)
         tokens = graph.where(at_end, graph.where(first, EOS, PAD), tokens)

@@ -76,6 +76,6 @@ def written(model: Model, shapes: Mapping[str, Sequence[int]], search: Search, n
         return graph
     assert search.side is not None
     limits = graph.input("limits", np.int64, ["B"])
-    find = partial(greedy, network, free_end=options.free_end) if options.beam == 1 else Beam(network, options).search
+    find = partial(greedy, network, options) if options.beam == 1 else Beam(network, options).search
     graph.outputs = find(source, limits, search.side, never, padded=search.padded)
     return graph

@@ -14,6 +14,7 @@ from janus_cli.core.knobs import Decoding, Model
 from janus_cli.core.model import Transformer
 from janus_cli.engines.choice import without_graph
 from janus_cli.engines.engine import Engine
+from janus_cli.errors import UsageError
 
 SOURCES = [[7, 8, 9, 10, 11, EOS], [12, 13, 14, EOS], [20, 21, 22, 23, 24, 25, 26, EOS], [EOS]]
 WIDTH = max(map(len, SOURCES))
@@ -34,6 +35,13 @@ SEARCHES: dict[str, tuple[Any, dict[str, Any]]] = {
     "stops when sure": ("ar", {"beam": 3, "early_stopping": "never", "free_end": True}),
     "tokens that keep their probability": ("ar", {"beam": 3, "unwritten": (PAD, 9, 17)}),
     "the last EOS is free": ("ar", {"beam": 1, "free_end": True, "unwritten": (5,)}),
+    "no bigram twice, greedy": ("ar", {"beam": 1, "no_repeat_ngram": 2, "min_length": 9}),
+    "no word twice": ("ar", {"beam": 4, "nbest": 4, "no_repeat_ngram": 1, "max_ratio": 3.0, "max_extra": 9}),
+    "no trigram twice": ("ar", {"beam": 3, "no_repeat_ngram": 3, "max_ratio": 5.0, "max_extra": 9}),
+    "at least so many tokens": ("ar", {"beam": 3, "min_length": 6, "length_penalty": 0.5}),
+    "a first token": ("ar", {"beam": 3, "first_token": 11}),
+    "a first token, greedy": ("ar", {"beam": 1, "first_token": 11, "no_repeat_ngram": 1}),
+    "room for EOS only": ("ar", {"beam": 2, "first_token": 11, "max_ratio": 0.0, "max_extra": 0}),
     "nothing of these": ("nar", {"length_beam": 3, "iters": 3, "unwritten": (7, 9, 30)}),
     "one length": ("nar", {"length_beam": 1, "iters": 4}),
     "five lengths": ("nar", {"length_beam": 5, "iters": 4, "nbest": 3}),
@@ -97,10 +105,8 @@ def test_a_text_does_not_depend_on_its_neighbours(search: str) -> None:
 @pytest.mark.parametrize(
     ("mode", "changes", "side"),
     [
-        ("ar", {"beam": 3, "no_repeat_ngram": 2}, "content"),
         ("ar", {"beam": 4, "nbest": 4, "diversity": 0.5}, "content"),
         ("ar", {"temperature": 0.7}, "content"),
-        ("ar", {"beam": 1, "min_length": 9}, "content"),
         ("ar", {"beam": 1}, "masks"),
         ("nar", {"remove_repeats": True}, "content"),
         ("nar", {"no_repeat_ngram": 2, "rewrite_repeats": 1, "avoid_repeats": True}, "content"),
@@ -126,6 +132,7 @@ def test_a_batch_that_does_not_fit_raises_memory_error() -> None:
 import resource, torch
 from janus_cli.core.knobs import Decoding
 from janus_cli.engines.engine import Engine
+from janus_cli.errors import UsageError
 from tests.engines.test_engine import BATCH, model_of
 engine, options = Engine(model_of(norm='pre')), Decoding(length_beam=20, iters=2)
 engine(BATCH, 'nar', options, 'content')
@@ -138,3 +145,22 @@ except MemoryError:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.stdout == "smaller\n", done.stderr
+
+
+def test_what_only_a_graph_could_do_is_refused() -> None:
+    assert not without_graph("ar", Decoding(engine="onnx"), "content", "cpu", lengths=True)
+    for options in (Decoding(engine="onnx", temperature=1.0), Decoding(precision="int8", diversity=0.5)):
+        with pytest.raises(UsageError):
+            Engine(model_of())(BATCH, "ar", options, "content")
+    with pytest.raises(UsageError):
+        without_graph("ar", Decoding(engine="onnx"), "content", "cuda", lengths=True)
+
+
+@pytest.mark.parametrize("name", [name for name in SEARCHES if name.startswith(("no ", "at least", "a first"))])
+def test_each_rule_changes_something(name: str) -> None:
+    """Otherwise the first test would not see it."""
+    mode, changes = SEARCHES[name]
+    free = {key: value for key, value in changes.items() if key not in ("no_repeat_ngram", "min_length", "first_token")}
+    engine = Engine(model_of(**MODELS["pre"]))
+    ruled, other = (engine(BATCH, mode, Decoding(**each), "content") for each in (changes, free))
+    assert [row[0].tokens for row in ruled] != [row[0].tokens for row in other]

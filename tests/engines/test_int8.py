@@ -11,7 +11,6 @@ from janus_cli.engines.engine import Engine
 from janus_cli.engines.graph import Graph
 from janus_cli.engines.int8 import Blocks, Quantized, Rows
 from janus_cli.engines.session import Session
-from janus_cli.errors import UsageError
 from tests.engines.test_engine import BATCH, MODELS, SEARCHES, model_of
 
 INT8 = {name: search for name, search in SEARCHES.items() if name in ("greedy", "beam", "five lengths", "AR reranks")}
@@ -60,12 +59,6 @@ def test_scores_are_close_and_neighbours_change_nothing(knobs: dict[str, Any]) -
             (alone,) = engine(source[source != 0][None], mode, replace(options, precision="int8"), "content")
             assert alone[0].tokens == row[0].tokens
             assert alone[0].score == pytest.approx(row[0].score, abs=1e-4)
-
-
-def test_what_has_no_graph_is_refused() -> None:
-    """Torch would compute in float32."""
-    with pytest.raises(UsageError):
-        Engine(model_of())(BATCH, "ar", Decoding(precision="int8", temperature=1.0), "content")
 
 
 def test_weights_are_made_when_asked_for() -> None:
