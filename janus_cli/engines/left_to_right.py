@@ -59,7 +59,7 @@ def greedy(
         logits, cache = step(state["last"], place, state)
         at_end, words = limits.equals(place + 1), rules.read(state, state["last"])
         allowed = rules.obeying(network.allowed(logits, never), words, place)
-        best = graph.where(at_end, EOS, graph.op("ArgMax", allowed, result=np.int64, axis=1, keepdims=1))
+        best = graph.where(at_end, EOS, network.best(allowed))
         sure, going = graph.op("LogSoftmax", logits, axis=1).pick(best), state["going"]
         sure = graph.where(at_end, 0.0, sure) if options.free_end else sure
         sure = graph.where(place.equals(0), 0.0, sure) if rules.first else sure

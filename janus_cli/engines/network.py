@@ -19,6 +19,7 @@ from janus_cli.engines.graph import RUNTIME, Graph, Value
 from janus_cli.engines.int8 import Blocks, Rows
 
 HIDDEN = -1e30  # instead of -inf, of which a softmax over nothing else makes NaN
+FEW, STRETCH = 1024, 64  # a vocabulary that is searched at once; the part of a larger one that is
 Pair = tuple[Value, Value]  # keys and values, (B, H, K, D/H)
 
 
@@ -218,6 +219,26 @@ class Network:
     def allowed(self, values: Value, never: Unwritten) -> Value:
         """Logits or log-probabilities (N, V) without the tokens that keep their probability."""
         return values + self._hiding(never.kept) if never.kept else values
+
+    def best(self, values: Value) -> Value:
+        """The place of the largest of each row, the first of equal ones: (N, V) -> (N, 1).
+
+        As in core/fast.py: maxima of stretches, which tell where to look, take less time than one search.
+        """
+        graph, size, count = self.graph, STRETCH, self.vocabulary
+        if count < FEW:
+            found: Value = graph.op("ArgMax", values, result=np.int64, axis=1, keepdims=1)
+            return found
+        if count % size:
+            padding = graph.ints([0, 0, 0, -count % size])
+            values = graph.op("Pad", values, padding, graph.floats(np.float32(2 * HIDDEN)))
+        parts = values.reshape(-1, -(-count // size), size)
+        part = graph.op("ArgMax", parts.over("Max", 2), result=np.int64, axis=1, keepdims=1)
+        within = graph.op(
+            "ArgMax", graph.op("GatherND", parts, part, batch_dims=1), result=np.int64, axis=1, keepdims=1
+        )
+        found = part * size + within
+        return found
 
     def _hiding(self, tokens: Sequence[int]) -> Value:
         """(V,) what takes out these tokens when it is added."""

@@ -87,8 +87,8 @@ class MaskPredict:
         shape = states.size(0), states.size(1)
         logits = network.logits(states.reshape(-1, network.knobs.width), never)
         logps = graph.op("LogSoftmax", logits, axis=1)
-        best = graph.op("ArgMax", network.allowed(logits, never), result=np.int64, axis=1, keepdims=0)
-        sure = network.allowed(logps, never).over("Max", 1)
+        best = network.best(network.allowed(logits, never))
+        sure = logps.pick(best)
         return best.reshape(*shape), sure.reshape(*shape), logps
 
 

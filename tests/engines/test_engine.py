@@ -25,6 +25,7 @@ MODELS = {
     "post, gelu, sinusoids": {"activation": "gelu", "positions": "sinusoidal"},
     "concatenated, silu, no table shared": {"embedding": "concat", "activation": "silu", "tie": "none"},
     "causal attention": {"causal_attention": True, "norm": "pre", "embedding_scale": False},
+    "many words": {"vocabulary": 1100},
     "as imported": {"output_bias": True, "embedding_norm": True, "source_suffix": 5, "positions": "marian"},
 }
 SEARCHES: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -52,11 +53,11 @@ SEARCHES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-def model_of(**knobs: Any) -> Transformer:
+def model_of(vocabulary: int = 50, **knobs: Any) -> Transformer:
     """Ends a third of its outputs before the limit."""
     torch.manual_seed(1)
     shape = Model(width=32, feedforward=64, heads=4, encoder_layers=2, decoder_layers=2, max_length=32, init="xavier")
-    model = Transformer(replace(shape, **knobs), 50, 50, length_head=True).eval()
+    model = Transformer(replace(shape, **knobs), vocabulary, vocabulary, length_head=True).eval()
     with torch.no_grad():
         model.output_weight[EOS] *= 2
         if model.output_bias is not None:
