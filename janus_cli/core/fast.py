@@ -1,4 +1,4 @@
-"""CPU speed-ups: packed weights, dropout, bf16 attention in training, argmax and top-k of long rows.
+"""CPU speed-ups: packed weights, dropout, bf16 attention in training.
 
 Each function computes what a plain call of torch would; on a GPU it makes that call.
 """
@@ -11,15 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PACKED_PAYS = 1 << 20  # multiplications from which packing pays in float32; below, calling oneDNN costs more
-LONG = 1 << 16  # elements of all rows, from which on `argmax` and `topk` search by stretches
-STRETCH = 64
-
-
-class NoHooks(nn.Module):
-    """A module that is called without hooks: looking for them takes as long as a small product."""
-
-    def __call__(self, *inputs: Any) -> Any:
-        return self.forward(*inputs)
 
 
 class Packed(NamedTuple):
@@ -32,16 +23,16 @@ class Packed(NamedTuple):
 def packed(weight: Tensor) -> Packed | None:
     """Packs a weight for products with few rows, as in decoding, which then take half the time or less.
 
-    None on a GPU, and if this torch or processor cannot do it.
+    None on a GPU, in bf16, where it gains a twentieth, and if this torch or processor cannot do it.
     """
-    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
         return None
     try:  # what torch.compile calls for frozen weights; it has no public name
         reordered = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
         torch.ops.mkldnn._linear_pointwise(weight.detach()[:1], reordered, None, "none", [], "")
     except (AttributeError, RuntimeError):
         return None
-    return Packed(reordered, PACKED_PAYS // len(weight) if weight.dtype == torch.float32 else 0)
+    return Packed(reordered, PACKED_PAYS // len(weight))
 
 
 def product(x: Tensor, weight: Tensor, pack: Packed | None, bias: Tensor | None = None) -> Tensor:
@@ -51,7 +42,7 @@ def product(x: Tensor, weight: Tensor, pack: Packed | None, bias: Tensor | None 
     return torch.ops.mkldnn._linear_pointwise(x, pack.weight, bias, "none", [], "")
 
 
-class Linear(NoHooks, nn.Linear):
+class Linear(nn.Linear):
     """A linear map whose weight can be packed; while it is, changes to `weight` have no effect."""
 
     packed: Packed | None = None
@@ -59,13 +50,6 @@ class Linear(NoHooks, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., E)."""
         return product(x, self.weight, self.packed, self.bias)
-
-
-class LayerNorm(NoHooks, nn.LayerNorm):
-    """Layer norm over the last dimension."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
 
 
 def dropout(x: Tensor, share: float, training: bool) -> Tensor:
@@ -119,45 +103,3 @@ def scaled_dot_products(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | 
         ):
             return F.scaled_dot_product_attention(wide_q, wide_keys, wide_values, attn_mask=bias, dropout_p=share)
     return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias, dropout_p=share)
-
-
-def argmax(values: Tensor) -> Tensor:
-    """The index of each row's maximum, the first of equal ones. (N, V) -> (N,) int64.
-
-    On a CPU torch's argmax is not vectorised; the maxima of stretches are, and tell where to look.
-    """
-    if not _pays(values, 1):
-        return values.argmax(1)
-    places = _places(values, _maxima(values).argmax(1, keepdim=True))
-    return places.gather(1, values.gather(1, places).argmax(1, keepdim=True))[:, 0]
-
-
-def topk(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest of each row, in descending order, and their indices; ties may go either way, as in torch.
-
-    (N, V) -> (N, count), (N, count) int64.
-    """
-    if not _pays(values, count):
-        return values.topk(count, dim=1)
-    # Any number in another stretch is no larger than the maxima of these `count` stretches.
-    places = _places(values, _maxima(values).topk(count, dim=1).indices)
-    top, order = values.gather(1, places).topk(count, dim=1)
-    return top, places.gather(1, order)
-
-
-def _pays(values: Tensor, count: int) -> bool:
-    few = values.shape[1] >= 4 * count * STRETCH  # `count` stretches hold a quarter of the numbers at most
-    return few and values.device.type == "cpu" and values.numel() >= LONG
-
-
-def _maxima(values: Tensor) -> Tensor:
-    """The maximum of each whole stretch. (N, V) -> (N, V // STRETCH)."""
-    return values[:, : values.shape[1] // STRETCH * STRETCH].unflatten(1, (-1, STRETCH)).amax(2)
-
-
-def _places(values: Tensor, stretches: Tensor) -> Tensor:
-    """All indices in these stretches (N, S), and those after the last whole one. -> (N, S * STRETCH + rest)."""
-    size = values.shape[1]
-    inside = (stretches[:, :, None] * STRETCH + torch.arange(STRETCH)).flatten(1)
-    behind = torch.arange(size // STRETCH * STRETCH, size).expand(len(values), -1)
-    return torch.cat([inside, behind], dim=1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from janus_cli.core.batch import PAD
 from janus_cli.core.cache import Cache
-from janus_cli.core.fast import LayerNorm, Linear, NoHooks, Packed, dropout, packed, product, scaled_dot_products
+from janus_cli.core.fast import Linear, Packed, dropout, packed, product, scaled_dot_products
 from janus_cli.core.knobs import Model
 from janus_cli.core.stream import Stream
 
@@ -23,7 +23,7 @@ Sublayer = Callable[[Tensor], Tensor]  # (B, L, D) -> (B, L, D)
 Append = Callable[[int, Tensor, Tensor], KeysValues]
 
 
-class Attention(NoHooks):
+class Attention(nn.Module):
     """Multi-head attention. Keys and values are computed separately from the queries, so that they can be cached."""
 
     def __init__(self, knobs: Model) -> None:
@@ -84,7 +84,7 @@ def score_bias(attend: Tensor, dtype: torch.dtype) -> Tensor | None:
     return torch.zeros(attend.shape, dtype=dtype, device=attend.device).masked_fill_(~attend, -inf)
 
 
-class FeedForward(NoHooks):
+class FeedForward(nn.Module):
     """Two linear maps around an activation."""
 
     def __init__(self, knobs: Model) -> None:
@@ -99,7 +99,7 @@ class FeedForward(NoHooks):
         return self.down(dropout(self.activation(self.up(x)), self.dropout, self.training))
 
 
-class Layer(NoHooks):
+class Layer(nn.Module):
     """Self-attention and feed-forward; in a decoder, attention to the source in between.
 
     With `causal_attention`, a decoder has a second self-attention, to the left only (Huang 2022).
@@ -108,12 +108,12 @@ class Layer(NoHooks):
     def __init__(self, knobs: Model, *, decoder: bool) -> None:
         super().__init__()
         self.pre, self.dropout = knobs.norm == "pre", knobs.dropout
-        self.attention, self.attention_norm = Attention(knobs), LayerNorm(knobs.width)
+        self.attention, self.attention_norm = Attention(knobs), nn.LayerNorm(knobs.width)
         if decoder and knobs.causal_attention:
-            self.causal, self.causal_norm = Attention(knobs), LayerNorm(knobs.width)
+            self.causal, self.causal_norm = Attention(knobs), nn.LayerNorm(knobs.width)
         if decoder:
-            self.cross, self.cross_norm = Attention(knobs), LayerNorm(knobs.width)
-        self.feedforward, self.feedforward_norm = FeedForward(knobs), LayerNorm(knobs.width)
+            self.cross, self.cross_norm = Attention(knobs), nn.LayerNorm(knobs.width)
+        self.feedforward, self.feedforward_norm = FeedForward(knobs), nn.LayerNorm(knobs.width)
 
     def forward(
         self, x: Tensor, keys: int, biases: Sequence[Any], append: Append | None = None,
@@ -207,11 +207,11 @@ class Transformer(nn.Module):
         # With embedding `concat`, a linear map takes token and position embeddings side by side (Huang 2022).
         maps = [Linear(2 * width, width) if knobs.embedding == "concat" else None for _ in range(2)]
         self.source_map, self.target_map = maps
-        norms = [LayerNorm(width) if knobs.embedding_norm else nn.Identity() for _ in range(2)]
+        norms = [nn.LayerNorm(width) if knobs.embedding_norm else nn.Identity() for _ in range(2)]
         self.source_norm, self.target_norm = norms
         self.encoder = nn.ModuleList(Layer(knobs, decoder=False) for _ in range(knobs.encoder_layers))
         self.decoder = nn.ModuleList(Layer(knobs, decoder=True) for _ in range(knobs.decoder_layers))
-        ends = [LayerNorm(width) if knobs.norm == "pre" else nn.Identity() for _ in range(2)]
+        ends = [nn.LayerNorm(width) if knobs.norm == "pre" else nn.Identity() for _ in range(2)]
         self.encoder_norm, self.decoder_norm = ends
         self.output_bias = (
             nn.Parameter(torch.empty(target_vocabulary), requires_grad=False) if knobs.output_bias else None

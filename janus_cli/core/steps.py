@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from janus_cli.core.batch import BOS, EOS, MASK, PAD, UNK
-from janus_cli.core.fast import argmax
 from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.search.mask_predict import mask_predict, masks
@@ -79,11 +78,11 @@ def choices(
     for start in range(0, max(1, len(states)), count):
         logits = logits_without(model, states[start : start + count], never.shared)
         allowed = without(logits.clone(), never.kept) if never.kept else logits
-        best = argmax(allowed)
+        best = allowed.argmax(1)
         if at_end is not None:
             best = best.masked_fill(at_end[start : start + count], EOS)
         entropy = [torch.special.entr(logits.softmax(1)).sum(1)] if doubt else []
-        found = [best] + ([argmax(allowed.scatter(1, best[:, None], -inf))] if other else [])
+        found = [best] + ([allowed.scatter(1, best[:, None], -inf).argmax(1)] if other else [])
         sure = ((each, -F.cross_entropy(logits, each, reduction="none")) for each in found)
         chosen.append((*chain.from_iterable(sure), *entropy))
     return chosen[0] if len(chosen) == 1 else tuple(map(torch.cat, zip(*chosen, strict=True)))

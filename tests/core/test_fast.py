@@ -1,47 +1,15 @@
-"""What is written out for speed computes what torch does: long rows, dropout, packed weights, attention in bf16."""
-
-from math import inf
+"""What is written out for speed computes what torch does: dropout, packed weights, attention in bf16."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from janus_cli.core import fast
 from janus_cli.core.batch import Batch
-from janus_cli.core.fast import STRETCH, Linear, argmax, dropout, packed, product, scaled_dot_products, topk
+from janus_cli.core.fast import Linear, dropout, packed, product, scaled_dot_products
 from janus_cli.core.generate import Generator
 from janus_cli.core.knobs import Model
 from janus_cli.core.model import Transformer
 from janus_cli.core.stream import content
-
-SHAPES = [(1, 70000), (70, 1000), (257, 256), (3, 40 * STRETCH), (3, 40 * STRETCH + 1), (5, 41 * STRETCH - 1), (2, 9)]
-
-
-def numbers(shape: tuple[int, int], kind: str) -> Tensor:
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(shape[1]))
-    if kind == "equals":  # a few different numbers, so that the largest stands in many places
-        return values.round()
-    if kind == "forbidden":
-        return values.masked_fill(values < 2.0, -inf)
-    if kind == "last":
-        values[:, -1] = values[:, 0] = 9.0
-    if kind == "nan":
-        values[-1, -3] = torch.nan
-    return values.to(torch.bfloat16 if kind == "bf16" else torch.float32)
-
-
-@pytest.mark.parametrize("kind", ["plain", "equals", "forbidden", "last", "nan", "bf16"])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_the_largest_numbers_of_long_rows(shape: tuple[int, int], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first of the largest; the numbers of torch's `topk`, at places that are all different."""
-    monkeypatch.setattr(fast, "LONG", 0)
-    values = numbers(shape, kind)
-    assert argmax(values).tolist() == [row.index(max(row)) for row in values.nan_to_num(99.0).tolist()]
-    for count in (1, 2, 7):
-        top, places = topk(values, count)
-        for expected in (values.topk(count, dim=1).values, values.gather(1, places)):
-            assert torch.equal(top.nan_to_num(99.0), expected.nan_to_num(99.0))
-        assert all(len(set(row)) == count for row in places.tolist())
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
@@ -82,20 +50,15 @@ def test_dropout_repeats_with_its_seed_and_does_nothing_while_generating() -> No
 
 
 @pytest.mark.parametrize("rows", [1, 5, 300])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_packed_weight_gives_the_same_product(rows: int, dtype: torch.dtype) -> None:
+def test_a_packed_weight_gives_the_same_product(rows: int) -> None:
     torch.manual_seed(4)
-    layer = Linear(96, 4100).to(dtype).requires_grad_(False)
-    x = torch.randn(2, rows, 96).to(dtype)
+    layer, x = Linear(96, 4100).requires_grad_(False), torch.randn(2, rows, 96)
     plain = layer(x)
     layer.packed = packed(layer.weight)
-    if dtype == torch.float32:
-        assert (layer.packed is not None) == torch.backends.mkldnn.is_available()
-    if layer.packed is not None:
-        assert layer.packed.least == (0 if dtype == torch.bfloat16 else (1 << 20) // 4100)
-    close = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
-    assert torch.allclose(layer(x), plain, **close)
-    assert torch.allclose(product(x, layer.weight, layer.packed), plain - layer.bias, **close)
+    assert (layer.packed is not None) == torch.backends.mkldnn.is_available()
+    assert torch.allclose(layer(x), plain, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(product(x, layer.weight, layer.packed), plain - layer.bias, rtol=1e-4, atol=1e-5)
+    assert packed(layer.weight.bfloat16()) is None
 
 
 def test_training_unpacks_weights(ragged: Batch) -> None:

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from janus_cli.core.batch import BOS, EOS
-from janus_cli.core.fast import topk
 from janus_cli.core.search import Output
 
 # `step(last, parents)` -> (R, V) float log-probabilities of the token that follows, -inf for what must not be written.
@@ -206,7 +205,7 @@ def _candidates(logps: Tensor, sums: Tensor, beam: int) -> tuple[Tensor, Tensor,
 def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` largest of each row and their indices, the lower index first among equal ones."""
     count = min(count, values.shape[1])
-    top, places = topk(values, min(count + 1, values.shape[1]))
+    top, places = values.topk(min(count + 1, values.shape[1]), dim=1)
     equal = (top[:, 1:] == top[:, :-1]) & (top[:, 1:] > -inf)
     if bool(equal.any()):  # frequent in bf16; topk guarantees neither their order nor which of them it takes
         if top.shape[1] > count and bool(equal[:, -1].any()):
