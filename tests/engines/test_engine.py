@@ -12,6 +12,7 @@ from janus_cli.core.batch import EOS, PAD
 from janus_cli.core.generate import Generator
 from janus_cli.core.knobs import Decoding, Model
 from janus_cli.core.model import Transformer
+from janus_cli.engines import engine as module
 from janus_cli.engines.choice import without_graph
 from janus_cli.engines.engine import Engine
 from janus_cli.errors import UsageError
@@ -165,3 +166,14 @@ def test_each_rule_changes_something(name: str) -> None:
     engine = Engine(model_of(**MODELS["pre"]))
     ruled, other = (engine(BATCH, mode, Decoding(**each), "content") for each in (changes, free))
     assert [row[0].tokens for row in ruled] != [row[0].tokens for row in other]
+
+
+def test_a_batch_may_be_decoded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of()
+    for mode, changes in (("ar", {"beam": 3}), ("nar", {"length_beam": 3, "rerank": "ar"})):
+        whole = Engine(model)(BATCH, mode, Decoding(**changes), "content")
+        monkeypatch.setattr(module, "ROWS_AT_ONCE", 3)
+        monkeypatch.setattr(module, "LOGITS_AT_ONCE", 3 * WIDTH * 50)
+        parts = Engine(model)(BATCH, mode, Decoding(**changes), "content")
+        monkeypatch.undo()
+        assert [row[0].tokens for row in parts] == [row[0].tokens for row in whole]
