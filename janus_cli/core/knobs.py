@@ -219,13 +219,10 @@ class JanusObjective(ObjectiveKnobs):
     ] = 0
     correct: Annotated[float, Knob("weight of CMLMC's CE_correct; try decoding.update all", ge=0, le=1e6)] = 0.0
     replaced: Annotated[float, Knob("share of observed tokens replaced by predictions", "[CC]", ge=0, le=1)] = 0.3
-    glance: Annotated[
-        float,
-        Knob(
-            "glancing: hidden tokens revealed per wrong prediction; GLAT anneals it from 0.5 to 0.3",
-            "[G]", ge=0, le=1,
-        ),
-    ] = 0.0  # fmt: skip
+    glance: Annotated[float, Knob("glancing: hidden tokens revealed per wrong one", "[G]", ge=0, le=1)] = 0.0
+    two_encodings: Annotated[
+        bool, Knob("NAR and AUX read the source in another encoding than AR, with other dropout, as R-Drop does")
+    ] = False
 
 
 @dataclass(frozen=True)

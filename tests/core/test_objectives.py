@@ -39,7 +39,8 @@ CASES = [
         ArObjective(ar_stream="content"), ArObjective(ar_stream="query"), ArObjective(rdrop=2.0), CmlmObjective(),
         CmlmObjective(glance=0.5),
         CmlmcObjective(), CematObjective(switched=0.9), JanusObjective(ar_stream="content"),
-        JanusObjective(ar_stream="query"), JanusObjective(correct=0.5, glance=0.3, **WRONG), XlnetObjective(),
+        JanusObjective(ar_stream="query"), JanusObjective(correct=0.5, glance=0.3, **WRONG),
+        JanusObjective(two_encodings=True), XlnetObjective(),
         XlnetObjective(predicted=0.5),
         MpnetObjective(), ProphetnetObjective(ngram=3), BangObjective(streams=3),
     )
@@ -120,6 +121,23 @@ def test_rdrop_ties_passes_that_differ_in_their_dropout_alone(model: Transformer
     assert losses(model, ArObjective(rdrop=1.0), ragged) == pytest.approx({**alone, "kl_rdrop": 0.0}, abs=1e-9)
     noisy = Transformer(replace(model.knobs, dropout=0.5), 20, 20, length_head=False).train()
     assert losses(noisy, ArObjective(rdrop=1.0), ragged)["kl_rdrop"] > 1e-3
+
+
+def test_two_encodings_differ_in_their_dropout_alone(model: Transformer, ragged: Batch) -> None:
+    """NAR and AUX read the second one, AR the first: with another dropout, AR's losses stay as they are."""
+    one, two = JanusObjective(), JanusObjective(two_encodings=True)
+    assert losses(model, two, ragged) == pytest.approx(losses(model, one, ragged), abs=1e-9)
+    found = []
+    for knobs in (one, two):
+        noisy = Transformer(replace(model.knobs, dropout=0.5), 20, 20, length_head=True).train()
+        noisy.load_weights(model.weights())
+        for layer in noisy.decoder:
+            layer.eval()  # so that encodings alone differ
+        torch.manual_seed(3)
+        found.append(losses(noisy, knobs, ragged))
+    assert found[0]["length"] == found[1]["length"]
+    assert found[1]["ce_nar"] != found[0]["ce_nar"]
+    assert found[1]["kl_ar_aux"] > found[0]["kl_ar_aux"]
 
 
 UNITS: list[tuple[Any, dict[str, tuple[str, float]]]] = [

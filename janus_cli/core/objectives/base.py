@@ -47,7 +47,7 @@ class Plan:
     """streams: what the decoder reads, a call for each. counts: how many of each unit this batch has.
 
     drafts: streams that are decoded first, without gradient; what the model predicts there completes `streams`.
-    source: what the encoder reads, None for the source itself.
+    source: what the encoder reads, None for the source itself. encodings: how often it reads it.
     whole: the counts of the whole update, over ranks and accumulation steps; by default, those of this batch.
     """
 
@@ -56,6 +56,7 @@ class Plan:
     whole: Mapping[str, float] = field(default_factory=dict)
     drafts: Mapping[str, Stream] = field(default_factory=dict)
     source: EncoderInput | None = None
+    encodings: int = 1
 
     def to(self, device: torch.device | str) -> Plan:
         """The same plan on another device."""
@@ -87,7 +88,8 @@ class Plan:
             sum(decoder_flops(knobs, vocabulary, source, stream) - shared for stream in each.values())
             for each in (self.streams, self.drafts)
         )
-        forward = _layers_flops(knobs, knobs.encoder_layers, batch, source, [source]) + shared + streams
+        encoding = _layers_flops(knobs, knobs.encoder_layers, batch, source, [source]) + shared
+        forward = self.encodings * encoding + streams
         if self.source is not None:
             forward += 2 * int((self.source.labels != IGNORE).sum()) * knobs.width * vocabulary
         return (1 + BACKWARD) * forward + drafts

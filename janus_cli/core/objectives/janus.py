@@ -10,7 +10,8 @@ The KLs and the last two CEs run over the hidden tokens; `core/aux_loss.py` has 
 y_t from a slot at position t (a `content` AR stream: t - 1), so they differ in what they see and in nothing else.
 
 Beyond the paper, off by default: `correct` adds CMLMC's CE_correct (`correction.py`), `glance` reveals hidden tokens in
-proportion to the model's mistakes (`glancing.py`), `kl_sure` weighs each token's KLs by AUX's certainty.
+proportion to the model's mistakes (`glancing.py`), `kl_sure` weighs each token's KLs by AUX's certainty,
+`two_encodings` gives NAR and AUX an encoding of their own, whose dropout is another, as in R-Drop (Liang et al. 2021).
 """
 
 from dataclasses import replace
@@ -43,16 +44,17 @@ def plan(batch: Batch, draws: Draws, knobs: JanusObjective) -> Plan:
         streams["correct"], drafts["guess"], counts["wrong"] = correction(target, hidden, knobs.replaced, draws)
     if knobs.glance:
         drafts["look"] = first_look(target, hidden, draws)
-    return Plan(streams, counts, drafts=drafts)
+    return Plan(streams, counts, drafts=drafts, encodings=1 + knobs.two_encodings)
 
 
 def loss(model: Transformer, batch: Batch, plan: Plan, knobs: JanusObjective) -> dict[str, Term]:
     memory = model.encode(batch.source, batch.source_real)
+    other = model.encode(batch.source, batch.source_real) if knobs.two_encodings else memory
     ar, nar_aux = plan.streams["ar"], plan.streams["nar_aux"]
     if knobs.glance and model.training:
-        nar_aux = nar_and_aux(batch.target, still_hidden(model, memory, plan.drafts["look"], knobs.glance))
+        nar_aux = nar_and_aux(batch.target, still_hidden(model, other, plan.drafts["look"], knobs.glance))
     # Two calls: one over the joined streams computes attention scores that are masked (benchmarks/joined_calls.py).
-    ar_states, nar_aux_states = model.decode(ar, memory), model.decode(nar_aux, memory)
+    ar_states, nar_aux_states = model.decode(ar, memory), model.decode(nar_aux, other)
 
     # All selections have the same order: sentence by sentence, and in each from left to right.
     width, words, bias = batch.target.shape[1], model.output_weight, model.output_bias
