@@ -21,8 +21,8 @@ from janus_cli.core.knobs import ArObjective, Decoding, Model
 from janus_cli.core.model import Transformer, sinusoids
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL
 from janus_cli.data.corpus import SIDES
-from janus_cli.data.hf import ABSENT, HuggingFace
-from janus_cli.data.hf_folder import listed, take_over
+from janus_cli.data.hf import ABSENT, HuggingFace, listed
+from janus_cli.data.hf_folder import take_over
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers, load_tokenizers, write_tokenizers
 from janus_cli.errors import DataError, UsageError
 from janus_cli.export import safetensors
