@@ -16,10 +16,10 @@ from typing import Any
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
 from janus_cli.data.corpus import SIDES
 from janus_cli.data.hf import EXTRA, HuggingFace, library
-from janus_cli.data.hf_folder import given_back
+from janus_cli.data.hf_folder import MBART, given_back
 from janus_cli.data.tokenizer import INDEX, INSIDE, SentencePieces, Tokenizer, Words
 from janus_cli.documents import TokenizerIndex, read
-from janus_cli.errors import require
+from janus_cli.errors import UsageError, require
 from janus_cli.export.source import Source
 from janus_cli.recipe import Recipe
 
@@ -80,8 +80,18 @@ def keeps_spaces(tokenizer: Tokenizer) -> bool:
 
 
 def _given_back(source: HuggingFace, target: HuggingFace, suffix: int) -> dict[str, bytes]:
-    """Their files, which put around a source what the model reads: mBART's language is that of the import."""
+    """Their files, which put around a source what the model reads: mBART's language is that of the import.
+
+    Raises:
+        UsageError: the model reads no language, and transformers has no way to leave out that of an mBART tokenizer.
+    """
     found = given_back(source, target)
+    if MBART in found and not source.begin and not suffix:
+        raise UsageError(
+            "this model's tokenizer is mBART's, with which transformers puts a language around every text, and the "
+            "model was trained without",
+            "use --format safetensors, or train --from a model that `janus import` made of the mBART",
+        )
     config = json.loads(found[CONFIG])
     ends = [EOS, suffix] if suffix else [EOS]
     languages = {"src_lang": [*source.begin, *ends[1:]], "tgt_lang": target.begin}
