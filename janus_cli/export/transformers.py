@@ -72,7 +72,8 @@ def write(source: Source, folder: Path) -> None:
     table = model.target_table.weight
     alike = [ours for ours in (EOS, PAD, *range(len(table))) if ours != BOS and torch.equal(table[ours], table[BOS])]
     start = next((orders[1][ours] for ours in alike if orders[1][ours] != ABSENT), orders[1][BOS])
-    if start == ABSENT:  # trained on, so that it equals no other token any more
+    new = start == ABSENT
+    if new:  # trained on, so that it equals no other token any more
         start = sizes[1]
         orders = [[start if ours == BOS else theirs for ours, theirs in enumerate(order)] for order in orders]
     weights = _weights(source, name, orders)
@@ -87,7 +88,7 @@ def write(source: Source, folder: Path) -> None:
     lost, notes = [*_lost(plan)], [*_notes(plan.options), *tokenizer_files.notes(source)]
     write_json(folder / "config.json", _config(knobs, name, rows) | ids)
     write_json(folder / "generation_config.json", ids | _generation(plan.options, knobs, orders[1]))
-    for file, data in tokenizer_files.files(source).items():
+    for file, data in tokenizer_files.files(source, start if new else None).items():
         write_atomically(folder / file, data)
     write_atomically(folder / README, _readme(source, name, [*lost, *notes]))
     for note in lost:

@@ -14,6 +14,7 @@ pytest.importorskip("tokenizers")
 
 import hf_folders
 import hf_models
+import tokenizers
 
 from janus_cli.core.batch import EOS, PAD
 from janus_cli.core.search.sample import likeliest
@@ -140,6 +141,62 @@ def test_a_model_without_mbarts_language_is_refused_as_its_tokenizer_would_add_o
     make_run("run", "ar", ["tokenizer.kind=hf", f"tokenizer.reuse={tmp_path / 'mbart'}"])
     code, _, err = janus("export", "run", "--format", "transformers", "--out", "out")
     assert (code, "mBART" in err, Path("out").exists()) == (2, True, False), err
+
+
+def frameless(make_run: MakeRun, name: str, norm: str) -> None:
+    """A run whose tokenizer is that of a model's folder, without what the model's texts begin with."""
+    folder = Path("model")
+    if name in hf_folders.CASES:
+        golden(name)
+    else:
+        hf_models.unpack(name, folder)
+    limits = ["decoding.max_ratio=0", "decoding.max_extra=15", "decoding.free_end=true"]
+    kind = ["tokenizer.kind=hf", f"tokenizer.reuse={folder.resolve()}", f"model.norm={norm}"]
+    make_run("run", "ar", [*kind, *limits])
+
+
+@pytest.mark.parametrize("name", ["bart", "mbart50", "wordpiece", "pegasus"])
+def test_a_tokenizer_of_a_models_folder_frames_texts_as_the_run_does(
+    make_run: MakeRun, janus: Janus, name: str
+) -> None:
+    frameless(make_run, name, "post")
+    assert janus("export", "run", "--format", "transformers", "--out", "out")[0] == 0
+    tokenizer, engine = load("run").tokenizers.source, tokenizers.Tokenizer.from_file("out/tokenizer.json")
+    for line in hf_folders.LINES:
+        assert engine.encode(line).ids == [tokenizer.order[index] for index in [*tokenizer.encode([line])[0], EOS]]
+    config = read_json("out/tokenizer_config.json")
+    assert engine.token_to_id(config["pad_token"]) == tokenizer.order[PAD]
+    assert "tokenizer_class" in config  # or else the type of the model decides
+
+
+def test_what_the_decoder_of_a_marian_starts_with_once_it_is_trained_on_has_a_name(
+    make_run: MakeRun, janus: Janus
+) -> None:
+    frameless(make_run, "marian", "post")
+    assert janus("export", "run", "--format", "transformers", "--out", "out")[0] == 0
+    name = read_json("out/tokenizer_config.json")["bos_token"]
+    assert read_json("out/vocab.json")[name] == read_json("out/config.json")["decoder_start_token_id"]
+    code, _, err = janus("import", "out", "--run", "again")
+    assert code == 0, err
+    texts = [[result.text for result in load(run).translate(hf_folders.LINES)] for run in ("run", "again")]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Recommended")  # sacremoses, which MarianTokenizer loads and does not use
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("name", ["bart", "mbart50", "wordpiece", "marian", "pegasus"])
+def test_a_model_with_a_tokenizer_of_a_models_folder_generates_the_same_in_transformers(
+    make_run: MakeRun, janus: Janus, name: str, norm: str
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    frameless(make_run, name, norm)
+    assert janus("export", "run", "--format", "transformers", "--out", "out")[0] == 0
+    lines, tokenizer = ["the man", "big dogs, and"], transformers.AutoTokenizer.from_pretrained("out")
+    theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained("out").eval()
+    found = [theirs.generate(**tokenizer(line, return_tensors="pt"))[0] for line in lines]
+    texts = [tokenizer.decode(row, skip_special_tokens=True).replace("\n", " ") for row in found]
+    assert texts == [result.text for result in load("run").translate(lines)]
 
 
 @pytest.mark.slow
