@@ -237,6 +237,10 @@ class GenerationConfig(Document):
     min_new_tokens: Count | None = None
     max_new_tokens: Size | None = None
     no_repeat_ngram_size: Count | None = None
+    do_sample: Flag | None = None
+    temperature: Finite | None = None
+    top_k: Count | None = None
+    top_p: Finite | None = None
 
 
 class PretrainedConfig(GenerationConfig, ModelType, TokenTable):

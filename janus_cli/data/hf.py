@@ -6,7 +6,8 @@ a model come in another order than ours, which begin with pad, unk, bos, eos, ma
 by which rows of its embeddings are moved as well. What a text begins with is in the folder's index (`begin`).
 
 Ids and text are those of transformers with `split_special_tokens=True` and `skip_special_tokens=True`: the name of a
-special token in the text, such as `<mask>` or `</s>`, is text like any other.
+special token in the text, such as `<mask>` or `</s>`, is text like any other, and a special token among the ids is no
+text, wherever it stands.
 """
 
 from __future__ import annotations
@@ -71,8 +72,9 @@ class HuggingFace:
         return [[*self.begin, *row] if row else row for row in rows]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        left_out = {*NO_TEXT, *self.begin}
-        theirs = ([self.order[index] for index in row if index not in left_out] for row in rows)
+        frame = len(self.begin)
+        bare = (row[frame:] if [*row[:frame]] == self.begin else row for row in rows)
+        theirs = ([self.order[index] for index in row if index not in NO_TEXT] for row in bare)
         texts = (self._pieces.decode([index for index in row if index != ABSENT]) for row in theirs)
         return [text.replace("\n", " ") for text in texts]  # bytes can spell a line end
 
@@ -112,6 +114,17 @@ class HuggingFace:
         )
 
 
+def listed(config: Mapping[str, Any]) -> list[str]:
+    """A tokenizer's special tokens besides the usual ones, in mBART its languages, by tokenizer_config.json."""
+    lists = (config.get(f"{kind}_special_tokens") for kind in ("additional", "extra"))
+    return next(([*map(content, tokens)] for tokens in lists if tokens and isinstance(tokens, list)), [])
+
+
+def content(token: Any) -> str:
+    """The text of a special token, which files hold as such or with its options."""
+    return str(token["content"] if isinstance(token, dict) else token)
+
+
 def library(text: str, name: str) -> Any:
     """The `tokenizers.Tokenizer` that a tokenizer.json describes; raises DataError if none does. name: of the file."""
     try:
@@ -127,7 +140,8 @@ class Library:
     def __init__(self, stored: Mapping[str, Any], name: str) -> None:
         self._engine = library(stored["library"], name)
         special = [index for index in (*stored["special"], *stored["silent"]) if index != ABSENT]
-        self._engine.add_special_tokens([self._engine.id_to_token(index) for index in special])
+        more = [token for token in listed(stored["config"]) if self._engine.token_to_id(token) is not None]
+        self._engine.add_special_tokens([*map(self._engine.id_to_token, special), *more])
         self._engine.encode_special_tokens = True  # their names in text are text
         self._engine.no_truncation()
         self._engine.no_padding()
@@ -157,7 +171,8 @@ class Sentences:
             raise DataError(f"{name} is damaged, or not a SentencePiece model: {problem}") from None
         self._ids: dict[str, int] = stored["ids"]
         self._names = {index: piece for piece, index in self._ids.items()}
-        self._silent = {*stored["special"], *stored["silent"]}
+        more = (self._ids[token] for token in listed(stored["config"]) if token in self._ids)
+        self._silent = {*stored["special"], *stored["silent"], *more}
         self._codes, self._clean = stored["codes"], stored["clean"]
 
     def encode(self, line: str) -> list[int]:

@@ -12,7 +12,7 @@ import sentencepiece
 
 from janus_cli import documents
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
-from janus_cli.data.hf import ABSENT, EXTRA, HuggingFace, library
+from janus_cli.data.hf import ABSENT, EXTRA, HuggingFace, content, library, listed
 from janus_cli.errors import DataError, check_machine, require
 
 # The special tokens in the order of our ids: the keys that name them, and their usual names.
@@ -113,7 +113,7 @@ def _special(tokens: Mapping[str, int], config: Mapping[str, Any], rows: int) ->
     found = dict.fromkeys(range(SPECIAL), ABSENT)
     for ours in (EOS, UNK, BOS, MASK, PAD):
         keys, usual = SPECIALS[ours]
-        names = [_content(config[key]) for key in keys if config.get(key)] or usual
+        names = [content(config[key]) for key in keys if config.get(key)] or usual
         ids = [tokens[name] for name in names if tokens.get(name, rows) < rows]
         found[ours] = next((index for index in ids if index not in found.values()), ABSENT)
     return [*found.values()]
@@ -179,17 +179,6 @@ def _mbart(folder: Path, config: Mapping[str, Any]) -> Made:
 
 def _dumped(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()
-
-
-def listed(config: Mapping[str, Any]) -> list[str]:
-    """A tokenizer's special tokens besides the usual ones, in mBART its languages, by tokenizer_config.json."""
-    lists = (config.get(f"{kind}_special_tokens") for kind in ("additional", "extra"))
-    return next(([*map(_content, tokens)] for tokens in lists if tokens and isinstance(tokens, list)), [])
-
-
-def _content(token: Any) -> str:
-    """The text of a special token, which files hold as such or with its options."""
-    return str(token["content"] if isinstance(token, dict) else token)
 
 
 def _json(file: Path, kind: type[documents.Document] = documents.Document) -> dict[str, Any]:

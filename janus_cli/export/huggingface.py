@@ -50,7 +50,7 @@ USUAL: dict[str, Any] = {
 }  # fmt: skip
 # Settings of generation that steer it and have no knob here, with the values at which they do nothing.
 WITHOUT_EFFECT: dict[str, Any] = {
-    "do_sample": False, "repetition_penalty": 1.0, "encoder_no_repeat_ngram_size": 0, "num_beam_groups": 1,
+    "repetition_penalty": 1.0, "encoder_no_repeat_ngram_size": 0, "num_beam_groups": 1,
     "diversity_penalty": 0.0, "renormalize_logits": False, "encoder_repetition_penalty": 1.0,
     "remove_invalid_values": False, "penalty_alpha": 0.0, "token_healing": False, "guidance_scale": 1.0,
     "begin_suppress_tokens": [], "exponential_decay_length_penalty": [], "force_words_ids": [], "constraints": [],
@@ -58,7 +58,7 @@ WITHOUT_EFFECT: dict[str, Any] = {
     "watermarking_config": None,
 }  # fmt: skip
 # Settings that change no output: of samples, where there are none, and of how the work is done and what is told of it.
-SAMPLING = {"temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"}
+SAMPLING = {"top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"}
 HARMLESS = {
     "transformers_version", "_from_model_config", "use_cache", "cache_implementation", "cache_config",
     "return_legacy_cache", "return_dict_in_generate", "output_attentions", "output_hidden_states", "output_scores",

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from janus_cli import __version__, console, documents, recipe_load
-from janus_cli.core.knobs import ArObjective, Decoding, Model
+from janus_cli.core.knobs import COLDEST, ArObjective, Decoding, Model
 from janus_cli.core.model import Transformer, sinusoids
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL
 from janus_cli.data.corpus import SIDES
-from janus_cli.data.hf import ABSENT, HuggingFace
-from janus_cli.data.hf_folder import listed, take_over
+from janus_cli.data.hf import ABSENT, HuggingFace, listed
+from janus_cli.data.hf_folder import take_over
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers, load_tokenizers, write_tokenizers
 from janus_cli.errors import DataError, UsageError
 from janus_cli.export import safetensors
@@ -109,11 +109,16 @@ def decoding_knobs(settings: Mapping[str, Any], longest: int) -> Decoding:
     least = max(given.get("min_length", 0) - 1, given.get("min_new_tokens", 0), 0)
     most = given["max_new_tokens"] + 1 if "max_new_tokens" in given else given.get("max_length", longest)
     stop: Any = {True: "full", False: "likely", "never": "never"}[given.get("early_stopping", False)]
+    sampling: dict[str, Any] = {}
+    if given.get("do_sample"):
+        cold = max(COLDEST, float(given.get("temperature", 1.0)))
+        sampling = {"temperature": cold, "top_k": given.get("top_k", 50), "top_p": float(given.get("top_p", 1.0))}
     return Decoding(
         beam=given.get("num_beams", 1), nbest=given.get("num_return_sequences", 1), early_stopping=stop,
         length_penalty=max(0.0, float(given.get("length_penalty", 1.0))), min_length=least,
         no_repeat_ngram=given.get("no_repeat_ngram_size", 0), max_ratio=0.0,
         max_extra=max(0, min(most, longest) - 2 - least), free_end="forced_eos_token_id" in given,
+        **sampling,
     )  # fmt: skip
 
 
@@ -133,9 +138,8 @@ def not_followed(settings: Mapping[str, Any], end: int) -> list[str]:
 
     end: the model's id of EOS.
     """
-    known = (
-        HARMLESS | documents.GenerationConfig.model_fields.keys() | (set() if settings.get("do_sample") else SAMPLING)
-    )
+    samples = bool(settings.get("do_sample"))
+    known = HARMLESS | documents.GenerationConfig.model_fields.keys() | (set() if samples else SAMPLING)
     set_ = {name: value for name, value in settings.items() if value is not None}
     strange = {
         name for name, value in set_.items() if name not in known and value != WITHOUT_EFFECT.get(name, ABSENT)
@@ -144,6 +148,8 @@ def not_followed(settings: Mapping[str, Any], end: int) -> list[str]:
         strange.add("bad_words_ids")
     if set_.get("length_penalty", 0) < 0:
         strange.add("length_penalty")
+    if samples and set_.get("num_beams", 1) > 1:  # transformers samples within a beam
+        strange.add("num_beams")
     strange |= {key for key in ("eos_token_id", "forced_eos_token_id") if set_.get(key, end) not in (end, [end])}
     return [f"{name} {set_[name]}" for name in sorted(strange)]
 

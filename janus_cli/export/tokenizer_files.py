@@ -15,17 +15,16 @@ from typing import Any
 
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
 from janus_cli.data.corpus import SIDES
-from janus_cli.data.hf import EXTRA, HuggingFace, library
-from janus_cli.data.hf_folder import given_back
+from janus_cli.data.hf import ABSENT, EXTRA, HuggingFace, library
+from janus_cli.data.hf_folder import MBART, SPECIALS, given_back
 from janus_cli.data.tokenizer import INDEX, INSIDE, SentencePieces, Tokenizer, Words
 from janus_cli.documents import TokenizerIndex, read
-from janus_cli.errors import require
+from janus_cli.errors import UsageError, require
 from janus_cli.export.source import Source
 from janus_cli.recipe import Recipe
 
-CONFIG, VOCABULARY, ENGINE, TARGET_ENGINE = (
-    "tokenizer_config.json", "vocab.json", "tokenizer.json", "target_tokenizer.json",
-)  # fmt: skip
+CONFIG, VOCABULARY, TARGET_VOCABULARY = "tokenizer_config.json", "vocab.json", "target_vocab.json"
+ENGINE, TARGET_ENGINE = "tokenizer.json", "target_tokenizer.json"
 LANGUAGE = re.compile("[a-z]{2,3}_[A-Z]{2}")
 # All that str.split() splits at.
 SPACES = "".join(char for char in map(chr, range(sys.maxunicode + 1)) if char.isspace())
@@ -37,11 +36,14 @@ def must_fit(recipe: Recipe) -> None:
         require("tokenizers", EXTRA)
 
 
-def files(source: Source) -> dict[str, bytes]:
-    """The files by name. Special tokens are called as no text can be: names in text are text."""
+def files(source: Source, start: int | None = None) -> dict[str, bytes]:
+    """The files by name. Special tokens are called as no text can be: names in text are text.
+
+    start: the id of what the decoder starts with, if an imported model's tokenizer has no such token.
+    """
     both = source.tokenizers.source, source.tokenizers.target
     if isinstance(both[0], HuggingFace) and isinstance(both[1], HuggingFace):
-        return _given_back(both[0], both[1], source.recipe.model.source_suffix)
+        return _given_back(both[0], both[1], source.recipe.model.source_suffix, start)
     config: dict[str, Any] = {
         "pad_token": INSIDE[PAD], "bos_token": INSIDE[BOS], "eos_token": INSIDE[EOS], "mask_token": INSIDE[MASK],
         "split_special_tokens": True, "clean_up_tokenization_spaces": False,
@@ -79,25 +81,62 @@ def keeps_spaces(tokenizer: Tokenizer) -> bool:
     return bare != spaced
 
 
-def _given_back(source: HuggingFace, target: HuggingFace, suffix: int) -> dict[str, bytes]:
-    """Their files, which put around a source what the model reads: mBART's language is that of the import."""
+def _given_back(source: HuggingFace, target: HuggingFace, suffix: int, start: int | None) -> dict[str, bytes]:
+    """Their files, which put around a source what the model reads: mBART's language is that of the import.
+
+    Raises:
+        UsageError: the model reads no language, and transformers has no way to leave out that of an mBART tokenizer.
+    """
     found = given_back(source, target)
+    if MBART in found and not source.begin and not suffix:
+        raise UsageError(
+            "this model's tokenizer is mBART's, with which transformers puts a language around every text, and the "
+            "model was trained without",
+            "use --format safetensors, or train --from a model that `janus import` made of the mBART",
+        )
     config = json.loads(found[CONFIG])
     ends = [EOS, suffix] if suffix else [EOS]
     languages = {"src_lang": [*source.begin, *ends[1:]], "tgt_lang": target.begin}
     named = {key: source.pieces(ids)[0] for key, ids in languages.items() if ids}
-    config |= {key: name for key, name in named.items() if LANGUAGE.fullmatch(name)}
-    found[CONFIG] = json.dumps(config, ensure_ascii=False).encode()
+    spoken = {key: name for key, name in named.items() if LANGUAGE.fullmatch(name)}
+    config |= spoken
     if ENGINE in found:
-        engine = library(found[ENGINE].decode(), ENGINE)
-        framed = [source.order[index] for index in [*source.encode(["a"])[0], *ends]]
-        if engine.encode("a").ids != framed:
-            begin, end = ([engine.id_to_token(source.order[index]) for index in ids] for ids in (source.begin, ends))
-            ids = [(name, engine.token_to_id(name)) for name in {*begin, *end}]
-            template = require("tokenizers", EXTRA).processors.TemplateProcessing
-            engine.post_processor = template(single=[*begin, "$A", *end], special_tokens=ids)
-            found[ENGINE] = str(engine.to_str()).encode()
+        engine, fits = _framing(source, found[ENGINE], ends)
+        found[ENGINE] = engine
+        if not spoken and not (fits and "tokenizer_class" in config):  # a class puts its own frame, or a type its class
+            config = _named(source, engine) | config | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    elif MBART not in found:
+        config.setdefault("tokenizer_class", "MarianTokenizer")
+        if start is not None:  # MarianTokenizer fails at ids without a name
+            config["bos_token"] = INSIDE[BOS]
+            for name in {VOCABULARY, TARGET_VOCABULARY} & found.keys():
+                ids = {INSIDE[BOS]: start, **json.loads(found[name])}
+                found[name] = json.dumps(ids, ensure_ascii=False).encode()
+    found[CONFIG] = json.dumps(config, ensure_ascii=False).encode()
     return found
+
+
+def _framing(source: HuggingFace, data: bytes, ends: list[int]) -> tuple[bytes, bool]:
+    """A tokenizer.json that puts around a text what the model reads, and whether it is the given one.
+
+    ends: our ids that follow a text.
+    """
+    engine = library(data.decode(), ENGINE)
+    if engine.encode("a").ids == [source.order[index] for index in [*source.encode(["a"])[0], *ends]]:
+        return data, True
+    begin, end = ([engine.id_to_token(source.order[index]) for index in ids] for ids in (source.begin, ends))
+    ids = [(name, engine.token_to_id(name)) for name in {*begin, *end}]
+    template = require("tokenizers", EXTRA).processors.TemplateProcessing
+    engine.post_processor = template(single=[*begin, "$A", *end], special_tokens=ids)
+    return str(engine.to_str()).encode(), False
+
+
+def _named(source: HuggingFace, data: bytes) -> dict[str, Any]:
+    """What a tokenizer_config.json says of the special tokens of a tokenizer.json, which classes know by themselves."""
+    engine = library(data.decode(), ENGINE)
+    special = zip(SPECIALS, source.stored["special"], strict=True)
+    named = {keys[0]: engine.id_to_token(index) for (keys, _), index in special if index != ABSENT}
+    return named | {"model_input_names": ["input_ids", "attention_mask"]}
 
 
 def _marian(source: Source, config: dict[str, Any]) -> dict[str, bytes]:
@@ -108,7 +147,7 @@ def _marian(source: Source, config: dict[str, Any]) -> dict[str, bytes]:
     found[VOCABULARY] = _ids(source.tokenizers.source)
     if index["source"] != index["target"]:
         config["separate_vocabs"] = True
-        found["target_vocab.json"] = _ids(source.tokenizers.target)
+        found[TARGET_VOCABULARY] = _ids(source.tokenizers.target)
     return {**found, CONFIG: _dumped(config)}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from janus_cli.core.steps import never_written
 from janus_cli.core.symbols import BOS, EOS, PAD
 from janus_cli.data.hf import ABSENT, HuggingFace
 from janus_cli.data.tokenizer import Tokenizer
+from janus_cli.decoding import modes
 from janus_cli.errors import UsageError
 from janus_cli.export import tokenizer_files
 from janus_cli.export.huggingface import BIAS, KINDS, POSITIONS, SHARED, parts, tables
@@ -29,10 +30,16 @@ CLASSES = {
 }  # fmt: skip
 # Added to the logits of tokens that are never written and whose probability the others share.
 FORBIDDEN = -1e4
+# Knobs of left-to-right decoding that go along, or change no text; `_notes` says where the match is not exact.
+FOLLOWED = {
+    "beam", "length_penalty", "early_stopping", "nbest", "first_token", "free_end", "unwritten", "unk", "min_length",
+    "max_ratio", "max_extra", "no_repeat_ngram", "temperature", "top_k", "top_p", "seed", "batch_sentences", "engine",
+    "cuda_graphs",
+}  # fmt: skip
 
 
 def must_fit(recipe: Recipe) -> None:
-    """Raises UsageError for models that are none of theirs."""
+    """Raises UsageError for models that are none of theirs, and for a recipe that janus cannot decode with either."""
     tokenizer_files.must_fit(recipe)
     ordinary: dict[str, Any] = {"causal_attention": False, "embedding": "sum"}
     if recipe.ar_stream != "content":
@@ -47,6 +54,11 @@ def must_fit(recipe: Recipe) -> None:
                 f"this model was trained with model.{knob} {value}: transformers has no such decoder",
                 f"use --format safetensors, or train with --set model.{knob}={str(usual).lower()}",
             )
+    _plan(recipe)
+
+
+def _plan(recipe: Recipe) -> modes.Plan:
+    return modes.choose(recipe, {"mode": "ar"})
 
 
 def write(source: Source, folder: Path) -> None:
@@ -60,7 +72,8 @@ def write(source: Source, folder: Path) -> None:
     table = model.target_table.weight
     alike = [ours for ours in (EOS, PAD, *range(len(table))) if ours != BOS and torch.equal(table[ours], table[BOS])]
     start = next((orders[1][ours] for ours in alike if orders[1][ours] != ABSENT), orders[1][BOS])
-    if start == ABSENT:  # trained on, so that it equals no other token any more
+    new = start == ABSENT
+    if new:  # trained on, so that it equals no other token any more
         start = sizes[1]
         orders = [[start if ours == BOS else theirs for ours, theirs in enumerate(order)] for order in orders]
     weights = _weights(source, name, orders)
@@ -69,15 +82,41 @@ def write(source: Source, folder: Path) -> None:
     begin = source.tokenizers.source.begin if isinstance(source.tokenizers.source, HuggingFace) else []
     ids = {
         "pad_token_id": orders[1][PAD], "eos_token_id": orders[1][EOS], "decoder_start_token_id": start,
-        "bos_token_id": orders[0][begin[0]] if begin else None,
+        "bos_token_id": orders[0][begin[0]] if begin and name == "bart" else None,
     }  # fmt: skip
+    plan = _plan(source.recipe)
+    lost, notes = [*_lost(plan)], [*_notes(plan.options), *tokenizer_files.notes(source)]
     write_json(folder / "config.json", _config(knobs, name, rows) | ids)
-    write_json(folder / "generation_config.json", ids | _generation(source.recipe.decoding, knobs, orders[1]))
-    for file, data in tokenizer_files.files(source).items():
+    write_json(folder / "generation_config.json", ids | _generation(plan.options, knobs, orders[1]))
+    for file, data in tokenizer_files.files(source, start if new else None).items():
         write_atomically(folder / file, data)
-    write_atomically(folder / README, _readme(source, name))
-    for note in tokenizer_files.notes(source):
+    write_atomically(folder / README, _readme(source, name, [*lost, *notes]))
+    for note in lost:
+        console.warn(f"in transformers, {note}")
+    for note in notes:
         console.say(f"in transformers, {note}")
+
+
+def _lost(plan: modes.Plan) -> Iterator[str]:
+    """A sentence for each knob of decoding that the recipe sets and that nothing there corresponds to."""
+    given, usual = plan.recipe.decoding, Decoding()
+    other = ["mode"] if given.mode not in (usual.mode, plan.mode) else []
+    for name in [*other, *(name for name in plan.used if name not in FOLLOWED)]:
+        if (value := getattr(given, name)) != getattr(usual, name):
+            yield f"nothing corresponds to decoding.{name} {value}: outputs differ"
+
+
+def _notes(options: Decoding) -> Iterator[str]:
+    """Where outputs there may differ from janus's, a sentence each."""
+    if ratio := options.limit[0]:
+        yield f"outputs may be longer: their limit does not depend on the source (decoding.max_ratio {ratio:g})"
+    if options.temperature:
+        yield "samples are drawn with other random numbers, and are in no order"
+    elif options.beam > 1 and not options.free_end:
+        yield (
+            "the </s> that ends an output at the limit costs nothing, so a beam may prefer such an output where janus, "
+            "which counts that </s> (decoding.free_end), does not"
+        )
 
 
 def _norms(knobs: Model) -> tuple[str, bool]:
@@ -113,7 +152,7 @@ def _weights(source: Source, name: str, orders: Sequence[Sequence[int]]) -> dict
     for mine, theirs in POSITIONS.items():
         ours.pop(mine, None)
         table = getattr(model, mine).detach()
-        if knobs.positions != "marian" or KINDS[name].offset:
+        if (name, knobs.positions) != ("marian", "marian"):  # whose class alone does not ask for its own
             weights[theirs] = torch.cat([table.new_zeros((KINDS[name].offset, knobs.width)), table])
     ours.pop("length_table", None)
     for mine, weight in ours.items():
@@ -144,22 +183,29 @@ def _config(knobs: Model, name: str, rows: tuple[int, int]) -> dict[str, Any]:
 
 
 def _generation(decoding: Decoding, knobs: Model, order: Sequence[int]) -> dict[str, Any]:
-    """Settings of `generate`; where the longest output depends on the source, the model's positions are the limit."""
+    """Settings of `generate`; where the longest output depends on the source, the model's positions are the limit.
+
+    The longest output ends in EOS, as in janus. A min_length counts the token that the decoder starts with.
+    """
     ratio, extra = decoding.limit
     longest = knobs.max_length if ratio else min(knobs.max_length, decoding.min_length + extra + 2)
     stop: dict[str, Any] = {"full": True, "likely": False, "never": "never"}
-    return {
-        "num_beams": decoding.beam, "length_penalty": decoding.length_penalty, "max_length": longest,
-        "early_stopping": stop[decoding.early_stopping] if decoding.beam > 1 else False,
+    beam, sampling = decoding.beam, {}
+    if decoding.temperature:
+        beam = 1
+        sampling = {"do_sample": True, **{name: getattr(decoding, name) for name in ("temperature", "top_k", "top_p")}}
+    return sampling | {
+        "num_beams": beam, "length_penalty": decoding.length_penalty, "max_length": longest,
+        "early_stopping": stop[decoding.early_stopping] if beam > 1 else False,
         "min_length": decoding.min_length and decoding.min_length + 1, "num_return_sequences": decoding.nbest,
         "no_repeat_ngram_size": decoding.no_repeat_ngram,
         "suppress_tokens": [order[ours] for ours in decoding.unwritten if order[ours] != ABSENT] or None,
         "forced_bos_token_id": order[decoding.first_token] if decoding.first_token else None,
-        "forced_eos_token_id": order[EOS] if decoding.free_end else None,
+        "forced_eos_token_id": order[EOS],
     }  # fmt: skip
 
 
-def _readme(source: Source, name: str) -> bytes:
+def _readme(source: Source, name: str, notes: Sequence[str]) -> bytes:
     kind, separate = source.recipe.tokenizer.kind, not source.tokenizers.joint
     imports, clean = cleaning_program(source.recipe.data.clean)
     line = "clean(line)" if clean else "line"
@@ -172,7 +218,7 @@ def _readme(source: Source, name: str) -> bytes:
             ", PreTrainedTokenizerFast",
         )
     program = fill("generate_program.txt", imports=imports, clean=clean, more=more, line=line, writer=writer)
-    differences = " ".join(f"{note[0].upper()}{note[1:]}." for note in tokenizer_files.notes(source))
+    differences = " ".join(f"{note[0].upper()}{note[1:]}." for note in notes)
     package = " sentencepiece" if kind == "sentencepiece" else ""
     return source.readme(
         "transformers.txt", type=name, program=program.rstrip(), package=package, differences=differences

@@ -1,6 +1,6 @@
 """Folders with tiny tokenizers, as those of Hugging Face models look, and odd lines; what transformers makes of them.
 
-`python -m tests.data.hf_models FOLDER` writes golden_hf/ again, which needs transformers.
+`python -m tests.data.hf_models FOLDER [NAME…]` writes golden_hf/ again, which needs transformers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import sentencepiece
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 GOLDEN = Path(__file__).parent / "golden_hf"
 TEXT = [
@@ -152,7 +152,33 @@ def marian(folder: Path) -> None:
     )
 
 
-MODELS: dict[str, Callable[[Path], None]] = {"bart": bart, "wordpiece": wordpiece, "mbart": mbart, "marian": marian}
+def pegasus(folder: Path) -> None:
+    """Unigram pieces behind <pad>, the end, two masks and unused tokens (101 in the real ones), of which <unk> is last.
+
+    The parts are those that PegasusTokenizer of transformers makes of a vocabulary.
+    """
+    model, unused = sentencepiece.SentencePieceProcessor(model_proto=pieces(TEXT, 300)), 11
+    special = ["<pad>", "</s>", "<mask_1>", "<mask_2>", *(f"<unk_{index + 2}>" for index in range(unused)), "<unk>"]
+    scores = [(model.id_to_piece(index), model.get_score(index)) for index in range(3, model.get_piece_size())]
+    engine = tokenizers.Tokenizer(
+        models.Unigram([*((name, 0.0) for name in special), *scores], unk_id=special.index("<unk>"))
+    )
+    spaces = [normalizers.Replace(tokenizers.Regex(pattern), " ") for pattern in ("\n", " {2,}")]
+    engine.normalizer = normalizers.Sequence(spaces)
+    engine.pre_tokenizer = pre_tokenizers.Metaspace()
+    engine.decoder = decoders.Metaspace()
+    engine.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    engine.add_special_tokens(special)
+    engine.save(str(folder / "tokenizer.json"), pretty=False)
+    names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask_2>"}
+    more = {"tokenizer_class": "PegasusTokenizer", "mask_token_sent": "<mask_1>", "offset": unused + 2}
+    write(folder, "tokenizer_config.json", names | more)
+    write(folder, "config.json", {"model_type": "pegasus", "vocab_size": len(special) + len(scores)})
+
+
+MODELS: dict[str, Callable[[Path], None]] = {
+    "bart": bart, "wordpiece": wordpiece, "mbart": mbart, "marian": marian, "pegasus": pegasus,
+}  # fmt: skip
 
 
 def pieces(text: Sequence[str], size: int, **knobs: Any) -> bytes:
@@ -201,11 +227,11 @@ def unpack(name: str, folder: Path) -> Path:
     return folder
 
 
-def main(place: Path) -> None:
-    for name, make in MODELS.items():
+def main(place: Path, names: Sequence[str]) -> None:
+    for name in names or MODELS:
         folder = place / name
         folder.mkdir()
-        make(folder)
+        MODELS[name](folder)
         files = packed(folder)
         sides = {
             side: transformers_says(folder, side, odd_lines(60))
@@ -215,4 +241,4 @@ def main(place: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

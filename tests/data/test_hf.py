@@ -109,6 +109,24 @@ def test_names_of_special_tokens_in_byte_level_text_are_text(made: dict[str, Tok
     assert all(index >= SPECIAL for row in rows for index in row)
 
 
+def test_what_a_frame_holds_is_text_behind_it(made: dict[str, Tokenizers]) -> None:
+    """A token that is not special is shown wherever else it stands, as in transformers."""
+    tokenizer = side_of(made["bart"], "source")
+    (row,) = tokenizer.encode(["the man sees"])
+    framed = tokenizer.beginning_with(row[:1])
+    assert framed.decode([row, [*row, row[0]]]) == tokenizer.decode([row[1:], [*row[1:], row[0]]])
+
+
+@pytest.mark.parametrize("name", ["mbart", "marian"])
+def test_tokens_that_a_folder_lists_as_special_are_no_text_anywhere(tmp_path: Path, name: str) -> None:
+    unpack(name, tmp_path)
+    usual = side_of(taken_over(tmp_path, tmp_path / "usual"), "target")
+    (row,) = usual.encode(["the man sees 3 big dogs"])
+    hf_models.write(tmp_path, "tokenizer_config.json", {"additional_special_tokens": usual.pieces(row[1:2])})
+    listing = side_of(taken_over(tmp_path, tmp_path / "listing"), "target")
+    assert listing.decode([row, row[1:2]]) == usual.decode([[row[0], *row[2:]], []])
+
+
 @pytest.mark.parametrize("name", hf_models.MODELS)
 def test_files_are_taken_over_again_as_they_are(made: dict[str, Tokenizers], tmp_path: Path, name: str) -> None:
     """From prepared data or a run, and so a run that starts from it knows its tokenizer again."""

@@ -1,17 +1,23 @@
 """Folders with tiny models, as transformers writes them, and what it says of them.
 
-`python tests/export/hf_folders.py FOLDER` writes golden_hf/ again, which needs transformers.
+`python tests/export/hf_folders.py FOLDER [NAME…]` writes the models of golden_hf/ again, and
+`python tests/export/hf_folders.py --exported FOLDER` what transformers makes of them once janus has imported and
+exported them. Both need transformers.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from base64 import b64decode, b64encode
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
+import tokenizers
 import torch
+from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))  # run as a program, and as pytest does
 
@@ -31,7 +37,7 @@ LINES = [
 # The seed of the weights, and what is added to the logit of EOS, so that outputs end, and at different places.
 # <pad> and <mask> have some probability, but are never written.
 UNLIKELY = -2.0
-DRAWN = {"bart": (1, 3.0), "mbart50": (11, 2.5), "mbart": (2, 1.5), "marian": (4, 3.0)}
+DRAWN = {"bart": (1, 3.0), "mbart50": (11, 2.5), "mbart": (2, 1.5), "marian": (4, 3.0), "pegasus": (4, 2.6)}
 # A tokenizer's maker, the model's type, its config, its settings of generation, and the languages of mBART.
 Case = tuple[str, str, dict[str, Any], dict[str, Any], tuple[str | None, str | None]]
 CASES: dict[str, Case] = {
@@ -55,6 +61,10 @@ CASES: dict[str, Case] = {
         "marian", "marian", {"scale_embedding": True, "activation_function": "swish"},
         {"num_beams": 4, "max_length": 30, "forced_eos_token_id": 0}, (None, None),
     ),
+    "pegasus": (
+        "pegasus", "pegasus", {"scale_embedding": True, "activation_function": "relu"},
+        {"num_beams": 8, "length_penalty": 0.8, "max_length": 26, "forced_eos_token_id": 1}, (None, None),
+    ),
 }  # fmt: skip
 
 
@@ -69,7 +79,7 @@ def make(name: str, folder: Path) -> Any:
     if (folder / "config.json").is_file():
         rows = json.loads((folder / "config.json").read_text())["vocab_size"]
     special = {f"{each}_token_id": getattr(tokenizer, f"{each}_token_id") for each in ("pad", "bos", "eos")}
-    if kind == "marian":
+    if kind in ("marian", "pegasus"):
         special["decoder_start_token_id"] = special["pad_token_id"]
     if name == "mbart":
         special["decoder_start_token_id"] = tokenizer.convert_tokens_to_ids(languages[1])
@@ -127,8 +137,48 @@ def unpack(files: dict[str, str], folder: Path) -> None:
         (folder / name).write_bytes(b64decode(data))
 
 
-def main(place: Path) -> None:
-    for name in CASES:
+def contents(folder: Path) -> dict[str, Any]:
+    """What decides which text transformers generates from a folder: settings, weights (their sha256), ids of LINES."""
+    found: dict[str, Any] = {
+        name: json.loads((folder / name).read_bytes())
+        for name in ("config.json", "generation_config.json", "tokenizer_config.json")
+    }
+    weights = hashlib.sha256()
+    for name, weight in sorted(load_file(folder / "model.safetensors").items()):
+        weights.update(f"{name} {[*weight.shape]} {weight.dtype}\n".encode() + weight.numpy().tobytes())
+    return found | {"weights": weights.hexdigest(), "ids": [ids_of(folder, line) for line in LINES]}
+
+
+def ids_of(folder: Path, line: str) -> list[int]:
+    """The ids of a source as tokenizer.json gives them, or source.spm with vocab.json."""
+    if (folder / "tokenizer.json").is_file():
+        return list(tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).encode(line).ids)
+    ids = json.loads((folder / "vocab.json").read_bytes())
+    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "source.spm"))
+    return [*(ids.get(piece, ids["<unk>"]) for piece in model.encode(line, out_type=str)), ids["</s>"]]
+
+
+def exported(name: str, place: Path) -> dict[str, Any]:
+    """The contents of a folder that janus exported of an imported model, and what transformers generates from it."""
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    from janus_cli.export.export import export
+    from janus_cli.export.importing import import_model
+
+    model, run, folder = (place / name / each for each in ("model", "run", "exported"))
+    model.mkdir(parents=True)
+    unpack(json.loads((GOLDEN / f"{name}.json").read_bytes())["files"], model)
+    export(kind="transformers", run=import_model(model, run=run, languages=CASES[name][4]), out=folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    batch = tokenizer(LINES, padding=True, return_tensors="pt")
+    found = AutoModelForSeq2SeqLM.from_pretrained(folder).eval().generate(**batch)
+    real = [[*map(int, row[row != tokenizer.pad_token_id])] for row in batch["input_ids"]]
+    assert real == contents(folder)["ids"], "transformers reads other ids than the files of its tokenizer give"
+    return contents(folder) | {"outputs": tokenizer.batch_decode(found, skip_special_tokens=True)}
+
+
+def main(place: Path, names: list[str]) -> None:
+    for name in names or CASES:
         (place / name).mkdir(parents=True)
         model = make(name, place / name)
         texts, scores = outputs(name, place / name, model, LINES)
@@ -137,4 +187,9 @@ def main(place: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    torch.set_num_threads(1)
+    if sys.argv[1] == "--exported":
+        made = {name: exported(name, Path(sys.argv[2])) for name in CASES}
+        (GOLDEN / "exported.json").write_text(json.dumps(made, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    else:
+        main(Path(sys.argv[1]), sys.argv[2:])
