@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import log
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,9 @@ from janus_cli.engines.graph import State, Value
 from janus_cli.engines.network import HIDDEN, Network, Pair, Source
 
 Side = Literal["content", "query"]
+# What a search gives of each sentence's N hypotheses, best first: tokens (B, N, T), PAD behind the last, without EOS;
+# logps (B, N, T), left to right with that of EOS; lengths (tokens) and scores (B, N); decoder passes (B,).
+Results = dict[str, Value]
 
 
 class NextToken:
@@ -46,13 +50,24 @@ class NextToken:
         return self.network.logits(states, self.never), dict(zip(self.names, new, strict=True))
 
 
+def length_limits(source: Value, longest: int, options: Decoding) -> Value:
+    """`length_limit` of core/generate.py without `min_length`: (B,) tokens at most, EOS included.
+
+    longest: positions of the model.
+    """
+    graph, (ratio, extra) = source.graph, options.limit
+    sizes = (~source.equals(PAD)).to(np.int64).over("Sum", 1) - 1  # EOS
+    limits = (sizes.to(np.float32) * ratio).to(np.int64) + (extra + 1)
+    return graph.op("Min", limits, graph.ints([longest - 1]))
+
+
 def greedy(
-    network: Network, source: Value, limits: Value, side: Side, never: Unwritten, *, padded: bool, free_end: bool
-) -> State:
-    """limits: (B,) int64, tokens at most, EOS included. Gives tokens and logps (T, B), PAD and 0 after EOS."""
+    network: Network, options: Decoding, source: Value, side: Side, never: Unwritten, *, padded: bool
+) -> Results:
+    """`greedy` of core/search. Gives what every search does (`Results`), and limited (B, 1)."""
     graph, batch = network.graph, source.size(0)
     step = NextToken(network, network.encode(source, padded=padded), side, never)
-    limits = limits.unsqueeze(1)
+    limits = length_limits(source, network.knobs.max_length, options).unsqueeze(1)
 
     def turn(place: Value, state: State) -> tuple[Value, State, State]:
         logits, cache = step(state["last"], place, state)
@@ -60,7 +75,7 @@ def greedy(
         best = graph.op("ArgMax", network.allowed(logits, never), result=np.int64, axis=1, keepdims=1)
         best = graph.where(at_end, EOS, best)
         sure, going = graph.op("LogSoftmax", logits, axis=1).pick(best), state["going"]
-        sure = graph.where(at_end, 0.0, sure) if free_end else sure
+        sure = graph.where(at_end, 0.0, sure) if options.free_end else sure
         written = {"tokens": graph.where(going, best, PAD), "logps": graph.where(going, sure, 0.0)}
         going = going & ~best.equals(EOS)
         return going.any(0).squeeze(0), {"last": best, "going": going, **cache}, written
@@ -70,24 +85,36 @@ def greedy(
         **step.empty(batch),
     }  # fmt: skip
     _, written = graph.loop(limits.over("Max", 0).squeeze(0), state, turn)
-    return {name: value.squeeze(2) for name, value in written.items()}
+    tokens, logps = written["tokens"].transpose(1, 2, 0), written["logps"].transpose(1, 2, 0)  # (B, 1, T)
+    sizes = (~tokens.equals(PAD)).to(np.int64).over("Sum", 2)  # EOS included
+    limited = ~(sizes < limits)
+    if not options.free_end:
+        limited = limited & (logps.pick((sizes - 1).unsqueeze(2), 2).squeeze(2) <= log(0.5))
+    return {
+        "tokens": graph.where(tokens.equals(EOS), PAD, tokens), "logps": logps, "lengths": sizes - 1,
+        "scores": logps.over("Sum", 2).to(np.float64) / _lengthened(sizes, options), "passes": sizes.squeeze(1),
+        "limited": limited,
+    }  # fmt: skip
+
+
+def _lengthened(length: Value, options: Decoding) -> Value:
+    """What a sum of log-probabilities is divided by."""
+    graph = length.graph
+    return graph.op("Pow", length.to(np.float64), graph.value(options.length_penalty, np.float64))
 
 
 class Beam:
-    """`beam_search` without groups, up to its hypotheses: see `search`."""
+    """`beam_search` without groups. F: hypotheses of a beam, N: those that are wanted of a sentence."""
 
     def __init__(self, network: Network, options: Decoding) -> None:
         self.network, self.graph, self.options = network, network.graph, options
 
-    def search(self, source: Value, limits: Value, side: Side, never: Unwritten, *, padded: bool) -> State:
-        """limits: (B,) int64, tokens at most, EOS included.
-
-        Gives for each pass the live hypotheses, tokens, slots (of the pass before) and sums (T, B, F), and those that
-        end there, ended (scores; `HIDDEN` for none), ended_slots and ended_sums (T, B, F); and passes (B,).
-        """
+    def search(self, source: Value, side: Side, never: Unwritten, *, padded: bool) -> Results:
+        """Gives what every search does (`Results`), and limited (B, N); scores are `HIDDEN` where there are fewer."""
         graph, batch, beam = self.graph, source.size(0), self.options.beam
         step = NextToken(self.network, self.network.encode(source, padded=padded), side, never)
-        limits, first = limits.unsqueeze(1), (graph.range(batch) * beam).unsqueeze(1)  # (B, 1) each
+        limits = length_limits(source, self.network.knobs.max_length, self.options).unsqueeze(1)  # (B, 1)
+        first = (graph.range(batch) * beam).unsqueeze(1)  # (B, 1)
 
         def turn(place: Value, state: State) -> tuple[Value, State, State]:
             cache = {name: state[name].gather(state["rows"]) for name in step.names}
@@ -111,7 +138,44 @@ class Beam:
             "best": graph.value([[HIDDEN]], np.float64).expand(batch, beam), **step.empty(batch * beam),
         }  # fmt: skip
         last, found = graph.loop(limits.over("Max", 0).squeeze(0), state, turn)
-        return {**found, "passes": last["passes"].squeeze(1)}
+        passes = last["passes"]
+        limited = (~(passes < limits)).expand(batch, self.options.nbest)
+        return {**self._best(found), "passes": passes.squeeze(1), "limited": limited}
+
+    def _best(self, found: State) -> Results:
+        """The best hypotheses of each sentence.
+
+        found: of each pass the live hypotheses, tokens, slots (of the pass before) and sums (T, B, F), and those that
+        end there, ended (scores; `HIDDEN` for none), ended_slots and ended_sums (T, B, F).
+        """
+        graph, count, beam = self.graph, self.options.nbest, self.options.beam
+        ended, slots, sums = (
+            found[name].transpose(1, 0, 2).reshape(0, -1) for name in ("ended", "ended_slots", "ended_sums")
+        )  # (B, T F)
+        scores, place = ended.top(count)
+        lengths, longest = place // beam, found["tokens"].size(0)  # (B, N), (1,)
+        path = self._back(found["slots"], slots.pick(place), lengths)
+        turns, most = graph.range(longest), lengths.unsqueeze(2)  # (T,), (B, N, 1)
+        tokens, totals = (found[name].pick(path, 2).transpose(1, 2, 0) for name in ("tokens", "sums"))  # (B, N, T)
+        totals = graph.where(turns.equals(most), sums.pick(place).unsqueeze(2), totals)
+        before = graph.concat(totals.cut(0, 1, 2) * 0.0, totals.cut(0, longest - 1, 2), axis=2)
+        return {
+            "tokens": graph.where(turns < most, tokens, PAD), "lengths": lengths, "scores": scores,
+            "logps": graph.where(turns <= most, totals - before, 0.0),
+        }  # fmt: skip
+
+    def _back(self, slots: Value, last: Value, lengths: Value) -> Value:
+        """The slots (T, B, N) of hypotheses in each pass, back from the `last` ones (B, N). slots (T, B, F)."""
+        graph, longest = self.graph, slots.size(0)
+
+        def turn(place: Value, state: State) -> tuple[Value, State, State]:
+            turn, slot = longest - 1 - place, state["slot"]  # (1,)
+            before = slots.gather(turn).squeeze(0).pick(slot)
+            state = {"slot": graph.where(turn < lengths, before, slot)}
+            return graph.value(True, bool), state, {"slots": slot}
+
+        _, found = graph.loop(longest.squeeze(0), {"slot": last}, turn)
+        return found["slots"].gather(longest - 1 - graph.range(longest))
 
     def _candidates(self, logps: Value, sums: Value, at_end: Value) -> tuple[Value, Value, Value]:
         """The best continuations: logps (R, V), sums (B, F), at_end (B, 1) -> totals, slots, tokens; (B, 2 F)."""
@@ -131,7 +195,7 @@ class Beam:
         """Scores (B, F) of the candidates that end now, `HIDDEN` for the others, and the best so far (B, F)."""
         beam = self.options.beam
         ends = (token.equals(EOS) & (total > HIDDEN / 2) & state["going"]).cut(0, beam, 1)
-        scores = self.graph.where(ends, total.cut(0, beam, 1) / self._lengthened(length), HIDDEN)
+        scores = self.graph.where(ends, total.cut(0, beam, 1) / _lengthened(length, self.options), HIDDEN)
         return scores, self.graph.concat(state["best"], scores, axis=1).top(beam)[0]
 
     def _live(
@@ -144,17 +208,12 @@ class Beam:
         _, live = order.top(beam, largest=False)
         sums = graph.where(is_eos, HIDDEN, total).pick(live)
         most = sums.over("Max", 1, keep=True)
-        reachable = most / self._lengthened(limits)  # sums only fall, lengths only grow
-        hoped = most / self._lengthened(length) if stop == "likely" else reachable
+        reachable = most / _lengthened(limits, self.options)  # sums only fall, lengths only grow
+        hoped = most / _lengthened(length, self.options) if stop == "likely" else reachable
         last, enough = best.cut(beam - 1, beam, 1), self.options.nbest
         short = last.equals(HIDDEN) if stop == "full" else last < hoped
         going = going & short & (best.cut(enough - 1, enough, 1) < reachable) & (limits > length)
         return {"tokens": token.pick(live), "slots": slot.pick(live), "sums": sums}, going
-
-    def _lengthened(self, length: Value) -> Value:
-        """What a sum of log-probabilities is divided by."""
-        penalty = self.graph.value(self.options.length_penalty, np.float64)
-        return self.graph.op("Pow", length.to(np.float64), penalty)
 
 
 def scores(network: Network, memory: Source, frame: Value, side: Side, never: Unwritten) -> Value:

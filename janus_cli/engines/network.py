@@ -143,8 +143,7 @@ class Network:
         """Keys and values of the source, (B, H, S, D/H) each."""
         heads, width = self.knobs.heads, self.knobs.width
         keys, values = (
-            self.graph.op("Transpose", each.reshape(batch, -1, heads, width // heads), perm=[0, 2, 1, 3])
-            for each in self.keys_values(x, name)
+            each.reshape(batch, -1, heads, width // heads).transpose(0, 2, 1, 3) for each in self.keys_values(x, name)
         )
         return keys, values
 

@@ -33,6 +33,8 @@ SEARCHES: dict[str, tuple[Any, dict[str, Any]]] = {
     "stops when sure": ("ar", {"beam": 3, "early_stopping": "never", "free_end": True}),
     "tokens that keep their probability": ("ar", {"beam": 3, "unwritten": (PAD, 9, 17)}),
     "the last EOS is free": ("ar", {"beam": 1, "free_end": True, "unwritten": (5,)}),
+    "short": ("ar", {"beam": 3, "nbest": 2, "max_ratio": 0.7, "max_extra": 1}),
+    "greedy and short": ("ar", {"beam": 1, "max_ratio": 0.7, "max_extra": 1}),
     "nothing of these": ("nar", {"length_beam": 3, "iters": 3, "unwritten": (7, 9, 30)}),
     "one length": ("nar", {"length_beam": 1, "iters": 4}),
     "five lengths": ("nar", {"length_beam": 5, "iters": 4, "nbest": 3}),
