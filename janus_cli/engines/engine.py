@@ -93,7 +93,7 @@ def without_graph(mode: Mode, options: Decoding, side: ARSide | None, device: st
     if device != "cpu" or options.precision != "float32":
         return "graphs run on a CPU in float32"
     if mode not in UNKNOWN or (mode == "nar" and not lengths):
-        return "no graph for it"
+        return f"no graph for {mode}" + " without predicted lengths" * (mode == "nar")
     if side not in ("content", "query") and (mode == "ar" or options.rerank == "ar"):
         return "no graph for this AR side"
     return next((f"no graph for {name}" for name in UNKNOWN[mode] if getattr(options, name)), "")
