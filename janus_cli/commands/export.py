@@ -13,11 +13,11 @@ def export(
     run_option: options.Run = None,
     checkpoint: options.Checkpoint = None,
     target: Annotated[
-        Literal["safetensors", "ctranslate2", "transformers"],
+        Literal["safetensors", "onnx", "ctranslate2", "transformers"],
         typer.Option(
             "--format",
-            help="safetensors: all weights. ctranslate2, transformers: the left-to-right side; ctranslate2 needs the "
-            "extra `export`.",
+            help="safetensors: all weights. onnx: searches that need ONNX Runtime alone. ctranslate2, transformers: "
+            "the left-to-right side; ctranslate2 needs the extra `export`.",
         ),
     ] = "safetensors",
     out: Annotated[
@@ -35,17 +35,21 @@ def export(
     with_test: Annotated[
         bool, typer.Option("--with-test", help="safetensors: add the text of the test split, to decode and to score.")
     ] = False,
+    changes: options.SetDecoding = None,
     force: options.Force = False,
     dry_run: options.DryRun = False,
 ) -> None:
     """The folder has the weights, the tokenizer, their origin, and a README.txt on how to use them. As safetensors it
     is a run of its own: every command that takes one takes it by --run.
+    --format onnx writes the searches of `janus decode` with the recipe's options, left to right and all at once, and a
+    program that runs them without torch and janus.
     --format ctranslate2 and transformers need a model that generates left to right in the usual way: objective ar or
     janus with ar_stream content. --force replaces an earlier export, never another folder, nor one with what `decode`
     wrote there.
 
     Examples:
       janus export
+      janus export multi30k-janus --format onnx --set decoding.iters=4 --set decoding.rerank=ar
       janus export multi30k-janus --format ctranslate2 --out multi30k.ct2
       janus export --run multi30k-janus --checkpoint average-best5 --format ctranslate2 --quantization int8
       janus export bart-base --format transformers --out bart-base.hf
@@ -58,5 +62,5 @@ def export(
 
     exporting.export(
         run=chosen, checkpoint=checkpoint, kind=target, out=out, quantization=quantization, with_test=with_test,
-        force=force, dry_run=dry_run,
+        changes=changes or (), force=force, dry_run=dry_run,
     )  # fmt: skip

@@ -48,6 +48,7 @@ class HuggingFace:
     """The tokenizer of a Hugging Face model.
 
     order: for each of our ids, the model's, or ABSENT. Rows of the model's embeddings that no token has are ids, too.
+    of_text: for the model's ids that it has in a text, ours.
     stored: what its file holds.
     begin: our ids that every text begins with, unless it is empty: <s> in BART, a language in mBART-50.
     """
@@ -61,13 +62,13 @@ class HuggingFace:
         self.order = [*special, *(index for index in range(stored["rows"]) if index not in special)]
         self.size = len(self.order)
         self._ours = {theirs: ours for ours, theirs in enumerate(self.order) if theirs != ABSENT}
-        self._of_text = dict(self._ours)
+        self.of_text = dict(self._ours)
         for theirs in (*special, *stored["silent"]):  # unigram pieces of a text may be called so
-            self._of_text[theirs] = UNK
+            self.of_text[theirs] = UNK
         self._pieces: Pieces = Library(stored, name) if stored["library"] else Sentences(stored, name)
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
-        known = self._of_text
+        known = self.of_text
         rows = ([known.get(index, UNK) for index in self._pieces.encode(line)] for line in lines)
         return [[*self.begin, *row] if row else row for row in rows]
 
@@ -135,27 +136,27 @@ def library(text: str, name: str) -> Any:
 
 
 class Library:
-    """A tokenizer.json of the `tokenizers` library."""
+    """A tokenizer.json of the `tokenizers` library. engine: a `tokenizers.Tokenizer`."""
 
     def __init__(self, stored: Mapping[str, Any], name: str) -> None:
-        self._engine = library(stored["library"], name)
+        self.engine = library(stored["library"], name)
         special = [index for index in (*stored["special"], *stored["silent"]) if index != ABSENT]
-        more = [token for token in listed(stored["config"]) if self._engine.token_to_id(token) is not None]
-        self._engine.add_special_tokens([*map(self._engine.id_to_token, special), *more])
-        self._engine.encode_special_tokens = True  # their names in text are text
-        self._engine.no_truncation()
-        self._engine.no_padding()
+        more = [token for token in listed(stored["config"]) if self.engine.token_to_id(token) is not None]
+        self.engine.add_special_tokens([*map(self.engine.id_to_token, special), *more])
+        self.engine.encode_special_tokens = True  # their names in text are text
+        self.engine.no_truncation()
+        self.engine.no_padding()
         # transformers leaves the text of BPE as it is: this cleaning was made for WordPiece.
-        self._clean = stored["clean"] and type(self._engine.model).__name__ != "BPE"
+        self._clean = stored["clean"] and type(self.engine.model).__name__ != "BPE"
 
     def encode(self, line: str) -> list[int]:
-        return list(self._engine.encode(line, add_special_tokens=False).ids)
+        return list(self.engine.encode(line, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        return _cleaned(self._engine.decode(ids, skip_special_tokens=True), self._clean)
+        return _cleaned(self.engine.decode(ids, skip_special_tokens=True), self._clean)
 
     def name(self, index: int) -> str | None:
-        token: str | None = self._engine.id_to_token(index)
+        token: str | None = self.engine.id_to_token(index)
         return token
 
 

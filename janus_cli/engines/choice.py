@@ -31,7 +31,7 @@ def _without_graph(mode: Mode, options: Decoding, side: ARSide | None, device: s
     if device != "cpu" or options.precision == "bf16":
         return "graphs run on a CPU, in float32 or int8"
     if mode not in UNKNOWN or (mode == "nar" and not lengths):
-        return "no graph for it"
+        return f"no graph for {mode}" + " without predicted lengths" * (mode == "nar")
     if side not in ("content", "query") and (mode == "ar" or options.rerank == "ar"):
         return "no graph for this AR side"
     return next((f"no graph for {name}" for name in UNKNOWN[mode] if getattr(options, name)), "")

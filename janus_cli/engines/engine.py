@@ -5,17 +5,15 @@ At batch 1 most of torch's time goes between its calls; a search that is one gra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from math import log
+from collections.abc import Iterator
 from typing import Any, cast
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from janus_cli.core.batch import EOS, PAD
-from janus_cli.core.generate import Generator, Mode, length_limit
+from janus_cli.core.batch import PAD
+from janus_cli.core.generate import Generator, Mode
 from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Transformer
 from janus_cli.core.search import Output
@@ -66,10 +64,10 @@ class Engine:
             raise UsageError("a trace is of torch, which has no int8", "leave out --trace or --precision int8")
         if trace or self.name(mode, options, side) == "torch" or not len(source):
             return self.by_torch(source, mode, options, side, trace)
-        search = self._ar if mode == "ar" else self._nar
         with torch.inference_mode():
-            parts = source.split(self._at_once(mode, options, source.shape[1]))
-            return [found for part in parts for found in search(_trimmed(part), options, side)]
+            used = side if mode == "ar" or options.rerank == "ar" else None
+            parts = source.tensor_split(-(-len(source) // self._at_once(mode, options, source.shape[1])))
+            return [found for part in parts for found in self._found(_trimmed(part), mode, options, used)]
 
     def _at_once(self, mode: Mode, options: Decoding, width: int) -> int:
         """How many sentences are fastest together: few, whose logits stay in a CPU's cache."""
@@ -77,20 +75,8 @@ class Engine:
             return max(1, ROWS_AT_ONCE // options.beam)
         return max(1, LOGITS_AT_ONCE // (options.length_beam * width * len(self.model.output_weight)))
 
-    def _ar(self, source: Tensor, options: Decoding, side: ARSide | None) -> list[list[Output]]:
-        limits = length_limit((source != PAD).sum(1) - 1, self.model.knobs.max_length, options)
-        session = self._session("ar", options, side, len(source))
-        found = session(source=source.numpy(), limits=limits.numpy())
-        if options.beam == 1:
-            return [[each] for each in _greedy(found, limits.tolist(), options)]
-        return list(_beams(found, limits.tolist(), options.nbest))
-
-    def _nar(self, source: Tensor, options: Decoding, side: ARSide | None) -> list[list[Output]]:
-        session = self._session("nar", options, side if options.rerank == "ar" else None, len(source))
-        found = session(source=source.numpy(), most=np.array(options.iters))
-        if options.rerank != "ar" and not (options.rerank == "none" and options.kept):
-            found["scores"] = found["logps"].sum(1) / found["lengths"]
-        return list(_candidates(found, options.nbest))
+    def _found(self, source: Tensor, mode: Mode, options: Decoding, side: ARSide | None) -> Iterator[list[Output]]:
+        return _outputs(self._session(mode, options, side, len(source))(source=source.numpy()))
 
     def _session(self, mode: Mode, options: Decoding, side: ARSide | None, count: int) -> Session:
         """A search's session, made when it is first asked for."""
@@ -116,41 +102,15 @@ def all_weights(model: Transformer) -> dict[str, Tensor]:
     return {name: each.detach() for part in (model.named_parameters(), model.named_buffers()) for name, each in part}
 
 
-def _greedy(found: Arrays, limits: Sequence[int], options: Decoding) -> Iterator[Output]:
-    """Outputs of tokens and logps, (T, B) each."""
-    for tokens, logps, most in zip(found["tokens"].T.tolist(), found["logps"].T.tolist(), limits, strict=True):
-        size = tokens.index(EOS) + 1
-        logps = logps[:size]
-        limited = size >= most and (options.free_end or logps[-1] <= log(0.5))
-        yield Output(tokens[: size - 1], logps, sum(logps) / size**options.length_penalty, size, limited=limited)
-
-
-def _beams(found: Arrays, limits: Sequence[int], nbest: int) -> Iterator[list[Output]]:
-    """The best hypotheses of each sentence, from the ends that `Beam.search` found, back along the slots."""
-    place, sentence, rank = (found["ended"] > HIDDEN / 2).nonzero()
-    ends: list[list[tuple[float, int, int]]] = [[] for _ in limits]
-    for t, b, r in zip(place.tolist(), sentence.tolist(), rank.tolist(), strict=True):
-        ends[b].append((float(found["ended"][t, b, r]), t, r))
-    for b, (some, count, most) in enumerate(zip(ends, found["passes"].tolist(), limits, strict=True)):
-        best = sorted(some, key=lambda end: -end[0])[:nbest]
-        outputs = []
-        for score, t, r in best:
-            slot, sums, tokens = found["ended_slots"][t, b, r], [found["ended_sums"][t, b, r]], []
-            for u in range(t - 1, -1, -1):
-                tokens.append(int(found["tokens"][u, b, slot]))
-                sums.append(found["sums"][u, b, slot])
-                slot = found["slots"][u, b, slot]
-            logps = np.diff([0.0, *reversed(sums)]).tolist()
-            outputs.append(Output(tokens[::-1], logps, score, count, limited=count >= most))
-        yield outputs
-
-
-def _candidates(found: Arrays, nbest: int) -> Iterator[list[Output]]:
-    """The best rows of each sentence."""
-    passes = found["passes"].tolist()
-    fan = len(found["tokens"]) // len(passes)
-    order = np.argsort(-found["scores"].reshape(-1, fan), axis=1, kind="stable")[:, :nbest].tolist()
-    tokens, logps, scores, lengths = (found[name].tolist() for name in ("tokens", "logps", "scores", "lengths"))
-    for b, best in enumerate(order):
-        rows = [b * fan + candidate for candidate in best]
-        yield [Output(tokens[r][: lengths[r]], logps[r][: lengths[r]], scores[r], passes[b]) for r in rows]
+def _outputs(found: Arrays) -> Iterator[list[Output]]:
+    """The hypotheses of each sentence (see `left_to_right.Results`), best first."""
+    limited = found.get("limited")
+    end = 0 if limited is None else 1  # left to right, the EOS has a log-probability
+    for b, passes in enumerate(found["passes"].tolist()):
+        tokens, logps, sizes, scores = (found[name][b].tolist() for name in ("tokens", "logps", "lengths", "scores"))
+        cut = [False] * len(sizes) if limited is None else limited[b].tolist()
+        yield [
+            Output(tokens[n][:size], logps[n][: size + end], score, passes, limited=cut[n])
+            for n, (size, score) in enumerate(zip(sizes, scores, strict=True))
+            if score > HIDDEN / 2  # else there are fewer
+        ]

@@ -107,6 +107,9 @@ class Value:
         """Single elements, as `gather` of torch."""
         return self.graph.op("GatherElements", self, places, axis=axis)
 
+    def transpose(self, *axes: int) -> Value:
+        return self.graph.op("Transpose", self, perm=axes)
+
     def put(self, places: Value, values: Value, axis: int = 1) -> Value:
         """Single elements replaced."""
         return self.graph.op("ScatterElements", self, places, values, axis=axis)
@@ -196,7 +199,10 @@ class Graph:
             self.initializers[name] = tensor
         return Value(self, name, type)
 
-    def input(self, name: str, type: Any, shape: Sequence[str | int]) -> Value:
+    def input(self, name: str, type: Any, shape: Sequence[str | int], default: ArrayLike | None = None) -> Value:
+        """default: its value where none is given."""
+        if default is not None:
+            self.initializers[name] = numpy_helper.from_array(np.asarray(default, dtype=type), name)
         self.inputs.append(helper.make_tensor_value_info(name, KINDS[np.dtype(type)], shape))
         return Value(self, name, type)
 
@@ -230,6 +236,14 @@ class Graph:
     def weights(self) -> list[str]:
         """The names of the weights that it reads."""
         return [name for name, each in self.initializers.items() if each.data_location == TensorProto.EXTERNAL]
+
+    def place(self, file: str, places: Mapping[str, tuple[int, int]]) -> None:
+        """Says where each weight is for whoever loads the graph: in a file beside it, at which bytes (start, end)."""
+        for name in self.weights:
+            start, end = places[name]
+            del self.initializers[name].external_data[:]
+            for key, value in {"location": file, "offset": start, "length": end - start}.items():
+                self.initializers[name].external_data.add(key=key, value=str(value))
 
     def model(self) -> bytes:
         """The graph as a file has it, without the weights."""

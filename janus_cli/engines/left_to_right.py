@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import log
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,9 @@ from janus_cli.engines.network import HIDDEN, Network, Pair, Source
 from janus_cli.engines.rules import Rules
 
 Side = Literal["content", "query"]
+# What a search gives of each sentence's N hypotheses, best first: tokens (B, N, T), PAD behind the last, without EOS;
+# logps (B, N, T), left to right with that of EOS; lengths (tokens) and scores (B, N); decoder passes (B,).
+Results = dict[str, Value]
 
 
 class NextToken:
@@ -47,13 +51,24 @@ class NextToken:
         return self.network.logits(states, self.never), dict(zip(self.names, new, strict=True))
 
 
+def length_limits(source: Value, longest: int, options: Decoding) -> Value:
+    """`length_limit` of core/generate.py: (B,) tokens at most, EOS included.
+
+    longest: positions of the model.
+    """
+    graph, (ratio, extra) = source.graph, options.limit
+    sizes = (~source.equals(PAD)).to(np.int64).over("Sum", 1) - 1  # EOS
+    limits = graph.op("Max", (sizes.to(np.float32) * ratio).to(np.int64), graph.ints([options.min_length]))
+    return graph.op("Min", limits + (extra + 1), graph.ints([longest - 1]))
+
+
 def greedy(
-    network: Network, options: Decoding, source: Value, limits: Value, side: Side, never: Unwritten, *, padded: bool
-) -> State:
-    """limits: (B,) int64, tokens at most, EOS included. Gives tokens and logps (T, B), PAD and 0 after EOS."""
+    network: Network, options: Decoding, source: Value, side: Side, never: Unwritten, *, padded: bool
+) -> Results:
+    """`greedy` of core/search. Gives what every search does (`Results`), and limited (B, 1)."""
     graph, batch, rules = network.graph, source.size(0), Rules.of(options)
     step = NextToken(network, network.encode(source, padded=padded), side, never)
-    limits = limits.unsqueeze(1)
+    limits = length_limits(source, network.knobs.max_length, options).unsqueeze(1)
 
     def turn(place: Value, state: State) -> tuple[Value, State, State]:
         logits, cache = step(state["last"], place, state)
@@ -72,28 +87,40 @@ def greedy(
         **step.empty(batch), **rules.start(batch),
     }  # fmt: skip
     _, written = graph.loop(limits.over("Max", 0).squeeze(0), state, turn)
-    return {name: value.squeeze(2) for name, value in written.items()}
+    tokens, logps = written["tokens"].transpose(1, 2, 0), written["logps"].transpose(1, 2, 0)  # (B, 1, T)
+    sizes = (~tokens.equals(PAD)).to(np.int64).over("Sum", 2)  # EOS included
+    limited = ~(sizes < limits)
+    if not options.free_end:
+        limited = limited & (logps.pick((sizes - 1).unsqueeze(2), 2).squeeze(2) <= log(0.5))
+    return {
+        "tokens": graph.where(tokens.equals(EOS), PAD, tokens), "logps": logps, "lengths": sizes - 1,
+        "scores": logps.over("Sum", 2).to(np.float64) / _lengthened(sizes, options), "passes": sizes.squeeze(1),
+        "limited": limited,
+    }  # fmt: skip
+
+
+def _lengthened(length: Value, options: Decoding) -> Value:
+    """What a sum of log-probabilities is divided by."""
+    graph = length.graph
+    return graph.op("Pow", length.to(np.float64), graph.value(options.length_penalty, np.float64))
 
 
 class Beam:
-    """`beam_search` without groups, up to its hypotheses: see `search`."""
+    """`beam_search` without groups. F: hypotheses of a beam, N: those that are wanted of a sentence."""
 
     def __init__(self, network: Network, options: Decoding) -> None:
         self.network, self.graph, self.options = network, network.graph, options
         self.rules = Rules.of(options)
 
-    def search(self, source: Value, limits: Value, side: Side, never: Unwritten, *, padded: bool) -> State:
-        """limits: (B,) int64, tokens at most, EOS included.
-
-        Gives for each pass the live hypotheses, tokens, slots (of the pass before) and sums (T, B, F), and those that
-        end there, ended (scores; `HIDDEN` for none), ended_slots and ended_sums (T, B, F); and passes (B,).
-        """
+    def search(self, source: Value, side: Side, never: Unwritten, *, padded: bool) -> Results:
+        """Gives what every search does (`Results`), and limited (B, N); scores are `HIDDEN` where there are fewer."""
         graph, batch, beam = self.graph, source.size(0), self.options.beam
         step = NextToken(self.network, self.network.encode(source, padded=padded), side, never)
-        limits, first = limits.unsqueeze(1), (graph.range(batch) * beam).unsqueeze(1)  # (B, 1) each
+        limits = length_limits(source, self.network.knobs.max_length, self.options).unsqueeze(1)  # (B, 1)
+        first = (graph.range(batch) * beam).unsqueeze(1)  # (B, 1)
 
         def turn(place: Value, state: State) -> tuple[Value, State, State]:
-            before = {name: state[name].gather(state["rows"]) for name in (*step.names, *self.rules.start(batch))}
+            before = {name: state[name].gather(state["rows"]) for name in (*step.names, *self.rules.names)}
             words = self.rules.read(before, state["last"])
             logits, cache = step(state["last"], place, before)
             logps = self.network.allowed(graph.op("LogSoftmax", logits, axis=1), never)
@@ -118,7 +145,44 @@ class Beam:
             **self.rules.start(batch * beam),
         }  # fmt: skip
         last, found = graph.loop(limits.over("Max", 0).squeeze(0), state, turn)
-        return {**found, "passes": last["passes"].squeeze(1)}
+        passes = last["passes"]
+        limited = (~(passes < limits)).expand(batch, self.options.nbest)
+        return {**self._best(found), "passes": passes.squeeze(1), "limited": limited}
+
+    def _best(self, found: State) -> Results:
+        """The best hypotheses of each sentence.
+
+        found: of each pass the live hypotheses, tokens, slots (of the pass before) and sums (T, B, F), and those that
+        end there, ended (scores; `HIDDEN` for none), ended_slots and ended_sums (T, B, F).
+        """
+        graph, count, beam = self.graph, self.options.nbest, self.options.beam
+        ended, slots, sums = (
+            found[name].transpose(1, 0, 2).reshape(0, -1) for name in ("ended", "ended_slots", "ended_sums")
+        )  # (B, T F)
+        scores, place = ended.top(count)
+        lengths, longest = place // beam, found["tokens"].size(0)  # (B, N), (1,)
+        path = self._back(found["slots"], slots.pick(place), lengths)
+        turns, most = graph.range(longest), lengths.unsqueeze(2)  # (T,), (B, N, 1)
+        tokens, totals = (found[name].pick(path, 2).transpose(1, 2, 0) for name in ("tokens", "sums"))  # (B, N, T)
+        totals = graph.where(turns.equals(most), sums.pick(place).unsqueeze(2), totals)
+        before = graph.concat(totals.cut(0, 1, 2) * 0.0, totals.cut(0, longest - 1, 2), axis=2)
+        return {
+            "tokens": graph.where(turns < most, tokens, PAD), "lengths": lengths, "scores": scores,
+            "logps": graph.where(turns <= most, totals - before, 0.0),
+        }  # fmt: skip
+
+    def _back(self, slots: Value, last: Value, lengths: Value) -> Value:
+        """The slots (T, B, N) of hypotheses in each pass, back from the `last` ones (B, N). slots (T, B, F)."""
+        graph, longest = self.graph, slots.size(0)
+
+        def turn(place: Value, state: State) -> tuple[Value, State, State]:
+            turn, slot = longest - 1 - place, state["slot"]  # (1,)
+            before = slots.gather(turn).squeeze(0).pick(slot)
+            state = {"slot": graph.where(turn < lengths, before, slot)}
+            return graph.value(True, bool), state, {"slots": slot}
+
+        _, found = graph.loop(longest.squeeze(0), {"slot": last}, turn)
+        return found["slots"].gather(longest - 1 - graph.range(longest))
 
     def _candidates(self, logps: Value, sums: Value, at_end: Value) -> tuple[Value, Value, Value]:
         """The best continuations: logps (R, V), sums (B, F), at_end (B, 1) -> totals, slots, tokens; (B, 2 F)."""
@@ -127,7 +191,7 @@ class Beam:
         values, tokens = logps.top(count)
         at_end = at_end.expand(batch, beam).reshape(-1, 1)  # (R, 1), where EOS is the only choice
         end = logps.cut(EOS, EOS + 1, 1) * (0.0 if self.options.free_end else 1.0)
-        end = graph.where(end > HIDDEN / 2, end, 0.0) if self.rules.first else end  # one token: EOS instead of `first`
+        end = graph.where(end > HIDDEN / 2, end, 0.0)  # also where it is forbidden
         first = graph.range(graph.ints([count])).unsqueeze(0).equals(0)
         values = graph.where(at_end, graph.where(first, end, HIDDEN), values)
         tokens = graph.where(at_end, graph.where(first, EOS, PAD), tokens)
@@ -139,7 +203,7 @@ class Beam:
         """Scores (B, F) of the candidates that end now, `HIDDEN` for the others, and the best so far (B, F)."""
         beam = self.options.beam
         ends = (token.equals(EOS) & (total > HIDDEN / 2) & state["going"]).cut(0, beam, 1)
-        scores = self.graph.where(ends, total.cut(0, beam, 1) / self._lengthened(length), HIDDEN)
+        scores = self.graph.where(ends, total.cut(0, beam, 1) / _lengthened(length, self.options), HIDDEN)
         return scores, self.graph.concat(state["best"], scores, axis=1).top(beam)[0]
 
     def _live(
@@ -152,17 +216,12 @@ class Beam:
         _, live = order.top(beam, largest=False)
         sums = graph.where(is_eos, HIDDEN, total).pick(live)
         most = sums.over("Max", 1, keep=True)
-        reachable = most / self._lengthened(limits)  # sums only fall, lengths only grow
-        hoped = most / self._lengthened(length) if stop == "likely" else reachable
+        reachable = most / _lengthened(limits, self.options)  # sums only fall, lengths only grow
+        hoped = most / _lengthened(length, self.options) if stop == "likely" else reachable
         last, enough = best.cut(beam - 1, beam, 1), self.options.nbest
         short = last.equals(HIDDEN) if stop == "full" else last < hoped
         going = going & short & (best.cut(enough - 1, enough, 1) < reachable) & (limits > length)
         return {"tokens": token.pick(live), "slots": slot.pick(live), "sums": sums}, going
-
-    def _lengthened(self, length: Value) -> Value:
-        """What a sum of log-probabilities is divided by."""
-        penalty = self.graph.value(self.options.length_penalty, np.float64)
-        return self.graph.op("Pow", length.to(np.float64), penalty)
 
 
 def scores(network: Network, memory: Source, frame: Value, side: Side, never: Unwritten) -> Value:

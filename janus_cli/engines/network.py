@@ -160,8 +160,7 @@ class Network:
         """Keys and values of the source, (B, H, S, D/H) each."""
         heads, width = self.knobs.heads, self.knobs.width
         keys, values = (
-            self.graph.op("Transpose", each.reshape(batch, -1, heads, width // heads), perm=[0, 2, 1, 3])
-            for each in self.keys_values(x, name)
+            each.reshape(batch, -1, heads, width // heads).transpose(0, 2, 1, 3) for each in self.keys_values(x, name)
         )
         return keys, values
 
@@ -223,7 +222,7 @@ class Network:
     def best(self, values: Value) -> Value:
         """The place of the largest of each row, the first of equal ones: (N, V) -> (N, 1).
 
-        As in core/fast.py: maxima of stretches, which tell where to look, take less time than one search.
+        Maxima of stretches tell where to look, which takes less time than one search.
         """
         graph, size, count = self.graph, STRETCH, self.vocabulary
         if count < FEW:

@@ -10,7 +10,7 @@ from janus_cli.core.batch import BOS, EOS, MASK, PAD
 from janus_cli.core.knobs import Decoding
 from janus_cli.core.steps import Unwritten
 from janus_cli.engines.graph import State, Value
-from janus_cli.engines.left_to_right import Side, scores
+from janus_cli.engines.left_to_right import Results, Side, scores
 from janus_cli.engines.network import HIDDEN, Network, Source
 
 
@@ -20,11 +20,8 @@ class MaskPredict:
     def __init__(self, network: Network, options: Decoding, never: Unwritten) -> None:
         self.network, self.graph, self.options, self.never = network, network.graph, options, never
 
-    def search(self, source: Value, most: Value, side: Side | None, *, padded: bool) -> dict[str, Value]:
-        """most: () int64, passes at most. side: of the AR side that reranks, if any.
-
-        Gives tokens, logps (R, T), lengths, scores (R,) of the rows that were finished, and passes (B,).
-        """
+    def search(self, source: Value, most: Value, side: Side | None, *, padded: bool) -> Results:
+        """most: () int64, passes at most. side: of the AR side that reranks, if any."""
         graph, batch, fan = self.graph, source.size(0), self.options.length_beam
         memory = self.network.encode(source, padded=padded)
         allowed = self.network.length_logits(memory).cut(1, self.network.knobs.max_length - 1, 1)
@@ -46,8 +43,18 @@ class MaskPredict:
         if side:
             total = scores(self.network, memory, rows.framed(tokens), side, self.never)
             passes = passes + 1
-        lengths = rows.lengths.squeeze(1)
-        return {"tokens": tokens, "logps": state["logps"], "lengths": lengths, "scores": total, "passes": passes}
+        elif not keep or self.options.rerank == "nar":
+            total = state["logps"].over("Sum", 1) / rows.lengths.squeeze(1).to(np.float32)
+        return {**self._best(tokens, state["logps"], rows.lengths, total.reshape(batch, fan)), "passes": passes}
+
+    def _best(self, tokens: Value, logps: Value, lengths: Value, total: Value) -> Results:
+        """The best rows of each sentence. tokens, logps (R, T), lengths (R, 1), total (B, R / B)."""
+        graph, count, batch = self.graph, self.options.nbest, total.size(0)
+        best, order = total.top(count)
+        chosen = (order + (graph.range(batch) * total.size(1)).unsqueeze(1)).reshape(-1)
+        tokens, logps = (each.gather(chosen).reshape(batch, count, -1) for each in (tokens, logps))
+        lengths = lengths.gather(chosen).reshape(batch, count)
+        return {"tokens": tokens, "logps": logps, "lengths": lengths, "scores": best}
 
     def _turn(self, rows: _Rows, done: Value, most: Value, fan: int, state: State) -> tuple[Value, State, State]:
         """The pass after `done` ones."""

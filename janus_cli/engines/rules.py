@@ -25,6 +25,11 @@ class Rules(NamedTuple):
     def of(cls, options: Decoding) -> Rules:
         return cls(options.no_repeat_ngram, options.min_length, options.first_token)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the state that they need."""
+        return (WORDS,) if self.ngram else ()
+
     def start(self, rows: Value) -> dict[str, Value]:
         """The state that they need, for so many rows (1,)."""
         return {WORDS: rows.graph.ints(np.zeros((1, 0))).expand(rows, 0)} if self.ngram else {}
@@ -45,7 +50,7 @@ class Rules(NamedTuple):
             forbidden.append(early.reshape(1, 1).expand(values.size(0), 1))
         if forbidden:
             places = graph.concat(*forbidden, axis=1)
-            hidden = values.put(places, values.pick(places) * 0.0 + HIDDEN)
+            hidden = values.put(places, graph.floats([[HIDDEN]]).expand(places.size(0), places.size(1)))
             values = graph.where(hidden.over("Max", 1, keep=True) > HIDDEN / 2, hidden, values)
         if self.first:
             only = graph.range(values.size(1)).equals(self.first)

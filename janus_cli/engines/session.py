@@ -71,11 +71,10 @@ def written(model: Model, shapes: Mapping[str, Sequence[int]], search: Search, n
     network = Network(graph, model, shapes, int8=options.precision == "int8")
     source = graph.input("source", np.int64, ["B", "S"])
     if search.mode == "nar":
-        most = graph.input("most", np.int64, [])
+        most = graph.input("iters", np.int64, [], options.iters)
         graph.outputs = MaskPredict(network, options, never).search(source, most, search.side, padded=search.padded)
         return graph
     assert search.side is not None
-    limits = graph.input("limits", np.int64, ["B"])
     find = partial(greedy, network, options) if options.beam == 1 else Beam(network, options).search
-    graph.outputs = find(source, limits, search.side, never, padded=search.padded)
+    graph.outputs = find(source, search.side, never, padded=search.padded)
     return graph

@@ -13,7 +13,7 @@ from janus_cli.core.symbols import BOS, EOS, NAMES, SPECIAL, UNK
 from janus_cli.data.tokenizer import INDEX, Tokenizer
 from janus_cli.documents import TokenizerIndex, read
 from janus_cli.errors import UsageError, require
-from janus_cli.export.source import README, Source, cleaning_program, fill
+from janus_cli.export.source import README, Source, cleaning_program, fill, tokenizer_program
 from janus_cli.files import copy_files, write_atomically
 from janus_cli.recipe import Recipe
 
@@ -152,19 +152,12 @@ def _norm(spec: Any, weights: Arrays, name: str) -> None:
 def _readme(source: Source, quantization: str) -> bytes:
     about, knobs, decoding = read(source.run / INDEX, TokenizerIndex), source.model.knobs, source.recipe.decoding
     ratio, extra = decoding.limit
-    files, joiner = about["files"], about["joiner"]
     imports, package = PROGRAMS[about["kind"]]
-    joined = f'f"{{line}} ".replace({joiner + " "!r}, "").rstrip(" ")' if joiner else "line"
-    tokenizer = fill(
-        f"{about['kind']}_program.txt",
-        source=repr(files["source"]), target=repr(files["target"]), first=SPECIAL, names=list(NAMES), unk=UNK,
-        joined=joined,
-    )  # fmt: skip
     cleaning, clean = cleaning_program(source.recipe.data.clean)
     most, first = knobs.max_length - 2, decoding.first_token
     program = fill(
         "translate_program.txt", imports=f"import numpy\n{imports}", cleaning=cleaning, clean=clean,
-        tokenizer=tokenizer.rstrip(), line="clean(line)" if clean else "line", reads=source.recipe.reads,
+        tokenizer=tokenizer_program(source.run), line="clean(line)" if clean else "line", reads=source.recipe.reads,
         ending=f" + [source_names[{EOS}], source_names[{suffix}]]" if (suffix := knobs.source_suffix) else "",
         prefix=f"    target_prefix=[[target_names[{first}]]] * len(rows),\n" if first else "",
         penalty=decoding.length_penalty, writes=most if ratio else max(1, min(most, decoding.min_length + extra)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,7 @@ from janus_cli.data.prepared import find_references, find_split
 from janus_cli.decoding.modes import own_recipe
 from janus_cli.decoding.translate import read_model
 from janus_cli.errors import UsageError
-from janus_cli.export import ctranslate2, safetensors, transformers
+from janus_cli.export import ctranslate2, onnx, safetensors, transformers
 from janus_cli.export.source import PROVENANCE, README, Source, portable
 from janus_cli.files import must_be_free, whole_folder, write_json
 from janus_cli.runs import Run
@@ -22,9 +23,9 @@ WHAT = "an export"  # in messages
 
 
 def export(
-    *, kind: Literal["safetensors", "ctranslate2", "transformers"], run: Path | None = None,
+    *, kind: Literal["safetensors", "onnx", "ctranslate2", "transformers"], run: Path | None = None,
     checkpoint: Path | None = None, out: Path | None = None, quantization: str | None = None, with_test: bool = False,
-    force: bool = False, dry_run: bool = False,
+    changes: Sequence[str] = (), force: bool = False, dry_run: bool = False,
 ) -> Path:  # fmt: skip
     """Writes the folder and returns it; for arguments see `janus export`. A dry run checks the same and writes nothing.
 
@@ -42,7 +43,7 @@ def export(
         )
     if kind != "safetensors" and with_test:
         raise UsageError(f"--with-test is for janus, which does not read what {kind} reads", "leave it out")
-    source = read_checkpoint(run, checkpoint, partial(_read, kind=kind, with_test=with_test))
+    source = read_checkpoint(run, checkpoint, partial(_read, kind=kind, changes=changes, with_test=with_test))
     about = {"format": kind, "quantization": stored, **source.provenance}
     name = f"{about['checkpoint']}.{kind}" + (f".{stored}" if stored != AS_TRAINED else "")
     folder = out or source.run / "export" / name
@@ -57,6 +58,8 @@ def export(
             about["ctranslate2"] = ctranslate2.version()
         elif kind == "transformers":
             transformers.write(source, making)
+        elif kind == "onnx":
+            onnx.write(source, making)
         else:
             safetensors.write(source, making, stored)
         write_json(making / PROVENANCE, about)
@@ -71,12 +74,14 @@ def _is_export(folder: Path) -> bool:
     return (folder / PROVENANCE).is_file() and not any(each.is_dir() for each in folder.iterdir())
 
 
-def _read(run: Run, folder: Path, kind: str, with_test: bool) -> Source:
-    recipe = portable(own_recipe(folder, ()))
+def _read(run: Run, folder: Path, kind: str, changes: Sequence[str], with_test: bool) -> Source:
+    recipe = portable(own_recipe(folder, changes))
     if kind == "ctranslate2":
         ctranslate2.must_fit(recipe)
     elif kind == "transformers":
         transformers.must_fit(recipe)
+    elif kind == "onnx":
+        onnx.must_fit(recipe)
     state = verify(folder).state
     provenance = {
         "run": run.path.resolve().name, "checkpoint": folder.name, "step": state.get("step"),

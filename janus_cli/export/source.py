@@ -10,7 +10,9 @@ from string import Template
 from typing import Any
 
 from janus_cli.core.model import Transformer
-from janus_cli.data.tokenizer import Tokenizers
+from janus_cli.core.symbols import NAMES, SPECIAL, UNK
+from janus_cli.data.tokenizer import INDEX, Tokenizers
+from janus_cli.documents import TokenizerIndex, read
 from janus_cli.recipe import CHECKED, Recipe
 
 PROVENANCE, README = "provenance.json", "README.txt"
@@ -79,6 +81,18 @@ def cleaning_program(steps: Sequence[str]) -> tuple[str, str]:
     imports = "".join(sorted({STEPS[step][0] for step in steps}))
     body = "".join(f"    {STEPS[step][1]}\n" for step in steps)
     return imports, f"\n\ndef clean(line):\n{body}    return line\n\n"
+
+
+def tokenizer_program(folder: Path) -> str:
+    """The functions `encode` and `decode` of the tokenizers in a folder, as text."""
+    about = read(folder / INDEX, TokenizerIndex)
+    files, joiner = about["files"], about.get("joiner", "")
+    joined = f'f"{{line}} ".replace({joiner + " "!r}, "").rstrip(" ")' if joiner else "line"
+    return fill(
+        f"{about['kind']}_program.txt",
+        source=repr(files["source"]), target=repr(files["target"]), first=SPECIAL, names=list(NAMES), unk=UNK,
+        joined=joined,
+    ).rstrip()  # fmt: skip
 
 
 def fill(template: str, **values: object) -> str:
