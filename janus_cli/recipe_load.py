@@ -248,7 +248,7 @@ class _Draft(yaml_core.Document):
             for place, values in elsewhere.items():
                 section = self.value.setdefault(place, {})
                 if isinstance(section, dict):
-                    needed[place] = values.keys() - section.keys()
+                    needed[place] = {knob for knob, value in values.items() if section.get(knob, value) == value}
                     self.value[place] = values | section
         if self.basis is not None:
             self.take_over(self.basis, needed.get("model", ()))

@@ -49,8 +49,8 @@ SPLIT_ELSEWHERE = "decode a text with --input FILE --out FILE, which needs no fo
 class Job(ABC):
     """One call of `janus decode` or `janus distill`. The fields are the options of the command.
 
-    options: names and values of the decoding section. words: the command line without the run, --checkpoint, --resume
-    and --force, to tell the user how to resume.
+    options: names and values of the decoding section. trace: the number of first lines to show a trace of. words: the
+    command line without the run, --checkpoint, --resume and --force, to tell the user how to resume.
     """
 
     run: Path | None = None
@@ -63,6 +63,7 @@ class Job(ABC):
     resume: bool = False
     force: bool = False
     dry_run: bool = False
+    trace: int = 0
     words: Sequence[str] = ()
     # Found out by `_prepare` and `survey`:
     plan: Plan = field(init=False)
@@ -120,7 +121,7 @@ class Job(ABC):
         options = self.plan.used
         if self.chosen_device.type != "cuda":
             options.pop("cuda_graphs", None)
-        why = self.plan.without_graph(self.chosen_device.type)
+        why = self.plan.without_graph(self.chosen_device.type, trace=self.trace > 0)
         options["engine"] = f"torch ({why})" if why else "onnx"
         used = ", ".join([self.plan.mode, *(f"{name} {value}" for name, value in options.items())])
         verb = "would decode" if self.dry_run else "decoding"
@@ -200,13 +201,12 @@ class Job(ABC):
 
 @dataclass(kw_only=True)
 class Decode(Job):
-    """`janus decode`. column: of `text`, if that is a table. trace: the number of first lines to show a trace of."""
+    """`janus decode`. column: of `text`, if that is a table."""
 
     text: Path | None = None
     column: str | None = None
     split: str | None = None
     jsonl: bool = False
-    trace: int = 0
     lines: Lines = field(init=False)
     references: dict[str, Path] = field(init=False, default_factory=dict)  # to keep, by name
     label: str = field(init=False)  # see `Plan.label`; with the limit of AR outputs, where --set has changed it

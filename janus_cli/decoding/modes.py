@@ -50,10 +50,10 @@ class Plan:
             return KNOWN_LENGTH
         return ONE_PASS if self.mode == "nar" and not self.objective.lengths else self.mode
 
-    def without_graph(self, device: str = "cpu") -> str:
+    def without_graph(self, device: str = "cpu", *, trace: bool = False) -> str:
         """Why torch searches, on a device of this type; empty if ONNX Runtime does. Raises UsageError: neither can."""
         lengths, side = self.objective.lengths, self.recipe.ar_stream
-        return without_graph(self.mode, self.options, side, device, lengths=lengths)
+        return without_graph(self.mode, self.options, side, device, lengths=lengths, trace=trace)
 
     @property
     def limiting(self) -> Decoding:

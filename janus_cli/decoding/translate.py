@@ -198,6 +198,8 @@ class Translator:
     ) -> list[Score]:
         """The probability of each target, given its source; that of <unk>, too, whatever `decoding.unk` says.
 
+        With int8, which searches alone have, in float32.
+
         hidden: for each pair, the positions, from 0, of the target tokens that P_NAR and P_AUX predict; by default all.
         The other tokens are observed.
 
@@ -259,9 +261,10 @@ class Translator:
         self.advance(len(lines) - len(written))
         for batch in self._batches(ids, written):
             started = time.perf_counter()
-            with _fitting(len(batch)):
-                source, trace = self._padded([ids[index] for index in batch]), first + min(batch) < self.traced
-                found = self.generator(source, self.plan.mode, self.plan.options, self.plan.recipe.ar_stream, trace)
+            source, trace = self._padded([ids[index] for index in batch]), first + min(batch) < self.traced
+            how = self.plan.mode, self.plan.options, self.plan.recipe.ar_stream
+            with _fitting(min(len(batch), self.generator.at_once(source, *how))):
+                found = self.generator(source, *how, trace)
             self.timing.seconds.append(time.perf_counter() - started)
             for index, each in zip(batch, found, strict=True):
                 outputs[index] = each
@@ -344,7 +347,7 @@ def _fitting(sentences: int) -> Iterator[None]:
             raise
         raise OutOfMemoryError(
             f"a batch of {counted(sentences, 'sentence')} does not fit into memory: {problem}".split("\n")[0],
-            f"--batch-sentences {max(1, sentences // 2)}",
+            f"--batch-sentences {sentences // 2}" if sentences > 1 else "a smaller --beam or --length-beam",
         ) from None
 
 
@@ -358,7 +361,7 @@ def load(
         run: a folder, also an exported one, its name under runs/, or pretrained:NAME; by default the newest run.
         checkpoint: best, last, step-000500, or a folder; by default best, else last.
         device: auto, cpu, cuda or cuda:N.
-        precision: of weights and states; by default the recipe's.
+        precision: of weights and states; by default the recipe's. int8: of products while text is searched for.
 
     Raises:
         UsageError: there is no such run or device.

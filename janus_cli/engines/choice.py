@@ -12,12 +12,16 @@ UNKNOWN = {  # options that graphs do not know
 }
 
 
-def without_graph(mode: Mode, options: Decoding, side: ARSide | None, device: str, *, lengths: bool) -> str:
-    """Why a search is not done by a graph; empty if it is. device: its type. lengths: of a length head.
+def without_graph(
+    mode: Mode, options: Decoding, side: ARSide | None, device: str, *, lengths: bool, trace: bool = False
+) -> str:
+    """Why a search is not done by a graph; empty if it is.
+
+    device: its type. lengths: of a length head. trace: whether passes are recorded.
 
     Raises UsageError: only a graph would do what the options say.
     """
-    why = _without_graph(mode, options, side, device, lengths=lengths)
+    why = "a trace is torch's" if trace else _without_graph(mode, options, side, device, lengths=lengths)
     if why and options.precision == "int8":
         raise UsageError(f"precision int8 needs ONNX Runtime, but: {why}", "--precision float32")
     if why and options.engine == "onnx":

@@ -6,6 +6,7 @@ At batch 1 most of torch's time goes between its calls; a search that is one gra
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -45,11 +46,15 @@ class Engine:
             self._torch = Generator(self.model)
         return self._torch
 
-    def name(self, mode: Mode, options: Decoding, side: ARSide | None) -> str:
+    def name(self, mode: Mode, options: Decoding, side: ARSide | None, trace: bool = False) -> str:
         """onnx or torch, whichever decodes so. Raises UsageError: neither can."""
         lengths, weight = self.model.length_table is not None, self.model.output_weight
-        why = without_graph(mode, options, side, weight.device.type, lengths=lengths)
-        return "torch" if why or weight.dtype != torch.float32 else "onnx"
+        if weight.dtype != torch.float32:
+            options = replace(options, precision="bf16") if options.precision == "float32" else options
+            if options.precision == "int8":
+                raise UsageError("the model was loaded in bf16, and int8 needs float32", "load it with precision int8")
+        why = without_graph(mode, options, side, weight.device.type, lengths=lengths, trace=trace)
+        return "torch" if why else "onnx"
 
     def forget(self) -> None:
         """Frees what torch has recorded on a GPU."""
@@ -60,20 +65,23 @@ class Engine:
         self, source: Tensor, mode: Mode, options: Decoding, side: ARSide | None, trace: bool = False
     ) -> list[list[Output]]:
         """As `Generator`."""
-        if trace and options.precision == "int8":
-            raise UsageError("a trace is of torch, which has no int8", "leave out --trace or --precision int8")
-        if trace or self.name(mode, options, side) == "torch" or not len(source):
+        if self.name(mode, options, side, trace) == "torch" or not len(source):
             return self.by_torch(source, mode, options, side, trace)
         with torch.inference_mode():
             used = side if mode == "ar" or options.rerank == "ar" else None
-            parts = source.tensor_split(-(-len(source) // self._at_once(mode, options, source.shape[1])))
+            parts = source.tensor_split(-(-len(source) // self.at_once(source, mode, options, side)))
             return [found for part in parts for found in self._found(_trimmed(part), mode, options, used)]
 
-    def _at_once(self, mode: Mode, options: Decoding, width: int) -> int:
-        """How many sentences are fastest together: few, whose logits stay in a CPU's cache."""
+    def at_once(self, source: Tensor, mode: Mode, options: Decoding, side: ARSide | None) -> int:
+        """How many sentences of a batch are decoded together: in a graph as many as are fastest.
+
+        These are few, so that their logits stay in a CPU's cache.
+        """
+        if self.name(mode, options, side) == "torch":
+            return len(source)
         if mode == "ar":
             return max(1, ROWS_AT_ONCE // options.beam)
-        return max(1, LOGITS_AT_ONCE // (options.length_beam * width * len(self.model.output_weight)))
+        return max(1, LOGITS_AT_ONCE // (options.length_beam * source.shape[1] * len(self.model.output_weight)))
 
     def _found(self, source: Tensor, mode: Mode, options: Decoding, side: ARSide | None) -> Iterator[list[Output]]:
         return _outputs(self._session(mode, options, side, len(source))(source=source.numpy()))

@@ -121,7 +121,7 @@ class Bench:
         must_be_read(tokenize, [self.judge.metric])
         self.judge.must_be_at_hand()
         self.judge.introduce()
-        self.selection = rows.select(self.recipe, modes)
+        self.selection = rows.select(self.recipe, modes, self.device.type)
         for peer in against:
             peers.load(peer)
         self.lines, self.references = sampled(self.run, self.recipe, sentences)

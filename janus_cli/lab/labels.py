@@ -36,8 +36,8 @@ LABELS: dict[str, dict[str, Any]] = {  # pattern of a label, and the options tha
     r"spec\.redraft-joint": {"mode": "spec", "redraft": "joint"},
 }
 
-ENGINES: dict[str, dict[str, Any]] = {  # behind a label
-    "": {}, ".torch": {"engine": "torch"}, ".int8": {"precision": "int8"},
+ENDINGS: dict[str, dict[str, Any]] = {  # of a label, and the options that they set
+    "": {}, ".onnx": {"engine": "onnx"}, ".torch": {"engine": "torch"}, ".int8": {"precision": "int8"},
 }  # fmt: skip
 
 
@@ -52,10 +52,10 @@ def row_options(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     started = [f"{name}.lb{end}" for name in names if re.fullmatch(f"nar{NUMBER}", name) for end in LENGTH_BEAMS]
     for name in (*USUAL, *started, *names):
         for pattern, options in LABELS.items():
-            if match := re.fullmatch(rf"{pattern}(?P<engine>\.torch|\.int8)?", name):
+            if match := re.fullmatch(rf"{pattern}(?P<ending>\.onnx|\.torch|\.int8)?", name):
                 found = match.groupdict(default="")
-                engine = ENGINES[found.pop("engine")]
-                rows[name] = options | {knob: int(number) for knob, number in found.items() if number} | engine
+                ending = ENDINGS[found.pop("ending")]
+                rows[name] = options | {knob: int(number) for knob, number in found.items() if number} | ending
     return rows
 
 
@@ -72,7 +72,7 @@ def matching(names: Sequence[str], option: str = "--mode") -> set[str]:
             raise UsageError(
                 f"{option} {name}: there is no such row" + (f"; did you mean {close[0]}?" if close else ""),
                 f"rows: {', '.join([*MODES, *rows])}, or other numbers, as ar.beam4, nar6, nar6.lb3.rerank or semi7; "
-                "behind each .torch (instead of ONNX Runtime) or .int8",
+                "behind each .onnx, .torch or .int8",
             )
         labels.update(found)
     return labels

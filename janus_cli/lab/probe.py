@@ -213,7 +213,7 @@ def _traced(
     """These sentences, each decoded autoregressively and non-autoregressively, if the objective has both sides."""
     sources, references = texts
     traced = [TracedSentence(row, sources[row], (references[0][row] if references else "") or "", []) for row in rows]
-    single = replace(recipe, decoding=recipe.decoding.one_best)
+    single = replace(recipe, decoding=replace(recipe.decoding.one_best, precision="float32", engine="auto"))
     for side in OBJECTIVES[recipe.objective.name].sides:
         plan = choose(single, {"mode": side})
         translator = Translator(generator, tokenizers, plan, traced=len(rows))

@@ -45,11 +45,11 @@ class Selection(NamedTuple):
     left_out: dict[str, str]
 
 
-def select(recipe: Recipe, names: Sequence[str]) -> Selection:
+def select(recipe: Recipe, names: Sequence[str], device: str = "cpu") -> Selection:
     """The rows of a run with this recipe, whose decoding section sets the other options.
 
     names: a mode (ar, nar, spec), a label, with any numbers, or the start of labels up to a dot (nar4); none means
-    every usual row. Raises UsageError if a name matches no row, or the run has none of those named.
+    every usual row. device: its type. Raises UsageError if a name matches no row, or the run has none of those named.
     """
     rows = row_options(names)
     asked = matching(names) if names else set(rows)
@@ -59,10 +59,13 @@ def select(recipe: Recipe, names: Sequence[str]) -> Selection:
     for label in (label for label in rows if label in asked):
         try:
             plan = choose(single, rows[label])
+            plan.without_graph(device)
         except UsageError as problem:
             left_out[label] = problem.message
             continue
-        if label == "nar.eos" and plan.objective.lengths:
+        if recipe.decoding.precision == "bf16" != plan.options.precision:
+            left_out[label] = "weights are in bf16 here: leave out decoding.precision"
+        elif label == "nar.eos" and plan.objective.lengths:
             left_out[label] = "this run predicts lengths and refines what it wrote: see the rows nar1, nar4, …"
         else:
             plans[label] = plan

@@ -231,7 +231,8 @@ def _preprocess_options(
     recipe: str | None, run: Run, changes: Sequence[str], seed: int | None, start: Path | None, *, resume: bool
 ) -> list[str]:
     """The options that tell `janus preprocess` the recipe in force, for hints."""
-    words = ["--recipe", str(run.recipe) if resume and runs.began_elsewhere(run) else recipe or "demo"]
+    own = resume and (recipe is None or runs.began_elsewhere(run))
+    words = ["--recipe", str(run.recipe) if own else recipe or "demo"]
     words += [] if start is None else ["--from", str(start)]
     for change in changes:  # `preprocess` has no --objective, so knobs of another objective would be errors
         words += [] if change.startswith("objective.") else ["--set", change]

@@ -157,6 +157,11 @@ def test_what_only_a_graph_could_do_is_refused() -> None:
     for options in (Decoding(engine="onnx", temperature=1.0), Decoding(precision="int8", diversity=0.5)):
         with pytest.raises(UsageError):
             Engine(model_of())(BATCH, "ar", options, "content")
+    for options in (Decoding(engine="onnx"), Decoding(precision="int8")):
+        with pytest.raises(UsageError):
+            Engine(model_of().bfloat16())(BATCH, "ar", options, "content")
+        with pytest.raises(UsageError):
+            Engine(model_of())(BATCH, "ar", options, "content", trace=True)
     with pytest.raises(UsageError):
         without_graph("ar", Decoding(engine="onnx"), "content", "cuda", lengths=True)
 

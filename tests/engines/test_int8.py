@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from janus_cli.core.knobs import Decoding
+from janus_cli.engines import int8
 from janus_cli.engines.engine import Engine
 from janus_cli.engines.graph import Graph
 from janus_cli.engines.int8 import Blocks, Quantized, Rows
@@ -35,6 +36,18 @@ def test_every_row_has_its_own_scale(kernel: Any, width: int) -> None:
     error = np.abs(y - expected).mean(1) / np.maximum(np.abs(expected).mean(1), 1e-30)
     assert (error < 0.05).all()
     assert run(x=x[2:3])["y"] == pytest.approx(y[2:3], rel=1e-5, abs=1e-3)
+
+
+@pytest.mark.parametrize("kernel", [Rows, Blocks])
+@pytest.mark.parametrize("most", [63, 127])
+def test_inputs_are_rounded(kernel: Any, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that lose nothing by it show that products are not those of float32."""
+    monkeypatch.setattr(int8, "levels", lambda: most)
+    draw = np.random.default_rng(1)
+    weight, x = draw.integers(-127, 128, size=(32, 64)).astype(np.float32), draw.normal(size=(5, 64)).astype(np.float32)
+    weight[:, 0] = 127.0
+    error = np.abs(session(kernel, weight)(x=x)["y"] - x @ weight.T).mean() / np.abs(x @ weight.T).mean()
+    assert 1e-4 < error < 0.03
 
 
 @pytest.mark.parametrize("kernel", [Rows, Blocks])

@@ -288,3 +288,8 @@ def test_rows_of_another_engine_or_precision() -> None:
         "nar4.lb5.rerank.torch": ("torch", "float32"),
     }  # fmt: skip
     assert list(left_out) == ["spec.int8"]
+    for other in (["decoding.precision=bf16"], []):
+        plans, left_out = select(
+            recipe_load.load("demo", other), ["ar.beam1", "ar.beam1.int8"], "cpu" if other else "cuda"
+        )
+        assert (list(plans), list(left_out)) == (["ar.beam1"], ["ar.beam1.int8"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from janus_cli import recipe_load
+from janus_cli import recipe_load, runs
 from janus_cli.recipe import Recipe
 from tests.conftest import TINY_RECIPE
 from tests.faults.processes import digest
@@ -177,3 +177,11 @@ def test_an_export_and_a_checkpoint_will_do(task: Path, janus: Janus) -> None:
 def test_the_shape_that_is_tested_is_the_shape_of_the_run(trained: Path) -> None:
     assert "norm: pre" in TINY_RECIPE
     assert shape(recipe_of("run")) == SHAPE
+
+
+def test_what_the_objective_needs_is_added_also_if_the_recipe_spells_it_out(trained: Path) -> None:
+    """As every recipe.yaml does that janus writes."""
+    Path("spelt.yaml").write_text(recipe_load.dump(recipe_load.load("demo", objective="cmlmc")), encoding="utf-8")
+    for recipe, objective in (("spelt.yaml", None), ("demo", "cmlmc")):
+        model = recipe_load.load(recipe, (), objective, runs.basis(Path("run"))).model
+        assert (model.causal_attention, model.embedding, model.width) == (True, "concat", 16)

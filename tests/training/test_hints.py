@@ -76,3 +76,11 @@ def test_every_validation_is_a_line_with_the_score(trained: Path, shell: Janus) 
     assert code == 0
     assert re.findall(r"^validation after update (\d+): bleu_ar \d+\.\d\d, the best ", err, re.M) == ["4", "8"]
     assert re.search(r"^done after 8 updates; best bleu_ar \d+\.\d\d at update", err, re.M)
+
+
+def test_a_resume_whose_data_is_gone_names_the_recipe_of_the_run(trained: Path, shell: Janus) -> None:
+    """Another recipe would replace the data by other text."""
+    edit_json("run/manifest.json", prepared="nowhere")
+    shutil.rmtree("data", ignore_errors=True)
+    code, _, err = shell("train", "--resume", "run", "--dry-run")
+    assert (code, "--recipe demo" in err, "--recipe run/recipe.yaml" in err) == (3, False, True), err
