@@ -6,6 +6,7 @@ At batch 1 most of torch's time goes between its calls; a search that is one gra
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from math import log
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from janus_cli.core.steps import never_written
 from janus_cli.engines.left_to_right import Side
 from janus_cli.engines.network import HIDDEN
 from janus_cli.engines.session import Search, Session, written
+from janus_cli.engines.speculative import of_head
 
 Arrays = dict[str, NDArray[Any]]
 MOST_SESSIONS = 16
@@ -61,6 +63,8 @@ class Engine:
         if trace or self.name(mode, options, side) == "torch" or not len(source):
             return self.by_torch(source, mode, options, side, trace)
         with torch.inference_mode():
+            if mode == "spec":
+                return [[output] for output in self._spec(source, options, side)]
             return self._ar(source, options, side) if mode == "ar" else self._nar(source, options, side)
 
     def _ar(self, source: Tensor, options: Decoding, side: ARSide | None) -> list[list[Output]]:
@@ -70,6 +74,23 @@ class Engine:
         if options.beam == 1:
             return [[each] for each in _greedy(found, limits.tolist(), options)]
         return list(_beams(found, limits.tolist(), options.nbest))
+
+    def _spec(self, source: Tensor, options: Decoding, side: ARSide | None) -> Iterator[Output]:
+        """One sentence at a time, because each accepts another number of tokens."""
+        session, longest = self._session("spec", options, side, 1), self.model.knobs.max_length
+        sizes = (source != PAD).sum(1)
+        limits = length_limit(sizes - 1, longest, options).tolist()
+        for row, size, limit in zip(source.numpy(), sizes.tolist(), limits, strict=True):
+            alone = row[None, : max(1, size)]
+            found = session(source=alone, limits=np.array([limit]))
+            passes, tokens, logps = int(found["passes"]), found["tokens"].tolist(), found["logps"].tolist()
+            if EOS in tokens[: limit - 1]:
+                size = tokens.index(EOS) + 1
+                score = sum(logps[:size]) / size**options.length_penalty
+                yield Output(tokens[: size - 1], logps[:size], score, passes)
+            else:  # what is written at the limit is greedy's business
+                ((output,),) = self._ar(torch.from_numpy(alone), replace(options, beam=1), side)
+                yield replace(output, passes=output.passes + passes)
 
     def _nar(self, source: Tensor, options: Decoding, side: ARSide | None) -> list[list[Output]]:
         session = self._session("nar", options, side if options.rerank == "ar" else None, len(source))
@@ -93,12 +114,14 @@ class Engine:
 
 
 def all_weights(model: Transformer) -> dict[str, Tensor]:
-    """Weights and position tables by name."""
-    return {name: each.detach() for part in (model.named_parameters(), model.named_buffers()) for name, each in part}
+    """Weights and position tables by name, and those of the draft head."""
+    named = {name: each.detach() for part in (model.named_parameters(), model.named_buffers()) for name, each in part}
+    return named | of_head(model.draft_head, model.output_weight.detach()) if model.draft_head else named
 
 
 UNKNOWN = {  # options that graphs do not know
     "ar": ("temperature", "diversity", "no_repeat_ngram", "min_length", "first_token"),
+    "spec": ("first_token",),
     "nar": ("remove_repeats", "no_repeat_ngram", "avoid_repeats", "rewrite_repeats"),
 }
 
@@ -109,9 +132,11 @@ def without_graph(mode: Mode, options: Decoding, side: ARSide | None, device: st
         return "decoding.engine is torch"
     if device != "cpu" or options.precision != "float32":
         return "graphs run on a CPU in float32"
-    if mode not in UNKNOWN or (mode == "nar" and not lengths):
+    if mode not in UNKNOWN or (mode != "ar" and not lengths):
         return "no graph for it"
-    if side not in ("content", "query") and (mode == "ar" or options.rerank == "ar"):
+    if mode == "spec" and (options.redraft != "nar" or options.draft_iters > 1):
+        return "no graph for other drafts than one NAR pass"
+    if side not in ("content", "query") and (mode != "nar" or options.rerank == "ar"):
         return "no graph for this AR side"
     return next((f"no graph for {name}" for name in UNKNOWN[mode] if getattr(options, name)), "")
 
