@@ -27,7 +27,7 @@ from janus_cli.decoding.translate import read_model
 from janus_cli.engines.engine import Engine
 from janus_cli.training.checkpoint import find_checkpoint
 
-TURN = 100  # sentences
+TURN = 50  # sentences
 TIE = 1e-5  # nats
 
 

@@ -55,8 +55,8 @@ class Network:
             return x * self.graph.op("Sigmoid", x)
         return self.graph.op({"relu": "Relu", "gelu": "Gelu"}[self.knobs.activation], x)
 
-    def embed(self, tokens: Value, positions: Value, side: str) -> Value:
-        """tokens (R, L), position vectors (L, D) or (R, L, D) -> rows (N, D)."""
+    def embed(self, tokens: Value, positions: Value, side: str, *, flat: bool = False) -> Value:
+        """tokens (R, L), or (L,) if `flat`, and position vectors (L, D) or (R, L, D) -> rows (N, D)."""
         knobs, width = self.knobs, self.knobs.width
         table = "target_table" if side == "target" or knobs.tie == "all" else "source_table"
         x = self.weight(f"{table}.weight").gather(tokens)
@@ -68,7 +68,7 @@ class Network:
             )
             x = self.linear(both.reshape(-1, 2 * width), f"{side}_map")
         else:
-            x = (x + positions).reshape(-1, width)
+            x = x + positions if flat else (x + positions).reshape(-1, width)
         return self.norm(x, f"{side}_norm") if knobs.embedding_norm else x
 
     def attention(
@@ -165,12 +165,12 @@ class Network:
     ) -> tuple[Value, list[Pair]]:  # fmt: skip
         """tokens (R, L) at `positions`, vectors (L, D) or (R, L, D) -> states (N, D), and keys and values for the next.
 
-        alone: R is 1.
+        alone: R is 1, and tokens (L,).
         biases: of each self-attention of a layer, (R or 1, 1, L, K). keys: so many slots are keys, by default all.
         pasts: keys and values of earlier calls, for each layer and self-attention.
         """
         rows, sentences = 1 if alone else tokens.size(0), source.count
-        x = self.embed(tokens, positions, "target")
+        x = self.embed(tokens, positions, "target", flat=alone)
         seen, kept = source.bias, list[Pair]()
         if seen is not None:
             seen = seen.expand(

@@ -27,7 +27,7 @@ from janus_cli.engines.graph import State, Value
 from janus_cli.engines.left_to_right import NextToken, Side
 from janus_cli.engines.network import HIDDEN, Network, Source
 
-SURE = 0.1  # probability of a draft after its first token; it is cut where it is less
+SURE = 0.05  # probability of a draft after its first token; it is cut where it is less
 LONGEST = 16  # tokens of a draft
 
 
@@ -72,18 +72,19 @@ class Speculative:
         chains = self._chains(memory, limit)
         verify = _Verify(step, limit + (LONGEST + 1))
         places, proposals = self._next(chains, graph.ints(0), graph.ints(BOS))
+        enough = limit - 1  # outside of the loop, as all that stays the same
 
         def turn(number: Value, state: State) -> tuple[Value, State, State]:
             new = verify(state)
             accepted, last = new.pop("accepted"), new.pop("last")
             place = state["places"].gather(accepted)
             places, proposals = self._next(chains, place, last)
-            going = (new["tokens"].size(0) < limit - 1).squeeze(0) & ~last.equals(EOS)
+            going = (new["known"] < enough).squeeze(0) & ~last.equals(EOS)
             new |= {"last": last.unsqueeze(0), "places": places, "proposals": proposals, "passes": number + 2}
             return going, new, {}
 
         state = {
-            "last": graph.ints([BOS]), "tokens": graph.ints(np.zeros(0, np.int64)), "passes": graph.ints(1),
+            "last": graph.ints([BOS]), "tokens": graph.ints(np.zeros(0, np.int64)), "passes": graph.ints(1), "known": graph.ints([0]),
             "logps": graph.floats(np.zeros(0)), "places": places, "proposals": proposals, **step.empty(graph.ints([1])),
         }  # fmt: skip
         last, _ = graph.loop(limit.squeeze(0), state, turn)
@@ -149,7 +150,7 @@ class Speculative:
         frame = graph.concat(graph.ints([BOS]), graph.ints([MASK]).expand(length), graph.ints([EOS]), axis=0)
         positions = graph.range(length + 2)
         left = network.to_the_left(positions) if network.knobs.causal_attention else None
-        states, _ = network.decode(frame.unsqueeze(0), network.at(positions), memory, (None, left), alone=True)
+        states, _ = network.decode(frame, network.at(positions), memory, (None, left), alone=True)
         logits = network.logits(states.cut(1, length + 1, 0), self.never.or_eos)
         logps = graph.op("LogSoftmax", network.allowed(logits, self.never.or_eos), axis=1)
         if self.head:
@@ -174,7 +175,7 @@ class _Verify:
 
     def __call__(self, state: State) -> State:
         """The state with what was accepted of its proposals (m,) and the model's own token after them, `last` ()."""
-        graph, network, known = self.graph, self.network, state["tokens"].size(0)
+        graph, network, known = self.graph, self.network, state["known"]
         logits, cache = self._logits(graph.concat(state["last"], state["proposals"], axis=0), known, state)
         best = graph.op("ArgMax", network.allowed(logits, self.step.never), result=np.int64, axis=1, keepdims=0)
         agreed = best.equals(graph.concat(state["proposals"], graph.ints([-1]), axis=0)).to(np.int32)
@@ -185,21 +186,21 @@ class _Verify:
         return {
             "tokens": graph.concat(state["tokens"], written, axis=0), "last": best.gather(accepted),
             "logps": graph.concat(state["logps"], network.allowed(logps, self.step.never).over("Max", 1), axis=0),
-            "accepted": accepted, **{name: cache[name].cut(0, end, 2) for name in self.step.names},
+            "accepted": accepted, "known": end, **{name: cache[name].cut(0, end, 2) for name in self.step.names},
         }  # fmt: skip
 
     def _logits(self, read: Value, known: Value, cache: State) -> tuple[Value, State]:
         """read (m + 1,), after `known` (1,) slots in the cache -> (m + 1, V), and the cache with their slots."""
         graph, count, step = self.graph, read.size(0), self.step
-        end, keys, tokens = known + count, None, read.unsqueeze(0)
+        end, keys = known + count, None
         seen, positions = self.left.cut(known, end, 2).cut(0, end, 3), self.positions.cut(known, end, 0)
         if step.side == "query":  # MASKs, each at the next position, that see what the tokens see
-            tokens = graph.concat(tokens, graph.ints([[MASK]]).expand(1, count), axis=1)
+            read = graph.concat(read, graph.ints([MASK]).expand(count), axis=0)
             positions = graph.concat(positions, self.positions.cut(known + 1, end + 1, 0), axis=0)
             seen, keys = graph.concat(seen, seen, axis=2), count
         slots = [cache[name] for name in step.names]
         pasts = list(zip(slots[::2], slots[1::2], strict=True))
-        states, kept = self.network.decode(tokens, positions, step.memory, (seen, seen), pasts, keys=keys, alone=True)
+        states, kept = self.network.decode(read, positions, step.memory, (seen, seen), pasts, keys=keys, alone=True)
         if step.side == "query":
             states = states.cut(count, count + count, 0)
         new = [each for pair in kept for each in pair]
