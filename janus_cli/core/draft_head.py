@@ -25,7 +25,7 @@ NEAR = 4  # places where the next token is sought: that of the last one, and tho
 DISTANCES = (-1.0, 0.0, -1.0, -2.0)  # nats, for these places, without a head
 RANK = 32
 HIDDEN, ELSEWHERE = -1e30, -8.0  # nats: of what is no candidate; of a token that is none near its place
-EPOCHS, ROWS, RATE = 5, 4096, 0.01
+EPOCHS, BATCHES, ROWS, RATE = 5, 30, 4096, 0.01  # BATCHES of an epoch, at least; ROWS of a batch, at most
 
 
 class DraftHead(NamedTuple):
@@ -56,7 +56,7 @@ class Examples(NamedTuple):
 
 
 def examples(draft: Draft, outputs: Tensor) -> Examples:
-    """What follows each token of outputs (B, N), beside the candidates near its place. outputs: without EOS, then PAD."""
+    """What follows each token of outputs (B, N), without EOS, then PAD, beside the candidates near its place."""
     parts = list(_along(*_framed(draft), draft.lengths + 1, outputs))
     return Examples(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
@@ -122,7 +122,8 @@ def fit(table: Tensor, every: Examples, rank: int = RANK) -> tuple[DraftHead, fl
     spread = table.std()
     head, draws = _Head(table / spread, rank), torch.Generator().manual_seed(1)
     optimizer = torch.optim.AdamW(head.parameters(), lr=RATE, weight_decay=1e-4)
-    batches = [rows for _ in range(EPOCHS) for rows in torch.randperm(len(right), generator=draws).split(ROWS)]
+    size = max(1, min(ROWS, len(right) // BATCHES))
+    batches = [rows for _ in range(EPOCHS) for rows in torch.randperm(len(right), generator=draws).split(size)]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=len(batches) + 1, pct_start=0.1)
     hits: list[Tensor] = []
     for rows in batches:

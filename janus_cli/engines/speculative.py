@@ -84,8 +84,9 @@ class Speculative:
             return going, new, {}
 
         state = {
-            "last": graph.ints([BOS]), "tokens": graph.ints(np.zeros(0, np.int64)), "passes": graph.ints(1), "known": graph.ints([0]),
-            "logps": graph.floats(np.zeros(0)), "places": places, "proposals": proposals, **step.empty(graph.ints([1])),
+            "last": graph.ints([BOS]), "known": graph.ints([0]), "passes": graph.ints(1),
+            "tokens": graph.ints(np.zeros(0)), "logps": graph.floats(np.zeros(0)), "places": places,
+            "proposals": proposals, **step.empty(graph.ints([1])),
         }  # fmt: skip
         last, _ = graph.loop(limit.squeeze(0), state, turn)
         return {name: last[name] for name in ("tokens", "logps", "passes")}
