@@ -27,7 +27,7 @@ from janus_cli.engines.graph import State, Value
 from janus_cli.engines.left_to_right import NextToken, Side
 from janus_cli.engines.network import HIDDEN, Network, Source
 
-SURE = 0.05  # probability of a draft after its first token; it is cut where it is less
+SURE = 0.2  # probability of a draft after its first token; it is cut where it is less
 LONGEST = 16  # tokens of a draft
 
 

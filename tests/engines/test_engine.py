@@ -114,7 +114,7 @@ def test_drafts_that_hold_save_passes() -> None:
         model.encoder_norm.bias[0] += 50
         model.length_table.zero_()[11, 0] = 1.0
     nothing, far = torch.zeros(32, 1), torch.tensor([-1e5, 0.0, -1e5, -1e5])  # each token at its place
-    model.draft_head = DraftHead(nothing, nothing, torch.zeros(50), far, torch.tensor([100.0]))
+    model.draft_head = DraftHead(nothing, nothing, torch.zeros(50), 100 * far, torch.tensor([1e4]))
     engine = Engine(model)
     expected = engine(BATCH[:3], "ar", Decoding(beam=1, max_ratio=3.0), "query")
     assert {output.passes for (output,) in expected} == {12}
