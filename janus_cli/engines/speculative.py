@@ -5,10 +5,10 @@ follows a token is sought at the places near its own, so that the draft goes on 
 that needs more or fewer words. A draft head, if there is one, says which tokens follow each other. What follows a token
 depends on nothing else, so all chains are known before the first token is verified, and drafting costs little.
 
-At batch 1 a pass takes as long as its nodes are many, so what can be computed once is.
+At batch 1 half of a pass's time goes to the number of its nodes, so what can be computed once is.
 
-Speculative decoding: Leviathan et al., ICML 2023; Stern et al., NeurIPS 2018, for greedy search. The draft
-head: `core/draft_head.py`.
+Speculative decoding: Leviathan et al., ICML 2023; Stern et al., NeurIPS 2018, for greedy search. The draft head:
+`core/draft_head.py`.
 """
 
 from __future__ import annotations
