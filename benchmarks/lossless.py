@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from janus_cli.core.batch import BOS, EOS, PAD, pad
 from janus_cli.core.generate import Generator
@@ -72,15 +73,20 @@ def ids(result: Result) -> list[int]:
 
 
 def lead(model: Transformer, tokenizers: Tokenizers, ar_stream: ARStream, one: Result, other: Result) -> float:
-    """How far apart the two candidates are at the first difference, in float64."""
-    a, b = ([*ids(result), EOS] for result in (one, other))
+    """`lead_of` two results."""
+    source = pad([[*tokenizers.source.encode([one.source])[0], EOS]])
+    return lead_of(model, source, ids(one), ids(other), ar_stream)
+
+
+def lead_of(model: Transformer, source: Tensor, one: list[int], other: list[int], ar_stream: ARStream) -> float:
+    """How far apart the two candidates are at the first difference of two outputs, in float64. source (1, S)."""
+    a, b = [*one, EOS], [*other, EOS]
     place = next(n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
     exact = Transformer(model.knobs, model.source_table.num_embeddings, model.target_table.num_embeddings,
                         length_head=model.length_table is not None)  # fmt: skip
     exact.load_weights(model.weights())
     exact = exact.double().eval()
     with torch.inference_mode():
-        source = pad([[*tokenizers.source.encode([one.source])[0], EOS]])
         tokens = torch.tensor([[BOS, *a[:place]]])
         stream = ar_step(tokens, torch.tensor([0]), tokens != PAD, ar_stream)
         logps = log_probabilities(exact, exact.decode(stream, exact.encode(source, source != PAD))[0, -1:])[0]

@@ -33,6 +33,7 @@ VERBS = {  # what `janus --help` says of each, and what its own help begins with
     "inspect": "Show what a run, a checkpoint or prepared data holds: sizes, vocabulary, objective, origin, steps, "
     "fingerprints.",
     "average": "Average the weights of a run's last or best checkpoints into a new checkpoint of the run.",
+    "draft-head": "Fit the drafts of speculative decoding, which makes it faster than greedy search.",
     "distill": "Make training data from a model's outputs: sequence-level knowledge distillation (Kim & Rush 2016).",
     "import": "Make a run of a pre-trained model as Hugging Face stores it: BART, mBART, Marian, Pegasus.",
     "export": "Export a model to a folder that other programs can use without its run.",
@@ -72,7 +73,8 @@ class Verbs(typer.core.TyperGroup):
 
 def function_of(verb: str) -> Any:
     """What a verb calls; its parameters are the verb's options."""
-    return getattr(import_module(f"janus_cli.commands.{verb}"), f"{verb}_" if iskeyword(verb) else verb)
+    name = verb.replace("-", "_")
+    return getattr(import_module(f"janus_cli.commands.{name}"), f"{name}_" if iskeyword(name) else name)
 
 
 def _command(verb: str) -> Any:

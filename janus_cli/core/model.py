@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from janus_cli.core.batch import PAD
 from janus_cli.core.cache import Cache
+from janus_cli.core.draft_head import DraftHead
 from janus_cli.core.fast import Linear, Packed, dropout, packed, product, scaled_dot_products
 from janus_cli.core.knobs import Model
 from janus_cli.core.stream import Stream
@@ -218,6 +219,7 @@ class Transformer(nn.Module):
         )
         self.length_table = nn.Parameter(torch.empty(knobs.max_length, width)) if length_head else None
         self.packed_output: Packed | None = None
+        self.draft_head: DraftHead | None = None
         self.reset()
 
     def reset(self) -> None:

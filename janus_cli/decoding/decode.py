@@ -37,6 +37,7 @@ from janus_cli.runs import Run, text_name
 from janus_cli.scoring import repeats
 from janus_cli.scoring.judge import one_text
 from janus_cli.terminal import command
+from janus_cli.training import draft_head
 from janus_cli.training.checkpoint import fingerprint, read_checkpoint, read_state
 
 ELSEWHERE = "name another file with --out"
@@ -130,6 +131,8 @@ class Job(ABC):
             console.say(f"resuming after {counted(self.progress.done, 'finished line')}")
         for warning in self.plan.warnings:
             console.warn(warning)
+        if self.plan.mode == "spec" and not why and not (folder / draft_head.FILE).is_file():
+            console.say(f"it is faster with a draft head: {command('janus', 'draft-head', '--checkpoint', folder)}")
         if not self.dry_run:
             keep_freed_memory()
             self.translator = read_translator(run, folder, self.plan, self.chosen_device)

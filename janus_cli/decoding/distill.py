@@ -82,7 +82,7 @@ class Distill(Job):
         self.target = self.out or runs.distilled_dir(recipe)
         if not self.resume:  # a resumed job has the permission of the first call
             must_be_free(self.target, force=self.force, is_ours=is_prepared, what=PREPARED)
-        prepared = _prepared(self.trained, recipe)
+        prepared = prepared_of(self.trained, recipe)
         self.sources = Sources(prepared, recipe, self.source, self.column)
         texts = f" and {counted(self.sources.lines, 'line')} of text" if self.source else ""
         texts += f", of which the surest {100 * self.surest:g} % stay," if self.surest < 1 else ""
@@ -147,7 +147,7 @@ def _data(teacher: Mapping[str, Any]) -> dict[str, Any]:
     return {"data": teacher.get("fingerprint"), **({"source": files} if files else {}), **column}
 
 
-def _prepared(run: Run, recipe: Recipe) -> Prepared:
+def prepared_of(run: Run, recipe: Recipe) -> Prepared:
     """The data that the run was trained on.
 
     Raises:

@@ -30,6 +30,7 @@ from janus_cli.device import choose_device
 from janus_cli.engines.engine import Engine
 from janus_cli.errors import CheckpointError, DataError, OutOfMemoryError, UsageError, is_about_memory
 from janus_cli.runs import Run
+from janus_cli.training import draft_head
 from janus_cli.training.checkpoint import load_model, read_checkpoint, read_state, tokenizers_of
 
 # Lines are sorted by length within windows of this many batches, which bounds memory and what an interruption loses.
@@ -386,16 +387,17 @@ def read_translator(run: Run, folder: Path, plan: Plan, device: torch.device) ->
 
 
 def read_model(
-    run: Run, folder: Path, device: torch.device | str = "cpu", precision: Precision = "float32"
-) -> tuple[Transformer, Tokenizers]:
-    """A checkpoint's model and the tokenizers of its run.
+    run: Run, folder: Path, device: torch.device | str = "cpu", precision: Precision = "float32", *, head: bool = True,
+) -> tuple[Transformer, Tokenizers]:  # fmt: skip
+    """A checkpoint's model and the tokenizers of its run. head: whether the model gets its draft head, if there is one.
 
     Raises:
-        CheckpointError: they do not belong together, or the checkpoint is damaged.
+        CheckpointError: they do not belong together, or the checkpoint or the head is damaged.
     """
     tokenizers = tokenizers_of(run, read_state(folder, CheckpointError))
     model = load_model(folder, device, precision)
     sizes = model.source_table.num_embeddings, model.target_table.num_embeddings
     if sizes != (tokenizers.source.size, tokenizers.target.size):
         raise CheckpointError(f"{folder} was not trained with the tokenizer in {run.path}", "name its run with --run")
+    model.draft_head = draft_head.read(folder, model) if head else None
     return model, tokenizers

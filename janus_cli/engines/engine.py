@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from janus_cli.core.batch import PAD
-from janus_cli.core.generate import Generator, Mode
+from janus_cli.core.batch import EOS, PAD
+from janus_cli.core.generate import Generator, Mode, length_limit
 from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Transformer
 from janus_cli.core.search import Output
@@ -24,6 +25,7 @@ from janus_cli.engines.int8 import Quantized
 from janus_cli.engines.left_to_right import Side
 from janus_cli.engines.network import HIDDEN
 from janus_cli.engines.session import Search, Session, written
+from janus_cli.engines.speculative import of_head
 from janus_cli.errors import UsageError
 
 Arrays = dict[str, NDArray[Any]]
@@ -68,6 +70,8 @@ class Engine:
         if self.name(mode, options, side, trace) == "torch" or not len(source):
             return self.by_torch(source, mode, options, side, trace)
         with torch.inference_mode():
+            if mode == "spec":
+                return [[output] for output in self._spec(source, options, side)]
             used = side if mode == "ar" or options.rerank == "ar" else None
             parts = source.tensor_split(-(-len(source) // self.at_once(source, mode, options, side)))
             return [found for part in parts for found in self._found(_trimmed(part), mode, options, used)]
@@ -79,12 +83,30 @@ class Engine:
         """
         if self.name(mode, options, side) == "torch":
             return len(source)
+        if mode == "spec":
+            return 1
         if mode == "ar":
             return max(1, ROWS_AT_ONCE // options.beam)
         return max(1, LOGITS_AT_ONCE // (options.length_beam * source.shape[1] * len(self.model.output_weight)))
 
     def _found(self, source: Tensor, mode: Mode, options: Decoding, side: ARSide | None) -> Iterator[list[Output]]:
         return _outputs(self._session(mode, options, side, len(source))(source=source.numpy()))
+
+    def _spec(self, source: Tensor, options: Decoding, side: ARSide | None) -> Iterator[Output]:
+        """One sentence at a time, because each accepts another number of tokens."""
+        session, longest = self._session("spec", options, side, 1), self.model.knobs.max_length
+        for row in source.split(1):
+            alone = _trimmed(row)
+            limit = int(length_limit((alone != PAD).sum(1) - 1, longest, options))
+            found = session(source=alone.numpy(), limits=np.array([limit]))
+            passes, tokens, logps = int(found["passes"]), found["tokens"].tolist(), found["logps"].tolist()
+            if EOS in tokens[: limit - 1]:
+                size = tokens.index(EOS) + 1
+                score = sum(logps[:size]) / size**options.length_penalty
+                yield Output(tokens[: size - 1], logps[:size], score, passes)
+            else:  # what is written at the limit is greedy's business
+                ((output,),) = self._found(alone, "ar", replace(options, beam=1, nbest=1), side)
+                yield replace(output, passes=output.passes + passes)
 
     def _session(self, mode: Mode, options: Decoding, side: ARSide | None, count: int) -> Session:
         """A search's session, made when it is first asked for."""
@@ -106,8 +128,9 @@ def _trimmed(source: Tensor) -> Tensor:
 
 
 def all_weights(model: Transformer) -> dict[str, Tensor]:
-    """Weights and position tables by name."""
-    return {name: each.detach() for part in (model.named_parameters(), model.named_buffers()) for name, each in part}
+    """Weights and position tables by name, and those of the draft head."""
+    named = {name: each.detach() for part in (model.named_parameters(), model.named_buffers()) for name, each in part}
+    return named | of_head(model.draft_head, model.output_weight.detach()) if model.draft_head else named
 
 
 def _outputs(found: Arrays) -> Iterator[list[Output]]:

@@ -44,7 +44,9 @@ class NextToken:
         if self.side == "query":
             last = graph.concat(last, graph.ints([[MASK]]).expand(last.size(0), 1), axis=1)
             positions, keys = graph.concat(positions, positions + 1, axis=0), 1
-        states, kept = self.network.decode(last, positions, self.memory, (None, None), pasts, keys=keys)
+        states, kept = self.network.decode(
+            last, self.network.at(positions), self.memory, (None, None), pasts, keys=keys
+        )
         if self.side == "query":
             states = states.reshape(-1, 2, width).cut(1, 2, 1).reshape(-1, width)
         new = [each for pair in kept for each in pair]
@@ -235,7 +237,7 @@ def scores(network: Network, memory: Source, frame: Value, side: Side, never: Un
         positions, keys = graph.concat(positions, positions + 1, axis=0), last
         left = graph.concat(left, left, axis=2)
         read = graph.concat(read, graph.ints([[MASK]]).expand(rows, last), axis=1)
-    states, _ = network.decode(read, positions, memory, (left, left), keys=keys)
+    states, _ = network.decode(read, network.at(positions), memory, (left, left), keys=keys)
     if keys is not None:
         states = states.reshape(rows, -1, width).cut(keys, keys + keys, 1).reshape(-1, width)
     logps = graph.op("LogSoftmax", network.logits(states, never), axis=1)

@@ -25,8 +25,12 @@ Pair = tuple[Value, Value]  # keys and values, (B, H, K, D/H)
 
 @dataclass(frozen=True)
 class Source:
-    """An encoded source: pooled states (B, D), mask bias (B, 1, 1, S) or None, each decoder layer's keys and values."""
+    """An encoded source: pooled states (B, D), mask bias (B, 1, 1, S) or None, each decoder layer's keys and values.
 
+    count: B, (1,), or a number that the graph knows, which spares it nodes.
+    """
+
+    count: Value | int
     pooled: Value
     bias: Value | None
     pairs: tuple[Pair, ...]
@@ -68,8 +72,8 @@ class Network:
             return x * self.graph.op("Sigmoid", x)
         return self.graph.op({"relu": "Relu", "gelu": "Gelu"}[self.knobs.activation], x)
 
-    def embed(self, tokens: Value, positions: Value, side: str) -> Value:
-        """tokens (R, L), position vectors (L, D) or (R, L, D) -> rows (N, D)."""
+    def embed(self, tokens: Value, positions: Value, side: str, *, flat: bool = False) -> Value:
+        """tokens (R, L), or (L,) if `flat`, and position vectors (L, D) or (R, L, D) -> rows (N, D)."""
         knobs, width = self.knobs, self.knobs.width
         table = "target_table" if side == "target" or knobs.tie == "all" else "source_table"
         x = self.weight(f"{table}.weight").gather(tokens)
@@ -81,13 +85,13 @@ class Network:
             )
             x = self.linear(both.reshape(-1, 2 * width), f"{side}_map")
         else:
-            x = (x + positions).reshape(-1, width)
+            x = x + positions if flat else (x + positions).reshape(-1, width)
         return self.norm(x, f"{side}_norm") if knobs.embedding_norm else x
 
     def attention(
-        self, x: Value, name: str, keys_values: Pair, batch: Value, bias: Value | None, past: Pair | None = None
+        self, x: Value, name: str, keys_values: Pair, batch: Value | int, bias: Value | None, past: Pair | None = None
     ) -> tuple[Value, Pair]:
-        """x (N, D) of `batch` (1,) rows -> (N, D), and the keys and values that a cache keeps.
+        """x (N, D) of `batch` rows -> (N, D), and the keys and values that a cache keeps.
 
         keys_values: (B, K, D) of these slots, or (B, H, K, D/H) of a source. past: of earlier slots. bias: added to the
         scores.
@@ -106,7 +110,7 @@ class Network:
         return keys, values
 
     def self_attention(
-        self, x: Value, name: str, batch: Value, bias: Value | None, past: Pair | None = None,
+        self, x: Value, name: str, batch: Value | int, bias: Value | None, past: Pair | None = None,
         keys: Value | int | None = None,
     ) -> tuple[Value, Pair]:  # fmt: skip
         """keys: so many slots are keys, by default all."""
@@ -128,7 +132,7 @@ class Network:
     def encode(self, source: Value, *, padded: bool) -> Source:
         """source (B, S) int64 -> Source. padded: whether there may be PAD, that is, whether there are several."""
         graph, knobs = self.graph, self.knobs
-        batch, real, bias, wide = source.size(0), None, None, None
+        batch, real, bias, wide = source.size(0) if padded else 1, None, None, None
         if knobs.source_suffix:
             source = self._with_suffix(source, padded=padded)
         length = source.size(1)
@@ -145,7 +149,7 @@ class Network:
         if knobs.norm == "pre":
             x = self.norm(x, "encoder_norm")
         pairs = tuple(self._for_cross(x, batch, f"decoder.{index}.cross") for index in range(knobs.decoder_layers))
-        return Source(self._pooled(x.reshape(batch, -1, knobs.width), real), bias, pairs)
+        return Source(batch, self._pooled(x.reshape(batch, -1, knobs.width), real), bias, pairs)
 
     def _with_suffix(self, source: Value, *, padded: bool) -> Value:
         """The source with the id that `source_suffix` says after its EOS."""
@@ -156,7 +160,7 @@ class Network:
         end = (~source.equals(PAD)).to(np.int64).over("Sum", 1, keep=True)
         return graph.concat(source, graph.ints([[PAD]]).expand(batch, 1), axis=1).put(end, more)
 
-    def _for_cross(self, x: Value, batch: Value, name: str) -> Pair:
+    def _for_cross(self, x: Value, batch: Value | int, name: str) -> Pair:
         """Keys and values of the source, (B, H, S, D/H) each."""
         heads, width = self.knobs.heads, self.knobs.width
         keys, values = (
@@ -173,18 +177,21 @@ class Network:
 
     def decode(
         self, tokens: Value, positions: Value, source: Source, biases: Sequence[Value | None],
-        pasts: Sequence[Pair] = (), *, keys: Value | int | None = None,
+        pasts: Sequence[Pair] = (), *, keys: Value | int | None = None, alone: bool = False,
     ) -> tuple[Value, list[Pair]]:  # fmt: skip
-        """tokens (R, L) at positions (L,) or (R, L) -> states (N, D), and keys and values for the next call.
+        """tokens (R, L) at `positions`, vectors (L, D) or (R, L, D) -> states (N, D), and keys and values for the next.
 
+        alone: R is 1, and tokens (L,).
         biases: of each self-attention of a layer, (R or 1, 1, L, K). keys: so many slots are keys, by default all.
         pasts: keys and values of earlier calls, for each layer and self-attention.
         """
-        rows, sentences = tokens.size(0), source.pooled.size(0)
-        x = self.embed(tokens, self.weight("target_positions").gather(positions), "target")
+        rows, sentences = 1 if alone else tokens.size(0), source.count
+        x = self.embed(tokens, positions, "target", flat=alone)
         seen, kept = source.bias, list[Pair]()
         if seen is not None:
-            seen = seen.expand(sentences, 1, x.size(0) // sentences, seen.size(3))  # (B, 1, 1, S) -> (B, 1, N / B, S)
+            seen = seen.expand(
+                sentences, 1, x.size(0) // self.graph.shape(sentences), seen.size(3)
+            )  # (B, 1, 1, S) -> (B, 1, N / B, S)
 
         def across(y: Value, name: str, pair: Pair) -> Value:
             return self.attention(y, name, pair, sentences, seen)[0]
@@ -203,6 +210,10 @@ class Network:
             x = self.residual(x, f"{layer}.cross", partial(across, pair=pair))
             x = self.residual(x, f"{layer}.feedforward", self.feedforward)
         return (self.norm(x, "decoder_norm") if self.knobs.norm == "pre" else x), kept
+
+    def at(self, positions: Value) -> Value:
+        """The vectors of positions of the target, (…,) -> (…, D)."""
+        return self.weight("target_positions").gather(positions)
 
     def to_the_left(self, places: Value) -> Value:
         """(L,) -> (1, 1, L, L), what slots at these places see in a causal self-attention, as a bias."""

@@ -132,7 +132,7 @@ class _Rows:
         """One pass over tokens (R, T) -> their states (R, T, D)."""
         frame, network = self.framed(tokens), self.search.network
         positions = self.graph.range(frame.size(1))
-        states, _ = network.decode(frame, positions, self.memory, (self.bias, self.left))
+        states, _ = network.decode(frame, network.at(positions), self.memory, (self.bias, self.left))
         return states.reshape(frame.size(0), -1, network.knobs.width).cut(1, frame.size(1) - 1, 1)
 
     def first(self) -> tuple[Value, Value, Value]:

@@ -16,6 +16,7 @@ from janus_cli.engines.graph import Graph
 from janus_cli.engines.left_to_right import Beam, Side, greedy
 from janus_cli.engines.network import Network
 from janus_cli.engines.refining import MaskPredict
+from janus_cli.engines.speculative import Speculative
 
 
 class Search(NamedTuple):
@@ -75,6 +76,10 @@ def written(model: Model, shapes: Mapping[str, Sequence[int]], search: Search, n
         graph.outputs = MaskPredict(network, options, never).search(source, most, search.side, padded=search.padded)
         return graph
     assert search.side is not None
+    if search.mode == "spec":
+        limits = graph.input("limits", np.int64, ["B"])
+        graph.outputs = Speculative(network, options, search.side, never).search(source, limits)
+        return graph
     find = partial(greedy, network, options) if options.beam == 1 else Beam(network, options).search
     graph.outputs = find(source, search.side, never, padded=search.padded)
     return graph

@@ -29,6 +29,7 @@ from janus_cli.errors import UsageError
 from janus_cli.export.source import README, Source, cleaning_program, fill, tokenizer_program
 from janus_cli.files import copy_files, write_atomically
 from janus_cli.recipe import Recipe
+from janus_cli.terminal import command
 
 WEIGHTS, PROGRAM, IDS = "weights.bin", "generate.py", "ids.json"
 ALIGNED = 64  # bytes: where a weight may begin
@@ -173,7 +174,7 @@ def _readme(source: Source, plans: dict[str, Plan], missing: dict[str, str], pac
         for name, plan in plans.items()
     }
     graphs = "\n".join(
-        f"  {name + '.onnx':<25} `janus decode --mode {plans[name].mode}` with:\n{'':28}{options}"
+        f"  {name + '.onnx':<25} `{command('janus', 'decode', '--mode', plans[name].mode)}` with:\n{'':28}{options}"
         for name, options in told.items()
     )
     iters = f"  iters   () int64          nar: decoder passes at most, if not {decoding.iters}\n"

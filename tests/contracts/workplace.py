@@ -29,8 +29,8 @@ from janus_cli.cli import main
 
 GOLDEN = Path(__file__).parent / "golden"
 VERBS = (
-    "preprocess", "train", "decode", "score", "demo", "recipes", "inspect", "average", "distill", "export", "bench",
-    "compare", "report",
+    "preprocess", "train", "decode", "score", "demo", "recipes", "inspect", "average", "draft-head", "distill",
+    "export", "bench", "compare", "report",
 )  # fmt: skip
 RECIPES = (
     "demo", "dialogsum", "e2e_nlg", "iwslt14", "multi30k", "news_deen", "squad_qg", "tatoeba_deen", "translit_enru",

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from janus_cli.core.batch import EOS, PAD
+from janus_cli.core.batch import EOS, MASK, PAD
+from janus_cli.core.draft_head import NEAR, DraftHead
 from janus_cli.core.generate import Generator
 from janus_cli.core.knobs import Decoding, Model
 from janus_cli.core.model import Transformer
@@ -88,6 +89,55 @@ def test_a_graph_finds_what_torch_finds(knobs: dict[str, Any], side: Any) -> Non
                     assert this.logps == pytest.approx(that.logps, abs=1e-5)
 
 
+def headed(model: Transformer) -> Transformer:
+    """With a draft head of large random numbers."""
+    vocabulary, width = model.output_weight.shape
+    shapes = (width, 8), (width, 8), (vocabulary,), (NEAR,), (1,)
+    model.draft_head = DraftHead(*(torch.randn(shape) for shape in shapes))._replace(scale=torch.tensor([20.0]))
+    return model
+
+
+def few(source: torch.Tensor) -> torch.Tensor:
+    """The same with the ids of a vocabulary of nine, of which one draws what is right now and then."""
+    return torch.where(source > MASK, MASK + 1 + source % 4, source)
+
+
+@pytest.mark.parametrize(("head", "vocabulary"), [(False, 50), (True, 9)])
+@pytest.mark.parametrize("side", ["content", "query"])
+@pytest.mark.parametrize("knobs", MODELS.values(), ids=MODELS.keys())
+def test_speculative_text_is_greedy_text(knobs: dict[str, Any], side: Any, head: bool, vocabulary: int) -> None:
+    model, sources = model_of(**{"vocabulary": vocabulary, **knobs}), few(BATCH) if vocabulary == 9 else BATCH
+    greedy, engine = Generator(model), Engine(headed(model) if head else model)
+    for changes in ({}, {"verify_window": 3, "unk": "ban"}, {"draft_length": 1, "free_end": True, "max_extra": 0}):
+        options = Decoding(**changes)
+        assert not without_graph("spec", options, side, "cpu", lengths=True)
+        expected = greedy(sources, "ar", replace(options, beam=1), side)
+        for (this,), (that,) in zip(engine(sources, "spec", options, side), expected, strict=True):
+            assert (this.tokens, this.limited) == (that.tokens, that.limited)
+            assert this.logps == pytest.approx(that.logps, abs=1e-5)
+            assert this.score == pytest.approx(that.score, abs=1e-5)
+
+
+def test_drafts_that_hold_save_passes() -> None:
+    """Where the decoder does not see what it wrote, the query side writes what the NAR side writes: here 11 tokens."""
+    model = model_of(norm="pre")
+    with torch.no_grad():
+        for layer in model.decoder:
+            layer.attention.out.weight.zero_()
+        model.target_positions[12] += 100 * model.output_weight[EOS]
+        model.encoder_norm.bias[0] += 50
+        model.length_table.zero_()[11, 0] = 1.0
+    nothing, far = torch.zeros(32, 1), torch.tensor([-1e5, 0.0, -1e5, -1e5])  # each token at its place
+    model.draft_head = DraftHead(nothing, nothing, torch.zeros(50), 100 * far, torch.tensor([1e4]))
+    engine = Engine(model)
+    expected = engine(BATCH[:3], "ar", Decoding(beam=1, max_ratio=3.0), "query")
+    assert {output.passes for (output,) in expected} == {12}
+    for window, passes in ((64, 2), (11, 2), (5, 3), (3, 4), (1, 7)):  # one drafts
+        found = engine(BATCH[:3], "spec", Decoding(max_ratio=3.0, verify_window=window), "query")
+        assert [one.tokens for (one,) in found] == [one.tokens for (one,) in expected]
+        assert {output.passes for (output,) in found} == {passes}
+
+
 def test_outputs_of_different_lengths_are_compared() -> None:
     """Otherwise the test above would not see how searches end."""
     model = model_of(**MODELS["pre"])
@@ -115,7 +165,9 @@ def test_a_text_does_not_depend_on_its_neighbours(search: str) -> None:
         ("ar", {"beam": 1}, "masks"),
         ("nar", {"remove_repeats": True}, "content"),
         ("nar", {"no_repeat_ngram": 2, "rewrite_repeats": 1, "avoid_repeats": True}, "content"),
-        ("spec", {}, "content"),
+        ("spec", {"redraft": "ar"}, "content"),
+        ("spec", {"draft_iters": 2}, "content"),
+        ("spec", {"first_token": 7}, "content"),
     ],
 )
 def test_what_has_no_graph_is_left_to_torch(mode: Any, changes: dict[str, Any], side: Any) -> None:

@@ -1,0 +1,114 @@
+"""Is speculative decoding faster than greedy search, and is its text greedy's? Sentences one by one, on a CPU.
+
+    python benchmarks/speculation.py RUN FILE… [--sentences 500] [--turns 5] [--threads 1] [--set verify_window=7]
+
+Both run in this process, in ONNX Runtime where they can, and take turns. A sentence's time is the median of its turns
+(CPU time, if there is one thread, so that other programs disturb less). Where texts differ, both tokens at the first
+difference are scored in float64: a lead within 1e-5 nats is a tie; anything more is a mistake: exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import torch
+from lossless import lead_of
+
+from janus_cli.core.batch import EOS, pad
+from janus_cli.core.search import Output
+from janus_cli.data.lines import Lines
+from janus_cli.decoding.modes import Plan, choose, own_recipe
+from janus_cli.decoding.translate import read_model
+from janus_cli.engines.engine import Engine
+from janus_cli.training.checkpoint import find_checkpoint
+
+TURN = 50  # sentences
+TIE = 1e-5  # nats
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("run", type=Path)
+    options.add_argument("files", type=Path, nargs="+")
+    options.add_argument("--sentences", type=int, default=500)
+    options.add_argument("--turns", type=int, default=5)
+    options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a knob of mode spec")
+    asked = options.parse_args()
+    torch.set_num_threads(asked.threads)
+    run, folder = find_checkpoint(asked.run, None)
+    recipe = own_recipe(folder, [])
+    model, tokenizers = read_model(run, folder)
+    knobs = {key: int(value) if value.isdigit() else value for key, value in (s.split("=") for s in asked.set)}
+    plans = {"greedy": choose(recipe, {"mode": "ar", "beam": 1}), "spec": choose(recipe, {"mode": "spec", **knobs})}
+    engine, side = Engine(model), recipe.ar_stream
+    for name, plan in plans.items():
+        sys.stdout.write(f"{name}: {engine.name(plan.mode, plan.options, side)}\n")
+    sys.stdout.write(f"draft head: {'yes' if model.draft_head else 'none'}\n")
+    mistakes = 0
+    for file in asked.files:
+        lines = [line for line in Lines(file) if line.strip()][: asked.sentences]
+        sources = [pad([[*ids[: recipe.reads], EOS]]) for ids in tokenizers.source.encode(lines)]
+        clock = time.thread_time if asked.threads == 1 else time.perf_counter
+        outputs, seconds = measured(engine, plans, sources, asked.turns, clock)
+        ties, wrong = differences(model, sources, outputs, side or "content")
+        mistakes += wrong
+        report(file.name, outputs, seconds, ties, wrong)
+    return 1 if mistakes else 0
+
+
+def measured(
+    engine: Engine, plans: dict[str, Plan], sources: list[torch.Tensor], turns: int, clock: Any
+) -> tuple[dict[str, list[Output]], dict[str, list[float]]]:
+    """For each plan, the output of each sentence and its time in seconds."""
+    outputs: dict[str, list[Output]] = {name: [] for name in plans}
+    times: dict[str, list[list[float]]] = {name: [[] for _ in sources] for name in plans}
+    for turn in range(turns):
+        for start in range(0, len(sources), TURN):
+            for name, plan in plans.items():
+                side = plan.recipe.ar_stream
+                engine(sources[start], plan.mode, plan.options, side)  # its weights are in the CPU's cache again
+                for place in range(start, min(start + TURN, len(sources))):
+                    begun = clock()
+                    found = engine(sources[place], plan.mode, plan.options, side)
+                    times[name][place].append(clock() - begun)
+                    if not turn:
+                        outputs[name].append(found[0][0])
+    return outputs, {name: [median(each) for each in some] for name, some in times.items()}
+
+
+def differences(
+    model: Any, sources: list[torch.Tensor], outputs: dict[str, list[Output]], side: Any
+) -> tuple[int, int]:
+    """How many texts differ by a tie, and how many by more."""
+    ties = wrong = 0
+    for source, one, other in zip(sources, outputs["greedy"], outputs["spec"], strict=True):
+        if one.tokens != other.tokens:
+            tied = lead_of(model, source, one.tokens, other.tokens, side) <= TIE
+            ties, wrong = ties + tied, wrong + (not tied)
+    return ties, wrong
+
+
+def report(name: str, outputs: dict[str, list[Output]], seconds: dict[str, list[float]], ties: int, wrong: int) -> None:
+    """One paragraph about a file."""
+    count, written = len(outputs["spec"]), sum(len(output.logps) for output in outputs["greedy"])
+    passes = {key: mean(output.passes for output in some) for key, some in outputs.items()}
+    verified = count * (passes["spec"] - 1)
+    total = {key: sum(some) for key, some in seconds.items()}
+    sys.stdout.write(
+        f"{name}: {count:,} sentences of {written / count:.1f} tokens, EOS included\n"
+        f"  equal texts {count - ties - wrong:,}, ties {ties}, others {wrong}\n"
+        f"  passes {passes['greedy']:.2f} greedy, {passes['spec']:.2f} spec, the draft's included; "
+        f"{written / verified:.2f} tokens a verifying pass, {written / verified - 1:.2f} of them drafted\n"
+        f"  ms a sentence, p50: {1000 * median(seconds['greedy']):.2f} greedy, "
+        f"{1000 * median(seconds['spec']):.2f} spec; all together {total['greedy'] / total['spec']:.2f} times as fast\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

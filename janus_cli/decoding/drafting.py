@@ -1,0 +1,109 @@
+"""`janus draft-head`: fits the head that makes speculative decoding's drafts, on the model's own outputs and drafts."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from janus_cli import console
+from janus_cli.console import counted
+from janus_cli.core.batch import EOS, MASK, PAD, pad
+from janus_cli.core.draft_head import CANDIDATES, Draft, Examples, examples, fit
+from janus_cli.core.knobs import ONE_BEST
+from janus_cli.core.model import Transformer
+from janus_cli.core.search.mask_predict import masks, predicted_lengths
+from janus_cli.core.steps import log_probabilities, never_written
+from janus_cli.core.stream import framed, masked
+from janus_cli.data.extract import source_lines
+from janus_cli.data.tokenizer import Tokenizer
+from janus_cli.decoding.distill import Sources, prepared_of
+from janus_cli.decoding.modes import Plan, choose, own_recipe
+from janus_cli.decoding.translate import read_model
+from janus_cli.engines.engine import Engine
+from janus_cli.errors import DataError, UsageError
+from janus_cli.runs import Run
+from janus_cli.terminal import command
+from janus_cli.training import draft_head
+from janus_cli.training.checkpoint import find_checkpoint
+
+SEED = 1
+BATCH = 64  # sentences
+
+
+@dataclass(kw_only=True)
+class MakeHead:
+    """`janus draft-head`. source: text to draft for; None: that of the training data. sentences: of it, at most."""
+
+    run: Path | None
+    checkpoint: Path | None
+    source: Path | None
+    column: str | None
+    sentences: int
+    force: bool
+
+    def do(self) -> None:
+        """Raises UsageError if the model cannot draft, or has a head; DataError if there is no source."""
+        run, folder = find_checkpoint(self.run, self.checkpoint)
+        recipe = own_recipe(folder, [])
+        plan = choose(recipe, {"mode": "spec"})  # refuses models that cannot
+        greedy = choose(recipe, {"mode": "ar", "beam": 1, **ONE_BEST})
+        if (folder / draft_head.FILE).exists() and not self.force:
+            raise UsageError(f"{folder / draft_head.FILE} exists", "replace it with --force")
+        model, tokenizers = read_model(run, folder, head=False)
+        lines = self._sources(run, plan, tokenizers.source)
+        console.say(f"drafting {counted(len(lines), 'sentence')} with {run.path}, checkpoint {folder.name}")
+        begun = time.monotonic()
+        found = [*_drafted(model, lines, greedy)]
+        every = Examples(*(torch.cat(part) for part in zip(*found, strict=True)))
+        if not bool(((every.candidates == every.following[:, None]) & (every.logps > -1e29)).any()):
+            raise DataError("no token of greedy's outputs is among those drafted", "train the model for longer")
+        head, right = fit(model.output_weight.detach(), every)
+        file = draft_head.write(folder, head)
+        console.say(
+            f"{file}: {file.stat().st_size:,} bytes, in {time.monotonic() - begun:.0f} s; after the right tokens, "
+            f"{100 * right:.0f} % of {len(every.last):,} tokens are drafted as greedy search writes them"
+        )
+        words = ["janus", "decode", "--run", run.path, "--mode", "spec", "--batch-sentences", "1"]
+        console.say(f"next: {command(*words)}")
+
+    def _sources(self, run: Run, plan: Plan, tokenizer: Tokenizer) -> list[list[int]]:
+        """Ids of the sources, without EOS, of at most the length that the model reads; in order of length."""
+        recipe, choice = plan.recipe, random.Random(SEED)
+        if self.source:
+            text = [line for line in source_lines(recipe.data, self.source, self.column, strict=True) if line.strip()]
+            ids = tokenizer.encode(choice.sample(text, min(self.sentences, len(text))))
+        else:
+            train = Sources(prepared_of(run, recipe), recipe).prepared.train
+            rows = choice.sample(range(len(train)), min(self.sentences, len(train)))
+            ids = [train.pair(row)[0].tolist() for row in rows]
+        if not ids:
+            raise DataError(f"{self.source} has no text", "name text with --source")
+        return sorted((row[: recipe.reads] for row in ids), key=len)
+
+
+def _drafted(model: Transformer, lines: Sequence[Sequence[int]], greedy: Plan) -> Iterator[Examples]:
+    engine = Engine(model)
+    with console.progress("drafting", len(lines)) as bar:
+        for start in range(0, len(lines), BATCH):
+            source = pad([[*ids, EOS] for ids in lines[start : start + BATCH]])
+            outputs = engine(source, "ar", greedy.options, greedy.recipe.ar_stream)
+            with torch.inference_mode():
+                draft = candidates(model, source, greedy)
+            yield examples(draft, pad([each[0].tokens or [PAD] for each in outputs]))
+            bar.advance(len(source))
+
+
+def candidates(model: Transformer, source: torch.Tensor, plan: Plan) -> Draft:
+    """The likeliest tokens of each place of one NAR pass, at the likeliest length. source (B, S)."""
+    memory = model.encode(source, source != PAD)
+    lengths, _ = predicted_lengths(model.length_logits(memory), 1, model.knobs.max_length - 2)
+    target = framed(masks(lengths[:, 0]))
+    states = model.decode(masked(target, (target == MASK).long()), memory)[:, 1:-1]
+    logps = log_probabilities(model, states.flatten(0, 1), never_written(plan.options).or_eos)
+    sure, tokens = (each.view(*states.shape[:2], -1) for each in logps.topk(CANDIDATES, dim=1))
+    return Draft(tokens, sure, lengths[:, 0])

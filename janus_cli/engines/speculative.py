@@ -1,0 +1,208 @@
+"""Greedy search that verifies drafts, as one ONNX graph for one sentence: greedy's text in fewer passes.
+
+One NAR pass gives the likeliest tokens of every place of the likeliest length. A draft is a chain of these: what
+follows a token is sought at the places near its own, so that the draft goes on where left-to-right search is, even if
+that needs more or fewer words. A draft head, if there is one, says which tokens follow each other. What follows a token
+depends on nothing else, so all chains are known before the first token is verified, and drafting costs little.
+
+At batch 1 half of a pass's time goes to the number of its nodes, so what can be computed once is.
+
+Speculative decoding: Leviathan et al., ICML 2023; Stern et al., NeurIPS 2018, for greedy search. The draft head:
+`core/draft_head.py`.
+"""
+
+from __future__ import annotations
+
+from math import log
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from janus_cli.core.batch import BOS, EOS, MASK
+from janus_cli.core.draft_head import CANDIDATES, DISTANCES, NEAR, DraftHead
+from janus_cli.core.knobs import Decoding
+from janus_cli.core.steps import Unwritten
+from janus_cli.engines.graph import State, Value
+from janus_cli.engines.left_to_right import NextToken, Side
+from janus_cli.engines.network import HIDDEN, Network, Source
+
+SURE = 0.2  # probability of a draft after its first token; it is cut where it is less
+LONGEST = 16  # tokens of a draft
+
+
+def of_head(head: DraftHead, table: Tensor) -> dict[str, Tensor]:
+    """A head as weights of a graph, with its transitions for each token, (V, r). table: (V, D), the output table."""
+    tokens = {"draft.before": table @ head.before, "draft.after": table @ head.after}
+    return tokens | {"draft.bias": head.bias, "draft.distances": head.distances, "draft.scale": head.scale}
+
+
+class Chains(NamedTuple):
+    """What is drafted after a token at place p, for all p. C candidates near p; W tokens of a draft.
+
+    reach (L + 2, C), nats, without what the token says; after (L + 2, C, r) or None. Of the chain that begins with a
+    candidate: tokens (C * (L + 2), W), counts (…, 1) of those that are sure, and places (…, W + 1) of the tokens that
+    are written when so many are accepted.
+    """
+
+    reach: Value
+    after: Value | None
+    tokens: Value
+    counts: Value
+    places: Value
+
+
+class Speculative:
+    """`speculative` with one draft. L tokens of the draft, m proposals that a pass verifies."""
+
+    def __init__(self, network: Network, options: Decoding, side: Side, never: Unwritten) -> None:
+        self.network, self.graph, self.side, self.never = network, network.graph, side, never
+        self.window = min(options.verify_window, options.draft_length, LONGEST)
+        self.fan = min(CANDIDATES, network.vocabulary - 1)
+        self.near = NEAR * self.fan
+        self.head = "draft.before" in network.shapes
+
+    def search(self, source: Value, limit: Value) -> State:
+        """source (1, S); limit (1,) int64, tokens at most, EOS included.
+
+        Gives tokens, logps (T,) and passes (1,); without an EOS among the first `limit` - 1 they are not greedy's.
+        """
+        graph, memory = self.graph, self.network.encode(source, padded=False)
+        step = NextToken(self.network, memory, self.side, self.never)
+        chains = self._chains(memory, limit)
+        verify = _Verify(step, limit + (LONGEST + 1))
+        places, proposals = self._next(chains, graph.ints(0), graph.ints(BOS))
+        enough = limit - 1  # outside of the loop, as all that stays the same
+
+        def turn(number: Value, state: State) -> tuple[Value, State, State]:
+            new = verify(state)
+            accepted, last = new.pop("accepted"), new.pop("last")
+            place = state["places"].gather(accepted)
+            places, proposals = self._next(chains, place, last)
+            going = (new["known"] < enough).squeeze(0) & ~last.equals(EOS)
+            new |= {"last": last.unsqueeze(0), "places": places, "proposals": proposals, "passes": number + 2}
+            return going, new, {}
+
+        state = {
+            "last": graph.ints([BOS]), "known": graph.ints([0]), "passes": graph.ints(1),
+            "tokens": graph.ints(np.zeros(0)), "logps": graph.floats(np.zeros(0)), "places": places,
+            "proposals": proposals, **step.empty(graph.ints([1])),
+        }  # fmt: skip
+        last, _ = graph.loop(limit.squeeze(0), state, turn)
+        return {name: last[name] for name in ("tokens", "logps", "passes")}
+
+    def _next(self, chains: Chains, place: Value, last: Value) -> tuple[Value, Value]:
+        """The places and proposals after the token `last` () at `place` ()."""
+        graph, scores = self.graph, chains.reach.gather(place)
+        if chains.after is not None:
+            before = self.network.weight("draft.before").gather(last)  # (r,)
+            scores = scores + graph.op("MatMul", chains.after.gather(place), before)
+        first = place * self.near + graph.op("ArgMax", scores, result=np.int64, axis=0, keepdims=0)
+        proposals = chains.tokens.gather(first).cut(0, chains.counts.gather(first), 0)
+        return chains.places.gather(first), proposals
+
+    def _chains(self, memory: Source, limit: Value) -> Chains:
+        """The NAR pass, and all that follows from it."""
+        graph, network, fan = self.graph, self.network, self.fan
+        tokens, scores, length = self._candidates(memory, limit)
+        every, place = length + 2, graph.range(length + 2).unsqueeze(1)  # BOS, the draft, EOS: (L + 2, 1)
+        near = place + graph.range(graph.ints([NEAR]))
+        after, distances = None, graph.floats(DISTANCES)
+        if self.head:
+            distances = network.weight("draft.distances")
+            scores = scores + network.weight("draft.bias").gather(tokens)
+        reach = (scores.gather(near) + distances.unsqueeze(1)).reshape(-1, 1, self.near)
+        joint = reach
+        if self.head:
+            before = network.weight("draft.before").gather(tokens.cut(0, every, 0))  # (L + 2, fan, r)
+            after = network.weight("draft.after").gather(tokens.gather(near).reshape(-1, self.near))
+            joint = reach + graph.op("MatMul", before, graph.op("Transpose", after, perm=[0, 2, 1]))
+        joint = joint.expand(every, fan, self.near)
+        jump = (graph.op("ArgMax", joint, result=np.int64, axis=2, keepdims=0) + place * fan).reshape(-1)
+        sure = graph.op("LogSoftmax", joint, axis=2).over("Max", 2).reshape(-1)
+        ids = tokens.cut(0, every, 0).reshape(-1)  # (Q,)
+        chain, counts = self._follow(jump, sure, graph.where(ids.equals(EOS), HIDDEN, 0.0))
+        begin = graph.op("Min", (place * fan + graph.range(graph.ints([self.near]))).reshape(-1), every * fan - 1)
+        chain, own = chain.gather(begin), place.expand(every, self.near).reshape(-1, 1)
+        places = graph.op("Min", graph.concat(own, chain // fan, axis=1) + 1, length + 1)
+        return Chains(reach.squeeze(1), after, ids.gather(chain), counts.gather(begin), places)
+
+    def _follow(self, jump: Value, sure: Value, ends: Value) -> tuple[Value, Value]:
+        """What follows each candidate: jump (Q,) its successor, sure (Q,) of that, nats; ends (Q,), HIDDEN for EOS.
+
+        Gives the chains (Q, W) of candidates, themselves first, and how many (Q, 1) of these are sure and before EOS.
+        """
+        graph, size = self.graph, 1
+        chain, certainty = graph.range(jump.size(0)).unsqueeze(1), ends.unsqueeze(1)
+        sure = sure + ends
+        while size < self.window:
+            chain = graph.concat(chain, chain.gather(jump), axis=1)
+            certainty = graph.concat(certainty, certainty.gather(jump) + sure.unsqueeze(1), axis=1)
+            sure, jump, size = sure + sure.gather(jump), jump.gather(jump), 2 * size
+        chain, certainty = (each.cut(0, self.window, 1) for each in (chain, certainty))
+        return chain, (certainty > log(SURE)).to(np.int64).over("Sum", 1, keep=True)
+
+    def _candidates(self, memory: Source, limit: Value) -> tuple[Value, Value, Value]:
+        """Tokens and scores (L + 1 + NEAR, fan) of BOS, the draft, EOS and places after it; the length L (1,)."""
+        graph, network, fan = self.graph, self.network, self.fan
+        known = network.length_logits(memory).cut(1, network.knobs.max_length - 1, 1)
+        length = graph.op("ArgMax", known, result=np.int64, axis=1, keepdims=0) + 1
+        length = graph.op("Max", graph.op("Min", length, limit - 1), graph.ints([1]))
+        frame = graph.concat(graph.ints([BOS]), graph.ints([MASK]).expand(length), graph.ints([EOS]), axis=0)
+        positions = graph.range(length + 2)
+        left = network.to_the_left(positions) if network.knobs.causal_attention else None
+        states, _ = network.decode(frame, network.at(positions), memory, (None, left), alone=True)
+        logits = network.logits(states.cut(1, length + 1, 0), self.never.or_eos)
+        logps = graph.op("LogSoftmax", network.allowed(logits, self.never.or_eos), axis=1)
+        if self.head:
+            logps = logps * network.weight("draft.scale")
+        scores, tokens = logps.top(fan)
+        outside = np.full((1 + NEAR, fan), HIDDEN)
+        outside[1, 0] = 0.0  # EOS
+        ids = np.full((1 + NEAR, fan), EOS)
+        ids[0] = BOS
+        scores = graph.concat(graph.floats(outside[:1]), scores, graph.floats(outside[1:]), axis=0)
+        return graph.concat(graph.ints(ids[:1]), tokens, graph.ints(ids[1:]), axis=0), scores, length
+
+
+class _Verify:
+    """A pass over the last token and proposals. most: (1,), slots that there will ever be, at most."""
+
+    def __init__(self, step: NextToken, most: Value) -> None:
+        self.step, self.network, self.graph = step, step.network, step.network.graph
+        self.left = self.network.to_the_left(self.graph.range(most))  # (1, 1, most, most)
+        beyond = self.graph.floats(np.zeros((LONGEST + 2, self.network.knobs.width)))
+        self.positions = self.graph.concat(self.network.weight("target_positions"), beyond, axis=0)
+
+    def __call__(self, state: State) -> State:
+        """The state with what was accepted of its proposals (m,) and the model's own token after them, `last` ()."""
+        graph, network, known = self.graph, self.network, state["known"]
+        logits, cache = self._logits(graph.concat(state["last"], state["proposals"], axis=0), known, state)
+        best = graph.op("ArgMax", network.allowed(logits, self.step.never), result=np.int64, axis=1, keepdims=0)
+        agreed = best.equals(graph.concat(state["proposals"], graph.ints([-1]), axis=0)).to(np.int32)
+        accepted = graph.op("ArgMin", agreed, result=np.int64, axis=0, keepdims=0)
+        count = accepted.unsqueeze(0) + 1
+        written, end = best.cut(0, count, 0), known + count
+        logps = graph.op("LogSoftmax", logits.cut(0, count, 0), axis=1)
+        return {
+            "tokens": graph.concat(state["tokens"], written, axis=0), "last": best.gather(accepted),
+            "logps": graph.concat(state["logps"], network.allowed(logps, self.step.never).over("Max", 1), axis=0),
+            "accepted": accepted, "known": end, **{name: cache[name].cut(0, end, 2) for name in self.step.names},
+        }  # fmt: skip
+
+    def _logits(self, read: Value, known: Value, cache: State) -> tuple[Value, State]:
+        """read (m + 1,), after `known` (1,) slots in the cache -> (m + 1, V), and the cache with their slots."""
+        graph, count, step = self.graph, read.size(0), self.step
+        end, keys = known + count, None
+        seen, positions = self.left.cut(known, end, 2).cut(0, end, 3), self.positions.cut(known, end, 0)
+        if step.side == "query":  # MASKs, each at the next position, that see what the tokens see
+            read = graph.concat(read, graph.ints([MASK]).expand(count), axis=0)
+            positions = graph.concat(positions, self.positions.cut(known + 1, end + 1, 0), axis=0)
+            seen, keys = graph.concat(seen, seen, axis=2), count
+        slots = [cache[name] for name in step.names]
+        pasts = list(zip(slots[::2], slots[1::2], strict=True))
+        states, kept = self.network.decode(read, positions, step.memory, (seen, seen), pasts, keys=keys, alone=True)
+        if step.side == "query":
+            states = states.cut(count, count + count, 0)
+        new = [each for pair in kept for each in pair]
+        return self.network.logits(states, step.never), dict(zip(step.names, new, strict=True))

@@ -1,0 +1,70 @@
+"""`janus draft-head`: a small file beside the checkpoint's weights, which changes no output."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import Janus
+
+STEPS = Path("runs/janus/checkpoints")
+FILE = "draft-head.safetensors"
+
+
+@pytest.fixture
+def draft_head(any_janus: Janus) -> Janus:
+    return partial(any_janus, "draft-head")
+
+
+def test_it_changes_no_output(draft_head: Janus, any_janus: Janus) -> None:
+    spec = "decode", "runs/janus", "--mode", "spec", "--out"
+    greedy = any_janus("decode", "runs/janus", "--mode", "ar", "--beam", "1", "--out", "greedy.txt")
+    assert (greedy[0], any_janus(*spec, "before.txt")[0]) == (0, 0)
+    code, out, err = draft_head("runs/janus")
+    assert (code, out) == (0, "")
+    assert str(STEPS / "step-000002" / FILE) in err.replace(str(Path.cwd()), "").replace("\n", "")
+    assert any_janus(*spec, "after.txt")[0] == 0
+    texts = {Path(f"{name}.txt").read_bytes() for name in ("greedy", "before", "after")}
+    assert len(texts) == 1
+
+
+def test_the_same_call_makes_the_same_file(draft_head: Janus) -> None:
+    file = STEPS / "last" / FILE
+    assert draft_head()[0] == 0
+    first = file.read_bytes()
+    code, _, err = draft_head()
+    assert code == 2
+    assert "--force" in err
+    assert draft_head("--force")[0] == 0
+    assert file.read_bytes() == first
+
+
+def test_other_text_can_be_drafted_for(draft_head: Janus) -> None:
+    shutil.rmtree("data/demo")
+    Path("some.txt").write_text("a b c\n\nd e f g\n", encoding="utf-8")
+    assert draft_head()[0] != 0
+    assert not (STEPS / "last" / FILE).exists()
+    assert draft_head("--source", "some.txt")[0] == 0
+    Path("empty.txt").write_text("\n", encoding="utf-8")
+    assert draft_head("--source", "empty.txt", "--force")[0] == 3
+
+
+def test_a_head_of_other_weights_or_a_damaged_one_is_refused(draft_head: Janus, any_janus: Janus) -> None:
+    assert draft_head("--checkpoint", "step-000001")[0] == 0
+    for damage in (b"", b"no tensors"):
+        shutil.copy(STEPS / "step-000001" / FILE, STEPS / "step-000002" / FILE)
+        if damage:
+            (STEPS / "step-000002" / FILE).write_bytes(damage)
+        code, _, err = any_janus("decode", "runs/janus", "--checkpoint", "step-000002", "--out", "x.txt")
+        assert code == 4
+        assert FILE in err
+        assert "janus draft-head" in err
+    assert draft_head("--checkpoint", "step-000002", "--force")[0] == 0
+
+
+@pytest.mark.parametrize("run", ["ar", "cmlm"])
+def test_a_model_that_cannot_draft_or_verify_is_refused(draft_head: Janus, run: str) -> None:
+    code, _, err = draft_head(f"runs/{run}")
+    assert code == 2
+    assert "spec" in err
