@@ -282,12 +282,12 @@ def test_spread_and_rotation() -> None:
 
 def test_rows_of_another_engine_or_precision() -> None:
     recipe = recipe_load.load("demo", [])
-    plans, left_out = select(recipe, ["ar.beam1", "ar.beam1.int8", "nar4.lb5.rerank.torch", "spec.int8"])
+    plans, left_out = select(recipe, ["ar.beam1", "ar.beam1.int8", "nar4.lb5.rerank.torch", "semi4.int8"])
     assert {name: (plan.options.engine, plan.options.precision) for name, plan in plans.items()} == {
         "ar.beam1": ("auto", "float32"), "ar.beam1.int8": ("auto", "int8"),
         "nar4.lb5.rerank.torch": ("torch", "float32"),
     }  # fmt: skip
-    assert list(left_out) == ["spec.int8"]
+    assert list(left_out) == ["semi4.int8"]
     for other in (["decoding.precision=bf16"], []):
         plans, left_out = select(
             recipe_load.load("demo", other), ["ar.beam1", "ar.beam1.int8"], "cpu" if other else "cuda"
