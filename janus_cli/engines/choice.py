@@ -9,7 +9,7 @@ from janus_cli.errors import UsageError
 UNKNOWN = {  # options that graphs do not know
     "ar": ("temperature", "diversity"),
     "spec": ("first_token",),
-    "nar": ("remove_repeats", "no_repeat_ngram", "avoid_repeats", "rewrite_repeats"),
+    "nar": ("no_repeat_ngram", "avoid_repeats"),
 }
 
 
@@ -37,6 +37,8 @@ def _without_graph(mode: Mode, options: Decoding, side: ARSide | None, device: s
         return "graphs run on a CPU, in float32 or int8"
     if mode not in UNKNOWN or (mode != "ar" and not lengths):
         return f"no graph for {mode}" + " without predicted lengths" * (mode == "nar")
+    if mode == "nar" and options.rewrite_repeats > 1:
+        return "no graph for rewrite_repeats above 1"
     if mode == "spec" and (options.redraft != "nar" or options.draft_iters > 1):
         return "no graph for other drafts than one NAR pass"
     if side not in ("content", "query") and (mode != "nar" or options.rerank == "ar"):

@@ -12,6 +12,7 @@ from janus_cli.core.steps import Unwritten
 from janus_cli.engines.graph import State, Value
 from janus_cli.engines.left_to_right import Results, Side, scores
 from janus_cli.engines.network import HIDDEN, Network, Source
+from janus_cli.engines.repeats import less_certain, without
 
 
 class MaskPredict:
@@ -39,13 +40,15 @@ class MaskPredict:
             total, fan = total.reshape(-1), keep
         state = {"tokens": tokens, "logps": logps, "read": rows.masks, "passes": graph.ints([1]).expand(batch)}
         state, _ = graph.loop(most - 1, state, lambda turn, state: self._turn(rows, turn + 1, most, fan, state))
-        tokens, passes = state["tokens"], state["passes"]
+        tokens, logps, lengths, passes = state["tokens"], state["logps"], rows.lengths, state["passes"]
+        if self.options.remove_repeats:
+            tokens, logps, lengths = without(tokens, logps)
         if side:
-            total = scores(self.network, memory, rows.framed(tokens), side, self.never)
+            total = scores(self.network, memory, self.framed(tokens, lengths), side, self.never)
             passes = passes + 1
         elif not keep or self.options.rerank == "nar":
-            total = state["logps"].over("Sum", 1) / rows.lengths.squeeze(1).to(np.float32)
-        return {**self._best(tokens, state["logps"], rows.lengths, total.reshape(batch, fan)), "passes": passes}
+            total = logps.over("Sum", 1) / lengths.squeeze(1).to(np.float32)
+        return {**self._best(tokens, logps, lengths, total.reshape(batch, fan)), "passes": passes}
 
     def _best(self, tokens: Value, logps: Value, lengths: Value, total: Value) -> Results:
         """The best rows of each sentence. tokens, logps (R, T), lengths (R, 1), total (B, R / B)."""
@@ -59,7 +62,7 @@ class MaskPredict:
     def _turn(self, rows: _Rows, done: Value, most: Value, fan: int, state: State) -> tuple[Value, State, State]:
         """The pass after `done` ones."""
         graph, tokens, logps = self.graph, state["tokens"], state["logps"]
-        places, hidden = self._hidden(rows, logps, done, most)
+        places, hidden = self._hidden(rows, tokens, logps, done, most)
         reading = tokens.put(places, graph.where(hidden, MASK, tokens.pick(places)))
         changed, asks = (~reading.equals(state["read"])).any(1), hidden.any(1)
         states = rows.states(reading)  # (R, T, D)
@@ -79,14 +82,32 @@ class MaskPredict:
         )  # nothing hidden once, nothing later
         return more, {"tokens": tokens, "logps": logps, "read": reading, "passes": passes}, {}
 
-    def _hidden(self, rows: _Rows, logps: Value, done: Value, most: Value) -> tuple[Value, Value]:
-        """Places (R, k) of the least certain tokens, and which of them (R, k) bool are hidden after pass `done`."""
+    def _hidden(self, rows: _Rows, tokens: Value, logps: Value, done: Value, most: Value) -> tuple[Value, Value]:
+        """Places (R, k) of what may be hidden after pass `done`, and which of them (R, k) bool are.
+
+        These are the least certain tokens, and repeats.
+        """
         graph = self.graph
         count = rows.lengths * (most - done) // most  # (R, 1)
         largest = graph.op("Max", count.over("Max", 0), graph.ints([1]))
         worst, places = graph.where(rows.real, logps, -HIDDEN).top(largest, largest=False)
         hidden = graph.range(largest) < count
-        return places, hidden & (worst < log(self.options.sure)) if self.options.sure < 1 else hidden
+        if self.options.sure < 1:
+            hidden = hidden & (worst < log(self.options.sure))
+        if not self.options.rewrite_repeats:
+            return places, hidden
+        again = (less_certain(tokens, logps) & rows.real).to(np.int64)
+        every = graph.op("Max", (rows.masks * 0).put(places, hidden.to(np.int64)), again)  # (R, T)
+        sizes = every.over("Sum", 1, keep=True)
+        largest = graph.op("Max", sizes.over("Max", 0), graph.ints([1]))
+        return every.top(largest)[1], graph.range(largest) < sizes
+
+    def framed(self, tokens: Value, lengths: Value) -> Value:
+        """tokens (R, T), lengths (R, 1) -> (R, T + 2): BOS, tokens, EOS, PAD."""
+        graph, first = self.graph, self.graph.ints([[0]]).expand(tokens.size(0), 1)
+        body = graph.concat(tokens, first + PAD, axis=1)
+        ends = graph.range(body.size(1)).equals(lengths)
+        return graph.concat(first + BOS, graph.where(ends, EOS, body), axis=1)
 
     def choices(self, states: Value) -> tuple[Value, Value, Value]:
         """states (R, k, D) -> the best token and its log-probability, (R, k) each; all log-probabilities (R * k, V)."""
@@ -121,16 +142,9 @@ class _Rows:
         """Some of them."""
         return _Rows(self.search, self.memory, self.lengths.gather(rows), alone=alone)
 
-    def framed(self, tokens: Value) -> Value:
-        """(R, T) -> (R, T + 2): BOS, tokens, EOS, PAD."""
-        graph, first = self.graph, self.graph.ints([[0]]).expand(tokens.size(0), 1)
-        body = graph.concat(tokens, first + PAD, axis=1)
-        ends = graph.range(body.size(1)).equals(self.lengths)
-        return graph.concat(first + BOS, graph.where(ends, EOS, body), axis=1)
-
     def states(self, tokens: Value) -> Value:
         """One pass over tokens (R, T) -> their states (R, T, D)."""
-        frame, network = self.framed(tokens), self.search.network
+        frame, network = self.search.framed(tokens, self.lengths), self.search.network
         positions = self.graph.range(frame.size(1))
         states, _ = network.decode(frame, network.at(positions), self.memory, (self.bias, self.left))
         return states.reshape(frame.size(0), -1, network.knobs.width).cut(1, frame.size(1) - 1, 1)

@@ -54,8 +54,18 @@ SEARCHES: dict[str, tuple[Any, dict[str, Any]]] = {
     "one pass": ("nar", {"length_beam": 3, "iters": 1, "rerank": "nar", "keep_lengths": 0}),
     "AR reranks": ("nar", {"length_beam": 5, "iters": 10, "rerank": "ar"}),
     "sure": ("nar", {"length_beam": 5, "iters": 6, "sure": 0.3}),
+    "no token twice in a row": ("nar", {"length_beam": 3, "iters": 4, "remove_repeats": True, "rerank": "nar"}),
+    "equal neighbours again": ("nar", {"length_beam": 3, "iters": 5, "rewrite_repeats": 1, "sure": 0.1}),
+    "both": ("nar", {"length_beam": 5, "iters": 4, "rewrite_repeats": 1, "remove_repeats": True, "rerank": "ar"}),
+    "both, all anew": (
+        "nar",
+        {"length_beam": 2, "iters": 3, "rewrite_repeats": 1, "remove_repeats": True, "update": "all"},
+    ),
     "all anew": ("nar", {"length_beam": 3, "iters": 4, "update": "all"}),
 }
+
+
+RULES = ("no_repeat_ngram", "min_length", "first_token", "remove_repeats", "rewrite_repeats")
 
 
 def model_of(vocabulary: int = 50, **knobs: Any) -> Transformer:
@@ -163,7 +173,7 @@ def test_a_text_does_not_depend_on_its_neighbours(search: str) -> None:
         ("ar", {"beam": 4, "nbest": 4, "diversity": 0.5}, "content"),
         ("ar", {"temperature": 0.7}, "content"),
         ("ar", {"beam": 1}, "masks"),
-        ("nar", {"remove_repeats": True}, "content"),
+        ("nar", {"avoid_repeats": True}, "content"),
         ("nar", {"no_repeat_ngram": 2, "rewrite_repeats": 1, "avoid_repeats": True}, "content"),
         ("spec", {"redraft": "ar"}, "content"),
         ("spec", {"draft_iters": 2}, "content"),
@@ -218,11 +228,13 @@ def test_what_only_a_graph_could_do_is_refused() -> None:
         without_graph("ar", Decoding(engine="onnx"), "content", "cuda", lengths=True)
 
 
-@pytest.mark.parametrize("name", [name for name in SEARCHES if name.startswith(("no ", "at least", "a first"))])
+@pytest.mark.parametrize(
+    "name", [name for name in SEARCHES if name.startswith(("no ", "at least", "a first", "equal", "both"))]
+)
 def test_each_rule_changes_something(name: str) -> None:
     """Otherwise the first test would not see it."""
     mode, changes = SEARCHES[name]
-    free = {key: value for key, value in changes.items() if key not in ("no_repeat_ngram", "min_length", "first_token")}
+    free = {key: value for key, value in changes.items() if key not in RULES}
     engine = Engine(model_of(**MODELS["pre"]))
     ruled, other = (engine(BATCH, mode, Decoding(**each), "content") for each in (changes, free))
     assert [row[0].tokens for row in ruled] != [row[0].tokens for row in other]

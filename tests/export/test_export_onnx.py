@@ -143,7 +143,7 @@ def test_a_graph_gives_several_hypotheses_and_takes_other_passes(make_run: MakeR
     [
         ("bang", [], "bang"),
         ("prophetnet", [], "prophetnet"),
-        ("cmlm", ["decoding.remove_repeats=true"], "--set decoding.remove_repeats=false"),
+        ("cmlm", ["decoding.avoid_repeats=true"], "--set decoding.avoid_repeats=false"),
         ("ar", ["decoding.temperature=0.5"], "--set decoding.temperature=0.0"),
     ],
 )
