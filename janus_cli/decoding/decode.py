@@ -132,7 +132,10 @@ class Job(ABC):
         for warning in self.plan.warnings:
             console.warn(warning)
         if self.plan.mode == "spec" and not why and not (folder / draft_head.FILE).is_file():
-            console.say(f"it is faster with a draft head: {command('janus', 'draft-head', '--checkpoint', folder)}")
+            make = command("janus", "draft-head", "--checkpoint", folder)
+            console.say(
+                f"it is faster with a draft head (where its training data is missing, add --source FILE): {make}"
+            )
         if not self.dry_run:
             keep_freed_memory()
             self.translator = read_translator(run, folder, self.plan, self.chosen_device)

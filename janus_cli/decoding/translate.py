@@ -382,7 +382,7 @@ def load(
 
 def read_translator(run: Run, folder: Path, plan: Plan, device: torch.device) -> Translator:
     """A translator with a checkpoint's model that decodes as planned. Raises CheckpointError: see `read_model`."""
-    model, tokenizers = read_model(run, folder, device, plan.options.precision)
+    model, tokenizers = read_model(run, folder, device, plan.options.precision, head=plan.mode == "spec")
     return Translator(Engine(model), tokenizers, plan)
 
 

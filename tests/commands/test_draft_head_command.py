@@ -56,7 +56,9 @@ def test_a_head_of_other_weights_or_a_damaged_one_is_refused(draft_head: Janus, 
         shutil.copy(STEPS / "step-000001" / FILE, STEPS / "step-000002" / FILE)
         if damage:
             (STEPS / "step-000002" / FILE).write_bytes(damage)
-        code, _, err = any_janus("decode", "runs/janus", "--checkpoint", "step-000002", "--out", "x.txt")
+        decode = ("decode", "runs/janus", "--checkpoint", "step-000002", "--out", "x.txt", "--force")
+        assert any_janus(*decode)[0] == 0, "other modes do not read it"
+        code, _, err = any_janus(*decode, "--mode", "spec")
         assert code == 4
         assert FILE in err
         assert "janus draft-head" in err
