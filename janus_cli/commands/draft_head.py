@@ -28,9 +28,9 @@ def draft_head(
     force: options.Force = False,
 ) -> None:
     """Speculative decoding (`decode --mode spec`) drafts once, by one NAR pass, and verifies the draft from left to
-    right. The head says which of the likely tokens of neighbouring places follow each other, which makes drafts longer
-    that hold. It changes no output. The model decodes some source text greedily and drafts for it, and the head is
-    fitted to that, within minutes; it is a small file in the checkpoint's folder.
+    right. The head says which of the likely tokens of neighbouring places follow each other, so that more of a draft
+    holds. It changes no output. The model decodes some source text greedily and drafts for it, and the head is fitted
+    to that, within minutes; it is a small file in the checkpoint's folder.
 
     Examples:
       janus draft-head

@@ -111,7 +111,7 @@ class _Head(nn.Module):
 
 
 def fit(table: Tensor, every: Examples, rank: int = RANK) -> tuple[DraftHead, float]:
-    """The head, and how often its best candidate is the token that follows, among the last examples it saw.
+    """The head, and how often its best candidate is the token that follows, in a tenth that it was not fitted to.
 
     table: (V, D), the model's output table. Cross-entropy of the candidates that are the token that follows, over those
     examples that have one; the same numbers for the same examples.
@@ -122,10 +122,11 @@ def fit(table: Tensor, every: Examples, rank: int = RANK) -> tuple[DraftHead, fl
     spread = table.std()
     head, draws = _Head(table / spread, rank), torch.Generator().manual_seed(1)
     optimizer = torch.optim.AdamW(head.parameters(), lr=RATE, weight_decay=1e-4)
-    size = max(1, min(ROWS, len(right) // BATCHES))
-    batches = [rows for _ in range(EPOCHS) for rows in torch.randperm(len(right), generator=draws).split(size)]
+    order = torch.randperm(len(right), generator=draws)
+    held, seen = order[: len(order) // 10], order[len(order) // 10 :]
+    size = max(1, min(ROWS, len(seen) // BATCHES))
+    batches = [seen[rows] for _ in range(EPOCHS) for rows in torch.randperm(len(seen), generator=draws).split(size)]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=len(batches) + 1, pct_start=0.1)
-    hits: list[Tensor] = []
     for rows in batches:
         scores = head(Examples(*(part[rows] for part in every)))
         loss = (scores.logsumexp(1) - scores.masked_fill(~right[rows], HIDDEN).logsumexp(1)).mean()
@@ -133,6 +134,9 @@ def fit(table: Tensor, every: Examples, rank: int = RANK) -> tuple[DraftHead, fl
         loss.backward()
         optimizer.step()
         schedule.step()
-        hits.append(right[rows].gather(1, scores.argmax(1, keepdim=True)).float().mean())
+    judged = held if len(held) else seen
+    best = head(Examples(*(part[judged] for part in every))).argmax(1, keepdim=True)
     found = (head.before / spread, head.after / spread, head.bias, head.distances, head.scale)
-    return DraftHead(*(each.detach() for each in found)), float(hits[-1]) * float(some.float().mean())
+    return DraftHead(*(each.detach() for each in found)), float(right[judged].gather(1, best).float().mean()) * float(
+        some.float().mean()
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -33,6 +34,7 @@ from janus_cli.training.checkpoint import find_checkpoint
 
 SEED = 1
 BATCH = 64  # sentences
+FEW = 500
 
 
 @dataclass(kw_only=True)
@@ -54,8 +56,16 @@ class MakeHead:
         greedy = choose(recipe, {"mode": "ar", "beam": 1, **ONE_BEST})
         if (folder / draft_head.FILE).exists() and not self.force:
             raise UsageError(f"{folder / draft_head.FILE} exists", "replace it with --force")
+        if not os.access(folder, os.W_OK):
+            raise UsageError(
+                f"{folder} may not be written to", "copy the folder, or name a published one pretrained:NAME"
+            )
         model, tokenizers = read_model(run, folder, head=False)
         lines = self._sources(run, plan, tokenizers.source)
+        if len(lines) < FEW:
+            console.warn(
+                f"{counted(len(lines), 'sentence')} may be too few: from {FEW:,} on, a head is of use for others"
+            )
         console.say(f"drafting {counted(len(lines), 'sentence')} with {run.path}, checkpoint {folder.name}")
         begun = time.monotonic()
         found = [*_drafted(model, lines, greedy)]

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -235,7 +236,7 @@ class Translator:
         scores: dict[int, Score] = {}
         for batch in self._batches(target_ids, range(len(target_ids))):
             rows = [target_ids[index] for index in batch]
-            with _fitting(len(batch)):
+            with _fitting(partial(len, batch)):
                 source = self._padded([source_ids[index][: self.longest] for index in batch])
                 found = token_logps_of(self.generator.model, self.plan, source, rows, [chosen[i] for i in batch])
             for index, ids, logps in zip(batch, rows, found, strict=True):
@@ -264,7 +265,7 @@ class Translator:
             started = time.perf_counter()
             source, trace = self._padded([ids[index] for index in batch]), first + min(batch) < self.traced
             how = self.plan.mode, self.plan.options, self.plan.recipe.ar_stream
-            with _fitting(min(len(batch), self.generator.at_once(source, *how))):
+            with _fitting(partial(self.generator.at_once, source, *how)):
                 found = self.generator(source, *how, trace)
             self.timing.seconds.append(time.perf_counter() - started)
             for index, each in zip(batch, found, strict=True):
@@ -339,13 +340,17 @@ def _kind(value: object) -> str:
 
 
 @contextmanager
-def _fitting(sentences: int) -> Iterator[None]:
-    """Turns running out of memory inside into an OutOfMemoryError that says how to lower the batch size."""
+def _fitting(together: Callable[[], int]) -> Iterator[None]:
+    """Turns running out of memory inside into an OutOfMemoryError that says how to lower the batch size.
+
+    together: the number of sentences that were decoded at once.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as problem:  # torch.OutOfMemoryError is a RuntimeError
         if not is_about_memory(problem):
             raise
+        sentences = together()
         raise OutOfMemoryError(
             f"a batch of {counted(sentences, 'sentence')} does not fit into memory: {problem}".split("\n")[0],
             f"--batch-sentences {sentences // 2}" if sentences > 1 else "a smaller --beam or --length-beam",

@@ -22,11 +22,11 @@ def without_graph(
 
     Raises UsageError: only a graph would do what the options say.
     """
-    why = "a trace is torch's" if trace else _without_graph(mode, options, side, device, lengths=lengths)
+    why = "only torch records a trace" if trace else _without_graph(mode, options, side, device, lengths=lengths)
     if why and options.precision == "int8":
-        raise UsageError(f"precision int8 needs ONNX Runtime, but: {why}", "--precision float32")
+        raise UsageError(f"int8 is for ONNX Runtime only, but: {why}", "leave that out, or --precision float32")
     if why and options.engine == "onnx":
-        raise UsageError(f"decoding.engine is onnx, but: {why}", "--engine auto")
+        raise UsageError(f"decoding.engine is onnx, but: {why}", "leave that out, or --engine auto")
     return why
 
 

@@ -73,7 +73,7 @@ class Engine:
             if mode == "spec":
                 return [[output] for output in self._spec(source, options, side)]
             used = side if mode == "ar" or options.rerank == "ar" else None
-            parts = source.tensor_split(-(-len(source) // self.at_once(source, mode, options, side)))
+            parts = source.tensor_split(-(-len(source) // self._fastest(source.shape[1], mode, options)))
             return [found for part in parts for found in self._found(_trimmed(part), mode, options, used)]
 
     def at_once(self, source: Tensor, mode: Mode, options: Decoding, side: ARSide | None) -> int:
@@ -83,11 +83,14 @@ class Engine:
         """
         if self.name(mode, options, side) == "torch":
             return len(source)
+        return min(len(source), self._fastest(source.shape[1], mode, options))
+
+    def _fastest(self, width: int, mode: Mode, options: Decoding) -> int:
         if mode == "spec":
             return 1
         if mode == "ar":
             return max(1, ROWS_AT_ONCE // options.beam)
-        return max(1, LOGITS_AT_ONCE // (options.length_beam * source.shape[1] * len(self.model.output_weight)))
+        return max(1, LOGITS_AT_ONCE // (options.length_beam * width * len(self.model.output_weight)))
 
     def _found(self, source: Tensor, mode: Mode, options: Decoding, side: ARSide | None) -> Iterator[list[Output]]:
         return _outputs(self._session(mode, options, side, len(source))(source=source.numpy()))

@@ -35,6 +35,7 @@ WEIGHTS, PROGRAM, IDS = "weights.bin", "generate.py", "ids.json"
 ALIGNED = 64  # bytes: where a weight may begin
 # Options that say how janus computes, not what.
 HOW: dict[str, Any] = {"engine": "auto", "precision": "float32"}
+EXPORTED = ("ar", "nar")
 STANDARD = ("json", "re")  # modules that come with Python
 NOT_TOLD = {*HOW, "batch_sentences", "cuda_graphs"}
 
@@ -46,7 +47,7 @@ def must_fit(recipe: Recipe) -> None:
         return
     why = "; ".join(f"{mode}: {reason}" for mode, reason in missing.items()) or "it decodes neither ar nor nar"
     usual, options = Decoding(), recipe.decoding
-    turned_on = dict.fromkeys(name for mode in missing for name in UNKNOWN[mode] if getattr(options, name))
+    turned_on = dict.fromkeys(name for mode in missing for name in UNKNOWN.get(mode, ()) if getattr(options, name))
     off = " ".join(f"--set decoding.{name}={str(getattr(usual, name)).lower()}" for name in turned_on)
     raise UsageError(
         f"this model was trained with objective {recipe.objective.name}: none of its searches is a graph ({why})",
@@ -57,13 +58,13 @@ def must_fit(recipe: Recipe) -> None:
 def searches(recipe: Recipe) -> tuple[dict[str, Plan], dict[str, str]]:
     """The graphs of a model by name, and why modes that it can decode in have none."""
     plans, missing = dict[str, Plan](), dict[str, str]()
-    for mode in ("ar", "nar"):
-        if mode in modes(recipe):
-            plan = choose(recipe, {"mode": mode, **HOW})
-            if why := plan.without_graph():
-                missing[mode] = why
-            else:
-                plans[mode] = plan
+    for mode in modes(recipe):
+        plan = choose(recipe, {"mode": mode, **HOW})
+        why = plan.without_graph() if mode in EXPORTED else f"{mode} is not exported"
+        if why:
+            missing[mode] = why
+        else:
+            plans[mode] = plan
     if "ar" in plans and plans["ar"].options.beam > 1:
         plans["greedy"] = choose(recipe, {"mode": "ar", "beam": 1, "nbest": 1, **HOW})
     return dict(sorted(plans.items())), missing
@@ -80,6 +81,8 @@ def write(source: Source, folder: Path) -> None:
         graph = written(source.model.knobs, shapes, search, never_written(plan.options))
         graph.place(WEIGHTS, places)
         write_atomically(folder / f"{name}.onnx", graph.model())
+    if (asked := source.recipe.decoding.precision) != "float32":
+        console.warn(f"graphs compute in float32: decoding.precision {asked} is not exported")
     for mode, why in missing.items():
         console.say(f"no {mode}.onnx: {why}")
     imports, tokenizer, files = _tokenizer(source, folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from janus_cli.core.draft_head import NEAR, DraftHead
@@ -40,7 +40,7 @@ def read(folder: Path, model: Transformer) -> DraftHead | None:
         with safe_open(file, framework="pt") as handle:
             rank = handle.get_slice("before").get_shape()[1]
             weights = (handle.metadata() or {}).get(WEIGHTS)
-    except Exception as problem:  # the library has nothing narrower for this
+    except (SafetensorError, OSError, IndexError) as problem:
         raise CheckpointError(f"{file} is damaged: {problem}", again) from None
     if weights != fingerprint(folder):
         raise CheckpointError(f"{file} was fitted to other weights", again)
