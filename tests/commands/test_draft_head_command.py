@@ -70,3 +70,9 @@ def test_a_model_that_cannot_draft_or_verify_is_refused(draft_head: Janus, run: 
     code, _, err = draft_head(f"runs/{run}")
     assert code == 2
     assert "spec" in err
+
+
+def test_little_text_is_warned_of(draft_head: Janus) -> None:
+    Path("few.txt").write_text("a b\nc d\n", encoding="utf-8")
+    code, _, err = draft_head("--source", "few.txt", "--force")
+    assert (code, "warning: 2 sentences" in err) == (0, True), err

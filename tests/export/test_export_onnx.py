@@ -189,3 +189,19 @@ def test_the_tokenizer_of_the_program_is_that_of_janus(
     rows = [random.Random(seed).choices(range(SPECIAL, ours.target.size), k=12) for seed in range(100)]
     rows += ours.target.encode(lines)
     assert [theirs["decode"](row) for row in rows] == ours.target.decode(rows)
+
+
+def test_what_is_asked_for_and_not_exported_is_said(make_run: MakeRun, janus: Janus) -> None:
+    make_run("run", "janus", [])
+    code, _, err = janus("export", "run", *ONNX, "--set", "decoding.precision=int8", "--out", "out")
+    assert (code, "int8" in err, "spec.onnx" in err) == (0, True, True), err
+
+
+def test_the_program_says_how_to_call_it(make_run: MakeRun, janus: Janus) -> None:
+    make_run("run", "janus", [])
+    assert janus("export", "run", *ONNX, "--out", "out")[0] == 0
+    for mistake in (["--help"], ["spec"], ["ar", "nar"]):
+        done = subprocess.run(
+            [sys.executable, "out/generate.py", *mistake], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, "ar|greedy|nar" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
