@@ -80,12 +80,11 @@ class SentencePieces:
             )
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
-        return self._model.encode(list(lines), num_threads=1) if lines else []
+        return [self._model.encode(line) for line in lines]  # given a list, it starts threads: half a millisecond
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        text = [[index for index in map(int, row) if index not in NO_TEXT] for row in rows]
-        texts = self._model.decode(text, num_threads=1) if rows else []
-        return [text.replace("\n", " ") for text in texts]  # byte pieces can spell a line end
+        kept = ([index for index in map(int, row) if index not in NO_TEXT] for row in rows)
+        return [self._model.decode(row).replace("\n", " ") for row in kept]  # byte pieces can spell a line end
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         return [NAMES[index] if index < SPECIAL else self._model.id_to_piece(index) for index in map(int, ids)]

@@ -11,7 +11,7 @@ from janus_cli.core.batch import BOS, EOS, MASK, PAD
 from janus_cli.core.knobs import Decoding
 from janus_cli.core.steps import Unwritten
 from janus_cli.engines.graph import State, Value
-from janus_cli.engines.network import HIDDEN, Network, Pair, Source
+from janus_cli.engines.network import HIDDEN, Network, Source
 from janus_cli.engines.rules import Rules
 
 Side = Literal["content", "query"]
@@ -38,8 +38,7 @@ class NextToken:
     def __call__(self, last: Value, place: Value, cache: State) -> tuple[Value, State]:
         """last: (R, 1), the newest token of each row; place: (), its position. -> logits (R, V), and the new cache."""
         graph, width = self.network.graph, self.network.knobs.width
-        slots = [cache[name] for name in self.names]
-        pasts: list[Pair] = list(zip(slots[::2], slots[1::2], strict=True))
+        pasts = [cache[name] for name in self.names]
         positions, keys = place.reshape(1), None
         if self.side == "query":
             last = graph.concat(last, graph.ints([[MASK]]).expand(last.size(0), 1), axis=1)
@@ -49,8 +48,7 @@ class NextToken:
         )
         if self.side == "query":
             states = states.reshape(-1, 2, width).cut(1, 2, 1).reshape(-1, width)
-        new = [each for pair in kept for each in pair]
-        return self.network.logits(states, self.never), dict(zip(self.names, new, strict=True))
+        return self.network.logits(states, self.never), dict(zip(self.names, kept, strict=True))
 
 
 def length_limits(source: Value, longest: int, options: Decoding) -> Value:

@@ -19,7 +19,8 @@ from janus_cli.engines.graph import RUNTIME, Graph, Value
 from janus_cli.engines.int8 import Blocks, Rows
 
 HIDDEN = -1e30  # instead of -inf, of which a softmax over nothing else makes NaN
-FEW, STRETCH = 1024, 64  # a vocabulary that is searched at once; the part of a larger one that is
+FEW = 1024  # a vocabulary that is searched at once
+STRETCHES = range(48, 129)  # sizes of the parts of a larger one
 Pair = tuple[Value, Value]  # keys and values, (B, H, K, D/H)
 
 
@@ -90,18 +91,19 @@ class Network:
 
     def attention(
         self, x: Value, name: str, keys_values: Pair, batch: Value | int, bias: Value | None, past: Pair | None = None
-    ) -> tuple[Value, Pair]:
+    ) -> tuple[Value, Sequence[Value]]:
         """x (N, D) of `batch` rows -> (N, D), and the keys and values that a cache keeps.
 
         keys_values: (B, K, D) of these slots, or (B, H, K, D/H) of a source. past: of earlier slots. bias: added to the
-        scores.
+        scores. Keys and values are asked for in any case: without them, and without a bias, another kernel would round
+        a single sentence in its own way.
         """
         q = self.linear(x, f"{name}.query").reshape(batch, -1, self.knobs.width)
-        y, keys, values = self.graph.op(
+        y, *kept = self.graph.op(
             "MultiHeadAttention", q, *keys_values, None, None, bias, *(past or ()),
             results=[q.type] * 3, domain=RUNTIME, num_heads=self.knobs.heads,
         )  # fmt: skip
-        return self.linear(y.reshape(-1, self.knobs.width), f"{name}.out"), (keys, values)
+        return self.linear(y.reshape(-1, self.knobs.width), f"{name}.out"), kept
 
     def keys_values(self, x: Value, name: str) -> Pair:
         """(N, D) -> keys and values, (N, D) each."""
@@ -112,8 +114,8 @@ class Network:
     def self_attention(
         self, x: Value, name: str, batch: Value | int, bias: Value | None, past: Pair | None = None,
         keys: Value | int | None = None,
-    ) -> tuple[Value, Pair]:  # fmt: skip
-        """keys: so many slots are keys, by default all."""
+    ) -> tuple[Value, Sequence[Value]]:  # fmt: skip
+        """As `attention`. keys: so many slots are keys, by default all."""
         width = self.knobs.width
         some = x if keys is None else x.reshape(batch, -1, width).cut(0, keys, 1).reshape(-1, width)
         pair = [each.reshape(batch, -1, width) for each in self.keys_values(some, name)]
@@ -177,17 +179,17 @@ class Network:
 
     def decode(
         self, tokens: Value, positions: Value, source: Source, biases: Sequence[Value | None],
-        pasts: Sequence[Pair] = (), *, keys: Value | int | None = None, alone: bool = False,
-    ) -> tuple[Value, list[Pair]]:  # fmt: skip
-        """tokens (R, L) at `positions`, vectors (L, D) or (R, L, D) -> states (N, D), and keys and values for the next.
+        pasts: Sequence[Value] = (), *, keys: Value | int | None = None, alone: bool = False,
+    ) -> tuple[Value, list[Value]]:  # fmt: skip
+        """tokens (R, L) at `positions`, vectors (L, D) or (R, L, D) -> states (N, D), and the `pasts` of the next call.
 
         alone: R is 1, and tokens (L,).
         biases: of each self-attention of a layer, (R or 1, 1, L, K). keys: so many slots are keys, by default all.
-        pasts: keys and values of earlier calls, for each layer and self-attention.
+        pasts: keys and values of earlier calls, of each layer's self-attentions one after the other.
         """
         rows, sentences = 1 if alone else tokens.size(0), source.count
         x = self.embed(tokens, positions, "target", flat=alone)
-        seen, kept = source.bias, list[Pair]()
+        seen, kept = source.bias, list[Value]()
         if seen is not None:
             seen = seen.expand(
                 sentences, 1, x.size(0) // self.graph.shape(sentences), seen.size(3)
@@ -197,9 +199,9 @@ class Network:
             return self.attention(y, name, pair, sentences, seen)[0]
 
         def among_themselves(y: Value, name: str, bias: Value | None) -> Value:
-            past = pasts[len(kept)] if pasts else None
-            found, pair = self.self_attention(y, name, rows, bias, past, keys)
-            kept.append(pair)
+            past = (pasts[len(kept)], pasts[len(kept) + 1]) if pasts else None
+            found, new = self.self_attention(y, name, rows, bias, past, keys)
+            kept.extend(new)
             return found
 
         for index, pair in enumerate(source.pairs):
@@ -235,10 +237,11 @@ class Network:
 
         Maxima of stretches tell where to look, which takes less time than one search.
         """
-        graph, size, count = self.graph, STRETCH, self.vocabulary
+        graph, count = self.graph, self.vocabulary
         if count < FEW:
             found: Value = graph.op("ArgMax", values, result=np.int64, axis=1, keepdims=1)
             return found
+        size = min(STRETCHES, key=lambda size: -count % size)
         if count % size:
             padding = graph.ints([0, 0, 0, -count % size])
             values = graph.op("Pad", values, padding, graph.floats(np.float32(2 * HIDDEN)))

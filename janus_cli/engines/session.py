@@ -47,6 +47,7 @@ class Session:
         onnxruntime = runtime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.enable_mem_pattern = options.enable_cpu_mem_arena = False  # sizes change from step to step
         options.log_severity_level = 4  # errors are raised
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would take cores
         names = list(graph.weights)

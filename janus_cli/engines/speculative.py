@@ -199,10 +199,8 @@ class _Verify:
             read = graph.concat(read, graph.ints([MASK]).expand(count), axis=0)
             positions = graph.concat(positions, self.positions.cut(known + 1, end + 1, 0), axis=0)
             seen, keys = graph.concat(seen, seen, axis=2), count
-        slots = [cache[name] for name in step.names]
-        pasts = list(zip(slots[::2], slots[1::2], strict=True))
+        pasts = [cache[name] for name in step.names]
         states, kept = self.network.decode(read, positions, step.memory, (seen, seen), pasts, keys=keys, alone=True)
         if step.side == "query":
             states = states.cut(count, count + count, 0)
-        new = [each for pair in kept for each in pair]
-        return self.network.logits(states, step.never), dict(zip(step.names, new, strict=True))
+        return self.network.logits(states, step.never), dict(zip(step.names, kept, strict=True))
