@@ -226,7 +226,7 @@ def janus(*words: object) -> str:
     for number in numbers:
         signal.signal(number, before[number])
     if child.returncode:
-        console.error(f"janus {words[0]} ended with exit code {child.returncode}", "the same command continues")
+        console.error(f"janus {words[0]} ended with exit code {child.returncode}")
         sys.exit(max(1, child.returncode))
     return said
 
