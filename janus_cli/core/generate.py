@@ -19,7 +19,7 @@ from janus_cli.core.search.mask_predict import masks, mean_logp, over_lengths, p
 from janus_cli.core.search.repeats import Repeats
 from janus_cli.core.search.rules import Obeying
 from janus_cli.core.search.sample import Gumbel, row_keys, sample
-from janus_cli.core.search.speculative import speculative
+from janus_cli.core.search.speculative import Copied, speculative
 from janus_cli.core.steps import Draft, NextBlock, NextOfLength, NextToken, Verify, ar_scores, fill_masks, never_written
 
 Mode = Literal["ar", "nar", "semi", "spec"]
@@ -128,19 +128,21 @@ class Generator:
         return outputs
 
     def _spec(self, source: Tensor, options: Decoding, side: ARSide) -> list[list[Output]]:
-        """Speculative decoding: what greedy search gives, drafted by the NAR side and verified by the AR side.
+        """Speculative decoding: what greedy search gives, drafted by the NAR side, verified by the AR side.
 
         The text equals greedy's wherever the best token leads by more than the rounding between one pass over several
         tokens and one pass for each (see docs/limits.md).
         """
         model = self.model
         recorded, memory = self._read(source, options, 1)
-        most, lengths = self._limit(source, options), self._lengths(memory, 1)[0][:, 0]
+        most, joint = self._limit(source, options), None
         window, never = min(options.verify_window, int(most.max())), never_written(options)
-        draft = Draft(model, memory, lengths, most, options)
-        if recorded:
-            draft = RecordedDraft(recorded, lengths, most, options)
-        joint = draft if options.redraft == "joint" else None
+        draft: Draft | Copied = Copied(source, min(window, options.draft_length))
+        if options.redraft != "source":
+            lengths = self._lengths(memory, 1)[0][:, 0]
+            kind = partial(RecordedDraft, recorded) if recorded else partial(Draft, model, memory)
+            draft = kind(lengths, most, options)
+            joint = draft if options.redraft == "joint" else None
         if recorded:
             verify: Verify = recorded.verify(side, most, window, joint, never)
         else:

@@ -175,11 +175,11 @@ def own_recipe(folder: Path, changes: Sequence[str]) -> Recipe:
     return limits.kept(recipe_load.load(str(file), changes), recipe) if changes else recipe
 
 
-def modes(recipe: Recipe) -> tuple[Mode, ...]:
-    """The modes of a model that was trained with this recipe, the default one first."""
+def modes(recipe: Recipe, *, drafts: bool = False) -> tuple[Mode, ...]:
+    """The modes of a model that was trained with this recipe, the default one first. drafts: whether it gets them."""
     objective = OBJECTIVES[recipe.objective.name]
     # Mask-predict writes the draft; only these AR streams can verify it, because their slots are in order.
-    spec = objective.ar and objective.lengths and recipe.ar_stream in ("content", "query")
+    spec = objective.ar and (objective.lengths or drafts) and recipe.ar_stream in ("content", "query")
     able: dict[Mode, bool] = {"ar": objective.ar, "nar": objective.nar, "semi": objective.blocks, "spec": spec}
     return tuple(mode for mode, is_able in able.items() if is_able)
 
@@ -195,7 +195,7 @@ def choose(recipe: Recipe, given: Mapping[str, Any]) -> Plan:
     given = {name: value for name, value in given.items() if value is not None}
     options = recipe_load.change_decoding(recipe, given)
     mode: Mode = options.mode if options.mode != "auto" else modes(recipe)[0]
-    _must_be_able(recipe, mode)
+    _must_be_able(recipe, mode, drafts=options.redraft == "source")
     asked = Plan(recipe, mode, options)
     _must_be_read(asked, given)
     unread = [name for name in _KNOBS if not asked.reads(name)]
@@ -210,10 +210,15 @@ def choose(recipe: Recipe, given: Mapping[str, Any]) -> Plan:
     return plan
 
 
-def _must_be_able(recipe: Recipe, mode: Mode) -> None:
-    able = modes(recipe)
+def _must_be_able(recipe: Recipe, mode: Mode, *, drafts: bool) -> None:
+    able = modes(recipe, drafts=drafts)
     if mode in able:
         return
+    if mode == "spec" and mode in modes(recipe, drafts=True):
+        raise UsageError(
+            f"this model was trained with objective {recipe.objective.name}: it cannot write drafts",
+            "--redraft source takes them from the source, where outputs copy it; or train with --objective janus",
+        )
     what = {"ar": "autoregressively", "nar": "non-autoregressively", "semi": "in blocks", "spec": "speculatively"}[mode]
     others = {"ar": "ar or janus", "nar": "cmlm or janus", "semi": "bang", "spec": "janus"}[mode]
     raise UsageError(
@@ -254,6 +259,11 @@ def _must_fit(plan: Plan) -> None:
             f"--length-beam {options.length_beam} is more than the {recipe.model.max_length - 2} lengths of this model",
             "use a smaller one; 5 is usual",
         )
+    if plan.mode == "spec" and options.redraft == "source":
+        if not recipe.tokenizer.joint:
+            raise UsageError("--redraft source: the source has ids of another tokenizer", "use --redraft nar")
+        if options.draft_iters > 1:
+            raise UsageError("--draft-iters: with --redraft source, drafts take no passes", "leave one of them out")
     if plan.way == "nar" and options.rerank == "ar" and not plan.objective.ar:
         raise UsageError(
             f"--rerank ar needs an AR side, and objective {name} has none", "use --rerank none, or train with janus"

@@ -35,12 +35,12 @@ def _without_graph(mode: Mode, options: Decoding, side: ARSide | None, device: s
         return "decoding.engine is torch"
     if device != "cpu" or options.precision == "bf16":
         return "graphs run on a CPU, in float32 or int8"
-    if mode not in UNKNOWN or (mode != "ar" and not lengths):
+    if mode not in UNKNOWN or (mode == "nar" and not lengths):
         return f"no graph for {mode}" + " without predicted lengths" * (mode == "nar")
     if mode == "nar" and options.rewrite_repeats > 1:
         return "no graph for rewrite_repeats above 1"
-    if mode == "spec" and (options.redraft != "nar" or options.draft_iters > 1):
-        return "no graph for other drafts than one NAR pass"
+    if mode == "spec" and (options.redraft not in ("nar", "source") or options.draft_iters > 1):
+        return "no graph for other drafts than one NAR pass or the source"
     if side not in ("content", "query") and (mode != "nar" or options.rerank == "ar"):
         return "no graph for this AR side"
     return next((f"no graph for {name}" for name in UNKNOWN[mode] if getattr(options, name)), "")

@@ -1,9 +1,10 @@
 """Greedy search that verifies drafts, as one ONNX graph for one sentence: greedy's text in fewer passes.
 
-One NAR pass gives the likeliest tokens of every place of the likeliest length. A draft is a chain of these: what
-follows a token is sought at the places near its own, so that the draft goes on where left-to-right search is, even if
-that needs more or fewer words. A draft head, if there is one, says which tokens follow each other. What follows a token
-depends on nothing else, so all chains are known before the first token is verified, and drafting costs little.
+Drafts are copied from the source, or written by one NAR pass, which gives the likeliest tokens of every place of the
+likeliest length. A draft is then a chain of these: what follows a token is sought at the places near its own, so that
+the draft goes on where left-to-right search is, even if that needs more or fewer words. A draft head, if there is one,
+says which tokens follow each other. What follows a token depends on nothing else, so all chains are known before the
+first token is verified, and drafting costs little.
 
 At batch 1 half of a pass's time goes to the number of its nodes, so what can be computed once is.
 
@@ -29,6 +30,7 @@ from janus_cli.engines.network import HIDDEN, Network, Source
 
 SURE = 0.2  # probability of a draft after its first token; it is cut where it is less
 LONGEST = 16  # tokens of a draft
+FAR = 1 << 20  # more than any two places are apart
 
 
 def of_head(head: DraftHead, table: Tensor) -> dict[str, Tensor]:
@@ -53,14 +55,12 @@ class Chains(NamedTuple):
 
 
 class Speculative:
-    """`speculative` with one draft. L tokens of the draft, m proposals that a pass verifies."""
+    """`speculative` with one NAR pass, or none. L tokens of its draft, m proposals that a pass verifies."""
 
     def __init__(self, network: Network, options: Decoding, side: Side, never: Unwritten) -> None:
         self.network, self.graph, self.side, self.never = network, network.graph, side, never
         self.window = min(options.verify_window, options.draft_length, LONGEST)
-        self.fan = min(CANDIDATES, network.vocabulary - 1)
-        self.near = NEAR * self.fan
-        self.head = "draft.before" in network.shapes
+        self.copies = options.redraft == "source"
 
     def search(self, source: Value, limit: Value) -> State:
         """source (1, S); limit (1,) int64, tokens at most, EOS included.
@@ -69,37 +69,59 @@ class Speculative:
         """
         graph, memory = self.graph, self.network.encode(source, padded=False)
         step = NextToken(self.network, memory, self.side, self.never)
-        chains = self._chains(memory, limit)
+        draft = _Copied(self, source) if self.copies else _Drafted(self, memory, limit)
         verify = _Verify(step, limit + (LONGEST + 1))
-        places, proposals = self._next(chains, graph.ints(0), graph.ints(BOS))
         enough = limit - 1  # outside of the loop, as all that stays the same
 
         def turn(number: Value, state: State) -> tuple[Value, State, State]:
             new = verify(state)
             accepted, last = new.pop("accepted"), new.pop("last")
-            place = state["places"].gather(accepted)
-            places, proposals = self._next(chains, place, last)
             going = (new["known"] < enough).squeeze(0) & ~last.equals(EOS)
-            new |= {"last": last.unsqueeze(0), "places": places, "proposals": proposals, "passes": number + 2}
-            return going, new, {}
+            new |= draft.next(state, new, accepted, last)
+            return going, new | {"last": last.unsqueeze(0), "passes": number + (1 + draft.passes)}, {}
 
         state = {
-            "last": graph.ints([BOS]), "known": graph.ints([0]), "passes": graph.ints(1),
-            "tokens": graph.ints(np.zeros(0)), "logps": graph.floats(np.zeros(0)), "places": places,
-            "proposals": proposals, **step.empty(graph.ints([1])),
+            "last": graph.ints([BOS]), "known": graph.ints([0]), "passes": graph.ints(draft.passes),
+            "tokens": graph.ints(np.zeros(0)), "logps": graph.floats(np.zeros(0)), **draft.first(),
+            **step.empty(graph.ints([1])),
         }  # fmt: skip
         last, _ = graph.loop(limit.squeeze(0), state, turn)
         return {name: last[name] for name in ("tokens", "logps", "passes")}
 
-    def _next(self, chains: Chains, place: Value, last: Value) -> tuple[Value, Value]:
+
+class _Drafted:
+    """Drafts of one NAR pass."""
+
+    passes = 1
+
+    def __init__(self, search: Speculative, memory: Source, limit: Value) -> None:
+        self.network, self.graph, self.window, self.never = search.network, search.graph, search.window, search.never
+        self.fan = min(CANDIDATES, self.network.vocabulary - 1)
+        self.near = NEAR * self.fan
+        self.head = "draft.before" in self.network.shapes
+        self.chains = self._chains(memory, limit)
+
+    def first(self) -> State:
+        """What the loop keeps of the draft, with the first `proposals` (m,)."""
+        return self._after(self.graph.ints(0), self.graph.ints(BOS))
+
+    def next(self, state: State, new: State, accepted: Value, last: Value) -> State:
+        """The same after so many proposals of `state` were `accepted` () and the token `last` () was written.
+
+        new: the text so far, `tokens` (T,), and `known` (1,), T.
+        """
+        return self._after(state["places"].gather(accepted), last)
+
+    def _after(self, place: Value, last: Value) -> State:
         """The places and proposals after the token `last` () at `place` ()."""
-        graph, scores = self.graph, chains.reach.gather(place)
+        graph, chains = self.graph, self.chains
+        scores = chains.reach.gather(place)
         if chains.after is not None:
             before = self.network.weight("draft.before").gather(last)  # (r,)
             scores = scores + graph.op("MatMul", chains.after.gather(place), before)
         first = place * self.near + graph.op("ArgMax", scores, result=np.int64, axis=0, keepdims=0)
         proposals = chains.tokens.gather(first).cut(0, chains.counts.gather(first), 0)
-        return chains.places.gather(first), proposals
+        return {"places": chains.places.gather(first), "proposals": proposals}
 
     def _chains(self, memory: Source, limit: Value) -> Chains:
         """The NAR pass, and all that follows from it."""
@@ -163,6 +185,37 @@ class Speculative:
         ids[0] = BOS
         scores = graph.concat(graph.floats(outside[:1]), scores, graph.floats(outside[1:]), axis=0)
         return graph.concat(graph.ints(ids[:1]), tokens, graph.ints(ids[1:]), axis=0), scores, length
+
+
+class _Copied:
+    """Drafts that are what follows in the source: `Copied` of core/search/speculative.py, but as long as pays.
+
+    That is twice as long as what was accepted last.
+    """
+
+    passes = 0
+
+    def __init__(self, search: Speculative, source: Value) -> None:
+        self.graph, self.most = search.graph, search.window
+        self.source = source.squeeze(0)  # (S,)
+        self.before = self.graph.concat(self.graph.ints([BOS]), self.source, axis=0).cut(0, self.source.size(0), 0)
+        self.places = self.graph.range(self.source.size(0)) + 1  # of the token after each
+
+    def first(self) -> State:
+        """As `_Drafted`."""
+        return {"proposals": self.source.cut(0, self.most, 0)}
+
+    def next(self, state: State, new: State, accepted: Value, last: Value) -> State:
+        """As `_Drafted`."""
+        graph, known = self.graph, new["known"]
+        before = graph.concat(graph.ints([BOS, BOS]), new["tokens"], axis=0).gather(known)
+        ones = self.source.equals(last)
+        twos = ones & self.before.equals(before)
+        distance = graph.op("Abs", self.places - known)
+        alike = (ones.to(np.int64) + twos.to(np.int64)) * FAR - distance
+        start = graph.op("ArgMax", alike, result=np.int64, axis=0, keepdims=1) + 1
+        count = graph.op("Min", accepted * 2 + 2, graph.ints(self.most)).unsqueeze(0)
+        return {"proposals": self.source.cut(start, start + count, 0)}
 
 
 class _Verify:

@@ -23,6 +23,7 @@ USUAL = (
     "ar.beam1", "ar.beam5",
     *(f"nar{iters}.lb{width}" for iters in (1, 4, 10) for width in LENGTH_BEAMS),
     "nar.eos", "semi2", "semi4", "spec", "spec.redraft-ar", "spec.redraft-joint",
+    "spec.redraft-source",
 )  # fmt: skip
 LABELS: dict[str, dict[str, Any]] = {  # pattern of a label, and the options that it sets besides its numbers
     rf"ar\.beam(?P<beam>{NUMBER})": {"mode": "ar"},
@@ -34,6 +35,7 @@ LABELS: dict[str, dict[str, Any]] = {  # pattern of a label, and the options tha
     r"spec": {"mode": "spec", "redraft": "nar"},
     r"spec\.redraft-ar": {"mode": "spec", "redraft": "ar"},
     r"spec\.redraft-joint": {"mode": "spec", "redraft": "joint"},
+    r"spec\.redraft-source": {"mode": "spec", "redraft": "source"},
 }
 
 ENDINGS: dict[str, dict[str, Any]] = {  # of a label, and the options that they set

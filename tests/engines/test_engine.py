@@ -118,7 +118,10 @@ def few(source: torch.Tensor) -> torch.Tensor:
 def test_speculative_text_is_greedy_text(knobs: dict[str, Any], side: Any, head: bool, vocabulary: int) -> None:
     model, sources = model_of(**{"vocabulary": vocabulary, **knobs}), few(BATCH) if vocabulary == 9 else BATCH
     greedy, engine = Generator(model), Engine(headed(model) if head else model)
-    for changes in ({}, {"verify_window": 3, "unk": "ban"}, {"draft_length": 1, "free_end": True, "max_extra": 0}):
+    for changes in (
+        {}, {"verify_window": 3, "unk": "ban"}, {"draft_length": 1, "free_end": True, "max_extra": 0},
+        {"redraft": "source"}, {"redraft": "source", "verify_window": 2, "max_extra": 1},
+    ):  # fmt: skip
         options = Decoding(**changes)
         assert not without_graph("spec", options, side, "cpu", lengths=True)
         expected = greedy(sources, "ar", replace(options, beam=1), side)
@@ -126,6 +129,22 @@ def test_speculative_text_is_greedy_text(knobs: dict[str, Any], side: Any, head:
             assert (this.tokens, this.limited) == (that.tokens, that.limited)
             assert this.logps == pytest.approx(that.logps, abs=1e-5)
             assert this.score == pytest.approx(that.score, abs=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_an_output_that_is_its_source_takes_few_passes(engine: Any) -> None:
+    model, words = model_of(norm="pre"), [6, 9, 7, 6, 9, 8, *range(10, 29), EOS]
+    with torch.no_grad():  # what it writes, its positions say
+        model.target_table.weight.div_(model.target_table.weight.norm(dim=1, keepdim=True).clamp(min=1e-6))
+        for place, word in enumerate(words):
+            model.target_positions[place] += 100 * model.output_weight[word]
+    options = Decoding(max_ratio=0, max_extra=30, redraft="source", engine=engine)
+    far = [30, 31, 32]
+    for source, most in ((words, 2), (far + words, 4), (words[:8] + far + words[8:], 3)):
+        ((found,),) = Engine(model)(torch.tensor([[*source, EOS]]), "spec", options, "content")
+        assert (found.tokens, found.passes <= most) == (words[:-1], True), source
+    ((found,),) = Engine(model)(torch.tensor([[*far, EOS]]), "spec", options, "content")
+    assert (found.tokens, found.passes) == (words[:-1], 26)
 
 
 def test_drafts_that_hold_save_passes() -> None:

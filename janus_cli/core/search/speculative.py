@@ -7,20 +7,23 @@ token after it, so each pass adds one token at least, and the text is that of gr
 
 The next draft may also cost no pass of its own: it is either the model's choices after the first disagreement
 (`redraft="ar"`; Jacobi decoding, Santilli et al., ACL 2023), or written in the verifying pass itself, after the prefix
-verified so far, and so one round late (`redraft="joint"`).
+verified so far, and so one round late (`redraft="joint"`). Where outputs copy much of their source, no draft need be
+written at all (`redraft="source"`; Yang et al. 2023, "Inference with Reference").
 """
 
 from collections.abc import Callable
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from janus_cli.core.batch import EOS, PAD
+from janus_cli.core.batch import BOS, EOS, PAD
 from janus_cli.core.search import Output
 from janus_cli.core.search.greedy import finished
 
-Redraft = Literal["nar", "ar", "joint"]
+Redraft = Literal["nar", "ar", "joint", "source"]
+COPIED = 16  # tokens of the source that are proposed at once, at most: each costs a slot
 Draft = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Verify = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor]]
 
@@ -43,7 +46,8 @@ def speculative(
             kept: (A,) int64, the rows of the previous call that continue; None for all.
         max_lengths: (B,) int64, the most tokens of an output, EOS included; at least 1.
         window: the most proposed tokens that are verified in one pass.
-        redraft: where later proposals come from; a sentence that has none left is drafted again.
+        redraft: where later proposals come from; a sentence that has none left is drafted again, with "nar" and
+            "source" after every pass.
         first: the token that outputs begin with, at no cost; 0: any. free_end: EOS costs nothing at the maximum length.
     """
     device, batch = max_lengths.device, len(max_lengths)
@@ -77,7 +81,7 @@ def speculative(
         counts = counts + fresh
         going = ended >= fresh
         left = left[:, :0]
-        if redraft != "nar":
+        if redraft in ("ar", "joint"):
             left = _behind(drafted if redraft == "joint" else _left_over(best, proposals), fresh)
         kept = None
         if not bool(going.all()):
@@ -110,3 +114,28 @@ def _behind(proposals: Tensor, fresh: Tensor) -> Tensor:
     left = proposals.gather(1, places.clamp(max=proposals.shape[1] - 1)).masked_fill(places >= proposals.shape[1], PAD)
     ended = (left == EOS).int()
     return left.masked_fill(ended.cumsum(1) - ended > 0, PAD)
+
+
+class Copied:
+    """A `draft` that takes no pass: the tokens of the source (B, S) that follow what is written.
+
+    That is after the place in the source that has the last two tokens of the prefix, or else the last one; of several,
+    or where there is none, the place whose number is nearest to theirs. Source and target share their ids.
+    """
+
+    def __init__(self, source: Tensor, window: int) -> None:
+        self.source, self.window = source, min(window, COPIED)
+
+    def __call__(self, tokens: Tensor, counts: Tensor, sentences: Tensor) -> tuple[Tensor, Tensor]:
+        source = self.source[sentences]
+        size, written = source.shape[1], F.pad(tokens, (2, 0), value=BOS)
+        before, last = (written.gather(1, counts[:, None] + shift) for shift in (0, 1))
+        ones = source == last
+        twos = ones & (F.pad(source, (1, 0), value=BOS)[:, :-1] == before)
+        place = torch.arange(size, device=source.device)
+        alike = (ones.long() + twos) * 2 * (size + tokens.shape[1]) - (place + 1 - counts[:, None]).abs()
+        start = torch.where(counts > 0, alike.argmax(1) + 1, 0)
+        proposals = F.pad(source, (0, self.window + 1), value=PAD).gather(
+            1, start[:, None] + torch.arange(self.window, device=source.device)
+        )
+        return proposals, torch.zeros_like(counts)
