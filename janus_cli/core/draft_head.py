@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from janus_cli.core.batch import BOS, EOS, PAD
-from janus_cli.core.weights import DISTANCES, NEAR
+from janus_cli.core.shapes import DISTANCES, NEAR
 
 RANK = 32
 HIDDEN, ELSEWHERE = -1e30, -8.0  # nats: of what is no candidate; of a token that is none near its place

@@ -17,8 +17,8 @@ from janus_cli.core.cache import Cache
 from janus_cli.core.draft_head import DraftHead
 from janus_cli.core.fast import Linear, Packed, dropout, packed, product, scaled_dot_products
 from janus_cli.core.knobs import Model
+from janus_cli.core.shapes import marian_positions
 from janus_cli.core.stream import Stream
-from janus_cli.core.weights import marian_positions
 
 KeysValues = tuple[Tensor, Tensor]  # each (B, H, K, D/H)
 Sublayer = Callable[[Tensor], Tensor]  # (B, L, D) -> (B, L, D)

@@ -18,9 +18,9 @@ from janus_cli.core.draft_head import Draft, Examples, examples, fit
 from janus_cli.core.knobs import ONE_BEST
 from janus_cli.core.model import Transformer
 from janus_cli.core.search.mask_predict import masks, predicted_lengths
+from janus_cli.core.shapes import CANDIDATES
 from janus_cli.core.steps import log_probabilities
 from janus_cli.core.stream import framed, masked
-from janus_cli.core.weights import CANDIDATES
 from janus_cli.core.writing import never_written
 from janus_cli.data.extract import source_lines
 from janus_cli.data.tokenizer import Tokenizer

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from janus_cli.core.knobs import ARSide, Decoding, Mode
 from janus_cli.core.search import Output
+from janus_cli.core.shapes import marian_positions
 from janus_cli.core.symbols import EOS, PAD
-from janus_cli.core.weights import Weights, marian_positions
+from janus_cli.core.weights import Weights
 from janus_cli.core.writing import most_tokens, never_written
 from janus_cli.engines.choice import without_graph
 from janus_cli.engines.int8 import Quantized

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from janus_cli.core.knobs import Decoding
+from janus_cli.core.shapes import CANDIDATES, DISTANCES, NEAR
 from janus_cli.core.symbols import BOS, EOS, MASK
-from janus_cli.core.weights import CANDIDATES, DISTANCES, NEAR
 from janus_cli.core.writing import Unwritten
 from janus_cli.engines.graph import State, Value
 from janus_cli.engines.left_to_right import NextToken, Side

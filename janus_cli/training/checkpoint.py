@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from janus_cli import console, documents, recipe_load
-from janus_cli.core.weights import Weights, shapes
+from janus_cli.core.shapes import shapes
+from janus_cli.core.weights import Weights
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
 from janus_cli.errors import (
     FULL,

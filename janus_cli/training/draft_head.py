@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from janus_cli.core.weights import Weights, head_shapes
+from janus_cli.core.shapes import head_shapes
+from janus_cli.core.weights import Weights
 from janus_cli.errors import CheckpointError
 from janus_cli.files import write_atomically
 from janus_cli.terminal import command

@@ -4,7 +4,7 @@ import torch
 
 from janus_cli.core.batch import BOS, EOS, PAD
 from janus_cli.core.draft_head import Draft, examples, fit
-from janus_cli.core.weights import CANDIDATES, NEAR
+from janus_cli.core.shapes import CANDIDATES, NEAR
 
 A, B, C, X = 10, 11, 12, 13
 

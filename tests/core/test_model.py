@@ -8,8 +8,9 @@ import torch
 from janus_cli.core.batch import Batch, collate
 from janus_cli.core.knobs import Model
 from janus_cli.core.model import Transformer, sinusoids
+from janus_cli.core.shapes import shapes
 from janus_cli.core.stream import content, masked
-from janus_cli.core.weights import Weights, shapes
+from janus_cli.core.weights import Weights
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from janus_cli.core.draft_head import DraftHead
 from janus_cli.core.generate import Generator
 from janus_cli.core.knobs import Decoding, Model
 from janus_cli.core.model import Transformer
-from janus_cli.core.weights import NEAR, Weights
+from janus_cli.core.shapes import NEAR
+from janus_cli.core.weights import Weights
 from janus_cli.engines import engine as module
 from janus_cli.engines.choice import without_graph
 from janus_cli.engines.engine import Engine
