@@ -31,8 +31,8 @@ fcntl, msvcrt, resource = map(_module, ("fcntl", "msvcrt", "resource"))
 BROKEN_PIPE = 128 + 13  # exit code of a process that SIGPIPE ended; Windows has no such signal
 # The byte that is locked on Windows, where locked bytes cannot be read: behind the end of any file of ours.
 LOCKED_BYTE = 1 << 40
-_TAKEN: list[int] = []  # see `take_threads`
 CANNOT = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # what file systems lack
+_TAKEN: list[int] = []  # see `take_threads`
 
 
 def lock(file: IO[Any], *, shared: bool = False) -> bool:
@@ -250,13 +250,13 @@ def take_threads(count: int) -> None:
 
 
 def may_have_gpu() -> bool:
-    """Whether it is worth asking torch for a GPU, which takes a second: whether there is a driver of CUDA or ROCm."""
+    """Whether there is a driver of CUDA or ROCm; without one, torch, which takes a second to import, finds no GPU."""
     import ctypes
 
     with suppress(OSError):
         ctypes.CDLL("nvcuda.dll" if WINDOWS else "libcuda.so.1")
         return True
-    return Path("/dev/kfd").exists()
+    return any(Path("/dev", name).exists() for name in ("kfd", "dxg"))
 
 
 def usable_memory() -> int | None:

@@ -237,7 +237,8 @@ class Translator:
                 raise UsageError(
                     f"hidden tokens of target {index}: it has {counted(len(ids), 'token')}, counted from 0"
                 )
-        scores, model = dict[int, Score](), self.generator.model
+        model = self.generator.model
+        scores: dict[int, Score] = {}
         for batch in self._batches(target_ids, range(len(target_ids))):
             rows = [target_ids[index] for index in batch]
             with _fitting(partial(len, batch)):
