@@ -19,7 +19,7 @@ from janus_cli.core.batch import SPECIAL, collate
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.recipe import Recipe
-from janus_cli.training.checkpoint import build_model
+from janus_cli.training.model import build_model
 
 
 def main(arguments: Sequence[str] | None) -> None:

@@ -20,7 +20,8 @@ from janus_cli.decoding.modes import choose, own_recipe
 from janus_cli.decoding.translate import Result, Translator
 from janus_cli.engines.engine import Engine
 from janus_cli.lab.labels import row_options
-from janus_cli.training.checkpoint import find_checkpoint, load_model
+from janus_cli.training.checkpoint import find_checkpoint
+from janus_cli.training.model import load_model
 
 MODES = ("ar.beam1", "ar.beam5", "nar1.lb5", "nar4.lb5", "nar10.lb5", "nar4.lb5.rerank")
 

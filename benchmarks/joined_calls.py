@@ -24,12 +24,13 @@ from janus_cli import console
 from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.objectives.base import decoder_flops
 from janus_cli.core.stream import Stream, beside, in_span
-from janus_cli.device import autocast, choose_device, keep_freed_memory
+from janus_cli.device import choose_device, keep_freed_memory
 from janus_cli.errors import UsageError
 from janus_cli.lab.rows import Spread, rotated
 from janus_cli.recipe import Recipe
-from janus_cli.training.checkpoint import build_model
+from janus_cli.training.model import build_model
 from janus_cli.training.trainer import plan_of
+from janus_cli.world import autocast
 
 LENGTHS = (15, 60, 120)
 VOCABULARY = 8000  # few of the words are looked up; nothing is predicted

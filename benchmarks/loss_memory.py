@@ -31,15 +31,16 @@ from janus_cli.core import losses
 from janus_cli.core.aux_loss import AUX, PAIRS, AuxLoss, aux_loss
 from janus_cli.core.losses import cross_entropy
 from janus_cli.core.objectives import janus
-from janus_cli.device import autocast, keep_freed_memory, start_world
+from janus_cli.device import keep_freed_memory
 from janus_cli.errors import UsageError, require
 from janus_cli.files import write_atomically
 from janus_cli.lab import plots
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.system import forget_peak, peak_bytes
-from janus_cli.training.checkpoint import build_model
+from janus_cli.training.model import build_model
 from janus_cli.training.trainer import Micro, Trainer, Window, plan_of
+from janus_cli.world import autocast, start_world
 
 VOCABULARIES = (8000, 32_000, 64_000)
 WAYS = ("in chunks", "plain")

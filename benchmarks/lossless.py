@@ -25,7 +25,8 @@ from janus_cli.data.lines import Lines
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
 from janus_cli.decoding.modes import choose, own_recipe
 from janus_cli.decoding.translate import Result, Translator
-from janus_cli.training.checkpoint import find_checkpoint, load_model
+from janus_cli.training.checkpoint import find_checkpoint
+from janus_cli.training.model import load_model
 
 ROUNDING = 1e-4  # nats
 

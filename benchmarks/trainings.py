@@ -15,15 +15,16 @@ import torch.nn.functional as F
 from janus_cli.core.batch import PAD, Batch
 from janus_cli.data.batching import epoch_batches, load_batch
 from janus_cli.data.store import Store
-from janus_cli.device import autocast, keep_few_shapes, keep_freed_memory, start_world
+from janus_cli.device import keep_few_shapes, keep_freed_memory
 from janus_cli.errors import JanusError
 from janus_cli.lab import peers
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.system import peak_bytes
-from janus_cli.training.checkpoint import build_model
+from janus_cli.training.model import build_model
 from janus_cli.training.optimizer import make_optimizer
 from janus_cli.training.trainer import Trainer
+from janus_cli.world import autocast, start_world
 
 HUGGING_FACE = "transformers"
 SMOOTHING = 0.1  # of the peer's cross-entropy

@@ -1,70 +1,27 @@
-"""The machine, for training and decoding: devices, ranks, precision, memory, stop signals."""
+"""The machine, for training and decoding: devices, memory, stop signals. Torch is imported when it must be asked."""
 
 from __future__ import annotations
 
 import os
-import re
 import signal
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
-from datetime import timedelta
-from queue import Empty, SimpleQueue
-from threading import Thread
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
-from typing import Any, Literal
-
-import torch
-import torch.distributed as dist
+from typing import TYPE_CHECKING
 
 from janus_cli import console
 from janus_cli.errors import Interrupt, Stopped, UsageError
-from janus_cli.system import c_function, is_device, stop_signals
+from janus_cli.system import c_function, is_device, may_have_gpu, stop_signals
 
-Precision = Literal["float32", "bf16"]
-PrecisionKnob = Literal["auto", "float32", "bf16"]
-RATE_SIZE = {"cpu": 1024, "cuda": 8192}  # side of the square matrices whose product measures a machine's FLOP/s
+if TYPE_CHECKING:
+    import torch
+
 SIGNALS = stop_signals()
-MEETING = timedelta(minutes=10)  # for which a rank waits for the others to start
-PATIENCE = timedelta(hours=12)  # with which it waits for them later
-SILENCE = 5.0  # seconds after which a waiting rank says so
-ONE_PROCESS = "several processes are started by torchrun (docs/scaling.md); for one: unset RANK WORLD_SIZE LOCAL_RANK"
-# Values of ONEDNN_MAX_CPU_ISA that leave oneDNN no instructions that multiply bf16.
-WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
 
 
-@dataclass(frozen=True)
-class World:
-    """This process is rank `rank` of `size`, and computes on `device`."""
-
-    rank: int
-    size: int
-    device: torch.device
-
-    @property
-    def first(self) -> bool:
-        return self.rank == 0
-
-    def sums(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Sum each named value over all ranks."""
-        if self.size == 1:
-            return dict(values)
-        packed = torch.tensor(list(values.values()), dtype=torch.float64)
-        if self.device.type == "cuda":
-            packed = packed.to(self.device)
-        dist.all_reduce(packed)
-        return dict(zip(values, packed.tolist(), strict=True))
-
-    def wait(self) -> None:
-        """Wait until every rank is here."""
-        if self.size > 1:
-            dist.barrier()
-
-    def close(self) -> None:
-        """Leave the group."""
-        if self.size > 1:
-            dist.destroy_process_group()
+def name_device(name: str) -> str:
+    """The name that `choose_device` gives its device; torch is asked only where there may be a GPU. Raises as that."""
+    return "cpu" if name == "cpu" or (name == "auto" and not may_have_gpu()) else str(choose_device(name))
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
@@ -75,6 +32,8 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     """
     if not is_device(name):
         raise UsageError(f"there is no device {name!r}", "name one of auto, cpu, cuda, cuda:N")
+    import torch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -87,89 +46,6 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)  # it makes a new plan for every batch shape, which takes longer
     return device
-
-
-def declared_ranks() -> tuple[int, int, int]:
-    """Rank, number of ranks, and rank on this machine, as torchrun's environment variables say; 0, 1, 0 without them.
-
-    Raises:
-        UsageError: they are no numbers, or do not fit each other, as in a shell that inherited some of them.
-    """
-    rank, size, local = (_number(name, least) for name, least in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
-    for name, number in (("RANK", rank), ("LOCAL_RANK", local)):
-        if number >= size:
-            raise UsageError(
-                f"the environment variable {name} is {number}, but WORLD_SIZE is {os.environ.get('WORLD_SIZE') or 1}: "
-                "ranks are counted from 0",
-                ONE_PROCESS,
-            )
-    needed = ("RANK", "MASTER_ADDR", "MASTER_PORT") if size > 1 else ()
-    missing = [name for name in needed if not os.environ.get(name)]
-    if missing:
-        raise UsageError(f"the environment variable WORLD_SIZE is {size}, but {missing[0]} is not set", ONE_PROCESS)
-    return rank, size, local
-
-
-def _number(name: str, least: int) -> int:
-    """The value of an environment variable; `least` if it is not set."""
-    text = os.environ.get(name) or str(least)
-    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < least:
-        raise UsageError(f"the environment variable {name} is {text[:20]!r}, not a number from {least} on", ONE_PROCESS)
-    return int(text)
-
-
-def start_world(device: str) -> World:
-    """Join the group that torchrun describes in the environment, if any: nccl on CUDA, gloo on a CPU.
-
-    Until `Trainer.fit`, a stop signal other than Ctrl-C ends any rank but the first at once: one that waits in torch
-    would not hear a handler of Python's.
-
-    Raises:
-        UsageError: see `declared_ranks` and `choose_device`; or the other ranks did not come.
-    """
-    rank, size, local = declared_ranks()
-    chosen = choose_device(device, local)
-    if size > 1:
-        if chosen.type == "cuda":
-            torch.cuda.set_device(chosen)
-        store = _meet(rank, size)
-        # The other ranks wait while the first one prepares data or validates.
-        store.set_timeout(PATIENCE)
-        backend = "nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
-    if rank > 0:
-        for number in {*SIGNALS} - {signal.SIGINT}:
-            signal.signal(number, signal.SIG_DFL)
-    return World(rank, size, chosen)
-
-
-def _meet(rank: int, size: int) -> Any:
-    """The store (torch.distributed.Store) through which all ranks find each other, once they are there.
-
-    Torch waits in a thread of its own, because it would not hear Ctrl-C.
-    """
-    from torch.distributed.rendezvous import rendezvous
-
-    answers: SimpleQueue[Any] = SimpleQueue()
-
-    def wait() -> None:
-        try:
-            answers.put(next(rendezvous("env://", timeout=MEETING))[0])
-        except (RuntimeError, ValueError, OSError) as problem:
-            answers.put(problem)
-
-    Thread(target=wait, daemon=True).start()
-    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} (MASTER_ADDR, MASTER_PORT)"
-    others = f"{console.counted(size - 1, 'other rank')} at {place}"
-    try:
-        answer = answers.get(timeout=SILENCE)
-    except Empty:
-        console.say(f"rank {rank}: waiting up to {console.duration(MEETING.total_seconds())} for {others}")
-        answer = answers.get()
-    if isinstance(answer, Exception):
-        reason = str(answer).split("\n")[0]
-        raise UsageError(f"rank {rank} of {size} (RANK, WORLD_SIZE) did not meet {others}: {reason}", ONE_PROCESS)
-    return answer
 
 
 def keep_freed_memory() -> None:
@@ -190,42 +66,6 @@ def keep_few_shapes() -> None:
     longer. Decoding, where shapes recur, would take 10 % longer.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")  # read when the first product is made
-
-
-def resolve_precision(knob: PrecisionKnob, device: torch.device) -> Precision:
-    """`auto` is bf16 on CUDA and on CPUs where torch multiplies it natively, else float32."""
-    if knob != "auto":
-        return knob
-    return "bf16" if device.type == "cuda" or _multiplies_bf16() else "float32"
-
-
-def _multiplies_bf16() -> bool:
-    """Whether the CPU has instructions for bf16, and torch and oneDNN will use them: both can be told to use fewer."""
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # newer than torch 2.10
-    has = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
-    onednn = torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
-    torchs = torch.backends.cpu.get_cpu_capability() == "AVX512"  # lower with ATEN_CPU_CAPABILITY=avx2
-    return bool(has) and onednn and torchs and limit.upper() not in WITHOUT_BF16
-
-
-def autocast(knob: PrecisionKnob, device: torch.device) -> AbstractContextManager[object]:
-    """A context with matrix products in this precision; sums, norms and losses stay in float32."""
-    return torch.autocast(device.type, torch.bfloat16) if resolve_precision(knob, device) == "bf16" else nullcontext()
-
-
-def product_rate(precision: Precision, device: torch.device) -> float:
-    """FLOP/s of a large matrix product, the measure of utilisation. Takes a fraction of a second."""
-    size = RATE_SIZE[device.type]
-    x = torch.ones(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
-    taken = []
-    for _ in range(6):
-        started = time.perf_counter()
-        _ = x @ x
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        taken.append(time.perf_counter() - started)
-    return 2.0 * size**3 / min(taken[1:])
 
 
 @contextmanager

@@ -32,6 +32,7 @@ BROKEN_PIPE = 128 + 13  # exit code of a process that SIGPIPE ended; Windows has
 # The byte that is locked on Windows, where locked bytes cannot be read: behind the end of any file of ours.
 LOCKED_BYTE = 1 << 40
 CANNOT = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # what file systems lack
+_TAKEN: list[int] = []  # see `take_threads`
 
 
 def lock(file: IO[Any], *, shared: bool = False) -> bool:
@@ -221,6 +222,41 @@ def usable_cores() -> int:
     if hasattr(os, "process_cpu_count"):  # Python 3.13
         return int(os.process_cpu_count() or 1)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads() -> int:
+    """Threads that torch computes with; where it is not imported, those of `take_threads`, or that torch would take.
+
+    These are as many as there are cores, hyperthreads not counted, or fewer if OpenMP's variable says so.
+    """
+    if "torch" in sys.modules:
+        return int(sys.modules["torch"].get_num_threads())
+    if _TAKEN:
+        return _TAKEN[0]
+    cores = usable_cores()
+    if hasattr(os, "sched_getaffinity"):
+        place = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+        cores = len({_in_file(place.format(core), r"(.+)") or core for core in os.sched_getaffinity(0)})
+    given = os.environ.get("MKL_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or ""
+    found = re.match(r"\s*([1-9][0-9]{0,4})\s*(,|$)", given)
+    return min(cores, int(found[1])) if found else cores
+
+
+def take_threads(count: int) -> None:
+    """Makes `threads` so many. If torch is to be used, it must be imported by now."""
+    _TAKEN[:] = [count]
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
+
+
+def may_have_gpu() -> bool:
+    """Whether there is a driver of CUDA or ROCm; without one, torch, which takes a second to import, finds no GPU."""
+    import ctypes
+
+    with suppress(OSError):
+        ctypes.CDLL("nvcuda.dll" if WINDOWS else "libcuda.so.1")
+        return True
+    return any(Path("/dev", name).exists() for name in ("kfd", "dxg"))
 
 
 def usable_memory() -> int | None:

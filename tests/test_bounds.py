@@ -16,7 +16,7 @@ from janus_cli.errors import OutOfMemoryError, UsageError
 from janus_cli.lab.labels import matching
 from janus_cli.recipe import sections
 from janus_cli.training import size
-from janus_cli.training.checkpoint import build_model
+from janus_cli.training.model import build_model
 from tests.helpers import Janus, sets
 
 

@@ -29,6 +29,7 @@ _FLOORS = [
     ["data"],
     ["engines"],
     ["core"],
+    ["world"],
     ["device", "runs"],
     ["recipe_load", "files"],
     ["recipe", "yaml_core", "console", "documents"],

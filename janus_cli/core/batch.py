@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
+from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK, padded
 
 __all__ = ["BOS", "EOS", "IGNORE", "MASK", "PAD", "SPECIAL", "UNK", "Batch", "Joined", "batch_of", "collate", "pad"]
 
@@ -70,9 +70,7 @@ class Batch:
 
 def pad(rows: Sequence[Sequence[int]]) -> Tensor:
     """Rows of ids as one matrix: (B, longest) int64, PAD on the right."""
-    longest = max(map(len, rows), default=0)
-    padded = [[*row, *[PAD] * (longest - len(row))] for row in rows]
-    return torch.tensor(padded, dtype=torch.int64).view(len(rows), longest)
+    return torch.tensor(padded(rows), dtype=torch.int64).view(len(rows), max(map(len, rows), default=0))
 
 
 def collate(

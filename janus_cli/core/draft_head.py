@@ -19,10 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from janus_cli.core.batch import BOS, EOS, PAD
+from janus_cli.core.shapes import DISTANCES, NEAR
 
-CANDIDATES = 4  # likeliest tokens of a place
-NEAR = 4  # places where the next token is sought: that of the last one, and those after it
-DISTANCES = (-1.0, 0.0, -1.0, -2.0)  # nats, for these places, without a head
 RANK = 32
 HIDDEN, ELSEWHERE = -1e30, -8.0  # nats: of what is no candidate; of a token that is none near its place
 EPOCHS, BATCHES, ROWS, RATE = 5, 30, 4096, 0.01  # BATCHES of an epoch, at least; ROWS of a batch, at most

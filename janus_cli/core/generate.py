@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from janus_cli.core.batch import PAD
 from janus_cli.core.graphs import MOST_ROWS, RecordedDraft, RecordedNext, RecordedSource, Recordings
-from janus_cli.core.knobs import ARSide, Decoding
+from janus_cli.core.knobs import ARSide, Decoding, Mode
 from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.search import Iteration, Output
 from janus_cli.core.search.beam import Ending, Step, beam_search
@@ -20,9 +20,8 @@ from janus_cli.core.search.repeats import Repeats
 from janus_cli.core.search.rules import Obeying
 from janus_cli.core.search.sample import Gumbel, row_keys, sample
 from janus_cli.core.search.speculative import Copied, speculative
-from janus_cli.core.steps import Draft, NextBlock, NextOfLength, NextToken, Verify, ar_scores, fill_masks, never_written
-
-Mode = Literal["ar", "nar", "semi", "spec"]
+from janus_cli.core.steps import Draft, NextBlock, NextOfLength, NextToken, Verify, ar_scores, fill_masks
+from janus_cli.core.writing import most_tokens, never_written
 
 
 def generate(
@@ -217,13 +216,9 @@ def _search(step: Step, source: Tensor, most: Tensor, options: Decoding) -> list
 
 
 def length_limit(lengths: Tensor, max_length: int, options: Decoding) -> Tensor:
-    """The most tokens of an AR output, EOS included: max_ratio * source + max_extra, with room beyond `min_length`.
-
-    lengths: (B,) int64 of the sources, without EOS. max_length: the model's positions, within which it stays.
-    """
-    ratio, extra = options.limit
-    limit = (lengths * ratio).long().clamp(min=options.min_length) + extra + 1
-    return limit.clamp(max=max_length - 1)
+    """`most_tokens` as a tensor. lengths: (B,) int64."""
+    limits: Tensor = most_tokens(lengths, max_length, options)
+    return limits.long()
 
 
 def _dropped(options: Decoding) -> Repeats:

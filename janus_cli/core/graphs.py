@@ -22,18 +22,9 @@ from janus_cli.core.batch import BOS, IGNORE, PAD
 from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Transformer
 from janus_cli.core.search.mask_predict import Written, mask_predict, over_lengths
-from janus_cli.core.steps import (
-    NEVER_WRITTEN,
-    Draft,
-    Unwritten,
-    Verify,
-    choices,
-    draft_input,
-    fill_masks,
-    log_probabilities,
-    token_logps,
-)
+from janus_cli.core.steps import Draft, Verify, choices, draft_input, fill_masks, log_probabilities, token_logps
 from janus_cli.core.stream import NEVER, ar_step, ar_stream, framed
+from janus_cli.core.writing import NEVER_WRITTEN, Unwritten
 
 MOST_ROWS = 128  # with more, launches matter less, rows that have ended cost more, and each shape keeps much memory
 MOST_TOKENS = 12_288  # source tokens, padding included, of all batch shapes together whose recordings are kept

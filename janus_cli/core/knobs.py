@@ -99,7 +99,8 @@ class Denoising:
 Precision = Literal["float32", "bf16", "int8"]  # of decoding
 ARStream = Literal["content", "query"]
 ARSide = Literal["content", "query", "self", "masks"]  # see core/stream.py; the last two are set by objectives
-
+Side = Literal["ar", "nar"]
+Mode = Literal["ar", "nar", "semi", "spec"]
 Sections = dict[str, dict[str, Any]]  # section of a recipe -> knob -> value
 
 
@@ -107,12 +108,18 @@ Sections = dict[str, dict[str, Any]]  # section of a recipe -> knob -> value
 class ObjectiveKnobs:
     """What all objectives share."""
 
-    # What the objective's paper sets in other sections of a recipe, so that `--objective NAME` gives the whole system;
-    # the recipe and --set override it.
+    # What its paper sets in other sections of a recipe, for `--objective NAME`; the recipe and --set override it.
     elsewhere: ClassVar[Sections] = {}
+    sides: ClassVar[tuple[Side, ...]] = ("ar",)  # that it trains
+    blocks: ClassVar[bool] = False  # one pass can write any number of tokens after a prefix, up to the first EOS
 
     name: str  # here, so that it comes first
     label_smoothing: Annotated[float, Knob("probability spread over all words", "[V]", ge=0, le=1)] = 0.1
+
+    @property
+    def lengths(self) -> bool:
+        """Whether lengths are predicted from the source. With `blocks`, nar is one pass, up to the first EOS."""
+        return "nar" in self.sides and not self.blocks
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,7 @@ class ArObjective(ObjectiveKnobs):
 class CmlmObjective(ObjectiveKnobs):
     """The conditional masked language model: L = CE_NAR + length CE_length [C]."""
 
+    sides: ClassVar[tuple[Side, ...]] = ("nar",)
     name: Literal["cmlm"] = "cmlm"
     noise: Annotated[Noise, Knob("which target tokens are hidden", "[C]")] = Noise(uniform=1.0)
     length: Annotated[float, Knob("weight of the length prediction", ge=0, le=1e6)] = 0.1
@@ -148,6 +156,7 @@ class CmlmcObjective(ObjectiveKnobs):
         "decoding": {"update": "all"},  # [CC]
     }
 
+    sides: ClassVar[tuple[Side, ...]] = ("nar",)
     name: Literal["cmlmc"] = "cmlmc"
     noise: Annotated[Noise, Knob("which target tokens are hidden", "[C], kept by [CC]")] = Noise(uniform=1.0)
     replaced: Annotated[float, Knob("share of observed tokens replaced by predictions", "[CC]", ge=0, le=1)] = 0.3
@@ -161,6 +170,7 @@ class CematObjective(ObjectiveKnobs):
     """Masked tokens on both sides, and words switched by a dictionary:
     L = encoder CE_encoder + nar CE_NAR + length CE_length [CE]."""
 
+    sides: ClassVar[tuple[Side, ...]] = ("nar",)
     name: Literal["cemat"] = "cemat"
     source_least: Annotated[float, Knob("smallest share of a source that is hidden", "[CE]", ge=0, le=1)] = 0.1
     source_most: Annotated[float, Knob("largest share of a source that is hidden", "[CE]", ge=0, le=1)] = 0.2
@@ -192,6 +202,7 @@ class CematObjective(ObjectiveKnobs):
 class JanusObjective(ObjectiveKnobs):
     """JANUS: L = ar CE_AR + nar CE_NAR + aux CE_AUX + length CE_length + three symmetric KL terms [J]."""
 
+    sides: ClassVar[tuple[Side, ...]] = ("ar", "nar")
     name: Literal["janus"] = "janus"
     ar_stream: Annotated[
         ARStream, Knob("slots that predict the next token: the tokens, or as in [J] MASK queries (two streams)", "[H]")
@@ -242,6 +253,7 @@ class MpnetObjective(ObjectiveKnobs):
     """Masked and permuted language modelling [M]."""
 
     ar_stream: ClassVar[ARSide] = "masks"
+    sides: ClassVar[tuple[Side, ...]] = ("ar", "nar")
     name: Literal["mpnet"] = "mpnet"
     # [M] hides a fixed 15 %; but left-to-right decoding begins with all tokens hidden, mask-predict goes on with some
     noise: Annotated[Noise, Knob("which target tokens are predicted", "[H]")] = Noise(uniform=0.5, full=0.5)
@@ -263,6 +275,8 @@ class BangObjective(ObjectiveKnobs):
 
     elsewhere: ClassVar[Sections] = {"decoding": {"remove_repeats": True}}  # [B]
     ar_stream: ClassVar[ARSide] = "self"
+    sides: ClassVar[tuple[Side, ...]] = ("ar", "nar")
+    blocks: ClassVar[bool] = True
     name: Literal["bang"] = "bang"
     streams: Annotated[int, Knob("largest block trained; costs memory and time", "[B]", ge=2, le=100)] = 9
     ar: Annotated[float, Knob("weight of the AR stream", "[B]", ge=0, le=1e6)] = 1.0
@@ -272,23 +286,16 @@ class BangObjective(ObjectiveKnobs):
 
 # Every objective by its name in a recipe; `core/objectives/__init__.py` has what each computes.
 OBJECTIVES: dict[str, type[ObjectiveKnobs]] = {
-    "ar": ArObjective,
-    "cmlm": CmlmObjective,
-    "cmlmc": CmlmcObjective,
-    "cemat": CematObjective,
-    "janus": JanusObjective,
-    "xlnet": XlnetObjective,
-    "mpnet": MpnetObjective,
-    "prophetnet": ProphetnetObjective,
-    "bang": BangObjective,
-}
-
+    "ar": ArObjective, "cmlm": CmlmObjective, "cmlmc": CmlmcObjective, "cemat": CematObjective, "janus": JanusObjective,
+    "xlnet": XlnetObjective, "mpnet": MpnetObjective, "prophetnet": ProphetnetObjective, "bang": BangObjective,
+}  # fmt: skip
 # The modes: ar, nar, semi and spec. For some objectives, ar or nar is a variant with other options:
 KNOWN_LENGTH = "ar with lengths"  # ar if the AR side needs a predicted length (mpnet)
 ONE_PASS = "nar without lengths"  # nar in one block, up to the first EOS (bang)
 _BEAM = ("ar", KNOWN_LENGTH)
 _TOGETHER = ("nar", ONE_PASS, "semi")  # several tokens a pass
 _UP_TO_EOS = ("ar", ONE_PASS, "semi", "spec")
+ONE_BEST: dict[str, Any] = {"nbest": 1, "temperature": 0.0, "diversity": 0.0}  # of Decoding, see `one_best`
 COLDEST = 0.001  # temperature: divided by less, log-probabilities may overflow
 
 
@@ -490,6 +497,3 @@ class Decoding:
     def one_best(self) -> Decoding:
         """The same for one output of each line, the likeliest: neither samples nor diversity."""
         return replace(self, **ONE_BEST)
-
-
-ONE_BEST: dict[str, Any] = {"nbest": 1, "temperature": 0.0, "diversity": 0.0}  # of Decoding, see `one_best`

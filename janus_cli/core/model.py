@@ -17,6 +17,7 @@ from janus_cli.core.cache import Cache
 from janus_cli.core.draft_head import DraftHead
 from janus_cli.core.fast import Linear, Packed, dropout, packed, product, scaled_dot_products
 from janus_cli.core.knobs import Model
+from janus_cli.core.shapes import marian_positions
 from janus_cli.core.stream import Stream
 
 KeysValues = tuple[Tensor, Tensor]  # each (B, H, K, D/H)
@@ -154,11 +155,9 @@ def sinusoids(count: int, width: int, kind: str = "sinusoidal") -> Tensor:
 
     kind: `marian` has the rates of the paper, 10000 ** (-2 i / D); `sinusoidal` those of tensor2tensor and fairseq.
     """
-    half = (width + 1) // 2
     if kind == "marian":
-        place, index = torch.arange(count, dtype=torch.float64), torch.arange(half, dtype=torch.float64)
-        exact = place[:, None] / 10_000 ** (2 * index / width)
-        return torch.cat([exact.sin(), exact.cos()], dim=1)[:, :width].float()
+        return torch.tensor(marian_positions(count, width), dtype=torch.float32)
+    half = (width + 1) // 2
     rate = torch.exp(torch.arange(half) * (-torch.log(torch.tensor(10_000.0)) / max(1, half - 1)))
     angle = torch.arange(count)[:, None] * rate
     return torch.cat([angle.sin(), angle.cos()], dim=1)[:, :width]

@@ -5,40 +5,19 @@ from __future__ import annotations
 from functools import partial
 from itertools import chain
 from math import inf
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from janus_cli.core.batch import BOS, EOS, MASK, PAD, UNK
+from janus_cli.core.batch import BOS, EOS, MASK, PAD
 from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.search.mask_predict import mask_predict, masks
 from janus_cli.core.stream import Stream, ar_step, ar_stream, beside, framed, future, in_span, left_to_right, masked
+from janus_cli.core.writing import NEVER_WRITTEN, Unwritten, never_written
 
 LOGITS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 25}  # elements: 4 MiB stay in a CPU's cache while they are used
-
-
-class Unwritten(NamedTuple):
-    """Tokens that are never written. The others share the probability of those in `shared`, not of those in `kept`."""
-
-    shared: tuple[int, ...]
-    kept: tuple[int, ...] = ()
-
-    @property
-    def or_eos(self) -> Unwritten:
-        """EOS besides, where the length is known."""
-        return self._replace(shared=(*self.shared, EOS))
-
-
-NEVER_WRITTEN = Unwritten((PAD, BOS, MASK))
-
-
-def never_written(options: Decoding) -> Unwritten:
-    """What these options forbid; where the length is known, EOS comes to that."""
-    every = (*NEVER_WRITTEN.shared, UNK) if options.unk == "ban" else NEVER_WRITTEN.shared
-    return Unwritten(tuple(token for token in every if token not in options.unwritten), options.unwritten)
 
 
 def logits_without(model: Transformer, states: Tensor, tokens: tuple[int, ...]) -> Tensor:

@@ -11,12 +11,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from itertools import groupby, zip_longest
 from pathlib import Path
 from time import perf_counter
 from typing import Any, BinaryIO
-
-import torch
 
 from janus_cli import console, documents
 from janus_cli.console import counted
@@ -29,13 +28,14 @@ from janus_cli.decoding.notes import tell
 from janus_cli.decoding.records import OVERWRITE, READING, Form, Progress, Record, Records, as_json, differences
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translate import Result, Translator, as_text, read_translator
-from janus_cli.device import choose_device, interruptible, keep_freed_memory
+from janus_cli.device import interruptible, keep_freed_memory, name_device
 from janus_cli.errors import DataError, Interrupt, Stopped, UsageError, check_machine
 from janus_cli.files import must_not_dangle, write_atomically, write_json
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run, text_name
 from janus_cli.scoring import repeats
 from janus_cli.scoring.judge import one_text
+from janus_cli.system import take_threads, threads
 from janus_cli.terminal import command
 from janus_cli.training import draft_head
 from janus_cli.training.checkpoint import fingerprint, read_checkpoint, read_state
@@ -78,7 +78,7 @@ class Job(ABC):
     resumed: bool = field(init=False)
     complete: bool = field(init=False)  # before anything was done: nothing is to do
     translator: Translator = field(init=False)
-    chosen_device: torch.device = field(init=False)
+    chosen_device: str = field(init=False)
 
     def do(self) -> None:
         """Decodes everything; a dry run checks the same and says what would be done.
@@ -88,9 +88,7 @@ class Job(ABC):
         """
         if self.resume and self.force:
             raise UsageError("--resume and --force exclude each other", "--resume continues, --force starts over")
-        if self.threads:
-            torch.set_num_threads(self.threads)
-        self.chosen_device = choose_device(self.device)
+        self.chosen_device = name_device(self.device)
         with interruptible():
             read_checkpoint(self.run, self.checkpoint, self._prepare)
             if not (self.dry_run or self.complete):
@@ -119,10 +117,10 @@ class Job(ABC):
             self.resumed = self.records.resumed
         elif self.resume:
             raise UsageError("--resume: what goes to stdout is not kept", "add --out FILE")
-        options = self.plan.used
-        if self.chosen_device.type != "cuda":
+        options, device = self.plan.used, self.chosen_device.partition(":")[0]
+        if device != "cuda":
             options.pop("cuda_graphs", None)
-        why = self.plan.without_graph(self.chosen_device.type, trace=self.trace > 0)
+        why = self.plan.without_graph(device, trace=self.trace > 0)
         options["engine"] = f"torch ({why})" if why else "onnx"
         used = ", ".join([self.plan.mode, *(f"{name} {value}" for name, value in options.items())])
         verb = "would decode" if self.dry_run else "decoding"
@@ -138,7 +136,9 @@ class Job(ABC):
             )
         if not self.dry_run:
             keep_freed_memory()
-            self.translator = read_translator(run, folder, self.plan, self.chosen_device)
+            self.translator = read_translator(run, folder, self.plan, self.chosen_device, self.trace > 0)
+            if self.threads:
+                take_threads(self.threads)
             self.step = read_state(folder).get("step")
 
     @abstractmethod
@@ -402,7 +402,7 @@ class Decode(Job):
             "counts": counts and {name: count for name, count in counts.items() if name not in READING},
             "batches": len(translator.timing.seconds) if whole else None,
             "batch_latency_ms": {"mean": round(mean, 3), "p95": round(p95, 3)} if whole else None,
-            "threads": torch.get_num_threads(), "device": str(self.chosen_device), "torch": torch.__version__,
+            "threads": threads(), "device": self.chosen_device, "torch": version("torch"),
             "hypotheses": self.kept("txt").name, "records": self.kept("jsonl").name,
             "references": list(self.references)[-1:],
         }  # fmt: skip

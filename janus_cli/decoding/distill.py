@@ -22,7 +22,6 @@ from janus_cli.console import counted
 from janus_cli.core.batch import UNK
 from janus_cli.core.generate import length_limit
 from janus_cli.core.knobs import ONE_BEST, Decoding
-from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data import filters
 from janus_cli.data.corpus import CHUNK_LINES, Split
 from janus_cli.data.encode import Encoded, pair_hash
@@ -66,7 +65,7 @@ class Distill(Job):
             raise UsageError(
                 "--surest chooses among the lines of --source, and there is none", "name text with --source"
             )
-        if not OBJECTIVES[recipe.objective.name].ar:
+        if "ar" not in recipe.objective.sides:
             raise UsageError(
                 f"{self.trained.path} was trained with objective {recipe.objective.name}: it has no autoregressive "
                 "side to distil",
@@ -92,7 +91,7 @@ class Distill(Job):
         words = ["janus", "distill", self.trained.path, "--checkpoint", name, *self.words]
         self.teacher = {
             "run": str(self.trained.path), "checkpoint": name, "sha256": self.weights,
-            "objective": recipe.objective.name, "options": self.plan.used, "device": str(self.chosen_device),
+            "objective": recipe.objective.name, "options": self.plan.used, "device": self.chosen_device,
             "torch": torch.__version__, "command": command(*words), "prepared": str(prepared.folder.resolve()),
             "fingerprint": prepared.train.fingerprint, **self.sources.described(),
             **({"column": self.column} if self.column else {}),

@@ -14,12 +14,14 @@ import torch
 from janus_cli import console
 from janus_cli.console import counted
 from janus_cli.core.batch import EOS, MASK, PAD, pad
-from janus_cli.core.draft_head import CANDIDATES, Draft, Examples, examples, fit
+from janus_cli.core.draft_head import Draft, Examples, examples, fit
 from janus_cli.core.knobs import ONE_BEST
 from janus_cli.core.model import Transformer
 from janus_cli.core.search.mask_predict import masks, predicted_lengths
-from janus_cli.core.steps import log_probabilities, never_written
+from janus_cli.core.shapes import CANDIDATES
+from janus_cli.core.steps import log_probabilities
 from janus_cli.core.stream import framed, masked
+from janus_cli.core.writing import never_written
 from janus_cli.data.extract import source_lines
 from janus_cli.data.tokenizer import Tokenizer
 from janus_cli.decoding.distill import Sources, prepared_of
@@ -73,7 +75,7 @@ class MakeHead:
         if not bool(((every.candidates == every.following[:, None]) & (every.logps > -1e29)).any()):
             raise DataError("no token of greedy's outputs is among those drafted", "train the model for longer")
         head, right = fit(model.output_weight.detach(), every)
-        file = draft_head.write(folder, head)
+        file = draft_head.write(folder, {name: each.contiguous().numpy() for name, each in head._asdict().items()})
         console.say(
             f"{file}: {file.stat().st_size:,} bytes, in {time.monotonic() - begun:.0f} s; after the right tokens, "
             f"{100 * right:.0f} % of {len(every.last):,} tokens are drafted as greedy search writes them"

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from janus_cli.core.batch import PAD, pad
 from janus_cli.core.model import Transformer
-from janus_cli.core.steps import Unwritten, never_written, token_logps
+from janus_cli.core.objectives import OBJECTIVES
+from janus_cli.core.steps import token_logps
 from janus_cli.core.stream import Stream, ar_stream, beside, content, framed, future, left_to_right, masked, revealed
+from janus_cli.core.writing import Unwritten, never_written
 from janus_cli.decoding.modes import Plan
 
 
@@ -75,12 +77,13 @@ def _streams(plan: Plan, target: Tensor, hidden: Tensor) -> Iterator[tuple[str, 
     never = Unwritten(never_written(replace(plan.options, unk="keep")).shared)
     if (side := plan.recipe.ar_stream) is not None:
         yield "ar", ar_stream(target, side), never.or_eos if side == "masks" else never
-    if plan.objective.blocks:
+    objective = plan.recipe.objective
+    if objective.blocks:
         step = torch.arange(1, target.shape[1], device=target.device)
         all_at_once = future(target, torch.zeros_like(step), step, alone=False)
         yield "nar", beside(content(target).unlabelled, all_at_once), never
-    elif plan.objective.nar:
+    elif "nar" in objective.sides:
         yield "nar", masked(target, left_to_right(hidden)), never.or_eos
-    if "ce_aux" in plan.objective.terms:
+    if "ce_aux" in OBJECTIVES[objective.name].terms:
         rank = left_to_right(hidden)
         yield "aux", beside(masked(target, rank).unlabelled, *revealed(target, rank)), never.or_eos

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from janus_cli import recipe_load
-from janus_cli.core.generate import Mode
 from janus_cli.core.knob import knobs
-from janus_cli.core.knobs import KNOWN_LENGTH, ONE_PASS, Decoding
-from janus_cli.core.objectives import OBJECTIVES, Objective
+from janus_cli.core.knobs import KNOWN_LENGTH, ONE_PASS, Decoding, Mode
 from janus_cli.engines.choice import without_graph
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.recipe import Recipe
@@ -40,19 +38,15 @@ class Plan:
     idle: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def objective(self) -> Objective:
-        return OBJECTIVES[self.recipe.objective.name]
-
-    @property
     def way(self) -> str:
         """The mode as named in `Knob.modes`, where `ar` and `nar` have variants."""
         if self.mode == "ar" and self.recipe.ar_stream == "masks":
             return KNOWN_LENGTH
-        return ONE_PASS if self.mode == "nar" and not self.objective.lengths else self.mode
+        return ONE_PASS if self.mode == "nar" and not self.recipe.objective.lengths else self.mode
 
     def without_graph(self, device: str = "cpu", *, trace: bool = False) -> str:
         """Why torch searches, on a device of this type; empty if ONNX Runtime does. Raises UsageError: neither can."""
-        lengths, side = self.objective.lengths, self.recipe.ar_stream
+        lengths, side = self.recipe.objective.lengths, self.recipe.ar_stream
         return without_graph(self.mode, self.options, side, device, lengths=lengths, trace=trace)
 
     @property
@@ -177,11 +171,11 @@ def own_recipe(folder: Path, changes: Sequence[str]) -> Recipe:
 
 def modes(recipe: Recipe, *, drafts: bool = False) -> tuple[Mode, ...]:
     """The modes of a model that was trained with this recipe, the default one first. drafts: whether it gets them."""
-    objective = OBJECTIVES[recipe.objective.name]
+    objective = recipe.objective
     # Mask-predict writes the draft; only these AR streams can verify it, because their slots are in order.
-    spec = objective.ar and (objective.lengths or drafts) and recipe.ar_stream in ("content", "query")
-    able: dict[Mode, bool] = {"ar": objective.ar, "nar": objective.nar, "semi": objective.blocks, "spec": spec}
-    return tuple(mode for mode, is_able in able.items() if is_able)
+    spec = "ar" in objective.sides and (objective.lengths or drafts) and recipe.ar_stream in ("content", "query")
+    more: dict[Mode, bool] = {"semi": objective.blocks, "spec": spec}
+    return (*objective.sides, *(mode for mode, is_able in more.items() if is_able))
 
 
 def choose(recipe: Recipe, given: Mapping[str, Any]) -> Plan:
@@ -264,7 +258,7 @@ def _must_fit(plan: Plan) -> None:
             raise UsageError("--redraft source: the source has ids of another tokenizer", "use --redraft nar")
         if options.draft_iters > 1:
             raise UsageError("--draft-iters: with --redraft source, drafts take no passes", "leave one of them out")
-    if plan.way == "nar" and options.rerank == "ar" and not plan.objective.ar:
+    if plan.way == "nar" and options.rerank == "ar" and "ar" not in recipe.objective.sides:
         raise UsageError(
             f"--rerank ar needs an AR side, and objective {name} has none", "use --rerank none, or train with janus"
         )

@@ -11,28 +11,31 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from janus_cli.console import counted
-from janus_cli.core.batch import EOS, UNK, pad
-from janus_cli.core.generate import length_limit
 from janus_cli.core.knobs import Precision
-from janus_cli.core.model import Transformer
 from janus_cli.core.search import Iteration, Output
+from janus_cli.core.symbols import EOS, UNK, padded
+from janus_cli.core.weights import Weights
+from janus_cli.core.writing import most_tokens
 from janus_cli.data.lines import cleaner
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers
-from janus_cli.decoding.likelihood import Score, token_logps_of
 from janus_cli.decoding.modes import Plan, choose, own_recipe
-from janus_cli.device import choose_device
-from janus_cli.engines.engine import Engine
+from janus_cli.device import name_device
+from janus_cli.engines.engine import Engine, Ids
 from janus_cli.errors import CheckpointError, DataError, OutOfMemoryError, UsageError, is_about_memory
 from janus_cli.runs import Run
 from janus_cli.training import draft_head
-from janus_cli.training.checkpoint import load_model, read_checkpoint, read_state, tokenizers_of
+from janus_cli.training.checkpoint import read_checkpoint, read_state, read_weights, tokenizers_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from janus_cli.core.model import Transformer
+    from janus_cli.decoding.likelihood import Score
 
 # Lines are sorted by length within windows of this many batches, which bounds memory and what an interruption loses.
 WINDOW_BATCHES = 16
@@ -168,7 +171,6 @@ class Translator:
 
     def __init__(self, generator: Engine, tokenizers: Tokenizers, plan: Plan, traced: int = 0) -> None:
         self.generator, self.tokenizers, self.plan, self.traced = generator, tokenizers, plan, traced
-        self.device = generator.model.output_weight.device
         self.longest = plan.recipe.reads
         self.timing = Timing()
         self.limiting = plan.limiting
@@ -211,6 +213,8 @@ class Translator:
             DataError: a target has more tokens than the model has positions.
             OutOfMemoryError: a batch does not fit into memory.
         """
+        from janus_cli.decoding import likelihood  # in torch
+
         clean = cleaner(self.plan.recipe.data.clean)
         source_ids, target_ids = (
             tokenizer.encode([clean(text) for text in checked(texts, what)])
@@ -220,7 +224,7 @@ class Translator:
             )
         )
         chosen = [range(len(ids)) for ids in target_ids] if hidden is None else hidden
-        room = self.generator.model.knobs.max_length - 2  # BOS and EOS
+        room = self.plan.recipe.model.max_length - 2  # BOS and EOS
         if not len(source_ids) == len(target_ids) == len(chosen):
             raise UsageError(
                 f"{counted(len(source_ids), 'source')}, {counted(len(target_ids), 'target')}",
@@ -233,15 +237,16 @@ class Translator:
                 raise UsageError(
                     f"hidden tokens of target {index}: it has {counted(len(ids), 'token')}, counted from 0"
                 )
+        model = self.generator.model
         scores: dict[int, Score] = {}
         for batch in self._batches(target_ids, range(len(target_ids))):
             rows = [target_ids[index] for index in batch]
             with _fitting(partial(len, batch)):
-                source = self._padded([source_ids[index][: self.longest] for index in batch])
-                found = token_logps_of(self.generator.model, self.plan, source, rows, [chosen[i] for i in batch])
+                source = self.generator.tensor(_padded([source_ids[index][: self.longest] for index in batch]))
+                found = likelihood.token_logps_of(model, self.plan, source, rows, [chosen[i] for i in batch])
             for index, ids, logps in zip(batch, rows, found, strict=True):
                 cut = max(0, len(source_ids[index]) - self.longest)
-                scores[index] = Score(self.tokenizers.target.pieces(ids), logps, cut)
+                scores[index] = likelihood.Score(self.tokenizers.target.pieces(ids), logps, cut)
         return [scores[index] for index in range(len(target_ids))]
 
     def windows(self, lines: Iterable[str], first: int = 0) -> Iterator[list[Result]]:
@@ -263,7 +268,7 @@ class Translator:
         self.advance(len(lines) - len(written))
         for batch in self._batches(ids, written):
             started = time.perf_counter()
-            source, trace = self._padded([ids[index] for index in batch]), first + min(batch) < self.traced
+            source, trace = _padded([ids[index] for index in batch]), first + min(batch) < self.traced
             how = self.plan.mode, self.plan.options, self.plan.recipe.ar_stream
             with _fitting(partial(self.generator.at_once, source, *how)):
                 found = self.generator(source, *how, trace)
@@ -289,8 +294,8 @@ class Translator:
 
     def _counted(self, ids: Sequence[Sequence[int]], outputs: Sequence[Sequence[Output]]) -> Iterator[str]:
         """The `Timing.counts` of these sources, which are not empty where there is an output. Each name once a line."""
-        plan, longest = self.plan, self.generator.model.knobs.max_length
-        limits = length_limit(torch.tensor([len(source) for source in ids]), longest, self.limiting).tolist()
+        plan, longest = self.plan, self.plan.recipe.model.max_length
+        limits = most_tokens(np.array([*map(len, ids)], np.float32), longest, self.limiting).tolist()
         for source, limit, (best, *others) in zip(ids, limits, outputs, strict=True):
             if UNK in best.tokens:
                 yield "unk"
@@ -308,9 +313,10 @@ class Translator:
         order, size = sorted(chosen, key=lambda index: len(rows[index])), self.plan.options.batch_sentences
         return (order[start : start + size] for start in range(0, len(order), size))
 
-    def _padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """(B, S) sources: tokens, EOS, PAD."""
-        return pad([[*row, EOS] for row in rows]).to(self.device)
+
+def _padded(rows: Sequence[Sequence[int]]) -> Ids:
+    """(B, S) sources: tokens, EOS, PAD."""
+    return np.array(padded([[*row, EOS] for row in rows]))
 
 
 def checked(texts: Iterable[str], what: str) -> Iterator[str]:
@@ -376,7 +382,7 @@ def load(
     for name, given in (("run", run), ("checkpoint", checkpoint)):
         if not isinstance(given, str | Path | None):
             raise UsageError(f"the {name} is {_kind(given)}, not a name or a folder (str, Path)", "load('runs/NAME')")
-    chosen = choose_device(device)
+    chosen = name_device(device)
     changes = [f"decoding.precision={precision}"] if precision else []
 
     def read(found: Run, folder: Path) -> Translator:
@@ -385,9 +391,14 @@ def load(
     return read_checkpoint(Path(run) if run else None, Path(checkpoint) if checkpoint else None, read)
 
 
-def read_translator(run: Run, folder: Path, plan: Plan, device: torch.device) -> Translator:
-    """A translator with a checkpoint's model that decodes as planned. Raises CheckpointError: see `read_model`."""
-    model, tokenizers = read_model(run, folder, device, plan.options.precision, head=plan.mode == "spec")
+def read_translator(run: Run, folder: Path, plan: Plan, device: str, trace: bool = False) -> Translator:
+    """A translator with a checkpoint's model that decodes as planned. Torch is not imported if it can do without.
+
+    Raises CheckpointError: see `read_model`.
+    """
+    weights, tokenizers = read_stored(run, folder, head=plan.mode == "spec")
+    by_torch = plan.without_graph(device.partition(":")[0], trace=trace)
+    model = weights.model(device, plan.options.precision) if by_torch else weights
     return Translator(Engine(model), tokenizers, plan)
 
 
@@ -399,10 +410,14 @@ def read_model(
     Raises:
         CheckpointError: they do not belong together, or the checkpoint or the head is damaged.
     """
+    weights, tokenizers = read_stored(run, folder, head=head)
+    return weights.model(device, precision), tokenizers
+
+
+def read_stored(run: Run, folder: Path, *, head: bool) -> tuple[Weights, Tokenizers]:
+    """As `read_model`, without torch."""
     tokenizers = tokenizers_of(run, read_state(folder, CheckpointError))
-    model = load_model(folder, device, precision)
-    sizes = model.source_table.num_embeddings, model.target_table.num_embeddings
-    if sizes != (tokenizers.source.size, tokenizers.target.size):
+    weights = read_weights(folder)
+    if weights.sizes != (tokenizers.source.size, tokenizers.target.size):
         raise CheckpointError(f"{folder} was not trained with the tokenizer in {run.path}", "name its run with --run")
-    model.draft_head = draft_head.read(folder, model) if head else None
-    return model, tokenizers
+    return replace(weights, head=draft_head.read(folder, weights) if head else {}), tokenizers

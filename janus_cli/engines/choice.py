@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from janus_cli.core.generate import Mode
-from janus_cli.core.knobs import ARSide, Decoding
+from janus_cli.core.knobs import ARSide, Decoding, Mode
 from janus_cli.errors import UsageError
 
 UNKNOWN = {  # options that graphs do not know

@@ -1,25 +1,24 @@
 """Decoding by ONNX Runtime where that is faster and can do what is asked, else by torch: the same texts either way.
 
-At batch 1 most of torch's time goes between its calls; a search that is one graph has none.
+At batch 1 most of torch's time goes between its calls; a search that is one graph has none. Torch, which takes a second
+to import, is imported only when it is needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from janus_cli.core.batch import EOS, PAD
-from janus_cli.core.generate import Generator, Mode, length_limit
-from janus_cli.core.knobs import ARSide, Decoding
-from janus_cli.core.model import Transformer
+from janus_cli.core.knobs import ARSide, Decoding, Mode
 from janus_cli.core.search import Output
-from janus_cli.core.steps import never_written
+from janus_cli.core.shapes import marian_positions
+from janus_cli.core.symbols import EOS, PAD
+from janus_cli.core.weights import Weights
+from janus_cli.core.writing import most_tokens, never_written
 from janus_cli.engines.choice import without_graph
 from janus_cli.engines.int8 import Quantized
 from janus_cli.engines.left_to_right import Side
@@ -27,35 +26,63 @@ from janus_cli.engines.network import HIDDEN
 from janus_cli.engines.session import Search, Session, written
 from janus_cli.engines.speculative import of_head
 from janus_cli.errors import UsageError
+from janus_cli.system import threads
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from janus_cli.core.generate import Generator
+    from janus_cli.core.model import Transformer
 
 Arrays = dict[str, NDArray[Any]]
+Ids = NDArray[np.int64]
 MOST_SESSIONS = 16
 ROWS_AT_ONCE, LOGITS_AT_ONCE = 48, 1 << 21  # of a step; of the first pass over all lengths
 
 
 class Engine:
-    """Generates as `Generator` does. The model's weights must not change."""
+    """Generates as `Generator` does. The model's weights must not change.
 
-    def __init__(self, model: Transformer) -> None:
-        self.model = model
+    model: of torch; or weights, of which one is made when torch has to search.
+    """
+
+    def __init__(self, model: Transformer | Weights) -> None:
+        if isinstance(model, Weights) and model.knobs.positions == "sinusoidal":  # which are as torch computes them
+            model = model.model()
+        self._given = model
         self._torch: Generator | None = None
         self._sessions: dict[Search, Session] = {}
         self._weights = Quantized()
 
     @property
+    def model(self) -> Transformer:
+        """The model in torch."""
+        if isinstance(self._given, Weights):
+            self._given = self._given.model()
+        return self._given
+
+    @property
     def by_torch(self) -> Generator:
         if self._torch is None:
+            from janus_cli.core.generate import Generator
+
             self._torch = Generator(self.model)
         return self._torch
 
     def name(self, mode: Mode, options: Decoding, side: ARSide | None, trace: bool = False) -> str:
         """onnx or torch, whichever decodes so. Raises UsageError: neither can."""
-        lengths, weight = self.model.length_table is not None, self.model.output_weight
-        if weight.dtype != torch.float32:
-            options = replace(options, precision="bf16") if options.precision == "float32" else options
-            if options.precision == "int8":
-                raise UsageError("the model was loaded in bf16, and int8 needs float32", "load it with precision int8")
-        why = without_graph(mode, options, side, weight.device.type, lengths=lengths, trace=trace)
+        given, device = self._given, "cpu"
+        if isinstance(given, Weights):
+            lengths = "length_table" in given.arrays
+        else:
+            lengths, device = given.length_table is not None, given.output_weight.device.type
+            if given.output_weight.dtype.itemsize != 4:
+                options = replace(options, precision="bf16") if options.precision == "float32" else options
+                if options.precision == "int8":
+                    raise UsageError(
+                        "the model was loaded in bf16, and int8 needs float32", "load it with precision int8"
+                    )
+        why = without_graph(mode, options, side, device, lengths=lengths, trace=trace)
         return "torch" if why else "onnx"
 
     def forget(self) -> None:
@@ -64,19 +91,25 @@ class Engine:
             self._torch.forget()
 
     def __call__(
-        self, source: Tensor, mode: Mode, options: Decoding, side: ARSide | None, trace: bool = False
+        self, source: Ids | Tensor, mode: Mode, options: Decoding, side: ARSide | None, trace: bool = False
     ) -> list[list[Output]]:
-        """As `Generator`."""
+        """As `Generator`, which takes tensors only."""
         if self.name(mode, options, side, trace) == "torch" or not len(source):
-            return self.by_torch(source, mode, options, side, trace)
-        with torch.inference_mode():
-            if mode == "spec":
-                return [[output] for output in self._spec(source, options, side)]
-            used = side if mode == "ar" or options.rerank == "ar" else None
-            parts = source.tensor_split(-(-len(source) // self._fastest(source.shape[1], mode, options)))
-            return [found for part in parts for found in self._found(_trimmed(part), mode, options, used)]
+            return self.by_torch(self.tensor(source), mode, options, side, trace)
+        ids = np.asarray(source)
+        if mode == "spec":
+            return [[output] for output in self._spec(ids, options, side)]
+        used = side if mode == "ar" or options.rerank == "ar" else None
+        parts = np.array_split(ids, -(-len(ids) // self._fastest(ids.shape[1], mode, options)))
+        return [found for part in parts for found in self._found(_trimmed(part), mode, options, used)]
 
-    def at_once(self, source: Tensor, mode: Mode, options: Decoding, side: ARSide | None) -> int:
+    def tensor(self, source: Ids | Tensor) -> Tensor:
+        """The same ids where the model is."""
+        import torch
+
+        return torch.as_tensor(source, device=self.model.output_weight.device)
+
+    def at_once(self, source: Ids | Tensor, mode: Mode, options: Decoding, side: ARSide | None) -> int:
         """How many sentences of a batch are decoded together: in a graph as many as are fastest.
 
         These are few, so that their logits stay in a CPU's cache.
@@ -90,18 +123,20 @@ class Engine:
             return 1
         if mode == "ar":
             return max(1, ROWS_AT_ONCE // options.beam)
-        return max(1, LOGITS_AT_ONCE // (options.length_beam * width * len(self.model.output_weight)))
+        given = self._given
+        vocabulary = len(given.output if isinstance(given, Weights) else given.output_weight)
+        return max(1, LOGITS_AT_ONCE // (options.length_beam * width * vocabulary))
 
-    def _found(self, source: Tensor, mode: Mode, options: Decoding, side: ARSide | None) -> Iterator[list[Output]]:
-        return _outputs(self._session(mode, options, side, len(source))(source=source.numpy()))
+    def _found(self, source: Ids, mode: Mode, options: Decoding, side: ARSide | None) -> Iterator[list[Output]]:
+        return _outputs(self._session(mode, options, side, len(source))(source=source))
 
-    def _spec(self, source: Tensor, options: Decoding, side: ARSide | None) -> Iterator[Output]:
+    def _spec(self, source: Ids, options: Decoding, side: ARSide | None) -> Iterator[Output]:
         """One sentence at a time, because each accepts another number of tokens."""
-        session, longest = self._session("spec", options, side, 1), self.model.knobs.max_length
-        for row in source.split(1):
-            alone = _trimmed(row)
-            limit = int(length_limit((alone != PAD).sum(1) - 1, longest, options))
-            found = session(source=alone.numpy(), limits=np.array([limit]))
+        session, longest = self._session("spec", options, side, 1), self._given.knobs.max_length
+        for row in source:
+            alone = _trimmed(row[None])
+            limit = int(most_tokens(np.array([(row != PAD).sum() - 1], np.float32), longest, options)[0])
+            found = session(source=alone, limits=np.array([limit]))
             passes, tokens, logps = int(found["passes"]), found["tokens"].tolist(), found["logps"].tolist()
             if EOS in tokens[: limit - 1]:
                 size = tokens.index(EOS) + 1
@@ -113,27 +148,36 @@ class Engine:
 
     def _session(self, mode: Mode, options: Decoding, side: ARSide | None, count: int) -> Session:
         """A search's session, made when it is first asked for."""
-        search = Search(mode, cast("Side | None", side), options, count > 1, torch.get_num_threads())
+        search = Search(mode, cast("Side | None", side), options, count > 1, threads())
         if search not in self._sessions:
             if not self._weights:
-                self._weights.update((name, weight.numpy()) for name, weight in all_weights(self.model).items())
+                self._weights.update(all_weights(self._given))
             shapes = {name: weight.shape for name, weight in self._weights.items()}
-            graph = written(self.model.knobs, shapes, search, never_written(options))
+            graph = written(self._given.knobs, shapes, search, never_written(options))
             if len(self._sessions) == MOST_SESSIONS:
                 del self._sessions[next(iter(self._sessions))]  # each holds a copy of the weights as it needs them
             self._sessions[search] = Session(graph, self._weights, search.threads)
         return self._sessions[search]
 
 
-def _trimmed(source: Tensor) -> Tensor:
+def _trimmed(source: Ids) -> Ids:
     """Without columns of PAD alone: the graph of a single sentence knows no padding."""
     return source[:, : max(1, int((source != PAD).sum(1).max()))]
 
 
-def all_weights(model: Transformer) -> dict[str, Tensor]:
+def all_weights(model: Transformer | Weights) -> Arrays:
     """Weights and position tables by name, and those of the draft head."""
-    named = {name: each.detach() for part in (model.named_parameters(), model.named_buffers()) for name, each in part}
-    return named | of_head(model.draft_head, model.output_weight.detach()) if model.draft_head else named
+    if isinstance(model, Weights):
+        named, head, table = dict(model.arrays), model.head, model.output
+        if model.knobs.positions == "marian":
+            positions = np.array(marian_positions(model.knobs.max_length, model.knobs.width), np.float32)
+            named |= dict.fromkeys(("source_positions", "target_positions"), positions)
+    else:
+        parts = model.named_parameters(), model.named_buffers()
+        named = {name: each.detach().float().numpy() for part in parts for name, each in part}
+        head = {name: each.numpy() for name, each in model.draft_head._asdict().items()} if model.draft_head else {}
+        table = model.output_weight.detach().float().numpy()
+    return named | of_head(head, table) if head else named
 
 
 def _outputs(found: Arrays) -> Iterator[list[Output]]:

@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from janus_cli.core.batch import BOS, EOS, MASK, PAD
 from janus_cli.core.knobs import Decoding
-from janus_cli.core.steps import Unwritten
+from janus_cli.core.symbols import BOS, EOS, MASK, PAD
+from janus_cli.core.writing import Unwritten
 from janus_cli.engines.graph import State, Value
 from janus_cli.engines.network import HIDDEN, Network, Source
 from janus_cli.engines.rules import Rules

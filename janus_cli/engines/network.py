@@ -12,9 +12,9 @@ from functools import partial
 
 import numpy as np
 
-from janus_cli.core.batch import PAD
 from janus_cli.core.knobs import Model
-from janus_cli.core.steps import Unwritten
+from janus_cli.core.symbols import PAD
+from janus_cli.core.writing import Unwritten
 from janus_cli.engines.graph import RUNTIME, Graph, Value
 from janus_cli.engines.int8 import Blocks, Rows
 

@@ -6,9 +6,9 @@ from math import log
 
 import numpy as np
 
-from janus_cli.core.batch import BOS, EOS, MASK, PAD
 from janus_cli.core.knobs import Decoding
-from janus_cli.core.steps import Unwritten
+from janus_cli.core.symbols import BOS, EOS, MASK, PAD
+from janus_cli.core.writing import Unwritten
 from janus_cli.engines.graph import State, Value
 from janus_cli.engines.left_to_right import Results, Side, scores
 from janus_cli.engines.network import HIDDEN, Network, Source

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from janus_cli.core.batch import PAD
+from janus_cli.core.symbols import PAD
 from janus_cli.engines.graph import Value
 
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from janus_cli.core.batch import EOS, PAD
 from janus_cli.core.knobs import Decoding
+from janus_cli.core.symbols import EOS, PAD
 from janus_cli.engines.graph import Value
 from janus_cli.engines.network import HIDDEN
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from janus_cli.core.knobs import Decoding, Model
-from janus_cli.core.steps import Unwritten
+from janus_cli.core.writing import Unwritten
 from janus_cli.engines.graph import Graph
 from janus_cli.engines.left_to_right import Beam, Side, greedy
 from janus_cli.engines.network import Network

@@ -14,16 +14,17 @@ Speculative decoding: Leviathan et al., ICML 2023; Stern et al., NeurIPS 2018, f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import log
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
 
-from janus_cli.core.batch import BOS, EOS, MASK
-from janus_cli.core.draft_head import CANDIDATES, DISTANCES, NEAR, DraftHead
 from janus_cli.core.knobs import Decoding
-from janus_cli.core.steps import Unwritten
+from janus_cli.core.shapes import CANDIDATES, DISTANCES, NEAR
+from janus_cli.core.symbols import BOS, EOS, MASK
+from janus_cli.core.writing import Unwritten
 from janus_cli.engines.graph import State, Value
 from janus_cli.engines.left_to_right import NextToken, Side
 from janus_cli.engines.network import HIDDEN, Network, Source
@@ -33,10 +34,10 @@ LONGEST = 16  # tokens of a draft
 FAR = 1 << 20  # more than any two places are apart
 
 
-def of_head(head: DraftHead, table: Tensor) -> dict[str, Tensor]:
+def of_head(head: Mapping[str, NDArray[Any]], table: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """A head as weights of a graph, with its transitions for each token, (V, r). table: (V, D), the output table."""
-    tokens = {"draft.before": table @ head.before, "draft.after": table @ head.after}
-    return tokens | {"draft.bias": head.bias, "draft.distances": head.distances, "draft.scale": head.scale}
+    found = {f"draft.{name}": each for name, each in head.items()}
+    return found | {f"draft.{name}": table @ head[name] for name in ("before", "after")}
 
 
 class Chains(NamedTuple):

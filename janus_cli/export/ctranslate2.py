@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from janus_cli.core.model import Transformer
-from janus_cli.core.steps import NEVER_WRITTEN, Unwritten, never_written
 from janus_cli.core.symbols import BOS, EOS, NAMES, SPECIAL, UNK
+from janus_cli.core.writing import NEVER_WRITTEN, Unwritten, never_written
 from janus_cli.data.tokenizer import INDEX, Tokenizer
 from janus_cli.documents import TokenizerIndex, read
 from janus_cli.errors import UsageError, require

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from janus_cli import console
 from janus_cli.core.knobs import Decoding
-from janus_cli.core.steps import never_written
 from janus_cli.core.symbols import EOS, NO_TEXT, PAD, UNK
+from janus_cli.core.writing import never_written
 from janus_cli.data.hf import ABSENT, CLEANED, HuggingFace, Library
 from janus_cli.data.tokenizer import INDEX
 from janus_cli.decoding.modes import Plan, choose, modes
@@ -73,7 +73,7 @@ def searches(recipe: Recipe) -> tuple[dict[str, Plan], dict[str, str]]:
 def write(source: Source, folder: Path) -> None:
     """Fills `folder`: a graph of each search, weights.bin, generate.py, tokenizer files, README.txt."""
     plans, missing = searches(source.recipe)
-    weights = {name: weight.float().numpy() for name, weight in all_weights(source.model).items()}
+    weights = all_weights(source.model)
     places, shapes = _stored(weights, folder / WEIGHTS), {name: weight.shape for name, weight in weights.items()}
     for name, plan in plans.items():
         side: Any = source.recipe.ar_stream if plan.mode == "ar" or plan.options.rerank == "ar" else None
@@ -184,7 +184,7 @@ def _readme(source: Source, plans: dict[str, Plan], missing: dict[str, str], pac
     reasons = "\n".join(f"There is no {mode}.onnx: {why}." for mode, why in missing.items())
     return source.readme(
         "onnx.txt", package=package, default=next(iter(plans)), graphs=graphs, weights=WEIGHTS,
-        bytes=f"{4 * sum(each.numel() for each in all_weights(source.model).values()):,}", files=", ".join(files),
+        bytes=f"{4 * sum(each.size for each in all_weights(source.model).values()):,}", files=", ".join(files),
         nbest=decoding.nbest, reads=source.recipe.reads, eos=EOS, pad=PAD, iters=iters if "nar" in plans else "",
         ratio=f"{ratio:g}", extra=extra, missing=reasons + "\n" * bool(reasons),
     )  # fmt: skip

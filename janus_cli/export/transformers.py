@@ -12,8 +12,8 @@ from torch import Tensor
 
 from janus_cli import console
 from janus_cli.core.knobs import Decoding, Model
-from janus_cli.core.steps import never_written
 from janus_cli.core.symbols import BOS, EOS, PAD
+from janus_cli.core.writing import never_written
 from janus_cli.data.hf import ABSENT, HuggingFace
 from janus_cli.data.tokenizer import Tokenizer
 from janus_cli.decoding import modes

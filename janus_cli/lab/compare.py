@@ -17,7 +17,7 @@ import torch
 from janus_cli import __version__, console, documents, recipe_load, runs
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.prepared import data_of, place_for
-from janus_cli.device import choose_device, declared_ranks, keep_freed_memory
+from janus_cli.device import choose_device, keep_freed_memory
 from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError, check_machine
 from janus_cli.files import MANIFEST, write_atomically
 from janus_cli.lab import machine
@@ -39,6 +39,7 @@ from janus_cli.system import load_average, usable_cores
 from janus_cli.training import checkpoint
 from janus_cli.training.resume import continued
 from janus_cli.training.run import train
+from janus_cli.world import declared_ranks
 
 MODES = (  # each system is decoded with those that it has
     "ar.beam1", "ar.beam5", "nar1.lb5", "nar4.lb5", "nar10.lb5", "nar4.lb5.rerank", "nar10.lb5.rerank", "nar.eos",

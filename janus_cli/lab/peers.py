@@ -25,7 +25,7 @@ from janus_cli.files import copy_files
 from janus_cli.lab.rows import Decoded, Row
 from janus_cli.lab.threads import Loaded, Threads, set_torch
 from janus_cli.recipe import Recipe
-from janus_cli.training.checkpoint import build_model
+from janus_cli.training.model import build_model
 
 Peer = Literal["ctranslate2", "transformers"]
 Ids = list[list[int]]

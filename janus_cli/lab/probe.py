@@ -119,7 +119,7 @@ def probe(count: int, device: torch.device, run: Run, folder: Path) -> Probe:
     return Probe(
         folder.name, read_state(folder).get("step"), (len(chosen), len(usable)),
         reliability(model, recipe, batches),
-        predicted(model, batches) if OBJECTIVES[recipe.objective.name].lengths else None,
+        predicted(model, batches) if recipe.objective.lengths else None,
         _traced(Engine(model), tokenizers, recipe, texts, spread(order, TRACED)),
     )  # fmt: skip
 
@@ -214,7 +214,7 @@ def _traced(
     sources, references = texts
     traced = [TracedSentence(row, sources[row], (references[0][row] if references else "") or "", []) for row in rows]
     single = replace(recipe, decoding=replace(recipe.decoding.one_best, precision="float32", engine="auto"))
-    for side in OBJECTIVES[recipe.objective.name].sides:
+    for side in recipe.objective.sides:
         plan = choose(single, {"mode": side})
         translator = Translator(generator, tokenizers, plan, traced=len(rows))
         results = (result for window in translator.windows([sources[row] for row in rows]) for result in window)

@@ -65,7 +65,7 @@ def select(recipe: Recipe, names: Sequence[str], device: str = "cpu") -> Selecti
             continue
         if recipe.decoding.precision == "bf16" != plan.options.precision:
             left_out[label] = "weights are in bf16 here: leave out decoding.precision"
-        elif label == "nar.eos" and plan.objective.lengths:
+        elif label == "nar.eos" and recipe.objective.lengths:
             left_out[label] = "this run predicts lengths and refines what it wrote: see the rows nar1, nar4, …"
         else:
             plans[label] = plan

@@ -9,6 +9,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +18,31 @@ Decode = Callable[[str], str]
 Read = Callable[[], Decode]
 
 
-def ours(about: Mapping[str, Any]) -> Read:
+def onnx(about: Mapping[str, Any]) -> Read:
     """about: label, run, folder, changes, device, see `rows.load`; threads."""
-    import torch
-
-    from janus_cli.lab import rows
+    from janus_cli.decoding.modes import choose, own_recipe
+    from janus_cli.decoding.translate import read_translator
+    from janus_cli.lab.labels import row_options
     from janus_cli.runs import Run
+    from janus_cli.system import take_threads
 
-    torch.set_num_threads(about["threads"])
+    take_threads(about["threads"])
+    folder, label = Path(about["folder"]), about["label"]
 
     def read() -> Decode:
-        row = rows.load(
-            about["label"], Run(Path(about["run"])), Path(about["folder"]), about["changes"],
-            torch.device(about["device"]),
-        )  # fmt: skip
-        return lambda line: row.translate([line], 1).texts[0]
+        recipe = own_recipe(folder, about["changes"])
+        single = replace(recipe, decoding=replace(recipe.decoding.one_best, batch_sentences=1))
+        plan = choose(single, row_options([label])[label])
+        translator = read_translator(Run(Path(about["run"])), folder, plan, about["device"])
+        return lambda line: next(translator.windows([line]))[0].text
 
     return read
+
+
+def torch(about: Mapping[str, Any]) -> Read:
+    """As `onnx`, which imports it only when it reads the model."""
+    import_module("torch")
+    return onnx(about)
 
 
 def ctranslate2(about: Mapping[str, Any]) -> Read:
@@ -91,7 +101,7 @@ def transformers(about: Mapping[str, Any]) -> Read:
 
 
 ENGINES: dict[str, Callable[[Mapping[str, Any]], Read]] = {
-    "onnx": ours, "torch": ours, "ctranslate2": ctranslate2, "transformers": transformers,
+    "onnx": onnx, "torch": torch, "ctranslate2": ctranslate2, "transformers": transformers,
 }  # fmt: skip
 
 

@@ -15,7 +15,8 @@ from janus_cli.files import sweep
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 from janus_cli.training.best import best_metric, label, newest_scoring, ranked
-from janus_cli.training.checkpoint import EMA, MODEL, OPTIMIZER, Checkpoint, optimizer_tensors
+from janus_cli.training.checkpoint import MODEL, OPTIMIZER, Checkpoint
+from janus_cli.training.model import EMA, build_model, must_be_finite, optimizer_tensors, read_tensors
 
 
 def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: bool) -> tuple[Path, list[str]]:
@@ -61,7 +62,7 @@ def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: 
 def _mean(folders: list[Path]) -> tuple[dict[str, Tensor], Checkpoint]:
     """The mean of checkpoints that belong together, and the last of them, but with the recipe of the first."""
     saved = [checkpoint.verify(folder) for folder in folders]
-    first, expected = saved[0], saved[0].build().weights()
+    first, expected = saved[0], build_model(saved[0].recipe, *saved[0].vocabularies).weights()
     sums = {key: torch.zeros_like(value, dtype=torch.float64) for key, value in expected.items()}
     for each in saved:
         for what, a, b in (
@@ -71,7 +72,7 @@ def _mean(folders: list[Path]) -> tuple[dict[str, Tensor], Checkpoint]:
         ):
             if a != b:
                 raise CheckpointError(f"{first.folder.name} and {each.folder.name} differ in their {what}: {a} and {b}")
-        for key, value in checkpoint.tensors(each.folder / MODEL, expected).items():
+        for key, value in read_tensors(each.folder / MODEL, expected).items():
             sums[key] += value
     mean = {key: (total / len(saved)).to(expected[key].dtype) for key, total in sums.items()}
     return mean, replace(saved[-1], recipe=first.recipe)
@@ -88,8 +89,8 @@ def running_mean(run: Run, *, force: bool) -> tuple[Path, list[str]]:
     saved = checkpoint.verify(_steps(run)[-1])
     if not saved.recipe.training.ema:
         raise UsageError(f"{run.path} keeps no mean of its weights", "train with --set training.ema=0.999")
-    model = saved.build()
-    tensors = checkpoint.tensors(saved.folder / OPTIMIZER, optimizer_tensors(model, {}, ema=True))
+    model = build_model(saved.recipe, *saved.vocabularies)
+    tensors = read_tensors(saved.folder / OPTIMIZER, optimizer_tensors(model, {}, ema=True))
     mean = {key: tensors[f"{key}.{EMA}"] for key in model.weights()}
     return _save(out, saved, mean, [saved.folder.name], " (ema)")
 
@@ -98,7 +99,7 @@ def _save(
     out: Path, saved: Checkpoint, mean: Mapping[str, Tensor], names: list[str], kind: str = ""
 ) -> tuple[Path, list[str]]:
     state = {**saved.state, "metrics": {}, "averaged": [name + kind for name in names]}
-    checkpoint.must_be_finite(mean, f"{out.name} is not saved")
+    must_be_finite(mean, f"{out.name} is not saved")
     checkpoint.save(out, saved.recipe, saved.vocabularies, state, mean)
     return out, names
 

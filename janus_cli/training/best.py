@@ -32,7 +32,7 @@ def best_metric(recipe: Recipe, metric: str) -> str:
         UsageError: training.best_metric is not a number that this objective's validation gives.
     """
     objective, chosen = OBJECTIVES[recipe.objective.name], recipe.training.best_metric
-    scores = [*(f"{metric}_{side}" for side in objective.sides), metric]
+    scores = [*(f"{metric}_{side}" for side in recipe.objective.sides), metric]
     names = [*scores, "loss", *objective.terms_with(recipe.objective)]
     if chosen != "auto" and chosen not in names:
         raise UsageError(

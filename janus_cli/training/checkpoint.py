@@ -9,31 +9,29 @@ The files go into a hidden folder and are synced; then the folder gets its name 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from janus_cli import console, documents, recipe_load
-from janus_cli.core.knobs import Precision
-from janus_cli.core.model import Transformer
-from janus_cli.core.objectives import OBJECTIVES
+from janus_cli.core.shapes import shapes
+from janus_cli.core.weights import Weights
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
 from janus_cli.errors import (
     FULL,
     CheckpointError,
     DataError,
     JanusError,
-    NonFiniteError,
     UsageError,
     check_machine,
     from_system,
@@ -45,10 +43,12 @@ from janus_cli.system import followed, make_link, sync
 from janus_cli.terminal import command
 from janus_cli.training import size
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 FORMAT = 1
 MODEL, OPTIMIZER, STATE, RECIPE = "model.safetensors", "optimizer.safetensors", "state.json", "recipe.yaml"
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of each weight
-EMA = "ema"  # exponential moving average of each weight, if training.ema is set
+KINDS = {"F32": "<f4", "BF16": "<u2"}  # of stored values
 PATIENCE = 60.0  # seconds that `save` waits for another process that writes the same checkpoint
 RETRIES = 3  # of a reader, if a training prunes the checkpoint meanwhile
 
@@ -63,21 +63,6 @@ class Checkpoint:
     recipe: Recipe
     vocabularies: tuple[int, int]
     state: Mapping[str, Any]
-
-    def build(self) -> Transformer:
-        """A model of this checkpoint's shape, with fresh weights."""
-        return build_model(self.recipe, *self.vocabularies)
-
-
-def build_model(recipe: Recipe, source_vocabulary: int, target_vocabulary: int) -> Transformer:
-    """The recipe's model, with weights drawn from torch's global generator.
-
-    Raises:
-        OutOfMemoryError: the machine cannot hold it.
-    """
-    size.must_fit(recipe.model, source_vocabulary, target_vocabulary)
-    objective = OBJECTIVES[recipe.objective.name]
-    return Transformer(recipe.model, source_vocabulary, target_vocabulary, length_head=objective.lengths)
 
 
 def step_folder(root: Path, step: int) -> Path:
@@ -143,6 +128,8 @@ def write(
 
 def _write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
     """Raises OSError if it cannot: safetensors itself says only in words what the system said."""
+    from safetensors.torch import save_file  # whoever has tensors has imported torch
+
     try:
         save_file({key: value.contiguous() for key, value in tensors.items()}, file)
     except SafetensorError as problem:
@@ -153,39 +140,6 @@ def _write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
 
 def _describe(file: Path) -> dict[str, Any]:
     return {"bytes": file.stat().st_size, "sha256": sha256(file)}
-
-
-def must_be_finite(tensors: Mapping[str, Tensor], consequence: str) -> None:
-    """Raises NonFiniteError if a value is NaN or infinite."""
-    if name := _not_finite(tensors):
-        raise NonFiniteError(
-            f"{name} has values that are not finite: {consequence}",
-            "earlier checkpoints are untouched; lower training.learning_rate or set training.clip",
-        )
-
-
-def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The first tensor that holds NaN or an infinite value. Waits for the device once."""
-    device = next(iter(tensors.values())).device  # AdamW's counts of steps may be elsewhere
-    finite = torch.stack([torch.isfinite(value).all().to(device) for value in tensors.values()]).tolist()
-    return next((name for name, holds in zip(tensors, finite, strict=True) if not holds), None)
-
-
-def optimizer_tensors(
-    model: Transformer, state: Mapping[Tensor, Mapping[str, Tensor]], *, ema: bool
-) -> dict[str, Tensor]:
-    """AdamW's moments and the moving average by weight name; initial values before the first update.
-
-    state: of the optimiser, by weight. ema: whether there is a moving average.
-    """
-    tensors = {}
-    for name, weight in model.named_parameters():
-        shapes = dict(zip(MOMENTS, ((), weight.shape, weight.shape), strict=True))
-        # One zero each, which takes no memory on the device: frozen weights have such moments as well.
-        new = {key: torch.zeros((), dtype=weight.dtype).expand(shape) for key, shape in shapes.items()}
-        for key in (*MOMENTS, EMA) if ema else MOMENTS:
-            tensors[f"{name}.{key}"] = {**new, EMA: weight, **state.get(weight, {})}[key].detach()
-    return tensors
 
 
 def move_link(root: Path, link: str, target: Path) -> None:
@@ -276,45 +230,59 @@ def _must_fit_its_file(saved: Checkpoint, has: int) -> None:
         )
 
 
-def tensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Read a safetensors file whose names, shapes and types must equal `expected`; values must be finite.
+def read_arrays(
+    file: Path, expected: Mapping[str, Sequence[int]] | None = None
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Read a safetensors file whose names and shapes must equal `expected`, if given; values must be finite.
 
-    An export may hold bfloat16 where float32 is expected, and is widened to that.
+    An export may hold bfloat16, and is widened to float32.
 
     Raises:
         CheckpointError: they do not, or the file is not safetensors.
     """
-    loaded = {}
     try:
-        with safe_open(file, framework="pt") as handle:
+        with safe_open(file, framework="numpy") as handle, file.open("rb") as opened:
             names = set(handle.keys())
+            if expected is None:
+                expected = {name: handle.get_slice(name).get_shape() for name in sorted(names)}
             if names != expected.keys():
                 missing, extra = sorted(expected.keys() - names), sorted(names - expected.keys())
                 raise CheckpointError(
                     f"{file}: missing {missing[:3]}, unexpected {extra[:3]}", "was it made with this recipe?"
                 )
+            length = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(length))
             for name, like in expected.items():
-                shape = list(handle.get_slice(name).get_shape())
-                if shape != list(like.shape):
-                    raise CheckpointError(f"{file}: {name} has shape {shape}, the recipe makes it {list(like.shape)}")
-                loaded[name] = value = handle.get_tensor(name)
-                if (value.dtype, like.dtype) == (torch.bfloat16, torch.float32):
-                    loaded[name] = value = value.float()
-                if value.dtype != like.dtype:
-                    raise CheckpointError(f"{file}: {name} has type {value.dtype}, expected {like.dtype}")
-                _must_be_finite_in(file, name, value)
-    except (SafetensorError, OSError, RuntimeError) as problem:  # RuntimeError: torch, if the file is gone by now
+                kind, shape, places = (header[name][key] for key in ("dtype", "shape", "data_offsets"))
+                if shape != list(like):
+                    raise CheckpointError(f"{file}: {name} has shape {shape}, the recipe makes it {list(like)}")
+                if kind not in KINDS:
+                    kind = {"F": "float", "I": "int"}.get(kind[0], kind[0]) + kind[1:]
+                    raise CheckpointError(f"{file}: {name} has type torch.{kind}, expected torch.float32")
+                opened.seek(8 + length + places[0])
+                value = np.fromfile(opened, KINDS[kind], math.prod(shape))
+                if kind == "BF16":  # the upper half of a float32
+                    value = (value.astype("<u4") << 16).view("<f4")
+                if not np.isfinite(value).all():
+                    raise CheckpointError(f"{file}: {name} holds values that are not finite")
+                yield name, value.reshape(shape)
+    except (SafetensorError, OSError, ValueError) as problem:  # ValueError: numpy, if the file was cut meanwhile
         check_machine(problem, f"to load {file}")
         raise CheckpointError(f"{file} is not a readable safetensors file: {problem}") from None
-    return loaded
 
 
-def load_model(folder: Path, device: torch.device | str = "cpu", precision: Precision = "float32") -> Transformer:
-    """The model of a checkpoint, in eval mode."""
-    # Not on the meta device: drawing weights that are overwritten takes 0.1 s, the meta device's imports 1.9 s.
-    model = verify(folder).build().to(device)
-    model.load_weights(tensors(folder / MODEL, model.weights()))
-    return model.to(torch.bfloat16 if precision == "bf16" else torch.float32).eval()
+def read_weights(folder: Path) -> Weights:
+    """The weights of a checkpoint.
+
+    Raises:
+        CheckpointError: it is damaged, or not what its recipe says.
+        OutOfMemoryError: the machine cannot hold them.
+    """
+    saved = verify(folder)
+    model, vocabularies = saved.recipe.model, saved.vocabularies
+    size.must_fit(model, *vocabularies)
+    expected = shapes(model, vocabularies, lengths=saved.recipe.objective.lengths)
+    return Weights(model, vocabularies, dict(read_arrays(folder / MODEL, expected)))
 
 
 def tokenizers_of(run: Run, state: Mapping[str, Any] | None = None) -> Tokenizers:
@@ -437,7 +405,9 @@ def newest_valid(root: Path) -> Checkpoint | None:
     for folder in reversed(steps(root)):
         try:
             saved = verify(folder)
-            _must_be_finite_on_disk(folder)
+            for file in filter(Path.is_file, (folder / MODEL, folder / OPTIMIZER)):
+                for _ in read_arrays(file):  # earlier versions could save values that are not finite
+                    pass
             return saved
         except CheckpointError as problem:
             message = problem.message
@@ -445,22 +415,6 @@ def newest_valid(root: Path) -> Checkpoint | None:
     if message:
         raise CheckpointError(f"no checkpoint under {root} is whole", message)
     return None
-
-
-def _must_be_finite_on_disk(folder: Path) -> None:
-    """Raises CheckpointError if weights or moments hold NaN or infinite values, as earlier versions could save them."""
-    for file in filter(Path.is_file, (folder / MODEL, folder / OPTIMIZER)):
-        try:
-            with safe_open(file, framework="pt") as handle:
-                for name in sorted(handle.keys()):
-                    _must_be_finite_in(file, name, handle.get_tensor(name))
-        except SafetensorError as problem:
-            raise CheckpointError(f"{file} is not a readable safetensors file: {problem}") from None
-
-
-def _must_be_finite_in(file: Path, name: str, value: Tensor) -> None:
-    if _not_finite({name: value}):
-        raise CheckpointError(f"{file}: {name} holds values that are not finite")
 
 
 def prune(root: Path, keep_last: int, best: Collection[Path]) -> None:

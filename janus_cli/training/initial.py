@@ -22,6 +22,7 @@ from janus_cli.recipe import OUTSIDE_WEIGHTS, Recipe
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 from janus_cli.training.checkpoint import MODEL, Checkpoint
+from janus_cli.training.model import build_model, read_tensors
 from janus_cli.training.optimizer import FRESH_MASK
 
 # Knobs of the model section that change what weights mean, but not their shape.
@@ -43,7 +44,7 @@ def find(named: Path, run: Run, recipe: Recipe) -> Checkpoint:
     checkpoint.tokenizers_of(other, saved.state)
     _must_mean_the_same(saved, recipe)
     if _changed(saved, recipe):
-        _must_have_shapes(saved, recipe, checkpoint.build_model(recipe, *saved.vocabularies).weights())
+        _must_have_shapes(saved, recipe, build_model(recipe, *saved.vocabularies).weights())
     console.say(f"the model section and the tokenizer are those of {named}")
     return saved
 
@@ -74,7 +75,7 @@ def copy_weights(saved: Checkpoint, model: Transformer, recipe: Recipe, tokenize
     fresh = model.weights()
     expected = _must_have_shapes(saved, recipe, fresh)
     shared, missing = fresh.keys() & expected.keys(), sorted(fresh.keys() - expected.keys())
-    loaded, unused = checkpoint.tensors(saved.folder / MODEL, expected), sorted(expected.keys() - fresh.keys())
+    loaded, unused = read_tensors(saved.folder / MODEL, expected), sorted(expected.keys() - fresh.keys())
     model.load_weights({**fresh, **{name: loaded[name] for name in shared}})
     if _reads_mask(recipe) and not _knows_mask(saved.recipe, tokenizer):
         missing.append(FRESH_MASK)
@@ -115,7 +116,7 @@ def _must_mean_the_same(saved: Checkpoint, recipe: Recipe) -> None:
 
 def _must_have_shapes(saved: Checkpoint, recipe: Recipe, fresh: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The checkpoint's weights, drawn anew. Raises CheckpointError if `fresh` has some in another shape."""
-    expected = saved.build().weights()
+    expected = build_model(saved.recipe, *saved.vocabularies).weights()
     for name in sorted(fresh.keys() & expected.keys()):
         if fresh[name].shape != expected[name].shape:
             values = ", ".join(f"model.{key} {value}" for key, value in _changed(saved, recipe).items())

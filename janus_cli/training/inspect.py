@@ -21,6 +21,7 @@ from janus_cli.system import followed
 from janus_cli.training import checkpoint
 from janus_cli.training.best import figure, label, newest_scoring, scoring_in
 from janus_cli.training.checkpoint import MODEL, STATE, read_state, tokenizers_of
+from janus_cli.training.model import build_model
 from janus_cli.training.optimizer import Shares
 from janus_cli.training.trainer import plan_of
 
@@ -80,7 +81,8 @@ def _judge_in_words(scoring: Mapping[str, Any]) -> str:
 
 def describe_checkpoint(folder: Path) -> dict[str, Any]:
     saved = checkpoint.verify(folder)
-    model, files = saved.build(), documents.read(folder / MANIFEST, documents.CheckpointManifest)["files"]
+    model = build_model(saved.recipe, *saved.vocabularies)
+    files = documents.read(folder / MANIFEST, documents.CheckpointManifest)["files"]
     modules = {"all": model, "encoder": model.encoder, "decoder": model.decoder}
     return {
         "checkpoint": str(folder),
@@ -134,7 +136,7 @@ def _fine_tuning(recipe: Recipe, vocabularies: tuple[int, int], run: Run) -> dic
     if knobs.layer_decay == 1 and not knobs.freeze:
         return {}
     fresh = runs.fresh(run.read_manifest()) if run.recipe.is_file() and run.manifest.is_file() else ()
-    shares = Shares.of(checkpoint.build_model(recipe, *vocabularies), knobs, fresh)
+    shares = Shares.of(build_model(recipe, *vocabularies), knobs, fresh)
     return {"fine-tuning": shares.in_words(knobs)}
 
 

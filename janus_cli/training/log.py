@@ -14,7 +14,7 @@ from torch import Tensor
 
 from janus_cli import console
 from janus_cli.core.objectives import Term
-from janus_cli.device import World
+from janus_cli.world import World
 
 
 class Log:

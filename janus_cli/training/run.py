@@ -30,7 +30,7 @@ from janus_cli.data.prepared import (
     prepare_again,
     text_is_elsewhere,
 )
-from janus_cli.device import World, keep_few_shapes, keep_freed_memory, start_world
+from janus_cli.device import keep_few_shapes, keep_freed_memory
 from janus_cli.errors import CheckpointError, DataError, JanusError, RunInUseError, Stopped, UsageError, require
 from janus_cli.files import MANIFEST, copy_files, locked, tidy, write_atomically
 from janus_cli.recipe import Recipe, tokenizer_of
@@ -42,9 +42,11 @@ from janus_cli.training import checkpoint, initial, limits, size
 from janus_cli.training.best import check_scoring, figure
 from janus_cli.training.checkpoint import Checkpoint
 from janus_cli.training.log import Log
+from janus_cli.training.model import build_model
 from janus_cli.training.optimizer import Shares
 from janus_cli.training.resume import consequences, continued
 from janus_cli.training.trainer import Trainer, resume_command
+from janus_cli.world import World, start_world
 
 LOCK = ".lock"
 RUN_TXT = """\
@@ -118,7 +120,7 @@ def train(
         if dry_run and start is None and not resume:
             return target
         torch.manual_seed(settings.seed)
-        model = checkpoint.build_model(settings, *sizes).to(world.device)
+        model = build_model(settings, *sizes).to(world.device)
         origin = None if saved is None else initial.copy_weights(saved, model, settings, data.tokenizers.target)
         shares = Shares.of(model, settings.training, runs.fresh(target.read_manifest() if resume else {"from": origin}))
         if not dry_run:

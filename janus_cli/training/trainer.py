@@ -28,7 +28,7 @@ from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES, Objective, Plan, Term
 from janus_cli.data.batching import Rows, epoch_batches, load_batch, noised
 from janus_cli.data.prepared import Prepared
-from janus_cli.device import SIGNALS, StopSignal, World, autocast, product_rate, resolve_precision
+from janus_cli.device import SIGNALS, StopSignal
 from janus_cli.documents import Position
 from janus_cli.errors import NonFiniteError, OutOfMemoryError, Stopped, is_about_memory
 from janus_cli.recipe import Recipe, Training
@@ -36,10 +36,12 @@ from janus_cli.runs import Run
 from janus_cli.scoring.judge import Judge, judge_of
 from janus_cli.terminal import command
 from janus_cli.training import best, checkpoint
-from janus_cli.training.checkpoint import EMA, MODEL, MOMENTS, OPTIMIZER, Checkpoint, optimizer_tensors
+from janus_cli.training.checkpoint import MODEL, OPTIMIZER, Checkpoint
 from janus_cli.training.log import Log, Meter
+from janus_cli.training.model import EMA, MOMENTS, must_be_finite, optimizer_tensors, read_tensors
 from janus_cli.training.optimizer import Shares, optimizer_of
 from janus_cli.training.validation import Material, material, scoring_of, validate
+from janus_cli.world import World, autocast, product_rate, resolve_precision
 
 
 class Micro(NamedTuple):
@@ -289,7 +291,7 @@ class Trainer:
     def _must_be_finite(self) -> None:
         """Raises NonFiniteError, on all ranks alike, if an update made weights or moments overflow."""
         what = f"update {self.position.step:,} is not saved"
-        checkpoint.must_be_finite({**self.model.weights(), **self._moments()}, what)
+        must_be_finite({**self.model.weights(), **self._moments()}, what)
 
     def resume(self, saved: Checkpoint) -> None:
         """Put weights, moments and position back as they were saved.
@@ -300,9 +302,9 @@ class Trainer:
             CheckpointError: a file does not hold what the recipe's model needs.
         """
         ema = saved.recipe.training.ema > 0
-        self.model.load_weights(checkpoint.tensors(saved.folder / MODEL, self.model.weights()))
+        self.model.load_weights(read_tensors(saved.folder / MODEL, self.model.weights()))
         expected = optimizer_tensors(self.model, self.optimizer.state, ema=ema)
-        moments = checkpoint.tensors(saved.folder / OPTIMIZER, expected)
+        moments = read_tensors(saved.folder / OPTIMIZER, expected)
         for name, weight in self.model.named_parameters():
             if moments[f"{name}.step"]:  # 0 before the first update: the optimiser then creates its own state
                 keys = (*MOMENTS, EMA) if ema else MOMENTS

@@ -24,7 +24,7 @@ from janus_cli.data.prepared import Prepared
 from janus_cli.data.references import prepared_references
 from janus_cli.data.store import Store
 from janus_cli.data.tokenizer import Tokenizer
-from janus_cli.device import StopSignal, World
+from janus_cli.device import StopSignal
 from janus_cli.recipe import Recipe
 from janus_cli.runs import text_name
 from janus_cli.scoring import glge
@@ -32,6 +32,7 @@ from janus_cli.scoring.judge import Judge
 from janus_cli.scoring.report import Output
 from janus_cli.scoring.scores import Hypotheses, References
 from janus_cli.training.log import Means
+from janus_cli.world import World
 
 SEED = 1  # of the choice of sentences: the same for all runs, so that their scores can be compared
 
@@ -105,7 +106,7 @@ def validate(
     Stops at a signal, between batches, and then returns nothing.
     """
     metrics, sources = _terms(model, recipe, material.with_losses, device, stop), material.sources
-    sides = OBJECTIVES[recipe.objective.name].sides
+    sides = recipe.objective.sides
     options = replace(recipe.decoding.one_best, beam=1, length_beam=1, rerank="none")
     order = sorted((place for place, ids in enumerate(sources) if ids), key=lambda place: len(sources[place]))
     decoded: dict[str, list[list[int]]] = {side: [[]] * len(sources) for side in sides}

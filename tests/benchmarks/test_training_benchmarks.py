@@ -62,7 +62,7 @@ def test_the_twin_has_the_same_size(objective: str) -> None:
     """But for the positions, which it does not learn, and JANUS' length table: 2 % at 256/1024 and 8,000 words."""
     pytest.importorskip("transformers")
     from janus_cli.lab import peers
-    from janus_cli.training.checkpoint import build_model
+    from janus_cli.training.model import build_model
 
     recipe = recipe_load.load("multi30k", ["model.width=256", "model.feedforward=1024"], objective)
     ours, theirs = (

@@ -28,7 +28,7 @@ from janus_cli.lab.labels import row_options
 from janus_cli.lab.rows import Decoded, Row
 from janus_cli.lab.threads import Threads
 from janus_cli.runs import Run
-from janus_cli.training import checkpoint
+from janus_cli.training.model import load_model
 from tests.helpers import Janus, read_json
 
 QUICK = ["--sentences", "4", "--repeats", "2", "--batches", "2,3", "--warmup", "1"]
@@ -346,7 +346,7 @@ def test_random_weights_write_the_length_that_is_asked_for(
     recipe, tokenizers = recipe_load.load(str(query.recipe)), load_tokenizers(query.path)
     lines = source()[:3]
     wanted_lengths = dict(zip(lines, (3, 9, 6), strict=True))
-    model = checkpoint.load_model(query.checkpoints / "last")
+    model = load_model(query.checkpoints / "last")
     exported = tmp_path / "models"
     about = dict.fromkeys(("run", "checkpoint", "step", "objective", "sha256", "janus"), "x")
     assert not peers.export(peer, Source(recipe, model, tokenizers, query.path, {}, about), CPU, exported)
@@ -385,7 +385,7 @@ def test_ctranslate2_translates_the_same_whatever_its_threads_and_starts_without
     monkeypatch.chdir(made)
     run = Run(made / "runs" / "ar")
     recipe, tokenizers = recipe_load.load(str(run.recipe)), load_tokenizers(run.path)
-    model = checkpoint.load_model(run.checkpoints / "last")
+    model = load_model(run.checkpoints / "last")
     about = dict.fromkeys(("run", "checkpoint", "step", "objective", "sha256", "janus"), "x")
     assert peers.export("ctranslate2", Source(recipe, model, tokenizers, run.path, {}, about), CPU, tmp_path)
     setting = peers.Setting("ctranslate2", recipe, tokenizers, CPU, {}, "", tmp_path, True)

@@ -21,7 +21,8 @@ from janus_cli.decoding import distill as distilling
 from janus_cli.engines.engine import Engine
 from janus_cli.errors import DataError
 from janus_cli.runs import teacher
-from janus_cli.training.checkpoint import fingerprint, load_model
+from janus_cli.training.checkpoint import fingerprint
+from janus_cli.training.model import load_model
 from tests.helpers import Janus
 
 OUT = Path("data/demo-distilled.src-tgt")

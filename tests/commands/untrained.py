@@ -13,6 +13,7 @@ from janus_cli import recipe_load
 from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.files import copy_files, write_atomically
 from janus_cli.training import checkpoint
+from janus_cli.training.model import build_model
 from tests.helpers import edit_json
 
 Stop = Callable[[int, Callable[[], object]], None]
@@ -38,7 +39,7 @@ def make_run(root: Path, prepared: Path, objective: str, *changes: str, name: st
     sizes = tokenizers.source.size, tokenizers.target.size
     for step in (1, 2):
         torch.manual_seed(step)
-        model = checkpoint.build_model(recipe, *sizes).requires_grad_(False)
+        model = build_model(recipe, *sizes).requires_grad_(False)
         for name, weight in model.named_parameters():
             if weight.dim() > 1:
                 weight.copy_(torch.randn_like(weight) * (1.0 if re.search("cross|output|length", name) else 0.5))

@@ -3,7 +3,8 @@
 import torch
 
 from janus_cli.core.batch import BOS, EOS, PAD
-from janus_cli.core.draft_head import CANDIDATES, NEAR, Draft, examples, fit
+from janus_cli.core.draft_head import Draft, examples, fit
+from janus_cli.core.shapes import CANDIDATES, NEAR
 
 A, B, C, X = 10, 11, 12, 13
 

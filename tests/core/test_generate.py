@@ -13,14 +13,15 @@ from torch import Tensor
 
 from janus_cli.core import steps
 from janus_cli.core.batch import BOS, EOS, MASK, PAD, UNK
-from janus_cli.core.generate import Mode, generate, length_limit
-from janus_cli.core.knobs import ARSide, Decoding
+from janus_cli.core.generate import generate, length_limit
+from janus_cli.core.knobs import ARSide, Decoding, Mode
 from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.objectives.bang import bridge
 from janus_cli.core.search import Output
 from janus_cli.core.search.mask_predict import Update
-from janus_cli.core.steps import Unwritten, ar_scores
+from janus_cli.core.steps import ar_scores
 from janus_cli.core.stream import ar_stream, framed, masked
+from janus_cli.core.writing import Unwritten
 from tests.core.random_model import random_model, sentences, source
 
 OPTIONS = Decoding(beam=1, nbest=1, length_beam=3, iters=3)

@@ -10,9 +10,9 @@ import torch
 
 from janus_cli.core import graphs
 from janus_cli.core.batch import UNK
-from janus_cli.core.generate import Generator, Mode
+from janus_cli.core.generate import Generator
 from janus_cli.core.graphs import RecordedNext, RecordedVerify, Recordings
-from janus_cli.core.knobs import ARSide, Decoding
+from janus_cli.core.knobs import ARSide, Decoding, Mode
 from janus_cli.core.stream import NEVER
 from tests.core.random_model import random_model, source
 

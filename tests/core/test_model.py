@@ -8,7 +8,9 @@ import torch
 from janus_cli.core.batch import Batch, collate
 from janus_cli.core.knobs import Model
 from janus_cli.core.model import Transformer, sinusoids
+from janus_cli.core.shapes import shapes
 from janus_cli.core.stream import content, masked
+from janus_cli.core.weights import Weights
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def test_slots_that_all_see_each_other_may_be_decoded_over_a_cache(
     assert torch.allclose(states[ragged.target_real], whole[ragged.target_real], atol=1e-12)
 
 
-@pytest.mark.parametrize(
+SHAPES = pytest.mark.parametrize(
     "change",
     [
         {"norm": "pre"}, {"activation": "gelu", "embedding_norm": True, "embedding_scale": False},
@@ -49,6 +51,25 @@ def test_slots_that_all_see_each_other_may_be_decoded_over_a_cache(
     ],
     ids=str,
 )  # fmt: skip
+
+
+@SHAPES
+@pytest.mark.parametrize("lengths", [False, True])
+def test_weights_have_these_names_and_shapes(tiny: Model, change: dict[str, object], lengths: bool) -> None:
+    knobs = replace(tiny, output_bias=lengths, **change)
+    model = Transformer(knobs, 20, 20 if knobs.tie == "all" else 18, length_head=lengths)
+    sizes = 20, len(model.target_table.weight)
+    weights = {name: weight.numpy() for name, weight in model.weights().items()}
+    assert shapes(knobs, sizes, lengths=lengths) == {name: weight.shape for name, weight in weights.items()}
+    stored = Weights(knobs, sizes, weights)
+    again = stored.model()
+    assert stored.sizes == sizes
+    assert (stored.output == model.output_weight.detach().numpy()).all()
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name])
+
+
+@SHAPES
 def test_every_shape_option_runs_and_learns(tiny: Model, ragged: Batch, change: dict[str, object]) -> None:
     torch.manual_seed(0)
     model, stream = Transformer(replace(tiny, **change), 20, 20, length_head=False), content(ragged.target)

@@ -235,7 +235,7 @@ def test_janus_holds_ar_and_cmlm_and_compares_the_same_tokens(model: Transformer
 @EVERY
 def test_every_weight_gets_gradient(tiny: Model, name: str, knobs: Any, ragged: Batch) -> None:
     torch.manual_seed(0)
-    model = Transformer(tiny, 20, 20, length_head=OBJECTIVES[name].lengths)
+    model = Transformer(tiny, 20, 20, length_head=knobs.lengths)
     plan = made(knobs, ragged)
     found = OBJECTIVES[name].loss(model, ragged, plan, knobs)
     torch.stack([term.weight * term.total * plan.share(term.unit) for term in found.values()]).sum().backward()

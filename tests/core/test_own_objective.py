@@ -46,7 +46,7 @@ def loss(model, batch, plan, knobs):
     return {"ce_ar": Term(stream_loss(model, memory, plan.streams["ar"], knobs.label_smoothing), "tokens", 1.0)}
 
 
-objectives.OBJECTIVES["worddropout"] = Objective(plan, loss, ar=True, nar=False, terms=("ce_ar",))
+objectives.OBJECTIVES["worddropout"] = Objective(plan, loss, terms=("ce_ar",))
 
 from janus_cli.cli import main
 

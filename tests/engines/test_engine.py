@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from janus_cli.core.batch import EOS, MASK, PAD
-from janus_cli.core.draft_head import NEAR, DraftHead
+from janus_cli.core.draft_head import DraftHead
 from janus_cli.core.generate import Generator
 from janus_cli.core.knobs import Decoding, Model
 from janus_cli.core.model import Transformer
+from janus_cli.core.shapes import NEAR
+from janus_cli.core.weights import Weights
 from janus_cli.engines import engine as module
 from janus_cli.engines.choice import without_graph
 from janus_cli.engines.engine import Engine
@@ -80,11 +82,18 @@ def model_of(vocabulary: int = 50, **knobs: Any) -> Transformer:
     return model
 
 
+def stored(model: Transformer) -> Weights:
+    """What a checkpoint has of it."""
+    weights = {name: weight.numpy() for name, weight in model.weights().items()}
+    head = {name: each.numpy() for name, each in model.draft_head._asdict().items()} if model.draft_head else {}
+    return Weights(model.knobs, (len(model.source_table.weight), len(model.target_table.weight)), weights, head)
+
+
 @pytest.mark.parametrize("side", ["content", "query"])
 @pytest.mark.parametrize("knobs", MODELS.values(), ids=MODELS.keys())
 def test_a_graph_finds_what_torch_finds(knobs: dict[str, Any], side: Any) -> None:
     model = model_of(**knobs)
-    by_torch, engine = Generator(model), Engine(model)
+    by_torch, engine = Generator(model), Engine(stored(model))
     for mode, changes in SEARCHES.values():
         options = Decoding(**changes)
         assert not without_graph(mode, options, side, "cpu", lengths=True)
@@ -117,7 +126,7 @@ def few(source: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("knobs", MODELS.values(), ids=MODELS.keys())
 def test_speculative_text_is_greedy_text(knobs: dict[str, Any], side: Any, head: bool, vocabulary: int) -> None:
     model, sources = model_of(**{"vocabulary": vocabulary, **knobs}), few(BATCH) if vocabulary == 9 else BATCH
-    greedy, engine = Generator(model), Engine(headed(model) if head else model)
+    greedy, engine = Generator(model), Engine(stored(headed(model) if head else model))
     for changes in (
         {}, {"verify_window": 3, "unk": "ban"}, {"draft_length": 1, "free_end": True, "max_extra": 0},
         {"redraft": "source"}, {"redraft": "source", "verify_window": 2, "max_extra": 1},

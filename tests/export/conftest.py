@@ -14,6 +14,7 @@ from janus_cli import recipe_load
 from janus_cli.data.tokenizer import train_tokenizers
 from janus_cli.files import write_atomically
 from janus_cli.training import checkpoint
+from janus_cli.training.model import build_model
 
 MakeRun = Callable[..., Path]
 CHANGES = [
@@ -47,7 +48,7 @@ def make_run(empty_folder: Path) -> MakeRun:
         write_atomically(run / "manifest.json", b'{"files": {}}\n')
         sizes = tokenizers.source.size, tokenizers.target.size
         torch.manual_seed(5)
-        model = checkpoint.build_model(recipe, *sizes).requires_grad_(False)
+        model = build_model(recipe, *sizes).requires_grad_(False)
         for part, weight in model.named_parameters():
             # Large enough that every part matters; norms and biases too, which begin as ones and zeros.
             noise = torch.randn_like(weight) * (1.5 if re.search("positions|cross|length", part) else 1.0)

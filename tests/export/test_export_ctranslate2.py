@@ -28,14 +28,15 @@ from janus_cli.core.generate import generate, length_limit
 from janus_cli.core.knobs import Decoding
 from janus_cli.core.model import Transformer
 from janus_cli.core.search import Output
-from janus_cli.core.steps import NEVER_WRITTEN
 from janus_cli.core.stream import content
 from janus_cli.core.symbols import NAMES
+from janus_cli.core.writing import NEVER_WRITTEN
 from janus_cli.data.tokenizer import Words
 from janus_cli.decoding.translate import load
 from janus_cli.export.ctranslate2 import unique_names
 from janus_cli.export.export import export
-from janus_cli.training.checkpoint import load_model, save, verify
+from janus_cli.training.checkpoint import save, verify
+from janus_cli.training.model import load_model
 from tests.data import hf_models
 
 ctranslate2 = pytest.importorskip("ctranslate2")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from janus_cli.training.checkpoint import load_model
+from janus_cli.training.model import load_model
 
 MakeRun = Callable[..., Path]
 Janus = Callable[..., tuple[int, str, str]]

@@ -18,8 +18,9 @@ import tokenizers
 
 from janus_cli.core.batch import EOS, PAD
 from janus_cli.core.search.sample import likeliest
-from janus_cli.core.steps import log_probabilities, never_written
+from janus_cli.core.steps import log_probabilities
 from janus_cli.core.stream import content
+from janus_cli.core.writing import never_written
 from janus_cli.decoding.translate import load
 from tests.helpers import edit_json, read_json
 

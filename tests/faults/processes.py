@@ -15,13 +15,13 @@ import torch
 import janus_cli
 from janus_cli import recipe_load
 from janus_cli.data.prepared import open_prepared
-from janus_cli.device import World
 from janus_cli.runs import Run, prepared_dir
 from janus_cli.training import checkpoint
-from janus_cli.training.checkpoint import build_model
 from janus_cli.training.log import Log
+from janus_cli.training.model import build_model
 from janus_cli.training.run import train
 from janus_cli.training.trainer import Trainer
+from janus_cli.world import World
 
 # The code that is under test here, whatever is installed.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(janus_cli.__file__).parents[1])}

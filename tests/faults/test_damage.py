@@ -23,7 +23,8 @@ from processes import janus as child
 from safetensors.torch import load_file, save_file
 
 import janus_cli
-from janus_cli import device
+from janus_cli import world
+from janus_cli.core.model import Transformer
 from janus_cli.data import store
 from janus_cli.data.store import StoreWriter
 from janus_cli.errors import CheckpointError, is_about_memory
@@ -230,8 +231,8 @@ def test_a_rank_that_waits_says_so_and_not_for_ever(
         port = str(free.getsockname()[1])
     here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     environment(monkeypatch, {"RANK": rank, "WORLD_SIZE": "3", **here})
-    monkeypatch.setattr(device, "MEETING", timedelta(seconds=1.5))
-    monkeypatch.setattr(device, "SILENCE", 0.2)
+    monkeypatch.setattr(world, "MEETING", timedelta(seconds=1.5))
+    monkeypatch.setattr(world, "SILENCE", 0.2)
     code, _, err = janus(*TRAIN)
     assert code == 2, err
     assert f"rank {rank}: waiting up to 2 s for 2 other ranks at 127.0.0.1:{port}" in err
@@ -359,7 +360,8 @@ def test_hostile_json_is_named_and_nothing_is_built_of_it(
     words: str,
 ) -> None:  # fmt: skip
     change()
-    monkeypatch.setattr(checkpoint, "build_model", lambda *_: pytest.fail("a model was built"))
+    for owner, name in ((Transformer, "__init__"), (checkpoint, "read_arrays")):
+        monkeypatch.setattr(owner, name, lambda *_, **__: pytest.fail("a model was built, or is to be"))
     found, out, err = janus(*command, stdin=b"ba\n")
     assert (found, out) == (code, ""), err
     assert words in err
@@ -546,6 +548,6 @@ def test_ctrl_c_before_the_first_update(tiny_recipe: Path, janus: Janus, monkeyp
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt  # a signal would do nothing where the tests were started with SIGINT ignored
 
-    monkeypatch.setattr(checkpoint, "build_model", interrupted)
+    monkeypatch.setattr("janus_cli.training.run.build_model", interrupted)
     code, _, err = janus(*TRAIN, "--run", "run")
     assert (code, "nothing to save" in err) == (130, True), err

@@ -30,7 +30,7 @@ def deadly(name, owner):
                 os.kill(os.getpid(), signal.SIGKILL)
         return plain(*arguments, **more)
     setattr(owner, name, call)
-for name in ("save_file", "_describe"):
+for name in ("_write_tensors", "_describe"):
     deadly(name, checkpoint)
 deadly("sync", files)
 for name in ("write_text", "rename", "replace", "mkdir", "symlink_to"):

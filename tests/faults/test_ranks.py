@@ -114,7 +114,7 @@ def test_a_rank_that_waits_for_the_data_obeys_sigterm(tiny_recipe: Path) -> None
     wait = """
 import signal, time
 from threading import Timer
-from janus_cli.device import World
+from janus_cli.world import World
 plain = World.wait
 def wait(world):
     if world.rank == 0:

@@ -37,7 +37,7 @@ def call(*arguments, **more):
     [
         pytest.param("trainer.Trainer.update", 3, "SIGHUP", id="training"),
         pytest.param("trainer.validate", 1, "SIGTERM", id="validation"),
-        pytest.param("checkpoint.save_file", 3, "SIGTERM", id="save"),  # the weights of the second checkpoint
+        pytest.param("checkpoint._write_tensors", 3, "SIGTERM", id="save"),  # the weights of the second checkpoint
         pytest.param("checkpoint.move_link", 2, "SIGTERM", id="commit"),
     ],
 )

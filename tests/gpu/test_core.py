@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from janus_cli.core.batch import EOS, SPECIAL, Batch, collate, pad
-from janus_cli.core.generate import Generator, Mode, generate
-from janus_cli.core.knobs import ARSide, Decoding, Model
+from janus_cli.core.generate import Generator, generate
+from janus_cli.core.knobs import ARSide, Decoding, Mode, Model
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES

@@ -14,7 +14,8 @@ from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 from janus_cli.training.average import average_checkpoints, running_mean
-from janus_cli.training.checkpoint import MODEL, load_model
+from janus_cli.training.checkpoint import MODEL
+from janus_cli.training.model import load_model
 from tests.faults.processes import go
 from tests.helpers import Janus
 

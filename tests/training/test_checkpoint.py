@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.files import whole_folder
 from janus_cli.training import checkpoint
-from janus_cli.training.checkpoint import MODEL, STATE, load_model, newest_valid, verify
+from janus_cli.training.checkpoint import MODEL, STATE, newest_valid, verify
 from janus_cli.training.inspect import describe, lines
+from janus_cli.training.model import load_model
 from tests.faults.processes import ENVIRONMENT, digest, go, relabel
 
 
@@ -127,7 +128,7 @@ import resource, sys
 from pathlib import Path
 from typing import Any
 from janus_cli.errors import CheckpointError
-from janus_cli.training.checkpoint import load_model
+from janus_cli.training.model import load_model
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 load_model(Path(sys.argv[1]))
 for name in sys.argv[2:]:

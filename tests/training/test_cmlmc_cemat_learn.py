@@ -10,7 +10,6 @@ import pytest
 
 from janus_cli import recipe_load
 from janus_cli.core.batch import MASK
-from janus_cli.core.generate import Generator
 from janus_cli.core.knobs import Decoding
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data import lexicon
@@ -18,11 +17,13 @@ from janus_cli.data.store import Store
 from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.decoding.modes import choose
 from janus_cli.decoding.translate import Translator
+from janus_cli.engines.engine import Engine
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.runs import Run
 from janus_cli.training import validation
-from janus_cli.training.checkpoint import load_model, step_of
+from janus_cli.training.checkpoint import step_of
 from janus_cli.training.checkpoint import steps as checkpoint_steps
+from janus_cli.training.model import load_model
 from tests.faults.processes import entries, go, make_trainer
 
 RUN = Run(Path("run"))
@@ -42,7 +43,7 @@ def exact(step: int) -> float:
     pairs = [store.pair(row) for row in range(len(store))]
     texts = tokenizers.source.decode([source.tolist() for source, _ in pairs])
     plan = choose(recipe_load.load(str(RUN.recipe)), {"mode": "nar", "iters": 4, "length_beam": 1})
-    translator = Translator(Generator(load_model(RUN.checkpoints / f"step-{step:06d}")), tokenizers, plan)
+    translator = Translator(Engine(load_model(RUN.checkpoints / f"step-{step:06d}")), tokenizers, plan)
     found = [result.outputs[0].tokens for window in translator.windows(texts) for result in window]
     return sum(tokens == target.tolist() for tokens, (_, target) in zip(found, pairs, strict=True)) / len(pairs)
 

@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from janus_cli import device, recipe_load
+from janus_cli import recipe_load, world
 from janus_cli.core.batch import PAD, Batch, collate
 from janus_cli.core.knobs import ArObjective, CmlmObjective, JanusObjective, Model
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.core.stream import content
-from janus_cli.device import World, autocast, product_rate, resolve_precision
 from janus_cli.errors import NonFiniteError, OutOfMemoryError
 from janus_cli.recipe import Training
 from janus_cli.training.trainer import LossModule, Trainer, dropout_seed, learning_rate, micro_batches, plan_of
+from janus_cli.world import World, autocast, product_rate, resolve_precision
 from tests.faults.processes import entries, make_trainer
 
 CPU = torch.device("cpu")
@@ -325,7 +325,7 @@ def test_auto_looks_at_what_torch_will_use_not_at_what_the_cpu_has(monkeypatch: 
 @pytest.mark.parametrize("name", ["float32", "bf16"])
 def test_the_rate_of_products_is_that_of_the_fastest(monkeypatch: pytest.MonkeyPatch, name: Any) -> None:
     clock = iter([0.0, 0.1, 1.0, 5.0, 6.0, 8.0, 9.0, 13.0, 14.0, 18.0, 19.0, 23.0])  # 0.1 s to warm up, 2 at best
-    monkeypatch.setattr(device.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(world.time, "perf_counter", lambda: next(clock))
     assert product_rate(name, CPU) == 2 * 1024**3 / 2
 
 

@@ -56,4 +56,4 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: BangObjective) -> 
     return terms
 
 
-BANG = Objective(plan, loss, ar=True, nar=True, blocks=True, terms=("ce_ar", "ce_nar", "ce_semi"))
+BANG = Objective(plan, loss, terms=("ce_ar", "ce_nar", "ce_semi"))

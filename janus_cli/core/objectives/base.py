@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,10 +18,9 @@ from janus_cli.core.knobs import Model
 from janus_cli.core.losses import labelled_loss, length_loss
 from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.noise import Draws
-from janus_cli.core.steps import Unwritten, choices_at
+from janus_cli.core.steps import choices_at
 from janus_cli.core.stream import Stream
-
-Side = Literal["ar", "nar"]
+from janus_cli.core.writing import Unwritten
 
 
 class Term(NamedTuple):
@@ -117,20 +116,15 @@ def _layers_flops(knobs: Model, layers: int, batch: int, slots: int, keys: list[
 class Objective:
     """plan(batch, draws, knobs) -> Plan, without the model; loss(model, batch, plan, knobs) -> {name: Term}.
 
-    ar, nar: whether a model trained with it has this side. terms: the names that `loss` returns.
-    more: by knob, a name that it also returns if the knob is not 0. further(knobs) -> still more names.
-    blocks: one pass can write any number of tokens after a prefix, up to the first EOS. So `nar` is one pass over the
-    whole text, without a predicted length, and smaller blocks (`semi`) lie between `nar` and `ar`.
+    terms: the names that `loss` returns. more: by knob, a name that it also returns if the knob is not 0.
+    further(knobs) -> still more names.
     knobs_at(knobs, step) -> the knobs in force at an update; kl_share(knobs, step) -> the share of their full weights
     that KL terms have then.
     """
 
     plan: Callable[[Batch, Draws, Any], Plan]
     loss: Callable[[Transformer, Batch, Plan, Any], dict[str, Term]]
-    ar: bool
-    nar: bool
     terms: tuple[str, ...]
-    blocks: bool = False
     more: Mapping[str, str] = field(default_factory=dict)
     further: Callable[[Any], tuple[str, ...]] = lambda knobs: ()
     knobs_at: Callable[[Any, int], Any] = lambda knobs, step: knobs
@@ -140,17 +134,6 @@ class Objective:
         """The names that `loss` returns with these knobs."""
         more = (name for knob, name in self.more.items() if getattr(knobs, knob))
         return (*self.terms, *more, *self.further(knobs))
-
-    @property
-    def sides(self) -> tuple[Side, ...]:
-        """The sides, AR and NAR, that it trains."""
-        able: dict[Side, bool] = {"ar": self.ar, "nar": self.nar}
-        return tuple(side for side, is_able in able.items() if is_able)
-
-    @property
-    def lengths(self) -> bool:
-        """Whether lengths are predicted from the source."""
-        return self.nar and not self.blocks
 
 
 def count_units(batch: Batch, hidden: Tensor | None = None) -> dict[str, int]:

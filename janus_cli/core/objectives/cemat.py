@@ -82,4 +82,4 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: CematObjective) ->
     }
 
 
-CEMAT = Objective(plan, loss, ar=False, nar=True, terms=("ce_encoder", "ce_nar", "length"))
+CEMAT = Objective(plan, loss, terms=("ce_encoder", "ce_nar", "length"))

@@ -31,4 +31,4 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: CmlmObjective) -> 
     }
 
 
-CMLM = Objective(plan, loss, ar=False, nar=True, terms=("ce_nar", "length"))
+CMLM = Objective(plan, loss, terms=("ce_nar", "length"))

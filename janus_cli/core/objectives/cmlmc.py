@@ -41,4 +41,4 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: CmlmcObjective) ->
     }
 
 
-CMLMC = Objective(plan, loss, ar=False, nar=True, terms=("ce_nar", "ce_correct", "length"))
+CMLMC = Objective(plan, loss, terms=("ce_nar", "ce_correct", "length"))

@@ -14,8 +14,8 @@ from janus_cli.core.batch import IGNORE
 from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.noise import Draws, is_text, pick
 from janus_cli.core.objectives.base import guesses
-from janus_cli.core.steps import NEVER_WRITTEN
 from janus_cli.core.stream import Stream, masked
+from janus_cli.core.writing import NEVER_WRITTEN
 
 
 def correction(target: Tensor, hidden: Tensor, share: float, draws: Draws) -> tuple[Stream, Stream, int]:

@@ -10,8 +10,8 @@ from torch import Tensor
 from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.noise import Draws, random_order
 from janus_cli.core.objectives.base import guesses
-from janus_cli.core.steps import NEVER_WRITTEN
 from janus_cli.core.stream import Stream, masked
+from janus_cli.core.writing import NEVER_WRITTEN
 
 
 def first_look(target: Tensor, hidden: Tensor, draws: Draws) -> Stream:

@@ -99,6 +99,6 @@ def knobs_at(knobs: JanusObjective, step: int) -> JanusObjective:
 
 
 JANUS = Objective(
-    plan, loss, ar=True, nar=True, terms=(*AuxLoss._fields, "length"), more={"correct": "ce_correct"},
+    plan, loss, terms=(*AuxLoss._fields, "length"), more={"correct": "ce_correct"},
     knobs_at=knobs_at, kl_share=kl_share,
 )  # fmt: skip

@@ -31,4 +31,4 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: MpnetObjective) ->
     }
 
 
-MPNET = Objective(plan, loss, ar=True, nar=True, terms=("ce_permuted", "length"))
+MPNET = Objective(plan, loss, terms=("ce_permuted", "length"))

@@ -61,4 +61,4 @@ def terms(knobs: ProphetnetObjective) -> tuple[str, ...]:
     return ("ce_ar", *(f"ce_{unit}" for unit in units(knobs)[1:]))
 
 
-PROPHETNET = Objective(plan, loss, ar=True, nar=False, terms=("ce_ar",), further=lambda knobs: terms(knobs)[1:])
+PROPHETNET = Objective(plan, loss, terms=("ce_ar",), further=lambda knobs: terms(knobs)[1:])

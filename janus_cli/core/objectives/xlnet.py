@@ -44,4 +44,4 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: XlnetObjective) ->
     return {"ce_permuted": Term(ce, "hidden", 1.0)}
 
 
-XLNET = Objective(plan, loss, ar=True, nar=False, terms=("ce_permuted",))
+XLNET = Objective(plan, loss, terms=("ce_permuted",))
