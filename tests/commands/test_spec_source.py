@@ -1,0 +1,32 @@
+"""`--redraft source`: greedy's text for any model with an AR side in order, refused where it cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import Janus
+
+
+@pytest.mark.parametrize("run", ["runs/ar", "runs/janus"])
+def test_the_text_is_greedys(any_janus: Janus, run: str) -> None:
+    for name, how in (("greedy", ("ar", "--beam", "1")), ("copied", ("spec", "--redraft", "source"))):
+        code, _, err = any_janus("decode", run, "--mode", *how, "--output", f"{name}.txt")
+        assert code == 0, err
+        assert "draft-head" not in err
+    assert Path("greedy.txt").read_bytes() == Path("copied.txt").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("run", "more", "said"),
+    [
+        ("runs/cmlm", (), "cmlm"),
+        ("runs/janus", ("--draft-iters", "2"), "--draft-iters"),
+        ("runs/ar", ("--redraft", "nar"), "--redraft source"),
+    ],
+)
+def test_what_cannot_be_is_refused(any_janus: Janus, run: str, more: tuple[str, ...], said: str) -> None:
+    code, _, err = any_janus("decode", run, "--mode", "spec", "--redraft", "source", *more)
+    assert code == 2
+    assert said in err
