@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain, combinations, islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,6 @@ from janus_cli.data.stored import SPLITS_OF, digest, is_data_set, last_change
 from janus_cli.data.tables import SUFFIXES
 from janus_cli.errors import DataError
 from janus_cli.recipe import Data
-from janus_cli.system import is_one_file
 from janus_cli.terminal import command
 
 SPLITS, SIDES = ("train", "valid", "test"), ("source", "target")
@@ -170,12 +169,6 @@ def files(data: Data, folder: Path | None) -> dict[str, Paths]:
             raise DataError(f"{missing} (or .gz) is not there" if folder else f"no files for {split}", PLACES)
         if paths.keys() & {TEXT, TABLE, "source"}:
             by_split[split] = paths
-    for first, second in combinations([path for paths in by_split.values() for path in paths.values()], 2):
-        if is_one_file(first, second):
-            raise DataError(
-                f"{first} and {second} are one file: this file system does not tell capitals from small letters",
-                "give the files names that differ otherwise",
-            )
     return by_split
 
 
