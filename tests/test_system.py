@@ -163,12 +163,10 @@ def test_what_killed_processes_left_goes_with_the_next_folder_that_is_made(
         (tmp_path / f".{left}.making").mkdir()
         (tmp_path / f".{left}.lock").write_text(f"pid {DEAD} on {HOST}\n")
     old, young = (files.temporary(tmp_path / "file") for _ in range(2))
-    earlier = [tmp_path / ".file.0123abcd-77.0123abcd.tmp", tmp_path / ".out.lock.pid"]  # of an earlier version
     theirs = [tmp_path / f".mine.{end}" for end in ("tmp", "lock", "making", f"{0:016x}.tmp", "lock.pid")]
-    for file in (old, young, *earlier, *theirs):
+    for file in (old, young, *theirs):
         file.write_text("x")
-    earlier[1].write_text(f"pid {DEAD} on {HOST}\nborn 1\n")
-    for file in (old, old_link, *earlier, *theirs):
+    for file in (old, old_link, *theirs):
         os.utime(file, (0, 0), follow_symlinks=False)
     make(tmp_path / "new", "new")
     assert {*tmp_path.iterdir()} == {young, *theirs, tmp_path / "new", tmp_path / "old"}

@@ -412,10 +412,6 @@ class Column(Lines):
     texts: Texts
     said: bool = field(default=False, init=False)
 
-    @property
-    def column(self) -> str:
-        return self.texts.columns[0]
-
     def count(self) -> int | None:
         return None
 
