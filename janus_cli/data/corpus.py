@@ -107,7 +107,8 @@ def _named(data: Data, split: str, paths: Sequence[Path]) -> Paths:
     """One table; or source and target, which may be a table of references; and references. For test also a source."""
     _must_exist(split, paths, "two aligned files, or one table")
     if len(paths) == 1:
-        if split == "test" and paths[0].is_file() and not _is_table(data, paths[0]):
+        is_text = paths[0].is_file() and tables.kind_of(paths[0]) == "text"
+        if split == "test" and is_text and not extract.has_source(data, paths[0]):
             return {"source": paths[0]}
         inside = paths[0] / ("validation" if split == "valid" and not (paths[0] / split).is_dir() else split)
         return {TABLE: inside if (paths[0] / SPLITS_OF).is_file() else paths[0]}
@@ -117,10 +118,6 @@ def _named(data: Data, split: str, paths: Sequence[Path]) -> Paths:
         if side != REFERENCES and kind != "text":
             raise DataError(f"{path} is a table ({kind}), not one side of aligned text", "name a table alone")
     return dict(zip(sides, paths, strict=False))
-
-
-def _is_table(data: Data, path: Path) -> bool:
-    return tables.kind_of(path) != "text" or extract.has_source(data, path)
 
 
 def _in_folder(data: Data, folder: Path, split: str) -> Paths:
