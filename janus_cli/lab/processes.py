@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import torch
 
 from janus_cli import console
-from janus_cli.device import StopSignal, choose_device, interruptible, keep_freed_memory
+from janus_cli.device import StopSignal, choose_device, keep_freed_memory
 from janus_cli.errors import JanusError, OutOfMemoryError, Stopped, is_about_memory
 from janus_cli.lab import startup
 from janus_cli.lab.rows import Decoded, Row
@@ -38,17 +38,6 @@ from janus_cli.system import ask_to_stop, ctrl_c_blocked, forget_peak, leave_ter
 
 POLL_SECONDS = 1.0  # between looks at running trainings and signals
 SPAWN = get_context("spawn")  # CUDA does not survive a fork
-
-
-@contextmanager
-def stoppable(hint: str) -> Iterator[None]:
-    """A stop signal ends the work inside, whatever it is at. hint: what to do then."""
-    try:
-        with interruptible():
-            yield
-    except Stopped as stop:
-        stop.hint = hint
-        raise
 
 
 def continues(*, force: bool) -> str:
