@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from math import inf
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -17,8 +17,6 @@ from janus_cli.terminal import fitting, visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-
-Item = TypeVar("Item")
 
 NARROWEST = 8  # first column of a table
 DRAWN, WORDS = 29, 40  # columns of a terminal that a progress bar takes, and that its words need at least
@@ -191,12 +189,6 @@ class progress:
             return f"{self.done:,} / {self.total:,}"
         rest = max(0.0, min((self.total - self.done) * seconds / made, self.left()))
         return f"{self.done:,} / {self.total:,}, {duration(rest)} left"
-
-    def over(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yields the items and advances after each."""
-        for item in items:
-            yield item
-            self.advance()
 
 
 def counted(number: int, noun: str) -> str:

@@ -101,8 +101,10 @@ class StopSignal(ExitStack):
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible(hint: str = "") -> Iterator[None]:
     """Let the first stop signal raise Interrupt inside; a second one ends the process at once.
+
+    hint: what to do after a stop.
 
     Raises:
         Stopped: for an Interrupt that nothing inside caught.
@@ -115,4 +117,7 @@ def interruptible() -> Iterator[None]:
         try:
             yield
         except Interrupt as stop:
-            raise Stopped(stop.number, str(stop)) from None
+            raise Stopped(stop.number, str(stop), hint) from None
+        except Stopped as stop:
+            stop.hint = hint or stop.hint
+            raise

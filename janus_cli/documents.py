@@ -106,15 +106,26 @@ class RoundTrip(Document):
     sampled: Flag
 
 
+class Tokens(Document):
+    """Token counts of a side: mean, median, 95th percentile, longest, sum."""
+
+    mean: Number = 0
+    p50: Number = 0
+    p95: Number = 0
+    max: Number = 0
+    sum: Count = 0
+
+
 class Split(Document):
     kept: Count
     fingerprint: str
+    lines: Annotated[Count, Field(alias="in")] = 0
     dropped: dict[str, Count] = {}
     left_out: dict[str, Count] = {}
-    unknown: dict[str, Count] = {}
+    unknown: dict[Literal["source", "target"], Count] = {}
     round_trip: RoundTrip | None = None
     references: dict[str, Count] = {}
-    tokens: dict[str, dict[str, Number]] = {}
+    tokens: dict[Literal["source", "target"], Tokens] = {}
     text: dict[str, Text] = {}
 
 
@@ -303,7 +314,7 @@ class Lexicon(Document):
     largest: ClassVar[int] = 256 * MEBI
     format: Whole
     sha256: str
-    translations: dict[str, list[Count]]
+    translations: dict[Annotated[str, Field(pattern=r"^[0-9]+$")], list[Count]]
     fingerprint: str = ""
 
 

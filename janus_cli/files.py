@@ -25,8 +25,7 @@ MANIFEST = "manifest.json"
 POLL_SECONDS = 0.1  # between two looks at a lock that another process holds
 OLD = 3600.0  # seconds without a write, after which a file of `temporary` is taken for abandoned
 _OWNER = re.compile(r"pid (\d+) on (\S+)\n")  # what a process writes into a lock that it holds
-# See `temporary`; the second form is that of an earlier version.
-_TEMPORARY = re.compile(r"\..+\.(janus-[0-9a-f]{10}|[0-9a-f]{8}-\d+\.[0-9a-f]{8})\.tmp")
+_TEMPORARY = re.compile(r"\..+\.janus-[0-9a-f]{10}\.tmp")  # see `temporary`
 
 
 def must_not_dangle(out: Path) -> None:
@@ -159,8 +158,7 @@ def sweep(folder: Path, ours: str = "") -> None:
     """
     with suppress(OSError):
         for path in list(folder.glob(".*.*")):
-            old_lock = path.name.endswith("lock.pid") and _OWNER.match(_note(path))  # of an earlier version
-            if old_lock or _TEMPORARY.fullmatch(path.name):
+            if _TEMPORARY.fullmatch(path.name):
                 with suppress(OSError):
                     if time.time() - path.lstat().st_mtime > OLD:
                         path.unlink()

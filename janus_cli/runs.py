@@ -14,7 +14,6 @@ An export is a run as well: its folder holds a checkpoint's files beside the tok
 
 from __future__ import annotations
 
-import difflib
 import filecmp
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -128,10 +127,9 @@ class Run:
 
     def lacks(self, checkpoint: Path) -> CheckpointError:
         """The error that says that there is no such checkpoint, and which one may be meant."""
-        names = [folder.name for folder in self.checkpoints.glob("[!.]*")]
-        close = difflib.get_close_matches(checkpoint.name, names, n=1)
+        meant = guess(checkpoint.name, (folder.name for folder in self.checkpoints.glob("[!.]*")))
         return CheckpointError(
-            f"there is no checkpoint {checkpoint} in {self.path}" + (f", did you mean {close[0]}?" if close else ""),
+            f"there is no checkpoint {checkpoint} in {self.path}{meant}",
             f"see `{command('ls', self.checkpoints)}`, or name a folder",
         )
 
@@ -159,7 +157,6 @@ def find_run(path: Path | None, root: Path = RUNS) -> Run:
                 return Run(folder)
     folders = list(_readable(root))
     if path is not None:
-        close = difflib.get_close_matches(path.name, [folder.name for folder in folders], n=1)
         hint = f"runs are folders under {root}/; see `ls {root}`"
         if path.is_file():
             hint = "text to decode goes to --input"
@@ -167,9 +164,8 @@ def find_run(path: Path | None, root: Path = RUNS) -> Run:
             hint = f"it holds runs: {', '.join(inside)}"
         elif (path / MANIFEST).is_file():
             hint = f"it is prepared data: `{command('janus', 'inspect', path)}` shows it; {hint}"
-        raise UsageError(
-            f"{path} is not a run: it has no recipe.yaml" + (f", did you mean {close[0]}?" if close else ""), hint
-        )
+        meant = guess(path.name, (folder.name for folder in folders))
+        raise UsageError(f"{path} is not a run: it has no recipe.yaml{meant}", hint)
     if not folders:
         raise UsageError(f"no run under {root}/", "train one with `janus train`, or name one with --run")
     return Run(max(folders, key=lambda folder: (not Run(folder).is_export, _last_written(folder))))

@@ -132,13 +132,6 @@ def followed(path: Path) -> Path:
     return path
 
 
-def is_one_file(first: Path, second: Path) -> bool:
-    """Whether two names that differ only in upper and lower case are the same file, as on macOS and Windows."""
-    if first == second or str(first).casefold() != str(second).casefold():
-        return False
-    return first.exists() and second.exists() and first.samefile(second)
-
-
 def stop_signals() -> tuple[signal.Signals, ...]:
     """The signals that ask a process to stop; SIGHUP not under `nohup`. Windows has no SIGUSR1 and no SIGHUP."""
     names = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")

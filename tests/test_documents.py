@@ -27,6 +27,7 @@ from janus_cli.documents import (
 from janus_cli.errors import CheckpointError, DataError
 
 STATE = {"source_vocabulary": 20, "target_vocabulary": 20, "step": 3}
+SPLIT = {"kept": 1, "fingerprint": ""}
 HEADER = {"format": 2, "files": [], "replace": [], "checkpoint": "last", "sha256": "0", "options": {}}
 FAULTS: list[tuple[type[Document], Any, str]] = [
     (State, {**STATE, "step": "60"}, "step should be a valid integer, not '60'"),
@@ -42,6 +43,8 @@ FAULTS: list[tuple[type[Document], Any, str]] = [
     (Manifest, {"splits": {"train": {"kept": 1}}}, "splits.train.fingerprint is missing"),
     (Manifest, {"vocabulary": {"source": 9, "target": "9"}}, "vocabulary.target should be"),
     (Manifest, {"distilled": {"run": "x"}}, "distilled.checkpoint is missing"),
+    (Manifest, {"splits": {"train": {**SPLIT, "in": []}}}, "splits.train.in should be a valid integer"),
+    (Manifest, {"splits": {"train": {**SPLIT, "tokens": {"source": {"mean": "x"}}}}}, "splits.train.tokens.source"),
     (Manifest, {"prepared": 3}, "prepared should be a valid string, not 3"),
     (TokenizerIndex, {"kind": "words", "files": {"source": 1}}, "files.source should be a valid string"),
     (HuggingFaceTokenizer, {"special": [1]}, "special List should have at least 5 items"),

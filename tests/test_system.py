@@ -163,12 +163,10 @@ def test_what_killed_processes_left_goes_with_the_next_folder_that_is_made(
         (tmp_path / f".{left}.making").mkdir()
         (tmp_path / f".{left}.lock").write_text(f"pid {DEAD} on {HOST}\n")
     old, young = (files.temporary(tmp_path / "file") for _ in range(2))
-    earlier = [tmp_path / ".file.0123abcd-77.0123abcd.tmp", tmp_path / ".out.lock.pid"]  # of an earlier version
     theirs = [tmp_path / f".mine.{end}" for end in ("tmp", "lock", "making", f"{0:016x}.tmp", "lock.pid")]
-    for file in (old, young, *earlier, *theirs):
+    for file in (old, young, *theirs):
         file.write_text("x")
-    earlier[1].write_text(f"pid {DEAD} on {HOST}\nborn 1\n")
-    for file in (old, old_link, *earlier, *theirs):
+    for file in (old, old_link, *theirs):
         os.utime(file, (0, 0), follow_symlinks=False)
     make(tmp_path / "new", "new")
     assert {*tmp_path.iterdir()} == {young, *theirs, tmp_path / "new", tmp_path / "old"}
@@ -247,19 +245,6 @@ def test_an_open_file_is_deleted(tmp_path: Path, monkeypatch: Patch) -> None:
             assert (path.exists(), file.closed) == (False, bool(number))
 
 
-def test_names_that_differ_only_by_case(tmp_path: Path) -> None:
-    small, capital = tmp_path / "train.de", tmp_path / "TRAIN.de"
-    small.write_text("x")
-    assert not system.is_one_file(small, capital)
-    capital.write_text("x")
-    if not small.samefile(capital):  # else this file system is the case in question
-        assert not system.is_one_file(small, capital)
-        capital.unlink()
-        capital.hardlink_to(small)
-    assert system.is_one_file(small, capital)
-    assert not system.is_one_file(small, small)
-
-
 def test_signals_that_a_system_lacks(monkeypatch: Patch) -> None:
     handlers = {signal.SIGHUP: signal.SIG_DFL}
     monkeypatch.setattr(signal, "getsignal", handlers.get)
@@ -327,16 +312,3 @@ def test_a_run_from_text_to_hypotheses(tiny_recipe: Path, janus: Janus, monkeypa
     assert "checkpoint step-000003" in janus("decode", "run", "--input", "-", "--checkpoint", "last", stdin=b"ba\n")[2]
     assert "last: step-000003" in janus("inspect", "run")[1]
     assert [path for path in Path().rglob(".*") if path.name not in (".lock", ".checked.json")] == []
-
-
-def test_two_splits_that_are_one_file(tiny_recipe: Path, janus: Janus) -> None:
-    Path("text").mkdir()
-    for name in ("a.src", "a.tgt", "A.src", "A.tgt"):
-        path = Path("text", name)
-        if name[0] == "A" and not path.exists():
-            path.hardlink_to(Path("text", name.lower()))  # as if this file system did not tell them apart
-        else:
-            path.write_text("ba du\n" * 9)
-    names = ("--set", "data.train=a", "--set", "data.valid=A")
-    code, _, err = janus("preprocess", "--data-dir", "text", "--out", "out", *names)
-    assert (code, "are one file" in err) == (3, True)

@@ -87,9 +87,9 @@ def bench(
     rows = options.names(*mode or ())
     matching(rows)
     chosen = options.named_run(run, run_option, checkpoint, changes)
+    from janus_cli.device import interruptible
     from janus_cli.lab.bench import Bench, table
     from janus_cli.lab.peers import parse_peers
-    from janus_cli.lab.processes import stoppable
     from janus_cli.lab.tables import json_file
 
     sizes = options.numbers(batches, "--batches", "16,64", 1, 65_536)
@@ -101,7 +101,7 @@ def bench(
     if dry_run:
         measured.dry_run()
         return
-    with stoppable(
+    with interruptible(
         "nothing is kept: rows are measured side by side, in one go; --sentences and --repeats make it shorter"
     ):
         results = measured.measure()

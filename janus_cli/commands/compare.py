@@ -111,8 +111,9 @@ def compare(
         system.recipe(recipe or "demo", changes or (), basis)
     rows = options.names(modes or "")
     matching(rows, "--modes")
+    from janus_cli.device import interruptible
     from janus_cli.lab.compare import MODES, Comparison
-    from janus_cli.lab.processes import continues, stoppable
+    from janus_cli.lab.processes import continues
 
     numbers = () if seeds is None else options.numbers(seeds, "--seeds", "1,2")
     comparison = Comparison(
@@ -121,7 +122,7 @@ def compare(
         data_dir=data_dir, changes=changes or (), device=device, threads=threads, jobs=jobs, force=force,
         metric=metric, tokenize=tokenize,
     )  # fmt: skip
-    with stoppable(continues(force=force)):
+    with interruptible(continues(force=force)):
         finished = comparison.run(dry_run=dry_run)
     if finished is not None:
         table, failed = finished

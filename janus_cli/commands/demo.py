@@ -20,8 +20,9 @@ def demo(
       janus decode --run runs/demo-janus --mode nar --iters 4 --trace
     """
     options.check_recipe("demo", changes)
+    from janus_cli.device import interruptible
     from janus_cli.lab.demo import run_demo
-    from janus_cli.lab.processes import continues, stoppable
+    from janus_cli.lab.processes import continues
 
-    with stoppable(continues(force=force)):
+    with interruptible(continues(force=force)):
         run_demo(changes=changes or (), seed=seed, threads=threads, force=force)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gzip
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO, cast
 from janus_cli.data.lines import opened
 from janus_cli.data.stored import files_of, is_data_set
 from janus_cli.errors import DataError, require
+from janus_cli.files import naming
 
 PARQUET, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"  # how the files begin
 ROWS = 1000  # records that are Python objects at a time
@@ -79,19 +79,10 @@ def _seekable(path: Path) -> Iterator[BinaryIO]:
             yield file
             return
         with TemporaryFile() as plain:
-            _unpack(file, plain)
+            with naming(Path(gettempdir())):
+                shutil.copyfileobj(file, plain)
             plain.seek(0)
             yield cast(BinaryIO, plain)
-
-
-def _unpack(packed: BinaryIO, plain: BinaryIO) -> None:
-    try:
-        shutil.copyfileobj(packed, plain)
-    except OSError as problem:
-        if problem.errno != errno.ENOSPC:
-            raise
-        hint = "make room there, name another folder with the variable TMPDIR, or unpack it yourself"
-        raise DataError(f"{gettempdir()} is full: a gzipped table is unpacked there", hint) from None
 
 
 def _names(field: Any) -> list[str]:

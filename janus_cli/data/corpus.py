@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain, combinations, islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,6 @@ from janus_cli.data.stored import SPLITS_OF, digest, is_data_set, last_change
 from janus_cli.data.tables import SUFFIXES
 from janus_cli.errors import DataError
 from janus_cli.recipe import Data
-from janus_cli.system import is_one_file
 from janus_cli.terminal import command
 
 SPLITS, SIDES = ("train", "valid", "test"), ("source", "target")
@@ -108,7 +107,8 @@ def _named(data: Data, split: str, paths: Sequence[Path]) -> Paths:
     """One table; or source and target, which may be a table of references; and references. For test also a source."""
     _must_exist(split, paths, "two aligned files, or one table")
     if len(paths) == 1:
-        if split == "test" and paths[0].is_file() and not _is_table(data, paths[0]):
+        is_text = paths[0].is_file() and tables.kind_of(paths[0]) == "text"
+        if split == "test" and is_text and not extract.has_source(data, paths[0]):
             return {"source": paths[0]}
         inside = paths[0] / ("validation" if split == "valid" and not (paths[0] / split).is_dir() else split)
         return {TABLE: inside if (paths[0] / SPLITS_OF).is_file() else paths[0]}
@@ -118,10 +118,6 @@ def _named(data: Data, split: str, paths: Sequence[Path]) -> Paths:
         if side != REFERENCES and kind != "text":
             raise DataError(f"{path} is a table ({kind}), not one side of aligned text", "name a table alone")
     return dict(zip(sides, paths, strict=False))
-
-
-def _is_table(data: Data, path: Path) -> bool:
-    return tables.kind_of(path) != "text" or extract.has_source(data, path)
 
 
 def _in_folder(data: Data, folder: Path, split: str) -> Paths:
@@ -170,12 +166,6 @@ def files(data: Data, folder: Path | None) -> dict[str, Paths]:
             raise DataError(f"{missing} (or .gz) is not there" if folder else f"no files for {split}", PLACES)
         if paths.keys() & {TEXT, TABLE, "source"}:
             by_split[split] = paths
-    for first, second in combinations([path for paths in by_split.values() for path in paths.values()], 2):
-        if is_one_file(first, second):
-            raise DataError(
-                f"{first} and {second} are one file: this file system does not tell capitals from small letters",
-                "give the files names that differ otherwise",
-            )
     return by_split
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import io
 import lzma
 import shutil
 import stat
@@ -127,11 +126,11 @@ def _kept(file: BinaryIO) -> str:
 
 
 class Member(NamedTuple):
-    """A file or folder in an archive; plain: it is one of these two. opened: opens a file, None for a folder."""
+    """A file or folder in an archive; plain: it is one of these two. opened: opens a file; None for a folder."""
 
     name: str
     plain: bool
-    opened: Callable[[], IO[bytes]] | None
+    opened: Callable[[], IO[bytes] | None] | None
 
 
 @contextmanager
@@ -146,15 +145,10 @@ def _members(archive: Path) -> Iterator[list[Member]]:
             ]
         return
     with tarfile.open(archive) as tar:
-        # A file in a tar always opens; what does not is a folder, or refused.
         yield [
-            Member(each.name, each.isfile() or each.isdir(), partial(_opened, tar, each) if each.isfile() else None)
+            Member(each.name, each.isfile() or each.isdir(), partial(tar.extractfile, each) if each.isfile() else None)
             for each in tar.getmembers()
         ]
-
-
-def _opened(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
-    return tar.extractfile(member) or io.BytesIO()
 
 
 def unpack(archive: Path, folder: Path, wanted: Collection[str]) -> None:
@@ -175,8 +169,9 @@ def unpack(archive: Path, folder: Path, wanted: Collection[str]) -> None:
                 name = PurePosixPath(member.name).name
                 if member.opened is None or name not in wanted:
                     continue
-                part = folder / f"{name}.part"
-                with member.opened() as content, part.open("wb") as file:
+                part, content = folder / f"{name}.part", member.opened()
+                assert content is not None  # a plain file
+                with content, part.open("wb") as file:
                     shutil.copyfileobj(content, file, BLOCK)
                 part.replace(folder / name)
     except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, EOFError, zlib.error, OSError) as problem:

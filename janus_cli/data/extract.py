@@ -77,9 +77,7 @@ def pairs(data: Data, split: str, path: Path, plain: Path | None, *, keep_bytes:
     columns = {"source": source}
     if targets:
         columns |= {"target": targets[0], REFERENCES: ",".join(targets)}
-    found = _written(split, path, rows, columns, plain)
-    texts.warn()
-    return found
+    return _written(split, path, rows, columns, plain)
 
 
 def _tell_unread(table: Table, source: str, targets: Sequence[str]) -> None:

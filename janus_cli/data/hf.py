@@ -15,7 +15,7 @@ from __future__ import annotations
 from base64 import b64decode
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import sentencepiece
 
@@ -30,18 +30,6 @@ CLEANED = (
     (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"),
     (" 've", "'ve"), (" 're", "'re"),
 )  # fmt: skip
-
-
-class Pieces(Protocol):
-    """Lines to ids of the model and back."""
-
-    def encode(self, line: str) -> list[int]:
-        """Ids without special tokens around them; ABSENT for what is unknown."""
-
-    def decode(self, ids: Sequence[int]) -> str: ...
-
-    def name(self, index: int) -> str | None:
-        """The token of an id; None if no token has it."""
 
 
 class HuggingFace:
@@ -65,7 +53,7 @@ class HuggingFace:
         self.of_text = dict(self._ours)
         for theirs in (*special, *stored["silent"]):  # unigram pieces of a text may be called so
             self.of_text[theirs] = UNK
-        self._pieces: Pieces = Library(stored, name) if stored["library"] else Sentences(stored, name)
+        self._pieces = Library(stored, name) if stored["library"] else Sentences(stored, name)
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
         known = self.of_text
@@ -135,6 +123,23 @@ def library(text: str, name: str) -> Any:
         raise DataError(f"{name} is not a tokenizer that the library tokenizers can read: {problem}") from None
 
 
+def sentence_pieces(data: bytes, name: str) -> sentencepiece.SentencePieceProcessor:
+    """The SentencePiece model that a file holds; raises DataError if it holds none. name: of the file."""
+    try:
+        if not data:
+            raise ValueError("it is empty")
+        model = sentencepiece.SentencePieceProcessor(model_proto=data)
+        model.id_to_piece(list(range(model.get_piece_size())))  # some may be no UTF-8
+        return model
+    except (RuntimeError, OSError, ValueError) as problem:
+        check_machine(problem, f"to load {name}")
+        raise DataError(f"{name} is damaged, or not a SentencePiece model: {problem}") from None
+
+
+# Both turn lines into ids of the model, without special tokens around them (ABSENT: unknown), and back; an id that no
+# token has is called None.
+
+
 class Library:
     """A tokenizer.json of the `tokenizers` library. engine: a `tokenizers.Tokenizer`."""
 
@@ -164,12 +169,7 @@ class Sentences:
     """A SentencePiece model whose pieces have other ids than in the model itself."""
 
     def __init__(self, stored: Mapping[str, Any], name: str) -> None:
-        try:
-            self._model = sentencepiece.SentencePieceProcessor(model_proto=b64decode(stored["sentencepiece"]))
-            self._model.get_piece_size()
-        except (RuntimeError, OSError, ValueError) as problem:
-            check_machine(problem, f"to load {name}")
-            raise DataError(f"{name} is damaged, or not a SentencePiece model: {problem}") from None
+        self._model = sentence_pieces(b64decode(stored["sentencepiece"]), name)
         self._ids: dict[str, int] = stored["ids"]
         self._names = {index: piece for piece, index in self._ids.items()}
         more = (self._ids[token] for token in listed(stored["config"]) if token in self._ids)

@@ -8,11 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
-
 from janus_cli import documents
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
-from janus_cli.data.hf import ABSENT, EXTRA, HuggingFace, content, library, listed
+from janus_cli.data.hf import ABSENT, EXTRA, HuggingFace, content, library, listed, sentence_pieces
 from janus_cli.errors import DataError, check_machine, require
 
 # The special tokens in the order of our ids: the keys that name them, and their usual names.
@@ -32,7 +30,6 @@ LANGUAGES = (
 MBART = "sentencepiece.bpe.model"
 # Keys of tokenizer_config.json that name files of the machine that wrote it.
 PLACES = ("name_or_path", "tokenizer_file", "special_tokens_map_file")
-ADDED = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")  # options of an added token
 
 
 def take_over(folder: Path) -> dict[str, bytes]:
@@ -136,7 +133,8 @@ def _byte_level(folder: Path, config: Mapping[str, Any]) -> str:
     engine.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=spaced)
     engine.decoder = tokenizers.decoders.ByteLevel()
     for _, token in sorted(config.get("added_tokens_decoder", {}).items(), key=lambda item: int(item[0])):
-        engine.add_tokens([tokenizers.AddedToken(**{key: token[key] for key in ADDED if key in token})])
+        known = {key: value for key, value in token.items() if key in documents.AddedToken.model_fields}
+        engine.add_tokens([tokenizers.AddedToken(**known)])
     special = _special(engine.get_vocab(), config, engine.get_vocab_size())
     named = {index: engine.id_to_token(index) for index in special if index != ABSENT}
     engine.add_special_tokens([*named.values()])
@@ -152,19 +150,15 @@ def _marian(folder: Path, side: str, config: Mapping[str, Any]) -> Made:
     tokens = _json(file)
     if not tokens or not all(type(index) is int and index >= 0 for index in tokens.values()):
         raise DataError(f"{file} is not a vocabulary: an object of tokens with their ids")
-    model = _bytes(folder / f"{side}.spm")
+    model = (folder / f"{side}.spm").read_bytes()
     return tokens, {"sentencepiece": b64encode(model).decode(), "ids": tokens, "codes": True}
 
 
 def _mbart(folder: Path, config: Mapping[str, Any]) -> Made:
     """Pieces from the fourth on, one higher than in the model, then languages and the mask, as fairseq numbers them."""
-    data = _bytes(folder / MBART)
-    try:
-        model = sentencepiece.SentencePieceProcessor(model_proto=data)
-        pieces = [model.id_to_piece(index) for index in range(3, model.get_piece_size())]
-    except (RuntimeError, ValueError) as problem:
-        check_machine(problem, f"to load {folder / MBART}")
-        raise DataError(f"{folder / MBART} is damaged, or not a SentencePiece model: {problem}") from None
+    data = (folder / MBART).read_bytes()
+    model = sentence_pieces(data, str(folder / MBART))
+    pieces = [model.id_to_piece(index) for index in range(3, model.get_piece_size())]
     languages = listed(config) or LANGUAGES
     names = ["<s>", "<pad>", "</s>", "<unk>", *pieces, *languages, "<mask>"]
     tokens = {name: index for index, name in enumerate(names)}
@@ -188,14 +182,6 @@ def _json(file: Path, kind: type[documents.Document] = documents.Document) -> di
 
 def _text(file: Path) -> str:
     try:
-        return _bytes(file).decode()
+        return file.read_bytes().decode()
     except UnicodeDecodeError as problem:
         raise DataError(f"{file} is damaged: it is not UTF-8, at byte {problem.start:,}") from None
-
-
-def _bytes(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as problem:
-        check_machine(problem, f"to read {file}")
-        raise DataError(f"{file} cannot be read: {problem.strerror}") from None

@@ -81,28 +81,20 @@ def attach(recipe: Recipe, prepared: Prepared, file: Path) -> None:
     knobs = wanted(recipe)
     if knobs is None:
         return
-    restart = "the run cannot continue without it; restart it with --force"
+    store, restart = prepared.train, "the run cannot continue without it; restart it with --force"
     try:
         lexicon = documents.read(file, documents.Lexicon)
-        translations = {int(x): [int(y) for y in ys] for x, ys in lexicon["translations"].items()}
-        if lexicon["format"] != FORMAT or lexicon["sha256"] != _digest(translations):
-            raise ValueError
-        _must_be_in_bounds(translations, prepared.train, max(MOST, knobs.translations))
     except DataError as problem:
         raise CheckpointError(problem.message, restart) from None
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise CheckpointError(f"{file} is damaged", restart) from None
-    if lexicon.get("fingerprint") != prepared.train.fingerprint:
+    translations = {int(x): ys for x, ys in lexicon["translations"].items()}
+    most = max(MOST, knobs.translations)
+    fits = all(x < store.source_vocabulary and len(ys) <= most for x, ys in translations.items())
+    fits = fits and all(y < store.target_vocabulary for ys in translations.values() for y in ys)
+    if lexicon["format"] != FORMAT or lexicon["sha256"] != _digest(translations) or not fits:
+        raise CheckpointError(f"{file} is damaged", restart)
+    if lexicon.get("fingerprint") != store.fingerprint:
         raise CheckpointError(f"{file} belongs to other data", restart)
-    prepared.train.lexicon = prepared.valid.lexicon = table(translations, prepared.train.source_vocabulary)
-
-
-def _must_be_in_bounds(translations: Translations, store: Store, most: int) -> None:
-    """Raises ValueError for ids outside the vocabularies, and for more than `most` translations of a token."""
-    if any(not 0 <= x < store.source_vocabulary or len(ys) > most for x, ys in translations.items()):
-        raise ValueError
-    if any(not 0 <= y < store.target_vocabulary for ys in translations.values() for y in ys):
-        raise ValueError
+    prepared.train.lexicon = prepared.valid.lexicon = table(translations, store.source_vocabulary)
 
 
 def _digest(translations: Translations) -> str:

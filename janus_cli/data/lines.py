@@ -111,11 +111,6 @@ class Lines:
     def name(self) -> str:
         return name_of(self.path)
 
-    @property
-    def column(self) -> str:
-        """The column of a table, if the lines are one."""
-        return ""
-
     def count(self) -> int | None:
         """The number of lines; None if it would take consuming or unpacking them (stdin, pipes, gzipped text)."""
         if not self.path.is_file():
@@ -235,7 +230,7 @@ def check(text: Lines) -> TextFile:
     """
     must_be_stored(text.path)
     unread = TextFile.unread(text.path)
-    return unread.read(sum(1 for _ in text), text.column)
+    return unread.read(sum(1 for _ in text))
 
 
 def cleaner(steps: Sequence[str]) -> Callable[[str], str]:

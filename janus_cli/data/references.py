@@ -49,7 +49,7 @@ def references(
     if not chosen:
         raise DataError(f"{path} ({table.kind}) has no column of references; its columns: {listed(table.names)}", hint)
     table.tell(chosen)
-    return _from_table(Texts(table, chosen, hint=hint, keep_bytes=keep_bytes))
+    return (texts_in(cells) for _, cells in Texts(table, chosen, hint=hint, keep_bytes=keep_bytes))
 
 
 def _from_text(lines: Lines) -> Iterator[list[str]]:
@@ -59,11 +59,6 @@ def _from_text(lines: Lines) -> Iterator[list[str]]:
         yield [line]
     if count and tabs == count:
         console.warn(f"{lines.name}: every line has a tab; name it .tsv if it has several references in columns")
-
-
-def _from_table(texts: Texts) -> Iterator[list[str]]:
-    yield from (texts_in(cells) for _, cells in texts)
-    texts.warn()
 
 
 def texts_in(cells: Iterable[Cell]) -> list[str]:

@@ -14,7 +14,6 @@ from janus_cli import console
 from janus_cli.core.symbols import UNK
 from janus_cli.data.corpus import Split
 from janus_cli.data.tokenizer import Tokenizers, join
-from janus_cli.errors import DataError
 from janus_cli.recipe import Tokenizer
 
 SAMPLED = 2000  # training lines that are tried at least, evenly over the text; of the other splits all are
@@ -52,9 +51,10 @@ def round_trip(tokenizers: Tokenizers, lines: Sequence[str], rows: Sequence[Sequ
 def losses(split: Mapping[str, Any]) -> list[Loss]:
     """What a split loses; empty if nothing, or if nobody has counted. split: its part of a manifest, old or new."""
     tried = split.get("round_trip", {})
+    unknown = split.get("unknown", {})
     found = [
-        ("unknown", f"unknown {side} tokens", count, split["tokens"][side]["sum"], "")
-        for side, count in split.get("unknown", {}).items()
+        ("unknown", f"unknown {side} tokens", unknown.get(side, 0), tokens.get("sum", 0), "")
+        for side, tokens in split.get("tokens", {}).items()
     ]
     found += [
         (cause, CAUSES[cause], tried[cause], tried["lines"], " sampled" * tried["sampled"]) for cause in CAUSES if tried
@@ -62,19 +62,13 @@ def losses(split: Mapping[str, Any]) -> list[Loss]:
     return [
         Loss(cause, count / whole, f"{what}: {count:,} of {whole:,}{sampled} ({count / whole:.2%})")
         for cause, what, count, whole, sampled in found
-        if count
+        if count and whole
     ]
 
 
 def in_words(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """The losses of each split where they were counted. manifest: of prepared data, or of a run.
-
-    Raises DataError if it is damaged.
-    """
-    try:
-        counted = {name: losses(split) for name, split in manifest.get("splits", {}).items() if "unknown" in split}
-    except (KeyError, TypeError, ValueError, AttributeError) as problem:
-        raise DataError(f"the manifest is damaged: {problem!r}") from None
+    """The losses of each split where they were counted. manifest: of prepared data, or of a run."""
+    counted = {name: losses(split) for name, split in manifest.get("splits", {}).items() if "unknown" in split}
     return {name: "; ".join(loss.words for loss in lost) or "nothing" for name, lost in counted.items()}
 
 

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -277,7 +277,8 @@ def _csv_rows(path: Path, lines: Iterator[str], mark: str) -> Iterator[Row]:
 
 @dataclass
 class Texts:
-    """The texts of a table in the chosen columns: iterating gives the line (or number) of each row, and its cells.
+    """The texts of a table in the chosen columns: iterating gives the line (or number) of each row, and its cells; the
+    first time, what was odd in them is said at the end.
 
     single: whether the first column holds no lists. lines: the table's, if they were read before. hint: how to give
     columns. keep_bytes: bytes that are not UTF-8 stay, as surrogates; otherwise they raise DataError.
@@ -297,9 +298,16 @@ class Texts:
     line_ends: int = 0
     in_quotes: int = 0
     empty: int = 0
+    said: bool = False
 
     def __iter__(self) -> Iterator[tuple[int, list[Cell]]]:
         self.line_ends = self.in_quotes = self.empty = 0
+        yield from self._rows()
+        if not self.said:
+            self._warn()
+            self.said = True
+
+    def _rows(self) -> Iterator[tuple[int, list[Cell]]]:
         path, kind = self.table.path, self.table.kind
         if kind in COLUMNAR:
             return self._from_records(enumerate(columnar.records(path, self.columns), 1))
@@ -381,8 +389,7 @@ class Texts:
     def _place(self, number: int) -> str:
         return f"{name_of(self.table.path)}:{number}"
 
-    def warn(self) -> None:
-        """Says how many texts had line ends, look quoted, or are empty in a list."""
+    def _warn(self) -> None:
         name = name_of(self.table.path)
         if self.empty:
             console.warn(f"{name}: {counted(self.empty, 'empty text')} in lists with others: not used")
@@ -407,14 +414,9 @@ def _without_blank_end(rows: Iterator[Row]) -> Iterator[Row]:
 
 @dataclass(kw_only=True)
 class Column(Lines):
-    """One column of a table, as lines. said: that line ends became spaces."""
+    """One column of a table, as lines."""
 
     texts: Texts
-    said: bool = field(default=False, init=False)
-
-    @property
-    def column(self) -> str:
-        return self.texts.columns[0]
 
     def count(self) -> int | None:
         return None
@@ -422,9 +424,6 @@ class Column(Lines):
     def __iter__(self) -> Iterator[str]:
         for _, (cell,) in self.texts:
             yield self.clean(str(cell))
-        if not self.said:
-            self.texts.warn()
-            self.said = True
 
 
 def text_or_column(

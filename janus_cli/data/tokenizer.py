@@ -25,7 +25,7 @@ import sentencepiece
 from janus_cli import documents, recipe
 from janus_cli.core.symbols import BOS, EOS, MASK, NAMES, NO_TEXT, PAD, SPECIAL, UNK
 from janus_cli.data.corpus import SIDES
-from janus_cli.data.hf import HuggingFace
+from janus_cli.data.hf import HuggingFace, sentence_pieces
 from janus_cli.data.hf_folder import take_over
 from janus_cli.errors import DataError, Interrupt, check_machine
 from janus_cli.files import MANIFEST, sha256, write_atomically, write_json
@@ -63,13 +63,7 @@ class SentencePieces:
     ending = "model"  # suffix of its file
 
     def __init__(self, data: bytes, name: str = "the tokenizer") -> None:
-        try:
-            if not data:
-                raise ValueError("it is empty")
-            self._model = sentencepiece.SentencePieceProcessor(model_proto=data)
-        except (RuntimeError, OSError, ValueError) as problem:
-            check_machine(problem, f"to load {name}")
-            raise DataError(f"{name} is damaged, or not a SentencePiece model: {problem}") from None
+        self._model = sentence_pieces(data, name)
         self.size = int(self._model.get_piece_size())
         fixed = [self._model.pad_id(), self._model.unk_id(), self._model.bos_id(), self._model.eos_id()]
         if fixed != [PAD, UNK, BOS, EOS] or self.size <= MASK or not self._model.is_control(MASK):

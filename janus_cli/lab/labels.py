@@ -5,12 +5,12 @@ Cheap to import: a mistyped name is refused before torch is.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from janus_cli.errors import UsageError
+from janus_cli.recipe_load import guess
 
 MODES = ("ar", "nar", "semi", "spec")
 BATCHES = (16, 32, 64, 128)  # tried for the best throughput
@@ -70,9 +70,8 @@ def matching(names: Sequence[str], option: str = "--mode") -> set[str]:
             if name in (label, options["mode"]) or (name not in rows and label.startswith(f"{name}."))
         ]  # fmt: skip
         if not found:
-            close = difflib.get_close_matches(name, [*MODES, *rows], n=1)
             raise UsageError(
-                f"{option} {name}: there is no such row" + (f"; did you mean {close[0]}?" if close else ""),
+                f"{option} {name}: there is no such row{guess(name, [*MODES, *rows])}",
                 f"rows: {', '.join([*MODES, *rows])}, or other numbers, as ar.beam4, nar6, nar6.lb3.rerank or semi7; "
                 "behind each .onnx, .torch or .int8",
             )

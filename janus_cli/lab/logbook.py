@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from janus_cli.documents import LogEntry, parsed_line
-from janus_cli.errors import DataError, check_machine
+from janus_cli.errors import DataError
 
 BEGINS = ("start", "resumed")
 Entry = dict[str, Any]
@@ -65,15 +65,12 @@ def read(path: Path) -> Logbook:
     """A run's log. A line cut short by a kill or a full disk is skipped; what follows it is read.
 
     Entries of updates beyond the one that a later resume started from were undone and are left out. Raises DataError if
-    there is no log, or it cannot be read.
+    there is no log.
     """
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", "it is written by `janus train`") from None
-    except OSError as problem:
-        check_machine(problem)
-        raise DataError(f"{path} cannot be read: {problem.strerror}") from None
     book = Logbook()
     for line in filter(bytes.strip, lines):
         entry, intact = _entry(line)

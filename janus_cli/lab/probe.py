@@ -35,7 +35,6 @@ from janus_cli.decoding.modes import choose, own_recipe
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translate import Translator, read_model
 from janus_cli.engines.engine import Engine
-from janus_cli.errors import DataError
 from janus_cli.lab.rows import references_of, sentences
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
@@ -126,11 +125,6 @@ def probe(count: int, device: torch.device, run: Run, folder: Path) -> Probe:
 
 def open_store(run: Run, recipe: Recipe, split: str) -> Store:
     """A split of the data that a run was trained on. Raises DataError if it is gone or was changed."""
-    if f"{split}.arrow" in run.read_manifest().get("files", {}):
-        raise DataError(
-            f"{run.path} was started by an earlier version of janus, whose data cannot be read",
-            "prepare the text again, and start the run again",
-        )
     paths = [prepared_file(run, recipe, name) for name in store_files(split)]
     if paths[0] is None:
         raise missing_split(run, split)

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import torch
 
 from janus_cli import console
-from janus_cli.device import StopSignal, choose_device, interruptible, keep_freed_memory
+from janus_cli.device import StopSignal, choose_device, keep_freed_memory
 from janus_cli.errors import JanusError, OutOfMemoryError, Stopped, is_about_memory
 from janus_cli.lab import startup
 from janus_cli.lab.rows import Decoded, Row
@@ -40,17 +40,6 @@ POLL_SECONDS = 1.0  # between looks at running trainings and signals
 SPAWN = get_context("spawn")  # CUDA does not survive a fork
 
 
-@contextmanager
-def stoppable(hint: str) -> Iterator[None]:
-    """A stop signal ends the work inside, whatever it is at. hint: what to do then."""
-    try:
-        with interruptible():
-            yield
-    except Stopped as stop:
-        stop.hint = hint
-        raise
-
-
 def continues(*, force: bool) -> str:
     """The hint for work that the same command continues; force: as given to --force."""
     if force:
@@ -58,14 +47,12 @@ def continues(*, force: bool) -> str:
     return "the same command continues"
 
 
-def _process(name: str, work: Callable[[], object]) -> BaseProcess:
+def _started(name: str, work: Callable[[], object]) -> BaseProcess:
     """A process that does `work`, which can be pickled, quietly; its exit code is 1 if `work` fails."""
-    return SPAWN.Process(target=_do, args=(work,), name=name)
-
-
-def _start(process: BaseProcess) -> None:
+    process = SPAWN.Process(target=_do, args=(work,), name=name)
     with ctrl_c_blocked(*stop_signals()):  # a signal would leave it half started
         process.start()
+    return process
 
 
 def _do(work: Callable[[], object]) -> None:
@@ -127,9 +114,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int, *, force: bool) -> set[str]:
             while waiting or running:
                 while waiting and len(running) < at_once:
                     job = waiting.popleft()
-                    process = _process(job.name, job.work)
-                    _start(process)
-                    running[process] = job
+                    running[_started(job.name, job.work)] = job
                 connection.wait([process.sentinel for process in running], POLL_SECONDS)
                 steps |= {job.name: _step(job.run, since) for job in running.values()}
                 for process in [process for process in running if not process.is_alive()]:
@@ -162,7 +147,6 @@ def remote(
     """
     ours, theirs = SPAWN.Pipe()
     threads = current()
-    process = _process(label, partial(serve, theirs, build, str(device), threads, imports))
 
     def answer() -> Any:
         try:
@@ -183,15 +167,14 @@ def remote(
             ours.send((list(lines), batch, threads))
         return answer()
 
+    process = _started(label, partial(serve, theirs, build, str(device), threads, imports))
     try:
-        _start(process)
         theirs.close()
         before, described = answer()
         yield Row(translate=translate, use=use, **described), before
     finally:
-        if process.pid is not None:
-            process.kill()
-            process.join()
+        process.kill()
+        process.join()
         ours.close()
 
 

@@ -15,7 +15,7 @@ import torch
 
 from janus_cli import console, documents, recipe_load, runs
 from janus_cli.device import choose_device
-from janus_cli.errors import CheckpointError, DataError, JanusError, check_machine, require
+from janus_cli.errors import CheckpointError, JanusError, require
 from janus_cli.files import write_atomically
 from janus_cli.lab import logbook, report_page
 from janus_cli.lab.plots import Look
@@ -38,7 +38,6 @@ def write_report(
 
     Raises:
         UsageError: no such run, an extra that is missing, or a file in the way.
-        DataError: the page cannot be written.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -56,12 +55,7 @@ def write_report(
         for reason in dict.fromkeys(each.missing.values()):
             if reason != each.damage:
                 console.warn(f"{each.label}: {reason}")
-    content = report_page.page(reports, datetime.now(UTC))
-    try:
-        write_atomically(out, content)
-    except OSError as problem:
-        check_machine(problem)
-        raise DataError(f"{out} cannot be written: {problem.strerror}", "name another file with --out") from None
+    write_atomically(out, report_page.page(reports, datetime.now(UTC)))
     return out, [each.damage for each in reports if each.damage]
 
 

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from janus_cli import __version__, console
 from janus_cli.data import references, survival
 from janus_cli.data.batching import Lengths
-from janus_cli.errors import DataError, UsageError
+from janus_cli.errors import UsageError
 from janus_cli.lab import plots
 from janus_cli.lab.logbook import BEGINS, Curve, Entry, Logbook
 from janus_cli.lab.plots import Look
@@ -290,23 +290,20 @@ def _shared_data(group: Reports, manifest: Mapping[str, Any]) -> list[Block]:
     tokenizer, vocabulary = manifest.get("tokenizer"), manifest.get("vocabulary")
     named = {"recipe": "recipe", "prepared": "prepared", "made": "created", "fingerprint": "fingerprint"}
     facts = {name: manifest[key] for name, key in named.items() if manifest.get(key)}
-    if isinstance(tokenizer, dict) and isinstance(vocabulary, dict):
+    if tokenizer and vocabulary:
         kind = str(tokenizer.get("kind", ""))
         kind += f" {tokenizer.get('algorithm', '')}" * (kind == "sentencepiece")
         facts["vocabulary"] = f"{kind}, {vocabulary.get('source')} source and {vocabulary.get('target')} target entries"
-    block = Block(f"Data of {', '.join(each.label for each in group)}", facts)
-    try:
-        block.rows = splits(manifest)
-        lost = survival.in_words(manifest)
-        block.facts = facts | {f"lost in the tokenizer, {split}": words for split, words in lost.items()}
-        several = {split: about.get("references") for split, about in manifest.get("splits", {}).items()}
-        block.facts |= {f"references, {split}": references.in_words(found) for split, found in several.items() if found}
-    except DataError as problem:
-        block.missing = [(group[0].label, problem.message)]
-    block.columns = {
+    lost = survival.in_words(manifest)
+    facts |= {f"lost in the tokenizer, {split}": words for split, words in lost.items()}
+    several = {split: about.get("references") for split, about in manifest.get("splits", {}).items()}
+    facts |= {f"references, {split}": references.in_words(found) for split, found in several.items() if found}
+    columns = {
         "tokens without EOS": "", "pairs read": ",", "kept": ",", "dropped": "", "tokens": ",", "mean": ",.1f",
         "median": ",", "95 %": ",", "longest": ",",
     }  # fmt: skip
+    heading = f"Data of {', '.join(each.label for each in group)}"
+    block = Block(heading, facts, columns=columns, rows=splits(manifest))
     lengths = next((each.lengths for each in group if each.lengths is not None), None)
     if lengths is None:
         return [block, Block(missing=_missing(group[:1], "lengths"))]
@@ -317,20 +314,13 @@ def _shared_data(group: Reports, manifest: Mapping[str, Any]) -> list[Block]:
 def splits(manifest: Mapping[str, Any]) -> list[list[Any]]:
     """A row for each split and side: pairs read, kept and dropped, and token counts."""
     rows = []
-    try:
-        for name, split in manifest["splits"].items():
-            lost = split["dropped"] | {
-                f"without losses: {why}": count for why, count in split.get("left_out", {}).items()
-            }
-            dropped = ", ".join(f"{reason} {count:,}" for reason, count in lost.items()) or "none"
-            for side, tokens in split["tokens"].items():
-                counts = (tokens[key] for key in ("sum", "mean", "p50", "p95", "max"))
-                row = [split["in"], split["kept"], *counts]
-                if not all(isinstance(value, int | float) for value in row):
-                    raise TypeError(f"{name}, {side}: {row}")
-                rows.append([f"{name}, {side}", *row[:2], dropped, *row[2:]])
-    except (KeyError, TypeError, ValueError, AttributeError) as problem:
-        raise DataError(f"the manifest is damaged: {problem!r}") from None
+    for name, split in manifest.get("splits", {}).items():
+        left_out = {f"without losses: {why}": count for why, count in split.get("left_out", {}).items()}
+        lost = split.get("dropped", {}) | left_out
+        dropped = ", ".join(f"{reason} {count:,}" for reason, count in lost.items()) or "none"
+        for side, tokens in split.get("tokens", {}).items():
+            counts = (tokens.get(key) for key in ("sum", "mean", "p50", "p95", "max"))
+            rows.append([f"{name}, {side}", split.get("in"), split["kept"], dropped, *counts])
     return rows
 
 

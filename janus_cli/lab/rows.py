@@ -26,7 +26,7 @@ from janus_cli.decoding.translate import Translator, read_model
 from janus_cli.engines.engine import Engine
 from janus_cli.errors import OutOfMemoryError, UsageError
 from janus_cli.lab.labels import matching, row_options
-from janus_cli.lab.threads import Threads, best_threads, current, set_torch
+from janus_cli.lab.threads import Threads, current, set_torch
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring.scores import References
@@ -307,7 +307,7 @@ class _Timing:
         self._seconds(row, warm, batch)
 
     def _choose(self, row: Row, settings: Sequence[Threads], warm: Parts, parts: Parts, batch: int = 0) -> Threads:
-        """The setting that is fastest on these parts; the row has it from here on, and is warm."""
+        """The fastest setting on these parts (one alone is not tried); the row has it from here on, and is warm."""
         tried = row.tried.setdefault(batch, {})
 
         def seconds(threads: Threads) -> float:
@@ -315,6 +315,6 @@ class _Timing:
             tried[threads] = min(sum(self._seconds(row, parts, batch)) for _ in range(ROUNDS))
             return tried[threads]
 
-        best = best_threads(seconds, settings)
+        best = settings[0] if len(settings) == 1 else min(settings, key=seconds)
         self._warm_up(row, best, warm, batch)
         return best

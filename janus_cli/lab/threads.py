@@ -6,7 +6,7 @@ another down sevenfold.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
@@ -62,14 +62,6 @@ def to_try(fixed: int | None, device: torch.device) -> list[Threads]:
 def in_words(one_by_one: Mapping[str, int], in_batches: Mapping[str, int]) -> str:
     """Two settings as plain values; once if they are equal."""
     return " / ".join(dict.fromkeys(str(Threads(**each)) for each in (one_by_one, in_batches)))
-
-
-def best_threads(seconds: Callable[[Threads], float], settings: Sequence[Threads]) -> Threads:
-    """The setting that takes the fewest seconds, of equal ones the first; a single one is not tried.
-
-    seconds: decodes a few sentences with a setting and returns how long that took.
-    """
-    return settings[0] if len(settings) == 1 else min(settings, key=seconds)
 
 
 class Loaded(Generic[Model]):

@@ -4,7 +4,6 @@ was computed. What they are called, and which way is better, is in `measures.py`
 
 from __future__ import annotations
 
-import difflib
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from janus_cli.console import counted
 from janus_cli.data.spacing import UNSPACED
 from janus_cli.errors import DataError, UsageError, require
 from janus_cli.measures import GROUPS
+from janus_cli.recipe_load import guess
 from janus_cli.scoring import caption, reply, rouge155
 from janus_cli.scoring.scores import (
     Hypotheses,
@@ -55,9 +55,7 @@ def expand(metrics: Sequence[str]) -> list[str]:
         raise UsageError("no metric was named", hint)
     for name in metrics:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-            guess = f"; did you mean {close[0]!r}?" if close else ""
-            raise UsageError(f"no metric is called {name!r}{guess}", hint)
+            raise UsageError(f"no metric is called {name!r}{guess(name, known)}", hint)
     return list(dict.fromkeys(each for name in metrics for each in GROUPS.get(name, [name])))
 
 

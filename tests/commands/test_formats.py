@@ -170,7 +170,6 @@ def test_files_are_named_directly(janus: Run, shell: Callable[..., tuple[int, st
         ("--train --out x", 2, "--train names no file"),
         ("--data-dir corpus --train x.csv corpus/train.en", 3, "x.csv is a table (CSV), not one side of aligned text"),
         ("--data-dir corpus --test x.csv", 3, "has no column 'de' or 'en'; its columns: 1 'german', 2 'english'"),
-        ("--data-dir corpus --valid x.jsonl", 3, "x.jsonl (JSON lines) has no column 'en'; its columns: 1 'de'"),
         ("--data-dir corpus --test corpus/test.de r.csv", 3, "r.csv (CSV) has no column of references"),
         ("--data-dir corpus --test x.jsonl --set data.columns=[de]", 2, "data: columns needs a source and a target"),
         ("--data-dir corpus --test corpus/test.de corpus/valid.en", 3, "test.de has 3 lines, corpus/valid.en has 4"),
@@ -179,8 +178,6 @@ def test_files_are_named_directly(janus: Run, shell: Callable[..., tuple[int, st
         ("--data-dir corpus --train corpus/train.de corpus/train.en plain.txt", 2, "no third file (got plain.txt)"),
         ("--data-dir corpus --valid corpus/valid.de bad.tsv plain.txt", 3, "bad.tsv is a table (TSV), not one side"),
         ("--data-dir corpus --test x.csv --set data.columns=[0,1]", 2, "columns count from 1 (got 0, 1)"),
-        ("--data-dir corpus --valid x.jsonl --set data.columns=[1,2]", 3, "has no column '2'; its columns: 1 'de'"),
-        ("--data-dir corpus --valid x.tsv --set data.columns=[german,english]", 3, "has no column 'german' or"),
         ("--data-dir corpus --train pipe", 3, "pipe is a pipe or a device"),
         ("--data-dir corpus --test corpus/test.de pipe.tsv", 3, "pipe.tsv is a pipe or a device"),
     ],
@@ -191,7 +188,6 @@ def test_mistakes(janus: Run, arguments: str, code: int, words: str) -> None:
     Path("x.jsonl").write_text('{"de": "a"}\n')
     Path("bad.tsv").write_bytes(b"a\tb\nc\t\xff\n")
     Path("r.csv").write_text("id,human\n1,a\n")
-    Path("x.tsv").write_text("de\ten\na\tb\n")
     Path("plain.txt").write_text("a line\nanother, longer line\n")
     os.mkfifo("pipe")
     os.mkfifo("pipe.tsv")

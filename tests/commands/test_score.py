@@ -263,7 +263,7 @@ REFUSED = [
     ("", 2, "no run under runs/"),
     ("-", 2, "no run under runs/"),
     ("folder", 2, "folder is not a run"),
-    ("two.txt --reference two.txt --metrics blue", 2, "did you mean 'bleu'"),
+    ("two.txt --reference two.txt --metrics blue", 2, "did you mean bleu?"),
     ("two.txt --reference two.txt --metrics moverscore", 2, "no metric is called 'moverscore'\n"),
     ("two.txt --reference two.txt --metrics ,", 2, "no metric"),
     ("two.txt --reference two.txt --metrics chrf,ter --tokenize zh", 2, "--tokenize zh would change nothing"),

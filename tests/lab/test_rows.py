@@ -10,7 +10,7 @@ import torch
 from janus_cli import recipe_load
 from janus_cli.errors import OutOfMemoryError, UsageError
 from janus_cli.lab.labels import row_options
-from janus_cli.lab.rows import Decoded, Row, Spread, Work, measure, rotated, select
+from janus_cli.lab.rows import Decoded, Row, Work, measure, select
 from janus_cli.lab.threads import Threads
 
 NAR = [f"nar{n}.lb{k}" for n in (1, 4, 10) for k in ("1", "5", "5.rerank")]
@@ -272,12 +272,6 @@ def test_percentiles_by_nearest_rank(seconds: list[float], percent: int, expecte
     row = Machine(COSTS).row("a")
     row.singles = [seconds]
     assert row.latencies(percent) == [expected]
-
-
-def test_spread_and_rotation() -> None:
-    assert Spread.of([5.0, 1.0, 2.0]) == Spread(2.0, 1.0, 5.0)
-    assert Spread.of([4.0, 1.0]) == Spread(2.5, 1.0, 4.0)
-    assert [rotated("abc", turn) for turn in range(4)] == [list("abc"), list("bca"), list("cab"), list("abc")]
 
 
 def test_rows_of_another_engine_or_precision() -> None:

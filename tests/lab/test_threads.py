@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from janus_cli.lab.threads import Loaded, Threads, best_threads, candidates, to_try
+from janus_cli.lab.threads import Loaded, Threads, candidates, to_try
 
 CPU = torch.device("cpu")
 
@@ -28,12 +28,6 @@ def test_a_number_that_the_user_fixed_is_the_only_one() -> None:
     assert to_try(5, CPU) == to_try(5, torch.device("cuda")) == [Threads(1, 5)]
     assert Threads(1, 1) in to_try(None, CPU)
     assert to_try(None, torch.device("cuda")) == [Threads(1, torch.get_num_threads())]
-
-
-def test_the_fastest_setting_wins_and_a_single_one_is_not_tried() -> None:
-    seconds = {Threads(1, 1): 3.0, Threads(1, 2): 2.0, Threads(2, 1): 2.0}
-    assert best_threads(seconds.__getitem__, list(seconds)) == Threads(1, 2)
-    assert best_threads({}.__getitem__, [Threads(1, 7)]) == Threads(1, 7)
 
 
 def test_a_model_is_loaded_once_for_each_change_of_threads_and_one_at_a_time() -> None:
