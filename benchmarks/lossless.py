@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from janus_cli.core.batch import BOS, EOS, PAD, pad
-from janus_cli.core.generate import Generator
 from janus_cli.core.knobs import ARStream
 from janus_cli.core.model import Transformer
 from janus_cli.core.steps import log_probabilities
@@ -25,6 +24,7 @@ from janus_cli.data.lines import Lines
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers
 from janus_cli.decoding.modes import choose, own_recipe
 from janus_cli.decoding.translate import Result, Translator
+from janus_cli.engines.engine import Engine
 from janus_cli.training.checkpoint import find_checkpoint
 from janus_cli.training.model import load_model
 
@@ -44,7 +44,7 @@ def main() -> int:
     run, folder = find_checkpoint(asked.run, None)
     recipe, model, tokenizers = own_recipe(folder, []), load_model(folder), load_tokenizers(run.path)
     knobs = {key: int(value) if value.isdigit() else value for key, value in (s.split("=") for s in asked.set)}
-    generator, batch = Generator(model), {"batch_sentences": asked.batch_sentences}
+    generator, batch = Engine(model), {"batch_sentences": asked.batch_sentences}
     plans = [choose(recipe, {"mode": "ar", "beam": 1, **batch}), choose(recipe, {"mode": "spec", **knobs, **batch})]
     mistakes = 0
     for file in asked.files:

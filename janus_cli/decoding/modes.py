@@ -210,8 +210,9 @@ def _must_be_able(recipe: Recipe, mode: Mode, *, drafts: bool) -> None:
         return
     if mode == "spec" and mode in modes(recipe, drafts=True):
         raise UsageError(
-            f"this model was trained with objective {recipe.objective.name}: it cannot write drafts",
-            "--redraft source takes them from the source, where outputs copy it; or train with --objective janus",
+            f"--mode spec: this model was trained with objective {recipe.objective.name}: it cannot decode drafts",
+            f"use --mode {' or '.join(able)}; --redraft source where outputs copy their source; or train with "
+            "--objective janus",
         )
     what = {"ar": "autoregressively", "nar": "non-autoregressively", "semi": "in blocks", "spec": "speculatively"}[mode]
     others = {"ar": "ar or janus", "nar": "cmlm or janus", "semi": "bang", "spec": "janus"}[mode]

@@ -23,7 +23,6 @@ USUAL = (
     "ar.beam1", "ar.beam5",
     *(f"nar{iters}.lb{width}" for iters in (1, 4, 10) for width in LENGTH_BEAMS),
     "nar.eos", "semi2", "semi4", "spec", "spec.redraft-ar", "spec.redraft-joint",
-    "spec.redraft-source",
 )  # fmt: skip
 LABELS: dict[str, dict[str, Any]] = {  # pattern of a label, and the options that it sets besides its numbers
     rf"ar\.beam(?P<beam>{NUMBER})": {"mode": "ar"},

@@ -86,7 +86,7 @@ def test_the_readme_is_true(make_run: MakeRun, janus: Janus, monkeypatch: pytest
             found[name.replace(".N.", f".{layer}.")] = [int(size) for size in shape.split(" x ")]
     assert found == {name: list(weight.shape) for name, weight in weights.items()}
     assert names["model"].weights().keys() == weights.keys()
-    mentioned = [Path(name) for name in re.findall(r"\b[a-z.]+\.(?:json|yaml|safetensors|model)\b", text)]
+    mentioned = [Path(name) for name in re.findall(r"(?<![\w.])[a-z.]+\.(?:json|yaml|safetensors|model)\b", text)]
     assert len(mentioned) > 6
     assert all(name.is_file() for name in mentioned)
     assert all(name.name in text for name in Path().iterdir() if name.name != "README.txt")

@@ -46,8 +46,7 @@ def speculative(
             kept: (A,) int64, the rows of the previous call that continue; None for all.
         max_lengths: (B,) int64, the most tokens of an output, EOS included; at least 1.
         window: the most proposed tokens that are verified in one pass.
-        redraft: where later proposals come from; a sentence that has none left is drafted again, with "nar" and
-            "source" after every pass.
+        redraft: where later proposals come from; a sentence that has none left is drafted again.
         first: the token that outputs begin with, at no cost; 0: any. free_end: EOS costs nothing at the maximum length.
     """
     device, batch = max_lengths.device, len(max_lengths)
