@@ -49,7 +49,7 @@ def export(
 
     Examples:
       janus export
-      janus export multi30k-janus --format onnx --set decoding.iters=4 --set decoding.rerank=ar
+      janus export demo-janus --format onnx --set decoding.iters=4 --set decoding.rerank=ar
       janus export multi30k-janus --format ctranslate2 --out multi30k.ct2
       janus export --run multi30k-janus --checkpoint average-best5 --format ctranslate2 --quantization int8
       janus export bart-base --format transformers --out bart-base.hf

@@ -120,6 +120,8 @@ class Plan:
                 "--update all rewrites tokens that are not hidden, which this model was never trained to do "
                 "(objective.correct): expect nonsense, or use --update hidden"
             )
+        if self.way == "nar" and self.options.rerank == "ar" and self.options.length_beam == 1:
+            yield "--rerank ar has one length to choose from, so it only scores: add --length-beam 5, or leave it out"
         for name, value in self.idle.items():
             off = (_KNOBS[name].flag or "").partition("/")[2] or f"{flag(name)} {getattr(_USUAL, name):g}"
             yield (

@@ -122,6 +122,12 @@ def test_what_a_mode_cannot_do_ends_with_2_and_the_reason(janus: Janus, argument
     assert not list(Path("runs").glob("*/decode"))
 
 
+def test_reranking_one_length_is_said(janus: Janus) -> None:
+    said = {count: janus("--mode", "nar", "--rerank", "ar", "--length-beam", count)[2] for count in ("1", "5")}
+    assert "warning: --rerank ar" in said["1"]
+    assert "warning: --rerank" not in said["5"]
+
+
 def test_what_the_recipe_turns_on_for_another_mode_is_said(janus: Janus) -> None:
     on = ("--set", "decoding.temperature=0.7", "--set", "decoding.min_length=2", "--set", "decoding.top_k=5")
     code, out, err = janus("--mode", "nar", *on)
