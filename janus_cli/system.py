@@ -11,6 +11,7 @@ import importlib
 import os
 import re
 import signal
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -303,3 +304,15 @@ def _in_file(path: str, pattern: str) -> str | None:
         found = re.search(pattern, Path(path).read_text(encoding="utf-8"), re.MULTILINE)
         return found[1].strip() if found else None
     return None
+
+
+def waiting_on_stdin() -> bool:
+    """Whether a pipe on stdin holds something to read."""
+    try:
+        import fcntl
+        import termios
+
+        size = fcntl.ioctl(0, termios.FIONREAD, bytes(4)) if stat.S_ISFIFO(os.fstat(0).st_mode) else bytes(4)
+    except (ImportError, OSError):
+        return False
+    return any(size)

@@ -35,7 +35,7 @@ from janus_cli.recipe import Recipe
 from janus_cli.runs import Run, text_name
 from janus_cli.scoring import repeats
 from janus_cli.scoring.judge import one_text
-from janus_cli.system import take_threads, threads
+from janus_cli.system import take_threads, threads, waiting_on_stdin
 from janus_cli.terminal import command
 from janus_cli.training import draft_head
 from janus_cli.training.checkpoint import fingerprint, read_checkpoint, read_state
@@ -225,8 +225,13 @@ class Decode(Job):
             raise UsageError("--input and --split exclude each other", "leave one of them out")
         if self.column is not None and self.text is None:
             raise UsageError("--column needs a table to read", "name one with --input")
+        if self.text == STDIN and sys.stdin.isatty():
+            self.options = {**self.options, "batch_sentences": self.options.get("batch_sentences") or 1}
+            console.say("type a line, and another; Ctrl-D ends")
         self.plan = choose(recipe, self.options)
         if self.text is None:
+            if self.split is None and waiting_on_stdin():
+                console.warn("there is text on stdin, which is not read: --input - decodes it")
             self.split = self.split or "test"
             self._find_split(recipe, self.split)
         elif self.text == STDIN or self.text.exists():

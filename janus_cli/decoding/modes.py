@@ -212,7 +212,7 @@ def _must_be_able(recipe: Recipe, mode: Mode, *, drafts: bool) -> None:
         return
     if mode == "spec" and mode in modes(recipe, drafts=True):
         raise UsageError(
-            f"--mode spec: this model was trained with objective {recipe.objective.name}: it cannot decode speculatively",
+            f"this model was trained with objective {recipe.objective.name}: it cannot decode with --mode spec",
             f"use --mode {' or '.join(able)}; --redraft source where outputs copy their source; or train with "
             "--objective janus",
         )

@@ -24,7 +24,7 @@ from janus_cli.core.writing import most_tokens
 from janus_cli.data.lines import cleaner
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers
 from janus_cli.decoding.modes import Plan, choose, own_recipe
-from janus_cli.device import name_device
+from janus_cli.device import keep_freed_memory, name_device
 from janus_cli.engines.engine import Engine, Ids
 from janus_cli.errors import CheckpointError, DataError, OutOfMemoryError, UsageError, is_about_memory
 from janus_cli.runs import Run
@@ -316,7 +316,7 @@ class Translator:
 
 def _padded(rows: Sequence[Sequence[int]]) -> Ids:
     """(B, S) sources: tokens, EOS, PAD."""
-    return np.array(padded([[*row, EOS] for row in rows]))
+    return np.array(padded([[*row, EOS] for row in rows]), np.int64)
 
 
 def checked(texts: Iterable[str], what: str) -> Iterator[str]:
@@ -367,7 +367,8 @@ def load(
     run: str | Path | None = None, *, checkpoint: str | Path | None = None, device: str = "auto",
     precision: Precision | None = None,
 ) -> Translator:  # fmt: skip
-    """A trained model, ready to translate.
+    """A trained model, ready to translate. From now on, this process keeps memory that it has freed: the next batch
+    needs it again.
 
     Args:
         run: a folder, also an exported one, its name under runs/, or pretrained:NAME; by default the newest run.
@@ -383,6 +384,7 @@ def load(
         if not isinstance(given, str | Path | None):
             raise UsageError(f"the {name} is {_kind(given)}, not a name or a folder (str, Path)", "load('runs/NAME')")
     chosen = name_device(device)
+    keep_freed_memory()
     changes = [f"decoding.precision={precision}"] if precision else []
 
     def read(found: Run, folder: Path) -> Translator:

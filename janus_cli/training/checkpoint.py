@@ -342,7 +342,9 @@ def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Pat
         return chosen, kept
     if checkpoint is None:
         raise CheckpointError(
-            f"{chosen.path} has no checkpoint yet", command("janus", "train", "--resume", "--run", chosen.path)
+            f"{chosen.path} has no checkpoint yet",
+            "if it is training, wait for its first one; else "
+            + command("janus", "train", "--resume", "--run", chosen.path),
         )
     raise chosen.lacks(checkpoint)
 

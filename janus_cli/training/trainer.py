@@ -133,7 +133,9 @@ class Trainer:
                 if saving:
                     self._must_be_finite()
                 if validating:
+                    paused = perf_counter()
                     self.validate()
+                    self.meter.since += perf_counter() - paused  # the speed is that of updates
                 if saving:
                     self.save()
                 if self.signal:
