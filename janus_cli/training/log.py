@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,13 @@ class Meter:
         speed = self.tokens / (self.noted - self.since)
         _, terms = self.means.over(World(0, 1, self.world.device))
         self.note = f"{' '.join(f'{name} {mean:.3f}' for name, mean in terms.items())}  {speed:,.0f} tokens/s"
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done inside takes no time: the speed is that of updates."""
+        began = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - began
 
     def take(self) -> dict[str, Any]:
         """The values of a log line: means over all ranks since the last call, target tokens/s, last gradient norm.

@@ -133,9 +133,8 @@ class Trainer:
                 if saving:
                     self._must_be_finite()
                 if validating:
-                    paused = perf_counter()
-                    self.validate()
-                    self.meter.since += perf_counter() - paused  # the speed is that of updates
+                    with self.meter.paused():
+                        self.validate()
                 if saving:
                     self.save()
                 if self.signal:
