@@ -8,6 +8,8 @@ from janus_cli.core.knobs import Model
 
 Shapes = dict[str, tuple[int, ...]]
 
+LONGEST = 16  # tokens of a draft that a pass verifies, at most: each costs a slot
+
 # Of a draft head (`draft_head.py`):
 CANDIDATES = 4  # likeliest tokens of a place
 NEAR = 4  # places where the next token is sought: that of the last one, and those after it

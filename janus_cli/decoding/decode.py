@@ -227,7 +227,7 @@ class Decode(Job):
             raise UsageError("--column needs a table to read", "name one with --input")
         if self.text == STDIN and sys.stdin.isatty():
             self.options = {**self.options, "batch_sentences": self.options.get("batch_sentences") or 1}
-            console.say("type a line, and another; Ctrl-D ends")
+            console.say("type a line and press Enter; Ctrl-D ends")
         self.plan = choose(recipe, self.options)
         if self.text is None:
             if self.split is None and waiting_on_stdin():

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from janus_cli.core.knobs import Decoding
-from janus_cli.core.shapes import CANDIDATES, DISTANCES, NEAR
+from janus_cli.core.shapes import CANDIDATES, DISTANCES, LONGEST, NEAR
 from janus_cli.core.symbols import BOS, EOS, MASK
 from janus_cli.core.writing import Unwritten
 from janus_cli.engines.graph import State, Value
@@ -30,7 +30,6 @@ from janus_cli.engines.left_to_right import NextToken, Side
 from janus_cli.engines.network import HIDDEN, Network, Source
 
 SURE = 0.2  # probability of a draft after its first token; it is cut where it is less
-LONGEST = 16  # tokens of a draft
 FAR = 1 << 20  # more than any two places are apart
 
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from janus_cli.core.batch import BOS, EOS, PAD
 from janus_cli.core.search import Output
 from janus_cli.core.search.greedy import finished
+from janus_cli.core.shapes import LONGEST
 
 Redraft = Literal["nar", "ar", "joint", "source"]
-COPIED = 16  # tokens of the source that are proposed at once, at most: each costs a slot
 Draft = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Verify = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor]]
 
@@ -123,7 +123,7 @@ class Copied:
     """
 
     def __init__(self, source: Tensor, window: int) -> None:
-        self.source, self.window = source, min(window, COPIED)
+        self.source, self.window = source, min(window, LONGEST)
 
     def __call__(self, tokens: Tensor, counts: Tensor, sentences: Tensor) -> tuple[Tensor, Tensor]:
         source = self.source[sentences]
