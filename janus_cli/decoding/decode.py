@@ -129,8 +129,7 @@ class Job(ABC):
             console.say(f"resuming after {counted(self.progress.done, 'finished line')}")
         for warning in self.plan.warnings:
             console.warn(warning)
-        drafts = self.plan.mode == "spec" and self.plan.options.redraft == "nar"
-        if drafts and not why and not (folder / draft_head.FILE).is_file():
+        if self.plan.drafts and not why and not (folder / draft_head.FILE).is_file():
             make = command("janus", "draft-head", "--checkpoint", folder)
             console.say(
                 f"it is faster with a draft head (where its training data is missing, add --source FILE): {make}"

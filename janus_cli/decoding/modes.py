@@ -44,6 +44,11 @@ class Plan:
             return KNOWN_LENGTH
         return ONE_PASS if self.mode == "nar" and not self.recipe.objective.lengths else self.mode
 
+    @property
+    def drafts(self) -> bool:
+        """Whether the NAR side writes drafts, for which there may be a head."""
+        return self.mode == "spec" and self.options.redraft == "nar"
+
     def without_graph(self, device: str = "cpu", *, trace: bool = False) -> str:
         """Why torch searches, on a device of this type; empty if ONNX Runtime does. Raises UsageError: neither can."""
         lengths, side = self.recipe.objective.lengths, self.recipe.ar_stream

@@ -398,7 +398,7 @@ def read_translator(run: Run, folder: Path, plan: Plan, device: str, trace: bool
 
     Raises CheckpointError: see `read_model`.
     """
-    weights, tokenizers = read_stored(run, folder, head=plan.mode == "spec")
+    weights, tokenizers = read_stored(run, folder, head=plan.drafts)
     by_torch = plan.without_graph(device.partition(":")[0], trace=trace)
     model = weights.model(device, plan.options.precision) if by_torch else weights
     return Translator(Engine(model), tokenizers, plan)

@@ -18,6 +18,13 @@ def test_the_text_is_greedys(any_janus: Janus, run: str) -> None:
     assert Path("greedy.txt").read_bytes() == Path("copied.txt").read_bytes()
 
 
+def test_a_damaged_draft_head_does_not_matter(any_janus: Janus) -> None:
+    Path("runs/janus/checkpoints/last/draft-head.safetensors").write_bytes(b"nothing")
+    words = "decode", "runs/janus", "--checkpoint", "last", "--mode", "spec", "--output", "out.txt"
+    assert any_janus(*words)[0] != 0
+    assert any_janus(*words, "--redraft", "source")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("run", "more", "said"),
     [
