@@ -179,7 +179,13 @@ class Study:
 
 
 def plain_text(data: Path, folder: Path) -> Path:
-    """The folder with the different lines of all plain text; valid has none that train has."""
+    """The folder with the different lines of all plain text; valid has none that train has.
+
+    Raises UsageError: a file is missing.
+    """
+    for path in (data / name.format(split) for name in PLAIN for split in ("train", "valid")):
+        if not path.is_file():
+            raise UsageError(f"{path} is not there", "name the folder of all texts with --data")
     folder.mkdir(parents=True, exist_ok=True)
     known = {b""}
     for split in ("train", "valid"):
