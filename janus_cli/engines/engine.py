@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from janus_cli.core.knobs import ARSide, Decoding, Mode
 from janus_cli.core.search import Output
 from janus_cli.core.shapes import marian_positions
-from janus_cli.core.symbols import EOS, PAD
+from janus_cli.core.symbols import PAD
 from janus_cli.core.weights import Weights
-from janus_cli.core.writing import most_tokens, never_written
+from janus_cli.core.writing import never_written
 from janus_cli.engines.choice import without_graph
 from janus_cli.engines.int8 import Quantized
 from janus_cli.engines.left_to_right import Side
@@ -97,9 +97,7 @@ class Engine:
         if self.name(mode, options, side, trace) == "torch" or not len(source):
             return self.by_torch(self.tensor(source), mode, options, side, trace)
         ids = np.asarray(source)
-        if mode == "spec":
-            return [[output] for output in self._spec(ids, options, side)]
-        used = side if mode == "ar" or options.rerank == "ar" else None
+        used = side if mode != "nar" or options.rerank == "ar" else None
         parts = np.array_split(ids, -(-len(ids) // self._fastest(ids.shape[1], mode, options)))
         return [found for part in parts for found in self._found(_trimmed(part), mode, options, used)]
 
@@ -119,7 +117,7 @@ class Engine:
         return min(len(source), self._fastest(source.shape[1], mode, options))
 
     def _fastest(self, width: int, mode: Mode, options: Decoding) -> int:
-        if mode == "spec":
+        if mode == "spec":  # because each sentence accepts another number of tokens
             return 1
         if mode == "ar":
             return max(1, ROWS_AT_ONCE // options.beam)
@@ -129,22 +127,6 @@ class Engine:
 
     def _found(self, source: Ids, mode: Mode, options: Decoding, side: ARSide | None) -> Iterator[list[Output]]:
         return _outputs(self._session(mode, options, side, len(source))(source=source))
-
-    def _spec(self, source: Ids, options: Decoding, side: ARSide | None) -> Iterator[Output]:
-        """One sentence at a time, because each accepts another number of tokens."""
-        session, longest = self._session("spec", options, side, 1), self._given.knobs.max_length
-        for row in source:
-            alone = _trimmed(row[None])
-            limit = int(most_tokens(np.array([(row != PAD).sum() - 1], np.float32), longest, options)[0])
-            found = session(source=alone, limits=np.array([limit]))
-            passes, tokens, logps = int(found["passes"]), found["tokens"].tolist(), found["logps"].tolist()
-            if EOS in tokens[: limit - 1]:
-                size = tokens.index(EOS) + 1
-                score = sum(logps[:size]) / size**options.length_penalty
-                yield Output(tokens[: size - 1], logps[:size], score, passes)
-            else:  # what is written at the limit is greedy's business
-                ((output,),) = self._found(alone, "ar", replace(options, beam=1, nbest=1), side)
-                yield replace(output, passes=output.passes + passes)
 
     def _session(self, mode: Mode, options: Decoding, side: ARSide | None, count: int) -> Session:
         """A search's session, made when it is first asked for."""

@@ -94,12 +94,12 @@ def greedy(
         limited = limited & (logps.pick((sizes - 1).unsqueeze(2), 2).squeeze(2) <= log(0.5))
     return {
         "tokens": graph.where(tokens.equals(EOS), PAD, tokens), "logps": logps, "lengths": sizes - 1,
-        "scores": logps.over("Sum", 2).to(np.float64) / _lengthened(sizes, options), "passes": sizes.squeeze(1),
+        "scores": logps.over("Sum", 2).to(np.float64) / lengthened(sizes, options), "passes": sizes.squeeze(1),
         "limited": limited,
     }  # fmt: skip
 
 
-def _lengthened(length: Value, options: Decoding) -> Value:
+def lengthened(length: Value, options: Decoding) -> Value:
     """What a sum of log-probabilities is divided by."""
     graph = length.graph
     return graph.op("Pow", length.to(np.float64), graph.value(options.length_penalty, np.float64))
@@ -203,7 +203,7 @@ class Beam:
         """Scores (B, F) of the candidates that end now, `HIDDEN` for the others, and the best so far (B, F)."""
         beam = self.options.beam
         ends = (token.equals(EOS) & (total > HIDDEN / 2) & state["going"]).cut(0, beam, 1)
-        scores = self.graph.where(ends, total.cut(0, beam, 1) / _lengthened(length, self.options), HIDDEN)
+        scores = self.graph.where(ends, total.cut(0, beam, 1) / lengthened(length, self.options), HIDDEN)
         return scores, self.graph.concat(state["best"], scores, axis=1).top(beam)[0]
 
     def _live(
@@ -216,8 +216,8 @@ class Beam:
         _, live = order.top(beam, largest=False)
         sums = graph.where(is_eos, HIDDEN, total).pick(live)
         most = sums.over("Max", 1, keep=True)
-        reachable = most / _lengthened(limits, self.options)  # sums only fall, lengths only grow
-        hoped = most / _lengthened(length, self.options) if stop == "likely" else reachable
+        reachable = most / lengthened(limits, self.options)  # sums only fall, lengths only grow
+        hoped = most / lengthened(length, self.options) if stop == "likely" else reachable
         last, enough = best.cut(beam - 1, beam, 1), self.options.nbest
         short = last.equals(HIDDEN) if stop == "full" else last < hoped
         going = going & short & (best.cut(enough - 1, enough, 1) < reachable) & (limits > length)

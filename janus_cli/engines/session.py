@@ -71,15 +71,14 @@ def written(model: Model, shapes: Mapping[str, Sequence[int]], search: Search, n
     """The graph of a search. shapes: of all weights and position tables."""
     graph, options = Graph(), search.options
     network = Network(graph, model, shapes, int8=options.precision == "int8")
-    source = graph.input("source", np.int64, ["B", "S"])
+    source = graph.input("source", np.int64, [1 if search.mode == "spec" else "B", "S"])
     if search.mode == "nar":
         most = graph.input("iters", np.int64, [], options.iters)
         graph.outputs = MaskPredict(network, options, never).search(source, most, search.side, padded=search.padded)
         return graph
     assert search.side is not None
     if search.mode == "spec":
-        limits = graph.input("limits", np.int64, ["B"])
-        graph.outputs = Speculative(network, options, search.side, never).search(source, limits)
+        graph.outputs = Speculative(network, options, search.side, never).search(source)
         return graph
     find = partial(greedy, network, options) if options.beam == 1 else Beam(network, options).search
     graph.outputs = find(source, search.side, never, padded=search.padded)

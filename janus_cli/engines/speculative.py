@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from janus_cli.core.knobs import Decoding
 from janus_cli.core.shapes import CANDIDATES, DISTANCES, LONGEST, NEAR
-from janus_cli.core.symbols import BOS, EOS, MASK
+from janus_cli.core.symbols import BOS, EOS, MASK, PAD
 from janus_cli.core.writing import Unwritten
 from janus_cli.engines.graph import State, Value
-from janus_cli.engines.left_to_right import NextToken, Side
+from janus_cli.engines.left_to_right import NextToken, Results, Side, length_limits, lengthened
 from janus_cli.engines.network import HIDDEN, Network, Source
 
 SURE = 0.2  # probability of a draft after its first token; it is cut where it is less
@@ -59,34 +59,48 @@ class Speculative:
 
     def __init__(self, network: Network, options: Decoding, side: Side, never: Unwritten) -> None:
         self.network, self.graph, self.side, self.never = network, network.graph, side, never
-        self.window = min(options.verify_window, options.draft_length, LONGEST)
-        self.copies = options.redraft == "source"
+        self.window, self.options = min(options.verify_window, options.draft_length, LONGEST), options
 
-    def search(self, source: Value, limit: Value) -> State:
-        """source (1, S); limit (1,) int64, tokens at most, EOS included.
-
-        Gives tokens, logps (T,) and passes (1,); without an EOS among the first `limit` - 1 they are not greedy's.
-        """
+    def search(self, source: Value) -> Results:
+        """source (1, S), without PAD. Gives what `greedy` does."""
         graph, memory = self.graph, self.network.encode(source, padded=False)
         step = NextToken(self.network, memory, self.side, self.never)
-        draft = _Copied(self, source) if self.copies else _Drafted(self, memory, limit)
+        limit = length_limits(source, self.network.knobs.max_length, self.options)  # (1,)
+        copies = self.options.redraft == "source"
+        draft = _Copied(self, source) if copies else _Drafted(self, memory, limit)
         verify = _Verify(step, limit + (LONGEST + 1))
-        enough = limit - 1  # outside of the loop, as all that stays the same
 
         def turn(number: Value, state: State) -> tuple[Value, State, State]:
             new = verify(state)
             accepted, last = new.pop("accepted"), new.pop("last")
-            going = (new["known"] < enough).squeeze(0) & ~last.equals(EOS)
+            going = (new["known"] < limit).squeeze(0) & ~last.equals(EOS)
             new |= draft.next(state, new, accepted, last)
             return going, new | {"last": last.unsqueeze(0), "passes": number + (1 + draft.passes)}, {}
 
+        nothing = graph.floats(np.zeros(0))
         state = {
             "last": graph.ints([BOS]), "known": graph.ints([0]), "passes": graph.ints(draft.passes),
-            "tokens": graph.ints(np.zeros(0)), "logps": graph.floats(np.zeros(0)), **draft.first(),
+            "tokens": graph.ints(np.zeros(0)), "logps": nothing, "ends": nothing, **draft.first(),
             **step.empty(graph.ints([1])),
         }  # fmt: skip
         last, _ = graph.loop(limit.squeeze(0), state, turn)
-        return {name: last[name] for name in ("tokens", "logps", "passes")}
+        return self._ended(last, limit)
+
+    def _ended(self, last: State, limit: Value) -> Results:
+        """What the loop's last state says. What is written at the limit (1,) is EOS, whatever the model would write."""
+        graph, known, ends = self.graph, last["known"], last["ends"]
+        size = graph.op("Min", known, limit)
+        forced = ~(size < limit)
+        end = ends.gather(size - 1 - known + ends.size(0))
+        limited = forced if self.options.free_end else forced & (end <= log(0.5))
+        end = graph.where(forced, 0.0, end) if self.options.free_end else end
+        logps = graph.concat(last["logps"].cut(0, size - 1, 0), end, axis=0)
+        score = logps.over("Sum", 0, keep=True).to(np.float64) / lengthened(size, self.options)
+        return {
+            "tokens": last["tokens"].cut(0, size - 1, 0).unsqueeze(0, 1), "logps": logps.unsqueeze(0, 1),
+            "lengths": (size - 1).unsqueeze(0), "scores": score.unsqueeze(0), "passes": last["passes"].unsqueeze(0),
+            "limited": limited.unsqueeze(0),
+        }  # fmt: skip
 
 
 class _Drafted:
@@ -197,7 +211,7 @@ class _Copied:
 
     def __init__(self, search: Speculative, source: Value) -> None:
         self.graph, self.most = search.graph, search.window
-        self.source = source.squeeze(0)  # (S,)
+        self.source = self.graph.where(source.equals(EOS), PAD, source).squeeze(0)  # (S,); no draft goes beyond EOS
         self.before = self.graph.concat(self.graph.ints([BOS]), self.source, axis=0).cut(0, self.source.size(0), 0)
         self.places = self.graph.range(self.source.size(0)) + 1  # of the token after each
 
@@ -228,7 +242,10 @@ class _Verify:
         self.positions = self.graph.concat(self.network.weight("target_positions"), beyond, axis=0)
 
     def __call__(self, state: State) -> State:
-        """The state with what was accepted of its proposals (m,) and the model's own token after them, `last` ()."""
+        """The state with what was accepted of its proposals (m,) and the model's own token after them, `last` ().
+
+        Also ends (a + 1,), the log-probabilities of EOS in the places of the tokens that come to the text.
+        """
         graph, network, known = self.graph, self.network, state["known"]
         logits, cache = self._logits(graph.concat(state["last"], state["proposals"], axis=0), known, state)
         best = graph.op("ArgMax", network.allowed(logits, self.step.never), result=np.int64, axis=1, keepdims=0)
@@ -240,6 +257,7 @@ class _Verify:
         return {
             "tokens": graph.concat(state["tokens"], written, axis=0), "last": best.gather(accepted),
             "logps": graph.concat(state["logps"], network.allowed(logps, self.step.never).over("Max", 1), axis=0),
+            "ends": logps.cut(EOS, EOS + 1, 1).squeeze(1),
             "accepted": accepted, "known": end, **{name: cache[name].cut(0, end, 2) for name in self.step.names},
         }  # fmt: skip
 

@@ -35,7 +35,7 @@ WEIGHTS, PROGRAM, IDS = "weights.bin", "generate.py", "ids.json"
 ALIGNED = 64  # bytes: where a weight may begin
 # Options that say how janus computes, not what.
 HOW: dict[str, Any] = {"engine": "auto", "precision": "float32"}
-EXPORTED = ("ar", "nar")
+EXPORTED = ("ar", "nar", "spec")
 STANDARD = ("json", "re")  # modules that come with Python
 NOT_TOLD = {*HOW, "batch_sentences", "cuda_graphs"}
 
@@ -58,7 +58,7 @@ def must_fit(recipe: Recipe) -> None:
 def searches(recipe: Recipe) -> tuple[dict[str, Plan], dict[str, str]]:
     """The graphs of a model by name, and why modes that it can decode in have none."""
     plans, missing = dict[str, Plan](), dict[str, str]()
-    for mode in modes(recipe):
+    for mode in modes(recipe, drafts=recipe.decoding.redraft == "source"):
         plan = choose(recipe, {"mode": mode, **HOW})
         why = plan.without_graph() if mode in EXPORTED else f"{mode} is not exported"
         if why:
@@ -76,8 +76,8 @@ def write(source: Source, folder: Path) -> None:
     weights = all_weights(source.model)
     places, shapes = _stored(weights, folder / WEIGHTS), {name: weight.shape for name, weight in weights.items()}
     for name, plan in plans.items():
-        side: Any = source.recipe.ar_stream if plan.mode == "ar" or plan.options.rerank == "ar" else None
-        search = Search(plan.mode, side, plan.options, padded=True, threads=0)
+        side: Any = source.recipe.ar_stream if plan.mode != "nar" or plan.options.rerank == "ar" else None
+        search = Search(plan.mode, side, plan.options, padded=plan.mode != "spec", threads=0)
         graph = written(source.model.knobs, shapes, search, never_written(plan.options))
         graph.place(WEIGHTS, places)
         write_atomically(folder / f"{name}.onnx", graph.model())
