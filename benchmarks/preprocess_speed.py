@@ -1,9 +1,11 @@
-"""Memory and speed of `janus preprocess` on a large made-up corpus, beside bare SentencePiece.
+"""Memory and speed of `janus preprocess` on a large made-up corpus, beside bare SentencePiece; memory of `janus train`.
 
     python benchmarks/preprocess_speed.py --pairs 5000000 --folder /tmp/speed
+    python benchmarks/preprocess_speed.py --lines 60000000 --folder /tmp/speed      # plain text, some 5 GB
 
 Makes the text, runs `janus preprocess` on it in a process of its own, watches the memory of it and its children,
-and then encodes the same text with nothing but the SentencePiece library, in batches, on as many threads.
+then encodes the same text with nothing but the SentencePiece library, in batches, on as many threads, and trains a
+small model with it for a few updates. Plain text is for denoising, pairs for translation.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -27,17 +29,23 @@ WORDS = 60_000  # of each side
 MEAN_WORDS = 12  # of a line
 BLOCK = 50_000  # pairs made at once
 BATCH = 4000  # lines encoded at once
-RECIPE = """name: speed
+PAIRS = """name: speed
 data: {source: aa, target: bb, max_ratio: 9.0}
 tokenizer: {vocabulary: 16000}
 """
+PLAIN = """name: speed
+data: {task: denoising, source: noised, target: aa, max_tokens: 120}
+tokenizer: {vocabulary: 16000}
+"""
+TRAINING = ("model.width=64", "model.feedforward=64", "training.updates=10", "training.valid_sentences=10")
 
 
 def main() -> None:
     """Reads the options, runs everything, and prints one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5_000_000)
-    parser.add_argument("--folder", type=Path, required=True, help="gets the text and the prepared data (2 GB)")
+    parser.add_argument("--lines", type=int, help="of plain text, instead of pairs")
+    parser.add_argument("--folder", type=Path, required=True, help="gets the text and the prepared data (2 to 10 GB)")
     parser.add_argument("--workers", type=int, default=2, help="processes, and threads of bare SentencePiece")
     options = parser.parse_args()
     text, out = options.folder / "text", options.folder / "prepared"
@@ -45,14 +53,22 @@ def main() -> None:
         parser.error(f"{options.folder} holds something else: name a folder that is empty or not there yet")
     options.folder.mkdir(parents=True, exist_ok=True)
     (options.folder / MARK).touch()
-    make_text(text, options.pairs)
-    seconds, peak = preprocess(options.folder, text, out, options.workers)
-    lines = 2 * options.pairs
+    sides, count = (("aa",), options.lines) if options.lines else (("aa", "bb"), options.pairs)
+    make_text(text, sides, count)
+    recipe = options.folder / "speed.yaml"
+    recipe.write_text(PLAIN if options.lines else PAIRS, encoding="utf-8")
+    words = ("--recipe", recipe, "--data-dir", text, "--out", out, "--workers", options.workers, "--force")
+    seconds, peak = janus(options.folder, "preprocess", *words)
+    lines = len(sides) * count
     encoding = seconds["train"] - seconds["tokenizer"]
-    bare = encode_bare(text, out / "tokenizer.model", options.workers)
+    bare = encode_bare(text, sides, out / "tokenizer.model", options.workers)
+    words = ("--recipe", recipe, "--prepared", out, "--run", options.folder / "run", "--force")
+    changes = [word for change in TRAINING for word in ("--set", change)]
+    _, training = janus(options.folder, "train", *words, "--threads", 1, *changes)
     rows = [
-        ("pairs", f"{options.pairs:,}"),
+        ("text", f"{sum(file.stat().st_size for file in text.iterdir()) / 1e9:,.2f} GB, {lines:,} lines"),
         ("peak memory of all processes (RSS)", f"{peak / 2**20:,.0f} MiB"),
+        ("that of a training", f"{training / 2**20:,.0f} MiB"),
         ("whole command", f"{seconds['end']:,.1f} s"),
         ("of it encoding the training split", f"{encoding:,.1f} s"),
         ("encoding", f"{lines / encoding:,.0f} lines/s"),
@@ -63,17 +79,17 @@ def main() -> None:
     console.table("janus preprocess", ("what", "measured"), rows)
 
 
-def make_text(folder: Path, pairs: int) -> None:
+def make_text(folder: Path, sides: Sequence[str], lines: int) -> None:
     """Lines of made-up words with the frequencies of a real text (Zipf), the same at each call."""
     if folder.is_dir():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     rng = np.random.default_rng(1)
-    for side in ("aa", "bb"):
+    for side in sides:
         words = list(dict.fromkeys(_words(rng)))
         chances = 1 / np.arange(2, len(words) + 2)
         chances = np.cumsum(chances / chances.sum())
-        for split, count in (("train", pairs), ("valid", 1000), ("test", 1000)):
+        for split, count in (("train", lines), ("valid", 1000), ("test", 1000)):
             with (folder / f"{split}.{side}").open("w", encoding="utf-8", newline="\n") as file:
                 for start in range(0, count, BLOCK):
                     lengths = 1 + rng.poisson(MEAN_WORDS - 1, min(BLOCK, count - start))
@@ -89,12 +105,9 @@ def _words(rng: np.random.Generator) -> Iterator[str]:
         yield "".join(rng.choice(letters, length, p=chances / chances.sum()))
 
 
-def preprocess(folder: Path, text: Path, out: Path, workers: int) -> tuple[dict[str, float], int]:
-    """Runs the command; seconds from its start to each line it says (by the line's first word), and peak bytes."""
-    recipe = folder / "speed.yaml"
-    recipe.write_text(RECIPE, encoding="utf-8")
-    command = [sys.executable, "-m", "janus_cli", "preprocess", "--recipe", str(recipe), "--data-dir", str(text)]
-    command += ["--out", str(out), "--workers", str(workers), "--force"]
+def janus(folder: Path, *words: object) -> tuple[dict[str, float], int]:
+    """Runs a command; seconds from its start to each line it says (by the line's first word), and peak bytes."""
+    command = [sys.executable, "-m", "janus_cli", *map(str, words)]
     seconds: dict[str, float] = {}
     began, peak = time.monotonic(), 0
     log = folder / "log.txt"
@@ -128,11 +141,11 @@ def _memory(root: int) -> int:
     return sum(sizes.get(member, 0) for member in family)
 
 
-def encode_bare(text: Path, model: Path, threads: int) -> float:
-    """Seconds that the library alone takes for both sides of the training split."""
+def encode_bare(text: Path, sides: Sequence[str], model: Path, threads: int) -> float:
+    """Seconds that the library alone takes for the training split."""
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
     began = time.monotonic()
-    for side in ("aa", "bb"):
+    for side in sides:
         with (text / f"train.{side}").open(encoding="utf-8", newline="\n") as file:
             while lines := [line.removesuffix("\n") for line in islice(file, BATCH)]:
                 processor.encode(lines, num_threads=threads)
