@@ -15,6 +15,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -225,8 +226,11 @@ def threads() -> int:
     """
     if "torch" in sys.modules:
         return int(sys.modules["torch"].get_num_threads())
-    if _TAKEN:
-        return _TAKEN[0]
+    return _TAKEN[0] if _TAKEN else _usual_threads()
+
+
+@cache
+def _usual_threads() -> int:
     cores = usable_cores()
     if hasattr(os, "sched_getaffinity"):
         place = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
