@@ -120,8 +120,7 @@ class Trainer:
         with self.stop, console.progress("training", knobs.updates, start=position.step, left=self._time_left) as bar:
             windows = self.windows()
             while True:
-                validation_due = position.validation_due  # when resumed: validate before the next update
-                if not validation_due:
+                if not (validation_due := position.validation_due):  # due when resumed, before the next update
                     self.update(next(windows))
                     bar.advance(1, self.meter.note)
                 step, ended = position.step, position.step >= knobs.updates or self._time_is_up_anywhere()
@@ -133,6 +132,7 @@ class Trainer:
                 if saving:
                     self._must_be_finite()
                 if validating:
+                    bar.advance(0, "validating")
                     with self.meter.paused():
                         self.validate()
                 if saving:
