@@ -43,7 +43,7 @@ def main() -> int:
     torch.set_num_threads(asked.threads)
     run, folder = find_checkpoint(asked.run, None)
     recipe = own_recipe(folder, [])
-    model, tokenizers = read_model(run, folder)
+    model, tokenizers = read_model(run, folder, head=True)
     knobs = {key: int(value) if value.isdigit() else value for key, value in (s.split("=") for s in asked.set)}
     plans = {"greedy": choose(recipe, {"mode": "ar", "beam": 1}), "spec": choose(recipe, {"mode": "spec", **knobs})}
     engine, side = Engine(model), recipe.ar_stream
@@ -58,7 +58,7 @@ def main() -> int:
         outputs, seconds = measured(engine, plans, sources, asked.turns, clock)
         ties, wrong = differences(model, sources, outputs, side or "content")
         mistakes += wrong
-        report(file.name, outputs, seconds, ties, wrong)
+        report(file.name, outputs, seconds, ties, wrong, int(plans["spec"].drafts))
     return 1 if mistakes else 0
 
 
@@ -94,11 +94,13 @@ def differences(
     return ties, wrong
 
 
-def report(name: str, outputs: dict[str, list[Output]], seconds: dict[str, list[float]], ties: int, wrong: int) -> None:
-    """One paragraph about a file."""
+def report(
+    name: str, outputs: dict[str, list[Output]], seconds: dict[str, list[float]], ties: int, wrong: int, drafts: int
+) -> None:
+    """One paragraph about a file. drafts: passes that only draft, of each sentence."""
     count, written = len(outputs["spec"]), sum(len(output.logps) for output in outputs["greedy"])
     passes = {key: mean(output.passes for output in some) for key, some in outputs.items()}
-    verified = count * (passes["spec"] - 1)
+    verified = count * (passes["spec"] - drafts)
     total = {key: sum(some) for key, some in seconds.items()}
     sys.stdout.write(
         f"{name}: {count:,} sentences of {written / count:.1f} tokens, EOS included\n"

@@ -147,6 +147,7 @@ class Generator:
         else:
             verify = Verify(model, memory, side, most, window, joint, never)
         given: dict[str, Any] = {"first": options.first_token, "free_end": options.free_end}
+        given["length_penalty"] = options.length_penalty
         return [[output] for output in speculative(draft, verify, most, window, options.redraft, **given)]
 
     def _blocks(self, source: Tensor, options: Decoding, block: int | None) -> list[list[Output]]:
@@ -209,7 +210,7 @@ def _search(step: Step, source: Tensor, most: Tensor, options: Decoding) -> list
         draw = Gumbel(row_keys(source, options.seed, nbest), options.temperature, options.top_k, options.top_p)
         return sample(step, draw, most, nbest, penalty, free_end=options.free_end)
     groups = (options.groups or options.beam) if options.diversity else 1
-    ending = Ending(options.early_stopping, options.free_end)
+    ending = Ending("full" if options.beam == 1 else options.early_stopping, options.free_end)  # greedy ends at EOS
     return beam_search(
         step, most, options.beam, penalty, nbest, groups=groups, diversity=options.diversity, ending=ending
     )

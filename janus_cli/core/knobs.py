@@ -312,7 +312,7 @@ class Decoding:
     ] = "auto"
     beam: Annotated[int, Knob("beam size; 1 is greedy", ge=1, le=10**6, modes=_BEAM, not_with="temperature")] = 5
     length_penalty: Annotated[
-        float, Knob("score = log-probability / length ** length_penalty", ge=0, le=10, modes=_BEAM)
+        float, Knob("score = log-probability / length ** length_penalty", ge=0, le=10, modes=(*_BEAM, "spec"))
     ] = 1.0
     early_stopping: Annotated[
         Literal["full", "likely", "never"],

@@ -23,7 +23,7 @@ from janus_cli.core.weights import Weights
 from janus_cli.core.writing import most_tokens
 from janus_cli.data.lines import cleaner
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers
-from janus_cli.decoding.modes import Plan, choose, own_recipe
+from janus_cli.decoding.modes import Plan, choose, modes, own_recipe
 from janus_cli.device import keep_freed_memory, name_device
 from janus_cli.engines.engine import Engine, Ids
 from janus_cli.errors import CheckpointError, DataError, OutOfMemoryError, UsageError, is_about_memory
@@ -277,7 +277,7 @@ class Translator:
                 found = self.generator(source, *how, trace)
             self.timing.seconds.append(time.perf_counter() - started)
             for index, each in zip(batch, found, strict=True):
-                outputs[index] = each
+                outputs[index] = _different(each) if self.plan.way == "nar" else each
             self.advance(len(batch))
         texts = iter(self.tokenizers.target.decode([output.tokens for each in outputs for output in each]))
         self.timing.sentences += len(lines)
@@ -315,6 +315,14 @@ class Translator:
         """The indices of the chosen rows, in batches of about equal length."""
         order, size = sorted(chosen, key=lambda index: len(rows[index])), self.plan.options.batch_sentences
         return (order[start : start + size] for start in range(0, len(order), size))
+
+
+def _different(outputs: Sequence[Output]) -> list[Output]:
+    """Without those that write what a better one does: without their repeats, texts of several lengths may be equal."""
+    different: dict[tuple[int, ...], Output] = {}
+    for output in outputs:
+        different.setdefault(tuple(output.tokens), output)
+    return [*different.values()]
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> Ids:
@@ -391,24 +399,29 @@ def load(
     changes = [f"decoding.precision={precision}"] if precision else []
 
     def read(found: Run, folder: Path) -> Translator:
-        return read_translator(found, folder, choose(own_recipe(folder, changes), {}), chosen)
+        recipe = own_recipe(folder, changes)
+        return read_translator(found, folder, choose(recipe, {}), chosen, head="spec" in modes(recipe))
 
     return read_checkpoint(Path(run) if run else None, Path(checkpoint) if checkpoint else None, read)
 
 
-def read_translator(run: Run, folder: Path, plan: Plan, device: str, trace: bool = False) -> Translator:
+def read_translator(
+    run: Run, folder: Path, plan: Plan, device: str, trace: bool = False, *, head: bool = False
+) -> Translator:
     """A translator with a checkpoint's model that decodes as planned. Torch is not imported if it can do without.
+
+    head: read the draft head, if there is one, even if the plan has no use for it.
 
     Raises CheckpointError: see `read_model`.
     """
-    weights, tokenizers = read_stored(run, folder, head=plan.drafts)
+    weights, tokenizers = read_stored(run, folder, head=head or plan.drafts)
     by_torch = plan.without_graph(device.partition(":")[0], trace=trace)
     model = weights.model(device, plan.options.precision) if by_torch else weights
     return Translator(Engine(model), tokenizers, plan)
 
 
 def read_model(
-    run: Run, folder: Path, device: torch.device | str = "cpu", precision: Precision = "float32", *, head: bool = True,
+    run: Run, folder: Path, device: torch.device | str = "cpu", precision: Precision = "float32", *, head: bool = False,
 ) -> tuple[Transformer, Tokenizers]:  # fmt: skip
     """A checkpoint's model and the tokenizers of its run. head: whether the model gets its draft head, if there is one.
 

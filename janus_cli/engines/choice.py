@@ -21,7 +21,9 @@ def without_graph(
 
     Raises UsageError: only a graph would do what the options say.
     """
-    why = "only torch records a trace" if trace else _without_graph(mode, options, side, device, lengths=lengths)
+    why = _without_graph(mode, options, side, device, lengths=lengths)
+    if trace and mode == "nar":
+        why = "only torch records a trace"
     if why and options.precision == "int8":
         raise UsageError(f"int8 is for ONNX Runtime only, but: {why}", "leave that out, or --precision float32")
     if why and options.engine == "onnx":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,8 @@ from janus_cli.core.weights import Weights
 from janus_cli.core.writing import never_written
 from janus_cli.engines.choice import without_graph
 from janus_cli.engines.int8 import Quantized
-from janus_cli.engines.left_to_right import Side
 from janus_cli.engines.network import HIDDEN
-from janus_cli.engines.session import Search, Session, written
+from janus_cli.engines.session import Search, Session, side_of, written
 from janus_cli.engines.speculative import of_head
 from janus_cli.errors import UsageError
 from janus_cli.system import threads
@@ -97,9 +96,8 @@ class Engine:
         if self.name(mode, options, side, trace) == "torch" or not len(source):
             return self.by_torch(self.tensor(source), mode, options, side, trace)
         ids = np.asarray(source)
-        used = side if mode != "nar" or options.rerank == "ar" else None
         parts = np.array_split(ids, -(-len(ids) // self._fastest(ids.shape[1], mode, options)))
-        return [found for part in parts for found in self._found(_trimmed(part), mode, options, used)]
+        return [found for part in parts for found in self._found(_trimmed(part), mode, options, side)]
 
     def tensor(self, source: Ids | Tensor) -> Tensor:
         """The same ids where the model is."""
@@ -130,7 +128,7 @@ class Engine:
 
     def _session(self, mode: Mode, options: Decoding, side: ARSide | None, count: int) -> Session:
         """A search's session, made when it is first asked for."""
-        search = Search(mode, cast("Side | None", side), options, count > 1, threads())
+        search = Search(mode, side_of(mode, options, side), options, count > 1, threads())
         if search not in self._sessions:
             if not self._weights:
                 self._weights.update(all_weights(self._given))

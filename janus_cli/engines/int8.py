@@ -1,4 +1,4 @@
-"""Products in int8: each row of inputs has scales of its own, so that no text depends on its neighbours.
+"""Products in int8: each row of inputs has scales of its own, so that neighbours change no more than rounding does.
 
 Attention, norms, embeddings and softmax stay in float32. There are two kernels: `Blocks` is faster for the one row of
 each sentence that an autoregressive step has, `Rows` for all others.

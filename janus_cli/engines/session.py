@@ -32,6 +32,11 @@ class Search(NamedTuple):
     threads: int
 
 
+def side_of(mode: str, options: Decoding, side: Any) -> Any:
+    """The AR side that a search needs, if any."""
+    return side if mode != "nar" or options.rerank == "ar" else None
+
+
 def runtime() -> Any:
     """The package onnxruntime, which as its official builds come would send usage data to Microsoft; not from here."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is loaded

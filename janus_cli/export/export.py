@@ -88,5 +88,6 @@ def _read(run: Run, folder: Path, kind: str, changes: Sequence[str], with_test: 
         **({"averaged": state["averaged"]} if "averaged" in state else {}),
         "objective": recipe.objective.name, "sha256": fingerprint(folder), "janus": __version__,
     }  # fmt: skip
+    head = kind == "onnx" and any(plan.drafts for plan in onnx.searches(recipe)[0].values())
     texts = {*find_split(run, recipe, SPLIT), find_references(run, recipe, SPLIT)} if with_test else set()
-    return Source(recipe, *read_model(run, folder), run.path, state, provenance, sorted(filter(None, texts)))
+    return Source(recipe, *read_model(run, folder, head=head), run.path, state, provenance, sorted(filter(None, texts)))

@@ -24,7 +24,7 @@ from janus_cli.decoding.modes import Plan, choose, modes
 from janus_cli.documents import TokenizerIndex, read
 from janus_cli.engines.choice import UNKNOWN
 from janus_cli.engines.engine import all_weights
-from janus_cli.engines.session import Search, written
+from janus_cli.engines.session import Search, side_of, written
 from janus_cli.errors import UsageError
 from janus_cli.export.source import README, Source, cleaning_program, fill, tokenizer_program
 from janus_cli.files import copy_files, write_atomically
@@ -59,8 +59,11 @@ def searches(recipe: Recipe) -> tuple[dict[str, Plan], dict[str, str]]:
     """The graphs of a model by name, and why modes that it can decode in have none."""
     plans, missing = dict[str, Plan](), dict[str, str]()
     for mode in modes(recipe, drafts=recipe.decoding.redraft == "source"):
-        plan = choose(recipe, {"mode": mode, **HOW})
-        why = plan.without_graph() if mode in EXPORTED else f"{mode} is not exported"
+        try:
+            plan = choose(recipe, {"mode": mode, **HOW})
+            why = plan.without_graph() if mode in EXPORTED else f"{mode} is not exported"
+        except UsageError as problem:
+            why = problem.message
         if why:
             missing[mode] = why
         else:
@@ -76,11 +79,17 @@ def write(source: Source, folder: Path) -> None:
     weights = all_weights(source.model)
     places, shapes = _stored(weights, folder / WEIGHTS), {name: weight.shape for name, weight in weights.items()}
     for name, plan in plans.items():
-        side: Any = source.recipe.ar_stream if plan.mode != "nar" or plan.options.rerank == "ar" else None
+        side = side_of(plan.mode, plan.options, source.recipe.ar_stream)
         search = Search(plan.mode, side, plan.options, padded=plan.mode != "spec", threads=0)
         graph = written(source.model.knobs, shapes, search, never_written(plan.options))
         graph.place(WEIGHTS, places)
         write_atomically(folder / f"{name}.onnx", graph.model())
+        for warning in plan.warnings:
+            console.warn(f"{name}.onnx: {warning}")
+        if plan.drafts and not source.model.draft_head:
+            console.say(
+                f"{name}.onnx has no draft head, and without one it is slower than greedy search: janus draft-head"
+            )
     if (asked := source.recipe.decoding.precision) != "float32":
         console.warn(f"graphs compute in float32: decoding.precision {asked} is not exported")
     for mode, why in missing.items():
@@ -88,7 +97,8 @@ def write(source: Source, folder: Path) -> None:
     imports, tokenizer, files = _tokenizer(source, folder)
     package = next((f" {each}" for each in ("sentencepiece", "tokenizers") if each in imports), "")
     write_atomically(folder / PROGRAM, _program(source, [*plans], imports, tokenizer))
-    write_atomically(folder / README, _readme(source, plans, missing, package, files))
+    size = (folder / WEIGHTS).stat().st_size
+    write_atomically(folder / README, _readme(source, plans, missing, package, files, size))
 
 
 def _stored(weights: Mapping[str, NDArray[Any]], file: Path) -> dict[str, tuple[int, int]]:
@@ -169,13 +179,17 @@ def _program(source: Source, names: list[str], imports: list[str], tokenizer: st
     ).encode()  # fmt: skip
 
 
-def _readme(source: Source, plans: dict[str, Plan], missing: dict[str, str], package: str, files: list[str]) -> bytes:
+def _readme(
+    source: Source, plans: dict[str, Plan], missing: dict[str, str], package: str, files: list[str], size: int
+) -> bytes:
     decoding = source.recipe.decoding
     ratio, extra = decoding.limit
     told = {
         name: ", ".join(f"{option} {value}" for option, value in plan.used.items() if option not in NOT_TOLD)
         for name, plan in plans.items()
     }
+    if "spec" in told:
+        told["spec"] += ", with its draft head" if source.model.draft_head else ", no draft head"
     graphs = "\n".join(
         f"  {name + '.onnx':<25} `{command('janus', 'decode', '--mode', plans[name].mode)}` with:\n{'':28}{options}"
         for name, options in told.items()
@@ -184,7 +198,7 @@ def _readme(source: Source, plans: dict[str, Plan], missing: dict[str, str], pac
     reasons = "\n".join(f"There is no {mode}.onnx: {why}." for mode, why in missing.items())
     return source.readme(
         "onnx.txt", package=package, default=next(iter(plans)), graphs=graphs, weights=WEIGHTS,
-        bytes=f"{4 * sum(each.size for each in all_weights(source.model).values()):,}", files=", ".join(files),
+        bytes=f"{size:,}", files=", ".join(files),
         nbest=decoding.nbest, reads=source.recipe.reads, eos=EOS, pad=PAD, iters=iters if "nar" in plans else "",
         ratio=f"{ratio:g}", extra=extra, missing=reasons + "\n" * bool(reasons),
     )  # fmt: skip

@@ -136,7 +136,9 @@ class Bench:
         self.warnings: list[str] = []
         if reason := machine.too_busy(load_before, self.machine["cores"]):
             self._warn(reason)
-        model, self.tokenizers = read_model(self.run, self.folder, self.device, self.recipe.decoding.precision)
+        drafting = any(plan.drafts for plan in self.selection.plans.values())
+        precision = self.recipe.decoding.precision
+        model, self.tokenizers = read_model(self.run, self.folder, self.device, precision, head=drafting)
         self.generator = Engine(model)
         longest = self.recipe.reads
         if cut := sum(len(ids) > longest for ids in self.tokenizers.source.encode(self.lines)):

@@ -91,7 +91,7 @@ class Entry:
 
     def load(self, device: torch.device) -> tuple[Engine, Tokenizers]:
         """The checkpoint's model and tokenizers."""
-        model, tokenizers = read_model(self.run, self.checkpoint, device, self.recipe.decoding.precision)
+        model, tokenizers = read_model(self.run, self.checkpoint, device, self.recipe.decoding.precision, head=True)
         return Engine(model), tokenizers
 
     def plan(self, label: str) -> Plan:

@@ -204,7 +204,7 @@ def janus_row(label: str, plan: Plan, generator: Engine, tokenizers: Tokenizers)
 def load(label: str, run: Run, folder: Path, changes: Sequence[str], device: torch.device) -> Row:
     """Reads a checkpoint and makes the row of this label."""
     plan = select(own_recipe(folder, changes), [label]).plans[label]
-    model, tokenizers = read_model(run, folder, device, plan.options.precision)
+    model, tokenizers = read_model(run, folder, device, plan.options.precision, head=plan.drafts)
     return janus_row(label, plan, Engine(model), tokenizers)
 
 

@@ -21,6 +21,7 @@ from tests.faults.processes import relabel
 from tests.helpers import Janus
 
 KEPT = Path("runs/janus/decode")
+PUBLISHED = Path(__file__).parents[2] / "pretrained" / "translit-enru"
 OFF = [
     "--temperature", "0", "--top-k", "0", "--top-p", "1", "--diversity", "0", "--groups", "0", "--min-length", "0",
     "--no-repeat-ngram", "0", "--unk", "keep", "--rewrite-repeats", "0",
@@ -421,3 +422,16 @@ def test_python_has_the_same_options(janus: Janus) -> None:
     (result,) = translator.translate([source()[0]], temperature=0.9, nbest=3, seed=5)
     again = translator.translate([source()[1], source()[0]], temperature=0.9, nbest=3, seed=5)[1]
     assert [each.text for each in result.nbest] == [each.text for each in again.nbest]
+
+
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+def test_texts_that_are_equal_without_their_repeats_are_one_hypothesis(engine: str) -> None:
+    names = (PUBLISHED / "test.source.txt").read_text(encoding="utf-8").splitlines()[:40]
+    how: dict[str, Any] = {"mode": "nar", "iters": 1, "length_beam": 5, "nbest": 3, "engine": engine}
+    counts = set()
+    for result in load(PUBLISHED).translate(names, remove_repeats=True, **how):
+        texts = [each.text for each in result.nbest]
+        assert len(texts) == len({*texts})
+        assert [each.score for each in result.nbest] == sorted((each.score for each in result.nbest), reverse=True)
+        counts.add(len(texts))
+    assert min(counts) < 3

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import janus_cli
 from tests.helpers import Janus
 
 STEPS = Path("runs/janus/checkpoints")
@@ -58,11 +59,27 @@ def test_a_head_of_other_weights_or_a_damaged_one_is_refused(draft_head: Janus, 
             (STEPS / "step-000002" / FILE).write_bytes(damage)
         decode = ("decode", "runs/janus", "--checkpoint", "step-000002", "--out", "x.txt", "--force")
         assert any_janus(*decode)[0] == 0, "other modes do not read it"
+        export = "export", "runs/janus", "--checkpoint", "step-000002", "--force", "--out", "x"
+        assert any_janus(*export)[0] == 0, "weights alone"
+        assert any_janus(*export, "--format", "onnx")[0] == 4
         code, _, err = any_janus(*decode, "--mode", "spec")
         assert code == 4
         assert FILE in err
         assert "janus draft-head" in err
     assert draft_head("--checkpoint", "step-000002", "--force")[0] == 0
+
+
+def test_python_drafts_with_it_too(draft_head: Janus) -> None:
+    published = Path(__file__).parents[2] / "pretrained" / "translit-enru"
+    shutil.copytree(published, "names")
+    names = (published / "test.source.txt").read_text(encoding="utf-8").splitlines()[:600]
+    Path("some.txt").write_text("\n".join(names), encoding="utf-8")
+    passes = []
+    for head in (False, True):
+        assert not head or draft_head("names", "--source", "some.txt")[0] == 0
+        results = janus_cli.load("names").translate(names[:30], mode="spec")
+        passes.append(sum(result.passes for result in results))
+    assert passes[1] < passes[0]
 
 
 @pytest.mark.parametrize("run", ["ar", "cmlm"])

@@ -216,6 +216,14 @@ def test_what_has_no_graph_is_left_to_torch(mode: Any, changes: dict[str, Any], 
     assert Engine(model)(BATCH, mode, options, side) == expected
 
 
+def test_a_beam_of_one_is_greedy_search_whatever_ends_a_beam() -> None:
+    model, options = model_of(norm="pre"), Decoding(beam=1, early_stopping="never", no_repeat_ngram=3)
+    found = [decode(BATCH, "ar", options, "content") for decode in (Engine(model), Generator(model))]
+    ends = Generator(model)(BATCH, "ar", replace(options, early_stopping="full"), "content")
+    for texts in zip(*found, ends, strict=True):
+        assert len({(tuple(text.tokens), text.passes) for (text,) in texts}) == 1
+
+
 def test_a_trace_has_every_pass() -> None:
     engine, options = Engine(model_of(norm="pre")), Decoding(length_beam=1, iters=4)
     ((output,), *_) = engine(BATCH, "nar", options, "content", True)
@@ -252,7 +260,7 @@ def test_what_only_a_graph_could_do_is_refused() -> None:
         with pytest.raises(UsageError):
             Engine(model_of().bfloat16())(BATCH, "ar", options, "content")
         with pytest.raises(UsageError):
-            Engine(model_of())(BATCH, "ar", options, "content", trace=True)
+            Engine(model_of())(BATCH, "nar", options, "content", trace=True)
     with pytest.raises(UsageError):
         without_graph("ar", Decoding(engine="onnx"), "content", "cuda", lengths=True)
 

@@ -173,6 +173,19 @@ def test_a_mode_without_a_graph_is_said_to_be_missing(make_run: MakeRun, janus: 
         assert "temperature" in text
 
 
+def test_a_mode_that_does_not_fit_stops_no_other(make_run: MakeRun, janus: Janus) -> None:
+    make_run("run", "janus", ["decoding.nbest=5", "decoding.length_beam=1"])
+    code, _, err = janus("export", "run", *ONNX, "--out", "out")
+    assert (code, Path("out/ar.onnx").exists(), Path("out/nar.onnx").exists()) == (0, True, False)
+    assert "--nbest 5" in err
+
+
+def test_options_that_a_graph_does_not_read_are_said(make_run: MakeRun, janus: Janus) -> None:
+    make_run("run", "janus", ["decoding.min_length=2"])
+    _, _, err = janus("export", "run", *ONNX, "--out", "out")
+    assert any("spec.onnx" in line and "min_length" in line for line in err.replace("\n  ", " ").split("\n")), err
+
+
 def test_options_of_decoding_go_into_an_export(make_run: MakeRun, janus: Janus) -> None:
     make_run("run", "ar")
     assert janus("export", "run", "--set", "decoding.beam=2", "--out", "out")[0] == 0

@@ -30,7 +30,7 @@ Verify = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple
 
 def speculative(
     draft: Draft, verify: Verify, max_lengths: Tensor, window: int, redraft: Redraft = "nar", *,
-    first: int = 0, free_end: bool = False,
+    first: int = 0, free_end: bool = False, length_penalty: float = 1.0,
 ) -> list[Output]:  # fmt: skip
     """The greedy output of each sentence. `passes` counts those that verified and those that wrote drafts.
 
@@ -48,6 +48,7 @@ def speculative(
         window: the most proposed tokens that are verified in one pass.
         redraft: where later proposals come from; a sentence that has none left is drafted again.
         first: the token that outputs begin with, at no cost; 0: any. free_end: EOS costs nothing at the maximum length.
+        length_penalty: as of `greedy`.
     """
     device, batch = max_lengths.device, len(max_lengths)
     if not batch:
@@ -86,7 +87,7 @@ def speculative(
         if not bool(going.all()):
             kept = going.nonzero()[:, 0]
             rows, counts, most, left = (t[kept] for t in (rows, counts, most, left))
-    return finished(tokens, logps, max_lengths, passes=passes.tolist(), forced=free_end)
+    return finished(tokens, logps, max_lengths, length_penalty, passes.tolist(), forced=free_end)
 
 
 def _drafted(draft: Draft, verified: Tensor, counts: Tensor, rows: Tensor, left: Tensor, passes: Tensor) -> Tensor:
