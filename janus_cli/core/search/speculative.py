@@ -47,8 +47,7 @@ def speculative(
         max_lengths: (B,) int64, the most tokens of an output, EOS included; at least 1.
         window: the most proposed tokens that are verified in one pass.
         redraft: where later proposals come from; a sentence that has none left is drafted again.
-        first: the token that outputs begin with, at no cost; 0: any. free_end: EOS costs nothing at the maximum length.
-        length_penalty: as of `greedy`.
+        first: the token that outputs begin with, at no cost; 0: any. length_penalty, free_end: as of `greedy`.
     """
     device, batch = max_lengths.device, len(max_lengths)
     if not batch:
