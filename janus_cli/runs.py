@@ -33,6 +33,7 @@ from janus_cli.terminal import command
 PREPARED = Path("data")
 RUNS = Path("runs")
 LINKS = ("best", "last")  # among the checkpoints of a run
+PROVENANCE = "provenance.json"  # of an export in any format
 PREFIX = "pretrained:"  # of the name of a model that comes with janus
 PRETRAINED = shipped("pretrained")
 
@@ -162,6 +163,8 @@ def find_run(path: Path | None, root: Path = RUNS) -> Run:
             hint = "text to decode goes to --input"
         elif inside := sorted(str(file.parent) for file in path.glob("*/recipe.yaml")):
             hint = f"it holds runs: {', '.join(inside)}"
+        elif (path / PROVENANCE).is_file():
+            hint = f"it is an export for other programs: see {path / 'README.txt'}"
         elif (path / MANIFEST).is_file():
             hint = f"it is prepared data: `{command('janus', 'inspect', path)}` shows it; {hint}"
         meant = guess(path.name, (folder.name for folder in folders))

@@ -44,7 +44,12 @@ def score(
     column: options.Column = None,
     against: Annotated[
         Path | None,
-        typer.Option("--against", metavar="FILE", help="A second output to compare with, by paired bootstrap."),
+        typer.Option(
+            "--against",
+            metavar="FILE|RUN",
+            help="A second output to compare with, by paired bootstrap. Of a run: what it decoded in the same way, "
+            "else its newest.",
+        ),
     ] = None,
     metrics: Annotated[
         str | None,
@@ -80,6 +85,7 @@ def score(
       janus score --metrics bleu,rouge,exact --json
       janus score out.zh --reference test.zh --tokenize zh
       janus decode --mode nar --iters 4 | janus score -
+      janus score runs/a --against runs/b
       janus score runs/a/decode/test.nar4.txt --against runs/b/decode/test.ar.txt
       janus score out.txt --reference first.en --reference second.en
       janus score out.txt --reference e2e.refs.tsv --bootstrap 1000
@@ -107,7 +113,7 @@ def score(
         hypotheses, run = None, options.one_run(hypotheses, run)
     first = hypotheses or inputs.newest_decoding(run)[0]
     files = reference or inputs.find_references(first, run)
-    paths = [first, against] if against else [first]
+    paths = [first, inputs.decoding_of(against, first.name)] if against else [first]
     columns = zip(paths, column_of_each(paths, column), strict=True)
     outputs = [report.Output(name_of(path), inputs.read_hypotheses(path, own)) for path, own in columns]
     references = [(str(file), inputs.read_references(file, reference_column or ())) for file in files]

@@ -28,6 +28,7 @@ from janus_cli.terminal import command
 BadUtf8 = Literal["stop", "skip", "replace"]
 STDIN = Path("-")
 BOM = b"\xef\xbb\xbf"
+UTF16 = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE
 GZIP = b"\x1f\x8b"  # how gzipped data begins, and no text in UTF-8
 BLOCK = 1 << 20  # bytes read at once
 LONGEST_LINE = 1 << 22  # bytes; anything longer is not text in lines, and encoding it would take 100 times its memory
@@ -81,6 +82,14 @@ def is_gzipped(file: BufferedReader) -> bool:
 def suffix_of(path: Path) -> str:
     """The suffix in lower case, `.gz` aside: `.tsv` for X.TSV.gz."""
     return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def must_not_be_utf16(name: str, start: bytes) -> None:
+    """Raises DataError for UTF-16, with a mark or without, where letters of ASCII have a NUL beside them."""
+    start = start[: 1 << 12]
+    if start.startswith(UTF16) or start.count(0) > max(1, len(start) // 3):
+        kind = "UTF-16" if start.startswith(UTF16) else "UTF-16LE" if start[1:2] == b"\0" else "UTF-16BE"
+        raise DataError(f"{name} is UTF-16, not UTF-8", f"convert it: `iconv -f {kind} -t UTF-8 {name} > NEW`")
 
 
 def raw_lines(path: Path) -> Iterator[bytes]:
@@ -150,6 +159,7 @@ class Lines:
             raise DataError(
                 f"{self.name} is compressed", f"decompress it first, as in `{command('gunzip', '-c', self.path)}`"
             )
+        must_not_be_utf16(self.name, start)
         if start.startswith(BOM) and not self.quiet:
             console.say(f"{self.name}: byte order mark removed")
         return start.removeprefix(BOM)
@@ -165,7 +175,7 @@ class Lines:
                 byte, reason = line[problem.start], problem.reason
                 raise DataError(
                     f"{self.name}:{number}:{problem.start + 1}: byte 0x{byte:02x} is not UTF-8 ({reason})",
-                    "convert the text (`iconv -t UTF-8`); `janus preprocess` can also take --bad-utf8 skip or replace",
+                    "convert it (`iconv -f ENCODING -t UTF-8`); or `janus preprocess --bad-utf8 skip` or `replace`",
                 ) from None
             # If a line was cut, its last character may be incomplete: that is no mistake of the text.
             text = codecs.getincrementaldecoder("utf-8")("replace").decode(line, final=not is_cut)

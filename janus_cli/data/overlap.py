@@ -25,7 +25,8 @@ def tell(splits: Sequence[Split]) -> None:
         return  # plain text
     train, *others = paired
     for split in others:
-        repeated = split.lines - len({hash(source) for source, _ in _pairs(split)})
+        full = [hash(source) for source, _ in _pairs(split) if source.strip()]
+        repeated = len(full) - len({*full})
         if repeated > MUCH * split.lines:
             what = f"{split.name}: {repeated:,} of {split.lines:,} lines repeat the source of another"
             console.say(f"{what}; {POOL}")

@@ -182,6 +182,7 @@ def missing_split(run: Run, split: str) -> DataError:
         return DataError(f"{run.path} was imported, and no text was prepared for it", f"{prepare}; or {DO_WITHOUT}")
     if run.is_export:
         what = f"{run.path} is an export, and does not hold the text of the {split} split"
+        return DataError(what, "name a text with --input FILE, or export again with --with-test")
     return DataError(what, DO_WITHOUT)
 
 

@@ -42,7 +42,7 @@ def round_trip(tokenizers: Tokenizers, lines: Sequence[str], rows: Sequence[Sequ
     """The number of target lines, and of those that come back changed from their ids, `rows`, by cause."""
     found = Counter({"lines": len(lines), **dict.fromkeys(CAUSES, 0)})
     for line, row, back in zip(lines, rows, tokenizers.target.decode(rows), strict=True):
-        if back != (wanted := join(line, tokenizers.joiner)):
+        if line.strip() and back != (wanted := join(line, tokenizers.joiner)):  # empty pairs are dropped
             spaces = "spaces" if back.split() == wanted.split() else "normalisation"
             found["unknown" if UNK in row else spaces] += 1
     return found

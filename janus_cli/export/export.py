@@ -13,9 +13,9 @@ from janus_cli.decoding.modes import own_recipe
 from janus_cli.decoding.translate import read_model
 from janus_cli.errors import UsageError
 from janus_cli.export import ctranslate2, onnx, safetensors, transformers
-from janus_cli.export.source import PROVENANCE, README, Source, portable
+from janus_cli.export.source import README, Source, portable
 from janus_cli.files import must_be_free, whole_folder, write_json
-from janus_cli.runs import Run
+from janus_cli.runs import PROVENANCE, Run
 from janus_cli.training.checkpoint import fingerprint, read_checkpoint, verify
 
 AS_TRAINED, SPLIT = "float32", "test"

@@ -39,11 +39,11 @@ from janus_cli.export.huggingface import (
     parts,
     tables,
 )  # fmt: skip
-from janus_cli.export.source import PROVENANCE, Source
+from janus_cli.export.source import Source
 from janus_cli.files import must_be_free, sha256, whole_folder, write_json
 from janus_cli.recipe import Data, Recipe
 from janus_cli.recipe import Tokenizer as TokenizerKnobs
-from janus_cli.runs import RUNS
+from janus_cli.runs import PROVENANCE, RUNS
 from janus_cli.terminal import command
 
 WHAT = "an imported model"

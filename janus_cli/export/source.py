@@ -14,8 +14,9 @@ from janus_cli.core.symbols import NAMES, SPECIAL, UNK
 from janus_cli.data.tokenizer import INDEX, Tokenizers
 from janus_cli.documents import TokenizerIndex, read
 from janus_cli.recipe import CHECKED, Recipe
+from janus_cli.runs import PROVENANCE
 
-PROVENANCE, README = "provenance.json", "README.txt"
+README = "README.txt"
 # Knobs that say where something is on the machine that trained.
 PLACES = (("data", "dir"), ("data", "files"), ("tokenizer", "reuse"), ("objective", "dictionary"))
 # The steps of `data.clean` as lines of a program: what they import, and what they do.

@@ -43,7 +43,7 @@ from janus_cli.world import declared_ranks
 
 MODES = (  # each system is decoded with those that it has
     "ar.beam1", "ar.beam5", "nar1.lb5", "nar4.lb5", "nar10.lb5", "nar4.lb5.rerank", "nar10.lb5.rerank", "nar.eos",
-    "semi4", "spec.redraft-joint",
+    "semi4", "spec",
 )  # fmt: skip
 UPDATES = 2000  # of each training, by default
 UNBOUNDED = 10_000_000  # updates, if minutes are the budget
@@ -173,6 +173,11 @@ class Comparison:
         results = self._results(judge, device, load_before)
         text = table(results)
         write(self.folder, results, text)
+        if self.speed and results["rows"]:
+            console.say("speed is measured last, and goes into the same files; --no-speed leaves it out")
+            self._time(results, device)
+            text = table(results)
+            write(self.folder, results, text)
         return text, sum(len(entry.failed) for entry in self.entries)
 
     def _dry_run(self) -> None:
@@ -320,14 +325,13 @@ class Comparison:
         decoded = [entry for entry in self.entries if entry.outputs]
         text = (decoded[0].run, decoded[0].recipe, SPLIT) if decoded else None
         lines, references = (sentences(*text), references_of(*text)) if text else ([], None)
-        speeds, timed = timings(decoded, lines, device, self.timed_with) if self.speed and decoded else ({}, None)
         rows, base = scored(decoded, references, judge, self.against)
         return {
             "format": 1, "janus": __version__, "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "recipe": self.base, "name": self.recipe.name, "changes": list(self.changes),
             "settings": self.settings, "scoring": judge.plain, "split": SPLIT, "sentences": len(lines),
             "machine": {**machine.describe(device), "load": load_before},
-            "timed": timed,
+            "timed": None,
             "systems": [
                 {"system": entry.system.name, "objective": entry.system.objective, "changes": entry.system.changes,
                  "from": entry.origin, "seed": entry.seed, "run": str(entry.run.path), "training": entry.training,
@@ -335,8 +339,16 @@ class Comparison:
                  "failed": entry.failed}
                 for entry in self.entries
             ],
-            "rows": [{**row, "speed": speeds.get(f"{row['system']} {row['label']}")} for row in rows], "against": base,
+            "rows": [{**row, "speed": None} for row in rows], "against": base,
         }  # fmt: skip
+
+    def _time(self, results: dict[str, Any], device: torch.device) -> None:
+        """Adds the speed of each row."""
+        decoded = [entry for entry in self.entries if entry.outputs]
+        lines = sentences(decoded[0].run, decoded[0].recipe, SPLIT)
+        speeds, results["timed"] = timings(decoded, lines, device, self.timed_with)
+        for row in results["rows"]:
+            row["speed"] = speeds.get(f"{row['system']} {row['label']}")
 
 
 def scored(

@@ -45,6 +45,14 @@ def newest_decoding(run: Path | None) -> Decoding:
     return _read_summary(max(summaries, key=lambda path: (path.stat().st_mtime_ns, path.name)))
 
 
+def decoding_of(place: Path, name: str) -> Path:
+    """The file itself; of a run, its decoding of this name, else the newest. Raises what `newest_decoding` does."""
+    if place == STDIN or not any((folder / "recipe.yaml").is_file() for folder in (place, RUNS / place)):
+        return place
+    alike = find_run(place).decoded / name
+    return alike if alike.is_file() else newest_decoding(place)[0]
+
+
 def find_references(hypotheses: Path, run: Path | None) -> list[Path]:
     """The references beside hypotheses that `janus decode` wrote; for stdin, or other hypotheses with a run, those of
     the newest decoding.

@@ -53,10 +53,12 @@ def expand(metrics: Sequence[str]) -> list[str]:
     hint = f"metrics: {', '.join(known)}"
     if not metrics:
         raise UsageError("no metric was named", hint)
+    exact = {name.lower(): name for name in known}
     for name in metrics:
-        if name not in known:
+        if name.lower() not in exact:
             raise UsageError(f"no metric is called {name!r}{guess(name, known)}", hint)
-    return list(dict.fromkeys(each for name in metrics for each in GROUPS.get(name, [name])))
+    named = [exact[name.lower()] for name in metrics]
+    return list(dict.fromkeys(each for name in named for each in GROUPS.get(name, [name])))
 
 
 def must_be_at_hand(tokenize: str) -> None:

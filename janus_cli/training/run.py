@@ -37,6 +37,7 @@ from janus_cli.recipe import Recipe, tokenizer_of
 from janus_cli.recipe_load import Basis
 from janus_cli.runs import Run
 from janus_cli.scoring.judge import judge_of
+from janus_cli.system import followed, usable_cores
 from janus_cli.terminal import command, visible
 from janus_cli.training import checkpoint, initial, limits, size
 from janus_cli.training.best import check_scoring, figure
@@ -111,7 +112,7 @@ def train(
             _must_be_trained_on(data.folder, data.manifest, target, prepare_again(data, target, settings))
         if data_only:
             return target
-        if threads:
+        if threads := threads or (_threads_of(target) if resume else 0):
             torch.set_num_threads(threads)
         _describe(settings, data, target, world)
         sizes = data.train.source_vocabulary, data.train.target_vocabulary
@@ -128,6 +129,14 @@ def train(
         elif resume:
             _would_resume(Trainer(settings, model, data, world, target, shares), advise=advise)
     return target
+
+
+def _threads_of(run: Run) -> int:
+    """The threads that a run was trained with, if this machine has as many cores, else 0: others round differently."""
+    with suppress(DataError):
+        threads = int(checkpoint.read_state(followed(run.checkpoints / "last")).get("threads", 0))
+        return threads if threads <= usable_cores() else 0
+    return 0
 
 
 def _would_resume(trainer: Trainer, *, advise: bool) -> None:

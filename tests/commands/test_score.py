@@ -180,6 +180,21 @@ def test_two_outputs_are_compared(good_and_bad: Janus) -> None:
     assert json.loads(out)["bootstrap"] == {"samples": 1000, "seed": 1}
 
 
+def test_two_runs_are_compared(exact: Exact, janus: Janus) -> None:
+    right = "a\nb\n"
+    for number, (name, text) in enumerate({"one": "a\nb\n", "two": "a\nx\n", "three": "x\nx\n"}.items()):
+        label = "test.nar" if name == "three" else "test.ar"
+        make_run(name, (label, text, [right]), (f"{label}2", "y\ny\n", [right]), order=number)
+    scores = {}
+    for other in ("two", "runs/three"):  # decoded in the same way, or not
+        code, out, _ = janus("runs/one/decode/test.ar.txt", "--against", other, "--metrics", "exact", "--json")
+        assert code == 0
+        scores[other] = json.loads(out)["against_scores"][0]["value"]
+    assert scores == {"two": 50.0, "runs/three": 0.0}
+    code, _, err = janus("runs/one/decode/test.ar.txt", "--against", "runs/four")
+    assert (code, "runs/four" in err) == (3, True)
+
+
 def test_bootstrap_of_one_output(exact: Exact) -> None:
     write(h="a b c d", r="a b x y")
     interval = exact("h.txt", "--reference", "r.txt", "--bootstrap", "200")["scores"][0]["interval"]

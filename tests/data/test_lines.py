@@ -19,6 +19,7 @@ from janus_cli.data import lines as module
 from janus_cli.data.corpus import Split, chunks
 from janus_cli.data.encode import _texts
 from janus_cli.data.lines import STDIN, Lines, check, cleaner
+from janus_cli.data.tables import kind_of
 from janus_cli.errors import DataError
 
 ODD = "a\u2028b\u0085c\x0bd\x0ce\x1cf\rg\0h"  # one line, whatever str.splitlines says
@@ -139,6 +140,24 @@ def test_invalid_utf8_is_refused_with_its_place(tmp_path: Path, data: bytes, pla
         check(strictly(path))
     assert caught.value.message.startswith(f"{path}{place}")
     assert "--bad-utf8" in caught.value.hint
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("strict", [True, False])
+def test_utf16_is_named(tmp_path: Path, encoding: str, strict: bool) -> None:
+    text = "guten Tag\nzwei\n"
+    path = put_file(tmp_path / "x.de", text.encode(encoding))
+    with pytest.raises(DataError, match="UTF-16") as caught:
+        list(Lines(path, strict=strict))
+    given = caught.value.hint.partition("-f ")[2].split()[0]
+    assert path.read_bytes().decode(given) == text
+    table = put_file(tmp_path / "x.csv", text.encode(encoding))
+    with pytest.raises(DataError, match="UTF-16"):
+        kind_of(table)
+
+
+def test_a_few_nuls_are_text(tmp_path: Path) -> None:
+    assert list(Lines(put_file(tmp_path / "x", b"a\0b\n\0\n"))) == ["a\0b", "\0"]
 
 
 @pytest.mark.parametrize(

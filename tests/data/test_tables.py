@@ -144,7 +144,7 @@ def test_what_the_csv_module_writes_comes_back(tmp_path_factory: pytest.TempPath
         ("x.csv", 'de,en\n"a\nb",c\nd,e, f\n', "de", "x.csv:4 has 3 columns, line 1 has 2"),
         ("x.csv", 'de,en\na,b\n"c,d\ne,f\n', "de", "x.csv:3: the row that begins here is no CSV"),
         ("x.tsv", b"a\tb\nc\t\xff\n", "1", "x.tsv:2:3: byte 0xff is not UTF-8"),
-        ("x.csv", "\ufeffde,en\n".encode("utf-16-le"), "de", "x.csv:1:1: byte 0xff is not UTF-8"),
+        ("x.csv", "\ufeffde,en\n".encode("utf-16-le"), "de", "x.csv is UTF-16, not UTF-8"),
         ("x.jsonl", '{"a": "x"}\n\n{"b": "x"}\n', "a", "x.jsonl:3 has no text under \"a\"; its columns: 1 'b'"),
         ("x.jsonl", '{"a": {"b": ""}}\n{"a": {"c": ""}}\n', "a.b", 'x.jsonl:2 has no text under "a.b"'),
         ("x.jsonl", '{"a": 5}\n', "a", 'x.jsonl:1 has no text under "a": 5'),

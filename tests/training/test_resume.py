@@ -21,6 +21,7 @@ from janus_cli.data.batching import Rows, epoch_batches
 from janus_cli.data.prepared import open_prepared
 from janus_cli.data.store import Store
 from janus_cli.errors import CheckpointError, Stopped, UsageError
+from janus_cli.system import usable_cores
 from janus_cli.training import trainer as trainer_module
 from janus_cli.training.trainer import LossModule, Trainer
 from tests.faults.processes import digest, entries, go, make_trainer, relabel, state
@@ -210,13 +211,26 @@ def test_what_no_longer_rounds_alike_is_said(trained: Path, capsys: pytest.Captu
     """`auto` may mean another precision on the machine that a run is resumed on."""
     last = (trained / "last").resolve()
     now = state(last)[name]
-    before = {"ranks": 2, "threads": 7, "precision": "float32" if now == "bf16" else "bf16"}[name]
+    before = {"ranks": 2, "threads": 5000, "precision": "float32" if now == "bf16" else "bf16"}[name]
     (last / "state.json").write_text(json.dumps({**state(last), name: before}))
     relabel(last)
     go(Path(), "run", "training.updates=7", resume=True)
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: up to")]
     assert warnings == [f"warning: up to update 6 this run had {name} {before}, now it has {name} {now}"]
     assert state(trained / "last")[name] == now
+
+
+@pytest.mark.skipif(usable_cores() < 2, reason="one core allows one number of threads")
+def test_a_run_goes_on_with_its_threads(trained: Path) -> None:
+    last, now = (trained / "last").resolve(), torch.get_num_threads()
+    before = 1 if now > 1 else 2
+    (last / "state.json").write_text(json.dumps({**state(last), "threads": before}))
+    relabel(last)
+    try:
+        go(Path(), "run", "training.updates=7", resume=True)
+    finally:
+        torch.set_num_threads(now)
+    assert state(trained / "last")["threads"] == before
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])  # with another valid, `best` would compare two things
