@@ -106,7 +106,6 @@ def rehearse(recipe: Recipe, out: Path, *, force: bool = False, bad_utf8: BadUtf
     data, knobs = recipe.data, recipe.tokenizer
     if data.is_named:
         corpus.files(data, _folder(data))
-    must_be_free(out, force=force, is_ours=is_prepared, what=PREPARED)
     if data.is_named:
         for split in corpus.survey(data, _folder(data), bad_utf8):
             for file in split.sides.values():
@@ -121,6 +120,7 @@ def rehearse(recipe: Recipe, out: Path, *, force: bool = False, bad_utf8: BadUtf
         download.must_be_fetchable(data)
         for item in data.downloads:
             console.say(f"would fetch {item.url}")
+    must_be_free(out, force=force, is_ours=is_prepared, what=PREPARED)  # last, after the mistakes of the text
     made = f"make a {knobs.kind} tokenizer of {knobs.vocabulary:,} entries"
     taken = f"take the tokenizer of {knobs.reuse}"
     console.say(f"would {made if knobs.reuse is None else taken} and write everything to {out}")
