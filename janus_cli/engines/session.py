@@ -54,7 +54,8 @@ class Session:
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.enable_mem_pattern = options.enable_cpu_mem_arena = False  # sizes change from step to step
         options.log_severity_level = 4  # errors are raised
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would take cores
+        # Threads wait for the next node awake, but not for long: on a busy machine waiting takes cores from the others.
+        options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
         names = list(graph.weights)
         self._weights = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[name]) for name in names]
         options.add_external_initializers(names, self._weights)
