@@ -97,9 +97,8 @@ class StopSignal(ExitStack):
     def _note(self, number: int) -> None:
         self.number = number
         with suppress(RuntimeError):  # stderr was being written to and cannot be re-entered
-            console.warn(
-                f"{signal.Signals(number).name}: finishing this step and saving; once more to stop without saving"
-            )
+            what = "finishing this step and saving; once more to stop at once, without saving"
+            console.warn(f"{signal.Signals(number).name}: {what}")
 
 
 @contextmanager

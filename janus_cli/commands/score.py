@@ -47,8 +47,7 @@ def score(
         typer.Option(
             "--against",
             metavar="FILE|RUN",
-            help="A second output to compare with, by paired bootstrap. Of a run: what it decoded in the same way, "
-            "else its newest.",
+            help="A second output to compare with, by paired bootstrap; of a run, that of the same name.",
         ),
     ] = None,
     metrics: Annotated[
@@ -86,7 +85,6 @@ def score(
       janus score out.zh --reference test.zh --tokenize zh
       janus decode --mode nar --iters 4 | janus score -
       janus score runs/a --against runs/b
-      janus score runs/a/decode/test.nar4.txt --against runs/b/decode/test.ar.txt
       janus score out.txt --reference first.en --reference second.en
       janus score out.txt --reference e2e.refs.tsv --bootstrap 1000
       janus score out.txt --reference test.tgt --pool-references test.src
