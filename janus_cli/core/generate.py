@@ -146,9 +146,11 @@ class Generator:
             verify: Verify = recorded.verify(side, most, window, joint, never)
         else:
             verify = Verify(model, memory, side, most, window, joint, never)
-        given: dict[str, Any] = {"first": options.first_token, "free_end": options.free_end}
-        given["length_penalty"] = options.length_penalty
-        return [[output] for output in speculative(draft, verify, most, window, options.redraft, **given)]
+        found = speculative(
+            draft, verify, most, window, options.redraft,
+            first=options.first_token, free_end=options.free_end, length_penalty=options.length_penalty,
+        )  # fmt: skip
+        return [[output] for output in found]
 
     def _blocks(self, source: Tensor, options: Decoding, block: int | None) -> list[list[Output]]:
         """One output of each sentence, `block` tokens a pass (None: all in one) up to the first EOS.

@@ -89,7 +89,9 @@ def must_not_be_utf16(name: str, start: bytes) -> None:
     start = start[: 1 << 12]
     if start.startswith(UTF16) or start.count(0) > max(1, len(start) // 3):
         kind = "UTF-16" if start.startswith(UTF16) else "UTF-16LE" if start[1:2] == b"\0" else "UTF-16BE"
-        raise DataError(f"{name} is UTF-16, not UTF-8", f"convert it: `iconv -f {kind} -t UTF-8 {name} > NEW`")
+        raise DataError(
+            f"{name} is UTF-16, not UTF-8", f"convert it: `{command('iconv', '-f', kind, '-t', 'UTF-8', name)} > NEW`"
+        )
 
 
 def raw_lines(path: Path) -> Iterator[bytes]:

@@ -106,7 +106,6 @@ def rehearse(recipe: Recipe, out: Path, *, force: bool = False, bad_utf8: BadUtf
     data, knobs = recipe.data, recipe.tokenizer
     if data.is_named:
         corpus.files(data, _folder(data))
-    if data.is_named:
         for split in corpus.survey(data, _folder(data), bad_utf8):
             for file in split.sides.values():
                 column = f", column {file.column}" if file.column else ""

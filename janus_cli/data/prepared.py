@@ -176,14 +176,13 @@ def find_split(run: Run, recipe: Recipe, split: str) -> tuple[Path, Path | None]
 
 def missing_split(run: Run, split: str) -> DataError:
     """The error that says that there is no such split."""
-    what = f"the data of {run.path} has no {split} split"
     if knows_no_data(run):
         prepare = command("janus", "preprocess", "--recipe", run.recipe, "--data-dir", "FOLDER")
         return DataError(f"{run.path} was imported, and no text was prepared for it", f"{prepare}; or {DO_WITHOUT}")
     if run.is_export:
         what = f"{run.path} is an export, and does not hold the text of the {split} split"
         return DataError(what, "name a text with --input FILE, or export again with --with-test")
-    return DataError(what, DO_WITHOUT)
+    return DataError(f"the data of {run.path} has no {split} split", DO_WITHOUT)
 
 
 def find_references(run: Run, recipe: Recipe, split: str) -> Path | None:

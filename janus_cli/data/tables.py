@@ -21,7 +21,7 @@ from typing import Any, Literal
 from janus_cli import console
 from janus_cli.console import counted
 from janus_cli.data import columnar
-from janus_cli.data.lines import LONGEST_LINE, STDIN, Lines, is_stream, must_not_be_utf16, name_of, opened, suffix_of
+from janus_cli.data.lines import LONGEST_LINE, STDIN, Lines, is_stream, name_of, opened, suffix_of
 from janus_cli.data.stored import SPLITS_OF, is_data_set
 from janus_cli.errors import DataError
 from janus_cli.terminal import command, quoted
@@ -63,7 +63,6 @@ def kind_of(path: Path) -> Kind:
     for magic, kind in STARTS.items():
         if start.startswith(magic):
             return kind
-    must_not_be_utf16(str(path), start)
     if named in COLUMNAR:
         raise DataError(f"{path} is no {named} file: it does not begin as one", "fetch it, or write it again")
     if named == "JSON lines" and start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):

@@ -87,9 +87,7 @@ def write(source: Source, folder: Path) -> None:
         for warning in plan.warnings:
             console.warn(f"{name}.onnx: {warning}")
         if plan.drafts and not source.model.draft_head:
-            console.say(
-                f"{name}.onnx has no draft head, and without one it is slower than greedy search: janus draft-head"
-            )
+            console.say(f"{name}.onnx is faster with a draft head: make one with `janus draft-head`, and export again")
     if (asked := source.recipe.decoding.precision) != "float32":
         console.warn(f"graphs compute in float32: decoding.precision {asked} is not exported")
     for mode, why in missing.items():
