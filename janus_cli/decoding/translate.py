@@ -193,7 +193,7 @@ class Translator:
     def translate_lazily(self, texts: Iterable[str], *, trace: bool = False, **options: Any) -> Iterator[Result]:
         """`translate` for endless input: reads and decodes a window at a time. Options are checked at once."""
         read = checked(texts, "text")
-        if options != self._chosen[0]:  # checking them takes a fifth of the time of a sentence
+        if options != self._chosen[0]:  # checking them costs a sentence some time
             self._chosen = options, choose(self.plan.recipe, options)
         plan = self._chosen[1]
         fresh = Translator(self.generator, self.tokenizers, plan, sys.maxsize if trace else 0)
