@@ -457,8 +457,10 @@ def _write_run_txt(trainer: Trainer, state: str) -> None:
                 name, value = line.split(maxsplit=1)
                 kept[name] = value
     more = _more(trainer.limits_reached())
+    unsaved = "" if (run.checkpoints / "last").exists() else "once a checkpoint is saved: "
     commands = {
-        "decode": command("janus", "decode", "--run", run.path), "score": command("janus", "score", "--run", run.path),
+        "decode": unsaved + command("janus", "decode", "--run", run.path),
+        "score": command("janus", "score", "--run", run.path),
         "look": command("janus", "inspect", run.path), "again": resume_command(run.path, trainer.world, *more),
     }  # fmt: skip
     manifest = run.read_manifest()

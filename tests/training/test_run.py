@@ -26,11 +26,12 @@ ONE = "training.updates=1"
 RECIPE = Path("tiny.yaml")
 
 
-def test_a_run_explains_itself(tiny_recipe: Path) -> None:
-    def explained() -> dict[str, str]:
-        lines = (line.split(maxsplit=1) for line in Path("runs/told/run.txt").read_text(encoding="utf-8").split("\n"))
-        return dict(words for words in lines if len(words) == 2)
+def explained(run: str = "runs/told") -> dict[str, str]:
+    lines = (line.split(maxsplit=1) for line in Path(run, "run.txt").read_text(encoding="utf-8").split("\n"))
+    return dict(words for words in lines if len(words) == 2)
 
+
+def test_a_run_explains_itself(tiny_recipe: Path) -> None:
     go(tiny_recipe, "runs/told", "training.updates=2", objective="janus")
     first, run = explained(), Run(Path("runs/told"))
     assert first["go"].startswith("on      janus train --resume --run runs/told --set training.updates=N")
@@ -148,6 +149,19 @@ def test_a_run_that_could_not_begin_begins_when_it_can(trained: Path, monkeypatc
             go(RECIPE, "new", ONE)
     go(RECIPE, "new", ONE)
     assert entries(Path("new/log.jsonl"), "done")
+
+
+def test_decoding_is_offered_once_there_is_a_checkpoint(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: Path, *_: Any) -> None:
+        raise CheckpointError(f"{folder} could not be written")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", full)
+        with pytest.raises(CheckpointError):
+            go(RECIPE, "new", ONE)
+    assert not explained("new")["decode"].startswith("janus")
+    go(RECIPE, "new", resume=True)
+    assert explained("new")["decode"] == "janus decode --run new"
 
 
 def test_weights_are_those_of_the_other_run(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
