@@ -92,6 +92,7 @@ def prepare(
                 written[split.name] = write_split(folder, split, encoded(split), tokenizers, origin)
                 _account(split.name, written[split.name], recipe)
                 _tell_references(folder, split, written[split.name])
+        survival.tell(written, knobs)
         filters.tell_lengths({name: entry["tokens"] for name, entry in written.items()}, data.task)
         corpus.must_be_unchanged(splits)
         shutil.rmtree(folder / TEXT, ignore_errors=True)
@@ -252,7 +253,6 @@ def _account(split: str, entry: Mapping[str, Any], recipe: Recipe) -> None:
             f"is it the right text?{f' If so, loosen {knobs}' if knobs else ''}",
         )
     filters.tell(split, entry, recipe.data)
-    survival.tell(split, entry, recipe.tokenizer)
 
 
 def _tell_references(folder: Path, split: Split, entry: dict[str, Any]) -> None:

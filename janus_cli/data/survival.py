@@ -72,13 +72,19 @@ def in_words(manifest: Mapping[str, Any]) -> dict[str, str]:
     return {name: "; ".join(loss.words for loss in lost) or "nothing" for name, lost in counted.items()}
 
 
-def tell(name: str, split: Mapping[str, Any], knobs: Tokenizer) -> None:
-    """Says what a split loses; a warning, with the knob that helps, where it is much."""
-    for loss in losses(split):
-        if loss.share > MUCH:
-            console.warn(f"{name}: {loss.words}; {_advice(loss.cause, knobs)}")
-        else:
-            console.say(f"{name}: {loss.words}")
+def tell(splits: Mapping[str, Mapping[str, Any]], knobs: Tokenizer) -> None:
+    """Says what each split loses, a warning where it is much, and then once for all of them what helps."""
+    hints = dict[str, str]()  # by cause
+    for name, split in splits.items():
+        found = losses(split)
+        words = f"{name}: {'; '.join(loss.words for loss in found)}"
+        if much := [loss for loss in found if loss.share > MUCH]:
+            console.warn(words)
+        elif found:
+            console.say(words)
+        hints |= {loss.cause: f"{loss.words.partition(':')[0]}: {_advice(loss.cause, knobs)}" for loss in much}
+    for hint in hints.values():
+        console.hint(hint)
 
 
 def _advice(cause: str, knobs: Tokenizer) -> str:

@@ -74,9 +74,9 @@ def test_another_script_is_counted_and_the_knob_that_helps_is_named(
     Path("data/own.de-en").rename("other")
     put("test", [("собака", "日本"), *PAIRS[:3]])
     said, splits = preprocess(*changes)
-    warnings = [line for line in said.splitlines() if line.startswith("warning: test: unknown ")]
-    assert len(warnings) == (2 if advice else 0), said
-    assert all(advice in line for line in warnings)
+    warnings = [line for line in said.splitlines() if line.startswith("warning: test: unknown source tokens")]
+    assert ["unknown target tokens" in line for line in warnings] == [True] * bool(advice), said
+    assert advice in said
     lost = splits["test"]["unknown"]
     assert (lost["source"] > 0, lost["target"] > 0) == (bool(advice), bool(advice))
     assert splits["test"]["round_trip"]["unknown"] == (1 if advice else 0)
@@ -84,14 +84,24 @@ def test_another_script_is_counted_and_the_knob_that_helps_is_named(
     assert (shown in shell("inspect", "data/own.de-en")[1]) == bool(advice)
 
 
+def test_of_every_split_it_is_told_what_is_lost_but_once_what_helps(preprocess: Preprocess) -> None:
+    preprocess("tokenizer.vocabulary=50")
+    Path("data/own.de-en").rename("other")
+    for split in ("train", "valid", "test"):
+        put(split, [(f"собака {split}", f"日本 {split}"), *PAIRS[:3]])
+    said, _ = preprocess("tokenizer.reuse=other")
+    assert all(said.count(f"warning: {split}: unknown source") == 1 for split in ("train", "valid", "test"))
+    assert said.count("hint: ") == said.count("leave out tokenizer.reuse") == 1
+
+
 def test_normalisation_that_references_do_not_share_is_told(preprocess: Preprocess) -> None:
     odd = [(source, f"{target}， ﬁn ½!") for source, target in PAIRS[:16]]
     put("train", [*PAIRS, *odd])
     put("test", [*PAIRS[:3], odd[0], ("der  rote Hund ", "the  red dog ")])
     said, splits = preprocess("tokenizer.vocabulary=70")
-    assert "warning: test: target lines with characters that are replaced: 1 of 5 (20.00%)" in said
+    assert "warning: test: target lines with characters that are replaced: 1 of 5 (20.00%); target lines of" in said
     assert "--set tokenizer.normalisation=identity (now nmt_nfkc)" in said
-    assert "warning: test: target lines of which only spaces change: 1 of 5" in said
+    assert "; target lines of which only spaces change: 1 of 5" in said
     assert splits["train"]["round_trip"]["normalisation"] == 16
     assert splits["test"]["round_trip"] == {
         "lines": 5, "unknown": 0, "normalisation": 1, "spaces": 1, "sampled": False
