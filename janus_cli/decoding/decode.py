@@ -192,7 +192,7 @@ class Job(ABC):
             records = [result.record(full=full, traced=result.index < self.translator.traced) for result in window]
             self.progress = Progress(
                 before.done + timing.sentences, before.tokens + timing.tokens, before.passes + timing.passes,
-                before.seconds + perf_counter() - started,
+                before.seconds + perf_counter() - started - self.translator.generator.setting_up,
                 None if before.counts is None else Counter(before.counts) + timing.counts,
             )  # fmt: skip
             if self.records is not None:
@@ -381,9 +381,11 @@ class Decode(Job):
             f"; a batch of up to {self.plan.options.batch_sentences} took {mean:.0f} ms from start to end, "
             f"p95 {p95:.0f} ms"
         )
+        setting_up = translator.generator.setting_up
+        aside = "loading the model" + (f" and {setting_up:.1f} s of setting up" if setting_up else "")
         console.say(
             f"{counted(done, 'sentence')} in {seconds:.1f} s: {rates[0]:.1f} sentences/s, {rates[1]:.0f} tokens/s, "
-            f"{passes_mean:.1f} decoder passes a sentence{latency if whole else ''} (loading the model not counted)"
+            f"{passes_mean:.1f} decoder passes a sentence{latency if whole else ''} ({aside} not counted)"
         )
         if self.split is None:
             return

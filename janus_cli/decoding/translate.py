@@ -141,7 +141,7 @@ def as_text(record: dict[str, Any], nbest: int = 1) -> bytes:
 
 @dataclass
 class Timing:
-    """Cost of decoding: wall-clock seconds of each batch, and totals of sentences, tokens and decoder passes.
+    """Cost of decoding: wall-clock seconds of each batch, setting up aside, and totals of sentences, tokens and passes.
 
     counts: what is worth a word at the end (`notes.tell`). Source tokens that were `read`, and those of them that are
     `unknown` to the tokenizer; the others count lines. cut: the source was cut. unk: the best output has an <unk>.
@@ -270,12 +270,12 @@ class Translator:
         written = [index for index, row in enumerate(ids) if row]
         self.advance(len(lines) - len(written))
         for batch in self._batches(ids, written):
-            started = time.perf_counter()
+            started = time.perf_counter() - self.generator.setting_up
             source, trace = _padded([ids[index] for index in batch]), first + min(batch) < self.traced
             how = self.plan.mode, self.plan.options, self.plan.recipe.ar_stream
             with _fitting(partial(self.generator.at_once, source, *how)):
                 found = self.generator(source, *how, trace)
-            self.timing.seconds.append(time.perf_counter() - started)
+            self.timing.seconds.append(time.perf_counter() - self.generator.setting_up - started)
             for index, each in zip(batch, found, strict=True):
                 outputs[index] = _different(each) if self.plan.way == "nar" else each
             self.advance(len(batch))

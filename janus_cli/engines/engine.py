@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,7 +43,7 @@ ROWS_AT_ONCE, LOGITS_AT_ONCE = 48, 1 << 21  # of a step; of the first pass over 
 class Engine:
     """Generates as `Generator` does. The model's weights must not change.
 
-    model: of torch; or weights, of which one is made when torch has to search.
+    model: of torch; or weights, of which one is made when torch has to search. setting_up: seconds spent on sessions.
     """
 
     def __init__(self, model: Transformer | Weights) -> None:
@@ -52,6 +53,7 @@ class Engine:
         self._torch: Generator | None = None
         self._sessions: dict[Search, Session] = {}
         self._weights = Quantized()
+        self.setting_up = 0.0
 
     @property
     def model(self) -> Transformer:
@@ -130,6 +132,7 @@ class Engine:
         """A search's session, made when it is first asked for."""
         search = Search(mode, side_of(mode, options, side), options, count > 1, threads())
         if search not in self._sessions:
+            begun = perf_counter()
             if not self._weights:
                 self._weights.update(all_weights(self._given))
             shapes = {name: weight.shape for name, weight in self._weights.items()}
@@ -137,6 +140,7 @@ class Engine:
             if len(self._sessions) == MOST_SESSIONS:
                 del self._sessions[next(iter(self._sessions))]  # each holds a copy of the weights as it needs them
             self._sessions[search] = Session(graph, self._weights, search.threads)
+            self.setting_up += perf_counter() - begun
         return self._sessions[search]
 
 

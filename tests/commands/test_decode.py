@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from math import exp
 from pathlib import Path
@@ -20,8 +21,11 @@ from janus_cli.core.knobs import OBJECTIVES as OBJECTIVE_KNOBS
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.prepare import prepare
 from janus_cli.data.tokenizer import load_tokenizers
+from janus_cli.decoding import decode
 from janus_cli.decoding.modes import modes
 from janus_cli.decoding.translate import Result
+from janus_cli.engines import engine
+from janus_cli.engines.session import written
 from janus_cli.files import copy_files
 from janus_cli.scoring.repeats import rates
 from janus_cli.training import checkpoint
@@ -71,6 +75,22 @@ def test_the_test_split_goes_to_stdout_and_into_the_run(janus: Janus) -> None:
     texts, references = [record["hypothesis"] for record in found], about["references"][0]
     expected = rates(texts, [lines((KEPT / references).read_text(encoding="utf-8"))])
     assert about["repeats"] == {name: rate and round(rate, 5) for name, rate in expected.items()}
+
+
+def test_setting_up_a_search_is_none_of_its_time(janus: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
+    late, now = 0.0, time.perf_counter
+
+    def slowly(*given: Any) -> Any:
+        nonlocal late
+        late += 1000
+        return written(*given)
+
+    monkeypatch.setattr(engine, "written", slowly)
+    for module in (time, engine, decode):
+        monkeypatch.setattr(module, "perf_counter", lambda: now() + late)
+    assert janus()[0] == 0
+    about = summary("janus", "test.ar.beam3")
+    assert late >= 1000 > max(about["seconds"], about["batch_latency_ms"]["p95"] / 1000)
 
 
 def test_every_objective_has_its_modes() -> None:
