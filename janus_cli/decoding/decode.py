@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 from janus_cli import console, documents
 from janus_cli.console import counted
+from janus_cli.core.shapes import LONGEST
 from janus_cli.data.extract import source_lines
 from janus_cli.data.lines import STDIN, Lines, opened
 from janus_cli.data.prepared import find_references, find_split
@@ -122,6 +123,8 @@ class Job(ABC):
             options.pop("cuda_graphs", None)
         why = self.plan.without_graph(device, trace=self.trace > 0)
         options["engine"] = f"torch ({why})" if why else "onnx"
+        if self.plan.mode == "spec" and not why:
+            options |= {name: min(options[name], LONGEST) for name in ("draft_length", "verify_window")}
         used = ", ".join([self.plan.mode, *(f"{name} {value}" for name, value in options.items())])
         verb = "would decode" if self.dry_run else "decoding"
         console.say(f"{verb} {self.what} with {run.path}, checkpoint {folder.name}: {used}")

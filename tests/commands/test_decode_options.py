@@ -223,6 +223,17 @@ def test_two_settings_that_write_different_texts_have_files_of_their_own_which_a
     assert {file.name for file in KEPT.iterdir()} == expected
 
 
+@pytest.mark.parametrize(
+    ("options", "drafted", "verified"),
+    [([], 16, 16), (["--verify-window", "3"], 16, 3), (["--redraft", "ar"], 64, 64)],
+)
+def test_as_many_drafted_tokens_are_told_as_the_engine_takes(
+    janus: Janus, options: list[str], drafted: int, verified: int
+) -> None:
+    err = janus("--run", "janus", "--mode", "spec", "--dry-run", *options)[2]
+    assert f"draft_length {drafted}, verify_window {verified}," in err
+
+
 EVERY_SEARCH = [
     ("ar", ["--beam", "1"]), ("janus", ["--beam", "5", "--nbest", "5"]), ("mpnet", ["--mode", "ar"]),
     ("cmlm", []), ("mpnet", ["--mode", "nar"]), ("bang", ["--mode", "nar"]),
