@@ -17,7 +17,8 @@ def bench(
         typer.Option(
             "--mode",
             metavar="NAME,…",
-            help="Rows: ar, nar, spec, nar4, nar4.lb5.rerank (any numbers), … Repeatable. Default: the usual ones.",
+            help="A row: ar.beam5, nar4.lb5.rerank (any numbers), spec; or the usual ones of ar, nar, nar4, semi. "
+            "Repeatable. Default: all usual ones.",
         ),
     ] = None,
     against: Annotated[

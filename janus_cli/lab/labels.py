@@ -66,7 +66,7 @@ def matching(names: Sequence[str], option: str = "--mode") -> set[str]:
     for name in names:
         found = [
             label for label, options in rows.items()
-            if name in (label, options["mode"]) or (name not in rows and label.startswith(f"{name}."))
+            if name == label or (name not in rows and (name == options["mode"] or label.startswith(f"{name}.")))
         ]  # fmt: skip
         if not found:
             raise UsageError(

@@ -48,8 +48,10 @@ class Selection(NamedTuple):
 def select(recipe: Recipe, names: Sequence[str], device: str = "cpu") -> Selection:
     """The rows of a run with this recipe, whose decoding section sets the other options.
 
-    names: a mode (ar, nar, spec), a label, with any numbers, or the start of labels up to a dot (nar4); none means
-    every usual row. device: its type. Raises UsageError if a name matches no row, or the run has none of those named.
+    names: a label (ar.beam5, spec), with any numbers; what else labels begin with up to a dot (nar4), or a mode (ar,
+    nar, semi), for all of them; none means every usual row. device: its type.
+
+    Raises UsageError if a name matches no row, or the run has none of those named.
     """
     rows = row_options(names)
     asked = matching(names) if names else set(rows)

@@ -54,6 +54,7 @@ def test_the_recipe_fills_in_the_rest_and_its_n_best_is_one() -> None:
         (["ar"], AR),
         (["nar"], NAR),
         (["nar1"], NAR[:3]),
+        (["spec"], ["spec"]),
         (["nar4.lb5"], ["nar4.lb5"]),
         (["nar4.lb5.rerank", "ar.beam5"], ["ar.beam5", "nar4.lb5.rerank"]),
         (["nar6.lb3.rerank", "ar.beam4", "nar1.lb1"], ["nar1.lb1", "nar6.lb3.rerank", "ar.beam4"]),
