@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,9 +89,10 @@ class Entry:
             "start": None if resume else start, "allow_change": allow_change if resume else (), "advise": False,
         }  # fmt: skip
 
-    def load(self, device: torch.device) -> tuple[Engine, Tokenizers]:
-        """The checkpoint's model and tokenizers."""
-        model, tokenizers = read_model(self.run, self.checkpoint, device, self.recipe.decoding.precision, head=True)
+    def load(self, device: torch.device, plans: Iterable[Plan] = ()) -> tuple[Engine, Tokenizers]:
+        """The checkpoint's model, with its draft head if a plan has use for it, and tokenizers."""
+        head, precision = any(plan.drafts for plan in plans), self.recipe.decoding.precision
+        model, tokenizers = read_model(self.run, self.checkpoint, device, precision, head=head)
         return Engine(model), tokenizers
 
     def plan(self, label: str) -> Plan:
@@ -143,14 +144,14 @@ class Entry:
             lines = sentences(self.run, self.recipe, SPLIT)
             text, weights = hashlib.sha256("\n".join(lines).encode()), checkpoint.fingerprint(self.checkpoint)
             plans = select(self.recipe, modes).plans
-        load = cache(self.load)
+        load = cache(partial(self.load, device, plans.values()))
         for label, plan in plans.items():
             file, about = (folder / f"{self.name}.{label}.{suffix}" for suffix in ("txt", "json"))
             made_by = {"sha256": weights, "text": text.hexdigest(), "mode": plan.mode, "options": plan.used}
             with self.noted(label):
                 before = documents.read(about, documents.ComparedOutput) if about.is_file() and file.is_file() else {}
                 if before != before | made_by:
-                    texts, timing = decode(*load(device), plan, lines, f"{self.name} {label}")
+                    texts, timing = decode(*load(), plan, lines, f"{self.name} {label}")
                     before = {**made_by, "passes": timing.passes / max(1, timing.sentences)}
                     write_atomically(file, "".join(f"{line}\n" for line in texts).encode())
                     write_atomically(about, json.dumps(before).encode())
@@ -177,9 +178,10 @@ def timings(
     """
     rows, firsts = [], {entry.system.name: entry for entry in reversed(decoded)}
     for entry in (entry for entry in decoded if entry is firsts[entry.system.name]):
-        model, tokenizers = entry.load(device)
-        for label in entry.outputs:
-            row = janus_row(label, entry.plan(label), model, tokenizers)
+        plans = {label: entry.plan(label) for label in entry.outputs}
+        model, tokenizers = entry.load(device, plans.values())
+        for label, plan in plans.items():
+            row = janus_row(label, plan, model, tokenizers)
             rows.append(replace(row, label=f"{entry.system.name} {label}"))
     texts = [line for line in lines if line.strip()]
     batch, settings = decoded[0].recipe.decoding.batch_sentences, to_try(threads, device)

@@ -88,6 +88,15 @@ def test_trainings_are_judged_by_the_text_that_they_were_trained_on(compare: Jan
     assert found()["scoring"]["metric"] == "chrf"
 
 
+def test_a_damaged_draft_head_matters_only_where_it_drafts(compare: Janus) -> None:
+    command = ("--objectives", "ar", "--steps", "1", "--modes")
+    assert compare(*command, "ar.beam1")[0] == 0
+    (folder,) = Path("runs/compare-tiny").glob("ar.seed*/checkpoints/last")
+    (folder / "draft-head.safetensors").touch()
+    code, _, err = compare(*command, "ar.beam1,ar.beam2")
+    assert code == 0, err
+
+
 def test_the_same_command_continues_and_a_larger_budget_trains_further(compare: Janus) -> None:
     command = ("--objectives", "ar,cmlm", "--modes", "ar.beam1,nar1.lb1", "--steps")
     assert compare(*command, "2")[0] == 0
