@@ -202,7 +202,14 @@ class Generator:
                 scores = recorded.ar_scores(tokens, side, never)
             else:
                 scores = ar_scores(model, memory, tokens, side, never)
-        return _ranked(tokens, logps, scores.view(len(source), -1), options.nbest, passes, lengths[rows], states)
+        outputs = _ranked(tokens, logps, scores.view(len(source), -1), options.nbest, passes, lengths[rows], states)
+        if trace:
+            scored = dict(zip(rows.tolist(), scores.flatten().tolist(), strict=True))
+            pairs = zip(lengths.tolist(), prior.tolist(), strict=True)
+            tried = [(*pair, scored.get(row)) for row, pair in enumerate(pairs)]
+            for s, own in enumerate(outputs):
+                own[0] = replace(own[0], tried=tuple(tried[s * fan : (s + 1) * fan]))
+        return outputs
 
 
 def _search(step: Step, source: Tensor, most: Tensor, options: Decoding) -> list[list[Output]]:

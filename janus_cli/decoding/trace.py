@@ -18,11 +18,14 @@ Rows = Sequence[tuple[str, Sequence[str]]]  # a name and a cell for each token
 def shown(result: Result, width: int) -> Iterator[str]:
     """The trace of the best hypothesis, line by line.
 
-    Mask-predict, each pass: the tokens it reads (`____` is hidden), those it writes, how sure each is, and `^` under
-    those that it hides again, `=` if because they repeat. Left to right: the tokens and how sure each is.
+    Mask-predict: the lengths that were tried, if several, how likely each is, and the scores of those that went on.
+    Then each pass: the tokens it reads (`____` is hidden), those it writes, how sure each is, and `^` under those that
+    it hides again, `=` if because they repeat. Left to right: the tokens and how sure each is.
     """
     output, pieces = result.outputs[0], result.tokenizer.pieces
     yield f"sentence {result.index + 1}: {visible(result.source)}"
+    if len(output.tried) > 1:
+        yield f"lengths tried: {', '.join(_tried(*each) for each in output.tried)}"
     if not output.trace:
         end = ["</s>"] * (len(output.logps) - len(output.tokens))
         yield from _columns([("writes", pieces(output.tokens) + end), ("sure", _sure(output.logps))], width)
@@ -41,6 +44,10 @@ def shown(result: Result, width: int) -> Iterator[str]:
 def _hides(iteration: Iteration) -> list[str]:
     signs = ["^" if hidden else "" for hidden in iteration.hidden]
     return ["=" if repeated else sign for sign, repeated in zip_longest(signs, iteration.repeated)]
+
+
+def _tried(length: int, logp: float, score: float | None) -> str:
+    return f"{length} ({math.exp(logp):.0%}{'' if score is None else f', score {score:.3f}'})"
 
 
 def _sure(logps: Sequence[float]) -> list[str]:

@@ -513,3 +513,13 @@ def test_the_trace_shows_every_pass_of_the_chosen_candidate() -> None:
             kept = [p for p in range(n) if not before.hidden[p]]
             assert [before.tokens[p] for p in kept] == [after.tokens[p] for p in kept]
     assert generate(model, ids, "nar", OPTIONS, None)[0][0].trace == ()
+
+
+@pytest.mark.parametrize("keep", [0, 2])
+def test_the_trace_tells_of_every_length_and_of_the_chosen_one_the_best_score(keep: int) -> None:
+    options = replace(OPTIONS, keep_lengths=keep, rerank="nar")
+    for (output,) in generate(random_model(), source(sentences(6)), "nar", options, None, trace=True):
+        sizes, logps, scores = zip(*output.tried, strict=True)
+        assert (len(set(sizes)), list(logps)) == (3, sorted(logps, reverse=True))
+        assert scores.count(None) == (3 - keep if keep else 0)
+        assert scores[sizes.index(output.length)] == output.score == max(s for s in scores if s is not None)

@@ -51,6 +51,13 @@ def test_two_passes() -> None:
     ]
 
 
+def test_the_lengths_of_which_one_was_chosen() -> None:
+    tried = ((2, log(0.6), -0.5), (1, log(0.3), None))
+    output = Output([5, 6], sure(0.9, 0.8), -0.5, 1, (Iteration([5, 6], sure(0.9, 0.8), [False] * 2),), tried=tried)
+    line = list(shown(Result(0, "x", [output], ["a man"], Names()), 80))[1]
+    assert [part in line for part in ("2 (60%", "-0.500", "1 (30%)")] == [True] * 3
+
+
 def test_left_to_right_shows_the_end_too_and_long_lines_are_broken() -> None:
     output = Output([5, 9, 7], sure(0.9, 0.8, 0.7, 1.0), -0.5, 4)
     lines = list(shown(Result(4, "x", [output], ["a 日本 walks"], Names()), 22))

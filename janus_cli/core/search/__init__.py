@@ -23,6 +23,8 @@ class Output:
     passes: decoder passes that the sentence took part in. trace: these passes, if asked for.
     limited: whether the search went on up to the most tokens allowed, so that without that limit it might have found
         something longer.
+    tried: with a trace, of the best hypothesis: the lengths of which it was chosen, likeliest first, each with its
+        log-probability and the score of its text, None if the first pass left it out.
     """
 
     tokens: list[int]
@@ -31,6 +33,7 @@ class Output:
     passes: int
     trace: tuple[Iteration, ...] = ()
     limited: bool = False
+    tried: tuple[tuple[int, float, float | None], ...] = ()
 
     @property
     def length(self) -> int:
