@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -67,6 +68,7 @@ def test_weights_have_these_names_and_shapes(tiny: Model, change: dict[str, obje
     assert (stored.output == model.output_weight.detach().numpy()).all()
     for name, tensor in again.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name])
+    assert np.shares_memory(again.output_weight.detach().numpy(), stored.output), "they are in memory once"
 
 
 @SHAPES
