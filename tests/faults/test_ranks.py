@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,9 +47,9 @@ def torchrun(
     )
 
 
-def must_equal_one_process(objective: str) -> None:
+def must_equal_one_process(objective: str, *changes: str, **more: Any) -> None:
     """One that reads as much before an update as two do: same windows, same noise, counts over both ranks."""
-    one = go(Path("tiny.yaml"), "one", *COMMON, "training.accumulate=2", objective=objective)
+    one = go(Path("tiny.yaml"), "one", *COMMON, *changes, "training.accumulate=2", objective=objective, **more)
     weights, others = (load_file(root / "step-000006/model.safetensors") for root in (one, ROOT))
     for name, weight in weights.items():
         assert torch.allclose(weight, others[name], atol=1e-5), name
@@ -69,6 +70,14 @@ def test_two_ranks_equal_one_with_accumulation(tiny_recipe: Path, objective: str
     assert code == 0, said
     assert said.count("2 ranks on cpu") == 1  # one voice
     must_equal_one_process(objective)
+
+
+def test_two_ranks_equal_one_where_parts_are_frozen_and_the_mask_is_fresh(tiny_recipe: Path) -> None:
+    start = go(Path("tiny.yaml"), "base", "training.updates=1", objective="ar") / "last"
+    frozen = ("training.freeze=[embeddings, encoder]", "training.layer_decay=0.5")
+    code, said = ended(torchrun("--objective", "janus", "--from", str(start), changes=(*COMMON, *frozen)), 240)
+    assert code == 0, said
+    must_equal_one_process("janus", *frozen, start=start)
 
 
 def test_two_nodes_equal_one_process(tiny_recipe: Path) -> None:
