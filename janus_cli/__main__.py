@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from contextlib import suppress
 from types import FrameType
 
@@ -16,7 +17,16 @@ def main() -> None:
             signal.signal(number, _interrupt)
     from janus_cli import cli
 
-    cli.main()
+    try:
+        cli.main()
+    except SystemExit as stop:
+        if os.environ.get("WORLD_SIZE", "1") in ("", "1"):
+            raise
+        # A rank does not wait for Python to end: threads of torch that let go of a tensor meanwhile abort the process.
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(int(stop.code or 0))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

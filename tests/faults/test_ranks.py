@@ -80,6 +80,13 @@ def test_two_ranks_equal_one_where_parts_are_frozen_and_the_mask_is_fresh(tiny_r
     must_equal_one_process("janus", *frozen, start=start)
 
 
+def test_ranks_that_are_done_do_not_fail_while_python_ends(tiny_recipe: Path) -> None:
+    """Threads of torch then abort it, though rarely: "terminate called without an active exception"."""
+    code, said = ended(torchrun(changes=("training.updates=1",), before="import atexit\natexit.register(os.abort)"))
+    assert code == 0, said
+    assert "done after 1 updates" in said
+
+
 def test_two_nodes_equal_one_process(tiny_recipe: Path) -> None:
     """Two launchers that know of each other only by an address, as on two machines that share a file system."""
     with socket.socket() as free:
