@@ -269,7 +269,7 @@ class Training:
         str,
         Knob(
             "a name from the validation log; auto: scoring.metric of the AR side, else of the NAR side; without a "
-            "side (bleu, not bleu_ar): the mean of both"
+            "side (bleu, not bleu_ar): the mean of both; with data.task denoising, loss unless it is set"
         ),
     ] = "auto"
     patience: Annotated[int, Knob("stop after so many validations without improvement; 0: never", ge=0, le=10**9)] = 0

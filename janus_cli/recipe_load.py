@@ -241,6 +241,8 @@ class _Draft(yaml_core.Document):
             self.value["data"] = data = with_new_names(data)
             if data.get("task") == "generation":
                 data.setdefault("max_ratio", None)
+            if data.get("task") == "denoising" and isinstance(training := self.value.setdefault("training", {}), dict):
+                training.setdefault("best_metric", "loss")
         objective = self.value.get("objective")
         if isinstance(objective, dict):
             name = str(objective.setdefault("name", _DEFAULT_OBJECTIVE))

@@ -63,8 +63,7 @@ command    {command}
 state      {state}
 
 go on      {again}
-decode     {decode}
-score      {score}
+{use}
 look       {look}
 
 log.jsonl        one JSON object a line: losses in nats, speed, validation
@@ -337,7 +336,14 @@ def _train(
             best = f"; best {trainer.metric} {figure(trainer.metric, position.best)} at update {position.best_step:,}"
         console.say(f"done after {position.step:,} updates{best}")
         if advise:
-            console.say(f"next: {command('janus', 'decode', '--run', run.path)}")
+            console.say(f"next: {next(iter(_use(run, recipe).values()))}")
+
+
+def _use(run: Run, recipe: Recipe) -> dict[str, str]:
+    """Commands that do something with a trained run; plain text has no test split to decode."""
+    if recipe.data.is_plain:
+        return {"fine-tune": command("janus", "train", "--recipe", "RECIPE", "--from", run.path)}
+    return {verb: command("janus", verb, "--run", run.path) for verb in ("decode", "score")}
 
 
 def _is_finished(trainer: Trainer, *, advise: bool) -> bool:
@@ -459,8 +465,7 @@ def _write_run_txt(trainer: Trainer, state: str) -> None:
     more = _more(trainer.limits_reached())
     unsaved = "" if (run.checkpoints / "last").exists() else "once a checkpoint is saved: "
     commands = {
-        "decode": unsaved + command("janus", "decode", "--run", run.path),
-        "score": command("janus", "score", "--run", run.path),
+        "use": "\n".join(f"{name:10} {unsaved}{words}" for name, words in _use(run, recipe).items()),
         "look": command("janus", "inspect", run.path), "again": resume_command(run.path, trainer.world, *more),
     }  # fmt: skip
     manifest = run.read_manifest()

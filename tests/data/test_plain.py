@@ -164,9 +164,16 @@ def test_stop_and_resume_equals_not_stopping(tiny_recipe: Path, objective: str) 
     assert entries(Path("run/log.jsonl"), "train")[-1]["epoch"] >= 1
 
 
-def test_a_pretrained_model_learns_another_task(tiny_recipe: Path, janus: Janus) -> None:
+def test_a_pretrained_model_learns_another_task(
+    tiny_recipe: Path, janus: Janus, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The knobs of the noise are no part of the data; the weights go on with pairs, whose text has this tokenizer."""
-    go(tiny_recipe, "pre", *PLAIN, "objective.length=0", "training.best_metric=loss")
+    capsys.readouterr()
+    go(tiny_recipe, "pre", *PLAIN, "objective.length=0")
+    told, found = capsys.readouterr().err, Path("pre/run.txt").read_text()
+    for text in (told, found):
+        assert ("--from pre" in text, "janus decode --run" in text, "janus score" in text) == (True, False, False)
+    assert "best loss" in told
     log = entries(Path("pre/log.jsonl"), "valid")
     assert all({"ce_ar", "ce_nar", "kl_ar_aux", "loss", "bleu_ar"} <= line.keys() for line in log)
     go(tiny_recipe, "other", *PLAIN, "denoising.share=0.4", "training.updates=1")
