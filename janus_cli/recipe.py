@@ -324,7 +324,8 @@ class Recipe:
             (knob, longest), most = self.data.limit(side), self.model.max_length
             if longest + len(ends) > most:
                 frame = " + ".join(ends)
-                raise ValueError(f"data.{knob} {longest} + {frame} does not fit model.max_length {most}")
+                fits = f"--set data.{knob}={most - len(ends)} does"
+                raise ValueError(f"data.{knob} {longest} + {frame} does not fit model.max_length {most}; {fits}")
         if self.decoding.min_length + 2 > self.model.max_length:
             least, most = self.decoding.min_length, self.model.max_length
             raise ValueError(f"decoding.min_length {least} + BOS + EOS does not fit model.max_length {most}")

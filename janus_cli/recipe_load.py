@@ -8,12 +8,14 @@ import json
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from janus_cli import yaml_core
+from janus_cli.core.knob import knobs
 from janus_cli.core.knobs import OBJECTIVES, Decoding
 from janus_cli.errors import CheckpointError, UsageError, check_machine
 from janus_cli.recipe import CHECKED, OUTSIDE_WEIGHTS, Recipe, sections, with_new_names
@@ -76,7 +78,8 @@ def change_decoding(recipe: Recipe, options: Mapping[str, Any]) -> Decoding:
         return CHECKED.validate_json(json.dumps(changed, default=repr)).decoding
     except ValidationError as problem:
         path, reason = _explained(problem.errors(include_url=False)[0])
-        raise UsageError(f"{_key(path)}: {reason}", f"see `janus recipes explain {_key(path)}`") from None
+        hint = f"see `janus recipes explain {_explained_as(path) or path[0]}`"
+        raise UsageError(f"{_key(path)}: {reason}", hint) from None
 
 
 def shipped(folder: str) -> Path:
@@ -224,7 +227,11 @@ class _Draft(yaml_core.Document):
                         places += [each for each in options if _key(each).removeprefix(below) in words]
                     self.wrong(max(self.lines.get(each, 0) for each in places), path, reason)
         known = self.file.stem if self.file in available().values() else "demo"
-        raise UsageError(self.report(), f"`janus recipes show {known}` prints every key with its value")
+        hint = f"`janus recipes show {known}` prints every key with its value"
+        keys = (_explained_as(path) for _, path, _ in sorted(self.mistakes, key=itemgetter(0)))
+        if key := next(filter(None, keys), ""):
+            hint = f"`janus recipes explain {key}` says what it may be"
+        raise UsageError(self.report(), hint)
 
     def fill_in(self) -> None:
         """Sets what an objective (`elsewhere`) or a task changes in other knobs, where the recipe sets nothing; reads a
@@ -295,6 +302,13 @@ class _Draft(yaml_core.Document):
 
 def _key(path: yaml_core.Path) -> str:
     return ".".join(map(str, path))
+
+
+def _explained_as(path: yaml_core.Path) -> str:
+    """The knob with this path, or that holds it; empty if there is none."""
+    known = {f"{place}.{name}".strip(".") for place, section in sections() for name in knobs(section)}
+    keys = [re.sub(r"\d+", "0", _key(path[:depth])) for depth in range(len(path), 0, -1)]
+    return next((key for key in keys if key in known), "")
 
 
 def _explained(error: Any) -> tuple[yaml_core.Path, str]:

@@ -15,6 +15,7 @@ An export is a run as well: its folder holds a checkpoint's files beside the tok
 from __future__ import annotations
 
 import filecmp
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -128,7 +129,9 @@ class Run:
 
     def lacks(self, checkpoint: Path) -> CheckpointError:
         """The error that says that there is no such checkpoint, and which one may be meant."""
-        meant = guess(checkpoint.name, (folder.name for folder in self.checkpoints.glob("[!.]*")))
+        names = [folder.name for folder in self.checkpoints.glob("[!.]*")]
+        same = [name for name in names if re.sub("-0+", "-", name) == re.sub("-0+", "-", checkpoint.name)]
+        meant = guess(checkpoint.name, same or names)
         return CheckpointError(
             f"there is no checkpoint {checkpoint} in {self.path}{meant}",
             f"see `{command('ls', self.checkpoints)}`, or name a folder",

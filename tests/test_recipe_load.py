@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from janus_cli import recipe_load
+from janus_cli.commands.recipes import explain
 from janus_cli.errors import UsageError
 
 
@@ -227,3 +228,31 @@ def test_names_come_before_files_and_unknown_ones_are_guessed(tmp_path: Path, mo
         ("a\0/b", "cannot read the recipe"),
     ):
         assert words in _mistakes(name)[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ("scoring.metric=bleuu", "scoring.metric"), ("training.updates=1e2", "training.updates"),
+        ("seed=a", "seed"), ("data.files.train=[1]", "data.files.train"), ("objective.kl_sure=2", "objective.kl_sure"),
+        ("data.max_tokens=99", "data.max_tokens"),
+    ],
+)  # fmt: skip
+def test_the_hint_at_a_bad_value_explains_its_knob(change: str, key: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        recipe_load.load("demo", [change])
+    assert f"`janus recipes explain {key}`" in caught.value.hint
+    assert key in explain([key])
+
+
+def test_an_unknown_option_of_decoding_is_answered_with_what_there_is() -> None:
+    with pytest.raises(UsageError) as caught:
+        recipe_load.change_decoding(recipe_load.load("demo"), {"nbeam": 4})
+    assert "`janus recipes explain decoding`" in caught.value.hint
+
+
+def test_a_limit_that_the_model_is_too_short_for_is_answered_with_one_that_fits() -> None:
+    with pytest.raises(UsageError) as caught:
+        recipe_load.load("demo", ["data.max_tokens=99"])
+    change = caught.value.message.partition("; --set ")[2].split()[0]
+    assert recipe_load.load("demo", [change]).data.max_tokens == 62

@@ -24,6 +24,7 @@ from janus_cli.data import columnar
 from janus_cli.data.lines import LONGEST_LINE, STDIN, Lines, is_stream, name_of, opened, suffix_of
 from janus_cli.data.stored import SPLITS_OF, is_data_set
 from janus_cli.errors import DataError
+from janus_cli.recipe_load import guess
 from janus_cli.terminal import command, quoted
 
 Kind = Literal["text", "TSV", "CSV", "JSON lines", "Parquet", "Arrow", "data set"]
@@ -39,6 +40,7 @@ DELIMITED: tuple[Kind, ...] = ("TSV", "CSV")
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of a CSV; the first that fits is taken
 HEAD = 20  # lines that decide where the suffix does not
 COLUMN = "name it with --column"  # a hint
+ALIGNED = "of aligned text name both files, the source first"
 
 Cell = str | list[str]
 Row = tuple[int, list[str]]  # the line where it begins, from 1; its cells
@@ -153,11 +155,11 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(shown) or "none"
 
 
-def table_at(path: Path) -> Table:
+def table_at(path: Path, hint: str = ALIGNED) -> Table:
     """The table in a file, whatever its name, or in a stream.
 
     Raises:
-        DataError: it cannot be read, or is no table.
+        DataError: it cannot be read, or is no table (hint).
     """
     if is_stream(path):
         return Table(path, None)
@@ -165,7 +167,7 @@ def table_at(path: Path) -> Table:
     if kind in COLUMNAR:
         return Table(path, kind, columnar.fields(path))
     lines = _lines(path)
-    return table_of_lines(path, list(islice(lines, HEAD)), lines, kind)
+    return table_of_lines(path, list(islice(lines, HEAD)), lines, kind, hint)
 
 
 def find_table(path: Path, keys: Sequence[str], hint: str = COLUMN) -> Table | None:
@@ -195,10 +197,12 @@ def _lines(path: Path) -> Iterator[str]:
     return iter(Lines(path, strict=True, keep_bytes=True, quiet=True))
 
 
-def table_of_lines(path: Path, head: Sequence[str], rest: Iterable[str] = (), kind: Kind = "text") -> Table:
-    """The table with these lines, which decide if the kind is `text`. Raises DataError if they are no table."""
+def table_of_lines(
+    path: Path, head: Sequence[str], rest: Iterable[str] = (), kind: Kind = "text", hint: str = ALIGNED
+) -> Table:
+    """The table with these lines, which decide if the kind is `text`. Raises DataError (hint) if they are no table."""
     if kind == "text":
-        kind = _kind_of_lines(head, path)
+        kind = _kind_of_lines(head, path, hint)
     if kind == "JSON lines":  # what is null in one object may hold keys in another
         objects = map(_object, islice(filter(str.strip, chain(head, rest)), HEAD))
         return Table(path, kind, list(dict.fromkeys(key for each in objects for key in _keys(each or {}))))
@@ -233,7 +237,7 @@ def _keys(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _kind_of_lines(head: Sequence[str], path: Path) -> Kind:
+def _kind_of_lines(head: Sequence[str], path: Path, hint: str) -> Kind:
     if is_json_lines(head):
         return "JSON lines"
     if head and "\t" in head[0] and len({line.count("\t") for line in head}) == 1:
@@ -244,7 +248,7 @@ def _kind_of_lines(head: Sequence[str], path: Path) -> Kind:
         next(iter(Lines(path, strict=True, quiet=True)), None)
     raise DataError(
         f"{name_of(path)} is no table: neither JSON lines, nor a number of columns that all lines have",
-        "of aligned text name both files, the source first",
+        hint,
     )
 
 
@@ -435,11 +439,12 @@ def text_or_column(
     column: the one that is asked for: then it must be a table. given, else usual: names of the column of a table; those
     usual also tell JSON lines, see `find_table`. clean, strict: see `Lines`.
     """
-    table = table_at(path) if column else find_table(path, usual)
+    table = table_at(path, "for lines of text leave out --column") if column else find_table(path, usual)
     if table is None:
         return Lines(path, clean, strict)
     name = column or given
-    chosen = table.choose([[name]] if name else [usual], in_order=not name)
+    hint = f"name another with --column{guess(column, table.names)}" if column else COLUMN
+    chosen = table.choose([[name]] if name else [usual], hint, in_order=not name)
     table.tell(chosen)
     return Column(path, clean, texts=Texts(table, chosen, single=True))
 

@@ -352,6 +352,8 @@ class Decode(Job):
                         console.say(line)
         if self.records is not None:
             self.records.publish(self.forms.values())
+        if not self.progress.done:
+            console.warn(f"{self.lines.name} is empty: there is nothing to decode")
         if said := one_text(list(outputs.values())):
             console.warn(f"{self.lines.name}: of different sources, {said}")
         self._summarise()

@@ -268,9 +268,17 @@ def test_tables_are_decoded_by_column(janus: Janus) -> None:
         (["--input", "t.csv", "--column", "txt"], 3, "t.csv (CSV) has no column 'txt'; its columns: 1 'id', 2 'text'"),
         (["--input", "t.jsonl", "--column", "id"], 3, 't.jsonl:1 has no text under "id": 1'),
         (["--column", "text"], 2, "--column needs a table"),
+        (["--input", "t.csv", "--column", "txt"], 3, "did you mean text?"),
+        (["--input", "data/demo/test.source.txt", "--column", "text"], 3, "leave out --column"),
     ):
         code, _, err = janus(*arguments)
         assert (code, said in err) == (number, True), err
+
+
+def test_an_empty_input_is_said(janus: Janus) -> None:
+    Path("nothing.txt").touch()
+    code, out, err = janus("--input", "nothing.txt")
+    assert (code, out, "warning: nothing.txt is empty" in err) == (0, "", True), err
 
 
 def test_lines_that_are_json_without_our_keys_are_text(janus: Janus) -> None:
@@ -401,6 +409,13 @@ def test_outputs_that_are_one_text_are_said(janus: Janus, monkeypatch: pytest.Mo
     monkeypatch.setattr(Result, "_fields", lambda *_: {"hypothesis": "? ?", "score": 0.0})
     different = len(set(source()))
     assert f"of different sources, {different} of {different} outputs are one text: '? ?'" in janus()[2]
+
+
+def test_a_checkpoint_without_its_zeros_is_found_by_its_number(janus: Janus) -> None:
+    for step in (50, 250):
+        (STEPS / f"step-{step:06}").mkdir()
+    code, _, err = janus("--checkpoint", "step-50")
+    assert (code, "did you mean step-000050?" in err) == (4, True), err
 
 
 def test_checkpoints_by_name_folder_and_best(janus: Janus) -> None:
