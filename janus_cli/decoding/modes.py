@@ -128,7 +128,7 @@ class Plan:
         if self.way == "nar" and self.options.rerank == "ar" and self.options.length_beam == 1:
             yield "--rerank ar has one length to choose from, so it only scores: add --length-beam 5, or leave it out"
         for name, value in self.idle.items():
-            off = (_KNOBS[name].flag or "").partition("/")[2] or f"{flag(name)} {getattr(_USUAL, name):g}"
+            off = f"--set decoding.{name}={str(getattr(_USUAL, name)).lower().removesuffix('.0')}"  # of all commands
             yield (
                 f"decoding.{name} {value}, from the recipe, is not used: {self.obstacle(name)[0]}; {off} turns it off"
             )

@@ -165,7 +165,7 @@ def _its_file(tokenizer: HuggingFace) -> bytes:
 
 def _program(source: Source, names: list[str], imports: list[str], tokenizer: str) -> bytes:
     cleaning, clean = cleaning_program(source.recipe.data.clean)
-    standard = {"import os", "import sys", *(f"import {each}" for each in imports if each in STANDARD)}
+    standard = {"import os", "import signal", "import sys", *(f"import {each}" for each in imports if each in STANDARD)}
     standard |= {*cleaning.splitlines()}
     others = [f"import {each}" for each in ("numpy", *imports) if each not in STANDARD]
     return fill(

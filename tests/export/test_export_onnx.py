@@ -7,6 +7,7 @@ import os
 import random
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -225,3 +226,15 @@ def test_the_program_says_how_to_call_it(make_run: MakeRun, janus: Janus) -> Non
             [sys.executable, "out/generate.py", *mistake], capture_output=True, text=True, check=False
         )
         assert (done.returncode, "ar|greedy|nar|spec" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="this system has no such signal")
+def test_the_program_ends_quietly_if_nobody_reads_its_output(make_run: MakeRun, janus: Janus) -> None:
+    make_run("run", "janus", [])
+    assert janus("export", "run", *ONNX, "--out", "out")[0] == 0
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        words = [sys.executable, "out/generate.py"]
+        done = subprocess.run(words, input=b"a\nb\n", stdout=closed, stderr=subprocess.PIPE, check=False)
+    assert b"BrokenPipeError" not in done.stderr, done.stderr
