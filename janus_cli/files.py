@@ -218,6 +218,17 @@ def locked(path: Path, busy: Callable[[str], None], patience: float = inf) -> It
         yield killed
 
 
+def holder_of(path: Path) -> str:
+    """The process that holds the lock on the file `path`, in words; empty if none does."""
+    with suppress(OSError):  # no such file, or one that may not be read
+        try:
+            with path.open("rb") as file, held(file, path, shared=True):
+                pass
+        except Busy:
+            return _holder(_note(path)) or "another process"
+    return ""
+
+
 def _open_locked(path: Path, busy: Callable[[str], None], patience: float) -> tuple[IO[str], ExitStack]:
     """The file, and what closes and unlocks it."""
     told, began = False, time.monotonic()

@@ -13,6 +13,7 @@ from janus_cli.data.store import Ragged, Store
 from janus_cli.recipe import Data
 
 MANY = 0.05  # a larger share of lost pairs is worth a warning
+LONGER = 1.5  # times as long as sources, targets of `task: generation` are
 UNLIKE = 2  # times as long as in train, or as short, is worth one, too
 
 
@@ -97,7 +98,7 @@ def tell_lengths(tokens: Mapping[str, Mapping[str, Mapping[str, float]]], task: 
     """Warns of lengths that files have which were swapped. tokens: by split and side, see `prepare.summary`."""
     means = {split: {side: found["mean"] for side, found in sides.items()} for split, sides in tokens.items()}
     train = means["train"]
-    if task == "generation" and train["target"] > train["source"]:
+    if task == "generation" and train["target"] >= LONGER * train["source"]:
         words = f"mean {train['target']:.1f} tokens, sources {train['source']:.1f}"
         console.warn(f"train: targets are longer than sources ({words}): are the sides swapped?")
     for split, own in means.items():

@@ -160,5 +160,6 @@ def lines(values: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
             yield from lines(value, depth + 1)
         else:
             shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
-            shown = figure(key, value) if isinstance(value, float) and measure_of(key) else shown
+            if isinstance(value, float):
+                shown = figure(key, value) if measure_of(key) else float(f"{value:.6g}")
             yield f"{'  ' * depth}{key}: {', '.join(map(str, shown)) if isinstance(shown, list) else shown}"

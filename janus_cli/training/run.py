@@ -32,7 +32,7 @@ from janus_cli.data.prepared import (
 )
 from janus_cli.device import keep_few_shapes, keep_freed_memory
 from janus_cli.errors import CheckpointError, DataError, JanusError, RunInUseError, Stopped, UsageError, require
-from janus_cli.files import MANIFEST, copy_files, locked, tidy, write_atomically
+from janus_cli.files import MANIFEST, copy_files, holder_of, locked, tidy, write_atomically
 from janus_cli.recipe import Recipe, tokenizer_of
 from janus_cli.recipe_load import Basis
 from janus_cli.runs import Run
@@ -207,9 +207,12 @@ def _has_yet_to_begin(recipe: str | None, run: Path | None) -> bool:
 
 
 def _must_be_free(run: Run, *, force: bool) -> None:
-    """Raise UsageError if the folder of a new run holds a run, or anything that does not belong there."""
+    """Raise UsageError if the folder of a new run holds a run (RunInUseError: that is being trained), or anything that
+    does not belong there."""
     if run.recipe.exists():
         if not force:
+            if holder := holder_of(run.path / LOCK):
+                raise _in_use(run, holder)
             again = command("janus", "train", "--resume", "--run", run.path)
             raise UsageError(
                 f"{run.path} holds a run already",
@@ -245,7 +248,7 @@ def _preprocess_options(
     words = ["--recipe", str(run.recipe) if own else recipe or "demo"]
     words += [] if start is None else ["--from", str(start)]
     for change in changes:  # `preprocess` has no --objective, so knobs of another objective would be errors
-        words += [] if change.startswith("objective.") else ["--set", change]
+        words += [] if change.startswith(("objective.", "training.", "decoding.")) else ["--set", change]
     return words + (["--seed", str(seed)] if seed is not None else [])
 
 
@@ -294,7 +297,8 @@ def _describe(recipe: Recipe, data: Prepared, run: Run, world: World) -> None:
     console.say(
         f"run {run.path}: recipe {recipe.name}, objective {recipe.objective.name}, {len(data.train):,} pairs, "
         f"{'about ' * epoch.approximate}{updates:,} updates an epoch, padding {epoch.padding:.1%}, "
-        f"{world.size} rank{'s' * (world.size > 1)} on {world.device}, {torch.get_num_threads()} threads"
+        f"{console.counted(world.size, 'rank')} on {world.device}, "
+        f"{console.counted(torch.get_num_threads(), 'thread')}"
     )
     if recipe.ar_stream not in (None, "masks"):
         ratio, extra = recipe.decoding.limit
@@ -391,12 +395,16 @@ def _fit(trainer: Trainer, saved: Checkpoint | None) -> None:
     _write_run_txt(trainer, "done")
 
 
+def _in_use(run: Run, holder: str) -> RunInUseError:
+    return RunInUseError(f"{run.path} is in use by {holder}", "wait for it, or choose --run")
+
+
 @contextmanager
 def _locked_folder(run: Run) -> Iterator[None]:
     """Make the run's folder, and hold its lock: one training in a folder at a time."""
 
     def refuse(holder: str) -> None:
-        raise RunInUseError(f"{run.path} is in use by {holder}", "wait for it, or choose --run")
+        raise _in_use(run, holder)
 
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     with locked(run.path / LOCK, refuse) as killed:
@@ -424,9 +432,8 @@ def _must_be_trained_on(folder: Path, manifest: Mapping[str, Any], run: Run, hin
     """Raise CheckpointError if prepared data is not what a run was trained and validated on."""
     before, now = fingerprints(run.read_manifest()), fingerprints(manifest)
     if other := [split for split in ("train", "valid") if before.get(split) != now.get(split)]:
-        raise CheckpointError(
-            f"{folder} is not the data that {run.path} was trained on: {', '.join(other)} differ", hint
-        )
+        unlike = f"{', '.join(other)} differ{'s' * (len(other) == 1)}"
+        raise CheckpointError(f"{folder} is not the data that {run.path} was trained on: {unlike}", hint)
 
 
 def _newest_checkpoint(run: Run, world: World) -> Checkpoint | None:

@@ -185,6 +185,13 @@ def test_what_may_be_a_wrong_choice_of_files_is_said(janus: Run, files: dict[str
     assert (code, words in said) == (0, True), said
 
 
+def test_targets_that_are_a_little_longer_are_usual(janus: Run) -> None:
+    Path("corpus/train.de").write_text("a b c d\n")
+    Path("corpus/train.en").write_text("a b c d e\n")
+    code, said = janus(*CORPUS, "--set", "data.task=generation", "--force", "--out", "out")
+    assert (code, "longer than sources" in said) == (0, False), said
+
+
 @pytest.mark.parametrize("references", [False, True])
 def test_lines_without_a_reference_are_counted(janus: Run, references: bool) -> None:
     name, side = ("test.refs.tsv", "reference") if references else ("test.en", "target")

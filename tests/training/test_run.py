@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -13,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from janus_cli.data.prepared import CHECKED
-from janus_cli.errors import CheckpointError, DataError, UsageError
-from janus_cli.files import write_atomically
+from janus_cli.errors import CheckpointError, DataError, RunInUseError, UsageError
+from janus_cli.files import locked, write_atomically
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
 from janus_cli.training import run as run_module
@@ -93,6 +94,24 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
 def contents() -> dict[Path, bytes]:
     """Everything in this folder but the notes of which data was checked, which any command may renew."""
     return {file: file.read_bytes() for file in Path().rglob("*") if file.is_file() and file.name != CHECKED}
+
+
+def test_a_new_run_that_another_process_trains_is_in_use(trained: Path) -> None:
+    with locked(Path("run/.lock"), pytest.fail), pytest.raises(RunInUseError, match=f"in use by pid {os.getpid()}"):
+        go(RECIPE, "run")
+    with pytest.raises(UsageError, match="holds a run already"):
+        go(RECIPE, "run")
+
+
+def test_a_table_that_was_changed_is_named_once(tiny_recipe: Path) -> None:
+    files = "data.files=" + json.dumps({"train": ["t.tsv"], "valid": ["t.tsv"]})
+    Path("t.tsv").write_text("src\ttgt\n" + "a b\tc d\n" * 9)
+    change = (files, "data.synthetic=null", "tokenizer.kind=words")
+    go(tiny_recipe, "run", *change, data_only=True)
+    Path("t.tsv").write_text("src\ttgt\n" + "a b\tc e\n" * 8)
+    with pytest.raises(DataError) as problem:
+        go(tiny_recipe, "run", *change, data_only=True)
+    assert problem.value.message.count("t.tsv") == 1
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -260,7 +279,7 @@ def test_other_text_than_was_prepared_is_refused_and_the_hint_makes_what_was_ask
     go(own, "third", data_dir=Path("copy"))
     with pytest.raises(DataError, match=r"b/train\.de is not the text that it was made of") as problem:
         go(own, "run", ONE, "data.max_ratio=3.0", data_dir=Path("b"))
-    again = f"janus preprocess --recipe {own} --set {ONE} --set data.max_ratio=3.0 --data-dir b --force"
+    again = f"janus preprocess --recipe {own} --set data.max_ratio=3.0 --data-dir b --force"
     assert problem.value.hint == f"make it again: {again}"
     with pytest.raises(DataError, match=r"tokenizer\.vocabulary was 60, the recipe says 50") as problem:
         go(own, "run", "tokenizer.vocabulary=50")
