@@ -137,14 +137,13 @@ def open_prepared(
         identities = {name: [known["sha256"], *_identity(folder / name)] for name, known in files.items()}
         unchanged = {name for name in files if noted.get(name) == identities[name]}
         settings = [each for each in _other_settings(recipe, manifest) if not (of_run and each[0] == REUSE)]
-        changes = [*_other_files(folder, files, unchanged)]
-        changes += dict.fromkeys(_other_text(manifest, recipe.data) if text else ())  # one file may hold both sides
+        changes = [*_other_files(folder, files, unchanged), *(_other_text(manifest, recipe.data) if text else ())]
         if settings and not changes and not of_run:
             were = (quoted(f"{key}={json.dumps(used, ensure_ascii=False)}") for key, used, _ in settings)
             hint = f"to use it as it was made, add {' '.join(f'--set {each}' for each in were)}; or {hint}"
         changes = [*(f"{name} was {used!r}, the recipe says {asked!r}" for name, used, asked in settings), *changes]
-        if changes:
-            raise DataError(f"the prepared data in {folder} does not fit: {'; '.join(changes)}")
+        if changes:  # a table that was changed comes twice, once for each side
+            raise DataError(f"the prepared data in {folder} does not fit: {'; '.join(dict.fromkeys(changes))}")
         stores = {
             split: Store.open(folder, split, check=not unchanged.issuperset(store_files(split)))
             for split in SPLITS
