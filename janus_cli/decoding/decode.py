@@ -392,6 +392,8 @@ class Decode(Job):
             f"{counted(done, 'sentence')} in {seconds:.1f} s: {rates[0]:.1f} sentences/s, {rates[1]:.0f} tokens/s, "
             f"{passes_mean:.1f} decoder passes a sentence{latency if whole else ''} ({aside} not counted)"
         )
+        if self.out is not None:
+            console.say(f"written to {self.out}")
         if self.split is None:
             return
         *_, file = [None, *self.references.values()]

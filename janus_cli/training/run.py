@@ -375,6 +375,11 @@ def _fit(trainer: Trainer, saved: Checkpoint | None) -> None:
     if recipe.training.freeze and not run.read_manifest().get("from"):
         parts = ", ".join(recipe.training.freeze)
         console.warn(f"training.freeze without --from: {parts} will stay as they were drawn")
+    if recipe.training.warmup > recipe.training.updates:
+        console.warn(
+            f"training.warmup {recipe.training.warmup:,} is above training.updates {recipe.training.updates:,}: "
+            "the learning rate never reaches its peak"
+        )
     board = run.path / "tensorboard" if recipe.training.tensorboard else None
     trainer.log = Log(run.log if world.first else None, board)
     trainer.log.write(
@@ -415,6 +420,10 @@ def _locked_folder(run: Run) -> Iterator[None]:
 
 def _begin(recipe: Recipe, run: Run, data: Prepared, origin: Mapping[str, Any] | None) -> None:
     """Replace the files of an earlier run by those that a new run begins with."""
+    steps, texts = ([*folder.glob(name)] for folder, name in ((run.checkpoints, "step-*"), (run.decoded, "*.txt")))
+    if steps or texts:
+        gone = f"{console.counted(len(steps), 'checkpoint')} and {console.counted(len(texts), 'decoding')}"
+        console.say(f"starting over: {gone} of the earlier run are removed")
     for folder in (run.checkpoints, run.decoded, run.path / "tensorboard"):
         shutil.rmtree(folder, ignore_errors=True)
     for file in (run.log, run.lexicon, run.path / "run.txt"):

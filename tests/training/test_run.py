@@ -294,3 +294,24 @@ def test_other_text_than_was_prepared_is_refused_and_the_hint_makes_what_was_ask
         go(own, "run", data_dir=Path("empty"))
     shutil.rmtree("a")  # not needed any more
     go(own, "fourth")
+
+
+def test_starting_over_counts_what_it_removes(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoints = go(tiny_recipe, "run", "training.updates=2", "training.save_every=1")
+    Path("run/decode").mkdir()
+    Path("run/decode/test.ar.txt").write_text("a\n")
+    steps = len(list(checkpoints.glob("step-*")))
+    capsys.readouterr()
+    go(tiny_recipe, "run", ONE, force=True)
+    said = capsys.readouterr().err
+    assert f"{steps} checkpoint" in said
+    assert "1 decoding" in said
+    assert not Path("run/decode/test.ar.txt").exists()
+
+
+@pytest.mark.parametrize(("warmup", "warned"), [(1, False), (2, True)])
+def test_a_warm_up_that_does_not_end_is_said(
+    tiny_recipe: Path, capsys: pytest.CaptureFixture[str], warmup: int, warned: bool
+) -> None:
+    go(tiny_recipe, "run", ONE, f"training.warmup={warmup}")
+    assert ("training.warmup" in capsys.readouterr().err) == warned
