@@ -95,7 +95,14 @@ MISTAKES = [
     ("recipes list demo", "takes no name"),
     ("average a --run b", "a and --run b both name a run"),
     ("train a", "a run is named only with --resume"),
-    *((f"train --device {device}", "auto, cpu, cuda, cuda:N") for device in ("gpu", "cuda:", "cuda:x", "CPU", "''")),
+    *((f"train --device {device}", "auto, cpu, cuda, cuda:N") for device in ("gpu", "cuda:", "cuda:x", "CPU")),
+    *(
+        (f"{words} ''", words.split()[-1])
+        for words in ("train --dry-run --recipe", "decode --run", "decode --input", "train --dry-run --set")
+    ),
+    ("train --dry-run --recipe= --run a", "--recipe"),
+    ("preprocess --train a ''", "--train"),
+    ("score ''", "hypotheses"),
 ]
 
 

@@ -211,7 +211,17 @@ def check_place(folder: Path) -> None:
 
 
 class Verb(typer.core.TyperCommand):
-    """A command whose help can be shown on any terminal."""
+    """A command whose help can be shown on any terminal, and which refuses empty values: as a path, one is "."."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given, *_ = self.make_parser(ctx).parse_args(list(args))
+        for option in self.params:
+            values = given.get(option.name)
+            if values == "" or (isinstance(values, list | tuple) and "" in values):
+                raise UsageError(
+                    f"{option.opts[0]} is empty", "give it a value, or leave it out: is a variable not set?"
+                )
+        return super().parse_args(ctx, args)
 
     def get_help(self, ctx: Any) -> str:
         return fitting(super().get_help(ctx))

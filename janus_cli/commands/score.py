@@ -112,6 +112,8 @@ def score(
     first = hypotheses or inputs.newest_decoding(run)[0]
     files = reference or inputs.find_references(first, run)
     paths = [first, inputs.decoding_of(against, first.name)] if against else [first]
+    if against:
+        inputs.must_be_of_one_split(*paths)
     columns = zip(paths, column_of_each(paths, column), strict=True)
     outputs = [report.Output(name_of(path), inputs.read_hypotheses(path, own)) for path, own in columns]
     references = [(str(file), inputs.read_references(file, reference_column or ())) for file in files]

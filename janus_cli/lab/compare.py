@@ -429,7 +429,6 @@ def table(results: Mapping[str, Any]) -> str:
     words = {
         "doubt": bootstrap.says_little({judged: values}, results["sentences"]),
         "measure": MEASURES[judged], "budget": budget(settings), "samples": bootstrap.SAMPLES,
-        "own_budgets": len({each["updates"] for each in results["systems"]}) > 1,
         "signatures": {each["signature"]: name for row in results["rows"] for name, each in row["scores"].items()},
         "tables": [
             markdown(TRAININGS, map(_training_values, results["systems"])),
@@ -444,6 +443,9 @@ def table(results: Mapping[str, Any]) -> str:
             return bool(0.9 < training["seconds"] / (60 * settings["minutes"]) < 1.5)
         return bool(training["updates"] == system["updates"])
 
+    words["own_budgets"] = len({each["updates"] for each in results["systems"]}) > 1 or not all(
+        had_budget(each) for each in results["systems"] if each["training"]
+    )
     return render("compare.md", {**results, **words}, had_budget=had_budget)
 
 

@@ -17,8 +17,8 @@ from janus_cli.data.extract import source_names
 from janus_cli.data.lines import STDIN, is_stream
 from janus_cli.data.references import by_column, references
 from janus_cli.data.tables import HEAD, Column, Texts, is_json_lines, table_of_lines, text_or_column
-from janus_cli.errors import DataError
-from janus_cli.runs import RUNS, Run, find_run
+from janus_cli.errors import DataError, UsageError
+from janus_cli.runs import RUNS, Run, find_run, run_around
 from janus_cli.terminal import command
 
 Decoding = tuple[Path, list[Path]]  # hypotheses; references, none if the split has no target
@@ -51,6 +51,26 @@ def decoding_of(place: Path, name: str) -> Path:
         return place
     alike = find_run(place).decoded / name
     return alike if alike.is_file() else newest_decoding(place)[0]
+
+
+def must_be_of_one_split(first: Path, other: Path) -> None:
+    """Raises UsageError if two outputs that `janus decode` wrote are of different splits."""
+    splits = [_split_of(path) for path in (first, other)]
+    if all(splits) and splits[0] != splits[1]:
+        run = run_around(other)
+        decode = command("janus", "decode", "--run", run.path if run else "RUN", "--split", splits[0])
+        raise UsageError(
+            f"{first} is of the {splits[0]} split, {other} of the {splits[1]} split: they cannot be compared",
+            f"decode the same split, in the same mode: `{decode}`",
+        )
+
+
+def _split_of(hypotheses: Path) -> str:
+    """The split of hypotheses that `janus decode` wrote, as their summary says; empty for others."""
+    summary = hypotheses.with_suffix(".json")
+    if hypotheses == STDIN or not _is_summary(summary):
+        return ""
+    return str(documents.read(summary, documents.DecodedSplit).get("split") or "")
 
 
 def find_references(hypotheses: Path, run: Path | None) -> list[Path]:

@@ -195,6 +195,16 @@ def test_two_runs_are_compared(exact: Exact, janus: Janus) -> None:
     assert (code, "runs/four" in err) == (3, True)
 
 
+@pytest.mark.parametrize("other", ["runs/two", "runs/two/decode/valid.ar.txt"])
+def test_outputs_of_different_splits_are_not_compared(janus: Janus, other: str) -> None:
+    make_run("one", ("test.ar", "a\nb\n", ["a\nb\n"]))
+    make_run("two", ("valid.ar", "a\nx\n", ["a\nx\n"]))
+    code, out, err = janus("runs/one", "--against", other)
+    assert (code, out) == (2, "")
+    assert "test.ar.txt is of the test split, runs/two/decode/valid.ar.txt of the valid split" in err
+    assert "janus decode --run runs/two --split test" in err
+
+
 def test_bootstrap_of_one_output(exact: Exact) -> None:
     write(h="a b c d", r="a b x y")
     interval = exact("h.txt", "--reference", "r.txt", "--bootstrap", "200")["scores"][0]["interval"]

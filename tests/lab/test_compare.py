@@ -118,6 +118,7 @@ def test_the_same_command_continues_and_a_larger_budget_trains_further(compare: 
     code, out, _ = compare(*command, "3")
     assert code == 0
     assert "not the same budget: ar.seed1" in out
+    assert "3 updates each (but where the table says otherwise)" in out
     assert '"kind": "resumed", "step": 2' in Path("runs/compare-tiny/ar.seed1/log.jsonl").read_text()
 
 
