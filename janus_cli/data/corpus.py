@@ -132,7 +132,11 @@ def _in_folder(data: Data, folder: Path, split: str) -> Paths:
     if fitting or split == "test":  # results and settings are .json, too
         several = fitting
     references = _tables(folder, f"{stem}.refs")
-    is_whole = "source" in found and ("target" in found or bool(references) or split == "test")
+    is_whole = "source" in found and ("target" in found or bool(references))
+    complete = [path for path in several if split == "test" and not is_whole and extract.has_pairs(data, path)]
+    if complete and "target" not in found:
+        found, several = Paths(), complete
+    is_whole = is_whole or ("source" in found and split == "test")
     if not is_whole and len(found) + len(several) > 1 and several:
         both = " and ".join(map(str, [*found.values(), *several]))
         raise DataError(f"{both} could both be the {split} split", f"name one with --{split}, or move the other away")
@@ -216,11 +220,13 @@ def _must_align(sides: dict[str, TextFile]) -> None:
 
 
 def _tell_unread(data: Data, folder: Path | None, split: str, paths: Paths) -> None:
-    """Says which tables of the split's name are left in the folder."""
+    """Says which tables, or sources beside a table, of the split's name are left in the folder."""
     if folder is None or not folder.is_dir() or getattr(data.files, split):
         return
     stem = getattr(data, split)
-    for table in _tables(folder, stem, split) + _tables(folder, f"{stem}.refs"):
+    source = folder / file_name(data, split, "source")
+    sources = [path for path in (source, source.with_name(f"{source.name}.gz")) if path.is_file()]
+    for table in sources * (TABLE in paths) + _tables(folder, stem, split) + _tables(folder, f"{stem}.refs"):
         if table not in paths.values():
             read = f"the {split} split is {' and '.join(map(str, paths.values()))}" if paths else "it has no source"
             console.say(f"{table} is not read: {read}")

@@ -113,6 +113,13 @@ def has_source(data: Data, path: Path) -> bool:
     return False
 
 
+def has_pairs(data: Data, path: Path) -> bool:
+    """Whether a file is a table with columns for source and target."""
+    with suppress(DataError):
+        return bool(_columns(data, "valid", table_at(path), COLUMNS))
+    return False
+
+
 def references(
     split: str, path: Path, plain: Path | None, *, with_target: bool, keep_bytes: bool
 ) -> dict[str, TextFile]:

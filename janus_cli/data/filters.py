@@ -79,6 +79,8 @@ def tell(split: str, entry: Mapping[str, Any], data: Data) -> None:
     said = [f"{entry['kept']:,} of {entry['in']:,} pairs kept"]
     if data.is_plain:
         said = [f"{console.counted(entry['kept'], 'example')} of {console.counted(entry['in'], 'line')}"]
+    elif "target" not in entry["text"]:
+        said = [f"{console.counted(entry['kept'], 'source')}, no target: can be decoded, not scored"]
     if dropped:
         said.append(f"dropped: {reasons(dropped)}")
     if left_out:

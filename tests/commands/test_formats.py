@@ -254,6 +254,9 @@ def test_aligned_text_goes_before_a_table_of_its_name(janus: Run) -> None:
     assert ids_and_text("out") == ids_and_text("plain")
     Path(folder, "test.en").unlink()
     code, said = janus("--data-dir", "corpus", "--dry-run")
+    assert (code, "corpus/test.de is not read: the test split is corpus/test.json" in said) == (0, True), said
+    Path(folder, "test.json").write_text('{"de": "other"}\n')
+    code, said = janus("--data-dir", "corpus", "--dry-run")
     assert (code, "corpus/test.json is not read: the test split is corpus/test.de" in said) == (0, True), said
     Path(folder, "train.refs.tsv").write_text("a\n" * COUNTS["train"])
     code, said = janus("--data-dir", "corpus", "--dry-run")
@@ -287,6 +290,7 @@ def test_a_test_split_needs_no_target(janus: Run) -> None:
     for name, words in (("corpus/test.de", ""), ("t.jsonl", "(JSON lines) has no column 'en'; its columns: 1 'de'")):
         code, said = janus("--data-dir", "corpus", "--test", name, "--out", "out", "--force")
         assert (code, words in said) == (0, True), said
+        assert f"test: {COUNTS['test']} sources, no target" in said
         text = json.loads(Path("out/manifest.json").read_bytes())["splits"]["test"]["text"]
         assert list(text) == ["source"]
         assert Path("out/test.source.txt").read_bytes() == Path("corpus/test.de").read_bytes()
