@@ -24,6 +24,12 @@ def tell(splits: Sequence[Split]) -> None:
     if not (paired := [split for split in splits if "target" in split.sides]):
         return  # plain text
     train, *others = paired
+    first = next(_pairs(train))
+    if alike := [split.name for split in others if next(_pairs(split)) == first]:
+        console.warn(
+            f"the first pair of train is also that of {' and '.join(alike)}: if it is a header, name its columns with "
+            "--set data.columns=[SOURCE,TARGET], and it is no text"
+        )
     for split in others:
         full = [hash(source) for source, _ in _pairs(split) if source.strip()]
         repeated = len(full) - len({*full})

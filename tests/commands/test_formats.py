@@ -284,6 +284,18 @@ def test_a_json_that_only_has_a_split_s_name_is_no_split(janus: Run, text: str) 
     assert (code, "corpus/test.json is not read: the test split is corpus/test.csv" in said) == (0, True), said
 
 
+def test_a_header_that_is_taken_for_text_is_warned_of(janus: Run) -> None:
+    aligned()
+    for split in ("train", "valid"):
+        lines = [f"{row['de']}\t{row['en']}\n" for row in rows(split)]
+        Path(f"{split}.tsv").write_text("".join(["german\tenglish\n", *lines]))
+    named = ("--data-dir", "corpus", "--train", "train.tsv", "--valid", "valid.tsv", "--out", "out", "--force")
+    code, said = janus(*named)
+    assert (code, "if it is a header" in said) == (0, True), said
+    code, said = janus(*named, "--set", "data.columns=[german,english]", "--test", "valid.tsv")
+    assert (code, "if it is a header" in said) == (0, False), said
+
+
 def test_a_test_split_needs_no_target(janus: Run) -> None:
     aligned()
     as_jsonl(Path("t.jsonl"), [{"de": row["de"]} for row in rows("test")])
