@@ -24,8 +24,8 @@ def tell(splits: Sequence[Split]) -> None:
     if not (paired := [split for split in splits if "target" in split.sides]):
         return  # plain text
     train, *others = paired
-    first = next(_pairs(train))
-    if alike := [split.name for split in others if next(_pairs(split)) == first]:
+    first = next(_pairs(train), None)
+    if alike := [split.name for split in others if first and next(_pairs(split), None) == first]:
         console.warn(
             f"the first pair of train is also that of {' and '.join(alike)}: if it is a header, name its columns with "
             "--set data.columns=[SOURCE,TARGET], and it is no text"

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import groupby, zip_longest
 from pathlib import Path
 from time import perf_counter
 from typing import Any, BinaryIO
@@ -294,7 +295,7 @@ class Decode(Job):
     def unlike_finished(self) -> str:
         assert self.out is not None
         if self.split is None:
-            return "but no record says with which weights and options"
+            return self._unlike_text(self.out)
         if not self.kept("json").is_file():
             return f"with other options or weights: {self.kept('json')} is not there"
         if other := self.differs(documents.read(self.kept("json"), documents.DecodedSplit)):
@@ -310,6 +311,22 @@ class Decode(Job):
                     return f"with other lines than {self.kept('jsonl')}"
             rest = file.read(1)
         return ANOTHER_TEXT if rest or next(texts, None) is not None else ""
+
+    def _unlike_text(self, out: Path) -> str:
+        """`unlike_finished` of an output that alone tells how it was made: by the numbers of its lines, or sources."""
+        console.warn(f"no record says with which weights and options {out} was made")
+        found: Iterator[object]
+        expected: Iterator[object] = iter(self.lines)
+        with opened(out) as file:
+            if self.jsonl:
+                found = (documents.parsed_line(line, documents.Record).get("source") for line in file)
+            elif self.plan.options.nbest > 1:
+                found = (number for number, _ in groupby(line.partition(b"\t")[0] for line in file))
+                expected = (str(index).encode() for index, _ in enumerate(self.lines))
+            else:
+                found, expected = (None for _ in file), (None for _ in self.lines)
+            same = all(one == other for one, other in zip_longest(found, expected, fillvalue=b""))
+        return "" if same else ANOTHER_TEXT
 
     def write(self) -> None:
         if self.split and self.kept("txt").exists() and not self.resumed:

@@ -207,8 +207,7 @@ def _has_yet_to_begin(recipe: str | None, run: Path | None) -> bool:
 
 
 def _must_be_free(run: Run, *, force: bool) -> None:
-    """Raise UsageError if the folder of a new run holds a run (RunInUseError: that is being trained), or anything that
-    does not belong there."""
+    """Raise RunInUseError or UsageError if a new run's folder holds a run, or anything that does not belong there."""
     if run.recipe.exists():
         if not force:
             if holder := holder_of(run.path / LOCK):
@@ -375,11 +374,8 @@ def _fit(trainer: Trainer, saved: Checkpoint | None) -> None:
     if recipe.training.freeze and not run.read_manifest().get("from"):
         parts = ", ".join(recipe.training.freeze)
         console.warn(f"training.freeze without --from: {parts} will stay as they were drawn")
-    if recipe.training.warmup > recipe.training.updates:
-        console.warn(
-            f"training.warmup {recipe.training.warmup:,} is above training.updates {recipe.training.updates:,}: "
-            "the learning rate never reaches its peak"
-        )
+    if (warmup := recipe.training.warmup) > recipe.training.updates:
+        console.warn(f"training.warmup {warmup:,} is above training.updates: the learning rate never reaches its peak")
     board = run.path / "tensorboard" if recipe.training.tensorboard else None
     trainer.log = Log(run.log if world.first else None, board)
     trainer.log.write(
@@ -420,9 +416,9 @@ def _locked_folder(run: Run) -> Iterator[None]:
 
 def _begin(recipe: Recipe, run: Run, data: Prepared, origin: Mapping[str, Any] | None) -> None:
     """Replace the files of an earlier run by those that a new run begins with."""
-    steps, texts = ([*folder.glob(name)] for folder, name in ((run.checkpoints, "step-*"), (run.decoded, "*.txt")))
+    steps, texts = (len([*place.glob(name)]) for place, name in ((run.checkpoints, "step-*"), (run.decoded, "*.txt")))
     if steps or texts:
-        gone = f"{console.counted(len(steps), 'checkpoint')} and {console.counted(len(texts), 'decoding')}"
+        gone = f"{console.counted(steps, 'checkpoint')} and {console.counted(texts, 'decoding')}"
         console.say(f"starting over: {gone} of the earlier run are removed")
     for folder in (run.checkpoints, run.decoded, run.path / "tensorboard"):
         shutil.rmtree(folder, ignore_errors=True)

@@ -590,11 +590,14 @@ def test_a_finished_decoding_of_another_text_is_refused(janus: Janus, first: byt
 
 
 @pytest.mark.parametrize("form", [[], ["--jsonl"], ["--nbest", "2"]])
-def test_a_finished_text_does_not_pass_for_what_is_asked(janus: Janus, form: list[str]) -> None:
+def test_a_finished_text_is_complete_if_it_answers_each_line(janus: Janus, form: list[str]) -> None:
     assert janus(*BEGUN, *form)[0] == 0
     before = Path("mine").read_bytes()
-    for other in ([], ["--beam", "2"]):  # the text alone does not tell
-        code, out, err = janus(*BEGUN, *form, *other, "--resume")
-        assert (code, out, "error: mine is finished already" in err) == (2, "", True), err
+    code, out, err = janus(*BEGUN, *form, "--resume")
+    assert (code, out, "mine is already complete" in err) == (0, "", True), err
+    assert "no record says with which weights and options" in err
+    for text in (source()[:-1], [*source(), "ba"]):
+        code, _, err = janus("--input", "-", "--out", "mine", *form, "--resume", stdin="\n".join(text).encode())
+        assert (code, "error: mine is finished already, with the hypotheses of another text" in err) == (2, True), err
         assert "overwrite it with --force, or name another with --out" in err
     assert Path("mine").read_bytes() == before
