@@ -111,9 +111,7 @@ def score(
         hypotheses, run = None, options.one_run(hypotheses, run)
     first = hypotheses or inputs.newest_decoding(run)[0]
     files = reference or inputs.find_references(first, run)
-    paths = [first, inputs.decoding_of(against, first.name)] if against else [first]
-    if against:
-        inputs.must_be_of_one_split(*paths)
+    paths = [first, inputs.decoding_like(first, against)] if against else [first]
     columns = zip(paths, column_of_each(paths, column), strict=True)
     outputs = [report.Output(name_of(path), inputs.read_hypotheses(path, own)) for path, own in columns]
     references = [(str(file), inputs.read_references(file, reference_column or ())) for file in files]

@@ -45,15 +45,24 @@ def newest_decoding(run: Path | None) -> Decoding:
     return _read_summary(max(summaries, key=lambda path: (path.stat().st_mtime_ns, path.name)))
 
 
-def decoding_of(place: Path, name: str) -> Path:
-    """The file itself; of a run, its decoding of this name, else the newest. Raises what `newest_decoding` does."""
+def decoding_like(first: Path, place: Path) -> Path:
+    """What is to be compared with `first`: a file itself; of a run, its decoding of this name, else the newest.
+
+    Raises what `newest_decoding` does, and UsageError if both are decodings, and of different splits.
+    """
+    other = _decoding_of(place, first.name)
+    _must_be_of_one_split(first, other)
+    return other
+
+
+def _decoding_of(place: Path, name: str) -> Path:
     if place == STDIN or not any((folder / "recipe.yaml").is_file() for folder in (place, RUNS / place)):
         return place
     alike = find_run(place).decoded / name
     return alike if alike.is_file() else newest_decoding(place)[0]
 
 
-def must_be_of_one_split(first: Path, other: Path) -> None:
+def _must_be_of_one_split(first: Path, other: Path) -> None:
     """Raises UsageError if two outputs that `janus decode` wrote are of different splits."""
     splits = [_split_of(path) for path in (first, other)]
     if all(splits) and splits[0] != splits[1]:
