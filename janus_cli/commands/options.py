@@ -211,7 +211,7 @@ def check_place(folder: Path) -> None:
 
 
 class Verb(typer.core.TyperCommand):
-    """A command whose help can be shown on any terminal, and which refuses empty values: as a path, one is "."."""
+    """A command whose help fits any terminal, and which refuses empty values: a path would be the current folder."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given, *_ = self.make_parser(ctx).parse_args(list(args))

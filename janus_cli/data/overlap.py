@@ -27,8 +27,8 @@ def tell(splits: Sequence[Split]) -> None:
     first = next(_pairs(train), None)
     if alike := [split.name for split in others if first and next(_pairs(split), None) == first]:
         console.warn(
-            f"the first pair of train is also that of {' and '.join(alike)}: if it is a header, name its columns with "
-            "--set data.columns=[SOURCE,TARGET], and it is no text"
+            f"the first pair of train is also that of {' and '.join(alike)}: if it is a header, name its columns: "
+            "--set data.columns=[SOURCE,TARGET]"
         )
     for split in others:
         full = [hash(source) for source, _ in _pairs(split) if source.strip()]
