@@ -387,7 +387,7 @@ class Decode(Job):
             f"p95 {p95:.0f} ms"
         )
         setting_up = translator.generator.setting_up
-        aside = "loading the model" + (f" and {setting_up:.1f} s of setting up" if setting_up else "")
+        aside = "loading the model" + (f" and {setting_up:.1f} s of setting up" if setting_up > 0.05 else "")
         console.say(
             f"{counted(done, 'sentence')} in {seconds:.1f} s: {rates[0]:.1f} sentences/s, {rates[1]:.0f} tokens/s, "
             f"{passes_mean:.1f} decoder passes a sentence{latency if whole else ''} ({aside} not counted)"
