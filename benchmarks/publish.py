@@ -17,6 +17,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -39,6 +40,11 @@ from janus_cli.training.inspect import describe
 
 ROOT = Path(__file__).resolve().parents[1]
 CARDS = Path(__file__).resolve().parent / "cards"
+INSTALLED = {  # whether a wheel has the model: how janus must be installed to name it
+    True: "With janus installed",
+    False: "With janus installed from a clone by `pip install -e .` (otherwise name the folder that this file is in: "
+    "`--run FOLDER`)",
+}
 Row = tuple[str, Mapping[str, Any], float]  # the command that decoded, what `janus score --json` says, passes
 
 
@@ -49,6 +55,7 @@ def main(arguments: Sequence[str] | None) -> None:
     parser.add_argument("--checkpoint", type=Path, help="as of `janus export`")
     parser.add_argument("--trained-at", required=True, metavar="COMMIT", help="the code that trained it")
     parser.add_argument("--decode", required=True, action="append", metavar="OPTIONS", help="of `janus decode`; repeat")
+    parser.add_argument("--set", default=[], action="append", metavar="KEY=VALUE", help="a knob of decoding; repeat")
     parser.add_argument("--about", type=Path, metavar="FILE", help="Markdown; by default cards/RECIPE.md")
     parser.add_argument("--force", action="store_true", help="replace an earlier export")
     asked = parser.parse_args(arguments)
@@ -63,7 +70,7 @@ def main(arguments: Sequence[str] | None) -> None:
         raise DataError(f"{file} does not exist", "write what the model is for, its data, licence and limits there")
     export(
         run=run.path, checkpoint=asked.checkpoint, kind="safetensors", out=folder, quantization="bfloat16",
-        with_test=True, force=asked.force,
+        with_test=True, changes=asked.set, force=asked.force,
     )  # fmt: skip
     rows = [measured(asked.name, options) for options in asked.decode]
     write_atomically(folder / "README.md", card(asked.name, run, folder, file.read_text("utf-8"), commits, rows))
@@ -113,7 +120,7 @@ def card(name: str, run: Run, folder: Path, about: str, commits: Mapping[str, st
     with (folder / "test.source.txt").open(encoding="utf-8") as lines:
         example = next(line.strip() for line in lines if line.strip())
     values = {
-        "name": name, "about": about.strip(), "objective": made["objective"]["name"], "recipe": made["recipe"],
+        "name": name, "installed": INSTALLED[in_wheel(name)], "about": about.strip(), "objective": made["objective"]["name"], "recipe": made["recipe"],
         "model": made["model"], "parameters": f"{made['parameters']['all']:,}", "pair": made["pair"],
         "seed": made["seed"], "updates": f"{exported['step']:,}", "janus": __version__, **commits,
         "weights": f"the mean of {', '.join(averaged)}" if averaged else exported["checkpoint"],
@@ -124,6 +131,12 @@ def card(name: str, run: Run, folder: Path, about: str, commits: Mapping[str, st
         "sizes": markdown({"file": "", "bytes": ","}, [*sizes.items(), ("in all", sum(sizes.values()))]),
     }  # fmt: skip
     return Template((CARDS / "template.md").read_text(encoding="utf-8")).substitute(values).encode()
+
+
+def in_wheel(name: str) -> bool:
+    """Whether an installed janus has the model, too."""
+    built = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    return f"pretrained/{name}" in built["targets"]["wheel"]["force-include"]
 
 
 def training(run: Run) -> str:

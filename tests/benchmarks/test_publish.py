@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from janus_cli import runs
+from janus_cli import recipe_load, runs
 from tests.helpers import Janus, read_json, sets
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,8 @@ def publish(*words: str, code: Path = Path("clone")) -> "subprocess.CompletedPro
 def test_the_card_tells_of_the_file_beside_it(trained: Path, shell: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("janus_cli", "benchmarks", "recipes"):
         shutil.copytree(ROOT / name, Path("clone") / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / ".gitignore", "clone")
+    for name in (".gitignore", "pyproject.toml"):
+        shutil.copy(ROOT / name, "clone")
     git("init", "-q")
     refused = publish()
     assert (refused.returncode, "the work tree has changes" in refused.stderr) == (2, True), refused.stderr
@@ -50,7 +51,7 @@ def test_the_card_tells_of_the_file_beside_it(trained: Path, shell: Janus, monke
     begun, *others = map(json.loads, log.read_text().splitlines())
     begun["command"] = ["train", "--recipe", "../../secret/u/r.yaml", "--data-dir=/secret/u/text", *sets(*PLACES)]
     log.write_text("".join(json.dumps(entry) + "\n" for entry in (begun, *others)))
-    done = publish("--about", "about.md")
+    done = publish("--about", "about.md", *sets("decoding.length_beam=3"))
     assert done.returncode == 0, done.stderr
     text = Path(done.stdout.strip()).read_text()
     monkeypatch.setattr(runs, "PRETRAINED", Path("clone/pretrained").resolve())
@@ -65,6 +66,7 @@ def test_the_card_tells_of_the_file_beside_it(trained: Path, shell: Janus, monke
         f"{passes:.1f}",
     ]
     assert "Licence: none." in text
+    assert recipe_load.load("clone/pretrained/tiny/recipe.yaml").decoding.length_beam == 3
     assert text.count(git("rev-parse", "HEAD").strip()) == 2
     for row in ("| seed | 1 |", "| updates | 6 |"):
         assert row in text
