@@ -120,7 +120,8 @@ def card(name: str, run: Run, folder: Path, about: str, commits: Mapping[str, st
     with (folder / "test.source.txt").open(encoding="utf-8") as lines:
         example = next(line.strip() for line in lines if line.strip())
     values = {
-        "name": name, "installed": INSTALLED[in_wheel(name)], "about": about.strip(), "objective": made["objective"]["name"], "recipe": made["recipe"],
+        "name": name, "installed": INSTALLED[in_wheel(name)], "about": about.strip(),
+        "objective": made["objective"]["name"], "recipe": made["recipe"],
         "model": made["model"], "parameters": f"{made['parameters']['all']:,}", "pair": made["pair"],
         "seed": made["seed"], "updates": f"{exported['step']:,}", "janus": __version__, **commits,
         "weights": f"the mean of {', '.join(averaged)}" if averaged else exported["checkpoint"],
