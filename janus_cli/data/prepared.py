@@ -30,6 +30,7 @@ from janus_cli.terminal import command, quoted
 PLACES = ("dir", "files", "notes", "downloads")
 REUSE = "tokenizer.reuse"
 CHECKED = ".checked.json"  # the files that were verified before
+OTHER_TEXT = "take its weights to other text in a new run: `janus train --from RUN`"
 DO_WITHOUT = "name a text with --input FILE (decode), leave --with-test out (export)"  # a hint: a split is not there
 SETTLED = 3 * 10**9  # nanoseconds; file systems' clocks are coarse, two seconds at worst
 
@@ -95,7 +96,7 @@ def prepare_again(prepared: Prepared, run: Run, recipe: Recipe) -> str:
     """How to prepare again what a run was trained on, where `prepared` is something else; a hint."""
     before, now = run.read_manifest().get("files", {}), prepared.manifest["files"]
     if "distilled" in prepared.manifest or all(before.get(name) == now[name] for name in prepared.tokenizers.files):
-        return "prepare the same text again"
+        return f"prepare the same text again; or {OTHER_TEXT}"
     words = ["--recipe", str(run.recipe), "--set", f"{REUSE}={run.path}"]
     again = preprocess_command(words, recipe, prepared.folder, prepared.manifest)
     return f"its tokenizer is another one; prepare the same text with the run's: {again} --force"
@@ -137,10 +138,13 @@ def open_prepared(
         identities = {name: [known["sha256"], *_identity(folder / name)] for name, known in files.items()}
         unchanged = {name for name in files if noted.get(name) == identities[name]}
         settings = [each for each in _other_settings(recipe, manifest) if not (of_run and each[0] == REUSE)]
-        changes = [*_other_files(folder, files, unchanged), *(_other_text(manifest, recipe.data) if text else ())]
+        other_text = list(_other_text(manifest, recipe.data)) if text else []
+        changes = [*_other_files(folder, files, unchanged), *other_text]
         if settings and not changes and not of_run:
             were = (quoted(f"{key}={json.dumps(used, ensure_ascii=False)}") for key, used, _ in settings)
             hint = f"to use it as it was made, add {' '.join(f'--set {each}' for each in were)}; or {hint}"
+        if other_text and of_run:
+            hint = f"a run goes on with the text that it began with: put that back; or {OTHER_TEXT}"
         changes = [*(f"{name} was {used!r}, the recipe says {asked!r}" for name, used, asked in settings), *changes]
         if changes:  # a table that was changed comes twice, once for each side
             raise DataError(f"the prepared data in {folder} does not fit: {'; '.join(dict.fromkeys(changes))}")

@@ -296,6 +296,16 @@ def test_other_text_than_was_prepared_is_refused_and_the_hint_makes_what_was_ask
     go(own, "fourth")
 
 
+def test_a_run_whose_text_was_changed_is_told_where_its_weights_may_go(own: Path) -> None:
+    """Preparing the changed text, as for a new run, would only lead to the next refusal."""
+    go(own, "run", ONE, data_dir=Path("a"))
+    Path("a/train.de").write_text("ein anderer satz mit wörtern\n" * 8)
+    with pytest.raises(DataError, match=r"train\.de was changed") as problem:
+        go(own, "run", resume=True)
+    assert "janus preprocess" not in problem.value.hint
+    assert "janus train --from" in problem.value.hint
+
+
 def test_starting_over_counts_what_it_removes(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoints = go(tiny_recipe, "run", "training.updates=2", "training.save_every=1")
     Path("run/decode").mkdir()
