@@ -23,7 +23,7 @@ def draft_head(
     column: options.Column = None,
     sentences: Annotated[
         int, typer.Option("--sentences", min=1, max=10**7, metavar="N", help="Sentences of it, at most.")
-    ] = 8000,
+    ] = 24000,
     threads: options.Threads = None,
     force: options.Force = False,
 ) -> None:
