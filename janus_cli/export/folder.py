@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,19 +69,26 @@ class Weights(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         file, theirs = self._places[name]
-        try:
-            with safe_open(file, framework="pt") as handle:
-                tensor: Tensor = handle.get_tensor(theirs)
-                return tensor.float()
-        except (SafetensorError, OSError, RuntimeError) as problem:
-            check_machine(problem, f"to load {file}")
-            raise DataError(f"{file} is not a readable safetensors file: {problem}") from None
+        with _opened(file) as handle:
+            tensor: Tensor = handle.get_tensor(theirs)
+            return tensor.float()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 
     def __len__(self) -> int:
         return len(self._places)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """A safetensors file. Raises DataError if it is damaged, also for what is read in the block."""
+    try:
+        with safe_open(file, framework="pt") as handle:
+            yield handle
+    except (SafetensorError, OSError, RuntimeError) as problem:
+        check_machine(problem, f"to load {file}")
+        raise DataError(f"{file} is not a readable safetensors file: {problem}") from None
 
 
 def _listed(folder: Path) -> dict[str, str]:
@@ -103,12 +111,8 @@ def _listed(folder: Path) -> dict[str, str]:
 
 def _names(file: Path) -> list[str]:
     """The names of a file's weights. Raises DataError if it is damaged, or a weight has another type than float."""
-    try:
-        with safe_open(file, framework="pt") as handle:
-            types = {name: handle.get_slice(name).get_dtype() for name in sorted(handle.keys())}
-    except (SafetensorError, OSError, RuntimeError) as problem:
-        check_machine(problem, f"to load {file}")
-        raise DataError(f"{file} is not a readable safetensors file: {problem}") from None
+    with _opened(file) as handle:
+        types = {name: handle.get_slice(name).get_dtype() for name in sorted(handle.keys())}
     for name, dtype in types.items():
         if dtype not in DTYPES:
             raise DataError(
