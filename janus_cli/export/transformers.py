@@ -64,7 +64,7 @@ def _plan(recipe: Recipe) -> modes.Plan:
 def write(source: Source, folder: Path) -> None:
     """Fills `folder`: config.json, generation_config.json, model.safetensors, tokenizer files, README.txt."""
     knobs, model = source.model.knobs, source.model
-    name = next(name for name, kind in KINDS.items() if (kind.norm, kind.embedding_norm) == _norms(knobs))
+    name = next(name for name, kind in KINDS.items() if kind[:2] == (knobs.norm, knobs.embedding_norm))
     orders = [_order(each) for each in (source.tokenizers.source, source.tokenizers.target)]
     sizes = [max(order) + 1 for order in orders]
     if sizes[0] != sizes[1] and name != "marian":
@@ -117,10 +117,6 @@ def _notes(options: Decoding) -> Iterator[str]:
             "the </s> that ends an output at the limit costs nothing, so a beam may prefer such an output where janus, "
             "which counts that </s> (decoding.free_end), does not"
         )
-
-
-def _norms(knobs: Model) -> tuple[str, bool]:
-    return knobs.norm, knobs.embedding_norm
 
 
 def _order(tokenizer: Tokenizer) -> list[int]:
