@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from janus_cli import documents
-from janus_cli.errors import DataError, check_machine
+from janus_cli.errors import DataError
 from janus_cli.export.huggingface import SAMPLING, WITHOUT_EFFECT, kind_of
+from janus_cli.training.checkpoint import opened
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -69,7 +68,7 @@ class Weights(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         file, theirs = self._places[name]
-        with _opened(file) as handle:
+        with opened(file, "pt", DataError) as handle:
             tensor: Tensor = handle.get_tensor(theirs)
             return tensor.float()
 
@@ -78,17 +77,6 @@ class Weights(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._places)
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[Any]:
-    """A safetensors file. Raises DataError if it is damaged, also for what is read in the block."""
-    try:
-        with safe_open(file, framework="pt") as handle:
-            yield handle
-    except (SafetensorError, OSError, RuntimeError) as problem:
-        check_machine(problem, f"to load {file}")
-        raise DataError(f"{file} is not a readable safetensors file: {problem}") from None
 
 
 def _listed(folder: Path) -> dict[str, str]:
@@ -111,7 +99,7 @@ def _listed(folder: Path) -> dict[str, str]:
 
 def _names(file: Path) -> list[str]:
     """The names of a file's weights. Raises DataError if it is damaged, or a weight has another type than float."""
-    with _opened(file) as handle:
+    with opened(file, "pt", DataError) as handle:
         types = {name: handle.get_slice(name).get_dtype() for name in sorted(handle.keys())}
     for name, dtype in types.items():
         if dtype not in DTYPES:

@@ -13,10 +13,10 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import ml_dtypes  # noqa: F401  # numpy then knows bfloat16
 import numpy as np
@@ -230,6 +230,17 @@ def _must_fit_its_file(saved: Checkpoint, has: int) -> None:
         )
 
 
+@contextmanager
+def opened(file: Path, framework: Literal["numpy", "pt"], error: type[JanusError] = CheckpointError) -> Iterator[Any]:
+    """A safetensors file; raises `error` if it cannot be read, also in the block."""
+    try:
+        with safe_open(file, framework=framework) as handle:
+            yield handle
+    except (SafetensorError, OSError, RuntimeError) as problem:
+        check_machine(problem, f"to load {file}")
+        raise error(f"{file} is not a readable safetensors file: {problem}") from None
+
+
 def read_arrays(
     file: Path, expected: Mapping[str, Sequence[int]] | None = None
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
@@ -240,30 +251,26 @@ def read_arrays(
     Raises:
         CheckpointError: they do not, or the file is not safetensors.
     """
-    try:
-        with safe_open(file, framework="numpy") as handle:
-            names = set(handle.keys())
-            if expected is None:
-                expected = {name: handle.get_slice(name).get_shape() for name in sorted(names)}
-            if names != expected.keys():
-                missing, extra = sorted(expected.keys() - names), sorted(names - expected.keys())
-                raise CheckpointError(
-                    f"{file}: missing {missing[:3]}, unexpected {extra[:3]}", "was it made with this recipe?"
-                )
-            for name, like in expected.items():
-                stored = handle.get_slice(name)
-                shape, kind = stored.get_shape(), stored.get_dtype()
-                if shape != list(like):
-                    raise CheckpointError(f"{file}: {name} has shape {shape}, the recipe makes it {list(like)}")
-                if kind not in KINDS:
-                    raise CheckpointError(f"{file}: {name} has type {kind}, expected {' or '.join(KINDS)}")
-                value = handle.get_tensor(name).astype(np.float32, copy=False)
-                if not np.isfinite(value).all():
-                    raise CheckpointError(f"{file}: {name} holds values that are not finite")
-                yield name, value
-    except (SafetensorError, OSError) as problem:
-        check_machine(problem, f"to load {file}")
-        raise CheckpointError(f"{file} is not a readable safetensors file: {problem}") from None
+    with opened(file, "numpy") as handle:
+        names = set(handle.keys())
+        if expected is None:
+            expected = {name: handle.get_slice(name).get_shape() for name in sorted(names)}
+        if names != expected.keys():
+            missing, extra = sorted(expected.keys() - names), sorted(names - expected.keys())
+            raise CheckpointError(
+                f"{file}: missing {missing[:3]}, unexpected {extra[:3]}", "was it made with this recipe?"
+            )
+        for name, like in expected.items():
+            stored = handle.get_slice(name)
+            shape, kind = stored.get_shape(), stored.get_dtype()
+            if shape != list(like):
+                raise CheckpointError(f"{file}: {name} has shape {shape}, the recipe makes it {list(like)}")
+            if kind not in KINDS:
+                raise CheckpointError(f"{file}: {name} has type {kind}, expected {' or '.join(KINDS)}")
+            value = handle.get_tensor(name).astype(np.float32, copy=False)
+            if not np.isfinite(value).all():
+                raise CheckpointError(f"{file}: {name} holds values that are not finite")
+            yield name, value
 
 
 def read_weights(folder: Path) -> Weights:
