@@ -65,10 +65,6 @@ class Plan:
         source = self.source and EncoderInput(*(tensor.to(device) for tensor in self.source))
         return replace(self, streams=streams, drafts=drafts, source=source)
 
-    def part_of(self, whole: Mapping[str, float]) -> Plan:
-        """The same plan as part of an update with these counts."""
-        return replace(self, whole=whole)
-
     def share(self, unit: str) -> float:
         """The weight of one `unit` in a mean over the whole update."""
         return 1 / max(1.0, self.whole.get(unit, self.counts[unit]))
