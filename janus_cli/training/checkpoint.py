@@ -434,8 +434,6 @@ def remove_leftovers(root: Path) -> None:
 
     Call it with the run's lock held: then nobody is saving checkpoints of training steps, on whatever machine.
     """
-    for name in (".last.tmp", ".best.tmp"):  # of an earlier version
-        (root / name).unlink(missing_ok=True)
     for lock in root.glob(".step-*.lock*"):
         lock.unlink()
     sweep(root, "step-")
