@@ -84,11 +84,6 @@ class Plan:
         return ".".join(parts + [options.precision] * (options.precision != usual.precision))
 
     @property
-    def chooses_first(self) -> bool:
-        """Whether the first pass of mask-predict chooses among lengths; up to version 0.1 it never did."""
-        return self.way == "nar" and self.options.kept > 0
-
-    @property
     def used(self) -> dict[str, Any]:
         """The options that are read, with their values as JSON has them; without what is turned off."""
         values = {name: [*value] if isinstance(value, tuple) else value for name, value in asdict(self.options).items()}

@@ -58,10 +58,6 @@ class Setting:
         """Tokens to write for this batch, EOS included: the mean of its lines."""
         return max(1, 1 + round(sum(self.lengths[line] for line in lines) / len(lines)))
 
-    def model(self, kind: str) -> Path:
-        """The folder of the model in a precision."""
-        return self.folder / kind
-
     @property
     def dtype(self) -> str:
         """That torch computes in, where it is the peer's engine."""
@@ -142,7 +138,7 @@ def first(setting: Setting, label: str, line: str, threads: int) -> dict[str, An
     kind, beam = parts(setting.peer, label)
     ids = setting.tokenizers.source.encode([line])[0][: setting.recipe.reads]
     forced = 0 if setting.own_weights else setting.forced([line])
-    about: dict[str, Any] = {"folder": str(setting.model(kind)), "reads": setting.recipe.reads, "line": line}
+    about: dict[str, Any] = {"folder": str(setting.folder / kind), "reads": setting.recipe.reads, "line": line}
     if setting.peer == "transformers":
         torchs = {"device": str(setting.device), "dtype": setting.dtype, "threads": threads}
         return about | torchs | {"search": _transformers_search(setting, beam, forced)}
@@ -152,7 +148,7 @@ def first(setting: Setting, label: str, line: str, threads: int) -> dict[str, An
 
 def disk_bytes(setting: Setting, label: str) -> int:
     """What the model of this row and its tokenizers take on disk."""
-    files = setting.model(parts(setting.peer, label)[0]).iterdir()
+    files = (setting.folder / parts(setting.peer, label)[0]).iterdir()
     return sum(file.stat().st_size for file in files if file.name != README)
 
 
@@ -179,7 +175,7 @@ def marian(recipe: Recipe, source_vocabulary: int, target_vocabulary: int) -> An
 
 def _transformers(setting: Setting, kind: str, beam: int) -> Search:
     device, library = setting.device, require("transformers", "peers")
-    model = library.MarianMTModel.from_pretrained(setting.model(kind))
+    model = library.MarianMTModel.from_pretrained(setting.folder / kind)
     model = model.to(device, getattr(torch, setting.dtype)).eval()
 
     def search(batches: Sequence[Ids], forced: Sequence[int]) -> list[Ids]:
@@ -210,7 +206,7 @@ def _ctranslate2(setting: Setting, kind: str, beam: int) -> tuple[Search, Callab
     number = {name: index for index, name in enumerate(ctranslate2.unique_names(tokenizers.target))}
 
     def load(threads: Threads) -> Any:
-        return library.Translator(str(setting.model(kind)), **_translator(setting, kind, threads))
+        return library.Translator(str(setting.folder / kind), **_translator(setting, kind, threads))
 
     loaded = Loaded(load)
 
