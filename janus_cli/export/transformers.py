@@ -20,7 +20,7 @@ from janus_cli.decoding import modes
 from janus_cli.errors import UsageError
 from janus_cli.export import tokenizer_files
 from janus_cli.export.huggingface import BIAS, KINDS, POSITIONS, SHARED, parts, tables
-from janus_cli.export.source import README, Source, cleaning_program, fill
+from janus_cli.export.source import README, Source, cleaning_program, fill, must_be_ordinary
 from janus_cli.files import write_atomically, write_json
 from janus_cli.recipe import Recipe
 
@@ -41,19 +41,7 @@ FOLLOWED = {
 def must_fit(recipe: Recipe) -> None:
     """Raises UsageError for models that are none of theirs, and for a recipe that janus cannot decode with either."""
     tokenizer_files.must_fit(recipe)
-    ordinary: dict[str, Any] = {"causal_attention": False, "embedding": "sum"}
-    if recipe.ar_stream != "content":
-        raise UsageError(
-            f"this model was trained with objective {recipe.objective.name}, ar_stream {recipe.ar_stream}: "
-            "transformers has no such decoder",
-            "use --format safetensors, or train with --objective janus or ar, whose ar_stream is content by default",
-        )
-    for knob, usual in ordinary.items():
-        if (value := getattr(recipe.model, knob)) != usual:
-            raise UsageError(
-                f"this model was trained with model.{knob} {value}: transformers has no such decoder",
-                f"use --format safetensors, or train with --set model.{knob}={str(usual).lower()}",
-            )
+    must_be_ordinary(recipe, "transformers")
     _plan(recipe)
 
 

@@ -20,7 +20,7 @@ from janus_cli.core.knobs import ArObjective
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.errors import UsageError, require
 from janus_cli.export import ctranslate2
-from janus_cli.export.source import README, Source
+from janus_cli.export.source import ORDINARY, README, Source
 from janus_cli.files import copy_files
 from janus_cli.lab.rows import Decoded, Row
 from janus_cli.lab.threads import Loaded, Threads, set_torch
@@ -262,7 +262,7 @@ def export(peer: Peer, source: Source, device: torch.device, folder: Path) -> bo
     try:
         ctranslate2.must_fit(source.recipe)
     except UsageError:
-        ordinary = replace(source.recipe.model, **ctranslate2.ORDINARY)
+        ordinary = replace(source.recipe.model, **ORDINARY)
         recipe = replace(source.recipe, objective=ArObjective(), model=ordinary)
         torch.manual_seed(recipe.seed)
         own, source = False, replace(source, recipe=recipe, model=build_model(recipe, *sizes).eval())
