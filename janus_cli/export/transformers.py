@@ -65,7 +65,7 @@ def write(source: Source, folder: Path) -> None:
         start = sizes[1]
         orders = [[start if ours == BOS else theirs for ours, theirs in enumerate(order)] for order in orders]
     weights = _weights(source, name, orders)
-    rows = _rows(weights)
+    rows = max(orders[0]) + 1, max(orders[1]) + 1
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     begin = source.tokenizers.source.begin if isinstance(source.tokenizers.source, HuggingFace) else []
     ids = {
@@ -143,13 +143,6 @@ def _weights(source: Source, name: str, orders: Sequence[Sequence[int]]) -> dict
         for their, part in zip(parts(mine), weight.chunk(len(parts(mine))), strict=True):
             weights[their] = part.clone()
     return weights
-
-
-def _rows(weights: dict[str, Tensor]) -> tuple[int, int]:
-    """The sizes of both vocabularies."""
-    sides = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
-    shared = weights["model.shared.weight"]
-    return len(weights.get(sides[0], shared)), len(weights.get(sides[1], shared))
 
 
 def _config(knobs: Model, name: str, rows: tuple[int, int]) -> dict[str, Any]:
