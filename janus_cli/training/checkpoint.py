@@ -201,7 +201,8 @@ def verify(folder: Path) -> Checkpoint:
                 hint = "rename or remove the folder; then export again, or name pretrained:NAME again if it is a copy"
             raise CheckpointError(f"{file} is damaged: size or sha256 differs from the manifest", hint)
     state = read_state(folder, CheckpointError)
-    saved = Checkpoint(folder, read_recipe(folder), (state["source_vocabulary"], state["target_vocabulary"]), state)
+    recipe = recipe_load.load_written(folder / RECIPE)
+    saved = Checkpoint(folder, recipe, (state["source_vocabulary"], state["target_vocabulary"]), state)
     _must_fit_its_file(saved, files[MODEL]["bytes"])
     return saved
 
@@ -209,14 +210,6 @@ def verify(folder: Path) -> Checkpoint:
 def read_state(folder: Path, error: type[JanusError] = DataError) -> dict[str, Any]:
     """A checkpoint's state.json, not compared with its manifest; raises `error` if it is missing or damaged."""
     return documents.read(folder / STATE, documents.State, error)
-
-
-def read_recipe(folder: Path) -> Recipe:
-    """A checkpoint's recipe.yaml; raises CheckpointError if it has mistakes."""
-    try:
-        return recipe_load.load(str(folder / RECIPE))
-    except UsageError as problem:
-        raise CheckpointError(problem.message, "use the janus version that wrote it") from None
 
 
 def _must_fit_its_file(saved: Checkpoint, has: int) -> None:
