@@ -14,9 +14,10 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from janus_cli.core.batch import BOS, EOS, MASK, PAD, pad
+from janus_cli.core.batch import BOS, EOS, PAD, pad
 from janus_cli.core.generate import length_limit
 from janus_cli.core.knobs import ArObjective
+from janus_cli.core.symbols import NO_TEXT
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.errors import UsageError, require
 from janus_cli.export import ctranslate2
@@ -185,8 +186,7 @@ def _transformers(setting: Setting, kind: str, beam: int) -> Search:
             asked = _transformers_search(setting, beam, length)
             with torch.inference_mode():
                 found = model.generate(input_ids=source, attention_mask=(source != PAD).long(), **asked)
-            specials = (PAD, BOS, EOS, MASK)
-            outputs.append([[token for token in row if token not in specials] for row in found.tolist()])
+            outputs.append([[token for token in row if token not in NO_TEXT] for row in found.tolist()])
         return outputs
 
     return search
