@@ -9,7 +9,7 @@ from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING
 
-from rich.cells import cell_len
+from rich.cells import cell_len as cell_len  # the columns that a text takes; also for others
 from rich.console import Console
 from rich.text import Text
 

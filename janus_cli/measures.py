@@ -36,12 +36,6 @@ class Measure:
     def head(self) -> str:
         return f"{self.title}{self.mark}"
 
-    @property
-    def range(self) -> str:
-        """The possible values, in words."""
-        values = "0 or more" if self.highest is None else f"0 to {self.highest:g}"
-        return values if self.higher_is_better else f"{values}, lower is better"
-
 
 _BLEU = "BLEU (Papineni 2002) of detokenised text, as WMT reports it"
 _TOKENISED = "BLEU of text that is tokenised already"

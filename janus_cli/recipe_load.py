@@ -70,6 +70,14 @@ def load(
     return draft.checked()
 
 
+def load_written(file: Path) -> Recipe:
+    """A recipe that janus wrote; raises CheckpointError if it has mistakes."""
+    try:
+        return load(str(file))
+    except UsageError as problem:
+        raise CheckpointError(problem.message, "use the janus version that wrote it") from None
+
+
 def change_decoding(recipe: Recipe, options: Mapping[str, Any]) -> Decoding:
     """The recipe's decoding section with these values; raises UsageError for one that it cannot have."""
     changed = recipe.plain()
@@ -264,10 +272,7 @@ class _Draft(yaml_core.Document):
 
     def take_over(self, basis: Basis, needed: Container[str]) -> None:
         """Replaces the model section and the tokenizer, see `load`. needed: knobs that the objective set."""
-        try:
-            own = load(str(basis.recipe)).plain()
-        except UsageError as problem:
-            raise CheckpointError(problem.message, "use the janus version that wrote it") from None
+        own = load_written(basis.recipe).plain()
         line = self.line_of(basis.label)
         if basis.tokenizer is not None:
             own["tokenizer"]["reuse"] = str(basis.tokenizer)

@@ -144,24 +144,24 @@ class Run:
         return checkpoint.name if checkpoint.parent == self.checkpoints.resolve() else str(checkpoint)
 
 
-def find_run(path: Path | None, root: Path = RUNS) -> Run:
-    """The named run, or the newest under `root`, by when it was last written to; exports come after all others.
+def find_run(path: Path | None) -> Run:
+    """The named run, or the newest under `runs/`, by when it was last written to; exports come after all others.
 
-    A model that comes with janus, `pretrained:NAME`, is copied to `root` first, so that all that is written about it
-    lies there.
+    A model that comes with janus, `pretrained:NAME`, is copied there first, so that all that is written about it lies
+    there.
 
     Raises:
         UsageError: there is no such run or model, or something else lies where it is copied to.
     """
     if path is not None and (model := pretrained(path)):
-        return _copied(model, root)
+        return _copied(model)
     if path is not None:
-        for folder in (path, root / path):
+        for folder in (path, RUNS / path):
             if (folder / "recipe.yaml").is_file():
                 return Run(folder)
-    folders = list(_readable(root))
+    folders = list(_readable())
     if path is not None:
-        hint = f"runs are folders under {root}/; see `ls {root}`"
+        hint = f"runs are folders under {RUNS}/; see `ls {RUNS}`"
         if path.is_file():
             hint = "text to decode goes to --input"
         elif inside := sorted(str(file.parent) for file in path.glob("*/recipe.yaml")):
@@ -173,7 +173,7 @@ def find_run(path: Path | None, root: Path = RUNS) -> Run:
         meant = guess(path.name, (folder.name for folder in folders))
         raise UsageError(f"{path} is not a run: it has no recipe.yaml{meant}", hint)
     if not folders:
-        raise UsageError(f"no run under {root}/", "train one with `janus train`, or name one with --run")
+        raise UsageError(f"no run under {RUNS}/", "train one with `janus train`, or name one with --run")
     return Run(max(folders, key=lambda folder: (not Run(folder).is_export, _last_written(folder))))
 
 
@@ -226,13 +226,13 @@ def pretrained(path: Path) -> Path | None:
     return PRETRAINED / name
 
 
-def _copied(model: Path, root: Path) -> Run:
+def _copied(model: Path) -> Run:
     """The copy of a model that comes with janus, made when it is first named.
 
     Raises:
         UsageError: something else lies there.
     """
-    run = Run(root / f"pretrained-{model.name}")
+    run = Run(RUNS / f"pretrained-{model.name}")
     listed = documents.read(model / MANIFEST, documents.CheckpointManifest, CheckpointError)["files"]
     beside = [file.name for name in ("README.*", "config.json", "provenance.json") for file in model.glob(name)]
     # What is there already is compared below: also a copy that another process made meanwhile.
@@ -252,9 +252,9 @@ def _copied(model: Path, root: Path) -> Run:
     return run
 
 
-def _readable(root: Path) -> Iterator[Path]:
-    """The folders of runs under `root`, without those that this user may not read, which are told."""
-    for folder in root.glob("*"):
+def _readable() -> Iterator[Path]:
+    """The folders of runs under `runs/`, without those that this user may not read, which are told."""
+    for folder in RUNS.glob("*"):
         if is_denied(folder / "recipe.yaml"):
             _tell_denied(folder.absolute())
         elif (folder / "recipe.yaml").is_file():

@@ -84,4 +84,6 @@ def test_there_are_commands_to_check() -> None:
 def test_the_table_of_metrics_is_that_of_the_code() -> None:
     text = text_of(ROOT / "docs" / "decoding.md")
     for name, measure in MEASURES.items():
-        assert f"\n| `{name}` | {measure.range} | {measure.about} |\n" in text
+        values = "0 or more" if measure.highest is None else f"0 to {measure.highest:g}"
+        values += "" if measure.higher_is_better else ", lower is better"
+        assert f"\n| `{name}` | {values} | {measure.about} |\n" in text

@@ -41,10 +41,8 @@ def draft_head(
     named = options.named_run(run, run_option, checkpoint, None)
     import torch
 
-    from janus_cli.decoding.drafting import MakeHead
+    from janus_cli.decoding.drafting import make_head
 
     if threads:
         torch.set_num_threads(threads)
-    MakeHead(
-        run=named, checkpoint=checkpoint, source=source, column=column, sentences=sentences, force=force
-    ).do()  # fmt: skip
+    make_head(run=named, checkpoint=checkpoint, source=source, column=column, sentences=sentences, force=force)

@@ -51,10 +51,6 @@ class Generator:
         if self.recordings is not None:
             self.recordings.forget()
 
-    def at_once(self, source: Tensor, mode: Mode, options: Decoding, side: ARSide | None) -> int:
-        """How many sentences of a batch are decoded together: all of them."""
-        return len(source)
-
     def __call__(
         self, source: Tensor, mode: Mode, options: Decoding, side: ARSide | None, trace: bool = False
     ) -> list[list[Output]]:

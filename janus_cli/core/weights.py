@@ -27,12 +27,6 @@ class Weights:
     head: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def sizes(self) -> tuple[int, int]:
-        """Of the vocabularies, as the tables have them."""
-        target = self.arrays["target_table.weight"]
-        return len(self.arrays.get("source_table.weight", target)), len(target)
-
-    @property
     def output(self) -> Any:
         """(V, D), the output table."""
         return self.arrays.get("output_table.weight", self.arrays["target_table.weight"])

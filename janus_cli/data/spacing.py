@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 Kind = Literal["spaced", "unspaced", "short"]
@@ -50,10 +50,6 @@ class Shape:
         values = [noted.get(name) for name in cls.__dataclass_fields__] if isinstance(noted, Mapping) else []
         numbers = [float(value) for value in values if isinstance(value, int | float)]
         return cls(*numbers) if len(numbers) == len(cls.__dataclass_fields__) else None
-
-    def plain(self) -> dict[str, float]:
-        """For the manifest."""
-        return asdict(self)
 
     @property
     def kind(self) -> Kind:

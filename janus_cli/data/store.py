@@ -176,16 +176,13 @@ class Store:
         """Tokens of all sources and of all targets."""
         return len(self._source), len(self._target)
 
-    def lengths(self, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens of every source and every target of pairs start .. stop - 1 (None: all): two arrays (pairs,) int64."""
-        stop = len(self) if stop is None else min(stop, len(self))
-        both = np.diff(self._offsets[start : stop + 1], axis=0)  # (pairs + 1, 2) -> (pairs, 2)
-        self._give_back()
-        return both[:, 0], both[:, 1]
+    def lengths(self, start: int = 0, stop: int | None = None, step: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of every source and every target of pairs start .. stop - 1 (None: all): two arrays (pairs,) int64.
 
-    def some_lengths(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """`lengths` of every `step`-th pair, from the first on; only their offsets are read."""
-        both = self._offsets[1::step] - self._offsets[:-1:step]
+        step: of every so many-th pair only, and only their offsets are read.
+        """
+        stop = len(self) if stop is None else min(stop, len(self))
+        both = self._offsets[start + 1 : stop + 1 : step] - self._offsets[start:stop:step]  # (pairs, 2)
         self._give_back()
         return both[:, 0], both[:, 1]
 

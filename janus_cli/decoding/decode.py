@@ -176,7 +176,8 @@ class Job(ABC):
     def deciding(self) -> dict[str, Any]:
         """The options that the results depend on; not batch_sentences, so that a resumed job may lower it."""
         used = {name: value for name, value in self.plan.used.items() if name != "batch_sentences"}
-        return {**used, "lengths_chosen": "first pass"} if self.plan.chooses_first else used
+        by_first_pass = self.plan.way == "nar" and self.plan.options.kept > 0  # never so up to version 0.1
+        return {**used, "lengths_chosen": "first pass"} if by_first_pass else used
 
     def decoded(self, lines: Iterator[str], *, full: bool) -> Iterator[tuple[list[Result], list[Record]]]:
         """Windows of results and their records (see `Result.record`); of an earlier process, the records only."""

@@ -6,7 +6,6 @@ import os
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,11 +23,12 @@ from janus_cli.core.stream import framed, masked
 from janus_cli.core.writing import never_written
 from janus_cli.data.extract import source_lines
 from janus_cli.data.tokenizer import Tokenizer
-from janus_cli.decoding.distill import Sources, prepared_of
+from janus_cli.decoding.distill import prepared_of
 from janus_cli.decoding.modes import Plan, choose, own_recipe
 from janus_cli.decoding.translate import read_model
 from janus_cli.engines.engine import Engine
 from janus_cli.errors import DataError, UsageError
+from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.terminal import command
 from janus_cli.training import draft_head
@@ -39,63 +39,56 @@ BATCH = 64  # sentences
 FEW = 500
 
 
-@dataclass(kw_only=True)
-class MakeHead:
-    """`janus draft-head`. source: text to draft for; None: that of the training data. sentences: of it, at most."""
+def make_head(
+    *, run: Path | None, checkpoint: Path | None, source: Path | None, column: str | None, sentences: int, force: bool
+) -> None:
+    """`janus draft-head`. source: text to draft for; None: that of the training data. sentences: of it, at most.
 
-    run: Path | None
-    checkpoint: Path | None
-    source: Path | None
-    column: str | None
-    sentences: int
-    force: bool
+    Raises UsageError if the model cannot draft, or has a head; DataError if there is no source.
+    """
+    trained, folder = find_checkpoint(run, checkpoint)
+    recipe = own_recipe(folder, [])
+    choose(recipe, {"mode": "spec"})  # refuses models that cannot
+    greedy = choose(recipe, {"mode": "ar", "beam": 1, **ONE_BEST})
+    if (folder / draft_head.FILE).exists() and not force:
+        raise UsageError(f"{folder / draft_head.FILE} exists", "replace it with --force")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{folder} may not be written to", "copy the folder, or name a published one pretrained:NAME")
+    model, tokenizers = read_model(trained, folder, head=False)
+    lines = _sources(trained, recipe, tokenizers.source, source, column, sentences)
+    if len(lines) < FEW:
+        console.warn(f"{counted(len(lines), 'sentence')} may be too few: from {FEW:,} on, a head is of use for others")
+    console.say(f"drafting {counted(len(lines), 'sentence')} with {trained.path}, checkpoint {folder.name}")
+    begun = time.monotonic()
+    found = [*_drafted(model, lines, greedy)]
+    every = Examples(*(torch.cat(part) for part in zip(*found, strict=True)))
+    if not bool(((every.candidates == every.following[:, None]) & (every.logps > -1e29)).any()):
+        raise DataError("no token of greedy's outputs is among those drafted", "train the model for longer")
+    head, right = fit(model.output_weight.detach(), every)
+    file = draft_head.write(folder, {name: each.contiguous().numpy() for name, each in head._asdict().items()})
+    console.say(
+        f"{file}: {file.stat().st_size:,} bytes, in {time.monotonic() - begun:.0f} s; after the right tokens, "
+        f"{100 * right:.0f} % of {len(every.last):,} tokens are drafted as greedy search writes them"
+    )
+    words = ["janus", "decode", "--run", trained.path, "--mode", "spec", "--batch-sentences", "1"]
+    console.say(f"next: {command(*words)}")
 
-    def do(self) -> None:
-        """Raises UsageError if the model cannot draft, or has a head; DataError if there is no source."""
-        run, folder = find_checkpoint(self.run, self.checkpoint)
-        recipe = own_recipe(folder, [])
-        plan = choose(recipe, {"mode": "spec"})  # refuses models that cannot
-        greedy = choose(recipe, {"mode": "ar", "beam": 1, **ONE_BEST})
-        if (folder / draft_head.FILE).exists() and not self.force:
-            raise UsageError(f"{folder / draft_head.FILE} exists", "replace it with --force")
-        if not os.access(folder, os.W_OK):
-            raise UsageError(
-                f"{folder} may not be written to", "copy the folder, or name a published one pretrained:NAME"
-            )
-        model, tokenizers = read_model(run, folder, head=False)
-        lines = self._sources(run, plan, tokenizers.source)
-        if len(lines) < FEW:
-            console.warn(
-                f"{counted(len(lines), 'sentence')} may be too few: from {FEW:,} on, a head is of use for others"
-            )
-        console.say(f"drafting {counted(len(lines), 'sentence')} with {run.path}, checkpoint {folder.name}")
-        begun = time.monotonic()
-        found = [*_drafted(model, lines, greedy)]
-        every = Examples(*(torch.cat(part) for part in zip(*found, strict=True)))
-        if not bool(((every.candidates == every.following[:, None]) & (every.logps > -1e29)).any()):
-            raise DataError("no token of greedy's outputs is among those drafted", "train the model for longer")
-        head, right = fit(model.output_weight.detach(), every)
-        file = draft_head.write(folder, {name: each.contiguous().numpy() for name, each in head._asdict().items()})
-        console.say(
-            f"{file}: {file.stat().st_size:,} bytes, in {time.monotonic() - begun:.0f} s; after the right tokens, "
-            f"{100 * right:.0f} % of {len(every.last):,} tokens are drafted as greedy search writes them"
-        )
-        words = ["janus", "decode", "--run", run.path, "--mode", "spec", "--batch-sentences", "1"]
-        console.say(f"next: {command(*words)}")
 
-    def _sources(self, run: Run, plan: Plan, tokenizer: Tokenizer) -> list[list[int]]:
-        """Ids of the sources, without EOS, of at most the length that the model reads; in order of length."""
-        recipe, choice = plan.recipe, random.Random(SEED)
-        if self.source:
-            text = [line for line in source_lines(recipe.data, self.source, self.column, strict=True) if line.strip()]
-            ids = tokenizer.encode(choice.sample(text, min(self.sentences, len(text))))
-        else:
-            train = Sources(prepared_of(run, recipe), recipe).prepared.train
-            rows = choice.sample(range(len(train)), min(self.sentences, len(train)))
-            ids = [train.pair(row)[0].tolist() for row in rows]
-        if not ids:
-            raise DataError(f"{self.source} has no text", "name text with --source")
-        return sorted((row[: recipe.reads] for row in ids), key=len)
+def _sources(
+    run: Run, recipe: Recipe, tokenizer: Tokenizer, source: Path | None, column: str | None, most: int
+) -> list[list[int]]:
+    """Ids of the sources, without EOS, of at most the length that the model reads; in order of length."""
+    choice = random.Random(SEED)
+    if source:
+        text = [line for line in source_lines(recipe.data, source, column, strict=True) if line.strip()]
+        ids = tokenizer.encode(choice.sample(text, min(most, len(text))))
+    else:
+        train = prepared_of(run, recipe).train
+        rows = choice.sample(range(len(train)), min(most, len(train)))
+        ids = [train.pair(row)[0].tolist() for row in rows]
+    if not ids:
+        raise DataError(f"{source} has no text", "name text with --source")
+    return sorted((row[: recipe.reads] for row in ids), key=len)
 
 
 def _drafted(model: Transformer, lines: Sequence[Sequence[int]], greedy: Plan) -> Iterator[Examples]:

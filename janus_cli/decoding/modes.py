@@ -14,7 +14,6 @@ from janus_cli.engines.choice import without_graph
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.recipe import Recipe
 from janus_cli.training import limits
-from janus_cli.training.checkpoint import read_recipe
 
 _KNOBS, _USUAL = knobs(Decoding), Decoding()
 _SHORT = {  # in the names of files, each with its value; named there only if it is not the usual one
@@ -82,11 +81,6 @@ class Plan:
         changed = (name for name in _SHORT if self.reads(name) and getattr(options, name) != getattr(usual, name))
         parts += [f"{_SHORT[name]}{getattr(options, name)}".removesuffix(".0") for name in changed]
         return ".".join(parts + [options.precision] * (options.precision != usual.precision))
-
-    @property
-    def chooses_first(self) -> bool:
-        """Whether the first pass of mask-predict chooses among lengths; up to version 0.1 it never did."""
-        return self.way == "nar" and self.options.kept > 0
 
     @property
     def used(self) -> dict[str, Any]:
@@ -172,7 +166,7 @@ def own_recipe(folder: Path, changes: Sequence[str]) -> Recipe:
     file = folder / "recipe.yaml"
     if not file.is_file():
         raise CheckpointError(f"{folder} is not a checkpoint: it has no {file.name}", "see `janus inspect RUN`")
-    recipe = read_recipe(folder)
+    recipe = recipe_load.load_written(file)
     return limits.kept(recipe_load.load(str(file), changes), recipe) if changes else recipe
 
 

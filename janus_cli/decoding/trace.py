@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
+from janus_cli.console import cell_len
 from janus_cli.core.search import Iteration
 from janus_cli.decoding.translate import Result
 from janus_cli.terminal import visible
@@ -57,7 +57,7 @@ def _sure(logps: Sequence[float]) -> list[str]:
 def _columns(rows: Rows, width: int) -> Iterator[str]:
     """The rows under each other, cells aligned; broken into blocks that fit into `width`."""
     cells = [[visible(cell) for cell in values] for _, values in rows]
-    sizes = [max(_size(row[place]) for row in cells) for place in range(len(cells[0]))]
+    sizes = [max(cell_len(row[place]) for row in cells) for place in range(len(cells[0]))]
     start = 0
     while start < len(sizes):
         end, used = start + 1, 10 + sizes[start]
@@ -65,12 +65,6 @@ def _columns(rows: Rows, width: int) -> Iterator[str]:
             used += 1 + sizes[end]
             end += 1
         for (name, _), row in zip(rows, cells, strict=True):
-            padded = (row[place] + " " * (sizes[place] - _size(row[place])) for place in range(start, end))
+            padded = (row[place] + " " * (sizes[place] - cell_len(row[place])) for place in range(start, end))
             yield f"  {name:<7} {' '.join(padded)}".rstrip()
         start = end
-
-
-def _size(text: str) -> int:
-    """The width of a text in a terminal, in columns."""
-    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
-    return len(text) + wide - sum(unicodedata.combining(character) > 0 for character in text)

@@ -436,6 +436,6 @@ def read_stored(run: Run, folder: Path, *, head: bool) -> tuple[Weights, Tokeniz
     """As `read_model`, without torch."""
     tokenizers = tokenizers_of(run, read_state(folder, CheckpointError))
     weights = read_weights(folder)
-    if weights.sizes != (tokenizers.source.size, tokenizers.target.size):
+    if weights.vocabularies != (tokenizers.source.size, tokenizers.target.size):
         raise CheckpointError(f"{folder} was not trained with the tokenizer in {run.path}", "name its run with --run")
     return replace(weights, head=draft_head.read(folder, weights) if head else {}), tokenizers

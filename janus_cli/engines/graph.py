@@ -20,48 +20,28 @@ RUNTIME = "com.microsoft"  # ONNX Runtime's own operators
 COMPARISONS = ("Equal", "Less", "Greater", "LessOrEqual", "And", "Or", "Not")
 
 
+def _elementwise(kind: str) -> Callable[[Value, Value | ArrayLike], Value]:
+    """A method of `Value`: a node of this kind, of the value and another one, or a number."""
+    return lambda self, other: self.graph.op(kind, self, self.graph.value(other, self.type))
+
+
 class Value:
     """What a node of a graph gives. Numbers beside it become constants of its type."""
 
     def __init__(self, graph: Graph, name: str, type: Any) -> None:
         self.graph, self.name, self.type = graph, name, np.dtype(type)
 
-    def _with(self, kind: str, other: Value | ArrayLike) -> Value:
-        return self.graph.op(kind, self, self.graph.value(other, self.type))
-
-    def __add__(self, other: Value | ArrayLike) -> Value:
-        return self._with("Add", other)
-
-    def __sub__(self, other: Value | ArrayLike) -> Value:
-        return self._with("Sub", other)
-
-    def __mul__(self, other: Value | ArrayLike) -> Value:
-        return self._with("Mul", other)
-
-    def __truediv__(self, other: Value | ArrayLike) -> Value:
-        return self._with("Div", other)
-
-    def __floordiv__(self, other: Value | ArrayLike) -> Value:
-        """Of integers that are not negative."""
-        return self._with("Div", other)
-
-    def __lt__(self, other: Value | ArrayLike) -> Value:
-        return self._with("Less", other)
-
-    def __le__(self, other: Value | ArrayLike) -> Value:
-        return self._with("LessOrEqual", other)
-
-    def __gt__(self, other: Value | ArrayLike) -> Value:
-        return self._with("Greater", other)
-
-    def equals(self, other: Value | ArrayLike) -> Value:
-        return self._with("Equal", other)
-
-    def __and__(self, other: Value) -> Value:
-        return self._with("And", other)
-
-    def __or__(self, other: Value) -> Value:
-        return self._with("Or", other)
+    __add__ = _elementwise("Add")
+    __sub__ = _elementwise("Sub")
+    __mul__ = _elementwise("Mul")
+    __truediv__ = _elementwise("Div")
+    __floordiv__ = _elementwise("Div")  # of integers that are not negative
+    __lt__ = _elementwise("Less")
+    __le__ = _elementwise("LessOrEqual")
+    __gt__ = _elementwise("Greater")
+    equals = _elementwise("Equal")
+    __and__ = _elementwise("And")
+    __or__ = _elementwise("Or")
 
     def __invert__(self) -> Value:
         return self.graph.op("Not", self)

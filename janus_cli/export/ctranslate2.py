@@ -12,16 +12,14 @@ from janus_cli.core.symbols import BOS, EOS, NAMES, SPECIAL, UNK
 from janus_cli.core.writing import NEVER_WRITTEN, Unwritten, never_written
 from janus_cli.data.tokenizer import INDEX, Tokenizer
 from janus_cli.documents import TokenizerIndex, read
-from janus_cli.errors import UsageError, require
-from janus_cli.export.source import README, Source, cleaning_program, fill, tokenizer_program
+from janus_cli.errors import require
+from janus_cli.export.source import README, Source, cleaning_program, fill, must_be_ordinary, tokenizer_program
 from janus_cli.files import copy_files, write_atomically
 from janus_cli.recipe import Recipe
 
 EXTRA = "export"
 # Added to the logits of tokens that are never written. Far below every other logit, and still a float16.
 FORBIDDEN = -1e4
-# Values of model knobs that CTranslate2's Transformer requires.
-ORDINARY: dict[str, Any] = {"causal_attention": False, "embedding": "sum"}
 # What the program in README.txt imports for a kind of tokenizer, and the package that this takes.
 PROGRAMS = {
     "sentencepiece": ("import sentencepiece\n", " sentencepiece"),
@@ -34,26 +32,7 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 def must_fit(recipe: Recipe) -> None:
     """Raises UsageError for models that CTranslate2 cannot represent, and if it is not installed."""
-    name = recipe.objective.name
-    ar_stream = recipe.ar_stream
-    if ar_stream is None:
-        raise UsageError(
-            f"this model was trained with objective {name}: it has no left-to-right side, and CTranslate2 no other",
-            "use --format safetensors, or train with --objective janus or ar",
-        )
-    if ar_stream != "content":
-        raise UsageError(
-            f"this model was trained with objective {name}, ar_stream {ar_stream}: slots of their own predict the "
-            "next token, which the decoder of CTranslate2 does not have",
-            "use --format safetensors, or train with --objective janus or ar, whose ar_stream is content by default",
-        )
-    for knob, usual in ORDINARY.items():
-        value = getattr(recipe.model, knob)
-        if value != usual:
-            raise UsageError(
-                f"this model was trained with model.{knob} {str(value).lower()}: CTranslate2 has no such decoder",
-                f"use --format safetensors, or train with --set model.{knob}={str(usual).lower()}",
-            )
+    must_be_ordinary(recipe, "CTranslate2")
     require("ctranslate2", EXTRA)
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from janus_cli import documents
-from janus_cli.errors import DataError, check_machine
+from janus_cli.errors import DataError
 from janus_cli.export.huggingface import SAMPLING, WITHOUT_EFFECT, kind_of
+from janus_cli.training.checkpoint import opened
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -68,13 +68,9 @@ class Weights(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         file, theirs = self._places[name]
-        try:
-            with safe_open(file, framework="pt") as handle:
-                tensor: Tensor = handle.get_tensor(theirs)
-                return tensor.float()
-        except (SafetensorError, OSError, RuntimeError) as problem:
-            check_machine(problem, f"to load {file}")
-            raise DataError(f"{file} is not a readable safetensors file: {problem}") from None
+        with opened(file, "pt", DataError) as handle:
+            tensor: Tensor = handle.get_tensor(theirs)
+            return tensor.float()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -103,12 +99,8 @@ def _listed(folder: Path) -> dict[str, str]:
 
 def _names(file: Path) -> list[str]:
     """The names of a file's weights. Raises DataError if it is damaged, or a weight has another type than float."""
-    try:
-        with safe_open(file, framework="pt") as handle:
-            types = {name: handle.get_slice(name).get_dtype() for name in sorted(handle.keys())}
-    except (SafetensorError, OSError, RuntimeError) as problem:
-        check_machine(problem, f"to load {file}")
-        raise DataError(f"{file} is not a readable safetensors file: {problem}") from None
+    with opened(file, "pt", DataError) as handle:
+        types = {name: handle.get_slice(name).get_dtype() for name in sorted(handle.keys())}
     for name, dtype in types.items():
         if dtype not in DTYPES:
             raise DataError(

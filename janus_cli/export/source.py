@@ -13,10 +13,13 @@ from janus_cli.core.model import Transformer
 from janus_cli.core.symbols import NAMES, SPECIAL, UNK
 from janus_cli.data.tokenizer import INDEX, Tokenizers
 from janus_cli.documents import TokenizerIndex, read
+from janus_cli.errors import UsageError
 from janus_cli.recipe import CHECKED, Recipe
 from janus_cli.runs import PROVENANCE
 
 README = "README.txt"
+# Values of model knobs that decoders of other programs require.
+ORDINARY: dict[str, Any] = {"causal_attention": False, "embedding": "sum"}
 # Knobs that say where something is on the machine that trained.
 PLACES = (("data", "dir"), ("data", "files"), ("tokenizer", "reuse"), ("objective", "dictionary"))
 # The steps of `data.clean` as lines of a program: what they import, and what they do.
@@ -65,6 +68,28 @@ class Source:
         if not steps:
             cleaning = "Text goes into the tokenizer as it is."
         return fill(template, origin=origin, cleaning=cleaning, **values).encode(errors="backslashreplace")
+
+
+def must_be_ordinary(recipe: Recipe, program: str) -> None:
+    """Raises UsageError for models whose decoder a program like CTranslate2 or transformers does not have."""
+    name, side = recipe.objective.name, recipe.ar_stream
+    if side is None:
+        raise UsageError(
+            f"this model was trained with objective {name}: it has no left-to-right side, and {program} no other",
+            "use --format safetensors, or train with --objective janus or ar",
+        )
+    if side != "content":
+        raise UsageError(
+            f"this model was trained with objective {name}, ar_stream {side}: slots of their own predict the next "
+            f"token, which the decoder of {program} does not have",
+            "use --format safetensors, or train with --objective janus or ar, whose ar_stream is content by default",
+        )
+    for knob, usual in ORDINARY.items():
+        if (value := getattr(recipe.model, knob)) != usual:
+            raise UsageError(
+                f"this model was trained with model.{knob} {str(value).lower()}: {program} has no such decoder",
+                f"use --format safetensors, or train with --set model.{knob}={str(usual).lower()}",
+            )
 
 
 def portable(recipe: Recipe) -> Recipe:

@@ -144,16 +144,16 @@ def _marian(source: Source, config: dict[str, Any]) -> dict[str, bytes]:
     index = read(source.run / INDEX, TokenizerIndex)["files"]
     config |= {"tokenizer_class": "MarianTokenizer", "unk_token": INSIDE[UNK]}
     found = {f"{side}.spm": (source.run / index[side]).read_bytes() for side in SIDES}
-    found[VOCABULARY] = _ids(source.tokenizers.source)
+    found[VOCABULARY] = _dumped(_ids(source.tokenizers.source))
     if index["source"] != index["target"]:
         config["separate_vocabs"] = True
-        found[TARGET_VOCABULARY] = _ids(source.tokenizers.target)
+        found[TARGET_VOCABULARY] = _dumped(_ids(source.tokenizers.target))
     return {**found, CONFIG: _dumped(config)}
 
 
-def _ids(tokenizer: Tokenizer) -> bytes:
+def _ids(tokenizer: Tokenizer) -> dict[str, int]:
     names = [*INSIDE, *tokenizer.pieces(range(SPECIAL, tokenizer.size))]
-    return _dumped({name: index for index, name in enumerate(names)})
+    return {name: index for index, name in enumerate(names)}
 
 
 def _words(tokenizer: Tokenizer, joiner: str) -> bytes:
@@ -161,9 +161,7 @@ def _words(tokenizer: Tokenizer, joiner: str) -> bytes:
     assert isinstance(tokenizer, Words)
     tokenizers = require("tokenizers", EXTRA)
     decoders, pattern = tokenizers.decoders, tokenizers.Regex
-    names = [*INSIDE, *tokenizer.pieces(range(SPECIAL, tokenizer.size))]
-    ids = {name: index for index, name in enumerate(names)}
-    engine = tokenizers.Tokenizer(tokenizers.models.WordLevel(ids, unk_token=INSIDE[UNK]))
+    engine = tokenizers.Tokenizer(tokenizers.models.WordLevel(_ids(tokenizer), unk_token=INSIDE[UNK]))
     engine.pre_tokenizer = tokenizers.pre_tokenizers.Split(pattern(f"[{_escaped(SPACES)}]+"), "removed")
     engine.post_processor = tokenizers.processors.TemplateProcessing(
         single=["$A", INSIDE[EOS]], special_tokens=[(INSIDE[EOS], EOS)]

@@ -20,7 +20,7 @@ from janus_cli.decoding import modes
 from janus_cli.errors import UsageError
 from janus_cli.export import tokenizer_files
 from janus_cli.export.huggingface import BIAS, KINDS, POSITIONS, SHARED, parts, tables
-from janus_cli.export.source import README, Source, cleaning_program, fill
+from janus_cli.export.source import README, Source, cleaning_program, fill, must_be_ordinary
 from janus_cli.files import write_atomically, write_json
 from janus_cli.recipe import Recipe
 
@@ -41,19 +41,7 @@ FOLLOWED = {
 def must_fit(recipe: Recipe) -> None:
     """Raises UsageError for models that are none of theirs, and for a recipe that janus cannot decode with either."""
     tokenizer_files.must_fit(recipe)
-    ordinary: dict[str, Any] = {"causal_attention": False, "embedding": "sum"}
-    if recipe.ar_stream != "content":
-        raise UsageError(
-            f"this model was trained with objective {recipe.objective.name}, ar_stream {recipe.ar_stream}: "
-            "transformers has no such decoder",
-            "use --format safetensors, or train with --objective janus or ar, whose ar_stream is content by default",
-        )
-    for knob, usual in ordinary.items():
-        if (value := getattr(recipe.model, knob)) != usual:
-            raise UsageError(
-                f"this model was trained with model.{knob} {value}: transformers has no such decoder",
-                f"use --format safetensors, or train with --set model.{knob}={str(usual).lower()}",
-            )
+    must_be_ordinary(recipe, "transformers")
     _plan(recipe)
 
 
@@ -64,7 +52,7 @@ def _plan(recipe: Recipe) -> modes.Plan:
 def write(source: Source, folder: Path) -> None:
     """Fills `folder`: config.json, generation_config.json, model.safetensors, tokenizer files, README.txt."""
     knobs, model = source.model.knobs, source.model
-    name = next(name for name, kind in KINDS.items() if (kind.norm, kind.embedding_norm) == _norms(knobs))
+    name = next(name for name, kind in KINDS.items() if kind[:2] == (knobs.norm, knobs.embedding_norm))
     orders = [_order(each) for each in (source.tokenizers.source, source.tokenizers.target)]
     sizes = [max(order) + 1 for order in orders]
     if sizes[0] != sizes[1] and name != "marian":
@@ -77,7 +65,7 @@ def write(source: Source, folder: Path) -> None:
         start = sizes[1]
         orders = [[start if ours == BOS else theirs for ours, theirs in enumerate(order)] for order in orders]
     weights = _weights(source, name, orders)
-    rows = _rows(weights)
+    rows = max(orders[0]) + 1, max(orders[1]) + 1
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     begin = source.tokenizers.source.begin if isinstance(source.tokenizers.source, HuggingFace) else []
     ids = {
@@ -119,10 +107,6 @@ def _notes(options: Decoding) -> Iterator[str]:
         )
 
 
-def _norms(knobs: Model) -> tuple[str, bool]:
-    return knobs.norm, knobs.embedding_norm
-
-
 def _order(tokenizer: Tokenizer) -> list[int]:
     """For each of our ids, theirs: that of the model it was imported from, or the same."""
     return tokenizer.order if isinstance(tokenizer, HuggingFace) else list(range(tokenizer.size))
@@ -159,13 +143,6 @@ def _weights(source: Source, name: str, orders: Sequence[Sequence[int]]) -> dict
         for their, part in zip(parts(mine), weight.chunk(len(parts(mine))), strict=True):
             weights[their] = part.clone()
     return weights
-
-
-def _rows(weights: dict[str, Tensor]) -> tuple[int, int]:
-    """The sizes of both vocabularies."""
-    sides = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
-    shared = weights["model.shared.weight"]
-    return len(weights.get(sides[0], shared)), len(weights.get(sides[1], shared))
 
 
 def _config(knobs: Model, name: str, rows: tuple[int, int]) -> dict[str, Any]:

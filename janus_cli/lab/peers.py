@@ -14,13 +14,14 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from janus_cli.core.batch import BOS, EOS, MASK, PAD, pad
+from janus_cli.core.batch import BOS, EOS, PAD, pad
 from janus_cli.core.generate import length_limit
 from janus_cli.core.knobs import ArObjective
+from janus_cli.core.symbols import NO_TEXT
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.errors import UsageError, require
 from janus_cli.export import ctranslate2
-from janus_cli.export.source import README, Source
+from janus_cli.export.source import ORDINARY, README, Source
 from janus_cli.files import copy_files
 from janus_cli.lab.rows import Decoded, Row
 from janus_cli.lab.threads import Loaded, Threads, set_torch
@@ -57,10 +58,6 @@ class Setting:
     def forced(self, lines: Sequence[str]) -> int:
         """Tokens to write for this batch, EOS included: the mean of its lines."""
         return max(1, 1 + round(sum(self.lengths[line] for line in lines) / len(lines)))
-
-    def model(self, kind: str) -> Path:
-        """The folder of the model in a precision."""
-        return self.folder / kind
 
     @property
     def dtype(self) -> str:
@@ -142,7 +139,7 @@ def first(setting: Setting, label: str, line: str, threads: int) -> dict[str, An
     kind, beam = parts(setting.peer, label)
     ids = setting.tokenizers.source.encode([line])[0][: setting.recipe.reads]
     forced = 0 if setting.own_weights else setting.forced([line])
-    about: dict[str, Any] = {"folder": str(setting.model(kind)), "reads": setting.recipe.reads, "line": line}
+    about: dict[str, Any] = {"folder": str(setting.folder / kind), "reads": setting.recipe.reads, "line": line}
     if setting.peer == "transformers":
         torchs = {"device": str(setting.device), "dtype": setting.dtype, "threads": threads}
         return about | torchs | {"search": _transformers_search(setting, beam, forced)}
@@ -152,7 +149,7 @@ def first(setting: Setting, label: str, line: str, threads: int) -> dict[str, An
 
 def disk_bytes(setting: Setting, label: str) -> int:
     """What the model of this row and its tokenizers take on disk."""
-    files = setting.model(parts(setting.peer, label)[0]).iterdir()
+    files = (setting.folder / parts(setting.peer, label)[0]).iterdir()
     return sum(file.stat().st_size for file in files if file.name != README)
 
 
@@ -179,7 +176,7 @@ def marian(recipe: Recipe, source_vocabulary: int, target_vocabulary: int) -> An
 
 def _transformers(setting: Setting, kind: str, beam: int) -> Search:
     device, library = setting.device, require("transformers", "peers")
-    model = library.MarianMTModel.from_pretrained(setting.model(kind))
+    model = library.MarianMTModel.from_pretrained(setting.folder / kind)
     model = model.to(device, getattr(torch, setting.dtype)).eval()
 
     def search(batches: Sequence[Ids], forced: Sequence[int]) -> list[Ids]:
@@ -189,8 +186,7 @@ def _transformers(setting: Setting, kind: str, beam: int) -> Search:
             asked = _transformers_search(setting, beam, length)
             with torch.inference_mode():
                 found = model.generate(input_ids=source, attention_mask=(source != PAD).long(), **asked)
-            specials = (PAD, BOS, EOS, MASK)
-            outputs.append([[token for token in row if token not in specials] for row in found.tolist()])
+            outputs.append([[token for token in row if token not in NO_TEXT] for row in found.tolist()])
         return outputs
 
     return search
@@ -210,7 +206,7 @@ def _ctranslate2(setting: Setting, kind: str, beam: int) -> tuple[Search, Callab
     number = {name: index for index, name in enumerate(ctranslate2.unique_names(tokenizers.target))}
 
     def load(threads: Threads) -> Any:
-        return library.Translator(str(setting.model(kind)), **_translator(setting, kind, threads))
+        return library.Translator(str(setting.folder / kind), **_translator(setting, kind, threads))
 
     loaded = Loaded(load)
 
@@ -266,7 +262,7 @@ def export(peer: Peer, source: Source, device: torch.device, folder: Path) -> bo
     try:
         ctranslate2.must_fit(source.recipe)
     except UsageError:
-        ordinary = replace(source.recipe.model, **ctranslate2.ORDINARY)
+        ordinary = replace(source.recipe.model, **ORDINARY)
         recipe = replace(source.recipe, objective=ArObjective(), model=ordinary)
         torch.manual_seed(recipe.seed)
         own, source = False, replace(source, recipe=recipe, model=build_model(recipe, *sizes).eval())

@@ -77,7 +77,7 @@ def transformers(about: Mapping[str, Any]) -> Read:
     """about: folder, with a Marian model and our tokenizers; reads (tokens); search; device, dtype, threads."""
     import torch
 
-    from janus_cli.core.symbols import BOS, EOS, MASK, PAD
+    from janus_cli.core.symbols import EOS, NO_TEXT
     from janus_cli.data.tokenizer import load_tokenizers
     from janus_cli.errors import require
 
@@ -93,7 +93,7 @@ def transformers(about: Mapping[str, Any]) -> Read:
             source = torch.tensor([[*ids[: about["reads"]], EOS]], device=about["device"])
             with torch.inference_mode():
                 found = model.generate(input_ids=source, **about["search"])[0].tolist()
-            return tokenizers.target.decode([[token for token in found if token not in (PAD, BOS, EOS, MASK)]])[0]
+            return tokenizers.target.decode([[token for token in found if token not in NO_TEXT]])[0]
 
         return decode
 

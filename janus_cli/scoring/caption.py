@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from janus_cli.errors import UsageError, require
-from janus_cli.scoring.rouge155 import lcs
+from janus_cli.scoring.rouge155 import lcs, ngrams
 from janus_cli.scoring.scores import Hypotheses, Metric, References, Score, pairs, percentage, reference_count, summed
 
 ORDERS = range(1, 5)
@@ -47,13 +47,9 @@ def _counts(hypothesis: str, references: list[str]) -> list[float]:
     for order in ORDERS:
         most = Counter[tuple[bytes, ...]]()
         for other in others:
-            most |= _ngrams(order, other)
-        right.append((_ngrams(order, words) & most).total())
+            most |= ngrams(order, other)
+        right.append((ngrams(order, words) & most).total())
     return [len(words), nearest, *(max(0, len(words) - order + 1) for order in ORDERS), *right]
-
-
-def _ngrams(order: int, words: list[bytes]) -> Counter[tuple[bytes, ...]]:
-    return Counter(zip(*(words[start:] for start in range(order)), strict=False))
 
 
 def _from_counts(order: int, total: NDArray[np.float64]) -> float:

@@ -51,19 +51,6 @@ def decoding_like(first: Path, place: Path) -> Path:
     Raises what `newest_decoding` does, and UsageError if both are decodings, and of different splits.
     """
     other = _decoding_of(place, first.name)
-    _must_be_of_one_split(first, other)
-    return other
-
-
-def _decoding_of(place: Path, name: str) -> Path:
-    if place == STDIN or not any((folder / "recipe.yaml").is_file() for folder in (place, RUNS / place)):
-        return place
-    alike = find_run(place).decoded / name
-    return alike if alike.is_file() else newest_decoding(place)[0]
-
-
-def _must_be_of_one_split(first: Path, other: Path) -> None:
-    """Raises UsageError if two outputs that `janus decode` wrote are of different splits."""
     splits = [_split_of(path) for path in (first, other)]
     if all(splits) and splits[0] != splits[1]:
         run = run_around(other)
@@ -72,6 +59,14 @@ def _must_be_of_one_split(first: Path, other: Path) -> None:
             f"{first} is of the {splits[0]} split, {other} of the {splits[1]} split: they cannot be compared",
             f"decode the same split, in the same mode: `{decode}`",
         )
+    return other
+
+
+def _decoding_of(place: Path, name: str) -> Path:
+    if place == STDIN or not any((folder / "recipe.yaml").is_file() for folder in (place, RUNS / place)):
+        return place
+    alike = find_run(place).decoded / name
+    return alike if alike.is_file() else newest_decoding(place)[0]
 
 
 def _split_of(hypotheses: Path) -> str:

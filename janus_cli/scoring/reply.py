@@ -8,9 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
-
+from janus_cli.scoring.rouge155 import ngrams
 from janus_cli.scoring.scores import Hypotheses, Metric, References, Score, pairs, percentage, reference_count, summed
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -60,18 +58,10 @@ def _smoothed(order: int, hypothesis: str, references: Iterable[str]) -> float:
 def _distinct(order: int, name: str, hypotheses: Hypotheses, references: References, _: str) -> Score:
     """Different n-grams of all outputs over their number (Li 2016). In the row of a line, an n-gram that k lines have
     counts 1/k: the value is exact, an interval by the bootstrap only about right."""
-    lines = [Counter(_ngrams(order, line.strip().split(" "))) for line in hypotheses]
-    having = Counter(ngram for ngrams in lines for ngram in ngrams)
-    rows = [[ngrams.total(), sum(1 / having[ngram] for ngram in ngrams)] for ngrams in lines]
-    return summed(name, f"order:{order}|case:mixed|tok:spaces", rows, _share)
-
-
-def _share(total: NDArray[np.float64]) -> float:
-    return percentage(total) if total[0] else 0.0
-
-
-def _ngrams(order: int, words: list[str]) -> Iterable[tuple[str, ...]]:
-    return zip(*(words[start:] for start in range(order)), strict=False)
+    lines = [ngrams(order, line.strip().split(" ")) for line in hypotheses]
+    having = Counter(ngram for line in lines for ngram in line)
+    rows = [[line.total(), sum(1 / having[ngram] for ngram in line)] for line in lines]
+    return summed(name, f"order:{order}|case:mixed|tok:spaces", rows, percentage)
 
 
 METRICS: dict[str, Metric] = {

@@ -14,12 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from janus_cli.scoring.scores import Hypotheses, Metric, References, Score, pairs, percentage, reference_count, summed
 
+Word = TypeVar("Word", str, bytes)
 Words = list[str]
 SAMPLES = 1000
 BLOCK = 1000  # draws of every sample that are counted at once: a count costs as many steps as there are lines
@@ -107,12 +109,12 @@ def _f(hits: Hits, hypothesis: str, references: Sequence[str]) -> float:
 
 
 def _ngram_hits(order: int, reference: list[Words], hypothesis: list[Words]) -> tuple[int, int, int]:
-    first, second = _ngrams(order, reference), _ngrams(order, hypothesis)
+    first, second = (ngrams(order, [*chain(*each)]) for each in (reference, hypothesis))  # may span two sentences
     return (first & second).total(), first.total(), second.total()
 
 
-def _ngrams(order: int, sentences: list[Words]) -> Counter[tuple[str, ...]]:
-    words = list(chain(*sentences))  # an n-gram may span two sentences
+def ngrams(order: int, words: Sequence[Word]) -> Counter[tuple[Word, ...]]:
+    """How often each n-gram occurs."""
     return Counter(zip(*(words[start:] for start in range(order)), strict=False))
 
 

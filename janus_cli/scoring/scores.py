@@ -25,8 +25,8 @@ Metric = Callable[[str, Hypotheses, References, str], "Score"]
 class Score:
     """One metric's score of a whole text.
 
-    value: see `Measure.range`. statistics: (N, K), one row a sentence, in input order. aggregate: from the sum
-    of the rows, (K,), to the value.
+    value: see `Measure`. statistics: (N, K), one row a sentence, in input order. aggregate: from the sum of the rows,
+    (K,), to the value.
     """
 
     name: str
@@ -47,8 +47,8 @@ def summed(name: str, signature: str, rows: Sequence[Sequence[float]], aggregate
 
 
 def percentage(total: NDArray[np.float64]) -> float:
-    """100 × the second sum over the first."""
-    return float(100 * total[1] / total[0])
+    """100 × the second sum over the first; 0 if that is 0."""
+    return float(100 * total[1] / total[0]) if total[0] else 0.0
 
 
 def pairs(hypotheses: Hypotheses, references: References) -> Iterator[tuple[str, list[str]]]:

@@ -13,10 +13,10 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import ml_dtypes  # noqa: F401  # numpy then knows bfloat16
 import numpy as np
@@ -201,7 +201,8 @@ def verify(folder: Path) -> Checkpoint:
                 hint = "rename or remove the folder; then export again, or name pretrained:NAME again if it is a copy"
             raise CheckpointError(f"{file} is damaged: size or sha256 differs from the manifest", hint)
     state = read_state(folder, CheckpointError)
-    saved = Checkpoint(folder, read_recipe(folder), (state["source_vocabulary"], state["target_vocabulary"]), state)
+    recipe = recipe_load.load_written(folder / RECIPE)
+    saved = Checkpoint(folder, recipe, (state["source_vocabulary"], state["target_vocabulary"]), state)
     _must_fit_its_file(saved, files[MODEL]["bytes"])
     return saved
 
@@ -209,14 +210,6 @@ def verify(folder: Path) -> Checkpoint:
 def read_state(folder: Path, error: type[JanusError] = DataError) -> dict[str, Any]:
     """A checkpoint's state.json, not compared with its manifest; raises `error` if it is missing or damaged."""
     return documents.read(folder / STATE, documents.State, error)
-
-
-def read_recipe(folder: Path) -> Recipe:
-    """A checkpoint's recipe.yaml; raises CheckpointError if it has mistakes."""
-    try:
-        return recipe_load.load(str(folder / RECIPE))
-    except UsageError as problem:
-        raise CheckpointError(problem.message, "use the janus version that wrote it") from None
 
 
 def _must_fit_its_file(saved: Checkpoint, has: int) -> None:
@@ -230,6 +223,17 @@ def _must_fit_its_file(saved: Checkpoint, has: int) -> None:
         )
 
 
+@contextmanager
+def opened(file: Path, framework: Literal["numpy", "pt"], error: type[JanusError] = CheckpointError) -> Iterator[Any]:
+    """A safetensors file; raises `error` if it cannot be read, also in the block."""
+    try:
+        with safe_open(file, framework=framework) as handle:
+            yield handle
+    except (SafetensorError, OSError, RuntimeError) as problem:
+        check_machine(problem, f"to load {file}")
+        raise error(f"{file} is not a readable safetensors file: {problem}") from None
+
+
 def read_arrays(
     file: Path, expected: Mapping[str, Sequence[int]] | None = None
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
@@ -240,30 +244,26 @@ def read_arrays(
     Raises:
         CheckpointError: they do not, or the file is not safetensors.
     """
-    try:
-        with safe_open(file, framework="numpy") as handle:
-            names = set(handle.keys())
-            if expected is None:
-                expected = {name: handle.get_slice(name).get_shape() for name in sorted(names)}
-            if names != expected.keys():
-                missing, extra = sorted(expected.keys() - names), sorted(names - expected.keys())
-                raise CheckpointError(
-                    f"{file}: missing {missing[:3]}, unexpected {extra[:3]}", "was it made with this recipe?"
-                )
-            for name, like in expected.items():
-                stored = handle.get_slice(name)
-                shape, kind = stored.get_shape(), stored.get_dtype()
-                if shape != list(like):
-                    raise CheckpointError(f"{file}: {name} has shape {shape}, the recipe makes it {list(like)}")
-                if kind not in KINDS:
-                    raise CheckpointError(f"{file}: {name} has type {kind}, expected {' or '.join(KINDS)}")
-                value = handle.get_tensor(name).astype(np.float32, copy=False)
-                if not np.isfinite(value).all():
-                    raise CheckpointError(f"{file}: {name} holds values that are not finite")
-                yield name, value
-    except (SafetensorError, OSError) as problem:
-        check_machine(problem, f"to load {file}")
-        raise CheckpointError(f"{file} is not a readable safetensors file: {problem}") from None
+    with opened(file, "numpy") as handle:
+        names = set(handle.keys())
+        if expected is None:
+            expected = {name: handle.get_slice(name).get_shape() for name in sorted(names)}
+        if names != expected.keys():
+            missing, extra = sorted(expected.keys() - names), sorted(names - expected.keys())
+            raise CheckpointError(
+                f"{file}: missing {missing[:3]}, unexpected {extra[:3]}", "was it made with this recipe?"
+            )
+        for name, like in expected.items():
+            stored = handle.get_slice(name)
+            shape, kind = stored.get_shape(), stored.get_dtype()
+            if shape != list(like):
+                raise CheckpointError(f"{file}: {name} has shape {shape}, the recipe makes it {list(like)}")
+            if kind not in KINDS:
+                raise CheckpointError(f"{file}: {name} has type {kind}, expected {' or '.join(KINDS)}")
+            value = handle.get_tensor(name).astype(np.float32, copy=False)
+            if not np.isfinite(value).all():
+                raise CheckpointError(f"{file}: {name} holds values that are not finite")
+            yield name, value
 
 
 def read_weights(folder: Path) -> Weights:
@@ -427,8 +427,6 @@ def remove_leftovers(root: Path) -> None:
 
     Call it with the run's lock held: then nobody is saving checkpoints of training steps, on whatever machine.
     """
-    for name in (".last.tmp", ".best.tmp"):  # of an earlier version
-        (root / name).unlink(missing_ok=True)
     for lock in root.glob(".step-*.lock*"):
         lock.unlink()
     sweep(root, "step-")

@@ -24,7 +24,7 @@ def settled(recipe: Recipe, store: Store) -> Recipe:
     options = recipe.decoding
     if options.max_ratio is not None and options.max_extra is not None:
         return recipe
-    source, target = store.some_lengths(max(1, len(store) // MOST_PAIRS))
+    source, target = store.lengths(step=max(1, len(store) // MOST_PAIRS))
     ratio, extra = fitted(source, target, options.max_ratio, options.max_extra)
     extra = min(extra, recipe.model.max_length)  # more would change nothing
     return replace(recipe, decoding=replace(options, max_ratio=ratio, max_extra=extra))

@@ -42,19 +42,14 @@ def read_tensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
 
 
 def must_be_finite(tensors: Mapping[str, Tensor], consequence: str) -> None:
-    """Raises NonFiniteError if a value is NaN or infinite."""
-    if name := _not_finite(tensors):
-        raise NonFiniteError(
-            f"{name} has values that are not finite: {consequence}",
-            "earlier checkpoints are untouched; lower training.learning_rate or set training.clip",
-        )
-
-
-def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The first tensor that holds NaN or an infinite value. Waits for the device once."""
+    """Raises NonFiniteError if a value is NaN or infinite. Waits for the device once."""
     device = next(iter(tensors.values())).device  # AdamW's counts of steps may be elsewhere
     finite = torch.stack([torch.isfinite(value).all().to(device) for value in tensors.values()]).tolist()
-    return next((name for name, holds in zip(tensors, finite, strict=True) if not holds), None)
+    if wrong := [name for name, holds in zip(tensors, finite, strict=True) if not holds]:
+        raise NonFiniteError(
+            f"{wrong[0]} has values that are not finite: {consequence}",
+            "earlier checkpoints are untouched; lower training.learning_rate or set training.clip",
+        )
 
 
 def optimizer_tensors(

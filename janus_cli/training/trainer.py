@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from math import cos, inf, isfinite, pi
@@ -200,7 +201,7 @@ class Trainer:
             last = index == len(micros) - 1
             with nullcontext() if last or not isinstance(self.loss, DistributedDataParallel) else self.loss.no_sync():
                 with autocast(self.precision, device):
-                    plan = micro.plan.to(device).part_of(counts)
+                    plan = replace(micro.plan.to(device), whole=counts)
                     terms = self.loss(micro.batch.to(device), plan, knobs)
                 shares = [micro.weight * term.weight * term.total * plan.share(term.unit) for term in terms.values()]
                 (self.world.size * torch.stack(shares).sum()).backward()  # DDP averages over ranks; we want the sum
@@ -323,11 +324,8 @@ class Trainer:
         first = {"value": 0.0, "loss": 0.0, "step": 0.0}
         if self.world.first and (found := best.ranked(self.run.checkpoints, self.metric, self.scoring)):
             folder, metrics = next(iter(found.items()))
-            first = {
-                "value": metrics[self.metric],
-                "loss": metrics.get("loss", 0.0),
-                "step": checkpoint.step_of(folder),
-            }
+            loss, step = metrics.get("loss", 0.0), checkpoint.step_of(folder)
+            first = {"value": metrics[self.metric], "loss": loss, "step": step}
         first = self.world.sums(first)  # the ranks must agree on when to stop
         position.best, position.best_loss = (first["value"], first["loss"]) if first["step"] else (None, None)
         position.best_step = int(first["step"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ def gradients(model: Transformer, name: str, knobs: Any, batch: Batch) -> tuple[
     objective = OBJECTIVES[name]
     model.train()
     plan = objective.plan(batch, Draws(1, 0, batch.ids), knobs)
-    terms = objective.loss(model, batch.to(device), plan.to(device).part_of(plan.counts), knobs)
+    terms = objective.loss(model, batch.to(device), replace(plan.to(device), whole=plan.counts), knobs)
     torch.stack([term.weight * term.total * plan.share(term.unit) for term in terms.values()]).sum().backward()
     slopes = {key: weight.grad.cpu() for key, weight in model.named_parameters() if weight.grad is not None}
     return {key: float(term.total.detach()) for key, term in terms.items()}, slopes

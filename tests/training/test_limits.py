@@ -66,11 +66,18 @@ def test_of_many_pairs_only_some_are_looked_at(tiny_recipe: Path, monkeypatch: p
     settings = make_trainer(tiny_recipe).recipe
     store = open_prepared(settings, Path("data/tiny.src-tgt")).train
     for step in (1, 7, len(store)):
-        for some, every in zip(store.some_lengths(step), store.lengths(), strict=True):
+        for some, every in zip(store.lengths(step=step), store.lengths(), strict=True):
             assert some.tolist() == every[::step].tolist()
     monkeypatch.setattr(limits, "MOST_PAIRS", 10)
-    monkeypatch.setattr(Store, "lengths", lambda *_: pytest.fail("reads every pair"))
+    lengths, steps = Store.lengths, list[int]()
+
+    def noted(own: Store, *, step: int = 1) -> object:
+        steps.append(step)
+        return lengths(own, step=step)
+
+    monkeypatch.setattr(Store, "lengths", noted)
     assert settled(settings, store).decoding.max_ratio is not None
+    assert min(steps) > 1, "reads every pair"
 
 
 def limits_of(recipe: str) -> list[object]:

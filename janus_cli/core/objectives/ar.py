@@ -37,4 +37,4 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: ArObjective) -> di
     return {"ce_ar": Term((first + second) / 2, "tokens", 1.0), "kl_rdrop": Term(kl, "tokens", knobs.rdrop / 2)}
 
 
-AR = Objective(plan, loss, terms=("ce_ar",), more={"rdrop": "kl_rdrop"})
+AR = Objective(plan, loss, terms=("ce_ar",), further=lambda knobs: ("kl_rdrop",) if knobs.rdrop else ())

@@ -65,10 +65,6 @@ class Plan:
         source = self.source and EncoderInput(*(tensor.to(device) for tensor in self.source))
         return replace(self, streams=streams, drafts=drafts, source=source)
 
-    def part_of(self, whole: Mapping[str, float]) -> Plan:
-        """The same plan as part of an update with these counts."""
-        return replace(self, whole=whole)
-
     def share(self, unit: str) -> float:
         """The weight of one `unit` in a mean over the whole update."""
         return 1 / max(1.0, self.whole.get(unit, self.counts[unit]))
@@ -116,8 +112,7 @@ def _layers_flops(knobs: Model, layers: int, batch: int, slots: int, keys: list[
 class Objective:
     """plan(batch, draws, knobs) -> Plan, without the model; loss(model, batch, plan, knobs) -> {name: Term}.
 
-    terms: the names that `loss` returns. more: by knob, a name that it also returns if the knob is not 0.
-    further(knobs) -> still more names.
+    terms: the names that `loss` returns. further(knobs) -> those that it also returns with these knobs.
     knobs_at(knobs, step) -> the knobs in force at an update; kl_share(knobs, step) -> the share of their full weights
     that KL terms have then.
     """
@@ -125,15 +120,13 @@ class Objective:
     plan: Callable[[Batch, Draws, Any], Plan]
     loss: Callable[[Transformer, Batch, Plan, Any], dict[str, Term]]
     terms: tuple[str, ...]
-    more: Mapping[str, str] = field(default_factory=dict)
     further: Callable[[Any], tuple[str, ...]] = lambda knobs: ()
     knobs_at: Callable[[Any, int], Any] = lambda knobs, step: knobs
     kl_share: Callable[[Any, int], float] = lambda knobs, step: 1.0
 
     def terms_with(self, knobs: object) -> tuple[str, ...]:
         """The names that `loss` returns with these knobs."""
-        more = (name for knob, name in self.more.items() if getattr(knobs, knob))
-        return (*self.terms, *more, *self.further(knobs))
+        return (*self.terms, *self.further(knobs))
 
 
 def count_units(batch: Batch, hidden: Tensor | None = None) -> dict[str, int]:

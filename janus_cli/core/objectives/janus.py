@@ -99,6 +99,6 @@ def knobs_at(knobs: JanusObjective, step: int) -> JanusObjective:
 
 
 JANUS = Objective(
-    plan, loss, terms=(*AuxLoss._fields, "length"), more={"correct": "ce_correct"},
+    plan, loss, terms=(*AuxLoss._fields, "length"), further=lambda knobs: ("ce_correct",) if knobs.correct else (),
     knobs_at=knobs_at, kl_share=kl_share,
 )  # fmt: skip
