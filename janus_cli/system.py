@@ -1,15 +1,15 @@
-"""What differs between Linux, macOS and Windows, or between file systems: the rest of janus asks here.
+"""What differs between Linux and macOS, or between file systems: the rest of janus asks here.
 
-A module that this system lacks is None. Links and locks have a stand-in where they cannot be made: see `make_link` here
-and `files.held`.
+Links and locks have a stand-in where they cannot be made: see `make_link` here and `files.held`.
 """
 
 from __future__ import annotations
 
 import errno
-import importlib
+import fcntl
 import os
 import re
+import resource
 import signal
 import stat
 import sys
@@ -19,20 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-
-def _module(name: str) -> Any:
-    """A module of the standard library; None if this system has none of this name."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
-
-
-WINDOWS = os.name == "nt"
-fcntl, msvcrt, resource = map(_module, ("fcntl", "msvcrt", "resource"))
-BROKEN_PIPE = 128 + 13  # exit code of a process that SIGPIPE ended; Windows has no such signal
-# The byte that is locked on Windows, where locked bytes cannot be read: behind the end of any file of ours.
-LOCKED_BYTE = 1 << 40
+BROKEN_PIPE = 128 + signal.SIGPIPE  # exit code of a process that this signal ended
 CANNOT = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # what file systems lack
 _TAKEN: list[int] = []  # see `take_threads`
 
@@ -40,56 +27,39 @@ _TAKEN: list[int] = []  # see `take_threads`
 def lock(file: IO[Any], *, shared: bool = False) -> bool:
     """Locks an open file until it is closed. The system unlocks it when the process ends, however it ends.
 
-    shared: others may hold such a lock, too; on Windows nobody may.
+    shared: others may hold such a lock, too.
 
     Returns:
-        False if this file system, or this system, has no locks.
+        False if this file system has no locks.
 
     Raises:
         BlockingIOError: another process holds the lock.
     """
     try:
-        if fcntl is not None:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        elif msvcrt is not None:
-            _lock_byte(file.fileno())
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as problem:
         if problem.errno in CANNOT:
             return False
         raise
-    return fcntl is not None or msvcrt is not None
-
-
-def _lock_byte(handle: int) -> None:
-    place = os.lseek(handle, 0, os.SEEK_CUR)
-    os.lseek(handle, LOCKED_BYTE, os.SEEK_SET)
-    try:
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-    except PermissionError:
-        raise BlockingIOError(errno.EAGAIN, "another process holds the lock") from None
-    finally:
-        os.lseek(handle, place, os.SEEK_SET)
+    return True
 
 
 def common_folder() -> Path:
-    """A folder on this machine's own disk: the same one for all its processes, whatever their TMPDIR, on POSIX."""
+    """A folder on this machine's own disk: the same one for all its processes, whatever their TMPDIR."""
     import tempfile  # takes its time
 
-    return Path("/tmp") if Path("/tmp").is_dir() and not WINDOWS else Path(tempfile.gettempdir())
+    return Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
 
 
 def make_for_all(path: Path) -> None:
     """Makes an empty file that every user may read, and so lock, whatever the umask. Raises FileExistsError."""
     with path.open("x") as file:
-        if not WINDOWS:
-            os.fchmod(file.fileno(), 0o444)
+        os.fchmod(file.fileno(), 0o444)
 
 
 def sync(path: Path) -> None:
     """fsync: makes a file's contents, or the names in a folder, survive a power cut; as far as the file system can."""
-    if WINDOWS and path.is_dir():  # cannot be opened
-        return
-    handle = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as problem:
@@ -99,24 +69,11 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def let_go(file: IO[Any]) -> None:
-    """Closes an open file before it is deleted or renamed, where that needs it: on Windows."""
-    if WINDOWS:
-        file.close()
-
-
-def delete_open(path: Path, file: IO[Any]) -> None:
-    """Deletes an open file."""
-    let_go(file)
-    path.unlink(missing_ok=True)
-
-
 def make_link(path: Path, name: str) -> None:
     """Makes `path` a link to what is called `name` beside it; a text file with the name where there are no links."""
-    if not WINDOWS:  # where links to folders need a right that few users have
-        with suppress(OSError):
-            path.symlink_to(name)
-            return
+    with suppress(OSError):
+        path.symlink_to(name)
+        return
     path.write_text(f"{name}\n", encoding="utf-8")
 
 
@@ -135,38 +92,28 @@ def followed(path: Path) -> Path:
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
-    """The signals that ask a process to stop; SIGHUP not under `nohup`. Windows has no SIGUSR1 and no SIGHUP."""
-    names = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
-    known = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    return tuple(each for each in known if each.name != "SIGHUP" or signal.getsignal(each) != signal.SIG_IGN)
+    """The signals that ask a process to stop; SIGHUP not under `nohup`."""
+    known = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    return known if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (*known, signal.SIGHUP)
 
 
 def ask_to_stop() -> None:
     """Sends SIGTERM to this process, from any of its threads."""
-    if WINDOWS:  # where os.kill would end it at once
-        signal.raise_signal(signal.SIGTERM)
-    else:
-        os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def leave_terminal() -> None:
     """Ctrl-C no longer reaches this process; the signals that `ctrl_c_blocked` has made wait do now."""
-    if hasattr(os, "setsid"):
-        os.setsid()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*stop_signals()} - {signal.SIGINT})
-    else:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*stop_signals()} - {signal.SIGINT})
 
 
 @contextmanager
 def ctrl_c_blocked(*others: signal.Signals) -> Iterator[None]:
-    """Processes started inside do not get Ctrl-C: this one does, and ends them. On Windows they do.
+    """Processes started inside do not get Ctrl-C: this one does, and ends them.
 
     others: signals that wait, here until the end, and in those processes until `leave_terminal`.
     """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
     from multiprocessing import resource_tracker
 
     resource_tracker.ensure_running()  # starting it would unblock the signal
@@ -181,7 +128,7 @@ def c_function(name: str) -> Any:
     """A function of the C library; None if it has none of this name."""
     import ctypes
 
-    return None if WINDOWS else getattr(ctypes.CDLL(None), name, None)
+    return getattr(ctypes.CDLL(None), name, None)
 
 
 def is_denied(path: Path) -> bool:
@@ -196,8 +143,6 @@ def is_denied(path: Path) -> bool:
 
 def whose(path: Path) -> str:
     """Which other user a file, or what can be seen of the path to it, belongs to, in words; empty if none."""
-    if WINDOWS:
-        return ""
     for place in (path, *path.absolute().parents):
         with suppress(OSError):
             number = place.stat().st_uid
@@ -252,7 +197,7 @@ def may_have_gpu() -> bool:
     import ctypes
 
     with suppress(OSError):
-        ctypes.CDLL("nvcuda.dll" if WINDOWS else "libcuda.so.1")
+        ctypes.CDLL("libcuda.so.1")
         return True
     return any(Path("/dev", name).exists() for name in ("kfd", "dxg"))
 
@@ -260,7 +205,7 @@ def may_have_gpu() -> bool:
 def usable_memory() -> int | None:
     """Bytes of memory that this process may use: the machine's, or its container's if less; None if nobody says."""
     found = []
-    with suppress(OSError, ValueError, AttributeError):  # no such question, on Windows
+    with suppress(OSError, ValueError):
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     with suppress(OSError, ValueError):  # no such file, or "max"
         found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
@@ -269,7 +214,7 @@ def usable_memory() -> int | None:
 
 def load_average() -> float | None:
     """The load average of the last minute; None if the system does not provide it."""
-    with suppress(OSError, AttributeError):
+    with suppress(OSError):
         return round(os.getloadavg()[0], 2)
     return None
 
@@ -290,15 +235,13 @@ def forget_peak() -> bool:
 
 
 def peak_bytes() -> int:
-    """The peak memory of this process; 0 if the system does not say.
+    """The peak memory of this process.
 
     ru_maxrss is the last resort: on Linux a process inherits that of the parent that started it.
     """
     kibibytes = _in_file("/proc/self/status", r"^VmHWM:\s*(\d+) kB")
     if kibibytes:
         return int(kibibytes) * 1024
-    if resource is None:
-        return 0
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
 
 

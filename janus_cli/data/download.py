@@ -23,7 +23,6 @@ from janus_cli.data.lines import BLOCK
 from janus_cli.errors import DataError
 from janus_cli.files import Busy, held, sha256
 from janus_cli.recipe import Data, Download
-from janus_cli.system import let_go
 
 TIMEOUT = 30.0  # seconds without a byte
 ARCHIVES = (".tgz", ".tar.gz", ".tar", ".tar.xz", ".tar.bz2", ".zip")
@@ -87,7 +86,6 @@ def _download(item: Download, path: Path) -> None:
             raise DataError(f"{item.url} could not be fetched: {reason}; {_kept(file)}") from None
         file.flush()
         received = sha256(part)
-        let_go(file)
         if received != item.sha256:
             part.unlink()
             raise DataError(f"{item.url} has sha256 {received} instead of {item.sha256}: it was thrown away")

@@ -36,7 +36,6 @@ DTYPES = ("<i4", "<i4", "<i8")  # of the files of a split
 CHECKED_AT_ONCE = 1 << 22  # elements
 SMALL = 1 << 28  # bytes of a split's files that may all lie in memory
 KEPT = 32  # pairs that are read of a larger one before pages are given back; the system may map 2 MB around each
-GIVE_BACK = getattr(mmap, "MADV_DONTNEED", None)  # None on Windows, which has no such advice
 AGAIN = "run `janus preprocess` again with --force"
 
 
@@ -141,7 +140,7 @@ class Store:
         self.lexicon: Tensor | None = None  # goes into every batch, see `lexicon.py`
         paths = [folder / name for name in store_files(split)]
         maps = list(map(_mapped, paths, DTYPES))
-        large = GIVE_BACK is not None and sum(each.nbytes for each in maps) > SMALL
+        large = sum(each.nbytes for each in maps) > SMALL
         self._maps: list[Any] = [each.base for each in maps] if large else []
         self._read = 0
         # As plain arrays: numpy's memmap class makes every slice slower.
@@ -213,7 +212,7 @@ class Store:
     def _give_back(self) -> None:
         """Forgets the pages that were read: they are read from the file again when they are needed."""
         for each in self._maps:
-            each.madvise(GIVE_BACK)
+            each.madvise(mmap.MADV_DONTNEED)
 
     def _check(self) -> None:
         """Raises ValueError unless the offsets fit the ids, and the ids the vocabularies."""

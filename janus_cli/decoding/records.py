@@ -36,8 +36,8 @@ from janus_cli.errors import (
     check_machine,
 )
 from janus_cli.files import Busy, held
-from janus_cli.system import delete_open, whose
 from janus_cli.system import sync as sync_folder
+from janus_cli.system import whose
 
 FORMAT = 2
 DONE = b'{"done": '
@@ -227,7 +227,7 @@ class Records:
             except BaseException as problem:
                 self._explain(problem)
                 raise
-            delete_open(self.path, self._file)
+            self.path.unlink(missing_ok=True)
 
     def _close(self) -> None:
         with suppress(OSError):  # on a full disk, closing fails as writing did
@@ -303,7 +303,7 @@ class Records:
         lost = f"; lost, because lines are kept in blocks of batches: {self.unkept:,} more" if self.unkept else ""
         # Nobody wants to resume `janus decode | head`, unless an earlier process did much of it.
         if not self.progress.done or (pipe_closed and not self.resumed):
-            delete_open(self.path, self._file)
+            self.path.unlink(missing_ok=True)
             if isinstance(problem, Interrupt):
                 raise Stopped(problem.number, f"{problem} before a line was kept{lost}") from None
             return

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
-from janus_cli import recipe_load, system
+from janus_cli import recipe_load
 from janus_cli.data import download
 from janus_cli.data.download import fetch, unpack
 from janus_cli.errors import DataError
@@ -128,33 +128,6 @@ def test_a_wrong_sha256_is_thrown_away(server: Server, tmp_path: Path, part: byt
     wrong = wanting(server) if part else wanting(server, body=b"other")
     assert re.search("has sha256 [0-9a-f]{64} instead of [0-9a-f]{64}", refused(wrong, tmp_path))
     assert names(tmp_path) == []
-
-
-@pytest.mark.parametrize("right", [True, False])
-def test_a_file_is_closed_before_it_is_renamed_or_deleted(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: bool
-) -> None:
-    """Windows can do neither with an open one."""
-    let_go: list[IO[Any]] = []
-
-    def close(file: IO[Any]) -> None:
-        system.let_go(file)
-        let_go.append(file)
-
-    def checked(path: Path, *arguments: Any, **options: Any) -> None:
-        assert let_go[-1].closed
-        done.append(path.name)
-
-    done: list[str] = []
-    monkeypatch.setattr(system, "WINDOWS", True)
-    monkeypatch.setattr(download, "let_go", close)
-    for name in ("replace", "rename", "unlink"):
-        monkeypatch.setattr(Path, name, checked)
-    if right:
-        fetch(wanting(server), tmp_path)
-    else:
-        refused(wanting(server, body=b"other"), tmp_path)
-    assert done == ["train.src.part"]
 
 
 def test_addresses_that_give_nothing(server: Server, tmp_path: Path) -> None:
