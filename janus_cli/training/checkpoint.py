@@ -414,9 +414,19 @@ def newest_valid(root: Path) -> Checkpoint | None:
     return None
 
 
-def prune(root: Path, keep_last: int, best: Collection[Path]) -> None:
-    """Remove all checkpoints of training steps but the last ones, the best ones, and what `best` points to."""
+def is_interim(saved: Checkpoint) -> bool:
+    """Whether a checkpoint was saved only because the training was stopped there: without that, there is none."""
+    return not saved.state.get("metrics") and saved.state["step"] % saved.recipe.training.save_every != 0
+
+
+def prune(root: Path, keep_last: int, best: Collection[Path], interim: Collection[Path | None] = ()) -> None:
+    """Remove all checkpoints of training steps but the last ones, the best ones, and what `best` points to.
+
+    interim: others that are not kept, so that `janus average` takes the same ones as without a stop.
+    """
     linked = followed(root / "best").resolve().name
+    for folder in filter(interim.__contains__, steps(root)):
+        remove_whole(folder)
     for folder in steps(root)[:-keep_last]:
         if folder not in best and folder.name != linked:
             remove_whole(folder)

@@ -309,3 +309,19 @@ def test_data_that_is_gone_comes_back_with_the_tokenizer_of_the_run(
     assert (code, "is finished after 2 updates" in err) == (0, True), err
     code, _, err = shell("distill", "--run", "runs/tiny-janus", "--out", "data/d", "--beam", "1")
     assert (code, "written to data/d" in err) == (0, True), err
+
+
+def test_a_run_that_was_stopped_keeps_the_checkpoints_of_one_that_was_not(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So their averages are equal, too."""
+    changes = ("training.updates=8", "training.save_every=2", "training.validate_every=100", "training.keep_last=3")
+    go(tiny_recipe, "whole", *changes)
+    for number, resume in ((3, False), (2, True)):  # stops after updates 3 and 5
+        with monkeypatch.context() as patch:
+            signal_at(patch, trainer_module, "load_batch", number)
+            with pytest.raises(Stopped):
+                go(tiny_recipe, "run", *(() if resume else changes), resume=resume)
+    go(tiny_recipe, "run", resume=True)
+    kept = [sorted(folder.name for folder in Path(f"{run}/checkpoints").glob("step-*")) for run in ("whole", "run")]
+    assert kept[0] == kept[1] == ["step-000004", "step-000006", "step-000008"]
