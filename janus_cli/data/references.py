@@ -25,12 +25,12 @@ def references(
 ) -> Iterator[list[str]]:
     """The references of each line or row, at least one (which may be empty).
 
-    columns: of a table; by default those called reference, reference1, …, else target; in a TSV without such a header,
-    all columns, and an empty cell is no reference. A cell may hold a list. keep_bytes: see `Texts`. hint: how to name
-    columns.
+    columns: of a table; by default those called reference, reference1, …, else target; in a TSV without such a header
+    and with `ref` in its name, all columns, and an empty cell is no reference. A cell may hold a list. keep_bytes: see
+    `Texts`. hint: how to name columns.
 
     Raises:
-        DataError: the file cannot be read, or has no such columns.
+        DataError: the file cannot be read, or has no such columns, or may have a source among them.
     """
     lines = Lines(path, strict=True, keep_bytes=keep_bytes)
     if not columns and _holds_lists(lines):
@@ -44,6 +44,11 @@ def references(
     else:
         chosen = next(filter(None, (list(filter(name.fullmatch, table.names)) for name in USUAL)), [])
     if table.kind == "TSV" and not chosen:
+        if len(table.names) > 1 and "ref" not in path.name.casefold():  # as in a split, whose first column is its source
+            raise DataError(
+                f"{path} (TSV, no header): its first column may be the source; it holds {listed(table.names)}",
+                f"{hint}: 2, or several; or put refs into the file's name, if every column holds references",
+            )
         console.say(f"{lines.name}: TSV, no header; every column holds references")
         return (texts_in(cells) for _, cells in table.split(iter(lines)))
     if not chosen:

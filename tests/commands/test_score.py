@@ -96,6 +96,8 @@ def test_several_reference_files_and_a_ragged_tsv(exact: Exact) -> None:
         found = exact("h.txt", "--reference", "refs.tsv")
         assert (found["value"], found["scores"][0]["signature"].split("|")[0]) == (100, number)
     assert exact("h.txt", "--reference", "refs.tsv", "--reference", "one.txt")["value"] == 100
+    Path("pairs.tsv").write_text("x\ta c\n")
+    assert exact("h.txt", "--reference", "pairs.tsv", "--reference-column", "2")["value"] == 100
 
 
 def test_references_of_equal_sources_are_pooled(exact: Exact) -> None:
@@ -248,11 +250,11 @@ def test_columns_of_tables(exact: Exact) -> None:
     assert exact(*files)["value"] == 50
     found = exact(*files, "--reference-column", "reference", "--reference-column", "human")
     assert (found["value"], found["scores"][0]["signature"].split("|")[0]) == (100, "nrefs:var")
-    Path("T.TSV.gz").write_bytes(gzip.compress(b"a, b\tc\nc\n"))
-    assert exact(*files[:3], "--reference", "T.TSV.gz")["value"] == 100
+    Path("REFS.TSV.gz").write_bytes(gzip.compress(b"a, b\tc\nc\n"))
+    assert exact(*files[:3], "--reference", "REFS.TSV.gz")["value"] == 100
     Path("plain.txt").write_text("a, b\nx\n")
-    assert exact(*files[:3], "--against", "plain.txt", "--bootstrap", "5", "--reference", "T.TSV.gz")["value"] == 100
-    assert exact("-", "--column", "output", "--reference", "T.TSV.gz", stdin=Path("t.csv").read_bytes())["value"] == 100
+    assert exact(*files[:3], "--against", "plain.txt", "--bootstrap", "5", "--reference", "REFS.TSV.gz")["value"] == 100
+    assert exact("-", "--column", "output", "--reference", "REFS.TSV.gz", stdin=Path("t.csv").read_bytes())["value"] == 100
 
 
 @pytest.mark.parametrize(
@@ -282,6 +284,7 @@ REFUSED = [
     ("table.csv --reference two.txt", 3, "table.csv (CSV) has no column 'hypothesis'; its columns: 1 'id', 2 'text'"),
     ("two.txt --reference table.csv", 3, "has no column of references; its columns: 1 'id', 2 'text'"),
     ("two.txt --reference table.csv --reference-column txt", 3, "table.csv (CSV) has no column 'txt'"),
+    ("two.txt --reference pairs.tsv", 3, "its first column may be the source"),
     ("two.txt --reference refs.csv --reference-column a --reference-column ref", 3, "has no column 'ref'"),
     ("two.txt --reference-column text", 2, "--reference-column is of a table"),
     ("two.txt --reference two.txt --column text", 3, "two.txt is no table"),
@@ -300,6 +303,7 @@ REFUSED = [
 def test_what_is_refused(janus: Janus, words: str, code: int, said: str) -> None:
     write(two="a b", three="a b c", empty="")
     Path("empty.tsv").touch()
+    Path("pairs.tsv").write_text("a\tb\nc\td\n")
     Path("latin.txt").write_bytes(b"a\nab\xe9\n")
     Path("other.jsonl").write_text('{"hypothesis": "a"}\n{"text": "b"}\n')
     Path("table.csv").write_text("id,text\n1,a\n2,b\n")
