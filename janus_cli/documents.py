@@ -369,10 +369,17 @@ class Record(Document):
     nbest: list[Hypothesis] = []
 
 
+class ComparedRow(Document):
+    system: str
+    label: str
+    speed: Any = None
+
+
 class Comparison(Document):
     """The mark of a comparison's folder, later all of its results."""
 
     recipe: str = ""
+    rows: list[ComparedRow] = []
 
 
 class ComparedOutput(Document):

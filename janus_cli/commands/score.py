@@ -25,7 +25,8 @@ def score(
         typer.Option(
             "--reference-column",
             metavar="NAME|NUMBER",
-            help="Column with references. Repeatable. By default those called reference, else all of a TSV called NAME.refs.tsv.",
+            help="Column with references. Repeatable. By default those called reference, else all of a TSV that is "
+            "called NAME.refs.tsv.",
         ),
     ] = None,
     pool_references: Annotated[

@@ -44,7 +44,8 @@ def references(
     else:
         chosen = next(filter(None, (list(filter(name.fullmatch, table.names)) for name in USUAL)), [])
     if table.kind == "TSV" and not chosen:
-        if len(table.names) > 1 and "ref" not in path.name.casefold():  # as in a split, whose first column is its source
+        if len(table.names) > 1 and "ref" not in path.name.casefold():
+            # A split's table has its source first.
             raise DataError(
                 f"{path} (TSV, no header): its first column may be the source; it holds {listed(table.names)}",
                 f"{hint}: 2, or several; or put refs into the file's name, if every column holds references",

@@ -21,7 +21,7 @@ from janus_cli.device import choose_device, keep_freed_memory
 from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError, check_machine
 from janus_cli.files import MANIFEST, write_atomically
 from janus_cli.lab import machine
-from janus_cli.lab.entries import SPLIT, Entry, Output, timings
+from janus_cli.lab.entries import SPLIT, Entry, Output, tell_of_lost, timings
 from janus_cli.lab.plots import quality_against_passes
 from janus_cli.lab.processes import Job, run_jobs
 from janus_cli.lab.rows import references_of, select, sentences
@@ -172,6 +172,7 @@ class Comparison:
         device = self._train_and_decode()
         results = self._results(judge, device, load_before)
         text = table(results)
+        tell_of_lost(self.folder / "comparison.json", results, speed=self.speed)
         write(self.folder, results, text)
         if self.speed and results["rows"]:
             console.say("speed is measured last, and goes into the same files; --no-speed leaves it out")

@@ -199,3 +199,19 @@ def timings(
     tried = [str(each) for each in work.settings(several=False)]
     about = {"sentences": len(work.lines), "singles": len(work.singles), "repeats": REPEATS, "threads": tried}
     return speeds, about
+
+
+def tell_of_lost(mark: Path, results: Mapping[str, Any], *, speed: bool) -> None:
+    """Warns of what the table of an earlier call, in the file `mark`, has and these results will not have.
+
+    speed: whether it is measured now.
+    """
+    before = documents.read(mark, documents.Comparison).get("rows", [])
+    names = [[f"{row['system']} {row['label']}" for row in rows] for rows in (before, results["rows"])]
+    if lost := [name for name in names[0] if name not in names[1]]:
+        console.warn(
+            f"the table no longer has {', '.join(lost)}; trainings and outputs are kept: a call that names these, too, "
+            "has all rows again"
+        )
+    if not speed and any(row["speed"] for row in before):
+        console.warn("the table no longer has speeds: without --no-speed they are measured again")

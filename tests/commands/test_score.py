@@ -96,7 +96,7 @@ def test_several_reference_files_and_a_ragged_tsv(exact: Exact) -> None:
         found = exact("h.txt", "--reference", "refs.tsv")
         assert (found["value"], found["scores"][0]["signature"].split("|")[0]) == (100, number)
     assert exact("h.txt", "--reference", "refs.tsv", "--reference", "one.txt")["value"] == 100
-    Path("pairs.tsv").write_text("x\ta c\n")
+    Path("pairs.tsv").write_text("x\ta\nq\tc\n")
     assert exact("h.txt", "--reference", "pairs.tsv", "--reference-column", "2")["value"] == 100
 
 
@@ -253,7 +253,8 @@ def test_columns_of_tables(exact: Exact) -> None:
     Path("REFS.TSV.gz").write_bytes(gzip.compress(b"a, b\tc\nc\n"))
     assert exact(*files[:3], "--reference", "REFS.TSV.gz")["value"] == 100
     Path("plain.txt").write_text("a, b\nx\n")
-    assert exact(*files[:3], "--against", "plain.txt", "--bootstrap", "5", "--reference", "REFS.TSV.gz")["value"] == 100
+    against = ("--against", "plain.txt", "--bootstrap", "5")
+    assert exact(*files[:3], *against, "--reference", "REFS.TSV.gz")["value"] == 100
     assert exact("-", "--column", "output", "--reference", "REFS.TSV.gz", stdin=Path("t.csv").read_bytes())["value"] == 100
 
 

@@ -122,6 +122,16 @@ def test_the_same_command_continues_and_a_larger_budget_trains_further(compare: 
     assert '"kind": "resumed", "step": 2' in Path("runs/compare-tiny/ar.seed1/log.jsonl").read_text()
 
 
+def test_what_a_smaller_table_loses_is_said(compare: Janus) -> None:
+    both = ("--modes", "ar.beam1", "--steps", "2", "--objectives")
+    assert compare(*both, "ar,janus")[0] == 0
+    code, _, err = compare(*both, "janus")
+    assert code == 0
+    assert "no longer has ar ar.beam1" in err
+    assert "no longer has" not in compare(*both, "ar,janus")[2]
+    assert len(found()["rows"]) == 2
+
+
 def test_texts_are_kept_for_the_same_weights_text_and_options_only(compare: Janus) -> None:
     command = ("--objectives", "ar", "--modes", "ar.beam5", "--steps", "2")
     assert compare(*command)[0] == 0
