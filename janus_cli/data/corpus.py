@@ -32,7 +32,7 @@ AT_ONCE = 16  # lines that are read before the limits are looked at: a chunk may
 DEVIATIONS = 3  # of a sum of unrelated differences of lengths; more is no chance
 PLACES = (
     "name the folder with --data-dir, the suffixes with --set data.source=… --set data.target=…, "
-    "or the files with --train, --valid and --test"
+    "or the files to `janus preprocess` with --train, --valid and --test"
 )
 Chunk = list[bytes]  # some whole lines of each side; where there are references, a JSON list a line
 Paths = dict[str, Path]  # a split's table, or its sides, and its references; or its plain text

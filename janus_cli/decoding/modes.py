@@ -28,7 +28,8 @@ class Plan:
     """How to decode with a model that was trained with this recipe.
 
     options: the recipe's, overridden by the user's; those that are not read have their defaults, so that whoever
-    decodes need not ask. idle: what the recipe turns on, and is not read; without the details of other options.
+    decodes need not ask. idle: what the recipe turns on, and is not read; without the details of other options, and
+    without what only NAR needs.
     """
 
     recipe: Recipe
@@ -195,8 +196,9 @@ def choose(recipe: Recipe, given: Mapping[str, Any]) -> Plan:
     _must_be_read(asked, given)
     unread = [name for name in _KNOBS if not asked.reads(name)]
     details = {name for name, knob in _KNOBS.items() if knob.only_with and _KNOBS[knob.only_with].off}
-    tell = (name for name in unread if _KNOBS[name].off and _KNOBS[name].flag is not None and name not in details)
-    on = (name for name in tell if asked.on(name))
+    # What only makes up for a weakness of other modes, such as repeats, is missed by nobody.
+    told = {name for name, knob in _KNOBS.items() if knob.off and knob.flag is not None and "ar" in knob.modes}
+    on = (name for name in unread if name in told - details and asked.on(name))
     idle = {name: getattr(options, name) for name in on}
     options = replace(options, **{name: getattr(_USUAL, name) for name in unread})
     plan = Plan(recipe, mode, options, idle)

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from janus_cli.data.prepared import (
     open_prepared,
     place_for,
     prepare_again,
+    preprocess_command,
     text_is_elsewhere,
 )
 from janus_cli.device import keep_few_shapes, keep_freed_memory
@@ -38,38 +38,18 @@ from janus_cli.recipe_load import Basis
 from janus_cli.runs import Run
 from janus_cli.scoring.judge import judge_of
 from janus_cli.system import followed, usable_cores
-from janus_cli.terminal import command, visible
-from janus_cli.training import checkpoint, initial, limits, size
+from janus_cli.terminal import command
+from janus_cli.training import checkpoint, initial, limits, run_txt, size
 from janus_cli.training.best import check_scoring, figure
 from janus_cli.training.checkpoint import Checkpoint
 from janus_cli.training.log import Log
 from janus_cli.training.model import build_model
 from janus_cli.training.optimizer import Shares
 from janus_cli.training.resume import consequences, continued
-from janus_cli.training.trainer import Trainer, resume_command
+from janus_cli.training.trainer import Trainer
 from janus_cli.world import World, start_world
 
 LOCK = ".lock"
-RUN_TXT = """\
-{name}: a training of janus {version}
-
-what       objective {recipe.objective.name}, recipe {recipe.name} (recipe.yaml holds every knob), seed {recipe.seed}
-model      {model.encoder_layers}+{model.decoder_layers} layers, {model.width}/{model.feedforward}, \
-{model.heads} heads, {size}, {precision}
-data       {recipe.data.source} to {recipe.data.target}: {prepared}{targets}
-           fingerprint {fingerprint}{origin}
-began      {began}
-command    {command}
-state      {state}
-
-go on      {again}
-{use}
-look       {look}
-
-log.jsonl        one JSON object a line: losses in nats, speed, validation
-checkpoints/     step-NNNNNN, each with its own recipe and a manifest of sizes and sha256; last and best are links
-decode/          what `janus decode` wrote, with a .json beside it that says how
-"""
 
 
 def train(
@@ -271,6 +251,9 @@ def _open_data(
         if not dry_run:
             tidy(folder)
         if named is None and not (folder / MANIFEST).exists():
+            if resume and (made := run.read_manifest()).get("data", {}).get("files", {}).get("train"):
+                hint = preprocess_command(("--recipe", str(run.recipe)), recipe, Path(made["prepared"]), made)
+                raise DataError(f"{made['prepared']}, which {run.path} was trained on, is gone", hint)
             if dry_run or text_is_elsewhere(recipe):
                 why = "a dry run prepares nothing; " * dry_run
                 raise DataError(f"{folder} is not there yet", why + how_to_prepare(recipe, folder, words, basis))
@@ -339,14 +322,7 @@ def _train(
             best = f"; best {trainer.metric} {figure(trainer.metric, position.best)} at update {position.best_step:,}"
         console.say(f"done after {position.step:,} updates{best}")
         if advise:
-            console.say(f"next: {next(iter(_use(run, recipe).values()))}")
-
-
-def _use(run: Run, recipe: Recipe) -> dict[str, str]:
-    """Commands that do something with a trained run; plain text has no test split to decode."""
-    if recipe.data.is_plain:
-        return {"fine-tune": command("janus", "train", "--recipe", "RECIPE", "--from", run.path)}
-    return {verb: command("janus", verb, "--run", run.path) for verb in ("decode", "score")}
+            console.say(f"next: {next(iter(run_txt.what_next(run, recipe).values()))}")
 
 
 def _is_finished(trainer: Trainer, *, advise: bool) -> bool:
@@ -354,14 +330,11 @@ def _is_finished(trainer: Trainer, *, advise: bool) -> bool:
     reached, position = trainer.limits_reached(), trainer.position
     if not reached or position.validation_due:
         return False
+    if not run_txt.is_done(trainer.run):  # the process was killed before it wrote that
+        run_txt.write(trainer, run_txt.DONE)
     finished = f"{trainer.run.path} is finished after {position.step:,} updates"
-    console.say(f"{finished}; for more: {' '.join(_more(reached))}" if advise else finished)
+    console.say(f"{finished}; for more: {' '.join(run_txt.more_updates(reached))}" if advise else finished)
     return True
-
-
-def _more(reached: Sequence[str]) -> list[str]:
-    """The options that train a finished run on. reached: the knobs whose limit is reached."""
-    return [word for key in reached for word in ("--set", f"{key}=N", "--allow-change", key)]
 
 
 def _fit(trainer: Trainer, saved: Checkpoint | None) -> None:
@@ -384,16 +357,16 @@ def _fit(trainer: Trainer, saved: Checkpoint | None) -> None:
         ranks=world.size, threads=torch.get_num_threads(), command=sys.argv[1:],
         **({"frozen": shares.frozen} if shares.frozen else {}),
     )  # fmt: skip
-    trainer.on_save = partial(_write_run_txt, trainer, "training")
+    trainer.on_save = partial(run_txt.write, trainer, "training")
     trainer.on_save()
     try:
         trainer.fit()
     except JanusError as problem:
-        _write_run_txt(trainer, problem.message.split("\n")[0])
+        run_txt.write(trainer, problem.message.split("\n")[0])
         raise
     finally:
         trainer.log.close()
-    _write_run_txt(trainer, "done")
+    run_txt.write(trainer, run_txt.DONE)
 
 
 def _in_use(run: Run, holder: str) -> RunInUseError:
@@ -460,40 +433,3 @@ def _newest_checkpoint(run: Run, world: World) -> Checkpoint | None:
     elif world.first:
         checkpoint.set_aside_newer(run.checkpoints, saved)
     return saved
-
-
-def _write_run_txt(trainer: Trainer, state: str) -> None:
-    """Write `run.txt` for whoever finds the run a year later; time and command of the run's start are kept."""
-    if not trainer.world.first:
-        return
-    run, recipe, position, file = trainer.run, trainer.recipe, trainer.position, trainer.run.path / "run.txt"
-    now = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
-    kept = {"began": now, "command": command("janus", *sys.argv[1:])}
-    with suppress(OSError):
-        for line in file.read_text(encoding="utf-8", errors="surrogateescape").split("\n"):
-            if line.startswith(("began ", "command ")):
-                name, value = line.split(maxsplit=1)
-                kept[name] = value
-    more = _more(trainer.limits_reached())
-    unsaved = "" if (run.checkpoints / "last").exists() else "once a checkpoint is saved: "
-    commands = {
-        "use": "\n".join(f"{name:10} {unsaved}{words}" for name, words in _use(run, recipe).items()),
-        "look": command("janus", "inspect", run.path), "again": resume_command(run.path, trainer.world, *more),
-    }  # fmt: skip
-    manifest = run.read_manifest()
-    teacher, origin = runs.teacher(manifest), runs.origin(manifest)
-    best = ""
-    if position.best is not None:
-        best = f", the best so far {figure(trainer.metric, position.best)} at update {position.best_step:,}"
-    text = RUN_TXT.format(
-        name=visible(run.path.name), recipe=recipe, model=recipe.model, version=__version__, **kept, **commands,
-        size=trainer.shares.in_words(recipe.training), precision=trainer.precision,
-        prepared=visible(str(manifest.get("prepared"))), fingerprint=manifest.get("fingerprint"),
-        targets=f"\n           targets by {visible(teacher)}" if teacher else "",
-        origin=f"\nfrom       {visible(origin)}" if origin else "",
-        state=f"{visible(state)} ({now}), update {position.step:,} of {recipe.training.updates:,}{best}",
-    )  # fmt: skip
-    try:
-        write_atomically(file, text.encode(errors="surrogateescape"))  # paths may be no text
-    except OSError as problem:
-        console.warn(f"{file} cannot be written ({problem.strerror}); training continues without it")

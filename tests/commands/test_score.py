@@ -255,7 +255,9 @@ def test_columns_of_tables(exact: Exact) -> None:
     Path("plain.txt").write_text("a, b\nx\n")
     against = ("--against", "plain.txt", "--bootstrap", "5")
     assert exact(*files[:3], *against, "--reference", "REFS.TSV.gz")["value"] == 100
-    assert exact("-", "--column", "output", "--reference", "REFS.TSV.gz", stdin=Path("t.csv").read_bytes())["value"] == 100
+    assert (
+        exact("-", "--column", "output", "--reference", "REFS.TSV.gz", stdin=Path("t.csv").read_bytes())["value"] == 100
+    )
 
 
 @pytest.mark.parametrize(

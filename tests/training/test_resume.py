@@ -63,6 +63,13 @@ def signal_at(
     monkeypatch.setattr(owner, name, call)
 
 
+MINE = """
+name: mine
+data: {columns: [a, b], task: generation, max_tokens: 14}
+tokenizer: {kind: words}
+model: {width: 16, feedforward: 16, heads: 2, encoder_layers: 1, decoder_layers: 1, max_length: 16}
+training: {updates: 1, warmup: 1, batch_tokens: 64}
+"""
 PLACES: dict[str, tuple[Callable[[int], int], signal.Signals, int]] = {  # by the number of batches in an epoch
     "first": (lambda _: 1, signal.SIGINT, 130),
     "mid-epoch": (lambda batches: batches // 2, signal.SIGTERM, 143),
@@ -309,6 +316,35 @@ def test_data_that_is_gone_comes_back_with_the_tokenizer_of_the_run(
     assert (code, "is finished after 2 updates" in err) == (0, True), err
     code, _, err = shell("distill", "--run", "runs/tiny-janus", "--out", "data/d", "--beam", "1")
     assert (code, "written to data/d" in err) == (0, True), err
+
+
+def test_data_that_is_gone_is_prepared_again_from_the_files_that_were_named(
+    empty_folder: Path, shell: Callable[..., tuple[int, str, str]]
+) -> None:
+    """The recipe names no text: without these files there is none."""
+    Path("mine.csv").write_text("a,b\n" + "one two,two one\n" * 30)
+    Path("mine.yaml").write_text(MINE)
+    made = ("--recipe", "mine.yaml", "--train", "mine.csv", "--valid", "mine.csv", "--out", "made")
+    code, _, err = shell("preprocess", *made)
+    assert code == 0, err
+    assert shell("train", "--recipe", "mine.yaml", "--prepared", "made", "--run", "run")[0] == 0
+    shutil.rmtree("made")
+    code, _, err = shell("train", "--resume", "--run", "run")
+    assert (code, "is gone" in err) == (3, True), err
+    assert shell(*shlex.split(err.split("hint: ")[1])[1:])[0] == 0
+    assert "is finished after 1 updates" in shell("train", "--resume", "--run", "run")[2]
+
+
+def test_a_run_that_was_killed_before_it_said_that_it_is_done_says_so_later(tiny_recipe: Path) -> None:
+    go(tiny_recipe, "run", "training.updates=1")
+    file = Path("run/run.txt")
+    done = file.read_text()
+    file.write_text(done.replace("state      done", "state      training"))
+    go(tiny_recipe, "run", resume=True)
+    assert "state      done" in file.read_text()
+    file.write_text(done)
+    go(tiny_recipe, "run", resume=True)
+    assert file.read_text() == done, "when it was done is kept"
 
 
 def test_a_run_that_was_stopped_keeps_the_checkpoints_of_one_that_was_not(
