@@ -69,8 +69,8 @@ def pairs(data: Data, split: str, path: Path, plain: Path | None, *, keep_bytes:
         _tell_unread(table, source, targets)
     elif len(targets) > 1:
         console.warn(
-            f"{path}: the source is column {source}, the targets to train on are those of column {targets[0]}; not read: "
-            f"{', '.join(targets[1:])}"
+            f"{path}: the source is column {source}, the targets to train on are those of column {targets[0]}; "
+            f"not read: {', '.join(targets[1:])}"
         )
         targets = targets[:1]
     texts = Texts(table, [source, *targets], single=True, hint=hint, keep_bytes=keep_bytes)
