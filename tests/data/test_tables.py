@@ -276,7 +276,7 @@ def test_references_that_are_none_are_named(name: str, text: str, message: str) 
         ("refs.tsv", "a\tb\n", "refs.tsv: TSV, no header; every column holds references\n"),
         ("r.jsonl", '["a"]\n', "r.jsonl: a JSON list of references a line\n"),
         ("r.jsonl", '{"reference": "a\\nb"}\n', "r.jsonl: line ends inside 1 text became spaces\n"),
-        ("refs.tsv", 'reference\n"so ""ist"" es"\n"a ""b"" c"\n"d"\n', 'r.tsv: 2 texts in quotes, with "" inside'),
+        ("refs.tsv", 'reference\n"so ""ist"" es"\n"a ""b"" c"\n"d"\n', 'refs.tsv: 2 texts in quotes, with "" inside'),
     ],
 )
 def test_what_a_file_was_taken_for_is_said_once(
