@@ -40,10 +40,10 @@ from janus_cli.training.inspect import describe
 
 ROOT = Path(__file__).resolve().parents[1]
 CARDS = Path(__file__).resolve().parent / "cards"
-INSTALLED = {  # whether a wheel has the model: how janus must be installed to name it
-    True: "With janus installed",
-    False: "With janus installed from a clone by `pip install -e .` (otherwise name the folder that this file is in: "
-    "`--run FOLDER`)",
+INSTALLED = {  # whether a wheel has the model: how it can be named
+    True: "It comes with every installed janus",
+    False: "Named so where janus was installed from a clone by `pip install -e .`; else name the folder that this file "
+    "is in: `--run FOLDER`",
 }
 Row = tuple[str, Mapping[str, Any], float]  # the command that decoded, what `janus score --json` says, passes
 

@@ -72,7 +72,7 @@ class Position(Document):
 
 
 class State(Position):
-    """A checkpoint's state.json. tokenizer: the sha256 of the tokenizer's files."""
+    """A checkpoint's state.json. tokenizer: the sha256 of the tokenizer's files. interim: only a stop made it."""
 
     source_vocabulary: Size
     target_vocabulary: Size
@@ -81,6 +81,7 @@ class State(Position):
     threads: Count = 1
     metrics: dict[str, Number] = {}
     averaged: list[str] = []
+    interim: Flag = False
     tokenizer: dict[str, str] = {}
 
 

@@ -82,7 +82,7 @@ def whole_folder(
         stack.enter_context(
             locked(lock, lambda holder: console.say(f"waiting for {holder}, which makes {out}"), patience)
         )
-        stack.callback(lock.unlink, missing_ok=True)
+        stack.callback(_remove_lock, lock)
         _tidy(final)
         if left := _left(working):
             raise UsageError(left, "remove it, or ask its owner to")
@@ -147,7 +147,7 @@ def tidy(out: Path) -> None:
     if any(path.exists() for path in places) and not _is_elsewhere(_note(lock)):
         with suppress(OSError), locked(lock, leave):
             _tidy(final)
-            lock.unlink(missing_ok=True)
+            _remove_lock(lock)
 
 
 def sweep(folder: Path, ours: str = "") -> None:
@@ -179,6 +179,11 @@ def remove_whole(folder: Path) -> None:
 def _remove_if_empty(folder: Path) -> None:
     with suppress(OSError):
         folder.rmdir()
+
+
+def _remove_lock(lock: Path) -> None:
+    with suppress(PermissionError):  # another user's, in a folder where only owners may remove
+        lock.unlink(missing_ok=True)
 
 
 class Busy(Exception):
@@ -283,7 +288,7 @@ def _stand_in(path: Path, *, shared: bool) -> ExitStack:
                 _warn_of_no_locks(path.parent, file_name.parent)
             if _is_at(file, file_name):
                 if not shared:
-                    stack.callback(file_name.unlink, missing_ok=True)
+                    stack.callback(_remove_lock, file_name)
                 return stack.pop_all()
 
 

@@ -133,7 +133,8 @@ def fit(table: Tensor, every: Examples, rank: int = RANK) -> tuple[DraftHead, fl
         optimizer.step()
         schedule.step()
     judged = held if len(held) else seen
-    best = head(Examples(*(part[judged] for part in every))).argmax(1, keepdim=True)
+    with torch.no_grad():
+        best = head(Examples(*(part[judged] for part in every))).argmax(1, keepdim=True)
     found = (head.before / spread, head.after / spread, head.bias, head.distances, head.scale)
     return DraftHead(*(each.detach() for each in found)), float(right[judged].gather(1, best).float().mean()) * float(
         some.float().mean()

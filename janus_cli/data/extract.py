@@ -68,7 +68,8 @@ def pairs(data: Data, split: str, path: Path, plain: Path | None, *, keep_bytes:
     if split != "train":
         _tell_unread(table, source, targets)
     elif len(targets) > 1:
-        console.warn(
+        tell = console.warn if data.columns else console.say  # a list may be meant as several columns of a source
+        tell(
             f"{path}: the source is column {source}, the targets to train on are those of column {targets[0]}; "
             f"not read: {', '.join(targets[1:])}"
         )
@@ -133,7 +134,7 @@ def references(
     """
     must_be_stored(path)
     columns = {"target": "1"} if with_target else {}
-    rows = (("", texts) for texts in read_references(path, keep_bytes=keep_bytes, hint=CALLED))
+    rows = (("", texts) for texts in read_references(path, keep_bytes=keep_bytes, hint=CALLED, of_split=True))
     return _written(split, path, rows, {**columns, REFERENCES: REFERENCES}, plain, single=not with_target)
 
 

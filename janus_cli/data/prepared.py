@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -140,12 +140,11 @@ def open_prepared(
         settings = [each for each in _other_settings(recipe, manifest) if not (of_run and each[0] == REUSE)]
         other_text = list(_other_text(manifest, recipe.data)) if text else []
         changes = [*_other_files(folder, files, unchanged), *other_text]
-        if settings and not changes and not of_run:
-            were = (quoted(f"{key}={json.dumps(used, ensure_ascii=False)}") for key, used, _ in settings)
-            hint = f"to use it as it was made, add {' '.join(f'--set {each}' for each in were)}; or {hint}"
-        if other_text and of_run:
+        if of_run and other_text:
             hint = f"a run goes on with the text that it began with: put that back; or {OTHER_TEXT}"
-        changes = [*(f"{name} was {used!r}, the recipe says {asked!r}" for name, used, asked in settings), *changes]
+        elif settings and not changes and not of_run:
+            hint = f"to use it as it was made, add {_as_it_was_made(settings)}; or {hint}"
+        changes[:0] = [f"{name} was {used!r}, the recipe says {asked!r}" for name, used, asked in settings]
         if changes:  # a table that was changed comes twice, once for each side
             raise DataError(f"the prepared data in {folder} does not fit: {'; '.join(dict.fromkeys(changes))}")
         stores = {
@@ -153,13 +152,12 @@ def open_prepared(
             for split in SPLITS
             if split in manifest["splits"]
         }
-        tokenizers, train, valid = load_tokenizers(folder), stores["train"], stores["valid"]
+        opened = load_tokenizers(folder), stores["train"], stores["valid"], stores.get("test")
         # Files changed just before `began` are not noted: they could change once more without a new time stamp.
         settled = {name: each for name, each in identities.items() if max(each[2:4]) < began - SETTLED}
         if settled != noted:
-            with suppress(OSError):  # a read-only folder is checked each time
-                write_json(folder / CHECKED, settled)
-        return Prepared(folder, manifest, tokenizers, train, valid, stores.get("test"))
+            _write_notes(folder, settled)
+        return Prepared(folder, manifest, *opened)
     except DataError as problem:
         raise DataError(problem.message, hint) from None
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
@@ -296,6 +294,12 @@ def _other_settings(recipe: Recipe, manifest: Mapping[str, Any]) -> Iterator[tup
                 yield f"{section}.{key}", used.get(key), asked.get(key)
 
 
+def _as_it_was_made(settings: Iterable[tuple[str, Any, Any]]) -> str:
+    """Options that give what `_other_settings` found the values that they had."""
+    were = (quoted(f"{key}={json.dumps(used, ensure_ascii=False)}") for key, used, _ in settings)
+    return " ".join(f"--set {each}" for each in were)
+
+
 def _other_files(folder: Path, files: Mapping[str, Any], checked_before: Collection[str]) -> Iterator[str]:
     for name, known in files.items():
         path = folder / name
@@ -332,6 +336,11 @@ def _other_text(manifest: Mapping[str, Any], data: Data) -> Iterator[str]:
 def _differs(path: Path, known: Mapping[str, Any], read: bool) -> bool:
     """Whether a file differs from the known size or, with `read`, from the known sha256."""
     return disk_size(path) != known["bytes"] or (read and digest(path) != known["sha256"])
+
+
+def _write_notes(folder: Path, notes: Mapping[str, Any]) -> None:
+    with suppress(OSError):  # a read-only folder is checked each time
+        write_json(folder / CHECKED, notes)
 
 
 def _read_notes(folder: Path) -> dict[str, Any]:

@@ -17,17 +17,18 @@ from janus_cli.runs import text_name
 
 KEYS = ("references", "reference")  # every object of JSON lines that are not named so has one of them
 USUAL = (re.compile(r"(?i)ref(erence)?s?[ _-]?\d*"), re.compile(r"(?i)(target|tgt)[ _-]?\d*"))  # names of columns
+CALLED_SO = re.compile(r"(?i)(^|[._-])ref(erence)?s?\d*([._-]|$)")  # names of files in which all columns are such
 HINT = "name them with --reference-column"
 
 
 def references(
-    path: Path, columns: Sequence[str] = (), *, keep_bytes: bool = False, hint: str = HINT
+    path: Path, columns: Sequence[str] = (), *, keep_bytes: bool = False, hint: str = HINT, of_split: bool = False
 ) -> Iterator[list[str]]:
     """The references of each line or row, at least one (which may be empty).
 
-    columns: of a table; by default those called reference, reference1, …, else target; in a TSV without such a header
-    and with `ref` in its name, all columns, and an empty cell is no reference. A cell may hold a list. keep_bytes: see
-    `Texts`. hint: how to name columns.
+    columns: of a table; by default those called reference, reference1, …, else target; in a TSV without such a header,
+    all columns, and an empty cell is no reference. A cell may hold a list. keep_bytes: see `Texts`. hint: how to name
+    columns. of_split: it was named beside a source; else a TSV may have one itself, unless it is called NAME.refs.tsv.
 
     Raises:
         DataError: the file cannot be read, or has no such columns, or may have a source among them.
@@ -44,11 +45,10 @@ def references(
     else:
         chosen = next(filter(None, (list(filter(name.fullmatch, table.names)) for name in USUAL)), [])
     if table.kind == "TSV" and not chosen:
-        if len(table.names) > 1 and "ref" not in path.name.casefold():
-            # A split's table has its source first.
+        if len(table.names) > 1 and not (of_split or CALLED_SO.search(path.name)):
             raise DataError(
                 f"{path} (TSV, no header): its first column may be the source; it holds {listed(table.names)}",
-                f"{hint}: 2, or several; or put refs into the file's name, if every column holds references",
+                f"{hint}; or call the file NAME.refs.tsv, if every column holds references",
             )
         console.say(f"{lines.name}: TSV, no header; every column holds references")
         return (texts_in(cells) for _, cells in table.split(iter(lines)))

@@ -196,8 +196,9 @@ def choose(recipe: Recipe, given: Mapping[str, Any]) -> Plan:
     _must_be_read(asked, given)
     unread = [name for name in _KNOBS if not asked.reads(name)]
     details = {name for name, knob in _KNOBS.items() if knob.only_with and _KNOBS[knob.only_with].off}
-    # What only makes up for a weakness of other modes, such as repeats, is missed by nobody.
-    told = {name for name, knob in _KNOBS.items() if knob.off and knob.flag is not None and "ar" in knob.modes}
+    shown = {name: knob for name, knob in _KNOBS.items() if knob.off and knob.flag is not None}
+    # Left to right, nobody misses what only makes up for a weakness of the other modes.
+    told = {name for name, knob in shown.items() if "ar" in knob.modes or asked.way not in ("ar", "spec")}
     on = (name for name in unread if name in told - details and asked.on(name))
     idle = {name: getattr(options, name) for name in on}
     options = replace(options, **{name: getattr(_USUAL, name) for name in unread})

@@ -52,7 +52,9 @@ def _plan(recipe: Recipe) -> modes.Plan:
 def write(source: Source, folder: Path) -> None:
     """Fills `folder`: config.json, generation_config.json, model.safetensors, tokenizer files, README.txt."""
     knobs, model = source.model.knobs, source.model
-    name = next(name for name, kind in KINDS.items() if kind[:2] == (knobs.norm, knobs.embedding_norm))
+    name = next(
+        name for name, kind in KINDS.items() if (kind.norm, kind.embedding_norm) == (knobs.norm, knobs.embedding_norm)
+    )
     orders = [_order(each) for each in (source.tokenizers.source, source.tokenizers.target)]
     sizes = [max(order) + 1 for order in orders]
     if sizes[0] != sizes[1] and name != "marian":

@@ -21,7 +21,7 @@ from janus_cli.device import choose_device, keep_freed_memory
 from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError, check_machine
 from janus_cli.files import MANIFEST, write_atomically
 from janus_cli.lab import machine
-from janus_cli.lab.entries import SPLIT, Entry, Output, tell_of_lost, timings
+from janus_cli.lab.entries import SPLIT, Entry, Output, earlier, tell_of_lost, timings
 from janus_cli.lab.plots import quality_against_passes
 from janus_cli.lab.processes import Job, run_jobs
 from janus_cli.lab.rows import references_of, select, sentences
@@ -157,7 +157,7 @@ class Comparison:
         load_before = load_average()
         count = console.counted(len(self.entries), "training")
         console.say(f"comparing {count} in {self.folder}: {budget(self.settings)}")
-        self._must_be_ours()
+        before = self._must_be_ours()
         self._must_have_split()
         if not self.force:
             self._must_continue()
@@ -172,7 +172,7 @@ class Comparison:
         device = self._train_and_decode()
         results = self._results(judge, device, load_before)
         text = table(results)
-        tell_of_lost(self.folder / "comparison.json", results, speed=self.speed)
+        tell_of_lost(before, results, speed=self.speed)
         write(self.folder, results, text)
         if self.speed and results["rows"]:
             console.say("speed is measured last, and goes into the same files; --no-speed leaves it out")
@@ -192,16 +192,19 @@ class Comparison:
             console.say(f"{self.data} is not there yet: it would be prepared first, and then checked")
         console.say(f"each is then decoded, as far as it can, with {', '.join(self.modes)}")
 
-    def _must_be_ours(self) -> None:
-        """Raises UsageError if the folder holds anything but an earlier call of this comparison."""
+    def _must_be_ours(self) -> list[dict[str, Any]]:
+        """The rows of an earlier call; raises UsageError if the folder holds anything else."""
         mark = self.folder / "comparison.json"
         if self.folder.exists() and not mark.is_file() and any(self.folder.iterdir()):
             raise UsageError(f"{self.folder} exists and holds no comparison", "name another folder with --out")
-        begun = mark.is_file() and not self.force
-        if begun and (before := documents.read(mark, documents.Comparison).get("recipe")) != self.base:
+        before = earlier(mark, force=self.force)
+        if not self.force and before.get("recipe", self.base) != self.base:
             raise UsageError(
-                f"{self.folder} is a comparison with recipe {before}, not {self.base}", "use another --out, or --force"
+                f"{self.folder} is a comparison with recipe {before['recipe']}, not {self.base}",
+                "use another --out, or --force",
             )
+        rows: list[dict[str, Any]] = before.get("rows", [])
+        return rows
 
     def _must_have_split(self) -> None:
         """Raises DataError if the prepared data has no split to decode."""

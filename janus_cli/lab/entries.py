@@ -19,7 +19,7 @@ from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding.modes import Plan, own_recipe
 from janus_cli.decoding.translate import Timing, Translator, read_model
 from janus_cli.engines.engine import Engine
-from janus_cli.errors import JanusError, Stopped
+from janus_cli.errors import DataError, JanusError, Stopped
 from janus_cli.files import write_atomically
 from janus_cli.lab import logbook
 from janus_cli.lab.labels import REPEATS, WARMUP
@@ -201,17 +201,30 @@ def timings(
     return speeds, about
 
 
-def tell_of_lost(mark: Path, results: Mapping[str, Any], *, speed: bool) -> None:
-    """Warns of what the table of an earlier call, in the file `mark`, has and these results will not have.
+def earlier(mark: Path, *, force: bool) -> dict[str, Any]:
+    """What an earlier call left in its comparison.json; nothing, if there is none, or it is damaged and to be replaced.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        return documents.read(mark, documents.Comparison) if mark.is_file() else {}
+    except DataError:
+        if force:
+            return {}
+        raise
+
+
+def tell_of_lost(before: Sequence[Mapping[str, Any]], results: Mapping[str, Any], *, speed: bool) -> None:
+    """Warns of what the table of an earlier call, whose rows `before` are, has and these results will not have.
 
     speed: whether it is measured now.
     """
-    before = documents.read(mark, documents.Comparison).get("rows", [])
     names = [[f"{row['system']} {row['label']}" for row in rows] for rows in (before, results["rows"])]
     if lost := [name for name in names[0] if name not in names[1]]:
         console.warn(
             f"the table no longer has {', '.join(lost)}; trainings and outputs are kept: a call that names these, too, "
             "has all rows again"
         )
-    if not speed and any(row["speed"] for row in before):
+    if not speed and any(row.get("speed") for row in before):
         console.warn("the table no longer has speeds: without --no-speed they are measured again")

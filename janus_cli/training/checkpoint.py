@@ -414,20 +414,23 @@ def newest_valid(root: Path) -> Checkpoint | None:
     return None
 
 
-def is_interim(saved: Checkpoint) -> bool:
+def _is_interim(folder: Path) -> bool:
     """Whether a checkpoint was saved only because the training was stopped there: without that, there is none."""
-    return not saved.state.get("metrics") and saved.state["step"] % saved.recipe.training.save_every != 0
+    with suppress(DataError):
+        return bool(read_state(folder).get("interim"))
+    return False
 
 
-def prune(root: Path, keep_last: int, best: Collection[Path], interim: Collection[Path | None] = ()) -> None:
+def prune(root: Path, keep_last: int, best: Collection[Path]) -> None:
     """Remove all checkpoints of training steps but the last ones, the best ones, and what `best` points to.
 
-    interim: others that are not kept, so that `janus average` takes the same ones as without a stop.
+    Those that only a stop has made go when another one is newer, so that `janus average` takes what it would without.
     """
-    linked = followed(root / "best").resolve().name
-    for folder in filter(interim.__contains__, steps(root)):
+    folders, linked = steps(root), followed(root / "best").resolve().name
+    interim = [] if _is_interim(folders[-1]) else list(filter(_is_interim, folders))
+    for folder in interim:
         remove_whole(folder)
-    for folder in steps(root)[:-keep_last]:
+    for folder in [folder for folder in folders if folder not in interim][:-keep_last]:
         if folder not in best and folder.name != linked:
             remove_whole(folder)
 

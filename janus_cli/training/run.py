@@ -251,9 +251,10 @@ def _open_data(
         if not dry_run:
             tidy(folder)
         if named is None and not (folder / MANIFEST).exists():
-            if resume and (made := run.read_manifest()).get("data", {}).get("files", {}).get("train"):
-                hint = preprocess_command(("--recipe", str(run.recipe)), recipe, Path(made["prepared"]), made)
-                raise DataError(f"{made['prepared']}, which {run.path} was trained on, is gone", hint)
+            made = run.read_manifest() if resume and text is None and not recipe.data.is_named else {}
+            if made.get("data", {}).get("files", {}).get("train") and (gone := made.get("prepared")):
+                hint = preprocess_command(("--recipe", str(run.recipe)), recipe, Path(gone), made)
+                raise DataError(f"{gone}, which {run.path} was trained on, is gone", hint)
             if dry_run or text_is_elsewhere(recipe):
                 why = "a dry run prepares nothing; " * dry_run
                 raise DataError(f"{folder} is not there yet", why + how_to_prepare(recipe, folder, words, basis))
@@ -313,6 +314,8 @@ def _train(
         if saved is not None:
             trainer.resume(saved)
         if _is_finished(trainer, advise=advise):
+            if run_txt.is_at_work(run) and recipe == recipe_load.load(str(run.recipe)):  # killed before it said "done"
+                run_txt.write(trainer, run_txt.DONE)
             return
         if world.first:
             write_atomically(run.recipe, recipe_load.dump(recipe).encode())
@@ -330,8 +333,6 @@ def _is_finished(trainer: Trainer, *, advise: bool) -> bool:
     reached, position = trainer.limits_reached(), trainer.position
     if not reached or position.validation_due:
         return False
-    if not run_txt.is_done(trainer.run):  # the process was killed before it wrote that
-        run_txt.write(trainer, run_txt.DONE)
     finished = f"{trainer.run.path} is finished after {position.step:,} updates"
     console.say(f"{finished}; for more: {' '.join(run_txt.more_updates(reached))}" if advise else finished)
     return True
@@ -357,7 +358,7 @@ def _fit(trainer: Trainer, saved: Checkpoint | None) -> None:
         ranks=world.size, threads=torch.get_num_threads(), command=sys.argv[1:],
         **({"frozen": shares.frozen} if shares.frozen else {}),
     )  # fmt: skip
-    trainer.on_save = partial(run_txt.write, trainer, "training")
+    trainer.on_save = partial(run_txt.write, trainer, run_txt.TRAINING)
     trainer.on_save()
     try:
         trainer.fit()

@@ -15,7 +15,7 @@ from janus_cli.terminal import command, visible
 from janus_cli.training.best import figure
 from janus_cli.training.trainer import Trainer, resume_command
 
-FILE, DONE = "run.txt", "done"
+FILE, TRAINING, DONE = "run.txt", "training", "done"
 TEMPLATE = """\
 {name}: a training of janus {version}
 
@@ -75,10 +75,10 @@ def write(trainer: Trainer, state: str) -> None:
         console.warn(f"{file} cannot be written ({problem.strerror}); training continues without it")
 
 
-def is_done(run: Run) -> bool:
-    """Whether it says that the training has ended."""
+def is_at_work(run: Run) -> bool:
+    """Whether it says that the training goes on."""
     with suppress(OSError):
-        return f"\nstate      {DONE} " in (run.path / FILE).read_text(encoding="utf-8", errors="replace")
+        return f"\nstate      {TRAINING} " in (run.path / FILE).read_text(encoding="utf-8", errors="replace")
     return False
 
 

@@ -86,7 +86,6 @@ class Trainer:
         self.values: list[float] = []  # of the metric, in the validations of this process
         self.metrics: Mapping[str, float] = {}  # of the validation after this update, if there was one
         self.saved: int | None = None  # the update that this process saved last
-        self.interim: Path | None = None  # the checkpoint that was resumed, if only a stop made it
         self.on_save: Callable[[], None] = lambda: None
         self.stop = StopSignal()  # received by this rank
         self.signal = 0  # received by any rank; the ranks agree on it in every update
@@ -272,6 +271,8 @@ class Trainer:
         if self.world.first and self.saved != position.step:
             state = {**position.model_dump(by_alias=True), **self.numerics, "metrics": dict(self.metrics)}
             state |= {"scoring": self.scoring, "tokenizer": self.prepared.tokenizer}
+            unasked = not self.metrics and not position.validation_due and position.step % self.knobs.save_every
+            state |= {"interim": True} if self.signal and unasked else {}
             folder = checkpoint.step_folder(root, position.step)
             vocabularies = self.prepared.train.source_vocabulary, self.prepared.train.target_vocabulary
             again = resume_command(self.run.path, self.world)
@@ -282,7 +283,7 @@ class Trainer:
                 checkpoint.move_link(root, "best", good)
             self.saved = position.step
             kept = best.worth_keeping(root, self.metric, self.scoring, self.knobs.keep_best)
-            checkpoint.prune(root, self.knobs.keep_last, kept, {self.interim} - {folder})
+            checkpoint.prune(root, self.knobs.keep_last, kept)
             self.on_save()
             self.log.write("saved", position.step)
         if wait:
@@ -313,7 +314,6 @@ class Trainer:
                 keys = (*MOMENTS, EMA) if ema else MOMENTS
                 self.optimizer.state[weight] = {key: moments[f"{name}.{key}"].to(self.world.device) for key in keys}
         self.position = Position.model_validate(saved.state)
-        self.interim = saved.folder if checkpoint.is_interim(saved) else None
         self._judge_anew(saved)
 
     def _judge_anew(self, saved: Checkpoint) -> None:

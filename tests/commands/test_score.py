@@ -288,6 +288,7 @@ REFUSED = [
     ("two.txt --reference table.csv", 3, "has no column of references; its columns: 1 'id', 2 'text'"),
     ("two.txt --reference table.csv --reference-column txt", 3, "table.csv (CSV) has no column 'txt'"),
     ("two.txt --reference pairs.tsv", 3, "its first column may be the source"),
+    ("two.txt --reference prefix.tsv", 3, "its first column may be the source"),
     ("two.txt --reference refs.csv --reference-column a --reference-column ref", 3, "has no column 'ref'"),
     ("two.txt --reference-column text", 2, "--reference-column is of a table"),
     ("two.txt --reference two.txt --column text", 3, "two.txt is no table"),
@@ -306,7 +307,8 @@ REFUSED = [
 def test_what_is_refused(janus: Janus, words: str, code: int, said: str) -> None:
     write(two="a b", three="a b c", empty="")
     Path("empty.tsv").touch()
-    Path("pairs.tsv").write_text("a\tb\nc\td\n")
+    for name in ("pairs.tsv", "prefix.tsv"):
+        Path(name).write_text("a\tb\nc\td\n")
     Path("latin.txt").write_bytes(b"a\nab\xe9\n")
     Path("other.jsonl").write_text('{"hypothesis": "a"}\n{"text": "b"}\n')
     Path("table.csv").write_text("id,text\n1,a\n2,b\n")

@@ -1,5 +1,7 @@
 """Whether words of a text lie between spaces, which BLEU needs: of real sentences in several scripts."""
 
+from dataclasses import asdict
+
 import pytest
 
 from janus_cli.data.spacing import Shape
@@ -35,11 +37,11 @@ def test_kind(name: str) -> None:
 
 def test_what_a_manifest_holds() -> None:
     shape = Shape.of(KINDS["english"][0])
-    assert Shape.read({"target_text": shape.plain()}) == shape
+    assert Shape.read({"target_text": asdict(shape)}) == shape
     for damaged in (
         {},
         {"target_text": 3},
         {"target_text": {"words": 3.0}},
-        {"target_text": {**shape.plain(), "words": "x"}},
+        {"target_text": {**asdict(shape), "words": "x"}},
     ):
         assert Shape.read(damaged) is None

@@ -233,7 +233,7 @@ def test_a_table_on_stdin_is_known_by_its_first_line(monkeypatch: pytest.MonkeyP
         ("r.txt", '{"text": "a"}\n["a", 1]\n', (), [['{"text": "a"}'], ['["a", 1]']]),
         ("refs.tsv", "a\tb\nc\n\t\td\t\n\n", (), [["a", "b"], ["c"], ["d"], [""]]),
         ("refs.tsv", "", (), []),
-        ("refs.tsv", "id\treference1\tReference_2\n1\ta\tb\n", (), [["a", "b"]]),
+        ("r.tsv", "id\treference1\tReference_2\n1\ta\tb\n", (), [["a", "b"]]),
         ("r.csv", "id,target,ref 1,ref 2\n1,z,a,\n", (), [["a"]]),
         ("r.csv", "id,target\n1,a\n", (), [["a"]]),
         ("r.txt", "id,x,y\n1,a,b\n2,,\n", ("y", "x"), [["b", "a"], [""]]),
@@ -276,7 +276,7 @@ def test_references_that_are_none_are_named(name: str, text: str, message: str) 
         ("refs.tsv", "a\tb\n", "refs.tsv: TSV, no header; every column holds references\n"),
         ("r.jsonl", '["a"]\n', "r.jsonl: a JSON list of references a line\n"),
         ("r.jsonl", '{"reference": "a\\nb"}\n', "r.jsonl: line ends inside 1 text became spaces\n"),
-        ("refs.tsv", 'reference\n"so ""ist"" es"\n"a ""b"" c"\n"d"\n', 'refs.tsv: 2 texts in quotes, with "" inside'),
+        ("r.tsv", 'reference\n"so ""ist"" es"\n"a ""b"" c"\n"d"\n', 'r.tsv: 2 texts in quotes, with "" inside'),
     ],
 )
 def test_what_a_file_was_taken_for_is_said_once(

@@ -130,6 +130,10 @@ def test_what_a_smaller_table_loses_is_said(compare: Janus) -> None:
     assert "no longer has ar ar.beam1" in err
     assert "no longer has" not in compare(*both, "ar,janus")[2]
     assert len(found()["rows"]) == 2
+    edit_json(TABLE.with_suffix(".json"), rows=[{**row, "speed": {"p50": 1}} for row in found()["rows"]])
+    err = compare(*both, "janus", "--force")[2]
+    assert "no longer has ar ar.beam1" in err
+    assert "no longer has speeds" in err
 
 
 def test_texts_are_kept_for_the_same_weights_text_and_options_only(compare: Janus) -> None:

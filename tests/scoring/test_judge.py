@@ -1,6 +1,7 @@
 """Which metric judges which text, and what is said where a metric cannot."""
 
 import sys
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
@@ -67,8 +68,8 @@ def test_a_named_metric_is_taken_and_warned_of(capsys: pytest.CaptureFixture[str
     ],
 )  # fmt: skip
 def test_the_recipe_names_the_metric_if_only_as_best_metric(changes: list[str], metric: str) -> None:
-    assert judge_of(recipe(*changes), {"target_text": CHINESE.plain()}, None).metric == metric
-    assert judge_of(recipe(*changes), {"target_text": CHINESE.plain()}, None, "ter").metric == "ter"
+    assert judge_of(recipe(*changes), {"target_text": asdict(CHINESE)}, None).metric == metric
+    assert judge_of(recipe(*changes), {"target_text": asdict(CHINESE)}, None, "ter").metric == "ter"
 
 
 def test_of_data_that_was_prepared_before_the_validation_targets_decide(

@@ -347,17 +347,35 @@ def test_a_run_that_was_killed_before_it_said_that_it_is_done_says_so_later(tiny
     assert file.read_text() == done, "when it was done is kept"
 
 
+@pytest.mark.parametrize(("stops", "validate_every"), [((3, 5), 100), ((3,), 3), ((6,), 3)])
 def test_a_run_that_was_stopped_keeps_the_checkpoints_of_one_that_was_not(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, stops: tuple[int, ...], validate_every: int
 ) -> None:
-    """So their averages are equal, too."""
-    changes = ("training.updates=8", "training.save_every=2", "training.validate_every=100", "training.keep_last=3")
+    """So their averages are equal, too, and so is the best one. A stop comes before a save, or in a validation."""
+    changes = ("training.updates=8", "training.save_every=2", f"training.validate_every={validate_every}")
+    changes = (*changes, "training.keep_last=3")
     go(tiny_recipe, "whole", *changes)
-    for number, resume in ((3, False), (2, True)):  # stops after updates 3 and 5
+    done = 0
+    for stop in stops:
         with monkeypatch.context() as patch:
-            signal_at(patch, trainer_module, "load_batch", number)
+            signal_at(patch, trainer_module, "load_batch", stop - done)
             with pytest.raises(Stopped):
-                go(tiny_recipe, "run", *(() if resume else changes), resume=resume)
+                go(tiny_recipe, "run", *(() if done else changes), resume=bool(done))
+        done = stop
     go(tiny_recipe, "run", resume=True)
     kept = [sorted(folder.name for folder in Path(f"{run}/checkpoints").glob("step-*")) for run in ("whole", "run")]
-    assert kept[0] == kept[1] == ["step-000004", "step-000006", "step-000008"]
+    assert kept[0] == kept[1] != []
+    best = [Path(f"{run}/checkpoints/best").resolve().name for run in ("whole", "run")]
+    assert best[0] == best[1] in kept[0]
+
+
+def test_checkpoints_of_stops_are_kept_until_there_is_a_regular_one(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a machine that is often taken away would have one checkpoint alone, which may be damaged."""
+    for resume in (False, True):
+        with monkeypatch.context() as patch:
+            signal_at(patch, trainer_module, "load_batch", 2)
+            with pytest.raises(Stopped):
+                go(tiny_recipe, "run", *(() if resume else ("training.updates=9",)), resume=resume)
+    assert sorted(folder.name for folder in Path("run/checkpoints").glob("step-*")) == ["step-000002", "step-000004"]
