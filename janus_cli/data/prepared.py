@@ -112,8 +112,8 @@ def open_prepared(
     the text is the same, both where it was read (if still there) and where the recipe says now. Files that passed once
     and are unchanged (`.checked.json`) are not read again, so a large store opens at once from the second time on.
 
-    words: the options that give `janus preprocess` this recipe, for hints. text: whether to check the text, too. of_run:
-    the caller compares fingerprints with those of a run, which tell its tokenizer. basis: the data must have its tokenizer.
+    words: options that give `janus preprocess` this recipe, for hints. text: whether to check the text, too. basis: the
+    data must have its tokenizer. of_run: the caller compares fingerprints with a run's, which tell its tokenizer.
 
     Raises:
         DataError, CheckpointError (another tokenizer): a check fails; the hint is the command that makes the data.
