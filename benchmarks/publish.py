@@ -42,8 +42,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CARDS = Path(__file__).resolve().parent / "cards"
 INSTALLED = {  # whether a wheel has the model: how it can be named
     True: "It comes with every installed janus",
-    False: "Named so where janus was installed from a clone by `pip install -e .`; else name the folder that this file "
-    "is in: `--run FOLDER`",
+    False: "It has this name where janus was installed from a clone by `pip install -e .`; elsewhere, name the folder "
+    "that this file is in: `--run FOLDER`",
 }
 Row = tuple[str, Mapping[str, Any], float]  # the command that decoded, what `janus score --json` says, passes
 
