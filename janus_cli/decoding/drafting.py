@@ -83,7 +83,10 @@ def _sources(
         text = [line for line in source_lines(recipe.data, source, column, strict=True) if line.strip()]
         ids = tokenizer.encode(choice.sample(text, min(most, len(text))))
     else:
-        train = prepared_of(run, recipe).train
+        try:
+            train = prepared_of(run, recipe).train
+        except DataError as problem:  # as for a model that was published
+            raise DataError(problem.message, f"name source text with --source; or {problem.hint}") from None
         rows = choice.sample(range(len(train)), min(most, len(train)))
         ids = [train.pair(row)[0].tolist() for row in rows]
     if not ids:

@@ -74,6 +74,8 @@ def test_python_drafts_with_it_too(draft_head: Janus) -> None:
     shutil.copytree(published, "names")
     names = (published / "test.source.txt").read_text(encoding="utf-8").splitlines()[:600]
     Path("some.txt").write_text("\n".join(names), encoding="utf-8")
+    code, _, err = draft_head("names")
+    assert (code, "--source" in err) == (3, True), "its training data is not here"
     passes = []
     for head in (False, True):
         assert not head or draft_head("names", "--source", "some.txt")[0] == 0
