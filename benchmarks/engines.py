@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("--batch-sentences", type=int, default=64)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--mode", action="append", metavar="NAME", help="as of `janus bench`; repeat")
+    parser.add_argument("--no-scores", dest="scores", action="store_false", help="of texts alone, as decode to stdout")
     asked = parser.parse_args()
     if asked.threads:
         torch.set_num_threads(asked.threads)
@@ -45,7 +46,7 @@ def main() -> int:
             seconds = []
             for name in ("torch", "auto"):
                 options = {**row_options([mode])[mode], "batch_sentences": asked.batch_sentences, "engine": name}
-                translator = Translator(engine, tokenizers, choose(recipe, options))
+                translator = Translator(engine, tokenizers, choose(recipe, options), scores=asked.scores)
                 found.append([result for window in translator.windows(Lines(file)) for result in window])
                 seconds.append(sum(translator.timing.seconds))
             pairs = [pair for pair in zip(*found, strict=True) if pair[0].text != pair[1].text]

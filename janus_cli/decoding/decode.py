@@ -334,6 +334,7 @@ class Decode(Job):
             console.say(f"replacing {self.kept('txt')}")
         width = shutil.get_terminal_size().columns
         self.translator.traced = self.trace
+        self.translator.scores = bool(self.records or self.jsonl or self.trace) or self.plan.options.nbest > 1
         outputs = dict[str, str]()  # by source, of the first lines
         with ExitStack() as stack:
             stream = self._stream(stack)

@@ -166,37 +166,46 @@ class Translator:
     """A model with its tokenizers and its default decoding options.
 
     traced: the number of first lines that keep every pass of mask-predict. longest: tokens that it reads of a line, the
-    rest is cut. advance: called with the number of lines in each decoded batch, for a progress bar.
+    rest is cut. scores: whether they are asked for (see `translate`). advance: called with the number of lines in each
+    decoded batch, for a progress bar.
     """
 
-    def __init__(self, generator: Engine, tokenizers: Tokenizers, plan: Plan, traced: int = 0) -> None:
+    def __init__(
+        self, generator: Engine, tokenizers: Tokenizers, plan: Plan, traced: int = 0, *, scores: bool = True
+    ) -> None:
         self.generator, self.tokenizers, self.plan, self.traced = generator, tokenizers, plan, traced
+        self.scores = scores
         self.longest = plan.recipe.reads
         self.timing = Timing()
         self.limiting = plan.limiting
         self._chosen: tuple[dict[str, Any] | None, Plan] = None, plan
         self.advance: Callable[[int], None] = lambda count: None
 
-    def translate(self, texts: Iterable[str], *, trace: bool = False, **options: Any) -> list[Result]:
+    def translate(
+        self, texts: Iterable[str], *, trace: bool = False, scores: bool = True, **options: Any
+    ) -> list[Result]:
         """A result for each text, in order.
 
-        trace: keep every pass of mask-predict. options: of the recipe's decoding section, as `janus decode` takes them:
-        mode, beam, iters, length_beam, nbest and so on.
+        trace: keep every pass of mask-predict. scores: without, single texts are searched for faster, greedily and by
+        `spec`, and what was not computed is not there: `score` is NaN, and `logps` empty. options: of the recipe's
+        decoding section, as `janus decode` takes them: mode, beam, iters, length_beam, nbest and so on.
 
         Raises:
             UsageError: an element is no text; no such option, a value out of bounds, or options that contradict each
                 other or the model.
             OutOfMemoryError: a batch does not fit into memory.
         """
-        return list(self.translate_lazily(texts, trace=trace, **options))
+        return list(self.translate_lazily(texts, trace=trace, scores=scores, **options))
 
-    def translate_lazily(self, texts: Iterable[str], *, trace: bool = False, **options: Any) -> Iterator[Result]:
+    def translate_lazily(
+        self, texts: Iterable[str], *, trace: bool = False, scores: bool = True, **options: Any
+    ) -> Iterator[Result]:
         """`translate` for endless input: reads and decodes a window at a time. Options are checked at once."""
         read = checked(texts, "text")
         if options != self._chosen[0]:  # checking them costs a sentence some time
             self._chosen = options, choose(self.plan.recipe, options)
         plan = self._chosen[1]
-        fresh = Translator(self.generator, self.tokenizers, plan, sys.maxsize if trace else 0)
+        fresh = Translator(self.generator, self.tokenizers, plan, sys.maxsize if trace else 0, scores=scores)
         cleaned = map(cleaner(plan.recipe.data.clean), read)
         return (result for window in fresh.windows(cleaned) for result in window)
 
@@ -274,7 +283,7 @@ class Translator:
             source, trace = _padded([ids[index] for index in batch]), first + min(batch) < self.traced
             how = self.plan.mode, self.plan.options, self.plan.recipe.ar_stream
             with _fitting(partial(self.generator.at_once, source, *how)):
-                found = self.generator(source, *how, trace)
+                found = self.generator(source, *how, trace, self.scores)
             self.timing.seconds.append(time.perf_counter() - self.generator.setting_up - started)
             for index, each in zip(batch, found, strict=True):
                 outputs[index] = _different(each) if self.plan.way == "nar" else each

@@ -23,6 +23,7 @@ from janus_cli.core.writing import never_written
 from janus_cli.engines.choice import without_graph
 from janus_cli.engines.int8 import Quantized
 from janus_cli.engines.network import HIDDEN
+from janus_cli.engines.screen import pays
 from janus_cli.engines.session import Search, Session, side_of, written
 from janus_cli.engines.speculative import of_head
 from janus_cli.errors import UsageError
@@ -92,14 +93,18 @@ class Engine:
             self._torch.forget()
 
     def __call__(
-        self, source: Ids | Tensor, mode: Mode, options: Decoding, side: ARSide | None, trace: bool = False
-    ) -> list[list[Output]]:
-        """As `Generator`, which takes tensors only."""
+        self, source: Ids | Tensor, mode: Mode, options: Decoding, side: ARSide | None, trace: bool = False,
+        scores: bool = True,
+    ) -> list[list[Output]]:  # fmt: skip
+        """As `Generator`, which takes tensors only.
+
+        scores: without them, which are then NaN, and without log-probabilities, `ar` and `spec` may be faster.
+        """
         if self.name(mode, options, side, trace) == "torch" or not len(source):
             return self.by_torch(self.tensor(source), mode, options, side, trace)
         ids = np.asarray(source)
         parts = np.array_split(ids, -(-len(ids) // self._fastest(ids.shape[1], mode, options)))
-        return [found for part in parts for found in self._found(_trimmed(part), mode, options, side)]
+        return [found for part in parts for found in self._found(_trimmed(part), mode, options, side, scores)]
 
     def tensor(self, source: Ids | Tensor) -> Tensor:
         """The same ids where the model is."""
@@ -121,22 +126,34 @@ class Engine:
             return 1
         if mode == "ar":
             return max(1, ROWS_AT_ONCE // options.beam)
+        return max(1, LOGITS_AT_ONCE // (options.length_beam * width * self._table[0]))
+
+    @property
+    def _table(self) -> tuple[int, ...]:
+        """The shape of the output table, (V, D)."""
         given = self._given
-        vocabulary = len(given.output if isinstance(given, Weights) else given.output_weight)
-        return max(1, LOGITS_AT_ONCE // (options.length_beam * width * vocabulary))
+        return tuple((given.output if isinstance(given, Weights) else given.output_weight).shape)
 
-    def _found(self, source: Ids, mode: Mode, options: Decoding, side: ARSide | None) -> Iterator[list[Output]]:
-        return _outputs(self._session(mode, options, side, len(source))(source=source))
+    def _found(
+        self, source: Ids, mode: Mode, options: Decoding, side: ARSide | None, scores: bool
+    ) -> Iterator[list[Output]]:
+        screened = not scores and len(source) == 1 and self._screens(mode, options)
+        search = Search(mode, side_of(mode, options, side), options, len(source) > 1, threads(), screened)
+        return _outputs(self._session(search)(source=source))
 
-    def _session(self, mode: Mode, options: Decoding, side: ARSide | None, count: int) -> Session:
+    def _screens(self, mode: Mode, options: Decoding) -> bool:
+        """Whether tokens are chosen by `Screen`, if no score is asked for."""
+        greedy = mode == "spec" or (mode == "ar" and options.beam == 1)
+        return greedy and options.precision == "float32" and pays(self._table)
+
+    def _session(self, search: Search) -> Session:
         """A search's session, made when it is first asked for."""
-        search = Search(mode, side_of(mode, options, side), options, count > 1, threads())
         if search not in self._sessions:
             begun = perf_counter()
             if not self._weights:
                 self._weights.update(all_weights(self._given))
             shapes = {name: weight.shape for name, weight in self._weights.items()}
-            graph = written(self._given.knobs, shapes, search, never_written(options))
+            graph = written(self._given.knobs, shapes, search, never_written(search.options))
             if len(self._sessions) == MOST_SESSIONS:
                 del self._sessions[next(iter(self._sessions))]  # each holds a copy of the weights as it needs them
             self._sessions[search] = Session(graph, self._weights, search.threads)
@@ -174,5 +191,5 @@ def _outputs(found: Arrays) -> Iterator[list[Output]]:
         yield [
             Output(tokens[n][:size], logps[n][: size + end], score, passes, limited=cut[n])
             for n, (size, score) in enumerate(zip(sizes, scores, strict=True))
-            if score > HIDDEN / 2  # else there are fewer
+            if not score < HIDDEN / 2  # else there are fewer; NaN is not less
         ]

@@ -207,6 +207,21 @@ class Graph:
         made = self.op("Loop", most, self.value(True, bool), *state.values(), results=types, body=graph)
         return dict(zip(state, made, strict=False)), dict(zip(collected, made[len(state) :], strict=True))
 
+    def branch(
+        self, condition: Value, yes: Callable[[], Sequence[Value]], no: Callable[[], Sequence[Value]]
+    ) -> list[Value]:
+        """What `yes` gives where the condition () holds, else what `no` gives, of the same types."""
+        graphs, types = dict[str, Any](), list[Any]()
+        for name, body in (("then_branch", yes), ("else_branch", no)):
+            outside, self.nodes = self.nodes, []
+            given = body()
+            graphs[name] = helper.make_graph(
+                self.nodes, name, [], [self._named(each, self._name("out")) for each in given]
+            )
+            self.nodes, types = outside, [value.type for value in given]
+        made: list[Value] = self.op("If", condition, results=types, **graphs)
+        return made
+
     def _named(self, value: Value, name: str) -> onnx.ValueInfoProto:
         """A value as an output."""
         self.nodes.append(helper.make_node("Identity", [value.name], [name]))

@@ -20,18 +20,23 @@ from janus_cli.engines.graph import RUNTIME, Graph, Value
 MOST = 127  # of rounded weights
 TINY = 1e-20  # the scale of a row of zeros
 BLOCK = 128  # inputs that share a scale in `Blocks`, or 16 to 64 if there are fewer
-ROWS, BLOCKS = (".int8", ".scales"), (".blocks", ".block_scales")  # rounded weights and scales, behind a weight's name
+# Behind a weight's name: rounded, its scales, and the bounds of its products' errors.
+ROWS, BLOCKS = (".int8", ".scales", ".bounds"), (".blocks", ".block_scales", ".block_bounds")
 
 
 class Quantized(dict[str, NDArray[Any]]):
     """Weights by name, also rounded, which is done when they are first asked for."""
 
     def __missing__(self, name: str) -> NDArray[Any]:
-        for ends, round_ in ((ROWS, by_rows), (BLOCKS, by_blocks)):
+        for ends, round_, back in ((ROWS, by_rows, from_rows), (BLOCKS, by_blocks, from_blocks)):
             for end in ends:
                 if name.endswith(end):
                     plain = name.removesuffix(end)
-                    self[plain + ends[0]], self[plain + ends[1]] = round_(self[plain])
+                    rounded, scales, wrong = (plain + each for each in ends)
+                    if end == ends[2]:
+                        self[wrong] = bounds(self[plain], back(self[rounded], self[scales]))
+                    else:
+                        self[rounded], self[scales] = round_(self[plain])
                     return self[name]
         raise KeyError(name)
 
@@ -42,12 +47,34 @@ def by_rows(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.f
     return np.ascontiguousarray(np.rint(weight / scales[:, None]).astype(np.int8).T), scales
 
 
+def from_rows(rounded: NDArray[np.int8], scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What `by_rows` made of a weight, as (E, D)."""
+    return rounded.T * scales[:, None]
+
+
 def by_blocks(weight: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """A weight (E, D) -> rounded around 128 (E, D / block, block), and the scale of each block (E * D / block,)."""
     size = block(weight.shape[1])
     rows = np.pad(weight, ((0, 0), (0, -weight.shape[1] % size))).reshape(len(weight), -1, size)
     scales = np.maximum(np.abs(rows).max(2), np.float32(TINY)) / np.float32(MOST)
     return (np.rint(rows / scales[..., None]) + 128).astype(np.uint8), scales.reshape(-1)
+
+
+def from_blocks(rounded: NDArray[np.uint8], scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What `by_blocks` made of a weight, as (E, D), with zeros up to the next block."""
+    return ((rounded - np.float32(128)) * scales.reshape(*rounded.shape[:2], 1)).reshape(len(rounded), -1)
+
+
+def bounds(weight: NDArray[np.float32], rounded: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(2,): a product of x and a weight (E, D), both `rounded`, is wrong by no more than the first of these times the
+    largest of x, plus the second times the Euclidean length of x.
+
+    With e for what rounding changes, w'x' - wx = w' e(x) + e(w) x. Each is at most the product of both lengths, and
+    each of e(x) at most half a step.
+    """
+    width = weight.shape[1]
+    lengths, lost = (np.linalg.norm(each, axis=1).max() for each in (rounded, rounded[:, :width] - weight))
+    return np.array([lengths * np.sqrt(width) / (2 * levels()), lost], np.float32)
 
 
 def block(width: int) -> int:
@@ -67,6 +94,8 @@ def levels() -> int:
 
 class Rows:
     """x W' + b in a graph: a scale for each row of x, which is rounded when it is there."""
+
+    ends = ROWS
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -94,6 +123,8 @@ class Rows:
 
 class Blocks:
     """x W' + b in a graph as one node: a scale for each block of each row of x."""
+
+    ends = BLOCKS
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph

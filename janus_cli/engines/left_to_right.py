@@ -11,8 +11,10 @@ from janus_cli.core.knobs import Decoding
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD
 from janus_cli.core.writing import Unwritten
 from janus_cli.engines.graph import State, Value
+from janus_cli.engines.int8 import Blocks
 from janus_cli.engines.network import HIDDEN, Network, Source
 from janus_cli.engines.rules import Rules
+from janus_cli.engines.screen import Screen
 
 Side = Literal["content", "query"]
 # What a search gives of each sentence's N hypotheses, best first: tokens (B, N, T), PAD behind the last, without EOS;
@@ -36,7 +38,12 @@ class NextToken:
         return dict.fromkeys(self.names, none)
 
     def __call__(self, last: Value, place: Value, cache: State) -> tuple[Value, State]:
-        """last: (R, 1), the newest token of each row; place: (), its position. -> logits (R, V), and the new cache."""
+        """As `states`, but logits (R, V)."""
+        states, cache = self.states(last, place, cache)
+        return self.network.logits(states, self.never), cache
+
+    def states(self, last: Value, place: Value, cache: State) -> tuple[Value, State]:
+        """last: (R, 1), the newest token of each row; place: (), its position. -> states (R, D), and the new cache."""
         graph, width = self.network.graph, self.network.knobs.width
         pasts = [cache[name] for name in self.names]
         positions, keys = place.reshape(1), None
@@ -48,7 +55,7 @@ class NextToken:
         )
         if self.side == "query":
             states = states.reshape(-1, 2, width).cut(1, 2, 1).reshape(-1, width)
-        return self.network.logits(states, self.never), dict(zip(self.names, kept, strict=True))
+        return states, dict(zip(self.names, kept, strict=True))
 
 
 def length_limits(source: Value, longest: int, options: Decoding) -> Value:
@@ -63,22 +70,32 @@ def length_limits(source: Value, longest: int, options: Decoding) -> Value:
 
 
 def greedy(
-    network: Network, options: Decoding, source: Value, side: Side, never: Unwritten, *, padded: bool
-) -> Results:
-    """`greedy` of core/search. Gives what every search does (`Results`), and limited (B, 1)."""
+    network: Network, options: Decoding, source: Value, side: Side, never: Unwritten, *, padded: bool,
+    screened: bool = False,
+) -> Results:  # fmt: skip
+    """`greedy` of core/search. Gives what every search does (`Results`), and limited (B, 1).
+
+    screened: by `Screen`, so that log-probabilities and scores are not known: (B, 1, 0), and NaN.
+    """
     graph, batch, rules = network.graph, source.size(0), Rules.of(options)
     step = NextToken(network, network.encode(source, padded=padded), side, never)
     limits = length_limits(source, network.knobs.max_length, options).unsqueeze(1)
+    screen = Screen(network, never, Blocks(graph)) if screened else None
 
     def turn(place: Value, state: State) -> tuple[Value, State, State]:
-        logits, cache = step(state["last"], place, state)
-        at_end, words = limits.equals(place + 1), rules.read(state, state["last"])
-        allowed = rules.obeying(network.allowed(logits, never), words, place)
-        best = graph.where(at_end, EOS, network.best(allowed))
-        sure, going = graph.op("LogSoftmax", logits, axis=1).pick(best), state["going"]
-        sure = graph.where(at_end, 0.0, sure) if options.free_end else sure
-        sure = graph.where(place.equals(0), 0.0, sure) if rules.first else sure
-        written = {"tokens": graph.where(going, best, PAD), "logps": graph.where(going, sure, 0.0)}
+        states, cache = step.states(state["last"], place, state)
+        at_end, words, going = limits.equals(place + 1), rules.read(state, state["last"]), state["going"]
+
+        def obeying(logits: Value) -> Value:
+            return rules.obeying(network.allowed(logits, never), words, place)
+
+        def of_all() -> list[Value]:
+            logits = network.logits(states, never)
+            best = graph.where(at_end, EOS, network.best(obeying(logits)))
+            return [best, graph.op("LogSoftmax", logits, axis=1).pick(best)]
+
+        best, logps = of_all() if screen is None else screen(states, obeying, of_all, at_end)
+        written = {"tokens": graph.where(going, best, PAD), "logps": graph.where(going, logps, 0.0)}
         going = going & ~best.equals(EOS)
         return going.any(0).squeeze(0), {"last": best, "going": going, **cache, **words}, written
 
@@ -89,14 +106,24 @@ def greedy(
     _, written = graph.loop(limits.over("Max", 0).squeeze(0), state, turn)
     tokens, logps = written["tokens"].transpose(1, 2, 0), written["logps"].transpose(1, 2, 0)  # (B, 1, T)
     sizes = (~tokens.equals(PAD)).to(np.int64).over("Sum", 2)  # EOS included
-    limited = ~(sizes < limits)
-    if not options.free_end:
+    place, limited = graph.range(tokens.size(2)), ~(sizes < limits)
+    if options.free_end:
+        logps = graph.where(limits.unsqueeze(2).equals(place + 1), 0.0, logps)
+    else:
         limited = limited & (logps.pick((sizes - 1).unsqueeze(2), 2).squeeze(2) <= log(0.5))
+    logps = graph.where(place.equals(0), 0.0, logps) if rules.first else logps
+    scores = logps.over("Sum", 2).to(np.float64) / lengthened(sizes, options)
+    if screened:
+        logps, scores = unknown(logps, scores)
     return {
-        "tokens": graph.where(tokens.equals(EOS), PAD, tokens), "logps": logps, "lengths": sizes - 1,
-        "scores": logps.over("Sum", 2).to(np.float64) / lengthened(sizes, options), "passes": sizes.squeeze(1),
-        "limited": limited,
+        "tokens": graph.where(tokens.equals(EOS), PAD, tokens), "logps": logps, "lengths": sizes - 1, "scores": scores,
+        "passes": sizes.squeeze(1), "limited": limited,
     }  # fmt: skip
+
+
+def unknown(logps: Value, scores: Value) -> tuple[Value, Value]:
+    """Log-probabilities and scores that are not known: (B, N, 0), and NaN (B, N)."""
+    return logps.cut(0, 0, 2), scores * np.nan
 
 
 def lengthened(length: Value, options: Decoding) -> Value:

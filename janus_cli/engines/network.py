@@ -223,10 +223,12 @@ class Network:
 
     def logits(self, states: Value, never: Unwritten) -> Value:
         """(N, D) -> (N, V), without the tokens whose probability the others share."""
+        return self.product(states, self.output, self.output_bias(never))
+
+    def output_bias(self, never: Unwritten) -> Value:
+        """(V,) what is added to logits."""
         bias = self._hiding(never.shared)
-        if self.knobs.output_bias:
-            bias = self.weight("output_bias") + bias
-        return self.product(states, self._output, bias)
+        return self.weight("output_bias") + bias if self.knobs.output_bias else bias
 
     def allowed(self, values: Value, never: Unwritten) -> Value:
         """Logits or log-probabilities (N, V) without the tokens that keep their probability."""
@@ -262,10 +264,11 @@ class Network:
     @property
     def vocabulary(self) -> int:
         """V."""
-        return self.shapes[self._output][0]
+        return self.shapes[self.output][0]
 
     @property
-    def _output(self) -> str:
+    def output(self) -> str:
+        """The name of the output table, (V, D)."""
         return "output_table.weight" if self.knobs.tie == "none" else "target_table.weight"
 
     def length_logits(self, source: Source) -> Value:

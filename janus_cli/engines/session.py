@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +21,7 @@ from janus_cli.engines.speculative import Speculative
 class Search(NamedTuple):
     """What decides the graph of a search, and how it runs. side: of AR, or of the AR that reranks, if any.
 
-    padded: whether there are several sentences.
+    padded: whether there are several sentences. screened: whether tokens are chosen by `Screen`, without scores.
     """
 
     mode: str
@@ -30,6 +29,7 @@ class Search(NamedTuple):
     options: Decoding
     padded: bool
     threads: int
+    screened: bool = False
 
 
 def side_of(mode: str, options: Decoding, side: Any) -> Any:
@@ -84,8 +84,12 @@ def written(model: Model, shapes: Mapping[str, Sequence[int]], search: Search, n
         return graph
     assert search.side is not None
     if search.mode == "spec":
-        graph.outputs = Speculative(network, options, search.side, never).search(source)
+        graph.outputs = Speculative(network, options, search.side, never, screened=search.screened).search(source)
         return graph
-    find = partial(greedy, network, options) if options.beam == 1 else Beam(network, options).search
-    graph.outputs = find(source, search.side, never, padded=search.padded)
+    if options.beam == 1:
+        graph.outputs = greedy(
+            network, options, source, search.side, never, padded=search.padded, screened=search.screened
+        )
+    else:
+        graph.outputs = Beam(network, options).search(source, search.side, never, padded=search.padded)
     return graph

@@ -26,8 +26,10 @@ from janus_cli.core.shapes import CANDIDATES, DISTANCES, LONGEST, NEAR
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD
 from janus_cli.core.writing import Unwritten
 from janus_cli.engines.graph import State, Value
-from janus_cli.engines.left_to_right import NextToken, Results, Side, length_limits, lengthened
+from janus_cli.engines.int8 import Rows
+from janus_cli.engines.left_to_right import NextToken, Results, Side, length_limits, lengthened, unknown
 from janus_cli.engines.network import HIDDEN, Network, Source
+from janus_cli.engines.screen import Screen
 
 SURE = 0.2  # probability of a draft after its first token; it is cut where it is less
 FAR = 1 << 20  # more than any two places are apart
@@ -57,9 +59,12 @@ class Chains(NamedTuple):
 class Speculative:
     """`speculative` with one NAR pass, or none. L tokens of its draft, m proposals that a pass verifies."""
 
-    def __init__(self, network: Network, options: Decoding, side: Side, never: Unwritten) -> None:
+    def __init__(
+        self, network: Network, options: Decoding, side: Side, never: Unwritten, *, screened: bool = False
+    ) -> None:
         self.network, self.graph, self.side, self.never = network, network.graph, side, never
         self.window, self.options = min(options.verify_window, options.draft_length, LONGEST), options
+        self.screen = Screen(network, never, Rows(network.graph)) if screened else None
 
     def search(self, source: Value) -> Results:
         """source (1, S), without PAD. Gives what `greedy` does."""
@@ -68,7 +73,7 @@ class Speculative:
         limit = length_limits(source, self.network.knobs.max_length, self.options)  # (1,)
         copies = self.options.redraft == "source"
         draft = _Copied(self, source) if copies else _Drafted(self, memory, limit)
-        verify = _Verify(step, limit + (LONGEST + 1))
+        verify = _Verify(step, limit, self.screen)
 
         def turn(number: Value, state: State) -> tuple[Value, State, State]:
             new = verify(state)
@@ -96,9 +101,12 @@ class Speculative:
         end = graph.where(forced, 0.0, end) if self.options.free_end else end
         logps = graph.concat(last["logps"].cut(0, size - 1, 0), end, axis=0)
         score = logps.over("Sum", 0, keep=True).to(np.float64) / lengthened(size, self.options)
+        logps, score = logps.unsqueeze(0, 1), score.unsqueeze(0)
+        if self.screen is not None:
+            logps, score = unknown(logps, score)
         return {
-            "tokens": last["tokens"].cut(0, size - 1, 0).unsqueeze(0, 1), "logps": logps.unsqueeze(0, 1),
-            "lengths": (size - 1).unsqueeze(0), "scores": score.unsqueeze(0), "passes": last["passes"].unsqueeze(0),
+            "tokens": last["tokens"].cut(0, size - 1, 0).unsqueeze(0, 1), "logps": logps,
+            "lengths": (size - 1).unsqueeze(0), "scores": score, "passes": last["passes"].unsqueeze(0),
             "limited": limited.unsqueeze(0),
         }  # fmt: skip
 
@@ -110,6 +118,7 @@ class _Drafted:
 
     def __init__(self, search: Speculative, memory: Source, limit: Value) -> None:
         self.network, self.graph, self.window, self.never = search.network, search.graph, search.window, search.never
+        self.logits = (search.screen or search.network).logits  # drafts may be wrong
         self.fan = min(CANDIDATES, self.network.vocabulary - 1)
         self.near = NEAR * self.fan
         self.head = "draft.before" in self.network.shapes
@@ -188,7 +197,7 @@ class _Drafted:
         positions = graph.range(length + 2)
         left = network.to_the_left(positions) if network.knobs.causal_attention else None
         states, _ = network.decode(frame, network.at(positions), memory, (None, left), alone=True)
-        logits = network.logits(states.cut(1, length + 1, 0), self.never.or_eos)
+        logits = self.logits(states.cut(1, length + 1, 0), self.never.or_eos)
         logps = graph.op("LogSoftmax", network.allowed(logits, self.never.or_eos), axis=1)
         if self.head:
             logps = logps * network.weight("draft.scale")
@@ -233,11 +242,17 @@ class _Copied:
 
 
 class _Verify:
-    """A pass over the last token and proposals. most: (1,), slots that there will ever be, at most."""
+    """A pass over the last token and proposals. limit: (1,), the most tokens of the text."""
 
-    def __init__(self, step: NextToken, most: Value) -> None:
-        self.step, self.network, self.graph = step, step.network, step.network.graph
-        self.left = self.network.to_the_left(self.graph.range(most))  # (1, 1, most, most)
+    def __init__(self, step: NextToken, limit: Value, screen: Screen | None) -> None:
+        self.step, self.network, self.graph, self.limit, self.screen = (
+            step,
+            step.network,
+            step.network.graph,
+            limit,
+            screen,
+        )
+        self.left = self.network.to_the_left(self.graph.range(limit + (LONGEST + 1)))  # of all slots that there can be
         beyond = self.graph.floats(np.zeros((LONGEST + 2, self.network.knobs.width)))
         self.positions = self.graph.concat(self.network.weight("target_positions"), beyond, axis=0)
 
@@ -246,23 +261,54 @@ class _Verify:
 
         Also ends (a + 1,), the log-probabilities of EOS in the places of the tokens that come to the text.
         """
-        graph, network, known = self.graph, self.network, state["known"]
-        logits, cache = self._logits(graph.concat(state["last"], state["proposals"], axis=0), known, state)
-        best = graph.op("ArgMax", network.allowed(logits, self.step.never), result=np.int64, axis=1, keepdims=0)
+        graph, known = self.graph, state["known"]
+        states, cache = self._states(graph.concat(state["last"], state["proposals"], axis=0), known, state)
+        best, found = self._best(states, known)
         agreed = best.equals(graph.concat(state["proposals"], graph.ints([-1]), axis=0)).to(np.int32)
         accepted = graph.op("ArgMin", agreed, result=np.int64, axis=0, keepdims=0)
         count = accepted.unsqueeze(0) + 1
         written, end = best.cut(0, count, 0), known + count
-        logps = graph.op("LogSoftmax", logits.cut(0, count, 0), axis=1)
+        sure, ends = self._logps(found.cut(0, count, 0))
         return {
             "tokens": graph.concat(state["tokens"], written, axis=0), "last": best.gather(accepted),
-            "logps": graph.concat(state["logps"], network.allowed(logps, self.step.never).over("Max", 1), axis=0),
-            "ends": logps.cut(EOS, EOS + 1, 1).squeeze(1),
+            "logps": graph.concat(state["logps"], sure, axis=0), "ends": ends,
             "accepted": accepted, "known": end, **{name: cache[name].cut(0, end, 2) for name in self.step.names},
         }  # fmt: skip
 
-    def _logits(self, read: Value, known: Value, cache: State) -> tuple[Value, State]:
-        """read (m + 1,), after `known` (1,) slots in the cache -> (m + 1, V), and the cache with their slots."""
+    def _best(self, states: Value, known: Value) -> tuple[Value, Value]:
+        """The likeliest tokens (m + 1,) and all logits (m + 1, V).
+
+        With a screen, instead of these the log-probability of EOS (m + 1, 1), 0.0 where the limit is still far.
+        """
+        graph, network, never = self.graph, self.network, self.step.never
+
+        def obeying(logits: Value) -> Value:
+            return network.allowed(logits, never)
+
+        def of_all() -> list[Value]:
+            logits = network.logits(states, never)
+            return [graph.op("ArgMax", obeying(logits), result=np.int64, axis=1, keepdims=1), logits]
+
+        def with_ends() -> list[Value]:
+            best, logits = of_all()
+            return [best, graph.op("LogSoftmax", logits, axis=1).cut(EOS, EOS + 1, 1)]
+
+        if self.screen is None:
+            best, found = of_all()
+        else:
+            near = ~(known + states.size(0) < self.limit)
+            best, found = self.screen(states, obeying, with_ends, near)
+        return best.squeeze(1), found
+
+    def _logps(self, found: Value) -> tuple[Value, Value]:
+        """What `_best` found for N tokens -> their log-probabilities and those of EOS in their places, (N,)."""
+        if self.screen is not None:
+            return found.squeeze(1), found.squeeze(1)
+        logps = self.graph.op("LogSoftmax", found, axis=1)
+        return self.network.allowed(logps, self.step.never).over("Max", 1), logps.cut(EOS, EOS + 1, 1).squeeze(1)
+
+    def _states(self, read: Value, known: Value, cache: State) -> tuple[Value, State]:
+        """read (m + 1,), after `known` (1,) slots in the cache -> (m + 1, D), and the cache with their slots."""
         graph, count, step = self.graph, read.size(0), self.step
         end, keys = known + count, None
         seen, positions = self.left.cut(known, end, 2).cut(0, end, 3), self.positions.cut(known, end, 0)
@@ -274,4 +320,4 @@ class _Verify:
         states, kept = self.network.decode(read, positions, step.memory, (seen, seen), pasts, keys=keys, alone=True)
         if step.side == "query":
             states = states.cut(count, count + count, 0)
-        return self.network.logits(states, step.never), dict(zip(step.names, kept, strict=True))
+        return states, dict(zip(step.names, kept, strict=True))

@@ -1,5 +1,6 @@
 """ONNX Runtime's searches against those of torch: the same texts, passes and scores, whatever the model and options."""
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,8 +17,10 @@ from janus_cli.core.model import Transformer
 from janus_cli.core.shapes import NEAR
 from janus_cli.core.weights import Weights
 from janus_cli.engines import engine as module
+from janus_cli.engines import screen
 from janus_cli.engines.choice import without_graph
 from janus_cli.engines.engine import Engine
+from janus_cli.engines.int8 import levels
 from janus_cli.errors import UsageError
 
 SOURCES = [[7, 8, 9, 10, 11, EOS], [12, 13, 14, EOS], [20, 21, 22, 23, 24, 25, 26, EOS], [EOS]]
@@ -106,6 +109,48 @@ def test_a_graph_finds_what_torch_finds(knobs: dict[str, Any], side: Any) -> Non
                 for this, that in zip(these, those, strict=True):
                     assert this.score == pytest.approx(that.score, abs=1e-5)
                     assert this.logps == pytest.approx(that.logps, abs=1e-5)
+
+
+@pytest.mark.skipif(levels() != 127, reason="this processor's products in int8 may overflow")
+@pytest.mark.parametrize("side", ["content", "query"])
+@pytest.mark.parametrize("knobs", MODELS.values(), ids=MODELS.keys())
+def test_without_scores_the_texts_are_the_same(
+    knobs: dict[str, Any], side: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screen, "LEAST", 0)
+    model = headed(model_of(**knobs))
+    by_torch, engine = Generator(model), Engine(stored(model))
+    options = [Decoding(**changes) for mode, changes in SEARCHES.values() if mode == "ar" and changes["beam"] == 1]
+    for mode, each in [("ar", each) for each in options] + [
+        ("spec", Decoding(beam=1)),
+        ("spec", Decoding(beam=1, redraft="source")),
+    ]:
+        for row in range(len(SOURCES)):
+            source = torch.tensor([SOURCES[row]])
+            (expected,), ((found,),) = (
+                by_torch(source, "ar", each, side),
+                engine(source, mode, each, side, scores=False),
+            )
+            assert (found.tokens, found.limited) == (expected[0].tokens, expected[0].limited)
+            assert math.isnan(found.score)
+            assert not found.logps
+
+
+@pytest.mark.skipif(levels() != 127, reason="this processor's products in int8 may overflow")
+@pytest.mark.parametrize("mode", ["ar", "spec"])
+def test_tokens_that_int8_cannot_tell_apart_are_told_apart(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screen, "LEAST", 0)
+    model = headed(model_of(vocabulary=400))
+    with torch.no_grad():
+        table = model.output_weight
+        table[EOS + 1 :] = table[40] + 1e-4 * torch.randn_like(table[EOS + 1 :])
+    by_torch, engine = Generator(model), Engine(stored(model))
+    options, written = Decoding(beam=1), set[int]()
+    for source in torch.randint(5, 400, (20, 1, 9)):
+        expected = by_torch(source, "ar", options, "content")[0][0].tokens
+        assert engine(source, mode, options, "content", scores=False)[0][0].tokens == expected
+        written |= set(expected)
+    assert len(written) > 3  # not always the same one
 
 
 def headed(model: Transformer) -> Transformer:
@@ -236,6 +281,7 @@ def test_a_batch_that_does_not_fit_raises_memory_error() -> None:
 import resource, torch
 from janus_cli.core.knobs import Decoding
 from janus_cli.engines.engine import Engine
+from janus_cli.engines.int8 import levels
 from janus_cli.errors import UsageError
 from tests.engines.test_engine import BATCH, model_of
 engine, options = Engine(model_of(norm='pre')), Decoding(length_beam=20, iters=2)
