@@ -33,8 +33,9 @@ def main() -> int:
     parser.add_argument("--batch-sentences", type=int, default=64)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--mode", action="append", metavar="NAME", help="as of `janus bench`; repeat")
-    parser.add_argument("--no-scores", dest="scores", action="store_false", help="of texts alone, as decode to stdout")
+    parser.add_argument("--no-scores", action="store_true", help="ask for texts alone, one by one")
     asked = parser.parse_args()
+    batch = 1 if asked.no_scores else asked.batch_sentences
     if asked.threads:
         torch.set_num_threads(asked.threads)
     run, folder = find_checkpoint(asked.run, None)
@@ -45,8 +46,8 @@ def main() -> int:
             found: list[list[Result]] = []
             seconds = []
             for name in ("torch", "auto"):
-                options = {**row_options([mode])[mode], "batch_sentences": asked.batch_sentences, "engine": name}
-                translator = Translator(engine, tokenizers, choose(recipe, options), scores=asked.scores)
+                options = {**row_options([mode])[mode], "batch_sentences": batch, "engine": name}
+                translator = Translator(engine, tokenizers, choose(recipe, options), scores=not asked.no_scores)
                 found.append([result for window in translator.windows(Lines(file)) for result in window])
                 seconds.append(sum(translator.timing.seconds))
             pairs = [pair for pair in zip(*found, strict=True) if pair[0].text != pair[1].text]

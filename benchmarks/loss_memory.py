@@ -101,13 +101,13 @@ def loss(way: str, states: Sequence[Tensor], weight: Tensor, gold: Tensor, smoot
     """The loss of an objective as it makes it. states: (N, D) of all AR tokens and, for JANUS, of H hidden ones of NAR
     and of AUX; the first H tokens are those hidden. weight (V, D), gold (N,)."""
     ce, aux = (cross_entropy, aux_loss) if way == WAYS[0] else (plain_cross_entropy, plain_aux_loss)
-    left_to_right, *others = states
-    if not others:
-        return ce(left_to_right, weight, gold, smoothing)
-    hidden = len(others[0])
+    if len(states) == 1:
+        return ce(states[0], weight, gold, smoothing)
+    left_to_right, nar, aux_states = states
+    hidden = len(nar)
     factors = AuxLoss(1.0, 0.5, 0.5, 3.0, 1.0, 1.0)
     rest = ce(left_to_right[hidden:], weight, gold[hidden:], smoothing)
-    tied = aux(left_to_right[:hidden], *others, weight, gold[:hidden], smoothing, factors)
+    tied = aux(left_to_right[:hidden], nar, aux_states, weight, gold[:hidden], smoothing, factors)
     return rest + sum(factor * total for factor, total in zip(factors, tied, strict=True))
 
 
@@ -150,8 +150,8 @@ def of_a_step(case: Case, steps: int = 2) -> int:
     if case.way == "plain":
         for module in (losses, janus):
             assert hasattr(module, "cross_entropy")
-            module.cross_entropy = plain_cross_entropy
-        janus.aux_loss = plain_aux_loss
+            vars(module)["cross_entropy"] = plain_cross_entropy
+        vars(janus)["aux_loss"] = plain_aux_loss
     torch.manual_seed(case.recipe.seed)
     model = build_model(case.recipe, case.vocabulary, case.vocabulary).train()
     prepared: Any = None  # the batches are made here
@@ -189,10 +189,10 @@ def main(arguments: Sequence[str] | None) -> None:
         if asked.plot.exists():
             raise UsageError(f"{asked.plot} exists already", "name another file")
     shared.start(asked)
-    rows, curves = [], {}
+    rows, curves = [], dict[str, list[tuple[int, int]]]()
     cases = list(all_cases(asked))
     with console.progress("measuring", len(cases)) as bar:
-        for case in bar.over(cases):
+        for case in cases:
             name, needed = case.recipe.objective.name, COPIES[case.recipe.objective.name] * case.logits
             found: list[int] = []
             if case.way == "plain" and needed > free():
@@ -205,6 +205,7 @@ def main(arguments: Sequence[str] | None) -> None:
             table = 4 * case.vocabulary * case.recipe.model.width
             numbers = [found[0], table, case.logits, found[1], weights(case)] if found else [None] * 5
             rows.append((name, case.way, f"{case.vocabulary:,}", *map(mebibytes, numbers)))
+            bar.advance()
     tokens = ", ".join(
         f"{case.recipe.objective.name} {case.asked[0]:,} tokens" + f", {case.asked[1]:,} hidden" * bool(case.asked[1])
         for case in cases[:: len(WAYS) * len(asked.vocabularies or VOCABULARIES)]

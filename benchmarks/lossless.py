@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,11 +57,8 @@ def main() -> int:
             seconds, passes = sum(timing.seconds), timing.passes / max(1, timing.sentences)
             reports.append(f"{plan.label} {passes:.2f} passes a sentence, {timing.sentences / seconds:.1f} sentences/s")
         pairs = zip(*found, strict=True)
-        leads = [
-            lead(model, tokenizers, plans[0].recipe.ar_stream or "content", *pair)
-            for pair in pairs
-            if ids(pair[0]) != ids(pair[1])
-        ]
+        side: Any = plans[0].recipe.ar_stream or "content"
+        leads = [lead(model, tokenizers, side, *pair) for pair in pairs if ids(pair[0]) != ids(pair[1])]
         mistakes += sum(value > ROUNDING for value in leads)
         said = f"{file.name}: {len(found[0]):,} sentences, {len(leads)} differ; {'; '.join(reports)}\n"
         if leads:

@@ -62,9 +62,9 @@ def main() -> None:
     lines = len(sides) * count
     encoding = seconds["train"] - seconds["tokenizer"]
     bare = encode_bare(text, sides, out / "tokenizer.model", options.workers)
-    words = ("--recipe", recipe, "--prepared", out, "--run", options.folder / "run", "--force")
+    trained = ("--recipe", recipe, "--prepared", out, "--run", options.folder / "run", "--force")
     changes = [word for change in TRAINING for word in ("--set", change)]
-    _, training = janus(options.folder, "train", *words, "--threads", 1, *changes)
+    _, training = janus(options.folder, "train", *trained, "--threads", 1, *changes)
     rows = [
         ("text", f"{sum(file.stat().st_size for file in text.iterdir()) / 1e9:,.2f} GB, {lines:,} lines"),
         ("peak memory of all processes (RSS)", f"{peak / 2**20:,.0f} MiB"),

@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None) -> None:
     parser.add_argument("--trained-at", required=True, metavar="COMMIT", help="the code that trained it")
     parser.add_argument("--decode", required=True, action="append", metavar="OPTIONS", help="of `janus decode`; repeat")
     parser.add_argument("--set", default=[], action="append", metavar="KEY=VALUE", help="a knob of decoding; repeat")
+    parser.add_argument("--draft-head", metavar="FILE", help="the training sources: makes a head for `--mode spec`")
     parser.add_argument("--about", type=Path, metavar="FILE", help="Markdown; by default cards/RECIPE.md")
     parser.add_argument("--force", action="store_true", help="replace an earlier export")
     asked = parser.parse_args(arguments)
@@ -72,6 +73,8 @@ def main(arguments: Sequence[str] | None) -> None:
         run=run.path, checkpoint=asked.checkpoint, kind="safetensors", out=folder, quantization="bfloat16",
         with_test=True, changes=asked.set, force=asked.force,
     )  # fmt: skip
+    if asked.draft_head:
+        janus(Path.cwd(), "draft-head", "--run", str(folder), "--source", asked.draft_head)
     rows = [measured(asked.name, options) for options in asked.decode]
     write_atomically(folder / "README.md", card(asked.name, run, folder, file.read_text("utf-8"), commits, rows))
     sys.stdout.write(f"{folder / 'README.md'}\n")

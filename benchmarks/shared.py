@@ -91,7 +91,7 @@ def made_up_batch(rows: int, length: int, vocabulary: int) -> Batch:
 def made_up_store(folder: Path, pairs: int, mean: int, most: int, vocabulary: int) -> None:
     """Pairs of 1 to `most` words a side, with this mean and about the spread of image captions (a third of it)."""
     rng = np.random.default_rng(1)
-    sides = []
+    sides = list[Any]()
     for _ in range(2):
         lengths = np.clip(np.rint(rng.gamma(9.0, mean / 9.0, pairs)), 1, most).astype(np.int64)
         sides.append(np.split(ids(rng, int(lengths.sum()), vocabulary), lengths.cumsum()[:-1]))

@@ -121,11 +121,13 @@ def pairs(asked: argparse.Namespace, recipe: Recipe, folder: Path) -> Path:
 def take_turns(contestants: Sequence[Contestant], turns: int, steps: int, warm_up: int) -> None:
     """Warms up, then lets each do its steps in every turn."""
     with console.progress("timing", (turns + 1) * len(contestants)) as bar:
-        for each in bar.over(contestants):
+        for each in contestants:
             each.call(turn, warm_up)
+            bar.advance()
         for number in range(turns):
-            for each in bar.over(rotated(contestants, number)):
+            for each in rotated(contestants, number):
                 each.turns.append(each.call(turn, steps))
+                bar.advance()
 
 
 def report(asked: argparse.Namespace, contestants: Sequence[Contestant]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,7 @@ from janus_cli.training.optimizer import make_optimizer
 from janus_cli.training.trainer import Trainer
 from janus_cli.world import autocast, start_world
 
-HUGGING_FACE = "transformers"
+HUGGING_FACE: Final = "transformers"
 SMOOTHING = 0.1  # of the peer's cross-entropy
 
 

@@ -134,7 +134,7 @@ def commit(version: Path) -> str:
 
 def pair_of(versions: dict[str, Path], folder: Path, number: int, only: str) -> dict[str, float]:
     """The ratio NEW / OLD of every row, measured once; who comes first changes from pair to pair."""
-    ratios = {}
+    ratios = dict[str, float]()
     order = ("old", "new") if number % 2 == 0 else ("new", "old")
     for name, seconds in rows():
         if only in name:

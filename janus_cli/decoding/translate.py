@@ -283,7 +283,7 @@ class Translator:
             source, trace = _padded([ids[index] for index in batch]), first + min(batch) < self.traced
             how = self.plan.mode, self.plan.options, self.plan.recipe.ar_stream
             with _fitting(partial(self.generator.at_once, source, *how)):
-                found = self.generator(source, *how, trace, self.scores)
+                found = self.generator(source, *how, trace, self.scores or trace)
             self.timing.seconds.append(time.perf_counter() - self.generator.setting_up - started)
             for index, each in zip(batch, found, strict=True):
                 outputs[index] = _different(each) if self.plan.way == "nar" else each

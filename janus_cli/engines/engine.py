@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from math import nan
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -186,10 +187,14 @@ def _outputs(found: Arrays) -> Iterator[list[Output]]:
     limited = found.get("limited")
     end = 0 if limited is None else 1  # left to right, the EOS has a log-probability
     for b, passes in enumerate(found["passes"].tolist()):
-        tokens, logps, sizes, scores = (found[name][b].tolist() for name in ("tokens", "logps", "lengths", "scores"))
+        tokens, sizes = found["tokens"][b].tolist(), found["lengths"][b].tolist()
         cut = [False] * len(sizes) if limited is None else limited[b].tolist()
+        if "scores" not in found:
+            yield [Output(tokens[0][: sizes[0]], [], nan, passes, limited=cut[0])]
+            continue
+        logps, scores = found["logps"][b].tolist(), found["scores"][b].tolist()
         yield [
             Output(tokens[n][:size], logps[n][: size + end], score, passes, limited=cut[n])
             for n, (size, score) in enumerate(zip(sizes, scores, strict=True))
-            if not score < HIDDEN / 2  # else there are fewer; NaN is not less
+            if score > HIDDEN / 2  # else there are fewer
         ]

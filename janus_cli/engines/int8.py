@@ -7,8 +7,8 @@ each sentence that an autoregressive step has, `Rows` for all others.
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from janus_cli.engines.graph import RUNTIME, Graph, Value
 MOST = 127  # of rounded weights
 TINY = 1e-20  # the scale of a row of zeros
 BLOCK = 128  # inputs that share a scale in `Blocks`, or 16 to 64 if there are fewer
+SLACK = 1.01
+SLICE = 512  # rows
 # Behind a weight's name: rounded, its scales, and the bounds of its products' errors.
 ROWS, BLOCKS = (".int8", ".scales", ".bounds"), (".blocks", ".block_scales", ".block_bounds")
 
@@ -28,53 +30,69 @@ class Quantized(dict[str, NDArray[Any]]):
     """Weights by name, also rounded, which is done when they are first asked for."""
 
     def __missing__(self, name: str) -> NDArray[Any]:
-        for ends, round_, back in ((ROWS, by_rows, from_rows), (BLOCKS, by_blocks, from_blocks)):
-            for end in ends:
-                if name.endswith(end):
-                    plain = name.removesuffix(end)
-                    rounded, scales, wrong = (plain + each for each in ends)
-                    if end == ends[2]:
-                        self[wrong] = bounds(self[plain], back(self[rounded], self[scales]))
+        for suffixes, round_, back in ((ROWS, by_rows, from_rows), (BLOCKS, by_blocks, from_blocks)):
+            for suffix in suffixes:
+                if name.endswith(suffix):
+                    plain = name.removesuffix(suffix)
+                    rounded, scales, bounds = (plain + each for each in suffixes)
+                    if name == bounds:
+                        self[bounds] = bounds_of(self[plain], partial(back, self[rounded], self[scales]))
                     else:
                         self[rounded], self[scales] = round_(self[plain])
                     return self[name]
         raise KeyError(name)
 
 
+def slices(rows: int) -> Iterator[slice]:
+    """Of so many rows, as many at a time as stay in a cache."""
+    return (slice(start, start + SLICE) for start in range(0, rows, SLICE))
+
+
 def by_rows(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """A weight (E, D) -> rounded (D, E), and the scale of each of its columns (E,)."""
-    scales = np.maximum(np.abs(weight).max(1), np.float32(TINY)) / np.float32(MOST)
-    return np.ascontiguousarray(np.rint(weight / scales[:, None]).astype(np.int8).T), scales
+    rounded, scales = np.empty(weight.shape, np.int8), np.empty(len(weight), np.float32)
+    for part in slices(len(weight)):
+        scales[part] = np.maximum(np.abs(weight[part]).max(1), np.float32(TINY)) / np.float32(MOST)
+        rounded[part] = np.rint(weight[part] / scales[part, None])
+    return np.ascontiguousarray(rounded.T), scales
 
 
-def from_rows(rounded: NDArray[np.int8], scales: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What `by_rows` made of a weight, as (E, D)."""
-    return rounded.T * scales[:, None]
+def from_rows(rounded: NDArray[np.int8], scales: NDArray[np.float32], part: slice) -> NDArray[np.float32]:
+    """What `by_rows` made of some rows of a weight, (…, D)."""
+    return rounded[:, part].T * scales[part, None]
 
 
 def by_blocks(weight: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """A weight (E, D) -> rounded around 128 (E, D / block, block), and the scale of each block (E * D / block,)."""
     size = block(weight.shape[1])
-    rows = np.pad(weight, ((0, 0), (0, -weight.shape[1] % size))).reshape(len(weight), -1, size)
-    scales = np.maximum(np.abs(rows).max(2), np.float32(TINY)) / np.float32(MOST)
-    return (np.rint(rows / scales[..., None]) + 128).astype(np.uint8), scales.reshape(-1)
+    count = -(-weight.shape[1] // size)
+    rounded, scales = np.empty((len(weight), count, size), np.uint8), np.empty((len(weight), count), np.float32)
+    for part in slices(len(weight)):
+        rows = np.pad(weight[part], ((0, 0), (0, -weight.shape[1] % size))).reshape(-1, count, size)
+        scales[part] = np.maximum(np.abs(rows).max(2), np.float32(TINY)) / np.float32(MOST)
+        rounded[part] = np.rint(rows / scales[part, :, None]) + 128
+    return rounded, scales.reshape(-1)
 
 
-def from_blocks(rounded: NDArray[np.uint8], scales: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What `by_blocks` made of a weight, as (E, D), with zeros up to the next block."""
-    return ((rounded - np.float32(128)) * scales.reshape(*rounded.shape[:2], 1)).reshape(len(rounded), -1)
+def from_blocks(rounded: NDArray[np.uint8], scales: NDArray[np.float32], part: slice) -> NDArray[np.float32]:
+    """What `by_blocks` made of some rows of a weight, (…, D), with zeros up to the next block."""
+    scales = scales.reshape(len(rounded), -1, 1)[part]
+    return ((rounded[part] - np.float32(128)) * scales).reshape(len(scales), -1)
 
 
-def bounds(weight: NDArray[np.float32], rounded: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(2,): a product of x and a weight (E, D), both `rounded`, is wrong by no more than the first of these times the
+def bounds_of(weight: NDArray[np.float32], rounded: Callable[[slice], NDArray[np.float32]]) -> NDArray[np.float32]:
+    """(2, 1): a product of x and a weight (E, D), both `rounded`, is wrong by no more than the first of these times the
     largest of x, plus the second times the Euclidean length of x.
 
     With e for what rounding changes, w'x' - wx = w' e(x) + e(w) x. Each is at most the product of both lengths, and
-    each of e(x) at most half a step.
+    each of e(x) at most half a step. SLACK is for what float32 rounds.
     """
-    width = weight.shape[1]
-    lengths, lost = (np.linalg.norm(each, axis=1).max() for each in (rounded, rounded[:, :width] - weight))
-    return np.array([lengths * np.sqrt(width) / (2 * levels()), lost], np.float32)
+    width, length, lost = weight.shape[1], 0.0, 0.0
+    for part in slices(len(weight)):
+        rows = rounded(part)
+        length = max(length, np.linalg.norm(rows, axis=1).max())
+        lost = max(lost, np.linalg.norm(rows[:, :width] - weight[part], axis=1).max())
+    return np.array([[length * np.sqrt(width) / (2 * levels())], [lost]], np.float32) * np.float32(SLACK)
 
 
 def block(width: int) -> int:
@@ -95,7 +113,7 @@ def levels() -> int:
 class Rows:
     """x W' + b in a graph: a scale for each row of x, which is rounded when it is there."""
 
-    ends = ROWS
+    suffixes = ROWS
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -124,7 +142,7 @@ class Rows:
 class Blocks:
     """x W' + b in a graph as one node: a scale for each block of each row of x."""
 
-    ends = BLOCKS
+    suffixes = BLOCKS
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph

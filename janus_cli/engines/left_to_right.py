@@ -18,7 +18,8 @@ from janus_cli.engines.screen import Screen
 
 Side = Literal["content", "query"]
 # What a search gives of each sentence's N hypotheses, best first: tokens (B, N, T), PAD behind the last, without EOS;
-# logps (B, N, T), left to right with that of EOS; lengths (tokens) and scores (B, N); decoder passes (B,).
+# logps (B, N, T), left to right with that of EOS, and scores (B, N), both if known; lengths (tokens, B, N); decoder
+# passes (B,).
 Results = dict[str, Value]
 
 
@@ -70,32 +71,22 @@ def length_limits(source: Value, longest: int, options: Decoding) -> Value:
 
 
 def greedy(
-    network: Network, options: Decoding, source: Value, side: Side, never: Unwritten, *, padded: bool,
-    screened: bool = False,
-) -> Results:  # fmt: skip
-    """`greedy` of core/search. Gives what every search does (`Results`), and limited (B, 1).
-
-    screened: by `Screen`, so that log-probabilities and scores are not known: (B, 1, 0), and NaN.
-    """
+    network: Network, options: Decoding, source: Value, side: Side, never: Unwritten, *, padded: bool
+) -> Results:
+    """`greedy` of core/search. Gives what every search does (`Results`), and limited (B, 1)."""
     graph, batch, rules = network.graph, source.size(0), Rules.of(options)
     step = NextToken(network, network.encode(source, padded=padded), side, never)
     limits = length_limits(source, network.knobs.max_length, options).unsqueeze(1)
-    screen = Screen(network, never, Blocks(graph)) if screened else None
 
     def turn(place: Value, state: State) -> tuple[Value, State, State]:
-        states, cache = step.states(state["last"], place, state)
-        at_end, words, going = limits.equals(place + 1), rules.read(state, state["last"]), state["going"]
-
-        def obeying(logits: Value) -> Value:
-            return rules.obeying(network.allowed(logits, never), words, place)
-
-        def of_all() -> list[Value]:
-            logits = network.logits(states, never)
-            best = graph.where(at_end, EOS, network.best(obeying(logits)))
-            return [best, graph.op("LogSoftmax", logits, axis=1).pick(best)]
-
-        best, logps = of_all() if screen is None else screen(states, obeying, of_all, at_end)
-        written = {"tokens": graph.where(going, best, PAD), "logps": graph.where(going, logps, 0.0)}
+        logits, cache = step(state["last"], place, state)
+        at_end, words = limits.equals(place + 1), rules.read(state, state["last"])
+        allowed = rules.obeying(network.allowed(logits, never), words, place)
+        best = graph.where(at_end, EOS, network.best(allowed))
+        sure, going = graph.op("LogSoftmax", logits, axis=1).pick(best), state["going"]
+        sure = graph.where(at_end, 0.0, sure) if options.free_end else sure
+        sure = graph.where(place.equals(0), 0.0, sure) if rules.first else sure
+        written = {"tokens": graph.where(going, best, PAD), "logps": graph.where(going, sure, 0.0)}
         going = going & ~best.equals(EOS)
         return going.any(0).squeeze(0), {"last": best, "going": going, **cache, **words}, written
 
@@ -106,24 +97,52 @@ def greedy(
     _, written = graph.loop(limits.over("Max", 0).squeeze(0), state, turn)
     tokens, logps = written["tokens"].transpose(1, 2, 0), written["logps"].transpose(1, 2, 0)  # (B, 1, T)
     sizes = (~tokens.equals(PAD)).to(np.int64).over("Sum", 2)  # EOS included
-    place, limited = graph.range(tokens.size(2)), ~(sizes < limits)
-    if options.free_end:
-        logps = graph.where(limits.unsqueeze(2).equals(place + 1), 0.0, logps)
-    else:
+    limited = ~(sizes < limits)
+    if not options.free_end:
         limited = limited & (logps.pick((sizes - 1).unsqueeze(2), 2).squeeze(2) <= log(0.5))
-    logps = graph.where(place.equals(0), 0.0, logps) if rules.first else logps
-    scores = logps.over("Sum", 2).to(np.float64) / lengthened(sizes, options)
-    if screened:
-        logps, scores = unknown(logps, scores)
     return {
-        "tokens": graph.where(tokens.equals(EOS), PAD, tokens), "logps": logps, "lengths": sizes - 1, "scores": scores,
-        "passes": sizes.squeeze(1), "limited": limited,
+        "tokens": graph.where(tokens.equals(EOS), PAD, tokens), "logps": logps, "lengths": sizes - 1,
+        "scores": logps.over("Sum", 2).to(np.float64) / lengthened(sizes, options), "passes": sizes.squeeze(1),
+        "limited": limited,
     }  # fmt: skip
 
 
-def unknown(logps: Value, scores: Value) -> tuple[Value, Value]:
-    """Log-probabilities and scores that are not known: (B, N, 0), and NaN (B, N)."""
-    return logps.cut(0, 0, 2), scores * np.nan
+def screened_greedy(network: Network, options: Decoding, source: Value, side: Side, never: Unwritten) -> Results:
+    """`greedy` of one sentence by `Screen`, so without log-probabilities and scores; limited (1, 1)."""
+    graph, rules = network.graph, Rules.of(options)
+    step, screen = NextToken(network, network.encode(source, padded=False), side, never), Screen(network, never, Blocks)
+    limit = length_limits(source, network.knobs.max_length, options)  # (1,)
+
+    def turn(place: Value, state: State) -> tuple[Value, State, State]:
+        states, cache = step.states(state["last"], place, state)
+        words = rules.read(state, state["last"])
+        best = screen(states, lambda logits: rules.obeying(network.allowed(logits, never), words, place))
+        best = graph.where(limit.equals(place + 1), EOS, best)
+        going = ~best.equals(EOS).any(0).squeeze(0)
+        return going, {"last": best, "states": states, **cache, **words}, {"tokens": best.squeeze(0)}
+
+    one = graph.ints([1])
+    begin = {"last": graph.ints([[BOS]]), "states": graph.floats(np.zeros((1, network.knobs.width)))}
+    last, written = graph.loop(limit.squeeze(0), {**begin, **step.empty(one), **rules.start(one)}, turn)
+    tokens = written["tokens"].reshape(1, 1, -1)
+    size = tokens.size(2).unsqueeze(0)  # EOS included
+    limited = ~(size < limit)
+    if not options.free_end:
+        limited = limited & (of_end(network, never, last["states"], limited) <= log(0.5))
+    return {
+        "tokens": graph.where(tokens.equals(EOS), PAD, tokens), "lengths": size - 1, "passes": size.squeeze(1),
+        "limited": limited,
+    }  # fmt: skip
+
+
+def of_end(network: Network, never: Unwritten, states: Value, asked: Value) -> Value:
+    """The log-probability of EOS after states (1, D), (1, 1); 0.0 if it is not asked for (1, 1)."""
+    graph = network.graph
+
+    def by_all_logits() -> list[Value]:
+        return [graph.op("LogSoftmax", network.logits(states, never), axis=1).cut(EOS, EOS + 1, 1)]
+
+    return graph.branch(asked.reshape(-1).squeeze(0), by_all_logits, lambda: [graph.floats([[0.0]])])[0]
 
 
 def lengthened(length: Value, options: Decoding) -> Value:

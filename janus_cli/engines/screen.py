@@ -1,8 +1,9 @@
-"""The likeliest tokens without all logits, and exactly those.
+"""The likeliest token of each row, from rounded logits and few exact ones.
 
-The output table is most of what a step reads. In int8 it has a quarter of the size, and says which few tokens may be
-the likeliest; of the table itself, only their rows are read. How far a rounded logit may be off is known, and so is
-whether the choice is certain. Where it is not, all logits are computed. Without these there are no log-probabilities.
+The output table is most of what a step reads. In int8 it has a quarter of the size, and says which tokens may be the
+likeliest; of the table itself, only the rows of these are read. No other token is rounded higher than the last of them,
+so its exact logit is at most that, plus what rounding can do. If that could still be the highest, all logits are
+computed. Without all logits there are no log-probabilities.
 """
 
 from __future__ import annotations
@@ -14,41 +15,37 @@ from janus_cli.engines.graph import Value
 from janus_cli.engines.int8 import Blocks, Rows, levels
 from janus_cli.engines.network import HIDDEN, Network
 
-CANDIDATES = 8  # tokens whose logits are exact
+EXACT = 8  # logits of each row
 LEAST = 1 << 20  # weights of a table that is worth it
-SLACK = 1.01  # of the bound, for what float32 rounds
 
 
 def pays(table: Sequence[int]) -> bool:
-    """Whether an output table (V, D) is worth it, and the processor's products in int8 cannot overflow."""
+    """Whether an output table (V, D) is worth it, and int8 is as exact here as `bounds_of` takes it to be."""
     return table[0] * table[1] >= LEAST and levels() == 127
 
 
 class Screen:
-    """Chooses the likeliest token of each row by few exact logits."""
+    """Chooses what all logits of `network` would choose, the first of equal ones, but for rounding in float32."""
 
-    def __init__(self, network: Network, never: Unwritten, kernel: Blocks | Rows) -> None:
-        self.network, self.never, self.kernel = network, never, kernel
+    def __init__(self, network: Network, never: Unwritten, kernel: type[Blocks | Rows]) -> None:
+        self.network, self.never, self.kernel = network, never, kernel(network.graph)
 
-    def __call__(
-        self, states: Value, obeying: Callable[[Value], Value], of_all: Callable[[], list[Value]], asked: Value
-    ) -> list[Value]:
-        """states (N, D) -> the likeliest token of each, the first of equal ones, (N, 1), and 0.0 (N, 1).
-
-        obeying: takes logits (N, V), and hides what must not be written. of_all: computes all logits, and gives the
-        same two, or something better than 0.0; used where a choice is not certain, or `asked` (N or 1, 1) for it.
-        """
+    def __call__(self, states: Value, obeying: Callable[[Value], Value]) -> Value:
+        """states (N, D) -> tokens (N, 1). obeying: takes logits (N, V), and hides what must not be written."""
         network, graph = self.network, self.network.graph
-        values, places = obeying(self.logits(states, self.never)).top(CANDIDATES)
-        rows, bias = network.weight(network.output).gather(places), network.output_bias(self.never)
-        exact = graph.op("MatMul", rows, states.unsqueeze(2)).squeeze(2)
-        exact = exact + bias.gather(places) if network.knobs.output_bias else exact
+        values, tokens = obeying(self.logits(states, self.never)).top(EXACT)
+        rows, bias = network.weight(network.output).gather(tokens), network.output_bias(self.never).gather(tokens)
+        exact = graph.op("MatMul", rows, states.unsqueeze(2)).squeeze(2) + bias
         exact = graph.where(values > HIDDEN / 2, exact, values)
-        most = exact.over("Max", 1, keep=True)
-        best = graph.where(exact.equals(most), places, network.vocabulary).over("Min", 1, keep=True)
-        others = values.cut(CANDIDATES - 1, CANDIDATES, 1) + self._error(states)
-        doubtful = ((most <= others) | asked).any(0).squeeze(0)
-        return graph.branch(doubtful, of_all, lambda: [best, most * 0.0])
+        best = exact.over("Max", 1, keep=True)
+        found = graph.where(exact.equals(best), tokens, network.vocabulary).over("Min", 1, keep=True)
+        others = values.cut(EXACT - 1, EXACT, 1) + self._error(states)
+        doubtful = (~(best > others)).any(0).squeeze(0)
+
+        def by_all_logits() -> list[Value]:
+            return [network.best(obeying(network.logits(states, self.never)))]
+
+        return graph.branch(doubtful, by_all_logits, lambda: [found])[0]
 
     def logits(self, states: Value, never: Unwritten) -> Value:
         """As `Network.logits`, but rounded."""
@@ -57,6 +54,6 @@ class Screen:
 
     def _error(self, states: Value) -> Value:
         """By how much a rounded logit of these states (N, D) is wrong at most, (N, 1)."""
-        graph, bounds = states.graph, states.graph.weight(self.network.output + self.kernel.ends[2], (2,))
+        graph, bounds = states.graph, states.graph.weight(self.network.output + self.kernel.suffixes[2], (2, 1))
         largest, length = graph.op("Abs", states).over("Max", 1, keep=True), states.over("L2", 1, keep=True)
-        return graph.op("MatMul", graph.concat(largest, length, axis=1), (bounds * SLACK).unsqueeze(1))
+        return graph.op("MatMul", graph.concat(largest, length, axis=1), bounds)

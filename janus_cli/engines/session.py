@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from janus_cli.core.knobs import Decoding, Model
 from janus_cli.core.writing import Unwritten
 from janus_cli.engines.graph import Graph
-from janus_cli.engines.left_to_right import Beam, Side, greedy
+from janus_cli.engines.left_to_right import Beam, Side, greedy, screened_greedy
 from janus_cli.engines.network import Network
 from janus_cli.engines.refining import MaskPredict
 from janus_cli.engines.speculative import Speculative
@@ -85,11 +86,9 @@ def written(model: Model, shapes: Mapping[str, Sequence[int]], search: Search, n
     assert search.side is not None
     if search.mode == "spec":
         graph.outputs = Speculative(network, options, search.side, never, screened=search.screened).search(source)
-        return graph
-    if options.beam == 1:
-        graph.outputs = greedy(
-            network, options, source, search.side, never, padded=search.padded, screened=search.screened
-        )
+    elif search.screened:
+        graph.outputs = screened_greedy(network, options, source, search.side, never)
     else:
-        graph.outputs = Beam(network, options).search(source, search.side, never, padded=search.padded)
+        find = partial(greedy, network, options) if options.beam == 1 else Beam(network, options).search
+        graph.outputs = find(source, search.side, never, padded=search.padded)
     return graph

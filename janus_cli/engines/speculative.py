@@ -27,7 +27,7 @@ from janus_cli.core.symbols import BOS, EOS, MASK, PAD
 from janus_cli.core.writing import Unwritten
 from janus_cli.engines.graph import State, Value
 from janus_cli.engines.int8 import Rows
-from janus_cli.engines.left_to_right import NextToken, Results, Side, length_limits, lengthened, unknown
+from janus_cli.engines.left_to_right import NextToken, Results, Side, length_limits, lengthened, of_end
 from janus_cli.engines.network import HIDDEN, Network, Source
 from janus_cli.engines.screen import Screen
 
@@ -64,7 +64,7 @@ class Speculative:
     ) -> None:
         self.network, self.graph, self.side, self.never = network, network.graph, side, never
         self.window, self.options = min(options.verify_window, options.draft_length, LONGEST), options
-        self.screen = Screen(network, never, Rows(network.graph)) if screened else None
+        self.screen = Screen(network, never, Rows) if screened else None
 
     def search(self, source: Value) -> Results:
         """source (1, S), without PAD. Gives what `greedy` does."""
@@ -73,7 +73,7 @@ class Speculative:
         limit = length_limits(source, self.network.knobs.max_length, self.options)  # (1,)
         copies = self.options.redraft == "source"
         draft = _Copied(self, source) if copies else _Drafted(self, memory, limit)
-        verify = _Verify(step, limit, self.screen)
+        verify = _Verify(step, limit + (LONGEST + 1), self.screen)
 
         def turn(number: Value, state: State) -> tuple[Value, State, State]:
             new = verify(state)
@@ -82,33 +82,35 @@ class Speculative:
             new |= draft.next(state, new, accepted, last)
             return going, new | {"last": last.unsqueeze(0), "passes": number + (1 + draft.passes)}, {}
 
-        nothing = graph.floats(np.zeros(0))
         state = {
             "last": graph.ints([BOS]), "known": graph.ints([0]), "passes": graph.ints(draft.passes),
-            "tokens": graph.ints(np.zeros(0)), "logps": nothing, "ends": nothing, **draft.first(),
-            **step.empty(graph.ints([1])),
+            "tokens": graph.ints(np.zeros(0)), "states": graph.floats(np.zeros((1, self.network.knobs.width))),
+            **draft.first(), **step.empty(graph.ints([1])),
         }  # fmt: skip
+        if self.screen is None:
+            state["logps"] = graph.floats(np.zeros(0))
         last, _ = graph.loop(limit.squeeze(0), state, turn)
         return self._ended(last, limit)
 
     def _ended(self, last: State, limit: Value) -> Results:
         """What the loop's last state says. What is written at the limit (1,) is EOS, whatever the model would write."""
-        graph, known, ends = self.graph, last["known"], last["ends"]
+        graph, known, states = self.graph, last["known"], last["states"]
         size = graph.op("Min", known, limit)
         forced = ~(size < limit)
-        end = ends.gather(size - 1 - known + ends.size(0))
-        limited = forced if self.options.free_end else forced & (end <= log(0.5))
-        end = graph.where(forced, 0.0, end) if self.options.free_end else end
+        found = {
+            "tokens": last["tokens"].cut(0, size - 1, 0).unsqueeze(0, 1), "lengths": (size - 1).unsqueeze(0),
+            "passes": last["passes"].unsqueeze(0), "limited": forced.unsqueeze(0),
+        }  # fmt: skip
+        end = graph.floats([0.0])
+        if not self.options.free_end:
+            end = of_end(self.network, self.never, states.gather(size - 1 - known + states.size(0)), forced).squeeze(1)
+            found["limited"] = (forced & (end <= log(0.5))).unsqueeze(0)
+        if self.screen is not None:
+            return found
+        end = graph.where(forced, end, last["logps"].gather(size - 1))
         logps = graph.concat(last["logps"].cut(0, size - 1, 0), end, axis=0)
         score = logps.over("Sum", 0, keep=True).to(np.float64) / lengthened(size, self.options)
-        logps, score = logps.unsqueeze(0, 1), score.unsqueeze(0)
-        if self.screen is not None:
-            logps, score = unknown(logps, score)
-        return {
-            "tokens": last["tokens"].cut(0, size - 1, 0).unsqueeze(0, 1), "logps": logps,
-            "lengths": (size - 1).unsqueeze(0), "scores": score, "passes": last["passes"].unsqueeze(0),
-            "limited": limited.unsqueeze(0),
-        }  # fmt: skip
+        return found | {"logps": logps.unsqueeze(0, 1), "scores": score.unsqueeze(0)}
 
 
 class _Drafted:
@@ -118,7 +120,7 @@ class _Drafted:
 
     def __init__(self, search: Speculative, memory: Source, limit: Value) -> None:
         self.network, self.graph, self.window, self.never = search.network, search.graph, search.window, search.never
-        self.logits = (search.screen or search.network).logits  # drafts may be wrong
+        self.logits = (search.screen or search.network).logits  # a draft may have them rounded
         self.fan = min(CANDIDATES, self.network.vocabulary - 1)
         self.near = NEAR * self.fan
         self.head = "draft.before" in self.network.shapes
@@ -242,70 +244,41 @@ class _Copied:
 
 
 class _Verify:
-    """A pass over the last token and proposals. limit: (1,), the most tokens of the text."""
+    """A pass over the last token and proposals. most: (1,), slots that there will ever be, at most."""
 
-    def __init__(self, step: NextToken, limit: Value, screen: Screen | None) -> None:
-        self.step, self.network, self.graph, self.limit, self.screen = (
-            step,
-            step.network,
-            step.network.graph,
-            limit,
-            screen,
-        )
-        self.left = self.network.to_the_left(self.graph.range(limit + (LONGEST + 1)))  # of all slots that there can be
+    def __init__(self, step: NextToken, most: Value, screen: Screen | None) -> None:
+        self.step, self.network, self.graph, self.screen = step, step.network, step.network.graph, screen
+        self.left = self.network.to_the_left(self.graph.range(most))  # (1, 1, most, most)
         beyond = self.graph.floats(np.zeros((LONGEST + 2, self.network.knobs.width)))
         self.positions = self.graph.concat(self.network.weight("target_positions"), beyond, axis=0)
 
     def __call__(self, state: State) -> State:
         """The state with what was accepted of its proposals (m,) and the model's own token after them, `last` ().
 
-        Also ends (a + 1,), the log-probabilities of EOS in the places of the tokens that come to the text.
+        Also states (a + 1, D), which the tokens that come to the text were predicted from.
         """
-        graph, known = self.graph, state["known"]
+        graph, known, more = self.graph, state["known"], State()
         states, cache = self._states(graph.concat(state["last"], state["proposals"], axis=0), known, state)
-        best, found = self._best(states, known)
+        if self.screen is None:
+            logits = self.network.logits(states, self.step.never)
+            best = graph.op("ArgMax", self._allowed(logits), result=np.int64, axis=1, keepdims=0)
+        else:
+            best = self.screen(states, self._allowed).squeeze(1)
         agreed = best.equals(graph.concat(state["proposals"], graph.ints([-1]), axis=0)).to(np.int32)
         accepted = graph.op("ArgMin", agreed, result=np.int64, axis=0, keepdims=0)
         count = accepted.unsqueeze(0) + 1
         written, end = best.cut(0, count, 0), known + count
-        sure, ends = self._logps(found.cut(0, count, 0))
+        if self.screen is None:
+            logps = self._allowed(graph.op("LogSoftmax", logits.cut(0, count, 0), axis=1)).over("Max", 1)
+            more["logps"] = graph.concat(state["logps"], logps, axis=0)
         return {
             "tokens": graph.concat(state["tokens"], written, axis=0), "last": best.gather(accepted),
-            "logps": graph.concat(state["logps"], sure, axis=0), "ends": ends,
+            "states": states.cut(0, count, 0), **more,
             "accepted": accepted, "known": end, **{name: cache[name].cut(0, end, 2) for name in self.step.names},
         }  # fmt: skip
 
-    def _best(self, states: Value, known: Value) -> tuple[Value, Value]:
-        """The likeliest tokens (m + 1,) and all logits (m + 1, V).
-
-        With a screen, instead of these the log-probability of EOS (m + 1, 1), 0.0 where the limit is still far.
-        """
-        graph, network, never = self.graph, self.network, self.step.never
-
-        def obeying(logits: Value) -> Value:
-            return network.allowed(logits, never)
-
-        def of_all() -> list[Value]:
-            logits = network.logits(states, never)
-            return [graph.op("ArgMax", obeying(logits), result=np.int64, axis=1, keepdims=1), logits]
-
-        def with_ends() -> list[Value]:
-            best, logits = of_all()
-            return [best, graph.op("LogSoftmax", logits, axis=1).cut(EOS, EOS + 1, 1)]
-
-        if self.screen is None:
-            best, found = of_all()
-        else:
-            near = ~(known + states.size(0) < self.limit)
-            best, found = self.screen(states, obeying, with_ends, near)
-        return best.squeeze(1), found
-
-    def _logps(self, found: Value) -> tuple[Value, Value]:
-        """What `_best` found for N tokens -> their log-probabilities and those of EOS in their places, (N,)."""
-        if self.screen is not None:
-            return found.squeeze(1), found.squeeze(1)
-        logps = self.graph.op("LogSoftmax", found, axis=1)
-        return self.network.allowed(logps, self.step.never).over("Max", 1), logps.cut(EOS, EOS + 1, 1).squeeze(1)
+    def _allowed(self, values: Value) -> Value:
+        return self.network.allowed(values, self.step.never)
 
     def _states(self, read: Value, known: Value, cache: State) -> tuple[Value, State]:
         """read (m + 1,), after `known` (1,) slots in the cache -> (m + 1, D), and the cache with their slots."""

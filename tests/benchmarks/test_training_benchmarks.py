@@ -46,6 +46,20 @@ def test_a_mistake_is_a_message(
     assert not written.out
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "arguments", "rows"),
+    [
+        ("train_speed", ["--objective", "ar", "--turns", "1", "--steps", "1", "--pairs", "200"], ["tokens/s"]),
+        ("loss_memory", ["--vocabulary", "60", "--tokens", "40"], ["in chunks", "plain"]),
+    ],
+)
+def test_a_benchmark_prints_its_table(name: str, arguments: list[str], rows: list[str], called: Called) -> None:
+    done = called(name, *TINY, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert [row for row in rows if row not in done.stdout] == []
+
+
 def test_made_up_pairs_are_as_asked(scripts: SimpleNamespace, tmp_path: Path) -> None:
     scripts.shared.made_up_store(tmp_path, 2000, 14, 40, 300)
     store = Store.open(tmp_path, "train")

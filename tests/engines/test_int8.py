@@ -12,7 +12,7 @@ from janus_cli.engines.engine import Engine
 from janus_cli.engines.graph import Graph
 from janus_cli.engines.int8 import Blocks, Quantized, Rows
 from janus_cli.engines.session import Session
-from tests.engines.test_engine import BATCH, MODELS, SEARCHES, model_of
+from tests.engines.test_engine import BATCH, MODELS, SEARCHES, exact_int8, model_of
 
 INT8 = {name: search for name, search in SEARCHES.items() if name in ("greedy", "beam", "five lengths", "AR reranks")}
 
@@ -22,6 +22,22 @@ def session(kernel: Any, weight: np.ndarray[Any, Any]) -> Session:
     x = graph.input("x", np.float32, ["N", weight.shape[1]])
     graph.outputs = {"y": kernel(graph)(x, "w", weight.shape, graph.floats(np.zeros(len(weight))))}
     return Session(graph, Quantized(w=weight), threads=1)
+
+
+@exact_int8
+@pytest.mark.parametrize("kernel", [Rows, Blocks])
+@pytest.mark.parametrize("width", [40, 200, 512])
+def test_a_product_is_wrong_by_no_more_than_its_bounds(kernel: Any, width: int) -> None:
+    draw = np.random.default_rng(0)
+    weight = draw.normal(size=(700, width)).astype(np.float32) * np.geomspace(0.1, 10, 700, dtype=np.float32)[:, None]
+    x = draw.normal(size=(200, width)).astype(np.float32)
+    scale = np.abs(x).max(1, keepdims=True) / 127
+    x[:100] = (np.floor(x[:100] / scale[:100]) + 0.5 + 1e-4 * np.sign(weight[-1])) * scale[:100]  # half a step off
+    error = np.abs(session(kernel, weight)(x=x)["y"] - x.astype(np.float64) @ weight.T)
+    largest, length = Quantized(w=weight)["w" + kernel.suffixes[2]][:, 0]
+    bound = np.abs(x).max(1) * largest + np.linalg.norm(x, axis=1) * length
+    assert (error.max(1) <= bound).all()
+    assert (error.max(1) > bound / 50).all()  # nor is it out of all proportion
 
 
 @pytest.mark.parametrize("kernel", [Rows, Blocks])

@@ -19,7 +19,8 @@ class Output:
     """One hypothesis.
 
     tokens: without BOS and EOS. logps: nats of each token; left-to-right search adds that of EOS at the end.
-    score: what hypotheses of the sentence were ranked by, higher is better; see the search.
+    score: what hypotheses of the sentence were ranked by, higher is better; see the search. If nobody asked for
+        scores, logps may be empty, and the score NaN.
     passes: decoder passes that the sentence took part in. trace: these passes, if asked for.
     limited: whether the search went on up to the most tokens allowed, so that without that limit it might have found
         something longer.
