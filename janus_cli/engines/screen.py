@@ -15,17 +15,17 @@ from janus_cli.engines.graph import Value
 from janus_cli.engines.int8 import Blocks, Rows, levels
 from janus_cli.engines.network import HIDDEN, Network
 
-EXACT = 8  # logits of each row
-LEAST = 1 << 20  # weights of a table that is worth it
+EXACT = 8  # candidates of a row: in 652 steps of tatoeba-deen, one left it in doubt
+LEAST = 1 << 20  # weights of a table; in smaller ones the check costs what it saves
 
 
 def pays(table: Sequence[int]) -> bool:
-    """Whether an output table (V, D) is worth it, and int8 is as exact here as `bounds_of` takes it to be."""
+    """Whether an output table (V, D) is large enough, and int8 as exact on this processor as `bounds_of` needs it."""
     return table[0] * table[1] >= LEAST and levels() == 127
 
 
 class Screen:
-    """Chooses what all logits of `network` would choose, the first of equal ones, but for rounding in float32."""
+    """Chooses the token that all logits of `network` would, up to rounding in float32."""
 
     def __init__(self, network: Network, never: Unwritten, kernel: type[Blocks | Rows]) -> None:
         self.network, self.never, self.kernel = network, never, kernel(network.graph)
@@ -33,13 +33,13 @@ class Screen:
     def __call__(self, states: Value, obeying: Callable[[Value], Value]) -> Value:
         """states (N, D) -> tokens (N, 1). obeying: takes logits (N, V), and hides what must not be written."""
         network, graph = self.network, self.network.graph
-        values, tokens = obeying(self.logits(states, self.never)).top(EXACT)
-        rows, bias = network.weight(network.output).gather(tokens), network.output_bias(self.never).gather(tokens)
-        exact = graph.op("MatMul", rows, states.unsqueeze(2)).squeeze(2) + bias
-        exact = graph.where(values > HIDDEN / 2, exact, values)
+        rounded, candidates = obeying(self.logits(states, self.never)).top(EXACT)
+        rows, bias = network.weight(network.output).gather(candidates), network.output_bias(self.never)
+        exact = graph.op("MatMul", rows, states.unsqueeze(2)).squeeze(2) + bias.gather(candidates)
+        exact = graph.where(rounded > HIDDEN / 2, exact, rounded)  # what is hidden stays so
         best = exact.over("Max", 1, keep=True)
-        found = graph.where(exact.equals(best), tokens, network.vocabulary).over("Min", 1, keep=True)
-        others = values.cut(EXACT - 1, EXACT, 1) + self._error(states)
+        found = graph.where(exact.equals(best), candidates, network.vocabulary).over("Min", 1, keep=True)
+        others = rounded.cut(EXACT - 1, EXACT, 1) + self._error(states)  # no other token has a higher logit than this
         doubtful = (~(best > others)).any(0).squeeze(0)
 
         def by_all_logits() -> list[Value]:
@@ -53,7 +53,7 @@ class Screen:
         return self.kernel(states, table, self.network.shapes[table], self.network.output_bias(never))
 
     def _error(self, states: Value) -> Value:
-        """By how much a rounded logit of these states (N, D) is wrong at most, (N, 1)."""
-        graph, bounds = states.graph, states.graph.weight(self.network.output + self.kernel.suffixes[2], (2, 1))
+        """By how much a rounded logit of these states (N, D) is wrong at most, (N, 1); see `bounds_of`."""
+        graph, bounds = states.graph, states.graph.weight(self.network.output + self.kernel.suffixes[-1], (2, 1))
         largest, length = graph.op("Abs", states).over("Max", 1, keep=True), states.over("L2", 1, keep=True)
         return graph.op("MatMul", graph.concat(largest, length, axis=1), bounds)
