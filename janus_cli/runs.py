@@ -234,7 +234,8 @@ def _copied(model: Path) -> Run:
     """
     run = Run(RUNS / f"pretrained-{model.name}")
     listed = documents.read(model / MANIFEST, documents.CheckpointManifest, CheckpointError)["files"]
-    beside = [file.name for name in ("README.*", "config.json", "provenance.json") for file in model.glob(name)]
+    others = "README.*", "config.json", "provenance.json", "draft-head.safetensors"
+    beside = [file.name for name in others for file in model.glob(name)]
     # What is there already is compared below: also a copy that another process made meanwhile.
     with (
         suppress(UsageError),

@@ -42,6 +42,20 @@ def test_all_of_them_are_small() -> None:
     assert sum(file.stat().st_size for card in CARDS for file in card.parent.iterdir() if file.is_file()) < 30 << 20
 
 
+def test_drafts_of_the_model_with_a_head_halve_the_passes(shell: Janus, empty_folder: Path) -> None:
+    name = next(card.parent.name for card in CARDS if (card.parent / "draft-head.safetensors").exists())
+    source = next(card.parent for card in CARDS if card.parent.name == name) / "test.source.txt"
+    Path("lines").write_text("".join(f"{line}\n" for line in source.read_text("utf-8").split("\n")[:100]), "utf-8")
+    found = []
+    for mode in (["ar", "--beam", "1"], ["spec"]):
+        code, out, err = shell("decode", "--run", f"pretrained:{name}", "--input", "lines", "--jsonl", "--mode", *mode)
+        assert code == 0, err
+        found.append([json.loads(line) for line in out.splitlines()])
+    assert [line["hypothesis"] for line in found[0]] == [line["hypothesis"] for line in found[1]]
+    greedy, drafted = (sum(line["passes"] for line in lines) for lines in found)
+    assert drafted < 0.5 * greedy
+
+
 @pytest.mark.parametrize(("name", "words", "score"), [*cases()])
 def test_the_model_has_the_score_of_its_card(
     name: str, words: str, score: float, shell: Janus, empty_folder: Path
