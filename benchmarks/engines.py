@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import shared
 import torch
 
 from janus_cli.data.lines import Lines
@@ -19,14 +21,14 @@ from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.decoding.modes import choose, own_recipe
 from janus_cli.decoding.translate import Result, Translator
 from janus_cli.engines.engine import Engine
-from janus_cli.lab.labels import row_options
+from janus_cli.lab.labels import matching, row_options
 from janus_cli.training.checkpoint import find_checkpoint
 from janus_cli.training.model import load_model
 
 MODES = ("ar.beam1", "ar.beam5", "nar1.lb5", "nar4.lb5", "nar10.lb5", "nar4.lb5.rerank")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("files", type=Path, nargs="+")
@@ -34,15 +36,16 @@ def main() -> int:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--mode", action="append", metavar="NAME", help="as of `janus bench`; repeat")
     parser.add_argument("--no-scores", action="store_true", help="ask for texts alone, one by one")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     batch = 1 if asked.no_scores else asked.batch_sentences
     if asked.threads:
         torch.set_num_threads(asked.threads)
     run, folder = find_checkpoint(asked.run, None)
     recipe, tokenizers, engine = own_recipe(folder, []), load_tokenizers(run.path), Engine(load_model(folder))
+    modes = sorted(matching(asked.mode or MODES))
     different = 0
     for file in asked.files:
-        for mode in asked.mode or MODES:
+        for mode in modes:
             found: list[list[Result]] = []
             seconds = []
             for name in ("torch", "auto"):
@@ -62,4 +65,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    shared.run(main)

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import shared
 import torch
 from torch import Tensor
 
@@ -32,19 +34,19 @@ from janus_cli.training.model import load_model
 ROUNDING = 1e-4  # nats
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None) -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("run", type=Path)
     options.add_argument("files", type=Path, nargs="+")
     options.add_argument("--batch-sentences", type=int, default=64)
     options.add_argument("--threads", type=int)
     options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a knob of mode spec")
-    asked = options.parse_args()
+    asked = options.parse_args(arguments)
     if asked.threads:
         torch.set_num_threads(asked.threads)
     run, folder = find_checkpoint(asked.run, None)
     recipe, model, tokenizers = own_recipe(folder, []), load_model(folder), load_tokenizers(run.path)
-    knobs = {key: int(value) if value.isdigit() else value for key, value in (s.split("=") for s in asked.set)}
+    knobs = {key: int(value) if value.isdigit() else value for key, _, value in (s.partition("=") for s in asked.set)}
     generator, batch = Engine(model), {"batch_sentences": asked.batch_sentences}
     plans = [choose(recipe, {"mode": "ar", "beam": 1, **batch}), choose(recipe, {"mode": "spec", **knobs, **batch})]
     mistakes = 0
@@ -93,4 +95,4 @@ def lead_of(model: Transformer, source: Tensor, one: list[int], other: list[int]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    shared.run(main)

@@ -142,10 +142,10 @@ def ranged(spread: Spread, form: str) -> str:
     return f"{spread.median:{form}} ({spread.lowest:{form}}-{spread.highest:{form}})"
 
 
-def run(main: Callable[[Sequence[str] | None], None]) -> None:
-    """Runs a benchmark; mistakes of whoever asked are messages, not tracebacks."""
+def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
+    """Runs a benchmark, which gives its exit code; mistakes of whoever asked are messages, not tracebacks."""
     try:
-        main(None)
+        sys.exit(main(None) or 0)
     except JanusError as problem:
         sys.stderr.write(f"error: {problem.message}\n" + (f"hint: {problem.hint}\n" if problem.hint else ""))
         sys.exit(problem.exit_code)

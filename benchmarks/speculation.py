@@ -14,10 +14,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+import shared
 import torch
 from lossless import lead_of
 
@@ -34,7 +36,7 @@ TIE = 1e-5  # nats
 SCORED = "greedy with scores"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None) -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("run", type=Path)
     options.add_argument("files", type=Path, nargs="+")
@@ -42,12 +44,12 @@ def main() -> int:
     options.add_argument("--turns", type=int, default=5)
     options.add_argument("--threads", type=int, default=1)
     options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a knob of mode spec")
-    asked = options.parse_args()
+    asked = options.parse_args(arguments)
     torch.set_num_threads(asked.threads)
     run, folder = find_checkpoint(asked.run, None)
     recipe = own_recipe(folder, [])
     model, tokenizers = read_model(run, folder, head=True)
-    knobs = {key: int(value) if value.isdigit() else value for key, value in (s.split("=") for s in asked.set)}
+    knobs = {key: int(value) if value.isdigit() else value for key, _, value in (s.partition("=") for s in asked.set)}
     greedy = choose(recipe, {"mode": "ar", "beam": 1})
     plans = {SCORED: greedy, "greedy": greedy, "spec": choose(recipe, {"mode": "spec", **knobs})}
     engine, side = Engine(model), recipe.ar_stream
@@ -119,4 +121,4 @@ def report(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    shared.run(main)

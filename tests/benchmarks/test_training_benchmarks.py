@@ -18,6 +18,7 @@ from janus_cli.recipe import Recipe
 
 RecipeOf = Callable[..., Recipe]
 Called = Callable[..., SimpleNamespace]  # returncode, stdout, stderr
+PUBLISHED = Path(__file__).parents[2] / "pretrained" / "tatoeba-deen"
 TINY = ["--shape", "16/32", "--set", "model.heads=2", "--threads", "1"]
 
 
@@ -27,6 +28,9 @@ MISTAKES = [
     ("train_speed", ["--shape", "30/32"], "width 30 is not a multiple of heads 4"),
     ("train_speed", ["--prepared", "nowhere"], "there is no prepared data in nowhere"),
     ("loss_memory", ["--words", "500"], "--words 500 does not fit model.max_length"),
+    ("engines", ["nowhere", "lines"], "nowhere"),
+    ("engines", [str(PUBLISHED), "lines", "--mode", "nra4"], "there is no such row"),
+    ("speculation", [str(PUBLISHED), "lines", "--set", "window"], "window"),
     ("joined_calls", ["--length", "500"], "--length 500 does not fit model.max_length"),
 ]
 
