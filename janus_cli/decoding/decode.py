@@ -19,7 +19,6 @@ from typing import Any, BinaryIO
 
 from janus_cli import console, documents
 from janus_cli.console import counted
-from janus_cli.core.shapes import LONGEST
 from janus_cli.data.extract import source_lines
 from janus_cli.data.lines import STDIN, Lines, opened
 from janus_cli.data.prepared import find_references, find_split
@@ -118,13 +117,12 @@ class Job(ABC):
             self.resumed = self.records.resumed
         elif self.resume:
             raise UsageError("--resume: what goes to stdout is not kept", "add --out FILE")
-        options, device = self.plan.used, self.chosen_device.partition(":")[0]
+        device = self.chosen_device.partition(":")[0]
+        why = self.plan.without_graph(device, trace=self.trace > 0)
+        options = self.plan.used if why else self.plan.used_in_graph
         if device != "cuda":
             options.pop("cuda_graphs", None)
-        why = self.plan.without_graph(device, trace=self.trace > 0)
         options["engine"] = f"torch ({why})" if why else "onnx"
-        if self.plan.mode == "spec" and not why:
-            options |= {name: min(options[name], LONGEST) for name in ("draft_length", "verify_window")}
         used = ", ".join([self.plan.mode, *(f"{name} {value}" for name, value in options.items())])
         verb = "would decode" if self.dry_run else "decoding"
         console.say(f"{verb} {self.what} with {run.path}, checkpoint {folder.name}: {used}")
@@ -376,7 +374,10 @@ class Decode(Job):
         """Reports replaced bytes, cut lines and speed; then writes a split's summary, which `janus score` looks for."""
         lines, translator = self.lines, self.translator
         if lines.bad_utf8:
-            console.warn(f"{lines.name}: lines that are not UTF-8: {lines.bad_utf8:,}; the bad bytes were replaced")
+            console.warn(
+                f"{lines.name}: lines that are not UTF-8: {lines.bad_utf8:,}; the bad bytes were replaced; if it has "
+                "another encoding, convert it: `iconv -f ENCODING -t UTF-8`"
+            )
         # Some lines were cut before they were tokens.
         tell(lines.name, {**self.counts, "cut": max(self.counts.get("cut", 0), lines.cut)}, self.plan)
         done, tokens, passes, seconds, counts, _ = self.progress

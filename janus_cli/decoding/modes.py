@@ -10,6 +10,7 @@ from typing import Any
 from janus_cli import recipe_load
 from janus_cli.core.knob import knobs
 from janus_cli.core.knobs import KNOWN_LENGTH, ONE_PASS, Decoding, Mode
+from janus_cli.core.shapes import LONGEST
 from janus_cli.engines.choice import without_graph
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.recipe import Recipe
@@ -88,6 +89,12 @@ class Plan:
         """The options that are read, with their values as JSON has them; without what is turned off."""
         values = {name: [*value] if isinstance(value, tuple) else value for name, value in asdict(self.options).items()}
         return {name: value for name, value in values.items() if self.reads(name) and self.on(name) and name != "mode"}
+
+    @property
+    def used_in_graph(self) -> dict[str, Any]:
+        """`used` where ONNX Runtime searches: drafts of `spec` are shorter there."""
+        used = self.used
+        return used | {name: min(used[name], LONGEST) for name in ("draft_length", "verify_window") if name in used}
 
     def reads(self, option: str) -> bool:
         """Whether the option decides anything, in this mode and with the other options."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count, islice
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,9 +187,9 @@ class Translator:
     ) -> list[Result]:
         """A result for each text, in order.
 
-        trace: keep every pass of mask-predict. scores: without, single texts are searched for faster, greedily and by
-        `spec`, and what was not computed is not there: `score` is NaN, and `logps` empty. options: of the recipe's
-        decoding section, as `janus decode` takes them: mode, beam, iters, length_beam, nbest and so on.
+        trace: keep every pass of mask-predict. scores: without, `score` is NaN and `logps` empty, and single texts may
+        be searched for faster, greedily and by `spec`. options: of the recipe's decoding section, as `janus decode`
+        takes them: mode, beam, iters, length_beam, nbest and so on.
 
         Raises:
             UsageError: an element is no text; no such option, a value out of bounds, or options that contradict each
@@ -284,6 +285,8 @@ class Translator:
             how = self.plan.mode, self.plan.options, self.plan.recipe.ar_stream
             with _fitting(partial(self.generator.at_once, source, *how)):
                 found = self.generator(source, *how, trace, self.scores or trace)
+            if not self.scores and not trace:  # nor are those given that were computed
+                found = [[replace(output, logps=[], score=nan) for output in each] for each in found]
             self.timing.seconds.append(time.perf_counter() - self.generator.setting_up - started)
             for index, each in zip(batch, found, strict=True):
                 outputs[index] = _different(each) if self.plan.way == "nar" else each

@@ -183,7 +183,7 @@ def _readme(
     decoding = source.recipe.decoding
     ratio, extra = decoding.limit
     told = {
-        name: ", ".join(f"{option} {value}" for option, value in plan.used.items() if option not in NOT_TOLD)
+        name: ", ".join(f"{option} {value}" for option, value in plan.used_in_graph.items() if option not in NOT_TOLD)
         for name, plan in plans.items()
     }
     if "spec" in told:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
+from math import isnan
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,17 @@ def test_results_are_those_of_the_command_line(janus: Janus, objective: str, opt
     assert first.logps == pytest.approx(record["logps"], abs=1e-6)
     assert len(first.trace) == (4 if "trace" in options else 0)
     assert (translator.translate([]), translator.translate(iter([" "]))[0].text) == ([], "")
+
+
+@pytest.mark.parametrize("options", [{"mode": "ar", "beam": 1}, {"mode": "ar", "beam": 3, "nbest": 2}, {"mode": "nar"}])
+@pytest.mark.parametrize("count", [1, 3])
+def test_without_scores_no_result_has_one(janus: Janus, options: dict[str, Any], count: int) -> None:
+    translator, texts = janus_cli.load("runs/janus"), source()[:count]
+    scored, found = (translator.translate(texts, scores=scores, **options) for scores in (True, False))
+    assert [result.texts for result in found] == [result.texts for result in scored]
+    assert not any(isnan(hypothesis.score) for result in scored for hypothesis in result.nbest)
+    assert all(isnan(hypothesis.score) for result in found for hypothesis in result.nbest)
+    assert not any(result.logps for result in found)
 
 
 def test_texts_are_read_as_they_are_needed(janus: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
