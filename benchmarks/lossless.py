@@ -34,7 +34,7 @@ from janus_cli.training.model import load_model
 ROUNDING = 1e-4  # nats
 
 
-def main(arguments: Sequence[str] | None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("run", type=Path)
     options.add_argument("files", type=Path, nargs="+")

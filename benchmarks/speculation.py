@@ -36,7 +36,7 @@ TIE = 1e-5  # nats
 SCORED = "greedy with scores"
 
 
-def main(arguments: Sequence[str] | None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("run", type=Path)
     options.add_argument("files", type=Path, nargs="+")
