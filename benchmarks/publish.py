@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None) -> None:
         raise UsageError(f"{janus_cli.__file__} is not of this checkout", f"begin the command with PYTHONPATH={ROOT}")
     if changed := git("status", "--porcelain", "--", ".", ":!pretrained"):
         raise UsageError(f"the work tree has changes that no commit holds:\n{changed}", "commit them first")
+    if asked.draft_head and not Path(asked.draft_head).is_file():
+        raise DataError(f"{asked.draft_head} does not exist", "--draft-head takes the sources of the training split")
     commits = {"code": git("rev-parse", f"{asked.trained_at}^{{commit}}"), "scores": git("rev-parse", "HEAD")}
     run, folder = find_run(asked.run), ROOT / "pretrained" / asked.name
     file = asked.about or CARDS / f"{recipe_load.load(str(run.recipe)).name}.md"

@@ -285,7 +285,7 @@ class Translator:
             how = self.plan.mode, self.plan.options, self.plan.recipe.ar_stream
             with _fitting(partial(self.generator.at_once, source, *how)):
                 found = self.generator(source, *how, trace, self.scores or trace)
-            if not self.scores and not trace:  # nor are those given that were computed
+            if not self.scores and not trace:  # also where the search computed them
                 found = [[replace(output, logps=[], score=nan) for output in each] for each in found]
             self.timing.seconds.append(time.perf_counter() - self.generator.setting_up - started)
             for index, each in zip(batch, found, strict=True):

@@ -15,7 +15,7 @@ from janus_cli.engines.graph import Value
 from janus_cli.engines.int8 import Blocks, Rows, levels
 from janus_cli.engines.network import HIDDEN, Network
 
-EXACT = 8  # candidates of a row: in 652 steps of tatoeba-deen, one left it in doubt
+EXACT = 8  # candidates of a row: more take longer, fewer leave more steps in doubt
 LEAST = 1 << 20  # weights of a table; in smaller ones the check costs what it saves
 
 

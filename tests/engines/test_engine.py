@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from janus_cli.core.draft_head import DraftHead
 from janus_cli.core.generate import Generator
 from janus_cli.core.knobs import Decoding, Model
 from janus_cli.core.model import Transformer
+from janus_cli.core.search import Output
 from janus_cli.core.shapes import NEAR
 from janus_cli.core.weights import Weights
 from janus_cli.engines import engine as module
@@ -120,60 +122,68 @@ SCREENED: list[tuple[Any, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
+@pytest.fixture
+def small_tables_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches without scores screen tables of any size."""
+    monkeypatch.setattr(screen, "LEAST", 0)
+
+
+def greedy(model: Transformer, source: Sequence[int], options: Decoding, side: Any = "content") -> Output:
+    """What torch writes."""
+    return Generator(model)(torch.tensor([source]), "ar", options, side)[0][0]
+
+
+def unscored(engine: Engine, source: Sequence[int], mode: Any, options: Decoding, side: Any = "content") -> Output:
+    """What a graph writes without scores."""
+    return engine(torch.tensor([source]), mode, options, side, scores=False)[0][0]
+
+
 @exact_int8
+@pytest.mark.usefixtures("small_tables_too")
 @pytest.mark.parametrize("side", ["content", "query"])
 @pytest.mark.parametrize("knobs", MODELS.values(), ids=MODELS.keys())
-def test_without_scores_the_texts_are_the_same(
-    knobs: dict[str, Any], side: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(screen, "LEAST", 0)
+def test_without_scores_the_texts_are_the_same(knobs: dict[str, Any], side: Any) -> None:
     model = headed(model_of(**knobs))
-    by_torch, engine = Generator(model), Engine(stored(model))
+    engine = Engine(stored(model))
     for mode, changes in SCREENED:
         options = Decoding(**{"beam": 1, **changes})
         for source in SOURCES:
-            ids = torch.tensor([source])
-            ((expected,),), ((found,),) = (
-                by_torch(ids, "ar", options, side),
-                engine(ids, mode, options, side, scores=False),
-            )
+            expected, found = greedy(model, source, options, side), unscored(engine, source, mode, options, side)
             assert (found.tokens, found.limited) == (expected.tokens, expected.limited)
             assert math.isnan(found.score)
             assert not found.logps
 
 
 @exact_int8
+@pytest.mark.usefixtures("small_tables_too")
 @pytest.mark.parametrize("mode", ["ar", "spec"])
-def test_tokens_that_int8_cannot_tell_apart_are_told_apart(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(screen, "LEAST", 0)
+def test_tokens_that_int8_cannot_tell_apart_are_told_apart(mode: Any) -> None:
     model = headed(model_of(vocabulary=400))
     with torch.no_grad():
         table = model.output_weight
         table[EOS + 1 :] = table[40] + 1e-4 * torch.randn_like(table[EOS + 1 :])
-    by_torch, engine = Generator(model), Engine(stored(model))
-    options, written = Decoding(beam=1), set[int]()
-    for source in torch.randint(5, 400, (20, 1, 9)):
-        expected = by_torch(source, "ar", options, "content")[0][0].tokens
-        assert engine(source, mode, options, "content", scores=False)[0][0].tokens == expected
+    engine, options, written = Engine(stored(model)), Decoding(beam=1), set[int]()
+    for source in torch.randint(5, 400, (20, 9)).tolist():
+        expected = greedy(model, source, options).tokens
+        assert unscored(engine, source, mode, options).tokens == expected
         written |= set(expected)
     assert len(written) > 2  # not always the same one
 
 
 @exact_int8
+@pytest.mark.usefixtures("small_tables_too")
 @pytest.mark.parametrize("mode", ["ar", "spec"])
 def test_without_scores_all_logits_are_computed_only_in_doubt(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(screen, "LEAST", 0)
     model = headed(model_of(vocabulary=400))
     with torch.no_grad():
         model.output_weight.mul_(20)  # sure of itself
     options = Decoding(beam=1, max_ratio=0.0, max_extra=20, free_end=True)
-    expected = [Generator(model)(torch.tensor([source]), "ar", options, "content")[0][0] for source in SOURCES]
+    expected = [greedy(model, source, options).tokens for source in SOURCES]
     logits = Network.logits
     monkeypatch.setattr(Network, "logits", lambda *given: logits(*given) * -1.0)
     engine = Engine(stored(model))
-    found = [engine(torch.tensor([source]), mode, options, "content", scores=False)[0][0] for source in SOURCES]
-    assert [each.tokens for each in found] == [each.tokens for each in expected]
-    assert max(len(each.tokens) for each in found) > 5
+    assert [unscored(engine, source, mode, options).tokens for source in SOURCES] == expected
+    assert max(map(len, expected)) > 5
 
 
 def headed(model: Transformer) -> Transformer:

@@ -38,5 +38,5 @@ class Output:
 
     @property
     def length(self) -> int:
-        """The length that the length penalty counts: tokens, and EOS if it was predicted."""
+        """The length that the length penalty counts: tokens, and EOS if it was predicted. 0 without logps."""
         return len(self.logps)
