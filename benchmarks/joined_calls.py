@@ -23,7 +23,7 @@ from torch import Tensor
 from janus_cli import console
 from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.objectives.base import decoder_flops
-from janus_cli.core.stream import Stream, beside, in_span
+from janus_cli.core.stream import NEVER, Stream, beside
 from janus_cli.device import choose_device, keep_freed_memory
 from janus_cli.errors import UsageError
 from janus_cli.lab.rows import Spread, rotated
@@ -35,6 +35,14 @@ from janus_cli.world import autocast
 LENGTHS = (15, 60, 120)
 VOCABULARY = 8000  # few of the words are looked up; nothing is predicted
 CLEAR = 0.05  # by so much must two calls be faster to be worth a word
+SPAN = 2048.0  # longer than any target
+
+
+def in_span(stream: Stream, index: int) -> Stream:
+    """The same slots in the `index`-th span of time: slots of different spans do not attend to each other."""
+    start = index * SPAN
+    birth = torch.where(stream.birth == NEVER, NEVER, stream.birth.clamp(min=0.0) + start)
+    return stream.replace(time=stream.time + start, birth=birth, death=stream.death.clamp(max=SPAN) + start)
 
 
 def join(streams: Sequence[Stream]) -> tuple[Stream, Callable[[Tensor], list[Tensor]]]:

@@ -130,18 +130,17 @@ class Generator:
         """
         model = self.model
         recorded, memory = self._read(source, options, 1)
-        most, joint = self._limit(source, options), None
+        most = self._limit(source, options)
         window, never = min(options.verify_window, int(most.max())), never_written(options)
         draft: Draft | Copied = Copied(source, min(window, options.draft_length))
         if options.redraft != "source":
             lengths = self._lengths(memory, 1)[0][:, 0]
             kind = partial(RecordedDraft, recorded) if recorded else partial(Draft, model, memory)
             draft = kind(lengths, most, options)
-            joint = draft if options.redraft == "joint" else None
         if recorded:
-            verify: Verify = recorded.verify(side, most, window, joint, never)
+            verify: Verify = recorded.verify(side, most, window, never)
         else:
-            verify = Verify(model, memory, side, most, window, joint, never)
+            verify = Verify(model, memory, side, most, window, never)
         found = speculative(
             draft, verify, most, window, options.redraft,
             first=options.first_token, free_end=options.free_end, length_penalty=options.length_penalty,

@@ -22,7 +22,7 @@ from janus_cli.core.batch import BOS, IGNORE, PAD
 from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Transformer
 from janus_cli.core.search.mask_predict import Written, mask_predict, over_lengths
-from janus_cli.core.steps import Draft, Verify, choices, draft_input, fill_masks, log_probabilities, token_logps
+from janus_cli.core.steps import Draft, Verify, choices, fill_masks, log_probabilities, token_logps
 from janus_cli.core.stream import NEVER, ar_step, ar_stream, framed
 from janus_cli.core.writing import NEVER_WRITTEN, Unwritten
 
@@ -208,16 +208,13 @@ class RecordedSource:
         step.begin()
         return step
 
-    def verify(
-        self, side: ARSide, most: Tensor, window: int, draft: Draft | None, never: Unwritten = NEVER_WRITTEN
-    ) -> RecordedVerify:
+    def verify(self, side: ARSide, most: Tensor, window: int, never: Unwritten = NEVER_WRITTEN) -> RecordedVerify:
         """As `steps.Verify`."""
         longest = self.model.knobs.max_length
         width, room = padded(window, longest), padded(int(most.max()), longest - 2)
-        length = draft.options.draft_length if draft else 0
-        key = "verify", width, room, length, side, never
-        step: RecordedVerify = self.step(key, lambda: RecordedVerify(self, side, width, room, length, never))
-        step.begin(draft)
+        key = "verify", width, room, side, never
+        step: RecordedVerify = self.step(key, lambda: RecordedVerify(self, side, width, room, never))
+        step.begin()
         return step
 
 
@@ -282,58 +279,44 @@ class RecordedNext:
 
 
 class RecordedVerify(Verify):
-    """As `steps.Verify`: one pass over proposals and, with `draft_length`, over the next draft."""
+    """As `steps.Verify`."""
 
     everywhere = True
 
-    def __init__(
-        self, source: RecordedSource, side: ARSide, width: int, room: int, draft_length: int, never: Unwritten
-    ) -> None:
-        """width: of proposals. room: of verified tokens. draft_length: 0 if no draft is written."""
+    def __init__(self, source: RecordedSource, side: ARSide, width: int, room: int, never: Unwritten) -> None:
+        """width: of proposals. room: of verified tokens."""
         self.source, self.model, self.side, self.never = source, source.model, side, never
-        self.room, self.draft_length = room, draft_length
         rows, device = len(source.memory.real), source.memory.real.device
-        slots = room + width + 2 + (room + 2 if draft_length else 0)
-        self.cache = source.model.new_cache(rows, slots, fixed=True)
+        self.cache = source.model.new_cache(rows, room + width + 2, fixed=True)
         self.all_rows = torch.arange(rows, device=device)
         tokens = torch.full((rows, room), PAD, device=device)
         proposals = torch.full((rows, width), PAD, device=device)
         at_end = torch.zeros((rows, width + 1), dtype=torch.bool, device=device)
-        # Inputs for finished rows: tokens, counts, proposals, at_end, and the size of the draft.
-        self.blank = [tokens, torch.zeros_like(self.all_rows), proposals, at_end, torch.ones_like(self.all_rows)]
-        self.span = torch.ones((), dtype=torch.float32, device=device)
+        self.blank = [tokens, torch.zeros_like(self.all_rows), proposals, at_end]  # inputs for finished rows
         self.replay = source.replay(self._pass)
 
-    def begin(self, draft: Draft | None) -> None:
+    def begin(self) -> None:
         """Resets the state before the first token of new texts."""
-        self.memory, self.draft, self.rows, self.passes = self.source.memory, draft, self.all_rows, 0
-        self.replay.prepare(*self.blank, self.span)
-        self.cache.birth.fill_(NEVER)  # numbers of spans are used again
+        self.memory, self.rows = self.source.memory, self.all_rows
+        self.replay.prepare(*self.blank)
+        self.cache.birth.fill_(NEVER)
 
-    def _pass(
-        self, tokens: Tensor, counts: Tensor, proposals: Tensor, at_end: Tensor, size: Tensor, span: Tensor
-    ) -> tuple[Tensor, ...]:
+    def _pass(self, tokens: Tensor, counts: Tensor, proposals: Tensor, at_end: Tensor) -> tuple[Tensor, ...]:
         self.cache.at = counts
-        drafted = draft_input(tokens, counts, size, self.draft_length, self.room) if self.draft_length else None
-        return self.run(tokens, counts, proposals, at_end, drafted, span)
+        return self.run(tokens, counts, proposals, at_end)
 
     def __call__(
-        self, tokens: Tensor, counts: Tensor, proposals: Tensor, at_end: Tensor, sentences: Tensor, kept: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, tokens: Tensor, counts: Tensor, proposals: Tensor, at_end: Tensor, kept: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         if kept is not None:
             self.rows = self.rows[kept]
-        self.passes += 1
-        size = self.draft.size(counts, sentences) if self.draft else torch.ones_like(counts)
         inputs = []
-        for blank, given in zip(self.blank, (tokens, counts, proposals, at_end, size), strict=True):
+        for blank, given in zip(self.blank, (tokens, counts, proposals, at_end), strict=True):
             wide = given if given.dim() == 1 else F.pad(given, (0, blank.shape[1] - given.shape[1]))  # PAD, False
             inputs.append(blank.index_copy(0, self.rows, wide))
-        best, logps, written = self.replay(*inputs, self.span * self.passes)
+        best, logps = self.replay(*inputs)
         shape = slice(None, at_end.shape[1])
-        best, logps = best[self.rows, shape], logps[self.rows, shape]
-        if self.draft is None:
-            return best, logps, proposals[:, :0]
-        return best, logps, self.draft.proposals(written[self.rows], counts)
+        return best[self.rows, shape], logps[self.rows, shape]
 
 
 class RecordedDraft(Draft):

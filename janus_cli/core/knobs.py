@@ -450,10 +450,10 @@ class Decoding:
         int, Knob("drafted tokens verified in one pass, at most", ge=1, le=10**6, modes=("spec",))
     ] = 64
     redraft: Annotated[
-        Literal["nar", "ar", "joint", "source"],
+        Literal["nar", "ar", "source"],
         Knob(
             "what writes the next draft. nar: mask-predict again. ar: the AR side's tokens after the rejected one. "
-            "joint: nar, in the verifying pass. source: what follows in the source, also in the first draft",
+            "source: what follows in the source, also in the first draft",
             modes=("spec",),
         ),
     ] = "nar"

@@ -14,7 +14,7 @@ from janus_cli.core.batch import BOS, EOS, MASK, PAD
 from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.search.mask_predict import mask_predict, masks
-from janus_cli.core.stream import Stream, ar_step, ar_stream, beside, framed, future, in_span, left_to_right, masked
+from janus_cli.core.stream import Stream, ar_step, ar_stream, beside, framed, future, left_to_right, masked
 from janus_cli.core.writing import NEVER_WRITTEN, Unwritten, never_written
 
 LOGITS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 25}  # elements: 4 MiB stay in a CPU's cache while they are used
@@ -282,59 +282,36 @@ class Verify:
     """The `verify` of `speculative`: one pass over the last verified token and the proposals after it.
 
     Slots of rejected proposals stay in the cache until the next ones overwrite them; until then the clock hides them,
-    because they were born later than any slot that predicts. With `draft`, the same pass writes the next draft, whose
-    slots live in a span of time of their own, a new one in each pass.
+    because they were born later than any slot that predicts.
     """
 
     everywhere = False  # see `choices_at`
 
     def __init__(
-        self, model: Transformer, memory: Memory, side: ARSide, most: Tensor, window: int, draft: Draft | None,
+        self, model: Transformer, memory: Memory, side: ARSide, most: Tensor, window: int,
         never: Unwritten = NEVER_WRITTEN,
     ) -> None:  # fmt: skip
-        self.model, self.memory, self.side, self.draft, self.never = model, memory, side, draft, never
-        longest = int(most.max())
-        self.cache = model.new_cache(len(memory.real), longest + window + 1 + (longest + 2 if draft else 0))
-        self.passes = 0
+        self.model, self.memory, self.side, self.never = model, memory, side, never
+        self.cache = model.new_cache(len(memory.real), int(most.max()) + window + 1)
 
     def __call__(
-        self, tokens: Tensor, counts: Tensor, proposals: Tensor, at_end: Tensor, sentences: Tensor, kept: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, tokens: Tensor, counts: Tensor, proposals: Tensor, at_end: Tensor, kept: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         if kept is not None:
             self.cache.select(kept)
             self.memory = self.memory.select(kept)
         self.cache.at = counts if len(counts) > 1 else int(counts)
-        self.passes += 1
-        drafted = None if self.draft is None else self.draft.input(tokens, counts, sentences)
-        best, logps, written = self.run(tokens, counts, proposals, at_end, drafted, self.passes)
-        if self.draft is None:
-            return best, logps, proposals[:, :0]
-        return best, logps, self.draft.proposals(written, counts)
+        return self.run(tokens, counts, proposals, at_end)
 
-    def run(
-        self, tokens: Tensor, counts: Tensor, proposals: Tensor, at_end: Tensor,
-        drafted: tuple[Tensor, Tensor] | None, span: int | Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """The pass. drafted: what the draft reads and where it writes, in this span of time.
-
-        Returns choices and log-probabilities (A, W + 1) after the last token and each proposal, and the draft (A, T).
-        """
+    def run(self, tokens: Tensor, counts: Tensor, proposals: Tensor, at_end: Tensor) -> tuple[Tensor, Tensor]:
+        """The pass: choices and log-probabilities (A, W + 1) after the last token and each proposal."""
         last = F.pad(tokens, (1, 0), value=BOS).gather(1, counts[:, None])
         read = torch.cat([last, proposals], dim=1)  # (A, W + 1)
         real, width = read != PAD, read.shape[1]
         stream = ar_step(read, counts, real, self.side)
         # Padding may lie beyond the model's last position.
         stream = stream.replace(positions=stream.positions.clamp(max=self.model.knobs.max_length - 1))
-        stream = in_span(stream, 0)
-        if drafted is not None:
-            target = framed(drafted[0])
-            stream = beside(stream, in_span(masked(target, torch.zeros_like(target)), span))
         states = self.model.decode(stream, self.memory, self.cache)
         asking = states[:, :width] if self.side == "content" else states[:, -width:]
         best, logps = choices_at(self.model, asking, real, self.never, at_end, everywhere=self.everywhere)
-        if drafted is None:
-            return best, logps, best[:, :0]
-        known, asked = drafted
-        writing = states[:, width + 1 : width + 1 + known.shape[1]]  # after its BOS
-        written, _ = choices_at(self.model, writing, asked, self.never.or_eos, everywhere=self.everywhere)
-        return best, logps, torch.where(asked, written, known)
+        return best, logps

@@ -7,8 +7,6 @@ A decoder reads *slots*. A slot has a token, a position, and three times:
 * a token that is always visible is born at -inf and never dies (death = +inf);
 * no slot attends to one that is never born (birth = +inf): padding, and the *query* slots, which only predict;
 * a MASK that is replaced by its token at time k dies at k.
-
-Times within one stream lie in [0, SPAN). Streams in disjoint spans (`in_span`) do not see each other.
 """
 
 from __future__ import annotations
@@ -26,7 +24,6 @@ from janus_cli.core.knobs import ARSide
 
 NEVER = inf  # birth of a query slot
 FIELDS = ("tokens", "positions", "time", "birth", "death", "labels")
-SPAN = 2048.0  # longer than any target; in float32, halves are exact in the first 4,096 spans, and 1/T steps distinct
 
 
 def visible(time: Tensor, birth: Tensor, death: Tensor) -> Tensor:
@@ -238,13 +235,6 @@ def beside(*streams: Stream) -> Stream:
     parts = [(s, slice(0, s.keys)) for s in streams] + [(s, slice(s.keys, None)) for s in streams]
     fields = {name: torch.cat([getattr(s, name)[:, slots] for s, slots in parts], dim=1) for name in FIELDS}
     return Stream(**fields, keys=sum(s.keys for s in streams))
-
-
-def in_span(stream: Stream, index: int | Tensor) -> Stream:
-    """The same slots in the `index`-th span of time: slots of different spans do not attend to each other."""
-    start = index * SPAN
-    birth = torch.where(stream.birth == NEVER, NEVER, stream.birth.clamp(min=0.0) + start)
-    return stream.replace(time=stream.time + start, birth=birth, death=stream.death.clamp(max=SPAN) + start)
 
 
 def repeated(stream: Stream, times: int) -> Stream:

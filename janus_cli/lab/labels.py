@@ -22,7 +22,7 @@ LENGTH_BEAMS = ("1", "5", "5.rerank")  # of mask-predict, where a name gives its
 USUAL = (
     "ar.beam1", "ar.beam5",
     *(f"nar{iters}.lb{width}" for iters in (1, 4, 10) for width in LENGTH_BEAMS),
-    "nar.eos", "semi2", "semi4", "spec", "spec.redraft-ar", "spec.redraft-joint",
+    "nar.eos", "semi2", "semi4", "spec", "spec.redraft-ar",
 )  # fmt: skip
 LABELS: dict[str, dict[str, Any]] = {  # pattern of a label, and the options that it sets besides its numbers
     rf"ar\.beam(?P<beam>{NUMBER})": {"mode": "ar"},
@@ -33,7 +33,6 @@ LABELS: dict[str, dict[str, Any]] = {  # pattern of a label, and the options tha
     rf"semi(?P<block>{NUMBER})": {"mode": "semi"},
     r"spec": {"mode": "spec", "redraft": "nar"},
     r"spec\.redraft-ar": {"mode": "spec", "redraft": "ar"},
-    r"spec\.redraft-joint": {"mode": "spec", "redraft": "joint"},
     r"spec\.redraft-source": {"mode": "spec", "redraft": "source"},
 }
 

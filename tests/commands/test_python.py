@@ -65,7 +65,7 @@ def test_the_page_is_true(janus: Janus) -> None:
         ("ar", {}),
         ("janus", {"mode": "ar", "beam": 4, "nbest": 3, "length_penalty": 0.6}),
         ("janus", {"mode": "nar", "iters": 4, "rerank": "ar", "trace": True}),
-        ("janus", {"mode": "spec", "redraft": "joint"}),
+        ("janus", {"mode": "spec", "redraft": "ar"}),
         ("bang", {"mode": "semi", "block": 2}),
         ("cmlm", {"batch_sentences": 3}),
     ],

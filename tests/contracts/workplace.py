@@ -87,7 +87,7 @@ BLOCKS = {
 SPEC = {
     "spec": "--mode spec",
     "spec.ar": "--mode spec --redraft ar --verify-window 3",
-    "spec.joint": "--mode spec --redraft joint --draft-iters 2 --draft-length 5",
+    "spec.short": "--mode spec --draft-iters 2 --draft-length 5",
 }
 GREEDY = {"ar.beam1": AR["ar.beam1"]}
 WAYS = {

@@ -29,8 +29,7 @@ Rerank = Literal["none", "nar", "ar"]
 SIDES: list[ARSide] = ["content", "query", "self", "masks"]
 SPECULATIVE: list[dict[str, Any]] = [
     {}, {"draft_iters": 2}, {"draft_length": 2}, {"verify_window": 1}, {"redraft": "ar"},
-    {"redraft": "ar", "draft_length": 3, "verify_window": 2}, {"redraft": "joint"},
-    {"redraft": "joint", "draft_length": 3, "verify_window": 2},
+    {"redraft": "ar", "draft_length": 3, "verify_window": 2}, {"draft_length": 3, "verify_window": 2},
 ]  # fmt: skip
 
 
@@ -102,7 +101,7 @@ INDEPENDENT: list[tuple[Mode, ARSide, dict[str, Any]]] = [
     *(("ar", side, {"beam": 4, "nbest": 4, "diversity": 0.5, "groups": 2}) for side in SIDES),
     *(("ar", side, {"beam": beam, "no_repeat_ngram": 2, "unk": "ban"}) for side in SIDES for beam in (1, 3)),
     ("ar", "content", {"temperature": 1.2, "top_k": 4, "top_p": 0.8}), ("ar", "query", {"beam": 1, "min_length": 7}),
-    ("spec", "content", {"redraft": "joint", "draft_length": 4}), ("spec", "query", {"redraft": "joint"}),
+    ("spec", "content", {"draft_length": 4}), ("spec", "query", {}),
     ("spec", "query", {"redraft": "ar"}), ("semi", "self", {"block": 3}),
     ("semi", "self", {"block": 3, "remove_repeats": True, "no_repeat_ngram": 2}),
     *(
@@ -277,7 +276,7 @@ BANNED: list[tuple[Mode, ARSide, dict[str, Any]]] = [
     *(("ar", side, {"beam": beam, "nbest": beam}) for side in SIDES for beam in (1, 4)),
     *(("ar", side, {"temperature": 1.0, "nbest": 2}) for side in SIDES),
     ("ar", "content", {"beam": 3, "nbest": 3, "diversity": 0.4}), ("spec", "content", {}), ("spec", "query", {}),
-    ("spec", "content", {"redraft": "joint"}),
+    ("spec", "content", {"redraft": "ar"}),
 ]  # fmt: skip
 
 

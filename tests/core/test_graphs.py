@@ -54,14 +54,13 @@ def cases() -> Iterator[tuple[Mode, ARSide, dict[str, Any]]]:
     yield "nar", "content", {"iters": 4, "length_beam": 3, "rerank": "nar", "keep_lengths": 0}
     for side in ("content", "query"):
         yield "spec", side, {"redraft": "nar", "draft_iters": 2}
-        yield "spec", side, {"redraft": "joint", "unk": "ban"}
+        yield "spec", side, {"unk": "ban"}
         yield "spec", side, {"redraft": "ar", "verify_window": 3}
-        yield "spec", side, {"redraft": "joint"}
         yield "spec", side, {"redraft": "nar", "first_token": 7, "free_end": True, "max_ratio": 0.7, "max_extra": 2}
-        yield "spec", side, {"redraft": "joint", "first_token": 7, "unwritten": (9, 11)}
+        yield "spec", side, {"redraft": "ar", "first_token": 7, "unwritten": (9, 11)}
         yield "ar", side, {"beam": 1, "free_end": True, "max_ratio": 0.7, "max_extra": 2, "unwritten": (9, 11)}
         yield "ar", side, {"beam": 3, "unwritten": (9, 11)}
-        yield "spec", side, {"redraft": "joint", "draft_length": 3, "verify_window": 2}
+        yield "spec", side, {"draft_length": 3, "verify_window": 2}
 
 
 @pytest.mark.parametrize(("mode", "side", "knobs"), list(cases()), ids=str)
@@ -97,20 +96,19 @@ def step_of(decode: Generator, kind: type) -> Any:
     return next(each for each in read.steps.values() if isinstance(each, kind))
 
 
-def test_a_text_does_not_see_the_drafts_of_the_one_before() -> None:
-    """Spans of time come again, so the cache is emptied."""
+def test_a_text_does_not_see_the_one_before() -> None:
     decode = generator()
-    decode(ONE, "spec", Decoding(redraft="joint"), "content")
+    decode(ONE, "spec", Decoding(), "content")
     step = step_of(decode, RecordedVerify)
     assert (step.cache.birth < NEVER).any()
     with torch.inference_mode():
-        step.begin(None)
+        step.begin()
     assert (step.cache.birth == NEVER).all()
 
 
 def test_what_is_not_kept_is_freed_at_once() -> None:
     decode = generator()
-    for mode, options in (("ar", Decoding(beam=2)), ("spec", Decoding(redraft="joint")), ("nar", Decoding())):
+    for mode, options in (("ar", Decoding(beam=2)), ("spec", Decoding()), ("nar", Decoding())):
         decode(ONE, mode, options, "content")
     read = weakref.ref(next(iter(decode.recordings.sources.values())))
     cache = weakref.ref(step_of(decode, RecordedNext).cache)

@@ -33,7 +33,7 @@ def either(request: pytest.FixtureRequest) -> Transformer:
 def test_slots_that_all_see_each_other_may_be_decoded_over_a_cache(
     either: Transformer, ragged: Batch, at: int | torch.Tensor
 ) -> None:
-    """As the joint draft of speculative decoding does; in a causal self-attention their positions count."""
+    """In a causal self-attention their positions count."""
     stream = masked(ragged.target, torch.zeros_like(ragged.target))
     memory, cache = either.encode(ragged.source, ragged.source_real), either.new_cache(3, 8)
     cache.at = at

@@ -8,20 +8,17 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_mask
 
 from janus_cli.core.batch import BOS, EOS, IGNORE, MASK, PAD, Batch
-from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws, random_order
 from janus_cli.core.objectives.bang import bridge
 from janus_cli.core.objectives.janus import nar_and_aux
 from janus_cli.core.objectives.prophetnet import prophets
 from janus_cli.core.objectives.xlnet import permuted
 from janus_cli.core.stream import (
-    SPAN,
     ar_step,
     ar_stream,
     beside,
     content,
     framed,
-    in_span,
     left_to_right,
     masked,
     revealed,
@@ -180,28 +177,6 @@ def test_xlnet_against_a_definition_in_words() -> None:
             assert bool(stream.attend[0, i, j]) == expected, (i, own, other)
         asked = [rank.tolist()[0].index(r) + 4 for r in range(n - predicted + 1, n + 1)]
         assert stream.labels[stream.labelled].tolist() == asked
-
-
-@pytest.mark.parametrize("kind", ["content", "query"])
-def test_streams_in_spans_of_their_own_do_not_see_each_other(model: Transformer, ragged: Batch, kind: str) -> None:
-    """So one decoder call gives what two give."""
-    first, second = ar_stream(ragged.target, kind), nar_and_aux(ragged.target, ragged.target % 2 == 1)
-    joined, memory = beside(in_span(first, 0), in_span(second, 1)), model.encode(ragged.source, ragged.source_real)
-    keys, rest = first.keys + second.keys, first.tokens.shape[1] - first.keys
-    places = torch.arange(joined.tokens.shape[1])
-    own = (places < first.keys) | ((places >= keys) & (places < keys + rest))  # slots of the first
-    for stream, mine in ((first, own), (second, ~own)):
-        assert torch.equal(joined.attend[:, mine][..., mine[:keys]], stream.attend)
-        assert not joined.attend[:, mine][..., ~mine[:keys]].any()
-        together, alone = model.decode(joined, memory)[:, mine], model.decode(stream, memory)
-        assert torch.allclose(together[stream.labelled], alone[stream.labelled], atol=1e-12)
-
-
-def test_long_targets_fit_a_span() -> None:
-    target = torch.tensor([[BOS, *[5] * 1022, EOS]])
-    query = ar_stream(target, "query")
-    assert query.time.max() < SPAN
-    assert torch.equal(in_span(query, 2).attend, query.attend)
 
 
 def test_flex_attention_has_the_same_rule(ragged: Batch) -> None:

@@ -89,7 +89,6 @@ DECODINGS: list[tuple[Mode, dict[str, Any]]] = [
     ("nar", {"iters": 10, "length_beam": 3, "rerank": "ar"}),
     ("spec", {"redraft": "nar"}),
     ("spec", {"redraft": "ar"}),
-    ("spec", {"redraft": "joint"}),
     ("semi", {"block": 3}),
 ]
 

@@ -239,13 +239,13 @@ def test_what_is_scored_by_exact_match_is_scored_by_edit_distance_too(compare: J
 
 
 def test_all_rows_are_timed_in_turn_and_what_fails_says_why(compare: Janus) -> None:
-    modes = ("--modes", "ar.beam1,spec.redraft-joint", "--speed")
+    modes = ("--modes", "ar.beam1,spec.redraft-ar", "--speed")
     code, out, err = compare("--objectives", "ar,cmlm,janus", "--steps", "2", *modes)
     assert code == 1
     assert "1 of the rows failed" in err
     assert "failed: cmlm.seed1 decoding" in out, "it has no such mode"
     results = found()
-    assert names(results) == ["ar ar.beam1", "janus ar.beam1", "janus spec.redraft-joint"]
+    assert names(results) == ["ar ar.beam1", "janus ar.beam1", "janus spec.redraft-ar"]
     for row in results["rows"]:
         assert row["speed"]["p50"]["median"] > 0
         assert row["speed"]["sentences_per_second"]["lowest"] <= row["speed"]["sentences_per_second"]["median"]

@@ -16,7 +16,7 @@ from janus_cli.lab.threads import Threads
 NAR = [f"nar{n}.lb{k}" for n in (1, 4, 10) for k in ("1", "5", "5.rerank")]
 PLAIN_NAR = [label for label in NAR if not label.endswith("rerank")]
 AR = ["ar.beam1", "ar.beam5"]
-SPEC = ["spec", "spec.redraft-ar", "spec.redraft-joint"]
+SPEC = ["spec", "spec.redraft-ar"]
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,9 @@ its own choice at each place. The longest prefix of the draft on which both agre
 token after it, so each pass adds one token at least, and the text is that of greedy search whatever the draft
 (Leviathan et al., ICML 2023, for the sampled case; Stern et al., NeurIPS 2018, for the greedy one).
 
-The next draft may also cost no pass of its own: it is either the model's choices after the first disagreement
-(`redraft="ar"`; Jacobi decoding, Santilli et al., ACL 2023), or written in the verifying pass itself, after the prefix
-verified so far, and so one round late (`redraft="joint"`). Where outputs copy much of their source, no draft need be
-written at all (`redraft="source"`; Yang et al. 2023, "Inference with Reference").
+The next draft may also cost no pass of its own: the model's choices after the first disagreement (`redraft="ar"`;
+Jacobi decoding, Santilli et al., ACL 2023), or, where outputs copy much of their source, what follows in the source
+(`redraft="source"`; Yang et al. 2023, "Inference with Reference").
 """
 
 from collections.abc import Callable
@@ -23,9 +22,9 @@ from janus_cli.core.search import Output
 from janus_cli.core.search.greedy import finished
 from janus_cli.core.shapes import LONGEST
 
-Redraft = Literal["nar", "ar", "joint", "source"]
+Redraft = Literal["nar", "ar", "source"]
 Draft = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-Verify = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor]]
+Verify = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 def speculative(
@@ -40,10 +39,9 @@ def speculative(
         draft: `draft(tokens, counts, sentences)` -> proposals (A, W) int64 for the places after the prefix, then PAD;
             they may end in EOS; and the decoder passes (A,) that it took. tokens: (A, P) int64, the first
             `counts` (A,) of each row are verified. sentences: (A,) int64, places in the batch.
-        verify: `verify(tokens, counts, proposals, at_end, sentences, kept)` -> the left-to-right model's choice
-            (A, W + 1) after the prefix and after each proposed token, its log-probability, and with "joint" the next
-            draft's proposals (A, W') after the same prefix. at_end: (A, W + 1) bool, where EOS is the only choice.
-            kept: (A,) int64, the rows of the previous call that continue; None for all.
+        verify: `verify(tokens, counts, proposals, at_end, kept)` -> the left-to-right model's choice (A, W + 1) after
+            the prefix and after each proposed token, and its log-probability. at_end: (A, W + 1) bool, where EOS is
+            the only choice. kept: (A,) int64, the rows of the previous call that continue; None for all.
         max_lengths: (B,) int64, the most tokens of an output, EOS included; at least 1.
         window: the most proposed tokens that are verified in one pass.
         redraft: where later proposals come from; a sentence that has none left is drafted again.
@@ -66,7 +64,7 @@ def speculative(
         places = counts[:, None] + torch.arange(1, min(window, proposals.shape[1]) + 2, device=device)
         proposals = proposals[:, :window].masked_fill(places[:, :-1] >= most[:, None], PAD)
         at_end = places == most[:, None]
-        best, certainty, drafted = verify(verified, counts, proposals, at_end, rows, kept)
+        best, certainty = verify(verified, counts, proposals, at_end, kept)
         passes[rows] += 1
         begins = (places == 1) & ~at_end & bool(first)
         best, certainty = best.masked_fill(begins, first), certainty.masked_fill(begins | (at_end & free_end), 0.0)
@@ -79,9 +77,7 @@ def speculative(
         logps[rows[:, None], places - 1] = certainty.to(logps.dtype).masked_fill(cut, 0.0)
         counts = counts + fresh
         going = ended >= fresh
-        left = left[:, :0]
-        if redraft in ("ar", "joint"):
-            left = _behind(drafted if redraft == "joint" else _left_over(best, proposals), fresh)
+        left = _behind(_left_over(best, proposals), fresh) if redraft == "ar" else left[:, :0]
         kept = None
         if not bool(going.all()):
             kept = going.nonzero()[:, 0]
