@@ -22,7 +22,7 @@ from janus_cli.core.batch import BOS, EOS, PAD
 from janus_cli.core.shapes import DISTANCES, NEAR
 
 RANK = 32
-HIDDEN, ELSEWHERE = -1e30, -8.0  # nats: of what is no candidate; of a token that is none near its place
+IMPOSSIBLE, ELSEWHERE = -1e30, -8.0  # nats: of what is no candidate; of a token that is none near its place
 EPOCHS, BATCHES, ROWS, RATE = 5, 30, 4096, 0.01  # BATCHES of an epoch, at least; ROWS of a batch, at most
 
 
@@ -45,7 +45,7 @@ class Draft(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """last (N,); candidates near it (N, NEAR * C) and their log-probabilities, HIDDEN for none; following (N,)."""
+    """last (N,); candidates near it (N, NEAR * C) and their log-probabilities, IMPOSSIBLE for none; following (N,)."""
 
     last: Tensor
     candidates: Tensor
@@ -63,10 +63,10 @@ def _framed(draft: Draft) -> tuple[Tensor, Tensor]:
     """Candidates and log-probabilities (B, T + 1 + NEAR, C) of BOS, the draft, EOS, and none at the places after it."""
     batch, longest, fan = draft.tokens.shape
     tokens = torch.full((batch, longest + 1 + NEAR, fan), PAD)
-    logps = torch.full(tokens.shape, HIDDEN)
+    logps = torch.full(tokens.shape, IMPOSSIBLE)
     real = torch.arange(longest) < draft.lengths[:, None]
     tokens[:, 1 : longest + 1], tokens[:, 0] = draft.tokens, BOS
-    logps[:, 1 : longest + 1] = draft.logps.masked_fill(~real[:, :, None], HIDDEN)
+    logps[:, 1 : longest + 1] = draft.logps.masked_fill(~real[:, :, None], IMPOSSIBLE)
     rows, ends = torch.arange(batch), draft.lengths + 1
     tokens[rows, ends], logps[rows, ends, 0] = EOS, 0.0
     return tokens, logps
@@ -114,7 +114,7 @@ def fit(table: Tensor, every: Examples, rank: int = RANK) -> tuple[DraftHead, fl
     table: (V, D), the model's output table. Cross-entropy of the candidates that are the token that follows, over those
     examples that have one; the same numbers for the same examples.
     """
-    right = (every.candidates == every.following[:, None]) & (every.logps > HIDDEN)
+    right = (every.candidates == every.following[:, None]) & (every.logps > IMPOSSIBLE)
     some = right.any(1)
     every, right = Examples(*(part[some] for part in every)), right[some]
     spread = table.std()
@@ -127,7 +127,7 @@ def fit(table: Tensor, every: Examples, rank: int = RANK) -> tuple[DraftHead, fl
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=len(batches) + 1, pct_start=0.1)
     for rows in batches:
         scores = head(Examples(*(part[rows] for part in every)))
-        loss = (scores.logsumexp(1) - scores.masked_fill(~right[rows], HIDDEN).logsumexp(1)).mean()
+        loss = (scores.logsumexp(1) - scores.masked_fill(~right[rows], IMPOSSIBLE).logsumexp(1)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -72,7 +72,8 @@ class Result:
 
     @property
     def score(self) -> float:
-        """What hypotheses are ranked by: log-probability / length ** length_penalty for `ar`, else the mean."""
+        """What hypotheses are ranked by, as docs/decoding.md says of each mode; for `ar` and `spec` log-probability /
+        length ** length_penalty."""
         return self.outputs[0].score
 
     @property

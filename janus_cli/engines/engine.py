@@ -23,7 +23,7 @@ from janus_cli.core.weights import Weights
 from janus_cli.core.writing import never_written
 from janus_cli.engines.choice import without_graph
 from janus_cli.engines.int8 import Quantized
-from janus_cli.engines.network import HIDDEN
+from janus_cli.engines.network import IMPOSSIBLE
 from janus_cli.engines.screen import pays
 from janus_cli.engines.session import Search, Session, side_of, written
 from janus_cli.engines.speculative import of_head
@@ -196,5 +196,5 @@ def _outputs(found: Arrays) -> Iterator[list[Output]]:
         yield [
             Output(tokens[n][:size], logps[n][: size + end], score, passes, limited=cut[n])
             for n, (size, score) in enumerate(zip(sizes, scores, strict=True))
-            if score > HIDDEN / 2  # else there are fewer
+            if score > IMPOSSIBLE / 2  # else there are fewer
         ]

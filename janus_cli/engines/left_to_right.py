@@ -12,7 +12,7 @@ from janus_cli.core.symbols import BOS, EOS, MASK, PAD
 from janus_cli.core.writing import Unwritten
 from janus_cli.engines.graph import State, Value
 from janus_cli.engines.int8 import Blocks
-from janus_cli.engines.network import HIDDEN, Network, Source
+from janus_cli.engines.network import IMPOSSIBLE, Network, Source
 from janus_cli.engines.rules import Rules
 from janus_cli.engines.screen import Screen
 
@@ -159,7 +159,7 @@ class Beam:
         self.rules = Rules.of(options)
 
     def search(self, source: Value, side: Side, never: Unwritten, *, padded: bool) -> Results:
-        """Gives what every search does (`Results`), and limited (B, N); scores are `HIDDEN` where there are fewer."""
+        """Gives what every search does (`Results`), and limited (B, N); score `IMPOSSIBLE`: none."""
         graph, batch, beam = self.graph, source.size(0), self.options.beam
         step = NextToken(self.network, self.network.encode(source, padded=padded), side, never)
         limits = length_limits(source, self.network.knobs.max_length, self.options).unsqueeze(1)  # (B, 1)
@@ -182,12 +182,12 @@ class Beam:
             }  # fmt: skip
             return going.any(0).squeeze(0), state, found
 
-        begin = np.array([[0.0] + [HIDDEN] * (beam - 1)])  # the first pass has one hypothesis
+        begin = np.array([[0.0] + [IMPOSSIBLE] * (beam - 1)])  # the first pass has one hypothesis
         state = {
             "last": graph.ints([[BOS]]).expand(batch * beam, 1), "rows": graph.range(batch * beam),
             "going": graph.value([[True]], bool).expand(batch, 1), "passes": graph.ints([[0]]).expand(batch, 1),
             "sums": graph.value(begin, np.float64).expand(batch, beam),
-            "best": graph.value([[HIDDEN]], np.float64).expand(batch, beam), **step.empty(batch * beam),
+            "best": graph.value([[IMPOSSIBLE]], np.float64).expand(batch, beam), **step.empty(batch * beam),
             **self.rules.start(batch * beam),
         }  # fmt: skip
         last, found = graph.loop(limits.over("Max", 0).squeeze(0), state, turn)
@@ -199,7 +199,7 @@ class Beam:
         """The best hypotheses of each sentence.
 
         found: of each pass the live hypotheses, tokens, slots (of the pass before) and sums (T, B, F), and those that
-        end there, ended (scores; `HIDDEN` for none), ended_slots and ended_sums (T, B, F).
+        end there, ended (scores; `IMPOSSIBLE` for none), ended_slots and ended_sums (T, B, F).
         """
         graph, count, beam = self.graph, self.options.nbest, self.options.beam
         ended, slots, sums = (
@@ -237,19 +237,19 @@ class Beam:
         values, tokens = logps.top(count)
         at_end = at_end.expand(batch, beam).reshape(-1, 1)  # (R, 1), where EOS is the only choice
         end = logps.cut(EOS, EOS + 1, 1) * (0.0 if self.options.free_end else 1.0)
-        end = graph.where(end > HIDDEN / 2, end, 0.0)  # also where it is forbidden
+        end = graph.where(end > IMPOSSIBLE / 2, end, 0.0)  # also where it is forbidden
         first = graph.range(graph.ints([count])).unsqueeze(0).equals(0)
-        values = graph.where(at_end, graph.where(first, end, HIDDEN), values)
+        values = graph.where(at_end, graph.where(first, end, IMPOSSIBLE), values)
         tokens = graph.where(at_end, graph.where(first, EOS, PAD), tokens)
         totals = sums.unsqueeze(2) + values.reshape(batch, beam, count).to(np.float64)
         total, place = totals.reshape(batch, -1).top(2 * beam)
         return total, place // count, tokens.reshape(batch, -1).pick(place)
 
     def _ended(self, total: Value, token: Value, state: State, length: Value) -> tuple[Value, Value]:
-        """Scores (B, F) of the candidates that end now, `HIDDEN` for the others, and the best so far (B, F)."""
+        """Scores (B, F) of the candidates that end now, `IMPOSSIBLE` for the others, and the best so far (B, F)."""
         beam = self.options.beam
-        ends = (token.equals(EOS) & (total > HIDDEN / 2) & state["going"]).cut(0, beam, 1)
-        scores = self.graph.where(ends, total.cut(0, beam, 1) / lengthened(length, self.options), HIDDEN)
+        ends = (token.equals(EOS) & (total > IMPOSSIBLE / 2) & state["going"]).cut(0, beam, 1)
+        scores = self.graph.where(ends, total.cut(0, beam, 1) / lengthened(length, self.options), IMPOSSIBLE)
         return scores, self.graph.concat(state["best"], scores, axis=1).top(beam)[0]
 
     def _live(
@@ -260,12 +260,12 @@ class Beam:
         is_eos = token.equals(EOS)
         order = is_eos.to(np.int64) * (2 * beam) + graph.range(graph.ints([2 * beam]))
         _, live = order.top(beam, largest=False)
-        sums = graph.where(is_eos, HIDDEN, total).pick(live)
+        sums = graph.where(is_eos, IMPOSSIBLE, total).pick(live)
         most = sums.over("Max", 1, keep=True)
         reachable = most / lengthened(limits, self.options)  # sums only fall, lengths only grow
         hoped = most / lengthened(length, self.options) if stop == "likely" else reachable
         last, enough = best.cut(beam - 1, beam, 1), self.options.nbest
-        short = last.equals(HIDDEN) if stop == "full" else last < hoped
+        short = last.equals(IMPOSSIBLE) if stop == "full" else last < hoped
         going = going & short & (best.cut(enough - 1, enough, 1) < reachable) & (limits > length)
         return {"tokens": token.pick(live), "slots": slot.pick(live), "sums": sums}, going
 

@@ -18,7 +18,7 @@ from janus_cli.core.writing import Unwritten
 from janus_cli.engines.graph import RUNTIME, Graph, Value
 from janus_cli.engines.int8 import Blocks, Rows
 
-HIDDEN = -1e30  # instead of -inf, of which a softmax over nothing else makes NaN
+IMPOSSIBLE = -1e30  # instead of -inf, of which a softmax over nothing else makes NaN
 FEW = 1024  # a vocabulary that is searched at once
 STRETCHES = range(48, 129)  # sizes of the parts of a larger one
 Pair = tuple[Value, Value]  # keys and values, (B, H, K, D/H)
@@ -140,7 +140,7 @@ class Network:
         length = source.size(1)
         if padded:
             real = (~source.equals(PAD)) | graph.range(length).equals(0)  # an all-padding source must not give NaN
-            bias = graph.where(real, 0.0, HIDDEN).unsqueeze(1, 2)
+            bias = graph.where(real, 0.0, IMPOSSIBLE).unsqueeze(1, 2)
             wide = bias.expand(batch, 1, length, length)
         x = self.embed(source, self.weight("source_positions").cut(0, length, 0), "source")
         for index in range(knobs.encoder_layers):
@@ -219,7 +219,7 @@ class Network:
 
     def to_the_left(self, places: Value) -> Value:
         """(L,) -> (1, 1, L, L), what slots at these places see in a causal self-attention, as a bias."""
-        return self.graph.where(places.unsqueeze(0) <= places.unsqueeze(1), 0.0, HIDDEN).unsqueeze(0, 1)
+        return self.graph.where(places.unsqueeze(0) <= places.unsqueeze(1), 0.0, IMPOSSIBLE).unsqueeze(0, 1)
 
     def logits(self, states: Value, never: Unwritten) -> Value:
         """(N, D) -> (N, V), without the tokens whose probability the others share."""
@@ -246,7 +246,7 @@ class Network:
         size = min(STRETCHES, key=lambda size: -count % size)
         if count % size:
             padding = graph.ints([0, 0, 0, -count % size])
-            values = graph.op("Pad", values, padding, graph.floats(np.float32(2 * HIDDEN)))
+            values = graph.op("Pad", values, padding, graph.floats(np.float32(2 * IMPOSSIBLE)))
         parts = values.reshape(-1, -(-count // size), size)
         part = graph.op("ArgMax", parts.over("Max", 2), result=np.int64, axis=1, keepdims=1)
         within = graph.op(
@@ -258,7 +258,7 @@ class Network:
     def _hiding(self, tokens: Sequence[int]) -> Value:
         """(V,) what takes out these tokens when it is added."""
         bias = np.zeros(self.vocabulary, np.float32)
-        bias[list(tokens)] = HIDDEN
+        bias[list(tokens)] = IMPOSSIBLE
         return self.graph.floats(bias)
 
     @property

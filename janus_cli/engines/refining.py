@@ -11,7 +11,7 @@ from janus_cli.core.symbols import BOS, EOS, MASK, PAD
 from janus_cli.core.writing import Unwritten
 from janus_cli.engines.graph import State, Value
 from janus_cli.engines.left_to_right import Results, Side, scores
-from janus_cli.engines.network import HIDDEN, Network, Source
+from janus_cli.engines.network import IMPOSSIBLE, Network, Source
 from janus_cli.engines.repeats import less_certain, without
 
 
@@ -90,7 +90,7 @@ class MaskPredict:
         graph = self.graph
         count = rows.lengths * (most - done) // most  # (R, 1)
         largest = graph.op("Max", count.over("Max", 0), graph.ints([1]))
-        worst, places = graph.where(rows.real, logps, -HIDDEN).top(largest, largest=False)
+        worst, places = graph.where(rows.real, logps, -IMPOSSIBLE).top(largest, largest=False)
         hidden = graph.range(largest) < count
         if self.options.sure < 1:
             hidden = hidden & (worst < log(self.options.sure))
@@ -132,7 +132,7 @@ class _Rows:
         self.bias = None  # (R, 1, T + 2, T + 2)
         size = self.longest + 2
         if not alone:
-            seen = graph.where(graph.range(size) < lengths + 2, 0.0, HIDDEN).unsqueeze(1, 2)
+            seen = graph.where(graph.range(size) < lengths + 2, 0.0, IMPOSSIBLE).unsqueeze(1, 2)
             self.bias = seen.expand(seen.size(0), 1, size, size)
         self.left = network.to_the_left(graph.range(size)) if network.knobs.causal_attention else None
         if self.left is not None and self.bias is not None:

@@ -9,7 +9,7 @@ import numpy as np
 from janus_cli.core.knobs import Decoding
 from janus_cli.core.symbols import EOS, PAD
 from janus_cli.engines.graph import Value
-from janus_cli.engines.network import HIDDEN
+from janus_cli.engines.network import IMPOSSIBLE
 
 WORDS = "words"  # of a loop's state: what each row has read so far, (R, t)
 
@@ -39,7 +39,7 @@ class Rules(NamedTuple):
         return {WORDS: last.graph.concat(state[WORDS], last, axis=1)} if self.ngram else {}
 
     def obeying(self, values: Value, state: dict[str, Value], place: Value) -> Value:
-        """Logits or log-probabilities (R, V) of the token at `place` (), `HIDDEN` for what the rules forbid.
+        """Logits or log-probabilities (R, V) of the token at `place` (), `IMPOSSIBLE` for what the rules forbid.
 
         A row that would have no token left keeps them all.
         """
@@ -50,11 +50,11 @@ class Rules(NamedTuple):
             forbidden.append(early.reshape(1, 1).expand(values.size(0), 1))
         if forbidden:
             places = graph.concat(*forbidden, axis=1)
-            hidden = values.put(places, graph.floats([[HIDDEN]]).expand(places.size(0), places.size(1)))
-            values = graph.where(hidden.over("Max", 1, keep=True) > HIDDEN / 2, hidden, values)
+            hidden = values.put(places, graph.floats([[IMPOSSIBLE]]).expand(places.size(0), places.size(1)))
+            values = graph.where(hidden.over("Max", 1, keep=True) > IMPOSSIBLE / 2, hidden, values)
         if self.first:
             only = graph.range(values.size(1)).equals(self.first)
-            values = graph.where(place.equals(0), graph.where(only, 0.0, HIDDEN), values)
+            values = graph.where(place.equals(0), graph.where(only, 0.0, IMPOSSIBLE), values)
         return values
 
     def _repeating(self, words: Value) -> Value:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from janus_cli.core.writing import Unwritten
 from janus_cli.engines.graph import Value
 from janus_cli.engines.int8 import Blocks, Rows, levels
-from janus_cli.engines.network import HIDDEN, Network
+from janus_cli.engines.network import IMPOSSIBLE, Network
 
 EXACT = 8  # candidates of a row: more take longer, fewer leave more steps in doubt
 LEAST = 1 << 20  # weights of a table; in smaller ones the check costs what it saves
@@ -36,7 +36,7 @@ class Screen:
         rounded, candidates = obeying(self.logits(states, self.never)).top(EXACT)
         rows, bias = network.weight(network.output).gather(candidates), network.output_bias(self.never)
         exact = graph.op("MatMul", rows, states.unsqueeze(2)).squeeze(2) + bias.gather(candidates)
-        exact = graph.where(rounded > HIDDEN / 2, exact, rounded)  # what is hidden stays so
+        exact = graph.where(rounded > IMPOSSIBLE / 2, exact, rounded)  # what is hidden stays so
         best = exact.over("Max", 1, keep=True)
         found = graph.where(exact.equals(best), candidates, network.vocabulary).over("Min", 1, keep=True)
         others = rounded.cut(EXACT - 1, EXACT, 1) + self._error(states)  # no other token has a higher logit than this

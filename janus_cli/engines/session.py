@@ -39,7 +39,7 @@ def side_of(mode: str, options: Decoding, side: Any) -> Any:
 
 
 def runtime() -> Any:
-    """The package onnxruntime, which as its official builds come would send usage data to Microsoft; not from here."""
+    """The package onnxruntime, with the telemetry of its official builds turned off."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is loaded
     import onnxruntime  # type: ignore[import-untyped]
 

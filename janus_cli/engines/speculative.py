@@ -28,7 +28,7 @@ from janus_cli.core.writing import Unwritten
 from janus_cli.engines.graph import State, Value
 from janus_cli.engines.int8 import Rows
 from janus_cli.engines.left_to_right import NextToken, Results, Side, length_limits, lengthened, of_end
-from janus_cli.engines.network import HIDDEN, Network, Source
+from janus_cli.engines.network import IMPOSSIBLE, Network, Source
 from janus_cli.engines.screen import Screen
 
 SURE = 0.2  # probability of a draft after its first token; it is cut where it is less
@@ -44,9 +44,12 @@ def of_head(head: Mapping[str, NDArray[Any]], table: NDArray[Any]) -> dict[str, 
 class Chains(NamedTuple):
     """What is drafted after a token at place p, for all p. C candidates near p; W tokens of a draft.
 
-    reach (L + 2, C), nats, without what the token says; after (L + 2, C, r) or None. Of the chain that begins with a
-    candidate: tokens (C * (L + 2), W), counts (…, 1) of those that are sure, and places (…, W + 1) of the tokens that
-    are written when so many are accepted.
+    reach (L + 2, C): the score in nats of each candidate after p, whatever the token at p.
+    after (L + 2, C, r): vectors whose product with that token's vector is added; None without a draft head.
+    The others are of the chains that begin with each candidate:
+    tokens (C * (L + 2), W);
+    counts (C * (L + 2), 1): how many of them are sure enough to be proposed;
+    places (C * (L + 2), W + 1): where in the draft the next token is, after 0 to W of them were accepted.
     """
 
     reach: Value
@@ -168,14 +171,14 @@ class _Drafted:
         jump = (graph.op("ArgMax", joint, result=np.int64, axis=2, keepdims=0) + place * fan).reshape(-1)
         sure = graph.op("LogSoftmax", joint, axis=2).over("Max", 2).reshape(-1)
         ids = tokens.cut(0, every, 0).reshape(-1)  # (Q,)
-        chain, counts = self._follow(jump, sure, graph.where(ids.equals(EOS), HIDDEN, 0.0))
+        chain, counts = self._follow(jump, sure, graph.where(ids.equals(EOS), IMPOSSIBLE, 0.0))
         begin = graph.op("Min", (place * fan + graph.range(graph.ints([self.near]))).reshape(-1), every * fan - 1)
         chain, own = chain.gather(begin), place.expand(every, self.near).reshape(-1, 1)
         places = graph.op("Min", graph.concat(own, chain // fan, axis=1) + 1, length + 1)
         return Chains(reach.squeeze(1), after, ids.gather(chain), counts.gather(begin), places)
 
     def _follow(self, jump: Value, sure: Value, ends: Value) -> tuple[Value, Value]:
-        """What follows each candidate: jump (Q,) its successor, sure (Q,) of that, nats; ends (Q,), HIDDEN for EOS.
+        """What follows each candidate: jump (Q,) its successor, sure (Q,) of that, nats; ends (Q,), IMPOSSIBLE for EOS.
 
         Gives the chains (Q, W) of candidates, themselves first, and how many (Q, 1) of these are sure and before EOS.
         """
@@ -204,7 +207,7 @@ class _Drafted:
         if self.head:
             logps = logps * network.weight("draft.scale")
         scores, tokens = logps.top(fan)
-        outside = np.full((1 + NEAR, fan), HIDDEN)
+        outside = np.full((1 + NEAR, fan), IMPOSSIBLE)
         outside[1, 0] = 0.0  # EOS
         ids = np.full((1 + NEAR, fan), EOS)
         ids[0] = BOS

@@ -47,7 +47,7 @@ def sample(size: int, most: int) -> list[int]:
 
 
 def scoring_of(judge: Judge, recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
-    """What scores of a validation can be compared by: the judge, a task, and how many sentences, if not all."""
+    """What two validations must share to be comparable: the judge, a task, and how many sentences, if not all."""
     count, task = recipe.training.valid_sentences, recipe.scoring.task
     return {
         **judge.plain,

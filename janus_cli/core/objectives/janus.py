@@ -7,7 +7,8 @@
     P_AUX(y_h | X, observed tokens, hidden tokens before h, MASK from h on)
 
 The KLs and the last two CEs run over the hidden tokens; `core/aux_loss.py` has them. All three distributions predict
-y_t from a slot at position t (a `content` AR stream: t - 1), so they differ in what they see and in nothing else.
+y_t from a MASK at position t, so they differ in what they see and in nothing else; but a `content` AR stream, an
+ordinary decoder, from y_{t-1} at t - 1.
 
 Beyond the paper, off by default: `correct` adds CMLMC's CE_correct (`correction.py`), `glance` reveals hidden tokens in
 proportion to the model's mistakes (`glancing.py`), `kl_sure` weighs each token's KLs by AUX's certainty,

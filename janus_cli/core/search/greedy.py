@@ -52,7 +52,8 @@ def finished(
 ) -> list[Output]:  # fmt: skip
     """Outputs of rows that end in EOS, then PAD. tokens, logps (B, T); passes: by default one a token.
 
-    One with all tokens allowed is `limited`, unless EOS was likelier than all other tokens together and not `forced`.
+    One of the maximum length is `limited`, unless the model itself gave EOS more than half of the probability. If EOS
+    was `forced`, it always is.
     """
     sizes = (tokens != PAD).sum(1).tolist()
     outputs = []

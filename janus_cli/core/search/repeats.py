@@ -56,8 +56,8 @@ class Repeats(NamedTuple):
     def later(self, text: list[int]) -> list[int]:
         """The places of all repeats in a text, left to right; the first of its kind is none.
 
-        A copy is dropped as a whole, from its first token to where it goes on in another way than the text before; of
-        one that overlaps with the first, what comes after that.
+        A copy is dropped up to where it stops matching the earlier text; if it overlaps the first occurrence, only the
+        part after the overlap is.
         """
         kept: list[int] = []
         ends: dict[tuple[int, ...], int] = {}  # how much was kept when this n-gram was complete

@@ -19,7 +19,7 @@ from janus_cli.core.search.beam import Step, largest, rows_of
 from janus_cli.core.search.greedy import finished
 
 Draw = Callable[[Tensor, Tensor, int], Tensor]
-FEW = 256  # as many of the likeliest tokens nearly always hold what top-p asks for; else twice as many, and so on
+FEW = 256  # likeliest tokens nearly always cover top-p; otherwise the number is doubled
 
 
 def sample(
