@@ -1,5 +1,6 @@
 """A model and a batch of sources -> outputs: each mode is a search over the model's steps."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,7 +22,7 @@ from janus_cli.core.search.rules import Obeying
 from janus_cli.core.search.sample import Gumbel, row_keys, sample
 from janus_cli.core.search.speculative import Copied, speculative
 from janus_cli.core.steps import Draft, NextBlock, NextOfLength, NextToken, Verify, ar_scores, fill_masks
-from janus_cli.core.writing import most_tokens, never_written
+from janus_cli.core.writing import Unwritten, most_tokens, never_written
 
 
 def generate(
@@ -192,19 +193,12 @@ class Generator:
             scores = mean_logp(tokens, logps)
         if options.rerank == "ar":
             assert side is not None, "without an AR side there is nothing to rerank with"
-            passes = passes + 1
+            one_pass: Callable[[Tensor, ARSide, Unwritten], Tensor] = partial(ar_scores, model, memory)
             if recorded and side != "masks":  # whose slots are as many as there are tokens
-                scores = recorded.ar_scores(tokens, side, never)
-            else:
-                scores = ar_scores(model, memory, tokens, side, never)
+                one_pass = recorded.ar_scores
+            passes, scores = passes + 1, one_pass(tokens, side, never)
         outputs = _ranked(tokens, logps, scores.view(len(source), -1), options.nbest, passes, lengths[rows], states)
-        if trace:
-            scored = dict(zip(rows.tolist(), scores.flatten().tolist(), strict=True))
-            pairs = zip(lengths.tolist(), prior.tolist(), strict=True)
-            tried = [(*pair, scored.get(row)) for row, pair in enumerate(pairs)]
-            for s, own in enumerate(outputs):
-                own[0] = replace(own[0], tried=tuple(tried[s * fan : (s + 1) * fan]))
-        return outputs
+        return _with_lengths(outputs, lengths, prior, rows, scores) if trace else outputs
 
 
 def _search(step: Step, source: Tensor, most: Tensor, options: Decoding) -> list[list[Output]]:
@@ -224,6 +218,20 @@ def length_limit(lengths: Tensor, max_length: int, options: Decoding) -> Tensor:
     """`most_tokens` as a tensor. lengths: (B,) int64."""
     limits: Tensor = most_tokens(lengths, max_length, options)
     return limits.long()
+
+
+def _with_lengths(
+    outputs: list[list[Output]], lengths: Tensor, prior: Tensor, rows: Tensor, scores: Tensor
+) -> list[list[Output]]:
+    """With each best output what was tried: lengths, their log-probabilities (B * F,), the scores of some `rows`."""
+    scored = dict(zip(rows.tolist(), scores.flatten().tolist(), strict=True))
+    pairs = zip(lengths.tolist(), prior.tolist(), strict=True)
+    tried = [(*pair, scored.get(row)) for row, pair in enumerate(pairs)]
+    fan = len(tried) // len(outputs)
+    return [
+        [replace(best, tried=tuple(tried[s * fan : (s + 1) * fan])), *others]
+        for s, (best, *others) in enumerate(outputs)
+    ]
 
 
 def _dropped(options: Decoding) -> Repeats:

@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from janus_cli.core.batch import BOS, IGNORE, PAD
+from janus_cli.core.batch import BOS, PAD
 from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Transformer
 from janus_cli.core.search.mask_predict import Written, mask_predict, over_lengths
-from janus_cli.core.steps import Draft, Verify, choices, fill_masks, log_probabilities, token_logps
-from janus_cli.core.stream import NEVER, ar_step, ar_stream, framed
+from janus_cli.core.steps import Draft, Verify, ar_scores, choices, fill_masks, log_probabilities
+from janus_cli.core.stream import NEVER, ar_step
 from janus_cli.core.writing import NEVER_WRITTEN, Unwritten
 
 MOST_ROWS = 128  # with more, launches matter less, rows that have ended cost more, and each shape keeps much memory
@@ -187,12 +187,7 @@ class RecordedSource:
         _, room = self._room(tokens)
 
         def scores(tokens: Tensor) -> tuple[Tensor, ...]:
-            stream = ar_stream(framed(tokens), side)
-            asking = slice(-tokens.shape[1] - 1, None)  # the slots that predict
-            states, labels = self.model.decode(stream, self.memory)[:, asking], stream.labels[:, asking]
-            logps = token_logps(self.model, states.flatten(0, 1), labels.flatten().clamp(min=0), never)
-            real = labels != IGNORE
-            return (torch.where(real, logps.view(real.shape), 0.0).sum(1) / real.sum(1),)
+            return (ar_scores(self.model, self.memory, tokens, side, never),)
 
         replay = self.step(("scores", room, len(tokens), side, never), lambda: self.replay(scores))
         (mean,) = replay(F.pad(tokens, (0, room - tokens.shape[1]), value=PAD))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from janus_cli.core.batch import BOS, EOS, MASK, PAD
+from janus_cli.core.batch import BOS, EOS, IGNORE, MASK, PAD
 from janus_cli.core.knobs import ARSide, Decoding
 from janus_cli.core.model import Memory, Transformer
 from janus_cli.core.search.mask_predict import mask_predict, masks
@@ -99,13 +99,11 @@ def ar_scores(
 
     An AR side of `masks` knows the length: it neither predicts EOS nor may write it. never: tokens of probability 0.
     """
-    stream = ar_stream(framed(tokens), side)
-    asked = stream.labelled
-    states, gold = model.decode(stream, memory)[asked], stream.labels[asked]  # (R, L, D) -> (N, D), (N,)
-    flat = token_logps(model, states, gold, never.or_eos if side == "masks" else never)
-    logps = torch.zeros(asked.shape, dtype=flat.dtype, device=tokens.device)
-    logps[asked] = flat
-    return logps.sum(1) / asked.sum(1)
+    stream, asking = ar_stream(framed(tokens), side), slice(-tokens.shape[1] - 1, None)  # the slots that predict
+    states, labels = model.decode(stream, memory)[:, asking], stream.labels[:, asking]
+    gold, real = labels.flatten().clamp(min=0), labels != IGNORE
+    logps = token_logps(model, states.flatten(0, 1), gold, never.or_eos if side == "masks" else never)
+    return torch.where(real, logps.view(real.shape), 0.0).sum(1) / real.sum(1)
 
 
 class NextToken:
