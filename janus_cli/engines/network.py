@@ -189,7 +189,7 @@ class Network:
         """
         rows, sentences = 1 if alone else tokens.size(0), source.count
         x = self.embed(tokens, positions, "target", flat=alone)
-        seen, kept = source.bias, list[Value]()
+        seen, kept, earlier = source.bias, list[Value](), zip(pasts[::2], pasts[1::2], strict=True)
         if seen is not None:
             seen = seen.expand(
                 sentences, 1, x.size(0) // self.graph.shape(sentences), seen.size(3)
@@ -199,8 +199,7 @@ class Network:
             return self.attention(y, name, pair, sentences, seen)[0]
 
         def among_themselves(y: Value, name: str, bias: Value | None) -> Value:
-            past = (pasts[len(kept)], pasts[len(kept) + 1]) if pasts else None
-            found, new = self.self_attention(y, name, rows, bias, past, keys)
+            found, new = self.self_attention(y, name, rows, bias, next(earlier, None), keys)
             kept.extend(new)
             return found
 
