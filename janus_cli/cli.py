@@ -79,15 +79,15 @@ def function_of(verb: str) -> Any:
 
 def _command(verb: str) -> Any:
     """A verb's function as a command: its docstring is the rest of the help."""
-    from janus_cli.commands.options import FileLists, JsonFile, Verb, checked
+    from janus_cli.commands.options import FileLists, Verb, checked
 
     function = function_of(verb)
     # Paragraphs with indented lines (examples) keep their line breaks: \b tells click so.
     paragraphs = [VERBS[verb], *cleandoc(function.__doc__ or "").split("\n\n")]
     paragraphs = [f"\b\n{each}" if "\n  " in each or each.startswith("  ") else each for each in paragraphs]
     own = typer.Typer(add_completion=False, **SETTINGS)
-    forms = {"bench": JsonFile, "preprocess": FileLists}  # verbs that read their command line in a way of their own
-    own.command(verb, cls=forms.get(verb, Verb), help="\n\n".join(paragraphs))(checked(function))
+    form = FileLists if verb == "preprocess" else Verb
+    own.command(verb, cls=form, help="\n\n".join(paragraphs))(checked(function))
     return typer.main.get_command(own)
 
 

@@ -177,12 +177,6 @@ class Data:
         return min(self.source_limit, self.target_limit)
 
 
-def with_new_names(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a data section; `fields`, of earlier versions, is called `columns` now."""
-    rest = {key: value for key, value in data.items() if key != "fields"}
-    return {**rest, "columns": data["fields"]} if data.get("fields") else rest
-
-
 @dataclass(frozen=True)
 class Tokenizer:
     """How text becomes ids. pad 0, unk 1, bos 2, eos 3, mask 4 in every vocabulary."""

@@ -18,7 +18,7 @@ from janus_cli import yaml_core
 from janus_cli.core.knob import knobs
 from janus_cli.core.knobs import OBJECTIVES, Decoding
 from janus_cli.errors import CheckpointError, UsageError, check_machine
-from janus_cli.recipe import CHECKED, OUTSIDE_WEIGHTS, Recipe, sections, with_new_names
+from janus_cli.recipe import CHECKED, OUTSIDE_WEIGHTS, Recipe, sections
 from janus_cli.yaml_core import shorten
 
 _LARGEST = 1_000_000  # bytes
@@ -242,18 +242,11 @@ class _Draft(yaml_core.Document):
         raise UsageError(self.report(), hint)
 
     def fill_in(self) -> None:
-        """Sets what an objective (`elsewhere`) or a task changes in other knobs, where the recipe sets nothing; reads a
-        knob's earlier name; puts what the basis has in place of what the recipe has."""
+        """Sets what an objective (`elsewhere`) or a task changes in other knobs, where the recipe sets nothing; puts
+        what the basis has in place of what the recipe has."""
         needed: dict[str, Container[str]] = {}
         data = self.value.get("data")
         if isinstance(data, dict):
-            if data.get("fields") and data.get("columns"):
-                fields, columns = (self.lines.get(("data", name), 0) for name in ("fields", "columns"))
-                if max(fields, columns) < _OPTIONS and data["fields"] != data["columns"]:
-                    self.wrong(fields, ("data", "fields"), "is another name of data.columns, which is set, too")
-                first = "columns" if fields > columns else "fields"  # what is set last holds
-                data = {key: value for key, value in data.items() if key != first}
-            self.value["data"] = data = with_new_names(data)
             if data.get("task") == "generation":
                 data.setdefault("max_ratio", None)
             if data.get("task") == "denoising" and isinstance(training := self.value.setdefault("training", {}), dict):

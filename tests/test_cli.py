@@ -72,22 +72,6 @@ def _parse(line: str) -> None:
             parsed(*words[1:])
 
 
-@pytest.mark.parametrize(
-    ("words", "out", "as_json", "run"),
-    [
-        ("--json a.json", "a.json", False, None),  # the old form of --out
-        ("--json=a", "a", False, None),
-        ("--json --out a.json", "a.json", True, None),
-        ("--json a --out b", "b", True, "a"),
-        ("a --json", None, True, "a"),
-    ],
-)
-def test_json_of_bench_is_a_flag_and_its_file_is_out(words: str, out: str, as_json: bool, run: str) -> None:
-    given = parsed("bench", *words.split())
-    named = [None if given[name] is None else str(given[name]) for name in ("out", "run")]
-    assert (named[0], given["as_json"], named[1]) == (out, as_json, run)
-
-
 MISTAKES = [
     ("trian", "No such command 'trian'"),
     ("recipes --nope", "No such option"),

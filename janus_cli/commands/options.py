@@ -227,18 +227,6 @@ class Verb(typer.core.TyperCommand):
         return fitting(super().get_help(ctx))
 
 
-class JsonFile(Verb):
-    """A command that reads the older form `--json FILE.json` as `--out FILE.json`; --json alone is a flag."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        words: list[str] = []
-        for word in args:
-            if words[-1:] == ["--json"] and word.endswith(".json"):
-                words[-1] = "--out"
-            words.append("--out=" + word.removeprefix("--json=") if word.startswith("--json=") else word)
-        return super().parse_args(ctx, words)
-
-
 class FileLists(Verb):
     """A command without arguments, whose options that name a split's files take all words up to the next option.
 

@@ -97,7 +97,7 @@ def preprocess(
         rehearse(loaded, place, force=force, bad_utf8=bad_utf8)
         return
     manifest = prepare(loaded, place, workers=workers, force=force, bad_utf8=bad_utf8)
-    judge_of(loaded, manifest, place).introduce()
+    judge_of(loaded, manifest).introduce()
     words = options.typed(context, "data_dir", "train", "valid", "test", "out", "workers", "bad_utf8", "force")
     words += ["--prepared", str(out)] if out is not None else []
     console.say(f"written to {place}; next: {command('janus', 'train', *words)}")

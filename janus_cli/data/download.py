@@ -1,21 +1,13 @@
-"""Fetching a recipe's text: resumable, checked against sha256, unpacked without trusting the archive."""
+"""Fetching a recipe's text: resumable, and checked against sha256."""
 
 from __future__ import annotations
 
 import http.client
-import lzma
-import shutil
-import stat
-import tarfile
 import urllib.error
 import urllib.request
-import zipfile
-import zlib
-from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO, NamedTuple
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO
 
 from janus_cli import __version__, console
 from janus_cli.data.corpus import SIDES, SPLITS, file_name, table_names
@@ -25,25 +17,21 @@ from janus_cli.files import Busy, held, sha256
 from janus_cli.recipe import Data, Download
 
 TIMEOUT = 30.0  # seconds without a byte
-ARCHIVES = (".tgz", ".tar.gz", ".tar", ".tar.xz", ".tar.bz2", ".zip")
 
 
 def fetch(data: Data, cache: Path) -> Path:
-    """Fetches files that the folder `cache` lacks, unpacks the splits' files from archives, and returns the folder.
+    """Fetches files that the folder `cache` lacks, and returns the folder.
 
     A file gets its name only once its sha256 is right; until then it is NAME.part, which the next call continues.
     Raises DataError, with what to do by hand, if that fails.
     """
     must_be_fetchable(data)
     cache.mkdir(parents=True, exist_ok=True)
-    wanted = {*table_names(data), *(name + ending for name in _names(data) for ending in ("", ".gz"))}
     try:
         for item in data.downloads:
             path = cache / item.save_as
             if not path.is_file() or sha256(path) != item.sha256:
                 _download(item, path)
-            if item.save_as.lower().endswith(ARCHIVES):
-                unpack(path, cache, wanted)
     except DataError as problem:
         raise DataError(problem.message, _by_hand(data)) from None
     return cache
@@ -121,58 +109,3 @@ def _receive(item: Download, file: BinaryIO) -> None:
 
 def _kept(file: BinaryIO) -> str:
     return f"{console.counted(file.tell(), 'byte')} kept; the next attempt continues from there"
-
-
-class Member(NamedTuple):
-    """A file or folder in an archive; plain: it is one of these two. opened: opens a file; None for a folder."""
-
-    name: str
-    plain: bool
-    opened: Callable[[], IO[bytes] | None] | None
-
-
-@contextmanager
-def _members(archive: Path) -> Iterator[list[Member]]:
-    """The members of a tar, in whatever compression, or of a zip."""
-    if archive.name.lower().endswith(".zip"):
-        with zipfile.ZipFile(archive) as file:
-            yield [
-                Member(each.filename, not stat.S_ISLNK(each.external_attr >> 16), partial(file.open, each))
-                for each in file.infolist()
-                if not each.is_dir()
-            ]
-        return
-    with tarfile.open(archive) as tar:
-        yield [
-            Member(each.name, each.isfile() or each.isdir(), partial(tar.extractfile, each) if each.isfile() else None)
-            for each in tar.getmembers()
-        ]
-
-
-def unpack(archive: Path, folder: Path, wanted: Collection[str]) -> None:
-    """Extracts the wanted files of an archive, whatever folder of it they are in, directly into `folder`.
-
-    Raises DataError, and writes nothing, if it is damaged or a member is a link, a device, or lies outside of it.
-    """
-    try:
-        with _members(archive) as members:
-            for member in members:
-                path = PurePosixPath(member.name.replace("\\", "/"))
-                if path.is_absolute() or ".." in path.parts or not member.plain:
-                    raise DataError(f"{archive} is refused: {member.name} is a link, a device or outside of it")
-            found = [PurePosixPath(member.name).name for member in members if member.opened]
-            if several := [name for name in wanted if found.count(name) > 1]:
-                raise DataError(f"{archive} has several files called {several[0]}")
-            for member in members:
-                name = PurePosixPath(member.name).name
-                if member.opened is None or name not in wanted:
-                    continue
-                part, content = folder / f"{name}.part", member.opened()
-                assert content is not None  # a plain file
-                with content, part.open("wb") as file:
-                    shutil.copyfileobj(content, file, BLOCK)
-                part.replace(folder / name)
-    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, EOFError, zlib.error, OSError) as problem:
-        raise DataError(f"{archive} is damaged: {problem}") from None
-    except RuntimeError as problem:  # encrypted, or compressed in a way that Python does not know
-        raise DataError(f"{archive} cannot be unpacked: {problem}") from None

@@ -20,7 +20,7 @@ from janus_cli.data.stored import digest, disk_size, last_change
 from janus_cli.data.tokenizer import INDEX, Tokenizers, load_tokenizers
 from janus_cli.errors import CheckpointError, DataError, UsageError
 from janus_cli.files import MANIFEST, sha256, write_json
-from janus_cli.recipe import Data, Recipe, tokenizer_of, with_new_names
+from janus_cli.recipe import Data, Recipe, tokenizer_of
 from janus_cli.recipe_load import Basis
 from janus_cli.runs import Run, distilled_dir, prepared_dir, text_name
 from janus_cli.system import is_denied
@@ -287,7 +287,7 @@ def _other_settings(recipe: Recipe, manifest: Mapping[str, Any]) -> Iterator[tup
     """Knobs that have changed: name, value then, value now."""
     defaults = Recipe(name="defaults").plain()  # of knobs that are younger than the data
     for section in ("data", "tokenizer"):
-        asked, used = recipe.plain()[section], {**defaults[section], **with_new_names(manifest[section])}
+        asked, used = recipe.plain()[section], {**defaults[section], **manifest[section]}
         for key in sorted({*asked, *used} - {*(PLACES if section == "data" else ())}):
             if asked.get(key) != used.get(key):
                 yield f"{section}.{key}", used.get(key), asked.get(key)

@@ -173,9 +173,7 @@ class Job(ABC):
     @property
     def deciding(self) -> dict[str, Any]:
         """The options that the results depend on; not batch_sentences, so that a resumed job may lower it."""
-        used = {name: value for name, value in self.plan.used.items() if name != "batch_sentences"}
-        by_first_pass = self.plan.way == "nar" and self.plan.options.kept > 0  # never so up to version 0.1
-        return {**used, "lengths_chosen": "first pass"} if by_first_pass else used
+        return {name: value for name, value in self.plan.used.items() if name != "batch_sentences"}
 
     def decoded(self, lines: Iterator[str], *, full: bool) -> Iterator[tuple[list[Result], list[Record]]]:
         """Windows of results and their records (see `Result.record`); of an earlier process, the records only."""
@@ -195,7 +193,7 @@ class Job(ABC):
             self.progress = Progress(
                 before.done + timing.sentences, before.tokens + timing.tokens, before.passes + timing.passes,
                 before.seconds + perf_counter() - started - self.translator.generator.setting_up,
-                None if before.counts is None else Counter(before.counts) + timing.counts,
+                Counter(before.counts) + timing.counts,
             )  # fmt: skip
             if self.records is not None:
                 self.records.add(records, self.progress)
@@ -203,8 +201,8 @@ class Job(ABC):
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """`Timing.counts` of all lines; of those decoded now, if an earlier version did not count."""
-        return self.progress.counts if self.progress.counts is not None else self.translator.timing.counts
+        """`Timing.counts` of all lines."""
+        return self.progress.counts
 
 
 @dataclass(kw_only=True)
@@ -416,7 +414,7 @@ class Decode(Job):
             "sentences_per_second": round(rates[0], 3), "tokens_per_second": round(rates[1], 3),
             "passes_mean": round(passes_mean, 3), **self.progress.reading,
             "repeats": {name: rate and round(rate, 5) for name, rate in repeated.items()},
-            "counts": counts and {name: count for name, count in counts.items() if name not in READING},
+            "counts": {name: count for name, count in counts.items() if name not in READING},
             "batches": len(translator.timing.seconds) if whole else None,
             "batch_latency_ms": {"mean": round(mean, 3), "p95": round(p95, 3)} if whole else None,
             "threads": threads(), "device": self.chosen_device, "torch": version("torch"),

@@ -54,21 +54,20 @@ Form = Callable[[Record], bytes]  # how an output file renders a record
 class Progress(NamedTuple):
     """How many records are complete, and their cost, summed over all processes.
 
-    counts: see `Timing.counts`; None if an earlier version, which did not count, made some of the records. published:
-    the output files are complete too, and are being renamed into place.
+    counts: see `Timing.counts`. published: the output files are complete too, and are being renamed into place.
     """
 
     done: int = 0
     tokens: int = 0
     passes: int = 0
     seconds: float = 0.0
-    counts: Mapping[str, int] | None = {}
+    counts: Mapping[str, int] = {}
     published: bool = False
 
     @property
-    def reading(self) -> dict[str, int | None]:
-        """What was read, for the summary of a result; None where it is not known."""
-        return {name: None if self.counts is None else self.counts.get(what, 0) for what, name in READING.items()}
+    def reading(self) -> dict[str, int]:
+        """What was read, for the summary of a result."""
+        return {name: self.counts.get(what, 0) for what, name in READING.items()}
 
 
 class Records:
@@ -155,7 +154,10 @@ class Records:
                         and line.endswith(b"\n")
                         and (values := parsed_line(line, documents.RecordsProgress))
                     ):
-                        progress, self._end = _progress_of(values), end
+                        progress, self._end = (
+                            Progress(**{name: values[name] for name in Progress._fields if name in values}),
+                            end,
+                        )
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as problem:
@@ -365,14 +367,6 @@ def _header_of(path: Path) -> Record:
     with suppress(OSError), path.open("rb") as file:
         return parsed_line(file.readline(LONGEST), documents.RecordsHeader)
     return {}
-
-
-def _progress_of(values: Record) -> Progress:
-    """The progress in a `done` line. An earlier version kept what was read beside `counts`, others did not count."""
-    known = {name: values[name] for name in Progress._fields if name in values}
-    if (counts := values.get("counts")) is not None:
-        counts = {**counts, **{name: values[name] for name in READING if name in values}}
-    return Progress(**{**known, "counts": counts})
 
 
 def _holds_lines(path: Path) -> bool:

@@ -267,7 +267,7 @@ class Comparison:
 
     def _judge(self) -> Judge:
         """The judge of all rows. Raises UsageError if the text chooses a metric that does not read --tokenize."""
-        judge = judge_of(self.recipe, self._manifest(), self.data, self.metric, self.tokenize)
+        judge = judge_of(self.recipe, self._manifest(), self.metric, self.tokenize)
         must_be_read(self.tokenize, [judge.metric])
         judge.introduce()
         return judge

@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from janus_cli import console, recipe_load
 from janus_cli.console import counted
-from janus_cli.data.lines import Lines
 from janus_cli.data.spacing import Shape
 from janus_cli.errors import UsageError
 from janus_cli.measures import MEASURES, NO_REFERENCE, UNSPACED_TOKENIZERS, Measure, measure_of
@@ -98,31 +96,26 @@ def choose(metric: str | None, tokenize: str, shape: Shape | None) -> Judge:
 
 
 def judge_of(
-    recipe: Recipe, manifest: Mapping[str, Any], folder: Path | None, metric: str | None = None,
-    tokenize: str | None = None, text: Sequence[str] = (),
+    recipe: Recipe, manifest: Mapping[str, Any], metric: str | None = None, tokenize: str | None = None,
+    text: Sequence[str] = (),
 ) -> Judge:  # fmt: skip
     """The judge of outputs for prepared data.
 
-    manifest: of the data or of a run. folder: of the data; its validation targets decide if it was prepared before the
-    training targets were looked at. metric, tokenize: as given on the command line, instead of the recipe's. text:
+    manifest: of the data or of a run. metric, tokenize: as given on the command line, instead of the recipe's. text:
     references, which decide if there is nothing else.
     """
-    named, targets = metric or named_metric(recipe), folder / "valid.target.txt" if folder else None
-    shape = Shape.read(manifest)
-    if shape is None and targets and targets.is_file():
-        shape = Shape.of(Lines(targets))
-    elif shape is None and text:
+    named, shape = metric or named_metric(recipe), Shape.read(manifest)
+    if shape is None and text:
         shape = Shape.of(text)
     judge = choose(named, tokenize or recipe.scoring.tokenize, shape)
     unknown = shape is None and named is None
-    return replace(judge, missing=str(targets or "the text that it was trained on")) if unknown else judge
+    return replace(judge, missing="the text that it was trained on") if unknown else judge
 
 
 def judge_of_run(run: Run, metric: str | None = None, tokenize: str | None = None, text: Sequence[str] = ()) -> Judge:
     """The same for the data that a run was trained on. Raises UsageError if the run's recipe has mistakes."""
     manifest = run.read_manifest() if run.manifest.is_file() else {}
-    folder = Path(str(manifest["prepared"])) if manifest.get("prepared") else None
-    return judge_of(recipe_load.load(str(run.recipe)), manifest, folder, metric, tokenize, text)
+    return judge_of(recipe_load.load(str(run.recipe)), manifest, metric, tokenize, text)
 
 
 def judge_of_outputs(

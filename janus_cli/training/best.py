@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from math import inf
 from operator import itemgetter
 from pathlib import Path
@@ -40,15 +39,6 @@ def best_metric(recipe: Recipe, metric: str) -> str:
             f"choose one of {', '.join(names)}; {metric} is scoring.metric",
         )
     return names[0] if chosen == "auto" else chosen
-
-
-def still_valid(recipe: Recipe) -> Recipe:
-    """The recipe of a run, with best_metric auto if an earlier version took one that there is no more."""
-    try:
-        best_metric(recipe, named_metric(recipe) or "bleu")
-    except UsageError:
-        return replace(recipe, training=replace(recipe.training, best_metric="auto"))
-    return recipe
 
 
 def check_scoring(recipe: Recipe) -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isclose
 
-from janus_cli import console, recipe_load
-from janus_cli.core.knobs import ObjectiveKnobs, ProphetnetObjective, XlnetObjective
+from janus_cli import recipe_load
 from janus_cli.errors import CheckpointError, UsageError
 from janus_cli.recipe import OUTSIDE_WEIGHTS, Recipe, Training
 from janus_cli.runs import Run
 from janus_cli.terminal import command
 from janus_cli.training import limits
-from janus_cli.training.best import still_valid
 from janus_cli.training.checkpoint import Checkpoint
 from janus_cli.training.log import flat
 from janus_cli.training.trainer import learning_rate
@@ -23,7 +21,7 @@ FREE = ("data.dir", "data.files", "about", "data.notes", "scoring", "training.be
 
 
 def continued(now: Recipe, run: Run, allowed: Sequence[str], named: str | None = None) -> Recipe:
-    """The recipe of a resumed run, with its limits of outputs; auto decides where its best_metric is none any more.
+    """The recipe of a resumed run, with its limits of outputs.
 
     allowed: knobs or sections that may differ. named: the recipe given on the command line, if any, for the hint.
 
@@ -32,12 +30,7 @@ def continued(now: Recipe, run: Run, allowed: Sequence[str], named: str | None =
         CheckpointError: other knobs than those allowed differ from the run's, all are named; or the model does.
     """
     before = recipe_load.load(str(run.recipe))
-    now, metric = limits.kept(now, before), before.training.best_metric
-    if now.training.best_metric == metric and still_valid(before) != before:
-        console.warn(
-            f"training.best_metric {metric}, of an earlier version, is not a validation metric any more: auto decides"
-        )
-        now = still_valid(now)
+    now = limits.kept(now, before)
     _must_be_allowed(now, before, run, allowed, named)
     return now
 
@@ -79,15 +72,13 @@ def _within(key: str, places: Iterable[str]) -> bool:
 
 
 def consequences(saved: Checkpoint, recipe: Recipe, numerics: Mapping[str, object]) -> Iterator[str]:
-    """Warnings of what is another than before this checkpoint: rounding, learning rate, loss."""
+    """Warnings of what is another than before this checkpoint: rounding, learning rate."""
     step = saved.state["step"]
     for name, now in numerics.items():
         if (before := saved.state.get(name, now)) != now:
             yield f"up to update {step:,} this run had {name} {before}, now it has {name} {now}"
     if told := jump(step, saved.recipe.training, recipe.training):
         yield told
-    if "scoring" not in saved.state and (told := _other_loss(recipe.objective)):
-        yield f"{told}, unlike in the version that began this run: the loss is another one from now on"
 
 
 def jump(step: int, before: Training, now: Training) -> str:
@@ -102,12 +93,3 @@ def jump(step: int, before: Training, now: Training) -> str:
     changed = [f"training.{key} {old}, now {new}" for key, old, new in pairs if old != new]
     last = f"{learning_rate(step - 1, before):.3g} in update {step:,}, " if step else ""
     return f"the learning rate jumps: {last}{rate:.3g} in update {step + 1:,} ({'; '.join(changed)})"
-
-
-def _other_loss(objective: ObjectiveKnobs) -> str:
-    """What an objective computes otherwise than the first version did; empty if nothing."""
-    if isinstance(objective, ProphetnetObjective) and objective.ngram > 2:
-        return f"objective.ngram {objective.ngram}: every stream weighs 1/{objective.ngram} of its own mean"
-    if isinstance(objective, XlnetObjective) and objective.predicted < 1:
-        return f"objective.predicted {objective.predicted:g}: tokens that are not predicted see each other"
-    return ""

@@ -288,7 +288,7 @@ def _describe(recipe: Recipe, data: Prepared, run: Run, world: World) -> None:
         console.say(
             f"AR outputs have at most {ratio:g} * source length + {extra} tokens (decoding.max_ratio, max_extra)"
         )
-    judge_of(recipe, data.manifest, data.folder).introduce()
+    judge_of(recipe, data.manifest).introduce()
 
 
 def _train(

@@ -93,7 +93,7 @@ class Trainer:
     @cached_property
     def judge(self) -> Judge:
         """Of validations. Found out when it is needed: a benchmark trains without validation data."""
-        return judge_of(self.recipe, self.prepared.manifest, self.prepared.folder)
+        return judge_of(self.recipe, self.prepared.manifest)
 
     @cached_property
     def metric(self) -> str:
@@ -182,8 +182,7 @@ class Trainer:
         if not isfinite(norm):
             position.bad += 1
             self._skip(window, "gradient not finite" if results else "out of memory")
-        if position.step == 0 or position.flops is not None:
-            position.flops = (position.flops or 0.0) + counts["flops"]
+        position.flops += counts["flops"]
         position.step += 1
         position.seconds += perf_counter() - began
         self.signal, self.metrics = _agreed_signal(counts), {}
@@ -319,7 +318,7 @@ class Trainer:
     def _judge_anew(self, saved: Checkpoint) -> None:
         """Looks for the best checkpoint again if another metric, tokenizer or sample decided up to now."""
         before, position = best.scoring_in(saved.state), self.position
-        was = best.label(best.best_metric(best.still_valid(saved.recipe), before["metric"]), before)
+        was = best.label(best.best_metric(saved.recipe, before["metric"]), before)
         now = best.label(self.metric, self.scoring)
         if was == now:
             return

@@ -160,7 +160,7 @@ def test_bleu_is_that_of_decode_and_score_on_the_whole_split(janus: Janus, any_j
 
 def test_files_are_written_once_and_replaced_with_force_and_each_bench_is_kept(janus: Janus) -> None:
     pytest.importorskip("matplotlib")
-    quick = [*ONE_ROW, "--json", "found.json", "--plot", "plot.svg"]  # as --out was once written
+    quick = [*ONE_ROW, "--out", "found.json", "--plot", "plot.svg"]
     assert janus(*quick)[0] == 0
     assert read_json("found.json") == kept("janus")
     assert Path("plot.svg").read_text(encoding="utf-8").count("nar1.lb1") == 1

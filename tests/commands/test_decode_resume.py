@@ -131,9 +131,7 @@ def test_stdout_gets_every_line_of_a_resumed_split(janus: Janus, stop: Stop, for
     assert janus(*resume_command(err))[:2] == (0, out)
 
 
-@pytest.mark.parametrize("earlier", [False, True])
-def test_what_was_read_is_counted_over_all_processes(janus: Janus, stop: Stop, earlier: bool) -> None:
-    """Also after one of an earlier version, which kept it beside the counts."""
+def test_what_was_read_is_counted_over_all_processes(janus: Janus, stop: Stop) -> None:
     text = [" ".join(source()), "日本 語", *source()[:4], "собака"]
     Path("text").write_text("".join(f"{line}\n" for line in text), encoding="utf-8")
     rows = [row[:39] for row in load_tokenizers(Path("runs/janus")).source.encode(text)]
@@ -141,11 +139,6 @@ def test_what_was_read_is_counted_over_all_processes(janus: Janus, stop: Stop, e
     stop(3, ctrl_c)
     _, _, err = janus(*BEGUN, "--batch-sentences", "1")
     assert "3 finished lines are kept" in err
-    if earlier:
-        *before, last = Path(".mine.partial").read_bytes().splitlines(keepends=True)
-        values = json.loads(last)
-        beside = {name: values["counts"].pop(name) for name in ("read", "unknown", "cut")}
-        Path(".mine.partial").write_bytes(b"".join([*before, json.dumps(values | beside).encode() + b"\n"]))
     code, _, err = janus(*resume_command(err))
     assert (code, "resuming after 3 finished lines" in err) == (0, True)
     assert "text: 1 line cut to the 39 tokens that the model reads\n" in err

@@ -207,28 +207,6 @@ def test_bytes_that_are_not_utf8_in_a_table_follow_the_option(janus: Run) -> Non
         assert "t.csv: line ends inside 1 text became spaces" in said
 
 
-def test_fields_is_an_earlier_name_of_columns(janus: Run, shell: Callable[..., tuple[int, str, str]]) -> None:
-    """Also in data that was prepared with it."""
-    aligned()
-    as_csv(Path("t.csv"), [{"de": "never", "en": "read", "A": row["de"], "B": row["en"]} for row in rows("train")])
-    named = ("--data-dir", "corpus", "--train", "t.csv", "--out", "out")
-    code, said = janus(*named, "--set", "data.fields=[A,B]")
-    assert (code, "columns A, B" in said) == (0, True), said
-    manifest = json.loads(Path("out/manifest.json").read_text(encoding="utf-8"))
-    manifest["data"] |= {"columns": [], "fields": manifest["data"]["columns"]}
-    Path("out/manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    train = ("train", "--prepared", "out", "--dry-run", *SETTINGS[:6])
-    assert shell(*train, "--set", "data.columns=[A,B]")[0] == 0
-    assert shell(*train, "--set", "data.columns=[B,A]")[0] == 3
-    Path("both.yaml").write_text(
-        "name: both\ndata: {source: de, target: en, columns: [de, en], fields: [A, B]}\n", "utf-8"
-    )
-    assert "data.fields: is another name of data.columns" in shell("train", "--recipe", "both.yaml", "--dry-run")[2]
-    for first, last in (("columns", "fields"), ("fields", "columns")):
-        code, said = janus(*named, "--force", "--set", f"data.{first}=[de,en]", "--set", f"data.{last}=[A,B]")
-        assert (code, "columns A, B" in said) == (0, True), said
-
-
 def test_a_table_that_is_replaced_while_it_is_read_is_noticed(janus: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     aligned()
     as_csv(Path("t.csv"), rows("train"))

@@ -68,21 +68,16 @@ def test_a_named_metric_is_taken_and_warned_of(capsys: pytest.CaptureFixture[str
     ],
 )  # fmt: skip
 def test_the_recipe_names_the_metric_if_only_as_best_metric(changes: list[str], metric: str) -> None:
-    assert judge_of(recipe(*changes), {"target_text": asdict(CHINESE)}, None).metric == metric
-    assert judge_of(recipe(*changes), {"target_text": asdict(CHINESE)}, None, "ter").metric == "ter"
+    assert judge_of(recipe(*changes), {"target_text": asdict(CHINESE)}).metric == metric
+    assert judge_of(recipe(*changes), {"target_text": asdict(CHINESE)}, "ter").metric == "ter"
 
 
-def test_of_data_that_was_prepared_before_the_validation_targets_decide(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for folder, missing in ((tmp_path, "valid.target.txt"), (None, "the text that it was trained on")):
-        judge = judge_of(recipe(), {}, folder)
-        assert (judge.metric, capsys.readouterr().err) == ("bleu", "")
-        judge.introduce()
-        assert f"{missing} is not there: whether BLEU can judge such text is not known" in capsys.readouterr().err
-    (tmp_path / "valid.target.txt").write_text("两只狗在雪地里跑\n", encoding="utf-8")
-    assert judge_of(recipe(), {}, tmp_path).metric == "chrf"
-    assert judge_of(recipe(), {}, None, text=["Goethe"]).metric == "chrf"
+def test_where_no_text_is_known_references_decide(capsys: pytest.CaptureFixture[str]) -> None:
+    judge = judge_of(recipe(), {})
+    assert (judge.metric, capsys.readouterr().err) == ("bleu", "")
+    judge.introduce()
+    assert "is not there: whether BLEU can judge such text is not known" in capsys.readouterr().err
+    assert judge_of(recipe(), {}, text=["Goethe"]).metric == "chrf"
 
 
 def test_a_tokenizer_that_the_metric_does_not_need_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:

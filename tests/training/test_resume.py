@@ -20,7 +20,7 @@ from janus_cli.data import tokenizer
 from janus_cli.data.batching import Rows, epoch_batches
 from janus_cli.data.prepared import open_prepared
 from janus_cli.data.store import Store
-from janus_cli.errors import CheckpointError, Stopped, UsageError
+from janus_cli.errors import CheckpointError, Stopped
 from janus_cli.system import usable_cores
 from janus_cli.training import trainer as trainer_module
 from janus_cli.training.trainer import LossModule, Trainer
@@ -256,44 +256,6 @@ def test_other_data_is_refused(trained: Path, split: str) -> None:
     with pytest.raises(CheckpointError, match=f"is not the data .* trained on: {split} differ") as problem:
         go(recipe, "other", "training.updates=2", resume=True)
     assert problem.value.exit_code == 4
-
-
-@pytest.mark.parametrize(
-    ("objective", "change", "warned"),
-    [
-        ("prophetnet", "objective.ngram=3", "every stream weighs 1/3 of its own mean"),
-        ("xlnet", "objective.predicted=0.5", "tokens that are not predicted see each other"),
-        ("prophetnet", "objective.ngram=2", ""),
-    ],
-)
-def test_a_run_of_before_whose_loss_changes_is_told(
-    tiny_recipe: Path, capsys: pytest.CaptureFixture[str], objective: str, change: str, warned: str
-) -> None:
-    """Checkpoints of before do not say what judged them."""
-    last = go(tiny_recipe, "run", change, "training.updates=1", objective=objective) / "last"
-    go(tiny_recipe, "run", "training.updates=2", resume=True)
-    assert "the loss is another one" not in capsys.readouterr().err
-    (last / "state.json").write_text(json.dumps({k: v for k, v in state(last).items() if k != "scoring"}))
-    relabel(last)
-    go(tiny_recipe, "run", "training.updates=3", resume=True)
-    err = capsys.readouterr().err
-    assert ("the loss is another one from now on" in err) == bool(warned)
-    assert warned in err
-
-
-def test_a_metric_that_is_none_any_more_stops_no_resume(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With ngram 1 there are no later tokens, whose loss earlier versions logged as 0."""
-    root = go(tiny_recipe, "run", "objective.ngram=1", "training.updates=1", objective="prophetnet")
-    for recipe in (root.parent / "recipe.yaml", root / "last/recipe.yaml"):
-        text = recipe.read_text(encoding="utf-8")
-        recipe.write_text(text.replace("best_metric: auto", "best_metric: ce_later"), encoding="utf-8")
-    relabel(root / "last")
-    assert state(go(tiny_recipe, "run", "training.updates=2", resume=True) / "last")["step"] == 2
-    err = capsys.readouterr().err
-    assert "training.best_metric ce_later, of an earlier version, is not a validation metric any more" in err
-    assert "best_metric: auto" in (root.parent / "recipe.yaml").read_text(encoding="utf-8")
-    with pytest.raises(UsageError, match=r"training.best_metric nothing is not"):
-        go(tiny_recipe, "run", "training.best_metric=nothing", resume=True)
 
 
 def test_data_that_is_gone_comes_back_with_the_tokenizer_of_the_run(
