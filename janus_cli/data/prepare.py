@@ -73,7 +73,7 @@ def prepare(
         splits = corpus.survey(data, _text(recipe, out, folder), bad_utf8, folder / TEXT)
         train = splits[0]
         console.say(f"{console.counted(train.lines, 'line' if data.is_plain else 'training pair')} found")
-        overlap.tell(splits)
+        overlap.tell(splits, data)
         # Both sides of a joint tokenizer share the limit, which is there to bound memory.
         most = max(1, knobs.train_lines // 2) if knobs.joint and not data.is_plain else knobs.train_lines
         sources, targets = corpus.samples(train, most, cleaner(data.clean))

@@ -296,6 +296,21 @@ def test_a_header_that_is_taken_for_text_is_warned_of(janus: Run) -> None:
     assert (code, "if it is a header" in said) == (0, False), said
 
 
+@pytest.mark.parametrize("place", [0, 7])
+@pytest.mark.parametrize("header", [("de", "en"), ("SRC", "TGT")])
+def test_a_header_in_one_text_is_warned_of(janus: Run, header: tuple[str, str], place: int) -> None:
+    """Of two aligned files that were tables, or of tables that were concatenated."""
+    aligned()
+    named = ("--data-dir", "corpus", "--out", "out", "--force")
+    assert "header" not in janus(*named)[1]
+    for side, name in zip(("de", "en"), header, strict=True):
+        file = Path(f"corpus/train.{side}")
+        lines = file.read_text(encoding="utf-8").splitlines()
+        file.write_text("".join(f"{line}\n" for line in [*lines[:place], name, *lines[place:]]), encoding="utf-8")
+    code, said = janus(*named)
+    assert (code, f"train: pair {place + 1} is a header" in said) == (0, True), said
+
+
 def test_a_test_split_needs_no_target(janus: Run) -> None:
     aligned()
     as_jsonl(Path("t.jsonl"), [{"de": row["de"]} for row in rows("test")])
