@@ -370,6 +370,7 @@ class Record(Document):
 class ComparedRow(Document):
     system: str
     label: str
+    seeds: list[int] = []
     speed: Any = None
 
 

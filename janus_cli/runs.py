@@ -143,6 +143,11 @@ class Run:
             return LINKS[0]
         return checkpoint.name if checkpoint.parent == self.checkpoints.resolve() else str(checkpoint)
 
+    def shown(self, path: Path) -> Path:
+        """A resolved path in this run, under the run as it was named; any other as it is."""
+        inside = path.is_relative_to(self.path.resolve())
+        return self.path / path.relative_to(self.path.resolve()) if inside else path
+
 
 def find_run(path: Path | None) -> Run:
     """The named run, or the newest under `runs/`, by when it was last written to; exports come after all others.

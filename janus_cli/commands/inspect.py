@@ -15,7 +15,8 @@ def inspect(
     run: options.Run = None,
     as_json: options.Json = False,
 ) -> None:
-    """A checkpoint's files are verified against its manifest. The whole manifest of prepared data is shown by --json.
+    """A checkpoint's files are verified against its manifest; of a run, those of best and last. The whole manifest of
+    prepared data is shown by --json.
 
     Examples:
       janus inspect

@@ -30,6 +30,12 @@ STDIN = Path("-")
 BOM = b"\xef\xbb\xbf"
 UTF16 = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE
 GZIP = b"\x1f\x8b"  # how gzipped data begins, and no text in UTF-8
+NO_TEXT = {  # how other files begin that are given as text by mistake
+    b"%PDF-1.": "a PDF", b"PK\x03\x04": "a ZIP archive, as are .docx, .xlsx and .odt", b"\x7fELF": "a program",
+    b"\x89PNG\r": "an image", b"SQLite format 3\0": "a database", b"\xfd7zXZ\0": "compressed by xz",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+}  # fmt: skip
+AS_TEXT = "name a file of plain text in UTF-8; programs for such files can write one"
 BLOCK = 1 << 20  # bytes read at once
 LONGEST_LINE = 1 << 22  # bytes; anything longer is not text in lines, and encoding it would take 100 times its memory
 READ_OF_A_LINE = 1 << 16  # bytes read of a line unless strict; far more than a model's positions hold
@@ -84,9 +90,15 @@ def suffix_of(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def must_not_be_utf16(name: str, start: bytes) -> None:
-    """Raises DataError for UTF-16, with a mark or without, where letters of ASCII have a NUL beside them."""
+def must_be_text(name: str, start: bytes) -> None:
+    """Raises DataError for well-known files that are no text; for UTF-16, with a mark or without, where letters of
+    ASCII have a NUL beside them; and for what has as many NULs elsewhere."""
     start = start[: 1 << 12]
+    if kind := next((kind for magic, kind in NO_TEXT.items() if start.startswith(magic)), ""):
+        raise DataError(f"{name} is no text: it is {kind}", AS_TEXT)
+    even, odd = start[::2].count(0), start[1::2].count(0)
+    if even + odd > max(1, len(start) // 3) and 4 * min(even, odd) > max(even, odd) and not start.startswith(UTF16):
+        raise DataError(f"{name} is no text: {even + odd:,} of its first {len(start):,} bytes are 0", AS_TEXT)
     if start.startswith(UTF16) or start.count(0) > max(1, len(start) // 3):
         kind = "UTF-16" if start.startswith(UTF16) else "UTF-16LE" if start[1:2] == b"\0" else "UTF-16BE"
         raise DataError(
@@ -161,7 +173,12 @@ class Lines:
             raise DataError(
                 f"{self.name} is compressed", f"decompress it first, as in `{command('gunzip', '-c', self.path)}`"
             )
-        must_not_be_utf16(self.name, start)
+        must_be_text(self.name, start)
+        if not start.endswith(b"\n") and (returns := start.rstrip(b"\r").count(b"\r")) > 1 and not self.quiet:
+            console.warn(
+                f"{self.name} is one line with {returns:,} carriage returns inside, as old Macs ended lines; for lines "
+                f"of their own: `tr '\\r' '\\n' < {command(self.path)} > NEW`"
+            )
         if start.startswith(BOM) and not self.quiet:
             console.say(f"{self.name}: byte order mark removed")
         return start.removeprefix(BOM)

@@ -1,5 +1,5 @@
 """Mistakes in the choice of files that no count of lines shows: a split that is in the training text already, targets
-that are their own sources, and references of one source that stand line by line."""
+that are their own sources, headers taken for text, and references of one source that stand line by line."""
 
 from __future__ import annotations
 
@@ -9,23 +9,27 @@ from operator import methodcaller
 from janus_cli import console
 from janus_cli.data.corpus import SIDES, Split
 from janus_cli.data.lines import raw_lines
+from janus_cli.recipe import Data
 
 MUCH = 0.05  # a larger share is worth a warning; short sentences do recur by chance
 COPIES = 0.5
+HEADERS = ("source", "target"), ("src", "tgt"), ("src", "trg"), ("input", "output")  # besides names from the recipe
 POOL = "if those are several right outputs, see --pool-references of janus score"
 
 
-def tell(splits: Sequence[Split]) -> None:
-    """Says how many valid and test pairs are also training pairs, how many of their lines repeat a source, and how many
-    targets equal their sources.
+def tell(splits: Sequence[Split], data: Data) -> None:
+    """Says how many valid and test pairs are also training pairs, how many of their lines repeat a source, how many
+    targets equal their sources, and which pairs are the names of columns.
 
     Keeps a hash of each valid and test pair in memory, and reads the training text once.
     """
     if not (paired := [split for split in splits if "target" in split.sides]):
         return  # plain text
     train, *others = paired
+    headers = _headers(data)
     first = next(_pairs(train), None)
-    if alike := [split.name for split in others if first and next(_pairs(split), None) == first]:
+    alike = [split.name for split in others if first and next(_pairs(split), None) == first]
+    if alike and first not in headers:
         console.warn(
             f"the first pair of train is also that of {' and '.join(alike)}: if it is a header, name its columns: "
             "--set data.columns=[SOURCE,TARGET]"
@@ -38,7 +42,11 @@ def tell(splits: Sequence[Split]) -> None:
             console.say(f"{what}; {POOL}")
     hashes = {split.name: list(map(hash, _pairs(split))) for split in others}
     known, met, copies = set().union(*hashes.values()), set[int](), 0
-    for pair in _pairs(train):
+    names = {split.name: [n for n, pair in enumerate(_pairs(split), 1) if pair in headers] for split in others}
+    names[train.name] = []
+    for number, pair in enumerate(_pairs(train), 1):
+        if pair in headers:
+            names[train.name].append(number)
         copies += pair[0] == pair[1]
         if (found := hash(pair)) in known:
             met.add(found)
@@ -48,6 +56,22 @@ def tell(splits: Sequence[Split]) -> None:
         if count := sum(each in met for each in own):
             say = console.warn if count > MUCH * len(own) else console.say
             say(f"{name}: {count:,} of {len(own):,} pairs are also in train, and can be known by heart")
+    for name, numbers in names.items():
+        if numbers:
+            more = f" and {len(numbers) - 1:,} more" if numbers[1:] else ""
+            console.warn(
+                f"{name}: pair {numbers[0]:,}{more} is a header, and is taken for text: remove such lines, or, at the "
+                "start of a table, name its columns: --set data.columns=[SOURCE,TARGET]"
+            )
+
+
+def _headers(data: Data) -> set[tuple[bytes, bytes]]:
+    """Pairs that are names of columns rather than text, in lower and upper case."""
+    pairs = [(data.source, data.target), *HEADERS]
+    if data.columns and not any(str(name).isdecimal() for name in data.columns[:2]):
+        pairs.append((str(data.columns[0]), str(data.columns[1])))
+    cases = str, str.lower, str.upper, str.capitalize
+    return {(case(source).encode(), case(target).encode()) for source, target in pairs for case in cases}
 
 
 def _pairs(split: Split) -> Iterator[tuple[bytes, bytes]]:

@@ -73,7 +73,7 @@ def prepare(
         splits = corpus.survey(data, _text(recipe, out, folder), bad_utf8, folder / TEXT)
         train = splits[0]
         console.say(f"{console.counted(train.lines, 'line' if data.is_plain else 'training pair')} found")
-        overlap.tell(splits)
+        overlap.tell(splits, data)
         # Both sides of a joint tokenizer share the limit, which is there to bound memory.
         most = max(1, knobs.train_lines // 2) if knobs.joint and not data.is_plain else knobs.train_lines
         sources, targets = corpus.samples(train, most, cleaner(data.clean))
@@ -109,9 +109,7 @@ def rehearse(recipe: Recipe, out: Path, *, force: bool = False, bad_utf8: BadUtf
     if data.is_named:
         corpus.files(data, _folder(data))
         for split in corpus.survey(data, _folder(data), bad_utf8):
-            for file in split.sides.values():
-                column = f", column {file.column}" if file.column else ""
-                console.say(f"would read {file.path}{column}: {console.counted(file.lines, 'line')}")
+            _tell_files(split)
     elif data.synthetic is not None:
         sizes = f"{data.synthetic.train:,} + {data.synthetic.valid:,} + {data.synthetic.test:,}"
         console.say(f"would make {sizes} pairs of text from seed {recipe.seed}")
@@ -125,6 +123,19 @@ def rehearse(recipe: Recipe, out: Path, *, force: bool = False, bad_utf8: BadUtf
     made = f"make a {knobs.kind} tokenizer of {knobs.vocabulary:,} entries"
     taken = f"take the tokenizer of {knobs.reuse}"
     console.say(f"would {made if knobs.reuse is None else taken} and write everything to {out}")
+
+
+def _tell_files(split: Split) -> None:
+    """Says once of each file of a split what would be read of it."""
+    for path in dict.fromkeys(file.path for file in split.sides.values()):
+        sides = {side: file for side, file in split.sides.items() if file.path == path}
+        columns = dict.fromkeys(file.column for file in sides.values() if file.column)
+        what = f", column{'s' * (len(columns) > 1)} {', '.join(columns)}" if columns else ""
+        if REFERENCES in sides and "source" not in sides:
+            what = ", references"
+        lines = next(iter(sides.values())).lines
+        noun = "pair" if {*corpus.SIDES} <= sides.keys() else "line"  # a row with several targets gives as many pairs
+        console.say(f"would read {path}{what}: {console.counted(lines, noun)}")
 
 
 def _folder(data: Data) -> Path | None:

@@ -130,17 +130,25 @@ class Job(ABC):
             console.say(f"resuming after {counted(self.progress.done, 'finished line')}")
         for warning in self.plan.warnings:
             console.warn(warning)
-        if self.plan.drafts and not why and not (folder / draft_head.FILE).is_file():
-            make = command("janus", "draft-head", "--checkpoint", folder)
-            console.say(
-                f"it is faster with a draft head (where its training data is missing, add --source FILE): {make}"
-            )
+        if self.plan.drafts:
+            self._tell_of_head(why)
         if not self.dry_run:
             keep_freed_memory()
             self.translator = read_translator(run, folder, self.plan, self.chosen_device, self.trace > 0)
             if self.threads:
                 take_threads(self.threads)
             self.step = read_state(folder).get("step")
+
+    def _tell_of_head(self, why: str) -> None:
+        """Says that a draft head is there in vain, or missing. why: torch searches, which has no use for it."""
+        is_there = (self.folder / draft_head.FILE).is_file()
+        if why and is_there:
+            console.warn(f"the checkpoint's draft head is not used, so this may be slower than greedy search: {why}")
+        elif not why and not is_there:
+            make = draft_head.made_by(self.trained, self.folder)
+            console.say(
+                f"it is faster with a draft head (where its training data is missing, add --source FILE): {make}"
+            )
 
     @abstractmethod
     def survey(self, recipe: Recipe) -> Records | None:

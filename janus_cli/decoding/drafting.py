@@ -51,9 +51,11 @@ def make_head(
     choose(recipe, {"mode": "spec"})  # refuses models that cannot
     greedy = choose(recipe, {"mode": "ar", "beam": 1, **ONE_BEST})
     if (folder / draft_head.FILE).exists() and not force:
-        raise UsageError(f"{folder / draft_head.FILE} exists", "replace it with --force")
+        raise UsageError(f"{trained.shown(folder / draft_head.FILE)} exists", "replace it with --force")
     if not os.access(folder, os.W_OK):
-        raise UsageError(f"{folder} may not be written to", "copy the folder, or name a published one pretrained:NAME")
+        raise UsageError(
+            f"{trained.shown(folder)} may not be written to", "copy the folder, or name a published one pretrained:NAME"
+        )
     model, tokenizers = read_model(trained, folder, head=False)
     lines = _sources(trained, recipe, tokenizers.source, source, column, sentences)
     if len(lines) < FEW:
@@ -67,10 +69,12 @@ def make_head(
     head, right = fit(model.output_weight.detach(), every)
     file = draft_head.write(folder, {name: each.contiguous().numpy() for name, each in head._asdict().items()})
     console.say(
-        f"{file}: {file.stat().st_size:,} bytes, in {time.monotonic() - begun:.0f} s; after the right tokens, "
-        f"{100 * right:.0f} % of {len(every.last):,} tokens are drafted as greedy search writes them"
+        f"{trained.shown(file)}: {file.stat().st_size:,} bytes, in {time.monotonic() - begun:.0f} s; after the "
+        f"right tokens, {100 * right:.0f} % of {len(every.last):,} tokens are drafted as greedy search writes them"
     )
     words = ["janus", "decode", "--run", trained.path, "--mode", "spec", "--batch-sentences", "1"]
+    if checkpoint is not None:
+        words += ["--checkpoint", trained.name_of(folder)]
     console.say(f"next: {command(*words)}")
 
 

@@ -127,6 +127,12 @@ class Plan:
                 "--update all rewrites tokens that are not hidden, which this model was never trained to do "
                 "(objective.correct): expect nonsense, or use --update hidden"
             )
+        longest = self.recipe.model.max_length - 2
+        if self.way == "nar" and self.options.iters > longest:
+            yield (
+                f"--iters {self.options.iters:,}: outputs have {longest} tokens at most, and passes beyond that "
+                "hardly change a text, but take time"
+            )
         if self.way == "nar" and self.options.rerank == "ar" and self.options.length_beam == 1:
             yield "--rerank ar has one length to choose from, so it only scores: add --length-beam 5, or leave it out"
         for name, value in self.idle.items():

@@ -451,4 +451,4 @@ def read_stored(run: Run, folder: Path, *, head: bool) -> tuple[Weights, Tokeniz
     weights = read_weights(folder)
     if weights.vocabularies != (tokenizers.source.size, tokenizers.target.size):
         raise CheckpointError(f"{folder} was not trained with the tokenizer in {run.path}", "name its run with --run")
-    return replace(weights, head=draft_head.read(folder, weights) if head else {}), tokenizers
+    return replace(weights, head=draft_head.read(run, folder, weights) if head else {}), tokenizers

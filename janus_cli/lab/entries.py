@@ -226,5 +226,12 @@ def tell_of_lost(before: Sequence[Mapping[str, Any]], results: Mapping[str, Any]
             f"the table no longer has {', '.join(lost)}; trainings and outputs are kept: a call that names these, too, "
             "has all rows again"
         )
+    now = {name: row["seeds"] for name, row in zip(names[1], results["rows"], strict=True)}
+    gone = {name: {*row.get("seeds", ())} - {*now.get(name, ())} for name, row in zip(names[0], before, strict=True)}
+    if told := [f"{name} (seed {', '.join(map(str, sorted(gone[name])))})" for name in now if gone.get(name)]:
+        console.warn(
+            f"rows no longer have all seeds: {'; '.join(told)}; trainings and outputs are kept: the earlier --seeds "
+            "has them again"
+        )
     if not speed and any(row.get("speed") for row in before):
         console.warn("the table no longer has speeds: without --no-speed they are measured again")

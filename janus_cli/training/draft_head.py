@@ -14,6 +14,7 @@ from janus_cli.core.shapes import head_shapes
 from janus_cli.core.weights import Weights
 from janus_cli.errors import CheckpointError
 from janus_cli.files import write_atomically
+from janus_cli.runs import Run
 from janus_cli.terminal import command
 from janus_cli.training.checkpoint import fingerprint, read_arrays
 
@@ -27,8 +28,13 @@ def write(folder: Path, head: Mapping[str, NDArray[Any]]) -> Path:
     return folder / FILE
 
 
-def read(folder: Path, weights: Weights) -> dict[str, NDArray[Any]]:
-    """The head of the checkpoint in `folder`, which has these weights; empty if it has none.
+def made_by(run: Run, folder: Path, *more: str) -> str:
+    """The command that makes the head of a checkpoint, named as its run is. more: words behind it."""
+    return command("janus", "draft-head", "--run", run.path, "--checkpoint", run.name_of(folder), *more)
+
+
+def read(run: Run, folder: Path, weights: Weights) -> dict[str, NDArray[Any]]:
+    """The head of the run's checkpoint in `folder`, which has these weights; empty if it has none.
 
     Raises:
         CheckpointError: it is damaged, or was fitted to other weights.
@@ -36,14 +42,15 @@ def read(folder: Path, weights: Weights) -> dict[str, NDArray[Any]]:
     file = folder / FILE
     if not file.is_file():
         return {}
-    again = f"remove it, or make it again: {command('janus', 'draft-head', '--checkpoint', folder, '--force')}"
+    again = f"remove it, or make it again: {made_by(run, folder, '--force')}"
+    shown = run.shown(file)
     try:
         with safe_open(file, framework="numpy") as handle:
             rank = handle.get_slice("before").get_shape()[1]
             fitted_to = (handle.metadata() or {}).get(WEIGHTS)
     except (SafetensorError, OSError, IndexError) as problem:
-        raise CheckpointError(f"{file} is damaged: {problem}", again) from None
+        raise CheckpointError(f"{shown} is damaged: {problem}", again) from None
     if fitted_to != fingerprint(folder):
-        raise CheckpointError(f"{file} was fitted to other weights", again)
+        raise CheckpointError(f"{shown} was fitted to other weights", again)
     vocabulary, width = weights.output.shape
     return dict(read_arrays(file, head_shapes(width, vocabulary, rank)))

@@ -12,7 +12,7 @@ from janus_cli.core.batch import SPECIAL, collate
 from janus_cli.data import filters, references, survival
 from janus_cli.data.prepare import is_prepared
 from janus_cli.data.store import Store
-from janus_cli.errors import DataError
+from janus_cli.errors import CheckpointError, DataError
 from janus_cli.files import MANIFEST
 from janus_cli.measures import measure_of
 from janus_cli.recipe import Recipe
@@ -45,18 +45,20 @@ def describe(what: Path | None) -> dict[str, Any]:
 
 def describe_run(run: Run) -> dict[str, Any]:
     recipe, manifest, tokenizers = recipe_load.load(str(run.recipe)), run.read_manifest(), tokenizers_of(run)
+    links = {link: followed(run.checkpoints / link) for link in reversed(LINKS)}
+    named = {path.resolve().name for path in links.values()}
     saved: dict[str, Any] = {}
     judge = _judge_in_words(newest_scoring(run.checkpoints))
     for folder in checkpoint.steps(run.checkpoints):
         try:
-            state = read_state(folder)
+            # Those that other commands take by default; to read all of them would take long.
+            state = checkpoint.verify(folder).state if folder.name in named else read_state(folder)
             found = {key: round(value, 4) for key, value in state.get("metrics", {}).items()}
             other = _judge_in_words(scoring_in(state))
             saved[folder.name] = found | ({"judged by": other} if found and other != judge else {}) or "not validated"
-        except DataError as problem:
+        except (CheckpointError, DataError) as problem:
             saved[folder.name] = problem.message
     judged = any(isinstance(found, dict) for found in saved.values())
-    links = {link: followed(run.checkpoints / link) for link in reversed(LINKS)}
     data: dict[str, Any] = {"prepared": manifest.get("prepared"), "fingerprint": manifest.get("fingerprint")}
     teacher, origin, lost = runs.teacher(manifest), runs.origin(manifest), survival.in_words(manifest)
     data |= ({"targets by": teacher} if teacher else {}) | ({"lost in the tokenizer": lost} if lost else {})

@@ -445,3 +445,10 @@ def test_texts_that_are_equal_without_their_repeats_are_one_hypothesis(engine: s
         assert [each.score for each in result.nbest] == sorted((each.score for each in result.nbest), reverse=True)
         counts.add(len(texts))
     assert min(counts) < 3
+
+
+def test_more_passes_than_tokens_are_warned_of(janus: Janus) -> None:
+    """Of the 40 positions of the model, two are for what stands around a text."""
+    for passes, warned in ((38, False), (39, True)):
+        code, _, err = janus("--mode", "nar", "--iters", str(passes), "--dry-run")
+        assert (code, any("warning:" in line and "--iters" in line for line in err.split("\n"))) == (0, warned)

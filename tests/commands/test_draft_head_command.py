@@ -1,5 +1,6 @@
 """`janus draft-head`: a small file beside the checkpoint's weights, which changes no output."""
 
+import shlex
 import shutil
 from functools import partial
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import janus_cli
-from tests.helpers import Janus
+from tests.helpers import Janus, parsed
 
 STEPS = Path("runs/janus/checkpoints")
 FILE = "draft-head.safetensors"
@@ -24,10 +25,33 @@ def test_it_changes_no_output(draft_head: Janus, any_janus: Janus) -> None:
     assert (greedy[0], any_janus(*spec, "before.txt")[0]) == (0, 0)
     code, out, err = draft_head("runs/janus")
     assert (code, out) == (0, "")
-    assert str(STEPS / "step-000002" / FILE) in err.replace(str(Path.cwd()), "").replace("\n", "")
+    assert str(STEPS / "step-000002" / FILE) in err.replace("\n", "")
     assert any_janus(*spec, "after.txt")[0] == 0
     texts = {Path(f"{name}.txt").read_bytes() for name in ("greedy", "before", "after")}
     assert len(texts) == 1
+
+
+def test_a_head_that_is_not_used_is_told(draft_head: Janus, any_janus: Janus) -> None:
+    spec = "decode", "runs/janus", "--mode", "spec", "--out", "x.txt", "--force"
+    in_bf16 = *spec, "--precision", "bf16"
+    assert "draft head" not in any_janus(*in_bf16)[2]
+    assert draft_head("runs/janus")[0] == 0
+    assert "draft head" not in any_janus(*spec)[2]
+    code, _, err = any_janus(*in_bf16)
+    assert code == 0
+    assert any("warning:" in line and "draft head" in line for line in err.split("\n"))
+
+
+def test_commands_name_the_run_as_the_user_did(draft_head: Janus, any_janus: Janus) -> None:
+    spec = "decode", "janus", "--mode", "spec", "--out", "x.txt", "--force", "--checkpoint", "step-000001"
+    told = any_janus(*spec)[2]
+    made = draft_head("janus", "--checkpoint", "step-000001")[2]
+    (STEPS / "step-000001" / FILE).write_bytes(b"damaged")
+    refused = any_janus(*spec)[2]
+    for err, verb in (told, "draft-head"), (made, "decode"), (refused, "draft-head"):
+        words = shlex.split(err[err.index(f"janus {verb}") :].splitlines()[0])[2:]
+        given = parsed(verb, *words)
+        assert (given["run_option"], given["checkpoint"]) == (Path("runs/janus"), Path("step-000001"))
 
 
 def test_the_same_call_makes_the_same_file(draft_head: Janus) -> None:

@@ -145,7 +145,7 @@ def test_files_are_named_directly(janus: Run, shell: Callable[..., tuple[int, st
     assert ids_and_text("two") == ids_and_text("plain")
     assert "wd_20: TSV, no header; columns 2, 3" in said
     code, said = janus(*files, "--dry-run", *more)
-    assert (code, "would read held out.csv, column de: 4 lines" in said) == (0, True), said
+    assert (code, "would read held out.csv, columns de, en: 4 pairs" in said) == (0, True), said
     # Training finds the data by the recipe alone, and says how it was made if it no longer fits.
     Path("r.yaml").write_text("name: r\ndata: {source: de, target: en}\ntokenizer: {kind: words}\n", encoding="utf-8")
     assert (
@@ -272,6 +272,34 @@ def test_a_header_that_is_taken_for_text_is_warned_of(janus: Run) -> None:
     assert (code, "if it is a header" in said) == (0, True), said
     code, said = janus(*named, "--set", "data.columns=[german,english]", "--test", "valid.tsv")
     assert (code, "if it is a header" in said) == (0, False), said
+
+
+def test_a_dry_run_counts_a_file_with_several_targets_once(janus: Run) -> None:
+    aligned()
+    several = [{"de": row["de"], "en": [row["en"], f"{row['en']} {n}"]} for n, row in enumerate(rows("train"))]
+    as_jsonl(Path("train.jsonl"), several)
+    as_jsonl(Path("valid.jsonl"), several[:4])
+    named = ("--data-dir", "corpus", "--train", "train.jsonl", "--valid", "valid.jsonl", "--dry-run")
+    code, said = janus(*named)
+    told = [line for line in said.splitlines() if ".jsonl" in line and "would read" in line]
+    assert (code, len(told)) == (0, 2), said
+    assert f" {2 * len(several)} pairs" in told[0], "as many as `preprocess` finds"
+    assert " 4 pairs" in told[1]
+
+
+@pytest.mark.parametrize("place", [0, 7])
+@pytest.mark.parametrize("header", [("de", "en"), ("SRC", "TGT")])
+def test_a_header_in_one_text_is_warned_of(janus: Run, header: tuple[str, str], place: int) -> None:
+    """Of two aligned files that were tables, or of tables that were concatenated."""
+    aligned()
+    named = ("--data-dir", "corpus", "--out", "out", "--force")
+    assert "header" not in janus(*named)[1]
+    for side, name in zip(("de", "en"), header, strict=True):
+        file = Path(f"corpus/train.{side}")
+        lines = file.read_text(encoding="utf-8").splitlines()
+        file.write_text("".join(f"{line}\n" for line in [*lines[:place], name, *lines[place:]]), encoding="utf-8")
+    code, said = janus(*named)
+    assert (code, f"train: pair {place + 1} is a header" in said) == (0, True), said
 
 
 def test_a_test_split_needs_no_target(janus: Run) -> None:

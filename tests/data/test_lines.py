@@ -141,6 +141,24 @@ def test_invalid_utf8_is_refused_with_its_place(tmp_path: Path, data: bytes, pla
     assert "--bad-utf8" in caught.value.hint
 
 
+def test_line_ends_of_old_macs_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for data, told in ((b"a\rb\rc\r", True), (b"a\rb\rc", True), (b"a\r", False), (b"a\rb\rc\n", False)):
+        assert len(list(Lines(put_file(tmp_path / "x.de", data)))) == 1
+        assert ("x.de" in (err := capsys.readouterr().err) and "carriage return" in err) == told
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [(b"%PDF-1.7\n", "PDF"), (b"PK\3\4\n", "ZIP"), (b"\x7fELF" + bytes(60), "program"), (b"ab\0\0\0c\0\0", "no text")],
+)
+def test_what_is_no_text_is_named(tmp_path: Path, data: bytes, kind: str) -> None:
+    path = put_file(tmp_path / "x.de", data)
+    for text in (Lines(path), strictly(path)):
+        with pytest.raises(DataError, match=kind) as caught:
+            list(text)
+        assert "UTF-16" not in str(caught.value)
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("strict", [True, False])
 def test_utf16_is_named(tmp_path: Path, encoding: str, strict: bool) -> None:

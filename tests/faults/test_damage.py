@@ -143,6 +143,16 @@ def test_a_checkpoint_knows_its_tokenizer_whatever_the_run_says(trained: Path, j
     assert (code, "run/tokenizer.model is not the tokenizer that the checkpoint was trained with" in err) == (4, True)
 
 
+def test_inspect_of_a_run_names_damaged_weights(trained: Path, janus: Janus) -> None:
+    assert "damaged" not in janus("inspect", "run")[1]
+    weights = (ROOT / "last" / "model.safetensors").resolve()
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    found = json.loads(janus("inspect", "run", "--json")[1])["checkpoints"]
+    assert "model.safetensors is damaged" in found[weights.parent.name]
+
+
 def test_runs_that_noted_no_sha256_go_on(trained: Path, janus: Janus) -> None:
     _, expected, _ = janus(*DECODE, stdin=b"ba\n")
     about = json.loads((RUN / "manifest.json").read_bytes())

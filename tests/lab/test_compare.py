@@ -134,6 +134,8 @@ def test_what_a_smaller_table_loses_is_said(compare: Janus) -> None:
     err = compare(*both, "janus", "--force")[2]
     assert "no longer has ar ar.beam1" in err
     assert "no longer has speeds" in err
+    edit_json(TABLE.with_suffix(".json"), rows=[{**row, "seeds": [1, 7]} for row in found()["rows"]])
+    assert "janus ar.beam1 (seed 7)" in compare(*both, "janus")[2]
 
 
 def test_texts_are_kept_for_the_same_weights_text_and_options_only(compare: Janus) -> None:

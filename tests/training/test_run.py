@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from janus_cli.data.prepared import CHECKED
 from janus_cli.errors import CheckpointError, DataError, RunInUseError, UsageError
+from janus_cli.export.export import export
 from janus_cli.files import locked, write_atomically
 from janus_cli.runs import Run
 from janus_cli.training import checkpoint
@@ -310,6 +311,8 @@ def test_starting_over_counts_what_it_removes(tiny_recipe: Path, capsys: pytest.
     checkpoints = go(tiny_recipe, "run", "training.updates=2", "training.save_every=1")
     Path("run/decode").mkdir()
     Path("run/decode/test.ar.txt").write_text("a\n")
+    export(kind="safetensors", run=Path("run"))
+    [exported] = Path("run/export").iterdir()
     steps = len(list(checkpoints.glob("step-*")))
     capsys.readouterr()
     go(tiny_recipe, "run", ONE, force=True)
@@ -317,6 +320,8 @@ def test_starting_over_counts_what_it_removes(tiny_recipe: Path, capsys: pytest.
     assert f"{steps} checkpoint" in said
     assert "1 decoding" in said
     assert not Path("run/decode/test.ar.txt").exists()
+    assert f"kept: {exported}" in said, "an export may be all that is left of a model"
+    assert (exported / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize(("warmup", "warned"), [(1, False), (2, True)])
