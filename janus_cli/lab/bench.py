@@ -71,14 +71,14 @@ def _some(items: Sequence[Any], count: int, choice: random.Random) -> list[Any]:
 class Built:
     """A row with its outputs, and what its other processes need.
 
-    build: makes the row. imports: its libraries. first: a line and a number of threads -> what `startup` takes. disk:
-    bytes. memory, starts: measured in processes of their own, see `processes`; None and empty where that failed.
+    build: makes the row. imports: its libraries. first: line and threads -> what `startup` takes. disk: bytes.
+    memory, starts: measured in processes of their own, see `processes`; None and empty where that failed.
     """
 
     row: Row
     decoded: Decoded
     build: Callable[[], Row]
-    first: Callable[[str, int], Mapping[str, Any]]
+    first: Callable[..., Mapping[str, Any]]
     disk: int
     imports: Callable[[], object] | None = None
     memory: dict[str, int | None] | None = None
@@ -167,11 +167,9 @@ class Bench:
     def translations(self) -> int:
         """Sentences decoded in total: quality, timing, memory, start."""
         each = len(self.lines) + len(self.work.lines) + self.work.repeats
-        ours = len(self.rows) * (each + self.work.translations())
-        return ours + sum(
-            len(peers.labels(peer, self.device)) * (each + self.work.translations(peers.several(peer, self.device)))
-            for peer in self.against
-        )
+        several = [False for _ in self.rows]
+        several += [peers.several(peer, self.device) for peer in self.against for _ in peers.labels(peer, self.device)]
+        return sum(each + self.work.translations(at_once) for at_once in several)
 
     def announce(self, verb: str) -> None:
         """Says what is measured, on what, and what is left out."""
@@ -255,15 +253,9 @@ class Bench:
             "label": row.label, "run": str(self.run.path), "folder": str(self.folder), "changes": list(self.changes),
             "device": str(self.device),
         }  # fmt: skip
-
-        def first(line: str, threads: int) -> dict[str, Any]:
-            return {**about, "line": line, "threads": threads}
-
-        build = partial(
-            rows.load, row.label, run=self.run, folder=self.folder, changes=self.changes, device=self.device
-        )
+        build = partial(rows.load, row.label, self.run, self.folder, self.changes, self.device)
         files = [self.folder / MODEL, *(self.run.path / name for name in self.tokenizers.files)]
-        return Built(row, decoded, build, first, sum(file.stat().st_size for file in files))
+        return Built(row, decoded, build, partial(dict, about), sum(file.stat().st_size for file in files))
 
     def _setting(self, peer: peers.Peer, greedy: Decoded | None, exported: Path) -> peers.Setting:
         """The setting of a peer.
@@ -308,7 +300,7 @@ class Bench:
     def _start(self, built: Built) -> None:
         """Times a process that starts, reads the model and decodes a sentence."""
         row = built.row
-        about = built.first(self.work.singles[0], row.one_by_one.each)
+        about = built.first(line=self.work.singles[0], threads=row.one_by_one.each)
         try:
             built.starts.append(processes.first_sentence(row.label, row.engine, about))
         except JanusError as problem:
