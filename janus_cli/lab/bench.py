@@ -312,10 +312,13 @@ class Bench:
         bases = [built.row for built in every if built.row.label in BASELINES or built.row.mode == "peer"]
 
         def plain(built: Built) -> dict[str, Any]:
-            row, passes = built.row, built.decoded.passes
+            row, passes, score = built.row, built.decoded.passes, None
+            if row.comparable and self.references is not None:
+                score = self.judge.score(built.decoded.texts, self.references)
             return {
                 "label": row.label, "mode": row.mode, "engine": row.engine, "options": dict(row.options),
-                "note": row.note, "quality": self._quality(row, built.decoded),
+                "note": row.note,
+                "quality": score and {"metric": score.name, "value": score.value, "signature": score.signature},
                 "passes": None if passes is None else passes / len(self.lines),
                 **row.timings(len(work.lines)),
                 "memory": built.memory, "disk": built.disk, "start": built.start,
@@ -331,12 +334,6 @@ class Bench:
             "rows": [plain(built) for built in every],
             "left_out": self.selection.left_out, "warnings": self.warnings,
         }  # fmt: skip
-
-    def _quality(self, row: Row, decoded: Decoded) -> dict[str, Any] | None:
-        if self.references is None or not row.comparable:
-            return None
-        found = self.judge.score(decoded.texts, self.references)
-        return {"metric": found.name, "value": found.value, "signature": found.signature}
 
 
 def keep(run: Run, results: Mapping[str, Any]) -> Path:

@@ -190,8 +190,7 @@ def timings(
         measure(rows, work, bar.advance)
     speeds = {}
     for row in rows:
-        found = row.timings(len(work.lines))
-        latency, throughput = found["latency"], found["throughput"]
+        latency, throughput = row.timings(len(work.lines)).values()
         speeds[row.label] = {
             "p50": latency["p50"], "sentences_per_second": throughput["sentences_per_second"], "batch": batch,
             "threads": [latency["threads"], throughput["threads"]],
