@@ -26,7 +26,7 @@ from janus_cli.errors import DataError, JanusError, UsageError, require
 from janus_cli.export.source import Source
 from janus_cli.files import write_atomically
 from janus_cli.lab import machine, peers, plots, processes, rows
-from janus_cli.lab.labels import BATCHES, REPEATS, WARMUP, row_options
+from janus_cli.lab.labels import row_options
 from janus_cli.lab.rows import Decoded, Row, Spread, Work, janus_row, measure, rotated
 from janus_cli.lab.tables import json_file, markdown, must_be_free, render, without_empty
 from janus_cli.lab.threads import in_words, to_try
@@ -104,11 +104,10 @@ class Bench:
     """
 
     def __init__(
-        self, *, run: Path | None = None, checkpoint: Path | None = None, modes: Sequence[str] = (),
-        sentences: int | None = None, batches: Sequence[int] = BATCHES, repeats: int = REPEATS, warmup: int = WARMUP,
-        against: Sequence[peers.Peer] = (), changes: Sequence[str] = (), out: Path | None = None,
-        plot: Path | None = None, device: str = "auto", threads: int | None = None, force: bool = False,
-        metric: str | None = None, tokenize: str | None = None,
+        self, *, run: Path | None, checkpoint: Path | None, modes: Sequence[str], sentences: int | None,
+        batches: Sequence[int], repeats: int, warmup: int, against: Sequence[peers.Peer], changes: Sequence[str],
+        out: Path | None, plot: Path | None, device: str, threads: int | None, force: bool, metric: str | None,
+        tokenize: str | None,
     ) -> None:  # fmt: skip
         load_before = load_average()
         torch.set_num_threads(threads or torch.get_num_threads())

@@ -69,7 +69,7 @@ class Comparison:
         self, systems: Sequence[System], modes: Sequence[str], *, base: str, start: Path | None, steps: int | None,
         minutes: float | None, seeds: Sequence[int], against: str | None, average: int, speed: bool, out: Path | None,
         prepared: Path | None, data_dir: Path | None, changes: Sequence[str], device: str, threads: int | None,
-        jobs: int, force: bool, metric: str | None = None, tokenize: str | None = None,
+        jobs: int, force: bool, metric: str | None, tokenize: str | None,
     ) -> None:  # fmt: skip
         if declared_ranks()[1] > 1:
             raise UsageError("janus compare runs in one process", "train with torchrun, then use janus bench and score")

@@ -97,7 +97,8 @@ def _rows(entry: Entry) -> Iterator[list[str]]:
 
 
 def _show_trace(entry: Entry) -> None:
-    translator = Translator(*entry.load(CPU), entry.plan("nar4.lb1"), traced=1)
+    (plan,) = select(entry.recipe, ["nar4.lb1"]).plans.values()
+    translator = Translator(*entry.load(CPU), plan, traced=1)
     source = max(sentences(entry.run, entry.recipe, SPLIT)[:20], key=len)
     console.say("how JANUS writes one sentence non-autoregressively, in 4 passes (____ is hidden, ^ is hidden again):")
     for result in next(translator.windows([source])):

@@ -95,10 +95,6 @@ class Entry:
         model, tokenizers = read_model(self.run, self.checkpoint, device, precision, head=head)
         return Engine(model), tokenizers
 
-    def plan(self, label: str) -> Plan:
-        """How the output of this label was decoded."""
-        return select(self.recipe, (label,)).plans[label]
-
     @contextmanager
     def noted(self, what: str) -> Iterator[None]:
         """Records a failure inside as the reason of `what` in `failed`; a signal is passed on."""
@@ -178,7 +174,7 @@ def timings(
     """
     rows, firsts = [], {entry.system.name: entry for entry in reversed(decoded)}
     for entry in (entry for entry in decoded if entry is firsts[entry.system.name]):
-        plans = {label: entry.plan(label) for label in entry.outputs}
+        plans = select(entry.recipe, tuple(entry.outputs)).plans
         model, tokenizers = entry.load(device, plans.values())
         for label, plan in plans.items():
             row = janus_row(label, plan, model, tokenizers)
