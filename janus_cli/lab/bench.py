@@ -26,7 +26,7 @@ from janus_cli.errors import DataError, JanusError, UsageError, require
 from janus_cli.export.source import Source
 from janus_cli.files import write_atomically
 from janus_cli.lab import machine, peers, plots, processes, rows
-from janus_cli.lab.labels import BATCHES, REPEATS, WARMUP, row_options
+from janus_cli.lab.labels import row_options
 from janus_cli.lab.rows import Decoded, Row, Spread, Work, janus_row, measure, rotated
 from janus_cli.lab.tables import json_file, markdown, must_be_free, render, without_empty
 from janus_cli.lab.threads import in_words, to_try
@@ -71,14 +71,14 @@ def _some(items: Sequence[Any], count: int, choice: random.Random) -> list[Any]:
 class Built:
     """A row with its outputs, and what its other processes need.
 
-    build: makes the row. imports: its libraries. first: a line and a number of threads -> what `startup` takes. disk:
-    bytes. memory, starts: measured in processes of their own, see `processes`; None and empty where that failed.
+    build: makes the row. imports: its libraries. first: line and threads -> what `startup` takes. disk: bytes.
+    memory, starts: measured in processes of their own, see `processes`; None and empty where that failed.
     """
 
     row: Row
     decoded: Decoded
     build: Callable[[], Row]
-    first: Callable[[str, int], Mapping[str, Any]]
+    first: Callable[..., Mapping[str, Any]]
     disk: int
     imports: Callable[[], object] | None = None
     memory: dict[str, int | None] | None = None
@@ -104,11 +104,10 @@ class Bench:
     """
 
     def __init__(
-        self, *, run: Path | None = None, checkpoint: Path | None = None, modes: Sequence[str] = (),
-        sentences: int | None = None, batches: Sequence[int] = BATCHES, repeats: int = REPEATS, warmup: int = WARMUP,
-        against: Sequence[peers.Peer] = (), changes: Sequence[str] = (), out: Path | None = None,
-        plot: Path | None = None, device: str = "auto", threads: int | None = None, force: bool = False,
-        metric: str | None = None, tokenize: str | None = None,
+        self, *, run: Path | None, checkpoint: Path | None, modes: Sequence[str], sentences: int | None,
+        batches: Sequence[int], repeats: int, warmup: int, against: Sequence[peers.Peer], changes: Sequence[str],
+        out: Path | None, plot: Path | None, device: str, threads: int | None, force: bool, metric: str | None,
+        tokenize: str | None,
     ) -> None:  # fmt: skip
         load_before = load_average()
         torch.set_num_threads(threads or torch.get_num_threads())
@@ -167,11 +166,9 @@ class Bench:
     def translations(self) -> int:
         """Sentences decoded in total: quality, timing, memory, start."""
         each = len(self.lines) + len(self.work.lines) + self.work.repeats
-        ours = len(self.rows) * (each + self.work.translations())
-        return ours + sum(
-            len(peers.labels(peer, self.device)) * (each + self.work.translations(peers.several(peer, self.device)))
-            for peer in self.against
-        )
+        several = [False for _ in self.rows]
+        several += [peers.several(peer, self.device) for peer in self.against for _ in peers.labels(peer, self.device)]
+        return sum(each + self.work.translations(at_once) for at_once in several)
 
     def announce(self, verb: str) -> None:
         """Says what is measured, on what, and what is left out."""
@@ -255,15 +252,9 @@ class Bench:
             "label": row.label, "run": str(self.run.path), "folder": str(self.folder), "changes": list(self.changes),
             "device": str(self.device),
         }  # fmt: skip
-
-        def first(line: str, threads: int) -> dict[str, Any]:
-            return {**about, "line": line, "threads": threads}
-
-        build = partial(
-            rows.load, row.label, run=self.run, folder=self.folder, changes=self.changes, device=self.device
-        )
+        build = partial(rows.load, row.label, self.run, self.folder, self.changes, self.device)
         files = [self.folder / MODEL, *(self.run.path / name for name in self.tokenizers.files)]
-        return Built(row, decoded, build, first, sum(file.stat().st_size for file in files))
+        return Built(row, decoded, build, partial(dict, about), sum(file.stat().st_size for file in files))
 
     def _setting(self, peer: peers.Peer, greedy: Decoded | None, exported: Path) -> peers.Setting:
         """The setting of a peer.
@@ -308,7 +299,7 @@ class Bench:
     def _start(self, built: Built) -> None:
         """Times a process that starts, reads the model and decodes a sentence."""
         row = built.row
-        about = built.first(self.work.singles[0], row.one_by_one.each)
+        about = built.first(line=self.work.singles[0], threads=row.one_by_one.each)
         try:
             built.starts.append(processes.first_sentence(row.label, row.engine, about))
         except JanusError as problem:
@@ -320,10 +311,13 @@ class Bench:
         bases = [built.row for built in every if built.row.label in BASELINES or built.row.mode == "peer"]
 
         def plain(built: Built) -> dict[str, Any]:
-            row, passes = built.row, built.decoded.passes
+            row, passes, score = built.row, built.decoded.passes, None
+            if row.comparable and self.references is not None:
+                score = self.judge.score(built.decoded.texts, self.references)
             return {
                 "label": row.label, "mode": row.mode, "engine": row.engine, "options": dict(row.options),
-                "note": row.note, "quality": self._quality(row, built.decoded),
+                "note": row.note,
+                "quality": score and {"metric": score.name, "value": score.value, "signature": score.signature},
                 "passes": None if passes is None else passes / len(self.lines),
                 **row.timings(len(work.lines)),
                 "memory": built.memory, "disk": built.disk, "start": built.start,
@@ -339,12 +333,6 @@ class Bench:
             "rows": [plain(built) for built in every],
             "left_out": self.selection.left_out, "warnings": self.warnings,
         }  # fmt: skip
-
-    def _quality(self, row: Row, decoded: Decoded) -> dict[str, Any] | None:
-        if self.references is None or not row.comparable:
-            return None
-        found = self.judge.score(decoded.texts, self.references)
-        return {"metric": found.name, "value": found.value, "signature": found.signature}
 
 
 def keep(run: Run, results: Mapping[str, Any]) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from janus_cli.device import choose_device, keep_freed_memory
 from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError, check_machine
 from janus_cli.files import MANIFEST, write_atomically
 from janus_cli.lab import machine
-from janus_cli.lab.entries import SPLIT, Entry, Output, earlier, tell_of_lost, timings
+from janus_cli.lab.entries import SPLIT, Entry, Output, timings
 from janus_cli.lab.plots import quality_against_passes
 from janus_cli.lab.processes import Job, run_jobs
 from janus_cli.lab.rows import references_of, select, sentences
@@ -69,7 +69,7 @@ class Comparison:
         self, systems: Sequence[System], modes: Sequence[str], *, base: str, start: Path | None, steps: int | None,
         minutes: float | None, seeds: Sequence[int], against: str | None, average: int, speed: bool, out: Path | None,
         prepared: Path | None, data_dir: Path | None, changes: Sequence[str], device: str, threads: int | None,
-        jobs: int, force: bool, metric: str | None = None, tokenize: str | None = None,
+        jobs: int, force: bool, metric: str | None, tokenize: str | None,
     ) -> None:  # fmt: skip
         if declared_ranks()[1] > 1:
             raise UsageError("janus compare runs in one process", "train with torchrun, then use janus bench and score")
@@ -84,6 +84,11 @@ class Comparison:
         self.timed_with = threads  # --jobs sets those of trainings
         self.metric, self.tokenize = metric, tokenize
         self.basis = None if start is None else runs.basis(start)
+        # A system's own changes come after these.
+        self.budgeted = (
+            *changes, f"training.updates={self.steps or UNBOUNDED}", f"training.minutes={float(minutes or 0)}",
+        )  # fmt: skip
+        self.settings = {"steps": self.steps, "minutes": minutes, "average": average, "jobs": jobs}
         self.recipe = recipe_load.load(base, changes, basis=self.basis)
         if self.recipe.data.is_plain:  # its valid text is decoded without noise: copies would say nothing
             hint = "`janus train --objective NAME` for each; then `janus compare --recipe TASK --from RUN`"
@@ -102,12 +107,14 @@ class Comparison:
         self.data = prepared or usual
         if start is not None:
             checkpoint.find_start(start)
+        self.updates: dict[str, int | None] = {}  # that each system is to have; None if minutes are the budget
         rows: list[str] = []
         for system in systems:
             if minutes is not None and system.has_budget:
                 raise UsageError(f"--minutes: {system.name} has updates of its own", "use --steps")
-            recipe = system.recipe(base, self._budgeted(changes), self.basis)
+            recipe = system.recipe(base, self.budgeted, self.basis)
             self._check(system.name, recipe)
+            self.updates[system.name] = None if self.steps is None else recipe.training.updates
             with suppress(UsageError):  # an objective with none of the modes becomes a row that says so
                 rows += [f"{system.name} {label}" for label in select(recipe, modes).plans]
         if against is not None and against not in rows:
@@ -131,21 +138,6 @@ class Comparison:
                 "see objective.kl_start and objective.kl_warmup"
             )
 
-    def _budgeted(self, changes: Sequence[str]) -> tuple[str, ...]:
-        """These changes of the recipe, and the budget; a system's own come after them."""
-        return (
-            *changes, f"training.updates={self.steps or UNBOUNDED}", f"training.minutes={float(self.minutes or 0)}",
-        )  # fmt: skip
-
-    def _updates(self, entry: Entry) -> int | None:
-        """Those that an entry is to have; None if minutes are the budget."""
-        recipe = entry.system.recipe(self.base, self._budgeted(self.changes), self.basis)
-        return None if self.steps is None else recipe.training.updates
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {"steps": self.steps, "minutes": self.minutes, "average": self.average, "jobs": self.jobs}
-
     def run(self, *, dry_run: bool = False) -> tuple[str, int] | None:
         """Runs the comparison; returns the table and how many rows failed. A dry run returns None.
 
@@ -167,16 +159,21 @@ class Comparison:
         torch.set_num_threads(self.threads or torch.get_num_threads())
         keep_freed_memory()
         self._prepare()
-        judge = self._judge()
+        judge = judge_of(self.recipe, self._manifest(), self.metric, self.tokenize)
+        must_be_read(self.tokenize, [judge.metric])  # the text may have chosen it
+        judge.introduce()
         self._make_folder()
         device = self._train_and_decode()
         results = self._results(judge, device, load_before)
         text = table(results)
-        tell_of_lost(before, results, speed=self.speed)
+        self._tell_of_lost(before, results["rows"])
         write(self.folder, results, text)
         if self.speed and results["rows"]:
             console.say("speed is measured last, and goes into the same files; --no-speed leaves it out")
-            self._time(results, device)
+            decoded = [entry for entry in self.entries if entry.outputs]
+            speeds, results["timed"] = timings(decoded, device, self.timed_with)
+            for row in results["rows"]:
+                row["speed"] = speeds.get(f"{row['system']} {row['label']}")
             text = table(results)
             write(self.folder, results, text)
         return text, sum(len(entry.failed) for entry in self.entries)
@@ -193,11 +190,16 @@ class Comparison:
         console.say(f"each is then decoded, as far as it can, with {', '.join(self.modes)}")
 
     def _must_be_ours(self) -> list[dict[str, Any]]:
-        """The rows of an earlier call; raises UsageError if the folder holds anything else."""
+        """The rows of an earlier call; UsageError if the folder holds anything else, DataError if they are damaged."""
         mark = self.folder / "comparison.json"
         if self.folder.exists() and not mark.is_file() and any(self.folder.iterdir()):
             raise UsageError(f"{self.folder} exists and holds no comparison", "name another folder with --out")
-        before = earlier(mark, force=self.force)
+        try:
+            before = documents.read(mark, documents.Comparison) if mark.is_file() else {}
+        except DataError:
+            if not self.force:
+                raise
+            before = {}  # damaged, and to be replaced
         if not self.force and before.get("recipe", self.base) != self.base:
             raise UsageError(
                 f"{self.folder} is a comparison with recipe {before['recipe']}, not {self.base}",
@@ -226,17 +228,15 @@ class Comparison:
             console.say(f"earlier trainings are kept: more {more} trains on, --force starts over, --out keeps both")
         for entry in existing:
             before = recipe_load.load(str(entry.run.recipe)).training
-            if before.schedule != "inverse_sqrt" and before.updates != self._updates(entry):
+            if before.schedule != "inverse_sqrt" and before.updates != self.updates[entry.system.name]:
                 raise UsageError(
                     f"{entry.name} was trained for {console.counted(before.updates, 'update')}, and its learning rate "
                     f"({before.schedule}) was scheduled for these",
                     "use the same --steps, another --out, or --force to restart",
                 )
-            options = self._options(entry, False)
-            changes, basis = [*options["changes"], f"seed={entry.seed}"], runs.basis_of_resumed(entry.run.path)
-            now = recipe_load.load(self.base, changes, options["objective"], basis)
+            now = entry.system.recipe(self.base, self.budgeted, runs.basis_of_resumed(entry.run.path))
             try:
-                continued(now, entry.run, BUDGET)
+                continued(replace(now, seed=entry.seed), entry.run, BUDGET)
             except CheckpointError as problem:
                 hint = "leave this change out, use another --out, or --force to restart"
                 raise CheckpointError(f"{entry.name}: {problem.message}", hint) from None
@@ -265,13 +265,6 @@ class Comparison:
             raise problems[0]
         self._must_have_split()
 
-    def _judge(self) -> Judge:
-        """The judge of all rows. Raises UsageError if the text chooses a metric that does not read --tokenize."""
-        judge = judge_of(self.recipe, self._manifest(), self.metric, self.tokenize)
-        must_be_read(self.tokenize, [judge.metric])
-        judge.introduce()
-        return judge
-
     def _make_folder(self) -> None:
         """Makes the folder, or keeps an earlier one; with --force, deletes the outputs of these entries."""
         mark = self.folder / "comparison.json"
@@ -296,7 +289,7 @@ class Comparison:
             at_once = min(self.jobs, len(self.entries))
             self.threads = self.threads or max(1, usable_cores() // at_once)
             jobs = [
-                Job(entry.name, entry.run, self._updates(entry), partial(self._in_process, entry))
+                Job(entry.name, entry.run, self.updates[entry.system.name], partial(self._in_process, entry))
                 for entry in self.entries
             ]
             failed = run_jobs(jobs, at_once, force=self.force)
@@ -313,7 +306,7 @@ class Comparison:
     def _options(self, entry: Entry, force: bool) -> dict[str, Any]:
         """The keywords of `train` for an entry; the budget of an existing run may grow."""
         return entry.options(
-            recipe=self.base, changes=self._budgeted(self.changes), prepared=self.prepared, data_dir=self.data_dir,
+            recipe=self.base, changes=self.budgeted, prepared=self.prepared, data_dir=self.data_dir,
             start=self.start, allow_change=BUDGET, device=self.device, threads=self.threads, force=force,
         )  # fmt: skip
 
@@ -339,20 +332,27 @@ class Comparison:
             "systems": [
                 {"system": entry.system.name, "objective": entry.system.objective, "changes": entry.system.changes,
                  "from": entry.origin, "seed": entry.seed, "run": str(entry.run.path), "training": entry.training,
-                 "updates": self._updates(entry),
-                 "failed": entry.failed}
+                 "updates": self.updates[entry.system.name], "failed": entry.failed}
                 for entry in self.entries
             ],
             "rows": [{**row, "speed": None} for row in rows], "against": base,
         }  # fmt: skip
 
-    def _time(self, results: dict[str, Any], device: torch.device) -> None:
-        """Adds the speed of each row."""
-        decoded = [entry for entry in self.entries if entry.outputs]
-        lines = sentences(decoded[0].run, decoded[0].recipe, SPLIT)
-        speeds, results["timed"] = timings(decoded, lines, device, self.timed_with)
-        for row in results["rows"]:
-            row["speed"] = speeds.get(f"{row['system']} {row['label']}")
+    def _tell_of_lost(self, before: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Warns of what the rows `before`, of an earlier call, have and these will not have."""
+        now = {f"{row['system']} {row['label']}": {*row["seeds"]} for row in rows}
+        then = {f"{row['system']} {row['label']}": {*row.get("seeds", ())} for row in before}
+        kept = "trainings and outputs are kept"
+        if lost := [name for name in then if name not in now]:
+            console.warn(
+                f"the table no longer has {', '.join(lost)}; {kept}: a call that names these, too, has all rows again"
+            )
+        gone = {name: sorted(then[name] - now[name]) for name in then if name in now and then[name] - now[name]}
+        if gone:
+            told = "; ".join(f"{name} (seed {', '.join(map(str, seeds))})" for name, seeds in gone.items())
+            console.warn(f"rows no longer have all seeds: {told}; {kept}: the earlier --seeds has them again")
+        if not self.speed and any(row.get("speed") for row in before):
+            console.warn("the table no longer has speeds: without --no-speed they are measured again")
 
 
 def scored(
@@ -363,24 +363,24 @@ def scored(
     against: "SYSTEM MODE" of the baseline; by default, or if that row failed, the AR baseline or the first row.
     """
     metrics = list(dict.fromkeys([judge.metric, "edit" if judge.metric == "exact" else "chrf"]))
-    outputs: dict[tuple[str, str], dict[int, Output]] = {}
+    outputs: dict[str, dict[int, Output]] = {}
     for entry in entries:
         for label, output in entry.outputs.items():
-            outputs.setdefault((entry.system.name, label), {})[entry.seed] = output
+            outputs.setdefault(f"{entry.system.name} {label}", {})[entry.seed] = output
     scores = {
-        " ".join(name): {seed: judge.scores(output.texts, references, metrics) for seed, output in seeds.items()}
+        name: {seed: judge.scores(output.texts, references, metrics) for seed, output in seeds.items()}
         if references is not None else {}
         for name, seeds in outputs.items()
     }  # fmt: skip
     base = next((name for name in (against, *BASELINES, *scores) if scores.get(name or "")), None)
     rows = []
-    for (system, label), seeds in outputs.items():
-        name = f"{system} {label}"
+    for name, seeds in outputs.items():
         values: dict[str, Any] = {}
         for seed, found in scores[name].items():
             for metric in found:
-                values.setdefault(metric.name, {"signature": metric.signature, "values": {}})
-                values[metric.name]["values"][str(seed)] = metric.value
+                about = values.setdefault(metric.name, {"signature": metric.signature, "values": {}})
+                about["values"][str(seed)] = metric.value
+        system, label = name.split(" ")
         rows.append({
             "system": system, "label": label, "seeds": list(seeds),
             "passes": fmean(output.passes for output in seeds.values()), "scores": values,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -43,7 +42,7 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
     """
     started, decoding_threads = time.monotonic(), threads or torch.get_num_threads()
     recipe = recipe_load.load("demo", changes)
-    here = entries = [
+    entries = [
         Entry(System(title, objective), recipe.seed if seed is None else seed, Run(runs.RUNS / f"demo-{objective}"))
         for objective, title in SYSTEMS.items()
     ]
@@ -51,22 +50,24 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
         Entry.options, recipe="demo", changes=changes, threads=threads or 1, device="cpu", force=force
     )  # fmt: skip
     at_once = min(usable_cores() // (threads or 1), len(entries))
-    if at_once > 1:
-        jobs = []
-        for entry in entries:  # the data is made, and mistakes are found, before any of them trains
-            name, work = entry.system.objective, partial(train, **options(entry))
-            with _explained():
-                train(**options(entry), data_only=True)
+    waiting = entries
+    try:
+        if at_once > 1:
+            jobs = []
+            for entry in entries:  # the data is made, and mistakes are found, before any of them trains
+                work = partial(train, **options(entry))
+                work(data_only=True)
                 work(dry_run=True)
-            jobs.append(Job(name, entry.run, recipe.training.updates, work))
-        console.say(f"training {', '.join(SYSTEMS.values())}, {at_once} at a time")
-        failed = run_jobs(jobs[::-1], at_once, force=force)  # the longest training first
-        here = [entry for entry in entries if entry.system.objective in failed]
-    for number, entry in enumerate(here, 1):
-        console.say("")
-        console.say(f"[{number} of {len(here)}] {entry.system.name}")
-        with _explained():
+                jobs.append(Job(entry.system.objective, entry.run, recipe.training.updates, work))
+            console.say(f"training {', '.join(SYSTEMS.values())}, {at_once} at a time")
+            failed = run_jobs(jobs[::-1], at_once, force=force)  # the longest training first
+            waiting = [entry for entry in entries if entry.system.objective in failed]
+        for number, entry in enumerate(waiting, 1):
+            console.say("")
+            console.say(f"[{number} of {len(waiting)}] {entry.system.name}")
             train(**options(entry))
+    except (CheckpointError, DataError) as problem:
+        raise type(problem)(problem.message, "start over: rm -r data/demo.*; janus demo --force") from None
     torch.set_num_threads(decoding_threads)
     cells = [row for entry in entries for row in _rows(entry)]
     console.say("")
@@ -79,14 +80,6 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
     console.say(
         f"{console.duration(time.monotonic() - started)} in all. Next: janus decode --mode nar --iters 4; janus score"
     )
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except (CheckpointError, DataError) as problem:
-        raise type(problem)(problem.message, "start over: rm -r data/demo.*; janus demo --force") from None
 
 
 def _rows(entry: Entry) -> Iterator[list[str]]:
@@ -104,7 +97,8 @@ def _rows(entry: Entry) -> Iterator[list[str]]:
 
 
 def _show_trace(entry: Entry) -> None:
-    translator = Translator(*entry.load(CPU), entry.plan("nar4.lb1"), traced=1)
+    (plan,) = select(entry.recipe, ["nar4.lb1"]).plans.values()
+    translator = Translator(*entry.load(CPU), plan, traced=1)
     source = max(sentences(entry.run, entry.recipe, SPLIT)[:20], key=len)
     console.say("how JANUS writes one sentence non-autoregressively, in 4 passes (____ is hidden, ^ is hidden again):")
     for result in next(translator.windows([source])):

@@ -19,7 +19,7 @@ from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding.modes import Plan, own_recipe
 from janus_cli.decoding.translate import Timing, Translator, read_model
 from janus_cli.engines.engine import Engine
-from janus_cli.errors import DataError, JanusError, Stopped
+from janus_cli.errors import JanusError, Stopped
 from janus_cli.files import write_atomically
 from janus_cli.lab import logbook
 from janus_cli.lab.labels import REPEATS, WARMUP
@@ -95,10 +95,6 @@ class Entry:
         model, tokenizers = read_model(self.run, self.checkpoint, device, precision, head=head)
         return Engine(model), tokenizers
 
-    def plan(self, label: str) -> Plan:
-        """How the output of this label was decoded."""
-        return select(self.recipe, (label,)).plans[label]
-
     @contextmanager
     def noted(self, what: str) -> Iterator[None]:
         """Records a failure inside as the reason of `what` in `failed`; a signal is passed on."""
@@ -170,7 +166,7 @@ def decode(
 
 
 def timings(
-    decoded: Sequence[Entry], lines: Sequence[str], device: torch.device, threads: int | None
+    decoded: Sequence[Entry], device: torch.device, threads: int | None
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """The speed of each system's modes, for its first seed, and how it was timed: in turns, see `rows.measure`.
 
@@ -178,20 +174,19 @@ def timings(
     """
     rows, firsts = [], {entry.system.name: entry for entry in reversed(decoded)}
     for entry in (entry for entry in decoded if entry is firsts[entry.system.name]):
-        plans = {label: entry.plan(label) for label in entry.outputs}
+        plans = select(entry.recipe, tuple(entry.outputs)).plans
         model, tokenizers = entry.load(device, plans.values())
         for label, plan in plans.items():
             row = janus_row(label, plan, model, tokenizers)
             rows.append(replace(row, label=f"{entry.system.name} {label}"))
-    texts = [line for line in lines if line.strip()]
+    texts = [line for line in sentences(decoded[0].run, decoded[0].recipe, SPLIT) if line.strip()]
     batch, settings = decoded[0].recipe.decoding.batch_sentences, to_try(threads, device)
     work = Work(texts[:SENTENCES], texts[:SINGLES], (batch,), REPEATS, WARMUP, settings)
     with console.progress("timing", len(rows) * work.translations()) as bar:
         measure(rows, work, bar.advance)
     speeds = {}
     for row in rows:
-        found = row.timings(len(work.lines))
-        latency, throughput = found["latency"], found["throughput"]
+        latency, throughput = row.timings(len(work.lines)).values()
         speeds[row.label] = {
             "p50": latency["p50"], "sentences_per_second": throughput["sentences_per_second"], "batch": batch,
             "threads": [latency["threads"], throughput["threads"]],
@@ -199,39 +194,3 @@ def timings(
     tried = [str(each) for each in work.settings(several=False)]
     about = {"sentences": len(work.lines), "singles": len(work.singles), "repeats": REPEATS, "threads": tried}
     return speeds, about
-
-
-def earlier(mark: Path, *, force: bool) -> dict[str, Any]:
-    """What an earlier call left in its comparison.json; nothing, if there is none, or it is damaged and to be replaced.
-
-    Raises:
-        DataError: it is damaged.
-    """
-    try:
-        return documents.read(mark, documents.Comparison) if mark.is_file() else {}
-    except DataError:
-        if force:
-            return {}
-        raise
-
-
-def tell_of_lost(before: Sequence[Mapping[str, Any]], results: Mapping[str, Any], *, speed: bool) -> None:
-    """Warns of what the table of an earlier call, whose rows `before` are, has and these results will not have.
-
-    speed: whether it is measured now.
-    """
-    names = [[f"{row['system']} {row['label']}" for row in rows] for rows in (before, results["rows"])]
-    if lost := [name for name in names[0] if name not in names[1]]:
-        console.warn(
-            f"the table no longer has {', '.join(lost)}; trainings and outputs are kept: a call that names these, too, "
-            "has all rows again"
-        )
-    now = {name: row["seeds"] for name, row in zip(names[1], results["rows"], strict=True)}
-    gone = {name: {*row.get("seeds", ())} - {*now.get(name, ())} for name, row in zip(names[0], before, strict=True)}
-    if told := [f"{name} (seed {', '.join(map(str, sorted(gone[name])))})" for name in now if gone.get(name)]:
-        console.warn(
-            f"rows no longer have all seeds: {'; '.join(told)}; trainings and outputs are kept: the earlier --seeds "
-            "has them again"
-        )
-    if not speed and any(row.get("speed") for row in before):
-        console.warn("the table no longer has speeds: without --no-speed they are measured again")

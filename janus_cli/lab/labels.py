@@ -59,8 +59,8 @@ def row_options(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def matching(names: Sequence[str], option: str = "--mode") -> set[str]:
-    """The labels that these names stand for, see `select`. Raises UsageError if a name, of `option`, has no row."""
+def matching(names: Sequence[str], option: str = "--mode") -> dict[str, dict[str, Any]]:
+    """The `row_options` that these names stand for, see `select`. Raises UsageError if one, of `option`, has no row."""
     rows, labels = row_options(names), set[str]()
     for name in names:
         found = [
@@ -74,4 +74,4 @@ def matching(names: Sequence[str], option: str = "--mode") -> set[str]:
                 "behind each .onnx, .torch or .int8",
             )
         labels.update(found)
-    return labels
+    return {label: options for label, options in rows.items() if label in labels}

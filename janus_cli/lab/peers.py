@@ -8,30 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 
-from janus_cli.core.batch import BOS, EOS, PAD, pad
+from janus_cli.core.batch import BOS, EOS, PAD
 from janus_cli.core.generate import length_limit
 from janus_cli.core.knobs import ArObjective
-from janus_cli.core.symbols import NO_TEXT
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.errors import UsageError, require
 from janus_cli.export import ctranslate2
 from janus_cli.export.source import ORDINARY, README, Source
 from janus_cli.files import copy_files
+from janus_cli.lab import startup
 from janus_cli.lab.rows import Decoded, Row
+from janus_cli.lab.startup import Ids
 from janus_cli.lab.threads import Loaded, Threads, set_torch
 from janus_cli.recipe import Recipe
 from janus_cli.training.model import build_model
 
 Peer = Literal["ctranslate2", "transformers"]
-Ids = list[list[int]]
-# Batches of sources without EOS, and of each its forced length (0: none) -> outputs without EOS.
-Search = Callable[[Sequence[Ids], Sequence[int]], list[Ids]]
 BEAMS = (1, 5)
 COMPUTE_TYPES = {"cpu": ("float32", "int8"), "cuda": ("float32", "float16")}
 AS_MADE = "float32"  # the only kind of a peer that has no others
@@ -55,20 +52,34 @@ class Setting:
     folder: Path
     own_weights: bool = False
 
-    def forced(self, lines: Sequence[str]) -> int:
-        """Tokens to write for this batch, EOS included: the mean of its lines."""
-        return max(1, 1 + round(sum(self.lengths[line] for line in lines) / len(lines)))
-
     @property
     def dtype(self) -> str:
         """That torch computes in, where it is the peer's engine."""
         on_gpu = self.device.type == "cuda"  # on a CPU float32 is the faster one
         return "bfloat16" if self.recipe.decoding.precision == "bf16" and on_gpu else "float32"
 
-    def most(self, ids: Ids) -> list[int]:
-        """Tokens that may be written for each source, EOS not included."""
-        lengths = torch.tensor([len(row) for row in ids])
-        return (length_limit(lengths, self.recipe.model.max_length, self.recipe.decoding) - 1).tolist()
+    def search(self, beam: int, ids: Ids, lines: Sequence[str]) -> tuple[dict[str, Any], list[int]]:
+        """The options of a search for a batch, and the tokens that it may write for each of its sources.
+
+        Random weights write the mean of what the lines ask for, and EOS.
+        """
+        decoding, forced = self.recipe.decoding, 0
+        if self.own_weights:
+            lengths = torch.tensor([len(row) for row in ids])
+            most = (length_limit(lengths, self.recipe.model.max_length, decoding) - 1).tolist()
+        else:
+            forced = max(1, 1 + round(sum(self.lengths[line] for line in lines) / len(lines)))
+            most = [forced] * len(ids)
+        if self.peer == "transformers":
+            return {
+                "num_beams": beam, "do_sample": False, "min_new_tokens": forced, "max_new_tokens": forced,
+                "length_penalty": decoding.length_penalty,
+            }, most  # fmt: skip
+        return {
+            "beam_size": beam, "max_input_length": 0, "length_penalty": decoding.length_penalty,
+            "min_decoding_length": forced or decoding.min_length, "no_repeat_ngram_size": decoding.no_repeat_ngram,
+            "max_decoding_length": max(most),
+        }, most  # fmt: skip
 
 
 def parse_peers(names: Sequence[str]) -> list[Peer]:
@@ -106,27 +117,31 @@ def parts(peer: Peer, label: str) -> tuple[str, int]:
 def row(setting: Setting, label: str) -> Row:
     """The row of this label."""
     kind, beam = parts(setting.peer, label)
+    folder = str(setting.folder / kind)
     options: dict[str, Any] = {"beam": beam}
     use: Callable[[Threads], None] = set_torch
     if setting.peer == "transformers":
-        search = _transformers(setting, kind, beam)
+        search = startup.transformers_model(folder, str(setting.device), setting.dtype)()
     else:
         options["compute_type"] = kind
-        search, use = _ctranslate2(setting, kind, beam)
+        loaded = Loaded(lambda threads: startup.ctranslate2_model(folder, _translator(setting, kind, threads))())
+        search, use = (lambda ids, asked: loaded.model(ids, asked)), loaded.use
     source, target, trained = setting.tokenizers.source, setting.tokenizers.target, setting.own_weights
 
     def translate(lines: Sequence[str], batch: int) -> Decoded:
         ids = [row[: setting.recipe.reads] for row in source.encode(lines)]
         outputs: Ids = [[] for _ in lines]
-        order = sorted(
-            (row for row in range(len(ids)) if ids[row]), key=lambda row: -len(ids[row])
-        )  # workers end together
-        batches = [order[start : start + batch] for start in range(0, len(order), batch)]
-        forced = [0 if trained else setting.forced([lines[row] for row in chosen]) for chosen in batches]
-        found = search([[ids[row] for row in chosen] for chosen in batches], forced)
-        for chosen, texts in zip(batches, found, strict=True):
-            for row, tokens in zip(chosen, texts, strict=True):
-                outputs[row] = tokens
+        # By length, so that workers end together.
+        order = sorted((row for row in range(len(ids)) if ids[row]), key=lambda row: -len(ids[row]))
+        begun = []
+        for start in range(0, len(order), batch):  # several workers each take the next batch
+            chosen = order[start : start + batch]
+            sources = [ids[row] for row in chosen]
+            asked, most = setting.search(beam, sources, [lines[row] for row in chosen])
+            begun.append((chosen, most, search(sources, asked)))
+        for chosen, most, found in begun:
+            for row, limit, tokens in zip(chosen, most, found(), strict=True):
+                outputs[row] = tokens[:limit]
         return Decoded(target.decode(outputs), [len(row) for row in outputs])
 
     note = "the weights of this run" if trained else UNTRAINED.format(writer=setting.writer)
@@ -138,13 +153,13 @@ def first(setting: Setting, label: str, line: str, threads: int) -> dict[str, An
     """What `startup` takes to decode this line as the row of this label does."""
     kind, beam = parts(setting.peer, label)
     ids = setting.tokenizers.source.encode([line])[0][: setting.recipe.reads]
-    forced = 0 if setting.own_weights else setting.forced([line])
-    about: dict[str, Any] = {"folder": str(setting.folder / kind), "reads": setting.recipe.reads, "line": line}
+    about = {
+        "folder": str(setting.folder / kind), "reads": setting.recipe.reads, "line": line,
+        "search": setting.search(beam, [ids], [line])[0],
+    }  # fmt: skip
     if setting.peer == "transformers":
-        torchs = {"device": str(setting.device), "dtype": setting.dtype, "threads": threads}
-        return about | torchs | {"search": _transformers_search(setting, beam, forced)}
-    search = _ctranslate2_search(setting, beam, forced, forced or setting.most([ids])[0])
-    return about | {"translator": _translator(setting, kind, Threads(1, threads)), "search": search}
+        return about | {"device": str(setting.device), "dtype": setting.dtype, "threads": threads}
+    return about | {"translator": _translator(setting, kind, Threads(1, threads))}
 
 
 def disk_bytes(setting: Setting, label: str) -> int:
@@ -174,79 +189,11 @@ def marian(recipe: Recipe, source_vocabulary: int, target_vocabulary: int) -> An
     return transformers.MarianMTModel(config)
 
 
-def _transformers(setting: Setting, kind: str, beam: int) -> Search:
-    device, library = setting.device, require("transformers", "peers")
-    model = library.MarianMTModel.from_pretrained(setting.folder / kind)
-    model = model.to(device, getattr(torch, setting.dtype)).eval()
-
-    def search(batches: Sequence[Ids], forced: Sequence[int]) -> list[Ids]:
-        outputs = []
-        for ids, length in zip(batches, forced, strict=True):
-            source = pad([[*row, EOS] for row in ids]).to(device)
-            asked = _transformers_search(setting, beam, length)
-            with torch.inference_mode():
-                found = model.generate(input_ids=source, attention_mask=(source != PAD).long(), **asked)
-            outputs.append([[token for token in row if token not in NO_TEXT] for row in found.tolist()])
-        return outputs
-
-    return search
-
-
-def _transformers_search(setting: Setting, beam: int, forced: int) -> dict[str, Any]:
-    return {
-        "num_beams": beam, "do_sample": False, "min_new_tokens": forced, "max_new_tokens": forced,
-        "length_penalty": setting.recipe.decoding.length_penalty,
-    }  # fmt: skip
-
-
-def _ctranslate2(setting: Setting, kind: str, beam: int) -> tuple[Search, Callable[[Threads], None]]:
-    """The search, and what sets its threads; with several workers, each takes the next batch."""
-    tokenizers, library = setting.tokenizers, require("ctranslate2", "peers")
-    source = ctranslate2.unique_names(tokenizers.source)
-    number = {name: index for index, name in enumerate(ctranslate2.unique_names(tokenizers.target))}
-
-    def load(threads: Threads) -> Any:
-        return library.Translator(str(setting.folder / kind), **_translator(setting, kind, threads))
-
-    loaded = Loaded(load)
-
-    def search(batches: Sequence[Ids], forced: Sequence[int]) -> list[Ids]:
-        begin = partial(loaded.model.translate_batch, asynchronous=True)
-        limits = [
-            [length] * len(ids) if length else setting.most(ids) for ids, length in zip(batches, forced, strict=True)
-        ]
-        begun = [
-            begin(
-                [[source[token] for token in row] for row in ids],
-                **_ctranslate2_search(setting, beam, length, max(most)),
-            )
-            for ids, length, most in zip(batches, forced, limits, strict=True)
-        ]
-        return [
-            [
-                [number[name] for name in each.result().hypotheses[0][:limit]]
-                for each, limit in zip(batch, most, strict=True)
-            ]
-            for batch, most in zip(begun, limits, strict=True)
-        ]
-
-    return search, loaded.use
-
-
 def _translator(setting: Setting, kind: str, threads: Threads) -> dict[str, Any]:
     """The options of a Translator."""
     return {
         "device": setting.device.type, "device_index": setting.device.index or 0, "compute_type": kind,
         "inter_threads": threads.workers, "intra_threads": threads.each,
-    }  # fmt: skip
-
-
-def _ctranslate2_search(setting: Setting, beam: int, forced: int, most: int) -> dict[str, Any]:
-    decoding = setting.recipe.decoding
-    return {
-        "beam_size": beam, "max_input_length": 0, "length_penalty": decoding.length_penalty,
-        "min_decoding_length": forced or decoding.min_length, "no_repeat_ngram_size": decoding.no_repeat_ngram,
-        "max_decoding_length": most,
     }  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-"""Probes a run's model on sentences of the validation split: calibration, lengths, a few traced decodes.
+"""Reads all that a run has for its report, and probes its model on sentences of the validation split: calibration,
+lengths, a few traced decodes.
 
 Calibration compares a model's confidence in its likeliest token with how often that is right, on labelled slots. Every
 stream of an objective's plan is decoded on its own, teacher-forced. So nothing here depends on the objective, except
@@ -9,16 +10,18 @@ for the stream of CMLMC's correction, which the model has to complete first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from janus_cli import documents, recipe_load
 from janus_cli.core.batch import Batch
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
@@ -35,17 +38,22 @@ from janus_cli.decoding.modes import choose, own_recipe
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translate import Translator, read_model
 from janus_cli.engines.engine import Engine
+from janus_cli.errors import CheckpointError, JanusError
+from janus_cli.lab import logbook
+from janus_cli.lab.logbook import Curve, Logbook
+from janus_cli.lab.plots import Look
 from janus_cli.lab.rows import references_of, sentences
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring.scores import References
-from janus_cli.training.checkpoint import read_state
+from janus_cli.training.checkpoint import read_checkpoint, read_state, steps
 
 SPLIT = "valid"
 TRACED = 3  # sentences decoded and shown
 BINS = 10  # of confidence, equal in width (Guo et al. 2017, figure 1)
 SEED = 1  # of the choice of sentences
 COLUMNS = 110  # of a trace; narrower screens scroll
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,68 @@ class Probe:
     reliability: dict[str, Reliability]
     lengths: tuple[Lengths, Lengths] | None
     traced: list[TracedSentence]
+
+
+@dataclass
+class RunReport:
+    """The data of one run for the page. missing: why recipe, log, manifest, lengths or probe is missing.
+
+    train, valid: curves of the log. lengths: of every source and target of the training split, tokens without EOS.
+    decoded: summaries of its decoded splits. damage: what is wrong with its checkpoint, if anything.
+    """
+
+    label: str
+    run: Run
+    look: Look
+    recipe: Recipe | None = None
+    log: Logbook = field(default_factory=Logbook)
+    train: dict[str, Curve] = field(default_factory=dict)
+    valid: dict[str, Curve] = field(default_factory=dict)
+    manifest: dict[str, Any] | None = None
+    lengths: tuple[Lengths, Lengths] | None = None
+    probe: Probe | None = None
+    decoded: Sequence[Mapping[str, Any]] = ()
+    missing: dict[str, str] = field(default_factory=dict)
+    damage: str = ""
+
+
+def labels(paths: Sequence[Path]) -> list[str]:
+    """A name for each run: its folder's, or its path if two folders have the same name."""
+    names = [path.resolve().name for path in paths]
+    return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
+
+
+def gather(label: str, run: Run, look: Look, device: torch.device, sentences: int) -> RunReport:
+    """Reads all that a run has; its best (or last) checkpoint predicts `sentences` of the validation split."""
+    report = RunReport(label, run, look)
+
+    def attempt(name: str, read: Callable[[], Read]) -> Read | None:
+        """What `read` returns; None if it fails, and the reason goes into `missing`."""
+        try:
+            return read()
+        except torch.OutOfMemoryError as problem:
+            report.missing[name] = str(problem).split("\n")[0]
+        except JanusError as problem:
+            report.missing[name] = problem.message
+            if isinstance(problem, CheckpointError) and any(steps(run.checkpoints)):
+                report.damage = problem.message
+        except OSError as problem:
+            report.missing[name] = f"{problem.filename or run.path}: {problem.strerror}"
+        return None
+
+    recipe = report.recipe = attempt("recipe", lambda: recipe_load.load(str(run.recipe)))
+    report.log = attempt("log", lambda: logbook.read(run.log)) or report.log
+    report.train, report.valid = report.log.curves("train"), report.log.curves("valid")
+    report.manifest = attempt("manifest", run.read_manifest)
+    files = sorted(run.decoded.glob("*.json"))
+    report.decoded = attempt("decoded", lambda: [documents.read(each, documents.DecodedSplit) for each in files]) or ()
+    if recipe is None or report.manifest is None:
+        reason = report.missing["manifest" if recipe else "recipe"]
+        report.missing |= {"lengths": reason, "probe": reason}
+        return report
+    report.lengths = attempt("lengths", lambda: open_store(run, recipe, "train").lengths())
+    report.probe = attempt("probe", lambda: read_checkpoint(run.path, None, partial(probe, sentences, device)))
+    return report
 
 
 def probe(count: int, device: torch.device, run: Run, folder: Path) -> Probe:

@@ -53,14 +53,13 @@ def select(recipe: Recipe, names: Sequence[str], device: str = "cpu") -> Selecti
 
     Raises UsageError if a name matches no row, or the run has none of those named.
     """
-    rows = row_options(names)
-    asked = matching(names) if names else set(rows)
+    rows = matching(names) if names else row_options()
     single = replace(recipe, decoding=recipe.decoding.one_best)
     plans: dict[str, Plan] = {}
     left_out: dict[str, str] = {}
-    for label in (label for label in rows if label in asked):
+    for label, options in rows.items():
         try:
-            plan = choose(single, rows[label])
+            plan = choose(single, options)
             plan.without_graph(device)
         except UsageError as problem:
             left_out[label] = problem.message

@@ -16,6 +16,9 @@ from typing import Any
 
 Decode = Callable[[str], str]
 Read = Callable[[], Decode]
+Ids = list[list[int]]
+# A batch of sources without EOS, and options -> what waits for the outputs, without EOS.
+Search = Callable[[Ids, Mapping[str, Any]], Callable[[], Ids]]
 
 
 def onnx(about: Mapping[str, Any]) -> Read:
@@ -47,55 +50,78 @@ def torch(about: Mapping[str, Any]) -> Read:
 
 def ctranslate2(about: Mapping[str, Any]) -> Read:
     """about: folder, with the model and our tokenizers; reads (tokens); options of translator and search."""
-    from janus_cli.data.tokenizer import load_tokenizers
-    from janus_cli.errors import require
-
-    library, folder = require("ctranslate2", "peers"), Path(about["folder"])
-
-    def names(side: str) -> list[str]:
-        shared = folder / "shared_vocabulary.json"
-        file = shared if shared.is_file() else folder / f"{side}_vocabulary.json"
-        found: list[str] = json.loads(file.read_bytes())
-        return found
-
-    def read() -> Decode:
-        translator = library.Translator(str(folder), **about["translator"])
-        tokenizers, source = load_tokenizers(folder), names("source")
-        number = {name: index for index, name in enumerate(names("target"))}
-
-        def decode(line: str) -> str:
-            (ids,) = tokenizers.source.encode([line])
-            (found,) = translator.translate_batch([[source[each] for each in ids[: about["reads"]]]], **about["search"])
-            return tokenizers.target.decode([[number[name] for name in found.hypotheses[0]]])[0]
-
-        return decode
-
-    return read
+    return _by_line(about, ctranslate2_model(about["folder"], about["translator"]))
 
 
 def transformers(about: Mapping[str, Any]) -> Read:
     """about: folder, with a Marian model and our tokenizers; reads (tokens); search; device, dtype, threads."""
     import torch
 
-    from janus_cli.core.symbols import EOS, NO_TEXT
-    from janus_cli.data.tokenizer import load_tokenizers
-    from janus_cli.errors import require
-
-    kind, folder = require("transformers", "peers").MarianMTModel, Path(about["folder"])
     torch.set_num_threads(about["threads"])
+    return _by_line(about, transformers_model(about["folder"], about["device"], about["dtype"]))
+
+
+def _by_line(about: Mapping[str, Any], model: Callable[[], Search]) -> Read:
+    from janus_cli.data.tokenizer import load_tokenizers
 
     def read() -> Decode:
-        model = kind.from_pretrained(folder).to(about["device"], getattr(torch, about["dtype"])).eval()
-        tokenizers = load_tokenizers(folder)
+        search, tokenizers = model(), load_tokenizers(Path(about["folder"]))
 
         def decode(line: str) -> str:
             (ids,) = tokenizers.source.encode([line])
-            source = torch.tensor([[*ids[: about["reads"]], EOS]], device=about["device"])
-            with torch.inference_mode():
-                found = model.generate(input_ids=source, **about["search"])[0].tolist()
-            return tokenizers.target.decode([[token for token in found if token not in NO_TEXT]])[0]
+            return tokenizers.target.decode(search([ids[: about["reads"]]], about["search"])())[0]
 
         return decode
+
+    return read
+
+
+def ctranslate2_model(folder: str, options: Mapping[str, Any]) -> Callable[[], Search]:
+    """Imports the library, and returns what reads the model. options: of the Translator."""
+    from janus_cli.errors import require
+
+    library = require("ctranslate2", "peers")
+
+    def names(side: str) -> list[str]:
+        shared = Path(folder, "shared_vocabulary.json")
+        file = shared if shared.is_file() else Path(folder, f"{side}_vocabulary.json")
+        found: list[str] = json.loads(file.read_bytes())
+        return found
+
+    def read() -> Search:
+        translator, source = library.Translator(folder, **options), names("source")
+        number = {name: index for index, name in enumerate(names("target"))}
+
+        def search(ids: Ids, asked: Mapping[str, Any]) -> Callable[[], Ids]:
+            rows = [[source[token] for token in row] for row in ids]
+            begun = translator.translate_batch(rows, asynchronous=True, **asked)
+            return lambda: [[number[name] for name in each.result().hypotheses[0]] for each in begun]
+
+        return search
+
+    return read
+
+
+def transformers_model(folder: str, device: str, dtype: str) -> Callable[[], Search]:
+    """As `ctranslate2_model`."""
+    import torch
+
+    from janus_cli.core.batch import EOS, PAD, pad
+    from janus_cli.core.symbols import NO_TEXT
+    from janus_cli.errors import require
+
+    kind = require("transformers", "peers").MarianMTModel
+
+    def read() -> Search:
+        model = kind.from_pretrained(folder).to(device, getattr(torch, dtype)).eval()
+
+        def search(ids: Ids, asked: Mapping[str, Any]) -> Callable[[], Ids]:
+            source = pad([[*row, EOS] for row in ids]).to(device)
+            with torch.inference_mode():
+                found = model.generate(input_ids=source, attention_mask=(source != PAD).long(), **asked).tolist()
+            return lambda: [[token for token in row if token not in NO_TEXT] for row in found]
+
+        return search
 
     return read
 

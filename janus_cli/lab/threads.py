@@ -7,13 +7,11 @@ another down sevenfold.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 
 from janus_cli.system import usable_cores
-
-Model = TypeVar("Model")
 
 
 class Threads(NamedTuple):
@@ -64,13 +62,13 @@ def in_words(one_by_one: Mapping[str, int], in_batches: Mapping[str, int]) -> st
     return " / ".join(dict.fromkeys(str(Threads(**each)) for each in (one_by_one, in_batches)))
 
 
-class Loaded(Generic[Model]):
+class Loaded:
     """A model that takes its number of threads when it is loaded: only the one in use is held."""
 
-    def __init__(self, load: Callable[[Threads], Model]) -> None:
+    def __init__(self, load: Callable[[Threads], Any]) -> None:
         self._load = load
         self._threads: Threads | None = None
-        self._model: Model | None = None
+        self._model: Any = None
 
     def use(self, threads: Threads) -> None:
         """Loads the model for this setting, unless it is the one in use."""
@@ -79,9 +77,8 @@ class Loaded(Generic[Model]):
             self._threads, self._model = threads, self._load(threads)
 
     @property
-    def model(self) -> Model:
+    def model(self) -> Any:
         """The model in use; the first time, for as many threads as torch has."""
         if self._model is None:
             self.use(current())
-        assert self._model is not None
         return self._model

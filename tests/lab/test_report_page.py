@@ -11,9 +11,8 @@ import pytest
 
 from janus_cli.lab import plots
 from janus_cli.lab.plots import Look
-from janus_cli.lab.probe import Probe, sampled, spread
-from janus_cli.lab.report import labels
-from janus_cli.lab.report_page import RunReport, page, splits
+from janus_cli.lab.probe import Probe, RunReport, labels, sampled, spread
+from janus_cli.lab.report import page, splits
 from janus_cli.runs import Run
 
 LENGTHS = np.array([3, 4, 4, 100]), np.array([4, 4, 5, 90])
