@@ -176,7 +176,10 @@ def find_run(path: Path | None) -> Run:
         elif (path / MANIFEST).is_file():
             hint = f"it is prepared data: `{command('janus', 'inspect', path)}` shows it; {hint}"
         meant = guess(path.name, (folder.name for folder in folders))
-        raise UsageError(f"{path} is not a run: it has no recipe.yaml{meant}", hint)
+        why = "it has no recipe.yaml" if path.exists() else "there is no such folder"
+        if path.name in _published():
+            hint = f"a model that comes with janus is called {PREFIX}{path.name}"
+        raise UsageError(f"{path} is not a run: {why}{meant}", hint)
     if not folders:
         raise UsageError(f"no run under {RUNS}/", "train one with `janus train`, or name one with --run")
     return Run(max(folders, key=lambda folder: (not Run(folder).is_export, _last_written(folder))))
@@ -221,7 +224,7 @@ def pretrained(path: Path) -> Path | None:
     name = str(path).removeprefix(PREFIX)
     if name == str(path):
         return None
-    names = sorted(recipe.parent.name for recipe in PRETRAINED.glob("*/recipe.yaml"))
+    names = _published()
     if name not in names:
         raise UsageError(
             f"no model {name!r} comes with this janus{guess(name, names)}",
@@ -229,6 +232,11 @@ def pretrained(path: Path) -> Path | None:
             "its folder pretrained/, and --run takes such a folder, too",
         )
     return PRETRAINED / name
+
+
+def _published() -> list[str]:
+    """The names of the models that come with this janus."""
+    return sorted(recipe.parent.name for recipe in PRETRAINED.glob("*/recipe.yaml"))
 
 
 def _copied(model: Path) -> Run:

@@ -277,7 +277,8 @@ def _tell_references(folder: Path, split: Split, entry: dict[str, Any]) -> None:
     lines = Lines(folder / text_name(split.name, side))
     if side == REFERENCES:
         entry[REFERENCES] = references.summary([sum(map(bool, json.loads(line))) for line in lines])
-        console.say(f"{split.name}: {references.in_words(entry[REFERENCES])}")
+        instead = ", instead of its target" if entry[REFERENCES]["most"] == 1 else ""
+        console.say(f"{split.name}: {references.in_words(entry[REFERENCES])}{instead}")
     if empty := sum(line.strip() in ("", '[""]') for line in lines):
         what = f"{empty:,} of {console.counted(entry['kept'], 'line')} have an empty {side.removesuffix('s')}"
         console.warn(f"{split.name}: {what}: they are decoded and scored; {NO_REFERENCE}")

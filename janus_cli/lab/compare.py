@@ -32,7 +32,7 @@ from janus_cli.measures import BOOTSTRAP_SEED, MEASURES
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring import bootstrap, repeats
-from janus_cli.scoring.judge import Judge, judge_of, must_be_read, named_metric
+from janus_cli.scoring.judge import Judge, judge_of, must_be_read, named_metric, one_text
 from janus_cli.scoring.metrics import must_be_at_hand
 from janus_cli.scoring.scores import References, Score
 from janus_cli.system import load_average, usable_cores
@@ -347,8 +347,7 @@ class Comparison:
             console.warn(
                 f"the table no longer has {', '.join(lost)}; {kept}: a call that names these, too, has all rows again"
             )
-        gone = {name: sorted(then[name] - now[name]) for name in then if name in now and then[name] - now[name]}
-        if gone:
+        if gone := {name: sorted(then[name] - now[name]) for name in then if then[name] - now.get(name, then[name])}:
             told = "; ".join(f"{name} (seed {', '.join(map(str, seeds))})" for name, seeds in gone.items())
             console.warn(f"rows no longer have all seeds: {told}; {kept}: the earlier --seeds has them again")
         if not self.speed and any(row.get("speed") for row in before):
@@ -376,6 +375,9 @@ def scored(
     rows = []
     for name, seeds in outputs.items():
         values: dict[str, Any] = {}
+        for seed in seeds:
+            if said := one_text(seeds[seed].texts):
+                console.warn(f"{name}, seed {seed}: {said}")
         for seed, found in scores[name].items():
             for metric in found:
                 about = values.setdefault(metric.name, {"signature": metric.signature, "values": {}})

@@ -102,18 +102,6 @@ def test_scoring_asks_a_recipe_only_for_what_is_not_given(tiny_recipe: Path, she
         assert shell(*score, *words)[0] == expected
 
 
-def test_data_that_was_prepared_before_is_looked_at(empty_folder: Path, shell: Janus) -> None:
-    write_corpus()
-    assert shell(*PREPARE)[0] == 0
-    manifest = Path("data/tiny.en-zh/manifest.json")
-    about = read_json(manifest)
-    assert about.pop("target_text")["words"] == 1
-    manifest.write_text(json.dumps(about), encoding="utf-8")
-    code, _, err = shell(*TRAIN, "--set", "training.updates=4")
-    assert (code, "has no spaces between words" in err) == (0, True)
-    assert "chrf_ar" in entries(Path("runs/zh/log.jsonl"), "valid")[0]
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
