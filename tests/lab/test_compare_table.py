@@ -102,3 +102,11 @@ def test_another_metric_judges_and_knows_which_way_is_better() -> None:
     assert ours["comparison"]["difference"] < -5
     assert ours["comparison"]["seeds"]["1"]["wins"] == 1
     assert list(found(*both, judge=Judge("chrf"))[0]["ar ar.beam1"]["scores"]) == ["chrf"]
+
+
+def test_outputs_that_are_one_text_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    junk, good = ["the the"] * len(REFERENCES), [f"{n} {text}" for n, text in enumerate(REFERENCES)]
+    scored([entry("ar", 3, ar_beam1=junk), entry("cmlm", 3, nar1_lb1=good)], [REFERENCES], BLEU, None)
+    said = capsys.readouterr().err
+    assert f"ar ar.beam1, seed 3: {len(junk)} of {len(junk)} outputs are one text" in said
+    assert "cmlm" not in said

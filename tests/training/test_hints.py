@@ -35,6 +35,8 @@ REFUSED = [
     ("train --recipe squad_qg --set model.heads=3", 2, "error: --set model.heads=3: model: width 256 is not",
      "recipes show squad_qg"),
     ("inspect .", 2, ". is not a run", "it holds runs: run"),
+    ("decode runs/nowhere", 2, "runs/nowhere is not a run: there is no such folder", "runs are folders"),
+    ("decode tatoeba-deen", 2, "no such folder", "is called pretrained:tatoeba-deen"),
     ("report .", 2, ". is not a run", "it holds runs: run"),
     ("decode data/tiny.src-tgt", 2, "tiny.src-tgt is not a run", "it is prepared data"),
 ]  # fmt: skip
