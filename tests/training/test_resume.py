@@ -341,3 +341,12 @@ def test_checkpoints_of_stops_are_kept_until_there_is_a_regular_one(
             with pytest.raises(Stopped):
                 go(tiny_recipe, "run", *(() if resume else ("training.updates=9",)), resume=resume)
     assert sorted(folder.name for folder in Path("run/checkpoints").glob("step-*")) == ["step-000002", "step-000004"]
+
+
+def test_decoding_says_of_how_many_updates_a_checkpoint_is(
+    tiny_recipe: Path, shell: Callable[..., tuple[int, str, str]]
+) -> None:
+    go(tiny_recipe, "run", "training.updates=4", "training.save_every=2", "training.keep_last=2")
+    for name, said in (("step-000002", "checkpoint step-000002 (of 4 updates)"), ("last", "checkpoint step-000004: ")):
+        code, _, err = shell("decode", "--run", "run", "--checkpoint", name, "--dry-run")
+        assert (code, said in err) == (0, True), err
