@@ -54,7 +54,7 @@ class Position(Document):
 
     step: updates done. epoch, batch: where the next update's data starts. bad: skipped updates in a row.
     best, best_loss, best_step: the best validation so far. since_best: validations since then without improvement.
-    seconds: spent in updates. flops: of their matrix products.
+    seconds: spent in updates. flops: of their matrix products, if known.
     validation_due: the validation of this update was interrupted by a signal, or failed.
     """
 
@@ -67,7 +67,7 @@ class Position(Document):
     best_step: Count = 0
     since_best: Count = 0
     seconds: Seconds = 0.0
-    flops: Number = 0.0
+    flops: Number | None = None
     validation_due: Annotated[Flag, Field(alias="owed")] = False
 
 

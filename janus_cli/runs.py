@@ -36,6 +36,7 @@ RUNS = Path("runs")
 LINKS = ("best", "last")  # among the checkpoints of a run
 PROVENANCE = "provenance.json"  # of an export in any format
 PREFIX = "pretrained:"  # of the name of a model that comes with janus
+END_OF_LOG = 1 << 12  # bytes; its last line has fewer
 PRETRAINED = shipped("pretrained")
 
 
@@ -112,6 +113,14 @@ class Run:
         return self.path / "decode"
 
     @property
+    def is_unfinished(self) -> bool:
+        """Whether its log ends before the training was done; not if it has none."""
+        with suppress(OSError), self.log.open("rb") as log:
+            log.seek(max(0, log.seek(0, 2) - END_OF_LOG))
+            return b'"kind": "done"' not in log.read().rstrip().rpartition(b"\n")[2]
+        return False
+
+    @property
     def is_export(self) -> bool:
         """Whether `janus export` wrote it: the folder itself is its one checkpoint."""
         files = ("recipe.yaml", "tokenizer.json", "model.safetensors")
@@ -177,7 +186,7 @@ def find_run(path: Path | None) -> Run:
             hint = f"it is prepared data: `{command('janus', 'inspect', path)}` shows it; {hint}"
         meant = guess(path.name, (folder.name for folder in folders))
         why = "it has no recipe.yaml" if path.exists() else "there is no such folder"
-        if path.name in _published():
+        if path.name in _published() and not path.exists():
             hint = f"a model that comes with janus is called {PREFIX}{path.name}"
         raise UsageError(f"{path} is not a run: {why}{meant}", hint)
     if not folders:

@@ -174,10 +174,11 @@ class Lines:
                 f"{self.name} is compressed", f"decompress it first, as in `{command('gunzip', '-c', self.path)}`"
             )
         must_be_text(self.name, start)
-        if not start.endswith(b"\n") and (returns := start.rstrip(b"\r").count(b"\r")) > 1 and not self.quiet:
+        returns = start.rstrip(b"\r").count(b"\r")
+        if returns > 1 and not start.endswith(b"\n") and len(start) < READ_OF_A_LINE and not self.quiet:
             console.warn(
-                f"{self.name} is one line with {returns:,} carriage returns inside, as old Macs ended lines; for lines "
-                f"of their own: `tr '\\r' '\\n' < {command(self.path)} > NEW`"
+                f"{self.name} is one line with {returns:,} carriage returns inside, as old Macs ended lines: "
+                "`tr '\\r' '\\n'` makes lines of them"
             )
         if start.startswith(BOM) and not self.quiet:
             console.say(f"{self.name}: byte order mark removed")

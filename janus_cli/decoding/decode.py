@@ -38,7 +38,7 @@ from janus_cli.scoring.judge import one_text
 from janus_cli.system import take_threads, threads, waiting_on_stdin
 from janus_cli.terminal import command
 from janus_cli.training import draft_head
-from janus_cli.training.checkpoint import fingerprint, read_checkpoint, read_state, step_of
+from janus_cli.training.checkpoint import fingerprint, read_checkpoint, read_state
 
 ELSEWHERE = "name another file with --out"
 FIRST_LINES = 1000  # whose outputs are compared with each other
@@ -125,9 +125,7 @@ class Job(ABC):
         options["engine"] = f"torch ({why})" if why else "onnx"
         used = ", ".join([self.plan.mode, *(f"{name} {value}" for name, value in options.items())])
         verb = "would decode" if self.dry_run else "decoding"
-        of, updates = "", self.plan.recipe.training.updates
-        if folder.name.startswith("step-") and step_of(folder) < updates:
-            of = f" (of {updates:,} updates)"
+        of = " (its training is not done)" if run.is_unfinished else ""
         console.say(f"{verb} {self.what} with {run.path}, checkpoint {folder.name}{of}: {used}")
         if self.resumed:
             console.say(f"resuming after {counted(self.progress.done, 'finished line')}")

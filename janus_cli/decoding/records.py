@@ -39,7 +39,7 @@ from janus_cli.files import Busy, held
 from janus_cli.system import sync as sync_folder
 from janus_cli.system import whose
 
-FORMAT = 2
+FORMAT = 3
 DONE = b'{"done": '
 LONGEST = 64 * MEBI  # bytes of a line
 READING = {"read": "source_tokens", "unknown": "unknown_source_tokens", "cut": "sources_cut"}  # counts, in summaries

@@ -50,8 +50,8 @@ class Rules(NamedTuple):
             forbidden.append(early.reshape(1, 1).expand(values.size(0), 1))
         if forbidden:
             places = graph.concat(*forbidden, axis=1)
-            hidden = values.put(places, graph.floats([[IMPOSSIBLE]]).expand(places.size(0), places.size(1)))
-            values = graph.where(hidden.over("Max", 1, keep=True) > IMPOSSIBLE / 2, hidden, values)
+            without = values.put(places, graph.floats([[IMPOSSIBLE]]).expand(places.size(0), places.size(1)))
+            values = graph.where(without.over("Max", 1, keep=True) > IMPOSSIBLE / 2, without, values)
         if self.first:
             only = graph.range(values.size(1)).equals(self.first)
             values = graph.where(place.equals(0), graph.where(only, 0.0, IMPOSSIBLE), values)

@@ -31,12 +31,12 @@ class Screen:
         self.network, self.never, self.kernel = network, never, kernel(network.graph)
 
     def __call__(self, states: Value, obeying: Callable[[Value], Value]) -> Value:
-        """states (N, D) -> tokens (N, 1). obeying: takes logits (N, V), and hides what must not be written."""
+        """states (N, D) -> tokens (N, 1). obeying: takes logits (N, V), and rules out what must not be written."""
         network, graph = self.network, self.network.graph
         rounded, candidates = obeying(self.logits(states, self.never)).top(EXACT)
         rows, bias = network.weight(network.output).gather(candidates), network.output_bias(self.never)
         exact = graph.op("MatMul", rows, states.unsqueeze(2)).squeeze(2) + bias.gather(candidates)
-        exact = graph.where(rounded > IMPOSSIBLE / 2, exact, rounded)  # what is hidden stays so
+        exact = graph.where(rounded > IMPOSSIBLE / 2, exact, rounded)  # what is impossible stays so
         best = exact.over("Max", 1, keep=True)
         found = graph.where(exact.equals(best), candidates, network.vocabulary).over("Min", 1, keep=True)
         others = rounded.cut(EXACT - 1, EXACT, 1) + self._error(states)  # no other token has a higher logit than this

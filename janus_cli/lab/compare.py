@@ -372,11 +372,11 @@ def scored(
         for name, seeds in outputs.items()
     }  # fmt: skip
     base = next((name for name in (against, *BASELINES, *scores) if scores.get(name or "")), None)
-    rows = []
+    rows, alike = [], any(one_text([text or "" for text in column]) for column in references or ())
     for name, seeds in outputs.items():
         values: dict[str, Any] = {}
-        for seed in seeds:
-            if said := one_text(seeds[seed].texts):
+        for seed, output in seeds.items():
+            if not alike and (said := one_text(output.texts)):
                 console.warn(f"{name}, seed {seed}: {said}")
         for seed, found in scores[name].items():
             for metric in found:

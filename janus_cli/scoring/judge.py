@@ -68,7 +68,7 @@ class Judge:
         """Says which metric judges text that is not made of words between spaces, or may not be."""
         title, others = self.measure.title, "`scoring.metric: chrf` or `--metric chrf`"
         if self.missing:
-            console.warn(f"{self.missing} is not there: whether {title} can judge such text is not known; {others} can")
+            console.warn(f"of {self.missing} nothing is noted: whether {title} can judge it is not known; {others} can")
         elif self.trouble and self.measure.words:
             console.warn(f"the target text {self.trouble}: {title} cannot judge it; {others} can")
         elif self.trouble:
@@ -109,7 +109,7 @@ def judge_of(
         shape = Shape.of(text)
     judge = choose(named, tokenize or recipe.scoring.tokenize, shape)
     unknown = shape is None and named is None
-    return replace(judge, missing="the text that it was trained on") if unknown else judge
+    return replace(judge, missing="the text of the training") if unknown else judge
 
 
 def judge_of_run(run: Run, metric: str | None = None, tokenize: str | None = None, text: Sequence[str] = ()) -> Judge:

@@ -395,7 +395,7 @@ def _begin(recipe: Recipe, run: Run, data: Prepared, origin: Mapping[str, Any] |
         gone = f"{console.counted(steps, 'checkpoint')} and {console.counted(texts, 'decoding')}"
         console.say(f"starting over: {gone} of the earlier run are removed")
     if exports := sorted(str(file.parent) for file in run.path.glob(f"export/*/{runs.PROVENANCE}")):
-        console.warn(f"of the earlier run's model, and kept: {', '.join(exports)}")
+        console.warn(f"exports of the earlier run's model are kept: {', '.join(exports)}")
     for folder in (run.checkpoints, run.decoded, run.path / "tensorboard"):
         shutil.rmtree(folder, ignore_errors=True)
     for file in (run.log, run.lexicon, run.path / "run.txt"):

@@ -182,7 +182,8 @@ class Trainer:
         if not isfinite(norm):
             position.bad += 1
             self._skip(window, "gradient not finite" if results else "out of memory")
-        position.flops += counts["flops"]
+        if position.step == 0 or position.flops is not None:
+            position.flops = (position.flops or 0.0) + counts["flops"]
         position.step += 1
         position.seconds += perf_counter() - began
         self.signal, self.metrics = _agreed_signal(counts), {}

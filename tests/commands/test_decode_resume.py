@@ -260,7 +260,7 @@ def spoil(old: bytes, new: bytes) -> Callable[[], object]:
         (rewrite("ba\n"), [*BEGUN, "--resume"], 3, "line 1 of the input is not the one"),
         (rewrite(""), [*BEGUN, "--resume"], 3, "line 1 of the input is not the one"),
         (lambda: Path("mine").write_text("precious"), [*BEGUN, "--resume"], 2, "mine exists already"),
-        (spoil(b'{"format": 2', b'{"format": 1'), [*BEGUN], 3, ".mine.partial is damaged"),
+        (spoil(b'{"format": 3', b'{"format": 1'), [*BEGUN], 3, ".mine.partial is damaged"),
         (spoil(b'"format"', b""), [*BEGUN, "--resume"], 3, ".mine.partial is damaged"),
         (spoil(b'\n{"index"', b'\n"index"'), [*BEGUN, "--resume"], 3, ".mine.partial is damaged after record 0"),
     ],

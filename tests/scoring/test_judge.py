@@ -76,7 +76,10 @@ def test_where_no_text_is_known_references_decide(capsys: pytest.CaptureFixture[
     judge = judge_of(recipe(), {})
     assert (judge.metric, capsys.readouterr().err) == ("bleu", "")
     judge.introduce()
-    assert "is not there: whether BLEU can judge such text is not known" in capsys.readouterr().err
+    assert (
+        "of the text of the training nothing is noted: whether BLEU can judge it is not known"
+        in capsys.readouterr().err
+    )
     assert judge_of(recipe(), {}, text=["Goethe"]).metric == "chrf"
 
 

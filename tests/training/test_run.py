@@ -320,7 +320,7 @@ def test_starting_over_counts_what_it_removes(tiny_recipe: Path, capsys: pytest.
     assert f"{steps} checkpoint" in said
     assert "1 decoding" in said
     assert not Path("run/decode/test.ar.txt").exists()
-    assert f"kept: {exported}" in said, "an export may be all that is left of a model"
+    assert f"are kept: {exported}" in said, "an export may be all that is left of a model"
     assert (exported / "model.safetensors").is_file()
 
 
