@@ -386,11 +386,11 @@ def test_a_damaged_manifest_of_a_run_is_refused_wherever_it_is_read(trained: Pat
 
 
 HEADER = json.dumps(
-    {"format": 2, "files": ["out"], "replace": [False], "checkpoint": "x", "sha256": "x", "options": {}}
+    {"format": 3, "files": ["out"], "replace": [False], "checkpoint": "x", "sha256": "x", "options": {}}
 )
 DONE = '{"done": 1, "tokens": 2, "passes": 1, "seconds": 1}'
 PARTIAL = [
-    '{"format": 2}', DEEP, "[]", f"{HEADER}\n{DEEP}\n{DONE}", f'{HEADER}\n{{"done": "x"}}', f'{HEADER}\n{{"done": -1}}',
+    '{"format": 3}', DEEP, "[]", f"{HEADER}\n{DEEP}\n{DONE}", f'{HEADER}\n{{"done": "x"}}', f'{HEADER}\n{{"done": -1}}',
     f'{HEADER}\n{{"done": 1, "tokens": {DEEP}}}', HEADER.replace("[false]", "[1]"),
 ]  # fmt: skip
 

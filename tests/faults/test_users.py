@@ -20,7 +20,7 @@ from tests.conftest import Janus
 from tests.helpers import edit_json
 
 Patch = pytest.MonkeyPatch
-HEADER = {"format": 2, "files": ["x"], "replace": [False], "checkpoint": "x", "sha256": "x", "options": {}}
+HEADER = {"format": 3, "files": ["x"], "replace": [False], "checkpoint": "x", "sha256": "x", "options": {}}
 PARTIAL = f'{json.dumps(HEADER)}\n{{"done": 1, "tokens": 2, "passes": 1, "seconds": 1}}\n'
 KEEP = "--set training.updates=8 --set training.keep_last=1 --allow-change training.updates training.keep_last"
 COMMANDS = [  # with the exit code, and what is said
