@@ -40,13 +40,18 @@ def tell(splits: Sequence[Split], data: Data) -> None:
         if repeated > MUCH * split.lines:
             what = f"{split.name}: {repeated:,} of {split.lines:,} lines repeat the source of another"
             console.say(f"{what}; {POOL}")
-    hashes = {split.name: list(map(hash, _pairs(split))) for split in others}
+    names: dict[str, list[int]] = {split.name: [] for split in paired}
+
+    def pairs(split: Split) -> Iterator[tuple[bytes, bytes]]:
+        """Notes headers on the way."""
+        for number, pair in enumerate(_pairs(split), 1):
+            if pair in headers:
+                names[split.name].append(number)
+            yield pair
+
+    hashes = {split.name: list(map(hash, pairs(split))) for split in others}
     known, met, copies = set().union(*hashes.values()), set[int](), 0
-    names = {split.name: [n for n, pair in enumerate(_pairs(split), 1) if pair in headers] for split in others}
-    names[train.name] = []
-    for number, pair in enumerate(_pairs(train), 1):
-        if pair in headers:
-            names[train.name].append(number)
+    for pair in pairs(train):
         copies += pair[0] == pair[1]
         if (found := hash(pair)) in known:
             met.add(found)

@@ -125,7 +125,7 @@ class Job(ABC):
         options["engine"] = f"torch ({why})" if why else "onnx"
         used = ", ".join([self.plan.mode, *(f"{name} {value}" for name, value in options.items())])
         verb = "would decode" if self.dry_run else "decoding"
-        of = " (its training is not done)" if run.is_unfinished else ""
+        of = " (of an unfinished training)" if run.is_unfinished else ""
         console.say(f"{verb} {self.what} with {run.path}, checkpoint {folder.name}{of}: {used}")
         if self.resumed:
             console.say(f"resuming after {counted(self.progress.done, 'finished line')}")
@@ -207,11 +207,6 @@ class Job(ABC):
             if self.records is not None:
                 self.records.add(records, self.progress)
             yield window, records
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """`Timing.counts` of all lines."""
-        return self.progress.counts
 
 
 @dataclass(kw_only=True)
@@ -386,7 +381,7 @@ class Decode(Job):
                 "another encoding, convert it: `iconv -f ENCODING -t UTF-8`"
             )
         # Some lines were cut before they were tokens.
-        tell(lines.name, {**self.counts, "cut": max(self.counts.get("cut", 0), lines.cut)}, self.plan)
+        tell(lines.name, {**self.progress.counts, "cut": max(self.progress.counts.get("cut", 0), lines.cut)}, self.plan)
         done, tokens, passes, seconds, counts, _ = self.progress
         rates = [count / max(seconds, 1e-9) for count in (done, tokens)]
         passes_mean = passes / max(1, done)

@@ -125,7 +125,7 @@ class Distill(Job):
         teacher = {**self.teacher, "step": self.step, "seconds": round(progress.seconds, 3), **progress.reading}
         force = self.records.files[self.target]
         manifest = write(self.sources, self.records, self.target, teacher, surest=self.surest, force=force)
-        found, counts = manifest["distilled"], self.counts
+        found, counts = manifest["distilled"], self.progress.counts
         # Only the search knows what else the limit may have cut, and earlier versions have not counted it.
         limited = max(found["at_limit"], counts.get("limit", 0))
         tell(str(self.target), {**counts, "unk": found["unk"], "limit": limited}, self.plan)

@@ -154,10 +154,8 @@ class Records:
                         and line.endswith(b"\n")
                         and (values := parsed_line(line, documents.RecordsProgress))
                     ):
-                        progress, self._end = (
-                            Progress(**{name: values[name] for name in Progress._fields if name in values}),
-                            end,
-                        )
+                        self._end = end
+                        progress = Progress(**{name: values[name] for name in Progress._fields if name in values})
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as problem:

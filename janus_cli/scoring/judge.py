@@ -31,14 +31,14 @@ FEW_OUTPUTS = 10  # that are one text by chance
 class Judge:
     """A metric. tokenize: how BLEU splits words.
 
-    trouble: what keeps words from judging the target text; empty if nothing does. missing: what would tell that, if the
-    text decides and cannot be looked at.
+    trouble: what keeps words from judging the target text; empty if nothing does. unknown: the text decides, and there
+    is none to look at.
     """
 
     metric: str
     tokenize: str = USUAL
     trouble: str = field(default="", compare=False)
-    missing: str = field(default="", compare=False)
+    unknown: bool = field(default=False, compare=False)
 
     @property
     def measure(self) -> Measure:
@@ -67,8 +67,8 @@ class Judge:
     def introduce(self) -> None:
         """Says which metric judges text that is not made of words between spaces, or may not be."""
         title, others = self.measure.title, "`scoring.metric: chrf` or `--metric chrf`"
-        if self.missing:
-            console.warn(f"of {self.missing} nothing is noted: whether {title} can judge it is not known; {others} can")
+        if self.unknown:
+            console.warn(f"the kind of text was not noted, so {title} may be unable to judge it; {others} can")
         elif self.trouble and self.measure.words:
             console.warn(f"the target text {self.trouble}: {title} cannot judge it; {others} can")
         elif self.trouble:
@@ -108,8 +108,7 @@ def judge_of(
     if shape is None and text:
         shape = Shape.of(text)
     judge = choose(named, tokenize or recipe.scoring.tokenize, shape)
-    unknown = shape is None and named is None
-    return replace(judge, missing="the text of the training") if unknown else judge
+    return replace(judge, unknown=shape is None and named is None)
 
 
 def judge_of_run(run: Run, metric: str | None = None, tokenize: str | None = None, text: Sequence[str] = ()) -> Judge:

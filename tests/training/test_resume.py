@@ -353,4 +353,4 @@ def test_decoding_says_that_a_training_is_not_done(
     ):
         Path("run/log.jsonl").write_bytes(log)
         code, _, err = shell("decode", "--run", "run", "--dry-run")
-        assert (code, "its training is not done" in err) == (0, unfinished), err
+        assert (code, "of an unfinished training" in err) == (0, unfinished), err
