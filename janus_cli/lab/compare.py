@@ -53,7 +53,7 @@ TRAININGS = {
     "ms an update": ".0f", "parameters": ",",
 }  # fmt: skip
 ROWS = {  # after system, decoding and scores
-    "difference": "+.2f", "p": ".3f", "words twice": ".1%", "trigrams again": ".1%", "length": ".2f",
+    "difference": "+.2f", "95 %": "", "p": ".3f", "words twice": ".1%", "trigrams again": ".1%", "length": ".2f",
     "passes": ".1f", "one by one, ms": ".1f", "sentences/s": ",.0f", "threads": "",
 }  # fmt: skip
 BASELINES = ("ar ar.beam5", "ar ar.beam1")  # rows to compare with by default
@@ -399,19 +399,14 @@ def _mean_rates(seeds: Sequence[repeats.Rates]) -> repeats.Rates:
 
 
 def _compared(ours: Mapping[int, Sequence[Score]], base: Mapping[int, Sequence[Score]]) -> dict[str, Any] | None:
-    """The first metric, for each seed that both rows have: mean difference and largest p; None without such seeds."""
-    seeds = {
-        seed: bootstrap.compare(metrics[:1], base[seed][:1], bootstrap.SAMPLES, BOOTSTRAP_SEED)[0]
-        for seed, metrics in ours.items()
-        if seed in base
-    }
-    if not seeds:
+    """The first metric over the seeds that both rows have, and for each of them; None without such seeds."""
+    pairs = {str(seed): (metrics[:1], base[seed][:1]) for seed, metrics in ours.items() if seed in base}
+    if not pairs:
         return None
-    return {
-        "difference": fmean(each.difference for each in seeds.values()),
-        "p": max(each.p for each in seeds.values()),
-        "seeds": {str(seed): asdict(each) for seed, each in seeds.items()},
-    }
+    how = (bootstrap.SAMPLES, BOOTSTRAP_SEED)
+    first, second = ([score for each in side for score in each] for side in zip(*pairs.values(), strict=True))
+    seeds = {seed: asdict(bootstrap.compare(*pair, *how)[0]) for seed, pair in pairs.items()}
+    return {**asdict(bootstrap.compare_seeds(first, second, *how)), "seeds": seeds}
 
 
 def budget(settings: Mapping[str, Any]) -> str:
@@ -435,6 +430,7 @@ def table(results: Mapping[str, Any]) -> str:
     words = {
         "doubt": bootstrap.says_little({judged: values}, results["sentences"]),
         "measure": MEASURES[judged], "budget": budget(settings), "samples": bootstrap.SAMPLES,
+        "seeds": len({each["seed"] for each in results["systems"]}),
         "signatures": {each["signature"]: name for row in results["rows"] for name, each in row["scores"].items()},
         "tables": [
             markdown(TRAININGS, map(_training_values, results["systems"])),
@@ -469,7 +465,8 @@ def _row_values(row: Mapping[str, Any], metrics: Sequence[str]) -> list[Any]:
     speed, compared = row["speed"], row["comparison"]
     return [
         row["system"], row["label"], *(_mean(name, row["scores"].get(name)) for name in metrics),
-        compared and compared["difference"], compared and compared["p"], *row["repeats"].values(), row["passes"],
+        compared and compared["difference"], compared and "{low:+.2f} to {high:+.2f}".format_map(compared["interval"]),
+        compared and compared["p"], *row["repeats"].values(), row["passes"],
         speed and 1000 * speed["p50"]["median"], speed and speed["sentences_per_second"]["median"],
         speed and in_words(*speed["threads"]),
     ]  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +59,23 @@ def compare(first: Sequence[Score], second: Sequence[Score], samples: int, seed:
     """
     values = _resample([*first, *second], samples, seed)
     pairs = zip(first, second, values[: len(first)], values[len(first) :], strict=True)
-    return [_compare(*pair) for pair in pairs]
+    return [_compare(one, one.value - other.value, *drawn) for one, other, *drawn in pairs]
+
+
+def compare_seeds(first: Sequence[Score], second: Sequence[Score], samples: int, seed: int) -> Comparison:
+    """Compares the means of two systems over the seeds that they were trained with; deterministic for a seed.
+
+    first, second: one metric, a score for each seed of the system. A sample draws seeds as well as lines, for each
+    system on its own: the interval and p are about other seeds, too, as far as so few show how much they differ.
+    """
+    values, rng = _resample([*first, *second], samples, seed), np.random.default_rng(seed)
+
+    def mean_of_drawn(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        drawn = rng.integers(0, len(scores), scores.shape)
+        return np.asarray(np.take_along_axis(scores, drawn, axis=0).mean(axis=0))
+
+    observed = fmean(each.value for each in first) - fmean(each.value for each in second)
+    return _compare(first[0], observed, mean_of_drawn(values[: len(first)]), mean_of_drawn(values[len(first) :]))
 
 
 def says_little(values: Mapping[str, Sequence[float]], lines: int) -> str:
@@ -72,16 +89,16 @@ def says_little(values: Mapping[str, Sequence[float]], lines: int) -> str:
     return f"p says little: {' and '.join(why)}" if why else ""
 
 
-def _compare(first: Score, second: Score, firsts: NDArray[np.float64], seconds: NDArray[np.float64]) -> Comparison:
-    """firsts, seconds: the values of the samples, (samples,)."""
-    observed, differences = first.value - second.value, firsts - seconds
+def _compare(metric: Score, observed: float, firsts: NDArray[np.float64], seconds: NDArray[np.float64]) -> Comparison:
+    """observed: the difference on the test set. firsts, seconds: the values of the samples, (samples,)."""
+    differences = firsts - seconds
     # Centred at zero, the samples are the null distribution of two equal systems. The +1 keeps p above zero: it counts
     # the test set itself as one more sample. The tolerance allows for rounding in the mean.
     by_chance = np.abs(differences - differences.mean())
     extreme = int(np.sum(by_chance >= abs(observed) - 1e-9))
-    better = differences > 0 if first.measure.higher_is_better else differences < 0
+    better = differences > 0 if metric.measure.higher_is_better else differences < 0
     return Comparison(
-        first.name, _interval(firsts), _interval(seconds), observed, _interval(differences), float(better.mean()),
+        metric.name, _interval(firsts), _interval(seconds), observed, _interval(differences), float(better.mean()),
         p=(extreme + 1) / (len(differences) + 1),
     )  # fmt: skip
 

@@ -33,7 +33,7 @@ def found(
     return {f"{row['system']} {row['label']}": row for row in rows}, base
 
 
-def test_a_difference_is_ours_less_theirs_and_p_is_that_of_the_least_certain_seed() -> None:
+def test_a_difference_is_ours_less_theirs_over_seeds_and_for_each_seed() -> None:
     rows, base = found(
         entry("ar", 1, ar_beam1=WORSE), entry("ar", 2, ar_beam1=REFERENCES),
         entry("janus", 1, 4.0, nar4_lb1=REFERENCES), entry("janus", 2, 5.0, nar4_lb1=REFERENCES),
@@ -48,7 +48,9 @@ def test_a_difference_is_ours_less_theirs_and_p_is_that_of_the_least_certain_see
     assert compared["difference"] == pytest.approx((100 - low) / 2)
     assert [compared["seeds"][seed]["difference"] for seed in "12"] == [pytest.approx(100 - low), pytest.approx(0)]
     assert compared["seeds"]["1"]["p"] < 0.01
-    assert compared["p"] == compared["seeds"]["2"]["p"] > 0.9
+    assert compared["interval"]["low"] == 0, "both seeds drawn may be the one that is as good"
+    assert compared["interval"]["high"] > 40
+    assert compared["p"] > 0.1
 
 
 def test_the_named_row_is_what_the_others_are_compared_with() -> None:

@@ -7,7 +7,7 @@ import pytest
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.significance import PairedTest
 
-from janus_cli.scoring.bootstrap import compare, intervals
+from janus_cli.scoring.bootstrap import compare, compare_seeds, intervals
 from janus_cli.scoring.metrics import score
 from janus_cli.scoring.scores import Score
 
@@ -81,6 +81,23 @@ def test_lines_are_drawn_in_pairs() -> None:
     assert found.interval.low == pytest.approx(1)
     assert found.interval.high == pytest.approx(1)
     assert found.wins == 1
+
+
+def test_with_one_seed_a_comparison_over_seeds_is_that_of_its_outputs() -> None:
+    for one, other, found in zip(GOOD, BAD, compare(GOOD, BAD, 40, 3), strict=True):
+        assert compare_seeds([one], [other], 40, 3) == found
+
+
+def test_a_difference_that_depends_on_the_seed_is_not_sure() -> None:
+    # Every line differs by 10 with one seed and by -2 with the other: sure for these seeds, not for others.
+    base = [0.0, 100.0] * 50
+    unequal = [means([value + more for value in base]) for more in (10, -2)]
+    alike = [means([value + more for value in base]) for more in (4.1, 3.9)]
+    unsure, sure = (compare_seeds(seeds, [means(base)] * 2, samples=200, seed=1) for seeds in (unequal, alike))
+    assert unsure.difference == pytest.approx(4) == sure.difference
+    assert (unsure.interval.low, unsure.interval.high) == (pytest.approx(-2), pytest.approx(10))
+    assert (sure.interval.low, sure.interval.high) == (pytest.approx(3.9), pytest.approx(4.1))
+    assert sure.p < 0.05 < unsure.p
 
 
 def test_intervals_against_the_normal_approximation() -> None:
