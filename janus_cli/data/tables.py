@@ -38,6 +38,7 @@ STARTS: dict[bytes, Kind] = {
 COLUMNAR: tuple[Kind, ...] = (*STARTS.values(), "data set")
 DELIMITED: tuple[Kind, ...] = ("TSV", "CSV")
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of a CSV; the first that fits is taken
+MORE = 10  # rows that do not fit, besides the first, are named
 HEAD = 20  # lines that decide where the suffix does not
 COLUMN = "name it with --column"  # a hint
 ALIGNED = "of aligned text name both files, the source first"
@@ -355,18 +356,26 @@ class Texts:
         if all(name.isdecimal() for name in self.columns):  # no header
             rows = chain([(start, first)], rows)
         places = [int(name) - 1 if name.isdecimal() else first.index(name) for name in self.columns]
-        for number, cells in _without_blank_end(rows) if len(first) > 1 else rows:
+        rows = _without_blank_end(rows) if len(first) > 1 else rows
+        for number, cells in rows:
             if len(cells) != len(first):
-                raise DataError(
-                    f"{self._place(number)} has {counted(len(cells), 'column')}, line {start} has {len(first)}",
-                    "quote texts with the delimiter inside"
-                    if self.table.kind == "CSV"
-                    else "a tab always begins a column; with quotes: .csv",
-                )
+                raise self._of_another_width((number, cells), (start, first), rows)
             chosen = [cells[place] for place in places]
             if self.table.kind == "TSV":
                 self.in_quotes += sum(cell[:1] == cell[-1:] == '"' and '""' in cell[1:-1] for cell in chosen)
             yield number, [self._text(cell, name, number) for cell, name in zip(chosen, self.columns, strict=True)]
+
+    def _of_another_width(self, row: Row, header: Row, rest: Iterator[Row]) -> DataError:
+        """All such rows are counted, so that they can be mended at once."""
+        (number, cells), (start, first), more = row, header, list[int]()
+        with suppress(DataError):  # said once these are mended
+            more += (place for place, others in rest if len(others) != len(first))
+        shown = ", ".join(map(str, more[:MORE])) + ", …" * (len(more) > MORE)
+        also = f"; {counted(len(more), 'row')} after it, too, {'does' if len(more) == 1 else 'do'} not fit: {shown}"
+        csv = "quote texts with the delimiter inside"
+        hint = csv if self.table.kind == "CSV" else "a tab always begins a column; with quotes: .csv"
+        said = f"{self._place(number)} has {counted(len(cells), 'column')}, line {start} has {len(first)}"
+        return DataError(said + also * bool(more), hint)
 
     def _cell(self, value: Any, name: str, number: int) -> Cell:
         if isinstance(value, list) and not (self.single and name == self.columns[0]):

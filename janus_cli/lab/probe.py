@@ -45,6 +45,8 @@ from janus_cli.lab.plots import Look
 from janus_cli.lab.rows import references_of, sentences
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
+from janus_cli.scoring import inputs
+from janus_cli.scoring.judge import judge_of_run
 from janus_cli.scoring.scores import References
 from janus_cli.training.checkpoint import read_checkpoint, read_state, steps
 
@@ -117,7 +119,7 @@ class RunReport:
     """The data of one run for the page. missing: why recipe, log, manifest, lengths or probe is missing.
 
     train, valid: curves of the log. lengths: of every source and target of the training split, tokens without EOS.
-    decoded: summaries of its decoded splits. damage: what is wrong with its checkpoint, if anything.
+    decoded: its decoded splits, see `decoded_split`. damage: what is wrong with its checkpoint, if anything.
     """
 
     label: str
@@ -164,7 +166,7 @@ def gather(label: str, run: Run, look: Look, device: torch.device, sentences: in
     report.train, report.valid = report.log.curves("train"), report.log.curves("valid")
     report.manifest = attempt("manifest", run.read_manifest)
     files = sorted(run.decoded.glob("*.json"))
-    report.decoded = attempt("decoded", lambda: [documents.read(each, documents.DecodedSplit) for each in files]) or ()
+    report.decoded = attempt("decoded", lambda: [decoded_split(run, each) for each in files]) or ()
     if recipe is None or report.manifest is None:
         reason = report.missing["manifest" if recipe else "recipe"]
         report.missing |= {"lengths": reason, "probe": reason}
@@ -172,6 +174,15 @@ def gather(label: str, run: Run, look: Look, device: torch.device, sentences: in
     report.lengths = attempt("lengths", lambda: open_store(run, recipe, "train").lengths())
     report.probe = attempt("probe", lambda: read_checkpoint(run.path, None, partial(probe, sentences, device)))
     return report
+
+
+def decoded_split(run: Run, summary: Path) -> dict[str, Any]:
+    """What `janus decode` noted of a split, and its `score` by the metric of the run; None without references."""
+    hypotheses, files = inputs.decoding_of(summary)
+    references = [column for each in files for column in inputs.read_references(each)]
+    judge = judge_of_run(run, text=[text for column in references for text in column if text])
+    score = judge.score(inputs.read_hypotheses(hypotheses), references) if references else None
+    return {**documents.read(summary, documents.DecodedSplit), "score": score}
 
 
 def probe(count: int, device: torch.device, run: Run, folder: Path) -> Probe:

@@ -384,21 +384,27 @@ def _calibration(reports: Reports) -> list[Block]:
 
 
 def _outputs(reports: Reports) -> list[Block]:
-    """What `janus decode` wrote of splits, and how much of it repeats."""
+    """What `janus decode` wrote of splits, its score, and how much of it repeats."""
+    scores = [about["score"] for each in reports for about in each.decoded if about["score"]]
+    titles = list(dict.fromkeys(score.measure.head for score in scores))
     columns = {
-        "": "", "checkpoint": "", "update": ",", "sentences": ",", "passes": ".1f", "sentences/s": ",.1f",
+        "": "", "checkpoint": "", "update": ",", "sentences": ",", **dict.fromkeys(titles, ".2f"), "passes": ".1f",
+        "sentences/s": ",.1f",
         "words that equal the one before": ".1%", "trigrams that stand twice": ".1%", "length / references": ".2f",
     }  # fmt: skip
     rows = [
         [
             ", ".join([each.label, about.get("split", ""), about.get("label", "")]),
-            *(about.get(name) for name in ("checkpoint", "step", "sentences", "passes_mean", "sentences_per_second")),
+            *(about.get(name) for name in ("checkpoint", "step", "sentences")),
+            *(score.value if (score := about["score"]) and score.measure.head == title else None for title in titles),
+            *(about.get(name) for name in ("passes_mean", "sentences_per_second")),
             *{**NOTHING, **about.get("repeats", {})}.values(),
         ]
         for each in reports
         for about in each.decoded
     ]  # fmt: skip
-    return [Block(columns=columns, rows=rows)] if rows else [Block(note="nothing yet: see janus decode")]
+    note = "; ".join(dict.fromkeys(f"{score.measure.head}: {score.signature}" for score in scores))
+    return [Block(note=note, columns=columns, rows=rows)] if rows else [Block(note="nothing yet: see janus decode")]
 
 
 def _decodes(reports: Reports) -> list[Block]:

@@ -42,7 +42,7 @@ def newest_decoding(run: Path | None) -> Decoding:
             f"nothing was decoded with {newest.path} yet",
             f"run `{command('janus', 'decode', '--run', newest.path)}`, or name a file",
         )
-    return _read_summary(max(summaries, key=lambda path: (path.stat().st_mtime_ns, path.name)))
+    return decoding_of(max(summaries, key=lambda path: (path.stat().st_mtime_ns, path.name)))
 
 
 def decoding_like(first: Path, place: Path) -> Path:
@@ -89,7 +89,7 @@ def find_references(hypotheses: Path, run: Path | None) -> list[Path]:
         raise DataError(f"{hypotheses} does not exist", "`janus decode` writes hypotheses to RUN/decode/")
     summary = hypotheses.with_suffix(".json")  # <split>.<label>.txt, .jsonl and .json belong together
     if hypotheses != STDIN and _is_summary(summary):
-        decoded, references = _read_summary(summary)
+        decoded, references = decoding_of(summary)
     elif hypotheses == STDIN or run is not None:
         decoded, references = newest_decoding(run)
     else:
@@ -113,7 +113,8 @@ def _is_summary(path: Path) -> bool:
     return False
 
 
-def _read_summary(path: Path) -> Decoding:
+def decoding_of(path: Path) -> Decoding:
+    """What the summary of a decoding names. Raises DataError if it is damaged."""
     summary = documents.read(path, documents.DecodedSplit)
     names = [summary["hypotheses"], *(summary.get("references") or [])]
     if outside := [name for name in names if not name or Path(name).name != name]:

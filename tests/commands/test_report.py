@@ -115,6 +115,22 @@ def test_one_run_by_default_the_newest_into_its_folder(report: Report) -> None:
     assert 'class="missing"' not in made.text
 
 
+def test_what_was_decoded_is_scored_by_the_metric_of_the_run(report: Report) -> None:
+    output = Path("runs/janus/decode/test.ar.txt")
+    wanted = Path("data/demo/test.target.txt").read_text(encoding="utf-8")
+    reference = output.with_name("test.reference.txt")
+    for file in (output, reference):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(wanted, encoding="utf-8")
+    summary = {"hypotheses": output.name, "references": [reference.name], "split": "test", "label": "ar"}
+    output.with_suffix(".json").write_text(json.dumps(summary), encoding="utf-8")
+    made = page(report("runs/janus", "--sentences", "2"))
+    assert ">BLEU<" in made.text
+    row = re.search(r"<tr><th>janus, test, ar</th>(.*?)</tr>", made.text)
+    assert row
+    assert "<td>100.00</td>" in row[1]
+
+
 def test_a_run_that_writes_blocks_has_no_length_head(report: Report) -> None:
     made = page(report("runs/bang", "--sentences", "2"))
     assert "bang has no length head: its objective writes until EOS" in made.sections["lengths"]

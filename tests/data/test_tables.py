@@ -141,6 +141,7 @@ def test_what_the_csv_module_writes_comes_back(tmp_path_factory: pytest.TempPath
         ("x.jsonl", OBJECTS, "3", "has no column '3'; its columns: 1 'a', 2 'b'"),
         ("x.tsv", "a\tb\nc\td\ne\tf\tg\n", "1", "x.tsv:3 has 3 columns, line 1 has 2"),
         ("x.tsv", "de\ten\n\na\tb\n", "de", "x.tsv:2 has 1 column, line 1 has 2"),
+        ("x.tsv", "a\tb\nc\nd\te\nf\ng\th\ti\n\n", "1", "2 rows after it, too, do not fit: 4, 5"),
         ("x.csv", 'de,en\n"a\nb",c\nd,e, f\n', "de", "x.csv:4 has 3 columns, line 1 has 2"),
         ("x.csv", 'de,en\na,b\n"c,d\ne,f\n', "de", "x.csv:3: the row that begins here is no CSV"),
         ("x.tsv", b"a\tb\nc\t\xff\n", "1", "x.tsv:2:3: byte 0xff is not UTF-8"),
