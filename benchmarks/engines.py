@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name in ("torch", "auto"):
                 options = {**row_options([mode])[mode], "batch_sentences": batch, "engine": name}
                 translator = Translator(engine, tokenizers, choose(recipe, options), scores=not asked.no_scores)
-                found.append([result for window in translator.windows(Lines(file)) for result in window])
+                found.append([*translator.results(Lines(file))])
                 seconds.append(sum(translator.timing.seconds))
             pairs = [pair for pair in zip(*found, strict=True) if pair[0].text != pair[1].text]
             different += len(pairs)

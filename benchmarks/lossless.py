@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found, reports = [], []
         for plan in plans:
             translator = Translator(generator, tokenizers, plan)
-            found.append([result for window in translator.windows(Lines(file)) for result in window])
+            found.append([*translator.results(Lines(file))])
             timing = translator.timing
             seconds, passes = sum(timing.seconds), timing.passes / max(1, timing.sentences)
             reports.append(f"{plan.label} {passes:.2f} passes a sentence, {timing.sentences / seconds:.1f} sentences/s")

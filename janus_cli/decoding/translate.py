@@ -209,7 +209,11 @@ class Translator:
         plan = self._chosen[1]
         fresh = Translator(self.generator, self.tokenizers, plan, sys.maxsize if trace else 0, scores=scores)
         cleaned = map(cleaner(plan.recipe.data.clean), read)
-        return (result for window in fresh.windows(cleaned) for result in window)
+        return fresh.results(cleaned)
+
+    def results(self, lines: Iterable[str]) -> Iterator[Result]:
+        """The result of each line, in order; see `windows`."""
+        return (result for window in self.windows(lines) for result in window)
 
     def score(
         self, sources: Sequence[str], targets: Sequence[str], *, hidden: Sequence[Collection[int]] | None = None

@@ -161,7 +161,7 @@ def decode(
     translator = Translator(generator, tokenizers, plan)
     with console.progress(name, len(lines)) as bar:
         translator.advance = bar.advance
-        texts = [result.text for window in translator.windows(lines) for result in window]
+        texts = [result.text for result in translator.results(lines)]
     return texts, translator.timing
 
 

@@ -292,7 +292,7 @@ def _traced(
     for side in recipe.objective.sides:
         plan = choose(single, {"mode": side})
         translator = Translator(generator, tokenizers, plan, traced=len(rows))
-        results = (result for window in translator.windows([sources[row] for row in rows]) for result in window)
+        results = translator.results([sources[row] for row in rows])
         for sentence, result in zip(traced, results, strict=True):
             trace = islice(shown(result, COLUMNS), 1, None)  # the first line repeats the source
             sentence.decodes.append((plan.label, result.text, list(trace)))

@@ -192,8 +192,7 @@ def janus_row(label: str, plan: Plan, generator: Engine, tokenizers: Tokenizers)
 
     def translate(lines: Sequence[str], batch: int) -> Decoded:
         in_batches = replace(plan, options=replace(plan.options, batch_sentences=batch))
-        windows = Translator(generator, tokenizers, in_batches, scores=False).windows(lines)
-        results = [result for window in windows for result in window]
+        results = [*Translator(generator, tokenizers, in_batches, scores=False).results(lines)]
         sizes, passes = [len(result.outputs[0].tokens) for result in results], sum(each.passes for each in results)
         return Decoded([result.text for result in results], sizes, passes)
 

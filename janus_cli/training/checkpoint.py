@@ -393,7 +393,7 @@ def steps(root: Path) -> list[Path]:
 
 
 def newest_valid(root: Path) -> Checkpoint | None:
-    """The newest intact checkpoint whose values are all finite; warns of others. None if there are no checkpoints.
+    """The newest intact checkpoint; warns of others. None if there are no checkpoints.
 
     Raises:
         CheckpointError: there are checkpoints, and none can be used.
@@ -401,11 +401,7 @@ def newest_valid(root: Path) -> Checkpoint | None:
     message = ""
     for folder in reversed(steps(root)):
         try:
-            saved = verify(folder)
-            for file in filter(Path.is_file, (folder / MODEL, folder / OPTIMIZER)):
-                for _ in read_arrays(file):  # earlier versions could save values that are not finite
-                    pass
-            return saved
+            return verify(folder)
         except CheckpointError as problem:
             message = problem.message
             console.warn(f"{message}; trying the checkpoint before it")

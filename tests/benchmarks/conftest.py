@@ -14,7 +14,7 @@ import pytest
 from janus_cli.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("shared", "trainings", "train_speed", "loss_memory", "joined_calls", "pretraining", "engines", "speculation")
+NAMES = ("shared", "trainings", "train_speed", "loss_memory", "pretraining", "engines", "speculation")
 Called = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor
 
 from janus_cli import recipe_load
 from janus_cli.data.store import Store
@@ -31,7 +30,6 @@ MISTAKES = [
     ("engines", ["nowhere", "lines"], "nowhere"),
     ("engines", [str(PUBLISHED), "lines", "--mode", "nra4"], "there is no such row"),
     ("speculation", [str(PUBLISHED), "lines", "--set", "window"], "window"),
-    ("joined_calls", ["--length", "500"], "--length 500 does not fit model.max_length"),
 ]
 
 
@@ -153,21 +151,6 @@ def test_a_step_with_the_plain_loss_is_one(objective: str, changes: list[str], c
     assert (done.returncode, done.stdout.strip()) == (0, calls), done.stderr
 
 
-def test_a_budget_is_calculated(called: Called) -> None:
-    found = []
-    for gpus, tflops in (("1", "0.0001"), ("4", "0.0002")):  # so slow that the hours have digits
-        words = ("--recipe", "demo", "--pairs", "1000", "--gpus", gpus, "--tflops", tflops, "--utilisation", "0.5")
-        out = called("budget", *words).stdout
-        total = re.search(r"whole training +│ +(\d\.\d\de\+\d+) FLOP", out)
-        hours = re.search(r"time +│ +([\d.,]+) h on", out)
-        assert total, out
-        assert hours, out
-        found.append((float(total[1]), float(hours[1])))
-    assert found[0][0] == found[1][0] > 1e12
-    for (total, hours), rate in zip(found, (0.5e8, 4e8), strict=True):
-        assert hours == pytest.approx(total / rate / 3600, rel=0.02)
-
-
 @pytest.mark.parametrize(
     ("ours", "janus", "verdicts"),
     [((1.0, 200.0), (3.0, 90.0), ["yes", "yes", "yes", "yes"]), ((2.0, 80.0), (7.0, 20.0), ["no", "no", "yes", "yes"])],
@@ -200,27 +183,6 @@ def test_a_folder_of_somebody_else_is_left_alone(called: Called) -> None:
     assert letter.read_text() == "dear"
 
 
-@pytest.mark.parametrize("way", ["one", "two"])
-def test_one_call_and_two_make_the_same_states(way: str, scripts: SimpleNamespace, recipe_of: RecipeOf) -> None:
-    setting = scripts.joined_calls.prepared(recipe_of("janus", "model.dropout=0"), 9, 40, torch.device("cpu"))
-    states: list[Tensor] = setting.states(way)
-    assert [each.shape[:2] for each in states] == [stream.tokens.shape for stream in setting.streams]
-    for each, stream in zip(states, setting.streams, strict=True):
-        torch.testing.assert_close(each, setting.model.decode(stream, setting.memory))
-    assert setting.step(way) > 0
-    weights = setting.model.decoder.named_parameters()
-    idle = {name.partition(".")[2] for name, weight in weights if weight.grad is None}
-    assert idle == {"cross.key_value.weight", "cross.key_value.bias"}  # made before, once for both ways
-
-
-def test_two_calls_are_less_arithmetic_and_the_more_so_the_longer(
-    scripts: SimpleNamespace, recipe_of: RecipeOf
-) -> None:
-    prepared, recipe = scripts.joined_calls.prepared, recipe_of("janus")
-    short, long = (prepared(recipe, words, 200, torch.device("cpu")).arithmetic() for words in (10, 80))
-    assert long < short < 1
-
-
 @pytest.mark.slow
 def test_train_speed_prints_both_tables(called: Called) -> None:
     pytest.importorskip("transformers")
@@ -243,9 +205,3 @@ def test_the_loss_in_chunks_takes_less_memory(called: Called) -> None:
     taken = dict(re.findall(r"│ ar +│ +(in chunks|plain) │ +20,000 │ +(\d+) │", done.stdout))
     assert int(taken["plain"]) > 2 * int(taken["in chunks"]) > 0
     assert "<svg" in Path("a.svg").read_text()
-
-
-def test_joined_calls_prints_a_row_for_each_length(called: Called) -> None:
-    words = ["--length", "5", "--length", "9", "--tokens", "60", "--turns", "1", "--precision", "float32"]
-    done = called("joined_calls", *TINY, *words)
-    assert re.findall(r"│ float32 │ +(\d+) │ +(\d+) │", done.stdout) == [("5", "10"), ("9", "6")], done.stderr

@@ -54,7 +54,7 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: JanusObjective) ->
     ar, nar_aux = plan.streams["ar"], plan.streams["nar_aux"]
     if knobs.glance and model.training:
         nar_aux = nar_and_aux(batch.target, still_hidden(model, other, plan.drafts["look"], knobs.glance))
-    # Two calls: one over the joined streams computes attention scores that are masked (benchmarks/joined_calls.py).
+    # Two calls: one over the joined streams computes attention scores that are masked, and is slower.
     ar_states, nar_aux_states = model.decode(ar, memory), model.decode(nar_aux, other)
 
     # All selections have the same order: sentence by sentence, and in each from left to right.
