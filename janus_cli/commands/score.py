@@ -93,8 +93,9 @@ def score(
       janus score out.jsonl --column summary --reference test.csv --reference-column human
     """
     import json
+    from contextlib import suppress
 
-    from janus_cli import console, runs
+    from janus_cli import console, recipe_load, runs
     from janus_cli.data.lines import name_of
     from janus_cli.data.tables import column_of_each
     from janus_cli.errors import UsageError
@@ -120,7 +121,9 @@ def score(
     outputs, references = glge.compared(task, outputs, references, pool_references, inputs.records_of(first))
     own = runs.find_run(run) if run else runs.run_around(first) or runs.run_around(files[0])
     inputs.warn_of_sources(reference_column or (), own)
-    glge.tell_of_validations(None if task else own)
+    if own and not task:
+        with suppress(UsageError):  # a recipe with mistakes
+            glge.tell_of_validations(recipe_load.load(str(own.recipe)), str(own.path))
     judge, chosen = judge_of_outputs(own, references, wanted, tokenize)
     if "bleu" in chosen and judge.tokenize != "none" and looks_tokenised(outputs[0].lines):
         console.warn("the hypotheses look tokenised; `--metrics bleu-tok` scores them as they are")

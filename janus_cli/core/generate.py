@@ -12,7 +12,7 @@ from janus_cli.core.batch import PAD
 from janus_cli.core.graphs import MOST_ROWS, RecordedDraft, RecordedNext, RecordedSource, Recordings
 from janus_cli.core.knobs import ARSide, Decoding, Mode
 from janus_cli.core.model import Memory, Transformer
-from janus_cli.core.search import Iteration, Output
+from janus_cli.core.search import Iteration, Output, different
 from janus_cli.core.search.beam import Ending, Step, beam_search
 from janus_cli.core.search.blocks import write_blocks
 from janus_cli.core.search.greedy import greedy
@@ -197,7 +197,9 @@ class Generator:
             if recorded and side != "masks":  # whose slots are as many as there are tokens
                 one_pass = recorded.ar_scores
             passes, scores = passes + 1, one_pass(tokens, side, never)
-        outputs = _ranked(tokens, logps, scores.view(len(source), -1), options.nbest, passes, lengths[rows], states)
+        scores, count = scores.view(len(source), -1), options.nbest
+        ranked = _ranked(tokens, logps, scores, count if count == 1 else scores.shape[1], passes, lengths[rows], states)
+        outputs = [different(each, count) for each in ranked]
         return _with_lengths(outputs, lengths, prior, rows, scores) if trace else outputs
 
 

@@ -71,6 +71,10 @@ class Stream:
         """(B, L) bool, True for slots that must predict a token."""
         return self.labels != IGNORE
 
+    def rows(self, count: int) -> Stream:
+        """The slots of the first `count` sentences."""
+        return self.replace(**{name: getattr(self, name)[:count] for name in FIELDS})
+
     def replace(self, **changes: Tensor) -> Stream:
         """The same slots with other values in these fields."""
         return Stream(**{**self.__dict__, **changes})

@@ -7,6 +7,7 @@ grouped into blocks, whose sentences are shuffled: memory and lengths read at a 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -46,6 +47,26 @@ def epoch_batches(store: Store, budget: int, seed: int, epoch: int) -> Iterator[
     for rows, _, _, batches in _blocks(store, budget, seed, epoch):
         for batch in batches:
             yield rows[batch]
+
+
+def rest_of_epoch(store: Store, budget: int, seed: int, epoch: int, read: Sequence[tuple[int, int]]) -> Iterator[Rows]:
+    """The batches of an epoch without the sentences of batches that were made with other budgets.
+
+    read: these budgets, in order, and how many batches each made.
+    """
+    if not read:
+        yield from epoch_batches(store, budget, seed, epoch)
+        return
+    fresh = np.ones(len(store), bool)
+
+    def unread(budget: int) -> Iterator[Rows]:
+        left = (rows[fresh[rows]] for rows in epoch_batches(store, budget, seed, epoch))
+        return (rows for rows in left if len(rows))
+
+    for earlier, count in read:
+        for rows in islice(unread(earlier), count):
+            fresh[rows] = False
+    yield from unread(budget)
 
 
 def estimate_epoch(store: Store, budget: int, seed: int) -> Epoch:

@@ -111,6 +111,12 @@ def by_column(rows: Iterable[Sequence[str]]) -> list[list[str | None]]:
     return [list(column) for column in zip_longest(*rows)]
 
 
+def without_blank(columns: Sequence[Sequence[str | None]]) -> list[list[str | None]]:
+    """The same columns, in which an empty text beside other references of its line is none."""
+    rows = list(zip(*columns, strict=True))
+    return [[row[place] or (None if any(row) else row[place]) for row in rows] for place in range(len(columns))]
+
+
 def prepared_references(folder: Path, split: str, rows: Sequence[int] | None = None) -> list[list[str | None]]:
     """The references of a split of prepared data, or of these of its lines, see `by_column`.
 

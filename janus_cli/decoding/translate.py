@@ -294,7 +294,7 @@ class Translator:
                 found = [[replace(output, logps=[], score=nan) for output in each] for each in found]
             self.timing.seconds.append(time.perf_counter() - self.generator.setting_up - started)
             for index, each in zip(batch, found, strict=True):
-                outputs[index] = _different(each) if self.plan.way == "nar" else each
+                outputs[index] = each
             self.advance(len(batch))
         texts = iter(self.tokenizers.target.decode([output.tokens for each in outputs for output in each]))
         self.timing.sentences += len(lines)
@@ -332,14 +332,6 @@ class Translator:
         """The indices of the chosen rows, in batches of about equal length."""
         order, size = sorted(chosen, key=lambda index: len(rows[index])), self.plan.options.batch_sentences
         return (order[start : start + size] for start in range(0, len(order), size))
-
-
-def _different(outputs: Sequence[Output]) -> list[Output]:
-    """Without those that write what a better one does: without their repeats, texts of several lengths may be equal."""
-    different: dict[tuple[int, ...], Output] = {}
-    for output in outputs:
-        different.setdefault(tuple(output.tokens), output)
-    return [*different.values()]
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> Ids:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from janus_cli.core.knobs import ARSide, Decoding, Mode
-from janus_cli.core.search import Output
+from janus_cli.core.search import Output, different
 from janus_cli.core.shapes import marian_positions
 from janus_cli.core.symbols import PAD
 from janus_cli.core.weights import Weights
@@ -140,7 +140,7 @@ class Engine:
     ) -> Iterator[list[Output]]:
         screened = not scores and len(source) == 1 and self._screens(mode, options)
         search = Search(mode, side_of(mode, options, side), options, len(source) > 1, threads(), screened)
-        return _outputs(self._session(search)(source=source))
+        return (different(each, options.nbest) for each in _outputs(self._session(search)(source=source)))
 
     def _screens(self, mode: Mode, options: Decoding) -> bool:
         """Whether tokens are chosen by `Screen`, if no score is asked for."""

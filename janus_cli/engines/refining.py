@@ -51,8 +51,12 @@ class MaskPredict:
         return {**self._best(tokens, logps, lengths, total.reshape(batch, fan)), "passes": passes}
 
     def _best(self, tokens: Value, logps: Value, lengths: Value, total: Value) -> Results:
-        """The best rows of each sentence. tokens, logps (R, T), lengths (R, 1), total (B, R / B)."""
-        graph, count, batch = self.graph, self.options.nbest, total.size(0)
+        """The best row of each sentence; all of them, best first, if several are wanted, as they may write the same.
+
+        tokens, logps (R, T), lengths (R, 1), total (B, R / B).
+        """
+        options, graph, batch = self.options, self.graph, total.size(0)
+        count = 1 if options.nbest == 1 else options.kept or options.length_beam
         best, order = total.top(count)
         chosen = (order + (graph.range(batch) * total.size(1)).unsqueeze(1)).reshape(-1)
         tokens, logps = (each.gather(chosen).reshape(batch, count, -1) for each in (tokens, logps))

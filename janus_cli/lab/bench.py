@@ -33,6 +33,7 @@ from janus_cli.lab.threads import in_words, to_try
 from janus_cli.measures import MEASURES
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
+from janus_cli.scoring.glge import tell_of_validations
 from janus_cli.scoring.judge import judge_of_run, must_be_read
 from janus_cli.scoring.scores import References
 from janus_cli.system import load_average
@@ -120,6 +121,7 @@ class Bench:
         must_be_read(tokenize, [self.judge.metric])
         self.judge.must_be_at_hand()
         self.judge.introduce()
+        tell_of_validations(self.recipe, str(self.run.path))
         self.selection = rows.select(self.recipe, modes, self.device.type)
         for peer in against:
             peers.load(peer)

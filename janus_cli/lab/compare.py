@@ -32,6 +32,7 @@ from janus_cli.measures import BOOTSTRAP_SEED, MEASURES
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring import bootstrap, repeats
+from janus_cli.scoring.glge import tell_of_validations
 from janus_cli.scoring.judge import Judge, judge_of, must_be_read, named_metric, one_text
 from janus_cli.scoring.metrics import must_be_at_hand
 from janus_cli.scoring.scores import References, Score
@@ -162,6 +163,7 @@ class Comparison:
         judge = judge_of(self.recipe, self._manifest(), self.metric, self.tokenize)
         must_be_read(self.tokenize, [judge.metric])  # the text may have chosen it
         judge.introduce()
+        tell_of_validations(self.recipe, self.base)
         self._make_folder()
         device = self._train_and_decode()
         results = self._results(judge, device, load_before)

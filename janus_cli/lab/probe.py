@@ -241,7 +241,8 @@ def reliability(model: Transformer, recipe: Recipe, batches: Iterable[Batch]) ->
             streams = dict(plan.streams)
             if "correct" in streams:  # planned with the reference; the model's own guesses take its place
                 streams["correct"] = corrected(model, memory, streams["correct"], plan.drafts["guess"])
-            for name, stream in streams.items():
+            for name, planned in streams.items():
+                stream = planned.rows(len(there.source))  # R-Drop has every sentence twice
                 states = model.decode(stream, memory)  # (B, L, D)
                 for query, slots in ((False, slice(0, stream.keys)), (True, slice(stream.keys, None))):
                     labelled = stream.labelled[:, slots]

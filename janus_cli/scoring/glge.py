@@ -7,17 +7,16 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
-from janus_cli import console, recipe_load
+from janus_cli import console
 from janus_cli.console import counted
 from janus_cli.data.lines import SENTENCE_MARK, name_of
 from janus_cli.data.tables import text_or_column
 from janus_cli.errors import UsageError
-from janus_cli.runs import Run
+from janus_cli.recipe import Recipe
 from janus_cli.scoring.caption import meteor_jar
 from janus_cli.scoring.report import Named, Output, pooled
 
@@ -190,11 +189,10 @@ def as_task(
     return pooled(edited, columns, pooling, output=-1) if pooling else (edited, columns)
 
 
-def tell_of_validations(run: Run | None) -> None:
-    """Says it if validations of a run prepared their lines for a task; nothing if its recipe cannot be read."""
-    with suppress(UsageError):
-        if run and (task := recipe_load.load(str(run.recipe)).scoring.task):
-            console.say(f"validations of {run.path} prepared the lines as `--task {task}` does; here nothing does")
+def tell_of_validations(recipe: Recipe, name: str) -> None:
+    """Says it if validations of what has this recipe, of that name, prepare their lines for a task."""
+    if task := recipe.scoring.task:
+        console.say(f"validations of {name} prepare the lines as `score --task {task}` does; here nothing does")
 
 
 def compared(

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from janus_cli.console import counted
-from janus_cli.data.references import by_column, texts_in
+from janus_cli.data.references import by_column, texts_in, without_blank
 from janus_cli.errors import DataError
 from janus_cli.measures import MEASURES
 from janus_cli.scoring.bootstrap import compare, intervals, says_little
@@ -72,7 +72,7 @@ def measure(
     """
     first = outputs[0]
     _must_align(outputs, references)
-    columns = [column for _, file in references for column in file]
+    columns = without_blank([column for _, file in references for column in file])
     if first.lines and without_reference(columns) == len(first.lines):
         names = ", ".join(name for name, _ in references)
         raise DataError(f"every reference in {names} is empty", "name the right file or column with --reference")

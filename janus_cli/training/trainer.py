@@ -27,7 +27,7 @@ from janus_cli.core.batch import Batch
 from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES, Objective, Plan, Term
-from janus_cli.data.batching import Rows, epoch_batches, load_batch, noised
+from janus_cli.data.batching import Rows, load_batch, noised, rest_of_epoch
 from janus_cli.data.prepared import Prepared
 from janus_cli.device import SIGNALS, StopSignal
 from janus_cli.documents import Position
@@ -216,8 +216,8 @@ class Trainer:
         """
         position, store, per_window = self.position, self.prepared.train, self.world.size * self.knobs.accumulate
         while True:
-            batches = epoch_batches(store, self.knobs.batch_tokens, self.recipe.seed, position.epoch)
-            batches = islice(batches, position.batch, None)
+            epoch = self.knobs.batch_tokens, self.recipe.seed, position.epoch, position.read
+            batches = islice(rest_of_epoch(store, *epoch), position.batch, None)
             while group := list(islice(batches, per_window)):
                 micros: list[Micro] = []
                 for place in range(self.world.rank, per_window, self.world.size):
@@ -227,7 +227,7 @@ class Trainer:
                         micros += micro_batches(batch, weight, self.recipe, position.epoch, self.world.device)
                 position.batch += per_window
                 yield Window(micros, group)
-            position.epoch, position.batch = position.epoch + 1, 0
+            position.epoch, position.batch, position.read = position.epoch + 1, 0, []
 
     def validate(self) -> None:
         """Validate on the first rank, and record whether the model got better.
@@ -313,7 +313,9 @@ class Trainer:
             if moments[f"{name}.step"]:  # 0 before the first update: the optimiser then creates its own state
                 keys = (*MOMENTS, EMA) if ema else MOMENTS
                 self.optimizer.state[weight] = {key: moments[f"{name}.{key}"].to(self.world.device) for key in keys}
-        self.position = Position.model_validate(saved.state)
+        self.position = position = Position.model_validate(saved.state)
+        if (before := saved.recipe.training.batch_tokens) != self.knobs.batch_tokens and position.batch:
+            position.read, position.batch = [*position.read, (before, position.batch)], 0
         self._judge_anew(saved)
 
     def _judge_anew(self, saved: Checkpoint) -> None:
@@ -335,8 +337,7 @@ class Trainer:
         console.say(
             f"checkpoints up to update {position.step:,} were ranked by {was}, from now on {now} decides{stays}"
         )
-        if "scoring" in saved.state:  # a run of an earlier version that has converged is not taken up again
-            position.since_best = 0
+        position.since_best = 0
 
     def limits_reached(self) -> list[str]:
         """The knobs whose limit is reached, so that the training has ended."""

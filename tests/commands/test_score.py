@@ -100,6 +100,14 @@ def test_several_reference_files_and_a_ragged_tsv(exact: Exact) -> None:
     assert exact("h.txt", "--reference", "pairs.tsv", "--reference-column", "2")["value"] == 100
 
 
+def test_a_blank_line_beside_another_reference_is_none_in_any_form(exact: Exact) -> None:
+    for name, text in {"h.txt": "\nb\n", "one.txt": "a\nb\n", "two.txt": "\nb\n", "refs.tsv": "a\t\nb\tb\n"}.items():
+        Path(name).write_text(text)
+    in_files = exact("h.txt", "--reference", "one.txt", "--reference", "two.txt")
+    assert (in_files["value"], in_files["scores"][0]["signature"].split("|")[0]) == (50, "nrefs:var")
+    assert in_files["scores"] == exact("h.txt", "--reference", "refs.tsv")["scores"]
+
+
 def test_references_of_equal_sources_are_pooled(exact: Exact) -> None:
     write(h="a c c", b="b c c", one="x a c", two="y _ c", s="p p q")
     files = ("--reference", "one.txt", "--pool-references", "s.txt", "--against", "b.txt")

@@ -306,6 +306,17 @@ def test_a_banned_unk_has_no_probability_which_the_other_tokens_share(
             assert sum(output.logps) == pytest.approx(mean * size, abs=1e-5)
 
 
+def test_equal_texts_take_no_place_from_different_ones(model: Transformer) -> None:
+    """Without repeats, what several lengths wrote may be one text."""
+    rows = source([[5 + n, 6 + n % 3, 7] for n in range(12)])
+    options = replace(OPTIONS, length_beam=5, rerank="ar", keep_lengths=0, remove_repeats=True)
+    some, every = (generate(model, rows, "nar", replace(options, nbest=count), "content") for count in (3, 5))
+    texts = [[[output.tokens for output in each] for each in outputs] for outputs in (some, every)]
+    assert texts[0] == [each[:3] for each in texts[1]]
+    assert all(len({*map(tuple, each)}) == len(each) for each in texts[1])
+    assert min(map(len, texts[1])) < 5, "some are equal"
+
+
 @pytest.mark.parametrize(
     ("mode", "side", "changes"),
     [(*case[:2], {**case[2], "unwritten": (MASK, 9)}) for case in BANNED if case[1] != "masks"], ids=str,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from janus_cli.data import batching
-from janus_cli.data.batching import epoch_batches, estimate_epoch, padding
+from janus_cli.data.batching import epoch_batches, estimate_epoch, padding, rest_of_epoch
 from janus_cli.data.store import Store
 from janus_cli.errors import DataError
 
@@ -59,6 +59,25 @@ def test_every_sentence_once_and_within_the_budget(
     for rows in batches:
         assert len(rows) * max(source[rows].max() + 1, target[rows].max() + 2) <= budget
     assert [rows.tolist() for rows in batches] == [rows.tolist() for rows in again]
+
+
+@given(
+    lengths=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=60),
+    read=st.lists(st.tuples(st.integers(22, 200), st.integers(1, 4)), max_size=3),
+    budget=st.integers(22, 200),
+)
+def test_every_sentence_once_also_if_the_budget_changes_inside_an_epoch(
+    lengths: list[tuple[int, int]], read: list[tuple[int, int]], budget: int
+) -> None:
+    source, target = (np.array([pair[i] for pair in lengths], dtype=np.int64) for i in (0, 1))
+    store, seen = pairs(source, target), list[int]()
+    for place, (earlier, count) in enumerate(read):
+        for rows in islice(rest_of_epoch(store, earlier, 1, 2, read[:place]), count):
+            seen += rows.tolist()
+    for rows in rest_of_epoch(store, budget, 1, 2, read):
+        assert len(rows) * max(source[rows].max() + 1, target[rows].max() + 2) <= budget
+        seen += rows.tolist()
+    assert sorted(seen) == list(range(len(lengths)))
 
 
 def test_the_order_of_data_that_fits_into_a_block_is_as_ever() -> None:

@@ -65,6 +65,10 @@ SEARCHES: dict[str, tuple[Any, dict[str, Any]]] = {
     "no token twice in a row": ("nar", {"length_beam": 3, "iters": 4, "remove_repeats": True, "rerank": "nar"}),
     "equal neighbours again": ("nar", {"length_beam": 3, "iters": 5, "rewrite_repeats": 1, "sure": 0.1}),
     "both": ("nar", {"length_beam": 5, "iters": 4, "rewrite_repeats": 1, "remove_repeats": True, "rerank": "ar"}),
+    "different texts": (
+        "nar",
+        {"length_beam": 5, "iters": 2, "remove_repeats": True, "nbest": 3, "rerank": "nar", "keep_lengths": 0},
+    ),
     "both, all anew": (
         "nar",
         {"length_beam": 2, "iters": 3, "rewrite_repeats": 1, "remove_repeats": True, "update": "all"},

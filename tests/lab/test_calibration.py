@@ -55,6 +55,12 @@ def test_each_distribution_has_the_cross_entropy_that_it_is_trained_with(
         assert 0.0 <= found[key].ece <= 1.0
 
 
+def test_two_passes_of_r_drop_are_calibrated_as_one(model: Transformer, ragged: Batch) -> None:
+    whole = recipe("ar")
+    twice = replace(whole, objective=replace(whole.objective, rdrop=2.0))
+    assert reliability(model, twice, [ragged]) == reliability(model, whole, [ragged])
+
+
 def test_batches_add_up(model: Transformer, ragged: Batch) -> None:
     once, twice = (reliability(model, recipe("janus"), [ragged] * count) for count in (1, 2))
     for name, sums in once.items():

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from janus_cli.lab.compare import scored
+from janus_cli.lab.compare import scored, table
 from janus_cli.lab.entries import Entry, Output
+from janus_cli.lab.machine import describe
 from janus_cli.lab.systems import System
 from janus_cli.lab.tables import without_empty
 from janus_cli.runs import Run
@@ -68,6 +70,19 @@ def test_seeds_that_one_of_them_lacks_are_left_out(seeds: tuple[int, ...], commo
     rows, _ = found(entry("ar", 1, ar_beam1=WORSE), *(entry("janus", seed, nar4_lb1=REFERENCES) for seed in seeds))
     comparison = rows["janus nar4.lb1"]["comparison"]
     assert (comparison and list(comparison["seeds"])) == common
+
+
+def test_the_table_says_which_seeds_a_difference_is_of() -> None:
+    rows, base = scored(
+        [entry("ar", 1, ar_beam1=WORSE), *(entry("janus", seed, ar_beam1=REFERENCES) for seed in (1, 3))],
+        [REFERENCES], BLEU, None,
+    )  # fmt: skip
+    results = {
+        "rows": [{**row, "speed": None} for row in rows], "against": base, "systems": [], "scoring": BLEU.plain,
+        "settings": {"steps": 9, "minutes": None, "average": 0, "jobs": 1}, "recipe": "demo", "changes": [],
+        "sentences": 9, "split": "test", "machine": describe(torch.device("cpu")), "timed": None,
+    }  # fmt: skip
+    assert "janus ar.beam1: difference and p are of seed 1, which ar ar.beam1 has, too" in table(results)
 
 
 def test_repeats_are_the_mean_over_seeds() -> None:

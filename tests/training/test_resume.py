@@ -165,6 +165,26 @@ def test_resume_with_other_accumulation_starts_at_the_same_sentence(
     assert read[:6] == expected[4:10], "the rest of the epoch, each batch once"
 
 
+def test_resume_with_other_batches_reads_the_rest_of_the_epoch(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 18: each sentence once an epoch, whatever becomes of training.batch_tokens, also over two resumes."""
+    read, load_batch = list[list[int]](), trainer_module.load_batch
+
+    def noted(store: Store, rows: Rows) -> Batch:
+        read.append(rows.tolist())
+        return load_batch(store, rows)
+
+    monkeypatch.setattr(trainer_module, "load_batch", noted)
+    go(tiny_recipe, "run", "training.updates=3")
+    go(tiny_recipe, "run", "training.updates=5", "training.batch_tokens=128", resume=True)
+    last = go(tiny_recipe, "run", "training.updates=40", "training.batch_tokens=200", resume=True) / "last"
+    store = open_prepared(recipe_load.load("run/recipe.yaml"), DATA).train
+    flat = [row for rows in read for row in rows]
+    assert sorted(flat[: len(store)]) == list(range(len(store)))
+    assert (state(last)["epoch"] > 0, state(last)["read"]) == (True, [])
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_what_a_killed_save_left(trained: Path, there: bool) -> None:
     """A checkpoint that was being replaced comes back, where there is no other to go on from."""

@@ -1,5 +1,6 @@
 """Search algorithms over callables: they do not know the model (`core/generate.py` connects the two)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -40,3 +41,11 @@ class Output:
     def length(self) -> int:
         """The length that the length penalty counts: tokens, and EOS if it was predicted. 0 without logps."""
         return len(self.logps)
+
+
+def different(outputs: Sequence[Output], most: int) -> list[Output]:
+    """The first `most` that write different texts: without their repeats, those of several lengths may be equal."""
+    found: dict[tuple[int, ...], Output] = {}
+    for output in outputs:
+        found.setdefault(tuple(output.tokens), output)
+    return list(found.values())[:most]
