@@ -12,7 +12,7 @@ from janus_cli import console
 from janus_cli.data.lines import Lines, TextFile, cleaner, must_be_stored, suffix_of
 from janus_cli.data.references import references as read_references
 from janus_cli.data.references import texts_in
-from janus_cli.data.tables import SUFFIXES, Table, Texts, table_at, text_or_column
+from janus_cli.data.tables import SUFFIXES, Cell, Table, Texts, table_at, text_or_column
 from janus_cli.errors import DataError
 from janus_cli.recipe import Data
 
@@ -71,17 +71,22 @@ def pairs(data: Data, split: str, path: Path, plain: Path | None, *, keep_bytes:
         tell = console.warn if data.columns else console.say  # a list may be meant as several columns of a source
         tell(
             f"{path}: the source is column {source}, the targets to train on are those of column {targets[0]}; "
-            f"not read: {', '.join(targets[1:])}"
+            f"only where that is empty, those of {', '.join(targets[1:])}"
         )
-        targets = targets[:1]
     texts = Texts(table, [source, *targets], single=True, hint=hint, keep_bytes=keep_bytes)
-    rows = ((str(text), texts_in(cells)) for _, (text, *cells) in texts)
+    read = _first_of if split == "train" else texts_in
+    rows = ((str(text), read(cells)) for _, (text, *cells) in texts)
     if split == "train":  # a list of targets gives as many pairs
         rows = ((source, [target]) for source, of_row in rows for target in of_row)
     columns = {"source": source}
     if targets:
         columns |= {"target": targets[0], REFERENCES: ",".join(targets)}
     return _written(split, path, rows, columns, plain)
+
+
+def _first_of(cells: Sequence[Cell]) -> list[str]:
+    """The texts in the first cell that has any."""
+    return next(filter(any, (texts_in([cell]) for cell in cells)), [""])
 
 
 def _tell_unread(table: Table, source: str, targets: Sequence[str]) -> None:

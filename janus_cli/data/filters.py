@@ -128,8 +128,8 @@ def _knobs(data: Data) -> dict[str, tuple[str, str]]:
     """By reason, the knobs that drop pairs, with their values, and what to do where these are too many."""
     sides = ("target",) if data.truncate_source else ("source", "target")
     limits = dict.fromkeys(data.limit(side) for side in sides)
-    cut = "" if data.truncate_source else ", or cut long sources with --set data.truncate_source=true"
-    ratio = "if this is no translation, --set data.task=generation"
+    cut = "" if data.truncate_source else ", or cut sources, not targets, with --set data.truncate_source=true"
+    ratio = "raise it for scripts that need fewer letters; if this is no translation, --set data.task=generation"
     if data.task != "translation":
         ratio = "--set data.max_ratio=null keeps all"
     return {

@@ -245,6 +245,8 @@ class Decode(Job):
         self.out = None if self.out == STDIN else self.out
         if self.out is not None:
             must_not_dangle(self.out)
+            if self.text and self.text.is_file() and self.out.exists() and self.out.samefile(self.text):
+                raise UsageError(f"{self.out} is the text itself, which would be lost", ELSEWHERE)
         self.label = ".".join([self.plan.label, *self._other_limit()])
         parts = [self.split, self.label, self.folder.name if self.checkpoint else None]
         self.stem = self.trained.decoded / re.sub(r"[^A-Za-z0-9._-]", "-", ".".join(filter(None, parts)))

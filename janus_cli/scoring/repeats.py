@@ -1,10 +1,11 @@
 """What outputs repeat and how long they are: where non-autoregressive text fails first.
 
-A word is what stands between spaces; of scripts that have none, a character.
+A word is what stands between spaces; of scripts that have none, a character, their punctuation included.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from operator import eq
 from statistics import fmean
@@ -13,6 +14,8 @@ from janus_cli.data.spacing import UNSPACED
 from janus_cli.scoring.scores import References
 
 Rates = Mapping[str, float | None]
+# Also the punctuation of Chinese and Japanese, wide or not.
+CHARACTER = re.compile(f"{UNSPACED.pattern}|[\u3001-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65]")
 NOTHING: Rates = {"repeated_words": None, "repeated_trigrams": None, "length_ratio": None}
 
 
@@ -40,7 +43,7 @@ def in_words(found: Rates) -> str:
 
 
 def _words(text: str) -> list[str]:
-    return UNSPACED.sub(r" \g<0> ", text).split()
+    return CHARACTER.sub(r" \g<0> ", text).split()
 
 
 def _length(references: Iterable[str | None]) -> float:

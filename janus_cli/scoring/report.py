@@ -55,7 +55,8 @@ def _must_align(outputs: Sequence[Output], references: Sequence[Named]) -> None:
     for name, count in [*((name, len(columns[0])) for name, columns in references), *others]:
         if count != first[1]:
             message = f"{first[0]} has {counted(first[1], 'line')}, {name} has {count:,}"
-            raise DataError(message, "score files that belong together")
+            header = "; is the first line of the longer one a header?" if abs(count - first[1]) == 1 else ""
+            raise DataError(message, f"score files that belong together{header}")
 
 
 def measure(

@@ -107,7 +107,9 @@ def _save(
 def _free_folder(run: Run, name: str, force: bool) -> Path:
     sweep(run.checkpoints, "average-")  # those of training steps are the training's business
     if (run.checkpoints / name).exists() and not force:
-        raise UsageError(f"{run.checkpoints / name} exists", "replace it with --force")
+        raise UsageError(
+            f"{run.checkpoints / name} exists", f"decode it with --checkpoint {name}, or replace it with --force"
+        )
     return run.checkpoints / name
 
 

@@ -5,9 +5,9 @@ Checkpoints that something else has judged do not compete.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from math import inf
+from math import inf, log
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -22,6 +22,7 @@ from janus_cli.training.checkpoint import read_state, steps
 
 Rank = tuple[float, float]
 NOWHERE: Rank = (-inf, -inf)
+DIVERGED = 2.0  # times the cross-entropy of equal probabilities; that of fresh weights is less
 
 
 def best_metric(recipe: Recipe, metric: str) -> str:
@@ -104,6 +105,18 @@ def indifferent(metric: str, values: Sequence[float]) -> str:
         f"{metric} was {figure(metric, values[0])} in both validations: where it does not tell checkpoints apart, "
         f"the loss decides; scoring.metric takes another one, such as {others}"
     )
+
+
+def doubts(metric: str, values: Sequence[float], found: Mapping[str, float], vocabulary: int) -> Iterator[str]:
+    """What is wrong with a training, by its validations so far (see `indifferent`) and what the last one found."""
+    if said := indifferent(metric, values):
+        yield said
+    worst = max(((value, name) for name, value in found.items() if name.startswith("ce_")), default=(0.0, ""))
+    if worst[0] > DIVERGED * log(vocabulary):
+        yield (
+            f"{worst[1]} is {worst[0]:,.1f} nats a token, where a model that knows nothing has {log(vocabulary):.1f}: "
+            "this training diverges; start over with a lower training.learning_rate or a longer training.warmup"
+        )
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -259,7 +259,7 @@ class Trainer:
         best.note_validation(position, self.metric, agreed["value"], agreed["loss"])
         self.values.append(agreed["value"])
         console.say(best.in_words(position, self.metric, agreed["value"]))
-        if doubt := best.indifferent(self.metric, self.values):
+        for doubt in best.doubts(self.metric, self.values, metrics, self.prepared.train.target_vocabulary):
             console.warn(doubt)
 
     def save(self, *, wait: bool = True) -> None:
@@ -294,8 +294,7 @@ class Trainer:
 
     def _must_be_finite(self) -> None:
         """Raises NonFiniteError, on all ranks alike, if an update made weights or moments overflow."""
-        what = f"update {self.position.step:,} is not saved"
-        must_be_finite({**self.model.weights(), **self._moments()}, what)
+        must_be_finite({**self.model.weights(), **self._moments()}, f"update {self.position.step:,} is not saved")
 
     def resume(self, saved: Checkpoint) -> None:
         """Put weights, moments and position back as they were saved.

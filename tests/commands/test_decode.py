@@ -404,6 +404,15 @@ def test_a_full_disk_ends_it_without_a_traceback_and_without_half_files(janus: J
     assert "Traceback" not in ended.stderr
 
 
+def test_a_text_is_not_replaced_by_its_translation(janus: Janus) -> None:
+    Path("mine").write_text("ba\n")
+    Path("link").symlink_to("mine")
+    for out in ("mine", "./link"):
+        code, _, err = janus("--input", "mine", "--out", out, "--force")
+        assert (code, "which would be lost" in err) == (2, True)
+    assert Path("mine").read_text() == "ba\n"
+
+
 def test_outputs_that_are_one_text_are_said(janus: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "one text" not in janus()[2]
     monkeypatch.setattr(Result, "_fields", lambda *_: {"hypothesis": "? ?", "score": 0.0})

@@ -22,6 +22,13 @@ def test_a_script_without_spaces_is_counted_by_character() -> None:
     }  # fmt: skip
 
 
+def test_punctuation_of_such_a_script_is_counted_too() -> None:
+    assert rates(["狗。。。", "！！"], [["狗跑。", "好！"]]) == {
+        "repeated_words": 3 / 6, "repeated_trigrams": 0, "length_ratio": 6 / 5,
+    }  # fmt: skip
+    assert rates(["wait... what?!"], [["wait... what?!"]])["length_ratio"] == 1
+
+
 def test_nothing_has_no_rates() -> None:
     assert rates(["", " "], [["", ""]]) == NOTHING
     assert in_words(NOTHING) == ""

@@ -246,6 +246,13 @@ def test_a_metric_that_is_the_same_in_every_validation_is_warned_of_once(
     assert "in both validations" not in capsys.readouterr().err
 
 
+def test_a_training_that_diverges_is_warned_of(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    go(tiny_recipe, "run", *EACH, "training.updates=2")
+    assert "diverges" not in capsys.readouterr().err
+    go(tiny_recipe, "other", *EACH, "training.updates=2", "training.learning_rate=50", "training.warmup=0")
+    assert "this training diverges" in capsys.readouterr().err
+
+
 def test_values_of_another_metric_tokenizer_or_sample_do_not_compete(
     tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
