@@ -112,7 +112,8 @@ def guess(word: str, known: Iterable[str]) -> str:
     names, (section, _, key) = list(known), word.rpartition(".")
     close = [each for each in names if _stands_for(key, each.rpartition(".")[2])]
     close.sort(key=lambda each: each.rpartition(".")[0] != section)
-    close = close or difflib.get_close_matches(word, names, n=1)
+    longer = [each for each in names if len(word) > 2 and each.startswith(word)]
+    close = close or difflib.get_close_matches(word, names, n=1) or longer
     return f", did you mean {close[0]}?" if close else ""
 
 

@@ -212,6 +212,11 @@ def test_objective_is_exchanged_and_nothing_else(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_name_is_guessed_by_its_beginning_too() -> None:
+    assert recipe_load.guess("jaen", ["demo-ar", "jaen-janus"]) == ", did you mean jaen-janus?"
+    assert recipe_load.guess("zz", ["zz-janus", "demo"]) == ""
+
+
 def test_names_come_before_files_and_unknown_ones_are_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()
