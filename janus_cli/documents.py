@@ -53,7 +53,7 @@ class Position(Document):
     """How far a training is; a part of every checkpoint's state.json.
 
     step: updates done. epoch, batch: where the next update's data starts. read: earlier values of training.batch_tokens
-    in this epoch, each with the number of its batches. bad: skipped updates in a row.
+    and of the seed in this epoch, with the number of batches made so. bad: skipped updates in a row.
     best, best_loss, best_step: the best validation so far. since_best: validations since then without improvement.
     seconds: spent in updates. flops: of their matrix products, if known.
     validation_due: the validation of this update was interrupted by a signal, or failed.
@@ -62,7 +62,7 @@ class Position(Document):
     step: Count = 0
     epoch: Count = 0
     batch: Count = 0
-    read: list[tuple[Count, Count]] = []
+    read: list[tuple[Count, Count, Count]] = []
     bad: Count = 0
     best: Number | None = None
     best_loss: Number | None = None

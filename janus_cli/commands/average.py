@@ -15,7 +15,13 @@ def average(
     ] = None,
     best: Annotated[
         int | None,
-        typer.Option("--best", min=1, max=10**6, metavar="N", help="Average the N best by the run's best_metric."),
+        typer.Option(
+            "--best",
+            min=1,
+            max=10**6,
+            metavar="N",
+            help="Average the N best by the run's best_metric, of those that it kept.",
+        ),
     ] = None,
     ema: Annotated[
         bool, typer.Option("--ema", help="Take the moving average that training.ema keeps in the newest checkpoint.")

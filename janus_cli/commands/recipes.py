@@ -150,7 +150,7 @@ def _values(kind: Any, knob: Knob) -> list[str]:
 
 
 def _number(bound: float) -> str:
-    return f"{bound:,.0f}" if bound == int(bound) < 10**20 else f"{bound:g}"
+    return f"{int(bound):,}" if bound == int(bound) < 10**20 else f"{bound:g}"
 
 
 def _plain(title: str, about: str, rows: list[_Row]) -> str:

@@ -461,7 +461,7 @@ class Decoding:
         Precision,
         Knob(
             "precision of weights, states and logits; bf16 is fast where native. int8: of products only, on a CPU, "
-            "each row rounded on its own. Scores are always float32"
+            "each row rounded on its own. Scores are those of such a search, not of the float32 model"
         ),
     ] = "float32"
     batch_sentences: Annotated[int, Knob("lines decoded together", ge=1, le=65_536)] = 64

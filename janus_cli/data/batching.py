@@ -49,24 +49,26 @@ def epoch_batches(store: Store, budget: int, seed: int, epoch: int) -> Iterator[
             yield rows[batch]
 
 
-def rest_of_epoch(store: Store, budget: int, seed: int, epoch: int, read: Sequence[tuple[int, int]]) -> Iterator[Rows]:
-    """The batches of an epoch without the sentences of batches that were made with other budgets.
+def rest_of_epoch(
+    store: Store, budget: int, seed: int, epoch: int, read: Sequence[tuple[int, int, int]]
+) -> Iterator[Rows]:
+    """The batches of an epoch without the sentences of batches that were made with other budgets or seeds.
 
-    read: these budgets, in order, and how many batches each made.
+    read: these budgets and seeds, in order, and how many batches were made with each.
     """
     if not read:
         yield from epoch_batches(store, budget, seed, epoch)
         return
     fresh = np.ones(len(store), bool)
 
-    def unread(budget: int) -> Iterator[Rows]:
+    def unread(budget: int, seed: int) -> Iterator[Rows]:
         left = (rows[fresh[rows]] for rows in epoch_batches(store, budget, seed, epoch))
         return (rows for rows in left if len(rows))
 
-    for earlier, count in read:
-        for rows in islice(unread(earlier), count):
+    for *earlier, count in read:
+        for rows in islice(unread(*earlier), count):
             fresh[rows] = False
-    yield from unread(budget)
+    yield from unread(budget, seed)
 
 
 def estimate_epoch(store: Store, budget: int, seed: int) -> Epoch:

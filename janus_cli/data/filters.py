@@ -70,6 +70,11 @@ def reasons(dropped: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {count:,}" for reason, count in ordered)
 
 
+def whole(entry: Mapping[str, Any], data: Data) -> int:
+    """The pairs of a split before any were dropped; of plain text the examples, which are no lines."""
+    return int(entry["kept"] + sum(entry["dropped"].values()) if data.is_plain else entry["in"])
+
+
 def tell(split: str, entry: Mapping[str, Any], data: Data) -> None:
     """Says how many pairs of a split are kept, and what becomes of the others; warns where a knob loses many.
 
@@ -92,8 +97,8 @@ def tell(split: str, entry: Mapping[str, Any], data: Data) -> None:
         what = f"cut to {limit}" if data.truncate_source else f"longer than {limit}, which decoding may cut"
         said.append(f"sources {what}: {long:,}")
     console.say(f"{split}: {'; '.join(said)}")
-    _warn(split, dropped, entry["in"], data, "dropped")
-    _warn(split, left_out, entry["in"], data, "left out of the losses")
+    _warn(split, dropped, whole(entry, data), data, "dropped")
+    _warn(split, left_out, whole(entry, data), data, "left out of the losses")
 
 
 def tell_lengths(tokens: Mapping[str, Mapping[str, Mapping[str, float]]], task: str) -> None:
@@ -116,7 +121,7 @@ def _warn(split: str, lost: Mapping[str, int], whole: int, data: Data, fate: str
     if (share := sum(counts.values()) / whole) > MANY:
         why = {reason: f" by {knob}" for reason in counts for knob in loosen({reason: 1}, data)}
         parts = ", ".join(f"{reason} {count:,}{why.get(reason, '')}" for reason, count in counts.items())
-        console.warn(f"{split}: {share:.1%} of the pairs are {fate}: {parts}")
+        console.warn(f"{split}: {share:.1%} of the {'examples' if data.is_plain else 'pairs'} are {fate}: {parts}")
 
 
 def loosen(lost: Mapping[str, int], data: Data) -> list[str]:

@@ -264,19 +264,20 @@ def train_tokenizers(
     and for fairseq's dict.<suffix>.txt. Raises DataError if the text does not allow this vocabulary, or the files to
     reuse are unusable.
     """
-    kind, begin = KINDS[knobs.kind], None
+    kind, begin, joiner = KINDS[knobs.kind], None, knobs.joiner
     if knobs.reuse is not None:
         place = Path(knobs.reuse)
         place = pretrained(place) or place
         contents = _reuse(knobs, place, suffixes)
         if is_index(place / INDEX):
-            begin = documents.read(place / INDEX, documents.TokenizerIndex).get("begin")
+            index = documents.read(place / INDEX, documents.TokenizerIndex)
+            begin, joiner = index.get("begin"), index.get("joiner") or joiner
     elif knobs.joint:
         contents = {"tokenizer": kind.train(knobs, chain(sources, targets), "+".join(suffixes))}
     else:
         source, target = suffixes
         contents = {"source": kind.train(knobs, sources, source), "target": kind.train(knobs, targets, target)}
-    write_tokenizers(folder, contents, knobs.kind, knobs.joiner, begin)
+    write_tokenizers(folder, contents, knobs.kind, joiner, begin)
     made = load_tokenizers(folder)
     if made.joint != knobs.joint:
         shape = "joint" if made.joint else "separate"

@@ -64,6 +64,14 @@ class Checkpoint:
     vocabularies: tuple[int, int]
     state: Mapping[str, Any]
 
+    def position(self, recipe: Recipe) -> documents.Position:
+        """Where a training with this recipe goes on. What batches of another size or seed have read is noted."""
+        found = documents.Position.model_validate(self.state)
+        before, now = ((each.training.batch_tokens, each.seed) for each in (self.recipe, recipe))
+        if before != now and found.batch:
+            found.read, found.batch = [*found.read, (*before, found.batch)], 0
+        return found
+
 
 def step_folder(root: Path, step: int) -> Path:
     return root / f"step-{step:06d}"
@@ -420,11 +428,12 @@ def _is_interim(folder: Path) -> bool:
 def prune(root: Path, keep_last: int, best: Collection[Path]) -> None:
     """Remove all checkpoints of training steps but the last ones, the best ones, and what `best` points to.
 
-    Those that only a stop has made go when another one is newer, so that `janus average` takes what it would without.
+    Those that only a stop has made push none out, and go when another one is newer, so that `janus average` takes what
+    it would without them. Until then the newest two stay: one may be damaged.
     """
     folders, linked = steps(root), followed(root / "best").resolve().name
-    interim = [] if _is_interim(folders[-1]) else list(filter(_is_interim, folders))
-    for folder in interim:
+    interim = list(filter(_is_interim, folders))
+    for folder in interim[:-2] if folders[-1] in interim else interim:
         remove_whole(folder)
     for folder in [folder for folder in folders if folder not in interim][:-keep_last]:
         if folder not in best and folder.name != linked:

@@ -312,9 +312,7 @@ class Trainer:
             if moments[f"{name}.step"]:  # 0 before the first update: the optimiser then creates its own state
                 keys = (*MOMENTS, EMA) if ema else MOMENTS
                 self.optimizer.state[weight] = {key: moments[f"{name}.{key}"].to(self.world.device) for key in keys}
-        self.position = position = Position.model_validate(saved.state)
-        if (before := saved.recipe.training.batch_tokens) != self.knobs.batch_tokens and position.batch:
-            position.read, position.batch = [*position.read, (before, position.batch)], 0
+        self.position = saved.position(self.recipe)
         self._judge_anew(saved)
 
     def _judge_anew(self, saved: Checkpoint) -> None:
@@ -402,7 +400,7 @@ class Trainer:
         """Report a skipped update; end the training after too many in a row."""
         position = self.position
         sentences = [int(row) for rows in window.rows for row in rows]
-        self.log.write("skipped", position.step, why=why, in_a_row=position.bad, sentences=sentences)
+        self.log.write("skipped", position.step + 1, why=why, in_a_row=position.bad, sentences=sentences)
         console.warn(f"update {position.step + 1}: {why}; skipped ({position.bad} in a row)")
         if position.bad < self.knobs.max_bad_steps:
             return

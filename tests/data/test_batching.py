@@ -63,16 +63,16 @@ def test_every_sentence_once_and_within_the_budget(
 
 @given(
     lengths=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=60),
-    read=st.lists(st.tuples(st.integers(22, 200), st.integers(1, 4)), max_size=3),
+    read=st.lists(st.tuples(st.integers(22, 200), st.integers(1, 2), st.integers(1, 4)), max_size=3),
     budget=st.integers(22, 200),
 )
 def test_every_sentence_once_also_if_the_budget_changes_inside_an_epoch(
-    lengths: list[tuple[int, int]], read: list[tuple[int, int]], budget: int
+    lengths: list[tuple[int, int]], read: list[tuple[int, int, int]], budget: int
 ) -> None:
     source, target = (np.array([pair[i] for pair in lengths], dtype=np.int64) for i in (0, 1))
     store, seen = pairs(source, target), list[int]()
-    for place, (earlier, count) in enumerate(read):
-        for rows in islice(rest_of_epoch(store, earlier, 1, 2, read[:place]), count):
+    for place, (earlier, seed, count) in enumerate(read):
+        for rows in islice(rest_of_epoch(store, earlier, seed, 2, read[:place]), count):
             seen += rows.tolist()
     for rows in rest_of_epoch(store, budget, 1, 2, read):
         assert len(rows) * max(source[rows].max() + 1, target[rows].max() + 2) <= budget

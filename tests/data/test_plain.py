@@ -81,6 +81,19 @@ def test_an_example_is_framed_once_however_many_lines_it_has(
 
 
 @pytest.mark.usefixtures("text")
+def test_what_is_dropped_are_examples_not_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """A long line makes many examples, of which the last may be too short."""
+    put_file(A, "a b c d e f g h\n" * 9)
+    put_file(B, "i j k l m n o\n")
+    prepared = made(recipe_of(pack=False, min_tokens=3))
+    assert (len(prepared.train), read_json(OUT / "manifest.json")["splits"]["train"]["dropped"]) == (
+        10,
+        {"too_short": 10},
+    )
+    assert "50.0% of the examples are dropped" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("text")
 def test_files_are_one_text() -> None:
     prepared = made(recipe_of())
     assert targets(prepared, prepared.train) == ["a b c d e", "f g h", "i j k", "l l l l l l", "l l"]

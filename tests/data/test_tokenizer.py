@@ -160,6 +160,12 @@ def test_files_load_to_the_same_and_are_the_same_when_trained_again_elsewhere_an
         assert (here / name).read_bytes() == (there / name).read_bytes() == (reused / name).read_bytes()
 
 
+def test_a_reused_tokenizer_joins_pieces_as_before(tmp_path: Path) -> None:
+    trained(tmp_path / "first", kind="words", joiner="@@")
+    again = trained(tmp_path / "again", kind="words", reuse=str(tmp_path / "first"))
+    assert again.joiner == "@@"
+
+
 def test_words_are_ordered_by_frequency_then_code_point_and_cut(tmp_path: Path) -> None:
     knobs = Tokenizer(kind="words", vocabulary=9)
     made = train_tokenizers(knobs, ["b a ä c", "b <mask> d"], ["d d"], tmp_path)

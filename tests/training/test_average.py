@@ -51,7 +51,12 @@ def test_average_of_the_best(trained: Path, capsys: pytest.CaptureFixture[str]) 
     _, names = average_checkpoints(RUN, last=None, best=2, force=False)
     assert sorted(names) == ["step-000003", "step-000006"]  # the two that were validated
     assert average_checkpoints(RUN, last=None, best=3, force=True)[0].name == "average-best2"
-    assert "has 2 checkpoints: averaging 2, not 3" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert ("has 2 checkpoints: averaging 2, not 3" in err, "keep_best" in err) == (True, False)
+    text = RUN.recipe.read_text(encoding="utf-8")
+    RUN.recipe.write_text(re.sub(r"keep_best: \d+", "keep_best: 1", text), encoding="utf-8")
+    average_checkpoints(RUN, last=None, best=2, force=True)
+    assert "run keeps its best 1 (training.keep_best)" in capsys.readouterr().err, "the second best may be gone"
 
 
 def test_a_metric_that_nothing_was_validated_by_yet(trained: Path) -> None:

@@ -177,7 +177,7 @@ def test_resume_with_other_batches_reads_the_rest_of_the_epoch(
 
     monkeypatch.setattr(trainer_module, "load_batch", noted)
     go(tiny_recipe, "run", "training.updates=3")
-    go(tiny_recipe, "run", "training.updates=5", "training.batch_tokens=128", resume=True)
+    go(tiny_recipe, "run", "training.updates=5", "training.batch_tokens=128", "seed=3", resume=True)
     last = go(tiny_recipe, "run", "training.updates=40", "training.batch_tokens=200", resume=True) / "last"
     store = open_prepared(recipe_load.load("run/recipe.yaml"), DATA).train
     flat = [row for rows in read for row in rows]
@@ -349,6 +349,20 @@ def test_a_run_that_was_stopped_keeps_the_checkpoints_of_one_that_was_not(
     assert kept[0] == kept[1] != []
     best = [Path(f"{run}/checkpoints/best").resolve().name for run in ("whole", "run")]
     assert best[0] == best[1] in kept[0]
+
+
+def test_stops_push_no_regular_checkpoint_out(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often a training is stopped between two saves, it keeps what it saved itself, and two that stops made."""
+    changes = ("training.updates=12", "training.save_every=4", "training.keep_last=2", "training.validate_every=100")
+    for stop in (9, 1, 1):
+        with monkeypatch.context() as patch:
+            signal_at(patch, trainer_module, "load_batch", stop)
+            with pytest.raises(Stopped):
+                go(tiny_recipe, "run", *changes, resume=stop == 1)
+    kept = [sorted(int(folder.name[5:]) for folder in Path("run/checkpoints").glob("step-*"))]
+    go(tiny_recipe, "run", *changes, resume=True)
+    kept.append(sorted(int(folder.name[5:]) for folder in Path("run/checkpoints").glob("step-*")))
+    assert kept == [[4, 8, 10, 11], [8, 12]]
 
 
 def test_checkpoints_of_stops_are_kept_until_there_is_a_regular_one(
