@@ -26,16 +26,17 @@ VERBS = {  # what `janus --help` says of each, and what its own help begins with
     "preprocess": "Turn text into token ids: check, clean, filter, make a tokenizer, encode.",
     "train": "Train a model on prepared data; text that is not prepared yet is prepared first.",
     "decode": "Decode text, autoregressively or not, with a trained model.",
-    "score": "Score hypotheses against references: BLEU, chrF, TER, ROUGE, exact match, edit distance; each signed.",
+    "score": "Score hypotheses against references: BLEU, chrF, TER, ROUGE, exact match, edit distance; each "
+    "with its signature.",
     "demo": "Train AR, CMLM and JANUS on made-up text, decode each in every way, score, compare; about 5 minutes on 2 "
     "cores.",
     "recipes": "List the recipes, show one with every default filled in, or explain the knobs.",
     "inspect": "Show what a run, a checkpoint or prepared data holds: sizes, vocabulary, objective, origin, steps, "
     "fingerprints.",
     "average": "Average the weights of a run's last or best checkpoints into a new checkpoint of the run.",
-    "draft-head": "Fit the drafts of speculative decoding, which makes it faster than greedy search.",
+    "draft-head": "Fit a draft head, which makes speculative decoding faster than greedy search.",
     "distill": "Make training data from a model's outputs: sequence-level knowledge distillation (Kim & Rush 2016).",
-    "import": "Make a run of a pre-trained model as Hugging Face stores it: BART, mBART, Marian, Pegasus.",
+    "import": "Turn a pre-trained model in Hugging Face's format into a run: BART, mBART, Marian, Pegasus.",
     "export": "Export a model to a folder that other programs can use without its run.",
     "bench": "Measure every decoding mode of a run: quality, decoder passes, latency, throughput, memory.",
     "compare": "Train several objectives with an equal budget, decode each in every mode it has, score and time them.",
@@ -96,7 +97,7 @@ app = typer.Typer(
     cls=Verbs,
     help=(
         "One encoder-decoder Transformer that generates autoregressively and non-autoregressively.\n\n"
-        "Every command works with no option at all: the recipe is then `demo`, the run the newest under runs/."
+        "Every command works without options: the recipe is then `demo`, and the run is the newest under runs/."
     ),
     no_args_is_help=True,
     **SETTINGS,

@@ -20,7 +20,7 @@ def average(
             min=1,
             max=10**6,
             metavar="N",
-            help="Average the N best by the run's best_metric, of those that it kept.",
+            help="Average the N best, by the run's best_metric, of the checkpoints that it kept.",
         ),
     ] = None,
     ema: Annotated[
@@ -28,8 +28,9 @@ def average(
     ] = False,
     force: options.Force = False,
 ) -> None:
-    """The new one is named average-lastN, average-bestN or average-ema; decode with it by --checkpoint. By default the
-    last 5 are averaged. If the run has fewer than asked for, all of them are averaged, and N is their number.
+    """The new checkpoint is named average-lastN, average-bestN or average-ema; give this name to `janus decode
+    --checkpoint`. By default the last 5 are averaged. If the run has fewer than asked for, all of them are averaged,
+    and N is their number.
 
     Examples:
       janus average

@@ -87,7 +87,7 @@ def compare(
 ) -> None:
     """Writes comparison.md, .json and .svg (scores against decoder passes), and prints the table. Scores are by
     scoring.metric of the recipe, and by chrF, with their signatures; every row is tested against one of them by paired
-    bootstrap, and timed with the number of threads that is best for it, unless --threads says one. After a stop, the
+    bootstrap, and timed with the number of threads that is best for it, unless --threads sets it. After a stop, the
     same command continues; with more --steps or --minutes, the trainings are extended. A system that fails leaves a row
     that says why.
 

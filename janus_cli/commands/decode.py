@@ -55,14 +55,14 @@ def decode(
     **given: Any,
 ) -> None:
     """One line in, one line out, in order; an empty line gives an empty line. With --nbest N, at most N lines for
-    each, fewer where no more hypotheses were found: line number from 0, tab, score, tab, text.
+    each, fewer if no more hypotheses were found; each has the line number (from 0), a tab, the score, a tab, the text.
     Options left out come from the decoding section of the checkpoint's recipe.
     The result of a split is also kept in the run, as decode/SPLIT.MODE.txt, .jsonl and .json, where `janus score` finds
     it, and replaces an earlier one of that name. On a terminal it is then not printed.
 
     Files appear when they are complete. Until then their finished lines are in .NAME.partial beside the first of them,
     and survive a stop, a crash or a full disk. --resume, with the same text, weights and options, continues there; on
-    the same machine the result is the same to the byte as without the stop. --batch-sentences, --threads and --device
+    the same machine the result is byte for byte that without the stop. --batch-sentences, --threads and --device
     may differ; hypotheses then agree up to rounding. What went to stdout is not kept: a split's hypotheses are printed
     from the first line again.
 

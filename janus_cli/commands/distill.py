@@ -56,8 +56,8 @@ def distill(
 
     --source adds source text of the same kind; it needs no translation. A student that sees more sources learns more
     from its teacher (Zhou & Keung 2020), provided that the teacher can translate them. --surest 0.7 keeps the 70 % of
-    these outputs with the highest scores and counts the others as `unsure`; the training pairs all stay. Until it is
-    finished, the share may change with --resume.
+    these outputs with the highest scores and counts the others as `unsure`; the training pairs all stay. As long as
+    the distillation is not finished, --resume may change this share.
     The manifest.json says which weights wrote the targets, how, and from which data.
 
     Options left out come from the decoding section of the checkpoint's recipe; change its other knobs with --set, as in

@@ -22,7 +22,7 @@ def draft_head(
     ] = None,
     column: options.Column = None,
     sentences: Annotated[
-        int, typer.Option("--sentences", min=1, max=10**7, metavar="N", help="Sentences of it, at most.")
+        int, typer.Option("--sentences", min=1, max=10**7, metavar="N", help="Use at most N sentences.")
     ] = 24000,
     threads: options.Threads = None,
     force: options.Force = False,

@@ -40,12 +40,12 @@ def export(
     dry_run: options.DryRun = False,
 ) -> None:
     """The folder has the weights, the tokenizer, their origin, and a README.txt on how to use them. As safetensors it
-    is a run of its own: every command that takes one takes it by --run.
+    is itself a run: every command that takes a run accepts it with --run.
     --format onnx writes the searches of `janus decode` with the recipe's options, left to right and all at once, and a
     program that runs them without torch and janus.
     --format ctranslate2 and transformers need a model that generates left to right in the usual way: objective ar or
-    janus with ar_stream content. --force replaces an earlier export, never another folder, nor one with what `decode`
-    wrote there.
+    janus with ar_stream content. --force replaces an earlier export, but never any other folder, nor an export in
+    which `decode` has written results.
 
     Examples:
       janus export

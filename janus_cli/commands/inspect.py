@@ -15,8 +15,8 @@ def inspect(
     run: options.Run = None,
     as_json: options.Json = False,
 ) -> None:
-    """A checkpoint's files are verified against its manifest; of a run, those of best and last. The whole manifest of
-    prepared data is shown by --json.
+    """The files of a checkpoint are verified against its manifest; for a run, those of best and last are. --json shows
+    the whole manifest of prepared data.
 
     Examples:
       janus inspect

@@ -107,7 +107,8 @@ Column = Annotated[
     typer.Option(
         "--column",
         metavar="NAME|NUMBER",
-        help="Column of a table with the text (TSV, CSV, JSON lines, Parquet, …); a number counts from 1: no header.",
+        help="If the text is in a table (TSV, CSV, JSON lines, Parquet, …): its column, by name, or by number "
+        "from 1 if there is no header.",
     ),
 ]
 Device = Annotated[

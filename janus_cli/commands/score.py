@@ -13,12 +13,13 @@ def score(
     hypotheses: Annotated[
         Path | None,
         typer.Argument(
-            help="Text, a table (as of `janus decode --jsonl`), a run, or - for stdin. By default the newest decoding."
+            help="Text, a table (such as `janus decode --jsonl` writes), a run, or - for stdin. By default the newest "
+            "decoding."
         ),
     ] = None,
     reference: Annotated[
         list[Path] | None,
-        typer.Option("--reference", metavar="FILE", help="Reference text, or a table with several a line. Repeatable."),
+        typer.Option("--reference", metavar="FILE", help="Reference text, or a table (several per line). Repeatable."),
     ] = None,
     reference_column: Annotated[
         list[str] | None,
@@ -34,13 +35,13 @@ def score(
         typer.Option(
             "--pool-references",
             metavar="SOURCES",
-            help="Text with the source of each line: a source that stands in several lines is scored once, against the "
-            "references of all of them, as coco-caption does.",
+            help="Text with the source of each line: a source that is on several lines is scored once, against the "
+            "references of all these lines, as coco-caption does.",
         ),
     ] = None,
     task: Annotated[
         GlgeTask | None,
-        typer.Option("--task", help="Prepare the lines and score them as GLGE does for this task of it."),
+        typer.Option("--task", help="Prepare the lines and score them as GLGE does for this task."),
     ] = None,
     column: options.Column = None,
     against: Annotated[
@@ -48,7 +49,7 @@ def score(
         typer.Option(
             "--against",
             metavar="FILE|RUN",
-            help="A second output to compare with, by paired bootstrap; of a run, that of the same name.",
+            help="A second output to compare with, by paired bootstrap; for a run, its output of the same name.",
         ),
     ] = None,
     metrics: Annotated[
@@ -93,9 +94,8 @@ def score(
       janus score out.jsonl --column summary --reference test.csv --reference-column human
     """
     import json
-    from contextlib import suppress
 
-    from janus_cli import console, recipe_load, runs
+    from janus_cli import console, runs
     from janus_cli.data.lines import name_of
     from janus_cli.data.tables import column_of_each
     from janus_cli.errors import UsageError
@@ -122,8 +122,7 @@ def score(
     own = runs.find_run(run) if run else runs.run_around(first) or runs.run_around(files[0])
     inputs.warn_of_sources(reference_column or (), own)
     if own and not task:
-        with suppress(UsageError):  # a recipe with mistakes
-            glge.tell_of_validations(recipe_load.load(str(own.recipe)), str(own.path))
+        glge.tell_of_validations(inputs.recipe_of(own), own.path)
     judge, chosen = judge_of_outputs(own, references, wanted, tokenize)
     if "bleu" in chosen and judge.tokenize != "none" and looks_tokenised(outputs[0].lines):
         console.warn("the hypotheses look tokenised; `--metrics bleu-tok` scores them as they are")

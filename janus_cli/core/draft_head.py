@@ -1,7 +1,7 @@
 """A draft head: it says which of the tokens that one NAR pass predicts follow each other.
 
-Each place of a draft is predicted without the others, so that neighbours do not fit, and words come one place early or
-late. Of a candidate c, a likely token of a place d places from that of the last token w, the score in nats is
+Each place of a draft is predicted without the others, so that neighbours may not fit, and words come one place early or
+late. Let w be the last token and c a candidate: a likely token, d places from w. Its score in nats is
 
     scale * log p_NAR(c) + distances[d] + bias[c] + e_w before after^T e_c
 

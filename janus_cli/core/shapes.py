@@ -1,4 +1,4 @@
-"""Names and shapes of a model's weights, and what else of it can be said without torch, which is not imported here."""
+"""Names and shapes of a model's weights, and whatever else about a model needs no torch, which is not imported here."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def marian_positions(count: int, width: int) -> list[list[float]]:
 
 
 def head_shapes(width: int, vocabulary: int, rank: int) -> Shapes:
-    """Of a draft head."""
+    """The names and shapes of a draft head's weights."""
     return {
         "before": (width, rank), "after": (width, rank), "bias": (vocabulary,), "distances": (NEAR,), "scale": (1,),
     }  # fmt: skip

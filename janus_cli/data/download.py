@@ -76,7 +76,7 @@ def _download(item: Download, path: Path) -> None:
         received = sha256(part)
         if received != item.sha256:
             part.unlink()
-            raise DataError(f"{item.url} has sha256 {received} instead of {item.sha256}: it was thrown away")
+            raise DataError(f"{item.url} has sha256 {received} instead of {item.sha256}: the file was deleted")
         part.replace(path)
 
 

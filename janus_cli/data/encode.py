@@ -177,7 +177,7 @@ def _processes(workers: int) -> ProcessPoolExecutor | None:
     try:
         return ProcessPoolExecutor(workers, get_context("spawn"), _begin)
     except OSError as problem:
-        console.warn(f"no processes to encode in ({problem.strerror}): one does it all")
+        console.warn(f"worker processes cannot be started ({problem.strerror}): encoding in this one")
         return None
 
 

@@ -60,7 +60,7 @@ def tell(splits: Sequence[Split], data: Data) -> None:
     for name, own in hashes.items():
         if count := sum(each in met for each in own):
             say = console.warn if count > MUCH * len(own) else console.say
-            say(f"{name}: {count:,} of {len(own):,} pairs are also in train, and can be known by heart")
+            say(f"{name}: {count:,} of {len(own):,} pairs are also in train, and may have been memorised")
     for name, numbers in names.items():
         if numbers:
             more = f" and {len(numbers) - 1:,} more" if numbers[1:] else ""

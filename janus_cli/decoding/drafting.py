@@ -59,7 +59,7 @@ def make_head(
     model, tokenizers = read_model(trained, folder, head=False)
     lines = _sources(trained, recipe, tokenizers.source, source, column, sentences)
     if len(lines) < FEW:
-        console.warn(f"{counted(len(lines), 'sentence')} may be too few: from {FEW:,} on, a head is of use for others")
+        console.warn(f"{counted(len(lines), 'sentence')} may be too few: to help with other text, use {FEW:,} or more")
     console.say(f"drafting {counted(len(lines), 'sentence')} with {trained.path}, checkpoint {folder.name}")
     begun = time.monotonic()
     found = [*_drafted(model, lines, greedy)]

@@ -115,7 +115,7 @@ class Records:
         """
         if self.path.exists() and not os.access(self.path, os.W_OK):
             reason = ": ".join(filter(None, ["may not be continued or replaced", whose(self.path)]))
-            raise UsageError(f"{self.path}, which a decoding has left, {reason}", self.elsewhere)
+            raise UsageError(f"{self.path}, left by an earlier decoding, {reason}", self.elsewhere)
         earlier = Progress() if force else self._find_progress()
         header = self.earlier_header() if resume else {}
         if header.get("files") == self.header["files"]:  # what the first call may replace, a later one may, too

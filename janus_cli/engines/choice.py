@@ -41,7 +41,7 @@ def _without_graph(mode: Mode, options: Decoding, side: ARSide | None, device: s
     if mode == "nar" and options.rewrite_repeats > 1:
         return "no graph for rewrite_repeats above 1"
     if mode == "spec" and (options.redraft not in ("nar", "source") or options.draft_iters > 1):
-        return "no graph for other drafts than one NAR pass or the source"
+        return "no graph for draft_iters above 1, nor for redraft ar"
     if side not in ("content", "query") and (mode != "nar" or options.rerank == "ar"):
         return "no graph for this AR side"
     return next((f"no graph for {name}" for name in UNKNOWN[mode] if getattr(options, name)), "")

@@ -42,7 +42,7 @@ def export(
             "leave it out, or add --format ctranslate2",
         )
     if kind != "safetensors" and with_test:
-        raise UsageError(f"--with-test is for janus, which does not read what {kind} reads", "leave it out")
+        raise UsageError(f"--with-test adds text for janus, which does not read {kind} exports", "leave it out")
     source = read_checkpoint(run, checkpoint, partial(_read, kind=kind, changes=changes, with_test=with_test))
     about = {"format": kind, "quantization": stored, **source.provenance}
     name = f"{about['checkpoint']}.{kind}" + (f".{stored}" if stored != AS_TRAINED else "")

@@ -90,8 +90,8 @@ def _given_back(source: HuggingFace, target: HuggingFace, suffix: int, start: in
     found = given_back(source, target)
     if MBART in found and not source.begin and not suffix:
         raise UsageError(
-            "this model's tokenizer is mBART's, with which transformers puts a language around every text, and the "
-            "model was trained without",
+            "this model's tokenizer is mBART's, with which transformers adds a language to every text, but the "
+            "model was trained without one",
             "use --format safetensors, or train --from a model that `janus import` made of the mBART",
         )
     config = json.loads(found[CONFIG])

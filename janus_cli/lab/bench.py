@@ -121,7 +121,7 @@ class Bench:
         must_be_read(tokenize, [self.judge.metric])
         self.judge.must_be_at_hand()
         self.judge.introduce()
-        tell_of_validations(self.recipe, str(self.run.path))
+        tell_of_validations(self.recipe, self.run.path)
         self.selection = rows.select(self.recipe, modes, self.device.type)
         for peer in against:
             peers.load(peer)
@@ -153,7 +153,7 @@ class Bench:
         for change in self.changes:
             if change.partition("=")[0].removeprefix("decoding.") in taken:
                 hint = "name rows, as in --mode ar.beam4,nar6.lb3"
-                raise UsageError(f"--set {change}: each row says this itself", hint)
+                raise UsageError(f"--set {change}: each row sets this itself", hint)
         if self.plot is not None:
             require("matplotlib", "bench")
         for path in filter(None, (self.out, self.plot)):
@@ -210,7 +210,7 @@ class Bench:
             console.say(f"kept as {keep(self.run, results)}")
         except OSError as problem:  # the run may belong to another user
             folder = self.run.path / "bench"
-            console.warn(f"{folder} cannot be written: {problem.strerror}; kept is only what --out and --plot name")
+            console.warn(f"{folder} cannot be written: {problem.strerror}; only the files of --out and --plot are kept")
         if self.out is not None:
             write_atomically(self.out, json_file(results))
         if self.plot is not None:

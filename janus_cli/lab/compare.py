@@ -189,7 +189,7 @@ class Comparison:
                 train(**self._options(entry, self.force), dry_run=True)
         if not self._manifest():
             console.say(f"{self.data} is not there yet: it would be prepared first, and then checked")
-        console.say(f"each is then decoded, as far as it can, with {', '.join(self.modes)}")
+        console.say(f"each is then decoded with those of these modes that it has: {', '.join(self.modes)}")
 
     def _must_be_ours(self) -> list[dict[str, Any]]:
         """The rows of an earlier call; UsageError if the folder holds anything else, DataError if they are damaged."""

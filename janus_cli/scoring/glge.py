@@ -189,10 +189,10 @@ def as_task(
     return pooled(edited, columns, pooling, output=-1) if pooling else (edited, columns)
 
 
-def tell_of_validations(recipe: Recipe, name: str) -> None:
-    """Says it if validations of what has this recipe, of that name, prepare their lines for a task."""
-    if task := recipe.scoring.task:
-        console.say(f"validations of {name} prepare the lines as `score --task {task}` does; here nothing does")
+def tell_of_validations(recipe: Recipe | None, name: object) -> None:
+    """Says it if validations of what has this recipe, and that name, prepare their lines for a task."""
+    if recipe and (task := recipe.scoring.task):
+        console.say(f"validations of {name} prepare the lines as `score --task {task}` does; this call does not")
 
 
 def compared(

@@ -18,6 +18,7 @@ from janus_cli.data.lines import STDIN, is_stream
 from janus_cli.data.references import by_column, references
 from janus_cli.data.tables import HEAD, Column, Texts, is_json_lines, table_of_lines, text_or_column
 from janus_cli.errors import DataError, UsageError
+from janus_cli.recipe import Recipe
 from janus_cli.runs import RUNS, Run, find_run, run_around
 from janus_cli.terminal import command
 
@@ -167,6 +168,13 @@ def read_references(path: Path, columns: Sequence[str] = ()) -> list[list[str | 
         DataError: it cannot be read, is no UTF-8, or has no such columns.
     """
     return by_column(references(path, columns)) or [[]]
+
+
+def recipe_of(run: Run) -> Recipe | None:
+    """The recipe of a run; None if it has mistakes."""
+    with suppress(UsageError):
+        return recipe_load.load(str(run.recipe))
+    return None
 
 
 def warn_of_sources(columns: Sequence[str], run: Run | None) -> None:

@@ -42,7 +42,7 @@ def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: 
         console.say(f"best by {label(metric, scoring)}")
         if best > (most := max(1, recipe.training.keep_best)):
             told = f"{run.path} keeps its best {most} (training.keep_best) and its last {kept}"
-            console.warn(f"{told}: better ones than some of these may be gone")
+            console.warn(f"{told}: checkpoints better than some of these may be gone")
         if not chosen:
             raise UsageError(f"{run.path} has no checkpoint with {metric}", "average the newest, with --last N")
     else:  # older ones were kept only because they are among the best

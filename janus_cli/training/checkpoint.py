@@ -65,7 +65,7 @@ class Checkpoint:
     state: Mapping[str, Any]
 
     def position(self, recipe: Recipe) -> documents.Position:
-        """Where a training with this recipe goes on. What batches of another size or seed have read is noted."""
+        """Where a training with this recipe continues. What other batches have read of the epoch is noted."""
         found = documents.Position.model_validate(self.state)
         before, now = ((each.training.batch_tokens, each.seed) for each in (self.recipe, recipe))
         if before != now and found.batch:
@@ -428,8 +428,8 @@ def _is_interim(folder: Path) -> bool:
 def prune(root: Path, keep_last: int, best: Collection[Path]) -> None:
     """Remove all checkpoints of training steps but the last ones, the best ones, and what `best` points to.
 
-    Those that only a stop has made push none out, and go when another one is newer, so that `janus average` takes what
-    it would without them. Until then the newest two stay: one may be damaged.
+    Checkpoints that only a stop has made do not push others out. They are removed once there is a newer one, so that
+    `janus average` takes what it would without them. Until then the newest two stay: one may be damaged.
     """
     folders, linked = steps(root), followed(root / "best").resolve().name
     interim = list(filter(_is_interim, folders))

@@ -1,4 +1,4 @@
-"""`--from`: the weights with which a training begins, if those of another run; nothing else is taken of its state.
+"""`--from`: begins a training with the weights of another run; nothing else of that run's state is taken.
 
 The model section and the tokenizer of that run come with them (`recipe_load.Basis`). Updates, learning rate and moments
 start afresh. Weights that the other model lacks (the length table, if it was an AR model) stay as drawn from the seed.

@@ -112,7 +112,7 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What is done inside takes no time: the speed is that of updates."""
+        """Time spent inside does not count: the speed is that of updates."""
         began = time.perf_counter()
         yield
         self.since += time.perf_counter() - began

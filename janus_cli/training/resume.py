@@ -72,7 +72,7 @@ def _within(key: str, places: Iterable[str]) -> bool:
 
 
 def consequences(saved: Checkpoint, recipe: Recipe, numerics: Mapping[str, object]) -> Iterator[str]:
-    """Warnings of what is another than before this checkpoint: rounding, learning rate."""
+    """Warnings about what differs from before this checkpoint: rounding, learning rate."""
     step = saved.state["step"]
     for name, now in numerics.items():
         if (before := saved.state.get(name, now)) != now:

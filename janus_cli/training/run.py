@@ -347,7 +347,7 @@ def _fit(trainer: Trainer, saved: Checkpoint | None) -> None:
     console.say(f"{shares.in_words(recipe.training)}, {precision}, from update {step:,} to {recipe.training.updates:,}")
     if recipe.training.freeze and not run.read_manifest().get("from"):
         parts = ", ".join(recipe.training.freeze)
-        console.warn(f"training.freeze without --from: {parts} will stay as they were drawn")
+        console.warn(f"training.freeze without --from: {parts} will keep their random weights")
     if (warmup := recipe.training.warmup) > recipe.training.updates:
         console.warn(f"training.warmup {warmup:,} is above training.updates: the learning rate never reaches its peak")
     board = run.path / "tensorboard" if recipe.training.tensorboard else None

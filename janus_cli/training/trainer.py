@@ -92,7 +92,7 @@ class Trainer:
 
     @cached_property
     def judge(self) -> Judge:
-        """Of validations. Found out when it is needed: a benchmark trains without validation data."""
+        """The judge of validations, made when it is first needed: a benchmark trains without validation data."""
         return judge_of(self.recipe, self.prepared.manifest)
 
     @cached_property
@@ -106,7 +106,7 @@ class Trainer:
 
     @cached_property
     def material(self) -> Material:
-        """Of validations, on the first rank."""
+        """What validations read, on the first rank."""
         return material(self.recipe, self.prepared)
 
     def fit(self) -> None:

@@ -70,7 +70,7 @@ class Material(NamedTuple):
     lines: Output | None
 
     def score(self, outputs: Sequence[list[int]], judge: Judge) -> float:
-        """Of the ids that were decoded, by the same functions as `janus score`."""
+        """The score of the decoded ids, by the same functions as `janus score`."""
         texts: Hypotheses = self.target.decode(outputs)
         references: References = self.references
         if self.task:
@@ -80,7 +80,7 @@ class Material(NamedTuple):
 
 
 def material(recipe: Recipe, prepared: Prepared) -> Material:
-    """Of the valid split; to be read once, for all validations of a training."""
+    """What validations read of the valid split; to be read once, for all validations of a training."""
     valid, rows = prepared.valid, sample(len(prepared.valid), recipe.training.valid_sentences)
     batch = noised(load_batch(valid, np.array(rows)), valid, recipe, UNTRAINED)
     lengths = (batch.source_real.sum(1) - 1).clamp(max=recipe.reads).tolist()  # cut, as `janus decode` does

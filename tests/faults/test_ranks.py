@@ -183,7 +183,7 @@ Trainer.__init__ = poisoned
     code, said = ended(torchrun(changes=("training.updates=4",), before=poison))
     assert code == 0, said
     (skipped,) = entries(LOG, "skipped")
-    assert skipped["step"] == 1
+    assert skipped["step"] == 2, "the update that was skipped"
     recipe = recipe_load.load("tiny.yaml")
     batches = epoch_batches(open_prepared(recipe, Path("data/tiny.src-tgt")).train, 256, recipe.seed, 0)
     assert skipped["sentences"] == [int(row) for rows in list(batches)[2:4] for row in rows]  # of both ranks

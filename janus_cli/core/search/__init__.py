@@ -25,8 +25,8 @@ class Output:
     passes: decoder passes that the sentence took part in. trace: these passes, if asked for.
     limited: whether the search went on up to the most tokens allowed, so that without that limit it might have found
         something longer.
-    tried: with a trace, of the best hypothesis: the lengths of which it was chosen, likeliest first, each with its
-        log-probability and the score of its text, None if the first pass left it out.
+    tried: with a trace, for the best hypothesis: the lengths among which it was chosen, likeliest first, each with its
+        log-probability and the score of its text (None if the first pass left that length out).
     """
 
     tokens: list[int]
@@ -44,7 +44,7 @@ class Output:
 
 
 def different(outputs: Sequence[Output], most: int) -> list[Output]:
-    """The first `most` that write different texts: without their repeats, those of several lengths may be equal."""
+    """The first `most` with different texts; without their repeats, hypotheses of several lengths may be equal."""
     found: dict[tuple[int, ...], Output] = {}
     for output in outputs:
         found.setdefault(tuple(output.tokens), output)

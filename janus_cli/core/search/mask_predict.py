@@ -115,7 +115,7 @@ def over_lengths(
     update: Update = "hidden", sure: float = 1, repeats: Repeats = NONE, leaving: bool = True,
     trace: Trace | None = None,
 ) -> Written:  # fmt: skip
-    """`mask_predict` over several lengths of each sentence; it keeps those of which the first pass is least in doubt.
+    """`mask_predict` over several lengths of each sentence; keeps those about which the first pass has least doubt.
 
     A row of n tokens has the score (log p(n) - sum of the entropies at its n places) / (n + 1): the length counts as a
     token, as EOS does left to right. Later passes are no judge of lengths: a token that they write fits what stands

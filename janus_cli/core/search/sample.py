@@ -32,8 +32,8 @@ def sample(
         draw: `draw(logps, rows, place)` -> tokens (R,) that follow. logps (R, V), rows: (R,) int64, the number of each
             sample among all, those of a sentence side by side; place: of the token, from 0.
         max_lengths: (B,) int64, the most tokens of a sample, EOS included; at least 1.
-        length_penalty: see `beam_search`; decides the scores and their order. Scores are the model's: they know neither
-            of temperature nor of what was cut off. free_end: EOS costs nothing at the maximum length.
+        length_penalty: see `beam_search`; decides the scores and their order. Scores are the model's: neither the
+            temperature nor what was cut off changes them. free_end: EOS costs nothing at the maximum length.
     """
     sentences = torch.arange(len(max_lengths), device=max_lengths.device)
     if not len(sentences):

@@ -114,8 +114,8 @@ def _behind(proposals: Tensor, fresh: Tensor) -> Tensor:
 class Copied:
     """A `draft` that takes no pass: the tokens of the source (B, S) that follow what is written.
 
-    That is after the place in the source that has the last two tokens of the prefix, or else the last one; of several,
-    or where there is none, the place whose number is nearest to theirs. Source and target share their ids.
+    It looks in the source for the last two tokens of the prefix, or else for the last one. If there are several such
+    places, or none, it takes the place whose number is nearest to theirs. Source and target share their ids.
     """
 
     def __init__(self, source: Tensor, window: int) -> None:
