@@ -88,7 +88,7 @@ def explain(keys: Sequence[str] = (), objective: str | None = None, *, markdown:
         if own and objective not in (None, own):
             continue
         rows = _rows(place, section)
-        known |= {place, *(row[0] for row in rows)}
+        known |= {place, *(row[0] for row in rows)} - {""}
         missing = [key for key in missing if not any(_under(key, row) for row in rows)]
         rows = [row for row in rows if not keys or any(_under(key, row) for key in keys)]
         title = f"{place}, name: {own}" if own else place or "recipe"

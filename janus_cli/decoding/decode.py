@@ -245,7 +245,8 @@ class Decode(Job):
         self.out = None if self.out == STDIN else self.out
         if self.out is not None:
             must_not_dangle(self.out)
-            if self.text and self.text.is_file() and self.out.exists() and self.out.samefile(self.text):
+            texts = [self.lines.path, *self.references.values()]
+            if any(each.is_file() and self.out.exists() and self.out.samefile(each) for each in texts):
                 raise UsageError(f"{self.out} is the text itself, which would be lost", ELSEWHERE)
         self.label = ".".join([self.plan.label, *self._other_limit()])
         parts = [self.split, self.label, self.folder.name if self.checkpoint else None]
@@ -253,7 +254,8 @@ class Decode(Job):
         self.forms: dict[Path, Form] = {self.kept("txt"): as_text, self.kept("jsonl"): as_json} if self.split else {}
         files = dict.fromkeys(self.forms, True)
         if self.out is not None and (self.out.is_file() or not self.out.exists()):
-            if self.out.resolve() in {path.resolve() for path in files}:
+            own = {self.kept("json"), *files} if self.split else set()
+            if self.out.resolve() in {path.resolve() for path in own}:
                 raise UsageError(f"{self.out} is written anyway", "leave out --out")
             self.forms[self.out], files[self.out] = self.asked, self.force
         if not files:

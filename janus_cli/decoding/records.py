@@ -282,7 +282,7 @@ class Records:
         self._must_be_free("move it away")
         self._append(b"", self.progress._replace(published=True))
         _write(self._file, b"", sync=True)
-        new = [path.with_name(f".{path.name}.{self.output.name}.new") for path in self.files]
+        new = [path.with_name(f".{number}.{self.output.name}.new") for number, path in enumerate(self.files)]
         with ExitStack() as stack:
             files = [stack.enter_context(path.open("wb")) for path in new]
             texts = [stack.enter_context(_packing(file, path)) for file, path in zip(files, self.files, strict=True)]

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count, islice
@@ -205,7 +206,7 @@ class Translator:
         """`translate` for endless input: reads and decodes a window at a time. Options are checked at once."""
         read = checked(texts, "text")
         if options != self._chosen[0]:  # checking them costs a sentence some time
-            self._chosen = options, choose(self.plan.recipe, options)
+            self._chosen = deepcopy(options), choose(self.plan.recipe, options)
         plan = self._chosen[1]
         fresh = Translator(self.generator, self.tokenizers, plan, sys.maxsize if trace else 0, scores=scores)
         cleaned = map(cleaner(plan.recipe.data.clean), read)

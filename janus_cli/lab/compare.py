@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,24 +19,23 @@ from janus_cli import __version__, console, documents, recipe_load, runs
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.data.prepared import data_of, place_for
 from janus_cli.device import choose_device, keep_freed_memory
-from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError, check_machine
-from janus_cli.files import MANIFEST, write_atomically
+from janus_cli.errors import CheckpointError, DataError, JanusError, RunInUseError, UsageError, check_machine
+from janus_cli.files import MANIFEST, locked, write_atomically
 from janus_cli.lab import machine
-from janus_cli.lab.entries import SPLIT, Entry, Output, timings
+from janus_cli.lab.entries import SPLIT, Entry, must_share_data, scored, timings
 from janus_cli.lab.plots import quality_against_passes
 from janus_cli.lab.processes import Job, run_jobs
 from janus_cli.lab.rows import references_of, select, sentences
 from janus_cli.lab.systems import System
 from janus_cli.lab.tables import json_file, markdown, render, without_empty
 from janus_cli.lab.threads import in_words
-from janus_cli.measures import BOOTSTRAP_SEED, MEASURES
+from janus_cli.measures import MEASURES
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
-from janus_cli.scoring import bootstrap, repeats
+from janus_cli.scoring import bootstrap
 from janus_cli.scoring.glge import tell_of_validations
-from janus_cli.scoring.judge import Judge, judge_of, must_be_read, named_metric, one_text
+from janus_cli.scoring.judge import Judge, judge_of, must_be_read, named_metric
 from janus_cli.scoring.metrics import must_be_at_hand
-from janus_cli.scoring.scores import References, Score
 from janus_cli.system import load_average, usable_cores
 from janus_cli.training import checkpoint
 from janus_cli.training.resume import continued
@@ -47,6 +47,7 @@ MODES = (  # each system is decoded with those that it has
     "semi4", "spec",
 )  # fmt: skip
 UPDATES = 2000  # of each training, by default
+LOCK = ".lock"
 UNBOUNDED = 10_000_000  # updates, if minutes are the budget
 BUDGET = ("training.updates", "training.minutes")  # may grow
 TRAININGS = {
@@ -57,7 +58,6 @@ ROWS = {  # after system, decoding and scores
     "difference": "+.2f", "95 %": "", "p": ".3f", "words twice": ".1%", "trigrams again": ".1%", "length": ".2f",
     "passes": ".1f", "one by one, ms": ".1f", "sentences/s": ",.0f", "threads": "",
 }  # fmt: skip
-BASELINES = ("ar ar.beam5", "ar ar.beam1")  # rows to compare with by default
 
 
 class Comparison:
@@ -106,6 +106,8 @@ class Comparison:
         begun = [entry.run for entry in self.entries if entry.run.manifest.is_file() and not force]
         usual = data_of(begun[0], self.recipe) if begun else place_for(self.recipe, self.basis)
         self.data = prepared or usual
+        if begun and (usual / MANIFEST).is_file():  # new systems get the data of those that are there
+            self.prepared = self.data
         if start is not None:
             checkpoint.find_start(start)
         self.updates: dict[str, int | None] = {}  # that each system is to have; None if minutes are the budget
@@ -165,6 +167,14 @@ class Comparison:
         judge.introduce()
         tell_of_validations(self.recipe, self.base)
         self._make_folder()
+        with locked(self.folder / LOCK, self._refuse):
+            return self._compare(judge, load_before, before)
+
+    def _refuse(self, holder: str) -> None:
+        raise RunInUseError(f"{self.folder} is in use by {holder}", "wait for it, or name another folder with --out")
+
+    def _compare(self, judge: Judge, load_before: float | None, before: Sequence[Mapping[str, Any]]) -> tuple[str, int]:
+        """Trains, decodes, scores and times, with the folder locked; see `run`."""
         device = self._train_and_decode()
         results = self._results(judge, device, load_before)
         text = table(results)
@@ -225,6 +235,7 @@ class Comparison:
     def _must_continue(self) -> None:
         """Says how existing trainings may go on; raises UsageError or CheckpointError if not as asked."""
         existing = [entry for entry in self.entries if entry.run.recipe.exists()]
+        must_share_data(existing, self._manifest())
         if existing:
             more = "--steps" if self.minutes is None else "--minutes"
             console.say(f"earlier trainings are kept: more {more} trains on, --force starts over, --out keeps both")
@@ -286,7 +297,7 @@ class Comparison:
     def _train_and_decode(self) -> torch.device:
         """Trains and decodes every entry; with --jobs, first in parallel processes, then here what failed there."""
         threads, device = torch.get_num_threads(), choose_device(self.device)
-        replaced: set[str] = set()
+        replaced, started = set[str](), time.time()
         if self.jobs > 1:
             at_once = min(self.jobs, len(self.entries))
             self.threads = self.threads or max(1, usable_cores() // at_once)
@@ -295,7 +306,7 @@ class Comparison:
                 for entry in self.entries
             ]
             failed = run_jobs(jobs, at_once, force=self.force)
-            replaced = {entry.name for entry in self.entries} - failed
+            replaced = {entry.name for entry in self.entries if entry.name not in failed or entry.begun_since(started)}
         for number, entry in enumerate(self.entries, 1):
             console.say("")
             console.say(f"[{number} of {len(self.entries)}] {entry.name}")
@@ -322,6 +333,7 @@ class Comparison:
     def _results(self, judge: Judge, device: torch.device, load_before: float | None) -> dict[str, Any]:
         """All results as plain values."""
         decoded = [entry for entry in self.entries if entry.outputs]
+        must_share_data(decoded, {})
         text = (decoded[0].run, decoded[0].recipe, SPLIT) if decoded else None
         lines, references = (sentences(*text), references_of(*text)) if text else ([], None)
         rows, base = scored(decoded, references, judge, self.against)
@@ -354,61 +366,6 @@ class Comparison:
             console.warn(f"rows no longer have all seeds: {told}; {kept}: the earlier --seeds has them again")
         if not self.speed and any(row.get("speed") for row in before):
             console.warn("the table no longer has speeds: without --no-speed they are measured again")
-
-
-def scored(
-    entries: Sequence[Entry], references: References | None, judge: Judge, against: str | None
-) -> tuple[list[dict[str, Any]], str | None]:
-    """A row for each system and mode, over its seeds, and the name of the baseline row; None without references.
-
-    against: "SYSTEM MODE" of the baseline; by default, or if that row failed, the AR baseline or the first row.
-    """
-    metrics = list(dict.fromkeys([judge.metric, "edit" if judge.metric == "exact" else "chrf"]))
-    outputs: dict[str, dict[int, Output]] = {}
-    for entry in entries:
-        for label, output in entry.outputs.items():
-            outputs.setdefault(f"{entry.system.name} {label}", {})[entry.seed] = output
-    scores = {
-        name: {seed: judge.scores(output.texts, references, metrics) for seed, output in seeds.items()}
-        if references is not None else {}
-        for name, seeds in outputs.items()
-    }  # fmt: skip
-    base = next((name for name in (against, *BASELINES, *scores) if scores.get(name or "")), None)
-    rows, alike = [], any(one_text([text or "" for text in column]) for column in references or ())
-    for name, seeds in outputs.items():
-        values: dict[str, Any] = {}
-        for seed, output in seeds.items():
-            if not alike and (said := one_text(output.texts)):
-                console.warn(f"{name}, seed {seed}: {said}")
-        for seed, found in scores[name].items():
-            for metric in found:
-                about = values.setdefault(metric.name, {"signature": metric.signature, "values": {}})
-                about["values"][str(seed)] = metric.value
-        system, label = name.split(" ")
-        rows.append({
-            "system": system, "label": label, "seeds": list(seeds),
-            "passes": fmean(output.passes for output in seeds.values()), "scores": values,
-            "repeats": _mean_rates([repeats.rates(output.texts, references) for output in seeds.values()]),
-            "comparison": None if base is None or name == base else _compared(scores[name], scores[base]),
-        })  # fmt: skip
-    return rows, base
-
-
-def _mean_rates(seeds: Sequence[repeats.Rates]) -> repeats.Rates:
-    """The mean of each rate over the seeds that have it."""
-    known = {name: [rate for each in seeds if (rate := each[name]) is not None] for name in repeats.NOTHING}
-    return {name: fmean(values) if values else None for name, values in known.items()}
-
-
-def _compared(ours: Mapping[int, Sequence[Score]], base: Mapping[int, Sequence[Score]]) -> dict[str, Any] | None:
-    """The first metric over the seeds that both rows have, and for each of them; None without such seeds."""
-    pairs = {str(seed): (metrics[:1], base[seed][:1]) for seed, metrics in ours.items() if seed in base}
-    if not pairs:
-        return None
-    how = (bootstrap.SAMPLES, BOOTSTRAP_SEED)
-    first, second = ([score for each in side for score in each] for side in zip(*pairs.values(), strict=True))
-    seeds = {seed: asdict(bootstrap.compare(*pair, *how)[0]) for seed, pair in pairs.items()}
-    return {**asdict(bootstrap.compare_seeds(first, second, *how)), "seeds": seeds}
 
 
 def budget(settings: Mapping[str, Any]) -> str:
@@ -492,6 +449,7 @@ def write(folder: Path, results: Mapping[str, Any], text: str) -> None:
         write_atomically(folder / "comparison.svg", plot)
         written.append("comparison.svg")
     except UsageError as problem:
+        (folder / "comparison.svg").unlink(missing_ok=True)  # of an earlier table
         console.say(f"no plot: {problem.message}; {problem.hint}")
     write_atomically(folder / "comparison.json", json_file(results))
     console.say(f"kept as {', '.join(str(folder / name) for name in written)}")

@@ -50,24 +50,25 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
         Entry.options, recipe="demo", changes=changes, threads=threads or 1, device="cpu", force=force
     )  # fmt: skip
     at_once = min(usable_cores() // (threads or 1), len(entries))
-    waiting = entries
+    waiting, began = entries, time.time()
     try:
+        jobs = []
+        for entry in entries:  # the data is made, and mistakes are found, before any of them trains
+            work = partial(train, **options(entry))
+            work(data_only=True)
+            work(dry_run=True)
+            jobs.append(Job(entry.system.objective, entry.run, recipe.training.updates, work))
         if at_once > 1:
-            jobs = []
-            for entry in entries:  # the data is made, and mistakes are found, before any of them trains
-                work = partial(train, **options(entry))
-                work(data_only=True)
-                work(dry_run=True)
-                jobs.append(Job(entry.system.objective, entry.run, recipe.training.updates, work))
             console.say(f"training {', '.join(SYSTEMS.values())}, {at_once} at a time")
             failed = run_jobs(jobs[::-1], at_once, force=force)  # the longest training first
             waiting = [entry for entry in entries if entry.system.objective in failed]
         for number, entry in enumerate(waiting, 1):
             console.say("")
             console.say(f"[{number} of {len(waiting)}] {entry.system.name}")
-            train(**options(entry))
+            train(**options(entry, force=force and not entry.begun_since(began)))
     except (CheckpointError, DataError) as problem:
-        raise type(problem)(problem.message, "start over: rm -r data/demo.*; janus demo --force") from None
+        hint = "rename that run if it is yours; or start over: rm -r data/demo.*; janus demo --force"
+        raise type(problem)(problem.message, hint) from None
     torch.set_num_threads(decoding_threads)
     cells = [row for entry in entries for row in _rows(entry)]
     console.say("")

@@ -6,9 +6,10 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -19,15 +20,19 @@ from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding.modes import Plan, own_recipe
 from janus_cli.decoding.translate import Timing, Translator, read_model
 from janus_cli.engines.engine import Engine
-from janus_cli.errors import JanusError, Stopped
+from janus_cli.errors import DataError, JanusError, Stopped
 from janus_cli.files import write_atomically
 from janus_cli.lab import logbook
 from janus_cli.lab.labels import REPEATS, WARMUP
 from janus_cli.lab.rows import Work, janus_row, measure, select, sentences
 from janus_cli.lab.systems import System
 from janus_cli.lab.threads import to_try
+from janus_cli.measures import BOOTSTRAP_SEED
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
+from janus_cli.scoring import bootstrap, repeats
+from janus_cli.scoring.judge import Judge, one_text
+from janus_cli.scoring.scores import References, Score
 from janus_cli.system import followed
 from janus_cli.training import checkpoint
 from janus_cli.training.average import average_checkpoints
@@ -36,6 +41,8 @@ from janus_cli.training.run import train
 SPLIT = "test"
 SENTENCES = 200  # of that split, timed in batches
 SINGLES = 50  # timed one by one
+CLOCK = 1.0  # seconds that a file system may be behind
+BASELINES = ("ar ar.beam5", "ar ar.beam1")  # rows to compare with by default
 
 
 class Output(NamedTuple):
@@ -77,6 +84,10 @@ class Entry:
         """The recipe of the checkpoint to decode."""
         return own_recipe(self.checkpoint, ())
 
+    def begun_since(self, when: float) -> bool:
+        """Whether its training began after this time, in seconds since the epoch."""
+        return self.run.recipe.is_file() and self.run.recipe.stat().st_mtime >= when - CLOCK
+
     def options(
         self, *, changes: Sequence[str], force: bool, start: Path | None = None, allow_change: Sequence[str] = (),
         **shared: Any,
@@ -116,8 +127,8 @@ class Entry:
             train(**options)
             self.checkpoint = followed(self.checkpoint).resolve()
             if average:
-                last = min(average, len(list(checkpoint.steps(self.run.checkpoints))))
-                self.checkpoint, _ = average_checkpoints(self.run, last=last, best=None, force=True)
+                names = [folder.name for folder in checkpoint.steps(self.run.checkpoints)]
+                self.checkpoint = self._averaged(names[-average:])
             state, knobs = checkpoint.read_state(self.checkpoint), self.recipe.objective
             step = state.get("step", 0)
             starts = logbook.read(self.run.log).of("start")
@@ -129,6 +140,13 @@ class Entry:
                 "parameters": starts[-1].get("parameters") if starts else None,
                 "precision": state.get("precision"), "checkpoint": self.checkpoint.name,
             }  # fmt: skip
+
+    def _averaged(self, names: Sequence[str]) -> Path:
+        """The mean of these checkpoints, its last ones; one that is there stays, with its draft head."""
+        folder = self.run.checkpoints / f"average-last{len(names)}"
+        if folder.is_dir() and checkpoint.read_state(folder).get("averaged") == list(names):
+            return folder
+        return average_checkpoints(self.run, last=len(names), best=None, force=True)[0]
 
     def decode(self, modes: Sequence[str], folder: Path, device: torch.device) -> None:
         """Decodes the split in each of these modes (see `rows.select`) that the run has.
@@ -194,3 +212,74 @@ def timings(
     tried = [str(each) for each in work.settings(several=False)]
     about = {"sentences": len(work.lines), "singles": len(work.singles), "repeats": REPEATS, "threads": tried}
     return speeds, about
+
+
+def must_share_data(entries: Sequence[Entry], prepared: Mapping[str, Any]) -> None:
+    """Raises DataError unless these runs, and prepared data with this manifest, if any, have the same text.
+
+    Their outputs are scored against the same references.
+    """
+    manifests = {entry.name: entry.run.read_manifest() for entry in entries if entry.run.manifest.is_file()}
+    found: dict[tuple[Any, ...], str] = {}
+    for name, manifest in [*manifests.items(), *([("the prepared data", prepared)] if prepared else [])]:
+        found.setdefault(tuple(split.get("fingerprint") for split in manifest.get("splits", {}).values()), name)
+    if len(found) > 1:
+        raise DataError(
+            f"{' and '.join(found.values())} do not have the same data: they cannot be compared",
+            "use the same --prepared for all, or another --out",
+        )
+
+
+def scored(
+    entries: Sequence[Entry], references: References | None, judge: Judge, against: str | None
+) -> tuple[list[dict[str, Any]], str | None]:
+    """A row for each system and mode, over its seeds, and the name of the baseline row; None without references.
+
+    against: "SYSTEM MODE" of the baseline; by default, or if that row failed, the AR baseline or the first row.
+    """
+    metrics = list(dict.fromkeys([judge.metric, "edit" if judge.metric == "exact" else "chrf"]))
+    outputs: dict[str, dict[int, Output]] = {}
+    for entry in entries:
+        for label, output in entry.outputs.items():
+            outputs.setdefault(f"{entry.system.name} {label}", {})[entry.seed] = output
+    scores = {
+        name: {seed: judge.scores(output.texts, references, metrics) for seed, output in seeds.items()}
+        if references is not None else {}
+        for name, seeds in outputs.items()
+    }  # fmt: skip
+    base = next((name for name in (against, *BASELINES, *scores) if scores.get(name or "")), None)
+    rows, alike = [], any(one_text([text or "" for text in column]) for column in references or ())
+    for name, seeds in outputs.items():
+        values: dict[str, Any] = {}
+        for seed, output in seeds.items():
+            if not alike and (said := one_text(output.texts)):
+                console.warn(f"{name}, seed {seed}: {said}")
+        for seed, found in scores[name].items():
+            for metric in found:
+                about = values.setdefault(metric.name, {"signature": metric.signature, "values": {}})
+                about["values"][str(seed)] = metric.value
+        system, label = name.split(" ")
+        rows.append({
+            "system": system, "label": label, "seeds": list(seeds),
+            "passes": fmean(output.passes for output in seeds.values()), "scores": values,
+            "repeats": _mean_rates([repeats.rates(output.texts, references) for output in seeds.values()]),
+            "comparison": None if base is None or name == base else _compared(scores[name], scores[base]),
+        })  # fmt: skip
+    return rows, base
+
+
+def _mean_rates(seeds: Sequence[repeats.Rates]) -> repeats.Rates:
+    """The mean of each rate over the seeds that have it."""
+    known = {name: [rate for each in seeds if (rate := each[name]) is not None] for name in repeats.NOTHING}
+    return {name: fmean(values) if values else None for name, values in known.items()}
+
+
+def _compared(ours: Mapping[int, Sequence[Score]], base: Mapping[int, Sequence[Score]]) -> dict[str, Any] | None:
+    """The first metric over the seeds that both rows have, and for each of them; None without such seeds."""
+    pairs = {str(seed): (metrics[:1], base[seed][:1]) for seed, metrics in ours.items() if seed in base}
+    if not pairs:
+        return None
+    how = (bootstrap.SAMPLES, BOOTSTRAP_SEED)
+    first, second = ([score for each in side for score in each] for side in zip(*pairs.values(), strict=True))
+    seeds = {seed: asdict(bootstrap.compare(*pair, *how)[0]) for seed, pair in pairs.items()}
+    return {**asdict(bootstrap.compare_seeds(first, second, *how)), "seeds": seeds}

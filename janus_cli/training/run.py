@@ -350,6 +350,9 @@ def _fit(trainer: Trainer, saved: Checkpoint | None) -> None:
         console.warn(f"training.freeze without --from: {parts} will keep their random weights")
     if (warmup := recipe.training.warmup) > recipe.training.updates:
         console.warn(f"training.warmup {warmup:,} is above training.updates: the learning rate never reaches its peak")
+    if recipe.training.minutes and recipe.training.schedule != "inverse_sqrt":
+        schedule = f"training.schedule {recipe.training.schedule}"
+        console.warn(f"training.minutes may end it early: {schedule} falls over all of training.updates")
     board = run.path / "tensorboard" if recipe.training.tensorboard else None
     trainer.log = Log(run.log if world.first else None, board)
     trainer.log.write(

@@ -411,6 +411,21 @@ def test_a_text_is_not_replaced_by_its_translation(janus: Janus) -> None:
         code, _, err = janus("--input", "mine", "--out", out, "--force")
         assert (code, "which would be lost" in err) == (2, True)
     assert Path("mine").read_text() == "ba\n"
+    source = next(Path("data").glob("*/test.source.txt"))
+    before = source.read_bytes()
+    for out in (source, next(Path("data").glob("*/test.target.txt"))):
+        code, _, err = janus("--out", str(out), "--force")
+        assert (code, "which would be lost" in err) == (2, True), err
+    assert source.read_bytes() == before
+    code, _, err = janus("--out", str(KEPT / "test.ar.beam3.json"), "--force")
+    assert (code, "is written anyway" in err) == (2, True), err
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(janus: Janus) -> None:
+    Path("mine").write_text("ba\n")
+    out = Path("x" * 200)
+    assert janus("--input", "mine", "--out", str(out))[0] == 0
+    assert len(out.read_text().splitlines()) == 1
 
 
 def test_outputs_that_are_one_text_are_said(janus: Janus, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,15 @@ def test_texts_are_read_as_they_are_needed(janus: Janus, monkeypatch: pytest.Mon
         assert [result.index for result in lazily] == list(range(1, 20))
 
 
+def test_a_list_of_options_may_change_between_calls(janus: Janus) -> None:
+    translator, never = janus_cli.load("runs/ar"), list[int]()
+    how: dict[str, Any] = {"mode": "ar", "beam": 1, "unwritten": never}
+    (first,) = translator.translate(source()[:1], **how)
+    never.append(first.outputs[0].tokens[0])
+    (second,) = translator.translate(source()[:1], **how)
+    assert never[0] not in second.outputs[0].tokens
+
+
 def test_a_checkpoint_a_precision_and_an_exported_folder(janus: Janus, any_janus: Janus) -> None:
     first = janus_cli.load("janus", checkpoint="step-000001").translate(source())
     assert [result.text for result in first] != [result.text for result in janus_cli.load("janus").translate(source())]

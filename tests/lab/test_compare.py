@@ -15,6 +15,7 @@ import pytest
 
 from janus_cli import recipe_load
 from janus_cli.core.knobs import JanusObjective
+from janus_cli.files import locked
 from janus_cli.scoring.metrics import score
 from tests.faults import processes
 from tests.helpers import Janus, edit_json, read_json
@@ -120,6 +121,37 @@ def test_the_same_command_continues_and_a_larger_budget_trains_further(compare: 
     assert "not the same budget: ar.seed1" in out
     assert "3 updates each (but where the table says otherwise)" in out
     assert '"kind": "resumed", "step": 2' in Path("runs/compare-tiny/ar.seed1/log.jsonl").read_text()
+
+
+def test_a_new_system_gets_the_data_of_the_others(compare: Janus, shell: Janus) -> None:
+    """Else its outputs would be scored against the references of another text."""
+    assert shell("preprocess", "--recipe", "tiny.yaml", "--seed", "7", "--out", "other")[0] == 0
+    assert compare(*AR, "--steps", "1", "--prepared", "other")[0] == 0
+    assert compare("--objectives", "ar,cmlm", "--modes", "ar.beam1,nar1.lb1", "--steps", "1")[0] == 0
+    prints = [
+        read_json(f"runs/compare-tiny/{name}.seed1/manifest.json")["splits"]["test"]["fingerprint"]
+        for name in ("ar", "cmlm")
+    ]
+    assert prints[0] == prints[1]
+    shell("preprocess", "--recipe", "tiny.yaml", "--out", "usual")
+    code, _, err = compare("--objectives", "ar,bang", "--steps", "1", "--prepared", "usual")
+    assert (code, "do not have the same data" in err) == (3, True), err
+
+
+def test_two_at_once_do_not_share_a_folder(compare: Janus) -> None:
+    assert compare(*AR, "--steps", "1")[0] == 0
+    with locked(Path("runs/compare-tiny/.lock"), lambda holder: None):
+        code, _, err = compare(*AR, "--steps", "2")
+    assert (code, "runs/compare-tiny is in use by" in err) == (7, True), err
+
+
+def test_a_mean_that_is_there_stays_with_its_draft_head(compare: Janus) -> None:
+    words = (*AR, "--steps", "4", "--set", "training.save_every=1", "--average", "2")
+    assert compare(*words)[0] == 0
+    mean = Path("runs/compare-tiny/ar.seed1/checkpoints/average-last2")
+    (mean / "draft-head.safetensors").write_bytes(b"mine")
+    assert compare(*words)[0] == 0
+    assert (mean / "draft-head.safetensors").read_bytes() == b"mine"
 
 
 def test_what_a_smaller_table_loses_is_said(compare: Janus) -> None:

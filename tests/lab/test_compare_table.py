@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from janus_cli.lab.compare import scored, table
-from janus_cli.lab.entries import Entry, Output
+from janus_cli.lab.compare import table
+from janus_cli.lab.entries import Entry, Output, scored
 from janus_cli.lab.machine import describe
 from janus_cli.lab.systems import System
 from janus_cli.lab.tables import without_empty
