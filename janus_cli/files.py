@@ -376,3 +376,9 @@ def copy_files(names: list[str], source: Path, target: Path) -> None:
             raise DataError(f"{file} is not a plain file", "run `janus preprocess` again")
         with naming(target / name):
             shutil.copyfile(file, target / name)
+
+
+def like(other: Path, file: Path) -> None:
+    """Gives a file the mode of another one: safetensors makes it readable for its owner only, whatever the umask."""
+    with suppress(OSError):  # some file systems have no modes
+        file.chmod(other.stat().st_mode)

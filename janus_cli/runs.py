@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from janus_cli import console, documents
-from janus_cli.errors import CheckpointError, UsageError
+from janus_cli.errors import DENIED, CheckpointError, UsageError
 from janus_cli.files import MANIFEST, copy_files, whole_folder
 from janus_cli.recipe import Recipe
 from janus_cli.recipe_load import Basis, guess, shipped
@@ -259,12 +259,18 @@ def _copied(model: Path) -> Run:
     others = "README.*", "config.json", "provenance.json", "draft-head.safetensors"
     beside = [file.name for name in others for file in model.glob(name)]
     # What is there already is compared below: also a copy that another process made meanwhile.
-    with (
-        suppress(UsageError),
-        whole_folder(run.path, force=False, is_ours=lambda _: False, what="another model") as making,
-    ):
-        console.say(f"copying {PREFIX}{model.name} to {run.path}")
-        copy_files([MANIFEST, *listed, *beside], model, making)
+    try:
+        with (
+            suppress(UsageError),
+            whole_folder(run.path, force=False, is_ours=lambda _: False, what="another model") as making,
+        ):
+            console.say(f"copying {PREFIX}{model.name} to {run.path}")
+            copy_files([MANIFEST, *listed, *beside], model, making)
+    except OSError as problem:
+        if problem.errno not in DENIED:
+            raise
+        hint = f"work in a folder that you may write to, or name it where it is: --run {model}"
+        raise UsageError(f"{PREFIX}{model.name} cannot be copied to {run.path}: {problem.strerror}", hint) from None
     _, changed, gone = filecmp.cmpfiles(model, run.path, [MANIFEST, *listed], shallow=False)
     if changed or gone:
         differs = f"its {changed[0]} differs" if changed else f"it has no {gone[0]}"

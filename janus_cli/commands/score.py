@@ -121,8 +121,7 @@ def score(
     outputs, references = glge.compared(task, outputs, references, pool_references, inputs.records_of(first))
     own = runs.find_run(run) if run else runs.run_around(first) or runs.run_around(files[0])
     inputs.warn_of_sources(reference_column or (), own)
-    if own and not task:
-        glge.tell_of_validations(inputs.recipe_of(own), own.path)
+    glge.tell_of_validations(inputs.recipe_of(own) if own and not task else None, own and own.path)
     judge, chosen = judge_of_outputs(own, references, wanted, tokenize)
     if "bleu" in chosen and judge.tokenize != "none" and looks_tokenised(outputs[0].lines):
         console.warn("the hypotheses look tokenised; `--metrics bleu-tok` scores them as they are")

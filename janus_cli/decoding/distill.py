@@ -65,6 +65,7 @@ class Distill(Job):
             raise UsageError(
                 "--surest chooses among the lines of --source, and there is none", "name text with --source"
             )
+        must_have_sources(recipe, "distil")
         if "ar" not in recipe.objective.sides:
             raise UsageError(
                 f"{self.trained.path} was trained with objective {recipe.objective.name}: it has no autoregressive "
@@ -129,8 +130,11 @@ class Distill(Job):
         # Only the search knows what else the limit may have cut, and earlier versions have not counted it.
         limited = max(found["at_limit"], counts.get("limit", 0))
         tell(str(self.target), {**counts, "unk": found["unk"], "limit": limited}, self.plan)
-        name = self.plan.recipe.name
-        known = name if name in recipe_load.available() else self.trained.recipe
+        name, own = self.plan.recipe.name, self.plan.recipe
+        known: object = self.trained.recipe  # whose text and tokenizer this data has
+        if name in recipe_load.available():
+            shipped = recipe_load.load(name)
+            known = name if (shipped.data, shipped.tokenizer) == (own.data, own.tokenizer) else known
         following = command(
             "janus", "train", "--recipe", known, "--objective", "cmlm", "--prepared", self.target,
             "--run", runs.RUNS / f"{name}-cmlm-distilled",
@@ -144,6 +148,15 @@ def _data(teacher: Mapping[str, Any]) -> dict[str, Any]:
     files = {file["path"]: file["sha256"][:12] for file in teacher.get("sources", ())}
     column = {"column": teacher["column"]} if "column" in teacher else {}
     return {"data": teacher.get("fingerprint"), **({"source": files} if files else {}), **column}
+
+
+def must_have_sources(recipe: Recipe, what: str) -> None:
+    """Raises UsageError for a pre-training: its sources are made from its targets as it trains."""
+    if recipe.data.is_plain:
+        raise UsageError(
+            f"{recipe.name} is plain text (data.task denoising), which has no sources to {what}",
+            "fine-tune the run on pairs first, with `janus train --from`",
+        )
 
 
 def prepared_of(run: Run, recipe: Recipe) -> Prepared:

@@ -23,7 +23,7 @@ from janus_cli.core.stream import framed, masked
 from janus_cli.core.writing import never_written
 from janus_cli.data.extract import source_lines
 from janus_cli.data.tokenizer import Tokenizer
-from janus_cli.decoding.distill import prepared_of
+from janus_cli.decoding.distill import must_have_sources, prepared_of
 from janus_cli.decoding.modes import Plan, choose, own_recipe
 from janus_cli.decoding.translate import read_model
 from janus_cli.engines.engine import Engine
@@ -87,6 +87,7 @@ def _sources(
         text = [line for line in source_lines(recipe.data, source, column, strict=True) if line.strip()]
         ids = tokenizer.encode(choice.sample(text, min(most, len(text))))
     else:
+        must_have_sources(recipe, "draft for")
         try:
             train = prepared_of(run, recipe).train
         except DataError as problem:  # as for a model that was published

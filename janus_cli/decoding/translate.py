@@ -28,7 +28,15 @@ from janus_cli.data.tokenizer import Tokenizer, Tokenizers
 from janus_cli.decoding.modes import Plan, choose, modes, own_recipe
 from janus_cli.device import keep_freed_memory, name_device
 from janus_cli.engines.engine import Engine, Ids
-from janus_cli.errors import CheckpointError, DataError, OutOfMemoryError, UsageError, is_about_memory
+from janus_cli.errors import (
+    CheckpointError,
+    DataError,
+    OutOfMemoryError,
+    UsageError,
+    check_machine,
+    from_system,
+    is_about_memory,
+)
 from janus_cli.runs import Run
 from janus_cli.training import draft_head
 from janus_cli.training.checkpoint import read_checkpoint, read_state, read_weights, tokenizers_of
@@ -245,9 +253,10 @@ class Translator:
         chosen = [range(len(ids)) for ids in target_ids] if hidden is None else hidden
         room = self.plan.recipe.model.max_length - 2  # BOS and EOS
         if not len(source_ids) == len(target_ids) == len(chosen):
+            hidden_too = "" if hidden is None else f", hidden places for {len(chosen):,}"
             raise UsageError(
-                f"{counted(len(source_ids), 'source')}, {counted(len(target_ids), 'target')}",
-                "give one target for each source",
+                f"{counted(len(source_ids), 'source')}, {counted(len(target_ids), 'target')}{hidden_too}",
+                "give one target for each source" + ", and its hidden places" * bool(hidden_too),
             )
         for index, (ids, places) in enumerate(zip(target_ids, chosen, strict=True)):
             if len(ids) > room:
@@ -412,7 +421,11 @@ def load(
         recipe = own_recipe(folder, changes)
         return read_translator(found, folder, choose(recipe, {}), chosen, head="spec" in modes(recipe))
 
-    return read_checkpoint(Path(run) if run else None, Path(checkpoint) if checkpoint else None, read)
+    try:
+        return read_checkpoint(Path(run) if run else None, Path(checkpoint) if checkpoint else None, read)
+    except OSError as problem:
+        check_machine(problem)
+        raise from_system(problem) or problem from None
 
 
 def read_translator(

@@ -21,7 +21,7 @@ from janus_cli.errors import UsageError
 from janus_cli.export import tokenizer_files
 from janus_cli.export.huggingface import BIAS, KINDS, POSITIONS, SHARED, parts, tables
 from janus_cli.export.source import README, Source, cleaning_program, fill, must_be_ordinary
-from janus_cli.files import write_atomically, write_json
+from janus_cli.files import like, write_atomically, write_json
 from janus_cli.recipe import Recipe
 
 CLASSES = {
@@ -77,6 +77,7 @@ def write(source: Source, folder: Path) -> None:
     plan = _plan(source.recipe)
     lost, notes = [*_lost(plan)], [*_notes(plan.options), *tokenizer_files.notes(source)]
     write_json(folder / "config.json", _config(knobs, name, rows) | ids)
+    like(folder / "config.json", folder / "model.safetensors")
     write_json(folder / "generation_config.json", ids | _generation(plan.options, knobs, orders[1]))
     for file, data in tokenizer_files.files(source, start if new else None).items():
         write_atomically(folder / file, data)

@@ -19,7 +19,7 @@ from janus_cli.data.references import by_column, references
 from janus_cli.data.tables import HEAD, Column, Texts, is_json_lines, table_of_lines, text_or_column
 from janus_cli.errors import DataError, UsageError
 from janus_cli.recipe import Recipe
-from janus_cli.runs import RUNS, Run, find_run, run_around
+from janus_cli.runs import RUNS, Run, find_run, pretrained, run_around
 from janus_cli.terminal import command
 
 Decoding = tuple[Path, list[Path]]  # hypotheses; references, none if the split has no target
@@ -64,7 +64,8 @@ def decoding_like(first: Path, place: Path) -> Path:
 
 
 def _decoding_of(place: Path, name: str) -> Path:
-    if place == STDIN or not any((folder / "recipe.yaml").is_file() for folder in (place, RUNS / place)):
+    is_run = pretrained(place) or any((folder / "recipe.yaml").is_file() for folder in (place, RUNS / place))
+    if place == STDIN or not is_run:
         return place
     alike = find_run(place).decoded / name
     return alike if alike.is_file() else newest_decoding(place)[0]

@@ -36,7 +36,7 @@ from janus_cli.errors import (
     check_machine,
     from_system,
 )
-from janus_cli.files import MANIFEST, Busy, remove_whole, sha256, sweep, temporary, whole_folder
+from janus_cli.files import MANIFEST, Busy, like, remove_whole, sha256, sweep, temporary, whole_folder
 from janus_cli.recipe import Recipe
 from janus_cli.runs import LINKS, Run, find_run
 from janus_cli.system import followed, make_link, sync
@@ -125,9 +125,7 @@ def write(
         _write_tensors(optimizer, folder / OPTIMIZER)
     (folder / RECIPE).write_text(recipe_load.dump(recipe), encoding="utf-8")
     for file in (folder / MODEL, folder / OPTIMIZER):
-        if file.exists():  # safetensors makes it readable for its owner only: the umask decides, as for other files
-            with suppress(OSError):  # some file systems have no modes
-                file.chmod((folder / RECIPE).stat().st_mode)
+        like(folder / RECIPE, file)
     full = {**state, "source_vocabulary": vocabularies[0], "target_vocabulary": vocabularies[1]}
     (folder / STATE).write_text(json.dumps(full, indent=1), encoding="utf-8")
     manifest = {"format": FORMAT, "files": {file.name: _describe(file) for file in sorted(folder.iterdir())}}

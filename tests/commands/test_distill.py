@@ -18,8 +18,9 @@ from janus_cli.core.generate import generate
 from janus_cli.data.prepared import open_prepared
 from janus_cli.data.store import Store, store_files
 from janus_cli.decoding import distill as distilling
+from janus_cli.decoding.distill import must_have_sources
 from janus_cli.engines.engine import Engine
-from janus_cli.errors import DataError
+from janus_cli.errors import DataError, UsageError
 from janus_cli.runs import teacher
 from janus_cli.training.checkpoint import fingerprint
 from janus_cli.training.model import load_model
@@ -276,6 +277,19 @@ def test_a_student_trains_on_it_goes_on_and_is_decoded_and_scored(tiny_recipe: P
     assert "targets by runs/tiny-ar, checkpoint step-" in Path(student, "run.txt").read_text()
     assert "targets by: runs/tiny-ar, checkpoint step-" in janus("inspect", student)
     assert Path(manifest(Path(student))["prepared"]).samefile("data/tiny-distilled.src-tgt")
+
+
+def test_the_next_command_works_for_a_teacher_with_a_tokenizer_of_its_own(distill: Janus, any_janus: Janus) -> None:
+    """As one that was fine-tuned: the recipe of its name has another one."""
+    code, _, err = distill("ar", "--beam", "1")
+    assert code == 0, err
+    found = any_janus(*shlex.split(err.split("next: janus ")[1]), "--dry-run")
+    assert found[0] == 0, found
+
+
+def test_a_pre_training_has_nothing_to_distil() -> None:
+    with pytest.raises(UsageError, match="plain text"):
+        must_have_sources(recipe_load.load("pretrain_small"), "distil")
 
 
 @pytest.mark.parametrize(

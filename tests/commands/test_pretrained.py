@@ -140,6 +140,27 @@ def test_a_model_that_comes_with_janus_is_copied_to_runs_and_left_as_it_is(any_j
     assert tree(models) == shipped
 
 
+def test_a_copy_that_cannot_be_made_says_where_the_model_is(
+    any_janus: Janus, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "runs")
+
+    monkeypatch.setattr(runs, "whole_folder", refused)
+    code, _, err = any_janus("decode", "--run", "pretrained:tiny")
+    assert (code, f"--run {models.resolve() / 'tiny'}" in err) == (2, True), err
+    with pytest.raises(janus_cli.JanusError, match="cannot be copied"):
+        janus_cli.load("pretrained:tiny")
+
+
+def test_a_published_model_is_compared_with(any_janus: Janus, models: Path) -> None:
+    for run in ("pretrained:tiny", "janus"):
+        decoded(any_janus, "--run", run, *GREEDY)
+    code, out, err = any_janus("score", "runs/janus", "--against", "pretrained:tiny", "--metrics", "chrf")
+    assert code == 0, err
+    assert "pretrained-tiny/decode/test.ar.beam1.txt" in out
+
+
 def test_its_tokenizer_can_be_that_of_other_text(any_janus: Janus, models: Path) -> None:
     words = ("preprocess", "--out", "data/new", *sets(*CHANGES, "tokenizer.reuse=pretrained:tiny"))
     assert any_janus(*words)[0] == 0

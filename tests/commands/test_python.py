@@ -51,6 +51,7 @@ def test_the_page_is_true(janus: Janus) -> None:
     names: dict[str, Any] = {}
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
     assert len(blocks) == 5
+    Path("data/demo.src-tgt").symlink_to("demo")  # where `janus preprocess` writes it
     with redirect_stdout(io.StringIO()) as printed:
         for block in blocks:
             exec(compile(block, PAGE.name, "exec"), names)
@@ -230,6 +231,15 @@ def test_mistakes_are_exceptions(janus: Janus, call: Any, kind: type[JanusError]
         call()
     assert named in caught.value.message
     assert isinstance(caught.value.hint, str)
+
+
+def test_failures_of_the_system_are_such_exceptions(janus: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "runs/closed/recipe.yaml")
+
+    monkeypatch.setattr(translate, "read_checkpoint", closed)
+    with pytest.raises(JanusError, match="Permission denied"):
+        janus_cli.load("closed")
 
 
 @pytest.mark.parametrize(
