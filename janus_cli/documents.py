@@ -20,6 +20,7 @@ MEBI = 1 << 20
 
 Whole = Annotated[int, Field(strict=True)]
 Count = Annotated[int, Field(strict=True, ge=0, le=2**53)]
+Seed = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
 Size = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]  # of a vocabulary: ids are int32
 Number = Annotated[float, Field(strict=True)]
 Seconds = Annotated[float, Field(strict=True, ge=0)]
@@ -62,7 +63,7 @@ class Position(Document):
     step: Count = 0
     epoch: Count = 0
     batch: Count = 0
-    read: list[tuple[Count, Count, Count]] = []
+    read: list[tuple[Count, Seed, Count]] = []
     bad: Count = 0
     best: Number | None = None
     best_loss: Number | None = None

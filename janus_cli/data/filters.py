@@ -70,7 +70,7 @@ def reasons(dropped: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {count:,}" for reason, count in ordered)
 
 
-def whole(entry: Mapping[str, Any], data: Data) -> int:
+def considered(entry: Mapping[str, Any], data: Data) -> int:
     """The pairs of a split before any were dropped; of plain text the examples, which are no lines."""
     return int(entry["kept"] + sum(entry["dropped"].values()) if data.is_plain else entry["in"])
 
@@ -97,8 +97,8 @@ def tell(split: str, entry: Mapping[str, Any], data: Data) -> None:
         what = f"cut to {limit}" if data.truncate_source else f"longer than {limit}, which decoding may cut"
         said.append(f"sources {what}: {long:,}")
     console.say(f"{split}: {'; '.join(said)}")
-    _warn(split, dropped, whole(entry, data), data, "dropped")
-    _warn(split, left_out, whole(entry, data), data, "left out of the losses")
+    _warn(split, dropped, considered(entry, data), data, "dropped")
+    _warn(split, left_out, considered(entry, data), data, "left out of the losses")
 
 
 def tell_lengths(tokens: Mapping[str, Mapping[str, Mapping[str, float]]], task: str) -> None:

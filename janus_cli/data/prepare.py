@@ -257,7 +257,7 @@ def _account(split: str, entry: Mapping[str, Any], recipe: Recipe) -> None:
     lost = Counter(entry["dropped"]) + Counter(entry["left_out"])
     if not entry["kept"] and not lost:
         raise DataError(f"every line of the {split} split is empty", "is it the right text?")
-    if lost.total() >= filters.whole(entry, recipe.data) or not entry["kept"]:
+    if lost.total() >= filters.considered(entry, recipe.data) or not entry["kept"]:
         fate = "dropped" if split == "train" else "dropped or left out of the losses"
         knobs = " and ".join(filters.loosen(lost, recipe.data))
         raise DataError(

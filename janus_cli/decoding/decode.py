@@ -254,7 +254,8 @@ class Decode(Job):
         self.forms: dict[Path, Form] = {self.kept("txt"): as_text, self.kept("jsonl"): as_json} if self.split else {}
         files = dict.fromkeys(self.forms, True)
         if self.out is not None and (self.out.is_file() or not self.out.exists()):
-            own = {self.kept("json"), *files} if self.split else set()
+            references = (self.trained.decoded / name for name in self.references)
+            own = {self.kept("json"), *references, *files} if self.split else set()
             if self.out.resolve() in {path.resolve() for path in own}:
                 raise UsageError(f"{self.out} is written anyway", "leave out --out")
             self.forms[self.out], files[self.out] = self.asked, self.force

@@ -10,6 +10,7 @@ appends. When all lines are decoded, the output files are made from the records 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -282,7 +283,7 @@ class Records:
         self._must_be_free("move it away")
         self._append(b"", self.progress._replace(published=True))
         _write(self._file, b"", sync=True)
-        new = [path.with_name(f".{number}.{self.output.name}.new") for number, path in enumerate(self.files)]
+        new = [path.with_name(f".{_digest(path)}.new") for path in self.files]
         with ExitStack() as stack:
             files = [stack.enter_context(path.open("wb")) for path in new]
             texts = [stack.enter_context(_packing(file, path)) for file, path in zip(files, self.files, strict=True)]
@@ -349,6 +350,11 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 def _is_free(path: Path) -> bool:
     return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+
+
+def _digest(path: Path) -> str:
+    """A short name for a path, the same in every process."""
+    return hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16]
 
 
 def _packing(file: BinaryIO, path: Path) -> BinaryIO:

@@ -407,8 +407,9 @@ def load(
         precision: of weights and states; by default the recipe's. int8: of products while text is searched for.
 
     Raises:
-        UsageError: there is no such run or device.
+        UsageError: there is no such run or device, or it may not be read.
         CheckpointError: there is no such checkpoint, or it is damaged.
+        OutOfMemoryError, JanusError: it does not fit into memory; another failure of the system.
     """
     for name, given in (("run", run), ("checkpoint", checkpoint)):
         if not isinstance(given, str | Path | None):
@@ -423,9 +424,9 @@ def load(
 
     try:
         return read_checkpoint(Path(run) if run else None, Path(checkpoint) if checkpoint else None, read)
-    except OSError as problem:
+    except (OSError, MemoryError) as problem:
         check_machine(problem)
-        raise from_system(problem) or problem from None
+        raise (from_system(problem) if isinstance(problem, OSError) else None) or problem from None
 
 
 def read_translator(

@@ -22,7 +22,7 @@ from janus_cli.device import choose_device, keep_freed_memory
 from janus_cli.errors import CheckpointError, DataError, JanusError, RunInUseError, UsageError, check_machine
 from janus_cli.files import MANIFEST, locked, write_atomically
 from janus_cli.lab import machine
-from janus_cli.lab.entries import SPLIT, Entry, must_share_data, scored, timings
+from janus_cli.lab.entries import SPLIT, Entry, must_share_data, scored, timings, with_one_text
 from janus_cli.lab.plots import quality_against_passes
 from janus_cli.lab.processes import Job, run_jobs
 from janus_cli.lab.rows import references_of, select, sentences
@@ -106,8 +106,8 @@ class Comparison:
         begun = [entry.run for entry in self.entries if entry.run.manifest.is_file() and not force]
         usual = data_of(begun[0], self.recipe) if begun else place_for(self.recipe, self.basis)
         self.data = prepared or usual
-        if begun and (usual / MANIFEST).is_file():  # new systems get the data of those that are there
-            self.prepared = self.data
+        # New systems get the data of those that are there.
+        self.shared = prepared or (usual if begun and (usual / MANIFEST).is_file() else None)
         if start is not None:
             checkpoint.find_start(start)
         self.updates: dict[str, int | None] = {}  # that each system is to have; None if minutes are the budget
@@ -168,6 +168,7 @@ class Comparison:
         tell_of_validations(self.recipe, self.base)
         self._make_folder()
         with locked(self.folder / LOCK, self._refuse):
+            self._clear()
             return self._compare(judge, load_before, before)
 
     def _refuse(self, holder: str) -> None:
@@ -279,20 +280,25 @@ class Comparison:
         self._must_have_split()
 
     def _make_folder(self) -> None:
-        """Makes the folder, or keeps an earlier one; with --force, deletes the outputs of these entries."""
+        """Makes the folder, or keeps an earlier one."""
         mark = self.folder / "comparison.json"
         try:
             (self.folder / "outputs").mkdir(parents=True, exist_ok=True)
-            if not mark.is_file() or self.force:
+            if not mark.is_file():
                 write_atomically(mark, json.dumps({"recipe": self.base}).encode())
-            for entry in self.entries if self.force else ():
-                for old in self.folder.glob(f"outputs/{entry.name}.*"):
-                    old.unlink()
         except OSError as problem:
             check_machine(problem)
             raise DataError(
                 f"{self.folder} cannot be written: {problem.strerror}", "name another folder with --out"
             ) from None
+
+    def _clear(self) -> None:
+        """With --force, deletes the outputs of these entries, and the table."""
+        for entry in self.entries if self.force else ():
+            for old in self.folder.glob(f"outputs/{entry.name}.*"):
+                old.unlink()
+        if self.force:
+            write_atomically(self.folder / "comparison.json", json.dumps({"recipe": self.base}).encode())
 
     def _train_and_decode(self) -> torch.device:
         """Trains and decodes every entry; with --jobs, first in parallel processes, then here what failed there."""
@@ -319,7 +325,8 @@ class Comparison:
     def _options(self, entry: Entry, force: bool) -> dict[str, Any]:
         """The keywords of `train` for an entry; the budget of an existing run may grow."""
         return entry.options(
-            recipe=self.base, changes=self.budgeted, prepared=self.prepared, data_dir=self.data_dir,
+            recipe=self.base, changes=self.budgeted,
+            prepared=self.prepared if entry.run.manifest.is_file() else self.shared, data_dir=self.data_dir,
             start=self.start, allow_change=BUDGET, device=self.device, threads=self.threads, force=force,
         )  # fmt: skip
 
@@ -332,8 +339,7 @@ class Comparison:
 
     def _results(self, judge: Judge, device: torch.device, load_before: float | None) -> dict[str, Any]:
         """All results as plain values."""
-        decoded = [entry for entry in self.entries if entry.outputs]
-        must_share_data(decoded, {})
+        decoded = with_one_text([entry for entry in self.entries if entry.outputs])
         text = (decoded[0].run, decoded[0].recipe, SPLIT) if decoded else None
         lines, references = (sentences(*text), references_of(*text)) if text else ([], None)
         rows, base = scored(decoded, references, judge, self.against)

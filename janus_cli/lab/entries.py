@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from janus_cli.decoding.modes import Plan, own_recipe
 from janus_cli.decoding.translate import Timing, Translator, read_model
 from janus_cli.engines.engine import Engine
 from janus_cli.errors import DataError, JanusError, Stopped
-from janus_cli.files import write_atomically
+from janus_cli.files import MANIFEST, write_atomically
 from janus_cli.lab import logbook
 from janus_cli.lab.labels import REPEATS, WARMUP
 from janus_cli.lab.rows import Work, janus_row, measure, select, sentences
@@ -84,6 +84,11 @@ class Entry:
         """The recipe of the checkpoint to decode."""
         return own_recipe(self.checkpoint, ())
 
+    @property
+    def text(self) -> tuple[str, ...]:
+        """See `text_of`."""
+        return text_of(self.run.read_manifest() if self.run.manifest.is_file() else {})
+
     def begun_since(self, when: float) -> bool:
         """Whether its training began after this time, in seconds since the epoch."""
         return self.run.recipe.is_file() and self.run.recipe.stat().st_mtime >= when - CLOCK
@@ -142,10 +147,13 @@ class Entry:
             }  # fmt: skip
 
     def _averaged(self, names: Sequence[str]) -> Path:
-        """The mean of these checkpoints, its last ones; one that is there stays, with its draft head."""
+        """The mean of these checkpoints, its last ones. One that is there, whole and newer, stays."""
         folder = self.run.checkpoints / f"average-last{len(names)}"
-        if folder.is_dir() and checkpoint.read_state(folder).get("averaged") == list(names):
-            return folder
+        newest = max(self.run.checkpoints.joinpath(name, MANIFEST).stat().st_mtime_ns for name in names)
+        with suppress(JanusError, OSError):
+            made = checkpoint.verify(folder)
+            if made.state.get("averaged") == list(names) and (folder / MANIFEST).stat().st_mtime_ns >= newest:
+                return folder
         return average_checkpoints(self.run, last=len(names), best=None, force=True)[0]
 
     def decode(self, modes: Sequence[str], folder: Path, device: torch.device) -> None:
@@ -214,20 +222,32 @@ def timings(
     return speeds, about
 
 
-def must_share_data(entries: Sequence[Entry], prepared: Mapping[str, Any]) -> None:
-    """Raises DataError unless these runs, and prepared data with this manifest, if any, have the same text.
+def text_of(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the text of the split that is decoded is known by, in prepared data or a run with this manifest."""
+    names = [runs.text_name(SPLIT, side) for side in ("source", "target", "references")]
+    return tuple(manifest["files"][name]["sha256"] for name in names if name in manifest.get("files", {}))
 
-    Their outputs are scored against the same references.
-    """
-    manifests = {entry.name: entry.run.read_manifest() for entry in entries if entry.run.manifest.is_file()}
-    found: dict[tuple[Any, ...], str] = {}
-    for name, manifest in [*manifests.items(), *([("the prepared data", prepared)] if prepared else [])]:
-        found.setdefault(tuple(split.get("fingerprint") for split in manifest.get("splits", {}).values()), name)
+
+def must_share_data(entries: Sequence[Entry], prepared: Mapping[str, Any]) -> None:
+    """Raises DataError unless these runs, and prepared data with this manifest, if any, have one text to decode: their
+    outputs are scored against the same references. What they were trained on may differ (distilled targets)."""
+    found = {entry.text: entry.name for entry in reversed(entries)}
+    if found and prepared:
+        found.setdefault(text_of(prepared), "the data to train with")
     if len(found) > 1:
         raise DataError(
-            f"{' and '.join(found.values())} do not have the same data: they cannot be compared",
-            "use the same --prepared for all, or another --out",
+            f"{' and '.join(found.values())} do not have the same {SPLIT} split: they cannot be compared",
+            "use the same --prepared for all, another --out, or --force to restart",
         )
+
+
+def with_one_text(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries with the first one's text to decode; the others fail (see `must_share_data`)."""
+    for entry in entries:
+        if entry.text != entries[0].text:
+            entry.failed["scores"] = f"its {SPLIT} split is not that of {entries[0].name}"
+            console.error(f"{entry.name}: {entry.failed['scores']}", "compare it in another folder")
+    return [entry for entry in entries if "scores" not in entry.failed]
 
 
 def scored(

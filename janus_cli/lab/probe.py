@@ -47,7 +47,7 @@ from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring import inputs
 from janus_cli.scoring.judge import judge_of_run
-from janus_cli.scoring.scores import References
+from janus_cli.scoring.scores import References, Score
 from janus_cli.training.checkpoint import read_checkpoint, read_state, steps
 
 SPLIT = "valid"
@@ -119,7 +119,8 @@ class RunReport:
     """The data of one run for the page. missing: why recipe, log, manifest, lengths or probe is missing.
 
     train, valid: curves of the log. lengths: of every source and target of the training split, tokens without EOS.
-    decoded: its decoded splits, see `decoded_split`. damage: what is wrong with its checkpoint, if anything.
+    decoded: summaries of its decoded splits, each with its `score`, if it has one. damage: what is wrong with its
+    checkpoint, if anything.
     """
 
     label: str
@@ -166,7 +167,9 @@ def gather(label: str, run: Run, look: Look, device: torch.device, sentences: in
     report.train, report.valid = report.log.curves("train"), report.log.curves("valid")
     report.manifest = attempt("manifest", run.read_manifest)
     files = sorted(run.decoded.glob("*.json"))
-    report.decoded = attempt("decoded", lambda: [decoded_split(run, each) for each in files]) or ()
+    summaries = attempt("decoded", lambda: [documents.read(each, documents.DecodedSplit) for each in files]) or ()
+    scores = [attempt(f"score of {each.name}", partial(score_of, run, each)) for each in files]
+    report.decoded = [{**each, "score": score} for each, score in zip(summaries, scores, strict=False)]
     if recipe is None or report.manifest is None:
         reason = report.missing["manifest" if recipe else "recipe"]
         report.missing |= {"lengths": reason, "probe": reason}
@@ -176,13 +179,12 @@ def gather(label: str, run: Run, look: Look, device: torch.device, sentences: in
     return report
 
 
-def decoded_split(run: Run, summary: Path) -> dict[str, Any]:
-    """What `janus decode` noted of a split, and its `score` by the metric of the run; None without references."""
+def score_of(run: Run, summary: Path) -> Score | None:
+    """The score of a decoded split by the metric of the run; None without references. summary: its `DecodedSplit`."""
     hypotheses, files = inputs.decoding_of(summary)
     references = [column for each in files for column in inputs.read_references(each)]
     judge = judge_of_run(run, text=[text for column in references for text in column if text])
-    score = judge.score(inputs.read_hypotheses(hypotheses), references) if references else None
-    return {**documents.read(summary, documents.DecodedSplit), "score": score}
+    return judge.score(inputs.read_hypotheses(hypotheses), references) if references else None
 
 
 def probe(count: int, device: torch.device, run: Run, folder: Path) -> Probe:

@@ -68,7 +68,7 @@ def compare_seeds(first: Sequence[Score], second: Sequence[Score], samples: int,
     first, second: one metric, a score for each seed of the system. A sample draws seeds as well as lines, for each
     system on its own: the interval and p are about other seeds, too, as far as so few show how much they differ.
     """
-    values, rng = _resample([*first, *second], samples, seed), np.random.default_rng(seed)
+    values, rng = _resample([*first, *second], samples, seed), np.random.default_rng([seed, 1])
 
     def mean_of_drawn(scores: NDArray[np.float64]) -> NDArray[np.float64]:
         drawn = rng.integers(0, len(scores), scores.shape)

@@ -46,7 +46,9 @@ def average_checkpoints(run: Run, *, last: int | None, best: int | None, force: 
         if not chosen:
             raise UsageError(f"{run.path} has no checkpoint with {metric}", "average the newest, with --last N")
     else:  # older ones were kept only because they are among the best
-        chosen, kind = _steps(run)[-min(last or 5, kept) :], "last"
+        every = _steps(run)
+        regular = [folder for folder in every if not checkpoint.is_interim(folder)]  # not by a stop
+        chosen, kind = (regular or every)[-min(last or 5, kept) :], "last"
     asked = best or last or 0
     if len(chosen) < asked:
         why = f"keeps its last {kept}" if last and last > kept else f"has {len(chosen)}"

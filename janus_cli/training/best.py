@@ -5,7 +5,7 @@ Checkpoints that something else has judged do not compete.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from math import inf, log
 from operator import itemgetter
@@ -22,7 +22,7 @@ from janus_cli.training.checkpoint import read_state, steps
 
 Rank = tuple[float, float]
 NOWHERE: Rank = (-inf, -inf)
-DIVERGED = 2.0  # times the cross-entropy of equal probabilities; that of fresh weights is less
+DIVERGED = 3.0  # nats above equal probabilities; fresh weights are less than one above
 
 
 def best_metric(recipe: Recipe, metric: str) -> str:
@@ -107,16 +107,19 @@ def indifferent(metric: str, values: Sequence[float]) -> str:
     )
 
 
-def doubts(metric: str, values: Sequence[float], found: Mapping[str, float], vocabulary: int) -> Iterator[str]:
-    """What is wrong with a training, by its validations so far (see `indifferent`) and what the last one found."""
-    if said := indifferent(metric, values):
-        yield said
-    worst = max(((value, name) for name, value in found.items() if name.startswith("ce_")), default=(0.0, ""))
-    if worst[0] > DIVERGED * log(vocabulary):
-        yield (
-            f"{worst[1]} is {worst[0]:,.1f} nats a token, where a model that knows nothing has {log(vocabulary):.1f}: "
-            "this training diverges; start over with a lower training.learning_rate or a longer training.warmup"
-        )
+def diverged(found: Mapping[str, float], vocabulary: int) -> str:
+    """A warning if a validation found that equal probabilities would be much better; else empty.
+
+    vocabulary: of the target, over which the cross-entropies of AR and NAR are.
+    """
+    for name in ("ce_ar", "ce_nar", "ce"):
+        value, known = found.get(name, 0.0), log(vocabulary)
+        if not value <= known + DIVERGED:
+            return (
+                f"{name} is {value:,.1f} nats a token, where a model that knows nothing has {known:.1f}: this training "
+                "diverges; start over with a lower training.learning_rate or a longer training.warmup"
+            )
+    return ""
 
 
 def _is_number(value: object) -> TypeGuard[float]:

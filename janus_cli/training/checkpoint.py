@@ -416,7 +416,7 @@ def newest_valid(root: Path) -> Checkpoint | None:
     return None
 
 
-def _is_interim(folder: Path) -> bool:
+def is_interim(folder: Path) -> bool:
     """Whether a checkpoint was saved only because the training was stopped there: without that, there is none."""
     with suppress(DataError):
         return bool(read_state(folder).get("interim"))
@@ -430,7 +430,7 @@ def prune(root: Path, keep_last: int, best: Collection[Path]) -> None:
     `janus average` takes what it would without them. Until then the newest two stay: one may be damaged.
     """
     folders, linked = steps(root), followed(root / "best").resolve().name
-    interim = list(filter(_is_interim, folders))
+    interim = list(filter(is_interim, folders))
     for folder in interim[:-2] if folders[-1] in interim else interim:
         remove_whole(folder)
     for folder in [folder for folder in folders if folder not in interim][:-keep_last]:

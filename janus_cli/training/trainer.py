@@ -259,7 +259,8 @@ class Trainer:
         best.note_validation(position, self.metric, agreed["value"], agreed["loss"])
         self.values.append(agreed["value"])
         console.say(best.in_words(position, self.metric, agreed["value"]))
-        for doubt in best.doubts(self.metric, self.values, metrics, self.prepared.train.target_vocabulary):
+        vocabulary = self.prepared.train.target_vocabulary
+        for doubt in filter(None, (best.indifferent(self.metric, self.values), best.diverged(metrics, vocabulary))):
             console.warn(doubt)
 
     def save(self, *, wait: bool = True) -> None:

@@ -129,6 +129,9 @@ def test_what_was_decoded_is_scored_by_the_metric_of_the_run(report: Report) -> 
     row = re.search(r"<tr><th>janus, test, ar</th>(.*?)</tr>", made.text)
     assert row
     assert "<td>100.00</td>" in row[1]
+    reference.unlink()
+    made = page(report("runs/janus", "--sentences", "2"))
+    assert re.search(r"<tr><th>janus, test, ar</th>", made.text), "the rest is shown without a score"
 
 
 def test_a_run_that_writes_blocks_has_no_length_head(report: Report) -> None:

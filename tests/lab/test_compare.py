@@ -135,14 +135,16 @@ def test_a_new_system_gets_the_data_of_the_others(compare: Janus, shell: Janus) 
     assert prints[0] == prints[1]
     shell("preprocess", "--recipe", "tiny.yaml", "--out", "usual")
     code, _, err = compare("--objectives", "ar,bang", "--steps", "1", "--prepared", "usual")
-    assert (code, "do not have the same data" in err) == (3, True), err
+    assert (code, "do not have the same test split" in err) == (3, True), err
 
 
 def test_two_at_once_do_not_share_a_folder(compare: Janus) -> None:
     assert compare(*AR, "--steps", "1")[0] == 0
+    before = outputs()
     with locked(Path("runs/compare-tiny/.lock"), lambda holder: None):
-        code, _, err = compare(*AR, "--steps", "2")
+        code, _, err = compare(*AR, "--steps", "2", "--force")
     assert (code, "runs/compare-tiny is in use by" in err) == (7, True), err
+    assert outputs() == before
 
 
 def test_a_mean_that_is_there_stays_with_its_draft_head(compare: Janus) -> None:

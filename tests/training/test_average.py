@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from janus_cli.training import checkpoint
 from janus_cli.training.average import average_checkpoints, running_mean
 from janus_cli.training.checkpoint import MODEL
 from janus_cli.training.model import load_model
-from tests.faults.processes import go
+from tests.faults.processes import go, relabel
 from tests.helpers import Janus
 
 RUN = Run(Path("run"))
@@ -45,6 +46,14 @@ def test_the_last_are_those_that_a_run_keeps_as_such(trained: Path, capsys: pyte
         folder, names = average_checkpoints(RUN, last=last, best=None, force=True)
         assert (folder.name, names) == ("average-last2", ["step-000004", "step-000006"])
     assert capsys.readouterr().err.count("run keeps its last 2 checkpoints: averaging 2, not 3") == 1
+
+
+def test_checkpoints_of_a_stop_are_not_among_the_last(trained: Path) -> None:
+    file = trained / "step-000006" / "state.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "interim": True}))
+    relabel(trained / "step-000006")
+    _, names = average_checkpoints(RUN, last=2, best=None, force=False)
+    assert names == ["step-000003", "step-000004"]
 
 
 def test_average_of_the_best(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
