@@ -107,7 +107,7 @@ PIECES = ("--set", "tokenizer.kind=sentencepiece", "--set", "tokenizer.vocabular
         ({"train.de": b"a\n\n", "train.en": b"\nb\n"}, (), 3, "every pair of the train split was dropped: empty 2|"
          "hint: is it the right text?\n"),
         ({"train.de": b"a\n", "train.en": b"a " * 10}, (), 3, "was dropped: ratio 1|hint: is it the right text? If "
-         "so, loosen data.max_ratio 9 (if this is no translation, --set data.task=generation)\n"),
+         "so, loosen data.max_ratio 9 (raise it|--set data.task=generation)\n"),
         ({"train.de": b"a\n", "train.en": b"a " * 10}, ("--set", "data.task=generation"), 3,
          "was dropped: ratio 1|loosen data.max_ratio 9 (--set data.max_ratio=null"),
         ({"train.de": b"a\n\n", "train.en": b"a " * 200 + b"\n\n"}, (), 3,
