@@ -263,7 +263,7 @@ def test_a_broken_gradient_is_skipped_counted_and_in_the_end_fatal(
     with pytest.raises(NonFiniteError, match="3 updates in a row"):
         trainer.update(next(windows))
     skipped = entries(LOG)
-    assert [(line["step"], line["in_a_row"]) for line in skipped] == [(1, 1), (3, 1), (4, 2), (5, 3)]
+    assert [(line["step"], line["in_a_row"]) for line in skipped] == [(2, 1), (4, 1), (5, 2), (6, 3)]
     assert all(line["sentences"] for line in skipped)
     assert all(torch.isfinite(weight).all() for weight in trainer.model.parameters())
 
