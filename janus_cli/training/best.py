@@ -110,9 +110,9 @@ def indifferent(metric: str, values: Sequence[float]) -> str:
 def diverged(found: Mapping[str, float], vocabulary: int) -> str:
     """A warning if a validation found that equal probabilities would be much better; else empty.
 
-    vocabulary: of the target, over which the cross-entropies of AR and NAR are.
+    vocabulary: of the target, over which these cross-entropies are.
     """
-    for name in ("ce_ar", "ce_nar", "ce"):
+    for name in ("ce_ar", "ce_nar", "ce_permuted", "ce_semi"):
         value, known = found.get(name, 0.0), log(vocabulary)
         if not value <= known + DIVERGED:
             return (
