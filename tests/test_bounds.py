@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -120,7 +121,7 @@ def test_a_model_that_no_memory_holds_is_refused_before_it_is_made(janus: Janus,
     for more in ([], ["--dry-run"]):  # the first call prepares the data
         code, out, err = janus(*words, *more)
         assert (code, out) == (6, ""), err
-        assert "a model of 51,608,3" in err
+        assert re.search(r"a model of 5\d(,\d{3}){4} weights", err)
         assert "hint: lower model.width" in err
         assert not Path("run").exists()
 
@@ -128,14 +129,12 @@ def test_a_model_that_no_memory_holds_is_refused_before_it_is_made(janus: Janus,
 SMALL = ["model.width=16", "model.feedforward=32", "model.heads=2", "model.max_length=32", "data.max_tokens=30"]
 
 
-def test_the_size_of_a_model_is_that_of_its_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
-    for tie in ("all", "target", "none"):
-        recipe = recipe_load.load("demo", [*SMALL, f"model.tie={tie}"])
-        made = build_model(recipe, 20, 20)
-        matrices = [weight for name, weight in made.weights().items() if weight.dim() == 2]
-        counted = sum(weight.numel() for weight in matrices)
-        assert counted * 0.5 < size.weights(recipe.model, 20, 20) <= counted
-    monkeypatch.setattr(size, "usable_memory", lambda: 4 * size.weights(recipe.model, 20, 20) - 1)
+def test_the_size_of_a_model_is_that_of_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    for *more, objective in (["tie=all", "janus"], ["tie=none", "positions=learned", "ar"], ["tie=target", "cmlmc"]):
+        recipe = recipe_load.load("demo", [*SMALL, *(f"model.{each}" for each in more)], objective=objective)
+        counted = sum(weight.numel() for weight in build_model(recipe, 20, 20).weights().values())
+        assert size.parts(recipe.model, (20, 20), lengths=recipe.objective.lengths).total() == counted
+    monkeypatch.setattr(size, "usable_memory", lambda: 4 * counted - 1)
     with pytest.raises(OutOfMemoryError):
         build_model(recipe, 20, 20)
     monkeypatch.setattr(size, "usable_memory", lambda: None)  # nobody says how much there is

@@ -65,6 +65,17 @@ def _norm(name: str, width: int) -> Shapes:
     return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
 
 
+def part_of(name: str, model: Model) -> tuple[str, int]:
+    """The part of a model that a weight belongs to (see `training.freeze`), and how far it lies below the output."""
+    part, _, rest = name.partition(".")
+    layers = {"encoder": model.encoder_layers, "decoder": model.decoder_layers}
+    if part in layers:
+        return part, layers[part] - int(rest.partition(".")[0])
+    if name.startswith(("source_", "target_")):
+        return "embeddings", max(layers.values()) + 1
+    return part.removesuffix("_norm"), 0
+
+
 def marian_positions(count: int, width: int) -> list[list[float]]:
     """(count, D) position vectors: sines in the first half, cosines in the second, of the rates of the paper
     (Vaswani 2017, section 3.5), 10000 ** (-2 i / D)."""

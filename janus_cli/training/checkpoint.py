@@ -221,8 +221,8 @@ def read_state(folder: Path, error: type[JanusError] = DataError) -> dict[str, A
 def _must_fit_its_file(saved: Checkpoint, has: int) -> None:
     """Raises CheckpointError if recipe and state describe a model larger than its file of `has` bytes: it is never
     built."""
-    file = saved.folder / MODEL
-    least = size.WEIGHT // 2 * size.weights(saved.recipe.model, *saved.vocabularies)
+    file, model, lengths = saved.folder / MODEL, saved.recipe.model, saved.recipe.objective.lengths
+    least = size.WEIGHT // 2 * size.parts(model, saved.vocabularies, lengths=lengths).total()
     if has < least:  # an export may hold bfloat16
         raise CheckpointError(
             f"{file} is damaged: it has {has:,} bytes, and {RECIPE} and {STATE} describe a model of over {least:,}"
@@ -281,8 +281,9 @@ def read_weights(folder: Path) -> Weights:
     """
     saved = verify(folder)
     model, vocabularies = saved.recipe.model, saved.vocabularies
-    size.must_fit(model, *vocabularies)
-    expected = shapes(model, vocabularies, lengths=saved.recipe.objective.lengths)
+    lengths = saved.recipe.objective.lengths
+    size.must_fit(model, vocabularies, lengths=lengths)
+    expected = shapes(model, vocabularies, lengths=lengths)
     return Weights(model, vocabularies, dict(read_arrays(folder / MODEL, expected)))
 
 

@@ -25,8 +25,8 @@ def build_model(recipe: Recipe, source_vocabulary: int, target_vocabulary: int) 
     Raises:
         OutOfMemoryError: the machine cannot hold it.
     """
-    size.must_fit(recipe.model, source_vocabulary, target_vocabulary)
     lengths = recipe.objective.lengths
+    size.must_fit(recipe.model, (source_vocabulary, target_vocabulary), lengths=lengths)
     return Transformer(recipe.model, source_vocabulary, target_vocabulary, length_head=lengths)
 
 

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from janus_cli.core.batch import MASK
-from janus_cli.core.knobs import Model
 from janus_cli.core.model import Transformer
+from janus_cli.core.shapes import part_of
 from janus_cli.errors import UsageError
 from janus_cli.recipe import Training
 
@@ -52,7 +52,7 @@ class Shares:
         """
         found, mask, frozen, parameters = dict[str, float](), FRESH_MASK in fresh, 0, 0
         for name, weight in model.named_parameters():
-            part, below = _place(name, model.knobs)
+            part, below = part_of(name, model.knobs)
             parameters += weight.numel()
             found[name] = 1.0 if name in fresh else 0.0 if part in training.freeze else training.layer_decay**below
             if not found[name]:
@@ -73,17 +73,6 @@ class Shares:
             low, high = (f"{training.learning_rate * share:.3g}" for share in (min(trained), max(trained)))
             words.append(f"peak learning rates from {low} in the lowest layer to {high}")
         return ", ".join(words)
-
-
-def _place(name: str, model: Model) -> tuple[str, int]:
-    """The part of the model that a weight belongs to (see `training.freeze`), and how far it lies below the output."""
-    part, _, rest = name.partition(".")
-    layers = {"encoder": model.encoder_layers, "decoder": model.decoder_layers}
-    if part in layers:
-        return part, layers[part] - int(rest.partition(".")[0])
-    if name.startswith(("source_", "target_")):
-        return "embeddings", max(layers.values()) + 1
-    return part.removesuffix("_norm"), 0
 
 
 def make_optimizer(parameters: Iterable[Any], knobs: Training) -> torch.optim.AdamW:

@@ -96,7 +96,7 @@ def train(
         _describe(settings, data, target, world)
         sizes = data.train.source_vocabulary, data.train.target_vocabulary
         if world.device.type == "cpu":
-            size.must_fit(settings.model, *sizes, size.PARTS.difference(settings.training.freeze))
+            size.must_fit(settings.model, sizes, lengths=settings.objective.lengths, frozen=settings.training.freeze)
         if dry_run and start is None and not resume:
             return target
         torch.manual_seed(settings.seed)

@@ -168,10 +168,10 @@ def test_something_must_be_left_to_train(tiny_recipe: Path) -> None:
 
 def test_frozen_weights_need_no_memory_for_their_training(monkeypatch: pytest.MonkeyPatch) -> None:
     model = recipe_load.load("demo").model
-    counts = size.parts(model, 1000, 1000)
-    enough = 4 * sum(counts.values()) + 12 * counts["decoder"]
+    counts, frozen = size.parts(model, (1000, 1000), lengths=True), {"embeddings", "encoder"}
+    enough = 4 * counts.total() + 12 * (counts.total() - sum(counts[part] for part in frozen))
     monkeypatch.setattr(size, "usable_memory", lambda: enough)
-    size.must_fit(model, 1000, 1000, {"decoder"})
+    size.must_fit(model, (1000, 1000), lengths=True, frozen=frozen)
     monkeypatch.setattr(size, "usable_memory", lambda: enough - 1)
     with pytest.raises(Exception, match="memory"):
-        size.must_fit(model, 1000, 1000, {"decoder"})
+        size.must_fit(model, (1000, 1000), lengths=True, frozen=frozen)
