@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,24 +26,6 @@ Words = list[str]
 SAMPLES = 1000
 BLOCK = 1000  # draws of every sample that are counted at once: a count costs as many steps as there are lines
 MASK_48 = (1 << 48) - 1
-
-# Of the stemmer: a sequence of consonants, one of vowels; m is how often one of consonants follows one of vowels.
-_C, _V = "[^aeiou][^aeiouy]*", "[aeiouy][aeiou]*"
-_HAS_VOWEL = re.compile(f"({_C})?[aeiouy]")
-_M_ABOVE_0 = re.compile(f"({_C})?{_V}{_C}")
-_M_IS_1 = re.compile(f"({_C})?{_V}{_C}({_V})?$")
-_M_ABOVE_1 = re.compile(f"({_C})?{_V}{_C}{_V}{_C}")
-_ENDS_SHORT = re.compile(f"{_C}[aeiouy][^aeiouwxy]$")
-_DOUBLE = re.compile(r"([^aeiouylsz])\1$")
-_STEPS_2_AND_3 = (
-    {
-        "ational": "ate", "tional": "tion", "enci": "ence", "anci": "ance", "izer": "ize", "bli": "ble", "alli": "al",
-        "entli": "ent", "eli": "e", "ousli": "ous", "ization": "ize", "ation": "ate", "ator": "ate", "alism": "al",
-        "iveness": "ive", "fulness": "ful", "ousness": "ous", "aliti": "al", "iviti": "ive", "biliti": "ble",
-        "logi": "log",
-    },
-    {"icate": "ic", "ative": "", "alize": "al", "iciti": "ic", "ical": "ic", "ful": "", "ness": ""},
-)  # fmt: skip
 _STEP_4 = (
     "al", "ance", "ence", "er", "ic", "able", "ible", "ant", "ement", "ou", "ism", "ate", "iti", "ous", "ive", "ize",
 )  # fmt: skip
@@ -161,50 +143,24 @@ def _sentences(text: str) -> list[Words]:
 
 @cache
 def stem(word: str) -> str:
-    """Porter's stemmer (Porter 1980) of a word of more than three letters, as the script has it: of the endings -ement,
-    -ment and -ent, each is tried."""
-    if len(word) < 4:
-        return word
-    word = "Y" + word[1:] if word[0] == "y" else word  # which is no vowel
-    word = _step_1(word)
-    for endings in _STEPS_2_AND_3:
-        root, ending = _split(word, endings)
-        if ending and _M_ABOVE_0.match(root):
-            word = root + endings[ending]
-    for endings_4 in (_STEP_4, ("ment",), ("ent", "sion", "tion")):
-        root, ending = _split(word, endings_4)
-        root += ending[:1] if ending.endswith("ion") else ""
-        word = root if ending and _M_ABOVE_1.match(root) else word
-    if word.endswith("e"):
-        root = word[:-1]
-        if _M_ABOVE_1.match(root) or (_M_IS_1.match(root) and not _ENDS_SHORT.match(root)):
-            word = root
-    word = word[:-1] if word.endswith("ll") and _M_ABOVE_1.match(word) else word
-    return word.replace("Y", "y")
+    """Porter's stemmer (Porter 1980) of a word of more than three letters, as the script has it: with his later
+    changes, and of the endings -ement, -ment and -ent, each is tried."""
+    return _stemmer().stem(word) if len(word) > 3 else word
 
 
-def _step_1(word: str) -> str:
-    """Plurals, -ed, -ing and -y."""
-    if word.endswith(("sses", "ies")):
-        word = word[:-2]
-    elif word.endswith("s") and not word.endswith("ss"):
-        word = word[:-1]
-    root, ending = _split(word, ("eed", "ed", "ing"))
-    if ending == "eed":
-        word = word[:-1] if _M_ABOVE_0.match(root) else word
-    elif ending and _HAS_VOWEL.match(root):
-        word = root
-        if word.endswith(("at", "bl", "iz")) or (_ENDS_SHORT.match(word) and not _DOUBLE.search(word)):
-            word += "e"
-        elif _DOUBLE.search(word):
-            word = word[:-1]
-    return word[:-1] + "i" if word.endswith("y") and _HAS_VOWEL.match(word[:-1]) else word
+@cache
+def _stemmer() -> Any:
+    from nltk.stem.porter import PorterStemmer  # rouge-score needs it, too
 
+    class Stemmer(PorterStemmer):  # type: ignore[misc]
+        def _step4(self, word: str) -> str:
+            for endings in (_STEP_4, ("ment",), ("ent", "sion", "tion")):
+                ending = max((each for each in endings if word.endswith(each)), key=len, default="")
+                root = word.removesuffix(ending) + ending[:1] * ending.endswith("ion")
+                word = root if ending and self._measure(root) > 1 else word
+            return word
 
-def _split(word: str, endings: Sequence[str] | dict[str, str]) -> tuple[str, str]:
-    """What is before the longest of the endings that a word has, and the ending; empty if there is none."""
-    ending = max((each for each in endings if word.endswith(each)), key=len, default="")
-    return word.removesuffix(ending), ending
+    return Stemmer(PorterStemmer.MARTIN_EXTENSIONS)
 
 
 METRICS: dict[str, Metric] = {f"rouge155-{kind}": _rouge(kind) for kind in "12L"}
