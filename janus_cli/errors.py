@@ -139,7 +139,10 @@ def is_about_memory(problem: BaseException) -> bool:
     torchs = type(problem).__name__ == "OutOfMemoryError" or str(problem) == "could not create a primitive"
     if torchs or isinstance(problem, MemoryError) or getattr(problem, "errno", None) == errno.ENOMEM:
         return True
-    words = ("can't allocate memory", "Cannot allocate memory", "out of memory", "bad_alloc", "failed to map segment")
+    words = (
+        "can't allocate memory", "Cannot allocate memory", "out of memory", "bad_alloc", "failed to map segment",
+        "ALLOC_FAILED",  # of cuBLAS and cuDNN
+    )  # fmt: skip
     return any(each in str(problem) for each in words)
 
 

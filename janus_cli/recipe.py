@@ -314,7 +314,8 @@ class Recipe:
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
     def __post_init__(self) -> None:
-        for side, ends in (("target", ("BOS", "EOS")), ("source", ("EOS",))):
+        suffix = ["source_suffix"] * bool(self.model.source_suffix)
+        for side, ends in (("target", ["BOS", "EOS"]), ("source", ["EOS", *suffix])):
             (knob, longest), most = self.data.limit(side), self.model.max_length
             if longest + len(ends) > most:
                 frame = " + ".join(ends)

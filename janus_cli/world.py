@@ -54,6 +54,10 @@ class World:
         dist.all_reduce(packed)
         return dict(zip(values, packed.tolist(), strict=True))
 
+    def agree(self, flag: bool) -> bool:
+        """Whether all ranks say the same."""
+        return self.sums({"flag": float(flag)})["flag"] in (0, self.size)
+
     def wait(self) -> None:
         """Wait until every rank is here."""
         if self.size > 1:
@@ -104,6 +108,8 @@ def start_world(device: str) -> World:
         UsageError: see `declared_ranks` and `choose_device`; or the other ranks did not come.
     """
     rank, size, local = declared_ranks()
+    if local > 0 and ":" in device:
+        raise UsageError(f"--device {device} is one GPU, and this is rank {local} of its machine", "--device cuda")
     chosen = choose_device(device, local)
     if size > 1:
         if chosen.type == "cuda":
@@ -146,6 +152,22 @@ def _meet(rank: int, size: int) -> Any:
         reason = str(answer).split("\n")[0]
         raise UsageError(f"rank {rank} of {size} (RANK, WORLD_SIZE) did not meet {others}: {reason}", ONE_PROCESS)
     return answer
+
+
+def lost_a_rank(problem: BaseException) -> bool:
+    """Whether an exception of torch says that another rank went away."""
+    return isinstance(problem, dist.DistError) or (isinstance(problem, RuntimeError) and "gloo" in str(problem))
+
+
+def check_world(world: World, precision: PrecisionKnob, attention: str) -> None:
+    """Raises UsageError for what these devices cannot do, or would each do in its own way."""
+    if attention == "flex" and world.device.type != "cuda":
+        raise UsageError("model.attention flex has a gradient on a GPU only", "--set model.attention=sdpa")
+    if not world.agree(resolve_precision(precision, world.device) == "bf16"):
+        raise UsageError(
+            "training.precision auto is bf16 on some of the ranks' processors and float32 on others",
+            "--set training.precision=float32",
+        )
 
 
 def resolve_precision(knob: PrecisionKnob, device: torch.device) -> Precision:

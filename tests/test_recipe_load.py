@@ -94,6 +94,8 @@ data: {source: no, target: on, clean: [nfc, lowercase]}
         ("data:\n  max_tokens: 999\n", ["3: data.max_tokens: 999 + BOS + EOS does not fit model.max_len"]),
         ("data: {max_target_tokens: 255}\n", ["2: data.max_target_tokens: 255 + BOS + EOS does not fit model.max_len"]),
         ("data: {max_source_tokens: 256}\n", ["2: data.max_source_tokens: 256 + EOS does not fit model.max_len"]),
+        ("data: {max_source_tokens: 255}\nmodel: {source_suffix: 7}\n",
+         ["2: data.max_source_tokens: 255 + EOS + source_suffix does not fit model.max_len"]),
         ("data: {max_source_tokens: 0}\n", ["2: data.max_source_tokens: should be greater than or equal to 1 (got 0)"]),
         ("data: {max_ratio: 0.5}\n", ["2: data.max_ratio: should be greater than or equal to 1 (got 0.5)"]),
         ("data: {source: de, target: de}", ["2: data: source and target are both 'de'"]),

@@ -60,7 +60,8 @@ class Attention(nn.Module):
 
 @cache
 def flex_attention(device: str) -> Callable[..., Any]:
-    """FlexAttention: its kernel on a GPU, compiled at the first call; elsewhere its definition in plain torch."""
+    """FlexAttention: its kernel on a GPU, compiled at the first call; elsewhere its definition in plain torch,
+    which has no gradient."""
     from torch.nn.attention.flex_attention import flex_attention
 
     plain: Callable[..., Any] = flex_attention

@@ -47,7 +47,7 @@ from janus_cli.training.model import build_model
 from janus_cli.training.optimizer import Shares
 from janus_cli.training.resume import consequences, continued
 from janus_cli.training.trainer import Trainer
-from janus_cli.world import World, start_world
+from janus_cli.world import World, check_world, lost_a_rank, start_world
 
 LOCK = ".lock"
 
@@ -78,6 +78,7 @@ def train(
         if resume:  # before the data is opened, which other settings do not fit
             settings = continued(settings, target, allow_change, recipe)
         check_scoring(settings)
+        check_world(world, settings.training.precision, settings.model.attention)
         if not resume:
             _must_be_free(target, force=force)
         saved = None if start is None else initial.find(start, target, settings)
@@ -134,6 +135,10 @@ def _ranks(device: str) -> Iterator[World]:
         yield world
     except Stopped:
         world.close()
+        raise
+    except RuntimeError as problem:
+        if world.size > 1 and lost_a_rank(problem):
+            raise JanusError(f"rank {world.rank} lost another rank", "its own message says why it ended") from None
         raise
     finally:
         console.quiet = quiet

@@ -115,6 +115,14 @@ def test_the_ar_side_is_trained_on_the_slots_that_it_is_decoded_with(ragged: Bat
                 assert torch.equal(slots, getattr(expected, field))
 
 
+@EVERY
+def test_what_stands_behind_a_source_is_not_predicted(tiny: Model, ragged: Batch, name: str, knobs: Any) -> None:
+    """As mBART's language does."""
+    needed = knobs.elsewhere.get("model", {})
+    model = Transformer(replace(tiny, source_suffix=7, **needed), 20, 20, length_head=knobs.lengths)
+    assert all(torch.isfinite(term.total) for term in terms(model, knobs, ragged).values())
+
+
 def test_rdrop_ties_passes_that_differ_in_their_dropout_alone(model: Transformer, ragged: Batch) -> None:
     """Without dropout both are what AR alone has; with it each has noise of its own, also in the encoder."""
     alone = losses(model, ArObjective(), ragged)

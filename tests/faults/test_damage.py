@@ -27,7 +27,7 @@ from janus_cli.core.model import Transformer
 from janus_cli.data import store
 from janus_cli.data.store import StoreWriter
 from janus_cli.errors import CheckpointError, is_about_memory
-from janus_cli.training import checkpoint
+from janus_cli.training import checkpoint, run
 from tests.helpers import Janus
 
 Patch = pytest.MonkeyPatch
@@ -213,6 +213,48 @@ def test_variables_of_one_process_do_no_harm(
 ) -> None:
     environment(monkeypatch, values)
     assert janus(*TRAIN, "--run", "run", "--set", "training.updates=1")[0] == 0
+
+
+def test_two_ranks_do_not_share_a_gpu(tiny_recipe: Path, janus: Janus, monkeypatch: Patch) -> None:
+    environment(monkeypatch, {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", **HERE})
+    code, _, err = janus("train", "--recipe", "tiny.yaml", "--device", "cuda:0")
+    assert (code, "cuda:0 is one GPU" in err) == (2, True), err
+
+
+def pretend_ranks(patch: Patch, others: float) -> None:
+    """Two ranks, of which the other one says `others` to whatever is summed."""
+    patch.setattr(world.World, "sums", lambda _, values: {name: each + others for name, each in values.items()})
+    patch.setattr(run, "start_world", lambda _: world.World(0, 2, torch.device("cpu")))
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_ranks_that_would_compute_in_two_precisions_do_not_begin(
+    tiny_recipe: Path, janus: Janus, monkeypatch: Patch, others: int
+) -> None:
+    pretend_ranks(monkeypatch, others)
+    monkeypatch.setattr(world, "_multiplies_bf16", lambda: not others)
+    code, _, err = janus(*TRAIN, "--run", "run", "--set", "training.precision=auto")
+    assert (code, "training.precision" in err) == (2, True), err
+    assert [path.name for path in Path().iterdir()] == ["tiny.yaml"]
+
+
+def test_flex_attention_does_not_train_on_a_cpu(tiny_recipe: Path, janus: Janus) -> None:
+    code, _, err = janus(*TRAIN, "--run", "run", "--set", "model.attention=flex")
+    assert (code, "model.attention" in err) == (2, True), err
+    assert [path.name for path in Path().iterdir()] == ["tiny.yaml"]
+
+
+@pytest.mark.parametrize("reason", ["[gloo/transport/tcp/pair.cc:446] Connection closed by peer [::1]:9", None])
+def test_a_rank_that_another_one_left_says_so(
+    tiny_recipe: Path, janus: Janus, monkeypatch: Patch, reason: str | None
+) -> None:
+    def gone(_: object) -> bool:
+        raise RuntimeError(reason) if reason else torch.distributed.DistBackendError("NCCL error")
+
+    pretend_ranks(monkeypatch, 0)
+    monkeypatch.setattr(run, "check_scoring", gone)
+    code, _, err = janus(*TRAIN, "--run", "run")
+    assert (code, "rank 0 lost another rank" in err) == (1, True), err
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
@@ -417,7 +459,7 @@ def test_too_little_memory_is_no_damage(
 @pytest.mark.parametrize(
     "problem",
     [MemoryError(), OSError(errno.ENOMEM, "x"), torch.OutOfMemoryError("x"), RuntimeError("CUDA error: out of memory"),
-     RuntimeError("could not create a primitive"),
+     RuntimeError("could not create a primitive"), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"),
      ImportError("libtorch_cpu.so: failed to map segment from shared object")],
 )  # fmt: skip
 def test_words_of_libraries_that_run_out_of_memory(problem: Exception) -> None:

@@ -71,8 +71,9 @@ def loss(model: Transformer, batch: Batch, plan: Plan, knobs: CematObjective) ->
     assert plan.source is not None, "made by `plan`"
     memory = model.encode(plan.source.tokens, batch.source_real)
     unread = plan.source.labels != IGNORE
+    states = memory.states[:, : unread.shape[1]]  # without the suffix of `model.source_suffix`
     ce_encoder = cross_entropy(
-        memory.states[unread], model.source_table.weight, plan.source.labels[unread], knobs.label_smoothing
+        states[unread], model.source_table.weight, plan.source.labels[unread], knobs.label_smoothing
     )  # (B, S, D) -> (N, D)
     ce_nar = stream_loss(model, memory, plan.streams["nar"], knobs.label_smoothing)
     return {
