@@ -218,6 +218,8 @@ class TokenTable(Document):
 
     vocab_size: Rows | None = None
     decoder_vocab_size: Rows | None = None
+    pad_token_id: Id | None = None
+    eos_token_id: Id | list[Id] | None = None
 
 
 class ModelType(Document):
@@ -309,6 +311,7 @@ class PretrainedTokenizer(Document):
     added_tokens_decoder: dict[Annotated[str, Field(pattern=r"^[0-9]+$")], AddedToken] = {}
     clean_up_tokenization_spaces: Flag | None = None
     add_prefix_space: Flag | None = None
+    do_lower_case: Flag | None = None
     separate_vocabs: Flag | None = None
     src_lang: str | None = None
     tgt_lang: str | None = None

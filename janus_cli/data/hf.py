@@ -84,6 +84,11 @@ class HuggingFace:
         """Our id of a token of the model. Raises KeyError if the model has no such token."""
         return self._ours[theirs]
 
+    @property
+    def around(self) -> list[int] | None:
+        """The model's ids that the model's own tokenizer puts around a text; None if that is not known."""
+        return self._pieces.around
+
     def shares_ids(self, other: HuggingFace) -> bool:
         """Whether ids stand for the same tokens in both: Marian's sides may differ in how they cut text alone."""
         return all(self.stored[key] == other.stored[key] for key in ("special", "rows", "library", "ids"))
@@ -160,6 +165,10 @@ class Library:
     def decode(self, ids: Sequence[int]) -> str:
         return _cleaned(self.engine.decode(ids, skip_special_tokens=True), self._clean)
 
+    @property
+    def around(self) -> list[int] | None:
+        return list(self.engine.encode("").ids)
+
     def name(self, index: int) -> str | None:
         token: str | None = self.engine.id_to_token(index)
         return token
@@ -167,6 +176,8 @@ class Library:
 
 class Sentences:
     """A SentencePiece model whose pieces have other ids than in the model itself."""
+
+    around: list[int] | None = None
 
     def __init__(self, stored: Mapping[str, Any], name: str) -> None:
         self._model = sentence_pieces(b64decode(stored["sentencepiece"]), name)

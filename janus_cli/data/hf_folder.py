@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from janus_cli import documents
+from janus_cli import console, documents
 from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
 from janus_cli.data.hf import ABSENT, EXTRA, HuggingFace, content, library, listed, sentence_pieces
 from janus_cli.errors import DataError, check_machine, require
@@ -46,9 +46,9 @@ def take_over(folder: Path) -> dict[str, bytes]:
     }
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if "tokenizer.json" in names:
-        made = {"tokenizer": _library(_text(folder / "tokenizer.json"), folder)}
+        made = {"tokenizer": _library(_text(folder / "tokenizer.json"), folder, config)}
     elif {"vocab.json", "merges.txt"} <= names:
-        made = {"tokenizer": _library(_byte_level(folder, config), folder)}
+        made = {"tokenizer": _library(_byte_level(folder, config), folder, config)}
     elif {"source.spm", "target.spm", "vocab.json"} <= names:
         made = {side: _marian(folder, side, config) for side in ("source", "target")}
     elif MBART in names:
@@ -60,11 +60,13 @@ def take_over(folder: Path) -> dict[str, bytes]:
             "name the folder of a BART, mBART or Marian model, or of a run that was made from one; of other models, "
             "transformers' `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)` may write a tokenizer.json",
         )
-    sizes = _rows(folder)
+    sizes, about = _rows(folder), _json(folder / "config.json", documents.TokenTable)
     contents = {}
     for side, (tokens, parts) in made.items():
         rows = sizes.get(side, max(tokens.values()) + 1)
-        special = _special(tokens, config, rows)
+        special = _special(tokens, config, rows, about)
+        if special[EOS] == ABSENT:
+            raise DataError(f"{folder}: no token ends a text", "name it in tokenizer_config.json, as eos_token")
         # Our BOS is what the model's decoder starts with, be that </s>, <pad> or a language; <s> is a token of texts.
         start, special[BOS] = special[BOS], ABSENT
         stored = {
@@ -105,19 +107,38 @@ def _rows(folder: Path) -> dict[str, int]:
     return {"tokenizer": rows, "source": rows, "target": config.get("decoder_vocab_size") or rows}
 
 
-def _special(tokens: Mapping[str, int], config: Mapping[str, Any], rows: int) -> list[int]:
-    """The model's ids of pad, unk, bos, eos and mask. Each stands for one of them, for the end first."""
+def _special(
+    tokens: Mapping[str, int], config: Mapping[str, Any], rows: int, about: Mapping[str, Any] | None = None
+) -> list[int]:
+    """The model's ids of pad, unk, bos, eos and mask. Each stands for one of them, for the end first.
+
+    about: its config.json, which may tell the ids of tokens that have no name.
+    """
+    told = {EOS: (about or {}).get("eos_token_id"), PAD: (about or {}).get("pad_token_id")}
     found = dict.fromkeys(range(SPECIAL), ABSENT)
     for ours in (EOS, UNK, BOS, MASK, PAD):
         keys, usual = SPECIALS[ours]
         names = [content(config[key]) for key in keys if config.get(key)] or usual
         ids = [tokens[name] for name in names if tokens.get(name, rows) < rows]
+        ids += [index for index in (told.get(ours),) if isinstance(index, int) and index < rows]
         found[ours] = next((index for index in ids if index not in found.values()), ABSENT)
     return [*found.values()]
 
 
-def _library(text: str, folder: Path) -> Made:
-    return library(text, str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True), {"library": text}
+def _library(text: str, folder: Path, config: Mapping[str, Any]) -> Made:
+    engine = library(text, str(folder / "tokenizer.json"))
+    steps = json.loads(engine.to_str())
+    for key, step, own, kind in (
+        ("add_prefix_space", "pre_tokenizer", "add_prefix_space", "ByteLevel"),
+        ("do_lower_case", "normalizer", "lowercase", "BertNormalizer"),
+    ):
+        made = steps[step] or {}
+        if made.get("type") == kind and config.get(key, made[own]) not in (made[own], None):
+            console.warn(
+                f"{folder}: tokenizer_config.json has {key} {config[key]}, which transformers follows; janus follows "
+                f"tokenizer.json, which has {made[own]}"
+            )
+    return engine.get_vocab(with_added_tokens=True), {"library": text}
 
 
 def _byte_level(folder: Path, config: Mapping[str, Any]) -> str:
@@ -132,7 +153,9 @@ def _byte_level(folder: Path, config: Mapping[str, Any]) -> str:
     engine, spaced = tokenizers.Tokenizer(model), bool(config.get("add_prefix_space"))
     engine.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=spaced)
     engine.decoder = tokenizers.decoders.ByteLevel()
-    for _, token in sorted(config.get("added_tokens_decoder", {}).items(), key=lambda item: int(item[0])):
+    added = {int(index): token for index, token in config.get("added_tokens_decoder", {}).items()}
+    added |= {index: {"content": name} for name, index in _added(folder).items() if index not in added}
+    for _, token in sorted(added.items()):
         known = {key: value for key, value in token.items() if key in documents.AddedToken.model_fields}
         engine.add_tokens([tokenizers.AddedToken(**known)])
     special = _special(engine.get_vocab(), config, engine.get_vocab_size())
@@ -144,12 +167,23 @@ def _byte_level(folder: Path, config: Mapping[str, Any]) -> str:
     return str(engine.to_str())
 
 
+def _added(folder: Path) -> dict[str, int]:
+    """The tokens of an added_tokens.json."""
+    found = _json(folder / "added_tokens.json")
+    if not all(type(index) is int and index >= 0 for index in found.values()):
+        raise DataError(f"{folder / 'added_tokens.json'} is no object of tokens with their ids")
+    return found
+
+
 def _marian(folder: Path, side: str, config: Mapping[str, Any]) -> Made:
     own = side == "target" and config.get("separate_vocabs")
     file = folder / ("target_vocab.json" if own else "vocab.json")
     tokens = _json(file)
     if not tokens or not all(type(index) is int and index >= 0 for index in tokens.values()):
         raise DataError(f"{file} is not a vocabulary: an object of tokens with their ids")
+    added = {content(token) for token in config.get("added_tokens_decoder", {}).values()} | _added(folder).keys()
+    if strange := sorted(added - tokens.keys()):
+        console.warn(f"{folder}: {file.name} has no {', '.join(strange[:3])}: such tokens are read as other text")
     model = (folder / f"{side}.spm").read_bytes()
     return tokens, {"sentencepiece": b64encode(model).decode(), "ids": tokens, "codes": True}
 

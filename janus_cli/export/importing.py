@@ -19,10 +19,10 @@ from torch import Tensor
 from janus_cli import __version__, console, documents, recipe_load
 from janus_cli.core.knobs import COLDEST, ArObjective, Decoding, Model
 from janus_cli.core.model import Transformer, sinusoids
-from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL
+from janus_cli.core.symbols import BOS, EOS, MASK, PAD, SPECIAL, UNK
 from janus_cli.data.corpus import SIDES
 from janus_cli.data.hf import ABSENT, HuggingFace, listed
-from janus_cli.data.hf_folder import take_over
+from janus_cli.data.hf_folder import SPECIALS, take_over
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers, load_tokenizers, write_tokenizers
 from janus_cli.errors import DataError, UsageError
 from janus_cli.export import safetensors
@@ -65,10 +65,14 @@ class Frame:
     first: int | None = None
 
 
-def frame_of(config: Mapping[str, Any], settings: Mapping[str, Any], languages: Sequence[int | None]) -> Frame:
+def frame_of(
+    config: Mapping[str, Any], settings: Mapping[str, Any], languages: Sequence[int | None],
+    around: Sequence[int] | None = None,
+) -> Frame:  # fmt: skip
     """The frame of a model: BART's texts begin with <s>, mBART-50's with a language, mBART's sources end with one.
 
-    settings: of generation. languages: ids of the source's and the target's, for mBART.
+    settings: of generation. languages: ids of the source's and the target's, for mBART. around: what the tokenizer
+    itself puts around a text, if it is known; without <s>, a BART's texts do not begin with it.
 
     Raises:
         DataError: an id that the frame needs is not told, or is none of its tokens.
@@ -85,6 +89,8 @@ def frame_of(config: Mapping[str, Any], settings: Mapping[str, Any], languages: 
     if config["model_type"] != "bart":
         return Frame(start, first=first)
     begin = _id("bos_token_id", config, config)
+    if around == [config["eos_token_id"]]:
+        return Frame(start, first=first)
     if begin is None:
         raise DataError(f"{CONFIG} is damaged: bos_token_id is missing", "texts of BART begin with this token")
     return Frame(start, source=begin, target=begin, first=first)
@@ -106,15 +112,17 @@ def decoding_knobs(settings: Mapping[str, Any], longest: int) -> Decoding:
     """
     given = {name: value for name, value in settings.items() if value is not None}
     # Their lengths count the token that the decoder starts with.
-    least = max(given.get("min_length", 0) - 1, given.get("min_new_tokens", 0), 0)
+    least = given.get("min_new_tokens", max(given.get("min_length", 0) - 1, 0))
     most = given["max_new_tokens"] + 1 if "max_new_tokens" in given else given.get("max_length", longest)
+    least = min(least, max(0, min(most, longest) - 2))
     stop: Any = {True: "full", False: "likely", "never": "never"}[given.get("early_stopping", False)]
     sampling: dict[str, Any] = {}
     if given.get("do_sample"):
         cold = max(COLDEST, float(given.get("temperature", 1.0)))
         sampling = {"temperature": cold, "top_k": given.get("top_k", 50), "top_p": float(given.get("top_p", 1.0))}
+    beam, nbest = given.get("num_beams", 1), given.get("num_return_sequences", 1)
     return Decoding(
-        beam=given.get("num_beams", 1), nbest=given.get("num_return_sequences", 1), early_stopping=stop,
+        beam=beam, nbest=nbest if sampling else min(nbest, beam), early_stopping=stop,
         length_penalty=max(0.0, float(given.get("length_penalty", 1.0))), min_length=least,
         no_repeat_ngram=given.get("no_repeat_ngram_size", 0), max_ratio=0.0,
         max_extra=max(0, min(most, longest) - 2 - least), free_end="forced_eos_token_id" in given,
@@ -128,8 +136,8 @@ def unwritten(settings: Mapping[str, Any], order: Sequence[int]) -> tuple[int, .
 
     order: of the target's ids.
     """
-    bad = [words[0] for words in settings.get("bad_words_ids") or () if len(words) == 1]
-    banned = {*bad, *(settings.get("suppress_tokens") or ()), order[PAD], order[MASK]} - {order[EOS], ABSENT}
+    bad = {words[0] for words in settings.get("bad_words_ids") or () if len(words) == 1} - {order[EOS]}
+    banned = {*bad, *(settings.get("suppress_tokens") or ()), order[PAD], order[MASK]} - {ABSENT}
     return tuple(ours for ours, theirs in enumerate(order) if theirs in banned)
 
 
@@ -150,6 +158,8 @@ def not_followed(settings: Mapping[str, Any], end: int) -> list[str]:
         strange.add("length_penalty")
     if samples and set_.get("num_beams", 1) > 1:  # transformers samples within a beam
         strange.add("num_beams")
+    if not samples and set_.get("num_return_sequences", 1) > set_.get("num_beams", 1):
+        strange.add("num_return_sequences")
     strange |= {key for key in ("eos_token_id", "forced_eos_token_id") if set_.get(key, end) not in (end, [end])}
     return [f"{name} {set_[name]}" for name in sorted(strange)]
 
@@ -208,7 +218,10 @@ def _tables(weights: Mapping[str, Tensor], knobs: Model, orders: Sequence[Sequen
     """The weight of each of our embedding tables; also checks the sizes that a model is made with, before it is."""
     named = {}
     for ours, names in tables(knobs.tie).items():
-        named[ours] = next((each for each in names if each in weights), names[0])
+        named[ours], *more = [each for each in names if each in weights] or names[:1]
+        for other in more:
+            if not torch.equal(weights[named[ours]], weights[other]):
+                raise Misfit(f"{named[ours]} and {other} differ, which {CONFIG} says are one")
         sides = [*orders] if knobs.tie == "all" else [orders[ours != "source_table.weight"]]
         for order in sides:
             _must_be(named[ours], weights[named[ours]], (max(order) + 1, knobs.width))
@@ -266,7 +279,7 @@ def import_model(
         first = 0 if frame.first is None else target.ours(frame.first)
         decoding = replace(
             decoding_knobs(settings, model.knobs.max_length), first_token=first,
-            unwritten=unwritten(settings, target.order),
+            unwritten=unwritten(settings, target.order), unk="ban" if target.order[UNK] == ABSENT else "keep",
         )  # fmt: skip
         recipe = _recipe(name, model, tokenizers, decoding, out)
         for setting in not_followed(settings, target.order[EOS]):
@@ -317,7 +330,15 @@ def _tokenizers(
         ids = [_language(name, tokenizer) for name, tokenizer in zip(names, sides, strict=True)]
     elif any(languages):
         raise UsageError(f"{folder} is of type {config['model_type']}: languages are for mbart", "leave them out")
-    frame = frame_of(config, settings, ids)
+    around = sides[0].around
+    frame = frame_of(config, settings, ids, around)
+    framed = [*filter(lambda index: index is not None, (frame.source, config["eos_token_id"], frame.suffix))]
+    if around is not None and around != framed and config["model_type"] != "mbart":
+        console.warn(f"{folder}: its tokenizer puts {around} around a text, and this model is given {framed} here")
+    special = [] if config["model_type"] == "mbart" else listed(sides[0].stored["config"])
+    usual = {name for _, names in SPECIALS for name in names}
+    if strange := [name for name in special if name not in usual and not re.fullmatch(r"<(unk|mask)_\d+>", name)]:
+        console.warn(f"{folder}: where a text names {', '.join(strange[:5])}, these are read as other text")
     begin = {
         side: [tokenizer.ours(first)]
         for side, tokenizer, first in zip(SIDES, sides, (frame.source, frame.target), strict=True)

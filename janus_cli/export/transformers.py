@@ -70,8 +70,9 @@ def write(source: Source, folder: Path) -> None:
     rows = max(orders[0]) + 1, max(orders[1]) + 1
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     begin = source.tokenizers.source.begin if isinstance(source.tokenizers.source, HuggingFace) else []
+    filler = orders[1][EOS] if orders[1][PAD] == ABSENT else orders[1][PAD]
     ids = {
-        "pad_token_id": orders[1][PAD], "eos_token_id": orders[1][EOS], "decoder_start_token_id": start,
+        "pad_token_id": filler, "eos_token_id": orders[1][EOS], "decoder_start_token_id": start,
         "bos_token_id": orders[0][begin[0]] if begin and name == "bart" else None,
     }  # fmt: skip
     plan = _plan(source.recipe)

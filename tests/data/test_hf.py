@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from janus_cli.core.symbols import MASK, NAMES, NO_TEXT, SPECIAL, UNK
+from janus_cli.core.symbols import EOS, MASK, NAMES, NO_TEXT, SPECIAL, UNK
 from janus_cli.data.hf import ABSENT, HuggingFace
 from janus_cli.data.hf_folder import LANGUAGES, given_back
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers, train_tokenizers
@@ -175,6 +176,31 @@ def test_a_token_that_ends_texts_and_fills_them_up_is_the_end(tmp_path: Path) ->
     names = {"pad_token": "[SEP]", "eos_token": "[SEP]", "bos_token": "[CLS]", "unk_token": {"content": "[UNK]"}}
     hf_models.write(tmp_path, "tokenizer_config.json", names)
     assert side_of(taken_over(tmp_path, tmp_path / "made"), "source").order[:SPECIAL] == [ABSENT, 1, ABSENT, 3, 4]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_what_ends_texts_is_told_by_its_name_or_else_by_the_models_config(tmp_path: Path, named: bool) -> None:
+    unpack("wordpiece", tmp_path)
+    names = {"eos_token": "[SEP]" if named else "[END]", "bos_token": "[CLS]"}
+    hf_models.write(tmp_path, "tokenizer_config.json", names)
+    size = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")).get_vocab_size()
+    with pytest.raises(DataError, match="no token ends a text") if not named else nullcontext():
+        assert side_of(taken_over(tmp_path, tmp_path / "named"), "source").order[EOS] == 3
+    hf_models.write(tmp_path, "config.json", {"vocab_size": size, "eos_token_id": 9, "pad_token_id": 7})
+    assert side_of(taken_over(tmp_path, tmp_path / "told"), "source").order[EOS] == (3 if named else 9)
+
+
+def test_tokens_that_were_added_to_byte_level_files_are_read(tmp_path: Path) -> None:
+    unpack("bart", tmp_path)
+    (tmp_path / "config.json").unlink(missing_ok=True)
+    before = side_of(taken_over(tmp_path, tmp_path / "before"), "source")
+    new = max(before.order) + 1
+    hf_models.write(tmp_path, "added_tokens.json", {"[NEW]": new})
+    after = side_of(taken_over(tmp_path, tmp_path / "after"), "source")
+    assert after.ours(new) in after.encode(["the [NEW] cook"])[0]
+    hf_models.write(tmp_path, "added_tokens.json", {"[NEW]": "x"})
+    with pytest.raises(DataError, match="added_tokens"):
+        taken_over(tmp_path, tmp_path / "damaged")
 
 
 def test_what_is_given_back_of_byte_level_files_frames_texts_and_says_nothing_of_the_machine(tmp_path: Path) -> None:

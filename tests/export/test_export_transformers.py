@@ -156,6 +156,15 @@ def frameless(make_run: MakeRun, name: str, norm: str) -> None:
     make_run("run", "ar", [*kind, *limits])
 
 
+def test_where_the_end_also_fills_batches_up_it_does_there(make_run: MakeRun, janus: Janus) -> None:
+    hf_models.unpack("wordpiece", Path("model"))
+    hf_models.write(Path("model"), "tokenizer_config.json", {"pad_token": "[SEP]", "eos_token": "[SEP]"})
+    make_run("run", "ar", ["tokenizer.kind=hf", f"tokenizer.reuse={Path('model').resolve()}"])
+    code, _, err = janus("export", "--run", "run", "--format", "transformers", "--out", "out")
+    config = json.loads(Path("out/config.json").read_bytes())
+    assert (code, config["pad_token_id"]) == (0, config["eos_token_id"]), err
+
+
 @pytest.mark.parametrize("name", ["bart", "mbart50", "wordpiece", "pegasus"])
 def test_a_tokenizer_of_a_models_folder_frames_texts_as_the_run_does(
     make_run: MakeRun, janus: Janus, name: str

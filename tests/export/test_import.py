@@ -18,11 +18,13 @@ pytest.importorskip("tokenizers")
 
 import hf_folders
 
-from janus_cli.core.batch import EOS, MASK, PAD, pad
+from janus_cli.core.batch import EOS, MASK, PAD, UNK, pad
 from janus_cli.core.generate import generate
 from janus_cli.core.losses import cross_entropy
 from janus_cli.core.stream import content
 from janus_cli.data.batching import load_batch, noised
+from janus_cli.data.hf import ABSENT, HuggingFace
+from janus_cli.data.hf_folder import given_back
 from janus_cli.data.prepared import open_prepared
 from janus_cli.decoding.records import Records
 from janus_cli.decoding.translate import load
@@ -302,6 +304,80 @@ def test_how_it_generates_is_told_by_the_recipe(tmp_path: Path) -> None:
     assert (decoding.min_length, decoding.min_length + decoding.max_extra, decoding.free_end) == (5, 22, True)
 
 
+@pytest.mark.parametrize(
+    ("settings", "least", "most"),
+    [
+        ({"min_length": 10, "min_new_tokens": 3, "max_length": 24}, 3, 22),
+        ({"min_length": 12, "max_length": 8}, 6, 6),
+    ],
+)
+def test_the_limits_of_lengths_are_those_that_transformers_follows(
+    tmp_path: Path, settings: dict[str, Any], least: int, most: int
+) -> None:
+    golden("bart", tmp_path / "model")
+    edit_json(tmp_path / "model/generation_config.json", **settings)
+    decoding = load_recipe(str(import_model(tmp_path / "model", run=tmp_path / "run") / "recipe.yaml")).decoding
+    assert (decoding.min_length, decoding.min_length + decoding.max_extra) == (least, most)
+
+
+def with_engine(folder: Path, changes: dict[str, Any]) -> None:
+    """Writes the byte-level files of a folder as a tokenizer.json, with changes to it."""
+    source = load(import_model(folder, run=folder.parent / "first")).tokenizers.source
+    assert isinstance(source, HuggingFace)
+    engine = json.loads(given_back(source, source)["tokenizer.json"])
+    (folder / "tokenizer.json").write_text(json.dumps({**engine, **changes}), encoding="utf-8")
+
+
+END = {"id": "</s>", "ids": [2], "tokens": ["</s>"]}
+ENDING = {
+    "type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}},
+    {"SpecialToken": {"id": "</s>", "type_id": 0}}], "pair": [], "special_tokens": {"</s>": END},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("around", "begins", "said"), [(ENDING, False, False), (None, True, True)])
+def test_texts_begin_as_the_tokenizer_has_it(
+    janus: Janus, empty_folder: Path, around: Any, begins: bool, said: bool
+) -> None:
+    """Without <s> if it puts none; a text without </s> is no text of janus's models."""
+    golden("bart", Path("model"))
+    with_engine(Path("model"), {"post_processor": around})
+    code, _, err = janus("import", "model")
+    source = load(Path("runs/model")).tokenizers.source
+    assert (code, bool(source.begin), "around a text" in err) == (0, begins, said), err
+
+
+def test_what_the_tokenizers_other_file_overrules_is_said(janus: Janus, empty_folder: Path) -> None:
+    golden("bart", Path("model"))
+    with_engine(Path("model"), {})
+    more = {"add_prefix_space": True, "additional_special_tokens": ["<hl>"]}
+    edit_json("model/tokenizer_config.json", **more)
+    code, _, err = janus("import", "model", "--dry-run")
+    assert (code, "add_prefix_space True" in err, "<hl>" in err) == (0, True, True), err
+
+
+def test_a_model_without_an_unknown_token_never_writes_it(tmp_path: Path) -> None:
+    golden("bart", tmp_path / "model")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (tmp_path / "model" / name).is_file():
+            edit_json(tmp_path / "model" / name, unk_token="<nothing>")
+    run = import_model(tmp_path / "model", run=tmp_path / "run")
+    assert load(run).tokenizers.target.order[UNK] == ABSENT
+    assert load_recipe(str(run / "recipe.yaml")).decoding.unk == "ban"
+
+
+def test_tables_that_should_be_one_and_differ_are_refused(janus: Janus, empty_folder: Path) -> None:
+    golden("bart", Path("model"))
+    rewritten(lambda weights: weights.update({"lm_head.weight": weights["model.shared.weight"] + 1}), MODEL)
+    code, _, err = janus("import", "model", "--dry-run")
+    assert (code, "lm_head.weight differ" in err) == (3, True), err
+    rewritten(lambda weights: weights.update({"lm_head.weight": weights["model.shared.weight"].clone()}), MODEL)
+    assert janus("import", "model", "--dry-run")[0] == 0
+
+
+MODEL = Path("model/model.safetensors")
+
+
 def test_decoding_with_it_goes_on_after_a_stop(janus: Janus, empty_folder: Path) -> None:
     found = golden("bart", Path("model"))
     assert janus("import", "model")[0] == 0
@@ -331,15 +407,22 @@ def stop_after_the_first(add: Callable[..., None]) -> Callable[..., None]:
     return stopping
 
 
-@pytest.mark.parametrize("banned", [{"suppress_tokens": [7, 2]}, {"bad_words_ids": [[7], [1], [2]]}], ids=str)
+@pytest.mark.parametrize(
+    ("banned", "end"), [({"suppress_tokens": [7, 2]}, {2}), ({"bad_words_ids": [[7], [1], [2]]}, set[int]())], ids=str
+)
 def test_tokens_that_are_never_to_be_written_are_not_and_keep_their_probability(
-    tmp_path: Path, banned: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, banned: dict[str, Any], end: set[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Of bad words, transformers leaves out EOS; suppressed, it ends no output before the limit."""
     golden("bart", tmp_path / "model")
-    edit_json(tmp_path / "model/generation_config.json", **banned)
+    edit_json(tmp_path / "model/generation_config.json", forced_eos_token_id=None, **banned)
     run = import_model(tmp_path / "model", run=tmp_path / "run")
     order = load(run).tokenizers.target.order
-    assert {order[ours] for ours in load_recipe(str(run / "recipe.yaml")).decoding.unwritten} == {1, 7, order[MASK]}
+    assert {order[ours] for ours in load_recipe(str(run / "recipe.yaml")).decoding.unwritten} == {
+        1,
+        7,
+        order[MASK],
+    } | end
     assert "has no knob" not in capsys.readouterr().err
 
 
