@@ -103,7 +103,7 @@ Tokenize = Literal["auto", "13a", "intl", "none", "zh", "char", "ja-mecab", "ko-
 UNSPACED_TOKENIZERS = ("zh", "char", "ja-mecab", "ko-mecab", "flores200")
 
 # What becomes of a line that has no reference to compare with.
-NO_REFERENCE = "chrF leaves such lines out, other metrics count all that was put out there as wrong"
+NO_REFERENCE = "chrF leaves such lines out, most metrics count all that was put out there as wrong"
 
 
 def short_names() -> list[str]:

@@ -40,7 +40,11 @@ def train(
     ] = None,
     allow_change: Annotated[
         list[str] | None,
-        typer.Option("--allow-change", metavar="KEY", help="With --resume: let this knob differ. Repeatable."),
+        typer.Option(
+            "--allow-change",
+            metavar="KEY",
+            help="With --resume: let this knob differ, or these, separated by commas. Repeatable.",
+        ),
     ] = None,
     changes: options.Set = None,
     device: options.Device = "auto",
@@ -73,10 +77,11 @@ def train(
     options.check_place(folder or Path())
     from janus_cli.training.run import train as run_training
 
+    allowed = [key for each in allow_change or () for key in each.split(",")]
     try:
         run_training(
             recipe=recipe, objective=objective, run=folder, prepared=prepared, data_dir=data_dir, resume=resume,
-            start=start, allow_change=allow_change or (), changes=changes or (), device=device, seed=seed,
+            start=start, allow_change=allowed, changes=changes or (), device=device, seed=seed,
             threads=threads, force=force, dry_run=dry_run,
         )  # fmt: skip
     except KeyboardInterrupt as stop:  # once updates are made, `Trainer.fit` stops in a way of its own

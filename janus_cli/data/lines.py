@@ -32,9 +32,9 @@ UTF16 = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE
 GZIP = b"\x1f\x8b"  # how gzipped data begins, and no text in UTF-8
 NO_TEXT = {  # how other files begin that are given as text by mistake
     b"%PDF-1.": "a PDF", b"PK\x03\x04": "a ZIP archive, as are .docx, .xlsx and .odt", b"\x7fELF": "a program",
-    b"\x89PNG\r": "an image", b"SQLite format 3\0": "a database", b"\xfd7zXZ\0": "compressed by xz",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    b"\x89PNG\r": "an image", b"SQLite format 3\0": "a database",
 }  # fmt: skip
+PACKED = {b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2"}  # how what these programs wrote begins
 AS_TEXT = "name a file of plain text in UTF-8; programs for such files can write one"
 BLOCK = 1 << 20  # bytes read at once
 LONGEST_LINE = 1 << 22  # bytes; anything longer is not text in lines, and encoding it would take 100 times its memory
@@ -96,14 +96,18 @@ def must_be_text(name: str, start: bytes) -> None:
     start = start[: 1 << 12]
     if kind := next((kind for magic, kind in NO_TEXT.items() if start.startswith(magic)), ""):
         raise DataError(f"{name} is no text: it is {kind}", AS_TEXT)
+    if packer := next((packer for magic, packer in PACKED.items() if start.startswith(magic)), ""):
+        raise DataError(f"{name} is compressed by {packer}", f"unpack it: `{command(packer, '-dc', name)} > NEW`")
     even, odd = start[::2].count(0), start[1::2].count(0)
     if even + odd > max(1, len(start) // 3) and 4 * min(even, odd) > max(even, odd) and not start.startswith(UTF16):
         raise DataError(f"{name} is no text: {even + odd:,} of its first {len(start):,} bytes are 0", AS_TEXT)
-    if start.startswith(UTF16) or start.count(0) > max(1, len(start) // 3):
-        kind = "UTF-16" if start.startswith(UTF16) else "UTF-16LE" if start[1:2] == b"\0" else "UTF-16BE"
-        raise DataError(
-            f"{name} is UTF-16, not UTF-8", f"convert it: `{command('iconv', '-f', kind, '-t', 'UTF-8', name)} > NEW`"
-        )
+    if start.startswith(UTF16) or start.count(0) > max(1, len(start) // 3) or start.endswith(b"\0\n"):
+        raise _wide(name, "UTF-16" if start.startswith(UTF16) else "UTF-16LE" if odd > even else "UTF-16BE")
+
+
+def _wide(name: str, kind: str) -> DataError:
+    convert = command("iconv", "-f", kind, "-t", "UTF-8", name)
+    return DataError(f"{name} is UTF-16, not UTF-8", f"convert it: `{convert} > NEW`")
 
 
 def raw_lines(path: Path) -> Iterator[bytes]:
@@ -148,14 +152,18 @@ class Lines:
 
     def __iter__(self) -> Iterator[str]:
         """Raises DataError if the text cannot be read, see also `strict`."""
-        longest, number = LONGEST_LINE if self.strict else READ_OF_A_LINE, 0
+        longest, number, odd = LONGEST_LINE if self.strict else READ_OF_A_LINE, 0, False
         with opened(self.path) as file:
             while line := file.readline(len(BOM) + longest + 1):
                 number += 1
+                if number == 1:
+                    odd = len(line) % 2 == 1
                 if not line.endswith(b"\n"):
                     self._skip_rest(file, number)
                 if number == 1 and not (line := self._without_bom(line)):
                     return
+                if number == 2 and odd and line.startswith(b"\0"):  # the rest of the first line's end
+                    raise _wide(self.name, "UTF-16LE")
                 line = line.removesuffix(b"\n")
                 is_cut = len(line) > longest
                 yield self.clean(self._decoded(line[:longest] if is_cut else line.removesuffix(b"\r"), number, is_cut))

@@ -9,19 +9,24 @@ from operator import methodcaller
 from janus_cli import console
 from janus_cli.data.corpus import SIDES, Split
 from janus_cli.data.lines import raw_lines
+from janus_cli.errors import DataError
 from janus_cli.recipe import Data
 
 MUCH = 0.05  # a larger share is worth a warning; short sentences do recur by chance
 COPIES = 0.5
+FIRST = 1_000_000  # training pairs among which those that recur are counted, for their hashes take memory
 HEADERS = ("source", "target"), ("src", "tgt"), ("src", "trg"), ("input", "output")  # besides names from the recipe
 POOL = "if those are several right outputs, see --pool-references of janus score"
 
 
 def tell(splits: Sequence[Split], data: Data) -> None:
     """Says how many valid and test pairs are also training pairs, how many of their lines repeat a source, how many
-    targets equal their sources, and which pairs are the names of columns.
+    training pairs recur, how many targets equal their sources, and which pairs are the names of columns.
 
-    Keeps a hash of each valid and test pair in memory, and reads the training text once.
+    Keeps a hash of each valid and test pair in memory, and of the first training pairs; reads the training text once.
+
+    Raises:
+        DataError: a side of the training text is blank.
     """
     if not (paired := [split for split in splits if "target" in split.sides]):
         return  # plain text
@@ -51,10 +56,23 @@ def tell(splits: Sequence[Split], data: Data) -> None:
 
     hashes = {split.name: list(map(hash, pairs(split))) for split in others}
     known, met, copies = set().union(*hashes.values()), set[int](), 0
+    firsts, looked, written = set[int](), 0, [False, False]
     for pair in pairs(train):
         copies += pair[0] == pair[1]
         if (found := hash(pair)) in known:
             met.add(found)
+        if looked < FIRST:
+            looked += 1
+            firsts.add(found)
+        if not all(written):
+            written = [has or bool(text.strip()) for has, text in zip(written, pair, strict=True)]
+    if looked and not all(written):
+        raise DataError(
+            f"train: the {SIDES[written.index(False)]} of every pair is empty", "are these the right files?"
+        )
+    if (again := looked - len(firsts)) > MUCH * looked and not data.deduplicate:
+        of_first = f"the first {looked:,}" if looked == FIRST else f"{looked:,}"
+        console.say(f"train: {again:,} of {of_first} pairs stand there more than once: see --set data.deduplicate=true")
     if copies > COPIES * train.lines:
         console.warn(f"train: {copies:,} of {train.lines:,} targets equal their sources: are these the right files?")
     for name, own in hashes.items():

@@ -129,8 +129,10 @@ def _tell_files(split: Split) -> None:
     """Says once of each file of a split what would be read of it."""
     for path in dict.fromkeys(file.path for file in split.sides.values()):
         sides = {side: file for side, file in split.sides.items() if file.path == path}
-        columns = dict.fromkeys(name for file in sides.values() for name in file.column.split(",") if name)
+        columns = dict.fromkeys(repr(file.column) for side, file in sides.items() if file.column and side != REFERENCES)
         what = f", column{'s' * (len(columns) > 1)} {', '.join(columns)}" if columns else ""
+        if columns and REFERENCES in sides:
+            what += f", references {sides[REFERENCES].column!r}"
         if REFERENCES in sides and "source" not in sides:
             what = ", references"
         lines = next(iter(sides.values())).lines

@@ -346,7 +346,10 @@ class Texts:
                 return None
             if not isinstance(value, dict) or part not in value:
                 has = listed(_keys(record))
-                raise DataError(f'{self._place(number)} has no text under "{name}"; its columns: {has}', self.hint)
+                raise DataError(
+                    f'{self._place(number)} has no text under "{name}"; its columns: {has}',
+                    f"{self.hint}; where a text is missing, null or an empty one is dropped and counted",
+                )
             value = value[part]
         return value
 
@@ -387,7 +390,8 @@ class Texts:
     def _text(self, value: Any, name: str, number: int) -> str:
         value = "" if value is None else value
         if not isinstance(value, str):
-            raise DataError(f'{self._place(number)} has no text under "{name}": {value!r:.60}', self.hint)
+            why = "; a source is one text" if isinstance(value, list) else ""
+            raise DataError(f'{self._place(number)} has no text under "{name}": {value!r:.60}{why}', self.hint)
         try:
             value.encode(errors="surrogateescape" if self.keep_bytes else "strict")
         except UnicodeEncodeError:

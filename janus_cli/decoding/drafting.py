@@ -48,7 +48,7 @@ def make_head(
     """
     trained, folder = find_checkpoint(run, checkpoint)
     recipe = own_recipe(folder, [])
-    choose(recipe, {"mode": "spec"})  # refuses models that cannot
+    choose(recipe, {"mode": "spec", "redraft": "nar"})  # refuses models that cannot draft
     greedy = choose(recipe, {"mode": "ar", "beam": 1, **ONE_BEST})
     if (folder / draft_head.FILE).exists() and not force:
         raise UsageError(f"{trained.shown(folder / draft_head.FILE)} exists", "replace it with --force")
@@ -70,7 +70,8 @@ def make_head(
     file = draft_head.write(folder, {name: each.contiguous().numpy() for name, each in head._asdict().items()})
     console.say(
         f"{trained.shown(file)}: {file.stat().st_size:,} bytes, in {time.monotonic() - begun:.0f} s; after the "
-        f"right tokens, {100 * right:.0f} % of {len(every.last):,} tokens are drafted as greedy search writes them"
+        f"right tokens, {100 * right:.0f} % are drafted as greedy search writes them, judged on a tenth of the "
+        f"{counted(len(every.last), 'token')}"
     )
     words = ["janus", "decode", "--run", trained.path, "--mode", "spec", "--batch-sentences", "1"]
     if checkpoint is not None:

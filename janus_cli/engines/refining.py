@@ -68,23 +68,34 @@ class MaskPredict:
         graph, tokens, logps = self.graph, state["tokens"], state["logps"]
         places, hidden = self._hidden(rows, tokens, logps, done, most)
         reading = tokens.put(places, graph.where(hidden, MASK, tokens.pick(places)))
-        changed, asks = (~reading.equals(state["read"])).any(1), hidden.any(1)
-        states = rows.states(reading)  # (R, T, D)
-        if self.options.update == "all":
-            best, sure = self.choices(states)[:2]
-            tokens, logps, asks = graph.where(rows.real, best, PAD), graph.where(rows.real, sure, 0.0), rows.real.any(1)
-        else:
-            width = self.network.knobs.width
-            states = states.pick(places.unsqueeze(2).expand(places.size(0), places.size(1), width))
-            best, sure = self.choices(states)[:2]
-            tokens = tokens.put(places, graph.where(hidden, best, tokens.pick(places)))
-            logps = logps.put(places, graph.where(hidden, sure, logps.pick(places)))
-        active = (changed & asks).reshape(-1, fan).any(1)
+        every = self.options.update == "all"
+        asks = (rows.real if every else hidden).any(1)
+        active = (asks & (~reading.equals(state["read"])).any(1)).reshape(-1, fan).any(1)
+        tokens, logps = graph.branch(
+            active.any(0),
+            lambda: self._written(rows, reading, tokens, logps, None if every else (places, hidden)),
+            lambda: [tokens, logps],  # nobody reads anything new
+        )
         passes = state["passes"] + active.to(np.int64)
-        more = (
-            graph.value(True, bool) if self.options.update == "all" else asks.any(0)
-        )  # nothing hidden once, nothing later
+        more = graph.value(True, bool) if every else asks.any(0)  # nothing hidden once, nothing later
         return more, {"tokens": tokens, "logps": logps, "read": reading, "passes": passes}, {}
+
+    def _written(
+        self, rows: _Rows, reading: Value, tokens: Value, logps: Value, hidden: tuple[Value, Value] | None
+    ) -> list[Value]:
+        """Tokens and log-probabilities after a pass over `reading`. hidden: see `_hidden`; None: all are written."""
+        graph, states = self.graph, rows.states(reading)  # (R, T, D)
+        if hidden is None:
+            best, sure = self.choices(states)[:2]
+            return [graph.where(rows.real, best, PAD), graph.where(rows.real, sure, 0.0)]
+        places, asked = hidden
+        width = self.network.knobs.width
+        states = states.pick(places.unsqueeze(2).expand(places.size(0), places.size(1), width))
+        best, sure = self.choices(states)[:2]
+        return [
+            tokens.put(places, graph.where(asked, best, tokens.pick(places))),
+            logps.put(places, graph.where(asked, sure, logps.pick(places))),
+        ]
 
     def _hidden(self, rows: _Rows, tokens: Value, logps: Value, done: Value, most: Value) -> tuple[Value, Value]:
         """Places (R, k) of what may be hidden after pass `done`, and which of them (R, k) bool are.

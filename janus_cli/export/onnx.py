@@ -23,7 +23,7 @@ from janus_cli.data.tokenizer import INDEX
 from janus_cli.decoding.modes import Plan, choose, modes
 from janus_cli.documents import TokenizerIndex, read
 from janus_cli.engines.choice import UNKNOWN
-from janus_cli.engines.engine import all_weights
+from janus_cli.engines.engine import ROWS_AT_ONCE, all_weights
 from janus_cli.engines.session import Search, side_of, written
 from janus_cli.errors import UsageError
 from janus_cli.export.source import README, Source, cleaning_program, fill, tokenizer_program
@@ -165,6 +165,7 @@ def _its_file(tokenizer: HuggingFace) -> bytes:
 
 def _program(source: Source, names: list[str], imports: list[str], tokenizer: str) -> bytes:
     cleaning, clean = cleaning_program(source.recipe.data.clean)
+    decoding = source.recipe.decoding
     standard = {"import os", "import signal", "import sys", *(f"import {each}" for each in imports if each in STANDARD)}
     standard |= {*cleaning.splitlines()}
     others = [f"import {each}" for each in ("numpy", *imports) if each not in STANDARD]
@@ -173,7 +174,7 @@ def _program(source: Source, names: list[str], imports: list[str], tokenizer: st
         imports="\n".join([*sorted(standard), "from pathlib import Path", "", *others, ""]),
         names="|".join(names), default=repr(names[0]), tokenizer=tokenizer, clean=clean and f"{clean.rstrip()}\n",
         line="clean(line)" if clean else "line", reads=source.recipe.reads,
-        size=source.recipe.decoding.batch_sentences, pad=PAD, eos=EOS,
+        size=max(1, ROWS_AT_ONCE // max(decoding.beam, decoding.length_beam)), pad=PAD, eos=EOS,
     ).encode()  # fmt: skip
 
 

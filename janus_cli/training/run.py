@@ -122,6 +122,7 @@ def _threads_of(run: Run) -> int:
 def _would_resume(trainer: Trainer, *, advise: bool) -> None:
     if saved := checkpoint.newest_valid(trainer.run.checkpoints):
         trainer.resume(saved)
+        _tell_consequences(trainer, saved)
     if not _is_finished(trainer, advise=advise):
         console.say(f"it would continue after update {trainer.position.step:,}")
 
@@ -343,11 +344,15 @@ def _is_finished(trainer: Trainer, *, advise: bool) -> bool:
     return True
 
 
+def _tell_consequences(trainer: Trainer, saved: Checkpoint | None) -> None:
+    for warning in consequences(saved, trainer.recipe, trainer.numerics) if saved else ():
+        console.warn(warning)
+
+
 def _fit(trainer: Trainer, saved: Checkpoint | None) -> None:
     """Train, with a log and `run.txt`."""
     run, recipe, world, step = trainer.run, trainer.recipe, trainer.world, trainer.position.step
-    for warning in consequences(saved, recipe, trainer.numerics) if saved else ():
-        console.warn(warning)
+    _tell_consequences(trainer, saved)
     precision, shares = trainer.precision, trainer.shares
     console.say(f"{shares.in_words(recipe.training)}, {precision}, from update {step:,} to {recipe.training.updates:,}")
     if recipe.training.freeze and not run.read_manifest().get("from"):

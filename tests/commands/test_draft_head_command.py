@@ -54,6 +54,12 @@ def test_commands_name_the_run_as_the_user_did(draft_head: Janus, any_janus: Jan
         assert (given["run_option"], given["checkpoint"]) == (Path("runs/janus"), Path("step-000001"))
 
 
+def test_a_model_without_lengths_cannot_draft_whatever_its_recipe_says(draft_head: Janus, any_janus: Janus) -> None:
+    assert any_janus("export", "runs/ar", "--set", "decoding.redraft=source", "--out", "copies")[0] == 0
+    code, _, err = draft_head("copies")
+    assert (code, "--mode spec" in err) == (2, True), err
+
+
 def test_the_same_call_makes_the_same_file(draft_head: Janus) -> None:
     file = STEPS / "last" / FILE
     assert draft_head()[0] == 0

@@ -145,7 +145,7 @@ def test_files_are_named_directly(janus: Run, shell: Callable[..., tuple[int, st
     assert ids_and_text("two") == ids_and_text("plain")
     assert "wd_20: TSV, no header; columns 2, 3" in said
     code, said = janus(*files, "--dry-run", *more)
-    assert (code, "would read held out.csv, columns de, en: 4 pairs" in said) == (0, True), said
+    assert (code, "would read held out.csv, columns 'de', 'en': 4 pairs" in said) == (0, True), said
     # Training finds the data by the recipe alone, and says how it was made if it no longer fits.
     Path("r.yaml").write_text("name: r\ndata: {source: de, target: en}\ntokenizer: {kind: words}\n", encoding="utf-8")
     assert (
@@ -285,6 +285,26 @@ def test_a_dry_run_counts_a_file_with_several_targets_once(janus: Run) -> None:
     assert (code, len(told)) == (0, 2), said
     assert f" {2 * len(several)} pairs" in told[0], "as many as `preprocess` finds"
     assert " 4 pairs" in told[1]
+
+
+def test_pairs_that_recur_are_counted(janus: Run) -> None:
+    aligned()
+    once = rows("train")
+    distinct = [{"de": f"{row['de']} {n}", "en": row["en"]} for n, row in enumerate(once)]
+    for name, copies, said in (("once", 1, False), ("twice", 2, True)):
+        as_jsonl(Path(f"{name}.jsonl"), distinct * copies)
+        named = ("--data-dir", "corpus", "--train", f"{name}.jsonl", "--out", name)
+        code, err = janus(*named)
+        assert (code, f"train: {len(once)} of {2 * len(once)} pairs" in err) == (0, said), err
+        assert "pairs stand there" not in janus(*named, "--force", "--set", "data.deduplicate=true")[1]
+
+
+def test_a_column_may_have_a_comma_in_its_name(janus: Run) -> None:
+    aligned()
+    as_jsonl(Path("t.jsonl"), [{"a, b": row["de"], "c": row["en"]} for row in rows("train")])
+    columns = ("--set", 'data.columns=["a, b", c]', "--train", "t.jsonl", "--data-dir", "corpus", "--dry-run")
+    code, err = janus(*columns)
+    assert (code, "columns 'a, b', 'c'" in err) == (0, True), err
 
 
 @pytest.mark.parametrize("place", [0, 7])

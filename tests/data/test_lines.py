@@ -157,6 +157,23 @@ def test_what_is_no_text_is_named(tmp_path: Path, data: bytes, kind: str) -> Non
         assert "UTF-16" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("data", "program"), [(b"\xfd7zXZ\0\0", "xz"), (b"\x28\xb5\x2f\xfd\0", "zstd"), (b"BZh91AY&SY\xf8", "bzip2")]
+)
+def test_what_another_program_packed_is_unpacked_by_it(tmp_path: Path, data: bytes, program: str) -> None:
+    with pytest.raises(DataError) as caught:
+        list(strictly(put_file(tmp_path / "x.de", data)))
+    assert f"{program} -dc " in caught.value.hint
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_wide_text_of_a_script_without_ascii_is_named(tmp_path: Path, encoding: str) -> None:
+    path = put_file(tmp_path / "x.th", ("ร้านอาหาร\n" * 9).encode(encoding))
+    with pytest.raises(DataError, match="is UTF-16") as caught:
+        list(strictly(path))
+    assert encoding.upper().replace("-LE", "LE").replace("-BE", "BE") in caught.value.hint
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("strict", [True, False])
 def test_utf16_is_named(tmp_path: Path, encoding: str, strict: bool) -> None:

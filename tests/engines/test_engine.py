@@ -1,12 +1,15 @@
 """ONNX Runtime's searches against those of torch: the same texts, passes and scores, whatever the model and options."""
 
+import json
 import math
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 
@@ -116,6 +119,26 @@ def test_a_graph_finds_what_torch_finds(knobs: dict[str, Any], side: Any) -> Non
                 for this, that in zip(these, those, strict=True):
                     assert this.score == pytest.approx(that.score, abs=1e-5)
                     assert this.logps == pytest.approx(that.logps, abs=1e-5)
+
+
+def test_passes_that_would_read_the_same_are_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a hundred passes over few tokens, those in which no more of them are hidden than in the last."""
+    made: list[Any] = []
+
+    def profiled(graph: bytes, options: Any, **more: Any) -> Any:
+        options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "profile")
+        made.append(plain(graph, options, **more))
+        return made[-1]
+
+    plain = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "InferenceSession", profiled)
+    options = Decoding(length_beam=1, iters=100)
+    [[found]] = Engine(stored(model_of()))(BATCH[:1], "nar", options, "content")
+    events = json.loads(Path(made[-1].end_profiling()).read_bytes())
+    attention = sum(each.get("args", {}).get("op_name") == "MultiHeadAttention" for each in events)
+    layers = 2
+    assert found.passes < 40
+    assert attention == layers + found.passes * 2 * layers
 
 
 exact_int8 = pytest.mark.skipif(levels() != 127, reason="this processor's products in int8 may overflow")

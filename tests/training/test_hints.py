@@ -70,6 +70,9 @@ def test_a_dry_run_of_a_resume_says_where_it_would_continue(trained: Path, shell
     assert "run is finished after 6 updates" in shell(*resume)[2]
     more = ("--set", "training.updates=9", "--allow-change", "training.updates")
     assert "it would continue after update 6" in shell(*resume, *more)[2]
+    faster = ("--set", "training.updates=9", "--set", "training.learning_rate=0.5")
+    both = ("--allow-change", "training.updates,training.learning_rate")
+    assert "the learning rate jumps" in shell(*resume, *faster, *both)[2]
     assert contents() == before
 
 
