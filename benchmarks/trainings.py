@@ -12,12 +12,11 @@ from typing import Any, Final
 import torch
 import torch.nn.functional as F
 
-from janus_cli.core.batch import PAD, Batch
+from janus_cli.core.batch import BOS, EOS, PAD, Batch
 from janus_cli.data.batching import epoch_batches, load_batch
 from janus_cli.data.store import Store
 from janus_cli.device import keep_few_shapes, keep_freed_memory
-from janus_cli.errors import JanusError
-from janus_cli.lab import peers
+from janus_cli.errors import JanusError, require
 from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.system import peak_bytes
@@ -93,12 +92,33 @@ class Ours:
         )  # fmt: skip
 
 
+def marian(recipe: Recipe, source_vocabulary: int, target_vocabulary: int) -> Any:
+    """A Marian model of the recipe's shape and dropout with random weights: nothing is downloaded.
+
+    Its norm is post and its positions are sinusoidal, whatever the recipe says.
+    """
+    transformers, knobs = require("transformers", "peers"), recipe.model
+    config = transformers.MarianConfig(
+        vocab_size=source_vocabulary, decoder_vocab_size=target_vocabulary,
+        share_encoder_decoder_embeddings=knobs.tie == "all", tie_word_embeddings=knobs.tie != "none",
+        d_model=knobs.width, encoder_layers=knobs.encoder_layers, decoder_layers=knobs.decoder_layers,
+        encoder_attention_heads=knobs.heads, decoder_attention_heads=knobs.heads,
+        encoder_ffn_dim=knobs.feedforward, decoder_ffn_dim=knobs.feedforward, dropout=knobs.dropout,
+        attention_dropout=knobs.attention_dropout, activation_dropout=knobs.activation_dropout,
+        max_position_embeddings=knobs.max_length, activation_function=knobs.activation,
+        scale_embedding=knobs.embedding_scale, pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS,
+        decoder_start_token_id=BOS, forced_eos_token_id=None,
+    )  # fmt: skip
+    torch.manual_seed(recipe.seed)
+    return transformers.MarianMTModel(config)
+
+
 class Marian:
     """transformers' MarianMTModel of the same shape in the loop that a user would write: the same batches, no plan."""
 
     def __init__(self, entry: Entry, store: Store) -> None:
         self.recipe, self.store, self.device = entry.recipe, store, start_world(entry.device).device
-        model = peers.marian(self.recipe, store.source_vocabulary, store.target_vocabulary)
+        model = marian(self.recipe, store.source_vocabulary, store.target_vocabulary)
         self.model = model.to(self.device).train()
         self.parameters = sum(weight.numel() for weight in model.parameters())
         self.optimizer = make_optimizer(self.model.parameters(), self.recipe.training)

@@ -73,8 +73,8 @@ def bench(
     best batch size. On a CPU each row has the number of threads that is best for it. All measurements are kept in the
     run, as bench/DATE.json.
 
-    --against adds rows for the tools that users would pick instead: with the run's weights if the tool can load them,
-    otherwise with random weights of the same size.
+    --against adds rows for the tools that users would pick instead, with the run's weights. A tool that has no such
+    model is left out, with the reason.
 
     Examples:
       janus bench

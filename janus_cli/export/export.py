@@ -57,7 +57,10 @@ def export(
             ctranslate2.write(source, making, stored)
             about["ctranslate2"] = ctranslate2.version()
         elif kind == "transformers":
-            transformers.write(source, making)
+            lost, notes = transformers.write(source, making)
+            for tell, told in ((console.warn, lost), (console.say, notes)):
+                for note in told:
+                    tell(f"in transformers, {note}")
         elif kind == "onnx":
             onnx.write(source, making)
         else:

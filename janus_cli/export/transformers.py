@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from janus_cli import console
 from janus_cli.core.knobs import Decoding, Model
 from janus_cli.core.symbols import BOS, EOS, PAD
 from janus_cli.core.writing import never_written
@@ -28,6 +27,7 @@ CLASSES = {
     "bart": "BartForConditionalGeneration", "mbart": "MBartForConditionalGeneration", "marian": "MarianMTModel",
     "pegasus": "PegasusForConditionalGeneration",
 }  # fmt: skip
+STOP: dict[str, Any] = {"full": True, "likely": False, "never": "never"}  # early_stopping there
 # Added to the logits of tokens that are never written and whose probability the others share.
 FORBIDDEN = -1e4
 # Knobs of left-to-right decoding that go along, or change no text; `_notes` says where the match is not exact.
@@ -49,13 +49,16 @@ def _plan(recipe: Recipe) -> modes.Plan:
     return modes.choose(recipe, {"mode": "ar"})
 
 
-def write(source: Source, folder: Path) -> None:
-    """Fills `folder`: config.json, generation_config.json, model.safetensors, tokenizer files, README.txt."""
+def write(source: Source, folder: Path) -> tuple[list[str], list[str]]:
+    """Fills `folder`: config.json, generation_config.json, model.safetensors, tokenizer files, README.txt.
+
+    Returns what is lost, and where else outputs may differ.
+    """
     knobs, model = source.model.knobs, source.model
     name = next(
         name for name, kind in KINDS.items() if (kind.norm, kind.embedding_norm) == (knobs.norm, knobs.embedding_norm)
     )
-    orders = [_order(each) for each in (source.tokenizers.source, source.tokenizers.target)]
+    orders = [order_of(each) for each in (source.tokenizers.source, source.tokenizers.target)]
     sizes = [max(order) + 1 for order in orders]
     if sizes[0] != sizes[1] and name != "marian":
         raise UsageError(f"a {name} model has one vocabulary, this one has two of {sizes[0]} and {sizes[1]}", "")
@@ -83,10 +86,7 @@ def write(source: Source, folder: Path) -> None:
     for file, data in tokenizer_files.files(source, start if new else None).items():
         write_atomically(folder / file, data)
     write_atomically(folder / README, _readme(source, name, [*lost, *notes]))
-    for note in lost:
-        console.warn(f"in transformers, {note}")
-    for note in notes:
-        console.say(f"in transformers, {note}")
+    return lost, notes
 
 
 def _lost(plan: modes.Plan) -> Iterator[str]:
@@ -111,7 +111,7 @@ def _notes(options: Decoding) -> Iterator[str]:
         )
 
 
-def _order(tokenizer: Tokenizer) -> list[int]:
+def order_of(tokenizer: Tokenizer) -> list[int]:
     """For each of our ids, theirs: that of the model it was imported from, or the same."""
     return tokenizer.order if isinstance(tokenizer, HuggingFace) else list(range(tokenizer.size))
 
@@ -170,14 +170,13 @@ def _generation(decoding: Decoding, knobs: Model, order: Sequence[int]) -> dict[
     """
     ratio, extra = decoding.limit
     longest = knobs.max_length if ratio else min(knobs.max_length, decoding.min_length + extra + 2)
-    stop: dict[str, Any] = {"full": True, "likely": False, "never": "never"}
     beam, sampling = decoding.beam, {}
     if decoding.temperature:
         beam = 1
         sampling = {"do_sample": True, **{name: getattr(decoding, name) for name in ("temperature", "top_k", "top_p")}}
     return sampling | {
         "num_beams": beam, "length_penalty": decoding.length_penalty, "max_length": longest,
-        "early_stopping": stop[decoding.early_stopping] if beam > 1 else False,
+        "early_stopping": STOP[decoding.early_stopping] if beam > 1 else False,
         "min_length": decoding.min_length and decoding.min_length + 1, "num_return_sequences": decoding.nbest,
         "no_repeat_ngram_size": decoding.no_repeat_ngram,
         "suppress_tokens": [order[ours] for ours in decoding.unwritten if order[ours] != ABSENT] or None,

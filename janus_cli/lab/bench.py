@@ -17,8 +17,7 @@ from typing import Any
 import torch
 
 from janus_cli import __version__, console
-from janus_cli.core.knobs import ONE_BEST
-from janus_cli.decoding.modes import choose, own_recipe
+from janus_cli.decoding.modes import own_recipe
 from janus_cli.decoding.translate import read_model
 from janus_cli.device import choose_device, keep_freed_memory
 from janus_cli.engines.engine import Engine
@@ -112,7 +111,7 @@ class Bench:
     ) -> None:  # fmt: skip
         load_before = load_average()
         torch.set_num_threads(threads or torch.get_num_threads())
-        self.device, self.against, self.changes = choose_device(device), against, changes
+        self.device, self.changes = choose_device(device), changes
         self.out, self.plot = out, plot
         self.run, self.folder = find_checkpoint(run, checkpoint)
         self.recipe = own_recipe(self.folder, changes)
@@ -123,8 +122,7 @@ class Bench:
         self.judge.introduce()
         tell_of_validations(self.recipe, self.run.path)
         self.selection = rows.select(self.recipe, modes, self.device.type)
-        for peer in against:
-            peers.load(peer)
+        self.against = [peer for peer in against if self._has(peer)]
         self.lines, self.references = sampled(self.run, self.recipe, sentences)
         choice = random.Random(SEED)
         batched = _some(self.lines, SENTENCES, choice)
@@ -145,7 +143,20 @@ class Bench:
         if cut := sum(len(ids) > longest for ids in self.tokenizers.source.encode(self.lines)):
             self._warn(f"{console.counted(cut, 'line')} cut to the {longest} tokens that the model reads")
         self.rows = [janus_row(*named, self.generator, self.tokenizers) for named in self.selection.plans.items()]
-        self.labels = [*self.selection.plans, *(label for peer in against for label in peers.labels(peer, self.device))]
+        self.labels = [
+            *self.selection.plans,
+            *(label for peer in self.against for label in peers.labels(peer, self.device)),
+        ]
+
+    def _has(self, peer: peers.Peer) -> bool:
+        """Whether a peer has such a model; notes why not. Raises UsageError if it is not installed."""
+        peers.load(peer)
+        try:
+            peers.must_fit(peer, self.recipe)
+        except UsageError as problem:
+            self.selection.left_out[peer] = problem.message
+            return False
+        return True
 
     def _check(self, force: bool) -> None:
         """Raises UsageError if a change sets an option that rows set themselves, or a file is in the way."""
@@ -230,10 +241,9 @@ class Bench:
                 return found
 
             every = [self._ours(row, decode(row)) for row in self.rows]
-            greedy = next((built.decoded for built in every if built.row.label == "ar.beam1"), None)
             exported = Path(closing.enter_context(tempfile.TemporaryDirectory()))
             for peer in self.against:
-                setting = self._setting(peer, greedy, exported / peer)
+                setting = self._setting(peer, exported / peer)
                 for label in peers.labels(peer, self.device):
                     build, imports = partial(peers.row, setting, label), partial(peers.load, peer)
                     row, _ = closing.enter_context(processes.remote(label, build, self.device, imports))
@@ -258,26 +268,12 @@ class Bench:
         files = [self.folder / MODEL, *(self.run.path / name for name in self.tokenizers.files)]
         return Built(row, decoded, build, partial(dict, about), sum(file.stat().st_size for file in files))
 
-    def _setting(self, peer: peers.Peer, greedy: Decoded | None, exported: Path) -> peers.Setting:
-        """The setting of a peer.
-
-        With random weights, it writes as many tokens as our greedy search, or as the references without an AR side.
-        """
-        recipe, tokenizers, writer = self.recipe, self.tokenizers, "ar.beam1 does"
-        if greedy is None and recipe.ar_stream is not None:
-            plan = choose(recipe, {"mode": "ar", "beam": 1, **ONE_BEST})
-            row = janus_row("ar.beam1", plan, self.generator, tokenizers)
-            greedy = row.translate(self.lines, recipe.decoding.batch_sentences)
-        if greedy is not None:
-            sizes = greedy.sizes
-        else:
-            texts = [line or "" for line in self.references[0]] if self.references else self.lines
-            sizes, writer = [len(row) for row in tokenizers.target.encode(texts)], "the references have"
-        lengths = dict(zip(self.lines, sizes, strict=True))
+    def _setting(self, peer: peers.Peer, exported: Path) -> peers.Setting:
+        """The setting of a peer, whose models are exported there."""
         about = dict.fromkeys(("run", "checkpoint", "step", "objective", "sha256", "janus"), "of a bench")
-        source = Source(recipe, self.generator.model, tokenizers, self.run.path, {}, about)
-        own_weights = peers.export(peer, source, self.device, exported)
-        return peers.Setting(peer, recipe, tokenizers, self.device, lengths, writer, exported, own_weights)
+        source = Source(self.recipe, self.generator.model, self.tokenizers, self.run.path, {}, about)
+        peers.export(peer, source, self.device, exported)
+        return peers.Setting(peer, self.recipe, self.tokenizers, self.device, exported, self.run.path)
 
     def _memory(self, built: Built) -> dict[str, int | None] | None:
         """Peak memory: on a CPU, of a process that decodes once.
@@ -314,11 +310,10 @@ class Bench:
 
         def plain(built: Built) -> dict[str, Any]:
             row, passes, score = built.row, built.decoded.passes, None
-            if row.comparable and self.references is not None:
+            if self.references is not None:
                 score = self.judge.score(built.decoded.texts, self.references)
             return {
                 "label": row.label, "mode": row.mode, "engine": row.engine, "options": dict(row.options),
-                "note": row.note,
                 "quality": score and {"metric": score.name, "value": score.value, "signature": score.signature},
                 "passes": None if passes is None else passes / len(self.lines),
                 **row.timings(len(work.lines)),
@@ -365,7 +360,6 @@ def table(results: Mapping[str, Any]) -> str:
     words = {
         "metric": measure.head, "tables": tables, "compared": bool(bases or beside),
         "reasons": _labels_by_text(results["left_out"]),
-        "notes": _labels_by_text({row["label"]: row["note"] for row in measured if row["note"]}),
     }  # fmt: skip
     return render("bench.md", {**results, **words})
 

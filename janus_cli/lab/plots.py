@@ -189,7 +189,7 @@ def length_pairs(axes: Any, look: Look, predicted: Lengths, real: Lengths) -> No
 def quality_against_latency(bench: Mapping[str, Any]) -> bytes:
     """Every row of a bench at its latency (batch 1, p50, with its range over the repeats) and its score; left is fast.
 
-    A row whose quality says nothing (random weights) is a line at its latency.
+    Where nothing can be scored, a row is a line at its latency.
     """
     axes, modes, metric = _axes(), set[str](), bench["scoring"]["metric"]
     for row in bench["rows"]:

@@ -178,7 +178,7 @@ def remote(
         ours.close()
 
 
-DESCRIBED = ("label", "mode", "options", "note", "comparable", "engine", "several")  # what a remote row says of itself
+DESCRIBED = ("label", "mode", "options", "engine", "several")  # what a remote row says of itself
 
 
 def serve(

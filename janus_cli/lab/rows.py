@@ -127,9 +127,8 @@ class Decoded:
 class Row:
     """A way to decode, and its timings in seconds.
 
-    translate: lines and a batch size -> outputs, from text to text. note: a note under the table.
-    comparable: whether the outputs can be scored. engine: what computes. use: sets the threads of what is decoded next,
-    untimed. several: whether it can decode several batches at once.
+    translate: lines and a batch size -> outputs, from text to text. engine: what computes. use: sets the threads of
+    what is decoded next, untimed. several: whether it can decode several batches at once.
 
     trials: all lines once, by batch size; sizes that do not fit into memory are missing. batch: the fastest. batched:
     all lines at that size, each repeat. singles: (repeats, lines). one_by_one: the threads of single lines; in_batches:
@@ -140,8 +139,6 @@ class Row:
     mode: str
     translate: Callable[[Sequence[str], int], Decoded]
     options: Mapping[str, Any] = field(default_factory=dict)
-    note: str = ""
-    comparable: bool = True
     trials: dict[int, float] = field(default_factory=dict)
     batch: int = 0
     batched: list[float] = field(default_factory=list)

@@ -4,6 +4,8 @@ An engine is a function that imports what its user needs, which is a part of wha
 model, which returns what decodes a line. So this file itself imports next to nothing.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys
@@ -12,13 +14,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from janus_cli.data.tokenizer import Tokenizers
 
 Decode = Callable[[str], str]
 Read = Callable[[], Decode]
 Ids = list[list[int]]
 # A batch of sources without EOS, and options -> what waits for the outputs, without EOS.
 Search = Callable[[Ids, Mapping[str, Any]], Callable[[], Ids]]
+Model = Callable[["Tokenizers"], Search]  # reads it
 
 
 def onnx(about: Mapping[str, Any]) -> Read:
@@ -49,23 +55,24 @@ def torch(about: Mapping[str, Any]) -> Read:
 
 
 def ctranslate2(about: Mapping[str, Any]) -> Read:
-    """about: folder, with the model and our tokenizers; reads (tokens); options of translator and search."""
+    """about: folder of the model; run, with our tokenizers; reads (tokens); options of translator and search."""
     return _by_line(about, ctranslate2_model(about["folder"], about["translator"]))
 
 
 def transformers(about: Mapping[str, Any]) -> Read:
-    """about: folder, with a Marian model and our tokenizers; reads (tokens); search; device, dtype, threads."""
+    """about: folder of the model; run, with our tokenizers; reads (tokens); search; device, dtype, threads, suffix."""
     import torch
 
     torch.set_num_threads(about["threads"])
-    return _by_line(about, transformers_model(about["folder"], about["device"], about["dtype"]))
+    return _by_line(about, transformers_model(*(about[name] for name in ("folder", "device", "dtype", "suffix"))))
 
 
-def _by_line(about: Mapping[str, Any], model: Callable[[], Search]) -> Read:
+def _by_line(about: Mapping[str, Any], model: Model) -> Read:
     from janus_cli.data.tokenizer import load_tokenizers
 
     def read() -> Decode:
-        search, tokenizers = model(), load_tokenizers(Path(about["folder"]))
+        tokenizers = load_tokenizers(Path(about["run"]))
+        search = model(tokenizers)
 
         def decode(line: str) -> str:
             (ids,) = tokenizers.source.encode([line])
@@ -76,7 +83,7 @@ def _by_line(about: Mapping[str, Any], model: Callable[[], Search]) -> Read:
     return read
 
 
-def ctranslate2_model(folder: str, options: Mapping[str, Any]) -> Callable[[], Search]:
+def ctranslate2_model(folder: str, options: Mapping[str, Any]) -> Model:
     """Imports the library, and returns what reads the model. options: of the Translator."""
     from janus_cli.errors import require
 
@@ -88,13 +95,15 @@ def ctranslate2_model(folder: str, options: Mapping[str, Any]) -> Callable[[], S
         found: list[str] = json.loads(file.read_bytes())
         return found
 
-    def read() -> Search:
-        translator, source = library.Translator(folder, **options), names("source")
-        number = {name: index for index, name in enumerate(names("target"))}
+    def read(_: Tokenizers) -> Search:
+        translator, source, target = library.Translator(folder, **options), names("source"), names("target")
+        number = {name: index for index, name in enumerate(target)}
 
         def search(ids: Ids, asked: Mapping[str, Any]) -> Callable[[], Ids]:
-            rows = [[source[token] for token in row] for row in ids]
-            begun = translator.translate_batch(rows, asynchronous=True, **asked)
+            rows, given = [[source[token] for token in row] for row in ids], dict(asked)
+            if first := given.pop("first"):  # what every output begins with
+                given["target_prefix"] = [[target[first]]] * len(rows)
+            begun = translator.translate_batch(rows, asynchronous=True, **given)
             return lambda: [[number[name] for name in each.result().hypotheses[0]] for each in begun]
 
         return search
@@ -102,24 +111,32 @@ def ctranslate2_model(folder: str, options: Mapping[str, Any]) -> Callable[[], S
     return read
 
 
-def transformers_model(folder: str, device: str, dtype: str) -> Callable[[], Search]:
-    """As `ctranslate2_model`."""
+def transformers_model(folder: str, device: str, dtype: str, suffix: int) -> Model:
+    """As `ctranslate2_model`. suffix: our id of what follows the EOS of a source, if any."""
     import torch
 
-    from janus_cli.core.batch import EOS, PAD, pad
+    from janus_cli.core.batch import EOS, PAD
     from janus_cli.core.symbols import NO_TEXT
     from janus_cli.errors import require
+    from janus_cli.export.transformers import order_of
 
-    kind = require("transformers", "peers").MarianMTModel
+    kind = require("transformers", "peers").AutoModelForSeq2SeqLM
 
-    def read() -> Search:
+    def read(tokenizers: Tokenizers) -> Search:
         model = kind.from_pretrained(folder).to(device, getattr(torch, dtype)).eval()
+        order, filler = order_of(tokenizers.source), model.config.pad_token_id
+        ours = {theirs: index for index, theirs in enumerate(order_of(tokenizers.target))}
+        ending = [EOS, suffix] if suffix else [EOS]
 
         def search(ids: Ids, asked: Mapping[str, Any]) -> Callable[[], Ids]:
-            source = pad([[*row, EOS] for row in ids]).to(device)
+            rows = [[order[each] for each in [*row, *ending]] for row in ids]
+            longest = max(map(len, rows))
+            source = torch.tensor([row + [filler] * (longest - len(row)) for row in rows], device=device)
+            real = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
             with torch.inference_mode():
-                found = model.generate(input_ids=source, attention_mask=(source != PAD).long(), **asked).tolist()
-            return lambda: [[token for token in row if token not in NO_TEXT] for row in found]
+                found = model.generate(input_ids=source, attention_mask=real, **asked).tolist()
+            outputs = [[ours.get(token, PAD) for token in row[1:]] for row in found]
+            return lambda: [[token for token in row if token not in NO_TEXT] for row in outputs]
 
         return search
 

@@ -74,16 +74,15 @@ def test_made_up_pairs_are_as_asked(scripts: SimpleNamespace, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("objective", ["ar", "janus"])
-def test_the_twin_has_the_same_size(objective: str) -> None:
+def test_the_twin_has_the_same_size(scripts: SimpleNamespace, objective: str) -> None:
     """But for the positions, which it does not learn, and JANUS' length table: 2 % at 256/1024 and 8,000 words."""
     pytest.importorskip("transformers")
-    from janus_cli.lab import peers
     from janus_cli.training.model import build_model
 
     recipe = recipe_load.load("multi30k", ["model.width=256", "model.feedforward=1024"], objective)
     ours, theirs = (
         sum(weight.numel() for weight in model.parameters())
-        for model in (build_model(recipe, 8000, 8000), peers.marian(recipe, 8000, 8000))
+        for model in (build_model(recipe, 8000, 8000), scripts.trainings.marian(recipe, 8000, 8000))
     )
     assert theirs == pytest.approx(ours, rel=0.02)
 

@@ -26,22 +26,22 @@ def refuse(lines: Sequence[str], batch: int) -> Decoded:
 PEER = "slowpoke.beam1"
 ONE, WORKERS = Threads(1, 1), Threads(2, 1)
 AR = Row(
-    "ar.beam1", "ar", refuse, {}, "", True, {8: 1.0, 16: 2.0}, 8, [2.0, 1.0, 4.0],
+    "ar.beam1", "ar", refuse, {}, {8: 1.0, 16: 2.0}, 8, [2.0, 1.0, 4.0],
     [[0.02, 0.04], [0.01, 0.03], [0.05, 0.03]], one_by_one=ONE, in_batches={8: Threads(1, 2), 16: ONE},
     tried={0: {ONE: 0.1, Threads(1, 2): 0.2}, 8: {ONE: 0.5, Threads(1, 2): 0.4}, 16: {}},
 )  # fmt: skip
 NAR = Row(
-    "nar4.lb1", "nar", refuse, {}, "", True, {8: 1.0, 16: 0.5}, 16, [1.0, 1.0, 4.0],
+    "nar4.lb1", "nar", refuse, {}, {8: 1.0, 16: 0.5}, 16, [1.0, 1.0, 4.0],
     [[0.004, 0.02], [0.01, 0.02], [0.01, 0.02]], one_by_one=ONE, in_batches={16: ONE},
 )  # fmt: skip
-SLOW = replace(AR, label=PEER, mode="peer", note="random weights", in_batches={8: WORKERS})
+SLOW = replace(AR, label=PEER, mode="peer", in_batches={8: WORKERS})
 START = {name: {"median": median, "lowest": 0, "highest": 9} for name, median in (("seconds", 2.345), ("load", 0.5))}
 
 
 def shown(row: Row, base: Row = AR, **changes: Any) -> dict[str, Any]:
     quality = {"metric": "bleu", "value": 30.126, "signature": "nrefs:1|tok:13a"}
     return {
-        "label": row.label, "mode": row.mode, "options": {}, "note": row.note, "quality": quality, "passes": 4.0,
+        "label": row.label, "mode": row.mode, "options": {}, "quality": quality, "passes": 4.0,
         **row.timings(10), "memory": {"before": 1 << 20, "peak": 3 << 20}, "disk": 5 << 19, "start": START,
         "ratios": {base.label: row.speed_against(base)}, **changes,
     }  # fmt: skip
@@ -148,12 +148,11 @@ def test_without_references_there_is_no_score_and_no_metric_is_named() -> None:
     assert "chrF" not in text
 
 
-def test_peers_get_a_table_of_their_own_and_no_score_for_random_weights() -> None:
+def test_peers_get_a_table_of_their_own() -> None:
     peer = shown(SLOW, SLOW, quality=None, passes=None, memory=None)
-    _, first, second, notes = table(results(shown(NAR, SLOW), peer)).split("\n\n")
+    _, first, second, _ = table(results(shown(NAR, SLOW), peer)).split("\n\n")
     assert [line[:3] for line in cells(first)[2:]] == [[PEER, "–", "–"]]
     assert cells(second) == [["speed relative to", PEER], ["nar4.lb1", "3.00 / 1.00"]]
-    assert f"{PEER}: random weights" in notes
 
 
 def test_what_is_kept_never_replaces_what_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
