@@ -218,8 +218,8 @@ class TokenTable(Document):
 
     vocab_size: Rows | None = None
     decoder_vocab_size: Rows | None = None
-    pad_token_id: Id | None = None
-    eos_token_id: Id | list[Id] | None = None
+    pad_token_id: Whole | None = None
+    eos_token_id: Whole | list[Whole] | None = None
 
 
 class ModelType(Document):

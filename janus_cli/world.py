@@ -28,6 +28,8 @@ MEETING = timedelta(minutes=10)  # for which a rank waits for the others to star
 PATIENCE = timedelta(hours=12)  # with which it waits for them later
 SILENCE = 5.0  # seconds after which a waiting rank says so
 ONE_PROCESS = "several processes are started by torchrun (docs/scaling.md); for one: unset RANK WORLD_SIZE LOCAL_RANK"
+# What gloo and NCCL say of a rank that is gone.
+LOST = ("by peer", "Broken pipe", "remote process exited", "imed out")
 # Values of ONEDNN_MAX_CPU_ISA that leave oneDNN no instructions that multiply bf16.
 WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
 
@@ -108,9 +110,9 @@ def start_world(device: str) -> World:
         UsageError: see `declared_ranks` and `choose_device`; or the other ranks did not come.
     """
     rank, size, local = declared_ranks()
-    if local > 0 and ":" in device:
-        raise UsageError(f"--device {device} is one GPU, and this is rank {local} of its machine", "--device cuda")
     chosen = choose_device(device, local)
+    if local > 0 and ":" in device and torch.cuda.device_count() > 1:
+        raise UsageError(f"--device {device} is one GPU, and this is rank {local} of its machine", "--device cuda")
     if size > 1:
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
@@ -154,20 +156,24 @@ def _meet(rank: int, size: int) -> Any:
     return answer
 
 
-def lost_a_rank(problem: BaseException) -> bool:
-    """Whether an exception of torch says that another rank went away."""
-    return isinstance(problem, dist.DistError) or (isinstance(problem, RuntimeError) and "gloo" in str(problem))
+def lost_a_rank(problem: RuntimeError) -> bool:
+    """Whether gloo or NCCL says that another rank went away."""
+    return any(words in str(problem) for words in LOST) and ("gloo" in str(problem) or "NCCL" in str(problem))
 
 
 def check_world(world: World, precision: PrecisionKnob, attention: str) -> None:
     """Raises UsageError for what these devices cannot do, or would each do in its own way."""
     if attention == "flex" and world.device.type != "cuda":
-        raise UsageError("model.attention flex has a gradient on a GPU only", "--set model.attention=sdpa")
+        raise UsageError("model.attention flex has a gradient on a GPU only", _instead("model.attention", "sdpa"))
     if not world.agree(resolve_precision(precision, world.device) == "bf16"):
         raise UsageError(
             "training.precision auto is bf16 on some of the ranks' processors and float32 on others",
-            "--set training.precision=float32",
+            _instead("training.precision", "float32"),
         )
+
+
+def _instead(knob: str, value: str) -> str:
+    return f"--set {knob}={value}; of a run that has begun, with --allow-change {knob}"
 
 
 def resolve_precision(knob: PrecisionKnob, device: torch.device) -> Precision:

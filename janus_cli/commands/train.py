@@ -77,7 +77,7 @@ def train(
     options.check_place(folder or Path())
     from janus_cli.training.run import train as run_training
 
-    allowed = [key for each in allow_change or () for key in each.split(",")]
+    allowed = options.names(*allow_change or ())
     try:
         run_training(
             recipe=recipe, objective=objective, run=folder, prepared=prepared, data_dir=data_dir, resume=resume,

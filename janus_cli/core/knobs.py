@@ -219,7 +219,7 @@ class JanusObjective(ObjectiveKnobs):
         float, Knob("share of the KLs' gradient that AR receives; at 0, AR only teaches", "[J]", ge=0, le=1)
     ] = 1.0
     kl_temperature: Annotated[
-        float, Knob("temperature of the KLs, which are multiplied by its square", "Hinton 2015", gt=0, le=20)
+        float, Knob("temperature of the KLs, which are multiplied by its square", "Hinton 2015", gt=0, le=1000)
     ] = 1.0
     kl_sure: Annotated[
         bool, Knob("multiply each token's KLs by the probability that AUX has for it, so that they rise as AUX learns")

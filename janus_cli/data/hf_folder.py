@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ LANGUAGES = (
     "zh_CN",
 )
 MBART = "sentencepiece.bpe.model"
+_NAME = re.compile(r"<.+>|\[.+\]")  # of a special token, which a piece of text hardly has
 # Keys of tokenizer_config.json that name files of the machine that wrote it.
 PLACES = ("name_or_path", "tokenizer_file", "special_tokens_map_file")
 
@@ -65,8 +67,6 @@ def take_over(folder: Path) -> dict[str, bytes]:
     for side, (tokens, parts) in made.items():
         rows = sizes.get(side, max(tokens.values()) + 1)
         special = _special(tokens, config, rows, about)
-        if special[EOS] == ABSENT:
-            raise DataError(f"{folder}: no token ends a text", "name it in tokenizer_config.json, as eos_token")
         # Our BOS is what the model's decoder starts with, be that </s>, <pad> or a language; <s> is a token of texts.
         start, special[BOS] = special[BOS], ABSENT
         stored = {
@@ -120,7 +120,7 @@ def _special(
         keys, usual = SPECIALS[ours]
         names = [content(config[key]) for key in keys if config.get(key)] or usual
         ids = [tokens[name] for name in names if tokens.get(name, rows) < rows]
-        ids += [index for index in (told.get(ours),) if isinstance(index, int) and index < rows]
+        ids += [tokens[name] for name in tokens if tokens[name] == told.get(ours) and _NAME.fullmatch(name)]
         found[ours] = next((index for index in ids if index not in found.values()), ABSENT)
     return [*found.values()]
 

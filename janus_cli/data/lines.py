@@ -34,7 +34,11 @@ NO_TEXT = {  # how other files begin that are given as text by mistake
     b"%PDF-1.": "a PDF", b"PK\x03\x04": "a ZIP archive, as are .docx, .xlsx and .odt", b"\x7fELF": "a program",
     b"\x89PNG\r": "an image", b"SQLite format 3\0": "a database",
 }  # fmt: skip
-PACKED = {b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2"}  # how what these programs wrote begins
+PACKED = {
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh91AY&SY": "bzip2",
+}  # how what these programs wrote begins
 AS_TEXT = "name a file of plain text in UTF-8; programs for such files can write one"
 BLOCK = 1 << 20  # bytes read at once
 LONGEST_LINE = 1 << 22  # bytes; anything longer is not text in lines, and encoding it would take 100 times its memory
@@ -97,12 +101,23 @@ def must_be_text(name: str, start: bytes) -> None:
     if kind := next((kind for magic, kind in NO_TEXT.items() if start.startswith(magic)), ""):
         raise DataError(f"{name} is no text: it is {kind}", AS_TEXT)
     if packer := next((packer for magic, packer in PACKED.items() if start.startswith(magic)), ""):
-        raise DataError(f"{name} is compressed by {packer}", f"unpack it: `{command(packer, '-dc', name)} > NEW`")
+        raise DataError(
+            f"{name} is compressed by {packer}", f"unpack it first: `{command(packer, '-dc', 'FILE')} > NEW`"
+        )
     even, odd = start[::2].count(0), start[1::2].count(0)
     if even + odd > max(1, len(start) // 3) and 4 * min(even, odd) > max(even, odd) and not start.startswith(UTF16):
         raise DataError(f"{name} is no text: {even + odd:,} of its first {len(start):,} bytes are 0", AS_TEXT)
-    if start.startswith(UTF16) or start.count(0) > max(1, len(start) // 3) or start.endswith(b"\0\n"):
+    if (
+        start.startswith(UTF16)
+        or start.count(0) > max(1, len(start) // 3)
+        or (start.endswith(b"\0\n") and _looks_wide(start))
+    ):
         raise _wide(name, "UTF-16" if start.startswith(UTF16) else "UTF-16LE" if odd > even else "UTF-16BE")
+
+
+def _looks_wide(line: bytes) -> bool:
+    """Whether a line has as many control characters as UTF-16 of a script without ASCII has."""
+    return 3 * sum(byte < 32 and byte not in b"\0\n\r" for byte in line) > len(line)
 
 
 def _wide(name: str, kind: str) -> DataError:
@@ -152,17 +167,17 @@ class Lines:
 
     def __iter__(self) -> Iterator[str]:
         """Raises DataError if the text cannot be read, see also `strict`."""
-        longest, number, odd = LONGEST_LINE if self.strict else READ_OF_A_LINE, 0, False
+        longest, number, wide = LONGEST_LINE if self.strict else READ_OF_A_LINE, 0, False
         with opened(self.path) as file:
             while line := file.readline(len(BOM) + longest + 1):
                 number += 1
                 if number == 1:
-                    odd = len(line) % 2 == 1
+                    wide = _looks_wide(line[: 1 << 12])
                 if not line.endswith(b"\n"):
                     self._skip_rest(file, number)
                 if number == 1 and not (line := self._without_bom(line)):
                     return
-                if number == 2 and odd and line.startswith(b"\0"):  # the rest of the first line's end
+                if number == 2 and wide and line.startswith(b"\0"):  # the rest of the first line's end
                     raise _wide(self.name, "UTF-16LE")
                 line = line.removesuffix(b"\n")
                 is_cut = len(line) > longest

@@ -61,18 +61,18 @@ def tell(splits: Sequence[Split], data: Data) -> None:
         copies += pair[0] == pair[1]
         if (found := hash(pair)) in known:
             met.add(found)
-        if looked < FIRST:
+        there = [bool(text.strip()) for text in pair]
+        if all(there) and looked < FIRST and not data.deduplicate:
             looked += 1
             firsts.add(found)
-        if not all(written):
-            written = [has or bool(text.strip()) for has, text in zip(written, pair, strict=True)]
-    if looked and not all(written):
+        written = [has or now for has, now in zip(written, there, strict=True)]
+    if first and not all(written):
         raise DataError(
             f"train: the {SIDES[written.index(False)]} of every pair is empty", "are these the right files?"
         )
-    if (again := looked - len(firsts)) > MUCH * looked and not data.deduplicate:
+    if (again := looked - len(firsts)) > MUCH * looked:
         of_first = f"the first {looked:,}" if looked == FIRST else f"{looked:,}"
-        console.say(f"train: {again:,} of {of_first} pairs stand there more than once: see --set data.deduplicate=true")
+        console.say(f"train: {again:,} of {of_first} pairs repeat another: see --set data.deduplicate=true")
     if copies > COPIES * train.lines:
         console.warn(f"train: {copies:,} of {train.lines:,} targets equal their sources: are these the right files?")
     for name, own in hashes.items():

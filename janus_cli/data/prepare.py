@@ -125,14 +125,21 @@ def rehearse(recipe: Recipe, out: Path, *, force: bool = False, bad_utf8: BadUtf
     console.say(f"would {made if knobs.reuse is None else taken} and write everything to {out}")
 
 
+def _quoted(column: str) -> str:
+    """A name, or a number as it is."""
+    return column if column.isdecimal() else repr(column)
+
+
 def _tell_files(split: Split) -> None:
     """Says once of each file of a split what would be read of it."""
     for path in dict.fromkeys(file.path for file in split.sides.values()):
         sides = {side: file for side, file in split.sides.items() if file.path == path}
-        columns = dict.fromkeys(repr(file.column) for side, file in sides.items() if file.column and side != REFERENCES)
+        columns = dict.fromkeys(
+            _quoted(file.column) for side, file in sides.items() if file.column and side != REFERENCES
+        )
         what = f", column{'s' * (len(columns) > 1)} {', '.join(columns)}" if columns else ""
         if columns and REFERENCES in sides:
-            what += f", references {sides[REFERENCES].column!r}"
+            what += f", references {_quoted(sides[REFERENCES].column)}"
         if REFERENCES in sides and "source" not in sides:
             what = ", references"
         lines = next(iter(sides.values())).lines

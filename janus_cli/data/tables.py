@@ -390,7 +390,7 @@ class Texts:
     def _text(self, value: Any, name: str, number: int) -> str:
         value = "" if value is None else value
         if not isinstance(value, str):
-            why = "; a source is one text" if isinstance(value, list) else ""
+            why = "; a source is one text" if isinstance(value, list) and self.single else ""
             raise DataError(f'{self._place(number)} has no text under "{name}": {value!r:.60}{why}', self.hint)
         try:
             value.encode(errors="surrogateescape" if self.keep_bytes else "strict")

@@ -323,6 +323,8 @@ def _tokenizers(
     write_tokenizers(place, contents, "hf")
     plain = load_tokenizers(place)
     sides = _huggingface(plain.source), _huggingface(plain.target)
+    if ABSENT in (each.order[EOS] for each in sides):
+        raise DataError(f"{folder}: no token ends a text", "name it in tokenizer_config.json, as eos_token")
     ids: list[int | None] = [None, None]
     if config["model_type"] == "mbart":
         about = sides[0].stored["config"]

@@ -78,7 +78,8 @@ def train(
         if resume:  # before the data is opened, which other settings do not fit
             settings = continued(settings, target, allow_change, recipe)
         check_scoring(settings)
-        check_world(world, settings.training.precision, settings.model.attention)
+        if not (dry_run or data_only):  # which may be done elsewhere
+            check_world(world, settings.training.precision, settings.model.attention)
         if not resume:
             _must_be_free(target, force=force)
         saved = None if start is None else initial.find(start, target, settings)
@@ -139,7 +140,8 @@ def _ranks(device: str) -> Iterator[World]:
         raise
     except RuntimeError as problem:
         if world.size > 1 and lost_a_rank(problem):
-            raise JanusError(f"rank {world.rank} lost another rank", "its own message says why it ended") from None
+            reason = str(problem).split("\n")[0]
+            raise JanusError(f"rank {world.rank} lost another rank: {reason}", "that one may say why") from None
         raise
     finally:
         console.quiet = quiet

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -178,16 +177,20 @@ def test_a_token_that_ends_texts_and_fills_them_up_is_the_end(tmp_path: Path) ->
     assert side_of(taken_over(tmp_path, tmp_path / "made"), "source").order[:SPECIAL] == [ABSENT, 1, ABSENT, 3, 4]
 
 
-@pytest.mark.parametrize("named", [True, False])
-def test_what_ends_texts_is_told_by_its_name_or_else_by_the_models_config(tmp_path: Path, named: bool) -> None:
+def test_what_ends_texts_is_told_by_its_name_or_else_by_the_models_config(tmp_path: Path) -> None:
+    """But a piece of text stays one, whatever config.json says; ids below 0 say nothing."""
     unpack("wordpiece", tmp_path)
-    names = {"eos_token": "[SEP]" if named else "[END]", "bos_token": "[CLS]"}
-    hf_models.write(tmp_path, "tokenizer_config.json", names)
-    size = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")).get_vocab_size()
-    with pytest.raises(DataError, match="no token ends a text") if not named else nullcontext():
-        assert side_of(taken_over(tmp_path, tmp_path / "named"), "source").order[EOS] == 3
-    hf_models.write(tmp_path, "config.json", {"vocab_size": size, "eos_token_id": 9, "pad_token_id": 7})
-    assert side_of(taken_over(tmp_path, tmp_path / "told"), "source").order[EOS] == (3 if named else 9)
+    engine = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    cls, piece, size = engine.token_to_id("[CLS]"), 9, engine.get_vocab_size()
+    for number, (name, told, expected) in enumerate(
+        [("[SEP]", piece, 3), ("[END]", cls, cls), ("[END]", piece, ABSENT), ("[END]", -1, ABSENT)]
+    ):
+        hf_models.write(tmp_path, "tokenizer_config.json", {"eos_token": name, "bos_token": "[BOS]"})
+        about = {"vocab_size": size, "eos_token_id": told, "pad_token_id": piece}
+        hf_models.write(tmp_path, "config.json", about)
+        source = side_of(taken_over(tmp_path, tmp_path / str(number)), "source")
+        assert source.order[EOS] == expected
+        assert source.ours(piece) >= SPECIAL
 
 
 def test_tokens_that_were_added_to_byte_level_files_are_read(tmp_path: Path) -> None:

@@ -186,7 +186,9 @@ def test_utf16_is_named(tmp_path: Path, encoding: str, strict: bool) -> None:
 
 
 def test_a_few_nuls_are_text(tmp_path: Path) -> None:
-    assert list(Lines(put_file(tmp_path / "x", b"a\0b\n\0\n"))) == ["a\0b", "\0"]
+    for text in (b"a\0b\n\0\n", b"hello\0\nworld\n", b"hell\0\nworld\n", b"anna\n\0bc\n"):
+        assert list(strictly(put_file(tmp_path / "x", text))) == text.decode().split("\n")[:-1]
+    assert len(list(Lines(put_file(tmp_path / "y", b"BZhukov\nAnna\n")))) == 2
 
 
 @pytest.mark.parametrize(

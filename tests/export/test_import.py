@@ -366,6 +366,16 @@ def test_a_model_without_an_unknown_token_never_writes_it(tmp_path: Path) -> Non
     assert load_recipe(str(run / "recipe.yaml")).decoding.unk == "ban"
 
 
+def test_a_model_whose_texts_do_not_end_is_refused(janus: Janus, empty_folder: Path) -> None:
+    golden("bart", Path("model"))
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (Path("model") / name).is_file():
+            edit_json(Path("model", name), eos_token="<nothing>", sep_token="<nothing>")
+    edit_json("model/config.json", eos_token_id=7)
+    code, _, err = janus("import", "model", "--dry-run")
+    assert (code, "no token ends a text" in err) == (3, True), err
+
+
 def test_tables_that_should_be_one_and_differ_are_refused(janus: Janus, empty_folder: Path) -> None:
     golden("bart", Path("model"))
     rewritten(lambda weights: weights.update({"lm_head.weight": weights["model.shared.weight"] + 1}), MODEL)

@@ -87,6 +87,7 @@ def test_ranks_that_are_done_do_not_fail_while_python_ends(tiny_recipe: Path) ->
     assert "done after 1 updates" in said
 
 
+@pytest.mark.slow
 def test_two_nodes_equal_one_process(tiny_recipe: Path) -> None:
     """Two launchers that know of each other only by an address, as on two machines that share a file system."""
     with socket.socket() as free:

@@ -18,7 +18,6 @@ from janus_cli.data.prepare import prepare
 PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
 # Two tasks on this machine. With WARN the first one gets the warning signal, the other hears of it from the first.
 SRUN = """#!/bin/bash
-[ "$1" = --kill-on-bad-exit=1 ] && shift
 for rank in 0 1; do
   SLURM_PROCID=$rank SLURM_LOCALID=$rank SLURM_NTASKS=2 "$@" & tasks[rank]=$!
 done
