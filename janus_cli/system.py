@@ -169,8 +169,8 @@ def threads() -> int:
 
     These are as many as there are cores, hyperthreads not counted, or fewer if OpenMP's variable says so.
     """
-    if "torch" in sys.modules:
-        return int(sys.modules["torch"].get_num_threads())
+    if said := getattr(sys.modules.get("torch"), "get_num_threads", None):  # not while another thread imports it
+        return int(said())
     return _TAKEN[0] if _TAKEN else _usual_threads()
 
 

@@ -39,7 +39,8 @@ class Weights:
         from janus_cli.core.model import Transformer
 
         # Not on the meta device: drawing weights that are overwritten takes 0.1 s, the meta device's imports 1.9 s.
-        model = Transformer(self.knobs, *self.vocabularies, length_head="length_table" in self.arrays)
+        with torch.random.fork_rng(devices=[]):
+            model = Transformer(self.knobs, *self.vocabularies, length_head="length_table" in self.arrays)
         for name, weight in model.named_parameters():
             weight.data = torch.from_numpy(self.arrays[name])
         if self.head:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -53,6 +53,13 @@ EMPTY = Output([], [], 0.0, 0)
 DIGITS = 6  # decimals of scores and log-probabilities in output files
 
 
+class Pieces(dict[int, str]):
+    """The pieces of some ids, instead of their tokenizer."""
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        return [self[index] for index in ids]
+
+
 @dataclass(frozen=True)
 class Result:
     """One input text and its hypotheses, best first; an empty text gives an empty hypothesis. index: from 0.
@@ -65,10 +72,16 @@ class Result:
     source: str
     outputs: list[Output]
     texts: list[str]
-    tokenizer: Tokenizer = field(repr=False)
+    tokenizer: Tokenizer | Pieces = field(repr=False, compare=False)
     read: int = 0
     unknown: int = 0
     cut: int = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled has the pieces of its own ids, not the tokenizer, which is large."""
+        rows = [row for each in self.outputs for row in (each.tokens, *(passed.tokens for passed in each.trace))]
+        used = sorted({index for row in rows for index in row})
+        return {**vars(self), "tokenizer": Pieces(zip(used, self.tokenizer.pieces(used), strict=True))}
 
     @property
     def text(self) -> str:
@@ -210,17 +223,28 @@ class Translator:
 
     def translate_lazily(
         self, texts: Iterable[str], *, trace: bool = False, scores: bool = True, **options: Any
-    ) -> Iterator[Result]:
+    ) -> Generator[Result]:
         """`translate` for endless input: reads and decodes a window at a time. Options are checked at once."""
         read = checked(texts, "text")
-        if options != self._chosen[0]:  # checking them costs a sentence some time
-            self._chosen = deepcopy(options), choose(self.plan.recipe, options)
-        plan = self._chosen[1]
+        chosen = self._chosen  # once, as other threads may replace it
+        if options != chosen[0]:  # checking them costs a sentence some time
+            self._must_have(options.get("precision"))
+            self._chosen = chosen = deepcopy(options), choose(self.plan.recipe, options)
+        plan = chosen[1]
         fresh = Translator(self.generator, self.tokenizers, plan, sys.maxsize if trace else 0, scores=scores)
         cleaned = map(cleaner(plan.recipe.data.clean), read)
         return fresh.results(cleaned)
 
-    def results(self, lines: Iterable[str]) -> Iterator[Result]:
+    def _must_have(self, precision: str | None) -> None:
+        """Raises UsageError for a precision that the weights were not loaded for."""
+        loaded = "bf16" if self.generator.in_bf16 else "float32"
+        if precision != loaded and (precision == "bf16" or (precision == "float32" and loaded == "bf16")):
+            raise UsageError(f"the model was loaded in {loaded}", f"load it with precision {precision}")
+
+    def __reduce__(self) -> Any:
+        raise UsageError("a Translator cannot be pickled or copied", "load the run in each process")
+
+    def results(self, lines: Iterable[str]) -> Generator[Result]:
         """The result of each line, in order; see `windows`."""
         return (result for window in self.windows(lines) for result in window)
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from math import nan
+from threading import Lock
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +48,7 @@ class Engine:
     """Generates as `Generator` does. The model's weights must not change.
 
     model: of torch; or weights, of which one is made when torch has to search. setting_up: seconds spent on sessions.
+    Several threads may call it.
     """
 
     def __init__(self, model: Transformer | Weights) -> None:
@@ -53,7 +56,8 @@ class Engine:
             model = model.model()
         self._given = model
         self._torch: Generator | None = None
-        self._sessions: dict[Search, Session] = {}
+        self._sessions: dict[Search, Session] = {}  # the one that was used last at the end
+        self._lock = Lock()
         self._weights = Quantized()
         self.setting_up = 0.0
 
@@ -87,6 +91,11 @@ class Engine:
                     )
         why = without_graph(mode, options, side, device, lengths=lengths, trace=trace)
         return "torch" if why else "onnx"
+
+    @property
+    def in_bf16(self) -> bool:
+        """Whether the weights were loaded so."""
+        return not isinstance(self._given, Weights) and self._given.output_weight.dtype.itemsize != 4
 
     def forget(self) -> None:
         """Frees what torch has recorded on a GPU."""
@@ -139,8 +148,10 @@ class Engine:
         self, source: Ids, mode: Mode, options: Decoding, side: ARSide | None, scores: bool
     ) -> Iterator[list[Output]]:
         screened = not scores and len(source) == 1 and self._screens(mode, options)
-        search = Search(mode, side_of(mode, options, side), options, len(source) > 1, threads(), screened)
-        return (different(each, options.nbest) for each in _outputs(self._session(search)(source=source)))
+        search = Search(mode, side_of(mode, options, side), _built_in(options), len(source) > 1, threads(), screened)
+        more = {"iters": np.array(options.iters)} if mode == "nar" else {}
+        found = self._session(search)(source=source, **more)
+        return (different(each, options.nbest) for each in _outputs(found))
 
     def _screens(self, mode: Mode, options: Decoding) -> bool:
         """Whether tokens are chosen by `Screen`, if no score is asked for."""
@@ -149,17 +160,29 @@ class Engine:
 
     def _session(self, search: Search) -> Session:
         """A search's session, made when it is first asked for."""
-        if search not in self._sessions:
-            begun = perf_counter()
-            if not self._weights:
-                self._weights.update(all_weights(self._given))
-            shapes = {name: weight.shape for name, weight in self._weights.items()}
-            graph = written(self._given.knobs, shapes, search, never_written(search.options))
-            if len(self._sessions) == MOST_SESSIONS:
+        with self._lock:
+            session = self._sessions.pop(search, None) or self._made(search)
+            while len(self._sessions) >= MOST_SESSIONS:
                 del self._sessions[next(iter(self._sessions))]  # each holds a copy of the weights as it needs them
-            self._sessions[search] = Session(graph, self._weights, search.threads)
-            self.setting_up += perf_counter() - begun
-        return self._sessions[search]
+            self._sessions[search] = session
+        return session
+
+    def _made(self, search: Search) -> Session:
+        begun = perf_counter()
+        if not self._weights:
+            self._weights.update(all_weights(self._given))
+        shapes = {name: weight.shape for name, weight in self._weights.items()}
+        graph = written(self._given.knobs, shapes, search, never_written(search.options))
+        made = Session(graph, self._weights, search.threads)
+        self.setting_up += perf_counter() - begun
+        return made
+
+
+@lru_cache
+def _built_in(options: Decoding) -> Decoding:
+    """Those options that a graph is made of; the others have one value for all graphs. `iters` is an input."""
+    usual = Decoding()
+    return replace(options, **{name: getattr(usual, name) for name in ("iters", "batch_sentences", "engine", "seed")})
 
 
 def _trimmed(source: Ids) -> Ids:

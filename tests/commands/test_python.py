@@ -1,24 +1,29 @@
 """`janus_cli.load` in Python: the texts of `janus decode`, lazily or not; probabilities; mistakes as exceptions."""
 
 import io
+import pickle
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from math import isnan
 from operator import attrgetter
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from untrained import make_run, records, source
 
 import janus_cli
-from janus_cli import Score, Translator
+from janus_cli import Score, Translator, system
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.decoding import translate
 from janus_cli.decoding.distill import IdLines
+from janus_cli.engines.engine import MOST_SESSIONS
 from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError
 from tests.helpers import Janus
 
@@ -273,3 +278,56 @@ def test_texts_are_checked_as_they_are_read(janus: Janus) -> None:
     assert next(results).source == "ba"
     with pytest.raises(UsageError, match="text 1 is None"):
         next(results)
+
+
+def test_results_go_to_other_processes_without_their_tokenizer_and_translators_do_not(janus: Janus) -> None:
+    translator = janus_cli.load("runs/janus", device="cpu")
+    options: dict[str, Any] = {"mode": "nar", "iters": 2, "length_beam": 2, "nbest": 2, "trace": True}
+    results = translator.translate(source()[:2], **options)
+    stored = pickle.dumps(results)
+    assert len(stored) < 9000
+    for before, after in zip(results, pickle.loads(stored), strict=True):
+        assert (after, after.tokens, after.text) == (before, before.tokens, before.text)
+        assert after.record(full=True, traced=True) == before.record(full=True, traced=True)
+    with pytest.raises(JanusError, match="cannot be pickled"):
+        pickle.dumps(translator)
+
+
+@pytest.mark.parametrize(("loaded", "asked"), [("float32", "bf16"), ("int8", "bf16"), ("bf16", "float32")])
+def test_a_precision_that_was_not_loaded_is_refused(janus: Janus, loaded: Any, asked: Any) -> None:
+    translator = janus_cli.load("runs/janus", device="cpu", precision=loaded)
+    with pytest.raises(UsageError, match="was loaded in"):
+        translator.translate(["ba du"], precision=asked)
+
+
+def test_threads_share_a_few_graphs_and_batch_sizes_make_none(janus: Janus) -> None:
+    translator = janus_cli.load("runs/janus", device="cpu")
+    engine, texts = translator.generator, source()[:2]
+    expected = [[result.text for result in translator.translate(texts, mode="nar", iters=n)] for n in (1, 2)]
+    for size in range(1, 30):
+        for n in (1, 2):
+            found = translator.translate(texts, mode="nar", iters=n, batch_sentences=size)
+            assert [result.text for result in found] == expected[n - 1]
+    assert len(engine._sessions) <= 2, "single sentences, and several"
+
+    def translate(number: int) -> str:
+        return translator.translate(["ba du"], mode="ar", beam=1, max_extra=40 + number)[0].text
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len({*pool.map(translate, range(40))}) == 1
+    assert len(engine._sessions) <= MOST_SESSIONS
+
+
+def test_making_a_model_takes_no_random_numbers_of_the_program(janus: Janus) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    assert janus_cli.load("runs/janus", device="cpu").score(["ba du"], ["du ba"])
+    assert torch.rand(1) == expected
+
+
+def test_while_another_thread_imports_torch_there_are_as_many_threads_as_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))  # nothing is in it yet
+    assert system.threads() >= 1
