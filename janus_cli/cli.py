@@ -97,7 +97,8 @@ app = typer.Typer(
     cls=Verbs,
     help=(
         "One encoder-decoder Transformer that generates autoregressively and non-autoregressively.\n\n"
-        "Every command works without options: the recipe is then `demo`, and the run is the newest under runs/."
+        "Every command but import works without options: those that train take the recipe `demo`, the others the "
+        "newest run under runs/. Start with `janus demo`."
     ),
     no_args_is_help=True,
     **SETTINGS,

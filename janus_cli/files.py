@@ -294,7 +294,7 @@ def _stand_in(path: Path, *, shared: bool) -> ExitStack:
 
 @cache
 def _warn_of_no_locks(*folders: Path) -> None:
-    console.warn(f"{' and '.join(map(str, folders))} have no locks: start nothing else that writes to the first")
+    console.warn(f"{' and '.join(map(str, folders))} have no locks: run nothing else that writes to the first")
 
 
 def _is_at(file: IO[Any], path: Path) -> bool:

@@ -139,8 +139,10 @@ class Run:
     def lacks(self, checkpoint: Path) -> CheckpointError:
         """The error that says that there is no such checkpoint, and which one may be meant."""
         names = [folder.name for folder in self.checkpoints.glob("[!.]*")]
-        same = [name for name in names if re.sub("-0+", "-", name) == re.sub("-0+", "-", checkpoint.name)]
-        meant = guess(checkpoint.name, same or names)
+        wanted = f"step-{checkpoint}" if checkpoint.name.isdecimal() else checkpoint.name
+        same = [name for name in names if re.sub("-0+", "-", name) == re.sub("-0+", "-", wanted)]
+        others = [] if re.fullmatch(r"step-\d+", wanted) else names  # a similar number is another update
+        meant = guess(wanted, same or others)
         return CheckpointError(
             f"there is no checkpoint {checkpoint} in {self.path}{meant}",
             f"see `{command('ls', self.checkpoints)}`, or name a folder",
@@ -171,6 +173,7 @@ def find_run(path: Path | None) -> Run:
         return _copied(model)
     if path is not None:
         for folder in (path, RUNS / path):
+            _must_not_be_inside(folder)
             if (folder / "recipe.yaml").is_file():
                 return Run(folder)
     folders = list(_readable())
@@ -192,6 +195,15 @@ def find_run(path: Path | None) -> Run:
     if not folders:
         raise UsageError(f"no run under {RUNS}/", "train one with `janus train`, or name one with --run")
     return Run(max(folders, key=lambda folder: (not Run(folder).is_export, _last_written(folder))))
+
+
+def _must_not_be_inside(folder: Path) -> None:
+    """Raises UsageError for a run's folder of checkpoints, and for one of them, which holds a recipe as a run does."""
+    for place, name in ((folder, "NAME"), (folder.parent, folder.name)):
+        run = place.parent
+        if folder.is_dir() and place.name == "checkpoints" and (run / "recipe.yaml").is_file():
+            hint = f"name the run, and the checkpoint beside it: --run {run} --checkpoint {name}"
+            raise UsageError(f"{folder} is no run, but belongs to the checkpoints of one", hint)
 
 
 def basis(start: Path) -> Basis:

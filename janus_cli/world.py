@@ -112,7 +112,7 @@ def start_world(device: str) -> World:
     rank, size, local = declared_ranks()
     chosen = choose_device(device, local)
     if local > 0 and ":" in device and torch.cuda.device_count() > 1:
-        raise UsageError(f"--device {device} is one GPU, and this is rank {local} of its machine", "--device cuda")
+        raise UsageError(f"--device {device} is one GPU, and several processes were started here", "--device cuda")
     if size > 1:
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
@@ -164,7 +164,7 @@ def lost_a_rank(problem: RuntimeError) -> bool:
 def check_world(world: World, precision: PrecisionKnob, attention: str) -> None:
     """Raises UsageError for what these devices cannot do, or would each do in its own way."""
     if attention == "flex" and world.device.type != "cuda":
-        raise UsageError("model.attention flex has a gradient on a GPU only", _instead("model.attention", "sdpa"))
+        raise UsageError("model.attention flex trains on a GPU only", _instead("model.attention", "sdpa"))
     if not world.agree(resolve_precision(precision, world.device) == "bf16"):
         raise UsageError(
             "training.precision auto is bf16 on some of the ranks' processors and float32 on others",

@@ -78,7 +78,7 @@ MISTAKES = [
     ("recipes frobnicate", "frobnicate"),
     ("recipes list demo", "takes no name"),
     ("average a --run b", "a and --run b both name a run"),
-    ("train a", "a run is named only with --resume"),
+    ("train a", "RUN is accepted only with --resume"),
     *((f"train --device {device}", "auto, cpu, cuda, cuda:N") for device in ("gpu", "cuda:", "cuda:x", "CPU")),
     *(
         (f"{words} ''", words.split()[-1])

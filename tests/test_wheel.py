@@ -25,7 +25,7 @@ def _run(arguments: list[str], folder: Path, library: Path | None = None) -> str
 def test_models_that_come_with_janus_are_in_the_wheel_and_in_the_sdist() -> None:
     packed = _TARGETS["wheel"]["force-include"]
     models = {folder for folder in packed if folder.startswith("pretrained")}
-    assert models == {folder for folder in _TARGETS["sdist"]["include"] if folder.startswith("pretrained")}
+    assert "pretrained" in _TARGETS["sdist"]["include"]
     for folder in models:
         assert packed[folder] == f"janus_cli/{folder}"
         assert (_ROOT / folder / "recipe.yaml").is_file()

@@ -94,7 +94,7 @@ def compare(
     Examples:
       janus compare
       janus compare --recipe multi30k --data-dir ~/multi30k --objectives ar,cmlm,janus --steps 5000 --average 5
-      janus compare --recipe multi30k --minutes 30 --seeds 1,2 --against 'janus ar.beam5'
+      janus compare --recipe iwslt14 --data-dir ~/iwslt14 --minutes 600 --seeds 1,2 --against 'janus ar.beam5'
       janus compare --objectives janus --variant 'glance: janus objective.glance=0.3' --steps 900 --seeds 1,2
       janus compare --recipe multi30k --objectives ar,janus --seeds 1,2,3 --device cuda --jobs 6
       janus compare --objectives ar,bang --steps 900 --modes ar.beam1,nar.eos,semi2,semi4 --no-speed

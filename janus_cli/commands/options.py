@@ -100,7 +100,11 @@ Checkpoint = Annotated[
 ]
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", metavar="FOLDER", help="Your text: FOLDER/train.de, FOLDER/train.en and so on."),
+    typer.Option(
+        "--data-dir",
+        metavar="FOLDER",
+        help="Your text: FOLDER/train.SOURCE, FOLDER/train.TARGET and so on, named after data.source and data.target.",
+    ),
 ]
 Column = Annotated[
     str | None,
@@ -120,9 +124,21 @@ Seed = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, max=4096, metavar="N", help="CPU threads; by default what torch chooses."),
+    typer.Option(
+        "--threads",
+        min=1,
+        max=4096,
+        metavar="N",
+        help="CPU threads; by default one a core, or as many as before, or those that are best for what is timed.",
+    ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace existing output.")]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Replace what an earlier call made, also what it left unfinished; of a run, its checkpoints and log.",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Metric = Annotated[

@@ -68,7 +68,7 @@ def train(
     from janus_cli.errors import Stopped, UsageError
 
     if resumed is not None and not resume:
-        raise UsageError(f"{resumed}: a run is named only with --resume", "name a new run's folder with --run")
+        raise UsageError(f"{resumed}: RUN is accepted only with --resume", "name a new run's folder with --run")
     folder = options.one_run(resumed, run)
     if resume and start is None:
         options.check_resumed(recipe, folder, changes, objective)

@@ -16,14 +16,14 @@ MUCH = 0.05  # a larger share is worth a warning; short sentences do recur by ch
 COPIES = 0.5
 FIRST = 1_000_000  # training pairs among which those that recur are counted, for their hashes take memory
 HEADERS = ("source", "target"), ("src", "tgt"), ("src", "trg"), ("input", "output")  # besides names from the recipe
-POOL = "if those are several right outputs, see --pool-references of janus score"
+POOL = "if those are alternative references, see --pool-references of janus score"
 
 
 def tell(splits: Sequence[Split], data: Data) -> None:
     """Says how many valid and test pairs are also training pairs, how many of their lines repeat a source, how many
     training pairs recur, how many targets equal their sources, and which pairs are the names of columns.
 
-    Keeps a hash of each valid and test pair in memory, and of the first training pairs; reads the training text once.
+    Keeps a hash of each valid and test pair in memory, and of the first training pairs; reads the training text twice.
 
     Raises:
         DataError: a side of the training text is blank.
@@ -39,6 +39,7 @@ def tell(splits: Sequence[Split], data: Data) -> None:
             f"the first pair of train is also that of {' and '.join(alike)}: if it is a header, name its columns: "
             "--set data.columns=[SOURCE,TARGET]"
         )
+    _tell_of_itself(train, data)
     for split in others:
         full = [hash(source) for source, _ in _pairs(split) if source.strip()]
         repeated = len(full) - len({*full})
@@ -55,26 +56,8 @@ def tell(splits: Sequence[Split], data: Data) -> None:
             yield pair
 
     hashes = {split.name: list(map(hash, pairs(split))) for split in others}
-    known, met, copies = set().union(*hashes.values()), set[int](), 0
-    firsts, looked, written = set[int](), 0, [False, False]
-    for pair in pairs(train):
-        copies += pair[0] == pair[1]
-        if (found := hash(pair)) in known:
-            met.add(found)
-        there = [bool(text.strip()) for text in pair]
-        if all(there) and looked < FIRST and not data.deduplicate:
-            looked += 1
-            firsts.add(found)
-        written = [has or now for has, now in zip(written, there, strict=True)]
-    if first and not all(written):
-        raise DataError(
-            f"train: the {SIDES[written.index(False)]} of every pair is empty", "are these the right files?"
-        )
-    if (again := looked - len(firsts)) > MUCH * looked:
-        of_first = f"the first {looked:,}" if looked == FIRST else f"{looked:,}"
-        console.say(f"train: {again:,} of {of_first} pairs repeat another: see --set data.deduplicate=true")
-    if copies > COPIES * train.lines:
-        console.warn(f"train: {copies:,} of {train.lines:,} targets equal their sources: are these the right files?")
+    known = set().union(*hashes.values())
+    met = {found for pair in pairs(train) if (found := hash(pair)) in known}
     for name, own in hashes.items():
         if count := sum(each in met for each in own):
             say = console.warn if count > MUCH * len(own) else console.say
@@ -83,9 +66,30 @@ def tell(splits: Sequence[Split], data: Data) -> None:
         if numbers:
             more = f" and {len(numbers) - 1:,} more" if numbers[1:] else ""
             console.warn(
-                f"{name}: pair {numbers[0]:,}{more} is a header, and is taken for text: remove such lines, or, at the "
-                "start of a table, name its columns: --set data.columns=[SOURCE,TARGET]"
+                f"{name}: pair {numbers[0]:,}{more} looks like a header, and is read as text: remove such lines, or, "
+                "at the start of a table, name its columns: --set data.columns=[SOURCE,TARGET]"
             )
+
+
+def _tell_of_itself(train: Split, data: Data) -> None:
+    """How many training pairs recur, and how many targets equal their sources; raises DataError for an empty side."""
+    firsts, looked, copies, written = set[int](), 0, 0, [False, False]
+    for pair in _pairs(train):
+        copies += pair[0] == pair[1]
+        there = [bool(text.strip()) for text in pair]
+        if all(there) and looked < FIRST and not data.deduplicate:
+            looked += 1
+            firsts.add(hash(pair))
+        written = [has or now for has, now in zip(written, there, strict=True)]
+    if train.lines and not all(written):
+        raise DataError(
+            f"train: the {SIDES[written.index(False)]} of every pair is empty", "are these the right files?"
+        )
+    if (again := looked - len(firsts)) > MUCH * looked:
+        of_first = f"the first {looked:,}" if looked == FIRST else f"{looked:,}"
+        console.say(f"train: {again:,} of {of_first} pairs repeat another: see --set data.deduplicate=true")
+    if copies > COPIES * train.lines:
+        console.warn(f"train: {copies:,} of {train.lines:,} targets equal their sources: are these the right files?")
 
 
 def _headers(data: Data) -> set[tuple[bytes, bytes]]:

@@ -182,7 +182,11 @@ def missing_split(run: Run, split: str) -> DataError:
         return DataError(f"{run.path} was imported, and no text was prepared for it", f"{prepare}; or {DO_WITHOUT}")
     if run.is_export:
         what = f"{run.path} is an export, and does not hold the text of the {split} split"
-        return DataError(what, "name a text with --input FILE, or export again with --with-test")
+        return DataError(
+            what,
+            "`janus decode --input FILE` takes any text; `janus export --with-test` of the original run takes its test "
+            "split along",
+        )
     return DataError(f"the data of {run.path} has no {split} split", DO_WITHOUT)
 
 

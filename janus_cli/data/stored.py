@@ -36,7 +36,7 @@ def files_of(path: Path) -> list[Path]:
         raise DataError(f"{path / DATA_SET} is damaged: it names no data files", "save the data set again") from None
     for name in names:
         if Path(name).name != name or not (path / name).is_file():
-            raise DataError(f"{path} is not whole: there is no file {name!r}", "save the data set again")
+            raise DataError(f"{path} is incomplete: there is no file {name!r}", "save the data set again")
     return [path / name for name in names]
 
 

@@ -116,7 +116,7 @@ class Job(ABC):
             self.progress = self.records.progress
             self.resumed = self.records.resumed
         elif self.resume:
-            raise UsageError("--resume: what goes to stdout is not kept", "add --out FILE")
+            raise UsageError("--resume needs --out: what goes to stdout is not kept", "add --out FILE")
         device = self.chosen_device.partition(":")[0]
         why = self.plan.without_graph(device, trace=self.trace > 0)
         options = self.plan.used if why else self.plan.used_in_graph

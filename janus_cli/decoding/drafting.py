@@ -69,9 +69,9 @@ def make_head(
     head, right = fit(model.output_weight.detach(), every)
     file = draft_head.write(folder, {name: each.contiguous().numpy() for name, each in head._asdict().items()})
     console.say(
-        f"{trained.shown(file)}: {file.stat().st_size:,} bytes, in {time.monotonic() - begun:.0f} s; after the "
-        f"right tokens, {100 * right:.0f} % are drafted as greedy search writes them, judged on a tenth of the "
-        f"{counted(len(every.last), 'token')}"
+        f"{trained.shown(file)}: {file.stat().st_size:,} bytes, in {time.monotonic() - begun:.0f} s; given the right "
+        f"tokens before, {100 * right:.0f} % of drafted tokens match greedy search (on a held-out tenth of "
+        f"{counted(len(every.last), 'token')})"
     )
     words = ["janus", "decode", "--run", trained.path, "--mode", "spec", "--batch-sentences", "1"]
     if checkpoint is not None:

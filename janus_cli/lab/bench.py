@@ -55,7 +55,7 @@ def sampled(run: Run, recipe: Recipe, count: int | None) -> tuple[list[str], Ref
     lines, references = rows.sentences(run, recipe, SPLIT), rows.references_of(run, recipe, SPLIT)
     chosen = _some(range(len(lines)), len(lines) if count is None else count, random.Random(SEED))
     if not any(lines[index].strip() for index in chosen):
-        raise DataError(f"the {SPLIT} split of {run.path} has no text", "a bench needs sentences to decode")
+        raise DataError(f"the {SPLIT} split of {run.path} has no text", "prepare the data again, with text for it")
     columns = None if references is None else [[column[index] for index in chosen] for column in references]
     return [lines[index] for index in chosen], columns
 

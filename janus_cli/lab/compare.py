@@ -132,7 +132,8 @@ class Comparison:
             )
         if self.minutes and recipe.training.schedule != "inverse_sqrt":
             raise UsageError(
-                f"--minutes: schedule {recipe.training.schedule} must know the number of updates", "use --steps"
+                f"--minutes: schedule {recipe.training.schedule} must know the number of updates",
+                "use --steps, or --set training.schedule=inverse_sqrt",
             )
         updates = recipe.training.updates
         if self.steps and (share := OBJECTIVES[recipe.objective.name].kl_share(recipe.objective, updates - 1)) < 1:
@@ -364,9 +365,7 @@ class Comparison:
         then = {f"{row['system']} {row['label']}": {*row.get("seeds", ())} for row in before}
         kept = "trainings and outputs are kept"
         if lost := [name for name in then if name not in now]:
-            console.warn(
-                f"the table no longer has {', '.join(lost)}; {kept}: a call that names these, too, has all rows again"
-            )
+            console.warn(f"the table no longer has {', '.join(lost)}; {kept}: name them again to have all rows")
         if gone := {name: sorted(then[name] - now[name]) for name in then if then[name] - now.get(name, then[name])}:
             told = "; ".join(f"{name} (seed {', '.join(map(str, seeds))})" for name, seeds in gone.items())
             console.warn(f"rows no longer have all seeds: {told}; {kept}: the earlier --seeds has them again")

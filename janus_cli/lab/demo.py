@@ -79,7 +79,8 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
     _show_trace(entries[-1])
     console.say("")
     console.say(
-        f"{console.duration(time.monotonic() - started)} in all. Next: janus decode --mode nar --iters 4; janus score"
+        f"{console.duration(time.monotonic() - started)} in all. Next: "
+        f"janus decode --run {entries[-1].run.path} --mode nar --iters 4; janus score"
     )
 
 

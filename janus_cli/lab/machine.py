@@ -40,4 +40,4 @@ def too_busy(load: float | None, cores: int) -> str:
     """Why timings cannot be trusted now; empty if they can."""
     if load is None or load <= BUSY * cores:
         return ""
-    return f"other work runs here (load average {load:.1f} on {counted(cores, 'core')}): the timings will be off"
+    return f"this machine is busy (load average {load:.1f} on {counted(cores, 'core')}): timings will be unreliable"

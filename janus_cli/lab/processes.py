@@ -251,7 +251,7 @@ def first_sentence(label: str, engine: str, about: Mapping[str, Any]) -> dict[st
     with tempfile.TemporaryFile() as errors:
         begun = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, "-m", startup.__name__, engine, json.dumps(about)], stdin=subprocess.DEVNULL,
+            [sys.executable, "-P", "-m", startup.__name__, engine, json.dumps(about)], stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=errors, env={**os.environ, "PYTHONPATH": places},
         )  # fmt: skip
         try:

@@ -72,7 +72,7 @@ def select(recipe: Recipe, names: Sequence[str], device: str = "cpu") -> Selecti
             plans[label] = plan
     if not plans:
         raise UsageError(
-            f"this run can do none of {', '.join(left_out)}: {next(iter(left_out.values()))}",
+            f"this run supports none of {', '.join(left_out)}: {next(iter(left_out.values()))}",
             "leave --mode out to measure every row that it can",
         )
     return Selection(plans, left_out)

@@ -62,7 +62,7 @@ def _must_be_allowed(now: Recipe, before: Recipe, run: Run, allowed: Sequence[st
         lines = "".join(f"\n  {key}: {old.get(key)!r} in the run, {new.get(key)!r} now" for key in changed)
         allow = " ".join(f"--allow-change {key}" for key in changed)
         raise CheckpointError(
-            f"the recipe has changed since the run began:{lines}", f"{leave_out}; or go on all the same: {allow}"
+            f"the recipe has changed since the run began:{lines}", f"{leave_out}; or accept it: {allow}"
         )
 
 

@@ -264,7 +264,7 @@ def _open_data(
                 hint = preprocess_command(("--recipe", str(run.recipe)), recipe, Path(gone), made)
                 raise DataError(f"{gone}, which {run.path} was trained on, is gone", hint)
             if dry_run or text_is_elsewhere(recipe):
-                why = "what can be checked without it fits; a dry run prepares nothing; " * dry_run
+                why = "everything that can be checked without it is fine; a dry run prepares nothing; " * dry_run
                 raise DataError(f"{folder} is not there yet", why + how_to_prepare(recipe, folder, words, basis))
             console.say(f"{folder} is not there yet: preparing it first, as `janus preprocess` would")
             prepare(recipe, folder, workers=None, force=False)

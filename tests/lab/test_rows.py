@@ -100,7 +100,7 @@ def test_an_unknown_row_is_named(name: str) -> None:
 
 
 def test_a_run_that_can_do_none_of_the_rows() -> None:
-    with pytest.raises(UsageError, match=r"can do none of ar.beam1, ar.beam5: .*cmlm"):
+    with pytest.raises(UsageError, match=r"supports none of ar.beam1, ar.beam5: .*cmlm"):
         select(recipe_load.load("demo", (), "cmlm"), ["ar"])
 
 

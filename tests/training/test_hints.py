@@ -15,7 +15,7 @@ from tests.helpers import Janus, edit_json, read_json
 # error, words of the hint.
 REFUSED = [
     ("train --resume run --set seed=9 --set training.batch_tokens=512", 4, "training.batch_tokens: 256 in the run, 512",
-     "go on all the same: --allow-change seed --allow-change training.batch_tokens"),
+     "or accept it: --allow-change seed --allow-change training.batch_tokens"),
     ("train --resume run --set training.accumulate=2 --allow-change seed", 4, "training.accumulate: 1", "leave"),
     ("train --resume run --set data.synthetic.train=65", 4, "data.synthetic.train: 64", "--allow-change data."),
     ("train --resume run --recipe tiny.yaml", 4, "training.updates: 6 in the run", "leave out --recipe tiny.yaml"),
@@ -38,6 +38,9 @@ REFUSED = [
     ("decode runs/nowhere", 2, "runs/nowhere is not a run: there is no such folder", "runs are folders"),
     ("decode tatoeba-deen", 2, "no such folder", "is called pretrained:tatoeba-deen"),
     ("report .", 2, ". is not a run", "it holds runs: run"),
+    ("inspect run/checkpoints", 2, "run/checkpoints is no run", "--run run --checkpoint NAME"),
+    ("decode run/checkpoints/last", 2, "is no run", "--run run --checkpoint last"),
+    ("decode run --checkpoint 4", 4, "there is no checkpoint 4 in run, did you mean step-000004?", "checkpoints"),
     ("decode data/tiny.src-tgt", 2, "tiny.src-tgt is not a run", "it is prepared data"),
 ]  # fmt: skip
 
