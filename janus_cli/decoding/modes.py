@@ -151,12 +151,12 @@ class Plan:
                 return "this model writes all tokens in one pass", "take --mode semi --block N for more passes"
             plans = [Plan(self.recipe, mode, self.options) for mode in modes(self.recipe)]
             others = " or ".join(plan.mode for plan in plans if plan.reads(option))
-            return f"this decodes with --mode {self.mode}", f"use --mode {others} for it" if others else ""
+            return f"this decodes with --mode {self.mode}", f"add --mode {others}" if others else ""
         if knob.not_with and self.acts(knob.not_with):
             return f"{flag(knob.not_with)} is on", f"turn that off with {flag(knob.not_with)} 0"
         other = knob.only_with
         value = "off" if _KNOBS[other].off else getattr(_USUAL, other)
-        return f"{flag(other)} is {value}", f"add {flag(other)} with a value"
+        return f"{flag(other)} is {value}", f"add {flag(other)}"
 
 
 def flag(option: str) -> str:

@@ -25,6 +25,7 @@ from janus_cli.lab.systems import System
 from janus_cli.runs import Run
 from janus_cli.scoring.judge import Judge
 from janus_cli.system import usable_cores
+from janus_cli.terminal import command
 from janus_cli.training.run import train
 
 SYSTEMS = {"ar": "Transformer", "cmlm": "CMLM", "janus": "JANUS"}
@@ -78,10 +79,8 @@ def run_demo(*, changes: Sequence[str], seed: int | None, threads: int | None, f
     )  # fmt: skip
     _show_trace(entries[-1])
     console.say("")
-    console.say(
-        f"{console.duration(time.monotonic() - started)} in all. Next: "
-        f"janus decode --run {entries[-1].run.path} --mode nar --iters 4; janus score"
-    )
+    decode = command("janus", "decode", "--run", entries[-1].run.path, "--mode", "nar", "--iters", "4")
+    console.say(f"{console.duration(time.monotonic() - started)} in all. Next: {decode}; janus score")
 
 
 def _rows(entry: Entry) -> Iterator[list[str]]:

@@ -175,7 +175,7 @@ def doubts(hypotheses: Hypotheses, references: References, scores: Sequence[Scor
     if words and shape.kind == "unspaced":
         yield (
             f"{titles} split words at spaces, but the reference {shape.why}: "
-            "chrf needs none, and --tokenize char splits any such text, zh Chinese, ja-mecab Japanese"
+            "chrf needs none, and --tokenize char splits any such text, --tokenize zh Chinese, ja-mecab Japanese"
         )
     if any(name.startswith("bleu") for name in words) and shape.kind == "short":
         yield f"the reference {shape.why}, and BLEU prefers longer, wrong outputs: see --metrics chrf,exact,edit"

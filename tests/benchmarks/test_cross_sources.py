@@ -51,6 +51,7 @@ def test_lines_are_crossed_new_and_the_same_for_a_seed(crossed: Crossed) -> None
     assert crossed("--lines", "7", "--seed", "2")[0] != lines
 
 
+@pytest.mark.slow
 def test_known_lines_do_not_come_out_and_too_few_are_told(crossed: Crossed) -> None:
     lines, err = crossed("--lines", "1000")
     assert f"{len(lines)} lines instead of 1,000" in err

@@ -33,6 +33,7 @@ def publish(*words: str, code: Path = Path("clone")) -> "subprocess.CompletedPro
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_card_tells_of_the_file_beside_it(trained: Path, shell: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("janus_cli", "benchmarks", "recipes"):
         shutil.copytree(ROOT / name, Path("clone") / name, ignore=shutil.ignore_patterns("__pycache__"))

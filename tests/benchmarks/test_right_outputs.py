@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 from janus_cli.data.synthetic import generate, translations
 
 Called = Callable[..., SimpleNamespace]  # returncode, stdout, stderr
@@ -25,6 +27,7 @@ def test_each_of_the_four_is_right_and_half_of_one_is_not(called: Called) -> Non
     assert re.search(r"\| half +\| +50\.0 \| +[789]\d\.\d \|", done.stdout)
 
 
+@pytest.mark.slow
 def test_other_text_and_other_lines_are_named(called: Called) -> None:
     Path("test.source.txt").write_text("ein Mann\n", encoding="utf-8")
     Path("two").write_text("a\nb\n", encoding="utf-8")
