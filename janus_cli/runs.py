@@ -139,7 +139,7 @@ class Run:
     def lacks(self, checkpoint: Path) -> CheckpointError:
         """The error that says that there is no such checkpoint, and which one may be meant."""
         names = [folder.name for folder in self.checkpoints.glob("[!.]*")]
-        wanted = f"step-{checkpoint}" if checkpoint.name.isdecimal() else checkpoint.name
+        wanted = f"step-{checkpoint.name}" if checkpoint.name.isdecimal() else checkpoint.name
         same = [name for name in names if re.sub("-0+", "-", name) == re.sub("-0+", "-", wanted)]
         others = [] if re.fullmatch(r"step-\d+", wanted) else names  # a similar number is another update
         meant = guess(wanted, same or others)

@@ -46,6 +46,8 @@ def take_over(folder: Path) -> dict[str, bytes]:
         for key, value in _json(folder / name, documents.PretrainedTokenizer).items()
         if key not in PLACES
     }
+    about = _json(folder / "config.json", documents.TokenTable)
+    sizes = _rows(about)
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if "tokenizer.json" in names:
         made = {"tokenizer": _library(_text(folder / "tokenizer.json"), folder, config)}
@@ -54,7 +56,7 @@ def take_over(folder: Path) -> dict[str, bytes]:
     elif {"source.spm", "target.spm", "vocab.json"} <= names:
         made = {side: _marian(folder, side, config) for side in ("source", "target")}
     elif MBART in names:
-        made = {"tokenizer": _mbart(folder, config)}
+        made = {"tokenizer": _mbart(folder, config, sizes.get("tokenizer"))}
     else:
         raise DataError(
             f"tokenizer.reuse: {folder} has no tokenizer of a Hugging Face model: tokenizer.json, vocab.json with "
@@ -62,7 +64,6 @@ def take_over(folder: Path) -> dict[str, bytes]:
             "name the folder of a BART, mBART or Marian model, or of a run that was made from one; of other models, "
             "transformers' `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)` may write a tokenizer.json",
         )
-    sizes, about = _rows(folder), _json(folder / "config.json", documents.TokenTable)
     contents = {}
     for side, (tokens, parts) in made.items():
         rows = sizes.get(side, max(tokens.values()) + 1)
@@ -98,9 +99,8 @@ def given_back(source: HuggingFace, target: HuggingFace) -> dict[str, bytes]:
 Made = tuple[dict[str, int], dict[str, Any]]  # every token with its id; what the file says of the pieces
 
 
-def _rows(folder: Path) -> dict[str, int]:
+def _rows(config: Mapping[str, Any]) -> dict[str, int]:
     """The rows of the embeddings of each side, by config.json; empty if it does not say."""
-    config = _json(folder / "config.json", documents.TokenTable)
     rows = config.get("vocab_size")
     if rows is None:
         return {}
@@ -188,7 +188,7 @@ def _marian(folder: Path, side: str, config: Mapping[str, Any]) -> Made:
     return tokens, {"sentencepiece": b64encode(model).decode(), "ids": tokens, "codes": True}
 
 
-def _mbart(folder: Path, config: Mapping[str, Any]) -> Made:
+def _mbart(folder: Path, config: Mapping[str, Any], rows: int | None) -> Made:
     """Pieces from the fourth on, one higher than in the model, then languages and the mask, as fairseq numbers them."""
     data = (folder / MBART).read_bytes()
     model = sentence_pieces(data, str(folder / MBART))
@@ -196,7 +196,7 @@ def _mbart(folder: Path, config: Mapping[str, Any]) -> Made:
     languages = listed(config) or LANGUAGES
     names = ["<s>", "<pad>", "</s>", "<unk>", *pieces, *languages, "<mask>"]
     tokens = {name: index for index, name in enumerate(names)}
-    if (rows := _rows(folder).get("tokenizer", len(names))) != len(names):
+    if rows not in (None, len(names)):
         raise DataError(
             f"{folder} has {rows:,} embeddings, but {len(names):,} tokens with {len(languages)} languages",
             "name the languages in special_tokens_map.json, as additional_special_tokens in the order of their ids",

@@ -334,7 +334,7 @@ def _tokenizers(
         raise UsageError(f"{folder} is of type {config['model_type']}: languages are for mbart", "leave them out")
     around = sides[0].around
     frame = frame_of(config, settings, ids, around)
-    framed = [*filter(lambda index: index is not None, (frame.source, config["eos_token_id"], frame.suffix))]
+    framed = [index for index in (frame.source, config["eos_token_id"], frame.suffix) if index is not None]
     if around is not None and around != framed and config["model_type"] != "mbart":
         console.warn(f"{folder}: its tokenizer puts {around} around a text, and this model is given {framed} here")
     special = [] if config["model_type"] == "mbart" else listed(sides[0].stored["config"])
