@@ -203,7 +203,7 @@ def _must_not_be_inside(folder: Path) -> None:
         run = place.parent
         if folder.is_dir() and place.name == "checkpoints" and (run / "recipe.yaml").is_file():
             hint = f"name the run, and the checkpoint beside it: --run {run} --checkpoint {name}"
-            raise UsageError(f"{folder} is no run, but belongs to the checkpoints of one", hint)
+            raise UsageError(f"{folder} is not a run: it belongs to a run's checkpoints", hint)
 
 
 def basis(start: Path) -> Basis:

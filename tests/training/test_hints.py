@@ -38,8 +38,8 @@ REFUSED = [
     ("decode runs/nowhere", 2, "runs/nowhere is not a run: there is no such folder", "runs are folders"),
     ("decode tatoeba-deen", 2, "no such folder", "is called pretrained:tatoeba-deen"),
     ("report .", 2, ". is not a run", "it holds runs: run"),
-    ("inspect run/checkpoints", 2, "run/checkpoints is no run", "--run run --checkpoint NAME"),
-    ("decode run/checkpoints/last", 2, "is no run", "--run run --checkpoint last"),
+    ("inspect run/checkpoints", 2, "run/checkpoints is not a run", "--run run --checkpoint NAME"),
+    ("decode run/checkpoints/last", 2, "is not a run", "--run run --checkpoint last"),
     ("decode run --checkpoint 4", 4, "there is no checkpoint 4 in run, did you mean step-000004?", "checkpoints"),
     ("decode data/tiny.src-tgt", 2, "tiny.src-tgt is not a run", "it is prepared data"),
 ]  # fmt: skip
