@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from threading import Thread
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -40,6 +42,8 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         raise UsageError(
             f"--device {name}: no CUDA device is available to this torch ({torch.__version__})", "--device cpu"
         )
+    if torch.cuda.device_count() == 1 and os.environ.get("CUDA_VISIBLE_DEVICES"):
+        local_rank = 0  # a cluster that shows each process its own GPU only
     device = torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {device}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
@@ -69,6 +73,31 @@ def keep_few_shapes() -> None:
 
 
 @contextmanager
+def _heard_while_waiting() -> Iterator[None]:
+    """End the process at its second stop signal also while torch waits for another rank: handlers do not run then."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+
+    def count() -> None:
+        heard = 0
+        while number := reader.recv(1):
+            heard += number[0] in SIGNALS
+            if heard == 2:
+                os._exit(128 + number[0])
+
+    thread = Thread(target=count, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        writer.close()
+        thread.join()
+        reader.close()
+
+
+@contextmanager
 def _on_signal(handle: Callable[[int], None]) -> Iterator[None]:
     """Call `handle` for the first stop signal; a second one ends the process at once."""
 
@@ -79,7 +108,8 @@ def _on_signal(handle: Callable[[int], None]) -> Iterator[None]:
 
     before = {number: signal.signal(number, first) for number in SIGNALS}
     try:
-        yield
+        with _heard_while_waiting():
+            yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -25,7 +25,8 @@ Precision = Literal["float32", "bf16"]
 PrecisionKnob = Literal["auto", "float32", "bf16"]
 RATE_SIZE = {"cpu": 1024, "cuda": 8192}  # side of the square matrices whose product measures a machine's FLOP/s
 MEETING = timedelta(minutes=10)  # for which a rank waits for the others to start
-PATIENCE = timedelta(hours=12)  # with which it waits for them later
+PATIENCE = timedelta(hours=12)  # with which it waits for them later, while the first one validates
+UPDATE = timedelta(minutes=20)  # which GPUs wait for each other's gradients: the ranks have just met
 SILENCE = 5.0  # seconds after which a waiting rank says so
 ONE_PROCESS = "several processes are started by torchrun (docs/scaling.md); for one: unset RANK WORLD_SIZE LOCAL_RANK"
 # What gloo and NCCL say of a rank that is gone.
@@ -36,24 +37,26 @@ WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE
 
 @dataclass(frozen=True)
 class World:
-    """This process is rank `rank` of `size`, and computes on `device`."""
+    """This process is rank `rank` of `size`, and computes on `device`.
+
+    group: of the ranks' CPUs; None: the default one.
+    """
 
     rank: int
     size: int
     device: torch.device
+    group: Any = None
 
     @property
     def first(self) -> bool:
         return self.rank == 0
 
     def sums(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Sum each named value over all ranks."""
+        """Sum each named value over all ranks. By gloo also beside GPUs: it notices a rank that is gone."""
         if self.size == 1:
             return dict(values)
         packed = torch.tensor(list(values.values()), dtype=torch.float64)
-        if self.device.type == "cuda":
-            packed = packed.to(self.device)
-        dist.all_reduce(packed)
+        dist.all_reduce(packed, group=self.group)
         return dict(zip(values, packed.tolist(), strict=True))
 
     def agree(self, flag: bool) -> bool:
@@ -63,7 +66,7 @@ class World:
     def wait(self) -> None:
         """Wait until every rank is here."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(self.group)
 
     def close(self) -> None:
         """Leave the group."""
@@ -101,30 +104,45 @@ def _number(name: str, least: int) -> int:
 
 
 def start_world(device: str) -> World:
-    """Join the group that torchrun describes in the environment, if any: nccl on CUDA, gloo on a CPU.
+    """Join the group that torchrun describes in the environment, if any: gloo, and nccl for gradients on GPUs.
 
     Until `Trainer.fit`, a stop signal other than Ctrl-C ends any rank but the first at once: one that waits in torch
     would not hear a handler of Python's.
 
     Raises:
-        UsageError: see `declared_ranks` and `choose_device`; or the other ranks did not come.
+        UsageError: see `declared_ranks` and `choose_device`; or the other ranks did not come, or have other devices.
     """
     rank, size, local = declared_ranks()
-    chosen = choose_device(device, local)
+    chosen, group = choose_device(device, local), None
     if local > 0 and ":" in device and torch.cuda.device_count() > 1:
         raise UsageError(f"--device {device} is one GPU, and several processes were started here", "--device cuda")
     if size > 1:
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
         store = _meet(rank, size)
+        _must_be_alike(store, chosen.type, rank, size)
         # The other ranks wait while the first one prepares data or validates.
         store.set_timeout(PATIENCE)
-        backend = "nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+        backend, timeout = ("nccl", UPDATE) if chosen.type == "cuda" else ("gloo", PATIENCE)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        if backend == "nccl":
+            group = dist.new_group(backend="gloo", timeout=PATIENCE)
     if rank > 0:
         for number in {*SIGNALS} - {signal.SIGINT}:
             signal.signal(number, signal.SIG_DFL)
-    return World(rank, size, chosen)
+    return World(rank, size, chosen, group)
+
+
+def _must_be_alike(store: Any, device: str, rank: int, size: int) -> None:
+    """Raises UsageError if some ranks compute on GPUs and some on CPUs: they would wait for each other in vain."""
+    store.set(f"device/{rank}", device)
+    devices = [store.get(f"device/{each}").decode() for each in range(size)]
+    if len({*devices}) > 1:
+        few = [str(each) for each in range(size) if devices[each] == "cpu"][:9]
+        raise UsageError(
+            f"rank {', '.join(few)} found no GPU and would compute on a CPU, the others on GPUs",
+            "look at these ranks' machines (nvidia-smi), or give all of them --device cpu",
+        )
 
 
 def _meet(rank: int, size: int) -> Any:
@@ -177,10 +195,12 @@ def _instead(knob: str, value: str) -> str:
 
 
 def resolve_precision(knob: PrecisionKnob, device: torch.device) -> Precision:
-    """`auto` is bf16 on CUDA and on CPUs where torch multiplies it natively, else float32."""
+    """`auto` is bf16 on GPUs (of NVIDIA: Ampere, 2020, or newer) and CPUs that multiply it natively, else float32."""
     if knob != "auto":
         return knob
-    return "bf16" if device.type == "cuda" or _multiplies_bf16() else "float32"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
+    return "bf16" if _multiplies_bf16() else "float32"
 
 
 def _multiplies_bf16() -> bool:

@@ -76,7 +76,7 @@ class Trainer:
         self.optimizer = optimizer_of(model, recipe.training, self.shares)
         self.loss: nn.Module = LossModule(model, OBJECTIVES[recipe.objective.name])
         if world.size > 1:
-            self.loss = DistributedDataParallel(self.loss)
+            self.loss = DistributedDataParallel(self.loss, broadcast_buffers=False, gradient_as_bucket_view=True)
         self.position = Position()
         self.precision = resolve_precision(self.knobs.precision, world.device)
         # These determine how sums are rounded: a run resumed with other values is not bitwise the same.

@@ -150,6 +150,45 @@ World.wait = wait
             os.killpg(process.pid, signal.SIGKILL)
 
 
+def test_a_second_signal_ends_a_rank_that_waits_for_another(tiny_recipe: Path) -> None:
+    """Handlers of Python's do not run while torch waits, so neither signal would be heard."""
+    wait = """
+import signal, time
+from threading import Timer
+from janus_cli.training.trainer import Trainer
+plain = Trainer.update
+def update(self, window):
+    if self.position.step == 2:
+        if self.world.rank == 1:
+            time.sleep(300)
+        for seconds in (1, 2):
+            Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    plain(self, window)
+Trainer.update = update
+"""
+    process = torchrun(changes=("training.updates=100000", "training.save_every=1"), before=wait)
+    try:
+        code, said = ended(process)
+        assert code != 0
+        assert "exitcode  : 143" in said, said
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_ranks_on_different_devices_are_refused(tiny_recipe: Path) -> None:
+    """One machine of a cluster whose driver is broken: gloo here and NCCL there would wait for each other."""
+    other = """
+import torch
+from janus_cli import world
+world.choose_device = lambda name, local: torch.device("cuda" if local else "cpu")
+torch.cuda.set_device = lambda device: None
+"""
+    code, said = ended(torchrun(changes=(), before=other), 120)
+    assert code != 0
+    assert said.count("rank 0 found no GPU") == 2, said
+
+
 def test_one_rank_dies(tiny_recipe: Path) -> None:
     die = """
 from janus_cli.training.trainer import Trainer

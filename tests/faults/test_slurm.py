@@ -47,7 +47,8 @@ def job(tiny_recipe: Path) -> Path:
         port = free.getsockname()[1]
     text = script()
     changes = {
-        "29500": str(port), "runs/wmt14": "run", "--recipe wmt14_ende": "--recipe tiny.yaml",
+        "$((20000 + SLURM_JOB_ID % 20000))": str(port), "runs/wmt14": "run",
+        "--recipe wmt14_ende": "--recipe tiny.yaml",
         "janus train": "janus train --device cpu",
         "training.accumulate=1": "training.updates=30",
         "training.batch_tokens=4096": "training.validate_every=100",
@@ -67,6 +68,7 @@ def job(tiny_recipe: Path) -> Path:
 def submit(job: Path, **more: str) -> subprocess.CompletedProcess[str]:
     environment = {
         **ENVIRONMENT, "PATH": f"{job.parent}:{os.environ['PATH']}", "SLURM_JOB_ID": "42", "SLURM_JOB_NODELIST": "n",
+        "SLURM_CPUS_PER_TASK": "1",
     }  # fmt: skip
     return subprocess.run(
         [str(job)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=200, check=False,

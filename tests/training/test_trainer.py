@@ -18,7 +18,8 @@ from janus_cli.core.model import Transformer
 from janus_cli.core.noise import Draws
 from janus_cli.core.objectives import OBJECTIVES
 from janus_cli.core.stream import content
-from janus_cli.errors import NonFiniteError, OutOfMemoryError
+from janus_cli.device import choose_device
+from janus_cli.errors import NonFiniteError, OutOfMemoryError, UsageError
 from janus_cli.recipe import Training
 from janus_cli.training.trainer import LossModule, Trainer, dropout_seed, learning_rate, micro_batches, plan_of
 from janus_cli.world import World, autocast, product_rate, resolve_precision
@@ -300,6 +301,25 @@ def test_auto_is_bf16_where_the_cpu_multiplies_it(
     assert resolve_precision("bf16", CPU) == "bf16"
     with autocast("auto", CPU):
         assert torch.is_autocast_enabled("cpu") == (expected == "bf16")
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), "float32"), ((8, 0), "bf16"), ((9, 0), "bf16")])
+def test_auto_is_bf16_where_the_gpu_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert resolve_precision("auto", torch.device("cuda")) == expected
+
+
+def test_a_process_that_sees_only_its_own_gpu_takes_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with `--gpus-per-task 1` of SLURM: each rank has one device, number 0."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(UsageError):
+        choose_device("auto", 3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert choose_device("auto", 3) == torch.device("cuda", 0)
 
 
 def test_auto_looks_at_what_torch_will_use_not_at_what_the_cpu_has(monkeypatch: pytest.MonkeyPatch) -> None:
