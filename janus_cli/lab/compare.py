@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -118,8 +117,10 @@ class Comparison:
             recipe = system.recipe(base, self.budgeted, self.basis)
             self._check(system.name, recipe)
             self.updates[system.name] = None if self.steps is None else recipe.training.updates
-            with suppress(UsageError):  # an objective with none of the modes becomes a row that says so
+            try:
                 rows += [f"{system.name} {label}" for label in select(recipe, modes).plans]
+            except UsageError as problem:  # it becomes a row that says so
+                console.warn(f"{system.name} will be trained, but not decoded: {problem.message}")
         if against is not None and against not in rows:
             raise UsageError(f"--against {against}: there will be no such row", f"rows: {'; '.join(rows)}")
 
@@ -214,7 +215,7 @@ class Comparison:
             if not self.force:
                 raise
             before = {}  # damaged, and to be replaced
-        if not self.force and before.get("recipe", self.base) != self.base:
+        if not self.force and Path(before.get("recipe", self.base)).resolve() != Path(self.base).resolve():
             raise UsageError(
                 f"{self.folder} is a comparison with recipe {before['recipe']}, not {self.base}",
                 "use another --out, or --force",

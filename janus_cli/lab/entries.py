@@ -21,8 +21,7 @@ from janus_cli.decoding.modes import Plan, own_recipe
 from janus_cli.decoding.translate import Timing, Translator, read_model
 from janus_cli.engines.engine import Engine
 from janus_cli.errors import DataError, JanusError, Stopped
-from janus_cli.files import MANIFEST, write_atomically
-from janus_cli.lab import logbook
+from janus_cli.files import MANIFEST, sha256, write_atomically
 from janus_cli.lab.labels import REPEATS, WARMUP
 from janus_cli.lab.rows import Work, janus_row, measure, select, sentences
 from janus_cli.lab.systems import System
@@ -34,7 +33,7 @@ from janus_cli.scoring import bootstrap, repeats
 from janus_cli.scoring.judge import Judge, one_text
 from janus_cli.scoring.scores import References, Score
 from janus_cli.system import followed
-from janus_cli.training import checkpoint
+from janus_cli.training import checkpoint, size
 from janus_cli.training.average import average_checkpoints
 from janus_cli.training.run import train
 
@@ -136,13 +135,13 @@ class Entry:
                 self.checkpoint = self._averaged(names[-average:])
             state, knobs = checkpoint.read_state(self.checkpoint), self.recipe.objective
             step = state.get("step", 0)
-            starts = logbook.read(self.run.log).of("start")
+            vocabularies = state["source_vocabulary"], state["target_vocabulary"]
             self.training = {
                 "risen": OBJECTIVES[knobs.name].kl_share(knobs, max(0, step - 1)),
                 "averaged": len(state.get("averaged", ())),
                 "updates": step, "flops": state.get("flops"),
                 "epochs": state.get("epoch", 0), "seconds": round(state.get("seconds", 0.0), 1),
-                "parameters": starts[-1].get("parameters") if starts else None,
+                "parameters": size.parts(self.recipe.model, vocabularies, lengths=knobs.lengths).total(),
                 "precision": state.get("precision"), "checkpoint": self.checkpoint.name,
             }  # fmt: skip
 
@@ -159,7 +158,7 @@ class Entry:
     def decode(self, modes: Sequence[str], folder: Path, device: torch.device) -> None:
         """Decodes the split in each of these modes (see `rows.select`) that the run has.
 
-        Hypotheses are kept in `folder`, with weights, text and options: nothing is decoded twice.
+        Hypotheses are kept in `folder`, with weights, text and options: nothing is decoded twice, but what was changed.
         """
         plans: Mapping[str, Plan] = {}
         with self.noted("decoding"):
@@ -172,10 +171,11 @@ class Entry:
             made_by = {"sha256": weights, "text": text.hexdigest(), "mode": plan.mode, "options": plan.used}
             with self.noted(label):
                 before = documents.read(about, documents.ComparedOutput) if about.is_file() and file.is_file() else {}
-                if before != before | made_by:
+                if before != before | made_by or before.get("output") != sha256(file):
                     texts, timing = decode(*load(), plan, lines, f"{self.name} {label}")
-                    before = {**made_by, "passes": timing.passes / max(1, timing.sentences)}
                     write_atomically(file, "".join(f"{line}\n" for line in texts).encode())
+                    passes = timing.passes / max(1, timing.sentences)
+                    before = {**made_by, "passes": passes, "output": sha256(file)}
                     write_atomically(about, json.dumps(before).encode())
                 self.outputs[label] = Output(file.read_bytes().decode().split("\n")[:-1], before["passes"])
 
@@ -283,7 +283,9 @@ def scored(
             "system": system, "label": label, "seeds": list(seeds),
             "passes": fmean(output.passes for output in seeds.values()), "scores": values,
             "repeats": _mean_rates([repeats.rates(output.texts, references) for output in seeds.values()]),
-            "comparison": None if base is None or name == base else _compared(scores[name], scores[base]),
+            "comparison": None if base is None or name == base else _compared(
+                scores[name], scores[base], one_system=base.startswith(f"{system} ")
+            ),
         })  # fmt: skip
     return rows, base
 
@@ -294,7 +296,9 @@ def _mean_rates(seeds: Sequence[repeats.Rates]) -> repeats.Rates:
     return {name: fmean(values) if values else None for name, values in known.items()}
 
 
-def _compared(ours: Mapping[int, Sequence[Score]], base: Mapping[int, Sequence[Score]]) -> dict[str, Any] | None:
+def _compared(
+    ours: Mapping[int, Sequence[Score]], base: Mapping[int, Sequence[Score]], *, one_system: bool
+) -> dict[str, Any] | None:
     """The first metric over the seeds that both rows have, and for each of them; None without such seeds."""
     pairs = {str(seed): (metrics[:1], base[seed][:1]) for seed, metrics in ours.items() if seed in base}
     if not pairs:
@@ -302,4 +306,4 @@ def _compared(ours: Mapping[int, Sequence[Score]], base: Mapping[int, Sequence[S
     how = (bootstrap.SAMPLES, BOOTSTRAP_SEED)
     first, second = ([score for each in side for score in each] for side in zip(*pairs.values(), strict=True))
     seeds = {seed: asdict(bootstrap.compare(*pair, *how)[0]) for seed, pair in pairs.items()}
-    return {**asdict(bootstrap.compare_seeds(first, second, *how)), "seeds": seeds}
+    return {**asdict(bootstrap.compare_seeds(first, second, *how, one_system=one_system)), "seeds": seeds}

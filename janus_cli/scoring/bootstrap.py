@@ -62,20 +62,23 @@ def compare(first: Sequence[Score], second: Sequence[Score], samples: int, seed:
     return [_compare(one, one.value - other.value, *drawn) for one, other, *drawn in pairs]
 
 
-def compare_seeds(first: Sequence[Score], second: Sequence[Score], samples: int, seed: int) -> Comparison:
+def compare_seeds(
+    first: Sequence[Score], second: Sequence[Score], samples: int, seed: int, *, one_system: bool
+) -> Comparison:
     """Compares the means of two systems over the seeds that they were trained with; deterministic for a seed.
 
-    first, second: one metric, a score for each seed of the system. A sample draws seeds as well as lines, for each
-    system on its own: the interval and p are about other seeds, too, as far as so few show how much they differ.
+    first, second: one metric, a score for each seed, the same seeds in the same order. A sample draws seeds as well as
+    lines: the interval and p are about other seeds, too, as far as so few show how much they differ. one_system: these
+    are two ways to decode the same models, so a sample has the same seeds for both; else each system's are drawn on
+    their own.
     """
     values, rng = _resample([*first, *second], samples, seed), np.random.default_rng([seed, 1])
-
-    def mean_of_drawn(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        drawn = rng.integers(0, len(scores), scores.shape)
-        return np.asarray(np.take_along_axis(scores, drawn, axis=0).mean(axis=0))
-
+    sides = values[: len(first)], values[len(first) :]
+    drawn = [rng.integers(0, len(side), side.shape) for side in sides]
+    drawn = drawn[:1] * 2 if one_system else drawn
+    means = (np.take_along_axis(side, seeds, axis=0).mean(axis=0) for side, seeds in zip(sides, drawn, strict=True))
     observed = fmean(each.value for each in first) - fmean(each.value for each in second)
-    return _compare(first[0], observed, mean_of_drawn(values[: len(first)]), mean_of_drawn(values[len(first) :]))
+    return _compare(first[0], observed, *means)
 
 
 def says_little(values: Mapping[str, Sequence[float]], lines: int) -> str:

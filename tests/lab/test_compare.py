@@ -176,19 +176,24 @@ def test_texts_are_kept_for_the_same_weights_text_and_options_only(compare: Janu
     command = ("--objectives", "ar", "--modes", "ar.beam5", "--steps", "2")
     assert compare(*command)[0] == 0
     file = Path("runs/compare-tiny/outputs/ar.seed1.ar.beam5.txt")
-    written = file.read_text()
-    file.write_text("x\n" * 8)  # to see whether it is decoded again
+    written, when = file.read_text(), outputs()
     assert compare(*command)[0] == 0
-    assert file.read_text() == "x\n" * 8
+    assert outputs() == when
+    for damaged in ("x\n" * 8, written.partition("\n")[2]):
+        file.write_text(damaged)
+        assert compare(*command)[0] == 0
+        assert file.read_text() == written
+    when = outputs()
     assert compare(*command, "--force")[0] == 0
     assert file.read_text() == written
+    assert all(now > when[name] for name, now in outputs().items())
     made_by = read_json(file.with_suffix(".json"))
     assert made_by["options"]["length_penalty"] == 1.0
     for changed in ({"options": {**made_by["options"], "length_penalty": 0.5}}, {"text": "another"}, {"sha256": "0"}):
-        file.write_text("x\n" * 8)
         edit_json(file.with_suffix(".json"), **{**made_by, **changed})
+        when = outputs()
         assert compare(*command)[0] == 0
-        assert file.read_text() == written, changed
+        assert outputs()[file.name] > when[file.name], changed
 
 
 def test_a_rate_that_falls_to_suit_the_updates_allows_no_more(compare: Janus) -> None:
@@ -278,6 +283,7 @@ def test_all_rows_are_timed_in_turn_and_what_fails_says_why(compare: Janus) -> N
     modes = ("--modes", "ar.beam1,spec.redraft-ar", "--speed")
     code, out, err = compare("--objectives", "ar,cmlm,janus", "--steps", "2", *modes)
     assert code == 1
+    assert err.index("cmlm will be trained, but not decoded") < err.index("[1 of 3]")
     assert "1 of the rows failed" in err
     assert "failed: cmlm.seed1 decoding" in out, "it has no such mode"
     results = found()
@@ -321,6 +327,21 @@ def test_mistakes_are_found_before_anything_is_trained(compare: Janus, arguments
     assert not Path("runs").exists()
     if "--out" in arguments:
         assert compare(*arguments, "--dry-run")[0] == 2
+
+
+def test_a_recipe_is_the_same_by_another_path(compare: Janus) -> None:
+    assert compare(*AR, "--steps", "2")[0] == 0
+    assert compare(*AR, "--steps", "2", "--recipe", str(Path("tiny.yaml").resolve()))[0] == 0
+    Path("other.yaml").write_bytes(Path("tiny.yaml").read_bytes())
+    assert compare(*AR, "--steps", "2", "--recipe", "other.yaml")[0] == 2
+
+
+def test_a_row_does_not_need_the_log_of_its_training(compare: Janus) -> None:
+    assert compare(*AR, "--steps", "2")[0] == 0
+    before = found()["systems"][0]["training"]["parameters"]
+    Path("runs/compare-tiny/ar.seed1/log.jsonl").unlink()
+    assert compare(*AR, "--steps", "2")[0] == 0
+    assert found()["systems"][0]["training"]["parameters"] == before
 
 
 def test_a_dry_run_writes_nothing(compare: Janus) -> None:

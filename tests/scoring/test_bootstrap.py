@@ -85,7 +85,8 @@ def test_lines_are_drawn_in_pairs() -> None:
 
 def test_with_one_seed_a_comparison_over_seeds_is_that_of_its_outputs() -> None:
     for one, other, found in zip(GOOD, BAD, compare(GOOD, BAD, 40, 3), strict=True):
-        assert compare_seeds([one], [other], 40, 3) == found
+        for one_system in (False, True):
+            assert compare_seeds([one], [other], 40, 3, one_system=one_system) == found
 
 
 def test_a_difference_that_depends_on_the_seed_is_not_sure() -> None:
@@ -93,11 +94,21 @@ def test_a_difference_that_depends_on_the_seed_is_not_sure() -> None:
     base = [0.0, 100.0] * 50
     unequal = [means([value + more for value in base]) for more in (10, -2)]
     alike = [means([value + more for value in base]) for more in (4.1, 3.9)]
-    unsure, sure = (compare_seeds(seeds, [means(base)] * 2, samples=200, seed=1) for seeds in (unequal, alike))
+    unsure, sure = (compare_seeds(seeds, [means(base)] * 2, 200, 1, one_system=False) for seeds in (unequal, alike))
     assert unsure.difference == pytest.approx(4) == sure.difference
     assert (unsure.interval.low, unsure.interval.high) == (pytest.approx(-2), pytest.approx(10))
     assert (sure.interval.low, sure.interval.high) == (pytest.approx(3.9), pytest.approx(4.1))
     assert sure.p < 0.05 < unsure.p
+
+
+def test_two_ways_to_decode_the_same_models_have_the_same_seeds() -> None:
+    # One model is 20 better than the other, and with each of them the first way is 1 better.
+    base = [0.0, 100.0] * 50
+    first, second = ([means([value + more + better for value in base]) for more in (0, 20)] for better in (1, 0))
+    other, same = (compare_seeds(first, second, 200, 1, one_system=one) for one in (False, True))
+    assert other.difference == pytest.approx(1) == same.difference
+    assert (same.interval.low, same.interval.high) == (pytest.approx(1), pytest.approx(1))
+    assert same.p < 0.05 < other.p
 
 
 def test_intervals_against_the_normal_approximation() -> None:
