@@ -38,7 +38,7 @@ def decode(
     jsonl: Annotated[
         bool, typer.Option("--jsonl", help="Write a JSON object a line: text, tokens, scores, length, passes.")
     ] = False,
-    trace: Annotated[bool, typer.Option("--trace", help="Show the first hypothesis pass by pass.")] = False,
+    trace: Annotated[bool, typer.Option("--trace", help="Show the first hypothesis; with nar, pass by pass.")] = False,
     trace_lines: Annotated[
         int | None,
         typer.Option("--trace-lines", min=1, max=10**9, metavar="N", help="As --trace, for the first N lines."),

@@ -320,7 +320,7 @@ class Decoding:
             "when a beam stops. full: as many hypotheses have ended as the beam has. likely: and the worst of them "
             "beats the best live one, were that to end now (early_stopping False of transformers). never: none can "
             "become better than the best any more",
-            modes=_BEAM, off=True, flag=None,
+            modes=_BEAM, off=True, not_with="temperature", flag=None,
         ),
     ] = "full"  # fmt: skip
     first_token: Annotated[

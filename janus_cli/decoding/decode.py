@@ -23,7 +23,7 @@ from janus_cli.data.extract import source_lines
 from janus_cli.data.lines import STDIN, Lines, opened
 from janus_cli.data.prepared import find_references, find_split
 from janus_cli.data.references import prepared_references
-from janus_cli.decoding.modes import Plan, choose, own_recipe
+from janus_cli.decoding.modes import UNFLAGGED, Plan, changed, choose, own_recipe
 from janus_cli.decoding.notes import tell
 from janus_cli.decoding.records import OVERWRITE, READING, Form, Progress, Record, Records, as_json, differences
 from janus_cli.decoding.trace import shown
@@ -231,7 +231,7 @@ class Decode(Job):
         if self.text == STDIN and sys.stdin.isatty():
             self.options = {**self.options, "batch_sentences": self.options.get("batch_sentences") or 1}
             console.say("type a line and press Enter; Ctrl-D ends")
-        self.plan = choose(recipe, self.options)
+        self.plan = choose(recipe, self.options, changed(self.changes))
         if self.text is None:
             if self.split is None and waiting_on_stdin():
                 console.warn("there is text on stdin, which is not read: --input - decodes it")
@@ -248,7 +248,7 @@ class Decode(Job):
             texts = [self.lines.path, *self.references.values()]
             if any(each.is_file() and self.out.exists() and self.out.samefile(each) for each in texts):
                 raise UsageError(f"{self.out} is the text itself, which would be lost", ELSEWHERE)
-        self.label = ".".join([self.plan.label, *self._other_limit()])
+        self.label = ".".join([self.plan.label, *self._changed()])
         parts = [self.split, self.label, self.folder.name if self.checkpoint else None]
         self.stem = self.trained.decoded / re.sub(r"[^A-Za-z0-9._-]", "-", ".".join(filter(None, parts)))
         self.forms: dict[Path, Form] = {self.kept("txt"): as_text, self.kept("jsonl"): as_json} if self.split else {}
@@ -282,10 +282,10 @@ class Decode(Job):
         if several is not None and several != target:
             self.references[text_name(split, "references")] = several
 
-    def _other_limit(self) -> Iterator[str]:
-        """Parts of the label: the limit of AR outputs, where --set has changed it."""
+    def _changed(self) -> Iterator[str]:
+        """Parts of the label: what --set has changed, and no flag changes."""
         own = own_recipe(self.folder, ()).decoding if self.changes else self.plan.options
-        for name, short in (("max_ratio", "ratio"), ("max_extra", "extra")):
+        for name, short in UNFLAGGED.items():
             value = getattr(self.plan.options, name)
             if self.plan.reads(name) and value != getattr(own, name):
                 yield f"{short}{value}".removesuffix(".0")

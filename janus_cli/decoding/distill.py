@@ -34,7 +34,7 @@ from janus_cli.data.stored import digest
 from janus_cli.data.tables import column_of_each
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers
 from janus_cli.decoding.decode import Job
-from janus_cli.decoding.modes import choose
+from janus_cli.decoding.modes import changed, choose
 from janus_cli.decoding.notes import tell
 from janus_cli.decoding.records import START_OVER, Record, Records
 from janus_cli.decoding.translate import DIGITS
@@ -78,7 +78,7 @@ class Distill(Job):
                     f"--set {change}: a teacher writes one output, the likeliest that it finds from left to right",
                     "leave it out",
                 )
-        self.plan = choose(recipe, {"mode": "ar", **ONE_BEST, **self.options})
+        self.plan = choose(recipe, {"mode": "ar", **ONE_BEST, **self.options}, changed(self.changes))
         self.target = self.out or runs.distilled_dir(recipe)
         if not self.resume:  # a resumed job has the permission of the first call
             must_be_free(self.target, force=self.force, is_ours=is_prepared, what=PREPARED)

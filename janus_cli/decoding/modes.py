@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,10 @@ _SHORT = {  # in the names of files, each with its value; named there only if it
     "no_repeat_ngram": "ngram", "min_length": "min", "unk": "unk", "nbest": "nbest", "keep_lengths": "keep",
     "sure": "sure", "rewrite_repeats": "rewrite",
 }  # fmt: skip
+UNFLAGGED = {  # the same for what only --set changes; named there only if it is not the checkpoint's own
+    "max_ratio": "ratio", "max_extra": "extra", "early_stopping": "stop", "first_token": "first",
+    "free_end": "freeend", "unwritten": "unwritten",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,14 @@ class Plan:
 
     options: the recipe's, overridden by the user's; those that are not read have their defaults, so that whoever
     decodes need not ask. idle: what the recipe turns on, and is not read; without the details of other options, and
-    without what only NAR needs.
+    without what only NAR needs. in_vain: what --set changes, and is not read.
     """
 
     recipe: Recipe
     mode: Mode
     options: Decoding
     idle: Mapping[str, Any] = field(default_factory=dict)
+    in_vain: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def way(self) -> str:
@@ -133,13 +138,17 @@ class Plan:
                 f"--iters {self.options.iters:,}: outputs have {longest} tokens at most, and passes beyond that "
                 "hardly change a text, but take time"
             )
-        if self.way == "nar" and self.options.rerank == "ar" and self.options.length_beam == 1:
-            yield "--rerank ar has one length to choose from, so it only scores: add --length-beam 5, or leave it out"
+        if self.way == "nar" and (how := self.options.rerank) != "none" and self.options.length_beam == 1:
+            yield (
+                f"--rerank {how} has one length to choose from, so it only scores: add --length-beam 5, or leave it out"
+            )
         for name, value in self.idle.items():
             off = f"--set decoding.{name}={str(getattr(_USUAL, name)).lower().removesuffix('.0')}"  # of all commands
             yield (
                 f"decoding.{name} {value}, from the recipe, is not used: {self.obstacle(name)[0]}; {off} turns it off"
             )
+        for name, value in self.in_vain.items():
+            yield f"--set decoding.{name}={value} is not used: {self.obstacle(name)[0]}"
 
     def obstacle(self, option: str) -> tuple[str, str]:
         """Why an option is not read, and what makes it read; empty if nothing does."""
@@ -161,7 +170,12 @@ class Plan:
 
 def flag(option: str) -> str:
     """The command line's name of an option of the decoding section."""
-    return f"--{option.replace('_', '-')}"
+    return f"decoding.{option}" if _KNOBS[option].flag is None else f"--{option.replace('_', '-')}"
+
+
+def changed(changes: Sequence[str]) -> set[str]:
+    """The names of the decoding options that `--set` changes."""
+    return {change.partition("=")[0].strip().removeprefix("decoding.") for change in changes}
 
 
 def own_recipe(folder: Path, changes: Sequence[str]) -> Recipe:
@@ -193,10 +207,11 @@ def modes(recipe: Recipe, *, drafts: bool = False) -> tuple[Mode, ...]:
     return (*objective.sides, *(mode for mode, is_able in more.items() if is_able))
 
 
-def choose(recipe: Recipe, given: Mapping[str, Any]) -> Plan:
+def choose(recipe: Recipe, given: Mapping[str, Any], changed: Collection[str] = ()) -> Plan:
     """The plan for a model trained with this recipe.
 
-    given: names and values of the decoding section; None leaves what the recipe says.
+    given: names and values of the decoding section; None leaves what the recipe says. changed: what --set has changed
+    in the recipe.
 
     Raises:
         UsageError: there is no such option or value, or options contradict each other or the model.
@@ -213,9 +228,10 @@ def choose(recipe: Recipe, given: Mapping[str, Any]) -> Plan:
     # Left to right, nobody misses what only makes up for a weakness of the other modes.
     told = {name for name, knob in shown.items() if "ar" in knob.modes or asked.way not in ("ar", "spec")}
     on = (name for name in unread if name in told - details and asked.on(name))
-    idle = {name: getattr(options, name) for name in on}
+    idle = {name: getattr(options, name) for name in on if name not in changed}
+    in_vain = {name: getattr(options, name) for name in unread if name in changed and asked.on(name)}
     options = replace(options, **{name: getattr(_USUAL, name) for name in unread})
-    plan = Plan(recipe, mode, options, idle)
+    plan = Plan(recipe, mode, options, idle, in_vain)
     _must_fit(plan)
     plan.without_graph()
     return plan
@@ -239,8 +255,8 @@ def _must_be_able(recipe: Recipe, mode: Mode, *, drafts: bool) -> None:
     )
 
 
-def _must_be_read(plan: Plan, given: Iterable[str]) -> None:
-    foreign = [option for option in given if plan.on(option) and not plan.reads(option)]
+def _must_be_read(plan: Plan, given: Mapping[str, Any]) -> None:
+    foreign = [name for name, value in given.items() if value is not False and plan.on(name) and not plan.reads(name)]
     if not foreign:
         return
     reason, remedy = plan.obstacle(foreign[0])

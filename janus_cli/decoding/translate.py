@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from janus_cli.console import counted
-from janus_cli.core.knobs import Precision
+from janus_cli.core.knobs import Decoding, Precision
 from janus_cli.core.search import Iteration, Output
 from janus_cli.core.symbols import EOS, UNK, padded
 from janus_cli.core.weights import Weights
@@ -197,6 +197,7 @@ class Translator:
     def __init__(
         self, generator: Engine, tokenizers: Tokenizers, plan: Plan, traced: int = 0, *, scores: bool = True
     ) -> None:
+        _must_be_ids(plan.options, tokenizers.target.size)
         self.generator, self.tokenizers, self.plan, self.traced = generator, tokenizers, plan, traced
         self.scores = scores
         self.longest = plan.recipe.reads
@@ -451,6 +452,14 @@ def load(
     except (OSError, MemoryError) as problem:
         check_machine(problem)
         raise (from_system(problem) if isinstance(problem, OSError) else None) or problem from None
+
+
+def _must_be_ids(options: Decoding, vocabulary: int) -> None:
+    """Raises UsageError for ids that the decoding options name and the vocabulary does not have."""
+    for name, ids in (("first_token", (options.first_token,)), ("unwritten", options.unwritten)):
+        if max(ids, default=0) >= vocabulary:
+            hint = f"ids are counted from 0: the last one is {vocabulary - 1}"
+            raise UsageError(f"decoding.{name} {max(ids)}: the vocabulary has {vocabulary:,} ids", hint)
 
 
 def read_translator(

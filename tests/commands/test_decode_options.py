@@ -16,6 +16,8 @@ from janus_cli.core.batch import UNK
 from janus_cli.core.model import Transformer
 from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.engines import engine
+from janus_cli.recipe_load import dump
+from janus_cli.recipe_load import load as load_recipe
 from janus_cli.runs import teacher
 from tests.faults.processes import relabel
 from tests.helpers import Janus
@@ -76,6 +78,7 @@ def test_what_is_off_changes_nothing_in_any_mode(janus: Janus, run: str, mode: l
     assert found[:2] == expected[:2]
     assert len({file.stem for file in Path(f"runs/{run}/decode").iterdir()}) == 2, "the same names, and the reference"
     assert options_said(found[2]) == options_said(expected[2])
+    assert run == "bang" or janus("--run", run, *mode, "--keep-repeats")[:2] == expected[:2]  # on in its recipe
 
 
 @pytest.mark.parametrize(
@@ -129,34 +132,66 @@ def test_reranking_one_length_is_said(janus: Janus) -> None:
     assert "warning: --rerank" not in said["5"]
 
 
+def in_recipe(changes: list[str]) -> None:
+    """Changes the decoding section of the recipe that the checkpoint has."""
+    folder = Path("runs/janus/checkpoints/last").resolve()
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(dump(load_recipe(str(recipe), changes)), encoding="utf-8")
+    relabel(folder)
+
+
 def test_what_the_recipe_turns_on_for_another_mode_is_said(janus: Janus) -> None:
-    on = ("--set", "decoding.temperature=0.7", "--set", "decoding.min_length=2", "--set", "decoding.top_k=5")
-    code, out, err = janus("--mode", "nar", *on)
-    assert (code, out) == janus("--mode", "nar")[:2]
+    plain = janus("--mode", "nar")
+    in_recipe(["decoding.temperature=0.7", "decoding.min_length=2", "decoding.top_k=5"])
+    code, out, err = janus("--mode", "nar")
+    assert (code, out) == plain[:2]
     assert "warning: decoding.temperature 0.7, from the recipe, is not used: this decodes with --mode nar" in err
-    off = re.findall(r"(--set) (decoding\.\w+=\w+) turns it off", " ".join(err.split()))
-    assert "is not used" not in janus("--mode", "nar", *on, *chain(*off))[2]
     assert "warning: decoding.min_length 2, from the recipe, is not used" in err
     assert "top_k" not in err
-    on = ("--set", "decoding.avoid_repeats=true", "--set", "decoding.rewrite_repeats=1")
-    assert "is not used" not in janus("--mode", "ar", *on)[2], "left to right has no need of that"
-    more = ("--nbest", "9", "--length-beam", "5", "--set", "decoding.temperature=0.7")
-    code, _, err = janus("--mode", "nar", *more)
+    off = re.findall(r"(--set) (decoding\.\w+=\w+) turns it off", " ".join(err.split()))
+    assert "is not used" not in janus("--mode", "nar", *chain(*off))[2]
+    code, _, err = janus("--mode", "nar", "--nbest", "9", "--length-beam", "5")
     assert (code, "--nbest 9 is more than --length-beam 5" in err) == (2, True)
+    in_recipe(["decoding.temperature=0", "decoding.min_length=0", "decoding.top_k=0",
+               "decoding.avoid_repeats=true", "decoding.rewrite_repeats=1"])  # fmt: skip
+    assert "is not used" not in janus("--mode", "ar")[2], "left to right has no need of that"
 
 
 def test_diversity_in_a_recipe_spreads_nbest_and_is_off_without(janus: Janus) -> None:
-    plain, on = janus(), ("--set", "decoding.diversity=0.5", "--set", "decoding.groups=3")
-    code, out, err = janus(*on)
+    plain = janus()
+    in_recipe(["decoding.diversity=0.5", "decoding.groups=3"])
+    code, out, err = janus()
     assert (code, out) == plain[:2]
     said = "warning: decoding.diversity 0.5, from the recipe, is not used: --nbest is 1; "
     assert said in err
     assert "groups" not in err
-    assert "is not used" not in janus(*on, "--diversity", "0")[2]
-    assert janus(*on, "--nbest", "3", "--dry-run")[2].count("diversity 0.5, groups 3") == 1
-    _, _, err = janus(*on, "--nbest", "3", "--set", "decoding.temperature=0.8")
+    assert "is not used" not in janus("--diversity", "0")[2]
+    assert janus("--nbest", "3", "--dry-run")[2].count("diversity 0.5, groups 3") == 1
+    _, _, err = janus("--nbest", "3", "--set", "decoding.temperature=0.8")
     assert "decoding.diversity 0.5, from the recipe, is not used: --temperature is on" in err
     assert "groups" not in options_said(err) + " ".join(file.name for file in KEPT.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("mode", "change"),
+    [
+        ("nar", "length_penalty=2.0"), ("nar", "beam=7"), ("spec", "nbest=5"), ("ar", "iters=3"), ("ar", "top_k=5"),
+        ("ar", "remove_repeats=true"), ("nar", "early_stopping=never"),
+    ],
+)  # fmt: skip
+def test_what_set_changes_in_vain_is_said(janus: Janus, mode: str, change: str) -> None:
+    code, out, err = janus("--mode", mode, "--set", f"decoding.{change}")
+    assert (code, out) == janus("--mode", mode)[:2]
+    assert f"warning: --set decoding.{change.partition('=')[0]}=" in err
+    assert "is not used" in err
+
+
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+@pytest.mark.parametrize("change", ["first_token=4000", "unwritten=[5, 4000]"])
+def test_ids_that_the_vocabulary_lacks_are_refused(janus: Janus, change: str, engine: str) -> None:
+    code, out, err = janus("--set", f"decoding.{change}", "--engine", engine)
+    assert (code, out) == (2, "")
+    assert f"{change.partition('=')[0]} 4000" in err
 
 
 @pytest.mark.parametrize("mode", ["nar", "semi", "ar"])
@@ -206,6 +241,7 @@ def test_null_is_the_limit_of_the_checkpoint(janus: Janus) -> None:
         (["--mode", "nar", "--avoid-repeats", "--remove-repeats"], "nar3.lb3.avoid.norepeats"),
         (["--set", "decoding.max_extra=3", "--set", "decoding.max_ratio=1"], "ar.beam3.ratio1.extra3"),
         (["--set", "decoding.max_ratio=0.5", "--unk", "ban", "--precision", "bf16"], "ar.beam3.unkban.bf16"),
+        (["--set", "decoding.early_stopping=never", "--set", "decoding.first_token=9"], "ar.beam3.stopnever.first9"),
     ],
 )  # fmt: skip
 def test_two_settings_that_write_different_texts_have_files_of_their_own_which_are_replaced(

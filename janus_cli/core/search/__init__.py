@@ -44,7 +44,7 @@ class Output:
 
 
 def different(outputs: Sequence[Output], most: int) -> list[Output]:
-    """The first `most` with different texts; without their repeats, hypotheses of several lengths may be equal."""
+    """The first `most` with different tokens; without their repeats, hypotheses of several lengths may be equal."""
     found: dict[tuple[int, ...], Output] = {}
     for output in outputs:
         found.setdefault(tuple(output.tokens), output)
