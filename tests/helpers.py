@@ -26,6 +26,19 @@ def parsed(verb: str, *words: str) -> dict[str, Any]:
     return group.get_command(typer.Context(group), verb).make_context(verb, list(words)).params
 
 
+def ends(result: tuple[int, str] | Result, code: int, *words: str, out: str | None = None) -> str:
+    """Checks with which exit code a command ended, what its stderr says, and all of its stdout; returns the stderr.
+
+    `ends(janus("--beam", "0"), 2, "--beam", out="")`
+    """
+    found, *printed, said = result
+    assert found == code, f"exit code {found}, expected {code}: {said}"
+    for each in words:
+        assert each in said, f"nothing says {each!r}: {said}"
+    assert out is None or printed == [out], f"stdout is {printed}, expected {out!r}: {said}"
+    return said
+
+
 def read_json(path: Path | str) -> Any:
     return json.loads(Path(path).read_bytes())
 

@@ -28,7 +28,7 @@ from janus_cli.lab.rows import Decoded, Row
 from janus_cli.lab.threads import Threads
 from janus_cli.runs import Run
 from janus_cli.training.model import load_model
-from tests.helpers import Janus, read_json
+from tests.helpers import Janus, ends, read_json
 
 QUICK = ["--sentences", "4", "--repeats", "2", "--batches", "2,3", "--warmup", "1"]
 ONE_ROW = ["janus", "--mode", "nar1.lb1", *QUICK]
@@ -164,8 +164,7 @@ def test_files_are_written_once_and_replaced_with_force_and_each_bench_is_kept(j
     assert read_json("found.json") == kept("janus")
     assert Path("plot.svg").read_text(encoding="utf-8").count("nar1.lb1") == 1
     Path("found.json").write_text("mine", encoding="utf-8")
-    code, _, err = janus(*quick)
-    assert (code, "--force" in err) == (2, True)
+    ends(janus(*quick), 2, "--force")
     assert Path("found.json").read_text(encoding="utf-8") == "mine"
     code, out, _ = janus(*quick, "--force", "--json")
     assert code == 0
@@ -175,10 +174,7 @@ def test_files_are_written_once_and_replaced_with_force_and_each_bench_is_kept(j
 
 def test_a_dry_run_measures_nothing_and_writes_nothing(janus: Janus, orders: Orders) -> None:
     before = sorted(Path().rglob("*"))
-    code, out, err = janus("ar", *QUICK, "--threads", "1", "--dry-run")
-    assert (code, out) == (0, "")
-    assert "would measure runs/ar" in err
-    assert "left out: spec" in err
+    err = ends(janus("ar", *QUICK, "--threads", "1", "--dry-run"), 0, "would measure runs/ar", "left out: spec", out="")
     # Of 2 rows: quality and memory 2 x 4, 2 batch sizes and 2 repeats 4 x 4, one by one 2 x 4, warm-up 4, start 2.
     assert re.search(r"76 translations: at most \d+ s", err)
     assert sorted(Path().rglob("*")) == before
@@ -208,10 +204,7 @@ def test_mistakes_are_named_before_anything_is_measured(
 ) -> None:
     for extra in ("matplotlib", "ctranslate2", "transformers"):
         monkeypatch.setitem(sys.modules, extra, None)
-    code, out, err = janus(*arguments)
-    assert (code, out) == (2, "")
-    assert words in err
-    assert "hint:" in err
+    ends(janus(*arguments), 2, words, "hint:", out="")
     assert not list(Path("runs").glob("*/bench"))
 
 

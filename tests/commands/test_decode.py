@@ -29,7 +29,7 @@ from janus_cli.engines.session import written
 from janus_cli.files import copy_files
 from janus_cli.scoring.repeats import rates
 from janus_cli.training import checkpoint
-from tests.helpers import Janus
+from tests.helpers import Janus, ends
 
 KEPT = Path("runs/janus/decode")
 STEPS = Path("runs/janus/checkpoints")
@@ -167,9 +167,7 @@ def test_rewriting_what_stands_there_needs_a_model_that_learnt_it(janus: Janus, 
     ],
 )
 def test_wrong_options_end_with_2_and_name_what_is_wrong(janus: Janus, arguments: list[str], named: list[str]) -> None:
-    code, out, err = janus(*arguments)
-    assert (code, out) == (2, "")
-    assert all(words in err for words in ("error: ", "hint: ", *named)), err
+    ends(janus(*arguments), 2, "error: ", "hint: ", *named, out="")
     assert not list(Path("runs").glob("*/decode"))
 
 
@@ -211,9 +209,7 @@ def test_what_is_not_there_or_damaged_is_named(
     janus: Janus, spoil: Callable[[], object], arguments: list[str], code: int, words: str
 ) -> None:
     spoil()
-    got, out, err = janus(*arguments)
-    assert (got, out) == (code, "")
-    assert words in err
+    ends(janus(*arguments), code, words, out="")
     assert not list(KEPT.glob("*"))
 
 
@@ -259,10 +255,8 @@ def test_tables_are_decoded_by_column(janus: Janus) -> None:
         (["t.TSV.gz"], "t.TSV.gz: TSV, no header; column 1"),
         (["t.jsonl", "--set", "decoding.beam=3"], "t.jsonl: JSON lines; column source"),
     ):
-        code, out, err = janus("--input", *arguments)
-        assert (code, out, said in err) == (0, plain, True), err
-    code, out, _ = janus("--input", "-", "--column", "text", stdin=Path("t.csv").read_bytes())
-    assert (code, out) == (0, plain)
+        ends(janus("--input", *arguments), 0, said, out=plain)
+    ends(janus("--input", "-", "--column", "text", stdin=Path("t.csv").read_bytes()), 0, out=plain)
     for arguments, number, said in (
         (["--input", "t.csv"], 3, "t.csv (CSV) has no column 'src'; its columns: 1 'id', 2 'text'"),
         (["--input", "t.csv", "--column", "txt"], 3, "t.csv (CSV) has no column 'txt'; its columns: 1 'id', 2 'text'"),
@@ -271,14 +265,12 @@ def test_tables_are_decoded_by_column(janus: Janus) -> None:
         (["--input", "t.csv", "--column", "txt"], 3, "did you mean text?"),
         (["--input", "data/demo/test.source.txt", "--column", "text"], 3, "leave out --column"),
     ):
-        code, _, err = janus(*arguments)
-        assert (code, said in err) == (number, True), err
+        ends(janus(*arguments), number, said)
 
 
 def test_an_empty_input_is_said(janus: Janus) -> None:
     Path("nothing.txt").touch()
-    code, out, err = janus("--input", "nothing.txt")
-    assert (code, out, "warning: nothing.txt is empty" in err) == (0, "", True), err
+    ends(janus("--input", "nothing.txt"), 0, "warning: nothing.txt is empty", out="")
 
 
 def test_lines_that_are_json_without_our_keys_are_text(janus: Janus) -> None:
@@ -373,8 +365,7 @@ def test_output_files_are_not_overwritten_without_force(janus: Janus) -> None:
     wanted = Path("mine.txt").read_bytes()
     assert wanted == janus("--input", "text")[1].encode()
     Path("mine.txt").write_text("precious", encoding="utf-8")
-    code, _, err = janus(*arguments)
-    assert (code, "--force" in err) == (2, True)
+    ends(janus(*arguments), 2, "--force")
     assert Path("mine.txt").read_text(encoding="utf-8") == "precious"
     assert janus(*arguments, "--force")[0] == 0
     assert Path("mine.txt").read_bytes() == wanted
@@ -384,15 +375,13 @@ def test_output_files_are_not_overwritten_without_force(janus: Janus) -> None:
         assert (code, "link is a symbolic link to nowhere, which does not exist" in err) == (2, True)
     for place in ("no/such/folder", "text/is/a/file"):
         for form in (["--input", "text"], []):
-            code, _, err = janus(*form, "--output", place)
-            assert (code, f"{place} cannot be written" in err) == (3, True)
+            ends(janus(*form, "--output", place), 3, f"{place} cannot be written")
     assert not [path for path in Path().rglob(".*") if path.is_file()]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_ends_it_without_a_traceback_and_without_half_files(janus: Janus) -> None:
-    code, _, err = janus("--out", "/dev/full")
-    assert (code, "No space left" in err) == (1, True)
+    ends(janus("--out", "/dev/full"), 1, "No space left")
     assert [file.name for file in KEPT.iterdir()] == [".test.ar.beam3.jsonl.partial"]  # what was decoded is not lost
     assert janus("--resume")[0] == 0
     assert not list(KEPT.glob(".*"))
@@ -408,17 +397,14 @@ def test_a_text_is_not_replaced_by_its_translation(janus: Janus) -> None:
     Path("mine").write_text("ba\n")
     Path("link").symlink_to("mine")
     for out in ("mine", "./link"):
-        code, _, err = janus("--input", "mine", "--out", out, "--force")
-        assert (code, "which would be lost" in err) == (2, True)
+        ends(janus("--input", "mine", "--out", out, "--force"), 2, "which would be lost")
     assert Path("mine").read_text() == "ba\n"
     source = next(Path("data").glob("*/test.source.txt"))
     before = source.read_bytes()
     for out in (source, next(Path("data").glob("*/test.target.txt"))):
-        code, _, err = janus("--out", str(out), "--force")
-        assert (code, "which would be lost" in err) == (2, True), err
+        ends(janus("--out", str(out), "--force"), 2, "which would be lost")
     assert source.read_bytes() == before
-    code, _, err = janus("--out", str(KEPT / "test.ar.beam3.json"), "--force")
-    assert (code, "is written anyway" in err) == (2, True), err
+    ends(janus("--out", str(KEPT / "test.ar.beam3.json"), "--force"), 2, "is written anyway")
 
 
 def test_a_name_may_be_as_long_as_the_file_system_allows(janus: Janus) -> None:
@@ -438,8 +424,7 @@ def test_outputs_that_are_one_text_are_said(janus: Janus, monkeypatch: pytest.Mo
 def test_a_checkpoint_without_its_zeros_is_found_by_its_number(janus: Janus) -> None:
     for step in (50, 250):
         (STEPS / f"step-{step:06}").mkdir()
-    code, _, err = janus("--checkpoint", "step-50")
-    assert (code, "did you mean step-000050?" in err) == (4, True), err
+    ends(janus("--checkpoint", "step-50"), 4, "did you mean step-000050?")
 
 
 def test_checkpoints_by_name_folder_and_best(janus: Janus) -> None:
@@ -456,23 +441,17 @@ def test_checkpoints_by_name_folder_and_best(janus: Janus) -> None:
 
 def test_a_dry_run_checks_and_writes_nothing(janus: Janus) -> None:
     before = sorted(Path().rglob("*"))
-    code, out, err = janus("--dry-run", "--mode", "nar")
-    assert (code, out) == (0, "")
-    assert "would decode" in err
-    assert "iters 3" in err
+    ends(janus("--dry-run", "--mode", "nar"), 0, "would decode", "iters 3", out="")
     assert janus("--dry-run", "--nbest", "9")[0] == 2
     assert sorted(Path().rglob("*")) == before
 
 
 def test_unknown_tokens_of_the_input_are_counted_and_said(janus: Janus) -> None:
     known = "".join(f"{line}\n" for line in source())
-    code, _, err = janus("--input", "-", stdin=known.encode())
-    assert (code, "unknown" in err) == (0, False)
-    code, _, err = janus("--input", "-", stdin=f"{known}日本\n".encode())
-    assert code == 0
+    assert "unknown" not in ends(janus("--input", "-", stdin=known.encode()), 0)
+    err = ends(janus("--input", "-", stdin=f"{known}日本\n".encode()), 0)
     assert re.search(r"\nstdin: [12] of \d+ tokens \(0\.\d%\) are unknown to the tokenizer\n", err)
-    code, _, err = janus("--input", "-", stdin="日本 語\n\nсобака\n".encode())
-    assert code == 0
+    err = ends(janus("--input", "-", stdin="日本 語\n\nсобака\n".encode()), 0)
     assert re.search(r"\nwarning: stdin: \d+ of \d+ tokens \(\d+\.\d%\) are unknown to the tokenizer: is this ", err)
     janus()
     about = summary("janus", "test.ar.beam3")
@@ -484,7 +463,5 @@ def test_a_model_trained_on_cut_sources_cuts_them(janus: Janus) -> None:
     changes = ("data.truncate_source=true", "data.max_source_tokens=6")
     make_run(Path(), Path("data/demo"), "janus", *changes, name="cutting")
     longer = sum(len(row) > 6 for row in load_tokenizers(Path("runs/cutting")).source.encode(source()))
-    code, _, err = janus("runs/cutting")
-    assert code == 0
-    assert f"test.source.txt: {longer} lines cut to the 6 tokens that the model reads\n" in err
+    ends(janus("runs/cutting"), 0, f"test.source.txt: {longer} lines cut to the 6 tokens that the model reads\n")
     assert summary("cutting", "test.ar.beam3")["sources_cut"] == longer > 0

@@ -18,7 +18,7 @@ from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.engines import engine
 from janus_cli.runs import teacher
 from tests.faults.processes import relabel
-from tests.helpers import Janus
+from tests.helpers import Janus, ends
 
 KEPT = Path("runs/janus/decode")
 PUBLISHED = Path(__file__).parents[2] / "pretrained" / "translit-enru"
@@ -117,9 +117,7 @@ def test_what_is_off_changes_nothing_in_any_mode(janus: Janus, run: str, mode: l
     ],
 )  # fmt: skip
 def test_what_a_mode_cannot_do_ends_with_2_and_the_reason(janus: Janus, arguments: list[str], named: list[str]) -> None:
-    code, out, err = janus(*arguments)
-    assert (code, out) == (2, "")
-    assert all(words in err for words in ("error: ", "hint: ", *named)), err
+    ends(janus(*arguments), 2, "error: ", "hint: ", *named, out="")
     assert not list(Path("runs").glob("*/decode"))
 
 
@@ -141,8 +139,7 @@ def test_what_the_recipe_turns_on_for_another_mode_is_said(janus: Janus) -> None
     on = ("--set", "decoding.avoid_repeats=true", "--set", "decoding.rewrite_repeats=1")
     assert "is not used" not in janus("--mode", "ar", *on)[2], "left to right has no need of that"
     more = ("--nbest", "9", "--length-beam", "5", "--set", "decoding.temperature=0.7")
-    code, _, err = janus("--mode", "nar", *more)
-    assert (code, "--nbest 9 is more than --length-beam 5" in err) == (2, True)
+    ends(janus("--mode", "nar", *more), 2, "--nbest 9 is more than --length-beam 5")
 
 
 def test_diversity_in_a_recipe_spreads_nbest_and_is_off_without(janus: Janus) -> None:
@@ -217,8 +214,7 @@ def test_two_settings_that_write_different_texts_have_files_of_their_own_which_a
     expected = {f"{split}.{label}.{suffix}" for suffix in ("txt", "jsonl", "json")} | {f"{split}.reference.txt"}
     assert {file.name for file in KEPT.iterdir()} == expected
     assert json.loads((KEPT / f"{split}.{label}.json").read_bytes())["label"] == label.removesuffix(".step-000001")
-    code, again, err = janus(*arguments)
-    assert (code, again, "replacing" in err) == (0, out, True)
+    ends(janus(*arguments), 0, "replacing", out=out)
     assert {file.name for file in KEPT.iterdir()} == expected
 
 
@@ -375,8 +371,7 @@ def test_counts_include_what_an_earlier_process_decoded(janus: Janus, stop: Stop
     assert {"unk", "limit"} <= whole.keys()
     stop(1, ctrl_c)
     assert janus("--nbest", "3")[0] == 130
-    code, _, err = janus("--nbest", "3", "--resume")
-    assert (code, "resuming after 16 finished lines" in err) == (0, True)
+    ends(janus("--nbest", "3", "--resume"), 0, "resuming after 16 finished lines")
     about = json.loads(file.read_bytes())
     assert about["counts"] == whole
     assert [about[name] for name in ("source_tokens", "unknown_source_tokens", "sources_cut")] == [read, 0, 0]
@@ -399,8 +394,7 @@ def test_a_teacher_counts_and_bans_unks(any_janus: Janus, unk_everywhere: None) 
     assert (code, banned["unk"], banned["options"]["unk"], "<unk>" in err) == (0, 0, "ban", False)
     assert "--unk ban" in banned["command"]
     for change in ("decoding.diversity=1", "decoding.temperature=1"):
-        code, _, err = any_janus("distill", "ar", "--out", "data/x", "--set", change)
-        assert (code, "a teacher writes one output" in err) == (2, True)
+        ends(any_janus("distill", "ar", "--out", "data/x", "--set", change), 2, "a teacher writes one output")
     for recipe in (Path("runs/ar/recipe.yaml"), *Path("runs/ar/checkpoints").glob("step-*/recipe.yaml")):
         text = recipe.read_text(encoding="utf-8")
         recipe.write_text(text.replace("temperature: 0.0", "temperature: 0.8"), encoding="utf-8")

@@ -26,7 +26,7 @@ from janus_cli.decoding.translate import Translator
 from janus_cli.device import SIGNALS
 from janus_cli.engines.engine import Engine
 from janus_cli.training import checkpoint
-from tests.helpers import Janus
+from tests.helpers import Janus, ends
 
 SMALL = ("--batch-sentences", "2")  # windows of four lines, see `stop`
 BEGUN = ("--input", "text", "--output", "mine", *SMALL)
@@ -70,18 +70,13 @@ def test_an_interrupted_file_is_resumed_to_the_same_bytes(janus: Janus, stop: St
     arguments = ["--mode", mode, *form.split(), *SMALL, "--input", "text", "--output"]
     assert janus(*arguments, "whole")[0] == 0
     stop(2, ctrl_c)
-    code, out, err = janus(*arguments, "cut")
-    assert (code, out) == (130, "")
-    assert "stopped by SIGINT; 8 finished lines are kept in .cut.partial" in err
+    err = ends(janus(*arguments, "cut"), 130, "stopped by SIGINT; 8 finished lines are kept in .cut.partial", out="")
     assert not Path("cut").exists()
     for _ in range(2):
         stop(1, ctrl_c)
-        code, _, err = janus(*resume_command(err))
-        assert code == 130
+        err = ends(janus(*resume_command(err)), 130)
     assert "16 finished lines" in err
-    code, _, err = janus(*resume_command(err))
-    assert code == 0
-    assert "resuming after 16 finished lines" in err
+    ends(janus(*resume_command(err)), 0, "resuming after 16 finished lines")
     assert Path("cut").read_bytes() == Path("whole").read_bytes()
     assert not hidden()
 
@@ -158,8 +153,7 @@ def test_without_a_file_it_says_that_nothing_is_kept(janus: Janus, stop: Stop) -
     assert (code, len(lines(out))) == (130, 8)
     assert "stopped by SIGINT after" in err
     assert "--out FILE" in err
-    code, _, err = janus(*SMALL, "--input", "text", "--resume")
-    assert (code, "needs --out" in err) == (2, True)
+    ends(janus(*SMALL, "--input", "text", "--resume"), 2, "needs --out")
     stop(0, ctrl_c)
     code, _, err = janus(*SMALL, "--input", "text", "--output", "mine")
     assert (
@@ -182,8 +176,7 @@ def test_wherever_the_partial_file_is_cut_the_result_is_the_same(janus: Janus, s
     for size, behind in cuts:  # and hundreds in tests/decoding/test_records.py
         PARTIAL.write_bytes(kept[:size] + behind)
         finished = 4 * sum(end <= size for end in windows)
-        code, got, err = janus(*SMALL, "--resume")
-        assert (code, got) == (0, out), err
+        err = ends(janus(*SMALL, "--resume"), 0, out=out)
         assert (f"resuming after {finished} finished lines" in err) == bool(finished)
         assert published() == expected
         assert not hidden()
@@ -222,10 +215,8 @@ def test_a_killed_decoding_is_resumed(janus: Janus, stop: Stop, where: str, left
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (KEPT / "test.ar.beam3.json").exists()
-    code, _, err = janus(*SMALL, "--output", "mine")
-    assert (code, f"{left} finished lines" in err) == (2, True)
-    code, _, err = janus(*SMALL, "--output", "mine", "--resume")
-    assert (code, f"resuming after {left} finished lines" in err) == (0, True)
+    ends(janus(*SMALL, "--output", "mine"), 2, f"{left} finished lines")
+    ends(janus(*SMALL, "--output", "mine", "--resume"), 0, f"resuming after {left} finished lines")
     assert (published(), Path("mine").read_text()) == (expected, out)
     assert json.loads((KEPT / "test.ar.beam3.json").read_bytes())["sentences"] == LINES
     assert not hidden()
@@ -272,10 +263,7 @@ def test_what_does_not_belong_together_is_refused_and_nothing_is_lost(
     if change is not None:
         change()
     before = Path(".mine.partial").read_bytes()
-    got, out, err = janus(*arguments)
-    assert (got, out) == (code, "")
-    assert words in err
-    assert "hint:" in err
+    ends(janus(*arguments), code, words, "hint:", out="")
     assert Path(".mine.partial").read_bytes() == before
     if Path("mine").exists():
         assert Path("mine").read_text() == "precious"
@@ -295,8 +283,7 @@ def test_resume_begins_where_no_line_is_finished(janus: Janus, stop: Stop, whole
     header, *_ = Path(".mine.partial").read_bytes().split(b"\n")
     Path(".mine.partial").write_bytes(header + b"\n")  # as if it had been killed in the first window
     Path("mine").write_text("old")
-    code, _, err = janus(*BEGUN, "--resume")
-    assert (code, "nothing is finished yet" in err) == (0, True)
+    ends(janus(*BEGUN, "--resume"), 0, "nothing is finished yet")
     assert Path("mine").read_bytes() == whole
     assert not hidden()
 
@@ -306,8 +293,7 @@ def test_what_waits_with_other_options_is_not_passed_over(janus: Janus, stop: St
     assert janus(*SMALL, "--out", "mine")[0] == 130
     waiting = PARTIAL.read_bytes()
     words = [*SMALL, "--beam", "2", "--resume", "--out"]
-    code, _, err = janus(*words, "mine")
-    assert (code, "mine with other options: beam 3, now 2" in err, PARTIAL.name in err) == (2, True, True)
+    ends(janus(*words, "mine"), 2, "mine with other options: beam 3, now 2", PARTIAL.name)
     assert janus(*words, "elsewhere/mine")[0] == 3, "no such folder"
     assert janus(*words, "other")[0] == 0
     assert PARTIAL.read_bytes() == waiting
@@ -318,8 +304,7 @@ def test_what_waits_with_other_options_is_not_passed_over(janus: Janus, stop: St
 def test_force_starts_over_and_resuming_keeps_the_permission(janus: Janus, stop: Stop, whole: bytes) -> None:
     Path("mine").write_text("old", encoding="utf-8")
     stop(2, ctrl_c)
-    code, _, err = janus(*BEGUN, "--force")
-    assert code == 130
+    err = ends(janus(*BEGUN, "--force"), 130)
     assert Path("mine").read_text(encoding="utf-8") == "old"
     assert janus(*resume_command(err))[0] == 0
     assert Path("mine").read_bytes() == whole
@@ -342,9 +327,7 @@ def test_smaller_batches_may_finish_what_larger_ones_could_not(
         return generate(self, source, *arguments)
 
     stop(2, lambda: monkeypatch.setattr(Engine, "__call__", full))
-    code, _, err = janus(*BEGUN)
-    assert (code, "a batch of 2 sentences does not fit into memory" in err) == (6, True)
-    assert "12 finished lines are kept" in err
+    err = ends(janus(*BEGUN), 6, "a batch of 2 sentences does not fit into memory", "12 finished lines are kept")
     assert resume_command(err)[-3:] == ["--batch-sentences", "1", "--resume"]
     assert janus(*resume_command(err))[0] == 0
     assert Path("mine").read_bytes() == whole
@@ -354,8 +337,7 @@ def test_of_two_decodings_with_one_output_the_second_is_refused(janus: Janus, st
     """Not those of one split: these have one partial file, and one process at a time writes it."""
     _, valid, _ = janus("--split", "valid")
     stop(1, lambda: janus("--split", "valid", "--out", "mine"))
-    code, _, err = janus("--out", "mine", *SMALL)
-    assert (code, f"mine exists already; {LINES} finished lines are kept" in err) == (2, True)
+    err = ends(janus("--out", "mine", *SMALL), 2, f"mine exists already; {LINES} finished lines are kept")
     assert Path("mine").read_text() == valid
     Path("mine").unlink()
     assert janus(*resume_command(err))[0] == 0
@@ -370,10 +352,8 @@ def test_stdin_is_resumed_if_the_same_text_is_fed_again(janus: Janus, stop: Stop
     whole = Path("mine").read_bytes()
     Path("mine").unlink()
     stop(2, ctrl_c)
-    code, _, err = janus(*arguments, stdin=text)
-    assert (code, "with the same text on stdin" in err) == (130, True)
-    code, _, other = janus(*resume_command(err), stdin=text[9:])
-    assert (code, "line 1 of the input is not the one" in other) == (3, True)
+    err = ends(janus(*arguments, stdin=text), 130, "with the same text on stdin")
+    ends(janus(*resume_command(err), stdin=text[9:]), 3, "line 1 of the input is not the one")
     assert janus(*resume_command(err), stdin=text)[0] == 0
     assert Path("mine").read_bytes() == whole
 
@@ -385,8 +365,7 @@ def test_one_process_at_a_time(janus: Janus, stop: Stop) -> None:
     with Path(".mine.partial").open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         for more in ("--resume", "--force"):
-            code, _, err = janus(*BEGUN, more)
-            assert (code, "another process is writing mine" in err) == (7, True)
+            ends(janus(*BEGUN, more), 7, "another process is writing mine")
     assert Path(".mine.partial").read_bytes() == kept
     assert janus(*BEGUN, "--resume")[0] == 0
 
@@ -413,8 +392,7 @@ def test_a_full_disk_keeps_what_is_finished(janus: Janus, stop: Stop, form: list
         if Path(".mine.partial").exists():
             finished = re.search(r"(\d+) finished lines are kept in .mine.partial", err)
             assert finished
-            code, _, err = janus(*resume_command(err))
-            assert (code, f"resuming after {finished[1]} finished lines" in err) == (0, True)
+            ends(janus(*resume_command(err)), 0, f"resuming after {finished[1]} finished lines")
         else:
             assert limit < 1200  # not one window
             assert janus(*arguments)[0] == 0
@@ -509,12 +487,9 @@ def test_resuming_takes_the_weights_that_it_was_begun_with(janus: Janus, stop: S
     for link in ("last", "best"):
         checkpoint.move_link(CHECKPOINTS, link, CHECKPOINTS / "step-000001")
     shutil.move(CHECKPOINTS / "step-000002", "elsewhere")
-    code, _, err = janus(*SMALL, "--resume")
-    assert (code, "started with the weights of step-000002, those of step-000001 are others" in err) == (4, True)
+    ends(janus(*SMALL, "--resume"), 4, "started with the weights of step-000002, those of step-000001 are others")
     shutil.move("elsewhere", CHECKPOINTS / "step-000002")
-    code, again, err = janus(*SMALL, "--resume")
-    assert (code, again) == (0, out)
-    assert "checkpoint step-000002" in err
+    ends(janus(*SMALL, "--resume"), 0, "checkpoint step-000002", out=out)
     assert json.loads((KEPT / "test.ar.beam3.json").read_bytes())["step"] == 2
 
 
@@ -545,27 +520,22 @@ def test_a_finished_decoding_is_already_complete(janus: Janus) -> None:
     words = ["--out", "mine.gz", "--nbest", "2", "--resume"]
     assert janus(*words, *SMALL)[0] == 0
     before = Path("mine.gz").read_bytes()
-    code, out, err = janus(*words)
-    assert (code, out) == (0, "")
-    assert "mine.gz is already complete" in err
+    err = ends(janus(*words), 0, "mine.gz is already complete", out="")
     assert "nothing is finished yet" not in err
     for more, message in [
         (["--checkpoint", "step-000002"], "with other options or weights: "),  # kept under another name
         (["--beam", "2"], "with other options or weights: "),
         (["--jsonl"], "with other lines than"),
     ]:
-        code, _, err = janus(*words, *more)
-        assert (code, f"error: mine.gz is finished already, {message}" in err) == (2, True), err
+        err = ends(janus(*words, *more), 2, f"error: mine.gz is finished already, {message}")
         assert "nothing is finished yet" not in err
     (summary,) = KEPT.glob("*.json")
     about = summary.read_bytes()
     summary.write_bytes(about.replace(b'"beam": 3', b'"beam": 4'))
-    code, _, err = janus(*words)
-    assert (code, "finished already, with beam 4, now 3" in err) == (2, True), err
+    ends(janus(*words), 2, "finished already, with beam 4, now 3")
     summary.write_bytes(about)
     checkpoint.move_link(CHECKPOINTS, "last", CHECKPOINTS / "step-000001")
-    code, _, err = janus(*words)
-    assert (code, "finished already, with the weights of step-000002" in err) == (2, True), err
+    ends(janus(*words), 2, "finished already, with the weights of step-000002")
     assert Path("mine.gz").read_bytes() == before
     assert not hidden()
 
@@ -576,8 +546,7 @@ def test_a_finished_decoding_of_another_text_is_refused(janus: Janus, first: byt
     kept = KEPT / "test.ar.beam3.jsonl"
     _, _, others = kept.read_bytes().partition(b"\n")
     kept.write_bytes(first + others)
-    code, _, err = janus("--out", "mine", "--resume")
-    assert (code, "mine is finished already, with the hypotheses of another text" in err) == (2, True), err
+    ends(janus("--out", "mine", "--resume"), 2, "mine is finished already, with the hypotheses of another text")
 
 
 @pytest.mark.parametrize("form", [[], ["--jsonl"], ["--nbest", "2"]])

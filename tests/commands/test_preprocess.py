@@ -12,6 +12,7 @@ import pytest
 
 from janus_cli.data.prepared import open_prepared
 from janus_cli.recipe_load import load
+from tests.helpers import ends
 
 Run = Callable[..., tuple[int, str]]
 SMALL = ("--set", "tokenizer.kind=words", "--set", "data.source=de", "--set", "data.target=en")
@@ -45,8 +46,7 @@ def written() -> list[Path]:
 
 
 def test_without_any_option_it_makes_the_demo(janus: Run) -> None:
-    code, said = janus("--set", "data.synthetic.train=900", "--set", "tokenizer.vocabulary=200")
-    assert code == 0
+    said = ends(janus("--set", "data.synthetic.train=900", "--set", "tokenizer.vocabulary=200"), 0)
     for words in ("recipe demo", "900 of 900 pairs kept", "written to data/demo.src-tgt; next: janus train"):
         assert words in said
     recipe = load("demo", ["data.synthetic.train=900", "tokenizer.vocabulary=200"])
@@ -87,8 +87,7 @@ def test_only_prepared_data_is_replaced_and_only_with_force(janus: Run) -> None:
     assert json.loads((place / "manifest.json").read_bytes())["vocabulary"] == {"source": 9, "target": 9}
     for change in ((place / "recipe.yaml").touch, (place / "manifest.json").unlink):
         change()  # now it is a run, or something else
-        code, said = janus(*CORPUS, "--force")
-        assert (code, "holds something other" in said) == (2, True)
+        ends(janus(*CORPUS, "--force"), 2, "holds something other")
 
 
 PIECES = ("--set", "tokenizer.kind=sentencepiece", "--set", "tokenizer.vocabulary=500")
@@ -182,8 +181,7 @@ def test_what_may_be_a_wrong_choice_of_files_is_said(janus: Run, files: dict[str
     assert words.partition(" (")[0] not in janus(*options)[1]
     for name, text in files.items():
         Path("corpus", name).write_text(text)
-    code, said = janus(*options)
-    assert (code, words in said) == (0, True), said
+    ends(janus(*options), 0, words)
 
 
 def test_targets_that_are_a_little_longer_are_usual(janus: Run) -> None:
@@ -198,8 +196,7 @@ def test_lines_without_a_reference_are_counted(janus: Run, references: bool) -> 
     name, side = ("test.refs.tsv", "reference") if references else ("test.en", "target")
     Path("corpus", name).write_text("one\ttwo\n\t\nthree\t\n\tfour\n" if references else "one\n\nthree\n  \n")
     Path("corpus/valid.en").write_text("one\n\nthree\nfour\n")
-    code, said = janus(*CORPUS, "--out", "out")
-    assert code == 0, said
+    said = ends(janus(*CORPUS, "--out", "out"), 0)
     fate = "they are decoded and scored; chrF leaves such lines out, most metrics count"
     assert f"warning: test: {1 if references else 2} of 4 lines have an empty {side}: {fate}" in said
     assert f"warning: valid: 1 of 4 lines have an empty target: {fate}" in said

@@ -10,7 +10,7 @@ import pytest
 
 from janus_cli.data import survival
 from tests.data import small_corpus
-from tests.helpers import Janus, edit_json, read_json, sets
+from tests.helpers import Janus, edit_json, ends, read_json, sets
 
 Preprocess = Callable[..., tuple[str, dict[str, Any]]]
 WORDS = ("red", "green", "blue", "old", "new", "big", "small", "round")
@@ -38,8 +38,7 @@ def preprocess(empty_folder: Path, shell: Janus) -> Preprocess:
 
     def run(*changes: str) -> tuple[str, dict[str, Any]]:
         options = ("--data-dir", "corpus", "--force", *sets(*changes))
-        code, _, err = shell("preprocess", "--recipe", "own.yaml", *options)
-        assert code == 0, err
+        err = ends(shell("preprocess", "--recipe", "own.yaml", *options), 0)
         return err, read_json("data/own.de-en/manifest.json")["splits"]
 
     return run
