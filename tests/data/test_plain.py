@@ -21,7 +21,7 @@ from janus_cli.errors import DataError
 from janus_cli.recipe import Data, Files, Recipe
 from tests.data.small_corpus import OUT, made, put_file, recipe_for
 from tests.faults.processes import digest, entries, go, make_trainer
-from tests.helpers import Janus, read_json, sets
+from tests.helpers import Janus, ends, read_json, sets
 
 PLAIN = ("data.task=denoising", "data.max_tokens=20")
 A, B, VALID = Path("a.txt"), Path("b.txt.gz"), Path("valid.txt")
@@ -135,8 +135,7 @@ def test_mistakes(janus: Janus) -> None:
         (*files, "--set", "tokenizer.joint=false", "--set", "model.tie=none"): (2, "needs tokenizer.joint true"),
     }
     for words, (code, said) in cases.items():
-        found, _, err = janus("preprocess", "--recipe", "r.yaml", *map(str, words))
-        assert (found, said in err) == (code, True), err
+        ends(janus("preprocess", "--recipe", "r.yaml", *map(str, words)), code, said)
 
 
 @pytest.mark.usefixtures("text")
@@ -196,8 +195,7 @@ def test_a_pretrained_model_learns_another_task(
     reuse = sets("tokenizer.reuse=pre")
     assert janus("preprocess", "--recipe", "tiny.yaml", *reuse, "--out", "pairs")[0] == 0
     options = ("--prepared", "pairs", "--from", "pre", "--run", "fine", *reuse, *sets("training.updates=2"))
-    code, _, err = janus("train", "--recipe", "tiny.yaml", *options)
-    assert (code, "weights from " in err) == (0, True), err
+    ends(janus("train", "--recipe", "tiny.yaml", *options), 0, "weights from ")
 
 
 def test_batches_fit_the_budget_and_blocks_bound_memory(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from janus_cli.export import safetensors
 from janus_cli.files import copy_files
+from tests.helpers import ends
 
 MakeRun = Callable[..., Path]
 Janus = Callable[..., tuple[int, str, str]]
@@ -47,18 +48,14 @@ def test_mistakes(
     monkeypatch.setitem(sys.modules, "ctranslate2", None)
     make_run("run", objective, changes)
     before = tree()
-    found, out, err = janus("export", "run", *arguments)
-    assert (found, out) == (code, "")
-    assert words in err
-    assert "\nhint: " in err
+    ends(janus("export", "run", *arguments), code, words, "\nhint: ", out="")
     assert tree() == before
 
 
 def test_a_foreign_tokenizer_is_noticed(make_run: MakeRun, janus: Janus) -> None:
     run, other = make_run("run"), make_run("other", "ar", ["tokenizer.vocabulary=70"])
     copy_files(["tokenizer.model"], other, run)
-    code, _, err = janus("export", "run")
-    assert (code, "was not trained with the tokenizer in runs/run" in err) == (4, True)
+    ends(janus("export", "run"), 4, "was not trained with the tokenizer in runs/run")
 
 
 def test_a_dry_run_checks_and_writes_nothing(make_run: MakeRun, janus: Janus) -> None:
@@ -72,8 +69,7 @@ def test_a_dry_run_checks_and_writes_nothing(make_run: MakeRun, janus: Janus) ->
     weights = run / "checkpoints" / "step-000007" / "model.safetensors"
     weights.chmod(0o600)
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    code, _, err = janus("export", "--dry-run", "--output", "new/out")
-    assert (code, "is damaged" in err) == (4, True)
+    ends(janus("export", "--dry-run", "--output", "new/out"), 4, "is damaged")
 
 
 def test_an_export_is_replaced_only_when_asked_for(make_run: MakeRun, janus: Janus) -> None:

@@ -38,6 +38,7 @@ from janus_cli.export.export import export
 from janus_cli.training.checkpoint import save, verify
 from janus_cli.training.model import load_model
 from tests.data import hf_models
+from tests.helpers import ends
 
 ctranslate2 = pytest.importorskip("ctranslate2")
 
@@ -197,9 +198,7 @@ def test_the_program_in_the_readme_writes_what_decode_writes(
     make_run("run", "janus", [*changes, "decoding.max_ratio=1.16", "model.max_length=60"])
     Path("text").write_bytes("".join(f"{line}\n" for line in TEXTS).encode())
     janus("decode", "--mode", "ar", "--beam", "1", "--input", "text", "--output", "ours")
-    code, out, err = janus("export", "run", "--format", "ctranslate2", "--output", "out")
-    assert (code, out) == (0, "")
-    assert "out/README.txt" in err
+    ends(janus("export", "run", "--format", "ctranslate2", "--output", "out"), 0, "out/README.txt", out="")
     shutil.move("out", "elsewhere")
     ours = Path("ours").read_bytes()
     assert program(Path("elsewhere"), Path("text").read_bytes()) == ours
@@ -273,8 +272,7 @@ def goes_on(model: Transformer, source: Tensor, first: int, beam: int) -> list[b
 @pytest.mark.parametrize("objective", ["ar", "janus"])
 def test_a_trained_run_through_the_command_line(tiny_recipe: Path, janus: Janus, objective: str) -> None:
     assert janus("train", "--recipe", "tiny.yaml", "--objective", objective)[0] == 0
-    code, _, err = janus("export", "--format", "ctranslate2", "--output", "new/out")
-    assert code == 0, err
+    ends(janus("export", "--format", "ctranslate2", "--output", "new/out"), 0)
     janus("decode", "--mode", "ar", "--beam", "1", "--output", "ours")
     source = next(Path("data").glob("*/test.source.txt")).read_bytes()
     assert program(Path("new/out"), source) == Path("ours").read_bytes()

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from janus_cli.training.model import load_model
+from tests.helpers import ends
 
 MakeRun = Callable[..., Path]
 Janus = Callable[..., tuple[int, str, str]]
@@ -34,9 +35,7 @@ def test_the_folder_works_without_its_run(make_run: MakeRun, janus: Janus, objec
     for mode in modes:
         assert janus("decode", "--mode", mode, "--input", "text", "--output", f"ours.{mode}")[0] == 0
     weights = load_model((run / "checkpoints" / "last").resolve()).weights()
-    code, out, err = janus("export", "--output", "out")
-    assert (code, out) == (0, "")
-    assert "out/README.txt" in err
+    ends(janus("export", "--output", "out"), 0, "out/README.txt", out="")
     Path("new").mkdir()
     shutil.move("out", "new/place")
     shutil.rmtree("runs")
@@ -106,8 +105,7 @@ def test_nothing_of_the_machine_leaves(make_run: MakeRun, janus: Janus, empty_fo
         make_run("second", "ar", places)
     else:
         make_run("second", "cemat", [*places, f"objective.dictionary={here}/words.tsv"])
-    code, _, err = janus("export", "runs/second", "--format", kind, "--out", "out")
-    assert code == 0, err
+    ends(janus("export", "runs/second", "--format", kind, "--out", "out"), 0)
     assert here.name in Path("runs/second/recipe.yaml").read_text(encoding="utf-8")
     for file in Path("out").iterdir():
         assert here.name.encode() not in file.read_bytes(), file

@@ -32,7 +32,7 @@ from janus_cli.export import importing
 from janus_cli.export.folder import Weights, read
 from janus_cli.export.importing import import_model
 from janus_cli.recipe_load import load as load_recipe
-from tests.helpers import edit_json, sets
+from tests.helpers import edit_json, ends, sets
 
 Janus = Callable[..., tuple[int, str, str]]
 
@@ -80,16 +80,14 @@ def test_it_is_a_run_like_any_other(janus: Janus, empty_folder: Path) -> None:
 def test_its_data_is_what_was_prepared_with_its_recipe(janus: Janus, empty_folder: Path) -> None:
     found = golden("bart", Path("model"))
     assert janus("import", "model")[0] == 0
-    code, _, err = janus("decode", "--run", "runs/model")
-    assert (code, "preprocess --recipe runs/model/recipe.yaml" in err) == (3, True)
+    ends(janus("decode", "--run", "runs/model"), 3, "preprocess --recipe runs/model/recipe.yaml")
     for split in ("train", "valid", "test"):
         for side in ("src", "tgt"):
             Path(f"{split}.{side}").write_text("".join(f"{line}\n" for line in found["lines"]))
     assert janus("preprocess", "--recipe", "runs/model/recipe.yaml", "--data-dir", ".")[0] == 0
     assert janus("decode", "--run", "runs/model", "--out", "out")[0] == 0
     assert Path("out").read_text().splitlines() == found["outputs"]
-    code, _, err = janus("distill", "--run", "runs/model", "--out", "data/distilled")
-    assert code == 0, err
+    ends(janus("distill", "--run", "runs/model", "--out", "data/distilled"), 0)
     assert Path("data/distilled/manifest.json").is_file()
 
 
@@ -105,8 +103,7 @@ def test_plain_text_for_it_is_framed_once_an_example(
     Path("text.txt").write_text("the cook\nthe man\n" * 6)
     few = sets("data.task=denoising", "data.max_tokens=40", "tokenizer.reuse=runs/model", "denoising.permute=1")
     files = ("--train", "text.txt", "--valid", "text.txt", "--out", "prepared")
-    code, _, err = janus("preprocess", "--recipe", "runs/model/recipe.yaml", *files, *few)
-    assert code == 0, err
+    ends(janus("preprocess", "--recipe", "runs/model/recipe.yaml", *files, *few), 0)
     recipe = load_recipe("runs/model/recipe.yaml", few[1::2])
     store = open_prepared(recipe, Path("prepared")).train
     (first,) = load("runs/model").tokenizers.target.begin
@@ -172,16 +169,14 @@ def test_mistakes_in_its_files_are_named(
 ) -> None:
     golden(name, Path("model"))
     edit_json(Path("model", file), **changes)
-    code, _, err = janus("import", "model", "--dry-run")
-    assert (code, named in err) == (3, True), err
+    ends(janus("import", "model", "--dry-run"), 3, named)
 
 
 def test_what_its_decoder_starts_with_must_be_told(janus: Janus, empty_folder: Path) -> None:
     golden("bart", Path("model"))
     for file in ("model/config.json", "model/generation_config.json"):
         edit_json(file, decoder_start_token_id=None)
-    code, _, err = janus("import", "model")
-    assert (code, "decoder_start_token_id" in err) == (3, True), err
+    ends(janus("import", "model"), 3, "decoder_start_token_id")
 
 
 Change = Callable[[dict[str, torch.Tensor]], object]
@@ -209,8 +204,7 @@ def rewritten(change: Change, file: Path) -> None:
 def test_damaged_weights_are_refused(janus: Janus, empty_folder: Path, change: Change, named: str) -> None:
     golden("bart", Path("model"))
     rewritten(change, Path("model/model.safetensors"))
-    code, _, err = janus("import", "model", "--dry-run")
-    assert (code, named in err) == (3 if named else 0, True), err
+    ends(janus("import", "model", "--dry-run"), 3 if named else 0, named)
 
 
 SOME = "model.encoder.layers.0.fc1.weight"
@@ -226,8 +220,7 @@ def test_only_the_weights_that_transformers_would_read_are_read(janus: Janus, em
     assert Path("beside/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
 
     Path("model/model.safetensors").unlink()
-    code, _, err = janus("import", "model", "--run", "none")
-    assert (code, "model.safetensors.index.json" in err) == (3, True), err
+    ends(janus("import", "model", "--run", "none"), 3, "model.safetensors.index.json")
     for number in range(2):
         part = {name: weights[name] for name in sorted(weights)[number::2]}
         save_file(part, f"model/model-0000{number + 1}-of-00002.safetensors")
@@ -236,8 +229,7 @@ def test_only_the_weights_that_transformers_would_read_are_read(janus: Janus, em
     assert janus("import", "model", "--run", "parts")[0] == 0
     assert Path("parts/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
     Path("model/model-00002-of-00002.safetensors").unlink()
-    code, _, err = janus("import", "model", "--run", "less")
-    assert (code, "model-00002-of-00002.safetensors" in err) == (3, True), err
+    ends(janus("import", "model", "--run", "less"), 3, "model-00002-of-00002.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -254,8 +246,7 @@ def test_a_folder_that_is_not_whole_is_refused(janus: Janus, empty_folder: Path,
 def test_the_languages_of_mbart_must_be_known_and_what_has_no_knob_is_said(janus: Janus, empty_folder: Path) -> None:
     golden("mbart", Path("model"))
     edit_json("model/generation_config.json", repetition_penalty=1.2)
-    code, _, err = janus("import", "model", "--source-language", "xx_XX", "--target-language", "fr_XX")
-    assert (code, "xx_XX" in err, "fr_XX" in err) == (2, True, True)
+    ends(janus("import", "model", "--source-language", "xx_XX", "--target-language", "fr_XX"), 2, "xx_XX", "fr_XX")
     edit_json("model/generation_config.json", bad_words_ids=[[7], [8, 9]])
     code, _, err = janus("import", "model", "--source-language", "de_DE", "--target-language", "fr_XX")
     assert (code, "repetition_penalty 1.2" in err, "bad_words_ids" in err) == (0, True, True)
@@ -266,15 +257,13 @@ def test_the_languages_of_mbart_must_be_known_and_what_has_no_knob_is_said(janus
 @pytest.mark.parametrize("name", ["a", "</s>", "<s>", "<mask>"])
 def test_a_token_that_names_no_language_is_refused(janus: Janus, empty_folder: Path, name: str) -> None:
     golden("mbart", Path("model"))
-    code, _, err = janus("import", "model", "--source-language", name, "--target-language", "fr_XX")
-    assert (code, "fr_XX" in err) == (2, True), err
+    ends(janus("import", "model", "--source-language", name, "--target-language", "fr_XX"), 2, "fr_XX")
 
 
 def test_a_model_may_list_languages_of_its_own(janus: Janus, empty_folder: Path) -> None:
     golden("mbart", Path("model"))
     edit_json("model/tokenizer_config.json", additional_special_tokens=["▁do"])
-    code, _, err = janus("import", "model", "--source-language", "▁do", "--target-language", "fr_XX", "--dry-run")
-    assert code == 0, err
+    ends(janus("import", "model", "--source-language", "▁do", "--target-language", "fr_XX", "--dry-run"), 0)
 
 
 @pytest.mark.parametrize(
@@ -352,8 +341,7 @@ def test_what_the_tokenizers_other_file_overrules_is_said(janus: Janus, empty_fo
     with_engine(Path("model"), {})
     more = {"add_prefix_space": True, "additional_special_tokens": ["<hl>"]}
     edit_json("model/tokenizer_config.json", **more)
-    code, _, err = janus("import", "model", "--dry-run")
-    assert (code, "add_prefix_space True" in err, "<hl>" in err) == (0, True, True), err
+    ends(janus("import", "model", "--dry-run"), 0, "add_prefix_space True", "<hl>")
 
 
 def test_a_model_without_an_unknown_token_never_writes_it(tmp_path: Path) -> None:
@@ -372,15 +360,13 @@ def test_a_model_whose_texts_do_not_end_is_refused(janus: Janus, empty_folder: P
         if (Path("model") / name).is_file():
             edit_json(Path("model", name), eos_token="<nothing>", sep_token="<nothing>")
     edit_json("model/config.json", eos_token_id=7)
-    code, _, err = janus("import", "model", "--dry-run")
-    assert (code, "no token ends a text" in err) == (3, True), err
+    ends(janus("import", "model", "--dry-run"), 3, "no token ends a text")
 
 
 def test_tables_that_should_be_one_and_differ_are_refused(janus: Janus, empty_folder: Path) -> None:
     golden("bart", Path("model"))
     rewritten(lambda weights: weights.update({"lm_head.weight": weights["model.shared.weight"] + 1}), MODEL)
-    code, _, err = janus("import", "model", "--dry-run")
-    assert (code, "lm_head.weight differ" in err) == (3, True), err
+    ends(janus("import", "model", "--dry-run"), 3, "lm_head.weight differ")
     rewritten(lambda weights: weights.update({"lm_head.weight": weights["model.shared.weight"].clone()}), MODEL)
     assert janus("import", "model", "--dry-run")[0] == 0
 
@@ -399,8 +385,7 @@ def test_decoding_with_it_goes_on_after_a_stop(janus: Janus, empty_folder: Path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("janus_cli.decoding.records.Records.add", stop_after_the_first(Records.add))
         assert janus(*command, "--force")[0] == 130
-    code, _, err = janus(*command, "--resume")
-    assert (code, "resuming after" in err) == (0, True), err
+    ends(janus(*command, "--resume"), 0, "resuming after")
     assert Path("out.txt").read_bytes() == whole
 
 

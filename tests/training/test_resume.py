@@ -25,6 +25,7 @@ from janus_cli.system import usable_cores
 from janus_cli.training import trainer as trainer_module
 from janus_cli.training.trainer import LossModule, Trainer
 from tests.faults.processes import digest, entries, go, make_trainer, relabel, state
+from tests.helpers import ends
 
 LOG = Path("run/log.jsonl")
 DATA = Path("data/tiny.src-tgt")
@@ -287,17 +288,13 @@ def test_data_that_is_gone_comes_back_with_the_tokenizer_of_the_run(
         earlier.setattr(tokenizer, "INSIDE", tokenizer.NAMES)
         assert shell("train", "--recipe", str(tiny_recipe), *few)[0] == 0
     shutil.rmtree("data")
-    code, _, err = shell("train", "--resume")
-    assert (code, "is not the data that runs/tiny-janus was trained on" in err) == (4, True), err
+    err = ends(shell("train", "--resume"), 4, "is not the data that runs/tiny-janus was trained on")
     again = shlex.split(err.split("with the run's: ")[1])
     assert "tokenizer.reuse=runs/tiny-janus" in again
-    code, _, err = shell("distill", "--run", "runs/tiny-janus", "--out", "data/d")
-    assert (code, "tokenizer.reuse=runs/tiny-janus" in err) == (3, True), err
+    ends(shell("distill", "--run", "runs/tiny-janus", "--out", "data/d"), 3, "tokenizer.reuse=runs/tiny-janus")
     assert shell(*again[1:])[0] == 0
-    code, _, err = shell("train", "--resume")
-    assert (code, "is finished after 2 updates" in err) == (0, True), err
-    code, _, err = shell("distill", "--run", "runs/tiny-janus", "--out", "data/d", "--beam", "1")
-    assert (code, "written to data/d" in err) == (0, True), err
+    ends(shell("train", "--resume"), 0, "is finished after 2 updates")
+    ends(shell("distill", "--run", "runs/tiny-janus", "--out", "data/d", "--beam", "1"), 0, "written to data/d")
 
 
 def test_data_that_is_gone_is_prepared_again_from_the_files_that_were_named(
@@ -307,12 +304,10 @@ def test_data_that_is_gone_is_prepared_again_from_the_files_that_were_named(
     Path("mine.csv").write_text("a,b\n" + "one two,two one\n" * 30)
     Path("mine.yaml").write_text(MINE)
     made = ("--recipe", "mine.yaml", "--train", "mine.csv", "--valid", "mine.csv", "--out", "made")
-    code, _, err = shell("preprocess", *made)
-    assert code == 0, err
+    ends(shell("preprocess", *made), 0)
     assert shell("train", "--recipe", "mine.yaml", "--prepared", "made", "--run", "run")[0] == 0
     shutil.rmtree("made")
-    code, _, err = shell("train", "--resume", "--run", "run")
-    assert (code, "is gone" in err) == (3, True), err
+    err = ends(shell("train", "--resume", "--run", "run"), 3, "is gone")
     assert shell(*shlex.split(err.split("hint: ")[1])[1:])[0] == 0
     assert "is finished after 1 updates" in shell("train", "--resume", "--run", "run")[2]
 
