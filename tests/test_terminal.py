@@ -219,7 +219,8 @@ def test_help_and_lists_on_terminals_without_unicode(terminal: Terminal, encodin
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_errors_and_tables_on_terminals_without_unicode(terminal: Terminal, empty_folder: Path, encoding: str) -> None:
-    ends(terminal(encoding, "average", "日本…"), 2, rb"\u65e5\u672c")
+    code, _, err = terminal(encoding, "average", "日本…")
+    assert (code, rb"\u65e5\u672c" in err) == (2, True)
     Path("ö").write_text("ein mann ging\nein hund\n" * 4, encoding="utf-8")
     code, out, err = terminal(encoding, "score", "ö", "--reference", "ö", "--bootstrap", "9")
     assert code == 0, err

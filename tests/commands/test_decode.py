@@ -175,18 +175,8 @@ def test_wrong_options_end_with_2_and_name_what_is_wrong(janus: Janus, arguments
     ("spoil", "arguments", "code", "words"),
     [
         (lambda: Path("data/demo/test.source.txt").write_text("new\n"), [], 3, "was changed since"),
-        (
-            lambda: shutil.rmtree("data"),
-            [],
-            3,
-            "make it again: janus preprocess --recipe runs/janus/recipe.yaml",
-        ),
-        (
-            lambda: Path("data/demo/test.source.txt").unlink(),
-            [],
-            3,
-            "data/demo --force; or name a text",
-        ),
+        (lambda: shutil.rmtree("data"), [], 3, "make it again: janus preprocess --recipe runs/janus/recipe.yaml"),
+        (lambda: Path("data/demo/test.source.txt").unlink(), [], 3, "data/demo --force; or name a text"),
         (lambda: os.mkfifo("pipe.tsv"), ["--input", "pipe.tsv"], 3, "(TSV, by its name) must be named"),
         (lambda: shutil.rmtree(STEPS), [], 4, "no checkpoint yet"),
         (lambda: None, ["--checkpoint", "step-000009"], 4, "no checkpoint step-000009"),
